@@ -1,0 +1,61 @@
+"""The errors a user can meet: a sentence, a next step, an exit code.
+
+    UnfreezeError            1   a bug of ours, or the base of all
+    ├── UsageError           2   wrong use or settings
+    ├── DataError            3   pictures, labels, archives
+    ├── WeightsError         4   weights or checkpoints
+    ├── DivergedError        5   training became non-finite or collapsed
+    ├── ResourceError        6   memory or disk; the last good state is whole
+    └── Interrupted        130   stopped from outside; resumable
+"""
+
+
+class UnfreezeError(Exception):
+    """Base of every error with a message for people: `sentence`, `next_step`, `exit_code`."""
+
+    exit_code = 1
+
+    def __init__(self, sentence: str, next_step: str = "") -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        """The sentence and, where there is one, the next step on a line of its own."""
+        return f"{self.sentence}\n{self.next_step}" if self.next_step else self.sentence
+
+
+class UsageError(UnfreezeError):
+    """Wrong use or settings."""
+
+    exit_code = 2
+
+
+class DataError(UnfreezeError):
+    """Pictures, labels or archives that cannot serve."""
+
+    exit_code = 3
+
+
+class WeightsError(UnfreezeError):
+    """Weights or a checkpoint that cannot serve."""
+
+    exit_code = 4
+
+
+class DivergedError(UnfreezeError):
+    """Training became non-finite or collapsed."""
+
+    exit_code = 5
+
+
+class ResourceError(UnfreezeError):
+    """Memory or disk ran out; what was saved before is whole."""
+
+    exit_code = 6
+
+
+class Interrupted(UnfreezeError):
+    """Stopped from outside; the run can be resumed."""
+
+    exit_code = 130
