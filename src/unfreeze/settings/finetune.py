@@ -1,0 +1,57 @@
+"""The knobs of `finetune`."""
+
+from dataclasses import dataclass
+
+from unfreeze.settings.knob import knob
+from unfreeze.settings.shared import Call, Machine, Pictures, Run
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(Call, Run, Pictures, Machine):
+    """Transfer: replace the head, freeze, train, keep the best."""
+
+    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    arch: str | None = knob(
+        None, "network: torchvision/NAME, timm/NAME, unfreeze/NAME (auto: the run's, or resnet50)"
+    )
+    weights: str = knob("imagenet", "start from: none, imagenet, NAME, URL, FILE or RUN")
+    freeze: str = knob("none", "what stands still: none, all, stage:N or regex:PATTERN")
+    stem: str = knob(
+        "auto",
+        "first layers: small keeps the resolution of small pictures",
+        choices=("auto", "imagenet", "small"),
+    )
+    image_size: int | None = knob(None, "side of the network's input in pixels", low=8)
+    epochs: int = knob(30, "passes over the training pictures", low=1)
+    batch_size: int | None = knob(None, "pictures a step, over all processes", low=1)
+    lr: float | None = knob(None, "learning rate after the warm-up", low=0)
+    optimizer: str = knob("sgd", "which optimizer", choices=("sgd", "adamw", "lars"))
+    momentum: float = knob(0.9, "momentum of sgd and lars", low=0, high=0.9999)
+    weight_decay: float = knob(1e-4, "weight decay", low=0)
+    schedule: str = knob(
+        "cosine", "how the learning rate falls", choices=("cosine", "constant", "step")
+    )
+    warmup_epochs: int = knob(0, "epochs of linear warm-up", low=0)
+    augment: str = knob(
+        "photo",
+        "random views in training: photo crops and flips, mono is photo for grey pictures, "
+        "digits turns a little and never flips",
+        choices=("none", "photo", "mono", "digits"),
+    )
+    mean: tuple[float, ...] | None = knob(None, "channel means (auto: what the weights want)")
+    std: tuple[float, ...] | None = knob(None, "channel deviations (auto: what the weights want)")
+    patience: int = knob(0, "stop after this many epochs without a better one (0: off)", low=0)
+    val: float = knob(
+        0.2, "share of train held out where there is no val", low=0, high=0.9, group="data"
+    )
+    labels_per_class: int | None = knob(
+        None, "use this many training pictures of each class", low=1, group="data"
+    )
+    label_fraction: float | None = knob(
+        None, "use this share of the training pictures", low=0, high=1, group="data"
+    )
+    group_by: str | None = knob(
+        None,
+        "keep together what shares this CSV column, or this regular expression's first group",
+        group="data",
+    )

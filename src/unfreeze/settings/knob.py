@@ -1,0 +1,103 @@
+"""A knob: one setting with its type, default, help and bounds, as a dataclass field.
+
+Values arrive as text (command line), TOML values or Python objects; `coerce` makes them one type.
+`None` stands for "derived from the data" and is written `auto` by people.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from unfreeze.errors import UsageError
+
+_TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Knob:
+    """What a field carries beyond its type and default."""
+
+    help: str
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    positional: bool = False
+    bare: str | None = None  # the value of a flag that is given without one
+    group: str = "options"
+    cli_only: bool = False  # says how to call, not what to do: never written to config.toml
+
+
+def knob(default: Any, help: str, **extra: Any) -> Any:
+    """A dataclass field whose metadata is a `Knob`."""
+    return dataclasses.field(default=default, metadata={"knob": Knob(help, **extra)})
+
+
+def knobs(cls: type) -> dict[str, tuple[Knob, Any, Any]]:
+    """Name -> (knob, type, default) of a settings class, in the order of definition."""
+    hints = typing.get_type_hints(cls)
+    fields = dataclasses.fields(cls)
+    return {f.name: (f.metadata["knob"], hints[f.name], f.default) for f in fields}
+
+
+def parts(kind: Any) -> tuple[Any, bool, bool]:
+    """(scalar type, is it a tuple, may it be None) of a field's type."""
+    optional = isinstance(kind, types.UnionType)
+    if optional:
+        kind = next(a for a in typing.get_args(kind) if a is not type(None))
+    many = typing.get_origin(kind) is tuple
+    return (typing.get_args(kind)[0] if many else kind), many, optional
+
+
+def coerce(name: str, value: Any, entry: tuple[Knob, Any, Any]) -> Any:
+    """The value in the field's own type, inside its choices and bounds; UsageError otherwise."""
+    spec, kind, _ = entry
+    scalar, many, optional = parts(kind)
+    if optional and (value is None or value == "auto"):
+        return None
+    if not many:
+        return _one(name, value, scalar, spec)
+    items = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(items, Sequence):
+        items = (items,)
+    return tuple(_one(name, item, scalar, spec) for item in items)
+
+
+def _one(name: str, value: Any, scalar: Any, spec: Knob) -> Any:
+    if scalar is bool:
+        return _flag(name, value)
+    try:
+        result = scalar(value)
+        fits = not isinstance(value, bool) and (scalar is not int or result == float(value))
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        what = {int: "a whole number", float: "a number"}.get(scalar, "text")
+        raise UsageError(f"{flag(name)} takes {what}, not {value!r}.", f"Help: {spec.help}")
+    return _inside(name, result, spec)
+
+
+def _flag(name: str, value: Any) -> bool:
+    text = str(value).lower()
+    if text not in _TRUE | _FALSE:
+        raise UsageError(f"{flag(name)} takes true or false, not {value!r}.")
+    return text in _TRUE
+
+
+def _inside(name: str, value: Any, spec: Knob) -> Any:
+    if spec.choices and value not in spec.choices:
+        raise UsageError(
+            f"{flag(name)} does not know {value!r}.", f"Choose one of: {', '.join(spec.choices)}."
+        )
+    if isinstance(value, (int, float)):
+        if spec.low is not None and not value >= spec.low:
+            raise UsageError(f"{flag(name)} must be at least {spec.low:g}, not {value:g}.")
+        if spec.high is not None and not value <= spec.high:
+            raise UsageError(f"{flag(name)} must be at most {spec.high:g}, not {value:g}.")
+    return value
+
+
+def flag(name: str) -> str:
+    """`nmb_prototypes` -> `--nmb-prototypes`."""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,69 @@
+"""The knobs of `pretrain`: names of SwAV values are the reference's, in kebab-case."""
+
+from dataclasses import dataclass
+
+from unfreeze.settings.knob import knob
+from unfreeze.settings.shared import Call, Machine, Pictures, Run
+
+OPTIMIZERS = ("larc", "adamw", "sgd")
+AUGMENTS = ("photo", "small", "mono", "digits")
+
+
+@dataclass(frozen=True)
+class PretrainSettings(Call, Run, Pictures, Machine):
+    """SwAV on unlabelled pictures. None means: derived from the pictures, with a reason."""
+
+    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    arch: str = knob("resnet50", "network: torchvision/NAME, timm/NAME or unfreeze/NAME")
+    init: str = knob("none", "start from: none, imagenet, NAME, URL, FILE or RUN")
+    recipe: str = knob("auto", "where unset values come from", choices=("auto",))
+    stem: str = knob(
+        "auto",
+        "first layers: small keeps the resolution of small pictures",
+        choices=("auto", "imagenet", "small"),
+    )
+    image_size: int | None = knob(
+        None, "side of the large crop in pixels; the small one is in proportion", low=8
+    )
+    augment: str | None = knob(None, "kind of pictures", choices=AUGMENTS)
+    epochs: int | None = knob(None, "passes over the pictures (0: write the start)", low=0)
+    batch_size: int | None = knob(None, "pictures a step, over all processes", low=2)
+    optimizer: str | None = knob(None, "larc is the published one", choices=OPTIMIZERS)
+
+    nmb_crops: tuple[int, ...] | None = knob(
+        None, "views a picture for each resolution", low=0, group="swav"
+    )
+    size_crops: tuple[int, ...] | None = knob(
+        None, "side of the views for each resolution, pixels", low=8, group="swav"
+    )
+    min_scale_crops: tuple[float, ...] | None = knob(
+        None, "smallest share of the picture in a view", low=0.001, high=1, group="swav"
+    )
+    max_scale_crops: tuple[float, ...] | None = knob(
+        None, "largest share of the picture in a view", low=0.001, high=1, group="swav"
+    )
+    crops_for_assign: tuple[int, ...] = knob(
+        (0, 1), "views whose codes the others predict", low=0, group="swav"
+    )
+    temperature: float = knob(0.1, "temperature of the prediction", low=1e-4, group="swav")
+    epsilon: float = knob(0.05, "entropy of the Sinkhorn codes", low=1e-5, group="swav")
+    sinkhorn_iterations: int = knob(3, "rounds of Sinkhorn", low=1, group="swav")
+    feat_dim: int = knob(128, "width of the projected feature", low=2, group="swav")
+    hidden_mlp: int | None = knob(
+        None, "hidden width of the projection head (0: one layer)", low=0, group="swav"
+    )
+    nmb_prototypes: int | None = knob(None, "number of prototypes K", low=2, group="swav")
+    queue_length: int | None = knob(
+        None, "features kept for the codes, over all processes (0: off)", low=0, group="swav"
+    )
+    epoch_queue_starts: int | None = knob(
+        None, "epoch from which the queue fills, counted from 0", low=0, group="swav"
+    )
+    base_lr: float | None = knob(None, "learning rate after the warm-up", low=0, group="swav")
+    final_lr: float | None = knob(None, "learning rate at the end", low=0, group="swav")
+    warmup_epochs: int | None = knob(None, "epochs of linear warm-up", low=0, group="swav")
+    start_warmup: float = knob(0.0, "learning rate at the first step", low=0, group="swav")
+    freeze_prototypes_niters: int | None = knob(
+        None, "steps for which the prototypes stand still", low=0, group="swav"
+    )
+    wd: float | None = knob(None, "weight decay", low=0, group="swav")

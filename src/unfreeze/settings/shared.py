@@ -1,0 +1,72 @@
+"""Knobs that several verbs share."""
+
+from dataclasses import dataclass
+
+from unfreeze.settings.knob import knob
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the command was called; every verb has these."""
+
+    config: str | None = knob(None, "settings from a TOML file", group="call", cli_only=True)
+    json: bool = knob(False, "one JSON document on stdout at the end", group="call", cli_only=True)
+    debug: bool = knob(False, "show tracebacks", group="call", cli_only=True)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it runs."""
+
+    device: str = knob(
+        "auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"), group="machine"
+    )
+    precision: str = knob(
+        "auto",
+        "arithmetic of the network: auto takes bf16 where the hardware has it",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        group="machine",
+    )
+    workers: int | None = knob(
+        None, "processes that read and cut pictures (0: none)", low=0, group="machine"
+    )
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures, and how they are kept."""
+
+    data_root: str = knob("data", "folder for built-in data sets", group="data")
+    scan: str = knob(
+        "full",
+        "decode every file before the first step, a sample, or none",
+        choices=("full", "sample", "off"),
+        group="data",
+    )
+    store_budget: float = knob(
+        1.0, "GiB of memory that decoded pictures may take (0: none held)", low=0, group="data"
+    )
+    limit: int | None = knob(None, "use at most N training pictures", low=1, group="data")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run's folder."""
+
+    out: str | None = knob(None, "folder of the run (new or empty)", group="run", cli_only=True)
+    resume: str | None = knob(
+        None,
+        "go on from the folder's last checkpoint; with none, start and say so",
+        bare="yes",
+        choices=("yes", "auto"),
+        group="run",
+        cli_only=True,
+    )
+    overwrite: bool = knob(False, "empty the folder first", group="run", cli_only=True)
+    dry_run: bool = knob(
+        False, "print the plan with its reasons; touch no file", group="run", cli_only=True
+    )
+    seed: int = knob(0, "seed of every random choice", low=0, group="run")
+    checkpoint_every: int = knob(
+        1, "epochs between checkpoints (also at least every 5 minutes)", low=1, group="run"
+    )

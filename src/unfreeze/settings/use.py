@@ -1,0 +1,74 @@
+"""The knobs of the verbs that use a model."""
+
+from dataclasses import dataclass
+
+from unfreeze.settings.knob import knob
+from unfreeze.settings.shared import Call, Machine
+
+SPLITS = ("train", "val", "test", "all")
+
+
+@dataclass(frozen=True)
+class _Serving(Machine):
+    batch_size: int = knob(64, "pictures at once", low=1)
+    data_root: str = knob("data", "folder for built-in data sets", group="data")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings(Call, _Serving):
+    """How good is a model on labelled pictures."""
+
+    run: str = knob("", "a run's folder, or its model/ folder", positional=True)
+    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    split: str | None = knob(
+        None, "which pictures (auto: test, else val, else held out, else all)", choices=SPLITS
+    )
+
+
+@dataclass(frozen=True)
+class PredictSettings(Call, _Serving):
+    """Labels for pictures."""
+
+    run: str = knob("", "a run's folder, or its model/ folder", positional=True)
+    images: tuple[str, ...] = knob((), "pictures, folders or archives", positional=True)
+    out: str | None = knob(None, "write the CSV here instead of stdout")
+
+
+@dataclass(frozen=True)
+class EmbedSettings(Call, _Serving):
+    """Features for pictures."""
+
+    weights: str = knob("", "a run's folder, a model/ folder or a checkpoint file", positional=True)
+    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    out: str | None = knob(None, "the .npz file to write")
+    arch: str | None = knob(None, "network, where the weights do not say it")
+    split: str | None = knob(None, "which pictures (auto: all)", choices=SPLITS)
+
+
+@dataclass(frozen=True)
+class SummarySettings(Call):
+    """The layer table."""
+
+    arch: str = knob("", "a network's name, or a run's folder", positional=True)
+    input: str = knob("3x224x224", "channels x height x width")
+    classes: int | None = knob(None, "width of a new head (auto: the network's own)", low=1)
+    freeze: str = knob("none", "what stands still: none, all, stage:N or regex:PATTERN")
+    stem: str = knob("imagenet", "first layers", choices=("imagenet", "small"))
+
+
+@dataclass(frozen=True)
+class ReportSettings(Call):
+    """Draws a run's report from its files."""
+
+    run: str = knob("", "a run's folder", positional=True)
+
+
+@dataclass(frozen=True)
+class DemoSettings(Call, Machine):
+    """The main job on scikit-learn's digits."""
+
+    out: str | None = knob(None, "folder of the run (auto: a new one under runs/)")
+    seed: int = knob(0, "seed of the pretraining", low=0)
+    epochs: int | None = knob(None, "epochs of pretraining", low=1)
+    seeds: int = knob(5, "label draws for each number of labels", low=1)
+    dry_run: bool = knob(False, "print the plan; touch no file", cli_only=True)
