@@ -14,7 +14,9 @@ class PretrainSettings(Call, Run, Pictures, Machine):
     """SwAV on unlabelled pictures. None means: derived from the pictures, with a reason."""
 
     data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
-    arch: str = knob("resnet50", "network: torchvision/NAME, timm/NAME or unfreeze/NAME")
+    arch: str | None = knob(
+        None, "network: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: by picture and device)"
+    )
     init: str = knob("none", "start from: none, imagenet, NAME, URL, FILE or RUN")
     recipe: str = knob("auto", "where unset values come from", choices=("auto",))
     stem: str = knob(

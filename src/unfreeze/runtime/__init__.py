@@ -1,0 +1,1 @@
+"""Devices, processes, a run's folder and atomic writes."""

@@ -1,0 +1,53 @@
+"""Device, precision and memory layout: chosen once, with the reason."""
+
+import contextlib
+
+import torch
+
+from unfreeze.errors import UsageError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU; asking for what is absent is a UsageError."""
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in present.items() if there)
+    if not present[name]:
+        raise UsageError(
+            f"--device {name}: torch sees no such device here.", "Use --device auto or cpu."
+        )
+    if name == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> tuple[str, str]:
+    """(precision, reason): bf16 where the hardware multiplies it, else fp32."""
+    if name == "fp16" and device.type == "cpu":
+        raise UsageError("--precision fp16 needs a GPU.", "Use --precision bf16 or fp32.")
+    if name != "auto":
+        return name, "asked for"
+    if device.type == "cuda":
+        good = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "the GPU has it") if good else ("fp32", "the GPU has no bf16")
+    if device.type == "cpu" and _cpu_multiplies_bf16():
+        return "bf16", "the CPU multiplies bf16 in hardware"
+    return "fp32", f"no bf16 hardware on this {device.type}"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
+    """Mixed precision for the network's forward pass; a no-op for fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
