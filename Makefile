@@ -1,0 +1,42 @@
+# `make` lists the tasks; each one sets up .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+export MPLBACKEND := Agg
+
+.PHONY: help demo test test-slow check bench docs
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / \t/' | expand -t 12
+
+demo: .venv/installed ## the main job on handwritten digits: pretrain, transfer, report
+	$(BIN)/unfreeze demo
+
+test: .venv/installed-dev ## the test suite
+	$(BIN)/python -m pytest
+
+test-slow: .venv/installed-dev ## the proofs that take minutes
+	$(BIN)/python -m pytest -m slow --timeout 2400
+
+check: .venv/installed-dev ## lint, format, types, floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_floors.py
+
+bench: .venv/installed-dev ## what the figures in docs/RESULTS.md rest on
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: .venv/installed ## write docs/SETTINGS.md from the settings
+	$(BIN)/python -m unfreeze.cli.reference > docs/SETTINGS.md
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@
