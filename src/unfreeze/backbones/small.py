@@ -1,0 +1,72 @@
+"""Two networks for small pictures and small machines: residual, batch-normed, 3x3 throughout.
+
+`unfreeze/tiny`: 3 stages of 32, 64, 128 channels, for 8 to 24 pixels.
+`unfreeze/small`: 4 stages of 32, 64, 128, 256 channels, for 24 to 64 pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., arXiv 1512.03385)."""
+
+    def __init__(self, inward: int, outward: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inward, outward, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outward)
+        self.conv2 = nn.Conv2d(outward, outward, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outward)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inward != outward:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inward, outward, 1, stride, bias=False), nn.BatchNorm2d(outward)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[B, inward, H, W]` to `[B, outward, H/stride, W/stride]`."""
+        out = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class SmallNet(nn.Module):
+    """A 3x3 stem, one block a stage (halving from the second on), mean over space, a head."""
+
+    def __init__(self, widths: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
+        self.depth = len(widths)
+        inward = widths[0]
+        for number, width in enumerate(widths, 1):
+            self.add_module(f"stage{number}", Block(inward, width, 1 if number == 1 else 2))
+            inward = width
+        self.head: nn.Module = nn.Linear(inward, classes)
+        _initialise(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[B, 3, H, W]` to `[B, classes]`."""
+        x = self.stem(x)
+        for number in range(1, self.depth + 1):
+            x = self.get_submodule(f"stage{number}")(x)
+        scores: torch.Tensor = self.head(x.mean(dim=(2, 3)))
+        return scores
+
+
+def tiny(classes: int = 10) -> SmallNet:
+    """`unfreeze/tiny`, untrained."""
+    return SmallNet((32, 64, 128), classes)
+
+
+def small(classes: int = 10) -> SmallNet:
+    """`unfreeze/small`, untrained."""
+    return SmallNet((32, 64, 128, 256), classes)
+
+
+def _initialise(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

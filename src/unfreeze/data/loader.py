@@ -1,0 +1,145 @@
+"""Batches by global step: which pictures, in which order, cut by whom.
+
+Everything about a batch follows from (seed, step) and the fixed list of pictures: the position of
+the loader is the step, and any number of workers or processes gives the same global batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from unfreeze.data.pictures import Pictures
+from unfreeze.data.views.draws import permutation
+from unfreeze.errors import DataError, UnfreezeError, UsageError
+
+Ids = npt.NDArray[np.int64]
+Make = Callable[[Sequence[npt.NDArray[np.uint8]], Ids, int], list[torch.Tensor]]
+
+
+class Batch(NamedTuple):
+    """One process's share of a global batch."""
+
+    step: int
+    epoch: int
+    ids: Ids  # [B] positions in the list of pictures
+    labels: torch.Tensor  # [B] int64, -1 where there is none
+    views: list[torch.Tensor]  # whatever `make` returns
+
+
+class Loader:
+    """Batches of `positions` of `pictures`; `make(images, ids, epoch)` cuts the views.
+
+    `batch_size` is global; this process gets the `rank`-th of `world` equal shares. With
+    `drop_last` every batch is full; without, the last one may be smaller, but a batch of one
+    picture (which batch norm cannot take) is left out where there are others.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        make: Make,
+        *,
+        batch_size: int,
+        seed: int,
+        drop_last: bool,
+        workers: int = 0,
+        positions: Ids | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if batch_size % world:
+            raise UsageError(
+                f"--batch-size {batch_size} cannot be shared equally by {world} processes.",
+                f"Use a multiple of {world}.",
+            )
+        self.positions = np.arange(len(pictures)) if positions is None else positions
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.rank, self.world = rank, world
+        self.dataset = _Cutter(pictures, make)
+        self._order: tuple[int, Ids] | None = None  # of the epoch last asked for
+        self.steps_per_epoch = _steps(len(self.positions), batch_size, drop_last)
+
+    def stream(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of the global steps `start` to `stop` (not included)."""
+        cv2.setNumThreads(1)  # parallel over pictures, not inside one
+        loader = DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=_Requests(self, start, stop),
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            worker_init_fn=_one_thread,
+            pin_memory=torch.cuda.is_available(),
+        )
+        for batch in loader:
+            if isinstance(batch, UnfreezeError):
+                raise batch
+            yield batch
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from its `start`-th on."""
+        first = epoch * self.steps_per_epoch
+        return self.stream(first + start, first + self.steps_per_epoch)
+
+    def ids(self, step: int) -> Ids:
+        """This process's share of the pictures of a global step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, permutation(self.seed, epoch, self.positions)
+        batch = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
+        share = -(-len(batch) // self.world)
+        return batch[self.rank * share : (self.rank + 1) * share]
+
+
+def _steps(pictures: int, batch_size: int, drop_last: bool) -> int:
+    full, rest = divmod(pictures, batch_size)
+    steps = full if drop_last or (rest == 1 and full) else full + bool(rest)
+    if not steps:
+        raise DataError(
+            f"{pictures} pictures do not fill one batch of {batch_size}.",
+            "Lower --batch-size, or add pictures.",
+        )
+    return steps
+
+
+class _Requests:
+    """What a worker is asked for: (step, epoch, ids), in order."""
+
+    def __init__(self, loader: Loader, start: int, stop: int) -> None:
+        self.loader, self.start, self.stop = loader, start, stop
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    def __iter__(self) -> Iterator[tuple[int, int, Ids]]:
+        for step in range(self.start, self.stop):
+            yield step, step // self.loader.steps_per_epoch, self.loader.ids(step)
+
+
+class _Cutter(Dataset[Batch]):
+    """Reads pictures and cuts their views, in whichever process it is called."""
+
+    def __init__(self, pictures: Pictures, make: Make) -> None:
+        self.pictures, self.make = pictures, make
+        self.labels = torch.from_numpy(np.asarray(pictures.index.labels, np.int64))
+
+    def __getitem__(self, request: tuple[int, int, Ids]) -> Batch:
+        step, epoch, ids = request
+        try:
+            images = [self.pictures[int(i)] for i in ids]
+        except UnfreezeError as error:
+            return error  # type: ignore[return-value]  # raised where it can be shown whole
+        return Batch(step, epoch, ids, self.labels[ids], self.make(images, ids, epoch))
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(1)

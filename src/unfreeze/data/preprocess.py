@@ -1,0 +1,68 @@
+"""How a picture becomes the network's input when nothing is random: stored with every model."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from unfreeze.errors import WeightsError
+
+Pixels = npt.NDArray[np.uint8]
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Shorter side to `resize` pixels (antialiased), centre `image_size`, then mean and std."""
+
+    image_size: int
+    resize: int
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def pixels(self, picture: Pixels) -> Pixels:
+        """uint8 `[image_size, image_size, 3]` of a uint8 `[H, W, 3]` picture."""
+        height, width = picture.shape[:2]
+        shorter = min(height, width)
+        target = max(self.resize, self.image_size)
+        size = (
+            max(self.image_size, int(width * target / shorter)),
+            max(self.image_size, int(height * target / shorter)),
+        )
+        image = Image.fromarray(picture)
+        if size != (width, height):
+            image = image.resize(size, _FILTERS[self.interpolation])
+        left = round((size[0] - self.image_size) / 2)
+        top = round((size[1] - self.image_size) / 2)
+        return np.asarray(image.crop((left, top, left + self.image_size, top + self.image_size)))
+
+    def apply(self, picture: Pixels) -> torch.Tensor:
+        """float32 `[3, image_size, image_size]` of a uint8 `[H, W, 3]` picture."""
+        planes = torch.from_numpy(self.pixels(picture).copy()).permute(2, 0, 1).float()
+        shift = torch.tensor(self.mean)[:, None, None] * 255
+        scale = torch.tensor(self.std)[:, None, None] * 255
+        return (planes - shift) / scale
+
+    def batch(self, pictures: Sequence[Pixels]) -> torch.Tensor:
+        """float32 `[B, 3, image_size, image_size]`."""
+        return torch.stack([self.apply(picture) for picture in pictures])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
+        """The reverse of `as_dict`; WeightsError where a field is missing or unknown."""
+        try:
+            made = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except TypeError as error:
+            raise WeightsError(f"The model's preprocessing is not readable: {error}.") from error
+        if made.interpolation not in _FILTERS:
+            raise WeightsError(f"The model wants {made.interpolation!r} resizing, unknown here.")
+        return made

@@ -1,0 +1,86 @@
+"""Colour of a view: brightness, contrast, saturation, hue, grey and blur on uint8 pixels.
+
+Each operation equals Pillow's (as torchvision's ColorJitter applies it) to rounding: brightness and
+contrast are tables, saturation is one matrix, hue turns the 8-bit HSV circle.
+"""
+
+import itertools
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.data.views.spec import ViewSpec
+
+Pixels = npt.NDArray[np.uint8]
+DRAWS = 9  # jitter?, brightness, contrast, saturation, hue, order, grey?, blur?, sigma
+_ORDERS = tuple(itertools.permutations(range(4)))
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow's "L"
+_LEVELS = np.arange(256, dtype=np.float64)
+_BYTES = np.arange(256, dtype=np.uint8)
+
+
+def distort(view: Pixels, draws: npt.NDArray[np.float64], spec: ViewSpec) -> Pixels:
+    """The view with its colours changed as `draws` `[9]` say, within the bounds of `spec`."""
+    if draws[0] < spec.jitter:
+        view = jitter(view, draws[1:6], spec)
+    if draws[6] < spec.grey:
+        view = grey(view)
+    if draws[7] < spec.blur:
+        low, high = spec.sigma
+        view = blur(view, low + draws[8] * (high - low))
+    return view
+
+
+def jitter(view: Pixels, draws: npt.NDArray[np.float64], spec: ViewSpec) -> Pixels:
+    """Brightness, contrast, saturation and hue in one of the 24 orders."""
+    for step in _ORDERS[int(draws[4] * 24)]:
+        strength = (spec.brightness, spec.contrast, spec.saturation, spec.hue)[step]
+        if strength == 0:
+            continue
+        shift = (2 * draws[step] - 1) * strength
+        view = hue(view, shift) if step == 3 else _SCALED[step](view, max(0.0, 1 + shift))
+    return view
+
+
+def brightness(view: Pixels, factor: float) -> Pixels:
+    """Every value times `factor`."""
+    return _through(view, _LEVELS * factor)
+
+
+def contrast(view: Pixels, factor: float) -> Pixels:
+    """Distance to the mean luminance times `factor`."""
+    mean = np.floor(float(np.dot(cv2.mean(view)[:3], _LUMA)) + 0.5)
+    return _through(view, mean + factor * (_LEVELS - mean))
+
+
+def saturation(view: Pixels, factor: float) -> Pixels:
+    """Distance to the pixel's own luminance times `factor`."""
+    matrix = np.eye(3) * factor + (1 - factor) * _LUMA
+    return cv2.transform(view, matrix)  # type: ignore[return-value]
+
+
+def hue(view: Pixels, turn: float) -> Pixels:
+    """Hue turned by `turn` of the whole circle, in steps of 1/255 as torchvision does."""
+    shift = np.uint8(int(turn * 255) % 256)
+    table = np.stack([_BYTES + shift, _BYTES, _BYTES], 1)[:, None]
+    hsv = cv2.LUT(cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL), table)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)  # type: ignore[return-value]
+
+
+def grey(view: Pixels) -> Pixels:
+    """Luminance in all three channels."""
+    return cv2.cvtColor(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
+
+
+def blur(view: Pixels, sigma: float) -> Pixels:
+    """Gaussian blur of `sigma` pixels; edges repeat."""
+    width = 2 * max(1, round(3 * sigma)) + 1
+    return cv2.GaussianBlur(view, (width, width), sigma, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+
+
+def _through(view: Pixels, table: npt.NDArray[np.float64]) -> Pixels:
+    return cv2.LUT(view, np.clip(table + 0.5, 0, 255).astype(np.uint8))  # type: ignore[return-value]
+
+
+_SCALED = (brightness, contrast, saturation)

@@ -1,0 +1,75 @@
+"""Where a view is cut and how it gets its size.
+
+Boxes follow torchvision's RandomResizedCrop (ten tries, then the central part); pixels follow
+Pillow's bilinear filter: antialiased where it shrinks, plain where it enlarges.
+"""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unfreeze.data.views.spec import ViewSpec
+
+Pixels = npt.NDArray[np.uint8]
+TRIES = 10
+DRAWS = 2 * TRIES + 2  # area and ratio of each try, top, left
+
+
+def boxes(
+    sides: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], spec: ViewSpec
+) -> npt.NDArray[np.int64]:
+    """`[B, 4]` (top, left, height, width) for `sides` `[B, 2]` (height, width)."""
+    height, width = sides[:, :1], sides[:, 1:]
+    low, high = spec.scale
+    area = height * width * (low + draws[:, :TRIES] * (high - low))
+    log_low, log_high = np.log(spec.ratio[0]), np.log(spec.ratio[1])
+    ratio = np.exp(log_low + draws[:, TRIES : 2 * TRIES] * (log_high - log_low))
+    w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
+    h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = fits.argmax(1)
+    rows = np.arange(len(sides))
+    size = np.stack([h[rows, first], w[rows, first]], 1)
+    central = ~fits.any(1)
+    size[central] = _central(sides[central], spec.ratio)
+    room = sides - size
+    place = np.floor(draws[:, 2 * TRIES :] * (room + 1)).astype(np.int64)
+    place[central] = room[central] // 2
+    return np.concatenate([place, size], 1)
+
+
+def _central(sides: npt.NDArray[np.int64], ratio: tuple[float, float]) -> npt.NDArray[np.int64]:
+    height, width = sides[:, 0], sides[:, 1]
+    w = np.where(width > height * ratio[1], np.rint(height * ratio[1]), width)
+    h = np.where(width < height * ratio[0], np.rint(width / ratio[0]), height)
+    return np.maximum(np.stack([h, w], 1).astype(np.int64), 1)
+
+
+def resample(picture: Pixels, box: npt.NDArray[np.int64], size: int) -> Pixels:
+    """The box of `picture` `[H, W, 3]` at `[size, size, 3]`."""
+    top, left, height, width = (int(v) for v in box)
+    part = picture[top : top + height, left : left + width]
+    if height <= size and width <= size:
+        return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+    planes = torch.from_numpy(part).permute(2, 0, 1)[None]
+    shrunk = torch.nn.functional.interpolate(
+        planes, size=(size, size), mode="bilinear", antialias=True
+    )
+    return shrunk[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def turned(picture: Pixels, box: npt.NDArray[np.int64], size: int, degrees: float) -> Pixels:
+    """As `resample`, with the box turned about its centre; edges repeat."""
+    top, left, height, width = (float(v) for v in box)
+    angle = np.deg2rad(degrees)
+    cos, sin = np.cos(angle), np.sin(angle)
+    across, down = width / size, height / size
+    matrix = np.array([[cos * across, -sin * down, 0.0], [sin * across, cos * down, 0.0]])
+    middle = (size - 1) / 2
+    centre = np.array([left + (width - 1) / 2, top + (height - 1) / 2])
+    matrix[:, 2] = centre - matrix[:, :2] @ np.array([middle, middle])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(  # type: ignore[return-value]
+        picture, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )

@@ -1,0 +1,87 @@
+"""Multi-crop (arXiv 2006.09882, section 3.3): several views of each picture at several sizes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unfreeze.data.decode import decode
+from unfreeze.data.views import colour, geometry
+from unfreeze.data.views.draws import uniforms
+from unfreeze.data.views.spec import ViewSpec, preset
+
+Pixels = npt.NDArray[np.uint8]
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+_DRAWS = geometry.DRAWS + colour.DRAWS + 2  # flip?, turn
+
+
+def multicrop(
+    images: Sequence[bytes | Pixels],
+    *,
+    ids: Sequence[int | str] | npt.NDArray[np.int64],
+    epoch: int,
+    seed: int,
+    sizes: Sequence[int] = (224, 96),
+    counts: Sequence[int] = (2, 6),
+    scales: Sequence[tuple[float, float]] = ((0.14, 1.0), (0.05, 0.14)),
+    augment: str = "photo",
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> list[torch.Tensor]:
+    """One float32 `[B, 3, S, S]` a view, in the order of `sizes`, normalised.
+
+    `images` are encoded files or uint8 `[H, W, 3]` arrays, `ids` name them. `counts` and `scales`
+    belong to `sizes`. The same (seed, epoch, id) gives the same tensors whatever stands beside it
+    in the batch. Raises `Undecodable` for bytes that are not a picture.
+    """
+    specs = [
+        preset(augment, size, scale)
+        for size, count, scale in zip(sizes, counts, scales, strict=True)
+        for _ in range(count)
+    ]
+    pixels = [decode(image) for image in images]
+    return [normalise(v, mean, std) for v in make_views(pixels, ids, epoch, seed, specs)]
+
+
+def make_views(
+    pictures: Sequence[Pixels],
+    ids: Sequence[int | str] | npt.NDArray[np.int64],
+    epoch: int,
+    seed: int,
+    specs: Sequence[ViewSpec],
+) -> list[torch.Tensor]:
+    """One uint8 `[B, S, S, 3]` for each of `specs`: what is sent to the device."""
+    sides = np.array([p.shape[:2] for p in pictures], np.int64).reshape(-1, 2)
+    views = []
+    for number, spec in enumerate(specs):
+        draws = uniforms(seed, epoch, ids, number, _DRAWS)
+        where = geometry.boxes(sides, draws, spec)
+        batch = np.empty((len(pictures), spec.size, spec.size, 3), np.uint8)
+        for b, picture in enumerate(pictures):
+            batch[b] = _view(picture, where[b], draws[b, geometry.DRAWS :], spec)
+        views.append(torch.from_numpy(batch))
+    return views
+
+
+def _view(
+    picture: Pixels, box: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], spec: ViewSpec
+) -> Pixels:
+    if spec.degrees:
+        turn = (2 * draws[1] - 1) * spec.degrees
+        view = geometry.turned(picture, box, spec.size, turn)
+    else:
+        view = geometry.resample(picture, box, spec.size)
+    if draws[0] < spec.flip:
+        view = np.ascontiguousarray(view[:, ::-1])
+    return colour.distort(view, draws[2:], spec)
+
+
+def normalise(
+    views: torch.Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> torch.Tensor:
+    """float32 `[B, 3, S, S]` (channels last in memory) from uint8 `[B, S, S, 3]`, on its device."""
+    shift = torch.tensor(mean, device=views.device) * 255
+    scale = 1 / (torch.tensor(std, device=views.device) * 255)
+    return ((views.float() - shift) * scale).permute(0, 3, 1, 2)

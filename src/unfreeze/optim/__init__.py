@@ -1,0 +1,1 @@
+"""Optimizers, parameter groups and schedules that are functions of the step."""

@@ -1,0 +1,86 @@
+"""LARC: SGD whose step for each tensor is in proportion to the tensor's norm.
+
+You, Gitman and Ginsburg, "Large batch training of convolutional networks" (arXiv 1708.03888), in
+the variant SwAV was published with: no clipping, the weight decay inside the ratio.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+
+class LARC(Optimizer):
+    """SGD with momentum on gradients scaled by `trust * |p| / (|g| + weight_decay * |p| + eps)`.
+
+    A tensor whose own norm or gradient's norm is exactly 0 takes a plain SGD step without decay,
+    as in the published runs (a batch norm's bias at its first step is such a one).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.6,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-6,
+        trust: float = 0.001,
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "trust": trust,
+                "eps": eps,
+            },
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step over every parameter that has a gradient; nothing waits for the device."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._step_group(group, params)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], params: list[torch.Tensor]) -> None:
+        grads = [p.grad for p in params if p.grad is not None]
+        ratio, decay = _ratios(params, grads, group)
+        # (g + decay * p) * ratio for all tensors at once
+        scaled = torch._foreach_mul(params, decay)
+        torch._foreach_add_(scaled, grads)
+        torch._foreach_mul_(scaled, ratio)
+        momenta = [self._momentum(p) for p in params]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, scaled)
+        torch._foreach_add_(params, momenta, alpha=-group["lr"])
+
+    def _momentum(self, p: torch.Tensor) -> torch.Tensor:
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        buffer: torch.Tensor = state["momentum_buffer"]
+        return buffer
+
+
+def _ratios(
+    params: list[torch.Tensor], grads: list[torch.Tensor], group: dict[str, Any]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """(ratio, weight decay) of each tensor, as scalars on its device."""
+    p_norm = torch.stack(torch._foreach_norm(params))
+    g_norm = torch.stack(torch._foreach_norm(grads))
+    decay = group["weight_decay"]
+    ratio = group["trust"] * p_norm / (g_norm + decay * p_norm + group["eps"])
+    plain = (p_norm == 0) | (g_norm == 0)
+    ratio = torch.where(plain, torch.ones_like(ratio), ratio)
+    decays = torch.where(plain, torch.zeros_like(ratio), torch.full_like(ratio, decay))
+    return list(ratio.unbind()), list(decays.unbind())

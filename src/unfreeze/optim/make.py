@@ -1,0 +1,46 @@
+"""Optimizers by name, and which parameters share a group."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from unfreeze.errors import UsageError
+from unfreeze.optim.larc import LARC
+
+
+def decay_groups(
+    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Two groups: matrices and kernels decay; biases and normalisation (one dimension) do not."""
+    parameters = [p for _, p in named]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def make_optimizer(
+    name: str,
+    groups: Iterable[Any],
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """`sgd`, `adamw` or `larc` (also called `lars`) over parameters or groups of them."""
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+    if name in ("larc", "lars"):
+        return LARC(groups, lr, momentum=momentum, weight_decay=weight_decay)
+    raise UsageError(f"There is no optimizer {name!r}.", "Choose sgd, adamw or larc.")
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """The same learning rate for every group, times the group's own `lr_scale` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)

@@ -1,0 +1,8 @@
+"""SwAV (Caron et al., arXiv 2006.09882): its mathematics, importable and pure."""
+
+from unfreeze.data.views import multicrop
+from unfreeze.optim.larc import LARC
+from unfreeze.swav.loss import swapped_prediction_loss
+from unfreeze.swav.sinkhorn import sinkhorn
+
+__all__ = ["LARC", "multicrop", "sinkhorn", "swapped_prediction_loss"]

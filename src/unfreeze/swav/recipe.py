@@ -1,0 +1,215 @@
+"""The auto recipe: every value that was not given follows from the pictures, with a reason.
+
+A pure function: `plan(settings, facts) -> Plan`. What the published recipe fixes for ImageNet
+(1.28 million pictures, 4,096 a step) is here stated in epochs and shares, because raw counts carried
+over to small data fail: 5,005 steps of frozen prototypes are one epoch there and 250 on 1,300
+pictures; 3,840 queued features are 0.3 % of the data there and three times the data here.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from unfreeze.errors import DataError, UsageError
+from unfreeze.settings.pretrain import PretrainSettings
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the plan depends on beside the settings."""
+
+    images: int  # usable pictures to train on
+    side: int  # median of their shorter sides, pixels
+    device: str  # cpu, cuda or mps
+    width: int = 512  # of the backbone's features
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings without a gap, and why each derived value is what it is."""
+
+    settings: PretrainSettings
+    reasons: dict[str, str]
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * _int(self.settings.epochs)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of linear warm-up."""
+        return self.steps_per_epoch * _int(self.settings.warmup_epochs)
+
+
+@dataclass
+class _Draft:
+    """Values while they are being filled in."""
+
+    values: dict[str, Any]
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def fill(self, name: str, value: Any, reason: str) -> None:
+        """Take `value` unless the user gave one."""
+        if self.values[name] is None:
+            self.values[name] = value
+            self.reasons[name] = reason
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+
+def choose_arch(settings: PretrainSettings, side: int, device: str) -> tuple[str, str]:
+    """(architecture, reason): small networks for small pictures and for CPUs."""
+    if settings.arch:
+        return settings.arch, "asked for"
+    if side < 24:
+        return "unfreeze/tiny", f"pictures of {side} pixels"
+    if side <= 64:
+        return "unfreeze/small", f"pictures of {side} pixels"
+    if device == "cpu":
+        return "torchvision/resnet18", "no GPU: a fifth of ResNet-50's work"
+    return "torchvision/resnet50", "the network SwAV was published with"
+
+
+def plan(settings: PretrainSettings, facts: Facts) -> Plan:
+    """Every open value filled in. DataError for too few pictures, UsageError for contradictions."""
+    if facts.images < 2:
+        raise DataError(f"{facts.images} usable pictures are too few to learn from.", "Add more.")
+    draft = _Draft(dataclasses.asdict(settings))
+    _views(draft, facts)
+    _batch(draft, facts)
+    _length(draft, facts)
+    _codes(draft, facts)
+    _optimizer(draft, facts)
+    filled = dataclasses.replace(settings, **draft.values)
+    _consistent(filled)
+    return Plan(filled, draft.reasons, facts.images // draft["batch_size"])
+
+
+def _views(draft: _Draft, facts: Facts) -> None:
+    given = draft["size_crops"]
+    roomy = facts.side if facts.device != "cpu" else min(facts.side, 128)
+    large = given[0] if given else draft["image_size"] or min(224, max(16, _eight(roomy)))
+    why = f"pictures have {facts.side} pixels" + (
+        "" if facts.device != "cpu" or facts.side <= 128 else "; 128 without a GPU"
+    )
+    draft.fill("image_size", large, why)
+    small = large <= 64
+    draft.fill(
+        "augment",
+        "small" if small else "photo",
+        f"views of {large} pixels" + (": half the colour, no blur" if small else ""),
+    )
+    if small:
+        draft.fill("size_crops", (large,), why)
+        draft.fill("nmb_crops", (2,) * 1, "small crops of small pictures show nothing")
+        draft.fill("min_scale_crops", (0.2,), "a view keeps enough pixels to be recognised")
+        draft.fill("max_scale_crops", (1.0,), "published")
+    else:
+        draft.fill("size_crops", (large, max(8, _eight(large * 96 / 224))), "in proportion 224:96")
+        many = 6 if facts.device != "cpu" else 4
+        draft.fill("nmb_crops", (2, many), "published" if many == 6 else "4 of 6 without a GPU")
+        draft.fill("min_scale_crops", (0.14, 0.05), "published")
+        draft.fill("max_scale_crops", (1.0, 0.14), "published")
+
+
+def _batch(draft: _Draft, facts: Facts) -> None:
+    tenth = max(2, facts.images // 10)
+    size = min(256, 1 << (tenth.bit_length() - 1))
+    why = "the small published batch" if size == 256 else f"{facts.images // size} steps an epoch"
+    draft.fill("batch_size", size, why)
+    if draft["batch_size"] > facts.images:
+        raise DataError(
+            f"{facts.images} pictures do not fill one batch of {draft['batch_size']}.",
+            "Lower --batch-size, or add pictures.",
+        )
+
+
+def _length(draft: _Draft, facts: Facts) -> None:
+    steps = facts.images // draft["batch_size"]
+    goal = 4_000 if facts.device == "cpu" else 20_000
+    epochs = min(400, max(25, round(goal / steps)))
+    draft.fill("epochs", epochs, f"about {epochs * steps:,} steps of {draft['batch_size']}")
+    draft.fill("warmup_epochs", min(10, round(0.1 * draft["epochs"])), "10, at most a tenth")
+    draft.fill("freeze_prototypes_niters", steps, "one epoch, as published")
+
+
+def _codes(draft: _Draft, facts: Facts) -> None:
+    images, batch = facts.images, draft["batch_size"]
+    grown = 8 * round(100 * (images / 10_000) ** 0.7 / 8)
+    K = min(3000, max(64, grown), max(2, images // 8))
+    draft.fill("nmb_prototypes", K, f"grows with {images:,} pictures (3,000 for a million)")
+    needed = draft["nmb_prototypes"] * 2
+    length = 0 if batch >= needed else min(15 * batch, images // 4) // batch * batch
+    why = (
+        f"a batch of {batch} is at least twice the prototypes"
+        if batch >= needed
+        else f"a quarter of {images:,} pictures at most, 15 batches at most"
+        if length
+        else f"{images:,} pictures are too few for one"
+    )
+    draft.fill("queue_length", length, why)
+    start = max(1, min(15, round(0.15 * draft["epochs"])))
+    draft.fill("epoch_queue_starts", start, "15, at most 15 % of the epochs")
+    draft.fill(
+        "hidden_mlp", min(2048, 4 * facts.width), f"4 x {facts.width} features, 2,048 at most"
+    )
+
+
+def _optimizer(draft: _Draft, facts: Facts) -> None:
+    steps = facts.images // draft["batch_size"] * draft["epochs"]
+    short = steps < 50_000
+    draft.fill(
+        "optimizer",
+        "adamw" if short else "larc",
+        f"{steps:,} steps: " + ("too short for LARC" if short else "long enough for LARC"),
+    )
+    share = draft["batch_size"] / 256
+    lr, why = {
+        "adamw": (2e-3 * share**0.5, "0.002 x square root of batch / 256"),
+        "larc": (0.6 * share, "0.6 x batch / 256, as published for small batches"),
+        "sgd": (0.05 * share, "0.05 x batch / 256"),
+    }[draft["optimizer"]]
+    if draft["init"] != "none":
+        lr, why = lr / 4, why + ", a quarter because the start is trained"
+    draft.fill("base_lr", float(f"{lr:.3g}"), why)
+    draft.fill("final_lr", draft["base_lr"] / 1000, "a thousandth, as published")
+    draft.fill("wd", 1e-2 if draft["optimizer"] == "adamw" else 1e-6, "the optimizer's usual")
+
+
+def _consistent(s: PretrainSettings) -> None:
+    lengths = {
+        len(v or ()) for v in (s.nmb_crops, s.size_crops, s.min_scale_crops, s.max_scale_crops)
+    }
+    if len(lengths) != 1:
+        raise UsageError(
+            "--nmb-crops, --size-crops, --min-scale-crops and --max-scale-crops differ in length.",
+            "Give one value of each for every resolution.",
+        )
+    views = sum(s.nmb_crops or ())
+    if views < 2 or not s.crops_for_assign or max(s.crops_for_assign) >= views:
+        raise UsageError(
+            f"{views} views cannot serve --crops-for-assign {list(s.crops_for_assign)}.",
+            "SwAV needs two views at least, and codes only from views that exist.",
+        )
+    if any(low > high for low, high in zip(s.min_scale_crops or (), s.max_scale_crops or ())):
+        raise UsageError("A --min-scale-crops is above its --max-scale-crops.")
+    if _int(s.warmup_epochs) > _int(s.epochs):
+        raise UsageError(
+            f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.", "Lower it."
+        )
+    if _int(s.queue_length) % _int(s.batch_size):
+        raise UsageError(
+            f"--queue-length {s.queue_length} is no multiple of --batch-size {s.batch_size}.",
+            f"Use {_int(s.queue_length) // _int(s.batch_size) * _int(s.batch_size)}.",
+        )
+
+
+def _eight(pixels: float) -> int:
+    return 8 * round(pixels / 8)
+
+
+def _int(value: int | None) -> int:
+    return value or 0
