@@ -1,0 +1,106 @@
+"""Networks by name: `torchvision/resnet50`, `timm/vit_small_patch16_224`, `unfreeze/small`."""
+
+import difflib
+from typing import Any, cast
+
+from torch import nn
+
+from unfreeze.errors import UsageError
+
+SMALL = ("small", "tiny")
+STEMS = ("imagenet", "small")
+
+
+def canonical(arch: str) -> str:
+    """The full name of an architecture: a bare name means torchvision's.
+
+    UsageError: nobody has this name; the closest ones are listed.
+    """
+    library, slash, name = arch.partition("/")
+    if not slash:
+        library, name = "torchvision", arch
+    if library in ("torchvision", "timm", "unfreeze") and _knows(library, name):
+        return f"{library}/{name}"
+    raise UsageError(f"There is no architecture called '{arch}'.", _suggestion(arch))
+
+
+def build(arch: str, *, stem: str = "imagenet", classes: int | None = None) -> nn.Module:
+    """An untrained network with a head for `classes` scores (None: the library's own number).
+
+    Auxiliary classifiers are left out. `stem="small"` makes the first convolution 3x3 with
+    stride 1 and drops the pooling after it, for pictures of some 32 to 64 pixels.
+    """
+    if stem not in STEMS:
+        raise UsageError(f"'{stem}' is no stem.", "Use --stem imagenet or --stem small.")
+    library, _, name = canonical(arch).partition("/")
+    if library == "unfreeze":
+        return _own(name, classes)
+    model = _torchvision(name, classes) if library == "torchvision" else _timm(name, classes)
+    if stem == "small":
+        from unfreeze.backbones.stem import small_stem
+
+        small_stem(model)
+    return model
+
+
+def _own(name: str, classes: int | None) -> nn.Module:
+    # Its first convolution is 3x3 with stride 1 already: both stems are this one.
+    from unfreeze.backbones import small
+
+    factory = small.small if name == "small" else small.tiny
+    return cast(nn.Module, factory() if classes is None else factory(classes))
+
+
+def _torchvision(name: str, classes: int | None) -> nn.Module:
+    import torchvision
+
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    if name in ("googlenet", "inception_v3"):
+        # The published weights expect inputs rescaled inside the network. Always on, so that the
+        # name alone says what the network computes, trained or not.
+        options |= {"aux_logits": False, "init_weights": True, "transform_input": True}
+    return cast(nn.Module, torchvision.models.get_model(name, weights=None, **options))
+
+
+def _timm(name: str, classes: int | None) -> nn.Module:
+    import timm
+
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    try:
+        model: Any = timm.create_model(name, pretrained=False, **options)
+    except RuntimeError as error:
+        raise UsageError(f"timm cannot build '{name}': {error}", _suggestion(name)) from error
+    if model.num_classes == 0:
+        # Published without a head (self-supervised or masked pretraining).
+        model.reset_classifier(1000)
+    return cast(nn.Module, model)
+
+
+def _knows(library: str, name: str) -> bool:
+    if library == "unfreeze":
+        return name in SMALL
+    if library == "torchvision":
+        return name in _torchvision_names()
+    import timm
+
+    return bool(timm.is_model(name))
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def _suggestion(arch: str) -> str:
+    import timm
+
+    name = arch.rpartition("/")[2].lower()
+    known = [(found, f"torchvision/{found}") for found in _torchvision_names()]
+    known += [(found, f"unfreeze/{found}") for found in SMALL]
+    known += [(found, f"timm/{found}") for found in timm.list_models()]
+    close = difflib.get_close_matches(name, [short for short, _ in known], n=4, cutoff=0.6)
+    full = list(dict.fromkeys(full for match in close for short, full in known if short == match))
+    if not full:
+        return "Names look like torchvision/resnet50, timm/vit_small_patch16_224, unfreeze/small."
+    return f"Did you mean {', '.join(full[:5])}?"

@@ -1,0 +1,138 @@
+"""The layer that makes the class scores: found, taken off, or replaced, and each time verified."""
+
+from typing import Any, cast
+
+from torch import nn
+
+from unfreeze.backbones.trace import Trace, trace
+from unfreeze.errors import UsageError
+
+Layer = nn.Linear | nn.Conv2d
+
+
+class NoHead(nn.Identity):
+    """Stands where a head was taken off, so that nobody mistakes an inner layer for the head."""
+
+
+def find_head(model: nn.Module) -> str:
+    """Dotted name of the layer that makes the class scores (the first, if there are several).
+
+    UsageError: the head was taken off, or no layer makes what the network returns.
+    """
+    return head_layers(model)[0]
+
+
+def head_layers(model: nn.Module, *, found: Trace | None = None) -> tuple[str, ...]:
+    """Dotted names of all layers that make class scores: one; two in distilled timm models.
+
+    timm says which they are. Elsewhere it is the last Linear or Conv2d that runs in a forward
+    pass and is as wide as what comes out.
+    """
+    if is_headless(model):
+        raise UsageError(
+            f"{type(model).__name__} has no head any more.", "Build the network again to get one."
+        )
+    seen = found or trace(model)
+    declared = [name for name in _declared(model) if _makes_scores(model, seen, name)]
+    if declared:
+        return tuple(declared)
+    for name in reversed(seen.order):
+        if _makes_scores(model, seen, name):
+            return (name,)
+    raise UsageError(
+        f"No layer of {type(model).__name__} makes class scores; it returns "
+        f"{_text(tuple(seen.output.shape))}.",
+        "Choose a classification model.",
+    )
+
+
+def is_headless(model: nn.Module) -> bool:
+    """Whether `headless` was here."""
+    return any(isinstance(module, NoHead) for module in model.modules())
+
+
+def headless(model: nn.Module) -> int:
+    """Take the head off in place: forward then returns features [B, D]; D is returned.
+
+    The features are what the head was fed. For a convolution head (SqueezeNet: convolution, ReLU,
+    pooling) they are its input, pooled; the old head applied to pooled features is another
+    function than the old network.
+    """
+    for name in head_layers(model):
+        model.set_submodule(name, NoHead())
+    shape = tuple(trace(model).output.shape)
+    if len(shape) != 2:
+        raise UsageError(
+            f"{type(model).__name__} without its head returns {_text(shape)}, not [1, D].",
+            "Choose another --arch.",
+        )
+    return shape[1]
+
+
+def replace_head(model: nn.Module, classes: int) -> list[str]:
+    """Put a new head for `classes` scores in place of the old; names of its parameters.
+
+    The new layer is of the old one's kind (Linear or Conv2d), with a bias where there was one,
+    weights from N(0, 0.01) and bias 0: training starts at a loss of ln(classes). The swap is then
+    proved by a forward pass: scores are [1, classes] and every new parameter has a gradient.
+    """
+    if classes < 2:
+        raise UsageError(f"A head for {classes} classes decides nothing.", "Use at least two.")
+    names = head_layers(model)
+    old = {id(parameter) for name in names for parameter in _layer(model, name).parameters()}
+    for name in names:
+        model.set_submodule(name, _fresh(_layer(model, name), classes))
+    if hasattr(model, "num_classes"):
+        vars(model)["num_classes"] = classes  # torchvision and timm keep count there
+    new = [f"{name}.{part}" for name in names for part, _ in _layer(model, name).named_parameters()]
+    _prove(model, new, old, classes)
+    return new
+
+
+def _prove(model: nn.Module, new: list[str], old: set[int], classes: int) -> None:
+    after = trace(model)
+    shape = tuple(after.output.shape)
+    left = [name for name, parameter in model.named_parameters() if id(parameter) in old]
+    if shape == (1, classes) and after.reached(new) and not left:
+        return
+    raise UsageError(
+        f"The head of {type(model).__name__} could not be replaced: after the swap it returns "
+        f"{_text(shape)}, and {', '.join(left) or 'a new parameter'} is out of place.",
+        "Choose another --arch.",
+    )
+
+
+def _fresh(old: Layer, classes: int) -> Layer:
+    place: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
+    place["bias"] = old.bias is not None
+    new: Layer
+    if isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, classes, **place)
+    else:
+        place |= {"stride": old.stride, "padding": old.padding}
+        new = nn.Conv2d(old.in_channels, classes, cast(Any, old.kernel_size), **place)
+    nn.init.normal_(new.weight, std=0.01)
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    return new
+
+
+def _declared(model: nn.Module) -> tuple[str, ...]:
+    names = (getattr(model, "default_cfg", None) or {}).get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _makes_scores(model: nn.Module, seen: Trace, name: str) -> bool:
+    if name not in seen.shapes or not isinstance(model.get_submodule(name), Layer):
+        return False
+    scores, shape = seen.output.shape, seen.shapes[name]
+    width = shape[-1] if isinstance(model.get_submodule(name), nn.Linear) else shape[1]
+    return len(scores) == 2 and width == scores[1]
+
+
+def _layer(model: nn.Module, name: str) -> Layer:
+    return cast(Layer, model.get_submodule(name))
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"

@@ -1,0 +1,196 @@
+"""A network as a stem and stages in forward order: the borders at which freezing can stop."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from unfreeze.backbones.head import head_layers, is_headless
+from unfreeze.backbones.trace import Trace, trace
+
+# A container is opened where it does at least this share of the arithmetic ...
+TRUNK = 0.5
+# ... and works at several resolutions, or does nearly everything.
+WHOLE = 0.85
+# A map shrinks where its side falls to this much or less (299 to 149 does, 149 to 147 does not).
+SHRINKS = 0.75
+# A network with one resolution (a vision transformer) is cut into this many equal runs of blocks.
+PARTS = 4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of layers. `modules`: dotted names of modules, or of single parameters beside them."""
+
+    name: str
+    modules: tuple[str, ...]
+
+    def owns(self, parameter: str) -> bool:
+        """Whether a parameter or buffer of this name lies in the stage."""
+        return any(parameter == part or parameter.startswith(f"{part}.") for part in self.modules)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A module that is not cut further. `side`: of its output's map, 0 where it has none."""
+
+    name: str
+    order: float
+    side: float
+    single: bool  # one layer or a normalisation, not a block of several
+    heavy: bool  # has weights beyond those of a normalisation
+
+
+def stages(model: nn.Module) -> list[Stage]:
+    """Stem and stages in forward order; every parameter but the head's lies in exactly one.
+
+    A new stage begins where the map shrinks, as in ResNet's layer1 to layer4 or between VGG's
+    poolings; a transformer of one resolution is cut into four equal runs of blocks. Layers
+    between the last map and the head (VGG's two Linears) are a last stage of their own;
+    normalisations there belong to the stage before.
+    """
+    seen = trace(model)
+    heads = () if is_headless(model) else head_layers(model, found=seen)
+    units = sorted(_units(model, seen, heads), key=lambda unit: unit.order)
+    stem, rest = _split_stem(units)
+    runs, tail = _runs(rest)
+    if len(runs) == 1:
+        runs = _equal_parts(runs[0])
+    if tail:
+        runs.append(tail)
+    return [Stage("stem", _names(stem)), *_named(runs)]
+
+
+def _split_stem(units: list[_Unit]) -> tuple[list[_Unit], list[_Unit]]:
+    # The first module, and the single layers that follow it at the same resolution. Parameters
+    # beside the modules (class token, position embedding) sort first.
+    cut = next((i for i, unit in enumerate(units) if unit.order >= 0), len(units)) + 1
+    while cut < len(units) and units[cut].single and units[cut].side == units[cut - 1].side:
+        cut += 1
+    return units[:cut], units[cut:]
+
+
+def _runs(units: list[_Unit]) -> tuple[list[list[_Unit]], list[_Unit]]:
+    runs: list[list[_Unit]] = []
+    tail: list[_Unit] = []
+    side = math.inf
+    for unit in units:
+        if unit.side == 0 and unit.heavy:
+            tail.append(unit)
+        elif runs and (not unit.heavy or unit.side > SHRINKS * side):
+            runs[-1].append(unit)
+        else:
+            runs.append([unit])
+            side = unit.side or side
+    return runs, tail
+
+
+def _equal_parts(units: list[_Unit]) -> list[list[_Unit]]:
+    blocks = [unit for unit in units if not unit.single]
+    parts = min(PARTS, len(blocks))
+    if parts < 2:
+        return [units]
+    starts = [units.index(blocks[i * len(blocks) // parts]) for i in range(parts)]
+    edges = [0, *starts[1:], len(units)]
+    return [units[low:high] for low, high in itertools.pairwise(edges)]
+
+
+def _named(runs: list[list[_Unit]]) -> list[Stage]:
+    # Where every stage is one block, its own name is the clearest: layer1, stages.2.
+    blocks = [[unit.name for unit in run if unit.heavy] for run in runs]
+    if all(len(names) == 1 for names in blocks):
+        return [Stage(names[0], _names(run)) for names, run in zip(blocks, runs, strict=True)]
+    # ShuffleNet's first stage is a module called stage2: another word, lest they be mixed up.
+    taken = any(name.startswith("stage") for names in blocks for name in names)
+    word = "part" if taken else "stage"
+    return [Stage(f"{word}{i}", _names(run)) for i, run in enumerate(runs, start=1)]
+
+
+def _names(units: list[_Unit]) -> tuple[str, ...]:
+    return tuple(unit.name for unit in units)
+
+
+def _units(model: nn.Module, seen: Trace, heads: tuple[str, ...]) -> Iterator[_Unit]:
+    total = sum(
+        _work(child, name, seen)
+        for name, child in model.named_children()
+        if not any(_within(head, name) for head in heads)
+    )
+    yield from _opened("", model, seen, heads, total)
+
+
+def _opened(
+    name: str, module: nn.Module, seen: Trace, heads: tuple[str, ...], total: float
+) -> Iterator[_Unit]:
+    for own, _ in module.named_parameters(recurse=False):
+        yield _Unit(_join(name, own), order=-1, side=0, single=True, heavy=True)
+    for own, child in module.named_children():
+        path = _join(name, own)
+        if path in heads or not _has_parameters(child):
+            continue
+        around_head = any(_within(head, path) for head in heads)
+        if around_head or _is_trunk(path, child, seen, total):
+            yield from _opened(path, child, seen, heads, total)
+        else:
+            yield _unit(path, child, seen)
+
+
+def _is_trunk(name: str, module: nn.Module, seen: Trace, total: float) -> bool:
+    children = [own for own, child in module.named_children() if _has_parameters(child)]
+    share = _work(module, name, seen) / max(total, 1)
+    if not children or share < TRUNK:
+        return False
+    sides = [_side(seen, f"{name}.{own}") for own in children]
+    shrinks = any(0 < later <= SHRINKS * side for side, later in itertools.pairwise(sides))
+    return shrinks or share >= WHOLE
+
+
+def _unit(name: str, module: nn.Module, seen: Trace) -> _Unit:
+    inside = [path for path in seen.order if _within(path, name)]
+    order = min((seen.order[path] for path in inside), default=math.inf)
+    weights = [parameter for parameter in module.parameters() if parameter.dim() > 1]
+    single = not weights or not any(True for _ in module.children())
+    return _Unit(name, order=order, side=_side(seen, name), single=single, heavy=bool(weights))
+
+
+def _side(seen: Trace, name: str) -> float:
+    """Side of the square map a module puts out; a container that never runs: its last child."""
+    if name not in seen.shapes:
+        inside = [path for path in seen.shapes if _within(path, name)]
+        if not inside:
+            return 0
+        name = max(inside, key=lambda path: (-path.count("."), seen.order[path]))
+    return _map_side(seen.shapes[name])
+
+
+def _map_side(shape: tuple[int, ...]) -> float:
+    if len(shape) == 3:  # [B, tokens, width]
+        return math.sqrt(shape[1])
+    if len(shape) == 4:  # [B, C, S, S] or, as in Swin, [B, S, S, C]
+        return shape[2]
+    return 0
+
+
+def _within(name: str, outer: str) -> bool:
+    return name == outer or name.startswith(f"{outer}.")
+
+
+def _join(outer: str, own: str) -> str:
+    return f"{outer}.{own}" if outer else own
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _work(module: nn.Module, name: str, seen: Trace) -> float:
+    """Multiplications, about: each layer's own parameters times the places of its output."""
+    work = 0.0
+    for own, layer in module.named_modules():
+        shape = seen.shapes.get(_join(name, own) if own else name)
+        if shape is not None:
+            places = max(_map_side(shape), 1) ** 2
+            work += places * sum(weight.numel() for weight in layer.parameters(recurse=False))
+    return work

@@ -1,0 +1,53 @@
+"""A first layer that keeps the resolution of small pictures."""
+
+from torch import nn
+
+from unfreeze.errors import UsageError
+
+# Where a ResNet keeps its first convolution and the pooling after it: torchvision and timm, and
+# timm's pre-activation kind.
+PLACES = (("conv1", "maxpool"), ("stem.conv", "stem.pool"))
+
+
+def small_stem(model: nn.Module) -> None:
+    """Make a ResNet's first convolution 3x3 with stride 1 and drop the pooling, in place.
+
+    A 32x32 picture then reaches the last stage as 4x4 instead of 1x1 (He et al. 2016, section
+    4.2; SimCLR, appendix B.9). The new convolution is initialised as ResNets do. UsageError for
+    networks that begin otherwise.
+    """
+    modules = dict(model.named_modules())
+    for convolution, pooling in PLACES:
+        first = modules.get(convolution)
+        if type(first) is nn.Conv2d and pooling in modules:
+            model.set_submodule(convolution, _small(first))
+            model.set_submodule(pooling, nn.Identity())
+            return
+    raise UsageError(
+        f"There is no small stem for {type(model).__name__}: only ResNets have one.",
+        "Use --stem imagenet with a larger --image-size, or a ResNet.",
+    )
+
+
+def first_convolution(model: nn.Module) -> str | None:
+    """Name of the weight of the first convolution as registered; None if there is none."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            return f"{name}.weight"
+    return None
+
+
+def _small(old: nn.Conv2d) -> nn.Conv2d:
+    new = nn.Conv2d(
+        old.in_channels,
+        old.out_channels,
+        3,
+        padding=1,
+        bias=old.bias is not None,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    return new

@@ -1,0 +1,118 @@
+"""One forward pass without arithmetic: which module ran when, and what shape came out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from unfreeze.errors import UsageError
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Trace:
+    """What one picture's way through a network showed.
+
+    `order`: modules by name in the order they were first entered (0, 1, ...); `shapes`: the last
+    output shape of each; `output`: what the network returned; `parameters`: the stand-ins it was
+    computed from, still connected to `output` for a gradient.
+    """
+
+    order: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    output: Tensor = field(default_factory=lambda: torch.empty(0))
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+
+    def reached(self, names: list[str]) -> bool:
+        """Whether every one of these parameters takes part in the output."""
+        wanted = [self.parameters[name] for name in names]
+        if not wanted or not self.output.requires_grad:
+            return not wanted
+        found = torch.autograd.grad(self.output.sum(), wanted, allow_unused=True)
+        return all(gradient is not None for gradient in found)
+
+
+def input_size(model: nn.Module) -> int:
+    """Side of the square picture a network was made for: its library's word, else 224."""
+    declared = getattr(model, "default_cfg", None)
+    if declared:
+        return int(declared["input_size"][-1])
+    side = getattr(model, "image_size", None)
+    return side if isinstance(side, int) else 224
+
+
+def trace(model: nn.Module, size: int | None = None) -> Trace:
+    """Send one [1, 3, size, size] picture through in evaluation mode; nothing in `model` changes.
+
+    Runs on the meta device, so that a large network costs milliseconds and no memory; a network
+    that must see numbers (rare) is run on zeros instead, which gives the same shapes.
+    """
+    side = size or input_size(model)
+    try:
+        return _trace(model, side, torch.device("meta"))
+    except (RuntimeError, NotImplementedError):
+        pass
+    try:
+        return _trace(model, side, next(model.parameters()).device)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise UsageError(
+            f"{type(model).__name__} does not accept a 3x{side}x{side} picture: {error}",
+            "Choose another --image-size or --arch.",
+        ) from error
+
+
+def _trace(model: nn.Module, side: int, device: torch.device) -> Trace:
+    found = Trace()
+    found.parameters = {
+        name: parameter.detach().to(device).requires_grad_(parameter.is_floating_point())
+        for name, parameter in model.named_parameters()
+    }
+    buffers = {name: buffer.detach().to(device) for name, buffer in model.named_buffers()}
+    picture = torch.zeros(1, 3, side, side, device=device)
+    # A caller's `with torch.no_grad()` would cut the path that `reached` follows.
+    with torch.enable_grad(), evaluating(model), _watching(model, found):
+        output = functional_call(model, {**found.parameters, **buffers}, (picture,))
+    if not isinstance(output, Tensor):
+        raise UsageError(
+            f"{type(model).__name__} returns {type(output).__name__}, not one tensor of scores.",
+            "Choose a classification model.",
+        )
+    found.output = output
+    return found
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; each module's own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _watching(model: nn.Module, found: Trace) -> Iterator[None]:
+    names = {module: name for name, module in model.named_modules() if name}
+
+    def entered(module: nn.Module, inputs: object) -> None:
+        found.order.setdefault(names[module], len(found.order))
+
+    def left(module: nn.Module, inputs: object, output: object) -> None:
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(first, Tensor):
+            found.shapes[names[module]] = tuple(first.shape)
+
+    handles = [module.register_forward_pre_hook(entered) for module in names]
+    handles += [module.register_forward_hook(left) for module in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
