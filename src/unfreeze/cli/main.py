@@ -1,0 +1,118 @@
+"""The entry: one verb is called, and errors become a sentence, a next step and an exit code."""
+
+import errno
+import sys
+import traceback
+from collections.abc import Sequence
+
+from unfreeze import __version__
+from unfreeze.cli.parser import known_verb, overview, parse, verb_parser
+from unfreeze.cli.world import World
+from unfreeze.errors import Interrupted, ResourceError, UnfreezeError, UsageError
+
+_RESUMABLE = ("pretrain", "finetune")
+
+
+def main(argv: Sequence[str] | None = None, world: World | None = None) -> int:
+    """Does what `argv` says and returns the exit code; raises nothing."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    world = world or World()
+    try:
+        return program(words, world)
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in words:
+            world.tell("".join(traceback.format_exception(error)).rstrip())
+        known = understood(error, words[0] if words else "")
+        world.tell(f"error: {known.sentence}")
+        if known.next_step:
+            world.tell(known.next_step)
+        return known.exit_code
+
+
+def program(words: list[str], world: World) -> int:
+    """The command without error handling."""
+    if not words:
+        world.tell(overview())
+        return UsageError.exit_code
+    if words[0] in ("-h", "--help", "help"):
+        world.answer(overview())
+        return 0
+    if words[0] == "--version":
+        world.answer(f"unfreeze {__version__}")
+        return 0
+    verb = known_verb(words[0])
+    if {"-h", "--help"} & set(words):
+        world.answer(verb_parser(verb).format_help().rstrip())
+        return 0
+    return call(verb, words[1:], world)
+
+
+def call(verb: str, words: list[str], world: World) -> int:
+    """Runs one verb and writes its result; what it needs is imported only here."""
+    settings = parse(verb, words)
+
+    from unfreeze.cli.output import as_json, as_text
+    from unfreeze.cli.progress import make_console
+    from unfreeze.cli.verbs import work
+
+    with world.quiet_stdout():
+        result = work(verb)(settings, make_console(world))
+    text = as_json(result) if settings.json else as_text(verb, result)
+    if text:
+        world.answer(text)
+    return 0
+
+
+def understood(error: BaseException, verb: str) -> UnfreezeError:
+    """The error as one of ours: what a user can do something about gets its own words."""
+    if isinstance(error, UnfreezeError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        resumable = verb in _RESUMABLE
+        return Interrupted(
+            "Interrupted.",
+            "The last checkpoint is whole: the same command with --resume goes on from it."
+            if resumable
+            else "",
+        )
+    if _out_of_memory(error):
+        return ResourceError(
+            "The memory did not suffice; what was saved before is whole.",
+            "Try a smaller --batch-size, or --image-size, or fewer --workers.",
+        )
+    if isinstance(error, OSError):
+        return _from_system(error)
+    return _ours(error)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # torch is not imported to ask: its own class by name, and its CPU allocator by what it says
+    named = type(error).__name__ == "OutOfMemoryError"
+    said = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or named or said or refused
+
+
+def _from_system(error: OSError) -> UnfreezeError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            f"The disk is full{_at(error)}; what was saved before is whole.",
+            "Free some space, then go on.",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename is not None:
+        return UsageError(
+            f"{error.strerror}: {error.filename}.", "Name a place that may be read and written."
+        )
+    return _ours(error)
+
+
+def _at(error: OSError) -> str:
+    return f" at {error.filename}" if error.filename else ""
+
+
+def _ours(error: BaseException) -> UnfreezeError:
+    said = " ".join(str(error).split())
+    return UnfreezeError(
+        f"Something broke that is not your doing: {type(error).__name__}: {said}",
+        "Please report it with the command and what --debug shows.",
+    )

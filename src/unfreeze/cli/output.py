@@ -1,0 +1,151 @@
+"""Results on stdout: one JSON document, or a few lines for people."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from unfreeze.reports.interval import wilson
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON knows it: dataclasses as objects, arrays as lists, non-finite as null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # a NumPy array or scalar, or a tensor
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_json(result: Any) -> str:
+    """One JSON document."""
+    return json.dumps(plain(result), ensure_ascii=False, allow_nan=False)
+
+
+def as_text(verb: str, result: Any) -> str:
+    """The result for people; empty where there is nothing to say."""
+    shape = {"predict": _predictions, "evaluate": _evaluation, "summary": _layers, "demo": _demo}
+    return shape.get(verb, _fields)(plain(result))
+
+
+def _fields(result: Any) -> str:
+    """`name  value`, one a line; what is long stays in the files and in the JSON."""
+    if not isinstance(result, dict):
+        return as_json(result) if result else ""
+    shown = {name.replace("_", " "): _short(value) for name, value in result.items()}
+    width = max((len(name) for name in shown), default=0)
+    return "\n".join(f"{name:{width}}  {text}" for name, text in shown.items() if text)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (list, dict)):
+        flat = [str(item) for item in value if not isinstance(item, (list, dict))]
+        return ", ".join(flat) if 0 < len(flat) <= 12 else f"{len(value)}" if value else ""
+    return str(value)
+
+
+def _predictions(result: Any) -> str:
+    """CSV: path, label, probability."""
+    if not isinstance(result, list):
+        return _fields(result)
+    text = io.StringIO()
+    write = csv.writer(text, lineterminator="\n")
+    write.writerow(("path", "label", "probability"))
+    for row in result:
+        write.writerow((row["path"], row["label"], f"{row['probability']:.4f}"))
+    return text.getvalue().rstrip("\n")
+
+
+def _evaluation(result: Any) -> str:
+    """The accuracy with its split, size and interval; what was seen in training is said."""
+    n, accuracy = result["n"], result["accuracy"]
+    low, high = wilson(round(accuracy * n), n)
+    where = f"{result['split']}, {n:,} images"
+    lines = [f"accuracy {accuracy:.3f} (95 %: {low:.3f} to {high:.3f}) on {where}"]
+    lines += [f"top-5 {result['top5']:.3f}"] if result.get("top5") is not None else []
+    lines += [f"loss {result['loss']:.3f}"] if result.get("loss") is not None else []
+    if result.get("used_for_choosing"):
+        lines.append("this split was used for choosing: expect less on new pictures")
+    if result.get("seen_in_training"):
+        lines.append(f"{result['seen_in_training']:,} of these images were seen in training")
+    return "\n".join([*lines, *_each_class(result.get("classes"), result.get("confusion"))])
+
+
+def _each_class(classes: Any, confusion: Any) -> list[str]:
+    if not classes or not confusion or len(classes) > 40:
+        return []
+    rows = [("class", "right", "of", "most often taken for")]
+    for place, (name, row) in enumerate(zip(classes, confusion, strict=True)):
+        wrong = [0 if other == place else count for other, count in enumerate(row)]
+        worst = max(range(len(row)), key=wrong.__getitem__) if any(wrong) else None
+        taken = "" if worst is None else f"{classes[worst]} ({wrong[worst]})"
+        rows.append((name, str(row[place]), str(sum(row)), taken))
+    return ["", *table(rows)]
+
+
+def _layers(result: Any) -> str:
+    """The layer table and its totals."""
+    rows = [("layer", "type", "output", "parameters", "trainable")]
+    for layer in result["layers"]:
+        output = layer["output"]
+        shape = "x".join(map(str, output)) if isinstance(output, list) else str(output)
+        turns = "yes" if layer["trainable"] else "no"
+        count = layer["parameters"]
+        own = (f"{count:,}", turns) if count else ("", "")
+        rows.append((layer["name"], layer["type"], shape, *own))
+    totals = (
+        f"parameters  {result['parameters_total']:,}",
+        f"trainable   {result['parameters_trainable']:,}",
+        f"frozen      {result['parameters_frozen']:,}",
+        f"megabytes   {result['megabytes']:.1f}",
+    )
+    return "\n".join([*table(rows), "", *totals])
+
+
+def _demo(result: Any) -> str:
+    """Accuracy by method and number of labels, mean and deviation over the seeds."""
+    results = result["results"]
+    counts = list(next(iter(results.values()), {}))
+    rows = [("labels a class", *counts)]
+    for method, row in results.items():
+        rows.append((method, *(f"{mean:.3f} ± {std:.3f}" for mean, std in row.values())))
+    ends = [f"{name}  {result[name]}" for name in ("report", "run") if result.get(name)]
+    return "\n".join(["", *table(rows), "", f"{result['seconds']:.0f} s", *ends[:1]])
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns aligned: the first to the left, numbers to the right, a rule under the head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    right = [column > 0 and _number(rows[1:], column) for column in range(len(widths))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _number(rows: Sequence[Sequence[str]], column: int) -> bool:
+    return all(row[column][:1].isdigit() or not row[column] for row in rows)

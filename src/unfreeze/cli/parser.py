@@ -1,0 +1,200 @@
+"""Flags from settings: what a verb takes on the command line is its class of knobs.
+
+Values travel as text; their types, choices and bounds are checked in one place,
+`unfreeze.settings.build`. Only what was typed is passed on, so that a file can stand between
+the defaults and the command line.
+"""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from unfreeze import __version__
+from unfreeze.cli.verbs import SETTINGS, line, settings_class
+from unfreeze.errors import UsageError
+from unfreeze.settings.build import layered
+from unfreeze.settings.knob import Knob, flag, knobs, parts
+
+GROUPS = {
+    "options": "options",
+    "swav": "SwAV",
+    "data": "data",
+    "run": "run",
+    "machine": "machine",
+    "call": "call",
+}
+WIDTH = 98
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        sentence = message[:1].upper() + message[1:]
+        raise UsageError(f"{sentence.rstrip('.')}.", f"See {self.prog} --help.")
+
+
+def _format(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, max_help_position=34, width=WIDTH)
+
+
+def overview() -> str:
+    """The help of the bare command: the verbs with a line each."""
+    width = max(map(len, SETTINGS))
+    return "\n".join(
+        [
+            "usage: unfreeze VERB ...",
+            "",
+            "From unlabelled pictures and a few labels to a classifier: SwAV, then transfer.",
+            "",
+            "verbs:",
+            *(f"  {verb:{width}}  {line(verb)}" for verb in SETTINGS),
+            "",
+            f"`unfreeze VERB --help` lists what a verb takes. Version {__version__}.",
+        ]
+    )
+
+
+def known_verb(word: str) -> str:
+    """`word`, if it is a verb; UsageError with the nearest one otherwise."""
+    if word in SETTINGS:
+        return word
+    close = difflib.get_close_matches(word, SETTINGS, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(SETTINGS)}."
+    raise UsageError(f"There is no verb {word!r}.", hint)
+
+
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """The argparse parser of one verb; absent flags leave no trace in its namespace."""
+    parser = _Parser(
+        prog=f"unfreeze {verb}",
+        usage=usage(verb),
+        description=line(verb),
+        epilog="[auto]: derived from the pictures or the weights; the plan says why.",
+        formatter_class=_format,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
+    for name, entry in knobs(settings_class(verb)).items():
+        if entry[0].positional:
+            _add_positional(parser, name, entry)
+        else:
+            _add_flag(groups[entry[0].group], name, entry)
+    groups["call"].add_argument("-h", "--help", action="store_true", help="show this and stop")
+    return parser
+
+
+def usage(verb: str) -> str:
+    """`unfreeze evaluate RUN DATA [options]`."""
+    words = [
+        f"{name.upper()}..." if parts(kind)[1] else name.upper()
+        for name, (spec, kind, _) in knobs(settings_class(verb)).items()
+        if spec.positional
+    ]
+    return " ".join(["unfreeze", verb, *words, "[options]"])
+
+
+def _add_positional(
+    parser: argparse.ArgumentParser, name: str, entry: tuple[Knob, Any, Any]
+) -> None:
+    many = parts(entry[1])[1]
+    parser.add_argument(
+        name, nargs="*" if many else "?", metavar=name.upper(), help=_plain(entry[0].help)
+    )
+
+
+def _add_flag(group: Any, name: str, entry: tuple[Knob, Any, Any]) -> None:
+    spec, kind, _ = entry
+    scalar, many, _ = parts(kind)
+    shape: dict[str, Any] = {"metavar": _metavar(scalar, spec)}
+    if scalar is bool:
+        shape = {"action": "store_const", "const": "true"}
+    elif many:
+        shape["nargs"] = "+"
+    elif spec.bare is not None:
+        shape["nargs"] = "?"
+    group.add_argument(flag(name), dest=name, help=_plain(described(entry)), **shape)
+
+
+def _metavar(scalar: Any, spec: Knob) -> str:
+    if spec.bare is not None:
+        return "|".join(choice for choice in spec.choices if choice != spec.bare)
+    if spec.choices:
+        return "{" + ",".join(spec.choices) + "}"
+    return {int: "N", float: "X"}.get(scalar, "TEXT")
+
+
+def described(entry: tuple[Knob, Any, Any]) -> str:
+    """A knob's help with its default; `auto` stands for what is derived."""
+    shown, help = default_text(entry), entry[0].help
+    return help if not shown or "(auto:" in help else f"{help} [{shown}]"
+
+
+def default_text(entry: tuple[Knob, Any, Any]) -> str:
+    """The default as a person would type it; empty for flags that are simply off."""
+    spec, kind, default = entry
+    if parts(kind)[0] is bool or spec.positional:
+        return ""
+    if default is None:
+        # what only says how to call has no derived value: it is simply not given
+        return "" if spec.cli_only else "auto"
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _plain(text: str) -> str:
+    return text.replace("%", "%%")  # argparse formats help with %
+
+
+def parse(verb: str, argv: Sequence[str]) -> Any:
+    """The verb's settings: defaults <- the file of --config <- what was typed."""
+    cls = settings_class(verb)
+    given = typed(verb, argv)
+    settings = layered(cls, given.get("config"), given)
+    for name, (spec, _, _) in knobs(cls).items():
+        if spec.positional and not getattr(settings, name):
+            raise UsageError(
+                f"unfreeze {verb} needs {name.upper()}: {spec.help}.",
+                f"See unfreeze {verb} --help.",
+            )
+    return settings
+
+
+def typed(verb: str, argv: Sequence[str]) -> dict[str, Any]:
+    """Name -> text of what stands on the command line; UsageError for a flag nobody knows."""
+    known = knobs(settings_class(verb))
+    namespace, rest = verb_parser(verb).parse_known_intermixed_args(_spelled_out(argv, known))
+    if rest:
+        raise _unknown(verb, rest, [flag(name) for name in known])
+    found = {}
+    for name, value in vars(namespace).items():
+        entry = known[name]
+        if value is None or value == []:
+            continue  # a positional that was not given
+        is_text = parts(entry[1])[0] is str
+        found[name] = value if isinstance(value, str) or is_text else " ".join(value)
+    return found
+
+
+def _spelled_out(argv: Sequence[str], known: dict[str, tuple[Knob, Any, Any]]) -> list[str]:
+    # `--resume DATA` must not eat DATA: a flag that may stand alone gets its value here
+    bare = {flag(name): spec for name, (spec, _, _) in known.items() if spec.bare is not None}
+    spelled = []
+    for word, after in zip(argv, [*argv[1:], ""], strict=False):
+        alone = word in bare and after not in bare[word].choices
+        spelled.append(f"{word}={bare[word].bare}" if alone else word)
+    return spelled
+
+
+def _unknown(verb: str, rest: Sequence[str], flags: Sequence[str]) -> UsageError:
+    word = next((w for w in rest if w.startswith("-")), rest[0]).split("=")[0]
+    if not word.startswith("-"):
+        return UsageError(
+            f"unfreeze {verb} does not know what to do with {word!r}.",
+            f"See unfreeze {verb} --help.",
+        )
+    close = difflib.get_close_matches(word, flags, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"See unfreeze {verb} --help."
+    return UsageError(f"unfreeze {verb} has no flag {word}.", hint)

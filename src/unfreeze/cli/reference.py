@@ -1,0 +1,61 @@
+"""The tables of every setting in Markdown, made from the settings; run as a module it prints."""
+
+import sys
+from typing import Any
+
+from unfreeze.cli.parser import GROUPS, default_text
+from unfreeze.cli.verbs import SETTINGS, line, settings_class
+from unfreeze.settings.knob import Knob, flag, knobs, parts
+
+_INTRO = """\
+# Settings
+
+Every setting of every verb: a flag on the command line, a key in a `--config` file (kebab-case or
+snake_case), a keyword in Python (snake_case). `auto` (None in Python) is derived from the pictures
+or the weights, and the plan says why. Made by `make docs` from `src/unfreeze/settings/`.
+"""
+
+
+def document() -> str:
+    """The whole page."""
+    return _INTRO + "".join(_section(verb) for verb in SETTINGS)
+
+
+def _section(verb: str) -> str:
+    known = knobs(settings_class(verb))
+    words = [name for name, entry in known.items() if entry[0].positional]
+    flags = sorted(
+        (name for name in known if name not in words),
+        key=lambda name: list(GROUPS).index(known[name][0].group),
+    )
+    rows = [_row(name, known[name]) for name in (*words, *flags)]
+    head = "| setting | takes | default | what it does |\n|---|---|---|---|\n"
+    return f"\n## {verb}\n\n{line(verb)}\n\n{head}" + "".join(rows)
+
+
+def _row(name: str, entry: tuple[Knob, Any, Any]) -> str:
+    shown = f"`{name.upper()}`" if entry[0].positional else f"`{flag(name)}`"
+    default = f"`{default_text(entry)}`" if default_text(entry) else ""
+    return f"| {shown} | {_takes(entry)} | {default} | {entry[0].help.replace('|', '&#124;')} |\n"
+
+
+def _takes(entry: tuple[Knob, Any, Any]) -> str:
+    spec, kind, _ = entry
+    scalar, many, _ = parts(kind)
+    if scalar is bool:
+        return ""
+    if spec.bare is not None:
+        return f"nothing, or {', '.join(f'`{c}`' for c in spec.choices if c != spec.bare)}"
+    if spec.choices:
+        return ", ".join(f"`{choice}`" for choice in spec.choices)
+    word = {int: "whole number", float: "number"}.get(scalar, "text")
+    bounds = "".join(
+        f" {sign} {bound:g}"
+        for sign, bound in (("≥", spec.low), ("≤", spec.high))
+        if bound is not None
+    )
+    return f"{word}{'s' if many else ''}{bounds}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())

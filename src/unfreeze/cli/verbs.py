@@ -1,0 +1,40 @@
+"""The verbs of the command line: where their settings stand and which function does the work."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from unfreeze.settings.shared import Call
+
+# verb -> module and class of its settings; the work is `unfreeze.api.VERB.run_VERB`
+SETTINGS = {
+    "pretrain": ("pretrain", "PretrainSettings"),
+    "finetune": ("finetune", "FinetuneSettings"),
+    "evaluate": ("use", "EvaluateSettings"),
+    "predict": ("use", "PredictSettings"),
+    "embed": ("use", "EmbedSettings"),
+    "summary": ("use", "SummarySettings"),
+    "report": ("use", "ReportSettings"),
+    "demo": ("use", "DemoSettings"),
+}
+
+
+def settings_class(verb: str) -> type[Call]:
+    """The class whose knobs are the verb's flags."""
+    module, name = SETTINGS[verb]
+    found: type[Call] = getattr(importlib.import_module(f"unfreeze.settings.{module}"), name)
+    return found
+
+
+def line(verb: str) -> str:
+    """What the verb does, in one sentence."""
+    first = (settings_class(verb).__doc__ or "").strip().splitlines()[0]
+    return first.split(". ")[0].rstrip(".") + "."
+
+
+def work(verb: str) -> Callable[..., Any]:
+    """`run_VERB(settings, console) -> result`; imports what the verb needs."""
+    found: Callable[..., Any] = getattr(
+        importlib.import_module(f"unfreeze.api.{verb}"), f"run_{verb}"
+    )
+    return found

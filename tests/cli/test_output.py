@@ -1,0 +1,96 @@
+"""Results for people and for programs."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unfreeze.cli.output import as_json, as_text, table
+
+
+@dataclasses.dataclass
+class Inner:
+    path: Path
+    share: np.float32
+
+
+@dataclasses.dataclass
+class Outer:
+    counts: np.ndarray
+    rows: list[Inner]
+    nothing: None = None
+    loss: float = float("inf")
+
+
+def test_json_knows_dataclasses_arrays_paths_and_what_is_not_finite():
+    made = Outer(np.arange(3), [Inner(Path("a/b"), np.float32(0.5))])
+    assert json.loads(as_json(made)) == {
+        "counts": [0, 1, 2],
+        "rows": [{"path": "a/b", "share": 0.5}],
+        "nothing": None,
+        "loss": None,
+    }
+
+
+def test_predictions_are_csv():
+    rows = [{"path": "a,b.jpg", "label": "cat", "probability": 0.98765}]
+    assert as_text("predict", rows) == 'path,label,probability\n"a,b.jpg",cat,0.9877'
+
+
+def test_accuracy_names_split_size_and_interval():
+    result = {
+        "n": 100,
+        "split": "val",
+        "accuracy": 0.9,
+        "top5": 1.0,
+        "loss": 0.3,
+        "seen_in_training": 4,
+        "used_for_choosing": True,
+        "classes": ["cat", "dog"],
+        "confusion": [[45, 5], [5, 45]],
+    }
+    text = as_text("evaluate", result)
+    assert "accuracy 0.900 (95 %: 0.826 to 0.945) on val, 100 images" in text
+    assert "used for choosing" in text
+    assert "4 of these images were seen in training" in text
+    assert "dog (5)" in text
+
+
+def test_summary_is_a_table_with_totals():
+    layers = [
+        {
+            "name": "fc",
+            "type": "Linear",
+            "output": [1, 10],
+            "parameters": 20490,
+            "trainable": True,
+        },
+        {"name": "relu", "type": "ReLU", "output": "1x10", "parameters": 0, "trainable": False},
+    ]
+    totals = {"parameters_total": 23528522, "parameters_trainable": 20490}
+    totals |= {"parameters_frozen": 23508032, "megabytes": 94.1}
+    text = as_text("summary", {"layers": layers, **totals})
+    assert "23,528,522" in text
+    assert any(row.split() == ["fc", "Linear", "1x10", "20,490", "yes"] for row in text.split("\n"))
+
+
+def test_demo_is_a_table_of_means():
+    results = {"pixels": {"1": [0.614, 0.02], "10": [0.9, 0.01]}, "swav": {"1": [0.8, 0.02]}}
+    results["swav"]["10"] = [0.96, 0.004]
+    text = as_text("demo", {"seconds": 88.2, "results": results, "report": "runs/1/report.html"})
+    assert "0.960 ± 0.004" in text
+    assert "runs/1/report.html" in text
+
+
+def test_long_values_stay_in_the_json():
+    text = as_text("finetune", {"classes": [str(i) for i in range(99)], "best_epoch": None})
+    assert text == "classes     99\nbest epoch  -"
+
+
+@pytest.mark.parametrize("rows", [[("a", "n"), ("long name", "5"), ("b", "1,234")]])
+def test_tables_are_aligned(rows):
+    _head, rule, first, last = table(rows)
+    assert (first, last) == ("long name      5", "b          1,234")
+    assert len(rule) == 16

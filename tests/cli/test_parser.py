@@ -1,0 +1,88 @@
+"""Flags come from the settings; what was typed reaches them, and nothing else does."""
+
+import pytest
+
+from unfreeze.cli.parser import parse, typed, verb_parser
+from unfreeze.cli.verbs import SETTINGS, settings_class
+from unfreeze.errors import UsageError
+from unfreeze.settings.knob import flag, knobs
+
+
+@pytest.mark.parametrize("verb", SETTINGS)
+def test_every_knob_is_in_the_help(verb):
+    text = verb_parser(verb).format_help()
+    for name, (spec, _, _) in knobs(settings_class(verb)).items():
+        assert (name.upper() if spec.positional else f"  {flag(name)}") in text
+
+
+def test_only_what_was_typed_is_passed_on():
+    given = typed("pretrain", ["pics", "--nmb-crops", "2", "6", "--json", "--out=r"])
+    assert given == {"data": "pics", "nmb_crops": "2 6", "json": "true", "out": "r"}
+
+
+def test_file_stands_between_defaults_and_command_line(tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text('epochs = 7\nnmb-crops = [2, 4]\ntemperature = 0.2\ndata = "pics"\n')
+    settings = parse("pretrain", ["--config", str(config), "--epochs", "9"])
+    assert (settings.epochs, settings.nmb_crops) == (9, (2, 4))
+    assert (settings.temperature, settings.data, settings.epsilon) == (0.2, "pics", 0.05)
+
+
+def test_an_unknown_key_in_the_file_is_refused(tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text("epoch = 7\n")
+    with pytest.raises(UsageError) as caught:
+        parse("pretrain", ["pics", "--config", str(config)])
+    assert "epochs" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("words", "resume"),
+    [
+        (["--resume", "pics"], "yes"),
+        (["pics", "--resume"], "yes"),
+        (["--resume", "auto", "pics"], "auto"),
+        (["--resume=auto", "pics"], "auto"),
+        (["pics", "--resume", "--json"], "yes"),
+        (["pics"], None),
+    ],
+)
+def test_resume_may_stand_alone(words, resume):
+    settings = parse("pretrain", words)
+    assert (settings.resume, settings.data) == (resume, "pics")
+
+
+def test_words_and_flags_may_mix():
+    settings = parse("evaluate", ["run", "--split", "val", "pics", "--json"])
+    assert (settings.run, settings.data, settings.split) == ("run", "pics", "val")
+
+
+def test_several_pictures_with_spaces_in_their_names():
+    settings = parse("predict", ["run", "a b.jpg", "--batch-size", "2", "c,d.jpg"])
+    assert settings.images == ("a b.jpg", "c,d.jpg")
+
+
+def test_lists_of_numbers_take_spaces_or_commas():
+    assert parse("finetune", ["pics", "--mean", "0.5,0.4,0.3"]).mean == (0.5, 0.4, 0.3)
+    assert parse("finetune", ["pics", "--mean", "0.5", "0.4", "0.3"]).mean == (0.5, 0.4, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "said"),
+    [
+        ("pretrain", ["pics", "--epoch", "3"], "--epochs"),
+        ("pretrain", ["pics", "--nmb-prototype=3"], "--nmb-prototypes"),
+        ("pretrain", ["pics", "--epochs", "many"], "whole number"),
+        ("pretrain", ["pics", "--epochs"], "--epochs"),
+        ("pretrain", ["pics", "--optimizer", "adam"], "adamw"),
+        ("pretrain", [], "needs DATA"),
+        ("evaluate", ["run"], "needs DATA"),
+        ("evaluate", ["run", "pics", "more"], "more"),
+        ("predict", ["run"], "needs IMAGES"),
+        ("report", ["run", "--overwrite"], "--overwrite"),
+    ],
+)
+def test_wrong_use_names_the_way_out(verb, words, said):
+    with pytest.raises(UsageError) as caught:
+        parse(verb, words)
+    assert said in str(caught.value)

@@ -1,0 +1,72 @@
+"""Progress: plain lines where nobody watches, bars where somebody does."""
+
+import io
+
+from unfreeze.cli.progress import Drawn, Lines, duration, make_console
+from unfreeze.cli.world import World
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_one_line_each_fifty_steps_with_the_time_left():
+    world, clock = World(io.StringIO(), io.StringIO()), Clock()
+    with Lines(world, clock).progress("pretrain", 120) as advance:
+        for _ in range(120):
+            clock.now += 2.0
+            advance(1, "loss 3.2  data 1 ms  step 80 ms")
+    assert world.stderr.getvalue().splitlines() == [
+        "pretrain 50/120  loss 3.2  data 1 ms  step 80 ms  2:20 left",
+        "pretrain 100/120  loss 3.2  data 1 ms  step 80 ms  0:40 left",
+        "pretrain 120/120  loss 3.2  data 1 ms  step 80 ms",
+    ]
+
+
+def test_a_resumed_count_does_not_flatter_the_rate():
+    world, clock = World(io.StringIO(), io.StringIO()), Clock()
+    with Lines(world, clock).progress("pretrain", 200, done=90) as advance:
+        clock.now = 10.0
+        advance(10, "loss 1")
+    assert world.stderr.getvalue() == "pretrain 100/200  loss 1  1:40 left\n"
+
+
+def test_silent_steps_are_worth_a_line_every_ten_seconds():
+    world, clock = World(io.StringIO(), io.StringIO()), Clock()
+    with Lines(world, clock).progress("decoding", 10_000) as advance:
+        for _ in range(10_000):
+            clock.now += 0.0025
+            advance(1)
+    assert len(world.stderr.getvalue().splitlines()) == 2
+
+
+def test_durations():
+    assert [duration(s) for s in (0, 59.6, 725, 10930)] == ["0:00", "1:00", "12:05", "3:02:10"]
+
+
+def test_the_stream_decides():
+    assert isinstance(make_console(World(io.StringIO(), io.StringIO())), Lines)
+    assert isinstance(make_console(World(io.StringIO(), Terminal())), Drawn)
+
+
+def test_bars_inside_bars_and_lines_above_them(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    world = World(io.StringIO(), Terminal())
+    console = make_console(world)
+    with console.progress("outer", 2) as outer:
+        with console.progress("inner", 3) as inner:
+            inner(3, "[loss] 1")
+            console.say("a line with [brackets]")
+        outer(2)
+    with console.progress("again", 1) as again:
+        again(1)
+    assert "a line with [brackets]" in world.stderr.getvalue()
+    assert "outer" in world.stderr.getvalue()

@@ -1,0 +1,118 @@
+"""The house keeps its shape: imports only go down, files and functions stay short."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent / "src" / "unfreeze"
+FLOORS = {
+    "errors": 0,
+    "settings": 0,
+    "runtime": 1,
+    "data": 2,
+    "checkpoints": 2,
+    "optim": 2,
+    "backbones": 3,
+    "probes": 3,
+    "swav": 4,
+    "transfer": 4,
+    "reports": 5,
+    "exports": 5,
+    "api": 6,
+    "cli": 7,
+    "__main__": 8,
+}
+LOOPS = {("swav", "fit"), ("transfer", "fit")}  # the two training loops may reach 80 lines
+NAMELESS = {"utils", "util", "common", "helpers", "helper", "misc"}
+FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def room(path):
+    """The room of a file; the package's own face stands on no floor."""
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported(tree, path):
+    """(room, line) of everything of ours that the file imports, wherever the import stands."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "unfreeze" and len(parts) > 1 and parts[1] in FLOORS:
+                yield parts[1], node.lineno
+
+
+def test_every_room_stands_on_a_floor():
+    assert {room(path) for path in FILES} - {"__init__"} <= set(FLOORS)
+
+
+def test_imports_only_go_down():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {other}"
+        for path, tree in TREES.items()
+        if room(path) != "__init__"
+        for other, line in imported(tree, path)
+        if other != room(path)
+        and FLOORS[other] >= FLOORS[room(path)]
+        # words know each other: settings raise errors
+        and not (room(path) == "settings" and other == "errors")
+    ]
+    assert wrong == []
+
+
+def test_files_stay_short():
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in FILES
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 350
+    }
+    assert long == {}
+
+
+def test_functions_stay_short():
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.end_lineno - node.lineno + 1 > (80 if (room(path), node.name) in LOOPS else 60)
+    ]
+    assert long == []
+
+
+def test_nothing_prints():
+    printing = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+    ]
+    assert printing == []
+
+
+def test_every_module_has_a_name_and_a_sentence():
+    assert [path for path in FILES if path.stem in NAMELESS or path.parent.name in NAMELESS] == []
+    assert [path for path, tree in TREES.items() if not ast.get_docstring(tree)] == []
+
+
+def test_no_assert_stands_for_an_error():
+    """A user's mistake is an error with a next step; `python -O` must change nothing."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assert)
+    ]
+    assert found == []
+
+
+def test_the_floors_test_sees_a_climb():
+    climb = ast.parse("def f():\n    from unfreeze.swav import model\n")
+    assert list(imported(climb, ROOT / "transfer" / "x.py")) == [("swav", 2)]
+    assert FLOORS["swav"] >= FLOORS["transfer"]

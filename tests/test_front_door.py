@@ -1,0 +1,83 @@
+"""The front door: what stands on it, and that it costs nothing to open."""
+
+import importlib
+import subprocess
+import sys
+import types
+
+import pytest
+
+import unfreeze
+
+VERBS = [
+    "demo",
+    "embed",
+    "evaluate",
+    "finetune",
+    "load",
+    "predict",
+    "pretrain",
+    "report",
+    "summary",
+]
+HEAVY = ("torch", "numpy", "PIL", "matplotlib", "rich", "cv2", "jinja2")
+
+
+def in_a_fresh_interpreter(code):
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return made.stdout
+
+
+def test_the_list_is_locked():
+    errors = [n for n in unfreeze.__all__ if n.endswith("Error") or n == "Interrupted"]
+    assert sorted(unfreeze.__all__) == sorted([*VERBS, *errors, "swav"])
+    assert set(unfreeze.__all__) <= set(dir(unfreeze))
+
+
+def test_import_is_instant():
+    seen = in_a_fresh_interpreter(
+        f"import sys, unfreeze; print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    assert seen.strip() == "[]"
+
+
+def test_help_imports_nothing_heavy():
+    seen = in_a_fresh_interpreter(
+        "import io, sys\n"
+        "from unfreeze.cli.main import main\n"
+        "from unfreeze.cli.world import World\n"
+        "world = World(io.StringIO(), io.StringIO())\n"
+        "assert main(['--help'], world) == main(['pretrain', '--help'], world) == 0\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    assert seen.strip() == "[]"
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
+        unfreeze.pretrian  # noqa: B018
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_is_a_function(name):
+    verb = getattr(unfreeze, name)
+    assert isinstance(verb, types.FunctionType)
+    assert verb.__module__ == f"unfreeze.api.{name}"
+
+
+def test_rooms_do_not_hide_verbs():
+    """Importing a room puts its name on the package: it must not be a verb's name."""
+    rooms = "reports checkpoints backbones data settings runtime transfer swav probes optim cli api"
+    for room in rooms.split():
+        importlib.import_module(f"unfreeze.{room}")
+    for name in VERBS:
+        importlib.import_module(f"unfreeze.api.{name}")
+    assert all(callable(getattr(unfreeze, name)) for name in VERBS)
+    assert callable(unfreeze.swav.sinkhorn)
+
+
+def test_every_verb_of_the_command_line_works_from_a_settings_object():
+    from unfreeze.cli.verbs import SETTINGS, work
+
+    assert all(callable(work(verb)) for verb in SETTINGS)
