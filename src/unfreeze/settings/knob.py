@@ -54,7 +54,8 @@ def coerce(name: str, value: Any, entry: tuple[Knob, Any, Any]) -> Any:
     """The value in the field's own type, inside its choices and bounds; UsageError otherwise."""
     spec, kind, _ = entry
     scalar, many, optional = parts(kind)
-    if optional and (value is None or value == "auto"):
+    derived = value is None or (value == "auto" and "auto" not in spec.choices)
+    if optional and derived:
         return None
     if not many:
         return _one(name, value, scalar, spec)
