@@ -87,7 +87,7 @@ class Loader:
         return self.stream(first + start, first + self.steps_per_epoch)
 
     def ids(self, step: int) -> Ids:
-        """This process's share of the pictures of a global step."""
+        """The share that this process has of the pictures of a global step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, permutation(self.seed, epoch, self.positions)

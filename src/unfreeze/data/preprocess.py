@@ -60,7 +60,10 @@ class Preprocess:
     def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
         """The reverse of `as_dict`; WeightsError where a field is missing or unknown."""
         try:
-            made = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            plain: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+            }
+            made = cls(**plain)
         except TypeError as error:
             raise WeightsError(f"The model's preprocessing is not readable: {error}.") from error
         if made.interpolation not in _FILTERS:

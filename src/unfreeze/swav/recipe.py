@@ -1,9 +1,9 @@
 """The auto recipe: every value that was not given follows from the pictures, with a reason.
 
 A pure function: `plan(settings, facts) -> Plan`. What the published recipe fixes for ImageNet
-(1.28 million pictures, 4,096 a step) is here stated in epochs and shares, because raw counts carried
-over to small data fail: 5,005 steps of frozen prototypes are one epoch there and 250 on 1,300
-pictures; 3,840 queued features are 0.3 % of the data there and three times the data here.
+(1.28 million pictures, 4,096 a step) is here stated in epochs and shares, because raw counts
+carried over to small data fail: 5,005 steps of frozen prototypes are one epoch there and 250 epochs
+on 1,300 pictures; 3,840 queued features are 0.3 % of the data there and three times the data here.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ def _views(draft: _Draft, facts: Facts) -> None:
     )
     if small:
         draft.fill("size_crops", (large,), why)
-        draft.fill("nmb_crops", (2,) * 1, "small crops of small pictures show nothing")
+        draft.fill("nmb_crops", (2,), "small crops of small pictures show nothing")
         draft.fill("min_scale_crops", (0.2,), "a view keeps enough pixels to be recognised")
         draft.fill("max_scale_crops", (1.0,), "published")
     else:
@@ -194,7 +194,10 @@ def _consistent(s: PretrainSettings) -> None:
             f"{views} views cannot serve --crops-for-assign {list(s.crops_for_assign)}.",
             "SwAV needs two views at least, and codes only from views that exist.",
         )
-    if any(low > high for low, high in zip(s.min_scale_crops or (), s.max_scale_crops or ())):
+    if any(
+        low > high
+        for low, high in zip(s.min_scale_crops or (), s.max_scale_crops or (), strict=True)
+    ):
         raise UsageError("A --min-scale-crops is above its --max-scale-crops.")
     if _int(s.warmup_epochs) > _int(s.epochs):
         raise UsageError(

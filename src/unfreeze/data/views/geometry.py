@@ -34,7 +34,7 @@ def boxes(
     central = ~fits.any(1)
     size[central] = _central(sides[central], spec.ratio)
     room = sides - size
-    place = np.floor(draws[:, 2 * TRIES :] * (room + 1)).astype(np.int64)
+    place = np.floor(draws[:, 2 * TRIES : DRAWS] * (room + 1)).astype(np.int64)
     place[central] = room[central] // 2
     return np.concatenate([place, size], 1)
 

@@ -17,7 +17,7 @@ STD = (0.229, 0.224, 0.225)
 _DRAWS = geometry.DRAWS + colour.DRAWS + 2  # flip?, turn
 
 
-def multicrop(
+def multicrop(  # noqa: PLR0913  (names of the contract, all but one keyword-only)
     images: Sequence[bytes | Pixels],
     *,
     ids: Sequence[int | str] | npt.NDArray[np.int64],

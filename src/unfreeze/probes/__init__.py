@@ -1,0 +1,1 @@
+"""How good are frozen features: k-nearest neighbours and a linear classifier."""
