@@ -1,0 +1,1 @@
+"""Pictures: where they lie, which can be used, how they are read, cut and served."""

@@ -1,0 +1,157 @@
+"""From encoded bytes to pixels: one way for training, prediction and export."""
+
+import contextlib
+import functools
+import io
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image, UnidentifiedImageError
+
+from unfreeze.data.intensity import to_uint8
+from unfreeze.data.signatures import HEAD, cut_short, known
+from unfreeze.data.undecodable import Undecodable
+
+__all__ = ["DECODER", "PIXEL_LIMIT", "Undecodable", "decode", "header_size", "shrink"]
+
+PIXEL_LIMIT = 178_956_970  # half a GiB of RGB; what Pillow, too, takes for a bomb
+_LARGE = 32_000_000  # pixels; pictures above this are decoded one at a time, to bound memory
+DECODER = f"1 pillow {PIL.__version__}"  # what is known about a file holds for this decoder
+
+# No EPS (it runs Ghostscript) and nothing that Pillow only identifies; the vaguest format last.
+_WANTED = "JPEG PNG WEBP GIF BMP TIFF AVIF JPEG2000 PPM ICO PSD DDS PCX SGI QOI BLP FLI TGA"
+_ORIENTATION = 0x0112
+_TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: np.rot90(pixels, 1),
+}
+_one_large = threading.Lock()
+
+
+def decode(data: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Pixels uint8 [H, W, 3] of an encoded picture (pixels are passed through).
+
+    EXIF orientation applied; grey repeated; alpha and transparent palette entries on white; CMYK
+    by plain inversion; the first frame of many; deeper grey by `intensity.to_uint8`. The limit of
+    PIXEL_LIMIT is held before decoding. Raises Undecodable; Pillow's warnings never escape.
+    """
+    if isinstance(data, np.ndarray):
+        return data
+    if not data:
+        raise Undecodable("empty", "the file has no bytes")
+    with _pillow_silenced():
+        try:
+            return _pillow(data)
+        except Undecodable:
+            raise
+        except Exception as error:  # hostile bytes make decoders raise anything at all
+            raise _named(error, data) from error
+
+
+def shrink(pixels: npt.NDArray[np.uint8], shorter: int | None) -> npt.NDArray[np.uint8]:
+    """`pixels` with a shorter side of at most `shorter`: antialiased, never enlarged."""
+    height, width = pixels.shape[:2]
+    if shorter is None or min(height, width) <= shorter:
+        return pixels
+    scale = shorter / min(height, width)
+    size = (max(shorter, round(width * scale)), max(shorter, round(height * scale)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """(height, width) as the header says, before orientation; raises Undecodable."""
+    with _pillow_silenced():
+        try:
+            with Image.open(io.BytesIO(data), formats=_formats()) as image:
+                return image.height, image.width
+        except Exception as error:  # as in `decode`
+            raise _named(error, data) from error
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _WANTED.split() if name in Image.OPEN]
+
+
+def _pillow(data: bytes) -> npt.NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        pixel_count = image.width * image.height
+        if pixel_count > PIXEL_LIMIT:
+            raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
+        with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
+            image.load()
+            pixels = _rgb(image)
+            turn = _TURNED.get(_orientation(image))
+            return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    if image.mode[0] in "IF":
+        grey = to_uint8(np.asarray(image))
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(layered, mask=layered.getchannel("A"))
+        return np.asarray(white)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 (as stored) where the EXIF block itself is broken."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a good picture with a broken note on it stays a good picture
+        return 1
+
+
+def _named(error: Exception, data: bytes) -> Undecodable:
+    """Pillow's exception in the fixed vocabulary."""
+    detail = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError | MemoryError):
+        return Undecodable("bomb", detail)
+    found = known(data[:HEAD])
+    if isinstance(error, UnidentifiedImageError):
+        if found is None:
+            return Undecodable("not an image", "no known signature")
+        detail = f"begins like {found} but has no readable header"
+    if cut_short(data) or "truncated" in detail.lower():
+        return Undecodable("truncated", detail)
+    return Undecodable("unreadable", detail)
+
+
+class _Silence:
+    """How many threads want Pillow's warnings ignored; a filter stands while any does."""
+
+    lock = threading.Lock()
+    users = 0
+    entry: Any = None
+
+
+@contextlib.contextmanager
+def _pillow_silenced() -> Iterator[None]:
+    # warnings.catch_warnings swaps global state and is not safe with threads: one filter, counted
+    with _Silence.lock:
+        if not _Silence.users:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            _Silence.entry = warnings.filters[0]
+        _Silence.users += 1
+    try:
+        yield
+    finally:
+        with _Silence.lock:
+            _Silence.users -= 1
+            if not _Silence.users and _Silence.entry in warnings.filters:
+                warnings.filters.remove(_Silence.entry)  # type: ignore[attr-defined]
+                warnings._filters_mutated()  # type: ignore[attr-defined]

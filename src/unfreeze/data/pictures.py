@@ -1,0 +1,63 @@
+"""Pictures by position: from the store where they are held, else decoded when asked for."""
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.data.decode import decode, shrink
+from unfreeze.data.index import Index
+from unfreeze.data.store import PixelStore
+from unfreeze.data.undecodable import Undecodable
+from unfreeze.errors import DataError
+
+_PAUSES = (0.1, 0.5)  # seconds before the second and the third reading
+
+
+class FileLost(DataError):
+    """A picture that was usable before and now fails, three times over."""
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(
+            f"{path} was readable when the data was checked and is not any more: {detail}.",
+            "Bring the file back (or leave it out and start anew), then go on with --resume.",
+        )
+        self.path, self.detail = path, detail
+
+    def __reduce__(self) -> tuple[type["FileLost"], tuple[str, str]]:
+        return FileLost, (self.path, self.detail)
+
+
+class Pictures:
+    """`pictures[i]` is uint8 [H, W, 3] of position i of `index`; works in threads and after fork.
+
+    With `resize_to` the shorter side is at most that, whether the picture is held or not; a store
+    brings its own `resize_to`. A file that fails is read twice more, then FileLost names it.
+    """
+
+    def __init__(
+        self, index: Index, store: PixelStore | None = None, *, resize_to: int | None = None
+    ) -> None:
+        self.index, self.store = index, store
+        self.resize_to = resize_to if store is None else store.resize_to
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> npt.NDArray[np.uint8]:
+        row = int(self.index.rows[position])
+        if self.store is not None and row in self.store:
+            return self.store[row]
+        for pause in _PAUSES:
+            try:
+                return self._decoded(row)
+            except (OSError, Undecodable):
+                time.sleep(pause)
+        try:
+            return self._decoded(row)
+        except (OSError, Undecodable) as error:
+            detail = error.detail if isinstance(error, Undecodable) else str(error)
+            raise FileLost(self.index.source.names[row], detail) from error
+
+    def _decoded(self, row: int) -> npt.NDArray[np.uint8]:
+        return shrink(decode(self.index.source.read(row)), self.resize_to)

@@ -1,0 +1,162 @@
+"""Every file decoded once before the first step: which pictures can be used, and why not."""
+
+import csv
+import io
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.data.index import Index
+from unfreeze.data.pictures import Pictures
+from unfreeze.data.store import PixelStore
+from unfreeze.data.sweep import sweep
+from unfreeze.data.undecodable import Reason
+from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdicts
+from unfreeze.errors import DataError
+from unfreeze.runtime import atomic
+from unfreeze.runtime.console import Console, Quiet
+
+Mode = Literal["full", "sample", "off"]
+SAMPLE = 1_000  # files that --scan sample decodes
+REFUSE_ABOVE = 0.5  # share of unusable files above which a run does not start
+
+Rows = npt.NDArray[np.int64]
+
+
+class Problem(NamedTuple):
+    """A file and what is wrong with it; `left_out` where it cannot be used."""
+
+    path: str
+    reason: Reason
+    detail: str
+    left_out: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What the check found, by position of the index it was given.
+
+    `usable`: positions, ascending. `heights`, `widths`: pixels after orientation, 0 where unknown
+    or unusable. `decoded`: files decoded in this call; `known`: files whose verdict was there
+    already. `store`: pixels of all usable pictures, or None.
+    """
+
+    index: Index
+    usable: Rows
+    problems: list[Problem]
+    heights: npt.NDArray[np.int32]
+    widths: npt.NDArray[np.int32]
+    mode: Mode
+    decoded: int
+    known: int
+    seconds: float
+    store: PixelStore | None
+    resize_to: int | None
+
+    def pictures(self) -> Pictures:
+        """The usable pictures, in the order of the index, from the store where there is one."""
+        return Pictures(self.index.take(self.usable), self.store, resize_to=self.resize_to)
+
+
+def check(
+    index: Index,
+    *,
+    workers: int | None = None,
+    store_budget: int = 0,
+    resize_to: int | None = None,
+    console: Console | None = None,
+    mode: Mode = "full",
+    seed: int = 0,
+    refuse_above: float | None = REFUSE_ABOVE,
+) -> Scan:
+    """Decodes what was never decoded before, and holds the pixels where they fit.
+
+    `store_budget` is in bytes: if the pixels (shorter side at most `resize_to`) are estimated to
+    fit, they are kept, which takes one decoding pass even where every verdict is known from an
+    earlier run. Without a store nothing is read twice. `workers` are threads. Mode `sample`
+    decodes SAMPLE seeded files, `off` none; neither builds a store, both say so. More than
+    `refuse_above` of the checked files unusable is a DataError (None: never).
+    """
+    console = console or Quiet()
+    started = time.perf_counter()
+    verdicts = Verdicts(index.source)
+    wanted = index.rows[_positions(len(index), mode, seed)]
+    known = int((verdicts.states[wanted] != UNKNOWN).sum())
+    decoded, store = sweep(
+        index.source,
+        wanted,
+        verdicts,
+        workers=workers,
+        store_budget=store_budget if mode == "full" else 0,
+        resize_to=resize_to,
+        console=console,
+    )
+    _say(console, mode, len(index))
+    bad = verdicts.states == UNUSABLE
+    bad[np.setdiff1d(index.rows, wanted)] = False  # what an earlier run knew does not change this
+    if refuse_above is not None:
+        _refuse(index, wanted[bad[wanted]], len(wanted), verdicts, refuse_above)
+    sizes = np.where(bad[:, None], 0, verdicts.sizes)[index.rows]
+    return Scan(
+        index=index,
+        usable=np.flatnonzero(~bad[index.rows]),
+        problems=[_problem(index, int(row), verdicts) for row in index.rows[bad[index.rows]]],
+        heights=np.ascontiguousarray(sizes[:, 0]),
+        widths=np.ascontiguousarray(sizes[:, 1]),
+        mode=mode,
+        decoded=decoded,
+        known=known,
+        seconds=time.perf_counter() - started,
+        store=store,
+        resize_to=resize_to,
+    )
+
+
+def write_problems_csv(path: Path, problems: Iterable[Problem]) -> None:
+    """`path,reason,detail,left_out`, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Problem._fields)
+    writer.writerows((*problem[:3], str(problem.left_out).lower()) for problem in problems)
+    # names on a disk need not be UTF-8: their bytes go through unchanged
+    atomic.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _positions(count: int, mode: Mode, seed: int) -> Rows:
+    if mode == "off":
+        return np.arange(0)
+    if mode == "full" or count <= SAMPLE:
+        return np.arange(count)
+    keys = np.random.PCG64(seed).random_raw(count)
+    return np.sort(np.argsort(keys, kind="stable")[:SAMPLE])
+
+
+def _say(console: Console, mode: Mode, count: int) -> None:
+    if mode == "off":
+        console.say(f"None of {count:,} pictures was checked (--scan off).")
+    elif mode == "sample" and count > SAMPLE:
+        console.say(
+            f"{SAMPLE:,} of {count:,} pictures were checked (--scan sample); "
+            "a broken one among the others ends the run when it is met."
+        )
+
+
+def _problem(index: Index, row: int, verdicts: Verdicts) -> Problem:
+    reason, detail = verdicts.reasons[row]
+    return Problem(index.source.names[row], reason, detail, left_out=True)
+
+
+def _refuse(index: Index, bad: Rows, checked: int, verdicts: Verdicts, above: float) -> None:
+    if len(bad) <= above * checked:
+        return
+    first = _problem(index, int(bad[0]), verdicts)
+    raise DataError(
+        f"{len(bad):,} of {checked:,} pictures in {index.source.where} cannot be decoded "
+        f"(the first: {first.path}, {first.reason}: {first.detail}).",
+        "`unfreeze scan` lists them all with reasons.",
+    )

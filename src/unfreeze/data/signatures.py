@@ -1,0 +1,63 @@
+"""What counts as a picture, by name or by first bytes, and what an operating system leaves."""
+
+HEAD = 32  # bytes that `known` needs
+
+_SUFFIXES = frozenset(
+    "jpg jpeg jpe jfif png apng gif bmp dib tif tiff webp avif heic heif jxl mpo ppm pgm pbm pnm "
+    "jp2 j2k j2c jpc jpx ico psd tga dds pcx sgi qoi blp fli flc eps".split()
+)
+_STARTS = (
+    (b"\xff\xd8", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF8", "GIF"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"II+\x00", "TIFF"),
+    (b"MM\x00+", "TIFF"),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"8BPS", "PSD"),
+    (b"DDS ", "DDS"),
+    (b"qoif", "QOI"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL"),
+)
+_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+_JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
+
+
+def named_as_picture(name: str) -> bool:
+    """Whether the name ends like a picture's."""
+    stem, dot, suffix = name.rpartition(".")
+    return bool(dot and stem) and suffix.lower() in _SUFFIXES
+
+
+def is_junk(name: str) -> bool:
+    """Whether an operating system or a tool left this: hidden, `__MACOSX`, `Thumbs.db`."""
+    return any(part.startswith(".") or part.lower() in _JUNK for part in name.split("/"))
+
+
+def known(head: bytes) -> str | None:
+    """The format whose signature the first HEAD bytes carry, or None."""
+    for start, format_name in _STARTS:
+        if head.startswith(start):
+            return format_name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp" and head[8:12] in _BRANDS:
+        return "AVIF or HEIF"
+    # two letters alone would catch text that starts so: ask for more
+    if head[:2] == b"BM" and head[6:10] == b"\x00\x00\x00\x00":
+        return "BMP"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\r\n" and len(head) > 2:
+        return "PNM"
+    return None
+
+
+def cut_short(data: bytes) -> bool:
+    """Whether a file whose format has an end mark lacks it."""
+    if data.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in data[-64:]
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-64:]
+    return data.startswith(b"GIF8") and b";" not in data[-64:]

@@ -1,0 +1,46 @@
+"""Names of an archive's members: those that would leave it are refused by name."""
+
+import re
+from collections.abc import Sequence
+
+from unfreeze.errors import DataError
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def refuse_slip(name: str, where: str) -> None:
+    """Raises DataError for a name that is absolute, climbs, or speaks another system's paths."""
+    if (
+        name.startswith("/")
+        or "\\" in name
+        or "\x00" in name
+        or _DRIVE.match(name)
+        or ".." in name.split("/")
+    ):
+        raise DataError(
+            f"{where} holds a member named {name!r}, which points outside the archive.",
+            "Pack the pictures again with plain relative names, or give the unpacked folder.",
+        )
+
+
+def plain(name: str) -> str:
+    """The name without leading `./` and doubled separators."""
+    if name.startswith("./") or "//" in name or "/./" in name:
+        return "/".join(part for part in name.split("/") if part not in ("", "."))
+    return name
+
+
+def last_of_each(names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+    """Places of the members that count, in order, and a note where names occur twice.
+
+    Of several members with one name the last counts, as it does for whoever unpacks.
+    """
+    last = {name: place for place, name in enumerate(names)}
+    if len(last) == len(names):
+        return list(range(len(names))), ()
+    twice = next(name for place, name in enumerate(names) if last[name] != place)
+    note = (
+        f"{len(names) - len(last):,} members are hidden by later ones of the same name, "
+        f"as in unpacking (the first: {twice})."
+    )
+    return sorted(last.values()), (note,)

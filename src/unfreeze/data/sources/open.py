@@ -1,0 +1,58 @@
+"""From what the user typed to a source."""
+
+from pathlib import Path
+
+from unfreeze.data.sources.builtin import cifar10, digits
+from unfreeze.data.sources.csv import CsvSource
+from unfreeze.data.sources.folder import FolderSource
+from unfreeze.data.sources.source import Source
+from unfreeze.data.sources.tar import PackedTarSource, TarSource
+from unfreeze.data.sources.zip import ZipSource
+from unfreeze.errors import DataError
+
+_KINDS: dict[str, type[ZipSource] | type[TarSource] | type[CsvSource]] = {
+    ".zip": ZipSource,
+    ".tar": TarSource,
+    ".tar.gz": PackedTarSource,
+    ".tgz": PackedTarSource,
+    ".csv": CsvSource,
+}
+
+
+def open_source(data: str, *, data_root: str | None = None) -> Source:
+    """The source that `data` names; DataError where there is none or it cannot be read.
+
+    `digits` and `cifar10` are built in (`./digits` is a folder of that name); `data_root` is
+    where built-in sets are kept, `data` if not given.
+    """
+    if data == "digits":
+        return digits()
+    if data == "cifar10":
+        return cifar10(data_root or "data")
+    path = Path(data)
+    try:
+        source = _open_path(path)
+    except OSError as error:
+        raise DataError(
+            f"{data} cannot be read: {error.strerror or error}.", "Check its permissions."
+        ) from error
+    if not source.names:
+        raise DataError(f"{data} holds no files.", "Give a folder or an archive with pictures.")
+    return source
+
+
+def _open_path(path: Path) -> Source:
+    if not path.exists():
+        raise DataError(
+            f"There is no folder or file {str(path)!r}.",
+            "Check the path; built-in names are digits and cifar10.",
+        )
+    if path.is_dir():
+        return FolderSource(path)
+    for suffix, kind in _KINDS.items():
+        if path.name.lower().endswith(suffix):
+            return kind(path)
+    raise DataError(
+        f"{path} is neither a folder nor a {', '.join(_KINDS)} file.",
+        "Give the folder that holds the pictures.",
+    )

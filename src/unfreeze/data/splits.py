@@ -1,0 +1,185 @@
+"""Seeded choices among pictures: subsets of the labels, and a part held out."""
+
+import csv
+import io
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.errors import DataError
+from unfreeze.runtime import atomic
+
+SMALLEST_CLASS = 5  # below this many training pictures in a class nothing is held out
+_SUBSET, _HELD_OUT = 1, 2  # streams of one seed
+
+Labels = npt.NDArray[np.integer]
+Positions = npt.NDArray[np.int64]
+
+
+class SplitRow(NamedTuple):
+    """A line of split.csv."""
+
+    path: str
+    label: str
+    split: str
+
+
+def subset(
+    labels: Labels,
+    positions: npt.ArrayLike,
+    *,
+    per_class: int | None = None,
+    fraction: float | None = None,
+    limit: int | None = None,
+    seed: int,
+) -> Positions:
+    """A stratified part of `positions`, ascending; what is asked for is applied in this order.
+
+    For one seed a smaller subset lies inside every larger one of its kind. `per_class` takes all
+    of a class that has fewer and needs labels (DataError); `fraction` keeps at least one picture
+    of each class; `limit` covers every class if it is large enough.
+    """
+    chosen = np.unique(np.asarray(positions, np.int64))
+    if per_class is not None:
+        if len(chosen) and (labels[chosen] < 0).any():
+            raise DataError(
+                "A number of labels a class was asked for, but some pictures have no label.",
+                "Give class folders, a CSV with labels, or use --limit.",
+            )
+        chosen = chosen[_ranks(labels, chosen, seed) < per_class]
+    if fraction is not None:
+        least = len(np.unique(labels[chosen]))
+        chosen = _first(labels, chosen, max(round(fraction * len(chosen)), least), seed)
+    if limit is not None:
+        chosen = _first(labels, chosen, limit, seed)
+    return np.sort(chosen)
+
+
+def stratified(
+    labels: Labels,
+    positions: npt.ArrayLike,
+    *,
+    fraction: float,
+    seed: int,
+    groups: Sequence[Hashable] | None = None,
+) -> tuple[Positions, Positions]:
+    """Ascending (train, val): `fraction` of each class held out, shared by largest remainder.
+
+    Train keeps at least one picture of each class. Where the smallest class has fewer than
+    SMALLEST_CLASS pictures, val is empty. `groups[position]` names what must stay on one side;
+    whole groups are then held out as long as that brings the classes nearer to their share, so
+    val can be smaller than asked for, and empty.
+    """
+    chosen = np.unique(np.asarray(positions, np.int64))
+    _, classes, counts = np.unique(labels[chosen], return_inverse=True, return_counts=True)
+    if not len(chosen) or counts.min() < SMALLEST_CLASS:
+        return chosen, chosen[:0]
+    shares = np.minimum(_largest_remainder(counts, round(fraction * len(chosen))), counts - 1)
+    keys = _keys(len(labels), seed, _HELD_OUT)[chosen]
+    if groups is None:
+        held = _rank_in_class(classes, keys) < shares[classes]
+    else:
+        names = [groups[position] for position in chosen]
+        held = _whole_groups(classes, counts, shares, names, keys)
+    return chosen[~held], chosen[held]
+
+
+def write_split_csv(path: Path, rows: Iterable[SplitRow | tuple[str, str, str]]) -> None:
+    """`path,label,split`, one line a picture, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SplitRow._fields)
+    writer.writerows(rows)
+    # names on a disk need not be UTF-8: their bytes go through unchanged
+    atomic.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def read_split_csv(path: Path) -> list[SplitRow]:
+    """The lines of a split.csv; DataError where the file is missing or is something else."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}.", "Name a run's split.csv.") from error
+    if not rows or tuple(rows[0]) != SplitRow._fields or any(len(row) != 3 for row in rows):
+        raise DataError(
+            f"{path} is no list of splits: its columns must be path, label and split.",
+            "Name a run's split.csv.",
+        )
+    return [SplitRow(*row) for row in rows[1:]]
+
+
+def _keys(count: int, seed: int, stream: int) -> npt.NDArray[np.uint64]:
+    # raw output of a bit generator is the part of numpy that is promised never to change
+    raw = np.random.PCG64(np.random.SeedSequence([seed, stream])).random_raw(count)
+    return np.asarray(raw, np.uint64)
+
+
+def _rank_in_class(
+    classes: npt.NDArray[np.integer], keys: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int64]:
+    """Each picture's place 0, 1, ... among those of its class, by key."""
+    order = np.lexsort((keys, classes))
+    ordered = classes[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    lengths = np.diff(np.r_[starts, len(order)])
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order)) - np.repeat(starts, lengths)
+    return ranks
+
+
+def _ranks(labels: Labels, positions: Positions, seed: int) -> npt.NDArray[np.int64]:
+    if not len(positions):
+        return positions
+    return _rank_in_class(labels[positions], _keys(len(labels), seed, _SUBSET)[positions])
+
+
+def _first(labels: Labels, positions: Positions, count: int, seed: int) -> Positions:
+    """The first `count` in an order whose every beginning is stratified (so they nest).
+
+    The r-th of n pictures of a class stands at (r + 1/2) / n: Webster's apportionment, which
+    never takes a seat back when the house grows. The first of each class stands before all.
+    """
+    if not len(positions):
+        return positions
+    ranks = _ranks(labels, positions, seed)
+    _, classes, counts = np.unique(labels[positions], return_inverse=True, return_counts=True)
+    places = np.where(ranks == 0, 0.0, (ranks + 0.5) / counts[classes])
+    order = np.lexsort((_keys(len(labels), seed, _SUBSET)[positions], places))
+    return positions[order[:count]]
+
+
+def _largest_remainder(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
+    """`total` shared in proportion to `counts`; ties go to the earlier class."""
+    quotas = total * counts / counts.sum()
+    shares = np.floor(quotas).astype(np.int64)
+    by_remainder = np.argsort(shares - quotas, kind="stable")
+    shares[by_remainder[: total - shares.sum()]] += 1
+    return shares
+
+
+def _whole_groups(
+    classes: npt.NDArray[np.integer],
+    counts: npt.NDArray[np.int64],
+    shares: npt.NDArray[np.int64],
+    names: list[Hashable],
+    keys: npt.NDArray[np.uint64],
+) -> npt.NDArray[np.bool_]:
+    """Which pictures are held out: groups in seeded order, while they bring classes nearer."""
+    members: dict[Hashable, list[int]] = {}
+    for place in np.argsort(keys, kind="stable"):
+        members.setdefault(names[place], []).append(int(place))
+    held = np.zeros(len(classes), np.bool_)
+    open_seats, left = shares.astype(np.int64), counts.astype(np.int64)
+    for group in members.values():
+        touched, added = np.unique(classes[group], return_counts=True)
+        before = np.abs(open_seats[touched]).sum()
+        after = np.abs(open_seats[touched] - added).sum()
+        if after < before and (left[touched] > added).all():
+            open_seats[touched] -= added
+            left[touched] -= added
+            held[group] = True
+    return held

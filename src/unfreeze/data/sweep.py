@@ -1,0 +1,149 @@
+"""One pass of threads over files: a verdict for each, and their pixels where these fit."""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.data.decode import decode, header_size, shrink
+from unfreeze.data.sources import Source
+from unfreeze.data.store import PixelStore
+from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdict, Verdicts
+from unfreeze.runtime.console import Console
+
+_ESTIMATE_FROM = 256  # headers that the store's size is estimated from
+_CHUNK_BYTES = 8 * 2**20  # pixels that a task of the pool brings back, about
+_CHUNK_FILES = 64
+
+Pixels = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.int64]
+
+
+def sweep(
+    source: Source,
+    rows: Rows,
+    verdicts: Verdicts,
+    *,
+    workers: int | None,
+    store_budget: int,
+    resize_to: int | None,
+    console: Console,
+) -> tuple[int, PixelStore | None]:
+    """Decodes `rows`, notes and saves their verdicts: (files decoded, pixels of the usable).
+
+    Pixels are held where the estimate fits `store_budget` bytes, and given up where the truth
+    does not. Without them only rows of unknown verdict are decoded. What was found is saved also
+    when the pass is interrupted.
+    """
+    store = _store(source, rows, verdicts, store_budget, resize_to)
+    states = verdicts.states[rows]
+    todo = rows[states != UNUSABLE] if store is not None else rows[states == UNKNOWN]
+    if not len(todo):
+        return 0, store
+    judge = _Judge(source, resize_to, keep=store is not None)
+    chunks = _chunks(todo, len(store.buffer) // len(rows) if store is not None else 0)
+    try:
+        with console.progress("checking pictures", len(todo)) as advance:
+            for chunk, results in _in_order(judge, chunks, workers or _processors()):
+                for row, (verdict, pixels) in zip(chunk, results, strict=True):
+                    verdicts.set(row, verdict)
+                    if store is not None and pixels is not None:
+                        store.add(row, pixels)
+                if store is not None and store.used > store_budget:
+                    store, judge.keep = None, False
+                    console.say("The decoded pixels outgrew --store-budget; none are held.")
+                advance(len(chunk))
+    finally:
+        verdicts.save()
+    return len(todo), store
+
+
+class _Judge:
+    """Decodes a chunk of rows; what threads run."""
+
+    def __init__(self, source: Source, resize_to: int | None, *, keep: bool) -> None:
+        self.source, self.resize_to, self.keep = source, resize_to, keep
+
+    def __call__(self, chunk: list[int]) -> list[tuple[Verdict, Pixels | None]]:
+        return [self._one(row) for row in chunk]
+
+    def _one(self, row: int) -> tuple[Verdict, Pixels | None]:
+        try:
+            pixels = decode(self.source.read(row))
+        except Undecodable as error:
+            return Verdict(0, 0, error.reason, error.detail), None
+        except OSError as error:
+            detail = error.strerror or str(error)
+            return Verdict(0, 0, "unreadable", detail, passing=True), None
+        verdict = Verdict(*pixels.shape[:2])
+        return verdict, shrink(pixels, self.resize_to) if self.keep else None
+
+
+def _in_order(
+    judge: _Judge, chunks: Iterator[list[int]], workers: int
+) -> Iterator[tuple[list[int], list[tuple[Verdict, Pixels | None]]]]:
+    """Chunks with their results, in order; only a few are under way, so memory stays bounded."""
+    under_way: deque[tuple[list[int], Future[list[tuple[Verdict, Pixels | None]]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
+        try:
+            for chunk in chunks:
+                under_way.append((chunk, pool.submit(judge, chunk)))
+                if len(under_way) > 2 * workers:
+                    done, future = under_way.popleft()
+                    yield done, future.result()
+            while under_way:
+                done, future = under_way.popleft()
+                yield done, future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _chunks(rows: Rows, mean_bytes: int) -> Iterator[list[int]]:
+    size = max(1, min(_CHUNK_FILES, _CHUNK_BYTES // max(mean_bytes, 1)))
+    size = max(1, min(size, len(rows) // (4 * _processors())))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size].tolist()
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def _store(
+    source: Source, rows: Rows, verdicts: Verdicts, budget: int, resize_to: int | None
+) -> PixelStore | None:
+    """An empty store of the estimated size, or None where that is over the budget."""
+    if budget <= 0 or not len(rows):
+        return None
+    estimate = _mean_bytes(source, rows, verdicts, resize_to) * len(rows)
+    if estimate > budget:
+        return None
+    capacity = min(budget, int(estimate * 1.02)) + 4096  # memory is taken only when written to
+    return PixelStore(len(source), capacity=capacity, resize_to=resize_to)
+
+
+def _mean_bytes(source: Source, rows: Rows, verdicts: Verdicts, resize_to: int | None) -> float:
+    """Bytes of pixels a picture: from known sizes, where all are known, else from some headers."""
+    if (verdicts.states[rows] != UNKNOWN).all():
+        sizes = verdicts.sizes[rows].astype(np.float64)
+    else:
+        some = rows[np.linspace(0, len(rows) - 1, min(_ESTIMATE_FROM, len(rows))).astype(int)]
+        sizes = np.array([_header(source, int(row)) for row in some], np.float64)
+    if resize_to is not None:
+        shorter = np.maximum(sizes.min(axis=1, keepdims=True), 1)
+        sizes = sizes * np.minimum(1, resize_to / shorter)
+    return float(sizes.prod(axis=1).mean() * 3)
+
+
+def _header(source: Source, row: int) -> tuple[int, int]:
+    try:
+        data = source.read(row)
+        return data.shape[:2] if isinstance(data, np.ndarray) else header_size(data)
+    except (OSError, Undecodable):
+        return 0, 0

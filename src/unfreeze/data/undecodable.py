@@ -1,0 +1,26 @@
+"""Why a file gives no picture, in words from a fixed vocabulary."""
+
+from typing import Literal
+
+from unfreeze.errors import DataError
+
+Reason = Literal["empty", "not an image", "truncated", "bomb", "unreadable"]
+
+
+class Undecodable(DataError):
+    """Bytes that give no picture: `reason` from the vocabulary, `detail` in the decoder's words.
+
+    `empty`: no bytes. `not an image`: no known signature. `truncated`: the end is missing.
+    `bomb`: more pixels or bytes than are decoded at all. `unreadable`: everything else.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(
+            f"The picture cannot be decoded ({reason}): {detail}.",
+            "Replace the file or leave it out.",
+        )
+        self.reason: Reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["Undecodable"], tuple[Reason, str]]:
+        return Undecodable, (self.reason, self.detail)

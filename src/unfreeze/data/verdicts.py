@@ -1,0 +1,93 @@
+"""What is known about the files of a source, kept between runs beside its fingerprint."""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.data.decode import DECODER
+from unfreeze.data.sources import Source
+from unfreeze.data.undecodable import Reason
+from unfreeze.runtime import atomic
+
+UNKNOWN, USABLE, UNUSABLE = range(3)
+
+
+class Verdict(NamedTuple):
+    """One file: its size in pixels, or the reason it gives none.
+
+    `passing`: the disk or the network failed, not the file; such a verdict is not kept.
+    """
+
+    height: int
+    width: int
+    reason: Reason | None = None
+    detail: str = ""
+    passing: bool = False
+
+
+class Verdicts:
+    """A verdict for each row of a source: UNKNOWN, USABLE with its size, or UNUSABLE with why."""
+
+    def __init__(self, source: Source) -> None:
+        self.path = cache_folder() / "checks" / f"{_key(source)}.npz"
+        count = len(source)
+        self.states: npt.NDArray[np.uint8] = np.zeros(count, np.uint8)
+        self.sizes: npt.NDArray[np.int32] = np.zeros((count, 2), np.int32)
+        self.reasons: dict[int, tuple[Reason, str]] = {}
+        self._passing: set[int] = set()
+        self._load()
+
+    def set(self, row: int, verdict: Verdict) -> None:
+        """Notes a verdict."""
+        self.sizes[row] = verdict.height, verdict.width
+        self.states[row] = USABLE if verdict.reason is None else UNUSABLE
+        if verdict.reason is not None:
+            self.reasons[row] = verdict.reason, verdict.detail
+        if verdict.passing:
+            self._passing.add(row)
+
+    def save(self) -> None:
+        """Writes them, whole or not at all."""
+        buffer = io.BytesIO()
+        states = self.states.copy()
+        states[list(self._passing)] = UNKNOWN
+        kept = sorted((row, *why) for row, why in self.reasons.items() if states[row] == UNUSABLE)
+        reasons = json.dumps(kept)
+        np.savez_compressed(
+            buffer,
+            states=states,
+            sizes=self.sizes,
+            reasons=np.frombuffer(reasons.encode(), np.uint8),
+        )
+        atomic.write_bytes(self.path, buffer.getvalue())
+
+    def _load(self) -> None:
+        try:
+            with np.load(self.path, allow_pickle=False) as held:
+                states, sizes = held["states"], held["sizes"]
+                reasons = json.loads(held["reasons"].tobytes())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return  # none, or a damaged one: nothing is known
+        if states.shape == self.states.shape and sizes.shape == self.sizes.shape:
+            self.states, self.sizes = states, sizes
+            self.reasons = {row: (reason, detail) for row, reason, detail in reasons}
+
+
+def cache_folder() -> Path:
+    """`UNFREEZE_CACHE`, else `unfreeze` in `XDG_CACHE_HOME`, else in `~/.cache`."""
+    if own := os.environ.get("UNFREEZE_CACHE"):
+        return Path(own)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "unfreeze"
+
+
+def _key(source: Source) -> str:
+    # another decoder may judge otherwise
+    return hashlib.sha256(f"{source.fingerprint()} {DECODER}".encode()).hexdigest()[:40]
