@@ -1,0 +1,42 @@
+"""What training with labels measured since its last line: kept on the device until it is read."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from unfreeze.errors import DivergedError
+from unfreeze.runtime.meter import Meter
+
+
+class LabelMeter(Meter):
+    """Also counts hits, and keeps each step's loss so that the one that broke can be named."""
+
+    def reset(self) -> None:
+        """Start a new interval now."""
+        super().reset()
+        self.losses: list[Tensor] = []
+        self.hits: list[Tensor] = []
+        self.last_step = 0
+
+    def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Take in step `step` (from 1), queued or done: loss [], logits [B, C], labels [B]."""
+        self.losses.append(loss.detach())
+        self.hits.append((logits.detach().argmax(dim=1) == labels).sum())
+        self.last_step = step
+        self.step_done(loss, len(labels))
+
+    def read(self) -> dict[str, float]:
+        """The line's numbers; waits for the device. DivergedError names the step that broke."""
+        total, correct = self.images, int(torch.stack(self.hits).sum())
+        self._check(torch.stack(self.losses).tolist())
+        shares = {"accuracy": correct / total, "correct": correct, "total": total}
+        return {**super().read(), **shares}
+
+    def _check(self, losses: list[float]) -> None:
+        for step, loss in enumerate(losses, self.last_step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"The loss was {loss} at step {step}.",
+                    "Lower --lr, add --warmup-epochs, or use --precision fp32.",
+                )

@@ -1,0 +1,135 @@
+"""Which pictures train and which choose: usable ones, subsets of labels, a part held out."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.data.index import TRAIN, VAL, Index
+from unfreeze.data.scan import Scan
+from unfreeze.data.splits import SplitRow, stratified, subset
+from unfreeze.errors import DataError, UsageError
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of the training pictures is used; values as the flags of `finetune` give them."""
+
+    seed: int
+    val: float
+    labels_per_class: int | None = None
+    label_fraction: float | None = None
+    limit: int | None = None
+    group_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Portions:
+    """Positions of the scanned index: `train`, and `val` (maybe empty) with the reason for it."""
+
+    index: Index
+    train: Positions
+    val: Positions
+    reason: str
+
+    def rows(self) -> list[SplitRow]:
+        """The lines of split.csv."""
+        index = self.index
+        return [
+            SplitRow(index.paths[place], index.classes[index.labels[place]], name)
+            for name, chosen in (("train", self.train), ("val", self.val))
+            for place in chosen.tolist()
+        ]
+
+
+def labelled(index: Index) -> Index:
+    """What `finetune` may look at: labelled pictures of train (or of all, without splits) and val.
+
+    Test pictures are not in it. DataError where there is nothing to learn a choice from.
+    """
+    if index.layout == "flat" or not index.classes:
+        raise DataError(
+            f"{index.source.where} has no classes: its {len(index):,} pictures are unlabelled.",
+            "Put each class into a folder of its own, or give a CSV with path and label.",
+        )
+    if len(index.classes) < 2:
+        raise DataError(
+            f"There is only one class in {index.source.where}: {index.classes[0]!r}.",
+            "Add pictures of at least one other class.",
+        )
+    split = index.layout == "splits"
+    if split and not len(index.where(TRAIN)):
+        raise DataError(
+            f"{index.source.where} has splits but no train.", "Name one folder `train`."
+        )
+    used = np.isin(index.splits, (TRAIN, VAL)) if split else np.ones(len(index), bool)
+    return index.take(np.flatnonzero(used & (index.labels >= 0)))
+
+
+def portion(scan: Scan, wanted: Wanted) -> Portions:
+    """Train and val of the usable pictures: val as given, else a seeded share of train."""
+    index, usable = scan.index, scan.usable
+    given = usable[index.splits[usable] == VAL]
+    train = subset(
+        index.labels,
+        usable[index.splits[usable] != VAL],
+        per_class=wanted.labels_per_class,
+        fraction=wanted.label_fraction,
+        limit=wanted.limit,
+        seed=wanted.seed,
+    )
+    _every_class(index, train)
+    if len(given):
+        return Portions(index, train, given, "the data's own val")
+    rest, held = stratified(
+        index.labels,
+        train,
+        fraction=wanted.val,
+        seed=wanted.seed,
+        groups=grouped(index, wanted.group_by),
+    )
+    return Portions(index, rest, held, _reason(index, train, held, wanted))
+
+
+def grouped(index: Index, by: str | None) -> Sequence[str] | None:
+    """What each picture must stay together with: a CSV column's value or a pattern's group."""
+    if by is None:
+        return index.groups
+    column = index.source.column(by)
+    if column is not None:
+        return [column[row] for row in index.rows.tolist()]
+    try:
+        pattern = re.compile(by)
+    except re.error as error:
+        raise UsageError(f"--group-by {by}: no column, and no pattern: {error}.") from error
+    found = [pattern.search(path) for path in index.paths]
+    if not pattern.groups or not any(found):
+        raise UsageError(
+            f"--group-by {by} is no column of the data, and no path has it as a pattern.",
+            "Name a column, or give a pattern with one group in parentheses.",
+        )
+    # a picture without a group of its own is alone
+    return [m[1] if m and m[1] else path for m, path in zip(found, index.paths, strict=True)]
+
+
+def _every_class(index: Index, train: Positions) -> None:
+    counts = np.bincount(index.labels[train], minlength=len(index.classes))
+    empty = [name for name, count in zip(index.classes, counts, strict=True) if not count]
+    if empty:
+        raise DataError(
+            f"The class {empty[0]!r} has no training picture that can be used.",
+            "Add pictures to it (problems.csv names the broken ones), remove it, or raise --limit.",
+        )
+
+
+def _reason(index: Index, train: Positions, held: Positions, wanted: Wanted) -> str:
+    if len(held):
+        return f"{len(held)} of {len(train)} training pictures held out (--val {wanted.val:g})"
+    if not wanted.val:
+        return "none, as asked (--val 0): the last weights are kept"
+    smallest = int(np.bincount(index.labels[train], minlength=len(index.classes)).min())
+    return f"none: the smallest class has {smallest} training pictures; the last weights are kept"

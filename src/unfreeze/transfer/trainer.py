@@ -1,0 +1,236 @@
+"""The fine-tuning loop: train an epoch, validate, keep the best on disk; load it once at the end.
+
+Every random number of a step follows from (seed, step), so a run that was interrupted and resumed
+has the weights of one that was not, to the last bit on the same number of CPU threads.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unfreeze.checkpoints.state import load_state, save_state
+from unfreeze.data.loader import Batch, Loader
+from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
+from unfreeze.optim.schedules import schedule_lr
+from unfreeze.runtime.console import Advance, Console
+from unfreeze.runtime.devices import autocast
+from unfreeze.runtime.meter import due
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.signals import StopRequest, stop_requests
+from unfreeze.transfer.freeze import FreezeSchedule, apply_freeze
+from unfreeze.transfer.meter import LabelMeter
+from unfreeze.transfer.selection import Selection
+
+SAVE_SECONDS = 300.0  # a checkpoint at least this often, inside long epochs too
+LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How to train: resolved values; `lr` is the rate after `warmup_epochs`."""
+
+    epochs: int
+    lr: float
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    warmup_epochs: int = 0
+    patience: int = 0
+    checkpoint_every: int = 1
+    precision: str = "fp32"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did; seconds and images are over all its starts, epochs count from 0."""
+
+    epochs: int  # how many were finished
+    best_epoch: int | None
+    val_accuracy: float | None
+    images: int
+    seconds: float
+    stopped: str  # "end", "early" (no better epoch within patience) or "asked" (from outside)
+
+
+class Trainer:
+    """Fits `network` to the batches of `loader`; all that moves is in `state()`.
+
+    `prepare` turns a batch of uint8 [B, S, S, 3] on the network's device into its input;
+    `validate` gives accuracy, correct, total and loss, or is None where no picture is held out;
+    `keep` is plain data that belongs to the run and goes into every checkpoint.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loader: Loader,
+        fit: Fit,
+        *,
+        prepare: Callable[[Tensor], Tensor],
+        validate: Callable[[], Mapping[str, Any]] | None,
+        freeze: FreezeSchedule,
+        folder: RunFolder,
+        keep: Mapping[str, Any],
+    ) -> None:
+        self.network, self.loader, self.fit = network, loader, fit
+        self.prepare, self.validate, self.freeze = prepare, validate, freeze
+        self.folder, self.keep = folder, dict(keep)
+        self.device = next(network.parameters()).device
+        # every parameter that any epoch trains is here from step 0: thawing changes no group
+        named = [(n, p) for n, p in network.named_parameters() if n not in freeze.always]
+        self.optimizer = make_optimizer(
+            fit.optimizer,
+            decay_groups(named, fit.weight_decay),
+            lr=fit.lr,
+            momentum=fit.momentum,
+            weight_decay=fit.weight_decay,
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fit.precision == "fp16")
+        self.total = loader.steps_per_epoch * fit.epochs
+        self.warmup = loader.steps_per_epoch * fit.warmup_epochs
+        self.selection, self.meter = Selection(fit.patience), LabelMeter()
+        self.step, self.images, self.seconds, self.line = 0, 0, 0.0, dict[str, float]()
+        self.began = self.saved = time.monotonic()
+
+    def run(self, console: Console) -> Outcome:
+        """Train to the end, to the end of patience or until asked to stop; the best is loaded."""
+        self.began = self.saved = time.monotonic()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices),
+            stop_requests() as stop,
+            console.progress("finetune", self.total, self.step) as advance,
+        ):
+            while self.step < self.total and not self.selection.exhausted and not stop:
+                self._train(stop, advance)
+                if self.step % self.loader.steps_per_epoch == 0:
+                    self._close_epoch()
+            if stop:
+                self._save(LAST)
+        self._load_best()
+        return self._outcome(stop)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors: everything that resuming needs, and what the run is."""
+        return {
+            "step": self.step,
+            "epoch": self.step // self.loader.steps_per_epoch,
+            "loss": self.line.get("loss"),
+            "metrics": {"val_accuracy": self._accuracy()},
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "selection": self.selection.state(),
+            "images": self.images,
+            "seconds": self.seconds + time.monotonic() - self.began,
+            **self.keep,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state()` was taken; lines recorded after it are dropped."""
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.selection = Selection(**{**state["selection"], "patience": self.fit.patience})
+        self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
+        self.folder.rewind_metrics(self.step)
+
+    def _train(self, stop: StopRequest, advance: Advance) -> None:
+        """The rest of the current epoch, or what of it comes before a request to stop."""
+        epoch, start = divmod(self.step, self.loader.steps_per_epoch)
+        apply_freeze(self.network, self.freeze.at(epoch))
+        self.network.train()
+        self.meter.reset()
+        for batch in self.loader.epoch(epoch, start):
+            self.meter.data_ready()
+            self._step(batch)
+            late = time.monotonic() - self.saved > SAVE_SECONDS
+            if due(self.step) or late:
+                self._write_line(epoch)
+            if late:
+                self._save(LAST)
+            advance(1, self._text())
+            if stop:
+                break
+        self._write_line(epoch)
+
+    def _step(self, batch: Batch) -> None:
+        fit = self.fit
+        torch.manual_seed(fit.seed * 1_000_003 + self.step)  # dropout and the like
+        set_lr(self.optimizer, self._lr(self.step))
+        images = self.prepare(batch.views[0].to(self.device, non_blocking=True))
+        labels = batch.labels.to(self.device, non_blocking=True)
+        with autocast(self.device, fit.precision):
+            logits = self.network(images)
+        loss = functional.cross_entropy(logits.float(), labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        self.images += len(labels)
+        self.meter.add(self.step, loss, logits, labels)
+
+    def _lr(self, step: int) -> float:
+        fit = self.fit
+        return schedule_lr(fit.schedule, step, total=self.total, warmup=self.warmup, base=fit.lr)
+
+    def _write_line(self, epoch: int) -> None:
+        if self.meter.steps:
+            self.line = self.meter.read()
+            place = {"step": self.step, "epoch": epoch, "split": "train"}
+            self.folder.metric({**place, **self.line, "learning_rate": self._lr(self.step - 1)})
+
+    def _close_epoch(self) -> None:
+        """Validate, keep the best, save."""
+        done = self.step // self.loader.steps_per_epoch
+        if self.validate is not None:
+            found = dict(self.validate())
+            self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
+            if self.selection.update(done - 1, found["accuracy"], found["loss"]):
+                self._save(BEST)
+        ended = self.step == self.total or self.selection.exhausted
+        if ended or done % self.fit.checkpoint_every == 0:
+            self._save(LAST)
+
+    def _save(self, name: str) -> None:
+        save_state(self.folder.file(name), self.state())
+        self.saved = time.monotonic()
+
+    def _load_best(self) -> None:
+        """The only place where earlier weights replace later ones: after the loop, once."""
+        if self.selection.epoch is None:
+            return
+        self.network.load_state_dict(load_state(self.folder.file(BEST))["model"])
+        self.folder.log(f"loaded the weights of epoch {self.selection.epoch}, the best on val")
+
+    def _outcome(self, stop: StopRequest) -> Outcome:
+        ended = "early" if self.selection.exhausted else "end"
+        return Outcome(
+            epochs=self.step // self.loader.steps_per_epoch,
+            best_epoch=self.selection.epoch,
+            val_accuracy=self._accuracy(),
+            images=self.images,
+            seconds=self.seconds + time.monotonic() - self.began,
+            stopped="asked" if stop and self.step < self.total else ended,
+        )
+
+    def _accuracy(self) -> float | None:
+        return self.selection.accuracy if self.selection.epoch is not None else None
+
+    def _text(self) -> str:
+        line = self.line
+        if not line:
+            return ""
+        data, step = line["seconds_data"] * 1000, line["seconds_step"] * 1000
+        best = (
+            f"  best val {self.selection.accuracy:.3f}" if self.selection.epoch is not None else ""
+        )
+        return f"loss {line['loss']:.3f}  data {data:.0f} ms  step {step:.0f} ms{best}"
