@@ -1,0 +1,175 @@
+"""Where weights come from: a library's published ones, an address, a file, a run."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+
+from unfreeze.checkpoints.modelfile import load_model, model_folder
+from unfreeze.checkpoints.read import read_checkpoint
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.errors import WeightsError
+
+_FILES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors", ".pkl", ".json")
+# torch.hub's convention: name-<first digits of the SHA-256>.ext
+_HASHED = re.compile(r"-([a-f0-9]{8,})\.")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Named tensors and the preprocessing they want (None: unknown).
+
+    `name`: what the user called them, for messages; `source`: exactly what they are, for the record.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    preprocess: Preprocess | None
+    name: str
+    source: str
+
+
+def fetch(spec: str, arch: str) -> Origin:
+    """The weights that `spec` (imagenet, NAME, URL, FILE or RUN) means for a canonical `arch`.
+
+    A file's own preprocessing is not known; that of the architecture's default weights is taken
+    and named in `source`. WeightsError where nothing is found or a download fails.
+    """
+    if "://" in spec:
+        return _from_file(_downloaded(spec), arch, spec)
+    if Path(spec).exists():
+        return _from_file(Path(spec), arch, spec)
+    if "/" in spec or "\\" in spec or spec.endswith(_FILES):
+        raise WeightsError(f"There is no file or folder {spec}.", "Check the path.")
+    library, _, name = arch.partition("/")
+    if library == "torchvision":
+        return _from_torchvision(name, spec)
+    if library == "timm":
+        return _from_timm(name, spec)
+    raise WeightsError(
+        f"There are no published weights called '{spec}' for {arch}.",
+        "Give a file or a run, or start from scratch with --weights none (pretrain: --init none).",
+    )
+
+
+def _from_file(path: Path, arch: str, spec: str) -> Origin:
+    if model_folder(path) is not None:
+        tensors, card = load_model(path)
+        own = Preprocess.from_dict(card.preprocess) if card.preprocess else None
+        return Origin(tensors, own, spec, f"{spec} ({card.arch})")
+    contents = read_checkpoint(path)
+    assumed, name = _default_preprocess(arch)
+    inside = f" [{contents.container}]" if contents.container else ""
+    note = f", preprocessing of {name} assumed" if assumed else ""
+    return Origin(contents.tensors, assumed, spec, f"{spec}{inside}{note}")
+
+
+def _default_preprocess(arch: str) -> tuple[Preprocess | None, str]:
+    library, _, name = arch.partition("/")
+    if library == "torchvision":
+        weights = _torchvision_weights(name, "imagenet")
+        return _torchvision_preprocess(weights), str(weights)
+    if library == "timm":
+        return _timm_preprocess(name), f"timm's {name}"
+    return None, ""
+
+
+def _from_torchvision(name: str, spec: str) -> Origin:
+    weights = _torchvision_weights(name, spec)
+    with _downloading(str(weights), weights.url):
+        tensors = weights.get_state_dict(
+            progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True
+        )
+    wanted = _torchvision_preprocess(weights)
+    return Origin(dict(tensors), wanted, str(weights), f"torchvision {weights}")
+
+
+def _torchvision_weights(name: str, spec: str) -> Any:
+    """The member of the weights enum: `imagenet` is its default."""
+    import torchvision
+
+    known = torchvision.models.get_model_weights(name)
+    wanted = "DEFAULT" if spec == "imagenet" else spec.rpartition(".")[2]
+    if wanted in known.__members__:
+        return known[wanted]
+    raise WeightsError(
+        f"torchvision/{name} has no weights called '{spec}'.",
+        f"It has {', '.join(entry.name for entry in known)}; a file or a run will do, too.",
+    )
+
+
+def _torchvision_preprocess(weights: Any) -> Preprocess:
+    preset = weights.transforms()
+    return Preprocess(
+        image_size=int(preset.crop_size[0]),
+        resize=int(preset.resize_size[0]),
+        interpolation=str(preset.interpolation.value),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+    )
+
+
+def _from_timm(name: str, spec: str) -> Origin:
+    import timm
+
+    full = name if spec == "imagenet" else f"{name.partition('.')[0]}.{spec}"
+    tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+    if not tags or (spec != "imagenet" and full not in tags):
+        raise WeightsError(
+            f"timm/{name} has no weights called '{spec}'.",
+            f"It has {', '.join(tag.partition('.')[2] for tag in tags) or 'none'}; a file or a "
+            "run will do, too.",
+        )
+    with _downloading(f"timm {full}", "huggingface.co"):
+        model: Any = timm.create_model(full, pretrained=True)
+    exact = f"timm {model.pretrained_cfg['architecture']}.{model.pretrained_cfg['tag']}"
+    return Origin(model.state_dict(), _timm_preprocess(full), exact, exact)
+
+
+def _timm_preprocess(name: str) -> Preprocess:
+    import timm
+    from timm.data.config import resolve_data_config
+
+    found: Any = timm.models.get_pretrained_cfg(name)
+    resolve: Any = resolve_data_config  # timm leaves it untyped
+    wanted = resolve(pretrained_cfg=found.to_dict() if found else {})
+    side = int(wanted["input_size"][-1])
+    return Preprocess(
+        image_size=side,
+        resize=int(side / wanted["crop_pct"]),
+        interpolation="bicubic" if wanted["interpolation"] == "bicubic" else "bilinear",
+        mean=tuple(wanted["mean"]),
+        std=tuple(wanted["std"]),
+    )
+
+
+def _downloaded(url: str) -> Path:
+    """The file behind an address, in torch's cache; its name's hash is checked where it has one."""
+    name = PurePosixPath(urlparse(url).path).name or "weights.pth"
+    target = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        hashed = _HASHED.search(name)
+        with _downloading(name, url):
+            torch.hub.download_url_to_file(
+                url, str(target), hashed.group(1) if hashed else None, sys.stderr.isatty()
+            )
+    return target
+
+
+@contextmanager
+def _downloading(what: str, where: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # every client has its own errors: urllib, requests, httpx, hub
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WeightsError(
+            f"{what} could not be had from {where}: {reason}",
+            "Check the network, or fetch the file elsewhere and give it with --weights FILE, or start "
+            "from scratch with --weights none (pretrain: --init).",
+        ) from error

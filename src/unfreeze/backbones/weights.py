@@ -1,0 +1,178 @@
+"""Weights from anywhere into a network, with an account of what found its place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unfreeze.backbones.build import canonical
+from unfreeze.backbones.head import head_layers, is_headless
+from unfreeze.backbones.origins import Origin, fetch
+from unfreeze.backbones.stem import first_convolution
+from unfreeze.checkpoints.keys import Match, Mismatch, match
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.errors import WeightsError
+
+# Below this share of the backbone's parameters a file is taken for another network's.
+ENOUGH = 0.9
+# Telling parts of names, the most telling first: what a file looks like that does not fit.
+_LOOKS = (
+    ("layer4.0.conv3", "a ResNet-50 or deeper"),
+    ("layer4.0.conv2", "a ResNet-18 or -34"),
+    ("denseblock1", "a DenseNet"),
+    ("squeeze.weight", "a SqueezeNet"),
+    ("inception3a", "a GoogLeNet"),
+    ("Mixed_5b", "an Inception-v3"),
+    ("encoder_layer_0", "a torchvision vision transformer"),
+    ("blocks.0.attn.qkv", "a vision transformer of timm's or DINO's kind"),
+    ("trunk_output.", "a RegNet"),
+    ("relative_position_bias_table", "a Swin transformer"),
+    ("layer_scale", "a ConvNeXt"),
+    ("classifier.6", "an AlexNet or VGG"),
+    ("block.0.0", "a MobileNet or EfficientNet"),
+    ("vision_model.", "a transformers model"),
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What came of loading weights.
+
+    `share`: of the backbone's parameters, 0..1 (None: no weights were asked for); `matched`,
+    `missing`: names in the network, `unexpected`: names in the file; the head stands in none of
+    them where it was skipped. `preprocess`: what the weights want (None: unknown); `source`: what
+    they are, in words.
+    """
+
+    share: float | None
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    preprocess: Preprocess | None
+    source: str
+
+
+def load_weights(model: nn.Module, spec: str, *, arch: str, skip_head: bool = True) -> Loaded:
+    """Load `spec` (none, imagenet, NAME, URL, FILE or RUN) into a network in place.
+
+    The network is touched only when all is well. WeightsError where less than 90 % of the
+    backbone's parameters are found, where any of them has another shape or a batch norm would be
+    left without its statistics, and where the weights cannot be had.
+    """
+    if spec == "none":
+        return Loaded(None, (), (), (), None, "none")
+    name = canonical(arch)
+    origin = fetch(spec, name)
+    heads = head_layers(model) if skip_head and not is_headless(model) else ()
+    entries = model.state_dict()
+    wanted = {entry: tuple(tensor.shape) for entry, tensor in entries.items()}
+    found = {entry: tuple(tensor.shape) for entry, tensor in origin.tensors.items()}
+    result = _without(heads, match(found, wanted))
+    share = _share(model, heads, result)
+    _check(model, origin, result, share, name)
+    with torch.no_grad():
+        for own, theirs in result.pairs.items():
+            entries[own].copy_(origin.tensors[theirs])
+    return Loaded(
+        share,
+        tuple(result.pairs),
+        result.missing,
+        result.unexpected,
+        origin.preprocess,
+        origin.source,
+    )
+
+
+def load_exactly(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load our own saved state: the same names and shapes on both sides, else WeightsError.
+
+    Copies, because `load_state_dict` may want a version that safetensors does not carry (MNASNet).
+    """
+    entries = model.state_dict()
+    odd = sorted(set(entries) ^ set(tensors)) or [
+        name for name, entry in entries.items() if entry.shape != tensors[name].shape
+    ]
+    if odd:
+        raise WeightsError(
+            f"The saved model and {type(model).__name__} differ in {len(odd)} entries, first "
+            f"{odd[0]}.",
+            "Use the --arch, --stem and classes it was saved with.",
+        )
+    with torch.no_grad():
+        for name, entry in entries.items():
+            entry.copy_(tensors[name])
+
+
+def _without(heads: tuple[str, ...], result: Match) -> Match:
+    def backbone(name: str) -> bool:
+        return not any(name.startswith(f"{head}.") for head in heads)
+
+    return Match(
+        prefix=result.prefix,
+        pairs={own: theirs for own, theirs in result.pairs.items() if backbone(own)},
+        missing=tuple(name for name in result.missing if backbone(name)),
+        unexpected=result.unexpected,
+        mismatched=tuple(clash for clash in result.mismatched if backbone(clash.wanted)),
+        share=result.share,
+    )
+
+
+def _share(model: nn.Module, heads: tuple[str, ...], result: Match) -> float:
+    """Matched share of the parameters; buffers are loaded, but a few more would hide a layer."""
+    sizes = {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if not any(name.startswith(f"{head}.") for head in heads)
+    }
+    matched = sum(size for name, size in sizes.items() if name in result.pairs)
+    return matched / max(sum(sizes.values()), 1)
+
+
+def _check(model: nn.Module, origin: Origin, result: Match, share: float, arch: str) -> None:
+    if share < ENOUGH:
+        raise WeightsError(
+            f"{origin.name} holds {share:.1%} of the parameters of {arch}: it looks like "
+            f"{_looks(origin.tensors)}, and wanted was {_example(model.state_dict())}.",
+            "Name the architecture of the file with --arch, or give other weights.",
+        )
+    if result.mismatched:
+        raise _clash(model, origin, result.mismatched)
+    lost = [name for name in result.missing if name.endswith(("running_mean", "running_var"))]
+    if lost:
+        raise WeightsError(
+            f"{origin.name} lacks batch-norm statistics ({len(lost)}, first {lost[0]}).",
+            "Save the whole state_dict(), not the parameters alone.",
+        )
+
+
+def _clash(model: nn.Module, origin: Origin, clashes: tuple[Mismatch, ...]) -> WeightsError:
+    first = clashes[0]
+    stem = next((one for one in clashes if one.wanted == first_convolution(model)), None)
+    if stem is not None:
+        return WeightsError(
+            f"The first convolution of {origin.name} is {_text(stem.found_shape)}, that of this "
+            f"network {_text(stem.wanted_shape)}.",
+            "Use --stem small." if stem.found_shape[-1] == 3 else "Use --stem imagenet.",
+        )
+    return WeightsError(
+        f"{len(clashes)} tensors of {origin.name} have another shape than in this network, first "
+        f"{first.wanted}: {_text(first.found_shape)} instead of {_text(first.wanted_shape)}.",
+        "Use the --arch and --image-size the weights were made for.",
+    )
+
+
+def _looks(tensors: Mapping[str, torch.Tensor]) -> str:
+    family = next(
+        (kind for part, kind in _LOOKS if any(part in name for name in tensors)), "another network"
+    )
+    return f"{family} ({_example(tensors)})"
+
+
+def _example(tensors: Mapping[str, torch.Tensor]) -> str:
+    name, tensor = next(iter(tensors.items()))
+    return f"{len(tensors)} tensors such as {name} {_text(tuple(tensor.shape))}"
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,1 @@
+"""Files that hold weights: read safely, matched by name, written whole."""

@@ -1,0 +1,181 @@
+"""Names in a checkpoint brought together with names in a network, by search instead of a list."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+Shape = tuple[int, ...]
+
+# How many (strip, add) pairs are tried in full, those with the most agreeing weights first.
+TRIED = 64
+# Of two copies that fit equally well the averaged one is taken: it is the better network.
+AVERAGED = ("ema", "teacher", "averaged")
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A name that fits and a shape that does not."""
+
+    found: str
+    wanted: str
+    found_shape: Shape
+    wanted_shape: Shape
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which tensor of a file belongs to which entry of a network.
+
+    `prefix`: what stood before the names in the file; `pairs`: wanted name -> name in the file;
+    `missing`: wanted names the file lacks; `unexpected`: names in the file that found no place;
+    `share`: matched elements / wanted elements, 0..1.
+    """
+
+    prefix: str
+    pairs: dict[str, str]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[Mismatch, ...]
+    share: float
+
+
+@dataclass(frozen=True)
+class _Repair:
+    """Take `strip` off the front of a name in the file, put `add` there."""
+
+    strip: str = ""
+    add: str = ""
+
+    def __call__(self, name: str) -> str | None:
+        return self.add + name[len(self.strip) :] if name.startswith(self.strip) else None
+
+
+def match(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
+    """The pairing of names with the most matched elements (by name and shape).
+
+    Tried are all leading parts (`module.`, `model.backbone.`, ...) that make some name of the file
+    end like a wanted one; inside a name, parts that no wanted name has (`features.module.0`) are
+    passed over, and `norm.1` is taken for `norm1`. Pure: shapes in, names out.
+    """
+    known = {part for name in wanted for part in name.split(".")}
+    inner = {name: _unwrapped(name, known) for name in found}
+    best = max(
+        _candidates(found, inner, wanted),
+        key=lambda repair: _score(repair, found, inner, wanted),
+    )
+    named = _paired(best, found, inner, wanted)
+    fitting = {want: have for want, have in named.items() if found[have] == wanted[want]}
+    clashing = [
+        Mismatch(have, want, tuple(found[have]), tuple(wanted[want]))
+        for want, have in named.items()
+        if want not in fitting
+    ]
+    used = set(named.values())
+    return Match(
+        prefix=best.strip if named else "",
+        pairs=fitting,
+        missing=tuple(name for name in wanted if name not in named),
+        unexpected=tuple(name for name in found if name not in used),
+        mismatched=tuple(clashing),
+        share=_elements(fitting, wanted) / max(_elements(wanted, wanted), 1),
+    )
+
+
+def _score(
+    repair: _Repair,
+    found: Mapping[str, Shape],
+    inner: Mapping[str, str],
+    wanted: Mapping[str, Shape],
+) -> tuple[int, bool, int]:
+    named = _paired(repair, found, inner, wanted)
+    elements = _elements((w for w, f in named.items() if found[f] == wanted[w]), wanted)
+    averaged = any(word in part for part in repair.strip.split(".") for word in AVERAGED)
+    return elements, averaged, len(named)
+
+
+def _candidates(
+    found: Mapping[str, Shape], inner: Mapping[str, str], wanted: Mapping[str, Shape]
+) -> list[_Repair]:
+    """Repairs on which some names agree; plain first, then by the weights that speak for them."""
+    endings: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for name in wanted:
+        for start, ending in _endings(name):
+            endings[ending].append((start, name))
+    votes: Counter[_Repair] = Counter()
+    for name, shape in found.items():
+        for written in dict.fromkeys((name, inner[name])):
+            for repair in _agreeing(written, shape, endings, wanted):
+                votes[repair] += math.prod(shape)
+    ranked = [repair for repair, _ in votes.most_common(TRIED)]
+    return list(dict.fromkeys([_Repair(), *ranked]))
+
+
+def _agreeing(
+    name: str,
+    shape: Shape,
+    endings: Mapping[str, list[tuple[str, str]]],
+    wanted: Mapping[str, Shape],
+) -> list[_Repair]:
+    """Repairs by the longest ending this name shares with wanted names of its shape."""
+    for strip, ending in _endings(name):
+        starts = [start for start, want in endings.get(ending, ()) if wanted[want] == shape]
+        if starts:
+            return [_Repair(strip, add) for add in starts]
+    return []
+
+
+def _endings(name: str) -> Iterable[tuple[str, str]]:
+    """(`a.b.`, `c`) for every place at which a dotted name can be cut, longest ending first."""
+    parts = name.split(".")
+    for cut in range(len(parts)):
+        yield "".join(f"{part}." for part in parts[:cut]), ".".join(parts[cut:])
+
+
+def _paired(
+    repair: _Repair,
+    found: Mapping[str, Shape],
+    inner: Mapping[str, str],
+    wanted: Mapping[str, Shape],
+) -> dict[str, str]:
+    """Wanted name -> found name: as written, then without wrappers inside, then without dots."""
+    pairs: dict[str, str] = {}
+    for write in (lambda name: name, lambda name: inner[name]):
+        taken = set(pairs.values())
+        for name in found:
+            target = repair(write(name))
+            if target and target in wanted and target not in pairs and name not in taken:
+                pairs[target] = name
+    return pairs | _without_dots(repair, found, wanted, pairs)
+
+
+def _without_dots(
+    repair: _Repair,
+    found: Mapping[str, Shape],
+    wanted: Mapping[str, Shape],
+    pairs: Mapping[str, str],
+) -> dict[str, str]:
+    taken = set(pairs.values())
+    left: defaultdict[str, list[str]] = defaultdict(list)
+    for name in wanted:
+        if name not in pairs:
+            left[name.replace(".", "")].append(name)
+    extra: dict[str, str] = {}
+    for name, shape in found.items():
+        target = repair(name) if left and name not in taken else None
+        places = left.get(target.replace(".", ""), []) if target else []
+        if len(places) == 1 and places[0] not in extra and wanted[places[0]] == shape:
+            extra[places[0]] = name
+    return extra
+
+
+def _unwrapped(name: str, known: set[str]) -> str:
+    """A name without the unknown parts that stand between known ones: wrappers, not layers."""
+    parts = name.split(".")
+    first = next((i for i, part in enumerate(parts) if part in known), len(parts))
+    middle = [part for part in parts[first:-1] if part in known or part.isdecimal()]
+    return ".".join([*parts[:first], *middle, *parts[max(first, len(parts) - 1) :]])
+
+
+def _elements(names: Iterable[str], shapes: Mapping[str, Shape]) -> int:
+    return sum(math.prod(shapes[name]) for name in names)

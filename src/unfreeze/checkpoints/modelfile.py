@@ -1,0 +1,129 @@
+"""The model that travels: `model.safetensors` with plain names, `model.json` with all else."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from unfreeze import __version__
+from unfreeze.errors import WeightsError
+from unfreeze.runtime.atomic import replacing, write_json
+
+FORMAT_VERSION = 1
+TENSORS = "model.safetensors"
+CARD = "model.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the tensors are: enough to build the network and to use it.
+
+    `kind`: "backbone" or "classifier"; `arch`, `stem`: for `backbones.build`; `head`: how the head
+    was made ("replace"), "none" for a backbone; `classes`: names in the order of the scores;
+    `preprocess`: as `Preprocess.as_dict()` writes it; `provenance`: where the weights come from.
+    """
+
+    kind: str
+    arch: str
+    stem: str = "imagenet"
+    head: str = "none"
+    classes: tuple[str, ...] = ()
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    unfreeze: str = __version__
+    format_version: int = FORMAT_VERSION
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"classes": list(self.classes)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelCard":
+        """The reverse of `as_dict`; WeightsError where the format or a field is not ours."""
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise WeightsError(
+                f"The model file has format version {version!r}; this unfreeze knows "
+                f"{FORMAT_VERSION}.",
+                "Update unfreeze, or export the model again with the version that wrote it.",
+            )
+        known = {entry.name for entry in fields(cls)}
+        try:
+            card = cls(**{name: value for name, value in values.items() if name in known})
+        except TypeError as error:
+            raise WeightsError(f"{CARD} lacks a field: {error}.") from error
+        return cls(**(vars(card) | {"classes": tuple(card.classes)}))
+
+
+def save_model(folder: str | Path, tensors: Mapping[str, torch.Tensor], card: ModelCard) -> None:
+    """Write both files into `folder`, each whole or not at all; the card last.
+
+    WeightsError for names with a wrapper's `module.` in front: other tools would not find them.
+    """
+    wrapped = next((name for name in tensors if name.startswith("module.")), None)
+    if wrapped is not None:
+        raise WeightsError(
+            f"'{wrapped}' carries the prefix of a wrapper.", "Save the wrapped network's own state."
+        )
+    place = Path(folder)
+    with replacing(place / TENSORS) as temporary:
+        save_file(_own_memory(tensors), temporary, metadata={"format": "pt"})
+    write_json(place / CARD, card.as_dict())
+
+
+def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
+    """Tensors (on the CPU) and card of a run's folder, its `model/` folder, or a file in that."""
+    folder = model_folder(path)
+    if folder is None:
+        raise WeightsError(
+            f"There is no model in {path}: no {CARD} there or in its model/ folder.",
+            "Give the folder of a finished run, or its model/ folder.",
+        )
+    card = _read_card(folder / CARD)
+    try:
+        return load_file(folder / TENSORS), card
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{folder} has a {CARD} but no {TENSORS}.", "Copy the whole model/ folder again."
+        ) from error
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{folder / TENSORS} is damaged: {error}.", "Copy the whole model/ folder again."
+        ) from error
+
+
+def model_folder(path: str | Path) -> Path | None:
+    """The folder with model.json that a path means; None where there is none."""
+    place = Path(path)
+    if place.name in (CARD, TENSORS):
+        place = place.parent
+    return next((inner for inner in (place, place / "model") if (inner / CARD).is_file()), None)
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path} is not readable JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path} is not a model card.")
+    return ModelCard.from_dict(values)
+
+
+def _own_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same values on the CPU, contiguous, no two in one memory (tied weights are doubled)."""
+    seen: set[int] = set()
+    whole: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        memory = value.untyped_storage()
+        if memory.data_ptr() in seen or memory.nbytes() != value.nbytes:
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        whole[name] = value
+    return whole
