@@ -33,11 +33,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
         _sync(target.parent)
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise disk_full(target) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a write failed for want of room."""
+    return error.errno in _FULL
 
 
 def disk_full(target: Path) -> ResourceError:

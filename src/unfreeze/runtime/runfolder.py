@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import UsageError
-from unfreeze.runtime.atomic import disk_full
+from unfreeze.runtime.atomic import disk_full, is_full, write_text
 
 
 class RunFolder:
@@ -56,14 +56,16 @@ class RunFolder:
     def rewind_metrics(self, step: int) -> None:
         """Drop what was recorded after `step`: a resumed run writes those lines again."""
         kept = [r for r in self.metrics() if r.get("step", 0) <= step]
-        self.file("metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in kept))
+        write_text(self.file("metrics.jsonl"), "".join(json.dumps(r) + "\n" for r in kept))
 
     def _append(self, name: str, line: str) -> None:
         try:
             with self.file(name).open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
         except OSError as error:
-            raise disk_full(self.file(name)) from error
+            if is_full(error):
+                raise disk_full(self.file(name)) from error
+            raise
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:

@@ -27,7 +27,10 @@ def build(cls: type[S], given: Mapping[str, Any]) -> S:
 
 
 def layered(cls: type[S], config: str | None, given: Mapping[str, Any]) -> S:
-    """Defaults <- TOML file <- `given`."""
+    """Defaults <- TOML file <- `given`. A resumed run's own config.toml is its file."""
+    if config is None and given.get("resume") and given.get("out"):
+        own = Path(str(given["out"])) / "config.toml"
+        config = str(own) if own.exists() else None
     return build(cls, {**(read_toml(config) if config else {}), **given})
 
 

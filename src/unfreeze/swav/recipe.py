@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from unfreeze.data.views.spec import ViewSpec, preset
 from unfreeze.errors import DataError, UsageError
 from unfreeze.settings.pretrain import PretrainSettings
 
@@ -86,6 +87,21 @@ def plan(settings: PretrainSettings, facts: Facts) -> Plan:
     filled = dataclasses.replace(settings, **draft.values)
     _consistent(filled)
     return Plan(filled, draft.reasons, facts.images // draft["batch_size"])
+
+
+def view_specs(s: PretrainSettings) -> list[ViewSpec]:
+    """One spec for each view, large crops first, of a plan's settings."""
+    by_size = zip(
+        s.size_crops or (),
+        s.nmb_crops or (),
+        zip(s.min_scale_crops or (), s.max_scale_crops or (), strict=True),
+        strict=True,
+    )
+    return [
+        preset(s.augment or "photo", size, scale)
+        for size, count, scale in by_size
+        for _ in range(count)
+    ]
 
 
 def _views(draft: _Draft, facts: Facts) -> None:

@@ -11,7 +11,7 @@ import torch
 from unfreeze.checkpoints.state import save_state
 from unfreeze.data.loader import Batch, Loader
 from unfreeze.data.views import normalise
-from unfreeze.errors import DivergedError, Interrupted
+from unfreeze.errors import DataError, DivergedError, Interrupted, UsageError, WeightsError
 from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
 from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.runtime.console import Console
@@ -20,6 +20,7 @@ from unfreeze.runtime.meter import Meter, due
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.runtime.signals import stop_requests
 from unfreeze.settings.build import as_dict
+from unfreeze.settings.knob import flag
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.bank import Bank
 from unfreeze.swav.loss import swapped_prediction_loss
@@ -28,6 +29,7 @@ from unfreeze.swav.recipe import Plan
 from unfreeze.swav.sinkhorn import sinkhorn
 
 CHECKPOINT_SECONDS = 300
+MAY_CHANGE = ("data", "data_root", "device", "workers", "scan", "store_budget", "checkpoint_every")
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Place:
 
     device: torch.device
     precision: str
-    mean: Sequence[float]
-    std: Sequence[float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class Trainer:
@@ -54,6 +56,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.precision == "fp16")
         self.bank: Bank | None = None
         self.step = 0
+        self.fingerprint = ""  # of the data, so that a resumed run meets the same
         self.loss = math.nan  # mean over the steps of the last record
         self.meter = Meter()
 
@@ -195,7 +198,10 @@ class Trainer:
             "loss": self.loss,
             "metrics": {"loss": self.loss},
             "settings": as_dict(self.s),
+            "data": self.fingerprint,
+            "images": len(self.loader.positions),
             "threads": torch.get_num_threads(),
+            "rng": torch.get_rng_state(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -203,14 +209,37 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` left."""
+        """Take up what `state` left; UsageError where settings or data are other ones."""
+        _same_run(state, self)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.loss = state["step"], state["loss"]
+        torch.set_rng_state(state["rng"])
         if state["bank"] is not None:
             self.bank = Bank(*state["bank"]["features"].shape).to(self.place.device)
             self.bank.load_state_dict(state["bank"])
+
+
+def _same_run(state: dict[str, Any], trainer: Trainer) -> None:
+    if state.get("kind") != "pretrain":
+        raise WeightsError(
+            "That checkpoint is not one of a pretraining run.", "Name another --out."
+        )
+    if (state["data"], state["images"]) != (trainer.fingerprint, len(trainer.loader.positions)):
+        raise DataError(
+            f"The data changed since the checkpoint: {state['images']:,} pictures then, "
+            f"{len(trainer.loader.positions):,} now.",
+            "Bring the files back, or start a new run (--init takes this one's weights).",
+        )
+    old, new = state["settings"], as_dict(trainer.s)
+    changed = [n for n in new if n not in MAY_CHANGE and old.get(n) != new[n]]
+    if changed:
+        shown = ", ".join(f"{flag(n)} {old.get(n)} -> {new[n]}" for n in changed)
+        raise UsageError(
+            f"A resumed run keeps its settings, but these differ: {shown}.",
+            f"Leave them out, or start anew. Free to change: {', '.join(map(flag, MAY_CHANGE))}.",
+        )
 
 
 def _optimizer(model: SwAV, s: PretrainSettings) -> torch.optim.Optimizer:

@@ -65,6 +65,19 @@ def make_views(
     return views
 
 
+class Cut:
+    """Cuts the views of `specs` for a loader: `cut(images, ids, epoch)`, uint8 `[B, S, S, 3]`."""
+
+    def __init__(self, seed: int, specs: Sequence[ViewSpec]) -> None:
+        self.seed, self.specs = seed, tuple(specs)
+
+    def __call__(
+        self, images: Sequence[Pixels], ids: npt.NDArray[np.int64], epoch: int
+    ) -> list[torch.Tensor]:
+        """One tensor a view."""
+        return make_views(images, ids, epoch, self.seed, self.specs)
+
+
 def _view(
     picture: Pixels, box: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], spec: ViewSpec
 ) -> Pixels:

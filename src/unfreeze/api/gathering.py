@@ -1,0 +1,99 @@
+"""From `DATA` to the fixed list of pictures a pretraining run uses."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.data.decode import header_size
+from unfreeze.data.index import TRAIN, Index, build_index
+from unfreeze.data.pictures import Pictures
+from unfreeze.data.scan import Problem, check, write_problems_csv
+from unfreeze.data.sources.open import open_source
+from unfreeze.data.splits import subset, write_split_csv
+from unfreeze.data.undecodable import Undecodable
+from unfreeze.errors import DataError
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.settings.pretrain import PretrainSettings
+
+HEADERS = 200  # files whose headers tell the usual size
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """Pictures, the positions to train on, their usual size, and what was left out."""
+
+    index: Index
+    pictures: Pictures
+    train: Positions
+    side: int  # median of the shorter sides, pixels
+    fingerprint: str
+    problems: tuple[Problem, ...] = ()
+
+    def checked(self, s: PretrainSettings, resize_to: int, console: Console) -> "Gathering":
+        """The same with every file decoded once and what cannot be used left out."""
+        wanted = self.index.take(self.train)
+        scan = check(
+            wanted,
+            workers=s.workers,
+            store_budget=int(s.store_budget * 2**30),
+            resize_to=resize_to,
+            console=console,
+            mode=s.scan,  # type: ignore[arg-type]  # its choices are the modes
+            seed=s.seed,
+        )
+        if scan.problems:
+            console.say(f"{len(scan.problems):,} files were left out: see problems.csv.")
+        pictures = scan.pictures()
+        everything = np.arange(len(pictures))
+        return replace(
+            self,
+            index=pictures.index,
+            pictures=pictures,
+            train=everything,
+            problems=tuple(scan.problems),
+        )
+
+    def write(self, run: RunFolder) -> None:
+        """problems.csv and split.csv: what was left out, and what was used."""
+        write_problems_csv(run.file("problems.csv"), self.problems)
+        names = ("", *self.index.classes)
+        rows = ((self.index.paths[i], names[self.index.labels[i] + 1], "train") for i in self.train)
+        write_split_csv(run.file("split.csv"), rows)
+
+
+def gathering(s: PretrainSettings, console: Console) -> Gathering:
+    """The pictures of `s.data`: of `train` only, where there are splits."""
+    source = open_source(s.data, data_root=s.data_root)
+    index = build_index(source)
+    for note in index.notes:
+        console.say(note)
+    train = np.arange(len(index))
+    if (index.splits == TRAIN).any():
+        train = index.where(TRAIN)
+        console.say(f"The data has splits: {len(train):,} pictures of train are used.")
+    if s.limit is not None:
+        train = subset(index.labels, train, limit=s.limit, seed=s.seed)
+    if not len(train):
+        raise DataError(f"There is no picture to train on in {s.data}.", "Check the folder.")
+    side = _usual_side(index, train)
+    return Gathering(index, Pictures(index), train, side, source.fingerprint())
+
+
+def _usual_side(index: Index, train: Positions) -> int:
+    sides = []
+    for position in train[:: max(1, len(train) // HEADERS)]:
+        data = index.source.read(int(index.rows[position]))
+        try:
+            size = header_size(data) if isinstance(data, bytes) else data.shape[:2]
+        except Undecodable:
+            continue  # the check names it with its reason
+        sides.append(min(size))
+    if not sides:
+        raise DataError(
+            f"None of the files looked at in {index.source.where} is a readable picture.",
+            "`unfreeze scan` lists them all with reasons.",
+        )
+    return int(np.median(sides))

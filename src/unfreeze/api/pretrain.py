@@ -1,0 +1,276 @@
+"""`pretrain`: SwAV on unlabelled pictures, from a folder or archive to a model that travels."""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unfreeze import __version__
+from unfreeze.api.gathering import Gathering, gathering
+from unfreeze.api.report import report
+from unfreeze.backbones.build import build as build_network
+from unfreeze.backbones.build import canonical
+from unfreeze.backbones.head import headless
+from unfreeze.backbones.weights import Loaded, load_weights
+from unfreeze.checkpoints.modelfile import ModelCard, save_model
+from unfreeze.checkpoints.state import load_state
+from unfreeze.data.loader import Loader
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.views.multicrop import MEAN, STD, Cut
+from unfreeze.errors import UsageError
+from unfreeze.runtime.atomic import replacing, write_text
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.devices import pick_device, pick_precision
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.settings.build import as_dict, layered, to_toml
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.gallery import gather, save_gallery
+from unfreeze.swav.model import SwAV
+from unfreeze.swav.recipe import Facts, Plan, choose_arch, plan, view_specs
+from unfreeze.swav.trainer import Place, Trainer
+
+GALLERY_PICTURES = 4_000
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a pretraining run did; `loss` is the mean of the last record, None for 0 epochs."""
+
+    run: str
+    arch: str
+    epochs: int
+    steps: int
+    images: int
+    processes: int
+    loss: float | None
+    images_per_second: float | None
+    seconds: float
+    model: str
+
+
+@dataclass(frozen=True)
+class PretrainPlan:
+    """What `--dry-run` shows: every setting, the reason of each derived one, and the length."""
+
+    settings: dict[str, Any]
+    reasons: dict[str, str]
+    images: int
+    steps: int
+    steps_per_epoch: int
+
+
+def pretrain(data: str, **settings: Any) -> PretrainResult | PretrainPlan:
+    """SwAV on the pictures of `data`; keywords are those of `PretrainSettings`.
+
+    Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
+    """
+    return run_pretrain(layered(PretrainSettings, None, {"data": data, **settings}), Quiet())
+
+
+def run_pretrain(settings: PretrainSettings, console: Console) -> PretrainResult | PretrainPlan:
+    """The same from a settings object."""
+    started = time.monotonic()
+    if not settings.dry_run and not settings.out:
+        raise UsageError("pretrain needs a folder for the run.", "Add --out RUN, or --dry-run.")
+    device = pick_device(settings.device)
+    found = gathering(settings, console)
+    torch.manual_seed(settings.seed)
+    start = _start(settings, found.side, device)
+    facts = Facts(len(found.train), found.side, device.type, start.width)
+    chosen = plan(start.settings, facts)
+    precision, why = pick_precision(settings.precision, device)
+    reasons = {**start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
+    _show(chosen, reasons, facts, console)
+    if settings.dry_run:
+        s = chosen
+        return PretrainPlan(as_dict(s.settings), reasons, facts.images, s.steps, s.steps_per_epoch)
+    run = RunFolder.create(str(settings.out), resume=settings.resume, overwrite=settings.overwrite)
+    found = found.checked(settings, 2 * max(chosen.settings.size_crops or ()), console)
+    chosen = plan(start.settings, Facts(len(found.train), found.side, device.type, start.width))
+    place = Place(device, precision, MEAN, STD)
+    trainer = _trainer(start.network, start.width, chosen, found, run, place)
+    _resume(trainer, run, found.fingerprint, console)
+    _write_start(run, chosen, reasons, found, place)
+    trainer.fit(console)
+    _write_model(run, chosen, trainer, found, start.loaded)
+    report(str(run.path))
+    return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The network before training, and what was decided to get it."""
+
+    network: nn.Module
+    width: int
+    settings: PretrainSettings
+    reasons: dict[str, str]
+    loaded: Loaded | None
+
+
+def _start(settings: PretrainSettings, side: int, device: torch.device) -> _Start:
+    arch, why = choose_arch(settings, side, device.type)
+    reasons = {} if settings.arch else {"arch": why}
+    arch, stem = canonical(arch), settings.stem
+    if stem == "auto":
+        small = (settings.image_size or side) <= 64 and settings.init == "none"
+        stem = "small" if small and not arch.startswith("unfreeze/") else "imagenet"
+        reasons["stem"] = (
+            "keeps the resolution of small pictures"
+            if stem == "small"
+            else "loaded layers are never changed"
+            if settings.init != "none"
+            else "the network's own"
+        )
+    network = build_network(arch, stem=stem)
+    loaded = None
+    if settings.init != "none":
+        loaded = load_weights(network, settings.init, arch=arch)
+        reasons["init"] = f"{loaded.share:.1%} of the backbone found in {loaded.source}"
+    width = headless(network)
+    changed = PretrainSettings(**{**vars(settings), "arch": arch, "stem": stem})
+    return _Start(network, width, changed, reasons, loaded)
+
+
+def _trainer(
+    network: nn.Module, width: int, chosen: Plan, found: Gathering, run: RunFolder, place: Place
+) -> Trainer:
+    s = chosen.settings
+    model = SwAV(
+        network,
+        width,
+        hidden=s.hidden_mlp or 0,
+        feat_dim=s.feat_dim,
+        prototypes=s.nmb_prototypes or 0,
+    )
+    loader = Loader(
+        found.pictures,
+        Cut(s.seed, view_specs(s)),
+        batch_size=s.batch_size or 0,
+        seed=s.seed,
+        drop_last=True,
+        workers=_workers(s, place.device),
+        positions=found.train,
+    )
+    return Trainer(model, chosen, loader, run, place)
+
+
+def _workers(s: PretrainSettings, device: torch.device) -> int:
+    if s.workers is not None:
+        return s.workers
+    # on the CPU the network uses every core already
+    return min(16, torch.get_num_threads()) if device.type == "cuda" else 0
+
+
+def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console) -> None:
+    trainer.fingerprint = fingerprint
+    path = run.file("checkpoints/last.ckpt")
+    if not trainer.s.resume:
+        return
+    if not path.exists():
+        console.say(f"No checkpoint in {run.path} yet: starting from the beginning.")
+        return
+    trainer.restore(load_state(path))
+    run.rewind_metrics(trainer.step)
+    console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
+
+
+def _write_start(
+    run: RunFolder, chosen: Plan, reasons: dict[str, str], found: Gathering, place: Place
+) -> None:
+    facts = {
+        "unfreeze": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(place.device),
+        "precision": place.precision,
+        "images": len(found.train),
+        "side": found.side,
+        "fingerprint": found.fingerprint,
+        "steps": chosen.steps,
+        "steps_per_epoch": chosen.steps_per_epoch,
+    }
+    tables: dict[str, dict[str, Any]] = {"reasons": dict(reasons), "facts": facts}
+    write_text(run.file("config.toml"), to_toml(as_dict(chosen.settings), tables))
+    found.write(run)
+    some = found.train[:8]
+    cut = Cut(chosen.settings.seed, view_specs(chosen.settings))
+    views = cut([found.pictures[int(i)] for i in some], some, 0)
+    same = [v.numpy() for v in views if v.shape == views[0].shape]
+    with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
+        np.savez_compressed(stream, views=np.stack(same, 1))
+
+
+def _write_model(
+    run: RunFolder, chosen: Plan, trainer: Trainer, found: Gathering, loaded: Loaded | None
+) -> None:
+    s, model, place = chosen.settings, trainer.model, trainer.place
+    size = (s.size_crops or (224,))[0]
+    # the centre at the size of the large views; big pictures keep the usual margin
+    preprocess = Preprocess(
+        size, size if size <= 64 else round(size * 8 / 7), mean=place.mean, std=place.std
+    )
+    card = ModelCard(
+        kind="backbone",
+        arch=s.arch or "",
+        stem=s.stem,
+        preprocess=preprocess.as_dict(),
+        provenance={
+            "verb": "pretrain",
+            "method": "swav",
+            "epochs": s.epochs,
+            "steps": trainer.step,
+            "images": len(found.train),
+            "fingerprint": found.fingerprint,
+            "init": loaded.source if loaded else "none",
+            "seed": s.seed,
+        },
+    )
+    save_model(run.file("model"), model.backbone.state_dict(), card)
+    if not trainer.step:
+        return
+    some = found.train[:GALLERY_PICTURES]
+    cut = partial(_cut, found, preprocess, some)
+    gathered = gather(model, cut, len(some), device=place.device, mean=place.mean, std=place.std)
+    save_gallery(run.file("prototypes.npz"), gathered, cut)
+
+
+def _cut(found: Gathering, how: Preprocess, some: Any, places: Any) -> Any:
+    return np.stack([how.pixels(found.pictures[int(some[i])]) for i in places])
+
+
+def _show(chosen: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:
+    settings = asdict(chosen.settings)
+    console.say(f"{facts.images:,} pictures, {facts.side} pixels on the shorter side (median).")
+    for name, reason in reasons.items():
+        value = settings.get(name)
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        console.say(f"  {name.replace('_', '-'):26} {shown!s:>22}  {reason}")
+    console.say(
+        f"{chosen.settings.epochs} epochs of {chosen.steps_per_epoch:,} steps: "
+        f"{chosen.steps:,} steps; the loss starts near "
+        f"ln K = {math.log(chosen.settings.nmb_prototypes or 1):.3f}."
+    )
+
+
+def _result(
+    run: RunFolder, chosen: Plan, trainer: Trainer, images: int, seconds: float
+) -> PretrainResult:
+    rates = [r["images_per_second"] for r in run.metrics() if r.get("split") == "train"]
+    return PretrainResult(
+        run=str(run.path),
+        arch=chosen.settings.arch or "",
+        epochs=chosen.settings.epochs or 0,
+        steps=trainer.step,
+        images=images,
+        processes=1,
+        loss=trainer.loss if math.isfinite(trainer.loss) else None,
+        images_per_second=float(np.median(rates)) if rates else None,
+        seconds=round(seconds, 3),
+        model=str(run.file("model")),
+    )

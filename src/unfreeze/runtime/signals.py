@@ -1,0 +1,44 @@
+"""Being asked to stop: the step under way is finished, the state saved, then the run ends."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+class StopRequest:
+    """Which signal asked, or "" while none did."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.name)
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Within the block the first SIGINT, SIGTERM or SIGUSR1 only sets the request.
+
+    A second SIGINT interrupts at once. Outside the main thread signals are left alone.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if request and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.name = signal.Signals(number).name
+
+    present = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    before = {number: signal.signal(number, note) for number in present}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

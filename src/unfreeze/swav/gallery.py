@@ -1,0 +1,61 @@
+"""What the prototypes gathered: for the most used ones, the pictures nearest to them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unfreeze.data.views import normalise
+from unfreeze.runtime.atomic import replacing
+from unfreeze.swav.model import SwAV
+
+PROTOTYPES, EACH = 24, 8
+Pixels = npt.NDArray[np.uint8]
+
+
+class Gathered(NamedTuple):
+    """The P most used prototypes and the M pictures nearest to each.
+
+    `share` `[P]`: part of the pictures that are nearest to it; `prototype` `[P]`: its number;
+    `nearest` `[P, M]`: positions.
+    """
+
+    share: npt.NDArray[np.float64]
+    prototype: npt.NDArray[np.int64]
+    nearest: npt.NDArray[np.int64]
+
+
+@torch.no_grad()
+def gather(
+    model: SwAV,
+    cut: Callable[[Sequence[int]], Pixels],
+    count: int,
+    *,
+    device: torch.device,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch: int = 256,
+) -> Gathered:
+    """Assign `count` pictures to prototypes; `cut(positions)` gives uint8 `[B, S, S, 3]`."""
+    was_training = model.training
+    model.eval()
+    parts = []
+    for start in range(0, count, batch):
+        pixels = torch.from_numpy(cut(range(start, min(start + batch, count)))).to(device)
+        parts.append(model([normalise(pixels, mean, std)])[1].cpu())
+    model.train(was_training)
+    scores = torch.cat(parts)  # [N, K]
+    used = scores.argmax(1).bincount(minlength=scores.shape[1])
+    top = used.argsort(descending=True)[: min(PROTOTYPES, int((used > 0).sum()))]
+    nearest = scores[:, top].topk(min(EACH, count), dim=0).indices.T
+    return Gathered(used[top].double().numpy() / count, top.numpy(), nearest.numpy())
+
+
+def save_gallery(path: Path, found: Gathered, cut: Callable[[Sequence[int]], Pixels]) -> None:
+    """Write `prototypes.npz`: `pictures` uint8 `[P, M, S, S, 3]`, `prototype` and `share` `[P]`."""
+    pictures = np.stack([cut([int(i) for i in row]) for row in found.nearest])
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, pictures=pictures, prototype=found.prototype, share=found.share)
