@@ -78,11 +78,11 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
         train = subset(index.labels, train, limit=s.limit, seed=s.seed)
     if not len(train):
         raise DataError(f"There is no picture to train on in {s.data}.", "Check the folder.")
-    side = _usual_side(index, train)
+    side = usual_side(index, train)
     return Gathering(index, Pictures(index), train, side, source.fingerprint())
 
 
-def _usual_side(index: Index, train: Positions) -> int:
+def usual_side(index: Index, train: Positions) -> int:
     sides = []
     for position in train[:: max(1, len(train) // HEADERS)]:
         data = index.source.read(int(index.rows[position]))

@@ -63,13 +63,13 @@ def _from_file(path: Path, arch: str, spec: str) -> Origin:
         own = Preprocess.from_dict(card.preprocess) if card.preprocess else None
         return Origin(tensors, own, spec, f"{spec} ({card.arch})")
     contents = read_checkpoint(path)
-    assumed, name = _default_preprocess(arch)
+    assumed, name = default_preprocess(arch)
     inside = f" [{contents.container}]" if contents.container else ""
     note = f", preprocessing of {name} assumed" if assumed else ""
     return Origin(contents.tensors, assumed, spec, f"{spec}{inside}{note}")
 
 
-def _default_preprocess(arch: str) -> tuple[Preprocess | None, str]:
+def default_preprocess(arch: str) -> tuple[Preprocess | None, str]:
     library, _, name = arch.partition("/")
     if library == "torchvision":
         weights = _torchvision_weights(name, "imagenet")
