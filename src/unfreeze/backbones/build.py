@@ -5,9 +5,11 @@ from typing import Any, cast
 
 from torch import nn
 
+from unfreeze.backbones.small import small, tiny
+from unfreeze.backbones.stem import small_stem
 from unfreeze.errors import UsageError
 
-SMALL = ("small", "tiny")
+OWN = {"small": small, "tiny": tiny}
 STEMS = ("imagenet", "small")
 
 
@@ -37,18 +39,14 @@ def build(arch: str, *, stem: str = "imagenet", classes: int | None = None) -> n
         return _own(name, classes)
     model = _torchvision(name, classes) if library == "torchvision" else _timm(name, classes)
     if stem == "small":
-        from unfreeze.backbones.stem import small_stem
-
         small_stem(model)
     return model
 
 
 def _own(name: str, classes: int | None) -> nn.Module:
     # Its first convolution is 3x3 with stride 1 already: both stems are this one.
-    from unfreeze.backbones import small
-
-    factory = small.small if name == "small" else small.tiny
-    return cast(nn.Module, factory() if classes is None else factory(classes))
+    factory = OWN[name]
+    return factory() if classes is None else factory(classes)
 
 
 def _torchvision(name: str, classes: int | None) -> nn.Module:
@@ -78,7 +76,7 @@ def _timm(name: str, classes: int | None) -> nn.Module:
 
 def _knows(library: str, name: str) -> bool:
     if library == "unfreeze":
-        return name in SMALL
+        return name in OWN
     if library == "torchvision":
         return name in _torchvision_names()
     import timm
@@ -97,7 +95,7 @@ def _suggestion(arch: str) -> str:
 
     name = arch.rpartition("/")[2].lower()
     known = [(found, f"torchvision/{found}") for found in _torchvision_names()]
-    known += [(found, f"unfreeze/{found}") for found in SMALL]
+    known += [(found, f"unfreeze/{found}") for found in OWN]
     known += [(found, f"timm/{found}") for found in timm.list_models()]
     close = difflib.get_close_matches(name, [short for short, _ in known], n=4, cutoff=0.6)
     full = list(dict.fromkeys(full for match in close for short, full in known if short == match))

@@ -25,7 +25,7 @@ _HASHED = re.compile(r"-([a-f0-9]{8,})\.")
 class Origin:
     """Named tensors and the preprocessing they want (None: unknown).
 
-    `name`: what the user called them, for messages; `source`: exactly what they are, for the record.
+    `name`: what the user called them, for messages; `source`: exactly what they are, to record.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -70,6 +70,7 @@ def _from_file(path: Path, arch: str, spec: str) -> Origin:
 
 
 def default_preprocess(arch: str) -> tuple[Preprocess | None, str]:
+    """What the default weights of a canonical `arch` want, and their name; (None, "") for none."""
     library, _, name = arch.partition("/")
     if library == "torchvision":
         weights = _torchvision_weights(name, "imagenet")
@@ -170,6 +171,6 @@ def _downloading(what: str, where: str) -> Iterator[None]:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(
             f"{what} could not be had from {where}: {reason}",
-            "Check the network, or fetch the file elsewhere and give it with --weights FILE, or start "
-            "from scratch with --weights none (pretrain: --init).",
+            "Check the network, or fetch the file elsewhere and give it with --weights FILE, or "
+            "start from scratch with --weights none (pretrain: --init).",
         ) from error

@@ -45,34 +45,36 @@ def input_size(model: nn.Module) -> int:
     return side if isinstance(side, int) else 224
 
 
-def trace(model: nn.Module, size: int | None = None) -> Trace:
-    """Send one [1, 3, size, size] picture through in evaluation mode; nothing in `model` changes.
+def trace(model: nn.Module, size: tuple[int, int] | None = None) -> Trace:
+    """Send one [1, 3, height, width] picture through in evaluation mode; `model` stays as it is.
+
+    `size`: height and width, by default those the network was made for.
 
     Runs on the meta device, so that a large network costs milliseconds and no memory; a network
     that must see numbers (rare) is run on zeros instead, which gives the same shapes.
     """
-    side = size or input_size(model)
+    height, width = size or (input_size(model), input_size(model))
     try:
-        return _trace(model, side, torch.device("meta"))
+        return _trace(model, height, width, torch.device("meta"))
     except (RuntimeError, NotImplementedError):
         pass
     try:
-        return _trace(model, side, next(model.parameters()).device)
+        return _trace(model, height, width, next(model.parameters()).device)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise UsageError(
-            f"{type(model).__name__} does not accept a 3x{side}x{side} picture: {error}",
+            f"{type(model).__name__} does not accept a 3x{height}x{width} picture: {error}",
             "Choose another --image-size or --arch.",
         ) from error
 
 
-def _trace(model: nn.Module, side: int, device: torch.device) -> Trace:
+def _trace(model: nn.Module, height: int, width: int, device: torch.device) -> Trace:
     found = Trace()
     found.parameters = {
         name: parameter.detach().to(device).requires_grad_(parameter.is_floating_point())
         for name, parameter in model.named_parameters()
     }
     buffers = {name: buffer.detach().to(device) for name, buffer in model.named_buffers()}
-    picture = torch.zeros(1, 3, side, side, device=device)
+    picture = torch.zeros(1, 3, height, width, device=device)
     # A caller's `with torch.no_grad()` would cut the path that `reached` follows.
     with torch.enable_grad(), evaluating(model), _watching(model, found):
         output = functional_call(model, {**found.parameters, **buffers}, (picture,))

@@ -1,0 +1,196 @@
+"""`summary`: a network as a table of layers, what of it trains, and where freezing can stop."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from unfreeze.backbones.build import build as build_network
+from unfreeze.backbones.head import head_layers, is_headless, replace_head
+from unfreeze.backbones.stages import Stage, stages
+from unfreeze.backbones.trace import Trace, trace
+from unfreeze.checkpoints.modelfile import load_model, model_folder
+from unfreeze.errors import UsageError
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.settings.build import build
+from unfreeze.settings.use import SummarySettings
+from unfreeze.transfer.freeze import select_frozen
+
+_MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A network's layers in forward order.
+
+    `layers`: `name, type, output` (without the batch), `parameters` (the layer's own),
+    `trainable`, `stage` (its number; None for the head); `stages`: `number, name, parameters`, as
+    `--freeze stage:N` counts them; `megabytes`: the parameters as they lie in memory (2**20 bytes).
+    """
+
+    arch: str
+    layers: list[dict[str, Any]]
+    stages: list[dict[str, Any]]
+    parameters_total: int
+    parameters_trainable: int
+    parameters_frozen: int
+    megabytes: float
+
+    def __str__(self) -> str:
+        """The familiar table."""
+        return render(self)
+
+
+def summary(arch: str, **settings: Any) -> Summary:
+    """The layers of a network by name, or of a run's model.
+
+    Keywords are the knobs of `SummarySettings`: `input` ("3x224x224"), `classes` (a new head),
+    `freeze`, `stem`. Costs no arithmetic: shapes are found on the meta device.
+    """
+    return run_summary(build(SummarySettings, {"arch": arch, **settings}), Quiet())
+
+
+def run_summary(settings: SummarySettings, console: Console) -> Summary:
+    """The same from a settings object."""
+    arch, model = _network(settings)
+    heads = () if is_headless(model) else head_layers(model)
+    frozen = select_frozen(model, settings.freeze, head=heads)
+    parts = stages(model)
+    seen = trace(model, _height_and_width(settings.input))
+    layers: list[dict[str, Any]] = []
+    for row in _rows(model, seen):
+        number = layers[-1]["stage"] if layers else 0  # what has no parameters stays where it is
+        layers.append(_layer(row, frozen, _stage_of(row.name, parts, heads, number)))
+    counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    still = sum(counts[name] for name in frozen)
+    return Summary(
+        arch=arch,
+        layers=layers,
+        stages=[_stage(number, part, counts) for number, part in enumerate(parts)],
+        parameters_total=sum(counts.values()),
+        parameters_trainable=sum(counts.values()) - still,
+        parameters_frozen=still,
+        megabytes=sum(p.numel() * p.element_size() for p in model.parameters()) / _MEBIBYTE,
+    )
+
+
+def render(found: Summary) -> str:
+    """Layer (type), output shape, parameters, trainable; a line for each stage; the totals."""
+    head = ("Layer (type)", "Output shape", "Param #", "Trainable")
+    rows = [head, *(_cells(layer) for layer in found.layers)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    rule = "─" * (sum(widths) + 6)
+    lines = [found.arch, rule, _line(head, widths), rule]
+    shown: object = object()
+    for layer, cells in zip(found.layers, rows[1:], strict=True):
+        if layer["stage"] != shown:
+            shown = layer["stage"]
+            lines.append(_title(shown, found))
+        lines.append(_line(cells, widths))
+    return "\n".join([*lines, rule, *_totals(found)])
+
+
+def _network(settings: SummarySettings) -> tuple[str, nn.Module]:
+    """Canonical or given name, and the network with the head it is to have."""
+    arch, stem, classes = settings.arch, settings.stem, settings.classes
+    if model_folder(arch) is not None:
+        card = load_model(arch)[1]
+        arch, stem = card.arch, card.stem
+        classes = classes or len(card.classes) or None
+    model = build_network(arch, stem=stem)
+    if classes is not None:
+        replace_head(model, classes)
+    return arch, model
+
+
+def _height_and_width(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"3x([1-9]\d*)x([1-9]\d*)", text)
+    if found is None:
+        raise UsageError(f"'{text}' is no input size.", "Write --input 3xHEIGHTxWIDTH.")
+    return int(found.group(1)), int(found.group(2))
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    type: str
+    output: list[int]
+    own: dict[str, int]  # parameters by full name
+
+
+def _rows(model: nn.Module, seen: Trace) -> Iterator[_Row]:
+    """Layers without parts, and parameters that lie beside parts (a class token)."""
+    named = sorted(model.named_modules(), key=lambda one: _place(one[0], seen))
+    for name, module in named:
+        dot = f"{name}." if name else ""
+        own = {dot + key: p.numel() for key, p in module.named_parameters(recurse=False)}
+        if any(True for _ in module.children()):
+            for key, parameter in module.named_parameters(recurse=False):
+                size = {dot + key: parameter.numel()}
+                yield _Row(dot + key, "Parameter", list(parameter.shape), size)
+        elif own or name in seen.shapes:
+            yield _Row(name, type(module).__name__, list(seen.shapes.get(name, ())[1:]), own)
+
+
+def _place(name: str, seen: Trace) -> int:
+    """When a module ran; one that did not (its owner used its weights) stands by its owner."""
+    while name and name not in seen.order:
+        name = name.rpartition(".")[0]
+    return seen.order.get(name, -1)
+
+
+def _stage_of(
+    name: str, parts: list[Stage], heads: tuple[str, ...], before: int | None
+) -> int | None:
+    if name in heads:
+        return None
+    return next((number for number, part in enumerate(parts) if part.owns(name)), before)
+
+
+def _layer(row: _Row, frozen: set[str], number: int | None) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "type": row.type,
+        "output": row.output,
+        "parameters": sum(row.own.values()),
+        "trainable": any(name not in frozen for name in row.own),
+        "stage": number,
+    }
+
+
+def _stage(number: int, part: Stage, counts: dict[str, int]) -> dict[str, Any]:
+    held = sum(count for name, count in counts.items() if part.owns(name))
+    return {"number": number, "name": part.name, "parameters": held}
+
+
+def _cells(layer: dict[str, Any]) -> tuple[str, str, str, str]:
+    batch = [] if layer["type"] == "Parameter" else ["None"]
+    shape = f"({', '.join([*batch, *map(str, layer['output'])])})" if layer["output"] else "-"
+    turns = ("Y" if layer["trainable"] else "N") if layer["parameters"] else "-"
+    return f"{layer['name']} ({layer['type']})", shape, f"{layer['parameters']:,}", turns
+
+
+def _line(cells: tuple[str, str, str, str], widths: list[int]) -> str:
+    name, shape, count, turns = cells
+    text = f"{name:{widths[0]}}  {shape:{widths[1]}}  {count:>{widths[2]}}  {turns:^{widths[3]}}"
+    return text.rstrip()
+
+
+def _title(number: object, found: Summary) -> str:
+    if not isinstance(number, int):
+        return "· head"
+    stage = found.stages[number]
+    return f"· stage {number}: {stage['name']} ({stage['parameters']:,} parameters)"
+
+
+def _totals(found: Summary) -> tuple[str, str, str]:
+    total, trainable = found.parameters_total, found.parameters_trainable
+    share = found.megabytes / max(total, 1)
+    return (
+        f"Total params: {total:,} ({found.megabytes:.2f} MB)",
+        f"Trainable params: {trainable:,} ({share * trainable:.2f} MB)",
+        f"Non-trainable params: {found.parameters_frozen:,} "
+        f"({share * found.parameters_frozen:.2f} MB)",
+    )
