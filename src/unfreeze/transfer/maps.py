@@ -12,7 +12,7 @@ def final_map(model: nn.Module, size: int) -> tuple[int, int] | None:
     None where no layer makes a map. For transformers on patches it is the grid of patches.
     UsageError where the network does not accept such pictures.
     """
-    found, head = trace(model, size), find_head(model)
+    found, head = trace(model, (size, size)), find_head(model)
     last: Shape | None = None
     pooled: Shape | None = None
     for name in sorted(found.order, key=found.order.__getitem__):

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.index import TRAIN, VAL, Index
-from unfreeze.data.scan import Scan
 from unfreeze.data.splits import SplitRow, stratified, subset
 from unfreeze.errors import DataError, UsageError
 
@@ -29,7 +28,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Portions:
-    """Positions of the scanned index: `train`, and `val` (maybe empty) with the reason for it."""
+    """Positions of `index`: `train`, and `val` (maybe empty) with the reason for it."""
 
     index: Index
     train: Positions
@@ -70,9 +69,8 @@ def labelled(index: Index) -> Index:
     return index.take(np.flatnonzero(used & (index.labels >= 0)))
 
 
-def portion(scan: Scan, wanted: Wanted) -> Portions:
-    """Train and val of the usable pictures: val as given, else a seeded share of train."""
-    index, usable = scan.index, scan.usable
+def portion(index: Index, usable: Positions, wanted: Wanted) -> Portions:
+    """Train and val of the `usable` positions: val as given, else a seeded share of train."""
     given = usable[index.splits[usable] == VAL]
     train = subset(
         index.labels,

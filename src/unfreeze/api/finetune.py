@@ -1,0 +1,303 @@
+"""`finetune`: labelled pictures and a network in, a classifier that travels out."""
+
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unfreeze import __version__
+from unfreeze.api.job import Job, begun, continued, opened
+from unfreeze.api.labelling import Checked, Labelled, checked, read_labels, unchecked
+from unfreeze.api.report import report
+from unfreeze.backbones.build import canonical
+from unfreeze.checkpoints.modelfile import load_model, save_model
+from unfreeze.checkpoints.state import load_state
+from unfreeze.data.loader import Loader
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.views import normalise
+from unfreeze.errors import Interrupted, UsageError
+from unfreeze.runtime.atomic import replacing, write_json, write_text
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.devices import pick_device
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.settings.build import as_dict, layered, to_toml
+from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.transfer.augment import maker
+from unfreeze.transfer.freeze import constant, fingerprint
+from unfreeze.transfer.holdout import HoldOut
+from unfreeze.transfer.resuming import check_resumable
+from unfreeze.transfer.trainer import LAST, Fit, Outcome, Trainer
+
+SHOWN = 8  # pictures, and random views of each, that the report shows
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a fine-tuning did; `val_accuracy` is the selected epoch's, on the pictures held out.
+
+    `best_epoch` counts from 0; it and `val_accuracy` are None where nothing was held out.
+    `frozen_unchanged` compares hashes of the start with the written model; None: nothing frozen.
+    """
+
+    run: str
+    arch: str
+    classes: list[str]
+    epochs: int
+    best_epoch: int | None
+    val_accuracy: float | None
+    parameters_trainable: int
+    parameters_frozen: int
+    frozen_unchanged: bool | None
+    weights_matched: float | None
+    images: int
+    images_per_second: float
+    seconds: float
+    model: str
+
+
+@dataclass(frozen=True)
+class FinetunePlan:
+    """What `--dry-run` shows: every setting, the reason of each derived one, and the sizes."""
+
+    settings: dict[str, Any]
+    reasons: dict[str, str]
+    classes: list[str]
+    images: int
+    steps: int
+    parameters_trainable: int
+    parameters_frozen: int
+
+
+def finetune(data: str, **settings: Any) -> FinetuneResult | FinetunePlan:
+    """A classifier from the labelled pictures of `data`; keywords as in `FinetuneSettings`.
+
+    Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
+    """
+    return run_finetune(layered(FinetuneSettings, None, {"data": data, **settings}), Quiet())
+
+
+def run_finetune(settings: FinetuneSettings, console: Console) -> FinetuneResult | FinetunePlan:
+    """The same from a settings object."""
+    if not settings.dry_run and not settings.out:
+        raise UsageError("finetune needs a folder for the run.", "Add --out RUN, or --dry-run.")
+    device = pick_device(settings.device)
+    found = read_labels(settings, console)
+    torch.manual_seed(settings.seed)
+    if settings.dry_run:
+        portions = unchecked(settings, found)
+        job = begun(settings, found, opened(settings, found), len(portions.train), device)
+        return _planned(job, len(portions.train), portions.reason, console)
+    state = _state(settings, found, console)
+    it = opened(settings, found) if state is None else None
+    run = RunFolder.create(str(settings.out), resume=settings.resume, overwrite=settings.overwrite)
+    if state is None and it is not None:
+        ready = checked(settings, found, it.preprocess, console)
+        job = begun(settings, found, it, len(ready.train), device)
+    else:
+        job = continued(settings, state or {})
+        ready = checked(job.plan.settings, found, job.plan.preprocess, console)
+    job = replace(job, network=_placed(job.network, device))
+    _show(job, len(ready.train), ready.portions.reason, console)
+    trainer, holdout = _trainer(job, ready, run, found.fingerprint)
+    if state is not None:
+        trainer.restore(state)
+    _write_start(run, job, ready, trainer)
+    return _finish(run, job, ready, holdout, trainer.run(console))
+
+
+def _state(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
+    """The checkpoint to go on from; None for a new run."""
+    path = RunFolder(str(s.out)).file(LAST)
+    if not s.resume:
+        return None
+    if not path.exists():
+        console.say(f"No checkpoint in {s.out} yet: starting from the beginning.")
+        return None
+    state = load_state(path)
+    given = as_dict(s)
+    given["arch"] = s.arch and canonical(s.arch)
+    check_resumable(state, given, found.fingerprint)
+    console.say(f"Going on from step {state['step']:,}.")
+    if state["threads"] != torch.get_num_threads():
+        console.say(
+            f"The run began with {state['threads']} CPU threads and goes on with "
+            f"{torch.get_num_threads()}: the last bits of its numbers may differ."
+        )
+    return state
+
+
+def _placed(network: nn.Module, device: torch.device) -> nn.Module:
+    if device.type in ("cpu", "cuda"):
+        # convolutions read channels last faster; other layers do not care
+        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(device)
+
+
+def _trainer(job: Job, ready: Checked, run: RunFolder, data: str) -> tuple[Trainer, HoldOut | None]:
+    s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
+    prepare = partial(_prepare, preprocess)
+    loader = Loader(
+        ready.train,
+        maker(s.augment, preprocess, s.seed),
+        batch_size=min(job.plan.batch_size, len(ready.train)),
+        seed=s.seed,
+        drop_last=False,
+        workers=_workers(s, next(network.parameters()).device),
+    )
+    budget = int(s.store_budget * 2**30 / 4)
+    holdout = HoldOut(ready.val, preprocess, prepare=prepare, budget=budget)
+    keep = {
+        "kind": "finetune",
+        "settings": as_dict(s),
+        "reasons": job.plan.reasons,
+        "card": job.card.as_dict(),
+        "frozen": job.hashes,
+        "data": data,
+        "threads": torch.get_num_threads(),
+    }
+    trainer = Trainer(
+        network,
+        loader,
+        _fit(job),
+        prepare=prepare,
+        validate=partial(holdout.record, network) if len(ready.val) else None,
+        freeze=constant(job.frozen),
+        folder=run,
+        keep=keep,
+    )
+    return trainer, holdout if len(ready.val) else None
+
+
+def _prepare(preprocess: Preprocess, batch: Tensor) -> Tensor:
+    return normalise(batch, preprocess.mean, preprocess.std)
+
+
+def _fit(job: Job) -> Fit:
+    s = job.plan.settings
+    return Fit(
+        epochs=s.epochs,
+        lr=job.plan.lr,
+        optimizer=s.optimizer,
+        momentum=s.momentum,
+        weight_decay=s.weight_decay,
+        schedule=s.schedule,
+        warmup_epochs=s.warmup_epochs,
+        patience=s.patience,
+        checkpoint_every=s.checkpoint_every,
+        precision=s.precision,
+        seed=s.seed,
+    )
+
+
+def _workers(s: FinetuneSettings, device: torch.device) -> int:
+    if s.workers is not None:
+        return s.workers
+    # on the CPU the network uses every core already
+    return min(16, torch.get_num_threads()) if device.type == "cuda" else 0
+
+
+def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> None:
+    s, device = job.plan.settings, next(job.network.parameters()).device
+    trainable, frozen = job.counts
+    facts = {
+        "unfreeze": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "classes": list(job.card.classes),
+        "images": len(ready.train),
+        "validation_images": len(ready.val),
+        "validation": ready.portions.reason,
+        "fingerprint": job.card.provenance["fingerprint"],
+        "steps": trainer.total,
+        "steps_per_epoch": trainer.loader.steps_per_epoch,
+        "parameters_trainable": trainable,
+        "parameters_frozen": frozen,
+    }
+    tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
+    write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
+    ready.write(run)
+    some = np.arange(min(SHOWN, len(ready.train)))
+    images = [ready.train[int(i)] for i in some]
+    cut = maker(s.augment, job.plan.preprocess, s.seed)
+    views = [cut(images, some, epoch)[0].numpy() for epoch in range(min(SHOWN // 2, s.epochs))]
+    with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
+        np.savez_compressed(stream, views=np.stack(views, 1))
+
+
+def _finish(
+    run: RunFolder, job: Job, ready: Checked, holdout: HoldOut | None, outcome: Outcome
+) -> FinetuneResult:
+    """The model file, what it scores on val, the report; Interrupted where the run was stopped."""
+    learnt = {
+        "images": len(ready.train),
+        "epochs": outcome.epochs,
+        "best_epoch": outcome.best_epoch,
+        "val_accuracy": outcome.val_accuracy,
+    }
+    card = replace(job.card, provenance={**job.card.provenance, **learnt})
+    save_model(run.file("model"), job.network.state_dict(), card)
+    if holdout is not None:
+        scores = asdict(holdout.score(job.network))
+        about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
+        write_json(run.file("evaluation.json"), {**about, "classes": list(card.classes), **scores})
+    report(str(run.path))
+    if outcome.stopped == "asked":
+        raise Interrupted(
+            f"Stopped after {outcome.epochs} of {job.plan.settings.epochs} epochs; model/ holds "
+            "the best so far.",
+            f"Go on with: --resume --out {run.path}",
+        )
+    trainable, frozen = job.counts
+    return FinetuneResult(
+        run=str(run.path),
+        arch=card.arch,
+        classes=list(card.classes),
+        epochs=outcome.epochs,
+        best_epoch=outcome.best_epoch,
+        val_accuracy=outcome.val_accuracy,
+        parameters_trainable=trainable,
+        parameters_frozen=frozen,
+        frozen_unchanged=unchanged(run, job.hashes) if job.frozen else None,
+        weights_matched=card.provenance["weights_matched"],
+        images=len(ready.train),
+        images_per_second=outcome.images / max(outcome.seconds, 1e-9),
+        seconds=outcome.seconds,
+        model=str(run.file("model")),
+    )
+
+
+def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
+    """Whether the model file, read back, holds every frozen entry as it was at the start."""
+    tensors, _ = load_model(run.path)
+    return fingerprint(tensors, hashes) == hashes
+
+
+def _planned(job: Job, images: int, validation: str, console: Console) -> FinetunePlan:
+    _show(job, images, validation, console)
+    s = job.plan.settings
+    trainable, frozen = job.counts
+    return FinetunePlan(
+        settings=as_dict(s),
+        reasons={**job.plan.reasons, "val": validation},
+        classes=list(job.card.classes),
+        images=images,
+        steps=s.epochs * -(-images // job.plan.batch_size),
+        parameters_trainable=trainable,
+        parameters_frozen=frozen,
+    )
+
+
+def _show(job: Job, images: int, validation: str, console: Console) -> None:
+    settings = asdict(job.plan.settings)
+    trainable, frozen = job.counts
+    console.say(f"{images:,} training pictures of {len(job.card.classes)} classes.")
+    console.say(f"Validation: {validation}.")
+    for name, reason in job.plan.reasons.items():
+        value = settings.get(name, "")
+        shown = " ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else value
+        console.say(f"  {name.replace('_', '-'):14} {shown!s:>22}  {reason}")
+    console.say(f"{trainable:,} parameters are trained, {frozen:,} stand still.")

@@ -1,0 +1,120 @@
+"""A fine-tuning that is ready to train: begun from weights, or taken up from a checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from unfreeze.api.labelling import Labelled
+from unfreeze.checkpoints.modelfile import ModelCard
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.runtime.devices import pick_precision
+from unfreeze.settings.build import as_dict, build
+from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.transfer.freeze import fingerprint, select_frozen, standing
+from unfreeze.transfer.maps import final_map
+from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan
+from unfreeze.transfer.resuming import merged
+from unfreeze.transfer.start import Start, from_card, start
+
+
+@dataclass(frozen=True)
+class Job:
+    """The network, how it is trained, and what must not change.
+
+    `frozen`: parameter names. `hashes`: of every frozen entry of the state dict at the start.
+    """
+
+    network: nn.Module
+    plan: Plan
+    card: ModelCard
+    frozen: set[str]
+    hashes: dict[str, str]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """(trainable, frozen) parameters."""
+        sizes = {name: p.numel() for name, p in self.network.named_parameters()}
+        still = sum(size for name, size in sizes.items() if name in self.frozen)
+        return sum(sizes.values()) - still, still
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A network with its new head, and how pictures enter it."""
+
+    start: Start
+    preprocess: Preprocess
+    reasons: dict[str, str]
+
+
+def opened(s: FinetuneSettings, found: Labelled) -> Opened:
+    """What `--arch`, `--weights`, `--stem` and `--image-size` and the pictures make of it."""
+    it = start(
+        s.arch,
+        s.weights,
+        s.stem,
+        classes=len(found.index.classes),
+        side=found.side,
+        fetch=not s.dry_run,
+    )
+    sides = partial(final_map, it.network)
+    preprocess, reasons = choose_preprocess(s, found.side, it.wants, sides)
+    return Opened(it, preprocess, {**it.reasons, **reasons})
+
+
+def begun(
+    s: FinetuneSettings, found: Labelled, it: Opened, images: int, device: torch.device
+) -> Job:
+    """A new run on `images` training pictures."""
+    network, head = it.start.network, it.start.head
+    frozen = select_frozen(network, s.freeze, head=head)
+    facts = Facts(
+        images=images,
+        arch=it.start.arch,
+        stem=it.start.stem,
+        head_only={name for name, _ in network.named_parameters()} - frozen <= set(head),
+        trained=s.weights != "none",
+    )
+    chosen = plan(s, facts, it.preprocess)
+    precision, why = pick_precision(s.precision, device)
+    chosen = replace(
+        chosen,
+        settings=replace(chosen.settings, precision=precision),
+        reasons={**it.reasons, **chosen.reasons, "precision": why},
+    )
+    hashes = fingerprint(network.state_dict(), standing(network, frozen))
+    return Job(network, chosen, _card(it.start, chosen, found), frozen, hashes)
+
+
+def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
+    """A run as its checkpoint says, with what may change taken from `s`."""
+    card = ModelCard.from_dict(state["card"])
+    network, head = from_card(card)
+    settings = build(FinetuneSettings, merged(state, as_dict(s)))
+    chosen = Plan(settings, Preprocess.from_dict(card.preprocess), dict(state["reasons"]))
+    frozen = select_frozen(network, settings.freeze, head=head)
+    return Job(network, chosen, card, frozen, dict(state["frozen"]))
+
+
+def _card(it: Start, chosen: Plan, found: Labelled) -> ModelCard:
+    loaded, s = it.loaded, chosen.settings
+    return ModelCard(
+        kind="classifier",
+        arch=it.arch,
+        stem=it.stem,
+        head="replace",
+        classes=found.index.classes,
+        preprocess=chosen.preprocess.as_dict(),
+        provenance={
+            "verb": "finetune",
+            "weights": loaded.source if loaded else "none",
+            "weights_matched": loaded.share if loaded else None,
+            "freeze": s.freeze,
+            "seed": s.seed,
+            "fingerprint": found.fingerprint,
+        },
+    )

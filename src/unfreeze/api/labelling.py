@@ -1,0 +1,81 @@
+"""From `DATA` to the fixed lists of labelled pictures a fine-tuning uses."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unfreeze.api.gathering import usual_side
+from unfreeze.data.index import Index, build_index
+from unfreeze.data.pictures import Pictures
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.scan import Problem, check, write_problems_csv
+from unfreeze.data.sources.open import open_source
+from unfreeze.data.splits import write_split_csv
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.transfer.portions import Portions, Wanted, labelled, portion
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled pictures of train and val before any was decoded, and their usual size."""
+
+    index: Index
+    side: int  # median of the shorter sides, pixels
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is left after decoding everything once: `train` and `val` as pictures of their own."""
+
+    portions: Portions
+    train: Pictures
+    val: Pictures
+    problems: list[Problem]
+
+    def write(self, run: RunFolder) -> None:
+        """problems.csv and split.csv: what was left out, and what is used for what."""
+        write_problems_csv(run.file("problems.csv"), self.problems)
+        write_split_csv(run.file("split.csv"), self.portions.rows())
+
+
+def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
+    """Labels and splits of `s.data`, and the usual size by a sample's headers; decodes nothing."""
+    source = open_source(s.data, data_root=s.data_root)
+    index = labelled(build_index(source))
+    for note in index.notes:
+        console.say(note)
+    return Labelled(index, usual_side(index, np.arange(len(index))), source.fingerprint())
+
+
+def unchecked(s: FinetuneSettings, found: Labelled) -> Portions:
+    """The portions if every file can be used: what a dry run plans with."""
+    return portion(found.index, np.arange(len(found.index)), wanted(s))
+
+
+def checked(
+    s: FinetuneSettings, found: Labelled, preprocess: Preprocess, console: Console
+) -> Checked:
+    """Every file decoded once, train held in memory where it fits, and the portions."""
+    scan = check(
+        found.index,
+        workers=s.workers,
+        store_budget=int(s.store_budget * 2**30),
+        resize_to=2 * max(preprocess.resize, preprocess.image_size),
+        console=console,
+        mode=s.scan,  # type: ignore[arg-type]  # its choices are the modes
+        seed=s.seed,
+    )
+    if scan.problems:
+        console.say(f"{len(scan.problems):,} files were left out: see problems.csv.")
+    portions = portion(scan.index, scan.usable, wanted(s))
+    train = Pictures(found.index.take(portions.train), scan.store, resize_to=scan.resize_to)
+    # val is read as `evaluate` and `predict` will read it: from the files, at full size
+    return Checked(portions, train, Pictures(found.index.take(portions.val)), scan.problems)
+
+
+def wanted(s: FinetuneSettings) -> Wanted:
+    """The flags that choose among the pictures."""
+    return Wanted(s.seed, s.val, s.labels_per_class, s.label_fraction, s.limit, s.group_by)

@@ -1,0 +1,65 @@
+"""The validation pictures: cut once, exactly as `evaluate` will cut them, scored each epoch."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unfreeze.data.pictures import Pictures
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.transfer.evaluate import Scores, score
+from unfreeze.transfer.reading import in_order
+
+BATCH = 64
+
+
+class HoldOut:
+    """Scores of `network` on labelled pictures; inputs stay in memory within `budget` bytes."""
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        preprocess: Preprocess,
+        *,
+        prepare: Callable[[Tensor], Tensor],
+        budget: int,
+    ) -> None:
+        self.pictures, self.preprocess = pictures, preprocess
+        self.prepare = prepare
+        self.labels = torch.from_numpy(pictures.index.labels).long()
+        self.holds = len(pictures) * preprocess.image_size**2 * 3 <= budget
+        self.held: list[Tensor] = []
+
+    @torch.inference_mode()
+    def score(self, network: nn.Module) -> Scores:
+        """Scores in evaluation mode; each module is back in its own mode afterwards."""
+        training = network.training
+        network.eval()
+        device = next(network.parameters()).device
+        # in full precision, as `evaluate` does
+        logits = [network(self.prepare(batch.to(device))) for batch in self._batches()]
+        network.train(training)
+        return score(torch.cat(logits).cpu(), self.labels, self.pictures.index.classes)
+
+    def record(self, network: nn.Module) -> dict[str, Any]:
+        """The numbers of a validation line."""
+        found = self.score(network)
+        return {
+            "accuracy": found.accuracy,
+            "correct": found.correct,
+            "total": found.n,
+            "loss": found.loss,
+        }
+
+    def _batches(self) -> Iterator[Tensor]:
+        if self.held:
+            yield from self.held
+            return
+        places = range(len(self.pictures))
+        reads = (partial(self.pictures.__getitem__, place) for place in places)
+        for batch in in_order(reads, self.preprocess, batch_size=BATCH):
+            if self.holds:
+                self.held.append(batch)
+            yield batch

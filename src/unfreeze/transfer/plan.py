@@ -1,0 +1,168 @@
+"""What was not asked for, derived from the pictures and the start, each value with its reason."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.errors import UsageError
+from unfreeze.settings.finetune import FinetuneSettings
+
+DELICATE = ("alexnet", "vgg", "squeezenet")  # no normalisation: a usual rate makes them diverge
+USUAL = 224  # pixels: larger pictures are made smaller when nothing else says how large
+SMALLEST_MAP = 2
+Sides = Callable[[int], tuple[int, int] | None]
+
+# optimizer -> learning rate at a batch of 32: (new head alone, a trained network, from scratch)
+RATES = {
+    "sgd": (0.03, 0.01, 0.03),
+    "adamw": (1e-3, 1e-4, 1e-3),
+    "lars": (0.3, 0.1, 0.3),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the plan depends on beside the settings."""
+
+    images: int  # to train on
+    arch: str
+    stem: str
+    head_only: bool  # everything but the new head is frozen
+    trained: bool  # the start has weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings without a gap, and why each derived value is what it is."""
+
+    settings: FinetuneSettings
+    preprocess: Preprocess
+    reasons: dict[str, str]
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures a step."""
+        return self.settings.batch_size or 1
+
+    @property
+    def lr(self) -> float:
+        """Learning rate after the warm-up."""
+        return self.settings.lr or 0.0
+
+
+def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
+    """Batch size, learning rate and input filled in; UsageError for contradictions."""
+    reasons: dict[str, str] = {}
+    batch = s.batch_size
+    if batch is None:
+        batch = usual_batch(facts.images)
+        reasons["batch_size"] = f"{-(-facts.images // batch)} steps an epoch"
+    lr = s.lr
+    if lr is None:
+        lr, reasons["lr"] = usual_lr(s.optimizer, batch, facts)
+    if s.warmup_epochs > s.epochs:
+        raise UsageError(
+            f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.", "Lower it."
+        )
+    filled = replace(
+        s,
+        arch=facts.arch,
+        stem=facts.stem,
+        image_size=preprocess.image_size,
+        mean=tuple(preprocess.mean),
+        std=tuple(preprocess.std),
+        batch_size=batch,
+        lr=lr,
+    )
+    return Plan(filled, preprocess, reasons)
+
+
+def usual_batch(images: int) -> int:
+    """A power of two: about sixteen steps an epoch, 4 at least, 32 to 128 at most by size."""
+    most = 32 if images < 5_000 else 64 if images < 20_000 else 128
+    sixteenth = 1 << max(2, (images // 16).bit_length() - 1)
+    return min(most, sixteenth)
+
+
+def usual_lr(optimizer: str, batch: int, facts: Facts) -> tuple[float, str]:
+    """(rate, reason): by what is trained, scaled with the batch, lower without normalisation."""
+    head, trained, scratch = RATES[optimizer]
+    base, what = (head, "a new head alone") if facts.head_only else (trained, "a trained network")
+    if not facts.trained:
+        base, what = scratch, "a network from scratch"
+    share = batch / 32
+    scaled = base * (share**0.5 if optimizer == "adamw" else share)
+    how = "square root of batch" if optimizer == "adamw" else "batch"
+    reason = f"{base:g} for {what} with {optimizer}, x {how} / 32"
+    if any(name in facts.arch for name in DELICATE):
+        scaled, reason = scaled / 10, reason + ", a tenth: no normalisation layers"
+    return float(f"{scaled:.3g}"), reason
+
+
+def choose_preprocess(
+    s: FinetuneSettings, side: int, wants: Preprocess | None, sides: Sides
+) -> tuple[Preprocess, dict[str, str]]:
+    """How pictures of `side` pixels enter a network whose last map is `sides(image_size)`.
+
+    Pretrained weights get the size they were trained with (small pictures are enlarged); from
+    scratch the pictures keep theirs, as far as the last map stays 2x2. Below that it is refused
+    unless `--image-size` asks for it.
+    """
+    if s.image_size is not None:
+        chosen, why = _sized(s.image_size, wants), "asked for"
+    elif wants is not None:
+        chosen, why = wants, f"what the weights were trained with; pictures have {side} pixels"
+    else:
+        chosen, why = _own(side, sides)
+    found = sides(chosen.image_size)
+    last = f"{found[0]}x{found[1]}" if found else "none"
+    if found and min(found) < SMALLEST_MAP:
+        if s.image_size is None:
+            raise UsageError(
+                f"Pictures of {chosen.image_size} pixels leave a last feature map of {last}.",
+                "Use --image-size with a larger number (or with this one, to insist), or "
+                "--stem small.",
+            )
+        why += f", though only {last} is left of the layout"
+    reasons = {"image_size": why, "last_map": f"{last} before pooling"}
+    if s.mean is None or s.std is None:
+        reasons["mean"] = "what the weights want" if wants else "ImageNet's, from scratch"
+    chosen = replace(chosen, mean=s.mean or chosen.mean, std=s.std or chosen.std)
+    _three(chosen)
+    return chosen, reasons
+
+
+def _sized(size: int, wants: Preprocess | None) -> Preprocess:
+    if wants is None:
+        return _plain(size)
+    return replace(wants, image_size=size, resize=round(size * wants.resize / wants.image_size))
+
+
+def _plain(size: int) -> Preprocess:
+    # pictures are shown whole when small, with the usual margin cut off when large
+    return Preprocess(size, size if size <= 64 else round(size * 256 / 224))
+
+
+def _own(side: int, sides: Sides) -> tuple[Preprocess, str]:
+    own = min(USUAL, max(8, 8 * round(side / 8)))
+    for size, why in (
+        (own, f"pictures have {side} pixels"),
+        *((own * times, f"pictures of {side} pixels, enlarged: else the last map is below 2x2")
+          for times in (2, 4, 8)),
+        (USUAL, "what this kind of network takes"),
+    ):  # fmt: skip
+        try:
+            found = sides(size)
+        except UsageError:
+            continue
+        if found is None or min(found) >= SMALLEST_MAP:
+            return _plain(size), why
+    return _plain(own), f"pictures have {side} pixels"
+
+
+def _three(chosen: Preprocess) -> None:
+    for name, values in (("mean", chosen.mean), ("std", chosen.std)):
+        if len(values) != 3:
+            raise UsageError(f"--{name} takes three numbers, not {len(values)}.", "Red green blue.")
+    if min(chosen.std) <= 0:
+        raise UsageError("--std must be above 0.", "Leave it out for what the weights want.")

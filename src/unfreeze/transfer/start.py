@@ -1,0 +1,100 @@
+"""The network a fine-tuning starts from: named, built, loaded, with a head for the new classes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from unfreeze.backbones.build import build, canonical
+from unfreeze.backbones.head import replace_head
+from unfreeze.backbones.origins import default_preprocess
+from unfreeze.backbones.stem import PLACES
+from unfreeze.backbones.weights import Loaded, load_weights
+from unfreeze.checkpoints.modelfile import ModelCard, load_model, model_folder
+from unfreeze.data.preprocess import Preprocess
+
+SMALL_PICTURE = 64  # pixels; up to here a stem that halves the picture twice costs too much
+DEFAULT = "torchvision/resnet50"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network with its new head, and what was decided to get it.
+
+    `head`: names of the new parameters. `loaded`: what came of the weights. `wants`: the
+    preprocessing they ask for, None from scratch.
+    """
+
+    network: nn.Module
+    head: list[str]
+    arch: str
+    stem: str
+    loaded: Loaded | None
+    wants: Preprocess | None
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def start(
+    arch: str | None, weights: str, stem: str, *, classes: int, side: int, fetch: bool = True
+) -> Start:
+    """A network for `classes` from `--arch`, `--weights`, `--stem` and pictures of `side` pixels.
+
+    Without `fetch`, weights that are not a file here are left out (their preprocessing is known).
+    """
+    card = _card(weights)
+    name = canonical(arch or (card.arch if card else DEFAULT))
+    reasons = {} if arch else {"arch": "the run's own" if card else "the usual start"}
+    kind, why = choose_stem(stem, name, weights, card, side)
+    if stem == "auto":
+        reasons["stem"] = why
+    network = build(name, stem=kind)
+    loaded, wants = None, None
+    if weights != "none":
+        wants, _ = default_preprocess(name)
+        if fetch or Path(weights).exists():
+            loaded = load_weights(network, weights, arch=name)
+            wants = loaded.preprocess
+            reasons["weights"] = f"{loaded.share:.1%} of the backbone found in {loaded.source}"
+        else:
+            reasons["weights"] = "not fetched in a dry run"
+    head = replace_head(network, classes)
+    return Start(network, head, name, kind, loaded, wants, reasons)
+
+
+def from_card(card: ModelCard) -> tuple[nn.Module, list[str]]:
+    """The untrained network of a classifier's card, and the names of its head's parameters."""
+    network = build(card.arch, stem=card.stem)
+    return network, replace_head(network, len(card.classes))
+
+
+def choose_stem(
+    stem: str, arch: str, weights: str, card: ModelCard | None, side: int
+) -> tuple[str, str]:
+    """(stem, reason): `auto` keeps what the weights were trained with."""
+    if stem != "auto":
+        return stem, "asked for"
+    if card is not None:
+        return card.stem, "the run's own"
+    if weights != "none":
+        return "imagenet", "loaded layers are never changed"
+    if side <= SMALL_PICTURE and has_small(arch):
+        return "small", f"keeps the resolution of pictures of {side} pixels"
+    return "imagenet", "the network's own"
+
+
+def has_small(arch: str) -> bool:
+    """Whether the network has another stem for small pictures (ours begin with one)."""
+    if arch.startswith("unfreeze/"):
+        return False
+    import torch
+
+    with torch.device("meta"):
+        modules = dict(build(arch).named_modules())
+    return any(
+        type(modules.get(convolution)) is nn.Conv2d and pooling in modules
+        for convolution, pooling in PLACES
+    )
+
+
+def _card(weights: str) -> ModelCard | None:
+    return load_model(weights)[1] if model_folder(weights) is not None else None
