@@ -52,6 +52,8 @@ def resample(picture: Pixels, box: npt.NDArray[np.int64], size: int) -> Pixels:
     part = picture[top : top + height, left : left + width]
     if height <= size and width <= size:
         return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+    if not part.flags.writeable:
+        part = part.copy()  # torch warns about memory that it must not write to
     planes = torch.from_numpy(part).permute(2, 0, 1)[None]
     shrunk = torch.nn.functional.interpolate(
         planes, size=(size, size), mode="bilinear", antialias=True

@@ -1,0 +1,41 @@
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from unfreeze.probes.knn import knn_accuracy, knn_predict
+from unfreeze.probes.linear import linear_accuracy
+
+
+def clouds(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 4, (n,), generator=generator)
+    return 1.2 * F.one_hot(labels, 6).float() + torch.randn(n, 6, generator=generator), labels
+
+
+def test_votes_equal_a_plain_loop():
+    bank, labels = clouds(150, 0)
+    queries, _ = clouds(40, 1)
+    unit, asked = F.normalize(bank, dim=1).double(), F.normalize(queries, dim=1).double()
+    expected = []
+    for q in asked:
+        near = (unit @ q).argsort(descending=True)[:9]
+        votes = np.zeros(4)
+        for i in near:
+            votes[labels[i]] += np.exp(float(unit[i] @ q) / 0.07)
+        expected.append(votes.argmax())
+    assert knn_predict(bank, labels, queries, k=9, rows=16).tolist() == expected
+
+
+def test_the_bank_finds_itself():
+    bank, labels = clouds(100, 0)
+    assert knn_accuracy(bank, labels, bank, labels, k=1) == 1.0
+
+
+def test_linear_separates_what_is_separable_and_not_noise():
+    bank, labels = clouds(300, 0)
+    queries, truth = clouds(200, 1)
+    real = linear_accuracy(bank.numpy(), labels.numpy(), queries.numpy(), truth.numpy())
+    noise = linear_accuracy(
+        torch.randn_like(bank).numpy(), labels.numpy(), queries.numpy(), truth.numpy()
+    )
+    assert real > 0.5 > 0.4 > noise

@@ -1,0 +1,78 @@
+import tomllib
+
+import pytest
+
+from unfreeze.errors import UsageError
+from unfreeze.settings.build import as_dict, build, layered, to_toml
+from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.settings.pretrain import PretrainSettings
+
+
+def test_text_and_values_become_one_type():
+    text = build(
+        PretrainSettings,
+        {
+            "epochs": "5",
+            "size_crops": "32 16",
+            "base_lr": "auto",
+            "temperature": "0.2",
+            "overwrite": "true",
+        },
+    )
+    value = build(
+        PretrainSettings,
+        {
+            "epochs": 5,
+            "size_crops": [32, 16],
+            "base_lr": None,
+            "temperature": 0.2,
+            "overwrite": True,
+        },
+    )
+    assert text == value and text.size_crops == (32, 16) and text.base_lr is None
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"epoch": 5}, "Did you mean 'epochs'"),
+        ({"epochs": "many"}, "whole number"),
+        ({"epochs": 2.5}, "whole number"),
+        ({"epochs": -1}, "at least 0"),
+        ({"epochs": True}, "whole number"),
+        ({"optimizer": "lion"}, "larc, adamw, sgd"),
+        ({"overwrite": "perhaps"}, "true or false"),
+        ({"base_lr": "nan"}, "at least 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(given, words):
+    with pytest.raises(UsageError) as error:
+        build(PretrainSettings, given)
+    assert words in str(error.value) and error.value.exit_code == 2
+
+
+def test_file_below_keywords_above_and_a_runs_own_file_reads_back(tmp_path):
+    path = tmp_path / "config.toml"
+    settings = build(FinetuneSettings, {"data": "x", "epochs": 7, "mean": (0.5, 0.5, 0.5)})
+    path.write_text(to_toml(as_dict(settings), {"facts": {"threads": 2}, "reasons": {"lr": "a\n"}}))
+    assert layered(FinetuneSettings, str(path), {}) == settings
+    assert layered(FinetuneSettings, str(path), {"epochs": 9}).epochs == 9
+    assert tomllib.loads(path.read_text())["facts"]["threads"] == 2
+
+
+def test_kebab_case_and_unknown_keys_in_a_file(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("batch-size = 8\n")
+    assert layered(PretrainSettings, str(path), {}).batch_size == 8
+    path.write_text("bach-size = 8\n")
+    with pytest.raises(UsageError, match="batch_size"):
+        layered(PretrainSettings, str(path), {})
+    with pytest.raises(UsageError, match="cannot be read"):
+        layered(PretrainSettings, str(tmp_path / "none.toml"), {})
+
+
+def test_a_resumed_run_takes_its_own_settings(tmp_path):
+    (tmp_path / "config.toml").write_text("epochs = 11\n")
+    resumed = layered(PretrainSettings, None, {"out": str(tmp_path), "resume": "yes", "seed": 3})
+    assert resumed.epochs == 11 and resumed.seed == 3
+    assert layered(PretrainSettings, None, {"out": str(tmp_path)}).epochs is None

@@ -1,0 +1,93 @@
+import dataclasses
+
+import pytest
+
+from unfreeze.errors import DataError, UsageError
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.recipe import Facts, choose_arch, plan, view_specs
+
+
+def planned(images=1300, side=300, device="cpu", **given):
+    return plan(PretrainSettings(**given), Facts(images, side, device))
+
+
+def test_1300_pictures_do_not_get_imagenets_settings():
+    # swav#78: 5,005 frozen steps were 250 of 400 epochs, the queue three times the data
+    p = planned()
+    s = p.settings
+    assert s.freeze_prototypes_niters == p.steps_per_epoch
+    assert s.queue_length <= 1300 // 4 and s.queue_length % s.batch_size == 0
+    assert s.nmb_prototypes <= 1300 // 8
+    assert p.steps_per_epoch >= 10 and s.warmup_epochs <= s.epochs / 10
+
+
+@pytest.mark.parametrize("images", [16, 100, 1300, 10_000, 100_000, 1_281_167])
+@pytest.mark.parametrize("side", [8, 32, 96, 400])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_value_is_filled_with_a_reason_and_is_possible(images, side, device):
+    p = planned(images, side, device)
+    values = dataclasses.asdict(p.settings)
+    for name, value in dataclasses.asdict(PretrainSettings()).items():
+        derived = value is None and values[name] is not None
+        assert derived == (name in p.reasons), name
+    s = p.settings
+    assert 2 <= s.batch_size <= images and p.steps >= 1
+    assert s.queue_length % s.batch_size == 0
+    assert s.batch_size + s.queue_length >= s.nmb_prototypes
+    assert len(view_specs(s)) == sum(s.nmb_crops) >= 2
+    assert all(size % 8 == 0 for size in s.size_crops)
+
+
+def test_what_was_given_stays_and_has_no_reason():
+    p = planned(
+        epochs=3,
+        nmb_prototypes=17,
+        base_lr=0.5,
+        optimizer="larc",
+        size_crops=(64, 32),
+        nmb_crops=(2, 1),
+        min_scale_crops=(0.2, 0.1),
+        max_scale_crops=(1.0, 0.2),
+    )
+    s = p.settings
+    assert (s.epochs, s.nmb_prototypes, s.base_lr, s.size_crops) == (3, 17, 0.5, (64, 32))
+    assert not {"epochs", "nmb_prototypes", "base_lr", "size_crops"} & set(p.reasons)
+    assert [v.size for v in view_specs(s)] == [64, 64, 32]
+
+
+def test_image_size_is_the_large_crop_and_the_small_one_is_in_proportion():
+    s = planned(image_size=160).settings
+    assert s.size_crops == (160, 72)
+    assert s.size_crops[1] % 8 == 0
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"size_crops": (64,), "nmb_crops": (2, 6)}, "differ in length"),
+        ({"nmb_crops": (1, 0)}, "two views"),
+        ({"crops_for_assign": (0, 9)}, "crops-for-assign"),
+        ({"warmup_epochs": 9, "epochs": 3}, "warmup-epochs 9"),
+        ({"queue_length": 100, "batch_size": 64}, "no multiple"),
+        ({"min_scale_crops": (0.5, 0.5), "max_scale_crops": (1.0, 0.1)}, "above"),
+    ],
+)
+def test_contradictions_are_refused_in_words(given, words):
+    with pytest.raises(UsageError, match=words):
+        planned(**given)
+
+
+def test_too_few_pictures_are_a_data_error():
+    with pytest.raises(DataError, match="too few"):
+        planned(images=1)
+    with pytest.raises(DataError, match="do not fill one batch"):
+        planned(images=20, batch_size=64)
+
+
+def test_networks_follow_picture_and_device():
+    auto = PretrainSettings()
+    assert choose_arch(auto, 8, "cpu")[0] == "unfreeze/tiny"
+    assert choose_arch(auto, 32, "cuda")[0] == "unfreeze/small"
+    assert choose_arch(auto, 300, "cpu")[0] == "torchvision/resnet18"
+    assert choose_arch(auto, 300, "cuda")[0] == "torchvision/resnet50"
+    assert choose_arch(PretrainSettings(arch="x"), 8, "cpu")[0] == "x"

@@ -1,0 +1,164 @@
+"""The loop's promises, on a tiny network and the built-in digits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.backbones.small import tiny
+from unfreeze.data.index import build_index
+from unfreeze.data.loader import Loader
+from unfreeze.data.pictures import Pictures
+from unfreeze.data.sources.open import open_source
+from unfreeze.data.views.multicrop import MEAN, STD, Cut
+from unfreeze.errors import DivergedError
+from unfreeze.runtime.console import Quiet
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.model import SwAV
+from unfreeze.swav.recipe import Facts, plan, view_specs
+from unfreeze.swav.trainer import Place, Trainer
+
+GIVEN = {
+    "epochs": 3,
+    "batch_size": 32,
+    "nmb_prototypes": 16,
+    "queue_length": 64,
+    "epoch_queue_starts": 1,
+    "freeze_prototypes_niters": 4,
+    "warmup_epochs": 1,
+    "augment": "digits",
+    "feat_dim": 16,
+    "hidden_mlp": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return Pictures(build_index(open_source("digits")))
+
+
+@pytest.fixture
+def make(pictures, tmp_path):
+    def made(**changed):
+        torch.manual_seed(0)
+        chosen = plan(PretrainSettings(**{**GIVEN, **changed}), Facts(128, 8, "cpu", 128))
+        s = chosen.settings
+        network = tiny()
+        network.head = torch.nn.Identity()
+        model = SwAV(
+            network, 128, hidden=s.hidden_mlp, feat_dim=s.feat_dim, prototypes=s.nmb_prototypes
+        )
+        loader = Loader(
+            pictures,
+            Cut(0, view_specs(s)),
+            batch_size=s.batch_size,
+            seed=0,
+            drop_last=True,
+            positions=np.arange(128),
+        )
+        run = RunFolder.create(tmp_path / "run", resume="yes")
+        return Trainer(model, chosen, loader, run, Place(torch.device("cpu"), "fp32", MEAN, STD))
+
+    return made
+
+
+def watch(trainer):
+    """(prototypes before, after, learning rate used, bank full) of every step."""
+    seen, original = [], trainer.train_step
+
+    def step(batch):
+        before = trainer.model.prototypes.weight.detach().clone()
+        full = trainer.bank is not None and trainer.bank.full
+        result = original(batch)
+        after = trainer.model.prototypes.weight.detach().clone()
+        rates = {group["lr"] for group in trainer.optimizer.param_groups}
+        seen.append((before, after, rates, full))
+        return result
+
+    trainer.train_step = step
+    trainer.fit(Quiet())
+    return seen
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "larc", "sgd"])
+def test_prototypes_stand_still_while_frozen_and_move_after(make, optimizer):
+    seen = watch(make(optimizer=optimizer))
+    for k, (before, after, _, _) in enumerate(seen):
+        unit = torch.nn.functional.normalize(before, dim=1)
+        moved = not torch.allclose(after, unit, atol=1e-7)
+        assert moved == (k >= 4), k
+
+
+def test_every_steps_learning_rate_is_the_schedules(make):
+    trainer = make()
+    seen = watch(trainer)
+    assert [rates for _, _, rates, _ in seen] == [
+        {trainer.learning_rate(k)} for k in range(trainer.plan.steps)
+    ]
+    written = [r["learning_rate"] for r in trainer.run.metrics()]
+    assert written == [trainer.learning_rate(k) for k in range(12)]
+
+
+def test_the_queue_fills_from_its_epoch_and_serves_once_full(make):
+    # 4 steps an epoch, the queue holds 2 batches: it fills at steps 4 and 5, serves from 6 on
+    assert [full for *_, full in watch(make())] == [k >= 6 for k in range(12)]
+
+
+def test_codes_with_a_full_queue_are_those_of_the_joined_batch(make):
+    from unfreeze.swav.sinkhorn import sinkhorn
+
+    trainer = make()
+    trainer.fit(Quiet())
+    Z = torch.nn.functional.normalize(torch.randn(2, 32, 16), dim=2)
+    held = trainer.bank.features.clone()
+    scores = [trainer.model.scores(z).detach() for z in Z]
+    codes = trainer.assign(list(Z), scores, epoch=2)
+    for v in range(2):
+        joined = torch.cat([scores[v], trainer.model.scores(held[v]).detach()])
+        assert torch.equal(codes[v], sinkhorn(joined)[:32])
+        assert torch.equal(trainer.bank.features[v, :32], Z[v])
+
+
+def test_the_loss_falls(make):
+    trainer = make(epochs=25, queue_length=0, base_lr=2e-3)
+    trainer.fit(Quiet())
+    losses = [r["loss"] for r in trainer.run.metrics()]
+    assert abs(np.mean(losses[:2]) - np.log(16)) < 0.3
+    assert np.mean(losses[-8:]) < losses[0] - 0.3
+
+
+def test_a_broken_loss_names_the_step_and_saves_nothing(make):
+    trainer = make()
+    original = trainer.train_step
+
+    def broken(batch):
+        loss, codes = original(batch)
+        return (loss * float("nan") if trainer.step == 5 else loss), codes
+
+    trainer.train_step = broken
+    with pytest.raises(DivergedError, match="steps 6 to 6") as error:
+        trainer.fit(Quiet())
+    assert error.value.exit_code == 5
+    saved = torch.load(trainer.run.file("checkpoints/last.ckpt"), weights_only=True)
+    assert saved["step"] == 4 and np.isfinite(saved["loss"])
+
+
+def test_records_are_json_with_the_contracts_names(make):
+    trainer = make()
+    trainer.fit(Quiet())
+    lines = trainer.run.file("metrics.jsonl").read_text().splitlines()
+    record = json.loads(lines[0])
+    assert len(lines) == 12
+    assert {
+        "step",
+        "epoch",
+        "split",
+        "loss",
+        "learning_rate",
+        "images_per_second",
+        "seconds_data",
+        "seconds_step",
+    } <= set(record)
+    assert record["step"] == 1 and record["epoch"] == 0 and record["split"] == "train"
