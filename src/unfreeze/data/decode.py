@@ -65,7 +65,7 @@ def shrink(pixels: npt.NDArray[np.uint8], shorter: int | None) -> npt.NDArray[np
         return pixels
     scale = shorter / min(height, width)
     size = (max(shorter, round(width * scale)), max(shorter, round(height * scale)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
 
 
 def header_size(data: bytes) -> tuple[int, int]:
@@ -104,8 +104,9 @@ def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
         layered = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(layered, mask=layered.getchannel("A"))
-        return np.asarray(white)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return np.array(white)
+    # a copy: what shares Pillow's bytes cannot be written to, and torch warns of such arrays
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -164,9 +164,15 @@ def _made(
         other=len(source) - len(rows) + source.skipped,
         layout=kind,
         stray=stray,
-        groups=None if source.groups is None else [source.groups[row] for row in rows],
+        groups=_groups(source, rows),
         notes=notes,
     )
+
+
+def _groups(source: Source, rows: Sequence[int]) -> list[str] | None:
+    # a picture without a group is alone in one
+    groups = source.groups
+    return None if groups is None else [groups[row] or source.names[row] for row in rows]
 
 
 def _classes(labels: list[str | None], splits: npt.NDArray[np.int8]) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 HEAD = 32  # bytes that `known` needs
 
-_SUFFIXES = frozenset(
-    "jpg jpeg jpe jfif png apng gif bmp dib tif tiff webp avif heic heif jxl mpo ppm pgm pbm pnm "
-    "jp2 j2k j2c jpc jpx ico psd tga dds pcx sgi qoi blp fli flc eps".split()
-)
+_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif")
+_SUFFIXES += (".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif", ".jxl", ".qoi")
+_SUFFIXES += (".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga")
+_SUFFIXES += (".dds", ".ico", ".psd", ".pcx", ".sgi", ".blp", ".fli", ".flc", ".eps")
 _STARTS = (
     (b"\xff\xd8", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -28,8 +28,7 @@ _JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 
 def named_as_picture(name: str) -> bool:
     """Whether the name ends like a picture's."""
-    stem, dot, suffix = name.rpartition(".")
-    return bool(dot and stem) and suffix.lower() in _SUFFIXES
+    return name.lower().endswith(_SUFFIXES)
 
 
 def is_junk(name: str) -> bool:

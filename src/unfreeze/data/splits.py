@@ -133,7 +133,7 @@ def _rank_in_class(
 
 def _ranks(labels: Labels, positions: Positions, seed: int) -> npt.NDArray[np.int64]:
     if not len(positions):
-        return positions
+        return np.zeros(0, np.int64)
     return _rank_in_class(labels[positions], _keys(len(labels), seed, _SUBSET)[positions])
 
 
@@ -149,13 +149,14 @@ def _first(labels: Labels, positions: Positions, count: int, seed: int) -> Posit
     _, classes, counts = np.unique(labels[positions], return_inverse=True, return_counts=True)
     places = np.where(ranks == 0, 0.0, (ranks + 0.5) / counts[classes])
     order = np.lexsort((_keys(len(labels), seed, _SUBSET)[positions], places))
-    return positions[order[:count]]
+    first: Positions = positions[order[:count]]
+    return first
 
 
 def _largest_remainder(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
     """`total` shared in proportion to `counts`; ties go to the earlier class."""
     quotas = total * counts / counts.sum()
-    shares = np.floor(quotas).astype(np.int64)
+    shares: npt.NDArray[np.int64] = np.floor(quotas).astype(np.int64)
     by_remainder = np.argsort(shares - quotas, kind="stable")
     shares[by_remainder[: total - shares.sum()]] += 1
     return shares

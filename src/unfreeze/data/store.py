@@ -34,14 +34,12 @@ class PixelStore:
         return bool(self.offsets[row] >= 0)
 
     def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
-        """A view [H, W, 3] that must not be written to; KeyError for a row that is not held."""
+        """A view [H, W, 3] that is not to be written to; KeyError for a row that is not held."""
         start = int(self.offsets[row])
         if start < 0:
             raise KeyError(row)
         height, width = (int(side) for side in self.shapes[row])
-        view = self.buffer[start : start + height * width * 3].reshape(height, width, 3)
-        view.flags.writeable = False
-        return view
+        return self.buffer[start : start + height * width * 3].reshape(height, width, 3)
 
     def block(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
         """Pixels [N, H, W, 3] of rows that all have one shape, else None.

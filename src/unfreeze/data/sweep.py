@@ -72,10 +72,13 @@ class _Judge:
         return [self._one(row) for row in chunk]
 
     def _one(self, row: int) -> tuple[Verdict, Pixels | None]:
+        data = None
         try:
-            pixels = decode(self.source.read(row))
+            data = self.source.read(row)
+            pixels = decode(data)
         except Undecodable as error:
-            return Verdict(0, 0, error.reason, error.detail), None
+            # what reading found is about the disk or the archive, and may be mended
+            return Verdict(0, 0, error.reason, error.detail, passing=data is None), None
         except OSError as error:
             detail = error.strerror or str(error)
             return Verdict(0, 0, "unreadable", detail, passing=True), None

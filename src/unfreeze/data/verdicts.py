@@ -22,7 +22,7 @@ UNKNOWN, USABLE, UNUSABLE = range(3)
 class Verdict(NamedTuple):
     """One file: its size in pixels, or the reason it gives none.
 
-    `passing`: the disk or the network failed, not the file; such a verdict is not kept.
+    `passing`: reading failed, not decoding; such a verdict is not kept for another run.
     """
 
     height: int
@@ -70,7 +70,10 @@ class Verdicts:
 
     def _load(self) -> None:
         try:
-            with np.load(self.path, allow_pickle=False) as held:
+            with (
+                self.path.open("rb") as file,  # np.load leaves a damaged file open
+                np.load(file, allow_pickle=False) as held,
+            ):
                 states, sizes = held["states"], held["sizes"]
                 reasons = json.loads(held["reasons"].tobytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

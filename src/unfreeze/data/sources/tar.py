@@ -69,8 +69,9 @@ class TarSource(Source):
         return self._file.read(int(self._offsets[row]), min(count, int(self.sizes[row])))
 
     def fingerprint(self) -> str:
-        """Names, sizes, places and times of change."""
-        return digest(self.names, self.sizes, self._offsets, self._times)
+        """Names, sizes, places and times of change (a tar has no checksums of content)."""
+        changed = np.array([self._path.stat().st_mtime_ns], np.int64)
+        return digest(self.names, self.sizes, self._offsets, self._times, changed)
 
 
 class PackedTarSource(TarSource):
@@ -99,7 +100,7 @@ def _headers(stream: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
         stream.seek(0)
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members = []
+                archive.members = []  # type: ignore[attr-defined]
                 refuse_slip(member.name, where)
                 if member.isreg() and member.offset_data + member.size > size:
                     raise _damaged(where, f"it ends inside the member {member.name!r}")

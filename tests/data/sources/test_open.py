@@ -1,0 +1,163 @@
+import os
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+
+from unfreeze.data.index import build_index
+from unfreeze.data.sources import open_source
+from unfreeze.data.sources.folder import FileSource
+from unfreeze.errors import DataError
+
+BYTES_A_FILE = 200  # beyond the name itself
+
+
+def test_what_is_not_there_and_what_is_no_source(made):
+    with pytest.raises(DataError, match="no folder or file"):
+        open_source(str(made.root / "absent"))
+    picture = made.folder({"a.png": b"x"}) / "a.png"
+    with pytest.raises(DataError, match="neither a folder nor"):
+        open_source(str(picture))
+    (made.root / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no files"):
+        open_source(str(made.root / "empty"))
+
+
+def test_a_folder_lists_files_at_any_depth_and_follows_links(made):
+    root = made.folder({"b/2.png": b"two", "a.png": b"one", "b/c/3.png": b"three"})
+    (root / "b" / "loop").symlink_to(root)
+    (root / "link.png").symlink_to(root / "a.png")
+    (root / "lost.png").symlink_to(root / "nowhere")
+    os.mkfifo(root / "pipe.png")
+    source = open_source(str(root))
+    assert source.names == ["a.png", "b/2.png", "b/c/3.png", "link.png", "lost.png"]
+    assert source.sizes.tolist() == [3, 3, 5, 3, 0]
+    assert source.read(3) == b"one"
+    assert source.head(2, 2) == b"th"
+    assert source.head(4, 2) == b""
+    with pytest.raises(OSError, match="No such file"):
+        source.read(4)
+
+
+def test_names_that_are_not_utf_8_are_read(made):
+    root = made.folder({"a.png": b"one"})
+    (root / os.fsdecode(b"\xff.png")).write_bytes(b"odd")
+    source = open_source(str(root))
+    assert sorted(source.read(row) for row in range(2)) == [b"odd", b"one"]
+    assert len(source.fingerprint()) == 64
+
+
+def test_fingerprints_follow_the_content(made):
+    members = made.members(["a/1.png", "a/2.png"])
+    prints = {open_source(str(made.zip(members))).fingerprint()}
+    assert open_source(str(made.zip(members, "copy.zip"))).fingerprint() in prints
+    changed = members | {"a/2.png": members["a/1.png"]}
+    prints.add(open_source(str(made.zip(changed, "other.zip"))).fingerprint())
+    root = made.folder(members)
+    prints.add(open_source(str(root)).fingerprint())
+    os.utime(root / "a/1.png", (1, 1))
+    prints.add(open_source(str(root)).fingerprint())
+    assert len(prints) == 4
+
+
+def test_digits_come_with_a_fixed_split():
+    source = open_source("digits")
+    splits = np.array(source.splits)
+    assert ((splits == "train").sum(), (splits == "test").sum()) == (1437, 360)
+    picture = source.read(7)
+    assert (picture.shape, picture.dtype) == ((8, 8, 3), np.uint8)
+    assert (picture.min(), picture.max()) == (0, 255)
+    assert source.names[7] == f"{source.splits[7]}/7/0007.png"
+    index = build_index(source)
+    assert index.classes == tuple("0123456789")
+    share = np.bincount(index.labels[splits == "test"]) / np.bincount(index.labels)
+    assert np.abs(share - 360 / 1797).max() < 0.005
+    # the split is fixed for good: published figures rest on it
+    test = np.flatnonzero(splits == "test")
+    assert (test[:8].tolist(), int(test.sum())) == ([0, 3, 4, 6, 14, 23, 24, 25], 317_091)
+
+
+def test_cifar10_is_what_torchvision_gives(made, monkeypatch):
+    class Fake:
+        classes = ("airplane", "cat")
+
+        def __init__(self, root: str, *, train: bool, download: bool) -> None:
+            print("Files already downloaded")  # noqa: T201
+            self.data = np.full((3 if train else 2, 32, 32, 3), 7, np.uint8)
+            self.targets = [0, 1, 0] if train else [1, 1]
+
+        def __len__(self) -> int:
+            return len(self.data)
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Fake)
+    index = build_index(open_source("cifar10", data_root=str(made.root)))
+    assert index.paths[:2] == ["train/airplane/0.png", "train/cat/1.png"]
+    assert index.splits.tolist() == [1, 1, 1, 3, 3]
+
+
+def test_cifar10_that_cannot_be_fetched_says_the_way_out(made, monkeypatch, capsys):
+    def fail(*args, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", fail)
+    monkeypatch.setattr("urllib.request.urlretrieve", fail)
+    with pytest.raises(DataError, match="could not be fetched") as raised:
+        open_source("cifar10", data_root=str(made.root / "absent"))
+    assert "--data-root" in raised.value.next_step
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("path,label\na.png,x\nb.png,y\n", "line 3: there is no file 'b.png'"),
+        ("file,label\na.png,x\n", "no column `path`; it has file, label"),
+        ("path,label\na.png\n", "line 2: 1 fields"),
+        ("path,label\na.png,x\na.png,y\n", "lists a.png twice, on lines 2 and 3"),
+        ("path\nfolder\n", "'folder' is no file"),
+        ("path\n", "holds no files"),
+        ("", "no column `path`"),
+    ],
+)
+def test_what_is_wrong_with_a_csv_is_named_with_its_line(made, table, message):
+    root = made.folder({"a.png": b"x", "folder/b.txt": b""})
+    (root / "list.csv").write_text(table)
+    with pytest.raises(DataError, match=message):
+        open_source(str(root / "list.csv"))
+
+
+def test_a_csv_that_is_not_utf_8(made):
+    (made.root / "list.csv").write_bytes("path\nä.png\n".encode("utf-16"))
+    with pytest.raises(DataError, match="no CSV in UTF-8"):
+        open_source(str(made.root / "list.csv"))
+
+
+def names_of(count: int) -> list[str]:
+    return [f"train/class_{n % 100:03}/picture_{n:06}.jpg" for n in range(count)]
+
+
+def beyond_names(make, count: int) -> float:
+    """Bytes a file that source and index hold, without the names themselves."""
+    tracemalloc.start()
+    index = build_index(make())
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return (held - sum(len(name) + 49 for name in index.source.names)) / count
+
+
+def test_the_index_of_a_zip_is_light(made):
+    path = made.root / "many.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names_of(50_000):
+            archive.writestr(zipfile.ZipInfo(name), b"")
+    assert beyond_names(lambda: open_source(str(path)), 50_000) < BYTES_A_FILE
+
+
+def test_the_index_of_a_folder_is_light(made):
+    def make() -> FileSource:
+        source = FileSource(made.root, names_of(50_000), [(1, 2)] * 50_000)
+        source.kind, source.where = "folder", "made"
+        return source
+
+    assert beyond_names(make, 50_000) < BYTES_A_FILE

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from unfreeze.data.intensity import to_uint8
+from unfreeze.data.undecodable import Undecodable
+
+
+@pytest.mark.parametrize(
+    ("values", "white"),
+    [
+        ([0, 100, 255], 255),
+        ([0, 300, 1023], 1023),
+        ([0, 2_000, 4_095], 4095),
+        ([0, 9_000, 16_000], 16383),
+        ([257, 514, 65_535], 65535),
+    ],
+)
+def test_whole_numbers_are_scaled_by_the_smallest_depth_that_holds_them(values, white):
+    found = to_uint8(np.array(values, np.uint16))
+    assert found.tolist() == np.rint(np.array(values) * 255 / white).astype(int).tolist()
+
+
+def test_sixteen_bits_are_divided_by_257():
+    values = np.arange(0, 65_536, 257, dtype=np.uint16)
+    assert to_uint8(values).tolist() == list(range(256))
+
+
+def test_fractions_within_0_and_1_are_scaled_by_255():
+    values = np.array([0, 0.2, 0.4, 0.8])
+    assert to_uint8(values.astype(np.float32)).tolist() == [0, 51, 102, 204]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([-1.0, 0.0, 1.0]),
+        np.array([0.0, 1e4, 2e4]),
+        np.array([1e-6, 2e-6, 3e-6]),
+        np.array([-5, 0, 5], np.int32),
+        np.array([100_000, 200_000, 300_000], np.int32),
+        np.array([0, 15, 30], np.uint16),
+    ],
+)
+def test_everything_else_is_stretched(values):
+    low, middle, high = to_uint8(values).tolist()
+    assert (low, high) == (0, 255)
+    assert middle in (127, 128)
+
+
+@pytest.mark.parametrize(("value", "grey"), [(7e3, 128), (-1.0, 128), (0.0, 0), (1.0, 255)])
+def test_pictures_of_one_value(value, grey):
+    assert to_uint8(np.full((2, 2), value)).tolist() == [[grey] * 2] * 2
+
+
+def test_what_is_not_finite_takes_the_nearer_end():
+    values = np.array([np.nan, -np.inf, 0.0, 1.0, np.inf])
+    assert to_uint8(values).tolist() == [0, 0, 0, 255, 255]
+    with pytest.raises(Undecodable, match="finite"):
+        to_uint8(np.full(3, np.nan))

@@ -1,0 +1,282 @@
+import contextlib
+import csv
+import io
+import resource
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unfreeze.data import scan as module
+from unfreeze.data.decode import decode, shrink
+from unfreeze.data.index import build_index
+from unfreeze.data.scan import Problem, check, write_problems_csv
+from unfreeze.data.sources import open_source
+from unfreeze.errors import DataError
+
+NAMES = tuple(f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(10))
+
+
+class Listening:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.steps: list[int] = []
+        self.total = 0
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int, done: int = 0):
+        self.total = total
+        yield lambda steps, text="": self.steps.append(steps)
+
+
+def indexed(made, **spoilt: bytes):
+    members = made.members(NAMES)
+    members |= {f"cat/{name.strip('_')}.png": data for name, data in spoilt.items()}
+    return build_index(open_source(str(made.zip(members))))
+
+
+def counted(index, monkeypatch) -> list[int]:
+    """Rows that are read from now on."""
+    rows: list[int] = []
+    read = index.source.read
+    monkeypatch.setattr(index.source, "read", lambda row: (rows.append(row), read(row))[1])
+    return rows
+
+
+def test_unusable_files_are_left_out_with_their_reasons(made):
+    index = indexed(made, _3=b"", _5=b"<html>", _7=made.encoded()[:-100])
+    console = Listening()
+    found = check(index, workers=2, console=console)
+    assert [(problem.path, problem.reason) for problem in found.problems] == [
+        ("cat/3.png", "empty"),
+        ("cat/5.png", "not an image"),
+        ("cat/7.png", "truncated"),
+    ]
+    assert all(problem.left_out for problem in found.problems)
+    assert found.usable.tolist() == [n for n in range(20) if n not in (3, 5, 7)]
+    assert set(found.heights[found.usable]) == {12}
+    assert set(found.widths[found.usable]) == {16}
+    assert found.heights[[3, 5, 7]].tolist() == [0, 0, 0]
+    assert (found.decoded, found.known) == (20, 0)
+    assert sum(console.steps) == console.total == 20
+    pictures = found.pictures()
+    assert len(pictures) == 17
+    assert pictures.index.paths[3] == "cat/4.png"
+    assert np.array_equal(pictures[3], made.noise(seed=4))
+
+
+def test_a_second_run_reads_nothing(made, monkeypatch):
+    first = check(indexed(made, _3=b"<html>"))
+    index = indexed(made, _3=b"<html>")
+    rows = counted(index, monkeypatch)
+    second = check(index)
+    assert rows == []
+    assert (second.decoded, second.known) == (0, 20)
+    assert second.problems == first.problems
+    assert second.usable.tolist() == first.usable.tolist()
+    assert second.heights.tolist() == first.heights.tolist()
+
+
+def test_a_part_after_the_whole_reads_nothing_and_the_whole_after_a_part_the_rest(
+    made, monkeypatch
+):
+    index = indexed(made)
+    check(index.take(np.arange(5)))
+    rows = counted(index, monkeypatch)
+    assert check(index).decoded == 15
+    assert sorted(rows) == sorted(index.rows[5:].tolist())
+    assert check(index.take([7, 3])).decoded == 0
+
+
+def test_other_content_is_checked_anew(made):
+    assert check(indexed(made)).decoded == 20
+    assert check(indexed(made, _3=made.encoded())).decoded == 20
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 and nothing more", b"text"])
+def test_a_damaged_cache_is_not_believed(made, damage):
+    from unfreeze.data.verdicts import Verdicts
+
+    index = indexed(made)
+    check(index)
+    path = Verdicts(index.source).path
+    assert path.exists()
+    path.write_bytes(damage)
+    assert check(index).decoded == 20
+
+
+def test_a_disk_that_fails_is_not_remembered(made, monkeypatch):
+    index = indexed(made)
+    read = index.source.read
+
+    def shaky(row: int) -> bytes:
+        if row == 3:
+            raise OSError("the network is away")
+        return read(row)
+
+    with monkeypatch.context() as away:
+        away.setattr(index.source, "read", shaky)
+        found = check(index)
+    assert [(p.path, p.reason) for p in found.problems] == [("cat/3.png", "unreadable")]
+    again = check(index)
+    assert (again.decoded, again.problems) == (1, [])
+
+
+def test_what_was_found_before_an_interruption_is_kept(made, monkeypatch):
+    index = indexed(made)
+    monkeypatch.setattr("unfreeze.data.sweep._CHUNK_FILES", 2)
+
+    class Impatient(Listening):
+        @contextlib.contextmanager
+        def progress(self, label: str, total: int, done: int = 0):
+            def advance(steps: int, text: str = "") -> None:
+                raise KeyboardInterrupt
+
+            yield advance
+
+    with pytest.raises(KeyboardInterrupt):
+        check(index, workers=1, console=Impatient())
+    assert check(index).known == 2
+
+
+def test_above_half_unusable_is_an_error(made):
+    spoilt = {f"_{number}": b"<html>" for number in range(10)}
+    assert len(check(indexed(made, **spoilt)).usable) == 10
+    index = indexed(made, **spoilt, other=b"")
+    with pytest.raises(DataError, match=r"11 of 21 pictures .* cat/0\.png, not an image"):
+        check(index)
+    assert len(check(index, refuse_above=None).problems) == 11
+
+
+@pytest.mark.parametrize("resize_to", [None, 6])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_store_equals_decoding_afresh(made, resize_to, workers):
+    index = indexed(made, _3=b"<html>", _4=made.encoded(made.noise(30, 9), "JPEG"))
+    found = check(index, workers=workers, store_budget=2**20, resize_to=resize_to)
+    assert found.store is not None
+    pictures = found.pictures()
+    assert len(pictures) == 19
+    for position, row in enumerate(pictures.index.rows.tolist()):
+        assert row in found.store
+        fresh = shrink(decode(index.source.read(row)), resize_to)
+        assert np.array_equal(pictures[position], fresh)
+    assert found.heights[4] == 30  # before shrinking
+
+
+def test_the_store_is_filled_also_where_verdicts_are_known(made, monkeypatch):
+    index = indexed(made, _3=b"<html>")
+    check(index)
+    rows = counted(index, monkeypatch)
+    found = check(index, store_budget=2**20)
+    assert (found.decoded, found.known) == (19, 20)
+    assert len(rows) == 19  # sizes are known: no headers, and the bad file is not read again
+    assert found.store is not None
+
+
+def test_a_store_over_the_budget_is_not_built(made, monkeypatch):
+    index = indexed(made)
+    one = 12 * 16 * 3
+    assert check(index, store_budget=20 * one - 1).store is None
+    exact = check(index, store_budget=20 * one)
+    assert exact.store is not None
+    assert exact.store.used == 20 * one
+
+
+def test_a_store_that_outgrows_its_estimate_is_given_up(made, monkeypatch):
+    index = indexed(made)
+    monkeypatch.setattr("unfreeze.data.sweep._mean_bytes", lambda *_: 1.0)
+    console = Listening()
+    found = check(index, store_budget=1_000, console=console)
+    assert found.store is None
+    assert len(found.usable) == 20
+    assert "none are held" in console.said[0]
+    assert found.pictures()[0].shape == (12, 16, 3)
+
+
+def test_sample_and_off_say_so(made, monkeypatch):
+    monkeypatch.setattr(module, "SAMPLE", 8)
+    console = Listening()
+    index = indexed(made, **{f"_{number}": b"<html>" for number in range(4)})
+    sample = check(index, mode="sample", seed=1, console=console, store_budget=2**20)
+    assert sample.decoded == 8
+    assert sample.store is None
+    assert "8 of 20" in console.said[0]
+    assert len(sample.usable) + len(sample.problems) == 20
+    check(index)  # what a full check knows changes neither
+    again = check(index, mode="sample", seed=1)
+    assert again.usable.tolist() == sample.usable.tolist()
+    off = check(index, mode="off", console=console)
+    assert (len(off.usable), off.problems) == (20, [])
+    assert "None of 20" in console.said[-1]
+
+
+def test_problems_csv(made):
+    problem = Problem("a,b.png", "unreadable", 'said "no"', True)
+    write_problems_csv(made.root / "problems.csv", [problem])
+    with (made.root / "problems.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"path": "a,b.png", "reason": "unreadable", "detail": 'said "no"', "left_out": "true"}
+    ]
+
+
+def test_digits_need_no_decoding_but_are_held():
+    found = check(build_index(open_source("digits")), store_budget=2**20)
+    assert len(found.usable) == 1797
+    assert found.store is not None
+    assert found.store.block(np.arange(1797)).shape == (1797, 8, 8, 3)
+
+
+def test_nasty_images_agree_with_pillow(shared, made):
+    path = shared / "data" / "nasty-images.zip"
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(made.root / "nasty")
+        manifest = next(name for name in archive.namelist() if name.endswith("manifest.csv"))
+        rows = list(csv.DictReader(io.StringIO(archive.read(manifest).decode())))
+        contents = {row["file"]: archive.read(f"nasty/{row['file']}") for row in rows}
+    index = build_index(open_source(str(path)))
+    found = check(index, refuse_above=None)
+    left_out = {problem.path.rpartition("/")[2] for problem in found.problems}
+    seen = {name.rpartition("/")[2] for name in index.paths}
+    stages = {row["file"]: row["pil_stage"] for row in rows}
+    # one bomb has neither a picture's name nor a signature: it is no picture at all
+    assert {stages[name] for name in stages if name not in seen} == {"bomb"}
+    assert all(name in left_out for name in seen if stages[name] != "ok")
+    # Some that the manifest calls fine are left out: Pillow's first load() fails and only a
+    # second one, which has forgotten what it did not decode, passes in silence.
+    differ = {name for name in left_out if stages[name] == "ok"}
+    assert len(differ) == 8
+    for name in differ:
+        with Image.open(io.BytesIO(contents[name])) as image, pytest.raises(OSError):
+            image.load()
+    reasons = {problem.path.rpartition("/")[2]: problem.reason for problem in found.problems}
+    assert all(reasons[name] == "bomb" for name in seen if stages[name] == "bomb")
+    # the same from a folder
+    (made.root / "nasty" / manifest).unlink()
+    unpacked = build_index(open_source(str(made.root / "nasty")))
+    same = check(unpacked, refuse_above=None)
+    assert same.problems == found.problems
+    shutil.rmtree(made.root / "nasty")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    assert peak < 3, f"{peak:.1f} GiB"
+
+
+def test_nasty_images_that_are_kept_are_not_black_and_held_as_decoded(shared):
+    index = build_index(open_source(str(shared / "data" / "nasty-images.zip")))
+    pictures = check(index, refuse_above=None, store_budget=2**28).pictures()
+    assert pictures.store is not None
+    for position, path in enumerate(pictures.index.paths):
+        pixels = pictures[position]
+        assert pixels.max() > 30 or "empty_gps_ifd" in path, path  # that one is nearly black
+        assert np.array_equal(decode(index.source.read(int(pictures.index.rows[position]))), pixels)
+
+
+def test_trashnet_is_whole(shared):
+    found = check(build_index(open_source(str(shared / "data" / "trashnet-subset.zip"))))
+    assert len(found.usable) == 720
+    assert set(zip(found.heights.tolist(), found.widths.tolist(), strict=True)) == {(512, 384)}

@@ -1,0 +1,49 @@
+import pytest
+from PIL import Image
+
+from unfreeze.data.signatures import HEAD, cut_short, is_junk, known, named_as_picture
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("PNG", "PNG"),
+        ("JPEG", "JPEG"),
+        ("GIF", "GIF"),
+        ("BMP", "BMP"),
+        ("TIFF", "TIFF"),
+        ("WEBP", "WebP"),
+        ("PPM", "PNM"),
+        ("AVIF", "AVIF or HEIF"),
+        ("JPEG2000", "JPEG 2000"),
+        ("DDS", "DDS"),
+    ],
+)
+def test_signatures_of_what_pillow_writes(made, kind, name):
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow does not write {kind}")
+    assert known(made.encoded(kind=kind)[:HEAD]) == name
+
+
+@pytest.mark.parametrize("head", [b"", b"<html>", b"BMW is a car, not a picture", b"Plan", b"PK\3"])
+def test_text_and_archives_are_no_pictures(head):
+    assert known(head) is None
+
+
+def test_names():
+    assert named_as_picture("a/B.JPG")
+    assert named_as_picture("x.tar.jpeg")
+    assert not named_as_picture("jpg")
+    assert not named_as_picture("a.jpg/readme")
+    assert is_junk("__MACOSX/a/._b.jpg")
+    assert is_junk("a/.ipynb_checkpoints/b.png")
+    assert is_junk("a/Thumbs.db")
+    assert not is_junk("a/b.png")
+
+
+def test_end_marks(made):
+    files = {kind: made.encoded(kind=kind) for kind in ("PNG", "JPEG", "GIF", "BMP")}
+    assert not any(map(cut_short, files.values()))
+    assert cut_short(files["PNG"][:-20])
+    assert cut_short(files["JPEG"][:-2])
