@@ -83,6 +83,7 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
 
 
 def usual_side(index: Index, train: Positions) -> int:
+    """Median of the shorter sides in pixels, by the headers of a sample of these positions."""
     sides = []
     for position in train[:: max(1, len(train) // HEADERS)]:
         data = index.source.read(int(index.rows[position]))
