@@ -44,7 +44,7 @@ def build(arch: str, *, stem: str = "imagenet", classes: int | None = None) -> n
 
 
 def _own(name: str, classes: int | None) -> nn.Module:
-    # Its first convolution is 3x3 with stride 1 already: both stems are this one.
+    # Made for small pictures: there is one stem, and it is the small one.
     factory = OWN[name]
     return factory() if classes is None else factory(classes)
 

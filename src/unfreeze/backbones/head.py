@@ -48,7 +48,12 @@ def head_layers(model: nn.Module, *, found: Trace | None = None) -> tuple[str, .
 
 def is_headless(model: nn.Module) -> bool:
     """Whether `headless` was here."""
-    return any(isinstance(module, NoHead) for module in model.modules())
+    return bool(places_without(model))
+
+
+def places_without(model: nn.Module) -> tuple[str, ...]:
+    """Dotted names of the places from which a head was taken off."""
+    return tuple(name for name, module in model.named_modules() if isinstance(module, NoHead))
 
 
 def headless(model: nn.Module) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from unfreeze.backbones.head import head_layers, is_headless
+from unfreeze.backbones.head import head_layers, places_without
 from unfreeze.backbones.trace import Trace, trace
 
 # A container is opened where it does at least this share of the arithmetic ...
@@ -52,7 +52,7 @@ def stages(model: nn.Module) -> list[Stage]:
     normalisations there belong to the stage before.
     """
     seen = trace(model)
-    heads = () if is_headless(model) else head_layers(model, found=seen)
+    heads = places_without(model) or head_layers(model, found=seen)
     units = sorted(_units(model, seen, heads), key=lambda unit: unit.order)
     stem, rest = _split_stem(units)
     runs, tail = _runs(rest)

@@ -32,7 +32,8 @@ class Trace:
         wanted = [self.parameters[name] for name in names]
         if not wanted or not self.output.requires_grad:
             return not wanted
-        found = torch.autograd.grad(self.output.sum(), wanted, allow_unused=True)
+        with torch.enable_grad():
+            found = torch.autograd.grad(self.output.sum(), wanted, allow_unused=True)
         return all(gradient is not None for gradient in found)
 
 

@@ -1,0 +1,97 @@
+import pytest
+import torchinfo
+
+from unfreeze.api.summary import Summary, render, summary
+from unfreeze.backbones.build import build
+from unfreeze.checkpoints.modelfile import ModelCard, save_model
+from unfreeze.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def familiar():
+    return summary("resnet50", input="3x32x32", classes=10, freeze="all")
+
+
+def test_the_familiar_totals(familiar):
+    assert familiar.parameters_total == 23_528_522
+    assert familiar.parameters_trainable == 20_490
+    assert familiar.parameters_frozen == 23_508_032
+    assert familiar.megabytes == pytest.approx(89.75, abs=0.01)
+
+
+def test_the_familiar_table(familiar):
+    text = render(familiar)
+    for line in (
+        "conv1 (Conv2d)                       (None, 64, 16, 16)      9,408      N",
+        "fc (Linear)                          (None, 10)             20,490      Y",
+        "· stage 4: layer4 (14,964,736 parameters)",
+        "Total params: 23,528,522 (89.75 MB)",
+        "Trainable params: 20,490 (0.08 MB)",
+        "Non-trainable params: 23,508,032 (89.68 MB)",
+    ):
+        assert line in text
+    assert str(familiar) == text
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "vit_b_32", "squeezenet1_1", "unfreeze/tiny"])
+def test_shapes_and_counts_are_torchinfos(arch):
+    found = summary(arch, input="3x224x224")
+    reference = torchinfo.summary(build(arch), (1, 3, 224, 224), verbose=0, mode="eval", depth=9)
+    assert found.parameters_total == reference.total_params
+    assert sum(layer["parameters"] for layer in found.layers) == reference.total_params
+    theirs = {}
+    for layer in reference.summary_list:
+        if layer.is_leaf_layer and layer.output_size:
+            theirs.setdefault(layer.class_name, set()).add(tuple(layer.output_size[1:]))
+    for layer in found.layers:
+        if layer["output"] and layer["type"] not in ("Parameter", "Identity"):
+            assert tuple(layer["output"]) in theirs[layer["type"]], layer["name"]
+
+
+def test_layers_stand_in_forward_order_with_their_stage(familiar):
+    numbers = [layer["stage"] for layer in familiar.layers]
+    assert numbers[0] == 0
+    assert numbers[-1] is None
+    assert numbers[:-1] == sorted(numbers[:-1])
+    assert [stage["name"] for stage in familiar.stages] == [
+        "stem",
+        *(f"layer{n}" for n in (1, 2, 3, 4)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("freeze", "trainable"),
+    [
+        ("none", {"stem", "stage1", "stage2", "stage3", "head"}),
+        ("stage:2", {"stage3", "head"}),
+        ("regex:^stage1", {"stem", "stage2", "stage3", "head"}),
+        ("all", {"head"}),
+    ],
+)
+def test_freezing_is_shown_as_it_will_be(freeze, trainable):
+    found = summary("unfreeze/tiny", freeze=freeze)
+    turning = {layer["name"].split(".")[0] for layer in found.layers if layer["trainable"]}
+    assert turning == trainable
+    moving = sum(layer["parameters"] for layer in found.layers if layer["trainable"])
+    assert found.parameters_trainable == moving
+    assert found.parameters_frozen == found.parameters_total - moving
+
+
+def test_a_runs_model_has_its_own_classes(tmp_path):
+    card = ModelCard("classifier", "unfreeze/tiny", classes=("a", "b", "c"))
+    save_model(tmp_path / "model", build("unfreeze/tiny", classes=3).state_dict(), card)
+    found = summary(str(tmp_path), input="3x16x16")
+    assert isinstance(found, Summary)
+    assert found.arch == "unfreeze/tiny"
+    assert found.layers[-1]["output"] == [3]
+
+
+@pytest.mark.parametrize("wrong", ["32x32", "1x32x32", "3x0x32", "3x32x32x32", "big"])
+def test_an_input_that_is_no_size_is_refused(wrong):
+    with pytest.raises(UsageError, match="no input size"):
+        summary("unfreeze/tiny", input=wrong)
+
+
+def test_trap_iii_too_small_a_picture_is_refused():
+    with pytest.raises(UsageError, match="does not accept a 3x32x32"):
+        summary("alexnet", input="3x32x32")

@@ -1,0 +1,159 @@
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from unfreeze.backbones.build import build
+from unfreeze.backbones.head import find_head, head_layers, headless, replace_head
+from unfreeze.backbones.trace import input_size
+from unfreeze.errors import UsageError
+
+HEADS = {
+    "alexnet": "classifier.6",
+    "vgg11_bn": "classifier.6",
+    "googlenet": "fc",
+    "inception_v3": "fc",
+    "squeezenet1_1": "classifier.1",
+    "densenet121": "classifier",
+    "mobilenet_v3_small": "classifier.3",
+    "convnext_tiny": "classifier.2",
+    "vit_b_32": "heads.head",
+    "swin_t": "head",
+    "maxvit_t": "classifier.5",
+    "timm/resnetv2_50": "head.fc",
+    "unfreeze/tiny": "head",
+}
+
+
+def prove(model):
+    """Swapped, then taken off; by a forward pass of our own."""
+    heads = head_layers(model)
+    kinds = [type(model.get_submodule(name)) for name in heads]
+    rest = {name for name in model.state_dict() if not name.startswith(heads)}
+    side = input_size(model)
+    device = next(model.parameters()).device
+    picture = torch.zeros(1, 3, side, side, device=device)
+    new = replace_head(model, 7)
+    model.eval()
+    scores = model(picture)
+    scores.sum().backward()
+    assert scores.shape == (1, 7)
+    assert all(model.get_parameter(name).grad is not None for name in new)
+    assert set(model.state_dict()) == rest | set(new)
+    assert [type(model.get_submodule(name)) for name in heads] == [
+        nn.Conv2d if issubclass(kind, nn.Conv2d) else nn.Linear for kind in kinds
+    ]
+    width = headless(model)
+    assert model(picture).shape == (1, width)
+    assert set(model.state_dict()) == rest
+
+
+def test_one_call_replaces_the_head_of_every_family(sampled, meta):
+    prove(meta(sampled))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
+def test_every_torchvision_model(name, meta, monkeypatch):
+    # RegNets are built on the CPU: untouched memory costs nothing, random numbers would.
+    for draw in ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_", "trunc_normal_"):
+        monkeypatch.setattr(nn.init, draw, lambda tensor, *_, **__: tensor)
+    prove(meta(f"torchvision/{name}"))
+
+
+@pytest.mark.parametrize(("arch", "name"), HEADS.items())
+def test_the_head_is_found_by_name(arch, name, meta):
+    assert find_head(meta(arch)) == name
+
+
+def test_both_heads_of_a_distilled_network_are_replaced(meta):
+    model = meta("timm/deit_tiny_distilled_patch16_224")
+    assert head_layers(model) == ("head", "head_dist")
+    assert len(replace_head(model, 3)) == 4
+
+
+@pytest.mark.parametrize("arch", ["squeezenet1_1", "mobilenet_v3_small", "unfreeze/small"])
+def test_new_weights_get_a_gradient_that_is_not_zero(arch):
+    torch.manual_seed(0)
+    model = build(arch)
+    new = replace_head(model, 4)
+    loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4))
+    loss.backward()
+    assert all(model.get_parameter(name).grad.abs().sum() > 0 for name in new)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_1", "unfreeze/tiny"])
+def test_a_new_head_starts_at_the_loss_of_guessing(arch):
+    torch.manual_seed(0)
+    model = build(arch)
+    replace_head(model, 10)
+    model.eval()
+    loss = nn.functional.cross_entropy(model(torch.randn(8, 3, 64, 64)), torch.arange(8))
+    assert loss.item() == pytest.approx(math.log(10), abs=0.15)
+
+
+@pytest.mark.parametrize("arch", ["vgg11", "alexnet", "densenet121"])
+def test_trap_x_a_layer_nobody_uses_is_not_added(arch, meta):
+    model = meta(arch)
+    replace_head(model, 10)
+    assert not any(name.startswith("fc.") for name in model.state_dict())
+
+
+def test_no_bias_stays_no_bias(meta):
+    assert replace_head(meta("maxvit_t"), 3) == ["classifier.5.weight"]
+
+
+def test_a_head_that_cannot_be_swapped_is_an_error_and_not_a_broken_model():
+    fixed = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 10),
+        nn.BatchNorm1d(10),
+    )
+    with pytest.raises(UsageError):
+        replace_head(fixed, 3)
+
+
+def test_a_network_without_scores_says_so():
+    with pytest.raises(UsageError, match="No layer of Sequential makes class scores"):
+        find_head(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)))
+
+
+def test_one_class_is_refused(meta):
+    with pytest.raises(UsageError, match="1 classes"):
+        replace_head(meta("resnet18"), 1)
+
+
+def test_an_inner_layer_is_not_taken_for_a_head_that_was_taken_off(meta):
+    model = meta("vit_b_32")
+    headless(model)
+    with pytest.raises(UsageError, match="no head any more"):
+        find_head(model)
+
+
+def test_squeezenet_features_are_the_pooled_input_of_its_convolution():
+    torch.manual_seed(0)
+    model = build("squeezenet1_1").eval()
+    picture = torch.randn(2, 3, 64, 64)
+    maps = model.features(picture)
+    scores, convolution = model(picture), model.classifier[1]
+    assert headless(model) == 512
+    torch.testing.assert_close(model.eval()(picture), maps.mean(dim=(2, 3)))
+    # why the features can't be cached under this head: ReLU stands between it and the pooling
+    pooled = torch.relu(convolution(maps.mean(dim=(2, 3), keepdim=True))).flatten(1)
+    assert not torch.allclose(pooled, scores, atol=1e-4)
+
+
+def test_looking_for_the_head_changes_nothing():
+    model = build("unfreeze/tiny").train()
+    model.stage2.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    find_head(model)
+    assert model.training
+    assert not model.stage2.training
+    assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())

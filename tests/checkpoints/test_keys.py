@@ -1,0 +1,155 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unfreeze.checkpoints.keys import match
+
+WANTED = {
+    "conv1.weight": (8, 3, 7, 7),
+    "bn1.weight": (8,),
+    "bn1.running_mean": (8,),
+    "bn1.num_batches_tracked": (),
+    "layer1.0.conv1.weight": (8, 8, 3, 3),
+    "layer1.1.conv1.weight": (8, 8, 3, 3),
+    "layer2.0.conv1.weight": (16, 8, 3, 3),
+    "features.0.weight": (4, 4),
+    "features.3.weight": (4, 4),
+    "fc.weight": (10, 16),
+    "fc.bias": (10,),
+}
+PREFIXES = (
+    "",
+    "module.",
+    "module.module.",
+    "_orig_mod.",
+    "_orig_mod.module.",
+    "model.",
+    "backbone.",
+    "encoder_q.",
+    "module.encoder_q.",
+    "student.backbone.",
+    "model.encoder.net.",
+)
+
+
+def under(prefix, shapes=WANTED):
+    return {prefix + name: shape for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_pains_2_and_3_every_known_wrapper_is_taken_off(prefix):
+    found = match(under(prefix), WANTED)
+    assert found.prefix == prefix
+    assert found.pairs == {name: prefix + name for name in WANTED}
+    assert found.share == 1.0
+    assert found.missing == found.unexpected == found.mismatched == ()
+
+
+parts = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
+trees = st.dictionaries(
+    st.lists(st.one_of(parts, st.integers(0, 9).map(str)), min_size=1, max_size=4).map(".".join),
+    st.lists(st.integers(1, 5), max_size=3).map(tuple),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(trees, st.lists(parts, max_size=3))
+def test_law_any_leading_parts_are_found(wanted, leading):
+    prefix = "".join(f"{part}." for part in leading)
+    found = match(under(prefix, wanted), wanted)
+    assert found.share == 1.0
+    assert not found.missing
+
+
+@settings(max_examples=60, deadline=None)
+@given(trees, trees)
+def test_law_whatever_is_in_the_file_pairs_agree_in_shape_and_nothing_is_counted_twice(a, b):
+    result = match(a, b)
+    assert all(a[theirs] == b[own] for own, theirs in result.pairs.items())
+    clashing = [clash.wanted for clash in result.mismatched]
+    assert sorted([*result.pairs, *result.missing, *clashing]) == sorted(b)
+    used = [*result.pairs.values(), *(clash.found for clash in result.mismatched)]
+    assert sorted([*used, *result.unexpected]) == sorted(a)
+    sizes = {name: math.prod(shape) for name, shape in b.items()}
+    whole = sum(sizes.values())
+    assert result.share == pytest.approx(sum(sizes[name] for name in result.pairs) / whole)
+
+
+def test_a_wrapper_inside_the_name_is_passed_over():
+    found = {
+        "features.module.0.weight": (4, 4),
+        "features.module.3.weight": (4, 4),
+        "fc.weight": (10, 16),
+    }
+    wanted = {name.replace("module.", ""): shape for name, shape in found.items()}
+    assert match(found, wanted).share == 1.0
+    assert match(under("module.", found), wanted).share == 1.0
+
+
+def test_swav_a_published_file_gives_the_backbone_and_names_the_rest():
+    published = under("module.") | {
+        "module.projection_head.0.weight": (16, 16),
+        "module.prototypes.weight": (30, 16),
+    }
+    del published["module.fc.weight"], published["module.fc.bias"]
+    result = match(published, WANTED)
+    assert result.prefix == "module."
+    assert result.missing == ("fc.weight", "fc.bias")
+    assert result.unexpected == ("module.projection_head.0.weight", "module.prototypes.weight")
+
+
+def test_replacing_a_word_everywhere_would_break_this_name():
+    # the reference strips "module." with str.replace: "submodule.weight" would become "subweight"
+    wanted = {"submodule.weight": (3, 3), "fc.weight": (2, 3)}
+    assert match(under("module.", wanted), wanted).pairs == {
+        name: f"module.{name}" for name in wanted
+    }
+
+
+def test_a_file_without_the_leading_part_fits_too():
+    wanted = {"features.0.weight": (4, 3), "features.2.weight": (5, 4), "head.weight": (2, 5)}
+    result = match({"0.weight": (4, 3), "2.weight": (5, 4)}, wanted)
+    assert result.pairs == {"features.0.weight": "0.weight", "features.2.weight": "2.weight"}
+
+
+def test_densenet_files_write_a_dot_where_the_network_has_none():
+    wanted = {"block.norm1.weight": (4,), "block.conv1.weight": (4, 4), "conv0.weight": (4, 3)}
+    found = {"block.norm.1.weight": (4,), "block.conv.1.weight": (4, 4), "conv0.weight": (4, 3)}
+    assert match(found, wanted).share == 1.0
+    assert match(under("module.", found), wanted).share == 1.0
+
+
+def test_of_two_equal_copies_the_averaged_one_is_taken():
+    for copies, best in (
+        (("student.", "teacher."), "teacher."),
+        (("net.", "net_ema."), "net_ema."),
+    ):
+        assert match(under(copies[0]) | under(copies[1]), WANTED).prefix == best
+
+
+def test_of_moco_the_query_encoder_is_taken():
+    assert match(under("encoder_q.") | under("encoder_k."), WANTED).prefix == "encoder_q."
+
+
+def test_pain_5_another_width_is_a_mismatch_by_name():
+    found = WANTED | {"fc.weight": (1000, 16), "fc.bias": (1000,)}
+    result = match(found, WANTED)
+    assert [(one.wanted, one.found_shape, one.wanted_shape) for one in result.mismatched] == [
+        ("fc.weight", (1000, 16), (10, 16)),
+        ("fc.bias", (1000,), (10,)),
+    ]
+    assert not result.missing
+    assert not result.unexpected
+
+
+def test_nothing_in_common():
+    result = match({"a.weight": (1, 2)}, {"b.bias": (3,)})
+    assert (result.share, result.prefix, result.missing) == (0.0, "", ("b.bias",))
+
+
+def test_nothing_at_all():
+    assert match({}, {}).share == 0.0
