@@ -1,6 +1,6 @@
 """A trained classifier as one module: pictures in, labels and probabilities out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -19,7 +19,7 @@ from unfreeze.data.preprocess import Pixels, Preprocess
 from unfreeze.data.views import normalise
 from unfreeze.errors import DataError, WeightsError
 from unfreeze.runtime.devices import autocast
-from unfreeze.transfer.reading import Read, in_order
+from unfreeze.transfer.reading import Failure, Read, in_order
 from unfreeze.transfer.start import from_card
 
 Picture = str | PathLike[str] | Pixels
@@ -54,10 +54,19 @@ class Network(nn.Module):
         device = next(self.network.parameters()).device
         return normalise(batch.to(device), self.preprocess.mean, self.preprocess.std)
 
-    def outputs(self, reads: Iterable[Read], *, batch_size: int = 64) -> Iterator[Tensor]:
-        """float32 [B, C] on the CPU, batch by batch, of the pictures that `reads` give."""
+    def outputs(
+        self,
+        reads: Iterable[Read],
+        *,
+        batch_size: int = 64,
+        skip: Callable[[int, Failure], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """float32 [B, C] on the CPU, batch by batch, of the pictures that `reads` give.
+
+        What cannot be read is told to `skip` with its place; without `skip` it raises.
+        """
         self.eval()
-        for batch in in_order(reads, self.preprocess, batch_size=batch_size):
+        for batch in in_order(reads, self.preprocess, batch_size=batch_size, skip=skip):
             with torch.inference_mode():
                 yield self(self.prepare(batch)).cpu()
 

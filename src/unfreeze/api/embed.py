@@ -1,0 +1,100 @@
+"""`embed`: features of pictures, for anything that takes vectors."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.api.serving import placed, reads_of, send
+from unfreeze.backbones.build import build as build_network
+from unfreeze.backbones.build import canonical
+from unfreeze.backbones.head import headless
+from unfreeze.backbones.weights import load_weights
+from unfreeze.checkpoints.modelfile import ModelCard, model_folder
+from unfreeze.data.index import Index, build_index
+from unfreeze.data.layout import SPLIT_NAMES
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.sources.open import open_source
+from unfreeze.errors import DataError, UsageError
+from unfreeze.runtime.atomic import replacing
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.settings.build import build
+from unfreeze.settings.use import EmbedSettings
+from unfreeze.transfer.predictor import Network, load_features
+
+PLAIN = Preprocess(224, 256)  # for weights that say nothing of their own
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """The file that was written, and what it holds: `features` [pictures, width]."""
+
+    out: str
+    arch: str
+    pictures: int
+    width: int
+    classes: list[str]
+
+
+def embed(weights: str, data: str, out: str, **settings: Any) -> EmbedResult:
+    """Write features of the pictures of `data` to the .npz file `out`.
+
+    It holds `features` float32 [N, D] (what the network's head is fed), `paths`, `labels` (places
+    in `classes`, -1 where there is none) and `classes`. Keywords as in `EmbedSettings`.
+    """
+    given = {"weights": str(weights), "data": str(data), "out": str(out), **settings}
+    return run_embed(build(EmbedSettings, given), Quiet())
+
+
+def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
+    """The same from a settings object."""
+    s = settings
+    if not s.out:
+        raise UsageError("embed needs a file to write.", "Add --out FEATURES.npz.")
+    network = placed(_network(s), s.device, s.precision)
+    index = build_index(open_source(s.data, data_root=s.data_root))
+    index = index.take(in_split(index, s.split))
+    sent = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
+    kept = index.take(sent.kept)
+    features = sent.values.numpy().astype(np.float32)
+    with replacing(s.out) as path, path.open("wb") as stream:
+        np.savez(
+            stream,
+            features=features,
+            paths=np.array(kept.paths, np.str_),
+            labels=kept.labels,
+            classes=np.array(kept.classes, np.str_),
+        )
+    return EmbedResult(s.out, network.card.arch, len(kept), features.shape[1], list(kept.classes))
+
+
+def in_split(index: Index, split: str | None) -> npt.NDArray[np.int64]:
+    """Positions of a split by name; all of them for None and `all`; DataError if there are none."""
+    if split in (None, "all"):
+        return np.arange(len(index))
+    positions = index.where(SPLIT_NAMES.index(str(split)))
+    if not len(positions):
+        there = [name for number, name in enumerate(SPLIT_NAMES) if len(index.where(number))]
+        raise DataError(
+            f"{index.source.where} has no split {split!r}.",
+            f"It has: {', '.join(filter(None, there)) or 'no splits at all'}; --split all takes "
+            "everything.",
+        )
+    return positions
+
+
+def _network(s: EmbedSettings) -> Network:
+    if model_folder(s.weights) is not None:
+        return load_features(s.weights)
+    if s.arch is None:
+        raise UsageError(
+            f"{s.weights} does not say which network it belongs to.", "Add --arch NAME."
+        )
+    arch = canonical(s.arch)
+    network = build_network(arch)
+    loaded = load_weights(network, s.weights, arch=arch)
+    headless(network)
+    preprocess = loaded.preprocess or PLAIN
+    card = ModelCard("backbone", arch, preprocess=preprocess.as_dict())
+    return Network(network, card, preprocess)

@@ -1,0 +1,142 @@
+"""`evaluate`: how good a model is on labelled pictures, and whether it may be believed."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unfreeze.api.embed import in_split
+from unfreeze.api.serving import placed, reads_of, send
+from unfreeze.checkpoints.modelfile import ModelCard, model_folder
+from unfreeze.data.index import TEST, VAL, Index, build_index
+from unfreeze.data.sources.open import open_source
+from unfreeze.data.splits import read_split_csv
+from unfreeze.errors import DataError
+from unfreeze.reports.interval import wilson
+from unfreeze.runtime.atomic import write_json
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.settings.build import build
+from unfreeze.settings.use import EvaluateSettings
+from unfreeze.transfer.evaluate import ClassScore, score
+from unfreeze.transfer.predictor import load_classifier
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores on `n` pictures of `split`; `confusion` has truth in rows, prediction in columns.
+
+    `interval`: 95 % (Wilson) of `accuracy`. `seen_in_training`: how many of the pictures the run
+    trained on. `used_for_choosing`: whether the run chose its weights by this split.
+    """
+
+    n: int
+    split: str
+    seen_in_training: int
+    used_for_choosing: bool
+    accuracy: float
+    interval: tuple[float, float]
+    top5: float
+    loss: float
+    classes: list[str]
+    confusion: list[list[int]]
+    per_class: list[ClassScore]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which pictures, under which name."""
+
+    positions: Positions
+    split: str
+    used_for_choosing: bool
+
+
+def evaluate(run: str, data: str, **settings: Any) -> Evaluation:
+    """Scores of a run's model on `data`: its test, else val, else the rows held out, else all.
+
+    Keywords as in `EvaluateSettings`. DataError for a class the model does not know.
+    """
+    given = {"run": str(run), "data": str(data), **settings}
+    return run_evaluate(build(EvaluateSettings, given), Quiet())
+
+
+def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
+    """The same from a settings object; a run's folder also gets `evaluation.json`."""
+    s = settings
+    network = placed(load_classifier(s.run), s.device, s.precision)
+    index = build_index(open_source(s.data, data_root=s.data_root))
+    index = index.take(np.flatnonzero(index.labels >= 0))
+    if not len(index):
+        raise DataError(f"{s.data} has no labels to compare with.", "Use predict instead.")
+    trained = _trained_on(s.run, network.card, index)
+    chosen = _choose(index, s.split, trained, network.card)
+    index = index.take(chosen.positions)
+    labels = _labels(index, network.classes)
+    sent = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
+    scores = score(sent.values, torch.from_numpy(labels[sent.kept]), network.classes)
+    paths = [index.paths[place] for place in sent.kept.tolist()]
+    found = Evaluation(
+        n=scores.n,
+        split=chosen.split,
+        seen_in_training=sum(trained.get(path) == "train" for path in paths),
+        used_for_choosing=chosen.used_for_choosing,
+        accuracy=scores.accuracy,
+        interval=wilson(scores.correct, scores.n),
+        top5=scores.top5,
+        loss=scores.loss,
+        classes=list(network.classes),
+        confusion=scores.confusion,
+        per_class=scores.per_class,
+    )
+    if (Path(s.run) / "config.toml").is_file():
+        write_json(Path(s.run) / "evaluation.json", asdict(found))
+    return found
+
+
+def _trained_on(run: str, card: ModelCard, index: Index) -> dict[str, str]:
+    """Path -> train or val, as the run's split.csv says; {} where these are other files."""
+    folder = model_folder(run)
+    listed = folder.parent / "split.csv" if folder is not None else Path(run)
+    same = card.provenance.get("fingerprint") == index.source.fingerprint()
+    if not same or not listed.is_file():
+        return {}
+    return {row.path: row.split for row in read_split_csv(listed)}
+
+
+def _choose(index: Index, split: str | None, trained: dict[str, str], card: ModelCard) -> _Choice:
+    selected = bool(trained) and card.provenance.get("best_epoch") is not None
+    own = np.array([trained.get(path, "") for path in index.paths])
+    if split is None:
+        held = np.flatnonzero(own == "val")
+        if len(index.where(TEST)):
+            split = "test"
+        elif len(index.where(VAL)) or len(held):
+            split = "val"
+        else:
+            split = "all"
+    if split in ("train", "val") and not index.splits.any() and trained:
+        positions = np.flatnonzero(own == split)
+        if not len(positions):
+            raise DataError(f"The run held out no {split}.", "Use --split all.")
+    else:
+        positions = in_split(index, split)
+    return _Choice(positions, split, selected and bool((own[positions] == "val").any()))
+
+
+def _labels(index: Index, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """Labels as places in the model's classes: matched by name."""
+    places = {name: place for place, name in enumerate(classes)}
+    wanted = {index.classes[label] for label in np.unique(index.labels).tolist()}
+    unknown = sorted(wanted - set(places))
+    if unknown:
+        raise DataError(
+            f"The model does not know the class {unknown[0]!r}; it knows {', '.join(classes)}.",
+            "Evaluate on data with the classes of the training.",
+        )
+    table = np.array([places.get(name, -1) for name in index.classes], np.int64)
+    return table[index.labels]

@@ -1,0 +1,105 @@
+"""`predict`: a label and a probability for each picture."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unfreeze.api.serving import placed, read_row, send
+from unfreeze.data.decode import decode
+from unfreeze.data.preprocess import Pixels
+from unfreeze.data.signatures import HEAD, is_junk, known, named_as_picture
+from unfreeze.data.sources import Source
+from unfreeze.data.sources.open import open_source
+from unfreeze.errors import DataError, UsageError
+from unfreeze.runtime.atomic import write_bytes
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.settings.build import build
+from unfreeze.settings.use import PredictSettings
+from unfreeze.transfer.predictor import Prediction, load_classifier
+from unfreeze.transfer.reading import Read
+
+BUILT_IN = ("digits", "cifar10")
+COLLECTIONS = (".zip", ".tar", ".tar.gz", ".tgz", ".csv")
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where predictions were written, and how many."""
+
+    out: str
+    pictures: int
+
+
+class _Picture(NamedTuple):
+    path: str
+    read: Read
+
+
+def predict(run: str, images: str | list[str], **settings: Any) -> list[Prediction]:
+    """The most likely class of each picture; `images` are files, folders or archives.
+
+    Keywords as in `PredictSettings`. Unreadable pictures among others are left out; DataError
+    where none can be read.
+    """
+    images = [images] if isinstance(images, str) else images
+    made = build(PredictSettings, {"run": str(run), "images": [*map(str, images)], **settings})
+    return _predictions(made, Quiet())
+
+
+def run_predict(settings: PredictSettings, console: Console) -> list[Prediction] | Written:
+    """The same from a settings object; with `--out` the CSV's place is returned."""
+    found = _predictions(settings, console)
+    return Written(settings.out, len(found)) if settings.out and not settings.json else found
+
+
+def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
+    if not s.images:
+        raise UsageError("predict needs pictures.", "Name files, folders or archives after RUN.")
+    network = placed(load_classifier(s.run), s.device, s.precision)
+    pictures = [picture for name in s.images for picture in _pictures(name, s.data_root)]
+    names = [picture.path for picture in pictures]
+    reads = (picture.read for picture in pictures)
+    sent = send(network, names, reads, batch_size=s.batch_size, console=console)
+    found = network.label([names[place] for place in sent.kept.tolist()], sent.values)
+    if s.out:
+        write_bytes(s.out, _csv(found))
+    return found
+
+
+def _pictures(name: str, data_root: str) -> Iterator[_Picture]:
+    path = Path(name)
+    if path.is_file() and not path.name.lower().endswith(COLLECTIONS):
+        yield _Picture(name, partial(_file, path))
+        return
+    if not path.exists() and name not in BUILT_IN:
+        raise DataError(f"There is no file or folder {name}.", "Check the path.")
+    source = open_source(name, data_root=data_root)
+    for row in _rows(source):
+        inner = source.names[row]
+        yield _Picture(inner if name in BUILT_IN else f"{name}/{inner}", read_row(source, row))
+
+
+def _rows(source: Source) -> Iterator[int]:
+    """Rows that are pictures: all of a list, of files those that look like one."""
+    listed = source.labels is not None or source.kind == "csv"
+    for row, name in enumerate(source.names):
+        if listed or (
+            not is_junk(name) and (named_as_picture(name) or known(source.head(row, HEAD)))
+        ):
+            yield row
+
+
+def _file(path: Path) -> Pixels:
+    return decode(path.read_bytes())
+
+
+def _csv(found: list[Prediction]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "label", "probability"))
+    writer.writerows((one.path, one.label, f"{one.probability:.6f}") for one in found)
+    return text.getvalue().encode("utf-8", "surrogateescape")

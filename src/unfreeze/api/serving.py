@@ -1,0 +1,100 @@
+"""What the verbs that use a model share: the network in place, and pictures sent through it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unfreeze.data.decode import decode
+from unfreeze.data.index import Index
+from unfreeze.data.preprocess import Pixels
+from unfreeze.data.sources import Source
+from unfreeze.data.undecodable import Undecodable
+from unfreeze.errors import DataError
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.devices import pick_device, pick_precision
+from unfreeze.transfer.predictor import Network
+from unfreeze.transfer.reading import Failure, Read
+
+N = TypeVar("N", bound=Network)
+TOLD = 5  # unreadable files that get a line of their own
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """float32 [N, C] of the pictures that could be read: `kept` are their places."""
+
+    kept: npt.NDArray[np.int64]
+    values: Tensor
+
+
+def placed(network: N, device: str, precision: str) -> N:
+    """The network where it computes; in full precision unless another was asked for by name."""
+    place = pick_device(device)
+    if precision != "auto":
+        network.precision, _ = pick_precision(precision, place)
+    network.to(place)
+    return network
+
+
+def read_row(source: Source, row: int) -> Read:
+    """How to get a row's pixels."""
+    return partial(_decoded, source, row)
+
+
+def reads_of(index: Index) -> list[Read]:
+    """How to get each picture of an index."""
+    return [read_row(index.source, row) for row in index.rows.tolist()]
+
+
+def send(
+    network: Network,
+    names: Sequence[str],
+    reads: Iterable[Read],
+    *,
+    batch_size: int,
+    console: Console,
+) -> Outputs:
+    """Every picture through the network; unreadable ones are named and left out.
+
+    DataError where none can be read.
+    """
+    failed: dict[int, Failure] = {}
+    batches = []
+    with console.progress("pictures", len(names)) as advance:
+        for batch in network.outputs(reads, batch_size=batch_size, skip=failed.__setitem__):
+            batches.append(batch)
+            advance(len(batch))
+    _tell(failed, names, console)
+    kept = np.setdiff1d(np.arange(len(names)), np.array(sorted(failed), np.int64))
+    return Outputs(kept, torch.cat(batches))
+
+
+def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) -> None:
+    lines = [f"{names[place]}: {_why(failed[place])}" for place in sorted(failed)]
+    if len(failed) == len(names):
+        raise DataError(
+            f"None of {len(names):,} pictures could be read; the first: {lines[0]}."
+            if lines
+            else "There are no pictures.",
+            "Check the files; `unfreeze scan` names what is wrong with each.",
+        )
+    for line in lines[:TOLD]:
+        console.say(f"left out: {line}")
+    if len(lines) > TOLD:
+        console.say(f"left out: {len(lines) - TOLD:,} more files that cannot be read")
+
+
+def _why(failure: Failure) -> str:
+    if isinstance(failure, Undecodable):
+        return f"{failure.reason} ({failure.detail})"
+    return failure.strerror or str(failure)
+
+
+def _decoded(source: Source, row: int) -> Pixels:
+    return decode(source.read(row))

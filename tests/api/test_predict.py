@@ -1,0 +1,112 @@
+import csv
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unfreeze.api.finetune import finetune
+from unfreeze.api.load import load
+from unfreeze.api.predict import Written, predict, run_predict
+from unfreeze.errors import DataError, UsageError
+from unfreeze.settings.build import build
+from unfreeze.settings.use import PredictSettings
+
+TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}
+
+
+class Heard:
+    """A console that remembers."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def progress(self, label, total, done=0):
+        from unfreeze.runtime.console import Quiet
+
+        return Quiet().progress(label, total, done)
+
+
+@pytest.fixture
+def run(coloured, tmp_path):
+    data = coloured("colours", {"red": 8, "green": 8})
+    return data, finetune(str(data), out=str(tmp_path / "run"), epochs=3, **TINY).run
+
+
+def test_files_folders_and_archives_give_the_same(run, tmp_path):
+    data, model = run
+    files = sorted(map(str, data.rglob("*.png")))
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for file in files:
+            archive.write(file, file.removeprefix(f"{data}/"))
+    one_by_one = predict(model, files)
+    assert [p.label for p in one_by_one] == ["green"] * 8 + ["red"] * 8
+    for collection in (data, packed):
+        found = predict(model, str(collection), batch_size=5)
+        assert [p.path.split("/", collection.as_posix().count("/") + 1)[-1] for p in found] == [
+            p.path.removeprefix(f"{data}/") for p in one_by_one
+        ]
+        assert [p.label for p in found] == [p.label for p in one_by_one]
+        assert np.allclose([p.probability for p in found], [p.probability for p in one_by_one])
+
+
+def test_an_unreadable_file_is_told_and_the_rest_predicted(run, tmp_path):
+    data, model = run
+    bad, good = tmp_path / "cat.jpg", str(data / "red/000.png")
+    bad.write_text("I am not a picture")
+    console = Heard()
+    settings = build(PredictSettings, {"run": model, "images": [str(bad), good]})
+    found = run_predict(settings, console)
+    assert [p.path for p in found] == [good]
+    assert any(str(bad) in line and "not an image" in line for line in console.lines)
+    with pytest.raises(DataError, match=r"cat\.jpg"):
+        predict(model, str(bad))
+    with pytest.raises(DataError, match="no file or folder"):
+        predict(model, str(tmp_path / "nowhere.jpg"))
+    with pytest.raises(UsageError, match="needs pictures"):
+        predict(model, [])
+
+
+def test_out_is_a_csv(run, tmp_path):
+    data, model = run
+    out = tmp_path / "found.csv"
+    settings = build(PredictSettings, {"run": model, "images": [str(data)], "out": str(out)})
+    assert run_predict(settings, Heard()) == Written(str(out), 16)
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert list(rows[0]) == ["path", "label", "probability"] and len(rows) == 16
+
+
+def test_the_model_folder_alone_is_enough(run, tmp_path):
+    data, model = run
+    alone = shutil.copytree(f"{model}/model", tmp_path / "alone")
+    assert predict(str(alone), str(data / "red/000.png"))[0].label == "red"
+
+
+def test_rotated_grey_alpha_and_deep_pictures_are_read_as_in_training(run, tmp_path):
+    data, model = run
+    picture = Image.open(data / "red/000.png")
+    turned = Image.new("RGB", (3, 3))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    lying = picture.rotate(90, expand=True)
+    lying.save(tmp_path / "turned.png", exif=exif)
+    see_through = picture.convert("RGBA")
+    see_through.save(tmp_path / "alpha.png")
+    plain = predict(model, str(data / "red/000.png"))[0]
+    for name in ("turned.png", "alpha.png"):
+        found = predict(model, str(tmp_path / name))[0]
+        assert (found.label, found.probability) == (plain.label, pytest.approx(plain.probability))
+    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    assert len(predict(model, str(tmp_path / "deep.png"))) == 1
+
+
+def test_arrays_are_predicted_by_position(run):
+    data, model = run
+    pixels = np.asarray(Image.open(data / "green/000.png"))
+    found = load(model).predict([pixels, pixels])
+    assert [p.path for p in found] == ["0", "1"] and {p.label for p in found} == {"green"}

@@ -1,0 +1,68 @@
+"""Small pictures in memory and a trainer over them."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.backbones.build import build
+from unfreeze.backbones.head import replace_head
+from unfreeze.data.index import build_index
+from unfreeze.data.loader import Loader
+from unfreeze.data.pictures import Pictures
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.sources.builtin import ArraySource
+from unfreeze.data.views import normalise
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.transfer.augment import maker
+from unfreeze.transfer.freeze import constant, select_frozen
+from unfreeze.transfer.holdout import HoldOut
+from unfreeze.transfer.trainer import Fit, Trainer
+
+SIDE = 8
+PLAIN = Preprocess(SIDE, SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def noisy(count: int, seed: int) -> Pictures:
+    """Pictures of three classes that differ in colour, hard enough to be got wrong."""
+    draw = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    pixels = draw.integers(0, 256, (count, SIDE, SIDE, 3))
+    pixels[np.arange(count), :, :, labels] += 40
+    source = ArraySource(
+        "toy", pixels.clip(0, 255).astype(np.uint8), [str(n) for n in labels], ["train"] * count
+    )
+    return Pictures(build_index(source))
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    """`make(name, ...)`: a trainer of unfreeze/tiny over 26 pictures, with 18 held out."""
+
+    def make(name="run", *, validate=True, batch_size=8, count=26, freeze=None, **fit):
+        torch.manual_seed(0)
+        network = build("unfreeze/tiny")
+        head = replace_head(network, 3)
+        prepare = partial(normalise, mean=PLAIN.mean, std=PLAIN.std)
+        loader = Loader(
+            noisy(count, 0),
+            maker("digits", PLAIN, 0),
+            batch_size=batch_size,
+            seed=0,
+            drop_last=False,
+        )
+        holdout = HoldOut(noisy(18, 1), PLAIN, prepare=prepare, budget=2**20)
+        frozen = select_frozen(network, "none", head=head)
+        return Trainer(
+            network,
+            loader,
+            Fit(**{"epochs": 4, "lr": 0.05, **fit}),
+            prepare=prepare,
+            validate=partial(holdout.record, network) if validate else None,
+            freeze=freeze or constant(frozen),
+            folder=RunFolder.create(tmp_path / name, resume="yes"),
+            keep={"kind": "finetune"},
+        )
+
+    return make

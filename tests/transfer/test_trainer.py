@@ -1,0 +1,191 @@
+import math
+import signal
+
+import pytest
+import torch
+
+from unfreeze.backbones.build import build
+from unfreeze.checkpoints.state import load_state
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.errors import DivergedError
+from unfreeze.runtime.console import Quiet
+from unfreeze.transfer import trainer as trainer_module
+from unfreeze.transfer.freeze import FreezeSchedule
+from unfreeze.transfer.reading import in_order
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.network.state_dict().items()}
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
+
+
+def stop_at(trainer, step):
+    """Ask the trainer to stop, as Ctrl-C does, once `step` steps are done."""
+    before = trainer._step
+
+    def stepping(batch):
+        before(batch)
+        if trainer.step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    trainer._step = stepping
+
+
+@pytest.mark.parametrize("fit", [{}, {"optimizer": "adamw", "lr": 1e-3}, {"precision": "bf16"}])
+@pytest.mark.parametrize("step", [3, 6])  # an epoch's end and its middle
+def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(make_trainer, fit, step):
+    straight = make_trainer("straight", validate=False, **fit)
+    straight.run(Quiet())
+    first = make_trainer("broken", validate=False, **fit)
+    stop_at(first, step)
+    assert first.run(Quiet()).stopped == "asked" and first.step == step
+    second = make_trainer("broken", validate=False, **fit)
+    second.restore(load_state(second.folder.file(trainer_module.LAST)))
+    outcome = second.run(Quiet())
+    assert outcome.stopped == "end" and outcome.epochs == 4
+    assert same(weights(straight), weights(second))
+    lines = [(m["step"], m["loss"]) for m in second.folder.metrics()]
+    assert lines == [(m["step"], m["loss"]) for m in straight.folder.metrics()]
+
+
+def test_dropout_is_resumed_too(make_trainer):
+    def with_dropout(name):
+        trainer = make_trainer(name, validate=False)
+        trainer.network.stage3 = torch.nn.Sequential(trainer.network.stage3, torch.nn.Dropout(0.5))
+        return trainer
+
+    straight = with_dropout("straight")
+    straight.run(Quiet())
+    first = with_dropout("broken")
+    stop_at(first, 5)
+    first.run(Quiet())
+    torch.rand(7)  # whatever happened to the global generator meanwhile
+    second = with_dropout("broken")
+    second.restore(load_state(second.folder.file(trainer_module.LAST)))
+    second.run(Quiet())
+    assert same(weights(straight), weights(second))
+
+
+def test_the_callers_generator_is_left_alone(make_trainer):
+    trainer = make_trainer(epochs=1)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    trainer.run(Quiet())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_resume_across_a_thaw(make_trainer):
+    network = build("unfreeze/tiny")
+    everything = frozenset(n for n, _ in network.named_parameters() if not n.startswith("head"))
+    later = frozenset(n for n in everything if not n.startswith("stage3"))
+    schedule = FreezeSchedule(((0, everything), (2, later)))
+    straight = make_trainer("straight", freeze=schedule)
+    start = weights(straight)
+    straight.run(Quiet())
+    moved = {n for n in start if not torch.equal(start[n], straight.network.state_dict()[n])}
+    assert moved and all(n.startswith(("stage3", "head")) for n in moved)
+    first = make_trainer("broken", freeze=schedule)
+    stop_at(first, 5)
+    first.run(Quiet())
+    assert same({n: v for n, v in start.items() if "head" not in n},
+                {n: v for n, v in weights(first).items() if "head" not in n})  # fmt: skip
+    second = make_trainer("broken", freeze=schedule)
+    second.restore(load_state(second.folder.file(trainer_module.LAST)))
+    second.run(Quiet())
+    assert same(weights(straight), weights(second))
+
+
+def test_frozen_parameters_are_not_in_the_optimizer(make_trainer):
+    network = build("unfreeze/tiny")
+    frozen = frozenset(n for n, _ in network.named_parameters() if not n.startswith("head"))
+    trainer = make_trainer(freeze=FreezeSchedule(((0, frozen),)))
+    held = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(map(id, trainer.network.head.parameters()))
+
+
+def test_early_stop_ends_the_run_and_stays_ended(make_trainer):
+    trainer = make_trainer(epochs=40, patience=2, lr=0.0)
+    outcome = trainer.run(Quiet())
+    assert (outcome.stopped, outcome.epochs, outcome.best_epoch) == ("early", 3, 0) or (
+        outcome.stopped == "early" and outcome.epochs == outcome.best_epoch + 3
+    )
+    again = make_trainer(epochs=40, patience=2, lr=0.0)
+    again.restore(load_state(again.folder.file(trainer_module.LAST)))
+    assert again.run(Quiet()).epochs == outcome.epochs
+
+
+def test_metrics_have_the_promised_lines(make_trainer):
+    trainer = make_trainer(epochs=2)
+    trainer.run(Quiet())
+    lines = trainer.folder.metrics()
+    training = [m for m in lines if m["split"] == "train"]
+    assert [m["step"] for m in training] == list(range(1, 9))
+    assert {m["epoch"] for m in lines} == {0, 1}
+    names = "loss accuracy correct total learning_rate images_per_second seconds_data seconds_step"
+    assert all(set(names.split()) <= set(m) for m in training)
+    val = [m for m in lines if m["split"] == "val"]
+    assert [m["step"] for m in val] == [4, 8]
+    assert all(m["accuracy"] == m["correct"] / m["total"] and m["total"] == 18 for m in val)
+    best = max(val, key=lambda m: (m["accuracy"], -m["loss"]))
+    assert trainer.selection.epoch == best["epoch"]
+
+
+def test_after_a_hundred_steps_one_line_in_fifty(make_trainer):
+    trainer = make_trainer(epochs=80, validate=False, batch_size=13)
+    trainer.run(Quiet())
+    steps = [m["step"] for m in trainer.folder.metrics()]
+    assert steps[:100] == list(range(1, 101))
+    assert {150} <= set(steps) and steps[-1] == 160
+    assert sum(m["total"] for m in trainer.folder.metrics()) == 26 * 80
+
+
+def test_a_loss_that_is_no_number_names_its_step_and_spares_the_checkpoint(make_trainer):
+    trainer = make_trainer(epochs=30, validate=False, batch_size=13)
+    before = trainer._lr
+    trainer._lr = lambda step: math.inf if step == 4 else before(step)
+    with pytest.raises(DivergedError, match="at step 6"):
+        trainer.run(Quiet())
+    saved = load_state(trainer.folder.file(trainer_module.LAST))
+    assert saved["step"] == 4
+    assert all(torch.isfinite(v).all() for v in saved["model"].values())
+
+
+def test_long_epochs_are_saved_on_the_way(make_trainer, monkeypatch):
+    monkeypatch.setattr(trainer_module, "SAVE_SECONDS", -1.0)
+    trainer = make_trainer(epochs=1, validate=False)
+    steps = []
+    save = trainer._save
+    trainer._save = lambda name: (steps.append(trainer.step), save(name))
+    trainer.run(Quiet())
+    assert steps == [1, 2, 3, 4, 4]
+
+
+def test_states_are_plain_and_carry_what_the_contract_names(make_trainer):
+    trainer = make_trainer(epochs=1)
+    trainer.run(Quiet())
+    for name in (trainer_module.LAST, trainer_module.BEST):
+        state = torch.load(trainer.folder.file(name), weights_only=True)
+        assert {"epoch", "loss", "metrics", "step", "model", "optimizer"} <= set(state)
+        assert state["metrics"]["val_accuracy"] == trainer.selection.accuracy
+
+
+def test_pictures_come_in_order_and_what_fails_is_told():
+    import numpy as np
+
+    def read(value):
+        if value % 5 == 3:
+            raise OSError("gone")
+        return np.full((4, 4, 3), value, np.uint8)
+
+    told = {}
+    reads = [lambda v=v: read(v) for v in range(13)]
+    plain = Preprocess(4, 4)
+    batches = list(in_order(reads, plain, batch_size=4, skip=told.__setitem__))
+    assert torch.cat(batches)[:, 0, 0, 0].tolist() == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11, 12]
+    assert list(told) == [3, 8]
+    with pytest.raises(OSError, match="gone"):
+        list(in_order(reads, plain, batch_size=4))
