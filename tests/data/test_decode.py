@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 import struct
 import threading
@@ -244,3 +245,13 @@ def test_header_size(made):
     assert header_size(made.encoded()) == (12, 16)
     with pytest.raises(Undecodable):
         header_size(b"text")
+
+
+def test_a_fork_while_others_decode_can_decode(made):
+    data = made.encoded()
+    decode(data)
+    with module._pillow_silenced(), module._Silence.lock, module._one_large:
+        child = os.fork()
+        if not child:
+            os._exit(decode(data).shape != (12, 16, 3))
+    assert os.waitpid(child, 0)[1] == 0

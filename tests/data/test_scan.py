@@ -127,6 +127,14 @@ def test_a_disk_that_fails_is_not_remembered(made, monkeypatch):
     assert (again.decoded, again.problems) == (1, [])
 
 
+def test_a_cache_that_cannot_be_written_stops_nothing(made, monkeypatch):
+    (made.root / "file").write_text("in the way")
+    monkeypatch.setenv("UNFREEZE_CACHE", str(made.root / "file"))
+    console = Listening()
+    assert len(check(indexed(made), console=console).usable) == 20
+    assert "could not be kept" in console.said[0]
+
+
 def test_what_was_found_before_an_interruption_is_kept(made, monkeypatch):
     index = indexed(made)
     monkeypatch.setattr("unfreeze.data.sweep._CHUNK_FILES", 2)
@@ -232,7 +240,7 @@ def test_digits_need_no_decoding_but_are_held():
     assert found.store.block(np.arange(1797)).shape == (1797, 8, 8, 3)
 
 
-def test_nasty_images_agree_with_pillow(shared, made):
+def test_nasty_images_agree_with_pillow(shared, made, caplog):
     path = shared / "data" / "nasty-images.zip"
     with zipfile.ZipFile(path) as archive:
         archive.extractall(made.root / "nasty")
@@ -241,6 +249,7 @@ def test_nasty_images_agree_with_pillow(shared, made):
         contents = {row["file"]: archive.read(f"nasty/{row['file']}") for row in rows}
     index = build_index(open_source(str(path)))
     found = check(index, refuse_above=None)
+    assert not caplog.records
     left_out = {problem.path.rpartition("/")[2] for problem in found.problems}
     seen = {name.rpartition("/")[2] for name in index.paths}
     stages = {row["file"]: row["pil_stage"] for row in rows}
@@ -268,7 +277,7 @@ def test_nasty_images_agree_with_pillow(shared, made):
 
 def test_nasty_images_that_are_kept_are_not_black_and_held_as_decoded(shared):
     index = build_index(open_source(str(shared / "data" / "nasty-images.zip")))
-    pictures = check(index, refuse_above=None, store_budget=2**28).pictures()
+    pictures = check(index, refuse_above=None, store_budget=2**30).pictures()
     assert pictures.store is not None
     for position, path in enumerate(pictures.index.paths):
         pixels = pictures[position]

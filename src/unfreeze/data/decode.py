@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import io
+import logging
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -43,7 +45,7 @@ def decode(data: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
     EXIF orientation applied; grey repeated; alpha and transparent palette entries on white; CMYK
     by plain inversion; the first frame of many; deeper grey by `intensity.to_uint8`. The limit of
-    PIXEL_LIMIT is held before decoding. Raises Undecodable; Pillow's warnings never escape.
+    PIXEL_LIMIT is held before decoding. Raises Undecodable; Pillow's warnings and log never escape.
     """
     if isinstance(data, np.ndarray):
         return data
@@ -81,6 +83,8 @@ def header_size(data: bytes) -> tuple[int, int]:
 @functools.cache
 def _formats() -> list[str]:
     Image.init()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_alone)
     return [name for name in _WANTED.split() if name in Image.OPEN]
 
 
@@ -132,27 +136,38 @@ def _named(error: Exception, data: bytes) -> Undecodable:
     return Undecodable("unreadable", detail)
 
 
+def _alone() -> None:
+    # a forked process has one thread: whoever held a lock or wanted silence stayed behind
+    global _one_large
+    _one_large, _Silence.lock, _Silence.users = threading.Lock(), threading.Lock(), 0
+
+
 class _Silence:
-    """How many threads want Pillow's warnings ignored; a filter stands while any does."""
+    """How many threads want Pillow silent, and what stands for them meanwhile."""
 
     lock = threading.Lock()
     users = 0
-    entry: Any = None
+    entry: Any = None  # the filter of warnings
+    level = logging.NOTSET  # of Pillow's loggers, before
 
 
 @contextlib.contextmanager
 def _pillow_silenced() -> Iterator[None]:
     # warnings.catch_warnings swaps global state and is not safe with threads: one filter, counted
+    logger = logging.getLogger("PIL")
     with _Silence.lock:
         if not _Silence.users:
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            _Silence.entry = warnings.filters[0]
+            _Silence.entry, _Silence.level = warnings.filters[0], logger.level
+            logger.setLevel(logging.CRITICAL + 1)
         _Silence.users += 1
     try:
         yield
     finally:
         with _Silence.lock:
             _Silence.users -= 1
-            if not _Silence.users and _Silence.entry in warnings.filters:
-                warnings.filters.remove(_Silence.entry)  # type: ignore[attr-defined]
-                warnings._filters_mutated()  # type: ignore[attr-defined]
+            if not _Silence.users:
+                logger.setLevel(_Silence.level)
+                if _Silence.entry in warnings.filters:
+                    warnings.filters.remove(_Silence.entry)  # type: ignore[attr-defined]
+                    warnings._filters_mutated()  # type: ignore[attr-defined]

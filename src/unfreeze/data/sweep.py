@@ -13,6 +13,7 @@ from unfreeze.data.sources import Source
 from unfreeze.data.store import PixelStore
 from unfreeze.data.undecodable import Undecodable
 from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdict, Verdicts
+from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Console
 
 _ESTIMATE_FROM = 256  # headers that the store's size is estimated from
@@ -58,8 +59,16 @@ def sweep(
                     console.say("The decoded pixels outgrew --store-budget; none are held.")
                 advance(len(chunk))
     finally:
-        verdicts.save()
+        _keep(verdicts, console)
     return len(todo), store
+
+
+def _keep(verdicts: Verdicts, console: Console) -> None:
+    try:
+        verdicts.save()
+    except (OSError, ResourceError) as error:
+        # the run does not need it, only the next one would be quicker
+        console.say(f"What the check found could not be kept for other runs: {error}")
 
 
 class _Judge:
