@@ -1,6 +1,6 @@
 """What all tests share: real data where it is there, and a cache of their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,23 +22,35 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-@pytest.fixture
-def coloured(tmp_path: Path) -> Callable[..., Path]:
-    """`coloured("name", {"red": 8, "blue": 8})`: a folder of small noisy pictures of each colour.
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_longer_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNFREEZE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def colours() -> Callable[..., Path]:
+    """`colours(folder, {"red": 8, "blue": 8})`: small noisy pictures of each colour in `folder`.
 
     Folders inside may be given as `{"train/red": 8, "test/red": 2}`; `side` is in pixels.
     """
 
-    def make(name: str, counts: dict[str, int], side: int = 12) -> Path:
+    def make(folder: Path, counts: dict[str, int], side: int = 12) -> Path:
         draw = np.random.default_rng(len(counts))
-        colours = sorted({key.rpartition("/")[2] for key in counts})
+        names = sorted({key.rpartition("/")[2] for key in counts})
         for key, count in counts.items():
-            folder = tmp_path / name / key
-            folder.mkdir(parents=True, exist_ok=True)
+            (folder / key).mkdir(parents=True, exist_ok=True)
             for number in range(count):
                 pixels = draw.integers(60, 120, (side, side + 2, 3))
-                pixels[..., colours.index(key.rpartition("/")[2]) % 3] += 100
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:03}.png")
-        return tmp_path / name
+                pixels[..., names.index(key.rpartition("/")[2]) % 3] += 100
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / key / f"{number:03}.png")
+        return folder
 
     return make
+
+
+@pytest.fixture
+def coloured(tmp_path: Path, colours: Callable[..., Path]) -> Callable[..., Path]:
+    """`coloured("name", counts)`: as `colours`, in a new folder of that name."""
+    return lambda name, counts, side=12: colours(tmp_path / name, counts, side)

@@ -10,10 +10,11 @@ from unfreeze.errors import DataError, UsageError, WeightsError
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}
 
 
-@pytest.fixture
-def run(coloured, tmp_path):
-    data = coloured("colours", {"red": 6, "green": 5})
-    return data, finetune(str(data), out=str(tmp_path / "run"), epochs=1, **TINY).run
+@pytest.fixture(scope="module")
+def run(colours, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("done")
+    data = colours(folder / "colours", {"red": 6, "green": 5})
+    return data, finetune(str(data), out=str(folder / "run"), epochs=1, **TINY).run
 
 
 def test_features_are_what_the_head_is_fed(run, tmp_path):

@@ -14,10 +14,11 @@ TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precisio
 FIELDS = {"n", "split", "seen_in_training", "accuracy", "top5", "loss", "classes", "confusion"}
 
 
-@pytest.fixture
-def run(coloured, tmp_path):
-    data = coloured("colours", {"red": 10, "green": 10})
-    return data, finetune(str(data), out=str(tmp_path / "run"), epochs=2, **TINY)
+@pytest.fixture(scope="module")
+def run(colours, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("done")
+    data = colours(folder / "colours", {"red": 10, "green": 10})
+    return data, finetune(str(data), out=str(folder / "run"), epochs=2, **TINY)
 
 
 def test_the_rows_held_out_are_taken_and_score_as_in_training(run):

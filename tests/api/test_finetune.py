@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import tomllib
 
@@ -29,11 +30,12 @@ FILES = [
 ]
 
 
-@pytest.fixture
-def run(coloured, tmp_path):
+@pytest.fixture(scope="module")
+def run(colours, tmp_path_factory):
     """A finished run over three colours."""
-    data = coloured("colours", COLOURS)
-    return data, finetune(str(data), out=str(tmp_path / "run"), epochs=3, **TINY)
+    folder = tmp_path_factory.mktemp("done")
+    data = colours(folder / "colours", COLOURS)
+    return data, finetune(str(data), out=str(folder / "run"), epochs=3, **TINY)
 
 
 def test_a_run_learns_and_leaves_the_promised_files(run):
@@ -141,15 +143,16 @@ def test_resume_refuses_other_settings_and_other_pictures(run, coloured):
     data, result = run
     with pytest.raises(UsageError, match=r"began with --epochs 3; .* 5"):
         finetune(str(data), out=result.run, resume="yes", epochs=5, **TINY)
-    coloured("colours", {"red": 9})
+    other = coloured("other", COLOURS)
     with pytest.raises(DataError, match="not those the run began with"):
-        finetune(str(data), out=result.run, resume="yes", epochs=3, **TINY)
+        finetune(str(other), out=result.run, resume="yes", epochs=3, **TINY)
 
 
-def test_resume_of_a_finished_run_gives_its_result_again(run):
+def test_resume_of_a_finished_run_gives_its_result_again(run, tmp_path):
     data, result = run
-    again = finetune(str(data), out=result.run, resume="yes", epochs=3, **TINY)
-    same = {"epochs", "best_epoch", "val_accuracy", "images", "model", "classes"}
+    copy = shutil.copytree(result.run, tmp_path / "copy")
+    again = finetune(str(data), out=str(copy), resume="yes", epochs=3, **TINY)
+    same = {"epochs", "best_epoch", "val_accuracy", "images", "classes"}
     assert {n: vars(again)[n] for n in same} == {n: vars(result)[n] for n in same}
 
 

@@ -31,10 +31,11 @@ class Heard:
         return Quiet().progress(label, total, done)
 
 
-@pytest.fixture
-def run(coloured, tmp_path):
-    data = coloured("colours", {"red": 8, "green": 8})
-    return data, finetune(str(data), out=str(tmp_path / "run"), epochs=3, **TINY).run
+@pytest.fixture(scope="module")
+def run(colours, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("done")
+    data = colours(folder / "colours", {"red": 8, "green": 8})
+    return data, finetune(str(data), out=str(folder / "run"), epochs=3, **TINY).run
 
 
 def test_files_folders_and_archives_give_the_same(run, tmp_path):
