@@ -38,12 +38,12 @@ def colours() -> Callable[..., Path]:
 
     def make(folder: Path, counts: dict[str, int], side: int = 12) -> Path:
         draw = np.random.default_rng(len(counts))
-        names = sorted({key.rpartition("/")[2] for key in counts})
+        channels = {"red": 0, "green": 1, "blue": 2}
         for key, count in counts.items():
             (folder / key).mkdir(parents=True, exist_ok=True)
             for number in range(count):
                 pixels = draw.integers(60, 120, (side, side + 2, 3))
-                pixels[..., names.index(key.rpartition("/")[2]) % 3] += 100
+                pixels[..., channels.get(key.rpartition("/")[2], 0)] += 100
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / key / f"{number:03}.png")
         return folder
 

@@ -8,7 +8,7 @@ from torch import nn
 from unfreeze.backbones.build import build, canonical
 from unfreeze.backbones.head import replace_head
 from unfreeze.backbones.origins import default_preprocess
-from unfreeze.backbones.stem import PLACES
+from unfreeze.backbones.stem import PLACES, small_stem
 from unfreeze.backbones.weights import Loaded, load_weights
 from unfreeze.checkpoints.modelfile import ModelCard, load_model, model_folder
 from unfreeze.data.preprocess import Preprocess
@@ -44,10 +44,12 @@ def start(
     card = _card(weights)
     name = canonical(arch or (card.arch if card else DEFAULT))
     reasons = {} if arch else {"arch": "the run's own" if card else "the usual start"}
-    kind, why = choose_stem(stem, name, weights, card, side)
+    network = build(name, stem="imagenet" if stem == "auto" else stem)
+    kind, why = choose_stem(stem, network, weights, card, side)
     if stem == "auto":
         reasons["stem"] = why
-    network = build(name, stem=kind)
+        if kind == "small":
+            small_stem(network)
     loaded, wants = None, None
     if weights != "none":
         wants, _ = default_preprocess(name)
@@ -68,7 +70,7 @@ def from_card(card: ModelCard) -> tuple[nn.Module, list[str]]:
 
 
 def choose_stem(
-    stem: str, arch: str, weights: str, card: ModelCard | None, side: int
+    stem: str, network: nn.Module, weights: str, card: ModelCard | None, side: int
 ) -> tuple[str, str]:
     """(stem, reason): `auto` keeps what the weights were trained with."""
     if stem != "auto":
@@ -77,19 +79,14 @@ def choose_stem(
         return card.stem, "the run's own"
     if weights != "none":
         return "imagenet", "loaded layers are never changed"
-    if side <= SMALL_PICTURE and has_small(arch):
+    if side <= SMALL_PICTURE and has_small(network):
         return "small", f"keeps the resolution of pictures of {side} pixels"
     return "imagenet", "the network's own"
 
 
-def has_small(arch: str) -> bool:
-    """Whether the network has another stem for small pictures (ours begin with one)."""
-    if arch.startswith("unfreeze/"):
-        return False
-    import torch
-
-    with torch.device("meta"):
-        modules = dict(build(arch).named_modules())
+def has_small(network: nn.Module) -> bool:
+    """Whether the network begins in a way that `small_stem` can change."""
+    modules = dict(network.named_modules())
     return any(
         type(modules.get(convolution)) is nn.Conv2d and pooling in modules
         for convolution, pooling in PLACES

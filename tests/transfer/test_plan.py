@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.backbones.build import build as network
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.errors import UsageError
+from unfreeze.settings.build import build
+from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.transfer.augment import maker, view
+from unfreeze.transfer.plan import Facts, choose_preprocess, plan, usual_batch, usual_lr
+from unfreeze.transfer.start import choose_stem, has_small, start
+
+USUAL = Preprocess(224, 256)
+
+
+def made(**given):
+    return build(FinetuneSettings, {"data": "x", **given})
+
+
+def facts(**changed):
+    given = {"images": 576, "arch": "torchvision/resnet18", "stem": "imagenet"}
+    return Facts(**{**given, "head_only": False, "trained": True, **changed})
+
+
+def test_every_open_value_is_filled_and_has_a_reason():
+    found = plan(made(), facts(), USUAL)
+    s = found.settings
+    assert None not in (s.arch, s.image_size, s.batch_size, s.lr, s.mean, s.std)
+    assert {"batch_size", "lr"} <= set(found.reasons)
+    given = plan(made(batch_size=7, lr=0.5), facts(), USUAL)
+    assert (given.batch_size, given.lr) == (7, 0.5) and not given.reasons
+
+
+@pytest.mark.parametrize(
+    ("images", "batch"),
+    [(3, 4), (10, 4), (100, 4), (200, 8), (576, 32), (6_000, 64), (50_000, 128)],
+)
+def test_few_pictures_still_make_several_steps(images, batch):
+    assert usual_batch(images) == batch
+
+
+def test_the_rate_depends_on_optimizer_freeze_start_and_architecture():
+    assert usual_lr("sgd", 32, facts())[0] == 0.01
+    assert usual_lr("sgd", 64, facts())[0] == 0.02
+    assert usual_lr("sgd", 32, facts(head_only=True))[0] == 0.03
+    assert usual_lr("adamw", 128, facts())[0] == 2e-4
+    assert usual_lr("sgd", 32, facts(trained=False))[0] == 0.03
+    for arch in ("torchvision/alexnet", "torchvision/vgg16", "torchvision/squeezenet1_1"):
+        rate, reason = usual_lr("sgd", 32, facts(arch=arch))
+        assert rate == 0.001 and "no normalisation" in reason
+
+
+def test_a_warm_up_longer_than_the_run_is_refused():
+    with pytest.raises(UsageError, match="warmup"):
+        plan(made(epochs=2, warmup_epochs=3), facts(), USUAL)
+
+
+def test_sizes_follow_the_weights_or_the_pictures():
+    wide = lambda size: (size // 8, size // 8)  # noqa: E731
+    assert choose_preprocess(made(), 500, USUAL, wide)[0] == USUAL
+    assert choose_preprocess(made(), 32, None, wide)[0].image_size == 32
+    assert choose_preprocess(made(), 900, None, wide)[0] == USUAL
+    assert choose_preprocess(made(), 12, None, wide)[0].image_size == 16
+    asked, _ = choose_preprocess(made(image_size=112), 500, USUAL, wide)
+    assert (asked.image_size, asked.resize) == (112, 128)
+    own, reasons = choose_preprocess(made(mean="0.5 0.5 0.5", std="1 1 1"), 32, None, wide)
+    assert own.std == (1, 1, 1) and "mean" not in reasons
+    for wrong in ({"mean": "0.5"}, {"std": "1 1 0"}):
+        with pytest.raises(UsageError):
+            choose_preprocess(made(**wrong), 32, None, wide)
+
+
+def test_a_loaded_stem_is_never_changed():
+    with torch.device("meta"):
+        resnet, vgg = network("resnet18"), network("vgg11")
+    assert choose_stem("auto", resnet, "none", None, 32)[0] == "small"
+    assert choose_stem("auto", resnet, "none", None, 200)[0] == "imagenet"
+    assert choose_stem("auto", resnet, "imagenet", None, 32)[0] == "imagenet"
+    assert choose_stem("auto", vgg, "none", None, 32)[0] == "imagenet"
+    assert choose_stem("small", vgg, "none", None, 32)[0] == "small"
+    assert not has_small(network("unfreeze/tiny"))
+
+
+def test_a_small_stem_is_put_in_from_scratch_only():
+    begun = start("resnet18", "none", "auto", classes=3, side=32)
+    assert begun.stem == "small" and begun.network.conv1.kernel_size == (3, 3)
+    assert begun.loaded is None and begun.wants is None and begun.head == ["fc.weight", "fc.bias"]
+
+
+def test_no_augmentation_is_what_evaluation_sees():
+    pictures = [np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)] * 2
+    preprocess = Preprocess(16, 18)
+    plain = maker("none", preprocess, 0)(pictures, np.array([4, 5]), 3)[0]
+    assert plain.shape == (2, 16, 16, 3) and plain.dtype == torch.uint8
+    assert np.array_equal(plain[0].numpy(), preprocess.pixels(pictures[0]))
+    views = maker("photo", preprocess, 0)
+    first = views(pictures, np.array([4, 5]), 3)[0]
+    assert torch.equal(first, views(pictures, np.array([4, 5]), 3)[0])
+    assert not torch.equal(first[0], first[1])
+
+
+def test_training_views_are_gentler_than_pretraining():
+    from unfreeze.data.views.spec import preset
+
+    ours, theirs = view("photo", 224), preset("photo", 224, (0.14, 1.0))
+    assert ours.scale[0] > theirs.scale[0] and ours.brightness < theirs.brightness
+    assert ours.blur == ours.grey == 0 and view("digits", 16).flip == 0
