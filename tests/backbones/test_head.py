@@ -57,7 +57,7 @@ def test_one_call_replaces_the_head_of_every_family(sampled, meta):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
 def test_every_torchvision_model(name, meta, monkeypatch):
-    # RegNets are built on the CPU: untouched memory costs nothing, random numbers would.
+    # RegNets are built on the CPU first: untouched memory costs nothing, random numbers would.
     for draw in ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_", "trunc_normal_"):
         monkeypatch.setattr(nn.init, draw, lambda tensor, *_, **__: tensor)
     prove(meta(f"torchvision/{name}"))
@@ -66,6 +66,20 @@ def test_every_torchvision_model(name, meta, monkeypatch):
 @pytest.mark.parametrize(("arch", "name"), HEADS.items())
 def test_the_head_is_found_by_name(arch, name, meta):
     assert find_head(meta(arch)) == name
+
+
+def test_trap_x_a_second_use_of_the_old_head_is_noticed():
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 4, 3)
+            self.spare = self.head = nn.Linear(4, 10)
+
+        def forward(self, x):
+            return self.head(self.convolution(x).mean(dim=(2, 3)))
+
+    with pytest.raises(UsageError, match="out of place"):
+        replace_head(Doubled(), 3)
 
 
 def test_both_heads_of_a_distilled_network_are_replaced(meta):
@@ -113,7 +127,7 @@ def test_a_head_that_cannot_be_swapped_is_an_error_and_not_a_broken_model():
         nn.Linear(4, 10),
         nn.BatchNorm1d(10),
     )
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="does not run without its own head"):
         replace_head(fixed, 3)
 
 

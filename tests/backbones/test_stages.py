@@ -1,4 +1,6 @@
 import pytest
+import torchvision
+from torch import nn
 
 from unfreeze.backbones.head import head_layers, headless
 from unfreeze.backbones.stages import stages
@@ -9,8 +11,8 @@ def listed(meta):
     return lambda arch: {stage.name: stage.modules for stage in stages(meta(arch))}
 
 
-def test_law_every_parameter_but_the_heads_lies_in_exactly_one_stage(sampled, meta):
-    model = meta(sampled)
+def holds(model):
+    """The law: every entry but the head's lies in exactly one stage."""
     heads, found = head_layers(model), stages(model)
     for name in model.state_dict():
         owners = sum(stage.owns(name) for stage in found)
@@ -18,6 +20,18 @@ def test_law_every_parameter_but_the_heads_lies_in_exactly_one_stage(sampled, me
     assert found[0].name == "stem"
     assert 3 <= len(found) <= 7
     assert len({stage.name for stage in found}) == len(found)
+
+
+def test_law_every_parameter_but_the_heads_lies_in_exactly_one_stage(sampled, meta):
+    holds(meta(sampled))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
+def test_law_for_every_torchvision_model(name, meta, monkeypatch):
+    for draw in ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_"):
+        monkeypatch.setattr(nn.init, draw, lambda tensor, *_, **__: tensor)
+    holds(meta(f"torchvision/{name}"))
 
 
 def test_resnet(listed):

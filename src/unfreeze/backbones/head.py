@@ -33,9 +33,9 @@ def head_layers(model: nn.Module, *, found: Trace | None = None) -> tuple[str, .
             f"{type(model).__name__} has no head any more.", "Build the network again to get one."
         )
     seen = found or trace(model)
-    declared = [name for name in _declared(model) if _makes_scores(model, seen, name)]
+    declared = _declared(model, seen)
     if declared:
-        return tuple(declared)
+        return declared
     for name in reversed(seen.order):
         if _makes_scores(model, seen, name):
             return (name,)
@@ -65,7 +65,7 @@ def headless(model: nn.Module) -> int:
     """
     for name in head_layers(model):
         model.set_submodule(name, NoHead())
-    shape = tuple(trace(model).output.shape)
+    shape = tuple(_retraced(model).output.shape)
     if len(shape) != 2:
         raise UsageError(
             f"{type(model).__name__} without its head returns {_text(shape)}, not [1, D].",
@@ -95,7 +95,7 @@ def replace_head(model: nn.Module, classes: int) -> list[str]:
 
 
 def _prove(model: nn.Module, new: list[str], old: set[int], classes: int) -> None:
-    after = trace(model)
+    after = _retraced(model)
     shape = tuple(after.output.shape)
     left = [name for name, parameter in model.named_parameters() if id(parameter) in old]
     if shape == (1, classes) and after.reached(new) and not left:
@@ -105,6 +105,15 @@ def _prove(model: nn.Module, new: list[str], old: set[int], classes: int) -> Non
         f"{_text(shape)}, and {', '.join(left) or 'a new parameter'} is out of place.",
         "Choose another --arch.",
     )
+
+
+def _retraced(model: nn.Module) -> Trace:
+    try:
+        return trace(model)
+    except UsageError as error:
+        raise UsageError(
+            f"{type(model).__name__} does not run without its own head.", "Choose another --arch."
+        ) from error
 
 
 def _fresh(old: Layer, classes: int) -> Layer:
@@ -122,9 +131,19 @@ def _fresh(old: Layer, classes: int) -> Layer:
     return new
 
 
-def _declared(model: nn.Module) -> tuple[str, ...]:
-    names = (getattr(model, "default_cfg", None) or {}).get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
+def _declared(model: nn.Module, seen: Trace) -> tuple[str, ...]:
+    """The scoring layers timm names in its configuration or holds inside its classifier."""
+    written = (getattr(model, "default_cfg", None) or {}).get("classifier") or ()
+    names = (written,) if isinstance(written, str) else tuple(written)
+    ask = getattr(model, "get_classifier", None)
+    given = ask() if callable(ask) else ()
+    parts = given if isinstance(given, tuple | list) else (given,)
+    inside = {layer for part in parts if isinstance(part, nn.Module) for layer in part.modules()}
+    return tuple(
+        name
+        for name, layer in model.named_modules()
+        if (name in names or layer in inside) and _makes_scores(model, seen, name)
+    )
 
 
 def _makes_scores(model: nn.Module, seen: Trace, name: str) -> bool:

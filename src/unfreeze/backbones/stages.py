@@ -16,7 +16,7 @@ TRUNK = 0.5
 WHOLE = 0.85
 # A map shrinks where its side falls to this much or less (299 to 149 does, 149 to 147 does not).
 SHRINKS = 0.75
-# A network with one resolution (a vision transformer) is cut into this many equal runs of blocks.
+# A network of one resolution or two (a vision transformer) is cut into this many runs of blocks.
 PARTS = 4
 
 
@@ -56,8 +56,9 @@ def stages(model: nn.Module) -> list[Stage]:
     units = sorted(_units(model, seen, heads), key=lambda unit: unit.order)
     stem, rest = _split_stem(units)
     runs, tail = _runs(rest)
-    if len(runs) == 1:
-        runs = _equal_parts(runs[0])
+    if runs and len(runs) < 3:
+        longest = runs.index(max(runs, key=len))
+        runs[longest : longest + 1] = _equal_parts(runs[longest], PARTS + 1 - len(runs))
     if tail:
         runs.append(tail)
     return [Stage("stem", _names(stem)), *_named(runs)]
@@ -87,9 +88,9 @@ def _runs(units: list[_Unit]) -> tuple[list[list[_Unit]], list[_Unit]]:
     return runs, tail
 
 
-def _equal_parts(units: list[_Unit]) -> list[list[_Unit]]:
+def _equal_parts(units: list[_Unit], parts: int) -> list[list[_Unit]]:
     blocks = [unit for unit in units if not unit.single]
-    parts = min(PARTS, len(blocks))
+    parts = min(parts, len(blocks))
     if parts < 2:
         return [units]
     starts = [units.index(blocks[i * len(blocks) // parts]) for i in range(parts)]
