@@ -1,12 +1,12 @@
 """The errors a user can meet: a sentence, a next step, an exit code.
 
-    UnfreezeError            1   a bug of ours, or the base of all
-    ├── UsageError           2   wrong use or settings
-    ├── DataError            3   pictures, labels, archives
-    ├── WeightsError         4   weights or checkpoints
-    ├── DivergedError        5   training became non-finite or collapsed
-    ├── ResourceError        6   memory or disk; the last good state is whole
-    └── Interrupted        130   stopped from outside; resumable
+UnfreezeError            1   a bug of ours, or the base of all
+├── UsageError           2   wrong use or settings
+├── DataError            3   pictures, labels, archives
+├── WeightsError         4   weights or checkpoints
+├── DivergedError        5   training became non-finite or collapsed
+├── ResourceError        6   memory or disk; the last good state is whole
+└── Interrupted        130   stopped from outside; resumable
 """
 
 

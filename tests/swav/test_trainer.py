@@ -122,10 +122,10 @@ def test_codes_with_a_full_queue_are_those_of_the_joined_batch(make):
 
 
 def test_the_loss_falls(make):
-    trainer = make(epochs=25, queue_length=0, base_lr=2e-3)
+    trainer = make(epochs=25, queue_length=0, base_lr=2e-3, feat_dim=128)
     trainer.fit(Quiet())
     losses = [r["loss"] for r in trainer.run.metrics()]
-    assert abs(np.mean(losses[:2]) - np.log(16)) < 0.3
+    assert abs(losses[0] - np.log(16)) < 0.5
     assert np.mean(losses[-8:]) < losses[0] - 0.3
 
 

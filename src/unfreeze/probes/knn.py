@@ -22,7 +22,7 @@ def knn_predict(
     bank = F.normalize(features.float(), dim=1)
     classes = int(labels.max()) + 1
     answers = []
-    for part in F.normalize(queries.float(), dim=1).split(rows):
+    for part in torch.split(F.normalize(queries.float(), dim=1), rows):
         near = (part @ bank.T).topk(min(k, len(bank)), dim=1)
         votes = torch.zeros(len(part), classes, device=part.device)
         # relative to the nearest: exp never overflows and the order stays

@@ -29,7 +29,16 @@ from unfreeze.swav.recipe import Plan
 from unfreeze.swav.sinkhorn import sinkhorn
 
 CHECKPOINT_SECONDS = 300
-MAY_CHANGE = ("data", "data_root", "device", "workers", "scan", "store_budget", "checkpoint_every")
+MAY_CHANGE = (
+    "data",
+    "data_root",
+    "device",
+    "workers",
+    "scan",
+    "store_budget",
+    "checkpoint_every",
+    "keep_every",
+)
 
 
 @dataclass(frozen=True)
@@ -176,7 +185,8 @@ class Trainer:
     def saves(self, saved: float) -> bool:
         """Whether a checkpoint is due: each so many epochs, each five minutes, and at the end."""
         epochs, rest = divmod(self.step, self.plan.steps_per_epoch)
-        on_epoch = rest == 0 and epochs % self.s.checkpoint_every == 0
+        every = (self.s.checkpoint_every, self.s.keep_every)
+        on_epoch = rest == 0 and any(n and epochs % n == 0 for n in every)
         late = time.monotonic() - saved > CHECKPOINT_SECONDS
         return on_epoch or late or self.step == self.plan.steps
 
@@ -188,6 +198,10 @@ class Trainer:
                 "Go on from the last checkpoint with a lower --base-lr, or --precision fp32.",
             )
         save_state(self.run.file("checkpoints/last.ckpt"), self.state(epoch))
+        done, rest = divmod(self.step, self.plan.steps_per_epoch)
+        if rest == 0 and self.s.keep_every and done % self.s.keep_every == 0:
+            name = f"checkpoints/epoch-{done:04d}_loss-{self.loss:.3f}.ckpt"
+            save_state(self.run.file(name), self.state(epoch))
 
     def state(self, epoch: int) -> dict[str, Any]:
         """Everything to go on from here."""
