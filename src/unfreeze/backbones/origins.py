@@ -42,7 +42,7 @@ def fetch(spec: str, arch: str) -> Origin:
     """
     if "://" in spec:
         return _from_file(_downloaded(spec), arch, spec)
-    if Path(spec).exists():
+    if spec != "imagenet" and Path(spec).exists():
         return _from_file(Path(spec), arch, spec)
     if "/" in spec or "\\" in spec or spec.endswith(_FILES):
         raise WeightsError(f"There is no file or folder {spec}.", "Check the path.")

@@ -1,6 +1,7 @@
 """Names in a checkpoint brought together with names in a network, by search instead of a list."""
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ Shape = tuple[int, ...]
 # How many (strip, add) pairs are tried in full, those with the most agreeing weights first.
 TRIED = 64
 # Of two copies that fit equally well the averaged one is taken: it is the better network.
-AVERAGED = ("ema", "teacher", "averaged")
+AVERAGED = {"ema", "teacher", "averaged"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ def match(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
     )
 
 
+def is_averaged(path: str) -> bool:
+    """Whether a dotted path has a word for averaged weights in it: `model_ema`, `teacher`."""
+    return not AVERAGED.isdisjoint(re.split(r"[._]", path.lower()))
+
+
 def _score(
     repair: _Repair,
     found: Mapping[str, Shape],
@@ -90,8 +96,7 @@ def _score(
 ) -> tuple[int, bool, int]:
     named = _paired(repair, found, inner, wanted)
     elements = _elements((w for w, f in named.items() if found[f] == wanted[w]), wanted)
-    averaged = any(word in part for part in repair.strip.split(".") for word in AVERAGED)
-    return elements, averaged, len(named)
+    return elements, is_averaged(repair.strip), len(named)
 
 
 def _candidates(

@@ -14,11 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from unfreeze.checkpoints.keys import is_averaged
 from unfreeze.checkpoints.modelfile import load_model, model_folder
 from unfreeze.errors import WeightsError
 
-# Of two copies of the same size the averaged one is taken: it is the better network.
-AVERAGED = ("ema", "teacher", "averaged")
 DEEPEST = 5
 # The number with which torch.save began its files before they were zip archives.
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
@@ -165,10 +164,7 @@ def _largest(loaded: Any) -> tuple[str, dict[str, torch.Tensor]]:
     found = list(_mappings(loaded, ""))
     if not found:
         return "", {}
-    return max(
-        found,
-        key=lambda one: (len(one[1]), any(word in one[0].lower() for word in AVERAGED)),
-    )
+    return max(found, key=lambda one: (len(one[1]), is_averaged(one[0])))
 
 
 def _mappings(value: Any, path: str) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
