@@ -14,7 +14,7 @@ import numpy as np
 
 from unfreeze.api.evaluate import evaluate
 from unfreeze.api.finetune import finetune
-from unfreeze.api.pretrain import PretrainPlan, run_pretrain
+from unfreeze.api.pretrain import PretrainPlan, plan_pretrain, run_pretrain
 from unfreeze.api.report import report
 from unfreeze.data.index import TEST, build_index
 from unfreeze.data.pictures import Pictures
@@ -82,9 +82,7 @@ def run_demo(
         "dry_run": settings.dry_run,
     }
     if settings.dry_run:
-        planned = run_pretrain(build(PretrainSettings, pretraining), console)
-        assert isinstance(planned, PretrainPlan)  # what dry_run returns
-        return planned
+        return plan_pretrain(build(PretrainSettings, pretraining), console)
     run = RunFolder.create(settings.out or _numbered())
     pretraining["out"] = str(run.file("pretrain"))
     run_pretrain(build(PretrainSettings, pretraining), console)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.devices import pick_device, pick_precision
-from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.gallery import gather, save_gallery
@@ -74,32 +74,63 @@ def pretrain(data: str, **settings: Any) -> PretrainResult | PretrainPlan:
 
 def run_pretrain(settings: PretrainSettings, console: Console) -> PretrainResult | PretrainPlan:
     """The same from a settings object."""
-    started = time.monotonic()
-    if not settings.dry_run and not settings.out:
+    if settings.dry_run:
+        return plan_pretrain(settings, console)
+    if not settings.out:
         raise UsageError("pretrain needs a folder for the run.", "Add --out RUN, or --dry-run.")
+    started = time.monotonic()
+    place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
+    allowed(settings.out, **place)
+    prepared = _prepare(settings, console)
+    sizes = prepared.plan.settings.size_crops or ()
+    found = prepared.found.checked(settings, 2 * max(sizes), console)
+    run = RunFolder.create(settings.out, **place)  # the last moment: --overwrite deletes
+    chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
+    trainer = _trainer(prepared, chosen, found, run)
+    _resume(trainer, run, found.fingerprint, console)
+    _write_start(run, chosen, prepared, found)
+    trainer.fit(console)
+    _write_model(run, chosen, trainer, found, prepared.start.loaded)
+    report(str(run.path))
+    return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
+
+
+def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
+    """What a run would do; touches no file."""
+    prepared = _prepare(settings, console)
+    chosen = prepared.plan
+    return PretrainPlan(
+        settings=as_dict(chosen.settings),
+        reasons=prepared.reasons,
+        images=prepared.facts.images,
+        steps=chosen.steps,
+        steps_per_epoch=chosen.steps_per_epoch,
+    )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Everything that is known before a file is written."""
+
+    found: Gathering
+    start: "_Start"
+    facts: Facts
+    plan: Plan
+    place: Place
+    reasons: dict[str, str]
+
+
+def _prepare(settings: PretrainSettings, console: Console) -> _Prepared:
     device = pick_device(settings.device)
+    precision, why = pick_precision(settings.precision, device)
     found = gathering(settings, console)
     torch.manual_seed(settings.seed)
     start = _start(settings, found.side, device)
     facts = Facts(len(found.train), found.side, device.type, start.width)
     chosen = plan(start.settings, facts)
-    precision, why = pick_precision(settings.precision, device)
     reasons = {**start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     _show(chosen, reasons, facts, console)
-    if settings.dry_run:
-        s = chosen
-        return PretrainPlan(as_dict(s.settings), reasons, facts.images, s.steps, s.steps_per_epoch)
-    run = RunFolder.create(str(settings.out), resume=settings.resume, overwrite=settings.overwrite)
-    found = found.checked(settings, 2 * max(chosen.settings.size_crops or ()), console)
-    chosen = plan(start.settings, Facts(len(found.train), found.side, device.type, start.width))
-    place = Place(device, precision, MEAN, STD)
-    trainer = _trainer(start.network, start.width, chosen, found, run, place)
-    _resume(trainer, run, found.fingerprint, console)
-    _write_start(run, chosen, reasons, found, place)
-    trainer.fit(console)
-    _write_model(run, chosen, trainer, found, start.loaded)
-    report(str(run.path))
-    return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
+    return _Prepared(found, start, facts, chosen, Place(device, precision, MEAN, STD), reasons)
 
 
 @dataclass(frozen=True)
@@ -137,13 +168,11 @@ def _start(settings: PretrainSettings, side: int, device: torch.device) -> _Star
     return _Start(network, width, changed, reasons, loaded)
 
 
-def _trainer(
-    network: nn.Module, width: int, chosen: Plan, found: Gathering, run: RunFolder, place: Place
-) -> Trainer:
-    s = chosen.settings
+def _trainer(prepared: _Prepared, chosen: Plan, found: Gathering, run: RunFolder) -> Trainer:
+    s, place = chosen.settings, prepared.place
     model = SwAV(
-        network,
-        width,
+        prepared.start.network,
+        prepared.start.width,
         hidden=s.hidden_mlp or 0,
         feat_dim=s.feat_dim,
         prototypes=s.nmb_prototypes or 0,
@@ -180,9 +209,8 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
     console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
 
 
-def _write_start(
-    run: RunFolder, chosen: Plan, reasons: dict[str, str], found: Gathering, place: Place
-) -> None:
+def _write_start(run: RunFolder, chosen: Plan, prepared: _Prepared, found: Gathering) -> None:
+    place = prepared.place
     facts = {
         "unfreeze": __version__,
         "torch": torch.__version__,
@@ -195,7 +223,10 @@ def _write_start(
         "steps": chosen.steps,
         "steps_per_epoch": chosen.steps_per_epoch,
     }
-    tables: dict[str, dict[str, Any]] = {"reasons": dict(reasons), "facts": facts}
+    tables: dict[str, dict[str, Any]] = {
+        "reasons": {**prepared.reasons, **chosen.reasons},
+        "facts": facts,
+    }
     write_text(run.file("config.toml"), to_toml(as_dict(chosen.settings), tables))
     found.write(run)
     some = found.train[:8]

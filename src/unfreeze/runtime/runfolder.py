@@ -10,6 +10,8 @@ from typing import Any
 from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import disk_full, is_full, write_text
 
+_MARKS = ("config.toml", "metrics.jsonl", "log.txt", "model", "demo.json")
+
 
 class RunFolder:
     """The folder of one run: `metrics.jsonl`, `log.txt`, `checkpoints/`, `model/` and the rest."""
@@ -21,18 +23,9 @@ class RunFolder:
     def create(
         cls, path: str | Path, *, resume: str | None = None, overwrite: bool = False
     ) -> "RunFolder":
-        """A folder ready to be written; an existing non-empty one needs `resume` or `overwrite`."""
-        folder = Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"--out {folder} is a file.", "Name a new folder.")
-        if resume and overwrite:
-            raise UsageError("--resume and --overwrite contradict each other.", "Give one.")
-        if folder.is_dir() and any(folder.iterdir()) and not resume:
-            if not overwrite:
-                raise UsageError(
-                    f"--out {folder} is not empty.",
-                    "Name a new folder, or add --resume to go on or --overwrite to start again.",
-                )
+        """A folder ready to be written; with `overwrite` it is empty now."""
+        folder = allowed(path, resume=resume, overwrite=overwrite)
+        if overwrite and folder.is_dir():
             _empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder)
@@ -78,13 +71,32 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def _empty(folder: Path) -> None:
-    known = {"config.toml", "metrics.jsonl", "log.txt", "model"}
-    if not any((folder / name).exists() for name in known):
+def allowed(path: str | Path, *, resume: str | None = None, overwrite: bool = False) -> Path:
+    """The path, if a run may go there; UsageError otherwise. Nothing is touched.
+
+    A folder with something in it needs `resume` or `overwrite`; the latter only for a run's.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is a file.", "Name a new folder.")
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite contradict each other.", "Give one.")
+    if not folder.is_dir() or resume or not any(folder.iterdir()):
+        return folder
+    if not overwrite:
+        raise UsageError(
+            f"--out {folder} is not empty.",
+            "Name a new folder, or add --resume to go on or --overwrite to start again.",
+        )
+    if not any((folder / name).exists() for name in _MARKS):
         raise UsageError(
             f"--overwrite: {folder} does not look like a run's folder, so nothing was deleted.",
             "Name another folder, or empty this one yourself.",
         )
+    return folder
+
+
+def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
