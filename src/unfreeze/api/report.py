@@ -1,0 +1,52 @@
+"""`report`: a run's curves and page, drawn from its files alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unfreeze.reports.curves import draw
+from unfreeze.reports.findings import read_findings
+from unfreeze.reports.gallery import sheet
+from unfreeze.reports.page import page
+from unfreeze.reports.panels import panels
+from unfreeze.runtime.atomic import write_bytes, write_text
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.settings.build import build
+from unfreeze.settings.use import ReportSettings
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was drawn: paths; None for a picture that had nothing to show."""
+
+    run: str
+    report: str
+    curves: str | None
+    prototypes: str | None
+
+
+def report(run: str, **settings: Any) -> Report:
+    """Draw `report.html`, `curves.png` and `prototypes.png` into the run's folder.
+
+    Whatever the run has left behind is shown and nothing is required beyond its `config.toml`,
+    `metrics.jsonl` or `demo.json`; UsageError for a folder that has none of them.
+    """
+    return run_report(build(ReportSettings, {"run": run, **settings}), Quiet())
+
+
+def run_report(settings: ReportSettings, console: Console) -> Report:
+    """The same from a settings object."""
+    findings = read_findings(settings.run)
+    folder, shown = Path(settings.run), panels(findings)
+    curves = _drawn(folder / "curves.png", draw(shown) if shown else None)
+    held = findings.prototypes
+    gathered = _drawn(folder / "prototypes.png", sheet(held) if held is not None else None)
+    write_text(folder / "report.html", page(findings))
+    return Report(settings.run, str(folder / "report.html"), curves, gathered)
+
+
+def _drawn(path: Path, picture: bytes | None) -> str | None:
+    if picture is None:
+        return None
+    write_bytes(path, picture)
+    return str(path)

@@ -1,0 +1,122 @@
+"""What a run's folder says: every file read once, each of them optional."""
+
+import csv
+import json
+import tomllib
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.errors import DataError, UsageError
+from unfreeze.runtime.runfolder import read_metrics
+
+T = TypeVar("T")
+Pixels = NDArray[np.uint8]
+MARKS = ("config.toml", "metrics.jsonl", "demo.json")  # a run's folder has one of these
+PRETRAINING = "pretrain"  # where a demo keeps its pretraining run
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """What the prototypes gathered, the largest first."""
+
+    pictures: Pixels  # [P, M, S, S, 3]: for each prototype the pictures nearest to it
+    number: NDArray[np.int64]  # [P]
+    share: NDArray[np.float64]  # [P], of all pictures
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The files of a run; what is not there is empty or None."""
+
+    folder: Path
+    settings: dict[str, Any]
+    reasons: dict[str, str]
+    facts: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    problems: list[dict[str, str]]
+    evaluation: dict[str, Any] | None
+    demo: dict[str, Any] | None
+    prototypes: Prototypes | None
+    views: Pixels | None  # [n, v, S, S, 3]
+
+    @property
+    def kind(self) -> str:
+        """`demo`, `pretrain`, `finetune` or `run`."""
+        if self.demo is not None:
+            return "demo"
+        if "nmb_prototypes" in self.settings:
+            return "pretrain"
+        return "finetune" if "freeze" in self.settings else "run"
+
+
+def read_findings(run: str | Path) -> Findings:
+    """Everything a report draws from; UsageError for a folder that is no run's.
+
+    A demo's own folder holds its table; the rest is looked for in its pretraining run.
+    """
+    folder = Path(run)
+    if not any((folder / mark).is_file() for mark in MARKS):
+        raise UsageError(
+            f"{folder} is not a run's folder: it has none of {', '.join(MARKS)}.",
+            "Name the folder that was given as --out.",
+        )
+    places = [folder, folder / PRETRAINING] if (folder / "demo.json").is_file() else [folder]
+
+    def find(name: str, read: Callable[[Path], T]) -> T | None:
+        path = next((place / name for place in places if (place / name).is_file()), None)
+        return None if path is None else _read(path, read)
+
+    config = find("config.toml", _toml) or {}
+    return Findings(
+        folder=folder,
+        settings={k: v for k, v in config.items() if not isinstance(v, dict)},
+        reasons=config.get("reasons", {}),
+        facts=config.get("facts", {}),
+        metrics=find("metrics.jsonl", lambda path: read_metrics(path.parent)) or [],
+        problems=find("problems.csv", _rows) or [],
+        evaluation=find("evaluation.json", _json),
+        demo=find("demo.json", _json),
+        prototypes=find("prototypes.npz", _prototypes),
+        views=find("views.npz", _views),
+    )
+
+
+def _read(path: Path, read: Callable[[Path], T]) -> T:
+    try:
+        return read(path)
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}.", "Move it away; the report is drawn without it."
+        ) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _prototypes(path: Path) -> Prototypes:
+    with np.load(path, allow_pickle=False) as held:
+        share = np.asarray(held["share"], np.float64)
+        order = np.argsort(-share, kind="stable")
+        return Prototypes(held["pictures"][order], held["prototype"][order], share[order])
+
+
+def _views(path: Path) -> Pixels:
+    with np.load(path, allow_pickle=False) as held:
+        return np.asarray(held["views"], np.uint8)

@@ -1,0 +1,54 @@
+"""Contact sheets: what the prototypes gathered, and the views a network saw."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from unfreeze.reports.findings import Pixels, Prototypes
+
+GAP = 2  # pixels between pictures of a strip, before enlarging
+SIDE = 56  # pixels of a picture on a sheet, at least
+CAPTION = 110  # pixels for the words on the left of a sheet
+
+
+def strip(pictures: Sequence[Pixels] | Pixels) -> bytes:
+    """PNG of uint8 `[M, S, S, 3]` in a row, nothing between them but transparent gaps."""
+    return _png(_row(pictures))
+
+
+def _row(pictures: Sequence[Pixels] | Pixels) -> Image.Image:
+    side = pictures[0].shape[0]
+    row = Image.new("RGBA", (len(pictures) * (side + GAP) - GAP, side), (0, 0, 0, 0))
+    for place, picture in enumerate(pictures):
+        row.paste(Image.fromarray(np.ascontiguousarray(picture)), (place * (side + GAP), 0))
+    return row
+
+
+def sheet(prototypes: Prototypes, *, limit: int = 24) -> bytes:
+    """PNG of the largest prototypes, a row each: number, share, the pictures nearest to it."""
+    shown = min(limit, len(prototypes.number))
+    side = prototypes.pictures.shape[2]
+    scale = max(1, -(-SIDE // side))
+    rows = [_enlarged(_row(prototypes.pictures[p]), scale) for p in range(shown)]
+    height = side * scale + 3 * GAP
+    paper = Image.new("RGB", (CAPTION + rows[0].width + 8, shown * height + 8), "white")
+    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(13)
+    for p, row in enumerate(rows):
+        top = 4 + p * height
+        paper.paste(row, (CAPTION, top), row)
+        words = f"no. {prototypes.number[p]}\n{prototypes.share[p]:.1%}"
+        pen.multiline_text((10, top + height / 2), words, fill="#444", font=font, anchor="lm")
+    return _png(paper)
+
+
+def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
+    size = (picture.width * scale, picture.height * scale)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def _png(picture: Image.Image) -> bytes:
+    held = io.BytesIO()
+    picture.save(held, "PNG")
+    return held.getvalue()

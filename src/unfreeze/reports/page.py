@@ -1,0 +1,154 @@
+"""One self-contained HTML page about a run."""
+
+import base64
+import math
+from collections import Counter
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from unfreeze import __version__
+from unfreeze.reports.confusion import confusion
+from unfreeze.reports.curves import DARK, LIGHT, draw
+from unfreeze.reports.findings import Findings
+from unfreeze.reports.gallery import strip
+from unfreeze.reports.interval import wilson
+from unfreeze.reports.panels import Panel, panels
+
+TITLES = {
+    "demo": "From handwritten digits to a classifier",
+    "pretrain": "Pretraining with SwAV",
+    "finetune": "Transfer",
+    "run": "Run",
+}
+STRIPS = 36  # prototypes on the page
+PROBLEMS = 200  # rows on the page
+
+
+def page(findings: Findings) -> str:
+    """The page's text; nothing in it refers to anything outside it."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"number": number, "percent": percent}
+    template = resources.files("unfreeze.reports").joinpath("page.html").read_text("utf-8")
+    return environment.from_string(template).render(**_context(findings)) + "\n"
+
+
+def _context(findings: Findings) -> dict[str, Any]:
+    return {
+        "title": TITLES[findings.kind],
+        "name": findings.folder.resolve().name,
+        "version": __version__,
+        "figures": figures(findings),
+        "demo": _demo(findings.demo),
+        "charts": [_chart(panel) for panel in panels(findings)],
+        "evaluation": findings.evaluation,
+        "interval": _interval(findings.evaluation),
+        "confusion": confusion(findings.evaluation),
+        "prototypes": _prototypes(findings),
+        "views": [] if findings.views is None else [_uri(strip(v)) for v in findings.views[:8]],
+        "fine": findings.views is not None and findings.views.shape[2] >= 64,
+        "problems": findings.problems[:PROBLEMS],
+        "problem_count": len(findings.problems),
+        "problem_kinds": Counter(row.get("reason", "") for row in findings.problems).most_common(),
+        "reasons": [(k, findings.settings.get(k), why) for k, why in findings.reasons.items()],
+        "settings": {k: v for k, v in findings.settings.items() if k not in findings.reasons},
+        "facts": findings.facts,
+    }
+
+
+def figures(findings: Findings) -> list[tuple[str, str]]:
+    """(name, value) of the few numbers that stand at the top."""
+    train = [r for r in findings.metrics if r.get("split") == "train"]
+    held = [r for r in findings.metrics if r.get("split") == "val" and "accuracy" in r]
+    found: list[tuple[str, str]] = []
+    if findings.settings.get("arch"):
+        found.append(("network", str(findings.settings["arch"])))
+    if findings.settings.get("data"):
+        found.append(("pictures", str(findings.settings["data"])))
+    if train:
+        found.append(("steps", number(train[-1].get("step"))))
+        found.append(("last loss", number(train[-1].get("loss"))))
+        rates = sorted(r["images_per_second"] for r in train if r.get("images_per_second"))
+        found += [("images a second", number(round(rates[len(rates) // 2])))] if rates else []
+    if held:
+        best = max(held, key=lambda record: record["accuracy"])
+        found.append(("best accuracy on val", percent(best["accuracy"])))
+    if findings.demo is not None:
+        found.append(("seconds in all", number(round(findings.demo["seconds"]))))
+    return found
+
+
+def _demo(demo: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Counts and rows of the demo's table; the best mean of a column is marked."""
+    if demo is None:
+        return None
+    results = demo["results"]
+    counts = sorted({count for row in results.values() for count in row}, key=int)
+    best = {c: max(row[c][0] for row in results.values() if c in row) for c in counts}
+    rows = [
+        (
+            method,
+            [{"mean": m, "std": s, "best": m == best[c]} for c, (m, s) in sorted_cells(row)],
+        )
+        for method, row in results.items()
+    ]
+    return {"counts": counts, "rows": rows}
+
+
+def sorted_cells(row: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Number of labels and result, fewest labels first."""
+    return sorted(row.items(), key=lambda item: int(item[0]))
+
+
+def _chart(panel: Panel) -> dict[str, str]:
+    return {
+        "title": panel.title,
+        "light": _uri(draw([panel], LIGHT)),
+        "dark": _uri(draw([panel], DARK)),
+    }
+
+
+def _interval(evaluation: dict[str, Any] | None) -> tuple[float, float] | None:
+    if not evaluation or evaluation.get("accuracy") is None or not evaluation.get("n"):
+        return None
+    return wilson(round(evaluation["accuracy"] * evaluation["n"]), evaluation["n"])
+
+
+def _prototypes(findings: Findings) -> list[dict[str, Any]]:
+    held = findings.prototypes
+    if held is None:
+        return []
+    return [
+        {
+            "number": int(held.number[p]),
+            "share": float(held.share[p]),
+            "strip": _uri(strip(held.pictures[p])),
+            "fine": held.pictures.shape[2] >= 64,
+        }
+        for p in range(min(STRIPS, len(held.number)))
+    ]
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def number(value: Any) -> str:
+    """A value as people read it: thousands apart, four digits, lists with spaces."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(number(item) for item in value)
+    return str(value)
+
+
+def percent(value: float | None) -> str:
+    """`0.9561` -> `95.6 %`."""
+    return "-" if value is None else f"{100 * value:.1f} %"
