@@ -1,11 +1,15 @@
 """What all tests share: real data where it is there, and a cache of their own."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+# tiny tensors gain nothing from threads, and threads that wait for a busy core cost minutes
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze import __version__
-from unfreeze.api.job import Job, begun, continued, opened
-from unfreeze.api.labelling import Checked, Labelled, checked, read_labels, unchecked
+from unfreeze.api.job import Job, begun, checkpoint, continued, opened
+from unfreeze.api.labelling import Checked, checked, read_labels, unchecked
 from unfreeze.api.report import report
-from unfreeze.backbones.build import canonical
 from unfreeze.checkpoints.modelfile import load_model, save_model
-from unfreeze.checkpoints.state import load_state
 from unfreeze.data.loader import Loader
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views import normalise
@@ -28,8 +26,7 @@ from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
 from unfreeze.transfer.freeze import constant, fingerprint
 from unfreeze.transfer.holdout import HoldOut
-from unfreeze.transfer.resuming import check_resumable
-from unfreeze.transfer.trainer import LAST, Fit, Outcome, Trainer
+from unfreeze.transfer.trainer import Fit, Outcome, Trainer
 
 SHOWN = 8  # pictures, and random views of each, that the report shows
 
@@ -90,7 +87,7 @@ def run_finetune(settings: FinetuneSettings, console: Console) -> FinetuneResult
         portions = unchecked(settings, found)
         job = begun(settings, found, opened(settings, found), len(portions.train), device)
         return _planned(job, len(portions.train), portions.reason, console)
-    state = _state(settings, found, console)
+    state = checkpoint(settings, found, console)
     it = opened(settings, found) if state is None else None
     run = RunFolder.create(str(settings.out), resume=settings.resume, overwrite=settings.overwrite)
     if state is None and it is not None:
@@ -104,29 +101,9 @@ def run_finetune(settings: FinetuneSettings, console: Console) -> FinetuneResult
     trainer, holdout = _trainer(job, ready, run, found.fingerprint)
     if state is not None:
         trainer.restore(state)
+    run.rewind_metrics(trainer.step)
     _write_start(run, job, ready, trainer)
     return _finish(run, job, ready, holdout, trainer.run(console))
-
-
-def _state(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
-    """The checkpoint to go on from; None for a new run."""
-    path = RunFolder(str(s.out)).file(LAST)
-    if not s.resume:
-        return None
-    if not path.exists():
-        console.say(f"No checkpoint in {s.out} yet: starting from the beginning.")
-        return None
-    state = load_state(path)
-    given = as_dict(s)
-    given["arch"] = s.arch and canonical(s.arch)
-    check_resumable(state, given, found.fingerprint)
-    console.say(f"Going on from step {state['step']:,}.")
-    if state["threads"] != torch.get_num_threads():
-        console.say(
-            f"The run began with {state['threads']} CPU threads and goes on with "
-            f"{torch.get_num_threads()}: the last bits of its numbers may differ."
-        )
-    return state
 
 
 def _placed(network: nn.Module, device: torch.device) -> nn.Module:

@@ -9,16 +9,21 @@ import torch
 from torch import nn
 
 from unfreeze.api.labelling import Labelled
+from unfreeze.backbones.build import canonical
 from unfreeze.checkpoints.modelfile import ModelCard
+from unfreeze.checkpoints.state import load_state
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import pick_precision
+from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.freeze import fingerprint, select_frozen, standing
 from unfreeze.transfer.maps import final_map
 from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan
-from unfreeze.transfer.resuming import merged
+from unfreeze.transfer.resuming import check_resumable, merged
 from unfreeze.transfer.start import Start, from_card, start
+from unfreeze.transfer.trainer import LAST
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,27 @@ def begun(
     )
     hashes = fingerprint(network.state_dict(), standing(network, frozen))
     return Job(network, chosen, _card(it.start, chosen, found), frozen, hashes)
+
+
+def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
+    """The checkpoint to go on from; None for a new run."""
+    path = RunFolder(str(s.out)).file(LAST)
+    if not s.resume:
+        return None
+    if not path.exists():
+        console.say(f"No checkpoint in {s.out} yet: starting from the beginning.")
+        return None
+    state = load_state(path)
+    given = as_dict(s)
+    given["arch"] = s.arch and canonical(s.arch)
+    check_resumable(state, given, found.fingerprint)
+    console.say(f"Going on from step {state['step']:,}.")
+    if state["threads"] != torch.get_num_threads():
+        console.say(
+            f"The run began with {state['threads']} CPU threads and goes on with "
+            f"{torch.get_num_threads()}: the last bits of its numbers may differ."
+        )
+    return state
 
 
 def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:

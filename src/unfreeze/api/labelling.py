@@ -44,9 +44,13 @@ class Checked:
 def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
     """Labels and splits of `s.data`, and the usual size by a sample's headers; decodes nothing."""
     source = open_source(s.data, data_root=s.data_root)
-    index = labelled(build_index(source))
+    everything = build_index(source)
+    index = labelled(everything)
     for note in index.notes:
         console.say(note)
+    unlabelled = int((everything.labels < 0).sum())
+    if unlabelled:
+        console.say(f"{unlabelled:,} pictures have no label and are not used.")
     return Labelled(index, usual_side(index, np.arange(len(index))), source.fingerprint())
 
 

@@ -134,13 +134,12 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state()` was taken; lines recorded after it are dropped."""
+        """Go on where `state()` was taken."""
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.selection = Selection(**{**state["selection"], "patience": self.fit.patience})
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
-        self.folder.rewind_metrics(self.step)
 
     def _train(self, stop: StopRequest, advance: Advance) -> None:
         """The rest of the current epoch, or what of it comes before a request to stop."""
