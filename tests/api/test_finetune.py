@@ -199,6 +199,14 @@ def test_a_batch_of_one_is_never_asked_of_batch_norm(coloured, tmp_path):
     assert [m["total"] for m in read_metrics(result.run) if m["split"] == "train"] == [8]
 
 
+def test_batch_norm_is_not_asked_to_learn_from_single_pictures(coloured, tmp_path):
+    data = str(coloured("colours", {"red": 3, "blue": 3}))
+    with pytest.raises(UsageError, match="single pictures"):
+        finetune(data, out=str(tmp_path / "run"), batch_size=1, **TINY)
+    options = {**TINY, "freeze": "all", "batch_size": 1, "epochs": 1}
+    assert finetune(data, out=str(tmp_path / "head"), **options).epochs == 1
+
+
 @pytest.mark.parametrize(
     ("layout", "says"),
     [
@@ -237,6 +245,7 @@ def test_what_is_missing_is_said(coloured, tmp_path):
         finetune(data, out=str(tmp_path / "run"), arch="unfreeze/tinny", weights="none")
     with pytest.raises(UsageError, match="stages 0 to 3"):
         finetune(data, out=str(tmp_path / "run"), freeze="stage:9", **TINY)
+    assert not (tmp_path / "run").exists()
 
 
 def test_groups_stay_on_one_side(coloured, tmp_path):

@@ -13,12 +13,13 @@ from unfreeze.backbones.build import canonical
 from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.checkpoints.state import load_state
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import pick_precision
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.transfer.freeze import fingerprint, select_frozen, standing
+from unfreeze.transfer.freeze import fingerprint, select_frozen, standing, to_pin
 from unfreeze.transfer.maps import final_map
 from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan
 from unfreeze.transfer.resuming import check_resumable, merged
@@ -49,15 +50,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Opened:
-    """A network with its new head, and how pictures enter it."""
+    """A network with its new head, what of it stands still, and how pictures enter it."""
 
     start: Start
+    frozen: set[str]
     preprocess: Preprocess
     reasons: dict[str, str]
 
 
 def opened(s: FinetuneSettings, found: Labelled) -> Opened:
-    """What `--arch`, `--weights`, `--stem` and `--image-size` and the pictures make of it."""
+    """What `--arch`, `--weights`, `--stem`, `--freeze`, `--image-size` and the pictures make."""
     it = start(
         s.arch,
         s.weights,
@@ -68,23 +70,24 @@ def opened(s: FinetuneSettings, found: Labelled) -> Opened:
     )
     sides = partial(final_map, it.network)
     preprocess, reasons = choose_preprocess(s, found.side, it.wants, sides)
-    return Opened(it, preprocess, {**it.reasons, **reasons})
+    frozen = select_frozen(it.network, s.freeze, head=it.head)
+    return Opened(it, frozen, preprocess, {**it.reasons, **reasons})
 
 
 def begun(
     s: FinetuneSettings, found: Labelled, it: Opened, images: int, device: torch.device
 ) -> Job:
     """A new run on `images` training pictures."""
-    network, head = it.start.network, it.start.head
-    frozen = select_frozen(network, s.freeze, head=head)
+    network, frozen = it.start.network, it.frozen
     facts = Facts(
         images=images,
         arch=it.start.arch,
         stem=it.start.stem,
-        head_only={name for name, _ in network.named_parameters()} - frozen <= set(head),
+        head_only={name for name, _ in network.named_parameters()} - frozen <= set(it.start.head),
         trained=s.weights != "none",
     )
     chosen = plan(s, facts, it.preprocess)
+    _batch_norm_has_company(network, frozen, chosen.batch_size)
     precision, why = pick_precision(s.precision, device)
     chosen = replace(
         chosen,
@@ -124,6 +127,20 @@ def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
     chosen = Plan(settings, Preprocess.from_dict(card.preprocess), dict(state["reasons"]))
     frozen = select_frozen(network, settings.freeze, head=head)
     return Job(network, chosen, card, frozen, dict(state["frozen"]))
+
+
+def _batch_norm_has_company(network: nn.Module, frozen: set[str], batch_size: int) -> None:
+    pinned = set(to_pin(network, frozen))
+    learning = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and name not in pinned
+    ]
+    if batch_size == 1 and learning:
+        raise UsageError(
+            f"--batch-size 1: the batch norm {learning[0]} cannot learn from single pictures.",
+            "Use 2 or more, or freeze the batch norms.",
+        )
 
 
 def _card(it: Start, chosen: Plan, found: Labelled) -> ModelCard:

@@ -73,7 +73,7 @@ def apply_freeze(model: nn.Module, frozen: Collection[str]) -> list[str]:
         parameter.requires_grad_(name not in frozen)
         if name in frozen:
             parameter.grad = None  # a stale zero would let momentum and weight decay move it
-    pinned = _to_pin(model, set(frozen))
+    pinned = to_pin(model, frozen)
     for name in pinned:
         module = model.get_submodule(name)
         module.__dict__["train"] = types.MethodType(_stay_in_eval, module)
@@ -81,11 +81,31 @@ def apply_freeze(model: nn.Module, frozen: Collection[str]) -> list[str]:
     return pinned
 
 
+def to_pin(model: nn.Module, frozen: Collection[str]) -> list[str]:
+    """Names of the modules `apply_freeze` pins, in the order of registration, inner ones too."""
+    holders = [n for n, m in model.named_modules() if any(True for _ in m.parameters(False))]
+    still = {n: _all_frozen(model.get_submodule(n), n, frozen) for n in holders}
+    names, previous = [], True
+    order = [name for name, _ in model.named_modules()]
+    for place, name in enumerate(order):
+        module = model.get_submodule(name)
+        if any(True for _ in module.parameters()):
+            pin = _all_frozen(module, name, frozen)
+            previous = still.get(name, previous)
+        else:
+            following = next((still[n] for n in order[place + 1 :] if n in still), False)
+            # statistics belong to what came before; dropout regularises what comes after
+            pin = previous and (following or any(True for _ in module.buffers()))
+        if pin and frozen:
+            names.append(name)
+    return names
+
+
 def standing(model: nn.Module, frozen: Collection[str]) -> set[str]:
     """Entries of the state dict that must not change: frozen parameters, buffers pinned modules."""
     entries = set(model.state_dict(keep_vars=True))
     names = set(frozen) & entries
-    for module in _to_pin(model, set(frozen)):
+    for module in to_pin(model, frozen):
         names |= {name for name in entries if _inside(name, module)}
     return names
 
@@ -107,27 +127,7 @@ def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
     return nn.Module.train(module, False)
 
 
-def _to_pin(model: nn.Module, frozen: set[str]) -> list[str]:
-    """Names of the modules to pin, in the order of registration, the inner ones included."""
-    holders = [n for n, m in model.named_modules() if any(True for _ in m.parameters(False))]
-    still = {n: _all_frozen(model.get_submodule(n), n, frozen) for n in holders}
-    names, previous = [], True
-    order = [name for name, _ in model.named_modules()]
-    for place, name in enumerate(order):
-        module = model.get_submodule(name)
-        if any(True for _ in module.parameters()):
-            pin = _all_frozen(module, name, frozen)
-            previous = still.get(name, previous)
-        else:
-            following = next((still[n] for n in order[place + 1 :] if n in still), False)
-            # statistics belong to what came before; dropout regularises what comes after
-            pin = previous and (following or any(True for _ in module.buffers()))
-        if pin and frozen:
-            names.append(name)
-    return names
-
-
-def _all_frozen(module: nn.Module, prefix: str, frozen: set[str]) -> bool:
+def _all_frozen(module: nn.Module, prefix: str, frozen: Collection[str]) -> bool:
     dot = f"{prefix}." if prefix else ""
     return all(dot + name in frozen for name, _ in module.named_parameters())
 
