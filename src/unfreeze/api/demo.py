@@ -34,19 +34,28 @@ EPOCHS = 40
 PRETRAIN: dict[str, Any] = {
     "arch": "unfreeze/tiny",
     "augment": "digits",
-    "batch_size": 256,
+    "batch_size": 64,
     "base_lr": 2e-3,
+    "epsilon": 0.03,
     "nmb_prototypes": 64,
-    "size_crops": (16, 16),
+    "size_crops": (16, 12),
     "nmb_crops": (2, 2),
-    "min_scale_crops": (0.5, 0.3),
-    "max_scale_crops": (1.0, 0.6),
+    "min_scale_crops": (0.5, 0.5),
+    "max_scale_crops": (1.0, 1.0),
 }
 TUNE: dict[str, dict[str, Any]] = {
     "scratch": {"weights": "none", "freeze": "none", "optimizer": "adamw", "lr": 2e-3},
     "swav": {"freeze": "all", "optimizer": "adamw", "lr": 2e-2},
 }
-COMMON: dict[str, Any] = {"epochs": 30, "batch_size": 32, "val": 0.0, "arch": "unfreeze/tiny"}
+COMMON: dict[str, Any] = {
+    "arch": "unfreeze/tiny",
+    "augment": "digits",
+    "image_size": 16,
+    "epochs": 40,
+    "batch_size": 16,
+    "checkpoint_every": 40,
+    "val": 0.0,
+}
 
 Results = dict[str, dict[str, list[float]]]
 
@@ -131,8 +140,6 @@ def _tune(
         out=str(out),
         labels_per_class=n,
         seed=seed,
-        augment="digits",
-        image_size=16,
         device=settings.device,
         precision=settings.precision,
         **how,

@@ -132,8 +132,9 @@ def _views(draft: _Draft, facts: Facts) -> None:
 
 
 def _batch(draft: _Draft, facts: Facts) -> None:
-    tenth = max(2, facts.images // 10)
-    size = min(256, 1 << (tenth.bit_length() - 1))
+    # more steps teach more than larger batches on small data (docs/LOG.md)
+    part = max(2, facts.images // 16)
+    size = min(256, 1 << (part.bit_length() - 1))
     why = "the small published batch" if size == 256 else f"{facts.images // size} steps an epoch"
     draft.fill("batch_size", size, why)
     if draft["batch_size"] > facts.images:
