@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unfreeze.api.evaluate import evaluate
-from unfreeze.api.finetune import finetune
+from unfreeze.api.finetune import run_finetune
 from unfreeze.api.pretrain import PretrainPlan, plan_pretrain, run_pretrain
 from unfreeze.api.report import report
 from unfreeze.data.index import TEST, build_index
@@ -24,6 +24,7 @@ from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import build
+from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.use import DemoSettings
 
@@ -135,15 +136,17 @@ def _tune(
     how = {**COMMON, **TUNE[method]}
     if method == "swav":
         how["weights"] = str(run.file("pretrain"))
-    finetune(
-        data,
-        out=str(out),
-        labels_per_class=n,
-        seed=seed,
-        device=settings.device,
-        precision=settings.precision,
+    chosen = {
         **how,
-    )
+        "data": data,
+        "out": str(out),
+        "labels_per_class": n,
+        "seed": seed,
+        "device": settings.device,
+        "precision": settings.precision,
+    }
+    # thirty reports nobody opens would take half a minute; `report` draws any of them
+    run_finetune(build(FinetuneSettings, chosen), Quiet(), draw=False)
 
 
 def _pixels(data: str, run: Path) -> float:

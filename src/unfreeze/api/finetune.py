@@ -76,8 +76,10 @@ def finetune(data: str, **settings: Any) -> FinetuneResult | FinetunePlan:
     return run_finetune(layered(FinetuneSettings, None, {"data": data, **settings}), Quiet())
 
 
-def run_finetune(settings: FinetuneSettings, console: Console) -> FinetuneResult | FinetunePlan:
-    """The same from a settings object."""
+def run_finetune(
+    settings: FinetuneSettings, console: Console, *, draw: bool = True
+) -> FinetuneResult | FinetunePlan:
+    """The same from a settings object; without `draw` the report waits for `report RUN`."""
     if not settings.dry_run and not settings.out:
         raise UsageError("finetune needs a folder for the run.", "Add --out RUN, or --dry-run.")
     device = pick_device(settings.device)
@@ -103,7 +105,11 @@ def run_finetune(settings: FinetuneSettings, console: Console) -> FinetuneResult
         trainer.restore(state)
     run.rewind_metrics(trainer.step)
     _write_start(run, job, ready, trainer)
-    return _finish(run, job, ready, holdout, trainer.run(console))
+    outcome = trainer.run(console)
+    _write_model(run, job, ready, holdout, outcome)
+    if draw:
+        report(str(run.path))
+    return _result(run, job, ready, outcome)
 
 
 def _placed(network: nn.Module, device: torch.device) -> nn.Module:
@@ -205,10 +211,10 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
         np.savez_compressed(stream, views=np.stack(views, 1))
 
 
-def _finish(
+def _write_model(
     run: RunFolder, job: Job, ready: Checked, holdout: HoldOut | None, outcome: Outcome
-) -> FinetuneResult:
-    """The model file, what it scores on val, the report; Interrupted where the run was stopped."""
+) -> None:
+    """The model file, and what it scores on val."""
     learnt = {
         "images": len(ready.train),
         "epochs": outcome.epochs,
@@ -221,7 +227,10 @@ def _finish(
         scores = asdict(holdout.score(job.network))
         about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
         write_json(run.file("evaluation.json"), {**about, "classes": list(card.classes), **scores})
-    report(str(run.path))
+
+
+def _result(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> FinetuneResult:
+    """What was done; Interrupted where the run was stopped."""
     if outcome.stopped == "asked":
         raise Interrupted(
             f"Stopped after {outcome.epochs} of {job.plan.settings.epochs} epochs; model/ holds "
@@ -231,15 +240,15 @@ def _finish(
     trainable, frozen = job.counts
     return FinetuneResult(
         run=str(run.path),
-        arch=card.arch,
-        classes=list(card.classes),
+        arch=job.card.arch,
+        classes=list(job.card.classes),
         epochs=outcome.epochs,
         best_epoch=outcome.best_epoch,
         val_accuracy=outcome.val_accuracy,
         parameters_trainable=trainable,
         parameters_frozen=frozen,
         frozen_unchanged=unchanged(run, job.hashes) if job.frozen else None,
-        weights_matched=card.provenance["weights_matched"],
+        weights_matched=job.card.provenance["weights_matched"],
         images=len(ready.train),
         images_per_second=outcome.images / max(outcome.seconds, 1e-9),
         seconds=outcome.seconds,
