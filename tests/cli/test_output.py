@@ -84,6 +84,11 @@ def test_demo_is_a_table_of_means():
     assert "runs/1/report.html" in text
 
 
+@pytest.mark.parametrize("verb", ["pretrain", "finetune", "demo"])
+def test_a_plan_was_told_while_it_was_made(verb):
+    assert as_text(verb, {"settings": {"epochs": 3}, "reasons": {}, "images": 9}) == ""
+
+
 def test_long_values_stay_in_the_json():
     text = as_text("finetune", {"classes": [str(i) for i in range(99)], "best_epoch": None})
     assert text == "classes     99\nbest epoch  -"

@@ -36,8 +36,11 @@ def as_json(result: Any) -> str:
 
 def as_text(verb: str, result: Any) -> str:
     """The result for people; empty where there is nothing to say."""
+    shown = plain(result)
+    if isinstance(shown, dict) and {"settings", "reasons"} <= set(shown):
+        return ""  # a plan: it has been told while it was made
     shape = {"predict": _predictions, "evaluate": _evaluation, "summary": _layers, "demo": _demo}
-    return shape.get(verb, _fields)(plain(result))
+    return shape.get(verb, _fields)(shown)
 
 
 def _fields(result: Any) -> str:
