@@ -44,6 +44,7 @@ def test_accuracy_names_split_size_and_interval():
         "n": 100,
         "split": "val",
         "accuracy": 0.9,
+        "interval": [0.826, 0.945],
         "top5": 1.0,
         "loss": 0.3,
         "seen_in_training": 4,

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from unfreeze.reports.interval import wilson
-
 
 def plain(value: Any) -> Any:
     """`value` as JSON knows it: dataclasses as objects, arrays as lists, non-finite as null."""
@@ -82,7 +80,7 @@ def _predictions(result: Any) -> str:
 def _evaluation(result: Any) -> str:
     """The accuracy with its split, size and interval; what was seen in training is said."""
     n, accuracy = result["n"], result["accuracy"]
-    low, high = wilson(round(accuracy * n), n)
+    low, high = result["interval"]
     where = f"{result['split']}, {n:,} images"
     lines = [f"accuracy {accuracy:.3f} (95 %: {low:.3f} to {high:.3f}) on {where}"]
     lines += [f"top-5 {result['top5']:.3f}"] if result.get("top5") is not None else []

@@ -16,4 +16,8 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     share, width = right / total, Z95**2 / total
     centre = (share + width / 2) / (1 + width)
     spread = Z95 / (1 + width) * math.sqrt(share * (1 - share) / total + width / (4 * total))
-    return max(0.0, centre - spread), min(1.0, centre + spread)
+    # the ends are exact where nothing or everything was right; arithmetic misses them by a hair
+    return (
+        0.0 if right == 0 else max(0.0, centre - spread),
+        1.0 if right == total else min(1.0, centre + spread),
+    )

@@ -69,7 +69,8 @@ def _accuracy(metrics: list[dict[str, Any]]) -> Panel:
             Line("k-NN" if line.name == "val" else f"k-NN, {line.name}", line.x, line.y)
             for line in _lines(metrics, name)
         ]
-    return Panel("Accuracy", lines, share=True)
+    of = f" ({lines[0].name})" if len(lines) == 1 else ""
+    return Panel(f"Accuracy{of}", lines, share=True)
 
 
 def _prototypes(findings: Findings) -> Panel:

@@ -1,0 +1,127 @@
+"""The page: self-contained, escaped, and drawn from whatever is there."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+import unfreeze
+from unfreeze.reports.findings import read_findings
+from unfreeze.reports.interval import wilson
+from unfreeze.reports.page import page
+
+VOID = {"meta", "img", "source", "br", "link"}
+
+
+class Balanced(HTMLParser):
+    """Notes which elements are open, and everything the page refers to."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.refers = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.refers += [v for k, v in attributes if k in ("src", "srcset", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def read(html):
+    parser = Balanced()
+    parser.feed(html)
+    assert parser.open == []
+    return parser
+
+
+@pytest.mark.parametrize("run", ["bare", "pretraining", "finetuning", "demonstration"])
+def test_nothing_refers_outside(run, request):
+    html = page(read_findings(request.getfixturevalue(run)))
+    assert all(link.startswith("data:image/png;base64,") for link in read(html).refers)
+    words = re.sub(r"data:image/png;base64,[^\"]*", "", html)
+    assert "http" not in words
+    assert "url(" not in words
+    assert "<script" not in words
+
+
+def test_what_ran_stands_there(pretraining):
+    html = page(read_findings(pretraining))
+    for text in (
+        "unfreeze/tiny",
+        "grows with 1,437 pictures",
+        "no. 11",
+        "5.0 %",
+        "What the network",
+    ):
+        assert text in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "a/&lt;b&gt;cat.jpg" in html
+
+
+def test_evaluation_with_interval_and_confusion(finetuning):
+    html = page(read_findings(finetuning))
+    assert "90.0 % right (95 % interval 79.9 % to 95.3 %) on 60 pictures of test" in html
+    assert "&lt;metal&gt; taken for cardboard (4)" in html
+    assert html.count("<td") > 9
+
+
+def test_many_classes_are_told_by_their_worst_mixups(finetuning):
+    count = 60
+    matrix = [[5 if a == b else 0 for b in range(count)] for a in range(count)]
+    matrix[3][7] = 2
+    evaluation = {"n": 302, "split": "val", "accuracy": 300 / 302, "used_for_choosing": True}
+    evaluation |= {"classes": [f"class {c}" for c in range(count)], "confusion": matrix}
+    (finetuning / "evaluation.json").write_text(json.dumps(evaluation))
+    html = page(read_findings(finetuning))
+    assert "class 3 taken for class 7 (2)." in html
+    assert "used for choosing" in html
+    assert "class 42" not in html
+
+
+def test_the_demo_marks_the_best(demonstration):
+    html = page(read_findings(demonstration))
+    assert re.findall(r'class="n best">([\d.]+ %)', html) == ["77.0 %", "94.0 %", "96.0 %"]
+    assert html.index("What labels bring") < html.index("Curves")
+
+
+@pytest.mark.parametrize(("right", "total"), [(0, 0), (0, 10), (10, 10), (54, 60)])
+def test_the_interval_holds_the_share(right, total):
+    low, high = wilson(right, total)
+    assert 0 <= low < high <= 1
+    assert total == 0 or low <= right / total <= high
+
+
+def test_the_interval_of_wilson():
+    assert wilson(54, 60) == pytest.approx((0.7985, 0.9534), abs=1e-4)
+
+
+def test_report_draws_into_the_run_and_can_be_redrawn(pretraining):
+    first = unfreeze.report(str(pretraining))
+    drawn = {path.name for path in pretraining.iterdir()}
+    assert {"report.html", "curves.png", "prototypes.png"} <= drawn
+    page_then = (pretraining / "report.html").read_bytes()
+    assert unfreeze.report(str(pretraining)) == first
+    assert (pretraining / "report.html").read_bytes() == page_then
+    assert first.report == str(pretraining / "report.html")
+
+
+def test_a_run_that_has_only_started_gets_a_page(bare):
+    drawn = unfreeze.report(str(bare))
+    assert (drawn.curves, drawn.prototypes) == (None, None)
+    assert "The plan" in (bare / "report.html").read_text()
+
+
+def test_a_demo_without_its_pretraining_still_draws(demonstration):
+    shutil.rmtree(demonstration / "pretrain")
+    assert unfreeze.report(str(demonstration)).curves is not None
+
+
+def test_the_command_line_refuses_what_is_no_run(tmp_path, capsys):
+    from unfreeze.cli.main import main
+
+    assert main(["report", str(tmp_path)]) == 2
+    assert "not a run's folder" in capsys.readouterr().err
