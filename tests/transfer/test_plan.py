@@ -44,8 +44,8 @@ def test_the_rate_depends_on_optimizer_freeze_start_and_architecture():
     assert usual_lr("sgd", 32, facts())[0] == 0.01
     assert usual_lr("sgd", 64, facts())[0] == 0.02
     assert usual_lr("sgd", 32, facts(head_only=True))[0] == 0.03
-    assert usual_lr("adamw", 128, facts())[0] == 2e-4
-    assert usual_lr("sgd", 32, facts(trained=False))[0] == 0.03
+    assert usual_lr("adamw", 128, facts())[0] == 4e-4
+    assert usual_lr("sgd", 32, facts(trained=False))[0] == 0.05
     for arch in ("torchvision/alexnet", "torchvision/vgg16", "torchvision/squeezenet1_1"):
         rate, reason = usual_lr("sgd", 32, facts(arch=arch))
         assert rate == 0.001 and "no normalisation" in reason

@@ -14,9 +14,9 @@ Sides = Callable[[int], tuple[int, int] | None]
 
 # optimizer -> learning rate at a batch of 32: (new head alone, a trained network, from scratch)
 RATES = {
-    "sgd": (0.03, 0.01, 0.03),
-    "adamw": (1e-3, 1e-4, 1e-3),
-    "lars": (0.3, 0.1, 0.3),
+    "sgd": (0.03, 0.01, 0.05),
+    "adamw": (1e-3, 2e-4, 2e-3),
+    "lars": (3.0, 3.0, 3.0),  # its trust ratio of 0.001 makes the steps of all layers small
 }
 
 
