@@ -24,8 +24,9 @@ check: .venv/installed-dev ## lint, format, types, floors
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_floors.py
 
-bench: .venv/installed-dev ## what the figures in docs/RESULTS.md rest on
-	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+bench: .venv/installed-dev ## the CIFAR-10 figures of docs/RESULTS.md: make bench ARCHIVE=cifar10.zip
+	$(if $(ARCHIVE),,$(error Name the archive of pictures: make bench ARCHIVE=cifar10.zip))
+	$(BIN)/python benchmarks/cifar.py --archive $(ARCHIVE) --seeds 0 1 2
 
 docs: .venv/installed ## write docs/SETTINGS.md from the settings
 	$(BIN)/python -m unfreeze.cli.reference > docs/SETTINGS.md
