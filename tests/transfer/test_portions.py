@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from unfreeze.data.index import build_index
+from unfreeze.data.sources.builtin import ArraySource
+from unfreeze.errors import DataError
+from unfreeze.transfer.portions import Wanted, grouped, labelled, portion
+
+
+def index(labels, splits=None):
+    pixels = np.zeros((len(labels), 4, 4, 3), np.uint8)
+    return build_index(ArraySource("toy", pixels, list(labels), splits or [""] * len(labels)))
+
+
+def test_without_a_val_a_share_of_each_class_is_held_out():
+    found = labelled(index("ab" * 20))
+    parts = portion(found, np.arange(40), Wanted(seed=3, val=0.25))
+    assert len(parts.val) == 10 and np.bincount(found.labels[parts.val]).tolist() == [5, 5]
+    assert sorted([*parts.train, *parts.val]) == list(range(40)) and "held out" in parts.reason
+    again = portion(found, np.arange(40), Wanted(seed=3, val=0.25))
+    other = portion(found, np.arange(40), Wanted(seed=4, val=0.25))
+    assert np.array_equal(parts.val, again.val) and not np.array_equal(parts.val, other.val)
+    assert {row.split for row in parts.rows()} == {"train", "val"} and len(parts.rows()) == 40
+
+
+def test_a_given_val_is_left_whole_and_test_is_not_there():
+    labels = "ab" * 12
+    found = labelled(index(labels, ["train"] * 16 + ["val"] * 4 + ["test"] * 4))
+    assert len(found) == 20
+    parts = portion(found, np.arange(20), Wanted(seed=0, val=0.5, labels_per_class=2))
+    assert (len(parts.train), len(parts.val), parts.reason) == (4, 4, "the data's own val")
+
+
+def test_unusable_and_unlabelled_pictures_are_in_no_portion():
+    found = labelled(index(["a", "b", ""] * 8))
+    assert len(found) == 16
+    parts = portion(found, np.arange(2, 16), Wanted(seed=0, val=0.2))
+    assert 0 not in {*parts.train, *parts.val} and len(parts.train) + len(parts.val) == 14
+
+
+def test_few_labels_keep_everything_for_training():
+    found = labelled(index("ab" * 4))
+    for wanted in (Wanted(seed=0, val=0.2), Wanted(seed=0, val=0.0)):
+        parts = portion(found, np.arange(8), wanted)
+        assert len(parts.train) == 8 and not len(parts.val) and "last weights" in parts.reason
+
+
+def test_a_class_without_a_usable_picture_is_named():
+    found = labelled(index("aaab"))
+    with pytest.raises(DataError, match="'b' has no training picture"):
+        portion(found, np.arange(3), Wanted(seed=0, val=0.2))
+
+
+def test_groups_come_from_a_pattern_and_the_rest_stand_alone():
+    found = labelled(index("abab"))
+    assert grouped(found, None) is None
+    # names are split/label/row.png
+    assert grouped(found, r"/([ab])/") == ["a", "b", "a", "b"]
+    assert grouped(found, r"/(a)/")[1] == found.paths[1]
