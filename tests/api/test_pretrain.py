@@ -1,0 +1,147 @@
+"""`pretrain` as people call it: what it writes, plans and refuses."""
+
+import json
+import tomllib
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import unfreeze
+from unfreeze.api.pretrain import PretrainPlan
+from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.errors import DataError, UsageError, WeightsError
+
+QUICK = {"epochs": 2, "limit": 200, "device": "cpu", "nmb_prototypes": 16}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrain") / "run"
+    return unfreeze.pretrain("digits", out=str(folder), augment="digits", **QUICK), folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for k in range(24):
+            file = tmp_path / f"{k}.png"
+            Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8)).save(file)
+            archive.write(file, f"holiday/{k}.png")
+            file.unlink()
+        archive.writestr("holiday/broken.jpg", b"<html>not found</html>")
+        archive.writestr("readme.txt", "hello")
+    return path
+
+
+def test_everything_the_contract_names_is_written(run):
+    result, folder = run
+    for name in (
+        "config.toml",
+        "metrics.jsonl",
+        "problems.csv",
+        "split.csv",
+        "curves.png",
+        "report.html",
+        "checkpoints/last.ckpt",
+        "model/model.safetensors",
+        "model/model.json",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    assert (result.images, result.epochs, result.processes) == (200, 2, 1)
+    assert result.steps == len((folder / "metrics.jsonl").read_text().splitlines())
+    assert result.loss > 0 and result.model == str(folder / "model")
+    # pretrain reads train only where there are splits
+    lines = (folder / "split.csv").read_text().splitlines()
+    assert len(lines) == 201 and all(line.startswith("train/") for line in lines[1:])
+
+
+def test_the_settings_written_are_the_settings_used(run):
+    _, folder = run
+    written = tomllib.loads((folder / "config.toml").read_text())
+    assert written["epochs"] == 2 and written["arch"] == "unfreeze/tiny"
+    assert written["facts"]["threads"] == torch.get_num_threads()
+    assert set(written["reasons"]) >= {"arch", "batch_size", "base_lr", "queue_length"}
+    state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert state["settings"]["nmb_prototypes"] == 16 == len(state["model"]["prototypes.weight"])
+    assert {"epoch", "loss", "metrics", "step", "optimizer"} <= set(state)
+
+
+def test_the_model_has_plain_names_and_is_the_trained_one(run):
+    _, folder = run
+    tensors, card = load_model(folder)
+    network = unfreeze.api.pretrain.build_network(card.arch, stem=card.stem)
+    names = {name for name in network.state_dict() if not name.startswith("head.")}
+    assert set(tensors) == names and card.kind == "backbone"
+    state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["model"]
+    assert all(torch.equal(tensors[n], state[f"backbone.{n}"]) for n in tensors)
+
+
+def test_zero_epochs_write_the_untrained_start(tmp_path):
+    result = unfreeze.pretrain("digits", out=str(tmp_path / "run"), **{**QUICK, "epochs": 0})
+    assert result.steps == 0 and result.loss is None
+    one = unfreeze.pretrain("digits", out=str(tmp_path / "one"), seed=1, **{**QUICK, "epochs": 0})
+    same = unfreeze.pretrain("digits", out=str(tmp_path / "same"), **{**QUICK, "epochs": 0})
+    (a, _), (b, _), (c, _) = (load_model(r.run) for r in (result, one, same))
+    assert torch.equal(a["stem.0.weight"], c["stem.0.weight"])
+    assert not torch.equal(a["stem.0.weight"], b["stem.0.weight"])
+
+
+def test_broken_files_are_left_out_and_named(photos, tmp_path):
+    result = unfreeze.pretrain(
+        str(photos), out=str(tmp_path / "run"), epochs=1, batch_size=8, device="cpu"
+    )
+    assert result.images == 24 and result.arch == "unfreeze/small"
+    problems = (tmp_path / "run/problems.csv").read_text().splitlines()
+    assert len(problems) == 2 and "broken.jpg" in problems[1]
+
+
+def test_a_dry_run_plans_with_reasons_and_touches_nothing(photos, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    planned = unfreeze.pretrain(str(photos), dry_run=True)
+    assert isinstance(planned, PretrainPlan) and planned.images == 25
+    assert planned.reasons["nmb_prototypes"] and json.dumps(planned.settings)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_start_from_another_run_and_from_another_architecture(run, tmp_path):
+    _, folder = run
+    started = unfreeze.pretrain(
+        "digits",
+        out=str(tmp_path / "go"),
+        init=str(folder),
+        arch="unfreeze/tiny",
+        **{**QUICK, "epochs": 0},
+    )
+    (mine, _), (theirs, _) = load_model(started.run), load_model(folder)
+    assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
+    with pytest.raises(WeightsError) as error:
+        unfreeze.pretrain(
+            "digits", out=str(tmp_path / "no"), init=str(folder), arch="unfreeze/small", **QUICK
+        )
+    assert error.value.exit_code == 4 and not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("pictures", [0, 1])
+def test_too_little_data_is_a_data_error_and_leaves_no_folder(tmp_path, pictures):
+    data = tmp_path / "data"
+    data.mkdir()
+    for k in range(pictures):
+        Image.new("RGB", (20, 20)).save(data / f"{k}.png")
+    with pytest.raises(DataError) as error:
+        unfreeze.pretrain(str(data), out=str(tmp_path / "run"))
+    assert error.value.exit_code == 3 and error.value.next_step
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_used_folder_is_refused_and_kept_even_when_the_data_is_wrong(run, tmp_path):
+    _, folder = run
+    with pytest.raises(UsageError, match="not empty"):
+        unfreeze.pretrain("digits", out=str(folder), **QUICK)
+    with pytest.raises(DataError):
+        unfreeze.pretrain(str(tmp_path / "nowhere"), out=str(folder), overwrite=True, **QUICK)
+    assert (folder / "model/model.json").exists()

@@ -1,0 +1,31 @@
+"""SwAV on real pictures improves on its own random start: minutes, so among the slow proofs."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+import unfreeze
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    path = Path(__file__).parents[2] / "benchmarks/cifar.py"
+    spec = importlib.util.spec_from_file_location("cifar_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_five_epochs_on_cifar_gain_at_least_four_points_of_knn(shared, benchmark, tmp_path):
+    data = tmp_path / "data"
+    benchmark.unpack(str(shared / "cifar10.zip"), 10_000, data)
+    common = {"arch": "unfreeze/small", "device": "cpu"}
+    unfreeze.pretrain(str(data), out=str(tmp_path / "start"), epochs=0, **common)
+    before = benchmark.judged(tmp_path / "start", data, tmp_path)
+    result = unfreeze.pretrain(str(data), out=str(tmp_path / "run"), epochs=5, **common)
+    after = benchmark.judged(tmp_path / "run", data, tmp_path)
+    assert result.images == 10_000
+    assert after["knn"] >= before["knn"] + 0.04
+    assert after["linear_100"] >= before["linear_100"]
