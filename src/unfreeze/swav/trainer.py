@@ -67,7 +67,7 @@ class Trainer:
         self.step = 0
         self.fingerprint = ""  # of the data, so that a resumed run meets the same
         self.loss = math.nan  # mean over the steps of the last record
-        self.meter = Meter()
+        self.meter, self.line = Meter(), ""
 
     def fit(self, console: Console) -> None:
         """Train from the current step to the plan's last, saving on the way and at the end."""
@@ -82,7 +82,7 @@ class Trainer:
                 self.meter.step_done(loss, len(batch.ids))
                 if due(self.step):
                     self.record(batch.epoch, codes)
-                advance(1, f"loss {self.loss:.3f}")
+                advance(1, self.line)
                 if self.saves(saved) or stop:
                     self.save(batch.epoch)
                     saved = time.monotonic()
@@ -169,6 +169,10 @@ class Trainer:
                 f"The loss became {self.loss} within steps {first} to {self.step}.",
                 "The last checkpoint is whole. Lower --base-lr, or use --precision fp32.",
             )
+        self.line = (
+            f"loss {self.loss:.3f}, data {numbers['seconds_data']:.3f} s, "
+            f"step {numbers['seconds_step']:.3f} s"
+        )
         usage = codes.mean(0)
         used = torch.exp(-(usage * usage.clamp_min(1e-12).log()).sum())
         self.run.metric(
