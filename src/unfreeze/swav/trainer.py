@@ -170,8 +170,8 @@ class Trainer:
                 "The last checkpoint is whole. Lower --base-lr, or use --precision fp32.",
             )
         self.line = (
-            f"loss {self.loss:.3f}, data {numbers['seconds_data']:.3f} s, "
-            f"step {numbers['seconds_step']:.3f} s"
+            f"loss {self.loss:.3f}  data {1000 * numbers['seconds_data']:.0f} ms  "
+            f"step {1000 * numbers['seconds_step']:.0f} ms"
         )
         usage = codes.mean(0)
         used = torch.exp(-(usage * usage.clamp_min(1e-12).log()).sum())
