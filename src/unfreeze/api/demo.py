@@ -46,7 +46,7 @@ PRETRAIN: dict[str, Any] = {
 }
 TUNE: dict[str, dict[str, Any]] = {
     "scratch": {"weights": "none", "freeze": "none", "optimizer": "adamw", "lr": 2e-3},
-    "swav": {"freeze": "all", "optimizer": "adamw", "lr": 2e-2},
+    "swav": {"freeze": "all", "optimizer": "adamw", "lr": 3e-2},
 }
 COMMON: dict[str, Any] = {
     "arch": "unfreeze/tiny",
