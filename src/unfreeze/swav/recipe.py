@@ -133,7 +133,8 @@ def _views(draft: _Draft, facts: Facts) -> None:
 
 def _batch(draft: _Draft, facts: Facts) -> None:
     # more steps teach more than larger batches on small data (docs/LOG.md)
-    part = max(2, facts.images // 16)
+    # but batch norm wants some pictures to look at
+    part = max(2, min(facts.images // 2, max(16, facts.images // 16)))
     size = min(256, 1 << (part.bit_length() - 1))
     why = "the small published batch" if size == 256 else f"{facts.images // size} steps an epoch"
     draft.fill("batch_size", size, why)

@@ -87,6 +87,7 @@ class Trainer:
                     self.save(batch.epoch)
                     saved = time.monotonic()
                 if stop and self.step < total:
+                    self.run.log(f"stopped by {stop.name} after step {self.step}")
                     raise Interrupted(
                         f"Stopped by {stop.name} after step {self.step} of {total}.",
                         f"Go on with: --resume --out {self.run.path}",
