@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 class LARC(Optimizer):
     """SGD with momentum on gradients scaled to the norm of the tensor they belong to.
 
-    The scale is `trust_coefficient * |p| / (|g| + weight_decay * |p| + eps)`, on `g` with its decay.
+    The scale is `trust_coefficient * |p| / (|g| + weight_decay * |p| + eps)`, decay included.
     A tensor whose own norm or gradient's norm is exactly 0 takes a plain SGD step without decay,
     as in the published runs (a batch norm's bias at its first step is such a one).
     """
