@@ -78,7 +78,8 @@ def plan(settings: PretrainSettings, facts: Facts) -> Plan:
     """Every open value filled in. DataError for too few pictures, UsageError for contradictions."""
     if facts.images < 2:
         raise DataError(
-            f"{facts.images} usable picture is too few to learn from.", "Add some hundreds at least."
+            f"{facts.images} usable picture is too few to learn from.",
+            "Add some hundreds at least.",
         )
     draft = _Draft(dataclasses.asdict(settings))
     _views(draft, facts)
