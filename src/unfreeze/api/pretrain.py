@@ -32,6 +32,7 @@ from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.gallery import gather, save_gallery
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.recipe import Facts, Plan, choose_arch, plan, view_specs
+from unfreeze.swav.recipes import with_recipe
 from unfreeze.swav.trainer import Place, Trainer
 
 GALLERY_PICTURES = 4_000
@@ -123,12 +124,13 @@ class _Prepared:
 def _prepare(settings: PretrainSettings, console: Console) -> _Prepared:
     device = pick_device(settings.device)
     precision, why = pick_precision(settings.precision, device)
+    settings, named = with_recipe(settings)
     found = gathering(settings, console)
     torch.manual_seed(settings.seed)
     start = _start(settings, found.side, device)
     facts = Facts(len(found.train), found.side, device.type, start.width)
     chosen = plan(start.settings, facts)
-    reasons = {**start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
+    reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     _show(chosen, reasons, facts, console)
     return _Prepared(found, start, facts, chosen, Place(device, precision, MEAN, STD), reasons)
 

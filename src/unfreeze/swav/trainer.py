@@ -156,7 +156,7 @@ class Trainer:
             warmup=self.plan.warmup_steps,
             base=self.s.base_lr or 0.0,
             final=self.s.final_lr or 0.0,
-            start=self.s.start_warmup,
+            start=self.s.start_warmup or 0.0,
         )
 
     def record(self, epoch: int, codes: torch.Tensor) -> None:
