@@ -15,8 +15,7 @@ from unfreeze.swav.recipes import PUBLISHED, with_recipe
 
 IMAGENET = Facts(1_281_167, 375, "cuda", 2048)
 
-# the flags of the reference's scripts, one row a script:
-# epochs, batch over all processes, base_lr, final_lr, warm-up epochs, its start, frozen steps, queue
+# the flags of the reference's scripts, one row a script; the batch is that of all processes
 SCRIPTS = {
     "swav-100ep": (100, 4096, 4.8, 0.0048, 10, 0.3, 313, 0),
     "swav-200ep": (200, 4096, 4.8, 0.0048, 10, 0.3, 313, 0),
@@ -138,7 +137,7 @@ def test_twice_is_once():
 
 def test_b3_fewer_pictures_than_a_batch_name_the_recipe():
     small = dataclasses.replace(IMAGENET, images=1300)
-    with pytest.raises(DataError, match="1300 pictures .* 4096.* recipe swav-200ep ") as error:
+    with pytest.raises(DataError, match=r"1300 pictures .* 4096.* recipe swav-200ep ") as error:
         planned("swav-200ep", small)
     assert "--recipe" in error.value.next_step
     with pytest.raises(DataError) as own:

@@ -33,7 +33,7 @@ from unfreeze.swav.gallery import gather, save_gallery
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.recipe import Facts, Plan, choose_arch, plan, view_specs
 from unfreeze.swav.recipes import with_recipe
-from unfreeze.swav.trainer import Place, Trainer
+from unfreeze.swav.trainer import OnEpoch, Place, Trainer
 
 GALLERY_PICTURES = 4_000
 
@@ -73,8 +73,10 @@ def pretrain(data: str, **settings: Any) -> PretrainResult | PretrainPlan:
     return run_pretrain(layered(PretrainSettings, None, {"data": data, **settings}), Quiet())
 
 
-def run_pretrain(settings: PretrainSettings, console: Console) -> PretrainResult | PretrainPlan:
-    """The same from a settings object."""
+def run_pretrain(
+    settings: PretrainSettings, console: Console, *, on_epoch: OnEpoch | None = None
+) -> PretrainResult | PretrainPlan:
+    """The same from a settings object; `on_epoch` is called after each epoch."""
     if settings.dry_run:
         return plan_pretrain(settings, console)
     if not settings.out:
@@ -90,7 +92,7 @@ def run_pretrain(settings: PretrainSettings, console: Console) -> PretrainResult
     trainer = _trainer(prepared, chosen, found, run)
     _resume(trainer, run, found.fingerprint, console)
     _write_start(run, chosen, prepared, found)
-    trainer.fit(console)
+    trainer.fit(console, on_epoch)
     _write_model(run, chosen, trainer, found, prepared.start.loaded)
     report(str(run.path))
     return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
