@@ -5,14 +5,14 @@ import pytest
 from unfreeze.cli.parser import parse, typed, verb_parser
 from unfreeze.cli.verbs import SETTINGS, settings_class
 from unfreeze.errors import UsageError
-from unfreeze.settings.knob import flag, knobs
+from unfreeze.settings.knob import knobs
 
 
 @pytest.mark.parametrize("verb", SETTINGS)
 def test_every_knob_is_in_the_help(verb):
     text = verb_parser(verb).format_help()
     for name, (spec, _, _) in knobs(settings_class(verb)).items():
-        assert (name.upper() if spec.positional else f"  {flag(name)}") in text
+        assert (name.upper() if spec.positional else f"  {spec.flag(name)}") in text
 
 
 def test_only_what_was_typed_is_passed_on():
@@ -57,6 +57,21 @@ def test_words_and_flags_may_mix():
     assert (settings.run, settings.data, settings.split) == ("run", "pics", "val")
 
 
+def test_the_references_flags_keep_underscores_take_values_and_know_dashes():
+    words = ["--nmb_crops", "2", "6", "--use_fp16", "off", "--warmup-epochs", "0"]
+    words += ["--local-rank=1", "--json"]
+    given = typed("swav", words)
+    assert given == {
+        "nmb_crops": "2 6",
+        "use_fp16": "off",
+        "warmup_epochs": "0",
+        "local_rank": "1",
+        "json": "true",
+    }
+    settings = parse("swav", words)
+    assert (settings.use_fp16, settings.nmb_crops, settings.json) == (False, (2, 6), True)
+
+
 def test_several_pictures_with_spaces_in_their_names():
     settings = parse("predict", ["run", "a b.jpg", "--batch-size", "2", "c,d.jpg"])
     assert settings.images == ("a b.jpg", "c,d.jpg")
@@ -80,6 +95,12 @@ def test_lists_of_numbers_take_spaces_or_commas():
         ("evaluate", ["run", "pics", "more"], "more"),
         ("predict", ["run"], "needs IMAGES"),
         ("report", ["run", "--overwrite"], "--overwrite"),
+        ("swav", ["--nmb_prototype", "3"], "Did you mean --nmb_prototypes?"),
+        ("swav", ["--use_fp16"], "--use_fp16"),
+        ("swav", ["--use_fp16", "perhaps"], "--use_fp16 takes true or false"),
+        ("swav", ["--feat_dim", "0"], "--feat_dim must be at least 2"),
+        ("swav", ["pics"], "pics"),
+        ("pretrain", ["pics", "--recipe", "swav-300ep"], "swav-200ep"),
     ],
 )
 def test_wrong_use_names_the_way_out(verb, words, said):

@@ -145,6 +145,20 @@ def test_a_broken_loss_names_the_step_and_saves_nothing(make):
     assert saved["step"] == 4 and np.isfinite(saved["loss"])
 
 
+def test_the_hook_is_called_when_an_epoch_has_ended_and_is_saved(make):
+    seen = []
+
+    def hook(told, done):
+        saved = torch.load(told.run.file("checkpoints/last.ckpt"), weights_only=True)
+        seen.append((done, told.step, saved["step"]))
+
+    trainer = make(epochs=2)
+    trainer.fit(Quiet(), hook)
+    assert seen == [(1, 4, 4), (2, 8, 8)]
+    trainer.fit(Quiet(), hook)  # nothing is left to do, and the last call is made again
+    assert seen[2:] == [(2, 8, 8)]
+
+
 def test_records_are_json_with_the_contracts_names(make):
     trainer = make()
     trainer.fit(Quiet())

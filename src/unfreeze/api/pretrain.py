@@ -32,7 +32,8 @@ from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.gallery import gather, save_gallery
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.recipe import Facts, Plan, choose_arch, plan, view_specs
-from unfreeze.swav.trainer import Place, Trainer
+from unfreeze.swav.recipes import with_recipe
+from unfreeze.swav.trainer import OnEpoch, Place, Trainer
 
 GALLERY_PICTURES = 4_000
 
@@ -72,8 +73,10 @@ def pretrain(data: str, **settings: Any) -> PretrainResult | PretrainPlan:
     return run_pretrain(layered(PretrainSettings, None, {"data": data, **settings}), Quiet())
 
 
-def run_pretrain(settings: PretrainSettings, console: Console) -> PretrainResult | PretrainPlan:
-    """The same from a settings object."""
+def run_pretrain(
+    settings: PretrainSettings, console: Console, *, on_epoch: OnEpoch | None = None
+) -> PretrainResult | PretrainPlan:
+    """The same from a settings object; `on_epoch` is called after each epoch."""
     if settings.dry_run:
         return plan_pretrain(settings, console)
     if not settings.out:
@@ -90,7 +93,7 @@ def run_pretrain(settings: PretrainSettings, console: Console) -> PretrainResult
     _resume(trainer, run, found.fingerprint, console)
     _write_start(run, chosen, prepared, found)
     run.log(f"pretrain: {len(found.train):,} pictures, step {trainer.step:,} of {chosen.steps:,}")
-    trainer.fit(console)
+    trainer.fit(console, on_epoch)
     run.log(f"pretrain: done, loss {trainer.loss:.4f}")
     _write_model(run, chosen, trainer, found, prepared.start.loaded)
     report(str(run.path))
@@ -125,12 +128,13 @@ class _Prepared:
 def _prepare(settings: PretrainSettings, console: Console) -> _Prepared:
     device = pick_device(settings.device)
     precision, why = pick_precision(settings.precision, device)
+    settings, named = with_recipe(settings)
     found = gathering(settings, console)
     torch.manual_seed(settings.seed)
     start = _start(settings, found.side, device)
     facts = Facts(len(found.train), found.side, device.type, start.width)
     chosen = plan(start.settings, facts)
-    reasons = {**start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
+    reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     _show(chosen, reasons, facts, console)
     return _Prepared(found, start, facts, chosen, Place(device, precision, MEAN, STD), reasons)
 

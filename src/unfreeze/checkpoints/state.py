@@ -16,10 +16,14 @@ FORMAT = 1
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
     """Write plain values and tensors so that `torch.load(weights_only=True)` reads them."""
-    # through memory: a full disk then shows as an OSError of our own write
+    write_bytes(path, serialised({"format": FORMAT, **state}))
+
+
+def serialised(value: Any) -> bytes:
+    """What torch.save writes; in memory, so that a full disk is an OSError of our own write."""
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, buffer)
-    write_bytes(path, buffer.getvalue())
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
 
 def load_state(path: str | Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from unfreeze.cli.parser import known_verb, overview, parse, verb_parser
 from unfreeze.cli.world import World
 from unfreeze.errors import Interrupted, ResourceError, UnfreezeError, UsageError
 
-_RESUMABLE = ("pretrain", "finetune")
+# verb -> what its command needs to go on from the last checkpoint
+_RESUMED_BY = {"pretrain": "with --resume ", "finetune": "with --resume ", "swav": ""}
 
 
 def main(argv: Sequence[str] | None = None, world: World | None = None) -> int:
@@ -68,13 +69,9 @@ def understood(error: BaseException, verb: str) -> UnfreezeError:
     if isinstance(error, UnfreezeError):
         return error
     if isinstance(error, KeyboardInterrupt):
-        resumable = verb in _RESUMABLE
-        return Interrupted(
-            "Interrupted.",
-            "The last checkpoint is whole: the same command with --resume goes on from it."
-            if resumable
-            else "",
-        )
+        how = _RESUMED_BY.get(verb)
+        said = f"The last checkpoint is whole: the same command {how}goes on from it."
+        return Interrupted("Interrupted.", "" if how is None else said)
     if _out_of_memory(error):
         return ResourceError(
             "The memory did not suffice; what was saved before is whole.",

@@ -110,13 +110,15 @@ def _add_flag(group: Any, name: str, entry: tuple[Knob, Any, Any]) -> None:
     spec, kind, _ = entry
     scalar, many, _ = parts(kind)
     shape: dict[str, Any] = {"metavar": _metavar(scalar, spec)}
-    if scalar is bool:
+    if scalar is bool and not spec.verbatim:
         shape = {"action": "store_const", "const": "true"}
     elif many:
         shape["nargs"] = "+"
     elif spec.bare is not None:
         shape["nargs"] = "?"
-    group.add_argument(flag(name), dest=name, help=_plain(described(entry)), **shape)
+    group.add_argument(spec.flag(name), dest=name, help=_plain(described(entry)), **shape)
+    if spec.flag(name) != flag(name):  # with dashes it is understood too
+        group.add_argument(flag(name), dest=name, help=argparse.SUPPRESS, **shape)
 
 
 def _metavar(scalar: Any, spec: Knob) -> str:
@@ -124,7 +126,7 @@ def _metavar(scalar: Any, spec: Knob) -> str:
         return "|".join(choice for choice in spec.choices if choice != spec.bare)
     if spec.choices:
         return "{" + ",".join(spec.choices) + "}"
-    return {int: "N", float: "X"}.get(scalar, "TEXT")
+    return {int: "N", float: "X", bool: "{true,false}"}.get(scalar, "TEXT")
 
 
 def described(entry: tuple[Knob, Any, Any]) -> str:
@@ -136,11 +138,13 @@ def described(entry: tuple[Knob, Any, Any]) -> str:
 def default_text(entry: tuple[Knob, Any, Any]) -> str:
     """The default as a person would type it; empty for flags that are simply off."""
     spec, kind, default = entry
-    if parts(kind)[0] is bool or spec.positional:
+    if spec.positional or (parts(kind)[0] is bool and not spec.verbatim):
         return ""
     if default is None:
         # what only says how to call has no derived value: it is simply not given
         return "" if spec.cli_only else "auto"
+    if isinstance(default, bool):
+        return str(default).lower()
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
@@ -167,7 +171,7 @@ def typed(verb: str, argv: Sequence[str]) -> dict[str, Any]:
     known = knobs(settings_class(verb))
     namespace, rest = verb_parser(verb).parse_known_intermixed_args(_spelled_out(argv, known))
     if rest:
-        raise _unknown(verb, rest, [flag(name) for name in known])
+        raise _unknown(verb, rest, [spec.flag(name) for name, (spec, _, _) in known.items()])
     found = {}
     for name, value in vars(namespace).items():
         entry = known[name]
@@ -180,7 +184,7 @@ def typed(verb: str, argv: Sequence[str]) -> dict[str, Any]:
 
 def _spelled_out(argv: Sequence[str], known: dict[str, tuple[Knob, Any, Any]]) -> list[str]:
     # `--resume DATA` must not eat DATA: a flag that may stand alone gets its value here
-    bare = {flag(name): spec for name, (spec, _, _) in known.items() if spec.bare is not None}
+    bare = {spec.flag(name): spec for name, (spec, _, _) in known.items() if spec.bare is not None}
     spelled = []
     for word, after in zip(argv, [*argv[1:], ""], strict=False):
         alone = word in bare and after not in bare[word].choices

@@ -5,7 +5,7 @@ from typing import Any
 
 from unfreeze.cli.parser import GROUPS, default_text
 from unfreeze.cli.verbs import SETTINGS, line, settings_class
-from unfreeze.settings.knob import Knob, flag, knobs, parts
+from unfreeze.settings.knob import Knob, knobs, parts
 
 _INTRO = """\
 # Settings
@@ -34,7 +34,7 @@ def _section(verb: str) -> str:
 
 
 def _row(name: str, entry: tuple[Knob, Any, Any]) -> str:
-    shown = f"`{name.upper()}`" if entry[0].positional else f"`{flag(name)}`"
+    shown = f"`{name.upper()}`" if entry[0].positional else f"`{entry[0].flag(name)}`"
     default = f"`{default_text(entry)}`" if default_text(entry) else ""
     return f"| {shown} | {_takes(entry)} | {default} | {entry[0].help.replace('|', '&#124;')} |\n"
 
@@ -43,7 +43,7 @@ def _takes(entry: tuple[Knob, Any, Any]) -> str:
     spec, kind, _ = entry
     scalar, many, _ = parts(kind)
     if scalar is bool:
-        return ""
+        return "`true`, `false`" if spec.verbatim else ""
     if spec.bare is not None:
         return f"nothing, or {', '.join(f'`{c}`' for c in spec.choices if c != spec.bare)}"
     if spec.choices:

@@ -7,6 +7,7 @@ from typing import Any
 from unfreeze.settings.shared import Call
 
 # verb -> module and class of its settings; the work is `unfreeze.api.VERB.run_VERB`
+# (of `swav`, `unfreeze.api.reference.run_reference`: `unfreeze.swav` is the room of that name)
 SETTINGS = {
     "pretrain": ("pretrain", "PretrainSettings"),
     "finetune": ("finetune", "FinetuneSettings"),
@@ -15,8 +16,10 @@ SETTINGS = {
     "embed": ("use", "EmbedSettings"),
     "summary": ("use", "SummarySettings"),
     "report": ("use", "ReportSettings"),
+    "swav": ("reference", "ReferenceSettings"),
     "demo": ("use", "DemoSettings"),
 }
+_WORK = {"swav": "reference"}
 
 
 def settings_class(verb: str) -> type[Call]:
@@ -33,8 +36,8 @@ def line(verb: str) -> str:
 
 
 def work(verb: str) -> Callable[..., Any]:
-    """`run_VERB(settings, console) -> result`; imports what the verb needs."""
-    found: Callable[..., Any] = getattr(
-        importlib.import_module(f"unfreeze.api.{verb}"), f"run_{verb}"
-    )
+    """The function `(settings, console) -> result`; imports what the verb needs."""
+    name = _WORK.get(verb, verb)
+    module = importlib.import_module(f"unfreeze.api.{name}")
+    found: Callable[..., Any] = getattr(module, f"run_{name}")
     return found

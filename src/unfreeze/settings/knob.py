@@ -27,6 +27,11 @@ class Knob:
     bare: str | None = None  # the value of a flag that is given without one
     group: str = "options"
     cli_only: bool = False  # says how to call, not what to do: never written to config.toml
+    verbatim: bool = False  # the flag keeps its underscores, and a bool takes a value
+
+    def flag(self, name: str) -> str:
+        """The flag of a field that carries this knob."""
+        return f"--{name}" if self.verbatim else flag(name)
 
 
 def knob(default: Any, help: str, **extra: Any) -> Any:
@@ -67,7 +72,7 @@ def coerce(name: str, value: Any, entry: tuple[Knob, Any, Any]) -> Any:
 
 def _one(name: str, value: Any, scalar: Any, spec: Knob) -> Any:
     if scalar is bool:
-        return _flag(name, value)
+        return _truth(name, value, spec)
     try:
         result = scalar(value)
         fits = not isinstance(value, bool) and (scalar is not int or result == float(value))
@@ -75,27 +80,28 @@ def _one(name: str, value: Any, scalar: Any, spec: Knob) -> Any:
         fits = False
     if not fits:
         what = {int: "a whole number", float: "a number"}.get(scalar, "text")
-        raise UsageError(f"{flag(name)} takes {what}, not {value!r}.", f"Help: {spec.help}")
+        raise UsageError(f"{spec.flag(name)} takes {what}, not {value!r}.", f"Help: {spec.help}")
     return _inside(name, result, spec)
 
 
-def _flag(name: str, value: Any) -> bool:
+def _truth(name: str, value: Any, spec: Knob) -> bool:
     text = str(value).lower()
     if text not in _TRUE | _FALSE:
-        raise UsageError(f"{flag(name)} takes true or false, not {value!r}.")
+        raise UsageError(f"{spec.flag(name)} takes true or false, not {value!r}.")
     return text in _TRUE
 
 
 def _inside(name: str, value: Any, spec: Knob) -> Any:
     if spec.choices and value not in spec.choices:
         raise UsageError(
-            f"{flag(name)} does not know {value!r}.", f"Choose one of: {', '.join(spec.choices)}."
+            f"{spec.flag(name)} does not know {value!r}.",
+            f"Choose one of: {', '.join(spec.choices)}.",
         )
     if isinstance(value, (int, float)):
         if spec.low is not None and not value >= spec.low:
-            raise UsageError(f"{flag(name)} must be at least {spec.low:g}, not {value:g}.")
+            raise UsageError(f"{spec.flag(name)} must be at least {spec.low:g}, not {value:g}.")
         if spec.high is not None and not value <= spec.high:
-            raise UsageError(f"{flag(name)} must be at most {spec.high:g}, not {value:g}.")
+            raise UsageError(f"{spec.flag(name)} must be at most {spec.high:g}, not {value:g}.")
     return value
 
 

@@ -7,6 +7,16 @@ from unfreeze.settings.shared import Call, Machine, Pictures, Run
 
 OPTIMIZERS = ("larc", "adamw", "sgd")
 AUGMENTS = ("photo", "small", "mono", "digits")
+RECIPES = (
+    "auto",
+    "swav-100ep",
+    "swav-200ep",
+    "swav-400ep",
+    "swav-800ep",
+    "swav-200ep-bs256",
+    "swav-400ep-bs256",
+    "swav-400ep-2x224",
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +28,11 @@ class PretrainSettings(Call, Run, Pictures, Machine):
         None, "network: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: by picture and device)"
     )
     init: str = knob("none", "start from: none, imagenet, NAME, URL, FILE or RUN")
-    recipe: str = knob("auto", "where unset values come from", choices=("auto",))
+    recipe: str = knob(
+        "auto",
+        "where unset values come from: the pictures, or a published ImageNet run",
+        choices=RECIPES,
+    )
     stem: str = knob(
         "auto",
         "first layers: small keeps the resolution of small pictures",
@@ -67,7 +81,9 @@ class PretrainSettings(Call, Run, Pictures, Machine):
     base_lr: float | None = knob(None, "learning rate after the warm-up", low=0, group="swav")
     final_lr: float | None = knob(None, "learning rate at the end", low=0, group="swav")
     warmup_epochs: int | None = knob(None, "epochs of linear warm-up", low=0, group="swav")
-    start_warmup: float = knob(0.0, "learning rate at the first step", low=0, group="swav")
+    start_warmup: float | None = knob(
+        None, "learning rate at the first step of a warm-up", low=0, group="swav"
+    )
     freeze_prototypes_niters: int | None = knob(
         None, "steps for which the prototypes stand still", low=0, group="swav"
     )

@@ -13,6 +13,7 @@ from typing import Any
 from unfreeze.data.views.spec import ViewSpec, preset
 from unfreeze.errors import DataError, UsageError
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.recipes import PUBLISHED, small_side, with_recipe
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def plan(settings: PretrainSettings, facts: Facts) -> Plan:
             f"{facts.images} usable picture is too few to learn from.",
             "Add some hundreds at least.",
         )
-    draft = _Draft(dataclasses.asdict(settings))
+    settings, named = with_recipe(settings)
+    draft = _Draft(dataclasses.asdict(settings), named)
     _views(draft, facts)
     _batch(draft, facts)
     _length(draft, facts)
@@ -114,7 +116,7 @@ def _views(draft: _Draft, facts: Facts) -> None:
     why = f"pictures have {facts.side} pixels" + (
         "" if facts.device != "cpu" or facts.side <= 128 else "; 128 without a GPU"
     )
-    draft.fill("image_size", large, why)
+    draft.fill("image_size", large, "the largest view" if given else why)
     small = large <= 64
     draft.fill(
         "augment",
@@ -127,7 +129,7 @@ def _views(draft: _Draft, facts: Facts) -> None:
         draft.fill("min_scale_crops", (0.2,), "a view keeps enough pixels to be recognised")
         draft.fill("max_scale_crops", (1.0,), "published")
     else:
-        draft.fill("size_crops", (large, max(8, _eight(large * 96 / 224))), "in proportion 224:96")
+        draft.fill("size_crops", (large, small_side(large)), "in proportion 224:96")
         many = 6 if facts.device != "cpu" else 4
         draft.fill("nmb_crops", (2, many), "published" if many == 6 else "4 of 6 without a GPU")
         draft.fill("min_scale_crops", (0.14, 0.05), "published")
@@ -142,10 +144,18 @@ def _batch(draft: _Draft, facts: Facts) -> None:
     why = "the small published batch" if size == 256 else f"{facts.images // size} steps an epoch"
     draft.fill("batch_size", size, why)
     if draft["batch_size"] > facts.images:
-        raise DataError(
-            f"{facts.images} pictures do not fill one batch of {draft['batch_size']}.",
-            "Lower --batch-size, or add pictures.",
-        )
+        raise _too_few(draft, facts)
+
+
+def _too_few(draft: _Draft, facts: Facts) -> DataError:
+    sentence = f"{facts.images} pictures do not fill one batch of {draft['batch_size']}"
+    recipe = draft["recipe"]
+    if recipe == "auto" or draft["batch_size"] != PUBLISHED[recipe]["batch_size"]:
+        return DataError(f"{sentence}.", "Lower --batch-size, or add pictures.")
+    return DataError(
+        f"{sentence}, which the recipe {recipe} asks for: it is made for ImageNet.",
+        "Leave --recipe out (values then follow from your pictures), or lower --batch-size.",
+    )
 
 
 def _length(draft: _Draft, facts: Facts) -> None:
@@ -197,6 +207,7 @@ def _optimizer(draft: _Draft, facts: Facts) -> None:
         lr, why = lr / 4, why + ", a quarter because the start is trained"
     draft.fill("base_lr", float(f"{lr:.3g}"), why)
     draft.fill("final_lr", draft["base_lr"] / 1000, "a thousandth, as published")
+    draft.fill("start_warmup", 0.0, "from zero")
     draft.fill("wd", 1e-2 if draft["optimizer"] == "adamw" else 1e-6, "the optimizer's usual")
 
 

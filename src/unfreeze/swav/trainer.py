@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,9 @@ class Place:
     std: tuple[float, ...]
 
 
+OnEpoch = Callable[["Trainer", int], None]  # told how many epochs are done
+
+
 class Trainer:
     """Holds what a checkpoint holds: model, optimizer, bank, scaler and the step."""
 
@@ -69,9 +72,13 @@ class Trainer:
         self.loss = math.nan  # mean over the steps of the last record
         self.meter, self.line = Meter(), ""
 
-    def fit(self, console: Console) -> None:
-        """Train from the current step to the plan's last, saving on the way and at the end."""
+    def fit(self, console: Console, on_epoch: OnEpoch | None = None) -> None:
+        """Train from the current step to the plan's last, saving on the way and at the end.
+
+        `on_epoch` is called when an epoch has ended and what was due is saved.
+        """
         total = self.plan.steps
+        self.tell(on_epoch)  # once more after a resume: the last call may have been cut short
         saved = time.monotonic()
         with stop_requests() as stop, console.progress("pretrain", total, self.step) as advance:
             self.meter.reset()
@@ -86,12 +93,19 @@ class Trainer:
                 if self.saves(saved) or stop:
                     self.save(batch.epoch)
                     saved = time.monotonic()
+                self.tell(on_epoch)
                 if stop and self.step < total:
                     self.run.log(f"stopped by {stop.name} after step {self.step}")
                     raise Interrupted(
                         f"Stopped by {stop.name} after step {self.step} of {total}.",
                         f"Go on with: --resume --out {self.run.path}",
                     )
+
+    def tell(self, on_epoch: OnEpoch | None) -> None:
+        """Call `on_epoch` where the last step ended an epoch."""
+        done, rest = divmod(self.step, self.plan.steps_per_epoch)
+        if on_epoch is not None and done and not rest:
+            on_epoch(self, done)
 
     def train_step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """One update; (loss, codes of the first assigned view). Nothing waits for the device."""
@@ -157,7 +171,7 @@ class Trainer:
             warmup=self.plan.warmup_steps,
             base=self.s.base_lr or 0.0,
             final=self.s.final_lr or 0.0,
-            start=self.s.start_warmup,
+            start=self.s.start_warmup or 0.0,
         )
 
     def record(self, epoch: int, codes: torch.Tensor) -> None:

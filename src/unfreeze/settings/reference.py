@@ -1,0 +1,75 @@
+"""The flags of the reference implementation's `main_swav.py`, with its names and defaults."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from unfreeze.settings.knob import knob, knobs
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.settings.shared import Call
+
+_PRETRAIN = knobs(PretrainSettings)
+
+
+def _same(name: str, default: Any) -> Any:
+    """A knob of `pretrain` with the reference's default and spelling."""
+    spec = dataclasses.replace(_PRETRAIN[name][0], verbatim=True, positional=False)
+    return dataclasses.field(default=default, metadata={"knob": spec})
+
+
+def _own(default: Any, help: str, **extra: Any) -> Any:
+    return knob(default, help, verbatim=True, **extra)
+
+
+def _idle(help: str) -> Any:
+    """A flag that is understood and changes nothing; None tells that it was not given."""
+    return _own(None, f"no effect: {help}", group="machine", cli_only=True)
+
+
+@dataclass(frozen=True)
+class ReferenceSettings(Call):
+    """SwAV by the flags of the reference implementation: its command line, another program."""
+
+    data_path: str = _own("", "folder of pictures (its classes are ignored), or an archive")
+    dump_path: str = _own(".", "folder of the run; one of ours there is gone on with")
+    arch: str = _own("resnet50", "network: resnet50, or any that `pretrain` knows")
+    init: str = _same("init", "none")
+
+    nmb_crops: tuple[int, ...] = _same("nmb_crops", (2,))
+    size_crops: tuple[int, ...] = _same("size_crops", (224,))
+    min_scale_crops: tuple[float, ...] = _same("min_scale_crops", (0.14,))
+    max_scale_crops: tuple[float, ...] = _same("max_scale_crops", (1.0,))
+    crops_for_assign: tuple[int, ...] = _same("crops_for_assign", (0, 1))
+    temperature: float = _same("temperature", 0.1)
+    epsilon: float = _same("epsilon", 0.05)
+    sinkhorn_iterations: int = _same("sinkhorn_iterations", 3)
+    feat_dim: int = _same("feat_dim", 128)
+    hidden_mlp: int = _same("hidden_mlp", 2048)
+    nmb_prototypes: int = _same("nmb_prototypes", 3000)
+    queue_length: int = _same("queue_length", 0)
+    epoch_queue_starts: int = _same("epoch_queue_starts", 15)
+
+    epochs: int = _own(100, "passes over the pictures", low=0, group="swav")
+    batch_size: int = _own(64, "pictures a step in each process", low=2, group="swav")
+    base_lr: float = _same("base_lr", 4.8)
+    final_lr: float = _same("final_lr", 0.0)
+    freeze_prototypes_niters: int = _same("freeze_prototypes_niters", 313)
+    wd: float = _same("wd", 1e-6)
+    warmup_epochs: int = _same("warmup_epochs", 10)
+    start_warmup: float = _same("start_warmup", 0.0)
+
+    checkpoint_freq: int = _own(
+        25, "epochs between the copies in checkpoints/ckp-N.pth", low=1, group="run"
+    )
+    seed: int = _same("seed", 31)
+    workers: int = _same("workers", 10)
+    use_fp16: bool = _own(
+        True, "fp16 on CUDA; elsewhere bf16 where the hardware has it", group="machine"
+    )
+    sync_bn: str | None = _idle("one process has nothing to synchronise")
+    syncbn_process_group_size: int | None = _idle("one process has nothing to synchronise")
+    improve_numerical_stability: bool | None = _idle("codes are computed in the log domain")
+    dist_url: str | None = _idle("one process")
+    world_size: int | None = _idle("one process")
+    rank: int | None = _idle("one process")
+    local_rank: int | None = _idle("one process")

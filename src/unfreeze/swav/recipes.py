@@ -1,0 +1,93 @@
+"""The published recipes by name: the values of SwAV's ImageNet runs, between defaults and user.
+
+The values are those of the reference's scripts for ResNet-50 (paper, appendix A). They are counts
+for 1.28 million pictures: 313 and 5,005 steps are one epoch there, at 4,096 and 256 a step.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from unfreeze.settings.pretrain import PretrainSettings
+
+_SHARED: dict[str, Any] = {
+    "arch": "torchvision/resnet50",
+    "stem": "imagenet",
+    "augment": "photo",
+    "optimizer": "larc",
+    "image_size": 224,
+    "size_crops": (224, 96),
+    "nmb_crops": (2, 6),
+    "min_scale_crops": (0.14, 0.05),
+    "max_scale_crops": (1.0, 0.14),
+    "crops_for_assign": (0, 1),
+    "temperature": 0.1,
+    "epsilon": 0.05,
+    "sinkhorn_iterations": 3,
+    "feat_dim": 128,
+    "hidden_mlp": 2048,
+    "nmb_prototypes": 3000,
+    "epoch_queue_starts": 15,
+    "wd": 1e-6,
+}
+_LARGE = _SHARED | {
+    "batch_size": 4096,
+    "base_lr": 4.8,
+    "final_lr": 0.0048,
+    "warmup_epochs": 10,
+    "start_warmup": 0.3,
+    "freeze_prototypes_niters": 313,
+    "queue_length": 0,
+}
+_SMALL = _SHARED | {
+    "batch_size": 256,
+    "base_lr": 0.6,
+    "final_lr": 0.0006,
+    "warmup_epochs": 0,
+    "start_warmup": 0.0,
+    "freeze_prototypes_niters": 5005,
+    "queue_length": 3840,
+}
+_TWO_VIEWS = {
+    "size_crops": (224,),
+    "nmb_crops": (2,),
+    "min_scale_crops": (0.08,),
+    "max_scale_crops": (1.0,),
+}
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "swav-100ep": _LARGE | {"epochs": 100},
+    "swav-200ep": _LARGE | {"epochs": 200},
+    "swav-400ep": _LARGE | {"epochs": 400},
+    "swav-800ep": _LARGE | {"epochs": 800},
+    "swav-200ep-bs256": _SMALL | {"epochs": 200},
+    "swav-400ep-bs256": _SMALL | {"epochs": 400},
+    "swav-400ep-2x224": _LARGE | _TWO_VIEWS | {"epochs": 400},
+}
+
+
+def with_recipe(settings: PretrainSettings) -> tuple[PretrainSettings, dict[str, str]]:
+    """The settings with their recipe's values where none was given, and which these are.
+
+    With the recipe `auto` nothing changes. Applied twice, the second time changes nothing.
+    """
+    name = settings.recipe
+    if name == "auto":
+        return settings, {}
+    values = dict(PUBLISHED[name])
+    if settings.size_crops:
+        del values["image_size"]  # it follows from the crops
+    elif settings.image_size:
+        sizes = (settings.image_size, small_side(settings.image_size))
+        values["size_crops"] = sizes[: len(values["size_crops"])]
+    taken = {key: value for key, value in values.items() if _open(settings, key)}
+    return replace(settings, **taken), dict.fromkeys(taken, name)
+
+
+def small_side(large: int) -> int:
+    """The side of the small crops for that of the large ones: 96 to 224, a multiple of 8."""
+    return max(8, 8 * round(large * 96 / 224 / 8))
+
+
+def _open(settings: PretrainSettings, name: str) -> bool:
+    # the fields that have a default of their own have the published one; the stem's is "auto"
+    return getattr(settings, name) is None or (name == "stem" and settings.stem == "auto")
