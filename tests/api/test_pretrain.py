@@ -43,6 +43,7 @@ def test_everything_the_contract_names_is_written(run):
     for name in (
         "config.toml",
         "metrics.jsonl",
+        "log.txt",
         "problems.csv",
         "split.csv",
         "curves.png",

@@ -80,7 +80,16 @@ def test_summary_is_a_table_with_totals():
 def test_demo_is_a_table_of_means():
     results = {"pixels": {"1": [0.614, 0.02], "10": [0.9, 0.01]}, "swav": {"1": [0.8, 0.02]}}
     results["swav"]["10"] = [0.96, 0.004]
-    text = as_text("demo", {"seconds": 88.2, "results": results, "report": "runs/1/report.html"})
+    text = as_text(
+        "demo",
+        {
+            "seconds": 88.2,
+            "results": results,
+            "report": "runs/1/report.html",
+            "curves": "runs/1/curves.png",
+            "prototypes": None,
+        },
+    )
     assert "0.960 ± 0.004" in text
     assert "runs/1/report.html" in text
 

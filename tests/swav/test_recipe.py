@@ -21,7 +21,7 @@ def test_1300_pictures_do_not_get_imagenets_settings():
     assert p.steps_per_epoch >= 10 and s.warmup_epochs <= s.epochs / 10
 
 
-@pytest.mark.parametrize("images", [16, 100, 1300, 10_000, 100_000, 1_281_167])
+@pytest.mark.parametrize("images", [4, 16, 100, 1300, 10_000, 100_000, 1_281_167])
 @pytest.mark.parametrize("side", [8, 32, 96, 400])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_value_is_filled_with_a_reason_and_is_possible(images, side, device):

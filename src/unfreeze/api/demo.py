@@ -63,11 +63,16 @@ Results = dict[str, dict[str, list[float]]]
 
 @dataclass(frozen=True)
 class DemoResult:
-    """`results[method][labels a class]` is [mean, standard deviation] of test accuracy, 0..1."""
+    """`results[method][labels a class]` is [mean, standard deviation] of test accuracy, 0..1.
+
+    `curves`, `prototypes` (what they gathered) and `report` are the files that were drawn.
+    """
 
     run: str
     seconds: float
     results: Results
+    curves: str | None
+    prototypes: str | None
     report: str
 
 
@@ -101,7 +106,7 @@ def run_demo(
     seconds = round(time.monotonic() - started, 1)
     write_json(run.file("demo.json"), {"seconds": seconds, "results": results, "scores": scores})
     drawn = report(str(run.path))
-    return DemoResult(str(run.path), seconds, results, drawn.report)
+    return DemoResult(str(run.path), seconds, results, drawn.curves, drawn.prototypes, drawn.report)
 
 
 def _scores(

@@ -130,8 +130,10 @@ def _demo(result: Any) -> str:
     rows = [("labels a class", *counts)]
     for method, row in results.items():
         rows.append((method, *(f"{mean:.3f} ± {std:.3f}" for mean, std in row.values())))
-    ends = [f"{name}  {result[name]}" for name in ("report", "run") if result.get(name)]
-    return "\n".join(["", *table(rows), "", f"{result['seconds']:.0f} s", *ends[:1]])
+    drawn = [
+        f"{name:11} {result[name]}" for name in ("curves", "prototypes", "report") if result[name]
+    ]
+    return "\n".join(["", *table(rows), "", f"{result['seconds']:.0f} s", *drawn])
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 
 
 class LARC(Optimizer):
-    """SGD with momentum on gradients scaled by `trust * |p| / (|g| + weight_decay * |p| + eps)`.
+    """SGD with momentum on gradients scaled to the norm of the tensor they belong to.
 
+    The scale is `trust_coefficient * |p| / (|g| + weight_decay * |p| + eps)`, decay included.
     A tensor whose own norm or gradient's norm is exactly 0 takes a plain SGD step without decay,
     as in the published runs (a batch norm's bias at its first step is such a one).
     """
@@ -25,7 +26,7 @@ class LARC(Optimizer):
         *,
         momentum: float = 0.9,
         weight_decay: float = 1e-6,
-        trust: float = 0.001,
+        trust_coefficient: float = 0.001,
         eps: float = 1e-8,
     ) -> None:
         super().__init__(
@@ -34,7 +35,7 @@ class LARC(Optimizer):
                 "lr": lr,
                 "momentum": momentum,
                 "weight_decay": weight_decay,
-                "trust": trust,
+                "trust_coefficient": trust_coefficient,
                 "eps": eps,
             },
         )
@@ -79,7 +80,7 @@ def _ratios(
     p_norm = torch.stack(torch._foreach_norm(params))
     g_norm = torch.stack(torch._foreach_norm(grads))
     decay = group["weight_decay"]
-    ratio = group["trust"] * p_norm / (g_norm + decay * p_norm + group["eps"])
+    ratio = group["trust_coefficient"] * p_norm / (g_norm + decay * p_norm + group["eps"])
     plain = (p_norm == 0) | (g_norm == 0)
     ratio = torch.where(plain, torch.ones_like(ratio), ratio)
     decays = torch.where(plain, torch.zeros_like(ratio), torch.full_like(ratio, decay))

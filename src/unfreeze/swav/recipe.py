@@ -78,7 +78,10 @@ def choose_arch(settings: PretrainSettings, side: int, device: str) -> tuple[str
 def plan(settings: PretrainSettings, facts: Facts) -> Plan:
     """Every open value filled in. DataError for too few pictures, UsageError for contradictions."""
     if facts.images < 2:
-        raise DataError(f"{facts.images} usable pictures are too few to learn from.", "Add more.")
+        raise DataError(
+            f"{facts.images} usable picture is too few to learn from.",
+            "Add some hundreds at least.",
+        )
     settings, named = with_recipe(settings)
     draft = _Draft(dataclasses.asdict(settings), named)
     _views(draft, facts)
@@ -135,7 +138,8 @@ def _views(draft: _Draft, facts: Facts) -> None:
 
 def _batch(draft: _Draft, facts: Facts) -> None:
     # more steps teach more than larger batches on small data (docs/LOG.md)
-    part = max(2, facts.images // 16)
+    # but batch norm wants some pictures to look at
+    part = max(2, min(facts.images // 2, max(16, facts.images // 16)))
     size = min(256, 1 << (part.bit_length() - 1))
     why = "the small published batch" if size == 256 else f"{facts.images // size} steps an epoch"
     draft.fill("batch_size", size, why)

@@ -95,6 +95,7 @@ class Trainer:
                     saved = time.monotonic()
                 self.tell(on_epoch)
                 if stop and self.step < total:
+                    self.run.log(f"stopped by {stop.name} after step {self.step}")
                     raise Interrupted(
                         f"Stopped by {stop.name} after step {self.step} of {total}.",
                         f"Go on with: --resume --out {self.run.path}",
