@@ -11,13 +11,14 @@ import tomllib
 import pytest
 import torch
 
+from unfreeze.api import reference
 from unfreeze.api.reference import run_reference, translated
 from unfreeze.backbones.build import build as network
 from unfreeze.backbones.head import headless
 from unfreeze.cli.main import main
 from unfreeze.cli.parser import parse
 from unfreeze.cli.world import World
-from unfreeze.errors import Interrupted, UnfreezeError, UsageError, WeightsError
+from unfreeze.errors import DataError, Interrupted, UnfreezeError, UsageError, WeightsError
 from unfreeze.runtime.console import Quiet
 from unfreeze.settings.build import build
 from unfreeze.settings.pretrain import PretrainSettings
@@ -262,6 +263,24 @@ def test_the_same_command_goes_on_exactly(run, tmp_path):
     (dump / "checkpoint.pth.tar").unlink()
     assert run_reference(given, Quiet()).steps == 6
     assert torch.load(dump / "checkpoint.pth.tar", weights_only=True)["epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    "advice, said",
+    [
+        ("Free some space, then go on with --resume.", "go on with the same command."),
+        ("Name another --out.", "Name another --dump_path."),
+        ("Lower --base-lr, or use --precision fp32.", "or use --use_fp16 false."),
+    ],
+)
+def test_advice_names_flags_that_this_verb_has(monkeypatch, tmp_path, advice, said):
+    def fails(*_, **__):
+        raise DataError("It broke.", advice)
+
+    monkeypatch.setattr(reference, "run_pretrain", fails)
+    with pytest.raises(DataError) as error:
+        run_reference(settings(dump_path=str(tmp_path)), Quiet())
+    assert error.value.next_step.endswith(said)
 
 
 def test_other_settings_are_no_resume(run):

@@ -119,6 +119,13 @@ def test_other_errors(command, error, code, said):
     assert "Traceback" not in err
 
 
+def test_interrupting_says_how_to_go_on(command):
+    stop = raising(KeyboardInterrupt())
+    assert "same command with --resume goes on" in command("pretrain", "pics", work=stop)[2]
+    code, _, said = command("swav", "--data_path", "pics", work=stop)
+    assert code == 130 and "the same command goes on" in said
+
+
 def test_interrupting_what_cannot_be_resumed_promises_nothing(command):
     code, _, err = command("report", "r", work=raising(KeyboardInterrupt()))
     assert (code, err) == (130, "error: Interrupted.\n")

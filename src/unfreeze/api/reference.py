@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unfreeze.api.pretrain import PretrainPlan, PretrainResult, run_pretrain
-from unfreeze.errors import Interrupted, UsageError
+from unfreeze.errors import Interrupted, UnfreezeError, UsageError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.settings.build import build
@@ -28,6 +28,12 @@ IDLE = {
         "local_rank",
     ),
     "codes are always computed in the log domain": ("improve_numerical_stability",),
+}
+# the advice of `pretrain` in this verb's words
+WORDS = {
+    "--precision fp32": "--use_fp16 false",
+    "--resume": "the same command",
+    "--out": "--dump_path",
 }
 # names that mean the same in both
 SAME = {f.name for f in fields(ReferenceSettings)} & {f.name for f in fields(PretrainSettings)}
@@ -59,6 +65,10 @@ def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResu
         return run_pretrain(translation.settings, console, on_epoch=dump)
     except Interrupted as stop:
         raise Interrupted(stop.sentence, "The same command goes on from there.") from stop
+    except UnfreezeError as error:
+        for theirs, ours in WORDS.items():
+            error.next_step = error.next_step.replace(theirs, ours)
+        raise
 
 
 def translated(given: ReferenceSettings, device: torch.device) -> Translation:
