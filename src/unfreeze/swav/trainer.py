@@ -87,7 +87,7 @@ class Trainer:
                 loss, codes = self.train_step(batch)
                 self.step += 1
                 self.meter.step_done(loss, len(batch.ids))
-                if due(self.step):
+                if due(self.step) or self.step == total:
                     self.record(batch.epoch, codes)
                 advance(1, self.line)
                 if self.saves(saved) or stop:
