@@ -1,7 +1,8 @@
 """A knob: one setting with its type, default, help and bounds, as a dataclass field.
 
 Values arrive as text (command line), TOML values or Python objects; `coerce` makes them one type.
-`None` stands for "derived from the data" and is written `auto` by people.
+`None` stands for "derived from the data" and is written `auto` by people, or for the knob's own
+word (`unset`) where nothing is derived.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ class Knob:
     high: float | None = None
     positional: bool = False
     bare: str | None = None  # the value of a flag that is given without one
+    unset: str = "auto"  # the word for None, where it does not mean "derived"
     group: str = "options"
     cli_only: bool = False  # says how to call, not what to do: never written to config.toml
 
@@ -54,9 +56,11 @@ def coerce(name: str, value: Any, entry: tuple[Knob, Any, Any]) -> Any:
     """The value in the field's own type, inside its choices and bounds; UsageError otherwise."""
     spec, kind, _ = entry
     scalar, many, optional = parts(kind)
-    derived = value is None or (value == "auto" and "auto" not in spec.choices)
+    derived = value is None or (value in ("auto", spec.unset) and value not in spec.choices)
     if optional and derived:
         return None
+    if spec.bare is not None and isinstance(value, bool):
+        return spec.bare if value else None  # Python's way of giving a flag, or not
     if not many:
         return _one(name, value, scalar, spec)
     items = value.replace(",", " ").split() if isinstance(value, str) else value

@@ -46,7 +46,9 @@ class Pictures:
     store_budget: float = knob(
         1.0, "GiB of memory that decoded pictures may take (0: none held)", low=0, group="data"
     )
-    limit: int | None = knob(None, "use at most N training pictures", low=1, group="data")
+    limit: int | None = knob(
+        None, "use at most N training pictures", low=1, group="data", unset="all"
+    )
 
 
 @dataclass(frozen=True)
