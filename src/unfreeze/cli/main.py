@@ -9,6 +9,7 @@ from unfreeze import __version__
 from unfreeze.cli.parser import known_verb, overview, parse, verb_parser
 from unfreeze.cli.world import World
 from unfreeze.errors import Interrupted, ResourceError, UnfreezeError, UsageError
+from unfreeze.runtime.signals import ending_interrupts
 
 _RESUMABLE = ("pretrain", "finetune")
 
@@ -18,7 +19,8 @@ def main(argv: Sequence[str] | None = None, world: World | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     world = world or World()
     try:
-        return program(words, world)
+        with ending_interrupts():
+            return program(words, world)
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in words:
             world.tell("".join(traceback.format_exception(error)).rstrip())
@@ -71,7 +73,8 @@ def understood(error: BaseException, verb: str) -> UnfreezeError:
         resumable = verb in _RESUMABLE
         return Interrupted(
             "Interrupted.",
-            "The last checkpoint is whole: the same command with --resume goes on from it."
+            "Nothing is half-written: the same command with --resume goes on from the last "
+            "checkpoint, or starts where there is none."
             if resumable
             else "",
         )
