@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 import signal
 import tomllib

@@ -16,7 +16,7 @@ from unfreeze.checkpoints.modelfile import load_model, save_model
 from unfreeze.data.loader import Loader
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views import normalise
-from unfreeze.errors import Interrupted, UsageError
+from unfreeze.errors import Interrupted, UsageError, go_on
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.devices import pick_device
@@ -235,7 +235,7 @@ def _result(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> Finet
         raise Interrupted(
             f"Stopped after {outcome.epochs} of {job.plan.settings.epochs} epochs; model/ holds "
             "the best so far.",
-            f"Go on with: --resume --out {run.path}",
+            go_on("finetune", job.plan.settings.data, run.path),
         )
     trainable, frozen = job.counts
     return FinetuneResult(
