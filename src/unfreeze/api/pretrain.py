@@ -21,6 +21,7 @@ from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.checkpoints.state import load_state
 from unfreeze.data.loader import Loader
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.pictures import FileLost
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import replacing, write_text
@@ -89,7 +90,11 @@ def run_pretrain(settings: PretrainSettings, console: Console) -> PretrainResult
     trainer = _trainer(prepared, chosen, found, run)
     _resume(trainer, run, found.fingerprint, console)
     _write_start(run, chosen, prepared, found)
-    trainer.fit(console)
+    try:
+        trainer.fit(console)
+    except FileLost:
+        trainer.save(trainer.step // chosen.steps_per_epoch)
+        raise
     _write_model(run, chosen, trainer, found, prepared.start.loaded)
     report(str(run.path))
     return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
