@@ -74,7 +74,9 @@ def _one(name: str, value: Any, scalar: Any, spec: Knob) -> Any:
         return _flag(name, value)
     try:
         result = scalar(value)
-        fits = not isinstance(value, bool) and (scalar is not int or result == float(value))
+        fits = not isinstance(value, bool) and (
+            scalar is not int or not isinstance(value, float) or value.is_integer()
+        )
     except (TypeError, ValueError):
         fits = False
     if not fits:
@@ -97,9 +99,9 @@ def _inside(name: str, value: Any, spec: Knob) -> Any:
         )
     if isinstance(value, (int, float)):
         if spec.low is not None and not value >= spec.low:
-            raise UsageError(f"{flag(name)} must be at least {spec.low:g}, not {value:g}.")
+            raise UsageError(f"{flag(name)} must be at least {spec.low:.12g}, not {value:.12g}.")
         if spec.high is not None and not value <= spec.high:
-            raise UsageError(f"{flag(name)} must be at most {spec.high:g}, not {value:g}.")
+            raise UsageError(f"{flag(name)} must be at most {spec.high:.12g}, not {value:.12g}.")
     return value
 
 

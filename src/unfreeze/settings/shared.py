@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
 
+SEEDS = 2**32 - 1  # what every generator takes
+
 
 @dataclass(frozen=True)
 class Call:
@@ -68,7 +70,7 @@ class Run:
     dry_run: bool = knob(
         False, "print the plan with its reasons; touch no file", group="run", cli_only=True
     )
-    seed: int = knob(0, "seed of every random choice", low=0, group="run")
+    seed: int = knob(0, "seed of every random choice", low=0, high=SEEDS, group="run")
     checkpoint_every: int = knob(
         1, "epochs between checkpoints (also at least every 5 minutes)", low=1, group="run"
     )
