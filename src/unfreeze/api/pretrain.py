@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,7 +166,9 @@ def _start(settings: PretrainSettings, side: int, device: torch.device) -> _Star
         )
     network = build_network(arch, stem=stem)
     loaded = None
-    if settings.init != "none":
+    if settings.init != "none" and settings.dry_run and not Path(settings.init).exists():
+        reasons["init"] = "not fetched in a dry run"
+    elif settings.init != "none":
         loaded = load_weights(network, settings.init, arch=arch)
         reasons["init"] = f"{loaded.share:.1%} of the backbone found in {loaded.source}"
     width = headless(network)
