@@ -18,7 +18,7 @@ from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views import normalise
 from unfreeze.errors import Interrupted, UsageError, go_on
 from unfreeze.runtime.atomic import replacing, write_json, write_text
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.devices import pick_device
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml

@@ -21,12 +21,12 @@ from unfreeze.backbones.weights import Loaded, load_weights
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.checkpoints.state import load_state
 from unfreeze.data.loader import Loader
-from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.pictures import FileLost
+from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import replacing, write_text
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
@@ -81,12 +81,14 @@ def run_pretrain(settings: PretrainSettings, console: Console) -> PretrainResult
     if not settings.out:
         raise UsageError("pretrain needs a folder for the run.", "Add --out RUN, or --dry-run.")
     started = time.monotonic()
+    console = Logged(console)
     place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     allowed(settings.out, **place)
     prepared = _prepare(settings, console)
     sizes = prepared.plan.settings.size_crops or ()
     found = prepared.found.checked(settings, 2 * max(sizes), console)
     run = RunFolder.create(settings.out, **place)  # the last moment: --overwrite deletes
+    console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
     trainer = _trainer(prepared, chosen, found, run)
     _resume(trainer, run, found.fingerprint, console)
@@ -211,6 +213,7 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
         return
     if not path.exists():
         console.say(f"No checkpoint in {run.path} yet: starting from the beginning.")
+        run.rewind_metrics(0)
         return
     trainer.restore(load_state(path))
     run.rewind_metrics(trainer.step)
