@@ -9,6 +9,9 @@ UnfreezeError            1   a bug of ours, or the base of all
 └── Interrupted        130   stopped from outside; resumable
 """
 
+import shlex
+from pathlib import Path
+
 
 class UnfreezeError(Exception):
     """Base of every error with a message for people: `sentence`, `next_step`, `exit_code`."""
@@ -59,3 +62,8 @@ class Interrupted(UnfreezeError):
     """Stopped from outside; the run can be resumed."""
 
     exit_code = 130
+
+
+def go_on(verb: str, data: str, run: Path) -> str:
+    """The next step after an interruption: a command that can be pasted as it stands."""
+    return f"Go on with: unfreeze {verb} {shlex.quote(data)} --out {shlex.quote(str(run))} --resume"

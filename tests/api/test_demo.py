@@ -7,6 +7,7 @@ import pytest
 import unfreeze
 from unfreeze.api import demo as module
 from unfreeze.api.evaluate import evaluate
+from unfreeze.errors import Interrupted
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,13 @@ def test_a_dry_run_is_a_plan(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert unfreeze.demo(dry_run=True).images == 1437
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demo_that_is_stopped_promises_no_resuming(tmp_path, monkeypatch):
+    def stopped(settings, console):
+        raise Interrupted("Stopped.", "Go on with --resume")
+
+    monkeypatch.setattr(module, "run_pretrain", stopped)
+    with pytest.raises(Interrupted) as caught:
+        unfreeze.demo(out=str(tmp_path / "demo"), device="cpu")
+    assert "--resume" not in str(caught.value) and str(tmp_path / "demo") in caught.value.sentence

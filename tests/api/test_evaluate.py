@@ -97,3 +97,14 @@ def test_load_gives_a_module_with_classes_and_predict(run):
     assert right / 20 == evaluate(result.run, str(data), split="all").accuracy
     assert all(0.5 <= one.probability <= 1 for one in found)
     assert model.predict([]) == [] and model.classes == ("green", "red")
+
+
+@pytest.mark.parametrize("beside", [{}, {"test/red": 3, "test/green": 3}])
+def test_what_was_held_out_of_train_is_found_where_the_data_has_no_val(coloured, tmp_path, beside):
+    data = str(coloured("cut", {"train/red": 6, "train/green": 6, **beside}))
+    result = finetune(data, out=str(tmp_path / "run"), epochs=1, **TINY)
+    found = evaluate(result.run, data, split="val")
+    assert (found.split, found.n, found.seen_in_training) == ("val", 2, 0)
+    assert found.used_for_choosing and found.accuracy == result.val_accuracy
+    usual = evaluate(result.run, data)
+    assert (usual.split, usual.n) == (("test", 6) if beside else ("val", 2))

@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 import signal
 import tomllib
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from unfreeze.api import finetune as verb
 from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.data.pictures import Pictures
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
 from unfreeze.runtime.runfolder import RunFolder, read_metrics
@@ -275,3 +277,56 @@ def test_digits_are_learnt(tmp_path):
         **{**TINY, "augment": "digits"},
     )
     assert result.val_accuracy > 0.85
+
+
+def test_a_used_folder_is_refused_before_weights_are_looked_for(run, coloured):
+    data, result = run
+    with pytest.raises(UsageError, match="not empty"):
+        finetune(str(data), out=result.run, weights="no/such.pth", arch="unfreeze/tiny")
+
+
+def test_the_next_step_of_an_interruption_can_be_pasted(coloured, tmp_path, monkeypatch):
+    data = str(coloured("my colours", COLOURS))
+
+    def stopping(self, batch):
+        signal.raise_signal(signal.SIGTERM)
+        raise_at_once(self, batch)
+
+    raise_at_once = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", stopping)
+    with pytest.raises(Interrupted) as caught:
+        finetune(data, out=str(tmp_path / "run"), epochs=2, **TINY)
+    command = caught.value.next_step.removeprefix("Go on with: ")
+    assert shlex.split(command) == [
+        *("unfreeze", "finetune", data, "--out", str(tmp_path / "run"), "--resume"),
+    ]
+
+
+def test_a_file_that_is_lost_saves_the_run_first(coloured, tmp_path, monkeypatch):
+    data = str(coloured("colours", COLOURS))
+    options = {**TINY, "epochs": 3, "batch_size": 4, "store_budget": 0, "checkpoint_every": 9}
+    step = Trainer._step
+
+    def losing(self, batch):
+        step(self, batch)
+        if self.step == 7:
+            monkeypatch.setattr(Pictures, "_decoded", gone)
+
+    def gone(self, row):
+        raise OSError("gone")
+
+    monkeypatch.setattr("unfreeze.data.pictures._PAUSES", ())
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", losing)
+        with pytest.raises(DataError, match="not any more: gone"):
+            finetune(data, out=str(tmp_path / "run"), **options)
+    state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert state["step"] == 7
+
+
+def test_a_link_that_leads_nowhere_is_left_out(coloured, tmp_path):
+    data = coloured("colours", COLOURS)
+    (data / "red" / "0.png").symlink_to(tmp_path / "nowhere")
+    result = finetune(str(data), out=str(tmp_path / "run"), epochs=1, **TINY)
+    assert "red/0.png,unreadable" in (tmp_path / "run/problems.csv").read_text()
+    assert result.images == 19

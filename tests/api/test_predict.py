@@ -111,3 +111,15 @@ def test_arrays_are_predicted_by_position(run):
     pixels = np.asarray(Image.open(data / "green/000.png"))
     found = load(model).predict([pixels, pixels])
     assert [p.path for p in found] == ["0", "1"] and {p.label for p in found} == {"green"}
+
+
+def test_a_folder_in_the_way_of_the_csv_is_said_before_the_work(run, tmp_path):
+    with pytest.raises(UsageError, match="is a folder"):
+        predict("no such run", str(run[0]), out=str(tmp_path))
+
+
+def test_the_paths_of_a_list_are_those_of_its_files(run, tmp_path):
+    data, model = run
+    name = next((data / "red").iterdir()).name
+    (data / "list.csv").write_text(f"path\nred/{name}\n")
+    assert predict(model, str(data / "list.csv"))[0].path == str(data / "red" / name)

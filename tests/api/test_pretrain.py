@@ -12,7 +12,10 @@ from PIL import Image
 import unfreeze
 from unfreeze.api.pretrain import PretrainPlan
 from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.data.pictures import Pictures
 from unfreeze.errors import DataError, UsageError, WeightsError
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.swav.trainer import Trainer
 
 QUICK = {"epochs": 2, "limit": 200, "device": "cpu", "nmb_prototypes": 16}
 
@@ -146,3 +149,49 @@ def test_a_used_folder_is_refused_and_kept_even_when_the_data_is_wrong(run, tmp_
     with pytest.raises(DataError):
         unfreeze.pretrain(str(tmp_path / "nowhere"), out=str(folder), overwrite=True, **QUICK)
     assert (folder / "model/model.json").exists()
+
+
+def test_a_file_that_is_lost_saves_the_run_first(photos, tmp_path, monkeypatch):
+    step = Trainer.train_step
+
+    def losing(self, batch):
+        found = step(self, batch)
+        if self.step == 3:
+            monkeypatch.setattr(Pictures, "_decoded", gone)
+        return found
+
+    def gone(self, row):
+        raise OSError("gone")
+
+    options = {"arch": "unfreeze/tiny", "image_size": 16, "epochs": 4, "batch_size": 8}
+    options |= {"device": "cpu", "store_budget": 0, "checkpoint_every": 9}
+    monkeypatch.setattr("unfreeze.data.pictures._PAUSES", ())
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", losing)
+        with pytest.raises(DataError, match="not any more: gone"):
+            unfreeze.pretrain(str(photos), out=str(tmp_path / "run"), **options)
+    state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert state["step"] == 4
+
+
+def test_a_start_without_a_checkpoint_records_no_step_twice(photos, tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    run.metric({"step": 1, "split": "train", "loss": 9.0})
+    options = {"arch": "unfreeze/tiny", "image_size": 16, "epochs": 1, "batch_size": 8}
+    unfreeze.pretrain(str(photos), out=str(run.path), resume="auto", device="cpu", **options)
+    assert [record["step"] for record in run.metrics()] == [1, 2, 3]
+    assert "No checkpoint" in run.file("log.txt").read_text()
+
+
+def test_a_dry_run_fetches_nothing(photos, tmp_path):
+    with pytest.raises(DataError, match="a dry run fetches nothing"):
+        unfreeze.pretrain("cifar10", data_root=str(tmp_path / "root"), dry_run=True)
+    assert not (tmp_path / "root").exists()
+    found = unfreeze.pretrain(str(photos), arch="resnet18", init="imagenet", dry_run=True)
+    assert found.reasons["init"] == "not fetched in a dry run"
+
+
+def test_resuming_another_verbs_run_is_said(run):
+    _, folder = run
+    with pytest.raises(UsageError, match="another verb"):
+        unfreeze.finetune("digits", out=str(folder), resume=True)

@@ -3,6 +3,7 @@ import torchinfo
 
 from unfreeze.api.summary import Summary, render, summary
 from unfreeze.backbones.build import build
+from unfreeze.backbones.head import headless
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.errors import UsageError
 
@@ -95,3 +96,15 @@ def test_an_input_that_is_no_size_is_refused(wrong):
 def test_trap_iii_too_small_a_picture_is_refused():
     with pytest.raises(UsageError, match="does not accept a 3x32x32"):
         summary("alexnet", input="3x32x32")
+
+
+def test_a_pretraining_run_has_no_head(tmp_path):
+    network = build("unfreeze/tiny")
+    headless(network)
+    how = {"image_size": 16, "resize": 16}
+    card = ModelCard("backbone", "unfreeze/tiny", preprocess=how)
+    save_model(tmp_path / "model", network.state_dict(), card)
+    found = summary(str(tmp_path), input="3x16x16")
+    assert found.parameters_total == sum(p.numel() for p in network.parameters())
+    assert found.layers[-1]["type"] == "NoHead" and found.layers[-1]["parameters"] == 0
+    assert summary(str(tmp_path), input="3x16x16", classes=7).layers[-1]["output"] == [7]

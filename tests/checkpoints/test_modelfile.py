@@ -2,10 +2,11 @@ import json
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from unfreeze.checkpoints import modelfile
 from unfreeze.checkpoints.modelfile import ModelCard, load_model, model_folder, save_model
-from unfreeze.errors import WeightsError
+from unfreeze.errors import ResourceError, WeightsError
 
 CARD = ModelCard(
     kind="classifier",
@@ -93,3 +94,18 @@ def test_missing_and_damaged_files_are_named(run, tmp_path):
     with pytest.raises(WeightsError, match="There is no model"):
         load_model(tmp_path)
     assert model_folder(tmp_path) is None
+
+
+def test_a_full_disk_keeps_the_model_that_was_there(tmp_path, monkeypatch):
+    tensors = {"weight": torch.ones(3)}
+    card = ModelCard("classifier", "unfreeze/tiny", preprocess={})
+    save_model(tmp_path, tensors, card)
+
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(modelfile, "save_file", full)
+    with pytest.raises(ResourceError, match="disk is full"):
+        save_model(tmp_path, {"weight": torch.zeros(3)}, card)
+    assert load_model(tmp_path)[0]["weight"].sum() == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]

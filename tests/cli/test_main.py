@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import io
 import json
+import signal
 import sys
 
 import pytest
@@ -147,3 +148,17 @@ def test_a_reader_who_leaves_ends_it_quietly(monkeypatch):
     assert main(["report", "r"], world) == 0
     assert world.stderr.getvalue() == ""
     assert main(["report"], World(io.StringIO(), Gone())) == 2
+
+
+def test_names_that_are_no_utf8_come_out_as_their_bytes():
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    World(out, io.StringIO()).answer("bad\udcff.png")
+    assert out.buffer.getvalue() == b"bad\xff.png\n"
+
+
+def test_being_ended_from_outside_is_130(command):
+    def ended(settings, console):
+        signal.raise_signal(signal.SIGTERM)
+
+    code, _, err = command("report", "r", work=ended)
+    assert (code, err) == (130, "error: Interrupted.\n")

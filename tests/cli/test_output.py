@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unfreeze.api.summary import summary
 from unfreeze.cli.output import as_json, as_text, table
 
 
@@ -59,22 +60,9 @@ def test_accuracy_names_split_size_and_interval():
     assert "dog (5)" in text
 
 
-def test_summary_is_a_table_with_totals():
-    layers = [
-        {
-            "name": "fc",
-            "type": "Linear",
-            "output": [1, 10],
-            "parameters": 20490,
-            "trainable": True,
-        },
-        {"name": "relu", "type": "ReLU", "output": "1x10", "parameters": 0, "trainable": False},
-    ]
-    totals = {"parameters_total": 23528522, "parameters_trainable": 20490}
-    totals |= {"parameters_frozen": 23508032, "megabytes": 94.1}
-    text = as_text("summary", {"layers": layers, **totals})
-    assert "23,528,522" in text
-    assert any(row.split() == ["fc", "Linear", "1x10", "20,490", "yes"] for row in text.split("\n"))
+def test_summary_lists_the_stages_that_freeze_counts():
+    text = as_text("summary", summary("unfreeze/tiny", input="3x16x16"))
+    assert "· stage 1: " in text and "· head" in text and "Total params: 308,650" in text
 
 
 def test_demo_is_a_table_of_means():

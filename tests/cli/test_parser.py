@@ -77,6 +77,17 @@ def test_several_pictures_with_spaces_in_their_names():
     assert settings.images == ("a b.jpg", "c,d.jpg")
 
 
+def test_what_is_not_derived_says_so_instead_of_auto():
+    shown = " ".join(verb_parser("finetune").format_help().split())
+    assert "at most N training pictures [all]" in shown
+    assert "training pictures of each class [all]" in shown
+    assert "share of the training pictures [all]" in shown
+    assert "where there is one) --" in shown or "where there is one) run:" in shown
+    assert "every N epochs [off]" in " ".join(verb_parser("pretrain").format_help().split())
+    assert parse("finetune", ["pics", "--limit", "all"]).limit is None
+    assert parse("pretrain", ["pics", "--keep-every", "off"]).keep_every is None
+
+
 def test_lists_of_numbers_take_spaces_or_commas():
     assert parse("finetune", ["pics", "--mean", "0.5,0.4,0.3"]).mean == (0.5, 0.4, 0.3)
     assert parse("finetune", ["pics", "--mean", "0.5", "0.4", "0.3"]).mean == (0.5, 0.4, 0.3)

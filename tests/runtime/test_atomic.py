@@ -33,3 +33,17 @@ def test_folders_are_made_and_modes_follow_the_umask(tmp_path):
     path = tmp_path / "a" / "b.json"
     write_json(path, {"x": 1})
     assert path.stat().st_mode & 0o600 == 0o600 and path.read_text() == '{\n  "x": 1\n}\n'
+
+
+def test_no_room_for_the_name_alone_is_a_full_disk_too(tmp_path, monkeypatch):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    with pytest.raises(ResourceError, match="disk is full"):
+        write_text(tmp_path / "file", "new")
+
+
+def test_the_longest_name_a_disk_takes_is_written(tmp_path):
+    write_text(tmp_path / ("n" * 255), "text")
+    assert [len(path.name) for path in tmp_path.iterdir()] == [255]

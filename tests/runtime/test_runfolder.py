@@ -1,7 +1,10 @@
+import os
+
 import pytest
 
 from unfreeze.errors import UsageError
-from unfreeze.runtime.runfolder import RunFolder, read_metrics
+from unfreeze.runtime.console import Logged, Quiet
+from unfreeze.runtime.runfolder import RunFolder, read_metrics, writable_file
 
 
 def test_a_used_folder_is_refused_unless_told(tmp_path):
@@ -37,3 +40,52 @@ def test_a_line_cut_by_a_crash_is_left_out_and_rewinding_drops_the_future(tmp_pa
     assert len(read_metrics(run.path)) == 5
     run.rewind_metrics(3)
     assert [r["step"] for r in run.metrics()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["file/run", "link", "x" * 300])
+def test_what_cannot_become_a_folder_is_wrong_use(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError) as caught:
+        RunFolder.create(tmp_path / name)
+    assert "--out" in caught.value.sentence and caught.value.next_step
+    with pytest.raises(UsageError):
+        writable_file(tmp_path / name / "f.npz")
+
+
+def test_a_file_is_not_written_over_a_folder(tmp_path):
+    with pytest.raises(UsageError, match="is a folder"):
+        writable_file(tmp_path)
+    writable_file(tmp_path / "new" / "f.npz")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_place_that_may_not_be_written_to_is_said_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    with pytest.raises(UsageError, match="may not be written to"):
+        RunFolder.create(tmp_path / "run")
+
+
+def test_what_a_killed_process_left_goes_and_nothing_of_others(tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    run.log("here")
+    (run.path / "checkpoints").mkdir()
+    left = run.path / "checkpoints/.last.ckpt.abc.tmp"
+    left.write_text("half")
+    RunFolder.create(run.path, resume="auto")
+    assert not left.exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".mine.tmp").write_text("kept")
+    RunFolder.create(other, resume="auto")
+    assert (other / ".mine.tmp").exists()
+
+
+def test_lines_said_before_there_is_a_run_are_in_its_log(tmp_path):
+    console = Logged(Quiet())
+    console.say("before")
+    run = RunFolder.create(tmp_path / "run")
+    console.into(run)
+    console.say("after \udcff")
+    lines = run.file("log.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["before", "after \\udcff"]

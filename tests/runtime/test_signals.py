@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from unfreeze.runtime.signals import stop_requests
+from unfreeze.runtime.signals import ending_interrupts, stop_requests
 
 
 def test_the_first_signal_asks_and_the_handlers_come_back():
@@ -33,3 +33,11 @@ def test_other_threads_are_left_alone():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_being_ended_is_an_interruption(number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), ending_interrupts():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before

@@ -32,6 +32,11 @@ def test_text_and_values_become_one_type():
     assert text == value and text.size_crops == (32, 16) and text.base_lr is None
 
 
+def test_resume_is_a_flag_in_python_too():
+    assert build(PretrainSettings, {"resume": True}).resume == "yes"
+    assert build(PretrainSettings, {"resume": False}).resume is None
+
+
 @pytest.mark.parametrize(
     "given, words",
     [

@@ -20,6 +20,7 @@ from unfreeze.data.index import TEST, build_index
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.splits import read_split_csv
+from unfreeze.errors import Interrupted
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.runfolder import RunFolder
@@ -100,8 +101,15 @@ def run_demo(
         return plan_pretrain(build(PretrainSettings, pretraining), console)
     run = RunFolder.create(settings.out or _numbered())
     pretraining["out"] = str(run.file("pretrain"))
-    run_pretrain(build(PretrainSettings, pretraining), console)
-    scores = _scores(run, data, settings, console)
+    try:
+        run_pretrain(build(PretrainSettings, pretraining), console)
+        scores = _scores(run, data, settings, console)
+    except Interrupted as stopped:
+        # its parts could be resumed, the demonstration as a whole cannot
+        raise Interrupted(
+            f"The demonstration was stopped; {run.path} holds what was done.",
+            "Start it again: it goes into a new folder and does not go on with this one.",
+        ) from stopped
     results = {method: {str(n): _spread(scores[method][n]) for n in LABELS} for method in METHODS}
     seconds = round(time.monotonic() - started, 1)
     write_json(run.file("demo.json"), {"seconds": seconds, "results": results, "scores": scores})

@@ -19,6 +19,7 @@ from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.runfolder import writable_file
 from unfreeze.settings.build import build
 from unfreeze.settings.use import EmbedSettings
 from unfreeze.transfer.predictor import Network, load_features
@@ -52,6 +53,7 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
     s = settings
     if not s.out:
         raise UsageError("embed needs a file to write.", "Add --out FEATURES.npz.")
+    writable_file(s.out)  # refused before the work, not after
     network = placed(_network(s), s.device, s.precision)
     index = build_index(open_source(s.data, data_root=s.data_root))
     index = index.take(in_split(index, s.split))

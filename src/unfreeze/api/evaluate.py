@@ -119,7 +119,9 @@ def _choose(index: Index, split: str | None, trained: dict[str, str], card: Mode
             split = "val"
         else:
             split = "all"
-    if split in ("train", "val") and not index.splits.any() and trained:
+    said = len(index.where(VAL)) > 0 if split == "val" else bool(index.splits.any())
+    if split in ("train", "val") and trained and not said:
+        # the data does not say it: the run's own cut does
         positions = np.flatnonzero(own == split)
         if not len(positions):
             raise DataError(f"The run held out no {split}.", "Use --split all.")

@@ -16,11 +16,11 @@ from unfreeze.checkpoints.modelfile import load_model, save_model
 from unfreeze.data.loader import Loader
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views import normalise
-from unfreeze.errors import Interrupted, UsageError
+from unfreeze.errors import Interrupted, UsageError, go_on
 from unfreeze.runtime.atomic import replacing, write_json, write_text
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.devices import pick_device
-from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
@@ -82,6 +82,10 @@ def run_finetune(
     """The same from a settings object; without `draw` the report waits for `report RUN`."""
     if not settings.dry_run and not settings.out:
         raise UsageError("finetune needs a folder for the run.", "Add --out RUN, or --dry-run.")
+    place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
+    if not settings.dry_run:
+        allowed(str(settings.out), **place)  # refused before anything is read or fetched
+    console = Logged(console)
     device = pick_device(settings.device)
     found = read_labels(settings, console)
     torch.manual_seed(settings.seed)
@@ -91,7 +95,8 @@ def run_finetune(
         return _planned(job, len(portions.train), portions.reason, console)
     state = checkpoint(settings, found, console)
     it = opened(settings, found) if state is None else None
-    run = RunFolder.create(str(settings.out), resume=settings.resume, overwrite=settings.overwrite)
+    run = RunFolder.create(str(settings.out), **place)
+    console.into(run)
     if state is None and it is not None:
         ready = checked(settings, found, it.preprocess, console)
         job = begun(settings, found, it, len(ready.train), device)
@@ -235,7 +240,7 @@ def _result(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> Finet
         raise Interrupted(
             f"Stopped after {outcome.epochs} of {job.plan.settings.epochs} epochs; model/ holds "
             "the best so far.",
-            f"Go on with: --resume --out {run.path}",
+            go_on("finetune", job.plan.settings.data, run.path),
         )
     trainable, frozen = job.counts
     return FinetuneResult(

@@ -66,7 +66,7 @@ class Gathering:
 
 def gathering(s: PretrainSettings, console: Console) -> Gathering:
     """The pictures of `s.data`: of `train` only, where there are splits."""
-    source = open_source(s.data, data_root=s.data_root)
+    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run)
     index = build_index(source)
     for note in index.notes:
         console.say(note)
@@ -86,15 +86,15 @@ def usual_side(index: Index, train: Positions) -> int:
     """Median of the shorter sides in pixels, by the headers of a sample of these positions."""
     sides = []
     for position in train[:: max(1, len(train) // HEADERS)]:
-        data = index.source.read(int(index.rows[position]))
         try:
+            data = index.source.read(int(index.rows[position]))
             size = header_size(data) if isinstance(data, bytes) else data.shape[:2]
-        except Undecodable:
+        except (OSError, Undecodable):
             continue  # the check names it with its reason
         sides.append(min(size))
     if not sides:
         raise DataError(
             f"None of the files looked at in {index.source.where} is a readable picture.",
-            "`unfreeze scan` lists them all with reasons.",
+            "Check that these are pictures, and whole.",
         )
     return int(np.median(sides))

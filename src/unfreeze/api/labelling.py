@@ -43,7 +43,7 @@ class Checked:
 
 def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
     """Labels and splits of `s.data`, and the usual size by a sample's headers; decodes nothing."""
-    source = open_source(s.data, data_root=s.data_root)
+    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run)
     everything = build_index(source)
     index = labelled(everything)
     for note in index.notes:

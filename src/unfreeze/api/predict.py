@@ -17,6 +17,7 @@ from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.atomic import write_bytes
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.runfolder import writable_file
 from unfreeze.settings.build import build
 from unfreeze.settings.use import PredictSettings
 from unfreeze.transfer.predictor import Prediction, load_classifier
@@ -59,6 +60,8 @@ def run_predict(settings: PredictSettings, console: Console) -> list[Prediction]
 def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
     if not s.images:
         raise UsageError("predict needs pictures.", "Name files, folders or archives after RUN.")
+    if s.out:
+        writable_file(s.out)  # refused before the work, not after
     network = placed(load_classifier(s.run), s.device, s.precision)
     pictures = [picture for name in s.images for picture in _pictures(name, s.data_root)]
     names = [picture.path for picture in pictures]
@@ -80,7 +83,9 @@ def _pictures(name: str, data_root: str) -> Iterator[_Picture]:
     source = open_source(name, data_root=data_root)
     for row in _rows(source):
         inner = source.names[row]
-        yield _Picture(inner if name in BUILT_IN else f"{name}/{inner}", read_row(source, row))
+        # a list's paths are relative to its folder; an archive's members lie inside it
+        around = "" if name in BUILT_IN else f"{path.parent if source.kind == 'csv' else name}/"
+        yield _Picture(around + inner, read_row(source, row))
 
 
 def _rows(source: Source) -> Iterator[int]:

@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from unfreeze.backbones.weights import Loaded, load_weights
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.checkpoints.state import load_state
 from unfreeze.data.loader import Loader
+from unfreeze.data.pictures import FileLost
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import replacing, write_text
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
@@ -82,19 +84,23 @@ def run_pretrain(
     if not settings.out:
         raise UsageError("pretrain needs a folder for the run.", "Add --out RUN, or --dry-run.")
     started = time.monotonic()
+    console = Logged(console)
     place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     allowed(settings.out, **place)
     prepared = _prepare(settings, console)
     sizes = prepared.plan.settings.size_crops or ()
     found = prepared.found.checked(settings, 2 * max(sizes), console)
     run = RunFolder.create(settings.out, **place)  # the last moment: --overwrite deletes
+    console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
     trainer = _trainer(prepared, chosen, found, run)
     _resume(trainer, run, found.fingerprint, console)
     _write_start(run, chosen, prepared, found)
-    run.log(f"pretrain: {len(found.train):,} pictures, step {trainer.step:,} of {chosen.steps:,}")
-    trainer.fit(console, on_epoch)
-    run.log(f"pretrain: done, loss {trainer.loss:.4f}")
+    try:
+        trainer.fit(console, on_epoch)
+    except FileLost:
+        trainer.save(trainer.step // chosen.steps_per_epoch)
+        raise
     _write_model(run, chosen, trainer, found, prepared.start.loaded)
     report(str(run.path))
     return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
@@ -166,7 +172,9 @@ def _start(settings: PretrainSettings, side: int, device: torch.device) -> _Star
         )
     network = build_network(arch, stem=stem)
     loaded = None
-    if settings.init != "none":
+    if settings.init != "none" and settings.dry_run and not Path(settings.init).exists():
+        reasons["init"] = "not fetched in a dry run"
+    elif settings.init != "none":
         loaded = load_weights(network, settings.init, arch=arch)
         reasons["init"] = f"{loaded.share:.1%} of the backbone found in {loaded.source}"
     width = headless(network)
@@ -209,6 +217,7 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
         return
     if not path.exists():
         console.say(f"No checkpoint in {run.path} yet: starting from the beginning.")
+        run.rewind_metrics(0)
         return
     trainer.restore(load_state(path))
     run.rewind_metrics(trainer.step)

@@ -82,7 +82,7 @@ def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) ->
             f"None of {len(names):,} pictures could be read; the first: {lines[0]}."
             if lines
             else "There are no pictures.",
-            "Check the files; `unfreeze scan` names what is wrong with each.",
+            "Check the files, or name others.",
         )
     for line in lines[:TOLD]:
         console.say(f"left out: {line}")

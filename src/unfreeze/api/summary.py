@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from unfreeze.backbones.build import build as build_network
-from unfreeze.backbones.head import head_layers, is_headless, replace_head
+from unfreeze.backbones.head import head_layers, headless, is_headless, replace_head
 from unfreeze.backbones.stages import Stage, stages
 from unfreeze.backbones.trace import Trace, trace
 from unfreeze.checkpoints.modelfile import load_model, model_folder
@@ -95,13 +95,17 @@ def render(found: Summary) -> str:
 def _network(settings: SummarySettings) -> tuple[str, nn.Module]:
     """Canonical or given name, and the network with the head it is to have."""
     arch, stem, classes = settings.arch, settings.stem, settings.classes
+    bare = False
     if model_folder(arch) is not None:
         card = load_model(arch)[1]
         arch, stem = card.arch, card.stem
         classes = classes or len(card.classes) or None
+        bare = card.kind == "backbone" and classes is None
     model = build_network(arch, stem=stem)
     if classes is not None:
         replace_head(model, classes)
+    elif bare:
+        headless(model)  # as the run's model is: it holds no head
     return arch, model
 
 

@@ -1,6 +1,8 @@
 """The model that travels: `model.safetensors` with plain names, `model.json` with all else."""
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -72,7 +74,7 @@ def save_model(folder: str | Path, tensors: Mapping[str, torch.Tensor], card: Mo
         )
     place = Path(folder)
     with replacing(place / TENSORS) as temporary:
-        save_file(_own_memory(tensors), temporary, metadata={"format": "pt"})
+        _save(_own_memory(tensors), temporary)
     write_json(place / CARD, card.as_dict())
 
 
@@ -103,6 +105,17 @@ def model_folder(path: str | Path) -> Path | None:
     if place.name in (CARD, TENSORS):
         place = place.parent
     return next((inner for inner in (place, place / "model") if (inner / CARD).is_file()), None)
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # the library wraps what the system said, a full disk too
+        said = re.search(r"os error (\d+)", str(error))
+        if said is None:
+            raise
+        raise OSError(int(said[1]), os.strerror(int(said[1])), str(path)) from error
 
 
 def _read_card(path: Path) -> ModelCard:

@@ -9,6 +9,7 @@ from unfreeze import __version__
 from unfreeze.cli.parser import known_verb, overview, parse, verb_parser
 from unfreeze.cli.world import World
 from unfreeze.errors import Interrupted, ResourceError, UnfreezeError, UsageError
+from unfreeze.runtime.signals import ending_interrupts
 
 # verb -> what its command needs to go on from the last checkpoint
 _RESUMED_BY = {"pretrain": "with --resume ", "finetune": "with --resume ", "swav": ""}
@@ -19,7 +20,8 @@ def main(argv: Sequence[str] | None = None, world: World | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     world = world or World()
     try:
-        return program(words, world)
+        with ending_interrupts():
+            return program(words, world)
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in words:
             world.tell("".join(traceback.format_exception(error)).rstrip())
@@ -70,7 +72,10 @@ def understood(error: BaseException, verb: str) -> UnfreezeError:
         return error
     if isinstance(error, KeyboardInterrupt):
         how = _RESUMED_BY.get(verb)
-        said = f"The last checkpoint is whole: the same command {how}goes on from it."
+        said = (
+            f"Nothing is half-written: the same command {how}goes on from the last checkpoint, "
+            "or starts where there is none."
+        )
         return Interrupted("Interrupted.", "" if how is None else said)
     if _out_of_memory(error):
         return ResourceError(

@@ -34,10 +34,12 @@ def as_json(result: Any) -> str:
 
 def as_text(verb: str, result: Any) -> str:
     """The result for people; empty where there is nothing to say."""
+    if verb == "summary":
+        return str(result)  # the table, with the stages that --freeze counts
     shown = plain(result)
     if isinstance(shown, dict) and {"settings", "reasons"} <= set(shown):
         return ""  # a plan: it has been told while it was made
-    shape = {"predict": _predictions, "evaluate": _evaluation, "summary": _layers, "demo": _demo}
+    shape = {"predict": _predictions, "evaluate": _evaluation, "demo": _demo}
     return shape.get(verb, _fields)(shown)
 
 
@@ -102,25 +104,6 @@ def _each_class(classes: Any, confusion: Any) -> list[str]:
         taken = "" if worst is None else f"{classes[worst]} ({wrong[worst]})"
         rows.append((name, str(row[place]), str(sum(row)), taken))
     return ["", *table(rows)]
-
-
-def _layers(result: Any) -> str:
-    """The layer table and its totals."""
-    rows = [("layer", "type", "output", "parameters", "trainable")]
-    for layer in result["layers"]:
-        output = layer["output"]
-        shape = "x".join(map(str, output)) if isinstance(output, list) else str(output)
-        turns = "yes" if layer["trainable"] else "no"
-        count = layer["parameters"]
-        own = (f"{count:,}", turns) if count else ("", "")
-        rows.append((layer["name"], layer["type"], shape, *own))
-    totals = (
-        f"parameters  {result['parameters_total']:,}",
-        f"trainable   {result['parameters_trainable']:,}",
-        f"frozen      {result['parameters_frozen']:,}",
-        f"megabytes   {result['megabytes']:.1f}",
-    )
-    return "\n".join([*table(rows), "", *totals])
 
 
 def _demo(result: Any) -> str:

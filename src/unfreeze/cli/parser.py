@@ -142,7 +142,7 @@ def default_text(entry: tuple[Knob, Any, Any]) -> str:
         return ""
     if default is None:
         # what only says how to call has no derived value: it is simply not given
-        return "" if spec.cli_only else "auto"
+        return "" if spec.cli_only else spec.unset
     if isinstance(default, bool):
         return str(default).lower()
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)

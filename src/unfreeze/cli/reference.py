@@ -50,7 +50,7 @@ def _takes(entry: tuple[Knob, Any, Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in spec.choices)
     word = {int: "whole number", float: "number"}.get(scalar, "text")
     bounds = "".join(
-        f" {sign} {bound:g}"
+        f" {sign} {bound:.12g}"
         for sign, bound in (("≥", spec.low), ("≤", spec.high))
         if bound is not None
     )

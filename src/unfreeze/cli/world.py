@@ -30,10 +30,18 @@ class World:
     def answer(self, text: str) -> None:
         """The result, on stdout; a reader who has had enough ends it quietly."""
         try:
-            self.stdout.write(text + "\n")
+            self._write(text + "\n")
             self.stdout.flush()
         except BrokenPipeError:
             self._hang_up()
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stdout.write(text)
+        except UnicodeEncodeError:
+            # names on a disk need not be UTF-8: their bytes go through unchanged
+            self.stdout.flush()
+            self.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
 
     @contextlib.contextmanager
     def quiet_stdout(self) -> Iterator[None]:

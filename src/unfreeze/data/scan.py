@@ -158,5 +158,5 @@ def _refuse(index: Index, bad: Rows, checked: int, verdicts: Verdicts, above: fl
     raise DataError(
         f"{len(bad):,} of {checked:,} pictures in {index.source.where} cannot be decoded "
         f"(the first: {first.path}, {first.reason}: {first.detail}).",
-        "`unfreeze scan` lists them all with reasons.",
+        "Take the broken ones out, or fetch the data again.",
     )

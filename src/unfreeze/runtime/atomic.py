@@ -22,11 +22,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     and leaves what was there before.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # a long name must not become too long by what is added
+        start = f".{target.name[:40]}."
+        handle, name = tempfile.mkstemp(prefix=start, suffix=".tmp", dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         _sync(temporary)
         temporary.chmod(0o666 & ~_umask())
@@ -37,7 +40,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise disk_full(target) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def is_full(error: OSError) -> bool:

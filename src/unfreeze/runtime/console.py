@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
+from unfreeze.runtime.runfolder import RunFolder
+
 
 class Advance(Protocol):
     """Moves a progress line: `advance(steps, text)`."""
@@ -41,3 +43,33 @@ class Quiet:
             """Nothing."""
 
         yield advance
+
+
+class Logged:
+    """Another console, whose lines also go to the run's log; they wait until there is a run."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.run: RunFolder | None = None
+        self._waiting: list[str] = []
+
+    def into(self, run: RunFolder) -> None:
+        """From now on lines go to this run's log, those that were said before first."""
+        self.run = run
+        for text in self._waiting:
+            run.log(text)
+        self._waiting.clear()
+
+    def say(self, text: str) -> None:
+        """One line, shown and kept."""
+        self.console.say(text)
+        if self.run is None:
+            self._waiting.append(text)
+        else:
+            self.run.log(text)
+
+    def progress(
+        self, label: str, total: int, done: int = 0
+    ) -> contextlib.AbstractContextManager[Advance]:
+        """The other console's."""
+        return self.console.progress(label, total, done)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import disk_full, is_full, write_text
 
+_NAME = "Name a new folder."
 _MARKS = ("config.toml", "metrics.jsonl", "log.txt", "model", "demo.json")
 
 
@@ -28,6 +30,7 @@ class RunFolder:
         if overwrite and folder.is_dir():
             _empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         return cls(folder)
 
     def file(self, name: str) -> Path:
@@ -53,7 +56,7 @@ class RunFolder:
 
     def _append(self, name: str, line: str) -> None:
         try:
-            with self.file(name).open("a", encoding="utf-8") as stream:
+            with self.file(name).open("a", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(line + "\n")
         except OSError as error:
             if is_full(error):
@@ -77,8 +80,7 @@ def allowed(path: str | Path, *, resume: str | None = None, overwrite: bool = Fa
     A folder with something in it needs `resume` or `overwrite`; the latter only for a run's.
     """
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder} is a file.", "Name a new folder.")
+    writable("--out", folder)
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other.", "Give one.")
     if not folder.is_dir() or resume or not any(folder.iterdir()):
@@ -94,6 +96,39 @@ def allowed(path: str | Path, *, resume: str | None = None, overwrite: bool = Fa
             "Name another folder, or empty this one yourself.",
         )
     return folder
+
+
+def writable(flag: str, folder: Path) -> None:
+    """UsageError where `folder` is not, or cannot become, a folder to write into."""
+    try:
+        place = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+        if not place.is_dir():
+            what = "a file" if place.exists() else "a link that leads nowhere"
+            inside = "" if place == folder else f": {place}"
+            raise UsageError(f"{flag} {folder} is {'in ' * bool(inside)}{what}{inside}.", _NAME)
+        folder.exists()  # a name that no system takes shows here
+    except OSError as error:
+        raise UsageError(
+            f"{flag} {str(folder)[:80]} cannot be a folder: {error}.", _NAME
+        ) from error
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag} {folder}: {place} may not be written to.", _NAME)
+
+
+def writable_file(path: str | Path) -> None:
+    """UsageError where `--out path` cannot become a file; what is there would be replaced."""
+    target = Path(path)
+    writable("--out", target.absolute().parent)
+    if target.is_dir():
+        raise UsageError(f"--out {target} is a folder.", "Name a file.")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process left that was killed while it wrote; only inside a run."""
+    if any((folder / name).exists() for name in _MARKS):
+        for pattern in (".*.tmp", "checkpoints/.*.tmp", "model/.*.tmp"):
+            for left in folder.glob(pattern):
+                left.unlink(missing_ok=True)
 
 
 def _empty(folder: Path) -> None:

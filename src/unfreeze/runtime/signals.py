@@ -1,6 +1,7 @@
 """Being asked to stop: the step under way is finished, the state saved, then the run ends."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -39,6 +40,31 @@ def stop_requests() -> Iterator[StopRequest]:
     before = {number: signal.signal(number, note) for number in present}
     try:
         yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def ending_interrupts() -> Iterator[None]:
+    """Within the block SIGTERM and SIGUSR1 end like Ctrl-C: by KeyboardInterrupt.
+
+    Where steps can be saved `stop_requests` takes over. Forked workers simply end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != own:
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    present = [getattr(signal, name) for name in _NAMES[1:] if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in present}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from unfreeze.errors import UsageError
-from unfreeze.settings.knob import coerce, knobs
+from unfreeze.settings.knob import coerce, flag, knobs
 
 S = TypeVar("S")
 FACT_TABLES = ("reasons", "facts")  # tables a run writes beside its settings; no knobs
@@ -30,8 +30,20 @@ def layered(cls: type[S], config: str | None, given: Mapping[str, Any]) -> S:
     """Defaults <- TOML file <- `given`. A resumed run's own config.toml is its file."""
     if config is None and given.get("resume") and given.get("out"):
         own = Path(str(given["out"])) / "config.toml"
-        config = str(own) if own.exists() else None
+        if own.exists():
+            return build(cls, {**_of_run(cls, own), **given})
     return build(cls, {**(read_toml(config) if config else {}), **given})
+
+
+def _of_run(cls: type, own: Path) -> dict[str, Any]:
+    found = read_toml(str(own))
+    strange = sorted(set(found) - set(knobs(cls)))
+    if strange:
+        raise UsageError(
+            f"{own.parent} is the run of another verb: it was begun with {flag(strange[0])}.",
+            "Resume it with that verb, or name another --out.",
+        )
+    return found
 
 
 def read_toml(path: str) -> dict[str, Any]:

@@ -45,13 +45,15 @@ class FinetuneSettings(Call, Run, Pictures, Machine):
         0.2, "share of train held out where there is no val", low=0, high=0.9, group="data"
     )
     labels_per_class: int | None = knob(
-        None, "use this many training pictures of each class", low=1, group="data"
+        None, "use this many training pictures of each class", low=1, group="data", unset="all"
     )
     label_fraction: float | None = knob(
-        None, "use this share of the training pictures", low=0, high=1, group="data"
+        None, "use this share of the training pictures", low=0, high=1, group="data", unset="all"
     )
     group_by: str | None = knob(
         None,
-        "keep together what shares this CSV column, or this regular expression's first group",
+        "keep together what shares this CSV column, or this regular expression's first group "
+        "(without it: a CSV's column `group`, where there is one)",
         group="data",
+        unset="",  # nothing to type: a column `group` holds whether it is named or not
     )

@@ -1,7 +1,8 @@
 """A knob: one setting with its type, default, help and bounds, as a dataclass field.
 
 Values arrive as text (command line), TOML values or Python objects; `coerce` makes them one type.
-`None` stands for "derived from the data" and is written `auto` by people.
+`None` stands for "derived from the data" and is written `auto` by people, or for the knob's own
+word (`unset`) where nothing is derived.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ class Knob:
     high: float | None = None
     positional: bool = False
     bare: str | None = None  # the value of a flag that is given without one
+    unset: str = "auto"  # the word for None, where it does not mean "derived"
     group: str = "options"
     cli_only: bool = False  # says how to call, not what to do: never written to config.toml
     verbatim: bool = False  # the flag keeps its underscores, and a bool takes a value
@@ -59,9 +61,11 @@ def coerce(name: str, value: Any, entry: tuple[Knob, Any, Any]) -> Any:
     """The value in the field's own type, inside its choices and bounds; UsageError otherwise."""
     spec, kind, _ = entry
     scalar, many, optional = parts(kind)
-    derived = value is None or (value == "auto" and "auto" not in spec.choices)
+    derived = value is None or (value in ("auto", spec.unset) and value not in spec.choices)
     if optional and derived:
         return None
+    if spec.bare is not None and isinstance(value, bool):
+        return spec.bare if value else None  # Python's way of giving a flag, or not
     if not many:
         return _one(name, value, scalar, spec)
     items = value.replace(",", " ").split() if isinstance(value, str) else value
@@ -75,7 +79,9 @@ def _one(name: str, value: Any, scalar: Any, spec: Knob) -> Any:
         return _truth(name, value, spec)
     try:
         result = scalar(value)
-        fits = not isinstance(value, bool) and (scalar is not int or result == float(value))
+        fits = not isinstance(value, bool) and (
+            scalar is not int or not isinstance(value, float) or value.is_integer()
+        )
     except (TypeError, ValueError):
         fits = False
     if not fits:
@@ -99,9 +105,13 @@ def _inside(name: str, value: Any, spec: Knob) -> Any:
         )
     if isinstance(value, (int, float)):
         if spec.low is not None and not value >= spec.low:
-            raise UsageError(f"{spec.flag(name)} must be at least {spec.low:g}, not {value:g}.")
+            raise UsageError(
+                f"{spec.flag(name)} must be at least {spec.low:.12g}, not {value:.12g}."
+            )
         if spec.high is not None and not value <= spec.high:
-            raise UsageError(f"{spec.flag(name)} must be at most {spec.high:g}, not {value:g}.")
+            raise UsageError(
+                f"{spec.flag(name)} must be at most {spec.high:.12g}, not {value:.12g}."
+            )
     return value
 
 

@@ -44,7 +44,7 @@ class PretrainSettings(Call, Run, Pictures, Machine):
     augment: str | None = knob(None, "kind of pictures", choices=AUGMENTS)
     epochs: int | None = knob(None, "passes over the pictures (0: write the start)", low=0)
     keep_every: int | None = knob(
-        None, "also keep a checkpoint of its own every N epochs", low=1, group="run"
+        None, "also keep a checkpoint of its own every N epochs", low=1, group="run", unset="off"
     )
     batch_size: int | None = knob(None, "pictures a step, over all processes", low=2)
     optimizer: str | None = knob(None, "larc is the published one", choices=OPTIMIZERS)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
 
+SEEDS = 2**32 - 1  # what every generator takes
+
 
 @dataclass(frozen=True)
 class Call:
@@ -46,7 +48,9 @@ class Pictures:
     store_budget: float = knob(
         1.0, "GiB of memory that decoded pictures may take (0: none held)", low=0, group="data"
     )
-    limit: int | None = knob(None, "use at most N training pictures", low=1, group="data")
+    limit: int | None = knob(
+        None, "use at most N training pictures", low=1, group="data", unset="all"
+    )
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Run:
     dry_run: bool = knob(
         False, "print the plan with its reasons; touch no file", group="run", cli_only=True
     )
-    seed: int = knob(0, "seed of every random choice", low=0, group="run")
+    seed: int = knob(0, "seed of every random choice", low=0, high=SEEDS, group="run")
     checkpoint_every: int = knob(
         1, "epochs between checkpoints (also at least every 5 minutes)", low=1, group="run"
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
-from unfreeze.settings.shared import Call, Machine
+from unfreeze.settings.shared import SEEDS, Call, Machine
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -68,7 +68,7 @@ class DemoSettings(Call, Machine):
     """The main job on scikit-learn's digits."""
 
     out: str | None = knob(None, "folder of the run (auto: a new one under runs/)")
-    seed: int = knob(0, "seed of the pretraining", low=0)
+    seed: int = knob(0, "seed of the pretraining", low=0, high=SEEDS)
     epochs: int | None = knob(None, "epochs of pretraining", low=1)
     seeds: int = knob(5, "label draws for each number of labels", low=1)
     dry_run: bool = knob(False, "print the plan; touch no file", cli_only=True)

@@ -11,7 +11,14 @@ import torch
 from unfreeze.checkpoints.state import save_state
 from unfreeze.data.loader import Batch, Loader
 from unfreeze.data.views import normalise
-from unfreeze.errors import DataError, DivergedError, Interrupted, UsageError, WeightsError
+from unfreeze.errors import (
+    DataError,
+    DivergedError,
+    Interrupted,
+    UsageError,
+    WeightsError,
+    go_on,
+)
 from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
 from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.runtime.console import Console
@@ -98,7 +105,7 @@ class Trainer:
                     self.run.log(f"stopped by {stop.name} after step {self.step}")
                     raise Interrupted(
                         f"Stopped by {stop.name} after step {self.step} of {total}.",
-                        f"Go on with: --resume --out {self.run.path}",
+                        go_on("pretrain", self.s.data, self.run.path),
                     )
 
     def tell(self, on_epoch: OnEpoch | None) -> None:

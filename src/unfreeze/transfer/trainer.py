@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from unfreeze.checkpoints.state import load_state, save_state
 from unfreeze.data.loader import Batch, Loader
+from unfreeze.data.pictures import FileLost
 from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
 from unfreeze.optim.schedules import schedule_lr
 from unfreeze.runtime.console import Advance, Console
@@ -108,10 +109,14 @@ class Trainer:
             stop_requests() as stop,
             console.progress("finetune", self.total, self.step) as advance,
         ):
-            while self.step < self.total and not self.selection.exhausted and not stop:
-                self._train(stop, advance)
-                if self.step % self.loader.steps_per_epoch == 0:
-                    self._close_epoch()
+            try:
+                while self.step < self.total and not self.selection.exhausted and not stop:
+                    self._train(stop, advance)
+                    if self.step % self.loader.steps_per_epoch == 0:
+                        self._close_epoch()
+            except FileLost:
+                self._save(LAST)
+                raise
             if stop:
                 self._save(LAST)
         self._load_best()

@@ -64,17 +64,18 @@ def digits() -> ArraySource:
     return ArraySource("digits", pixels, [str(label) for label in labels], splits.tolist())
 
 
-def cifar10(data_root: str) -> ArraySource:
-    """CIFAR-10 through torchvision, fetched into `data_root` where it is not there yet."""
+def cifar10(data_root: str, *, fetch: bool = True) -> ArraySource:
+    """CIFAR-10 through torchvision; with `fetch` it comes into `data_root` if it is not there."""
     from torchvision.datasets import CIFAR10
 
     try:
         # torchvision prints; stdout is for results
         with contextlib.redirect_stdout(io.StringIO()):
-            parts = [CIFAR10(data_root, train=train, download=True) for train in (True, False)]
+            parts = [CIFAR10(data_root, train=train, download=fetch) for train in (True, False)]
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise DataError(
-            f"CIFAR-10 is not in {Path(data_root)} and could not be fetched: {error}.",
+            f"CIFAR-10 is not in {Path(data_root)} and "
+            + (f"could not be fetched: {error}." if fetch else "a dry run fetches nothing."),
             "Unpack cifar-10-python.tar.gz there by hand (or name its place with --data-root), "
             "or give your own copy as a folder or zip.",
         ) from error

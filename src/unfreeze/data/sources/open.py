@@ -19,16 +19,16 @@ _KINDS: dict[str, type[ZipSource] | type[TarSource] | type[CsvSource]] = {
 }
 
 
-def open_source(data: str, *, data_root: str | None = None) -> Source:
+def open_source(data: str, *, data_root: str | None = None, fetch: bool = True) -> Source:
     """The source that `data` names; DataError where there is none or it cannot be read.
 
     `digits` and `cifar10` are built in (`./digits` is a folder of that name); `data_root` is
-    where built-in sets are kept, `data` if not given.
+    where built-in sets are kept, `data` if not given; without `fetch` nothing is downloaded.
     """
     if data == "digits":
         return digits()
     if data == "cifar10":
-        return cifar10(data_root or "data")
+        return cifar10(data_root or "data", fetch=fetch)
     path = Path(data)
     try:
         source = _open_path(path)
