@@ -20,7 +20,7 @@ def benchmark():
 @pytest.mark.slow
 def test_five_epochs_on_cifar_gain_at_least_four_points_of_knn(shared, benchmark, tmp_path):
     data = tmp_path / "data"
-    benchmark.unpack(str(shared / "cifar10.zip"), 10_000, data)
+    benchmark.unpack(str(shared / "data" / "cifar10.zip"), 10_000, data)
     common = {"arch": "unfreeze/small", "device": "cpu"}
     unfreeze.pretrain(str(data), out=str(tmp_path / "start"), epochs=0, **common)
     before = benchmark.judged(tmp_path / "start", data, tmp_path)
