@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import hypothesis
+import numpy as np
 import pytest
 from PIL import Image
 
