@@ -4,12 +4,16 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 # tiny tensors gain nothing from threads, and threads that wait for a busy core cost minutes
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a busy machine is slow, not wrong: the default of 200 ms an example fails there
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -108,3 +109,12 @@ def test_what_was_held_out_of_train_is_found_where_the_data_has_no_val(coloured,
     assert found.used_for_choosing and found.accuracy == result.val_accuracy
     usual = evaluate(result.run, data)
     assert (usual.split, usual.n) == (("test", 6) if beside else ("val", 2))
+
+
+def test_a_run_that_may_only_be_read_is_evaluated_too(run, monkeypatch):
+    def refused(path, value):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    data, result = run
+    monkeypatch.setattr("unfreeze.api.evaluate.write_json", refused)
+    assert evaluate(result.run, str(data)).n == 4

@@ -1,6 +1,8 @@
 """`pretrain` as people call it: what it writes, plans and refuses."""
 
 import json
+import subprocess
+import sys
 import tomllib
 import zipfile
 
@@ -195,3 +197,9 @@ def test_resuming_another_verbs_run_is_said(run):
     _, folder = run
     with pytest.raises(UsageError, match="another verb"):
         unfreeze.finetune("digits", out=str(folder), resume=True)
+
+
+def test_what_draws_is_not_loaded_by_what_plans():
+    # matplotlib writes a cache of fonts on import; a dry run touches no file
+    code = "import sys, unfreeze.api.demo; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

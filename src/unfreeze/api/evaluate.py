@@ -94,7 +94,10 @@ def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
         per_class=scores.per_class,
     )
     if (Path(s.run) / "config.toml").is_file():
-        write_json(Path(s.run) / "evaluation.json", asdict(found))
+        try:
+            write_json(Path(s.run) / "evaluation.json", asdict(found))
+        except OSError as error:  # somebody else's run may be read-only; the answer stands
+            console.say(f"evaluation.json could not be kept in {s.run}: {error.strerror}.")
     return found
 
 

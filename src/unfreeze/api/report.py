@@ -4,11 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unfreeze.reports.curves import draw
-from unfreeze.reports.findings import read_findings
-from unfreeze.reports.gallery import sheet
-from unfreeze.reports.page import page
-from unfreeze.reports.panels import panels
 from unfreeze.runtime.atomic import write_bytes, write_text
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.settings.build import build
@@ -36,6 +31,13 @@ def report(run: str, **settings: Any) -> Report:
 
 def run_report(settings: ReportSettings, console: Console) -> Report:
     """The same from a settings object."""
+    # matplotlib writes a cache of fonts when it is imported: only who draws may load it
+    from unfreeze.reports.curves import draw
+    from unfreeze.reports.findings import read_findings
+    from unfreeze.reports.gallery import sheet
+    from unfreeze.reports.page import page
+    from unfreeze.reports.panels import panels
+
     findings = read_findings(settings.run)
     folder, shown = Path(settings.run), panels(findings)
     curves = _drawn(folder / "curves.png", draw(shown) if shown else None)
