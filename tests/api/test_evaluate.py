@@ -1,6 +1,7 @@
 import errno
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from unfreeze.api.evaluate import evaluate
 from unfreeze.api.finetune import finetune
 from unfreeze.api.load import load
+from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError, WeightsError
 from unfreeze.runtime.runfolder import read_metrics
 
@@ -47,7 +49,7 @@ def test_all_counts_what_was_seen(run):
 
 def test_other_files_are_evaluated_whole_and_unseen(run, coloured):
     _, result = run
-    other = coloured("other", {"green": 3, "red": 4})
+    other = coloured("other", {"green": 3, "red": 4}, side=14)
     found = evaluate(result.run, str(other))
     assert (found.split, found.n, found.seen_in_training) == ("all", 7, 0)
     assert not found.used_for_choosing
@@ -69,7 +71,33 @@ def test_the_model_folder_alone_is_enough(run, tmp_path):
     data, result = run
     alone = shutil.copytree(result.model, tmp_path / "elsewhere")
     found = evaluate(str(alone), str(data))
-    assert (found.split, found.n, found.seen_in_training) == ("all", 20, 0)
+    assert (found.split, found.n, found.seen_in_training) == ("val", 4, 0)
+
+
+def test_what_was_seen_is_known_under_other_names_and_in_another_archive(run, tmp_path):
+    data, result = run
+    with zipfile.ZipFile(tmp_path / "again.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(data.rglob("*.*")):
+            name = f"new/{path.parent.name}/renamed-{path.name}"
+            archive.writestr(zipfile.ZipInfo(name, (2001, 1, 1, 0, 0, 0)), path.read_bytes())
+    found = evaluate(result.run, str(tmp_path / "again.zip"))
+    assert (found.split, found.n, found.seen_in_training) == ("val", 4, 0)
+    found = evaluate(result.run, str(tmp_path / "again.zip"), split="all")
+    assert (found.n, found.seen_in_training, found.used_for_choosing) == (20, 16, True)
+
+
+def test_a_part_of_the_training_pictures_is_counted_but_is_no_split(run, tmp_path):
+    data, result = run
+    for label in ("red", "green"):
+        some = sorted((data / label).iterdir())[:6]
+        (tmp_path / "part" / label).mkdir(parents=True)
+        for path in some:
+            shutil.copyfile(path, tmp_path / "part" / label / path.name)
+    used = {r.path: r.split for r in read_split_csv(Path(result.run, "split.csv"))}
+    there = [used[f"{p.parent.name}/{p.name}"] for p in (tmp_path / "part").rglob("*.*")]
+    found = evaluate(result.run, str(tmp_path / "part"))
+    assert (found.split, found.n) == ("all", 12)
+    assert found.seen_in_training == there.count("train") > 0
 
 
 def test_no_labels_and_no_classes_are_said(run, coloured, tmp_path):

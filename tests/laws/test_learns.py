@@ -18,7 +18,7 @@ def benchmark():
 
 
 @pytest.mark.slow
-def test_five_epochs_on_cifar_gain_at_least_four_points_of_knn(shared, benchmark, tmp_path):
+def test_five_epochs_on_cifar_gain_two_and_a_half_points_of_knn(shared, benchmark, tmp_path):
     data = tmp_path / "data"
     benchmark.unpack(str(shared / "data" / "cifar10.zip"), 10_000, data)
     common = {"arch": "unfreeze/small", "device": "cpu"}
@@ -27,5 +27,5 @@ def test_five_epochs_on_cifar_gain_at_least_four_points_of_knn(shared, benchmark
     result = unfreeze.pretrain(str(data), out=str(tmp_path / "run"), epochs=5, **common)
     after = benchmark.judged(tmp_path / "run", data, tmp_path)
     assert result.images == 10_000
-    assert after["knn"] >= before["knn"] + 0.04
+    assert after["knn"] >= before["knn"] + 0.025
     assert after["linear_100"] >= before["linear_100"]

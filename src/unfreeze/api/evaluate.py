@@ -11,9 +11,9 @@ import torch
 from unfreeze.api.embed import in_split
 from unfreeze.api.serving import placed, reads_of, send
 from unfreeze.checkpoints.modelfile import ModelCard, model_folder
+from unfreeze.data.content import content_keys, load_keys
 from unfreeze.data.index import TEST, VAL, Index, build_index
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError
 from unfreeze.reports.interval import wilson
 from unfreeze.runtime.atomic import write_json
@@ -73,17 +73,16 @@ def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
     index = index.take(np.flatnonzero(index.labels >= 0))
     if not len(index):
         raise DataError(f"{s.data} has no labels to compare with.", "Use predict instead.")
-    trained = _trained_on(s.run, network.card, index)
-    chosen = _choose(index, s.split, trained, network.card)
+    known = _known(s.run, index)
+    chosen = _choose(index, s.split, known, network.card)
     index = index.take(chosen.positions)
     labels = _labels(index, network.classes)
     sent = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
     scores = score(sent.values, torch.from_numpy(labels[sent.kept]), network.classes)
-    paths = [index.paths[place] for place in sent.kept.tolist()]
     found = Evaluation(
         n=scores.n,
         split=chosen.split,
-        seen_in_training=sum(trained.get(path) == "train" for path in paths),
+        seen_in_training=int((known.parts[chosen.positions][sent.kept] == "train").sum()),
         used_for_choosing=chosen.used_for_choosing,
         accuracy=scores.accuracy,
         interval=wilson(scores.correct, scores.n),
@@ -101,36 +100,46 @@ def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
     return found
 
 
-def _trained_on(run: str, card: ModelCard, index: Index) -> dict[str, str]:
-    """Path -> train or val, as the run's split.csv says; {} where these are other files."""
+@dataclass(frozen=True)
+class _Known:
+    """What the run did with each picture, told by content: `parts` [N] is train, val or empty.
+
+    `whole`: every picture that the run used is here, so these are the files its split came from.
+    """
+
+    parts: npt.NDArray[np.str_]
+    whole: bool
+
+
+def _known(run: str, index: Index) -> _Known:
     folder = model_folder(run)
-    listed = folder.parent / "split.csv" if folder is not None else Path(run)
-    same = card.provenance.get("fingerprint") == index.source.fingerprint()
-    if not same or not listed.is_file():
-        return {}
-    return {row.path: row.split for row in read_split_csv(listed)}
+    used = load_keys(folder / "pictures.npz") if folder is not None else {}
+    keys, parts = content_keys(index), np.full(len(index), "", "<U5")
+    for name in ("val", "train"):  # a picture that stands in both was trained on
+        parts[np.isin(keys, used.get(name, keys[:0]))] = name
+    whole = bool(used) and all(bool(np.isin(part, keys).all()) for part in used.values())
+    return _Known(parts, whole)
 
 
-def _choose(index: Index, split: str | None, trained: dict[str, str], card: ModelCard) -> _Choice:
-    selected = bool(trained) and card.provenance.get("best_epoch") is not None
-    own = np.array([trained.get(path, "") for path in index.paths])
+def _choose(index: Index, split: str | None, known: _Known, card: ModelCard) -> _Choice:
+    own = known.parts if known.whole else np.full(len(index), "", "<U5")
     if split is None:
-        held = np.flatnonzero(own == "val")
         if len(index.where(TEST)):
             split = "test"
-        elif len(index.where(VAL)) or len(held):
+        elif len(index.where(VAL)) or (own == "val").any():
             split = "val"
         else:
             split = "all"
     said = len(index.where(VAL)) > 0 if split == "val" else bool(index.splits.any())
-    if split in ("train", "val") and trained and not said:
+    if split in ("train", "val") and known.whole and not said:
         # the data does not say it: the run's own cut does
         positions = np.flatnonzero(own == split)
         if not len(positions):
             raise DataError(f"The run held out no {split}.", "Use --split all.")
     else:
         positions = in_split(index, split)
-    return _Choice(positions, split, selected and bool((own[positions] == "val").any()))
+    chose = card.provenance.get("best_epoch") is not None
+    return _Choice(positions, split, chose and bool((known.parts[positions] == "val").any()))
 
 
 def _labels(index: Index, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:

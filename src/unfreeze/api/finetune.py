@@ -228,6 +228,7 @@ def _write_model(
     }
     card = replace(job.card, provenance={**job.card.provenance, **learnt})
     save_model(run.file("model"), job.network.state_dict(), card)
+    ready.write_keys(run)
     if holdout is not None:
         scores = asdict(holdout.score(job.network))
         about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unfreeze.api.gathering import usual_side
+from unfreeze.data.content import content_keys, save_keys
 from unfreeze.data.index import Index, build_index
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
@@ -39,6 +40,12 @@ class Checked:
         """problems.csv and split.csv: what was left out, and what is used for what."""
         write_problems_csv(run.file("problems.csv"), self.problems)
         write_split_csv(run.file("split.csv"), self.portions.rows())
+
+    def write_keys(self, run: RunFolder) -> None:
+        """model/pictures.npz: what was trained on and held out, to be known again anywhere."""
+        parts = {"train": self.train.index, "val": self.val.index}
+        keys = {name: content_keys(index) for name, index in parts.items()}
+        save_keys(run.file("model/pictures.npz"), keys)
 
 
 def read_labels(s: FinetuneSettings, console: Console) -> Labelled:

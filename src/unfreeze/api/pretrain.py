@@ -99,7 +99,7 @@ def run_pretrain(
     try:
         trainer.fit(console, on_epoch)
     except FileLost:
-        trainer.save(trainer.step // chosen.steps_per_epoch)
+        trainer.save()
         raise
     _write_model(run, chosen, trainer, found, prepared.start.loaded)
     report(str(run.path))

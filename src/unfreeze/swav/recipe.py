@@ -206,7 +206,7 @@ def _optimizer(draft: _Draft, facts: Facts) -> None:
     if draft["init"] != "none":
         lr, why = lr / 4, why + ", a quarter because the start is trained"
     draft.fill("base_lr", float(f"{lr:.3g}"), why)
-    draft.fill("final_lr", draft["base_lr"] / 1000, "a thousandth, as published")
+    draft.fill("final_lr", float(f"{draft['base_lr'] / 1000:.6g}"), "a thousandth, as published")
     draft.fill("start_warmup", 0.0, "from zero")
     draft.fill("wd", 1e-2 if draft["optimizer"] == "adamw" else 1e-6, "the optimizer's usual")
 

@@ -98,7 +98,7 @@ class Trainer:
                     self.record(batch.epoch, codes)
                 advance(1, self.line)
                 if self.saves(saved) or stop:
-                    self.save(batch.epoch)
+                    self.save()
                     saved = time.monotonic()
                 self.tell(on_epoch)
                 if stop and self.step < total:
@@ -216,25 +216,25 @@ class Trainer:
         late = time.monotonic() - saved > CHECKPOINT_SECONDS
         return on_epoch or late or self.step == self.plan.steps
 
-    def save(self, epoch: int) -> None:
+    def save(self) -> None:
         """Write checkpoints/last.ckpt, whole or not at all; never one with a broken loss."""
         if self.meter.loss is not None and not bool(torch.isfinite(self.meter.loss)):
             raise DivergedError(
                 f"The loss is no longer finite at step {self.step}; nothing was overwritten.",
                 "Go on from the last checkpoint with a lower --base-lr, or --precision fp32.",
             )
-        save_state(self.run.file("checkpoints/last.ckpt"), self.state(epoch))
+        save_state(self.run.file("checkpoints/last.ckpt"), self.state())
         done, rest = divmod(self.step, self.plan.steps_per_epoch)
         if rest == 0 and self.s.keep_every and done % self.s.keep_every == 0:
             name = f"checkpoints/epoch-{done:04d}_loss-{self.loss:.3f}.ckpt"
-            save_state(self.run.file(name), self.state(epoch))
+            save_state(self.run.file(name), self.state())
 
-    def state(self, epoch: int) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Everything to go on from here."""
         return {
             "kind": "pretrain",
             "step": self.step,
-            "epoch": epoch,
+            "epoch": self.step // self.plan.steps_per_epoch,  # finished ones
             "loss": self.loss,
             "metrics": {"loss": self.loss},
             "settings": as_dict(self.s),
