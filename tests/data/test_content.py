@@ -50,3 +50,15 @@ def test_keys_are_written_and_read(tmp_path):
     save_keys(path, {"train": np.array([3, 1], np.uint64), "val": np.array([], np.uint64)})
     assert load_keys(path)["train"].tolist() == [1, 3] and len(load_keys(path)["val"]) == 0
     assert load_keys(tmp_path / "none.npz") == {}
+
+
+def test_a_damaged_member_has_a_key_and_stops_nothing(tmp_path):
+    path = tmp_path / "a.zip"
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for k in range(2):
+            archive.writestr(f"{k}.bmp", b"BM" + rng.bytes(3000))
+    data = bytearray(path.read_bytes())
+    data[40:1000] = bytes(960)
+    path.write_bytes(data)
+    assert len(set(keys(path).values())) == 2

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from unfreeze.data.index import Index
 from unfreeze.data.sources.source import Source
+from unfreeze.data.undecodable import Undecodable
 from unfreeze.runtime.atomic import replacing
 
 HEAD = 65_536  # bytes of a file that tell it from others, with its size
@@ -28,11 +29,18 @@ def content_keys(index: Index, positions: Iterable[int] | None = None) -> Keys:
 
 def _key(source: Source, row: int) -> int:
     start, size = source.head(row, HEAD)[:HEAD], int(source.sizes[row])
-    if not start:  # an array has no encoded bytes
-        data = source.read(row)
-        start = data if isinstance(data, bytes) else data.tobytes()
+    if not start:  # an array has no encoded bytes, and a damaged file tells nothing
+        start = _pixels(source, row)
     digest = hashlib.blake2b(size.to_bytes(8, "little") + start, digest_size=8)
     return int.from_bytes(digest.digest(), "little")
+
+
+def _pixels(source: Source, row: int) -> bytes:
+    try:
+        data = source.read(row)
+    except (OSError, Undecodable):
+        return b""  # whoever needs the picture itself says why it is not to be had
+    return data if isinstance(data, bytes) else data.tobytes()
 
 
 def save_keys(path: Path, keys: dict[str, Keys]) -> None:

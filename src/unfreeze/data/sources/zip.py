@@ -63,7 +63,8 @@ class ZipSource(Source):
     def head(self, row: int, count: int) -> bytes:
         """The first bytes, unchecked; none where the member is damaged (its reading says why)."""
         try:
-            packed = min(int(self._packed[row]), max(4096, count))
+            # what does not compress takes a little more room than it has bytes
+            packed = min(int(self._packed[row]), max(4096, count + 1024))
             data = self._file.read(self._start(row), packed)
             return (
                 zlib.decompressobj(-15).decompress(data, count)
