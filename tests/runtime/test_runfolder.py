@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from unfreeze.errors import UsageError
+from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.console import Logged, Quiet
 from unfreeze.runtime.runfolder import RunFolder, read_metrics, writable_file
 
@@ -89,3 +89,13 @@ def test_lines_said_before_there_is_a_run_are_in_its_log(tmp_path):
     console.say("after \udcff")
     lines = run.file("log.txt").read_text(encoding="utf-8").splitlines()
     assert [line.split(" ", 2)[2] for line in lines] == ["before", "after \\udcff"]
+
+
+def test_a_broken_line_in_the_middle_is_named_and_not_passed_over(tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    run.metric({"step": 1})
+    with run.file("metrics.jsonl").open("a") as stream:
+        stream.write("not json\n")
+    run.metric({"step": 3})
+    with pytest.raises(DataError, match="line 2"):
+        read_metrics(run.path)

@@ -1,6 +1,5 @@
 """A run's folder: who may write into it, its metrics and its log."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -8,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from unfreeze.errors import UsageError
+from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.atomic import disk_full, is_full, write_text
 
 _NAME = "Name a new folder."
@@ -65,12 +64,21 @@ class RunFolder:
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, in order; [] where there is none."""
+    """The records of a run's metrics.jsonl, in order; [] where there is none.
+
+    A last line that a crash cut off is left out; a broken line before it is a DataError.
+    """
     path = Path(folder) / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):  # only a line cut by a crash
+    for number, line in enumerate(lines, 1):
+        try:
             records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise DataError(
+                    f"{path}: line {number} is no JSON: {error}.", "Remove that line by hand."
+                ) from error
     return records
 
 
