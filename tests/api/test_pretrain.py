@@ -90,6 +90,7 @@ def test_the_model_has_plain_names_and_is_the_trained_one(run):
 def test_zero_epochs_write_the_untrained_start(tmp_path):
     result = unfreeze.pretrain("digits", out=str(tmp_path / "run"), **{**QUICK, "epochs": 0})
     assert result.steps == 0 and result.loss is None
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
     one = unfreeze.pretrain("digits", out=str(tmp_path / "one"), seed=1, **{**QUICK, "epochs": 0})
     same = unfreeze.pretrain("digits", out=str(tmp_path / "same"), **{**QUICK, "epochs": 0})
     (a, _), (b, _), (c, _) = (load_model(r.run) for r in (result, one, same))

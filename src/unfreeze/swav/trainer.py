@@ -85,6 +85,8 @@ class Trainer:
         `on_epoch` is called when an epoch has ended and what was due is saved.
         """
         total = self.plan.steps
+        if not total:
+            self.save()  # the untrained start is a start to go on from too
         self.tell(on_epoch)  # once more after a resume: the last call may have been cut short
         saved = time.monotonic()
         with stop_requests() as stop, console.progress("pretrain", total, self.step) as advance:
@@ -225,7 +227,7 @@ class Trainer:
             )
         save_state(self.run.file("checkpoints/last.ckpt"), self.state())
         done, rest = divmod(self.step, self.plan.steps_per_epoch)
-        if rest == 0 and self.s.keep_every and done % self.s.keep_every == 0:
+        if done and rest == 0 and self.s.keep_every and done % self.s.keep_every == 0:
             name = f"checkpoints/epoch-{done:04d}_loss-{self.loss:.3f}.ckpt"
             save_state(self.run.file(name), self.state())
 
