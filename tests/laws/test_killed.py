@@ -1,0 +1,172 @@
+"""A pretraining killed at any moment and resumed equals the one that was never killed, by the bit.
+
+The processes are killed with SIGKILL: nothing can be caught, flushed or tidied up. Half of the
+moments are anywhere in a run's life, half of them while a file is being written.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+import unfreeze
+from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.runtime.runfolder import read_metrics
+
+INTERVAL, EPOCHS = 4, 8  # steps between two checkpoints, and how many of them
+GIVEN = {
+    "data": "digits",
+    "limit": 16 * INTERVAL,
+    "batch_size": 16,
+    "epochs": EPOCHS,
+    "arch": "unfreeze/tiny",
+    "nmb_prototypes": 12,
+    "queue_length": 32,
+    "epoch_queue_starts": 0,
+    "nmb_crops": (2,),
+    "size_crops": (16,),
+    "min_scale_crops": (0.3,),
+    "max_scale_crops": (1.0,),
+    "hidden_mlp": 16,
+    "feat_dim": 8,
+    "device": "cpu",
+    "precision": "fp32",
+    "sync_bn": "all",
+}
+
+
+def _train(rank, out, beside):
+    """One start of the command; `beside` gets a line for every step that was really made."""
+    from unfreeze.swav.trainer import Trainer
+
+    sys.stderr = sys.stdout = (beside / f"said-{rank}").open("a")
+    done = Trainer.train_step
+
+    def counted(trainer, batch):
+        result = done(trainer, batch)
+        if not rank:
+            with (beside / "steps").open("a") as stream:
+                stream.write(f"{trainer.step + 1}\n")
+        return result
+
+    Trainer.train_step = counted
+    unfreeze.pretrain(out=str(out), resume="auto", **GIVEN)
+
+
+def everything(out):
+    """Every tensor of the run's model and of its checkpoint, by name."""
+    found = {f"file.{name}": tensor for name, tensor in load_model(out)[0].items()}
+
+    def walk(name, value):
+        if torch.is_tensor(value):
+            found[name] = value
+        elif isinstance(value, dict | list | tuple):
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, inner in pairs:
+                walk(f"{name}.{key}", inner)
+
+    state = torch.load(out / "checkpoints/last.ckpt", weights_only=True)
+    walk("last", {key: state[key] for key in ("model", "optimizer", "bank", "rng")})
+    return found
+
+
+def made(beside):
+    """The steps made so far, in order, each as often as it was made."""
+    path = beside / "steps"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def wait_for(what, seconds):
+    """Whether `what()` came true in that time; asked a thousand times a second."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if what():
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def half_written(out):
+    """Whether a file under `out` is being written now."""
+    folders = [out, out / "checkpoints", out / "model"]
+    return any(name.endswith(".tmp") for f in folders if f.is_dir() for name in os.listdir(f))
+
+
+def kill_some(draw, started, out, beside):
+    """Kill one of the processes, or all, at a moment that `draw` chooses; what was done."""
+    moment = draw.choice(["any", "write"])
+    seconds = draw.uniform(0, 2.0 + len(started))
+    ended = lambda: all(p.exitcode is not None for p in started)  # noqa: E731
+    if moment == "any":
+        wait_for(ended, seconds)
+    else:
+        before = len(made(beside))
+        steps = draw.randrange(2 * INTERVAL)
+        wait_for(lambda: len(made(beside)) >= before + steps or ended(), 60)
+        wait_for(lambda: half_written(out) or ended(), 60)
+        time.sleep(draw.uniform(0, 0.004))
+    victims = draw.choice([started, [draw.choice(started)]])
+    alive = [process for process in victims if process.is_alive()]
+    for process in alive:
+        os.kill(process.pid, signal.SIGKILL)
+    return moment, len(alive)
+
+
+def killed_until_done(launched, world, folder, draw):
+    """(kills, steps made twice for each) of one run, taken up until it ended by itself."""
+    out, kills, twice = folder / "run", 0, []
+    for _ in range(60):
+        before = len(made(folder))
+        started = launched(world, _train, out, folder)
+        moment, killed = kill_some(draw, started, out, folder)
+        for process in started:
+            process.join(60)  # the one that was not killed ends by itself
+            assert process.exitcode is not None, "a process waits for a dead one"
+        steps = made(folder)
+        kills += bool(killed)
+        print(f"{world} processes, {killed} killed ({moment}) at step {max(steps, default=0)}")
+        if 0 < before < len(steps):
+            twice.append(max(0, steps[before - 1] - steps[before] + 1))
+        if all(process.exitcode == 0 for process in started):
+            return kills, twice
+    raise AssertionError("60 starts did not suffice")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported():
+    """What a run imports, once, so that processes are forked with it."""
+    import lightning_fabric  # noqa: F401
+
+    import unfreeze.api.pretrain  # noqa: F401
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world, least", [(1, 12), (2, 10)])
+def test_killed_at_random_and_resumed_is_the_straight_run(launched, tmp_path, world, least):
+    began, draw = time.monotonic(), random.Random(world)
+    (tmp_path / "straight").mkdir()
+    for process in launched(world, _train, tmp_path / "straight/run", tmp_path / "straight"):
+        process.join(60)
+    straight = everything(tmp_path / "straight/run")
+    assert straight["last.bank.features"].shape == (2, 32, 8)
+    kills, twice = 0, []
+    while kills < least:
+        folder = tmp_path / f"after-{kills}"
+        folder.mkdir()
+        more, again = killed_until_done(launched, world, folder, draw)
+        kills, twice = kills + more, twice + again
+        killed = everything(folder / "run")
+        assert killed.keys() == straight.keys()
+        assert [name for name in straight if not torch.equal(straight[name], killed[name])] == []
+        written = [r["step"] for r in read_metrics(folder / "run") if r["split"] == "train"]
+        assert written == list(range(1, INTERVAL * EPOCHS + 1))
+        assert not list((folder / "run").rglob("*.tmp"))
+    assert max(twice) <= INTERVAL
+    print(
+        f"{world} processes: {kills} kills, {sum(twice)} steps made twice, at most {max(twice)} "
+        f"for one; {time.monotonic() - began:.0f} s"
+    )
