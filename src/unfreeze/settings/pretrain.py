@@ -16,6 +16,8 @@ RECIPES = (
     "swav-200ep-bs256",
     "swav-400ep-bs256",
     "swav-400ep-2x224",
+    "swav-w2-400ep",
+    "swav-w4-400ep",
 )
 
 
