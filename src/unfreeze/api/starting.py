@@ -9,6 +9,7 @@ from torch import nn
 from unfreeze.backbones.build import build as build_network
 from unfreeze.backbones.build import canonical
 from unfreeze.backbones.head import headless
+from unfreeze.backbones.origins import network_of
 from unfreeze.backbones.weights import Loaded, load_weights
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.recipe import choose_arch
@@ -27,26 +28,31 @@ class Start:
 
 def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
     """The network for pictures of `side` pixels; WeightsError where `--init` cannot be had."""
+    own = network_of(settings.init)
     arch, why = choose_arch(settings, side, device.type)
+    if own and not settings.arch:
+        arch, why = own[0], "that of the weights"
     reasons = {} if settings.arch else {"arch": why}
     arch, stem = canonical(arch), settings.stem
     if stem == "auto":
         small = (settings.image_size or side) <= 64 and settings.init == "none"
-        stem = "small" if small and not arch.startswith("unfreeze/") else "imagenet"
-        reasons["stem"] = (
-            "keeps the resolution of small pictures"
-            if stem == "small"
-            else "loaded layers are never changed"
-            if settings.init != "none"
-            else "the network's own"
-        )
+        if own:
+            stem, why = own[1], "that of the weights"
+        elif small and not arch.startswith("unfreeze/"):
+            stem, why = "small", "keeps the resolution of small pictures"
+        else:
+            trained = settings.init != "none"
+            stem, why = "imagenet", "loaded layers are never changed" if trained else "its own"
+        reasons["stem"] = why
     network = build_network(arch, stem=stem)
     loaded = None
     if settings.init != "none" and settings.dry_run and not Path(settings.init).exists():
         reasons["init"] = "not fetched in a dry run"
     elif settings.init != "none":
-        loaded = load_weights(network, settings.init, arch=arch)
-        reasons["init"] = f"{loaded.share:.1%} of the backbone found in {loaded.source}"
+        partial = settings.allow_partial
+        loaded = load_weights(network, settings.init, arch=arch, allow_partial=partial)
+        reasons["init"] = loaded.account
+        reasons |= {"licence": loaded.licence} if loaded.licence else {}
     width = headless(network)
     changed = PretrainSettings(**{**vars(settings), "arch": arch, "stem": stem})
     return Start(network, width, changed, reasons, loaded)
