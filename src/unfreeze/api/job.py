@@ -67,6 +67,7 @@ def opened(s: FinetuneSettings, found: Labelled) -> Opened:
         classes=len(found.index.classes),
         side=found.side,
         fetch=not s.dry_run,
+        allow_partial=s.allow_partial,
     )
     sides = partial(final_map, it.network)
     preprocess, reasons = choose_preprocess(s, found.side, it.wants, sides)
@@ -156,6 +157,7 @@ def _card(it: Start, chosen: Plan, found: Labelled) -> ModelCard:
             "verb": "finetune",
             "weights": loaded.source if loaded else "none",
             "weights_matched": loaded.share if loaded else None,
+            **({"licence": loaded.licence} if loaded and loaded.licence else {}),
             "freeze": s.freeze,
             "seed": s.seed,
             "fingerprint": found.fingerprint,

@@ -4,43 +4,32 @@ import math
 import os
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from unfreeze import __version__
 from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.report import report
-from unfreeze.backbones.build import build as build_network
-from unfreeze.backbones.build import canonical
-from unfreeze.backbones.head import headless
+from unfreeze.api.starting import Start, begin
+from unfreeze.api.writing import write_model, write_start
 from unfreeze.backbones.norm import groups_of, synchronised
-from unfreeze.backbones.weights import Loaded, load_weights
-from unfreeze.checkpoints.modelfile import ModelCard, save_model
+from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last
 from unfreeze.data.loader import Loader
-from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
-from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder, allowed
-from unfreeze.settings.build import as_dict, layered, to_toml
+from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.gallery import gather, save_gallery
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipe import Facts, Plan, choose_arch, plan, view_specs
+from unfreeze.swav.recipe import Facts, Plan, plan, view_specs
 from unfreeze.swav.recipes import with_recipe
 from unfreeze.swav.trainer import OnEpoch, Place, Trainer
-
-GALLERY_PICTURES = 4_000
 
 
 @dataclass(frozen=True)
@@ -102,17 +91,15 @@ def run_pretrain(
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
     trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes))
     processes.together(lambda: _resume(trainer, run, found.fingerprint, console))
-    processes.leads(lambda: _write_start(run, chosen, prepared, found, processes))
+    processes.leads(lambda: write_start(trainer, found, {**prepared.reasons, **chosen.reasons}))
     trainer.fit(console, on_epoch)
-    processes.leads(lambda: _finish(run, chosen, trainer, found, prepared.start.loaded))
+    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
     return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
 
 
-def _finish(
-    run: RunFolder, chosen: Plan, trainer: Trainer, found: Gathering, loaded: Loaded | None
-) -> None:
-    _write_model(run, chosen, trainer, found, loaded)
-    report(str(run.path))
+def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
+    write_model(trainer, found, loaded)
+    report(str(trainer.run.path))
 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
@@ -133,7 +120,7 @@ class _Prepared:
     """Everything that is known before a file is written."""
 
     found: Gathering
-    start: "_Start"
+    start: Start
     facts: Facts
     plan: Plan
     place: Place
@@ -146,49 +133,12 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     settings, named = with_recipe(settings)
     found = gathering(settings, console)
     torch.manual_seed(settings.seed)
-    start = _start(settings, found.side, device)
+    start = begin(settings, found.side, device)
     facts = Facts(len(found.train), found.side, device.type, start.width, processes)
     chosen = plan(start.settings, facts)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     _show(chosen, reasons, facts, console)
     return _Prepared(found, start, facts, chosen, Place(device, precision, MEAN, STD), reasons)
-
-
-@dataclass(frozen=True)
-class _Start:
-    """The network before training, and what was decided to get it."""
-
-    network: nn.Module
-    width: int
-    settings: PretrainSettings
-    reasons: dict[str, str]
-    loaded: Loaded | None
-
-
-def _start(settings: PretrainSettings, side: int, device: torch.device) -> _Start:
-    arch, why = choose_arch(settings, side, device.type)
-    reasons = {} if settings.arch else {"arch": why}
-    arch, stem = canonical(arch), settings.stem
-    if stem == "auto":
-        small = (settings.image_size or side) <= 64 and settings.init == "none"
-        stem = "small" if small and not arch.startswith("unfreeze/") else "imagenet"
-        reasons["stem"] = (
-            "keeps the resolution of small pictures"
-            if stem == "small"
-            else "loaded layers are never changed"
-            if settings.init != "none"
-            else "the network's own"
-        )
-    network = build_network(arch, stem=stem)
-    loaded = None
-    if settings.init != "none" and settings.dry_run and not Path(settings.init).exists():
-        reasons["init"] = "not fetched in a dry run"
-    elif settings.init != "none":
-        loaded = load_weights(network, settings.init, arch=arch)
-        reasons["init"] = f"{loaded.share:.1%} of the backbone found in {loaded.source}"
-    width = headless(network)
-    changed = PretrainSettings(**{**vars(settings), "arch": arch, "stem": stem})
-    return _Start(network, width, changed, reasons, loaded)
 
 
 def _trainer(
@@ -245,75 +195,6 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
             console.say(said)
     run.rewind_metrics(trainer.step)
     console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
-
-
-def _write_start(
-    run: RunFolder, chosen: Plan, prepared: _Prepared, found: Gathering, processes: Processes
-) -> None:
-    place = prepared.place
-    facts = {
-        "unfreeze": __version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "processes": processes.world,
-        "device": str(place.device),
-        "precision": place.precision,
-        "images": len(found.train),
-        "side": found.side,
-        "fingerprint": found.fingerprint,
-        "steps": chosen.steps,
-        "steps_per_epoch": chosen.steps_per_epoch,
-    }
-    tables: dict[str, dict[str, Any]] = {
-        "reasons": {**prepared.reasons, **chosen.reasons},
-        "facts": facts,
-    }
-    write_text(run.file("config.toml"), to_toml(as_dict(chosen.settings), tables))
-    found.write(run)
-    some = found.train[:8]
-    cut = Cut(chosen.settings.seed, view_specs(chosen.settings))
-    views = cut([found.pictures[int(i)] for i in some], some, 0)
-    same = [v.numpy() for v in views if v.shape == views[0].shape]
-    with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
-        np.savez_compressed(stream, views=np.stack(same, 1))
-
-
-def _write_model(
-    run: RunFolder, chosen: Plan, trainer: Trainer, found: Gathering, loaded: Loaded | None
-) -> None:
-    s, model, place = chosen.settings, trainer.model, trainer.place
-    size = (s.size_crops or (224,))[0]
-    # the centre at the size of the large views; big pictures keep the usual margin
-    preprocess = Preprocess(
-        size, size if size <= 64 else round(size * 8 / 7), mean=place.mean, std=place.std
-    )
-    card = ModelCard(
-        kind="backbone",
-        arch=s.arch or "",
-        stem=s.stem,
-        preprocess=preprocess.as_dict(),
-        provenance={
-            "verb": "pretrain",
-            "method": "swav",
-            "epochs": s.epochs,
-            "steps": trainer.step,
-            "images": len(found.train),
-            "fingerprint": found.fingerprint,
-            "init": loaded.source if loaded else "none",
-            "seed": s.seed,
-        },
-    )
-    save_model(run.file("model"), model.backbone.state_dict(), card)
-    if not trainer.step:
-        return
-    some = found.train[:GALLERY_PICTURES]
-    cut = partial(_cut, found, preprocess, some)
-    gathered = gather(model, cut, len(some), device=place.device, mean=place.mean, std=place.std)
-    save_gallery(run.file("prototypes.npz"), gathered, cut)
-
-
-def _cut(found: Gathering, how: Preprocess, some: Any, places: Any) -> Any:
-    return np.stack([how.pixels(found.pictures[int(some[i])]) for i in places])
 
 
 def _show(chosen: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:

@@ -14,7 +14,10 @@ class FinetuneSettings(Call, Run, Pictures, Machine):
     arch: str | None = knob(
         None, "network: torchvision/NAME, timm/NAME, unfreeze/NAME (auto: the run's, or resnet50)"
     )
-    weights: str = knob("imagenet", "start from: none, imagenet, NAME, URL, FILE or RUN")
+    weights: str = knob("imagenet", "start from: none, imagenet, swav, NAME, URL, FILE or RUN")
+    allow_partial: bool = knob(
+        False, "take weights that fit less than 90 % of the backbone; the rest stays random"
+    )
     freeze: str = knob("none", "what stands still: none, all, stage:N or regex:PATTERN")
     stem: str = knob(
         "auto",

@@ -7,10 +7,10 @@ from torch import nn
 
 from unfreeze.backbones.build import build, canonical
 from unfreeze.backbones.head import replace_head
-from unfreeze.backbones.origins import default_preprocess
+from unfreeze.backbones.origins import default_preprocess, network_of
 from unfreeze.backbones.stem import PLACES, small_stem
 from unfreeze.backbones.weights import Loaded, load_weights
-from unfreeze.checkpoints.modelfile import ModelCard, load_model, model_folder
+from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.data.preprocess import Preprocess
 
 SMALL_PICTURE = 64  # pixels; up to here a stem that halves the picture twice costs too much
@@ -35,17 +35,24 @@ class Start:
 
 
 def start(
-    arch: str | None, weights: str, stem: str, *, classes: int, side: int, fetch: bool = True
+    arch: str | None,
+    weights: str,
+    stem: str,
+    *,
+    classes: int,
+    side: int,
+    fetch: bool = True,
+    allow_partial: bool = False,
 ) -> Start:
     """A network for `classes` from `--arch`, `--weights`, `--stem` and pictures of `side` pixels.
 
     Without `fetch`, weights that are not a file here are left out (their preprocessing is known).
     """
-    card = _card(weights)
-    name = canonical(arch or (card.arch if card else DEFAULT))
-    reasons = {} if arch else {"arch": "the run's own" if card else "the usual start"}
+    own = network_of(weights)
+    name = canonical(arch or (own[0] if own else DEFAULT))
+    reasons = {} if arch else {"arch": "that of the weights" if own else "the usual start"}
     network = build(name, stem="imagenet" if stem == "auto" else stem)
-    kind, why = choose_stem(stem, network, weights, card, side)
+    kind, why = choose_stem(stem, network, weights, own and own[1], side)
     if stem == "auto":
         reasons["stem"] = why
         if kind == "small":
@@ -54,9 +61,10 @@ def start(
     if weights != "none":
         wants, _ = default_preprocess(name)
         if fetch or Path(weights).exists():
-            loaded = load_weights(network, weights, arch=name)
+            loaded = load_weights(network, weights, arch=name, allow_partial=allow_partial)
             wants = loaded.preprocess
-            reasons["weights"] = f"{loaded.share:.1%} of the backbone found in {loaded.source}"
+            reasons["weights"] = loaded.account
+            reasons |= {"licence": loaded.licence} if loaded.licence else {}
         else:
             reasons["weights"] = "not fetched in a dry run"
     head = replace_head(network, classes)
@@ -70,13 +78,13 @@ def from_card(card: ModelCard) -> tuple[nn.Module, list[str]]:
 
 
 def choose_stem(
-    stem: str, network: nn.Module, weights: str, card: ModelCard | None, side: int
+    stem: str, network: nn.Module, weights: str, own: str | None, side: int
 ) -> tuple[str, str]:
-    """(stem, reason): `auto` keeps what the weights were trained with."""
+    """(stem, reason): `auto` keeps what the weights were trained with (`own`, where they say)."""
     if stem != "auto":
         return stem, "asked for"
-    if card is not None:
-        return card.stem, "the run's own"
+    if own is not None:
+        return own, "that of the weights"
     if weights != "none":
         return "imagenet", "loaded layers are never changed"
     if side <= SMALL_PICTURE and has_small(network):
@@ -91,7 +99,3 @@ def has_small(network: nn.Module) -> bool:
         type(modules.get(convolution)) is nn.Conv2d and pooling in modules
         for convolution, pooling in PLACES
     )
-
-
-def _card(weights: str) -> ModelCard | None:
-    return load_model(weights)[1] if model_folder(weights) is not None else None
