@@ -1,7 +1,7 @@
 """A pretraining killed at any moment and resumed equals the one that was never killed, by the bit.
 
-The processes are killed with SIGKILL: nothing can be caught, flushed or tidied up. Half of the
-moments are anywhere in a run's life, half of them while a file is being written.
+The processes are killed with SIGKILL: nothing can be caught, flushed or tidied up. The moments are
+while a run starts, anywhere in a step, and while a file is being written.
 """
 
 import os
@@ -98,15 +98,19 @@ def half_written(out):
 
 def kill_some(draw, started, out, beside):
     """Kill one of the processes, or all, at a moment that `draw` chooses; what was done."""
-    moment = draw.choice(["any", "write"])
-    seconds = draw.uniform(0, 2.0 + len(started))
-    ended = lambda: all(p.exitcode is not None for p in started)  # noqa: E731
-    if moment == "any":
-        wait_for(ended, seconds)
+
+    def ended():
+        return all(process.exitcode is not None for process in started)
+
+    moment = draw.choice(["start", "step", "step", "write", "write"])
+    if moment == "start":
+        wait_for(ended, draw.uniform(0, 2))
     else:
-        before = len(made(beside))
-        steps = draw.randrange(2 * INTERVAL)
-        wait_for(lambda: len(made(beside)) >= before + steps or ended(), 60)
+        steps = len(made(beside)) + draw.randrange(2 * INTERVAL)
+        wait_for(lambda: len(made(beside)) >= steps or ended(), 60)
+    if moment == "step":
+        time.sleep(draw.uniform(0, 0.1))
+    if moment == "write":
         wait_for(lambda: half_written(out) or ended(), 60)
         time.sleep(draw.uniform(0, 0.004))
     victims = draw.choice([started, [draw.choice(started)]])
@@ -116,6 +120,18 @@ def kill_some(draw, started, out, beside):
     return moment, len(alive)
 
 
+def end_all(started, in_training):
+    """Wait for those that were not killed: in training they end by themselves.
+
+    Before that, while they look for each other, it is the launcher that ends them.
+    """
+    for process in started:
+        process.join(60 if in_training else 5)
+        assert process.exitcode is not None or not in_training, "it waits for a dead one"
+        process.kill()
+        process.join()
+
+
 def killed_until_done(launched, world, folder, draw):
     """(kills, steps made twice for each) of one run, taken up until it ended by itself."""
     out, kills, twice = folder / "run", 0, []
@@ -123,9 +139,7 @@ def killed_until_done(launched, world, folder, draw):
         before = len(made(folder))
         started = launched(world, _train, out, folder)
         moment, killed = kill_some(draw, started, out, folder)
-        for process in started:
-            process.join(60)  # the one that was not killed ends by itself
-            assert process.exitcode is not None, "a process waits for a dead one"
+        end_all(started, in_training=before < len(made(folder)))
         steps = made(folder)
         kills += bool(killed)
         print(f"{world} processes, {killed} killed ({moment}) at step {max(steps, default=0)}")

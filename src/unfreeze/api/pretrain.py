@@ -90,7 +90,7 @@ def run_pretrain(
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
     trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes))
-    processes.together(lambda: _resume(trainer, run, found.fingerprint, console))
+    _resume(trainer, run, found.fingerprint, console)
     processes.leads(lambda: write_start(trainer, found, {**prepared.reasons, **chosen.reasons}))
     trainer.fit(console, on_epoch)
     processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
@@ -182,19 +182,21 @@ def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
 
 def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console) -> None:
     trainer.fingerprint = fingerprint
-    folder = run.file("checkpoints")
     if not trainer.s.resume:
         return
-    if not has_last(folder):
+    processes, folder = trainer.processes, run.file("checkpoints")
+    # read once for all: they cannot go on from different ones
+    found = processes.leads(lambda: load_last(folder, "pretrain") if has_last(folder) else None)
+    if found is None:
         console.say(f"No checkpoint in {run.path} yet: starting from the beginning.")
-        run.rewind_metrics(0)
-        return
-    state, note = load_last(folder)
-    for said in (note, *trainer.restore(state)):
-        if said:
-            console.say(said)
-    run.rewind_metrics(trainer.step)
-    console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
+    else:
+        state, note = found
+        for said in (note, *processes.together(lambda: trainer.restore(state))):
+            if said:
+                console.say(said)
+    processes.leads(lambda: run.rewind_metrics(trainer.step))
+    if found is not None:
+        console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
 
 
 def _show(chosen: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:
