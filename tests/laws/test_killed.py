@@ -74,6 +74,11 @@ def everything(out):
     return found
 
 
+def say(text):
+    """A line that `pytest -s` shows: the figures are published."""
+    sys.__stdout__.write(f"{text}\n")
+
+
 def made(beside):
     """The steps made so far, in order, each as often as it was made."""
     path = beside / "steps"
@@ -93,7 +98,7 @@ def wait_for(what, seconds):
 def half_written(out):
     """Whether a file under `out` is being written now."""
     folders = [out, out / "checkpoints", out / "model"]
-    return any(name.endswith(".tmp") for f in folders if f.is_dir() for name in os.listdir(f))
+    return any(any(folder.glob("*.tmp")) for folder in folders)
 
 
 def kill_some(draw, started, out, beside):
@@ -106,7 +111,7 @@ def kill_some(draw, started, out, beside):
     if moment == "start":
         wait_for(ended, draw.uniform(0, 2))
     else:
-        steps = len(made(beside)) + draw.randrange(2 * INTERVAL)
+        steps = len(made(beside)) + draw.randrange(1, 3 * INTERVAL)
         wait_for(lambda: len(made(beside)) >= steps or ended(), 60)
     if moment == "step":
         time.sleep(draw.uniform(0, 0.1))
@@ -142,7 +147,7 @@ def killed_until_done(launched, world, folder, draw):
         end_all(started, in_training=before < len(made(folder)))
         steps = made(folder)
         kills += bool(killed)
-        print(f"{world} processes, {killed} killed ({moment}) at step {max(steps, default=0)}")
+        say(f"{world} processes, {killed} killed ({moment}) at step {max(steps, default=0)}")
         if 0 < before < len(steps):
             twice.append(max(0, steps[before - 1] - steps[before] + 1))
         if all(process.exitcode == 0 for process in started):
@@ -180,7 +185,7 @@ def test_killed_at_random_and_resumed_is_the_straight_run(launched, tmp_path, wo
         assert written == list(range(1, INTERVAL * EPOCHS + 1))
         assert not list((folder / "run").rglob("*.tmp"))
     assert max(twice) <= INTERVAL
-    print(
+    say(
         f"{world} processes: {kills} kills, {sum(twice)} steps made twice, at most {max(twice)} "
         f"for one; {time.monotonic() - began:.0f} s"
     )
