@@ -4,21 +4,16 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from unfreeze import __version__
 from unfreeze.api.gathering import Gathering, gathering
+from unfreeze.api.opening import Start, inherit_head, opened_network
 from unfreeze.api.report import report
-from unfreeze.backbones.build import build as build_network
-from unfreeze.backbones.build import canonical
-from unfreeze.backbones.head import headless
-from unfreeze.backbones.origins import network_of
-from unfreeze.backbones.weights import Loaded, load_weights
+from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.checkpoints.state import load_state
 from unfreeze.data.loader import Loader
@@ -34,7 +29,7 @@ from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.gallery import gather, save_gallery
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipe import Facts, Plan, choose_arch, plan, view_specs
+from unfreeze.swav.recipe import Facts, Plan, plan, view_specs
 from unfreeze.swav.recipes import with_recipe
 from unfreeze.swav.trainer import OnEpoch, Place, Trainer
 
@@ -95,6 +90,7 @@ def run_pretrain(
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
     trainer = _trainer(prepared, chosen, found, run)
+    inherit_head(trainer.model, prepared.start, prepared.reasons, console)
     _resume(trainer, run, found.fingerprint, console)
     _write_start(run, chosen, prepared, found)
     try:
@@ -125,7 +121,7 @@ class _Prepared:
     """Everything that is known before a file is written."""
 
     found: Gathering
-    start: "_Start"
+    start: Start
     facts: Facts
     plan: Plan
     place: Place
@@ -138,54 +134,12 @@ def _prepare(settings: PretrainSettings, console: Console) -> _Prepared:
     settings, named = with_recipe(settings)
     found = gathering(settings, console)
     torch.manual_seed(settings.seed)
-    start = _start(settings, found.side, device)
+    start = opened_network(settings, found.side, device)
     facts = Facts(len(found.train), found.side, device.type, start.width)
     chosen = plan(start.settings, facts)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     _show(chosen, reasons, facts, console)
     return _Prepared(found, start, facts, chosen, Place(device, precision, MEAN, STD), reasons)
-
-
-@dataclass(frozen=True)
-class _Start:
-    """The network before training, and what was decided to get it."""
-
-    network: nn.Module
-    width: int
-    settings: PretrainSettings
-    reasons: dict[str, str]
-    loaded: Loaded | None
-
-
-def _start(settings: PretrainSettings, side: int, device: torch.device) -> _Start:
-    own = network_of(settings.init)
-    arch, why = choose_arch(settings, side, device.type)
-    if own and not settings.arch:
-        arch, why = own[0], "that of the weights"
-    reasons = {} if settings.arch else {"arch": why}
-    arch, stem = canonical(arch), settings.stem
-    if stem == "auto":
-        small = (settings.image_size or side) <= 64 and settings.init == "none"
-        if own:
-            stem, why = own[1], "that of the weights"
-        elif small and not arch.startswith("unfreeze/"):
-            stem, why = "small", "keeps the resolution of small pictures"
-        else:
-            trained = settings.init != "none"
-            stem, why = "imagenet", "loaded layers are never changed" if trained else "its own"
-        reasons["stem"] = why
-    network = build_network(arch, stem=stem)
-    loaded = None
-    if settings.init != "none" and settings.dry_run and not Path(settings.init).exists():
-        reasons["init"] = "not fetched in a dry run"
-    elif settings.init != "none":
-        partial = settings.allow_partial
-        loaded = load_weights(network, settings.init, arch=arch, allow_partial=partial)
-        reasons["init"] = loaded.account
-        reasons |= {"licence": loaded.licence} if loaded.licence else {}
-    width = headless(network)
-    changed = PretrainSettings(**{**vars(settings), "arch": arch, "stem": stem})
-    return _Start(network, width, changed, reasons, loaded)
 
 
 def _trainer(prepared: _Prepared, chosen: Plan, found: Gathering, run: RunFolder) -> Trainer:
