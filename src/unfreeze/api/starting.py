@@ -1,4 +1,4 @@
-"""The network a pretraining starts from: named, built, loaded, and given a SwAV head that fits."""
+"""The network a pretraining run begins with: built, loaded, and given a SwAV head that fits."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +31,8 @@ class Start:
     loaded: Loaded | None
 
 
-def opened_network(settings: PretrainSettings, side: int, device: torch.device) -> Start:
-    """The backbone of `--arch`, `--init` and `--stem` for pictures of `side` pixels; no head.
+def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
+    """The network for pictures of `side` pixels; WeightsError where `--init` cannot be had.
 
     In a dry run, weights that are not a file here are not fetched.
     """
