@@ -20,6 +20,7 @@ from unfreeze.errors import Interrupted, UsageError, go_on
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.devices import pick_device
+from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
@@ -82,6 +83,7 @@ def run_finetune(
     """The same from a settings object; without `draw` the report waits for `report RUN`."""
     if not settings.dry_run and not settings.out:
         raise UsageError("finetune needs a folder for the run.", "Add --out RUN, or --dry-run.")
+    available(settings.logger)
     place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     if not settings.dry_run:
         allowed(str(settings.out), **place)  # refused before anything is read or fetched
@@ -110,7 +112,8 @@ def run_finetune(
         trainer.restore(state)
     run.rewind_metrics(trainer.step)
     _write_start(run, job, ready, trainer)
-    outcome = trainer.run(console)
+    with passed_on(settings.logger, run, as_dict(job.plan.settings), trainer.step, console):
+        outcome = trainer.run(console)
     _write_model(run, job, ready, holdout, outcome)
     if draw:
         report(str(run.path))

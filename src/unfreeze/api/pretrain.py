@@ -28,6 +28,7 @@ from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.devices import pick_device, pick_precision
+from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.pretrain import PretrainSettings
@@ -79,6 +80,7 @@ def run_pretrain(
     settings: PretrainSettings, console: Console, *, on_epoch: OnEpoch | None = None
 ) -> PretrainResult | PretrainPlan:
     """The same from a settings object; `on_epoch` is called after each epoch."""
+    available(settings.logger)
     if settings.dry_run:
         return plan_pretrain(settings, console)
     if not settings.out:
@@ -96,11 +98,12 @@ def run_pretrain(
     trainer = _trainer(prepared, chosen, found, run)
     _resume(trainer, run, found.fingerprint, console)
     _write_start(run, chosen, prepared, found)
-    try:
-        trainer.fit(console, on_epoch)
-    except FileLost:
-        trainer.save()
-        raise
+    with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
+        try:
+            trainer.fit(console, on_epoch)
+        except FileLost:
+            trainer.save()
+            raise
     _write_model(run, chosen, trainer, found, prepared.start.loaded)
     report(str(run.path))
     return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # told of each record
+        self.recorded = 0  # last step on record, those that were dropped again included
 
     @classmethod
     def create(
@@ -37,8 +40,10 @@ class RunFolder:
         return self.path / name
 
     def metric(self, record: dict[str, Any]) -> None:
-        """Append one JSON object to metrics.jsonl."""
+        """Append one JSON object to metrics.jsonl; whoever listens is told."""
         self._append("metrics.jsonl", json.dumps(record))
+        for listen in self.listeners:
+            listen(record)
 
     def log(self, text: str) -> None:
         """Append one dated line to log.txt."""
@@ -50,7 +55,9 @@ class RunFolder:
 
     def rewind_metrics(self, step: int) -> None:
         """Drop what was recorded after `step`: a resumed run writes those lines again."""
-        kept = [r for r in self.metrics() if r.get("step", 0) <= step]
+        found = self.metrics()
+        kept = [r for r in found if r.get("step", 0) <= step]
+        self.recorded = max((r.get("step", 0) for r in found), default=0)
         write_text(self.file("metrics.jsonl"), "".join(json.dumps(r) + "\n" for r in kept))
 
     def _append(self, name: str, line: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from unfreeze.settings.knob import knob
 
 SEEDS = 2**32 - 1  # what every generator takes
+LOGGERS = ("none", "tensorboard", "wandb", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -73,4 +74,11 @@ class Run:
     seed: int = knob(0, "seed of every random choice", low=0, high=SEEDS, group="run")
     checkpoint_every: int = knob(
         1, "epochs between checkpoints (also at least every 5 minutes)", low=1, group="run"
+    )
+    logger: tuple[str, ...] = knob(
+        ("none",),
+        "who else gets what goes into metrics.jsonl, one or several; each is an extra to install "
+        "(unfreeze[wandb]); one that fails is named and dropped, and the run goes on",
+        choices=LOGGERS,
+        group="run",
     )

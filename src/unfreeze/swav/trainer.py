@@ -45,6 +45,7 @@ MAY_CHANGE = (
     "store_budget",
     "checkpoint_every",
     "keep_every",
+    "logger",
 )
 
 
