@@ -27,6 +27,7 @@ from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.runtime.console import Console, Logged, Quiet
+from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.runfolder import RunFolder, allowed
@@ -73,14 +74,24 @@ def pretrain(data: str, **settings: Any) -> PretrainResult | PretrainPlan:
 
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
-    return run_pretrain(layered(PretrainSettings, None, {"data": data, **settings}), Quiet())
+    began = time.monotonic()
+    given = layered(PretrainSettings, None, {"data": data, **settings})
+    return run_pretrain(given, Quiet(), began=began)
 
 
 def run_pretrain(
-    settings: PretrainSettings, console: Console, *, on_epoch: OnEpoch | None = None
+    settings: PretrainSettings,
+    console: Console,
+    *,
+    on_epoch: OnEpoch | None = None,
+    began: float | None = None,
 ) -> PretrainResult | PretrainPlan:
-    """The same from a settings object; `on_epoch` is called after each epoch."""
+    """The same from a settings object; `on_epoch` is called after each epoch.
+
+    `began`, on time.monotonic(), is what `time_limit` counts from; None: the process's start.
+    """
     available(settings.logger)
+    deadline = Deadline.of(settings.time_limit, began)
     if settings.dry_run:
         return plan_pretrain(settings, console)
     if not settings.out:
@@ -96,6 +107,7 @@ def run_pretrain(
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
     trainer = _trainer(prepared, chosen, found, run)
+    trainer.deadline = deadline
     _resume(trainer, run, found.fingerprint, console)
     _write_start(run, chosen, prepared, found)
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):

@@ -9,6 +9,7 @@ class Meter:
     """Sums the loss on its device and the host's seconds; read on a cadence, never each step."""
 
     def __init__(self) -> None:
+        self.last = 0.0  # seconds of the last step with its data
         self.reset()
 
     def reset(self) -> None:
@@ -20,7 +21,8 @@ class Meter:
 
     def data_ready(self) -> None:
         """The batch is here: what passed since the last mark was waiting for data."""
-        self.seconds_data += self._lap()
+        self.last = self._lap()
+        self.seconds_data += self.last
 
     def step_done(self, loss: torch.Tensor, images: int) -> None:
         """The step is queued or done: what passed since `data_ready` was the step."""
@@ -28,7 +30,9 @@ class Meter:
         self.loss = loss if self.loss is None else self.loss + loss
         self.steps += 1
         self.images += images
-        self.seconds_step += self._lap()
+        lap = self._lap()
+        self.seconds_step += lap
+        self.last += lap
 
     def read(self) -> dict[str, float]:
         """Mean loss and rates of the interval (waits for the device), then a new interval."""

@@ -75,6 +75,14 @@ class Run:
     checkpoint_every: int = knob(
         1, "epochs between checkpoints (also at least every 5 minutes)", low=1, group="run"
     )
+    time_limit: str | None = knob(
+        None,
+        "save and end with 130 before this time since the start of the process is over: 30m, 2h, "
+        "1-12:00:00, or minutes; with --resume auto the same command begins and goes on",
+        group="run",
+        unset="none",
+        cli_only=True,
+    )
     logger: tuple[str, ...] = knob(
         ("none",),
         "who else gets what goes into metrics.jsonl, one or several; each is an extra to install "

@@ -22,6 +22,7 @@ from unfreeze.errors import (
 from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
 from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.runtime.console import Console
+from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.meter import Meter, due
 from unfreeze.runtime.runfolder import RunFolder
@@ -79,6 +80,7 @@ class Trainer:
         self.fingerprint = ""  # of the data, so that a resumed run meets the same
         self.loss = math.nan  # mean over the steps of the last record
         self.meter, self.line = Meter(), ""
+        self.deadline = Deadline()
 
     def fit(self, console: Console, on_epoch: OnEpoch | None = None) -> None:
         """Train from the current step to the plan's last, saving on the way and at the end.
@@ -100,8 +102,10 @@ class Trainer:
                 if due(self.step) or self.step == total:
                     self.record(batch.epoch, codes)
                 advance(1, self.line)
-                if self.saves(saved) or stop:
-                    self.save()
+                stop.at(self.deadline, self.meter.last)
+                if self.saves(saved) or stop or self.deadline.unmeasured:
+                    with self.deadline.timing("save"):
+                        self.save()
                     saved = time.monotonic()
                 self.tell(on_epoch)
                 if stop and self.step < total:
