@@ -1,6 +1,7 @@
 """What all tests share: real data where it is there, and a cache of their own."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,3 +63,52 @@ def colours() -> Callable[..., Path]:
 def coloured(tmp_path: Path, colours: Callable[..., Path]) -> Callable[..., Path]:
     """`coloured("name", counts)`: as `colours`, in a new folder of that name."""
     return lambda name, counts, side=12: colours(tmp_path / name, counts, side)
+
+
+def _share(rank, world, port, function, arguments, results):
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        # what torchrun sets, so that Lightning Fabric knows it
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    try:
+        results.put((rank, True, function(rank, *arguments)))
+    except BaseException as error:  # the test sees it
+        results.put((rank, False, error))
+
+
+@pytest.fixture
+def processes():
+    """`processes(world, function, *arguments)`: function(rank, *arguments) in each; by rank.
+
+    They find each other as if torchrun had started them. An error in one is raised here.
+    """
+    import torch.multiprocessing as mp
+
+    def run(world, function, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        context = mp.get_context("fork")
+        results = context.Queue()
+        started = [
+            context.Process(target=_share, args=(rank, world, port, function, arguments, results))
+            for rank in range(world)
+        ]
+        for process in started:
+            process.start()
+        told = sorted((results.get(timeout=120) for _ in started), key=lambda r: r[0])
+        for process in started:
+            process.join(60)
+        for _, whole, value in told:
+            if not whole:
+                raise value
+        return [value for *_, value in told]
+
+    return run

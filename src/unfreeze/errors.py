@@ -17,6 +17,7 @@ class UnfreezeError(Exception):
     """Base of every error with a message for people: `sentence`, `next_step`, `exit_code`."""
 
     exit_code = 1
+    spoken: bool | None = None  # of many processes: True, another says it; False, this one does
 
     def __init__(self, sentence: str, next_step: str = "") -> None:
         super().__init__(sentence)
@@ -62,6 +63,15 @@ class Interrupted(UnfreezeError):
     """Stopped from outside; the run can be resumed."""
 
     exit_code = 130
+
+
+def rebuilt(exit_code: int, sentence: str, next_step: str) -> UnfreezeError:
+    """The error that another process met, from what travels: it says it itself."""
+    kinds = (UsageError, DataError, WeightsError, DivergedError, ResourceError, Interrupted)
+    kind = next((k for k in kinds if k.exit_code == exit_code), UnfreezeError)
+    error = kind(sentence, next_step)
+    error.spoken = True
+    return error
 
 
 def go_on(verb: str, data: str, run: Path) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 
 import unfreeze
 from unfreeze.api.pretrain import PretrainPlan
+from unfreeze.backbones.build import build as build_network
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.pictures import Pictures
 from unfreeze.errors import DataError, UsageError, WeightsError
@@ -80,7 +81,7 @@ def test_the_settings_written_are_the_settings_used(run):
 def test_the_model_has_plain_names_and_is_the_trained_one(run):
     _, folder = run
     tensors, card = load_model(folder)
-    network = unfreeze.api.pretrain.build_network(card.arch, stem=card.stem)
+    network = build_network(card.arch, stem=card.stem)
     names = {name for name in network.state_dict() if not name.startswith("head.")}
     assert set(tensors) == names and card.kind == "backbone"
     state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["model"]

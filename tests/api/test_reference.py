@@ -76,16 +76,17 @@ def test_every_flag_of_the_reference_with_its_default():
         "use_fp16": True,
         "dump_path": ".",
         "seed": 31,
-        # without effect in one process: None, so that one knows whether they were given
-        **dict.fromkeys(("sync_bn", "syncbn_process_group_size", "improve_numerical_stability")),
+        "sync_bn": "pytorch",
+        "syncbn_process_group_size": 8,
+        # without effect: None, so that one knows whether they were given
+        "improve_numerical_stability": None,
         **dict.fromkeys(("dist_url", "world_size", "rank", "local_rank")),
     }
 
 
 def test_a_script_of_the_reference_is_its_recipe():
-    given = parse("swav", SCRIPT)
-    made = translated(dataclasses.replace(given, batch_size=4 * given.batch_size), CPU)
-    facts = Facts(1_281_167, 375, "cuda", 2048)
+    made = translated(parse("swav", SCRIPT), CPU, processes=4)
+    facts = Facts(1_281_167, 375, "cuda", 2048, processes=4)
     mine = dataclasses.asdict(plan(made.settings, facts).settings)
     published = dataclasses.asdict(
         plan(PretrainSettings(recipe="swav-200ep-bs256"), facts).settings
@@ -96,8 +97,17 @@ def test_a_script_of_the_reference_is_its_recipe():
     assert (mine["arch"], mine["seed"], mine["workers"]) == ("resnet50", 31, 10)
 
 
-def test_the_batch_is_that_of_one_process():
-    assert translated(parse("swav", SCRIPT), CPU).settings.batch_size == 64
+@pytest.mark.parametrize("processes, batch", [(1, 64), (8, 512)])
+def test_the_batch_is_that_of_each_process(processes, batch):
+    made = translated(parse("swav", SCRIPT), CPU, processes).settings
+    assert made.batch_size == batch and made.queue_length == 3840 // batch * batch
+
+
+@pytest.mark.parametrize(
+    "word, kept", [("pytorch", "all"), ("apex", "groups"), ("no", "none"), ("False", "none")]
+)
+def test_sync_bn_in_the_references_words(word, kept):
+    assert translated(settings(sync_bn=word), CPU).settings.sync_bn == kept
 
 
 def test_what_a_launcher_adds_is_taken_and_named_once():
@@ -109,9 +119,10 @@ def test_what_a_launcher_adds_is_taken_and_named_once():
     assert parse("swav", ["--local_rank", "3"]).local_rank == 3
     said = [note for note in made.notes if "Without effect" in note]
     assert len(said) == 1 and "log domain" in said[0]
-    for flag in ("--local_rank", "--rank", "--world_size", "--sync_bn", "--improve_numerical"):
+    for flag in ("--local_rank", "--rank", "--world_size", "--improve_numerical"):
         assert flag in said[0]
     assert "dist_url" not in said[0]
+    assert (made.settings.sync_bn, made.settings.syncbn_process_group_size) == ("groups", 8)
     assert translated(settings(use_fp16=False), CPU).notes == ()
 
 
@@ -137,14 +148,6 @@ def test_the_queue_is_whole_batches(asked, kept, said):
 def test_wide_networks_are_refused(arch):
     with pytest.raises(UsageError, match="not available yet"):
         translated(settings(arch=arch), CPU)
-
-
-@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
-def test_several_processes_never_train_copies(monkeypatch, tmp_path, name):
-    monkeypatch.setenv(name, "8")
-    with pytest.raises(UsageError, match="several processes are not built yet") as error:
-        run_reference(settings(dump_path=str(tmp_path / "d")), Quiet())
-    assert "--batch_size 512" in error.value.next_step and not (tmp_path / "d").exists()
 
 
 def test_the_data_must_be_named(tmp_path):
@@ -197,7 +200,7 @@ def test_the_files_of_both_are_there(run):
     copies = {name for name in written if name.startswith("checkpoints/ckp-")}
     assert copies == {"checkpoints/ckp-0.pth", "checkpoints/ckp-2.pth"}
     assert not [name for name in written if name.endswith(".tmp")]
-    assert said.count("Without effect here: --dist_url (one process).") == 1
+    assert said.count("Without effect here: --dist_url (the launcher's environment says it).") == 1
     assert said.count("--queue_length 18 is rounded down to 16") == 1
     assert tomllib.loads((dump / "config.toml").read_text())["queue_length"] == 16
 

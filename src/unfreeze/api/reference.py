@@ -1,7 +1,5 @@
 """`swav`: the reference implementation's command line, carried out by `pretrain`."""
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,16 @@ from unfreeze.api.pretrain import PretrainPlan, PretrainResult, run_pretrain
 from unfreeze.errors import Interrupted, UnfreezeError, UsageError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import pick_device, pick_precision
+from unfreeze.runtime.launcher import launched
 from unfreeze.settings.build import build
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.reference import ReferenceSettings
 from unfreeze.swav.dump import Dump, refuse_foreign
 
 WIDE = ("resnet50w2", "resnet50w4", "resnet50w5")
+SYNC = {"pytorch": "all", "apex": "groups"}  # anything else is none, as there
 IDLE = {
-    "one process": (
-        "sync_bn",
-        "syncbn_process_group_size",
-        "dist_url",
-        "world_size",
-        "rank",
-        "local_rank",
-    ),
+    "the launcher's environment says it": ("dist_url", "world_size", "rank", "local_rank"),
     "codes are always computed in the log domain": ("improve_numerical_stability",),
 }
 # the advice of `pretrain` in this verb's words
@@ -52,8 +45,7 @@ def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResu
 
     Raises the errors of `unfreeze.errors`; WeightsError for another program's `dump_path`.
     """
-    _alone(settings.batch_size, os.environ)
-    translation = translated(settings, pick_device("auto"))
+    translation = translated(settings, pick_device("auto"), launched().world)
     folder = Path(settings.dump_path)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--dump_path {folder} is a file.", "Name a folder.")
@@ -71,10 +63,10 @@ def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResu
         raise
 
 
-def translated(given: ReferenceSettings, device: torch.device) -> Translation:
+def translated(given: ReferenceSettings, device: torch.device, processes: int = 1) -> Translation:
     """The settings of `pretrain` that do what `given` says, on `device`. Nothing is read.
 
-    UsageError for what has no counterpart.
+    A batch of `given` is that of each process. UsageError for what has no counterpart.
     """
     if not given.data_path:
         raise UsageError("unfreeze swav needs --data_path: the folder of pictures.")
@@ -85,7 +77,8 @@ def translated(given: ReferenceSettings, device: torch.device) -> Translation:
         )
     values: dict[str, Any] = {n: getattr(given, n) for n in SAME}
     precision, said = _precision(given, device)
-    queue, rounded = _queue(given)
+    batch = given.batch_size * processes
+    queue, rounded = _queue(given.queue_length, batch)
     values |= {
         "data": given.data_path,
         "out": given.dump_path,
@@ -94,7 +87,10 @@ def translated(given: ReferenceSettings, device: torch.device) -> Translation:
         "stem": "imagenet",
         "augment": "photo",
         "optimizer": "larc",
+        "batch_size": batch,
         "queue_length": queue,
+        "sync_bn": SYNC.get(given.sync_bn, "none"),
+        "syncbn_process_group_size": given.syncbn_process_group_size,
         "precision": precision,
     }
     notes = (said, rounded, _idle(given))
@@ -110,9 +106,8 @@ def _precision(given: ReferenceSettings, device: torch.device) -> tuple[str, str
     return "auto", f"--use_fp16: without CUDA {instead} is used instead ({why})."
 
 
-def _queue(given: ReferenceSettings) -> tuple[int, str]:
+def _queue(asked: int, batch: int) -> tuple[int, str]:
     """The length as whole batches, as the reference cuts it, and the sentence about that."""
-    asked, batch = given.queue_length, given.batch_size
     length = asked - asked % batch
     if length == asked:
         return length, ""
@@ -127,14 +122,3 @@ def _idle(given: ReferenceSettings) -> str:
         typed = [f"--{name}" for name in names if getattr(given, name) is not None]
         parts += [f"{', '.join(typed)} ({why})"] if typed else []
     return f"Without effect here: {'; '.join(parts)}." if parts else ""
-
-
-def _alone(batch: int, environment: Mapping[str, str]) -> None:
-    """UsageError where a launcher has started several processes: each would train a copy."""
-    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        world = environment.get(name, "")
-        if world.isdigit() and int(world) > 1:
-            raise UsageError(
-                f"{name} is {world}, but runs over several processes are not built yet.",
-                f"Start one process; --batch_size {batch * int(world)} keeps the global batch.",
-            )

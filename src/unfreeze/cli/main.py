@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from unfreeze import __version__
 from unfreeze.cli.parser import known_verb, overview, parse, verb_parser
+from unfreeze.cli.processes import launcher_told, one_process, peer_lost, started_rank
 from unfreeze.cli.world import World
-from unfreeze.errors import Interrupted, ResourceError, UnfreezeError, UsageError
+from unfreeze.errors import DivergedError, Interrupted, ResourceError, UnfreezeError, UsageError
 from unfreeze.runtime.signals import ending_interrupts
 
 # verb -> what its command needs to go on from the last checkpoint
@@ -23,13 +24,27 @@ def main(argv: Sequence[str] | None = None, world: World | None = None) -> int:
         with ending_interrupts():
             return program(words, world)
     except (Exception, KeyboardInterrupt) as error:
-        if "--debug" in words:
-            world.tell("".join(traceback.format_exception(error)).rstrip())
-        known = understood(error, words[0] if words else "")
+        return failed(error, words, world)
+
+
+def failed(error: BaseException, words: list[str], world: World) -> int:
+    """Says what went wrong, once for all processes of a run; its exit code."""
+    if "--debug" in words:
+        world.tell("".join(traceback.format_exception(error)).rstrip())
+    known = understood(error, words[0] if words else "")
+    spoken = getattr(error, "spoken", None)
+    launcher_told(known)
+    if not (silent(error) if spoken is None else spoken):
         world.tell(f"error: {known.sentence}")
         if known.next_step:
             world.tell(known.next_step)
-        return known.exit_code
+    return known.exit_code
+
+
+def silent(error: BaseException) -> bool:
+    """Whether the first process of a run says the same, because it happens to all at once."""
+    everywhere = isinstance(error, (UsageError, DivergedError, Interrupted, KeyboardInterrupt))
+    return (everywhere or peer_lost(error)) and started_rank() > 0
 
 
 def program(words: list[str], world: World) -> int:
@@ -44,6 +59,7 @@ def program(words: list[str], world: World) -> int:
         world.answer(f"unfreeze {__version__}")
         return 0
     verb = known_verb(words[0])
+    one_process(verb)
     if {"-h", "--help"} & set(words):
         world.answer(verb_parser(verb).format_help().rstrip())
         return 0
@@ -61,7 +77,7 @@ def call(verb: str, words: list[str], world: World) -> int:
     with world.quiet_stdout():
         result = work(verb)(settings, make_console(world))
     text = as_json(result) if settings.json else as_text(verb, result)
-    if text:
+    if text and not started_rank():
         world.answer(text)
     return 0
 
@@ -70,6 +86,12 @@ def understood(error: BaseException, verb: str) -> UnfreezeError:
     """The error as one of ours: what a user can do something about gets its own words."""
     if isinstance(error, UnfreezeError):
         return error
+    if peer_lost(error):
+        return Interrupted(
+            "Another process of this run ended, so this one could not go on.",
+            "If it left no sentence of its own, the system ended it (memory?). The same command "
+            "with --resume goes on from the last checkpoint.",
+        )
     if isinstance(error, KeyboardInterrupt):
         how = _RESUMED_BY.get(verb)
         said = (

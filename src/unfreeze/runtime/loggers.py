@@ -205,7 +205,7 @@ def passed_on(
     """
     ids = _ids(run)
     couriers = []
-    for name in available(names):
+    for name in available(names) if run.writes else ():
         opening = Opening(run, settings, step, run.recorded, ids.get(name, ""))
         couriers.append(Courier(name, opening, console))
     run.listeners += [courier.take for courier in couriers]

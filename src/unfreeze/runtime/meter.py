@@ -1,14 +1,19 @@
 """Times and sums over the steps since the last line: what a training record is made of."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
 
 class Meter:
-    """Sums the loss on its device and the host's seconds; read on a cadence, never each step."""
+    """Sums the loss on its device and the host's seconds; read on a cadence, never each step.
 
-    def __init__(self) -> None:
+    `over` makes one loss of those of several processes.
+    """
+
+    def __init__(self, over: Callable[[torch.Tensor], torch.Tensor] = lambda own: own) -> None:
+        self.over = over
         self.last = 0.0  # seconds of the last step with its data
         self.reset()
 
@@ -36,7 +41,7 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Mean loss and rates of the interval (waits for the device), then a new interval."""
-        loss = float(self.loss) / self.steps if self.loss is not None else float("nan")
+        loss = float(self.over(self.loss)) / self.steps if self.loss is not None else float("nan")
         self.seconds_step += self._lap()
         seconds = self.seconds_data + self.seconds_step
         record = {

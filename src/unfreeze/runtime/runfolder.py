@@ -18,8 +18,9 @@ _MARKS = ("config.toml", "metrics.jsonl", "log.txt", "model", "demo.json")
 class RunFolder:
     """The folder of one run: `metrics.jsonl`, `log.txt`, `checkpoints/`, `model/` and the rest."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, writes: bool = True) -> None:
         self.path = Path(path)
+        self.writes = writes  # of many processes only the first does
         self.listeners: list[Callable[[dict[str, Any]], None]] = []  # told of each record
         self.recorded = 0  # last step on record, those that were dropped again included
 
@@ -55,12 +56,16 @@ class RunFolder:
 
     def rewind_metrics(self, step: int) -> None:
         """Drop what was recorded after `step`: a resumed run writes those lines again."""
+        if not self.writes:
+            return
         found = self.metrics()
         kept = [r for r in found if r.get("step", 0) <= step]
         self.recorded = max((r.get("step", 0) for r in found), default=0)
         write_text(self.file("metrics.jsonl"), "".join(json.dumps(r) + "\n" for r in kept))
 
     def _append(self, name: str, line: str) -> None:
+        if not self.writes:
+            return
         try:
             with self.file(name).open("a", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(line + "\n")

@@ -47,6 +47,20 @@ class PretrainSettings(Call, Run, Pictures, Machine):
         None, "also keep a checkpoint of its own every N epochs", low=1, group="run", unset="off"
     )
     batch_size: int | None = knob(None, "pictures a step, over all processes", low=2)
+    accumulate: int = knob(
+        1,
+        "parts a process takes its batch in, for less memory; codes are of the whole batch",
+        low=1,
+    )
+    sync_bn: str = knob(
+        "auto",
+        "batch norm over processes: auto is all of them, groups is neighbours",
+        choices=("auto", "all", "groups", "none"),
+        group="machine",
+    )
+    syncbn_process_group_size: int = knob(
+        8, "processes that share a batch norm with --sync-bn groups", low=1, group="machine"
+    )
     optimizer: str | None = knob(None, "larc is the published one", choices=OPTIMIZERS)
 
     nmb_crops: tuple[int, ...] | None = knob(

@@ -66,10 +66,14 @@ class ReferenceSettings(Call):
     use_fp16: bool = _own(
         True, "fp16 on CUDA; elsewhere bf16 where the hardware has it", group="machine"
     )
-    sync_bn: str | None = _idle("one process has nothing to synchronise")
-    syncbn_process_group_size: int | None = _idle("one process has nothing to synchronise")
+    sync_bn: str = _own(
+        "pytorch",
+        "batch norm over processes: pytorch is all, apex is groups, anything else none",
+        group="machine",
+    )
+    syncbn_process_group_size: int = _same("syncbn_process_group_size", 8)
     improve_numerical_stability: bool | None = _idle("codes are computed in the log domain")
-    dist_url: str | None = _idle("one process")
-    world_size: int | None = _idle("one process")
-    rank: int | None = _idle("one process")
-    local_rank: int | None = _idle("one process")
+    dist_url: str | None = _idle("the launcher's environment says it")
+    world_size: int | None = _idle("the launcher's environment says it")
+    rank: int | None = _idle("the launcher's environment says it")
+    local_rank: int | None = _idle("the launcher's environment says it")

@@ -37,7 +37,9 @@ class SwAV(nn.Module):
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
     def forward(self, views: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unit features `[V*B, d]` and cosines `[V*B, K]` in float32 for V views of `[B, 3, S, S]`.
+        """Unit features `[V*B, d]` and cosines `[V*B, K]` for V views of `[B, 3, S, S]`.
+
+        In float32; float64 stays.
 
         One pass of the backbone for each run of equal sizes, one of the head over everything.
         """
@@ -45,7 +47,7 @@ class SwAV(nn.Module):
         h = torch.cat([self.backbone(torch.cat(run)) for run in runs])
         z = self.projection_head(h)
         with torch.autocast(z.device.type, enabled=False):
-            Z = F.normalize(z.float(), dim=1)
+            Z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
             return Z, self.scores(Z)
 
     def scores(self, Z: torch.Tensor) -> torch.Tensor:

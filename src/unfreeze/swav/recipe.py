@@ -24,6 +24,7 @@ class Facts:
     side: int  # median of their shorter sides, pixels
     device: str  # cpu, cuda or mps
     width: int = 512  # of the backbone's features
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def plan(settings: PretrainSettings, facts: Facts) -> Plan:
     _length(draft, facts)
     _codes(draft, facts)
     _optimizer(draft, facts)
+    _processes(draft, facts)
     filled = dataclasses.replace(settings, **draft.values)
     _consistent(filled)
     return Plan(filled, draft.reasons, facts.images // draft["batch_size"])
@@ -142,6 +144,10 @@ def _batch(draft: _Draft, facts: Facts) -> None:
     part = max(2, min(facts.images // 2, max(16, facts.images // 16)))
     size = min(256, 1 << (part.bit_length() - 1))
     why = "the small published batch" if size == 256 else f"{facts.images // size} steps an epoch"
+    shares = facts.processes * draft["accumulate"]
+    if size % shares:
+        size = max(2, round(size / shares)) * shares
+        why += f"; a multiple of {shares} shares"
     draft.fill("batch_size", size, why)
     if draft["batch_size"] > facts.images:
         raise _too_few(draft, facts)
@@ -209,6 +215,30 @@ def _optimizer(draft: _Draft, facts: Facts) -> None:
     draft.fill("final_lr", float(f"{draft['base_lr'] / 1000:.6g}"), "a thousandth, as published")
     draft.fill("start_warmup", 0.0, "from zero")
     draft.fill("wd", 1e-2 if draft["optimizer"] == "adamw" else 1e-6, "the optimizer's usual")
+
+
+def _processes(draft: _Draft, facts: Facts) -> None:
+    shares = facts.processes * draft["accumulate"]
+    if draft["batch_size"] % shares:
+        raise UsageError(
+            f"--batch-size {draft['batch_size']} cannot be shared equally by {facts.processes} "
+            f"processes with --accumulate {draft['accumulate']}.",
+            f"Use a multiple of {shares}.",
+        )
+    group = draft["syncbn_process_group_size"]
+    if draft["sync_bn"] == "auto":
+        alone = facts.processes == 1
+        draft.values["sync_bn"] = "none" if alone else "all"
+        if not alone:
+            draft.reasons["sync_bn"] = "any number of processes computes the same"
+    elif facts.processes == 1:
+        draft.values["sync_bn"] = "none"
+        draft.reasons["sync_bn"] = "one process has nothing to synchronise"
+    elif draft["sync_bn"] == "groups" and facts.processes % group and group < facts.processes:
+        raise UsageError(
+            f"{facts.processes} processes cannot be cut into groups of {group}.",
+            "Set --syncbn-process-group-size to a divisor.",
+        )
 
 
 def _consistent(s: PretrainSettings) -> None:

@@ -2,52 +2,36 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from unfreeze.checkpoints.state import save_state
+from unfreeze.backbones.norm import frozen_statistics
+from unfreeze.checkpoints.state import save_last, save_state
 from unfreeze.data.loader import Batch, Loader
 from unfreeze.data.views import normalise
-from unfreeze.errors import (
-    DataError,
-    DivergedError,
-    Interrupted,
-    UsageError,
-    WeightsError,
-    go_on,
-)
+from unfreeze.errors import DataError, DivergedError, Interrupted, UnfreezeError, go_on, rebuilt
 from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
 from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.meter import Meter, due
+from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.runtime.signals import stop_requests
-from unfreeze.settings.build import as_dict
-from unfreeze.settings.knob import flag
+from unfreeze.runtime.signals import StopRequest, stop_requests
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.assigner import Assigner
 from unfreeze.swav.bank import Bank
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.recipe import Plan
-from unfreeze.swav.sinkhorn import sinkhorn
+from unfreeze.swav.resumable import restore, state_of
 
 CHECKPOINT_SECONDS = 300
-MAY_CHANGE = (
-    "data",
-    "data_root",
-    "device",
-    "workers",
-    "scan",
-    "store_budget",
-    "checkpoint_every",
-    "keep_every",
-    "logger",
-)
+Views = list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,37 +48,58 @@ OnEpoch = Callable[["Trainer", int], None]  # told how many epochs are done
 
 
 class Trainer:
-    """Holds what a checkpoint holds: model, optimizer, bank, scaler and the step."""
+    """Holds what a checkpoint holds: model, optimizer, bank, scaler and the step.
+
+    With several processes each has its share of every batch; what they compute is what one
+    would: codes, batch norm (where it is synchronised) and gradients are those of the whole batch.
+    """
 
     def __init__(
-        self, model: SwAV, plan: Plan, loader: Loader, run: RunFolder, place: Place
+        self,
+        model: SwAV,
+        plan: Plan,
+        loader: Loader,
+        run: RunFolder,
+        place: Place,
+        processes: Processes | None = None,
     ) -> None:
         self.plan, self.loader, self.run, self.place = plan, loader, run, place
+        self.processes = processes or Processes()
         self.s: PretrainSettings = plan.settings
         layout = torch.channels_last if place.device.type in ("cpu", "cuda") else None
         self.model = model.to(place.device, memory_format=layout)  # type: ignore[call-overload]
+        self.network = self.processes.wrapped(self.model)
         self.optimizer = _optimizer(model, self.s)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.precision == "fp16")
-        self.bank: Bank | None = None
+        self.assigner = _assigner(self.s, loader.world)
         self.step = 0
         self.fingerprint = ""  # of the data, so that a resumed run meets the same
         self.loss = math.nan  # mean over the steps of the last record
-        self.meter, self.line = Meter(), ""
+        self.meter, self.line = Meter(self.processes.mean), ""
+        self.saved = (-1, 0.0)  # step and time of the last checkpoint
         self.deadline = Deadline()
+
+    @property
+    def bank(self) -> Bank | None:
+        """The rows of the queue that this process keeps, once there is one."""
+        return self.assigner.bank
 
     def fit(self, console: Console, on_epoch: OnEpoch | None = None) -> None:
         """Train from the current step to the plan's last, saving on the way and at the end.
 
-        `on_epoch` is called when an epoch has ended and what was due is saved.
+        `on_epoch` is called when an epoch has ended and what was due is saved. A file that is lost
+        or a signal ends the run by its error, after a checkpoint.
         """
         total = self.plan.steps
         if not total:
             self.save()  # the untrained start is a start to go on from too
         self.tell(on_epoch)  # once more after a resume: the last call may have been cut short
-        saved = time.monotonic()
+        self.saved = (self.step, time.monotonic())
         with stop_requests() as stop, console.progress("pretrain", total, self.step) as advance:
             self.meter.reset()
-            for batch in self.loader.stream(self.step, total):
+            batches = self.loader.stream(self.step, total)
+            while self.step < total:
+                batch = self.fetch(batches, stop)
                 self.meter.data_ready()
                 loss, codes = self.train_step(batch)
                 self.step += 1
@@ -103,75 +108,107 @@ class Trainer:
                     self.record(batch.epoch, codes)
                 advance(1, self.line)
                 stop.at(self.deadline, self.meter.last)
-                if self.saves(saved) or stop or self.deadline.unmeasured:
-                    with self.deadline.timing("save"):
-                        self.save()
-                    saved = time.monotonic()
+                if self.ends_interval():
+                    self.save()
                 self.tell(on_epoch)
-                if stop and self.step < total:
-                    self.run.log(f"stopped by {stop.name} after step {self.step}")
-                    raise Interrupted(
-                        f"Stopped by {stop.name} after step {self.step} of {total}.",
-                        go_on("pretrain", self.s.data, self.run.path),
-                    )
+
+    def fetch(self, batches: Iterator[Batch], stop: StopRequest) -> Batch:
+        """The next batch; all processes leave here together where one has a reason to."""
+        batch, lost = None, None
+        try:
+            batch = next(batches)
+        except DataError as error:
+            lost = error
+        late = time.monotonic() - self.saved[1] > CHECKPOINT_SECONDS or self.deadline.unmeasured
+        any_lost, stopped, any_late = self.processes.any([lost is not None, bool(stop), late])
+        if (any_lost or stopped or any_late) and self.step != self.saved[0]:
+            self.save()
+        if batch is not None and not (any_lost or stopped):
+            return batch
+        raise self.leaving(lost, any_lost, stop.name)
+
+    def leaving(self, lost: DataError | None, any_lost: bool, signal: str) -> UnfreezeError:
+        """Why this process ends now: its own reason in words, another's without."""
+        if lost is not None:
+            return lost
+        if any_lost:
+            return rebuilt(DataError.exit_code, "Another process lost a file.", "")
+        by = signal or "another process's signal"
+        self.run.log(f"stopped by {by} after step {self.step}")
+        return Interrupted(
+            f"Stopped by {by} after step {self.step} of {self.plan.steps}.",
+            go_on("pretrain", self.s.data, self.run.path),
+        )
 
     def tell(self, on_epoch: OnEpoch | None) -> None:
-        """Call `on_epoch` where the last step ended an epoch."""
+        """Call `on_epoch`, in the first process, where the last step ended an epoch."""
         done, rest = divmod(self.step, self.plan.steps_per_epoch)
         if on_epoch is not None and done and not rest:
-            on_epoch(self, done)
+            self.processes.leads(lambda: on_epoch(self, done))
 
     def train_step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """One update; (loss, codes of the first assigned view). Nothing waits for the device."""
         set_lr(self.optimizer, self.learning_rate(self.step))
         self.model.normalise_prototypes()
-        views = [
-            normalise(
-                view.to(self.place.device, non_blocking=True), self.place.mean, self.place.std
-            )
-            for view in batch.views
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.parts(batch)
+        codes = self.look_ahead(parts, batch.epoch) if len(parts) > 1 else []
+        losses = []
+        for k, views in enumerate(parts):
+            with self.processes.alone_until_last(self.network, k + 1 == len(parts)):
+                Z, by_view = self.seen(self.network, views)
+                if not codes:
+                    codes = self.assign(Z, by_view, batch.epoch)
+                loss = self.loss_of(by_view, _part(codes, k, len(parts))) / len(parts)
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        self.update()
+        return torch.stack(losses).sum(), codes[0]
+
+    def parts(self, batch: Batch) -> list[Views]:
+        """The views in as many parts as the batch is accumulated over: the same views of fewer."""
+        k = self.s.accumulate
+        split = [view.chunk(k) for view in batch.views]
+        return [list(views) for views in zip(*split, strict=True)]
+
+    def seen(self, network: torch.nn.Module, views: Views) -> tuple[Views, Views]:
+        """Unit features `[B, d]`, without gradient, and scores `[B, K]` of each view."""
+        place = self.place
+        inputs = [
+            normalise(view.to(place.device, non_blocking=True), place.mean, place.std)
+            for view in views
         ]
-        with autocast(self.place.device, self.place.precision):
-            Z, scores = self.model(views)
-        features, by_view = Z.detach().chunk(len(views)), scores.chunk(len(views))
-        codes = self.assign(features, by_view, batch.epoch)
-        loss = swapped_prediction_loss(
-            by_view, codes, self.s.crops_for_assign, temperature=self.s.temperature
-        )
-        self.update(loss)
-        return loss.detach(), codes[0]
+        inputs = [view.to(self.model.prototypes.weight.dtype) for view in inputs]
+        with autocast(place.device, place.precision):
+            Z, scores = network(inputs)
+        return list(Z.detach().chunk(len(views))), list(scores.chunk(len(views)))
 
     @torch.no_grad()
+    def look_ahead(self, parts: list[Views], epoch: int) -> list[torch.Tensor]:
+        """Codes of the whole batch before any part of it is learned from.
+
+        A first pass without gradients, as gradient caching does; it leaves running statistics be.
+        """
+        with frozen_statistics(self.model):
+            passes = [self.seen(self.model, views) for views in parts]
+        features, scores = zip(*passes, strict=True)
+        joined = [torch.cat(same) for same in zip(*features, strict=True)]
+        return self.assign(joined, [torch.cat(same) for same in zip(*scores, strict=True)], epoch)
+
     def assign(
         self, features: Sequence[torch.Tensor], scores: Sequence[torch.Tensor], epoch: int
     ) -> list[torch.Tensor]:
-        """Codes `[B, K]` for each assigned view; a full bank enlarges the batch they come from."""
-        assigned = self.s.crops_for_assign
-        bank = self.opened_bank(epoch, len(features[0]))
-        codes = []
-        for place, i in enumerate(assigned):
-            C = scores[i].detach()
-            B = len(C)
-            if bank is not None and bank.full:
-                C = torch.cat([C, self.model.scores(bank.features[place])])
-            Q = sinkhorn(C, epsilon=self.s.epsilon, iterations=self.s.sinkhorn_iterations)
-            codes.append(Q[:B])
-        if bank is not None:
-            bank.push([features[i] for i in assigned])
-        return codes
+        """Codes `[B, K]` for each assigned view of this process's share."""
+        return self.assigner.codes(features, scores, self.model.scores, epoch)
 
-    def opened_bank(self, epoch: int, batch: int) -> Bank | None:
-        """The bank once its epoch has come; None before, or where there is none."""
-        length = (self.s.queue_length or 0) // self.loader.world
-        if self.bank is None and length and epoch >= (self.s.epoch_queue_starts or 0):
-            self.bank = Bank(len(self.s.crops_for_assign), length, self.s.feat_dim)
-            self.bank.to(self.place.device)
-        return self.bank
+    def loss_of(self, by_view: Views, codes: list[torch.Tensor]) -> torch.Tensor:
+        """The swapped prediction loss, a scalar."""
+        return swapped_prediction_loss(
+            by_view, codes, self.s.crops_for_assign, temperature=self.s.temperature
+        )
 
-    def update(self, loss: torch.Tensor) -> None:
-        """Backward and one optimizer step; prototypes stand still while they are frozen."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    def update(self) -> None:
+        """One optimizer step; prototypes stand still while they are frozen."""
         if self.step < (self.s.freeze_prototypes_niters or 0):
             self.model.prototypes.weight.grad = None  # no step, no decay, no momentum
         self.scaler.step(self.optimizer)
@@ -192,6 +229,7 @@ class Trainer:
         """Write a training line; DivergedError where the loss stopped being a number."""
         first = self.step - self.meter.steps + 1
         numbers = self.meter.read()
+        numbers["images_per_second"] *= self.processes.world
         self.loss = numbers["loss"]
         if not math.isfinite(self.loss):
             raise DivergedError(
@@ -202,7 +240,7 @@ class Trainer:
             f"loss {self.loss:.3f}  data {1000 * numbers['seconds_data']:.0f} ms  "
             f"step {1000 * numbers['seconds_step']:.0f} ms"
         )
-        usage = codes.mean(0)
+        usage = self.processes.mean(codes.mean(0))
         used = torch.exp(-(usage * usage.clamp_min(1e-12).log()).sum())
         self.run.metric(
             {
@@ -215,78 +253,54 @@ class Trainer:
             }
         )
 
-    def saves(self, saved: float) -> bool:
-        """Whether a checkpoint is due: each so many epochs, each five minutes, and at the end."""
+    def ends_interval(self) -> bool:
+        """Whether the last step ended the epochs between two checkpoints, or the run."""
         epochs, rest = divmod(self.step, self.plan.steps_per_epoch)
         every = (self.s.checkpoint_every, self.s.keep_every)
-        on_epoch = rest == 0 and any(n and epochs % n == 0 for n in every)
-        late = time.monotonic() - saved > CHECKPOINT_SECONDS
-        return on_epoch or late or self.step == self.plan.steps
+        return self.step == self.plan.steps or (
+            rest == 0 and any(n and epochs % n == 0 for n in every)
+        )
 
     def save(self) -> None:
         """Write checkpoints/last.ckpt, whole or not at all; never one with a broken loss."""
-        if self.meter.loss is not None and not bool(torch.isfinite(self.meter.loss)):
+        loss = self.meter.loss
+        broken = loss is not None and not bool(torch.isfinite(loss))
+        if self.processes.any([broken])[0]:
             raise DivergedError(
                 f"The loss is no longer finite at step {self.step}; nothing was overwritten.",
                 "Go on from the last checkpoint with a lower --base-lr, or --precision fp32.",
             )
-        save_state(self.run.file("checkpoints/last.ckpt"), self.state())
+        with self.deadline.timing("save"):
+            state = state_of(self)
+            self.processes.leads(lambda: self.write(state))
+        self.saved = (self.step, time.monotonic())
+
+    def write(self, state: dict[str, Any]) -> None:
+        """The files of a checkpoint: the last one, and a copy of its own where asked."""
+        save_last(self.run.file("checkpoints"), state)
         done, rest = divmod(self.step, self.plan.steps_per_epoch)
         if done and rest == 0 and self.s.keep_every and done % self.s.keep_every == 0:
             name = f"checkpoints/epoch-{done:04d}_loss-{self.loss:.3f}.ckpt"
-            save_state(self.run.file(name), self.state())
+            save_state(self.run.file(name), state)
 
-    def state(self) -> dict[str, Any]:
-        """Everything to go on from here."""
-        return {
-            "kind": "pretrain",
-            "step": self.step,
-            "epoch": self.step // self.plan.steps_per_epoch,  # finished ones
-            "loss": self.loss,
-            "metrics": {"loss": self.loss},
-            "settings": as_dict(self.s),
-            "data": self.fingerprint,
-            "images": len(self.loader.positions),
-            "threads": torch.get_num_threads(),
-            "rng": torch.get_rng_state(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "bank": self.bank.state_dict() if self.bank is not None else None,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` left; UsageError where settings or data are other ones."""
-        _same_run(state, self)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.loss = state["step"], state["loss"]
-        torch.set_rng_state(state["rng"])
-        if state["bank"] is not None:
-            self.bank = Bank(*state["bank"]["features"].shape).to(self.place.device)
-            self.bank.load_state_dict(state["bank"])
+    def restore(self, state: dict[str, Any]) -> list[str]:
+        """Take up what a checkpoint left; what to say about it. Errors as in `resumable`."""
+        return restore(self, state)
 
 
-def _same_run(state: dict[str, Any], trainer: Trainer) -> None:
-    if state.get("kind") != "pretrain":
-        raise WeightsError(
-            "That checkpoint is not one of a pretraining run.", "Name another --out."
-        )
-    if (state["data"], state["images"]) != (trainer.fingerprint, len(trainer.loader.positions)):
-        raise DataError(
-            f"The data changed since the checkpoint: {state['images']:,} pictures then, "
-            f"{len(trainer.loader.positions):,} now.",
-            "Bring the files back, or start a new run (--init takes this one's weights).",
-        )
-    old, new = state["settings"], as_dict(trainer.s)
-    changed = [n for n in new if n not in MAY_CHANGE and old.get(n) != new[n]]
-    if changed:
-        shown = ", ".join(f"{flag(n)} {old.get(n)} -> {new[n]}" for n in changed)
-        raise UsageError(
-            f"A resumed run keeps its settings, but these differ: {shown}.",
-            f"Leave them out, or start anew. Free to change: {', '.join(map(flag, MAY_CHANGE))}.",
-        )
+def _part(codes: list[torch.Tensor], k: int, parts: int) -> list[torch.Tensor]:
+    return [Q.chunk(parts)[k] for Q in codes]
+
+
+def _assigner(s: PretrainSettings, world: int) -> Assigner:
+    return Assigner(
+        s.crops_for_assign,
+        epsilon=s.epsilon,
+        iterations=s.sinkhorn_iterations,
+        length=s.queue_length or 0,
+        opens=s.epoch_queue_starts or 0,
+        world=world,
+    )
 
 
 def _optimizer(model: SwAV, s: PretrainSettings) -> torch.optim.Optimizer:

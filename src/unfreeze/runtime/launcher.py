@@ -1,0 +1,58 @@
+"""What a launcher (torchrun, TorchElastic, SLURM) tells its processes through the environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from unfreeze.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Which process of how many this is; `kind` is alone, torchrun or slurm."""
+
+    kind: str = "alone"
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+
+    @property
+    def nodes(self) -> int:
+        """Machines that take part, each with the same number of processes."""
+        return self.world // self.local_world
+
+
+def launched(environment: Mapping[str, str] | None = None) -> Launch:
+    """What this process was started as. UsageError where machines have unequal shares.
+
+    One task of SLURM, or one process of torchrun, is a run of its own: `alone`.
+    """
+    env = os.environ if environment is None else environment
+    if _number(env, "WORLD_SIZE", 1) > 1 and "RANK" in env:
+        world = _number(env, "WORLD_SIZE", 1)
+        local = _number(env, "LOCAL_WORLD_SIZE", world)
+        rank, local_rank = _number(env, "RANK", 0), _number(env, "LOCAL_RANK", 0)
+        return _equal(Launch("torchrun", rank, world, local_rank, local))
+    # SLURM_NTASKS stands in a batch script too; what srun started has a step
+    if _number(env, "SLURM_STEP_NUM_TASKS", 1) > 1:
+        world = _number(env, "SLURM_STEP_NUM_TASKS", 1)
+        nodes = _number(env, "SLURM_STEP_NUM_NODES", _number(env, "SLURM_NNODES", 1))
+        rank, local_rank = _number(env, "SLURM_PROCID", 0), _number(env, "SLURM_LOCALID", 0)
+        local = world // nodes if world % nodes == 0 else 0
+        return _equal(Launch("slurm", rank, world, local_rank, local))
+    return Launch()
+
+
+def _equal(launch: Launch) -> Launch:
+    if not launch.local_world or launch.world % launch.local_world:
+        raise UsageError(
+            f"{launch.world} processes are not shared equally by the machines.",
+            "Start the same number on each.",
+        )
+    return launch
+
+
+def _number(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name, "")
+    return int(text) if text.isdigit() else default

@@ -1,0 +1,165 @@
+"""The processes of one run: started by torchrun or SLURM, joined through Lightning Fabric.
+
+Every call here is collective: all processes make it, in the same order. Alone, each costs nothing.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from unfreeze.errors import UnfreezeError, UsageError, rebuilt
+from unfreeze.runtime.launcher import Launch, launched
+
+Result = TypeVar("Result")
+
+
+class Processes:
+    """One process among all of a run; without a launcher it is alone."""
+
+    def __init__(self, launch: Launch | None = None, fabric: Any = None) -> None:
+        self.launch = launch or Launch()
+        self.rank, self.world = self.launch.rank, self.launch.world
+        self.fabric = fabric
+        # words between processes travel beside the device: no step waits for a GPU to speak
+        self.words: Any = dist.new_group(backend="gloo") if self.world > 1 else None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    def any(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag, whether any process raised it."""
+        if self.world == 1:
+            return list(flags)
+        votes = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.words)
+        return [bool(vote) for vote in votes]
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean over the processes of a tensor of the same shape in each."""
+        if self.world == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total, group=self._group(total))
+        return total / self.world
+
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """The tensor of every process, by rank."""
+        if self.world == 1:
+            return [tensor]
+        parts = [torch.empty_like(tensor) for _ in range(self.world)]
+        dist.all_gather(parts, tensor.contiguous(), group=self._group(tensor))
+        return parts
+
+    def _group(self, tensor: torch.Tensor) -> Any:
+        return self.words if tensor.device.type == "cpu" else None
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """Every process does `work`; where one fails all raise, and the first of those speaks."""
+        return work() if self.world == 1 else self._settled(work)[0]
+
+    def leads(self, work: Callable[[], Result]) -> Result:
+        """The first process does `work`; the others wait for its result, or its error."""
+        if self.world == 1:
+            return work()
+        result: Result = self._settled(work if self.first else None)[1]
+        return result
+
+    def _settled(self, work: Callable[[], Any] | None) -> tuple[Any, Any]:
+        """(own result, the first process's where the others have no `work`)."""
+        result, error = None, None
+        try:
+            result = work() if work else None
+        except Exception as caught:
+            error = caught
+        outcomes: list[Any] = [None] * self.world
+        dist.all_gather_object(outcomes, (_travelling(error), work is None), group=self.words)
+        failed = [rank for rank, (lost, _) in enumerate(outcomes) if lost]
+        if failed:
+            if error is not None and failed[0] == self.rank:
+                error.spoken = False  # type: ignore[attr-defined]  # whatever it is, it is ours
+                raise error
+            raise rebuilt(*outcomes[failed[0]][0])
+        from_first = [result if self.first else None]
+        if any(idle for _, idle in outcomes):
+            dist.broadcast_object_list(from_first, src=0, group=self.words)
+        return result, from_first[0]
+
+    def in_turn(self, work: Callable[[], Result]) -> Result:
+        """The first process does `work`, then the others: what it left on the disk serves them."""
+        done: list[Result] = []
+        self.leads(lambda: done.append(work()))
+        return self.together(lambda: done[0] if done else work())
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """The model whose gradients are averaged over the processes; alone, itself."""
+        if self.world == 1:
+            return model
+        with warnings.catch_warnings():
+            # the newest torch has another word for it, which older ones do not know
+            warnings.filterwarnings("ignore", ".*broadcast_buffers.* is deprecated", FutureWarning)
+            wrapped: nn.Module = self.fabric.setup_module(model, move_to_device=False)
+        return wrapped
+
+    def alone_until_last(
+        self, model: nn.Module, last: bool
+    ) -> contextlib.AbstractContextManager[Any]:
+        """Within the block gradients only add up here, unless it is the last part of a step."""
+        if self.world == 1 or last:
+            return contextlib.nullcontext()
+        held: contextlib.AbstractContextManager[Any] = self.fabric.no_backward_sync(model)
+        return held
+
+
+def join(device: str) -> Processes:
+    """Meet the other processes that the launcher started; `device` is auto, cpu or cuda.
+
+    UsageError where they cannot meet on such a device.
+    """
+    launch = launched()
+    if launch.world == 1:
+        return Processes()
+    if device == "mps":
+        raise UsageError("--device mps is for one process.", "Use --device cpu, or no launcher.")
+    kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    present = torch.cuda.device_count()
+    if kind == "cuda" and present < launch.local_world:
+        raise UsageError(
+            f"{launch.local_world} processes on this machine, but {present} GPUs.",
+            "Start one process for each GPU, or add --device cpu.",
+        )
+    return Processes(launch, _fabric(launch, kind))
+
+
+def _fabric(launch: Launch, kind: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning_fabric\.")
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
+        where = SLURMEnvironment() if launch.kind == "slurm" else TorchElasticEnvironment()
+        fabric = Fabric(
+            accelerator=kind,
+            devices=launch.local_world,
+            num_nodes=launch.nodes,
+            # batch norm's buffers are equal by construction where they are synchronised
+            strategy=DDPStrategy(broadcast_buffers=False),
+            plugins=[where],
+        )
+        fabric.launch()
+    return fabric
+
+
+def _travelling(error: Exception | None) -> tuple[int, str, str] | None:
+    """What another process needs to raise the same."""
+    if isinstance(error, UnfreezeError):
+        return error.exit_code, error.sentence, error.next_step
+    return None if error is None else (1, f"{type(error).__name__}: {error}", "")
