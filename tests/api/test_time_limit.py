@@ -6,10 +6,15 @@ import pytest
 import torch
 
 import unfreeze
+from unfreeze.api.pretrain import run_pretrain
 from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.checkpoints.state import load_last
 from unfreeze.cli.main import main
 from unfreeze.errors import Interrupted
 from unfreeze.runtime import deadline
+from unfreeze.runtime.console import Quiet
+from unfreeze.settings.build import layered
+from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.trainer import Trainer as Pretraining
 from unfreeze.transfer.trainer import Trainer as Tuning
 
@@ -90,3 +95,23 @@ def test_what_is_no_time_is_refused_before_anything_is_read(verb, tmp_path, caps
     words = [verb, str(tmp_path / "nothing"), "--out", str(tmp_path / "run")]
     assert main([*words, "--time-limit", "soon"]) == 2
     assert "--time-limit soon is no time" in capsys.readouterr().err
+
+
+def _late_in_one(rank, out):
+    """Pretraining in one of the processes; the time is up in the second only."""
+    settings = layered(
+        PretrainSettings, None, {**PRETRAIN, "data": "digits", "out": out, "time_limit": "60s"}
+    )
+    try:
+        run_pretrain(settings, Quiet(), began=time.monotonic() - 100 * rank)
+    except Interrupted as stop:
+        return stop.sentence
+    return "it went on"
+
+
+@pytest.mark.slow
+def test_processes_leave_together_when_the_time_is_up_in_one(processes, tmp_path):
+    one, other = processes(2, _late_in_one, str(tmp_path / "run"))
+    assert other == "Stopped by --time-limit after step 1 of 18."
+    assert one == "Stopped by a signal or the time limit in another process after step 1 of 18."
+    assert load_last(tmp_path / "run/checkpoints")[0]["step"] == 1

@@ -133,7 +133,7 @@ class Trainer:
             return lost
         if any_lost:
             return rebuilt(DataError.exit_code, "Another process lost a file.", "")
-        by = signal or "another process's signal"
+        by = signal or "a signal or the time limit in another process"
         self.run.log(f"stopped by {by} after step {self.step}")
         return Interrupted(
             f"Stopped by {by} after step {self.step} of {self.plan.steps}.",
