@@ -1,6 +1,7 @@
 """One of two checkpoints is whole, whatever happens: at each system call, and to each byte."""
 
 import errno
+import functools
 import io
 import os
 import random
@@ -74,7 +75,7 @@ def killed_at(number, work):
 def test_killed_at_any_point_of_a_save_one_is_whole(folder):
     for number in range(50):
         before = reached(folder)
-        if not killed_at(number, lambda: save_last(folder, state(before + 1))):
+        if not killed_at(number, functools.partial(save_last, folder, state(before + 1))):
             break
         assert reached(folder) in (before, before + 1)
         load_state(folder / "before.ckpt")  # whole too, at each point

@@ -216,7 +216,6 @@ class Trainer:
                 save_last(self.folder.file(name).parent, self.state())
             else:
                 save_state(self.folder.file(name), self.state())
-            save_state(self.folder.file(name), self.state())
         self.saved = time.monotonic()
 
     def _load_best(self) -> None:
