@@ -11,7 +11,7 @@ import torch
 
 from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.report import report
-from unfreeze.api.starting import Start, begin
+from unfreeze.api.starting import Start, begin, inherit_head
 from unfreeze.api.writing import write_model, write_start
 from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded
@@ -103,6 +103,7 @@ def run_pretrain(
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
     trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes))
+    inherit_head(trainer.model, prepared.start, prepared.reasons, console)
     trainer.deadline = deadline
     processes.together(lambda: _resume(trainer, run, found.fingerprint, console))
     processes.leads(lambda: write_start(trainer, found, {**prepared.reasons, **chosen.reasons}))

@@ -73,6 +73,7 @@ def write_model(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> No
             "images": len(found.train),
             "fingerprint": found.fingerprint,
             "init": loaded.source if loaded else "none",
+            **({"licence": loaded.licence} if loaded and loaded.licence else {}),
             "seed": s.seed,
         },
     )

@@ -16,6 +16,8 @@ RECIPES = (
     "swav-200ep-bs256",
     "swav-400ep-bs256",
     "swav-400ep-2x224",
+    "swav-w2-400ep",
+    "swav-w4-400ep",
 )
 
 
@@ -27,7 +29,12 @@ class PretrainSettings(Call, Run, Pictures, Machine):
     arch: str | None = knob(
         None, "network: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: by picture and device)"
     )
-    init: str = knob("none", "start from: none, imagenet, NAME, URL, FILE or RUN")
+    init: str = knob(
+        "none", "start from: none, imagenet, swav, NAME, URL, FILE or RUN; a SwAV head too"
+    )
+    allow_partial: bool = knob(
+        False, "take weights that fit less than 90 % of the backbone; the rest stays random"
+    )
     recipe: str = knob(
         "auto",
         "where unset values come from: the pictures, or a published ImageNet run",
