@@ -14,7 +14,6 @@ from unfreeze.data.loader import Batch, Loader
 from unfreeze.data.views import normalise
 from unfreeze.errors import DataError, DivergedError, Interrupted, UnfreezeError, go_on, rebuilt
 from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
-from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import autocast
@@ -216,14 +215,7 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a global step."""
-        return warmup_cosine(
-            step,
-            total=self.plan.steps,
-            warmup=self.plan.warmup_steps,
-            base=self.s.base_lr or 0.0,
-            final=self.s.final_lr or 0.0,
-            start=self.s.start_warmup or 0.0,
-        )
+        return self.plan.learning_rate(step)
 
     def record(self, epoch: int, codes: torch.Tensor) -> None:
         """Write a training line; DivergedError where the loss stopped being a number."""
