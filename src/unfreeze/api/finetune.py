@@ -24,8 +24,9 @@ from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
-from unfreeze.transfer.freeze import constant, fingerprint
+from unfreeze.transfer.freeze import fingerprint
 from unfreeze.transfer.holdout import HoldOut
+from unfreeze.transfer.rates import layer_scales
 from unfreeze.transfer.trainer import Fit, Outcome, Trainer
 
 SHOWN = 8  # pictures, and random views of each, that the report shows
@@ -152,7 +153,7 @@ def _trainer(job: Job, ready: Checked, run: RunFolder, data: str) -> tuple[Train
         _fit(job),
         prepare=prepare,
         validate=partial(holdout.record, network) if len(ready.val) else None,
-        freeze=constant(job.frozen),
+        freeze=job.schedule,
         folder=run,
         keep=keep,
     )
@@ -177,6 +178,7 @@ def _fit(job: Job) -> Fit:
         checkpoint_every=s.checkpoint_every,
         precision=s.precision,
         seed=s.seed,
+        scales=layer_scales(job.network, s.layer_decay, job.head),
     )
 
 

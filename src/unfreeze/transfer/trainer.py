@@ -6,7 +6,7 @@ has the weights of one that was not, to the last bit on the same number of CPU t
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class Fit:
     checkpoint_every: int = 1
     precision: str = "fp32"
     seed: int = 0
+    scales: Mapping[str, float] = field(default_factory=dict)  # parameter -> share of `lr`
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Trainer:
         named = [(n, p) for n, p in network.named_parameters() if n not in freeze.always]
         self.optimizer = make_optimizer(
             fit.optimizer,
-            decay_groups(named, fit.weight_decay),
+            decay_groups(named, fit.weight_decay, fit.scales),
             lr=fit.lr,
             momentum=fit.momentum,
             weight_decay=fit.weight_decay,
