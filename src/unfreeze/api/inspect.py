@@ -13,7 +13,7 @@ import torch
 from unfreeze.backbones.guess import LIKELY, Guess, fitted, guess
 from unfreeze.backbones.published import licence_of
 from unfreeze.backbones.weights import ENOUGH
-from unfreeze.checkpoints.modelfile import model_folder
+from unfreeze.checkpoints.modelfile import CARD, TENSORS, model_folder
 from unfreeze.checkpoints.read import Contents, UnsafeFile, read_checkpoint
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.console import Console, Quiet
@@ -97,6 +97,8 @@ def run_inspect(settings: InspectSettings, console: Console) -> Inspection:
     last = place / "checkpoints" / "last.ckpt"
     if place.is_dir() and model_folder(place) is None and last.exists():
         place = last  # a run that has not ended
+    if place.name in (CARD, TENSORS) and model_folder(place) is not None:
+        place = place.parent  # the two files are one model
     try:
         contents = read_checkpoint(place)
     except UnsafeFile as refusal:
@@ -112,7 +114,7 @@ def render(found: Inspection) -> str:
     """What there is to say, a row for each part of the names, and how to go on."""
     if found.unsafe:
         return f"{found.file}\n  format    {found.format}\n  unsafe    {', '.join(found.unsafe)}"
-    lines = [found.file, *(f"  {name:10}{text}" for name, text in _facts(found) if text)]
+    lines = [found.file, *(f"  {name:12}{text}" for name, text in _facts(found) if text)]
     lines += ["", *_table(found)]
     if found.commands:
         lines += ["", "Next:", *(f"  {command}" for command in found.commands)]
@@ -185,7 +187,7 @@ def _inspection(place: Path, contents: Contents, best: Guess | None) -> Inspecti
         unused=_counted(sure.result.unexpected, prefix) if sure else {},
         prototypes=prototypes,
         container=contents.container,
-        beside={path: len(inside) for path, inside in contents.beside.items()},
+        beside={path or "(top)": len(inside) for path, inside in contents.beside.items()},
         about=contents.meta,
         closest=_closest(best) if not sure else "",
         licence=licence_of(str(place)),
@@ -220,11 +222,11 @@ def _hints(contents: Contents, place: Path) -> list[str]:
 
 
 def _prototypes(place: Path, contents: Contents) -> list[dict[str, Any]]:
-    sets = {"": contents.tensors, **contents.beside}
+    sets = [("", contents.tensors), *contents.beside.items()]
     if contents.format == "unfreeze model":
-        sets["checkpoints/last.ckpt"] = rest_of_run(str(place))[0]
+        sets += [("checkpoints/last.ckpt", rest_of_run(str(place))[0])]
     found = []
-    for path, tensors in sets.items():
+    for path, tensors in sets:
         plain = without_weight_norm(tensors)
         for name in prototypes_in(plain):
             count, width = plain[name].shape

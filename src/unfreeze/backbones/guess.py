@@ -29,7 +29,7 @@ _FAMILIES = (
     (r"Mixed_\d", "inception"),
     (r"encoder_layer_\d", "vit"),
     (r"trunk_output\.", "regnet"),
-    (r"relative_position_bias_table", "swin|maxvit"),
+    (r"relative_position_bias_table|cpb_mlp", "swin|maxvit"),
     (r"layer_scale", "convnext"),
     (r"\.block\.\d+\.\d+\.", "efficientnet|mobilenet_v3"),
     (r"\.conv\.\d+\.\d+\.weight", "mobilenet_v2"),
@@ -37,6 +37,7 @@ _FAMILIES = (
     (r"branch2\.\d", "shufflenet"),
     (r"(^|\.)features(\.module)?\.\d+\.weight", "alexnet|vgg"),
 )
+_FILLS = {"normal_", "uniform_", "erfinv_", "fill_", "zero_", "mul_", "add_", "clamp_"}
 _VIT_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 
 
@@ -62,10 +63,10 @@ def guess(found: Mapping[str, Shape], hints: Iterable[str] = ()) -> Guess | None
     `hints`: what the file says of itself, tried first. Compared are torchvision's classification
     networks, our own, and those of timm's that a hint or a vision transformer's shapes name.
     """
-    for candidates in (_named(hints), _telling(found), _others(found)):
-        likeness, arch = _closest(found, candidates)
-        if likeness >= LIKELY:
-            break
+    likeness, arch = _closest(found, _named(hints))
+    if likeness < LIKELY:
+        telling = list(_telling(found))
+        likeness, arch = max((likeness, arch), _closest(found, telling or _others(found)))
     return fitted(found, arch) if arch else None
 
 
@@ -106,6 +107,8 @@ class _Weightless(TorchFunctionMode):
         options = dict(kwargs or {})
         if func is torch.empty:
             options["device"] = "meta"
+        elif func.__name__ in _FILLS and args and args[0].is_meta:
+            return args[0]  # there are no numbers to set, and finding that out takes long
         return func(*args, **options)
 
 
@@ -167,11 +170,9 @@ def _telling(found: Mapping[str, Shape]) -> Iterator[str]:
 
 
 def _others(found: Mapping[str, Shape]) -> Iterator[str]:
-    tried = set(_telling(found))
-    if any(len(shape) == 4 for shape in found.values()):  # all have a convolution
-        yield from (
-            arch for name in torchvision_names() if (arch := f"torchvision/{name}") not in tried
-        )
+    """Every network of torchvision's, for what has a convolution, as all of them have."""
+    if any(len(shape) == 4 for shape in found.values()):
+        yield from (f"torchvision/{name}" for name in torchvision_names())
 
 
 def _vision_transformer(found: Mapping[str, Shape]) -> Iterator[str]:
