@@ -51,8 +51,10 @@ def test_a_network_within_another_is_not_taken_for_it():
     # every entry of a ResNet-18 but its head is in a ResNet-34, too, with the same shape
     found = guess(shapes(skeleton("resnet34"), drop=("fc.",)))
     assert (found.arch, found.share, found.headed) == ("torchvision/resnet34", 1.0, False)
-    found = guess(shapes(skeleton("resnet101"), "encoder.", drop=("fc.",)))
-    assert found.arch == "torchvision/resnet101"
+    # and one that holds another is not taken for that
+    for name in ("resnet50", "resnet101", "resnet18"):
+        found = guess(shapes(skeleton(name), "encoder.", drop=("fc.",)))
+        assert (found.arch, found.share) == (f"torchvision/{name}", 1.0)
 
 
 def test_another_number_of_classes_is_no_head():
