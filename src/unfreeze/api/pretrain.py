@@ -15,6 +15,7 @@ from torch import nn
 from unfreeze import __version__
 from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.report import report
+from unfreeze.api.watching import preprocess_of, sample_of
 from unfreeze.backbones.build import build as build_network
 from unfreeze.backbones.build import canonical
 from unfreeze.backbones.head import headless
@@ -39,6 +40,7 @@ from unfreeze.swav.model import SwAV
 from unfreeze.swav.recipe import Facts, Plan, choose_arch, plan, view_specs
 from unfreeze.swav.recipes import with_recipe
 from unfreeze.swav.trainer import OnEpoch, Place, Trainer
+from unfreeze.swav.watching import Watch
 
 GALLERY_PICTURES = 4_000
 
@@ -100,7 +102,8 @@ def run_pretrain(
     run = RunFolder(out, writes=processes.first)
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
-    trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes))
+    watch = processes.together(lambda: _watch(prepared, chosen, found, processes, console))
+    trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes, watch))
     processes.together(lambda: _resume(trainer, run, found.fingerprint, console))
     processes.leads(lambda: _write_start(run, chosen, prepared, found, processes))
     trainer.fit(console, on_epoch)
@@ -191,8 +194,21 @@ def _start(settings: PretrainSettings, side: int, device: torch.device) -> _Star
     return _Start(network, width, changed, reasons, loaded)
 
 
+def _watch(
+    prepared: _Prepared, chosen: Plan, found: Gathering, processes: Processes, console: Console
+) -> Watch:
+    s, every = chosen.settings, chosen.settings.watch_every or 0
+    looks = every and s.epochs and processes.first
+    return Watch(sample_of(s, found, prepared.found.index, console) if looks else None, every)
+
+
 def _trainer(
-    prepared: _Prepared, chosen: Plan, found: Gathering, run: RunFolder, processes: Processes
+    prepared: _Prepared,
+    chosen: Plan,
+    found: Gathering,
+    run: RunFolder,
+    processes: Processes,
+    watch: Watch,
 ) -> Trainer:
     s, place = chosen.settings, prepared.place
     model: Any = SwAV(
@@ -219,7 +235,7 @@ def _trainer(
         rank=processes.rank,
         world=processes.world,
     )
-    return Trainer(model, chosen, loader, run, place, processes)
+    return Trainer(model, chosen, loader, run, place, processes, watch)
 
 
 def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
@@ -282,11 +298,7 @@ def _write_model(
     run: RunFolder, chosen: Plan, trainer: Trainer, found: Gathering, loaded: Loaded | None
 ) -> None:
     s, model, place = chosen.settings, trainer.model, trainer.place
-    size = (s.size_crops or (224,))[0]
-    # the centre at the size of the large views; big pictures keep the usual margin
-    preprocess = Preprocess(
-        size, size if size <= 64 else round(size * 8 / 7), mean=place.mean, std=place.std
-    )
+    preprocess = preprocess_of(s)
     card = ModelCard(
         kind="backbone",
         arch=s.arch or "",

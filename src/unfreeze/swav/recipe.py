@@ -13,6 +13,7 @@ from typing import Any
 from unfreeze.data.views.spec import ViewSpec, preset
 from unfreeze.errors import DataError, UsageError
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.looks import Looks
 from unfreeze.swav.recipes import PUBLISHED, small_side, with_recipe
 
 
@@ -91,6 +92,7 @@ def plan(settings: PretrainSettings, facts: Facts) -> Plan:
     _codes(draft, facts)
     _optimizer(draft, facts)
     _processes(draft, facts)
+    _watch(draft, facts)
     filled = dataclasses.replace(settings, **draft.values)
     _consistent(filled)
     return Plan(filled, draft.reasons, facts.images // draft["batch_size"])
@@ -239,6 +241,13 @@ def _processes(draft: _Draft, facts: Facts) -> None:
             f"{facts.processes} processes cannot be cut into groups of {group}.",
             "Set --syncbn-process-group-size to a divisor.",
         )
+
+
+def _watch(draft: _Draft, facts: Facts) -> None:
+    by_size = zip(draft["size_crops"], draft["nmb_crops"], strict=False)
+    work = sum(count * size**2 for size, count in by_size)
+    looks = Looks(facts.images, draft["epochs"], work, draft["size_crops"][0])
+    draft.fill("watch_every", looks.every, looks.why)
 
 
 def _consistent(s: PretrainSettings) -> None:

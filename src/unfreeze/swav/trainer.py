@@ -28,6 +28,7 @@ from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.recipe import Plan
 from unfreeze.swav.resumable import restore, state_of
+from unfreeze.swav.watching import Watch
 
 CHECKPOINT_SECONDS = 300
 Views = list[torch.Tensor]
@@ -61,16 +62,18 @@ class Trainer:
         run: RunFolder,
         place: Place,
         processes: Processes | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.plan, self.loader, self.run, self.place = plan, loader, run, place
         self.processes = processes or Processes()
+        self.watch = watch or Watch(None, 0)
         self.s: PretrainSettings = plan.settings
         layout = torch.channels_last if place.device.type in ("cpu", "cuda") else None
         self.model = model.to(place.device, memory_format=layout)  # type: ignore[call-overload]
         self.network = self.processes.wrapped(self.model)
         self.optimizer = _optimizer(model, self.s)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.precision == "fp16")
-        self.assigner = _assigner(self.s, loader.world)
+        self.assigner = Assigner.of(self.s, loader.world)
         self.step = 0
         self.fingerprint = ""  # of the data, so that a resumed run meets the same
         self.loss = math.nan  # mean over the steps of the last record
@@ -91,6 +94,7 @@ class Trainer:
         total = self.plan.steps
         if not total:
             self.save()  # the untrained start is a start to go on from too
+        self.watch.begin(self)
         self.tell(on_epoch)  # once more after a resume: the last call may have been cut short
         self.saved = (self.step, time.monotonic())
         with stop_requests() as stop, console.progress("pretrain", total, self.step) as advance:
@@ -105,6 +109,7 @@ class Trainer:
                 if due(self.step) or self.step == total:
                     self.record(batch.epoch, codes)
                 advance(1, self.line)
+                self.watch.after_step(self)
                 if self.ends_interval():
                     self.save()
                 self.tell(on_epoch)
@@ -170,15 +175,21 @@ class Trainer:
 
     def seen(self, network: torch.nn.Module, views: Views) -> tuple[Views, Views]:
         """Unit features `[B, d]`, without gradient, and scores `[B, K]` of each view."""
-        place = self.place
-        inputs = [
-            normalise(view.to(place.device, non_blocking=True), place.mean, place.std)
-            for view in views
-        ]
-        inputs = [view.to(self.model.prototypes.weight.dtype) for view in inputs]
-        with autocast(place.device, place.precision):
-            Z, scores = network(inputs)
+        with autocast(self.place.device, self.place.precision):
+            Z, scores = network([self.placed(view) for view in views])
         return list(Z.detach().chunk(len(views))), list(scores.chunk(len(views)))
+
+    def placed(self, view: torch.Tensor) -> torch.Tensor:
+        """A view as the network takes it: normalised, on the device, in the network's type."""
+        there = view.to(self.place.device, non_blocking=True)
+        normal = normalise(there, self.place.mean, self.place.std)
+        return normal.to(self.model.prototypes.weight.dtype)
+
+    def features(self, view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Backbone features `[B, width]` and unit features `[B, d]` of a view."""
+        with autocast(self.place.device, self.place.precision):
+            h = self.model.backbone(self.placed(view))
+            return h, self.model.projected(h)[0]
 
     @torch.no_grad()
     def look_ahead(self, parts: list[Views], epoch: int) -> list[torch.Tensor]:
@@ -235,7 +246,7 @@ class Trainer:
             )
         self.line = (
             f"loss {self.loss:.3f}  data {1000 * numbers['seconds_data']:.0f} ms  "
-            f"step {1000 * numbers['seconds_step']:.0f} ms"
+            f"step {1000 * numbers['seconds_step']:.0f} ms{self.watch.said}"
         )
         usage = self.processes.mean(codes.mean(0))
         used = torch.exp(-(usage * usage.clamp_min(1e-12).log()).sum())
@@ -286,17 +297,6 @@ class Trainer:
 
 def _part(codes: list[torch.Tensor], k: int, parts: int) -> list[torch.Tensor]:
     return [Q.chunk(parts)[k] for Q in codes]
-
-
-def _assigner(s: PretrainSettings, world: int) -> Assigner:
-    return Assigner(
-        s.crops_for_assign,
-        epsilon=s.epsilon,
-        iterations=s.sinkhorn_iterations,
-        length=s.queue_length or 0,
-        opens=s.epoch_queue_starts or 0,
-        world=world,
-    )
 
 
 def _optimizer(model: SwAV, s: PretrainSettings) -> torch.optim.Optimizer:
