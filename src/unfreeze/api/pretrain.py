@@ -15,14 +15,14 @@ from torch import nn
 from unfreeze import __version__
 from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.report import report
-from unfreeze.api.watching import preprocess_of, sample_of
+from unfreeze.api.watching import preprocess_of, sample_of, summary
 from unfreeze.backbones.build import build as build_network
 from unfreeze.backbones.build import canonical
 from unfreeze.backbones.head import headless
 from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded, load_weights
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
-from unfreeze.checkpoints.state import has_last, load_last
+from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.data.loader import Loader
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
@@ -47,7 +47,12 @@ GALLERY_PICTURES = 4_000
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What a pretraining run did; `loss` is the mean of the last record, None for 0 epochs."""
+    """What a pretraining run did; `loss` is the mean of the last record, None for 0 epochs.
+
+    `figures`: the last look, without labels. `knn`: accuracy, correct, total, split of the last
+    look, and accuracy at the untrained start; None without labels. `best`: epoch (counted from 1),
+    figure, value and checkpoint of the best look. `kept`: whose weights `model` has.
+    """
 
     run: str
     arch: str
@@ -59,6 +64,10 @@ class PretrainResult:
     images_per_second: float | None
     seconds: float
     model: str
+    kept: str
+    figures: dict[str, float]
+    knn: dict[str, Any] | None
+    best: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,9 @@ def run_pretrain(
 def _finish(
     run: RunFolder, chosen: Plan, trainer: Trainer, found: Gathering, loaded: Loaded | None
 ) -> None:
+    best = run.file("checkpoints/best.ckpt")
+    if chosen.settings.keep == "best" and trainer.watch.best:
+        trainer.model.load_state_dict(load_state(best)["model"])
     _write_model(run, chosen, trainer, found, loaded)
     report(str(run.path))
 
@@ -253,7 +265,7 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
         return
     if not has_last(folder):
         console.say(f"No checkpoint in {run.path} yet: starting from the beginning.")
-        run.rewind_metrics(0)
+        run.rewind_metrics(-1)
         return
     state, note = load_last(folder)
     for said in (note, *trainer.restore(state)):
@@ -299,6 +311,7 @@ def _write_model(
 ) -> None:
     s, model, place = chosen.settings, trainer.model, trainer.place
     preprocess = preprocess_of(s)
+    kept = trainer.watch.best if s.keep == "best" else None
     card = ModelCard(
         kind="backbone",
         arch=s.arch or "",
@@ -307,8 +320,8 @@ def _write_model(
         provenance={
             "verb": "pretrain",
             "method": "swav",
-            "epochs": s.epochs,
-            "steps": trainer.step,
+            "epochs": kept.epoch if kept else s.epochs,
+            "steps": kept.step if kept else trainer.step,
             "images": len(found.train),
             "fingerprint": found.fingerprint,
             "init": loaded.source if loaded else "none",
@@ -357,4 +370,6 @@ def _result(
         images_per_second=float(np.median(rates)) if rates else None,
         seconds=round(seconds, 3),
         model=str(run.file("model")),
+        kept=chosen.settings.keep,
+        **summary(trainer.watch, run),
     )

@@ -1,6 +1,7 @@
-"""The pictures a pretraining run is looked at on: always of train, and of val where there is one."""
+"""The pictures a pretraining run is looked at on: of train, and of val where there is one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,11 @@ from unfreeze.data.scan import check
 from unfreeze.data.splits import subset
 from unfreeze.data.views.multicrop import MEAN, STD, make_views
 from unfreeze.runtime.console import Console
+from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.looks import Looks
 from unfreeze.swav.recipe import view_specs
-from unfreeze.swav.watching import Cutter, Sample
+from unfreeze.swav.watching import UNLABELLED, Cutter, Sample, Watch
 
 HELD = 2**28  # bytes of cut views that stay in memory; more are cut again for each look
 SHOWN = 2  # random views a picture
@@ -29,7 +31,7 @@ def preprocess_of(s: PretrainSettings) -> Preprocess:
 
 
 def sample_of(s: PretrainSettings, found: Gathering, everything: Index, console: Console) -> Sample:
-    """A seeded, stratified sample of the training pictures, and of the val split where there is one.
+    """A seeded, stratified sample of the training pictures, and of val where there is one.
 
     `everything` is the index before a split was chosen. Nothing of test is read.
     """
@@ -48,6 +50,30 @@ def sample_of(s: PretrainSettings, found: Gathering, everything: Index, console:
     queries = torch.from_numpy(asked.index.labels).long()
     centre = _centres(s, asked, np.arange(len(asked)))
     return Sample(len(chosen), cut, known, queries, held(centre, len(asked), _bytes(s)))
+
+
+def summary(watch: Watch, run: RunFolder) -> dict[str, Any]:
+    """What a run's result says of its looks: `figures`, `knn` and `best`."""
+    last, best, knn = watch.last, watch.best, None
+    if last is not None and last.knn is not None:
+        knn = {
+            "accuracy": last.knn,
+            "correct": last.correct,
+            "total": last.total,
+            "split": last.split,
+            "at_start": watch.start.knn if watch.start else None,
+        }
+    return {
+        "figures": last.figures if last else {},
+        "knn": knn,
+        "best": best
+        and {
+            "epoch": best.epoch,
+            "figure": UNLABELLED if best.knn is None else "knn",
+            "value": best.score,
+            "checkpoint": str(run.file("checkpoints/best.ckpt")),
+        },
+    }
 
 
 def held(cut: Cutter, count: int, size: int) -> Cutter:

@@ -22,7 +22,9 @@ def sinkhorn(
     """
     L = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon  # [B, K]
     for _ in range(iterations):
-        L = L - (L.logsumexp(dim=0, keepdim=True) if alone else _logsumexp_over_batch(L))  # every prototype gets the same mass
+        L = L - (
+            L.logsumexp(dim=0, keepdim=True) if alone else _logsumexp_over_batch(L)
+        )  # every prototype gets the same mass
         L = L - L.logsumexp(dim=1, keepdim=True)  # every picture gets mass 1
     return L.exp()
 

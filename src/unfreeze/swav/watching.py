@@ -222,7 +222,9 @@ def _through(
     for start in range(0, count, ROWS):
         views = cut(range(start, min(start + ROWS, count)))
         parts.append([trainer.features(view) for view in views])
-    by_view = [[torch.cat(same) for same in zip(*rows, strict=True)] for rows in zip(*parts, strict=True)]
+    by_view = [
+        [torch.cat(same) for same in zip(*rows, strict=True)] for rows in zip(*parts, strict=True)
+    ]
     return [h for h, _ in by_view], [Z for _, Z in by_view]
 
 
