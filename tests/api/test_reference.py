@@ -14,6 +14,7 @@ import torch
 from unfreeze.api import reference
 from unfreeze.api.reference import run_reference, translated
 from unfreeze.backbones.build import build as network
+from unfreeze.backbones.build import canonical
 from unfreeze.backbones.head import headless
 from unfreeze.cli.main import main
 from unfreeze.cli.parser import parse
@@ -144,10 +145,26 @@ def test_the_queue_is_whole_batches(asked, kept, said):
     assert said in " ".join(made.notes) and bool(made.notes) == bool(said)
 
 
-@pytest.mark.parametrize("arch", ["resnet50w2", "resnet50w4", "resnet50w5"])
-def test_wide_networks_are_refused(arch):
-    with pytest.raises(UsageError, match="not available yet"):
-        translated(settings(arch=arch), CPU)
+@pytest.mark.parametrize("width", [2, 4])
+def test_the_script_of_a_wide_network_is_its_recipe(width):
+    words = {
+        2: "--batch_size 4096",
+        4: "--batch_size 2560 --queue_length 2560 --epoch_queue_starts 0 --min_scale_crops .08 .08",
+    }
+    given = parse(
+        "swav",
+        shlex.split(f"""--data_path pics --nmb_crops 2 4 --size_crops 224 96
+        --min_scale_crops 0.14 0.05 --max_scale_crops 1. 0.14 --epochs 400 --base_lr 4.8
+        --final_lr 0.0048 --start_warmup 0.3 --hidden_mlp 8192 --arch resnet50w{width}
+        {words[width]}"""),
+    )
+    facts = Facts(1_281_167, 375, "cuda", 2048 * width)
+    mine = dataclasses.asdict(plan(translated(given, CPU).settings, facts).settings)
+    recipe = PretrainSettings(recipe=f"swav-w{width}-400ep")
+    published = dataclasses.asdict(plan(recipe, facts).settings)
+    other = {name for name in mine if mine[name] != published[name]}
+    assert other <= {"data", "out", "resume", "recipe", "seed", "workers", "precision", "arch"}
+    assert canonical(mine["arch"]) == published["arch"]
 
 
 def test_the_data_must_be_named(tmp_path):

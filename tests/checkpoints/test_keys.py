@@ -153,3 +153,51 @@ def test_nothing_in_common():
 
 def test_nothing_at_all():
     assert match({}, {}).share == 0.0
+
+
+def test_children_by_number_are_found_whatever_holds_no_entry_in_between():
+    # nn.Sequential(*list(resnet.children())[:-1]): the ReLU is 2, the pooling 3
+    at = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "features": "7"}
+    found = {
+        f"backbone.{at[name.partition('.')[0]]}.{name.partition('.')[2]}": shape
+        for name, shape in WANTED.items()
+        if not name.startswith("fc.")
+    } | {"projection_head.layers.0.weight": (16, 16), "prototypes.heads.0.weight": (30, 16)}
+    result = match(found, WANTED)
+    assert result.prefix == "backbone."
+    assert result.pairs["layer1.1.conv1.weight"] == "backbone.4.1.conv1.weight"
+    assert result.pairs["conv1.weight"] == "backbone.0.weight"
+    assert result.missing == ("fc.weight", "fc.bias")
+    assert result.unexpected == ("projection_head.layers.0.weight", "prototypes.heads.0.weight")
+    # without the ReLU and the pooling among the children, as lightly's own ResNet has them
+    dense = {"0": "0", "1": "1", "4": "2", "5": "3", "7": "4"}
+    packed = {
+        ".".join([name.split(".")[0], dense[name.split(".")[1]], *name.split(".")[2:]]): shape
+        for name, shape in found.items()
+        if name.startswith("backbone.")
+    }
+    assert match(packed, WANTED).missing == ("fc.weight", "fc.bias")
+
+
+def test_numbers_that_fit_nothing_change_nothing():
+    found = {"0.weight": (5, 5), "3.weight": (6, 6)}
+    result = match(found, WANTED)
+    assert (result.pairs, result.prefix) == ({}, "")
+
+
+def test_one_part_by_another_word_is_found_where_all_else_agrees():
+    wanted = WANTED | {
+        "layer2.0.downsample.0.weight": (16, 8, 1, 1),
+        "layer2.0.downsample.1.weight": (16,),
+    }
+    found = {name.replace("downsample", "shortcut"): shape for name, shape in wanted.items()}
+    assert match(under("module.", found), wanted).share == 1.0
+    # another shape is another layer, and two words for one are none
+    found["layer2.0.shortcut.0.weight"] = (16, 8, 3, 3)
+    assert match(found, wanted).missing == ("layer2.0.downsample.0.weight",)
+
+
+def test_a_head_is_not_taken_for_another_head():
+    found = WANTED | {"projector.weight": (10, 16)}
+    del found["fc.weight"]
+    assert match(found, WANTED).missing == ("fc.weight",)

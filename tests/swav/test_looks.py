@@ -12,7 +12,7 @@ def test_about_ten_looks_for_a_twentieth_of_the_work(images, epochs, side):
     during = (epochs - 1) // looks.every  # the start and the last are not up for choice
     assert during <= TIMES
     assert during * VIEWS * looks.sample * side**2 <= SHARE * 3 * epochs * images * 2 * side**2
-    if images >= 1437 and epochs >= 30:
+    if images >= 10_000 and epochs >= 30:
         assert during >= 5 and looks.why == "ten times a run"
 
 

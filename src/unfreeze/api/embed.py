@@ -10,6 +10,7 @@ from unfreeze.api.serving import placed, reads_of, send
 from unfreeze.backbones.build import build as build_network
 from unfreeze.backbones.build import canonical
 from unfreeze.backbones.head import headless
+from unfreeze.backbones.origins import network_of
 from unfreeze.backbones.weights import load_weights
 from unfreeze.checkpoints.modelfile import ModelCard, model_folder
 from unfreeze.data.index import Index, build_index
@@ -54,8 +55,8 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
     if not s.out:
         raise UsageError("embed needs a file to write.", "Add --out FEATURES.npz.")
     writable_file(s.out)  # refused before the work, not after
-    network = placed(_network(s), s.device, s.precision)
-    index = build_index(open_source(s.data, data_root=s.data_root))
+    network = placed(_network(s, console), s.device, s.precision)
+    index = build_index(open_source(s.data, data_root=s.data_root), strange_classes=True)
     index = index.take(in_split(index, s.split))
     sent = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
     kept = index.take(sent.kept)
@@ -86,16 +87,21 @@ def in_split(index: Index, split: str | None) -> npt.NDArray[np.int64]:
     return positions
 
 
-def _network(s: EmbedSettings) -> Network:
+def _network(s: EmbedSettings, console: Console) -> Network:
     if model_folder(s.weights) is not None:
         return load_features(s.weights)
-    if s.arch is None:
+    own = network_of(s.weights)
+    if s.arch is None and own is None:
         raise UsageError(
-            f"{s.weights} does not say which network it belongs to.", "Add --arch NAME."
+            f"{s.weights} does not say which network it belongs to.",
+            "Add --arch NAME; `unfreeze inspect` finds it.",
         )
-    arch = canonical(s.arch)
+    arch = canonical(s.arch or (own[0] if own else ""))
     network = build_network(arch)
     loaded = load_weights(network, s.weights, arch=arch)
+    console.say(loaded.account)
+    if loaded.licence:
+        console.say(loaded.licence)
     headless(network)
     preprocess = loaded.preprocess or PLAIN
     card = ModelCard("backbone", arch, preprocess=preprocess.as_dict())

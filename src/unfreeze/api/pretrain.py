@@ -4,45 +4,37 @@ import math
 import os
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from unfreeze import __version__
 from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.report import report
-from unfreeze.api.watching import preprocess_of, sample_of, summary
-from unfreeze.backbones.build import build as build_network
-from unfreeze.backbones.build import canonical
-from unfreeze.backbones.head import headless
+from unfreeze.api.starting import Start, begin, inherit_head
+from unfreeze.api.watching import sample_of, summary
+from unfreeze.api.writing import write_model, write_start
 from unfreeze.backbones.norm import groups_of, synchronised
-from unfreeze.backbones.weights import Loaded, load_weights
-from unfreeze.checkpoints.modelfile import ModelCard, save_model
+from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.data.loader import Loader
-from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
-from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.runtime.console import Console, Logged, Quiet
+from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.runtime.launcher import launched
+from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder, allowed
-from unfreeze.settings.build import as_dict, layered, to_toml
+from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.gallery import gather, save_gallery
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipe import Facts, Plan, choose_arch, plan, view_specs
+from unfreeze.swav.place import Place
+from unfreeze.swav.recipe import Facts, Plan, plan, view_specs
 from unfreeze.swav.recipes import with_recipe
-from unfreeze.swav.trainer import OnEpoch, Place, Trainer
+from unfreeze.swav.trainer import OnEpoch, Trainer
 from unfreeze.swav.watching import Watch
-
-GALLERY_PICTURES = 4_000
 
 
 @dataclass(frozen=True)
@@ -86,13 +78,24 @@ def pretrain(data: str, **settings: Any) -> PretrainResult | PretrainPlan:
 
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
-    return run_pretrain(layered(PretrainSettings, None, {"data": data, **settings}), Quiet())
+    began = time.monotonic()
+    given = layered(PretrainSettings, None, {"data": data, **settings})
+    return run_pretrain(given, Quiet(), began=began)
 
 
 def run_pretrain(
-    settings: PretrainSettings, console: Console, *, on_epoch: OnEpoch | None = None
+    settings: PretrainSettings,
+    console: Console,
+    *,
+    on_epoch: OnEpoch | None = None,
+    began: float | None = None,
 ) -> PretrainResult | PretrainPlan:
-    """The same from a settings object; `on_epoch` is called after each epoch."""
+    """The same from a settings object; `on_epoch` is called after each epoch.
+
+    `began`, on time.monotonic(), is what `time_limit` counts from; None: the process's start.
+    """
+    available(settings.logger)
+    deadline = Deadline.of(settings.time_limit, began)
     if settings.dry_run:
         return plan_pretrain(settings, console)
     if not settings.out:
@@ -111,23 +114,24 @@ def run_pretrain(
     run = RunFolder(out, writes=processes.first)
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
-    watch = processes.together(lambda: _watch(prepared, chosen, found, processes, console))
-    trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes, watch))
+    trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes))
+    inherit_head(trainer.model, prepared.start, prepared.reasons, console)
+    trainer.deadline = deadline
+    trainer.watch = processes.together(lambda: _watch(trainer, found, prepared.found, console))
     processes.together(lambda: _resume(trainer, run, found.fingerprint, console))
-    processes.leads(lambda: _write_start(run, chosen, prepared, found, processes))
-    trainer.fit(console, on_epoch)
-    processes.leads(lambda: _finish(run, chosen, trainer, found, prepared.start.loaded))
+    processes.leads(lambda: write_start(trainer, found, {**prepared.reasons, **chosen.reasons}))
+    with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
+        trainer.fit(console, on_epoch)
+    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
     return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
 
 
-def _finish(
-    run: RunFolder, chosen: Plan, trainer: Trainer, found: Gathering, loaded: Loaded | None
-) -> None:
-    best = run.file("checkpoints/best.ckpt")
-    if chosen.settings.keep == "best" and trainer.watch.best:
-        trainer.model.load_state_dict(load_state(best)["model"])
-    _write_model(run, chosen, trainer, found, loaded)
-    report(str(run.path))
+def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
+    if trainer.s.keep == "best" and trainer.watch.best:
+        best = load_state(trainer.run.file("checkpoints/best.ckpt"))
+        trainer.model.load_state_dict(best["model"])
+    write_model(trainer, found, loaded)
+    report(str(trainer.run.path))
 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
@@ -148,7 +152,7 @@ class _Prepared:
     """Everything that is known before a file is written."""
 
     found: Gathering
-    start: "_Start"
+    start: Start
     facts: Facts
     plan: Plan
     place: Place
@@ -161,7 +165,7 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     settings, named = with_recipe(settings)
     found = gathering(settings, console)
     torch.manual_seed(settings.seed)
-    start = _start(settings, found.side, device)
+    start = begin(settings, found.side, device)
     facts = Facts(len(found.train), found.side, device.type, start.width, processes)
     chosen = plan(start.settings, facts)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
@@ -169,58 +173,14 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     return _Prepared(found, start, facts, chosen, Place(device, precision, MEAN, STD), reasons)
 
 
-@dataclass(frozen=True)
-class _Start:
-    """The network before training, and what was decided to get it."""
-
-    network: nn.Module
-    width: int
-    settings: PretrainSettings
-    reasons: dict[str, str]
-    loaded: Loaded | None
-
-
-def _start(settings: PretrainSettings, side: int, device: torch.device) -> _Start:
-    arch, why = choose_arch(settings, side, device.type)
-    reasons = {} if settings.arch else {"arch": why}
-    arch, stem = canonical(arch), settings.stem
-    if stem == "auto":
-        small = (settings.image_size or side) <= 64 and settings.init == "none"
-        stem = "small" if small and not arch.startswith("unfreeze/") else "imagenet"
-        reasons["stem"] = (
-            "keeps the resolution of small pictures"
-            if stem == "small"
-            else "loaded layers are never changed"
-            if settings.init != "none"
-            else "the network's own"
-        )
-    network = build_network(arch, stem=stem)
-    loaded = None
-    if settings.init != "none" and settings.dry_run and not Path(settings.init).exists():
-        reasons["init"] = "not fetched in a dry run"
-    elif settings.init != "none":
-        loaded = load_weights(network, settings.init, arch=arch)
-        reasons["init"] = f"{loaded.share:.1%} of the backbone found in {loaded.source}"
-    width = headless(network)
-    changed = PretrainSettings(**{**vars(settings), "arch": arch, "stem": stem})
-    return _Start(network, width, changed, reasons, loaded)
-
-
-def _watch(
-    prepared: _Prepared, chosen: Plan, found: Gathering, processes: Processes, console: Console
-) -> Watch:
-    s, every = chosen.settings, chosen.settings.watch_every or 0
-    looks = every and s.epochs and processes.first
-    return Watch(sample_of(s, found, prepared.found.index, console) if looks else None, every)
+def _watch(trainer: Trainer, found: Gathering, before: Gathering, console: Console) -> Watch:
+    s = trainer.s
+    looks = s.watch_every and s.epochs and trainer.processes.first
+    return Watch(sample_of(s, found, before.index, console) if looks else None, s.watch_every or 0)
 
 
 def _trainer(
-    prepared: _Prepared,
-    chosen: Plan,
-    found: Gathering,
-    run: RunFolder,
-    processes: Processes,
-    watch: Watch,
+    prepared: _Prepared, chosen: Plan, found: Gathering, run: RunFolder, processes: Processes
 ) -> Trainer:
     s, place = chosen.settings, prepared.place
     model: Any = SwAV(
@@ -247,7 +207,7 @@ def _trainer(
         rank=processes.rank,
         world=processes.world,
     )
-    return Trainer(model, chosen, loader, run, place, processes, watch)
+    return Trainer(model, chosen, loader, run, place, processes)
 
 
 def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
@@ -273,72 +233,6 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
             console.say(said)
     run.rewind_metrics(trainer.step)
     console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
-
-
-def _write_start(
-    run: RunFolder, chosen: Plan, prepared: _Prepared, found: Gathering, processes: Processes
-) -> None:
-    place = prepared.place
-    facts = {
-        "unfreeze": __version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "processes": processes.world,
-        "device": str(place.device),
-        "precision": place.precision,
-        "images": len(found.train),
-        "side": found.side,
-        "fingerprint": found.fingerprint,
-        "steps": chosen.steps,
-        "steps_per_epoch": chosen.steps_per_epoch,
-    }
-    tables: dict[str, dict[str, Any]] = {
-        "reasons": {**prepared.reasons, **chosen.reasons},
-        "facts": facts,
-    }
-    write_text(run.file("config.toml"), to_toml(as_dict(chosen.settings), tables))
-    found.write(run)
-    some = found.train[:8]
-    cut = Cut(chosen.settings.seed, view_specs(chosen.settings))
-    views = cut([found.pictures[int(i)] for i in some], some, 0)
-    same = [v.numpy() for v in views if v.shape == views[0].shape]
-    with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
-        np.savez_compressed(stream, views=np.stack(same, 1))
-
-
-def _write_model(
-    run: RunFolder, chosen: Plan, trainer: Trainer, found: Gathering, loaded: Loaded | None
-) -> None:
-    s, model, place = chosen.settings, trainer.model, trainer.place
-    preprocess = preprocess_of(s)
-    kept = trainer.watch.best if s.keep == "best" else None
-    card = ModelCard(
-        kind="backbone",
-        arch=s.arch or "",
-        stem=s.stem,
-        preprocess=preprocess.as_dict(),
-        provenance={
-            "verb": "pretrain",
-            "method": "swav",
-            "epochs": kept.epoch if kept else s.epochs,
-            "steps": kept.step if kept else trainer.step,
-            "images": len(found.train),
-            "fingerprint": found.fingerprint,
-            "init": loaded.source if loaded else "none",
-            "seed": s.seed,
-        },
-    )
-    save_model(run.file("model"), model.backbone.state_dict(), card)
-    if not trainer.step:
-        return
-    some = found.train[:GALLERY_PICTURES]
-    cut = partial(_cut, found, preprocess, some)
-    gathered = gather(model, cut, len(some), device=place.device, mean=place.mean, std=place.std)
-    save_gallery(run.file("prototypes.npz"), gathered, cut)
-
-
-def _cut(found: Gathering, how: Preprocess, some: Any, places: Any) -> Any:
-    return np.stack([how.pixels(found.pictures[int(some[i])]) for i in places])
 
 
 def _show(chosen: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:

@@ -16,7 +16,6 @@ from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.reference import ReferenceSettings
 from unfreeze.swav.dump import Dump, refuse_foreign
 
-WIDE = ("resnet50w2", "resnet50w4", "resnet50w5")
 SYNC = {"pytorch": "all", "apex": "groups"}  # anything else is none, as there
 IDLE = {
     "the launcher's environment says it": ("dist_url", "world_size", "rank", "local_rank"),
@@ -70,11 +69,6 @@ def translated(given: ReferenceSettings, device: torch.device, processes: int = 
     """
     if not given.data_path:
         raise UsageError("unfreeze swav needs --data_path: the folder of pictures.")
-    if given.arch in WIDE:
-        raise UsageError(
-            f"--arch {given.arch}: the wide networks are not available yet.",
-            "Use --arch resnet50, or another network that `unfreeze pretrain` knows.",
-        )
     values: dict[str, Any] = {n: getattr(given, n) for n in SAME}
     precision, said = _precision(given, device)
     batch = given.batch_size * processes

@@ -10,7 +10,7 @@ from unfreeze.api.gathering import Gathering
 from unfreeze.data.index import VAL, Index
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
-from unfreeze.data.scan import check
+from unfreeze.data.scan import Mode, check
 from unfreeze.data.splits import subset
 from unfreeze.data.views.multicrop import MEAN, STD, make_views
 from unfreeze.runtime.console import Console
@@ -40,16 +40,18 @@ def sample_of(s: PretrainSettings, found: Gathering, everything: Index, console:
     looks = Looks(len(found.train), s.epochs or 0, work, sizes[0][0])
     labels = found.index.labels
     chosen = subset(labels, found.train, limit=looks.sample, seed=s.seed)
-    cut = held(_views(s, found.pictures, chosen), len(chosen), _bytes(s) * (1 + SHOWN))
+    centres = held(_centres(s, found.pictures, chosen), len(chosen), _bytes(s))
+    pairs = np.random.default_rng(s.seed).permutation(chosen)[: max(2, len(chosen) // 2)]
+    views = held(_views(s, found.pictures, pairs), len(pairs), _bytes(s) * SHOWN)
     known = torch.from_numpy(labels[chosen]).long()
     val = everything.where(VAL)
     val = val[everything.labels[val] >= 0]
     if not len(val) or not (known >= 0).any():
-        return Sample(len(chosen), cut, known)
+        return Sample(centres, views, len(pairs), known)
     asked = _checked(s, everything.take(_some(everything, val, looks.sample, s.seed)), console)
     queries = torch.from_numpy(asked.index.labels).long()
-    centre = _centres(s, asked, np.arange(len(asked)))
-    return Sample(len(chosen), cut, known, queries, held(centre, len(asked), _bytes(s)))
+    ask = held(_centres(s, asked, np.arange(len(asked))), len(asked), _bytes(s))
+    return Sample(centres, views, len(pairs), known, queries, ask)
 
 
 def summary(watch: Watch, run: RunFolder) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def _some(index: Index, val: np.ndarray, most: int, seed: int) -> np.ndarray:
 
 
 def _checked(s: PretrainSettings, index: Index, console: Console) -> Pictures:
-    mode = "full" if s.scan == "full" else "off"
+    mode: Mode = "full" if s.scan == "full" else "off"
     side = 2 * max(s.size_crops or ())
     return check(
         index, workers=s.workers, resize_to=side, console=console, mode=mode, refuse_above=None
@@ -117,13 +119,12 @@ def _centres(s: PretrainSettings, pictures: Pictures, positions: np.ndarray) -> 
 
 
 def _views(s: PretrainSettings, pictures: Pictures, positions: np.ndarray) -> Cutter:
-    """The centre and the first two views as the first epoch cuts them: the same at each look."""
-    how, specs = preprocess_of(s), view_specs(s)[:SHOWN]
+    """The first two views as the first epoch cuts them: the same at each look."""
+    specs = view_specs(s)[:SHOWN]
 
     def cut(places: Sequence[int]) -> list[torch.Tensor]:
         ids = positions[list(places)]
         pixels = [pictures[int(i)] for i in ids]
-        centres = torch.from_numpy(np.stack([how.pixels(picture) for picture in pixels]))
-        return [centres, *make_views(pixels, ids, 0, s.seed, specs)]
+        return make_views(pixels, ids, 0, s.seed, specs)
 
     return cut

@@ -10,17 +10,18 @@ from unfreeze.backbones.stem import small_stem
 from unfreeze.errors import UsageError
 
 OWN = {"small": small, "tiny": tiny}
+WIDE = ("resnet50w2", "resnet50w4", "resnet50w5")  # SwAV's, under the names of its flags
 STEMS = ("imagenet", "small")
 
 
 def canonical(arch: str) -> str:
-    """The full name of an architecture: a bare name means torchvision's.
+    """The full name of an architecture: a bare name means torchvision's, or SwAV's wide networks.
 
     UsageError: nobody has this name; the closest ones are listed.
     """
     library, slash, name = arch.partition("/")
     if not slash:
-        library, name = "torchvision", arch
+        library, name = "unfreeze" if arch in WIDE else "torchvision", arch
     if library in ("torchvision", "timm", "unfreeze") and _knows(library, name):
         return f"{library}/{name}"
     raise UsageError(f"There is no architecture called '{arch}'.", _suggestion(arch))
@@ -35,9 +36,10 @@ def build(arch: str, *, stem: str = "imagenet", classes: int | None = None) -> n
     if stem not in STEMS:
         raise UsageError(f"'{stem}' is no stem.", "Use --stem imagenet or --stem small.")
     library, _, name = canonical(arch).partition("/")
-    if library == "unfreeze":
+    if name in OWN and library == "unfreeze":
         return _own(name, classes)
-    model = _torchvision(name, classes) if library == "torchvision" else _timm(name, classes)
+    makers = {"torchvision": _torchvision, "timm": _timm, "unfreeze": _wide}
+    model = makers[library](name, classes)
     if stem == "small":
         small_stem(model)
     return model
@@ -47,6 +49,13 @@ def _own(name: str, classes: int | None) -> nn.Module:
     # Made for small pictures: there is one stem, and it is the small one.
     factory = OWN[name]
     return factory() if classes is None else factory(classes)
+
+
+def _wide(name: str, classes: int | None) -> nn.Module:
+    from unfreeze.backbones import wide
+
+    network: nn.Module = getattr(wide, name)(1000 if classes is None else classes)
+    return network
 
 
 def _torchvision(name: str, classes: int | None) -> nn.Module:
@@ -76,7 +85,7 @@ def _timm(name: str, classes: int | None) -> nn.Module:
 
 def _knows(library: str, name: str) -> bool:
     if library == "unfreeze":
-        return name in OWN
+        return name in (*OWN, *WIDE)
     if library == "torchvision":
         return name in _torchvision_names()
     import timm
@@ -95,7 +104,7 @@ def _suggestion(arch: str) -> str:
 
     name = arch.rpartition("/")[2].lower()
     known = [(found, f"torchvision/{found}") for found in _torchvision_names()]
-    known += [(found, f"unfreeze/{found}") for found in OWN]
+    known += [(found, f"unfreeze/{found}") for found in (*OWN, *WIDE)]
     known += [(found, f"timm/{found}") for found in timm.list_models()]
     close = difflib.get_close_matches(name, [short for short, _ in known], n=4, cutoff=0.6)
     full = list(dict.fromkeys(full for match in close for short, full in known if short == match))

@@ -1,18 +1,22 @@
 """Where weights come from: a library's published ones, an address, a file, a run."""
 
+import hashlib
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
 
 import torch
 
-from unfreeze.checkpoints.modelfile import load_model, model_folder
-from unfreeze.checkpoints.read import read_checkpoint
+from unfreeze.backbones.build import canonical
+from unfreeze.backbones.published import PUBLISHED, WANTS, licence_of
+from unfreeze.checkpoints.keys import is_averaged
+from unfreeze.checkpoints.modelfile import card_of, load_model, model_folder
+from unfreeze.checkpoints.read import Contents, read_checkpoint
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import WeightsError
 
@@ -25,13 +29,26 @@ _HASHED = re.compile(r"-([a-f0-9]{8,})\.")
 class Origin:
     """Named tensors and the preprocessing they want (None: unknown).
 
-    `name`: what the user called them, for messages; `source`: exactly what they are, to record.
+    `name`: what the user called them, for messages; `source`: exactly what they are, to record;
+    `beside`: other sets of tensors in the file (a SwAV head kept apart); `licence`: a sentence for
+    whoever uses them, "" where none is known.
     """
 
     tensors: dict[str, torch.Tensor]
     preprocess: Preprocess | None
     name: str
     source: str
+    beside: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    licence: str = ""
+
+
+def network_of(spec: str) -> tuple[str, str] | None:
+    """(architecture, stem) where the weights say which network they are of; nothing is fetched."""
+    folder = model_folder(spec) if Path(spec).exists() else None
+    if folder is not None:
+        card = card_of(folder)
+        return card.arch, card.stem
+    return (PUBLISHED[spec].arch, "imagenet") if spec in PUBLISHED else None
 
 
 def fetch(spec: str, arch: str) -> Origin:
@@ -41,9 +58,11 @@ def fetch(spec: str, arch: str) -> Origin:
     and named in `source`. WeightsError where nothing is found or a download fails.
     """
     if "://" in spec:
-        return _from_file(_downloaded(spec), arch, spec)
+        return _from_address(spec, arch, spec)
     if spec != "imagenet" and Path(spec).exists():
         return _from_file(Path(spec), arch, spec)
+    if spec in PUBLISHED:
+        return _from_published(spec, arch)
     if "/" in spec or "\\" in spec or spec.endswith(_FILES):
         raise WeightsError(f"There is no file or folder {spec}.", "Check the path.")
     library, _, name = arch.partition("/")
@@ -62,11 +81,47 @@ def _from_file(path: Path, arch: str, spec: str) -> Origin:
         tensors, card = load_model(path)
         own = Preprocess.from_dict(card.preprocess) if card.preprocess else None
         return Origin(tensors, own, spec, f"{spec} ({card.arch})")
-    contents = read_checkpoint(path)
+    return _from_contents(read_checkpoint(path), arch, spec)
+
+
+def _from_contents(contents: Contents, arch: str, spec: str) -> Origin:
     assumed, name = default_preprocess(arch)
     inside = f" [{contents.container}]" if contents.container else ""
+    averaged = ", the averaged copy" if is_averaged(contents.container) else ""
     note = f", preprocessing of {name} assumed" if assumed else ""
-    return Origin(contents.tensors, assumed, spec, f"{spec}{inside}{note}")
+    return Origin(
+        contents.tensors,
+        assumed,
+        spec,
+        f"{spec}{inside}{averaged}{note}",
+        contents.beside,
+        licence_of(spec),
+    )
+
+
+def _from_address(url: str, arch: str, spec: str) -> Origin:
+    path, fresh = _downloaded(url)
+    try:
+        return _from_contents(read_checkpoint(path), arch, spec)
+    except WeightsError:
+        if fresh:
+            path.unlink()  # a page instead of the file would lie in the cache for ever
+        raise
+
+
+def _from_published(spec: str, arch: str) -> Origin:
+    there = PUBLISHED[spec]
+    if _bare(arch) != _bare(there.arch):
+        raise WeightsError(
+            f"The weights '{spec}' are of a {_bare(there.arch)}, not of a {_bare(arch)}.",
+            f"Use --arch {there.arch}, or leave --arch out.",
+        )
+    origin = _from_address(there.url, arch, spec)
+    return replace(origin, preprocess=WANTS, source=f"{spec} ({there.url})")
+
+
+def _bare(arch: str) -> str:
+    return canonical(arch).partition("/")[2].partition(".")[0]
 
 
 def default_preprocess(arch: str) -> tuple[Preprocess | None, str]:
@@ -149,18 +204,25 @@ def _timm_preprocess(name: str) -> Preprocess:
     )
 
 
-def _downloaded(url: str) -> Path:
-    """The file behind an address, in torch's cache; its name's hash is checked where it has one."""
+def _downloaded(url: str) -> tuple[Path, bool]:
+    """The file behind an address, in torch's cache, and whether it was fetched just now.
+
+    A name with a hash in it is checked against it, and says which file it is, as do the published
+    ones; of any other the address becomes part of the name: many files are called `model.pth`.
+    """
     name = PurePosixPath(urlparse(url).path).name or "weights.pth"
-    target = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        hashed = _HASHED.search(name)
-        with _downloading(name, url):
-            torch.hub.download_url_to_file(
-                url, str(target), hashed.group(1) if hashed else None, sys.stderr.isatty()
-            )
-    return target
+    hashed = _HASHED.search(name)
+    own = hashed or url in {one.url for one in PUBLISHED.values()}
+    kept = name if own else f"{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}"
+    target = Path(torch.hub.get_dir()) / "checkpoints" / kept
+    if target.exists():
+        return target, False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _downloading(name, url):
+        torch.hub.download_url_to_file(
+            url, str(target), hashed.group(1) if hashed else None, sys.stderr.isatty()
+        )
+    return target, True
 
 
 @contextmanager

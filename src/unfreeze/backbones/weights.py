@@ -1,7 +1,8 @@
 """Weights from anywhere into a network, with an account of what found its place."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from unfreeze.backbones.build import canonical
 from unfreeze.backbones.head import head_layers, is_headless
 from unfreeze.backbones.origins import Origin, fetch
 from unfreeze.backbones.stem import first_convolution
-from unfreeze.checkpoints.keys import Match, Mismatch, match
+from unfreeze.checkpoints.keys import Match, Mismatch, is_averaged, match
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import WeightsError
 
@@ -41,8 +42,11 @@ class Loaded:
 
     `share`: of the backbone's parameters, 0..1 (None: no weights were asked for); `matched`,
     `missing`: names in the network, `unexpected`: names in the file; the head stands in none of
-    them where it was skipped. `preprocess`: what the weights want (None: unknown); `source`: what
-    they are, in words.
+    them where it was skipped, but in `head`. `preprocess`: what the weights want (None: unknown);
+    `source`: what they are, in words. `prefix`: what stood before the names in the file; `random`:
+    parameters of the backbone that kept their untrained values (only where that was allowed);
+    `rest`: vectors and matrices of the file that found no place, a SwAV head among them, under
+    their names with the keys that led there; `licence`: a sentence for whoever uses them, or "".
     """
 
     share: float | None
@@ -51,14 +55,34 @@ class Loaded:
     unexpected: tuple[str, ...]
     preprocess: Preprocess | None
     source: str
+    prefix: str = ""
+    head: tuple[str, ...] = ()
+    random: tuple[str, ...] = ()
+    rest: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    licence: str = ""
+
+    @property
+    def account(self) -> str:
+        """One line: how much was found where, what found no place, and what stayed random."""
+        said = [f"{self.share or 0:.1%} of the backbone found in {self.source}"]
+        said += [f"'{self.prefix}' taken off the names"] if self.prefix else []
+        said += ["an averaged copy"] if is_averaged(self.prefix) else []
+        said += [f"head {', '.join(self.head)} not loaded"] if self.head else []
+        unused = [name.removeprefix(self.prefix) for name in self.unexpected]
+        said += [f"not used: {_grouped(unused)}"] if unused else []
+        said += [f"STAYED RANDOM: {_grouped(self.random)}"] if self.random else []
+        return "; ".join(said)
 
 
-def load_weights(model: nn.Module, spec: str, *, arch: str, skip_head: bool = True) -> Loaded:
+def load_weights(
+    model: nn.Module, spec: str, *, arch: str, skip_head: bool = True, allow_partial: bool = False
+) -> Loaded:
     """Load `spec` (none, imagenet, NAME, URL, FILE or RUN) into a network in place.
 
     The network is touched only when all is well. WeightsError where less than 90 % of the
     backbone's parameters are found, where any of them has another shape or a batch norm would be
-    left without its statistics, and where the weights cannot be had.
+    left without its statistics (with `allow_partial` only where nothing is found), and where the
+    weights cannot be had.
     """
     if spec == "none":
         return Loaded(None, (), (), (), None, "none")
@@ -70,18 +94,39 @@ def load_weights(model: nn.Module, spec: str, *, arch: str, skip_head: bool = Tr
     found = {entry: tuple(tensor.shape) for entry, tensor in origin.tensors.items()}
     result = _without(heads, match(found, wanted))
     share = _share(model, heads, result)
-    _check(model, origin, result, share, name)
+    _check(model, origin, result, share, name, allow_partial)
     with torch.no_grad():
         for own, theirs in result.pairs.items():
             entries[own].copy_(origin.tensors[theirs])
+    left = {*result.missing, *(clash.wanted for clash in result.mismatched)}
     return Loaded(
-        share,
-        tuple(result.pairs),
-        result.missing,
-        result.unexpected,
-        origin.preprocess,
-        origin.source,
+        share=share,
+        matched=tuple(result.pairs),
+        missing=result.missing,
+        unexpected=result.unexpected,
+        preprocess=origin.preprocess,
+        source=origin.source,
+        prefix=result.prefix,
+        head=heads,
+        random=tuple(name for name, _ in model.named_parameters() if name in left),
+        rest=_rest(origin, result),
+        licence=origin.licence,
     )
+
+
+def _rest(origin: Origin, result: Match) -> dict[str, torch.Tensor]:
+    """What a projection head or prototypes could be: nothing that a convolution needs."""
+    rest = {name: origin.tensors[name] for name in result.unexpected}
+    for container, inside in origin.beside.items():
+        rest |= {f"{container}.{name}" if container else name: t for name, t in inside.items()}
+    return {name: tensor for name, tensor in rest.items() if tensor.dim() <= 2}
+
+
+def _grouped(names: Iterable[str]) -> str:
+    """`projection_head (7), prototypes (1)`: names by their first part."""
+    counts = Counter(name.partition(".")[0] for name in names)
+    listed = [f"{part} ({count})" for part, count in counts.items()]
+    return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")
 
 
 def load_exactly(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -129,12 +174,17 @@ def _share(model: nn.Module, heads: tuple[str, ...], result: Match) -> float:
     return matched / max(sum(sizes.values()), 1)
 
 
-def _check(model: nn.Module, origin: Origin, result: Match, share: float, arch: str) -> None:
+def _check(
+    model: nn.Module, origin: Origin, result: Match, share: float, arch: str, partial: bool
+) -> None:
+    if partial and share:
+        return
     if share < ENOUGH:
         raise WeightsError(
             f"{origin.name} holds {share:.1%} of the parameters of {arch}: it looks like "
             f"{_looks(origin.tensors)}, and wanted was {_example(model.state_dict())}.",
-            "Name the architecture of the file with --arch, or give other weights.",
+            "Name the architecture of the file with --arch (`unfreeze inspect` says which it is), "
+            "or give other weights" + ("; --allow-partial takes what fits." if share else "."),
         )
     if result.mismatched:
         raise _clash(model, origin, result.mismatched)

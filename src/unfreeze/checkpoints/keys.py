@@ -4,7 +4,9 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from unfreeze.checkpoints.respelled import numbered, renamed
 
 Shape = tuple[int, ...]
 
@@ -12,6 +14,8 @@ Shape = tuple[int, ...]
 TRIED = 64
 # Of two copies that fit equally well the averaged one is taken: it is the better network.
 AVERAGED = {"ema", "teacher", "averaged"}
+# Below this share the names are also read as children by number.
+PLAIN = 0.9
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,20 @@ def match(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
 
     Tried are all leading parts (`module.`, `model.backbone.`, ...) that make some name of the file
     end like a wanted one; inside a name, parts that no wanted name has (`features.module.0`) are
-    passed over, and `norm.1` is taken for `norm1`. Pure: shapes in, names out.
+    passed over, and `norm.1` is taken for `norm1`. What then lacks is sought under another word
+    for one part (`shortcut`, `downsample`), and where that is much, under the numbers of the
+    network's children (`4.0.conv1` for `layer1.0.conv1`). Pure: shapes in, names out.
     """
+    best = _by_name(found, wanted)
+    if best.share < PLAIN:
+        for prefix, names in numbered(found, wanted):
+            other = _by_name({new: found[name] for new, name in names.items()}, wanted)
+            if other.share > best.share:
+                best = _as_written(other, prefix, names, found)
+    return best
+
+
+def _by_name(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
     known = {part for name in wanted for part in name.split(".")}
     inner = {name: _unwrapped(name, known) for name in found}
     best = max(
@@ -66,6 +82,7 @@ def match(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
         key=lambda repair: _score(repair, found, inner, wanted),
     )
     named = _paired(best, found, inner, wanted)
+    named |= _by_another_word(best, found, wanted, named)
     fitting = {want: have for want, have in named.items() if found[have] == wanted[want]}
     clashing = [
         Mismatch(have, want, tuple(found[have]), tuple(wanted[want]))
@@ -81,6 +98,31 @@ def match(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
         mismatched=tuple(clashing),
         share=_elements(fitting, wanted) / max(_elements(wanted, wanted), 1),
     )
+
+
+def _as_written(
+    made: Match, prefix: str, names: Mapping[str, str], found: Mapping[str, Shape]
+) -> Match:
+    """A match of renamed entries in the words of the file."""
+    pairs = {want: names[new] for want, new in made.pairs.items()}
+    clashing = tuple(replace(clash, found=names[clash.found]) for clash in made.mismatched)
+    used = {*pairs.values(), *(clash.found for clash in clashing)}
+    left = tuple(name for name in found if name not in used)
+    return replace(made, prefix=prefix, pairs=pairs, unexpected=left, mismatched=clashing)
+
+
+def _by_another_word(
+    repair: _Repair,
+    found: Mapping[str, Shape],
+    wanted: Mapping[str, Shape],
+    named: Mapping[str, str],
+) -> dict[str, str]:
+    lacking = {name: shape for name, shape in wanted.items() if name not in named}
+    taken = set(named.values())
+    left = {repair(name) or "": name for name in found if lacking and name not in taken}
+    shapes = {target: found[name] for target, name in left.items() if target}
+    known = {part for name in wanted for part in name.split(".")}
+    return {want: left[have] for want, have in renamed(shapes, lacking, known).items()}
 
 
 def is_averaged(path: str) -> bool:

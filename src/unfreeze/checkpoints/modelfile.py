@@ -82,10 +82,7 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
     """Tensors (on the CPU) and card of a run's folder, its `model/` folder, or a file in that."""
     folder = model_folder(path)
     if folder is None:
-        raise WeightsError(
-            f"There is no model in {path}: no {CARD} there or in its model/ folder.",
-            "Give the folder of a finished run, or its model/ folder.",
-        )
+        raise _no_model(path)
     card = _read_card(folder / CARD)
     try:
         return load_file(folder / TENSORS), card
@@ -105,6 +102,21 @@ def model_folder(path: str | Path) -> Path | None:
     if place.name in (CARD, TENSORS):
         place = place.parent
     return next((inner for inner in (place, place / "model") if (inner / CARD).is_file()), None)
+
+
+def card_of(path: str | Path) -> ModelCard:
+    """The card of a run's folder or its `model/` folder, without reading the tensors."""
+    folder = model_folder(path)
+    if folder is None:
+        raise _no_model(path)
+    return _read_card(folder / CARD)
+
+
+def _no_model(path: str | Path) -> WeightsError:
+    return WeightsError(
+        f"There is no model in {path}: no {CARD} there or in its model/ folder.",
+        "Give the folder of a finished run, or its model/ folder.",
+    )
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import argparse
 import pickletools
+import re
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +16,31 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from unfreeze.checkpoints.bookkeeping import stand_ins
 from unfreeze.checkpoints.keys import is_averaged
 from unfreeze.checkpoints.modelfile import load_model, model_folder
 from unfreeze.errors import WeightsError
 
 DEEPEST = 5
+# An averaged copy with this share of the largest copy's weights is taken instead of it.
+NEARLY = 0.8
+# What programs call the settings they keep beside the weights.
+_SETTINGS = ("args", "card", "config", "hyper_parameters", "settings")
 # The number with which torch.save began its files before they were zip archives.
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+# What torch's safe loader knows, for files it does not list the globals of.
+_HARMLESS = re.compile(
+    r"collections\.(OrderedDict|Counter)|builtins\.(set|complex|bytearray)|_codecs\.encode"
+    r"|torch(\.cuda|\.storage)?\.\w*Storage|torch\.(Size|device|Tensor|\w*(float|int|complex)\d+|bool)"
+    r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
+    r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
+)
 _AGAIN = "Download or copy it again."
+_OTHERS = (
+    (b"\x89HDF", "an HDF5 file, as Keras writes them"),
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"GGUF", "a GGUF file"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,9 +48,10 @@ class Contents:
     """What a file holds.
 
     `format`: "safetensors", "torch zip", "torch legacy" or "unfreeze model"; `tensors`: the
-    largest set of named tensors inside, on the CPU; `container`: the keys that led there
-    ("" at the top, "state_dict", ...); `meta`: plain values beside them (epoch, arch, ...);
-    `unsafe`: names of what could run code (always empty: such files are refused).
+    largest set of named tensors inside (of copies the averaged one), on the CPU; `container`: the
+    keys that led there ("" at the top, "state_dict", ...); `beside`: the other sets by their keys,
+    the optimizer's left out; `meta`: plain values beside them (epoch, arch, ...); `unsafe`: names
+    of what could run code (always empty: such files are refused).
     """
 
     format: str
@@ -39,6 +59,15 @@ class Contents:
     meta: dict[str, Any] = field(default_factory=dict)
     unsafe: list[str] = field(default_factory=list)
     container: str = ""
+    beside: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+
+
+class UnsafeFile(WeightsError):
+    """A pickle that could run code on loading: `format` and the `names` it would call."""
+
+    def __init__(self, sentence: str, next_step: str, kind: str, names: list[str]) -> None:
+        super().__init__(sentence, next_step)
+        self.format, self.names = kind, names
 
 
 def read_checkpoint(path: str | Path) -> Contents:
@@ -50,8 +79,12 @@ def read_checkpoint(path: str | Path) -> Contents:
     place = Path(path)
     if place.is_dir():
         if model_folder(place) is None:
+            last = place / "checkpoints" / "last.ckpt"
             raise WeightsError(
-                f"{place} is a folder without a model.", "Give a run, a model/ folder or a file."
+                f"{place} is a folder without a model.",
+                f"The run has not ended: go on with --resume, or give {last}."
+                if last.exists()
+                else "Give a run, a model/ folder or a file.",
             )
         tensors, card = load_model(place)
         return Contents("unfreeze model", tensors, card.as_dict())
@@ -70,9 +103,10 @@ def unsafe_globals(path: str | Path) -> list[str]:
     """
     place = Path(path)
     if zipfile.is_zipfile(place):
-        with _allowed():
+        with safe_globals(_allowed()):
             return sorted(get_unsafe_globals_in_checkpoint(str(place)))
-    return sorted(set(_named_in(place)))
+    harmless = {name for _, name in _allowed()}
+    return sorted(set(_named_in(place)) - harmless)
 
 
 def _reader(place: Path, start: bytes) -> Callable[[Path], Contents]:
@@ -100,7 +134,10 @@ def _reader(place: Path, start: bytes) -> Callable[[Path], Contents]:
             "Unpack it, or save the state_dict again with a newer PyTorch.",
         )
     if start.startswith(b"\x80"):
-        raise _refused(place, "a plain pickle")
+        raise _refused(place, "pickle")
+    other = next((kind for mark, kind in _OTHERS if start.startswith(mark)), None)
+    if other is not None:
+        raise WeightsError(f"{place} is {other}.", "Give PyTorch's or safetensors' file instead.")
     raise WeightsError(f"{place} is not a checkpoint.", "Give a .safetensors, .pth or .pt file.")
 
 
@@ -137,34 +174,54 @@ def _read_legacy(place: Path) -> Contents:
 
 def _read_torch(place: Path, kind: str) -> Contents:
     try:
-        with _allowed():
-            loaded = torch.load(place, map_location="cpu", weights_only=True)
+        loaded = _loaded(place)
     except Exception as error:  # torch raises whatever the bytes of a damaged file lead to
         if isinstance(error, UnpicklingError) and unsafe_globals(place):
-            raise _refused(place, "a pickle") from error
+            raise _refused(place, kind) from error
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"{place} is truncated or damaged ({reason}).", _AGAIN) from error
-    container, tensors = _largest(loaded)
+    sets = dict(_mappings(loaded, ""))
+    container = _largest(sets)
+    tensors = sets.pop(container, {})
     if not tensors:
         raise WeightsError(f"{place} holds no named tensors.", "Give a file with a state_dict.")
-    return Contents(kind, tensors, _plain(loaded), container=container)
+    beside = {path: inside for path, inside in sets.items() if inside}
+    return Contents(kind, tensors, _plain(loaded), container=container, beside=beside)
 
 
-def _refused(place: Path, what: str) -> WeightsError:
+def _loaded(place: Path) -> Any:
+    """What torch's safe loader reads; known bookkeeping of frameworks is passed over."""
+    try:
+        with safe_globals(_allowed()):
+            return torch.load(place, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        passed = stand_ins(unsafe_globals(place))
+        if not passed:
+            raise
+    with safe_globals([*_allowed(), *passed]):
+        return torch.load(place, map_location="cpu", weights_only=True)
+
+
+def _refused(place: Path, kind: str) -> UnsafeFile:
     names = unsafe_globals(place)
     listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    return WeightsError(
-        f"{place} is {what} that could run code on loading ({listed or 'not from torch.save'}).",
+    what = "a plain pickle" if kind == "pickle" else "a pickle"
+    whole = any(name.startswith("torch.nn.modules.") for name in names)
+    return UnsafeFile(
+        f"{place} is {what} that could run code on loading ({listed or 'not from torch.save'})"
+        + (": a whole network, not its weights." if whole else "."),
         "Where you trust it: load it there and save its state_dict() alone.",
+        kind,
+        names,
     )
 
 
-def _largest(loaded: Any) -> tuple[str, dict[str, torch.Tensor]]:
-    """Path and content of the mapping with the most named tensors; of equals the averaged one."""
-    found = list(_mappings(loaded, ""))
-    if not found:
-        return "", {}
-    return max(found, key=lambda one: (len(one[1]), is_averaged(one[0])))
+def _largest(sets: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
+    """Path of the mapping with the most numbers; of copies that are alike the averaged one."""
+    sizes = {path: sum(t.numel() for t in inside.values()) for path, inside in sets.items()}
+    most = max(sizes.values(), default=0)
+    nearly = [path for path, size in sizes.items() if size >= NEARLY * most]
+    return max(nearly, key=lambda path: (is_averaged(path), sizes[path]), default="")
 
 
 def _mappings(value: Any, path: str) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
@@ -184,11 +241,13 @@ def _mappings(value: Any, path: str) -> Iterator[tuple[str, dict[str, torch.Tens
 
 
 def _plain(loaded: Any) -> dict[str, Any]:
-    """Numbers and texts at the top, and those of a Namespace there (the arguments of a run)."""
+    """Numbers and texts at the top, and those in the settings of the program that wrote it."""
     plain: dict[str, Any] = {}
     for name, value in loaded.items() if isinstance(loaded, Mapping) else ():
         if isinstance(value, argparse.Namespace):
             plain[str(name)] = _plain(vars(value))
+        elif isinstance(value, Mapping) and name in _SETTINGS:
+            plain[str(name)] = _plain(value)
         elif isinstance(value, np.generic):
             plain[str(name)] = value.item()
         elif value is None or isinstance(value, bool | int | float | str):
@@ -196,12 +255,18 @@ def _plain(loaded: Any) -> dict[str, Any]:
     return plain
 
 
-def _allowed() -> Any:
+def _allowed() -> list[Any]:
     """Beyond what torch allows: argparse.Namespace and numpy scalars, which run nothing."""
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
-    old_name = (scalar, "numpy.core.multiarray.scalar")
-    return safe_globals([argparse.Namespace, np.dtype, scalar, old_name, *kinds])
+    named = [(kind, f"numpy.dtypes.{kind.__name__}") for kind in kinds]
+    written = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [
+        (argparse.Namespace, "argparse.Namespace"),
+        (np.dtype, "numpy.dtype"),
+        *((scalar, name) for name in written),
+        *named,
+    ]
 
 
 def _named_in(place: Path) -> Iterator[str]:
@@ -212,7 +277,7 @@ def _named_in(place: Path) -> Iterator[str]:
             try:
                 for code, value, _ in pickletools.genops(file):
                     if code.name == "GLOBAL":
-                        yield from _unless_harmless(str(value).replace(" ", "."))
+                        yield from _unless_harmless(_today(*str(value).split(" ", 1)))
                     elif code.name == "STACK_GLOBAL":
                         yield from _unless_harmless(".".join(texts[-2:]))
                     elif isinstance(value, str):
@@ -222,6 +287,12 @@ def _named_in(place: Path) -> Iterator[str]:
 
 
 def _unless_harmless(name: str) -> Iterator[str]:
-    storage = name.startswith("torch.") and name.endswith("Storage")
-    if not (storage or name == "collections.OrderedDict" or name.startswith("torch._utils._re")):
+    if not _HARMLESS.fullmatch(name):
         yield name
+
+
+def _today(module: str, name: str) -> str:
+    """A global by its name in Python 3: the pickles of torch.save use those of Python 2."""
+    if (module, name) in NAME_MAPPING:
+        module, name = NAME_MAPPING[module, name]
+    return f"{IMPORT_MAPPING.get(module, module)}.{name}"

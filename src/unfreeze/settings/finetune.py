@@ -14,8 +14,27 @@ class FinetuneSettings(Call, Run, Pictures, Machine):
     arch: str | None = knob(
         None, "network: torchvision/NAME, timm/NAME, unfreeze/NAME (auto: the run's, or resnet50)"
     )
-    weights: str = knob("imagenet", "start from: none, imagenet, NAME, URL, FILE or RUN")
-    freeze: str = knob("none", "what stands still: none, all, stage:N or regex:PATTERN")
+    weights: str = knob("imagenet", "start from: none, imagenet, swav, NAME, URL, FILE or RUN")
+    allow_partial: bool = knob(
+        False, "take weights that fit less than 90 % of the backbone; the rest stays random"
+    )
+    freeze: str = knob(
+        "none", "what stands still: none, all, norms (batch norms), stage:N or regex:PATTERN"
+    )
+    unfreeze_at: str | None = knob(
+        None,
+        'parts that thaw, or with - freeze again, from an epoch on: "5:layer4,10:all,20:-layer1"',
+        unset="never",
+    )
+    layer_decay: float = knob(
+        1.0,
+        "learning rate of each stage as a share of the next one's (1: the same)",
+        low=0.01,
+        high=1,
+    )
+    head: str = knob(
+        "replace", "the new head: replace, append (behind the old outputs) or mlp:WIDTH"
+    )
     stem: str = knob(
         "auto",
         "first layers: small keeps the resolution of small pictures",

@@ -16,6 +16,8 @@ RECIPES = (
     "swav-200ep-bs256",
     "swav-400ep-bs256",
     "swav-400ep-2x224",
+    "swav-w2-400ep",
+    "swav-w4-400ep",
 )
 
 
@@ -27,7 +29,12 @@ class PretrainSettings(Call, Run, Pictures, Machine):
     arch: str | None = knob(
         None, "network: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: by picture and device)"
     )
-    init: str = knob("none", "start from: none, imagenet, NAME, URL, FILE or RUN")
+    init: str = knob(
+        "none", "start from: none, imagenet, swav, NAME, URL, FILE or RUN; a SwAV head too"
+    )
+    allow_partial: bool = knob(
+        False, "take weights that fit less than 90 % of the backbone; the rest stays random"
+    )
     recipe: str = knob(
         "auto",
         "where unset values come from: the pictures, or a published ImageNet run",
@@ -56,6 +63,12 @@ class PretrainSettings(Call, Run, Pictures, Machine):
         "last",
         "which epoch's weights model/ gets: the last, or the best one seen (checkpoints/best.ckpt)",
         choices=("last", "best"),
+        group="run",
+    )
+    on_collapse: str = knob(
+        "stop",
+        "when features or codes become the same for all pictures: save and stop, or go on",
+        choices=("stop", "ignore"),
         group="run",
     )
     batch_size: int | None = knob(None, "pictures a step, over all processes", low=2)

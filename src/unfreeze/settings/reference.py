@@ -32,7 +32,9 @@ class ReferenceSettings(Call):
 
     data_path: str = _own("", "folder of pictures (its classes are ignored), or an archive")
     dump_path: str = _own(".", "folder of the run; one of ours there is gone on with")
-    arch: str = _own("resnet50", "network: resnet50, or any that `pretrain` knows")
+    arch: str = _own(
+        "resnet50", "network: resnet50, resnet50w2, w4, w5, or any that `pretrain` knows"
+    )
     init: str = _same("init", "none")
 
     nmb_crops: tuple[int, ...] = _same("nmb_crops", (2,))

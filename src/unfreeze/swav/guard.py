@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from unfreeze.swav.recipe import Plan
+
 # collapsed runs: loss 0.9995 to 1.0003 of ln K with code entropy 0.996 and more; healthy ones after
 # their start: loss 0.97 at most, or code entropy 0.90 at most
 STUCK, BLANK = 0.995, 0.99  # shares of ln K: the loss, and the entropy of the codes
 DIVERGED = 1.1  # share of ln K
 POINT = 1.5  # effective rank of the projected features
-WINDOW = 100  # steps over which the loss is judged, one epoch at most
+SHORTEST, WINDOW = 50, 100  # steps over which the loss is judged, an epoch between these
 EARLY = 4  # at the latest after this part of the run (a quarter) nothing counts as a start
 
 
@@ -44,15 +46,18 @@ class Guard:
 
     def __init__(self, prototypes: int, *, start: int, window: int) -> None:
         self.K, self.start, self.window = prototypes, start, window
-        self.chance = math.log(prototypes)
+        self.chance = max(math.log(prototypes), 1e-9)
         self.seen: list[Seen] = []
         self.healthy = -1  # the last step at which the run was seen to learn
+        self.spoken = False  # whether a verdict was given that is ignored
 
     @classmethod
-    def of(cls, *, prototypes: int, frozen: int, warmup: int, epoch: int, total: int) -> "Guard":
-        """For a run by its steps: `frozen` prototypes, `warmup`, an `epoch`, and in `total`."""
-        start = min(max(frozen, warmup), total // EARLY)
-        return cls(prototypes, start=start, window=max(50, min(WINDOW, epoch)))
+    def of(cls, plan: Plan) -> "Guard":
+        """The one for a plan: silent while its prototypes are frozen and its rate warms up."""
+        s = plan.settings
+        start = min(max(s.freeze_prototypes_niters or 0, plan.warmup_steps), plan.steps // EARLY)
+        window = max(SHORTEST, min(WINDOW, plan.steps_per_epoch))
+        return cls(s.nmb_prototypes or 1, start=start, window=window)
 
     def record(self, step: int, steps: int, loss: float, code_entropy: float) -> Verdict | None:
         """A training record's mean loss over `steps` steps and its codes' entropy (share of ln K).
@@ -107,9 +112,10 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"seen": [asdict(seen) for seen in self.seen], "healthy": self.healthy}
+        seen = [asdict(seen) for seen in self.seen]
+        return {"seen": seen, "healthy": self.healthy, "spoken": self.spoken}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The reverse of `state`."""
         self.seen = [Seen(**seen) for seen in state["seen"]]
-        self.healthy = state["healthy"]
+        self.healthy, self.spoken = state["healthy"], state["spoken"]

@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass
 
 TIMES, SHARE = 10, 0.05
-FEWEST, MOST = 256, 2048  # pictures
-VIEWS = 3  # the centre and two random views
+FEWEST, MOST = 512, 2048  # pictures
+VIEWS = 2  # passes a picture: the centre, and for half of them two random views
 
 
 @dataclass(frozen=True)

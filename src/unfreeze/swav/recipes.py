@@ -1,7 +1,8 @@
 """The published recipes by name: the values of SwAV's ImageNet runs, between defaults and user.
 
-The values are those of the reference's scripts for ResNet-50 (paper, appendix A). They are counts
-for 1.28 million pictures: 313 and 5,005 steps are one epoch there, at 4,096 and 256 a step.
+The values are those of the reference's scripts for ResNet-50 and for the networks two and four
+times as wide (paper, appendix A). They are counts for 1.28 million pictures: 313 and 5,005 steps
+are one epoch there, at 4,096 and 256 a step.
 One constant is not theirs: pictures are divided by ImageNet's deviations, of which the first is
 0.229; the reference has 0.228.
 """
@@ -56,6 +57,7 @@ _TWO_VIEWS = {
     "min_scale_crops": (0.08,),
     "max_scale_crops": (1.0,),
 }
+_WIDE = _LARGE | {"epochs": 400, "nmb_crops": (2, 4), "hidden_mlp": 8192}
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "swav-100ep": _LARGE | {"epochs": 100},
     "swav-200ep": _LARGE | {"epochs": 200},
@@ -64,6 +66,15 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "swav-200ep-bs256": _SMALL | {"epochs": 200},
     "swav-400ep-bs256": _SMALL | {"epochs": 400},
     "swav-400ep-2x224": _LARGE | _TWO_VIEWS | {"epochs": 400},
+    "swav-w2-400ep": _WIDE | {"arch": "unfreeze/resnet50w2"},
+    "swav-w4-400ep": _WIDE
+    | {
+        "arch": "unfreeze/resnet50w4",
+        "batch_size": 2560,
+        "min_scale_crops": (0.08, 0.08),
+        "queue_length": 2560,
+        "epoch_queue_starts": 0,
+    },
 }
 
 

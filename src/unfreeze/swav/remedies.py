@@ -67,9 +67,11 @@ def _softer(s: PretrainSettings) -> Remedy | None:
     if s.augment == "photo":
         return Remedy({"augment": "small"}, "half the colour changes, no blur")
     if scales and scales[0] < 0.4:
-        return Remedy({"min_scale_crops": (0.5, *scales[1:])}, "views that show more") if (
-            (s.max_scale_crops or (1.0,))[0] >= 0.5
-        ) else None
+        return (
+            Remedy({"min_scale_crops": (0.5, *scales[1:])}, "views that show more")
+            if ((s.max_scale_crops or (1.0,))[0] >= 0.5)
+            else None
+        )
     return None
 
 

@@ -27,6 +27,8 @@ MAY_CHANGE = (
     "keep_every",
     "watch_every",
     "keep",
+    "on_collapse",
+    "logger",
     "sync_bn",  # these two are compared by what they do
     "syncbn_process_group_size",
 )
@@ -52,6 +54,7 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "scaler": trainer.scaler.state_dict(),
         "bank": _joined(trainer),
         "watch": trainer.watch.state(),
+        "guard": trainer.guard.state(),
     }
 
 
@@ -71,6 +74,7 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> list[str]:
     if state["bank"] is not None:
         trainer.assigner.bank = _share(trainer, state["bank"])
     trainer.watch.restore(state["watch"])
+    trainer.guard.restore(state["guard"])
     return _notes(state, processes.world)
 
 

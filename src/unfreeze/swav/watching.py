@@ -6,7 +6,6 @@ its own mode. A run that is looked at equals, bit for bit, the one that is not.
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from torch import nn
 
 from unfreeze.checkpoints.state import save_state
 from unfreeze.probes.knn import knn_predict, leave_one_out
+from unfreeze.runtime.devices import autocast
 from unfreeze.swav.figures import (
     agreement,
     alignment,
@@ -45,15 +45,16 @@ Cutter = Callable[[Sequence[int]], list[torch.Tensor]]
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures that stay the same over a run: `cut(places)` gives the centre and two views.
+    """Pictures that stay the same over a run: `centres` of all, two random `views` of `pairs`.
 
-    `labels` `[count]`, -1 where there is none. `queries` are labelled pictures of a validation
-    split, of which `ask` gives the centre; without them each labelled picture of the sample is
-    told by the others.
+    `labels` `[N]`, -1 where there is none. `queries` are labelled pictures of a validation split,
+    of which `ask` gives the centre; without them each labelled picture of the sample is told by
+    the others.
     """
 
-    count: int
-    cut: Cutter
+    centres: Cutter
+    views: Cutter
+    pairs: int
     labels: torch.Tensor
     queries: torch.Tensor | None = None
     ask: Cutter | None = None
@@ -62,7 +63,7 @@ class Sample:
     def asked(self) -> str:
         """Which pictures k-NN judges: `val`, `held-out`, or "" where it cannot."""
         known = self.labels[self.labels >= 0]
-        if len(known.unique()) < 2 or len(known) < 20:
+        if len(torch.unique(known)) < 2 or len(known) < 20:
             return ""
         return "held-out" if self.queries is None else "val"
 
@@ -97,7 +98,6 @@ class Watch:
         self.start: Look | None = None
         self.last: Look | None = None
         self.best: Look | None = None
-        self.seconds = 0.0  # of looking, in this process's run
 
     @property
     def said(self) -> str:
@@ -122,7 +122,9 @@ class Watch:
         epochs, rest = divmod(trainer.step, trainer.plan.steps_per_epoch)
         if rest or not self.due(epochs, trainer.s.epochs or 0):
             return None
-        self.last = self.look(trainer, epochs)
+        with trainer.deadline.timing("look"):
+            self.last = self.look(trainer, epochs)
+        trainer.verdict = trainer.verdict or trainer.guard.look(trainer.step, self.last.figures)
         if self.best is None or self.last.score > self.best.score:
             self.best = self.last
             state = state_of(trainer)
@@ -133,11 +135,9 @@ class Watch:
 
     def look(self, trainer: "Trainer", epochs: int) -> Look:
         """The figures now; written, and the same in every process."""
-        started = time.monotonic()
         look = trainer.processes.leads(lambda: self._seen(trainer, epochs))
         for record in records(look):
             trainer.run.metric(record)
-        self.seconds += time.monotonic() - started
         return look
 
     def _seen(self, trainer: "Trainer", epochs: int) -> Look:
@@ -145,9 +145,10 @@ class Watch:
         if sample is None:
             raise ValueError("only the first process looks, and it has the sample")
         with looking(trainer.model):
-            h, Z = _through(trainer, sample.cut, sample.count)
-            figures = figures_of(h[0], Z, trainer)
-            judged = _judged(sample, h[0], trainer)
+            (h,), (Z,) = _through(trainer, sample.centres, len(sample.labels))
+            _, pair = _through(trainer, sample.views, sample.pairs)
+            figures = figures_of(h, Z, pair, trainer)
+            judged = _judged(sample, h, trainer)
         return Look(epochs, trainer.step, figures, sample.asked, *judged)
 
     def state(self) -> dict[str, Any]:
@@ -185,25 +186,29 @@ def looking(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def figures_of(h: torch.Tensor, Z: list[torch.Tensor], trainer: "Trainer") -> dict[str, float]:
+def figures_of(
+    h: torch.Tensor, Z: torch.Tensor, pair: list[torch.Tensor], trainer: "Trainer"
+) -> dict[str, float]:
     """Every figure without labels.
 
-    `h` `[N, width]` is the backbone's, of the centres; `Z` are the unit features of the centres
-    and of two views.
+    `h` `[N, width]` and `Z` `[N, d]` are the backbone's and the unit features of the centres,
+    `pair` the unit features of two views.
     """
     s, prototypes = trainer.s, F.normalize(trainer.model.prototypes.weight, dim=1)
-    scores = [F.linear(z, prototypes.to(z.dtype)) for z in Z]
+    scores = [F.linear(z, prototypes.to(z.dtype)) for z in (Z, *pair)]
     K = len(prototypes)
-    how = {"epsilon": s.epsilon, "iterations": s.sinkhorn_iterations}
-    codes = [sinkhorn(C, alone=True, **how) for C in scores[1:]]
+    codes = [
+        sinkhorn(C, epsilon=s.epsilon, iterations=s.sinkhorn_iterations, alone=True)
+        for C in scores[1:]
+    ]
     loss = swapped_prediction_loss(scores[1:], codes, (0, 1), temperature=s.temperature)
     predictions = (scores[0] / s.temperature).softmax(dim=1)
     return {
         "effective_rank": effective_rank(h),
-        "effective_rank_projected": effective_rank(Z[0]),
+        "effective_rank_projected": effective_rank(Z),
         "feature_std": spread(h),
-        "alignment": alignment(Z[1], Z[2]),
-        "uniformity": uniformity(Z[0]),
+        "alignment": alignment(*pair),
+        "uniformity": uniformity(Z),
         "loss_share": float(loss) / math.log(K),
         "code_entropy": float(sharpness(codes[0])),
         "usage_entropy": usage(codes[0]),
@@ -221,11 +226,18 @@ def _through(
     parts = []
     for start in range(0, count, ROWS):
         views = cut(range(start, min(start + ROWS, count)))
-        parts.append([trainer.features(view) for view in views])
+        parts.append([_features(trainer, view) for view in views])
     by_view = [
         [torch.cat(same) for same in zip(*rows, strict=True)] for rows in zip(*parts, strict=True)
     ]
     return [h for h, _ in by_view], [Z for _, Z in by_view]
+
+
+def _features(trainer: "Trainer", view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    model, place = trainer.model, trainer.place
+    with autocast(place.device, place.precision):
+        h = model.backbone(place.takes(view, model.prototypes.weight.dtype))
+        return h, model.projected(h)[0]
 
 
 def _judged(sample: Sample, h: torch.Tensor, trainer: "Trainer") -> tuple[int, int]:
@@ -239,11 +251,11 @@ def _judged(sample: Sample, h: torch.Tensor, trainer: "Trainer") -> tuple[int, i
         found, truth = leave_one_out(bank, labels, k=k), labels
     else:
         truth = sample.queries
-        asked = _through(trainer, sample.ask, len(truth))[0][0].cpu()
-        found = knn_predict(bank, labels, asked, k=k)
+        (asked,), _ = _through(trainer, sample.ask, len(truth))
+        found = knn_predict(bank, labels, asked.cpu(), k=k)
     return int((found == truth).sum()), len(truth)
 
 
 def neighbours(labels: torch.Tensor) -> int:
     """How many neighbours vote: 20, and half of an even share of each class at most."""
-    return max(1, min(20, len(labels) // (2 * len(labels.unique()))))
+    return max(1, min(20, len(labels) // (2 * len(torch.unique(labels)))))

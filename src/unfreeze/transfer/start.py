@@ -6,12 +6,13 @@ from pathlib import Path
 from torch import nn
 
 from unfreeze.backbones.build import build, canonical
-from unfreeze.backbones.head import replace_head
-from unfreeze.backbones.origins import default_preprocess
+from unfreeze.backbones.head import head_layers, replace_head
+from unfreeze.backbones.origins import default_preprocess, network_of
 from unfreeze.backbones.stem import PLACES, small_stem
 from unfreeze.backbones.weights import Loaded, load_weights
-from unfreeze.checkpoints.modelfile import ModelCard, load_model, model_folder
+from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.errors import UsageError
 
 SMALL_PICTURE = 64  # pixels; up to here a stem that halves the picture twice costs too much
 DEFAULT = "torchvision/resnet50"
@@ -35,17 +36,25 @@ class Start:
 
 
 def start(
-    arch: str | None, weights: str, stem: str, *, classes: int, side: int, fetch: bool = True
+    arch: str | None,
+    weights: str,
+    stem: str,
+    *,
+    classes: int,
+    side: int,
+    fetch: bool = True,
+    allow_partial: bool = False,
+    head: str = "replace",
 ) -> Start:
     """A network for `classes` from `--arch`, `--weights`, `--stem` and pictures of `side` pixels.
 
     Without `fetch`, weights that are not a file here are left out (their preprocessing is known).
     """
-    card = _card(weights)
-    name = canonical(arch or (card.arch if card else DEFAULT))
-    reasons = {} if arch else {"arch": "the run's own" if card else "the usual start"}
+    own = network_of(weights)
+    name = canonical(arch or (own[0] if own else DEFAULT))
+    reasons = {} if arch else {"arch": "that of the weights" if own else "the usual start"}
     network = build(name, stem="imagenet" if stem == "auto" else stem)
-    kind, why = choose_stem(stem, network, weights, card, side)
+    kind, why = choose_stem(stem, network, weights, own and own[1], side)
     if stem == "auto":
         reasons["stem"] = why
         if kind == "small":
@@ -54,29 +63,50 @@ def start(
     if weights != "none":
         wants, _ = default_preprocess(name)
         if fetch or Path(weights).exists():
-            loaded = load_weights(network, weights, arch=name)
+            loaded = load_weights(
+                network,
+                weights,
+                arch=name,
+                skip_head=head != "append",
+                allow_partial=allow_partial,
+            )
             wants = loaded.preprocess
-            reasons["weights"] = f"{loaded.share:.1%} of the backbone found in {loaded.source}"
+            reasons["weights"] = loaded.account
+            reasons |= {"licence": loaded.licence} if loaded.licence else {}
         else:
             reasons["weights"] = "not fetched in a dry run"
-    head = replace_head(network, classes)
-    return Start(network, head, name, kind, loaded, wants, reasons)
+    if head == "append":
+        _old_head_is_there(network, loaded, fetch)
+    new = replace_head(network, classes, kind=head)
+    return Start(network, new, name, kind, loaded, wants, reasons)
 
 
 def from_card(card: ModelCard) -> tuple[nn.Module, list[str]]:
     """The untrained network of a classifier's card, and the names of its head's parameters."""
     network = build(card.arch, stem=card.stem)
-    return network, replace_head(network, len(card.classes))
+    return network, replace_head(network, len(card.classes), kind=card.head)
+
+
+def _old_head_is_there(network: nn.Module, loaded: Loaded | None, fetch: bool) -> None:
+    """UsageError where `--head append` would build on outputs that mean nothing."""
+    left = {*loaded.random} if loaded else {name for name, _ in network.named_parameters()}
+    lost = [n for h in head_layers(network) for n in left if n.startswith(f"{h}.")]
+    if lost and (loaded or fetch):
+        raise UsageError(
+            "--head append builds on the old outputs, but the start has none: "
+            f"{lost[0]} would be random.",
+            "Use --head replace, or weights that come with their head.",
+        )
 
 
 def choose_stem(
-    stem: str, network: nn.Module, weights: str, card: ModelCard | None, side: int
+    stem: str, network: nn.Module, weights: str, own: str | None, side: int
 ) -> tuple[str, str]:
-    """(stem, reason): `auto` keeps what the weights were trained with."""
+    """(stem, reason): `auto` keeps what the weights were trained with (`own`, where they say)."""
     if stem != "auto":
         return stem, "asked for"
-    if card is not None:
-        return card.stem, "the run's own"
+    if own is not None:
+        return own, "that of the weights"
     if weights != "none":
         return "imagenet", "loaded layers are never changed"
     if side <= SMALL_PICTURE and has_small(network):
@@ -91,7 +121,3 @@ def has_small(network: nn.Module) -> bool:
         type(modules.get(convolution)) is nn.Conv2d and pooling in modules
         for convolution, pooling in PLACES
     )
-
-
-def _card(weights: str) -> ModelCard | None:
-    return load_model(weights)[1] if model_folder(weights) is not None else None

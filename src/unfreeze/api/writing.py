@@ -1,0 +1,88 @@
+"""What a pretraining run writes beside its checkpoints: config, views, the model that travels."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from unfreeze import __version__
+from unfreeze.api.gathering import Gathering
+from unfreeze.api.watching import preprocess_of
+from unfreeze.backbones.weights import Loaded
+from unfreeze.checkpoints.modelfile import ModelCard, save_model
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.views.multicrop import Cut
+from unfreeze.runtime.atomic import replacing, write_text
+from unfreeze.settings.build import as_dict, to_toml
+from unfreeze.swav.gallery import gather, save_gallery
+from unfreeze.swav.recipe import view_specs
+from unfreeze.swav.trainer import Trainer
+
+GALLERY_PICTURES = 4_000
+
+
+def write_start(trainer: Trainer, found: Gathering, reasons: dict[str, str]) -> None:
+    """config.toml, problems.csv, split.csv and the views of the first pictures."""
+    run, chosen, place = trainer.run, trainer.plan, trainer.place
+    facts = {
+        "unfreeze": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processes": trainer.processes.world,
+        "device": str(place.device),
+        "precision": place.precision,
+        "images": len(found.train),
+        "side": found.side,
+        "fingerprint": found.fingerprint,
+        "steps": chosen.steps,
+        "steps_per_epoch": chosen.steps_per_epoch,
+    }
+    tables: dict[str, dict[str, Any]] = {
+        "reasons": reasons,
+        "facts": facts,
+    }
+    write_text(run.file("config.toml"), to_toml(as_dict(chosen.settings), tables))
+    found.write(run)
+    some = found.train[:8]
+    cut = Cut(chosen.settings.seed, view_specs(chosen.settings))
+    views = cut([found.pictures[int(i)] for i in some], some, 0)
+    same = [v.numpy() for v in views if v.shape == views[0].shape]
+    with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
+        np.savez_compressed(stream, views=np.stack(same, 1))
+
+
+def write_model(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
+    """model/ as the last step left it (or the best look), and what the prototypes stand for."""
+    run, chosen = trainer.run, trainer.plan
+    s, model, place = chosen.settings, trainer.model, trainer.place
+    preprocess = preprocess_of(s)
+    kept = trainer.watch.best if s.keep == "best" else None
+    card = ModelCard(
+        kind="backbone",
+        arch=s.arch or "",
+        stem=s.stem,
+        preprocess=preprocess.as_dict(),
+        provenance={
+            "verb": "pretrain",
+            "method": "swav",
+            "epochs": kept.epoch if kept else s.epochs,
+            "steps": kept.step if kept else trainer.step,
+            "images": len(found.train),
+            "fingerprint": found.fingerprint,
+            "init": loaded.source if loaded else "none",
+            **({"licence": loaded.licence} if loaded and loaded.licence else {}),
+            "seed": s.seed,
+        },
+    )
+    save_model(run.file("model"), model.backbone.state_dict(), card)
+    if not trainer.step:
+        return
+    some = found.train[:GALLERY_PICTURES]
+    cut = partial(_cut, found, preprocess, some)
+    gathered = gather(model, cut, len(some), device=place.device, mean=place.mean, std=place.std)
+    save_gallery(run.file("prototypes.npz"), gathered, cut)
+
+
+def _cut(found: Gathering, how: Preprocess, some: Any, places: Any) -> Any:
+    return np.stack([how.pixels(found.pictures[int(some[i])]) for i in places])
