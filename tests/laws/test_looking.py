@@ -136,12 +136,12 @@ def test_modules_go_back_to_their_own_mode():
     assert [module.training for module in model.modules()] == [True, False, True]
 
 
-def test_without_labels_agreement_chooses_and_with_val_it_is_asked(tmp_path, coloured):
+def test_without_labels_information_chooses_and_with_val_it_is_asked(tmp_path, coloured):
     flat = coloured("flat", {"": 40})
     options = {"epochs": 2, "batch_size": 8, "device": "cpu", "arch": "unfreeze/tiny"}
     options |= {"image_size": 16, "watch_every": 1}
     alone = unfreeze.pretrain(str(flat), out=str(tmp_path / "alone"), **options)
-    assert alone.knn is None and alone.best["figure"] == "agreement"
+    assert alone.knn is None and alone.best["figure"] == "information"
     counts = {
         f"{split}/{c}": n
         for split, n in (("train", 24), ("val", 6), ("test", 3))
