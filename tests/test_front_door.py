@@ -14,6 +14,7 @@ VERBS = [
     "embed",
     "evaluate",
     "finetune",
+    "inspect",
     "load",
     "predict",
     "pretrain",

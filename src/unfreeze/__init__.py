@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from unfreeze.api.embed import embed as embed
     from unfreeze.api.evaluate import evaluate as evaluate
     from unfreeze.api.finetune import finetune as finetune
+    from unfreeze.api.inspect import inspect as inspect
     from unfreeze.api.load import load as load
     from unfreeze.api.predict import predict as predict
     from unfreeze.api.pretrain import pretrain as pretrain
@@ -43,6 +44,7 @@ __all__ = [
     "embed",
     "evaluate",
     "finetune",
+    "inspect",
     "load",
     "predict",
     "pretrain",

@@ -15,6 +15,7 @@ from unfreeze.data.views.spec import ViewSpec, preset
 from unfreeze.errors import DataError, UsageError
 from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.looks import Looks
 from unfreeze.swav.recipes import PUBLISHED, small_side, with_recipe
 
 
@@ -119,6 +120,7 @@ def plan(settings: PretrainSettings, facts: Facts) -> Plan:
     _codes(draft, facts)
     _optimizer(draft, facts)
     _processes(draft, facts)
+    _watch(draft, facts)
     filled = dataclasses.replace(settings, **draft.values)
     _consistent(filled)
     return Plan(filled, draft.reasons, facts.images // draft["batch_size"])
@@ -278,6 +280,13 @@ def _processes(draft: _Draft, facts: Facts) -> None:
             f"{facts.processes} processes cannot be cut into groups of {group}.",
             "Set --syncbn-process-group-size to a divisor.",
         )
+
+
+def _watch(draft: _Draft, facts: Facts) -> None:
+    by_size = zip(draft["size_crops"], draft["nmb_crops"], strict=False)
+    work = sum(count * size**2 for size, count in by_size)
+    looks = Looks(facts.images, draft["epochs"], work, draft["size_crops"][0])
+    draft.fill("watch_every", looks.every, looks.why)
 
 
 def _consistent(s: PretrainSettings) -> None:
