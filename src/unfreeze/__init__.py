@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unfreeze.api.demo import demo as demo
     from unfreeze.api.embed import embed as embed
     from unfreeze.api.evaluate import evaluate as evaluate
+    from unfreeze.api.export import export as export
     from unfreeze.api.finetune import finetune as finetune
     from unfreeze.api.load import load as load
     from unfreeze.api.predict import predict as predict
@@ -42,6 +43,7 @@ __all__ = [
     "demo",
     "embed",
     "evaluate",
+    "export",
     "finetune",
     "load",
     "predict",

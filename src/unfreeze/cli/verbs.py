@@ -15,6 +15,7 @@ SETTINGS = {
     "predict": ("use", "PredictSettings"),
     "embed": ("use", "EmbedSettings"),
     "summary": ("use", "SummarySettings"),
+    "export": ("export", "ExportSettings"),
     "report": ("use", "ReportSettings"),
     "swav": ("reference", "ReferenceSettings"),
     "demo": ("use", "DemoSettings"),
