@@ -16,8 +16,8 @@ from unfreeze.transfer.predictor import load_classifier, load_features
 class Subject:
     """A network on the CPU in evaluation mode: [B, 3, S, S] to scores [B, C] or features [B, D].
 
-    `run` is the name of the folder it comes from, `folder` where its model lies; `missing`: dotted names of the places from which
-    a backbone's head was taken off, () for a classifier.
+    `run` is the name of the folder it comes from, `folder` where its model lies; `missing`: dotted
+    names of the places from which a backbone's head was taken off, () for a classifier.
     """
 
     run: str
