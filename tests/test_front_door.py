@@ -15,6 +15,7 @@ VERBS = [
     "evaluate",
     "export",
     "finetune",
+    "inspect",
     "load",
     "predict",
     "pretrain",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from unfreeze.api.evaluate import evaluate as evaluate
     from unfreeze.api.export import export as export
     from unfreeze.api.finetune import finetune as finetune
+    from unfreeze.api.inspect import inspect as inspect
     from unfreeze.api.load import load as load
     from unfreeze.api.predict import predict as predict
     from unfreeze.api.pretrain import pretrain as pretrain
@@ -45,6 +46,7 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "inspect",
     "load",
     "predict",
     "pretrain",

@@ -1,5 +1,6 @@
 """`finetune`: labelled pictures and a network in, a classifier that travels out."""
 
+import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,13 +20,16 @@ from unfreeze.data.views import normalise
 from unfreeze.errors import Interrupted, UsageError, go_on
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console, Logged, Quiet
+from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
+from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
-from unfreeze.transfer.freeze import constant, fingerprint
+from unfreeze.transfer.freeze import fingerprint
 from unfreeze.transfer.holdout import HoldOut
+from unfreeze.transfer.rates import layer_scales
 from unfreeze.transfer.trainer import Fit, Outcome, Trainer
 
 SHOWN = 8  # pictures, and random views of each, that the report shows
@@ -73,15 +77,22 @@ def finetune(data: str, **settings: Any) -> FinetuneResult | FinetunePlan:
 
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
-    return run_finetune(layered(FinetuneSettings, None, {"data": data, **settings}), Quiet())
+    began = time.monotonic()
+    given = layered(FinetuneSettings, None, {"data": data, **settings})
+    return run_finetune(given, Quiet(), began=began)
 
 
 def run_finetune(
-    settings: FinetuneSettings, console: Console, *, draw: bool = True
+    settings: FinetuneSettings, console: Console, *, draw: bool = True, began: float | None = None
 ) -> FinetuneResult | FinetunePlan:
-    """The same from a settings object; without `draw` the report waits for `report RUN`."""
+    """The same from a settings object; without `draw` the report waits for `report RUN`.
+
+    `began`, on time.monotonic(), is what `time_limit` counts from; None: the process's start.
+    """
     if not settings.dry_run and not settings.out:
         raise UsageError("finetune needs a folder for the run.", "Add --out RUN, or --dry-run.")
+    available(settings.logger)
+    deadline = Deadline.of(settings.time_limit, began)
     place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     if not settings.dry_run:
         allowed(str(settings.out), **place)  # refused before anything is read or fetched
@@ -108,9 +119,11 @@ def run_finetune(
     trainer, holdout = _trainer(job, ready, run, found.fingerprint)
     if state is not None:
         trainer.restore(state)
+    trainer.deadline = deadline
     run.rewind_metrics(trainer.step)
     _write_start(run, job, ready, trainer)
-    outcome = trainer.run(console)
+    with passed_on(settings.logger, run, as_dict(job.plan.settings), trainer.step, console):
+        outcome = trainer.run(console)
     _write_model(run, job, ready, holdout, outcome)
     if draw:
         report(str(run.path))
@@ -152,7 +165,7 @@ def _trainer(job: Job, ready: Checked, run: RunFolder, data: str) -> tuple[Train
         _fit(job),
         prepare=prepare,
         validate=partial(holdout.record, network) if len(ready.val) else None,
-        freeze=constant(job.frozen),
+        freeze=job.schedule,
         folder=run,
         keep=keep,
     )
@@ -177,6 +190,7 @@ def _fit(job: Job) -> Fit:
         checkpoint_every=s.checkpoint_every,
         precision=s.precision,
         seed=s.seed,
+        scales=layer_scales(job.network, s.layer_decay, job.head),
     )
 
 
@@ -219,7 +233,7 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
 def _write_model(
     run: RunFolder, job: Job, ready: Checked, holdout: HoldOut | None, outcome: Outcome
 ) -> None:
-    """The model file, and what it scores on val."""
+    """The model file, and what it scores on val; who asked to stop does not wait for that."""
     learnt = {
         "images": len(ready.train),
         "epochs": outcome.epochs,
@@ -229,7 +243,7 @@ def _write_model(
     card = replace(job.card, provenance={**job.card.provenance, **learnt})
     save_model(run.file("model"), job.network.state_dict(), card)
     ready.write_keys(run)
-    if holdout is not None:
+    if holdout is not None and outcome.stopped != "asked":
         scores = asdict(holdout.score(job.network))
         about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
         write_json(run.file("evaluation.json"), {**about, "classes": list(card.classes), **scores})
@@ -239,8 +253,8 @@ def _result(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> Finet
     """What was done; Interrupted where the run was stopped."""
     if outcome.stopped == "asked":
         raise Interrupted(
-            f"Stopped after {outcome.epochs} of {job.plan.settings.epochs} epochs; model/ holds "
-            "the best so far.",
+            f"Stopped by {outcome.asked_by} after {outcome.epochs} of "
+            f"{job.plan.settings.epochs} epochs; model/ holds the best so far.",
             go_on("finetune", job.plan.settings.data, run.path),
         )
     trainable, frozen = job.counts

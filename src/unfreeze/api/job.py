@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from unfreeze.api.labelling import Labelled
 from unfreeze.backbones.build import canonical
 from unfreeze.checkpoints.modelfile import ModelCard
-from unfreeze.checkpoints.state import load_state
+from unfreeze.checkpoints.state import has_last, load_last
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console
@@ -19,26 +20,34 @@ from unfreeze.runtime.devices import pick_precision
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.transfer.freeze import fingerprint, select_frozen, standing, to_pin
+from unfreeze.transfer.freeze import FreezeSchedule, fingerprint, standing, to_pin
 from unfreeze.transfer.maps import final_map
 from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan
 from unfreeze.transfer.resuming import check_resumable, merged
 from unfreeze.transfer.start import Start, from_card, start
-from unfreeze.transfer.trainer import LAST
+from unfreeze.transfer.thaw import freeze_schedule
+from unfreeze.transfer.trainer import BEST
 
 
 @dataclass(frozen=True)
 class Job:
     """The network, how it is trained, and what must not change.
 
-    `frozen`: parameter names. `hashes`: of every frozen entry of the state dict at the start.
+    `frozen`: names of the parameters that never thaw. `hashes`: of every entry of the state dict
+    that stands with them, at the start.
     """
 
     network: nn.Module
     plan: Plan
     card: ModelCard
-    frozen: set[str]
+    schedule: FreezeSchedule
     hashes: dict[str, str]
+    head: list[str]
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """What no epoch trains."""
+        return self.schedule.always
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -53,7 +62,7 @@ class Opened:
     """A network with its new head, what of it stands still, and how pictures enter it."""
 
     start: Start
-    frozen: set[str]
+    schedule: FreezeSchedule
     preprocess: Preprocess
     reasons: dict[str, str]
 
@@ -68,18 +77,19 @@ def opened(s: FinetuneSettings, found: Labelled) -> Opened:
         side=found.side,
         fetch=not s.dry_run,
         allow_partial=s.allow_partial,
+        head=s.head,
     )
     sides = partial(final_map, it.network)
     preprocess, reasons = choose_preprocess(s, found.side, it.wants, sides)
-    frozen = select_frozen(it.network, s.freeze, head=it.head)
-    return Opened(it, frozen, preprocess, {**it.reasons, **reasons})
+    schedule = freeze_schedule(it.network, s.freeze, s.unfreeze_at, head=it.head, epochs=s.epochs)
+    return Opened(it, schedule, preprocess, {**it.reasons, **reasons})
 
 
 def begun(
     s: FinetuneSettings, found: Labelled, it: Opened, images: int, device: torch.device
 ) -> Job:
     """A new run on `images` training pictures."""
-    network, frozen = it.start.network, it.frozen
+    network, frozen = it.start.network, it.schedule.always
     facts = Facts(
         images=images,
         arch=it.start.arch,
@@ -88,7 +98,8 @@ def begun(
         trained=s.weights != "none",
     )
     chosen = plan(s, facts, it.preprocess)
-    _batch_norm_has_company(network, frozen, chosen.batch_size)
+    for _, still in it.schedule.steps:
+        _batch_norm_has_company(network, still, chosen.batch_size)
     precision, why = pick_precision(s.precision, device)
     chosen = replace(
         chosen,
@@ -96,18 +107,21 @@ def begun(
         reasons={**it.reasons, **chosen.reasons, "precision": why},
     )
     hashes = fingerprint(network.state_dict(), standing(network, frozen))
-    return Job(network, chosen, _card(it.start, chosen, found), frozen, hashes)
+    return Job(network, chosen, _card(it.start, chosen, found), it.schedule, hashes, it.start.head)
 
 
 def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
     """The checkpoint to go on from; None for a new run."""
-    path = RunFolder(str(s.out)).file(LAST)
+    folder = RunFolder(str(s.out)).file("checkpoints")
     if not s.resume:
         return None
-    if not path.exists():
+    best = (Path(BEST).name,)  # written before the last one, so it can be all there is
+    if not has_last(folder, best):
         console.say(f"No checkpoint in {s.out} yet: starting from the beginning.")
         return None
-    state = load_state(path)
+    state, note = load_last(folder, "finetune", best)
+    if note:
+        console.say(note)
     given = as_dict(s)
     given["arch"] = s.arch and canonical(s.arch)
     check_resumable(state, given, found.fingerprint)
@@ -126,11 +140,13 @@ def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
     network, head = from_card(card)
     settings = build(FinetuneSettings, merged(state, as_dict(s)))
     chosen = Plan(settings, Preprocess.from_dict(card.preprocess), dict(state["reasons"]))
-    frozen = select_frozen(network, settings.freeze, head=head)
-    return Job(network, chosen, card, frozen, dict(state["frozen"]))
+    schedule = freeze_schedule(
+        network, settings.freeze, settings.unfreeze_at, head=head, epochs=settings.epochs
+    )
+    return Job(network, chosen, card, schedule, dict(state["frozen"]), head)
 
 
-def _batch_norm_has_company(network: nn.Module, frozen: set[str], batch_size: int) -> None:
+def _batch_norm_has_company(network: nn.Module, frozen: frozenset[str], batch_size: int) -> None:
     pinned = set(to_pin(network, frozen))
     learning = [
         name
@@ -150,7 +166,7 @@ def _card(it: Start, chosen: Plan, found: Labelled) -> ModelCard:
         kind="classifier",
         arch=it.arch,
         stem=it.stem,
-        head="replace",
+        head=s.head,
         classes=found.index.classes,
         preprocess=chosen.preprocess.as_dict(),
         provenance={
@@ -159,6 +175,7 @@ def _card(it: Start, chosen: Plan, found: Labelled) -> ModelCard:
             "weights_matched": loaded.share if loaded else None,
             **({"licence": loaded.licence} if loaded and loaded.licence else {}),
             "freeze": s.freeze,
+            "unfreeze_at": s.unfreeze_at,
             "seed": s.seed,
             "fingerprint": found.fingerprint,
         },

@@ -11,30 +11,40 @@ import torch
 
 from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.report import report
-from unfreeze.api.starting import Start, begin
+from unfreeze.api.starting import Start, begin, inherit_head
+from unfreeze.api.watching import sample_of, summary
 from unfreeze.api.writing import write_model, write_start
 from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded
-from unfreeze.checkpoints.state import has_last, load_last
+from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.data.loader import Loader
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Logged, Quiet
+from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.runtime.launcher import launched
+from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.model import SwAV
+from unfreeze.swav.place import Place
 from unfreeze.swav.recipe import Facts, Plan, plan, view_specs
 from unfreeze.swav.recipes import with_recipe
-from unfreeze.swav.trainer import OnEpoch, Place, Trainer
+from unfreeze.swav.trainer import OnEpoch, Trainer
+from unfreeze.swav.watching import Watch
 
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What a pretraining run did; `loss` is the mean of the last record, None for 0 epochs."""
+    """What a pretraining run did; `loss` is the mean of the last record, None for 0 epochs.
+
+    `figures`: the last look, without labels. `knn`: accuracy, correct, total, split of the last
+    look, and accuracy at the untrained start; None without labels. `best`: epoch (counted from 1),
+    figure, value and checkpoint of the best look. `kept`: whose weights `model` has.
+    """
 
     run: str
     arch: str
@@ -46,6 +56,10 @@ class PretrainResult:
     images_per_second: float | None
     seconds: float
     model: str
+    kept: str
+    figures: dict[str, float]
+    knn: dict[str, Any] | None
+    best: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -64,13 +78,24 @@ def pretrain(data: str, **settings: Any) -> PretrainResult | PretrainPlan:
 
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
-    return run_pretrain(layered(PretrainSettings, None, {"data": data, **settings}), Quiet())
+    began = time.monotonic()
+    given = layered(PretrainSettings, None, {"data": data, **settings})
+    return run_pretrain(given, Quiet(), began=began)
 
 
 def run_pretrain(
-    settings: PretrainSettings, console: Console, *, on_epoch: OnEpoch | None = None
+    settings: PretrainSettings,
+    console: Console,
+    *,
+    on_epoch: OnEpoch | None = None,
+    began: float | None = None,
 ) -> PretrainResult | PretrainPlan:
-    """The same from a settings object; `on_epoch` is called after each epoch."""
+    """The same from a settings object; `on_epoch` is called after each epoch.
+
+    `began`, on time.monotonic(), is what `time_limit` counts from; None: the process's start.
+    """
+    available(settings.logger)
+    deadline = Deadline.of(settings.time_limit, began)
     if settings.dry_run:
         return plan_pretrain(settings, console)
     if not settings.out:
@@ -90,14 +115,21 @@ def run_pretrain(
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
     trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes))
-    processes.together(lambda: _resume(trainer, run, found.fingerprint, console))
+    inherit_head(trainer.model, prepared.start, prepared.reasons, console)
+    trainer.deadline = deadline
+    trainer.watch = processes.together(lambda: _watch(trainer, found, prepared.found, console))
+    _resume(trainer, run, found.fingerprint, console)
     processes.leads(lambda: write_start(trainer, found, {**prepared.reasons, **chosen.reasons}))
-    trainer.fit(console, on_epoch)
+    with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
+        trainer.fit(console, on_epoch)
     processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
     return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
 
 
 def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
+    if trainer.s.keep == "best" and trainer.watch.best:
+        best = load_state(trainer.run.file("checkpoints/best.ckpt"))
+        trainer.model.load_state_dict(best["model"])
     write_model(trainer, found, loaded)
     report(str(trainer.run.path))
 
@@ -141,6 +173,12 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     return _Prepared(found, start, facts, chosen, Place(device, precision, MEAN, STD), reasons)
 
 
+def _watch(trainer: Trainer, found: Gathering, before: Gathering, console: Console) -> Watch:
+    s = trainer.s
+    looks = s.watch_every and s.epochs and trainer.processes.first
+    return Watch(sample_of(s, found, before.index, console) if looks else None, s.watch_every or 0)
+
+
 def _trainer(
     prepared: _Prepared, chosen: Plan, found: Gathering, run: RunFolder, processes: Processes
 ) -> Trainer:
@@ -182,19 +220,21 @@ def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
 
 def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console) -> None:
     trainer.fingerprint = fingerprint
-    folder = run.file("checkpoints")
     if not trainer.s.resume:
         return
-    if not has_last(folder):
+    processes, folder = trainer.processes, run.file("checkpoints")
+    # read once for all: they cannot go on from different ones
+    found = processes.leads(lambda: load_last(folder, "pretrain") if has_last(folder) else None)
+    if found is None:
         console.say(f"No checkpoint in {run.path} yet: starting from the beginning.")
-        run.rewind_metrics(0)
-        return
-    state, note = load_last(folder)
-    for said in (note, *trainer.restore(state)):
-        if said:
-            console.say(said)
-    run.rewind_metrics(trainer.step)
-    console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
+    else:
+        state, note = found
+        for said in (note, *processes.together(lambda: trainer.restore(state))):
+            if said:
+                console.say(said)
+    processes.leads(lambda: run.rewind_metrics(-1 if found is None else trainer.step))
+    if found is not None:
+        console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
 
 
 def _show(chosen: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:
@@ -226,4 +266,6 @@ def _result(
         images_per_second=float(np.median(rates)) if rates else None,
         seconds=round(seconds, 3),
         model=str(run.file("model")),
+        kept=chosen.settings.keep,
+        **summary(trainer.watch, run),
     )

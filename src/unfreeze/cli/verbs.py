@@ -14,6 +14,7 @@ SETTINGS = {
     "evaluate": ("use", "EvaluateSettings"),
     "predict": ("use", "PredictSettings"),
     "embed": ("use", "EmbedSettings"),
+    "inspect": ("use", "InspectSettings"),
     "summary": ("use", "SummarySettings"),
     "export": ("export", "ExportSettings"),
     "report": ("use", "ReportSettings"),

@@ -75,6 +75,8 @@ class Loader:
             num_workers=self.workers,
             worker_init_fn=_one_thread,
             pin_memory=torch.cuda.is_available(),
+            # else it draws from the generator that dropout uses, once for each start
+            generator=torch.Generator(),
         )
         for batch in loader:
             if isinstance(batch, UnfreezeError):

@@ -25,6 +25,10 @@ MAY_CHANGE = (
     "store_budget",
     "checkpoint_every",
     "keep_every",
+    "watch_every",
+    "keep",
+    "on_collapse",
+    "logger",
     "sync_bn",  # these two are compared by what they do
     "syncbn_process_group_size",
 )
@@ -49,6 +53,8 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "bank": _joined(trainer),
+        "watch": trainer.watch.state(),
+        "guard": trainer.guard.state(),
     }
 
 
@@ -67,6 +73,8 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> list[str]:
         torch.set_rng_state(state["rng"][processes.rank])
     if state["bank"] is not None:
         trainer.assigner.bank = _share(trainer, state["bank"])
+    trainer.watch.restore(state["watch"])
+    trainer.guard.restore(state["guard"])
     return _notes(state, processes.world)
 
 

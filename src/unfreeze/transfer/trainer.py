@@ -6,19 +6,20 @@ has the weights of one that was not, to the last bit on the same number of CPU t
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unfreeze.checkpoints.state import load_state, save_state
+from unfreeze.checkpoints.state import load_state, save_last, save_state
 from unfreeze.data.loader import Batch, Loader
 from unfreeze.data.pictures import FileLost
 from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
 from unfreeze.optim.schedules import schedule_lr
 from unfreeze.runtime.console import Advance, Console
+from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.meter import due
 from unfreeze.runtime.runfolder import RunFolder
@@ -46,6 +47,7 @@ class Fit:
     checkpoint_every: int = 1
     precision: str = "fp32"
     seed: int = 0
+    scales: Mapping[str, float] = field(default_factory=dict)  # parameter -> share of `lr`
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Outcome:
     images: int
     seconds: float
     stopped: str  # "end", "early" (no better epoch within patience) or "asked" (from outside)
+    asked_by: str = ""  # a signal, or --time-limit
 
 
 class Trainer:
@@ -88,7 +91,7 @@ class Trainer:
         named = [(n, p) for n, p in network.named_parameters() if n not in freeze.always]
         self.optimizer = make_optimizer(
             fit.optimizer,
-            decay_groups(named, fit.weight_decay),
+            decay_groups(named, fit.weight_decay, fit.scales),
             lr=fit.lr,
             momentum=fit.momentum,
             weight_decay=fit.weight_decay,
@@ -99,6 +102,7 @@ class Trainer:
         self.selection, self.meter = Selection(fit.patience), LabelMeter()
         self.step, self.images, self.seconds, self.line = 0, 0, 0.0, dict[str, float]()
         self.began = self.saved = time.monotonic()
+        self.deadline = Deadline()
 
     def run(self, console: Console) -> Outcome:
         """Train to the end, to the end of patience or until asked to stop; the best is loaded."""
@@ -155,7 +159,8 @@ class Trainer:
         for batch in self.loader.epoch(epoch, start):
             self.meter.data_ready()
             self._step(batch)
-            late = time.monotonic() - self.saved > SAVE_SECONDS
+            stop.at(self.deadline, self.meter.last)
+            late = time.monotonic() - self.saved > SAVE_SECONDS or self.deadline.unmeasured
             if due(self.step) or late:
                 self._write_line(epoch)
             if late:
@@ -196,7 +201,8 @@ class Trainer:
         """Validate, keep the best, save."""
         done = self.step // self.loader.steps_per_epoch
         if self.validate is not None:
-            found = dict(self.validate())
+            with self.deadline.timing("validation"):
+                found = dict(self.validate())
             self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
             if self.selection.update(done - 1, found["accuracy"], found["loss"]):
                 self._save(BEST)
@@ -205,14 +211,23 @@ class Trainer:
             self._save(LAST)
 
     def _save(self, name: str) -> None:
-        save_state(self.folder.file(name), self.state())
+        with self.deadline.timing("save"):
+            if name == LAST:
+                save_last(self.folder.file(name).parent, self.state())
+            else:
+                save_state(self.folder.file(name), self.state())
         self.saved = time.monotonic()
 
     def _load_best(self) -> None:
         """The only place where earlier weights replace later ones: after the loop, once."""
         if self.selection.epoch is None:
             return
-        self.network.load_state_dict(load_state(self.folder.file(BEST))["model"])
+        best = load_state(self.folder.file(BEST))
+        self.network.load_state_dict(best["model"])
+        # a run that was killed between the two files left a best one the last knows nothing of
+        told = Selection(**best["selection"])
+        chosen = self.selection
+        chosen.epoch, chosen.accuracy, chosen.loss = told.epoch, told.accuracy, told.loss
         self.folder.log(f"loaded the weights of epoch {self.selection.epoch}, the best on val")
 
     def _outcome(self, stop: StopRequest) -> Outcome:
@@ -224,6 +239,7 @@ class Trainer:
             images=self.images,
             seconds=self.seconds + time.monotonic() - self.began,
             stopped="asked" if stop and self.step < self.total else ended,
+            asked_by=stop.name,
         )
 
     def _accuracy(self) -> float | None:
