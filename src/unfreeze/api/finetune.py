@@ -6,16 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unfreeze import __version__
+from unfreeze.api.fitting import Parts, assemble, swept
 from unfreeze.api.job import Job, begun, checkpoint, continued, opened
 from unfreeze.api.labelling import Checked, checked, read_labels, unchecked
 from unfreeze.api.report import report
 from unfreeze.checkpoints.modelfile import load_model, save_model
-from unfreeze.data.loader import Loader
-from unfreeze.data.preprocess import Preprocess
-from unfreeze.data.views import normalise
 from unfreeze.errors import Interrupted, UsageError, go_on
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console, Logged, Quiet
@@ -24,9 +22,9 @@ from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
-from unfreeze.transfer.freeze import constant, fingerprint
-from unfreeze.transfer.holdout import HoldOut
-from unfreeze.transfer.trainer import Fit, Outcome, Trainer
+from unfreeze.transfer.freeze import fingerprint
+from unfreeze.transfer.grid import Trial
+from unfreeze.transfer.trainer import Outcome, Trainer
 
 SHOWN = 8  # pictures, and random views of each, that the report shows
 
@@ -91,7 +89,8 @@ def run_finetune(
     torch.manual_seed(settings.seed)
     if settings.dry_run:
         portions = unchecked(settings, found)
-        job = begun(settings, found, opened(settings, found), len(portions.train), device)
+        counts = {"images": len(portions.train), "held_out": len(portions.val)}
+        job = begun(settings, found, opened(settings, found), device, **counts)
         return _planned(job, len(portions.train), portions.reason, console)
     state = checkpoint(settings, found, console)
     it = opened(settings, found) if state is None else None
@@ -99,19 +98,24 @@ def run_finetune(
     console.into(run)
     if state is None and it is not None:
         ready = checked(settings, found, it.preprocess, console)
-        job = begun(settings, found, it, len(ready.train), device)
+        counts = {"images": len(ready.train), "held_out": len(ready.val)}
+        job = begun(settings, found, it, device, **counts)
     else:
         job = continued(settings, state or {})
         ready = checked(job.plan.settings, found, job.plan.preprocess, console)
     job = replace(job, network=_placed(job.network, device))
     _show(job, len(ready.train), ready.portions.reason, console)
-    trainer, holdout = _trainer(job, ready, run, found.fingerprint)
+    parts = assemble(job, ready)
+    if state is None:
+        run.rewind_metrics(-1)
+        job = swept(job, parts, run, console)
+    trainer = parts.trainer(job, run, found.fingerprint)
     if state is not None:
         trainer.restore(state)
-    run.rewind_metrics(trainer.step)
+        run.rewind_metrics(trainer.step)
     _write_start(run, job, ready, trainer)
     outcome = trainer.run(console)
-    _write_model(run, job, ready, holdout, outcome)
+    _write_model(run, job, ready, parts, trainer, outcome)
     if draw:
         report(str(run.path))
     return _result(run, job, ready, outcome)
@@ -122,69 +126,6 @@ def _placed(network: nn.Module, device: torch.device) -> nn.Module:
         # convolutions read channels last faster; other layers do not care
         return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
     return network.to(device)
-
-
-def _trainer(job: Job, ready: Checked, run: RunFolder, data: str) -> tuple[Trainer, HoldOut | None]:
-    s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
-    prepare = partial(_prepare, preprocess)
-    loader = Loader(
-        ready.train,
-        maker(s.augment, preprocess, s.seed),
-        batch_size=min(job.plan.batch_size, len(ready.train)),
-        seed=s.seed,
-        drop_last=False,
-        workers=_workers(s, next(network.parameters()).device),
-    )
-    budget = int(s.store_budget * 2**30 / 4)
-    holdout = HoldOut(ready.val, preprocess, prepare=prepare, budget=budget)
-    keep = {
-        "kind": "finetune",
-        "settings": as_dict(s),
-        "reasons": job.plan.reasons,
-        "card": job.card.as_dict(),
-        "frozen": job.hashes,
-        "data": data,
-        "threads": torch.get_num_threads(),
-    }
-    trainer = Trainer(
-        network,
-        loader,
-        _fit(job),
-        prepare=prepare,
-        validate=partial(holdout.record, network) if len(ready.val) else None,
-        freeze=constant(job.frozen),
-        folder=run,
-        keep=keep,
-    )
-    return trainer, holdout if len(ready.val) else None
-
-
-def _prepare(preprocess: Preprocess, batch: Tensor) -> Tensor:
-    return normalise(batch, preprocess.mean, preprocess.std)
-
-
-def _fit(job: Job) -> Fit:
-    s = job.plan.settings
-    return Fit(
-        epochs=s.epochs,
-        lr=job.plan.lr,
-        optimizer=s.optimizer,
-        momentum=s.momentum,
-        weight_decay=s.weight_decay,
-        schedule=s.schedule,
-        warmup_epochs=s.warmup_epochs,
-        patience=s.patience,
-        checkpoint_every=s.checkpoint_every,
-        precision=s.precision,
-        seed=s.seed,
-    )
-
-
-def _workers(s: FinetuneSettings, device: torch.device) -> int:
-    if s.workers is not None:
-        return s.workers
-    # on the CPU the network uses every core already
-    return min(16, torch.get_num_threads()) if device.type == "cuda" else 0
 
 
 def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> None:
@@ -204,6 +145,7 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
         "steps_per_epoch": trainer.loader.steps_per_epoch,
         "parameters_trainable": trainable,
         "parameters_frozen": frozen,
+        **({"tried": [_told(trial) for trial in job.trials]} if job.trials else {}),
     }
     tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
     write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
@@ -216,8 +158,15 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
         np.savez_compressed(stream, views=np.stack(views, 1))
 
 
+def _told(trial: Trial) -> str:
+    said = f"lr {trial.lr:g}, weight decay {trial.weight_decay:g}: "
+    if trial.epoch is None:
+        return said + "diverged"
+    return said + f"{trial.accuracy:.4f}, loss {trial.loss:.4f} in epoch {trial.epoch}"
+
+
 def _write_model(
-    run: RunFolder, job: Job, ready: Checked, holdout: HoldOut | None, outcome: Outcome
+    run: RunFolder, job: Job, ready: Checked, parts: Parts, trainer: Trainer, outcome: Outcome
 ) -> None:
     """The model file, and what it scores on val."""
     learnt = {
@@ -229,8 +178,8 @@ def _write_model(
     card = replace(job.card, provenance={**job.card.provenance, **learnt})
     save_model(run.file("model"), job.network.state_dict(), card)
     ready.write_keys(run)
-    if holdout is not None:
-        scores = asdict(holdout.score(job.network))
+    if parts.holdout is not None:
+        scores = asdict(trainer.scores(partial(parts.holdout.score, job.network)))
         about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
         write_json(run.file("evaluation.json"), {**about, "classes": list(card.classes), **scores})
 

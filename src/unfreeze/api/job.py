@@ -1,7 +1,7 @@
 """A fine-tuning that is ready to train: begun from weights, or taken up from a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,10 +19,12 @@ from unfreeze.runtime.devices import pick_precision
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.transfer.freeze import fingerprint, select_frozen, standing, to_pin
+from unfreeze.transfer.freeze import constant, fingerprint, select_frozen, standing, to_pin
+from unfreeze.transfer.grid import Trial, pairs
 from unfreeze.transfer.maps import final_map
 from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan
 from unfreeze.transfer.resuming import check_resumable, merged
+from unfreeze.transfer.savings import Case, Decision, decide, settled
 from unfreeze.transfer.start import Start, from_card, start
 from unfreeze.transfer.trainer import LAST
 
@@ -31,7 +33,8 @@ from unfreeze.transfer.trainer import LAST
 class Job:
     """The network, how it is trained, and what must not change.
 
-    `frozen`: parameter names. `hashes`: of every frozen entry of the state dict at the start.
+    `frozen`, `head`: parameter names. `hashes`: of every frozen entry of the state dict at the
+    start. `trials`: rates and weight decays to be tried before it begins.
     """
 
     network: nn.Module
@@ -39,6 +42,8 @@ class Job:
     card: ModelCard
     frozen: set[str]
     hashes: dict[str, str]
+    head: list[str]
+    trials: list[Trial] = field(default_factory=list)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -76,9 +81,15 @@ def opened(s: FinetuneSettings, found: Labelled) -> Opened:
 
 
 def begun(
-    s: FinetuneSettings, found: Labelled, it: Opened, images: int, device: torch.device
+    s: FinetuneSettings,
+    found: Labelled,
+    it: Opened,
+    device: torch.device,
+    *,
+    images: int,
+    held_out: int,
 ) -> Job:
-    """A new run on `images` training pictures."""
+    """A new run on `images` training pictures, judged on the `held_out` ones."""
     network, frozen = it.start.network, it.frozen
     facts = Facts(
         images=images,
@@ -95,8 +106,36 @@ def begun(
         settings=replace(chosen.settings, precision=precision),
         reasons={**it.reasons, **chosen.reasons, "precision": why},
     )
+    head = it.start.head
+    decision = decide(
+        chosen.settings, Case(network, constant(frozen), head, images=images, held_out=held_out)
+    )
+    chosen = settled(chosen, decision)
+    trials, why = _trials(s, chosen, decision, held_out)
+    chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
     hashes = fingerprint(network.state_dict(), standing(network, frozen))
-    return Job(network, chosen, _card(it.start, chosen, found), frozen, hashes)
+    return Job(network, chosen, _card(it.start, chosen, found), frozen, hashes, head, trials)
+
+
+def _trials(
+    s: FinetuneSettings, chosen: Plan, decision: Decision, held_out: int
+) -> tuple[list[Trial], str]:
+    """What the sweep tries, and why so many; none where nothing is kept for a whole run."""
+    if decision.mode == "off" or s.sweep == "off":
+        return [], ""
+    if s.lr is not None and s.weight_decay is not None:
+        return [], "none: --lr and --weight-decay are given"
+    if not held_out:
+        return [], "none: nothing is held out to judge by"
+    if decision.learner is None:
+        return [], "none: only a single linear head is tried many times at once"
+    tried = pairs(
+        chosen.lr,
+        chosen.weight_decay,
+        free_lr=s.lr is None,
+        free_decay=s.weight_decay is None,
+    )
+    return tried, f"{len(tried)} pairs of --lr and --weight-decay, the best on validation is taken"
 
 
 def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
@@ -127,7 +166,7 @@ def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
     settings = build(FinetuneSettings, merged(state, as_dict(s)))
     chosen = Plan(settings, Preprocess.from_dict(card.preprocess), dict(state["reasons"]))
     frozen = select_frozen(network, settings.freeze, head=head)
-    return Job(network, chosen, card, frozen, dict(state["frozen"]))
+    return Job(network, chosen, card, frozen, dict(state["frozen"]), head)
 
 
 def _batch_norm_has_company(network: nn.Module, frozen: set[str], batch_size: int) -> None:
