@@ -23,7 +23,6 @@ from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
 from unfreeze.transfer.freeze import fingerprint
-from unfreeze.transfer.grid import Trial
 from unfreeze.transfer.trainer import Outcome, Trainer
 
 SHOWN = 8  # pictures, and random views of each, that the report shows
@@ -145,7 +144,7 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
         "steps_per_epoch": trainer.loader.steps_per_epoch,
         "parameters_trainable": trainable,
         "parameters_frozen": frozen,
-        **({"tried": [_told(trial) for trial in job.trials]} if job.trials else {}),
+        **({"tried": list(job.tried)} if job.tried else {}),
     }
     tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
     write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
@@ -156,13 +155,6 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
     views = [cut(images, some, epoch)[0].numpy() for epoch in range(min(SHOWN // 2, s.epochs))]
     with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
         np.savez_compressed(stream, views=np.stack(views, 1))
-
-
-def _told(trial: Trial) -> str:
-    said = f"lr {trial.lr:g}, weight decay {trial.weight_decay:g}: "
-    if trial.epoch is None:
-        return said + "diverged"
-    return said + f"{trial.accuracy:.4f}, loss {trial.loss:.4f} in epoch {trial.epoch}"
 
 
 def _write_model(

@@ -49,6 +49,7 @@ class Parts:
             "frozen": job.hashes,
             "data": data,
             "threads": torch.get_num_threads(),
+            "tried": list(job.tried),
         }
         trainer = Trainer(
             job.network,
@@ -90,14 +91,14 @@ def assemble(job: Job, ready: Checked) -> Parts:
 
 def swept(job: Job, parts: Parts, run: RunFolder, console: Console) -> Job:
     """The job with the rate and weight decay that do best on validation, and what was tried."""
-    if not job.trials or parts.keeper is None:
+    if job.sweep is None or parts.keeper is None:
         return job
     began = time.monotonic()
     with stop_requests() as stop:
         shortcut = parts.keeper.at(0, console, lambda: bool(stop))
         found = None
         if shortcut is not None and not stop:
-            grid = Grid(job.network, shortcut, job.trials, fit(job))
+            grid = Grid(job.network, shortcut, job.sweep, fit(job))
             found = grid.run(console, lambda: bool(stop))
         if stop:
             raise Interrupted(
@@ -105,7 +106,9 @@ def swept(job: Job, parts: Parts, run: RunFolder, console: Console) -> Job:
                 go_on("finetune", job.plan.settings.data, run.path),
             )
     parts.seconds += time.monotonic() - began
-    return job if found is None else _taken(job, found, run, console)
+    if found is None:
+        return job  # what is kept was refused in words
+    return _taken(job, found, run, console)
 
 
 def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Job:
@@ -121,16 +124,17 @@ def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Jo
                 "val_loss": trial.loss if trial.epoch is not None else None,
             }
         )
+    job = replace(job, tried=tuple(trial.text for trial in found))
     one = best(found)
     if one.epoch is None:
         console.say("Every pair of the sweep diverged; the planned ones are kept.")
-        return replace(job, trials=found)
+        return job
     why = f"best of {len(found)} pairs tried on validation ({one.accuracy:.4f}; metrics.jsonl)"
     console.say(f"Sweep: --lr {one.lr:g} --weight-decay {one.weight_decay:g}, {why}.")
     settings = replace(job.plan.settings, lr=one.lr, weight_decay=one.weight_decay)
     reasons = {**job.plan.reasons, "lr": why, "weight_decay": why}
     plan = replace(job.plan, settings=settings, reasons=reasons)
-    return replace(job, plan=plan, trials=found)
+    return replace(job, plan=plan)
 
 
 def fit(job: Job) -> Fit:

@@ -1,7 +1,7 @@
 """A fine-tuning that is ready to train: begun from weights, or taken up from a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.freeze import constant, fingerprint, select_frozen, standing, to_pin
-from unfreeze.transfer.grid import Trial, pairs
+from unfreeze.transfer.grid import Sweep, pairs, sweep_epochs
 from unfreeze.transfer.maps import final_map
 from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan
 from unfreeze.transfer.resuming import check_resumable, merged
@@ -34,7 +34,8 @@ class Job:
     """The network, how it is trained, and what must not change.
 
     `frozen`, `head`: parameter names. `hashes`: of every frozen entry of the state dict at the
-    start. `trials`: rates and weight decays to be tried before it begins.
+    start. `sweep`: rates and weight decays to be tried before it begins; `tried`: those that were,
+    for people.
     """
 
     network: nn.Module
@@ -43,7 +44,8 @@ class Job:
     frozen: set[str]
     hashes: dict[str, str]
     head: list[str]
-    trials: list[Trial] = field(default_factory=list)
+    sweep: Sweep | None = None
+    tried: tuple[str, ...] = ()
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -111,31 +113,45 @@ def begun(
         chosen.settings, Case(network, constant(frozen), head, images=images, held_out=held_out)
     )
     chosen = settled(chosen, decision)
-    trials, why = _trials(s, chosen, decision, held_out)
+    sweep, why = _sweep(s, chosen, decision, network, facts, held_out)
     chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
     hashes = fingerprint(network.state_dict(), standing(network, frozen))
-    return Job(network, chosen, _card(it.start, chosen, found), frozen, hashes, head, trials)
+    return Job(network, chosen, _card(it.start, chosen, found), frozen, hashes, head, sweep)
 
 
-def _trials(
-    s: FinetuneSettings, chosen: Plan, decision: Decision, held_out: int
-) -> tuple[list[Trial], str]:
-    """What the sweep tries, and why so many; none where nothing is kept for a whole run."""
+def _sweep(
+    s: FinetuneSettings,
+    chosen: Plan,
+    decision: Decision,
+    network: nn.Module,
+    facts: Facts,
+    held_out: int,
+) -> tuple[Sweep | None, str]:
+    """What is tried, with the reason; nothing where no features are kept for the whole run."""
     if decision.mode == "off" or s.sweep == "off":
-        return [], ""
+        return None, ""
     if s.lr is not None and s.weight_decay is not None:
-        return [], "none: --lr and --weight-decay are given"
+        return None, "none: --lr and --weight-decay are given"
     if not held_out:
-        return [], "none: nothing is held out to judge by"
+        return None, "none: nothing is held out to judge by"
     if decision.learner is None:
-        return [], "none: only a single linear head is tried many times at once"
+        return None, "none: only a single linear head is tried many times at once"
     tried = pairs(
         chosen.lr,
         chosen.weight_decay,
         free_lr=s.lr is None,
         free_decay=s.weight_decay is None,
     )
-    return tried, f"{len(tried)} pairs of --lr and --weight-decay, the best on validation is taken"
+    epochs = sweep_epochs(
+        s.epochs,
+        -(-facts.images // chosen.batch_size),
+        images=facts.images,
+        weights=sum(p.numel() for p in network.get_submodule(decision.learner).parameters()),
+        heads=len(tried),
+        work=decision.work,
+    )
+    why = f"{len(tried)} pairs of --lr and --weight-decay, {epochs} epochs each: the best on "
+    return Sweep(tried, epochs), why + "validation is taken"
 
 
 def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
@@ -166,7 +182,8 @@ def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
     settings = build(FinetuneSettings, merged(state, as_dict(s)))
     chosen = Plan(settings, Preprocess.from_dict(card.preprocess), dict(state["reasons"]))
     frozen = select_frozen(network, settings.freeze, head=head)
-    return Job(network, chosen, card, frozen, dict(state["frozen"]), head)
+    tried = tuple(state.get("tried", ()))
+    return Job(network, chosen, card, frozen, dict(state["frozen"]), head, tried=tried)
 
 
 def _batch_norm_has_company(network: nn.Module, frozen: set[str], batch_size: int) -> None:

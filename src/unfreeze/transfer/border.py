@@ -21,6 +21,8 @@ from unfreeze.transfer.freeze import apply_freeze
 
 __all__ = ["Border", "NoBorder", "find_border", "work"]
 
+# what a forward pass may raise that was cut in two, or that was not made for these pictures
+FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 TOLERANCE = 1e-4  # of the largest value: the same arithmetic on the same numbers
 GROUPING = 1e-2  # likewise, for another number of pictures: other kernels, perhaps in TF32
 
@@ -71,7 +73,7 @@ def find_border(network: nn.Module, frozen: Collection[str], side: int) -> Borde
         network.train()
         try:
             border = _found(network, two)
-        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except FAILURES as error:
             raise NoBorder(f"its forward pass fails on a made-up picture: {error}") from error
     apply_freeze(network, frozen)  # what stands still is in eval mode, also afterwards
     return border

@@ -20,9 +20,11 @@ from unfreeze.transfer.selection import Selection
 from unfreeze.transfer.shortcut import Shortcut
 from unfreeze.transfer.trainer import Fit
 
-RATES = (1.0, 0.1, 0.3, 3.0, 10.0)  # times the planned rate, which comes first: it wins ties
+RATES = (1.0, 0.1, 0.3, 3.0, 10.0, 30.0)  # times the planned rate; the first wins ties
 DECAYS = (1e-4, 1e-3, 1e-2)
 STEPS = 10_000  # at most, in whole epochs
+LEAST_WORK = 10**12  # multiplications that a sweep may always take
+TRAINING = 3  # a forward and a backward pass, in forward passes
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,34 @@ class Trial:
     epoch: int | None = None
     accuracy: float = -1.0
     loss: float = math.inf
+
+    @property
+    def text(self) -> str:
+        """The pair and what came of it."""
+        pair = f"lr {self.lr:g}, weight decay {self.weight_decay:g}"
+        if self.epoch is None:
+            return f"{pair}: diverged"
+        return f"{pair}: {self.accuracy:.4f}, loss {self.loss:.4f} in epoch {self.epoch}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is tried, and for how many epochs each."""
+
+    trials: list[Trial]
+    epochs: int
+
+
+def sweep_epochs(
+    epochs: int, steps_per_epoch: int, *, images: int, weights: int, heads: int, work: float
+) -> int:
+    """How many of `epochs` a sweep trains, at least one: all, as far as that is cheap.
+
+    It may take as much arithmetic as the pass of the frozen part did (`work`, multiplications).
+    `weights`: of one head.
+    """
+    affordable = int(max(work, LEAST_WORK) / (TRAINING * images * weights * heads))
+    return max(1, min(epochs, STEPS // steps_per_epoch, affordable))
 
 
 def pairs(lr: float, decay: float, *, free_lr: bool, free_decay: bool) -> list[Trial]:
@@ -54,9 +84,7 @@ def best(trials: Sequence[Trial]) -> Trial:
 class Grid:
     """G heads in training on one shortcut; `network` has the untrained head as its `learner`."""
 
-    def __init__(
-        self, network: nn.Module, shortcut: Shortcut, trials: Sequence[Trial], fit: Fit
-    ) -> None:
+    def __init__(self, network: nn.Module, shortcut: Shortcut, sweep: Sweep, fit: Fit) -> None:
         border = shortcut.border
         if border.learner is None or border.approach is None:
             raise ValueError("only a Linear that alone learns can be tried many times at once")
@@ -64,12 +92,11 @@ class Grid:
         if not isinstance(head, nn.Linear):
             raise TypeError(f"{border.learner} is no Linear")
         self.network, self.shortcut, self.approach = network, shortcut, border.approach
-        self.trials, self.device = list(trials), head.weight.device
-        epochs = max(1, min(fit.epochs, STEPS // shortcut.loader.steps_per_epoch))
-        warmup = round(fit.warmup_epochs * epochs / fit.epochs)
+        self.trials, self.device = list(sweep.trials), head.weight.device
+        warmup = round(fit.warmup_epochs * sweep.epochs / fit.epochs)
         # in half precision one head's overflow would spoil the step of all
         precision = "fp32" if fit.precision == "fp16" else fit.precision
-        self.fit = replace(fit, epochs=epochs, warmup_epochs=warmup, precision=precision)
+        self.fit = replace(fit, epochs=sweep.epochs, warmup_epochs=warmup, precision=precision)
         count = len(self.trials)
         self.weights = [nn.Parameter(head.weight.detach().clone()) for _ in range(count)]
         self.biases = [

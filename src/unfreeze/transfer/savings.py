@@ -22,13 +22,17 @@ BACKWARD = 2  # a backward pass costs about two forward ones
 
 @dataclass(frozen=True)
 class Stored:
-    """What would be kept of one stretch; `ratio`: how many times less arithmetic that takes."""
+    """What would be kept of one stretch, and the multiplications of its passes.
+
+    `ratio`: how many times less arithmetic the stretch takes with it.
+    """
 
     stretch: Stretch
     border: Border
     passes: int
     picture_bytes: int
     bytes: int
+    work: float
     ratio: float
 
     @property
@@ -51,6 +55,7 @@ class Decision:
     views: int | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     learner: str | None = None  # the Linear that alone learns in all epochs, where there is one
+    work: float = 0.0  # multiplications that computing it takes
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ def _with_mode(
             "--cache off draws new ones each epoch, --cache-views says how many"
         )
     whole = len(stored) == 1 and stored[0].stretch.epochs == s.epochs
-    return Decision(mode, views, reasons, stored[0].border.learner if whole else None)
+    learner = stored[0].border.learner if whole else None
+    return Decision(mode, views, reasons, learner, sum(part.work for part in stored))
 
 
 def _doubt(s: FinetuneSettings, mode: str, stored: Sequence[Stored], *, plain: bool) -> str:
@@ -156,7 +162,7 @@ def _stored(s: FinetuneSettings, case: Case, part: Stretch, views: int) -> Store
     epoch = before + (1 + BACKWARD) * after
     ratio = part.epochs * epoch / (passes * before + part.epochs * (1 + BACKWARD) * after)
     total = picture * passes * case.images + full * case.held_out
-    return Stored(part, border, passes, picture, total, ratio)
+    return Stored(part, border, passes, picture, total, passes * before * case.images, ratio)
 
 
 def _picture_bytes(network: nn.Module, border: Border, side: int, precision: str) -> int:
