@@ -3,7 +3,7 @@ import torchinfo
 
 from unfreeze.api.summary import Summary, render, summary
 from unfreeze.backbones.build import build
-from unfreeze.backbones.head import headless
+from unfreeze.backbones.head import headless, replace_head
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.errors import UsageError
 
@@ -108,3 +108,23 @@ def test_a_pretraining_run_has_no_head(tmp_path):
     assert found.parameters_total == sum(p.numel() for p in network.parameters())
     assert found.layers[-1]["type"] == "NoHead" and found.layers[-1]["parameters"] == 0
     assert summary(str(tmp_path), input="3x16x16", classes=7).layers[-1]["output"] == [7]
+
+
+@pytest.mark.parametrize("head", ["replace", "mlp:8"])
+def test_a_runs_summary_shows_what_the_run_froze(tmp_path, head):
+    network = build("unfreeze/tiny")
+    replace_head(network, 3, kind=head)
+    preprocess = {"image_size": 16, "resize": 16, "interpolation": "bilinear"}
+    card = ModelCard(
+        kind="classifier",
+        arch="unfreeze/tiny",
+        stem="imagenet",
+        head=head,
+        classes=("a", "b", "c"),
+        preprocess=preprocess,
+        provenance={"freeze": "all"},
+    )
+    save_model(tmp_path / "model", network.state_dict(), card)
+    found = summary(str(tmp_path))
+    assert 0 < found.parameters_trainable < found.parameters_frozen
+    assert summary(str(tmp_path), freeze="none").parameters_frozen == 0

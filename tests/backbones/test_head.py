@@ -171,3 +171,34 @@ def test_looking_for_the_head_changes_nothing():
     assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+KINDS = ["resnet18", "squeezenet1_1", "alexnet", "timm/deit_tiny_distilled_patch16_224"]
+
+
+@pytest.mark.parametrize("arch", KINDS)
+@pytest.mark.parametrize("kind", ["append", "mlp:16"])
+def test_other_kinds_of_head_verify_themselves(arch, kind):
+    model = build(arch)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    old = head_layers(model)
+    new = replace_head(model, 5, kind=kind)
+    assert len(new) == len(old) * (2 if kind == "append" else 4)
+    model.eval()
+    side = 224 if arch.startswith("timm") else 64
+    assert model(torch.zeros(1, 3, side, side)).shape == (1, 5)
+    after = model.state_dict()
+    # an appended layer keeps what was there, under the old layer's name and .0
+    for name in old:
+        kept = (
+            torch.equal(after[f"{name}.0.weight"], before[f"{name}.weight"])
+            if (after[f"{name}.0.weight"].shape == before[f"{name}.weight"].shape)
+            else False
+        )
+        assert kept == (kind == "append")
+
+
+@pytest.mark.parametrize("kind", ["mlp", "mlp:0", "mlp:x", "other"])
+def test_a_kind_of_head_that_nobody_knows_is_refused(kind):
+    with pytest.raises(UsageError, match="--head does not know"):
+        replace_head(build("unfreeze/tiny"), 3, kind=kind)

@@ -125,3 +125,10 @@ def test_real_archives(shared):
     trash = indexed(shared / "data" / "trashnet-subset.zip")
     assert (len(trash), trash.layout) == (720, "classes")
     assert np.bincount(trash.labels).tolist() == [120] * 6
+
+
+def test_where_no_label_is_learned_a_strange_class_is_one_more(made):
+    names = ["train/cat/1.png", "train/dog/2.png", "test/wolf/3.png"]
+    source = open_source(str(made.folder(made.members(names))))
+    index = build_index(source, strange_classes=True)
+    assert index.classes == ("cat", "dog", "wolf") and sorted(index.labels) == [0, 1, 2]

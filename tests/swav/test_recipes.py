@@ -99,7 +99,7 @@ def test_every_value_is_the_scripts_value(name, device):
     assert {key: values[key] for key in expected(name)} == expected(name)
     # nothing of the run's mathematics is left to the auto plan, and each value says its source
     method = {key for key, value in values.items() if value is None} - {"workers", "limit"}
-    assert method == {"out", "resume", "config", "keep_every"}
+    assert method == {"out", "resume", "config", "keep_every", "time_limit"}
     assert set(made.reasons.values()) == {name}
 
 

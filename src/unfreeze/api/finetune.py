@@ -1,5 +1,6 @@
 """`finetune`: labelled pictures and a network in, a classifier that travels out."""
 
+import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +18,9 @@ from unfreeze.checkpoints.modelfile import load_model, save_model
 from unfreeze.errors import Interrupted, UsageError, go_on
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console, Logged, Quiet
+from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
+from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
@@ -70,15 +73,22 @@ def finetune(data: str, **settings: Any) -> FinetuneResult | FinetunePlan:
 
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
-    return run_finetune(layered(FinetuneSettings, None, {"data": data, **settings}), Quiet())
+    began = time.monotonic()
+    given = layered(FinetuneSettings, None, {"data": data, **settings})
+    return run_finetune(given, Quiet(), began=began)
 
 
 def run_finetune(
-    settings: FinetuneSettings, console: Console, *, draw: bool = True
+    settings: FinetuneSettings, console: Console, *, draw: bool = True, began: float | None = None
 ) -> FinetuneResult | FinetunePlan:
-    """The same from a settings object; without `draw` the report waits for `report RUN`."""
+    """The same from a settings object; without `draw` the report waits for `report RUN`.
+
+    `began`, on time.monotonic(), is what `time_limit` counts from; None: the process's start.
+    """
     if not settings.dry_run and not settings.out:
         raise UsageError("finetune needs a folder for the run.", "Add --out RUN, or --dry-run.")
+    available(settings.logger)
+    deadline = Deadline.of(settings.time_limit, began)
     place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     if not settings.dry_run:
         allowed(str(settings.out), **place)  # refused before anything is read or fetched
@@ -107,13 +117,15 @@ def run_finetune(
     parts = assemble(job, ready)
     if state is None:
         run.rewind_metrics(-1)
-        job = swept(job, parts, run, console)
+        job = swept(job, parts, run, console, deadline)
     trainer = parts.trainer(job, run, found.fingerprint)
     if state is not None:
         trainer.restore(state)
         run.rewind_metrics(trainer.step)
+    trainer.deadline = deadline
     _write_start(run, job, ready, trainer)
-    outcome = trainer.run(console)
+    with passed_on(settings.logger, run, as_dict(job.plan.settings), trainer.step, console):
+        outcome = trainer.run(console)
     _write_model(run, job, ready, parts, trainer, outcome)
     if draw:
         report(str(run.path))
@@ -160,7 +172,7 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
 def _write_model(
     run: RunFolder, job: Job, ready: Checked, parts: Parts, trainer: Trainer, outcome: Outcome
 ) -> None:
-    """The model file, and what it scores on val."""
+    """The model file, and what it scores on val; who asked to stop does not wait for that."""
     learnt = {
         "images": len(ready.train),
         "epochs": outcome.epochs,
@@ -170,7 +182,7 @@ def _write_model(
     card = replace(job.card, provenance={**job.card.provenance, **learnt})
     save_model(run.file("model"), job.network.state_dict(), card)
     ready.write_keys(run)
-    if parts.holdout is not None:
+    if parts.holdout is not None and outcome.stopped != "asked":
         scores = asdict(trainer.scores(partial(parts.holdout.score, job.network)))
         about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
         write_json(run.file("evaluation.json"), {**about, "classes": list(card.classes), **scores})
@@ -180,8 +192,8 @@ def _result(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> Finet
     """What was done; Interrupted where the run was stopped."""
     if outcome.stopped == "asked":
         raise Interrupted(
-            f"Stopped after {outcome.epochs} of {job.plan.settings.epochs} epochs; model/ holds "
-            "the best so far.",
+            f"Stopped by {outcome.asked_by} after {outcome.epochs} of "
+            f"{job.plan.settings.epochs} epochs; model/ holds the best so far.",
             go_on("finetune", job.plan.settings.data, run.path),
         )
     trainable, frozen = job.counts

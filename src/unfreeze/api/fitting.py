@@ -17,15 +17,16 @@ from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views import normalise
 from unfreeze.errors import Interrupted, go_on
 from unfreeze.runtime.console import Console
+from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.runtime.signals import stop_requests
 from unfreeze.settings.build import as_dict
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
-from unfreeze.transfer.freeze import constant
 from unfreeze.transfer.grid import Grid, Trial, best
 from unfreeze.transfer.holdout import HoldOut
 from unfreeze.transfer.keeper import Keeper, Keeping
+from unfreeze.transfer.rates import layer_scales
 from unfreeze.transfer.stretches import stretches
 from unfreeze.transfer.trainer import Fit, Trainer
 
@@ -57,7 +58,7 @@ class Parts:
             fit(job),
             prepare=partial(_prepare, job.plan.preprocess),
             validate=partial(self.holdout.record, job.network) if self.holdout else None,
-            freeze=constant(job.frozen),
+            freeze=job.schedule,
             folder=run,
             keep=keep,
             keeper=self.keeper,
@@ -83,23 +84,27 @@ def assemble(job: Job, ready: Checked) -> Parts:
     judged = holdout if len(ready.val) else None
     if s.cache in ("off", "auto"):  # auto: of a run begun before features were kept
         return Parts(loader, judged, None)
-    parts = stretches(network, constant(job.frozen), s.epochs, job.head)
+    parts = stretches(network, job.schedule, s.epochs, job.head)
     keeping = _keeping(job, ready, prepare)
     keeper = Keeper(network, loader, judged, keeping=keeping, stretches=parts)
     return Parts(loader, judged, keeper)
 
 
-def swept(job: Job, parts: Parts, run: RunFolder, console: Console) -> Job:
+def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: Deadline) -> Job:
     """The job with the rate and weight decay that do best on validation, and what was tried."""
     if job.sweep is None or parts.keeper is None:
         return job
     began = time.monotonic()
     with stop_requests() as stop:
-        shortcut = parts.keeper.at(0, console, lambda: bool(stop))
+
+        def asked() -> bool:
+            stop.at(deadline, 0.0)
+            return bool(stop)
+
+        shortcut = parts.keeper.at(0, console, asked)
         found = None
         if shortcut is not None and not stop:
-            grid = Grid(job.network, shortcut, job.sweep, fit(job))
-            found = grid.run(console, lambda: bool(stop))
+            found = Grid(job.network, shortcut, job.sweep, fit(job)).run(console, asked)
         if stop:
             raise Interrupted(
                 f"Stopped by {stop.name} before the first step.",
@@ -152,6 +157,7 @@ def fit(job: Job) -> Fit:
         checkpoint_every=s.checkpoint_every,
         precision=s.precision,
         seed=s.seed,
+        scales=layer_scales(job.network, s.layer_decay, job.head),
     )
 
 

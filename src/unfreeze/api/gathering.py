@@ -67,7 +67,7 @@ class Gathering:
 def gathering(s: PretrainSettings, console: Console) -> Gathering:
     """The pictures of `s.data`: of `train` only, where there are splits."""
     source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run)
-    index = build_index(source)
+    index = build_index(source, strange_classes=True)
     for note in index.notes:
         console.say(note)
     train = np.arange(len(index))

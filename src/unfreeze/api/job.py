@@ -19,13 +19,14 @@ from unfreeze.runtime.devices import pick_precision
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.transfer.freeze import constant, fingerprint, select_frozen, standing, to_pin
+from unfreeze.transfer.freeze import FreezeSchedule, fingerprint, standing, to_pin
 from unfreeze.transfer.grid import Sweep, pairs, sweep_epochs
 from unfreeze.transfer.maps import final_map
 from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan
 from unfreeze.transfer.resuming import check_resumable, merged
 from unfreeze.transfer.savings import Case, Decision, decide, settled
 from unfreeze.transfer.start import Start, from_card, start
+from unfreeze.transfer.thaw import freeze_schedule
 from unfreeze.transfer.trainer import LAST
 
 
@@ -33,19 +34,24 @@ from unfreeze.transfer.trainer import LAST
 class Job:
     """The network, how it is trained, and what must not change.
 
-    `frozen`, `head`: parameter names. `hashes`: of every frozen entry of the state dict at the
-    start. `sweep`: rates and weight decays to be tried before it begins; `tried`: those that were,
-    for people.
+    `frozen`: names of the parameters that never thaw. `hashes`: of every entry of the state dict
+    that stands with them, at the start. `sweep`: rates and weight decays to be tried before it
+    begins; `tried`: those that were, for people.
     """
 
     network: nn.Module
     plan: Plan
     card: ModelCard
-    frozen: set[str]
+    schedule: FreezeSchedule
     hashes: dict[str, str]
     head: list[str]
     sweep: Sweep | None = None
     tried: tuple[str, ...] = ()
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """What no epoch trains."""
+        return self.schedule.always
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -60,7 +66,7 @@ class Opened:
     """A network with its new head, what of it stands still, and how pictures enter it."""
 
     start: Start
-    frozen: set[str]
+    schedule: FreezeSchedule
     preprocess: Preprocess
     reasons: dict[str, str]
 
@@ -75,11 +81,12 @@ def opened(s: FinetuneSettings, found: Labelled) -> Opened:
         side=found.side,
         fetch=not s.dry_run,
         allow_partial=s.allow_partial,
+        head=s.head,
     )
     sides = partial(final_map, it.network)
     preprocess, reasons = choose_preprocess(s, found.side, it.wants, sides)
-    frozen = select_frozen(it.network, s.freeze, head=it.head)
-    return Opened(it, frozen, preprocess, {**it.reasons, **reasons})
+    schedule = freeze_schedule(it.network, s.freeze, s.unfreeze_at, head=it.head, epochs=s.epochs)
+    return Opened(it, schedule, preprocess, {**it.reasons, **reasons})
 
 
 def begun(
@@ -92,7 +99,7 @@ def begun(
     held_out: int,
 ) -> Job:
     """A new run on `images` training pictures, judged on the `held_out` ones."""
-    network, frozen = it.start.network, it.frozen
+    network, frozen = it.start.network, it.schedule.always
     facts = Facts(
         images=images,
         arch=it.start.arch,
@@ -101,7 +108,8 @@ def begun(
         trained=s.weights != "none",
     )
     chosen = plan(s, facts, it.preprocess)
-    _batch_norm_has_company(network, frozen, chosen.batch_size)
+    for _, still in it.schedule.steps:
+        _batch_norm_has_company(network, still, chosen.batch_size)
     precision, why = pick_precision(s.precision, device)
     chosen = replace(
         chosen,
@@ -110,13 +118,14 @@ def begun(
     )
     head = it.start.head
     decision = decide(
-        chosen.settings, Case(network, constant(frozen), head, images=images, held_out=held_out)
+        chosen.settings, Case(network, it.schedule, head, images=images, held_out=held_out)
     )
     chosen = settled(chosen, decision)
     sweep, why = _sweep(s, chosen, decision, network, facts, held_out)
     chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
     hashes = fingerprint(network.state_dict(), standing(network, frozen))
-    return Job(network, chosen, _card(it.start, chosen, found), frozen, hashes, head, sweep)
+    card = _card(it.start, chosen, found)
+    return Job(network, chosen, card, it.schedule, hashes, head, sweep)
 
 
 def _sweep(
@@ -181,12 +190,14 @@ def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
     network, head = from_card(card)
     settings = build(FinetuneSettings, merged(state, as_dict(s)))
     chosen = Plan(settings, Preprocess.from_dict(card.preprocess), dict(state["reasons"]))
-    frozen = select_frozen(network, settings.freeze, head=head)
+    schedule = freeze_schedule(
+        network, settings.freeze, settings.unfreeze_at, head=head, epochs=settings.epochs
+    )
     tried = tuple(state.get("tried", ()))
-    return Job(network, chosen, card, frozen, dict(state["frozen"]), head, tried=tried)
+    return Job(network, chosen, card, schedule, dict(state["frozen"]), head, tried=tried)
 
 
-def _batch_norm_has_company(network: nn.Module, frozen: set[str], batch_size: int) -> None:
+def _batch_norm_has_company(network: nn.Module, frozen: frozenset[str], batch_size: int) -> None:
     pinned = set(to_pin(network, frozen))
     learning = [
         name
@@ -206,7 +217,7 @@ def _card(it: Start, chosen: Plan, found: Labelled) -> ModelCard:
         kind="classifier",
         arch=it.arch,
         stem=it.stem,
-        head="replace",
+        head=s.head,
         classes=found.index.classes,
         preprocess=chosen.preprocess.as_dict(),
         provenance={
@@ -215,6 +226,7 @@ def _card(it: Start, chosen: Plan, found: Labelled) -> ModelCard:
             "weights_matched": loaded.share if loaded else None,
             **({"licence": loaded.licence} if loaded and loaded.licence else {}),
             "freeze": s.freeze,
+            "unfreeze_at": s.unfreeze_at,
             "seed": s.seed,
             "fingerprint": found.fingerprint,
         },

@@ -11,7 +11,7 @@ import torch
 
 from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.report import report
-from unfreeze.api.starting import Start, begin
+from unfreeze.api.starting import Start, begin, inherit_head
 from unfreeze.api.writing import write_model, write_start
 from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded
@@ -20,8 +20,10 @@ from unfreeze.data.loader import Loader
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Logged, Quiet
+from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.runtime.launcher import launched
+from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered
@@ -64,13 +66,24 @@ def pretrain(data: str, **settings: Any) -> PretrainResult | PretrainPlan:
 
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
-    return run_pretrain(layered(PretrainSettings, None, {"data": data, **settings}), Quiet())
+    began = time.monotonic()
+    given = layered(PretrainSettings, None, {"data": data, **settings})
+    return run_pretrain(given, Quiet(), began=began)
 
 
 def run_pretrain(
-    settings: PretrainSettings, console: Console, *, on_epoch: OnEpoch | None = None
+    settings: PretrainSettings,
+    console: Console,
+    *,
+    on_epoch: OnEpoch | None = None,
+    began: float | None = None,
 ) -> PretrainResult | PretrainPlan:
-    """The same from a settings object; `on_epoch` is called after each epoch."""
+    """The same from a settings object; `on_epoch` is called after each epoch.
+
+    `began`, on time.monotonic(), is what `time_limit` counts from; None: the process's start.
+    """
+    available(settings.logger)
+    deadline = Deadline.of(settings.time_limit, began)
     if settings.dry_run:
         return plan_pretrain(settings, console)
     if not settings.out:
@@ -90,9 +103,12 @@ def run_pretrain(
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
     trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes))
+    inherit_head(trainer.model, prepared.start, prepared.reasons, console)
+    trainer.deadline = deadline
     processes.together(lambda: _resume(trainer, run, found.fingerprint, console))
     processes.leads(lambda: write_start(trainer, found, {**prepared.reasons, **chosen.reasons}))
-    trainer.fit(console, on_epoch)
+    with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
+        trainer.fit(console, on_epoch)
     processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
     return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
 

@@ -1,18 +1,23 @@
-"""The network a pretraining run begins with: built, loaded, its head removed."""
+"""The network a pretraining run begins with: built, loaded, and given a SwAV head that fits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from unfreeze.backbones.build import build as build_network
-from unfreeze.backbones.build import canonical
+from unfreeze.backbones.build import build, canonical
 from unfreeze.backbones.head import headless
 from unfreeze.backbones.origins import network_of
 from unfreeze.backbones.weights import Loaded, load_weights
+from unfreeze.checkpoints.modelfile import model_folder
+from unfreeze.runtime.console import Console
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.inherit import inherit, rest_of_run
+from unfreeze.swav.model import SwAV
 from unfreeze.swav.recipe import choose_arch
+
+SMALL_PICTURE = 64  # pixels; up to here a stem that halves the picture twice costs too much
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,10 @@ class Start:
 
 
 def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
-    """The network for pictures of `side` pixels; WeightsError where `--init` cannot be had."""
+    """The network for pictures of `side` pixels; WeightsError where `--init` cannot be had.
+
+    In a dry run, weights that are not a file here are not fetched.
+    """
     own = network_of(settings.init)
     arch, why = choose_arch(settings, side, device.type)
     if own and not settings.arch:
@@ -35,16 +43,8 @@ def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
     reasons = {} if settings.arch else {"arch": why}
     arch, stem = canonical(arch), settings.stem
     if stem == "auto":
-        small = (settings.image_size or side) <= 64 and settings.init == "none"
-        if own:
-            stem, why = own[1], "that of the weights"
-        elif small and not arch.startswith("unfreeze/"):
-            stem, why = "small", "keeps the resolution of small pictures"
-        else:
-            trained = settings.init != "none"
-            stem, why = "imagenet", "loaded layers are never changed" if trained else "its own"
-        reasons["stem"] = why
-    network = build_network(arch, stem=stem)
+        stem, reasons["stem"] = _stem(settings, arch, side, own[1] if own else None)
+    network = build(arch, stem=stem)
     loaded = None
     if settings.init != "none" and settings.dry_run and not Path(settings.init).exists():
         reasons["init"] = "not fetched in a dry run"
@@ -54,5 +54,27 @@ def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
         reasons["init"] = loaded.account
         reasons |= {"licence": loaded.licence} if loaded.licence else {}
     width = headless(network)
-    changed = PretrainSettings(**{**vars(settings), "arch": arch, "stem": stem})
-    return Start(network, width, changed, reasons, loaded)
+    return Start(network, width, replace(settings, arch=arch, stem=stem), reasons, loaded)
+
+
+def inherit_head(model: SwAV, start: Start, reasons: dict[str, str], console: Console) -> None:
+    """Copy projection head and prototypes of `--init` where they fit; said and noted."""
+    loaded, init = start.loaded, start.settings.init
+    if loaded is None:
+        return
+    rest, why = rest_of_run(init) if model_folder(init) is not None else (loaded.rest, "")
+    said = (f"{why}: head and prototypes start anew.",) if why else inherit(model, rest).said
+    reasons["swav_head"] = " ".join(said)
+    console.say(reasons["swav_head"])
+
+
+def _stem(settings: PretrainSettings, arch: str, side: int, own: str | None) -> tuple[str, str]:
+    """(stem, reason): `auto` keeps what the weights were trained with."""
+    if own is not None:
+        return own, "that of the weights"
+    if settings.init != "none":
+        return "imagenet", "loaded layers are never changed"
+    small = (settings.image_size or side) <= SMALL_PICTURE
+    if small and not arch.startswith("unfreeze/"):
+        return "small", "keeps the resolution of small pictures"
+    return "imagenet", "the network's own"

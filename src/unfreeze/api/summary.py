@@ -54,9 +54,9 @@ def summary(arch: str, **settings: Any) -> Summary:
 
 def run_summary(settings: SummarySettings, console: Console) -> Summary:
     """The same from a settings object."""
-    arch, model = _network(settings)
+    arch, model, freeze = _network(settings)
     heads = () if is_headless(model) else head_layers(model)
-    frozen = select_frozen(model, settings.freeze, head=heads)
+    frozen = select_frozen(model, freeze, head=heads)
     parts = stages(model)
     seen = trace(model, _height_and_width(settings.input))
     layers: list[dict[str, Any]] = []
@@ -92,21 +92,24 @@ def render(found: Summary) -> str:
     return "\n".join([*lines, rule, *_totals(found)])
 
 
-def _network(settings: SummarySettings) -> tuple[str, nn.Module]:
-    """Canonical or given name, and the network with the head it is to have."""
+def _network(settings: SummarySettings) -> tuple[str, nn.Module, str]:
+    """Canonical or given name, the network with the head it is to have, and what is frozen."""
     arch, stem, classes = settings.arch, settings.stem, settings.classes
-    bare = False
+    bare, kind, freeze = False, "replace", settings.freeze or "none"
     if model_folder(arch) is not None:
         card = load_model(arch)[1]
         arch, stem = card.arch, card.stem
         classes = classes or len(card.classes) or None
         bare = card.kind == "backbone" and classes is None
+        if card.kind == "classifier":
+            kind = "replace" if card.head == "none" else card.head
+            freeze = settings.freeze or card.provenance.get("freeze", "none")
     model = build_network(arch, stem=stem)
     if classes is not None:
-        replace_head(model, classes)
+        replace_head(model, classes, kind=kind)
     elif bare:
         headless(model)  # as the run's model is: it holds no head
-    return arch, model
+    return arch, model, freeze
 
 
 def _height_and_width(text: str) -> tuple[int, int]:

@@ -74,24 +74,61 @@ def headless(model: nn.Module) -> int:
     return shape[1]
 
 
-def replace_head(model: nn.Module, classes: int) -> list[str]:
-    """Put a new head for `classes` scores in place of the old; names of its parameters.
+def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> list[str]:
+    """Put a new head for `classes` scores in the place of the old; names of its parameters.
 
-    The new layer is of the old one's kind (Linear or Conv2d), with a bias where there was one,
-    weights from N(0, 0.01) and bias 0: training starts at a loss of ln(classes). The swap is then
-    proved by a forward pass: scores are [1, classes] and every new parameter has a gradient.
+    `replace`: one layer of the old one's kind (Linear or Conv2d), with a bias where there was one.
+    `append`: the old layer stays and such a layer follows it. `mlp:WIDTH`: a hidden layer and ReLU
+    come before. Weights of the scoring layer are from N(0, 0.01), its bias 0: training starts at a
+    loss of ln(classes). The swap is then proved by a forward pass: scores are [1, classes] and
+    every new parameter has a gradient.
     """
     if classes < 2:
         raise UsageError(f"A head for {classes} classes decides nothing.", "Use at least two.")
     names = head_layers(model)
     old = {id(parameter) for name in names for parameter in _layer(model, name).parameters()}
+    width = _hidden(kind)
     for name in names:
-        model.set_submodule(name, _fresh(_layer(model, name), classes))
+        model.set_submodule(name, _made(_layer(model, name), classes, kind, width))
     if hasattr(model, "num_classes"):
         vars(model)["num_classes"] = classes  # torchvision and timm keep count there
-    new = [f"{name}.{part}" for name in names for part, _ in _layer(model, name).named_parameters()]
-    _prove(model, new, old, classes)
+    new = [
+        f"{name}.{part}"
+        for name in names
+        for part, parameter in _layer(model, name).named_parameters()
+        if id(parameter) not in old
+    ]
+    _prove(model, new, set() if kind == "append" else old, classes)
     return new
+
+
+def _hidden(kind: str) -> int:
+    """Width of the hidden layer, 0 for none; UsageError for a kind that nobody knows."""
+    name, _, width = kind.partition(":")
+    if kind in ("replace", "append"):
+        return 0
+    if name == "mlp" and width.isdecimal() and int(width):
+        return int(width)
+    raise UsageError(f"--head does not know {kind!r}.", "Use replace, append or mlp:WIDTH.")
+
+
+def _made(old: Layer, classes: int, kind: str, width: int) -> nn.Module:
+    if kind == "append":
+        return nn.Sequential(old, _following(old, old.weight.shape[0], classes))
+    if not width:
+        return _fresh(old, classes)
+    hidden = _fresh(old, width)
+    nn.init.kaiming_normal_(hidden.weight, nonlinearity="relu")
+    return nn.Sequential(hidden, nn.ReLU(), _following(old, width, classes))
+
+
+def _following(old: Layer, width: int, classes: int) -> Layer:
+    """A scoring layer behind `width` outputs: a 1x1 convolution where the head is one."""
+    place: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
+    wide = isinstance(old, nn.Conv2d)
+    return _fresh(
+        nn.Conv2d(width, 1, 1, **place) if wide else nn.Linear(width, 1, **place), classes
+    )
 
 
 def _prove(model: nn.Module, new: list[str], old: set[int], classes: int) -> None:

@@ -112,7 +112,7 @@ def _add_flag(group: Any, name: str, entry: tuple[Knob, Any, Any]) -> None:
     shape: dict[str, Any] = {"metavar": _metavar(scalar, spec)}
     if scalar is bool and not spec.verbatim:
         shape = {"action": "store_const", "const": "true"}
-    elif many:
+    elif many and not spec.choices:
         shape["nargs"] = "+"
     elif spec.bare is not None:
         shape["nargs"] = "?"
@@ -189,7 +189,26 @@ def _spelled_out(argv: Sequence[str], known: dict[str, tuple[Knob, Any, Any]]) -
     for word, after in zip(argv, [*argv[1:], ""], strict=False):
         alone = word in bare and after not in bare[word].choices
         spelled.append(f"{word}={bare[word].bare}" if alone else word)
-    return spelled
+    return _joined(spelled, known)
+
+
+def _joined(argv: Sequence[str], known: dict[str, tuple[Knob, Any, Any]]) -> list[str]:
+    # `--logger wandb mlflow DATA`: a list of known words ends where another word begins
+    lists = {
+        spec.flag(name): set(spec.choices)
+        for name, (spec, kind, _) in known.items()
+        if spec.choices and parts(kind)[1]
+    }
+    joined: list[str] = []
+    inside = ""  # the list that is being read
+    for word in argv:
+        goes_on = inside and set(word.split(",")) <= lists[inside]
+        if goes_on and joined[-1] != inside:
+            joined[-1] += f",{word}"
+        else:
+            joined.append(word)
+        inside = word if word in lists else inside if goes_on else ""
+    return joined
 
 
 def _unknown(verb: str, rest: Sequence[str], flags: Sequence[str]) -> UsageError:

@@ -59,15 +59,16 @@ class Index:
         return np.flatnonzero(self.splits == split)
 
 
-def build_index(source: Source) -> Index:
+def build_index(source: Source, *, strange_classes: bool = False) -> Index:
     """The pictures of `source`, read as its folders (or its list) say.
 
     A file counts by its name's ending, else by its first bytes. Pictures of folders and archives
     come sorted by path, so that the same files give the same index however they are packed.
-    No picture at all, and a class that `train` does not know, are DataErrors.
+    No picture at all is a DataError; so is a class that `train` does not know, unless
+    `strange_classes` (where nothing is learned from labels) makes it one of the classes.
     """
     if source.labels is not None or source.splits is not None or source.kind == "csv":
-        return _listed(source)
+        return _listed(source, strange_classes)
     rows = sorted(_pictures(source), key=source.names.__getitem__)
     folders = Counter(_folder(source.names[row]) for row in rows)
     found = layout.read_layout(folders)
@@ -85,6 +86,7 @@ def build_index(source: Source) -> Index:
         kind=found.kind,
         stray=stray,
         notes=notes,
+        strange=strange_classes,
     )
 
 
@@ -107,7 +109,7 @@ def _place(found: layout.Layout, name: str) -> layout.Place:
     return place
 
 
-def _listed(source: Source) -> Index:
+def _listed(source: Source, strange: bool) -> Index:
     """The index of a source that says labels and splits itself: every row, in its order."""
     count = len(source)
     labels = [name or None for name in source.labels or [""] * count]
@@ -118,7 +120,9 @@ def _listed(source: Source) -> Index:
     )
     labelled = any(label is not None for label in labels)
     kind: layout.Kind = "splits" if splits.any() else "classes" if labelled else "flat"
-    return _made(source, range(count), labels, splits, kind=kind, notes=source.notes)
+    return _made(
+        source, range(count), labels, splits, kind=kind, notes=source.notes, strange=strange
+    )
 
 
 def _split(source: Source, row: int, name: str) -> int:
@@ -142,10 +146,11 @@ def _made(
     kind: layout.Kind,
     stray: int = 0,
     notes: tuple[str, ...] = (),
+    strange: bool = False,
 ) -> Index:
     if not len(rows):
         raise _empty(source)
-    classes = _classes(labels, splits)
+    classes = _classes(labels, np.zeros_like(splits) if strange else splits)
     number = {name: place for place, name in enumerate(classes)}
     for row, label, split in zip(rows, labels, splits, strict=True):
         if label is not None and label not in number:

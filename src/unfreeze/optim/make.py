@@ -1,6 +1,6 @@
 """Optimizers by name, and which parameters share a group."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,14 +12,24 @@ from unfreeze.optim.larc import LARC
 
 
 def decay_groups(
-    named: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+    named: Iterable[tuple[str, nn.Parameter]],
+    weight_decay: float,
+    scales: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Two groups: matrices and kernels decay; biases and normalisation (one dimension) do not."""
-    parameters = [p for _, p in named]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """Two groups: matrices and kernels decay; biases and normalisation (one dimension) do not.
+
+    With `scales` (name -> share of the learning rate, 1 where absent) two for each share, which
+    `set_lr` keeps.
+    """
+    parameters, shares = list(named), scales or {}
+    groups: list[dict[str, Any]] = []
+    for share in sorted({shares.get(name, 1.0) for name, _ in parameters}, reverse=True) or [1.0]:
+        mine = [p for name, p in parameters if shares.get(name, 1.0) == share]
+        extra = {"lr_scale": share} if share != 1 else {}
+        decays = {"params": [p for p in mine if p.ndim > 1], "weight_decay": weight_decay}
+        still = {"params": [p for p in mine if p.ndim <= 1], "weight_decay": 0.0}
+        groups += [decays | extra, still | extra]
+    return groups
 
 
 def make_optimizer(

@@ -14,6 +14,7 @@ class Meter:
 
     def __init__(self, over: Callable[[torch.Tensor], torch.Tensor] = lambda own: own) -> None:
         self.over = over
+        self.last = 0.0  # seconds of the last step with its data
         self.reset()
 
     def reset(self) -> None:
@@ -25,7 +26,8 @@ class Meter:
 
     def data_ready(self) -> None:
         """The batch is here: what passed since the last mark was waiting for data."""
-        self.seconds_data += self._lap()
+        self.last = self._lap()
+        self.seconds_data += self.last
 
     def step_done(self, loss: torch.Tensor, images: int) -> None:
         """The step is queued or done: what passed since `data_ready` was the step."""
@@ -33,7 +35,9 @@ class Meter:
         self.loss = loss if self.loss is None else self.loss + loss
         self.steps += 1
         self.images += images
-        self.seconds_step += self._lap()
+        lap = self._lap()
+        self.seconds_step += lap
+        self.last += lap
 
     def read(self) -> dict[str, float]:
         """Mean loss and rates of the interval (waits for the device), then a new interval."""

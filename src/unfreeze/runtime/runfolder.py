@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ class RunFolder:
     def __init__(self, path: str | Path, *, writes: bool = True) -> None:
         self.path = Path(path)
         self.writes = writes  # of many processes only the first does
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # told of each record
+        self.recorded = 0  # last step on record, those that were dropped again included
 
     @classmethod
     def create(
@@ -38,8 +41,10 @@ class RunFolder:
         return self.path / name
 
     def metric(self, record: dict[str, Any]) -> None:
-        """Append one JSON object to metrics.jsonl."""
+        """Append one JSON object to metrics.jsonl; whoever listens is told."""
         self._append("metrics.jsonl", json.dumps(record))
+        for listen in self.listeners:
+            listen(record)
 
     def log(self, text: str) -> None:
         """Append one dated line to log.txt."""
@@ -53,7 +58,9 @@ class RunFolder:
         """Drop what was recorded after `step`: a resumed run writes those lines again."""
         if not self.writes:
             return
-        kept = [r for r in self.metrics() if r.get("step", 0) <= step]
+        found = self.metrics()
+        kept = [r for r in found if r.get("step", 0) <= step]
+        self.recorded = max((r.get("step", 0) for r in found), default=0)
         write_text(self.file("metrics.jsonl"), "".join(json.dumps(r) + "\n" for r in kept))
 
     def _append(self, name: str, line: str) -> None:

@@ -7,17 +7,24 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from unfreeze.runtime.deadline import Deadline
+
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 class StopRequest:
-    """Which signal asked, or "" while none did."""
+    """Which signal asked, or that the time is up; "" while nothing did."""
 
     def __init__(self) -> None:
         self.name = ""
 
     def __bool__(self) -> bool:
         return bool(self.name)
+
+    def at(self, deadline: Deadline, step_seconds: float) -> None:
+        """Set the request where the deadline leaves no time for another step."""
+        if deadline.reached(step_seconds) and not self:
+            self.name = "--time-limit"
 
 
 @contextlib.contextmanager

@@ -18,7 +18,23 @@ class FinetuneSettings(Call, Run, Pictures, Machine):
     allow_partial: bool = knob(
         False, "take weights that fit less than 90 % of the backbone; the rest stays random"
     )
-    freeze: str = knob("none", "what stands still: none, all, stage:N or regex:PATTERN")
+    freeze: str = knob(
+        "none", "what stands still: none, all, norms (batch norms), stage:N or regex:PATTERN"
+    )
+    unfreeze_at: str | None = knob(
+        None,
+        'parts that thaw, or with - freeze again, from an epoch on: "5:layer4,10:all,20:-layer1"',
+        unset="never",
+    )
+    layer_decay: float = knob(
+        1.0,
+        "learning rate of each stage as a share of the next one's (1: the same)",
+        low=0.01,
+        high=1,
+    )
+    head: str = knob(
+        "replace", "the new head: replace, append (behind the old outputs) or mlp:WIDTH"
+    )
     stem: str = knob(
         "auto",
         "first layers: small keeps the resolution of small pictures",

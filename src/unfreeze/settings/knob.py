@@ -71,6 +71,8 @@ def coerce(name: str, value: Any, entry: tuple[Knob, Any, Any]) -> Any:
     items = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(items, Sequence):
         items = (items,)
+    if spec.choices:  # words without a comma in them
+        items = [word for item in items for word in str(item).split(",")]
     return tuple(_one(name, item, scalar, spec) for item in items)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from unfreeze.settings.knob import knob
 
 SEEDS = 2**32 - 1  # what every generator takes
+LOGGERS = ("none", "tensorboard", "wandb", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -73,4 +74,19 @@ class Run:
     seed: int = knob(0, "seed of every random choice", low=0, high=SEEDS, group="run")
     checkpoint_every: int = knob(
         1, "epochs between checkpoints (also at least every 5 minutes)", low=1, group="run"
+    )
+    time_limit: str | None = knob(
+        None,
+        "save and end with 130 before this time since the start of the process is over: 30m, 2h, "
+        "1-12:00:00, or minutes; with --resume auto the same command begins and goes on",
+        group="run",
+        unset="none",
+        cli_only=True,
+    )
+    logger: tuple[str, ...] = knob(
+        ("none",),
+        "who else gets what goes into metrics.jsonl, one or several; each is an extra to install "
+        "(unfreeze[wandb]); one that fails is named and dropped, and the run goes on",
+        choices=LOGGERS,
+        group="run",
     )

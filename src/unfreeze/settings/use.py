@@ -52,7 +52,11 @@ class SummarySettings(Call):
     arch: str = knob("", "a network's name, or a run's folder", positional=True)
     input: str = knob("3x224x224", "channels x height x width")
     classes: int | None = knob(None, "width of a new head (auto: the network's own)", low=1)
-    freeze: str = knob("none", "what stands still: none, all, stage:N or regex:PATTERN")
+    freeze: str | None = knob(
+        None,
+        "what stands still: none, all, norms, stage:N or regex:PATTERN",
+        unset="as in the run; none",
+    )
     stem: str = knob("imagenet", "first layers", choices=("imagenet", "small"))
 
 

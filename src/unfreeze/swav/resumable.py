@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "store_budget",
     "checkpoint_every",
     "keep_every",
+    "logger",
     "sync_bn",  # these two are compared by what they do
     "syncbn_process_group_size",
 )

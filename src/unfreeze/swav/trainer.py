@@ -16,6 +16,7 @@ from unfreeze.errors import DataError, DivergedError, Interrupted, UnfreezeError
 from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
 from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.runtime.console import Console
+from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.meter import Meter, due
 from unfreeze.runtime.processes import Processes
@@ -76,6 +77,7 @@ class Trainer:
         self.loss = math.nan  # mean over the steps of the last record
         self.meter, self.line = Meter(self.processes.mean), ""
         self.saved = (-1, 0.0)  # step and time of the last checkpoint
+        self.deadline = Deadline()
 
     @property
     def bank(self) -> Bank | None:
@@ -105,6 +107,7 @@ class Trainer:
                 if due(self.step) or self.step == total:
                     self.record(batch.epoch, codes)
                 advance(1, self.line)
+                stop.at(self.deadline, self.meter.last)
                 if self.ends_interval():
                     self.save()
                 self.tell(on_epoch)
@@ -116,7 +119,7 @@ class Trainer:
             batch = next(batches)
         except DataError as error:
             lost = error
-        late = time.monotonic() - self.saved[1] > CHECKPOINT_SECONDS
+        late = time.monotonic() - self.saved[1] > CHECKPOINT_SECONDS or self.deadline.unmeasured
         any_lost, stopped, any_late = self.processes.any([lost is not None, bool(stop), late])
         if (any_lost or stopped or any_late) and self.step != self.saved[0]:
             self.save()
@@ -130,7 +133,7 @@ class Trainer:
             return lost
         if any_lost:
             return rebuilt(DataError.exit_code, "Another process lost a file.", "")
-        by = signal or "another process's signal"
+        by = signal or "a signal or the time limit in another process"
         self.run.log(f"stopped by {by} after step {self.step}")
         return Interrupted(
             f"Stopped by {by} after step {self.step} of {self.plan.steps}.",
@@ -267,8 +270,9 @@ class Trainer:
                 f"The loss is no longer finite at step {self.step}; nothing was overwritten.",
                 "Go on from the last checkpoint with a lower --base-lr, or --precision fp32.",
             )
-        state = state_of(self)
-        self.processes.leads(lambda: self.write(state))
+        with self.deadline.timing("save"):
+            state = state_of(self)
+            self.processes.leads(lambda: self.write(state))
         self.saved = (self.step, time.monotonic())
 
     def write(self, state: dict[str, Any]) -> None:

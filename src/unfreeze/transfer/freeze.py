@@ -41,9 +41,9 @@ def constant(names: Collection[str]) -> FreezeSchedule:
 def select_frozen(model: nn.Module, spec: str, *, head: str | Collection[str]) -> set[str]:
     """Names of the parameters that `--freeze` SPEC makes stand still.
 
-    `none`; `all`: everything but `head` (names of modules or parameters); `stage:N`: the stem and
-    the first N stages; `regex:PATTERN`: every name in which the pattern is found. UsageError says
-    what there is.
+    `none`; `all`: everything but `head` (names of modules or parameters); `norms`: the batch norms,
+    with their statistics; `stage:N`: the stem and the first N stages; `regex:PATTERN`: every name
+    in which the pattern is found. UsageError says what there is.
     """
     heads = (head,) if isinstance(head, str) else tuple(head)
     kind, _, rest = spec.partition(":")
@@ -52,12 +52,14 @@ def select_frozen(model: nn.Module, spec: str, *, head: str | Collection[str]) -
     if spec == "all":
         names = [name for name, _ in model.named_parameters()]
         return {name for name in names if not any(_inside(name, h) for h in heads)}
+    if spec == "norms":
+        return _batch_norms(model)
     if kind == "stage":
         return _in_stages(model, rest)
     if kind == "regex":
         return _matching(model, rest, heads)
     raise UsageError(
-        f"--freeze does not know {spec!r}.", "Use none, all, stage:N or regex:PATTERN."
+        f"--freeze does not know {spec!r}.", "Use none, all, norms, stage:N or regex:PATTERN."
     )
 
 
@@ -134,6 +136,18 @@ def _all_frozen(module: nn.Module, prefix: str, frozen: Collection[str]) -> bool
 
 def _inside(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
+
+
+def _batch_norms(model: nn.Module) -> set[str]:
+    found = {
+        f"{name}.{part}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for part, _ in module.named_parameters()
+    }
+    if not found:
+        raise UsageError("--freeze norms: this network has no batch norm.", "Leave it out.")
+    return found
 
 
 def _in_stages(model: nn.Module, count: str) -> set[str]:

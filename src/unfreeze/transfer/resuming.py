@@ -16,6 +16,7 @@ FREE = frozenset(
         "scan",
         "patience",
         "checkpoint_every",
+        "logger",
     )
 )
 NEEDED = frozenset(

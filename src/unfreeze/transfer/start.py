@@ -6,12 +6,13 @@ from pathlib import Path
 from torch import nn
 
 from unfreeze.backbones.build import build, canonical
-from unfreeze.backbones.head import replace_head
+from unfreeze.backbones.head import head_layers, replace_head
 from unfreeze.backbones.origins import default_preprocess, network_of
 from unfreeze.backbones.stem import PLACES, small_stem
 from unfreeze.backbones.weights import Loaded, load_weights
 from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.errors import UsageError
 
 SMALL_PICTURE = 64  # pixels; up to here a stem that halves the picture twice costs too much
 DEFAULT = "torchvision/resnet50"
@@ -43,6 +44,7 @@ def start(
     side: int,
     fetch: bool = True,
     allow_partial: bool = False,
+    head: str = "replace",
 ) -> Start:
     """A network for `classes` from `--arch`, `--weights`, `--stem` and pictures of `side` pixels.
 
@@ -61,20 +63,40 @@ def start(
     if weights != "none":
         wants, _ = default_preprocess(name)
         if fetch or Path(weights).exists():
-            loaded = load_weights(network, weights, arch=name, allow_partial=allow_partial)
+            loaded = load_weights(
+                network,
+                weights,
+                arch=name,
+                skip_head=head != "append",
+                allow_partial=allow_partial,
+            )
             wants = loaded.preprocess
             reasons["weights"] = loaded.account
             reasons |= {"licence": loaded.licence} if loaded.licence else {}
         else:
             reasons["weights"] = "not fetched in a dry run"
-    head = replace_head(network, classes)
-    return Start(network, head, name, kind, loaded, wants, reasons)
+    if head == "append":
+        _old_head_is_there(network, loaded, fetch)
+    new = replace_head(network, classes, kind=head)
+    return Start(network, new, name, kind, loaded, wants, reasons)
 
 
 def from_card(card: ModelCard) -> tuple[nn.Module, list[str]]:
     """The untrained network of a classifier's card, and the names of its head's parameters."""
     network = build(card.arch, stem=card.stem)
-    return network, replace_head(network, len(card.classes))
+    return network, replace_head(network, len(card.classes), kind=card.head)
+
+
+def _old_head_is_there(network: nn.Module, loaded: Loaded | None, fetch: bool) -> None:
+    """UsageError where `--head append` would build on outputs that mean nothing."""
+    left = {*loaded.random} if loaded else {name for name, _ in network.named_parameters()}
+    lost = [n for h in head_layers(network) for n in left if n.startswith(f"{h}.")]
+    if lost and (loaded or fetch):
+        raise UsageError(
+            "--head append builds on the old outputs, but the start has none: "
+            f"{lost[0]} would be random.",
+            "Use --head replace, or weights that come with their head.",
+        )
 
 
 def choose_stem(

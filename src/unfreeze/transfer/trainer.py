@@ -7,7 +7,7 @@ has the weights of one that was not, to the last bit on the same number of CPU t
 import copy
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from unfreeze.data.pictures import FileLost
 from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
 from unfreeze.optim.schedules import schedule_lr
 from unfreeze.runtime.console import Advance, Console
+from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.meter import due
 from unfreeze.runtime.runfolder import RunFolder
@@ -51,6 +52,7 @@ class Fit:
     checkpoint_every: int | None = None  # None: 1, and with features kept each half minute
     precision: str = "fp32"
     seed: int = 0
+    scales: Mapping[str, float] = field(default_factory=dict)  # parameter -> share of `lr`
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Outcome:
     images: int
     seconds: float
     stopped: str  # "end", "early" (no better epoch within patience) or "asked" (from outside)
+    asked_by: str = ""  # a signal, or --time-limit
 
 
 class Trainer:
@@ -95,7 +98,7 @@ class Trainer:
         named = [(n, p) for n, p in network.named_parameters() if n not in freeze.always]
         self.optimizer = make_optimizer(
             fit.optimizer,
-            decay_groups(named, fit.weight_decay),
+            decay_groups(named, fit.weight_decay, fit.scales),
             lr=fit.lr,
             momentum=fit.momentum,
             weight_decay=fit.weight_decay,
@@ -106,6 +109,7 @@ class Trainer:
         self.selection, self.meter = Selection(fit.patience), LabelMeter()
         self.step, self.images, self.seconds, self.line = 0, 0, 0.0, dict[str, float]()
         self.began = self.saved = time.monotonic()
+        self.deadline = Deadline()
         self.shortcut: Shortcut | None = None
         self.frozen: frozenset[str] | None = None  # what was last made to stand still
         self.still: set[str] = set()  # entries of the state dict that do not change with it
@@ -179,7 +183,12 @@ class Trainer:
             self.frozen, self.still = frozen, standing(self.network, frozen)
             self.shortcut = None
         if self.keeper is not None:
-            self.shortcut = self.keeper.at(epoch, console, lambda: bool(stop))
+
+            def asked() -> bool:
+                stop.at(self.deadline, 0.0)
+                return bool(stop)
+
+            self.shortcut = self.keeper.at(epoch, console, asked)
 
     def _train(self, stop: StopRequest, advance: Advance) -> None:
         """The rest of the current epoch, or what of it comes before a request to stop."""
@@ -189,7 +198,8 @@ class Trainer:
         for batch in (self.shortcut or self.loader).epoch(epoch, start):
             self.meter.data_ready()
             self._step(batch)
-            late = time.monotonic() - self.saved > SAVE_SECONDS
+            stop.at(self.deadline, self.meter.last)
+            late = time.monotonic() - self.saved > SAVE_SECONDS or self.deadline.unmeasured
             if due(self.step) or late:
                 self._write_line(epoch)
             if late:
@@ -237,7 +247,8 @@ class Trainer:
         done = self.step // self.loader.steps_per_epoch
         if self.validate is not None:
             shortcut = self.shortcut
-            found = dict(shortcut.record(self.network) if shortcut else self.validate())
+            with self.deadline.timing("validation"):
+                found = dict(shortcut.record(self.network) if shortcut else self.validate())
             self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
             if self.selection.update(done - 1, found["accuracy"], found["loss"]):
                 self._keep_best()
@@ -263,11 +274,12 @@ class Trainer:
         self.best = {**state, "optimizer": copy.deepcopy(state["optimizer"])}
 
     def _save(self, name: str) -> None:
-        if name == LAST and self.best is not None:
-            # first, so that whoever goes on from the last has the best that it speaks of
-            save_state(self.folder.file(BEST), self.best)
-            self.best = None
-        save_state(self.folder.file(name), self.state())
+        with self.deadline.timing("save"):
+            if name == LAST and self.best is not None:
+                # first, so that whoever goes on from the last has the best that it speaks of
+                save_state(self.folder.file(BEST), self.best)
+                self.best = None
+            save_state(self.folder.file(name), self.state())
         self.saved = time.monotonic()
 
     def _load_best(self) -> None:
@@ -286,6 +298,7 @@ class Trainer:
             images=self.images,
             seconds=self.seconds + time.monotonic() - self.began,
             stopped="asked" if stop and self.step < self.total else ended,
+            asked_by=stop.name,
         )
 
     def _accuracy(self) -> float | None:
