@@ -74,10 +74,10 @@ def test_long_records_count_by_their_steps():
 
 def test_features_that_are_one_point_are_a_verdict():
     guard = Guard(64, start=20, window=50)
-    assert guard.look(40, FINE) is None
-    assert guard.look(40, {**FINE, "effective_rank_projected": 1.2}).kind == "shrunk"
-    assert "of 64 prototypes 1 is" in guard.look(40, {**FINE, "prototypes_in_use": 1}).diagnosis
-    assert guard.look(20, {**FINE, "prototypes_in_use": 1}) is None
+    assert guard.look(70, FINE) is None
+    assert guard.look(70, {**FINE, "effective_rank_projected": 1.2}).kind == "shrunk"
+    assert "of 64 prototypes 1 is" in guard.look(70, {**FINE, "prototypes_in_use": 1}).diagnosis
+    assert guard.look(69, {**FINE, "prototypes_in_use": 1}) is None
 
 
 def test_frozen_prototypes_excuse_a_quarter_of_a_run_at_most():

@@ -103,8 +103,8 @@ class Guard:
         return self.share < min(LEARNED, self.lowest + BACK)
 
     def look(self, step: int, figures: Mapping[str, float]) -> Verdict | None:
-        """The figures of a look; None while all is well."""
-        if step <= self.start:
+        """The figures of a look; None while all is well, and before there was time to learn."""
+        if step < self.start + self.window:
             return None
         rank, used = figures["effective_rank_projected"], figures["prototypes_in_use"]
         if rank >= POINT and (used > 1 or self.K < 4):
