@@ -6,6 +6,7 @@ and a resumed run goes on with it whatever its command line says.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from unfreeze.checkpoints.state import has_last, load_last, load_state
@@ -46,9 +47,8 @@ def recovered(trainer: Trainer, collapse: Collapsed, made: Build, console: Conso
     """A trainer to go on with; raises `collapse` where nothing is left to try."""
     remedy = _next(trainer, collapse)
     if remedy is None:
-        raise collapse
-    path = trainer.run.file(f"checkpoints/{START if remedy.again else GOOD}")
-    state = load_state(path, "pretrain")
+        raise _given_up(trainer, collapse)
+    state = load_state(_back(trainer, remedy), "pretrain")
     fresh = made(changed(trainer.plan, remedy.values))
     fresh.fingerprint, fresh.deadline, fresh.watch = (
         trainer.fingerprint,
@@ -65,10 +65,27 @@ def recovered(trainer: Trainer, collapse: Collapsed, made: Build, console: Conso
 
 
 def _next(trainer: Trainer, collapse: Collapsed) -> Remedy | None:
-    """The first remedy of a kind that was not tried: at most as many tries as there are kinds."""
+    """The first remedy of a kind that was not tried: at most as many tries as there are kinds.
+
+    None where nothing may be tried: asked not to, or begun so that there is nothing to go back to.
+    """
+    if trainer.s.on_collapse != "recover":
+        return None
     tried = {next(iter(before["values"])) for before in trainer.recoveries}
-    left = (remedy for remedy in collapse.remedies if remedy.kind not in tried)
+    left = (r for r in collapse.remedies if r.kind not in tried and _back(trainer, r).exists())
     return next(left, None)
+
+
+def _back(trainer: Trainer, remedy: Remedy) -> Path:
+    return trainer.run.file(f"checkpoints/{START if remedy.again else GOOD}")
+
+
+def _given_up(trainer: Trainer, collapse: Collapsed) -> Collapsed:
+    """The collapse, saying what was tried."""
+    tried = "; ".join(before["remedy"] for before in trainer.recoveries)
+    if tried:
+        collapse.next_step = f"Tried: {tried}. Look at the pictures with `unfreeze show`."
+    return collapse
 
 
 def _fitting(state: dict[str, Any], fresh: Trainer, remedy: Remedy) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def recovery(back: int, remedy: Remedy, verdict: Verdict) -> dict[str, Any]:
 def keep_good(trainer: "Trainer") -> None:
     """Give the checkpoint that was just written a second name, if one may go back to it."""
     folder = trainer.run.file("checkpoints")
-    if trainer.s.on_collapse != "recover":
+    if trainer.s.on_collapse != "recover" or trainer.verdict is not None:
         return
     if not trainer.step:
         second_name(folder / LAST, folder / START)
@@ -68,14 +68,12 @@ def heed(trainer: "Trainer") -> None:
     images = len(trainer.loader.positions)
     found = remedies(trainer.s, steps_per_epoch=plan.steps_per_epoch, images=images)
     collapsed = Collapsed(verdict, found)
-    trainer.verdict = None
     if trainer.s.on_collapse == "ignore":
+        trainer.verdict = None
         if not trainer.guard.spoken:
             trainer.run.log(f"{collapsed.sentence} Ignored, as asked for.")
         trainer.guard.spoken = True
         return
-    if trainer.s.on_collapse == "recover":
-        raise collapsed
     trainer.run.log(collapsed.sentence)
     if trainer.saved[0] != trainer.step:
         trainer.save()
