@@ -4,13 +4,14 @@ import copy
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from unfreeze.api.forecast import Forecast, forecast, show, show_forecast
 from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.recovering import kept, recovered, settled
 from unfreeze.api.report import report
@@ -21,6 +22,7 @@ from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.data.loader import Loader
+from unfreeze.data.pictures import Pictures
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Logged, Quiet
@@ -69,8 +71,8 @@ class PretrainResult:
 
 
 @dataclass(frozen=True)
-class PretrainPlan:
-    """What `--dry-run` shows: every setting, the reason of each derived one, and the length."""
+class PretrainPlan(Forecast):
+    """What `--dry-run` shows: every setting, the reason of each derived one, length and cost."""
 
     settings: dict[str, Any]
     reasons: dict[str, str]
@@ -155,8 +157,17 @@ def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     """What a run would do; touches no file."""
     prepared = _prepare(settings, console, launched().world)
-    chosen = prepared.plan
+    chosen, run = prepared.plan, RunFolder("", writes=False)
+
+    def make(pictures: Pictures, positions: Any) -> Trainer:
+        alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
+        found = replace(prepared.found, pictures=pictures, train=positions)
+        return _trainer(prepared, alone, found, run, Processes())
+
+    found = forecast(chosen, prepared.facts, make)
+    show_forecast(chosen, found, console)
     return PretrainPlan(
+        **vars(found),
         settings=as_dict(chosen.settings),
         reasons=prepared.reasons,
         images=prepared.facts.images,
@@ -187,7 +198,7 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     facts = Facts(len(found.train), found.side, device.type, start.width, processes)
     chosen = plan(start.settings, facts)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
-    _show(chosen, reasons, facts, console)
+    show(chosen, reasons, facts, console)
     return _Prepared(found, start, facts, chosen, Place(device, precision, MEAN, STD), reasons)
 
 
@@ -253,20 +264,6 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
     processes.leads(lambda: run.rewind_metrics(-1 if found is None else trainer.step))
     if found is not None:
         console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
-
-
-def _show(chosen: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:
-    settings = asdict(chosen.settings)
-    console.say(f"{facts.images:,} pictures, {facts.side} pixels on the shorter side (median).")
-    for name, reason in reasons.items():
-        value = settings.get(name)
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        console.say(f"  {name.replace('_', '-'):26} {shown!s:>22}  {reason}")
-    console.say(
-        f"{chosen.settings.epochs} epochs of {chosen.steps_per_epoch:,} steps: "
-        f"{chosen.steps:,} steps; the loss starts near "
-        f"ln K = {math.log(chosen.settings.nmb_prototypes or 1):.3f}."
-    )
 
 
 def _result(
