@@ -37,7 +37,14 @@ def test_trap_t3_a_loss_that_fell_and_came_back_is_named():
     history = [(1.0, 0.99)] * 20 + [(0.9, 0.8)] * 300 + [(1.0, 0.998)] * 60
     guard = Guard(64, start=20, window=50)
     assert first(guard, history).step == 370
-    assert guard.healthy == 369
+    assert not guard.good
+
+
+def test_good_is_what_has_learned_and_lost_nothing():
+    guard = Guard(64, start=0, window=50)
+    assert first(guard, [(1.0, 0.9)] * 100) is None and not guard.good
+    assert first(guard, [(0.8, 0.7)] * 100) is None and guard.good
+    assert first(guard, [(0.9, 0.7)] * 100) is None and not guard.good
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """`pretrain`: SwAV on unlabelled pictures, from a folder or archive to a model that travels."""
 
+import copy
 import math
 import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 
 from unfreeze.api.forecast import Forecast, forecast, show, show_forecast
 from unfreeze.api.gathering import Gathering, gathering
+from unfreeze.api.recovering import kept, recovered, settled
 from unfreeze.api.report import report
 from unfreeze.api.starting import Start, begin, inherit_head
 from unfreeze.api.watching import sample_of, summary
@@ -31,6 +34,7 @@ from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.collapse import Collapsed
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.place import Place
 from unfreeze.swav.recipe import Facts, Plan, plan, view_specs
@@ -46,6 +50,7 @@ class PretrainResult:
     `figures`: the last look, without labels. `knn`: accuracy, correct, total, split of the last
     look, and accuracy at the untrained start; None without labels. `best`: epoch (counted from 1),
     figure, value and checkpoint of the best look. `kept`: whose weights `model` has.
+    `recoveries`: what was changed after a collapse, and whether it helped.
     """
 
     run: str
@@ -62,6 +67,7 @@ class PretrainResult:
     figures: dict[str, float]
     knn: dict[str, Any] | None
     best: dict[str, Any] | None
+    recoveries: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -116,16 +122,28 @@ def run_pretrain(
     run = RunFolder(out, writes=processes.first)
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
-    trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes))
+    chosen = processes.together(lambda: kept(chosen, run, console))
+
+    def made(plan: Plan) -> Trainer:
+        return processes.together(lambda: _trainer(prepared, plan, found, run, processes))
+
+    trainer = made(chosen)
     inherit_head(trainer.model, prepared.start, prepared.reasons, console)
     trainer.deadline = deadline
     trainer.watch = processes.together(lambda: _watch(trainer, found, prepared.found, console))
     _resume(trainer, run, found.fingerprint, console)
-    processes.leads(lambda: write_start(trainer, found, {**prepared.reasons, **chosen.reasons}))
+    reasons = {**prepared.reasons, **chosen.reasons}
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
-        trainer.fit(console, on_epoch)
+        while True:
+            processes.leads(partial(write_start, trainer, found, reasons))
+            try:
+                trainer.fit(console, on_epoch)
+                break
+            except Collapsed as collapse:
+                trainer = recovered(trainer, collapse, made, console)
+    settled(trainer, console)
     processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
-    return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
+    return _result(run, trainer.plan, trainer, len(found.train), time.monotonic() - started)
 
 
 def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
@@ -195,7 +213,7 @@ def _trainer(
 ) -> Trainer:
     s, place = chosen.settings, prepared.place
     model: Any = SwAV(
-        prepared.start.network,
+        copy.deepcopy(prepared.start.network),  # a recovery needs it as it was
         prepared.start.width,
         hidden=s.hidden_mlp or 0,
         feat_dim=s.feat_dim,
@@ -264,5 +282,6 @@ def _result(
         seconds=round(seconds, 3),
         model=str(run.file("model")),
         kept=chosen.settings.keep,
+        recoveries=trainer.recoveries,
         **summary(trainer.watch, run),
     )

@@ -22,7 +22,7 @@ from unfreeze.runtime.signals import StopRequest, stop_requests
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.assigner import Assigner
 from unfreeze.swav.bank import Bank
-from unfreeze.swav.collapse import heed
+from unfreeze.swav.collapse import heed, keep_good
 from unfreeze.swav.figures import perplexity, sharpness
 from unfreeze.swav.finite import Finite
 from unfreeze.swav.guard import Guard, Verdict
@@ -89,6 +89,7 @@ class Trainer:
             run=run,
             processes=self.processes,
         )
+        self.recoveries: list[dict[str, Any]] = []  # from collapses, as in `collapse.recovery`
 
     @property
     def bank(self) -> Bank | None:
@@ -102,9 +103,9 @@ class Trainer:
         or a signal ends the run by its error, after a checkpoint.
         """
         total, self.finite.console = self.plan.steps, console
-        if not total:
-            self.save()  # the untrained start is a start to go on from too
         self.watch.begin(self)
+        if not total or (not self.step and self.s.on_collapse == "recover"):
+            self.save()  # the untrained start is a start to go on from too
         self.tell(on_epoch)  # once more after a resume: the last call may have been cut short
         self.saved = (self.step, time.monotonic())
         with stop_requests() as stop, console.progress("pretrain", total, self.step) as advance:
@@ -276,6 +277,7 @@ class Trainer:
     def write(self, state: dict[str, Any]) -> None:
         """The files of a checkpoint: the last one, and a copy of its own where asked."""
         save_last(self.run.file("checkpoints"), state)
+        keep_good(self)
         done, rest = divmod(self.step, self.plan.steps_per_epoch)
         if done and rest == 0 and self.s.keep_every and done % self.s.keep_every == 0:
             name = f"checkpoints/epoch-{done:04d}_loss-{self.loss:.3f}.ckpt"
