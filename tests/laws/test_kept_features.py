@@ -298,9 +298,16 @@ def test_features_that_memory_does_not_hold_are_read_from_the_map(make, monkeypa
 
 def test_what_is_kept_in_bf16_is_what_the_plain_loop_computes(make):
     plain = learnt(make("plain", "resnet18", "all", cached=False, precision="bf16"))
-    cached = learnt(make("cached", "resnet18", "all", cached=True, precision="bf16"))
+    trainer = make("cached", "resnet18", "all", cached=True, precision="bf16")
+    cached = learnt(trainer)
     close(plain[0], cached[0], share=2e-2)
     assert np.allclose([x[2] for x in plain[1]], [x[2] for x in cached[1]], atol=2e-2)
+    [batch] = trainer.loader.these([np.arange(22)], 0)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        features = trainer.shortcut.border.before(trainer.prepare(batch.views[0]))
+    kept = trainer.shortcut.views[0].take(torch.arange(22))
+    assert kept.dtype == torch.bfloat16 and torch.equal(kept, features)
+    assert trainer.shortcut.held_out.take(torch.arange(9)).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
