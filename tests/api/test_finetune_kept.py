@@ -214,7 +214,12 @@ def test_interrupted_and_resumed_is_the_straight_run(tune, monkeypatch):
 
 def test_checkpoints_are_few_unless_asked_for(tune, monkeypatch):
     written = []
-    save = trainer_module.save_state
+    save, save_last = trainer_module.save_state, trainer_module.save_last
+    monkeypatch.setattr(
+        trainer_module,
+        "save_last",
+        lambda folder, state: written.append("last.ckpt") or save_last(folder, state),
+    )
     monkeypatch.setattr(
         trainer_module,
         "save_state",
