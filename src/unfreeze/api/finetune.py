@@ -187,6 +187,7 @@ def _fit(job: Job) -> Fit:
         schedule=s.schedule,
         warmup_epochs=s.warmup_epochs,
         patience=s.patience,
+        select=s.select,
         checkpoint_every=s.checkpoint_every,
         precision=s.precision,
         seed=s.seed,

@@ -60,6 +60,12 @@ class FinetuneSettings(Call, Run, Pictures, Machine):
     mean: tuple[float, ...] | None = knob(None, "channel means (auto: what the weights want)")
     std: tuple[float, ...] | None = knob(None, "channel deviations (auto: what the weights want)")
     patience: int = knob(0, "stop after this many epochs without a better one (0: off)", low=0)
+    select: str = knob(
+        "accuracy",
+        "what on the validation pictures picks the best epoch; balanced and macro-f1 count each "
+        "class the same",
+        choices=("accuracy", "balanced", "macro-f1", "loss"),
+    )
     val: float = knob(
         0.2, "share of train held out where there is no val", low=0, high=0.9, group="data"
     )

@@ -51,6 +51,8 @@ class HoldOut:
             "correct": found.correct,
             "total": found.n,
             "loss": found.loss,
+            "balanced_accuracy": found.balanced_accuracy,
+            "macro_f1": found.macro_f1,
         }
 
     def _batches(self) -> Iterator[Tensor]:

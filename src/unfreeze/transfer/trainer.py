@@ -26,7 +26,7 @@ from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.runtime.signals import StopRequest, stop_requests
 from unfreeze.transfer.freeze import FreezeSchedule, apply_freeze
 from unfreeze.transfer.meter import LabelMeter
-from unfreeze.transfer.selection import Selection
+from unfreeze.transfer.selection import Selection, score_of
 
 SAVE_SECONDS = 300.0  # a checkpoint at least this often, inside long epochs too
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
@@ -44,6 +44,7 @@ class Fit:
     schedule: str = "cosine"
     warmup_epochs: int = 0
     patience: int = 0
+    select: str = "accuracy"
     checkpoint_every: int = 1
     precision: str = "fp32"
     seed: int = 0
@@ -204,7 +205,8 @@ class Trainer:
             with self.deadline.timing("validation"):
                 found = dict(self.validate())
             self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
-            if self.selection.update(done - 1, found["accuracy"], found["loss"]):
+            score = score_of(found, self.fit.select)
+            if self.selection.update(done - 1, found["accuracy"], found["loss"], score):
                 self._save(BEST)
         ended = self.step == self.total or self.selection.exhausted
         if ended or done % self.fit.checkpoint_every == 0:
