@@ -342,9 +342,10 @@ def test_fp16_scales_its_loss_and_finds_its_scale(tmp_path):
     moved = breaks_at(trainer, set())
     trainer.fit(Quiet())
     skipped = [r["step"] for r in read_metrics(tmp_path) if r["split"] == "skipped"]
-    # halved at each step that overflows, doubled after three that do not
-    assert skipped and skipped == list(range(1, len(skipped) + 1)) and len(skipped) < 20
-    assert all(moved[k - 1] == [] for k in skipped) and moved[len(skipped)] != []
+    # halved at each step that overflows, doubled after three that do not, and halved again
+    leading = sum(step == place for place, step in enumerate(skipped, 1))
+    assert 1 <= leading < 10
+    assert all(moved[k - 1] == [] for k in skipped) and moved[leading] != []
     state = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert state["scaler"] == trainer.scaler.state_dict()
     assert state["scaler"]["scale"] < 2.0**18
