@@ -11,7 +11,7 @@ Three variants for each seed, all from the same random network of that seed:
 `example`  the same blocks as lightly's own example has them: Adam 0.001, batch 128, 512
            prototypes, the transform's defaults; only the crops are brought from 224 and 96 down to
            32 and 16 pixels. The example has no memory bank, so there is none. `--small-crops 2`
-           cuts two small crops instead of six: less than half of the time.
+           cuts two small crops instead of six: little more than half of the time.
 
 lightly's loop is that of its example: one pass a view. Backbone and head run in bf16 where ours do,
 normalisation, prototypes and loss in float32 as in ours. Every finished run is written to `--json`
