@@ -1,5 +1,6 @@
 """Training on kept features is training on pictures: same numbers, same order, resumable."""
 
+import itertools
 import shutil
 import signal
 from functools import partial
@@ -22,6 +23,7 @@ from unfreeze.runtime.console import Quiet
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.transfer.augment import maker
 from unfreeze.transfer.freeze import FreezeSchedule, select_frozen
+from unfreeze.transfer.grid import Grid, Sweep, Trial
 from unfreeze.transfer.holdout import HoldOut
 from unfreeze.transfer.keeper import Keeper, Keeping
 from unfreeze.transfer.kept import kept_folder
@@ -123,6 +125,10 @@ def learnt(trainer):
     return last, lines, outcome
 
 
+def differing(left, right):
+    return [name for name in right if not torch.equal(left[name], right[name])]
+
+
 def close(left, right, share=1e-4):
     assert left.keys() == right.keys()
     for name in left:
@@ -148,6 +154,7 @@ def test_cached_and_uncached_agree(make, arch, freeze):
     epochs = 5 if freeze is SCHEDULE else 2
     plain = learnt(make("plain", arch, freeze, cached=False, epochs=epochs))
     cached = learnt(make("cached", arch, freeze, cached=True, epochs=epochs))
+    assert len(list(kept_folder().glob("*/*.safetensors"))) >= 2  # or it was the plain loop again
     close(plain[0], cached[0])
     assert [line[:2] for line in plain[1]] == [line[:2] for line in cached[1]]
     assert np.allclose([x[2:] for x in plain[1]], [x[2:] for x in cached[1]], atol=1e-4)
@@ -232,9 +239,11 @@ def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(make, arch, purge, 
         second.restore(load_state(second.folder.file(LAST)))
         second.folder.rewind_metrics(second.step)
         found = learnt(second)
-        assert all(torch.equal(found[0][name], wanted[0][name]) for name in wanted[0])
+        assert [
+            name for name in wanted[0] if not torch.equal(found[0][name], wanted[0][name])
+        ] == []
         written = load_state(second.folder.file(BEST))["model"]
-        assert all(torch.equal(written[name], best[name]) for name in best)
+        assert [name for name in best if not torch.equal(written[name], best[name])] == []
         assert found[1] == wanted[1] and found[2].best_epoch == wanted[2].best_epoch
 
 
@@ -289,6 +298,44 @@ def test_features_that_memory_does_not_hold_are_read_from_the_map(make, monkeypa
 
 def test_what_is_kept_in_bf16_is_what_the_plain_loop_computes(make):
     plain = learnt(make("plain", "resnet18", "all", cached=False, precision="bf16"))
-    cached = learnt(make("cached", "resnet18", "all", cached=True, precision="bf16"))
+    trainer = make("cached", "resnet18", "all", cached=True, precision="bf16")
+    cached = learnt(trainer)
     close(plain[0], cached[0], share=2e-2)
     assert np.allclose([x[2] for x in plain[1]], [x[2] for x in cached[1]], atol=2e-2)
+    [batch] = trainer.loader.these([np.arange(22)], 0)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        features = trainer.shortcut.border.before(trainer.prepare(batch.views[0]))
+    kept = trainer.shortcut.views[0].take(torch.arange(22))
+    assert kept.dtype == torch.bfloat16 and torch.equal(kept, features)
+    assert trainer.shortcut.held_out.take(torch.arange(9)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arch", "optimizer", "rates"),
+    [
+        ("mobilenet_v3_small", "sgd", (0.02, 0.2)),  # with dropout before the head
+        ("unfreeze/small", "adamw", (1e-3, 1e-2)),
+        ("unfreeze/small", "lars", (1.0, 3.0)),
+    ],
+)
+def test_a_head_of_the_sweep_is_trained_as_if_it_were_alone(make, arch, optimizer, rates):
+    how = {"cached": True, "optimizer": optimizer, "warmup_epochs": 1}
+    first = make("grid", arch, "all", **how)
+    trials = [Trial(rate, decay) for rate in rates for decay in (1e-4, 1e-1)]
+    trials.insert(1, Trial(1e18, 0.0))  # it diverges, alone
+    shortcut = first.keeper.at(0, Quiet(), lambda: False)
+    grid = Grid(first.network, shortcut, Sweep(trials, epochs=3), first.fit)
+    name = shortcut.border.learner
+    untouched = first.network.get_submodule(name).weight.detach().clone()
+    found = grid.run(Quiet(), lambda: False)
+    assert torch.equal(first.network.get_submodule(name).weight, untouched)
+    chosen = [place for place, trial in enumerate(found) if trial.lr != 1e18]
+    for place in chosen:
+        trial = found[place]
+        pair = {"lr": trial.lr, "weight_decay": trial.weight_decay}
+        last, _, outcome = learnt(make(f"alone{place}", arch, "all", **how, **pair))
+        ours = {"w": grid.weights[place].detach(), "b": grid.biases[place].detach()}
+        close({"w": last[f"{name}.weight"], "b": last[f"{name}.bias"]}, ours)
+        assert (trial.epoch, trial.accuracy) == (outcome.best_epoch, outcome.val_accuracy)
+    heads = [grid.weights[place] for place in chosen]
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(heads))

@@ -10,7 +10,7 @@ from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer import savings
 from unfreeze.transfer.freeze import FreezeSchedule, constant, select_frozen
 from unfreeze.transfer.plan import Plan
-from unfreeze.transfer.savings import VIEWS, Case, decide, settled
+from unfreeze.transfer.savings import VIEWS, Case, check_asked, decide, settled
 
 FILLED = FinetuneSettings(
     data="x", image_size=16, epochs=30, lr=0.1, weight_decay=0.0, batch_size=4, precision="fp32"
@@ -32,6 +32,11 @@ def case(network, *specs, images=1000, held_out=100):
 
 def decided(network, *specs, **changed):
     return decide(replace(FILLED, **changed), case(network, *(specs or ((0, "all"),))))
+
+
+def asked(network, *specs, **changed):
+    one = case(network, *specs)
+    check_asked(replace(FILLED, **changed), one.network, one.schedule, one.head, 16)
 
 
 def test_a_frozen_backbone_has_its_features_kept_with_a_few_views(network):
@@ -111,7 +116,7 @@ def test_of_a_schedule_only_the_epochs_of_the_head_alone_keep_features(network):
 )
 def test_what_cannot_be_is_refused(network, specs, changed, says):
     with pytest.raises(UsageError, match=says) as caught:
-        decided(network, *specs, **changed)
+        asked(network, *specs, **changed)
     assert caught.value.next_step
 
 
@@ -122,7 +127,7 @@ def test_a_network_without_a_border_is_trained_the_plain_way_in_words(network, m
     monkeypatch.setattr(savings, "find_border", none)
     assert decided(network).reasons["cache"] == "it draws random numbers"
     with pytest.raises(UsageError, match="it draws random numbers"):
-        decided(network, cache="features")
+        asked(network, (0, "all"), cache="features")
 
 
 def test_the_ratio_counts_passes_and_what_is_left(network):

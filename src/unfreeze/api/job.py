@@ -25,7 +25,7 @@ from unfreeze.transfer.grid import Sweep, pairs, sweep_epochs
 from unfreeze.transfer.maps import final_map
 from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan
 from unfreeze.transfer.resuming import check_resumable, merged
-from unfreeze.transfer.savings import Case, Decision, decide, settled
+from unfreeze.transfer.savings import Case, Decision, check_asked, decide, settled
 from unfreeze.transfer.start import Start, from_card, start
 from unfreeze.transfer.thaw import freeze_schedule
 from unfreeze.transfer.trainer import BEST
@@ -87,6 +87,7 @@ def opened(s: FinetuneSettings, found: Labelled) -> Opened:
     sides = partial(final_map, it.network)
     preprocess, reasons = choose_preprocess(s, found.side, it.wants, sides)
     schedule = freeze_schedule(it.network, s.freeze, s.unfreeze_at, head=it.head, epochs=s.epochs)
+    check_asked(s, it.network, schedule, it.head, preprocess.image_size)
     return Opened(it, schedule, preprocess, {**it.reasons, **reasons})
 
 

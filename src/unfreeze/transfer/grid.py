@@ -18,7 +18,7 @@ from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import autocast
 from unfreeze.transfer.selection import Selection
 from unfreeze.transfer.shortcut import Shortcut
-from unfreeze.transfer.trainer import Fit
+from unfreeze.transfer.trainer import Fit, seed_step
 
 RATES = (1.0, 0.1, 0.3, 3.0, 10.0, 30.0)  # times the planned rate; the first wins ties
 DECAYS = (1e-4, 1e-3, 1e-2)
@@ -145,7 +145,7 @@ class Grid:
 
     def _step(self, step: int, features: Tensor, labels: Tensor) -> None:
         fit, steps = self.fit, self.shortcut.loader.steps_per_epoch
-        torch.manual_seed(fit.seed * 1_000_003 + step)  # as the trainer does
+        seed_step(fit.seed, step, self.device)
         share = schedule_lr(
             fit.schedule,
             step,

@@ -69,38 +69,52 @@ class Case:
     held_out: int
 
 
-def decide(s: FinetuneSettings, case: Case) -> Decision:
-    """What `--cache` and `--cache-views` come to; `s` is resolved but for them.
+def check_asked(
+    s: FinetuneSettings,
+    network: nn.Module,
+    schedule: FreezeSchedule,
+    head: Collection[str],
+    side: int,
+) -> None:
+    """UsageError where what `--cache` and `--cache-views` ask for cannot be done.
 
-    UsageError where what is asked for cannot be done.
+    Before anything is written: it needs the network and the size of its pictures only.
     """
-    parts = stretches(case.network, case.schedule, s.epochs, case.head)
+    if s.cache == "off" and s.cache_views is not None:
+        raise UsageError("--cache-views has no use with --cache off.", "Leave one out.")
+    if s.cache in ("auto", "off"):
+        return
+    chosen = [p for p in stretches(network, schedule, s.epochs, head) if wanted(s.cache, p)]
+    if not chosen:
+        raise UsageError(f"--cache {s.cache}: {_NOTHING[s.cache]}.", _INSTEAD)
+    try:
+        for part in chosen:
+            find_border(network, part.frozen, side)
+    except NoBorder as reason:
+        raise UsageError(f"--cache {s.cache}: {reason}.", _INSTEAD) from reason
+
+
+def decide(s: FinetuneSettings, case: Case) -> Decision:
+    """What `--cache` and `--cache-views` come to; `s` is resolved but for them."""
     if s.cache == "off":
-        if s.cache_views is not None:
-            raise UsageError("--cache-views has no use with --cache off.", "Leave one out.")
         return Decision("off", reasons={"cache": "asked for"})
+    parts = stretches(case.network, case.schedule, s.epochs, case.head)
+    # where only the head learns, what comes before it is kept, by whichever name
     modes = (FEATURES, ACTIVATIONS) if s.cache == "auto" else (s.cache,)
-    refused = dict[str, str]()
-    for mode in modes:
-        chosen = [part for part in parts if wanted(mode, part)]
-        if not chosen:
-            refused[mode] = _NOTHING[mode]
-            continue
-        decision = _with_mode(s, case, mode, chosen)
-        if isinstance(decision, Decision):
-            return decision
-        refused[mode] = decision
-        break  # activations of a frozen head's input are those features
-    if s.cache != "auto":
-        raise UsageError(f"--cache {s.cache}: {refused[s.cache]}.", "Use --cache auto or off.")
+    mode = next((m for m in modes if any(wanted(m, part) for part in parts)), modes[-1])
+    chosen = [part for part in parts if wanted(mode, part)]
+    found = _with_mode(s, case, mode, chosen) if chosen else _NOTHING[mode]
+    if isinstance(found, Decision):
+        return found
     unused = "" if s.cache_views is None else "--cache-views is not used: "
-    return Decision("off", reasons={"cache": unused + list(refused.values())[-1]})
+    return Decision("off", reasons={"cache": unused + found})
 
 
 _NOTHING = {
     FEATURES: "nothing stands still but the head in no epoch (--freeze all)",
     ACTIVATIONS: "nothing stands still",
 }
+_INSTEAD = "Use --cache auto or off."
 
 
 def _with_mode(
