@@ -1,20 +1,29 @@
+import csv
 import errno
 import json
 import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from unfreeze.api.evaluate import evaluate
 from unfreeze.api.finetune import finetune
 from unfreeze.api.load import load
+from unfreeze.api.predict import predict
+from unfreeze.checkpoints.modelfile import load_model, save_model
+from unfreeze.checkpoints.state import load_state
 from unfreeze.data.splits import read_split_csv
-from unfreeze.errors import DataError, WeightsError
+from unfreeze.errors import DataError, UsageError, WeightsError
+from unfreeze.reports.findings import read_findings
+from unfreeze.reports.page import page
 from unfreeze.runtime.runfolder import read_metrics
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}
-FIELDS = {"n", "split", "seen_in_training", "accuracy", "top5", "loss", "classes", "confusion"}
+FIELDS = {"balanced_accuracy", "macro_f1", "calibration_error", "test_uses", "last", "temperature"}
+FIELDS |= {"n", "split", "seen_in_training", "accuracy", "top5", "loss", "classes", "confusion"}
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +155,168 @@ def test_a_run_that_may_only_be_read_is_evaluated_too(run, monkeypatch):
     data, result = run
     monkeypatch.setattr("unfreeze.api.evaluate.write_json", refused)
     assert evaluate(result.run, str(data)).n == 4
+
+
+@pytest.fixture(scope="module")
+def hard(colours, tmp_path_factory):
+    """A run on labels of which a third is wrong, so that it makes mistakes and is too sure."""
+    folder = tmp_path_factory.mktemp("hard")
+    counts = {f"{s}/{c}": n for s, n in (("train", 12), ("val", 9), ("test", 9)) for c in COLOURS}
+    data = colours(folder / "data", counts)
+    for split in ("train", "val", "test"):
+        for number in range(3):
+            places = [data / split / c / f"{number:03}.png" for c in COLOURS]
+            held = [place.read_bytes() for place in places]
+            for place, picture in zip(places, held[1:] + held[:1], strict=True):
+                place.write_bytes(picture)
+    return data, finetune(str(data), out=str(folder / "run"), epochs=6, lr=0.3, **TINY)
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+COLOURS = ("blue", "green", "red")
+
+
+def test_pain_25_the_uses_of_the_test_pictures_are_counted(hard, tmp_path):
+    data, result = hard
+    run = shutil.copytree(result.run, tmp_path / "run")
+    assert evaluate(str(run), str(data), split="val").test_uses == 0
+    assert evaluate(str(run), str(data)).test_uses == 1
+    assert evaluate(str(run), str(data), split="all").test_uses == 2  # test is in it
+    assert evaluate(str(run), str(data), split="train").test_uses == 2
+    assert evaluate(str(run / "model"), str(data)).test_uses == 3  # the same run
+    uses = json.loads((run / "test_uses.json").read_text())["uses"]
+    assert [(u["split"], u["n"]) for u in uses] == [("test", 27), ("all", 90), ("test", 27)]
+    alone = shutil.copytree(result.model, tmp_path / "alone")
+    assert evaluate(str(alone), str(data)).test_uses is None
+    (run / "test_uses.json").write_text("{")
+    with pytest.raises(DataError, match="counts the uses"):
+        evaluate(str(run), str(data))
+
+
+def test_pictures_from_elsewhere_are_test_pictures(run, coloured, tmp_path):
+    _, result = run
+    own = shutil.copytree(result.run, tmp_path / "run")
+    (own / "test_uses.json").unlink(missing_ok=True)
+    other = coloured("other", {"green": 3, "red": 4}, side=14)
+    assert [evaluate(str(own), str(other)).test_uses for _ in range(2)] == [1, 2]
+
+
+def test_the_last_epoch_stands_beside_the_selected(hard):
+    data, result = hard
+    both = evaluate(result.run, str(data), split="val")
+    assert both.epoch == result.best_epoch < 5 == both.last.epoch
+    assert both.accuracy == result.val_accuracy
+    val = [m for m in read_metrics(result.run) if m["split"] == "val"]
+    assert both.last.accuracy == val[-1]["accuracy"] != both.accuracy
+    assert both.last.loss == pytest.approx(val[-1]["loss"], rel=1e-6)
+    alone = evaluate(result.run, str(data), split="val", weights_of="best")
+    assert alone.last is None and alone.confusion == both.confusion
+    last = evaluate(result.run, str(data), split="val", weights_of="last")
+    assert (last.epoch, last.accuracy, last.last) == (5, both.last.accuracy, None)
+
+
+def test_the_model_alone_does_not_know_its_last_epoch(hard, tmp_path):
+    data, result = hard
+    alone = shutil.copytree(result.model, tmp_path / "alone")
+    assert evaluate(str(alone), str(data)).last is None
+    with pytest.raises(UsageError, match="last epoch"):
+        evaluate(str(alone), str(data), weights_of="last")
+
+
+def test_mistakes_are_named_worst_first_with_their_pictures(hard, tmp_path):
+    data, result = hard
+    run = shutil.copytree(result.run, tmp_path / "run")
+    found = evaluate(str(run), str(data), weights_of="best")
+    rows = table(run / "predictions.csv")
+    assert len(rows) == found.n
+    assert sum(r["label"] == r["predicted"] for r in rows) / found.n == found.accuracy
+    said = {r["path"]: r for r in rows}
+    for one in predict(str(run), [str(data / "test")]):
+        row = said[str(Path(one.path).relative_to(data))]
+        assert row["predicted"] == one.label
+        assert float(row["probability"]) == pytest.approx(one.probability, abs=2e-6)
+    wrong = table(run / "mistakes.csv")
+    assert {r["path"] for r in wrong} == {r["path"] for r in rows if r["label"] != r["predicted"]}
+    chances = [float(r["probability"]) for r in wrong]
+    assert chances == sorted(chances, reverse=True) and len(wrong) >= 5
+    assert [m.path for m in found.mistakes] == [r["path"] for r in wrong][:20]
+    assert all(m.probability_of_label < m.probability for m in found.mistakes)
+    with np.load(run / "mistakes.npz") as held:
+        assert held["paths"].tolist() == [m.path for m in found.mistakes]
+        assert held["pictures"].shape == (len(found.mistakes), 96, 96, 3)
+    html = page(read_findings(run))
+    assert "Worst mistakes" in html and wrong[0]["path"] in html
+    assert "balanced accuracy" in html and "Test pictures were read with this run once" in html
+
+
+def sharpened(run, folder):
+    """A copy whose scores are four times as large: just as right, far too sure."""
+    shutil.copytree(run, folder)
+    tensors, card = load_model(folder)
+    tensors |= {name: 4 * tensors[name] for name in ("head.weight", "head.bias")}
+    save_model(folder / "model", tensors, card)
+    return folder
+
+
+def test_a_temperature_comes_from_validation_and_never_from_test(hard, tmp_path):
+    data, result = hard
+    run = sharpened(result.run, tmp_path / "run")
+    plain = evaluate(str(run), str(data), weights_of="best")
+    assert plain.temperature is None
+    warm = evaluate(str(run), str(data), weights_of="best", temperature="fit").temperature
+    assert warm.value > 2 and not warm.kept and not warm.bounded and warm.n == 27
+    assert warm.loss < plain.loss and warm.calibration_error < plain.calibration_error
+    softer = evaluate(result.run, str(data), temperature="fit").temperature
+    assert warm.value == pytest.approx(4 * softer.value)
+    on_val = evaluate(str(run), str(data), split="val", temperature="fit").temperature
+    assert on_val.value == warm.value
+    # other test pictures, the same temperature; other validation pictures, another one
+    other = shutil.copytree(data, tmp_path / "other")
+    for path in sorted((other / "test" / "red").iterdir())[:5]:
+        path.unlink()
+    found = evaluate(str(run), str(other), temperature="fit").temperature
+    assert found.value == warm.value and found.loss != warm.loss
+    for path in sorted((other / "val" / "red").iterdir())[:3]:
+        path.unlink()
+    assert evaluate(str(run), str(other), temperature="fit").temperature.value != warm.value
+    shutil.rmtree(other / "val")
+    with pytest.raises(DataError, match="no validation pictures"):
+        evaluate(str(run), str(other / "test"), temperature="fit")
+
+
+def test_a_temperature_is_kept_only_if_asked(hard, tmp_path):
+    data, result = hard
+    run, pictures = sharpened(result.run, tmp_path / "run"), [str(data / "test")]
+    before = predict(str(run), pictures)
+    plain = evaluate(str(run), str(data), weights_of="best")
+    evaluate(str(run), str(data), temperature="fit")
+    assert predict(str(run), pictures) == before
+    kept = evaluate(str(run), str(data), weights_of="best", temperature="keep")
+    value = kept.temperature.value
+    after = predict(str(run), pictures)
+    assert [a.label for a in after] == [b.label for b in before]
+    assert np.mean([a.probability for a in after]) < np.mean([b.probability for b in before])
+    later = evaluate(str(run), str(data), weights_of="best", temperature="fit")
+    assert later.temperature.value == pytest.approx(value)  # not of what was scaled already
+    assert later.loss == pytest.approx(kept.temperature.loss) != plain.loss
+    assert later.accuracy == plain.accuracy
+    with pytest.raises(UsageError, match="does not belong"):
+        evaluate(str(run), str(data), weights_of="last", temperature="keep")
+
+
+def test_select_is_what_picks_the_best(hard, tmp_path):
+    data, result = hard
+    val = [m for m in read_metrics(result.run) if m["split"] == "val"]
+    settings = {**TINY, "epochs": 6, "lr": 0.3, "select": "loss"}
+    chosen = finetune(str(data), out=str(tmp_path / "run"), **settings)
+    assert chosen.best_epoch == min(range(6), key=lambda e: val[e]["loss"]) != result.best_epoch
+    assert chosen.val_accuracy == val[chosen.best_epoch]["accuracy"]
+    again = [m for m in read_metrics(chosen.run) if m["split"] == "val"]
+    assert again == val  # what is chosen by changes no training
+    best = load_state(Path(chosen.run) / "checkpoints" / "best.ckpt")
+    assert best["epoch"] == chosen.best_epoch + 1
+    assert best["selection"]["score"] == -val[chosen.best_epoch]["loss"]
+    assert torch.equal(load(chosen.run).network.head.weight, best["model"]["head.weight"])

@@ -1,15 +1,18 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.metrics import (
+    balanced_accuracy_score,
     confusion_matrix,
+    f1_score,
     log_loss,
     precision_recall_fscore_support,
     top_k_accuracy_score,
 )
 
 from unfreeze.transfer.evaluate import confusion, score
-from unfreeze.transfer.selection import Selection
+from unfreeze.transfer.selection import DECIDES, Selection, score_of
 
 
 def test_scores_are_those_of_scikit_learn():
@@ -23,7 +26,11 @@ def test_scores_are_those_of_scikit_learn():
     assert found.top5 == pytest.approx(top_k_accuracy_score(truth, logits.numpy(), k=5))
     chances = logits.double().softmax(1).numpy()
     assert found.loss == pytest.approx(log_loss(truth, chances))
-    precision, recall, _, count = precision_recall_fscore_support(truth, predicted)
+    assert softmax(logits.double().numpy(), axis=1) == pytest.approx(chances)
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert found.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro"))
+    precision, recall, f1, count = precision_recall_fscore_support(truth, predicted)
+    assert np.allclose([c.f1 for c in found.per_class], f1)
     assert np.allclose([c.precision for c in found.per_class], precision)
     assert np.allclose([c.recall for c in found.per_class], recall)
     assert [c.n for c in found.per_class] == count.tolist()
@@ -50,3 +57,36 @@ def test_the_best_is_accuracy_then_loss_and_patience_runs_out():
     assert Selection(**best.state()) == best
     endless = Selection()
     assert not any(endless.update(e, 0.5, 1.0) and endless.exhausted for e in range(50))
+
+
+def test_means_over_classes_leave_out_those_that_are_not_there():
+    """As scikit-learn does: recall of classes that have pictures, F1 of those seen or said."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(60, 6, generator=generator)
+    logits[:, 5] = -9  # never predicted
+    labels = torch.randint(0, 3, (60,), generator=generator)  # 3, 4 and 5 never there
+    found = score(logits, labels, "abcdef")
+    truth, predicted = labels.numpy(), logits.argmax(1).numpy()
+    assert set(predicted) == {0, 1, 2, 3, 4}
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        wanted = balanced_accuracy_score(truth, predicted)
+    assert found.balanced_accuracy == pytest.approx(wanted)
+    assert found.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro"))
+    assert found.per_class[5].f1 is None and found.per_class[3].f1 == 0
+
+
+@pytest.mark.parametrize("select", DECIDES)
+def test_each_way_to_select_has_its_own_best_epoch(select):
+    epochs = [
+        {"accuracy": 0.9, "balanced_accuracy": 0.5, "macro_f1": 0.5, "loss": 0.9},
+        {"accuracy": 0.8, "balanced_accuracy": 0.7, "macro_f1": 0.6, "loss": 0.8},
+        {"accuracy": 0.7, "balanced_accuracy": 0.6, "macro_f1": 0.8, "loss": 0.7},
+        {"accuracy": 0.6, "balanced_accuracy": 0.4, "macro_f1": 0.4, "loss": 0.1},
+    ]
+    best = Selection()
+    for epoch, found in enumerate(epochs):
+        best.update(epoch, found["accuracy"], found["loss"], score_of(found, select))
+    assert best.epoch == list(DECIDES).index(select)
+    chosen = epochs[best.epoch]
+    assert (best.accuracy, best.loss) == (chosen["accuracy"], chosen["loss"])
+    assert Selection(**best.state()) == best

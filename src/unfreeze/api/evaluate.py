@@ -1,59 +1,87 @@
 """`evaluate`: how good a model is on labelled pictures, and whether it may be believed."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from unfreeze.api.embed import in_split
+from unfreeze.api.answers import Answer, Answers, answered, told
+from unfreeze.api.epochs import epoch_of, networks
+from unfreeze.api.judging import Judged, Positions, judged
 from unfreeze.api.serving import placed, reads_of, send
-from unfreeze.checkpoints.modelfile import ModelCard, model_folder
-from unfreeze.data.content import content_keys, load_keys
-from unfreeze.data.index import TEST, VAL, Index, build_index
-from unfreeze.data.sources.open import open_source
-from unfreeze.errors import DataError
-from unfreeze.reports.interval import wilson
+from unfreeze.api.uses import record_test_use, run_folder, uses_of_test
+from unfreeze.checkpoints.modelfile import CARD, model_folder
+from unfreeze.errors import DataError, UsageError
+from unfreeze.reports.interval import balanced, wilson
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.settings.build import build
 from unfreeze.settings.use import EvaluateSettings
-from unfreeze.transfer.evaluate import ClassScore, score
-from unfreeze.transfer.predictor import load_classifier
+from unfreeze.transfer.calibration import COLDEST, HOTTEST, Bin, calibrated, fit_temperature
+from unfreeze.transfer.evaluate import ClassScore, Scores, score
+from unfreeze.transfer.predictor import Beside, Classifier, Network
 
-Positions = npt.NDArray[np.int64]
+
+@dataclass(frozen=True)
+class Last:
+    """The weights of the last epoch on the same pictures: they were not selected."""
+
+    epoch: int
+    accuracy: float
+    interval: tuple[float, float]
+    balanced_accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A temperature fitted on `n` validation pictures, and what it makes of the judged ones.
+
+    `bounded`: the validation pictures set no limit (all are right), so it says little.
+    """
+
+    value: float
+    n: int
+    bounded: bool
+    loss: float
+    calibration_error: float
+    kept: bool
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Scores on `n` pictures of `split`; `confusion` has truth in rows, prediction in columns.
 
-    `interval`: 95 % (Wilson) of `accuracy`. `seen_in_training`: how many of the pictures the run
-    trained on. `used_for_choosing`: whether the run chose its weights by this split.
+    `interval`, `balanced_interval`: 95 % (Wilson, MOVER). `seen_in_training`: how many of the
+    pictures the run trained on. `used_for_choosing`: whether the run chose its weights by this
+    split. `test_uses`: how often the run was scored on test pictures, this time included; None
+    without the run's folder. `epoch`: of these weights, from 0; None where it is not known.
+    `calibration_error`: expected, over the bins of `calibration`. `mistakes`: the most certain.
     """
 
     n: int
     split: str
     seen_in_training: int
     used_for_choosing: bool
+    test_uses: int | None
+    epoch: int | None
     accuracy: float
     interval: tuple[float, float]
+    balanced_accuracy: float
+    balanced_interval: tuple[float, float]
+    macro_f1: float
     top5: float
     loss: float
+    calibration_error: float
+    calibration: list[Bin]
+    temperature: Temperature | None
+    last: Last | None
     classes: list[str]
     confusion: list[list[int]]
     per_class: list[ClassScore]
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Which pictures, under which name."""
-
-    positions: Positions
-    split: str
-    used_for_choosing: bool
+    mistakes: list[Answer]
 
 
 def evaluate(run: str, data: str, **settings: Any) -> Evaluation:
@@ -66,91 +94,134 @@ def evaluate(run: str, data: str, **settings: Any) -> Evaluation:
 
 
 def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
-    """The same from a settings object; a run's folder also gets `evaluation.json`."""
-    s = settings
-    network = placed(load_classifier(s.run), s.device, s.precision)
-    index = build_index(open_source(s.data, data_root=s.data_root))
-    index = index.take(np.flatnonzero(index.labels >= 0))
-    if not len(index):
-        raise DataError(f"{s.data} has no labels to compare with.", "Use predict instead.")
-    known = _known(s.run, index)
-    chosen = _choose(index, s.split, known, network.card)
-    index = index.take(chosen.positions)
-    labels = _labels(index, network.classes)
-    sent = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
-    scores = score(sent.values, torch.from_numpy(labels[sent.kept]), network.classes)
-    found = Evaluation(
+    """The same from a settings object.
+
+    A run's folder also gets evaluation.json, predictions.csv, mistakes.csv and test_uses.json.
+    """
+    return answers(settings, console)[0]
+
+
+def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, Answers]:
+    """The scores, and what was said of each picture."""
+    s, folder = settings, run_folder(settings.run)
+    best, last = networks(s.run, folder, s.weights_of)
+    it = judged(s.run, s.data, s.split, best.card, s.data_root)
+    outputs, kept = _logits(s, it, it.positions, [best, *([last] if last else [])], console)
+    logits = calibrated(outputs[0], best.card.temperature)
+    labels = torch.from_numpy(it.labels[it.positions[kept]])
+    found = _evaluation(it, best, score(logits, labels, best.classes), it.seen(kept))
+    if s.temperature != "off":
+        fitted = _temperature(s, it, best, outputs[0], labels, console)
+        found = replace(found, temperature=fitted)
+    if last is not None:
+        found = replace(found, last=_of_last(last, score(outputs[1], labels, best.classes)))
+    index = it.index.take(it.positions[kept])
+    said = answered(index.paths, reads_of(index), best.classes, labels.numpy(), logits)
+    found = replace(found, mistakes=said.worst())
+    return (_kept(folder, found, said, it, s.data, console) if folder else found), said
+
+
+def _logits(
+    s: EvaluateSettings,
+    it: Judged,
+    positions: Positions,
+    networks: list[Classifier],
+    console: Console,
+) -> tuple[list[Tensor], Positions]:
+    """Scores [N, C] of each network, each picture read once; and the places that could be read."""
+    index, first = it.index.take(positions), networks[0]
+    together = Network(Beside([n.network for n in networks]), first.card, first.preprocess)
+    together = placed(together, s.device, s.precision)
+    sent = send(together, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
+    return list(sent.values.chunk(len(networks), dim=1)), sent.kept
+
+
+def _evaluation(it: Judged, network: Classifier, scores: Scores, seen: int) -> Evaluation:
+    selected = network.card.provenance.get("best_epoch")
+    hits = [(row[place], sum(row)) for place, row in enumerate(scores.confusion)]
+    return Evaluation(
         n=scores.n,
-        split=chosen.split,
-        seen_in_training=int((known.parts[chosen.positions][sent.kept] == "train").sum()),
-        used_for_choosing=chosen.used_for_choosing,
+        split=it.split,
+        seen_in_training=seen,
+        used_for_choosing=it.used_for_choosing,
+        test_uses=None,
+        epoch=epoch_of(network.card) if selected is None else selected,
         accuracy=scores.accuracy,
         interval=wilson(scores.correct, scores.n),
+        balanced_accuracy=scores.balanced_accuracy,
+        balanced_interval=balanced(hits),
+        macro_f1=scores.macro_f1,
         top5=scores.top5,
         loss=scores.loss,
+        calibration_error=scores.calibration_error,
+        calibration=scores.calibration,
+        temperature=None,
+        last=None,
         classes=list(network.classes),
         confusion=scores.confusion,
         per_class=scores.per_class,
+        mistakes=[],
     )
-    if (Path(s.run) / "config.toml").is_file():
-        try:
-            write_json(Path(s.run) / "evaluation.json", asdict(found))
-        except OSError as error:  # somebody else's run may be read-only; the answer stands
-            console.say(f"evaluation.json could not be kept in {s.run}: {error.strerror}.")
-    return found
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What the run did with each picture, told by content: `parts` [N] is train, val or empty.
-
-    `whole`: every picture that the run used is here, so these are the files its split came from.
-    """
-
-    parts: npt.NDArray[np.str_]
-    whole: bool
-
-
-def _known(run: str, index: Index) -> _Known:
-    folder = model_folder(run)
-    used = load_keys(folder / "pictures.npz") if folder is not None else {}
-    keys, parts = content_keys(index), np.full(len(index), "", "<U5")
-    for name in ("val", "train"):  # a picture that stands in both was trained on
-        parts[np.isin(keys, used.get(name, keys[:0]))] = name
-    whole = bool(used) and all(bool(np.isin(part, keys).all()) for part in used.values())
-    return _Known(parts, whole)
+def _of_last(network: Classifier, scores: Scores) -> Last:
+    return Last(
+        epoch=network.card.provenance["epochs"] - 1,
+        accuracy=scores.accuracy,
+        interval=wilson(scores.correct, scores.n),
+        balanced_accuracy=scores.balanced_accuracy,
+        loss=scores.loss,
+    )
 
 
-def _choose(index: Index, split: str | None, known: _Known, card: ModelCard) -> _Choice:
-    own = known.parts if known.whole else np.full(len(index), "", "<U5")
-    if split is None:
-        if len(index.where(TEST)):
-            split = "test"
-        elif len(index.where(VAL)) or (own == "val").any():
-            split = "val"
-        else:
-            split = "all"
-    said = len(index.where(VAL)) > 0 if split == "val" else bool(index.splits.any())
-    if split in ("train", "val") and known.whole and not said:
-        # the data does not say it: the run's own cut does
-        positions = np.flatnonzero(own == split)
-        if not len(positions):
-            raise DataError(f"The run held out no {split}.", "Use --split all.")
-    else:
-        positions = in_split(index, split)
-    chose = card.provenance.get("best_epoch") is not None
-    return _Choice(positions, split, chose and bool((known.parts[positions] == "val").any()))
-
-
-def _labels(index: Index, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """Labels as places in the model's classes: matched by name."""
-    places = {name: place for place, name in enumerate(classes)}
-    wanted = {index.classes[label] for label in np.unique(index.labels).tolist()}
-    unknown = sorted(wanted - set(places))
-    if unknown:
-        raise DataError(
-            f"The model does not know the class {unknown[0]!r}; it knows {', '.join(classes)}.",
-            "Evaluate on data with the classes of the training.",
+def _temperature(
+    s: EvaluateSettings,
+    it: Judged,
+    network: Classifier,
+    logits: Tensor,
+    labels: Tensor,
+    console: Console,
+) -> Temperature:
+    """Fitted on validation pictures alone; with `keep` it goes into model.json."""
+    if s.temperature == "keep" and s.weights_of == "last":
+        raise UsageError(
+            "A temperature of the last epoch does not belong to the model, which is the selected.",
+            "Use --temperature fit, or leave --weights-of out.",
         )
-    table = np.array([places.get(name, -1) for name in index.classes], np.int64)
-    return table[index.labels]
+    if not len(it.held_out):
+        raise DataError(
+            f"{s.data} has no validation pictures to fit a temperature on.",
+            "Name the data of the training, or leave --temperature out.",
+        )
+    held, kept = _logits(s, it, it.held_out, [network], console)
+    value = fit_temperature(held[0], torch.from_numpy(it.labels[it.held_out[kept]]))
+    after = score(calibrated(logits, value), labels, network.classes)
+    if s.temperature == "keep":
+        folder = model_folder(s.run)
+        if folder is not None:
+            write_json(folder / CARD, replace(network.card, temperature=value).as_dict())
+    return Temperature(
+        value=value,
+        n=len(kept),
+        bounded=value in (COLDEST, HOTTEST),
+        loss=after.loss,
+        calibration_error=after.calibration_error,
+        kept=s.temperature == "keep",
+    )
+
+
+def _kept(
+    folder: Path, found: Evaluation, said: Answers, it: Judged, data: str, console: Console
+) -> Evaluation:
+    """The evaluation with its count of test uses, written into the run."""
+    uses = uses_of_test(folder) + it.is_test
+    found = replace(found, test_uses=uses)
+    try:
+        if it.is_test:
+            record_test_use(folder, data=data, split=it.split, n=found.n)
+        worst = [replace(one, path=told(one.path)) for one in found.mistakes]
+        write_json(folder / "evaluation.json", asdict(replace(found, mistakes=worst)))
+        said.write(folder)
+    except OSError as error:  # somebody else's run may be read-only; the answer stands
+        console.say(f"evaluation.json could not be kept in {folder}: {error.strerror}.")
+    return found

@@ -154,6 +154,7 @@ def fit(job: Job) -> Fit:
         schedule=s.schedule,
         warmup_epochs=s.warmup_epochs,
         patience=s.patience,
+        select=s.select,
         checkpoint_every=s.checkpoint_every,
         precision=s.precision,
         seed=s.seed,

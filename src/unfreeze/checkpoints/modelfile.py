@@ -27,7 +27,8 @@ class ModelCard:
 
     `kind`: "backbone" or "classifier"; `arch`, `stem`: for `backbones.build`; `head`: how the head
     was made ("replace"), "none" for a backbone; `classes`: names in the order of the scores;
-    `preprocess`: as `Preprocess.as_dict()` writes it; `provenance`: where the weights come from.
+    `preprocess`: as `Preprocess.as_dict()` writes it; `temperature`: what scores are divided by
+    before they become probabilities; `provenance`: where the weights come from.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class ModelCard:
     head: str = "none"
     classes: tuple[str, ...] = ()
     preprocess: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
     provenance: dict[str, Any] = field(default_factory=dict)
     unfreeze: str = __version__
     format_version: int = FORMAT_VERSION

@@ -9,6 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+_BESIDE = (
+    ("macro-F1", "macro_f1"),
+    ("top-5", "top5"),
+    ("loss", "loss"),
+    ("calibration error", "calibration_error"),
+)
+
 
 def plain(value: Any) -> Any:
     """`value` as JSON knows it: dataclasses as objects, arrays as lists, non-finite as null."""
@@ -80,29 +87,67 @@ def _predictions(result: Any) -> str:
 
 
 def _evaluation(result: Any) -> str:
-    """The accuracy with its split, size and interval; what was seen in training is said."""
-    n, accuracy = result["n"], result["accuracy"]
-    low, high = result["interval"]
-    where = f"{result['split']}, {n:,} images"
-    lines = [f"accuracy {accuracy:.3f} (95 %: {low:.3f} to {high:.3f}) on {where}"]
-    lines += [f"top-5 {result['top5']:.3f}"] if result.get("top5") is not None else []
-    lines += [f"loss {result['loss']:.3f}"] if result.get("loss") is not None else []
+    """Every figure with its split, size and interval; what makes it doubtful is said."""
+    n, where = result["n"], result["split"]
+    lines = [f"accuracy {_interval(result, 'accuracy', 'interval')} on {where}, {n:,} images"]
+    if result.get("balanced_accuracy") is not None:
+        lines.append(f"balanced {_interval(result, 'balanced_accuracy', 'balanced_interval')}")
+    there = [f"{name} {result[key]:.3f}" for name, key in _BESIDE if result.get(key) is not None]
+    lines += [", ".join(there)] if there else []
+    lines += _epochs(result) + _doubts(result)
+    return "\n".join([*lines, *_each_class(result)])
+
+
+def _interval(result: Any, name: str, interval: str) -> str:
+    low, high = result[interval]
+    return f"{result[name]:.3f} (95 %: {low:.3f} to {high:.3f})"
+
+
+def _epochs(result: Any) -> list[str]:
+    """Which weights these are, what the last ones give, what a temperature brings."""
+    lines, last, warm = [], result.get("last"), result.get("temperature")
+    if last:
+        lines.append(f"these are the weights of epoch {result['epoch']}, selected on validation;")
+        lines.append(
+            f"those of the last, {last['epoch']}: {_interval(last, 'accuracy', 'interval')}"
+        )
+    if warm:
+        kept = "kept with the model" if warm["kept"] else "not kept"
+        lines.append(
+            f"temperature {warm['value']:.3g}, fitted on {warm['n']:,} validation images ({kept}): "
+            f"loss {warm['loss']:.3f}, calibration error {warm['calibration_error']:.3f}"
+        )
+        if warm["bounded"]:
+            lines.append("the validation images set it no limit: it says little")
+    return lines
+
+
+def _doubts(result: Any) -> list[str]:
+    lines = []
+    if result.get("test_uses"):
+        uses = result["test_uses"]
+        lines.append(f"test images read {'once' if uses == 1 else f'{uses} times'} with this run")
+        if uses > 1:
+            lines.append("choices made after the first time make this figure too good")
     if result.get("used_for_choosing"):
         lines.append("this split was used for choosing: expect less on new pictures")
     if result.get("seen_in_training"):
         lines.append(f"{result['seen_in_training']:,} of these images were seen in training")
-    return "\n".join([*lines, *_each_class(result.get("classes"), result.get("confusion"))])
+    return lines
 
 
-def _each_class(classes: Any, confusion: Any) -> list[str]:
+def _each_class(result: Any) -> list[str]:
+    classes, confusion = result.get("classes"), result.get("confusion")
     if not classes or not confusion or len(classes) > 40:
         return []
-    rows = [("class", "right", "of", "most often taken for")]
+    rows = [("class", "right", "of", "recall", "precision", "most often taken for")]
     for place, (name, row) in enumerate(zip(classes, confusion, strict=True)):
         wrong = [0 if other == place else count for other, count in enumerate(row)]
         worst = max(range(len(row)), key=wrong.__getitem__) if any(wrong) else None
         taken = "" if worst is None else f"{classes[worst]} ({wrong[worst]})"
-        rows.append((name, str(row[place]), str(sum(row)), taken))
+        said = sum(other[place] for other in confusion)
+        shares = [f"{row[place] / all:.3f}" if all else "" for all in (sum(row), said)]
+        rows.append((name, str(row[place]), str(sum(row)), *shares, taken))
     return ["", *table(rows)]
 
 

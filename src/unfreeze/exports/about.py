@@ -25,6 +25,7 @@ def write_about(
         "kind": card.kind,
         "gives": subject.gives,
         "classes": list(card.classes),
+        "temperature": card.temperature,
         "preprocess": subject.preprocess.as_dict(),
         "provenance": {"run": subject.run, **card.provenance},
         "matched": found.matched,
@@ -84,7 +85,9 @@ def _ending(subject: Subject) -> list[str]:
         return ["print(features.shape)"]
     return [
         f'classes = json.loads(pathlib.Path("{ABOUT}").read_text(encoding="utf-8"))["classes"]',
-        "chances = scores.softmax(dim=1)[0]",
+        f"chances = (scores / {subject.card.temperature:g}).softmax(dim=1)[0]"
+        if subject.card.temperature != 1
+        else "chances = scores.softmax(dim=1)[0]",
         "print(classes[chances.argmax()], float(chances.max()))",
     ]
 

@@ -25,6 +25,7 @@ class Row:
     name: str
     total: int
     recall: float | None
+    precision: float | None
     low: float
     high: float
     cells: list[Cell]
@@ -45,7 +46,10 @@ def confusion(evaluation: dict[str, Any] | None) -> Confusion | None:
     if not evaluation or not evaluation.get("classes") or not evaluation.get("confusion"):
         return None
     classes, counts = list(evaluation["classes"]), evaluation["confusion"]
-    rows = [_row(place, name, counts[place]) for place, name in enumerate(classes)]
+    rows = [
+        _row(place, name, counts[place], sum(row[place] for row in counts))
+        for place, name in enumerate(classes)
+    ]
     mixed = sorted(
         (-counts[truth][taken], truth, taken)
         for truth in range(len(classes))
@@ -56,11 +60,12 @@ def confusion(evaluation: dict[str, Any] | None) -> Confusion | None:
     return Confusion(classes, rows, worst, len(classes) <= LARGEST)
 
 
-def _row(place: int, name: str, counts: list[int]) -> Row:
+def _row(place: int, name: str, counts: list[int], said: int) -> Row:
     total = sum(counts)
     cells = [
         Cell(count, count / total if total else 0.0, other == place)
         for other, count in enumerate(counts)
     ]
     recall = counts[place] / total if total else None
-    return Row(name, total, recall, *wilson(counts[place], total), cells)
+    precision = counts[place] / said if said else None
+    return Row(name, total, recall, precision, *wilson(counts[place], total), cells)

@@ -117,7 +117,9 @@ def _dress(axes: "Axes", panel: Panel, theme: Theme) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(theme.rule)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=not panel.x_share))
+    if panel.x_share:
+        axes.xaxis.set_major_formatter(FuncFormatter(_percent))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     written = _percent if panel.share else _plain
     axes.yaxis.set_major_formatter(FuncFormatter(written))

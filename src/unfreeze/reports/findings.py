@@ -41,6 +41,7 @@ class Findings:
     metrics: list[dict[str, Any]]
     problems: list[dict[str, str]]
     evaluation: dict[str, Any] | None
+    mistaken: dict[str, Pixels]  # path -> uint8 [S, S, 3], of the worst mistakes
     demo: dict[str, Any] | None
     prototypes: Prototypes | None
     views: Pixels | None  # [n, v, S, S, 3]
@@ -81,6 +82,7 @@ def read_findings(run: str | Path) -> Findings:
         metrics=find("metrics.jsonl", lambda path: read_metrics(path.parent)) or [],
         problems=find("problems.csv", _rows) or [],
         evaluation=find("evaluation.json", _json),
+        mistaken=find("mistakes.npz", _pictures) or {},
         demo=find("demo.json", _json),
         prototypes=find("prototypes.npz", _prototypes),
         views=find("views.npz", _views),
@@ -115,6 +117,11 @@ def _prototypes(path: Path) -> Prototypes:
         share = np.asarray(held["share"], np.float64)
         order = np.argsort(-share, kind="stable")
         return Prototypes(held["pictures"][order], held["prototype"][order], share[order])
+
+
+def _pictures(path: Path) -> dict[str, Pixels]:
+    with np.load(path, allow_pickle=False) as held:
+        return dict(zip(held["paths"].tolist(), held["pictures"], strict=True))
 
 
 def _views(path: Path) -> Pixels:

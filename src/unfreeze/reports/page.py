@@ -9,11 +9,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from unfreeze import __version__
+from unfreeze.reports import evaluation
 from unfreeze.reports.confusion import confusion
 from unfreeze.reports.curves import DARK, LIGHT, draw
 from unfreeze.reports.findings import Findings
 from unfreeze.reports.gallery import strip
-from unfreeze.reports.interval import wilson
 from unfreeze.reports.panels import Panel, panels
 
 TITLES = {
@@ -43,7 +43,10 @@ def _context(findings: Findings) -> dict[str, Any]:
         "demo": _demo(findings.demo),
         "charts": [_chart(panel) for panel in panels(findings)],
         "evaluation": findings.evaluation,
-        "interval": _interval(findings.evaluation),
+        "interval": evaluation.interval(findings.evaluation),
+        "scores": evaluation.figures(findings.evaluation),
+        "notes": evaluation.notes(findings.evaluation),
+        "mistakes": _mistakes(findings),
         "confusion": confusion(findings.evaluation),
         "prototypes": _prototypes(findings),
         "views": [] if findings.views is None else [_uri(strip(v)) for v in findings.views[:8]],
@@ -121,10 +124,11 @@ def _chart(panel: Panel) -> dict[str, str]:
     }
 
 
-def _interval(evaluation: dict[str, Any] | None) -> tuple[float, float] | None:
-    if not evaluation or evaluation.get("accuracy") is None or not evaluation.get("n"):
-        return None
-    return wilson(round(evaluation["accuracy"] * evaluation["n"]), evaluation["n"])
+def _mistakes(findings: Findings) -> list[dict[str, Any]]:
+    return [
+        {**vars(one), "picture": None if one.picture is None else _uri(one.picture)}
+        for one in evaluation.mistakes(findings)
+    ]
 
 
 def _prototypes(findings: Findings) -> list[dict[str, Any]]:

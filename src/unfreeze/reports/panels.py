@@ -29,6 +29,7 @@ class Panel:
     x_name: str = "step"
     level: tuple[float, str] | None = None
     share: bool = False  # the y axis is a share from 0 to 1
+    x_share: bool = False  # the x axis too
 
 
 def panels(findings: Findings) -> list[Panel]:
@@ -40,6 +41,7 @@ def panels(findings: Findings) -> list[Panel]:
         _prototypes(findings),
         _figures(findings.metrics),
         _learning_rate(findings.metrics),
+        _calibration(findings.evaluation),
     )
     return [panel for panel in made if panel is not None and panel.lines]
 
@@ -95,6 +97,19 @@ def _figures(metrics: list[dict[str, Any]]) -> Panel:
 def _learning_rate(metrics: list[dict[str, Any]]) -> Panel:
     found = [line for line in _lines(metrics, "learning_rate") if line.name == "train"]
     return Panel("Learning rate", [replace(line, exact=True) for line in found])
+
+
+def _calibration(evaluation: Mapping[str, Any] | None) -> Panel | None:
+    bins = (evaluation or {}).get("calibration")
+    if not bins or not evaluation:
+        return None
+    sure, right = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
+    lines = [
+        Line("as sure as right", [0.0, 1.0], [0.0, 1.0], faint=True, exact=True),
+        Line(str(evaluation.get("split", "model")), sure, right, exact=True),
+    ]
+    title = "Right, by the probability given"
+    return Panel(title, lines, x_name="probability", share=True, x_share=True)
 
 
 def _lines(metrics: list[dict[str, Any]], key: str) -> list[Line]:

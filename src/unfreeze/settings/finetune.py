@@ -89,6 +89,12 @@ class FinetuneSettings(Call, Run, Pictures, Machine):
         "GiB of disk for everything kept; what was not used for longest makes room",
         low=0,
     )
+    select: str = knob(
+        "accuracy",
+        "what on the validation pictures picks the best epoch; balanced and macro-f1 count each "
+        "class the same",
+        choices=("accuracy", "balanced", "macro-f1", "loss"),
+    )
     val: float = knob(
         0.2, "share of train held out where there is no val", low=0, high=0.9, group="data"
     )

@@ -23,6 +23,17 @@ class EvaluateSettings(Call, _Serving):
     split: str | None = knob(
         None, "which pictures (auto: test, else val, else held out, else all)", choices=SPLITS
     )
+    weights_of: str = knob(
+        "both",
+        "which weights: those of the selected epoch (best), of the last, or both beside each other",
+        choices=("both", "best", "last"),
+    )
+    temperature: str = knob(
+        "off",
+        "fit a temperature on the validation pictures and show what it brings; keep stores it "
+        "with the model, and predict goes by it",
+        choices=("off", "fit", "keep"),
+    )
 
 
 @dataclass(frozen=True)

@@ -8,28 +8,40 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.nn import functional
 
+from unfreeze.transfer.calibration import Bin, calibration_bins, calibration_error
+
 Counts = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassScore:
-    """One class: how many pictures, precision and recall (None where there is nothing to count)."""
+    """One class: how many pictures, precision, recall and F1 (None: there is nothing to count)."""
 
     name: str
     n: int
     precision: float | None
     recall: float | None
+    f1: float | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Scores over N labelled pictures; `confusion` has truth in rows and prediction in columns."""
+    """Scores over N labelled pictures; `confusion` has truth in rows and prediction in columns.
+
+    `balanced_accuracy`: the mean recall of the classes that are there. `macro_f1`: the mean F1 of
+    the classes that are there or were predicted. `calibration_error`: see `calibration_error`,
+    over the bins of `calibration`.
+    """
 
     n: int
     correct: int
     accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
     top5: float
     loss: float
+    calibration_error: float
+    calibration: list[Bin]
     confusion: list[list[int]]
     per_class: list[ClassScore]
 
@@ -43,14 +55,20 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
     table = confusion(logits.argmax(dim=1), labels, len(classes))
     n, correct = len(labels), int(table.trace())
     best = logits.topk(min(5, len(classes)), dim=1).indices
+    per_class = _per_class(table, classes)
+    bins = calibration_bins(logits.softmax(dim=1), labels)
     return Scores(
         n=n,
         correct=correct,
         accuracy=correct / n,
+        balanced_accuracy=_mean([one.recall for one in per_class]),
+        macro_f1=_mean([one.f1 for one in per_class]),
         top5=float((best == labels[:, None]).any(dim=1).double().mean()),
         loss=float(functional.cross_entropy(logits, labels)),
+        calibration_error=calibration_error(bins),
+        calibration=bins,
         confusion=table.tolist(),
-        per_class=_per_class(table, classes),
+        per_class=per_class,
     )
 
 
@@ -66,8 +84,18 @@ def _per_class(table: Counts, classes: Sequence[str]) -> list[ClassScore]:
         ClassScore(
             name,
             int(truth[c]),
-            float(hits[c] / predicted[c]) if predicted[c] else None,
-            float(hits[c] / truth[c]) if truth[c] else None,
+            _share(hits[c], predicted[c]),
+            _share(hits[c], truth[c]),
+            _share(2 * hits[c], truth[c] + predicted[c]),
         )
         for c, name in enumerate(classes)
     ]
+
+
+def _share(part: np.int64, whole: np.int64) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _mean(values: list[float | None]) -> float:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there)

@@ -74,4 +74,6 @@ def recorded(found: Scores) -> dict[str, Any]:
         "correct": found.correct,
         "total": found.n,
         "loss": found.loss,
+        "balanced_accuracy": found.balanced_accuracy,
+        "macro_f1": found.macro_f1,
     }

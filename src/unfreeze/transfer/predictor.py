@@ -19,6 +19,7 @@ from unfreeze.data.preprocess import Pixels, Preprocess
 from unfreeze.data.views import normalise
 from unfreeze.errors import DataError, WeightsError
 from unfreeze.runtime.devices import autocast
+from unfreeze.transfer.calibration import calibrated
 from unfreeze.transfer.reading import Failure, Read, in_order
 from unfreeze.transfer.start import from_card
 
@@ -71,6 +72,18 @@ class Network(nn.Module):
                 yield self(self.prepare(batch)).cpu()
 
 
+class Beside(nn.Module):
+    """Several networks on the same pictures: [B, 3, S, S] to [B, n * C], one after the other."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """All their scores."""
+        return torch.cat([network(pictures) for network in self.networks], dim=1)
+
+
 class Classifier(Network):
     """A network that knows its classes."""
 
@@ -91,7 +104,7 @@ class Classifier(Network):
 
     def label(self, names: Sequence[str], logits: Tensor) -> list[Prediction]:
         """Predictions of logits [N, C]."""
-        best = logits.softmax(dim=1).max(dim=1)
+        best = calibrated(logits, self.card.temperature).softmax(dim=1).max(dim=1)
         found = zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
         return [Prediction(name, self.classes[place], chance) for name, place, chance in found]
 

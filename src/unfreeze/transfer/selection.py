@@ -1,14 +1,24 @@
 """Which epoch is kept, and when to stop waiting for a better one."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+# --select -> the number of a validation line that decides
+DECIDES = {
+    "accuracy": "accuracy",
+    "balanced": "balanced_accuracy",
+    "macro-f1": "macro_f1",
+    "loss": "loss",
+}
 
 
 @dataclass
 class Selection:
-    """The best validation result so far; higher accuracy wins, then lower loss.
+    """The best validation result so far; the higher score wins, then the lower loss.
 
-    Epochs are counted from 0, as in metrics.jsonl. `patience` 0 never stops.
+    `accuracy` and `loss` are those of the best epoch, whatever it was chosen by. Epochs are counted
+    from 0, as in metrics.jsonl. `patience` 0 never stops.
     """
 
     patience: int = 0
@@ -16,12 +26,15 @@ class Selection:
     accuracy: float = -1.0
     loss: float = float("inf")
     waited: int = 0
+    score: float = float("-inf")
 
-    def update(self, epoch: int, accuracy: float, loss: float) -> bool:
-        """Take one epoch's result in; whether it is the best so far."""
-        better = (accuracy, -loss) > (self.accuracy, -self.loss)
+    def update(self, epoch: int, accuracy: float, loss: float, score: float | None = None) -> bool:
+        """Take one epoch's result in; whether it is the best so far (`score` None: accuracy)."""
+        score = accuracy if score is None else score
+        better = (score, -loss) > (self.score, -self.loss)
         if better:
             self.epoch, self.accuracy, self.loss, self.waited = epoch, accuracy, loss, 0
+            self.score = score
         else:
             self.waited += 1
         return better
@@ -34,3 +47,9 @@ class Selection:
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         return asdict(self)
+
+
+def score_of(found: Mapping[str, Any], select: str) -> float:
+    """What `--select` makes of a validation line: more is better."""
+    value = float(found[DECIDES[select]])
+    return -value if select == "loss" else value

@@ -29,7 +29,7 @@ from unfreeze.transfer.evaluate import Scores
 from unfreeze.transfer.freeze import FreezeSchedule, apply_freeze, fingerprint, standing
 from unfreeze.transfer.keeper import Keeper
 from unfreeze.transfer.meter import LabelMeter
-from unfreeze.transfer.selection import Selection
+from unfreeze.transfer.selection import Selection, score_of
 from unfreeze.transfer.shortcut import Shortcut
 
 SAVE_SECONDS = 300.0  # a checkpoint at least this often, inside long epochs too
@@ -49,6 +49,7 @@ class Fit:
     schedule: str = "cosine"
     warmup_epochs: int = 0
     patience: int = 0
+    select: str = "accuracy"
     checkpoint_every: int | None = None  # None: 1, and with features kept each half minute
     precision: str = "fp32"
     seed: int = 0
@@ -263,7 +264,8 @@ class Trainer:
             with self.deadline.timing("validation"):
                 found = dict(shortcut.record(self.network) if shortcut else self.validate())
             self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
-            if self.selection.update(done - 1, found["accuracy"], found["loss"]):
+            score = score_of(found, self.fit.select)
+            if self.selection.update(done - 1, found["accuracy"], found["loss"], score):
                 self._keep_best()
         ended = self.step == self.total or self.selection.exhausted
         if ended or self._due(done):

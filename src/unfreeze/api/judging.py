@@ -1,0 +1,128 @@
+"""On which pictures a model is judged, and what its run did with them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.api.embed import in_split
+from unfreeze.checkpoints.modelfile import ModelCard, model_folder
+from unfreeze.data.content import content_keys, load_keys
+from unfreeze.data.index import TEST, VAL, Index, build_index
+from unfreeze.data.sources.open import open_source
+from unfreeze.errors import DataError
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Labelled pictures: `index`, and which of them are judged under the name `split`.
+
+    `labels`: places in the model's classes. `parts`: train, val or empty, what the run did with
+    each picture, told by its content. `held_out`: those a temperature may be fitted on.
+    """
+
+    index: Index
+    labels: npt.NDArray[np.int64]
+    parts: npt.NDArray[np.str_]
+    positions: Positions
+    split: str
+    used_for_choosing: bool
+    held_out: Positions
+
+    @property
+    def is_test(self) -> bool:
+        """Whether pictures are among them that neither trained nor chose the model."""
+        splits = self.index.splits[self.positions]
+        unknown = (splits == 0) & (self.parts[self.positions] == "")
+        return bool((splits == TEST).any() or (unknown.any() and self.split == "all"))
+
+    def seen(self, kept: Positions) -> int:
+        """How many of `kept`, places among the judged, were trained on."""
+        return int((self.parts[self.positions][kept] == "train").sum())
+
+
+def judged(run: str, data: str, split: str | None, card: ModelCard, data_root: str) -> Judged:
+    """The pictures of `data` to judge `run` on: test, else val, else those held out, else all.
+
+    DataError where there are no labels, or a class that the model does not know.
+    """
+    index = build_index(open_source(data, data_root=data_root))
+    index = index.take(np.flatnonzero(index.labels >= 0))
+    if not len(index):
+        raise DataError(f"{data} has no labels to compare with.", "Use predict instead.")
+    known = _known(run, index)
+    positions, name = _choose(index, split, known)
+    labels, held_out = _labels(index, positions, card.classes), _held_out(index, known)
+    chose = card.provenance.get("best_epoch") is not None
+    return Judged(
+        index=index,
+        labels=labels,
+        parts=known.parts,
+        positions=positions,
+        split=name,
+        used_for_choosing=chose and bool((known.parts[positions] == "val").any()),
+        held_out=held_out[labels[held_out] >= 0],
+    )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the run did with each picture, told by content: `parts` [N] is train, val or empty.
+
+    `whole`: every picture that the run used is here, so these are the files its split came from.
+    """
+
+    parts: npt.NDArray[np.str_]
+    whole: bool
+
+
+def _known(run: str, index: Index) -> _Known:
+    folder = model_folder(run)
+    used = load_keys(folder / "pictures.npz") if folder is not None else {}
+    keys, parts = content_keys(index), np.full(len(index), "", "<U5")
+    for name in ("val", "train"):  # a picture that stands in both was trained on
+        parts[np.isin(keys, used.get(name, keys[:0]))] = name
+    whole = bool(used) and all(bool(np.isin(part, keys).all()) for part in used.values())
+    return _Known(parts, whole)
+
+
+def _choose(index: Index, split: str | None, known: _Known) -> tuple[Positions, str]:
+    own = known.parts if known.whole else np.full(len(index), "", "<U5")
+    if split is None:
+        if len(index.where(TEST)):
+            split = "test"
+        elif len(index.where(VAL)) or (own == "val").any():
+            split = "val"
+        else:
+            split = "all"
+    said = len(index.where(VAL)) > 0 if split == "val" else bool(index.splits.any())
+    if split in ("train", "val") and known.whole and not said:
+        # the data does not say it: the run's own cut does
+        positions = np.flatnonzero(own == split)
+        if not len(positions):
+            raise DataError(f"The run held out no {split}.", "Use --split all.")
+        return positions, split
+    return in_split(index, split), split
+
+
+def _held_out(index: Index, known: _Known) -> Positions:
+    """Pictures of val as the data says, else as the run cut them; never of train or test."""
+    said = index.splits == VAL
+    chosen = said if said.any() else (known.parts == "val") & (index.splits != TEST)
+    return np.flatnonzero(chosen & (known.parts != "train"))
+
+
+def _labels(index: Index, positions: Positions, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """Labels as places in the model's classes, matched by name; all of `positions` are known."""
+    places = {name: place for place, name in enumerate(classes)}
+    wanted = {index.classes[label] for label in np.unique(index.labels[positions]).tolist()}
+    unknown = sorted(wanted - set(places))
+    if unknown:
+        raise DataError(
+            f"The model does not know the class {unknown[0]!r}; it knows {', '.join(classes)}.",
+            "Evaluate on data with the classes of the training.",
+        )
+    table = np.array([places.get(name, -1) for name in index.classes], np.int64)
+    return table[index.labels]

@@ -1,0 +1,44 @@
+"""How often a run has been scored on test pictures: whoever chooses by them fools himself."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from unfreeze.checkpoints.modelfile import CARD, TENSORS
+from unfreeze.errors import DataError
+from unfreeze.runtime.atomic import write_json
+
+FILE = "test_uses.json"
+
+
+def run_folder(path: str | Path) -> Path | None:
+    """The run that a path belongs to, also through its `model/` folder; None for a model alone."""
+    place = Path(path).absolute()
+    if place.name in (CARD, TENSORS):
+        place = place.parent
+    around = (place, place.parent) if place.name == "model" else (place,)
+    return next((folder for folder in around if (folder / "config.toml").is_file()), None)
+
+
+def uses_of_test(run: Path) -> int:
+    """How often so far."""
+    return len(_recorded(run))
+
+
+def record_test_use(run: Path, *, data: str, split: str, n: int) -> None:
+    """Add one use to the run's file."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    now = [*_recorded(run), {"time": when, "data": data, "split": split, "n": n}]
+    write_json(run / FILE, {"uses": now})
+
+
+def _recorded(run: Path) -> list[Any]:
+    path = run / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["uses"] if path.exists() else []
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}.", "It counts the uses of the test set; remove it."
+        ) from error
+    return list(found)
