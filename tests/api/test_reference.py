@@ -48,6 +48,7 @@ def test_every_flag_of_the_reference_with_its_default():
         "config": None,
         "json": False,
         "debug": False,
+        "on_collapse": "stop",  # ours
         "init": "none",
         "data_path": "",
         "nmb_crops": (2,),

@@ -12,6 +12,7 @@ from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.runtime.launcher import launched
 from unfreeze.settings.build import build
+from unfreeze.settings.knob import flag
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.reference import ReferenceSettings
 from unfreeze.swav.dump import Dump, refuse_foreign
@@ -59,6 +60,8 @@ def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResu
     except UnfreezeError as error:
         for theirs, ours in WORDS.items():
             error.next_step = error.next_step.replace(theirs, ours)
+        for name in SAME:
+            error.next_step = error.next_step.replace(flag(name), f"--{name}")
         raise
 
 

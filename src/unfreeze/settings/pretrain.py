@@ -117,6 +117,12 @@ class PretrainSettings(Call, Run, Pictures, Machine):
     epoch_queue_starts: int | None = knob(
         None, "epoch from which the queue fills, counted from 0", low=0, group="swav"
     )
+    queue_start: str = knob(
+        "epoch",
+        "epoch: as published; auto: earlier if features settle, dropped if the loss climbs",
+        choices=("epoch", "auto"),
+        group="swav",
+    )
     base_lr: float | None = knob(None, "learning rate after the warm-up", low=0, group="swav")
     final_lr: float | None = knob(None, "learning rate at the end", low=0, group="swav")
     warmup_epochs: int | None = knob(None, "epochs of linear warm-up", low=0, group="swav")

@@ -63,6 +63,7 @@ class ReferenceSettings(Call):
     checkpoint_freq: int = _own(
         25, "epochs between the copies in checkpoints/ckp-N.pth", low=1, group="run"
     )
+    on_collapse: str = _same("on_collapse", "stop")
     seed: int = _same("seed", 31)
     workers: int = _same("workers", 10)
     use_fp16: bool = _own(

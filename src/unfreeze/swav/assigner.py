@@ -1,13 +1,17 @@
 """Codes for a step: Sinkhorn over the batch of all processes and the bank, once that serves."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.bank import Bank
+from unfreeze.swav.gate import Gate, Mean
+from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.sinkhorn import sinkhorn
 
+Say = Callable[[str], None]
 Scores = Callable[[torch.Tensor], torch.Tensor]  # unit features [B, d] -> cosines [B, K]
 
 
@@ -27,21 +31,32 @@ class Assigner:
         length: int = 0,
         opens: int = 0,
         world: int = 1,
+        temperature: float = 0.1,
+        gate: Gate | None = None,
     ) -> None:
         self.assigned, self.epsilon, self.iterations = tuple(assigned), epsilon, iterations
-        self.length, self.opens = length // world, opens
+        self.temperature = temperature
+        self.length, self.opens = length // world, 0 if gate else opens
+        self.gate = gate  # without one the bank serves from its epoch on, as published
         self.bank: Bank | None = None
 
     @classmethod
-    def of(cls, s: PretrainSettings, world: int) -> "Assigner":
-        """The one that a plan's settings ask for."""
+    def of(cls, s: PretrainSettings, world: int, mean: Mean, say: Say) -> "Assigner":
+        """The one that a plan's settings ask for; `mean` is over processes, `say` tells people."""
+        gate, opens = None, s.epoch_queue_starts or 0
+        if s.queue_start == "auto" and s.queue_length:
+            chance = math.log(s.nmb_prototypes or 1)
+            early = s.warmup_epochs or 0  # until then little moves because the rate is small
+            gate = Gate(earliest=early, latest=opens, chance=chance, mean=mean, say=say)
         return cls(
             s.crops_for_assign,
             epsilon=s.epsilon,
             iterations=s.sinkhorn_iterations,
             length=s.queue_length or 0,
-            opens=s.epoch_queue_starts or 0,
+            opens=opens,
             world=world,
+            temperature=s.temperature,
+            gate=gate,
         )
 
     @torch.no_grad()
@@ -57,19 +72,47 @@ class Assigner:
         `rescored` gives the bank's features their scores by the prototypes of today.
         """
         bank = self.opened(epoch, features[0])
+        serves = bank is not None and (self.gate is None or self.gate.serves(epoch)) and bank.full
         codes = []
         for place, view in enumerate(self.assigned):
             C = scores[view].detach()
             B = len(C)
-            if bank is not None and bank.full:
+            if bank is not None and serves:
                 C = torch.cat([C, rescored(bank.features[place])])
-            codes.append(sinkhorn(C, epsilon=self.epsilon, iterations=self.iterations)[:B])
+            codes.append(self.balanced(C)[:B])
         if bank is not None:
+            self.watched(bank, scores, rescored, None if serves else codes)
             bank.push([features[view] for view in self.assigned])
         return codes
 
+    def balanced(self, C: torch.Tensor) -> torch.Tensor:
+        """Sinkhorn's codes `[B, K]` of scores `[B, K]`."""
+        return sinkhorn(C, epsilon=self.epsilon, iterations=self.iterations)
+
+    def watched(
+        self,
+        bank: Bank,
+        scores: Sequence[torch.Tensor],
+        rescored: Scores,
+        own: list[torch.Tensor] | None,
+    ) -> None:
+        """Tell the gate what it judges by; `own` are the codes of the batch alone, if there yet."""
+        gate, T = self.gate, self.temperature
+        if gate is None or not gate.judging:
+            return
+        plain = [s.detach() for s in scores]
+        if bank.full and gate.opened is None:
+            B, held = len(plain[0]), bank.features[0]
+            ends = (plain[self.assigned[0]], rescored(held[:B]), rescored(held[-B:]))
+            gate.moved(*((C / T).softmax(dim=1).mean(dim=0) for C in ends))
+        own = own or [self.balanced(plain[view]) for view in self.assigned]
+        gate.lost(swapped_prediction_loss(plain, own, self.assigned, temperature=T))
+
     def opened(self, epoch: int, like: torch.Tensor) -> Bank | None:
         """The bank once its epoch has come; None before, or where there is none."""
+        if self.gate is not None and self.gate.dropped:
+            self.bank = None
+            return None
         if self.bank is None and self.length and epoch >= self.opens:
             self.bank = Bank(len(self.assigned), self.length, like.shape[1]).to(like)
         return self.bank

@@ -72,7 +72,7 @@ class Trainer:
             weight_decay=self.s.wd or 0.0,
         )
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.precision == "fp16")
-        self.assigner = Assigner.of(self.s, loader.world)
+        self.assigner = Assigner.of(self.s, loader.world, self.processes.mean, run.log)
         self.step = 0
         self.fingerprint = ""  # of the data, so that a resumed run meets the same
         self.loss = math.nan  # mean over the steps of the last record
