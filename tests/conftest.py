@@ -65,7 +65,7 @@ def coloured(tmp_path: Path, colours: Callable[..., Path]) -> Callable[..., Path
     return lambda name, counts, side=12: colours(tmp_path / name, counts, side)
 
 
-def _share(rank, world, port, function, arguments, results):
+def _as_launched(rank, world, port):
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(world),
@@ -77,6 +77,26 @@ def _share(rank, world, port, function, arguments, results):
         "GROUP_RANK": "0",
         "TORCHELASTIC_RUN_ID": "test",
     }
+
+
+def _started(world, target, arguments):
+    import torch.multiprocessing as mp
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = mp.get_context("fork")
+    started = [
+        context.Process(target=target, args=(rank, world, port, *arguments))
+        for rank in range(world)
+    ]
+    for process in started:
+        process.start()
+    return started
+
+
+def _share(rank, world, port, function, arguments, results):
+    _as_launched(rank, world, port)
     try:
         results.put((rank, True, function(rank, *arguments)))
     except BaseException as error:  # the test sees it
@@ -92,17 +112,8 @@ def processes():
     import torch.multiprocessing as mp
 
     def run(world, function, *arguments):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        context = mp.get_context("fork")
-        results = context.Queue()
-        started = [
-            context.Process(target=_share, args=(rank, world, port, function, arguments, results))
-            for rank in range(world)
-        ]
-        for process in started:
-            process.start()
+        results = mp.get_context("fork").Queue()
+        started = _started(world, _share, (function, arguments, results))
         told = sorted((results.get(timeout=120) for _ in started), key=lambda r: r[0])
         for process in started:
             process.join(60)
@@ -112,3 +123,24 @@ def processes():
         return [value for *_, value in told]
 
     return run
+
+
+def _alone(rank, world, port, function, arguments):
+    if world > 1:
+        _as_launched(rank, world, port)
+    function(rank, *arguments)
+
+
+@pytest.fixture
+def launched():
+    """`launched(world, function, *arguments)`: as `processes`, but started and not waited for."""
+    everyone = []
+
+    def run(world, function, *arguments):
+        everyone.extend(started := _started(world, _alone, (function, arguments)))
+        return started
+
+    yield run
+    for process in everyone:
+        process.kill()
+        process.join()

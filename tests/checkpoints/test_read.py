@@ -1,5 +1,7 @@
 import argparse
+import io
 import pickle
+import tarfile
 import zipfile
 
 import numpy as np
@@ -170,6 +172,44 @@ def test_other_archives_and_folders_are_named(tmp_path):
         read_checkpoint(tmp_path)
     with pytest.raises(WeightsError, match="There is no file"):
         read_checkpoint(tmp_path / "absent.pth")
+
+
+def test_the_tar_format_of_the_first_torch_is_named_with_the_way_out(tmp_path):
+    # members of torch 0.1; today's loader reads them only with code from the file allowed
+    path = tmp_path / "old.pth.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            archive.addfile(info, io.BytesIO(b"data"))
+    with pytest.raises(WeightsError, match=r"PyTorch 0\.1") as refused:
+        read_checkpoint(path)
+    assert "newer PyTorch" in refused.value.next_step
+
+
+def test_what_other_programs_write_is_named(tmp_path):
+    for content, says in ((b"\x89HDF\r\n", "HDF5"), (b"\x1f\x8b\x08", "gzip"), (b"GGUF", "GGUF")):
+        (tmp_path / "w.bin").write_bytes(content + bytes(40))
+        with pytest.raises(WeightsError, match=says):
+            read_checkpoint(tmp_path / "w.bin")
+
+
+def test_a_teacher_that_is_a_little_smaller_is_still_the_averaged_copy(tmp_path):
+    student = STATE | {"predictor.weight": torch.randn(2, 4)}
+    torch.save({"student": student, "teacher": STATE}, tmp_path / "w.pth")
+    contents = read_checkpoint(tmp_path / "w.pth")
+    assert contents.container == "teacher" and set(contents.beside) == {"student"}
+    # a head of the teacher's alone is no copy
+    head = {"fc.weight": STATE["fc.weight"]}
+    torch.save({"student": student, "teacher": head}, tmp_path / "w.pth")
+    assert read_checkpoint(tmp_path / "w.pth").container == "student"
+
+
+def test_settings_beside_the_weights_are_plain_values(tmp_path):
+    settings = {"arch": "resnet18", "lr": 0.1, "layers": [1, 2]}
+    torch.save({"state_dict": STATE, "hyper_parameters": settings}, tmp_path / "w.pth")
+    meta = read_checkpoint(tmp_path / "w.pth").meta
+    assert meta == {"hyper_parameters": {"arch": "resnet18", "lr": 0.1}}
 
 
 def test_a_file_without_tensors_is_named(tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from unfreeze.probes.knn import knn_accuracy, knn_predict
+from unfreeze.probes.knn import knn_accuracy, knn_predict, leave_one_out
 from unfreeze.probes.linear import linear_accuracy
 
 
@@ -39,3 +39,13 @@ def test_linear_separates_what_is_separable_and_not_noise():
         torch.randn_like(bank).numpy(), labels.numpy(), queries.numpy(), truth.numpy()
     )
     assert real > 0.5 > 0.4 > noise
+
+
+def test_leave_one_out_is_knn_without_the_picture_itself():
+    g = torch.Generator().manual_seed(4)
+    features, labels = torch.randn(45, 6, generator=g), torch.randint(0, 3, (45,), generator=g)
+    found = leave_one_out(features, labels, k=5, rows=16)
+    for i in range(45):
+        rest = torch.arange(45) != i
+        alone = knn_predict(features[rest], labels[rest], features[i : i + 1], k=5)
+        assert found[i] == alone[0]

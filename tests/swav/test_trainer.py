@@ -122,11 +122,12 @@ def test_codes_with_a_full_queue_are_those_of_the_joined_batch(make):
 
 
 def test_the_loss_falls(make):
-    trainer = make(epochs=25, queue_length=0, base_lr=2e-3, feat_dim=128)
+    given = {"queue_length": 0, "base_lr": 2e-3, "feat_dim": 128, "epsilon": 0.03}
+    trainer = make(epochs=25, min_scale_crops=(0.5,), **given)
     trainer.fit(Quiet())
     losses = [r["loss"] for r in trainer.run.metrics()]
     assert abs(losses[0] - np.log(16)) < 0.5
-    assert np.mean(losses[-8:]) < losses[0] - 0.3
+    assert np.mean(losses[-8:]) < 0.8 * np.log(16)  # 0.72 measured; 1.00 is a collapse
 
 
 def test_a_broken_loss_names_the_step_and_saves_nothing(make):
@@ -138,7 +139,7 @@ def test_a_broken_loss_names_the_step_and_saves_nothing(make):
         return (loss * float("nan") if trainer.step == 5 else loss), codes
 
     trainer.train_step = broken
-    with pytest.raises(DivergedError, match="steps 6 to 6") as error:
+    with pytest.raises(DivergedError, match="at step 6 ") as error:
         trainer.fit(Quiet())
     assert error.value.exit_code == 5
     saved = torch.load(trainer.run.file("checkpoints/last.ckpt"), weights_only=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from unfreeze.api.labelling import Labelled
 from unfreeze.backbones.build import canonical
 from unfreeze.checkpoints.modelfile import ModelCard
-from unfreeze.checkpoints.state import load_state
+from unfreeze.checkpoints.state import has_last, load_last
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console
@@ -27,7 +28,7 @@ from unfreeze.transfer.resuming import check_resumable, merged
 from unfreeze.transfer.savings import Case, Decision, check_asked, decide, settled
 from unfreeze.transfer.start import Start, from_card, start
 from unfreeze.transfer.thaw import freeze_schedule
-from unfreeze.transfer.trainer import LAST
+from unfreeze.transfer.trainer import BEST
 
 
 @dataclass(frozen=True)
@@ -166,13 +167,16 @@ def _sweep(
 
 def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
     """The checkpoint to go on from; None for a new run."""
-    path = RunFolder(str(s.out)).file(LAST)
+    folder = RunFolder(str(s.out)).file("checkpoints")
     if not s.resume:
         return None
-    if not path.exists():
+    best = (Path(BEST).name,)  # written before the last one, so it can be all there is
+    if not has_last(folder, best):
         console.say(f"No checkpoint in {s.out} yet: starting from the beginning.")
         return None
-    state = load_state(path)
+    state, note = load_last(folder, "finetune", best)
+    if note:
+        console.say(note)
     given = as_dict(s)
     given["arch"] = s.arch and canonical(s.arch)
     check_resumable(state, given, found.fingerprint)

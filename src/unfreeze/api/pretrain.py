@@ -1,22 +1,28 @@
 """`pretrain`: SwAV on unlabelled pictures, from a folder or archive to a model that travels."""
 
+import copy
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from unfreeze.api.forecast import Forecast, forecast, show, show_forecast
 from unfreeze.api.gathering import Gathering, gathering
+from unfreeze.api.recovering import kept, recovered, settled
 from unfreeze.api.report import report
 from unfreeze.api.starting import Start, begin, inherit_head
+from unfreeze.api.watching import sample_of, summary
 from unfreeze.api.writing import write_model, write_start
 from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded
-from unfreeze.checkpoints.state import has_last, load_last
+from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.data.loader import Loader
+from unfreeze.data.pictures import Pictures
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Logged, Quiet
@@ -28,15 +34,24 @@ from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.collapse import Collapsed
 from unfreeze.swav.model import SwAV
+from unfreeze.swav.place import Place
 from unfreeze.swav.recipe import Facts, Plan, plan, view_specs
 from unfreeze.swav.recipes import with_recipe
-from unfreeze.swav.trainer import OnEpoch, Place, Trainer
+from unfreeze.swav.trainer import OnEpoch, Trainer
+from unfreeze.swav.watching import Watch
 
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """What a pretraining run did; `loss` is the mean of the last record, None for 0 epochs."""
+    """What a pretraining run did; `loss` is the mean of the last record, None for 0 epochs.
+
+    `figures`: the last look, without labels. `knn`: accuracy, correct, total, split of the last
+    look, and accuracy at the untrained start; None without labels. `best`: epoch (counted from 1),
+    figure, value and checkpoint of the best look. `kept`: whose weights `model` has.
+    `recoveries`: what was changed after a collapse, and whether it helped.
+    """
 
     run: str
     arch: str
@@ -48,11 +63,16 @@ class PretrainResult:
     images_per_second: float | None
     seconds: float
     model: str
+    kept: str
+    figures: dict[str, float]
+    knn: dict[str, Any] | None
+    best: dict[str, Any] | None
+    recoveries: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class PretrainPlan:
-    """What `--dry-run` shows: every setting, the reason of each derived one, and the length."""
+class PretrainPlan(Forecast):
+    """What `--dry-run` shows: every setting, the reason of each derived one, length and cost."""
 
     settings: dict[str, Any]
     reasons: dict[str, str]
@@ -102,18 +122,34 @@ def run_pretrain(
     run = RunFolder(out, writes=processes.first)
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
-    trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes))
+    chosen = processes.together(lambda: kept(chosen, run, console))
+
+    def made(plan: Plan) -> Trainer:
+        return processes.together(lambda: _trainer(prepared, plan, found, run, processes))
+
+    trainer = made(chosen)
     inherit_head(trainer.model, prepared.start, prepared.reasons, console)
     trainer.deadline = deadline
-    processes.together(lambda: _resume(trainer, run, found.fingerprint, console))
-    processes.leads(lambda: write_start(trainer, found, {**prepared.reasons, **chosen.reasons}))
+    trainer.watch = processes.together(lambda: _watch(trainer, found, prepared.found, console))
+    _resume(trainer, run, found.fingerprint, console)
+    reasons = {**prepared.reasons, **chosen.reasons}
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
-        trainer.fit(console, on_epoch)
+        while True:
+            processes.leads(partial(write_start, trainer, found, reasons))
+            try:
+                trainer.fit(console, on_epoch)
+                break
+            except Collapsed as collapse:
+                trainer = recovered(trainer, collapse, made, console)
+    settled(trainer, console)
     processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
-    return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
+    return _result(run, trainer.plan, trainer, len(found.train), time.monotonic() - started)
 
 
 def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
+    if trainer.s.keep == "best" and trainer.watch.best:
+        best = load_state(trainer.run.file("checkpoints/best.ckpt"))
+        trainer.model.load_state_dict(best["model"])
     write_model(trainer, found, loaded)
     report(str(trainer.run.path))
 
@@ -121,8 +157,17 @@ def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     """What a run would do; touches no file."""
     prepared = _prepare(settings, console, launched().world)
-    chosen = prepared.plan
+    chosen, run = prepared.plan, RunFolder("", writes=False)
+
+    def make(pictures: Pictures, positions: Any) -> Trainer:
+        alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
+        found = replace(prepared.found, pictures=pictures, train=positions)
+        return _trainer(prepared, alone, found, run, Processes())
+
+    found = forecast(chosen, prepared.facts, make)
+    show_forecast(chosen, found, console)
     return PretrainPlan(
+        **vars(found),
         settings=as_dict(chosen.settings),
         reasons=prepared.reasons,
         images=prepared.facts.images,
@@ -153,8 +198,14 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     facts = Facts(len(found.train), found.side, device.type, start.width, processes)
     chosen = plan(start.settings, facts)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
-    _show(chosen, reasons, facts, console)
+    show(chosen, reasons, facts, console)
     return _Prepared(found, start, facts, chosen, Place(device, precision, MEAN, STD), reasons)
+
+
+def _watch(trainer: Trainer, found: Gathering, before: Gathering, console: Console) -> Watch:
+    s = trainer.s
+    looks = s.watch_every and s.epochs and trainer.processes.first
+    return Watch(sample_of(s, found, before.index, console) if looks else None, s.watch_every or 0)
 
 
 def _trainer(
@@ -162,7 +213,7 @@ def _trainer(
 ) -> Trainer:
     s, place = chosen.settings, prepared.place
     model: Any = SwAV(
-        prepared.start.network,
+        copy.deepcopy(prepared.start.network),  # a recovery needs it as it was
         prepared.start.width,
         hidden=s.hidden_mlp or 0,
         feat_dim=s.feat_dim,
@@ -198,33 +249,21 @@ def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
 
 def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console) -> None:
     trainer.fingerprint = fingerprint
-    folder = run.file("checkpoints")
     if not trainer.s.resume:
         return
-    if not has_last(folder):
+    processes, folder = trainer.processes, run.file("checkpoints")
+    # read once for all: they cannot go on from different ones
+    found = processes.leads(lambda: load_last(folder, "pretrain") if has_last(folder) else None)
+    if found is None:
         console.say(f"No checkpoint in {run.path} yet: starting from the beginning.")
-        run.rewind_metrics(0)
-        return
-    state, note = load_last(folder)
-    for said in (note, *trainer.restore(state)):
-        if said:
-            console.say(said)
-    run.rewind_metrics(trainer.step)
-    console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
-
-
-def _show(chosen: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:
-    settings = asdict(chosen.settings)
-    console.say(f"{facts.images:,} pictures, {facts.side} pixels on the shorter side (median).")
-    for name, reason in reasons.items():
-        value = settings.get(name)
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        console.say(f"  {name.replace('_', '-'):26} {shown!s:>22}  {reason}")
-    console.say(
-        f"{chosen.settings.epochs} epochs of {chosen.steps_per_epoch:,} steps: "
-        f"{chosen.steps:,} steps; the loss starts near "
-        f"ln K = {math.log(chosen.settings.nmb_prototypes or 1):.3f}."
-    )
+    else:
+        state, note = found
+        for said in (note, *processes.together(lambda: trainer.restore(state))):
+            if said:
+                console.say(said)
+    processes.leads(lambda: run.rewind_metrics(-1 if found is None else trainer.step))
+    if found is not None:
+        console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
 
 
 def _result(
@@ -242,4 +281,7 @@ def _result(
         images_per_second=float(np.median(rates)) if rates else None,
         seconds=round(seconds, 3),
         model=str(run.file("model")),
+        kept=chosen.settings.keep,
+        recoveries=trainer.recoveries,
+        **summary(trainer.watch, run),
     )

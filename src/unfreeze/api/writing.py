@@ -8,6 +8,7 @@ import torch
 
 from unfreeze import __version__
 from unfreeze.api.gathering import Gathering
+from unfreeze.api.watching import preprocess_of
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.data.preprocess import Preprocess
@@ -52,14 +53,11 @@ def write_start(trainer: Trainer, found: Gathering, reasons: dict[str, str]) -> 
 
 
 def write_model(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
-    """model/ as the last step left it, and what the prototypes stand for."""
+    """model/ as the last step left it (or the best look), and what the prototypes stand for."""
     run, chosen = trainer.run, trainer.plan
     s, model, place = chosen.settings, trainer.model, trainer.place
-    size = (s.size_crops or (224,))[0]
-    # the centre at the size of the large views; big pictures keep the usual margin
-    preprocess = Preprocess(
-        size, size if size <= 64 else round(size * 8 / 7), mean=place.mean, std=place.std
-    )
+    preprocess = preprocess_of(s)
+    kept = trainer.watch.best if s.keep == "best" else None
     card = ModelCard(
         kind="backbone",
         arch=s.arch or "",
@@ -68,8 +66,8 @@ def write_model(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> No
         provenance={
             "verb": "pretrain",
             "method": "swav",
-            "epochs": s.epochs,
-            "steps": trainer.step,
+            "epochs": kept.epoch if kept else s.epochs,
+            "steps": kept.step if kept else trainer.step,
             "images": len(found.train),
             "fingerprint": found.fingerprint,
             "init": loaded.source if loaded else "none",

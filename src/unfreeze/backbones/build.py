@@ -87,13 +87,14 @@ def _knows(library: str, name: str) -> bool:
     if library == "unfreeze":
         return name in (*OWN, *WIDE)
     if library == "torchvision":
-        return name in _torchvision_names()
+        return name in torchvision_names()
     import timm
 
     return bool(timm.is_model(name))
 
 
-def _torchvision_names() -> list[str]:
+def torchvision_names() -> list[str]:
+    """Torchvision's classification networks, by their bare names."""
     import torchvision
 
     return list(torchvision.models.list_models(module=torchvision.models))
@@ -103,7 +104,7 @@ def _suggestion(arch: str) -> str:
     import timm
 
     name = arch.rpartition("/")[2].lower()
-    known = [(found, f"torchvision/{found}") for found in _torchvision_names()]
+    known = [(found, f"torchvision/{found}") for found in torchvision_names()]
     known += [(found, f"unfreeze/{found}") for found in (*OWN, *WIDE)]
     known += [(found, f"timm/{found}") for found in timm.list_models()]
     close = difflib.get_close_matches(name, [short for short, _ in known], n=4, cutoff=0.6)

@@ -92,8 +92,8 @@ def load_weights(
     entries = model.state_dict()
     wanted = {entry: tuple(tensor.shape) for entry, tensor in entries.items()}
     found = {entry: tuple(tensor.shape) for entry, tensor in origin.tensors.items()}
-    result = _without(heads, match(found, wanted))
-    share = _share(model, heads, result)
+    result = without_head(heads, match(found, wanted))
+    share = backbone_share(model, heads, result)
     _check(model, origin, result, share, name, allow_partial)
     with torch.no_grad():
         for own, theirs in result.pairs.items():
@@ -149,7 +149,9 @@ def load_exactly(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
             entry.copy_(tensors[name])
 
 
-def _without(heads: tuple[str, ...], result: Match) -> Match:
+def without_head(heads: tuple[str, ...], result: Match) -> Match:
+    """The same pairing with the head's entries in none of its parts."""
+
     def backbone(name: str) -> bool:
         return not any(name.startswith(f"{head}.") for head in heads)
 
@@ -163,7 +165,7 @@ def _without(heads: tuple[str, ...], result: Match) -> Match:
     )
 
 
-def _share(model: nn.Module, heads: tuple[str, ...], result: Match) -> float:
+def backbone_share(model: nn.Module, heads: tuple[str, ...], result: Match) -> float:
     """Matched share of the parameters; buffers are loaded, but a few more would hide a layer."""
     sizes = {
         name: parameter.numel()

@@ -45,14 +45,13 @@ _STANDINS: tuple[tuple[str, Callable[..., Any]], ...] = (
 )
 
 
-def stand_ins(names: Iterable[str]) -> list[tuple[Callable[..., Any], str]] | None:
-    """(stand-in, name) for each name, as torch's `safe_globals` takes them; None if one has none.
+def stand_ins(names: Iterable[str]) -> list[tuple[Callable[..., Any], str]]:
+    """(stand-in, name) for each name that has one, as torch's `safe_globals` takes them.
 
-    Only names from `unsafe_globals` belong here: those that torch itself would refuse.
+    Only names from `unsafe_globals` belong here: those that torch itself would refuse. It goes on
+    refusing a file for any other.
     """
     found = [(_stand_in(name), name) for name in names]
-    if any(stand_in is None for stand_in, _ in found):
-        return None
     return [(stand_in, name) for stand_in, name in found if stand_in is not None]
 
 

@@ -2,9 +2,9 @@
 
 import io
 import os
-import pickle
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,37 @@ def serialised(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def load_state(path: str | Path) -> dict[str, Any]:
-    """What `save_state` wrote, on the CPU. WeightsError for anything else."""
+def load_state(path: str | Path, kind: str = "", *, mapped: bool = False) -> dict[str, Any]:
+    """What `save_state` wrote, on the CPU. WeightsError for anything else.
+
+    The file's checksums are compared first: torch reads over a damaged byte without a word.
+    `kind` is the verb whose state it must be, where that matters.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"{damaged} has another checksum")
+        # mapped, the tensors are read where they are used: to look at the rest costs little
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything
+        system = error.strerror if isinstance(error, OSError) else None
         raise WeightsError(
-            f"The checkpoint {path} cannot be read: it is cut off or not one of ours.",
-            "Remove it to start again, or put back a whole one.",
+            f"The checkpoint {path} cannot be read: "
+            f"{system or 'it is cut off, damaged or not one of ours'}.",
+            "Put back a whole one, or start again with --overwrite.",
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise WeightsError(
             f"{path} is a checkpoint, but not one that this version of unfreeze wrote.",
             "Use it as a starting point instead: --init or --weights.",
+        )
+    if kind and state.get("kind") != kind:
+        raise WeightsError(
+            f"{path} is the checkpoint of a {state.get('kind')} run, not of a {kind} run.",
+            f"Name the folder of a {kind} run, or a new one.",
         )
     return state
 
@@ -49,35 +67,54 @@ def load_state(path: str | Path) -> dict[str, Any]:
 def save_last(folder: str | Path, state: dict[str, Any]) -> None:
     """Write `last.ckpt` in `folder`; the one that was there stays as `before.ckpt`.
 
-    At any moment one of the two is whole, whatever happens to this process or to its disk.
+    At any moment one of the two is whole, whatever happens to this process or to its disk; a
+    `last.ckpt` that cannot serve takes no other's place.
     """
     last, before = Path(folder) / LAST, Path(folder) / BEFORE
     data = serialised({"format": FORMAT, **state})
-    if last.exists():
-        _second_name(last, before)
+    if last.exists() and _serves(last, state.get("kind", "")):
+        second_name(last, before)
     write_bytes(last, data)
 
 
-def load_last(folder: str | Path) -> tuple[dict[str, Any], str]:
-    """(state, note): of `last.ckpt`, or where that cannot be read of the one before, said so.
+def load_last(
+    folder: str | Path, kind: str = "", also: Sequence[str] = ()
+) -> tuple[dict[str, Any], str]:
+    """(state, note): of `last.ckpt`; where that cannot serve, of the furthest that can, said so.
 
-    WeightsError where neither can be read.
+    Besides `before.ckpt` those are the files named in `also`. WeightsError where none can serve.
     """
-    last, before = Path(folder) / LAST, Path(folder) / BEFORE
+    folder = Path(folder)
     try:
-        return load_state(last), ""
+        return load_state(folder / LAST, kind), ""
     except WeightsError as error:
-        if not before.exists():
+        found = {}
+        for name in (n for n in (BEFORE, *also) if (folder / n).exists()):
+            try:
+                found[name] = load_state(folder / name, kind)
+            except WeightsError as another:
+                error.sentence += f" {another.sentence}"
+        if not found:
             raise
-        return load_state(before), f"{error.sentence} The one before it is taken: {BEFORE}."
+        name = max(found, key=lambda name: int(found[name]["step"]))
+        return found[name], f"{error.sentence} {name} is taken instead."
 
 
-def has_last(folder: str | Path) -> bool:
-    """Whether there is a checkpoint to go on from."""
-    return any((Path(folder) / name).exists() for name in (LAST, BEFORE))
+def has_last(folder: str | Path, also: Sequence[str] = ()) -> bool:
+    """Whether there is a checkpoint to go on from, whole or not."""
+    return any((Path(folder) / name).exists() for name in (LAST, BEFORE, *also))
 
 
-def _second_name(last: Path, before: Path) -> None:
+def _serves(path: Path, kind: str) -> bool:
+    try:
+        load_state(path, kind, mapped=True)
+    except WeightsError:
+        return False
+    return True
+
+
+def second_name(last: Path, before: Path) -> None:
+    """Let `before` be the file that `last` is now: no bytes are copied where there are links."""
     spare = before.with_name(f".{before.name}.tmp")
     spare.unlink(missing_ok=True)
     try:
@@ -85,3 +122,5 @@ def _second_name(last: Path, before: Path) -> None:
     except OSError:  # a file system without links
         shutil.copy2(last, spare)
     spare.replace(before)
+    # two names of one file, as a crash can leave last and before: renaming removes neither
+    spare.unlink(missing_ok=True)

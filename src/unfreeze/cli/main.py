@@ -79,6 +79,9 @@ def call(verb: str, words: list[str], world: World) -> int:
     text = as_json(result) if settings.json else as_text(verb, result)
     if text and not started_rank():
         world.answer(text)
+    refused: UnfreezeError | None = getattr(result, "refused", None)
+    if refused is not None:
+        raise refused  # looked at and described, but not fit for use
     return 0
 
 

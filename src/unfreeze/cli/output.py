@@ -34,8 +34,8 @@ def as_json(result: Any) -> str:
 
 def as_text(verb: str, result: Any) -> str:
     """The result for people; empty where there is nothing to say."""
-    if verb == "summary":
-        return str(result)  # the table, with the stages that --freeze counts
+    if verb in ("summary", "inspect"):
+        return str(result)  # tables of their own
     shown = plain(result)
     if isinstance(shown, dict) and {"settings", "reasons"} <= set(shown):
         return ""  # a plan: it has been told while it was made

@@ -85,6 +85,8 @@ class Loader:
             num_workers=self.workers,
             worker_init_fn=_one_thread,
             pin_memory=torch.cuda.is_available(),
+            # else it draws from the generator that dropout uses, once for each start
+            generator=torch.Generator(),
         )
         for batch in loader:
             if isinstance(batch, UnfreezeError):
@@ -98,12 +100,21 @@ class Loader:
 
     def ids(self, step: int) -> Ids:
         """The share that this process has of the pictures of a global step."""
+        batch = self.batch(step)
+        share = -(-len(batch) // self.world)
+        return batch[self.rank * share : (self.rank + 1) * share]
+
+    def batch(self, step: int) -> Ids:
+        """The pictures of a global step, of all processes together."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, permutation(self.seed, epoch, self.positions)
-        batch = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
-        share = -(-len(batch) // self.world)
-        return batch[self.rank * share : (self.rank + 1) * share]
+        return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
+
+    def paths(self, step: int) -> list[str]:
+        """The names of the files of a global step."""
+        names = self.dataset.pictures.index.paths
+        return [names[int(i)] for i in self.batch(step)]
 
 
 def _steps(pictures: int, batch_size: int, drop_last: bool) -> int:

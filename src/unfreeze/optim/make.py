@@ -50,6 +50,14 @@ def make_optimizer(
     raise UsageError(f"There is no optimizer {name!r}.", "Choose sgd, adamw or larc.")
 
 
+def for_network(name: str, network: nn.Module, *, lr: float, weight_decay: float) -> Optimizer:
+    """The optimizer of all parameters: AdamW's decay is meant for matrices, the others' for all."""
+    groups: Any = network.parameters()
+    if name == "adamw":
+        groups = decay_groups(network.named_parameters(), weight_decay)
+    return make_optimizer(name, groups, lr=lr, weight_decay=weight_decay)
+
+
 def set_lr(optimizer: Optimizer, lr: float) -> None:
     """The same learning rate for every group, times the group's own `lr_scale` where it has one."""
     for group in optimizer.param_groups:

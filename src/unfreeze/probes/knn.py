@@ -1,5 +1,7 @@
 """k-nearest neighbours on frozen features (Wu et al., arXiv 1805.01978, section 3.4)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -23,13 +25,38 @@ def knn_predict(
     classes = int(labels.max()) + 1
     answers = []
     for part in torch.split(F.normalize(queries.float(), dim=1), rows):
-        near = (part @ bank.T).topk(min(k, len(bank)), dim=1)
-        votes = torch.zeros(len(part), classes, device=part.device)
-        # relative to the nearest: exp never overflows and the order stays
-        weight = ((near.values - near.values[:, :1]) / temperature).exp()
-        votes.scatter_add_(1, labels[near.indices], weight)
-        answers.append(votes.argmax(1))
+        answers.append(_voted(part @ bank.T, labels, classes, k, temperature))
     return torch.cat(answers)
+
+
+@torch.no_grad()
+def leave_one_out(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    rows: int = 1024,
+) -> torch.Tensor:
+    """int64 `[N]`: the class of each of `features` `[N, D]` by all the others; as `knn_predict`."""
+    bank = F.normalize(features.float(), dim=1)
+    classes, answers = int(labels.max()) + 1, []
+    for start in range(0, len(bank), rows):
+        cosines = bank[start : start + rows] @ bank.T
+        cosines.diagonal(start).fill_(-math.inf)
+        answers.append(_voted(cosines, labels, classes, min(k, len(bank) - 1), temperature))
+    return torch.cat(answers)
+
+
+def _voted(
+    cosines: torch.Tensor, labels: torch.Tensor, classes: int, k: int, temperature: float
+) -> torch.Tensor:
+    near = cosines.topk(min(k, cosines.shape[1]), dim=1)
+    votes = torch.zeros(len(cosines), classes, device=cosines.device)
+    # relative to the nearest: exp never overflows and the order stays
+    weight = ((near.values - near.values[:, :1]) / temperature).exp()
+    votes.scatter_add_(1, labels[near.indices], weight)
+    return votes.argmax(1)
 
 
 def knn_accuracy(

@@ -71,12 +71,24 @@ def figures(findings: Findings) -> list[tuple[str, str]]:
         found.append(("last loss", number(train[-1].get("loss"))))
         rates = sorted(r["images_per_second"] for r in train if r.get("images_per_second"))
         found += [("images a second", number(round(rates[len(rates) // 2])))] if rates else []
+    found += _knn(findings.metrics)
     if held:
         best = max(held, key=lambda record: record["accuracy"])
         found.append(("best accuracy on val", percent(best["accuracy"])))
     if findings.demo is not None:
         found.append(("seconds in all", number(round(findings.demo["seconds"]))))
     return found
+
+
+def _knn(metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """k-NN at the untrained start and at the last look, and of which pictures."""
+    seen = [record for record in metrics if record.get("knn_accuracy") is not None]
+    if not seen:
+        return []
+    first, last = seen[0], seen[-1]
+    of = f"{last.get('split')}, {number(last.get('total'))} pictures"
+    began = f"{percent(first['knn_accuracy'])} -> " if first.get("step") == 0 else ""
+    return [(f"k-NN ({of})", began + percent(last["knn_accuracy"]))]
 
 
 def _demo(demo: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -38,6 +38,7 @@ def panels(findings: Findings) -> list[Panel]:
         _loss(findings),
         _accuracy(findings.metrics),
         _prototypes(findings),
+        _figures(findings.metrics),
         _learning_rate(findings.metrics),
     )
     return [panel for panel in made if panel is not None and panel.lines]
@@ -78,6 +79,17 @@ def _prototypes(findings: Findings) -> Panel:
     level = (float(K), f"all {K}") if isinstance(K, int) else None
     lines = _lines(findings.metrics, "prototypes_used")
     return Panel("Prototypes in use", lines, level=level)
+
+
+def _figures(metrics: list[dict[str, Any]]) -> Panel:
+    names = {
+        "information": "information",
+        "agreement": "agreement of two views",
+        "code_entropy": "entropy of a code",
+    }
+    looked = [record for record in metrics if record.get("split") == "figures"]
+    lines = [replace(line, name=names[key]) for key in names for line in _lines(looked, key)]
+    return Panel("Without labels", lines, share=True)
 
 
 def _learning_rate(metrics: list[dict[str, Any]]) -> Panel:

@@ -39,6 +39,10 @@ class Meter:
         self.seconds_step += lap
         self.last += lap
 
+    def skip(self) -> None:
+        """What passed since the last mark counts for nothing."""
+        self._lap()
+
     def read(self) -> dict[str, float]:
         """Mean loss and rates of the interval (waits for the device), then a new interval."""
         loss = float(self.over(self.loss)) / self.steps if self.loss is not None else float("nan")

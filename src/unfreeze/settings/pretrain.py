@@ -53,6 +53,24 @@ class PretrainSettings(Call, Run, Pictures, Machine):
     keep_every: int | None = knob(
         None, "also keep a checkpoint of its own every N epochs", low=1, group="run", unset="off"
     )
+    watch_every: int | None = knob(
+        None,
+        "epochs between looks at features and, where labels are, k-NN (0: never)",
+        low=0,
+        group="run",
+    )
+    keep: str = knob(
+        "last",
+        "which epoch's weights model/ gets: the last, or the best one seen (checkpoints/best.ckpt)",
+        choices=("last", "best"),
+        group="run",
+    )
+    on_collapse: str = knob(
+        "stop",
+        "when all pictures come to look alike: save and stop, go back and change what helps, go on",
+        choices=("stop", "recover", "ignore"),
+        group="run",
+    )
     batch_size: int | None = knob(None, "pictures a step, over all processes", low=2)
     accumulate: int = knob(
         1,

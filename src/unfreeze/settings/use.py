@@ -46,6 +46,15 @@ class EmbedSettings(Call, _Serving):
 
 
 @dataclass(frozen=True)
+class InspectSettings(Call):
+    """What a checkpoint of any origin holds, and which network it is of."""
+
+    file: str = knob(
+        "", "a checkpoint of any origin, a run's folder or its model/", positional=True
+    )
+
+
+@dataclass(frozen=True)
 class SummarySettings(Call):
     """The layer table."""
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.bank import Bank
 from unfreeze.swav.sinkhorn import sinkhorn
 
@@ -30,6 +31,18 @@ class Assigner:
         self.assigned, self.epsilon, self.iterations = tuple(assigned), epsilon, iterations
         self.length, self.opens = length // world, opens
         self.bank: Bank | None = None
+
+    @classmethod
+    def of(cls, s: PretrainSettings, world: int) -> "Assigner":
+        """The one that a plan's settings ask for."""
+        return cls(
+            s.crops_for_assign,
+            epsilon=s.epsilon,
+            iterations=s.sinkhorn_iterations,
+            length=s.queue_length or 0,
+            opens=s.epoch_queue_starts or 0,
+            world=world,
+        )
 
     @torch.no_grad()
     def codes(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from unfreeze.checkpoints.state import serialised
+from unfreeze.checkpoints.state import has_last, serialised
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.atomic import write_bytes
 from unfreeze.swav.model import SwAV
@@ -48,7 +48,7 @@ def published_names(model: SwAV) -> dict[str, torch.Tensor]:
 def refuse_foreign(folder: str | Path) -> None:
     """WeightsError where `folder` holds another program's run, which cannot be gone on with."""
     theirs = Path(folder) / CHECKPOINT
-    if theirs.exists() and not (theirs.parent / "checkpoints" / "last.ckpt").exists():
+    if theirs.exists() and not has_last(theirs.parent / "checkpoints"):
         raise WeightsError(
             f"{theirs} is there, but no checkpoints/last.ckpt beside it: another program's run "
             "cannot be gone on with, and nothing was changed.",

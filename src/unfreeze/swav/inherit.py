@@ -41,7 +41,7 @@ def inherit(model: SwAV, rest: Mapping[str, torch.Tensor]) -> Inherited:
     A head is one of SwAV only where prototypes are beside it, and prototypes mean something only
     in the space of their own head: with another head they are left out, too.
     """
-    plain = _without_weight_norm(rest)
+    plain = without_weight_norm(rest)
     found = prototypes_in(plain)
     if not found:
         return Inherited((), ("No SwAV head in the weights: head and prototypes start anew.",))
@@ -123,7 +123,7 @@ def _widths(tensors: Mapping[str, torch.Tensor]) -> str:
     return f"{widths} {'with' if normed else 'without'} batch norm"
 
 
-def _without_weight_norm(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def without_weight_norm(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same with `weight_g, weight_v` as one `weight` of unit rows.
 
     Their lengths are no part of a prototype: its scores are cosines.

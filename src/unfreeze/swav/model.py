@@ -44,7 +44,10 @@ class SwAV(nn.Module):
         One pass of the backbone for each run of equal sizes, one of the head over everything.
         """
         runs = [list(same) for _, same in groupby(views, key=lambda view: view.shape[-1])]
-        h = torch.cat([self.backbone(torch.cat(run)) for run in runs])
+        return self.projected(torch.cat([self.backbone(torch.cat(run)) for run in runs]))
+
+    def projected(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unit features `[B, d]` and cosines `[B, K]` of the backbone's features `[B, width]`."""
         z = self.projection_head(h)
         with torch.autocast(z.device.type, enabled=False):
             Z = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)

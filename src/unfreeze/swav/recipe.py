@@ -7,12 +7,15 @@ on 1,300 pictures; 3,840 queued features are 0.3 % of the data there and three t
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from unfreeze.data.views.spec import ViewSpec, preset
 from unfreeze.errors import DataError, UsageError
+from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.looks import Looks
 from unfreeze.swav.recipes import PUBLISHED, small_side, with_recipe
 
 
@@ -44,6 +47,32 @@ class Plan:
     def warmup_steps(self) -> int:
         """Steps of linear warm-up."""
         return self.steps_per_epoch * _int(self.settings.warmup_epochs)
+
+    @property
+    def loss_collapsed(self) -> float:
+        """The loss ln K of a network that tells no picture from another: a run must get below."""
+        return math.log(_int(self.settings.nmb_prototypes) or 1)
+
+    @property
+    def loss_at_start(self) -> float:
+        """About what an untrained network scores.
+
+        Cosines of d-dimensional directions have variance 1/d; divided by the temperature T they
+        raise the mean of log-sum-exp over K prototypes to ln K + 1 / (2 d T^2).
+        """
+        s = self.settings
+        return self.loss_collapsed + 1 / (2 * s.feat_dim * s.temperature**2)
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a global step."""
+        return warmup_cosine(
+            step,
+            total=self.steps,
+            warmup=self.warmup_steps,
+            base=self.settings.base_lr or 0.0,
+            final=self.settings.final_lr or 0.0,
+            start=self.settings.start_warmup or 0.0,
+        )
 
 
 @dataclass
@@ -91,6 +120,7 @@ def plan(settings: PretrainSettings, facts: Facts) -> Plan:
     _codes(draft, facts)
     _optimizer(draft, facts)
     _processes(draft, facts)
+    _watch(draft, facts)
     filled = dataclasses.replace(settings, **draft.values)
     _consistent(filled)
     return Plan(filled, draft.reasons, facts.images // draft["batch_size"])
@@ -176,10 +206,16 @@ def _length(draft: _Draft, facts: Facts) -> None:
 def _codes(draft: _Draft, facts: Facts) -> None:
     images, batch = facts.images, draft["batch_size"]
     grown = 8 * round(100 * (images / 10_000) ** 0.7 / 8)
+    queue = min(15 * batch, images // 4) // batch * batch
     K = min(3000, max(64, grown), max(2, images // 8))
-    draft.fill("nmb_prototypes", K, f"grows with {images:,} pictures (3,000 for a million)")
+    why = f"grows with {images:,} pictures (3,000 for a million)"
+    given = draft["queue_length"]
+    reach = batch + (queue if given is None else given)
+    if reach < K:
+        K, why = reach, f"what a batch of {batch} and {reach - batch} queued features can fill"
+    draft.fill("nmb_prototypes", K, why)
     needed = draft["nmb_prototypes"] * 2
-    length = 0 if batch >= needed else min(15 * batch, images // 4) // batch * batch
+    length = 0 if batch >= needed else queue
     why = (
         f"a batch of {batch} is at least twice the prototypes"
         if batch >= needed
@@ -203,18 +239,23 @@ def _optimizer(draft: _Draft, facts: Facts) -> None:
         "adamw" if short else "larc",
         f"{steps:,} steps: " + ("too short for LARC" if short else "long enough for LARC"),
     )
-    share = draft["batch_size"] / 256
-    lr, why = {
-        "adamw": (2e-3 * share**0.5, "0.002 x square root of batch / 256"),
-        "larc": (0.6 * share, "0.6 x batch / 256, as published for small batches"),
-        "sgd": (0.05 * share, "0.05 x batch / 256"),
-    }[draft["optimizer"]]
+    lr, why = usual_lr(draft["optimizer"], draft["batch_size"])
     if draft["init"] != "none":
         lr, why = lr / 4, why + ", a quarter because the start is trained"
     draft.fill("base_lr", float(f"{lr:.3g}"), why)
     draft.fill("final_lr", float(f"{draft['base_lr'] / 1000:.6g}"), "a thousandth, as published")
     draft.fill("start_warmup", 0.0, "from zero")
     draft.fill("wd", 1e-2 if draft["optimizer"] == "adamw" else 1e-6, "the optimizer's usual")
+
+
+def usual_lr(optimizer: str, batch: int) -> tuple[float, str]:
+    """(learning rate, rule) that an optimizer gets at a batch size."""
+    share = batch / 256
+    return {
+        "adamw": (2e-3 * share**0.5, "0.002 x square root of batch / 256"),
+        "larc": (0.6 * share, "0.6 x batch / 256, as published for small batches"),
+        "sgd": (0.05 * share, "0.05 x batch / 256"),
+    }[optimizer]
 
 
 def _processes(draft: _Draft, facts: Facts) -> None:
@@ -239,6 +280,13 @@ def _processes(draft: _Draft, facts: Facts) -> None:
             f"{facts.processes} processes cannot be cut into groups of {group}.",
             "Set --syncbn-process-group-size to a divisor.",
         )
+
+
+def _watch(draft: _Draft, facts: Facts) -> None:
+    by_size = zip(draft["size_crops"], draft["nmb_crops"], strict=False)
+    work = sum(count * size**2 for size, count in by_size)
+    looks = Looks(facts.images, draft["epochs"], work, draft["size_crops"][0])
+    draft.fill("watch_every", looks.every, looks.why)
 
 
 def _consistent(s: PretrainSettings) -> None:

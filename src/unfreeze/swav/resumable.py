@@ -25,6 +25,9 @@ MAY_CHANGE = (
     "store_budget",
     "checkpoint_every",
     "keep_every",
+    "watch_every",
+    "keep",
+    "on_collapse",
     "logger",
     "sync_bn",  # these two are compared by what they do
     "syncbn_process_group_size",
@@ -50,6 +53,9 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "bank": _joined(trainer),
+        "watch": trainer.watch.state(),
+        "guard": trainer.guard.state(),
+        "recoveries": trainer.recoveries,
     }
 
 
@@ -68,6 +74,9 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> list[str]:
         torch.set_rng_state(state["rng"][processes.rank])
     if state["bank"] is not None:
         trainer.assigner.bank = _share(trainer, state["bank"])
+    trainer.watch.restore(state["watch"])
+    trainer.guard.restore(state["guard"])
+    trainer.recoveries = state["recoveries"]
     return _notes(state, processes.world)
 
 

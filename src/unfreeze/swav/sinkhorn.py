@@ -10,16 +10,21 @@ import torch.distributed as dist
 
 
 @torch.no_grad()
-def sinkhorn(scores: torch.Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> torch.Tensor:
+def sinkhorn(
+    scores: torch.Tensor, *, epsilon: float = 0.05, iterations: int = 3, alone: bool = False
+) -> torch.Tensor:
     """Codes `[B, K]` for `scores` `[B, K]`; each row sums to 1.
 
     Computed in float32 (float64 stays), over the batches of all processes where torch.distributed
     is initialised. After the last iteration rows are exact; prototypes are used equally up to what
-    `iterations` rounds reach. `epsilon` is in the units of the scores (cosines).
+    `iterations` rounds reach. `epsilon` is in the units of the scores (cosines). `alone` leaves the
+    other processes out.
     """
     L = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon  # [B, K]
     for _ in range(iterations):
-        L = L - _logsumexp_over_batch(L)  # every prototype gets the same mass
+        L = L - (
+            L.logsumexp(dim=0, keepdim=True) if alone else _logsumexp_over_batch(L)
+        )  # every prototype gets the same mass
         L = L - L.logsumexp(dim=1, keepdim=True)  # every picture gets mass 1
     return L.exp()
 

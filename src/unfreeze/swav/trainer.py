@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +10,8 @@ import torch
 from unfreeze.backbones.norm import frozen_statistics
 from unfreeze.checkpoints.state import save_last, save_state
 from unfreeze.data.loader import Batch, Loader
-from unfreeze.data.views import normalise
-from unfreeze.errors import DataError, DivergedError, Interrupted, UnfreezeError, go_on, rebuilt
-from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
-from unfreeze.optim.schedules import warmup_cosine
+from unfreeze.errors import DataError, Interrupted, UnfreezeError, go_on, rebuilt
+from unfreeze.optim.make import for_network, set_lr
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import autocast
@@ -25,23 +22,19 @@ from unfreeze.runtime.signals import StopRequest, stop_requests
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.assigner import Assigner
 from unfreeze.swav.bank import Bank
+from unfreeze.swav.collapse import heed, keep_good
+from unfreeze.swav.figures import perplexity, sharpness
+from unfreeze.swav.finite import Finite
+from unfreeze.swav.guard import Guard, Verdict
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
+from unfreeze.swav.place import Place
 from unfreeze.swav.recipe import Plan
 from unfreeze.swav.resumable import restore, state_of
+from unfreeze.swav.watching import Watch
 
 CHECKPOINT_SECONDS = 300
 Views = list[torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the arithmetic happens."""
-
-    device: torch.device
-    precision: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 OnEpoch = Callable[["Trainer", int], None]  # told how many epochs are done
@@ -65,19 +58,38 @@ class Trainer:
     ) -> None:
         self.plan, self.loader, self.run, self.place = plan, loader, run, place
         self.processes = processes or Processes()
+        self.watch = Watch(None, 0)
+        self.guard = Guard.of(plan)
+        self.verdict: Verdict | None = None  # not heeded yet
         self.s: PretrainSettings = plan.settings
         layout = torch.channels_last if place.device.type in ("cpu", "cuda") else None
         self.model = model.to(place.device, memory_format=layout)  # type: ignore[call-overload]
         self.network = self.processes.wrapped(self.model)
-        self.optimizer = _optimizer(model, self.s)
+        self.optimizer = for_network(
+            self.s.optimizer or "larc",
+            model,
+            lr=self.s.base_lr or 0.0,
+            weight_decay=self.s.wd or 0.0,
+        )
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.precision == "fp16")
-        self.assigner = _assigner(self.s, loader.world)
+        self.assigner = Assigner.of(self.s, loader.world)
         self.step = 0
         self.fingerprint = ""  # of the data, so that a resumed run meets the same
         self.loss = math.nan  # mean over the steps of the last record
         self.meter, self.line = Meter(self.processes.mean), ""
         self.saved = (-1, 0.0)  # step and time of the last checkpoint
         self.deadline = Deadline()
+        self.finite = Finite(
+            self.model,
+            self.optimizer,
+            self.assigner,
+            # the scaler of fp16 asks the device at each step anyway
+            prompt=place.device.type != "cuda" or self.scaler.is_enabled(),
+            loader=loader,
+            run=run,
+            processes=self.processes,
+        )
+        self.recoveries: list[dict[str, Any]] = []  # from collapses, as in `collapse.recovery`
 
     @property
     def bank(self) -> Bank | None:
@@ -90,8 +102,9 @@ class Trainer:
         `on_epoch` is called when an epoch has ended and what was due is saved. A file that is lost
         or a signal ends the run by its error, after a checkpoint.
         """
-        total = self.plan.steps
-        if not total:
+        total, self.finite.console = self.plan.steps, console
+        self.watch.begin(self)
+        if not total or (not self.step and self.s.on_collapse == "recover"):
             self.save()  # the untrained start is a start to go on from too
         self.tell(on_epoch)  # once more after a resume: the last call may have been cut short
         self.saved = (self.step, time.monotonic())
@@ -102,14 +115,17 @@ class Trainer:
                 batch = self.fetch(batches, stop)
                 self.meter.data_ready()
                 loss, codes = self.train_step(batch)
+                self.finite.done(self.step, loss)
                 self.step += 1
                 self.meter.step_done(loss, len(batch.ids))
                 if due(self.step) or self.step == total:
                     self.record(batch.epoch, codes)
                 advance(1, self.line)
                 stop.at(self.deadline, self.meter.last)
+                self.watch.after_step(self)
                 if self.ends_interval():
                     self.save()
+                heed(self)
                 self.tell(on_epoch)
 
     def fetch(self, batches: Iterator[Batch], stop: StopRequest) -> Batch:
@@ -149,6 +165,7 @@ class Trainer:
     def train_step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """One update; (loss, codes of the first assigned view). Nothing waits for the device."""
         set_lr(self.optimizer, self.learning_rate(self.step))
+        self.finite.begin()
         self.model.normalise_prototypes()
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.parts(batch)
@@ -173,13 +190,9 @@ class Trainer:
 
     def seen(self, network: torch.nn.Module, views: Views) -> tuple[Views, Views]:
         """Unit features `[B, d]`, without gradient, and scores `[B, K]` of each view."""
-        place = self.place
-        inputs = [
-            normalise(view.to(place.device, non_blocking=True), place.mean, place.std)
-            for view in views
-        ]
-        inputs = [view.to(self.model.prototypes.weight.dtype) for view in inputs]
-        with autocast(place.device, place.precision):
+        dtype = self.model.prototypes.weight.dtype
+        inputs = [self.place.takes(view, dtype) for view in views]
+        with autocast(self.place.device, self.place.precision):
             Z, scores = network(inputs)
         return list(Z.detach().chunk(len(views))), list(scores.chunk(len(views)))
 
@@ -208,47 +221,39 @@ class Trainer:
         )
 
     def update(self) -> None:
-        """One optimizer step; prototypes stand still while they are frozen."""
+        """One optimizer step, if it may be; prototypes stand still while they are frozen."""
         if self.step < (self.s.freeze_prototypes_niters or 0):
             self.model.prototypes.weight.grad = None  # no step, no decay, no momentum
-        self.scaler.step(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
+        self.finite.update(lambda: self.scaler.step(self.optimizer))
         self.scaler.update()
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a global step."""
-        return warmup_cosine(
-            step,
-            total=self.plan.steps,
-            warmup=self.plan.warmup_steps,
-            base=self.s.base_lr or 0.0,
-            final=self.s.final_lr or 0.0,
-            start=self.s.start_warmup or 0.0,
-        )
+        return self.plan.learning_rate(step)
 
     def record(self, epoch: int, codes: torch.Tensor) -> None:
         """Write a training line; DivergedError where the loss stopped being a number."""
-        first = self.step - self.meter.steps + 1
+        self.finite.read()
+        steps = self.meter.steps
         numbers = self.meter.read()
         numbers["images_per_second"] *= self.processes.world
         self.loss = numbers["loss"]
-        if not math.isfinite(self.loss):
-            raise DivergedError(
-                f"The loss became {self.loss} within steps {first} to {self.step}.",
-                "The last checkpoint is whole. Lower --base-lr, or use --precision fp32.",
-            )
         self.line = (
             f"loss {self.loss:.3f}  data {1000 * numbers['seconds_data']:.0f} ms  "
-            f"step {1000 * numbers['seconds_step']:.0f} ms"
+            f"step {1000 * numbers['seconds_step']:.0f} ms{self.watch.said}"
         )
-        usage = self.processes.mean(codes.mean(0))
-        used = torch.exp(-(usage * usage.clamp_min(1e-12).log()).sum())
+        used = perplexity(self.processes.mean(codes.mean(0)))
+        entropy = float(self.processes.mean(sharpness(codes)))
+        self.verdict = self.guard.record(self.step, steps, self.loss, entropy)
         self.run.metric(
             {
                 "step": self.step,
                 "epoch": epoch,
                 "split": "train",
                 "learning_rate": self.learning_rate(self.step - 1),
-                "prototypes_used": round(float(used), 2),
+                "prototypes_used": round(used, 2),
+                "code_entropy": round(entropy, 6),
                 **{name: float(f"{value:.6g}") for name, value in numbers.items()},
             }
         )
@@ -263,13 +268,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write checkpoints/last.ckpt, whole or not at all; never one with a broken loss."""
-        loss = self.meter.loss
-        broken = loss is not None and not bool(torch.isfinite(loss))
-        if self.processes.any([broken])[0]:
-            raise DivergedError(
-                f"The loss is no longer finite at step {self.step}; nothing was overwritten.",
-                "Go on from the last checkpoint with a lower --base-lr, or --precision fp32.",
-            )
+        self.finite.read()
         with self.deadline.timing("save"):
             state = state_of(self)
             self.processes.leads(lambda: self.write(state))
@@ -278,6 +277,7 @@ class Trainer:
     def write(self, state: dict[str, Any]) -> None:
         """The files of a checkpoint: the last one, and a copy of its own where asked."""
         save_last(self.run.file("checkpoints"), state)
+        keep_good(self)
         done, rest = divmod(self.step, self.plan.steps_per_epoch)
         if done and rest == 0 and self.s.keep_every and done % self.s.keep_every == 0:
             name = f"checkpoints/epoch-{done:04d}_loss-{self.loss:.3f}.ckpt"
@@ -290,23 +290,3 @@ class Trainer:
 
 def _part(codes: list[torch.Tensor], k: int, parts: int) -> list[torch.Tensor]:
     return [Q.chunk(parts)[k] for Q in codes]
-
-
-def _assigner(s: PretrainSettings, world: int) -> Assigner:
-    return Assigner(
-        s.crops_for_assign,
-        epsilon=s.epsilon,
-        iterations=s.sinkhorn_iterations,
-        length=s.queue_length or 0,
-        opens=s.epoch_queue_starts or 0,
-        world=world,
-    )
-
-
-def _optimizer(model: SwAV, s: PretrainSettings) -> torch.optim.Optimizer:
-    name, decay = s.optimizer or "larc", s.wd or 0.0
-    # the published recipe decays every tensor alike; AdamW's decay is meant for matrices
-    groups: Any = model.parameters()
-    if name == "adamw":
-        groups = decay_groups(model.named_parameters(), decay)
-    return make_optimizer(name, groups, lr=s.base_lr or 0.0, weight_decay=decay)

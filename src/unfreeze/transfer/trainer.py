@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unfreeze.checkpoints.state import load_state, save_state
+from unfreeze.checkpoints.state import load_state, save_last, save_state
 from unfreeze.data.loader import Batch, Loader
 from unfreeze.data.pictures import FileLost
 from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
@@ -292,14 +292,22 @@ class Trainer:
                 # first, so that whoever goes on from the last has the best that it speaks of
                 save_state(self.folder.file(BEST), self.best)
                 self.best = None
-            save_state(self.folder.file(name), self.state())
+            if name == LAST:
+                save_last(self.folder.file(name).parent, self.state())
+            else:
+                save_state(self.folder.file(name), self.state())
         self.saved = time.monotonic()
 
     def _load_best(self) -> None:
         """The only place where earlier weights replace later ones: after the loop, once."""
         if self.selection.epoch is None:
             return
-        self.network.load_state_dict(load_state(self.folder.file(BEST))["model"])
+        best = load_state(self.folder.file(BEST))
+        self.network.load_state_dict(best["model"])
+        # a run that was killed between the two files left a best one the last knows nothing of
+        told = Selection(**best["selection"])
+        chosen = self.selection
+        chosen.epoch, chosen.accuracy, chosen.loss = told.epoch, told.accuracy, told.loss
         self.folder.log(f"loaded the weights of epoch {self.selection.epoch}, the best on val")
 
     def _outcome(self, stop: StopRequest) -> Outcome:

@@ -1,0 +1,291 @@
+"""`inspect`: what a checkpoint of any origin holds, which network it is of, and how to use it."""
+
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unfreeze.backbones.guess import LIKELY, Guess, fitted, guess
+from unfreeze.backbones.published import licence_of
+from unfreeze.backbones.weights import ENOUGH
+from unfreeze.checkpoints.modelfile import CARD, TENSORS, model_folder
+from unfreeze.checkpoints.read import Contents, UnsafeFile, read_checkpoint
+from unfreeze.errors import WeightsError
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.settings.build import build
+from unfreeze.settings.use import InspectSettings
+from unfreeze.swav.inherit import (
+    near_identical,
+    prototypes_in,
+    rest_of_run,
+    without_weight_norm,
+)
+
+# Where programs write the name of the network, in the file or in `config.json` beside it.
+_NAMED = ("arch", "architecture", "model", "model_name")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is in a file.
+
+    `format`: "safetensors", "torch zip", "torch legacy", "pickle" or "unfreeze model"; `container`:
+    the keys that lead to `tensors` (`name, shape, dtype`), of which there are `keys`; `prefix`:
+    what stands before the network's own names; `arch`, `stem`: the network (None: unknown), of
+    whose backbone's parameters the share `matched` is there, 0..1; `head`: names of its scoring
+    layers where the file has them in the network's own size; `unused`: entries that are not the
+    network's, counted by their first part; `prototypes`: `name, count, width, near_identical` (how
+    many have a twin with a cosine above 0.999) of each matrix of SwAV prototypes; `beside`: other
+    sets of tensors in the file; `about`: plain values in it; `closest`: a sentence where `arch` is
+    None; `licence`: one about the terms, or ""; `commands`: how to use it; `unsafe`: names of what
+    could run code: nothing else is known of such a file.
+    """
+
+    file: str
+    format: str
+    keys: int = 0
+    tensors: list[dict[str, Any]] = field(default_factory=list)
+    prefix: str = ""
+    arch: str | None = None
+    stem: str | None = None
+    matched: float = 0.0
+    head: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unused: dict[str, int] = field(default_factory=dict)
+    prototypes: list[dict[str, Any]] = field(default_factory=list)
+    container: str = ""
+    beside: dict[str, int] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    closest: str = ""
+    licence: str = ""
+    commands: list[str] = field(default_factory=list)
+    unsafe: list[str] = field(default_factory=list)
+
+    @property
+    def refused(self) -> WeightsError | None:
+        """Why the file cannot be used; None where it can."""
+        if not self.unsafe:
+            return None
+        names = ", ".join(self.unsafe[:6])
+        return WeightsError(
+            f"{self.file} could run code on loading ({names}); it was not loaded.",
+            "Where you trust it: load it there and save its state_dict() alone.",
+        )
+
+    def __str__(self) -> str:
+        """A few lines, a table of the parts, and the next command."""
+        return render(self)
+
+
+def inspect(file: str | Path) -> Inspection:
+    """What `file` holds: a checkpoint of any origin, a run's folder or its `model/` folder.
+
+    A pickle that could run code is not loaded: `unsafe` names what it would call. WeightsError for
+    what is truncated or no checkpoint.
+    """
+    return run_inspect(build(InspectSettings, {"file": str(file)}), Quiet())
+
+
+def run_inspect(settings: InspectSettings, console: Console) -> Inspection:
+    """The same from a settings object."""
+    place = Path(settings.file)
+    last = place / "checkpoints" / "last.ckpt"
+    if place.is_dir() and model_folder(place) is None and last.exists():
+        place = last  # a run that has not ended
+    if place.name in (CARD, TENSORS) and model_folder(place) is not None:
+        place = place.parent  # the two files are one model
+    try:
+        contents = read_checkpoint(place)
+    except UnsafeFile as refusal:
+        names = refusal.names or ["not from torch.save"]
+        return Inspection(str(place), refusal.format, unsafe=names)
+    found = {name: tuple(tensor.shape) for name, tensor in contents.tensors.items()}
+    arch, stem = _own(contents)
+    best = fitted(found, arch, stem) if arch else guess(found, _hints(contents, place))
+    return _inspection(place, contents, best)
+
+
+def render(found: Inspection) -> str:
+    """What there is to say, a row for each part of the names, and how to go on."""
+    if found.unsafe:
+        return f"{found.file}\n  format    {found.format}\n  unsafe    {', '.join(found.unsafe)}"
+    lines = [found.file, *(f"  {name:12}{text}" for name, text in _facts(found) if text)]
+    lines += ["", *_table(found)]
+    if found.commands:
+        lines += ["", "Next:", *(f"  {command}" for command in found.commands)]
+    return "\n".join(lines)
+
+
+def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
+    inside = f", in {found.container}" if found.container else ""
+    numbers = sum(_numbers(tensor) for tensor in found.tensors)
+    yield "format", found.format + inside
+    yield "tensors", f"{found.keys:,} of {numbers:,} numbers"
+    yield "beside", ", ".join(f"{path} ({count})" for path, count in found.beside.items())
+    yield "prefix", found.prefix
+    yield "network", _network(found)
+    yield "missing", _some(found.missing)
+    yield "not its", ", ".join(f"{part} ({count})" for part, count in found.unused.items())
+    for one in found.prototypes:
+        twins = f"{one['near_identical']:,} of them near-identical (cosine > 0.999)"
+        yield "prototypes", f"{one['count']:,} of {one['width']} numbers, {twins}: {one['name']}"
+    plain = {k: v for k, v in found.about.items() if not isinstance(v, dict | list | None)}
+    yield "about", _some([f"{name} {value}" for name, value in plain.items()])
+    yield "licence", found.licence
+
+
+def _network(found: Inspection) -> str:
+    if found.arch is None:
+        return f"unknown: {found.closest}; --arch NAME says it"
+    stem = " with the small stem" if found.stem == "small" else ""
+    head = f", head {', '.join(found.head)}" if found.head else ", no head of its own size"
+    return f"{found.arch}{stem}: {found.matched:.1%} of its backbone{head}"
+
+
+def _table(found: Inspection) -> list[str]:
+    """Tensors and numbers of each part of the names, at most 24 rows."""
+    parts: dict[str, list[int]] = {}
+    for tensor in found.tensors:
+        name = tensor["name"].removeprefix(found.prefix)
+        parts.setdefault(name.partition(".")[0], []).append(_numbers(tensor))
+    rows = [(part, f"{len(sizes):,}", f"{sum(sizes):,}") for part, sizes in parts.items()]
+    more = [("...", f"{len(rows) - 24:,} more", "")] if len(rows) > 24 else []
+    rows = [("part", "tensors", "numbers"), *rows[:24], *more]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"  {a:{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows]
+    return [lines[0], "  " + "-" * (max(map(len, lines)) - 2), *lines[1:]]
+
+
+def _numbers(tensor: Mapping[str, Any]) -> int:
+    return math.prod(tensor["shape"])
+
+
+def _some(words: list[str]) -> str:
+    return ", ".join(words[:6]) + (f", and {len(words) - 6} more" if len(words) > 6 else "")
+
+
+def _inspection(place: Path, contents: Contents, best: Guess | None) -> Inspection:
+    sure = best if best is not None and best.share >= LIKELY else None
+    prefix = sure.result.prefix if sure else _common(contents.tensors)
+    prototypes = _prototypes(place, contents)
+    return Inspection(
+        file=str(place),
+        format=contents.format,
+        keys=len(contents.tensors),
+        tensors=[_tensor(name, tensor) for name, tensor in contents.tensors.items()],
+        prefix=prefix,
+        arch=sure.arch if sure else None,
+        stem=sure.stem if sure else None,
+        matched=sure.share if sure else 0.0,
+        head=list(sure.head) if sure and sure.headed else [],
+        missing=_missing(sure),
+        unused=_counted(sure.result.unexpected, prefix) if sure else {},
+        prototypes=prototypes,
+        container=contents.container,
+        beside={path or "(top)": len(inside) for path, inside in contents.beside.items()},
+        about=contents.meta,
+        closest=_closest(best) if not sure else "",
+        licence=licence_of(str(place)),
+        commands=list(_commands(place, contents, sure, prototypes)),
+    )
+
+
+def _own(contents: Contents) -> tuple[str, str]:
+    """Architecture and stem where the file is one of ours and says so; ("", "") elsewhere."""
+    if contents.format == "unfreeze model":
+        return contents.meta["arch"], contents.meta["stem"]
+    if contents.meta.get("kind") in ("pretrain", "finetune"):
+        said = contents.meta.get("card") or contents.meta.get("settings") or {}
+        if said.get("arch"):
+            return said["arch"], said.get("stem", "imagenet")
+    return "", ""
+
+
+def _hints(contents: Contents, place: Path) -> list[str]:
+    """Names of networks in the file's own words, or in those of a `config.json` beside it."""
+    said = [contents.meta]
+    said += [value for value in contents.meta.values() if isinstance(value, dict)]
+    config = place.with_name("config.json")
+    if config.is_file():
+        try:
+            read = json.loads(config.read_text(encoding="utf-8"))
+        except ValueError:
+            read = {}  # not of this file, then
+        said += [read] if isinstance(read, dict) else []
+    words = [one.get(name) for one in said for name in _NAMED]
+    return [word for word in words if isinstance(word, str) and word]
+
+
+def _prototypes(place: Path, contents: Contents) -> list[dict[str, Any]]:
+    sets = [("", contents.tensors), *contents.beside.items()]
+    if contents.format == "unfreeze model":
+        sets += [("checkpoints/last.ckpt", rest_of_run(str(place))[0])]
+    found = []
+    for path, tensors in sets:
+        plain = without_weight_norm(tensors)
+        for name in prototypes_in(plain):
+            count, width = plain[name].shape
+            full = f"{path}.{name}" if path else name
+            twins = near_identical(plain[name])
+            found.append({"name": full, "count": count, "width": width, "near_identical": twins})
+    return found
+
+
+def _commands(
+    place: Path, contents: Contents, sure: Guess | None, prototypes: list[dict[str, Any]]
+) -> Iterator[str]:
+    given = shlex.quote(str(place))
+    if contents.format == "unfreeze model" and contents.meta["kind"] == "classifier":
+        yield f"unfreeze predict {given} IMAGE..."
+        return
+    if sure is None:
+        return
+    own = contents.format == "unfreeze model"  # says its network itself
+    how = "" if own else f" --arch {sure.arch}"
+    how += " --stem small" if sure.stem == "small" and not own else ""
+    how += " --allow-partial" if sure.share < ENOUGH or sure.result.mismatched else ""
+    yield f"unfreeze finetune DATA --weights {given}{how} --out RUN"
+    if prototypes:
+        count = prototypes[0]["count"]
+        yield f"unfreeze pretrain DATA --init {given}{how} --nmb-prototypes {count} --out RUN"
+
+
+def _missing(sure: Guess | None) -> list[str]:
+    if sure is None:
+        return []
+    return [*sure.result.missing, *(clash.wanted for clash in sure.result.mismatched)]
+
+
+def _closest(best: Guess | None) -> str:
+    if best is None:
+        return "no classification network of torchvision's or ours has anything in common with it"
+    return f"the closest is {best.arch}, of whose backbone {best.share:.1%} is there"
+
+
+def _common(names: Mapping[str, Any]) -> str:
+    """The leading parts that all names share."""
+    split = [name.split(".")[:-1] for name in names]
+    shared = 0
+    for parts in zip(*split, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared += 1
+    return "".join(f"{part}." for part in split[0][:shared]) if split and len(split) > 1 else ""
+
+
+def _counted(names: tuple[str, ...], prefix: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        part = name.removeprefix(prefix).partition(".")[0]
+        counts[part] = counts.get(part, 0) + 1
+    return counts
+
+
+def _tensor(name: str, tensor: torch.Tensor) -> dict[str, Any]:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return {"name": name, "shape": list(tensor.shape), "dtype": dtype}

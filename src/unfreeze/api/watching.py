@@ -1,0 +1,130 @@
+"""The pictures a pretraining run is looked at on: of train, and of val where there is one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from unfreeze.api.gathering import Gathering
+from unfreeze.data.index import VAL, Index
+from unfreeze.data.pictures import Pictures
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.scan import Mode, check
+from unfreeze.data.splits import subset
+from unfreeze.data.views.multicrop import MEAN, STD, make_views
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.looks import Looks
+from unfreeze.swav.recipe import view_specs
+from unfreeze.swav.watching import UNLABELLED, Cutter, Sample, Watch
+
+HELD = 2**28  # bytes of cut views that stay in memory; more are cut again for each look
+SHOWN = 2  # random views a picture
+
+
+def preprocess_of(s: PretrainSettings) -> Preprocess:
+    """The centre at the size of the large views; big pictures keep the usual margin."""
+    size = (s.size_crops or (224,))[0]
+    return Preprocess(size, size if size <= 64 else round(size * 8 / 7), mean=MEAN, std=STD)
+
+
+def sample_of(s: PretrainSettings, found: Gathering, everything: Index, console: Console) -> Sample:
+    """A seeded, stratified sample of the training pictures, and of val where there is one.
+
+    `everything` is the index before a split was chosen. Nothing of test is read.
+    """
+    sizes = list(zip(s.size_crops or (), s.nmb_crops or (), strict=True))
+    work = sum(count * size**2 for size, count in sizes)
+    looks = Looks(len(found.train), s.epochs or 0, work, sizes[0][0])
+    labels = found.index.labels
+    chosen = subset(labels, found.train, limit=looks.sample, seed=s.seed)
+    centres = held(_centres(s, found.pictures, chosen), len(chosen), _bytes(s))
+    pairs = np.random.default_rng(s.seed).permutation(chosen)[: max(2, len(chosen) // 2)]
+    views = held(_views(s, found.pictures, pairs), len(pairs), _bytes(s) * SHOWN)
+    known = torch.from_numpy(labels[chosen]).long()
+    val = everything.where(VAL)
+    val = val[everything.labels[val] >= 0]
+    if not len(val) or not (known >= 0).any():
+        return Sample(centres, views, len(pairs), known)
+    asked = _checked(s, everything.take(_some(everything, val, looks.sample, s.seed)), console)
+    queries = torch.from_numpy(asked.index.labels).long()
+    ask = held(_centres(s, asked, np.arange(len(asked))), len(asked), _bytes(s))
+    return Sample(centres, views, len(pairs), known, queries, ask)
+
+
+def summary(watch: Watch, run: RunFolder) -> dict[str, Any]:
+    """What a run's result says of its looks: `figures`, `knn` and `best`."""
+    last, best, knn = watch.last, watch.best, None
+    if last is not None and last.knn is not None:
+        knn = {
+            "accuracy": last.knn,
+            "correct": last.correct,
+            "total": last.total,
+            "split": last.split,
+            "at_start": watch.start.knn if watch.start else None,
+        }
+    return {
+        "figures": last.figures if last else {},
+        "knn": knn,
+        "best": best
+        and {
+            "epoch": best.epoch,
+            "figure": UNLABELLED if best.knn is None else "knn",
+            "value": best.score,
+            "checkpoint": str(run.file("checkpoints/best.ckpt")),
+        },
+    }
+
+
+def held(cut: Cutter, count: int, size: int) -> Cutter:
+    """The same views, cut once and kept where `count` times `size` bytes are not too many."""
+    if count * size > HELD:
+        return cut
+    kept: list[torch.Tensor] = []
+
+    def of(places: Sequence[int]) -> list[torch.Tensor]:
+        if not kept:
+            kept.extend(cut(range(count)))
+        return [view[list(places)] for view in kept]
+
+    return of
+
+
+def _some(index: Index, val: np.ndarray, most: int, seed: int) -> np.ndarray:
+    return subset(index.labels, val, limit=most, seed=seed)
+
+
+def _checked(s: PretrainSettings, index: Index, console: Console) -> Pictures:
+    mode: Mode = "full" if s.scan == "full" else "off"
+    side = 2 * max(s.size_crops or ())
+    return check(
+        index, workers=s.workers, resize_to=side, console=console, mode=mode, refuse_above=None
+    ).pictures()
+
+
+def _bytes(s: PretrainSettings) -> int:
+    return 3 * max(s.size_crops or ()) ** 2
+
+
+def _centres(s: PretrainSettings, pictures: Pictures, positions: np.ndarray) -> Cutter:
+    how = preprocess_of(s)
+
+    def cut(places: Sequence[int]) -> list[torch.Tensor]:
+        centres = [how.pixels(pictures[int(positions[place])]) for place in places]
+        return [torch.from_numpy(np.stack(centres))]
+
+    return cut
+
+
+def _views(s: PretrainSettings, pictures: Pictures, positions: np.ndarray) -> Cutter:
+    """The first two views as the first epoch cuts them: the same at each look."""
+    specs = view_specs(s)[:SHOWN]
+
+    def cut(places: Sequence[int]) -> list[torch.Tensor]:
+        ids = positions[list(places)]
+        pixels = [pictures[int(i)] for i in ids]
+        return make_views(pixels, ids, 0, s.seed, specs)
+
+    return cut

@@ -1,0 +1,115 @@
+"""What to change after a collapse: the remedies that apply to a run, in the order to try them.
+
+The order is that of the reference's advice (its README, "Common Issues"), cheapest first; each one
+is a flag with a value, made from the run's own settings.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from unfreeze.settings.knob import flag
+from unfreeze.settings.pretrain import PretrainSettings
+
+SHARPEST = 0.03  # epsilon; the reference's advice, and what works on digits
+FEWEST = 16  # prototypes
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Settings to change, and why; `again` where it needs a run from its very start."""
+
+    values: dict[str, Any]
+    why: str
+    again: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The setting that it is about."""
+        return next(iter(self.values))
+
+    @property
+    def flags(self) -> str:
+        """As one types it."""
+        return " ".join(f"{flag(name)} {_typed(value)}" for name, value in self.values.items())
+
+
+def remedies(s: PretrainSettings, *, steps_per_epoch: int, images: int) -> list[Remedy]:
+    """The remedies for a run with these settings (a plan's, without a gap), best first."""
+    found = [_sharper(s), _longer(s, steps_per_epoch), _slower(s), _softer(s), _fewer_crops(s)]
+    found += [_fewer_prototypes(s, images), _cooler(s), _queue(s)]
+    return [remedy for remedy in found if remedy is not None]
+
+
+def _sharper(s: PretrainSettings) -> Remedy | None:
+    if s.epsilon <= SHARPEST:
+        return None
+    return Remedy({"epsilon": SHARPEST}, "sharper codes")
+
+
+def _longer(s: PretrainSettings, epoch: int) -> Remedy | None:
+    frozen, most = s.freeze_prototypes_niters or 0, epoch * (s.epochs or 0) // 4
+    longer = min(max(2 * frozen, epoch), most)
+    if longer <= frozen:
+        return None
+    return Remedy({"freeze_prototypes_niters": longer}, "prototypes that stand still for longer")
+
+
+def _slower(s: PretrainSettings) -> Remedy | None:
+    if not s.base_lr:
+        return Remedy({"base_lr": _usual_lr(s)}, "a learning rate at all")
+    lr = min(s.base_lr / 3, _usual_lr(s))
+    return Remedy({"base_lr": float(f"{lr:.2g}"), "final_lr": float(f"{lr / 1000:.2g}")}, "less lr")
+
+
+def _usual_lr(s: PretrainSettings) -> float:
+    share = (s.batch_size or 256) / 256
+    usual = {"adamw": 2e-3 * share**0.5, "larc": 0.6 * share, "sgd": 0.05 * share}
+    return float(f"{usual[s.optimizer or 'larc']:.2g}")
+
+
+def _softer(s: PretrainSettings) -> Remedy | None:
+    scales = s.min_scale_crops or ()
+    if s.augment == "photo":
+        return Remedy({"augment": "small"}, "half the colour changes, no blur")
+    if scales and scales[0] < 0.4:
+        return (
+            Remedy({"min_scale_crops": (0.5, *scales[1:])}, "views that show more")
+            if ((s.max_scale_crops or (1.0,))[0] >= 0.5)
+            else None
+        )
+    return None
+
+
+def _fewer_crops(s: PretrainSettings) -> Remedy | None:
+    counts = s.nmb_crops or ()
+    if len(counts) < 2 or counts[1] <= 2:
+        return None
+    return Remedy({"nmb_crops": (counts[0], counts[1] // 2, *counts[2:])}, "fewer small crops")
+
+
+def _fewer_prototypes(s: PretrainSettings, images: int) -> Remedy | None:
+    K = s.nmb_prototypes or 0
+    fewer = max(FEWEST, min(K // 2, images // 8, 2 * (s.batch_size or 0)))
+    if fewer >= K:
+        return None
+    return Remedy({"nmb_prototypes": fewer}, "fewer prototypes", again=True)
+
+
+def _cooler(s: PretrainSettings) -> Remedy | None:
+    if s.temperature <= 0.1:
+        return None
+    return Remedy({"temperature": 0.1}, "the published temperature")
+
+
+def _queue(s: PretrainSettings) -> Remedy | None:
+    length, batch = s.queue_length or 0, s.batch_size or 1
+    if not length:
+        return None
+    shorter = length // 2 // batch * batch
+    return Remedy({"queue_length": shorter}, "a shorter queue" if shorter else "no queue")
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_typed, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
