@@ -214,12 +214,18 @@ def test_interrupted_and_resumed_is_the_straight_run(tune, monkeypatch):
 
 def test_checkpoints_are_few_unless_asked_for(tune, monkeypatch):
     written = []
-    save = trainer_module.save_state
-    monkeypatch.setattr(
-        trainer_module,
-        "save_state",
-        lambda path, state: written.append(path.name) or save(path, state),
-    )
+    save, save_last = trainer_module.save_state, trainer_module.save_last
+
+    def noting(path, state):
+        written.append(path.name)
+        save(path, state)
+
+    def noting_last(folder, state):
+        written.append("last.ckpt")
+        save_last(folder, state)
+
+    monkeypatch.setattr(trainer_module, "save_state", noting)
+    monkeypatch.setattr(trainer_module, "save_last", noting_last)
     tune("few", **PAIR)
     assert written == ["best.ckpt", "last.ckpt"]
     written.clear()
