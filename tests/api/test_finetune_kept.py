@@ -92,13 +92,21 @@ def test_the_run_is_whole_and_says_what_was_kept(tune, begin):
     assert lines == [(m["split"], m["step"]) for m in read_metrics(tune("off", cache="off").run)]
 
 
-def test_cached_equals_uncached(tune):
-    for changed in ({}, {"freeze": "stage:1", "cache": "activations"},
-                    {"unfreeze_at": "1:stage3,3:all", "cache": "activations"}):  # fmt: skip
-        name = "-".join(changed.values()).replace(":", "").replace(",", "") or "all"
-        kept = weights(tune(f"kept-{name}", **PAIR, **changed).run)
-        plain = weights(tune(f"plain-{name}", **PAIR, **{**changed, "cache": "off"}).run)
-        assert all(torch.allclose(kept[n], plain[n], atol=1e-4) for n in plain)
+@pytest.mark.parametrize(
+    ("changed", "stores"),
+    [
+        ({}, 2),
+        ({"freeze": "stage:1"}, 2),
+        ({"unfreeze_at": "1:stage3,3:all"}, 4),  # the border moves, then there is none
+        ({"freeze": "none", "unfreeze_at": "2:-stem,3:-stage1"}, 4),  # frozen after it has learnt
+    ],
+)
+def test_cached_equals_uncached(tune, changed, stores):
+    plain = weights(tune("plain", **PAIR, **changed, cache="off").run)
+    assert not keys()
+    kept = weights(tune("kept", **PAIR, **changed, cache="activations").run)
+    assert len(keys()) == stores  # one of train and one of val for each border
+    assert all(torch.allclose(kept[n], plain[n], atol=1e-4) for n in plain)
 
 
 def test_a_written_model_that_differs_is_seen(tune, monkeypatch):
@@ -215,16 +223,17 @@ def test_interrupted_and_resumed_is_the_straight_run(tune, monkeypatch):
 def test_checkpoints_are_few_unless_asked_for(tune, monkeypatch):
     written = []
     save, save_last = trainer_module.save_state, trainer_module.save_last
-    monkeypatch.setattr(
-        trainer_module,
-        "save_last",
-        lambda folder, state: written.append("last.ckpt") or save_last(folder, state),
-    )
-    monkeypatch.setattr(
-        trainer_module,
-        "save_state",
-        lambda path, state: written.append(path.name) or save(path, state),
-    )
+
+    def noting(path, state):
+        written.append(path.name)
+        save(path, state)
+
+    def noting_last(folder, state):
+        written.append("last.ckpt")
+        save_last(folder, state)
+
+    monkeypatch.setattr(trainer_module, "save_state", noting)
+    monkeypatch.setattr(trainer_module, "save_last", noting_last)
     tune("few", **PAIR)
     assert written == ["best.ckpt", "last.ckpt"]
     written.clear()

@@ -33,6 +33,33 @@ def test_the_border_is_the_input_of_what_learns_first(arch, spec, name, shape, l
     assert (border.name, border.shape, border.learner) == (name, shape, learner)
 
 
+FAMILIES = {
+    "alexnet": 64, "convnext_tiny": 64, "densenet121": 64, "efficientnet_b0": 64,
+    "efficientnet_v2_s": 64, "googlenet": 64, "inception_v3": 96, "maxvit_t": 224,
+    "mnasnet0_5": 64, "mobilenet_v2": 64, "mobilenet_v3_large": 64, "regnet_x_400mf": 64,
+    "regnet_y_400mf": 64, "resnet50": 64, "resnext50_32x4d": 64, "shufflenet_v2_x0_5": 64,
+    "squeezenet1_0": 64, "swin_t": 64, "swin_v2_t": 64, "vgg11_bn": 64, "vit_b_32": 224,
+    "wide_resnet50_2": 64, "timm/vit_tiny_patch16_224": 224, "timm/deit_tiny_patch16_224": 224,
+    "timm/deit_tiny_distilled_patch16_224": 224, "timm/swin_tiny_patch4_window7_224": 224,
+    "timm/convnext_atto": 64, "timm/resnet26d": 64, "timm/mobilenetv3_small_100": 64,
+    "timm/ghostnet_100": 64, "timm/mixer_s32_224": 224, "timm/twins_svt_small": 224,
+    "timm/cait_xxs24_224": 224, "timm/levit_128s": 224, "timm/hrnet_w18_small": 64,
+    "timm/repvgg_a0": 64, "timm/edgenext_xx_small": 64,
+}  # fmt: skip
+BY_LAYER = {"timm/twins_svt_small", "timm/hrnet_w18_small"}  # their forward cannot be followed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_every_family_is_cut_before_its_head_and_most_between_stages(arch):
+    """`find_border` itself proves both halves against the whole."""
+    side = FAMILIES[arch]
+    _, border = cut(arch, "all", side=side)
+    assert border.entries
+    if arch not in BY_LAYER:
+        assert cut(arch, "stage:1", side=side)[1].entries
+
+
 def test_both_halves_make_the_whole_in_either_mode():
     network, border = cut("mobilenet_v3_small", "all")
     pictures = torch.randn(5, 3, 64, 64)
