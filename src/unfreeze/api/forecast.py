@@ -121,7 +121,8 @@ def _time(trainer: Trainer, plan: Plan, share: int, work: Work | None) -> dict[s
     starts = {}
     if plan.settings.time_limit is not None:
         starts["starts"] = math.ceil(found["seconds"] / seconds_in(plan.settings.time_limit))
-    basis = f"{timing.how} on this machine as busy as it is now; reading files, looks and saves are not in it"
+    without = "reading files, looks and saves are not in it"
+    basis = f"{timing.how} on this machine as busy as it is now; {without}"
     return {**{k: float(f"{v:.4g}") for k, v in found.items()}, **starts, "basis": basis}
 
 
