@@ -13,6 +13,7 @@ VERBS = [
     "demo",
     "embed",
     "evaluate",
+    "export",
     "finetune",
     "inspect",
     "load",
@@ -70,7 +71,7 @@ def test_every_verb_is_a_function(name):
 def test_rooms_do_not_hide_verbs():
     """Importing a room puts its name on the package: it must not be a verb's name."""
     rooms = "reports checkpoints backbones data settings runtime transfer swav probes optim cli api"
-    for room in rooms.split():
+    for room in [*rooms.split(), "exports"]:
         importlib.import_module(f"unfreeze.{room}")
     for name in VERBS:
         importlib.import_module(f"unfreeze.api.{name}")

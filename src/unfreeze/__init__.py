@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unfreeze.api.demo import demo as demo
     from unfreeze.api.embed import embed as embed
     from unfreeze.api.evaluate import evaluate as evaluate
+    from unfreeze.api.export import export as export
     from unfreeze.api.finetune import finetune as finetune
     from unfreeze.api.inspect import inspect as inspect
     from unfreeze.api.load import load as load
@@ -43,6 +44,7 @@ __all__ = [
     "demo",
     "embed",
     "evaluate",
+    "export",
     "finetune",
     "inspect",
     "load",

@@ -16,6 +16,7 @@ SETTINGS = {
     "embed": ("use", "EmbedSettings"),
     "inspect": ("use", "InspectSettings"),
     "summary": ("use", "SummarySettings"),
+    "export": ("export", "ExportSettings"),
     "report": ("use", "ReportSettings"),
     "swav": ("reference", "ReferenceSettings"),
     "demo": ("use", "DemoSettings"),

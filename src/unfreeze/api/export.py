@@ -1,0 +1,120 @@
+"""`export`: a run's model in another tool's format, proved by comparing outputs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unfreeze.api.serving import reads_of
+from unfreeze.data.index import build_index
+from unfreeze.data.preprocess import Pixels, Preprocess
+from unfreeze.data.sources.open import open_source
+from unfreeze.errors import DataError, WeightsError
+from unfreeze.exports.about import write_about, write_readme
+from unfreeze.exports.agreement import Agreement, agreement
+from unfreeze.exports.folder import allowed, staged
+from unfreeze.exports.subject import read_subject
+from unfreeze.exports.targets import target
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.settings.build import build
+from unfreeze.settings.export import ExportSettings
+
+PICTURES = 16  # that outputs are compared on
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written, and how far its outputs are from the run's.
+
+    `matched` and `max_difference` are of the files as their own tool reads them back;
+    `compared_on` says of which pictures.
+    """
+
+    out: str
+    to: str
+    arch: str
+    kind: str
+    classes: list[str]
+    files: list[str]
+    matched: bool
+    max_difference: float
+    tolerance: float
+    compared_on: str
+
+
+def export(run: str, to: str, out: str, **settings: Any) -> ExportResult:
+    """Write the model of `run` for `to` (torchvision, timm, safetensors, torchscript, onnx).
+
+    Keywords as in `ExportSettings`. UsageError where the format has no such network; WeightsError
+    where the outputs differ, and then nothing is left behind.
+    """
+    given = {"run": str(run), "to": to, "out": str(out), **settings}
+    return run_export(build(ExportSettings, given), Quiet())
+
+
+def run_export(settings: ExportSettings, console: Console) -> ExportResult:
+    """The same from a settings object."""
+    s, chosen = settings, target(settings.to)
+    place = allowed(s.out, overwrite=s.overwrite)
+    subject = read_subject(s.run)
+    chosen.check(subject)
+    pictures, compared_on = _pictures(s, subject.preprocess)
+    inputs = _inputs(pictures, subject.preprocess)
+    with staged(place) as folder:
+        chosen.write(subject, folder)
+        found = agreement(chosen, subject, folder, inputs)
+        if not found.matched:
+            raise _mismatch(str(s.to), subject.card.arch, found)
+        write_readme(folder, subject, chosen, found, compared_on=compared_on)
+        about = write_about(folder, subject, str(s.to), found, compared_on=compared_on)
+    console.say(f"{place}/README.md shows how to load it.")
+    return ExportResult(
+        out=str(place),
+        to=str(s.to),
+        arch=subject.card.arch,
+        kind=subject.card.kind,
+        classes=list(subject.card.classes),
+        files=sorted(path.name for path in place.iterdir()),
+        matched=about["matched"],
+        max_difference=found.max_difference,
+        tolerance=found.tolerance,
+        compared_on=compared_on,
+    )
+
+
+def _mismatch(to: str, arch: str, found: Agreement) -> WeightsError:
+    what = f"the outputs differ by {found.max_difference:.3g}, allowed are {found.tolerance:.3g}"
+    if found.differing:
+        what = f"{len(found.differing):,} tensors differ, the first is {found.differing[0]}"
+    return WeightsError(
+        f"{arch} as {to} does not compute what the run computes: {what}. Nothing was written.",
+        "Use --to safetensors, and please report this.",
+    )
+
+
+def _pictures(s: ExportSettings, preprocess: Preprocess) -> tuple[list[Pixels], str]:
+    """Pictures and what they are: of `--data`, else the run's own views, else noise."""
+    if s.data:
+        index = build_index(open_source(s.data, data_root=s.data_root))
+        if not len(index):
+            raise DataError(f"There are no pictures in {s.data}.", "Name others with --data.")
+        places = np.unique(np.linspace(0, len(index) - 1, PICTURES).astype(np.int64))
+        found = [read() for read in reads_of(index.take(places))]
+        return found, f"{len(found)} pictures of {Path(s.data).name}"
+    views = Path(s.run) / "views.npz"
+    if views.is_file():
+        with np.load(views, allow_pickle=False) as held:
+            flat = held["views"].reshape(-1, *held["views"].shape[-3:])
+        chosen = flat[np.unique(np.linspace(0, len(flat) - 1, PICTURES).astype(np.int64))]
+        return list(chosen), f"{len(chosen)} views of the run's training pictures"
+    draw, side = np.random.default_rng(0), preprocess.image_size
+    noise = draw.integers(0, 256, (PICTURES, side, side, 3), np.uint8)
+    return list(noise), f"{PICTURES} pictures of noise (--data names real ones)"
+
+
+def _inputs(pictures: Sequence[Pixels], preprocess: Preprocess) -> Tensor:
+    return torch.stack([preprocess.apply(picture) for picture in pictures])

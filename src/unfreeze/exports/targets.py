@@ -1,0 +1,16 @@
+"""The formats by name."""
+
+import importlib
+
+from unfreeze.errors import UsageError
+from unfreeze.exports.target import Target
+from unfreeze.settings.export import FORMATS
+
+
+def target(name: str | None) -> Target:
+    """The format of `--to`; its own tool is imported only here. UsageError for None."""
+    if name is None:
+        raise UsageError("export needs a format.", f"Add --to with one of: {', '.join(FORMATS)}.")
+    module = importlib.import_module(f"unfreeze.exports.to_{name}")
+    made: Target = getattr(module, name.capitalize())()
+    return made

@@ -1,0 +1,82 @@
+"""ONNX: network and weights for any runtime, proved with ONNX Runtime."""
+
+import importlib
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unfreeze.errors import UsageError, WeightsError
+from unfreeze.exports.preparing import torchvision_lines
+from unfreeze.exports.subject import Subject
+from unfreeze.exports.target import ReadBack
+
+FILE, INPUT = "model.onnx", "pictures"
+NEEDS = ("onnx", "onnxscript", "onnxruntime")
+
+
+class Onnx:
+    """`model.onnx` with the input `pictures` and the output `scores` or `features`."""
+
+    def check(self, subject: Subject) -> None:
+        """UsageError where the packages are not installed."""
+        for name in NEEDS:
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                raise UsageError(
+                    f"--to onnx needs the package {name}.", "pip install 'unfreeze[onnx]'"
+                ) from error
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        """Recorded through torch.export, for any size of batch."""
+        side = subject.preprocess.image_size
+        try:
+            with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+                warnings.simplefilter("ignore")  # the exporter's notes on its own workings
+                program: Any = torch.onnx.export(
+                    subject.network,
+                    (torch.zeros(2, 3, side, side),),
+                    dynamo=True,
+                    input_names=[INPUT],
+                    output_names=[subject.gives],
+                    dynamic_shapes=({0: torch.export.Dim("batch")},),
+                    verbose=False,
+                )
+        except torch.onnx.OnnxExporterError as error:
+            raise WeightsError(
+                f"PyTorch cannot record {subject.card.arch} for ONNX: {_first_line(error)}",
+                "Use --to torchscript or --to safetensors.",
+            ) from error
+        program.save(str(folder / FILE))
+
+    def read(self, subject: Subject, folder: Path) -> ReadBack:
+        """The program in ONNX Runtime, on the CPU."""
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(
+            str(folder / FILE), providers=["CPUExecutionProvider"]
+        )
+
+        def forward(pictures: Tensor) -> Tensor:
+            given = {INPUT: pictures.contiguous().numpy()}
+            return torch.from_numpy(session.run([subject.gives], given)[0])
+
+        return ReadBack(forward)
+
+    def snippet(self, subject: Subject) -> list[str]:
+        """Through onnxruntime; `model` takes and gives tensors like the others."""
+        return [
+            "import onnxruntime, torch",
+            f'session = onnxruntime.InferenceSession("{FILE}")',
+            f'model = lambda x: torch.from_numpy(session.run(None, {{"{INPUT}": x.numpy()}})[0])',
+            *torchvision_lines(subject.preprocess),
+        ]
+
+
+def _first_line(error: Exception) -> str:
+    logging.getLogger(__name__).debug("%s", error)
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,94 @@
+"""safetensors: plain names, with the model card beside them; for every network."""
+
+from pathlib import Path
+
+from torch import nn
+
+from unfreeze.checkpoints.modelfile import TENSORS, load_model, save_model
+from unfreeze.exports.preparing import torchvision_lines
+from unfreeze.exports.subject import Subject
+from unfreeze.exports.target import ReadBack
+from unfreeze.exports.to_torchvision import network_lines
+from unfreeze.runtime.atomic import write_bytes
+from unfreeze.transfer.predictor import load_classifier, load_features
+
+KEYS = "pictures.npz"  # 8 bytes for each picture: `evaluate` knows it again
+
+
+class Safetensors:
+    """`model.safetensors` and `model.json`: what any tool reads, and what unfreeze itself opens."""
+
+    def check(self, subject: Subject) -> None:
+        """Every network has names."""
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        """Both files, and what tells the pictures of the training from others."""
+        save_model(folder, subject.tensors(), subject.card)
+        keys = subject.folder / KEYS
+        if keys.is_file():
+            write_bytes(folder / KEYS, keys.read_bytes())
+
+    def read(self, subject: Subject, folder: Path) -> ReadBack:
+        """The network that the card names, with the tensors of the file."""
+        tensors, card = load_model(folder)
+        load = load_classifier if card.kind == "classifier" else load_features
+        return ReadBack(load(folder), tensors)
+
+    def snippet(self, subject: Subject) -> list[str]:
+        """With the library that builds the network, where one does; else through unfreeze."""
+        if subject.library == "torchvision" and subject.card.head in ("replace", "none"):
+            made = ["import torch, torchvision", *network_lines(subject), *_stem_lines(subject)]
+        elif subject.library == "timm" and subject.card.head in ("replace", "none"):
+            count = len(subject.card.classes)
+            made = [
+                "import timm, torch",
+                f'model = timm.create_model("{subject.name}", num_classes={count})',
+                *_stem_lines(subject),
+            ]
+        else:
+            return [
+                "import torch, unfreeze",
+                *_opened(subject),
+                *torchvision_lines(subject.preprocess),
+            ]
+        return [
+            *made,
+            "from safetensors.torch import load_file",
+            f'model.load_state_dict(load_file("{TENSORS}"))',
+            "model.eval()",
+            *torchvision_lines(subject.preprocess),
+        ]
+
+
+def _opened(subject: Subject) -> list[str]:
+    if subject.gives == "scores":
+        return ['model = unfreeze.load(".")']
+    return [
+        "from unfreeze.transfer.predictor import load_features",
+        'model = load_features(".")',
+    ]
+
+
+def _stem_lines(subject: Subject) -> list[str]:
+    """What changes a library's ResNet into one with the small stem."""
+    if not subject.small_stem:
+        return []
+    first, pooling = _places(subject.network)
+    layer = subject.network.get_submodule(first)
+    if not isinstance(layer, nn.Conv2d):
+        raise TypeError(f"{first} is no convolution")
+    made = (
+        f"torch.nn.Conv2d({layer.in_channels}, {layer.out_channels}, 3, padding=1, "
+        f"bias={layer.bias is not None})"
+    )
+    return [
+        f'model.set_submodule("{first}", {made})',
+        f'model.set_submodule("{pooling}", torch.nn.Identity())',
+    ]
+
+
+def _places(network: nn.Module) -> tuple[str, str]:
+    from unfreeze.backbones.stem import PLACES
+
+    names = dict(network.named_modules())
+    return next(place for place in PLACES if place[0] in names and place[1] in names)

@@ -1,0 +1,71 @@
+"""timm: a folder that `timm.create_model("local-dir:...", pretrained=True)` opens."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from unfreeze.exports.libraries import check_library, from_timm
+from unfreeze.exports.preparing import crop_share
+from unfreeze.exports.subject import Subject
+from unfreeze.exports.target import ReadBack
+from unfreeze.runtime.atomic import replacing, write_json
+
+TENSORS, CONFIG = "model.safetensors", "config.json"
+
+
+class Timm:
+    """`model.safetensors` and `config.json`, the layout of timm's hub."""
+
+    def check(self, subject: Subject) -> None:
+        """Names and shapes must be those of timm's network."""
+        check_library("timm", subject, from_timm)
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        """The tensors, then the configuration with classes and preprocessing."""
+        tensors = {name: tensor.contiguous() for name, tensor in subject.tensors().items()}
+        with replacing(folder / TENSORS) as path:
+            save_file(tensors, path, metadata={"format": "pt"})
+        write_json(folder / CONFIG, _configuration(subject))
+
+    def read(self, subject: Subject, folder: Path) -> ReadBack:
+        """What timm makes of the folder."""
+        import timm
+
+        network: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        return ReadBack(network.eval(), network.state_dict())
+
+    def snippet(self, subject: Subject) -> list[str]:
+        """Through `timm.create_model`; the preprocessing comes from the folder too."""
+        return [
+            "import timm, torch",
+            'model = timm.create_model("local-dir:.", pretrained=True).eval()',
+            "prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+        ]
+
+
+def _configuration(subject: Subject) -> dict[str, Any]:
+    built: Any = from_timm(subject)
+    cfg, p, count = built.pretrained_cfg, subject.preprocess, len(subject.card.classes)
+    own = {
+        "input_size": [3, p.image_size, p.image_size],
+        "fixed_input_size": bool(cfg.get("fixed_input_size", False)),
+        "interpolation": p.interpolation,
+        "crop_pct": crop_share(p),
+        "crop_mode": "center",
+        "mean": list(p.mean),
+        "std": list(p.std),
+        "num_classes": count,
+        "first_conv": cfg.get("first_conv"),
+        "classifier": cfg.get("classifier"),
+        "custom_load": False,
+    }
+    named = {"label_names": list(subject.card.classes)} if count else {}
+    return {
+        "architecture": subject.name,
+        "num_classes": count,
+        "num_features": int(built.num_features),
+        **named,
+        "pretrained_cfg": own,
+    }

@@ -1,0 +1,52 @@
+"""torchvision: a state dict for the network that torchvision builds by name."""
+
+from pathlib import Path
+
+import torch
+
+from unfreeze.checkpoints.state import serialised
+from unfreeze.exports.libraries import check_library, from_torchvision, torchvision_options
+from unfreeze.exports.preparing import torchvision_lines
+from unfreeze.exports.subject import Subject
+from unfreeze.exports.target import ReadBack
+from unfreeze.runtime.atomic import write_bytes
+
+FILE = "model.pth"
+
+
+class Torchvision:
+    """`model.pth`: tensors alone, as `torch.load(weights_only=True)` reads them."""
+
+    def check(self, subject: Subject) -> None:
+        """Names and shapes must be those of torchvision's network."""
+        check_library("torchvision", subject, from_torchvision)
+
+    def write(self, subject: Subject, folder: Path) -> None:
+        """The state dict."""
+        tensors = {name: tensor.contiguous() for name, tensor in subject.tensors().items()}
+        write_bytes(folder / FILE, serialised(tensors))
+
+    def read(self, subject: Subject, folder: Path) -> ReadBack:
+        """The network by name with what stands in the file, strictly."""
+        network = from_torchvision(subject).eval()
+        network.load_state_dict(torch.load(folder / FILE, weights_only=True), strict=True)
+        return ReadBack(network, network.state_dict())
+
+    def snippet(self, subject: Subject) -> list[str]:
+        """Through `torchvision.models.get_model`."""
+        return [
+            "import torch, torchvision",
+            *network_lines(subject),
+            f'model.load_state_dict(torch.load("{FILE}", weights_only=True))',
+            "model.eval()",
+            *torchvision_lines(subject.preprocess),
+        ]
+
+
+def network_lines(subject: Subject) -> list[str]:
+    """`model`, untrained, as `from_torchvision` builds it."""
+    given = "".join(f", {name}={value}" for name, value in torchvision_options(subject).items())
+    return [
+        f'model = torchvision.models.get_model("{subject.name}", weights=None{given})',
+        *(f'model.set_submodule("{place}", torch.nn.Identity())' for place in subject.missing),
+    ]

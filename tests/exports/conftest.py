@@ -1,0 +1,68 @@
+"""Runs with the least training that there is, of a few architectures."""
+
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.backbones.build import build
+from unfreeze.backbones.head import headless, replace_head
+from unfreeze.backbones.stem import small_stem
+from unfreeze.checkpoints.modelfile import ModelCard, save_model
+from unfreeze.data.preprocess import Preprocess
+
+CLASSES = ("cat", "dog", "owl")
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory):
+    """`untrained(arch, stem=..., head=True)`: a model folder, made once; all entries are random."""
+    made = {}
+
+    def make(arch, *, stem="imagenet", head=True, size=32, resize=36, **card):
+        key = (arch, stem, head, size, resize, str(card))
+        if key not in made:
+            torch.manual_seed(0)
+            network = build(arch)
+            if stem == "small":
+                small_stem(network)
+            if head:
+                replace_head(network, len(CLASSES))
+            else:
+                headless(network)
+            stir(network)
+            made[key] = tmp_path_factory.mktemp("run") / "swav"
+            about = {"kind": "classifier", "head": "replace", "classes": CLASSES}
+            if not head:
+                about = {"kind": "backbone"}
+            wants = Preprocess(size, resize, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+            provenance = {"verb": "finetune", "seed": 0, "licence": "For these tests alone."}
+            full = ModelCard(
+                arch=arch, stem=stem, preprocess=wants.as_dict(), provenance=provenance, **about
+            )
+            save_model(made[key] / "model", network.state_dict(), full)
+        return made[key]
+
+    return make
+
+
+def stir(network):
+    """Statistics of batch norms as after training: a network that ignores them would show."""
+    draw = torch.Generator().manual_seed(1)
+    for name, value in network.state_dict().items():
+        if name.endswith("running_mean"):
+            value.copy_(torch.randn(value.shape, generator=draw) * 0.1)
+        elif name.endswith("running_var"):
+            value.copy_(torch.rand(value.shape, generator=draw) + 0.5)
+        elif name.endswith("num_batches_tracked"):
+            value.fill_(7)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A picture that is neither square nor of any network's size."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).resize((75, 50), Image.Resampling.BICUBIC).save(path)
+    return path
