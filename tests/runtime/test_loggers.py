@@ -37,7 +37,7 @@ def record(run, names, first, last, *, step=None, console=None):
     """A start of a run that records these steps; with `step` it goes on from there."""
     if step is not None:
         run.rewind_metrics(step)
-    with passed_on(names, run, SETTINGS, step or 0, console or Quiet()):
+    with passed_on(names, run, SETTINGS, max(0, step or 0), console or Quiet()):
         for number in range(first, last + 1):
             run.metric(line(number))
             if number % 5 == 0:
@@ -92,7 +92,7 @@ def test_tensorboard_goes_on_and_steps_written_again_count_once(tensorboard, tmp
     assert len(list(run.file("tensorboard").iterdir())) == 2
     shown = events(run.file("tensorboard"))
     assert shown == expected(run) and set(shown["train/loss"]) == set(range(1, 16))
-    record(run, ["tensorboard"], 1, 3, step=0)  # no checkpoint: from the beginning
+    record(run, ["tensorboard"], 0, 3, step=-1)  # no checkpoint: from the beginning
     assert events(run.file("tensorboard")) == expected(run)
 
 
@@ -223,6 +223,7 @@ def offline_steps(file):
 def test_wandb_offline_goes_on_under_the_same_id(wandb, tmp_path):
     run, console = RunFolder.create(tmp_path / "run"), Kept()
     record(run, ["wandb"], 1, 10, console=console)
+    time.sleep(1.1)  # W&B names its folders by the second
     record(run, ["wandb"], 8, 15, step=7, console=console)
     id = json.loads(run.file(loggers.IDS).read_text())["wandb"]
     files = sorted(run.file("wandb").glob("offline-run-*/*.wandb"))

@@ -84,6 +84,13 @@ def test_what_is_fed_to_the_learner_comes_by_the_approach():
     kept = border.before(torch.randn(4, 3, 64, 64))
     layer = network.get_submodule(border.learner)
     assert torch.allclose(layer(border.approach(kept)), border.after(kept))
+    assert border.direct and torch.equal(border.approach(kept), kept)  # no dropout in evaluation
+    head = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 3))
+    bare = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    stepped = find_border(bare, {"0.weight", "0.bias"}, 16)
+    assert stepped.learner == "3.1"
+    if stepped.name == "_2":  # the ReLU learns nothing and may be on either side
+        assert not stepped.direct
 
 
 def test_finding_it_changes_nothing_but_the_freezing():

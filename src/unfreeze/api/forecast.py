@@ -26,7 +26,7 @@ from unfreeze.swav.forecast import (
 from unfreeze.swav.recipe import Facts, Plan
 from unfreeze.swav.trainer import Trainer
 
-BUDGET = 2.5  # seconds that trying out steps may take, about
+BUDGET = 4.0  # seconds that trying out steps may take, about
 DIFFERENT = 32  # made-up pictures
 _MIB = 2**20
 
@@ -121,7 +121,8 @@ def _time(trainer: Trainer, plan: Plan, share: int, work: Work | None) -> dict[s
     starts = {}
     if plan.settings.time_limit is not None:
         starts["starts"] = math.ceil(found["seconds"] / seconds_in(plan.settings.time_limit))
-    basis = f"{timing.how} on this machine as busy as it is now; reading files is not in it"
+    without = "reading files, looks and saves are not in it"
+    basis = f"{timing.how} on this machine as busy as it is now; {without}"
     return {**{k: float(f"{v:.4g}") for k, v in found.items()}, **starts, "basis": basis}
 
 

@@ -63,11 +63,12 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import hparams
 
         self.id = opening.known or "tensorboard"
-        self.begins = opening.step + 1 if opening.known else 0
+        # a run that starts over, for want of a checkpoint, hides everything
+        self.begins = opening.step + 1 if opening.known and opening.step else 0
         folder = str(opening.run.file(self.id))
-        purge = self.begins or None
+        purge = self.begins if opening.known else None
         self.writer = cast(Any, SummaryWriter(folder, purge_step=purge))
-        if not opening.known:
+        if not self.begins:
             shown = {name: _flat(value) for name, value in opening.settings.items()}
             for summary in hparams(shown, {}):  # type: ignore[no-untyped-call]
                 self.writer.file_writer.add_summary(summary)
