@@ -13,6 +13,7 @@ from unfreeze.cli.main import main
 from unfreeze.errors import Interrupted
 from unfreeze.runtime import deadline
 from unfreeze.runtime.console import Quiet
+from unfreeze.runtime.runfolder import read_metrics
 from unfreeze.settings.build import layered
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.trainer import Trainer as Pretraining
@@ -52,9 +53,9 @@ def test_the_same_command_begins_goes_on_and_ends_like_the_straight_run(slow, tm
             assert stop.exit_code == 130 and "Stopped by --time-limit after step" in stop.sentence
             assert f"--out {out} --resume" in stop.next_step
     assert 2 <= len(starts) < 10
-    assert max(starts[1:]) < 2.5  # on a busy machine; the first start is a cold one
+    assert max(starts[1:]) < 8  # on a busy machine; the first start is a cold one
     assert result.steps == STEPS and time.monotonic() - began > 3.6
-    steps = [line["step"] for line in map(eval, (out / "metrics.jsonl").read_text().splitlines())]
+    steps = [line["step"] for line in read_metrics(out) if line["split"] == "train"]
     assert steps == list(range(1, STEPS + 1))
     slow.clear()
     straight = unfreeze.pretrain("digits", out=str(tmp_path / "straight"), **PRETRAIN)

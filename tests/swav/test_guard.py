@@ -37,7 +37,14 @@ def test_trap_t3_a_loss_that_fell_and_came_back_is_named():
     history = [(1.0, 0.99)] * 20 + [(0.9, 0.8)] * 300 + [(1.0, 0.998)] * 60
     guard = Guard(64, start=20, window=50)
     assert first(guard, history).step == 370
-    assert guard.healthy == 369
+    assert not guard.good
+
+
+def test_good_is_what_has_learned_and_lost_nothing():
+    guard = Guard(64, start=0, window=50)
+    assert first(guard, [(1.0, 0.9)] * 100) is None and not guard.good
+    assert first(guard, [(0.8, 0.7)] * 100) is None and guard.good
+    assert first(guard, [(0.9, 0.7)] * 100) is None and not guard.good
 
 
 @pytest.mark.parametrize(
@@ -67,10 +74,10 @@ def test_long_records_count_by_their_steps():
 
 def test_features_that_are_one_point_are_a_verdict():
     guard = Guard(64, start=20, window=50)
-    assert guard.look(40, FINE) is None
-    assert guard.look(40, {**FINE, "effective_rank_projected": 1.2}).kind == "shrunk"
-    assert "of 64 prototypes 1 is" in guard.look(40, {**FINE, "prototypes_in_use": 1}).diagnosis
-    assert guard.look(20, {**FINE, "prototypes_in_use": 1}) is None
+    assert guard.look(70, FINE) is None
+    assert guard.look(70, {**FINE, "effective_rank_projected": 1.2}).kind == "shrunk"
+    assert "of 64 prototypes 1 is" in guard.look(70, {**FINE, "prototypes_in_use": 1}).diagnosis
+    assert guard.look(69, {**FINE, "prototypes_in_use": 1}) is None
 
 
 def test_frozen_prototypes_excuse_a_quarter_of_a_run_at_most():

@@ -38,7 +38,7 @@ def test_1300_pictures_with_the_published_command_are_doubted_value_by_value():
     made, said = planned(1300, recipe="swav-400ep-bs256", batch_size=64)
     assert made.settings.freeze_prototypes_niters == 5005  # what was asked for stays
     told = "\n".join(said)
-    assert "--freeze-prototypes-niters 5,005 is 250 of 400 epochs" in told
+    assert "--freeze-prototypes-niters 5,005 is 250 epochs of 400" in told
     assert "--nmb-prototypes 3,000 are more than the 1,300 pictures" in told
     assert "--queue-length 3,840 is 3.0 times the pictures" in told
     assert "--base-lr 0.6 is 4 times 0.15" in told and len(said) == 4

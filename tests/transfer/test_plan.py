@@ -28,7 +28,7 @@ def test_every_open_value_is_filled_and_has_a_reason():
     s = found.settings
     assert None not in (s.arch, s.image_size, s.batch_size, s.lr, s.mean, s.std)
     assert {"batch_size", "lr"} <= set(found.reasons)
-    given = plan(made(batch_size=7, lr=0.5), facts(), USUAL)
+    given = plan(made(batch_size=7, lr=0.5, weight_decay=0), facts(), USUAL)
     assert (given.batch_size, given.lr) == (7, 0.5) and not given.reasons
 
 

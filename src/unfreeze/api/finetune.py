@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unfreeze import __version__
+from unfreeze.api.fitting import Parts, assemble, swept
 from unfreeze.api.job import Job, begun, checkpoint, continued, opened
 from unfreeze.api.labelling import Checked, checked, read_labels, unchecked
 from unfreeze.api.report import report
 from unfreeze.checkpoints.modelfile import load_model, save_model
-from unfreeze.data.loader import Loader
-from unfreeze.data.preprocess import Preprocess
-from unfreeze.data.views import normalise
 from unfreeze.errors import Interrupted, UsageError, go_on
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console, Logged, Quiet
@@ -28,9 +26,7 @@ from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
 from unfreeze.transfer.freeze import fingerprint
-from unfreeze.transfer.holdout import HoldOut
-from unfreeze.transfer.rates import layer_scales
-from unfreeze.transfer.trainer import Fit, Outcome, Trainer
+from unfreeze.transfer.trainer import Outcome, Trainer
 
 SHOWN = 8  # pictures, and random views of each, that the report shows
 
@@ -102,7 +98,8 @@ def run_finetune(
     torch.manual_seed(settings.seed)
     if settings.dry_run:
         portions = unchecked(settings, found)
-        job = begun(settings, found, opened(settings, found), len(portions.train), device)
+        counts = {"images": len(portions.train), "held_out": len(portions.val)}
+        job = begun(settings, found, opened(settings, found), device, **counts)
         return _planned(job, len(portions.train), portions.reason, console)
     state = checkpoint(settings, found, console)
     it = opened(settings, found) if state is None else None
@@ -110,21 +107,26 @@ def run_finetune(
     console.into(run)
     if state is None and it is not None:
         ready = checked(settings, found, it.preprocess, console)
-        job = begun(settings, found, it, len(ready.train), device)
+        counts = {"images": len(ready.train), "held_out": len(ready.val)}
+        job = begun(settings, found, it, device, **counts)
     else:
         job = continued(settings, state or {})
         ready = checked(job.plan.settings, found, job.plan.preprocess, console)
     job = replace(job, network=_placed(job.network, device))
     _show(job, len(ready.train), ready.portions.reason, console)
-    trainer, holdout = _trainer(job, ready, run, found.fingerprint)
+    parts = assemble(job, ready)
+    if state is None:
+        run.rewind_metrics(-1)
+        job = swept(job, parts, run, console, deadline)
+    trainer = parts.trainer(job, run, found.fingerprint)
     if state is not None:
         trainer.restore(state)
+        run.rewind_metrics(trainer.step)
     trainer.deadline = deadline
-    run.rewind_metrics(trainer.step)
     _write_start(run, job, ready, trainer)
     with passed_on(settings.logger, run, as_dict(job.plan.settings), trainer.step, console):
         outcome = trainer.run(console)
-    _write_model(run, job, ready, holdout, outcome)
+    _write_model(run, job, ready, parts, trainer, outcome)
     if draw:
         report(str(run.path))
     return _result(run, job, ready, outcome)
@@ -135,71 +137,6 @@ def _placed(network: nn.Module, device: torch.device) -> nn.Module:
         # convolutions read channels last faster; other layers do not care
         return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
     return network.to(device)
-
-
-def _trainer(job: Job, ready: Checked, run: RunFolder, data: str) -> tuple[Trainer, HoldOut | None]:
-    s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
-    prepare = partial(_prepare, preprocess)
-    loader = Loader(
-        ready.train,
-        maker(s.augment, preprocess, s.seed),
-        batch_size=min(job.plan.batch_size, len(ready.train)),
-        seed=s.seed,
-        drop_last=False,
-        workers=_workers(s, next(network.parameters()).device),
-    )
-    budget = int(s.store_budget * 2**30 / 4)
-    holdout = HoldOut(ready.val, preprocess, prepare=prepare, budget=budget)
-    keep = {
-        "kind": "finetune",
-        "settings": as_dict(s),
-        "reasons": job.plan.reasons,
-        "card": job.card.as_dict(),
-        "frozen": job.hashes,
-        "data": data,
-        "threads": torch.get_num_threads(),
-    }
-    trainer = Trainer(
-        network,
-        loader,
-        _fit(job),
-        prepare=prepare,
-        validate=partial(holdout.record, network) if len(ready.val) else None,
-        freeze=job.schedule,
-        folder=run,
-        keep=keep,
-    )
-    return trainer, holdout if len(ready.val) else None
-
-
-def _prepare(preprocess: Preprocess, batch: Tensor) -> Tensor:
-    return normalise(batch, preprocess.mean, preprocess.std)
-
-
-def _fit(job: Job) -> Fit:
-    s = job.plan.settings
-    return Fit(
-        epochs=s.epochs,
-        lr=job.plan.lr,
-        optimizer=s.optimizer,
-        momentum=s.momentum,
-        weight_decay=s.weight_decay,
-        schedule=s.schedule,
-        warmup_epochs=s.warmup_epochs,
-        patience=s.patience,
-        select=s.select,
-        checkpoint_every=s.checkpoint_every,
-        precision=s.precision,
-        seed=s.seed,
-        scales=layer_scales(job.network, s.layer_decay, job.head),
-    )
-
-
-def _workers(s: FinetuneSettings, device: torch.device) -> int:
-    if s.workers is not None:
-        return s.workers
-    # on the CPU the network uses every core already
-    return min(16, torch.get_num_threads()) if device.type == "cuda" else 0
 
 
 def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> None:
@@ -219,6 +156,7 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
         "steps_per_epoch": trainer.loader.steps_per_epoch,
         "parameters_trainable": trainable,
         "parameters_frozen": frozen,
+        **({"tried": list(job.tried)} if job.tried else {}),
     }
     tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
     write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
@@ -232,7 +170,7 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
 
 
 def _write_model(
-    run: RunFolder, job: Job, ready: Checked, holdout: HoldOut | None, outcome: Outcome
+    run: RunFolder, job: Job, ready: Checked, parts: Parts, trainer: Trainer, outcome: Outcome
 ) -> None:
     """The model file, and what it scores on val; who asked to stop does not wait for that."""
     learnt = {
@@ -244,8 +182,8 @@ def _write_model(
     card = replace(job.card, provenance={**job.card.provenance, **learnt})
     save_model(run.file("model"), job.network.state_dict(), card)
     ready.write_keys(run)
-    if holdout is not None and outcome.stopped != "asked":
-        scores = asdict(holdout.score(job.network))
+    if parts.holdout is not None and outcome.stopped != "asked":
+        scores = asdict(trainer.scores(partial(parts.holdout.score, job.network)))
         about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
         write_json(run.file("evaluation.json"), {**about, "classes": list(card.classes), **scores})
 

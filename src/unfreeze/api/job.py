@@ -21,9 +21,11 @@ from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.freeze import FreezeSchedule, fingerprint, standing, to_pin
+from unfreeze.transfer.grid import Sweep, pairs, sweep_epochs
 from unfreeze.transfer.maps import final_map
 from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan
 from unfreeze.transfer.resuming import check_resumable, merged
+from unfreeze.transfer.savings import Case, Decision, check_asked, decide, settled
 from unfreeze.transfer.start import Start, from_card, start
 from unfreeze.transfer.thaw import freeze_schedule
 from unfreeze.transfer.trainer import BEST
@@ -34,7 +36,8 @@ class Job:
     """The network, how it is trained, and what must not change.
 
     `frozen`: names of the parameters that never thaw. `hashes`: of every entry of the state dict
-    that stands with them, at the start.
+    that stands with them, at the start. `sweep`: rates and weight decays to be tried before it
+    begins; `tried`: those that were, for people.
     """
 
     network: nn.Module
@@ -43,6 +46,8 @@ class Job:
     schedule: FreezeSchedule
     hashes: dict[str, str]
     head: list[str]
+    sweep: Sweep | None = None
+    tried: tuple[str, ...] = ()
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -82,13 +87,20 @@ def opened(s: FinetuneSettings, found: Labelled) -> Opened:
     sides = partial(final_map, it.network)
     preprocess, reasons = choose_preprocess(s, found.side, it.wants, sides)
     schedule = freeze_schedule(it.network, s.freeze, s.unfreeze_at, head=it.head, epochs=s.epochs)
+    check_asked(s, it.network, schedule, it.head, preprocess.image_size)
     return Opened(it, schedule, preprocess, {**it.reasons, **reasons})
 
 
 def begun(
-    s: FinetuneSettings, found: Labelled, it: Opened, images: int, device: torch.device
+    s: FinetuneSettings,
+    found: Labelled,
+    it: Opened,
+    device: torch.device,
+    *,
+    images: int,
+    held_out: int,
 ) -> Job:
-    """A new run on `images` training pictures."""
+    """A new run on `images` training pictures, judged on the `held_out` ones."""
     network, frozen = it.start.network, it.schedule.always
     facts = Facts(
         images=images,
@@ -106,8 +118,53 @@ def begun(
         settings=replace(chosen.settings, precision=precision),
         reasons={**it.reasons, **chosen.reasons, "precision": why},
     )
+    head = it.start.head
+    decision = decide(
+        chosen.settings, Case(network, it.schedule, head, images=images, held_out=held_out)
+    )
+    chosen = settled(chosen, decision)
+    sweep, why = _sweep(s, chosen, decision, network, facts, held_out)
+    chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
     hashes = fingerprint(network.state_dict(), standing(network, frozen))
-    return Job(network, chosen, _card(it.start, chosen, found), it.schedule, hashes, it.start.head)
+    card = _card(it.start, chosen, found)
+    return Job(network, chosen, card, it.schedule, hashes, head, sweep)
+
+
+def _sweep(
+    s: FinetuneSettings,
+    chosen: Plan,
+    decision: Decision,
+    network: nn.Module,
+    facts: Facts,
+    held_out: int,
+) -> tuple[Sweep | None, str]:
+    """What is tried, with the reason; nothing where no features are kept for the whole run."""
+    if decision.mode == "off" or s.sweep == "off":
+        return None, ""
+    if s.select != "accuracy":
+        return None, f"none: it judges by accuracy, and --select is {s.select}"
+    if s.lr is not None and s.weight_decay is not None:
+        return None, "none: --lr and --weight-decay are given"
+    if not held_out:
+        return None, "none: nothing is held out to judge by"
+    if decision.learner is None:
+        return None, "none: only a single linear head is tried many times at once"
+    tried = pairs(
+        chosen.lr,
+        chosen.weight_decay,
+        free_lr=s.lr is None,
+        free_decay=s.weight_decay is None,
+    )
+    epochs = sweep_epochs(
+        s.epochs,
+        -(-facts.images // chosen.batch_size),
+        images=facts.images,
+        weights=sum(p.numel() for p in network.get_submodule(decision.learner).parameters()),
+        heads=len(tried),
+        work=decision.work,
+    )
+    why = f"{len(tried)} pairs of --lr and --weight-decay, {epochs} epochs each: the best on "
+    return Sweep(tried, epochs), why + "validation is taken"
 
 
 def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
@@ -143,7 +200,8 @@ def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
     schedule = freeze_schedule(
         network, settings.freeze, settings.unfreeze_at, head=head, epochs=settings.epochs
     )
-    return Job(network, chosen, card, schedule, dict(state["frozen"]), head)
+    tried = tuple(state.get("tried", ()))
+    return Job(network, chosen, card, schedule, dict(state["frozen"]), head, tried=tried)
 
 
 def _batch_norm_has_company(network: nn.Module, frozen: frozenset[str], batch_size: int) -> None:

@@ -1,11 +1,13 @@
 """From `DATA` to the fixed lists of labelled pictures a fine-tuning uses."""
 
+import functools
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from unfreeze.api.gathering import usual_side
-from unfreeze.data.content import content_keys, save_keys
+from unfreeze.data.content import HEAD, Keys, content_keys, save_keys
 from unfreeze.data.index import Index, build_index
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
@@ -41,11 +43,27 @@ class Checked:
         write_problems_csv(run.file("problems.csv"), self.problems)
         write_split_csv(run.file("split.csv"), self.portions.rows())
 
+    @functools.cached_property
+    def keys(self) -> dict[str, Keys]:
+        """The content keys of train and val, in their order."""
+        parts = {"train": self.train.index, "val": self.val.index}
+        return {name: content_keys(index) for name, index in parts.items()}
+
+    def digest(self, part: str) -> str:
+        """Hex of the pictures of `train` or `val`, in their order, by what is in them.
+
+        Content keys look at the first bytes of a file only: where there are more, names, sizes
+        and times of the source are taken in, too.
+        """
+        index = (self.train if part == "train" else self.val).index
+        digest = hashlib.sha256(self.keys[part].tobytes())
+        if (index.source.sizes[index.rows] > HEAD).any():
+            digest.update(index.source.fingerprint().encode())
+        return digest.hexdigest()
+
     def write_keys(self, run: RunFolder) -> None:
         """model/pictures.npz: what was trained on and held out, to be known again anywhere."""
-        parts = {"train": self.train.index, "val": self.val.index}
-        keys = {name: content_keys(index) for name, index in parts.items()}
-        save_keys(run.file("model/pictures.npz"), keys)
+        save_keys(run.file("model/pictures.npz"), self.keys)
 
 
 def read_labels(s: FinetuneSettings, console: Console) -> Labelled:

@@ -1,15 +1,19 @@
 """`pretrain`: SwAV on unlabelled pictures, from a folder or archive to a model that travels."""
 
+import copy
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from unfreeze.api.forecast import Forecast, forecast, show, show_forecast
 from unfreeze.api.gathering import Gathering, gathering
+from unfreeze.api.recovering import kept, recovered, settled
 from unfreeze.api.report import report
 from unfreeze.api.starting import Start, begin, inherit_head
 from unfreeze.api.watching import sample_of, summary
@@ -18,6 +22,7 @@ from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.data.loader import Loader
+from unfreeze.data.pictures import Pictures
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Logged, Quiet
@@ -29,6 +34,7 @@ from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.collapse import Collapsed
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.place import Place
 from unfreeze.swav.recipe import Facts, Plan, plan, view_specs
@@ -44,6 +50,7 @@ class PretrainResult:
     `figures`: the last look, without labels. `knn`: accuracy, correct, total, split of the last
     look, and accuracy at the untrained start; None without labels. `best`: epoch (counted from 1),
     figure, value and checkpoint of the best look. `kept`: whose weights `model` has.
+    `recoveries`: what was changed after a collapse, and whether it helped.
     """
 
     run: str
@@ -60,11 +67,12 @@ class PretrainResult:
     figures: dict[str, float]
     knn: dict[str, Any] | None
     best: dict[str, Any] | None
+    recoveries: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class PretrainPlan:
-    """What `--dry-run` shows: every setting, the reason of each derived one, and the length."""
+class PretrainPlan(Forecast):
+    """What `--dry-run` shows: every setting, the reason of each derived one, length and cost."""
 
     settings: dict[str, Any]
     reasons: dict[str, str]
@@ -114,16 +122,28 @@ def run_pretrain(
     run = RunFolder(out, writes=processes.first)
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
-    trainer = processes.together(lambda: _trainer(prepared, chosen, found, run, processes))
+    chosen = processes.together(lambda: kept(chosen, run, console))
+
+    def made(plan: Plan) -> Trainer:
+        return processes.together(lambda: _trainer(prepared, plan, found, run, processes))
+
+    trainer = made(chosen)
     inherit_head(trainer.model, prepared.start, prepared.reasons, console)
     trainer.deadline = deadline
     trainer.watch = processes.together(lambda: _watch(trainer, found, prepared.found, console))
     _resume(trainer, run, found.fingerprint, console)
-    processes.leads(lambda: write_start(trainer, found, {**prepared.reasons, **chosen.reasons}))
+    reasons = {**prepared.reasons, **chosen.reasons}
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
-        trainer.fit(console, on_epoch)
+        while True:
+            processes.leads(partial(write_start, trainer, found, reasons))
+            try:
+                trainer.fit(console, on_epoch)
+                break
+            except Collapsed as collapse:
+                trainer = recovered(trainer, collapse, made, console)
+    settled(trainer, console)
     processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
-    return _result(run, chosen, trainer, len(found.train), time.monotonic() - started)
+    return _result(run, trainer.plan, trainer, len(found.train), time.monotonic() - started)
 
 
 def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
@@ -137,8 +157,17 @@ def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     """What a run would do; touches no file."""
     prepared = _prepare(settings, console, launched().world)
-    chosen = prepared.plan
+    chosen, run = prepared.plan, RunFolder("", writes=False)
+
+    def make(pictures: Pictures, positions: Any) -> Trainer:
+        alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
+        found = replace(prepared.found, pictures=pictures, train=positions)
+        return _trainer(prepared, alone, found, run, Processes())
+
+    found = forecast(chosen, prepared.facts, make)
+    show_forecast(chosen, found, console)
     return PretrainPlan(
+        **vars(found),
         settings=as_dict(chosen.settings),
         reasons=prepared.reasons,
         images=prepared.facts.images,
@@ -169,7 +198,7 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     facts = Facts(len(found.train), found.side, device.type, start.width, processes)
     chosen = plan(start.settings, facts)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
-    _show(chosen, reasons, facts, console)
+    show(chosen, reasons, facts, console)
     return _Prepared(found, start, facts, chosen, Place(device, precision, MEAN, STD), reasons)
 
 
@@ -184,7 +213,7 @@ def _trainer(
 ) -> Trainer:
     s, place = chosen.settings, prepared.place
     model: Any = SwAV(
-        prepared.start.network,
+        copy.deepcopy(prepared.start.network),  # a recovery needs it as it was
         prepared.start.width,
         hidden=s.hidden_mlp or 0,
         feat_dim=s.feat_dim,
@@ -237,20 +266,6 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
         console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
 
 
-def _show(chosen: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:
-    settings = asdict(chosen.settings)
-    console.say(f"{facts.images:,} pictures, {facts.side} pixels on the shorter side (median).")
-    for name, reason in reasons.items():
-        value = settings.get(name)
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        console.say(f"  {name.replace('_', '-'):26} {shown!s:>22}  {reason}")
-    console.say(
-        f"{chosen.settings.epochs} epochs of {chosen.steps_per_epoch:,} steps: "
-        f"{chosen.steps:,} steps; the loss starts near "
-        f"ln K = {math.log(chosen.settings.nmb_prototypes or 1):.3f}."
-    )
-
-
 def _result(
     run: RunFolder, chosen: Plan, trainer: Trainer, images: int, seconds: float
 ) -> PretrainResult:
@@ -267,5 +282,6 @@ def _result(
         seconds=round(seconds, 3),
         model=str(run.file("model")),
         kept=chosen.settings.keep,
+        recoveries=trainer.recoveries,
         **summary(trainer.watch, run),
     )

@@ -119,6 +119,8 @@ def _made(old: Layer, classes: int, kind: str, width: int) -> nn.Module:
         return _fresh(old, classes)
     hidden = _fresh(old, width)
     nn.init.kaiming_normal_(hidden.weight, nonlinearity="relu")
+    if hidden.bias is not None:
+        nn.init.constant_(hidden.bias, 0.01)  # no unit is dead where features are 0 at first
     return nn.Sequential(hidden, nn.ReLU(), _following(old, width, classes))
 
 

@@ -73,7 +73,7 @@ def save_last(folder: str | Path, state: dict[str, Any]) -> None:
     last, before = Path(folder) / LAST, Path(folder) / BEFORE
     data = serialised({"format": FORMAT, **state})
     if last.exists() and _serves(last, state.get("kind", "")):
-        _second_name(last, before)
+        second_name(last, before)
     write_bytes(last, data)
 
 
@@ -113,7 +113,8 @@ def _serves(path: Path, kind: str) -> bool:
     return True
 
 
-def _second_name(last: Path, before: Path) -> None:
+def second_name(last: Path, before: Path) -> None:
+    """Let `before` be the file that `last` is now: no bytes are copied where there are links."""
     spare = before.with_name(f".{before.name}.tmp")
     spare.unlink(missing_ok=True)
     try:

@@ -4,7 +4,7 @@ Everything about a batch follows from (seed, step) and the fixed list of picture
 the loader is the step, and any number of workers or processes gives the same global batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -19,6 +19,9 @@ from unfreeze.errors import DataError, UnfreezeError, UsageError
 
 Ids = npt.NDArray[np.int64]
 Make = Callable[[Sequence[npt.NDArray[np.uint8]], Ids, int], list[torch.Tensor]]
+
+
+Request = tuple[int, int, Ids]  # step, epoch, pictures
 
 
 class Batch(NamedTuple):
@@ -66,11 +69,18 @@ class Loader:
 
     def stream(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the global steps `start` to `stop` (not included)."""
+        return self._cut(_Requests(self, start, stop))
+
+    def these(self, batches: Iterable[Ids], epoch: int) -> Iterator[Batch]:
+        """Batches of these pictures instead, as `epoch` cuts them; `step` counts them from 0."""
+        return self._cut([(place, epoch, ids) for place, ids in enumerate(batches)])
+
+    def _cut(self, requests: Iterable[Request]) -> Iterator[Batch]:
         cv2.setNumThreads(1)  # parallel over pictures, not inside one
         loader = DataLoader(
             self.dataset,
             batch_size=None,
-            sampler=_Requests(self, start, stop),
+            sampler=requests,
             collate_fn=_as_it_is,
             num_workers=self.workers,
             worker_init_fn=_one_thread,
@@ -90,12 +100,21 @@ class Loader:
 
     def ids(self, step: int) -> Ids:
         """The share that this process has of the pictures of a global step."""
+        batch = self.batch(step)
+        share = -(-len(batch) // self.world)
+        return batch[self.rank * share : (self.rank + 1) * share]
+
+    def batch(self, step: int) -> Ids:
+        """The pictures of a global step, of all processes together."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, permutation(self.seed, epoch, self.positions)
-        batch = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
-        share = -(-len(batch) // self.world)
-        return batch[self.rank * share : (self.rank + 1) * share]
+        return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
+
+    def paths(self, step: int) -> list[str]:
+        """The names of the files of a global step."""
+        names = self.dataset.pictures.index.paths
+        return [names[int(i)] for i in self.batch(step)]
 
 
 def _steps(pictures: int, batch_size: int, drop_last: bool) -> int:

@@ -46,7 +46,13 @@ class FinetuneSettings(Call, Run, Pictures, Machine):
     lr: float | None = knob(None, "learning rate after the warm-up", low=0)
     optimizer: str = knob("sgd", "which optimizer", choices=("sgd", "adamw", "lars"))
     momentum: float = knob(0.9, "momentum of sgd and lars", low=0, high=0.9999)
-    weight_decay: float = knob(1e-4, "weight decay", low=0)
+    weight_decay: float | None = knob(None, "weight decay (auto: 0.0001, or the sweep's)", low=0)
+    sweep: str = knob(
+        "auto",
+        "with features kept for a linear head: try rates and weight decays that are not given at "
+        "once, and take the best on validation",
+        choices=("auto", "off"),
+    )
     schedule: str = knob(
         "cosine", "how the learning rate falls", choices=("cosine", "constant", "step")
     )
@@ -60,6 +66,29 @@ class FinetuneSettings(Call, Run, Pictures, Machine):
     mean: tuple[float, ...] | None = knob(None, "channel means (auto: what the weights want)")
     std: tuple[float, ...] | None = knob(None, "channel deviations (auto: what the weights want)")
     patience: int = knob(0, "stop after this many epochs without a better one (0: off)", low=0)
+    checkpoint_every: int | None = knob(  # type: ignore[assignment]  # finer than the shared one
+        None,
+        "epochs between checkpoints (auto: 1; with features kept, each half minute; always at "
+        "the end and at least every 5 minutes)",
+        low=1,
+        group="run",
+    )
+    cache: str = knob(
+        "auto",
+        "compute what the frozen part makes of the pictures once and train from there: features "
+        "before a head that alone learns, activations before whatever learns first",
+        choices=("auto", "off", "features", "activations"),
+    )
+    cache_views: int | None = knob(
+        None,
+        "random views of each picture that are kept (1: no augmentation)",
+        low=1,
+    )
+    cache_budget: float = knob(
+        16.0,
+        "GiB of disk for everything kept; what was not used for longest makes room",
+        low=0,
+    )
     select: str = knob(
         "accuracy",
         "what on the validation pictures picks the best epoch; balanced and macro-f1 count each "

@@ -67,8 +67,8 @@ class PretrainSettings(Call, Run, Pictures, Machine):
     )
     on_collapse: str = knob(
         "stop",
-        "when features or codes become the same for all pictures: save and stop, or go on",
-        choices=("stop", "ignore"),
+        "when all pictures come to look alike: save and stop, go back and change what helps, go on",
+        choices=("stop", "recover", "ignore"),
         group="run",
     )
     batch_size: int | None = knob(None, "pictures a step, over all processes", low=2)

@@ -1,13 +1,18 @@
 """What follows from a verdict of the guard: the run saves and ends, or says so and goes on."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from unfreeze.checkpoints.state import LAST, second_name
 from unfreeze.errors import DivergedError
 from unfreeze.swav.guard import Verdict
 from unfreeze.swav.remedies import Remedy, remedies
 
 if TYPE_CHECKING:
     from unfreeze.swav.trainer import Trainer
+
+
+# in checkpoints/, where a run may recover: its untrained start, and the last state that was good
+START, GOOD = "start.ckpt", "good.ckpt"
 
 
 class Collapsed(DivergedError):
@@ -31,6 +36,29 @@ def advice(found: list[Remedy]) -> str:
     )
 
 
+def recovery(back: int, remedy: Remedy, verdict: Verdict) -> dict[str, Any]:
+    """What checkpoints, records and results say of one; `worked` is known later."""
+    return {
+        "collapsed_at": verdict.step,
+        "back_to": back,
+        "remedy": remedy.flags,
+        "values": {k: list(v) if isinstance(v, tuple) else v for k, v in remedy.values.items()},
+        "diagnosis": verdict.diagnosis,
+        "worked": None,
+    }
+
+
+def keep_good(trainer: "Trainer") -> None:
+    """Give the checkpoint that was just written a second name, if one may go back to it."""
+    folder = trainer.run.file("checkpoints")
+    if trainer.s.on_collapse != "recover" or trainer.verdict is not None:
+        return
+    if not trainer.step:
+        second_name(folder / LAST, folder / START)
+    if not trainer.step or trainer.guard.good:
+        second_name(folder / LAST, folder / GOOD)
+
+
 def heed(trainer: "Trainer") -> None:
     """Raise Collapsed, after a checkpoint, where the guard spoke and the run should end by it."""
     verdict = trainer.verdict
@@ -40,8 +68,8 @@ def heed(trainer: "Trainer") -> None:
     images = len(trainer.loader.positions)
     found = remedies(trainer.s, steps_per_epoch=plan.steps_per_epoch, images=images)
     collapsed = Collapsed(verdict, found)
-    trainer.verdict = None
     if trainer.s.on_collapse == "ignore":
+        trainer.verdict = None
         if not trainer.guard.spoken:
             trainer.run.log(f"{collapsed.sentence} Ignored, as asked for.")
         trainer.guard.spoken = True

@@ -22,8 +22,8 @@ def _standing(plan: Plan) -> Iterator[str]:
     if plan.steps and steps > max(plan.steps_per_epoch, 0.1 * plan.steps):
         epochs = steps / plan.steps_per_epoch
         yield (
-            f"--freeze-prototypes-niters {steps:,} is {epochs:,.0f} of {plan.settings.epochs} "
-            "epochs here; one is meant."
+            f"--freeze-prototypes-niters {steps:,} is {epochs:,.0f} epochs of "
+            f"{plan.settings.epochs} here; one is meant."
         )
 
 

@@ -14,9 +14,10 @@ from typing import Any
 from unfreeze.swav.recipe import Plan
 
 # collapsed runs: loss 0.9995 to 1.0003 of ln K with code entropy 0.996 and more; healthy ones after
-# their start: loss 0.97 at most, or code entropy 0.90 at most
+# their start: loss 0.97 at most, or (slow starts) code entropy 0.95 at most
 STUCK, BLANK = 0.995, 0.99  # shares of ln K: the loss, and the entropy of the codes
 DIVERGED = 1.1  # share of ln K
+LEARNED, BACK = 0.97, 0.03  # shares of ln K: a loss that shows learning, and how far it may return
 POINT = 1.5  # effective rank of the projected features
 SHORTEST, WINDOW = 50, 100  # steps over which the loss is judged, an epoch between these
 EARLY = 4  # at the latest after this part of the run (a quarter) nothing counts as a start
@@ -48,7 +49,7 @@ class Guard:
         self.K, self.start, self.window = prototypes, start, window
         self.chance = max(math.log(prototypes), 1e-9)
         self.seen: list[Seen] = []
-        self.healthy = -1  # the last step at which the run was seen to learn
+        self.share = self.lowest = math.inf  # of ln K: the loss over the window, now and at best
         self.spoken = False  # whether a verdict was given that is ignored
 
     @classmethod
@@ -77,7 +78,8 @@ class Guard:
         return self._judged(step, covered, loss, entropy)
 
     def _judged(self, step: int, covered: int, loss: float, entropy: float) -> Verdict | None:
-        share = loss / self.chance
+        self.share = share = loss / self.chance
+        self.lowest = min(self.lowest, share)
         if share >= STUCK and entropy >= BLANK:
             return Verdict(
                 step,
@@ -93,8 +95,12 @@ class Guard:
                 f"the loss has been {loss:.3f} over {covered} steps, {share:.2f} times ln {self.K} "
                 f"= {self.chance:.3f}: worse than guessing",
             )
-        self.healthy = step
         return None
+
+    @property
+    def good(self) -> bool:
+        """Whether one may go back to this state: it has learned, and lost nothing since."""
+        return self.share < min(LEARNED, self.lowest + BACK)
 
     def look(self, step: int, figures: Mapping[str, float]) -> Verdict | None:
         """The figures of a look; None while all is well, and before there was time to learn."""
@@ -113,9 +119,11 @@ class Guard:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         seen = [asdict(seen) for seen in self.seen]
-        return {"seen": seen, "healthy": self.healthy, "spoken": self.spoken}
+        shares = [None if math.isinf(value) else value for value in (self.share, self.lowest)]
+        return {"seen": seen, "shares": shares, "spoken": self.spoken}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The reverse of `state`."""
         self.seen = [Seen(**seen) for seen in state["seen"]]
-        self.healthy, self.spoken = state["healthy"], state["spoken"]
+        shares = [math.inf if value is None else value for value in state["shares"]]
+        (self.share, self.lowest), self.spoken = shares, state["spoken"]

@@ -23,6 +23,11 @@ class Remedy:
     again: bool = False
 
     @property
+    def kind(self) -> str:
+        """The setting that it is about."""
+        return next(iter(self.values))
+
+    @property
     def flags(self) -> str:
         """As one types it."""
         return " ".join(f"{flag(name)} {_typed(value)}" for name, value in self.values.items())

@@ -55,6 +55,7 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "bank": _joined(trainer),
         "watch": trainer.watch.state(),
         "guard": trainer.guard.state(),
+        "recoveries": trainer.recoveries,
     }
 
 
@@ -75,6 +76,7 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> list[str]:
         trainer.assigner.bank = _share(trainer, state["bank"])
     trainer.watch.restore(state["watch"])
     trainer.guard.restore(state["guard"])
+    trainer.recoveries = state["recoveries"]
     return _notes(state, processes.world)
 
 

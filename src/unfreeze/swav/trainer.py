@@ -10,7 +10,7 @@ import torch
 from unfreeze.backbones.norm import frozen_statistics
 from unfreeze.checkpoints.state import save_last, save_state
 from unfreeze.data.loader import Batch, Loader
-from unfreeze.errors import DataError, DivergedError, Interrupted, UnfreezeError, go_on, rebuilt
+from unfreeze.errors import DataError, Interrupted, UnfreezeError, go_on, rebuilt
 from unfreeze.optim.make import for_network, set_lr
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import Deadline
@@ -22,8 +22,9 @@ from unfreeze.runtime.signals import StopRequest, stop_requests
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.assigner import Assigner
 from unfreeze.swav.bank import Bank
-from unfreeze.swav.collapse import heed
+from unfreeze.swav.collapse import heed, keep_good
 from unfreeze.swav.figures import perplexity, sharpness
+from unfreeze.swav.finite import Finite
 from unfreeze.swav.guard import Guard, Verdict
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
@@ -78,6 +79,17 @@ class Trainer:
         self.meter, self.line = Meter(self.processes.mean), ""
         self.saved = (-1, 0.0)  # step and time of the last checkpoint
         self.deadline = Deadline()
+        self.finite = Finite(
+            self.model,
+            self.optimizer,
+            self.assigner,
+            # the scaler of fp16 asks the device at each step anyway
+            prompt=place.device.type != "cuda" or self.scaler.is_enabled(),
+            loader=loader,
+            run=run,
+            processes=self.processes,
+        )
+        self.recoveries: list[dict[str, Any]] = []  # from collapses, as in `collapse.recovery`
 
     @property
     def bank(self) -> Bank | None:
@@ -90,10 +102,10 @@ class Trainer:
         `on_epoch` is called when an epoch has ended and what was due is saved. A file that is lost
         or a signal ends the run by its error, after a checkpoint.
         """
-        total = self.plan.steps
-        if not total:
-            self.save()  # the untrained start is a start to go on from too
+        total, self.finite.console = self.plan.steps, console
         self.watch.begin(self)
+        if not total or (not self.step and self.s.on_collapse == "recover"):
+            self.save()  # the untrained start is a start to go on from too
         self.tell(on_epoch)  # once more after a resume: the last call may have been cut short
         self.saved = (self.step, time.monotonic())
         with stop_requests() as stop, console.progress("pretrain", total, self.step) as advance:
@@ -103,6 +115,7 @@ class Trainer:
                 batch = self.fetch(batches, stop)
                 self.meter.data_ready()
                 loss, codes = self.train_step(batch)
+                self.finite.done(self.step, loss)
                 self.step += 1
                 self.meter.step_done(loss, len(batch.ids))
                 if due(self.step) or self.step == total:
@@ -152,6 +165,7 @@ class Trainer:
     def train_step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """One update; (loss, codes of the first assigned view). Nothing waits for the device."""
         set_lr(self.optimizer, self.learning_rate(self.step))
+        self.finite.begin()
         self.model.normalise_prototypes()
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.parts(batch)
@@ -207,10 +221,11 @@ class Trainer:
         )
 
     def update(self) -> None:
-        """One optimizer step; prototypes stand still while they are frozen."""
+        """One optimizer step, if it may be; prototypes stand still while they are frozen."""
         if self.step < (self.s.freeze_prototypes_niters or 0):
             self.model.prototypes.weight.grad = None  # no step, no decay, no momentum
-        self.scaler.step(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
+        self.finite.update(lambda: self.scaler.step(self.optimizer))
         self.scaler.update()
 
     def learning_rate(self, step: int) -> float:
@@ -219,22 +234,18 @@ class Trainer:
 
     def record(self, epoch: int, codes: torch.Tensor) -> None:
         """Write a training line; DivergedError where the loss stopped being a number."""
-        first = self.step - self.meter.steps + 1
+        self.finite.read()
+        steps = self.meter.steps
         numbers = self.meter.read()
         numbers["images_per_second"] *= self.processes.world
         self.loss = numbers["loss"]
-        if not math.isfinite(self.loss):
-            raise DivergedError(
-                f"The loss became {self.loss} within steps {first} to {self.step}.",
-                "The last checkpoint is whole. Lower --base-lr, or use --precision fp32.",
-            )
         self.line = (
             f"loss {self.loss:.3f}  data {1000 * numbers['seconds_data']:.0f} ms  "
             f"step {1000 * numbers['seconds_step']:.0f} ms{self.watch.said}"
         )
         used = perplexity(self.processes.mean(codes.mean(0)))
         entropy = float(self.processes.mean(sharpness(codes)))
-        self.verdict = self.guard.record(self.step, self.step - first + 1, self.loss, entropy)
+        self.verdict = self.guard.record(self.step, steps, self.loss, entropy)
         self.run.metric(
             {
                 "step": self.step,
@@ -257,13 +268,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write checkpoints/last.ckpt, whole or not at all; never one with a broken loss."""
-        loss = self.meter.loss
-        broken = loss is not None and not bool(torch.isfinite(loss))
-        if self.processes.any([broken])[0]:
-            raise DivergedError(
-                f"The loss is no longer finite at step {self.step}; nothing was overwritten.",
-                "Go on from the last checkpoint with a lower --base-lr, or --precision fp32.",
-            )
+        self.finite.read()
         with self.deadline.timing("save"):
             state = state_of(self)
             self.processes.leads(lambda: self.write(state))
@@ -272,6 +277,7 @@ class Trainer:
     def write(self, state: dict[str, Any]) -> None:
         """The files of a checkpoint: the last one, and a copy of its own where asked."""
         save_last(self.run.file("checkpoints"), state)
+        keep_good(self)
         done, rest = divmod(self.step, self.plan.steps_per_epoch)
         if done and rest == 0 and self.s.keep_every and done % self.s.keep_every == 0:
             name = f"checkpoints/epoch-{done:04d}_loss-{self.loss:.3f}.ckpt"

@@ -41,27 +41,39 @@ class HoldOut:
         # in full precision, as `evaluate` does
         logits = [network(self.prepare(batch.to(device))) for batch in self._batches()]
         network.train(training)
-        return score(torch.cat(logits).cpu(), self.labels, self.pictures.index.classes)
+        return self.judged(torch.cat(logits))
+
+    def judged(self, logits: Tensor) -> Scores:
+        """Scores of logits [N, C] of all its pictures, in their order."""
+        return score(logits.cpu(), self.labels, self.pictures.index.classes)
 
     def record(self, network: nn.Module) -> dict[str, Any]:
         """The numbers of a validation line."""
-        found = self.score(network)
-        return {
-            "accuracy": found.accuracy,
-            "correct": found.correct,
-            "total": found.n,
-            "loss": found.loss,
-            "balanced_accuracy": found.balanced_accuracy,
-            "macro_f1": found.macro_f1,
-        }
+        return recorded(self.score(network))
+
+    def batches(self, start: int = 0) -> Iterator[Tensor]:
+        """Inputs uint8 [B, S, S, 3] in order from position `start` on, `BATCH` at a time."""
+        places = range(start, len(self.pictures))
+        reads = (partial(self.pictures.__getitem__, place) for place in places)
+        yield from in_order(reads, self.preprocess, batch_size=BATCH)
 
     def _batches(self) -> Iterator[Tensor]:
         if self.held:
             yield from self.held
             return
-        places = range(len(self.pictures))
-        reads = (partial(self.pictures.__getitem__, place) for place in places)
-        for batch in in_order(reads, self.preprocess, batch_size=BATCH):
+        for batch in self.batches():
             if self.holds:
                 self.held.append(batch)
             yield batch
+
+
+def recorded(found: Scores) -> dict[str, Any]:
+    """What of the scores stands in a validation line."""
+    return {
+        "accuracy": found.accuracy,
+        "correct": found.correct,
+        "total": found.n,
+        "loss": found.loss,
+        "balanced_accuracy": found.balanced_accuracy,
+        "macro_f1": found.macro_f1,
+    }

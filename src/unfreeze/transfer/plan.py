@@ -10,6 +10,7 @@ from unfreeze.settings.finetune import FinetuneSettings
 DELICATE = ("alexnet", "vgg", "squeezenet")  # no normalisation: a usual rate makes them diverge
 USUAL = 224  # pixels: larger pictures are made smaller when nothing else says how large
 SMALLEST_MAP = 2
+DECAY = 1e-4
 Sides = Callable[[int], tuple[int, int] | None]
 
 # optimizer -> learning rate at a batch of 32: (new head alone, a trained network, from scratch)
@@ -49,6 +50,11 @@ class Plan:
         """Learning rate after the warm-up."""
         return self.settings.lr or 0.0
 
+    @property
+    def weight_decay(self) -> float:
+        """Of matrices and kernels; biases and normalisation do not decay."""
+        return self.settings.weight_decay or 0.0
+
 
 def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
     """Batch size, learning rate and input filled in; UsageError for contradictions."""
@@ -64,6 +70,9 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
         raise UsageError(
             f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.", "Lower it."
         )
+    decay = s.weight_decay
+    if decay is None:
+        decay, reasons["weight_decay"] = DECAY, "the usual"
     filled = replace(
         s,
         arch=facts.arch,
@@ -73,6 +82,7 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
         std=tuple(preprocess.std),
         batch_size=batch,
         lr=lr,
+        weight_decay=decay,
     )
     return Plan(filled, preprocess, reasons)
 

@@ -4,6 +4,7 @@ Every random number of a step follows from (seed, step), so a run that was inter
 has the weights of one that was not, to the last bit on the same number of CPU threads.
 """
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,11 +25,15 @@ from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.meter import due
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.runtime.signals import StopRequest, stop_requests
-from unfreeze.transfer.freeze import FreezeSchedule, apply_freeze
+from unfreeze.transfer.evaluate import Scores
+from unfreeze.transfer.freeze import FreezeSchedule, apply_freeze, fingerprint, standing
+from unfreeze.transfer.keeper import Keeper
 from unfreeze.transfer.meter import LabelMeter
 from unfreeze.transfer.selection import Selection, score_of
+from unfreeze.transfer.shortcut import Shortcut
 
 SAVE_SECONDS = 300.0  # a checkpoint at least this often, inside long epochs too
+SHORT_SECONDS = 30.0  # likewise where epochs take less than writing a checkpoint does
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
 
@@ -45,7 +50,7 @@ class Fit:
     warmup_epochs: int = 0
     patience: int = 0
     select: str = "accuracy"
-    checkpoint_every: int = 1
+    checkpoint_every: int | None = None  # None: 1, and with features kept each half minute
     precision: str = "fp32"
     seed: int = 0
     scales: Mapping[str, float] = field(default_factory=dict)  # parameter -> share of `lr`
@@ -64,12 +69,26 @@ class Outcome:
     asked_by: str = ""  # a signal, or --time-limit
 
 
+def seed_step(seed: int, step: int, device: torch.device) -> None:
+    """Dropout and the like follow from (seed, step): what torch.manual_seed sets, on `device`.
+
+    That itself takes 1 ms a call while CUDA is not in use, longer than a step on features.
+    """
+    value = seed * 1_000_003 + step
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(value)
+    elif device.type == "mps":
+        torch.mps.manual_seed(value)
+
+
 class Trainer:
     """Fits `network` to the batches of `loader`; all that moves is in `state()`.
 
     `prepare` turns a batch of uint8 [B, S, S, 3] on the network's device into its input;
     `validate` gives accuracy, correct, total and loss, or is None where no picture is held out;
-    `keep` is plain data that belongs to the run and goes into every checkpoint.
+    `keep` is plain data that belongs to the run and goes into every checkpoint; `keeper` gives
+    the epochs that need no pictures their features.
     """
 
     def __init__(
@@ -83,10 +102,11 @@ class Trainer:
         freeze: FreezeSchedule,
         folder: RunFolder,
         keep: Mapping[str, Any],
+        keeper: Keeper | None = None,
     ) -> None:
         self.network, self.loader, self.fit = network, loader, fit
         self.prepare, self.validate, self.freeze = prepare, validate, freeze
-        self.folder, self.keep = folder, dict(keep)
+        self.folder, self.keep, self.keeper = folder, dict(keep), keeper
         self.device = next(network.parameters()).device
         # every parameter that any epoch trains is here from step 0: thawing changes no group
         named = [(n, p) for n, p in network.named_parameters() if n not in freeze.always]
@@ -104,6 +124,10 @@ class Trainer:
         self.step, self.images, self.seconds, self.line = 0, 0, 0.0, dict[str, float]()
         self.began = self.saved = time.monotonic()
         self.deadline = Deadline()
+        self.shortcut: Shortcut | None = None
+        self.frozen: frozenset[str] | None = None  # what was last made to stand still
+        self.still: set[str] = set()  # entries of the state dict that do not change with it
+        self.best: dict[str, Any] | None = None  # a state that is yet to be written
 
     def run(self, console: Console) -> Outcome:
         """Train to the end, to the end of patience or until asked to stop; the best is loaded."""
@@ -116,6 +140,9 @@ class Trainer:
         ):
             try:
                 while self.step < self.total and not self.selection.exhausted and not stop:
+                    self._freeze(console, stop)
+                    if stop:
+                        break
                     self._train(stop, advance)
                     if self.step % self.loader.steps_per_epoch == 0:
                         self._close_epoch()
@@ -151,13 +178,38 @@ class Trainer:
         self.selection = Selection(**{**state["selection"], "patience": self.fit.patience})
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
 
+    def scores(self, plain: Callable[[], Scores]) -> Scores:
+        """What `plain` gives, by way of the features where they belong to these weights."""
+        shortcut = self.shortcut
+        if shortcut is None:
+            return plain()
+        now = fingerprint(self.network.state_dict(), shortcut.hashes)
+        return shortcut.scores(self.network) if now == shortcut.hashes else plain()
+
+    def _freeze(self, console: Console, stop: StopRequest) -> None:
+        """What stands still in the epoch that comes; with another set, the features change."""
+        epoch = self.step // self.loader.steps_per_epoch
+        frozen = self.freeze.at(epoch)
+        if frozen != self.frozen:
+            if self.best is not None:
+                self._save(LAST)  # while what the best left out is still as it was
+            apply_freeze(self.network, frozen)
+            self.frozen, self.still = frozen, standing(self.network, frozen)
+            self.shortcut = None
+        if self.keeper is not None:
+
+            def asked() -> bool:
+                stop.at(self.deadline, 0.0)
+                return bool(stop)
+
+            self.shortcut = self.keeper.at(epoch, console, asked)
+
     def _train(self, stop: StopRequest, advance: Advance) -> None:
         """The rest of the current epoch, or what of it comes before a request to stop."""
         epoch, start = divmod(self.step, self.loader.steps_per_epoch)
-        apply_freeze(self.network, self.freeze.at(epoch))
         self.network.train()
         self.meter.reset()
-        for batch in self.loader.epoch(epoch, start):
+        for batch in (self.shortcut or self.loader).epoch(epoch, start):
             self.meter.data_ready()
             self._step(batch)
             stop.at(self.deadline, self.meter.last)
@@ -173,12 +225,11 @@ class Trainer:
 
     def _step(self, batch: Batch) -> None:
         fit = self.fit
-        torch.manual_seed(fit.seed * 1_000_003 + self.step)  # dropout and the like
+        seed_step(fit.seed, self.step, self.device)
         set_lr(self.optimizer, self._lr(self.step))
-        images = self.prepare(batch.views[0].to(self.device, non_blocking=True))
         labels = batch.labels.to(self.device, non_blocking=True)
         with autocast(self.device, fit.precision):
-            logits = self.network(images)
+            logits = self._logits(batch)
         loss = functional.cross_entropy(logits.float(), labels)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -187,6 +238,13 @@ class Trainer:
         self.step += 1
         self.images += len(labels)
         self.meter.add(self.step, loss, logits, labels)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        if self.shortcut is not None:
+            return self.shortcut.logits(batch)
+        pictures = batch.views[0].to(self.device, non_blocking=True)
+        logits: Tensor = self.network(self.prepare(pictures))
+        return logits
 
     def _lr(self, step: int) -> float:
         fit = self.fit
@@ -202,18 +260,40 @@ class Trainer:
         """Validate, keep the best, save."""
         done = self.step // self.loader.steps_per_epoch
         if self.validate is not None:
+            shortcut = self.shortcut
             with self.deadline.timing("validation"):
-                found = dict(self.validate())
+                found = dict(shortcut.record(self.network) if shortcut else self.validate())
             self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
             score = score_of(found, self.fit.select)
             if self.selection.update(done - 1, found["accuracy"], found["loss"], score):
-                self._save(BEST)
+                self._keep_best()
         ended = self.step == self.total or self.selection.exhausted
-        if ended or done % self.fit.checkpoint_every == 0:
+        if ended or self._due(done):
             self._save(LAST)
+
+    def _due(self, done: int) -> bool:
+        """Whether a checkpoint is written after epoch `done` (counted from 1)."""
+        if self.fit.checkpoint_every is not None:
+            return done % self.fit.checkpoint_every == 0
+        return self.shortcut is None or time.monotonic() - self.saved > SHORT_SECONDS
+
+    def _keep_best(self) -> None:
+        """On disk at once; from features in memory, until the next checkpoint is written."""
+        if self.shortcut is None:
+            return self._save(BEST)
+        state = self.state()
+        state["model"] = {
+            name: value if name in self.still else value.clone()
+            for name, value in state["model"].items()
+        }
+        self.best = {**state, "optimizer": copy.deepcopy(state["optimizer"])}
 
     def _save(self, name: str) -> None:
         with self.deadline.timing("save"):
+            if name == LAST and self.best is not None:
+                # first, so that whoever goes on from the last has the best that it speaks of
+                save_state(self.folder.file(BEST), self.best)
+                self.best = None
             if name == LAST:
                 save_last(self.folder.file(name).parent, self.state())
             else:

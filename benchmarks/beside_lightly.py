@@ -1,0 +1,297 @@
+"""SwAV by unfreeze beside SwAV built from the package lightly: same pictures, network, judge.
+
+    pip install lightly    # 1.6.0 was measured; any folder that holds it on PYTHONPATH does too
+    OMP_NUM_THREADS=1 python benchmarks/beside_lightly.py --archive cifar10.zip --json beside.json
+
+Three variants for each seed, all from the same random network of that seed:
+
+`ours`     `unfreeze.pretrain` with the auto recipe, as `benchmarks/cifar.py` runs it.
+`matched`  lightly's transform, head, prototypes and loss with every value of `ours` (batch, crops,
+           jitter, prototypes, their freezing, widths, temperature, epsilon, optimizer, schedule).
+`example`  the same blocks as lightly's own example has them: Adam 0.001, batch 128, 512
+           prototypes, the transform's defaults; only the crops are brought from 224 and 96 down to
+           32 and 16 pixels. The example has no memory bank, so there is none. `--small-crops 2`
+           cuts two small crops instead of six: less than half of the time.
+
+lightly's loop is that of its example: one pass a view. Backbone and head run in bf16 where ours do,
+normalisation, prototypes and loss in float32 as in ours. Every finished run is written to `--json`
+at once; what is there already is not run again. The last epoch is judged: nothing is selected.
+"""
+
+import argparse
+import copy
+import json
+import random
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightly
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from lightly.loss import SwaVLoss
+from lightly.models.modules import SwaVProjectionHead, SwaVPrototypes
+from lightly.transforms import SwaVTransform
+from PIL import Image
+from scipy import stats
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+import unfreeze
+from cifar import judged, machine, one_run, unpack
+from unfreeze.api.pretrain import PretrainPlan
+from unfreeze.backbones.build import build
+from unfreeze.backbones.head import headless
+from unfreeze.checkpoints.modelfile import ModelCard, save_model
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.views import preset
+from unfreeze.optim.make import decay_groups, set_lr
+from unfreeze.optim.schedules import warmup_cosine
+from unfreeze.runtime.devices import autocast, pick_precision
+
+VARIANTS = ("matched", "example", "ours")
+
+
+class InMemory(Dataset):
+    """Decoded pictures and the views that a transform makes of them."""
+
+    def __init__(self, folder: Path, transform: SwaVTransform) -> None:
+        self.transform = transform
+        self.pictures = [Image.open(path).convert("RGB") for path in sorted(folder.rglob("*.jpg"))]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, place: int) -> list[torch.Tensor]:
+        return self.transform(self.pictures[place])
+
+
+class LightlySwaV(nn.Module):
+    """lightly's blocks behind a backbone, put together as its example does."""
+
+    def __init__(
+        self, backbone: nn.Module, head: SwaVProjectionHead, prototypes: SwaVPrototypes
+    ) -> None:
+        super().__init__()
+        self.backbone, self.projection_head, self.prototypes = backbone, head, prototypes
+
+    def forward(self, view: torch.Tensor, step: int, precision: str) -> torch.Tensor:
+        """Scores `[B, K]` of one view `[B, 3, S, S]`."""
+        with autocast(view.device, precision):
+            z = self.projection_head(self.backbone(view))
+        return self.prototypes(F.normalize(z.float(), dim=1, p=2), step)
+
+
+@dataclass
+class Setup:
+    """Everything in which the two lightly variants differ; `schedule` None: a constant rate."""
+
+    model: LightlySwaV
+    transform: SwaVTransform
+    large: int  # how many of the views are large
+    criterion: SwaVLoss
+    optimizer: torch.optim.Optimizer
+    batch_size: int
+    schedule: dict[str, float] | None = None
+
+
+def example(backbone: nn.Module, width: int, small_crops: int) -> Setup:
+    """As lightly's example, with small crops for small pictures."""
+    head = SwaVProjectionHead(width, width, 128)
+    model = LightlySwaV(backbone, head, SwaVPrototypes(128, n_prototypes=512))
+    return Setup(
+        model=model,
+        transform=SwaVTransform(crop_sizes=(32, 16), crop_counts=(2, small_crops)),
+        large=2,
+        criterion=SwaVLoss(),
+        optimizer=torch.optim.Adam(model.parameters(), lr=0.001),
+        batch_size=128,
+    )
+
+
+def matched(backbone: nn.Module, width: int, plan: PretrainPlan) -> Setup:
+    """Lightly's blocks with the values of `plan`, what `unfreeze.pretrain` itself would use."""
+    s = plan.settings
+    views = preset(s["augment"], s["size_crops"][0], (0.0, 1.0))
+    if s["queue_length"] or s["optimizer"] != "adamw":
+        raise SystemExit("matched knows AdamW without a queue.")
+    model = LightlySwaV(
+        backbone,
+        SwaVProjectionHead(width, s["hidden_mlp"], s["feat_dim"]),
+        SwaVPrototypes(s["feat_dim"], s["nmb_prototypes"], s["freeze_prototypes_niters"]),
+    )
+    return Setup(
+        model=model,
+        transform=SwaVTransform(
+            crop_sizes=tuple(s["size_crops"]),
+            crop_counts=tuple(s["nmb_crops"]),
+            crop_min_scales=tuple(s["min_scale_crops"]),
+            crop_max_scales=tuple(s["max_scale_crops"]),
+            hf_prob=views.flip,
+            cj_prob=views.jitter,
+            cj_bright=views.brightness,
+            cj_contrast=views.contrast,
+            cj_sat=views.saturation,
+            cj_hue=views.hue,
+            random_gray_scale=views.grey,
+            gaussian_blur=views.blur,
+        ),
+        large=s["nmb_crops"][0],
+        criterion=SwaVLoss(s["temperature"], s["sinkhorn_iterations"], s["epsilon"]),
+        optimizer=torch.optim.AdamW(
+            decay_groups(model.named_parameters(), s["wd"]), lr=s["base_lr"]
+        ),
+        batch_size=s["batch_size"],
+        schedule={
+            "total": plan.steps,
+            "warmup": s["warmup_epochs"] * plan.steps_per_epoch,
+            "base": s["base_lr"],
+            "final": s["final_lr"],
+            "start": s["start_warmup"],
+        },
+    )
+
+
+def trained(setup: Setup, data: Path, epochs: int) -> Iterator[float]:
+    """Trains; the mean loss after each epoch."""
+    loader = DataLoader(
+        InMemory(data / "train", setup.transform),
+        batch_size=setup.batch_size,
+        shuffle=True,
+        drop_last=True,
+    )
+    precision, _ = pick_precision("auto", torch.device("cpu"))
+    model = setup.model.to(memory_format=torch.channels_last)
+    step = 0
+    for _ in range(epochs):
+        total = 0.0
+        for views in loader:
+            if setup.schedule:
+                set_lr(setup.optimizer, warmup_cosine(step, **setup.schedule))
+            model.prototypes.normalize()
+            scores = [
+                model(view.to(memory_format=torch.channels_last), step, precision) for view in views
+            ]
+            loss = setup.criterion(scores[: setup.large], scores[setup.large :])
+            setup.optimizer.zero_grad()
+            loss.backward()
+            setup.optimizer.step()
+            total += loss.item()
+            step += 1
+        yield total / len(loader)
+
+
+def lightly_run(
+    data: Path, seed: int, variant: str, args: argparse.Namespace, scratch: Path
+) -> dict:
+    """The curve of one seed of lightly's blocks; judged when the training is over."""
+    torch.manual_seed(seed)  # before the network is built, as unfreeze.pretrain does
+    np.random.seed(seed)  # lightly's blur draws from numpy
+    random.seed(seed)
+    backbone = build(args.arch)
+    width = headless(backbone)
+    states = {0: copy.deepcopy(backbone.state_dict())}
+    if variant == "example":
+        setup = example(backbone, width, args.small_crops)
+    else:
+        plan = unfreeze.pretrain(
+            str(data), arch=args.arch, epochs=args.epochs, seed=seed, device="cpu", dry_run=True
+        )
+        setup = matched(backbone, width, plan)
+    started = time.monotonic()
+    loss = 0.0
+    for epoch, loss in enumerate(trained(setup, data, args.epochs), 1):
+        print(f"{variant} {seed} epoch {epoch} loss {loss:.4f} ", end="")
+        print(f"{time.monotonic() - started:.0f} s", flush=True)
+        if epoch % args.every == 0 or epoch == args.epochs:
+            states[epoch] = copy.deepcopy(backbone.state_dict())
+    seconds = time.monotonic() - started
+    card = ModelCard("backbone", args.arch, preprocess=Preprocess(32, 32).as_dict())
+    curve = []
+    for epoch, state in states.items():
+        save_model(scratch / "at" / "model", state, card)
+        curve.append({"epoch": epoch, **judged(scratch / "at", data, scratch)})
+    return {"seed": seed, "curve": curve, "loss": loss, "seconds": round(seconds, 1)}
+
+
+def differences(runs: list[dict]) -> dict[str, dict]:
+    """Ours minus theirs in points of last-epoch k-NN: each seed, mean, 95 % interval of Student."""
+    last = {(r["variant"], r["seed"]): 100 * r["curve"][-1]["knn"] for r in runs}
+    found = {}
+    for variant in VARIANTS[:-1]:
+        seeds = sorted(s for v, s in last if v == variant and ("ours", s) in last)
+        gaps = np.array([last["ours", s] - last[variant, s] for s in seeds])
+        if len(gaps) < 2:
+            continue
+        half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
+        found[f"ours - {variant}"] = {
+            "seeds": seeds,
+            "points": [round(float(g), 2) for g in gaps],
+            "mean": round(float(gaps.mean()), 2),
+            "interval_95": [round(float(gaps.mean() + sign * half), 2) for sign in (-1, 1)],
+        }
+    return found
+
+
+def commit() -> str:
+    """The commit of this file's checkout, with a + where files differ from it."""
+    here = Path(__file__).parent
+    described = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    return subprocess.run(described, cwd=here, capture_output=True, text=True).stdout.strip()
+
+
+def write(path: Path, args: argparse.Namespace, runs: list[dict]) -> None:
+    """All runs so far and what follows from them."""
+    shown = {k: v for k, v in vars(args).items() if k not in ("archive", "json", "seeds")}
+    versions = {"lightly": lightly.__version__, "torchvision": torchvision.__version__}
+    report = {
+        "settings": {k: v for k, v in shown.items() if k != "variants"},
+        "machine": machine() | versions,
+        "runs": runs,
+        "differences": differences(runs),
+    }
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def main() -> None:
+    """Runs what is not in the JSON yet, seed by seed, and prints the differences."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--archive", required=True)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--every", type=int, default=5)
+    parser.add_argument("--arch", default="unfreeze/small")
+    parser.add_argument("--small-crops", type=int, default=6, help="of the example; its own are 6")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", type=Path, required=True, help="finished runs are kept here")
+    args = parser.parse_args()
+    args.optimizer, args.device = "adamw", "cpu"
+    runs = json.loads(args.json.read_text())["runs"] if args.json.exists() else []
+    with tempfile.TemporaryDirectory() as folder:
+        data, scratch = Path(folder) / "data", Path(folder) / "scratch"
+        unpack(args.archive, args.images, data)
+        for seed in args.seeds:
+            for variant in args.variants:
+                if any((r["variant"], r["seed"]) == (variant, seed) for r in runs):
+                    continue
+                started = time.process_time()
+                if variant == "ours":
+                    run = one_run(data, seed, args, scratch)
+                else:
+                    run = lightly_run(data, seed, variant, args, scratch)
+                spent = round(time.process_time() - started, 1)  # with judging, in each variant
+                runs.append({"variant": variant, "commit": commit(), "cpu_seconds": spent, **run})
+                write(args.json, args, runs)
+                points = ", ".join(f"{p['epoch']}: {p['knn']:.4f}" for p in run["curve"])
+                print(f"{variant} seed {seed}: k-NN {points}; {run['seconds']:.0f} s", flush=True)
+    print(json.dumps(differences(runs), indent=1))
+
+
+if __name__ == "__main__":
+    main()

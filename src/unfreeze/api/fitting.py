@@ -1,0 +1,199 @@
+"""The parts of a fine-tuning put together: batches, validation, kept features, the trainer."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from unfreeze import __version__
+from unfreeze.api.job import Job
+from unfreeze.api.labelling import Checked
+from unfreeze.data.decode import DECODER
+from unfreeze.data.loader import Loader
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.views import normalise
+from unfreeze.errors import Interrupted, go_on
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.deadline import Deadline
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.signals import stop_requests
+from unfreeze.settings.build import as_dict
+from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.transfer.augment import maker
+from unfreeze.transfer.grid import Grid, Trial, best
+from unfreeze.transfer.holdout import HoldOut
+from unfreeze.transfer.keeper import Keeper, Keeping
+from unfreeze.transfer.rates import layer_scales
+from unfreeze.transfer.stretches import stretches
+from unfreeze.transfer.trainer import Fit, Trainer
+
+
+@dataclass
+class Parts:
+    """What trains `job`: `seconds` were spent on it before the trainer starts."""
+
+    loader: Loader
+    holdout: HoldOut | None
+    keeper: Keeper | None
+    seconds: float = 0.0
+
+    def trainer(self, job: Job, run: RunFolder, data: str) -> Trainer:
+        """The trainer; `data` is the fingerprint of the pictures."""
+        keep = {
+            "kind": "finetune",
+            "settings": as_dict(job.plan.settings),
+            "reasons": job.plan.reasons,
+            "card": job.card.as_dict(),
+            "frozen": job.hashes,
+            "data": data,
+            "threads": torch.get_num_threads(),
+            "tried": list(job.tried),
+        }
+        trainer = Trainer(
+            job.network,
+            self.loader,
+            fit(job),
+            prepare=partial(_prepare, job.plan.preprocess),
+            validate=partial(self.holdout.record, job.network) if self.holdout else None,
+            freeze=job.schedule,
+            folder=run,
+            keep=keep,
+            keeper=self.keeper,
+        )
+        trainer.seconds = self.seconds
+        return trainer
+
+
+def assemble(job: Job, ready: Checked) -> Parts:
+    """Loader, validation and keeper of a job whose network is on its device."""
+    s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
+    prepare = partial(_prepare, preprocess)
+    loader = Loader(
+        ready.train,
+        maker(s.augment, preprocess, s.seed),
+        batch_size=min(job.plan.batch_size, len(ready.train)),
+        seed=s.seed,
+        drop_last=False,
+        workers=_workers(s, next(network.parameters()).device),
+    )
+    budget = int(s.store_budget * 2**30 / 4)
+    holdout = HoldOut(ready.val, preprocess, prepare=prepare, budget=budget)
+    judged = holdout if len(ready.val) else None
+    if s.cache in ("off", "auto"):  # auto: of a run begun before features were kept
+        return Parts(loader, judged, None)
+    parts = stretches(network, job.schedule, s.epochs, job.head)
+    keeping = _keeping(job, ready, prepare)
+    keeper = Keeper(network, loader, judged, keeping=keeping, stretches=parts)
+    return Parts(loader, judged, keeper)
+
+
+def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: Deadline) -> Job:
+    """The job with the rate and weight decay that do best on validation, and what was tried."""
+    if job.sweep is None or parts.keeper is None:
+        return job
+    began = time.monotonic()
+    with stop_requests() as stop:
+
+        def asked() -> bool:
+            stop.at(deadline, 0.0)
+            return bool(stop)
+
+        shortcut = parts.keeper.at(0, console, asked)
+        found = None
+        if shortcut is not None and not stop:
+            found = Grid(job.network, shortcut, job.sweep, fit(job)).run(console, asked)
+        if stop:
+            raise Interrupted(
+                f"Stopped by {stop.name} before the first step.",
+                go_on("finetune", job.plan.settings.data, run.path),
+            )
+    parts.seconds += time.monotonic() - began
+    if found is None:
+        return job  # what is kept was refused in words
+    return _taken(job, found, run, console)
+
+
+def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Job:
+    for trial in found:
+        run.metric(
+            {
+                "step": 0,
+                "epoch": trial.epoch,
+                "split": "sweep",
+                "learning_rate": trial.lr,
+                "weight_decay": trial.weight_decay,
+                "val_accuracy": trial.accuracy if trial.epoch is not None else None,
+                "val_loss": trial.loss if trial.epoch is not None else None,
+            }
+        )
+    job = replace(job, tried=tuple(trial.text for trial in found))
+    one = best(found)
+    if one.epoch is None:
+        console.say("Every pair of the sweep diverged; the planned ones are kept.")
+        return job
+    why = f"best of {len(found)} pairs tried on validation ({one.accuracy:.4f}; metrics.jsonl)"
+    console.say(f"Sweep: --lr {one.lr:g} --weight-decay {one.weight_decay:g}, {why}.")
+    settings = replace(job.plan.settings, lr=one.lr, weight_decay=one.weight_decay)
+    reasons = {**job.plan.reasons, "lr": why, "weight_decay": why}
+    plan = replace(job.plan, settings=settings, reasons=reasons)
+    return replace(job, plan=plan)
+
+
+def fit(job: Job) -> Fit:
+    """How the job is trained."""
+    s = job.plan.settings
+    return Fit(
+        epochs=s.epochs,
+        lr=job.plan.lr,
+        optimizer=s.optimizer,
+        momentum=s.momentum,
+        weight_decay=job.plan.weight_decay,
+        schedule=s.schedule,
+        warmup_epochs=s.warmup_epochs,
+        patience=s.patience,
+        select=s.select,
+        checkpoint_every=s.checkpoint_every,
+        precision=s.precision,
+        seed=s.seed,
+        scales=layer_scales(job.network, s.layer_decay, job.head),
+    )
+
+
+def _keeping(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor]) -> Keeping:
+    s = job.plan.settings
+    about = {
+        "unfreeze": __version__,
+        "decoder": DECODER,
+        "arch": job.card.arch,
+        "stem": job.card.stem,
+        "preprocess": job.plan.preprocess.as_dict(),
+        "augment": s.augment,
+        "seed": None if s.augment == "none" else s.seed,
+        "shrunk": ready.train.resize_to,
+    }
+    return Keeping(
+        mode=s.cache,
+        views=s.cache_views or 1,
+        prepare=prepare,
+        side=job.plan.preprocess.image_size,
+        precision=s.precision,
+        memory=int(s.store_budget * 2**30),
+        disk=int(s.cache_budget * 2**30),
+        about=about,
+        train=partial(ready.digest, "train"),
+        val=partial(ready.digest, "val"),
+    )
+
+
+def _prepare(preprocess: Preprocess, batch: Tensor) -> Tensor:
+    return normalise(batch, preprocess.mean, preprocess.std)
+
+
+def _workers(s: FinetuneSettings, device: torch.device) -> int:
+    if s.workers is not None:
+        return s.workers
+    # on the CPU the network uses every core already
+    return min(16, torch.get_num_threads()) if device.type == "cuda" else 0

@@ -1,0 +1,243 @@
+"""`pretrain --dry-run` in full: beside the plan its cost, measured where that takes seconds."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from unfreeze.data.index import build_index
+from unfreeze.data.pictures import Pictures
+from unfreeze.data.sources.builtin import ArraySource
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.deadline import seconds_in
+from unfreeze.swav.doubts import doubts
+from unfreeze.swav.forecast import (
+    Work,
+    learning_rates,
+    memory,
+    published,
+    sparkline,
+    work_of,
+)
+from unfreeze.swav.recipe import Facts, Plan
+from unfreeze.swav.trainer import Trainer
+
+BUDGET = 2.5  # seconds that trying out steps may take, about
+DIFFERENT = 32  # made-up pictures
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would come to.
+
+    `reference`: the `recipe` compared with and its `settings`. `learning_rate`: [step, rate] at
+    ten steps. `loss`: what an `untrained` and a `collapsed` network score. `memory`: bytes on the
+    device of one process. `time`: seconds, of a step and in all. Both say their `basis`, and have
+    None where something was not counted or not measured. `warnings`: what does not suit the data.
+    """
+
+    reference: dict[str, Any]
+    learning_rate: list[tuple[int, float]]
+    loss: dict[str, float]
+    memory: dict[str, Any]
+    time: dict[str, Any]
+    warnings: list[str]
+
+
+Make = Callable[[Pictures, Any], Trainer]  # pictures and the positions of one batch of them
+
+
+def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
+    """The forecast of a plan; `make` builds the trainer over made-up pictures. Touches no file."""
+    s = plan.settings
+    share = (s.batch_size or 0) // facts.processes
+    side = min(facts.side, 2 * max(s.size_crops or (facts.side,)))
+    trainer = make(_pictures(side), np.arange(s.batch_size or 0) % DIFFERENT)
+    work, held = _memory(trainer, plan, share, facts.processes)
+    name, values = published(s)
+    return Forecast(
+        reference={"recipe": name, "settings": values},
+        learning_rate=learning_rates(plan),
+        loss={
+            "untrained": round(plan.loss_at_start, 4),
+            "collapsed": round(plan.loss_collapsed, 4),
+        },
+        memory=held,
+        time=_time(trainer, plan, share, work),
+        warnings=list(doubts(plan, facts)),
+    )
+
+
+def _memory(
+    trainer: Trainer, plan: Plan, share: int, processes: int
+) -> tuple[Work | None, dict[str, Any]]:
+    """(what a part of the batch does, the bytes by what they are for); None where unknown."""
+    place, rows = trainer.place, share // plan.settings.accumulate
+    try:
+        work = work_of(
+            trainer.model, plan, rows=rows, device=place.device, precision=place.precision
+        )
+    # a network may want to see numbers, in its own way of saying so
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError) as error:
+        return None, {"total": None, "basis": f"not counted: {_first_line(error)}"}
+    counted = memory(trainer.model, plan, work, share=share, processes=processes)
+    basis = "counted from shapes; what libraries need for their own work comes on top"
+    return work, {**asdict(counted), "total": counted.total, "basis": basis}
+
+
+def _pictures(side: int) -> Pictures:
+    shape = (DIFFERENT, side, round(side * 4 / 3), 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    names = [str(number) for number in range(DIFFERENT)]
+    return Pictures(build_index(ArraySource("noise", pixels, names, ["train"] * DIFFERENT)))
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """Seconds of one step: cutting the views, and the network; and how they were found."""
+
+    data: float
+    step: float
+    how: str
+
+
+def _time(trainer: Trainer, plan: Plan, share: int, work: Work | None) -> dict[str, Any]:
+    """Seconds of a step and of the run, as far as trying it out takes no longer than seconds."""
+    try:
+        timing, why = _tried(trainer, share, work)
+    except torch.OutOfMemoryError:
+        timing, why = None, f"a step of {share} pictures does not fit into the device's memory"
+    if timing is None:
+        return {"seconds": None, "seconds_step": None, "basis": f"not measured: {why}"}
+    workers = trainer.loader.workers
+    data = timing.data / max(1, workers)
+    each = max(timing.step, data) if workers else timing.step + data
+    found = {"seconds": each * plan.steps, "seconds_step": timing.step, "seconds_data": data}
+    starts = {}
+    if plan.settings.time_limit is not None:
+        starts["starts"] = math.ceil(found["seconds"] / seconds_in(plan.settings.time_limit))
+    basis = f"{timing.how} on this machine as busy as it is now; reading files is not in it"
+    return {**{k: float(f"{v:.4g}") for k, v in found.items()}, **starts, "basis": basis}
+
+
+def _tried(trainer: Trainer, share: int, work: Work | None) -> tuple[_Timing | None, str]:
+    """(the timing of a step of `share` pictures, or None and why).
+
+    Tried out with more and more pictures, as the budget allows; where that ends below `share`, the
+    line through the last two is followed: a step has costs that do not grow with its pictures.
+    """
+    began, part = time.perf_counter(), trainer.s.accumulate
+    sizes = [n for n in range(2 * part, share + 1, part) if share % n == 0] or [share]
+    if trainer.place.device.type == "cpu":
+        heavy = _seconds_at_most(work, sizes[0] / (share // part)) if work else math.inf
+        if heavy > BUDGET:
+            return None, f"a step of {sizes[0]} pictures alone may take more than {BUDGET:g} s"
+    _step(trainer, sizes[0])  # the first one finds nothing in place
+    tried = [(sizes[0], *_step(trainer, sizes[0]))]
+    for rows in sizes[1:]:
+        before, *spent = tried[-1]
+        if time.perf_counter() - began + sum(spent) * rows / before > BUDGET:
+            break
+        tried.append((rows, *_step(trainer, rows)))
+    (few, *low), (many, *high) = (tried[0], *tried)[-2:]
+    data, step = (_line(few, a, many, b, share) for a, b in zip(low, high, strict=True))
+    return _Timing(data, step, _how(share, many)), ""
+
+
+def _how(share: int, tried: int) -> str:
+    if tried == share:
+        return f"measured in a step of {share} made-up pictures"
+    return f"drawn out to {share} pictures from steps of up to {tried} made-up ones"
+
+
+def _line(few: int, low: float, many: int, high: float, share: int) -> float:
+    """The value at `share` of the line through two sizes; at least in proportion to the larger."""
+    if many == share or high <= low:
+        return high * share / many
+    return high + (high - low) / (many - few) * (share - many)
+
+
+def _seconds_at_most(work: Work, parts: float) -> float:
+    """A pessimistic guess for a step: this machine's speed in a product of matrices, an eighth."""
+    square, best = torch.ones(512, 512), math.inf
+    for _ in range(4):  # the best of them: others may want the processor too
+        began = time.perf_counter()
+        square @ square
+        best = min(best, time.perf_counter() - began)
+    speed = 2 * 512**3 / max(best, 1e-6)
+    return 3 * work.operations * parts / (speed / 8)
+
+
+def _step(trainer: Trainer, rows: int) -> tuple[float, float]:
+    """Seconds for the views and for the network of one step over `rows` made-up pictures."""
+    began = time.perf_counter()
+    ids = trainer.loader.positions[:rows]
+    batch = trainer.loader.dataset[(0, 0, ids)]
+    cut = time.perf_counter()
+    loss, _ = trainer.train_step(batch)
+    float(loss)  # waits for the device
+    return cut - began, time.perf_counter() - cut
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+
+
+# ----------------------------------------------------------------------------- for people
+
+
+def show(plan: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:
+    """The plan as a table: each derived value, the published one beside it, and the reason."""
+    settings, (recipe, theirs) = asdict(plan.settings), published(plan.settings)
+    console.say(f"{facts.images:,} pictures, {facts.side} pixels on the shorter side (median).")
+    console.say(f"  {'':26} {'value':>22} {'reference*':>20}  why")
+    for name, reason in reasons.items():
+        value, other = _words(settings.get(name)), _words(theirs.get(name, "-"))
+        console.say(f"  {name.replace('_', '-'):26} {value:>22} {other:>20}  {reason}")
+    console.say(f"  * the recipe {recipe}, published for 1,281,167 pictures")
+    for doubt in doubts(plan, facts):
+        console.say(f"Doubtful: {doubt}")
+    console.say(
+        f"{plan.settings.epochs} epochs of {plan.steps_per_epoch:,} steps: {plan.steps:,} steps; "
+        f"the loss starts near {plan.loss_at_start:.2f}. One that stays at "
+        f"ln K = {plan.loss_collapsed:.3f} has collapsed; how good features are only labels tell."
+    )
+
+
+def show_forecast(plan: Plan, found: Forecast, console: Console) -> None:
+    """The rest of a dry run: curve, memory and time."""
+    curve = sparkline([rate for _, rate in learning_rates(plan, 40)])
+    s = plan.settings
+    console.say(f"Learning rate {curve}  {s.base_lr:g} at most, {s.final_lr:g} at the end")
+    held, spent = found.memory, found.time
+    if held["total"] is None:
+        console.say(f"Memory {held['basis']}")
+    else:
+        parts = [f"{name} {held[name] / _MIB:,.0f}" for name in held if type(held[name]) is int]
+        parts.remove(f"total {held['total'] / _MIB:,.0f}")
+        console.say(
+            f"Memory about {held['total'] / _MIB:,.0f} MiB a process: {', '.join(parts)} "
+            f"({held['basis']})"
+        )
+    if spent["seconds"] is None:
+        console.say(f"Time {spent['basis']}")
+        return
+    each = f"{plan.steps:,} steps of {spent['seconds'] / max(1, plan.steps):.3g} s"
+    console.say(f"Time about {_long(spent['seconds'])}: {each} ({spent['basis']})")
+    if "starts" in spent:
+        console.say(f"That is {spent['starts']:,} starts of --time-limit {s.time_limit}.")
+
+
+def _long(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

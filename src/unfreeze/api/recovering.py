@@ -1,0 +1,121 @@
+"""`--on-collapse recover`: back to the last good state, with the next remedy applied.
+
+What was changed is the run's from then on: it stands in its checkpoints, config, log and records,
+and a resumed run goes on with it whatever its command line says.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unfreeze.checkpoints.state import has_last, load_last, load_state
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.settings.build import as_dict, build
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.collapse import GOOD, START, Collapsed, recovery
+from unfreeze.swav.recipe import Plan
+from unfreeze.swav.remedies import Remedy
+from unfreeze.swav.trainer import Trainer
+
+Build = Callable[[Plan], Trainer]
+
+
+def changed(chosen: Plan, values: Mapping[str, Any]) -> Plan:
+    """The plan with these values (a checkpoint's lists are tuples again)."""
+    given = {name: getattr(chosen.settings, name) for name in vars(chosen.settings)}
+    return replace(chosen, settings=build(PretrainSettings, {**given, **values}))
+
+
+def kept(chosen: Plan, run: RunFolder, console: Console) -> Plan:
+    """The plan of a run that may go on: with what its recoveries changed, which is said."""
+    folder = run.file("checkpoints")
+    if not chosen.settings.resume or not has_last(folder):
+        return chosen
+    recoveries = load_last(folder, "pretrain")[0]["recoveries"]
+    values: dict[str, Any] = {}
+    for found in recoveries:
+        values |= found["values"]
+    if values:
+        tried = "; ".join(found["remedy"] for found in recoveries)
+        console.say(f"This run recovered from a collapse and keeps what was changed: {tried}.")
+    return changed(chosen, values)
+
+
+def recovered(trainer: Trainer, collapse: Collapsed, made: Build, console: Console) -> Trainer:
+    """A trainer to go on with; raises `collapse` where nothing is left to try."""
+    remedy = _next(trainer, collapse)
+    if remedy is None:
+        raise _given_up(trainer, collapse)
+    state = load_state(_back(trainer, remedy), "pretrain")
+    fresh = made(changed(trainer.plan, remedy.values))
+    fresh.fingerprint, fresh.deadline, fresh.watch = (
+        trainer.fingerprint,
+        trainer.deadline,
+        trainer.watch,
+    )
+    fresh.restore(_fitting(state, fresh, remedy))
+    fresh.recoveries = [
+        *({**before, "worked": False} for before in trainer.recoveries),
+        recovery(fresh.step, remedy, collapse.verdict),
+    ]
+    _tell(fresh, collapse, remedy, console)
+    return fresh
+
+
+def _next(trainer: Trainer, collapse: Collapsed) -> Remedy | None:
+    """The first remedy of a kind that was not tried: at most as many tries as there are kinds.
+
+    None where nothing may be tried: asked not to, or begun so that there is nothing to go back to.
+    """
+    if trainer.s.on_collapse != "recover":
+        return None
+    tried = {next(iter(before["values"])) for before in trainer.recoveries}
+    left = (r for r in collapse.remedies if r.kind not in tried and _back(trainer, r).exists())
+    return next(left, None)
+
+
+def _back(trainer: Trainer, remedy: Remedy) -> Path:
+    return trainer.run.file(f"checkpoints/{START if remedy.again else GOOD}")
+
+
+def _given_up(trainer: Trainer, collapse: Collapsed) -> Collapsed:
+    """The collapse, saying what was tried."""
+    tried = "; ".join(before["remedy"] for before in trainer.recoveries)
+    if tried:
+        collapse.next_step = f"Tried: {tried}. Look at the pictures with `unfreeze show`."
+    return collapse
+
+
+def _fitting(state: dict[str, Any], fresh: Trainer, remedy: Remedy) -> dict[str, Any]:
+    """The state as the changed run would have left it; what no longer fits starts anew."""
+    state = {**state, "settings": as_dict(fresh.s)}
+    if "queue_length" in remedy.values:
+        state["bank"] = None
+    if remedy.again:
+        own = fresh.model.state_dict()
+        theirs = state["model"]
+        state["model"] = {n: theirs[n] if theirs[n].shape == t.shape else t for n, t in own.items()}
+        state["optimizer"] = fresh.optimizer.state_dict()
+        state["guard"], state["watch"] = fresh.guard.state(), {**state["watch"], "best": None}
+    return state
+
+
+def settled(trainer: Trainer, console: Console) -> None:
+    """At the end: the last remedy worked, for the run has not collapsed since."""
+    if trainer.recoveries:
+        trainer.recoveries[-1]["worked"] = True
+        console.say(f"What helped: {trainer.recoveries[-1]['remedy']}.")
+
+
+def _tell(fresh: Trainer, collapse: Collapsed, remedy: Remedy, console: Console) -> None:
+    console.say(
+        f"{collapse.sentence} Back to step {fresh.step:,} with {remedy.flags} ({remedy.why})."
+    )
+    run = fresh.run
+    run.rewind_metrics(fresh.step)
+    epoch = fresh.step // fresh.plan.steps_per_epoch
+    record = {"step": fresh.step, "epoch": epoch, "split": "recovery"}
+    run.metric({**record, **{k: v for k, v in fresh.recoveries[-1].items() if k != "values"}})
+    fresh.save()

@@ -1,0 +1,149 @@
+"""`pretrain --dry-run`: cost, curve and published values, for people and in JSON."""
+
+import json
+
+import pytest
+import torch
+
+import unfreeze
+from unfreeze.api import forecast
+from unfreeze.cli.main import main
+from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.swav.model import SwAV
+from unfreeze.swav.recipes import PUBLISHED
+
+QUICK = {"limit": 256, "device": "cpu", "epochs": 3}
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return unfreeze.pretrain("digits", dry_run=True, **QUICK)
+
+
+def test_everything_is_said(planned):
+    made, s = planned, planned.settings
+    assert made.steps == 3 * made.steps_per_epoch == 3 * (256 // s["batch_size"])
+    assert made.reference["recipe"] == "swav-200ep-bs256"
+    assert made.reference["settings"] == PUBLISHED["swav-200ep-bs256"]
+    assert len(made.learning_rate) == 10 and made.learning_rate[-1][0] == made.steps - 1
+    parts = [value for name, value in made.memory.items() if name not in ("total", "basis")]
+    assert made.memory["total"] == sum(parts) > 0 and "counted from shapes" in made.memory["basis"]
+    each = made.time["seconds_step"] + made.time["seconds_data"]
+    assert made.time["seconds"] == pytest.approx(made.steps * each, rel=0.01)
+    assert "made-up pictures" in made.time["basis"] and made.warnings == []
+
+
+def test_a_first_step_scores_what_the_plan_says(planned, tmp_path):
+    out = str(tmp_path / "run")
+    unfreeze.pretrain("digits", out=out, **{**QUICK, "epochs": 1})
+    first = next(r["loss"] for r in read_metrics(out) if r["split"] == "train")
+    assert first == pytest.approx(planned.loss["untrained"], abs=0.25)
+    assert abs(first - planned.loss["collapsed"]) > 0.05
+
+
+def test_people_and_programs_are_told_the_same_and_no_file_is_touched(
+    tmp_path, monkeypatch, capsys, coloured
+):
+    data = coloured("pics", {"a": 30, "b": 30}, 40)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    words = ["pretrain", str(data), "--dry-run", "--json", "--device", "cpu"]
+    words += ["--nmb-prototypes", "100", "--time-limit", "1m"]
+    assert main(words) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    total = round(found["memory"]["total"] / 2**20)
+    assert f"Memory about {total:,} MiB a process: parameters" in said.err
+    assert "reference*" in said.err and "Learning rate ▁" in said.err
+    # the row of a value: ours, theirs, why
+    row = next(line for line in said.err.splitlines() if line.startswith("  batch-size"))
+    assert row.split()[1:3] == [str(found["settings"]["batch_size"]), "256"]
+    assert f"Doubtful: {found['warnings'][0]}" in said.err.replace("\n", " ")
+    assert found["time"]["starts"] == -(-found["time"]["seconds"] // 60)
+    assert f"{found['time']['starts']:,} starts of --time-limit 1m" in said.err
+
+
+def test_what_every_process_needs_is_its_share(planned, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    shared = unfreeze.pretrain("digits", dry_run=True, **QUICK)
+    assert shared.settings["batch_size"] == planned.settings["batch_size"]
+    assert shared.memory["inputs"] == planned.memory["inputs"] / 2
+    assert 0.4 < shared.memory["activations"] / planned.memory["activations"] < 0.6
+    assert shared.memory["gradients"] == 2 * planned.memory["gradients"]
+
+
+def test_memory_that_does_not_suffice_is_an_answer(monkeypatch):
+    def full(trainer, rows):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(forecast, "_step", full)
+    made = unfreeze.pretrain("digits", dry_run=True, **QUICK)
+    assert made.time["seconds"] is None and "does not fit" in made.time["basis"]
+    assert made.memory["total"] > 0
+
+
+def test_a_network_that_wants_to_see_numbers_is_not_counted_and_says_so(monkeypatch):
+    whole = SwAV.forward
+
+    def looks(self, views):
+        if views[0].mean().item() > 1e9:
+            raise AssertionError
+        return whole(self, views)
+
+    monkeypatch.setattr(SwAV, "forward", looks)
+    made = unfreeze.pretrain("digits", dry_run=True, **QUICK)
+    assert made.memory["total"] is None and made.memory["basis"].startswith("not counted: ")
+    assert made.time["seconds"] is None and made.time["basis"].startswith("not measured: ")
+
+
+# ------------------------------------------------------------------- how steps are tried out
+
+
+class Machine:
+    """A trainer whose steps take `fixed` seconds and `each` a picture, on a clock of its own."""
+
+    def __init__(self, monkeypatch, fixed, each, accumulate=1, device="cuda"):
+        self.now, self.sizes = 0.0, []
+        self.s = type("S", (), {"accumulate": accumulate})
+        self.place = type("P", (), {"device": torch.device(device)})
+
+        def step(trainer, rows):
+            self.sizes.append(rows)
+            self.now += fixed + each * rows + 0.01 * rows
+            return 0.01 * rows, fixed + each * rows
+
+        monkeypatch.setattr(forecast, "_step", step)
+        monkeypatch.setattr(forecast.time, "perf_counter", lambda: self.now)
+
+
+def test_a_quick_step_is_measured_whole(monkeypatch):
+    machine = Machine(monkeypatch, fixed=0.01, each=0.001)
+    timing, why = forecast._tried(machine, 64, None)
+    assert machine.sizes[-1] == 64 and why == "" and "in a step of 64" in timing.how
+    assert timing.step == pytest.approx(0.074) and timing.data == pytest.approx(0.64)
+
+
+@pytest.mark.parametrize("fixed, each", [(0.2, 0.01), (0.05, 0.05), (0.0, 0.1)])
+def test_a_slow_step_is_drawn_out_along_its_line_within_the_budget(monkeypatch, fixed, each):
+    machine = Machine(monkeypatch, fixed, each)
+    timing, _ = forecast._tried(machine, 256, None)
+    assert machine.now <= forecast.BUDGET and 2 < max(machine.sizes) < 256
+    assert timing.step == pytest.approx(fixed + each * 256)
+    assert timing.data == pytest.approx(2.56)
+    assert "drawn out to 256" in timing.how
+
+
+def test_parts_of_an_accumulated_batch_have_two_pictures_at_least(monkeypatch):
+    machine = Machine(monkeypatch, 0.01, 0.001, accumulate=4)
+    forecast._tried(machine, 64, None)
+    assert machine.sizes[0] == 8 and all(rows % 4 == 0 for rows in machine.sizes)
+
+
+def test_a_step_too_heavy_for_the_cpu_is_not_tried(monkeypatch):
+    machine = Machine(monkeypatch, 0.01, 0.001, device="cpu")
+    work = forecast.Work(activations=1, operations=10**18)
+    timing, why = forecast._tried(machine, 64, work)
+    assert timing is None and machine.sizes == [] and "a step of 2 pictures alone" in why

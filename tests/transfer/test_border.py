@@ -1,0 +1,178 @@
+import pytest
+import torch
+from torch import nn
+
+from unfreeze.backbones.build import build
+from unfreeze.backbones.head import replace_head
+from unfreeze.transfer import border as border_module
+from unfreeze.transfer.border import NoBorder, find_border, work
+from unfreeze.transfer.freeze import apply_freeze, select_frozen
+
+
+def cut(arch, spec, side=64, network=None):
+    torch.manual_seed(0)
+    network = build(arch) if network is None else network
+    head = replace_head(network, 3)
+    return network, find_border(network, select_frozen(network, spec, head=head), side)
+
+
+@pytest.mark.parametrize(
+    ("arch", "spec", "name", "shape", "learner"),
+    [
+        ("squeezenet1_1", "all", "features", (512, 3, 3), None),  # not pooled: ReLU comes first
+        ("resnet18", "all", "flatten", (512,), "fc"),
+        ("resnet18", "stage:3", "layer3", (256, 4, 4), None),
+        ("mobilenet_v3_small", "all", "classifier_1", (1024,), "classifier.3"),  # before dropout
+        ("timm/regnety_002", "all", "head_drop", (368,), "head.fc"),  # pooled inside the head
+        ("unfreeze/small", "stage:1", "stage1", (64, 32, 32), None),
+        ("unfreeze/small", "regex:^stem|stage1.conv1", "stem", (64, 32, 32), None),
+    ],
+)
+def test_the_border_is_the_input_of_what_learns_first(arch, spec, name, shape, learner):
+    _, border = cut(arch, spec)
+    assert (border.name, border.shape, border.learner) == (name, shape, learner)
+
+
+def test_both_halves_make_the_whole_in_either_mode():
+    network, border = cut("mobilenet_v3_small", "all")
+    pictures = torch.randn(5, 3, 64, 64)
+    for mode in (True, False):
+        network.train(mode)
+        torch.manual_seed(4)
+        whole = network(pictures)
+        kept = border.before(pictures)
+        torch.manual_seed(4)  # the dropout of the head draws the same
+        halves = border.after(kept.clone())
+        assert torch.allclose(whole, halves, rtol=1e-5, atol=0)
+        assert not kept.requires_grad and halves.requires_grad
+        assert whole.abs().max() > 0
+    apart = network.train()(pictures) - network.eval()(pictures)
+    # or the modes would not have been told apart
+    assert apart.abs().max() > 1e-2 * whole.abs().max()
+
+
+def test_what_is_fed_to_the_learner_comes_by_the_approach():
+    network, border = cut("mobilenet_v3_small", "all")
+    network.eval()
+    kept = border.before(torch.randn(4, 3, 64, 64))
+    layer = network.get_submodule(border.learner)
+    assert torch.allclose(layer(border.approach(kept)), border.after(kept))
+
+
+def test_finding_it_changes_nothing_but_the_freezing():
+    network = build("unfreeze/small")
+    head = replace_head(network, 3)
+    frozen = select_frozen(network, "stage:1", head=head)
+    apply_freeze(network, frozen)
+    network.train()
+    modes = {name: module.training for name, module in network.named_modules()}
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    find_border(network, frozen, 32)
+    assert torch.equal(torch.rand(3), expected)
+    after = network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert modes == {name: module.training for name, module in network.named_modules()}
+
+
+def test_entries_are_what_the_first_half_reads():
+    network, border = cut("unfreeze/small", "stage:1")
+    assert {name.split(".")[0] for name in border.entries} == {"stem", "stage1"}
+    pictures = torch.randn(2, 3, 32, 32)
+    kept = border.before(pictures)
+    with torch.no_grad():
+        network.stage2.conv1.weight.add_(1)
+        assert torch.equal(border.before(pictures), kept)
+        network.stage1.bn1.running_mean.add_(1)
+        assert not torch.equal(border.before(pictures), kept)
+
+
+def test_the_arithmetic_of_both_halves_is_that_of_the_whole():
+    network, border = cut("unfreeze/small", "stage:1", side=32)
+    first, rest = work(network, border, 32)
+    conv = 2 * (3 * 64 * 9 + 2 * 64 * 64 * 9) * 16 * 16  # two operations a multiplication
+    assert first == conv and rest > 0
+
+
+class Mixing(nn.Module):
+    """Its features of one picture depend on the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 7)
+
+    def forward(self, x):
+        x = self.body(x).mean((2, 3))
+        return self.head(x - x.mean(0))
+
+
+class Noisy(Mixing):
+    """It draws random numbers by a function nobody knows."""
+
+    def forward(self, x):
+        return self.head((self.body(x) + torch.rand(1)).mean((2, 3)))
+
+
+class Branching(Mixing):
+    """What it does depends on the numbers it sees: it cannot be followed."""
+
+    def forward(self, x):
+        x = self.body(x).mean((2, 3))
+        return self.head(x if x.sum() > 0 else -x)
+
+
+class Bypassed(Branching):
+    """As before, and the head is not the last step."""
+
+    def forward(self, x):
+        return super().forward(x) + x.mean((1, 2, 3))[:, None]
+
+
+def small(kind):
+    network = kind()
+    network.default_cfg = {"input_size": (3, 16, 16)}
+    frozen = {name for name, _ in network.named_parameters() if not name.startswith("head")}
+    return network, frozen
+
+
+@pytest.mark.parametrize("kind", [Noisy, Bypassed])
+def test_what_cannot_be_cut_is_said(kind):
+    network, frozen = small(kind)
+    with pytest.raises(NoBorder, match="two halves do not give what the whole gives"):
+        find_border(network, frozen, 16)
+
+
+def test_a_value_that_mixes_pictures_is_not_kept():
+    network, frozen = small(Mixing)
+    border = find_border(network, frozen, 16)
+    assert border.name == "mean"  # before the mean over pictures is taken off
+
+
+def test_a_network_that_cannot_be_followed_is_cut_at_its_last_layer():
+    network, frozen = small(Branching)
+    border = find_border(network, frozen, 16)
+    assert border.name == "head_input" and border.shape == (4,) and border.learner == "head"
+    pictures = torch.randn(3, 3, 16, 16)
+    assert torch.allclose(border.after(border.before(pictures)), network(pictures))
+    with pytest.raises(NoBorder, match="cannot be followed"):
+        find_border(network, {"body.bias"}, 16)
+
+
+def test_nothing_frozen_has_no_border():
+    with pytest.raises(NoBorder, match="nothing that stands still"):
+        cut("unfreeze/tiny", "none", side=16)
+
+
+def test_halves_that_differ_are_seen(monkeypatch):
+    right = border_module.Cut.after
+
+    def wrong(self):
+        half = right(self)
+        return nn.Sequential(half, nn.Dropout(0.0), nn.Softmax(dim=1))
+
+    monkeypatch.setattr(border_module.Cut, "after", wrong)
+    with pytest.raises(NoBorder, match="two halves"):
+        cut("unfreeze/tiny", "all", side=16)
