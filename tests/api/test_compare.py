@@ -183,6 +183,18 @@ def test_of_several_rates_validation_picks_and_only_that_run_sees_test(data, goo
         compare(data, ["none", good], out=str(tmp_path / "new"), lr=0.1, rates=[0.1, 0.2])
 
 
+def test_a_head_that_sweeps_by_itself_needs_no_rates(data, good, tmp_path):
+    kept = {**ONE, "epochs": 3, "cache": "features"}
+    found = compare(data, ["none", good], out=str(tmp_path / "a"), seeds=1, freeze="all", **kept)
+    assert found.rates == "several" and all(one.tried > 1 for one in found.runs)
+    for one in found.runs:
+        swept = [m for m in read_metrics(one.run) if m["split"] == "sweep"]
+        top = max(m["val_accuracy"] for m in swept)
+        assert one.lr in {m["learning_rate"] for m in swept if m["val_accuracy"] == top}
+    found = compare(data, ["none", good], out=str(tmp_path / "b"), seeds=1, limit=9, **ONE)
+    assert found.rates == "own" and "--rates tries several" in found.verdict
+
+
 def test_without_validation_no_rate_can_be_picked(data, good, tmp_path):
     with pytest.raises(DataError, match="nothing can choose"):
         compare(

@@ -210,7 +210,8 @@ def _result(
     )
     differences = _differences(by, shared)
     about = {"n": first.n, "split": first.split, "seeds": len(seeds), "same": same}
-    about["rates"] = "one" if s.lr is not None else "several" if s.rates else "own"
+    chosen = "several" if all(f.outcome.tried > 1 for f in found) else "own"
+    about["rates"] = "one" if s.lr is not None else chosen
     out = Path(str(s.out))
     return Comparison(
         out=str(out),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,6 @@ from unfreeze.errors import DataError
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Hushed
 from unfreeze.runtime.runfolder import read_metrics
-from unfreeze.settings.build import read_toml
 from unfreeze.settings.use import EvaluateSettings
 
 JUDGED = "judged.json"
@@ -47,7 +47,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run came to; `split` says what it was judged by."""
+    """What one run came to; `split` says what it was judged by.
+
+    `tried`: how many learning rates or sweeps validation had to choose from.
+    """
 
     weights: str
     seed: int
@@ -55,6 +58,7 @@ class Outcome:
     arch: str
     image_size: int
     lr: float
+    tried: int
     epochs: int
     best_epoch: int | None
     val_accuracy: float | None
@@ -100,7 +104,7 @@ def tried(trial: Trial, judge: dict[str, Any], console: Console, *, began: float
         settings = replace(trial.start.settings, **place)
         made = run_finetune(settings, quiet, began=began, draw=False)
         runs.append(cast(FinetuneResult, made))  # not a plan: it is no dry run
-    return _judged(trial, best_on_validation(runs), judge, quiet)
+    return _judged(trial, best_on_validation(runs), len(runs), judge, quiet)
 
 
 def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
@@ -121,9 +125,11 @@ def _validation_loss(run: FinetuneResult) -> float:
     return float(next(m["loss"] for m in lines if m["epoch"] == run.best_epoch))
 
 
-def _judged(trial: Trial, made: FinetuneResult, judge: dict[str, Any], console: Console) -> Judged:
+def _judged(
+    trial: Trial, made: FinetuneResult, runs: int, judge: dict[str, Any], console: Console
+) -> Judged:
     s, run = trial.start.settings, Path(made.run)
-    resolved = read_toml(str(run / "config.toml"))
+    resolved = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     serving = {name: getattr(s, name) for name in ("device", "data_root", "workers")}
     asked = EvaluateSettings(run=made.run, weights_of="best", **judge, **serving)
     evaluation, said = answers(asked, console)
@@ -134,6 +140,7 @@ def _judged(trial: Trial, made: FinetuneResult, judge: dict[str, Any], console: 
         arch=made.arch,
         image_size=int(resolved["image_size"]),
         lr=float(resolved["lr"]),
+        tried=runs * max(1, len(resolved["facts"].get("tried", ()))),  # a head may sweep by itself
         epochs=made.epochs,
         best_epoch=made.best_epoch,
         val_accuracy=made.val_accuracy,
