@@ -10,6 +10,7 @@ import pytest
 import unfreeze
 
 VERBS = [
+    "compare",
     "demo",
     "embed",
     "evaluate",

@@ -19,6 +19,7 @@ from unfreeze.errors import (
 
 if TYPE_CHECKING:
     from unfreeze import swav as swav
+    from unfreeze.api.compare import compare as compare
     from unfreeze.api.demo import demo as demo
     from unfreeze.api.embed import embed as embed
     from unfreeze.api.evaluate import evaluate as evaluate
@@ -41,6 +42,7 @@ __all__ = [
     "UnfreezeError",
     "UsageError",
     "WeightsError",
+    "compare",
     "demo",
     "embed",
     "evaluate",

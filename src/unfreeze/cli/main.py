@@ -13,7 +13,12 @@ from unfreeze.errors import DivergedError, Interrupted, ResourceError, UnfreezeE
 from unfreeze.runtime.signals import ending_interrupts
 
 # verb -> what its command needs to go on from the last checkpoint
-_RESUMED_BY = {"pretrain": "with --resume ", "finetune": "with --resume ", "swav": ""}
+_RESUMED_BY = {
+    "pretrain": "with --resume ",
+    "finetune": "with --resume ",
+    "compare": "with --resume ",
+    "swav": "",
+}
 
 
 def main(argv: Sequence[str] | None = None, world: World | None = None) -> int:

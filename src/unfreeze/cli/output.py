@@ -46,8 +46,7 @@ def as_text(verb: str, result: Any) -> str:
     shown = plain(result)
     if isinstance(shown, dict) and {"settings", "reasons"} <= set(shown):
         return ""  # a plan: it has been told while it was made
-    shape = {"predict": _predictions, "evaluate": _evaluation, "demo": _demo}
-    return shape.get(verb, _fields)(shown)
+    return _SHAPES.get(verb, _fields)(shown)
 
 
 def _fields(result: Any) -> str:
@@ -99,8 +98,7 @@ def _evaluation(result: Any) -> str:
 
 
 def _interval(result: Any, name: str, interval: str) -> str:
-    low, high = result[interval]
-    return f"{result[name]:.3f} (95 %: {low:.3f} to {high:.3f})"
+    return f"{result[name]:.3f} (95 %: {_range(result[interval])})"
 
 
 def _epochs(result: Any) -> list[str]:
@@ -151,6 +149,19 @@ def _each_class(result: Any) -> list[str]:
     return ["", *table(rows)]
 
 
+def _comparison(result: Any) -> str:
+    """Each start with its interval, what is between them, and the verdict."""
+    rows = [("start", "accuracy", "95 %", "each seed")]
+    for start in result["starts"]:
+        each = " ".join(f"{value:.3f}" for value in start["accuracies"])
+        rows.append((start["name"], f"{start['accuracy']:.3f}", _range(start["interval"]), each))
+    return "\n".join(["", *table(rows), "", result["verdict"], result["report"]])
+
+
+def _range(limits: Any) -> str:
+    return f"{limits[0]:.3f} to {limits[1]:.3f}"
+
+
 def _demo(result: Any) -> str:
     """Accuracy by method and number of labels, mean and deviation over the seeds."""
     results = result["results"]
@@ -180,3 +191,11 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _number(rows: Sequence[Sequence[str]], column: int) -> bool:
     return all(row[column][:1].isdigit() or not row[column] for row in rows)
+
+
+_SHAPES = {
+    "predict": _predictions,
+    "evaluate": _evaluation,
+    "compare": _comparison,
+    "demo": _demo,
+}

@@ -11,6 +11,7 @@ from unfreeze.settings.shared import Call
 SETTINGS = {
     "pretrain": ("pretrain", "PretrainSettings"),
     "finetune": ("finetune", "FinetuneSettings"),
+    "compare": ("compare", "CompareSettings"),
     "evaluate": ("use", "EvaluateSettings"),
     "predict": ("use", "PredictSettings"),
     "embed": ("use", "EmbedSettings"),

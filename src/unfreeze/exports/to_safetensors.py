@@ -1,6 +1,7 @@
 """safetensors: plain names, with the model card beside them; for every network."""
 
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
@@ -74,9 +75,7 @@ def _stem_lines(subject: Subject) -> list[str]:
     if not subject.small_stem:
         return []
     first, pooling = _places(subject.network)
-    layer = subject.network.get_submodule(first)
-    if not isinstance(layer, nn.Conv2d):
-        raise TypeError(f"{first} is no convolution")
+    layer = cast(nn.Conv2d, subject.network.get_submodule(first))
     made = (
         f"torch.nn.Conv2d({layer.in_channels}, {layer.out_channels}, 3, padding=1, "
         f"bias={layer.bias is not None})"

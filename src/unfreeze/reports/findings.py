@@ -17,7 +17,8 @@ from unfreeze.runtime.runfolder import read_metrics
 
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
-MARKS = ("config.toml", "metrics.jsonl", "demo.json")  # a run's folder has one of these
+# a run's folder has one of these
+MARKS = ("config.toml", "metrics.jsonl", "demo.json", "compare.json")
 PRETRAINING = "pretrain"  # where a demo keeps its pretraining run
 
 
@@ -43,12 +44,15 @@ class Findings:
     evaluation: dict[str, Any] | None
     mistaken: dict[str, Pixels]  # path -> uint8 [S, S, 3], of the worst mistakes
     demo: dict[str, Any] | None
+    comparison: dict[str, Any] | None
     prototypes: Prototypes | None
     views: Pixels | None  # [n, v, S, S, 3]
 
     @property
     def kind(self) -> str:
-        """`demo`, `pretrain`, `finetune` or `run`."""
+        """`demo`, `compare`, `pretrain`, `finetune` or `run`."""
+        if self.comparison is not None:
+            return "compare"
         if self.demo is not None:
             return "demo"
         if "nmb_prototypes" in self.settings:
@@ -84,6 +88,7 @@ def read_findings(run: str | Path) -> Findings:
         evaluation=find("evaluation.json", _json),
         mistaken=find("mistakes.npz", _pictures) or {},
         demo=find("demo.json", _json),
+        comparison=find("compare.json", _json),
         prototypes=find("prototypes.npz", _prototypes),
         views=find("views.npz", _views),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from unfreeze import __version__
-from unfreeze.reports import evaluation
+from unfreeze.reports import comparison, evaluation
 from unfreeze.reports.confusion import confusion
 from unfreeze.reports.curves import DARK, LIGHT, draw
 from unfreeze.reports.findings import Findings
@@ -20,6 +20,7 @@ TITLES = {
     "demo": "From handwritten digits to a classifier",
     "pretrain": "Pretraining with SwAV",
     "finetune": "Transfer",
+    "compare": "Did pretraining pay?",
     "run": "Run",
 }
 STRIPS = 36  # prototypes on the page
@@ -42,6 +43,7 @@ def _context(findings: Findings) -> dict[str, Any]:
         "figures": figures(findings),
         "demo": _demo(findings.demo),
         "charts": [_chart(panel) for panel in panels(findings)],
+        "comparison": comparison.shown(findings.comparison),
         "evaluation": findings.evaluation,
         "interval": evaluation.interval(findings.evaluation),
         "scores": evaluation.figures(findings.evaluation),
@@ -65,8 +67,9 @@ def figures(findings: Findings) -> list[tuple[str, str]]:
     train = [r for r in findings.metrics if r.get("split") == "train"]
     held = [r for r in findings.metrics if r.get("split") == "val" and "accuracy" in r]
     found: list[tuple[str, str]] = []
-    if findings.settings.get("arch"):
-        found.append(("network", str(findings.settings["arch"])))
+    arch = (findings.comparison or findings.settings).get("arch")
+    if arch:
+        found.append(("network", str(arch)))
     if findings.settings.get("data"):
         found.append(("pictures", str(findings.settings["data"])))
     if train:

@@ -45,6 +45,22 @@ class Quiet:
         yield advance
 
 
+class Hushed:
+    """Another console without its lines: only progress is shown, of one piece of work of many."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def progress(
+        self, label: str, total: int, done: int = 0
+    ) -> contextlib.AbstractContextManager[Advance]:
+        """The other console's."""
+        return self.console.progress(label, total, done)
+
+
 class Logged:
     """Another console, whose lines also go to the run's log; they wait until there is a run."""
 

@@ -1,0 +1,293 @@
+"""`compare`: the same pictures and budget from several starting points, and an honest verdict."""
+
+import time
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from unfreeze.api.judge import chosen_judge
+from unfreeze.api.report import report
+from unfreeze.api.starts import Start, check_weights, starts
+from unfreeze.api.trials import (
+    Judged,
+    Outcome,
+    Trial,
+    folder_name,
+    pictures_of,
+    tried,
+)
+from unfreeze.errors import DataError, Interrupted, UsageError, go_on
+from unfreeze.reports.comparison import sentence, write_table
+from unfreeze.reports.pairs import accuracy, difference
+from unfreeze.runtime.atomic import write_json, write_text
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.runfolder import RunFolder, allowed
+from unfreeze.settings.build import as_dict, layered, read_toml, to_toml
+from unfreeze.settings.compare import CompareSettings
+from unfreeze.settings.knob import flag
+
+FREE = {"device", "workers", "store_budget", "data_root", "data", "logger", "scan"}
+
+
+@dataclass(frozen=True)
+class StartResult:
+    """One start over its seeds: `interval` is of seeds and pictures together, 95 %."""
+
+    weights: str
+    name: str
+    accuracy: float
+    interval: tuple[float, float]
+    deviation: float | None
+    accuracies: list[float]
+    balanced_accuracy: float
+    image_size: int
+    rates: list[float]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What share of the pictures `start` has right more than `than`, paired by seed and picture.
+
+    `verdict`: better, worse, or open where the 95 % interval holds 0.
+    """
+
+    start: str
+    than: str
+    difference: float
+    interval: tuple[float, float]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of each start, what is between them, and a sentence.
+
+    `same_pictures`: whether, seed by seed, all starts trained on and chose by the same pictures,
+    as their split.csv say. `rates`: "one" learning rate was given for all, the best of "several" on
+    validation was taken for each start and seed, or each start had its "own" usual one.
+    """
+
+    out: str
+    data: str
+    arch: str
+    split: str
+    n: int
+    seeds: list[int]
+    same_pictures: bool
+    rates: str
+    starts: list[StartResult]
+    differences: list[Difference]
+    verdict: str
+    runs: list[Outcome]
+    seconds: float
+    table: str
+    report: str
+
+
+@dataclass(frozen=True)
+class ComparePlan:
+    """What `--dry-run` shows."""
+
+    settings: dict[str, Any]
+    reasons: dict[str, str]
+    judged_by: str
+    runs: list[str]
+
+
+def compare(data: str, weights: list[str], **settings: Any) -> Comparison | ComparePlan:
+    """Train from each of `weights` with the same pictures and seeds, and say what paid.
+
+    Keywords as in `CompareSettings`. The test pictures are read once a run, at its end; finished
+    runs of an interrupted comparison are not done again (`resume`).
+    """
+    began = time.monotonic()
+    given = layered(CompareSettings, None, {"data": data, "weights": weights, **settings})
+    return run_compare(given, Quiet(), began=began)
+
+
+def run_compare(
+    settings: CompareSettings, console: Console, *, began: float | None = None
+) -> Comparison | ComparePlan:
+    """The same from a settings object."""
+    s, began = settings, time.monotonic() if began is None else began
+    if not s.dry_run:
+        _allowed(s)
+    if s.rates and s.lr is not None:
+        raise UsageError("--lr is one rate and --rates are several.", "Give one of them.")
+    ready = starts(s)
+    judge = chosen_judge(s, ready[0].settings)
+    _show(ready, judge, s, console)
+    if s.dry_run:
+        names = [t.folder.name for t in _trials(s, ready, Path())]
+        return ComparePlan(as_dict(s), ready[0].plan.reasons, _told(judge), names)
+    run = RunFolder.create(str(s.out), resume=s.resume, overwrite=s.overwrite)
+    trials = _trials(s, ready, run.path)
+    todo = {t.start.weights for t in trials if t.remembered() is None}
+    for start in ready:
+        if start.weights in todo:
+            check_weights(start, s, console)
+    write_text(run.file("config.toml"), to_toml(as_dict(s), {"reasons": {}}))
+    found = _all(trials, judge, s, console, began)
+    result = _result(s, ready, trials, found, time.monotonic() - began)
+    write_json(run.file("compare.json"), asdict(result))
+    write_table(run.file("compare.csv"), [asdict(outcome) for outcome in result.runs])
+    report(str(run.path))
+    return result
+
+
+def _allowed(s: CompareSettings) -> None:
+    """UsageError where the comparison may not go there, or is not the one that was begun."""
+    if not s.out:
+        raise UsageError("compare needs a folder for the runs.", "Add --out DIR, or --dry-run.")
+    folder = allowed(s.out, resume=s.resume, overwrite=s.overwrite)
+    own = folder / "config.toml"
+    if not s.resume or not own.exists():
+        return
+    before, now = read_toml(str(own)), as_dict(s)
+    for name, value in now.items():
+        was = before.get(name)
+        was = None if was == "auto" and value is None else was
+        if value != was and name not in FREE and not _grown(name, was, value):
+            raise UsageError(
+                f"The comparison began with {flag(name)} {was}; it cannot go on with {value}.",
+                "Leave it as it was (--weights and --seeds may grow at the end), or name another "
+                "--out.",
+            )
+
+
+def _grown(name: str, was: Any, value: Any) -> bool:
+    if name == "seeds":
+        return bool(value > was)
+    return name == "weights" and list(value)[: len(was)] == list(was)
+
+
+def _trials(s: CompareSettings, ready: list[Start], folder: Path) -> list[Trial]:
+    """Seed by seed, so that what is there when somebody stops can be compared."""
+    return [
+        Trial(start, seed, folder / folder_name(number, start, seed), s.rates or ())
+        for seed in range(s.seed, s.seed + s.seeds)
+        for number, start in enumerate(ready, 1)
+    ]
+
+
+def _all(
+    trials: list[Trial], judge: dict[str, Any], s: CompareSettings, console: Console, began: float
+) -> list[Judged]:
+    found = []
+    for place, trial in enumerate(trials, 1):
+        known = trial.remembered() is not None
+        try:
+            found.append(tried(trial, judge, console, began=began))
+        except Interrupted as error:
+            step = go_on("compare", s.data, Path(str(s.out)))
+            raise Interrupted(f"Stopped in run {place} of {len(trials)}.", step) from error
+        outcome = found[-1].outcome
+        console.say(
+            f"{place}/{len(trials)} {trial.start.name}, seed {trial.seed}: "
+            f"{outcome.accuracy:.3f} on {outcome.split}{' (done before)' if known else ''}"
+        )
+    return found
+
+
+def _result(
+    s: CompareSettings,
+    ready: list[Start],
+    trials: list[Trial],
+    found: list[Judged],
+    seconds: float,
+) -> Comparison:
+    by = {
+        start.weights: [f for f, t in zip(found, trials, strict=True) if t.start is start]
+        for start in ready
+    }
+    shared = _paired(by)
+    names = {start.weights: start.name for start in ready}
+    first, seeds = found[0].outcome, list(range(s.seed, s.seed + s.seeds))
+    same = all(
+        len({pictures_of(Path(f.outcome.run)) for f in found if f.outcome.seed == seed}) == 1
+        for seed in seeds
+    )
+    differences = _differences(by, shared)
+    about = {"n": first.n, "split": first.split, "seeds": len(seeds), "same": same}
+    chosen = "several" if all(f.outcome.tried > 1 for f in found) else "own"
+    about["rates"] = "one" if s.lr is not None else chosen
+    out = Path(str(s.out))
+    return Comparison(
+        out=str(out),
+        data=s.data,
+        arch=first.arch,
+        split=first.split,
+        n=first.n,
+        seeds=seeds,
+        same_pictures=same,
+        rates=str(about["rates"]),
+        starts=[_of_start(start, by[start.weights], shared) for start in ready],
+        differences=differences,
+        verdict=sentence([asdict(d) for d in differences], names, about),
+        runs=[f.outcome for f in found],
+        seconds=seconds,
+        table=str(out / "compare.csv"),
+        report=str(out / "report.html"),
+    )
+
+
+def _paired(by: dict[str, list[Judged]]) -> bool:
+    """Whether all seeds are judged by the same pictures; DataError where the starts are not."""
+    for several in zip(*by.values(), strict=True):
+        if len({tuple(one.paths) for one in several}) > 1:
+            raise DataError(
+                f"The runs of seed {several[0].outcome.seed} were judged by different pictures.",
+                "The pictures changed on the way: start anew in another --out.",
+            )
+    return len({tuple(one.paths) for one in next(iter(by.values()))}) == 1
+
+
+def _of_start(start: Start, runs: list[Judged], shared: bool) -> StartResult:
+    found = accuracy([run.right for run in runs], shared=shared)
+    outcomes = [run.outcome for run in runs]
+    return StartResult(
+        weights=start.weights,
+        name=start.name,
+        accuracy=found.mean,
+        interval=(found.low, found.high),
+        deviation=found.deviation,
+        accuracies=[one.accuracy for one in outcomes],
+        balanced_accuracy=sum(one.balanced_accuracy for one in outcomes) / len(outcomes),
+        image_size=outcomes[0].image_size,
+        rates=[one.lr for one in outcomes],
+    )
+
+
+def _differences(by: dict[str, list[Judged]], shared: bool) -> list[Difference]:
+    """Each start against those it is measured by: `none` first, else the earlier ones."""
+    order = sorted(by, key=lambda weights: weights != "none")
+    found = []
+    for than, start in combinations(order, 2):
+        pair = ([run.right for run in by[name]] for name in (start, than))
+        it = difference(*pair, shared=shared)
+        verdict = "better" if it.low > 0 else "worse" if it.high < 0 else "open"
+        found.append(Difference(start, than, it.mean, (it.low, it.high), verdict))
+    return found
+
+
+def _show(ready: list[Start], judge: dict[str, Any], s: CompareSettings, console: Console) -> None:
+    first = ready[0].plan
+    console.say(
+        f"{first.images:,} training pictures of {len(first.classes)} classes, "
+        f"{s.seeds} seeds, {len(ready) * s.seeds} runs; judged by {_told(judge)}."
+    )
+    rates = f"the best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""
+    for start in ready:
+        p = start.plan.settings
+        console.say(
+            f"  {start.name}: {p['arch']}, stem {p['stem']}, {p['image_size']} pixels, "
+            f"{p['epochs']} epochs, batch {p['batch_size']}, lr {rates or format(p['lr'], 'g')}"
+        )
+
+
+def _told(judge: dict[str, Any]) -> str:
+    split = judge["split"]
+    if split == "val":
+        return "the validation pictures, which also pick the epoch (there is no test split)"
+    return f"{split or 'the pictures'} of {judge['data']}"

@@ -1,0 +1,30 @@
+"""Which pictures decide a comparison."""
+
+from typing import Any
+
+from unfreeze.api.labelling import read_labels, unchecked
+from unfreeze.data.index import TEST, build_index
+from unfreeze.data.sources.open import open_source
+from unfreeze.errors import DataError
+from unfreeze.runtime.console import Quiet
+from unfreeze.settings.compare import CompareSettings
+from unfreeze.settings.finetune import FinetuneSettings
+
+
+def chosen_judge(s: CompareSettings, run: FinetuneSettings) -> dict[str, Any]:
+    """`data` and `split` for `evaluate`: `--test`, else test of DATA, else what is held out.
+
+    DataError where nothing is held out either.
+    """
+    if s.test:
+        return {"data": s.test, "split": None}
+    index = build_index(open_source(s.data, data_root=s.data_root))
+    if len(index.where(TEST)):
+        return {"data": s.data, "split": "test"}
+    if not len(unchecked(run, read_labels(run, Quiet())).val):
+        raise DataError(
+            f"Nothing is left to judge by: {s.data} has no test split, and no pictures are held "
+            "out for validation.",
+            "Name labelled pictures with --test, or give DATA a test split.",
+        )
+    return {"data": s.data, "split": "val"}

@@ -1,0 +1,100 @@
+"""The starting points of a comparison: made alike in everything but the weights."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+from unfreeze.api.finetune import FinetunePlan, run_finetune
+from unfreeze.api.labelling import read_labels
+from unfreeze.backbones.origins import network_of
+from unfreeze.errors import UsageError
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.settings.compare import CompareSettings
+from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.transfer.start import start as started
+
+
+@dataclass(frozen=True)
+class Start:
+    """What `--weights` names, the settings of its runs, and the plan of the first."""
+
+    weights: str
+    settings: FinetuneSettings
+    plan: FinetunePlan
+
+    @property
+    def name(self) -> str:
+        """For people: of a path the last part."""
+        return Path(self.weights).name if Path(self.weights).exists() else self.weights
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether there are weights at all."""
+        return self.weights != "none"
+
+
+def starts(s: CompareSettings) -> list[Start]:
+    """All starts, in the order they were named; nothing is trained or fetched.
+
+    Where `--arch`, `--stem`, `--image-size`, `--mean` or `--std` are left open, `none` takes what
+    the first start with weights takes (a run's before others'), so that only the weights differ.
+    """
+    if len(s.weights) < 2 or len(set(s.weights)) < len(s.weights):
+        raise UsageError(
+            "compare needs two or more different starts.", "Give --weights none RUN, for example."
+        )
+    arch = s.arch or _common_network(s.weights)
+    ready = {w: _start(s, w, {"arch": arch}) for w in s.weights if w != "none"}
+    if "none" in s.weights:
+        own = [w for w in ready if network_of(w) is not None]
+        like = ready[next(iter(own or ready))].plan.settings
+        given = {name: like[name] for name in ("arch", "stem", "image_size", "mean", "std")}
+        asked = {name: getattr(s, name) for name in given}
+        open_ones = {n: v for n, v in given.items() if asked[n] in (None, "auto")}
+        ready["none"] = _start(s, "none", open_ones)
+    return [ready[weights] for weights in s.weights]
+
+
+def check_weights(start: Start, s: CompareSettings, console: Console) -> None:
+    """WeightsError, before anything is trained, where the weights cannot be had or do not fit."""
+    if not start.pretrained:
+        return
+    asked = start.settings
+    loaded = started(
+        str(start.plan.settings["arch"]),
+        start.weights,
+        asked.stem,
+        classes=len(start.plan.classes),
+        side=read_labels(asked, Quiet()).side,
+        allow_partial=s.allow_partial,
+    ).loaded
+    if loaded is not None:
+        console.say(f"{start.name}: {loaded.account}")
+        if loaded.licence:
+            console.say(loaded.licence)
+
+
+def _start(s: CompareSettings, weights: str, more: dict[str, Any]) -> Start:
+    """Its settings, with the plan that a dry run makes."""
+    names = [entry.name for entry in fields(FinetuneSettings)]
+    given = {name: getattr(s, name) for name in names} | {"weights": weights}
+    given |= {name: _as_given(value) for name, value in more.items() if value is not None}
+    given |= {"resume": None, "overwrite": False, "dry_run": False, "out": None}
+    made = FinetuneSettings(**given)
+    plan = run_finetune(replace(made, dry_run=True), Quiet())
+    return Start(weights, made, cast(FinetunePlan, plan))
+
+
+def _as_given(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _common_network(weights: tuple[str, ...]) -> str | None:
+    """The network of the runs among the starts; None where none of them says one."""
+    own = {w: found[0] for w in weights if w != "none" and (found := network_of(w)) is not None}
+    if len(set(own.values())) > 1:
+        said = ", ".join(f"{name} is a {arch}" for name, arch in own.items())
+        raise UsageError(
+            f"The starts are of different networks: {said}.", "Compare starts of one network."
+        )
+    return next(iter(own.values()), None)

@@ -1,0 +1,180 @@
+"""One run of a comparison: trained, judged once, and remembered in its own folder."""
+
+import json
+import re
+import tomllib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.api.evaluate import answers
+from unfreeze.api.finetune import FinetuneResult, run_finetune
+from unfreeze.api.report import report
+from unfreeze.api.starts import Start
+from unfreeze.data.splits import read_split_csv
+from unfreeze.errors import DataError
+from unfreeze.runtime.atomic import write_json
+from unfreeze.runtime.console import Console, Hushed
+from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.settings.use import EvaluateSettings
+
+JUDGED = "judged.json"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A start and a seed, and the folder of their run; with several `rates` one folder each."""
+
+    start: Start
+    seed: int
+    folder: Path
+    rates: tuple[float, ...] = ()
+
+    def folders(self) -> dict[Path, float | None]:
+        """Each run's folder with the rate that is tried there (None: the plan's)."""
+        if not self.rates:
+            return {self.folder: None}
+        return {self.folder.with_name(f"{self.folder.name}-lr-{r:g}"): r for r in self.rates}
+
+    def remembered(self) -> "Judged | None":
+        """What it came to, if it is finished."""
+        found = (remembered(folder) for folder in self.folders())
+        return next((one for one in found if one is not None), None)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run came to; `split` says what it was judged by.
+
+    `tried`: how many learning rates or sweeps validation had to choose from.
+    """
+
+    weights: str
+    seed: int
+    run: str
+    arch: str
+    image_size: int
+    lr: float
+    tried: int
+    epochs: int
+    best_epoch: int | None
+    val_accuracy: float | None
+    split: str
+    n: int
+    accuracy: float
+    interval: tuple[float, float]
+    balanced_accuracy: float
+    loss: float
+    test_uses: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An outcome with the judged pictures: `paths`, and which of them were right."""
+
+    outcome: Outcome
+    paths: list[str]
+    right: npt.NDArray[np.bool_]
+
+
+def folder_name(number: int, start: Start, seed: int) -> str:
+    """`02-swav-seed-1`: numbered by start, so that a comparison can grow."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", start.name)[:40].strip("-.") or "start"
+    return f"{number:02}-{slug}-seed-{seed}"
+
+
+def tried(trial: Trial, judge: dict[str, Any], console: Console, *, began: float) -> Judged:
+    """Train what the trial asks for and judge it once; of a finished one what it left behind.
+
+    Of several rates the best on validation is judged, and no other. `judge`: `data` and `split`
+    for `evaluate`.
+    """
+    found = trial.remembered()
+    if found is not None:
+        return found
+    quiet, runs = Hushed(console), []
+    for folder, rate in trial.folders().items():
+        lr = trial.start.settings.lr if rate is None else rate
+        again = "auto" if folder.exists() else None
+        place: dict[str, Any] = {"seed": trial.seed, "out": str(folder), "resume": again, "lr": lr}
+        settings = replace(trial.start.settings, **place)
+        made = run_finetune(settings, quiet, began=began, draw=False)
+        runs.append(cast(FinetuneResult, made))  # not a plan: it is no dry run
+    return _judged(trial, best_on_validation(runs), len(runs), judge, quiet)
+
+
+def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
+    """The run that validation picks, by accuracy and then by loss; test is not looked at."""
+    if len(runs) == 1:
+        return runs[0]
+    if any(run.val_accuracy is None for run in runs):
+        raise DataError(
+            "No pictures are held out, so nothing can choose among several rates.",
+            "Give one --lr instead of --rates, or more pictures of each class.",
+        )
+    return max(runs, key=lambda run: (run.val_accuracy or 0.0, -_validation_loss(run)))
+
+
+def _validation_loss(run: FinetuneResult) -> float:
+    """Of the selected epoch, from the run's records."""
+    lines = [m for m in read_metrics(run.run) if m.get("split") == "val"]
+    return float(next(m["loss"] for m in lines if m["epoch"] == run.best_epoch))
+
+
+def _judged(
+    trial: Trial, made: FinetuneResult, runs: int, judge: dict[str, Any], console: Console
+) -> Judged:
+    s, run = trial.start.settings, Path(made.run)
+    resolved = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+    serving = {name: getattr(s, name) for name in ("device", "data_root", "workers")}
+    asked = EvaluateSettings(run=made.run, weights_of="best", **judge, **serving)
+    evaluation, said = answers(asked, console)
+    outcome = Outcome(
+        weights=trial.start.weights,
+        seed=trial.seed,
+        run=made.run,
+        arch=made.arch,
+        image_size=int(resolved["image_size"]),
+        lr=float(resolved["lr"]),
+        tried=runs * max(1, len(resolved["facts"].get("tried", ()))),  # a head may sweep by itself
+        epochs=made.epochs,
+        best_epoch=made.best_epoch,
+        val_accuracy=made.val_accuracy,
+        split=evaluation.split,
+        n=evaluation.n,
+        accuracy=evaluation.accuracy,
+        interval=evaluation.interval,
+        balanced_accuracy=evaluation.balanced_accuracy,
+        loss=evaluation.loss,
+        test_uses=evaluation.test_uses,
+        seconds=made.seconds,
+    )
+    report(made.run)
+    paths, right = [one.path for one in said.each], [one.right for one in said.each]
+    write_json(run / JUDGED, {**asdict(outcome), "paths": paths, "right": right})
+    return Judged(outcome, paths, np.array(right, np.bool_))
+
+
+def remembered(folder: Path) -> Judged | None:
+    """What a finished run left behind; None where it is not finished."""
+    path = folder / JUDGED
+    if not path.is_file():
+        return None
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        paths, right = held.pop("paths"), np.array(held.pop("right"), np.bool_)
+        held["interval"] = tuple(held["interval"])
+        return Judged(Outcome(**held), paths, right)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}.", "Remove the folder; --resume trains it again."
+        ) from error
+
+
+def pictures_of(folder: Path) -> frozenset[tuple[str, str]]:
+    """(path, split) of the pictures that a run trained on and chose by."""
+    return frozenset((r.path, r.split) for r in read_split_csv(folder / "split.csv"))

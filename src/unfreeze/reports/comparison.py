@@ -1,0 +1,181 @@
+"""What a comparison of starts says: a sentence, a table, and marks on a scale for the page."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unfreeze.runtime.atomic import write_bytes
+
+WIDTH = 300  # units of a scale, left to right
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An interval on an axis: places from 0 to WIDTH; `zero` where nothing differs, if shown."""
+
+    low: float
+    high: float
+    middle: float
+    dots: list[float]
+    zero: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row: names, a figure with its interval, and the same as a drawing."""
+
+    name: str
+    value: str
+    interval: str
+    aside: str
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A comparison for the page."""
+
+    verdict: list[str]
+    starts: list[Line]
+    ends: tuple[str, str]
+    differences: list[Line]
+    difference_ends: tuple[str, str]
+    notes: list[str]
+    runs: list[Mapping[str, Any]]
+
+
+def sentence(
+    differences: Sequence[Mapping[str, Any]], names: Mapping[str, str], about: Mapping[str, Any]
+) -> str:
+    """Did pretraining pay: for each start a sentence against the baseline, `none` if it is there.
+
+    `about`: n, split, seeds, rates, and whether all saw the same pictures.
+    """
+    base = differences[0]["than"]
+    said = [_said(d, names, base == "none") for d in differences if d["than"] == base]
+    return " ".join([*said, *caveats(about)])
+
+
+def _said(d: Mapping[str, Any], names: Mapping[str, str], scratch: bool) -> str:
+    start, base = names[d["start"]], names[d["than"]]
+    points, (low, high) = 100 * d["difference"], (100 * v for v in d["interval"])
+    against = "training from scratch" if scratch else base
+    range_ = f"(95 %: {low:+.1f} to {high:+.1f})"
+    if d["verdict"] == "open":
+        what = f"whether {start} pays" if scratch else f"whether {start} is better than {base}"
+        return f"Can't tell {what}: {points:+.1f} points against {against} {range_}."
+    paid = d["verdict"] == "better"
+    if scratch:
+        return (
+            f"Pretraining {'paid' if paid else 'did not pay'}: {start} is {abs(points):.1f} points "
+            f"{'better' if paid else 'worse'} than {against} {range_}."
+        )
+    return f"{start} is {abs(points):.1f} points {d['verdict']} than {base} {range_}."
+
+
+def caveats(about: Mapping[str, Any]) -> list[str]:
+    """What the sentences rest on, and what makes them doubtful."""
+    seeds = (
+        "one seed, which says nothing of others"
+        if about["seeds"] == 1
+        else (f"{about['seeds']} seeds")
+    )
+    said = [f"{seeds[:1].upper()}{seeds[1:]}, {about['n']:,} pictures of {about['split']}."]
+    if about["split"] == "val":
+        said.append("They also picked the epochs, so accuracies are too good by a little.")
+    if about["rates"] == "own":
+        said.append("Each start had its own usual learning rate; --rates tries several for each.")
+    if not about["same"]:
+        said.append("The starts did not train on the same pictures: do not trust this.")
+    return said
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line a run as CSV; an interval as two columns."""
+    text = io.StringIO()
+    flat = [
+        {k: v for k, v in row.items() if k != "interval"}
+        | {"low": row["interval"][0], "high": row["interval"][1]}
+        for row in rows
+    ]
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def shown(found: Mapping[str, Any] | None) -> Shown | None:
+    """From the fields of compare.json; None where there is none."""
+    if not found:
+        return None
+    starts, differences = found["starts"], found["differences"]
+    names = {start["weights"]: start["name"] for start in starts}
+    reach = _reach([v for s in starts for v in (*s["interval"], *s["accuracies"])])
+    apart = _reach([0.0, *(v for d in differences for v in d["interval"])])
+    about = {"n": found["n"], "split": found["split"], "seeds": len(found["seeds"])}
+    about |= {"same": found["same_pictures"], "rates": found["rates"]}
+    base = differences[0]["than"]
+    return Shown(
+        verdict=[_said(d, names, base == "none") for d in differences if d["than"] == base],
+        starts=[_start_line(start, reach) for start in starts],
+        ends=_ends(reach, "{:.0f} %"),
+        differences=[_difference_line(d, names, apart) for d in differences],
+        difference_ends=_ends(apart, "{:+.0f}"),
+        notes=caveats(about),
+        runs=found["runs"],
+    )
+
+
+def _start_line(start: Mapping[str, Any], reach: tuple[float, float]) -> Line:
+    low, high = start["interval"]
+    spread = start["deviation"]
+    return Line(
+        name=start["name"],
+        value=f"{100 * start['accuracy']:.1f} %",
+        interval=f"{100 * low:.1f} % to {100 * high:.1f} %",
+        aside="" if spread is None else f"± {100 * spread:.1f}",
+        scale=_scale(start["interval"], start["accuracy"], start["accuracies"], reach, False),
+    )
+
+
+def _difference_line(
+    d: Mapping[str, Any], names: Mapping[str, str], reach: tuple[float, float]
+) -> Line:
+    low, high = d["interval"]
+    return Line(
+        name=f"{names[d['start']]} against {names[d['than']]}",
+        value=f"{100 * d['difference']:+.1f}",
+        interval=f"{100 * low:+.1f} to {100 * high:+.1f}",
+        aside={"better": "better", "worse": "worse", "open": "can't tell"}[d["verdict"]],
+        scale=_scale(d["interval"], d["difference"], [], reach, True),
+    )
+
+
+def _scale(
+    interval: Sequence[float],
+    middle: float,
+    dots: Sequence[float],
+    reach: tuple[float, float],
+    zero: bool,
+) -> Scale:
+    def at(value: float) -> float:
+        return round(WIDTH * (value - reach[0]) / (reach[1] - reach[0]), 1)
+
+    return Scale(
+        at(interval[0]), at(interval[1]), at(middle), [at(v) for v in dots], at(0) if zero else None
+    )
+
+
+def _reach(values: Sequence[float]) -> tuple[float, float]:
+    """An axis from one whole percent to another that holds all values."""
+    low, high = min(values), max(values)
+    room = 0.04 * (high - low) + 0.001
+    return math.floor(100 * (low - room)) / 100, math.ceil(100 * (high + room)) / 100
+
+
+def _ends(reach: tuple[float, float], form: str) -> tuple[str, str]:
+    return form.format(100 * reach[0]), form.format(100 * reach[1])

@@ -1,0 +1,84 @@
+"""The sentence of a comparison says what the interval says."""
+
+import pytest
+
+from unfreeze.reports.comparison import sentence, shown
+
+NAMES = {"none": "none", "/runs/swav": "swav", "imagenet": "imagenet"}
+ABOUT = {"n": 360, "split": "test", "seeds": 3, "same": True, "rates": "several"}
+
+
+def between(value, low, high, *, start="/runs/swav", than="none"):
+    verdict = "better" if low > 0 else "worse" if high < 0 else "open"
+    difference = {"start": start, "than": than, "difference": value, "interval": [low, high]}
+    return {**difference, "verdict": verdict}
+
+
+def test_it_says_that_pretraining_paid_and_by_how_much():
+    assert sentence([between(0.062, 0.031, 0.093)], NAMES, ABOUT) == (
+        "Pretraining paid: swav is 6.2 points better than training from scratch "
+        "(95 %: +3.1 to +9.3). 3 seeds, 360 pictures of test."
+    )
+
+
+def test_it_says_that_it_did_not():
+    said = sentence([between(-0.05, -0.09, -0.01)], NAMES, ABOUT)
+    assert "did not pay: swav is 5.0 points worse" in said and "-9.0 to -1.0" in said
+
+
+def test_it_says_that_it_cannot_tell():
+    said = sentence([between(0.008, -0.012, 0.028)], NAMES, ABOUT)
+    assert said.startswith("Can't tell whether swav pays: +0.8 points") and "paid" not in said
+
+
+@pytest.mark.parametrize(
+    ("about", "caveat"),
+    [
+        ({"seeds": 1}, "One seed, which says nothing of others"),
+        ({"split": "val"}, "They also picked the epochs"),
+        ({"same": False}, "did not train on the same pictures"),
+        ({"rates": "own"}, "--rates tries several"),
+    ],
+)
+def test_doubts_are_said(about, caveat):
+    plain = sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT)
+    assert caveat not in plain
+    assert caveat in sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT | about)
+
+
+def test_without_a_start_from_scratch_the_first_is_the_measure():
+    apart = between(0.03, 0.01, 0.05, than="imagenet")
+    assert "swav is 3.0 points better than imagenet" in sentence([apart], NAMES, ABOUT)
+
+
+def test_marks_lie_where_the_numbers_are():
+    starts = [
+        {
+            "weights": w,
+            "name": NAMES[w],
+            "accuracy": a,
+            "interval": [a - 0.1, a + 0.1],
+            "deviation": 0.05,
+            "accuracies": [a - 0.05, a + 0.05],
+        }
+        for w, a in (("none", 0.5), ("/runs/swav", 0.7))
+    ]
+    found = shown(
+        {
+            "starts": starts,
+            "differences": [between(0.2, 0.1, 0.3)],
+            "n": 9,
+            "split": "test",
+            "seeds": [0, 1],
+            "same_pictures": True,
+            "rates": "one",
+            "runs": [],
+        }
+    )
+    assert found.ends == ("38 %", "82 %") and shown(None) is None
+    none, swav = (line.scale for line in found.starts)
+    assert 0 < none.low < none.dots[0] < none.middle < none.dots[1] < none.high
+    assert none.high == pytest.approx(swav.low) and swav.high < 300 and none.zero is None
+    (apart,) = (line.scale for line in found.differences)
+    assert 0 < apart.zero < apart.low < apart.middle < apart.high < 300
+    assert [line.aside for line in found.differences] == ["better"]
