@@ -9,7 +9,7 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class Border:
     state dict it depends on; `text`: what is computed up to there, for a key. `before` takes
     pictures to the value, `after` goes on to the scores in the network's present mode. `learner`:
     name of the Linear that alone learns and makes the scores, fed by `approach`; else None.
+    `direct`: evaluated, it is fed the value as it is.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Border:
     after: Callable[[Tensor], Tensor]
     learner: str | None
     approach: Callable[[Tensor], Tensor] | None
+    direct: bool = False
 
 
 def work(network: nn.Module, border: Border, side: int) -> tuple[float, float]:
@@ -85,7 +87,10 @@ def _found(network: nn.Module, two: Tensor) -> Border:
     except NoBorder as reason:
         border = _by_hook(network, two, reason)
     _prove(network, border, two)
-    return border
+    network.eval()
+    kept = border.before(two)
+    same = border.approach is not None and torch.equal(border.approach(kept.clone()), kept)
+    return replace(border, direct=same)
 
 
 def _by_graph(network: nn.Module, two: Tensor) -> Border:

@@ -177,7 +177,9 @@ class Grid:
         if holdout is None or held is None:
             raise ValueError("no picture is held out")
         self.network.eval()
-        logits = torch.cat([self._logits(self.approach(block)) for block in held.blocks()])
+        direct = self.shortcut.border.direct
+        inputs = (b if direct else self.approach(b) for b in held.blocks(copied=not direct))
+        logits = torch.cat([self._logits(one) for one in inputs])
         labels = holdout.labels.to(self.device)[:, None].expand(-1, len(self.trials))
         hits = (logits.argmax(dim=1) == labels).double().mean(dim=0).tolist()
         losses = functional.cross_entropy(logits.double(), labels, reduction="none").mean(dim=0)

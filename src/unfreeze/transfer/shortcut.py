@@ -26,8 +26,11 @@ class Held:
         found = self.kept.take(rows).to(self.device, non_blocking=True)
         return found.permute(0, 3, 1, 2) if self.channels_last else found
 
-    def blocks(self) -> Iterator[Tensor]:
-        """All rows in order, some at a time."""
+    def blocks(self, *, copied: bool = True) -> Iterator[Tensor]:
+        """All rows in order, some at a time; not `copied`, they are not to be written to."""
+        if not copied and not self.channels_last:
+            yield from (part.to(self.device) for part in self.kept.parts)
+            return
         size = max(1, BLOCK_BYTES * len(self.kept) // max(1, self.kept.nbytes))
         for start in range(0, len(self.kept), size):
             yield self.take(torch.arange(start, min(start + size, len(self.kept))))
@@ -75,7 +78,11 @@ class Shortcut:
             raise ValueError("no picture is held out")
         training = network.training
         network.eval()
-        logits = [self.border.after(block) for block in self.held_out.blocks()]
+        after, learner = self.border.after, self.border.learner
+        if learner is not None and self.border.direct:
+            after = network.get_submodule(learner)
+        blocks = self.held_out.blocks(copied=not self.border.direct)
+        logits = [after(block) for block in blocks]
         network.train(training)
         return self.holdout.judged(torch.cat(logits))
 
