@@ -1,6 +1,5 @@
 """What is lost under a running command: a file, or the room on a disk. With one process and two."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -61,13 +60,13 @@ def test_a_file_that_goes_missing_ends_the_run_and_its_return_goes_on(tmp_path, 
     words += ["--store-budget", "0", "--resume", "auto"]
     running = start(words, count)
     reach(out, 6, running)
-    os.rename(lost, tmp_path / "17.png")
+    lost.rename(tmp_path / "17.png")
     said = ended(running, 3, count)
     assert "17.png" in said
     kept = load_last(out / "checkpoints")[0]["step"]
     steps = [r["step"] for r in read_metrics(out)]
     assert 6 <= kept < 160 and max(steps) == kept  # nothing that was made is lost
-    os.rename(tmp_path / "17.png", lost)
+    (tmp_path / "17.png").rename(lost)
     assert f"Going on from step {kept} of 160" in ended(start(words, count), 0, count)
 
 
