@@ -12,12 +12,12 @@ from unfreeze.cli.main import main
 from unfreeze.cli.world import World
 from unfreeze.data.mapped import MappedStore, pixels_folder
 
-QUICK = "--arch unfreeze/tiny --image-size 16 --epochs 1 --batch-size 8 --device cpu".split()
+QUICK = "--arch unfreeze/tiny --image-size 16 --epochs 1 --batch-size 8 --device cpu"
 
 
 def run(verb, photos, out, *more):
     world = World(io.StringIO(), io.StringIO())
-    code = main([verb, str(photos), "--out", str(out), *QUICK, *more], world)
+    code = main([verb, str(photos), "--out", str(out), *QUICK.split(), *more], world)
     assert code == 0, world.stderr.getvalue()
     return load_file(out / "model/model.safetensors"), world.stderr.getvalue()
 
@@ -57,7 +57,7 @@ def _maps(rank, photos, out):
     MappedStore.__getitem__ = looked
     with contextlib.redirect_stdout(io.StringIO()):
         world = World(io.StringIO(), io.StringIO())
-        code = main(["pretrain", str(photos), "--out", str(out), *QUICK], world)
+        code = main(["pretrain", str(photos), "--out", str(out), *QUICK.split()], world)
     return code, found, os.getpid(), world.stderr.getvalue()
 
 
