@@ -17,10 +17,19 @@ from unfreeze.runtime.console import Quiet
 from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.methods import prototypes_of
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.recipe import Facts, plan, view_specs
 from unfreeze.swav.trainer import Place, Trainer
 
+CLUSTERED = {
+    "method": "deepcluster-v2",
+    "queue_length": None,
+    "epoch_queue_starts": None,
+    "freeze_prototypes_niters": None,
+    "clusterings": 3,
+    "nmb_prototypes": 6,
+}
 GIVEN = {
     "epochs": 2,
     "batch_size": 16,
@@ -59,7 +68,7 @@ def trainer(processes, folder, steps_limit=64, **changed):
     facts = Facts(steps_limit, 8, "cpu", 8, processes.world)
     chosen = plan(PretrainSettings(**{**GIVEN, **changed}), facts)
     s = chosen.settings
-    model = SwAV(network(), 8, hidden=16, feat_dim=s.feat_dim, prototypes=s.nmb_prototypes).double()
+    model = SwAV(network(), 8, hidden=16, feat_dim=s.feat_dim, prototypes=prototypes_of(s)).double()
     if s.sync_bn != "none":
         model = synchronised(model)
     loader = Loader(
@@ -153,13 +162,16 @@ def test_a_run_begun_by_one_process_is_ended_by_two(processes, tmp_path):
     assert difference(joined, two) < 1e-9 and difference(two, other) == 0
 
 
+@pytest.mark.parametrize("method", [{}, CLUSTERED], ids=["swav", "deepcluster-v2"])
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_batch_in_parts_equals_the_whole_but_for_batch_norm(processes, tmp_path, world):
+def test_a_batch_in_parts_equals_the_whole_but_for_batch_norm(processes, tmp_path, world, method):
     """With nothing that looks across pictures but the codes, --accumulate changes nothing."""
 
     def made(processes, parts):
         torch.manual_seed(0)
-        built = trainer(processes, tmp_path / f"{world}-{parts}", accumulate=parts, base_lr=0.01)
+        built = trainer(
+            processes, tmp_path / f"{world}-{parts}", accumulate=parts, base_lr=0.01, **method
+        )
         for module in built.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
@@ -182,7 +194,7 @@ def test_looking_ahead_leaves_running_statistics_be(tmp_path):
     made = trainer(Processes(), tmp_path, accumulate=4)
     batch = next(made.loader.stream(0, 1))
     before = copy.deepcopy(made.model.state_dict())
-    codes = made.look_ahead(made.parts(batch), 0)
+    codes = made.look_ahead(made.parts(batch), batch)
     assert [tuple(Q.shape) for Q in codes] == [(16, 12)] * 2
     after = made.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -272,3 +284,19 @@ def test_batch_norm_in_groups_knows_its_own_group_only(processes):
         nn.init.uniform_(plain.weight)
         nn.init.uniform_(plain.bias)
         assert np.abs(centred - plain(half).detach().numpy()).max() < 1e-12
+
+
+def test_one_process_equals_two_with_clusters_for_codes(processes, tmp_path):
+    changed = {**CLUSTERED, "optimizer": "larc", "base_lr": 0.01}
+    one = alone(tmp_path / "one", **changed)
+    joined = {name: tensor.numpy() for name, tensor in one.model.state_dict().items()}
+    two, other = processes(2, trained, tmp_path / "two", changed)
+    assert difference(two, other) == 0
+    assert difference(joined, two) < 1e-9
+    kept = [
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["targets"]
+        for name in ("one", "two")
+    ]
+    assert kept[0]["memory"].shape == (2, 64, 8)
+    assert torch.equal(kept[0]["labels"], kept[1]["labels"])
+    assert (kept[0]["memory"] - kept[1]["memory"]).abs().max() < 1e-9

@@ -20,7 +20,6 @@ from unfreeze.runtime.runfolder import RunFolder, read_metrics
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav import assigner as assigner_module
 from unfreeze.swav import finite as guard_module
-from unfreeze.swav import trainer as trainer_module
 from unfreeze.swav.finite import Finite, choose
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
@@ -197,8 +196,8 @@ def poisoned(trainer, step, how):
         return original(batch)
 
     if how == "loss":
-        loss_of = trainer.loss_of
-        trainer.loss_of = lambda *given: (
+        loss_of = trainer.assigner.loss
+        trainer.assigner.loss = lambda *given: (
             loss_of(*given) * (math.nan if trainer.step == step else 1.0)
         )
     trainer.train_step = stepping
@@ -308,7 +307,7 @@ def test_codes_and_loss_are_in_float32_whatever_the_network_computes_in(
         return found
 
     monkeypatch.setattr(assigner_module, "sinkhorn", codes)
-    monkeypatch.setattr(trainer_module, "swapped_prediction_loss", loss)
+    monkeypatch.setattr(assigner_module, "swapped_prediction_loss", loss)
     trainer = made(tmp_path, precision=precision)
     trainer.model.projection_head[0].register_forward_hook(
         lambda module, given, out: seen["network"].add(out.dtype)

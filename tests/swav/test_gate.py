@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import unfreeze
+from unfreeze.data.loader import Batch
 from unfreeze.errors import Interrupted
 from unfreeze.runtime.runfolder import read_metrics
 from unfreeze.swav.assigner import Assigner
@@ -87,11 +88,12 @@ def test_the_loss_it_judges_by_is_that_of_the_batchs_own_codes():
     with_queue = Assigner((0, 1), epsilon=0.05, iterations=3, length=16, gate=gate)
     plain = Assigner((0, 1), epsilon=0.05, iterations=3)
     W = torch.nn.functional.normalize(torch.randn(12, 4, generator=g), dim=1)
+    batch = Batch(0, 0, None, None, [])
     for step in range(4):
         Z = torch.nn.functional.normalize(torch.randn(2, 8, 4, generator=g), dim=2)
         scores = list(Z @ W.T)
-        codes = with_queue.codes(list(Z), scores, lambda z: z @ W.T, 0)
-        alone = plain.codes(list(Z), scores, lambda z: z @ W.T, 0)
+        codes = with_queue.codes(list(Z), scores, lambda z: z @ W.T, batch)
+        alone = plain.codes(list(Z), scores, lambda z: z @ W.T, batch)
         assert torch.equal(codes[0], alone[0]) == (step < 2)  # the queue serves once it is full
         expected = unfreeze.swav.swapped_prediction_loss(scores, alone, (0, 1))
         assert noted[-1] == pytest.approx(float(expected), rel=1e-6)
@@ -133,8 +135,9 @@ def test_a_resumed_run_has_the_same_queue(tmp_path, monkeypatch, stop):
             run(tmp_path / "run")
     resumed = run(tmp_path / "run", resume="yes")
     assert all(torch.equal(straight["model"][n], resumed["model"][n]) for n in straight["model"])
-    assert torch.equal(straight["gate"]["sums"], resumed["gate"]["sums"])
-    assert straight["gate"]["opened"] == resumed["gate"]["opened"] is not None
+    gates = [state["targets"]["gate"] for state in (straight, resumed)]
+    assert torch.equal(gates[0]["sums"], gates[1]["sums"])
+    assert gates[0]["opened"] == gates[1]["opened"] is not None
     assert "The queue serves from epoch" in (tmp_path / "run/log.txt").read_text()
 
 
@@ -146,11 +149,12 @@ def test_two_processes_judge_alike(processes, tmp_path):
     assert processes(2, shared, tmp_path / "two") == [1, 1]
     alone = run(tmp_path / "one")
     two = torch.load(tmp_path / "two/checkpoints/last.ckpt", weights_only=True)
-    assert two["gate"]["opened"] == alone["gate"]["opened"]
-    assert two["gate"]["before"] == pytest.approx(alone["gate"]["before"], rel=0.02)
+    gates = [state["targets"]["gate"] for state in (two, alone)]
+    assert gates[0]["opened"] == gates[1]["opened"]
+    assert gates[0]["before"] == pytest.approx(gates[1]["before"], rel=0.02)
 
 
 def test_published_runs_have_no_gate(tmp_path):
     state = run(tmp_path / "run", queue_start="epoch")
-    assert state["gate"] is None
+    assert state["targets"]["gate"] is None
     assert [r["step"] for r in read_metrics(tmp_path / "run")] == list(range(1, 21))

@@ -8,7 +8,7 @@ import torch
 
 from unfreeze.backbones.small import tiny
 from unfreeze.data.index import build_index
-from unfreeze.data.loader import Loader
+from unfreeze.data.loader import Batch, Loader
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
@@ -114,7 +114,7 @@ def test_codes_with_a_full_queue_are_those_of_the_joined_batch(make):
     Z = torch.nn.functional.normalize(torch.randn(2, 32, 16), dim=2)
     held = trainer.bank.features.clone()
     scores = [trainer.model.scores(z).detach() for z in Z]
-    codes = trainer.assign(list(Z), scores, epoch=2)
+    codes = trainer.assign(list(Z), scores, Batch(0, 2, None, None, []))
     for v in range(2):
         joined = torch.cat([scores[v], trainer.model.scores(held[v]).detach()])
         assert torch.equal(codes[v], sinkhorn(joined)[:32])

@@ -159,7 +159,7 @@ def fit(job: Job) -> Fit:
         checkpoint_every=s.checkpoint_every,
         precision=s.precision,
         seed=s.seed,
-        scales=layer_scales(job.network, s.layer_decay, job.head),
+        scales=layer_scales(job.network, s.layer_decay, job.head, head_share=job.plan.head_share),
     )
 
 

@@ -141,6 +141,8 @@ def _sweep(
     """What is tried, with the reason; nothing where no features are kept for the whole run."""
     if decision.mode == "off" or s.sweep == "off":
         return None, ""
+    if s.head_lr is not None:
+        return None, "none: --head-lr is given"
     if s.select != "accuracy":
         return None, f"none: it judges by accuracy, and --select is {s.select}"
     if s.lr is not None and s.weight_decay is not None:

@@ -36,6 +36,7 @@ from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.collapse import Collapsed
+from unfreeze.swav.methods import check_method, prototypes_of
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.place import Place
 from unfreeze.swav.recipe import Facts, Plan, plan, view_specs
@@ -195,6 +196,7 @@ class _Prepared:
 def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _Prepared:
     device = pick_device(settings.device)
     precision, why = pick_precision(settings.precision, device)
+    check_method(settings)
     settings, named = with_recipe(settings)
     found = gathering(settings, console)
     torch.manual_seed(settings.seed)
@@ -229,7 +231,7 @@ def _trainer(
         prepared.start.width,
         hidden=s.hidden_mlp or 0,
         feat_dim=s.feat_dim,
-        prototypes=s.nmb_prototypes or 0,
+        prototypes=prototypes_of(s),
     )
     if s.sync_bn in ("all", "groups"):
         size = s.syncbn_process_group_size if s.sync_bn == "groups" else 0

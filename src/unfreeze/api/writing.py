@@ -65,7 +65,7 @@ def write_model(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> No
         preprocess=preprocess.as_dict(),
         provenance={
             "verb": "pretrain",
-            "method": "swav",
+            "method": s.method,
             "epochs": kept.epoch if kept else s.epochs,
             "steps": kept.step if kept else trainer.step,
             "images": len(found.train),

@@ -44,6 +44,9 @@ class FinetuneSettings(Call, Run, Pictures, Machine):
     epochs: int = knob(30, "passes over the training pictures", low=1)
     batch_size: int | None = knob(None, "pictures a step, over all processes", low=1)
     lr: float | None = knob(None, "learning rate after the warm-up", low=0)
+    head_lr: float | None = knob(
+        None, "learning rate of the new head alone", low=0, unset="that of --lr"
+    )
     optimizer: str = knob("sgd", "which optimizer", choices=("sgd", "adamw", "lars"))
     momentum: float = knob(0.9, "momentum of sgd and lars", low=0, high=0.9999)
     weight_decay: float | None = knob(None, "weight decay (auto: 0.0001, or the sweep's)", low=0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from unfreeze.settings.knob import knob
 from unfreeze.settings.shared import Call, Machine, Pictures, Run
 
+METHODS = ("swav", "deepcluster-v2")
 OPTIMIZERS = ("larc", "adamw", "sgd")
 AUGMENTS = ("photo", "small", "mono", "digits")
 RECIPES = (
@@ -34,6 +35,9 @@ class PretrainSettings(Call, Run, Pictures, Machine):
     )
     allow_partial: bool = knob(
         False, "take weights that fit less than 90 % of the backbone; the rest stays random"
+    )
+    method: str = knob(
+        "swav", "where codes come from: Sinkhorn, or k-means before each epoch", choices=METHODS
     )
     recipe: str = knob(
         "auto",
@@ -123,6 +127,10 @@ class PretrainSettings(Call, Run, Pictures, Machine):
         choices=("epoch", "auto"),
         group="swav",
     )
+    clusterings: int = knob(
+        3, "k-means of deepcluster-v2, each with prototypes of its own", low=1, group="swav"
+    )
+    kmeans_iterations: int = knob(10, "rounds of k-means before an epoch", low=1, group="swav")
     base_lr: float | None = knob(None, "learning rate after the warm-up", low=0, group="swav")
     final_lr: float | None = knob(None, "learning rate at the end", low=0, group="swav")
     warmup_epochs: int | None = knob(None, "epochs of linear warm-up", low=0, group="swav")

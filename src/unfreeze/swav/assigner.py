@@ -2,20 +2,22 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
+from unfreeze.data.loader import Batch
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.bank import Bank
 from unfreeze.swav.gate import Gate, Mean
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.sinkhorn import sinkhorn
+from unfreeze.swav.targets import Scores, Targets
 
 Say = Callable[[str], None]
-Scores = Callable[[torch.Tensor], torch.Tensor]  # unit features [B, d] -> cosines [B, K]
 
 
-class Assigner:
+class Assigner(Targets):
     """Codes of the views `assigned`; owns the bank of `length` features for each of them.
 
     `length` is global; this process keeps its share of it, the rows of its own share of the last
@@ -38,7 +40,6 @@ class Assigner:
         self.temperature = temperature
         self.length, self.opens = length // world, 0 if gate else opens
         self.gate = gate  # without one the bank serves from its epoch on, as published
-        self.bank: Bank | None = None
 
     @classmethod
     def of(cls, s: PretrainSettings, world: int, mean: Mean, say: Say) -> "Assigner":
@@ -65,14 +66,12 @@ class Assigner:
         features: Sequence[torch.Tensor],
         scores: Sequence[torch.Tensor],
         rescored: Scores,
-        epoch: int,
+        batch: Batch,
     ) -> list[torch.Tensor]:
-        """`[B, K]` for each assigned view, from `[B, d]` and `[B, K]` for every view.
-
-        `rescored` gives the bank's features their scores by the prototypes of today.
-        """
-        bank = self.opened(epoch, features[0])
-        serves = bank is not None and (self.gate is None or self.gate.serves(epoch)) and bank.full
+        """`[B, K]` for each assigned view, from `[B, d]` and `[B, K]` for every view."""
+        bank = self.opened(batch.epoch, features[0])
+        gate = self.gate is None or self.gate.serves(batch.epoch)
+        serves = bank is not None and gate and bank.full
         codes = []
         for place, view in enumerate(self.assigned):
             C = scores[view].detach()
@@ -84,6 +83,19 @@ class Assigner:
             self.watched(bank, scores, rescored, None if serves else codes)
             bank.push([features[view] for view in self.assigned])
         return codes
+
+    def loss(self, scores: Sequence[torch.Tensor], codes: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The swapped prediction loss."""
+        return swapped_prediction_loss(scores, codes, self.assigned, temperature=self.temperature)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the bank: what the gate saw."""
+        return {"gate": self.gate and self.gate.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The reverse of `state`."""
+        if self.gate and state["gate"]:
+            self.gate.restore(state["gate"])
 
     def balanced(self, C: torch.Tensor) -> torch.Tensor:
         """Sinkhorn's codes `[B, K]` of scores `[B, K]`."""

@@ -12,7 +12,7 @@ from unfreeze.errors import DivergedError
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.swav.assigner import Assigner
+from unfreeze.swav.targets import Targets
 
 IN_A_ROW = 20  # steps left out; fp16 needs some of them to find its scale
 SHOWN = 3  # files that the console names; log.txt and metrics.jsonl name all
@@ -30,7 +30,7 @@ class Finite:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        assigner: Assigner,
+        assigner: Targets,
         *,
         prompt: bool,
         loader: Loader,

@@ -16,6 +16,7 @@ from unfreeze.errors import DataError, UsageError
 from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.looks import Looks
+from unfreeze.swav.methods import check_method
 from unfreeze.swav.recipes import PUBLISHED, small_side, with_recipe
 
 
@@ -112,6 +113,7 @@ def plan(settings: PretrainSettings, facts: Facts) -> Plan:
             f"{facts.images} usable picture is too few to learn from.",
             "Add some hundreds at least.",
         )
+    check_method(settings)
     settings, named = with_recipe(settings)
     draft = _Draft(dataclasses.asdict(settings), named)
     _views(draft, facts)
@@ -200,7 +202,17 @@ def _length(draft: _Draft, facts: Facts) -> None:
     epochs = min(400, max(25, round(goal / steps)))
     draft.fill("epochs", epochs, f"about {epochs * steps:,} steps of {draft['batch_size']}")
     draft.fill("warmup_epochs", min(10, round(0.1 * draft["epochs"])), "10, at most a tenth")
-    draft.fill("freeze_prototypes_niters", steps, "one epoch, as published")
+    if draft["method"] == "swav":
+        draft.fill("freeze_prototypes_niters", steps, "one epoch, as published")
+        return
+    always = draft["epochs"] * steps
+    draft.fill("freeze_prototypes_niters", always, "they are the centroids of k-means")
+    if draft["freeze_prototypes_niters"] != always:
+        raise UsageError(
+            "--method deepcluster-v2 knows no --freeze-prototypes-niters: prototypes are the "
+            "centroids of k-means.",
+            "Leave it out.",
+        )
 
 
 def _codes(draft: _Draft, facts: Facts) -> None:
@@ -209,6 +221,9 @@ def _codes(draft: _Draft, facts: Facts) -> None:
     queue = min(15 * batch, images // 4) // batch * batch
     K = min(3000, max(64, grown), max(2, images // 8))
     why = f"grows with {images:,} pictures (3,000 for a million)"
+    if draft["method"] == "deepcluster-v2":
+        draft.fill("nmb_prototypes", K, why)
+        draft.fill("queue_length", 0, "labels come from k-means over all pictures")
     given = draft["queue_length"]
     reach = batch + (queue if given is None else given)
     if reach < K:
@@ -224,8 +239,9 @@ def _codes(draft: _Draft, facts: Facts) -> None:
         else f"{images:,} pictures are too few for one"
     )
     draft.fill("queue_length", length, why)
-    start = max(1, min(15, round(0.15 * draft["epochs"])))
-    draft.fill("epoch_queue_starts", start, "15, at most 15 % of the epochs")
+    if draft["queue_length"]:
+        start = max(1, min(15, round(0.15 * draft["epochs"])))
+        draft.fill("epoch_queue_starts", start, "15, at most 15 % of the epochs")
     draft.fill(
         "hidden_mlp", min(2048, 4 * facts.width), f"4 x {facts.width} features, 2,048 at most"
     )

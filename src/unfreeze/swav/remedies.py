@@ -41,12 +41,14 @@ def remedies(s: PretrainSettings, *, steps_per_epoch: int, images: int) -> list[
 
 
 def _sharper(s: PretrainSettings) -> Remedy | None:
-    if s.epsilon <= SHARPEST:
+    if s.epsilon <= SHARPEST or s.method != "swav":
         return None
     return Remedy({"epsilon": SHARPEST}, "sharper codes")
 
 
 def _longer(s: PretrainSettings, epoch: int) -> Remedy | None:
+    if s.method != "swav":
+        return None
     frozen, most = s.freeze_prototypes_niters or 0, epoch * (s.epochs or 0) // 4
     longer = min(max(2 * frozen, epoch), most)
     if longer <= frozen:

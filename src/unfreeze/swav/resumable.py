@@ -54,7 +54,7 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "bank": _joined(trainer),
-        "gate": trainer.assigner.gate and trainer.assigner.gate.state(),
+        "targets": trainer.assigner.state(),
         "watch": trainer.watch.state(),
         "guard": trainer.guard.state(),
         "recoveries": trainer.recoveries,
@@ -76,8 +76,7 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> list[str]:
         torch.set_rng_state(state["rng"][processes.rank])
     if state["bank"] is not None:
         trainer.assigner.bank = _share(trainer, state["bank"])
-    if trainer.assigner.gate and state["gate"]:
-        trainer.assigner.gate.restore(state["gate"])
+    trainer.assigner.restore(state["targets"])
     trainer.watch.restore(state["watch"])
     trainer.guard.restore(state["guard"])
     trainer.recoveries = state["recoveries"]

@@ -22,15 +22,16 @@ from unfreeze.runtime.signals import StopRequest, stop_requests
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.assigner import Assigner
 from unfreeze.swav.bank import Bank
+from unfreeze.swav.clusters import Clusters
 from unfreeze.swav.collapse import heed, keep_good
 from unfreeze.swav.figures import perplexity, sharpness
 from unfreeze.swav.finite import Finite
 from unfreeze.swav.guard import Guard, Verdict
-from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.place import Place
 from unfreeze.swav.recipe import Plan
 from unfreeze.swav.resumable import restore, state_of
+from unfreeze.swav.targets import Targets
 from unfreeze.swav.watching import Watch
 
 CHECKPOINT_SECONDS = 300
@@ -72,7 +73,7 @@ class Trainer:
             weight_decay=self.s.wd or 0.0,
         )
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.precision == "fp16")
-        self.assigner = Assigner.of(self.s, loader.world, self.processes.mean, run.log)
+        self.assigner = self.method()
         self.step = 0
         self.fingerprint = ""  # of the data, so that a resumed run meets the same
         self.loss = math.nan  # mean over the steps of the last record
@@ -91,6 +92,12 @@ class Trainer:
         )
         self.recoveries: list[dict[str, Any]] = []  # from collapses, as in `collapse.recovery`
 
+    def method(self) -> Targets:
+        """What the views are to predict, by `--method`."""
+        if self.s.method == "deepcluster-v2":
+            return Clusters(self.s, self.loader.positions, self.processes)
+        return Assigner.of(self.s, self.loader.world, self.processes.mean, self.run.log)
+
     @property
     def bank(self) -> Bank | None:
         """The rows of the queue that this process keeps, once there is one."""
@@ -104,6 +111,7 @@ class Trainer:
         """
         total, self.finite.console = self.plan.steps, console
         self.watch.begin(self)
+        self.assigner.begin(self)
         if not total or (not self.step and self.s.on_collapse == "recover"):
             self.save()  # the untrained start is a start to go on from too
         self.tell(on_epoch)  # once more after a resume: the last call may have been cut short
@@ -165,18 +173,19 @@ class Trainer:
     def train_step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """One update; (loss, codes of the first assigned view). Nothing waits for the device."""
         set_lr(self.optimizer, self.learning_rate(self.step))
+        self.assigner.turn(self, batch.epoch)
         self.finite.begin()
         self.model.normalise_prototypes()
         self.optimizer.zero_grad(set_to_none=True)
         parts = self.parts(batch)
-        codes = self.look_ahead(parts, batch.epoch) if len(parts) > 1 else []
+        codes = self.look_ahead(parts, batch) if len(parts) > 1 else []
         losses = []
         for k, views in enumerate(parts):
             with self.processes.alone_until_last(self.network, k + 1 == len(parts)):
                 Z, by_view = self.seen(self.network, views)
                 if not codes:
-                    codes = self.assign(Z, by_view, batch.epoch)
-                loss = self.loss_of(by_view, _part(codes, k, len(parts))) / len(parts)
+                    codes = self.assign(Z, by_view, batch)
+                loss = self.assigner.loss(by_view, _part(codes, k, len(parts))) / len(parts)
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         self.update()
@@ -197,7 +206,7 @@ class Trainer:
         return list(Z.detach().chunk(len(views))), list(scores.chunk(len(views)))
 
     @torch.no_grad()
-    def look_ahead(self, parts: list[Views], epoch: int) -> list[torch.Tensor]:
+    def look_ahead(self, parts: list[Views], batch: Batch) -> list[torch.Tensor]:
         """Codes of the whole batch before any part of it is learned from.
 
         A first pass without gradients, as gradient caching does; it leaves running statistics be.
@@ -206,19 +215,13 @@ class Trainer:
             passes = [self.seen(self.model, views) for views in parts]
         features, scores = zip(*passes, strict=True)
         joined = [torch.cat(same) for same in zip(*features, strict=True)]
-        return self.assign(joined, [torch.cat(same) for same in zip(*scores, strict=True)], epoch)
+        return self.assign(joined, [torch.cat(same) for same in zip(*scores, strict=True)], batch)
 
     def assign(
-        self, features: Sequence[torch.Tensor], scores: Sequence[torch.Tensor], epoch: int
+        self, features: Sequence[torch.Tensor], scores: Sequence[torch.Tensor], batch: Batch
     ) -> list[torch.Tensor]:
         """Codes `[B, K]` for each assigned view of this process's share."""
-        return self.assigner.codes(features, scores, self.model.scores, epoch)
-
-    def loss_of(self, by_view: Views, codes: list[torch.Tensor]) -> torch.Tensor:
-        """The swapped prediction loss, a scalar."""
-        return swapped_prediction_loss(
-            by_view, codes, self.s.crops_for_assign, temperature=self.s.temperature
-        )
+        return self.assigner.codes(features, scores, self.model.scores, batch)
 
     def update(self) -> None:
         """One optimizer step, if it may be; prototypes stand still while they are frozen."""

@@ -196,9 +196,10 @@ def figures_of(
     `h` `[N, width]` and `Z` `[N, d]` are the backbone's and the unit features of the centres,
     `pair` the unit features of two views.
     """
-    s, prototypes = trainer.s, F.normalize(trainer.model.prototypes.weight, dim=1)
+    s, K = trainer.s, trainer.s.nmb_prototypes or 1
+    # of several clusterings the first one is looked at
+    prototypes = F.normalize(trainer.model.prototypes.weight[:K], dim=1)
     scores = [F.linear(z, prototypes.to(z.dtype)) for z in (Z, *pair)]
-    K = len(prototypes)
     codes = [
         sinkhorn(C, epsilon=s.epsilon, iterations=s.sinkhorn_iterations, alone=True)
         for C in scores[1:]

@@ -51,6 +51,12 @@ class Plan:
         return self.settings.lr or 0.0
 
     @property
+    def head_share(self) -> float:
+        """The new head's learning rate as a share of `lr`."""
+        given = self.settings.head_lr
+        return 1.0 if given is None else given / self.lr
+
+    @property
     def weight_decay(self) -> float:
         """Of matrices and kernels; biases and normalisation do not decay."""
         return self.settings.weight_decay or 0.0
@@ -66,6 +72,10 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
     lr = s.lr
     if lr is None:
         lr, reasons["lr"] = usual_lr(s.optimizer, batch, facts)
+    if s.head_lr is not None and not lr:
+        raise UsageError(
+            "--head-lr is a share of --lr, which is 0.", "Use --freeze all, with --lr alone."
+        )
     if s.warmup_epochs > s.epochs:
         raise UsageError(
             f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.", "Lower it."
