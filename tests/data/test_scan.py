@@ -197,7 +197,7 @@ def test_a_store_over_the_budget_is_not_built(made, monkeypatch):
 
 def test_a_store_that_outgrows_its_estimate_is_given_up(made, monkeypatch):
     index = indexed(made)
-    monkeypatch.setattr("unfreeze.data.sweep._mean_bytes", lambda *_: 1.0)
+    monkeypatch.setattr("unfreeze.data.sweep.mean_bytes", lambda *_: 1.0)
     console = Listening()
     found = check(index, store_budget=1_000, console=console)
     assert found.store is None

@@ -27,7 +27,7 @@ from unfreeze.settings.build import as_dict, layered, read_toml, to_toml
 from unfreeze.settings.compare import CompareSettings
 from unfreeze.settings.knob import flag
 
-FREE = {"device", "workers", "store_budget", "data_root", "data", "logger", "scan"}
+FREE = {"device", "workers", "store", "store_budget", "data_root", "data", "logger", "scan"}
 
 
 @dataclass(frozen=True)

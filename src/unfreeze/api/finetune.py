@@ -12,9 +12,10 @@ from torch import nn
 from unfreeze import __version__
 from unfreeze.api.fitting import Parts, assemble, swept
 from unfreeze.api.job import Job, begun, checkpoint, continued, opened
-from unfreeze.api.labelling import Checked, checked, read_labels, unchecked
+from unfreeze.api.labelling import Checked, checked, held, read_labels, unchecked
 from unfreeze.api.report import report
 from unfreeze.checkpoints.modelfile import load_model, save_model
+from unfreeze.data.holding import Holding
 from unfreeze.errors import Interrupted, UsageError, go_on
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console, Logged, Quiet
@@ -99,7 +100,9 @@ def run_finetune(
     if settings.dry_run:
         portions = unchecked(settings, found)
         counts = {"images": len(portions.train), "held_out": len(portions.val)}
-        job = begun(settings, found, opened(settings, found), device, **counts)
+        first = opened(settings, found)
+        job = begun(settings, found, first, device, **counts)
+        job = _telling(job, held(settings, found, first.preprocess))
         return _planned(job, len(portions.train), portions.reason, console)
     state = checkpoint(settings, found, console)
     it = opened(settings, found) if state is None else None
@@ -112,7 +115,7 @@ def run_finetune(
     else:
         job = continued(settings, state or {})
         ready = checked(job.plan.settings, found, job.plan.preprocess, console)
-    job = replace(job, network=_placed(job.network, device))
+    job = _telling(replace(job, network=_placed(job.network, device)), ready.hold)
     _show(job, len(ready.train), ready.portions.reason, console)
     parts = assemble(job, ready)
     if state is None:
@@ -130,6 +133,12 @@ def run_finetune(
     if draw:
         report(str(run.path))
     return _result(run, job, ready, outcome)
+
+
+def _telling(job: Job, hold: Holding) -> Job:
+    """The job with the reason for where its pictures are held."""
+    reasons = {**job.plan.reasons, "store": f"{hold.place}: {hold.reason}"}
+    return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
 def _placed(network: nn.Module, device: torch.device) -> nn.Module:

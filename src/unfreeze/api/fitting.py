@@ -12,6 +12,7 @@ from unfreeze import __version__
 from unfreeze.api.job import Job
 from unfreeze.api.labelling import Checked
 from unfreeze.data.decode import DECODER
+from unfreeze.data.holding import in_memory
 from unfreeze.data.loader import Loader
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views import normalise
@@ -79,7 +80,7 @@ def assemble(job: Job, ready: Checked) -> Parts:
         drop_last=False,
         workers=_workers(s, next(network.parameters()).device),
     )
-    budget = int(s.store_budget * 2**30 / 4)
+    budget = in_memory(s.store_budget) // 4
     holdout = HoldOut(ready.val, preprocess, prepare=prepare, budget=budget)
     judged = holdout if len(ready.val) else None
     if s.cache in ("off", "auto"):  # auto: of a run begun before features were kept
@@ -180,7 +181,7 @@ def _keeping(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor]) -> K
         prepare=prepare,
         side=job.plan.preprocess.image_size,
         precision=s.precision,
-        memory=int(s.store_budget * 2**30),
+        memory=in_memory(s.store_budget),
         disk=int(s.cache_budget * 2**30),
         about=about,
         train=partial(ready.digest, "train"),

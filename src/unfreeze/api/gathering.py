@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.decode import header_size
+from unfreeze.data.holding import Holding, holding
 from unfreeze.data.index import TRAIN, Index, build_index
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.scan import Problem, check, write_problems_csv
@@ -32,13 +33,27 @@ class Gathering:
     fingerprint: str
     problems: tuple[Problem, ...] = ()
 
-    def checked(self, s: PretrainSettings, resize_to: int, console: Console) -> "Gathering":
+    def holding(self, s: PretrainSettings, resize_to: int, processes: int) -> Holding:
+        """Where the decoded pictures will be held, and why."""
+        return holding(
+            self.index.source,
+            self.index.rows[self.train],
+            resize_to,
+            store=s.store,
+            gibibytes=s.store_budget,
+            processes=processes,
+            scan=s.scan,
+        )
+
+    def checked(
+        self, s: PretrainSettings, resize_to: int, hold: Holding, console: Console
+    ) -> "Gathering":
         """The same with every file decoded once and what cannot be used left out."""
         wanted = self.index.take(self.train)
         scan = check(
             wanted,
             workers=s.workers,
-            store_budget=int(s.store_budget * 2**30),
+            hold=hold,
             resize_to=resize_to,
             console=console,
             mode=s.scan,  # type: ignore[arg-type]  # its choices are the modes

@@ -8,6 +8,7 @@ import numpy as np
 
 from unfreeze.api.gathering import usual_side
 from unfreeze.data.content import HEAD, Keys, content_keys, save_keys
+from unfreeze.data.holding import Holding, holding
 from unfreeze.data.index import Index, build_index
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
@@ -37,6 +38,7 @@ class Checked:
     train: Pictures
     val: Pictures
     problems: list[Problem]
+    hold: Holding
 
     def write(self, run: RunFolder) -> None:
         """problems.csv and split.csv: what was left out, and what is used for what."""
@@ -88,11 +90,12 @@ def checked(
     s: FinetuneSettings, found: Labelled, preprocess: Preprocess, console: Console
 ) -> Checked:
     """Every file decoded once, train held in memory where it fits, and the portions."""
+    hold = held(s, found, preprocess)
     scan = check(
         found.index,
         workers=s.workers,
-        store_budget=int(s.store_budget * 2**30),
-        resize_to=2 * max(preprocess.resize, preprocess.image_size),
+        hold=hold,
+        resize_to=_largest(preprocess),
         console=console,
         mode=s.scan,  # type: ignore[arg-type]  # its choices are the modes
         seed=s.seed,
@@ -102,7 +105,24 @@ def checked(
     portions = portion(scan.index, scan.usable, wanted(s))
     train = Pictures(found.index.take(portions.train), scan.store, resize_to=scan.resize_to)
     # val is read as `evaluate` and `predict` will read it: from the files, at full size
-    return Checked(portions, train, Pictures(found.index.take(portions.val)), scan.problems)
+    val = Pictures(found.index.take(portions.val))
+    return Checked(portions, train, val, scan.problems, hold)
+
+
+def held(s: FinetuneSettings, found: Labelled, preprocess: Preprocess) -> Holding:
+    """Where the decoded pictures are held, and why."""
+    return holding(
+        found.index.source,
+        found.index.rows,
+        _largest(preprocess),
+        store=s.store,
+        gibibytes=s.store_budget,
+        scan=s.scan,
+    )
+
+
+def _largest(preprocess: Preprocess) -> int:
+    return 2 * max(preprocess.resize, preprocess.image_size)
 
 
 def wanted(s: FinetuneSettings) -> Wanted:

@@ -21,6 +21,7 @@ from unfreeze.api.writing import write_model, write_start
 from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
+from unfreeze.data.holding import Holding
 from unfreeze.data.loader import Loader
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
@@ -116,8 +117,10 @@ def run_pretrain(
     processes.leads(lambda: allowed(out, **place))
     # in turn: what the first process fetched or decoded stands on the disk for the others
     prepared = processes.in_turn(lambda: _prepare(settings, console, processes.world))
-    side = 2 * max(prepared.plan.settings.size_crops or ())
-    found = processes.in_turn(lambda: prepared.found.checked(settings, side, console))
+    side = _largest(prepared.plan)
+    found = processes.in_turn(
+        lambda: prepared.found.checked(settings, side, prepared.hold, console)
+    )
     # the last moment: --overwrite deletes
     processes.leads(lambda: RunFolder.create(out, **place))
     run = RunFolder(out, writes=processes.first)
@@ -186,6 +189,7 @@ class _Prepared:
     facts: Facts
     plan: Plan
     place: Place
+    hold: Holding
     reasons: dict[str, str]
 
 
@@ -199,9 +203,17 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     start = begin(settings, found.side, device)
     facts = Facts(len(found.train), found.side, device.type, start.width, processes)
     chosen = plan(start.settings, facts)
+    hold = found.holding(settings, _largest(chosen), processes)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
+    reasons["store"] = f"{hold.place}: {hold.reason}"
     show(chosen, reasons, facts, console)
-    return _Prepared(found, start, facts, chosen, Place(device, precision, MEAN, STD), reasons)
+    place = Place(device, precision, MEAN, STD)
+    return _Prepared(found, start, facts, chosen, place, hold, reasons)
+
+
+def _largest(chosen: Plan) -> int:
+    """The shorter side that pictures are shrunk to: views are cut from twice their own size."""
+    return 2 * max(chosen.settings.size_crops or ())
 
 
 def _watch(trainer: Trainer, found: Gathering, before: Gathering, console: Console) -> Watch:

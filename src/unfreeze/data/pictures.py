@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from unfreeze.data.decode import decode, shrink
 from unfreeze.data.index import Index
+from unfreeze.data.mapped import MappedStore
 from unfreeze.data.store import PixelStore
 from unfreeze.data.undecodable import Undecodable
 from unfreeze.errors import DataError
@@ -36,7 +37,11 @@ class Pictures:
     """
 
     def __init__(
-        self, index: Index, store: PixelStore | None = None, *, resize_to: int | None = None
+        self,
+        index: Index,
+        store: PixelStore | MappedStore | None = None,
+        *,
+        resize_to: int | None = None,
     ) -> None:
         self.index, self.store = index, store
         self.resize_to = resize_to if store is None else store.resize_to

@@ -11,13 +11,18 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.data.holding import Holding
 from unfreeze.data.index import Index
+from unfreeze.data.mapped import MappedStore, is_ours, pixels_folder, wanted
+from unfreeze.data.mapping import mapped
 from unfreeze.data.pictures import Pictures
+from unfreeze.data.room import make_room
+from unfreeze.data.sources import Source
 from unfreeze.data.store import PixelStore
 from unfreeze.data.sweep import sweep
 from unfreeze.data.undecodable import Reason
 from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdicts
-from unfreeze.errors import DataError
+from unfreeze.errors import DataError, ResourceError
 from unfreeze.runtime import atomic
 from unfreeze.runtime.console import Console, Quiet
 
@@ -55,7 +60,7 @@ class Scan:
     decoded: int
     known: int
     seconds: float
-    store: PixelStore | None
+    store: PixelStore | MappedStore | None
     resize_to: int | None
 
     def pictures(self) -> Pictures:
@@ -68,6 +73,7 @@ def check(
     *,
     workers: int | None = None,
     store_budget: int = 0,
+    hold: Holding | None = None,
     resize_to: int | None = None,
     console: Console | None = None,
     mode: Mode = "full",
@@ -78,18 +84,25 @@ def check(
 
     `store_budget` is in bytes: if the pixels (shorter side at most `resize_to`) are estimated to
     fit, they are kept, which takes one decoding pass even where every verdict is known from an
-    earlier run. Without a store nothing is read twice. `workers` are threads. Mode `sample`
+    earlier run; `hold` says where instead. Without a store nothing is read twice. `workers` are
+    threads, processes where pixels go to the disk. Mode `sample`
     decodes SAMPLE seeded files, `off` none; neither builds a store, both say so. More than
     `refuse_above` of the checked files unusable is a DataError (None: never).
     """
     console = console or Quiet()
     started = time.perf_counter()
     verdicts = Verdicts(index.source)
-    wanted = index.rows[_positions(len(index), mode, seed)]
-    known = int((verdicts.states[wanted] != UNKNOWN).sum())
-    decoded, store = sweep(
+    rows = index.rows[_positions(len(index), mode, seed)]
+    known = int((verdicts.states[rows] != UNKNOWN).sum())
+    if hold is not None:
+        store_budget = hold.budget if hold.place == "memory" else 0
+    store: PixelStore | MappedStore | None = None
+    before = 0
+    if hold is not None and hold.place == "disk" and mode == "full" and len(rows):
+        before, store = _on_disk(index.source, rows, verdicts, hold, resize_to, workers, console)
+    decoded, held = sweep(
         index.source,
-        wanted,
+        rows,
         verdicts,
         workers=workers,
         store_budget=store_budget if mode == "full" else 0,
@@ -98,9 +111,9 @@ def check(
     )
     _say(console, mode, len(index))
     bad = verdicts.states == UNUSABLE
-    bad[np.setdiff1d(index.rows, wanted)] = False  # what an earlier run knew does not change this
+    bad[np.setdiff1d(index.rows, rows)] = False  # what an earlier run knew does not change this
     if refuse_above is not None:
-        _refuse(index, wanted[bad[wanted]], len(wanted), verdicts, refuse_above)
+        _refuse(index, rows[bad[rows]], len(rows), verdicts, refuse_above)
     sizes = np.where(bad[:, None], 0, verdicts.sizes)[index.rows]
     return Scan(
         index=index,
@@ -109,12 +122,37 @@ def check(
         heights=np.ascontiguousarray(sizes[:, 0]),
         widths=np.ascontiguousarray(sizes[:, 1]),
         mode=mode,
-        decoded=decoded,
+        decoded=before + decoded,
         known=known,
         seconds=time.perf_counter() - started,
-        store=store,
+        store=held or store,
         resize_to=resize_to,
     )
+
+
+def _on_disk(
+    source: Source,
+    rows: Rows,
+    verdicts: Verdicts,
+    hold: Holding,
+    resize_to: int | None,
+    workers: int | None,
+    console: Console,
+) -> tuple[int, MappedStore | None]:
+    """(files decoded, their pixels mapped); where they cannot be kept it is said."""
+    want = wanted(source, rows, resize_to, hold.bytes)
+    if not want.folder.exists():
+        around = pixels_folder()
+        removed = make_room(around, hold.budget, hold.bytes, ours=is_ours, spared=[want.key])
+        for name in removed:
+            console.say(f"Kept pixels {name} made room (--store-budget).")
+    try:
+        return mapped(want, verdicts, workers=workers, console=console)
+    except (OSError, ResourceError) as error:
+        if hold.asked:
+            raise
+        console.say(f"No decoded pictures are kept on the disk: {error}")
+        return 0, None
 
 
 def write_problems_csv(path: Path, problems: Iterable[Problem]) -> None:

@@ -1,6 +1,5 @@
 """One pass of threads over files: a verdict for each, and their pixels where these fit."""
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,7 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.decode import decode, header_size, shrink
+from unfreeze.data.crew import processors
+from unfreeze.data.decode import decode, shrink
+from unfreeze.data.holding import mean_bytes
 from unfreeze.data.sources import Source
 from unfreeze.data.store import PixelStore
 from unfreeze.data.undecodable import Undecodable
@@ -16,7 +17,6 @@ from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdict, Verdicts
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Console
 
-_ESTIMATE_FROM = 256  # headers that the store's size is estimated from
 _CHUNK_BYTES = 8 * 2**20  # pixels that a task of the pool brings back, about
 _CHUNK_FILES = 64
 
@@ -49,7 +49,7 @@ def sweep(
     chunks = _chunks(todo, len(store.buffer) // len(rows) if store is not None else 0)
     try:
         with console.progress("checking pictures", len(todo)) as advance:
-            for chunk, results in _in_order(judge, chunks, workers or _processors()):
+            for chunk, results in _in_order(judge, chunks, workers or processors()):
                 for row, (verdict, pixels) in zip(chunk, results, strict=True):
                     verdicts.set(row, verdict)
                     if store is not None and pixels is not None:
@@ -81,18 +81,24 @@ class _Judge:
         return [self._one(row) for row in chunk]
 
     def _one(self, row: int) -> tuple[Verdict, Pixels | None]:
-        data = None
-        try:
-            data = self.source.read(row)
-            pixels = decode(data)
-        except Undecodable as error:
-            # what reading found is about the disk or the archive, and may be mended
-            return Verdict(0, 0, error.reason, error.detail, passing=data is None), None
-        except OSError as error:
-            detail = error.strerror or str(error)
-            return Verdict(0, 0, "unreadable", detail, passing=True), None
-        verdict = Verdict(*pixels.shape[:2])
-        return verdict, shrink(pixels, self.resize_to) if self.keep else None
+        verdict, pixels = judged(self.source, row)
+        held = self.keep and pixels is not None
+        return verdict, shrink(pixels, self.resize_to) if held else None  # type: ignore[arg-type]
+
+
+def judged(source: Source, row: int) -> tuple[Verdict, Pixels | None]:
+    """A row's verdict, and its pixels where it is usable."""
+    data = None
+    try:
+        data = source.read(row)
+        pixels = decode(data)
+    except Undecodable as error:
+        # what reading found is about the disk or the archive, and may be mended
+        return Verdict(0, 0, error.reason, error.detail, passing=data is None), None
+    except OSError as error:
+        detail = error.strerror or str(error)
+        return Verdict(0, 0, "unreadable", detail, passing=True), None
+    return Verdict(*pixels.shape[:2]), pixels
 
 
 def _in_order(
@@ -116,15 +122,9 @@ def _in_order(
 
 def _chunks(rows: Rows, mean_bytes: int) -> Iterator[list[int]]:
     size = max(1, min(_CHUNK_FILES, _CHUNK_BYTES // max(mean_bytes, 1)))
-    size = max(1, min(size, len(rows) // (4 * _processors())))
+    size = max(1, min(size, len(rows) // (4 * processors())))
     for start in range(0, len(rows), size):
         yield rows[start : start + size].tolist()
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
 
 
 def _store(
@@ -133,29 +133,8 @@ def _store(
     """An empty store of the estimated size, or None where that is over the budget."""
     if budget <= 0 or not len(rows):
         return None
-    estimate = _mean_bytes(source, rows, verdicts, resize_to) * len(rows)
+    estimate = mean_bytes(source, rows, verdicts, resize_to) * len(rows)
     if estimate > budget:
         return None
     capacity = min(budget, int(estimate * 1.02)) + 4096  # memory is taken only when written to
     return PixelStore(len(source), capacity=capacity, resize_to=resize_to)
-
-
-def _mean_bytes(source: Source, rows: Rows, verdicts: Verdicts, resize_to: int | None) -> float:
-    """Bytes of pixels a picture: from known sizes, where all are known, else from some headers."""
-    if (verdicts.states[rows] != UNKNOWN).all():
-        sizes = verdicts.sizes[rows].astype(np.float64)
-    else:
-        some = rows[np.linspace(0, len(rows) - 1, min(_ESTIMATE_FROM, len(rows))).astype(int)]
-        sizes = np.array([_header(source, int(row)) for row in some], np.float64)
-    if resize_to is not None:
-        shorter = np.maximum(sizes.min(axis=1, keepdims=True), 1)
-        sizes = sizes * np.minimum(1, resize_to / shorter)
-    return float(sizes.prod(axis=1).mean() * 3)
-
-
-def _header(source: Source, row: int) -> tuple[int, int]:
-    try:
-        data = source.read(row)
-        return data.shape[:2] if isinstance(data, np.ndarray) else header_size(data)
-    except (OSError, Undecodable):
-        return 0, 0

@@ -46,8 +46,15 @@ class Pictures:
         choices=("full", "sample", "off"),
         group="data",
     )
+    store: str = knob(
+        "auto",
+        "where decoded pictures are held: memory, disk (a memory map that processes share and "
+        "later runs find again) or off; auto takes memory for one process up to 1 GiB, else disk",
+        choices=("auto", "memory", "disk", "off"),
+        group="data",
+    )
     store_budget: float = knob(
-        1.0, "GiB of memory that decoded pictures may take (0: none held)", low=0, group="data"
+        16.0, "GiB that decoded pictures may take, in memory or on the disk", low=0, group="data"
     )
     limit: int | None = knob(
         None, "use at most N training pictures", low=1, group="data", unset="all"

@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "device",
     "workers",
     "scan",
+    "store",
     "store_budget",
     "checkpoint_every",
     "keep_every",

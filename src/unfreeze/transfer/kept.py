@@ -6,8 +6,6 @@ Chunks are mapped into memory, not read; a pass that was cut off goes on after i
 
 import contextlib
 import os
-import shutil
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from unfreeze.data import room
+from unfreeze.data.room import SPARE_BYTES
 from unfreeze.data.verdicts import cache_folder
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import Console
 
 CHUNK_BYTES = 64 * 2**20  # about; what is lost at most when a pass is cut off
-SPARE_BYTES = 256 * 2**20  # of the disk that is left to others
-RECENT_SECONDS = 3600.0  # a folder changed since then may be in another run's hands
 ENDING = ".safetensors"
 DONE = "used"  # its time of change: when these features were last wanted
 
@@ -162,10 +160,7 @@ def check_room(needed: int) -> None:
 
 def free_bytes() -> int:
     """Room on the disk of the cache."""
-    place = kept_folder()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    return room.free_bytes(kept_folder())
 
 
 def make_room(budget: int, needed: int, *, spared: Sequence[str] = ()) -> list[str]:
@@ -173,23 +168,11 @@ def make_room(budget: int, needed: int, *, spared: Sequence[str] = ()) -> list[s
 
     What `spared` names and what changed within the hour stays. Returns the keys removed.
     """
-    folders = [place for place in kept_folder().glob("*") if place.is_dir()]
-    sizes = {place: sum(file.stat().st_size for file in place.iterdir()) for place in folders}
-    removed = []
-    for place in sorted(folders, key=_last_wanted):
-        if sum(sizes.values()) + needed <= budget:
-            break
-        ours = all(file.suffix == ENDING or file.name == DONE for file in place.iterdir())
-        if ours and place.name not in spared and time.time() - _last_wanted(place) > RECENT_SECONDS:
-            shutil.rmtree(place, ignore_errors=True)  # in use by another run on some systems
-            if not place.exists():
-                removed.append(place.name)
-                del sizes[place]
-    return removed
 
+    def ours(file: Path) -> bool:
+        return file.suffix == ENDING or file.name == DONE
 
-def _last_wanted(place: Path) -> float:
-    return max((file.stat().st_mtime for file in place.iterdir()), default=place.stat().st_mtime)
+    return room.make_room(kept_folder(), budget, needed, ours=ours, spared=spared)
 
 
 def _filled(

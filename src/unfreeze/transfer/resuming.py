@@ -12,6 +12,7 @@ FREE = frozenset(
         "data_root",
         "device",
         "workers",
+        "store",
         "store_budget",
         "scan",
         "patience",

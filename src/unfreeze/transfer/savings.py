@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from unfreeze.data.room import SPARE_BYTES
 from unfreeze.errors import UsageError
 from unfreeze.runtime.devices import autocast
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.border import Border, NoBorder, find_border, work
 from unfreeze.transfer.freeze import FreezeSchedule
-from unfreeze.transfer.kept import SPARE_BYTES, free_bytes, kept_folder
+from unfreeze.transfer.kept import free_bytes, kept_folder
 from unfreeze.transfer.plan import Plan
 from unfreeze.transfer.stretches import ACTIVATIONS, FEATURES, Stretch, stretches, wanted
 

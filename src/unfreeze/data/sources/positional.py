@@ -10,7 +10,9 @@ from typing import Any
 class PositionalFile:
     """An open file without a place of its own; `read(offset, count)` may return fewer bytes.
 
-    Pickling carries the path and opens it again, so it also travels to spawned processes.
+    Pickling carries the path and opens it again, so it also travels to spawned processes; an
+    unnamed file travels where the system names the open files of processes (Linux), as long as
+    this process lives.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,9 +40,16 @@ class PositionalFile:
         return _all(lambda left, done: os.pread(self.descriptor, left, offset + done), count)
 
     def __reduce__(self) -> tuple[type["PositionalFile"], tuple[Path]]:
-        if self._path is None:
+        path = self._path or self.alias
+        if path is None:
             raise TypeError("an unnamed file cannot be pickled")
-        return PositionalFile, (self._path,)
+        return PositionalFile, (path,)
+
+    @property
+    def alias(self) -> Path | None:
+        """The name under which other processes reach the open file; None where there is none."""
+        path = Path(f"/proc/{os.getpid()}/fd/{self.descriptor}")
+        return path if path.exists() else None
 
 
 def _all(read: Any, count: int) -> bytes:

@@ -7,7 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +77,8 @@ class TarSource(Source):
 class PackedTarSource(TarSource):
     """A `.tar.gz`, unpacked as a stream to an unnamed plain tar in the temporary folder.
 
-    The unpacked size is bounded; a pickled copy unpacks again.
+    The unpacked size is bounded. Other processes read the same file where they can reach it
+    (Linux), else they unpack again.
     """
 
     kind = "tar.gz"
@@ -86,8 +87,10 @@ class PackedTarSource(TarSource):
         self._path = path
         self._load(_unpack(path), path)
 
-    def __reduce__(self) -> tuple[type["PackedTarSource"], tuple[Path]]:
-        return PackedTarSource, (self._path,)
+    def __reduce__(self) -> Any:
+        if self._file.alias is None:
+            return PackedTarSource, (self._path,)
+        return _attached, (self.__dict__,)
 
 
 def _headers(stream: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
@@ -112,6 +115,13 @@ def _headers(stream: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
     stream.seek(place)
     if stream.read(_BLOCK).strip(b"\x00"):
         raise _damaged(where, f"no header could be read at byte {place:,}")
+
+
+def _attached(state: dict[str, Any]) -> PackedTarSource:
+    """The same source in another process, over the file that the first one unpacked."""
+    source = PackedTarSource.__new__(PackedTarSource)
+    source.__dict__.update(state)
+    return source
 
 
 def _unpack(path: Path) -> PositionalFile:

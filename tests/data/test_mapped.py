@@ -1,0 +1,292 @@
+"""Pixels in a memory map: equal to decoding afresh, built side by side, resumable, shared."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+
+from unfreeze.data import holding as held_by
+from unfreeze.data import mapped as module
+from unfreeze.data.decode import decode, shrink
+from unfreeze.data.holding import holding
+from unfreeze.data.index import build_index
+from unfreeze.data.mapped import MappedStore, is_ours, pixels_folder, read_chunk, wanted
+from unfreeze.data.room import make_room
+from unfreeze.data.scan import check
+from unfreeze.data.sources import open_source
+from unfreeze.data.verdicts import Verdicts
+from unfreeze.errors import ResourceError
+from unfreeze.runtime.console import Quiet
+
+NAMES = tuple(f"{kind}/{number:02}.png" for kind in ("cat", "dog") for number in range(20))
+BROKEN = {"cat/03.png": b"<html>", "dog/00.png": b""}
+
+
+class Saying(Quiet):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture
+def members(made):
+    wide = {"dog/07.png": made.encoded(made.noise(40, 9), "JPEG")}
+    return made.members(NAMES) | BROKEN | wide
+
+
+def indexed(path):
+    return build_index(open_source(str(path)))
+
+
+def disk(index, resize_to=6, **options):
+    return holding(index.source, index.rows, resize_to, store="disk", **options)
+
+
+def checked(index, resize_to=6, console=None, **options):
+    hold = disk(index, resize_to)
+    return check(index, hold=hold, resize_to=resize_to, console=console, workers=2, **options)
+
+
+def equals_decoding(index, scan, resize_to):
+    pictures = scan.pictures()
+    assert len(pictures) == len(index) - len(scan.problems)
+    for position, row in enumerate(pictures.index.rows.tolist()):
+        assert row in scan.store
+        fresh = shrink(decode(index.source.read(row)), resize_to)
+        assert np.array_equal(pictures[position], fresh)
+
+
+@pytest.mark.parametrize("pack", ["folder", "zip", "tar", "tar.gz"])
+def test_the_map_equals_decoding_afresh(made, members, pack):
+    path = made.tar(members, "data.tar.gz") if "." in pack else getattr(made, pack)(members)
+    index = indexed(path)
+    scan = checked(index)
+    assert isinstance(scan.store, MappedStore)
+    assert (scan.decoded, scan.known) == (40, 0)
+    assert {problem.path: problem.reason for problem in scan.problems} == {
+        "cat/03.png": "not an image",
+        "dog/00.png": "empty",
+    }
+    assert scan.heights[index.paths.index("dog/07.png")] == 40  # before shrinking
+    equals_decoding(index, scan, 6)
+    plain = check(index, resize_to=6)
+    assert plain.problems == scan.problems
+    assert plain.decoded == 0  # what the store found out is known
+
+
+def test_a_later_run_decodes_nothing_and_other_pixels_are_another_store(made, members):
+    path = made.zip(members)
+    checked(indexed(path))
+    again = checked(indexed(path))
+    assert (again.decoded, again.known) == (0, 40)
+    equals_decoding(again.index, again, 6)
+    whole = checked(indexed(path), None)
+    assert whole.decoded == 38  # the bad ones are known
+    equals_decoding(whole.index, whole, None)
+    assert len(list(pixels_folder().iterdir())) == 2
+    changed = made.zip(members | {"cat/01.png": made.encoded()})
+    assert checked(indexed(changed)).decoded == 40
+
+
+def test_damaged_and_foreign_chunks_are_named_and_made_again(made, members):
+    path = made.zip(members)
+    files = sorted(checked(indexed(path)).store.want.folder.glob("*.pixels"))
+    assert len(files) == 16
+    whole = [file.read_bytes() for file in files]
+    files[1].write_bytes(whole[1][:-3])
+    files[2].write_bytes(whole[0])
+    table = bytearray(whole[4])
+    table[-80] ^= 1  # in the table of shapes
+    files[4].write_bytes(table)
+    files[5].write_bytes(b"")
+    files[6].unlink()
+    console = Saying()
+    again = checked(indexed(path), console=console)
+    assert sum("damaged" in line for line in console.said) == 4
+    made_again = sum(len(again.store.want.part(number)) for number in (1, 2, 4, 5, 6))
+    assert again.decoded == made_again - 1  # a bad one among them is known
+    equals_decoding(again.index, again, 6)
+    assert [file.read_bytes() for file in files] == whole
+
+
+def test_processes_share_the_pages_and_nobody_changes_the_file(made, members):
+    index = indexed(made.zip(members))
+    store = checked(index).store
+    before = store[1].copy()
+    store[1][:] = 0  # torch may take it for writable
+    assert not store[1].any()
+    there = pickle.loads(pickle.dumps(store))
+    assert np.array_equal(there[1], before)
+    assert len(pickle.dumps(store)) < 20_000 < store.used + 20_000
+    with pytest.raises(KeyError):
+        store[int(index.rows[index.paths.index("dog/00.png")])]
+
+
+KILLED = """
+import os, sys
+from unfreeze.data import mapping
+from unfreeze.data.crew import shared_out
+from unfreeze.data.holding import holding
+from unfreeze.data.index import build_index
+from unfreeze.data.scan import check
+from unfreeze.data.sources import open_source
+
+def some(work, tasks, workers):
+    for number, done in enumerate(shared_out(work, tasks, workers)):
+        yield done
+        if number == 5:
+            os.kill(os.getpid(), 9)
+
+mapping.shared_out = some
+index = build_index(open_source(sys.argv[1]))
+hold = holding(index.source, index.rows, 6, store="disk")
+check(index, hold=hold, resize_to=6, workers=1)
+"""
+
+
+def test_a_killed_build_goes_on(made, members):
+    path = made.zip(members)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL
+    index = indexed(path)
+    want = wanted(index.source, index.rows, 6, 0)
+    deadline = time.monotonic() + 10
+    while list(want.folder.glob(".*")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the worker ends after its chunk
+    made_before = len(list(want.folder.glob("*.pixels")))
+    assert 6 <= made_before < 16
+    scan = checked(index)
+    left = sum(len(want.part(number)) for number in range(16)) - scan.decoded
+    assert left >= 6 * 2  # not decoded again
+    equals_decoding(index, scan, 6)
+
+
+DEADLY = """
+import os
+
+class Deadly:
+    def __init__(self, inner, home):
+        self.names, self.sizes, self.inner, self.home = inner.names, inner.sizes, inner, home
+
+    def __len__(self):
+        return len(self.inner)
+
+    def fingerprint(self):
+        return self.inner.fingerprint()
+
+    def read(self, row):
+        if row == 5 and os.getpid() != self.home:
+            os._exit(3)
+        return self.inner.read(row)
+"""
+
+
+def test_a_file_that_brings_a_process_down_is_met_alone(made, members, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deadly", module := types.ModuleType("deadly"))
+    (made.root / "deadly.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(str(made.root))  # where other processes find it
+    exec(DEADLY, module.__dict__)
+    index = indexed(made.zip(members))
+    object.__setattr__(index, "source", module.Deadly(index.source, os.getpid()))
+    with pytest.raises(ResourceError, match="process that reads pictures ended"):
+        checked(index)
+    assert Verdicts(index.source).states[5] == 1  # met alone, where it does no harm
+    console = Saying()
+    hold = held_by.Holding("disk", 1, 2**30, "")  # not asked for: the run goes on without
+    scan = check(index, hold=hold, resize_to=6, workers=2, console=console)
+    assert scan.store is None
+    assert "No decoded pictures are kept" in console.said[0]
+
+
+def test_where_pixels_are_held_and_why(made, members, monkeypatch):
+    index = indexed(made.zip(members))
+
+    def where(**options):
+        found = holding(index.source, index.rows, None, **options)
+        return found.place, found.reason
+
+    assert where() == ("memory", "0.00 GiB of pixels, decoded once")
+    place, why = where(processes=4)
+    assert place == "disk"
+    assert "one copy for 4 processes" in why
+    assert str(pixels_folder()) in why
+    monkeypatch.setattr(held_by, "MEMORY", 1000)
+    assert where()[0] == "disk"
+    assert where(store="memory")[0] == "memory"
+    assert where(store="off") == ("none", "decoded when needed, as asked")
+    assert where(gibibytes=0)[0] == "none"
+    assert where(gibibytes=1e-6) == (
+        "none",
+        "decoded when needed: 0.00 GiB of pixels, --store-budget is 1e-06",
+    )
+    assert "--scan sample" in where(scan="sample")[1]
+    checked(index, None)
+    assert "there from an earlier run" in where()[1]
+    monkeypatch.setattr(held_by, "free_bytes", lambda place: 2**20)
+    assert where()[0] == "disk"  # what is there needs no room
+    index = index.take(np.arange(20))
+    place, why = where()
+    assert (place, "do not fit" in why) == ("none", True)
+    with pytest.raises(ResourceError, match="do not fit"):
+        where(store="disk")
+
+
+def test_older_stores_make_room(made, members):
+    path = made.zip(members)
+    index = indexed(path)
+    first = checked(index, 4).store.want.folder
+    (pixels_folder() / "not-ours").mkdir()
+    (pixels_folder() / "not-ours" / "letter.txt").write_text("mine")
+    long_ago = time.time() - 7200
+    for file in [*first.iterdir(), pixels_folder() / "not-ours" / "letter.txt"]:
+        os.utime(file, (long_ago, long_ago))
+    hold = held_by.Holding("disk", 1, 1, "", asked=True)
+    console = Saying()
+    second = check(index, hold=hold, resize_to=5, console=console).store.want.folder
+    assert not first.exists()
+    assert (pixels_folder() / "not-ours").exists()
+    assert second.exists()
+    assert f"{first.name} made room" in console.said[0]
+    assert make_room(pixels_folder(), 0, 1, ours=is_ours) == []  # in use within the hour
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(made, members, monkeypatch):
+    (made.root / "file").write_text("in the way")
+    monkeypatch.setenv("UNFREEZE_CACHE", str(made.root / "file"))
+    index = indexed(made.zip(members))
+    console = Saying()
+    hold = held_by.Holding("disk", 1, 2**30, "")
+    scan = check(index, hold=hold, resize_to=6, console=console)
+    assert scan.store is None
+    assert len(scan.usable) == 38
+    assert "No decoded pictures are kept" in console.said[0]
+
+
+def test_the_number_of_chunks_is_that_of_the_files(made, members, monkeypatch):
+    index = indexed(made.zip(members))
+    assert checked(index).store.want.chunks == 16
+    assert wanted(index.source, index.rows, 6, 10 * 2**30).chunks == 16
+    assert wanted(index.source, index.rows, 7, 10 * 2**30).chunks == 40  # one picture each
+    monkeypatch.setattr(module, "MOST_CHUNKS", 20)
+    assert wanted(index.source, index.rows, 7, 2**50).chunks == 20
+
+
+def test_a_chunk_says_what_it_is_not(made, members):
+    index = indexed(made.zip(members))
+    want = checked(index).store.want
+    with pytest.raises(FileNotFoundError):
+        read_chunk(wanted(index.source, index.rows, 8, 0), 0)
+    pixels, shapes = read_chunk(want, 0)
+    assert len(pixels) == shapes[:, :2].astype(int).prod(axis=1).sum() * 3
