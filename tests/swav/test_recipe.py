@@ -33,7 +33,7 @@ def test_every_value_is_filled_with_a_reason_and_is_possible(images, side, devic
     s = p.settings
     assert 2 <= s.batch_size <= images and p.steps >= 1
     assert s.queue_length % s.batch_size == 0
-    assert s.batch_size + s.queue_length >= s.nmb_prototypes
+    assert max(4 * s.batch_size, s.batch_size + s.queue_length) >= s.nmb_prototypes
     assert len(view_specs(s)) == sum(s.nmb_crops) >= 2
     assert all(size % 8 == 0 for size in s.size_crops)
 

@@ -6,6 +6,7 @@ are the known ways in which the reference's command line fails there.
 
 from collections.abc import Iterator
 
+from unfreeze.swav.counts import fillable
 from unfreeze.swav.recipe import Facts, Plan, usual_lr
 
 FAR = 3.0  # times the usual learning rate
@@ -32,7 +33,7 @@ def _prototypes(plan: Plan, facts: Facts) -> Iterator[str]:
     K, batch, queue = s.nmb_prototypes or 0, s.batch_size or 0, s.queue_length or 0
     if facts.images < K:
         yield f"--nmb-prototypes {K:,} are more than the {facts.images:,} pictures."
-    elif batch + queue < K:
+    elif fillable(batch, queue) < K:
         behind = f" and {queue:,} queued features" if queue else ""
         yield (
             f"A batch of {batch:,}{behind} cannot fill --nmb-prototypes {K:,}: codes are shared "

@@ -15,6 +15,7 @@ from unfreeze.data.views.spec import ViewSpec, preset
 from unfreeze.errors import DataError, UsageError
 from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.counts import prototypes, queue
 from unfreeze.swav.looks import Looks
 from unfreeze.swav.methods import check_method
 from unfreeze.swav.recipes import PUBLISHED, small_side, with_recipe
@@ -217,28 +218,12 @@ def _length(draft: _Draft, facts: Facts) -> None:
 
 def _codes(draft: _Draft, facts: Facts) -> None:
     images, batch = facts.images, draft["batch_size"]
-    grown = 8 * round(100 * (images / 10_000) ** 0.7 / 8)
-    queue = min(15 * batch, images // 4) // batch * batch
-    K = min(3000, max(64, grown), max(2, images // 8))
-    why = f"grows with {images:,} pictures (3,000 for a million)"
-    if draft["method"] == "deepcluster-v2":
-        draft.fill("nmb_prototypes", K, why)
+    if draft["method"] == "swav":
+        draft.fill("nmb_prototypes", *prototypes(images, batch, draft["queue_length"]))
+        draft.fill("queue_length", *queue(images, batch, draft["nmb_prototypes"]))
+    else:
+        draft.fill("nmb_prototypes", *prototypes(images, None, None))
         draft.fill("queue_length", 0, "labels come from k-means over all pictures")
-    given = draft["queue_length"]
-    reach = batch + (queue if given is None else given)
-    if reach < K:
-        K, why = reach, f"what a batch of {batch} and {reach - batch} queued features can fill"
-    draft.fill("nmb_prototypes", K, why)
-    needed = draft["nmb_prototypes"] * 2
-    length = 0 if batch >= needed else queue
-    why = (
-        f"a batch of {batch} is at least twice the prototypes"
-        if batch >= needed
-        else f"a quarter of {images:,} pictures at most, 15 batches at most"
-        if length
-        else f"{images:,} pictures are too few for one"
-    )
-    draft.fill("queue_length", length, why)
     if draft["queue_length"]:
         start = max(1, min(15, round(0.15 * draft["epochs"])))
         draft.fill("epoch_queue_starts", start, "15, at most 15 % of the epochs")
