@@ -21,6 +21,7 @@ VERBS = [
     "predict",
     "pretrain",
     "report",
+    "show",
     "summary",
 ]
 HEAVY = ("torch", "numpy", "PIL", "matplotlib", "rich", "cv2", "jinja2")

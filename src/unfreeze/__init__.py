@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from unfreeze.api.predict import predict as predict
     from unfreeze.api.pretrain import pretrain as pretrain
     from unfreeze.api.report import report as report
+    from unfreeze.api.show import show as show
     from unfreeze.api.summary import summary as summary
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ __all__ = [
     "predict",
     "pretrain",
     "report",
+    "show",
     "summary",
     "swav",
 ]

@@ -15,6 +15,7 @@ _BESIDE = (
     ("loss", "loss"),
     ("calibration error", "calibration_error"),
 )
+_CLASSES = 40  # that a table on the terminal lists
 
 
 def plain(value: Any) -> Any:
@@ -149,6 +150,19 @@ def _each_class(result: Any) -> list[str]:
     return ["", *table(rows)]
 
 
+def _shown(result: Any) -> str:
+    """Classes with their counts, what to think of, and where the page is."""
+    splits = list(result["splits"])
+    rows = [("class", *("pictures" if split == "all" else split for split in splits))]
+    for name, row in list(result["counts"].items())[:_CLASSES]:
+        rows.append((name, *(f"{row[split]:,}" for split in splits)))
+    lines = table(rows) if len(rows) > 1 else []
+    if (more := len(result["counts"]) - _CLASSES) > 0:
+        lines.append(f"and {more:,} more")
+    said = f"{result['pictures']:,} pictures, {len(result['problems']):,} left out"
+    return "\n".join([*lines, "", *result["notes"], said, result["out"]]).lstrip("\n")
+
+
 def _comparison(result: Any) -> str:
     """Each start with its interval, what is between them, and the verdict."""
     rows = [("start", "accuracy", "95 %", "each seed")]
@@ -198,4 +212,5 @@ _SHAPES = {
     "evaluate": _evaluation,
     "compare": _comparison,
     "demo": _demo,
+    "show": _shown,
 }

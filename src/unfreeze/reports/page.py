@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from unfreeze import __version__
 from unfreeze.reports import comparison, evaluation
@@ -29,17 +30,24 @@ PROBLEMS = 200  # rows on the page
 
 def page(findings: Findings) -> str:
     """The page's text; nothing in it refers to anything outside it."""
+    return rendered("page.html", _context(findings))
+
+
+def rendered(template: str, context: dict[str, Any]) -> str:
+    """A template of this room with the pages' style, everything in it escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"number": number, "percent": percent}
-    template = resources.files("unfreeze.reports").joinpath("page.html").read_text("utf-8")
-    return environment.from_string(template).render(**_context(findings)) + "\n"
+    ours = resources.files("unfreeze.reports")
+    style = Markup(ours.joinpath("style.css").read_text("utf-8"))
+    text = ours.joinpath(template).read_text("utf-8")
+    given = {"style": style, "version": __version__, **context}
+    return environment.from_string(text).render(**given) + "\n"
 
 
 def _context(findings: Findings) -> dict[str, Any]:
     return {
         "title": TITLES[findings.kind],
         "name": findings.folder.resolve().name,
-        "version": __version__,
         "figures": figures(findings),
         "demo": _demo(findings.demo),
         "charts": [_chart(panel) for panel in panels(findings)],

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
+from unfreeze.settings.pretrain import AUGMENTS
 from unfreeze.settings.shared import SEEDS, Call, Machine
 
 SPLITS = ("train", "val", "test", "all")
@@ -54,6 +55,30 @@ class EmbedSettings(Call, _Serving):
     out: str | None = knob(None, "the .npz file to write")
     arch: str | None = knob(None, "network, where the weights do not say it")
     split: str | None = knob(None, "which pictures (auto: all)", choices=SPLITS)
+
+
+@dataclass(frozen=True)
+class ShowSettings(Call):
+    """One page about a data set: samples, sizes, class counts, views, problems."""
+
+    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    out: str | None = knob(None, "the HTML file to write (auto: NAME.html in this folder)")
+    run: str | None = knob(
+        None,
+        "a run whose views and input are shown (auto: those that pretrain and finetune would take)",
+    )
+    augment: str | None = knob(None, "kind of pictures, for the views", choices=AUGMENTS)
+    image_size: int | None = knob(None, "side of the large view in pixels", low=8)
+    scan: str = knob(
+        "sample",
+        "decode every file to find problems, a sample, or none; what is known is shown anyway",
+        choices=("full", "sample", "off"),
+        group="data",
+    )
+    samples: int = knob(6, "pictures of each class", low=1)
+    seed: int = knob(0, "seed of the samples and views", low=0, high=SEEDS)
+    workers: int | None = knob(None, "threads that decode", low=1, group="machine")
+    data_root: str = knob("data", "folder for built-in data sets", group="data")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,102 @@
+"""Pictures as a network will see them: which views and input, and back to pixels for people."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from unfreeze.api.uses import run_folder
+from unfreeze.api.watching import preprocess_of
+from unfreeze.checkpoints.modelfile import card_of
+from unfreeze.data.preprocess import Pixels, Preprocess
+from unfreeze.data.views import normalise
+from unfreeze.data.views.multicrop import MEAN, STD, Cut
+from unfreeze.runtime.devices import pick_device
+from unfreeze.settings.build import build, read_toml
+from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.settings.use import ShowSettings
+from unfreeze.swav.recipe import Facts, plan, view_specs
+from unfreeze.transfer.augment import maker
+
+RANDOM = 3  # random views of a picture where a step takes one
+ENOUGH = 1_000  # a plan for fewer pictures than a batch is refused; its views are the same
+
+Cutter = Callable[[Sequence[Pixels], np.ndarray, int], list[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Lookout:
+    """How pictures enter a network: random views in training, one input without chance.
+
+    `note` is a sentence for people; `cut` is None where only the input is known.
+    """
+
+    note: str
+    cut: Cutter | None
+    epochs: int  # that `cut` is asked for
+    mean: Sequence[float]
+    std: Sequence[float]
+    preprocess: Preprocess
+
+    def rows(self, images: Sequence[Pixels], ids: np.ndarray) -> list[list[tuple[str, Pixels]]]:
+        """For each picture (word, uint8 [S, S, 3]): the input, then the views, denormalised."""
+        shown = [[(self._word("input", one), one)] for one in map(self._input, images)]
+        for epoch in range(self.epochs if self.cut else 0):
+            for place, views in enumerate(self.cut(images, ids, epoch) if self.cut else []):
+                kind = f"view {place + 1}" if self.epochs == 1 else f"epoch {epoch + 1}"
+                seen = _back(normalise(views, self.mean, self.std), self.mean, self.std)
+                for row, one in zip(shown, seen, strict=True):
+                    row.append((self._word(kind, one), one))
+        return shown
+
+    def _input(self, image: Pixels) -> Pixels:
+        how = self.preprocess
+        found: Pixels = _back(how.apply(image)[None], how.mean, how.std)[0]
+        return found
+
+    @staticmethod
+    def _word(kind: str, pixels: Pixels) -> str:
+        return f"{kind}, {pixels.shape[0]} px"
+
+
+def lookout(s: ShowSettings, side: int, images: int) -> Lookout:
+    """Of the run in `s`, else of a pretraining as it would be planned for such pictures."""
+    if s.run is not None:
+        return _of_run(s.run)
+    given = {"augment": s.augment, "image_size": s.image_size, "seed": s.seed}
+    settings = build(PretrainSettings, given)
+    facts = Facts(max(images, ENOUGH), side, pick_device("auto").type)
+    return _pretraining(plan(settings, facts).settings, "what pretrain would take")
+
+
+def _of_run(run: str) -> Lookout:
+    card, folder = card_of(run), run_folder(run)
+    preprocess = Preprocess.from_dict(card.preprocess)
+    given = read_toml(str(folder / "config.toml")) if folder else {}
+    if "nmb_crops" in given:
+        return _pretraining(build(PretrainSettings, given), f"those of {run}")
+    if "freeze" in given:
+        s = build(FinetuneSettings, given)
+        cut = maker(s.augment, preprocess, s.seed)
+        note = f"The input of {run}, and the views of its first epochs (--augment {s.augment})."
+        return Lookout(note, cut, RANDOM, preprocess.mean, preprocess.std, preprocess)
+    note = f"The input of {run}; how it was trained does not stand beside the model."
+    return Lookout(note, None, 0, preprocess.mean, preprocess.std, preprocess)
+
+
+def _pretraining(s: PretrainSettings, whose: str) -> Lookout:
+    note = (
+        f"The input without chance, and the views of the first epoch: {whose} "
+        f"(--augment {s.augment})."
+    )
+    return Lookout(note, Cut(s.seed, view_specs(s)), 1, MEAN, STD, preprocess_of(s))
+
+
+def _back(planes: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Pixels:
+    """uint8 [B, S, S, 3] from what a network is given, float32 [B, 3, S, S]."""
+    shift, scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    pixels = ((planes * scale + shift) * 255).round().clamp(0, 255)
+    found: Pixels = pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    return found

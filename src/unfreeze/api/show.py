@@ -1,0 +1,225 @@
+"""`show`: one page about a data set, before anything is trained on it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.api.answers import told
+from unfreeze.api.gathering import usual_side
+from unfreeze.api.lookout import lookout
+from unfreeze.data.census import Census, census
+from unfreeze.data.decode import shrink
+from unfreeze.data.index import TRAIN, Index, build_index
+from unfreeze.data.pictures import FileLost, Pictures
+from unfreeze.data.preprocess import Pixels
+from unfreeze.data.scan import Scan, check
+from unfreeze.data.sources.open import open_source
+from unfreeze.data.splits import subset
+from unfreeze.data.verdicts import UNKNOWN, Verdicts
+from unfreeze.reports.dataset import Seen, Strip, dataset
+from unfreeze.reports.page import number
+from unfreeze.runtime.atomic import write_text
+from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.runfolder import writable_file
+from unfreeze.settings.build import build
+from unfreeze.settings.use import ShowSettings
+
+THUMBNAIL = 144  # pixels of the shorter side, at most
+STRIPS = 40  # classes with samples on the page
+UNLABELLED = 24  # samples where there are no classes
+VIEWED = 4  # pictures that are shown in their views
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ShowResult:
+    """The page, and what it says.
+
+    `counts`: pictures by class and split, `all` where there are no splits. `imbalance`: the
+    largest class over the smallest. `sizes`: of the shorter sides that are known, pixels, None
+    where none is. `checked`: files that are known to be whole or not; `problems` as in `scan`.
+    """
+
+    out: str
+    files: int
+    pictures: int
+    other: int
+    checked: int
+    classes: list[str]
+    splits: dict[str, int]
+    counts: dict[str, dict[str, int]]
+    unlabelled: dict[str, int]
+    imbalance: float | None
+    unknown: dict[str, list[str]]
+    missing: dict[str, list[str]]
+    sizes: dict[str, float] | None
+    problems: list[dict[str, Any]]
+    notes: list[str]
+
+
+def show(data: str, out: str | None = None, **settings: Any) -> ShowResult:
+    """Write a self-contained HTML page about `data`; keywords as in `ShowSettings`."""
+    return run_show(build(ShowSettings, {"data": str(data), "out": out, **settings}), Quiet())
+
+
+def run_show(settings: ShowSettings, console: Console) -> ShowResult:
+    """The same from a settings object."""
+    s = settings
+    out = s.out or f"{_name(s.data)}.html"
+    writable_file(out)  # refused before the work, not after
+    index = build_index(open_source(s.data, data_root=s.data_root), strange_classes=True)
+    found = _checked(s, index, console)
+    counted = census(index)
+    notes = [*index.notes, *counted.notes()]
+    result = _result(out, index, found, counted, notes)
+    write_text(out, dataset(_seen(s, found, counted, result)))
+    return result
+
+
+def _checked(s: ShowSettings, index: Index, console: Console) -> Scan:
+    # what is known of every file costs nothing, whatever --scan says
+    known = bool((Verdicts(index.source).states[index.rows] != UNKNOWN).all())
+    mode: Any = "full" if known and s.scan == "sample" else s.scan
+    return check(
+        index, workers=s.workers, mode=mode, seed=s.seed, console=console, refuse_above=None
+    )
+
+
+def _result(out: str, index: Index, found: Scan, counted: Census, notes: list[str]) -> ShowResult:
+    return ShowResult(
+        out=out,
+        files=len(index.source) + index.source.skipped,
+        pictures=len(index),
+        other=index.other,
+        checked=len(_shorter(found)) + len(found.problems),
+        classes=list(index.classes),
+        **asdict(counted),
+        sizes=_sizes(_shorter(found)),
+        problems=[{**one._asdict(), "path": told(one.path)} for one in found.problems],
+        notes=[told(note) for note in notes],
+    )
+
+
+def _shorter(found: Scan) -> npt.NDArray[np.int64]:
+    sides = np.minimum(found.heights, found.widths).astype(np.int64)
+    return sides[sides > 0]
+
+
+def _sizes(sides: npt.NDArray[np.int64]) -> dict[str, float] | None:
+    if not len(sides):
+        return None
+    low, few, middle, many, high = np.percentile(sides, [0, 5, 50, 95, 100]).tolist()
+    return {"min": low, "5 %": few, "median": middle, "95 %": many, "max": high}
+
+
+def _seen(s: ShowSettings, found: Scan, counted: Census, result: ShowResult) -> Seen:
+    index = found.index
+    some = _Some(s, found)
+    views, note = _views(s, index, some)
+    sized = f"of {len(_shorter(found)):,} pictures that were decoded"
+    whole = (
+        "Every picture was decoded."
+        if result.checked >= len(index)
+        else (f"{result.checked:,} of {len(index):,} pictures were decoded; --scan full takes all.")
+    )
+    return Seen(
+        name=told(s.data),
+        figures=_figures(counted, result),
+        notes=result.notes,
+        splits=list(counted.splits),
+        counts={told(name): row for name, row in counted.counts.items()},
+        samples=some.strips(),
+        shorter=_shorter(found),
+        sized=sized,
+        views=views,
+        views_note=note,
+        problems=result.problems,
+        problems_note=whole if result.problems else f"None found. {whole}",
+    )
+
+
+def _figures(counted: Census, result: ShowResult) -> list[tuple[str, str]]:
+    shown = [("pictures", number(result.pictures)), ("other files", number(result.other))]
+    if counted.classes:
+        shown.append(("classes", number(counted.classes)))
+    if len(counted.splits) > 1 or "all" not in counted.splits:
+        shown += [(name, number(count)) for name, count in counted.splits.items()]
+    if counted.imbalance is not None:
+        shown.append(("largest to smallest class", f"{counted.imbalance:.3g} to 1"))
+    if result.sizes is not None:
+        shown.append(("shorter side, median", f"{result.sizes['median']:.0f} px"))
+    return [*shown, ("left out", number(len(result.problems)))]
+
+
+class _Some:
+    """Seeded samples of the usable pictures: of train first, a few of each class."""
+
+    def __init__(self, s: ShowSettings, found: Scan) -> None:
+        self.s, self.index = s, found.index
+        self.pictures = Pictures(found.index)
+        train = found.usable[self.index.splits[found.usable] == TRAIN]
+        self.usable: Positions = train if len(train) else found.usable
+
+    def strips(self) -> list[Strip]:
+        """A strip for each of the first classes; one of all where there are none."""
+        if not self.index.classes:
+            return [self._strip("", self._drawn(self.usable, UNLABELLED))]
+        strips = []
+        for place, name in enumerate(self.index.classes[:STRIPS]):
+            of_class = self.usable[self.index.labels[self.usable] == place]
+            strips.append(self._strip(told(name), self._drawn(of_class, self.s.samples)))
+        return [strip for strip in strips if strip.pictures]
+
+    def few(self) -> tuple[Positions, list[Pixels]]:
+        """Positions and pixels of the pictures whose views are shown."""
+        chosen = self._drawn(self.usable, VIEWED)
+        images = {int(place): self._read(int(place)) for place in chosen}
+        whole = {place: image for place, image in images.items() if image is not None}
+        return np.array(list(whole), np.int64), list(whole.values())
+
+    def _drawn(self, positions: Positions, count: int) -> Positions:
+        return subset(self.index.labels, positions, limit=count, seed=self.s.seed)
+
+    def _strip(self, name: str, positions: Positions) -> Strip:
+        found = [(int(place), self._read(int(place))) for place in positions]
+        shown = [
+            ("" if name else _file(self.index.paths[place]), shrink(image, THUMBNAIL))
+            for place, image in found
+            if image is not None
+        ]
+        return Strip(name, shown)
+
+    def _read(self, place: int) -> Pixels | None:
+        try:
+            return self.pictures[place]
+        except FileLost:
+            return None  # of an unchecked rest: whoever trains on it hears of it
+
+
+def _views(s: ShowSettings, index: Index, some: _Some) -> tuple[list[Strip], str]:
+    positions, images = some.few()
+    if not images:
+        return [], ""
+    # as a run would find it: of the pictures it trains on
+    look = lookout(s, usual_side(index, some.usable), len(some.usable))
+    rows = look.rows(images, positions)
+    strips = [
+        Strip(told(index.paths[place]), [("as it is", shrink(image, THUMBNAIL)), *row])
+        for place, image, row in zip(positions.tolist(), images, rows, strict=True)
+    ]
+    return strips, look.note
+
+
+def _file(path: str) -> str:
+    return told(path.rpartition("/")[2])
+
+
+def _name(data: str) -> str:
+    name = Path(data.rstrip("/\\")).resolve().name
+    for ending in (".tar.gz", ".tgz", ".tar", ".zip", ".csv"):
+        name = name.removesuffix(ending)
+    return name or "pictures"

@@ -1,0 +1,110 @@
+"""How many pictures each class has in each split, and what about it should make one think."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from unfreeze.data.index import TRAIN, Index
+from unfreeze.data.layout import SPLIT_NAMES
+from unfreeze.data.splits import SMALLEST_CLASS
+
+WHOLE = "all"  # the name of what is not split
+IMBALANCED = 10.0  # the largest class against the smallest, from which it is said
+_NAMED = 5  # classes that a sentence names
+
+
+@dataclass(frozen=True)
+class Census:
+    """Counts of an index.
+
+    `counts`: for each class, in the order of classes, its pictures by split (`all` where there
+    are no splits). `unlabelled`: pictures without a class, by split. `imbalance`: the largest
+    class of train (of all, without splits) over the smallest; None below two classes, and where
+    one is empty. `unknown`: classes of val and test that train does not have; `missing`: those
+    of train that val or test do not have.
+    """
+
+    splits: dict[str, int]
+    counts: dict[str, dict[str, int]]
+    unlabelled: dict[str, int]
+    imbalance: float | None
+    unknown: dict[str, list[str]]
+    missing: dict[str, list[str]]
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.counts)
+
+    def notes(self) -> list[str]:
+        """Sentences for people; nothing where there is nothing to say."""
+        base = "train" if "train" in self.splits else WHOLE
+        said = []
+        if self.counts and any(self.unlabelled.values()):
+            said.append(f"{sum(self.unlabelled.values()):,} pictures have no label.")
+        sizes = {name: row.get(base, 0) for name, row in self.counts.items() if row.get(base)}
+        if self.imbalance is not None and self.imbalance >= IMBALANCED:
+            least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+            said.append(
+                f"Classes are uneven: {most} has {sizes[most]:,} pictures, {least} "
+                f"{sizes[least]:,} ({self.imbalance:.0f} to 1). See balanced accuracy, and "
+                "--select balanced."
+            )
+        few = [name for name, count in sizes.items() if count < SMALLEST_CLASS]
+        if few and len(sizes) > 1:
+            said.append(f"Fewer than {SMALLEST_CLASS} pictures to learn from: {_list(few)}.")
+        for split, names in self.unknown.items():
+            said.append(f"In {split}, but not in train: {_list(names)}.")
+        for split, names in self.missing.items():
+            said.append(f"In train, but not in {split}: {_list(names)}.")
+        return said
+
+
+def census(index: Index) -> Census:
+    """The counts of `index`."""
+    there = [number for number in range(len(SPLIT_NAMES)) if (index.splits == number).any()]
+    names = {number: SPLIT_NAMES[number] or WHOLE for number in there}
+    table = {
+        names[number]: np.bincount(
+            index.labels[(index.splits == number) & (index.labels >= 0)],
+            minlength=len(index.classes),
+        )
+        for number in there
+    }
+    counts = {
+        label: {split: int(row[place]) for split, row in table.items()}
+        for place, label in enumerate(index.classes)
+    }
+    base = np.array(table.get("train", next(iter(table.values()), np.zeros(0, int))))
+    present = base[base > 0]
+    unknown, missing = {}, {}
+    if TRAIN in there and present.size:
+        for split, row in table.items():
+            if split not in ("train", WHOLE) and row.any():
+                unknown[split] = _those(index, (row > 0) & (base == 0))
+                missing[split] = _those(index, (row == 0) & (base > 0))
+    return Census(
+        splits={names[number]: int((index.splits == number).sum()) for number in there},
+        counts=counts,
+        unlabelled={
+            names[number]: int(((index.splits == number) & (index.labels < 0)).sum())
+            for number in there
+        },
+        imbalance=float(present.max() / present.min()) if present.size > 1 else None,
+        unknown=_filled(unknown),
+        missing=_filled(missing),
+    )
+
+
+def _those(index: Index, chosen: np.ndarray) -> list[str]:
+    return [index.classes[place] for place in np.flatnonzero(chosen).tolist()]
+
+
+def _filled(found: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    return {split: names for split, names in found.items() if names}
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
