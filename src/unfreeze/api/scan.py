@@ -6,26 +6,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from unfreeze.api.answers import told
-from unfreeze.data.clinic import MEMORY, SECONDS, Clinic, attend
-from unfreeze.data.decode import decode, shrink
+from unfreeze.data.clinic import Clinic, attend
 from unfreeze.data.examined import Examined
 from unfreeze.data.index import Index, build_index
 from unfreeze.data.quarantine import Moved, quarantine, refuse_inside, set_aside, undo
 from unfreeze.data.scan import Problem, write_problems_csv
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.supervised import supervised
-from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.thumbnails import thumbnails
 from unfreeze.errors import UsageError
 from unfreeze.runtime import atomic
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.settings.build import build
 from unfreeze.settings.scan import ScanSettings
 
-THUMBNAIL = 112  # pixels of the shorter side, at most
 SAMPLES = 12  # thumbnails of a kind
 TWINS = 40  # groups on the page
 
@@ -177,7 +171,7 @@ def _visit(result: ScanResult, found: Clinic) -> Any:
         for kind, of_kind in by_kind.items()
     }
     twins = [group[:SAMPLES] for group in groups[:TWINS]]
-    seen = _thumbnails(index, {place for part in [*some.values(), *twins] for place in part})
+    seen = thumbnails(index, {place for part in [*some.values(), *twins] for place in part})
 
     def strip(part: list[int]) -> Strip:
         return Strip("", [(told(index.paths[p]), seen[p]) for p in part if p in seen])
@@ -213,26 +207,6 @@ def _counted(problems: list[Problem]) -> list[tuple[tuple[bool, str], int]]:
     """Kinds, what is left out first, then by their number."""
     counts = Counter((one.left_out, one.reason) for one in problems)
     return sorted(counts.items(), key=lambda item: (not item[0][0], -item[1], item[0][1]))
-
-
-class _Thumbnailer:
-    """A row's picture made small. What a watched process runs."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    def __call__(self, row: int) -> Any:
-        try:
-            return shrink(decode(self.source.read(row)), THUMBNAIL)
-        except (Undecodable, OSError):
-            return None  # it was there a moment ago; whoever trains on it hears of it
-
-
-def _thumbnails(index: Index, places: set[int]) -> dict[int, Any]:
-    """Small pictures by place, decoded where nothing can go wrong for this process."""
-    rows = {int(index.rows[place]): place for place in sorted(places)}
-    watched = supervised(_Thumbnailer(index.source), list(rows), 1, seconds=SECONDS, memory=MEMORY)
-    return {rows[row]: pixels for row, pixels in watched if isinstance(pixels, np.ndarray)}
 
 
 def as_table(result: ScanResult) -> str:
