@@ -13,6 +13,8 @@ from unfreeze.data.signatures import HEAD, is_junk, known, named_as_picture
 from unfreeze.data.sources import Source
 from unfreeze.errors import DataError
 
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+
 __all__ = ["NONE", "TEST", "TRAIN", "VAL", "Index", "build_index"]
 
 
@@ -75,7 +77,7 @@ def build_index(source: Source, *, strange_classes: bool = False) -> Index:
     inside = [row for row in rows if found.places[_folder(source.names[row])] is not None]
     places = [_place(found, source.names[row]) for row in inside]
     stray = len(rows) - len(inside)
-    notes = source.notes
+    notes = source.notes + _nested(source)
     if stray:
         notes += (f"{stray:,} pictures lie beside the folders of classes and are not used.",)
     return _made(
@@ -187,8 +189,19 @@ def _classes(labels: list[str | None], splits: npt.NDArray[np.int8]) -> tuple[st
     return tuple(sorted(name for name in names if name is not None))
 
 
+def _nested(source: Source) -> tuple[str, ...]:
+    archives = _archives(source)
+    if not archives:
+        return ()
+    return (f"Archives inside are not looked into: {len(archives):,} (the first: {archives[0]}).",)
+
+
+def _archives(source: Source) -> list[str]:
+    return [name for name in source.names if name.lower().endswith(_PACKED)]
+
+
 def _empty(source: Source) -> DataError:
-    archives = [name for name in source.names if name.lower().endswith((".zip", ".tar", ".gz"))]
+    archives = _archives(source)
     such = f", an archive in it ({archives[0]}) included" if archives else ""
     return DataError(
         f"{source.where} holds no pictures: {len(source):,} other files{such}.",
