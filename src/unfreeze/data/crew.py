@@ -87,14 +87,19 @@ class _Crew:
             return None
 
 
+def around() -> dict[str, str]:
+    """The environment of a process beside this one: one thread, and the same modules as here."""
+    # also where they are no installed package
+    path = os.pathsep.join(filter(None, sys.path))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
 def _started() -> "subprocess.Popen[bytes]":
-    # the same modules as here, also where they are no installed package
-    around = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(
         [sys.executable, "-c", _START],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=around | {"OMP_NUM_THREADS": "1"},
+        env=around(),
     )
 
 

@@ -19,7 +19,15 @@ from unfreeze.data.intensity import to_uint8
 from unfreeze.data.signatures import HEAD, cut_short, known
 from unfreeze.data.undecodable import Undecodable
 
-__all__ = ["DECODER", "PIXEL_LIMIT", "Undecodable", "decode", "header_size", "shrink"]
+__all__ = [
+    "DECODER",
+    "PIXEL_LIMIT",
+    "Undecodable",
+    "decode",
+    "decode_told",
+    "header_size",
+    "shrink",
+]
 
 PIXEL_LIMIT = 178_956_970  # half a GiB of RGB; what Pillow, too, takes for a bomb
 _LARGE = 32_000_000  # pixels; pictures above this are decoded one at a time, to bound memory
@@ -38,6 +46,7 @@ _TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
     8: lambda pixels: np.rot90(pixels, 1),
 }
 _one_large = threading.Lock()
+Look = Callable[[Image.Image], None]
 
 
 def decode(data: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -52,12 +61,29 @@ def decode(data: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     if not data:
         raise Undecodable("empty", "the file has no bytes")
     with _pillow_silenced():
-        try:
-            return _pillow(data)
-        except Undecodable:
-            raise
-        except Exception as error:  # hostile bytes make decoders raise anything at all
-            raise _named(error, data) from error
+        return _decoded(data, None)
+
+
+def decode_told(data: bytes, look: Look) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """The same pixels, and what Pillow warned of meanwhile; `look` sees the opened image before.
+
+    For processes with one thread: warnings are recorded for the whole process.
+    """
+    if not data:
+        raise Undecodable("empty", "the file has no bytes")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        pixels = _decoded(data, look)
+    return pixels, list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
+
+
+def _decoded(data: bytes, look: Look | None) -> npt.NDArray[np.uint8]:
+    try:
+        return _pillow(data, look)
+    except Undecodable:
+        raise
+    except Exception as error:  # hostile bytes make decoders raise anything at all
+        raise _named(error, data) from error
 
 
 def shrink(pixels: npt.NDArray[np.uint8], shorter: int | None) -> npt.NDArray[np.uint8]:
@@ -88,11 +114,13 @@ def _formats() -> list[str]:
     return [name for name in _WANTED.split() if name in Image.OPEN]
 
 
-def _pillow(data: bytes) -> npt.NDArray[np.uint8]:
+def _pillow(data: bytes, look: Look | None) -> npt.NDArray[np.uint8]:
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
         pixel_count = image.width * image.height
         if pixel_count > PIXEL_LIMIT:
             raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
+        if look is not None:
+            look(image)
         with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
             image.load()
             pixels = _rgb(image)

@@ -20,7 +20,6 @@ from unfreeze.data.room import make_room
 from unfreeze.data.sources import Source
 from unfreeze.data.store import PixelStore
 from unfreeze.data.sweep import sweep
-from unfreeze.data.undecodable import Reason
 from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdicts
 from unfreeze.errors import DataError, ResourceError
 from unfreeze.runtime import atomic
@@ -37,7 +36,7 @@ class Problem(NamedTuple):
     """A file and what is wrong with it; `left_out` where it cannot be used."""
 
     path: str
-    reason: Reason
+    reason: str
     detail: str
     left_out: bool
 

@@ -4,14 +4,17 @@ from typing import Literal
 
 from unfreeze.errors import DataError
 
-Reason = Literal["empty", "not an image", "truncated", "bomb", "unreadable"]
+Reason = Literal[
+    "empty", "not an image", "truncated", "bomb", "unreadable", "crashed", "hung", "left out"
+]
 
 
 class Undecodable(DataError):
     """Bytes that give no picture: `reason` from the vocabulary, `detail` in the decoder's words.
 
     `empty`: no bytes. `not an image`: no known signature. `truncated`: the end is missing.
-    `bomb`: more pixels or bytes than are decoded at all. `unreadable`: everything else.
+    `bomb`: more pixels, bytes or memory than are given at all. `unreadable`: everything else.
+    `crashed`, `hung`: a decoder ended its process, or did not end in time. `left out`: by a list.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:

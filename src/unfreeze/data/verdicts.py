@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.decode import DECODER
+from unfreeze.data.leftout import list_of, read_list
 from unfreeze.data.sources import Source
 from unfreeze.data.undecodable import Reason
 from unfreeze.runtime import atomic
@@ -36,6 +37,7 @@ class Verdicts:
     """A verdict for each row of a source: UNKNOWN, USABLE with its size, or UNUSABLE with why."""
 
     def __init__(self, source: Source) -> None:
+        self.source = source
         self.path = cache_folder() / "checks" / f"{_key(source)}.npz"
         count = len(source)
         self.states: npt.NDArray[np.uint8] = np.zeros(count, np.uint8)
@@ -43,6 +45,7 @@ class Verdicts:
         self.reasons: dict[int, tuple[Reason, str]] = {}
         self._passing: set[int] = set()
         self._load()
+        self._leave_out()
 
     def set(self, row: int, verdict: Verdict) -> None:
         """Notes a verdict."""
@@ -67,6 +70,19 @@ class Verdicts:
             reasons=np.frombuffer(reasons.encode(), np.uint8),
         )
         atomic.write_bytes(self.path, buffer.getvalue())
+
+    def _leave_out(self) -> None:
+        """What the list beside the source names is not used, whatever it is."""
+        path = list_of(self.source)
+        lines = read_list(path) if path is not None else {}
+        if not lines:
+            return
+        rows = {name: row for row, name in enumerate(self.source.names)}
+        for name, (reason, detail) in lines.items():
+            if (row := rows.get(name)) is not None:
+                why = f"{reason}: {detail}" if detail else reason
+                # not for another run: its own list says
+                self.set(row, Verdict(0, 0, "left out", why, passing=True))
 
     def _load(self) -> None:
         try:

@@ -1,0 +1,175 @@
+"""All that one picture shows when it is decoded once: whether it is sound, odd, and what it is."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from unfreeze.data.decode import decode_told
+from unfreeze.data.signatures import cut_short
+from unfreeze.data.sources import Source
+from unfreeze.data.undecodable import Reason, Undecodable
+
+Pixels = npt.NDArray[np.uint8]
+THUMB = 16  # side of the small grey picture that near-duplicates are compared by
+_FLAT = 4.0  # standard deviation of grey below which a picture looks like any other
+_LONG = 5.0  # sides from this ratio on are extreme
+_FORMATS = {
+    "JPEG": ".jpg .jpeg .jpe .jfif .mpo",
+    "MPO": ".jpg .jpeg .jpe .jfif .mpo",
+    "PNG": ".png .apng",
+    "GIF": ".gif",
+    "BMP": ".bmp .dib",
+    "TIFF": ".tif .tiff",
+    "WEBP": ".webp",
+    "AVIF": ".avif",
+    "JPEG2000": ".jp2 .j2k .j2c .jpc .jpx",
+    "PPM": ".ppm .pgm .pbm .pnm .pfm",
+}
+_SUFFIXES = {suffix for names in _FORMATS.values() for suffix in names.split()}
+_MODES = {
+    "CMYK": ("CMYK", "four inks"),
+    "YCCK": ("CMYK", "four inks"),
+    "1": ("grey", "black and white"),
+    "L": ("grey", "one channel"),
+    "LA": ("grey", "one channel"),
+    "P": ("palette", "colours from a table"),
+    "F": ("float", "32-bit float"),
+}
+
+
+class Note(NamedTuple):
+    """Something odd about a picture that can be used all the same."""
+
+    reason: str
+    detail: str
+
+
+class Examination(NamedTuple):
+    """One file. Without a picture `reason` says why; `passing`: reading failed, not decoding.
+
+    `height`, `width` after orientation. `digest`: 16 bytes of the content. `look`: 64 bits that
+    near-duplicates nearly share. `thumb`: grey `[16, 16]`, None for a flat picture, which looks
+    like any other flat one. `keras`: JPEG without JFIF in its first bytes.
+    """
+
+    height: int = 0
+    width: int = 0
+    reason: Reason | None = None
+    detail: str = ""
+    passing: bool = False
+    digest: bytes = b""
+    look: int = 0
+    thumb: Pixels | None = None
+    notes: tuple[Note, ...] = ()
+    keras: bool = False
+
+
+class Examiner:
+    """`examiner(row)`: the examination of a row of a source. What processes run."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __call__(self, row: int) -> Examination:
+        """Reads and decodes once; an Examination whatever the file is."""
+        try:
+            data = self.source.read(row)
+        except Undecodable as error:
+            return Examination(reason=error.reason, detail=error.detail, passing=True)
+        except OSError as error:
+            detail = error.strerror or str(error)
+            return Examination(reason="unreadable", detail=detail, passing=True)
+        except MemoryError:
+            return Examination(reason="bomb", detail="reading needs too much memory", passing=True)
+        return examine(data, self.source.names[row])
+
+
+def examine(data: bytes | Pixels, name: str) -> Examination:
+    """The examination of a file's bytes (or pixels that a source holds)."""
+    if isinstance(data, np.ndarray):
+        content = hashlib.blake2b(data.tobytes(), digest_size=16).digest()
+        return _seen(data, content, (), keras=False)
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    seen: list[Note] = []
+    try:
+        pixels, told = decode_told(data, lambda image: seen.extend(_oddities(image, data, name)))
+    except Undecodable as error:
+        return Examination(reason=error.reason, detail=error.detail, digest=digest)
+    except MemoryError:
+        return Examination(reason="bomb", detail="decoding needs too much memory", digest=digest)
+    seen += [Note("decoder warning", text) for text in told]
+    if not told and cut_short(data):
+        seen.append(Note("decoder warning", "whole, but without the format's end mark"))
+    keras = data.startswith(b"\xff\xd8") and b"JFIF" not in data[:10]
+    return _seen(pixels, digest, tuple(seen), keras=keras)
+
+
+def _seen(pixels: Pixels, digest: bytes, notes: tuple[Note, ...], *, keras: bool) -> Examination:
+    height, width = pixels.shape[:2]
+    if max(height, width) >= _LONG * min(height, width):
+        notes += (Note("extreme shape", f"{width}x{height}"),)
+    look, thumb = _look(pixels)
+    return Examination(
+        height, width, digest=digest, look=look, thumb=thumb, notes=notes, keras=keras
+    )
+
+
+def _oddities(image: Image.Image, data: bytes, name: str) -> list[Note]:
+    """What the header says that people should know."""
+    found = []
+    if (misnamed := _misnamed(name, image.format or "")) is not None:
+        found.append(misnamed)
+    if getattr(image, "is_animated", False):
+        found.append(Note("animated", "only the first frame is used"))
+    if image.mode.startswith("I") or _deep(data):
+        found.append(Note("16-bit", "brought to 8 bits"))
+    elif image.mode in _MODES:
+        found.append(Note(*_MODES[image.mode]))
+    if image.has_transparency_data:
+        found.append(Note("alpha", "put on white"))
+    if (turned := _turned(image)) is not None:
+        found.append(turned)
+    return found
+
+
+def _misnamed(name: str, found: str) -> Note | None:
+    suffix = name[name.rfind(".") :].lower() if "." in name.rpartition("/")[2] else ""
+    if suffix not in _SUFFIXES or found not in _FORMATS or suffix in _FORMATS[found].split():
+        return None
+    return Note("wrong extension", f"{found} inside")
+
+
+def _deep(data: bytes) -> bool:
+    """A PNG with 16 bits a channel, which Pillow reads as 8 where there is colour."""
+    return data.startswith(b"\x89PNG") and len(data) > 24 and data[24] == 16
+
+
+def _turned(image: Image.Image) -> Note | None:
+    try:
+        orientation: Any = image.getexif().get(0x0112, 1)
+    except Exception as error:  # a good picture with a broken note on it stays a good picture
+        return Note("decoder warning", f"EXIF cannot be read: {' '.join(str(error).split())}")
+    turned = orientation in range(2, 9)
+    return Note("rotated", f"EXIF orientation {orientation}, applied") if turned else None
+
+
+def _look(pixels: Pixels) -> tuple[int, Pixels | None]:
+    """(64 bits of the low frequencies of grey, the grey itself at 16x16), (0, None) where flat.
+
+    The perceptual hash: signs of the DCT's first 8x8 coefficients about their median.
+    """
+    # every k-th pixel first: an area mean over all of a photograph takes as long as decoding it
+    step = max(1, min(pixels.shape[:2]) // 128)
+    small = cv2.resize(pixels[::step, ::step], (32, 32), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    if grey.std() < _FLAT:
+        return 0, None
+    waves = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
+    bits = waves > np.median(waves[1:])
+    look = int.from_bytes(np.packbits(bits).tobytes(), "big")
+    thumb = cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
+    return look, np.asarray(thumb, np.uint8)

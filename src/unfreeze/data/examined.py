@@ -1,0 +1,92 @@
+"""What `scan` found of each row of a source, kept between runs beside its fingerprint."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+
+from unfreeze.data.examine import THUMB, Examination, Note
+from unfreeze.data.sources import Source
+from unfreeze.data.verdicts import Verdict, Verdicts
+from unfreeze.runtime import atomic
+
+_ROW = np.dtype(
+    [
+        ("known", "?"),
+        ("digest", "V16"),
+        ("look", "<u8"),
+        ("flat", "?"),
+        ("keras", "?"),
+        ("thumb", "u1", (THUMB * THUMB,)),
+    ]
+)
+FORMAT = 1  # of the file
+
+
+class Examined:
+    """The examinations of a source's rows; their verdicts are those that every run goes by."""
+
+    def __init__(self, source: Source) -> None:
+        self.verdicts = Verdicts(source)
+        self.path = self.verdicts.path.with_suffix(".scan.npz")
+        self.table = np.zeros(len(source), _ROW)
+        self.notes: dict[int, tuple[Note, ...]] = {}
+        self._passing: set[int] = set()
+        self._load()
+
+    def set(self, row: int, found: Examination) -> None:
+        """Notes an examination, and its verdict."""
+        entry = self.table[row]
+        entry["known"], entry["keras"] = True, found.keras
+        entry["digest"], entry["look"] = np.void(found.digest.ljust(16, b"\0")), found.look
+        entry["flat"] = found.thumb is None
+        if found.thumb is not None:
+            entry["thumb"] = found.thumb.ravel()
+        if found.notes:
+            self.notes[row] = found.notes
+        if found.passing:
+            self._passing.add(row)
+        self.verdicts.set(
+            row, Verdict(found.height, found.width, found.reason, found.detail, found.passing)
+        )
+
+    def take_over(self, other: "Examined") -> None:
+        """What `other` knows of files with the same names: of the same data, less or more of it."""
+        rows = {name: row for row, name in enumerate(other.verdicts.source.names)}
+        for row, name in enumerate(self.verdicts.source.names):
+            old = rows.get(name)
+            if old is None or not other.table["known"][old] or old in other._passing:
+                continue
+            self.table[row] = other.table[old]
+            self.verdicts.states[row] = other.verdicts.states[old]
+            self.verdicts.sizes[row] = other.verdicts.sizes[old]
+            if (why := other.verdicts.reasons.get(old)) is not None:
+                self.verdicts.reasons[row] = why
+            if old in other.notes:
+                self.notes[row] = other.notes[old]
+
+    def save(self) -> None:
+        """Writes verdicts and examinations, each whole or not at all."""
+        self.verdicts.save()
+        table = self.table.copy()
+        table["known"][list(self._passing)] = False
+        notes = {str(row): told for row, told in self.notes.items() if table["known"][row]}
+        buffer = io.BytesIO()
+        held = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+        np.savez_compressed(buffer, table=table.view(np.uint8), notes=held, format=FORMAT)
+        atomic.write_bytes(self.path, buffer.getvalue())
+
+    def _load(self) -> None:
+        try:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+                table, version = held["table"], int(held["format"])
+                notes = json.loads(held["notes"].tobytes())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return  # none, or a damaged one: nothing is known
+        if version != FORMAT or table.nbytes != self.table.nbytes:
+            return
+        self.table = table.view(_ROW).copy()
+        # without its verdict an examination is worth nothing
+        self.table["known"] &= self.verdicts.states != 0
+        self.notes = {int(row): tuple(Note(*note) for note in told) for row, told in notes.items()}

@@ -1,0 +1,51 @@
+"""A list beside an archive or a CSV of what runs leave out: its files cannot be moved away.
+
+`photos.zip` has `photos.zip.left-out.csv`, with the columns `path,reason,detail`. `scan
+--quarantine` writes it and `--undo` takes its lines away again; people may add lines of their own.
+"""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from unfreeze.data.sources import Source
+from unfreeze.errors import DataError
+from unfreeze.runtime import atomic
+
+ENDING = ".left-out.csv"
+LISTED = ("zip", "tar", "csv")  # kinds of sources that may have one
+Lines = dict[str, tuple[str, str]]  # path -> (reason, detail)
+_FIELDS = ("path", "reason", "detail")
+
+
+def list_of(source: Source) -> Path | None:
+    """Where a source's list would be; None for a folder or pixels in memory."""
+    return Path(source.where + ENDING) if source.kind in LISTED else None
+
+
+def read_list(path: Path) -> Lines:
+    """Its lines; none where there is no such file. DataError where it is no such list."""
+    try:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return {}
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if any(row.get("path") is None for row in rows):
+        raise DataError(
+            f"{path} says what is left out, but has no column `path`.",
+            "Name the columns path,reason,detail, or take the file away.",
+        )
+    return {row["path"]: (row.get("reason") or "left out", row.get("detail") or "") for row in rows}
+
+
+def write_list(path: Path, lines: Mapping[str, tuple[str, str]]) -> None:
+    """The whole list; without lines the file goes."""
+    if not lines:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_FIELDS)
+    writer.writerows((name, *why) for name, why in lines.items())
+    atomic.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))

@@ -1,0 +1,213 @@
+"""Moving what cannot be used out of a folder, and bringing it back byte for byte.
+
+Nothing is ever deleted or written over. The manifest stands before the first file moves, and each
+move is whole or not at all, so that a crash at any moment leaves every file at one of its two
+places; the same command, or `--undo`, goes on from there.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from unfreeze.data.leftout import ENDING, list_of, read_list, write_list
+from unfreeze.data.sources import Source
+from unfreeze.errors import DataError, UsageError
+from unfreeze.runtime import atomic
+
+MANIFEST = "manifest.csv"
+_FIELDS = ("path", "reason", "detail", "bytes", "sha256", "from")
+_BLOCK = 2**20
+
+
+class Moved(NamedTuple):
+    """A line of the manifest: a file by its name inside the quarantine, and where it was."""
+
+    path: str
+    reason: str
+    detail: str
+    bytes: int
+    sha256: str
+    origin: str
+
+    @property
+    def place(self) -> Path:
+        """Where it was."""
+        return Path(self.origin)
+
+
+def refuse_inside(root: Path, folder: Path) -> None:
+    """UsageError where the folder lies inside the data: a later run would read it."""
+    root, folder = root.resolve(), folder.resolve()
+    if folder == root or root in folder.parents:
+        raise UsageError(
+            f"The quarantine {folder} would lie inside the data.", "Name a folder outside of it."
+        )
+
+
+def quarantine(root: Path, folder: Path, broken: Iterable[tuple[str, str, str]]) -> list[Moved]:
+    """Move files of `root`, by `(path, reason, detail)`, into `folder`; what stands there by now.
+
+    Links stay where they are: there is nothing in them to keep.
+    """
+    refuse_inside(root, folder)
+    lines = {line.path: line for line in read_manifest(folder)} if _is_one(folder) else {}
+    for path, reason, detail in broken:
+        origin = root.resolve() / path
+        if origin.is_file() and not origin.is_symlink():
+            size, sha = _identity(origin)
+            lines[path] = Moved(path, reason, detail, size, sha, str(origin))
+    if not lines:
+        return []
+    _write_manifest(folder, lines.values())
+    for line in lines.values():
+        _move(line.place, folder / line.path, line)
+    return list(lines.values())
+
+
+def set_aside(source: Source, folder: Path, broken: Iterable[tuple[str, str, str]]) -> list[Moved]:
+    """The same for what lies in an archive or on a list: named in a list that runs go by."""
+    path = list_of(source)
+    if path is None:
+        raise UsageError(f"{source.where} has no files to move.", "Give a folder or an archive.")
+    sizes = dict(zip(source.names, source.sizes.tolist(), strict=True))
+    lines = {line.path: line for line in read_manifest(folder)} if _is_one(folder) else {}
+    listed = read_list(path)
+    for name, reason, detail in broken:
+        lines[name] = Moved(name, reason, detail, sizes[name], "", str(path.resolve()))
+        listed[name] = (reason, detail)
+    if not lines:
+        return []
+    _write_manifest(folder, lines.values())
+    write_list(path, listed)
+    return list(lines.values())
+
+
+def undo(folder: Path) -> tuple[list[Moved], list[str]]:
+    """Everything as it was: (what is back, sentences about what could not be).
+
+    The manifest keeps what could not; it goes, and its empty folders, when all is back. DataError
+    where the folder is no quarantine.
+    """
+    if not _is_one(folder):
+        raise DataError(
+            f"{folder} is no quarantine: there is no {MANIFEST} in it.",
+            "Name the folder that --quarantine was given.",
+        )
+    back: list[Moved] = []
+    kept: list[Moved] = []
+    said = []
+    for line in read_manifest(folder):
+        try:
+            _bring_back(folder, line)
+            back.append(line)
+        except _Occupied as error:
+            kept.append(line)
+            said.append(str(error))
+    if kept:
+        _write_manifest(folder, kept)
+        return back, said
+    (folder / MANIFEST).unlink()
+    _tidy(folder)
+    return back, said
+
+
+def read_manifest(folder: Path) -> list[Moved]:
+    """The lines of a quarantine's manifest. DataError where it is not one."""
+    try:
+        text = (folder / MANIFEST).read_bytes().decode("utf-8", "surrogateescape")
+        rows = list(csv.DictReader(io.StringIO(text)))
+        return [
+            Moved(
+                row["path"],
+                row["reason"],
+                row["detail"],
+                int(row["bytes"]),
+                row["sha256"],
+                row["from"],
+            )
+            for row in rows
+        ]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{folder / MANIFEST} cannot be read as a manifest: {error}.",
+            "Bring back the one that --quarantine wrote.",
+        ) from None
+
+
+def _bring_back(folder: Path, line: Moved) -> None:
+    if not line.origin.endswith(ENDING):
+        return _move(folder / line.path, line.place, line)
+    listed = read_list(line.place)
+    listed.pop(line.path, None)
+    return write_list(line.place, listed)
+
+
+class _Occupied(Exception):
+    """Another file stands where one should go."""
+
+
+def _is_one(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def _write_manifest(folder: Path, lines: Iterable[Moved]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_FIELDS)
+    writer.writerows(lines)
+    # names on a disk need not be UTF-8: their bytes go through unchanged
+    atomic.write_bytes(folder / MANIFEST, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _move(here: Path, there: Path, line: Moved) -> None:
+    """Move a file, or finish moving it; nothing is done where it is there already."""
+    present, arrived = here.exists(), there.exists()
+    if arrived and _identity(there) != (line.bytes, line.sha256):
+        raise _Occupied(f"{there} is another file by now; {line.path} stays in the quarantine.")
+    if not present:
+        if not arrived:
+            raise _Occupied(f"{line.path} is neither at {here} nor at {there}.")
+        return
+    if arrived:
+        # copied in full before a crash, and not yet taken away where it came from
+        if _identity(here) == (line.bytes, line.sha256):
+            here.unlink()
+        return
+    there.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(here, there)  # unlike a renaming it never replaces a file that just appeared
+    except OSError:
+        _copy(here, there, line)
+    here.unlink()
+
+
+def _copy(here: Path, there: Path, line: Moved) -> None:
+    """To another disk: whole and compared before it gets its name."""
+    with atomic.replacing(there) as place:
+        shutil.copy2(here, place)
+        if _identity(place) != (line.bytes, line.sha256):
+            raise DataError(f"{here} could not be copied whole to {there.parent}.", "Try again.")
+
+
+def _identity(path: Path) -> tuple[int, str]:
+    """(bytes, SHA-256) of a file."""
+    hasher, size = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            hasher.update(block)
+            size += len(block)
+    return size, hasher.hexdigest()
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the folders that are empty now, the deepest first."""
+    for inside in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
+        if inside.is_dir() and not any(inside.iterdir()):
+            inside.rmdir()
+    if not any(folder.iterdir()):
+        folder.rmdir()
