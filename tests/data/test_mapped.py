@@ -178,7 +178,8 @@ import os
 
 class Deadly:
     def __init__(self, inner, home):
-        self.names, self.sizes, self.inner, self.home = inner.names, inner.sizes, inner, home
+        self.__dict__.update(inner.__dict__)
+        self.kind, self.inner, self.home = "zip", inner, home
 
     def __len__(self):
         return len(self.inner)

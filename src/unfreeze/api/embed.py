@@ -56,7 +56,12 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
         raise UsageError("embed needs a file to write.", "Add --out FEATURES.npz.")
     writable_file(s.out)  # refused before the work, not after
     network = placed(_network(s, console), s.device, s.precision)
-    index = build_index(open_source(s.data, data_root=s.data_root), strange_classes=True)
+    index = build_index(
+        open_source(s.data, data_root=s.data_root),
+        strange_classes=True,
+        labels=s.labels,
+        split_from=s.split_from,
+    )
     index = index.take(in_split(index, s.split))
     sent = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
     kept = index.take(sent.kept)

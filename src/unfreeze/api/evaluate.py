@@ -105,7 +105,7 @@ def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, A
     """The scores, and what was said of each picture."""
     s, folder = settings, run_folder(settings.run)
     best, last = networks(s.run, folder, s.weights_of)
-    it = judged(s.run, s.data, s.split, best.card, s.data_root)
+    it = judged(s, best.card)
     outputs, kept = _logits(s, it, it.positions, [best, *([last] if last else [])], console)
     logits = calibrated(outputs[0], best.card.temperature)
     labels = torch.from_numpy(it.labels[it.positions[kept]])

@@ -12,7 +12,7 @@ from torch import nn
 from unfreeze import __version__
 from unfreeze.api.fitting import Parts, assemble, swept
 from unfreeze.api.job import Job, begun, checkpoint, continued, opened
-from unfreeze.api.labelling import Checked, checked, held, read_labels, unchecked
+from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
 from unfreeze.api.report import report
 from unfreeze.checkpoints.modelfile import load_model, save_model
 from unfreeze.data.holding import Holding
@@ -27,6 +27,7 @@ from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
 from unfreeze.transfer.freeze import fingerprint
+from unfreeze.transfer.portions import Portions
 from unfreeze.transfer.trainer import Outcome, Trainer
 
 SHOWN = 8  # pictures, and random views of each, that the report shows
@@ -58,11 +59,15 @@ class FinetuneResult:
 
 @dataclass(frozen=True)
 class FinetunePlan:
-    """What `--dry-run` shows: every setting, the reason of each derived one, and the sizes."""
+    """What `--dry-run` shows: every setting, the reason of each derived one, and the sizes.
+
+    `counts`: pictures by class and split as the data has them (`all` without splits).
+    """
 
     settings: dict[str, Any]
     reasons: dict[str, str]
     classes: list[str]
+    counts: dict[str, dict[str, int]]
     images: int
     steps: int
     parameters_trainable: int
@@ -103,7 +108,7 @@ def run_finetune(
         first = opened(settings, found)
         job = begun(settings, found, first, device, **counts)
         job = _telling(job, held(settings, found, first.preprocess))
-        return _planned(job, len(portions.train), portions.reason, console)
+        return _planned(job, found, portions, console)
     state = checkpoint(settings, found, console)
     it = opened(settings, found) if state is None else None
     run = RunFolder.create(str(settings.out), **place)
@@ -230,7 +235,8 @@ def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
     return fingerprint(tensors, hashes) == hashes
 
 
-def _planned(job: Job, images: int, validation: str, console: Console) -> FinetunePlan:
+def _planned(job: Job, found: Labelled, portions: Portions, console: Console) -> FinetunePlan:
+    images, validation = len(portions.train), portions.reason
     _show(job, images, validation, console)
     s = job.plan.settings
     trainable, frozen = job.counts
@@ -238,6 +244,7 @@ def _planned(job: Job, images: int, validation: str, console: Console) -> Finetu
         settings=as_dict(s),
         reasons={**job.plan.reasons, "val": validation},
         classes=list(job.card.classes),
+        counts=found.census.counts,
         images=images,
         steps=s.epochs * -(-images // job.plan.batch_size),
         parameters_trainable=trainable,

@@ -82,7 +82,7 @@ class Gathering:
 def gathering(s: PretrainSettings, console: Console) -> Gathering:
     """The pictures of `s.data`: of `train` only, where there are splits."""
     source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run)
-    index = build_index(source, strange_classes=True)
+    index = build_index(source, strange_classes=True, labels=s.labels, split_from=s.split_from)
     for note in index.notes:
         console.say(note)
     train = np.arange(len(index))

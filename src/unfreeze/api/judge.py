@@ -12,19 +12,22 @@ from unfreeze.settings.finetune import FinetuneSettings
 
 
 def chosen_judge(s: CompareSettings, run: FinetuneSettings) -> dict[str, Any]:
-    """`data` and `split` for `evaluate`: `--test`, else test of DATA, else what is held out.
+    """What `evaluate` gets: `--test`, else test of DATA, else what is held out.
 
     DataError where nothing is held out either.
     """
     if s.test:
         return {"data": s.test, "split": None}
-    index = build_index(open_source(s.data, data_root=s.data_root))
+    told = {"labels": s.labels, "split_from": s.split_from}
+    index = build_index(
+        open_source(s.data, data_root=s.data_root), labels=s.labels, split_from=s.split_from
+    )
     if len(index.where(TEST)):
-        return {"data": s.data, "split": "test"}
+        return {"data": s.data, "split": "test", **told}
     if not len(unchecked(run, read_labels(run, Quiet())).val):
         raise DataError(
             f"Nothing is left to judge by: {s.data} has no test split, and no pictures are held "
             "out for validation.",
             "Name labelled pictures with --test, or give DATA a test split.",
         )
-    return {"data": s.data, "split": "val"}
+    return {"data": s.data, "split": "val", **told}

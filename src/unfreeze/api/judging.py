@@ -11,6 +11,7 @@ from unfreeze.data.content import content_keys, load_keys
 from unfreeze.data.index import TEST, VAL, Index, build_index
 from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError
+from unfreeze.settings.use import EvaluateSettings
 
 Positions = npt.NDArray[np.int64]
 
@@ -43,17 +44,20 @@ class Judged:
         return int((self.parts[self.positions][kept] == "train").sum())
 
 
-def judged(run: str, data: str, split: str | None, card: ModelCard, data_root: str) -> Judged:
-    """The pictures of `data` to judge `run` on: test, else val, else those held out, else all.
+def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
+    """The pictures to judge a run on: test, else val, else those held out, else all.
 
     DataError where there are no labels, or a class that the model does not know.
     """
-    index = build_index(open_source(data, data_root=data_root))
+    source = open_source(s.data, data_root=s.data_root)
+    index = build_index(source, labels=s.labels, split_from=s.split_from)
     index = index.take(np.flatnonzero(index.labels >= 0))
     if not len(index):
-        raise DataError(f"{data} has no labels to compare with.", "Use predict instead.")
-    known = _known(run, index)
-    positions, name = _choose(index, split, known)
+        raise DataError(
+            f"{s.data} has no labels to compare with.", "Add --labels, or use predict instead."
+        )
+    known = _known(s.run, index)
+    positions, name = _choose(index, s.split, known)
     labels, held_out = _labels(index, positions, card.classes), _held_out(index, known)
     chose = card.provenance.get("best_epoch") is not None
     return Judged(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unfreeze.api.gathering import usual_side
+from unfreeze.data.census import Census, census
 from unfreeze.data.content import HEAD, Keys, content_keys, save_keys
 from unfreeze.data.holding import Holding, holding
 from unfreeze.data.index import Index, build_index
@@ -28,6 +29,7 @@ class Labelled:
     index: Index
     side: int  # median of the shorter sides, pixels
     fingerprint: str
+    census: Census  # test included
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,22 @@ class Checked:
 def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
     """Labels and splits of `s.data`, and the usual size by a sample's headers; decodes nothing."""
     source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run)
-    everything = build_index(source)
+    everything = build_index(source, labels=s.labels, split_from=s.split_from)
     index = labelled(everything)
-    for note in index.notes:
-        console.say(note)
-    unlabelled = int((everything.labels < 0).sum())
-    if unlabelled:
-        console.say(f"{unlabelled:,} pictures have no label and are not used.")
-    return Labelled(index, usual_side(index, np.arange(len(index))), source.fingerprint())
+    counted = census(everything)
+    for said in (*index.notes, *counted.lines(), *counted.notes()):
+        console.say(said)
+    fingerprint = source.fingerprint()
+    if s.labels is not None or s.split_from is not None:
+        fingerprint += _said(everything)
+    return Labelled(index, usual_side(index, np.arange(len(index))), fingerprint, counted)
+
+
+def _said(index: Index) -> str:
+    """Hex of the labels and splits that something else says of the pictures."""
+    digest = hashlib.sha256("\n".join(index.classes).encode("utf-8", "surrogateescape"))
+    digest.update(index.labels.tobytes() + index.splits.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def unchecked(s: FinetuneSettings, found: Labelled) -> Portions:
@@ -127,4 +137,12 @@ def _largest(preprocess: Preprocess) -> int:
 
 def wanted(s: FinetuneSettings) -> Wanted:
     """The flags that choose among the pictures."""
-    return Wanted(s.seed, s.val, s.labels_per_class, s.label_fraction, s.limit, s.group_by)
+    return Wanted(
+        s.seed,
+        s.val,
+        s.labels_per_class,
+        s.label_fraction,
+        s.limit,
+        s.group_by,
+        split_from=s.split_from,
+    )

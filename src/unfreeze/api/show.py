@@ -70,7 +70,12 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     s = settings
     out = s.out or f"{_name(s.data)}.html"
     writable_file(out)  # refused before the work, not after
-    index = build_index(open_source(s.data, data_root=s.data_root), strange_classes=True)
+    index = build_index(
+        open_source(s.data, data_root=s.data_root),
+        strange_classes=True,
+        labels=s.labels,
+        split_from=s.split_from,
+    )
     found = _checked(s, index, console)
     counted = census(index)
     notes = [*index.notes, *counted.notes()]

@@ -11,6 +11,7 @@ from unfreeze.data.splits import SMALLEST_CLASS
 
 WHOLE = "all"  # the name of what is not split
 IMBALANCED = 10.0  # the largest class against the smallest, from which it is said
+_LISTED = 12  # classes that a line lists with their counts
 _NAMED = 5  # classes that a sentence names
 
 
@@ -36,6 +37,20 @@ class Census:
     def classes(self) -> int:
         """How many there are."""
         return len(self.counts)
+
+    def lines(self) -> list[str]:
+        """A line for each split: pictures by class, or their range where classes are many."""
+        return [self._line(split) for split in self.splits if self.counts]
+
+    def _line(self, split: str) -> str:
+        row = {name: counts[split] for name, counts in self.counts.items() if counts[split]}
+        name = "pictures" if split == WHOLE else split
+        if not row:
+            return f"{name}: {self.splits[split]:,} without labels"
+        if len(row) > _LISTED:
+            least, most = min(row.values()), max(row.values())
+            return f"{name}: {len(row):,} classes of {least:,} to {most:,} pictures"
+        return f"{name}: " + ", ".join(f"{label} {count:,}" for label, count in row.items())
 
     def notes(self) -> list[str]:
         """Sentences for people; nothing where there is nothing to say."""

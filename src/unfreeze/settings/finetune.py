@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
-from unfreeze.settings.shared import Call, Machine, Pictures, Run
+from unfreeze.settings.shared import Call, Machine, Pictures, Run, Told
 
 
 @dataclass(frozen=True)
-class FinetuneSettings(Call, Run, Pictures, Machine):
+class FinetuneSettings(Call, Run, Told, Pictures, Machine):
     """Transfer: replace the head, freeze, train, keep the best."""
 
     data: str = knob("", "folder, archive, CSV or built-in name", positional=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
-from unfreeze.settings.shared import Call, Machine, Pictures, Run
+from unfreeze.settings.shared import Call, Machine, Pictures, Run, Told
 
 METHODS = ("swav", "deepcluster-v2")
 OPTIMIZERS = ("larc", "adamw", "sgd")
@@ -23,7 +23,7 @@ RECIPES = (
 
 
 @dataclass(frozen=True)
-class PretrainSettings(Call, Run, Pictures, Machine):
+class PretrainSettings(Call, Run, Told, Pictures, Machine):
     """SwAV on unlabelled pictures. None means: derived from the pictures, with a reason."""
 
     data: str = knob("", "folder, archive, CSV or built-in name", positional=True)

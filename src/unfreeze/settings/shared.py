@@ -36,6 +36,26 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What is said of the pictures beside them."""
+
+    labels: str | None = knob(
+        None,
+        "labels from elsewhere: a CSV (path, label, maybe split, group) joined by name, or a "
+        "regular expression whose first group in a picture's path is its label",
+        group="data",
+        unset="the folders, or the list itself",
+    )
+    split_from: str | None = knob(
+        None,
+        "splits from elsewhere: a run, or a CSV like its split.csv; pictures that it does not "
+        "name are not used",
+        group="data",
+        unset="the data's own",
+    )
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Which pictures, and how they are kept."""
 

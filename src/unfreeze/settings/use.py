@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
 from unfreeze.settings.pretrain import AUGMENTS
-from unfreeze.settings.shared import SEEDS, Call, Machine
+from unfreeze.settings.shared import SEEDS, Call, Machine, Told
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -16,7 +16,7 @@ class _Serving(Machine):
 
 
 @dataclass(frozen=True)
-class EvaluateSettings(Call, _Serving):
+class EvaluateSettings(Call, Told, _Serving):
     """How good is a model on labelled pictures."""
 
     run: str = knob("", "a run's folder, or its model/ folder", positional=True)
@@ -47,7 +47,7 @@ class PredictSettings(Call, _Serving):
 
 
 @dataclass(frozen=True)
-class EmbedSettings(Call, _Serving):
+class EmbedSettings(Call, Told, _Serving):
     """Features for pictures."""
 
     weights: str = knob("", "a run's folder, a model/ folder or a checkpoint file", positional=True)
@@ -58,7 +58,7 @@ class EmbedSettings(Call, _Serving):
 
 
 @dataclass(frozen=True)
-class ShowSettings(Call):
+class ShowSettings(Call, Told):
     """One page about a data set: samples, sizes, class counts, views, problems."""
 
     data: str = knob("", "folder, archive, CSV or built-in name", positional=True)

@@ -24,6 +24,7 @@ class Wanted:
     label_fraction: float | None = None
     limit: int | None = None
     group_by: str | None = None
+    split_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ def portion(index: Index, usable: Positions, wanted: Wanted) -> Portions:
     )
     _every_class(index, train)
     if len(given):
-        return Portions(index, train, given, "the data's own val")
+        _apart(index, train, given, wanted.group_by)
+        own = f"as {wanted.split_from} says" if wanted.split_from else "the data's own val"
+        return Portions(index, train, given, own)
     rest, held = stratified(
         index.labels,
         train,
@@ -97,9 +100,9 @@ def grouped(index: Index, by: str | None) -> Sequence[str] | None:
     """What each picture must stay together with: a CSV column's value or a pattern's group."""
     if by is None:
         return index.groups
-    column = index.source.column(by)
+    column = index.column(by)
     if column is not None:
-        return [column[row] for row in index.rows.tolist()]
+        return [name or path for name, path in zip(column, index.paths, strict=True)]
     try:
         pattern = re.compile(by)
     except re.error as error:
@@ -112,6 +115,23 @@ def grouped(index: Index, by: str | None) -> Sequence[str] | None:
         )
     # a picture without a group of its own is alone
     return [m[1] if m and m[1] else path for m, path in zip(found, index.paths, strict=True)]
+
+
+def _apart(index: Index, train: Positions, val: Positions, by: str | None) -> None:
+    """DataError where the val that was given shares a group with train, and groups were asked for.
+
+    A list's own column of groups is no such wish: its author may have split it otherwise.
+    """
+    groups = grouped(index, by) if by is not None else None
+    if groups is None:
+        return
+    both = {groups[place] for place in train.tolist()} & {groups[place] for place in val.tolist()}
+    if both:
+        raise DataError(
+            f"{len(both):,} groups of --group-by {by} are in train and in val "
+            f"(the first: {min(both)}).",
+            "Correct the splits, or leave out val to have one cut.",
+        )
 
 
 def _every_class(index: Index, train: Positions) -> None:

@@ -30,6 +30,14 @@ def plain(name: str) -> str:
     return name
 
 
+def skipped_note(special: Sequence[str]) -> tuple[str, ...]:
+    """The sentence about links, devices and the like, of which nothing is read."""
+    if not special:
+        return ()
+    such = "link or device" if len(special) == 1 else "links or devices"
+    return (f"{len(special):,} {such} in the archive not followed (the first: {special[0]}).",)
+
+
 def last_of_each(names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
     """Places of the members that count, in order, and a note where names occur twice.
 

@@ -51,6 +51,8 @@ def _open_path(path: Path) -> Source:
         return FolderSource(path)
     for suffix, kind in _KINDS.items():
         if path.name.lower().endswith(suffix):
+            if not path.is_file():  # opening a pipe would wait for ever
+                raise DataError(f"{path} is a pipe or a device.", "Save it as a file first.")
             return kind(path)
     raise DataError(
         f"{path} is neither a folder nor a {', '.join(_KINDS)} file.",

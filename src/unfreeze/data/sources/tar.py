@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.sources.members import last_of_each, plain, refuse_slip
+from unfreeze.data.sources.members import last_of_each, plain, refuse_slip, skipped_note
 from unfreeze.data.sources.positional import PositionalFile
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.data.undecodable import Undecodable
@@ -40,15 +40,17 @@ class TarSource(Source):
         self.where, self._file = str(path), file
         names: list[str] = []
         columns: list[tuple[int, int, int]] = []
+        special: list[str] = []
         with open(os.dup(file.descriptor), "rb") as stream:  # noqa: PTH123
             for member in _headers(stream, self.where):
                 if not member.isreg() or member.issparse():
-                    self.skipped += not member.isdir()
+                    special += [] if member.isdir() else [member.name]
                     continue
                 names.append(plain(member.name))
                 columns.append((member.size, member.offset_data, int(member.mtime)))
-        places, self.notes = last_of_each(names)
-        self.skipped += len(names) - len(places)
+        places, hidden = last_of_each(names)
+        self.notes = (*skipped_note(special), *hidden)
+        self.skipped = len(special) + len(names) - len(places)
         table = np.array([columns[place] for place in places], np.int64).reshape(-1, 3)
         self.names = [names[place] for place in places]
         self.sizes: npt.NDArray[np.int64] = np.ascontiguousarray(table[:, 0])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.sources.members import last_of_each, plain, refuse_slip
+from unfreeze.data.sources.members import last_of_each, plain, refuse_slip, skipped_note
 from unfreeze.data.sources.positional import PositionalFile
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.data.undecodable import Undecodable
@@ -32,12 +32,14 @@ class ZipSource(Source):
         self.where = str(path)
         self._file = PositionalFile(path)
         infos = _directory(path)
-        self.skipped = sum(not info.is_dir() and _is_special(info) for info in infos)
+        special = [i.filename for i in infos if not i.is_dir() and _is_special(i)]
+        self.skipped = len(special)
         infos = [info for info in infos if not info.is_dir() and not _is_special(info)]
         for info in infos:
             _refuse(info, self.where, self._file.size)
         names = [plain(info.filename) for info in infos]
-        places, self.notes = last_of_each(names)
+        places, hidden = last_of_each(names)
+        self.notes = (*skipped_note(special), *hidden)
         infos = [infos[place] for place in places]
         self.names = [names[place] for place in places]
         self.skipped += len(names) - len(places)
