@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from unfreeze.api.predict import predict as predict
     from unfreeze.api.pretrain import pretrain as pretrain
     from unfreeze.api.report import report as report
+    from unfreeze.api.scan import scan as scan
     from unfreeze.api.show import show as show
     from unfreeze.api.summary import summary as summary
 
@@ -54,6 +55,7 @@ __all__ = [
     "predict",
     "pretrain",
     "report",
+    "scan",
     "show",
     "summary",
     "swav",

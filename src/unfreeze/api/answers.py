@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unfreeze.data.preprocess import Pixels, Preprocess
 from unfreeze.runtime.atomic import replacing, write_bytes
+from unfreeze.runtime.console import told
 from unfreeze.transfer.reading import Read
 
 THUMBNAIL = 96  # pixels
@@ -86,11 +87,6 @@ def answered(
         )
     ]
     return Answers(each, reads)
-
-
-def told(path: str) -> str:
-    """A name that can be written anywhere: names on a disk need not be UTF-8."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _csv(answers: Iterable[Answer]) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unfreeze.api.answers import Answer, Answers, answered, told
+from unfreeze.api.answers import Answer, Answers, answered
 from unfreeze.api.epochs import epoch_of, networks
 from unfreeze.api.judging import Judged, Positions, judged
 from unfreeze.api.serving import placed, reads_of, send
@@ -16,7 +16,7 @@ from unfreeze.checkpoints.modelfile import CARD, model_folder
 from unfreeze.errors import DataError, UsageError
 from unfreeze.reports.interval import balanced, wilson
 from unfreeze.runtime.atomic import write_json
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.settings.build import build
 from unfreeze.settings.use import EvaluateSettings
 from unfreeze.transfer.calibration import COLDEST, HOTTEST, Bin, calibrated, fit_temperature

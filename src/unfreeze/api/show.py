@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.api.answers import told
 from unfreeze.api.gathering import usual_side
 from unfreeze.api.lookout import intensity, lookout
 from unfreeze.data.census import Census, census
@@ -22,7 +21,7 @@ from unfreeze.data.verdicts import UNKNOWN, Verdicts
 from unfreeze.reports.dataset import Seen, Strip, dataset
 from unfreeze.reports.page import number
 from unfreeze.runtime.atomic import write_text
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.runtime.runfolder import writable_file
 from unfreeze.settings.build import build
 from unfreeze.settings.use import ShowSettings

@@ -42,7 +42,7 @@ def as_json(result: Any) -> str:
 
 def as_text(verb: str, result: Any) -> str:
     """The result for people; empty where there is nothing to say."""
-    if verb in ("summary", "inspect"):
+    if verb in ("summary", "inspect", "scan"):
         return str(result)  # tables of their own
     shown = plain(result)
     if isinstance(shown, dict) and {"settings", "reasons"} <= set(shown):

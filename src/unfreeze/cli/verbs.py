@@ -9,6 +9,7 @@ from unfreeze.settings.shared import Call
 # verb -> module and class of its settings; the work is `unfreeze.api.VERB.run_VERB`
 # (of `swav`, `unfreeze.api.reference.run_reference`: `unfreeze.swav` is the room of that name)
 SETTINGS = {
+    "scan": ("scan", "ScanSettings"),
     "show": ("use", "ShowSettings"),
     "pretrain": ("pretrain", "PretrainSettings"),
     "finetune": ("finetune", "FinetuneSettings"),

@@ -14,13 +14,11 @@ from unfreeze.data.examined import Examined
 from unfreeze.data.index import Index
 from unfreeze.data.layout import NONE, SPLIT_NAMES
 from unfreeze.data.scan import Problem
-from unfreeze.data.supervised import Lost, supervised
+from unfreeze.data.supervised import MEMORY, SECONDS, Lost, supervised
 from unfreeze.data.verdicts import UNUSABLE
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Console
 
-SECONDS = 30.0  # for one file
-MEMORY = 3 * 2**30  # bytes of address space of a process that decodes
 _SAVE_EVERY = 60.0  # seconds
 _TINY = 8  # pixels; and an eighth of the usual side
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")

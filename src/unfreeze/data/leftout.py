@@ -14,7 +14,7 @@ from unfreeze.errors import DataError
 from unfreeze.runtime import atomic
 
 ENDING = ".left-out.csv"
-LISTED = ("zip", "tar", "csv")  # kinds of sources that may have one
+LISTED = ("zip", "tar", "tar.gz", "csv")  # kinds of sources that may have one
 Lines = dict[str, tuple[str, str]]  # path -> (reason, detail)
 _FIELDS = ("path", "reason", "detail")
 

@@ -101,9 +101,11 @@ def undo(folder: Path) -> tuple[list[Moved], list[str]]:
     back: list[Moved] = []
     kept: list[Moved] = []
     said = []
-    for line in read_manifest(folder):
+    lines = read_manifest(folder)
+    back += _unlisted([line for line in lines if line.origin.endswith(ENDING)])
+    for line in [line for line in lines if not line.origin.endswith(ENDING)]:
         try:
-            _bring_back(folder, line)
+            _move(folder / line.path, line.place, line)
             back.append(line)
         except _Occupied as error:
             kept.append(line)
@@ -139,12 +141,12 @@ def read_manifest(folder: Path) -> list[Moved]:
         ) from None
 
 
-def _bring_back(folder: Path, line: Moved) -> None:
-    if not line.origin.endswith(ENDING):
-        return _move(folder / line.path, line.place, line)
-    listed = read_list(line.place)
-    listed.pop(line.path, None)
-    return write_list(line.place, listed)
+def _unlisted(lines: list[Moved]) -> list[Moved]:
+    """Take lines out of the lists that they are on; people's own lines stay."""
+    for place in {line.place for line in lines}:
+        ours = {line.path for line in lines if line.place == place}
+        write_list(place, {n: why for n, why in read_list(place).items() if n not in ours})
+    return lines
 
 
 class _Occupied(Exception):

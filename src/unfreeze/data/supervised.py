@@ -19,6 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 from unfreeze.data.crew import around
 
+SECONDS = 30.0  # for one file
+MEMORY = 3 * 2**30  # bytes of address space of a process that decodes
 AHEAD = 8  # tasks a process holds, so that it never waits for the next one
 _START = "from unfreeze.data.supervised import serve; serve()"
 _LENGTH = struct.Struct("<I")

@@ -61,8 +61,8 @@ def dataset(seen: Seen) -> str:
             "seen": seen,
             "rows": _rows(seen),
             "hidden": max(0, len(seen.counts) - CLASSES),
-            "samples": [_shown(strip) for strip in seen.samples],
-            "views": [_shown(strip) for strip in seen.views],
+            "samples": [shown(strip) for strip in seen.samples],
+            "views": [shown(strip) for strip in seen.views],
             "bars": histogram(seen.shorter),
             "kinds": Counter(str(row["reason"]) for row in seen.problems).most_common(),
             "listed": seen.problems[:PROBLEMS],
@@ -104,7 +104,8 @@ def _rows(seen: Seen) -> list[dict[str, Any]]:
     ]
 
 
-def _shown(strip: Strip) -> dict[str, Any]:
+def shown(strip: Strip) -> dict[str, Any]:
+    """What a template needs of a strip."""
     return {
         "name": strip.name,
         "aside": strip.aside,

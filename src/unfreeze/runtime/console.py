@@ -89,3 +89,8 @@ class Logged:
     ) -> contextlib.AbstractContextManager[Advance]:
         """The other console's."""
         return self.console.progress(label, total, done)
+
+
+def told(name: str) -> str:
+    """A name that can be written anywhere: names on a disk need not be UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,230 @@
+"""`scan`: can these pictures be trusted? Every one decoded, every problem named, none deleted."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unfreeze.data.clinic import Clinic, attend
+from unfreeze.data.examined import Examined
+from unfreeze.data.index import Index, build_index
+from unfreeze.data.quarantine import Moved, quarantine, refuse_inside, set_aside, undo
+from unfreeze.data.scan import Problem, write_problems_csv
+from unfreeze.data.sources import Source
+from unfreeze.data.sources.open import open_source
+from unfreeze.data.thumbnails import thumbnails
+from unfreeze.errors import UsageError
+from unfreeze.runtime import atomic
+from unfreeze.runtime.console import Console, Quiet, told
+from unfreeze.settings.build import build
+from unfreeze.settings.scan import ScanSettings
+
+SAMPLES = 12  # thumbnails of a kind
+TWINS = 40  # groups on the page
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What was found.
+
+    `files`: all there are; `pictures`: what counts as one by name or content; `usable`: of these;
+    `other`: the rest. `problems`: `path, reason, detail, left_out`. `duplicates` and
+    `near_duplicates`: groups of paths. `rules`: how many usable pictures the checks of other tools
+    would throw away.
+    `decoded`: now; the others were known. `quarantined`: files that were moved, or listed.
+    `restored`: files that --undo brought back. `page`, `table`: what --out got.
+    """
+
+    data: str
+    files: int
+    pictures: int
+    usable: int
+    other: int
+    problems: list[dict[str, Any]]
+    duplicates: list[list[str]]
+    near_duplicates: list[list[str]]
+    rules: dict[str, int]
+    decoded: int
+    seconds: float
+    quarantined: int = 0
+    restored: int = 0
+    page: str | None = None
+    table: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """The answer for people."""
+        return as_table(self)
+
+
+def scan(data: str, **settings: Any) -> ScanResult:
+    """Decode every picture of `data` in processes of their own; keywords as in `ScanSettings`.
+
+    DataError for data that cannot be read at all; a broken picture is an answer, not an error.
+    """
+    return run_scan(build(ScanSettings, {"data": str(data), **settings}), Quiet())
+
+
+def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
+    """The same from a settings object."""
+    s = settings
+    if s.undo and s.quarantine:
+        raise UsageError("--undo and --quarantine are opposites.", "Give one of them.")
+    restored, notes = _undone(s, console)
+    source = open_source(s.data, data_root=s.data_root)
+    if s.quarantine and source.kind == "folder":
+        refuse_inside(Path(s.data), Path(s.quarantine))  # before the work, not after
+    index = build_index(source, strange_classes=True)
+    notes += list(index.notes)
+    found = attend(index, workers=s.workers, console=console, seconds=s.seconds)
+    result = _result(s, index, found, notes)
+    if s.quarantine:
+        moved = _set_aside(s, source, found, console)
+        result = replace(result, quarantined=len(moved))
+    if s.out:
+        result = _written(replace(result, restored=restored), Path(s.out), found)
+    return replace(result, restored=restored)
+
+
+def _undone(s: ScanSettings, console: Console) -> tuple[int, list[str]]:
+    if not s.undo:
+        return 0, []
+    back, said = undo(Path(s.undo))
+    console.say(f"{len(back):,} files are back where they were.")
+    for sentence in said:
+        console.say(sentence)
+    return len(back), said
+
+
+def _result(s: ScanSettings, index: Index, found: Clinic, notes: list[str]) -> ScanResult:
+    return ScanResult(
+        data=s.data,
+        files=len(index.source) + index.source.skipped,
+        pictures=len(index),
+        usable=len(found.usable),
+        other=index.other,
+        problems=[_row(problem) for problem in found.problems],
+        duplicates=_paths(index, found.duplicates),
+        near_duplicates=_paths(index, found.near),
+        rules=found.rules,
+        decoded=found.decoded,
+        seconds=round(found.seconds, 3),
+        notes=[told(note) for note in notes],
+    )
+
+
+def _row(problem: Problem) -> dict[str, Any]:
+    return {**problem._asdict(), "path": told(problem.path), "detail": told(problem.detail)}
+
+
+def _paths(index: Index, groups: list[list[int]]) -> list[list[str]]:
+    return [[told(index.paths[place]) for place in group] for group in groups]
+
+
+def _set_aside(s: ScanSettings, source: Source, found: Clinic, console: Console) -> list[Moved]:
+    """Out of the way what cannot be used; what is known of the others stays known."""
+    folder = Path(s.quarantine or "")
+    broken = [
+        (one.path, one.reason, one.detail)
+        for one in found.problems
+        if one.left_out and one.reason != "left out"
+    ]
+    if source.kind != "folder":
+        moved = set_aside(source, folder, broken)
+        console.say(f"{len(moved):,} files are on a list that later runs go by.")
+        return moved
+    moved = quarantine(Path(s.data), folder, broken)
+    console.say(f"{len(moved):,} files are in {folder}; `--undo {folder}` brings them back.")
+    if moved and len(moved) < len(source):
+        after = Examined(open_source(s.data))
+        after.take_over(Examined(source))
+        after.save()
+    return moved
+
+
+def _written(result: ScanResult, folder: Path, found: Clinic) -> ScanResult:
+    """problems.csv and scan.html."""
+    from unfreeze.reports.clinic import clinic
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table, page = folder / "problems.csv", folder / "scan.html"
+    write_problems_csv(table, found.problems)
+    atomic.write_text(page, clinic(_visit(result, found)))
+    return replace(result, page=str(page), table=str(table))
+
+
+def _visit(result: ScanResult, found: Clinic) -> Any:
+    from unfreeze.reports.clinic import Kind, Visit
+    from unfreeze.reports.dataset import Strip
+    from unfreeze.reports.page import number
+
+    index = found.index
+    places = {path: place for place, path in enumerate(index.paths)}
+    groups = [*found.duplicates, *found.near]
+    by_kind = {
+        kind: [p for p in found.problems if (p.left_out, p.reason) == kind]
+        for kind, _ in _counted(found.problems)
+    }
+    some = {
+        kind: [] if kind[0] else [places[one.path] for one in of_kind[:SAMPLES]]
+        for kind, of_kind in by_kind.items()
+    }
+    twins = [group[:SAMPLES] for group in groups[:TWINS]]
+    seen = thumbnails(index, {place for part in [*some.values(), *twins] for place in part})
+
+    def strip(part: list[int]) -> Strip:
+        return Strip("", [(told(index.paths[p]), seen[p]) for p in part if p in seen])
+
+    kinds = [
+        Kind(kind[1], kind[0], [_row(one) for one in of_kind], strip(some[kind]))
+        for kind, of_kind in by_kind.items()
+    ]
+    figures = [
+        ("pictures", number(result.pictures)),
+        ("usable", number(result.usable)),
+        ("left out", number(result.pictures - result.usable)),
+        ("other files", number(result.other)),
+        ("twice or more", number(len(groups))),
+    ]
+    return Visit(
+        name=told(result.data),
+        figures=figures,
+        notes=[*result.notes, *_spared(result)],
+        kinds=kinds,
+        twins=[strip(part) for part in twins],
+        more_twins=max(0, len(groups) - TWINS),
+    )
+
+
+def _spared(result: ScanResult) -> Iterator[str]:
+    for rule, count in result.rules.items():
+        if count:
+            yield f"Other tools delete by a rule ({rule}): here {count:,} sound pictures."
+
+
+def _counted(problems: list[Problem]) -> list[tuple[tuple[bool, str], int]]:
+    """Kinds, what is left out first, then by their number."""
+    counts = Counter((one.left_out, one.reason) for one in problems)
+    return sorted(counts.items(), key=lambda item: (not item[0][0], -item[1], item[0][1]))
+
+
+def as_table(result: ScanResult) -> str:
+    """The answer for people."""
+    lines = [
+        f"{result.files:,} files: {result.pictures:,} pictures, {result.usable:,} usable, "
+        f"{result.pictures - result.usable:,} left out, {result.other:,} other."
+    ]
+    problems = [Problem(**one) for one in result.problems]
+    for (left_out, reason), count in _counted(problems):
+        first = next(p for p in problems if (p.left_out, p.reason) == (left_out, reason))
+        what = "left out" if left_out else "used"
+        lines.append(f"{count:8,}  {what:8}  {reason:15}  {first.path}: {first.detail}")
+    lines += _spared(result)
+    known = result.pictures - result.decoded
+    lines.append(
+        f"{result.decoded:,} decoded in {result.seconds:.1f} s"
+        + (f", {known:,} known from before." if known else ".")
+    )
+    lines += [f"The page: {result.page}"] if result.page else []
+    return "\n".join(lines)
