@@ -57,3 +57,28 @@ def test_what_is_not_finite_takes_the_nearer_end():
     assert to_uint8(values).tolist() == [0, 0, 0, 255, 255]
     with pytest.raises(Undecodable, match="finite"):
         to_uint8(np.full(3, np.nan))
+
+
+def test_the_full_range_of_the_type():
+    dark = np.array([0, 100, 4_000], np.uint16)
+    assert to_uint8(dark, "full").tolist() == [0, 0, 16]
+    assert to_uint8(np.array([0.0, 0.05, 0.1]), "full").tolist() == [0, 13, 26]
+    # beyond it: as in auto, never cut off
+    for values in (np.array([0, 100_000, 200_000]), np.array([-1.0, 0.0, 1.0])):
+        assert to_uint8(values, "full").tolist() == to_uint8(values).tolist() == [0, 128, 255]
+
+
+def test_percentiles_of_the_picture_itself():
+    values = np.arange(1_001, dtype=np.uint16)
+    values[-1] = 60_000  # one hot pixel
+    found = to_uint8(values, "percentile")
+    assert found[[0, 5, 500, 995, 1000]].tolist() == [0, 0, 128, 255, 255]
+    assert to_uint8(values)[500] == 2
+    mostly = np.zeros(1_000, np.uint16)
+    mostly[:3] = 65_535
+    assert to_uint8(mostly, "percentile").tolist() == to_uint8(mostly).tolist()
+    assert to_uint8(np.array([np.nan, 1.0, 2.0, np.inf]), "percentile").tolist()[1:] == [
+        0,
+        255,
+        255,
+    ]

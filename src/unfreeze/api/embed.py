@@ -56,8 +56,10 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
         raise UsageError("embed needs a file to write.", "Add --out FEATURES.npz.")
     writable_file(s.out)  # refused before the work, not after
     network = placed(_network(s, console), s.device, s.precision)
+    source = open_source(s.data, data_root=s.data_root)
+    source.intensity = network.preprocess.intensity
     index = build_index(
-        open_source(s.data, data_root=s.data_root),
+        source,
         strange_classes=True,
         labels=s.labels,
         split_from=s.split_from,

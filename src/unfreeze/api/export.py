@@ -99,7 +99,9 @@ def _mismatch(to: str, arch: str, found: Agreement) -> WeightsError:
 def _pictures(s: ExportSettings, preprocess: Preprocess) -> tuple[list[Pixels], str]:
     """Pictures and what they are: of `--data`, else the run's own views, else noise."""
     if s.data:
-        index = build_index(open_source(s.data, data_root=s.data_root), strange_classes=True)
+        source = open_source(s.data, data_root=s.data_root)
+        source.intensity = preprocess.intensity
+        index = build_index(source, strange_classes=True)
         if not len(index):
             raise DataError(f"There are no pictures in {s.data}.", "Name others with --data.")
         places = np.unique(np.linspace(0, len(index) - 1, PICTURES).astype(np.int64))

@@ -9,6 +9,7 @@ from unfreeze.api.embed import in_split
 from unfreeze.checkpoints.modelfile import ModelCard, model_folder
 from unfreeze.data.content import content_keys, load_keys
 from unfreeze.data.index import TEST, VAL, Index, build_index
+from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError
 from unfreeze.settings.use import EvaluateSettings
@@ -50,6 +51,7 @@ def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
     DataError where there are no labels, or a class that the model does not know.
     """
     source = open_source(s.data, data_root=s.data_root)
+    source.intensity = Preprocess.from_dict(card.preprocess).intensity
     index = build_index(source, labels=s.labels, split_from=s.split_from)
     index = index.take(np.flatnonzero(index.labels >= 0))
     if not len(index):

@@ -121,6 +121,7 @@ def checked(
 
 def held(s: FinetuneSettings, found: Labelled, preprocess: Preprocess) -> Holding:
     """Where the decoded pictures are held, and why."""
+    found.index.source.intensity = preprocess.intensity  # known since the weights are
     return holding(
         found.index.source,
         found.index.rows,

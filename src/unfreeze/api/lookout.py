@@ -65,10 +65,17 @@ def lookout(s: ShowSettings, side: int, images: int) -> Lookout:
     """Of the run in `s`, else of a pretraining as it would be planned for such pictures."""
     if s.run is not None:
         return _of_run(s.run)
-    given = {"augment": s.augment, "image_size": s.image_size, "seed": s.seed}
+    given = {"augment": s.augment, "image_size": s.image_size, "seed": s.seed, "range": s.range}
     settings = build(PretrainSettings, given)
     facts = Facts(max(images, ENOUGH), side, pick_device("auto").type)
     return _pretraining(plan(settings, facts).settings, "what pretrain would take")
+
+
+def intensity(s: ShowSettings) -> str:
+    """The rule by which deep grey is decoded: as asked for, else the run's."""
+    if s.range is None and s.run is not None:
+        return Preprocess.from_dict(card_of(s.run).preprocess).intensity
+    return s.range or "auto"
 
 
 def _of_run(run: str) -> Lookout:

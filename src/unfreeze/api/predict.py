@@ -63,7 +63,8 @@ def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
     if s.out:
         writable_file(s.out)  # refused before the work, not after
     network = placed(load_classifier(s.run), s.device, s.precision)
-    pictures = [picture for name in s.images for picture in _pictures(name, s.data_root)]
+    how = network.preprocess.intensity
+    pictures = [picture for name in s.images for picture in _pictures(name, s.data_root, how)]
     names = [picture.path for picture in pictures]
     reads = (picture.read for picture in pictures)
     sent = send(network, names, reads, batch_size=s.batch_size, console=console)
@@ -73,14 +74,15 @@ def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
     return found
 
 
-def _pictures(name: str, data_root: str) -> Iterator[_Picture]:
+def _pictures(name: str, data_root: str, intensity: str) -> Iterator[_Picture]:
     path = Path(name)
     if path.is_file() and not path.name.lower().endswith(COLLECTIONS):
-        yield _Picture(name, partial(_file, path))
+        yield _Picture(name, partial(_file, path, intensity))
         return
     if not path.exists() and name not in BUILT_IN:
         raise DataError(f"There is no file or folder {name}.", "Check the path.")
     source = open_source(name, data_root=data_root)
+    source.intensity = intensity
     for row in _rows(source):
         inner = source.names[row]
         # a list's paths are relative to its folder; an archive's members lie inside it
@@ -98,8 +100,8 @@ def _rows(source: Source) -> Iterator[int]:
             yield row
 
 
-def _file(path: Path) -> Pixels:
-    return decode(path.read_bytes())
+def _file(path: Path, intensity: str) -> Pixels:
+    return decode(path.read_bytes(), intensity)
 
 
 def _csv(found: list[Prediction]) -> bytes:

@@ -200,7 +200,8 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     settings, named = with_recipe(settings)
     found = gathering(settings, console)
     torch.manual_seed(settings.seed)
-    start = begin(settings, found.side, device)
+    start = _with_range(begin(settings, found.side, device))
+    found.index.source.intensity = start.settings.range or "auto"
     facts = Facts(len(found.train), found.side, device.type, start.width, processes)
     chosen = plan(start.settings, facts)
     hold = found.holding(settings, _largest(chosen), processes)
@@ -209,6 +210,13 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     show(chosen, reasons, facts, console)
     place = Place(device, precision, MEAN, STD)
     return _Prepared(found, start, facts, chosen, place, hold, reasons)
+
+
+def _with_range(start: Start) -> Start:
+    """The start with the rule for deep grey that was asked for, else that of the weights."""
+    wants = start.loaded.preprocess if start.loaded else None
+    chosen = start.settings.range or (wants.intensity if wants else "auto")
+    return replace(start, settings=replace(start.settings, range=chosen))
 
 
 def _largest(chosen: Plan) -> int:

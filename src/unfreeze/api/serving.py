@@ -97,4 +97,4 @@ def _why(failure: Failure) -> str:
 
 
 def _decoded(source: Source, row: int) -> Pixels:
-    return decode(source.read(row))
+    return decode(source.read(row), source.intensity)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.api.gathering import usual_side
-from unfreeze.api.lookout import lookout
+from unfreeze.api.lookout import intensity, lookout
 from unfreeze.data.census import Census, census
 from unfreeze.data.decode import shrink
 from unfreeze.data.index import TRAIN, Index, build_index
@@ -70,8 +70,10 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     s = settings
     out = s.out or f"{_name(s.data)}.html"
     writable_file(out)  # refused before the work, not after
+    source = open_source(s.data, data_root=s.data_root)
+    source.intensity = intensity(s)
     index = build_index(
-        open_source(s.data, data_root=s.data_root),
+        source,
         strange_classes=True,
         labels=s.labels,
         split_from=s.split_from,

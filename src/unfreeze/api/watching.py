@@ -27,7 +27,13 @@ SHOWN = 2  # random views a picture
 def preprocess_of(s: PretrainSettings) -> Preprocess:
     """The centre at the size of the large views; big pictures keep the usual margin."""
     size = (s.size_crops or (224,))[0]
-    return Preprocess(size, size if size <= 64 else round(size * 8 / 7), mean=MEAN, std=STD)
+    return Preprocess(
+        size,
+        size if size <= 64 else round(size * 8 / 7),
+        mean=MEAN,
+        std=STD,
+        intensity=s.range or "auto",
+    )
 
 
 def sample_of(s: PretrainSettings, found: Gathering, everything: Index, console: Console) -> Sample:

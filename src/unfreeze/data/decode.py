@@ -49,19 +49,20 @@ _one_large = threading.Lock()
 Look = Callable[[Image.Image], None]
 
 
-def decode(data: bytes | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.NDArray[np.uint8]:
     """Pixels uint8 [H, W, 3] of an encoded picture (pixels are passed through).
 
     EXIF orientation applied; grey repeated; alpha and transparent palette entries on white; CMYK
-    by plain inversion; the first frame of many; deeper grey by `intensity.to_uint8`. The limit of
-    PIXEL_LIMIT is held before decoding. Raises Undecodable; Pillow's warnings and log never escape.
+    by plain inversion; the first frame of many; deeper grey by `to_uint8` with the rule
+    `intensity`. The limit of PIXEL_LIMIT is held before decoding. Raises Undecodable; Pillow's
+    warnings and log never escape.
     """
     if isinstance(data, np.ndarray):
         return data
     if not data:
         raise Undecodable("empty", "the file has no bytes")
     with _pillow_silenced():
-        return _decoded(data, None)
+        return _decoded(data, None, intensity)
 
 
 def decode_told(data: bytes, look: Look) -> tuple[npt.NDArray[np.uint8], list[str]]:
@@ -77,9 +78,9 @@ def decode_told(data: bytes, look: Look) -> tuple[npt.NDArray[np.uint8], list[st
     return pixels, list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
 
 
-def _decoded(data: bytes, look: Look | None) -> npt.NDArray[np.uint8]:
+def _decoded(data: bytes, look: Look | None, intensity: str = "auto") -> npt.NDArray[np.uint8]:
     try:
-        return _pillow(data, look)
+        return _pillow(data, look, intensity)
     except Undecodable:
         raise
     except Exception as error:  # hostile bytes make decoders raise anything at all
@@ -114,7 +115,7 @@ def _formats() -> list[str]:
     return [name for name in _WANTED.split() if name in Image.OPEN]
 
 
-def _pillow(data: bytes, look: Look | None) -> npt.NDArray[np.uint8]:
+def _pillow(data: bytes, look: Look | None, intensity: str) -> npt.NDArray[np.uint8]:
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
         pixel_count = image.width * image.height
         if pixel_count > PIXEL_LIMIT:
@@ -124,14 +125,14 @@ def _pillow(data: bytes, look: Look | None) -> npt.NDArray[np.uint8]:
             if look is not None:
                 # not before: asking for EXIF loads, and a second load hides what broke the first
                 look(image)
-            pixels = _rgb(image)
+            pixels = _rgb(image, intensity)
             turn = _TURNED.get(_orientation(image))
             return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
-def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _rgb(image: Image.Image, intensity: str) -> npt.NDArray[np.uint8]:
     if image.mode[0] in "IF":
-        grey = to_uint8(np.asarray(image))
+        grey = to_uint8(np.asarray(image), intensity)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
         layered = image.convert("RGBA")

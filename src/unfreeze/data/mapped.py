@@ -64,7 +64,7 @@ class Wanted:
 
 def wanted(source: Source, rows: Rows, resize_to: int | None, total_bytes: float) -> Wanted:
     """What is to be kept; `total_bytes` say how many chunks, where none are there yet."""
-    about = f"{source.fingerprint()} {DECODER} {resize_to} "
+    about = f"{source.fingerprint()} {DECODER} {source.intensity} {resize_to} "
     digest = hashlib.sha256(about.encode() + rows.astype("<i8").tobytes()).hexdigest()[:40]
     for there in sorted((pixels_folder() / digest).glob(f"*-of-*{ENDING}")):
         return Wanted(source, rows, resize_to, int(there.stem.rpartition("-")[2]), digest)

@@ -65,4 +65,5 @@ class Pictures:
             raise FileLost(self.index.source.names[row], detail) from error
 
     def _decoded(self, row: int) -> npt.NDArray[np.uint8]:
-        return shrink(decode(self.index.source.read(row)), self.resize_to)
+        source = self.index.source
+        return shrink(decode(source.read(row), source.intensity), self.resize_to)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from unfreeze.data.intensity import RANGES
 from unfreeze.errors import WeightsError
 
 Pixels = npt.NDArray[np.uint8]
@@ -24,6 +25,7 @@ class Preprocess:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    intensity: str = "auto"  # how deep grey was decoded, which happens before
 
     def pixels(self, picture: Pixels) -> Pixels:
         """uint8 `[image_size, image_size, 3]` of a uint8 `[H, W, 3]` picture."""
@@ -66,6 +68,8 @@ class Preprocess:
             made = cls(**plain)
         except TypeError as error:
             raise WeightsError(f"The model's preprocessing is not readable: {error}.") from error
+        if made.intensity not in RANGES:
+            raise WeightsError(f"The model wants a range {made.intensity!r}, unknown here.")
         if made.interpolation not in _FILTERS:
             raise WeightsError(f"The model wants {made.interpolation!r} resizing, unknown here.")
         return made

@@ -91,7 +91,7 @@ def judged(source: Source, row: int) -> tuple[Verdict, Pixels | None]:
     data = None
     try:
         data = source.read(row)
-        pixels = decode(data)
+        pixels = decode(data, source.intensity)
     except Undecodable as error:
         # what reading found is about the disk or the archive, and may be mended
         return Verdict(0, 0, error.reason, error.detail, passing=data is None), None

@@ -60,6 +60,14 @@ class Pictures:
     """Which pictures, and how they are kept."""
 
     data_root: str = knob("data", "folder for built-in data sets", group="data")
+    range: str | None = knob(
+        None,
+        "what is black and white in 16-bit and float pictures: by depth or own values (auto), by "
+        "the type (full), or 0.5 % to 99.5 % of each picture (percentile)",
+        choices=("auto", "full", "percentile"),
+        group="data",
+        unset="that of the weights, else auto",
+    )
     scan: str = knob(
         "full",
         "decode every file before the first step, a sample, or none",

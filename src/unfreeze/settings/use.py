@@ -75,6 +75,13 @@ class ShowSettings(Call, Told):
         choices=("full", "sample", "off"),
         group="data",
     )
+    range: str | None = knob(
+        None,
+        "what is black and white in 16-bit and float pictures, as in pretrain",
+        choices=("auto", "full", "percentile"),
+        group="data",
+        unset="that of the run, else auto",
+    )
     samples: int = knob(6, "pictures of each class", low=1)
     seed: int = knob(0, "seed of the samples and views", low=0, high=SEEDS)
     workers: int | None = knob(None, "threads that decode", low=1, group="machine")

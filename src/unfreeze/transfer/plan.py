@@ -147,7 +147,12 @@ def choose_preprocess(
     reasons = {"image_size": why, "last_map": f"{last} before pooling"}
     if s.mean is None or s.std is None:
         reasons["mean"] = "what the weights want" if wants else "ImageNet's, from scratch"
-    chosen = replace(chosen, mean=s.mean or chosen.mean, std=s.std or chosen.std)
+    chosen = replace(
+        chosen,
+        mean=s.mean or chosen.mean,
+        std=s.std or chosen.std,
+        intensity=s.range or chosen.intensity,
+    )
     _three(chosen)
     return chosen, reasons
 

@@ -98,7 +98,7 @@ class Classifier(Network):
         The same decoding and preprocessing as in training. DataError names a file that is none.
         """
         names = [_name(place, picture) for place, picture in enumerate(pictures)]
-        reads = [partial(_pixels, picture) for picture in pictures]
+        reads = [partial(_pixels, picture, self.preprocess.intensity) for picture in pictures]
         batches = list(self.outputs(reads, batch_size=batch_size))
         return self.label(names, torch.cat(batches)) if batches else []
 
@@ -139,11 +139,11 @@ def _name(place: int, picture: Picture) -> str:
     return str(place) if isinstance(picture, np.ndarray) else str(picture)
 
 
-def _pixels(picture: Picture) -> Pixels:
+def _pixels(picture: Picture, intensity: str) -> Pixels:
     if isinstance(picture, np.ndarray):
         return picture
     try:
-        return decode(Path(picture).read_bytes())
+        return decode(Path(picture).read_bytes(), intensity)
     except DataError as error:
         raise DataError(f"{picture}: {error.sentence}", error.next_step) from error
     except OSError as error:

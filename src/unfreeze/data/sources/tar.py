@@ -91,7 +91,7 @@ class PackedTarSource(TarSource):
 
     def __reduce__(self) -> Any:
         if self._file.alias is None:
-            return PackedTarSource, (self._path,)
+            return PackedTarSource, (self._path,), {"intensity": self.intensity}
         return _attached, (self.__dict__,)
 
 
