@@ -8,7 +8,8 @@ are, in batches of 200, with one learning rate. The weights are random and Image
 batch-norm statistics of the pictures: what is compared is time, and that accuracy is the same.
 Another file can be given with `--weights`.
 
-Whole runs are timed by the clock around `unfreeze.finetune`, epochs by when their line appears in
+Three ways: the loop that people write (decode, float32 through the frozen network in evaluation
+mode, a linear layer, SGD); `finetune --cache off`; features kept. Whole runs are timed by the clock around `unfreeze.finetune`, epochs by when their line appears in
 metrics.jsonl; the first epoch is a warm-up and not counted. Each run with features kept begins with
 an empty cache.
 """
@@ -130,6 +131,49 @@ def timed(args, data: Path, weights: str, scratch: Path, name: str, **how) -> di
     return found
 
 
+def loop(args, data: Path, weights: str) -> list[float]:
+    """Seconds of each epoch of the loop that people write, the first one a warm-up."""
+    network = torchvision.models.get_model(args.arch, weights=None)
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    width = network.fc.in_features
+    network.fc = torch.nn.Identity()
+    network.eval().requires_grad_(False)
+    head = torch.nn.Linear(width, 10)
+    optimizer = torch.optim.SGD(head.parameters(), lr=args.lr, momentum=0.9)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    took = []
+    with zipfile.ZipFile(data) as members:
+        listed = members.namelist()
+        names = {split: [n for n in listed if n.startswith(split)] for split in ("train", "val")}
+        classes = sorted({name.split("/")[1] for name in names["train"]})
+
+        def batch(chosen: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+            pixels = [
+                torchvision.transforms.functional.to_tensor(Image.open(members.open(n)))
+                for n in chosen
+            ]
+            scaled = (torch.stack(pixels) - mean[:, None, None]) / std[:, None, None]
+            return scaled, torch.tensor([classes.index(n.split("/")[1]) for n in chosen])
+
+        for _ in range(args.plain_epochs + 1):
+            began = time.perf_counter()
+            order = torch.randperm(len(names["train"])).tolist()
+            for split, places in (("train", order), ("val", range(len(names["val"])))):
+                chosen = [names[split][place] for place in places]
+                for start in range(0, len(chosen), args.batch_size):
+                    images, labels = batch(chosen[start : start + args.batch_size])
+                    with torch.no_grad():
+                        features = network(images)
+                    loss = torch.nn.functional.cross_entropy(head(features), labels)
+                    if split == "train":
+                        optimizer.zero_grad()
+                        loss.backward()
+                        optimizer.step()
+            took.append(time.perf_counter() - began)
+    print(f"loop: epochs of {', '.join(f'{s:.1f}' for s in took)} s", flush=True)
+    return took[1:]
+
+
 def figures(runs: dict[str, dict], epochs: int) -> dict[str, float]:
     """What is compared: an epoch, `epochs` of them, slopes and whole runs."""
     plain, one, few, many = (runs[k] for k in ("plain", "plain-1", "kept", "kept-many"))
@@ -137,7 +181,10 @@ def figures(runs: dict[str, dict], epochs: int) -> dict[str, float]:
     slope = (plain["whole"] - one["whole"]) / (plain["epochs"] - one["epochs"])
     kept_slope = (many["whole"] - few["whole"]) / (many["epochs"] - few["epochs"])
     whole_plain = one["whole"] + (epochs - 1) * slope
+    written = statistics.median(runs["loop"]["epoch_seconds"])
     return {
+        "loop_epoch": written,
+        "ratio_to_the_loop": epochs * written / many["training"],
         "plain_epoch": median,
         "plain_epochs": epochs * median,
         "kept_epochs_pass_included": many["training"],
@@ -191,6 +238,7 @@ def main() -> None:
             random_weights(args.arch, data, Path(weights))
         place = (args, data, weights, scratch)
         runs = {
+            "loop": {"epoch_seconds": loop(args, data, weights)},
             "plain-1": timed(*place, "plain-1", cache="off", epochs=1),
             "plain": timed(*place, "plain", cache="off", epochs=few),
             "kept": timed(*place, "kept", cache="features", epochs=few),
