@@ -9,9 +9,9 @@ batch-norm statistics of the pictures: what is compared is time, and that accura
 Another file can be given with `--weights`.
 
 Three ways: the loop that people write (decode, float32 through the frozen network in evaluation
-mode, a linear layer, SGD); `finetune --cache off`; features kept. Whole runs are timed by the clock around `unfreeze.finetune`, epochs by when their line appears in
-metrics.jsonl; the first epoch is a warm-up and not counted. Each run with features kept begins with
-an empty cache.
+mode, a linear layer, SGD); `finetune --cache off`; features kept. Whole runs are timed by the clock
+around `unfreeze.finetune`, epochs by when their line appears in metrics.jsonl; the first epoch is a
+warm-up and not counted. Each run with features kept begins with an empty cache.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Multi-crop views: images a second on one thread, beside the plain Pillow and torchvision pipeline.
+"""Multi-crop views: images a second on one thread, beside plain Pillow and torchvision.
 
     python benchmarks/views.py --images photos/ --json views.json
     python benchmarks/views.py --images cifar10/train --small --json views-small.json

@@ -1,7 +1,7 @@
 """Colour of a view: brightness, contrast, saturation, hue, grey and blur on uint8 pixels.
 
 Each operation equals Pillow's (as torchvision's ColorJitter applies it) to rounding: brightness and
-contrast are tables, saturation is one matrix, hue turns the 8-bit HSV circle.
+contrast are one line for all values, saturation is one matrix, hue turns the 8-bit HSV circle.
 """
 
 import itertools
@@ -16,8 +16,6 @@ Pixels = npt.NDArray[np.uint8]
 DRAWS = 9  # jitter?, brightness, contrast, saturation, hue, order, grey?, blur?, sigma
 _ORDERS = tuple(itertools.permutations(range(4)))
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow's "L"
-_LEVELS = np.arange(256, dtype=np.float64)
-_BYTES = np.arange(256, dtype=np.uint8)
 
 
 def distort(view: Pixels, draws: npt.NDArray[np.float64], spec: ViewSpec) -> Pixels:
@@ -45,13 +43,13 @@ def jitter(view: Pixels, draws: npt.NDArray[np.float64], spec: ViewSpec) -> Pixe
 
 def brightness(view: Pixels, factor: float) -> Pixels:
     """Every value times `factor`."""
-    return _through(view, _LEVELS * factor)
+    return cv2.convertScaleAbs(view, alpha=factor)  # type: ignore[return-value]
 
 
 def contrast(view: Pixels, factor: float) -> Pixels:
     """Distance to the mean luminance times `factor`."""
     mean = np.floor(float(np.dot(cv2.mean(view)[:3], _LUMA)) + 0.5)
-    return _through(view, mean + factor * (_LEVELS - mean))
+    return cv2.addWeighted(view, factor, view, 0, (1 - factor) * mean)  # type: ignore[return-value]
 
 
 def saturation(view: Pixels, factor: float) -> Pixels:
@@ -62,9 +60,8 @@ def saturation(view: Pixels, factor: float) -> Pixels:
 
 def hue(view: Pixels, turn: float) -> Pixels:
     """Hue turned by `turn` of the whole circle, in steps of 1/255 as torchvision does."""
-    shift = np.uint8(int(turn * 255) % 256)
-    table = np.stack([_BYTES + shift, _BYTES, _BYTES], 1)[:, None]
-    hsv = cv2.LUT(cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL), table)
+    hsv = cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] += np.uint8(int(turn * 255) % 256)  # the circle has 256 steps: it wraps by itself
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)  # type: ignore[return-value]
 
 
@@ -76,11 +73,9 @@ def grey(view: Pixels) -> Pixels:
 def blur(view: Pixels, sigma: float) -> Pixels:
     """Gaussian blur of `sigma` pixels; edges repeat."""
     width = 2 * max(1, round(3 * sigma)) + 1
-    return cv2.GaussianBlur(view, (width, width), sigma, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
-
-
-def _through(view: Pixels, table: npt.NDArray[np.float64]) -> Pixels:
-    return cv2.LUT(view, np.clip(table + 0.5, 0, 255).astype(np.uint8))  # type: ignore[return-value]
+    kernel = cv2.getGaussianKernel(width, sigma, cv2.CV_32F)
+    # a third of GaussianBlur's time, which works in 16-bit fixed point
+    return cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
 _SCALED = (brightness, contrast, saturation)
