@@ -66,7 +66,7 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
 
 
 def decode_told(data: bytes, look: Look) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """The same pixels, and what Pillow warned of meanwhile; `look` sees the opened image before.
+    """The same pixels, and what Pillow warned of meanwhile; `look` sees the loaded image.
 
     For processes with one thread: warnings are recorded for the whole process.
     """
@@ -120,10 +120,11 @@ def _pillow(data: bytes, look: Look | None, intensity: str) -> npt.NDArray[np.ui
         pixel_count = image.width * image.height
         if pixel_count > PIXEL_LIMIT:
             raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
-        if look is not None:
-            look(image)
         with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
             image.load()
+            if look is not None:
+                # not before: asking for EXIF loads, and a second load hides what broke the first
+                look(image)
             pixels = _rgb(image, intensity)
             turn = _TURNED.get(_orientation(image))
             return pixels if turn is None else np.ascontiguousarray(turn(pixels))

@@ -1,0 +1,121 @@
+"""`scan` beside a loop of Pillow's `Image.open(path).load()`, on a folder of photographs.
+
+    python benchmarks/scan.py --archive trashnet-subset.zip --json scan.json
+
+`--archive` holds JPEG photographs; each is written `--copies` times with a comment of its own, so
+that no two files are the same. Rounds alternate: the loop; decoding only (the check that a training
+run makes); `unfreeze.scan` with every check. Each begins without anything known, and the first
+round is not counted. Files are in the page cache for all three.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+import unfreeze
+from unfreeze.data.index import build_index
+from unfreeze.data.scan import check
+from unfreeze.data.sources.open import open_source
+
+
+def unpack(archive: str, copies: int, folder: Path) -> int:
+    """Photographs with a JPEG comment each; how many."""
+    count = 0
+    with zipfile.ZipFile(archive) as members:
+        for name in sorted(members.namelist()):
+            if not name.lower().endswith((".jpg", ".jpeg")):
+                continue
+            data = members.read(name)
+            for copy in range(copies):
+                words = f"{copy}".encode()
+                comment = b"\xff\xfe" + (len(words) + 2).to_bytes(2, "big") + words
+                target = folder / f"{copy}" / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data[:2] + comment + data[2:])
+                count += 1
+    return count
+
+
+def loop(folder: Path) -> None:
+    """What people write."""
+    for path in sorted(folder.rglob("*.jp*g")):
+        with Image.open(path) as image:
+            image.load()
+
+
+def decoding(folder: Path) -> None:
+    """Every file decoded to the pixels of training, nothing else."""
+    index = build_index(open_source(str(folder)))
+    assert len(check(index).usable) == len(index)
+
+
+def every_check(folder: Path) -> None:
+    """Oddities, duplicates and all."""
+    found = unfreeze.scan(str(folder))
+    assert found.usable == found.pictures == found.decoded
+
+
+def timed(work: Callable[[Path], None], folder: Path, cache: Path) -> float:
+    """Seconds, with nothing known before."""
+    shutil.rmtree(cache, ignore_errors=True)
+    began = time.perf_counter()
+    work(folder)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Medians, spread and ratios."""
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("--archive", required=True)
+    ask.add_argument("--copies", type=int, default=4)
+    ask.add_argument("--rounds", type=int, default=5)
+    ask.add_argument("--json")
+    given = ask.parse_args()
+    ways = {"loop": loop, "decoding only": decoding, "every check": every_check}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory() as place:
+        folder, cache = Path(place) / "data", Path(place) / "cache"
+        os.environ["UNFREEZE_CACHE"] = str(cache)
+        count = unpack(given.archive, given.copies, folder)
+        for turn in range(given.rounds + 1):
+            for name, work in ways.items():
+                took = timed(work, folder, cache)
+                if turn:
+                    seconds[name].append(took)
+    rows = {
+        name: {
+            "median": round(statistics.median(took), 3),
+            "min": round(min(took), 3),
+            "max": round(max(took), 3),
+            "images_per_second": round(count / statistics.median(took)),
+            "ratio": round(
+                statistics.median(a / b for a, b in zip(seconds["loop"], took, strict=True)), 2
+            ),
+        }
+        for name, took in seconds.items()
+    }
+    report = {
+        "files": count,
+        "rounds": given.rounds,
+        "cores": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "unfreeze": unfreeze.__version__,
+        "seconds": rows,
+    }
+    print(json.dumps(report, indent=1))
+    if given.json:
+        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What one picture shows when it is decoded once."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from unfreeze.data.decode import decode
+from unfreeze.data.examine import Examiner, Note, examine
+
+
+def scene(side=96, seed=0):
+    """A picture with something in it: blurred noise, not flat."""
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def saved(picture, kind, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def notes(data, name="a"):
+    found = examine(data, name)
+    assert found.reason is None
+    return {note.reason for note in found.notes}
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(scene(), "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        (saved(scene(), "PNG"), set()),
+        (saved(scene(), "JPEG"), set()),
+        (saved(scene().convert("L"), "PNG"), {"grey"}),
+        (saved(scene().convert("1"), "PNG"), {"grey"}),
+        (saved(scene().convert("CMYK"), "JPEG"), {"CMYK"}),
+        (saved(scene().quantize(16), "PNG"), {"palette"}),
+        (saved(scene().convert("RGBA"), "PNG"), {"alpha"}),
+        (turned(6), {"rotated"}),
+        (turned(1), set()),
+        (
+            saved(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)), "PNG"),
+            {"16-bit"},
+        ),
+        (saved(Image.fromarray(np.random.rand(8, 8).astype(np.float32)), "TIFF"), {"float"}),
+        (saved(scene().resize((100, 20)), "PNG"), {"extreme shape"}),
+        (
+            saved(scene(), "GIF", save_all=True, append_images=[scene(seed=1)]),
+            {"animated", "palette"},
+        ),
+    ],
+    ids=[
+        "png",
+        "jpeg",
+        "grey",
+        "1-bit",
+        "cmyk",
+        "palette",
+        "alpha",
+        "turned",
+        "upright",
+        "deep",
+        "float",
+        "long",
+        "animated",
+    ],
+)
+def test_oddities_are_named_and_used_all_the_same(data, expected):
+    assert notes(data) == expected
+
+
+@pytest.mark.parametrize(
+    "name, odd",
+    [("a.jpg", True), ("a.jpeg", True), ("a.png", False), ("a.PNG", False), ("a", False)],
+)
+def test_the_extension_is_held_to_the_content(name, odd):
+    found = notes(saved(scene(), "PNG"), name)
+    assert ("wrong extension" in found) == odd
+
+
+def test_what_the_decoder_says_is_kept():
+    data = saved(scene(), "TIFF")
+    whole = saved(scene(), "JPEG")
+    assert notes(data) == set()
+    assert Note("decoder warning", "whole, but without the format's end mark") in (
+        examine(whole[:-2] + b"\0" * 80, "a").notes
+    )
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"", "empty"),
+        (b"<html>not found</html>", "not an image"),
+        (saved(scene(), "JPEG")[:300], "truncated"),
+        (saved(scene(), "PNG")[:300], "truncated"),
+    ],
+)
+def test_what_is_broken_has_its_reason(data, reason):
+    assert examine(data, "a.jpg").reason == reason
+
+
+def test_sizes_are_those_of_what_is_used_and_pixels_hold_the_same():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(scene().resize((40, 20)), "JPEG", exif=exif)
+    found = examine(data, "a.jpg")
+    assert (found.height, found.width) == decode(data).shape[:2] == (40, 20)
+    assert examine(decode(data), "a").look == found.look
+
+
+def test_a_look_survives_another_size_and_another_save_but_not_another_picture():
+    def apart(one, two):
+        return (examine(one, "a").look ^ examine(two, "a").look).bit_count()
+
+    for seed in range(10):
+        picture = scene(256, seed)
+        original = saved(picture, "PNG")
+        assert apart(original, saved(picture.resize((128, 128)), "PNG")) <= 4
+        assert apart(original, saved(picture, "JPEG", quality=40)) <= 4
+        assert apart(original, saved(picture.filter(ImageFilter.GaussianBlur(2)), "PNG")) <= 4
+        assert apart(original, saved(scene(256, seed + 100), "PNG")) > 12
+
+
+def test_a_flat_picture_looks_like_nothing():
+    assert examine(saved(Image.new("RGB", (64, 64), "white"), "PNG"), "a").thumb is None
+
+
+def test_camera_pictures_without_jfif_are_counted_as_the_rule_of_others_has_it():
+    data = saved(scene(), "JPEG")
+    assert not examine(data, "a.jpg").keras
+    app0 = data.index(b"\xff\xe0")
+    length = int.from_bytes(data[app0 + 2 : app0 + 4], "big")
+    camera = data[:app0] + data[app0 + 2 + length :]
+    found = examine(camera, "a.jpg")
+    assert found.keras and found.reason is None
+
+
+def test_what_cannot_be_read_is_not_held_against_the_picture(tmp_path):
+    from unfreeze.data.sources import open_source
+
+    (tmp_path / "a.png").write_bytes(saved(scene(), "PNG"))
+    source = open_source(str(tmp_path))
+    (tmp_path / "a.png").unlink()
+    found = Examiner(source)(0)
+    assert (found.reason, found.passing) == ("unreadable", True)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP", "JPEG"])
+def test_looking_does_not_change_what_is_decoded(kind):
+    from unfreeze.data import examine as module
+    from unfreeze.data.decode import decode_told
+
+    many = {} if kind == "JPEG" else {"save_all": True, "append_images": [scene(seed=1)]}
+    data = saved(scene().quantize(32).convert("RGB"), kind, **many)
+    pixels, _ = decode_told(data, lambda image: module._oddities(image, data, "a"))
+    assert np.array_equal(pixels, decode(data))
