@@ -21,6 +21,7 @@ VERBS = [
     "predict",
     "pretrain",
     "report",
+    "scan",
     "show",
     "summary",
 ]

@@ -13,6 +13,8 @@ import pytest
 
 from unfreeze.data import holding as held_by
 from unfreeze.data import mapped as module
+from unfreeze.data import mapping
+from unfreeze.data.crew import WorkerLost
 from unfreeze.data.decode import decode, shrink
 from unfreeze.data.holding import holding
 from unfreeze.data.index import build_index
@@ -20,7 +22,7 @@ from unfreeze.data.mapped import MappedStore, is_ours, pixels_folder, read_chunk
 from unfreeze.data.room import make_room
 from unfreeze.data.scan import check
 from unfreeze.data.sources import open_source
-from unfreeze.data.verdicts import Verdicts
+from unfreeze.data.verdicts import UNUSABLE, Verdicts
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Quiet
 
@@ -179,7 +181,8 @@ import os
 class Deadly:
     def __init__(self, inner, home):
         self.__dict__.update(inner.__dict__)
-        self.kind, self.inner, self.home = "zip", inner, home
+        self.kind, self.intensity = "zip", "auto"
+        self.inner, self.home = inner, home
 
     def __len__(self):
         return len(self.inner)
@@ -201,13 +204,31 @@ def test_a_file_that_brings_a_process_down_is_met_alone(made, members, monkeypat
     exec(DEADLY, module.__dict__)
     index = indexed(made.zip(members))
     object.__setattr__(index, "source", module.Deadly(index.source, os.getpid()))
+    scan = checked(index)
+    assert isinstance(scan.store, MappedStore)
+    reasons = {problem.path: problem.reason for problem in scan.problems}
+    assert reasons.pop(index.source.names[5]) == "crashed"
+    assert set(reasons.values()) == {"not an image", "empty"}
+    equals_decoding(index, scan, 6)
+    assert Verdicts(index.source).states[5] == UNUSABLE  # and no later run meets it again
+
+
+def test_processes_that_keep_ending_are_an_error_where_the_disk_was_asked_for(
+    made, members, monkeypatch
+):
+    def gone(work, tasks, workers):
+        raise WorkerLost("a process that reads pictures ended: memory")
+        yield
+
+    monkeypatch.setattr(mapping, "shared_out", gone)
+    index = indexed(made.zip(members))
     with pytest.raises(ResourceError, match="process that reads pictures ended"):
         checked(index)
-    assert Verdicts(index.source).states[5] == 1  # met alone, where it does no harm
     console = Saying()
     hold = held_by.Holding("disk", 1, 2**30, "")  # not asked for: the run goes on without
     scan = check(index, hold=hold, resize_to=6, workers=2, console=console)
     assert scan.store is None
+    assert len(scan.usable) == 38
     assert "No decoded pictures are kept" in console.said[0]
 
 

@@ -9,7 +9,9 @@ import numpy as np
 from unfreeze.data.crew import WorkerLost, processors, shared_out
 from unfreeze.data.decode import shrink
 from unfreeze.data.mapped import MappedStore, Picture, Wanted, read_chunk, write_chunk
-from unfreeze.data.sweep import judged, sweep
+from unfreeze.data.sources import Source
+from unfreeze.data.supervised import MEMORY, SECONDS, Lost, supervised
+from unfreeze.data.sweep import judged
 from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdict, Verdicts
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Console
@@ -49,24 +51,24 @@ def mapped(
     """(files decoded, the store): chunks that are not there are made, in `workers` processes.
 
     Verdicts of what is decoded are noted and saved. A process that a file brings down takes
-    nothing with it: the files of its chunk are then checked one by one, and it is made again.
+    nothing with it: the files that are left are then met one by one, and that one is left out.
     ResourceError where the disk is full, or where processes keep ending.
     """
     _sweep_up(want.folder)
     missing = _missing(want, verdicts, console)
-    decoded = 0
+    decoded, count = 0, workers or processors()
     for attempt in range(2):
         if not missing:
             break
         try:
-            decoded += _fill(want, missing, verdicts, workers or processors(), console)
+            decoded += _fill(want, missing, verdicts, count, console)
         except WorkerLost as error:
             if attempt:
                 raise ResourceError(
                     f"The decoded pictures could not be kept on the disk: {error}.",
                     "Use fewer --workers, or --store off.",
                 ) from error
-            decoded += _checked(want, _missing(want, verdicts, console), verdicts, workers, console)
+            decoded += _checked(want, _missing(want, verdicts, console), verdicts, count, console)
         missing = _missing(want, verdicts, console)
     return decoded, MappedStore(want)
 
@@ -92,22 +94,31 @@ def _fill(
     return decoded
 
 
+class _Judging:
+    """The verdict of a row; what each watched process does."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __call__(self, row: int) -> Verdict:
+        return judged(self.source, row)[0]
+
+
 def _checked(
-    want: Wanted, missing: list[int], verdicts: Verdicts, workers: int | None, console: Console
+    want: Wanted, missing: list[int], verdicts: Verdicts, workers: int, console: Console
 ) -> int:
-    """The files of the missing chunks checked without keeping them: the bad ones are known then."""
-    decoded = 0
-    for number in missing:
-        decoded += sweep(
-            want.source,
-            want.part(number),
-            verdicts,
-            workers=workers,
-            store_budget=0,
-            resize_to=None,
-            console=console,
-        )[0]
-    return decoded
+    """The files of the missing chunks met one by one: who brings a process down is known then."""
+    rows = np.concatenate([want.part(number) for number in missing])
+    todo = rows[verdicts.states[rows] != UNUSABLE].tolist()
+    watched = supervised(_Judging(want.source), todo, workers, seconds=SECONDS, memory=MEMORY)
+    with console.progress("checking pictures one by one", len(todo)) as advance:
+        for row, found in watched:
+            if isinstance(found, Lost):
+                found = Verdict(0, 0, found.kind, found.detail)
+            verdicts.set(row, found)
+            advance(1)
+    verdicts.save()
+    return len(todo)
 
 
 def _missing(want: Wanted, verdicts: Verdicts, console: Console) -> list[int]:
