@@ -117,6 +117,22 @@ def test_sizes_are_those_of_what_is_used_and_pixels_hold_the_same():
     assert examine(decode(data), "a").look == found.look
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_large_picture_is_averaged_after_every_pixel_was_decoded(orientation):
+    from unfreeze.data.decode import decode_told
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(scene(200).resize((400, 300)), "JPEG", exif=exif)
+    pixels, size, _ = decode_told(data, lambda image: None, 100)
+    whole = decode(data)
+    assert size == whole.shape[:2]
+    assert pixels.shape[:2] == (size[0] // 3 + (size[0] % 3 > 0), size[1] // 3 + (size[1] % 3 > 0))
+    blocks = whole[:99, :99].reshape(33, 3, 33, 3, 3).mean(axis=(1, 3))
+    if orientation == 1:  # turned, the odd block is at the other end
+        assert np.abs(blocks - pixels[:33, :33]).max() <= 1
+
+
 def test_a_look_survives_another_size_and_another_save_but_not_another_picture():
     def apart(one, two):
         return (examine(one, "a").look ^ examine(two, "a").look).bit_count()
@@ -161,5 +177,5 @@ def test_looking_does_not_change_what_is_decoded(kind):
 
     many = {} if kind == "JPEG" else {"save_all": True, "append_images": [scene(seed=1)]}
     data = saved(scene().quantize(32).convert("RGB"), kind, **many)
-    pixels, _ = decode_told(data, lambda image: module._oddities(image, data, "a"))
-    assert np.array_equal(pixels, decode(data))
+    pixels, size, _ = decode_told(data, lambda image: module._oddities(image, data, "a"), 96)
+    assert np.array_equal(pixels, decode(data)) and size == (96, 96)

@@ -47,6 +47,8 @@ _TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
 }
 _one_large = threading.Lock()
 Look = Callable[[Image.Image], None]
+Pixels = npt.NDArray[np.uint8]
+_AVERAGED = {"RGB", "L", "CMYK", "RGBA", "LA", "F"}  # modes whose values may be averaged
 
 
 def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.NDArray[np.uint8]:
@@ -65,22 +67,34 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
         return _decoded(data, None, intensity)
 
 
-def decode_told(data: bytes, look: Look) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """The same pixels, and what Pillow warned of meanwhile; `look` sees the loaded image.
+def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[int, int], list[str]]:
+    """(the picture made small, the full (height, width), what Pillow warned of meanwhile).
 
-    For processes with one thread: warnings are recorded for the whole process.
+    Every pixel is decoded; then whole blocks are averaged, as far as the shorter side stays
+    `shorter` at least. `look` sees the loaded image. For processes with one thread: warnings are
+    recorded for the whole process.
     """
     if not data:
         raise Undecodable("empty", "the file has no bytes")
+    size = [0, 0]
+
+    def seen(image: Image.Image) -> None:
+        look(image)
+        turned = _orientation(image) > 4
+        size[:] = (image.width, image.height) if turned else (image.height, image.width)
+
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        pixels = _decoded(data, look)
-    return pixels, list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
+        pixels = _decoded(data, seen, shorter=shorter)
+    said = list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
+    return pixels, (size[0], size[1]), said
 
 
-def _decoded(data: bytes, look: Look | None, intensity: str = "auto") -> npt.NDArray[np.uint8]:
+def _decoded(
+    data: bytes, look: Look | None, intensity: str = "auto", shorter: int | None = None
+) -> Pixels:
     try:
-        return _pillow(data, look, intensity)
+        return _pillow(data, look, intensity, shorter)
     except Undecodable:
         raise
     except Exception as error:  # hostile bytes make decoders raise anything at all
@@ -115,7 +129,7 @@ def _formats() -> list[str]:
     return [name for name in _WANTED.split() if name in Image.OPEN]
 
 
-def _pillow(data: bytes, look: Look | None, intensity: str) -> npt.NDArray[np.uint8]:
+def _pillow(data: bytes, look: Look | None, intensity: str, shorter: int | None) -> Pixels:
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
         pixel_count = image.width * image.height
         if pixel_count > PIXEL_LIMIT:
@@ -125,8 +139,8 @@ def _pillow(data: bytes, look: Look | None, intensity: str) -> npt.NDArray[np.ui
             if look is not None:
                 # not before: asking for EXIF loads, and a second load hides what broke the first
                 look(image)
-            pixels = _rgb(image, intensity)
             turn = _TURNED.get(_orientation(image))
+            pixels = _rgb(image if shorter is None else _averaged(image, shorter), intensity)
             return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
@@ -141,6 +155,13 @@ def _rgb(image: Image.Image, intensity: str) -> npt.NDArray[np.uint8]:
         return np.array(white)
     # a copy: what shares Pillow's bytes cannot be written to, and torch warns of such arrays
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _averaged(image: Image.Image, shorter: int) -> Image.Image:
+    """Blocks of pixels as one, where that leaves `shorter` of them on the shorter side."""
+    factor = min(image.size) // shorter
+    plain = image.mode in _AVERAGED and "transparency" not in image.info
+    return image.reduce(factor) if factor > 1 and plain else image
 
 
 def _orientation(image: Image.Image) -> int:

@@ -14,6 +14,7 @@ from unfreeze.data.sources import Source
 from unfreeze.data.undecodable import Reason, Undecodable
 
 Pixels = npt.NDArray[np.uint8]
+_WAVES = 32  # side of the grey picture whose low frequencies are taken
 THUMB = 16  # side of the small grey picture that near-duplicates are compared by
 _FLAT = 4.0  # standard deviation of grey below which a picture looks like any other
 _LONG = 5.0  # sides from this ratio on are extreme
@@ -92,11 +93,13 @@ def examine(data: bytes | Pixels, name: str) -> Examination:
     """The examination of a file's bytes (or pixels that a source holds)."""
     if isinstance(data, np.ndarray):
         content = hashlib.blake2b(data.tobytes(), digest_size=16).digest()
-        return _seen(data, content, (), keras=False)
+        return _seen(data, data.shape[:2], content, ())
     digest = hashlib.blake2b(data, digest_size=16).digest()
     seen: list[Note] = []
     try:
-        pixels, told = decode_told(data, lambda image: seen.extend(_oddities(image, data, name)))
+        pixels, size, told = decode_told(
+            data, lambda image: seen.extend(_oddities(image, data, name)), 4 * _WAVES
+        )
     except Undecodable as error:
         return Examination(reason=error.reason, detail=error.detail, digest=digest)
     except MemoryError:
@@ -105,17 +108,18 @@ def examine(data: bytes | Pixels, name: str) -> Examination:
     if not told and cut_short(data):
         seen.append(Note("decoder warning", "whole, but without the format's end mark"))
     keras = data.startswith(b"\xff\xd8") and b"JFIF" not in data[:10]
-    return _seen(pixels, digest, tuple(seen), keras=keras)
+    return _seen(pixels, size, digest, tuple(seen))._replace(keras=keras)
 
 
-def _seen(pixels: Pixels, digest: bytes, notes: tuple[Note, ...], *, keras: bool) -> Examination:
-    height, width = pixels.shape[:2]
+def _seen(
+    pixels: Pixels, size: tuple[int, ...], digest: bytes, notes: tuple[Note, ...]
+) -> Examination:
+    """The examination of a picture of `size` of which `pixels` are all or a small version."""
+    height, width = size
     if max(height, width) >= _LONG * min(height, width):
         notes += (Note("extreme shape", f"{width}x{height}"),)
     look, thumb = _look(pixels)
-    return Examination(
-        height, width, digest=digest, look=look, thumb=thumb, notes=notes, keras=keras
-    )
+    return Examination(height, width, digest=digest, look=look, thumb=thumb, notes=notes)
 
 
 def _oddities(image: Image.Image, data: bytes, name: str) -> list[Note]:
@@ -162,9 +166,7 @@ def _look(pixels: Pixels) -> tuple[int, Pixels | None]:
 
     The perceptual hash: signs of the DCT's first 8x8 coefficients about their median.
     """
-    # every k-th pixel first: an area mean over all of a photograph takes as long as decoding it
-    step = max(1, min(pixels.shape[:2]) // 128)
-    small = cv2.resize(pixels[::step, ::step], (32, 32), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(pixels, (_WAVES, _WAVES), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     if grey.std() < _FLAT:
         return 0, None
