@@ -48,7 +48,6 @@ _TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
 _one_large = threading.Lock()
 Look = Callable[[Image.Image], None]
 Pixels = npt.NDArray[np.uint8]
-_AVERAGED = {"RGB", "L", "CMYK", "RGBA", "LA", "F"}  # modes whose values may be averaged
 
 
 def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.NDArray[np.uint8]:
@@ -70,8 +69,8 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
 def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[int, int], list[str]]:
     """(the picture made small, the full (height, width), what Pillow warned of meanwhile).
 
-    Every pixel is decoded; then whole blocks are averaged, as far as the shorter side stays
-    `shorter` at least. `look` sees the loaded image. For processes with one thread: warnings are
+    Every pixel is decoded; then every n-th is taken, as far as the shorter side stays `shorter`
+    at least. `look` sees the loaded image. For processes with one thread: warnings are
     recorded for the whole process.
     """
     if not data:
@@ -140,7 +139,7 @@ def _pillow(data: bytes, look: Look | None, intensity: str, shorter: int | None)
                 # not before: asking for EXIF loads, and a second load hides what broke the first
                 look(image)
             turn = _TURNED.get(_orientation(image))
-            pixels = _rgb(image if shorter is None else _averaged(image, shorter), intensity)
+            pixels = _rgb(image if shorter is None else _sampled(image, shorter), intensity)
             return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
@@ -157,11 +156,13 @@ def _rgb(image: Image.Image, intensity: str) -> npt.NDArray[np.uint8]:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _averaged(image: Image.Image, shorter: int) -> Image.Image:
-    """Blocks of pixels as one, where that leaves `shorter` of them on the shorter side."""
-    factor = min(image.size) // shorter
-    plain = image.mode in _AVERAGED and "transparency" not in image.info
-    return image.reduce(factor) if factor > 1 and plain else image
+def _sampled(image: Image.Image, shorter: int) -> Image.Image:
+    """Every n-th pixel, where that leaves `shorter` of them on the shorter side."""
+    step = min(image.size) // shorter
+    if step < 2:
+        return image
+    size = (image.width // step, image.height // step)
+    return image.resize(size, Image.Resampling.NEAREST)
 
 
 def _orientation(image: Image.Image) -> int:
