@@ -24,7 +24,7 @@ check: .venv/installed-dev ## lint, format, types, floors
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_floors.py
 
-bench: .venv/installed-dev ## the CIFAR-10 figures of docs/RESULTS.md: make bench ARCHIVE=cifar10.zip
+bench: .venv/installed-dev ## the figures of docs/RESULTS.md that need pictures: make bench ARCHIVE=cifar10.zip
 	$(if $(ARCHIVE),,$(error Name the archive of pictures: make bench ARCHIVE=cifar10.zip))
 	$(BIN)/python benchmarks/cifar.py --archive $(ARCHIVE) --seeds 0 1 2
 
