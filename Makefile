@@ -24,9 +24,17 @@ check: .venv/installed-dev ## lint, format, types, floors
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_floors.py
 
-bench: .venv/installed-dev ## the figures of docs/RESULTS.md that need pictures: make bench ARCHIVE=cifar10.zip
-	$(if $(ARCHIVE),,$(error Name the archive of pictures: make bench ARCHIVE=cifar10.zip))
-	$(BIN)/python benchmarks/cifar.py --archive $(ARCHIVE) --seeds 0 1 2
+bench: .venv/installed-dev ## the figures of speed: make bench PHOTOS=photographs.zip CIFAR=cifar10.zip
+	$(if $(and $(PHOTOS),$(CIFAR)),,$(error Name two archives: PHOTOS=photographs.zip CIFAR=cifar10.zip))
+	rm -rf .bench && mkdir .bench
+	$(BIN)/python -m zipfile -e $(PHOTOS) .bench/photos
+	$(BIN)/python -m zipfile -e $(CIFAR) .bench/cifar
+	$(BIN)/python benchmarks/startup.py --json .bench/startup.json
+	$(BIN)/python benchmarks/views.py --images .bench/photos --json .bench/views.json
+	$(BIN)/python benchmarks/views.py --images .bench/cifar --small --json .bench/views-small.json
+	$(BIN)/python benchmarks/scan.py --archive $(PHOTOS) --json .bench/scan.json
+	$(BIN)/python benchmarks/step.py --rounds 3 --json .bench/step.json
+	$(BIN)/python benchmarks/fuzz.py --json .bench/fuzz.json
 
 docs: .venv/installed ## write docs/SETTINGS.md from the settings
 	$(BIN)/python -m unfreeze.cli.reference > docs/SETTINGS.md

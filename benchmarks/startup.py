@@ -1,0 +1,76 @@
+"""Seconds from the command to its end where there is next to nothing to do.
+
+    python benchmarks/startup.py --json startup.json
+
+`--help`, `pretrain digits --dry-run`, one step of `finetune`, `scan` of nothing new; and of each
+the seconds that go into importing what it needs. Medians of `--rounds` after one not counted.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import unfreeze
+
+STEP = [
+    *("--arch", "unfreeze/tiny", "--weights", "none", "--epochs", "1", "--limit", "32"),
+    *("--batch-size", "32", "--val", "0", "--device", "cpu", "--overwrite"),
+]
+IMPORTS = {
+    "--help": "import unfreeze.cli.main",
+    "pretrain --dry-run": "import unfreeze.api.pretrain",
+    "finetune, one step": "import unfreeze.api.finetune, unfreeze.reports.page, matplotlib.figure",
+    "scan, all known": "import unfreeze.api.scan",
+}
+
+
+def seconds(command: list[str]) -> float:
+    """From start to end of a process."""
+    began = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """A line for each command."""
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("--rounds", type=int, default=5)
+    ask.add_argument("--json")
+    given = ask.parse_args()
+    python, rows = sys.executable, {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["UNFREEZE_CACHE"] = str(Path(folder) / "cache")
+        run = [python, "-m", "unfreeze"]
+        commands = {
+            "--help": [*run, "--help"],
+            "pretrain --dry-run": [*run, "pretrain", "digits", "--dry-run", "--device", "cpu"],
+            "finetune, one step": [*run, "finetune", "digits", "--out", f"{folder}/run", *STEP],
+            "scan, all known": [*run, "scan", "digits"],
+        }
+        for name, command in commands.items():
+            took = [seconds(command) for _ in range(given.rounds + 1)][1:]
+            bare = [seconds([python, "-c", IMPORTS[name]]) for _ in range(given.rounds + 1)][1:]
+            rows[name] = {
+                "seconds": round(statistics.median(took), 2),
+                "slowest": round(max(took), 2),
+                "imports": round(statistics.median(bare), 2),
+            }
+            print(f"{name:20} {rows[name]}", flush=True)
+    report = {
+        "processor": platform.processor() or platform.machine(),
+        "unfreeze": unfreeze.__version__,
+        "commands": rows,
+    }
+    if given.json:
+        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

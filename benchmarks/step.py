@@ -1,0 +1,263 @@
+"""A training step of SwAV, images a second, beside the same mathematics written plainly.
+
+    python benchmarks/step.py --threads 1 --json step.json
+
+Plain: float32, NCHW, one pass a resolution, Sinkhorn, loss, and SwAV's optimizer as a loop over
+tensors. Ours: `Trainer.train_step` with the precision and layout that `auto` chooses here, from the
+same uint8 views, normalising included for both. Rounds alternate; the first is a warm-up. Also what
+share of our step codes, loss and the optimizer take.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import unfreeze
+from unfreeze.backbones.build import build
+from unfreeze.backbones.head import headless
+from unfreeze.data.index import build_index
+from unfreeze.data.loader import Batch, Loader
+from unfreeze.data.pictures import Pictures
+from unfreeze.data.sources.open import open_source
+from unfreeze.data.views.multicrop import MEAN, STD, Cut
+from unfreeze.runtime.devices import pick_device, pick_precision
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.model import SwAV
+from unfreeze.swav.place import Place
+from unfreeze.swav.recipe import Facts, plan, view_specs
+from unfreeze.swav.trainer import Trainer
+
+PHOTO = {
+    "size_crops": (224, 96),
+    "nmb_crops": (2, 6),
+    "min_scale_crops": (0.14, 0.05),
+    "max_scale_crops": (1.0, 0.14),
+}
+SMALL = {
+    "size_crops": (32,),
+    "nmb_crops": (2,),
+    "min_scale_crops": (0.2,),
+    "max_scale_crops": (1.0,),
+}
+CASES: dict[str, dict[str, Any]] = {
+    "resnet18, 2x224 + 6x96": {"arch": "resnet18", "batch_size": 8, **PHOTO},
+    "resnet18 small stem, 2x32": {"arch": "resnet18", "stem": "small", "batch_size": 32, **SMALL},
+    "resnet50, 2x224 + 6x96": {"arch": "resnet50", "batch_size": 4, **PHOTO},
+}
+K = 300
+
+
+def network(how: dict[str, Any], s: PretrainSettings) -> SwAV:
+    """The same start for both."""
+    torch.manual_seed(0)
+    backbone = build(how["arch"], stem=how.get("stem", "imagenet"))
+    width = headless(backbone)
+    return SwAV(backbone, width, hidden=2048, feat_dim=s.feat_dim, prototypes=K)
+
+
+def settings(how: dict[str, Any]) -> PretrainSettings:
+    """The published values, with K prototypes and no queue."""
+    return PretrainSettings(
+        **{name: how[name] for name in PHOTO},
+        batch_size=how["batch_size"],
+        nmb_prototypes=K,
+        queue_length=0,
+        freeze_prototypes_niters=0,
+        hidden_mlp=2048,
+        optimizer="larc",
+        epochs=100,
+        warmup_epochs=0,
+    )
+
+
+class Plain:
+    """The mathematics as one writes it down."""
+
+    def __init__(self, model: SwAV, device: torch.device) -> None:
+        self.model, self.device = model.to(device).train(), device
+        self.momenta = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+        self.mean = torch.tensor(MEAN, device=device)[:, None, None]
+        self.std = torch.tensor(STD, device=device)[:, None, None]
+
+    def __call__(self, views: list[torch.Tensor]) -> torch.Tensor:
+        """One step; the loss."""
+        model = self.model
+        with torch.no_grad():
+            model.prototypes.weight.copy_(F.normalize(model.prototypes.weight, dim=1))
+        given = [
+            (v.to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255 - self.mean)
+            / self.std
+            for v in views
+        ]
+        sizes = sorted({v.shape[-1] for v in given}, reverse=True)
+        h = torch.cat(
+            [model.backbone(torch.cat([v for v in given if v.shape[-1] == s])) for s in sizes]
+        )
+        Z = F.normalize(model.projection_head(h), dim=1)
+        scores = (Z @ model.prototypes.weight.T).chunk(len(views))
+        loss = torch.zeros((), device=self.device)
+        for i in (0, 1):
+            with torch.no_grad():
+                Q = torch.exp(scores[i] / 0.05).T
+                Q = Q / Q.sum()
+                for _ in range(3):
+                    Q = Q / Q.sum(dim=1, keepdim=True) / Q.shape[0]
+                    Q = Q / Q.sum(dim=0, keepdim=True) / Q.shape[1]
+                Q = (Q * Q.shape[1]).T
+            others = [s for v, s in enumerate(scores) if v != i]
+            loss = loss - sum(
+                (Q * F.log_softmax(s / 0.1, dim=1)).sum(dim=1).mean() for s in others
+            ) / len(others)
+        loss = loss / 2
+        loss.backward()
+        self._update()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        for name, p in self.model.named_parameters():
+            if p.grad is None:
+                continue
+            ratio = 0.001 * p.norm() / (p.grad.norm() + 1e-6 * p.norm() + 1e-8)
+            step = (p.grad + 1e-6 * p) * (ratio if p.norm() > 0 else 1.0)
+            self.momenta[name].mul_(0.9).add_(step)
+            p.sub_(0.1 * self.momenta[name])
+            p.grad = None
+
+
+def ours(how: dict[str, Any], device: torch.device, folder: str) -> Trainer:
+    """A trainer that is ready for its first step."""
+    chosen = plan(settings(how), Facts(10_000, 256, device.type))
+    s = chosen.settings
+    precision, _ = pick_precision("auto", device)
+    loader = Loader(
+        Pictures(build_index(open_source("digits"))),
+        Cut(0, view_specs(s)),
+        batch_size=s.batch_size or 1,
+        seed=0,
+        drop_last=True,
+    )
+    place = Place(device, precision, MEAN, STD)
+    return Trainer(network(how, s), chosen, loader, RunFolder(folder, writes=False), place)
+
+
+def shares(trainer: Trainer, batch: Batch) -> float:
+    """Share of a step that codes, loss and optimizer take, on the CPU."""
+    inside = 0.0
+
+    def timed(work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            nonlocal inside
+            began = time.perf_counter()
+            found = work(*given, **named)
+            inside += time.perf_counter() - began
+            return found
+
+        return call
+
+    parts = (trainer.assigner, "codes"), (trainer.assigner, "loss"), (trainer, "update")
+    for owner, name in parts:
+        setattr(owner, name, timed(getattr(owner, name)))
+    began = time.perf_counter()
+    for _ in range(3):
+        trainer.train_step(batch)
+        trainer.step += 1
+    whole = time.perf_counter() - began
+    for owner, name in parts:
+        delattr(owner, name)
+    return inside / whole
+
+
+def measured(how: dict[str, Any], device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
+    """Images a second of both, and the ratio."""
+    views = [
+        torch.randint(0, 256, (how["batch_size"], size, size, 3), dtype=torch.uint8)
+        for size, count in zip(how["size_crops"], how["nmb_crops"], strict=True)
+        for _ in range(count)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = ours(how, device, folder)
+        plain = Plain(network(how, settings(how)), device)
+        ids = torch.arange(how["batch_size"]).numpy()
+        batch = Batch(0, 0, ids, torch.zeros(len(ids)), views)
+
+        def own() -> None:
+            for _ in range(steps):
+                loss, _ = trainer.train_step(batch)
+                trainer.step += 1
+            float(loss)
+
+        def theirs() -> None:
+            for _ in range(steps):
+                loss = plain(views)
+            float(loss)
+
+        took: dict[str, list[float]] = {"plain": [], "ours": []}
+        for turn in range(rounds + 1):
+            for name, work in (("plain", theirs), ("ours", own)):
+                began = time.perf_counter()
+                work()
+                if turn:
+                    took[name].append((time.perf_counter() - began) / steps)
+        share = shares(trainer, batch) if device.type == "cpu" else None
+        precision = trainer.place.precision
+    B = how["batch_size"]
+    ratios = [a / b for a, b in zip(took["plain"], took["ours"], strict=True)]
+    return {
+        "plain": round(B / statistics.median(took["plain"]), 2),
+        "ours": round(B / statistics.median(took["ours"]), 2),
+        "ratio": round(statistics.median(ratios), 2),
+        "ratios": [round(r, 2) for r in ratios],
+        "codes_loss_optimizer": None if share is None else round(share, 4),
+        "precision": precision,
+        "batch": B,
+    }
+
+
+def main() -> None:
+    """A line for each case."""
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("--device", default="auto")
+    ask.add_argument("--rounds", type=int, default=5)
+    ask.add_argument("--steps", type=int, default=2, help="of a round")
+    ask.add_argument("--batch-factor", type=int, default=1, help="larger batches, for a GPU")
+    ask.add_argument("--threads", type=int)
+    ask.add_argument("--json")
+    given = ask.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    device, rows = pick_device(given.device), {}
+    for name, how in CASES.items():
+        sized = {**how, "batch_size": how["batch_size"] * given.batch_factor}
+        rows[name] = row = measured(sized, device, given.rounds, given.steps)
+        share = row["codes_loss_optimizer"]
+        told = "" if share is None else f", codes, loss and optimizer {100 * share:.1f} %"
+        print(
+            f"{name:28} plain {row['plain']:8.1f}  ours {row['ours']:8.1f} images/s  "
+            f"{row['ratio']:.2f} x ({row['precision']}){told}",
+            flush=True,
+        )
+    report = {
+        "device": str(device),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "unfreeze": unfreeze.__version__,
+        "cases": rows,
+    }
+    if given.json:
+        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
