@@ -38,6 +38,14 @@ def _cache_of_longer_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _autograd_begun() -> None:
+    """A first backward pass over shapes alone starts threads that forked tests cannot have."""
+    import torch
+
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
 @pytest.fixture(scope="session")
 def colours() -> Callable[..., Path]:
     """`colours(folder, {"red": 8, "blue": 8})`: small noisy pictures of each colour in `folder`.

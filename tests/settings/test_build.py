@@ -63,6 +63,9 @@ def test_file_below_keywords_above_and_a_runs_own_file_reads_back(tmp_path):
     assert layered(FinetuneSettings, str(path), {}) == settings
     assert layered(FinetuneSettings, str(path), {"epochs": 9}).epochs == 9
     assert tomllib.loads(path.read_text())["facts"]["threads"] == 2
+    ranged = build(FinetuneSettings, {"data": "x", "range": "auto"})  # a choice, not "derived"
+    path.write_text(to_toml(as_dict(ranged), {}))
+    assert layered(FinetuneSettings, str(path), {}).range == "auto"
 
 
 def test_kebab_case_and_unknown_keys_in_a_file(tmp_path):

@@ -23,12 +23,6 @@ from unfreeze.swav.recipe import Facts, plan, view_specs
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def autograd_begun():
-    """A first backward pass over shapes alone starts threads that forked tests cannot have."""
-    torch.ones(1, requires_grad=True).sum().backward()
-
-
 def made(arch="unfreeze/tiny", images=1000, processes=1, **given):
     network = build(arch)
     width = headless(network)

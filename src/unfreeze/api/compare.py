@@ -147,7 +147,6 @@ def _allowed(s: CompareSettings) -> None:
     before, now = read_toml(str(own)), as_dict(s)
     for name, value in now.items():
         was = before.get(name)
-        was = None if was == "auto" and value is None else was
         if value != was and name not in FREE and not _grown(name, was, value):
             raise UsageError(
                 f"The comparison began with {flag(name)} {was}; it cannot go on with {value}.",

@@ -70,9 +70,12 @@ def as_dict(settings: Any) -> dict[str, Any]:
 def to_toml(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> str:
     """TOML text: one line a setting, then one table for each of `tables`.
 
-    TOML has no null: what is None is written `"auto"`, which reads back as None.
+    TOML has no null: what is None stands there as a comment, and reads back as the default.
     """
-    lines = [f"{key} = {_value(value)}" for key, value in settings.items()]
+    lines = [
+        f"# {key} is not set" if value is None else f"{key} = {_value(value)}"
+        for key, value in settings.items()
+    ]
     for title, table in tables.items():
         lines += ["", f"[{title}]", *(f"{json.dumps(k)} = {_value(v)}" for k, v in table.items())]
     return "\n".join(lines) + "\n"

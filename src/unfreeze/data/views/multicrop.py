@@ -96,7 +96,7 @@ def normalise(
     views: torch.Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> torch.Tensor:
     """float32 `[B, 3, S, S]` (channels last in memory) from uint8 `[B, S, S, 3]`, on its device."""
-    if views.device.type == "cpu":
+    if views.device.type == "cpu" and views.dtype == torch.uint8:
         return _looked_up(views, mean, std)
     shift = torch.tensor(mean, device=views.device) * 255
     scale = 1 / (torch.tensor(std, device=views.device) * 255)
