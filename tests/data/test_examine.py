@@ -180,3 +180,21 @@ def test_looking_does_not_change_what_is_decoded(kind):
     data = saved(scene().quantize(32).convert("RGB"), kind, **many)
     pixels, size, _ = decode_told(data, lambda image: module._oddities(image, data, "a"), 96)
     assert np.array_equal(pixels, decode(data)) and size == (96, 96)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_flipped_bytes_are_usable_or_named(kind):
+    from typing import get_args
+
+    from unfreeze.data.undecodable import Reason
+
+    data, draw = saved(scene(40), kind), np.random.default_rng(0)
+    ends = set()
+    for _ in range(150):
+        flipped = bytearray(data)
+        for place in draw.integers(0, len(data), 4):
+            flipped[place] ^= 1 << int(draw.integers(8))
+        found = examine(bytes(flipped), "a")
+        assert found.reason is None or (found.reason in get_args(Reason) and found.detail)
+        ends.add(found.reason)
+    assert len(ends) > 1 or kind == "BMP"  # some are broken by it: BMP hardly notices
