@@ -65,7 +65,9 @@ def test_a_file_that_goes_missing_ends_the_run_and_its_return_goes_on(tmp_path, 
     assert "17.png" in said
     kept = load_last(out / "checkpoints")[0]["step"]
     steps = [r["step"] for r in read_metrics(out)]
-    assert 6 <= kept < 160 and max(steps) == kept  # nothing that was made is lost
+    # nothing that was made is lost (after 100 steps not each one has a line)
+    assert 6 <= kept < 160 and max(steps) <= kept
+    assert kept > 100 or max(steps) == kept
     (tmp_path / "17.png").rename(lost)
     assert f"Going on from step {kept} of 160" in ended(start(words, count), 0, count)
 

@@ -38,13 +38,14 @@ def agent(address, port, out, log):
         *("--rdzv-conf", "keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=5"),
         *("-m", "unfreeze", *WORDS, "--out", str(out)),
     ]
-    return subprocess.Popen(
-        command,
-        stdout=log.with_suffix(".out").open("w"),
-        stderr=log.with_suffix(".err").open("w"),
-        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
+    with log.with_suffix(".out").open("w") as out_file, log.with_suffix(".err").open("w") as err:
+        return subprocess.Popen(
+            command,
+            stdout=out_file,
+            stderr=err,
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
 
 
 def children(pid):
