@@ -42,6 +42,8 @@ def test_it_says_that_it_cannot_tell():
 )
 def test_doubts_are_said(about, caveat):
     plain = sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT)
+    frozen = sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT | {"frozen": True})
+    assert frozen == plain.replace("training from scratch", "a frozen random network") != plain
     assert caveat not in plain
     assert caveat in sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT | about)
 

@@ -65,7 +65,8 @@ class Comparison:
 
     `same_pictures`: whether, seed by seed, all starts trained on and chose by the same pictures,
     as their split.csv say. `rates`: "one" learning rate was given for all, the best of "several" on
-    validation was taken for each start and seed, or each start had its "own" usual one.
+    validation was taken for each start and seed, or each start had its "own" usual one. `frozen`:
+    only heads learned, so that a start from nothing is a frozen random network.
     """
 
     out: str
@@ -75,6 +76,7 @@ class Comparison:
     n: int
     seeds: list[int]
     same_pictures: bool
+    frozen: bool
     rates: str
     starts: list[StartResult]
     differences: list[Difference]
@@ -210,6 +212,7 @@ def _result(
     differences = _differences(by, shared)
     about = {"n": first.n, "split": first.split, "seeds": len(seeds), "same": same}
     chosen = "several" if all(f.outcome.tried > 1 for f in found) else "own"
+    about["frozen"] = s.freeze == "all" and s.unfreeze_at is None
     about["rates"] = "one" if s.lr is not None else chosen
     out = Path(str(s.out))
     return Comparison(
@@ -220,6 +223,7 @@ def _result(
         n=first.n,
         seeds=seeds,
         same_pictures=same,
+        frozen=bool(about["frozen"]),
         rates=str(about["rates"]),
         starts=[_of_start(start, by[start.weights], shared) for start in ready],
         differences=differences,

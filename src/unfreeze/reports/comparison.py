@@ -53,17 +53,25 @@ def sentence(
 ) -> str:
     """Did pretraining pay: for each start a sentence against the baseline, `none` if it is there.
 
-    `about`: n, split, seeds, rates, and whether all saw the same pictures.
+    `about`: n, split, seeds, rates, and whether all saw the same pictures; `frozen`, where only
+    heads learn: then nothing is what a random network's features give.
     """
+    return " ".join([*_sentences(differences, names, about), *caveats(about)])
+
+
+def _sentences(
+    differences: Sequence[Mapping[str, Any]], names: Mapping[str, str], about: Mapping[str, Any]
+) -> list[str]:
     base = differences[0]["than"]
-    said = [_said(d, names, base == "none") for d in differences if d["than"] == base]
-    return " ".join([*said, *caveats(about)])
+    nothing = "a frozen random network" if about.get("frozen") else "training from scratch"
+    scratch = nothing if base == "none" else ""
+    return [_said(d, names, scratch) for d in differences if d["than"] == base]
 
 
-def _said(d: Mapping[str, Any], names: Mapping[str, str], scratch: bool) -> str:
+def _said(d: Mapping[str, Any], names: Mapping[str, str], scratch: str) -> str:
     start, base = names[d["start"]], names[d["than"]]
     points, (low, high) = 100 * d["difference"], (100 * v for v in d["interval"])
-    against = "training from scratch" if scratch else base
+    against = scratch or base
     range_ = f"(95 %: {low:+.1f} to {high:+.1f})"
     if d["verdict"] == "open":
         what = f"whether {start} pays" if scratch else f"whether {start} is better than {base}"
@@ -118,9 +126,9 @@ def shown(found: Mapping[str, Any] | None) -> Shown | None:
     apart = _reach([0.0, *(v for d in differences for v in d["interval"])])
     about = {"n": found["n"], "split": found["split"], "seeds": len(found["seeds"])}
     about |= {"same": found["same_pictures"], "rates": found["rates"]}
-    base = differences[0]["than"]
+    about["frozen"] = found.get("frozen")
     return Shown(
-        verdict=[_said(d, names, base == "none") for d in differences if d["than"] == base],
+        verdict=_sentences(differences, names, about),
         starts=[_start_line(start, reach) for start in starts],
         ends=_ends(reach, "{:.0f} %"),
         differences=[_difference_line(d, names, apart) for d in differences],
