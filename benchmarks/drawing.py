@@ -40,7 +40,7 @@ def _ratios(
 
 def _panel(axes, ways: Mapping[str, Sequence[float]], unit: str) -> None:
     """One column of dots a way, with its median in words."""
-    for place, (name, values) in enumerate(ways.items()):
+    for place, values in enumerate(ways.values()):
         colour = COLOURS[place % len(COLOURS)]
         spread = [place + 0.3 * (k / max(1, len(values) - 1) - 0.5) for k in range(len(values))]
         axes.plot(spread, values, "o", color=colour, markersize=4, alpha=0.8)

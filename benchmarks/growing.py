@@ -1,6 +1,6 @@
-"""One point of `growth.py`, in a process of its own: what is asked for as JSON, found as JSON.
+"""One point of `growth.py`, in a process of its own: asked for and told as JSON.
 
-    python benchmarks/growing.py '{"what": "step", "prototypes": 3000, "rounds": 5}'
+As in `python benchmarks/growing.py '{"what": "step", "prototypes": 3000, "rounds": 5}'`.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ FIXED: dict[str, Any] = {  # what a recipe would choose by the number of picture
 }
 
 
-class FirstStep(Exception):  # noqa: N818 - no error
+class FirstStep(Exception):
     """The first step is done; nothing more is wanted."""
 
 
@@ -143,7 +143,11 @@ def made(
     model = SwAV(backbone, width, hidden=s.hidden_mlp, feat_dim=WIDTH, prototypes=prototypes)
     pictures = Pictures(build_index(open_source("digits")))
     loader = Loader(
-        pictures, Cut(0, view_specs(s)), batch_size=min(batch, len(pictures)), seed=0, drop_last=True
+        pictures,
+        Cut(0, view_specs(s)),
+        batch_size=min(batch, len(pictures)),
+        seed=0,
+        drop_last=True,
     )
     precision, _ = pick_precision("auto", where)
     run, place = RunFolder(folder, writes=False), Place(where, precision, MEAN, STD)

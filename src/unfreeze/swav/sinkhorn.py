@@ -35,7 +35,7 @@ def sinkhorn(
 def _blocks(L: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Parts of `L`, rows after rows: a queue's scores are too many for a processor's cache."""
     rows = _BLOCK // L.shape[1] if L.device.type == "cpu" else len(L)
-    return L.split(max(1, rows))
+    return torch.split(L, max(1, rows))
 
 
 def _logsumexp_over_batch(blocks: tuple[torch.Tensor, ...], alone: bool) -> torch.Tensor:
