@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 import unfreeze
+from drawing import draw_rounds
 from unfreeze.backbones.build import build
 from unfreeze.backbones.head import headless
 from unfreeze.data.index import build_index
@@ -218,6 +219,7 @@ def measured(how: dict[str, Any], device: torch.device, rounds: int, steps: int)
         "ours": round(B / statistics.median(took["ours"]), 2),
         "ratio": round(statistics.median(ratios), 2),
         "ratios": [round(r, 2) for r in ratios],
+        "rounds": {name: [round(B / s, 2) for s in values] for name, values in took.items()},
         "codes_loss_optimizer": None if share is None else round(share, 4),
         "precision": precision,
         "batch": B,
@@ -233,6 +235,7 @@ def main() -> None:
     ask.add_argument("--batch-factor", type=int, default=1, help="larger batches, for a GPU")
     ask.add_argument("--threads", type=int)
     ask.add_argument("--json")
+    ask.add_argument("--plot")
     given = ask.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
@@ -257,6 +260,9 @@ def main() -> None:
     }
     if given.json:
         Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    if given.plot:
+        rounds = {name: row["rounds"] for name, row in rows.items()}
+        draw_rounds(given.plot, rounds, "images/s", peer="plain")
 
 
 if __name__ == "__main__":
