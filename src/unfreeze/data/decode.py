@@ -26,6 +26,7 @@ __all__ = [
     "decode",
     "decode_told",
     "header_size",
+    "measured",
     "shrink",
 ]
 
@@ -66,6 +67,19 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
         return _decoded(data, None, intensity)
 
 
+def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:
+    """(height, width) of what `decode` would return: everything is decoded, nothing kept.
+
+    Raises Undecodable where `decode` does.
+    """
+    if not data:
+        raise Undecodable("empty", "the file has no bytes")
+    with _pillow_silenced(), _naming(data), _loaded(data) as image:
+        if image.mode != "RGB" or image.has_transparency_data:
+            _rgb(image, intensity)  # what else can be wrong shows on the way to RGB
+        return _upright(image)
+
+
 def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[int, int], list[str]]:
     """(the picture made small, the full (height, width), what Pillow warned of meanwhile).
 
@@ -79,8 +93,7 @@ def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[in
 
     def seen(image: Image.Image) -> None:
         look(image)
-        turned = _orientation(image) > 4
-        size[:] = (image.width, image.height) if turned else (image.height, image.width)
+        size[:] = _upright(image)
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -92,8 +105,20 @@ def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[in
 def _decoded(
     data: bytes, look: Look | None, intensity: str = "auto", shorter: int | None = None
 ) -> Pixels:
+    with _naming(data), _loaded(data) as image:
+        if look is not None:
+            # not before: asking for EXIF loads, and a second load hides what broke the first
+            look(image)
+        turn = _TURNED.get(_orientation(image))
+        pixels = _rgb(image if shorter is None else _sampled(image, shorter), intensity)
+        return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+@contextlib.contextmanager
+def _naming(data: bytes) -> Iterator[None]:
+    """Whatever is raised is raised as Undecodable."""
     try:
-        return _pillow(data, look, intensity, shorter)
+        yield
     except Undecodable:
         raise
     except Exception as error:  # hostile bytes make decoders raise anything at all
@@ -128,19 +153,16 @@ def _formats() -> list[str]:
     return [name for name in _WANTED.split() if name in Image.OPEN]
 
 
-def _pillow(data: bytes, look: Look | None, intensity: str, shorter: int | None) -> Pixels:
+@contextlib.contextmanager
+def _loaded(data: bytes) -> Iterator[Image.Image]:
+    """The picture with every pixel decoded; large ones one at a time."""
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
         pixel_count = image.width * image.height
         if pixel_count > PIXEL_LIMIT:
             raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
         with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
             image.load()
-            if look is not None:
-                # not before: asking for EXIF loads, and a second load hides what broke the first
-                look(image)
-            turn = _TURNED.get(_orientation(image))
-            pixels = _rgb(image if shorter is None else _sampled(image, shorter), intensity)
-            return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+            yield image
 
 
 def _rgb(image: Image.Image, intensity: str) -> npt.NDArray[np.uint8]:
@@ -171,6 +193,13 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a good picture with a broken note on it stays a good picture
         return 1
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    """(height, width) after orientation."""
+    if _orientation(image) > 4:
+        return image.width, image.height
+    return image.height, image.width
 
 
 def _named(error: Exception, data: bytes) -> Undecodable:
