@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from unfreeze import __version__
-from unfreeze.api.fitting import Parts, assemble, swept
+from unfreeze.api.fitting import Parts, assemble, rated, swept
 from unfreeze.api.job import Job, begun, checkpoint, continued, opened
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
 from unfreeze.api.report import report
@@ -26,9 +26,10 @@ from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
+from unfreeze.transfer.fit import Outcome
 from unfreeze.transfer.freeze import fingerprint
 from unfreeze.transfer.portions import Portions
-from unfreeze.transfer.trainer import Outcome, Trainer
+from unfreeze.transfer.trainer import Trainer
 
 SHOWN = 8  # pictures, and random views of each, that the report shows
 
@@ -126,6 +127,7 @@ def run_finetune(
     if state is None:
         run.rewind_metrics(-1)
         job = swept(job, parts, run, console, deadline)
+        job = rated(job, parts, run, found.fingerprint, console, deadline)
     trainer = parts.trainer(job, run, found.fingerprint)
     if state is not None:
         trainer.restore(state)
@@ -171,6 +173,7 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
         "parameters_trainable": trainable,
         "parameters_frozen": frozen,
         **({"tried": list(job.tried)} if job.tried else {}),
+        **({"class_weights": list(trainer.fit.class_weights)} if trainer.fit.class_weights else {}),
     }
     tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
     write_text(run.file("config.toml"), to_toml(as_dict(s), tables))

@@ -72,6 +72,8 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
     lr = s.lr
     if lr is None:
         lr, reasons["lr"] = usual_lr(s.optimizer, batch, facts)
+    elif s.find_lr:
+        raise UsageError("--find-lr looks for what --lr gives.", "Leave one of them out.")
     if s.head_lr is not None and not lr:
         raise UsageError(
             "--head-lr is a share of --lr, which is 0.", "Use --freeze all, with --lr alone."
@@ -80,6 +82,7 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
         raise UsageError(
             f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.", "Lower it."
         )
+    _balanced_once(s)
     decay = s.weight_decay
     if decay is None:
         decay, reasons["weight_decay"] = DECAY, "the usual"
@@ -95,6 +98,14 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
         weight_decay=decay,
     )
     return Plan(filled, preprocess, reasons)
+
+
+def _balanced_once(s: FinetuneSettings) -> None:
+    if s.sampling == "balanced" and s.class_weights != "none":
+        raise UsageError(
+            "--sampling balanced and --class-weights would both favour small classes.",
+            "Give one of them.",
+        )
 
 
 def usual_batch(images: int) -> int:
