@@ -16,6 +16,7 @@ import PIL
 from PIL import Image, UnidentifiedImageError
 
 from unfreeze.data.intensity import to_uint8
+from unfreeze.data.jpeg import quick_pixels
 from unfreeze.data.signatures import HEAD, cut_short, known
 from unfreeze.data.undecodable import Undecodable
 
@@ -63,8 +64,12 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
         return data
     if not data:
         raise Undecodable("empty", "the file has no bytes")
-    with _pillow_silenced():
-        return _decoded(data, None, intensity)
+    with _pillow_silenced(), _naming(data), _opened(data) as image:
+        pixels = quick_pixels(data, image)
+        if pixels is None:
+            image.load()
+            pixels = _rgb(image, intensity)
+        return _turned(pixels, image)
 
 
 def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:
@@ -74,7 +79,8 @@ def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:
     """
     if not data:
         raise Undecodable("empty", "the file has no bytes")
-    with _pillow_silenced(), _naming(data), _loaded(data) as image:
+    with _pillow_silenced(), _naming(data), _opened(data) as image:
+        image.load()
         if image.mode != "RGB" or image.has_transparency_data:
             _rgb(image, intensity)  # what else can be wrong shows on the way to RGB
         return _upright(image)
@@ -89,29 +95,19 @@ def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[in
     """
     if not data:
         raise Undecodable("empty", "the file has no bytes")
-    size = [0, 0]
-
-    def seen(image: Image.Image) -> None:
-        look(image)
-        size[:] = _upright(image)
-
-    with warnings.catch_warnings(record=True) as told:
+    with (
+        warnings.catch_warnings(record=True) as told,
+        _naming(data),
+        _opened(data) as image,
+    ):
         warnings.simplefilter("always")
-        pixels = _decoded(data, seen, shorter=shorter)
+        image.load()
+        # not before: asking for EXIF loads, and a second load hides what broke the first
+        look(image)
+        size = _upright(image)
+        pixels = _turned(_rgb(_sampled(image, shorter), "auto"), image)
     said = list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
-    return pixels, (size[0], size[1]), said
-
-
-def _decoded(
-    data: bytes, look: Look | None, intensity: str = "auto", shorter: int | None = None
-) -> Pixels:
-    with _naming(data), _loaded(data) as image:
-        if look is not None:
-            # not before: asking for EXIF loads, and a second load hides what broke the first
-            look(image)
-        turn = _TURNED.get(_orientation(image))
-        pixels = _rgb(image if shorter is None else _sampled(image, shorter), intensity)
-        return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+    return pixels, size, said
 
 
 @contextlib.contextmanager
@@ -154,14 +150,13 @@ def _formats() -> list[str]:
 
 
 @contextlib.contextmanager
-def _loaded(data: bytes) -> Iterator[Image.Image]:
-    """The picture with every pixel decoded; large ones one at a time."""
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The picture with its header read, to be decoded; large ones one at a time."""
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
         pixel_count = image.width * image.height
         if pixel_count > PIXEL_LIMIT:
             raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
         with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
-            image.load()
             yield image
 
 
@@ -185,6 +180,12 @@ def _sampled(image: Image.Image, shorter: int) -> Image.Image:
         return image
     size = (image.width // step, image.height // step)
     return image.resize(size, Image.Resampling.NEAREST)
+
+
+def _turned(pixels: Pixels, image: Image.Image) -> Pixels:
+    """The pixels as EXIF says they are to be seen."""
+    turn = _TURNED.get(_orientation(image))
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 def _orientation(image: Image.Image) -> int:
