@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL
@@ -80,9 +81,10 @@ def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:
     if not data:
         raise Undecodable("empty", "the file has no bytes")
     with _pillow_silenced(), _naming(data), _opened(data) as image:
-        image.load()
-        if image.mode != "RGB" or image.has_transparency_data:
-            _rgb(image, intensity)  # what else can be wrong shows on the way to RGB
+        if quick_pixels(data, image) is None:
+            image.load()
+            if image.mode != "RGB" or image.has_transparency_data:
+                _rgb(image, intensity)  # what else can be wrong shows on the way to RGB
         return _upright(image)
 
 
@@ -101,11 +103,19 @@ def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[in
         _opened(data) as image,
     ):
         warnings.simplefilter("always")
-        image.load()
+        pixels = quick_pixels(data, image)
+        if pixels is None:
+            image.load()
         # not before: asking for EXIF loads, and a second load hides what broke the first
         look(image)
         size = _upright(image)
-        pixels = _turned(_rgb(_sampled(image, shorter), "auto"), image)
+        step = max(min(image.size) // shorter, 1)
+        if pixels is None:
+            pixels = _rgb(_every(step, image), "auto")
+        elif step > 1:
+            small = (image.width // step, image.height // step)
+            pixels = np.asarray(cv2.resize(pixels, small, interpolation=cv2.INTER_NEAREST))
+        pixels = _turned(pixels, image)
     said = list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
     return pixels, size, said
 
@@ -173,9 +183,8 @@ def _rgb(image: Image.Image, intensity: str) -> npt.NDArray[np.uint8]:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _sampled(image: Image.Image, shorter: int) -> Image.Image:
-    """Every n-th pixel, where that leaves `shorter` of them on the shorter side."""
-    step = min(image.size) // shorter
+def _every(step: int, image: Image.Image) -> Image.Image:
+    """Every n-th pixel of every n-th row."""
     if step < 2:
         return image
     size = (image.width // step, image.height // step)
