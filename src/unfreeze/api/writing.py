@@ -22,8 +22,13 @@ from unfreeze.swav.trainer import Trainer
 GALLERY_PICTURES = 4_000
 
 
-def write_start(trainer: Trainer, found: Gathering, reasons: dict[str, str]) -> None:
-    """config.toml, problems.csv, split.csv and the views of the first pictures."""
+def write_start(
+    trainer: Trainer,
+    found: Gathering,
+    reasons: dict[str, str],
+    more: dict[str, dict[str, Any]],
+) -> None:
+    """config.toml (with `more` tables), problems.csv, split.csv, views of the first pictures."""
     run, chosen, place = trainer.run, trainer.plan, trainer.place
     facts = {
         "unfreeze": __version__,
@@ -41,6 +46,7 @@ def write_start(trainer: Trainer, found: Gathering, reasons: dict[str, str]) -> 
     tables: dict[str, dict[str, Any]] = {
         "reasons": reasons,
         "facts": facts,
+        **more,
     }
     write_text(run.file("config.toml"), to_toml(as_dict(chosen.settings), tables))
     found.write(run)
