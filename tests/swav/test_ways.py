@@ -81,7 +81,7 @@ def test_a_gpu_gets_as_many_workers_as_its_views_need():
 
 def test_views_that_cost_nothing_need_no_workers():
     found = choose([Round("workers", 8, {USUAL: spent(100, data=4)})], USUAL, CPU)
-    assert found.way == USUAL and "4%" in found.reasons["workers"]
+    assert found.way == USUAL and "4 %" in found.reasons["workers"]
 
 
 def test_every_knob_has_a_reason_and_missing_rounds_say_why():

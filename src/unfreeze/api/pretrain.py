@@ -17,7 +17,7 @@ from unfreeze.api.report import report
 from unfreeze.api.starting import Start, begin, inherit_head
 from unfreeze.api.tuning import Tuned, announced, tell, tuned, usual_way
 from unfreeze.api.watching import sample_of, summary
-from unfreeze.api.writing import write_model, write_start
+from unfreeze.api.writing import facts_of, write_model, write_start
 from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
@@ -26,6 +26,7 @@ from unfreeze.data.loader import Loader
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
+from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device, pick_precision
@@ -152,16 +153,18 @@ def run_pretrain(
             except Collapsed as collapse:
                 trainer = recovered(trainer, collapse, made, console)
     settled(trainer, console)
-    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
+    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded, console))
     return _result(run, trainer.plan, trainer, len(found.train), time.monotonic() - started)
 
 
-def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
+def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None, console: Console) -> None:
     if trainer.s.keep == "best" and trainer.watch.best:
         best = load_state(trainer.run.file("checkpoints/best.ckpt"))
         trainer.model.load_state_dict(best["model"])
     write_model(trainer, found, loaded)
     report(str(trainer.run.path))
+    if waited := bottleneck(trainer.run.metrics(), Circumstances.of(facts_of(trainer, found))):
+        console.say(waited)
 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:

@@ -169,8 +169,8 @@ _NEVER = "compiling takes longer than the whole probe may"
 def _fastest(tried: Round) -> tuple[Way, str]:
     (first, so_far), *_ = tried.spent.items()
     if len(tried.spent) == 1:
-        part = so_far.data / so_far.total
-        return first, f"views are {part:.0%} of a step, which others could not make much shorter"
+        part = f"{100 * so_far.data / so_far.total:.0f} %"
+        return first, f"views are {part} of a step, which others could not make much shorter"
     best = min(tried.spent, key=lambda way: tried.spent[way].total)
     if tried.spent[best].total >= so_far.total * (1 - MARGIN):
         best = first
