@@ -235,7 +235,17 @@ def test_a_plan_says_that_it_will_be_measured():
         unfreeze.pretrain("digits", dry_run=True, tune="on")
 
 
-def test_clusters_can_be_measured_too(tmp_path, decided):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"method": "deepcluster-v2"},
+        {"queue_length": 32, "epoch_queue_starts": 0},
+        {"queue_length": 32, "queue_start": "auto"},
+        {"accumulate": 2},
+    ],
+)
+def test_every_kind_of_run_can_be_measured_and_stays_the_same(tmp_path, decided, changed):
     decided()
-    run(tmp_path / "run", method="deepcluster-v2", epochs=1)
-    assert (tmp_path / "run/model/model.json").exists()
+    run(tmp_path / "run", epochs=1, **changed)
+    run(tmp_path / "off", epochs=1, tune="off", **changed)
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "off"))

@@ -21,7 +21,7 @@ from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.runtime.threads import threads_kept, threads_said
 from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.clusters import without_clusters
+from unfreeze.swav.assigner import without_memory
 from unfreeze.swav.place import Place
 from unfreeze.swav.probe import SECONDS, probe
 from unfreeze.swav.recipe import Plan
@@ -213,7 +213,7 @@ class Steps:
     def _trainer(self, way: Way) -> Trainer:
         key = way.precision, way.layout
         if key not in self._trainers:
-            trainer = without_clusters(self.make(way))
+            trainer = without_memory(self.make(way))
             for module in trainer.model.modules():
                 module.register_forward_pre_hook(self._look)
             for weight in trainer.model.parameters():

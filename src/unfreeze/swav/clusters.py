@@ -16,20 +16,11 @@ from unfreeze.backbones.norm import frozen_statistics
 from unfreeze.data.loader import Batch
 from unfreeze.runtime.processes import Processes
 from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.assigner import Assigner
 from unfreeze.swav.kmeans import spherical_kmeans
 from unfreeze.swav.targets import Scores, Targets
 
 if TYPE_CHECKING:
     from unfreeze.swav.trainer import Trainer
-
-
-def without_clusters(trainer: "Trainer") -> "Trainer":
-    """The trainer with codes that need no memory of all pictures: for steps that are only timed."""
-    if isinstance(trainer.assigner, Clusters):
-        codes = Assigner(trainer.s.crops_for_assign, epsilon=0.05, iterations=3)
-        trainer.assigner = trainer.finite.assigner = codes
-    return trainer
 
 
 class Clusters(Targets):
