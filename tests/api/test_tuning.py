@@ -51,7 +51,7 @@ def decided(monkeypatch):
     """`decided(precision="fp32", ...)`: what the probe says from now on, after real steps."""
 
     def to(**changed):
-        def instead(usual, scope, measure, *, rows, pictures):
+        def instead(usual, scope, measure, *, rows, steps):
             for way in (usual, Way("fp32", "contiguous", 1, 0)):
                 assert measure(way, 8, 60.0).whole
             way = Way(**{**vars(usual), **changed})

@@ -7,7 +7,7 @@ from unfreeze.swav.ways import Scope, Spent, Way
 
 USUAL = Way("bf16", "channels_last", 2, 0)
 CPU = Scope("cpu", ("bf16", "fp32"), 2)
-LONG = 10**9  # pictures of a run that is never over
+LONG = 10**9  # steps of a run that is never over
 
 
 class Machine:
@@ -31,8 +31,8 @@ class Machine:
         self.now += took
         return Spent(self.data * took, (1 - self.data) * took, whole)
 
-    def probed(self, scope=CPU, rows=(2, 64), pictures=LONG):
-        return probe(USUAL, scope, self, rows=rows, pictures=pictures, clock=self.clock)
+    def probed(self, scope=CPU, rows=(2, 64), steps=LONG):
+        return probe(USUAL, scope, self, rows=rows, steps=steps, clock=self.clock)
 
 
 @pytest.mark.parametrize("seconds", [1e-4, 0.01, 0.3, 0.9, 1.19, 1.21, 7.0, 1e4])
@@ -83,10 +83,10 @@ def test_the_first_step_of_a_way_counts_for_nothing_and_ways_alternate():
 
 
 def test_a_short_run_is_not_measured_for_longer_than_it_is_worth():
-    machine = Machine(lambda way, rows: 0.001 * rows)
-    found = machine.probed(pictures=1_000)  # a second in all
-    assert machine.now - 100 < 0.2 and found.way == USUAL
-    assert "the whole run takes about 1 s" in found.reasons["threads"]
+    machine = Machine(lambda way, rows: 0.05 / (1 + way.workers) / (3 - way.threads))
+    found = machine.probed(steps=50)
+    assert len(machine.calls) <= 3 and found.way == USUAL
+    assert found.reasons["threads"] == "2: not measured, 50 steps are soon over"
 
 
 def test_workers_are_not_started_where_views_cost_nothing():

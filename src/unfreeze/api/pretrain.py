@@ -286,7 +286,7 @@ def _tuned(
     def make(way: Way) -> Trainer:
         return _trainer(prepared, chosen, found, nowhere, processes, way=way)
 
-    return tuned(chosen, prepared.place, run, processes, make, pictures=len(found.train))
+    return tuned(chosen, prepared.place, run, processes, make)
 
 
 def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console) -> None:

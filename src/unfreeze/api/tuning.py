@@ -90,12 +90,10 @@ class Tuned:
         return {"tuned": plain, **{f"tuned.{name}": value for name, value in inner.items()}}
 
 
-def tuned(
-    plan: Plan, place: Place, run: RunFolder, processes: Processes, make: Make, *, pictures: int
-) -> Tuned:
+def tuned(plan: Plan, place: Place, run: RunFolder, processes: Processes, make: Make) -> Tuned:
     """The way to take: the run's own, where it goes on; measured, where that is wanted; the usual.
 
-    `pictures` are those of an epoch. Sets the number of threads.
+    Sets the number of threads.
     """
     s = plan.settings
     usual = usual_way(s, place, processes.launch.local_world)
@@ -106,7 +104,7 @@ def tuned(
     elif s.tune == "off" or processes.world > 1 or not plan.steps or _begun(run):
         found = Tuned(usual)
     else:
-        choice = _measured(plan, pictures * (s.epochs or 0), usual, scope, make, place.device)
+        choice = _measured(plan, usual, scope, make, place.device)
         found = Tuned(choice.way, choice.record(scope.device))
     if found.way.threads != torch.get_num_threads():
         torch.set_num_threads(found.way.threads)
@@ -148,16 +146,14 @@ def _again(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
     return replace(usual, **{knob: v for knob, v in kept.items() if knob not in scope.given})
 
 
-def _measured(
-    plan: Plan, pictures: int, usual: Way, scope: Scope, make: Make, device: torch.device
-) -> Choice:
+def _measured(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.device) -> Choice:
     """The probe's choice. Random numbers, weights and threads stay as they were."""
     s = plan.settings
     rows = min(2 * s.accumulate, s.batch_size or 0), s.batch_size or 0
     cuda = [device] if device.type == "cuda" else []
     steps = Steps(make)
     with torch.random.fork_rng(devices=cuda), threads_kept(), contextlib.closing(steps):
-        return probe(usual, scope, steps, rows=rows, pictures=pictures)
+        return probe(usual, scope, steps, rows=rows, steps=plan.steps)
 
 
 class _Late(Exception):

@@ -37,10 +37,10 @@ def probe(
     measure: Measure,
     *,
     rows: tuple[int, int],
-    pictures: int,
+    steps: int,
     clock: Callable[[], float] = time.monotonic,
 ) -> Choice:
-    """What pays, by steps of `rows` (fewest, most) pictures; the run will take `pictures` in all.
+    """What pays, by steps of `rows` (fewest, most) pictures; the run has so many `steps`.
 
     Ends within `SECONDS`, and earlier for a run that is soon over.
     """
@@ -48,7 +48,7 @@ def probe(
     way, rounds = usual, list[Round]()
     for knob in KNOBS:
         ways = tries(knob, way, scope)
-        sized = limited.sized(ways[0], pictures) if ways else None
+        sized = limited.sized(ways[0], steps) if ways else None
         if sized is None:
             continue
         size, spent = sized
@@ -96,22 +96,23 @@ class _Limited:
             self.slow[way, rows] = spent
         return spent
 
-    def sized(self, way: Way, pictures: int) -> tuple[int, Spent] | None:
+    def sized(self, way: Way, steps: int) -> tuple[int, Spent] | None:
         """(pictures that make a step long enough to measure, that step); None without time."""
         rows, most = self.rows
         while True:
             spent = self.counted(way, rows) or self.slow.get((way, rows))
             if spent is None:
                 return None
-            self._heed(pictures * spent.total / rows)
+            self._heed(steps, spent)
             if rows >= most or 2 * spent.total > TARGET:
                 return rows, spent
             rows = min(most, rows * min(8, max(2, int(TARGET / max(spent.total, 1e-6)))))
 
-    def _heed(self, run: float) -> None:
-        """A run of so many seconds is worth a share of them."""
-        if SHARE * run < self.limit:
-            self.limit, self.ended = SHARE * run, f"the whole run takes about {run:.2g} s"
+    def _heed(self, steps: int, spent: Spent) -> None:
+        """A run of so many steps, none shorter than this part of one, is worth a share of them."""
+        if SHARE * steps * spent.total < self.limit:
+            self.limit = SHARE * steps * spent.total
+            self.ended = f"{steps:,} steps are soon over"
 
     def in_turn(self, ways: Sequence[Way], rows: int) -> dict[Way, Spent] | None:
         """Each way's median step, the ways alternating; None where there was nothing to compare.
