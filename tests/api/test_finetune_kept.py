@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from unfreeze.api import finetune as verb
-from unfreeze.api import fitting, tuning
+from unfreeze.api import fitting, single
 from unfreeze.api.evaluate import evaluate
 from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.modelfile import load_model
@@ -112,7 +112,7 @@ def test_cached_equals_uncached(tune, changed, stores):
 
 
 def test_a_written_model_that_differs_is_seen(tune, monkeypatch):
-    save = tuning.save_model
+    save = single.save_model
 
     def tampering(folder, tensors, card):
         save(folder, tensors, card)
@@ -120,7 +120,7 @@ def test_a_written_model_that_differs_is_seen(tune, monkeypatch):
         held["stage2.conv1.weight"].view(-1)[0] += 1e-3
         save_file(held, folder / "model.safetensors")
 
-    monkeypatch.setattr(tuning, "save_model", tampering)
+    monkeypatch.setattr(single, "save_model", tampering)
     assert tune("run", **PAIR).frozen_unchanged is False
 
 
