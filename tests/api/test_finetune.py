@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unfreeze.api import finetune as verb
+from unfreeze.api import single
 from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.pictures import Pictures
