@@ -10,12 +10,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL
 from PIL import Image, UnidentifiedImageError
 
 from unfreeze.data.intensity import to_uint8
+from unfreeze.data.jpeg import quick_pixels
 from unfreeze.data.signatures import HEAD, cut_short, known
 from unfreeze.data.undecodable import Undecodable
 
@@ -26,6 +28,7 @@ __all__ = [
     "decode",
     "decode_told",
     "header_size",
+    "measured",
     "shrink",
 ]
 
@@ -62,8 +65,27 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
         return data
     if not data:
         raise Undecodable("empty", "the file has no bytes")
-    with _pillow_silenced():
-        return _decoded(data, None, intensity)
+    with _pillow_silenced(), _naming(data), _opened(data) as image:
+        pixels = quick_pixels(data, image)
+        if pixels is None:
+            image.load()
+            pixels = _rgb(image, intensity)
+        return _turned(pixels, image)
+
+
+def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:
+    """(height, width) of what `decode` would return: everything is decoded, nothing kept.
+
+    Raises Undecodable where `decode` does.
+    """
+    if not data:
+        raise Undecodable("empty", "the file has no bytes")
+    with _pillow_silenced(), _naming(data), _opened(data) as image:
+        if quick_pixels(data, image) is None:
+            image.load()
+            if image.mode != "RGB" or image.has_transparency_data:
+                _rgb(image, intensity)  # what else can be wrong shows on the way to RGB
+        return _upright(image)
 
 
 def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[int, int], list[str]]:
@@ -75,25 +97,34 @@ def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[in
     """
     if not data:
         raise Undecodable("empty", "the file has no bytes")
-    size = [0, 0]
-
-    def seen(image: Image.Image) -> None:
-        look(image)
-        turned = _orientation(image) > 4
-        size[:] = (image.width, image.height) if turned else (image.height, image.width)
-
-    with warnings.catch_warnings(record=True) as told:
+    with (
+        warnings.catch_warnings(record=True) as told,
+        _naming(data),
+        _opened(data) as image,
+    ):
         warnings.simplefilter("always")
-        pixels = _decoded(data, seen, shorter=shorter)
+        pixels = quick_pixels(data, image)
+        if pixels is None:
+            image.load()
+        # not before: asking for EXIF loads, and a second load hides what broke the first
+        look(image)
+        size = _upright(image)
+        step = max(min(image.size) // shorter, 1)
+        if pixels is None:
+            pixels = _rgb(_every(step, image), "auto")
+        elif step > 1:
+            small = (image.width // step, image.height // step)
+            pixels = np.asarray(cv2.resize(pixels, small, interpolation=cv2.INTER_NEAREST))
+        pixels = _turned(pixels, image)
     said = list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
-    return pixels, (size[0], size[1]), said
+    return pixels, size, said
 
 
-def _decoded(
-    data: bytes, look: Look | None, intensity: str = "auto", shorter: int | None = None
-) -> Pixels:
+@contextlib.contextmanager
+def _naming(data: bytes) -> Iterator[None]:
+    """Whatever is raised is raised as Undecodable."""
     try:
-        return _pillow(data, look, intensity, shorter)
+        yield
     except Undecodable:
         raise
     except Exception as error:  # hostile bytes make decoders raise anything at all
@@ -128,19 +159,15 @@ def _formats() -> list[str]:
     return [name for name in _WANTED.split() if name in Image.OPEN]
 
 
-def _pillow(data: bytes, look: Look | None, intensity: str, shorter: int | None) -> Pixels:
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The picture with its header read, to be decoded; large ones one at a time."""
     with Image.open(io.BytesIO(data), formats=_formats()) as image:
         pixel_count = image.width * image.height
         if pixel_count > PIXEL_LIMIT:
             raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
         with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
-            image.load()
-            if look is not None:
-                # not before: asking for EXIF loads, and a second load hides what broke the first
-                look(image)
-            turn = _TURNED.get(_orientation(image))
-            pixels = _rgb(image if shorter is None else _sampled(image, shorter), intensity)
-            return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+            yield image
 
 
 def _rgb(image: Image.Image, intensity: str) -> npt.NDArray[np.uint8]:
@@ -156,13 +183,18 @@ def _rgb(image: Image.Image, intensity: str) -> npt.NDArray[np.uint8]:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _sampled(image: Image.Image, shorter: int) -> Image.Image:
-    """Every n-th pixel, where that leaves `shorter` of them on the shorter side."""
-    step = min(image.size) // shorter
+def _every(step: int, image: Image.Image) -> Image.Image:
+    """Every n-th pixel of every n-th row."""
     if step < 2:
         return image
     size = (image.width // step, image.height // step)
     return image.resize(size, Image.Resampling.NEAREST)
+
+
+def _turned(pixels: Pixels, image: Image.Image) -> Pixels:
+    """The pixels as EXIF says they are to be seen."""
+    turn = _TURNED.get(_orientation(image))
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -171,6 +203,13 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a good picture with a broken note on it stays a good picture
         return 1
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    """(height, width) after orientation."""
+    if _orientation(image) > 4:
+        return image.width, image.height
+    return image.height, image.width
 
 
 def _named(error: Exception, data: bytes) -> Undecodable:
