@@ -152,7 +152,7 @@ def ours(
             nmb_prototypes=K,
             batch_size=given.batch_size,
             epochs=given.epochs,
-            workers=given.workers if given.own_workers is None else given.own_workers,
+            workers=given.workers,
             store=given.store,
             watch_every=0,
             on_collapse="ignore",
@@ -173,7 +173,6 @@ def main() -> None:
     ask.add_argument("--batch-size", type=int, default=16)
     ask.add_argument("--epochs", type=int, default=2, help="of a round; the first is not counted")
     ask.add_argument("--workers", type=int, default=1, help="of the loader, for both")
-    ask.add_argument("--own-workers", type=int, help="of ours, where not the same")
     ask.add_argument("--store", default="auto", help="whether ours holds decoded pictures")
     ask.add_argument("--peer", choices=list(PEERS), default="lightly")
     ask.add_argument("--device", default="cpu")
