@@ -92,7 +92,7 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
     if s.limit is not None:
         train = subset(index.labels, train, limit=s.limit, seed=s.seed)
     if not len(train):
-        raise DataError(f"There is no picture to train on in {s.data}.", "Check the folder.")
+        raise DataError(f"There is no picture to train on in {source.where}.", "Check the folder.")
     side = usual_side(index, train)
     return Gathering(index, Pictures(index), train, side, source.fingerprint())
 

@@ -92,9 +92,8 @@ def _pictures(name: str, data_root: str, intensity: str) -> Iterator[_Picture]:
 
 def _rows(source: Source) -> Iterator[int]:
     """Rows that are pictures: all of a list, of files those that look like one."""
-    listed = source.labels is not None or source.kind == "csv"
     for row, name in enumerate(source.names):
-        if listed or (
+        if source.listed or (
             not is_junk(name) and (named_as_picture(name) or known(source.head(row, HEAD)))
         ):
             yield row

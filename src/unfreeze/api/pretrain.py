@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -83,7 +84,7 @@ class PretrainPlan(Forecast):
     steps_per_epoch: int
 
 
-def pretrain(data: str, **settings: Any) -> PretrainResult | PretrainPlan:
+def pretrain(data: str | Sequence[str], **settings: Any) -> PretrainResult | PretrainPlan:
     """SwAV on the pictures of `data`; keywords are those of `PretrainSettings`.
 
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.

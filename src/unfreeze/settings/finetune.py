@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
-from unfreeze.settings.shared import Call, Machine, Pictures, Run, Told
+from unfreeze.settings.shared import Call, Machine, Pictures, Run, Told, sources
 
 
 @dataclass(frozen=True)
 class FinetuneSettings(Call, Run, Told, Pictures, Machine):
     """Transfer: replace the head, freeze, train, keep the best."""
 
-    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    data: tuple[str, ...] = sources()
     arch: str | None = knob(
         None, "network: torchvision/NAME, timm/NAME, unfreeze/NAME (auto: the run's, or resnet50)"
     )

@@ -1,11 +1,24 @@
 """Knobs that several verbs share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from unfreeze.settings.knob import knob
 
 SEEDS = 2**32 - 1  # what every generator takes
 LOGGERS = ("none", "tensorboard", "wandb", "mlflow")
+DATA = "one or several: folder, archive, CSV or built-in name"
+
+
+def sources() -> Any:
+    """The knob of what pictures are read from."""
+    return knob((), DATA, positional=True, whole=True)
+
+
+def spoken(data: str | Sequence[str]) -> str:
+    """What was given as DATA, for a sentence."""
+    return data if isinstance(data, str) else ", ".join(data)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ class CsvSource(FileSource):
     """
 
     kind = "csv"
+    listed = True
 
     def __init__(self, path: Path) -> None:
         self.where, self._csv = str(path), path

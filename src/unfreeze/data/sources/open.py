@@ -1,10 +1,12 @@
 """From what the user typed to a source."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from unfreeze.data.sources.builtin import cifar10, digits
 from unfreeze.data.sources.csv import CsvSource
 from unfreeze.data.sources.folder import FolderSource
+from unfreeze.data.sources.several import SeveralSource, refuse_overlap
 from unfreeze.data.sources.source import Source
 from unfreeze.data.sources.tar import PackedTarSource, TarSource
 from unfreeze.data.sources.zip import ZipSource
@@ -19,12 +21,16 @@ _KINDS: dict[str, type[ZipSource] | type[TarSource] | type[CsvSource]] = {
 }
 
 
-def open_source(data: str, *, data_root: str | None = None, fetch: bool = True) -> Source:
-    """The source that `data` names; DataError where there is none or it cannot be read.
+def open_source(
+    data: str | Sequence[str], *, data_root: str | None = None, fetch: bool = True
+) -> Source:
+    """The source that `data` names, or several as one; DataError where one cannot be read.
 
     `digits` and `cifar10` are built in (`./digits` is a folder of that name); `data_root` is
     where built-in sets are kept, `data` if not given; without `fetch` nothing is downloaded.
     """
+    if not isinstance(data, str):
+        return _together([*data], data_root, fetch)
     if data == "digits":
         return digits()
     if data == "cifar10":
@@ -39,6 +45,12 @@ def open_source(data: str, *, data_root: str | None = None, fetch: bool = True) 
     if not source.names:
         raise DataError(f"{data} holds no files.", "Give a folder or an archive with pictures.")
     return source
+
+
+def _together(places: list[str], data_root: str | None, fetch: bool) -> Source:
+    refuse_overlap(places)
+    parts = [open_source(place, data_root=data_root, fetch=fetch) for place in places]
+    return parts[0] if len(parts) == 1 else SeveralSource(parts)
 
 
 def _open_path(path: Path) -> Source:
