@@ -82,10 +82,10 @@ def build_index(
 
     A file counts by its name's ending, else by its first bytes. Pictures of folders and archives
     come sorted by path, so that the same files give the same index however they are packed.
-    `labels`, a CSV or a pattern, says the classes instead of folders; `split_from`, a run or its
-    split.csv, says the splits, and pictures that it does not name are not taken. No picture at all
-    is a DataError; so is a class that `train` does not know, unless `strange_classes` (where
-    nothing is learned from labels) makes it one of the classes.
+    `labels`, a CSV, a column of the list itself or a pattern, says the classes instead of folders;
+    `split_from`, a run or its split.csv, says the splits, and pictures that it does not name are
+    not taken. No picture at all is a DataError; so is a class that `train` does not know, unless
+    `strange_classes` (where nothing is learned from labels) makes it one of the classes.
     """
     draft = drafted(source, whole=labels is not None)
     if labels is not None:
@@ -99,8 +99,10 @@ def _labelled(draft: Draft, said: str) -> Draft:
     """With the labels, and where a list has them the splits and groups, that `said` names."""
     names = draft.names
     path = Path(said)
-    if path.is_file() or said.lower().endswith(".csv"):
+    if path.is_file() or said.lower().endswith((".csv", ".parquet")):
         found = read_listing(path, names, needs="label")
+    elif (column := draft.source.column(said)) is not None:
+        return replace(draft, labels=[column[row] or None for row in draft.rows])
     else:
         found = read_pattern(said, names)
     columns = found.columns

@@ -8,7 +8,7 @@ from unfreeze.settings.knob import knob
 
 SEEDS = 2**32 - 1  # what every generator takes
 LOGGERS = ("none", "tensorboard", "wandb", "mlflow")
-DATA = "one or several: folder, archive, CSV or built-in name"
+DATA = "one or several: folder, archive, list (CSV, Parquet), shards or built-in name"
 
 
 def sources() -> Any:
@@ -54,8 +54,9 @@ class Told:
 
     labels: str | None = knob(
         None,
-        "labels from elsewhere: a CSV (path, label, maybe split, group) joined by name, or a "
-        "regular expression whose first group in a picture's path is its label",
+        "labels from elsewhere: a CSV or Parquet file (path, label, maybe split, group) joined by "
+        "name, another column of the list itself, or a regular expression whose first group in a "
+        "picture's path is its label",
         group="data",
         unset="the folders, or the list itself",
     )

@@ -1,23 +1,36 @@
 """From what the user typed to a source."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from unfreeze.data.signatures import HEAD, known, named_as_picture
 from unfreeze.data.sources.builtin import cifar10, digits
 from unfreeze.data.sources.csv import CsvSource
 from unfreeze.data.sources.folder import FolderSource
+from unfreeze.data.sources.parquet import ParquetSource, open_parquet
+from unfreeze.data.sources.saved import SavedSource, is_saved
 from unfreeze.data.sources.several import SeveralSource, refuse_overlap
+from unfreeze.data.sources.shards import ShardsSource, expanded, labelled_shard
 from unfreeze.data.sources.source import Source
 from unfreeze.data.sources.tar import PackedTarSource, TarSource
 from unfreeze.data.sources.zip import ZipSource
 from unfreeze.errors import DataError
 
-_KINDS: dict[str, type[ZipSource] | type[TarSource] | type[CsvSource]] = {
+BUILT_IN = ("digits", "cifar10")
+
+
+def _open_tar(path: Path) -> Source:
+    tar = TarSource(path)
+    return ShardsSource(str(path), [(path.name, path)]) if labelled_shard(tar) else tar
+
+
+_KINDS: dict[str, Callable[[Path], Source]] = {
     ".zip": ZipSource,
-    ".tar": TarSource,
+    ".tar": _open_tar,
     ".tar.gz": PackedTarSource,
     ".tgz": PackedTarSource,
     ".csv": CsvSource,
+    ".parquet": open_parquet,
 }
 
 
@@ -47,6 +60,11 @@ def open_source(
     return source
 
 
+def is_collection(name: str) -> bool:
+    """Whether a file of this name holds or lists pictures, and is none itself."""
+    return name.lower().endswith(tuple(_KINDS))
+
+
 def _together(places: list[str], data_root: str | None, fetch: bool) -> Source:
     refuse_overlap(places)
     parts = [open_source(place, data_root=data_root, fetch=fetch) for place in places]
@@ -55,12 +73,9 @@ def _together(places: list[str], data_root: str | None, fetch: bool) -> Source:
 
 def _open_path(path: Path) -> Source:
     if not path.exists():
-        raise DataError(
-            f"There is no folder or file {str(path)!r}.",
-            "Check the path; built-in names are digits and cifar10.",
-        )
+        return _open_pattern(str(path))
     if path.is_dir():
-        return FolderSource(path)
+        return SavedSource(path) if is_saved(path) else _open_folder(path)
     for suffix, kind in _KINDS.items():
         if path.name.lower().endswith(suffix):
             if not path.is_file():  # opening a pipe would wait for ever
@@ -70,3 +85,37 @@ def _open_path(path: Path) -> Source:
         f"{path} is neither a folder nor a {', '.join(_KINDS)} file.",
         "Give the folder that holds the pictures.",
     )
+
+
+def _open_folder(path: Path) -> Source:
+    """A folder of files; of shards or Parquet files, where it holds these and no pictures."""
+    source = FolderSource(path)
+    large = {end: [n for n in source.names if _ends(n, end)] for end in (".tar", ".parquet")}
+    if not any(large.values()) or any(_is_picture(source, row) for row in range(len(source))):
+        return source
+    if large[".tar"]:
+        return ShardsSource(str(path), [(name, path / name) for name in large[".tar"]])
+    return ParquetSource(str(path), path, [path / name for name in large[".parquet"]])
+
+
+def _ends(name: str, ending: str) -> bool:
+    return name.lower().endswith(ending) and not name.rpartition("/")[2].startswith(".")
+
+
+def _is_picture(source: Source, row: int) -> bool:
+    return named_as_picture(source.names[row]) or known(source.head(row, HEAD)) is not None
+
+
+def _open_pattern(pattern: str) -> Source:
+    """Shards that a pattern with braces names."""
+    names = expanded(pattern)
+    missing = next((name for name in names if not Path(name).is_file()), None)
+    if missing is not None:
+        of = "" if missing == pattern else f", which {pattern} names"
+        raise DataError(
+            f"There is no folder or file {missing!r}{of}.",
+            f"Check the path; built-in names are {' and '.join(BUILT_IN)}.",
+        )
+    if not all(_ends(name, ".tar") for name in names):
+        raise DataError(f"{pattern} names more than .tar shards.", "Give them one by one.")
+    return ShardsSource(pattern, [(name, Path(name)) for name in names])
