@@ -18,6 +18,7 @@ from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.errors import Interrupted, UsageError
 from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.transfer import saves as saves_module
 from unfreeze.transfer import trainer as trainer_module
 from unfreeze.transfer.grid import Grid
 from unfreeze.transfer.kept import kept_folder
@@ -222,7 +223,7 @@ def test_interrupted_and_resumed_is_the_straight_run(tune, monkeypatch):
 
 def test_checkpoints_are_few_unless_asked_for(tune, monkeypatch):
     written = []
-    save, save_last = trainer_module.save_state, trainer_module.save_last
+    save, save_last = saves_module.save_state, saves_module.save_last
 
     def noting(path, state):
         written.append(path.name)
@@ -232,8 +233,8 @@ def test_checkpoints_are_few_unless_asked_for(tune, monkeypatch):
         written.append("last.ckpt")
         save_last(folder, state)
 
-    monkeypatch.setattr(trainer_module, "save_state", noting)
-    monkeypatch.setattr(trainer_module, "save_last", noting_last)
+    monkeypatch.setattr(saves_module, "save_state", noting)
+    monkeypatch.setattr(saves_module, "save_last", noting_last)
     tune("few", **PAIR)
     assert written == ["best.ckpt", "last.ckpt"]
     written.clear()

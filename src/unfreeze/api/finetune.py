@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from unfreeze import __version__
-from unfreeze.api.fitting import Parts, assemble, swept
+from unfreeze.api.fitting import Parts, assemble, rated, swept
 from unfreeze.api.job import Job, begun, checkpoint, continued, opened
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
 from unfreeze.api.report import report
+from unfreeze.backbones.norm import synchronised
 from unfreeze.checkpoints.modelfile import load_model, save_model
 from unfreeze.data.holding import Holding
 from unfreeze.errors import Interrupted, UsageError, go_on
@@ -22,14 +23,18 @@ from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
+from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available, passed_on
+from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
+from unfreeze.transfer.evaluate import Scores
+from unfreeze.transfer.fit import Outcome
 from unfreeze.transfer.freeze import fingerprint
 from unfreeze.transfer.portions import Portions
-from unfreeze.transfer.trainer import Outcome, Trainer
+from unfreeze.transfer.trainer import Trainer
 
 SHOWN = 8  # pictures, and random views of each, that the report shows
 
@@ -99,46 +104,63 @@ def run_finetune(
     place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     if not settings.dry_run:
         allowed(str(settings.out), **place)  # refused before anything is read or fetched
-    console = Logged(console)
-    device = pick_device(settings.device)
-    found = read_labels(settings, console)
-    torch.manual_seed(settings.seed)
     if settings.dry_run:
-        portions = unchecked(settings, found)
-        counts = {"images": len(portions.train), "held_out": len(portions.val)}
-        first = opened(settings, found)
-        job = begun(settings, found, first, device, **counts)
-        job = _telling(job, held(settings, found, first.preprocess))
-        return _planned(job, found, portions, console)
-    state = checkpoint(settings, found, console)
-    it = opened(settings, found) if state is None else None
-    run = RunFolder.create(str(settings.out), **place)
+        return _dry(settings, console)
+    processes = join(settings.device)
+    console = Logged(console if processes.first else Quiet())
+    device = pick_device(settings.device)
+    # in turn: what the first process fetched or decoded stands on the disk for the others
+    found = processes.in_turn(lambda: read_labels(settings, console))
+    torch.manual_seed(settings.seed)
+    state = processes.leads(lambda: checkpoint(settings, found, console))
+    it = processes.in_turn(lambda: opened(settings, found)) if state is None else None
+    processes.leads(lambda: RunFolder.create(str(settings.out), **place))
+    run = RunFolder(str(settings.out), writes=processes.first)
     console.into(run)
-    if state is None and it is not None:
-        ready = checked(settings, found, it.preprocess, console)
+
+    def prepared() -> tuple[Job, Checked]:
+        if state is not None or it is None:
+            job = continued(settings, state or {})
+            return job, checked(
+                job.plan.settings, found, job.plan.preprocess, console, processes.world
+            )
+        ready = checked(settings, found, it.preprocess, console, processes.world)
         counts = {"images": len(ready.train), "held_out": len(ready.val)}
-        job = begun(settings, found, it, device, **counts)
-    else:
-        job = continued(settings, state or {})
-        ready = checked(job.plan.settings, found, job.plan.preprocess, console)
-    job = _telling(replace(job, network=_placed(job.network, device)), ready.hold)
+        return begun(settings, found, it, device, **counts, processes=processes.world), ready
+
+    job, ready = processes.in_turn(prepared)
+    job = _telling(replace(job, network=_placed(job.network, device, processes)), ready.hold)
     _show(job, len(ready.train), ready.portions.reason, console)
-    parts = assemble(job, ready)
+    parts = processes.together(lambda: assemble(job, ready, processes))
     if state is None:
         run.rewind_metrics(-1)
         job = swept(job, parts, run, console, deadline)
+        job = rated(job, parts, run, found.fingerprint, console, deadline)
     trainer = parts.trainer(job, run, found.fingerprint)
     if state is not None:
         trainer.restore(state)
         run.rewind_metrics(trainer.step)
     trainer.deadline = deadline
-    _write_start(run, job, ready, trainer)
+    processes.leads(lambda: _write_start(run, job, ready, trainer))
     with passed_on(settings.logger, run, as_dict(job.plan.settings), trainer.step, console):
         outcome = trainer.run(console)
-    _write_model(run, job, ready, parts, trainer, outcome)
+    scores = _scores(job, parts, trainer, outcome)
+    processes.leads(lambda: _write_model(run, job, ready, outcome, scores))
     if draw:
-        report(str(run.path))
-    return _result(run, job, ready, outcome)
+        processes.leads(lambda: report(str(run.path)))
+    return processes.leads(lambda: _result(run, job, ready, outcome))
+
+
+def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
+    device, processes = pick_device(settings.device), launched().world
+    found = read_labels(settings, console)
+    torch.manual_seed(settings.seed)
+    portions = unchecked(settings, found)
+    counts = {"images": len(portions.train), "held_out": len(portions.val)}
+    first = opened(settings, found)
+    job = begun(settings, found, first, device, **counts, processes=processes)
+    job = _telling(job, held(settings, found, first.preprocess, processes))
+    return _planned(job, found, portions, console)
 
 
 def _telling(job: Job, hold: Holding) -> Job:
@@ -147,7 +169,10 @@ def _telling(job: Job, hold: Holding) -> Job:
     return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
-def _placed(network: nn.Module, device: torch.device) -> nn.Module:
+def _placed(network: nn.Module, device: torch.device, processes: Processes) -> nn.Module:
+    """On its device, with batch norms over all processes."""
+    if processes.world > 1:
+        network = synchronised(network.to(device))
     if device.type in ("cpu", "cuda"):
         # convolutions read channels last faster; other layers do not care
         return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
@@ -162,6 +187,7 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": str(device),
+        "processes": trainer.processes.world,
         "classes": list(job.card.classes),
         "images": len(ready.train),
         "validation_images": len(ready.val),
@@ -172,6 +198,7 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
         "parameters_trainable": trainable,
         "parameters_frozen": frozen,
         **({"tried": list(job.tried)} if job.tried else {}),
+        **({"class_weights": list(trainer.fit.class_weights)} if trainer.fit.class_weights else {}),
     }
     tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
     write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
@@ -184,10 +211,17 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
         np.savez_compressed(stream, views=np.stack(views, 1))
 
 
+def _scores(job: Job, parts: Parts, trainer: Trainer, outcome: Outcome) -> Scores | None:
+    """What the kept weights score on val; who asked to stop does not wait for that."""
+    if parts.holdout is None or outcome.stopped == "asked":
+        return None
+    return trainer.scores(partial(parts.holdout.score, job.network))
+
+
 def _write_model(
-    run: RunFolder, job: Job, ready: Checked, parts: Parts, trainer: Trainer, outcome: Outcome
+    run: RunFolder, job: Job, ready: Checked, outcome: Outcome, scores: Scores | None
 ) -> None:
-    """The model file, and what it scores on val; who asked to stop does not wait for that."""
+    """The model file, and its scores."""
     learnt = {
         "images": len(ready.train),
         "epochs": outcome.epochs,
@@ -197,10 +231,10 @@ def _write_model(
     card = replace(job.card, provenance={**job.card.provenance, **learnt})
     save_model(run.file("model"), job.network.state_dict(), card)
     ready.write_keys(run)
-    if parts.holdout is not None and outcome.stopped != "asked":
-        scores = asdict(trainer.scores(partial(parts.holdout.score, job.network)))
+    if scores is not None:
         about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
-        write_json(run.file("evaluation.json"), {**about, "classes": list(card.classes), **scores})
+        found = {**about, "classes": list(card.classes), **asdict(scores)}
+        write_json(run.file("evaluation.json"), found)
 
 
 def _result(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> FinetuneResult:

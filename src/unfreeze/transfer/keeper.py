@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unfreeze.data.loader import Loader
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import autocast
+from unfreeze.runtime.processes import Processes
 from unfreeze.transfer import holdout as held_out
 from unfreeze.transfer.border import Border, NoBorder, find_border
 from unfreeze.transfer.freeze import fingerprint
@@ -65,9 +66,11 @@ class Keeper:
         *,
         keeping: Keeping,
         stretches: Sequence[Stretch],
+        processes: Processes | None = None,
     ) -> None:
         self.network, self.loader, self.holdout = network, loader, holdout
         self.keeping, self.stretches = keeping, list(stretches)
+        self.processes = processes or Processes()
         self.device = next(network.parameters()).device
         self._held: tuple[Stretch, Shortcut | None] | None = None
 
@@ -80,7 +83,7 @@ class Keeper:
         if self._held is None or self._held[0] != stretch:
             self._held = None  # frees the memory of the last one first
             shortcut = self._shortcut(stretch, console, stop)
-            if shortcut is None and stop():
+            if shortcut is None and self.processes.any([stop()])[0]:
                 return None
             self._held = stretch, shortcut
         return self._held[1]
@@ -124,11 +127,11 @@ class _Stretched:
         wants = [self._wanted("train", view, count) for view in views]
         if keeper.holdout is not None:
             wants.append(self._wanted("val", 0, len(keeper.holdout.pictures)))
-        self._make_room(wants)
+        keeper.processes.leads(lambda: self._make_room(wants))
         found = []
         for place, want in enumerate(wants):
             produce = self._view(views[place]) if place < len(views) else self._validation
-            kept = keep(want, produce, self.console, self.stop)
+            kept = keep(want, produce, self.console, self.stop, keeper.processes)
             if kept is None:
                 return None
             found.append(kept)

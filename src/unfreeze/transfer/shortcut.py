@@ -1,5 +1,6 @@
 """Training from the border on: kept features in the place of pictures and the frozen part."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -57,6 +58,13 @@ class Shortcut:
         self.border, self.views, self.held_out = border, dict(views), held_out
         self.count = count
         self.loader, self.holdout, self.hashes = loader, holdout, hashes
+
+    def whole(self) -> "Shortcut":
+        """The same with the batches of all processes."""
+        other = copy.copy(self)
+        other.loader = copy.copy(self.loader)
+        other.loader.rank, other.loader.world = 0, 1
+        return other
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches that `loader.epoch` would give, with features in the place of pictures."""
