@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -117,6 +118,25 @@ def test_what_cannot_be_used_inside_a_table_is_left_out_and_may_be_listed(table,
     assert [p["reason"] for p in found["problems"] if p["left_out"]] == ["left out"] * 2
     called("scan", broken, "--undo", tmp_path / "q")
     assert not broken.with_name("broken.parquet.left-out.csv").exists()
+
+
+def test_an_address_is_as_good_as_a_file(run, table, tmp_path):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("here/colours.parquet", table.read_bytes())
+    address = "memory://here/colours.parquet"
+    words = ["--labels", "colour", *TINY, "--out", tmp_path / "r"]
+    code, _, told = called("finetune", address, *words, "--dry-run")
+    assert code == 3 and "a dry run fetches nothing" in told
+    code, scores, told = called("evaluate", run[0], address, "--labels", "colour")
+    assert (code, scores["n"]) == (0, 6), told
+    code, found, told = called("finetune", address, *words)
+    assert code == 0 and found["images"] == run[1]["images"]
+    assert "since an earlier run" in told
+    code, _, told = called("scan", address, "--quarantine", tmp_path / "q")
+    assert code == 2 and "on this disk" in told
+    memory.rm("/", recursive=True)
+    code, _, told = called("pretrain", address, "--out", tmp_path / "p")
+    assert code == 3 and "There is no file at" in told
 
 
 def test_labels_for_a_folder_may_stand_in_a_parquet_file(pictures, tmp_path):

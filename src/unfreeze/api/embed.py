@@ -57,7 +57,7 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
         raise UsageError("embed needs a file to write.", "Add --out FEATURES.npz.")
     writable_file(s.out)  # refused before the work, not after
     network = placed(_network(s, console), s.device, s.precision)
-    source = open_source(s.data, data_root=s.data_root)
+    source = open_source(s.data, data_root=s.data_root, console=console)
     source.intensity = network.preprocess.intensity
     index = build_index(
         source,

@@ -81,7 +81,7 @@ class Gathering:
 
 def gathering(s: PretrainSettings, console: Console) -> Gathering:
     """The pictures of `s.data`: of `train` only, where there are splits."""
-    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run)
+    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
     index = build_index(source, strange_classes=True, labels=s.labels, split_from=s.split_from)
     for note in index.notes:
         console.say(note)

@@ -9,7 +9,7 @@ from typing import Any
 from unfreeze.data.clinic import Clinic, attend
 from unfreeze.data.examined import Examined
 from unfreeze.data.index import Index, build_index
-from unfreeze.data.quarantine import Moved, quarantine, refuse_inside, set_aside, undo
+from unfreeze.data.quarantine import Moved, list_beside, quarantine, refuse_inside, set_aside, undo
 from unfreeze.data.scan import Problem, write_problems_csv
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.open import open_source
@@ -73,11 +73,9 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     if s.undo and s.quarantine:
         raise UsageError("--undo and --quarantine are opposites.", "Give one of them.")
     restored, notes = _undone(s, console)
-    source = open_source(s.data, data_root=s.data_root)
-    if s.quarantine and source.kind == "several":
-        raise UsageError("--quarantine takes one source at a time.", "Scan each with its own.")
-    if s.quarantine and source.kind == "folder":
-        refuse_inside(Path(source.where), Path(s.quarantine))  # before the work, not after
+    source = open_source(s.data, data_root=s.data_root, console=console)
+    if s.quarantine:
+        _refuse_quarantine(source, Path(s.quarantine))  # before the work, not after
     index = build_index(source, strange_classes=True)
     notes += list(index.notes)
     found = attend(index, workers=s.workers, console=console, seconds=s.seconds)
@@ -88,6 +86,15 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     if s.out:
         result = _written(replace(result, restored=restored), Path(s.out), found)
     return replace(result, restored=restored)
+
+
+def _refuse_quarantine(source: Source, folder: Path) -> None:
+    if source.kind == "several":
+        raise UsageError("--quarantine takes one source at a time.", "Scan each with its own.")
+    if source.kind == "folder":
+        refuse_inside(Path(source.where), folder)
+    else:
+        list_beside(source)
 
 
 def _undone(s: ScanSettings, console: Console) -> tuple[int, list[str]]:

@@ -72,7 +72,7 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     s = settings
     out = s.out or f"{_name(s.data)}.html"
     writable_file(out)  # refused before the work, not after
-    source = open_source(s.data, data_root=s.data_root)
+    source = open_source(s.data, data_root=s.data_root, console=console)
     source.intensity = intensity(s)
     index = build_index(
         source,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from unfreeze.data.sources import Source
+from unfreeze.data.sources.remote import is_address
 from unfreeze.errors import DataError
 from unfreeze.runtime import atomic
 
@@ -21,7 +22,9 @@ _FIELDS = ("path", "reason", "detail")
 
 
 def list_of(source: Source) -> Path | None:
-    """Where a source's list would be; None for a folder or pixels in memory."""
+    """Where a source's list would be; None for a folder, an address or pixels in memory."""
+    if is_address(source.where):
+        return None
     return Path(str(Path(source.where)) + ENDING) if source.kind in LISTED else None
 
 

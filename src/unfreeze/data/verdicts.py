@@ -3,15 +3,14 @@
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.data.cache import cache_folder
 from unfreeze.data.decode import DECODER
 from unfreeze.data.leftout import list_of, read_list
 from unfreeze.data.sources import Source
@@ -125,14 +124,6 @@ class Verdicts:
 def within(by_row: Mapping[int, Kept], span: slice) -> dict[int, Kept]:
     """What belongs to the rows of `span`, by the row counted from its start."""
     return {row - span.start: what for row, what in by_row.items() if span.start <= row < span.stop}
-
-
-def cache_folder() -> Path:
-    """`UNFREEZE_CACHE`, else `unfreeze` in `XDG_CACHE_HOME`, else in `~/.cache`."""
-    if own := os.environ.get("UNFREEZE_CACHE"):
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "unfreeze"
 
 
 def _key(source: Source) -> str:

@@ -8,7 +8,7 @@ from unfreeze.settings.knob import knob
 
 SEEDS = 2**32 - 1  # what every generator takes
 LOGGERS = ("none", "tensorboard", "wandb", "mlflow")
-DATA = "one or several: folder, archive, list (CSV, Parquet), shards or built-in name"
+DATA = "one or several: folder, archive, CSV or Parquet, shards, address or built-in name"
 
 
 def sources() -> Any:

@@ -6,8 +6,10 @@ from pathlib import Path
 from unfreeze.data.signatures import HEAD, known, named_as_picture
 from unfreeze.data.sources.builtin import cifar10, digits
 from unfreeze.data.sources.csv import CsvSource
+from unfreeze.data.sources.filelist import FileListSource
 from unfreeze.data.sources.folder import FolderSource
 from unfreeze.data.sources.parquet import ParquetSource, open_parquet
+from unfreeze.data.sources.remote import fetched, is_address, local, name_of, spoken
 from unfreeze.data.sources.saved import SavedSource, is_saved
 from unfreeze.data.sources.several import SeveralSource, refuse_overlap
 from unfreeze.data.sources.shards import ShardsSource, expanded, labelled_shard
@@ -15,7 +17,9 @@ from unfreeze.data.sources.source import Source
 from unfreeze.data.sources.tar import PackedTarSource, TarSource
 from unfreeze.data.sources.zip import ZipSource
 from unfreeze.errors import DataError
+from unfreeze.runtime.console import Console, Quiet
 
+_FETCHED = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
 BUILT_IN = ("digits", "cifar10")
 
 
@@ -35,22 +39,34 @@ _KINDS: dict[str, Callable[[Path], Source]] = {
 
 
 def open_source(
-    data: str | Sequence[str], *, data_root: str | None = None, fetch: bool = True
+    data: str | Sequence[str],
+    *,
+    data_root: str | None = None,
+    fetch: bool = True,
+    console: Console | None = None,
 ) -> Source:
     """The source that `data` names, or several as one; DataError where one cannot be read.
 
     `digits` and `cifar10` are built in (`./digits` is a folder of that name); `data_root` is
-    where built-in sets are kept, `data` if not given; without `fetch` nothing is downloaded.
+    where built-in sets are kept, `data` if not given; without `fetch` nothing is downloaded, and
+    `console` is told what is.
     """
     if not isinstance(data, str):
-        return _together([*data], data_root, fetch)
+        refuse_overlap(data)
+        parts = [
+            open_source(place, data_root=data_root, fetch=fetch, console=console) for place in data
+        ]
+        return parts[0] if len(parts) == 1 else SeveralSource(parts)
     if data == "digits":
         return digits()
     if data == "cifar10":
         return cifar10(data_root or "data", fetch=fetch)
-    path = Path(data)
+    data = local(data)
     try:
-        source = _open_path(path)
+        if is_address(data):
+            source = _open_address(data, fetch, console or Quiet())
+        else:
+            source = _open_path(Path(data))
     except OSError as error:
         raise DataError(
             f"{data} cannot be read: {error.strerror or error}.", "Check its permissions."
@@ -63,12 +79,6 @@ def open_source(
 def is_collection(name: str) -> bool:
     """Whether a file of this name holds or lists pictures, and is none itself."""
     return name.lower().endswith(tuple(_KINDS))
-
-
-def _together(places: list[str], data_root: str | None, fetch: bool) -> Source:
-    refuse_overlap(places)
-    parts = [open_source(place, data_root=data_root, fetch=fetch) for place in places]
-    return parts[0] if len(parts) == 1 else SeveralSource(parts)
 
 
 def _open_path(path: Path) -> Source:
@@ -116,6 +126,36 @@ def _open_pattern(pattern: str) -> Source:
             f"There is no folder or file {missing!r}{of}.",
             f"Check the path; built-in names are {' and '.join(BUILT_IN)}.",
         )
-    if not all(_ends(name, ".tar") for name in names):
+    return _shards(pattern, {name: Path(name) for name in names})
+
+
+def _shards(pattern: str, places: dict[str, Path]) -> Source:
+    if not all(_ends(path.name, ".tar") for path in places.values()):
         raise DataError(f"{pattern} names more than .tar shards.", "Give them one by one.")
-    return ShardsSource(pattern, [(name, Path(name)) for name in names])
+    return ShardsSource(pattern, [*places.items()])
+
+
+def _open_address(address: str, fetch: bool, console: Console) -> Source:
+    """An archive, a Parquet file or shards that lie elsewhere, from the copy on this disk."""
+    names = expanded(address)
+    if not all(map(_holds_pictures, names)):
+        raise DataError(
+            f"{spoken(address)} is no archive; from addresses {', '.join(_FETCHED)} are fetched.",
+            "Pack the pictures, or copy them here and name the copy.",
+        )
+    places = {name: fetched(name, fetch=fetch, console=console) for name in names}
+    if len(places) > 1:
+        source = _shards(address, places)
+    else:
+        source = _open_path(places[address])
+        if isinstance(source, FileListSource):
+            raise DataError(
+                f"{spoken(address)} lists files that lie beside it, which are not fetched.",
+                "Pack the pictures, or write them into the Parquet file.",
+            )
+    source.where = spoken(address)
+    return source
+
+
+def _holds_pictures(address: str) -> bool:
+    return name_of(address).lower().endswith(_FETCHED)
