@@ -151,3 +151,23 @@ def test_labels_for_a_folder_may_stand_in_a_parquet_file(pictures, tmp_path):
     code, found, told = called("finetune", folder, *TINY, *words)
     assert code == 0, told
     assert found["counts"] == {"blue": {"all": 11}, "red": {"all": 11}}
+
+
+def test_several_labels_to_a_picture_end_with_3_or_are_said(pictures, run, tmp_path):
+    for place, (data, _, _) in enumerate(pictures[:6]):
+        (tmp_path / f"{place}.png").write_bytes(data)
+    labels = ["red", "red|blue", "blue", "red", "blue|red", "blue"]
+    lines = [f"{place}.png,{label}" for place, label in enumerate(labels)]
+    (tmp_path / "l.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+    for words in (
+        ("finetune", tmp_path / "l.csv", *TINY, "--out", tmp_path / "r"),
+        ("compare", tmp_path / "l.csv", "--weights", "none", run[0], "--out", tmp_path / "c"),
+        ("evaluate", run[0], tmp_path / "l.csv"),
+    ):
+        code, _, told = called(*words)
+        assert code == 3 and "2 of 6 pictures have several labels" in told, words
+    code, found, _ = called("scan", tmp_path / "l.csv")
+    assert code == 0 and any("labels are not used here" in note for note in found["notes"])
+    words = ["--arch", "unfreeze/tiny", "--epochs", 0, "--device", "cpu", "--out", tmp_path / "p"]
+    code, found, told = called("pretrain", tmp_path / "l.csv", *words)
+    assert (code, found["images"]) == (0, 6) and "labels are not used here" in told

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data import layout
+from unfreeze.data import layout, multilabel
 from unfreeze.data.drafts import Draft, drafted, empty, split_of
 from unfreeze.data.layout import NONE, SPLIT_NAMES, TEST, TRAIN, VAL
 from unfreeze.data.listing import read_listing, read_pattern
@@ -158,6 +158,8 @@ def _made(draft: Draft, strange: bool) -> Index:
     source, splits = draft.source, draft.splits
     if not draft.rows:
         raise empty(source)
+    if (sign := multilabel.separator(draft.labels)) is not None:
+        draft = _without_labels(draft, sign, strange)
     classes = _classes(draft.labels, np.zeros_like(splits) if strange else splits)
     number = {name: place for place, name in enumerate(classes)}
     for row, label, split in zip(draft.rows, draft.labels, splits, strict=True):
@@ -181,6 +183,14 @@ def _made(draft: Draft, strange: bool) -> Index:
         notes=draft.notes,
         columns=draft.columns,
     )
+
+
+def _without_labels(draft: Draft, sign: str, strange: bool) -> Draft:
+    """Where nothing is learned from labels, those that are several to a picture are not used."""
+    if not strange:
+        raise multilabel.refusal(draft.names, draft.labels, sign)
+    said = multilabel.unlabelled_note(draft.labels, sign)
+    return replace(draft, labels=[None] * len(draft.rows), notes=(*draft.notes, said))
 
 
 def _alone(groups: Sequence[str], names: Sequence[str]) -> list[str]:

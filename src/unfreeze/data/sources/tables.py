@@ -9,9 +9,10 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
+from unfreeze.data.multilabel import SEPARATORS
 from unfreeze.errors import DataError, UsageError
 
-SEVERAL = ";"  # between the labels of one picture
+SEVERAL = SEPARATORS[0]  # between the labels of one picture
 _PICTURES = ("image", "img", "picture", "jpg", "png", "bytes")
 _ROLES = {"label": ("label", "labels"), "split": ("split",), "group": ("group",)}
 
