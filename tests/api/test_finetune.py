@@ -23,7 +23,7 @@ COLOURS = {"red": 8, "green": 8, "blue": 8}
 FIELDS = [
     *("run", "arch", "classes", "epochs", "best_epoch", "val_accuracy", "parameters_trainable"),
     *("parameters_frozen", "frozen_unchanged", "weights_matched", "images", "images_per_second"),
-    *("seconds", "model"),
+    *("seconds", "model", "repeated"),
 ]
 FILES = [
     *("config.toml", "metrics.jsonl", "log.txt", "problems.csv", "split.csv", "evaluation.json"),

@@ -30,8 +30,9 @@ from unfreeze.transfer.finder import find_lr
 from unfreeze.transfer.fit import Fit
 from unfreeze.transfer.grid import Grid, Trial, best
 from unfreeze.transfer.holdout import HoldOut
-from unfreeze.transfer.keeper import Keeper, Keeping
+from unfreeze.transfer.keeper import Keeper, Keeping, Passing
 from unfreeze.transfer.objective import class_weights
+from unfreeze.transfer.pool import Pool
 from unfreeze.transfer.rates import layer_scales
 from unfreeze.transfer.saves import Saves
 from unfreeze.transfer.stretches import stretches
@@ -76,8 +77,11 @@ class Parts:
         return trainer
 
 
-def assemble(job: Job, ready: Checked, processes: Processes) -> Parts:
-    """Loader, validation and keeper of a job whose network is on its device."""
+def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None = None) -> Parts:
+    """Loader, validation and keeper of a job whose network is on its device.
+
+    Features that are kept are those of `pool`, where there is one.
+    """
     s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
     prepare = partial(_prepare, preprocess)
     loader = Loader(
@@ -100,9 +104,31 @@ def assemble(job: Job, ready: Checked, processes: Processes) -> Parts:
     if s.cache in ("off", "auto"):  # auto: of a run begun before features were kept
         return Parts(loader, judged, None, weights, processes)
     parts = stretches(network, job.schedule, s.epochs, job.head)
-    keeping = _keeping(job, ready, prepare)
-    keeper = Keeper(network, loader, judged, keeping=keeping, stretches=parts, processes=processes)
+    keeper = Keeper(
+        network,
+        loader,
+        judged,
+        keeping=_keeping(job, ready, prepare, pool),
+        stretches=parts,
+        processes=processes,
+        passing=_passing(job, ready, prepare, pool) if pool else None,
+    )
     return Parts(loader, judged, keeper, weights, processes)
+
+
+def _passing(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool) -> Passing:
+    s, preprocess = job.plan.settings, job.plan.preprocess
+    loader = Loader(
+        pool.train,
+        maker(s.augment, preprocess, pool.seed),
+        batch_size=1,  # it is asked for batches of its own
+        seed=s.seed,
+        drop_last=False,
+    )
+    if not len(ready.val):
+        return Passing(loader, None, pool.rows(ready.train))
+    held = HoldOut(pool.val, preprocess, prepare=prepare, budget=0)
+    return Passing(loader, held, pool.rows(ready.train), pool.rows(ready.val))
 
 
 def _batch_size(wanted: int, pictures: int, processes: int) -> int:
@@ -235,8 +261,11 @@ def fit(job: Job, weights: tuple[float, ...]) -> Fit:
     )
 
 
-def _keeping(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor]) -> Keeping:
+def _keeping(
+    job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool | None
+) -> Keeping:
     s = job.plan.settings
+    digest, seed = (pool.digest, pool.seed) if pool else (ready.digest, s.seed)
     about = {
         "unfreeze": __version__,
         "decoder": DECODER,
@@ -244,7 +273,7 @@ def _keeping(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor]) -> K
         "stem": job.card.stem,
         "preprocess": job.plan.preprocess.as_dict(),
         "augment": s.augment,
-        "seed": None if s.augment == "none" else s.seed,
+        "seed": None if s.augment == "none" else seed,
         "shrunk": ready.train.resize_to,
     }
     return Keeping(
@@ -256,8 +285,8 @@ def _keeping(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor]) -> K
         memory=in_memory(s.store_budget),
         disk=int(s.cache_budget * 2**30),
         about=about,
-        train=partial(ready.digest, "train"),
-        val=partial(ready.digest, "val"),
+        train=partial(digest, "train"),
+        val=partial(digest, "val"),
     )
 
 
