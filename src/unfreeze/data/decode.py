@@ -15,7 +15,9 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, UnidentifiedImageError
 
-from unfreeze.data.intensity import to_uint8
+from unfreeze.data.channels import READER, Layout, layout, picked, read_channels
+from unfreeze.data.deep import How, as_stored, deep_colour, shown
+from unfreeze.data.intensity import parsed, to_uint8
 from unfreeze.data.signatures import HEAD, cut_short, known
 from unfreeze.data.undecodable import Undecodable
 
@@ -31,7 +33,8 @@ __all__ = [
 
 PIXEL_LIMIT = 178_956_970  # half a GiB of RGB; what Pillow, too, takes for a bomb
 _LARGE = 32_000_000  # pixels; pictures above this are decoded one at a time, to bound memory
-DECODER = f"1 pillow {PIL.__version__}"  # what is known about a file holds for this decoder
+# what is known about a file holds for this decoder
+DECODER = f"2 pillow {PIL.__version__} {READER}"
 
 # No EPS (it runs Ghostscript) and nothing that Pillow only identifies; the vaguest format last.
 _WANTED = "JPEG PNG WEBP GIF BMP TIFF AVIF JPEG2000 PPM ICO PSD DDS PCX SGI QOI BLP FLI TGA"
@@ -54,9 +57,9 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
     """Pixels uint8 [H, W, 3] of an encoded picture (pixels are passed through).
 
     EXIF orientation applied; grey repeated; alpha and transparent palette entries on white; CMYK
-    by plain inversion; the first frame of many; deeper grey by `to_uint8` with the rule
-    `intensity`. The limit of PIXEL_LIMIT is held before decoding. Raises Undecodable; Pillow's
-    warnings and log never escape.
+    by plain inversion; the first frame of many; deeper values by `to_uint8` with the rule
+    `intensity`, which may also say which channels (`reading`). The limit of PIXEL_LIMIT is held
+    before decoding. Raises Undecodable; Pillow's warnings and log never escape.
     """
     if isinstance(data, np.ndarray):
         return data
@@ -92,8 +95,16 @@ def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[in
 def _decoded(
     data: bytes, look: Look | None, intensity: str = "auto", shorter: int | None = None
 ) -> Pixels:
+    how, found = How(*parsed(intensity)), layout(data)
     try:
-        return _pillow(data, look, intensity, shorter)
+        if found is not None and (how.channels is not None or found.misread):
+            return _tiff(data, found, look, how, shorter)
+        try:
+            return _pillow(data, look, how, shorter)
+        except UnidentifiedImageError:
+            if found is None:
+                raise
+            return _tiff(data, found, look, how, shorter)
     except Undecodable:
         raise
     except Exception as error:  # hostile bytes make decoders raise anything at all
@@ -117,6 +128,8 @@ def header_size(data: bytes) -> tuple[int, int]:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 return image.height, image.width
         except Exception as error:  # as in `decode`
+            if (found := layout(data)) is not None:
+                return found.height, found.width
             raise _named(error, data) from error
 
 
@@ -128,24 +141,56 @@ def _formats() -> list[str]:
     return [name for name in _WANTED.split() if name in Image.OPEN]
 
 
-def _pillow(data: bytes, look: Look | None, intensity: str, shorter: int | None) -> Pixels:
-    with Image.open(io.BytesIO(data), formats=_formats()) as image:
-        pixel_count = image.width * image.height
-        if pixel_count > PIXEL_LIMIT:
-            raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
-        with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
-            image.load()
-            if look is not None:
-                # not before: asking for EXIF loads, and a second load hides what broke the first
-                look(image)
-            turn = _TURNED.get(_orientation(image))
-            pixels = _rgb(image if shorter is None else _sampled(image, shorter), intensity)
-            return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+def _pillow(data: bytes, look: Look | None, how: How, shorter: int | None) -> Pixels:
+    with Image.open(io.BytesIO(data), formats=_formats()) as image, _room(image.size):
+        image.load()
+        if look is not None:
+            # not before: asking for EXIF loads, and a second load hides what broke the first
+            look(image)
+        orientation = _orientation(image)
+        deep = deep_colour(data, image)
+        if deep is None and how.channels is None:
+            pixels = _rgb(image if shorter is None else _sampled(image, shorter), how.rule)
+            return _turned(pixels, orientation)
+        values = as_stored(image) if deep is None else deep.values
+        pixels = _turned(shown(values, how), 1 if deep is not None and deep.turned else orientation)
+        return _thinned(pixels, shorter)
 
 
-def _rgb(image: Image.Image, intensity: str) -> npt.NDArray[np.uint8]:
+def _tiff(data: bytes, found: Layout, look: Look | None, how: How, shorter: int | None) -> Pixels:
+    """A TIFF that Pillow does not show, or of which channels were chosen."""
+    with _room((found.width, found.height)):
+        values = picked(read_channels(data, found, how.channels), None)
+        pixels = _turned(shown(values, how._replace(channels=None)), found.orientation)
+    if look is not None:
+        look(Image.fromarray(pixels))
+    return _thinned(pixels, shorter)
+
+
+@contextlib.contextmanager
+def _room(size: tuple[int, int]) -> Iterator[None]:
+    """Large pictures one at a time, too large ones not at all."""
+    pixel_count = size[0] * size[1]
+    if pixel_count > PIXEL_LIMIT:
+        raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
+    with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
+        yield
+
+
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
+    turn = _TURNED.get(orientation)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def _thinned(pixels: Pixels, shorter: int | None) -> Pixels:
+    """Every n-th pixel, as `_sampled` does."""
+    step = 1 if shorter is None else max(1, min(pixels.shape[:2]) // shorter)
+    return np.ascontiguousarray(pixels[::step, ::step])
+
+
+def _rgb(image: Image.Image, rule: str) -> npt.NDArray[np.uint8]:
     if image.mode[0] in "IF":
-        grey = to_uint8(np.asarray(image), intensity)
+        grey = to_uint8(np.asarray(image), rule)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
         layered = image.convert("RGBA")

@@ -128,4 +128,7 @@ def within(by_row: Mapping[int, Kept], span: slice) -> dict[int, Kept]:
 
 def _key(source: Source) -> str:
     # another decoder may judge otherwise
-    return hashlib.sha256(f"{source.fingerprint()} {DECODER}".encode()).hexdigest()[:40]
+    word = f"{source.fingerprint()} {DECODER}"
+    if "@" in source.intensity:  # a file may lack the channels that are asked for
+        word += source.intensity.partition("@")[2]
+    return hashlib.sha256(word.encode()).hexdigest()[:40]

@@ -82,6 +82,14 @@ class Pictures:
         group="data",
         unset="that of the weights, else auto",
     )
+    channels: tuple[int, ...] | None = knob(
+        None,
+        "channels of the files that are used, counted from 0: three, or one (of many, as in TIFF "
+        "files of cameras and satellites)",
+        low=0,
+        group="data",
+        unset="those of the weights, else the first three",
+    )
     scan: str = knob(
         "full",
         "decode every file before the first step, a sample, or none",

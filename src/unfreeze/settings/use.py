@@ -82,6 +82,14 @@ class ShowSettings(Call, Told):
         group="data",
         unset="that of the run, else auto",
     )
+    channels: tuple[int, ...] | None = knob(
+        None,
+        "channels of the files that are used, counted from 0: three, or one (of many, as in TIFF "
+        "files of cameras and satellites)",
+        low=0,
+        group="data",
+        unset="those of the run, else the first three",
+    )
     samples: int = knob(6, "pictures of each class", low=1)
     seed: int = knob(0, "seed of the samples and views", low=0, high=SEEDS)
     workers: int | None = knob(None, "threads that decode", low=1, group="machine")
