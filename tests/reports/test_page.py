@@ -125,3 +125,13 @@ def test_the_command_line_refuses_what_is_no_run(tmp_path, capsys):
 
     assert main(["report", str(tmp_path)]) == 2
     assert "not a run's folder" in capsys.readouterr().err
+
+
+def test_the_page_names_what_the_run_waited_for(pretraining):
+    assert "of the time" not in page(read_findings(pretraining))
+    records = [
+        {"step": k, "split": "train", "loss": 3.0, "seconds_data": 0.6, "seconds_step": 0.4}
+        for k in range(1, 4)
+    ]
+    (pretraining / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert "Waiting for pictures took 60 % of the time." in page(read_findings(pretraining))

@@ -11,7 +11,7 @@ from unfreeze.api.job import Job, begun, opened
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
 from unfreeze.api.repeating import Repeated, repeated
 from unfreeze.api.report import report
-from unfreeze.api.tuning import Begun, Scene, begin, stopped, telling, tuned
+from unfreeze.api.single import Begun, Scene, begin, stopped, telling, tuned
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError

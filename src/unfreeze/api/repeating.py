@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from unfreeze.api.labelling import Checked, wanted
-from unfreeze.api.tuning import Begun, Scene, begin, stopped, tuned
+from unfreeze.api.single import Begun, Scene, begin, stopped, tuned
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import DataError, Interrupted, go_on

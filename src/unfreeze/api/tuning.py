@@ -1,194 +1,226 @@
-"""One fine-tuning from data that is read to a model that is written."""
+"""`--tune`: the way a pretraining run computes, measured before step 0 and kept by the run."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+import contextlib
+import gc
+import math
+import os
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
-from unfreeze import __version__
-from unfreeze.api.fitting import Parts, assemble, rated, swept
-from unfreeze.api.job import Job, begun, checkpoint, continued, opened
-from unfreeze.api.labelling import Checked, Labelled
-from unfreeze.backbones.norm import synchronised
-from unfreeze.checkpoints.modelfile import save_model
-from unfreeze.data.holding import Holding
-from unfreeze.data.preprocess import Preprocess
-from unfreeze.errors import Interrupted, go_on
-from unfreeze.runtime.atomic import replacing, write_json, write_text
+from unfreeze.checkpoints.state import has_last
+from unfreeze.data.loader import Batch
+from unfreeze.data.supervised import processors
 from unfreeze.runtime.console import Console
-from unfreeze.runtime.deadline import Deadline
-from unfreeze.runtime.loggers import passed_on
+from unfreeze.runtime.devices import fast_precisions
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.settings.build import as_dict, to_toml
-from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.transfer.augment import maker
-from unfreeze.transfer.evaluate import Scores
-from unfreeze.transfer.fit import Outcome
-from unfreeze.transfer.pool import Pool
-from unfreeze.transfer.trainer import Trainer
+from unfreeze.runtime.threads import threads_kept, threads_said
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.assigner import without_memory
+from unfreeze.swav.place import Place
+from unfreeze.swav.probe import SECONDS, probe
+from unfreeze.swav.recipe import Plan
+from unfreeze.swav.trainer import Trainer
+from unfreeze.swav.ways import Choice, Scope, Spent, Way
 
-SHOWN = 8  # pictures, and random views of each, that the report shows
-ReadyFor = Callable[[FinetuneSettings, Preprocess], Checked]
+Make = Callable[[Way], Trainer]
+ASKED = "asked for"
+_BATCHES = 100  # more than a probe ever takes from one stream
+
+
+def usual_way(s: PretrainSettings, place: Place, neighbours: int) -> Way:
+    """What a run does unmeasured, on a machine with so many processes of this run."""
+    workers = _workers(s, place.device, neighbours)
+    return Way(place.precision, place.layout, torch.get_num_threads(), workers)
+
+
+def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
+    if s.workers is not None:
+        return s.workers
+    # on the CPU the network uses every core already; launchers set one thread a process
+    cores = (os.cpu_count() or 1) // neighbours
+    return min(16, max(1, cores)) if device.type == "cuda" else 0
+
+
+def scope_of(s: PretrainSettings, device: torch.device) -> Scope:
+    """What may be tried on this machine: nothing that somebody gave a value."""
+    given = {}
+    if s.workers is not None:
+        given["workers"] = ASKED
+    if s.precision != "auto":
+        given["precision"] = ASKED
+    if said := threads_said(processors()):
+        given["threads"] = f"set by {said}"
+    return Scope(device.type, fast_precisions(device), processors(), given)
+
+
+def announced(s: PretrainSettings, world: int) -> dict[str, str]:
+    """What a plan says of the probe; nothing where there is none."""
+    if s.tune == "off":
+        return {}
+    if world > 1:
+        return {"tune": "with several processes nothing is measured"}
+    what = "threads, precision, layout and workers that were not given"
+    return {"tune": f"{what} are measured before step 0, in {SECONDS:g} s at most"}
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What all runs of one call share."""
+class Tuned:
+    """The way a run computes; `record` is what config.toml keeps, None where nothing was chosen."""
 
-    found: Labelled
-    device: torch.device
-    deadline: Deadline
-    processes: Processes
+    way: Way
+    record: dict[str, Any] | None = None
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Of each knob, where it was chosen."""
+        return dict(self.record["reasons"]) if self.record else {}
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """For config.toml."""
+        if self.record is None:
+            return {}
+        inner = {name: value for name, value in self.record.items() if isinstance(value, dict)}
+        plain = {name: value for name, value in self.record.items() if name not in inner}
+        return {"tuned": plain, **{f"tuned.{name}": value for name, value in inner.items()}}
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A run whose network is there and whose pictures are chosen; `state`: where it goes on."""
+def tuned(plan: Plan, place: Place, run: RunFolder, processes: Processes, make: Make) -> Tuned:
+    """The way to take: the run's own, where it goes on; measured, where that is wanted; the usual.
 
-    run: RunFolder
-    job: Job
-    ready: Checked
-    state: dict[str, Any] | None
-
-
-def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Console) -> Begun:
-    """The run of `s` in its folder, new or gone on with; `ready_for` decodes and chooses pictures.
-
-    Collective, and the last moment before `--overwrite` deletes lies in it.
+    Sets the number of threads.
     """
-    processes, found = scene.processes, scene.found
-    torch.manual_seed(s.seed)
-    state = processes.leads(lambda: checkpoint(s, found, console))
-    it = processes.in_turn(lambda: opened(s, found)) if state is None else None
-    place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
-    processes.leads(lambda: RunFolder.create(str(s.out), **place))
-    run = RunFolder(str(s.out), writes=processes.first)
-    console.into(run)  # type: ignore[attr-defined]  # a Logged one
-
-    def prepared() -> tuple[Job, Checked]:
-        if state is not None or it is None:
-            job = continued(s, state or {})
-            return job, ready_for(job.plan.settings, job.plan.preprocess)
-        ready = ready_for(s, it.preprocess)
-        counts = {"images": len(ready.train), "held_out": len(ready.val)}
-        return begun(s, found, it, scene.device, **counts, processes=processes.world), ready
-
-    job, ready = processes.in_turn(prepared)
-    job = replace(job, network=_placed(job.network, scene.device, processes))
-    return Begun(run, telling(job, ready.hold), ready, state)
+    s = plan.settings
+    usual = usual_way(s, place, processes.launch.local_world)
+    scope = scope_of(s, place.device)
+    record = _stored(run) if s.resume else None
+    if record is not None:
+        found = Tuned(_again(record, usual, scope, processes.world), record)
+    elif s.tune == "off" or processes.world > 1 or not plan.steps or _begun(run):
+        found = Tuned(usual)
+    else:
+        choice = _measured(plan, usual, scope, make, place.device)
+        found = Tuned(choice.way, choice.record(scope.device))
+    if found.way.threads != torch.get_num_threads():
+        torch.set_num_threads(found.way.threads)
+    return found
 
 
-def tuned(
-    scene: Scene, it: Begun, console: Console, pool: Pool | None = None
-) -> tuple[Job, Outcome, Scores | None]:
-    """Train and write the model; the job as it was trained, what came of it, its scores on val.
-
-    Features that are kept are those of `pool`, where there is one.
-    """
-    processes, run, ready, job = scene.processes, it.run, it.ready, it.job
-    parts = processes.together(lambda: assemble(job, ready, processes, pool))
-    if it.state is None:
-        run.rewind_metrics(-1)
-        job = swept(job, parts, run, console, scene.deadline)
-        job = rated(job, parts, run, scene.found.fingerprint, console, scene.deadline)
-    trainer = parts.trainer(job, run, scene.found.fingerprint)
-    if it.state is not None:
-        trainer.restore(it.state)
-        run.rewind_metrics(trainer.step)
-    trainer.deadline = scene.deadline
-    processes.leads(lambda: _write_start(run, job, ready, trainer))
-    s = job.plan.settings
-    with passed_on(s.logger, run, as_dict(s), trainer.step, console):
-        outcome = trainer.run(console)
-    scores = _scores(job, parts, trainer, outcome)
-    processes.leads(lambda: _write_model(run, job, ready, outcome, scores))
-    return job, outcome, scores
+def tell(found: Tuned, console: Console) -> None:
+    """One line for each knob, and how long it took."""
+    if found.record is None:
+        return
+    console.say(f"Measured in {found.record['probe_seconds']:g} s which way pays:")
+    for knob, reason in found.reasons.items():
+        console.say(f"  {knob:10} {reason}")
 
 
-def telling(job: Job, hold: Holding) -> Job:
-    """The job with the reason for where its pictures are held."""
-    reasons = {**job.plan.reasons, "store": f"{hold.place}: {hold.reason}"}
-    return replace(job, plan=replace(job.plan, reasons=reasons))
+def _begun(run: RunFolder) -> bool:
+    return has_last(run.file("checkpoints"))
 
 
-def _placed(network: nn.Module, device: torch.device, processes: Processes) -> nn.Module:
-    """On its device, with batch norms over all processes."""
-    if processes.world > 1:
-        network = synchronised(network.to(device))
-    if device.type in ("cpu", "cuda"):
-        # convolutions read channels last faster; other layers do not care
-        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-    return network.to(device)
-
-
-def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> None:
-    s, device = job.plan.settings, next(job.network.parameters()).device
-    trainable, frozen = job.counts
-    facts = {
-        "unfreeze": __version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "processes": trainer.processes.world,
-        "classes": list(job.card.classes),
-        "images": len(ready.train),
-        "validation_images": len(ready.val),
-        "validation": ready.portions.reason,
-        "fingerprint": job.card.provenance["fingerprint"],
-        "steps": trainer.total,
-        "steps_per_epoch": trainer.loader.steps_per_epoch,
-        "parameters_trainable": trainable,
-        "parameters_frozen": frozen,
-        **({"tried": list(job.tried)} if job.tried else {}),
-        **({"class_weights": list(trainer.fit.class_weights)} if trainer.fit.class_weights else {}),
-    }
-    tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
-    write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
-    ready.write(run)
-    some = np.arange(min(SHOWN, len(ready.train)))
-    images = [ready.train[int(i)] for i in some]
-    cut = maker(s.augment, job.plan.preprocess, s.seed)
-    views = [cut(images, some, epoch)[0].numpy() for epoch in range(min(SHOWN // 2, s.epochs))]
-    with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
-        np.savez_compressed(stream, views=np.stack(views, 1))
-
-
-def _scores(job: Job, parts: Parts, trainer: Trainer, outcome: Outcome) -> Scores | None:
-    """What the kept weights score on val; who asked to stop does not wait for that."""
-    if parts.holdout is None or outcome.stopped == "asked":
+def _stored(run: RunFolder) -> dict[str, Any] | None:
+    config = run.file("config.toml")
+    if not config.exists():
         return None
-    return trainer.scores(partial(parts.holdout.score, job.network))
+    found: dict[str, Any] | None = tomllib.loads(config.read_text(encoding="utf-8")).get("tuned")
+    return found
 
 
-def _write_model(
-    run: RunFolder, job: Job, ready: Checked, outcome: Outcome, scores: Scores | None
-) -> None:
-    """The model file, and its scores."""
-    learnt = {
-        "images": len(ready.train),
-        "epochs": outcome.epochs,
-        "best_epoch": outcome.best_epoch,
-        "val_accuracy": outcome.val_accuracy,
+def _again(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
+    """The recorded way, with what was given now, as far as this machine is one of its kind."""
+    if record["device"] != scope.device:
+        return usual
+    most = scope.processors
+    kept = {
+        "precision": record["precision"],
+        "layout": record["layout"],
+        "threads": min(record["threads"], most) if world == 1 else usual.threads,
+        "workers": min(record["workers"], most) if world == 1 else usual.workers,
     }
-    card = replace(job.card, provenance={**job.card.provenance, **learnt})
-    save_model(run.file("model"), job.network.state_dict(), card)
-    ready.write_keys(run)
-    if scores is not None:
-        about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
-        found = {**about, "classes": list(card.classes), **asdict(scores)}
-        write_json(run.file("evaluation.json"), found)
+    return replace(usual, **{knob: v for knob, v in kept.items() if knob not in scope.given})
 
 
-def stopped(run: RunFolder, job: Job, outcome: Outcome) -> Interrupted:
-    """The error of a run that was asked to stop."""
-    s = job.plan.settings
-    return Interrupted(
-        f"Stopped by {outcome.asked_by} after {outcome.epochs} of {s.epochs} epochs; "
-        "model/ holds the best so far.",
-        go_on("finetune", s.data, run.path),
-    )
+def _measured(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.device) -> Choice:
+    """The probe's choice. Random numbers, weights and threads stay as they were."""
+    s = plan.settings
+    rows = min(2 * s.accumulate, s.batch_size or 0), s.batch_size or 0
+    cuda = [device] if device.type == "cuda" else []
+    steps = Steps(make)
+    with torch.random.fork_rng(devices=cuda), threads_kept(), contextlib.closing(steps):
+        return probe(usual, scope, steps, rows=rows, steps=plan.steps)
+
+
+class _Late(Exception):
+    """A step passed its limit."""
+
+
+class Steps:
+    """Steps of trainers that are thrown away, over the first pictures of the run.
+
+    A step that passes its limit ends before its next layer, or behind the next gradient.
+    """
+
+    def __init__(self, make: Make, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.make, self.clock = make, clock
+        self.until = math.inf
+        self._trainers: dict[tuple[str, str], Trainer] = {}
+        self._streams: dict[tuple[Way, int], Iterator[Batch]] = {}
+        self._cut: dict[int, float] = {}  # rows -> seconds that the main process cuts for
+
+    def __call__(self, way: Way, rows: int, limit: float) -> Spent:
+        """One step; its seconds end when the device is done, or where it was cut off."""
+        self.until = self.clock() + limit
+        torch.set_num_threads(way.threads)
+        trainer = self._trainer(way)
+        began = ready = self.clock()
+        try:
+            batch = next(self._stream(way, trainer, rows))
+            ready = self.clock()
+            loss, _ = trainer.train_step(batch)
+            loss.item()
+        except _Late:
+            return Spent(ready - began, self.clock() - ready, whole=False)
+        spent = Spent(ready - began, self.clock() - ready)
+        if not way.workers:
+            self._cut[rows] = spent.data
+            return spent
+        # the first batches were cut in advance: in the long run workers are as fast as they cut
+        waiting = self._cut.get(rows, 0.0) / way.workers - spent.step
+        return Spent(max(spent.data, waiting), spent.step)
+
+    def _look(self, *_: Any) -> None:
+        if self.clock() > self.until:
+            raise _Late
+
+    def close(self) -> None:
+        """End the workers and forget the trainers."""
+        for stream in self._streams.values():
+            stream.close()  # type: ignore[attr-defined]  # they are generators
+        self._streams.clear()
+        self._trainers.clear()
+        gc.collect()
+
+    def _trainer(self, way: Way) -> Trainer:
+        key = way.precision, way.layout
+        if key not in self._trainers:
+            trainer = without_memory(self.make(way))
+            for module in trainer.model.modules():
+                module.register_forward_pre_hook(self._look)
+            for weight in trainer.model.parameters():
+                weight.register_post_accumulate_grad_hook(self._look)
+            self._trainers[key] = trainer
+        return self._trainers[key]
+
+    def _stream(self, way: Way, trainer: Trainer, rows: int) -> Iterator[Batch]:
+        if (way, rows) not in self._streams:
+            trainer.loader.workers = way.workers
+            batches = [trainer.loader.batch(0)[:rows]] * _BATCHES
+            self._streams[way, rows] = trainer.loader.these(batches, 0)
+        trainer.loader.workers = way.workers  # it is looked at when the first batch is asked for
+        return self._streams[way, rows]

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from sys import intern
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from unfreeze.data.sources import Source
 from unfreeze.data.sources.several import SeveralSource
 from unfreeze.errors import DataError
 
+_ANYWHERE = layout.Place(NONE, None)
 _PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
@@ -88,22 +90,21 @@ def _foldered(source: Source, *, whole: bool) -> Draft:
     rows = sorted(_pictures(source), key=source.names.__getitem__)
     if not rows:
         raise empty(source)
-    found = layout.read_layout(Counter(_folder(source.names[row]) for row in rows))
-    place_of = [found.places[_folder(source.names[row])] for row in rows]
-    kept = [
-        (row, place or layout.Place(NONE, None))
-        for row, place in zip(rows, place_of, strict=True)
-        if place is not None or whole
-    ]
-    stray = len(rows) - len(kept)
+    folders = [_folder(source.names[row]) for row in rows]
+    found = layout.read_layout(Counter(folders))
+    places = [found.places[folder] for folder in folders]
+    stray = 0 if whole else places.count(None)
+    if stray:
+        rows = [row for row, place in zip(rows, places, strict=True) if place is not None]
+    inside = [place or _ANYWHERE for place in places if place is not None or whole]
     notes = source.notes + _nested(source)
     if stray:
         notes += (f"{stray:,} pictures lie beside the folders of classes and are not used.",)
     return Draft(
         source,
-        [row for row, _ in kept],
-        [place.label for _, place in kept],
-        np.array([place.split for _, place in kept], np.int8),
+        rows,
+        [place.label for place in inside],
+        np.array([place.split for place in inside], np.int8),
         stray=stray,
         notes=notes,
     )
@@ -118,7 +119,7 @@ def _pictures(source: Source) -> Iterator[int]:
 
 
 def _folder(name: str) -> str:
-    return name.rpartition("/")[0]
+    return intern(name.rpartition("/")[0])  # many names, few folders
 
 
 def _listed(source: Source) -> Draft:

@@ -22,7 +22,7 @@ _ROW = np.dtype(
         ("thumb", "u1", (THUMB * THUMB,)),
     ]
 )
-FORMAT = 1  # of the file
+FORMAT = 2  # of the file, and of how pictures are looked at
 
 
 class Examined:

@@ -161,9 +161,11 @@ def _made(draft: Draft, strange: bool) -> Index:
     if (sign := multilabel.separator(draft.labels)) is not None:
         draft = _without_labels(draft, sign, strange)
     classes = _classes(draft.labels, np.zeros_like(splits) if strange else splits)
-    number = {name: place for place, name in enumerate(classes)}
-    for row, label, split in zip(draft.rows, draft.labels, splits, strict=True):
-        if label is not None and label not in number:
+    number: dict[str | None, int] = {name: place for place, name in enumerate(classes)}
+    number[None] = -1
+    unknown = set(draft.labels) - set(number)
+    for row, label, split in zip(draft.rows, draft.labels, splits, strict=True) if unknown else ():
+        if label in unknown:
             raise DataError(
                 f"The class {label!r} of {SPLIT_NAMES[split] or 'no split'} "
                 f"({source.names[row]}) does not exist in train.",
@@ -173,7 +175,7 @@ def _made(draft: Draft, strange: bool) -> Index:
         source=source,
         rows=np.array(draft.rows, np.int64),
         paths=draft.names,
-        labels=np.array([-1 if name is None else number[name] for name in draft.labels], np.int32),
+        labels=np.array([number[name] for name in draft.labels], np.int32),
         splits=splits,
         classes=classes,
         other=len(source) - len(draft.rows) + source.skipped,
@@ -200,6 +202,6 @@ def _alone(groups: Sequence[str], names: Sequence[str]) -> list[str]:
 
 def _classes(labels: list[str | None], splits: npt.NDArray[np.int8]) -> tuple[str, ...]:
     """Names of train by code point; of everything, where train has no labels or is not there."""
-    in_train = {name for name, split in zip(labels, splits, strict=True) if split == TRAIN}
+    in_train = {labels[place] for place in np.flatnonzero(splits == TRAIN).tolist()}
     names = in_train - {None} or set(labels)
     return tuple(sorted(name for name in names if name is not None))

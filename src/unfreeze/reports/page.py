@@ -16,6 +16,7 @@ from unfreeze.reports.curves import DARK, LIGHT, draw
 from unfreeze.reports.findings import Findings
 from unfreeze.reports.gallery import strip
 from unfreeze.reports.panels import Panel, panels
+from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 
 TITLES = {
     "demo": "From handwritten digits to a classifier",
@@ -49,6 +50,7 @@ def _context(findings: Findings) -> dict[str, Any]:
         "title": TITLES[findings.kind],
         "name": findings.folder.resolve().name,
         "figures": figures(findings),
+        "bottleneck": bottleneck(findings.metrics, Circumstances.of(findings.facts)),
         "demo": _demo(findings.demo),
         "charts": [_chart(panel) for panel in panels(findings)],
         "comparison": comparison.shown(findings.comparison),

@@ -63,7 +63,8 @@ class Trainer:
         self.guard = Guard.of(plan)
         self.verdict: Verdict | None = None  # not heeded yet
         self.s: PretrainSettings = plan.settings
-        layout = torch.channels_last if place.device.type in ("cpu", "cuda") else None
+        last = place.layout == "channels_last" and place.device.type in ("cpu", "cuda")
+        layout = torch.channels_last if last else None
         self.model = model.to(place.device, memory_format=layout)  # type: ignore[call-overload]
         self.network = self.processes.wrapped(self.model)
         self.optimizer = for_network(

@@ -71,7 +71,7 @@ def test_a_list_is_what_the_same_csv_is(made):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"path": ["a.png", "b.png"]}, r"row 2: there is no file 'b\.png' beside the PARQUET"),
+        ({"path": ["a.png", "b.png"]}, r"row 2: there is no file 'b\.png' beside the list"),
         ({"path": ["a.png", "a.png"]}, "lists a.png twice, on rows 1 and 2"),
         ({"file": ["a.png"]}, "no column `path`; it has file"),
         ({"path": []}, "holds no files"),

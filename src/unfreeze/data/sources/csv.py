@@ -16,7 +16,7 @@ class CsvSource(FileListSource):
     def __init__(self, path: Path) -> None:
         self._csv = path
         columns, lines = _table(path)
-        super().__init__(path, columns, [f"line {line}" for line in lines])
+        super().__init__(path, columns, lines)
 
     def column(self, name: str) -> list[str] | None:
         """Any column of the CSV, read again from it."""

@@ -23,6 +23,7 @@ class ParquetListSource(FileListSource):
     """The files that a Parquet list names, in its order, as a CSV would."""
 
     kind = "parquet"
+    line = "row"
 
     def __init__(self, path: Path) -> None:
         self._table = path
@@ -30,7 +31,7 @@ class ParquetListSource(FileListSource):
         wanted = {"path": "path", **tables.roles(schema)} if "path" in schema.names else {}
         columns = _read(path, wanted) if wanted else {name: [] for name in schema.names}
         count = len(columns.get("path", []))
-        super().__init__(path, columns, [f"row {row}" for row in range(1, count + 1)])
+        super().__init__(path, columns, range(1, count + 1))
 
     def column(self, name: str) -> list[str] | None:
         """Any column of the table, read again from it."""
