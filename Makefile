@@ -31,13 +31,13 @@ bench: .venv/installed-dev ## the figures of speed: make bench PHOTOS=photograph
 	rm -rf .bench && mkdir .bench && date +%s > .bench/began
 	$(BIN)/python -m zipfile -e $(PHOTOS) .bench/photos
 	$(BIN)/python -m zipfile -e $(CIFAR) .bench/cifar
-	$(BENCH)/startup.py $(call told,startup)
+	$(BENCH)/startup.py --rounds 3 $(call told,startup)
 	$(BENCH)/views.py --images .bench/photos $(call told,views)
 	$(BENCH)/views.py --images .bench/cifar --small $(call told,views-small)
 	$(BENCH)/scan.py --archive $(PHOTOS) $(call told,scan)
 	$(BENCH)/step.py $(call told,step)
 	$(BENCH)/end_to_end.py --images .bench/photos --peer plain --count 32 $(call told,end-to-end)
-	$(BENCH)/growth.py --scratch .bench $(call told,growth)
+	$(BENCH)/growth.py --starts 2 --scratch .bench $(call told,growth)
 	$(BENCH)/fuzz.py --json .bench/fuzz.json
 	@echo "All in $$(( $$(date +%s) - $$(cat .bench/began) )) s; figures and pictures are in .bench."
 

@@ -182,13 +182,19 @@ def draw(path: str, series: dict[str, Any]) -> None:
             axes.loglog(n, [most * x / n[-1] for x in n], ":", color="#7a7a7a", label="linear")
             least = min(row[quantity] for row in rows for quantity in drawn)
             axes.set_ylim(least / 2, most * 2)
+            axes.set_xticks(n, [_short(x) for x in n])
+            axes.set_xticks([], minor=True)
             axes.set_xlabel(NAMES.get(name, name))
             axes.set_ylabel("MiB, the most" if memory else "seconds")
             axes.legend(fontsize=8, frameon=False)
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
-        grid[0][column].set_title(name, loc="left", fontsize=10)
+        grid[0][column].set_title(name, loc="left", fontsize=11)
     figure.savefig(path)
+
+
+def _short(n: int) -> str:
+    return f"{n // 1000:,}k" if n >= 10_000 else f"{n:,}"
 
 
 def main() -> None:
