@@ -17,7 +17,7 @@ import PIL
 from PIL import Image, UnidentifiedImageError
 
 from unfreeze.data.intensity import to_uint8
-from unfreeze.data.jpeg import quick_pixels
+from unfreeze.data.jpeg import ordinary, quick_pixels
 from unfreeze.data.signatures import HEAD, cut_short, known
 from unfreeze.data.undecodable import Undecodable
 
@@ -43,9 +43,9 @@ _TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.transpose(1, 0, 2),
+    5: lambda pixels: pixels.swapaxes(0, 1),
     6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: np.rot90(pixels, 1),
 }
 _one_large = threading.Lock()
@@ -89,35 +89,37 @@ def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:
 
 
 def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[int, int], list[str]]:
-    """(the picture made small, the full (height, width), what Pillow warned of meanwhile).
+    """(the picture small and grey [h, w], the full (height, width), what Pillow warned of).
 
-    Every pixel is decoded; then every n-th is taken, as far as the shorter side stays `shorter`
-    at least. `look` sees the loaded image. For processes with one thread: warnings are
-    recorded for the whole process.
+    The shorter side stays `shorter` at least. Everything that is coded is decoded; an ordinary
+    JPEG is then put together at a fraction of its size, which refuses what the full size refuses;
+    of other pictures every n-th pixel is taken. `look` sees the opened image. For processes with
+    one thread: warnings are recorded for the whole process.
     """
     if not data:
         raise Undecodable("empty", "the file has no bytes")
-    with (
-        warnings.catch_warnings(record=True) as told,
-        _naming(data),
-        _opened(data) as image,
-    ):
+    with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        pixels = quick_pixels(data, image)
-        if pixels is None:
-            image.load()
-        # not before: asking for EXIF loads, and a second load hides what broke the first
-        look(image)
-        size = _upright(image)
-        step = max(min(image.size) // shorter, 1)
-        if pixels is None:
-            pixels = _rgb(_every(step, image), "auto")
-        elif step > 1:
-            small = (image.width // step, image.height // step)
-            pixels = np.asarray(cv2.resize(pixels, small, interpolation=cv2.INTER_NEAREST))
-        pixels = _turned(pixels, image)
+        with _naming(data), _opened(data) as image:
+            drafted = image.format == "JPEG" and ordinary(data)
+            if not drafted:
+                # asking others for EXIF loads, and a second load hides what broke the first
+                image.load()
+            look(image)
+            size = _upright(image)
+            if drafted:
+                _draft(image, shorter)
+            grey = _turned(_grey(_every(min(image.size) // shorter, image)), image)
     said = list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
-    return pixels, size, said
+    return grey, size, said
+
+
+def _draft(image: Image.Image, shorter: int) -> None:
+    """Loads a JPEG at a half, a quarter or an eighth of its size, colour left out."""
+    step = max(min(image.size) // shorter, 1)
+    wanted = (max(image.width // step, 1), max(image.height // step, 1))
+    image.draft("L" if image.mode == "RGB" else None, wanted)
+    image.load()
 
 
 @contextlib.contextmanager
@@ -181,6 +183,12 @@ def _rgb(image: Image.Image, intensity: str) -> npt.NDArray[np.uint8]:
         return np.array(white)
     # a copy: what shares Pillow's bytes cannot be written to, and torch warns of such arrays
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _grey(image: Image.Image) -> Pixels:
+    if image.mode == "L" and not image.has_transparency_data:
+        return np.asarray(image)
+    return np.asarray(cv2.cvtColor(_rgb(image, "auto"), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def _every(step: int, image: Image.Image) -> Image.Image:
