@@ -31,6 +31,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import unfreeze
+from drawing import draw_rounds
 from unfreeze.runtime.runfolder import read_metrics
 
 K, EPOCHS = 128, 2
@@ -123,6 +124,7 @@ def main() -> None:
     ask.add_argument("--rounds", type=int, default=5)
     ask.add_argument("--threads", type=int, default=torch.get_num_threads())
     ask.add_argument("--json")
+    ask.add_argument("--plot")
     given = ask.parse_args()
     torch.set_num_threads(given.threads)
     found = sorted(Path(given.images).rglob("*.jp*g"))
@@ -162,6 +164,9 @@ def main() -> None:
     }
     if given.json:
         Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    if given.plot:
+        ways = {name: [row[name] for row in rounds] for name in ("lightly", "ours")}
+        draw_rounds(given.plot, {"ResNet-18, 2x224 + 6x96": ways}, "images/s", peer="lightly")
 
 
 if __name__ == "__main__":

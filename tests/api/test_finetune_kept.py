@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from unfreeze.api import finetune as verb
+from unfreeze.api import fitting, single
 from unfreeze.api.evaluate import evaluate
 from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.modelfile import load_model
@@ -111,7 +112,7 @@ def test_cached_equals_uncached(tune, changed, stores):
 
 
 def test_a_written_model_that_differs_is_seen(tune, monkeypatch):
-    save = verb.save_model
+    save = single.save_model
 
     def tampering(folder, tensors, card):
         save(folder, tensors, card)
@@ -119,7 +120,7 @@ def test_a_written_model_that_differs_is_seen(tune, monkeypatch):
         held["stage2.conv1.weight"].view(-1)[0] += 1e-3
         save_file(held, folder / "model.safetensors")
 
-    monkeypatch.setattr(verb, "save_model", tampering)
+    monkeypatch.setattr(single, "save_model", tampering)
     assert tune("run", **PAIR).frozen_unchanged is False
 
 
@@ -131,7 +132,7 @@ def test_drift_behind_the_features_is_seen_and_not_judged_by_them(tune, monkeypa
         with torch.no_grad():
             self.network.stem[1].running_var.mul_(1.01)
 
-    score = verb.Parts.trainer
+    score = fitting.Parts.trainer
     monkeypatch.setattr(Trainer, "_step", drifting)
 
     def noting(self, *args):
@@ -140,7 +141,7 @@ def test_drift_behind_the_features_is_seen_and_not_judged_by_them(tune, monkeypa
         self.holdout.score = lambda network: scored.append(1) or plain(network)
         return trainer
 
-    monkeypatch.setattr(verb.Parts, "trainer", noting)
+    monkeypatch.setattr(fitting.Parts, "trainer", noting)
     assert tune("run", **PAIR).frozen_unchanged is False
     assert scored == [1]  # the last evaluation went by the pictures
 

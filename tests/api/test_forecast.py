@@ -147,3 +147,8 @@ def test_a_step_too_heavy_for_the_cpu_is_not_tried(monkeypatch):
     work = forecast.Work(activations=1, operations=10**18)
     timing, why = forecast._tried(machine, 64, work)
     assert timing is None and machine.sizes == [] and "a step of 2 pictures alone" in why
+
+
+def test_a_plan_that_clusters_is_tried_out_too():
+    found = unfreeze.pretrain("digits", method="deepcluster-v2", device="cpu", dry_run=True)
+    assert found.time["seconds_step"] > 0

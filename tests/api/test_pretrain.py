@@ -1,5 +1,6 @@
 """`pretrain` as people call it: what it writes, plans and refuses."""
 
+import html
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from unfreeze.backbones.build import build as build_network
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.pictures import Pictures
 from unfreeze.errors import DataError, UsageError, WeightsError
+from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.swav.trainer import Trainer
 
@@ -207,3 +209,14 @@ def test_what_draws_is_not_loaded_by_what_plans():
     # matplotlib writes a cache of fonts on import; a dry run touches no file
     code = "import sys, unfreeze.api.demo; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_run_names_its_bottleneck_at_the_end(run):
+    _, folder = run
+    written = bottleneck(
+        RunFolder(folder).metrics(),
+        Circumstances.of(tomllib.loads((folder / "config.toml").read_text())["facts"]),
+    )
+    assert " % of the time" in written and ": " in written
+    assert (folder / "log.txt").read_text().rstrip().endswith(written)
+    assert written in html.unescape((folder / "report.html").read_text())

@@ -94,7 +94,7 @@ def test_a_script_of_the_reference_is_its_recipe():
         plan(PretrainSettings(recipe="swav-200ep-bs256"), facts).settings
     )
     other = {name for name in mine if mine[name] != published[name]}
-    assert other == {"data", "out", "resume", "recipe", "seed", "workers", "arch"}
+    assert other == {"data", "out", "resume", "recipe", "seed", "workers", "arch", "tune"}
     assert (mine["data"], mine["out"]) == ("imagenet/train", "experiments/swav")
     assert (mine["arch"], mine["seed"], mine["workers"]) == ("resnet50", 31, 10)
 
@@ -164,7 +164,8 @@ def test_the_script_of_a_wide_network_is_its_recipe(width):
     recipe = PretrainSettings(recipe=f"swav-w{width}-400ep")
     published = dataclasses.asdict(plan(recipe, facts).settings)
     other = {name for name in mine if mine[name] != published[name]}
-    assert other <= {"data", "out", "resume", "recipe", "seed", "workers", "precision", "arch"}
+    told = {"data", "out", "resume", "recipe", "seed", "workers", "precision", "arch", "tune"}
+    assert other <= told
     assert canonical(mine["arch"]) == published["arch"]
 
 

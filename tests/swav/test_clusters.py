@@ -173,7 +173,7 @@ def test_filling_the_memory_changes_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(Clusters, "begin", watched)
     monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("began"))
     with pytest.raises(pytest.fail.Exception):
-        unfreeze.pretrain(out=str(tmp_path / "run"), **RUN)
+        unfreeze.pretrain(out=str(tmp_path / "run"), tune="off", **RUN)
     assert seen == {"same": True, "mode": True, "rng": True, "whole": True}
 
 

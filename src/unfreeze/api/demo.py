@@ -44,6 +44,7 @@ PRETRAIN: dict[str, Any] = {
     "nmb_crops": (2, 2),
     "min_scale_crops": (0.5, 0.5),
     "max_scale_crops": (1.0, 1.0),
+    "tune": "off",  # its figures are published
 }
 TUNE: dict[str, dict[str, Any]] = {
     "scratch": {"weights": "none", "freeze": "none", "optimizer": "adamw", "lr": 2e-3},

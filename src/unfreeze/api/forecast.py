@@ -14,6 +14,7 @@ from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.builtin import ArraySource
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import seconds_in
+from unfreeze.swav.assigner import without_memory
 from unfreeze.swav.doubts import doubts
 from unfreeze.swav.forecast import (
     Work,
@@ -57,7 +58,7 @@ def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
     s = plan.settings
     share = (s.batch_size or 0) // facts.processes
     side = min(facts.side, 2 * max(s.size_crops or (facts.side,)))
-    trainer = make(_pictures(side), np.arange(s.batch_size or 0) % DIFFERENT)
+    trainer = without_memory(make(_pictures(side), np.arange(s.batch_size or 0) % DIFFERENT))
     work, held = _memory(trainer, plan, share, facts.processes)
     name, values = published(s)
     return Forecast(

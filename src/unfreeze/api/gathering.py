@@ -75,7 +75,11 @@ class Gathering:
         """problems.csv and split.csv: what was left out, and what was used."""
         write_problems_csv(run.file("problems.csv"), self.problems)
         names = ("", *self.index.classes)
-        rows = ((self.index.paths[i], names[self.index.labels[i] + 1], "train") for i in self.train)
+        paths, labels = self.index.paths, (self.index.labels[self.train] + 1).tolist()
+        rows = (
+            (paths[i], names[label], "train")
+            for i, label in zip(self.train.tolist(), labels, strict=True)
+        )
         write_split_csv(run.file("split.csv"), rows)
 
 

@@ -99,6 +99,7 @@ def begun(
     *,
     images: int,
     held_out: int,
+    processes: int = 1,
 ) -> Job:
     """A new run on `images` training pictures, judged on the `held_out` ones."""
     network, frozen = it.start.network, it.schedule.always
@@ -108,6 +109,7 @@ def begun(
         stem=it.start.stem,
         head_only={name for name, _ in network.named_parameters()} - frozen <= set(it.start.head),
         trained=s.weights != "none",
+        processes=processes,
     )
     chosen = plan(s, facts, it.preprocess)
     for _, still in it.schedule.steps:

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,8 +15,9 @@ from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.recovering import kept, recovered, settled
 from unfreeze.api.report import report
 from unfreeze.api.starting import Start, begin, inherit_head
+from unfreeze.api.tuning import Tuned, announced, tell, tuned, usual_way
 from unfreeze.api.watching import sample_of, summary
-from unfreeze.api.writing import write_model, write_start
+from unfreeze.api.writing import facts_of, write_model, write_start
 from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
@@ -26,6 +26,7 @@ from unfreeze.data.loader import Loader
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import UsageError
+from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device, pick_precision
@@ -33,6 +34,7 @@ from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder, allowed
+from unfreeze.runtime.threads import threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.collapse import Collapsed
@@ -43,6 +45,7 @@ from unfreeze.swav.recipe import Facts, Plan, plan, view_specs
 from unfreeze.swav.recipes import with_recipe
 from unfreeze.swav.trainer import OnEpoch, Trainer
 from unfreeze.swav.watching import Watch
+from unfreeze.swav.ways import Way
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def pretrain(data: str, **settings: Any) -> PretrainResult | PretrainPlan:
     return run_pretrain(given, Quiet(), began=began)
 
 
+@threads_kept()
 def run_pretrain(
     settings: PretrainSettings,
     console: Console,
@@ -127,35 +131,40 @@ def run_pretrain(
     console.into(run)
     chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
     chosen = processes.together(lambda: kept(chosen, run, console))
+    taken = processes.together(lambda: _tuned(prepared, chosen, found, run, processes))
+    tell(taken, console)
 
     def made(plan: Plan) -> Trainer:
-        return processes.together(lambda: _trainer(prepared, plan, found, run, processes))
+        make = partial(_trainer, prepared, plan, found, run, processes)
+        return processes.together(lambda: make(way=taken.way))
 
     trainer = made(chosen)
     inherit_head(trainer.model, prepared.start, prepared.reasons, console)
     trainer.deadline = deadline
     trainer.watch = processes.together(lambda: _watch(trainer, found, prepared.found, console))
     _resume(trainer, run, found.fingerprint, console)
-    reasons = {**prepared.reasons, **chosen.reasons}
+    reasons = {**prepared.reasons, **chosen.reasons, **taken.reasons}
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
         while True:
-            processes.leads(partial(write_start, trainer, found, reasons))
+            processes.leads(partial(write_start, trainer, found, reasons, taken.tables()))
             try:
                 trainer.fit(console, on_epoch)
                 break
             except Collapsed as collapse:
                 trainer = recovered(trainer, collapse, made, console)
     settled(trainer, console)
-    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
+    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded, console))
     return _result(run, trainer.plan, trainer, len(found.train), time.monotonic() - started)
 
 
-def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
+def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None, console: Console) -> None:
     if trainer.s.keep == "best" and trainer.watch.best:
         best = load_state(trainer.run.file("checkpoints/best.ckpt"))
         trainer.model.load_state_dict(best["model"])
     write_model(trainer, found, loaded)
     report(str(trainer.run.path))
+    if waited := bottleneck(trainer.run.metrics(), Circumstances.of(facts_of(trainer, found))):
+        console.say(waited)
 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
@@ -166,7 +175,8 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     def make(pictures: Pictures, positions: Any) -> Trainer:
         alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
         found = replace(prepared.found, pictures=pictures, train=positions)
-        return _trainer(prepared, alone, found, run, Processes())
+        way = usual_way(alone.settings, prepared.place, 1)
+        return _trainer(prepared, alone, found, run, Processes(), way=way)
 
     found = forecast(chosen, prepared.facts, make)
     show_forecast(chosen, found, console)
@@ -207,6 +217,7 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     hold = found.holding(settings, _largest(chosen), processes)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     reasons["store"] = f"{hold.place}: {hold.reason}"
+    reasons |= announced(start.settings, processes)
     show(chosen, reasons, facts, console)
     place = Place(device, precision, MEAN, STD)
     return _Prepared(found, start, facts, chosen, place, hold, reasons)
@@ -231,9 +242,15 @@ def _watch(trainer: Trainer, found: Gathering, before: Gathering, console: Conso
 
 
 def _trainer(
-    prepared: _Prepared, chosen: Plan, found: Gathering, run: RunFolder, processes: Processes
+    prepared: _Prepared,
+    chosen: Plan,
+    found: Gathering,
+    run: RunFolder,
+    processes: Processes,
+    *,
+    way: Way,
 ) -> Trainer:
-    s, place = chosen.settings, prepared.place
+    s, place = chosen.settings, replace(prepared.place, precision=way.precision, layout=way.layout)
     model: Any = SwAV(
         copy.deepcopy(prepared.start.network),  # a recovery needs it as it was
         prepared.start.width,
@@ -253,7 +270,7 @@ def _trainer(
         batch_size=s.batch_size or 0,
         seed=s.seed,
         drop_last=True,
-        workers=_workers(s, place.device, processes.launch.local_world),
+        workers=way.workers,
         positions=found.train,
         rank=processes.rank,
         world=processes.world,
@@ -261,12 +278,15 @@ def _trainer(
     return Trainer(model, chosen, loader, run, place, processes)
 
 
-def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
-    if s.workers is not None:
-        return s.workers
-    # on the CPU the network uses every core already; launchers set one thread a process
-    cores = (os.cpu_count() or 1) // neighbours
-    return min(16, max(1, cores)) if device.type == "cuda" else 0
+def _tuned(
+    prepared: _Prepared, chosen: Plan, found: Gathering, run: RunFolder, processes: Processes
+) -> Tuned:
+    nowhere = RunFolder("", writes=False)
+
+    def make(way: Way) -> Trainer:
+        return _trainer(prepared, chosen, found, nowhere, processes, way=way)
+
+    return tuned(chosen, prepared.place, run, processes, make)
 
 
 def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console) -> None:

@@ -89,6 +89,7 @@ def translated(given: ReferenceSettings, device: torch.device, processes: int = 
         "sync_bn": SYNC.get(given.sync_bn, "none"),
         "syncbn_process_group_size": given.syncbn_process_group_size,
         "precision": precision,
+        "tune": "off",
     }
     notes = (said, rounded, _idle(given))
     return Translation(build(PretrainSettings, values), tuple(note for note in notes if note))

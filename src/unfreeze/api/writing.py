@@ -12,6 +12,7 @@ from unfreeze.api.watching import preprocess_of
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.supervised import processors
 from unfreeze.data.views.multicrop import Cut
 from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.settings.build import as_dict, to_toml
@@ -22,25 +23,39 @@ from unfreeze.swav.trainer import Trainer
 GALLERY_PICTURES = 4_000
 
 
-def write_start(trainer: Trainer, found: Gathering, reasons: dict[str, str]) -> None:
-    """config.toml, problems.csv, split.csv and the views of the first pictures."""
-    run, chosen, place = trainer.run, trainer.plan, trainer.place
-    facts = {
+def facts_of(trainer: Trainer, found: Gathering) -> dict[str, Any]:
+    """What config.toml says of the run beside its settings."""
+    chosen, place = trainer.plan, trainer.place
+    return {
         "unfreeze": __version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "workers": trainer.loader.workers,
+        "processors": processors(),
         "processes": trainer.processes.world,
         "device": str(place.device),
         "precision": place.precision,
+        "store": found.pictures.held,
         "images": len(found.train),
         "side": found.side,
         "fingerprint": found.fingerprint,
         "steps": chosen.steps,
         "steps_per_epoch": chosen.steps_per_epoch,
     }
+
+
+def write_start(
+    trainer: Trainer,
+    found: Gathering,
+    reasons: dict[str, str],
+    more: dict[str, dict[str, Any]],
+) -> None:
+    """config.toml (with `more` tables), problems.csv, split.csv, views of the first pictures."""
+    run, chosen = trainer.run, trainer.plan
     tables: dict[str, dict[str, Any]] = {
         "reasons": reasons,
-        "facts": facts,
+        "facts": facts_of(trainer, found),
+        **more,
     }
     write_text(run.file("config.toml"), to_toml(as_dict(chosen.settings), tables))
     found.write(run)

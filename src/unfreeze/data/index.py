@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from sys import intern
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from unfreeze.data.signatures import HEAD, is_junk, known, named_as_picture
 from unfreeze.data.sources import Source
 from unfreeze.errors import DataError
 
+_ANYWHERE = layout.Place(NONE, None)
 _PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 SPLIT_FILE = "split.csv"  # of a run
@@ -128,22 +130,21 @@ def _foldered(source: Source, *, whole: bool) -> _Draft:
     rows = sorted(_pictures(source), key=source.names.__getitem__)
     if not rows:
         raise _empty(source)
-    found = layout.read_layout(Counter(_folder(source.names[row]) for row in rows))
-    place_of = [found.places[_folder(source.names[row])] for row in rows]
-    kept = [
-        (row, place or layout.Place(NONE, None))
-        for row, place in zip(rows, place_of, strict=True)
-        if place is not None or whole
-    ]
-    stray = len(rows) - len(kept)
+    folders = [_folder(source.names[row]) for row in rows]
+    found = layout.read_layout(Counter(folders))
+    places = [found.places[folder] for folder in folders]
+    stray = 0 if whole else places.count(None)
+    if stray:
+        rows = [row for row, place in zip(rows, places, strict=True) if place is not None]
+    inside = [place or _ANYWHERE for place in places if place is not None or whole]
     notes = source.notes + _nested(source)
     if stray:
         notes += (f"{stray:,} pictures lie beside the folders of classes and are not used.",)
     return _Draft(
         source,
-        [row for row, _ in kept],
-        [place.label for _, place in kept],
-        np.array([place.split for _, place in kept], np.int8),
+        rows,
+        [place.label for place in inside],
+        np.array([place.split for place in inside], np.int8),
         stray=stray,
         notes=notes,
     )
@@ -216,7 +217,7 @@ def _pictures(source: Source) -> Iterator[int]:
 
 
 def _folder(name: str) -> str:
-    return name.rpartition("/")[0]
+    return intern(name.rpartition("/")[0])  # many names, few folders
 
 
 def _listed(source: Source) -> _Draft:
@@ -259,9 +260,11 @@ def _made(draft: _Draft, strange: bool) -> Index:
     if not draft.rows:
         raise _empty(source)
     classes = _classes(draft.labels, np.zeros_like(splits) if strange else splits)
-    number = {name: place for place, name in enumerate(classes)}
-    for row, label, split in zip(draft.rows, draft.labels, splits, strict=True):
-        if label is not None and label not in number:
+    number: dict[str | None, int] = {name: place for place, name in enumerate(classes)}
+    number[None] = -1
+    unknown = set(draft.labels) - set(number)
+    for row, label, split in zip(draft.rows, draft.labels, splits, strict=True) if unknown else ():
+        if label in unknown:
             raise DataError(
                 f"The class {label!r} of {SPLIT_NAMES[split] or 'no split'} "
                 f"({source.names[row]}) does not exist in train.",
@@ -271,7 +274,7 @@ def _made(draft: _Draft, strange: bool) -> Index:
         source=source,
         rows=np.array(draft.rows, np.int64),
         paths=draft.names,
-        labels=np.array([-1 if name is None else number[name] for name in draft.labels], np.int32),
+        labels=np.array([number[name] for name in draft.labels], np.int32),
         splits=splits,
         classes=classes,
         other=len(source) - len(draft.rows) + source.skipped,
@@ -285,7 +288,7 @@ def _made(draft: _Draft, strange: bool) -> Index:
 
 def _classes(labels: list[str | None], splits: npt.NDArray[np.int8]) -> tuple[str, ...]:
     """Names of train by code point; of everything, where train has no labels or is not there."""
-    in_train = {name for name, split in zip(labels, splits, strict=True) if split == TRAIN}
+    in_train = {labels[place] for place in np.flatnonzero(splits == TRAIN).tolist()}
     names = in_train - {None} or set(labels)
     return tuple(sorted(name for name in names if name is not None))
 

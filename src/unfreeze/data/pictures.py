@@ -46,6 +46,13 @@ class Pictures:
         self.index, self.store = index, store
         self.resize_to = resize_to if store is None else store.resize_to
 
+    @property
+    def held(self) -> str:
+        """Where decoded pixels are: memory, disk or none."""
+        if self.store is None:
+            return "none"
+        return "memory" if isinstance(self.store, PixelStore) else "disk"
+
     def __len__(self) -> int:
         return len(self.index)
 

@@ -98,8 +98,9 @@ def check(
         hold = Holding("memory", 0, store_budget, "as asked")
     decoded, store = looking.look(hold if mode == "full" else NOTHING)
     _say(console, mode, len(index))
-    bad = verdicts.states == UNUSABLE
-    bad[np.setdiff1d(index.rows, rows)] = False  # what an earlier run knew does not change this
+    looked_at = np.zeros(len(index.source), bool)
+    looked_at[rows] = True  # what an earlier run knew of others does not change this one
+    bad = (verdicts.states == UNUSABLE) & looked_at
     if refuse_above is not None:
         _refuse(index, rows[bad[rows]], len(rows), verdicts, refuse_above)
     sizes = np.where(bad[:, None], 0, verdicts.sizes)[index.rows]

@@ -16,6 +16,7 @@ from unfreeze.reports.curves import DARK, LIGHT, draw
 from unfreeze.reports.findings import Findings
 from unfreeze.reports.gallery import strip
 from unfreeze.reports.panels import Panel, panels
+from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 
 TITLES = {
     "demo": "From handwritten digits to a classifier",
@@ -49,6 +50,7 @@ def _context(findings: Findings) -> dict[str, Any]:
         "title": TITLES[findings.kind],
         "name": findings.folder.resolve().name,
         "figures": figures(findings),
+        "bottleneck": bottleneck(findings.metrics, Circumstances.of(findings.facts)),
         "demo": _demo(findings.demo),
         "charts": [_chart(panel) for panel in panels(findings)],
         "comparison": comparison.shown(findings.comparison),
@@ -89,9 +91,21 @@ def figures(findings: Findings) -> list[tuple[str, str]]:
     if held:
         best = max(held, key=lambda record: record["accuracy"])
         found.append(("best accuracy on val", percent(best["accuracy"])))
+    found += _repeated(findings.repeated)
     if findings.demo is not None:
         found.append(("seconds in all", number(round(findings.demo["seconds"]))))
     return found
+
+
+def _repeated(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What folds and seeds say of the last epoch."""
+    if found is None:
+        return []
+    how = f"{found['folds']} folds, " if found["folds"] else ""
+    seeds = f"{len(found['seeds'])} seeds, " if len(found["seeds"]) > 1 else ""
+    low, high = (percent(bound) for bound in found["interval"])
+    name = f"held out in turn ({how}{seeds}{number(found['n'])} pictures, 95 %)"
+    return [(name, f"{percent(found['accuracy'])} [{low}, {high}]")]
 
 
 def _knn(metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -41,6 +41,14 @@ def pick_precision(name: str, device: torch.device) -> tuple[str, str]:
     return "fp32", f"no bf16 hardware on this {device.type}"
 
 
+def fast_precisions(device: torch.device) -> tuple[str, ...]:
+    """Precisions that the hardware has, the usual one of `auto` first."""
+    usual, _ = pick_precision("auto", device)
+    if device.type == "cuda":
+        return ("bf16", "fp32") if usual == "bf16" else ("fp32", "fp16")
+    return ("bf16", "fp32") if usual == "bf16" else ("fp32",)
+
+
 def _cpu_multiplies_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))

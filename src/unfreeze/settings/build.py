@@ -12,7 +12,7 @@ from unfreeze.errors import UsageError
 from unfreeze.settings.knob import coerce, flag, knobs
 
 S = TypeVar("S")
-FACT_TABLES = ("reasons", "facts")  # tables a run writes beside its settings; no knobs
+FACT_TABLES = ("reasons", "facts", "tuned")  # tables a run writes beside its settings; no knobs
 
 
 def build(cls: type[S], given: Mapping[str, Any]) -> S:

@@ -8,8 +8,8 @@ from unfreeze.settings.training import Training
 
 
 @dataclass(frozen=True)
-class FinetuneSettings(Call, Run, Told, Pictures, Machine, Training):
-    """Transfer: replace the head, freeze, train, keep the best."""
+class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
+    """One run of transfer."""
 
     data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
     arch: str | None = knob(
@@ -118,4 +118,19 @@ class FinetuneSettings(Call, Run, Told, Pictures, Machine, Training):
         "(without it: a CSV's column `group`, where there is one)",
         group="data",
         unset="",  # nothing to type: a column `group` holds whether it is named or not
+    )
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(TuningSettings):
+    """Transfer: replace the head, freeze, train, keep the best."""
+
+    folds: int = knob(
+        0,
+        "before the run itself, one for each of N parts of the training pictures, held out in "
+        "turn: how sure is its accuracy (0: none)",
+        low=0,
+    )
+    repeats: int = knob(
+        1, "seeds for the folds; without --folds, runs of other seeds and other pictures", low=1
     )

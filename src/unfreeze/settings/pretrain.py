@@ -90,6 +90,13 @@ class PretrainSettings(Call, Run, Told, Pictures, Machine):
     syncbn_process_group_size: int = knob(
         8, "processes that share a batch norm with --sync-bn groups", low=1, group="machine"
     )
+    tune: str = knob(
+        "auto",
+        "measure before step 0, in 5 s at most, which threads, precision, layout and workers pay, "
+        "of those that were not given; a resumed run keeps its choice",
+        choices=("auto", "off"),
+        group="machine",
+    )
     optimizer: str | None = knob(None, "larc is the published one", choices=OPTIMIZERS)
 
     nmb_crops: tuple[int, ...] | None = knob(

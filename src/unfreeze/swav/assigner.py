@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +13,9 @@ from unfreeze.swav.gate import Gate, Mean
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.sinkhorn import sinkhorn
 from unfreeze.swav.targets import Scores, Targets
+
+if TYPE_CHECKING:
+    from unfreeze.swav.trainer import Trainer
 
 Say = Callable[[str], None]
 
@@ -128,3 +131,14 @@ class Assigner(Targets):
         if self.bank is None and self.length and epoch >= self.opens:
             self.bank = Bank(len(self.assigned), self.length, like.shape[1]).to(like)
         return self.bank
+
+
+def without_memory(trainer: "Trainer") -> "Trainer":
+    """The trainer with codes that need neither a queue nor a memory of all pictures.
+
+    For steps that are only timed: these need a run behind them and cost next to nothing.
+    """
+    s = trainer.s
+    codes = Assigner(s.crops_for_assign, epsilon=s.epsilon, iterations=s.sinkhorn_iterations)
+    trainer.assigner = trainer.finite.assigner = codes
+    return trainer

@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "keep",
     "on_collapse",
     "logger",
+    "tune",  # a resumed run does not measure
     "sync_bn",  # these two are compared by what they do
     "syncbn_process_group_size",
 )

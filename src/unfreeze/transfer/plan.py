@@ -30,6 +30,7 @@ class Facts:
     stem: str
     head_only: bool  # everything but the new head is frozen
     trained: bool  # the start has weights
+    processes: int = 1  # that share a batch
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
     if batch is None:
         batch = usual_batch(facts.images)
         reasons["batch_size"] = f"{-(-facts.images // batch)} steps an epoch"
+        if batch % facts.processes:
+            batch = facts.processes * -(-batch // facts.processes)
+            reasons["batch_size"] += f", shared by {facts.processes} processes"
     lr = s.lr
     if lr is None:
         lr, reasons["lr"] = usual_lr(s.optimizer, batch, facts)

@@ -18,7 +18,7 @@ from unfreeze.optim.schedules import schedule_lr
 from unfreeze.runtime.console import Advance, Console
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.meter import due
-from unfreeze.runtime.signals import StopRequest, stop_requests
+from unfreeze.runtime.signals import ANOTHER, StopRequest, stop_requests
 from unfreeze.transfer.average import served
 from unfreeze.transfer.evaluate import Scores
 from unfreeze.transfer.fit import Fit, Outcome
@@ -167,7 +167,7 @@ class Trainer:
         """Whether any process was asked to stop, into `asked`; for each of `also` likewise."""
         self.asked, *found = self.processes.any([bool(stop), *also])
         if self.asked and not stop:
-            stop.name = "a signal or the time limit in another process"
+            stop.name = ANOTHER
         return found
 
     def _train(self, stop: StopRequest, advance: Advance) -> None:
@@ -226,7 +226,7 @@ class Trainer:
         if self.validate is not None:
             shortcut = self.shortcut
             with self.saves.deadline.timing("validation"), self._judged():
-                found = dict(shortcut.record(self.network) if shortcut else self.validate())
+                found = dict(self._validated(shortcut) if shortcut else self.validate())
             self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
             score = score_of(found, self.fit.select)
             if self.selection.update(done - 1, found["accuracy"], found["loss"], score):
@@ -234,6 +234,10 @@ class Trainer:
         ended = self.step == self.total or self.selection.exhausted
         if ended or self._due(done):
             self.saves.last(self.state())
+
+    def _validated(self, shortcut: Shortcut) -> dict[str, Any]:
+        """From features, by one process for all."""
+        return self.processes.leads(lambda: shortcut.record(self.network))
 
     def _judged(self) -> contextlib.AbstractContextManager[None]:
         """Within the block the network has the weights that are kept."""

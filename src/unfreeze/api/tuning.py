@@ -1,0 +1,226 @@
+"""`--tune`: the way a pretraining run computes, measured before step 0 and kept by the run."""
+
+import contextlib
+import gc
+import math
+import os
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from unfreeze.checkpoints.state import has_last
+from unfreeze.data.loader import Batch
+from unfreeze.data.supervised import processors
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.devices import fast_precisions
+from unfreeze.runtime.processes import Processes
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.threads import threads_kept, threads_said
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.assigner import without_memory
+from unfreeze.swav.place import Place
+from unfreeze.swav.probe import SECONDS, probe
+from unfreeze.swav.recipe import Plan
+from unfreeze.swav.trainer import Trainer
+from unfreeze.swav.ways import Choice, Scope, Spent, Way
+
+Make = Callable[[Way], Trainer]
+ASKED = "asked for"
+_BATCHES = 100  # more than a probe ever takes from one stream
+
+
+def usual_way(s: PretrainSettings, place: Place, neighbours: int) -> Way:
+    """What a run does unmeasured, on a machine with so many processes of this run."""
+    workers = _workers(s, place.device, neighbours)
+    return Way(place.precision, place.layout, torch.get_num_threads(), workers)
+
+
+def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
+    if s.workers is not None:
+        return s.workers
+    # on the CPU the network uses every core already; launchers set one thread a process
+    cores = (os.cpu_count() or 1) // neighbours
+    return min(16, max(1, cores)) if device.type == "cuda" else 0
+
+
+def scope_of(s: PretrainSettings, device: torch.device) -> Scope:
+    """What may be tried on this machine: nothing that somebody gave a value."""
+    given = {}
+    if s.workers is not None:
+        given["workers"] = ASKED
+    if s.precision != "auto":
+        given["precision"] = ASKED
+    if said := threads_said(processors()):
+        given["threads"] = f"set by {said}"
+    return Scope(device.type, fast_precisions(device), processors(), given)
+
+
+def announced(s: PretrainSettings, world: int) -> dict[str, str]:
+    """What a plan says of the probe; nothing where there is none."""
+    if s.tune == "off":
+        return {}
+    if world > 1:
+        return {"tune": "with several processes nothing is measured"}
+    what = "threads, precision, layout and workers that were not given"
+    return {"tune": f"{what} are measured before step 0, in {SECONDS:g} s at most"}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The way a run computes; `record` is what config.toml keeps, None where nothing was chosen."""
+
+    way: Way
+    record: dict[str, Any] | None = None
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Of each knob, where it was chosen."""
+        return dict(self.record["reasons"]) if self.record else {}
+
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """For config.toml."""
+        if self.record is None:
+            return {}
+        inner = {name: value for name, value in self.record.items() if isinstance(value, dict)}
+        plain = {name: value for name, value in self.record.items() if name not in inner}
+        return {"tuned": plain, **{f"tuned.{name}": value for name, value in inner.items()}}
+
+
+def tuned(plan: Plan, place: Place, run: RunFolder, processes: Processes, make: Make) -> Tuned:
+    """The way to take: the run's own, where it goes on; measured, where that is wanted; the usual.
+
+    Sets the number of threads.
+    """
+    s = plan.settings
+    usual = usual_way(s, place, processes.launch.local_world)
+    scope = scope_of(s, place.device)
+    record = _stored(run) if s.resume else None
+    if record is not None:
+        found = Tuned(_again(record, usual, scope, processes.world), record)
+    elif s.tune == "off" or processes.world > 1 or not plan.steps or _begun(run):
+        found = Tuned(usual)
+    else:
+        choice = _measured(plan, usual, scope, make, place.device)
+        found = Tuned(choice.way, choice.record(scope.device))
+    if found.way.threads != torch.get_num_threads():
+        torch.set_num_threads(found.way.threads)
+    return found
+
+
+def tell(found: Tuned, console: Console) -> None:
+    """One line for each knob, and how long it took."""
+    if found.record is None:
+        return
+    console.say(f"Measured in {found.record['probe_seconds']:g} s which way pays:")
+    for knob, reason in found.reasons.items():
+        console.say(f"  {knob:10} {reason}")
+
+
+def _begun(run: RunFolder) -> bool:
+    return has_last(run.file("checkpoints"))
+
+
+def _stored(run: RunFolder) -> dict[str, Any] | None:
+    config = run.file("config.toml")
+    if not config.exists():
+        return None
+    found: dict[str, Any] | None = tomllib.loads(config.read_text(encoding="utf-8")).get("tuned")
+    return found
+
+
+def _again(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
+    """The recorded way, with what was given now, as far as this machine is one of its kind."""
+    if record["device"] != scope.device:
+        return usual
+    most = scope.processors
+    kept = {
+        "precision": record["precision"],
+        "layout": record["layout"],
+        "threads": min(record["threads"], most) if world == 1 else usual.threads,
+        "workers": min(record["workers"], most) if world == 1 else usual.workers,
+    }
+    return replace(usual, **{knob: v for knob, v in kept.items() if knob not in scope.given})
+
+
+def _measured(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.device) -> Choice:
+    """The probe's choice. Random numbers, weights and threads stay as they were."""
+    s = plan.settings
+    rows = min(2 * s.accumulate, s.batch_size or 0), s.batch_size or 0
+    cuda = [device] if device.type == "cuda" else []
+    steps = Steps(make)
+    with torch.random.fork_rng(devices=cuda), threads_kept(), contextlib.closing(steps):
+        return probe(usual, scope, steps, rows=rows, steps=plan.steps)
+
+
+class _Late(Exception):
+    """A step passed its limit."""
+
+
+class Steps:
+    """Steps of trainers that are thrown away, over the first pictures of the run.
+
+    A step that passes its limit ends before its next layer, or behind the next gradient.
+    """
+
+    def __init__(self, make: Make, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.make, self.clock = make, clock
+        self.until = math.inf
+        self._trainers: dict[tuple[str, str], Trainer] = {}
+        self._streams: dict[tuple[Way, int], Iterator[Batch]] = {}
+        self._cut: dict[int, float] = {}  # rows -> seconds that the main process cuts for
+
+    def __call__(self, way: Way, rows: int, limit: float) -> Spent:
+        """One step; its seconds end when the device is done, or where it was cut off."""
+        self.until = self.clock() + limit
+        torch.set_num_threads(way.threads)
+        trainer = self._trainer(way)
+        began = ready = self.clock()
+        try:
+            batch = next(self._stream(way, trainer, rows))
+            ready = self.clock()
+            loss, _ = trainer.train_step(batch)
+            loss.item()
+        except _Late:
+            return Spent(ready - began, self.clock() - ready, whole=False)
+        spent = Spent(ready - began, self.clock() - ready)
+        if not way.workers:
+            self._cut[rows] = spent.data
+            return spent
+        # the first batches were cut in advance: in the long run workers are as fast as they cut
+        waiting = self._cut.get(rows, 0.0) / way.workers - spent.step
+        return Spent(max(spent.data, waiting), spent.step)
+
+    def _look(self, *_: Any) -> None:
+        if self.clock() > self.until:
+            raise _Late
+
+    def close(self) -> None:
+        """End the workers and forget the trainers."""
+        for stream in self._streams.values():
+            stream.close()  # type: ignore[attr-defined]  # they are generators
+        self._streams.clear()
+        self._trainers.clear()
+        gc.collect()
+
+    def _trainer(self, way: Way) -> Trainer:
+        key = way.precision, way.layout
+        if key not in self._trainers:
+            trainer = without_memory(self.make(way))
+            for module in trainer.model.modules():
+                module.register_forward_pre_hook(self._look)
+            for weight in trainer.model.parameters():
+                weight.register_post_accumulate_grad_hook(self._look)
+            self._trainers[key] = trainer
+        return self._trainers[key]
+
+    def _stream(self, way: Way, trainer: Trainer, rows: int) -> Iterator[Batch]:
+        if (way, rows) not in self._streams:
+            trainer.loader.workers = way.workers
+            batches = [trainer.loader.batch(0)[:rows]] * _BATCHES
+            self._streams[way, rows] = trainer.loader.these(batches, 0)
+        trainer.loader.workers = way.workers  # it is looked at when the first batch is asked for
+        return self._streams[way, rows]

@@ -1,0 +1,94 @@
+"""What a run waited for, in one sentence, from the records that it left."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+WAITING = 0.2  # from this share on it is worth the user's while
+_HARDLY = 0.05
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What could be changed: the device, its precision, workers of how many processors, the store.
+
+    `store`: where decoded pictures are held, `memory`, `disk` or `none`.
+    """
+
+    device: str
+    precision: str
+    workers: int
+    processors: int
+    store: str
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Circumstances | None":
+        """From the facts of a run's config.toml; None where they lack some."""
+        names = [field.name for field in fields(cls)]
+        if any(name not in facts for name in names):
+            return None
+        device = str(facts["device"]).partition(":")[0]
+        return cls(**{**{name: facts[name] for name in names}, "device": device})
+
+
+def waited(records: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """(seconds of waiting for data, seconds of steps) over all training records; None without.
+
+    A record is the mean over the steps since the one before. The first is left out where there are
+    others: then nothing is in place yet.
+    """
+    train = [record for record in records if record.get("split") == "train"]
+    timed = [r for r in train if "seconds_data" in r and "seconds_step" in r]
+    data = step = 0.0
+    before = 0
+    for place, record in enumerate(timed):
+        steps, before = record["step"] - before, record["step"]
+        if place or len(timed) == 1:
+            data += steps * record["seconds_data"]
+            step += steps * record["seconds_step"]
+    return (data, step) if data + step > 0 else None
+
+
+def bottleneck(records: Sequence[Mapping[str, Any]], where: Circumstances | None) -> str:
+    """The sentence; "" where nothing was timed. Without `where` there is no advice in it."""
+    found = waited(records)
+    if found is None:
+        return ""
+    data, step = found
+    share = data / (data + step)
+    if share >= WAITING:
+        sentence = f"Waiting for pictures took {_percent(share)} of the time"
+        advice = _for_pictures(where) if where else ""
+    else:
+        sentence = f"The network took {_percent(1 - share)} of the time"
+        if share >= _HARDLY:
+            sentence += f", waiting for pictures {_percent(share)}"
+        advice = _for_the_network(where) if where else ""
+    return f"{sentence}: {advice}." if advice else f"{sentence}."
+
+
+def _for_pictures(where: Circumstances) -> str:
+    ways = []
+    most = where.processors - (1 if where.device == "cpu" else 0)
+    if where.workers < most:
+        ways.append(f"--workers {min(most, max(1, 2 * where.workers))}")
+    if where.store == "none":
+        ways.append("--store memory or disk")
+    if not ways:
+        return "fewer or smaller views (--nmb-crops, --image-size) or more processors would help"
+    return f"{' and '.join(ways)} would help"
+
+
+def _for_the_network(where: Circumstances) -> str:
+    ways = ["a smaller --arch", "smaller views (--image-size)"]
+    if where.device == "cpu":
+        ways.insert(0, "a GPU")
+    else:
+        ways.append("more GPUs (torchrun)")
+        if where.precision == "fp32":
+            ways.insert(0, "--precision auto")
+    return f"{', '.join(ways[:-1])} or {ways[-1]} would make it faster"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

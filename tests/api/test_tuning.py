@@ -1,0 +1,251 @@
+"""`--tune`: what the probe leaves alone, what a run keeps of it, and what it never touches."""
+
+import tomllib
+from dataclasses import replace
+
+import pytest
+import torch
+
+import unfreeze
+from unfreeze.api import tuning
+from unfreeze.api.pretrain import run_pretrain
+from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.errors import Interrupted, UsageError
+from unfreeze.runtime.console import Quiet
+from unfreeze.settings.build import layered
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.probe import RESERVE, SECONDS, probe
+from unfreeze.swav.ways import Choice, Scope, Way, choose
+
+GIVEN = {
+    "data": "digits",
+    "limit": 128,
+    "epochs": 2,
+    "batch_size": 32,
+    "nmb_prototypes": 16,
+    "augment": "digits",
+    "device": "cpu",
+    "watch_every": 0,
+}
+
+
+def run(out, **changed):
+    settings = layered(PretrainSettings, None, {**GIVEN, "out": str(out), **changed})
+    return run_pretrain(settings, Quiet())
+
+
+def weights(folder):
+    return load_model(folder)[0]
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def config(folder):
+    return tomllib.loads((folder / "config.toml").read_text())
+
+
+@pytest.fixture
+def decided(monkeypatch):
+    """`decided(precision="fp32", ...)`: what the probe says from now on, after real steps."""
+
+    def to(**changed):
+        def instead(usual, scope, measure, *, rows, steps):
+            for way in (usual, Way("fp32", "contiguous", 1, 0)):
+                assert measure(way, 8, 60.0).whole
+            way = Way(**{**vars(usual), **changed})
+            return Choice(way, {k: f"{v}: decided" for k, v in vars(way).items()}, (), 0.5)
+
+        monkeypatch.setattr(tuning, "probe", instead)
+
+    return to
+
+
+@pytest.fixture
+def forbidden(monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("measured")
+
+    return lambda: monkeypatch.setattr(tuning, "probe", never)
+
+
+@pytest.fixture(scope="module")
+def untuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("untuned") / "run"
+    run(folder, tune="off")
+    return folder
+
+
+def test_the_probe_changes_neither_random_numbers_nor_weights(untuned, tmp_path, decided):
+    decided()  # the usual way, after it was tried for real
+    run(tmp_path / "run", tune="auto")
+    assert same(weights(untuned), weights(tmp_path / "run"))
+
+
+def test_off_measures_nothing_and_writes_no_choice(untuned, tmp_path, forbidden):
+    forbidden()
+    run(tmp_path / "run", tune="off")
+    assert same(weights(untuned), weights(tmp_path / "run"))
+    assert "tuned" not in config(tmp_path / "run") and config(tmp_path / "run")["tune"] == "off"
+
+
+def test_a_resumed_run_reads_the_choice_and_equals_the_straight_one(tmp_path, decided, forbidden):
+    chosen = {"precision": "fp32", "layout": "contiguous", "workers": 1}
+    decided(**chosen)
+    run(tmp_path / "straight")
+    stopped = tmp_path / "stopped"
+    with pytest.raises(Interrupted):
+        run(stopped, time_limit="0.2s")
+    forbidden()
+    run(stopped, resume="yes")
+    assert same(weights(tmp_path / "straight"), weights(stopped))
+    found = config(stopped)
+    assert {knob: found["tuned"][knob] for knob in chosen} == chosen
+    assert found["facts"]["precision"] == "fp32"
+    assert found["reasons"]["layout"] == "contiguous: decided"
+
+
+def test_without_the_stored_choice_the_resumed_run_would_be_another(tmp_path, decided, untuned):
+    decided(precision="fp32" if config(untuned)["facts"]["precision"] == "bf16" else "bf16")
+    stopped = tmp_path / "stopped"
+    with pytest.raises(Interrupted):
+        run(stopped, time_limit="0.2s")
+    text = (stopped / "config.toml").read_text()
+    (stopped / "config.toml").write_text(text[: text.index("[tuned]")])
+    run(stopped, resume="yes")  # and it is not measured then
+    assert config(stopped)["facts"]["precision"] == config(untuned)["facts"]["precision"]
+
+
+def test_threads_are_set_for_the_run_and_given_back(tmp_path, decided, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    decided(threads=before + 1)
+    run(tmp_path / "run")
+    assert config(tmp_path / "run")["facts"]["threads"] == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_values_of_the_user_are_given():
+    free = tuning.scope_of(PretrainSettings(), torch.device("cpu"))
+    assert set(free.given) <= {"threads"}
+    asked = tuning.scope_of(PretrainSettings(workers=0, precision="fp32"), torch.device("cpu"))
+    assert asked.given["workers"] == asked.given["precision"] == "asked for"
+
+
+def test_threads_count_as_given_where_somebody_set_them(monkeypatch):
+    device = torch.device("cpu")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tuning, "processors", lambda: torch.get_num_threads())
+    assert "threads" not in tuning.scope_of(PretrainSettings(), device).given
+    monkeypatch.setattr(tuning, "processors", lambda: 5 * torch.get_num_threads())
+    given = tuning.scope_of(PretrainSettings(), device).given
+    assert given["threads"] == "set by torch.set_num_threads"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    given = tuning.scope_of(PretrainSettings(), device).given
+    assert given["threads"] == "set by OMP_NUM_THREADS"
+
+
+def test_what_is_given_on_resume_wins_over_the_record():
+    record = {"device": "cpu", "precision": "fp32", "layout": "contiguous", "threads": 2}
+    record |= {"workers": 1}
+    usual = Way("bf16", "channels_last", 1, 3)
+    given = Scope("cpu", ("bf16",), 8, {"workers": "asked for"})
+    assert tuning._again(record, usual, given, 1) == Way("fp32", "contiguous", 2, 3)
+    # more processes share the processors; another device is another choice
+    assert tuning._again(record, usual, given, 4) == Way("fp32", "contiguous", 1, 3)
+    assert tuning._again({**record, "device": "cuda"}, usual, given, 1) == usual
+
+
+class Slow(torch.nn.Module):
+    """A layer that takes a second on a made-up clock, forward and backward."""
+
+    now = 0.0
+
+    def forward(self, x):
+        Slow.now += 1.0
+        return x * 1.0
+
+
+@pytest.fixture
+def measuring(monkeypatch):
+    """`measuring(look, ...)`: look(usual, scope, measure, known) stands where the probe does."""
+
+    def instead(look, **changed):
+        def by(usual, scope, measure, **known):
+            for name, value in changed.items():
+                setattr(measure, name, value)
+            look(usual, scope, measure, known)
+            return choose([], usual, scope)
+
+        monkeypatch.setattr(tuning, "probe", by)
+
+    return instead
+
+
+def test_a_step_is_cut_off_between_layers(untuned, tmp_path, measuring):
+    """A network of 40 slow layers: a step ends within a layer of its limit, the probe in time."""
+
+    def look(usual, scope, measure, known):
+        make = measure.make
+
+        def slow(way):
+            trainer = make(way)
+            layers = (Slow() for _ in range(40))
+            trainer.model.backbone = torch.nn.Sequential(*layers, trainer.model.backbone)
+            return trainer
+
+        measure.make, began = slow, Slow.now
+        cut = measure(usual, 4, 3.0)
+        assert not cut.whole and 3.0 < Slow.now - began <= 4.0
+        found = probe(usual, scope, measure, **known, clock=measure.clock)
+        assert found.way == usual and found.seconds <= SECONDS - RESERVE + 1.0
+
+    measuring(look, clock=lambda: Slow.now)
+    run(tmp_path / "run")
+    assert Slow.now > 3.0 and same(weights(untuned), weights(tmp_path / "run"))
+
+
+def test_in_the_long_run_workers_are_as_fast_as_they_cut(tmp_path, measuring):
+    def look(usual, scope, measure, known):
+        measure(usual, 8, 60.0)
+        measure._cut[8] = 10.0  # seconds, in the main process
+        beside = measure(replace(usual, workers=2), 8, 60.0)
+        assert beside.total == pytest.approx(5.0)
+
+    measuring(look)
+    run(tmp_path / "run")
+
+
+def test_a_real_probe_is_quick_and_leaves_its_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr("unfreeze.swav.probe.SHARE", 1e9)  # a run worth measuring
+    run(tmp_path / "run", epochs=1)
+    kept = config(tmp_path / "run")["tuned"]
+    assert kept["probe_seconds"] <= 5.5 and set(kept["reasons"]) >= {"precision", "layout"}
+    assert kept["steps"] and all(" ms" in figure for figure in kept["steps"].values())
+
+
+def test_a_plan_says_that_it_will_be_measured():
+    planned = unfreeze.pretrain("digits", device="cpu", dry_run=True, limit=128)
+    assert "measured before step 0" in planned.reasons["tune"]
+    off = unfreeze.pretrain("digits", device="cpu", dry_run=True, limit=128, tune="off")
+    assert "tune" not in off.reasons
+    with pytest.raises(UsageError, match="auto, off"):
+        unfreeze.pretrain("digits", dry_run=True, tune="on")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"method": "deepcluster-v2"},
+        {"queue_length": 32, "epoch_queue_starts": 0},
+        {"queue_length": 32, "queue_start": "auto"},
+        {"accumulate": 2},
+    ],
+)
+def test_every_kind_of_run_can_be_measured_and_stays_the_same(tmp_path, decided, changed):
+    decided()
+    run(tmp_path / "run", epochs=1, **changed)
+    run(tmp_path / "off", epochs=1, tune="off", **changed)
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "off"))
