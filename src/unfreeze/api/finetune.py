@@ -1,6 +1,7 @@
 """`finetune`: labelled pictures and a network in, a classifier that travels out."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ class FinetunePlan:
     parameters_frozen: int
 
 
-def finetune(data: str, **settings: Any) -> FinetuneResult | FinetunePlan:
+def finetune(data: str | Sequence[str], **settings: Any) -> FinetuneResult | FinetunePlan:
     """A classifier from the labelled pictures of `data`; keywords as in `FinetuneSettings`.
 
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.

@@ -85,7 +85,7 @@ class Gathering:
 
 def gathering(s: PretrainSettings, console: Console) -> Gathering:
     """The pictures of `s.data`: of `train` only, where there are splits."""
-    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run)
+    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
     index = build_index(source, strange_classes=True, labels=s.labels, split_from=s.split_from)
     for note in index.notes:
         console.say(note)
@@ -96,7 +96,7 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
     if s.limit is not None:
         train = subset(index.labels, train, limit=s.limit, seed=s.seed)
     if not len(train):
-        raise DataError(f"There is no picture to train on in {s.data}.", "Check the folder.")
+        raise DataError(f"There is no picture to train on in {source.where}.", "Check the folder.")
     side = usual_side(index, train)
     return Gathering(index, Pictures(index), train, side, source.fingerprint())
 

@@ -72,7 +72,7 @@ class Checked:
 
 def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
     """Labels and splits of `s.data`, and the usual size by a sample's headers; decodes nothing."""
-    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run)
+    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
     everything = build_index(source, labels=s.labels, split_from=s.split_from)
     index = labelled(everything)
     counted = census(everything)

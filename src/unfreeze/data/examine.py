@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from unfreeze.data.channels import layout
 from unfreeze.data.decode import decode_told
+from unfreeze.data.deep import is_deep
 from unfreeze.data.signatures import cut_short
 from unfreeze.data.sources import Source
 from unfreeze.data.undecodable import Reason, Undecodable
@@ -131,6 +133,9 @@ def _oddities(image: Image.Image, data: bytes, name: str) -> list[Note]:
         found.append(misnamed)
     if getattr(image, "is_animated", False):
         found.append(Note("animated", "only the first frame is used"))
+    tiff = layout(data)
+    if tiff is not None and tiff.note is not None:
+        found.append(Note("channels", tiff.note))
     if image.mode.startswith("I") or _deep(data):
         found.append(Note("16-bit", "brought to 8 bits"))
     elif image.mode in _MODES:
@@ -150,8 +155,8 @@ def _misnamed(name: str, found: str) -> Note | None:
 
 
 def _deep(data: bytes) -> bool:
-    """A PNG with 16 bits a channel, which Pillow reads as 8 where there is colour."""
-    return data.startswith(b"\x89PNG") and len(data) > 24 and data[24] == 16
+    """More than 8 bits a channel, where Pillow shows 8 of colour."""
+    return is_deep(data) or (data.startswith(b"\x89PNG") and len(data) > 24 and data[24] == 16)
 
 
 def _turned(image: Image.Image) -> Note | None:

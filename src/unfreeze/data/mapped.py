@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.data.cache import cache_folder
 from unfreeze.data.decode import DECODER
 from unfreeze.data.sources import Source
-from unfreeze.data.verdicts import cache_folder
 from unfreeze.runtime.atomic import replacing
 
 ENDING = ".pixels"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
-from unfreeze.settings.shared import Call, Machine, Pictures, Run, Told
+from unfreeze.settings.shared import Call, Machine, Pictures, Run, Told, sources
 from unfreeze.settings.training import Training
 
 
@@ -11,7 +11,7 @@ from unfreeze.settings.training import Training
 class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
     """One run of transfer."""
 
-    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    data: tuple[str, ...] = sources()
     arch: str | None = knob(
         None, "network: torchvision/NAME, timm/NAME, unfreeze/NAME (auto: the run's, or resnet50)"
     )
@@ -130,7 +130,11 @@ class FinetuneSettings(TuningSettings):
         "before the run itself, one for each of N parts of the training pictures, held out in "
         "turn: how sure is its accuracy (0: none)",
         low=0,
+        group="data",
     )
     repeats: int = knob(
-        1, "seeds for the folds; without --folds, runs of other seeds and other pictures", low=1
+        1,
+        "seeds for the folds; without --folds, runs of other seeds and other pictures",
+        low=1,
+        group="data",
     )

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unfreeze.data import room
+from unfreeze.data.cache import cache_folder
 from unfreeze.data.room import SPARE_BYTES
-from unfreeze.data.verdicts import cache_folder
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import Console

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from unfreeze.data.intensity import reading
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.settings.finetune import FinetuneSettings
@@ -166,7 +167,7 @@ def choose_preprocess(
         chosen,
         mean=s.mean or chosen.mean,
         std=s.std or chosen.std,
-        intensity=s.range or chosen.intensity,
+        intensity=reading(s.range, s.channels, chosen.intensity),
     )
     _three(chosen)
     return chosen, reasons

@@ -31,6 +31,7 @@ class Source(ABC):
     labels: list[str] | None = None
     splits: list[str] | None = None
     groups: list[str] | None = None
+    listed: bool = False  # every row is a picture, as a list says
     intensity: str = "auto"  # the rule by which deep grey is decoded
     skipped: int = 0
     notes: tuple[str, ...] = ()
