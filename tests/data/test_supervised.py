@@ -1,5 +1,6 @@
 """Processes that are watched: one that dies or hangs costs one task, whatever it is."""
 
+import json
 import os
 import pickle
 import signal
@@ -137,6 +138,32 @@ def test_arrays_travel_whole_and_can_be_written_to():
     for place in places:
         assert np.array_equal(found[place], arrays[place][::-1])
         found[place][...] = 0
+
+
+class Unopened:
+    """Cannot be opened where it arrives, and raises what cannot travel."""
+
+    def __init__(self, whole):
+        self.whole = whole
+
+    def __reduce__(self):
+        return (Unopened, (True,)) if self.whole else (json.loads, ("{",))
+
+    def __call__(self, task):
+        class Own(Exception):
+            pass
+
+        raise Own("a bug of ours")
+
+
+def test_what_keeps_a_process_from_beginning_is_said():
+    with pytest.raises(json.JSONDecodeError):
+        list(supervised(Unopened(False), [1], 1, seconds=20))
+
+
+def test_an_exception_that_cannot_travel_is_said_in_words():
+    with pytest.raises(RuntimeError, match="Own: a bug of ours"):
+        list(supervised(Unopened(True), [1], 1, seconds=20))
 
 
 def test_work_that_cannot_travel_is_said_at_once():

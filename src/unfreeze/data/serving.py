@@ -2,12 +2,13 @@
 
 import contextlib
 import inspect
+import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from unfreeze.data.wire import pack, receive, send
+from unfreeze.data.wire import Packed, pack, receive, send
 
 START = "from unfreeze.data.serving import serve; serve()"
 
@@ -29,26 +30,39 @@ def serve() -> None:
     first = receive(asked)
     if first is None:
         return
-    work, memory = first.opened()
-    _bound(memory)
     with contextlib.suppress(BrokenPipeError):
+        try:
+            work, memory = first.opened()
+            _bound(memory)
+        except Exception as error:  # a module that is not there
+            send(answers, _failed(error))
+            return
         send(answers, pack(Said("began")))
-        while (task := receive(asked)) is not None:
-            for said in _answers(work, task.opened()):
-                send(answers, pack(said))
+        while (tasks := receive(asked)) is not None:
+            for task in tasks.opened():
+                for message in _answers(work, task):
+                    send(answers, message)
 
 
-def _answers(work: Callable[[Any], Any], task: Any) -> Iterator[Said]:
+def _answers(work: Callable[[Any], Any], task: Any) -> Iterator[Packed]:
     try:
         found = work(task)
         if not inspect.isgenerator(found):
-            yield Said("answer", found, over=True)
+            yield pack(Said("answer", found, over=True))
             return
         for answer in found:
-            yield Said("answer", answer)
-        yield Said("over", over=True)
+            yield pack(Said("answer", answer))
+        yield pack(Said("over", over=True))
     except Exception as error:  # it is raised where it can be shown
-        yield Said("failed", error)
+        yield _failed(error)
+
+
+def _failed(error: Exception) -> Packed:
+    try:
+        pickle.loads(pickle.dumps(error))
+        return pack(Said("failed", error))
+    except Exception:  # not every exception travels
+        return pack(Said("failed", RuntimeError(f"{type(error).__name__}: {error}")))
 
 
 def _bound(memory: int) -> None:

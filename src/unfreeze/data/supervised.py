@@ -194,10 +194,14 @@ class _Watch:
         return task, Lost("crashed", f"the decoder ended its process ({how})", outside)
 
     def _feed(self, process: _Process) -> None:
-        while len(process.held) < self.ahead and self.todo:
-            task = self.todo.popleft()
-            process.held.append(task)
-            _tell(process, pack(task))
+        """Gives several tasks at once, near the end no more than a fair share."""
+        if not self.todo or len(process.held) > self.ahead // 2:
+            return
+        fair = -(-len(self.todo) // len(self.staff))
+        count = min(self.ahead - len(process.held), fair)
+        tasks = [self.todo.popleft() for _ in range(count)]
+        process.held.extend(tasks)
+        _tell(process, pack(tasks))
 
     def _listen(self, process: _Process) -> None:
         _tell(process, self.work)
