@@ -46,6 +46,11 @@ def several(task):
     yield task, 2
 
 
+def slowly(task):
+    time.sleep(600 if task == "hang" else 0.5)
+    return task
+
+
 class Sent:
     def __init__(self, arrays):
         self.arrays = arrays
@@ -124,6 +129,15 @@ def test_who_takes_an_answer_slowly_lets_no_process_hang():
     for task, answer in supervised(doubled, range(12), 1, seconds=0.5, ahead=4):
         assert answer == 2 * task
         time.sleep(0.6 if task in (3, 5) else 0)
+
+
+def test_who_waited_for_work_is_not_taken_for_hung():
+    todo, found = deque(["hang", 1]), []
+    for task, answer in supervised(slowly, todo, 2, seconds=2.0, ahead=1):
+        found.append((task, getattr(answer, "kind", answer)))
+        if task == "hang":
+            todo.extend([2, 3])  # to one that has been idle for long, and to a new one
+    assert sorted(found, key=str) == [(1, 1), (2, 2), (3, 3), ("hang", "hung")]
 
 
 def test_arrays_travel_whole_and_can_be_written_to():
