@@ -23,6 +23,7 @@ from pathlib import Path
 from PIL import Image
 
 import unfreeze
+from drawing import draw_rounds
 from unfreeze.data.index import build_index
 from unfreeze.data.scan import check
 from unfreeze.data.sources.open import open_source
@@ -80,6 +81,7 @@ def main() -> None:
     ask.add_argument("--copies", type=int, default=4)
     ask.add_argument("--rounds", type=int, default=5)
     ask.add_argument("--json")
+    ask.add_argument("--plot")
     given = ask.parse_args()
     ways = {"loop": loop, "decoding only": decoding, "every check": every_check}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -101,6 +103,7 @@ def main() -> None:
             "ratio": round(
                 statistics.median(a / b for a, b in zip(seconds["loop"], took, strict=True)), 2
             ),
+            "rounds": [round(one, 3) for one in took],
         }
         for name, took in seconds.items()
     }
@@ -115,6 +118,8 @@ def main() -> None:
     print(json.dumps(report, indent=1))
     if given.json:
         Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    if given.plot:
+        draw_rounds(given.plot, {f"{count:,} photographs": seconds}, "s", peer="loop", less=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import unfreeze
+from drawing import draw_rounds
 
 STEP = [
     *("--arch", "unfreeze/tiny", "--weights", "none", "--epochs", "1", "--limit", "32"),
@@ -43,6 +44,7 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("--rounds", type=int, default=5)
     ask.add_argument("--json")
+    ask.add_argument("--plot")
     given = ask.parse_args()
     python, rows = sys.executable, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -61,8 +63,10 @@ def main() -> None:
                 "seconds": round(statistics.median(took), 2),
                 "slowest": round(max(took), 2),
                 "imports": round(statistics.median(bare), 2),
+                "rounds": {"command": took, "imports": bare},
             }
-            print(f"{name:20} {rows[name]}", flush=True)
+            told = {k: v for k, v in rows[name].items() if k != "rounds"}
+            print(f"{name:20} {told}", flush=True)
     report = {
         "processor": platform.processor() or platform.machine(),
         "unfreeze": unfreeze.__version__,
@@ -70,6 +74,8 @@ def main() -> None:
     }
     if given.json:
         Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    if given.plot:
+        draw_rounds(given.plot, {name: row["rounds"] for name, row in rows.items()}, "s")
 
 
 if __name__ == "__main__":

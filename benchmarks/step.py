@@ -2,10 +2,11 @@
 
     python benchmarks/step.py --threads 1 --json step.json
 
-Plain: float32, NCHW, one pass a resolution, Sinkhorn, loss, and SwAV's optimizer as a loop over
-tensors. Ours: `Trainer.train_step` with the precision and layout that `auto` chooses here, from the
-same uint8 views, normalising included for both. Rounds alternate; the first is a warm-up. Also what
-share of our step codes, loss and the optimizer take.
+Plain: float32 (on a GPU fp16 autocast with a fixed loss scale), NCHW, one pass a resolution,
+Sinkhorn, loss, and SwAV's optimizer as a loop over tensors. Ours: `Trainer.train_step` with the
+precision and layout that `auto` chooses here, from the same uint8 views, normalising included for
+both. Rounds alternate; the first is a warm-up. Also what share of our step codes, loss and the
+optimizer take.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import torch
 import torch.nn.functional as F
 
 import unfreeze
+from drawing import draw_rounds
 from unfreeze.backbones.build import build
 from unfreeze.backbones.head import headless
 from unfreeze.data.index import build_index
@@ -55,14 +57,15 @@ CASES: dict[str, dict[str, Any]] = {
     "resnet50, 2x224 + 6x96": {"arch": "resnet50", "batch_size": 4, **PHOTO},
 }
 K = 300
+SCALE = 1024.0  # of the loss in fp16: where gradients of bits that it lacks are kept
 
 
-def network(how: dict[str, Any], s: PretrainSettings) -> SwAV:
+def network(how: dict[str, Any], s: PretrainSettings, prototypes: int = K) -> SwAV:
     """The same start for both."""
     torch.manual_seed(0)
     backbone = build(how["arch"], stem=how.get("stem", "imagenet"))
     width = headless(backbone)
-    return SwAV(backbone, width, hidden=2048, feat_dim=s.feat_dim, prototypes=K)
+    return SwAV(backbone, width, hidden=2048, feat_dim=s.feat_dim, prototypes=prototypes)
 
 
 def settings(how: dict[str, Any]) -> PretrainSettings:
@@ -83,8 +86,11 @@ def settings(how: dict[str, Any]) -> PretrainSettings:
 class Plain:
     """The mathematics as one writes it down."""
 
-    def __init__(self, model: SwAV, device: torch.device) -> None:
+    def __init__(self, model: SwAV, device: torch.device, scale: float | None = None) -> None:
         self.model, self.device = model.to(device).train(), device
+        self.half = device.type == "cuda" and scale is None
+        self.scale = SCALE if self.half else 1.0
+        self.dtype, self.rate = model.prototypes.weight.dtype, 0.1
         self.momenta = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
         self.mean = torch.tensor(MEAN, device=device)[:, None, None]
         self.std = torch.tensor(STD, device=device)[:, None, None]
@@ -94,17 +100,15 @@ class Plain:
         model = self.model
         with torch.no_grad():
             model.prototypes.weight.copy_(F.normalize(model.prototypes.weight, dim=1))
-        given = [
-            (v.to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255 - self.mean)
-            / self.std
-            for v in views
-        ]
+        given = [self._normalised(view.to(self.device)) for view in views]
         sizes = sorted({v.shape[-1] for v in given}, reverse=True)
-        h = torch.cat(
-            [model.backbone(torch.cat([v for v in given if v.shape[-1] == s])) for s in sizes]
-        )
-        Z = F.normalize(model.projection_head(h), dim=1)
-        scores = (Z @ model.prototypes.weight.T).chunk(len(views))
+        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            h = torch.cat(
+                [model.backbone(torch.cat([v for v in given if v.shape[-1] == s])) for s in sizes]
+            )
+            Z = F.normalize(model.projection_head(h), dim=1)
+            scores = Z @ model.prototypes.weight.T
+        scores = scores.to(self.dtype).chunk(len(views))
         loss = torch.zeros((), device=self.device)
         for i in (0, 1):
             with torch.no_grad():
@@ -119,27 +123,35 @@ class Plain:
                 (Q * F.log_softmax(s / 0.1, dim=1)).sum(dim=1).mean() for s in others
             ) / len(others)
         loss = loss / 2
-        loss.backward()
+        (loss * self.scale).backward()
         self._update()
         return loss.detach()
+
+    def _normalised(self, view: torch.Tensor) -> torch.Tensor:
+        if view.is_floating_point():
+            return view  # by whoever cut it
+        return (view.permute(0, 3, 1, 2).contiguous().to(self.dtype) / 255 - self.mean) / self.std
 
     @torch.no_grad()
     def _update(self) -> None:
         for name, p in self.model.named_parameters():
             if p.grad is None:
                 continue
-            ratio = 0.001 * p.norm() / (p.grad.norm() + 1e-6 * p.norm() + 1e-8)
-            step = (p.grad + 1e-6 * p) * (ratio if p.norm() > 0 else 1.0)
+            gradient = p.grad / self.scale
+            ratio = 0.001 * p.norm() / (gradient.norm() + 1e-6 * p.norm() + 1e-8)
+            step = (gradient + 1e-6 * p) * (ratio if p.norm() > 0 else 1.0)
             self.momenta[name].mul_(0.9).add_(step)
-            p.sub_(0.1 * self.momenta[name])
+            p.sub_(self.rate * self.momenta[name])
             p.grad = None
 
 
-def ours(how: dict[str, Any], device: torch.device, folder: str) -> Trainer:
+def ours(
+    how: dict[str, Any], device: torch.device, folder: str, precision: str = "auto"
+) -> Trainer:
     """A trainer that is ready for its first step."""
     chosen = plan(settings(how), Facts(10_000, 256, device.type))
     s = chosen.settings
-    precision, _ = pick_precision("auto", device)
+    precision, _ = pick_precision(precision, device)
     loader = Loader(
         Pictures(build_index(open_source("digits"))),
         Cut(0, view_specs(s)),
@@ -149,6 +161,12 @@ def ours(how: dict[str, Any], device: torch.device, folder: str) -> Trainer:
     )
     place = Place(device, precision, MEAN, STD)
     return Trainer(network(how, s), chosen, loader, RunFolder(folder, writes=False), place)
+
+
+def batch_of(views: list[torch.Tensor]) -> Batch:
+    """A batch of these views, uint8 `[B, S, S, 3]`."""
+    count = len(views[0])
+    return Batch(0, 0, torch.arange(count).numpy(), torch.zeros(count), views)
 
 
 def shares(trainer: Trainer, batch: Batch) -> float:
@@ -185,11 +203,12 @@ def measured(how: dict[str, Any], device: torch.device, rounds: int, steps: int)
         for size, count in zip(how["size_crops"], how["nmb_crops"], strict=True)
         for _ in range(count)
     ]
+    if device.type == "cuda":
+        views = [view.pin_memory() for view in views]  # as the loader gives them
     with tempfile.TemporaryDirectory() as folder:
         trainer = ours(how, device, folder)
         plain = Plain(network(how, settings(how)), device)
-        ids = torch.arange(how["batch_size"]).numpy()
-        batch = Batch(0, 0, ids, torch.zeros(len(ids)), views)
+        batch = batch_of(views)
 
         def own() -> None:
             for _ in range(steps):
@@ -218,6 +237,7 @@ def measured(how: dict[str, Any], device: torch.device, rounds: int, steps: int)
         "ours": round(B / statistics.median(took["ours"]), 2),
         "ratio": round(statistics.median(ratios), 2),
         "ratios": [round(r, 2) for r in ratios],
+        "rounds": {name: [round(B / s, 2) for s in values] for name, values in took.items()},
         "codes_loss_optimizer": None if share is None else round(share, 4),
         "precision": precision,
         "batch": B,
@@ -232,12 +252,15 @@ def main() -> None:
     ask.add_argument("--steps", type=int, default=2, help="of a round")
     ask.add_argument("--batch-factor", type=int, default=1, help="larger batches, for a GPU")
     ask.add_argument("--threads", type=int)
+    ask.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     ask.add_argument("--json")
+    ask.add_argument("--plot")
     given = ask.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
     device, rows = pick_device(given.device), {}
-    for name, how in CASES.items():
+    for name in given.cases:
+        how = CASES[name]
         sized = {**how, "batch_size": how["batch_size"] * given.batch_factor}
         rows[name] = row = measured(sized, device, given.rounds, given.steps)
         share = row["codes_loss_optimizer"]
@@ -257,6 +280,9 @@ def main() -> None:
     }
     if given.json:
         Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    if given.plot:
+        rounds = {name: row["rounds"] for name, row in rows.items()}
+        draw_rounds(given.plot, rounds, "images/s", peer="plain")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 import unfreeze
+from drawing import draw_rounds
 from plain import Plain
 from unfreeze.data.decode import decode, shrink
 from unfreeze.data.views.multicrop import Cut
@@ -79,7 +80,7 @@ def small(files: list[Path]) -> dict[str, Round]:
     }
 
 
-def measured(ways: dict[str, Round], count: int, rounds: int) -> dict[str, dict[str, float]]:
+def measured(ways: dict[str, Round], count: int, rounds: int) -> dict[str, dict[str, Any]]:
     """Images a second, and how many times the plain pipeline's: medians over rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
@@ -96,6 +97,7 @@ def measured(ways: dict[str, Round], count: int, rounds: int) -> dict[str, dict[
             "ratio": round(
                 statistics.median(a / b for a, b in zip(seconds["plain"], took, strict=True)), 2
             ),
+            "rounds": [round(count / one, 1) for one in took],
         }
         for name, took in seconds.items()
     }
@@ -109,6 +111,7 @@ def main() -> None:
     ask.add_argument("--count", type=int, help="files of a round (64; small: 1,000)")
     ask.add_argument("--rounds", type=int, default=7)
     ask.add_argument("--json")
+    ask.add_argument("--plot")
     given = ask.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -130,6 +133,10 @@ def main() -> None:
     }
     if given.json:
         Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    if given.plot:
+        case = "32-pixel pictures, 2x32" if given.small else "photographs, 2x224 + 6x96"
+        rounds = {case: {name: row["rounds"] for name, row in rows.items()}}
+        draw_rounds(given.plot, rounds, "images/s on one thread", peer="plain")
 
 
 if __name__ == "__main__":

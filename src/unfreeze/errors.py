@@ -10,6 +10,7 @@ UnfreezeError            1   a bug of ours, or the base of all
 """
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -74,6 +75,7 @@ def rebuilt(exit_code: int, sentence: str, next_step: str) -> UnfreezeError:
     return error
 
 
-def go_on(verb: str, data: str, run: Path) -> str:
+def go_on(verb: str, data: str | Sequence[str], run: Path) -> str:
     """The next step after an interruption: a command that can be pasted as it stands."""
-    return f"Go on with: unfreeze {verb} {shlex.quote(data)} --out {shlex.quote(str(run))} --resume"
+    words = shlex.join([data] if isinstance(data, str) else data)
+    return f"Go on with: unfreeze {verb} {words} --out {shlex.quote(str(run))} --resume"

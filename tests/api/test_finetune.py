@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unfreeze.api import finetune as verb
+from unfreeze.api import single
 from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.pictures import Pictures
@@ -23,7 +24,7 @@ COLOURS = {"red": 8, "green": 8, "blue": 8}
 FIELDS = [
     *("run", "arch", "classes", "epochs", "best_epoch", "val_accuracy", "parameters_trainable"),
     *("parameters_frozen", "frozen_unchanged", "weights_matched", "images", "images_per_second"),
-    *("seconds", "model"),
+    *("seconds", "model", "repeated"),
 ]
 FILES = [
     *("config.toml", "metrics.jsonl", "log.txt", "problems.csv", "split.csv", "evaluation.json"),
@@ -86,7 +87,7 @@ def test_frozen_unchanged_is_read_from_the_written_file(coloured, tmp_path, run)
 @pytest.mark.parametrize("broken", ["stage2.conv1.weight", "stage2.bn1.running_mean"])
 def test_frozen_unchanged_turns_false_when_the_file_differs(run, tmp_path, monkeypatch, broken):
     data, first = run
-    save = verb.save_model
+    save = single.save_model
 
     def tampering(folder, tensors, card):
         save(folder, tensors, card)
@@ -94,7 +95,7 @@ def test_frozen_unchanged_turns_false_when_the_file_differs(run, tmp_path, monke
         held[broken].view(-1)[0] += 1e-3
         save_file(held, folder / "model.safetensors")
 
-    monkeypatch.setattr(verb, "save_model", tampering)
+    monkeypatch.setattr(single, "save_model", tampering)
     options = {**TINY, "weights": first.run, "freeze": "all", "epochs": 1}
     result = finetune(str(data), out=str(tmp_path / "frozen"), **options)
     assert result.frozen_unchanged is False

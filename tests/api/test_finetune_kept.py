@@ -13,11 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from unfreeze.api import finetune as verb
+from unfreeze.api import fitting, single
 from unfreeze.api.evaluate import evaluate
 from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.errors import Interrupted, UsageError
 from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.transfer import saves as saves_module
 from unfreeze.transfer import trainer as trainer_module
 from unfreeze.transfer.grid import Grid
 from unfreeze.transfer.kept import kept_folder
@@ -110,7 +112,7 @@ def test_cached_equals_uncached(tune, changed, stores):
 
 
 def test_a_written_model_that_differs_is_seen(tune, monkeypatch):
-    save = verb.save_model
+    save = single.save_model
 
     def tampering(folder, tensors, card):
         save(folder, tensors, card)
@@ -118,7 +120,7 @@ def test_a_written_model_that_differs_is_seen(tune, monkeypatch):
         held["stage2.conv1.weight"].view(-1)[0] += 1e-3
         save_file(held, folder / "model.safetensors")
 
-    monkeypatch.setattr(verb, "save_model", tampering)
+    monkeypatch.setattr(single, "save_model", tampering)
     assert tune("run", **PAIR).frozen_unchanged is False
 
 
@@ -130,7 +132,7 @@ def test_drift_behind_the_features_is_seen_and_not_judged_by_them(tune, monkeypa
         with torch.no_grad():
             self.network.stem[1].running_var.mul_(1.01)
 
-    score = verb.Parts.trainer
+    score = fitting.Parts.trainer
     monkeypatch.setattr(Trainer, "_step", drifting)
 
     def noting(self, *args):
@@ -139,7 +141,7 @@ def test_drift_behind_the_features_is_seen_and_not_judged_by_them(tune, monkeypa
         self.holdout.score = lambda network: scored.append(1) or plain(network)
         return trainer
 
-    monkeypatch.setattr(verb.Parts, "trainer", noting)
+    monkeypatch.setattr(fitting.Parts, "trainer", noting)
     assert tune("run", **PAIR).frozen_unchanged is False
     assert scored == [1]  # the last evaluation went by the pictures
 
@@ -222,7 +224,7 @@ def test_interrupted_and_resumed_is_the_straight_run(tune, monkeypatch):
 
 def test_checkpoints_are_few_unless_asked_for(tune, monkeypatch):
     written = []
-    save, save_last = trainer_module.save_state, trainer_module.save_last
+    save, save_last = saves_module.save_state, saves_module.save_last
 
     def noting(path, state):
         written.append(path.name)
@@ -232,8 +234,8 @@ def test_checkpoints_are_few_unless_asked_for(tune, monkeypatch):
         written.append("last.ckpt")
         save_last(folder, state)
 
-    monkeypatch.setattr(trainer_module, "save_state", noting)
-    monkeypatch.setattr(trainer_module, "save_last", noting_last)
+    monkeypatch.setattr(saves_module, "save_state", noting)
+    monkeypatch.setattr(saves_module, "save_last", noting_last)
     tune("few", **PAIR)
     assert written == ["best.ckpt", "last.ckpt"]
     written.clear()

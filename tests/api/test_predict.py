@@ -67,7 +67,7 @@ def test_an_unreadable_file_is_told_and_the_rest_predicted(run, tmp_path):
     assert any(str(bad) in line and "not an image" in line for line in console.lines)
     with pytest.raises(DataError, match=r"cat\.jpg"):
         predict(model, str(bad))
-    with pytest.raises(DataError, match="no file or folder"):
+    with pytest.raises(DataError, match="no folder or file"):
         predict(model, str(tmp_path / "nowhere.jpg"))
     with pytest.raises(UsageError, match="needs pictures"):
         predict(model, [])

@@ -95,7 +95,7 @@ def test_a_script_of_the_reference_is_its_recipe():
     )
     other = {name for name in mine if mine[name] != published[name]}
     assert other == {"data", "out", "resume", "recipe", "seed", "workers", "arch", "tune"}
-    assert (mine["data"], mine["out"]) == ("imagenet/train", "experiments/swav")
+    assert (mine["data"], mine["out"]) == (("imagenet/train",), "experiments/swav")
     assert (mine["arch"], mine["seed"], mine["workers"]) == ("resnet50", 31, 10)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 import unfreeze
 from unfreeze.cli.main import main
 from unfreeze.data import clinic as clinic_module
+from unfreeze.data import watched
 from unfreeze.data.clinic import attend
 from unfreeze.data.examine import Examiner
 from unfreeze.data.index import build_index
@@ -98,20 +99,26 @@ def test_an_archive_says_what_its_folder_says(folder, archive):
 
 
 def reads(index, monkeypatch):
-    """Rows that this process reads from now on; no process may be started to read others."""
-    rows, read = [], index.source.read
-    monkeypatch.setattr(index.source, "read", lambda row: (rows.append(row), read(row))[1])
+    """Rows that are read from now on, here or given to other processes."""
+    rows, kind, given = [], type(index.source), watched.supervised
+    read = kind.read
+    monkeypatch.setattr(kind, "read", lambda source, row: (rows.append(row), read(source, row))[1])
+
+    def told(work, asked, *more, **named):
+        rows.extend(asked)
+        return given(work, asked, *more, **named)
+
+    monkeypatch.setattr(watched, "supervised", told)
     return rows
 
 
 def test_a_second_scan_and_the_first_training_read_nothing_twice(archive, monkeypatch):
     first = unfreeze.scan(str(archive))
     assert first.decoded == 11
-    monkeypatch.setattr(clinic_module, "supervised", lambda *_, **__: pytest.fail("decodes"))
-    again = unfreeze.scan(str(archive))
-    assert again.decoded == 0 and again.problems == first.problems
     index = build_index(open_source(str(archive)))
     rows = reads(index, monkeypatch)
+    again = unfreeze.scan(str(archive))
+    assert again.decoded == 0 and again.problems == first.problems
     found = check(index)
     assert (found.decoded, found.known, rows) == (0, 11, [])
     assert len(found.usable) == first.usable
@@ -147,7 +154,7 @@ def test_a_decoder_that_dies_or_hangs_is_named_and_costs_one_file(folder, monkey
 
 
 def test_an_interrupted_scan_keeps_what_it_had(folder, monkeypatch):
-    real, seen = clinic_module.supervised, []
+    real, seen = watched.supervised, []
 
     def cut(*given, **named):
         for place, answer in enumerate(real(*given, **named)):
@@ -157,7 +164,7 @@ def test_an_interrupted_scan_keeps_what_it_had(folder, monkeypatch):
             yield answer
 
     with monkeypatch.context() as patch:
-        patch.setattr(clinic_module, "supervised", cut)
+        patch.setattr(watched, "supervised", cut)
         with pytest.raises(KeyboardInterrupt):
             unfreeze.scan(str(folder))
     assert unfreeze.scan(str(folder)).decoded == 11 - len(seen) == 7
@@ -259,6 +266,6 @@ def test_the_difficult_pictures(shared, tmp_path, monkeypatch):
     strip = [{**p, "path": p["path"].removeprefix("nasty/")} for p in packed.problems]
     assert [{**p, "path": p["path"].removeprefix("nasty/")} for p in unpacked.problems] == strip
     known = {p["path"] for p in packed.problems if p["left_out"]}
-    monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / "empty"))  # judged afresh, by threads
+    monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / "empty"))  # judged afresh
     direct = check(build_index(open_source(str(archive)), strange_classes=True), refuse_above=None)
     assert known == {p.path for p in direct.problems} and packed.usable == len(direct.usable)

@@ -17,7 +17,7 @@ def test_every_knob_is_in_the_help(verb):
 
 def test_only_what_was_typed_is_passed_on():
     given = typed("pretrain", ["pics", "--nmb-crops", "2", "6", "--json", "--out=r"])
-    assert given == {"data": "pics", "nmb_crops": "2 6", "json": "true", "out": "r"}
+    assert given == {"data": ["pics"], "nmb_crops": "2 6", "json": "true", "out": "r"}
 
 
 def test_file_stands_between_defaults_and_command_line(tmp_path):
@@ -25,7 +25,7 @@ def test_file_stands_between_defaults_and_command_line(tmp_path):
     config.write_text('epochs = 7\nnmb-crops = [2, 4]\ntemperature = 0.2\ndata = "pics"\n')
     settings = parse("pretrain", ["--config", str(config), "--epochs", "9"])
     assert (settings.epochs, settings.nmb_crops) == (9, (2, 4))
-    assert (settings.temperature, settings.data, settings.epsilon) == (0.2, "pics", 0.05)
+    assert (settings.temperature, settings.data, settings.epsilon) == (0.2, ("pics",), 0.05)
 
 
 def test_an_unknown_key_in_the_file_is_refused(tmp_path):
@@ -49,12 +49,12 @@ def test_an_unknown_key_in_the_file_is_refused(tmp_path):
 )
 def test_resume_may_stand_alone(words, resume):
     settings = parse("pretrain", words)
-    assert (settings.resume, settings.data) == (resume, "pics")
+    assert (settings.resume, settings.data) == (resume, ("pics",))
 
 
 def test_words_and_flags_may_mix():
     settings = parse("evaluate", ["run", "--split", "val", "pics", "--json"])
-    assert (settings.run, settings.data, settings.split) == ("run", "pics", "val")
+    assert (settings.run, settings.data, settings.split) == ("run", ("pics",), "val")
 
 
 def test_the_references_flags_keep_underscores_take_values_and_know_dashes():
@@ -103,7 +103,8 @@ def test_lists_of_numbers_take_spaces_or_commas():
         ("pretrain", ["pics", "--optimizer", "adam"], "adamw"),
         ("pretrain", [], "needs DATA"),
         ("evaluate", ["run"], "needs DATA"),
-        ("evaluate", ["run", "pics", "more"], "more"),
+        ("summary", ["resnet18", "more"], "more"),
+        ("pretrain", [], "needs DATA"),
         ("predict", ["run"], "needs IMAGES"),
         ("report", ["run", "--overwrite"], "--overwrite"),
         ("swav", ["--nmb_prototype", "3"], "Did you mean --nmb_prototypes?"),

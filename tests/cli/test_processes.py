@@ -40,6 +40,21 @@ def test_two_processes_are_one_run(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_fine_tune_together(tmp_path):
+    words = ["finetune", "digits", "--limit", "160", "--arch", "unfreeze/tiny", "--weights", "none"]
+    words += ["--epochs", "2", "--device", "cpu", "--batch-size", "16", "--json"]
+    done = torchrun(*words, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["epochs"], answer["images"]) == (2, 128)
+    lines = read_metrics(tmp_path / "run")
+    assert [r["step"] for r in lines if r["split"] == "train"] == list(range(1, 17))
+    assert [r["total"] for r in lines if r["split"] == "val"] == [32, 32]
+    assert done.stderr.count("training pictures of 10 classes") == 1
+    assert '"processes" = 2' in (tmp_path / "run/config.toml").read_text()
+
+
+@pytest.mark.slow
 def test_an_existing_command_line_of_the_reference(tmp_path):
     words = ["--data_path", "digits", "--dump_path", tmp_path / "d", "--batch_size", "8"]
     words += ["--arch", "unfreeze/tiny", "--size_crops", "16", "--epochs", "1", "--workers", "0"]
@@ -58,7 +73,7 @@ def test_an_existing_command_line_of_the_reference(tmp_path):
         (["pretrain", "nowhere", "--out", "OUT"], "nowhere"),
         (["pretrain", "digits", "--epoch", "3"], "--epoch"),
         (["pretrain", "digits", "--out", "OUT", "--batch-size", "17"], "--batch-size 17"),
-        (["finetune", "digits", "--out", "OUT"], "works in one process"),
+        (["evaluate", "run", "digits"], "works in one process"),
     ],
 )
 def test_an_error_is_one_sentence(tmp_path, words, sentence):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from unfreeze.data import decode as module
+from unfreeze.data import silence
 from unfreeze.data.decode import decode, header_size, shrink
 from unfreeze.data.undecodable import Undecodable
 
@@ -216,7 +217,7 @@ def test_warnings_of_pillow_never_escape_and_filters_are_left_as_they_were(made,
         thread.join()
     assert not caught
     assert list(warnings.filters) == before
-    assert module._Silence.users == 0
+    assert silence._Silence.users == 0
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,7 @@ def test_header_size(made):
 def test_a_fork_while_others_decode_can_decode(made):
     data = made.encoded()
     decode(data)
-    with module._pillow_silenced(), module._Silence.lock, module._one_large:
+    with silence.pillow_silenced(), silence._Silence.lock, module._one_large:
         child = os.fork()
         if not child:
             os._exit(decode(data).shape != (12, 16, 3))

@@ -6,15 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import numpy as np
 import pytest
+from tests.data.doubtful import doubtful
 
 from unfreeze.data import holding as held_by
 from unfreeze.data import mapped as module
 from unfreeze.data import mapping
-from unfreeze.data.crew import WorkerLost
 from unfreeze.data.decode import decode, shrink
 from unfreeze.data.holding import holding
 from unfreeze.data.index import build_index
@@ -22,6 +21,7 @@ from unfreeze.data.mapped import MappedStore, is_ours, pixels_folder, read_chunk
 from unfreeze.data.room import make_room
 from unfreeze.data.scan import check
 from unfreeze.data.sources import open_source
+from unfreeze.data.supervised import Lost
 from unfreeze.data.verdicts import UNUSABLE, Verdicts
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Quiet
@@ -135,19 +135,21 @@ def test_processes_share_the_pages_and_nobody_changes_the_file(made, members):
 KILLED = """
 import os, sys
 from unfreeze.data import mapping
-from unfreeze.data.crew import shared_out
+from unfreeze.data.supervised import supervised
 from unfreeze.data.holding import holding
 from unfreeze.data.index import build_index
 from unfreeze.data.scan import check
 from unfreeze.data.sources import open_source
 
-def some(work, tasks, workers):
-    for number, done in enumerate(shared_out(work, tasks, workers)):
-        yield done
-        if number == 5:
+def some(*given, **named):
+    made = set()
+    for chunk, done in supervised(*given, **named):
+        yield chunk, done
+        made.add(chunk.number)
+        if len(made) == 7:  # of which the last has just begun
             os.kill(os.getpid(), 9)
 
-mapping.shared_out = some
+mapping.supervised = some
 index = build_index(open_source(sys.argv[1]))
 hold = holding(index.source, index.rows, 6, store="disk")
 check(index, hold=hold, resize_to=6, workers=1)
@@ -175,54 +177,31 @@ def test_a_killed_build_goes_on(made, members):
     equals_decoding(index, scan, 6)
 
 
-DEADLY = """
-import os
-
-class Deadly:
-    def __init__(self, inner, home):
-        self.__dict__.update(inner.__dict__)
-        self.kind, self.intensity = "zip", "auto"
-        self.inner, self.home = inner, home
-
-    def __len__(self):
-        return len(self.inner)
-
-    def fingerprint(self):
-        return self.inner.fingerprint()
-
-    def read(self, row):
-        if row == 5 and os.getpid() != self.home:
-            os._exit(3)
-        return self.inner.read(row)
-"""
-
-
-def test_a_file_that_brings_a_process_down_is_met_alone(made, members, monkeypatch):
-    monkeypatch.setitem(sys.modules, "deadly", module := types.ModuleType("deadly"))
-    (made.root / "deadly.py").write_text(DEADLY)
-    monkeypatch.syspath_prepend(str(made.root))  # where other processes find it
-    exec(DEADLY, module.__dict__)
-    index = indexed(made.zip(members))
-    object.__setattr__(index, "source", module.Deadly(index.source, os.getpid()))
+def test_files_that_bring_their_process_down_are_left_out(made, members, monkeypatch):
+    monkeypatch.setattr(mapping, "_SECONDS", 1.0)
+    # two in one chunk, and one that is stuck
+    deeds = {"cat/05.png": "exit", "cat/06.png": "crash", "dog/11.png": "hang"}
+    index = doubtful(indexed(made.zip(members)), deeds)
     scan = checked(index)
     assert isinstance(scan.store, MappedStore)
     reasons = {problem.path: problem.reason for problem in scan.problems}
-    assert reasons.pop(index.source.names[5]) == "crashed"
+    assert [reasons.pop(name) for name in deeds] == ["crashed", "crashed", "hung"]
     assert set(reasons.values()) == {"not an image", "empty"}
     equals_decoding(index, scan, 6)
-    assert Verdicts(index.source).states[5] == UNUSABLE  # and no later run meets it again
+    assert scan.decoded == 40
+    states = Verdicts(index.source).states  # and no later run meets them again
+    assert all(states[index.source.names.index(name)] == UNUSABLE for name in deeds)
 
 
-def test_processes_that_keep_ending_are_an_error_where_the_disk_was_asked_for(
+def test_processes_that_end_at_the_disk_are_an_error_where_it_was_asked_for(
     made, members, monkeypatch
 ):
-    def gone(work, tasks, workers):
-        raise WorkerLost("a process that reads pictures ended: memory")
-        yield
+    def gone(work, todo, *more, **named):
+        yield todo.popleft(), Lost("hung", "not done within 120 s")
 
-    monkeypatch.setattr(mapping, "shared_out", gone)
+    monkeypatch.setattr(mapping, "supervised", gone)
     index = indexed(made.zip(members))
-    with pytest.raises(ResourceError, match="process that reads pictures ended"):
+    with pytest.raises(ResourceError, match="could not be kept on the disk: not done within"):
         checked(index)
     console = Saying()
     hold = held_by.Holding("disk", 1, 2**30, "")  # not asked for: the run goes on without

@@ -8,8 +8,10 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.doubtful import doubtful
 
 from unfreeze.data import scan as module
+from unfreeze.data import watched
 from unfreeze.data.decode import decode, shrink
 from unfreeze.data.index import build_index
 from unfreeze.data.scan import Problem, check, write_problems_csv
@@ -41,10 +43,17 @@ def indexed(made, **spoilt: bytes):
 
 
 def counted(index, monkeypatch) -> list[int]:
-    """Rows that are read from now on."""
+    """Rows that are read from now on, here or given to other processes."""
     rows: list[int] = []
-    read = index.source.read
-    monkeypatch.setattr(index.source, "read", lambda row: (rows.append(row), read(row))[1])
+    kind, given = type(index.source), watched.supervised
+    read = kind.read
+    monkeypatch.setattr(kind, "read", lambda source, row: (rows.append(row), read(source, row))[1])
+
+    def told(work, asked, *more, **named):
+        rows.extend(asked)
+        return given(work, asked, *more, **named)
+
+    monkeypatch.setattr(watched, "supervised", told)
     return rows
 
 
@@ -110,21 +119,52 @@ def test_a_damaged_cache_is_not_believed(made, damage):
     assert check(index).decoded == 20
 
 
-def test_a_disk_that_fails_is_not_remembered(made, monkeypatch):
-    index = indexed(made)
-    read = index.source.read
-
-    def shaky(row: int) -> bytes:
-        if row == 3:
-            raise OSError("the network is away")
-        return read(row)
-
-    with monkeypatch.context() as away:
-        away.setattr(index.source, "read", shaky)
-        found = check(index)
+def test_a_disk_that_fails_is_not_remembered(made):
+    found = check(doubtful(indexed(made), {"cat/3.png": "away"}))
     assert [(p.path, p.reason) for p in found.problems] == [("cat/3.png", "unreadable")]
-    again = check(index)
+    again = check(indexed(made))
     assert (again.decoded, again.problems) == (1, [])
+
+
+@pytest.mark.parametrize("store_budget", [0, 2**20])
+def test_a_decoder_that_dies_hangs_or_swells_costs_its_file_alone(made, monkeypatch, store_budget):
+    monkeypatch.setattr(watched, "SECONDS", 1.0)
+    deeds = {"cat/1.png": "crash", "cat/5.png": "hang", "dog/2.png": "memory", "dog/9.png": "exit"}
+    found = check(doubtful(indexed(made), deeds), workers=2, store_budget=store_budget)
+    assert {p.path: p.reason for p in found.problems} == {
+        "cat/1.png": "crashed",
+        "cat/5.png": "hung",
+        "dog/2.png": "bomb",
+        "dog/9.png": "crashed",
+    }
+    assert len(found.usable) == 16
+    assert all(p.left_out for p in found.problems)
+    assert "signal 11" in found.problems[0].detail
+    if store_budget:
+        for position, row in enumerate(found.pictures().index.rows.tolist()):
+            assert np.array_equal(found.pictures()[position], made.noise(seed=row))
+    assert check(indexed(made)).decoded == 1  # want of memory while reading may pass
+
+
+def test_who_was_killed_by_another_is_left_out_of_this_run_alone(made):
+    found = check(doubtful(indexed(made), {"cat/1.png": "killed"}))
+    assert [(p.path, p.reason) for p in found.problems] == [("cat/1.png", "crashed")]
+    again = check(indexed(made))
+    assert (again.decoded, again.problems) == (1, [])
+
+
+def test_processes_are_started_where_there_is_work_for_them(made, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        watched, "supervised", lambda work, rows, workers, **_: asked.append(workers) or []
+    )
+    check(indexed(made), workers=8)
+    index = indexed(made)
+    index.source.sizes[:] = 2**20
+    check(index, workers=8)
+    check(index, workers=2)
+    check(build_index(open_source("digits")), store_budget=2**20)  # pixels: nothing to watch
+    assert asked == [1, 6, 2]
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(made, monkeypatch):
@@ -135,15 +175,16 @@ def test_a_cache_that_cannot_be_written_stops_nothing(made, monkeypatch):
     assert "could not be kept" in console.said[0]
 
 
-def test_what_was_found_before_an_interruption_is_kept(made, monkeypatch):
+def test_what_was_found_before_an_interruption_is_kept(made):
     index = indexed(made)
-    monkeypatch.setattr("unfreeze.data.sweep._CHUNK_FILES", 2)
 
     class Impatient(Listening):
         @contextlib.contextmanager
         def progress(self, label: str, total: int, done: int = 0):
             def advance(steps: int, text: str = "") -> None:
-                raise KeyboardInterrupt
+                self.steps.append(steps)
+                if sum(self.steps) == 2:
+                    raise KeyboardInterrupt
 
             yield advance
 

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from unfreeze.data.signatures import HEAD, cut_short, is_junk, known, named_as_picture
@@ -40,6 +42,18 @@ def test_names():
     assert is_junk("a/.ipynb_checkpoints/b.png")
     assert is_junk("a/Thumbs.db")
     assert not is_junk("a/b.png")
+
+
+PARTS = st.sampled_from(
+    ["a", ".b", "__MACOSX", "Thumbs.db", "thumbs.DB", "x.y", "..", "desktop.ini.png"]
+)
+
+
+@given(st.lists(PARTS, min_size=1, max_size=4))
+def test_junk_is_a_hidden_or_a_named_part(parts):
+    named = {"thumbs.db", "desktop.ini", "__macosx"}
+    expected = any(part.startswith(".") or part.lower() in named for part in parts)
+    assert is_junk("/".join(parts)) == expected
 
 
 def test_end_marks(made):

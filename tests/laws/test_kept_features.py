@@ -22,13 +22,15 @@ from unfreeze.data.views import normalise
 from unfreeze.runtime.console import Quiet
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.transfer.augment import maker
+from unfreeze.transfer.fit import Fit
 from unfreeze.transfer.freeze import FreezeSchedule, select_frozen
 from unfreeze.transfer.grid import Grid, Sweep, Trial
 from unfreeze.transfer.holdout import HoldOut
 from unfreeze.transfer.keeper import Keeper, Keeping
 from unfreeze.transfer.kept import kept_folder
+from unfreeze.transfer.saves import BEST, LAST, Saves
 from unfreeze.transfer.stretches import ACTIVATIONS, stretches
-from unfreeze.transfer.trainer import BEST, LAST, Fit, Trainer
+from unfreeze.transfer.trainer import Trainer
 
 SIDE = 32
 PLAIN = Preprocess(SIDE, SIDE)
@@ -109,7 +111,7 @@ def make(tmp_path):
             prepare=prepare,
             validate=partial(holdout.record, network),
             freeze=schedule,
-            folder=RunFolder.create(tmp_path / name, resume="yes"),
+            saves=Saves(RunFolder.create(tmp_path / name, resume="yes")),
             keep={"kind": "finetune"},
             keeper=keeper,
         )

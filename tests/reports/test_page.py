@@ -10,7 +10,7 @@ import pytest
 import unfreeze
 from unfreeze.reports.findings import read_findings
 from unfreeze.reports.interval import wilson
-from unfreeze.reports.page import page
+from unfreeze.reports.page import page, percent
 
 VOID = {"meta", "img", "source", "br", "link"}
 
@@ -135,3 +135,11 @@ def test_the_page_names_what_the_run_waited_for(pretraining):
     ]
     (pretraining / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     assert "Waiting for pictures took 60 % of the time." in page(read_findings(pretraining))
+
+
+def test_folds_and_seeds_stand_at_the_top(bare):
+    found = {"folds": 5, "seeds": [0, 1, 2], "n": 480, "accuracy": 0.8125}
+    (bare / "folds.json").write_text(json.dumps({**found, "interval": [0.77, 0.8511]}))
+    text = page(read_findings(bare))
+    assert "held out in turn (5 folds, 3 seeds, 480 pictures, 95 %)" in text
+    assert percent(0.8125) in text and percent(0.8511) in text

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,17 @@ def test_codes_equal_the_papers(K, epsilon):
     single = sinkhorn(scores.float(), epsilon=epsilon)
     assert single.dtype == torch.float32
     assert np.abs(single.numpy() - expected).max() < 2e-5
+
+
+@pytest.mark.parametrize("block", [1, 3000, 7 * 300])
+def test_codes_of_many_rows_taken_in_blocks_equal_the_papers(monkeypatch, block):
+    # the module, which its function of the same name hides
+    monkeypatch.setattr(sys.modules["unfreeze.swav.sinkhorn"], "_BLOCK", block)
+    scores = cosines(64, 300)
+    kept = scores.clone()
+    expected = paper(scores.numpy(), 0.05, 3)
+    assert np.abs(sinkhorn(scores).numpy() - expected).max() < 1e-10
+    assert torch.equal(scores, kept)  # the scores themselves are left as they are
 
 
 @pytest.mark.parametrize("epsilon", [1e-5, 1e-3, 0.05, 10.0])

@@ -16,9 +16,11 @@ from unfreeze.data.sources.builtin import ArraySource
 from unfreeze.data.views import normalise
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.transfer.augment import maker
+from unfreeze.transfer.fit import Fit
 from unfreeze.transfer.freeze import constant, select_frozen
 from unfreeze.transfer.holdout import HoldOut
-from unfreeze.transfer.trainer import Fit, Trainer
+from unfreeze.transfer.saves import Saves
+from unfreeze.transfer.trainer import Trainer
 
 SIDE = 8
 PLAIN = Preprocess(SIDE, SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -61,7 +63,7 @@ def make_trainer(tmp_path):
             prepare=prepare,
             validate=partial(holdout.record, network) if validate else None,
             freeze=freeze or constant(frozen),
-            folder=RunFolder.create(tmp_path / name, resume="yes"),
+            saves=Saves(RunFolder.create(tmp_path / name, resume="yes")),
             keep={"kind": "finetune"},
         )
 

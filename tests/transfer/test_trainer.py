@@ -9,8 +9,8 @@ from unfreeze.checkpoints.state import load_state
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import DivergedError
 from unfreeze.runtime.console import Quiet
-from unfreeze.transfer import trainer as trainer_module
-from unfreeze.transfer.freeze import FreezeSchedule
+from unfreeze.transfer import saves as saves_module
+from unfreeze.transfer.freeze import FreezeSchedule, constant, select_frozen
 from unfreeze.transfer.reading import in_order
 
 
@@ -43,7 +43,7 @@ def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(make_trainer, fit, 
     stop_at(first, step)
     assert first.run(Quiet()).stopped == "asked" and first.step == step
     second = make_trainer("broken", validate=False, **fit)
-    second.restore(load_state(second.folder.file(trainer_module.LAST)))
+    second.restore(load_state(second.folder.file(saves_module.LAST)))
     second.folder.rewind_metrics(second.step)
     outcome = second.run(Quiet())
     assert outcome.stopped == "end" and outcome.epochs == 4
@@ -65,7 +65,7 @@ def test_dropout_is_resumed_too(make_trainer):
     first.run(Quiet())
     torch.rand(7)  # whatever happened to the global generator meanwhile
     second = with_dropout("broken")
-    second.restore(load_state(second.folder.file(trainer_module.LAST)))
+    second.restore(load_state(second.folder.file(saves_module.LAST)))
     second.run(Quiet())
     assert same(weights(straight), weights(second))
 
@@ -95,7 +95,7 @@ def test_resume_across_a_thaw(make_trainer):
     assert same({n: v for n, v in start.items() if "head" not in n},
                 {n: v for n, v in weights(first).items() if "head" not in n})  # fmt: skip
     second = make_trainer("broken", freeze=schedule)
-    second.restore(load_state(second.folder.file(trainer_module.LAST)))
+    second.restore(load_state(second.folder.file(saves_module.LAST)))
     second.run(Quiet())
     assert same(weights(straight), weights(second))
 
@@ -104,7 +104,7 @@ def test_frozen_parameters_are_not_in_the_optimizer(make_trainer):
     network = build("unfreeze/tiny")
     frozen = frozenset(n for n, _ in network.named_parameters() if not n.startswith("head"))
     trainer = make_trainer(freeze=FreezeSchedule(((0, frozen),)))
-    held = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    held = [p for group in trainer.update.optimizer.param_groups for p in group["params"]]
     assert sorted(map(id, held)) == sorted(map(id, trainer.network.head.parameters()))
 
 
@@ -115,7 +115,7 @@ def test_early_stop_ends_the_run_and_stays_ended(make_trainer):
         outcome.stopped == "early" and outcome.epochs == outcome.best_epoch + 3
     )
     again = make_trainer(epochs=40, patience=2, lr=0.0)
-    again.restore(load_state(again.folder.file(trainer_module.LAST)))
+    again.restore(load_state(again.folder.file(saves_module.LAST)))
     assert again.run(Quiet()).epochs == outcome.epochs
 
 
@@ -150,17 +150,17 @@ def test_a_loss_that_is_no_number_names_its_step_and_spares_the_checkpoint(make_
     trainer._lr = lambda step: math.inf if step == 4 else before(step)
     with pytest.raises(DivergedError, match="at step 6"):
         trainer.run(Quiet())
-    saved = load_state(trainer.folder.file(trainer_module.LAST))
+    saved = load_state(trainer.folder.file(saves_module.LAST))
     assert saved["step"] == 4
     assert all(torch.isfinite(v).all() for v in saved["model"].values())
 
 
 def test_long_epochs_are_saved_on_the_way(make_trainer, monkeypatch):
-    monkeypatch.setattr(trainer_module, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(saves_module, "SAVE_SECONDS", -1.0)
     trainer = make_trainer(epochs=1, validate=False)
     steps = []
-    save = trainer._save
-    trainer._save = lambda name: (steps.append(trainer.step), save(name))
+    save = trainer.saves.last
+    trainer.saves.last = lambda state: (steps.append(trainer.step), save(state))
     trainer.run(Quiet())
     assert steps == [1, 2, 3, 4, 4]
 
@@ -168,7 +168,7 @@ def test_long_epochs_are_saved_on_the_way(make_trainer, monkeypatch):
 def test_states_are_plain_and_carry_what_the_contract_names(make_trainer):
     trainer = make_trainer(epochs=1)
     trainer.run(Quiet())
-    for name in (trainer_module.LAST, trainer_module.BEST):
+    for name in (saves_module.LAST, saves_module.BEST):
         state = torch.load(trainer.folder.file(name), weights_only=True)
         assert {"epoch", "loss", "metrics", "step", "model", "optimizer"} <= set(state)
         assert state["metrics"]["val_accuracy"] == trainer.selection.accuracy
@@ -190,3 +190,125 @@ def test_pictures_come_in_order_and_what_fails_is_told():
     assert list(told) == [3, 8]
     with pytest.raises(OSError, match="gone"):
         list(in_order(reads, plain, batch_size=4))
+
+
+def flat(trainer):
+    """Everything but the counters of batch norm, as one float64 vector."""
+    values = trainer.network.state_dict().values()
+    return torch.cat([v.double().flatten() for v in values if v.is_floating_point()])
+
+
+def in_double(make_trainer, name, **options):
+    """With batch norms that stand still no picture looks at another one."""
+    still = select_frozen(build("unfreeze/tiny"), "norms", head=["head.weight", "head.bias"])
+    trainer = make_trainer(name, validate=False, epochs=2, freeze=constant(still), **options)
+    trainer.network.double()
+    before = trainer.stepper.prepare
+    trainer.stepper.prepare = lambda pictures: before(pictures).double()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        {},
+        {"label_smoothing": 0.1, "class_weights": (0.5, 1.0, 1.5)},
+        {"clip_grad": 0.1},
+        {"mixup": 0.5, "classes": 3},
+    ],
+    ids=["plain", "weighted", "clipped", "mixed"],
+)
+def test_a_batch_in_parts_is_the_whole_batch(make_trainer, fit):
+    whole = in_double(make_trainer, "whole", **fit)
+    parts = in_double(make_trainer, "parts", accumulate=3, **fit)
+    start = flat(whole)
+    whole.run(Quiet())
+    parts.run(Quiet())
+    moved = (flat(whole) - start).norm()
+    assert moved > 1e-3 and (flat(whole) - flat(parts)).norm() / moved < 1e-6
+    losses = [[m["loss"] for m in t.folder.metrics()] for t in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_steps_are_clipped_as_torch_does(make_trainer):
+    seen = []
+
+    def norms(**fit):
+        trainer = make_trainer(str(fit), validate=False, epochs=1, lr=1.0, momentum=0.0,
+                               weight_decay=0.0, schedule="constant", **fit)  # fmt: skip
+        step = trainer._step
+
+        def stepping(batch):
+            before = flat_parameters(trainer)
+            step(batch)
+            seen.append(float((flat_parameters(trainer) - before).norm()))
+
+        trainer._step = stepping
+        trainer.run(Quiet())
+        return [seen.pop() for _ in range(len(seen))]
+
+    free, clipped = norms(), norms(clip_grad=0.05)
+    assert max(free) > 0.1
+    # with a rate of 1 and nothing else the step is the gradient
+    assert max(clipped) <= 0.05 * 1.001 and max(clipped) > 0.049
+
+
+def flat_parameters(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.network.parameters()])
+
+
+def test_the_average_is_judged_kept_and_resumed(make_trainer):
+    from unfreeze.transfer.average import served
+
+    options = {"ema": 0.9, "epochs": 4}
+    straight = make_trainer("straight", **options)
+    own, step = [], straight._step
+
+    def stepping(batch):
+        step(batch)
+        own.append({n: v.clone() for n, v in straight.network.state_dict().items()})
+
+    straight._step = stepping
+    straight.run(Quiet())
+    # by hand: timm's warm-up is 1 - (step)^(-2/3) of the step from 1, at most the decay
+    mean = None
+    for number, state in enumerate(own, 1):
+        share = min(1 - number ** (-2 / 3), 0.9) if number > 1 else 0.0
+        mean = (
+            dict(state)
+            if mean is None
+            else {
+                n: mean[n] * share + v * (1 - share) if v.is_floating_point() else v
+                for n, v in state.items()
+            }
+        )
+    last = load_state(straight.folder.file(saves_module.LAST))
+    assert all(torch.allclose(mean[n], v, atol=1e-6) for n, v in last["average"].items())
+    assert same(dict(last["model"]), own[-1]) and not same(dict(last["model"]), last["average"])
+    best = load_state(straight.folder.file(saves_module.BEST))
+    assert same(weights(straight), dict(served(best)))
+    first = make_trainer("broken", **options)
+    stop_at(first, 6)
+    first.run(Quiet())
+    second = make_trainer("broken", **options)
+    second.restore(load_state(second.folder.file(saves_module.LAST)))
+    second.run(Quiet())
+    assert same(weights(straight), weights(second))
+
+
+def test_the_average_of_what_stands_still_is_itself(make_trainer):
+    network = build("unfreeze/tiny")
+    frozen = frozenset(n for n, _ in network.named_parameters() if not n.startswith("head"))
+    trainer = make_trainer(ema=0.99, freeze=FreezeSchedule(((0, frozen),)))
+    start = weights(trainer)
+    trainer.run(Quiet())
+    end = weights(trainer)
+    assert [n for n in start if "head" not in n and not torch.equal(start[n], end[n])] == []
+    assert not torch.equal(start["head.weight"], end["head.weight"])
+
+
+def test_without_validation_the_average_is_the_model(make_trainer):
+    trainer = make_trainer(ema=0.9, validate=False, epochs=2)
+    trainer.run(Quiet())
+    last = load_state(trainer.folder.file(saves_module.LAST))
+    assert same(weights(trainer), dict(last["average"]))

@@ -26,6 +26,7 @@ from unfreeze.optim.make import decay_groups, make_optimizer
 from unfreeze.runtime.console import Quiet
 from unfreeze.settings.build import build as settings
 from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.transfer import saves as saves_module
 from unfreeze.transfer import trainer as trainer_module
 from unfreeze.transfer.freeze import apply_freeze, fingerprint, select_frozen, standing
 from unfreeze.transfer.maps import final_map
@@ -48,7 +49,7 @@ def counting_loads(monkeypatch):
     """How often, and after which step, a checkpoint is read while training."""
     loads = []
     monkeypatch.setattr(
-        trainer_module, "load_state", lambda path: loads.append(path.name) or load_state(path)
+        saves_module, "load_state", lambda path: loads.append(path.name) or load_state(path)
     )
     return loads
 

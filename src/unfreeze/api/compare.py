@@ -1,6 +1,7 @@
 """`compare`: the same pictures and budget from several starting points, and an honest verdict."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -26,6 +27,7 @@ from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, read_toml, to_toml
 from unfreeze.settings.compare import CompareSettings
 from unfreeze.settings.knob import flag
+from unfreeze.settings.shared import spoken
 
 FREE = {"device", "workers", "store", "store_budget", "data_root", "data", "logger", "scan"}
 
@@ -97,7 +99,9 @@ class ComparePlan:
     runs: list[str]
 
 
-def compare(data: str, weights: list[str], **settings: Any) -> Comparison | ComparePlan:
+def compare(
+    data: str | Sequence[str], weights: list[str], **settings: Any
+) -> Comparison | ComparePlan:
     """Train from each of `weights` with the same pictures and seeds, and say what paid.
 
     Keywords as in `CompareSettings`. The test pictures are read once a run, at its end; finished
@@ -217,7 +221,7 @@ def _result(
     out = Path(str(s.out))
     return Comparison(
         out=str(out),
-        data=s.data,
+        data=spoken(s.data),
         arch=first.arch,
         split=first.split,
         n=first.n,
@@ -293,4 +297,4 @@ def _told(judge: dict[str, Any]) -> str:
     split = judge["split"]
     if split == "val":
         return "the validation pictures, which also pick the epoch (there is no test split)"
-    return f"{split or 'the pictures'} of {judge['data']}"
+    return f"{split or 'the pictures'} of {spoken(judge['data'])}"

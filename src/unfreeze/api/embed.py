@@ -1,5 +1,6 @@
 """`embed`: features of pictures, for anything that takes vectors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +40,13 @@ class EmbedResult:
     classes: list[str]
 
 
-def embed(weights: str, data: str, out: str, **settings: Any) -> EmbedResult:
+def embed(weights: str, data: str | Sequence[str], out: str, **settings: Any) -> EmbedResult:
     """Write features of the pictures of `data` to the .npz file `out`.
 
     It holds `features` float32 [N, D] (what the network's head is fed), `paths`, `labels` (places
     in `classes`, -1 where there is none) and `classes`. Keywords as in `EmbedSettings`.
     """
-    given = {"weights": str(weights), "data": str(data), "out": str(out), **settings}
+    given = {"weights": str(weights), "data": data, "out": str(out), **settings}
     return run_embed(build(EmbedSettings, given), Quiet())
 
 
@@ -56,7 +57,7 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
         raise UsageError("embed needs a file to write.", "Add --out FEATURES.npz.")
     writable_file(s.out)  # refused before the work, not after
     network = placed(_network(s, console), s.device, s.precision)
-    source = open_source(s.data, data_root=s.data_root)
+    source = open_source(s.data, data_root=s.data_root, console=console)
     source.intensity = network.preprocess.intensity
     index = build_index(
         source,

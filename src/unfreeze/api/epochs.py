@@ -6,6 +6,7 @@ from pathlib import Path
 from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.checkpoints.state import load_state
 from unfreeze.errors import UsageError
+from unfreeze.transfer.average import served
 from unfreeze.transfer.predictor import Classifier, load_classifier
 
 LAST = "checkpoints/last.ckpt"
@@ -45,7 +46,7 @@ def epoch_of(card: ModelCard) -> int | None:
 def _of_last(best: Classifier, path: Path) -> Classifier:
     state = load_state(path)
     other = load_classifier(path.parent.parent)
-    other.network.load_state_dict(state["model"])
+    other.network.load_state_dict(served(state))
     about = {**best.card.provenance, "best_epoch": None, "epochs": int(state["epoch"])}
     other.card = replace(best.card, provenance=about)
     return other

@@ -1,5 +1,6 @@
 """`evaluate`: how good a model is on labelled pictures, and whether it may be believed."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from unfreeze.reports.interval import balanced, wilson
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.settings.build import build
+from unfreeze.settings.shared import spoken
 from unfreeze.settings.use import EvaluateSettings
 from unfreeze.transfer.calibration import COLDEST, HOTTEST, Bin, calibrated, fit_temperature
 from unfreeze.transfer.evaluate import ClassScore, Scores, score
@@ -84,12 +86,12 @@ class Evaluation:
     mistakes: list[Answer]
 
 
-def evaluate(run: str, data: str, **settings: Any) -> Evaluation:
+def evaluate(run: str, data: str | Sequence[str], **settings: Any) -> Evaluation:
     """Scores of a run's model on `data`: its test, else val, else the rows held out, else all.
 
     Keywords as in `EvaluateSettings`. DataError for a class the model does not know.
     """
-    given = {"run": str(run), "data": str(data), **settings}
+    given = {"run": str(run), "data": data, **settings}
     return run_evaluate(build(EvaluateSettings, given), Quiet())
 
 
@@ -118,7 +120,7 @@ def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, A
     index = it.index.take(it.positions[kept])
     said = answered(index.paths, reads_of(index), best.classes, labels.numpy(), logits)
     found = replace(found, mistakes=said.worst())
-    return (_kept(folder, found, said, it, s.data, console) if folder else found), said
+    return (_kept(folder, found, said, it, spoken(s.data), console) if folder else found), said
 
 
 def _logits(
@@ -190,7 +192,7 @@ def _temperature(
         )
     if not len(it.held_out):
         raise DataError(
-            f"{s.data} has no validation pictures to fit a temperature on.",
+            f"{spoken(s.data)} has no validation pictures to fit a temperature on.",
             "Name the data of the training, or leave --temperature out.",
         )
     held, kept = _logits(s, it, it.held_out, [network], console)

@@ -1,36 +1,32 @@
 """`finetune`: labelled pictures and a network in, a classifier that travels out."""
 
 import time
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
-from unfreeze import __version__
-from unfreeze.api.fitting import Parts, assemble, swept
-from unfreeze.api.job import Job, begun, checkpoint, continued, opened
+from unfreeze.api.job import Job, begun, opened
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
+from unfreeze.api.repeating import Repeated, repeated
 from unfreeze.api.report import report
-from unfreeze.checkpoints.modelfile import load_model, save_model
-from unfreeze.data.holding import Holding
-from unfreeze.errors import Interrupted, UsageError, go_on
-from unfreeze.runtime.atomic import replacing, write_json, write_text
+from unfreeze.api.single import Begun, Scene, begin, stopped, telling, tuned
+from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
-from unfreeze.runtime.loggers import available, passed_on
+from unfreeze.runtime.launcher import launched
+from unfreeze.runtime.loggers import available
+from unfreeze.runtime.processes import join
 from unfreeze.runtime.runfolder import RunFolder, allowed
-from unfreeze.settings.build import as_dict, layered, to_toml
+from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.transfer.augment import maker
+from unfreeze.transfer.fit import Outcome
 from unfreeze.transfer.freeze import fingerprint
 from unfreeze.transfer.portions import Portions
-from unfreeze.transfer.trainer import Outcome, Trainer
-
-SHOWN = 8  # pictures, and random views of each, that the report shows
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,7 @@ class FinetuneResult:
     """What a fine-tuning did; `val_accuracy` is the selected epoch's, on the pictures held out.
 
     `best_epoch` counts from 0; it and `val_accuracy` are None where nothing was held out.
+    `repeated`: what `--folds` and `--repeats` came to.
     `frozen_unchanged` compares hashes of the start with the written model; None: nothing frozen.
     """
 
@@ -55,6 +52,7 @@ class FinetuneResult:
     images_per_second: float
     seconds: float
     model: str
+    repeated: Repeated | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class FinetunePlan:
     parameters_frozen: int
 
 
-def finetune(data: str, **settings: Any) -> FinetuneResult | FinetunePlan:
+def finetune(data: str | Sequence[str], **settings: Any) -> FinetuneResult | FinetunePlan:
     """A classifier from the labelled pictures of `data`; keywords as in `FinetuneSettings`.
 
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
@@ -95,121 +93,46 @@ def run_finetune(
         raise UsageError("finetune needs a folder for the run.", "Add --out RUN, or --dry-run.")
     available(settings.logger)
     deadline = Deadline.of(settings.time_limit, began)
-    place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
-    if not settings.dry_run:
-        allowed(str(settings.out), **place)  # refused before anything is read or fetched
-    console = Logged(console)
+    if settings.dry_run:
+        return _dry(settings, console)
+    # refused before anything is read or fetched
+    allowed(str(settings.out), resume=settings.resume, overwrite=settings.overwrite)
+    processes = join(settings.device)
+    console = Logged(console if processes.first else Quiet())
     device = pick_device(settings.device)
+    # in turn: what the first process fetched or decoded stands on the disk for the others
+    found = processes.in_turn(lambda: read_labels(settings, console))
+    scene = Scene(found, device, deadline, processes)
+
+    def ready_for(s: FinetuneSettings, preprocess: Preprocess) -> Checked:
+        return checked(s, found, preprocess, console, processes.world)
+
+    it = begin(scene, settings, ready_for, console)
+    _show(it.job, len(it.ready.train), it.ready.portions.reason, console)
+    repeats = repeated(scene, settings, it, console)
+    job, outcome, _ = tuned(scene, it, console)
+    if draw:
+        processes.leads(lambda: report(str(it.run.path)))
+    return processes.leads(lambda: _result(it, job, outcome, repeats))
+
+
+def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
+    device, processes = pick_device(settings.device), launched().world
     found = read_labels(settings, console)
     torch.manual_seed(settings.seed)
-    if settings.dry_run:
-        portions = unchecked(settings, found)
-        counts = {"images": len(portions.train), "held_out": len(portions.val)}
-        first = opened(settings, found)
-        job = begun(settings, found, first, device, **counts)
-        job = _telling(job, held(settings, found, first.preprocess))
-        return _planned(job, found, portions, console)
-    state = checkpoint(settings, found, console)
-    it = opened(settings, found) if state is None else None
-    run = RunFolder.create(str(settings.out), **place)
-    console.into(run)
-    if state is None and it is not None:
-        ready = checked(settings, found, it.preprocess, console)
-        counts = {"images": len(ready.train), "held_out": len(ready.val)}
-        job = begun(settings, found, it, device, **counts)
-    else:
-        job = continued(settings, state or {})
-        ready = checked(job.plan.settings, found, job.plan.preprocess, console)
-    job = _telling(replace(job, network=_placed(job.network, device)), ready.hold)
-    _show(job, len(ready.train), ready.portions.reason, console)
-    parts = assemble(job, ready)
-    if state is None:
-        run.rewind_metrics(-1)
-        job = swept(job, parts, run, console, deadline)
-    trainer = parts.trainer(job, run, found.fingerprint)
-    if state is not None:
-        trainer.restore(state)
-        run.rewind_metrics(trainer.step)
-    trainer.deadline = deadline
-    _write_start(run, job, ready, trainer)
-    with passed_on(settings.logger, run, as_dict(job.plan.settings), trainer.step, console):
-        outcome = trainer.run(console)
-    _write_model(run, job, ready, parts, trainer, outcome)
-    if draw:
-        report(str(run.path))
-    return _result(run, job, ready, outcome)
+    portions = unchecked(settings, found)
+    counts = {"images": len(portions.train), "held_out": len(portions.val)}
+    first = opened(settings, found)
+    job = begun(settings, found, first, device, **counts, processes=processes)
+    job = telling(job, held(settings, found, first.preprocess, processes))
+    return _planned(job, found, portions, console)
 
 
-def _telling(job: Job, hold: Holding) -> Job:
-    """The job with the reason for where its pictures are held."""
-    reasons = {**job.plan.reasons, "store": f"{hold.place}: {hold.reason}"}
-    return replace(job, plan=replace(job.plan, reasons=reasons))
-
-
-def _placed(network: nn.Module, device: torch.device) -> nn.Module:
-    if device.type in ("cpu", "cuda"):
-        # convolutions read channels last faster; other layers do not care
-        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-    return network.to(device)
-
-
-def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> None:
-    s, device = job.plan.settings, next(job.network.parameters()).device
-    trainable, frozen = job.counts
-    facts = {
-        "unfreeze": __version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "classes": list(job.card.classes),
-        "images": len(ready.train),
-        "validation_images": len(ready.val),
-        "validation": ready.portions.reason,
-        "fingerprint": job.card.provenance["fingerprint"],
-        "steps": trainer.total,
-        "steps_per_epoch": trainer.loader.steps_per_epoch,
-        "parameters_trainable": trainable,
-        "parameters_frozen": frozen,
-        **({"tried": list(job.tried)} if job.tried else {}),
-    }
-    tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
-    write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
-    ready.write(run)
-    some = np.arange(min(SHOWN, len(ready.train)))
-    images = [ready.train[int(i)] for i in some]
-    cut = maker(s.augment, job.plan.preprocess, s.seed)
-    views = [cut(images, some, epoch)[0].numpy() for epoch in range(min(SHOWN // 2, s.epochs))]
-    with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
-        np.savez_compressed(stream, views=np.stack(views, 1))
-
-
-def _write_model(
-    run: RunFolder, job: Job, ready: Checked, parts: Parts, trainer: Trainer, outcome: Outcome
-) -> None:
-    """The model file, and what it scores on val; who asked to stop does not wait for that."""
-    learnt = {
-        "images": len(ready.train),
-        "epochs": outcome.epochs,
-        "best_epoch": outcome.best_epoch,
-        "val_accuracy": outcome.val_accuracy,
-    }
-    card = replace(job.card, provenance={**job.card.provenance, **learnt})
-    save_model(run.file("model"), job.network.state_dict(), card)
-    ready.write_keys(run)
-    if parts.holdout is not None and outcome.stopped != "asked":
-        scores = asdict(trainer.scores(partial(parts.holdout.score, job.network)))
-        about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
-        write_json(run.file("evaluation.json"), {**about, "classes": list(card.classes), **scores})
-
-
-def _result(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> FinetuneResult:
+def _result(it: Begun, job: Job, outcome: Outcome, repeats: Repeated | None) -> FinetuneResult:
     """What was done; Interrupted where the run was stopped."""
+    run = it.run
     if outcome.stopped == "asked":
-        raise Interrupted(
-            f"Stopped by {outcome.asked_by} after {outcome.epochs} of "
-            f"{job.plan.settings.epochs} epochs; model/ holds the best so far.",
-            go_on("finetune", job.plan.settings.data, run.path),
-        )
+        raise stopped(run, job, outcome)
     trainable, frozen = job.counts
     return FinetuneResult(
         run=str(run.path),
@@ -222,10 +145,11 @@ def _result(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> Finet
         parameters_frozen=frozen,
         frozen_unchanged=unchanged(run, job.hashes) if job.frozen else None,
         weights_matched=job.card.provenance["weights_matched"],
-        images=len(ready.train),
+        images=len(it.ready.train),
         images_per_second=outcome.images / max(outcome.seconds, 1e-9),
         seconds=outcome.seconds,
         model=str(run.file("model")),
+        repeated=repeats,
     )
 
 

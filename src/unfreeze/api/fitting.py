@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -15,21 +15,28 @@ from unfreeze.data.decode import DECODER
 from unfreeze.data.holding import in_memory
 from unfreeze.data.loader import Loader
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.sampling import balanced
 from unfreeze.data.views import normalise
-from unfreeze.errors import Interrupted, go_on
+from unfreeze.errors import DataError, Interrupted, go_on
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import Deadline
+from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.runtime.signals import stop_requests
+from unfreeze.runtime.signals import ANOTHER, stop_requests
 from unfreeze.settings.build import as_dict
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
+from unfreeze.transfer.finder import find_lr
+from unfreeze.transfer.fit import Fit
 from unfreeze.transfer.grid import Grid, Trial, best
 from unfreeze.transfer.holdout import HoldOut
-from unfreeze.transfer.keeper import Keeper, Keeping
+from unfreeze.transfer.keeper import Keeper, Keeping, Passing
+from unfreeze.transfer.objective import class_weights
+from unfreeze.transfer.pool import Pool
 from unfreeze.transfer.rates import layer_scales
+from unfreeze.transfer.saves import Saves
 from unfreeze.transfer.stretches import stretches
-from unfreeze.transfer.trainer import Fit, Trainer
+from unfreeze.transfer.trainer import Trainer
 
 
 @dataclass
@@ -39,6 +46,8 @@ class Parts:
     loader: Loader
     holdout: HoldOut | None
     keeper: Keeper | None
+    class_weights: tuple[float, ...] = ()
+    processes: Processes = field(default_factory=Processes)
     seconds: float = 0.0
 
     def trainer(self, job: Job, run: RunFolder, data: str) -> Trainer:
@@ -56,11 +65,11 @@ class Parts:
         trainer = Trainer(
             job.network,
             self.loader,
-            fit(job),
+            fit(job, self.class_weights),
             prepare=partial(_prepare, job.plan.preprocess),
             validate=partial(self.holdout.record, job.network) if self.holdout else None,
             freeze=job.schedule,
-            folder=run,
+            saves=Saves(run, self.processes),
             keep=keep,
             keeper=self.keeper,
         )
@@ -68,27 +77,69 @@ class Parts:
         return trainer
 
 
-def assemble(job: Job, ready: Checked) -> Parts:
-    """Loader, validation and keeper of a job whose network is on its device."""
+def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None = None) -> Parts:
+    """Loader, validation and keeper of a job whose network is on its device.
+
+    Features that are kept are those of `pool`, where there is one.
+    """
     s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
     prepare = partial(_prepare, preprocess)
     loader = Loader(
         ready.train,
         maker(s.augment, preprocess, s.seed),
-        batch_size=min(job.plan.batch_size, len(ready.train)),
+        batch_size=_batch_size(job.plan.batch_size, len(ready.train), processes.world),
         seed=s.seed,
         drop_last=False,
         workers=_workers(s, next(network.parameters()).device),
+        rank=processes.rank,
+        world=processes.world,
     )
+    labels = ready.train.index.labels
+    if s.sampling == "balanced":
+        loader.order = balanced(labels, s.seed)
+    weights = class_weights(labels, len(job.card.classes), s.class_weights)
     budget = in_memory(s.store_budget) // 4
-    holdout = HoldOut(ready.val, preprocess, prepare=prepare, budget=budget)
+    holdout = HoldOut(ready.val, preprocess, prepare=prepare, budget=budget, processes=processes)
     judged = holdout if len(ready.val) else None
     if s.cache in ("off", "auto"):  # auto: of a run begun before features were kept
-        return Parts(loader, judged, None)
+        return Parts(loader, judged, None, weights, processes)
     parts = stretches(network, job.schedule, s.epochs, job.head)
-    keeping = _keeping(job, ready, prepare)
-    keeper = Keeper(network, loader, judged, keeping=keeping, stretches=parts)
-    return Parts(loader, judged, keeper)
+    keeper = Keeper(
+        network,
+        loader,
+        judged,
+        keeping=_keeping(job, ready, prepare, pool),
+        stretches=parts,
+        processes=processes,
+        passing=_passing(job, ready, prepare, pool) if pool else None,
+    )
+    return Parts(loader, judged, keeper, weights, processes)
+
+
+def _passing(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool) -> Passing:
+    s, preprocess = job.plan.settings, job.plan.preprocess
+    loader = Loader(
+        pool.train,
+        maker(s.augment, preprocess, pool.seed),
+        batch_size=1,  # it is asked for batches of its own
+        seed=s.seed,
+        drop_last=False,
+    )
+    if not len(ready.val):
+        return Passing(loader, None, pool.rows(ready.train))
+    held = HoldOut(pool.val, preprocess, prepare=prepare, budget=0)
+    return Passing(loader, held, pool.rows(ready.train), pool.rows(ready.val))
+
+
+def _batch_size(wanted: int, pictures: int, processes: int) -> int:
+    """No more than there are, and the same for every process."""
+    most = pictures // processes * processes
+    if not most:
+        raise DataError(
+            f"{pictures} training pictures cannot be shared by {processes} processes.",
+            "Start fewer, or add pictures.",
+        )
+    return min(wanted, most)
 
 
 def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: Deadline) -> Job:
@@ -104,17 +155,56 @@ def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: De
 
         shortcut = parts.keeper.at(0, console, asked)
         found = None
-        if shortcut is not None and not stop:
-            found = Grid(job.network, shortcut, job.sweep, fit(job)).run(console, asked)
-        if stop:
+        if shortcut is not None and not parts.processes.any([bool(stop)])[0]:
+            how = fit(job, parts.class_weights)
+            grid = Grid(job.network, shortcut.whole(), job.sweep, how)
+            # one process for all: heads are small, and all must take the same pair
+            found = parts.processes.leads(lambda: grid.run(console, asked))
+        if parts.processes.any([bool(stop)])[0]:
             raise Interrupted(
-                f"Stopped by {stop.name} before the first step.",
+                f"Stopped by {stop.name or ANOTHER} before the first step.",
                 go_on("finetune", job.plan.settings.data, run.path),
             )
     parts.seconds += time.monotonic() - began
     if found is None:
         return job  # what is kept was refused in words
     return _taken(job, found, run, console)
+
+
+def rated(
+    job: Job, parts: Parts, run: RunFolder, data: str, console: Console, deadline: Deadline
+) -> Job:
+    """The job with the rate that `--find-lr` finds; where a sweep chose by validation, as it is."""
+    s = job.plan.settings
+    if not s.find_lr or job.tried:
+        if s.find_lr:
+            console.say("--find-lr: the sweep has tried rates on validation, which says more.")
+        return job
+    began = time.monotonic()
+    with stop_requests() as stop:
+
+        def asked() -> bool:
+            stop.at(deadline, 0.0)
+            return bool(stop)
+
+        found = find_lr(parts.trainer(job, run, data), console, asked)
+        if found is None:
+            raise Interrupted(
+                f"Stopped by {stop.name or ANOTHER} before the first step.",
+                go_on("finetune", s.data, run.path),
+            )
+    parts.seconds += time.monotonic() - began
+    for rate, loss, smoothed in zip(found.rates, found.losses, found.smoothed, strict=True):
+        line = {"step": 0, "epoch": 0, "split": "find-lr", "learning_rate": rate}
+        run.metric({**line, "loss": loss, "smoothed": smoothed})
+    if found.lr is None:
+        console.say(f"--find-lr: the loss fell at no rate; --lr {job.plan.lr:g} is kept.")
+        return job
+    why = f"where the loss fell fastest over {len(found.rates)} rising rates (metrics.jsonl)"
+    console.say(f"--lr {found.lr:g}: {why}.")
+    settings = replace(s, lr=found.lr)
+    plan = replace(job.plan, settings=settings, reasons={**job.plan.reasons, "lr": why})
+    return replace(job, plan=plan)
 
 
 def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Job:
@@ -143,8 +233,8 @@ def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Jo
     return replace(job, plan=plan)
 
 
-def fit(job: Job) -> Fit:
-    """How the job is trained."""
+def fit(job: Job, weights: tuple[float, ...]) -> Fit:
+    """How the job is trained; `weights`: of each class in the loss, () where all count the same."""
     s = job.plan.settings
     return Fit(
         epochs=s.epochs,
@@ -160,11 +250,22 @@ def fit(job: Job) -> Fit:
         precision=s.precision,
         seed=s.seed,
         scales=layer_scales(job.network, s.layer_decay, job.head, head_share=job.plan.head_share),
+        classes=len(job.card.classes),
+        label_smoothing=s.label_smoothing,
+        class_weights=weights,
+        mixup=s.mixup,
+        cutmix=s.cutmix,
+        clip_grad=s.clip_grad,
+        accumulate=s.accumulate,
+        ema=s.ema,
     )
 
 
-def _keeping(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor]) -> Keeping:
+def _keeping(
+    job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool | None
+) -> Keeping:
     s = job.plan.settings
+    digest, seed = (pool.digest, pool.seed) if pool else (ready.digest, s.seed)
     about = {
         "unfreeze": __version__,
         "decoder": DECODER,
@@ -172,7 +273,7 @@ def _keeping(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor]) -> K
         "stem": job.card.stem,
         "preprocess": job.plan.preprocess.as_dict(),
         "augment": s.augment,
-        "seed": None if s.augment == "none" else s.seed,
+        "seed": None if s.augment == "none" else seed,
         "shrunk": ready.train.resize_to,
     }
     return Keeping(
@@ -184,8 +285,8 @@ def _keeping(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor]) -> K
         memory=in_memory(s.store_budget),
         disk=int(s.cache_budget * 2**30),
         about=about,
-        train=partial(ready.digest, "train"),
-        val=partial(ready.digest, "val"),
+        train=partial(digest, "train"),
+        val=partial(digest, "val"),
     )
 
 

@@ -107,13 +107,17 @@ class Gathering:
         """problems.csv and split.csv: what was left out, and what was used."""
         write_problems_csv(run.file("problems.csv"), self.problems)
         names = ("", *self.index.classes)
-        rows = ((self.index.paths[i], names[self.index.labels[i] + 1], "train") for i in self.train)
+        paths, labels = self.index.paths, (self.index.labels[self.train] + 1).tolist()
+        rows = (
+            (paths[i], names[label], "train")
+            for i, label in zip(self.train.tolist(), labels, strict=True)
+        )
         write_split_csv(run.file("split.csv"), rows)
 
 
 def gathering(s: PretrainSettings, console: Console) -> Gathering:
     """The pictures of `s.data`: of `train` only, where there are splits."""
-    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run)
+    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
     index = build_index(source, strange_classes=True, labels=s.labels, split_from=s.split_from)
     for note in index.notes:
         console.say(note)
@@ -124,7 +128,7 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
     if s.limit is not None:
         train = subset(index.labels, train, limit=s.limit, seed=s.seed)
     if not len(train):
-        raise DataError(f"There is no picture to train on in {s.data}.", "Check the folder.")
+        raise DataError(f"There is no picture to train on in {source.where}.", "Check the folder.")
     side = usual_side(index, train)
     return Gathering(index, Pictures(index), train, side, source.fingerprint())
 

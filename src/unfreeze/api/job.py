@@ -25,10 +25,10 @@ from unfreeze.transfer.grid import Sweep, pairs, sweep_epochs
 from unfreeze.transfer.maps import final_map
 from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan
 from unfreeze.transfer.resuming import check_resumable, merged
+from unfreeze.transfer.saves import BEST
 from unfreeze.transfer.savings import Case, Decision, check_asked, decide, settled
 from unfreeze.transfer.start import Start, from_card, start
 from unfreeze.transfer.thaw import freeze_schedule
-from unfreeze.transfer.trainer import BEST
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def begun(
     *,
     images: int,
     held_out: int,
+    processes: int = 1,
 ) -> Job:
     """A new run on `images` training pictures, judged on the `held_out` ones."""
     network, frozen = it.start.network, it.schedule.always
@@ -108,6 +109,7 @@ def begun(
         stem=it.start.stem,
         head_only={name for name, _ in network.named_parameters()} - frozen <= set(it.start.head),
         trained=s.weights != "none",
+        processes=processes,
     )
     chosen = plan(s, facts, it.preprocess)
     for _, still in it.schedule.steps:
@@ -145,6 +147,8 @@ def _sweep(
         return None, "none: --head-lr is given"
     if s.select != "accuracy":
         return None, f"none: it judges by accuracy, and --select is {s.select}"
+    if s.ema or s.clip_grad:
+        return None, "none: it knows neither --ema nor --clip-grad"
     if s.lr is not None and s.weight_decay is not None:
         return None, "none: --lr and --weight-decay are given"
     if not held_out:

@@ -9,6 +9,7 @@ from unfreeze.errors import DataError
 from unfreeze.runtime.console import Quiet
 from unfreeze.settings.compare import CompareSettings
 from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.settings.shared import spoken
 
 
 def chosen_judge(s: CompareSettings, run: FinetuneSettings) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def chosen_judge(s: CompareSettings, run: FinetuneSettings) -> dict[str, Any]:
     DataError where nothing is held out either.
     """
     if s.test:
-        return {"data": s.test, "split": None}
+        return {"data": (s.test,), "split": None}
     told = {"labels": s.labels, "split_from": s.split_from}
     index = build_index(
         open_source(s.data, data_root=s.data_root), labels=s.labels, split_from=s.split_from
@@ -26,8 +27,8 @@ def chosen_judge(s: CompareSettings, run: FinetuneSettings) -> dict[str, Any]:
         return {"data": s.data, "split": "test", **told}
     if not len(unchecked(run, read_labels(run, Quiet())).val):
         raise DataError(
-            f"Nothing is left to judge by: {s.data} has no test split, and no pictures are held "
-            "out for validation.",
+            f"Nothing is left to judge by: {spoken(s.data)} has no test split, and no pictures are "
+            "held out for validation.",
             "Name labelled pictures with --test, or give DATA a test split.",
         )
     return {"data": s.data, "split": "val", **told}

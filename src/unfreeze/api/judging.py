@@ -56,7 +56,8 @@ def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
     index = index.take(np.flatnonzero(index.labels >= 0))
     if not len(index):
         raise DataError(
-            f"{s.data} has no labels to compare with.", "Add --labels, or use predict instead."
+            f"{source.where} has no labels to compare with.",
+            "Add --labels, or use predict instead.",
         )
     known = _known(s.run, index)
     positions, name = _choose(index, s.split, known)

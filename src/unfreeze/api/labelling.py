@@ -72,7 +72,7 @@ class Checked:
 
 def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
     """Labels and splits of `s.data`, and the usual size by a sample's headers; decodes nothing."""
-    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run)
+    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
     everything = build_index(source, labels=s.labels, split_from=s.split_from)
     index = labelled(everything)
     counted = census(everything)
@@ -97,10 +97,14 @@ def unchecked(s: FinetuneSettings, found: Labelled) -> Portions:
 
 
 def checked(
-    s: FinetuneSettings, found: Labelled, preprocess: Preprocess, console: Console
+    s: FinetuneSettings,
+    found: Labelled,
+    preprocess: Preprocess,
+    console: Console,
+    processes: int = 1,
 ) -> Checked:
     """Every file decoded once, train held in memory where it fits, and the portions."""
-    hold = held(s, found, preprocess)
+    hold = held(s, found, preprocess, processes)
     scan = check(
         found.index,
         workers=s.workers,
@@ -119,7 +123,9 @@ def checked(
     return Checked(portions, train, val, scan.problems, hold)
 
 
-def held(s: FinetuneSettings, found: Labelled, preprocess: Preprocess) -> Holding:
+def held(
+    s: FinetuneSettings, found: Labelled, preprocess: Preprocess, processes: int = 1
+) -> Holding:
     """Where the decoded pictures are held, and why."""
     found.index.source.intensity = preprocess.intensity  # known since the weights are
     return holding(
@@ -128,6 +134,7 @@ def held(s: FinetuneSettings, found: Labelled, preprocess: Preprocess) -> Holdin
         _largest(preprocess),
         store=s.store,
         gibibytes=s.store_budget,
+        processes=processes,
         scan=s.scan,
     )
 

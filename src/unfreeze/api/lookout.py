@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ import torch
 from unfreeze.api.uses import run_folder
 from unfreeze.api.watching import preprocess_of
 from unfreeze.checkpoints.modelfile import card_of
+from unfreeze.data.intensity import reading
 from unfreeze.data.preprocess import Pixels, Preprocess
 from unfreeze.data.views import normalise
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
@@ -65,17 +67,17 @@ def lookout(s: ShowSettings, side: int, images: int) -> Lookout:
     """Of the run in `s`, else of a pretraining as it would be planned for such pictures."""
     if s.run is not None:
         return _of_run(s.run)
-    given = {"augment": s.augment, "image_size": s.image_size, "seed": s.seed, "range": s.range}
+    given: dict[str, Any] = {"augment": s.augment, "image_size": s.image_size, "seed": s.seed}
+    given |= {"range": s.range, "channels": s.channels}
     settings = build(PretrainSettings, given)
     facts = Facts(max(images, ENOUGH), side, pick_device("auto").type)
     return _pretraining(plan(settings, facts).settings, "what pretrain would take")
 
 
 def intensity(s: ShowSettings) -> str:
-    """The rule by which deep grey is decoded: as asked for, else the run's."""
-    if s.range is None and s.run is not None:
-        return Preprocess.from_dict(card_of(s.run).preprocess).intensity
-    return s.range or "auto"
+    """How deep values and which channels are decoded: as asked for, else the run's."""
+    of_run = Preprocess.from_dict(card_of(s.run).preprocess).intensity if s.run else "auto"
+    return reading(s.range, s.channels, of_run)
 
 
 def _of_run(run: str) -> Lookout:

@@ -13,8 +13,9 @@ from unfreeze.data.decode import decode
 from unfreeze.data.preprocess import Pixels
 from unfreeze.data.signatures import HEAD, is_junk, known, named_as_picture
 from unfreeze.data.sources import Source
-from unfreeze.data.sources.open import open_source
-from unfreeze.errors import DataError, UsageError
+from unfreeze.data.sources.filelist import FileListSource
+from unfreeze.data.sources.open import BUILT_IN, is_collection, open_source
+from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import write_bytes
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.runfolder import writable_file
@@ -22,9 +23,6 @@ from unfreeze.settings.build import build
 from unfreeze.settings.use import PredictSettings
 from unfreeze.transfer.predictor import Prediction, load_classifier
 from unfreeze.transfer.reading import Read
-
-BUILT_IN = ("digits", "cifar10")
-COLLECTIONS = (".zip", ".tar", ".tar.gz", ".tgz", ".csv")
 
 
 @dataclass(frozen=True)
@@ -76,25 +74,22 @@ def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
 
 def _pictures(name: str, data_root: str, intensity: str) -> Iterator[_Picture]:
     path = Path(name)
-    if path.is_file() and not path.name.lower().endswith(COLLECTIONS):
+    if path.is_file() and not is_collection(path.name):
         yield _Picture(name, partial(_file, path, intensity))
         return
-    if not path.exists() and name not in BUILT_IN:
-        raise DataError(f"There is no file or folder {name}.", "Check the path.")
     source = open_source(name, data_root=data_root)
     source.intensity = intensity
+    # a list's paths are relative to its folder; an archive's members lie inside it
+    before = f"{path.parent if isinstance(source, FileListSource) else name}/"
     for row in _rows(source):
         inner = source.names[row]
-        # a list's paths are relative to its folder; an archive's members lie inside it
-        around = "" if name in BUILT_IN else f"{path.parent if source.kind == 'csv' else name}/"
-        yield _Picture(around + inner, read_row(source, row))
+        yield _Picture(("" if name in BUILT_IN else before) + inner, read_row(source, row))
 
 
 def _rows(source: Source) -> Iterator[int]:
     """Rows that are pictures: all of a list, of files those that look like one."""
-    listed = source.labels is not None or source.kind == "csv"
     for row, name in enumerate(source.names):
-        if listed or (
+        if source.listed or (
             not is_junk(name) and (named_as_picture(name) or known(source.head(row, HEAD)))
         ):
             yield row

@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.data.device import Held, bytes_held
 from unfreeze.data.holding import Holding
+from unfreeze.data.intensity import parsed, reading
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.views.multicrop import MEAN, STD
 from unfreeze.errors import UsageError
@@ -87,7 +89,7 @@ class PretrainPlan(Forecast):
     steps_per_epoch: int
 
 
-def pretrain(data: str, **settings: Any) -> PretrainResult | PretrainPlan:
+def pretrain(data: str | Sequence[str], **settings: Any) -> PretrainResult | PretrainPlan:
     """SwAV on the pictures of `data`; keywords are those of `PretrainSettings`.
 
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
@@ -214,7 +216,7 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     found = gathering(settings, console)
     torch.manual_seed(settings.seed)
     start = _with_range(begin(settings, found.side, device))
-    found.index.source.intensity = start.settings.range or "auto"
+    found.index.source.intensity = reading(start.settings.range, start.settings.channels)
     room = free_for_pictures(device)
     facts = Facts(len(found.train), found.side, device.type, start.width, processes, room=room)
     chosen = plan(start.settings, facts)
@@ -228,10 +230,10 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
 
 
 def _with_range(start: Start) -> Start:
-    """The start with the rule for deep grey that was asked for, else that of the weights."""
-    wants = start.loaded.preprocess if start.loaded else None
-    chosen = start.settings.range or (wants.intensity if wants else "auto")
-    return replace(start, settings=replace(start.settings, range=chosen))
+    """The start with the range and channels that were asked for, else those of the weights."""
+    wants, s = start.loaded.preprocess if start.loaded else None, start.settings
+    rule, channels = parsed(reading(s.range, s.channels, wants.intensity if wants else "auto"))
+    return replace(start, settings=replace(s, range=rule, channels=channels))
 
 
 def _largest(chosen: Plan) -> int:

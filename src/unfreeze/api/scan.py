@@ -1,7 +1,7 @@
 """`scan`: can these pictures be trusted? Every one decoded, every problem named, none deleted."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from unfreeze.data.clinic import Clinic, attend
 from unfreeze.data.examined import Examined
 from unfreeze.data.index import Index, build_index
-from unfreeze.data.quarantine import Moved, quarantine, refuse_inside, set_aside, undo
+from unfreeze.data.quarantine import Moved, list_beside, quarantine, refuse_inside, set_aside, undo
 from unfreeze.data.scan import Problem, write_problems_csv
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.open import open_source
@@ -19,6 +19,7 @@ from unfreeze.runtime import atomic
 from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.settings.build import build
 from unfreeze.settings.scan import ScanSettings
+from unfreeze.settings.shared import spoken
 
 SAMPLES = 12  # thumbnails of a kind
 TWINS = 40  # groups on the page
@@ -58,12 +59,12 @@ class ScanResult:
         return as_table(self)
 
 
-def scan(data: str, **settings: Any) -> ScanResult:
+def scan(data: str | Sequence[str], **settings: Any) -> ScanResult:
     """Decode every picture of `data` in processes of their own; keywords as in `ScanSettings`.
 
     DataError for data that cannot be read at all; a broken picture is an answer, not an error.
     """
-    return run_scan(build(ScanSettings, {"data": str(data), **settings}), Quiet())
+    return run_scan(build(ScanSettings, {"data": data, **settings}), Quiet())
 
 
 def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
@@ -72,9 +73,9 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     if s.undo and s.quarantine:
         raise UsageError("--undo and --quarantine are opposites.", "Give one of them.")
     restored, notes = _undone(s, console)
-    source = open_source(s.data, data_root=s.data_root)
-    if s.quarantine and source.kind == "folder":
-        refuse_inside(Path(s.data), Path(s.quarantine))  # before the work, not after
+    source = open_source(s.data, data_root=s.data_root, console=console)
+    if s.quarantine:
+        _refuse_quarantine(source, Path(s.quarantine))  # before the work, not after
     index = build_index(source, strange_classes=True)
     notes += list(index.notes)
     found = attend(index, workers=s.workers, console=console, seconds=s.seconds)
@@ -85,6 +86,15 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     if s.out:
         result = _written(replace(result, restored=restored), Path(s.out), found)
     return replace(result, restored=restored)
+
+
+def _refuse_quarantine(source: Source, folder: Path) -> None:
+    if source.kind == "several":
+        raise UsageError("--quarantine takes one source at a time.", "Scan each with its own.")
+    if source.kind == "folder":
+        refuse_inside(Path(source.where), folder)
+    else:
+        list_beside(source)
 
 
 def _undone(s: ScanSettings, console: Console) -> tuple[int, list[str]]:
@@ -99,7 +109,7 @@ def _undone(s: ScanSettings, console: Console) -> tuple[int, list[str]]:
 
 def _result(s: ScanSettings, index: Index, found: Clinic, notes: list[str]) -> ScanResult:
     return ScanResult(
-        data=s.data,
+        data=spoken(s.data),
         files=len(index.source) + index.source.skipped,
         pictures=len(index),
         usable=len(found.usable),
@@ -134,10 +144,10 @@ def _set_aside(s: ScanSettings, source: Source, found: Clinic, console: Console)
         moved = set_aside(source, folder, broken)
         console.say(f"{len(moved):,} files are on a list that later runs go by.")
         return moved
-    moved = quarantine(Path(s.data), folder, broken)
+    moved = quarantine(Path(source.where), folder, broken)
     console.say(f"{len(moved):,} files are in {folder}; `--undo {folder}` brings them back.")
     if moved and len(moved) < len(source):
-        after = Examined(open_source(s.data))
+        after = Examined(open_source(source.where))
         after.take_over(Examined(source))
         after.save()
     return moved

@@ -1,5 +1,6 @@
 """`show`: one page about a data set, before anything is trained on it."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from unfreeze.runtime.atomic import write_text
 from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.runtime.runfolder import writable_file
 from unfreeze.settings.build import build
+from unfreeze.settings.shared import spoken
 from unfreeze.settings.use import ShowSettings
 
 THUMBNAIL = 144  # pixels of the shorter side, at most
@@ -60,9 +62,9 @@ class ShowResult:
     notes: list[str]
 
 
-def show(data: str, out: str | None = None, **settings: Any) -> ShowResult:
+def show(data: str | Sequence[str], out: str | None = None, **settings: Any) -> ShowResult:
     """Write a self-contained HTML page about `data`; keywords as in `ShowSettings`."""
-    return run_show(build(ShowSettings, {"data": str(data), "out": out, **settings}), Quiet())
+    return run_show(build(ShowSettings, {"data": data, "out": out, **settings}), Quiet())
 
 
 def run_show(settings: ShowSettings, console: Console) -> ShowResult:
@@ -70,7 +72,7 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     s = settings
     out = s.out or f"{_name(s.data)}.html"
     writable_file(out)  # refused before the work, not after
-    source = open_source(s.data, data_root=s.data_root)
+    source = open_source(s.data, data_root=s.data_root, console=console)
     source.intensity = intensity(s)
     index = build_index(
         source,
@@ -133,7 +135,7 @@ def _seen(s: ShowSettings, found: Scan, counted: Census, result: ShowResult) -> 
         else (f"{result.checked:,} of {len(index):,} pictures were decoded; --scan full takes all.")
     )
     return Seen(
-        name=told(s.data),
+        name=told(spoken(s.data)),
         figures=_figures(counted, result),
         notes=result.notes,
         splits=list(counted.splits),
@@ -224,8 +226,11 @@ def _file(path: str) -> str:
     return told(path.rpartition("/")[2])
 
 
-def _name(data: str) -> str:
-    name = Path(data.rstrip("/\\")).resolve().name
+def _name(data: Sequence[str]) -> str:
+    """What the page is called: by its data, the first of several."""
+    first = data if isinstance(data, str) else data[0]
+    more = 0 if isinstance(data, str) else len(data) - 1
+    name = Path(first.rstrip("/\\")).resolve().name
     for ending in (".tar.gz", ".tgz", ".tar", ".zip", ".csv"):
         name = name.removesuffix(ending)
-    return name or "pictures"
+    return (name or "pictures") + (f"-and-{more}-more" if more else "")

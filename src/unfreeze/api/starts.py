@@ -10,7 +10,7 @@ from unfreeze.backbones.origins import network_of
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.settings.compare import CompareSettings
-from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.settings.finetune import FinetuneSettings, TuningSettings
 from unfreeze.transfer.start import start as started
 
 
@@ -76,7 +76,7 @@ def check_weights(start: Start, s: CompareSettings, console: Console) -> None:
 
 def _start(s: CompareSettings, weights: str, more: dict[str, Any]) -> Start:
     """Its settings, with the plan that a dry run makes."""
-    names = [entry.name for entry in fields(FinetuneSettings)]
+    names = [entry.name for entry in fields(TuningSettings)]
     given = {name: getattr(s, name) for name in names} | {"weights": weights}
     given |= {name: _as_given(value) for name, value in more.items() if value is not None}
     given |= {"resume": None, "overwrite": False, "dry_run": False, "out": None}

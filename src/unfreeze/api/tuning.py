@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from unfreeze.checkpoints.state import has_last
-from unfreeze.data.crew import processors
 from unfreeze.data.loader import Batch
+from unfreeze.data.supervised import processors
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import fast_precisions
 from unfreeze.runtime.processes import Processes

@@ -8,6 +8,7 @@ import torch
 
 from unfreeze.api.gathering import Gathering
 from unfreeze.data.index import VAL, Index
+from unfreeze.data.intensity import reading
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.scan import Mode, check
@@ -32,7 +33,7 @@ def preprocess_of(s: PretrainSettings) -> Preprocess:
         size if size <= 64 else round(size * 8 / 7),
         mean=MEAN,
         std=STD,
-        intensity=s.range or "auto",
+        intensity=reading(s.range, s.channels),
     )
 
 

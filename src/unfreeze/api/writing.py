@@ -11,8 +11,8 @@ from unfreeze.api.gathering import Gathering
 from unfreeze.api.watching import preprocess_of
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
-from unfreeze.data.crew import processors
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.supervised import processors
 from unfreeze.data.views.multicrop import Cut
 from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.settings.build import as_dict, to_toml

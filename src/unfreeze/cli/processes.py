@@ -9,7 +9,7 @@ from pathlib import Path
 from unfreeze.errors import UnfreezeError, UsageError
 from unfreeze.runtime.launcher import launched
 
-MANY = ("pretrain", "swav")  # verbs that many processes can share
+MANY = ("pretrain", "finetune", "swav")  # verbs that many processes can share
 
 
 def started_rank() -> int:
@@ -24,7 +24,7 @@ def one_process(verb: str) -> None:
     if verb not in MANY and (world := launched().world) > 1:
         raise UsageError(
             f"unfreeze {verb} works in one process, and a launcher started {world}.",
-            f"Call it without the launcher; {' and '.join(MANY)} use several processes.",
+            f"Call it without the launcher; {', '.join(MANY[:-1])} and {MANY[-1]} use several.",
         )
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data import twins
-from unfreeze.data.crew import processors
 from unfreeze.data.examine import Examination, Examiner
 from unfreeze.data.examined import Examined
 from unfreeze.data.index import Index
 from unfreeze.data.layout import NONE, SPLIT_NAMES
 from unfreeze.data.scan import Problem
-from unfreeze.data.supervised import MEMORY, SECONDS, Lost, supervised
+from unfreeze.data.supervised import SECONDS, Lost
 from unfreeze.data.verdicts import UNUSABLE
+from unfreeze.data.watched import watched
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Console
 
@@ -50,23 +50,23 @@ def attend(
     examined = Examined(index.source)
     todo = index.rows[~examined.table["known"][index.rows]].tolist()
     try:
-        _examine(examined, todo, workers or processors(), seconds, console)
+        _examine(examined, todo, workers, seconds, console)
     finally:
         _keep(examined, console)
     return _told(index, examined, len(todo), began)
 
 
 def _examine(
-    examined: Examined, todo: list[int], workers: int, seconds: float, console: Console
+    examined: Examined, todo: list[int], workers: int | None, seconds: float, console: Console
 ) -> None:
     if not todo:
         return
-    examiner, saved = Examiner(examined.verdicts.source), time.monotonic()
+    source, saved = examined.verdicts.source, time.monotonic()
+    answers = watched(source, Examiner(source), todo, workers=workers, seconds=seconds)
     with console.progress("decoding pictures", len(todo)) as advance:
-        watched = supervised(examiner, todo, workers, seconds=seconds, memory=MEMORY)
-        for row, found in watched:
+        for row, found in answers:
             if isinstance(found, Lost):
-                found = Examination(reason=found.kind, detail=found.detail)
+                found = Examination(reason=found.kind, detail=found.detail, passing=found.outside)
             examined.set(row, found)
             advance(1)
             if time.monotonic() - saved > _SAVE_EVERY:

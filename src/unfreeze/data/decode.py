@@ -3,20 +3,23 @@
 import contextlib
 import functools
 import io
-import logging
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL
 from PIL import Image, UnidentifiedImageError
 
-from unfreeze.data.intensity import to_uint8
+from unfreeze.data.channels import READER, Layout, layout, picked, read_channels
+from unfreeze.data.deep import How, as_stored, deep_colour, is_deep, shown
+from unfreeze.data.intensity import parsed, to_uint8
+from unfreeze.data.jpeg import quick_pixels
 from unfreeze.data.signatures import HEAD, cut_short, known
+from unfreeze.data.silence import alone, pillow_silenced
 from unfreeze.data.undecodable import Undecodable
 
 __all__ = [
@@ -26,12 +29,13 @@ __all__ = [
     "decode",
     "decode_told",
     "header_size",
+    "measured",
     "shrink",
 ]
 
 PIXEL_LIMIT = 178_956_970  # half a GiB of RGB; what Pillow, too, takes for a bomb
 _LARGE = 32_000_000  # pixels; pictures above this are decoded one at a time, to bound memory
-DECODER = f"1 pillow {PIL.__version__}"  # what is known about a file holds for this decoder
+DECODER = f"2 pillow {PIL.__version__} {READER}"  # what is known of a file holds for this decoder
 
 # No EPS (it runs Ghostscript) and nothing that Pillow only identifies; the vaguest format last.
 _WANTED = "JPEG PNG WEBP GIF BMP TIFF AVIF JPEG2000 PPM ICO PSD DDS PCX SGI QOI BLP FLI TGA"
@@ -45,6 +49,7 @@ _TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
     7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
     8: lambda pixels: np.rot90(pixels, 1),
 }
+_USUAL = How("auto", None)
 _one_large = threading.Lock()
 Look = Callable[[Image.Image], None]
 Pixels = npt.NDArray[np.uint8]
@@ -54,16 +59,75 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
     """Pixels uint8 [H, W, 3] of an encoded picture (pixels are passed through).
 
     EXIF orientation applied; grey repeated; alpha and transparent palette entries on white; CMYK
-    by plain inversion; the first frame of many; deeper grey by `to_uint8` with the rule
-    `intensity`. The limit of PIXEL_LIMIT is held before decoding. Raises Undecodable; Pillow's
-    warnings and log never escape.
+    by plain inversion; the first frame of many; deeper values by `to_uint8` with the rule
+    `intensity`, which may also say which channels (`reading`). The limit of PIXEL_LIMIT is held
+    before decoding. Raises Undecodable; Pillow's warnings and log never escape.
     """
     if isinstance(data, np.ndarray):
         return data
     if not data:
         raise Undecodable("empty", "the file has no bytes")
-    with _pillow_silenced():
-        return _decoded(data, None, intensity)
+    with pillow_silenced(), _naming(data):
+        return _decoded(data, How(*parsed(intensity)))
+
+
+def _decoded(data: bytes, how: How) -> Pixels:
+    found = layout(data)
+    if found is not None and (how.channels is not None or found.misread):
+        return _tiff(data, found, how)
+    try:
+        with _opened(data) as image:
+            return _shown(data, image, how)
+    except UnidentifiedImageError:
+        if found is None:
+            raise
+        return _tiff(data, found, how)
+
+
+def _shown(data: bytes, image: Image.Image, how: How) -> Pixels:
+    """What Pillow opened, decoded whole."""
+    pixels = quick_pixels(data, image) if how.channels is None else None
+    if pixels is None:
+        image.load()
+        if how.channels is not None or is_deep(data):
+            return _as_stored(data, image, how)
+        pixels = _rgb(image, how.rule)
+    return _turned(pixels, _orientation(image))
+
+
+def _as_stored(data: bytes, image: Image.Image, how: How) -> Pixels:
+    """A loaded image by the values in its file: deep colour, or channels that were chosen."""
+    deep = deep_colour(data, image)
+    if deep is None:
+        return _turned(shown(as_stored(image), how), _orientation(image))
+    return _turned(shown(deep.values, how), 1 if deep.turned else _orientation(image))
+
+
+def _tiff(data: bytes, found: Layout, how: How) -> Pixels:
+    """A TIFF that Pillow does not show, or of which channels were chosen."""
+    with _room((found.width, found.height)):
+        values = picked(read_channels(data, found, how.channels), None)
+        return _turned(shown(values, how._replace(channels=None)), found.orientation)
+
+
+def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:
+    """(height, width) of what `decode` would return: everything is decoded, nothing kept.
+
+    Raises Undecodable where `decode` does.
+    """
+    if not data:
+        raise Undecodable("empty", "the file has no bytes")
+    how = How(*parsed(intensity))
+    with pillow_silenced(), _naming(data):
+        if how.channels is not None or layout(data) is not None or is_deep(data):
+            height, width = _decoded(data, how).shape[:2]
+            return height, width
+        with _opened(data) as image:
+            if quick_pixels(data, image) is None:
+                image.load()
+                if image.mode != "RGB" or image.has_transparency_data:
+                    _rgb(image, how.rule)  # what else can be wrong shows on the way to RGB
+            return _upright(image)
 
 
 def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[int, int], list[str]]:
@@ -75,25 +139,65 @@ def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[in
     """
     if not data:
         raise Undecodable("empty", "the file has no bytes")
-    size = [0, 0]
-
-    def seen(image: Image.Image) -> None:
-        look(image)
-        turned = _orientation(image) > 4
-        size[:] = (image.width, image.height) if turned else (image.height, image.width)
-
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as told, _naming(data):
         warnings.simplefilter("always")
-        pixels = _decoded(data, seen, shorter=shorter)
+        pixels, size = _small(data, look, shorter)
     said = list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
-    return pixels, (size[0], size[1]), said
+    return pixels, size, said
 
 
-def _decoded(
-    data: bytes, look: Look | None, intensity: str = "auto", shorter: int | None = None
-) -> Pixels:
+def _small(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[int, int]]:
+    found = layout(data)
+    if found is not None and found.misread:
+        return _small_tiff(data, found, look, shorter)
     try:
-        return _pillow(data, look, intensity, shorter)
+        with _opened(data) as image:
+            return _small_shown(data, image, look, shorter)
+    except UnidentifiedImageError:
+        if found is None:
+            raise
+        return _small_tiff(data, found, look, shorter)
+
+
+def _small_shown(
+    data: bytes, image: Image.Image, look: Look, shorter: int
+) -> tuple[Pixels, tuple[int, int]]:
+    pixels = quick_pixels(data, image)
+    if pixels is None:
+        image.load()
+    # not before: asking for EXIF loads, and a second load hides what broke the first
+    look(image)
+    if pixels is None and is_deep(data):
+        pixels = _as_stored(data, image, _USUAL)
+        return _thinned(pixels, shorter), _upright(image)
+    step = max(min(image.size) // shorter, 1)
+    pixels = _rgb(_every(step, image), "auto") if pixels is None else _thinned(pixels, shorter)
+    return _turned(pixels, _orientation(image)), _upright(image)
+
+
+def _small_tiff(
+    data: bytes, found: Layout, look: Look, shorter: int
+) -> tuple[Pixels, tuple[int, int]]:
+    pixels = _tiff(data, found, _USUAL)
+    look(Image.fromarray(pixels))
+    return _thinned(pixels, shorter), (pixels.shape[0], pixels.shape[1])
+
+
+def _thinned(pixels: Pixels, shorter: int) -> Pixels:
+    """Every n-th pixel of every n-th row, where that leaves `shorter` of them."""
+    height, width = pixels.shape[:2]
+    step = max(min(height, width) // shorter, 1)
+    if step < 2:
+        return pixels
+    small = (width // step, height // step)
+    return np.asarray(cv2.resize(pixels, small, interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+@contextlib.contextmanager
+def _naming(data: bytes) -> Iterator[None]:
+    """Whatever is raised is raised as Undecodable."""
+    try:
+        yield
     except Undecodable:
         raise
     except Exception as error:  # hostile bytes make decoders raise anything at all
@@ -112,11 +216,13 @@ def shrink(pixels: npt.NDArray[np.uint8], shorter: int | None) -> npt.NDArray[np
 
 def header_size(data: bytes) -> tuple[int, int]:
     """(height, width) as the header says, before orientation; raises Undecodable."""
-    with _pillow_silenced():
+    with pillow_silenced():
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 return image.height, image.width
         except Exception as error:  # as in `decode`
+            if (found := layout(data)) is not None:
+                return found.height, found.width
             raise _named(error, data) from error
 
 
@@ -128,24 +234,26 @@ def _formats() -> list[str]:
     return [name for name in _WANTED.split() if name in Image.OPEN]
 
 
-def _pillow(data: bytes, look: Look | None, intensity: str, shorter: int | None) -> Pixels:
-    with Image.open(io.BytesIO(data), formats=_formats()) as image:
-        pixel_count = image.width * image.height
-        if pixel_count > PIXEL_LIMIT:
-            raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
-        with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
-            image.load()
-            if look is not None:
-                # not before: asking for EXIF loads, and a second load hides what broke the first
-                look(image)
-            turn = _TURNED.get(_orientation(image))
-            pixels = _rgb(image if shorter is None else _sampled(image, shorter), intensity)
-            return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The picture with its header read, to be decoded; large ones one at a time."""
+    with Image.open(io.BytesIO(data), formats=_formats()) as image, _room(image.size):
+        yield image
 
 
-def _rgb(image: Image.Image, intensity: str) -> npt.NDArray[np.uint8]:
+@contextlib.contextmanager
+def _room(size: tuple[int, int]) -> Iterator[None]:
+    """Large pictures one at a time, too large ones not at all."""
+    pixel_count = size[0] * size[1]
+    if pixel_count > PIXEL_LIMIT:
+        raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
+    with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
+        yield
+
+
+def _rgb(image: Image.Image, rule: str) -> npt.NDArray[np.uint8]:
     if image.mode[0] in "IF":
-        grey = to_uint8(np.asarray(image), intensity)
+        grey = to_uint8(np.asarray(image), rule)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
         layered = image.convert("RGBA")
@@ -156,13 +264,18 @@ def _rgb(image: Image.Image, intensity: str) -> npt.NDArray[np.uint8]:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _sampled(image: Image.Image, shorter: int) -> Image.Image:
-    """Every n-th pixel, where that leaves `shorter` of them on the shorter side."""
-    step = min(image.size) // shorter
+def _every(step: int, image: Image.Image) -> Image.Image:
+    """Every n-th pixel of every n-th row."""
     if step < 2:
         return image
     size = (image.width // step, image.height // step)
     return image.resize(size, Image.Resampling.NEAREST)
+
+
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
+    """The pixels as EXIF says they are to be seen."""
+    turn = _TURNED.get(orientation)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -171,6 +284,13 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a good picture with a broken note on it stays a good picture
         return 1
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    """(height, width) after orientation."""
+    if _orientation(image) > 4:
+        return image.width, image.height
+    return image.height, image.width
 
 
 def _named(error: Exception, data: bytes) -> Undecodable:
@@ -189,37 +309,7 @@ def _named(error: Exception, data: bytes) -> Undecodable:
 
 
 def _alone() -> None:
-    # a forked process has one thread: whoever held a lock or wanted silence stayed behind
+    # a forked process has one thread: whoever held a lock stayed behind
     global _one_large
-    _one_large, _Silence.lock, _Silence.users = threading.Lock(), threading.Lock(), 0
-
-
-class _Silence:
-    """How many threads want Pillow silent, and what stands for them meanwhile."""
-
-    lock = threading.Lock()
-    users = 0
-    entry: Any = None  # the filter of warnings
-    level = logging.NOTSET  # of Pillow's loggers, before
-
-
-@contextlib.contextmanager
-def _pillow_silenced() -> Iterator[None]:
-    # warnings.catch_warnings swaps global state and is not safe with threads: one filter, counted
-    logger = logging.getLogger("PIL")
-    with _Silence.lock:
-        if not _Silence.users:
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            _Silence.entry, _Silence.level = warnings.filters[0], logger.level
-            logger.setLevel(logging.CRITICAL + 1)
-        _Silence.users += 1
-    try:
-        yield
-    finally:
-        with _Silence.lock:
-            _Silence.users -= 1
-            if not _Silence.users:
-                logger.setLevel(_Silence.level)
-                if _Silence.entry in warnings.filters:
-                    warnings.filters.remove(_Silence.entry)  # type: ignore[attr-defined]
-                    warnings._filters_mutated()  # type: ignore[attr-defined]
+    _one_large = threading.Lock()
+    alone()

@@ -8,13 +8,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from unfreeze.data.channels import layout
 from unfreeze.data.decode import decode_told
+from unfreeze.data.deep import is_deep
 from unfreeze.data.signatures import cut_short
 from unfreeze.data.sources import Source
 from unfreeze.data.undecodable import Reason, Undecodable
 
 Pixels = npt.NDArray[np.uint8]
 _WAVES = 32  # side of the grey picture whose low frequencies are taken
+_MIDDLE = 31  # place of the median among the 63 that follow the mean
 THUMB = 16  # side of the small grey picture that near-duplicates are compared by
 _FLAT = 4.0  # standard deviation of grey below which a picture looks like any other
 _LONG = 5.0  # sides from this ratio on are extreme
@@ -129,6 +132,9 @@ def _oddities(image: Image.Image, data: bytes, name: str) -> list[Note]:
         found.append(misnamed)
     if getattr(image, "is_animated", False):
         found.append(Note("animated", "only the first frame is used"))
+    tiff = layout(data)
+    if tiff is not None and tiff.note is not None:
+        found.append(Note("channels", tiff.note))
     if image.mode.startswith("I") or _deep(data):
         found.append(Note("16-bit", "brought to 8 bits"))
     elif image.mode in _MODES:
@@ -148,8 +154,8 @@ def _misnamed(name: str, found: str) -> Note | None:
 
 
 def _deep(data: bytes) -> bool:
-    """A PNG with 16 bits a channel, which Pillow reads as 8 where there is colour."""
-    return data.startswith(b"\x89PNG") and len(data) > 24 and data[24] == 16
+    """More than 8 bits a channel, where Pillow shows 8 of colour."""
+    return is_deep(data) or (data.startswith(b"\x89PNG") and len(data) > 24 and data[24] == 16)
 
 
 def _turned(image: Image.Image) -> Note | None:
@@ -166,12 +172,12 @@ def _look(pixels: Pixels) -> tuple[int, Pixels | None]:
 
     The perceptual hash: signs of the DCT's first 8x8 coefficients about their median.
     """
-    small = cv2.resize(pixels, (_WAVES, _WAVES), interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    if grey.std() < _FLAT:
+    whole = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    grey = cv2.resize(whole, (_WAVES, _WAVES), interpolation=cv2.INTER_AREA)
+    if cv2.meanStdDev(grey)[1][0, 0] < _FLAT:
         return 0, None
     waves = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
-    bits = waves > np.median(waves[1:])
+    bits = waves > np.partition(waves[1:], _MIDDLE)[_MIDDLE]
     look = int.from_bytes(np.packbits(bits).tobytes(), "big")
     thumb = cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
     return look, np.asarray(thumb, np.uint8)

@@ -8,7 +8,8 @@ import numpy as np
 
 from unfreeze.data.examine import THUMB, Examination, Note
 from unfreeze.data.sources import Source
-from unfreeze.data.verdicts import Verdict, Verdicts
+from unfreeze.data.sources.several import SeveralSource
+from unfreeze.data.verdicts import Verdict, Verdicts, within
 from unfreeze.runtime import atomic
 
 _ROW = np.dtype(
@@ -21,7 +22,7 @@ _ROW = np.dtype(
         ("thumb", "u1", (THUMB * THUMB,)),
     ]
 )
-FORMAT = 1  # of the file
+FORMAT = 2  # of the file, and of how pictures are looked at
 
 
 class Examined:
@@ -33,6 +34,8 @@ class Examined:
         self.table = np.zeros(len(source), _ROW)
         self.notes: dict[int, tuple[Note, ...]] = {}
         self._passing: set[int] = set()
+        spans = source.spans() if isinstance(source, SeveralSource) else []
+        self._parts = [(Examined(part), span) for part, span in spans]
         self._load()
 
     def set(self, row: int, found: Examination) -> None:
@@ -69,6 +72,14 @@ class Examined:
     def save(self) -> None:
         """Writes verdicts and examinations, each whole or not at all."""
         self.verdicts.save()
+        for part, span in self._parts:
+            part.table, part.notes = self.table[span], within(self.notes, span)
+            part._passing = set(within(dict.fromkeys(self._passing), span))
+            part._write()
+        if not self._parts:
+            self._write()
+
+    def _write(self) -> None:
         table = self.table.copy()
         table["known"][list(self._passing)] = False
         notes = {str(row): told for row, told in self.notes.items() if table["known"][row]}
@@ -78,6 +89,13 @@ class Examined:
         atomic.write_bytes(self.path, buffer.getvalue())
 
     def _load(self) -> None:
+        for part, span in self._parts:
+            self.table[span] = part.table
+            self.notes |= {span.start + row: told for row, told in part.notes.items()}
+        if not self._parts:
+            self._read()
+
+    def _read(self) -> None:
         try:
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as held:
                 table, version = held["table"], int(held["format"])

@@ -1,21 +1,18 @@
 """The pictures of a source, with their labels and splits, in an order that is the data's own."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data import layout
+from unfreeze.data import layout, multilabel
+from unfreeze.data.drafts import Draft, drafted, empty, split_of
 from unfreeze.data.layout import NONE, SPLIT_NAMES, TEST, TRAIN, VAL
 from unfreeze.data.listing import read_listing, read_pattern
-from unfreeze.data.signatures import HEAD, is_junk, known, named_as_picture
 from unfreeze.data.sources import Source
 from unfreeze.errors import DataError
-
-_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 SPLIT_FILE = "split.csv"  # of a run
 __all__ = ["NONE", "TEST", "TRAIN", "VAL", "Index", "build_index"]
@@ -85,13 +82,12 @@ def build_index(
 
     A file counts by its name's ending, else by its first bytes. Pictures of folders and archives
     come sorted by path, so that the same files give the same index however they are packed.
-    `labels`, a CSV or a pattern, says the classes instead of folders; `split_from`, a run or its
-    split.csv, says the splits, and pictures that it does not name are not taken. No picture at all
-    is a DataError; so is a class that `train` does not know, unless `strange_classes` (where
-    nothing is learned from labels) makes it one of the classes.
+    `labels`, a CSV, a column of the list itself or a pattern, says the classes instead of folders;
+    `split_from`, a run or its split.csv, says the splits, and pictures that it does not name are
+    not taken. No picture at all is a DataError; so is a class that `train` does not know, unless
+    `strange_classes` (where nothing is learned from labels) makes it one of the classes.
     """
-    own = source.labels is not None or source.splits is not None or source.kind == "csv"
-    draft = _listed(source) if own else _foldered(source, whole=labels is not None)
+    draft = drafted(source, whole=labels is not None)
     if labels is not None:
         draft = _labelled(draft, labels)
     if split_from is not None:
@@ -99,62 +95,14 @@ def build_index(
     return _made(draft, strange_classes)
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """Pictures with what was said of them, one entry each; labels may be None."""
-
-    source: Source
-    rows: list[int]
-    labels: list[str | None]
-    splits: npt.NDArray[np.int8]
-    groups: list[str] | None = None
-    stray: int = 0
-    notes: tuple[str, ...] = ()
-    columns: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def names(self) -> list[str]:
-        return [self.source.names[row] for row in self.rows]
-
-    @property
-    def kind(self) -> layout.Kind:
-        if self.splits.any():
-            return "splits"
-        return "classes" if any(label is not None for label in self.labels) else "flat"
-
-
-def _foldered(source: Source, *, whole: bool) -> _Draft:
-    """As the folders say; `whole`: also what lies beside them, as something else says labels."""
-    rows = sorted(_pictures(source), key=source.names.__getitem__)
-    if not rows:
-        raise _empty(source)
-    found = layout.read_layout(Counter(_folder(source.names[row]) for row in rows))
-    place_of = [found.places[_folder(source.names[row])] for row in rows]
-    kept = [
-        (row, place or layout.Place(NONE, None))
-        for row, place in zip(rows, place_of, strict=True)
-        if place is not None or whole
-    ]
-    stray = len(rows) - len(kept)
-    notes = source.notes + _nested(source)
-    if stray:
-        notes += (f"{stray:,} pictures lie beside the folders of classes and are not used.",)
-    return _Draft(
-        source,
-        [row for row, _ in kept],
-        [place.label for _, place in kept],
-        np.array([place.split for _, place in kept], np.int8),
-        stray=stray,
-        notes=notes,
-    )
-
-
-def _labelled(draft: _Draft, said: str) -> _Draft:
+def _labelled(draft: Draft, said: str) -> Draft:
     """With the labels, and where a list has them the splits and groups, that `said` names."""
     names = draft.names
     path = Path(said)
-    if path.is_file() or said.lower().endswith(".csv"):
+    if path.is_file() or said.lower().endswith((".csv", ".parquet")):
         found = read_listing(path, names, needs="label")
+    elif (column := draft.source.column(said)) is not None:
+        return replace(draft, labels=[column[row] or None for row in draft.rows])
     else:
         found = read_pattern(said, names)
     columns = found.columns
@@ -162,23 +110,22 @@ def _labelled(draft: _Draft, said: str) -> _Draft:
     if "split" in columns:
         splits = np.array(
             [
-                _split(found.where, name, word)
+                split_of(found.where, name, word)
                 for name, word in zip(names, columns["split"], strict=True)
             ],
             np.int8,
         )
-    groups = columns.get("group")
     return replace(
         draft,
         labels=[label or None for label in columns["label"]],
         splits=splits,
-        groups=draft.groups if groups is None else _alone(groups, names),
+        groups=columns.get("group", draft.groups),
         notes=draft.notes + found.notes,
         columns=draft.columns | columns,
     )
 
 
-def _split_as(draft: _Draft, said: str) -> _Draft:
+def _split_as(draft: Draft, said: str) -> Draft:
     """Only the pictures that the split file names, in its splits; labels must not contradict."""
     path = Path(said) / SPLIT_FILE if Path(said).is_dir() else Path(said)
     names = draft.names
@@ -200,68 +147,25 @@ def _split_as(draft: _Draft, said: str) -> _Draft:
         draft,
         rows=[draft.rows[place] for place in kept],
         labels=[labels[place] for place in kept],
-        splits=np.array([_split(found.where, names[p], words[p]) for p in kept], np.int8),
+        splits=np.array([split_of(found.where, names[p], words[p]) for p in kept], np.int8),
         groups=None if draft.groups is None else [draft.groups[place] for place in kept],
         notes=draft.notes + found.notes + ((note,) if unnamed else ()),
         columns={name: [column[p] for p in kept] for name, column in draft.columns.items()},
     )
 
 
-def _pictures(source: Source) -> Iterator[int]:
-    for row, name in enumerate(source.names):
-        if is_junk(name):
-            continue
-        if named_as_picture(name) or known(source.head(row, HEAD)):
-            yield row
-
-
-def _folder(name: str) -> str:
-    return name.rpartition("/")[0]
-
-
-def _listed(source: Source) -> _Draft:
-    """The pictures of a source that says labels and splits itself: every row, in its order."""
-    count = len(source)
-    splits = [
-        _split(source.where, name, word)
-        for name, word in zip(source.names, source.splits or [], strict=False)
-    ]
-    groups = source.groups
-    return _Draft(
-        source,
-        list(range(count)),
-        [name or None for name in source.labels or [""] * count],
-        np.array(splits or np.full(count, NONE), np.int8),
-        groups=None if groups is None else _alone(groups, source.names),
-        notes=source.notes,
-    )
-
-
-def _alone(groups: Sequence[str], names: Sequence[str]) -> list[str]:
-    # a picture without a group is alone in one
-    return [group or name for group, name in zip(groups, names, strict=True)]
-
-
-def _split(where: str, picture: str, name: str) -> int:
-    if not name:
-        return NONE
-    split = layout.SPLIT_OF.get(name.lower())
-    if split is None:
-        raise DataError(
-            f"{where}: the split {name!r} of {picture} is unknown.",
-            "Use train, val or test.",
-        )
-    return split
-
-
-def _made(draft: _Draft, strange: bool) -> Index:
+def _made(draft: Draft, strange: bool) -> Index:
     source, splits = draft.source, draft.splits
     if not draft.rows:
-        raise _empty(source)
+        raise empty(source)
+    if (sign := multilabel.separator(draft.labels)) is not None:
+        draft = _without_labels(draft, sign, strange)
     classes = _classes(draft.labels, np.zeros_like(splits) if strange else splits)
-    number = {name: place for place, name in enumerate(classes)}
-    for row, label, split in zip(draft.rows, draft.labels, splits, strict=True):
-        if label is not None and label not in number:
+    number: dict[str | None, int] = {name: place for place, name in enumerate(classes)}
+    number[None] = -1
+    unknown = set(draft.labels) - set(number)
+    for row, label, split in zip(draft.rows, draft.labels, splits, strict=True) if unknown else ():
+        if label in unknown:
             raise DataError(
                 f"The class {label!r} of {SPLIT_NAMES[split] or 'no split'} "
                 f"({source.names[row]}) does not exist in train.",
@@ -271,40 +175,33 @@ def _made(draft: _Draft, strange: bool) -> Index:
         source=source,
         rows=np.array(draft.rows, np.int64),
         paths=draft.names,
-        labels=np.array([-1 if name is None else number[name] for name in draft.labels], np.int32),
+        labels=np.array([number[name] for name in draft.labels], np.int32),
         splits=splits,
         classes=classes,
         other=len(source) - len(draft.rows) + source.skipped,
         layout=draft.kind,
         stray=draft.stray,
-        groups=draft.groups,
+        groups=None if draft.groups is None else _alone(draft.groups, draft.names),
         notes=draft.notes,
         columns=draft.columns,
     )
 
 
+def _without_labels(draft: Draft, sign: str, strange: bool) -> Draft:
+    """Where nothing is learned from labels, those that are several to a picture are not used."""
+    if not strange:
+        raise multilabel.refusal(draft.names, draft.labels, sign)
+    said = multilabel.unlabelled_note(draft.labels, sign)
+    return replace(draft, labels=[None] * len(draft.rows), notes=(*draft.notes, said))
+
+
+def _alone(groups: Sequence[str], names: Sequence[str]) -> list[str]:
+    # a picture without a group is alone in one
+    return [group or name for group, name in zip(groups, names, strict=True)]
+
+
 def _classes(labels: list[str | None], splits: npt.NDArray[np.int8]) -> tuple[str, ...]:
     """Names of train by code point; of everything, where train has no labels or is not there."""
-    in_train = {name for name, split in zip(labels, splits, strict=True) if split == TRAIN}
+    in_train = {labels[place] for place in np.flatnonzero(splits == TRAIN).tolist()}
     names = in_train - {None} or set(labels)
     return tuple(sorted(name for name in names if name is not None))
-
-
-def _nested(source: Source) -> tuple[str, ...]:
-    archives = _archives(source)
-    if not archives:
-        return ()
-    return (f"Archives inside are not looked into: {len(archives):,} (the first: {archives[0]}).",)
-
-
-def _archives(source: Source) -> list[str]:
-    return [name for name in source.names if name.lower().endswith(_PACKED)]
-
-
-def _empty(source: Source) -> DataError:
-    archives = _archives(source)
-    such = f", an archive in it ({archives[0]}) included" if archives else ""
-    return DataError(
-        f"{source.where} holds no pictures: {len(source):,} other files{such}.",
-        "Unpack archives inside archives; pictures are JPEG, PNG, WebP, TIFF, BMP, GIF and others.",
-    )

@@ -1,16 +1,44 @@
-"""Grey that is deeper than eight bits, or has a fraction: the stated rule to uint8."""
+"""Values deeper than eight bits, or with a fraction: the stated rule that makes them uint8."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.undecodable import Undecodable
+from unfreeze.errors import UsageError
 
 _WHITE = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14, 16 bits
 _DARK = 1 / 8  # of white: what stays below it all over is stretched
 _FULL = 65535
+_COUNTS = (1, 3)  # of channels that make a picture
 _PERCENTILES = (0.5, 99.5)
 RANGES = ("auto", "full", "percentile")
 _CONSTANT = 128  # a picture of one value outside every known range: mid grey, never black
+
+
+def reading(rule: str | None, channels: Sequence[int] | None, otherwise: str = "auto") -> str:
+    """The rule and the channels in one word, as a model keeps it: `percentile@3,2,1`.
+
+    What is None comes from `otherwise`, another such word.
+    """
+    usual, usually = parsed(otherwise)
+    chosen = channels or usually
+    if chosen and len(chosen) not in _COUNTS:
+        raise UsageError(f"--channels takes one number or three, not {len(chosen)}.")
+    return (rule or usual) + (f"@{','.join(map(str, chosen))}" if chosen else "")
+
+
+def parsed(word: str) -> tuple[str, tuple[int, ...] | None]:
+    """(the rule, the channels) of such a word; ValueError where it is none."""
+    rule, sign, said = word.partition("@")
+    channels = tuple(int(number) for number in said.split(",")) if sign else None
+    known = rule in RANGES and (
+        channels is None or (len(channels) in _COUNTS and min(channels) >= 0)
+    )
+    if not known:
+        raise ValueError(f"{word!r} says no range and channels")
+    return rule, channels
 
 
 def to_uint8(values: npt.NDArray[np.generic], how: str = "auto") -> npt.NDArray[np.uint8]:

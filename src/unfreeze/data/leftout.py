@@ -1,4 +1,4 @@
-"""A list beside an archive or a CSV of what runs leave out: its files cannot be moved away.
+"""A list beside an archive or a table of what runs leave out: its files cannot be moved away.
 
 `photos.zip` has `photos.zip.left-out.csv`, with the columns `path,reason,detail`. `scan
 --quarantine` writes it and `--undo` takes its lines away again; people may add lines of their own.
@@ -10,18 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from unfreeze.data.sources import Source
+from unfreeze.data.sources.remote import is_address
 from unfreeze.errors import DataError
 from unfreeze.runtime import atomic
 
 ENDING = ".left-out.csv"
-LISTED = ("zip", "tar", "tar.gz", "csv")  # kinds of sources that may have one
+# kinds of sources that may have one
+LISTED = ("zip", "tar", "tar.gz", "csv", "parquet", "saved", "shards")
 Lines = dict[str, tuple[str, str]]  # path -> (reason, detail)
 _FIELDS = ("path", "reason", "detail")
 
 
 def list_of(source: Source) -> Path | None:
-    """Where a source's list would be; None for a folder or pixels in memory."""
-    return Path(source.where + ENDING) if source.kind in LISTED else None
+    """Where a source's list would be; None for a folder, an address or pixels in memory."""
+    if is_address(source.where):
+        return None
+    return Path(str(Path(source.where)) + ENDING) if source.kind in LISTED else None
 
 
 def read_list(path: Path) -> Lines:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unfreeze.data.signatures import named_as_picture
+from unfreeze.data.sources.parquet import read_columns
 from unfreeze.errors import DataError, UsageError
 
 # what such columns are called elsewhere; the first that is there counts
@@ -45,7 +46,7 @@ class Listing:
 
 
 def read_listing(path: Path, names: Sequence[str], *, needs: str) -> Listing:
-    """The columns of the CSV at `path` for the pictures called `names`.
+    """The columns of the CSV or Parquet file at `path` for the pictures called `names`.
 
     A line names a picture by its path in the data, by an end of it, by a path of which it is the
     end, or by its bare name with or without the ending. DataError where the file or the column
@@ -86,12 +87,17 @@ def read_pattern(pattern: str, names: Sequence[str]) -> Listing:
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+    if path.name.lower().endswith(".parquet"):
+        columns = read_columns(path)
+        return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
     try:
         text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except (OSError, csv.Error) as error:
         said = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(f"{path} cannot be read: {said}.", "Name a CSV.") from error
+        raise DataError(
+            f"{path} cannot be read: {said}.", "Name a CSV or a Parquet file."
+        ) from error
     if not rows:
         raise DataError(f"{path} is empty.", "Name a CSV with a line for each picture.")
     header = [name.strip() for name in rows[0]]

@@ -21,6 +21,7 @@ Ids = npt.NDArray[np.int64]
 Make = Callable[[Sequence[npt.NDArray[np.uint8]], Ids, int], list[torch.Tensor]]
 
 
+Order = Callable[[int], Ids]
 Request = tuple[int, int, Ids]  # step, epoch, pictures
 
 
@@ -38,8 +39,10 @@ class Loader:
     """Batches of `positions` of `pictures`; `make(images, ids, epoch)` cuts the views.
 
     `batch_size` is global; this process gets the `rank`-th of `world` equal shares. With
-    `drop_last` every batch is full; without, the last one may be smaller, but a batch of one
-    picture (which batch norm cannot take) is left out where there are others.
+    `drop_last` every batch is full; without, the last one may be smaller and its shares differ by
+    one, but a batch of one picture (which batch norm cannot take), or of fewer than there are
+    processes, is left out where there are others. `order(epoch)` is a permutation of
+    `positions`; another function of as many pictures may take its place.
     """
 
     def __init__(
@@ -64,8 +67,10 @@ class Loader:
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.rank, self.world = rank, world
         self.dataset = _Cutter(pictures, make)
+        self.order: Order = lambda epoch: permutation(seed, epoch, self.positions)
         self._order: tuple[int, Ids] | None = None  # of the epoch last asked for
-        self.steps_per_epoch = _steps(len(self.positions), batch_size, drop_last)
+        least = max(2, world)
+        self.steps_per_epoch = _steps(len(self.positions), batch_size, drop_last, least)
 
     def stream(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the global steps `start` to `stop` (not included)."""
@@ -101,14 +106,14 @@ class Loader:
     def ids(self, step: int) -> Ids:
         """The share that this process has of the pictures of a global step."""
         batch = self.batch(step)
-        share = -(-len(batch) // self.world)
-        return batch[self.rank * share : (self.rank + 1) * share]
+        first, last = (len(batch) * rank // self.world for rank in (self.rank, self.rank + 1))
+        return batch[first:last]
 
     def batch(self, step: int) -> Ids:
         """The pictures of a global step, of all processes together."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, permutation(self.seed, epoch, self.positions)
+            self._order = epoch, self.order(epoch)
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
     def paths(self, step: int) -> list[str]:
@@ -117,9 +122,9 @@ class Loader:
         return [names[int(i)] for i in self.batch(step)]
 
 
-def _steps(pictures: int, batch_size: int, drop_last: bool) -> int:
+def _steps(pictures: int, batch_size: int, drop_last: bool, least: int) -> int:
     full, rest = divmod(pictures, batch_size)
-    steps = full if drop_last or (rest == 1 and full) else full + bool(rest)
+    steps = full if drop_last or (rest < least and full) else full + bool(rest)
     if not steps:
         raise DataError(
             f"{pictures} pictures do not fill one batch of {batch_size}.",

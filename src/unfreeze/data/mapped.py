@@ -3,6 +3,7 @@
 A store is a folder of chunks, each the pixels of some consecutive pictures, whole or not there.
 """
 
+import contextlib
 import hashlib
 import mmap
 import os
@@ -16,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.data.cache import cache_folder
 from unfreeze.data.decode import DECODER
 from unfreeze.data.sources import Source
-from unfreeze.data.verdicts import cache_folder
 from unfreeze.runtime.atomic import replacing
 
 ENDING = ".pixels"
@@ -84,18 +85,25 @@ class Picture(NamedTuple):
     size: tuple[int, int]
 
 
-def write_chunk(want: Wanted, number: int, pictures: Iterator[Picture | None]) -> None:
-    """Puts a chunk in its place; `pictures` yields those of its rows, None for a bad one.
+@contextlib.contextmanager
+def writing(want: Wanted, number: int) -> Iterator[Callable[[Picture | None], None]]:
+    """Puts a chunk in its place when the block ends well.
 
+    Yields what takes the pictures of its rows, one after the other, None for a bad one.
     ResourceError where the disk is full.
     """
-    shapes = np.zeros((len(want.part(number)), 4), "<i4")
+    shapes: list[tuple[int, ...]] = []
     with replacing(want.path(number)) as temporary, temporary.open("wb") as file:
-        for place, picture in enumerate(pictures):
-            if picture is not None:
-                shapes[place] = *picture.pixels.shape[:2], *picture.size
-                file.write(np.ascontiguousarray(picture.pixels).data)
-        table = shapes.tobytes()
+
+        def add(picture: Picture | None) -> None:
+            if picture is None:
+                shapes.append((0, 0, 0, 0))
+                return
+            shapes.append((*picture.pixels.shape[:2], *picture.size))
+            file.write(np.ascontiguousarray(picture.pixels).data)
+
+        yield add
+        table = np.array(shapes, "<i4").tobytes()
         file.write(table)
         file.write(_FOOTER.pack(_MARK, number, len(shapes), zlib.crc32(table), want.key.encode()))
 

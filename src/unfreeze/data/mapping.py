@@ -1,48 +1,52 @@
 """Builds a store of mapped pixels in processes side by side; what is there already is kept."""
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from unfreeze.data.crew import WorkerLost, processors, shared_out
-from unfreeze.data.decode import shrink
-from unfreeze.data.mapped import MappedStore, Picture, Wanted, read_chunk, write_chunk
-from unfreeze.data.sources import Source
-from unfreeze.data.supervised import MEMORY, SECONDS, Lost, supervised
-from unfreeze.data.sweep import judged
+from unfreeze.data.judging import Judge, lost
+from unfreeze.data.mapped import MappedStore, Picture, Wanted, read_chunk, writing
+from unfreeze.data.supervised import MEMORY, Lost, processors, supervised
 from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdict, Verdicts
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Console
 
 _ABANDONED_SECONDS = 3600.0  # a half-written file older than that belongs to nobody
+_SECONDS = 120.0  # for one file, and for bringing a chunk to a slow disk
 _SAVE_SECONDS = 30.0  # between savings of what was found out about the files
 
 
+class _Chunk(NamedTuple):
+    """A chunk to make, and those of its rows that are known to give nothing."""
+
+    number: int
+    unusable: frozenset[int]
+
+
 class _Filler:
-    """Decodes the rows of a chunk, writes it, and says what it found; what each process does."""
+    """Decodes the rows of a chunk and writes it; what each process does.
 
-    def __init__(self, want: Wanted, unusable: frozenset[int]) -> None:
-        self.want, self.unusable = want, unusable
+    Tells (row, None) before it looks at a row and (row, verdict) after that.
+    """
 
-    def __call__(self, number: int) -> list[tuple[int, Verdict]]:
-        found: list[tuple[int, Verdict]] = []
-        write_chunk(self.want, number, self._pictures(number, found))
-        return found
+    def __init__(self, want: Wanted) -> None:
+        self.want, self.judge = want, Judge(want.source, want.resize_to, keep=True)
 
-    def _pictures(self, number: int, found: list[tuple[int, Verdict]]) -> Iterator[Picture | None]:
-        for row in self.want.part(number).tolist():
-            if row in self.unusable:
-                yield None
-                continue
-            verdict, pixels = judged(self.want.source, row)
-            found.append((row, verdict))
-            if pixels is None:
-                yield None
-            else:
-                small = shrink(pixels, self.want.resize_to)
-                yield Picture(small, (verdict.height, verdict.width))
+    def __call__(self, chunk: _Chunk) -> Iterator[tuple[int, Verdict | None]]:
+        with writing(self.want, chunk.number) as add:
+            for row in self.want.part(chunk.number).tolist():
+                if row in chunk.unusable:
+                    add(None)
+                    continue
+                yield row, None
+                verdict, pixels = self.judge(row)
+                yield row, verdict
+                size = verdict.height, verdict.width
+                add(None if pixels is None else Picture(pixels, size))
 
 
 def mapped(
@@ -50,75 +54,75 @@ def mapped(
 ) -> tuple[int, MappedStore]:
     """(files decoded, the store): chunks that are not there are made, in `workers` processes.
 
-    Verdicts of what is decoded are noted and saved. A process that a file brings down takes
-    nothing with it: the files that are left are then met one by one, and that one is left out.
-    ResourceError where the disk is full, or where processes keep ending.
+    Verdicts of what is decoded are noted and saved. A file that brings its process down, or is
+    not done in time, is left out, and its chunk is made again without it. ResourceError where the
+    disk is full, or where processes end for another reason.
     """
     _sweep_up(want.folder)
-    missing = _missing(want, verdicts, console)
-    decoded, count = 0, workers or processors()
-    for attempt in range(2):
-        if not missing:
-            break
-        try:
-            decoded += _fill(want, missing, verdicts, count, console)
-        except WorkerLost as error:
-            if attempt:
-                raise ResourceError(
-                    f"The decoded pictures could not be kept on the disk: {error}.",
-                    "Use fewer --workers, or --store off.",
-                ) from error
-            decoded += _checked(want, _missing(want, verdicts, console), verdicts, count, console)
-        missing = _missing(want, verdicts, console)
+    decoded = 0
+    if missing := _missing(want, verdicts, console):
+        decoded = _Building(want, verdicts).build(missing, workers or processors(), console)
     return decoded, MappedStore(want)
 
 
-def _fill(
-    want: Wanted, missing: list[int], verdicts: Verdicts, workers: int, console: Console
-) -> int:
-    bad = frozenset(want.rows[verdicts.states[want.rows] == UNUSABLE].tolist())
-    decoded, saved = 0, time.monotonic()
-    try:
-        with console.progress("keeping decoded pictures", len(want.rows)) as advance:
-            advance(len(want.rows) - sum(len(want.part(number)) for number in missing))
-            for number, found in shared_out(_Filler(want, bad), missing, workers):
-                for row, verdict in found:
-                    verdicts.set(row, verdict)
-                decoded += len(found)
-                advance(len(want.part(number)))
-                if time.monotonic() - saved > _SAVE_SECONDS:
-                    verdicts.save()
-                    saved = time.monotonic()
-    finally:
-        verdicts.save()
-    return decoded
+class _Building:
+    """The chunks that are being made: what is known of their rows, and what comes next."""
 
+    def __init__(self, want: Wanted, verdicts: Verdicts) -> None:
+        self.want, self.verdicts = want, verdicts
+        self.met: set[int] = set()  # rows that were decoded, or cost a process
+        self.at: dict[int, int] = {}  # chunk: the row that its maker looks at
 
-class _Judging:
-    """The verdict of a row; what each watched process does."""
+    def build(self, missing: list[int], workers: int, console: Console) -> int:
+        """Makes the chunks; how many files were decoded."""
+        todo = deque(self._chunk(number) for number in missing)
+        saved = time.monotonic()
+        try:
+            with console.progress("keeping decoded pictures", len(self.want.rows)) as advance:
+                advance(len(self.want.rows) - self._left(todo))
+                for chunk, found in self._made(todo, workers):
+                    before = len(self.met)
+                    if isinstance(found, Lost):
+                        self._lost(chunk, found)
+                        todo.append(self._chunk(chunk.number))
+                    else:
+                        self._note(chunk, *found)
+                    advance(len(self.met) - before)
+                    if time.monotonic() - saved > _SAVE_SECONDS:
+                        self.verdicts.save()
+                        saved = time.monotonic()
+        finally:
+            self.verdicts.save()
+        return len(self.met)
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def _made(self, todo: deque[_Chunk], workers: int) -> Iterator[tuple[_Chunk, Any]]:
+        filler = _Filler(self.want)
+        return supervised(filler, todo, workers, seconds=_SECONDS, memory=MEMORY, ahead=1)
 
-    def __call__(self, row: int) -> Verdict:
-        return judged(self.source, row)[0]
+    def _note(self, chunk: _Chunk, row: int, verdict: Verdict | None) -> None:
+        if verdict is None:
+            self.at[chunk.number] = row
+            return
+        del self.at[chunk.number]
+        self.verdicts.set(row, verdict)
+        self.met.add(row)
 
+    def _lost(self, chunk: _Chunk, found: Lost) -> None:
+        row = self.at.pop(chunk.number, None)
+        if row is None:
+            raise ResourceError(
+                f"The decoded pictures could not be kept on the disk: {found.detail}.",
+                "Use fewer --workers, or --store off.",
+            )
+        self.verdicts.set(row, lost(found))
+        self.met.add(row)
 
-def _checked(
-    want: Wanted, missing: list[int], verdicts: Verdicts, workers: int, console: Console
-) -> int:
-    """The files of the missing chunks met one by one: who brings a process down is known then."""
-    rows = np.concatenate([want.part(number) for number in missing])
-    todo = rows[verdicts.states[rows] != UNUSABLE].tolist()
-    watched = supervised(_Judging(want.source), todo, workers, seconds=SECONDS, memory=MEMORY)
-    with console.progress("checking pictures one by one", len(todo)) as advance:
-        for row, found in watched:
-            if isinstance(found, Lost):
-                found = Verdict(0, 0, found.kind, found.detail)
-            verdicts.set(row, found)
-            advance(1)
-    verdicts.save()
-    return len(todo)
+    def _left(self, todo: Iterable[_Chunk]) -> int:
+        return sum(len(self.want.part(chunk.number)) - len(chunk.unusable) for chunk in todo)
+
+    def _chunk(self, number: int) -> _Chunk:
+        rows = self.want.part(number)
+        return _Chunk(number, frozenset(rows[self.verdicts.states[rows] == UNUSABLE].tolist()))
 
 
 def _missing(want: Wanted, verdicts: Verdicts, console: Console) -> list[int]:

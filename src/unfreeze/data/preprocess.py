@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from unfreeze.data.intensity import RANGES
+from unfreeze.data.intensity import parsed
 from unfreeze.errors import WeightsError
 
 Pixels = npt.NDArray[np.uint8]
@@ -25,7 +25,7 @@ class Preprocess:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    intensity: str = "auto"  # how deep grey was decoded, which happens before
+    intensity: str = "auto"  # how deep values were decoded, and (after @) which channels
 
     def pixels(self, picture: Pixels) -> Pixels:
         """uint8 `[image_size, image_size, 3]` of a uint8 `[H, W, 3]` picture."""
@@ -68,8 +68,11 @@ class Preprocess:
             made = cls(**plain)
         except TypeError as error:
             raise WeightsError(f"The model's preprocessing is not readable: {error}.") from error
-        if made.intensity not in RANGES:
-            raise WeightsError(f"The model wants a range {made.intensity!r}, unknown here.")
+        try:
+            parsed(made.intensity)
+        except (ValueError, AttributeError) as error:
+            said = f"The model wants a range {made.intensity!r}, unknown here."
+            raise WeightsError(said) from error
         if made.interpolation not in _FILTERS:
             raise WeightsError(f"The model wants {made.interpolation!r} resizing, unknown here.")
         return made

@@ -69,11 +69,19 @@ def quarantine(root: Path, folder: Path, broken: Iterable[tuple[str, str, str]])
     return list(lines.values())
 
 
-def set_aside(source: Source, folder: Path, broken: Iterable[tuple[str, str, str]]) -> list[Moved]:
-    """The same for what lies in an archive or on a list: named in a list that runs go by."""
+def list_beside(source: Source) -> Path:
+    """Where the list of what is left out stands; UsageError where there can be none."""
     path = list_of(source)
     if path is None:
-        raise UsageError(f"{source.where} has no files to move.", "Give a folder or an archive.")
+        raise UsageError(
+            f"{source.where} has no files to move.", "Give a folder, or an archive on this disk."
+        )
+    return path
+
+
+def set_aside(source: Source, folder: Path, broken: Iterable[tuple[str, str, str]]) -> list[Moved]:
+    """The same for what lies in an archive or on a list: named in a list that runs go by."""
+    path = list_beside(source)
     sizes = dict(zip(source.names, source.sizes.tolist(), strict=True))
     lines = {line.path: line for line in read_manifest(folder)} if _is_one(folder) else {}
     listed = read_list(path)

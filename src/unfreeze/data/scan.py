@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.holding import Holding
+from unfreeze.data.holding import NOTHING, Holding
 from unfreeze.data.index import Index
-from unfreeze.data.mapped import MappedStore, is_ours, pixels_folder, wanted
+from unfreeze.data.mapped import MappedStore, Wanted, is_ours, pixels_folder, wanted
 from unfreeze.data.mapping import mapped
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.room import make_room
@@ -84,33 +84,23 @@ def check(
     `store_budget` is in bytes: if the pixels (shorter side at most `resize_to`) are estimated to
     fit, they are kept, which takes one decoding pass even where every verdict is known from an
     earlier run; `hold` says where instead. Without a store nothing is read twice. `workers` are
-    threads, processes where pixels go to the disk. Mode `sample`
-    decodes SAMPLE seeded files, `off` none; neither builds a store, both say so. More than
-    `refuse_above` of the checked files unusable is a DataError (None: never).
+    watched processes: a decoder that dies, hangs or wants too much memory costs its file alone.
+    Mode `sample` decodes SAMPLE seeded files, `off` none; neither builds a store, both say so.
+    More than `refuse_above` of the checked files unusable is a DataError (None: never).
     """
     console = console or Quiet()
     started = time.perf_counter()
     verdicts = Verdicts(index.source)
     rows = index.rows[_positions(len(index), mode, seed)]
     known = int((verdicts.states[rows] != UNKNOWN).sum())
-    if hold is not None:
-        store_budget = hold.budget if hold.place == "memory" else 0
-    store: PixelStore | MappedStore | None = None
-    before = 0
-    if hold is not None and hold.place == "disk" and mode == "full" and len(rows):
-        before, store = _on_disk(index.source, rows, verdicts, hold, resize_to, workers, console)
-    decoded, held = sweep(
-        index.source,
-        rows,
-        verdicts,
-        workers=workers,
-        store_budget=store_budget if mode == "full" else 0,
-        resize_to=resize_to,
-        console=console,
-    )
+    looking = _Looking(index.source, rows, verdicts, resize_to, workers, console)
+    if hold is None:
+        hold = Holding("memory", 0, store_budget, "as asked")
+    decoded, store = looking.look(hold if mode == "full" else NOTHING)
     _say(console, mode, len(index))
-    bad = verdicts.states == UNUSABLE
-    bad[np.setdiff1d(index.rows, rows)] = False  # what an earlier run knew does not change this
+    looked_at = np.zeros(len(index.source), bool)
+    looked_at[rows] = True  # what an earlier run knew of others does not change this one
+    bad = (verdicts.states == UNUSABLE) & looked_at
     if refuse_above is not None:
         _refuse(index, rows[bad[rows]], len(rows), verdicts, refuse_above)
     sizes = np.where(bad[:, None], 0, verdicts.sizes)[index.rows]
@@ -121,37 +111,59 @@ def check(
         heights=np.ascontiguousarray(sizes[:, 0]),
         widths=np.ascontiguousarray(sizes[:, 1]),
         mode=mode,
-        decoded=before + decoded,
+        decoded=decoded,
         known=known,
         seconds=time.perf_counter() - started,
-        store=held or store,
+        store=store,
         resize_to=resize_to,
     )
 
 
-def _on_disk(
-    source: Source,
-    rows: Rows,
-    verdicts: Verdicts,
-    hold: Holding,
-    resize_to: int | None,
-    workers: int | None,
-    console: Console,
-) -> tuple[int, MappedStore | None]:
-    """(files decoded, their pixels mapped); where they cannot be kept it is said."""
-    want = wanted(source, rows, resize_to, hold.bytes)
-    if not want.folder.exists():
+@dataclass(frozen=True, eq=False)
+class _Looking:
+    """Rows to decode, and what that takes."""
+
+    source: Source
+    rows: Rows
+    verdicts: Verdicts
+    resize_to: int | None
+    workers: int | None
+    console: Console
+
+    def look(self, hold: Holding) -> tuple[int, PixelStore | MappedStore | None]:
+        """(files decoded, their pixels where `hold` says); the verdicts are noted."""
+        before, there = self._on_disk(hold) if hold.place == "disk" else (0, None)
+        decoded, here = sweep(
+            self.source,
+            self.rows,
+            self.verdicts,
+            workers=self.workers,
+            store_budget=hold.budget if hold.place == "memory" else 0,
+            resize_to=self.resize_to,
+            console=self.console,
+        )
+        return before + decoded, here or there
+
+    def _on_disk(self, hold: Holding) -> tuple[int, MappedStore | None]:
+        """(files decoded, their pixels mapped); where they cannot be kept it is said."""
+        if not len(self.rows):
+            return 0, None
+        want = wanted(self.source, self.rows, self.resize_to, hold.bytes)
+        if not want.folder.exists():
+            self._make_room(want, hold)
+        try:
+            return mapped(want, self.verdicts, workers=self.workers, console=self.console)
+        except (OSError, ResourceError) as error:
+            if hold.asked:
+                raise
+            self.console.say(f"No decoded pictures are kept on the disk: {error}")
+            return 0, None
+
+    def _make_room(self, want: Wanted, hold: Holding) -> None:
         around = pixels_folder()
         removed = make_room(around, hold.budget, hold.bytes, ours=is_ours, spared=[want.key])
         for name in removed:
-            console.say(f"Kept pixels {name} made room (--store-budget).")
-    try:
-        return mapped(want, verdicts, workers=workers, console=console)
-    except (OSError, ResourceError) as error:
-        if hold.asked:
-            raise
-        console.say(f"No decoded pictures are kept on the disk: {error}")
-        return 0, None
+            self.console.say(f"Kept pixels {name} made room (--store-budget).")
 
 
 def write_problems_csv(path: Path, problems: Iterable[Problem]) -> None:

@@ -33,7 +33,8 @@ def named_as_picture(name: str) -> bool:
 
 def is_junk(name: str) -> bool:
     """Whether an operating system or a tool left this: hidden, `__MACOSX`, `Thumbs.db`."""
-    return any(part.startswith(".") or part.lower() in _JUNK for part in name.split("/"))
+    hidden = name.startswith(".") or "/." in name
+    return hidden or not _JUNK.isdisjoint(name.lower().split("/"))
 
 
 def known(head: bytes) -> str | None:

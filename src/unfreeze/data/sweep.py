@@ -1,26 +1,18 @@
-"""One pass of threads over files: a verdict for each, and their pixels where these fit."""
-
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+"""One pass over files in watched processes: a verdict for each, and their pixels where they fit."""
 
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.crew import processors
-from unfreeze.data.decode import decode, shrink
 from unfreeze.data.holding import mean_bytes
+from unfreeze.data.judging import Judge, lost
 from unfreeze.data.sources import Source
 from unfreeze.data.store import PixelStore
-from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.supervised import Lost
 from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdict, Verdicts
+from unfreeze.data.watched import watched
 from unfreeze.errors import ResourceError
-from unfreeze.runtime.console import Console
+from unfreeze.runtime.console import Advance, Console
 
-_CHUNK_BYTES = 8 * 2**20  # pixels that a task of the pool brings back, about
-_CHUNK_FILES = 64
-
-Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
 
 
@@ -45,19 +37,14 @@ def sweep(
     todo = rows[states != UNUSABLE] if store is not None else rows[states == UNKNOWN]
     if not len(todo):
         return 0, store
-    judge = _Judge(source, resize_to, keep=store is not None)
-    chunks = _chunks(todo, len(store.buffer) // len(rows) if store is not None else 0)
     try:
         with console.progress("checking pictures", len(todo)) as advance:
-            for chunk, results in _in_order(judge, chunks, workers or processors()):
-                for row, (verdict, pixels) in zip(chunk, results, strict=True):
-                    verdicts.set(row, verdict)
-                    if store is not None and pixels is not None:
-                        store.add(row, pixels)
-                if store is not None and store.used > store_budget:
-                    store, judge.keep = None, False
-                    console.say("The decoded pixels outgrew --store-budget; none are held.")
-                advance(len(chunk))
+            one = _Pass(source, verdicts, workers, advance)
+            if store is not None and not one.holding(todo, store, store_budget):
+                store = None
+                console.say("The decoded pixels outgrew --store-budget; none are held.")
+            if store is None:
+                one.looking(todo)
     finally:
         _keep(verdicts, console)
     return len(todo), store
@@ -71,60 +58,37 @@ def _keep(verdicts: Verdicts, console: Console) -> None:
         console.say(f"What the check found could not be kept for other runs: {error}")
 
 
-class _Judge:
-    """Decodes a chunk of rows; what threads run."""
+class _Pass:
+    """Judges rows and notes what was found, each row once."""
 
-    def __init__(self, source: Source, resize_to: int | None, *, keep: bool) -> None:
-        self.source, self.resize_to, self.keep = source, resize_to, keep
+    def __init__(
+        self, source: Source, verdicts: Verdicts, workers: int | None, advance: Advance
+    ) -> None:
+        self.source, self.verdicts, self.workers = source, verdicts, workers
+        self.advance, self.done = advance, np.zeros(len(source), bool)
 
-    def __call__(self, chunk: list[int]) -> list[tuple[Verdict, Pixels | None]]:
-        return [self._one(row) for row in chunk]
+    def looking(self, rows: Rows) -> None:
+        """Judges those of `rows` that were not met yet."""
+        judge = Judge(self.source, None, keep=False)
+        left = rows[~self.done[rows]].tolist()
+        for row, found in watched(self.source, judge, left, workers=self.workers):
+            self._note(row, found)
 
-    def _one(self, row: int) -> tuple[Verdict, Pixels | None]:
-        verdict, pixels = judged(self.source, row)
-        held = self.keep and pixels is not None
-        return verdict, shrink(pixels, self.resize_to) if held else None  # type: ignore[arg-type]
+    def holding(self, rows: Rows, store: PixelStore, budget: int) -> bool:
+        """Puts the pixels into `store`; False, and no further, where they outgrow `budget`."""
+        judge = Judge(self.source, store.resize_to, keep=True)
+        for row, found in watched(self.source, judge, rows.tolist(), workers=self.workers):
+            if not isinstance(found, Lost) and found[1] is not None:
+                store.add(row, found[1])
+            self._note(row, found)
+            if store.used > budget:
+                return False
+        return True
 
-
-def judged(source: Source, row: int) -> tuple[Verdict, Pixels | None]:
-    """A row's verdict, and its pixels where it is usable."""
-    data = None
-    try:
-        data = source.read(row)
-        pixels = decode(data, source.intensity)
-    except Undecodable as error:
-        # what reading found is about the disk or the archive, and may be mended
-        return Verdict(0, 0, error.reason, error.detail, passing=data is None), None
-    except OSError as error:
-        detail = error.strerror or str(error)
-        return Verdict(0, 0, "unreadable", detail, passing=True), None
-    return Verdict(*pixels.shape[:2]), pixels
-
-
-def _in_order(
-    judge: _Judge, chunks: Iterator[list[int]], workers: int
-) -> Iterator[tuple[list[int], list[tuple[Verdict, Pixels | None]]]]:
-    """Chunks with their results, in order; only a few are under way, so memory stays bounded."""
-    under_way: deque[tuple[list[int], Future[list[tuple[Verdict, Pixels | None]]]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
-        try:
-            for chunk in chunks:
-                under_way.append((chunk, pool.submit(judge, chunk)))
-                if len(under_way) > 2 * workers:
-                    done, future = under_way.popleft()
-                    yield done, future.result()
-            while under_way:
-                done, future = under_way.popleft()
-                yield done, future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _chunks(rows: Rows, mean_bytes: int) -> Iterator[list[int]]:
-    size = max(1, min(_CHUNK_FILES, _CHUNK_BYTES // max(mean_bytes, 1)))
-    size = max(1, min(size, len(rows) // (4 * processors())))
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size].tolist()
+    def _note(self, row: int, found: tuple[Verdict, npt.NDArray[np.uint8] | None] | Lost) -> None:
+        self.verdicts.set(row, lost(found) if isinstance(found, Lost) else found[0])
+        self.done[row] = True
+        self.advance(1)
 
 
 def _store(

@@ -8,8 +8,8 @@ import numpy.typing as npt
 from unfreeze.data.decode import decode, shrink
 from unfreeze.data.index import Index
 from unfreeze.data.sources import Source
-from unfreeze.data.supervised import MEMORY, SECONDS, supervised
 from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.watched import watched
 
 SIDE = 112  # pixels of the shorter one, at most
 
@@ -33,5 +33,5 @@ class Thumbnailer:
 def thumbnails(index: Index, places: Collection[int]) -> dict[int, Pixels]:
     """Small pictures by position of the index; those that give one."""
     rows = {int(index.rows[place]): place for place in sorted(places)}
-    watched = supervised(Thumbnailer(index.source), list(rows), 1, seconds=SECONDS, memory=MEMORY)
-    return {rows[row]: pixels for row, pixels in watched if isinstance(pixels, np.ndarray)}
+    made = watched(index.source, Thumbnailer(index.source), list(rows), workers=1)
+    return {rows[row]: pixels for row, pixels in made if isinstance(pixels, np.ndarray)}

@@ -5,7 +5,15 @@ from typing import Literal
 from unfreeze.errors import DataError
 
 Reason = Literal[
-    "empty", "not an image", "truncated", "bomb", "unreadable", "crashed", "hung", "left out"
+    "empty",
+    "not an image",
+    "truncated",
+    "bomb",
+    "unreadable",
+    "channels",
+    "crashed",
+    "hung",
+    "left out",
 ]
 
 
@@ -13,8 +21,9 @@ class Undecodable(DataError):
     """Bytes that give no picture: `reason` from the vocabulary, `detail` in the decoder's words.
 
     `empty`: no bytes. `not an image`: no known signature. `truncated`: the end is missing.
-    `bomb`: more pixels, bytes or memory than are given at all. `unreadable`: everything else.
-    `crashed`, `hung`: a decoder ended its process, or did not end in time. `left out`: by a list.
+    `bomb`: more pixels, bytes or memory than are given at all. `channels`: more than can be read
+    here, or without one that was asked for. `unreadable`: everything else. `crashed`, `hung`: a
+    decoder ended its process, or did not end in time. `left out`: by a list.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:

@@ -3,21 +3,23 @@
 import hashlib
 import io
 import json
-import os
 import zipfile
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.data.cache import cache_folder
 from unfreeze.data.decode import DECODER
 from unfreeze.data.leftout import list_of, read_list
 from unfreeze.data.sources import Source
+from unfreeze.data.sources.several import SeveralSource
 from unfreeze.data.undecodable import Reason
 from unfreeze.runtime import atomic
 
 UNKNOWN, USABLE, UNUSABLE = range(3)
+Kept = TypeVar("Kept")
 
 
 class Verdict(NamedTuple):
@@ -44,6 +46,9 @@ class Verdicts:
         self.sizes: npt.NDArray[np.int32] = np.zeros((count, 2), np.int32)
         self.reasons: dict[int, tuple[Reason, str]] = {}
         self._passing: set[int] = set()
+        # of several sources each keeps its own, so that no combination reads anything twice
+        spans = source.spans() if isinstance(source, SeveralSource) else []
+        self._parts = [(Verdicts(part), span) for part, span in spans]
         self._load()
         self._leave_out()
 
@@ -58,6 +63,15 @@ class Verdicts:
 
     def save(self) -> None:
         """Writes them, whole or not at all."""
+        for part, span in self._parts:
+            part.states, part.sizes = self.states[span], self.sizes[span]
+            part.reasons = within(self.reasons, span)
+            part._passing = set(within(dict.fromkeys(self._passing), span))
+            part.save()
+        if not self._parts:
+            self._write()
+
+    def _write(self) -> None:
         buffer = io.BytesIO()
         states = self.states.copy()
         states[list(self._passing)] = UNKNOWN
@@ -85,6 +99,14 @@ class Verdicts:
                 self.set(row, Verdict(0, 0, "left out", why, passing=True))
 
     def _load(self) -> None:
+        for part, span in self._parts:
+            self.states[span], self.sizes[span] = part.states, part.sizes
+            self.reasons |= {span.start + row: why for row, why in part.reasons.items()}
+            self._passing |= {span.start + row for row in part._passing}
+        if not self._parts:
+            self._read()
+
+    def _read(self) -> None:
         try:
             with (
                 self.path.open("rb") as file,  # np.load leaves a damaged file open
@@ -99,14 +121,14 @@ class Verdicts:
             self.reasons = {row: (reason, detail) for row, reason, detail in reasons}
 
 
-def cache_folder() -> Path:
-    """`UNFREEZE_CACHE`, else `unfreeze` in `XDG_CACHE_HOME`, else in `~/.cache`."""
-    if own := os.environ.get("UNFREEZE_CACHE"):
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "unfreeze"
+def within(by_row: Mapping[int, Kept], span: slice) -> dict[int, Kept]:
+    """What belongs to the rows of `span`, by the row counted from its start."""
+    return {row - span.start: what for row, what in by_row.items() if span.start <= row < span.stop}
 
 
 def _key(source: Source) -> str:
     # another decoder may judge otherwise
-    return hashlib.sha256(f"{source.fingerprint()} {DECODER}".encode()).hexdigest()[:40]
+    word = f"{source.fingerprint()} {DECODER}"
+    if "@" in source.intensity:  # a file may lack the channels that are asked for
+        word += source.intensity.partition("@")[2]
+    return hashlib.sha256(word.encode()).hexdigest()[:40]

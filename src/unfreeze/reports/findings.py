@@ -45,6 +45,7 @@ class Findings:
     mistaken: dict[str, Pixels]  # path -> uint8 [S, S, 3], of the worst mistakes
     demo: dict[str, Any] | None
     comparison: dict[str, Any] | None
+    repeated: dict[str, Any] | None
     prototypes: Prototypes | None
     views: Pixels | None  # [n, v, S, S, 3]
 
@@ -89,6 +90,7 @@ def read_findings(run: str | Path) -> Findings:
         mistaken=find("mistakes.npz", _pictures) or {},
         demo=find("demo.json", _json),
         comparison=find("compare.json", _json),
+        repeated=find("folds.json", _json),
         prototypes=find("prototypes.npz", _prototypes),
         views=find("views.npz", _views),
     )

@@ -91,9 +91,21 @@ def figures(findings: Findings) -> list[tuple[str, str]]:
     if held:
         best = max(held, key=lambda record: record["accuracy"])
         found.append(("best accuracy on val", percent(best["accuracy"])))
+    found += _repeated(findings.repeated)
     if findings.demo is not None:
         found.append(("seconds in all", number(round(findings.demo["seconds"]))))
     return found
+
+
+def _repeated(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What folds and seeds say of the last epoch."""
+    if found is None:
+        return []
+    how = f"{found['folds']} folds, " if found["folds"] else ""
+    seeds = f"{len(found['seeds'])} seeds, " if len(found["seeds"]) > 1 else ""
+    low, high = (percent(bound) for bound in found["interval"])
+    name = f"held out in turn ({how}{seeds}{number(found['n'])} pictures, 95 %)"
+    return [(name, f"{percent(found['accuracy'])} [{low}, {high}]")]
 
 
 def _knn(metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:

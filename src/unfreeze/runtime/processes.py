@@ -43,11 +43,32 @@ class Processes:
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean over the processes of a tensor of the same shape in each."""
+        return value if self.world == 1 else self.sum(value) / self.world
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum over the processes of a tensor of the same shape in each."""
         if self.world == 1:
             return value
         total = value.clone()
         dist.all_reduce(total, group=self._group(total))
-        return total / self.world
+        return total
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Make each tensor the sum over the processes, in place; they travel together."""
+        if self.world == 1 or not tensors:
+            return
+        total = self.sum(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+        parts = torch.split(total, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def collected(self, value: Any) -> list[Any]:
+        """What every process has, by rank: plain values and tensors on the host."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value, group=self.words)
+        return found
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """The tensor of every process, by rank."""

@@ -9,6 +9,7 @@ from types import FrameType
 
 from unfreeze.runtime.deadline import Deadline
 
+ANOTHER = "a signal or the time limit in another process"
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from unfreeze.errors import UsageError
-from unfreeze.settings.knob import coerce, flag, knobs
+from unfreeze.settings.knob import Knob, coerce, flag, knobs
 
 S = TypeVar("S")
 FACT_TABLES = ("reasons", "facts", "tuned")  # tables a run writes beside its settings; no knobs
@@ -58,13 +58,19 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
-    """The settings that say what to do (not how the call was made), tuples as lists."""
+    """The settings that say what to do (not how the call was made); several values as lists."""
     known = knobs(type(settings))
     return {
-        name: list(value) if isinstance(value, tuple) else value
+        name: _listed(value, known[name][0])
         for name, value in dataclasses.asdict(settings).items()
         if not known[name][0].cli_only
     }
+
+
+def _listed(value: Any, spec: Knob) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    return value[0] if spec.whole and len(value) == 1 else list(value)
 
 
 def to_toml(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> str:

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.settings.finetune import TuningSettings
 from unfreeze.settings.knob import knob
 
 
 @dataclass(frozen=True)
-class CompareSettings(FinetuneSettings):
+class CompareSettings(TuningSettings):
     """Did pretraining pay: the same pictures and budget from several starting points."""
 
     weights: tuple[str, ...] = knob(  # type: ignore[assignment]  # several, where finetune has one

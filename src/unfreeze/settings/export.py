@@ -17,7 +17,7 @@ class ExportSettings(Call):
     out: str | None = knob(None, "folder to write (new or empty)", cli_only=True)
     data: str | None = knob(
         None,
-        "pictures to compare outputs on: folder, archive, CSV or built-in name "
+        "pictures to compare outputs on: folder, archive, list or built-in name "
         "(auto: the run's own views)",
         group="data",
     )

@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
-from unfreeze.settings.shared import Call, Machine, Pictures, Run, Told
+from unfreeze.settings.shared import Call, Machine, Pictures, Run, Told, sources
+from unfreeze.settings.training import Training
 
 
 @dataclass(frozen=True)
-class FinetuneSettings(Call, Run, Told, Pictures, Machine):
-    """Transfer: replace the head, freeze, train, keep the best."""
+class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
+    """One run of transfer."""
 
-    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    data: tuple[str, ...] = sources()
     arch: str | None = knob(
         None, "network: torchvision/NAME, timm/NAME, unfreeze/NAME (auto: the run's, or resnet50)"
     )
@@ -44,6 +45,9 @@ class FinetuneSettings(Call, Run, Told, Pictures, Machine):
     epochs: int = knob(30, "passes over the training pictures", low=1)
     batch_size: int | None = knob(None, "pictures a step, over all processes", low=1)
     lr: float | None = knob(None, "learning rate after the warm-up", low=0)
+    find_lr: bool = knob(
+        False, "take the learning rate at which a test of rising rates sees the loss fall fastest"
+    )
     head_lr: float | None = knob(
         None, "learning rate of the new head alone", low=0, unset="that of --lr"
     )
@@ -62,9 +66,10 @@ class FinetuneSettings(Call, Run, Told, Pictures, Machine):
     warmup_epochs: int = knob(0, "epochs of linear warm-up", low=0)
     augment: str = knob(
         "photo",
-        "random views in training: photo crops and flips, mono is photo for grey pictures, "
-        "digits turns a little and never flips",
-        choices=("none", "photo", "mono", "digits"),
+        "random views in training: photo crops, flips and changes colours a little, mono is photo "
+        "for grey pictures, digits turns a little and never flips; randaugment and trivialaugment "
+        "crop, flip and do what torchvision's policies of that name do",
+        choices=("none", "photo", "mono", "digits", "randaugment", "trivialaugment"),
     )
     mean: tuple[float, ...] | None = knob(None, "channel means (auto: what the weights want)")
     std: tuple[float, ...] | None = knob(None, "channel deviations (auto: what the weights want)")
@@ -113,4 +118,19 @@ class FinetuneSettings(Call, Run, Told, Pictures, Machine):
         "(without it: a CSV's column `group`, where there is one)",
         group="data",
         unset="",  # nothing to type: a column `group` holds whether it is named or not
+    )
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(TuningSettings):
+    """Transfer: replace the head, freeze, train, keep the best."""
+
+    folds: int = knob(
+        0,
+        "before the run itself, one for each of N parts of the training pictures, held out in "
+        "turn: how sure is its accuracy (0: none)",
+        low=0,
+    )
+    repeats: int = knob(
+        1, "seeds for the folds; without --folds, runs of other seeds and other pictures", low=1
     )

@@ -6,6 +6,7 @@ word (`unset`) where nothing is derived.
 """
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ class Knob:
     unset: str = "auto"  # the word for None, where it does not mean "derived"
     group: str = "options"
     cli_only: bool = False  # says how to call, not what to do: never written to config.toml
+    whole: bool = False  # one text is one value of several: paths hold spaces and commas
     verbatim: bool = False  # the flag keeps its underscores, and a bool takes a value
 
     def flag(self, name: str) -> str:
@@ -68,7 +70,10 @@ def coerce(name: str, value: Any, entry: tuple[Knob, Any, Any]) -> Any:
         return spec.bare if value else None  # Python's way of giving a flag, or not
     if not many:
         return _one(name, value, scalar, spec)
-    items = value.replace(",", " ").split() if isinstance(value, str) else value
+    if spec.whole and isinstance(value, str | os.PathLike):
+        items: Any = (value,)
+    else:
+        items = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(items, Sequence):
         items = (items,)
     if spec.choices:  # words without a comma in them

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
-from unfreeze.settings.shared import Call, Machine, Pictures, Run, Told
+from unfreeze.settings.shared import Call, Machine, Pictures, Run, Told, sources
 
 METHODS = ("swav", "deepcluster-v2")
 OPTIMIZERS = ("larc", "adamw", "sgd")
@@ -26,7 +26,7 @@ RECIPES = (
 class PretrainSettings(Call, Run, Told, Pictures, Machine):
     """SwAV on unlabelled pictures. None means: derived from the pictures, with a reason."""
 
-    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    data: tuple[str, ...] = sources()
     arch: str | None = knob(
         None, "network: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: by picture and device)"
     )

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
-from unfreeze.settings.shared import Call
+from unfreeze.settings.shared import Call, sources
 
 
 @dataclass(frozen=True)
 class ScanSettings(Call):
     """Decodes every picture and names what is broken, odd, twice there or suspicious."""
 
-    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    data: tuple[str, ...] = sources()
     out: str | None = knob(
         None, "folder for problems.csv and scan.html, a page with thumbnails", unset="none"
     )

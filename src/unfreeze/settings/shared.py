@@ -1,11 +1,24 @@
 """Knobs that several verbs share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from unfreeze.settings.knob import knob
 
 SEEDS = 2**32 - 1  # what every generator takes
 LOGGERS = ("none", "tensorboard", "wandb", "mlflow")
+DATA = "one or several: folder, archive, CSV or Parquet, shards, address or built-in name"
+
+
+def sources() -> Any:
+    """The knob of what pictures are read from."""
+    return knob((), DATA, positional=True, whole=True)
+
+
+def spoken(data: str | Sequence[str]) -> str:
+    """What was given as DATA, for a sentence."""
+    return data if isinstance(data, str) else ", ".join(data)
 
 
 @dataclass(frozen=True)
@@ -41,8 +54,9 @@ class Told:
 
     labels: str | None = knob(
         None,
-        "labels from elsewhere: a CSV (path, label, maybe split, group) joined by name, or a "
-        "regular expression whose first group in a picture's path is its label",
+        "labels from elsewhere: a CSV or Parquet file (path, label, maybe split, group) joined by "
+        "name, another column of the list itself, or a regular expression whose first group in a "
+        "picture's path is its label",
         group="data",
         unset="the folders, or the list itself",
     )
@@ -67,6 +81,14 @@ class Pictures:
         choices=("auto", "full", "percentile"),
         group="data",
         unset="that of the weights, else auto",
+    )
+    channels: tuple[int, ...] | None = knob(
+        None,
+        "channels of the files that are used, counted from 0: three, or one (of many, as in TIFF "
+        "files of cameras and satellites)",
+        low=0,
+        group="data",
+        unset="those of the weights, else the first three",
     )
     scan: str = knob(
         "full",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
 from unfreeze.settings.pretrain import AUGMENTS
-from unfreeze.settings.shared import SEEDS, Call, Machine, Told
+from unfreeze.settings.shared import SEEDS, Call, Machine, Told, sources
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -20,7 +20,7 @@ class EvaluateSettings(Call, Told, _Serving):
     """How good is a model on labelled pictures."""
 
     run: str = knob("", "a run's folder, or its model/ folder", positional=True)
-    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    data: tuple[str, ...] = sources()
     split: str | None = knob(
         None, "which pictures (auto: test, else val, else held out, else all)", choices=SPLITS
     )
@@ -42,7 +42,7 @@ class PredictSettings(Call, _Serving):
     """Labels for pictures."""
 
     run: str = knob("", "a run's folder, or its model/ folder", positional=True)
-    images: tuple[str, ...] = knob((), "pictures, folders or archives", positional=True)
+    images: tuple[str, ...] = knob((), "pictures, folders or archives", positional=True, whole=True)
     out: str | None = knob(None, "write the CSV here instead of stdout")
 
 
@@ -51,7 +51,7 @@ class EmbedSettings(Call, Told, _Serving):
     """Features for pictures."""
 
     weights: str = knob("", "a run's folder, a model/ folder or a checkpoint file", positional=True)
-    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    data: tuple[str, ...] = sources()
     out: str | None = knob(None, "the .npz file to write")
     arch: str | None = knob(None, "network, where the weights do not say it")
     split: str | None = knob(None, "which pictures (auto: all)", choices=SPLITS)
@@ -61,7 +61,7 @@ class EmbedSettings(Call, Told, _Serving):
 class ShowSettings(Call, Told):
     """One page about a data set: samples, sizes, class counts, views, problems."""
 
-    data: str = knob("", "folder, archive, CSV or built-in name", positional=True)
+    data: tuple[str, ...] = sources()
     out: str | None = knob(None, "the HTML file to write (auto: NAME.html in this folder)")
     run: str | None = knob(
         None,
@@ -81,6 +81,14 @@ class ShowSettings(Call, Told):
         choices=("auto", "full", "percentile"),
         group="data",
         unset="that of the run, else auto",
+    )
+    channels: tuple[int, ...] | None = knob(
+        None,
+        "channels of the files that are used, counted from 0: three, or one (of many, as in TIFF "
+        "files of cameras and satellites)",
+        low=0,
+        group="data",
+        unset="those of the run, else the first three",
     )
     samples: int = knob(6, "pictures of each class", low=1)
     seed: int = knob(0, "seed of the samples and views", low=0, high=SEEDS)

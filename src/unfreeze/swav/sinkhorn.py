@@ -8,6 +8,8 @@ overflows and no row can die.
 import torch
 import torch.distributed as dist
 
+_BLOCK = 2**19  # scores that stay in a processor's cache while they are worked on
+
 
 @torch.no_grad()
 def sinkhorn(
@@ -21,20 +23,29 @@ def sinkhorn(
     other processes out.
     """
     L = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon  # [B, K]
+    blocks = _blocks(L)
     for _ in range(iterations):
-        L = L - (
-            L.logsumexp(dim=0, keepdim=True) if alone else _logsumexp_over_batch(L)
-        )  # every prototype gets the same mass
-        L = L - L.logsumexp(dim=1, keepdim=True)  # every picture gets mass 1
-    return L.exp()
+        mass = _logsumexp_over_batch(blocks, alone)
+        for block in blocks:
+            block -= mass  # every prototype gets the same mass
+            block -= block.logsumexp(dim=1, keepdim=True)  # every picture gets mass 1
+    return L.exp_()
 
 
-def _logsumexp_over_batch(L: torch.Tensor) -> torch.Tensor:
-    """`[1, K]`: log of the sum over the rows of every process."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return L.logsumexp(dim=0, keepdim=True)
-    peak = L.amax(dim=0, keepdim=True)
+def _blocks(L: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Parts of `L`, rows after rows: a queue's scores are too many for a processor's cache."""
+    rows = _BLOCK // L.shape[1] if L.device.type == "cpu" else len(L)
+    return torch.split(L, max(1, rows))
+
+
+def _logsumexp_over_batch(blocks: tuple[torch.Tensor, ...], alone: bool) -> torch.Tensor:
+    """`[1, K]`: log of the sum over the rows of every process, or `alone` of this one."""
+    parts = [block.logsumexp(dim=0, keepdim=True) for block in blocks]
+    own = parts[0] if len(parts) == 1 else torch.cat(parts).logsumexp(dim=0, keepdim=True)
+    if alone or not (dist.is_available() and dist.is_initialized()):
+        return own
+    peak = own.clone()
     dist.all_reduce(peak, op=dist.ReduceOp.MAX)
-    total = (L - peak).exp().sum(dim=0, keepdim=True)
+    total = (own - peak).exp()
     dist.all_reduce(total)
     return peak + total.log()

@@ -18,7 +18,7 @@ from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.meter import Meter, due
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.runtime.signals import StopRequest, stop_requests
+from unfreeze.runtime.signals import ANOTHER, StopRequest, stop_requests
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.assigner import Assigner
 from unfreeze.swav.bank import Bank
@@ -158,7 +158,7 @@ class Trainer:
             return lost
         if any_lost:
             return rebuilt(DataError.exit_code, "Another process lost a file.", "")
-        by = signal or "a signal or the time limit in another process"
+        by = signal or ANOTHER
         self.run.log(f"stopped by {by} after step {self.step}")
         return Interrupted(
             f"Stopped by {by} after step {self.step} of {self.plan.steps}.",

@@ -16,9 +16,10 @@ from unfreeze.optim.make import make_optimizer, set_lr
 from unfreeze.optim.schedules import schedule_lr
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import autocast
+from unfreeze.transfer.fit import Fit, seed_step
+from unfreeze.transfer.objective import Objective
 from unfreeze.transfer.selection import Selection
 from unfreeze.transfer.shortcut import Shortcut
-from unfreeze.transfer.trainer import Fit, seed_step
 
 RATES = (1.0, 0.1, 0.3, 3.0, 10.0, 30.0)  # times the planned rate; the first wins ties
 DECAYS = (1e-4, 1e-3, 1e-2)
@@ -102,7 +103,7 @@ class Grid:
         self.biases = [
             nn.Parameter(head.bias.detach().clone()) for _ in range(count if _has(head) else 0)
         ]
-        self.classes = head.out_features
+        self.classes, self.objective = head.out_features, Objective(fit, self.device)
         self.optimizer = make_optimizer(
             fit.optimizer, self._groups(), lr=1.0, momentum=fit.momentum, weight_decay=0.0
         )
@@ -157,9 +158,11 @@ class Grid:
         with autocast(self.device, fit.precision):
             logits = self._logits(self.approach(features))
         # a sum over heads: the gradient of each is that of its own mean loss
-        loss = functional.cross_entropy(
-            logits.float(), labels[:, None].expand(-1, len(self.trials)), reduction="sum"
-        ) / len(labels)
+        loss = self.objective.loss(
+            logits,
+            labels[:, None].expand(-1, len(self.trials)),
+            self.objective.total(labels.cpu()),
+        )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

@@ -1,6 +1,7 @@
 """The validation pictures: cut once, exactly as `evaluate` will cut them, scored each epoch."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.runtime.processes import Processes
 from unfreeze.transfer.evaluate import Scores, score
 from unfreeze.transfer.reading import in_order
 
@@ -16,7 +18,10 @@ BATCH = 64
 
 
 class HoldOut:
-    """Scores of `network` on labelled pictures; inputs stay in memory within `budget` bytes."""
+    """Scores of `network` on labelled pictures; inputs stay in memory within `budget` bytes.
+
+    Several processes take its batches in turn, and each knows the scores of all.
+    """
 
     def __init__(
         self,
@@ -25,9 +30,10 @@ class HoldOut:
         *,
         prepare: Callable[[Tensor], Tensor],
         budget: int,
+        processes: Processes | None = None,
     ) -> None:
         self.pictures, self.preprocess = pictures, preprocess
-        self.prepare = prepare
+        self.prepare, self.processes = prepare, processes or Processes()
         self.labels = torch.from_numpy(pictures.index.labels).long()
         self.holds = len(pictures) * preprocess.image_size**2 * 3 <= budget
         self.held: list[Tensor] = []
@@ -39,8 +45,12 @@ class HoldOut:
         network.eval()
         device = next(network.parameters()).device
         # in full precision, as `evaluate` does
-        logits = [network(self.prepare(batch.to(device))) for batch in self._batches()]
+        own = self.processes.together(
+            lambda: [network(self.prepare(b.to(device))).cpu() for b in self._batches()]
+        )
         network.train(training)
+        turns = itertools.zip_longest(*self.processes.collected(own))
+        logits = [batch for turn in turns for batch in turn if batch is not None]
         return self.judged(torch.cat(logits))
 
     def judged(self, logits: Tensor) -> Scores:
@@ -53,18 +63,27 @@ class HoldOut:
 
     def batches(self, start: int = 0) -> Iterator[Tensor]:
         """Inputs uint8 [B, S, S, 3] in order from position `start` on, `BATCH` at a time."""
-        places = range(start, len(self.pictures))
-        reads = (partial(self.pictures.__getitem__, place) for place in places)
-        yield from in_order(reads, self.preprocess, batch_size=BATCH)
+        yield from self._read(range(start, len(self.pictures)))
 
     def _batches(self) -> Iterator[Tensor]:
+        """Those of this process."""
         if self.held:
             yield from self.held
             return
-        for batch in self.batches():
+        count, world = len(self.pictures), self.processes.world
+        places = [
+            place
+            for first in range(self.processes.rank * BATCH, count, world * BATCH)
+            for place in range(first, min(first + BATCH, count))
+        ]
+        for batch in self._read(places):
             if self.holds:
                 self.held.append(batch)
             yield batch
+
+    def _read(self, places: Iterable[int]) -> Iterator[Tensor]:
+        reads = (partial(self.pictures.__getitem__, place) for place in places)
+        yield from in_order(reads, self.preprocess, batch_size=BATCH)
 
 
 def recorded(found: Scores) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unfreeze.data.loader import Loader
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import autocast
+from unfreeze.runtime.processes import Processes
 from unfreeze.transfer import holdout as held_out
 from unfreeze.transfer.border import Border, NoBorder, find_border
 from unfreeze.transfer.freeze import fingerprint
@@ -31,6 +32,16 @@ FORMAT = 1
 PASS_PIXELS = {"cpu": 2**19}  # of a forward pass of the frozen part, about; else:
 PASS_PIXELS_DEVICE = 2**23
 PASS_MOST = 512  # pictures of a pass at most
+
+
+@dataclass(frozen=True)
+class Passing:
+    """Whose features are computed, and which of them the run's own pictures are (None: all)."""
+
+    loader: Loader
+    holdout: HoldOut | None
+    train: Tensor | None = None
+    val: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -65,9 +76,13 @@ class Keeper:
         *,
         keeping: Keeping,
         stretches: Sequence[Stretch],
+        processes: Processes | None = None,
+        passing: Passing | None = None,
     ) -> None:
         self.network, self.loader, self.holdout = network, loader, holdout
         self.keeping, self.stretches = keeping, list(stretches)
+        self.processes = processes or Processes()
+        self.passing = passing or Passing(loader, holdout)
         self.device = next(network.parameters()).device
         self._held: tuple[Stretch, Shortcut | None] | None = None
 
@@ -80,7 +95,7 @@ class Keeper:
         if self._held is None or self._held[0] != stretch:
             self._held = None  # frees the memory of the last one first
             shortcut = self._shortcut(stretch, console, stop)
-            if shortcut is None and stop():
+            if shortcut is None and self.processes.any([stop()])[0]:
                 return None
             self._held = stretch, shortcut
         return self._held[1]
@@ -113,28 +128,30 @@ class _Stretched:
         self.keeper, self.stretch, self.border = keeper, stretch, border
         self.console, self.stop = console, stop
         self.keeping, self.device = keeper.keeping, keeper.device
+        self.passing = keeper.passing
         self.hashes = fingerprint(keeper.network.state_dict(), border.entries)
         self.probes = {one: self._probe(one) for one in {self.keeping.precision, "fp32"}}
         self.channels_last = self.probes["fp32"][0]
 
     def shortcut(self) -> Shortcut | None:
         keeper = self.keeper
-        count = len(keeper.loader.dataset.pictures)
+        count = len(self.passing.loader.dataset.pictures)
         views = self.stretch.views(self.keeping.views)
         wants = [self._wanted("train", view, count) for view in views]
-        if keeper.holdout is not None:
-            wants.append(self._wanted("val", 0, len(keeper.holdout.pictures)))
-        self._make_room(wants)
+        if self.passing.holdout is not None:
+            wants.append(self._wanted("val", 0, len(self.passing.holdout.pictures)))
+        keeper.processes.leads(lambda: self._make_room(wants))
         found = []
         for place, want in enumerate(wants):
             produce = self._view(views[place]) if place < len(views) else self._validation
-            kept = keep(want, produce, self.console, self.stop)
+            kept = keep(want, produce, self.console, self.stop, keeper.processes)
             if kept is None:
                 return None
             found.append(kept)
+        places = [*[self.passing.train] * len(views), self.passing.val]
         held = [
-            Held(kept, channels_last=self.channels_last, device=self.device)
-            for kept in self._in_memory(found)
+            Held(kept, channels_last=self.channels_last, device=self.device, places=own)
+            for kept, own in zip(self._in_memory(found), places, strict=False)
         ]
         return Shortcut(
             self.border,
@@ -210,17 +227,17 @@ class _Stretched:
 
     def _view(self, view: int) -> Callable[[int], Iterator[Tensor]]:
         def produce(start: int) -> Iterator[Tensor]:
-            places = np.arange(start, len(self.keeper.loader.dataset.pictures))
+            places = np.arange(start, len(self.passing.loader.dataset.pictures))
             size = self._pass_size()
             batches = [places[at : at + size] for at in range(0, len(places), size)]
-            for batch in _ahead(self.keeper.loader.these(batches, view)):
+            for batch in _ahead(self.passing.loader.these(batches, view)):
                 yield self._rows(batch.views[0], self.keeping.precision)
 
         return produce
 
     def _validation(self, start: int) -> Iterator[Tensor]:
-        if self.keeper.holdout is not None:
-            for batch in self.keeper.holdout.batches(start):
+        if self.passing.holdout is not None:
+            for batch in self.passing.holdout.batches(start):
                 yield self._rows(batch, "fp32")
 
 

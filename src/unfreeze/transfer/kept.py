@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unfreeze.data import room
+from unfreeze.data.cache import cache_folder
 from unfreeze.data.room import SPARE_BYTES
-from unfreeze.data.verdicts import cache_folder
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import Console
+from unfreeze.runtime.processes import Processes
 
 CHUNK_BYTES = 64 * 2**20  # about; what is lost at most when a pass is cut off
 ENDING = ".safetensors"
@@ -120,31 +121,51 @@ def keep(
     produce: Callable[[int], Iterator[Tensor]],
     console: Console,
     stop: Callable[[], bool],
+    processes: Processes | None = None,
 ) -> Kept | None:
     """Open what is kept, computing what is not; None where `stop` said so before the end.
 
     `produce(start)` yields the features of batches of `wanted.batch` rows from row `start` on.
     Damaged and foreign chunks are named and computed again. ResourceError where the disk is full.
+    The processes of a machine share the chunks that are missing.
     """
-    found, wrong = opened(wanted, console)
+    processes = processes or Processes()
+    found, wrong = processes.together(lambda: opened(wanted, console))
     for text in wrong:
         console.say(f"Kept features are damaged or foreign and are computed again: {text}")
     missing = [number for number in range(wanted.chunks) if number not in found]
-    if missing:
-        check_room(sum(_rows(wanted, number) for number in missing) * wanted.row_bytes)
-        with console.progress(f"keeping {wanted.name}", wanted.rows) as advance:
-            advance(sum(len(part) for part in found.values()))
-            for first, last in _runs(missing):
-                batches = produce(first * wanted.chunk)
-                with contextlib.closing(batches):  # type: ignore[type-var]
-                    for number in range(first, last + 1):
-                        part = _filled(wanted, number, batches, advance, stop)
-                        if part is None:
-                            return None
-                        _write(wanted, number, part)
-                        found[number] = _read(wanted, number)
+    own = missing[processes.launch.local_rank :: processes.launch.local_world]
+    done = processes.together(lambda: _compute(wanted, own, produce, console, stop))
+    if processes.any([not done])[0]:
+        return None
+    for number in missing:
+        found[number] = _read(wanted, number)
     _touch(wanted)
     return Kept([found[number] for number in range(wanted.chunks)], wanted.chunk)
+
+
+def _compute(
+    wanted: Wanted,
+    numbers: list[int],
+    produce: Callable[[int], Iterator[Tensor]],
+    console: Console,
+    stop: Callable[[], bool],
+) -> bool:
+    """Write these chunks; False where `stop` said so before the end."""
+    if not numbers:
+        return True
+    rows = sum(_rows(wanted, number) for number in numbers)
+    check_room(rows * wanted.row_bytes)
+    with console.progress(f"keeping {wanted.name}", rows) as advance:
+        for first, last in _runs(numbers):
+            batches = produce(first * wanted.chunk)
+            with contextlib.closing(batches):  # type: ignore[type-var]
+                for number in range(first, last + 1):
+                    part = _filled(wanted, number, batches, advance, stop)
+                    if part is None:
+                        return False
+                    _write(wanted, number, part)
+    return True
 
 
 def check_room(needed: int) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from unfreeze.errors import DivergedError
 from unfreeze.runtime.meter import Meter
+from unfreeze.transfer.step import Taken
 
 
 class LabelMeter(Meter):
@@ -19,17 +20,17 @@ class LabelMeter(Meter):
         self.hits: list[Tensor] = []
         self.last_step = 0
 
-    def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Take in step `step` (from 1), queued or done: loss [], logits [B, C], labels [B]."""
-        self.losses.append(loss.detach())
-        self.hits.append((logits.detach().argmax(dim=1) == labels).sum())
+    def take(self, step: int, taken: Taken) -> None:
+        """Take in step `step` (from 1), queued or done."""
+        self.losses.append(taken.loss)
+        self.hits.append((taken.logits.argmax(dim=1) == taken.labels).sum())
         self.last_step = step
-        self.step_done(loss, len(labels))
+        self.step_done(taken.loss, taken.images)
 
     def read(self) -> dict[str, float]:
         """The line's numbers; waits for the device. DivergedError names the step that broke."""
-        total, correct = self.images, int(torch.stack(self.hits).sum())
-        self._check(torch.stack(self.losses).tolist())
+        total, correct = self.images, int(self.over(torch.stack(self.hits).sum()))
+        self._check(self.over(torch.stack(self.losses)).tolist())
         shares = {"accuracy": correct / total, "correct": correct, "total": total}
         return {**super().read(), **shares}
 

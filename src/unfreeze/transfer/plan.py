@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from unfreeze.data.intensity import reading
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.settings.finetune import FinetuneSettings
@@ -30,6 +31,7 @@ class Facts:
     stem: str
     head_only: bool  # everything but the new head is frozen
     trained: bool  # the start has weights
+    processes: int = 1  # that share a batch
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,14 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
     if batch is None:
         batch = usual_batch(facts.images)
         reasons["batch_size"] = f"{-(-facts.images // batch)} steps an epoch"
+        if batch % facts.processes:
+            batch = facts.processes * -(-batch // facts.processes)
+            reasons["batch_size"] += f", shared by {facts.processes} processes"
     lr = s.lr
     if lr is None:
         lr, reasons["lr"] = usual_lr(s.optimizer, batch, facts)
+    elif s.find_lr:
+        raise UsageError("--find-lr looks for what --lr gives.", "Leave one of them out.")
     if s.head_lr is not None and not lr:
         raise UsageError(
             "--head-lr is a share of --lr, which is 0.", "Use --freeze all, with --lr alone."
@@ -80,6 +87,7 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
         raise UsageError(
             f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.", "Lower it."
         )
+    _balanced_once(s)
     decay = s.weight_decay
     if decay is None:
         decay, reasons["weight_decay"] = DECAY, "the usual"
@@ -95,6 +103,14 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
         weight_decay=decay,
     )
     return Plan(filled, preprocess, reasons)
+
+
+def _balanced_once(s: FinetuneSettings) -> None:
+    if s.sampling == "balanced" and s.class_weights != "none":
+        raise UsageError(
+            "--sampling balanced and --class-weights would both favour small classes.",
+            "Give one of them.",
+        )
 
 
 def usual_batch(images: int) -> int:
@@ -151,7 +167,7 @@ def choose_preprocess(
         chosen,
         mean=s.mean or chosen.mean,
         std=s.std or chosen.std,
-        intensity=s.range or chosen.intensity,
+        intensity=reading(s.range, s.channels, chosen.intensity),
     )
     _three(chosen)
     return chosen, reasons

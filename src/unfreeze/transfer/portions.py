@@ -96,6 +96,47 @@ def portion(index: Index, usable: Positions, wanted: Wanted) -> Portions:
     return Portions(index, rest, held, _reason(index, train, held, wanted))
 
 
+def folds(whole: Portions, wanted: Wanted, count: int) -> list[Portions]:
+    """`count` times train and val: the pictures of a run in parts, each held out once.
+
+    Classes are in proportion in each part, groups stay whole. A val that the data brought stays out
+    of it. DataError where a class has too few pictures or groups.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    index = whole.index
+    brought = (index.splits[whole.val] == VAL).any()
+    used = whole.train if brought else np.sort(np.concatenate([whole.train, whole.val]))
+    labels, groups = index.labels[used].astype(np.int64), grouped(index, wanted.group_by)
+    names = [place if groups is None else groups[place] for place in used.tolist()]
+    own = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    few = _fewest(index, labels, own)
+    if count < 2 or few[1] < count:
+        what = "groups" if groups is not None else "pictures"
+        raise DataError(
+            f"--folds {count}: the class {few[0]!r} has {few[1]} {what} to hold out in turn.",
+            f"Use 2 to {few[1]} folds, or add pictures." if few[1] > 1 else "Add pictures of it.",
+        )
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    cut = kind(n_splits=count, shuffle=True, random_state=wanted.seed)
+    found = [
+        Portions(index, used[train], used[held], f"part {number} of {count} (--folds)")
+        for number, (train, held) in enumerate(
+            cut.split(used, labels, None if groups is None else own), 1
+        )
+    ]
+    for one in found:
+        _every_class(index, one.train)
+    return found
+
+
+def _fewest(index: Index, labels: Positions, groups: Positions) -> tuple[str, int]:
+    """The class with the fewest groups, and how many."""
+    counts = [len(np.unique(groups[labels == number])) for number in range(len(index.classes))]
+    least = int(np.argmin(counts))
+    return index.classes[least], counts[least]
+
+
 def grouped(index: Index, by: str | None) -> Sequence[str] | None:
     """What each picture must stay together with: a CSV column's value or a pattern's group."""
     if by is None:

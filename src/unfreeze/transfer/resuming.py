@@ -1,9 +1,11 @@
 """Going on with a run: what may change between two starts, and what may not."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from unfreeze.errors import DataError, UsageError, WeightsError
+from unfreeze.settings.finetune import FinetuneSettings
 
 # how the work is done and kept, not what comes out
 FREE = frozenset(
@@ -20,6 +22,7 @@ FREE = frozenset(
         "logger",
     )
 )
+OFF = {field.name: field.default for field in dataclasses.fields(FinetuneSettings)}
 NEEDED = frozenset(
     ("step", "model", "optimizer", "selection", "card", "settings", "reasons", "frozen", "data")
 )
@@ -38,7 +41,8 @@ def check_resumable(state: Mapping[str, Any], given: Mapping[str, Any], fingerpr
             "Name the folder of a fine-tuning run, or start anew in another one.",
         )
     for name, value in given.items():
-        before = state["settings"].get(name)
+        # an option that came later was off
+        before = state["settings"].get(name, OFF.get(name))
         if name not in FREE and value not in (None, "auto", before):
             flag = "--" + name.replace("_", "-")
             raise UsageError(

@@ -85,6 +85,8 @@ def check_asked(
         raise UsageError("--cache-views has no use with --cache off.", "Leave one out.")
     if s.cache in ("auto", "off"):
         return
+    if s.mixup or s.cutmix:
+        raise UsageError(f"--cache {s.cache}: {_MIXED}.", _INSTEAD)
     chosen = [p for p in stretches(network, schedule, s.epochs, head) if wanted(s.cache, p)]
     if not chosen:
         raise UsageError(f"--cache {s.cache}: {_NOTHING[s.cache]}.", _INSTEAD)
@@ -99,6 +101,8 @@ def decide(s: FinetuneSettings, case: Case) -> Decision:
     """What `--cache` and `--cache-views` come to; `s` is resolved but for them."""
     if s.cache == "off":
         return Decision("off", reasons={"cache": "asked for"})
+    if s.mixup or s.cutmix:
+        return Decision("off", reasons={"cache": _MIXED})
     parts = stretches(case.network, case.schedule, s.epochs, case.head)
     # where only the head learns, what comes before it is kept, by whichever name
     modes = (FEATURES, ACTIVATIONS) if s.cache == "auto" else (s.cache,)
@@ -115,6 +119,7 @@ _NOTHING = {
     FEATURES: "nothing stands still but the head in no epoch (--freeze all)",
     ACTIVATIONS: "nothing stands still",
 }
+_MIXED = "--mixup and --cutmix make new pictures in every step"
 _INSTEAD = "Use --cache auto or off."
 
 

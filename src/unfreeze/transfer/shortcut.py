@@ -1,5 +1,6 @@
 """Training from the border on: kept features in the place of pictures and the frozen part."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,24 +17,39 @@ BLOCK_BYTES = 32 * 2**20  # of features that are scored at once
 
 
 class Held:
-    """Features of pictures as the border gives them: maps are kept with their channels last."""
+    """Features of pictures as the border gives them: maps are kept with their channels last.
 
-    def __init__(self, kept: Kept, *, channels_last: bool, device: torch.device) -> None:
+    `places`: which rows of `kept` they are, int64 [N]; None where they are all.
+    """
+
+    def __init__(
+        self,
+        kept: Kept,
+        *,
+        channels_last: bool,
+        device: torch.device,
+        places: Tensor | None = None,
+    ) -> None:
         self.kept, self.channels_last, self.device = kept, channels_last, device
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.kept if self.places is None else self.places)
 
     def take(self, rows: Tensor) -> Tensor:
         """Features [B, ...] of these rows, in memory of their own."""
-        found = self.kept.take(rows).to(self.device, non_blocking=True)
+        places = rows if self.places is None else self.places[rows]
+        found = self.kept.take(places).to(self.device, non_blocking=True)
         return found.permute(0, 3, 1, 2) if self.channels_last else found
 
     def blocks(self, *, copied: bool = True) -> Iterator[Tensor]:
         """All rows in order, some at a time; not `copied`, they are not to be written to."""
-        if not copied and not self.channels_last:
+        if not copied and not self.channels_last and self.places is None:
             yield from (part.to(self.device) for part in self.kept.parts)
             return
         size = max(1, BLOCK_BYTES * len(self.kept) // max(1, self.kept.nbytes))
-        for start in range(0, len(self.kept), size):
-            yield self.take(torch.arange(start, min(start + size, len(self.kept))))
+        for start in range(0, len(self), size):
+            yield self.take(torch.arange(start, min(start + size, len(self))))
 
 
 class Shortcut:
@@ -57,6 +73,13 @@ class Shortcut:
         self.border, self.views, self.held_out = border, dict(views), held_out
         self.count = count
         self.loader, self.holdout, self.hashes = loader, holdout, hashes
+
+    def whole(self) -> "Shortcut":
+        """The same with the batches of all processes."""
+        other = copy.copy(self)
+        other.loader = copy.copy(self.loader)
+        other.loader.rank, other.loader.world = 0, 1
+        return other
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches that `loader.epoch` would give, with features in the place of pictures."""

@@ -4,82 +4,31 @@ Every random number of a step follows from (seed, step), so a run that was inter
 has the weights of one that was not, to the last bit on the same number of CPU threads.
 """
 
-import copy
+import contextlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from unfreeze.checkpoints.state import load_state, save_last, save_state
 from unfreeze.data.loader import Batch, Loader
-from unfreeze.data.pictures import FileLost
-from unfreeze.optim.make import decay_groups, make_optimizer, set_lr
+from unfreeze.errors import DataError, rebuilt
 from unfreeze.optim.schedules import schedule_lr
 from unfreeze.runtime.console import Advance, Console
 from unfreeze.runtime.deadline import Deadline
-from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.meter import due
-from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.runtime.signals import StopRequest, stop_requests
+from unfreeze.runtime.signals import ANOTHER, StopRequest, stop_requests
+from unfreeze.transfer.average import served
 from unfreeze.transfer.evaluate import Scores
+from unfreeze.transfer.fit import Fit, Outcome
 from unfreeze.transfer.freeze import FreezeSchedule, apply_freeze, fingerprint, standing
 from unfreeze.transfer.keeper import Keeper
 from unfreeze.transfer.meter import LabelMeter
+from unfreeze.transfer.saves import SHORT_SECONDS, Saves
 from unfreeze.transfer.selection import Selection, score_of
 from unfreeze.transfer.shortcut import Shortcut
-
-SAVE_SECONDS = 300.0  # a checkpoint at least this often, inside long epochs too
-SHORT_SECONDS = 30.0  # likewise where epochs take less than writing a checkpoint does
-LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How to train: resolved values; `lr` is the rate after `warmup_epochs`."""
-
-    epochs: int
-    lr: float
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    schedule: str = "cosine"
-    warmup_epochs: int = 0
-    patience: int = 0
-    select: str = "accuracy"
-    checkpoint_every: int | None = None  # None: 1, and with features kept each half minute
-    precision: str = "fp32"
-    seed: int = 0
-    scales: Mapping[str, float] = field(default_factory=dict)  # parameter -> share of `lr`
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run did; seconds and images are over all its starts, epochs count from 0."""
-
-    epochs: int  # how many were finished
-    best_epoch: int | None
-    val_accuracy: float | None
-    images: int
-    seconds: float
-    stopped: str  # "end", "early" (no better epoch within patience) or "asked" (from outside)
-    asked_by: str = ""  # a signal, or --time-limit
-
-
-def seed_step(seed: int, step: int, device: torch.device) -> None:
-    """Dropout and the like follow from (seed, step): what torch.manual_seed sets, on `device`.
-
-    That itself takes 1 ms a call while CUDA is not in use, longer than a step on features.
-    """
-    value = seed * 1_000_003 + step
-    torch.default_generator.manual_seed(value)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(value)
-    elif device.type == "mps":
-        torch.mps.manual_seed(value)
+from unfreeze.transfer.step import Stepper
 
 
 class Trainer:
@@ -88,7 +37,8 @@ class Trainer:
     `prepare` turns a batch of uint8 [B, S, S, 3] on the network's device into its input;
     `validate` gives accuracy, correct, total and loss, or is None where no picture is held out;
     `keep` is plain data that belongs to the run and goes into every checkpoint; `keeper` gives
-    the epochs that need no pictures their features.
+    the epochs that need no pictures their features. Several processes have a share of each batch
+    and compute what one would.
     """
 
     def __init__(
@@ -100,38 +50,43 @@ class Trainer:
         prepare: Callable[[Tensor], Tensor],
         validate: Callable[[], Mapping[str, Any]] | None,
         freeze: FreezeSchedule,
-        folder: RunFolder,
+        saves: Saves,
         keep: Mapping[str, Any],
         keeper: Keeper | None = None,
     ) -> None:
         self.network, self.loader, self.fit = network, loader, fit
-        self.prepare, self.validate, self.freeze = prepare, validate, freeze
-        self.folder, self.keep, self.keeper = folder, dict(keep), keeper
+        self.validate, self.freeze = validate, freeze
+        self.saves, self.folder, self.processes = saves, saves.folder, saves.processes
+        self.keep, self.keeper = dict(keep), keeper
         self.device = next(network.parameters()).device
         # every parameter that any epoch trains is here from step 0: thawing changes no group
         named = [(n, p) for n, p in network.named_parameters() if n not in freeze.always]
-        self.optimizer = make_optimizer(
-            fit.optimizer,
-            decay_groups(named, fit.weight_decay, fit.scales),
-            lr=fit.lr,
-            momentum=fit.momentum,
-            weight_decay=fit.weight_decay,
+        self.stepper = Stepper(
+            network, loader, fit, named=named, prepare=prepare, processes=self.processes
         )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fit.precision == "fp16")
+        self.update, self.average = self.stepper.update, self.stepper.average
         self.total = loader.steps_per_epoch * fit.epochs
         self.warmup = loader.steps_per_epoch * fit.warmup_epochs
-        self.selection, self.meter = Selection(fit.patience), LabelMeter()
+        self.selection, self.meter = Selection(fit.patience), LabelMeter(self.processes.sum)
         self.step, self.images, self.seconds, self.line = 0, 0, 0.0, dict[str, float]()
-        self.began = self.saved = time.monotonic()
-        self.deadline = Deadline()
+        self.began = time.monotonic()
         self.shortcut: Shortcut | None = None
         self.frozen: frozenset[str] | None = None  # what was last made to stand still
         self.still: set[str] = set()  # entries of the state dict that do not change with it
-        self.best: dict[str, Any] | None = None  # a state that is yet to be written
+        self.asked = False  # to stop; all processes know it at the same step
+
+    @property
+    def deadline(self) -> Deadline:
+        """When the run has to have ended."""
+        return self.saves.deadline
+
+    @deadline.setter
+    def deadline(self, deadline: Deadline) -> None:
+        self.saves.deadline = deadline
 
     def run(self, console: Console) -> Outcome:
         """Train to the end, to the end of patience or until asked to stop; the best is loaded."""
-        self.began = self.saved = time.monotonic()
+        self.began = self.saves.written = time.monotonic()
         devices = [self.device] if self.device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices),
@@ -139,18 +94,18 @@ class Trainer:
             console.progress("finetune", self.total, self.step) as advance,
         ):
             try:
-                while self.step < self.total and not self.selection.exhausted and not stop:
+                while self.step < self.total and not self.selection.exhausted and not self.asked:
                     self._freeze(console, stop)
-                    if stop:
+                    if self.asked:
                         break
                     self._train(stop, advance)
                     if self.step % self.loader.steps_per_epoch == 0:
                         self._close_epoch()
-            except FileLost:
-                self._save(LAST)
+            except DataError:  # a file that is gone
+                self.saves.last(self.state())
                 raise
-            if stop:
-                self._save(LAST)
+            if self.asked:
+                self.saves.last(self.state())
         self._load_best()
         return self._outcome(stop)
 
@@ -162,8 +117,9 @@ class Trainer:
             "loss": self.line.get("loss"),
             "metrics": {"val_accuracy": self._accuracy()},
             "model": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **({"average": self.average.state()} if self.average else {}),
+            "optimizer": self.update.optimizer.state_dict(),
+            "scaler": self.update.scaler.state_dict(),
             "selection": self.selection.state(),
             "images": self.images,
             "seconds": self.seconds + time.monotonic() - self.began,
@@ -173,8 +129,10 @@ class Trainer:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state()` was taken."""
         self.network.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.restore(state["average"])
+        self.update.optimizer.load_state_dict(state["optimizer"])
+        self.update.scaler.load_state_dict(state["scaler"])
         self.selection = Selection(**{**state["selection"], "patience": self.fit.patience})
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
 
@@ -191,60 +149,66 @@ class Trainer:
         epoch = self.step // self.loader.steps_per_epoch
         frozen = self.freeze.at(epoch)
         if frozen != self.frozen:
-            if self.best is not None:
-                self._save(LAST)  # while what the best left out is still as it was
+            if self.saves.waiting is not None:
+                self.saves.last(self.state())  # while what the best left out is as it was
             apply_freeze(self.network, frozen)
             self.frozen, self.still = frozen, standing(self.network, frozen)
             self.shortcut = None
         if self.keeper is not None:
 
             def asked() -> bool:
-                stop.at(self.deadline, 0.0)
+                stop.at(self.saves.deadline, 0.0)
                 return bool(stop)
 
             self.shortcut = self.keeper.at(epoch, console, asked)
+        self._agree(stop)
+
+    def _agree(self, stop: StopRequest, *also: bool) -> list[bool]:
+        """Whether any process was asked to stop, into `asked`; for each of `also` likewise."""
+        self.asked, *found = self.processes.any([bool(stop), *also])
+        if self.asked and not stop:
+            stop.name = ANOTHER
+        return found
 
     def _train(self, stop: StopRequest, advance: Advance) -> None:
         """The rest of the current epoch, or what of it comes before a request to stop."""
         epoch, start = divmod(self.step, self.loader.steps_per_epoch)
         self.network.train()
         self.meter.reset()
-        for batch in (self.shortcut or self.loader).epoch(epoch, start):
+        batches = iter((self.shortcut or self.loader).epoch(epoch, start))
+        for _ in range(start, self.loader.steps_per_epoch):
+            batch = self._fetch(batches)
             self.meter.data_ready()
             self._step(batch)
-            stop.at(self.deadline, self.meter.last)
-            late = time.monotonic() - self.saved > SAVE_SECONDS or self.deadline.unmeasured
+            stop.at(self.saves.deadline, self.meter.last)
+            (late,) = self._agree(stop, self.saves.late)
             if due(self.step) or late:
                 self._write_line(epoch)
             if late:
-                self._save(LAST)
+                self.saves.last(self.state())
             advance(1, self._text())
-            if stop:
+            if self.asked:
                 break
         self._write_line(epoch)
 
-    def _step(self, batch: Batch) -> None:
-        fit = self.fit
-        seed_step(fit.seed, self.step, self.device)
-        set_lr(self.optimizer, self._lr(self.step))
-        labels = batch.labels.to(self.device, non_blocking=True)
-        with autocast(self.device, fit.precision):
-            logits = self._logits(batch)
-        loss = functional.cross_entropy(logits.float(), labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.step += 1
-        self.images += len(labels)
-        self.meter.add(self.step, loss, logits, labels)
-
-    def _logits(self, batch: Batch) -> Tensor:
+    def _fetch(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; where one process lost a file, all end."""
         if self.shortcut is not None:
-            return self.shortcut.logits(batch)
-        pictures = batch.views[0].to(self.device, non_blocking=True)
-        logits: Tensor = self.network(self.prepare(pictures))
-        return logits
+            return next(batches)
+        lost = None
+        try:
+            batch = next(batches)
+        except DataError as error:
+            lost = error
+        if self.processes.any([lost is not None])[0]:
+            raise lost or rebuilt(DataError.exit_code, "Another process lost a file.", "")
+        return batch
+
+    def _step(self, batch: Batch) -> None:
+        taken = self.stepper.take(self.step, batch, self._lr(self.step), self.shortcut)
+        self.step += 1
+        self.images += taken.images
+        self.meter.take(self.step, taken)
 
     def _lr(self, step: int) -> float:
         fit = self.fit
@@ -261,51 +225,45 @@ class Trainer:
         done = self.step // self.loader.steps_per_epoch
         if self.validate is not None:
             shortcut = self.shortcut
-            with self.deadline.timing("validation"):
-                found = dict(shortcut.record(self.network) if shortcut else self.validate())
+            with self.saves.deadline.timing("validation"), self._judged():
+                found = dict(self._validated(shortcut) if shortcut else self.validate())
             self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
             score = score_of(found, self.fit.select)
             if self.selection.update(done - 1, found["accuracy"], found["loss"], score):
                 self._keep_best()
         ended = self.step == self.total or self.selection.exhausted
         if ended or self._due(done):
-            self._save(LAST)
+            self.saves.last(self.state())
+
+    def _validated(self, shortcut: Shortcut) -> dict[str, Any]:
+        """From features, by one process for all."""
+        return self.processes.leads(lambda: shortcut.record(self.network))
+
+    def _judged(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block the network has the weights that are kept."""
+        return self.average.shown(self.network) if self.average else contextlib.nullcontext()
 
     def _due(self, done: int) -> bool:
         """Whether a checkpoint is written after epoch `done` (counted from 1)."""
         if self.fit.checkpoint_every is not None:
             return done % self.fit.checkpoint_every == 0
-        return self.shortcut is None or time.monotonic() - self.saved > SHORT_SECONDS
+        return self.shortcut is None or self.saves.age > SHORT_SECONDS
 
     def _keep_best(self) -> None:
         """On disk at once; from features in memory, until the next checkpoint is written."""
         if self.shortcut is None:
-            return self._save(BEST)
-        state = self.state()
-        state["model"] = {
-            name: value if name in self.still else value.clone()
-            for name, value in state["model"].items()
-        }
-        self.best = {**state, "optimizer": copy.deepcopy(state["optimizer"])}
-
-    def _save(self, name: str) -> None:
-        with self.deadline.timing("save"):
-            if name == LAST and self.best is not None:
-                # first, so that whoever goes on from the last has the best that it speaks of
-                save_state(self.folder.file(BEST), self.best)
-                self.best = None
-            if name == LAST:
-                save_last(self.folder.file(name).parent, self.state())
-            else:
-                save_state(self.folder.file(name), self.state())
-        self.saved = time.monotonic()
+            self.saves.best(self.state())
+        else:
+            self.saves.later(self.state(), self.still)
 
     def _load_best(self) -> None:
         """The only place where earlier weights replace later ones: after the loop, once."""
         if self.selection.epoch is None:
+            if self.average:
+                self.network.load_state_dict(self.average.state())
             return
-        best = load_state(self.folder.file(BEST))
-        self.network.load_state_dict(best["model"])
+        best = self.saves.chosen()
+        self.network.load_state_dict(served(best))
         # a run that was killed between the two files left a best one the last knows nothing of
         told = Selection(**best["selection"])
         chosen = self.selection
@@ -320,7 +278,7 @@ class Trainer:
             val_accuracy=self._accuracy(),
             images=self.images,
             seconds=self.seconds + time.monotonic() - self.began,
-            stopped="asked" if stop and self.step < self.total else ended,
+            stopped="asked" if self.asked and self.step < self.total else ended,
             asked_by=stop.name,
         )
 

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import tracemalloc
 import zipfile
@@ -8,6 +9,7 @@ import pytest
 from unfreeze.data.index import build_index
 from unfreeze.data.sources import open_source
 from unfreeze.data.sources.folder import FileSource
+from unfreeze.data.sources.source import digest
 from unfreeze.errors import DataError
 
 BYTES_A_FILE = 200  # beyond the name itself
@@ -46,6 +48,18 @@ def test_names_that_are_not_utf_8_are_read(made):
     source = open_source(str(root))
     assert sorted(source.read(row) for row in range(2)) == [b"odd", b"one"]
     assert len(source.fingerprint()) == 64
+
+
+def test_a_digest_is_of_every_name_and_number_however_many():
+    """Kept verdicts are found by it: it must not change."""
+    names = [f"ü{number}/\udcff.png" for number in range(10_000)]
+    column = np.arange(10_000, dtype=np.int64)
+    expected = hashlib.sha256()
+    for name in names:
+        expected.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    expected.update(column.tobytes())
+    assert digest(names, column) == expected.hexdigest()
+    assert digest([]) == hashlib.sha256().hexdigest()
 
 
 def test_fingerprints_follow_the_content(made):

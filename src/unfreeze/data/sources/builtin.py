@@ -18,6 +18,8 @@ _DIGITS_SEED = 0
 class ArraySource(Source):
     """Pictures held as pixels [N, H, W, 3] uint8."""
 
+    listed = True
+
     def __init__(
         self, kind: str, pixels: npt.NDArray[np.uint8], labels: list[str], splits: list[str]
     ) -> None:

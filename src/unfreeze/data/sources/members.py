@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from unfreeze.errors import DataError
 
 _DRIVE = re.compile(r"[A-Za-z]:")
+# without any of these a name stays where it is, and is plain
+_SUSPECT = ("\\", "\x00", ":", "..", "\n/", "\n./", "//", "/./")
 
 
 def refuse_slip(name: str, where: str) -> None:
@@ -30,6 +32,17 @@ def plain(name: str) -> str:
     return name
 
 
+def plain_names(names: Sequence[str], where: str) -> list[str]:
+    """Each name `plain`; DataError for the first that would leave the archive."""
+    # all at once: next to no archive has any of these, and then nothing is left to do
+    together = "\n" + "\n".join(names)
+    if not any(part in together for part in _SUSPECT):
+        return list(names)
+    for name in names:
+        refuse_slip(name, where)
+    return [plain(name) for name in names]
+
+
 def skipped_note(special: Sequence[str]) -> tuple[str, ...]:
     """The sentence about links, devices and the like, of which nothing is read."""
     if not special:
@@ -43,9 +56,9 @@ def last_of_each(names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
 
     Of several members with one name the last counts, as it does for whoever unpacks.
     """
-    last = {name: place for place, name in enumerate(names)}
-    if len(last) == len(names):
+    if len(set(names)) == len(names):
         return list(range(len(names))), ()
+    last = {name: place for place, name in enumerate(names)}
     twice = next(name for place, name in enumerate(names) if last[name] != place)
     note = (
         f"{len(names) - len(last):,} members are hidden by later ones of the same name, "

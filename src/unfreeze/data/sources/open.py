@@ -1,37 +1,72 @@
 """From what the user typed to a source."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from unfreeze.data.signatures import HEAD, known, named_as_picture
 from unfreeze.data.sources.builtin import cifar10, digits
 from unfreeze.data.sources.csv import CsvSource
+from unfreeze.data.sources.filelist import FileListSource
 from unfreeze.data.sources.folder import FolderSource
+from unfreeze.data.sources.parquet import ParquetSource, open_parquet
+from unfreeze.data.sources.remote import fetched, is_address, local, name_of, spoken
+from unfreeze.data.sources.saved import SavedSource, is_saved
+from unfreeze.data.sources.several import SeveralSource, refuse_overlap
+from unfreeze.data.sources.shards import ShardsSource, expanded, labelled_shard
 from unfreeze.data.sources.source import Source
 from unfreeze.data.sources.tar import PackedTarSource, TarSource
 from unfreeze.data.sources.zip import ZipSource
 from unfreeze.errors import DataError
+from unfreeze.runtime.console import Console, Quiet
 
-_KINDS: dict[str, type[ZipSource] | type[TarSource] | type[CsvSource]] = {
+_FETCHED = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
+BUILT_IN = ("digits", "cifar10")
+
+
+def _open_tar(path: Path) -> Source:
+    tar = TarSource(path)
+    return ShardsSource(str(path), [(path.name, path)]) if labelled_shard(tar) else tar
+
+
+_KINDS: dict[str, Callable[[Path], Source]] = {
     ".zip": ZipSource,
-    ".tar": TarSource,
+    ".tar": _open_tar,
     ".tar.gz": PackedTarSource,
     ".tgz": PackedTarSource,
     ".csv": CsvSource,
+    ".parquet": open_parquet,
 }
 
 
-def open_source(data: str, *, data_root: str | None = None, fetch: bool = True) -> Source:
-    """The source that `data` names; DataError where there is none or it cannot be read.
+def open_source(
+    data: str | Sequence[str],
+    *,
+    data_root: str | None = None,
+    fetch: bool = True,
+    console: Console | None = None,
+) -> Source:
+    """The source that `data` names, or several as one; DataError where one cannot be read.
 
     `digits` and `cifar10` are built in (`./digits` is a folder of that name); `data_root` is
-    where built-in sets are kept, `data` if not given; without `fetch` nothing is downloaded.
+    where built-in sets are kept, `data` if not given; without `fetch` nothing is downloaded, and
+    `console` is told what is.
     """
+    if not isinstance(data, str):
+        refuse_overlap(data)
+        parts = [
+            open_source(place, data_root=data_root, fetch=fetch, console=console) for place in data
+        ]
+        return parts[0] if len(parts) == 1 else SeveralSource(parts)
     if data == "digits":
         return digits()
     if data == "cifar10":
         return cifar10(data_root or "data", fetch=fetch)
-    path = Path(data)
+    data = local(data)
     try:
-        source = _open_path(path)
+        if is_address(data):
+            source = _open_address(data, fetch, console or Quiet())
+        else:
+            source = _open_path(Path(data))
     except OSError as error:
         raise DataError(
             f"{data} cannot be read: {error.strerror or error}.", "Check its permissions."
@@ -41,14 +76,16 @@ def open_source(data: str, *, data_root: str | None = None, fetch: bool = True) 
     return source
 
 
+def is_collection(name: str) -> bool:
+    """Whether a file of this name holds or lists pictures, and is none itself."""
+    return name.lower().endswith(tuple(_KINDS))
+
+
 def _open_path(path: Path) -> Source:
     if not path.exists():
-        raise DataError(
-            f"There is no folder or file {str(path)!r}.",
-            "Check the path; built-in names are digits and cifar10.",
-        )
+        return _open_pattern(str(path))
     if path.is_dir():
-        return FolderSource(path)
+        return SavedSource(path) if is_saved(path) else _open_folder(path)
     for suffix, kind in _KINDS.items():
         if path.name.lower().endswith(suffix):
             if not path.is_file():  # opening a pipe would wait for ever
@@ -58,3 +95,67 @@ def _open_path(path: Path) -> Source:
         f"{path} is neither a folder nor a {', '.join(_KINDS)} file.",
         "Give the folder that holds the pictures.",
     )
+
+
+def _open_folder(path: Path) -> Source:
+    """A folder of files; of shards or Parquet files, where it holds these and no pictures."""
+    source = FolderSource(path)
+    large = {end: [n for n in source.names if _ends(n, end)] for end in (".tar", ".parquet")}
+    if not any(large.values()) or any(_is_picture(source, row) for row in range(len(source))):
+        return source
+    if large[".tar"]:
+        return ShardsSource(str(path), [(name, path / name) for name in large[".tar"]])
+    return ParquetSource(str(path), path, [path / name for name in large[".parquet"]])
+
+
+def _ends(name: str, ending: str) -> bool:
+    return name.lower().endswith(ending) and not name.rpartition("/")[2].startswith(".")
+
+
+def _is_picture(source: Source, row: int) -> bool:
+    return named_as_picture(source.names[row]) or known(source.head(row, HEAD)) is not None
+
+
+def _open_pattern(pattern: str) -> Source:
+    """Shards that a pattern with braces names."""
+    names = expanded(pattern)
+    missing = next((name for name in names if not Path(name).is_file()), None)
+    if missing is not None:
+        of = "" if missing == pattern else f", which {pattern} names"
+        raise DataError(
+            f"There is no folder or file {missing!r}{of}.",
+            f"Check the path; built-in names are {' and '.join(BUILT_IN)}.",
+        )
+    return _shards(pattern, {name: Path(name) for name in names})
+
+
+def _shards(pattern: str, places: dict[str, Path]) -> Source:
+    if not all(_ends(path.name, ".tar") for path in places.values()):
+        raise DataError(f"{pattern} names more than .tar shards.", "Give them one by one.")
+    return ShardsSource(pattern, [*places.items()])
+
+
+def _open_address(address: str, fetch: bool, console: Console) -> Source:
+    """An archive, a Parquet file or shards that lie elsewhere, from the copy on this disk."""
+    names = expanded(address)
+    if not all(map(_holds_pictures, names)):
+        raise DataError(
+            f"{spoken(address)} is no archive; from addresses {', '.join(_FETCHED)} are fetched.",
+            "Pack the pictures, or copy them here and name the copy.",
+        )
+    places = {name: fetched(name, fetch=fetch, console=console) for name in names}
+    if len(places) > 1:
+        source = _shards(address, places)
+    else:
+        source = _open_path(places[address])
+        if isinstance(source, FileListSource):
+            raise DataError(
+                f"{spoken(address)} lists files that lie beside it, which are not fetched.",
+                "Pack the pictures, or write them into the Parquet file.",
+            )
+    source.where = spoken(address)
+    return source
+
+
+def _holds_pictures(address: str) -> bool:
+    return name_of(address).lower().endswith(_FETCHED)

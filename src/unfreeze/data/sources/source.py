@@ -12,6 +12,7 @@ from unfreeze.data.undecodable import Undecodable
 MEMBER_LIMIT = 768 * 2**20  # bytes of one encoded picture; more is never read
 _RATIO_LIMIT = 200  # a large member that unpacks to more than this is taken for a bomb
 _RATIO_FREE = 64 * 2**20
+_TOGETHER = 2**12  # names that are hashed at once
 
 
 class Source(ABC):
@@ -30,6 +31,7 @@ class Source(ABC):
     labels: list[str] | None = None
     splits: list[str] | None = None
     groups: list[str] | None = None
+    listed: bool = False  # every row is a picture, as a list says
     intensity: str = "auto"  # the rule by which deep grey is decoded
     skipped: int = 0
     notes: tuple[str, ...] = ()
@@ -58,9 +60,9 @@ class Source(ABC):
 def digest(names: Sequence[str], *columns: npt.NDArray[np.generic]) -> str:
     """64 hex digits over names and columns, in order."""
     hasher = hashlib.sha256()
-    for name in names:
-        hasher.update(name.encode("utf-8", "surrogateescape"))
-        hasher.update(b"\x00")
+    for start in range(0, len(names), _TOGETHER):
+        some = "".join(f"{name}\0" for name in names[start : start + _TOGETHER])
+        hasher.update(some.encode("utf-8", "surrogateescape"))
     for column in columns:
         hasher.update(np.ascontiguousarray(column).tobytes())
     return hasher.hexdigest()

@@ -70,6 +70,10 @@ class TarSource(Source):
         """The first bytes."""
         return self._file.read(int(self._offsets[row]), min(count, int(self.sizes[row])))
 
+    def stretch(self, row: int) -> tuple[int, int]:
+        """(first byte, bytes) of the member in the plain tar."""
+        return int(self._offsets[row]), int(self.sizes[row])
+
     def fingerprint(self) -> str:
         """Names, sizes, places and times of change (a tar has no checksums of content)."""
         changed = np.array([self._path.stat().st_mtime_ns], np.int64)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.sources.members import last_of_each, plain, refuse_slip, skipped_note
+from unfreeze.data.sources.directory import Directory, read_directory
+from unfreeze.data.sources.members import last_of_each, plain_names, refuse_slip, skipped_note
 from unfreeze.data.sources.positional import PositionalFile
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.data.undecodable import Undecodable
@@ -17,6 +18,9 @@ from unfreeze.errors import DataError
 
 _LOCAL = struct.Struct("<4s22xHH")  # signature, then the lengths of name and extra field
 _ENCRYPTED = 0x1
+_UNIX = 3
+
+Rows = npt.NDArray[np.int64]
 
 
 class ZipSource(Source):
@@ -31,23 +35,23 @@ class ZipSource(Source):
     def __init__(self, path: Path) -> None:
         self.where = str(path)
         self._file = PositionalFile(path)
-        infos = _directory(path)
-        special = [i.filename for i in infos if not i.is_dir() and _is_special(i)]
-        self.skipped = len(special)
-        infos = [info for info in infos if not info.is_dir() and not _is_special(info)]
-        for info in infos:
-            _refuse(info, self.where, self._file.size)
-        names = [plain(info.filename) for info in infos]
+        found = _directory(path)
+        folders = np.array([name.endswith("/") for name in found.names], bool)
+        special = _are_special(found) & ~folders
+        links = [found.names[place] for place in np.flatnonzero(special)]
+        kept = np.flatnonzero(~folders & ~special)
+        _refuse(found, kept, self.where, self._file.size)
+        names = plain_names([found.names[place] for place in kept.tolist()], self.where)
         places, hidden = last_of_each(names)
-        self.notes = (*skipped_note(special), *hidden)
-        infos = [infos[place] for place in places]
+        self.notes = (*skipped_note(links), *hidden)
+        self.skipped = len(links) + len(names) - len(places)
         self.names = [names[place] for place in places]
-        self.skipped += len(names) - len(places)
-        self.sizes: npt.NDArray[np.int64] = np.array([i.file_size for i in infos], np.int64)
-        self._packed = np.array([info.compress_size for info in infos], np.int64)
-        self._offsets = np.array([info.header_offset for info in infos], np.int64)
-        self._checksums = np.array([info.CRC for info in infos], np.uint32)
-        self._deflated = np.array([i.compress_type == zipfile.ZIP_DEFLATED for i in infos], bool)
+        rows = kept[places]
+        self.sizes: npt.NDArray[np.int64] = found.sizes[rows]
+        self._packed = found.packed[rows]
+        self._offsets = found.offsets[rows]
+        self._checksums = found.checksums[rows]
+        self._deflated = found.methods[rows] == zipfile.ZIP_DEFLATED
 
     def read(self, row: int) -> bytes:
         """The member's bytes; Undecodable where it is cut, damaged or a bomb."""
@@ -89,40 +93,43 @@ class ZipSource(Source):
         return offset + _LOCAL.size + int(name) + int(extra)
 
 
-def _directory(path: Path) -> list[zipfile.ZipInfo]:
+def _directory(path: Path) -> Directory:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.infolist()
-    except (zipfile.BadZipFile, ValueError, struct.error, EOFError, NotImplementedError) as error:
+        return read_directory(path)
+    except ValueError as error:
         raise DataError(
             f"{path} is no zip file, or it is cut or damaged: {error}.",
             "Fetch it again; `unzip -t` tells more.",
         ) from error
 
 
-def _is_special(info: zipfile.ZipInfo) -> bool:
-    """Whether the member is a link or a device (the upper half holds the Unix mode)."""
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    return info.create_system == 3 and kind not in (0, stat.S_IFREG)
+def _are_special(found: Directory) -> npt.NDArray[np.bool_]:
+    """Which members are links or devices (the upper half holds the Unix mode)."""
+    kinds = (found.attributes >> 16) & 0o170000
+    return np.asarray((found.systems == _UNIX) & (kinds != 0) & (kinds != stat.S_IFREG))
 
 
-def _refuse(info: zipfile.ZipInfo, where: str, archive_size: int) -> None:
-    # orig_filename: ZipInfo cuts names at a NUL, which would hide what it is
-    refuse_slip(info.orig_filename, where)
-    if info.flag_bits & _ENCRYPTED:
+def _refuse(found: Directory, rows: Rows, where: str, archive_size: int) -> None:
+    """DataError for the first of these members that cannot be read here."""
+    encrypted = (found.flags[rows] & _ENCRYPTED) > 0
+    strange = ~np.isin(found.methods[rows], (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    beyond = found.offsets[rows] + found.packed[rows] > archive_size
+    for place in np.flatnonzero(encrypted | strange | beyond)[:1]:
+        name = found.names[rows[place]]
+        refuse_slip(name, where)
+        if encrypted[place]:
+            raise DataError(
+                f"{where}: the member {name!r} is encrypted.",
+                "Unpack it with its password and give the folder.",
+            )
+        if strange[place]:
+            raise DataError(
+                f"{where}: the member {name!r} is packed by method {found.methods[rows[place]]}, "
+                "which is not read here.",
+                "Pack again with `zip -r` (deflate or store), or give the unpacked folder.",
+            )
         raise DataError(
-            f"{where}: the member {info.filename!r} is encrypted.",
-            "Unpack it with its password and give the folder.",
-        )
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(
-            f"{where}: the member {info.filename!r} is packed by method {info.compress_type}, "
-            "which is not read here.",
-            "Pack again with `zip -r` (deflate or store), or give the unpacked folder.",
-        )
-    if info.header_offset + info.compress_size > archive_size:
-        raise DataError(
-            f"{where} is cut or damaged: the member {info.filename!r} lies beyond its end.",
+            f"{where} is cut or damaged: the member {name!r} lies beyond its end.",
             "Fetch the archive again.",
         )
 

@@ -1,0 +1,200 @@
+"""Whether the device computes what float64 on the CPU computes, and never waits inside a step.
+
+    python benchmarks/device_check.py --device cuda --json check.json
+
+Codes by the paper's formula, loss and its gradient, the optimizer's updates, the normalising of
+views, and the losses of whole training steps in float32 (without TF32) and in the precision that
+`auto` takes. `waits`: a step under torch's mode that makes a wait for the device an error. A line
+each with the largest difference and its bound; exit code 1 if one is above.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import step
+import unfreeze
+from unfreeze.data.views import normalise
+from unfreeze.data.views.multicrop import MEAN, STD
+from unfreeze.optim.make import for_network
+from unfreeze.runtime.devices import pick_device, pick_precision
+from unfreeze.swav import sinkhorn, swapped_prediction_loss
+
+TINY: dict[str, Any] = {
+    "arch": "unfreeze/tiny",
+    "batch_size": 16,
+    "size_crops": (32, 16),
+    "nmb_crops": (2, 2),
+    "min_scale_crops": (0.2, 0.05),
+    "max_scale_crops": (1.0, 0.2),
+}
+# large enough that what moves is more than the rounding of what it moves
+RATES = {"larc": 10.0, "adamw": 0.1, "sgd": 0.1}
+Found = tuple[str, float, float]  # what, the largest difference, its bound
+
+
+def cosines(rows: int, K: int) -> torch.Tensor:
+    """`[rows, K]`, float64."""
+    draw = torch.Generator().manual_seed(K)
+    Z, C = (torch.randn(n, 16, generator=draw, dtype=torch.float64) for n in (rows, K))
+    return F.normalize(Z, dim=1) @ F.normalize(C, dim=1).T
+
+
+def paper(C: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Codes by the formula, three rounds."""
+    Q = torch.exp(C / epsilon).T
+    Q = Q / Q.sum()
+    for _ in range(3):
+        Q = Q / Q.sum(dim=1, keepdim=True) / Q.shape[0]
+        Q = Q / Q.sum(dim=0, keepdim=True) / Q.shape[1]
+    return (Q * Q.shape[1]).T
+
+
+def codes(device: torch.device) -> Iterator[Found]:
+    """Sinkhorn."""
+    for rows, K in ((64, 7), (64, 300), (64, 3_000), (4_096, 3_000)):
+        for epsilon in (0.005, 0.05):
+            C = cosines(rows, K)
+            own = sinkhorn(C.float().to(device), epsilon=epsilon).cpu()
+            worst = float((own - paper(C, epsilon)).abs().max())
+            yield f"codes, {rows} x {K}, epsilon {epsilon}", worst, 2e-5
+
+
+def losses(device: torch.device) -> Iterator[Found]:
+    """The loss and its gradient."""
+    for K in (7, 300, 3_000):
+        raw = [cosines(32, K).roll(shift, 0) for shift in range(4)]
+        given = [sinkhorn(raw[view]) for view in (0, 1)]
+        exact = [scores.clone().requires_grad_() for scores in raw]
+        single = [scores.float().to(device).requires_grad_() for scores in raw]
+        wanted = swapped_prediction_loss(exact, given, (0, 1))
+        found = swapped_prediction_loss(single, [Q.float().to(device) for Q in given], (0, 1))
+        wanted.backward()
+        found.backward()
+        yield f"loss, K {K}", abs(float(found.detach().cpu()) / float(wanted.detach()) - 1), 1e-5
+        gaps = [
+            float((a.grad.cpu() - b.grad).abs().max() / b.grad.abs().max())  # type: ignore[union-attr]
+            for a, b in zip(single, exact, strict=True)
+        ]
+        yield f"gradient, K {K}", max(gaps), 1e-5
+
+
+def updates(device: torch.device) -> Iterator[Found]:
+    """Three steps of each optimizer with the same gradients."""
+    for name in RATES:
+        torch.manual_seed(0)
+        exact = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Linear(32, 8)).double()
+        single = copy.deepcopy(exact).float().to(device)
+        start = [p.detach().clone() for p in exact.parameters()]
+        for model in (exact, single):
+            optimizer = for_network(name, model, lr=RATES[name], weight_decay=1e-4)
+            draw = torch.Generator().manual_seed(1)
+            for _ in range(3):
+                for p in model.parameters():
+                    p.grad = torch.randn(p.shape, generator=draw, dtype=torch.float64).to(p)
+                optimizer.step()
+        moved = [
+            float((b.detach().double().cpu() - a.detach()).norm() / (a.detach() - s).norm())
+            for a, b, s in zip(exact.parameters(), single.parameters(), start, strict=True)
+        ]
+        yield f"update of {name}", max(moved), 1e-4
+
+
+def views(device: torch.device) -> Iterator[Found]:
+    """uint8 to normalised."""
+    view = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    wanted = (view.permute(0, 3, 1, 2).double() / 255 - torch.tensor(MEAN)[:, None, None]) / (
+        torch.tensor(STD)[:, None, None]
+    )
+    found = normalise(view.to(device), MEAN, STD).cpu().double()
+    yield "normalising", float((found - wanted).abs().max()), 1e-5
+
+
+def steps(device: torch.device) -> Iterator[Found]:
+    """Losses of four steps beside the mathematics written plainly in float64 on the CPU."""
+    torch.backends.cudnn.allow_tf32 = False
+    automatic, _ = pick_precision("auto", device)
+    draw = torch.Generator().manual_seed(0)
+    given = [
+        torch.randint(0, 256, (16, size, size, 3), generator=draw, dtype=torch.uint8)
+        for size in (32, 32, 16, 16)
+    ]
+    asked, cpu = step.settings(TINY), torch.device("cpu")
+    for precision, bound in {
+        "fp32": 1e-4,
+        automatic: 1e-4 if automatic == "fp32" else 2e-2,
+    }.items():
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = step.ours(TINY, device, folder, precision)
+            plain = step.Plain(step.network(TINY, asked).double(), cpu, scale=1.0)
+            gaps = []
+            for k in range(4):
+                plain.rate = trainer.learning_rate(k)
+                loss, _ = trainer.train_step(step.batch_of(given))
+                trainer.step += 1
+                gaps.append(abs(float(loss) / float(plain(given)) - 1))
+        worst = max(gaps)
+        yield f"losses of 4 steps, {precision}", worst, bound
+
+
+def waits(device: torch.device) -> bool | None:
+    """Whether a step waits for the device; None on a CPU, where nothing can be waited for."""
+    if device.type != "cuda":
+        return None
+    given = [torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8).pin_memory()] * 2
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = step.ours(TINY | {"size_crops": (32,), "nmb_crops": (2,)}, device, folder)
+        for mode in ("default", "error"):
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode(mode)
+            try:
+                for _ in range(3):
+                    loss, _ = trainer.train_step(step.batch_of(given))
+                    trainer.finite.done(trainer.step, loss)
+                    trainer.step += 1
+            except RuntimeError as error:
+                print(f"A step waits for the device: {error}", flush=True)
+                return True
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    return False
+
+
+def main() -> None:
+    """A line for each comparison."""
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("--device", default="auto")
+    ask.add_argument("--json")
+    given = ask.parse_args()
+    device = pick_device(given.device)
+    rows = []
+    for kind in (codes, losses, updates, views, steps):
+        for what, worst, bound in kind(device):
+            ok = worst <= bound
+            rows.append({"what": what, "difference": worst, "bound": bound, "ok": ok})
+            print(f"{'ok  ' if ok else 'FAIL'} {worst:9.2e} <= {bound:.0e}  {what}", flush=True)
+    waiting = waits(device)
+    print(f"A step waits for the device: {waiting}", flush=True)
+    report = {
+        "device": str(device),
+        "torch": torch.__version__,
+        "unfreeze": unfreeze.__version__,
+        "waits": waiting,
+        "ok": all(row["ok"] for row in rows) and not waiting,
+        "checks": rows,
+    }
+    if given.json:
+        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    sys.exit(not report["ok"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""How sure an accuracy is: the same training with other pictures held out, and other seeds."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from unfreeze.api.labelling import Checked, wanted
+from unfreeze.api.single import Begun, Scene, begin, stopped, tuned
+from unfreeze.data.pictures import Pictures
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.errors import DataError, Interrupted, go_on
+from unfreeze.reports.pairs import Estimate, accuracy
+from unfreeze.runtime.atomic import write_json
+from unfreeze.runtime.console import Console, Hushed, Logged
+from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.transfer.pool import Pool
+from unfreeze.transfer.portions import Portions, folds, portion
+
+FOLDER, DONE = "folds", "held-out.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run: what it got right of the pictures it held out, `n` of them.
+
+    `correct` is the selected epoch's, which these pictures chose; `correct_last` the last one's.
+    """
+
+    run: str
+    seed: int
+    fold: int | None
+    n: int
+    correct: int
+    correct_last: int
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Accuracy on pictures held out, over folds and seeds, with its 95 % interval.
+
+    `accuracy` is of the last epochs: no held-out picture chose them (a sweep of rates, where there
+    is one, was judged by them: `chose`). `selected` is of the epochs that they chose. `accuracies`
+    are those of each seed, over all its folds.
+    """
+
+    folds: int
+    seeds: list[int]
+    n: int
+    accuracy: float
+    interval: tuple[float, float]
+    deviation: float | None
+    accuracies: list[float]
+    selected: float
+    chose: str
+    runs: list[Part]
+
+
+def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -> Repeated | None:
+    """Every run of `--folds` and `--repeats`, each in its own folder; None where none is asked.
+
+    Finished ones are not done again.
+    """
+    if not s.folds and s.repeats == 1:
+        return None
+    pool, ready = pooled(main.ready, s.seed), main.ready
+    trials = list(_trials(s, ready))
+    parts = []
+    for place, (seed, fold, portions) in enumerate(trials, 1):
+        name = f"{FOLDER}/seed-{seed}" + ("" if fold is None else f"-fold-{fold + 1}")
+        folder = main.run.file(name)
+        part = scene.processes.leads(lambda folder=folder: _remembered(folder))  # type: ignore[misc]
+        if part is None:
+            own = replace(s, seed=seed, out=str(folder), resume="auto", overwrite=False)
+            part = _part(scene, own, _chosen(ready, portions), pool, fold, Hushed(console))
+        parts.append(part)
+        console.say(
+            f"{place}/{len(trials)} {folder.name}: {part.correct_last / part.n:.3f} of {part.n} "
+            f"held out right in the last epoch, {part.correct / part.n:.3f} in the chosen one"
+        )
+    found = summed(s.folds, parts, "rates, too" if main.job.sweep else "the epoch alone")
+    scene.processes.leads(lambda: write_json(main.run.file("folds.json"), asdict(found)))
+    console.say(sentence(found))
+    return found
+
+
+def summed(count: int, parts: list[Part], chose: str) -> Repeated:
+    """What the parts come to together."""
+    seeds = sorted({part.seed for part in parts})
+    by_seed = [[part for part in parts if part.seed == seed] for seed in seeds]
+    last = _over(by_seed, [[p.correct_last for p in some] for some in by_seed], bool(count))
+    best = _over(by_seed, [[p.correct for p in some] for some in by_seed], bool(count))
+    totals = [(sum(p.correct_last for p in some), sum(p.n for p in some)) for some in by_seed]
+    return Repeated(
+        folds=count,
+        seeds=seeds,
+        n=sum(part.n for part in by_seed[0]) if count else sum(part.n for part in parts),
+        accuracy=last.mean,
+        interval=(last.low, last.high),
+        deviation=last.deviation,
+        accuracies=[right / n for right, n in totals],
+        selected=best.mean,
+        chose=chose,
+        runs=parts,
+    )
+
+
+def _over(by_seed: list[list[Part]], correct: list[list[int]], shared: bool) -> Estimate:
+    """Over seeds and pictures; in folds every seed has held out each picture once."""
+    right = [
+        np.arange(sum(part.n for part in some)) < sum(counts)
+        for some, counts in zip(by_seed, correct, strict=True)
+    ]
+    return accuracy(right, shared=shared)
+
+
+def sentence(found: Repeated) -> str:
+    """For people."""
+    low, high = found.interval
+    how = f"{found.folds} folds" if found.folds else "other pictures held out"
+    seeds = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
+    return (
+        f"Held out in turn ({how}{seeds}): {found.accuracy:.3f} of {found.n:,} pictures right in "
+        f"the last epoch [{low:.3f}, {high:.3f}]; in the epoch that they chose themselves "
+        f"{found.selected:.3f}."
+    )
+
+
+def pooled(ready: Checked, seed: int) -> Pool:
+    """Everything that a fold may train on or hold out, for features that are kept."""
+    index = ready.portions.index
+    places = np.sort(np.concatenate([ready.portions.train, ready.portions.val]))
+    both = _chosen(ready, Portions(index, places, places, ""))
+    return Pool(both.train, both.val, seed, both.digest)
+
+
+def _trials(s: FinetuneSettings, ready: Checked) -> Iterator[tuple[int, int | None, Portions]]:
+    """(seed, fold, pictures) of each run, seed by seed."""
+    whole = ready.portions
+    for seed in range(s.seed, s.seed + s.repeats):
+        own = replace(wanted(s), seed=seed)
+        if s.folds:
+            cut = folds(whole, own, s.folds)
+            yield from ((seed, number, one) for number, one in enumerate(cut))
+        else:
+            usable = np.sort(np.concatenate([whole.train, whole.val]))
+            # the same pictures as the run's own, split by another seed
+            free = replace(own, labels_per_class=None, label_fraction=None, limit=None)
+            one = portion(whole.index, usable, free)
+            if not len(one.val):
+                raise DataError(
+                    "--repeats: nothing is held out, so there is nothing to judge by.",
+                    "Give more pictures of each class, or leave it out.",
+                )
+            yield seed, None, one
+
+
+def _chosen(ready: Checked, portions: Portions) -> Checked:
+    """The same pictures, chosen otherwise."""
+    index, before = ready.portions.index, ready.train
+    train = Pictures(index.take(portions.train), before.store, resize_to=before.resize_to)
+    return replace(ready, portions=portions, train=train, val=Pictures(index.take(portions.val)))
+
+
+def _part(
+    scene: Scene,
+    s: FinetuneSettings,
+    ready: Checked,
+    pool: Pool,
+    fold: int | None,
+    console: Console,
+) -> Part:
+    def ready_for(_: FinetuneSettings, preprocess: Preprocess) -> Checked:
+        return ready
+
+    quiet = Logged(console)
+    it = begin(scene, s, ready_for, quiet)
+    job, outcome, scores = tuned(scene, it, quiet, pool)
+    if outcome.stopped == "asked" or scores is None:
+        error = stopped(it.run, job, outcome)
+        raise Interrupted(
+            f"Stopped in {it.run.path.name}. {error.sentence}",
+            go_on("finetune", s.data, it.run.path.parent.parent),
+        )
+    last = [line for line in read_metrics(it.run.path) if line["split"] == "val"][-1]
+    part = Part(
+        run=str(it.run.path),
+        seed=s.seed,
+        fold=fold,
+        n=scores.n,
+        correct=scores.correct,
+        correct_last=int(last["correct"]),
+    )
+    scene.processes.leads(lambda: write_json(it.run.file(DONE), asdict(part)))
+    return part
+
+
+def _remembered(folder: Path) -> Part | None:
+    """What a finished run left behind."""
+    path = folder / DONE
+    if not path.is_file():
+        return None
+    try:
+        return Part(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}.", "Remove its folder; it is trained again."
+        ) from error

@@ -1,0 +1,194 @@
+"""One fine-tuning from data that is read to a model that is written."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unfreeze import __version__
+from unfreeze.api.fitting import Parts, assemble, rated, swept
+from unfreeze.api.job import Job, begun, checkpoint, continued, opened
+from unfreeze.api.labelling import Checked, Labelled
+from unfreeze.backbones.norm import synchronised
+from unfreeze.checkpoints.modelfile import save_model
+from unfreeze.data.holding import Holding
+from unfreeze.data.preprocess import Preprocess
+from unfreeze.errors import Interrupted, go_on
+from unfreeze.runtime.atomic import replacing, write_json, write_text
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.deadline import Deadline
+from unfreeze.runtime.loggers import passed_on
+from unfreeze.runtime.processes import Processes
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.settings.build import as_dict, to_toml
+from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.transfer.augment import maker
+from unfreeze.transfer.evaluate import Scores
+from unfreeze.transfer.fit import Outcome
+from unfreeze.transfer.pool import Pool
+from unfreeze.transfer.trainer import Trainer
+
+SHOWN = 8  # pictures, and random views of each, that the report shows
+ReadyFor = Callable[[FinetuneSettings, Preprocess], Checked]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all runs of one call share."""
+
+    found: Labelled
+    device: torch.device
+    deadline: Deadline
+    processes: Processes
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run whose network is there and whose pictures are chosen; `state`: where it goes on."""
+
+    run: RunFolder
+    job: Job
+    ready: Checked
+    state: dict[str, Any] | None
+
+
+def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Console) -> Begun:
+    """The run of `s` in its folder, new or gone on with; `ready_for` decodes and chooses pictures.
+
+    Collective, and the last moment before `--overwrite` deletes lies in it.
+    """
+    processes, found = scene.processes, scene.found
+    torch.manual_seed(s.seed)
+    state = processes.leads(lambda: checkpoint(s, found, console))
+    it = processes.in_turn(lambda: opened(s, found)) if state is None else None
+    place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
+    processes.leads(lambda: RunFolder.create(str(s.out), **place))
+    run = RunFolder(str(s.out), writes=processes.first)
+    console.into(run)  # type: ignore[attr-defined]  # a Logged one
+
+    def prepared() -> tuple[Job, Checked]:
+        if state is not None or it is None:
+            job = continued(s, state or {})
+            return job, ready_for(job.plan.settings, job.plan.preprocess)
+        ready = ready_for(s, it.preprocess)
+        counts = {"images": len(ready.train), "held_out": len(ready.val)}
+        return begun(s, found, it, scene.device, **counts, processes=processes.world), ready
+
+    job, ready = processes.in_turn(prepared)
+    job = replace(job, network=_placed(job.network, scene.device, processes))
+    return Begun(run, telling(job, ready.hold), ready, state)
+
+
+def tuned(
+    scene: Scene, it: Begun, console: Console, pool: Pool | None = None
+) -> tuple[Job, Outcome, Scores | None]:
+    """Train and write the model; the job as it was trained, what came of it, its scores on val.
+
+    Features that are kept are those of `pool`, where there is one.
+    """
+    processes, run, ready, job = scene.processes, it.run, it.ready, it.job
+    parts = processes.together(lambda: assemble(job, ready, processes, pool))
+    if it.state is None:
+        run.rewind_metrics(-1)
+        job = swept(job, parts, run, console, scene.deadline)
+        job = rated(job, parts, run, scene.found.fingerprint, console, scene.deadline)
+    trainer = parts.trainer(job, run, scene.found.fingerprint)
+    if it.state is not None:
+        trainer.restore(it.state)
+        run.rewind_metrics(trainer.step)
+    trainer.deadline = scene.deadline
+    processes.leads(lambda: _write_start(run, job, ready, trainer))
+    s = job.plan.settings
+    with passed_on(s.logger, run, as_dict(s), trainer.step, console):
+        outcome = trainer.run(console)
+    scores = _scores(job, parts, trainer, outcome)
+    processes.leads(lambda: _write_model(run, job, ready, outcome, scores))
+    return job, outcome, scores
+
+
+def telling(job: Job, hold: Holding) -> Job:
+    """The job with the reason for where its pictures are held."""
+    reasons = {**job.plan.reasons, "store": f"{hold.place}: {hold.reason}"}
+    return replace(job, plan=replace(job.plan, reasons=reasons))
+
+
+def _placed(network: nn.Module, device: torch.device, processes: Processes) -> nn.Module:
+    """On its device, with batch norms over all processes."""
+    if processes.world > 1:
+        network = synchronised(network.to(device))
+    if device.type in ("cpu", "cuda"):
+        # convolutions read channels last faster; other layers do not care
+        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(device)
+
+
+def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> None:
+    s, device = job.plan.settings, next(job.network.parameters()).device
+    trainable, frozen = job.counts
+    facts = {
+        "unfreeze": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "processes": trainer.processes.world,
+        "classes": list(job.card.classes),
+        "images": len(ready.train),
+        "validation_images": len(ready.val),
+        "validation": ready.portions.reason,
+        "fingerprint": job.card.provenance["fingerprint"],
+        "steps": trainer.total,
+        "steps_per_epoch": trainer.loader.steps_per_epoch,
+        "parameters_trainable": trainable,
+        "parameters_frozen": frozen,
+        **({"tried": list(job.tried)} if job.tried else {}),
+        **({"class_weights": list(trainer.fit.class_weights)} if trainer.fit.class_weights else {}),
+    }
+    tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
+    write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
+    ready.write(run)
+    some = np.arange(min(SHOWN, len(ready.train)))
+    images = [ready.train[int(i)] for i in some]
+    cut = maker(s.augment, job.plan.preprocess, s.seed)
+    views = [cut(images, some, epoch)[0].numpy() for epoch in range(min(SHOWN // 2, s.epochs))]
+    with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
+        np.savez_compressed(stream, views=np.stack(views, 1))
+
+
+def _scores(job: Job, parts: Parts, trainer: Trainer, outcome: Outcome) -> Scores | None:
+    """What the kept weights score on val; who asked to stop does not wait for that."""
+    if parts.holdout is None or outcome.stopped == "asked":
+        return None
+    return trainer.scores(partial(parts.holdout.score, job.network))
+
+
+def _write_model(
+    run: RunFolder, job: Job, ready: Checked, outcome: Outcome, scores: Scores | None
+) -> None:
+    """The model file, and its scores."""
+    learnt = {
+        "images": len(ready.train),
+        "epochs": outcome.epochs,
+        "best_epoch": outcome.best_epoch,
+        "val_accuracy": outcome.val_accuracy,
+    }
+    card = replace(job.card, provenance={**job.card.provenance, **learnt})
+    save_model(run.file("model"), job.network.state_dict(), card)
+    ready.write_keys(run)
+    if scores is not None:
+        about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
+        found = {**about, "classes": list(card.classes), **asdict(scores)}
+        write_json(run.file("evaluation.json"), found)
+
+
+def stopped(run: RunFolder, job: Job, outcome: Outcome) -> Interrupted:
+    """The error of a run that was asked to stop."""
+    s = job.plan.settings
+    return Interrupted(
+        f"Stopped by {outcome.asked_by} after {outcome.epochs} of {s.epochs} epochs; "
+        "model/ holds the best so far.",
+        go_on("finetune", s.data, run.path),
+    )

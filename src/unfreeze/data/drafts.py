@@ -1,0 +1,173 @@
+"""The pictures of a source, with what its own folders or list say of each."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from sys import intern
+
+import numpy as np
+import numpy.typing as npt
+
+from unfreeze.data import layout
+from unfreeze.data.layout import NONE, TRAIN
+from unfreeze.data.signatures import HEAD, is_junk, known, named_as_picture
+from unfreeze.data.sources import Source
+from unfreeze.data.sources.several import SeveralSource
+from unfreeze.errors import DataError
+
+_ANYWHERE = layout.Place(NONE, None)
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Pictures with what was said of them, one entry each.
+
+    Labels may be None; `groups` are empty where nothing was said.
+    """
+
+    source: Source
+    rows: list[int]
+    labels: list[str | None]
+    splits: npt.NDArray[np.int8]
+    groups: list[str] | None = None
+    stray: int = 0
+    notes: tuple[str, ...] = ()
+    columns: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Their paths."""
+        return [self.source.names[row] for row in self.rows]
+
+    @property
+    def kind(self) -> layout.Kind:
+        """What it amounts to."""
+        if self.splits.any():
+            return "splits"
+        return "classes" if any(label is not None for label in self.labels) else "flat"
+
+
+def drafted(source: Source, *, whole: bool = False) -> Draft:
+    """The pictures as the source itself describes them; DataError where there are none.
+
+    `whole`: also what lies beside the folders of classes, as something else says labels. Of
+    several sources each is read in its own way, and those without splits are train where another
+    one has splits.
+    """
+    if isinstance(source, SeveralSource):
+        return _joined(source, [drafted(part, whole=whole) for part in source.parts])
+    return _listed(source) if source.listed else _foldered(source, whole=whole)
+
+
+def _joined(source: SeveralSource, parts: list[Draft]) -> Draft:
+    split = any(part.splits.any() for part in parts)
+    grouped = any(part.groups is not None for part in parts)
+    notes, splits = list[str](), []
+    for title, part in zip(source.titles, parts, strict=True):
+        notes += [f"{title}: {note}" for note in part.notes]
+        unsplit = split and not part.splits.any()
+        splits.append(np.full_like(part.splits, TRAIN) if unsplit else part.splits)
+        if unsplit:
+            notes.append(f"{title} has no splits: its {len(part.rows):,} pictures are train.")
+    groups = [group for part in parts for group in part.groups or [""] * len(part.rows)]
+    rows = [
+        start + row for start, part in zip(source.starts, parts, strict=True) for row in part.rows
+    ]
+    return Draft(
+        source,
+        rows,
+        [label for part in parts for label in part.labels],
+        np.concatenate(splits),
+        groups=groups if grouped else None,
+        stray=sum(part.stray for part in parts),
+        notes=tuple(notes),
+    )
+
+
+def _foldered(source: Source, *, whole: bool) -> Draft:
+    """As the folders say; `whole`: also what lies beside them, as something else says labels."""
+    rows = sorted(_pictures(source), key=source.names.__getitem__)
+    if not rows:
+        raise empty(source)
+    folders = [_folder(source.names[row]) for row in rows]
+    found = layout.read_layout(Counter(folders))
+    places = [found.places[folder] for folder in folders]
+    stray = 0 if whole else places.count(None)
+    if stray:
+        rows = [row for row, place in zip(rows, places, strict=True) if place is not None]
+    inside = [place or _ANYWHERE for place in places if place is not None or whole]
+    notes = source.notes + _nested(source)
+    if stray:
+        notes += (f"{stray:,} pictures lie beside the folders of classes and are not used.",)
+    return Draft(
+        source,
+        rows,
+        [place.label for place in inside],
+        np.array([place.split for place in inside], np.int8),
+        stray=stray,
+        notes=notes,
+    )
+
+
+def _pictures(source: Source) -> Iterator[int]:
+    for row, name in enumerate(source.names):
+        if is_junk(name):
+            continue
+        if named_as_picture(name) or known(source.head(row, HEAD)):
+            yield row
+
+
+def _folder(name: str) -> str:
+    return intern(name.rpartition("/")[0])  # many names, few folders
+
+
+def _listed(source: Source) -> Draft:
+    """The pictures of a source that says labels and splits itself: every row, in its order."""
+    count = len(source)
+    splits = [
+        split_of(source.where, name, word)
+        for name, word in zip(source.names, source.splits or [], strict=False)
+    ]
+    return Draft(
+        source,
+        list(range(count)),
+        [name or None for name in source.labels or [""] * count],
+        np.array(splits or np.full(count, NONE), np.int8),
+        groups=source.groups,
+        notes=source.notes,
+    )
+
+
+def split_of(where: str, picture: str, name: str) -> int:
+    """The number of a split; DataError for a word that is none."""
+    if not name:
+        return NONE
+    split = layout.SPLIT_OF.get(name.lower())
+    if split is None:
+        raise DataError(
+            f"{where}: the split {name!r} of {picture} is unknown.",
+            "Use train, val or test.",
+        )
+    return split
+
+
+def _nested(source: Source) -> tuple[str, ...]:
+    archives = _archives(source)
+    if not archives:
+        return ()
+    return (f"Archives inside are not looked into: {len(archives):,} (the first: {archives[0]}).",)
+
+
+def _archives(source: Source) -> list[str]:
+    return [name for name in source.names if name.lower().endswith(_PACKED)]
+
+
+def empty(source: Source) -> DataError:
+    """What to say of a source without a picture."""
+    archives = _archives(source)
+    such = f", an archive in it ({archives[0]}) included" if archives else ""
+    return DataError(
+        f"{source.where} holds no pictures: {len(source):,} other files{such}.",
+        "Unpack archives inside archives; pictures are JPEG, PNG, WebP, TIFF, BMP, GIF and others.",
+    )

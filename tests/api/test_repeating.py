@@ -1,0 +1,165 @@
+"""`--folds` and `--repeats`: how sure an accuracy is, and what it costs."""
+
+import json
+import signal
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from unfreeze.api import finetune as verb
+from unfreeze.api.finetune import finetune
+from unfreeze.api.repeating import Part, sentence, summed
+from unfreeze.data.splits import read_split_csv
+from unfreeze.errors import DataError, Interrupted
+from unfreeze.reports.interval import wilson
+from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.transfer import kept
+from unfreeze.transfer.step import Stepper
+
+TINY = {"arch": "unfreeze/tiny", "weights": "none", "precision": "fp32", "epochs": 3}
+FROZEN = {**TINY, "freeze": "all", "augment": "none", "sweep": "off"}
+
+
+@pytest.fixture(scope="module")
+def data(colours, tmp_path_factory):
+    return str(colours(tmp_path_factory.mktemp("d") / "c", {"red": 12, "green": 9, "blue": 9}))
+
+
+@pytest.fixture(autouse=True)
+def _no_drawing(monkeypatch):
+    monkeypatch.setattr(verb, "report", lambda run: None)
+
+
+@pytest.fixture
+def tune(data, tmp_path):
+    return lambda name, **options: finetune(data, out=str(tmp_path / name), **options)
+
+
+def weights(result):
+    return load_file(f"{result.model}/model.safetensors")
+
+
+def splits(run):
+    rows = read_split_csv(Path(run) / "split.csv")
+    return [{r.path for r in rows if r.split == name} for name in ("train", "val")]
+
+
+def test_every_picture_is_held_out_once_and_the_model_is_the_one_without(tune, tmp_path):
+    result, plain = tune("folded", folds=3, **FROZEN), tune("plain", **FROZEN)
+    left, right = weights(result), weights(plain)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert result.val_accuracy == plain.val_accuracy and plain.repeated is None
+    found = result.repeated
+    assert (found.folds, found.seeds, found.n, len(found.runs)) == (3, [0], 30, 3)
+    everything = set.union(*splits(plain.run))
+    held = [splits(part.run)[1] for part in found.runs]
+    assert set.union(*held) == everything and sum(map(len, held)) == 30
+    for part, own in zip(found.runs, held, strict=True):
+        assert splits(part.run)[0] == everything - own and part.n == 10
+        classes = [path.split("/")[0] for path in own]
+        assert [classes.count(c) for c in ("red", "green", "blue")] == [4, 3, 3]
+        last = [m for m in read_metrics(part.run) if m["split"] == "val"][-1]
+        assert part.correct_last == last["correct"]
+    right = sum(part.correct_last for part in found.runs)
+    assert found.accuracy == pytest.approx(right / 30)
+    assert found.interval == pytest.approx(wilson(right, 30))
+    assert json.loads((tmp_path / "folded/folds.json").read_text())["n"] == 30
+    assert found.chose == "the epoch alone"
+
+
+def test_features_are_computed_once_for_all_and_are_the_same(tune, monkeypatch):
+    written = []
+    write = kept._write
+    monkeypatch.setattr(kept, "_write", lambda *a: (written.append(a[0].key), write(*a)))
+    start = tune("start", **{**TINY, "epochs": 1})  # random weights would be other ones each seed
+    options = {**FROZEN, "folds": 3, "repeats": 2, "weights": start.run}
+    found = tune("kept", cache="features", **options)
+    # one pass as training reads and one as validation does; and those of the run itself
+    assert len(written) == len(set(written)) == 4
+    plain = tune("plain", cache="off", **options)
+    assert len(written) == 4
+    assert [p.correct for p in found.repeated.runs] == [p.correct for p in plain.repeated.runs]
+    last = [[p.correct_last for p in r.repeated.runs] for r in (found, plain)]
+    assert last[0] == last[1]
+    for one, other in zip(found.repeated.runs, plain.repeated.runs, strict=True):
+        left, right = (load_file(Path(p.run) / "model/model.safetensors") for p in (one, other))
+        assert all(torch.allclose(left[n], right[n], atol=1e-4) for n in left)
+    assert found.repeated.seeds == [0, 1] and len(found.repeated.accuracies) == 2
+
+
+def test_finished_folds_are_not_trained_again(tune, monkeypatch, tmp_path):
+    options = {"folds": 3, **TINY}
+    straight = tune("straight", **options)
+    take, steps = Stepper.take, []
+
+    def stopping(self, step, *rest):
+        steps.append(step)
+        taken = take(self, step, *rest)
+        if len(steps) == 22:  # in the second fold: each has 15 steps
+            signal.raise_signal(signal.SIGTERM)
+        return taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "take", stopping)
+        with pytest.raises(Interrupted, match="Stopped in seed-0-fold-2"):
+            tune("broken", **options)
+        assert not (tmp_path / "broken/model").exists()
+        resumed = tune("broken", resume="auto", **options)
+        assert len(steps) == 4 * 15 + 3
+    runs = [[vars(p) | {"run": 0} for p in r.repeated.runs] for r in (straight, resumed)]
+    assert runs[0] == runs[1]
+    left, right = weights(straight), weights(resumed)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_repeats_hold_out_other_pictures(tune):
+    result = tune("repeated", repeats=3, **FROZEN)
+    found = result.repeated
+    assert (found.folds, found.seeds, found.n) == (0, [0, 1, 2], 18)
+    held = [splits(part.run)[1] for part in found.runs]
+    assert len({frozenset(one) for one in held}) == 3 and splits(result.run)[1] == held[0]
+    assert found.deviation is not None
+    low, high = found.interval
+    assert low <= found.accuracy <= high
+
+
+def test_groups_stay_whole(coloured, tmp_path):
+    folder = coloured("g", {"red": 12, "blue": 12})
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        path.rename(path.with_name(f"p{number % 12 // 2}_{path.name}"))
+    options = {**FROZEN, "folds": 3, "group_by": r"(p\d+)_"}
+    result = finetune(str(folder), out=str(tmp_path / "run"), **options)
+    for part in result.repeated.runs:
+        train, val = ({path.split("/")[1][:2] for path in one} for one in splits(part.run))
+        assert train and val and not train & val
+
+
+def test_too_many_folds_are_refused_in_words(tune):
+    with pytest.raises(DataError, match=r"--folds 10: the class 'blue' has 9 pictures") as caught:
+        tune("many", folds=10, **FROZEN)
+    assert "Use 2 to 9 folds" in str(caught.value.next_step)
+
+
+def test_a_sweep_is_said_to_have_chosen(tune):
+    result = tune("swept", folds=2, **{**FROZEN, "sweep": "auto"})
+    assert result.repeated.chose == "rates, too"
+    config = tomllib.loads(Path(result.repeated.runs[0].run, "config.toml").read_text())
+    assert len(config["facts"]["tried"]) == 18
+
+
+def test_seeds_and_pictures_both_widen_the_interval():
+    def parts(*correct):
+        return [Part("", s, 0, 100, c, c) for s, c in enumerate(correct)]
+
+    same, apart = summed(2, parts(80, 80, 80), ""), summed(2, parts(70, 80, 90), "")
+    assert [same.accuracy, apart.accuracy] == pytest.approx([0.8, 0.8])
+    assert same.deviation == pytest.approx(0) and apart.deviation == pytest.approx(
+        np.std([0.7, 0.8, 0.9], ddof=1)
+    )
+    assert apart.interval[0] < same.interval[0] < 0.8 < same.interval[1] < apart.interval[1]
+    assert same.n == 100 and summed(0, parts(80, 80, 80), "").n == 300
+    assert "2 folds, 3 seeds" in sentence(apart) and "0.800 of 100 pictures" in sentence(apart)
