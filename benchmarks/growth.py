@@ -6,8 +6,9 @@
 `images`: seconds from the call of `pretrain` to the end of its first step, on a zip of JPEG files
 of 8x8 pixels in 1,000 class folders: `cold`, where nothing is known of it, and `warm`, where every
 file was checked by an earlier run (`--store off`, as for pictures that do not fit). The others are
-seconds of a training step of a small network at 16 pixels, 2 views a picture, batch 64, K 300,
-no queue, of which one is varied; processes share a batch of 256.
+seconds of a training step of a small network at 16 pixels, 2 views a picture, batch 64, K 300, no
+queue, of which one is varied; on a CPU the processor's own, which others that use it change little.
+`processes` share a batch of 256; there `processor` is the first one's, `seconds` the clock's.
 
 Each point is measured in a process of its own, so that its memory (the most it ever had) is its
 own. Seconds are the fastest of some rounds: other programs only ever add to them. `exponent` is the
@@ -119,7 +120,8 @@ def processes(sizes: list[int], given: argparse.Namespace, environment: dict[str
             asked = {"what": "processes", "data": str(data), "device": given.device}
             found = measured(asked, {**environment, "UNFREEZE_CACHE": place}, size)
             mib = [row["mib"] for row in found]
-            rows.append({"n": size, "seconds": found[0]["seconds"], "mib": round(sum(mib), 1)})
+            told = {name: found[0][name] for name in ("seconds", "processor")}
+            rows.append({"n": size, **told, "mib": round(sum(mib), 1)})
             print(rows[-1], flush=True)
     return rows
 
