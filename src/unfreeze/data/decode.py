@@ -286,11 +286,12 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 (as stored) where the EXIF block itself is broken."""
+    """The EXIF orientation; 1 (as stored) where EXIF is broken or says what nobody knows."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        found = int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a good picture with a broken note on it stays a good picture
         return 1
+    return found if found in _TURNED else 1
 
 
 def _upright(image: Image.Image) -> tuple[int, int]:
