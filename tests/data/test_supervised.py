@@ -1,17 +1,22 @@
 """Processes that are watched: one that dies or hangs costs one task, whatever it is."""
 
+import contextlib
 import json
 import os
 import pickle
 import signal
 import subprocess
+import sys
 import time
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from unfreeze.data.supervised import Lost, supervised
+
+MARK = f"UNFREEZE_TEST_OF_{os.getpid()}"
 
 
 def doubled(task):
@@ -183,6 +188,34 @@ def test_an_exception_that_cannot_travel_is_said_in_words():
 def test_work_that_cannot_travel_is_said_at_once():
     with pytest.raises((pickle.PicklingError, AttributeError)):
         list(supervised(lambda task: task, [1], 1, seconds=20))
+
+
+KILLED = """
+import os
+from tests.data.test_supervised import doubtful, supervised
+for task, answer in supervised(doubtful, [1, "hang"], 1, seconds=600):
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are asked of Linux")
+def test_a_decoder_that_hangs_does_not_outlive_who_led():
+    around = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), MARK: "1"}
+    subprocess.run([sys.executable, "-c", KILLED], env=around, check=False)
+    deadline = time.monotonic() + 30
+    while marked() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert marked() == []
+
+
+def marked():
+    """Processes with the mark in their environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # of somebody else, or just ended
+            if f"{MARK}=1".encode() in place.read_bytes().split(b"\0"):
+                found.append(place)
+    return found
 
 
 def test_leaving_early_leaves_nothing_behind():

@@ -2,14 +2,18 @@
 
 import contextlib
 import inspect
+import os
 import pickle
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from unfreeze.data.wire import Packed, pack, receive, send
 
+_LOOK_SECONDS = 2.0  # between looks at who leads
 START = "from unfreeze.data.serving import serve; serve()"
 
 
@@ -25,6 +29,7 @@ def serve() -> None:
     """Tasks come on the standard input, answers go to the standard output; ends with the input."""
     # Ctrl-C reaches the whole group: who leads decides
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_outlive_nobody, args=(os.getppid(),), daemon=True).start()
     asked, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
     first = receive(asked)
@@ -63,6 +68,13 @@ def _failed(error: Exception) -> Packed:
         return pack(Said("failed", error))
     except Exception:  # not every exception travels
         return pack(Said("failed", RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+def _outlive_nobody(leader: int) -> None:
+    """Ends this process where who leads was killed: a decoder that hangs hears of no end."""
+    while os.getppid() == leader:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
 
 
 def _bound(memory: int) -> None:
