@@ -193,6 +193,9 @@ class Steps:
             loss.item()
         except _Late:
             return Spent(ready - began, self.clock() - ready, whole=False)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()  # does nothing where there is no GPU
+            return Spent(0.0, math.inf, whole=False)
         spent = Spent(ready - began, self.clock() - ready)
         if not way.workers:
             self._cut[rows] = spent.data
