@@ -6,13 +6,15 @@
 `images`: seconds from the call of `pretrain` to the end of its first step, on a zip of JPEG files
 of 8x8 pixels in 1,000 class folders: `cold`, where nothing is known of it, and `warm`, where every
 file was checked by an earlier run (`--store off`, as for pictures that do not fit). The others are
-seconds of a training step of a small network at 16 pixels, 2 views a picture, batch 64, K 300,
-no queue, of which one is varied; processes share the batch.
+seconds of a training step of a small network at 16 pixels, 2 views a picture, batch 64, K 300, no
+queue, of which one is varied; on a CPU the processor's own, which others that use it change little.
+`processes` share a batch of 256; there `processor` is the first one's, `seconds` the clock's.
 
 Each point is measured in a process of its own, so that its memory (the most it ever had) is its
-own. `exponent`: the slope of the line through all points in logarithms, `last` the slope between
-the last two, where what grows is largest beside what does not: 1 is linear. `each` is what one
-more picture, prototype … costs, between the last two.
+own. Seconds are the fastest of some rounds: other programs only ever add to them. `exponent` is the
+slope of the line through all points in logarithms, `last` through the last three, where what grows
+is largest beside what does not: 1 is linear. `each` is what one more picture, prototype … costs
+between the last two.
 """
 
 import argparse
@@ -102,8 +104,8 @@ def images(sizes: list[int], given: argparse.Namespace, environment: dict[str, s
             asked = {"what": "start", "data": str(data), "device": given.device}
             cold = measured(asked, own)[0]
             warm = [measured(asked, own)[0] for _ in range(given.starts)]
-            best = sorted(warm, key=lambda row: row["seconds"])[len(warm) // 2]
-        row = {"n": size, "index": best["index"], "cold": cold["seconds"]}
+            best = min(warm, key=lambda row: row["seconds"])
+        row = {"n": size, "index": min(row["index"] for row in warm), "cold": cold["seconds"]}
         rows.append({**row, "warm": best["seconds"], "cold mib": cold["mib"], "mib": best["mib"]})
         print(rows[-1], flush=True)
     return rows
@@ -118,7 +120,8 @@ def processes(sizes: list[int], given: argparse.Namespace, environment: dict[str
             asked = {"what": "processes", "data": str(data), "device": given.device}
             found = measured(asked, {**environment, "UNFREEZE_CACHE": place}, size)
             mib = [row["mib"] for row in found]
-            rows.append({"n": size, "seconds": found[0]["seconds"], "mib": round(sum(mib), 1)})
+            told = {name: found[0][name] for name in ("seconds", "processor")}
+            rows.append({"n": size, **told, "mib": round(sum(mib), 1)})
             print(rows[-1], flush=True)
     return rows
 
@@ -143,12 +146,15 @@ def slopes(rows: Rows) -> dict[str, dict[str, float]]:
         y = [row[name] for row in rows]
         if name == "n" or min(y) <= 0:
             continue
-        fitted = float(np.polyfit(np.log(n), np.log(y), 1)[0])
-        last = math.log(y[-1] / y[-2]) / math.log(n[-1] / n[-2])
+        fitted, last = _slope(n, y), _slope(n[-3:], y[-3:])
         each = (y[-1] - y[-2]) / (n[-1] - n[-2])
         found[name] = {"exponent": round(fitted, 3), "last": round(last, 3)}
         found[name]["each"] = float(f"{each:.3g}")
     return found
+
+
+def _slope(n: list[float], y: list[float]) -> float:
+    return float(np.polyfit(np.log(n), np.log(y), 1)[0])
 
 
 def superlinear(found: dict[str, dict[str, float]]) -> list[str]:

@@ -60,12 +60,12 @@ K = 300
 SCALE = 1024.0  # of the loss in fp16: where gradients of bits that it lacks are kept
 
 
-def network(how: dict[str, Any], s: PretrainSettings) -> SwAV:
+def network(how: dict[str, Any], s: PretrainSettings, prototypes: int = K) -> SwAV:
     """The same start for both."""
     torch.manual_seed(0)
     backbone = build(how["arch"], stem=how.get("stem", "imagenet"))
     width = headless(backbone)
-    return SwAV(backbone, width, hidden=2048, feat_dim=s.feat_dim, prototypes=K)
+    return SwAV(backbone, width, hidden=2048, feat_dim=s.feat_dim, prototypes=prototypes)
 
 
 def settings(how: dict[str, Any]) -> PretrainSettings:
@@ -100,11 +100,7 @@ class Plain:
         model = self.model
         with torch.no_grad():
             model.prototypes.weight.copy_(F.normalize(model.prototypes.weight, dim=1))
-        given = [
-            (v.to(self.device).permute(0, 3, 1, 2).contiguous().to(self.dtype) / 255 - self.mean)
-            / self.std
-            for v in views
-        ]
+        given = [self._normalised(view.to(self.device)) for view in views]
         sizes = sorted({v.shape[-1] for v in given}, reverse=True)
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
             h = torch.cat(
@@ -130,6 +126,11 @@ class Plain:
         (loss * self.scale).backward()
         self._update()
         return loss.detach()
+
+    def _normalised(self, view: torch.Tensor) -> torch.Tensor:
+        if view.is_floating_point():
+            return view  # by whoever cut it
+        return (view.permute(0, 3, 1, 2).contiguous().to(self.dtype) / 255 - self.mean) / self.std
 
     @torch.no_grad()
     def _update(self) -> None:

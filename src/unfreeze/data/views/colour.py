@@ -14,7 +14,7 @@ from unfreeze.data.views.spec import ViewSpec
 
 Pixels = npt.NDArray[np.uint8]
 DRAWS = 9  # jitter?, brightness, contrast, saturation, hue, order, grey?, blur?, sigma
-_ORDERS = tuple(itertools.permutations(range(4)))
+ORDERS = tuple(itertools.permutations(range(4)))
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow's "L"
 
 
@@ -32,7 +32,7 @@ def distort(view: Pixels, draws: npt.NDArray[np.float64], spec: ViewSpec) -> Pix
 
 def jitter(view: Pixels, draws: npt.NDArray[np.float64], spec: ViewSpec) -> Pixels:
     """Brightness, contrast, saturation and hue in one of the 24 orders."""
-    for step in _ORDERS[int(draws[4] * 24)]:
+    for step in ORDERS[int(draws[4] * 24)]:
         strength = (spec.brightness, spec.contrast, spec.saturation, spec.hue)[step]
         if strength == 0:
             continue

@@ -9,13 +9,13 @@ import torch
 
 from unfreeze.data.decode import decode
 from unfreeze.data.views import colour, geometry
+from unfreeze.data.views.drawn import DRAWS
 from unfreeze.data.views.draws import uniforms
 from unfreeze.data.views.spec import ViewSpec, preset
 
 Pixels = npt.NDArray[np.uint8]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-_DRAWS = geometry.DRAWS + colour.DRAWS + 2  # flip?, turn
 
 
 def multicrop(  # noqa: PLR0913  (names of the contract, all but one keyword-only)
@@ -57,7 +57,7 @@ def make_views(
     sides = np.array([p.shape[:2] for p in pictures], np.int64).reshape(-1, 2)
     views = []
     for number, spec in enumerate(specs):
-        draws = uniforms(seed, epoch, ids, number, _DRAWS)
+        draws = uniforms(seed, epoch, ids, number, DRAWS)
         where = geometry.boxes(sides, draws, spec)
         batch = np.empty((len(pictures), spec.size, spec.size, 3), np.uint8)
         for b, picture in enumerate(pictures):

@@ -1,0 +1,108 @@
+"""The benchmarks' own arithmetic, and that they run where there is no GPU."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """`benchmark("growth")`: the module of that name."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_slopes_are_those_of_what_was_measured(benchmark, power):
+    growth = benchmark("growth")
+    rows = [{"n": n, "seconds": 3 * n**power} for n in (10, 100, 1_000, 10_000)]
+    found = growth.slopes(rows)
+    assert found["seconds"]["exponent"] == found["seconds"]["last"] == pytest.approx(power)
+    assert growth.superlinear(found) == (["seconds"] if power > 1 else [])
+
+
+def test_a_floor_does_not_hide_what_grows_above_it(benchmark):
+    growth = benchmark("growth")
+    rows = [{"n": n, "seconds": 100 + n**2 / 1000} for n in (10, 100, 1_000, 10_000, 100_000)]
+    found = growth.slopes(rows)
+    assert found["seconds"]["exponent"] < found["seconds"]["last"]
+    assert growth.superlinear(found) == ["seconds"]
+
+
+def test_points_of_growth_are_measured_and_drawn(benchmark, tmp_path):
+    growing, growth = benchmark("growing"), benchmark("growth")
+    data = growth.archive(tmp_path / "some.zip", 80)
+    start = growing.point("start", data=str(data))
+    assert start["images"] == 80 and 0 < start["index"] < start["seconds"]
+    few, many = (growing.point("step", rounds=1, prototypes=30, queue=queue) for queue in (64, 128))
+    assert few["mib"] > 100 and 0 < few["views"] < 5
+    rows = [{"n": 64, **few}, {"n": 128, **many}]
+    series = {"queue": {"points": rows, "slopes": growth.slopes(rows)}}
+    growth.draw(str(tmp_path / "growth.png"), series)
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_ratios_are_drawn_so_that_above_one_is_faster(benchmark, tmp_path):
+    drawing = benchmark("drawing")
+    seconds = {"loop": [4.0, 6.0], "ours": [2.0, 2.0], "slow": [8.0, 12.0]}
+    assert drawing._ratios(seconds, "loop", True) == {"ours": [2.0, 3.0], "slow": [0.5, 0.5]}
+    rates = {"loop": [4.0, 6.0], "ours": [8.0, 6.0]}
+    assert drawing._ratios(rates, "loop", False) == {"ours": [2.0, 1.0]}
+    drawing.draw_rounds(str(tmp_path / "a.png"), {"case": seconds}, "s", peer="loop", less=True)
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+
+
+def test_time_spent_is_weighted_by_the_steps_of_a_record(benchmark, tmp_path):
+    lines = [(1, 9.0, 9.0), (2, 0.5, 1.5), (52, 0.1, 0.3)]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps({"step": s, "split": "train", "seconds_data": d, "seconds_step": w}) + "\n"
+            for s, d, w in lines
+        )
+    )
+    found = benchmark("records").spent(tmp_path, 1)
+    assert found.steps == 51
+    assert found.data == pytest.approx(0.5 + 50 * 0.1)
+    assert found.step == pytest.approx(1.5 + 50 * 0.3)
+    assert found.waiting == pytest.approx(5.5 / 22)
+
+
+def test_the_cpu_computes_what_float64_does(benchmark):
+    import torch
+
+    check = benchmark("device_check")
+    device = torch.device("cpu")
+    for kind in (check.losses, check.updates, check.views, check.steps):
+        for what, worst, bound in kind(device):
+            assert worst <= bound, what
+    assert check.waits(device) is None
+
+
+def test_the_script_says_what_it_needs():
+    for words in ([], ["--cifar", "a.zip", "--photos", "b.zip"], ["--fast"]):
+        done = subprocess.run(
+            ["bash", str(FOLDER / "gpu.sh"), *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2 and "gpu.sh" in done.stderr
+
+
+@pytest.mark.slow
+def test_everything_for_a_gpu_runs_without_one(shared, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHON", sys.executable)
+    given = ["--cifar", str(shared / "data/cifar10.zip")]
+    given += ["--photos", str(shared / "data/trashnet-subset.zip"), "--out", str(tmp_path)]
+    script = ["bash", str(FOLDER / "gpu.sh"), *given, "--device", "cpu", "--quick"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2_000:]
+    ends = json.loads((tmp_path / "summary.json").read_text())
+    assert all(part["exit_code"] == 0 for part in ends["parts"])
+    names = {part["part"] for part in ends["parts"]} - {"machine", "unpack"}
+    assert len(names) == 6
+    for name in names:
+        assert json.loads((tmp_path / f"{name}.json").read_text())
