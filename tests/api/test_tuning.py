@@ -1,5 +1,6 @@
 """`--tune`: what the probe leaves alone, what a run keeps of it, and what it never touches."""
 
+import math
 import tomllib
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from unfreeze.runtime.console import Quiet
 from unfreeze.settings.build import layered
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.probe import RESERVE, SECONDS, probe
+from unfreeze.swav.trainer import Trainer
 from unfreeze.swav.ways import Choice, Scope, Way, choose
 
 GIVEN = {
@@ -205,6 +207,20 @@ def test_a_step_is_cut_off_between_layers(untuned, tmp_path, measuring):
     measuring(look, clock=lambda: Slow.now)
     run(tmp_path / "run")
     assert Slow.now > 3.0 and same(weights(untuned), weights(tmp_path / "run"))
+
+
+def test_a_way_that_does_not_fit_ends_no_run(tmp_path, measuring, monkeypatch):
+    def look(usual, scope, measure, known):
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "train_step", full)
+            assert math.isinf(measure(usual, 8, 60.0).total)
+        assert measure(usual, 8, 60.0).whole
+
+    def full(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    measuring(look)
+    run(tmp_path / "run", epochs=1)
 
 
 def test_in_the_long_run_workers_are_as_fast_as_they_cut(tmp_path, measuring):

@@ -6,7 +6,7 @@ import pytest
 
 from unfreeze.runtime.bottleneck import Circumstances, bottleneck, waited
 
-HERE = Circumstances("cpu", "bf16", workers=0, processors=4, store="memory")
+HERE = Circumstances("cpu", "bf16", workers=0, processors=4, store="memory", views="host")
 
 
 def record(step, data, rest):
@@ -52,6 +52,7 @@ def test_the_advice_is_something_that_is_not_done_yet():
     assert "--store memory or disk" in bottleneck(records, replace(HERE, store="none"))
     full = bottleneck(records, replace(HERE, workers=3))
     assert "--workers" not in full and "fewer or smaller views" in full
+    assert "--workers" not in bottleneck(records, replace(HERE, views="device"))
     gpu = replace(HERE, device="cuda", workers=3)
     assert "--workers 4" in bottleneck(records, gpu)
     slow = [record(1, 0.0, 1.0)]

@@ -91,3 +91,28 @@ def test_networks_follow_picture_and_device():
     assert choose_arch(auto, 300, "cpu")[0] == "torchvision/resnet18"
     assert choose_arch(auto, 300, "cuda")[0] == "torchvision/resnet50"
     assert choose_arch(PretrainSettings(arch="x"), 8, "cpu")[0] == "x"
+
+
+@pytest.mark.parametrize(
+    "facts, given, place, why",
+    [
+        (Facts(50_000, 32, "cuda"), {}, "device", "0.19 GiB"),
+        (Facts(50_000, 32, "cuda", held=153_600_000), {}, "device", "0.14 GiB"),
+        (Facts(50_000, 32, "cpu"), {}, "host", "without a GPU"),
+        (Facts(50_000, 65, "cuda"), {}, "host", "pictures of 65 pixels"),
+        (Facts(50_000, 32, "cuda", room=1e8), {}, "host", "the GPU has 0.09"),
+        (Facts(50_000, 32, "cuda", held=float("inf")), {}, "host", "not held"),
+        (Facts(50_000, 32, "cuda"), {"store": "off"}, "host", "not held"),
+        (Facts(50_000, 32, "cuda"), {"scan": "off"}, "host", "not held"),
+        (Facts(50_000, 32, "cuda"), {"workers": 4}, "host", "asked for"),
+        (Facts(50_000, 32, "cuda"), {"workers": 0}, "device", "held as uint8"),
+    ],
+)
+def test_small_pictures_go_to_a_gpu_if_they_fit_and_nobody_wants_workers(facts, given, place, why):
+    found = plan(PretrainSettings(**given), facts)
+    assert found.settings.views_on == place and why in found.reasons["views_on"]
+
+
+def test_where_views_are_cut_can_be_said():
+    found = plan(PretrainSettings(views_on="device"), Facts(50_000, 300, "cpu"))
+    assert found.settings.views_on == "device" and "views_on" not in found.reasons

@@ -60,7 +60,7 @@ def test_what_was_given_is_never_tried():
 def test_what_is_tried_depends_on_the_machine():
     many = Scope("cpu", ("fp32",), 8)
     way = Way("fp32", "channels_last", 8, 0)
-    assert [w.threads for w in tries("threads", way, many)] == [8, 4, 1]
+    assert [w.threads for w in tries("threads", way, many)] == [8, 4, 2, 1]
     assert [(w.workers, w.threads) for w in tries("workers", way, many)] == [(0, 8), (1, 7), (4, 4)]
     assert tries("precision", way, many) == []
     alone = Scope("cpu", ("fp32",), 1)
@@ -77,6 +77,22 @@ def test_a_gpu_gets_as_many_workers_as_its_views_need():
     for data, workers in ((1, 1), (180, 3), (5000, 8)):
         found = choose([Round("workers", 64, {alone: spent(100 + data, data)})], usual, gpu)
         assert found.way.workers == workers
+
+
+def test_nothing_is_tried_with_workers_beside_a_gpu_and_the_usual_ones_stay():
+    gpu = Scope("cuda", ("fp32", "fp16"), 8)
+    usual = Way("fp32", "channels_last", 8, 8)
+    ways = tries("precision", usual, gpu)
+    assert [(w.precision, w.workers) for w in ways] == [("fp32", 0), ("fp16", 0)]
+    found = choose([Round("precision", 8, {ways[0]: spent(90), ways[1]: spent(40)})], usual, gpu)
+    assert found.way == Way("fp16", "channels_last", 8, 8)
+
+
+def test_a_way_that_does_not_fit_is_left():
+    inf = Spent(0.0, float("inf"), whole=False)
+    tried = Round("precision", 64, {USUAL: spent(50), replace(USUAL, precision="fp32"): inf})
+    found = choose([tried], USUAL, CPU)
+    assert found.way == USUAL and "fp32 does not fit" in found.reasons["precision"]
 
 
 def test_views_that_cost_nothing_need_no_workers():

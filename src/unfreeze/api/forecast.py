@@ -179,7 +179,7 @@ def _step(trainer: Trainer, rows: int) -> tuple[float, float]:
     """Seconds for the views and for the network of one step over `rows` made-up pictures."""
     began = time.perf_counter()
     ids = trainer.loader.positions[:rows]
-    batch = trainer.loader.dataset[(0, 0, ids)]
+    batch = next(trainer.loader.these([ids], 0))
     cut = time.perf_counter()
     loss, _ = trainer.train_step(batch)
     float(loss)  # waits for the device

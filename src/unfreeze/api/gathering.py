@@ -1,22 +1,29 @@
 """From `DATA` to the fixed list of pictures a pretraining run uses."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from unfreeze.data.decode import header_size
+from unfreeze.data.device import Held, HeldLoader
 from unfreeze.data.holding import Holding, holding
 from unfreeze.data.index import TRAIN, Index, build_index
+from unfreeze.data.loader import Loader
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.scan import Problem, check, write_problems_csv
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.splits import subset, write_split_csv
 from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.views.multicrop import Cut
 from unfreeze.errors import DataError
 from unfreeze.runtime.console import Console
+from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.recipe import view_specs
 
 HEADERS = 200  # files whose headers tell the usual size
 Positions = npt.NDArray[np.int64]
@@ -70,6 +77,31 @@ class Gathering:
             train=everything,
             problems=tuple(scan.problems),
         )
+
+    def held(self, s: PretrainSettings, device: torch.device, most: float) -> Held | None:
+        """The pictures on the device in `most` bytes, where a plan cuts views there."""
+        if s.views_on != "device":
+            return None
+        return Held(self.pictures, self.train, device, most=int(most))
+
+    def loader(
+        self, s: PretrainSettings, processes: Processes, *, workers: int, held: Held | None
+    ) -> Loader:
+        """Batches with the views that a plan's settings ask for."""
+        specs = view_specs(s)
+        known: dict[str, Any] = {
+            "pictures": self.pictures,
+            "make": Cut(s.seed, specs),
+            "batch_size": s.batch_size or 0,
+            "seed": s.seed,
+            "drop_last": True,
+            "positions": self.train,
+            "rank": processes.rank,
+            "world": processes.world,
+        }
+        if held is not None:
+            return HeldLoader(held, specs, **known)
+        return Loader(**known, workers=workers)
 
     def write(self, run: RunFolder) -> None:
         """problems.csv and split.csv: what was left out, and what was used."""

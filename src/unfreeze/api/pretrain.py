@@ -13,25 +13,25 @@ import torch
 
 from unfreeze.api.forecast import Forecast, forecast, show, show_forecast
 from unfreeze.api.gathering import Gathering, gathering
-from unfreeze.api.recovering import kept, recovered, settled
+from unfreeze.api.recovering import fitted, kept
 from unfreeze.api.report import report
 from unfreeze.api.starting import Start, begin, inherit_head
-from unfreeze.api.tuning import Tuned, announced, tell, tuned, usual_way
+from unfreeze.api.tuning import announced, tell, tuned, usual_way
 from unfreeze.api.watching import sample_of, summary
 from unfreeze.api.writing import facts_of, write_model, write_start
 from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
+from unfreeze.data.device import Held, bytes_held
 from unfreeze.data.holding import Holding
 from unfreeze.data.intensity import parsed, reading
-from unfreeze.data.loader import Loader
 from unfreeze.data.pictures import Pictures
-from unfreeze.data.views.multicrop import MEAN, STD, Cut
+from unfreeze.data.views.multicrop import MEAN, STD
 from unfreeze.errors import UsageError
 from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
-from unfreeze.runtime.devices import pick_device, pick_precision
+from unfreeze.runtime.devices import free_for_pictures, pick_device, pick_precision
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.processes import Processes, join
@@ -39,15 +39,16 @@ from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.runtime.threads import threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.collapse import Collapsed
 from unfreeze.swav.methods import check_method, prototypes_of
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.place import Place
-from unfreeze.swav.recipe import Facts, Plan, plan, view_specs
+from unfreeze.swav.recipe import Facts, Plan, plan
 from unfreeze.swav.recipes import with_recipe
 from unfreeze.swav.trainer import OnEpoch, Trainer
 from unfreeze.swav.watching import Watch
 from unfreeze.swav.ways import Way
+
+_NOWHERE = RunFolder("", writes=False)
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,18 @@ def run_pretrain(
     processes.leads(lambda: RunFolder.create(out, **place))
     run = RunFolder(out, writes=processes.first)
     console.into(run)
-    chosen = plan(prepared.start.settings, replace(prepared.facts, images=len(found.train)))
+    chosen = plan(prepared.start.settings, _facts(prepared.facts, found))
     chosen = processes.together(lambda: kept(chosen, run, console))
-    taken = processes.together(lambda: _tuned(prepared, chosen, found, run, processes))
+    device, room = prepared.place.device, prepared.facts.room
+    held = processes.together(lambda: found.held(chosen.settings, device, room))
+    make = partial(_trainer, prepared, found=found, processes=processes, held=held)
+    taken = processes.together(
+        lambda: tuned(chosen, prepared.place, run, processes, partial(make, chosen))
+    )
     tell(taken, console)
 
     def made(plan: Plan) -> Trainer:
-        make = partial(_trainer, prepared, plan, found, run, processes)
-        return processes.together(lambda: make(way=taken.way))
+        return processes.together(lambda: make(plan, taken.way, run=run))
 
     trainer = made(chosen)
     inherit_head(trainer.model, prepared.start, prepared.reasons, console)
@@ -147,14 +152,11 @@ def run_pretrain(
     _resume(trainer, run, found.fingerprint, console)
     reasons = {**prepared.reasons, **chosen.reasons, **taken.reasons}
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
-        while True:
-            processes.leads(partial(write_start, trainer, found, reasons, taken.tables()))
-            try:
-                trainer.fit(console, on_epoch)
-                break
-            except Collapsed as collapse:
-                trainer = recovered(trainer, collapse, made, console)
-    settled(trainer, console)
+
+        def begins(trainer: Trainer) -> None:
+            processes.leads(lambda: write_start(trainer, found, reasons, taken.tables()))
+
+        trainer = fitted(trainer, made, console, begins=begins, on_epoch=on_epoch)
     processes.leads(lambda: _finish(trainer, found, prepared.start.loaded, console))
     return _result(run, trainer.plan, trainer, len(found.train), time.monotonic() - started)
 
@@ -172,13 +174,14 @@ def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None, console: 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     """What a run would do; touches no file."""
     prepared = _prepare(settings, console, launched().world)
-    chosen, run = prepared.plan, RunFolder("", writes=False)
+    chosen = prepared.plan
 
     def make(pictures: Pictures, positions: Any) -> Trainer:
         alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
         found = replace(prepared.found, pictures=pictures, train=positions)
         way = usual_way(alone.settings, prepared.place, 1)
-        return _trainer(prepared, alone, found, run, Processes(), way=way)
+        held = found.held(alone.settings, prepared.place.device, prepared.facts.room)
+        return _trainer(prepared, alone, way, found=found, processes=Processes(), held=held)
 
     found = forecast(chosen, prepared.facts, make)
     show_forecast(chosen, found, console)
@@ -214,7 +217,8 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     torch.manual_seed(settings.seed)
     start = _with_range(begin(settings, found.side, device))
     found.index.source.intensity = reading(start.settings.range, start.settings.channels)
-    facts = Facts(len(found.train), found.side, device.type, start.width, processes)
+    room = free_for_pictures(device)
+    facts = Facts(len(found.train), found.side, device.type, start.width, processes, room=room)
     chosen = plan(start.settings, facts)
     hold = found.holding(settings, _largest(chosen), processes)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
@@ -246,12 +250,14 @@ def _watch(trainer: Trainer, found: Gathering, before: Gathering, console: Conso
 def _trainer(
     prepared: _Prepared,
     chosen: Plan,
-    found: Gathering,
-    run: RunFolder,
-    processes: Processes,
-    *,
     way: Way,
+    *,
+    found: Gathering,
+    processes: Processes,
+    held: Held | None,
+    run: RunFolder = _NOWHERE,
 ) -> Trainer:
+    """A trainer that computes in this way; without a run's folder it writes nothing."""
     s, place = chosen.settings, replace(prepared.place, precision=way.precision, layout=way.layout)
     model: Any = SwAV(
         copy.deepcopy(prepared.start.network),  # a recovery needs it as it was
@@ -266,29 +272,14 @@ def _trainer(
         model = synchronised(model.to(place.device), group)
     if not processes.first:
         torch.manual_seed(s.seed + 7919 * processes.rank)  # each draws its own dropout
-    loader = Loader(
-        found.pictures,
-        Cut(s.seed, view_specs(s)),
-        batch_size=s.batch_size or 0,
-        seed=s.seed,
-        drop_last=True,
-        workers=way.workers,
-        positions=found.train,
-        rank=processes.rank,
-        world=processes.world,
-    )
+    loader = found.loader(s, processes, workers=way.workers, held=held)
     return Trainer(model, chosen, loader, run, place, processes)
 
 
-def _tuned(
-    prepared: _Prepared, chosen: Plan, found: Gathering, run: RunFolder, processes: Processes
-) -> Tuned:
-    nowhere = RunFolder("", writes=False)
-
-    def make(way: Way) -> Trainer:
-        return _trainer(prepared, chosen, found, nowhere, processes, way=way)
-
-    return tuned(chosen, prepared.place, run, processes, make)
+def _facts(before: Facts, found: Gathering) -> Facts:
+    """What is known once every file was decoded."""
+    size = bytes_held(found.pictures, found.train)
+    return replace(before, images=len(found.train), held=math.inf if size is None else size)
 
 
 def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console) -> None:

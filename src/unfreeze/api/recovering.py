@@ -17,7 +17,7 @@ from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.collapse import GOOD, START, Collapsed, recovery
 from unfreeze.swav.recipe import Plan
 from unfreeze.swav.remedies import Remedy
-from unfreeze.swav.trainer import Trainer
+from unfreeze.swav.trainer import OnEpoch, Trainer
 
 Build = Callable[[Plan], Trainer]
 
@@ -41,6 +41,29 @@ def kept(chosen: Plan, run: RunFolder, console: Console) -> Plan:
         tried = "; ".join(found["remedy"] for found in recoveries)
         console.say(f"This run recovered from a collapse and keeps what was changed: {tried}.")
     return changed(chosen, values)
+
+
+def fitted(
+    trainer: Trainer,
+    made: Build,
+    console: Console,
+    *,
+    begins: Callable[[Trainer], None],
+    on_epoch: OnEpoch | None,
+) -> Trainer:
+    """The trainer at the end of its run; after a collapse another one than `trainer`.
+
+    `begins` is called with each of them before its first step.
+    """
+    while True:
+        begins(trainer)
+        try:
+            trainer.fit(console, on_epoch)
+        except Collapsed as collapse:
+            trainer = recovered(trainer, collapse, made, console)
+        else:
+            settled(trainer, console)
+            return trainer
 
 
 def recovered(trainer: Trainer, collapse: Collapsed, made: Build, console: Console) -> Trainer:

@@ -40,6 +40,8 @@ def usual_way(s: PretrainSettings, place: Place, neighbours: int) -> Way:
 
 
 def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
+    if s.views_on == "device":
+        return 0
     if s.workers is not None:
         return s.workers
     # on the CPU the network uses every core already; launchers set one thread a process
@@ -52,6 +54,8 @@ def scope_of(s: PretrainSettings, device: torch.device) -> Scope:
     given = {}
     if s.workers is not None:
         given["workers"] = ASKED
+    if s.views_on == "device":
+        given["workers"] = "views are cut on the device"
     if s.precision != "auto":
         given["precision"] = ASKED
     if said := threads_said(processors()):
@@ -114,6 +118,9 @@ def tuned(plan: Plan, place: Place, run: RunFolder, processes: Processes, make: 
 def tell(found: Tuned, console: Console) -> None:
     """One line for each knob, and how long it took."""
     if found.record is None:
+        return
+    if not found.record["steps"]:
+        console.say("Which way pays was not measured; config.toml says why.")
         return
     console.say(f"Measured in {found.record['probe_seconds']:g} s which way pays:")
     for knob, reason in found.reasons.items():
@@ -186,6 +193,9 @@ class Steps:
             loss.item()
         except _Late:
             return Spent(ready - began, self.clock() - ready, whole=False)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()  # does nothing where there is no GPU
+            return Spent(0.0, math.inf, whole=False)
         spent = Spent(ready - began, self.clock() - ready)
         if not way.workers:
             self._cut[rows] = spent.data

@@ -36,6 +36,7 @@ def facts_of(trainer: Trainer, found: Gathering) -> dict[str, Any]:
         "device": str(place.device),
         "precision": place.precision,
         "store": found.pictures.held,
+        "views": chosen.settings.views_on,
         "images": len(found.train),
         "side": found.side,
         "fingerprint": found.fingerprint,

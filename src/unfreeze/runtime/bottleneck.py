@@ -12,7 +12,8 @@ _HARDLY = 0.05
 class Circumstances:
     """What could be changed: the device, its precision, workers of how many processors, the store.
 
-    `store`: where decoded pictures are held, `memory`, `disk` or `none`.
+    `store`: where decoded pictures are held, `memory`, `disk` or `none`; `views`: where they are
+    cut, on the `device` or the `host`.
     """
 
     device: str
@@ -20,6 +21,7 @@ class Circumstances:
     workers: int
     processors: int
     store: str
+    views: str
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Circumstances | None":
@@ -70,7 +72,7 @@ def bottleneck(records: Sequence[Mapping[str, Any]], where: Circumstances | None
 def _for_pictures(where: Circumstances) -> str:
     ways = []
     most = where.processors - (1 if where.device == "cpu" else 0)
-    if where.workers < most:
+    if where.views == "host" and where.workers < most:
         ways.append(f"--workers {min(most, max(1, 2 * where.workers))}")
     if where.store == "none":
         ways.append("--store memory or disk")

@@ -97,6 +97,13 @@ class PretrainSettings(Call, Run, Told, Pictures, Machine):
         choices=("auto", "off"),
         group="machine",
     )
+    views_on: str | None = knob(
+        None,
+        "where views are cut: on the device, a batch at once, from small pictures that are held "
+        "there, or on the host one by one",
+        choices=("device", "host"),
+        group="machine",
+    )
     optimizer: str | None = knob(None, "larc is the published one", choices=OPTIMIZERS)
 
     nmb_crops: tuple[int, ...] | None = knob(

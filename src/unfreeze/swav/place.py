@@ -1,10 +1,18 @@
 """Where the arithmetic happens, and how pictures get there."""
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from unfreeze.data.views import normalise
+from unfreeze.settings.pretrain import PretrainSettings
+
+if TYPE_CHECKING:
+    from unfreeze.swav.recipe import Facts
+
+SMALL = 64  # pixels; views of larger pictures are not cut on the device
 
 
 @dataclass(frozen=True)
@@ -25,3 +33,19 @@ class Place:
         there = view.to(self.device, non_blocking=True)
         found = normalise(there, self.mean, self.std).to(dtype)
         return found.contiguous() if self.layout == "contiguous" else found
+
+
+def views_on(s: PretrainSettings, facts: "Facts") -> tuple[str, str]:
+    """(device or host, reason): where the views of a run are cut."""
+    size = 4 * facts.side**2 * facts.images if facts.held is None else facts.held
+    if facts.device != "cuda":
+        return "host", "one by one is faster without a GPU"
+    if facts.side > SMALL:
+        return "host", f"pictures of {facts.side} pixels; up to {SMALL} they go to the GPU"
+    if s.workers:
+        return "host", "by the workers that were asked for"
+    if s.store == "off" or s.scan != "full" or math.isinf(size):
+        return "host", "decoded pictures are not held"
+    if size > facts.room:
+        return "host", f"{size / 2**30:.2f} GiB, the GPU has {facts.room / 2**30:.2f} for them"
+    return "device", f"{size / 2**30:.2f} GiB of small pictures, held as uint8 on the GPU"

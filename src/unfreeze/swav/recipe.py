@@ -18,6 +18,7 @@ from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.counts import prototypes, queue
 from unfreeze.swav.looks import Looks
 from unfreeze.swav.methods import check_method
+from unfreeze.swav.place import views_on
 from unfreeze.swav.recipes import PUBLISHED, small_side, with_recipe
 
 
@@ -30,6 +31,8 @@ class Facts:
     device: str  # cpu, cuda or mps
     width: int = 512  # of the backbone's features
     processes: int = 1
+    held: float | None = None  # bytes of the decoded pictures; inf: not decoded; None: estimated
+    room: float = 2**31  # bytes of the device that pictures may take
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def plan(settings: PretrainSettings, facts: Facts) -> Plan:
     _codes(draft, facts)
     _optimizer(draft, facts)
     _processes(draft, facts)
+    draft.fill("views_on", *views_on(settings, facts))
     _watch(draft, facts)
     filled = dataclasses.replace(settings, **draft.values)
     _consistent(filled)

@@ -154,9 +154,9 @@ def _same_run(state: dict[str, Any], trainer: "Trainer") -> None:
             "Give the --sync-bn and the number of processes it had.",
         )
     old, new = state["settings"], as_dict(trainer.s)
-    changed = [n for n in new if n not in MAY_CHANGE and old.get(n) != new[n]]
+    changed = [n for n in new if n in old and n not in MAY_CHANGE and old[n] != new[n]]
     if changed:
-        shown = ", ".join(f"{flag(n)} {old.get(n)} -> {new[n]}" for n in changed)
+        shown = ", ".join(f"{flag(n)} {old[n]} -> {new[n]}" for n in changed)
         raise UsageError(
             f"A resumed run keeps its settings, but these differ: {shown}.",
             f"Leave them out, or start anew. Free to change: {', '.join(map(flag, MAY_CHANGE))}, "

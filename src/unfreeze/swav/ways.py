@@ -29,7 +29,7 @@ class Way:
 class Spent:
     """Seconds of one step: waiting for its views, and the network.
 
-    Not `whole`: the step was cut off after so long.
+    Not `whole`: the step was cut off after so long; infinite: it did not fit into memory.
     """
 
     data: float
@@ -95,18 +95,23 @@ def shown(way: Way) -> str:
 def tries(knob: str, way: Way, scope: Scope) -> list[Way]:
     """`way` and what to try beside it for this knob; [] where its value is given or the only one.
 
-    The workers of a GPU are counted, not tried: that takes one measurement without any.
+    Beside a GPU nothing is tried with workers: how many it needs is counted, which takes one
+    measurement without any.
     """
     if knob in scope.given:
         return []
-    if knob == "workers" and scope.device == "cuda":
-        return [replace(way, workers=0)]
+    if scope.device == "cuda":
+        way = replace(way, workers=0)
+        if knob == "workers":
+            return [way]
     rivals = [other for other in _RIVALS[knob](way, scope) if other != way]
     return [way, *rivals] if rivals else []
 
 
 def _fewer_threads(way: Way, scope: Scope) -> list[Way]:
-    fewer = {max(1, way.threads // 2), 1} if scope.device == "cpu" else set()
+    fewer = (
+        {max(1, way.threads // 2), max(1, way.threads // 4), 1} if scope.device == "cpu" else set()
+    )
     return [replace(way, threads=threads) for threads in sorted(fewer, reverse=True)]
 
 
@@ -157,7 +162,9 @@ def choose(
         elif knob == "workers" and scope.device == "cuda":
             way, why = _enough(way, tried, scope)
         else:
-            way, why = _fastest(tried)
+            best, why = _fastest(tried)
+            moved = ("workers", "threads") if knob == "workers" else (knob,)
+            way = replace(way, **{name: getattr(best, name) for name in moved})
         reasons[knob] = f"{getattr(way, knob)}: {why}"
     reasons["compile"] = f"no: {_NEVER}"
     return Choice(way, reasons, tuple(rounds))
@@ -211,4 +218,6 @@ def _untried(knob: str, way: Way, scope: Scope, ended: str) -> str:
 
 
 def _ms(spent: Spent) -> str:
+    if math.isinf(spent.total):
+        return "does not fit"
     return f"{'' if spent.whole else 'over '}{1000 * spent.total:.3g} ms"
