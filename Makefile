@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export MPLBACKEND := Agg
+BENCH := $(BIN)/python benchmarks
+told = --json .bench/$(1).json --plot .bench/$(1).png
 
 .PHONY: help demo test test-slow check bench docs
 
@@ -26,15 +28,18 @@ check: .venv/installed-dev ## lint, format, types, floors
 
 bench: .venv/installed-dev ## the figures of speed: make bench PHOTOS=photographs.zip CIFAR=cifar10.zip
 	$(if $(and $(PHOTOS),$(CIFAR)),,$(error Name two archives: PHOTOS=photographs.zip CIFAR=cifar10.zip))
-	rm -rf .bench && mkdir .bench
+	rm -rf .bench && mkdir .bench && date +%s > .bench/began
 	$(BIN)/python -m zipfile -e $(PHOTOS) .bench/photos
 	$(BIN)/python -m zipfile -e $(CIFAR) .bench/cifar
-	$(BIN)/python benchmarks/startup.py --json .bench/startup.json
-	$(BIN)/python benchmarks/views.py --images .bench/photos --json .bench/views.json
-	$(BIN)/python benchmarks/views.py --images .bench/cifar --small --json .bench/views-small.json
-	$(BIN)/python benchmarks/scan.py --archive $(PHOTOS) --json .bench/scan.json
-	$(BIN)/python benchmarks/step.py --rounds 3 --json .bench/step.json
-	$(BIN)/python benchmarks/fuzz.py --json .bench/fuzz.json
+	$(BENCH)/startup.py $(call told,startup)
+	$(BENCH)/views.py --images .bench/photos $(call told,views)
+	$(BENCH)/views.py --images .bench/cifar --small $(call told,views-small)
+	$(BENCH)/scan.py --archive $(PHOTOS) $(call told,scan)
+	$(BENCH)/step.py $(call told,step)
+	$(BENCH)/end_to_end.py --images .bench/photos --peer plain --count 32 $(call told,end-to-end)
+	$(BENCH)/growth.py --scratch .bench $(call told,growth)
+	$(BENCH)/fuzz.py --json .bench/fuzz.json
+	@echo "All in $$(( $$(date +%s) - $$(cat .bench/began) )) s; figures and pictures are in .bench."
 
 docs: .venv/installed ## write docs/SETTINGS.md from the settings
 	$(BIN)/python -m unfreeze.cli.reference > docs/SETTINGS.md

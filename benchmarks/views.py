@@ -26,7 +26,7 @@ import torch
 import unfreeze
 from drawing import draw_rounds
 from plain import Plain
-from unfreeze.data.decode import decode, shrink
+from unfreeze.data.decode import decode, decode_all, shrink
 from unfreeze.data.views.multicrop import Cut
 from unfreeze.data.views.spec import preset
 
@@ -60,9 +60,9 @@ def photographs(files: list[Path]) -> dict[str, Round]:
         "float32": lambda turn: unfreeze.swav.multicrop(
             read(), ids=ids, epoch=turn, seed=0, **PHOTO
         ),
-        "uint8": lambda turn: cut([decode(data) for data in read()], ids, turn),
+        "uint8": lambda turn: cut(decode_all(read()), ids, turn),
         "uint8 from the store": lambda turn: cut(held, ids, turn),
-        "decoding alone": lambda turn: [decode(data) for data in read()],
+        "decoding alone": lambda turn: decode_all(read()),
     }
 
 

@@ -93,7 +93,7 @@ def test_a_missing_package_is_named_before_anything_is_written(verb, tmp_path, m
 )
 def test_several_loggers_in_every_spelling(words):
     settings = parse("pretrain", words)
-    assert (settings.logger, settings.data) == (("wandb", "mlflow"), "pics")
+    assert (settings.logger, settings.data) == (("wandb", "mlflow"), ("pics",))
 
 
 def test_an_unknown_logger_is_refused_with_the_known_ones():

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from unfreeze.data import decode as module
 from unfreeze.data import silence
-from unfreeze.data.decode import decode, header_size, shrink
+from unfreeze.data.decode import decode, decode_told, header_size, measured, shrink
 from unfreeze.data.undecodable import Undecodable
 
 
@@ -50,6 +50,16 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(made, orientation, kin
 def test_a_broken_exif_block_does_not_spoil_a_picture(made):
     data = saved(Image.fromarray(made.noise()), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert decode(data).shape == (12, 16, 3)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 255, 65535])
+def test_an_orientation_that_nobody_knows_turns_nothing(made, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("JPEG", "PNG"):
+        data = saved(Image.fromarray(made.noise()), kind, exif=exif)
+        assert decode(data).shape[:2] == measured(data) == (12, 16)
+        assert decode_told(data, lambda image: None, 128)[1] == (12, 16)
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("L", "PNG"), ("1", "PNG"), ("L", "JPEG")])

@@ -178,7 +178,7 @@ def test_a_killed_build_goes_on(made, members):
 
 
 def test_files_that_bring_their_process_down_are_left_out(made, members, monkeypatch):
-    monkeypatch.setattr(mapping, "_SECONDS", 1.0)
+    monkeypatch.setattr(mapping, "_SECONDS", 3.0)
     # two in one chunk, and one that is stuck
     deeds = {"cat/05.png": "exit", "cat/06.png": "crash", "dog/11.png": "hang"}
     index = doubtful(indexed(made.zip(members)), deeds)

@@ -128,7 +128,7 @@ def test_a_disk_that_fails_is_not_remembered(made):
 
 @pytest.mark.parametrize("store_budget", [0, 2**20])
 def test_a_decoder_that_dies_hangs_or_swells_costs_its_file_alone(made, monkeypatch, store_budget):
-    monkeypatch.setattr(watched, "SECONDS", 1.0)
+    monkeypatch.setattr(watched, "SECONDS", 3.0)
     deeds = {"cat/1.png": "crash", "cat/5.png": "hang", "dog/2.png": "memory", "dog/9.png": "exit"}
     found = check(doubtful(indexed(made), deeds), workers=2, store_budget=store_budget)
     assert {p.path: p.reason for p in found.problems} == {

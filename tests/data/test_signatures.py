@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from unfreeze.data.signatures import HEAD, cut_short, is_junk, known, named_as_picture
+from unfreeze.data.signatures import HEAD, cut_short, is_junk, known, may_be_junk, named_as_picture
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,15 @@ def test_junk_is_a_hidden_or_a_named_part(parts):
     named = {"thumbs.db", "desktop.ini", "__macosx"}
     expected = any(part.startswith(".") or part.lower() in named for part in parts)
     assert is_junk("/".join(parts)) == expected
+
+
+@given(st.lists(st.lists(PARTS, min_size=1, max_size=3).map("/".join), max_size=3))
+def test_names_that_may_be_junk_are_looked_at(names):
+    assert may_be_junk(names) or not any(map(is_junk, names))
+
+
+def test_ordinary_names_are_not_looked_at_one_by_one():
+    assert not may_be_junk(["train/a.b/picture.jpg", "database.db/thumbs.jpg", "b..png"])
 
 
 def test_end_marks(made):

@@ -1,3 +1,5 @@
+import csv
+import io
 import os
 
 import numpy as np
@@ -8,6 +10,7 @@ from hypothesis import strategies as some
 from unfreeze.data.splits import SplitRow, read_split_csv, stratified, subset, write_split_csv
 from unfreeze.errors import DataError
 
+FIELD = some.text(some.sampled_from('ab ,"\r\n;\udcffü'), max_size=4)
 COUNTS = some.lists(some.integers(1, 40), min_size=1, max_size=6)
 SEEDS = some.integers(0, 2**31)
 
@@ -147,3 +150,20 @@ def test_something_else_is_no_split_csv(made, text):
 def test_a_split_csv_that_is_not_there(made):
     with pytest.raises(DataError, match="cannot be read"):
         read_split_csv(made.root / "absent.csv")
+
+
+@given(some.lists(some.tuples(FIELD, FIELD, FIELD), max_size=5))
+def test_lines_are_those_of_the_csv_module(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("splits") / "split.csv"
+    write_split_csv(path, iter(rows))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([SplitRow._fields, *rows])
+    assert path.read_bytes() == text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def test_lines_of_many_pictures_are_all_there(tmp_path):
+    rows = [
+        SplitRow(f"{n:05}.png" if n != 9_000 else "a,b.png", "x", "train") for n in range(10_000)
+    ]
+    write_split_csv(tmp_path / "split.csv", rows)
+    assert read_split_csv(tmp_path / "split.csv") == rows

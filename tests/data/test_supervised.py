@@ -1,16 +1,22 @@
 """Processes that are watched: one that dies or hangs costs one task, whatever it is."""
 
+import contextlib
+import json
 import os
 import pickle
 import signal
 import subprocess
+import sys
 import time
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from unfreeze.data.supervised import Lost, supervised
+
+MARK = f"UNFREEZE_TEST_OF_{os.getpid()}"
 
 
 def doubled(task):
@@ -43,6 +49,11 @@ def several(task):
     if task == "hang":
         time.sleep(600)
     yield task, 2
+
+
+def slowly(task):
+    time.sleep(600 if task == "hang" else 0.5)
+    return task
 
 
 class Sent:
@@ -125,6 +136,15 @@ def test_who_takes_an_answer_slowly_lets_no_process_hang():
         time.sleep(0.6 if task in (3, 5) else 0)
 
 
+def test_who_waited_for_work_is_not_taken_for_hung():
+    todo, found = deque(["hang", 1]), []
+    for task, answer in supervised(slowly, todo, 2, seconds=2.0, ahead=1):
+        found.append((task, getattr(answer, "kind", answer)))
+        if task == "hang":
+            todo.extend([2, 3])  # to one that has been idle for long, and to a new one
+    assert dict(found) == {1: 1, 2: 2, 3: 3, "hang": "hung"}
+
+
 def test_arrays_travel_whole_and_can_be_written_to():
     arrays = [
         np.arange(3_000_000, dtype=np.uint8).reshape(1000, 1000, 3),
@@ -139,9 +159,63 @@ def test_arrays_travel_whole_and_can_be_written_to():
         found[place][...] = 0
 
 
+class Unopened:
+    """Cannot be opened where it arrives, and raises what cannot travel."""
+
+    def __init__(self, whole):
+        self.whole = whole
+
+    def __reduce__(self):
+        return (Unopened, (True,)) if self.whole else (json.loads, ("{",))
+
+    def __call__(self, task):
+        class Own(Exception):
+            pass
+
+        raise Own("a bug of ours")
+
+
+def test_what_keeps_a_process_from_beginning_is_said():
+    with pytest.raises(json.JSONDecodeError):
+        list(supervised(Unopened(False), [1], 1, seconds=20))
+
+
+def test_an_exception_that_cannot_travel_is_said_in_words():
+    with pytest.raises(RuntimeError, match="Own: a bug of ours"):
+        list(supervised(Unopened(True), [1], 1, seconds=20))
+
+
 def test_work_that_cannot_travel_is_said_at_once():
     with pytest.raises((pickle.PicklingError, AttributeError)):
         list(supervised(lambda task: task, [1], 1, seconds=20))
+
+
+KILLED = """
+import os
+from tests.data.test_supervised import doubtful, supervised
+for task, answer in supervised(doubtful, [1, "hang"], 1, seconds=600):
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are asked of Linux")
+def test_a_decoder_that_hangs_does_not_outlive_who_led():
+    around = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), MARK: "1"}
+    subprocess.run([sys.executable, "-c", KILLED], env=around, check=False)
+    deadline = time.monotonic() + 30
+    while marked() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert marked() == []
+
+
+def marked():
+    """Processes with the mark in their environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # of somebody else, or just ended
+            if f"{MARK}=1".encode() in place.read_bytes().split(b"\0"):
+                found.append(place)
+    return found
 
 
 def test_leaving_early_leaves_nothing_behind():

@@ -200,7 +200,7 @@ def test_views_are_those_of_the_plain_loops_first_epochs(make):
             if epoch >= 3:
                 continue
             with torch.inference_mode():
-                features = shortcut.border.before(plain.prepare(batch.views[0]))
+                features = shortcut.border.before(plain.stepper.prepare(batch.views[0]))
             assert torch.allclose(features, other.views[0], atol=1e-5)
     with_three = learnt(trainer)[0]
     # as many views as epochs: nothing differs from the plain loop
@@ -310,7 +310,7 @@ def test_what_is_kept_in_bf16_is_what_the_plain_loop_computes(make):
     assert np.allclose([x[2] for x in plain[1]], [x[2] for x in cached[1]], atol=2e-2)
     [batch] = trainer.loader.these([np.arange(22)], 0)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        features = trainer.shortcut.border.before(trainer.prepare(batch.views[0]))
+        features = trainer.shortcut.border.before(trainer.stepper.prepare(batch.views[0]))
     kept = trainer.shortcut.views[0].take(torch.arange(22))
     assert kept.dtype == torch.bfloat16 and torch.equal(kept, features)
     assert trainer.shortcut.held_out.take(torch.arange(9)).dtype == torch.float32

@@ -9,7 +9,8 @@ from PIL import Image
 
 from unfreeze.data import decode as module
 from unfreeze.data import jpeg
-from unfreeze.data.decode import decode
+from unfreeze.data.decode import decode, measured
+from unfreeze.data.examine import examine
 from unfreeze.data.undecodable import Undecodable
 
 WRITTEN = (
@@ -137,6 +138,36 @@ def test_broken_files(count, pillow_alone, quick, capfd):
     assert [n for n in range(count) if not agrees(mutant(n), pillow_alone)] == []
     assert sum(quick) > 0.15 * count  # damage that both decoders pass over in the same way
     capfd.readouterr()  # libjpeg says there what it passed over
+
+
+def examined(data):
+    found = examine(data, "a.jpg")
+    return (found.reason, found.detail) if found.reason else (found.height, found.width)
+
+
+def expected_of(data):
+    """Size or refusal by way of all pixels."""
+    found = answer(data)
+    return found if isinstance(found, tuple) else found.shape[:2]
+
+
+@pytest.mark.parametrize(
+    "count", [5_000, pytest.param(50_000, marks=pytest.mark.slow)], ids=["some", "many"]
+)
+def test_who_looks_at_a_fraction_of_the_size_refuses_the_same(count, capfd):
+    assert [n for n in range(count) if examined(mutant(n)) != expected_of(mutant(n))] == []
+    capfd.readouterr()
+
+
+def test_the_check_refuses_the_same(capfd):
+    def checked(data):
+        try:
+            return measured(data)
+        except Undecodable as error:
+            return error.reason, error.detail
+
+    assert [n for n in range(3_000) if checked(mutant(n)) != expected_of(mutant(n))] == []
+    capfd.readouterr()
 
 
 def test_photographs(shared, pillow_alone, quick):

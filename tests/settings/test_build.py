@@ -1,4 +1,5 @@
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +7,23 @@ from unfreeze.errors import UsageError
 from unfreeze.settings.build import as_dict, build, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.settings.shared import spoken
+
+
+def test_a_place_is_one_value_whatever_its_name_holds():
+    for given in ("my photos, 2019", Path("my photos, 2019"), ["my photos, 2019"]):
+        settings = build(PretrainSettings, {"data": given})
+        assert settings.data == ("my photos, 2019",)
+        written = to_toml(as_dict(settings), {})
+        assert 'data = "my photos, 2019"' in written
+        assert build(PretrainSettings, tomllib.loads(written)).data == settings.data
+    several = build(PretrainSettings, {"data": ["a b", "c"]})
+    assert tomllib.loads(to_toml(as_dict(several), {}))["data"] == ["a b", "c"]
+
+
+def test_what_may_be_a_password_is_not_spoken():
+    assert spoken("a?b.zip") == "a?b.zip"
+    assert spoken(["x", "https://host/p.zip?token=secret"]) == "x, https://host/p.zip"
 
 
 def test_text_and_values_become_one_type():

@@ -19,6 +19,7 @@ from unfreeze.settings.knob import Knob, flag, knobs, parts
 GROUPS = {
     "options": "options",
     "swav": "SwAV",
+    "training": "training",
     "data": "data",
     "run": "run",
     "machine": "machine",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from unfreeze.data import layout
 from unfreeze.data.layout import NONE, TRAIN
-from unfreeze.data.signatures import HEAD, is_junk, known, named_as_picture
+from unfreeze.data.signatures import HEAD, is_junk, known, may_be_junk, named_as_picture
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.several import SeveralSource
 from unfreeze.errors import DataError
@@ -111,8 +111,9 @@ def _foldered(source: Source, *, whole: bool) -> Draft:
 
 
 def _pictures(source: Source) -> Iterator[int]:
+    junk = may_be_junk(source.names)
     for row, name in enumerate(source.names):
-        if is_junk(name):
+        if junk and is_junk(name):
             continue
         if named_as_picture(name) or known(source.head(row, HEAD)):
             yield row

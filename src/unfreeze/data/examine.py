@@ -96,11 +96,12 @@ def examine(data: bytes | Pixels, name: str) -> Examination:
     """The examination of a file's bytes (or pixels that a source holds)."""
     if isinstance(data, np.ndarray):
         content = hashlib.blake2b(data.tobytes(), digest_size=16).digest()
-        return _seen(data, data.shape[:2], content, ())
+        grey = np.asarray(cv2.cvtColor(data, cv2.COLOR_RGB2GRAY), np.uint8)
+        return _seen(grey, data.shape[:2], content, ())
     digest = hashlib.blake2b(data, digest_size=16).digest()
     seen: list[Note] = []
     try:
-        pixels, size, told = decode_told(
+        grey, size, told = decode_told(
             data, lambda image: seen.extend(_oddities(image, data, name)), 4 * _WAVES
         )
     except Undecodable as error:
@@ -111,17 +112,17 @@ def examine(data: bytes | Pixels, name: str) -> Examination:
     if not told and cut_short(data):
         seen.append(Note("decoder warning", "whole, but without the format's end mark"))
     keras = data.startswith(b"\xff\xd8") and b"JFIF" not in data[:10]
-    return _seen(pixels, size, digest, tuple(seen))._replace(keras=keras)
+    return _seen(grey, size, digest, tuple(seen))._replace(keras=keras)
 
 
 def _seen(
-    pixels: Pixels, size: tuple[int, ...], digest: bytes, notes: tuple[Note, ...]
+    grey: Pixels, size: tuple[int, ...], digest: bytes, notes: tuple[Note, ...]
 ) -> Examination:
-    """The examination of a picture of `size` of which `pixels` are all or a small version."""
+    """The examination of a picture of `size` of which `grey` is all or a small version."""
     height, width = size
     if max(height, width) >= _LONG * min(height, width):
         notes += (Note("extreme shape", f"{width}x{height}"),)
-    look, thumb = _look(pixels)
+    look, thumb = _look(grey)
     return Examination(height, width, digest=digest, look=look, thumb=thumb, notes=notes)
 
 
@@ -167,12 +168,11 @@ def _turned(image: Image.Image) -> Note | None:
     return Note("rotated", f"EXIF orientation {orientation}, applied") if turned else None
 
 
-def _look(pixels: Pixels) -> tuple[int, Pixels | None]:
+def _look(whole: Pixels) -> tuple[int, Pixels | None]:
     """(64 bits of the low frequencies of grey, the grey itself at 16x16), (0, None) where flat.
 
     The perceptual hash: signs of the DCT's first 8x8 coefficients about their median.
     """
-    whole = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     grey = cv2.resize(whole, (_WAVES, _WAVES), interpolation=cv2.INTER_AREA)
     if cv2.meanStdDev(grey)[1][0, 0] < _FLAT:
         return 0, None

@@ -1,7 +1,8 @@
 """Ordinary JPEG by OpenCV, which is quicker; Pillow is the judge of what is right.
 
 Both are built on libjpeg-turbo. OpenCV hides where a file ends too early and what follows a scan,
-so it only sees files that are whole, marker by marker; everything else is Pillow's.
+so it only sees files that are whole, marker by marker; everything else is Pillow's. What libjpeg
+has to say of a damaged picture that both make the same of goes to the standard error output.
 """
 
 import functools

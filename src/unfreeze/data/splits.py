@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from unfreeze.runtime import atomic
 
 SMALLEST_CLASS = 5  # below this many training pictures in a class nothing is held out
 _SUBSET, _HELD_OUT = 1, 2  # streams of one seed
+_TOGETHER = 2**12  # lines that are written at once
 
 Labels = npt.NDArray[np.integer]
 Positions = npt.NDArray[np.int64]
@@ -89,12 +91,23 @@ def stratified(
 
 def write_split_csv(path: Path, rows: Iterable[SplitRow | tuple[str, str, str]]) -> None:
     """`path,label,split`, one line a picture, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(SplitRow._fields)
-    writer.writerows(rows)
+    parts, remaining = [_text([SplitRow._fields])], iter(rows)
+    while some := list(itertools.islice(remaining, _TOGETHER)):
+        parts.append(_text(some))
     # names on a disk need not be UTF-8: their bytes go through unchanged
-    atomic.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    atomic.write_bytes(path, "".join(parts).encode("utf-8", "surrogateescape"))
+
+
+def _text(rows: Sequence[tuple[str, ...]]) -> str:
+    """The lines of some rows; where none has anything to quote, put together in half the time."""
+    plain = "\n".join(map(",".join, rows)) + "\n"
+    separators = sum(map(len, rows)) - len(rows), len(rows)
+    ordinary = (plain.count(","), plain.count("\n")) == separators
+    if ordinary and '"' not in plain and "\r" not in plain:
+        return plain
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def read_split_csv(path: Path) -> list[SplitRow]:

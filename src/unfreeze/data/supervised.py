@@ -107,12 +107,8 @@ class _Watch:
                 self._end_the_hung()
                 continue
             found = self._bury(process) if message is None else self._taken(process, message)
-            if found is None:
-                continue
-            left = time.monotonic()
-            yield found
-            # who took the answer took time, not the decoders
-            self._forgive(time.monotonic() - left)
+            if found is not None:
+                yield found
 
     def dismiss(self) -> None:
         """End all processes now."""
@@ -162,10 +158,6 @@ class _Watch:
         busy = [p.since + self.seconds for p in self.staff if p.held and p.since]
         return max(0.01, min(busy, default=time.monotonic() + 60.0) - time.monotonic())
 
-    def _forgive(self, seconds: float) -> None:
-        for process in self.staff:
-            process.since += seconds if process.since else 0.0
-
     def _end_the_hung(self) -> None:
         now = time.monotonic()
         for process in self.staff:
@@ -194,10 +186,16 @@ class _Watch:
         return task, Lost("crashed", f"the decoder ended its process ({how})", outside)
 
     def _feed(self, process: _Process) -> None:
-        while len(process.held) < self.ahead and self.todo:
-            task = self.todo.popleft()
-            process.held.append(task)
-            _tell(process, pack(task))
+        """Gives several tasks at once, near the end no more than a fair share."""
+        if not self.todo or len(process.held) > self.ahead // 2:
+            return
+        fair = -(-len(self.todo) // len(self.staff))
+        count = min(self.ahead - len(process.held), fair)
+        tasks = [self.todo.popleft() for _ in range(count)]
+        if not process.held:
+            process.since = time.monotonic()  # it had nothing to do until now
+        process.held.extend(tasks)
+        _tell(process, pack(tasks))
 
     def _listen(self, process: _Process) -> None:
         _tell(process, self.work)

@@ -17,6 +17,7 @@ from unfreeze.reports.findings import Findings
 from unfreeze.reports.gallery import strip
 from unfreeze.reports.panels import Panel, panels
 from unfreeze.runtime.bottleneck import Circumstances, bottleneck
+from unfreeze.settings.shared import spoken
 
 TITLES = {
     "demo": "From handwritten digits to a classifier",
@@ -67,7 +68,11 @@ def _context(findings: Findings) -> dict[str, Any]:
         "problem_count": len(findings.problems),
         "problem_kinds": Counter(row.get("reason", "") for row in findings.problems).most_common(),
         "reasons": [(k, findings.settings.get(k), why) for k, why in findings.reasons.items()],
-        "settings": {k: v for k, v in findings.settings.items() if k not in findings.reasons},
+        "settings": {
+            k: spoken(v) if k == "data" else v
+            for k, v in findings.settings.items()
+            if k not in findings.reasons
+        },
         "facts": findings.facts,
     }
 
@@ -81,7 +86,7 @@ def figures(findings: Findings) -> list[tuple[str, str]]:
     if arch:
         found.append(("network", str(arch)))
     if findings.settings.get("data"):
-        found.append(("pictures", str(findings.settings["data"])))
+        found.append(("pictures", spoken(findings.settings["data"])))
     if train:
         found.append(("steps", number(train[-1].get("step"))))
         found.append(("last loss", number(train[-1].get("loss"))))

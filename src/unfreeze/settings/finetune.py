@@ -130,7 +130,11 @@ class FinetuneSettings(TuningSettings):
         "before the run itself, one for each of N parts of the training pictures, held out in "
         "turn: how sure is its accuracy (0: none)",
         low=0,
+        group="data",
     )
     repeats: int = knob(
-        1, "seeds for the folds; without --folds, runs of other seeds and other pictures", low=1
+        1,
+        "seeds for the folds; without --folds, runs of other seeds and other pictures",
+        low=1,
+        group="data",
     )

@@ -17,8 +17,9 @@ def sources() -> Any:
 
 
 def spoken(data: str | Sequence[str]) -> str:
-    """What was given as DATA, for a sentence."""
-    return data if isinstance(data, str) else ", ".join(data)
+    """What was given as DATA, for a sentence; of an address not what may be a password."""
+    places = [data] if isinstance(data, str) else data
+    return ", ".join(p.partition("?")[0] if "://" in p else p for p in places)
 
 
 @dataclass(frozen=True)

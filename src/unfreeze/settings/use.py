@@ -92,7 +92,7 @@ class ShowSettings(Call, Told):
     )
     samples: int = knob(6, "pictures of each class", low=1)
     seed: int = knob(0, "seed of the samples and views", low=0, high=SEEDS)
-    workers: int | None = knob(None, "threads that decode", low=1, group="machine")
+    workers: int | None = knob(None, "processes that decode", low=1, group="machine")
     data_root: str = knob("data", "folder for built-in data sets", group="data")
 
 

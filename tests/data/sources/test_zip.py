@@ -72,14 +72,33 @@ def test_links_are_skipped_and_counted(made):
     assert (source.names, source.skipped) == (["a.png"], 1)
 
 
-def test_an_encrypted_member_is_named(made):
-    path = made.zip({"secret.png": b"x" * 100})
+def encrypted(path, place):
+    """The member in this place of the archive is said to be encrypted."""
     data = bytearray(path.read_bytes())
-    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        data[data.index(signature) + place] |= 1
+    for signature, flag in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = -1
+        for _ in range(place + 1):
+            start = data.index(signature, start + 1)
+        data[start + flag] |= 1
     path.write_bytes(data)
+
+
+def test_where_all_is_encrypted_it_is_refused_by_name(made):
+    path = made.zip({"secret.png": b"x" * 100})
+    encrypted(path, 0)
     with pytest.raises(DataError, match=r"'secret\.png' is encrypted"):
         open_source(str(path))
+
+
+def test_one_encrypted_member_does_not_cost_the_others(made):
+    path = made.zip({"a.png": b"first", "secret.png": b"x" * 100, "z.png": b"last"})
+    encrypted(path, 1)
+    source = open_source(str(path))
+    assert source.names == ["a.png", "secret.png", "z.png"]
+    assert (source.read(0), source.read(2)) == (b"first", b"last")
+    with pytest.raises(Undecodable, match="encrypted"):
+        source.read(1)
+    assert source.head(1, 100) == b""
 
 
 def test_a_method_that_is_not_read_is_named(made):
@@ -88,6 +107,12 @@ def test_a_method_that_is_not_read_is_named(made):
         archive.writestr("odd.png", b"x")
     with pytest.raises(DataError, match=r"'odd\.png' is packed by method 14"):
         open_source(str(path))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("good.png", b"y")
+    source = open_source(str(path))
+    assert source.read(1) == b"y"
+    with pytest.raises(Undecodable, match="packed by method 14"):
+        source.read(0)
 
 
 def test_of_equal_names_the_last_counts_and_it_is_said(made):

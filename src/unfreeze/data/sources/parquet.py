@@ -17,6 +17,7 @@ from unfreeze.data.sources.source import Source
 from unfreeze.errors import DataError, ResourceError
 
 _BATCH = 16  # pictures that are unpacked at once
+_BUFFER = 2**20  # bytes that are read at once
 
 
 class ParquetListSource(FileListSource):
@@ -166,8 +167,10 @@ def _pictures(path: Path, column: str) -> Iterator[tuple[bytes, str]]:
     """Bytes (none where the row has none) and the name that the table gives, row by row."""
     arrow = tables.pyarrow()
     try:
-        with arrow.parquet.ParquetFile(path, memory_map=True) as file:
-            for batch in file.iter_batches(_BATCH, columns=[column]):
+        # read as a stream: else a whole group of rows stands in memory three times
+        options: Any = {"pre_buffer": False, "buffer_size": _BUFFER}
+        with arrow.parquet.ParquetFile(path, **options) as file:
+            for batch in file.iter_batches(_BATCH, columns=[column], use_threads=False):
                 for value in batch.column(0).to_pylist():
                     one = value if isinstance(value, dict) else {"bytes": value}
                     yield one.get("bytes") or b"", str(one.get("path") or "")

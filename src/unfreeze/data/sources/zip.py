@@ -19,6 +19,7 @@ from unfreeze.errors import DataError
 _LOCAL = struct.Struct("<4s22xHH")  # signature, then the lengths of name and extra field
 _ENCRYPTED = 0x1
 _UNIX = 3
+_AGAIN = "Unpack it, with its password if it has one, and give the folder; or pack with `zip -r`."
 
 Rows = npt.NDArray[np.int64]
 
@@ -26,8 +27,9 @@ Rows = npt.NDArray[np.int64]
 class ZipSource(Source):
     """Members of a zip: stored or deflated, 64-bit too; the checksum is held on every read.
 
-    Encrypted members, other methods of packing and names that leave the archive are DataErrors
-    naming the member; links are skipped and counted; of equal names the last counts.
+    Members that are encrypted or packed by another method cannot be read, each by itself; where
+    that is all there is, and for names that leave the archive, it is a DataError naming one. Links
+    are skipped and counted; of equal names the last counts.
     """
 
     kind = "zip"
@@ -52,9 +54,12 @@ class ZipSource(Source):
         self._offsets = found.offsets[rows]
         self._checksums = found.checksums[rows]
         self._deflated = found.methods[rows] == zipfile.ZIP_DEFLATED
+        self._closed = dict(zip(*_closed(found, rows), strict=True))
 
     def read(self, row: int) -> bytes:
         """The member's bytes; Undecodable where it is cut, damaged or a bomb."""
+        if row in self._closed:
+            raise Undecodable("unreadable", self._closed[row])
         size, packed = int(self.sizes[row]), int(self._packed[row])
         refuse_oversize(size, packed)
         data = self._file.read(self._start(row), packed)
@@ -68,6 +73,8 @@ class ZipSource(Source):
 
     def head(self, row: int, count: int) -> bytes:
         """The first bytes, unchecked; none where the member is damaged (its reading says why)."""
+        if row in self._closed:
+            return b""
         try:
             # what does not compress takes a little more room than it has bytes
             packed = min(int(self._packed[row]), max(4096, count + 1024))
@@ -110,28 +117,33 @@ def _are_special(found: Directory) -> npt.NDArray[np.bool_]:
 
 
 def _refuse(found: Directory, rows: Rows, where: str, archive_size: int) -> None:
-    """DataError for the first of these members that cannot be read here."""
-    encrypted = (found.flags[rows] & _ENCRYPTED) > 0
-    strange = ~np.isin(found.methods[rows], (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    """DataError where the archive is cut, or where none of these members can be read here."""
     beyond = found.offsets[rows] + found.packed[rows] > archive_size
-    for place in np.flatnonzero(encrypted | strange | beyond)[:1]:
+    for place in np.flatnonzero(beyond)[:1]:
         name = found.names[rows[place]]
         refuse_slip(name, where)
-        if encrypted[place]:
-            raise DataError(
-                f"{where}: the member {name!r} is encrypted.",
-                "Unpack it with its password and give the folder.",
-            )
-        if strange[place]:
-            raise DataError(
-                f"{where}: the member {name!r} is packed by method {found.methods[rows[place]]}, "
-                "which is not read here.",
-                "Pack again with `zip -r` (deflate or store), or give the unpacked folder.",
-            )
         raise DataError(
             f"{where} is cut or damaged: the member {name!r} lies beyond its end.",
             "Fetch the archive again.",
         )
+    places, why = _closed(found, rows)
+    if len(rows) and len(places) == len(rows):
+        name = found.names[rows[0]]
+        refuse_slip(name, where)
+        raise DataError(f"{where}: the member {name!r} is {why[0]}.", _AGAIN)
+
+
+def _closed(found: Directory, rows: Rows) -> tuple[list[int], list[str]]:
+    """Positions in `rows` of the members that cannot be read here, and why not."""
+    encrypted = (found.flags[rows] & _ENCRYPTED) > 0
+    methods = found.methods[rows]
+    strange = ~np.isin(methods, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    places = np.flatnonzero(encrypted | strange).tolist()
+    why = [
+        "encrypted" if encrypted[p] else f"packed by method {methods[p]}, which is not read here"
+        for p in places
+    ]
+    return places, why
 
 
 def _inflate(data: bytes, size: int) -> bytes:

@@ -15,6 +15,7 @@ from unfreeze.data.views.spec import ViewSpec
 Pixels = npt.NDArray[np.uint8]
 DRAWS = 9  # jitter?, brightness, contrast, saturation, hue, order, grey?, blur?, sigma
 ORDERS = tuple(itertools.permutations(range(4)))
+_ONES = np.eye(3)
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow's "L"
 
 
@@ -54,7 +55,7 @@ def contrast(view: Pixels, factor: float) -> Pixels:
 
 def saturation(view: Pixels, factor: float) -> Pixels:
     """Distance to the pixel's own luminance times `factor`."""
-    matrix = np.eye(3) * factor + (1 - factor) * _LUMA
+    matrix = _ONES * factor + (1 - factor) * _LUMA
     return cv2.transform(view, matrix)  # type: ignore[return-value]
 
 

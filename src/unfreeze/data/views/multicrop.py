@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unfreeze.data.decode import decode
+from unfreeze.data.decode import decode_all
 from unfreeze.data.views import colour, geometry
 from unfreeze.data.views.drawn import DRAWS
 from unfreeze.data.views.draws import uniforms
@@ -42,7 +42,7 @@ def multicrop(  # noqa: PLR0913  (names of the contract, all but one keyword-onl
         for size, count, scale in zip(sizes, counts, scales, strict=True)
         for _ in range(count)
     ]
-    pixels = [decode(image) for image in images]
+    pixels = decode_all(images)
     return [normalise(v, mean, std) for v in make_views(pixels, ids, epoch, seed, specs)]
 
 
@@ -108,7 +108,7 @@ def _looked_up(views: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     levels = torch.arange(256, dtype=torch.float32)[:, None]
     scale = 1 / (torch.tensor(std) * 255)
     table = ((levels - torch.tensor(mean) * 255) * scale)[None].numpy()
-    found = torch.empty(views.shape)
-    for picture, out in zip(views.numpy(), found.numpy(), strict=True):
+    found = np.empty(views.shape, np.float32)  # numpy asks for large pages, torch does not
+    for picture, out in zip(views.numpy(), found, strict=True):
         cv2.LUT(picture, table, dst=out)
-    return found.permute(0, 3, 1, 2)
+    return torch.from_numpy(found).permute(0, 3, 1, 2)
