@@ -120,11 +120,17 @@ def test_without_the_stored_choice_the_resumed_run_would_be_another(tmp_path, de
 
 
 def test_threads_are_set_for_the_run_and_given_back(tmp_path, decided, monkeypatch):
-    before = torch.get_num_threads()
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before, seen = torch.get_num_threads(), []
+
+    def fit(self, console, on_epoch=None):  # a whole run with two threads would take minutes
+        seen.append(torch.get_num_threads())
+        raise Interrupted("enough")
+
+    monkeypatch.setattr(Trainer, "fit", fit)
     decided(threads=before + 1)
-    run(tmp_path / "run")
-    assert config(tmp_path / "run")["facts"]["threads"] == before + 1
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run")
+    assert seen == [before + 1] == [config(tmp_path / "run")["facts"]["threads"]]
     assert torch.get_num_threads() == before
 
 
