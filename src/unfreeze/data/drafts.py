@@ -161,6 +161,9 @@ def _nested(source: Source) -> tuple[str, ...]:
 
 
 def _archives(source: Source) -> list[str]:
+    together = "\n".join(source.names).lower()
+    if not any(ending in together for ending in _PACKED):
+        return []  # said of a million names at once
     return [name for name in source.names if name.lower().endswith(_PACKED)]
 
 
