@@ -25,7 +25,7 @@ def test_file_stands_between_defaults_and_command_line(tmp_path):
     config.write_text('epochs = 7\nnmb-crops = [2, 4]\ntemperature = 0.2\ndata = "pics"\n')
     settings = parse("pretrain", ["--config", str(config), "--epochs", "9"])
     assert (settings.epochs, settings.nmb_crops) == (9, (2, 4))
-    assert (settings.temperature, settings.data, settings.epsilon) == (0.2, ("pics",), 0.05)
+    assert (settings.temperature, settings.data, settings.epsilon) == (0.2, ("pics",), None)
 
 
 def test_an_unknown_key_in_the_file_is_refused(tmp_path):

@@ -117,7 +117,7 @@ def test_codes_with_a_full_queue_are_those_of_the_joined_batch(make):
     codes = trainer.assign(list(Z), scores, Batch(0, 2, None, None, []))
     for v in range(2):
         joined = torch.cat([scores[v], trainer.model.scores(held[v]).detach()])
-        assert torch.equal(codes[v], sinkhorn(joined)[:32])
+        assert torch.equal(codes[v], sinkhorn(joined, epsilon=trainer.s.epsilon)[:32])
         assert torch.equal(trainer.bank.features[v, :32], Z[v])
 
 

@@ -122,7 +122,7 @@ class PretrainSettings(Call, Run, Told, Pictures, Machine):
         (0, 1), "views whose codes the others predict", low=0, group="swav"
     )
     temperature: float = knob(0.1, "temperature of the prediction", low=1e-4, group="swav")
-    epsilon: float = knob(0.05, "entropy of the Sinkhorn codes", low=1e-5, group="swav")
+    epsilon: float | None = knob(None, "entropy of the Sinkhorn codes", low=1e-5, group="swav")
     sinkhorn_iterations: int = knob(3, "rounds of Sinkhorn", low=1, group="swav")
     feat_dim: int = knob(128, "width of the projected feature", low=2, group="swav")
     hidden_mlp: int | None = knob(

@@ -11,6 +11,7 @@ from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.bank import Bank
 from unfreeze.swav.gate import Gate, Mean
 from unfreeze.swav.loss import swapped_prediction_loss
+from unfreeze.swav.methods import epsilon_of
 from unfreeze.swav.sinkhorn import sinkhorn
 from unfreeze.swav.targets import Scores, Targets
 
@@ -54,7 +55,7 @@ class Assigner(Targets):
             gate = Gate(earliest=early, latest=opens, chance=chance, mean=mean, say=say)
         return cls(
             s.crops_for_assign,
-            epsilon=s.epsilon,
+            epsilon=epsilon_of(s),
             iterations=s.sinkhorn_iterations,
             length=s.queue_length or 0,
             opens=opens,
@@ -139,6 +140,6 @@ def without_memory(trainer: "Trainer") -> "Trainer":
     For steps that are only timed: these need a run behind them and cost next to nothing.
     """
     s = trainer.s
-    codes = Assigner(s.crops_for_assign, epsilon=s.epsilon, iterations=s.sinkhorn_iterations)
+    codes = Assigner(s.crops_for_assign, epsilon=epsilon_of(s), iterations=s.sinkhorn_iterations)
     trainer.assigner = trainer.finite.assigner = codes
     return trainer

@@ -8,6 +8,8 @@ from unfreeze.settings.pretrain import PretrainSettings
 
 # what only one of the methods knows
 SINKHORN = ("epsilon", "sinkhorn_iterations", "queue_length", "epoch_queue_starts", "queue_start")
+EPSILON = 0.05  # arXiv 2006.09882, appendix A.1
+SHARPEST = 0.03  # the reference's advice, and what works on digits
 KMEANS = ("clusterings", "kmeans_iterations")
 
 
@@ -26,6 +28,11 @@ def check_method(s: PretrainSettings) -> None:
         raise UsageError(
             f"The recipe {s.recipe} is one of SwAV.", "Leave --recipe out, or --method."
         )
+
+
+def epsilon_of(s: PretrainSettings) -> float:
+    """Entropy of the Sinkhorn codes; without a plan the published value."""
+    return EPSILON if s.epsilon is None else s.epsilon
 
 
 def prototypes_of(s: PretrainSettings) -> int:

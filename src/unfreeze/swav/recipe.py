@@ -17,7 +17,7 @@ from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.counts import prototypes, queue
 from unfreeze.swav.looks import Looks
-from unfreeze.swav.methods import check_method
+from unfreeze.swav.methods import EPSILON, SHARPEST, check_method
 from unfreeze.swav.place import views_on
 from unfreeze.swav.recipes import PUBLISHED, small_side, with_recipe
 
@@ -225,6 +225,7 @@ def _codes(draft: _Draft, facts: Facts) -> None:
     if draft["method"] == "swav":
         draft.fill("nmb_prototypes", *prototypes(images, batch, draft["queue_length"]))
         draft.fill("queue_length", *queue(images, batch, draft["nmb_prototypes"]))
+        draft.fill("epsilon", *_epsilon(draft["augment"]))
     else:
         draft.fill("nmb_prototypes", *prototypes(images, None, None))
         draft.fill("queue_length", 0, "labels come from k-means over all pictures")
@@ -234,6 +235,13 @@ def _codes(draft: _Draft, facts: Facts) -> None:
     draft.fill(
         "hidden_mlp", min(2048, 4 * facts.width), f"4 x {facts.width} features, 2,048 at most"
     )
+
+
+def _epsilon(augment: str) -> tuple[float, str]:
+    """(value, reason): signs look so alike at first that the published codes stay uniform."""
+    if augment == "digits":
+        return SHARPEST, f"at {EPSILON} the loss stays at ln K on written signs (docs/LOG.md)"
+    return EPSILON, "published"
 
 
 def _optimizer(draft: _Draft, facts: Facts) -> None:

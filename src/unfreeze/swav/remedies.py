@@ -9,8 +9,8 @@ from typing import Any
 
 from unfreeze.settings.knob import flag
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.methods import SHARPEST, epsilon_of
 
-SHARPEST = 0.03  # epsilon; the reference's advice, and what works on digits
 FEWEST = 16  # prototypes
 
 
@@ -41,7 +41,7 @@ def remedies(s: PretrainSettings, *, steps_per_epoch: int, images: int) -> list[
 
 
 def _sharper(s: PretrainSettings) -> Remedy | None:
-    if s.epsilon <= SHARPEST or s.method != "swav":
+    if epsilon_of(s) <= SHARPEST or s.method != "swav":
         return None
     return Remedy({"epsilon": SHARPEST}, "sharper codes")
 

@@ -30,6 +30,7 @@ from unfreeze.swav.figures import (
     usage,
 )
 from unfreeze.swav.loss import swapped_prediction_loss
+from unfreeze.swav.methods import epsilon_of
 from unfreeze.swav.resumable import state_of
 from unfreeze.swav.sinkhorn import sinkhorn
 
@@ -201,7 +202,7 @@ def figures_of(
     prototypes = F.normalize(trainer.model.prototypes.weight[:K], dim=1)
     scores = [F.linear(z, prototypes.to(z.dtype)) for z in (Z, *pair)]
     codes = [
-        sinkhorn(C, epsilon=s.epsilon, iterations=s.sinkhorn_iterations, alone=True)
+        sinkhorn(C, epsilon=epsilon_of(s), iterations=s.sinkhorn_iterations, alone=True)
         for C in scores[1:]
     ]
     loss = swapped_prediction_loss(scores[1:], codes, (0, 1), temperature=s.temperature)
