@@ -19,6 +19,7 @@ GIVEN = {
     "queue_length": 64,
     "epoch_queue_starts": 1,
     "augment": "digits",
+    "epsilon": 0.05,
     "device": "cpu",
     "watch_every": 2,
     "on_collapse": "recover",
