@@ -21,6 +21,8 @@ from unfreeze.swav.methods import EPSILON, SHARPEST, check_method
 from unfreeze.swav.place import views_on
 from unfreeze.swav.recipes import PUBLISHED, small_side, with_recipe
 
+TINY = 24  # pixels of the largest view, below which codes are sharper
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -225,7 +227,7 @@ def _codes(draft: _Draft, facts: Facts) -> None:
     if draft["method"] == "swav":
         draft.fill("nmb_prototypes", *prototypes(images, batch, draft["queue_length"]))
         draft.fill("queue_length", *queue(images, batch, draft["nmb_prototypes"]))
-        draft.fill("epsilon", *_epsilon(draft["augment"]))
+        draft.fill("epsilon", *_epsilon(draft["augment"], draft["size_crops"][0]))
     else:
         draft.fill("nmb_prototypes", *prototypes(images, None, None))
         draft.fill("queue_length", 0, "labels come from k-means over all pictures")
@@ -237,10 +239,11 @@ def _codes(draft: _Draft, facts: Facts) -> None:
     )
 
 
-def _epsilon(augment: str) -> tuple[float, str]:
-    """(value, reason): signs look so alike at first that the published codes stay uniform."""
-    if augment == "digits":
-        return SHARPEST, f"at {EPSILON} the loss stays at ln K on written signs (docs/LOG.md)"
+def _epsilon(augment: str, pixels: int) -> tuple[float, str]:
+    """(value, reason): where pictures look alike at first, the published codes stay uniform."""
+    if augment == "digits" or pixels < TINY:
+        what = "written signs" if augment == "digits" else f"views of {pixels} pixels"
+        return SHARPEST, f"{what}: at {EPSILON} the loss stays at ln K (docs/LOG.md)"
     return EPSILON, "published"
 
 
