@@ -1,6 +1,8 @@
 """SwAV on real pictures improves on its own random start: minutes, so among the slow proofs."""
 
 import importlib.util
+import math
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,12 @@ def test_five_epochs_on_cifar_gain_two_and_a_half_points_of_knn(shared, benchmar
     assert result.images == 10_000
     assert after["knn"] >= before["knn"] + 0.025
     assert after["linear_100"] >= before["linear_100"]
+
+
+@pytest.mark.slow
+def test_the_built_in_digits_leave_ln_k_with_nothing_asked_for(tmp_path):
+    # at the published epsilon codes stay uniform here, and the guard ends the run
+    found = unfreeze.pretrain("digits", out=str(tmp_path / "run"), epochs=16, device="cpu")
+    config = tomllib.loads((tmp_path / "run/config.toml").read_text())
+    assert found.loss < math.log(config["nmb_prototypes"]) - 0.2
+    assert config["epsilon"] == 0.03 and "ln K" in config["reasons"]["epsilon"]
