@@ -229,6 +229,7 @@ def test_a_way_that_does_not_fit_ends_no_run(tmp_path, measuring, monkeypatch):
     run(tmp_path / "run", epochs=1)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # torch's, on one processor
 def test_in_the_long_run_workers_are_as_fast_as_they_cut(tmp_path, measuring):
     def look(usual, scope, measure, known):
         measure(usual, 8, 60.0)
