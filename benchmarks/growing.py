@@ -32,9 +32,10 @@ from unfreeze.runtime.runfolder import RunFolder, read_metrics
 from unfreeze.settings.build import layered
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.bank import Bank
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.place import Place
-from unfreeze.swav.recipe import Facts, plan, view_specs
+from unfreeze.swav.recipe import plan, view_specs
 from unfreeze.swav.trainer import Trainer
 
 ARCH, SIDE, BATCH, K, WIDTH = "unfreeze/tiny", 16, 64, 300, 128

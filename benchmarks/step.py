@@ -34,9 +34,10 @@ from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.place import Place
-from unfreeze.swav.recipe import Facts, plan, view_specs
+from unfreeze.swav.recipe import plan, view_specs
 from unfreeze.swav.trainer import Trainer
 
 PHOTO = {

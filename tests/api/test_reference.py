@@ -24,7 +24,8 @@ from unfreeze.runtime.console import Quiet
 from unfreeze.settings.build import build
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.reference import ReferenceSettings
-from unfreeze.swav.recipe import Facts, plan
+from unfreeze.swav.facts import Facts
+from unfreeze.swav.recipe import plan
 
 CPU = torch.device("cpu")
 # the flags of the reference's script for 200 epochs with small batches

@@ -14,7 +14,7 @@ from unfreeze.api import finetune as verb
 from unfreeze.api.finetune import finetune
 from unfreeze.api.repeating import Part, sentence, summed
 from unfreeze.data.splits import read_split_csv
-from unfreeze.errors import DataError, Interrupted
+from unfreeze.errors import DataError, Interrupted, UsageError
 from unfreeze.reports.interval import wilson
 from unfreeze.runtime.runfolder import read_metrics
 from unfreeze.transfer import kept
@@ -142,6 +142,31 @@ def test_too_many_folds_are_refused_in_words(tune):
     with pytest.raises(DataError, match=r"--folds 10: the class 'blue' has 9 pictures") as caught:
         tune("many", folds=10, **FROZEN)
     assert "Use 2 to 9 folds" in str(caught.value.next_step)
+
+
+def test_finished_folds_of_another_training_are_not_taken(tune, monkeypatch):
+    take, steps = Stepper.take, []
+
+    def stopping(self, step, *rest):
+        steps.append(step)
+        taken = take(self, step, *rest)
+        if len(steps) == 22:  # the first fold has 15 steps and is finished
+            signal.raise_signal(signal.SIGTERM)
+        return taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "take", stopping)
+        with pytest.raises(Interrupted):
+            tune("broken", folds=3, **TINY)
+    with pytest.raises(UsageError, match="seed-0-fold-1 was trained with --epochs 3, now it is 5"):
+        tune("broken", folds=3, resume="auto", **{**TINY, "epochs": 5})
+
+
+def test_a_dry_run_counts_them_and_refuses_what_cannot_be(tune):
+    planned = tune("none", folds=3, repeats=2, dry_run=True, **FROZEN)
+    assert planned.reasons["folds"] == "6 runs before the run itself"
+    with pytest.raises(DataError, match="--folds 10"):
+        tune("none", folds=10, dry_run=True, **FROZEN)
 
 
 def test_a_sweep_is_said_to_have_chosen(tune):

@@ -17,9 +17,10 @@ from unfreeze.runtime.console import Quiet
 from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.methods import prototypes_of
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipe import Facts, plan, view_specs
+from unfreeze.swav.recipe import plan, view_specs
 from unfreeze.swav.trainer import Place, Trainer
 
 CLUSTERED = {

@@ -18,8 +18,9 @@ from unfreeze.errors import UsageError
 from unfreeze.runtime.processes import Processes
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.clusters import Clusters
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.kmeans import nearest, spherical_kmeans
-from unfreeze.swav.recipe import Facts, plan
+from unfreeze.swav.recipe import plan
 
 RUN = {
     "data": "digits",

@@ -20,10 +20,11 @@ from unfreeze.runtime.runfolder import RunFolder, read_metrics
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav import assigner as assigner_module
 from unfreeze.swav import finite as guard_module
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.finite import Finite, choose
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipe import Facts, plan, view_specs
+from unfreeze.swav.recipe import plan, view_specs
 from unfreeze.swav.sinkhorn import sinkhorn
 from unfreeze.swav.trainer import Place, Trainer
 

@@ -8,6 +8,7 @@ from unfreeze.backbones.head import headless
 from unfreeze.optim.make import make_optimizer
 from unfreeze.runtime.devices import autocast
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.forecast import (
     Work,
     learning_rates,
@@ -18,7 +19,7 @@ from unfreeze.swav.forecast import (
 )
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipe import Facts, plan, view_specs
+from unfreeze.swav.recipe import plan, view_specs
 
 CPU = torch.device("cpu")
 

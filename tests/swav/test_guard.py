@@ -9,8 +9,9 @@ import unfreeze
 from unfreeze.errors import DivergedError
 from unfreeze.runtime.runfolder import read_metrics
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.guard import Guard
-from unfreeze.swav.recipe import Facts, plan
+from unfreeze.swav.recipe import plan
 
 LN = math.log(64)
 FINE = {"effective_rank_projected": 12.0, "prototypes_in_use": 40}

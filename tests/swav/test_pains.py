@@ -8,8 +8,9 @@ import torch
 from unfreeze.errors import UsageError
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.doubts import doubts
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.loss import swapped_prediction_loss
-from unfreeze.swav.recipe import Facts, plan
+from unfreeze.swav.recipe import plan
 from unfreeze.swav.recipes import PUBLISHED
 from unfreeze.swav.sinkhorn import sinkhorn
 

@@ -4,7 +4,8 @@ import pytest
 
 from unfreeze.errors import DataError, UsageError
 from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.recipe import Facts, choose_arch, plan, view_specs
+from unfreeze.swav.facts import Facts
+from unfreeze.swav.recipe import choose_arch, plan, view_specs
 
 
 def planned(images=1300, side=300, device="cpu", **given):

@@ -10,7 +10,8 @@ from unfreeze.errors import DataError, UsageError
 from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.settings.build import build
 from unfreeze.settings.pretrain import RECIPES, PretrainSettings
-from unfreeze.swav.recipe import Facts, plan
+from unfreeze.swav.facts import Facts
+from unfreeze.swav.recipe import plan
 from unfreeze.swav.recipes import PUBLISHED, with_recipe
 
 IMAGENET = Facts(1_281_167, 375, "cuda", 2048)

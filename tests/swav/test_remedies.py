@@ -5,7 +5,8 @@ import shlex
 from unfreeze.cli.parser import typed
 from unfreeze.settings.build import layered
 from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.recipe import Facts, plan
+from unfreeze.swav.facts import Facts
+from unfreeze.swav.recipe import plan
 from unfreeze.swav.remedies import remedies
 
 

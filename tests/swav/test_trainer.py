@@ -16,8 +16,9 @@ from unfreeze.errors import DivergedError
 from unfreeze.runtime.console import Quiet
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipe import Facts, plan, view_specs
+from unfreeze.swav.recipe import plan, view_specs
 from unfreeze.swav.trainer import Place, Trainer
 
 GIVEN = {

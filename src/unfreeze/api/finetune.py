@@ -9,7 +9,7 @@ import torch
 
 from unfreeze.api.job import Job, begun, opened
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
-from unfreeze.api.repeating import Repeated, repeated
+from unfreeze.api.repeating import Repeated, foretold, repeated
 from unfreeze.api.report import report
 from unfreeze.api.single import Begun, Scene, begin, stopped, telling, tuned
 from unfreeze.checkpoints.modelfile import load_model
@@ -125,6 +125,7 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     first = opened(settings, found)
     job = begun(settings, found, first, device, **counts, processes=processes)
     job = telling(job, held(settings, found, first.preprocess, processes))
+    job = foretold(job, portions)
     return _planned(job, found, portions, console)
 
 

@@ -1,5 +1,6 @@
 """The parts of a fine-tuning put together: batches, validation, kept features, the trainer."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -196,7 +197,7 @@ def rated(
     parts.seconds += time.monotonic() - began
     for rate, loss, smoothed in zip(found.rates, found.losses, found.smoothed, strict=True):
         line = {"step": 0, "epoch": 0, "split": "find-lr", "learning_rate": rate}
-        run.metric({**line, "loss": loss, "smoothed": smoothed})
+        run.metric({**line, "loss": _finite(loss), "smoothed": _finite(smoothed)})
     if found.lr is None:
         console.say(f"--find-lr: the loss fell at no rate; --lr {job.plan.lr:g} is kept.")
         return job
@@ -205,6 +206,11 @@ def rated(
     settings = replace(s, lr=found.lr)
     plan = replace(job.plan, settings=settings, reasons={**job.plan.reasons, "lr": why})
     return replace(job, plan=plan)
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no other numbers."""
+    return value if math.isfinite(value) else None
 
 
 def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Job:

@@ -16,6 +16,7 @@ from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import seconds_in
 from unfreeze.swav.assigner import without_memory
 from unfreeze.swav.doubts import doubts
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.forecast import (
     Work,
     learning_rates,
@@ -24,7 +25,7 @@ from unfreeze.swav.forecast import (
     sparkline,
     work_of,
 )
-from unfreeze.swav.recipe import Facts, Plan
+from unfreeze.swav.recipe import Plan
 from unfreeze.swav.trainer import Trainer
 
 BUDGET = 4.0  # seconds that trying out steps may take, about

@@ -19,7 +19,8 @@ from unfreeze.settings.build import build, read_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.use import ShowSettings
-from unfreeze.swav.recipe import Facts, plan, view_specs
+from unfreeze.swav.facts import Facts
+from unfreeze.swav.recipe import plan, view_specs
 from unfreeze.transfer.augment import maker
 
 RANDOM = 3  # random views of a picture where a step takes one

@@ -39,10 +39,11 @@ from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.runtime.threads import threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.methods import check_method, prototypes_of
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.place import Place
-from unfreeze.swav.recipe import Facts, Plan, plan
+from unfreeze.swav.recipe import Plan, plan
 from unfreeze.swav.recipes import with_recipe
 from unfreeze.swav.trainer import OnEpoch, Trainer
 from unfreeze.swav.watching import Watch

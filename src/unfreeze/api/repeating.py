@@ -4,21 +4,26 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from unfreeze.api.job import Job
 from unfreeze.api.labelling import Checked, wanted
 from unfreeze.api.single import Begun, Scene, begin, stopped, tuned
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
-from unfreeze.errors import DataError, Interrupted, go_on
+from unfreeze.errors import DataError, Interrupted, UsageError, go_on
 from unfreeze.reports.pairs import Estimate, accuracy
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Hushed, Logged
 from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.settings.build import as_dict
 from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.settings.knob import flag
 from unfreeze.transfer.pool import Pool
 from unfreeze.transfer.portions import Portions, folds, portion
+from unfreeze.transfer.resuming import FREE
 
 FOLDER, DONE = "folds", "held-out.json"
 
@@ -67,14 +72,14 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
     if not s.folds and s.repeats == 1:
         return None
     pool, ready = pooled(main.ready, s.seed), main.ready
-    trials = list(_trials(s, ready))
+    trials = list(_trials(s, ready.portions))
     parts = []
     for place, (seed, fold, portions) in enumerate(trials, 1):
         name = f"{FOLDER}/seed-{seed}" + ("" if fold is None else f"-fold-{fold + 1}")
         folder = main.run.file(name)
-        part = scene.processes.leads(lambda folder=folder: _remembered(folder))  # type: ignore[misc]
+        own = replace(s, seed=seed, out=str(folder), resume="auto", overwrite=False)
+        part = scene.processes.leads(lambda own=own: _remembered(own))  # type: ignore[misc]
         if part is None:
-            own = replace(s, seed=seed, out=str(folder), resume="auto", overwrite=False)
             part = _part(scene, own, _chosen(ready, portions), pool, fold, Hushed(console))
         parts.append(part)
         console.say(
@@ -85,6 +90,16 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
     scene.processes.leads(lambda: write_json(main.run.file("folds.json"), asdict(found)))
     console.say(sentence(found))
     return found
+
+
+def foretold(job: Job, portions: Portions) -> Job:
+    """The job with what a plan says of `--folds` and `--repeats`; DataError where they can't be."""
+    s = job.plan.settings
+    if not s.folds and s.repeats == 1:
+        return job
+    count = len(list(_trials(s, portions)))
+    reasons = {**job.plan.reasons, "folds": f"{count} runs before the run itself"}
+    return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
 def summed(count: int, parts: list[Part], chose: str) -> Repeated:
@@ -137,9 +152,8 @@ def pooled(ready: Checked, seed: int) -> Pool:
     return Pool(both.train, both.val, seed, both.digest)
 
 
-def _trials(s: FinetuneSettings, ready: Checked) -> Iterator[tuple[int, int | None, Portions]]:
+def _trials(s: FinetuneSettings, whole: Portions) -> Iterator[tuple[int, int | None, Portions]]:
     """(seed, fold, pictures) of each run, seed by seed."""
-    whole = ready.portions
     for seed in range(s.seed, s.seed + s.repeats):
         own = replace(wanted(s), seed=seed)
         if s.folds:
@@ -194,18 +208,34 @@ def _part(
         correct=scores.correct,
         correct_last=int(last["correct"]),
     )
-    scene.processes.leads(lambda: write_json(it.run.file(DONE), asdict(part)))
+    about = {"part": asdict(part), "settings": _asked(s)}
+    scene.processes.leads(lambda: write_json(it.run.file(DONE), about))
     return part
 
 
-def _remembered(folder: Path) -> Part | None:
-    """What a finished run left behind."""
-    path = folder / DONE
+def _remembered(s: FinetuneSettings) -> Part | None:
+    """What a finished run left behind; UsageError where it was trained in another way."""
+    path = Path(str(s.out)) / DONE
     if not path.is_file():
         return None
     try:
-        return Part(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        part, before = Part(**told["part"]), dict(told["settings"])
+    except (ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{path} cannot be read: {error}.", "Remove its folder; it is trained again."
         ) from error
+    for name, value in _asked(s).items():
+        if before.get(name) != value:
+            raise UsageError(
+                f"{path.parent.name} was trained with {flag(name)} {before.get(name)}, now it is "
+                f"{value}.",
+                "Leave it as it was, or name a new --out.",
+            )
+    return part
+
+
+def _asked(s: FinetuneSettings) -> dict[str, Any]:
+    """The settings that its result follows from, as JSON holds them."""
+    found: dict[str, Any] = json.loads(json.dumps(as_dict(s)))
+    return {name: value for name, value in found.items() if name not in FREE | {"repeats"}}

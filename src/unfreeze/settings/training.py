@@ -47,7 +47,8 @@ class Training:
     )
     accumulate: int = knob(
         1,
-        "parts a process takes its batch in, for less memory; the step is the same",
+        "parts a process takes its batch in, for less memory; the step is the same but for batch "
+        "norm, which sees each part alone",
         low=1,
         group="training",
     )

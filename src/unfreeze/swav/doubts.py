@@ -7,7 +7,8 @@ are the known ways in which the reference's command line fails there.
 from collections.abc import Iterator
 
 from unfreeze.swav.counts import fillable
-from unfreeze.swav.recipe import Facts, Plan, usual_lr
+from unfreeze.swav.facts import Facts
+from unfreeze.swav.recipe import Plan, usual_lr
 
 FAR = 3.0  # times the usual learning rate
 

@@ -2,15 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from unfreeze.data.views import normalise
 from unfreeze.settings.pretrain import PretrainSettings
-
-if TYPE_CHECKING:
-    from unfreeze.swav.recipe import Facts
+from unfreeze.swav.facts import Facts
 
 SMALL = 64  # pixels; views of larger pictures are not cut on the device
 
@@ -35,7 +32,7 @@ class Place:
         return found.contiguous() if self.layout == "contiguous" else found
 
 
-def views_on(s: PretrainSettings, facts: "Facts") -> tuple[str, str]:
+def views_on(s: PretrainSettings, facts: Facts) -> tuple[str, str]:
     """(device or host, reason): where the views of a run are cut."""
     size = 4 * facts.side**2 * facts.images if facts.held is None else facts.held
     if facts.device != "cuda":

@@ -16,25 +16,13 @@ from unfreeze.errors import DataError, UsageError
 from unfreeze.optim.schedules import warmup_cosine
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.counts import prototypes, queue
+from unfreeze.swav.facts import Facts
 from unfreeze.swav.looks import Looks
 from unfreeze.swav.methods import EPSILON, SHARPEST, check_method
 from unfreeze.swav.place import views_on
 from unfreeze.swav.recipes import PUBLISHED, small_side, with_recipe
 
 TINY = 24  # pixels of the largest view, below which codes are sharper
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the plan depends on beside the settings."""
-
-    images: int  # usable pictures to train on
-    side: int  # median of their shorter sides, pixels
-    device: str  # cpu, cuda or mps
-    width: int = 512  # of the backbone's features
-    processes: int = 1
-    held: float | None = None  # bytes of the decoded pictures; inf: not decoded; None: estimated
-    room: float = 2**31  # bytes of the device that pictures may take
 
 
 @dataclass(frozen=True)
