@@ -86,3 +86,35 @@ def test_every_verb_of_the_command_line_works_from_a_settings_object():
     from unfreeze.cli.verbs import SETTINGS, work
 
     assert all(callable(work(verb)) for verb in SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("verb", "given"),
+    [
+        ("scan", ["data"]),
+        ("show", ["data"]),
+        ("pretrain", ["data"]),
+        ("finetune", ["data"]),
+        ("compare", ["data", ["none", "imagenet"]]),
+        ("evaluate", ["run", "data"]),
+        ("predict", ["run", "picture.png"]),
+        ("embed", ["run", "data", "f.npz"]),
+        ("summary", ["unfreeze/tiny"]),
+        ("export", ["run", "safetensors", "out"]),
+        ("report", ["run"]),
+        ("demo", []),
+    ],
+)
+def test_the_keyword_config_is_read_as_the_flag_is(verb, given, tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text("no-such-setting = 1\n")
+    with pytest.raises(unfreeze.UsageError, match="no_such_setting"):
+        getattr(unfreeze, verb)(*given, config=str(file))
+
+
+def test_keywords_go_above_the_file_of_the_keyword_config(tmp_path):
+    file = tmp_path / "settings.toml"
+    file.write_text('classes = 7\nfreeze = "all"\n')
+    told = unfreeze.summary("unfreeze/tiny", config=file)
+    asked = unfreeze.summary("unfreeze/tiny", classes=3, config=file)
+    assert told.parameters_trainable / asked.parameters_trainable == 7 / 3

@@ -9,6 +9,7 @@ from PIL import Image
 from unfreeze.api.finetune import finetune
 from unfreeze.api.load import load
 from unfreeze.api.predict import Written, predict, run_predict
+from unfreeze.cli.output import plain
 from unfreeze.errors import DataError, UsageError
 from unfreeze.settings.build import build
 from unfreeze.settings.use import PredictSettings
@@ -123,3 +124,20 @@ def test_the_paths_of_a_list_are_those_of_its_files(run, tmp_path):
     name = next((data / "red").iterdir()).name
     (data / "list.csv").write_text(f"path\nred/{name}\n")
     assert predict(model, str(data / "list.csv"))[0].path == str(data / "red" / name)
+
+
+def test_one_picture_needs_no_list_and_paths_are_as_good_as_text(run, tmp_path):
+    data, model = run
+    file = sorted(data.rglob("red/*.png"))[0]
+    (one,) = predict(model, [str(file)])
+    assert predict(model, file) == predict(model, str(file)) == predict(model, [file]) == [one]
+    (alone,) = load(model).predict(str(file))
+    assert load(model).predict(file) == [alone] and alone.label == one.label
+
+
+def test_a_prediction_reads_as_json_shows_it(run):
+    data, model = run
+    (one,) = predict(model, [str(sorted(data.rglob("red/*.png"))[0])])
+    assert dict(one) == plain(one) and one["label"] == one.label == "red"
+    with pytest.raises(KeyError):
+        one["class"]

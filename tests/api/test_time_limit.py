@@ -101,7 +101,7 @@ def test_what_is_no_time_is_refused_before_anything_is_read(verb, tmp_path, caps
 def _late_in_one(rank, out):
     """Pretraining in one of the processes; the time is up in the second only."""
     settings = layered(
-        PretrainSettings, None, {**PRETRAIN, "data": "digits", "out": out, "time_limit": "60s"}
+        PretrainSettings, {**PRETRAIN, "data": "digits", "out": out, "time_limit": "60s"}
     )
     try:
         run_pretrain(settings, Quiet(), began=time.monotonic() - 100 * rank)

@@ -32,7 +32,7 @@ GIVEN = {
 
 
 def run(out, **changed):
-    settings = layered(PretrainSettings, None, {**GIVEN, "out": str(out), **changed})
+    settings = layered(PretrainSettings, {**GIVEN, "out": str(out), **changed})
     return run_pretrain(settings, Quiet())
 
 

@@ -53,7 +53,7 @@ class StopsPretraining(StopsAfter):
 
 
 def run(out, console=None, **changed):
-    settings = layered(PretrainSettings, None, {**GIVEN, "out": str(out), **changed})
+    settings = layered(PretrainSettings, {**GIVEN, "out": str(out), **changed})
     return run_pretrain(settings, console or Quiet())
 
 

@@ -78,27 +78,27 @@ def test_file_below_keywords_above_and_a_runs_own_file_reads_back(tmp_path):
     path = tmp_path / "config.toml"
     settings = build(FinetuneSettings, {"data": "x", "epochs": 7, "mean": (0.5, 0.5, 0.5)})
     path.write_text(to_toml(as_dict(settings), {"facts": {"threads": 2}, "reasons": {"lr": "a\n"}}))
-    assert layered(FinetuneSettings, str(path), {}) == settings
-    assert layered(FinetuneSettings, str(path), {"epochs": 9}).epochs == 9
+    assert as_dict(layered(FinetuneSettings, {"config": str(path)})) == as_dict(settings)
+    assert layered(FinetuneSettings, {"config": str(path), "epochs": 9}).epochs == 9
     assert tomllib.loads(path.read_text())["facts"]["threads"] == 2
     ranged = build(FinetuneSettings, {"data": "x", "range": "auto"})  # a choice, not "derived"
     path.write_text(to_toml(as_dict(ranged), {}))
-    assert layered(FinetuneSettings, str(path), {}).range == "auto"
+    assert layered(FinetuneSettings, {"config": str(path)}).range == "auto"
 
 
 def test_kebab_case_and_unknown_keys_in_a_file(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("batch-size = 8\n")
-    assert layered(PretrainSettings, str(path), {}).batch_size == 8
+    assert layered(PretrainSettings, {"config": str(path)}).batch_size == 8
     path.write_text("bach-size = 8\n")
     with pytest.raises(UsageError, match="batch_size"):
-        layered(PretrainSettings, str(path), {})
+        layered(PretrainSettings, {"config": str(path)})
     with pytest.raises(UsageError, match="cannot be read"):
-        layered(PretrainSettings, str(tmp_path / "none.toml"), {})
+        layered(PretrainSettings, {"config": str(tmp_path / "none.toml")})
 
 
 def test_a_resumed_run_takes_its_own_settings(tmp_path):
     (tmp_path / "config.toml").write_text("epochs = 11\n")
-    resumed = layered(PretrainSettings, None, {"out": str(tmp_path), "resume": "yes", "seed": 3})
+    resumed = layered(PretrainSettings, {"out": str(tmp_path), "resume": "yes", "seed": 3})
     assert resumed.epochs == 11 and resumed.seed == 3
-    assert layered(PretrainSettings, None, {"out": str(tmp_path)}).epochs is None
+    assert layered(PretrainSettings, {"out": str(tmp_path)}).epochs is None

@@ -41,7 +41,7 @@ def test_only_what_applies_is_offered():
 def test_each_remedy_can_be_typed_and_planned():
     tries, s = found(side=224, queue_length=256, base_lr=5.0, optimizer="larc")
     for remedy in tries:
-        meant = layered(PretrainSettings, None, typed("pretrain", shlex.split(remedy.flags)))
+        meant = layered(PretrainSettings, typed("pretrain", shlex.split(remedy.flags)))
         given = {name: getattr(s, name) for name in vars(s)} | remedy.values
         assert plan(PretrainSettings(**given), Facts(1300, 224, "cpu")).settings
         assert all(getattr(meant, name) == value for name, value in remedy.values.items())

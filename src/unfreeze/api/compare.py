@@ -108,7 +108,7 @@ def compare(
     runs of an interrupted comparison are not done again (`resume`).
     """
     began = time.monotonic()
-    given = layered(CompareSettings, None, {"data": data, "weights": weights, **settings})
+    given = layered(CompareSettings, {"data": data, "weights": weights, **settings})
     return run_compare(given, Quiet(), began=began)
 
 

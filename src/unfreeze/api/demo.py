@@ -24,7 +24,7 @@ from unfreeze.errors import Interrupted
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.settings.build import build
+from unfreeze.settings.build import build, layered
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.use import DemoSettings
@@ -81,7 +81,8 @@ class DemoResult:
 
 def demo(out: str | None = None, **settings: Any) -> DemoResult | PretrainPlan:
     """Run the demonstration into `out` (a new folder under `runs/` without it)."""
-    return run_demo(build(DemoSettings, {"out": out, **settings}), Quiet())
+    at = {"out": out} if out else {}  # else a settings file may say it
+    return run_demo(layered(DemoSettings, {**at, **settings}), Quiet())
 
 
 def run_demo(

@@ -22,7 +22,7 @@ from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.runfolder import writable_file
-from unfreeze.settings.build import build
+from unfreeze.settings.build import layered
 from unfreeze.settings.use import EmbedSettings
 from unfreeze.transfer.predictor import Network, load_features
 
@@ -47,7 +47,7 @@ def embed(weights: str, data: str | Sequence[str], out: str, **settings: Any) ->
     in `classes`, -1 where there is none) and `classes`. Keywords as in `EmbedSettings`.
     """
     given = {"weights": str(weights), "data": data, "out": str(out), **settings}
-    return run_embed(build(EmbedSettings, given), Quiet())
+    return run_embed(layered(EmbedSettings, given), Quiet())
 
 
 def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:

@@ -18,7 +18,7 @@ from unfreeze.errors import DataError, UsageError
 from unfreeze.reports.interval import balanced, wilson
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet, told
-from unfreeze.settings.build import build
+from unfreeze.settings.build import layered
 from unfreeze.settings.shared import spoken
 from unfreeze.settings.use import EvaluateSettings
 from unfreeze.transfer.calibration import COLDEST, HOTTEST, Bin, calibrated, fit_temperature
@@ -92,7 +92,7 @@ def evaluate(run: str, data: str | Sequence[str], **settings: Any) -> Evaluation
     Keywords as in `EvaluateSettings`. DataError for a class the model does not know.
     """
     given = {"run": str(run), "data": data, **settings}
-    return run_evaluate(build(EvaluateSettings, given), Quiet())
+    return run_evaluate(layered(EvaluateSettings, given), Quiet())
 
 
 def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:

@@ -20,7 +20,7 @@ from unfreeze.exports.folder import allowed, staged
 from unfreeze.exports.subject import read_subject
 from unfreeze.exports.targets import target
 from unfreeze.runtime.console import Console, Quiet
-from unfreeze.settings.build import build
+from unfreeze.settings.build import layered
 from unfreeze.settings.export import ExportSettings
 
 PICTURES = 16  # that outputs are compared on
@@ -53,7 +53,7 @@ def export(run: str, to: str, out: str, **settings: Any) -> ExportResult:
     where the outputs differ, and then nothing is left behind.
     """
     given = {"run": str(run), "to": to, "out": str(out), **settings}
-    return run_export(build(ExportSettings, given), Quiet())
+    return run_export(layered(ExportSettings, given), Quiet())
 
 
 def run_export(settings: ExportSettings, console: Console) -> ExportResult:

@@ -78,7 +78,7 @@ def finetune(data: str | Sequence[str], **settings: Any) -> FinetuneResult | Fin
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
     began = time.monotonic()
-    given = layered(FinetuneSettings, None, {"data": data, **settings})
+    given = layered(FinetuneSettings, {"data": data, **settings})
     return run_finetune(given, Quiet(), began=began)
 
 

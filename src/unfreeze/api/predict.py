@@ -2,9 +2,10 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import write_bytes
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.runfolder import writable_file
-from unfreeze.settings.build import build
+from unfreeze.settings.build import layered
 from unfreeze.settings.use import PredictSettings
 from unfreeze.transfer.predictor import Prediction, load_classifier
 from unfreeze.transfer.reading import Read
@@ -38,14 +39,16 @@ class _Picture(NamedTuple):
     read: Read
 
 
-def predict(run: str, images: str | list[str], **settings: Any) -> list[Prediction]:
+def predict(
+    run: str, images: str | PathLike[str] | Sequence[str | PathLike[str]], **settings: Any
+) -> list[Prediction]:
     """The most likely class of each picture; `images` are files, folders or archives.
 
     Keywords as in `PredictSettings`. Unreadable pictures among others are left out; DataError
     where none can be read.
     """
-    images = [images] if isinstance(images, str) else images
-    made = build(PredictSettings, {"run": str(run), "images": [*map(str, images)], **settings})
+    named = [images] if isinstance(images, str | PathLike) else images
+    made = layered(PredictSettings, {"run": str(run), "images": [*map(str, named)], **settings})
     return _predictions(made, Quiet())
 
 

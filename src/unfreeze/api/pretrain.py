@@ -96,7 +96,7 @@ def pretrain(data: str | Sequence[str], **settings: Any) -> PretrainResult | Pre
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
     began = time.monotonic()
-    given = layered(PretrainSettings, None, {"data": data, **settings})
+    given = layered(PretrainSettings, {"data": data, **settings})
     return run_pretrain(given, Quiet(), began=began)
 
 

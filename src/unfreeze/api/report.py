@@ -6,7 +6,7 @@ from typing import Any
 
 from unfreeze.runtime.atomic import write_bytes, write_text
 from unfreeze.runtime.console import Console, Quiet
-from unfreeze.settings.build import build
+from unfreeze.settings.build import layered
 from unfreeze.settings.use import ReportSettings
 
 
@@ -26,7 +26,7 @@ def report(run: str, **settings: Any) -> Report:
     Whatever the run has left behind is shown and nothing is required beyond its `config.toml`,
     `metrics.jsonl` or `demo.json`; UsageError for a folder that has none of them.
     """
-    return run_report(build(ReportSettings, {"run": run, **settings}), Quiet())
+    return run_report(layered(ReportSettings, {"run": run, **settings}), Quiet())
 
 
 def run_report(settings: ReportSettings, console: Console) -> Report:

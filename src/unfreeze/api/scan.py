@@ -17,7 +17,7 @@ from unfreeze.data.thumbnails import thumbnails
 from unfreeze.errors import UsageError
 from unfreeze.runtime import atomic
 from unfreeze.runtime.console import Console, Quiet, told
-from unfreeze.settings.build import build
+from unfreeze.settings.build import layered
 from unfreeze.settings.scan import ScanSettings
 from unfreeze.settings.shared import spoken
 
@@ -64,7 +64,7 @@ def scan(data: str | Sequence[str], **settings: Any) -> ScanResult:
 
     DataError for data that cannot be read at all; a broken picture is an answer, not an error.
     """
-    return run_scan(build(ScanSettings, {"data": data, **settings}), Quiet())
+    return run_scan(layered(ScanSettings, {"data": data, **settings}), Quiet())
 
 
 def run_scan(settings: ScanSettings, console: Console) -> ScanResult:

@@ -24,7 +24,7 @@ from unfreeze.reports.page import number
 from unfreeze.runtime.atomic import write_text
 from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.runtime.runfolder import writable_file
-from unfreeze.settings.build import build
+from unfreeze.settings.build import layered
 from unfreeze.settings.shared import spoken
 from unfreeze.settings.use import ShowSettings
 
@@ -64,7 +64,8 @@ class ShowResult:
 
 def show(data: str | Sequence[str], out: str | None = None, **settings: Any) -> ShowResult:
     """Write a self-contained HTML page about `data`; keywords as in `ShowSettings`."""
-    return run_show(build(ShowSettings, {"data": data, "out": out, **settings}), Quiet())
+    at = {"out": out} if out else {}  # else a settings file may say it
+    return run_show(layered(ShowSettings, {"data": data, **at, **settings}), Quiet())
 
 
 def run_show(settings: ShowSettings, console: Console) -> ShowResult:

@@ -14,7 +14,7 @@ from unfreeze.backbones.trace import Trace, trace
 from unfreeze.checkpoints.modelfile import load_model, model_folder
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Quiet
-from unfreeze.settings.build import build
+from unfreeze.settings.build import layered
 from unfreeze.settings.use import SummarySettings
 from unfreeze.transfer.freeze import select_frozen
 
@@ -49,7 +49,7 @@ def summary(arch: str, **settings: Any) -> Summary:
     Keywords are the knobs of `SummarySettings`: `input` ("3x224x224"), `classes` (a new head),
     `freeze`, `stem`. Costs no arithmetic: shapes are found on the meta device.
     """
-    return run_summary(build(SummarySettings, {"arch": arch, **settings}), Quiet())
+    return run_summary(layered(SummarySettings, {"arch": arch, **settings}), Quiet())
 
 
 def run_summary(settings: SummarySettings, console: Console) -> Summary:

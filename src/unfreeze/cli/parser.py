@@ -157,7 +157,7 @@ def parse(verb: str, argv: Sequence[str]) -> Any:
     """The verb's settings: defaults <- the file of --config <- what was typed."""
     cls = settings_class(verb)
     given = typed(verb, argv)
-    settings = layered(cls, given.get("config"), given)
+    settings = layered(cls, given)
     for name, (spec, _, _) in knobs(cls).items():
         if spec.positional and not getattr(settings, name):
             raise UsageError(

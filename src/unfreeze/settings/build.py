@@ -26,8 +26,12 @@ def build(cls: type[S], given: Mapping[str, Any]) -> S:
     return cls(**{name: coerce(name, value, known[name]) for name, value in given.items()})
 
 
-def layered(cls: type[S], config: str | None, given: Mapping[str, Any]) -> S:
-    """Defaults <- TOML file <- `given`. A resumed run's own config.toml is its file."""
+def layered(cls: type[S], given: Mapping[str, Any]) -> S:
+    """Defaults <- the TOML file `config` in `given` <- `given`.
+
+    A resumed run's own config.toml is its file, where none is named.
+    """
+    config = given.get("config")
     if config is None and given.get("resume") and given.get("out"):
         own = Path(str(given["out"])) / "config.toml"
         if own.exists():

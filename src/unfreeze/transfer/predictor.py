@@ -1,10 +1,11 @@
 """A trained classifier as one module: pictures in, labels and probabilities out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +29,20 @@ Picture = str | PathLike[str] | Pixels
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's most likely label and its probability."""
+    """One picture's most likely label and its probability; read as `x.label` or `x["label"]`."""
 
     path: str
     label: str
     probability: float
+
+    def keys(self) -> tuple[str, ...]:
+        """The names, so that `dict(prediction)` is what `--json` shows."""
+        return tuple(field.name for field in fields(self))
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.keys():
+            raise KeyError(name)
+        return getattr(self, name)
 
 
 class Network(nn.Module):
@@ -92,11 +102,14 @@ class Classifier(Network):
         """Names in the order of the scores."""
         return self.card.classes
 
-    def predict(self, pictures: Sequence[Picture], *, batch_size: int = 64) -> list[Prediction]:
+    def predict(
+        self, pictures: str | PathLike[str] | Sequence[Picture], *, batch_size: int = 64
+    ) -> list[Prediction]:
         """The most likely class of each: files, or uint8 [H, W, 3] arrays (named by position).
 
         The same decoding and preprocessing as in training. DataError names a file that is none.
         """
+        pictures = [pictures] if isinstance(pictures, str | PathLike) else pictures
         names = [_name(place, picture) for place, picture in enumerate(pictures)]
         reads = [partial(_pixels, picture, self.preprocess.intensity) for picture in pictures]
         batches = list(self.outputs(reads, batch_size=batch_size))
