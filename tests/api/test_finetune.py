@@ -24,7 +24,7 @@ COLOURS = {"red": 8, "green": 8, "blue": 8}
 FIELDS = [
     *("run", "arch", "classes", "epochs", "best_epoch", "val_accuracy", "parameters_trainable"),
     *("parameters_frozen", "frozen_unchanged", "weights_matched", "images", "images_per_second"),
-    *("seconds", "model", "repeated"),
+    *("seconds", "model", "val_images", "val_interval", "repeated"),
 ]
 FILES = [
     *("config.toml", "metrics.jsonl", "log.txt", "problems.csv", "split.csv", "evaluation.json"),
@@ -50,6 +50,7 @@ def test_a_run_learns_and_leaves_the_promised_files(run):
     _, result = run
     assert list(vars(result)) == FIELDS
     assert result.classes == ["blue", "green", "red"] and result.images == 19
+    assert result.val_images == 5 and result.val_interval[0] < result.val_accuracy
     assert result.val_accuracy > 0.5 and result.frozen_unchanged is None
     assert result.weights_matched is None and result.parameters_frozen == 0
     folder = RunFolder(result.run)
@@ -174,6 +175,18 @@ def test_an_existing_folder_is_refused(run):
     data, result = run
     with pytest.raises(UsageError, match="not empty"):
         finetune(str(data), out=result.run, epochs=1, **TINY)
+
+
+def test_what_is_refused_leaves_no_folder_and_deletes_none(coloured, tmp_path):
+    data, out = coloured("colours", COLOURS), tmp_path / "run"
+    wrong = {**TINY, "out": str(out), "epochs": 1, "warmup_epochs": 2}
+    with pytest.raises(UsageError, match="more than --epochs"):
+        finetune(str(data), **wrong)
+    assert not out.exists()  # so the command put right needs no --overwrite
+    finetune(str(data), **{**wrong, "warmup_epochs": 0})
+    with pytest.raises(UsageError, match="more than --epochs"):
+        finetune(str(data), **wrong, overwrite=True)
+    assert (out / "model" / "model.safetensors").exists()
 
 
 def test_few_labels_have_no_validation_and_keep_the_last_weights(coloured, tmp_path):

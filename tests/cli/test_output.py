@@ -60,6 +60,18 @@ def test_accuracy_names_split_size_and_interval():
     assert "dog (5)" in text
 
 
+def test_accuracies_of_training_name_split_size_and_interval_too():
+    tuned = {"run": "r", "val_accuracy": 0.9, "val_images": 100, "val_interval": [0.826, 0.945]}
+    (line,) = [x for x in as_text("finetune", tuned).splitlines() if "accuracy" in x]
+    assert "0.900 (95 %: 0.826 to 0.945) on val, 100 images, used for choosing" in line
+    without = {"run": "r", "val_accuracy": None, "val_images": 0, "val_interval": None}
+    assert as_text("finetune", without).splitlines()[1].split() == ["val", "accuracy", "-"]
+    knn = {"accuracy": 0.9, "correct": 90, "total": 100, "split": "held-out", "at_start": 0.5}
+    text = as_text("pretrain", {"run": "r", "knn": knn, "best": {"epoch": 3, "value": 0.9}})
+    assert "accuracy 0.900 (95 %: 0.826 to 0.945) on held-out, 100 images" in text
+    assert "epoch 3, value 0.9" in text
+
+
 def test_summary_lists_the_stages_that_freeze_counts():
     text = as_text("summary", summary("unfreeze/tiny", input="3x16x16"))
     assert "· stage 1: " in text and "· head" in text and "Total params: 308,650" in text

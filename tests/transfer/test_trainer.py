@@ -1,4 +1,5 @@
 import math
+import re
 import signal
 
 import pytest
@@ -172,6 +173,28 @@ def test_states_are_plain_and_carry_what_the_contract_names(make_trainer):
         state = torch.load(trainer.folder.file(name), weights_only=True)
         assert {"epoch", "loss", "metrics", "step", "model", "optimizer"} <= set(state)
         assert state["metrics"]["val_accuracy"] == trainer.selection.accuracy
+
+
+def test_checkpoints_that_stay_are_asked_for_and_say_what_they_hold(make_trainer):
+    trainer = make_trainer(epochs=5, keep_every=2)
+    trainer.run(Quiet())
+    judged = [line for line in trainer.folder.metrics() if line["split"] == "val"]
+    kept = sorted(trainer.folder.path.glob("checkpoints/epoch-*"))
+    assert len(kept) == 2
+    for path, done in zip(kept, (2, 4), strict=True):
+        state = torch.load(path, weights_only=True)
+        own = judged[done - 1]  # the figures of this epoch, whichever was the best
+        assert state["epoch"] == done
+        assert state["metrics"] == {"val_accuracy": own["accuracy"], "val_loss": own["loss"]}
+        figures = f"loss-{state['loss']:.3f}_acc-{own['accuracy']:.3f}"
+        assert path.name == f"epoch-{done:04d}_{figures}.ckpt"
+
+
+def test_without_validation_their_names_have_no_accuracy(make_trainer):
+    trainer = make_trainer(epochs=1, keep_every=1, validate=False)
+    trainer.run(Quiet())
+    (kept,) = trainer.folder.path.glob("checkpoints/epoch-*")
+    assert re.fullmatch(r"epoch-0001_loss-\d+\.\d{3}\.ckpt", kept.name)
 
 
 def test_pictures_come_in_order_and_what_fails_is_told():

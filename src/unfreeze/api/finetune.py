@@ -15,6 +15,7 @@ from unfreeze.api.single import Begun, Scene, begin, stopped, telling, tuned
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
+from unfreeze.reports.interval import wilson
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
@@ -34,6 +35,7 @@ class FinetuneResult:
     """What a fine-tuning did; `val_accuracy` is the selected epoch's, on the pictures held out.
 
     `best_epoch` counts from 0; it and `val_accuracy` are None where nothing was held out.
+    `val_images`: how many those are; `val_interval`: 95 % (Wilson). The split chose the epoch.
     `repeated`: what `--folds` and `--repeats` came to.
     `frozen_unchanged` compares hashes of the start with the written model; None: nothing frozen.
     """
@@ -52,6 +54,8 @@ class FinetuneResult:
     images_per_second: float
     seconds: float
     model: str
+    val_images: int
+    val_interval: tuple[float, float] | None
     repeated: Repeated | None = None
 
 
@@ -135,13 +139,14 @@ def _result(it: Begun, job: Job, outcome: Outcome, repeats: Repeated | None) -> 
     if outcome.stopped == "asked":
         raise stopped(run, job, outcome)
     trainable, frozen = job.counts
+    accuracy, held = outcome.val_accuracy, len(it.ready.val)
     return FinetuneResult(
         run=str(run.path),
         arch=job.card.arch,
         classes=list(job.card.classes),
         epochs=outcome.epochs,
         best_epoch=outcome.best_epoch,
-        val_accuracy=outcome.val_accuracy,
+        val_accuracy=accuracy,
         parameters_trainable=trainable,
         parameters_frozen=frozen,
         frozen_unchanged=unchanged(run, job.hashes) if job.frozen else None,
@@ -150,6 +155,8 @@ def _result(it: Begun, job: Job, outcome: Outcome, repeats: Repeated | None) -> 
         images_per_second=outcome.images / max(outcome.seconds, 1e-9),
         seconds=outcome.seconds,
         model=str(run.file("model")),
+        val_images=held,
+        val_interval=None if accuracy is None else wilson(round(accuracy * held), held),
         repeated=repeats,
     )
 

@@ -253,6 +253,7 @@ def fit(job: Job, weights: tuple[float, ...]) -> Fit:
         patience=s.patience,
         select=s.select,
         checkpoint_every=s.checkpoint_every,
+        keep_every=s.keep_every,
         precision=s.precision,
         seed=s.seed,
         scales=layer_scales(job.network, s.layer_decay, job.head, head_share=job.plan.head_share),

@@ -59,16 +59,12 @@ class Begun:
 def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Console) -> Begun:
     """The run of `s` in its folder, new or gone on with; `ready_for` decodes and chooses pictures.
 
-    Collective, and the last moment before `--overwrite` deletes lies in it.
+    Collective. The folder is made, or emptied by `--overwrite`, once all of that has succeeded.
     """
     processes, found = scene.processes, scene.found
     torch.manual_seed(s.seed)
     state = processes.leads(lambda: checkpoint(s, found, console))
     it = processes.in_turn(lambda: opened(s, found)) if state is None else None
-    place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
-    processes.leads(lambda: RunFolder.create(str(s.out), **place))
-    run = RunFolder(str(s.out), writes=processes.first)
-    console.into(run)  # type: ignore[attr-defined]  # a Logged one
 
     def prepared() -> tuple[Job, Checked]:
         if state is not None or it is None:
@@ -79,6 +75,11 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
         return begun(s, found, it, scene.device, **counts, processes=processes.world), ready
 
     job, ready = processes.in_turn(prepared)
+    # only now: what is refused above leaves no folder behind, and deletes none
+    place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
+    processes.leads(lambda: RunFolder.create(str(s.out), **place))
+    run = RunFolder(str(s.out), writes=processes.first)
+    console.into(run)  # type: ignore[attr-defined]  # a Logged one
     job = replace(job, network=_placed(job.network, scene.device, processes))
     return Begun(run, telling(job, ready.hold), ready, state)
 

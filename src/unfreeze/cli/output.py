@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from unfreeze.reports.interval import wilson
+
 _BESIDE = (
     ("macro-F1", "macro_f1"),
     ("top-5", "top5"),
@@ -59,6 +61,28 @@ def _fields(result: Any) -> str:
     return "\n".join(f"{name:{width}}  {text}" for name, text in shown.items() if text)
 
 
+def _finetuned(result: Any) -> str:
+    """The fields, the accuracy with its split, size, interval and what the split was used for."""
+    shown = {k: v for k, v in result.items() if k not in ("val_images", "val_interval")}
+    if shown.get("val_accuracy") is not None:
+        said = _interval(result, "val_accuracy", "val_interval")
+        where = f"on val, {result['val_images']:,} images, used for choosing the epoch"
+        shown["val_accuracy"] = f"{said} {where}"
+    return _fields(shown)
+
+
+def _pretrained(result: Any) -> str:
+    """The fields; k-NN with its split, size and interval."""
+    shown, knn = dict(result), result.get("knn")
+    if knn:
+        low_high = _range(wilson(knn["correct"], knn["total"]))
+        shown["knn"] = (
+            f"accuracy {knn['accuracy']:.3f} (95 %: {low_high}) on {knn['split']}, "
+            f"{knn['total']:,} images"
+        )
+    return _fields(shown)
+
+
 def _short(value: Any) -> str:
     if value is None:
         return "-"
@@ -69,7 +93,12 @@ def _short(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, (list, dict)):
-        flat = [str(item) for item in value if not isinstance(item, (list, dict))]
+        items = (
+            [f"{name} {_short(item)}" for name, item in value.items() if item != {}]
+            if isinstance(value, dict)
+            else value
+        )
+        flat = [str(item) for item in items if not isinstance(item, (list, dict))]
         return ", ".join(flat) if 0 < len(flat) <= 12 else f"{len(value)}" if value else ""
     return str(value)
 
@@ -208,6 +237,9 @@ def _number(rows: Sequence[Sequence[str]], column: int) -> bool:
 
 
 _SHAPES = {
+    "pretrain": _pretrained,
+    "swav": _pretrained,
+    "finetune": _finetuned,
     "predict": _predictions,
     "evaluate": _evaluation,
     "compare": _comparison,

@@ -54,9 +54,6 @@ class PretrainSettings(Call, Run, Told, Pictures, Machine):
     )
     augment: str | None = knob(None, "kind of pictures", choices=AUGMENTS)
     epochs: int | None = knob(None, "passes over the pictures (0: write the start)", low=0)
-    keep_every: int | None = knob(
-        None, "also keep a checkpoint of its own every N epochs", low=1, group="run", unset="off"
-    )
     watch_every: int | None = knob(
         None,
         "epochs between looks at features and, where labels are, k-NN (0: never)",

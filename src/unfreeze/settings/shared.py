@@ -133,6 +133,13 @@ class Run:
     checkpoint_every: int = knob(
         1, "epochs between checkpoints (also at least every 5 minutes)", low=1, group="run"
     )
+    keep_every: int | None = knob(
+        None,
+        "also keep a checkpoint of its own every N epochs, with its figures in its name",
+        low=1,
+        group="run",
+        unset="off",
+    )
     time_limit: str | None = knob(
         None,
         "save and end with 130 before this time since the start of the process is over: 30m, 2h, "

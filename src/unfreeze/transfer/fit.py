@@ -26,6 +26,7 @@ class Fit:
     patience: int = 0
     select: str = "accuracy"
     checkpoint_every: int | None = None  # None: 1, and with features kept each half minute
+    keep_every: int | None = None  # epochs between checkpoints that stay; None: there are none
     precision: str = "fp32"
     seed: int = 0
     scales: Mapping[str, float] = field(default_factory=dict)  # parameter -> share of `lr`

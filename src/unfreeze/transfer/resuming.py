@@ -19,6 +19,7 @@ FREE = frozenset(
         "scan",
         "patience",
         "checkpoint_every",
+        "keep_every",
         "logger",
     )
 )

@@ -50,6 +50,14 @@ class Saves:
             self.processes.leads(lambda: save_state(self.folder.file(BEST), state))
         self.written = time.monotonic()
 
+    def own(self, state: dict[str, Any]) -> None:
+        """One that stays, named by what it holds: epochs done, loss, accuracy where it is known."""
+        accuracy = state["metrics"]["val_accuracy"]
+        figures = f"loss-{state['loss']:.3f}" + ("" if accuracy is None else f"_acc-{accuracy:.3f}")
+        path = self.folder.file(f"checkpoints/epoch-{state['epoch']:04d}_{figures}.ckpt")
+        with self.deadline.timing("save"):
+            self.processes.leads(lambda: save_state(path, state))
+
     def later(self, state: dict[str, Any], still: Collection[str]) -> None:
         """Keep the best so far in memory; entries of `still` do not change and are not copied."""
         for name in {"model", "average"} & state.keys():

@@ -69,6 +69,8 @@ class Trainer:
         self.warmup = loader.steps_per_epoch * fit.warmup_epochs
         self.selection, self.meter = Selection(fit.patience), LabelMeter(self.processes.sum)
         self.step, self.images, self.seconds, self.line = 0, 0, 0.0, dict[str, float]()
+        # of the last epoch that was judged, the best one or not
+        self.figures: dict[str, float | None] = {"val_accuracy": None, "val_loss": None}
         self.began = time.monotonic()
         self.shortcut: Shortcut | None = None
         self.frozen: frozenset[str] | None = None  # what was last made to stand still
@@ -115,7 +117,7 @@ class Trainer:
             "step": self.step,
             "epoch": self.step // self.loader.steps_per_epoch,
             "loss": self.line.get("loss"),
-            "metrics": {"val_accuracy": self._accuracy()},
+            "metrics": self.figures,
             "model": self.network.state_dict(),
             **({"average": self.average.state()} if self.average else {}),
             "optimizer": self.update.optimizer.state_dict(),
@@ -135,6 +137,7 @@ class Trainer:
         self.update.scaler.load_state_dict(state["scaler"])
         self.selection = Selection(**{**state["selection"], "patience": self.fit.patience})
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
+        self.figures = dict(state["metrics"])
 
     def scores(self, plain: Callable[[], Scores]) -> Scores:
         """What `plain` gives, by way of the features where they belong to these weights."""
@@ -228,9 +231,12 @@ class Trainer:
             with self.saves.deadline.timing("validation"), self._judged():
                 found = dict(self._validated(shortcut) if shortcut else self.validate())
             self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
+            self.figures = {"val_accuracy": found["accuracy"], "val_loss": found["loss"]}
             score = score_of(found, self.fit.select)
             if self.selection.update(done - 1, found["accuracy"], found["loss"], score):
                 self._keep_best()
+        if self.fit.keep_every and done % self.fit.keep_every == 0:
+            self.saves.own(self.state())
         ended = self.step == self.total or self.selection.exhausted
         if ended or self._due(done):
             self.saves.last(self.state())
