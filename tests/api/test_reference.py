@@ -8,6 +8,7 @@ import shlex
 import signal
 import tomllib
 
+import numpy as np
 import pytest
 import torch
 
@@ -168,6 +169,20 @@ def test_the_script_of_a_wide_network_is_its_recipe(width):
     told = {"data", "out", "resume", "recipe", "seed", "workers", "precision", "arch", "tune"}
     assert other <= told
     assert canonical(mine["arch"]) == published["arch"]
+
+
+def test_a_run_shorter_than_its_warmup_only_rises_as_there():
+    steps, start = 7, 0.25
+    made = translated(settings(epochs=4, start_warmup=start, use_fp16=False), CPU)
+    (said,) = made.notes
+    assert said.startswith("--warmup_epochs 10 is more than --epochs 4") and "2.07" in said
+    facts = Facts(images=64 * steps, side=224, device="cpu")
+    mine = plan(made.settings, facts)
+    theirs = np.linspace(start, 4.8, 10 * steps)[: 4 * steps]  # of its ten epochs the first four
+    rates = [mine.learning_rate(step) for step in range(mine.steps)]
+    assert len(rates) == len(theirs) and np.allclose(rates, theirs, atol=0.04)
+    assert translated(settings(epochs=0, use_fp16=False), CPU).notes == ()
+    assert translated(settings(epochs=10, use_fp16=False), CPU).settings.base_lr == 4.8
 
 
 def test_the_data_must_be_named(tmp_path):

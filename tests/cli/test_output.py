@@ -72,6 +72,14 @@ def test_accuracies_of_training_name_split_size_and_interval_too():
     assert "epoch 3, value 0.9" in text
 
 
+@pytest.mark.parametrize(("split", "chosen"), [("test", False), ("val", True)])
+def test_a_comparison_names_the_pictures_behind_its_accuracies(split, chosen):
+    start = {"name": "none", "accuracy": 0.5, "interval": [0.2, 0.8], "accuracies": [0.5]}
+    made = {"starts": [start], "split": split, "n": 1200, "verdict": "No.", "report": "r.html"}
+    text = as_text("compare", made)
+    assert f"on {split}, 1,200 images" in text and ("used for choosing" in text) == chosen
+
+
 def test_summary_lists_the_stages_that_freeze_counts():
     text = as_text("summary", summary("unfreeze/tiny", input="3x16x16"))
     assert "· stage 1: " in text and "· head" in text and "Total params: 308,650" in text

@@ -76,6 +76,7 @@ def translated(given: ReferenceSettings, device: torch.device, processes: int = 
     precision, said = _precision(given, device)
     batch = given.batch_size * processes
     queue, rounded = _queue(given.queue_length, batch)
+    rising, short = _rising(given)
     values |= {
         "data": given.data_path,
         "out": given.dump_path,
@@ -90,8 +91,9 @@ def translated(given: ReferenceSettings, device: torch.device, processes: int = 
         "syncbn_process_group_size": given.syncbn_process_group_size,
         "precision": precision,
         "tune": "off",
+        **rising,
     }
-    notes = (said, rounded, _idle(given))
+    notes = (said, rounded, short, _idle(given))
     return Translation(build(PretrainSettings, values), tuple(note for note in notes if note))
 
 
@@ -111,6 +113,24 @@ def _queue(asked: int, batch: int) -> tuple[int, str]:
         return length, ""
     whole = f"a whole number of batches of {batch}" if length else "less than a batch: it is off"
     return length, f"--queue_length {asked} is rounded down to {length}, {whole}."
+
+
+def _rising(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
+    """What stands for a warm-up longer than the run, and the sentence about it.
+
+    There the run then ends on the way up; here the way ends with the run, as high as it would be.
+    """
+    epochs, warmup = given.epochs, given.warmup_epochs
+    if warmup <= epochs:
+        return {}, ""
+    if not epochs:
+        return {"warmup_epochs": 0}, ""
+    reached = given.start_warmup + (given.base_lr - given.start_warmup) * epochs / warmup
+    said = (
+        f"--warmup_epochs {warmup} is more than --epochs {epochs}: the learning rate only rises, "
+        f"to {reached:g}."
+    )
+    return {"warmup_epochs": epochs, "base_lr": reached}, said
 
 
 def _idle(given: ReferenceSettings) -> str:

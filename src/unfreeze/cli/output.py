@@ -198,7 +198,10 @@ def _comparison(result: Any) -> str:
     for start in result["starts"]:
         each = " ".join(f"{value:.3f}" for value in start["accuracies"])
         rows.append((start["name"], f"{start['accuracy']:.3f}", _range(start["interval"]), each))
-    return "\n".join(["", *table(rows), "", result["verdict"], result["report"]])
+    where = f"on {result['split']}, {result['n']:,} images"
+    if result["split"] == "val":
+        where += ", used for choosing the epoch: expect less on new pictures"
+    return "\n".join(["", *table(rows), where, "", result["verdict"], result["report"]])
 
 
 def _range(limits: Any) -> str:
