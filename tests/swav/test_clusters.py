@@ -18,6 +18,7 @@ from unfreeze.errors import UsageError
 from unfreeze.runtime.processes import Processes
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.clusters import Clusters
+from unfreeze.swav.doubts import doubts
 from unfreeze.swav.facts import Facts
 from unfreeze.swav.kmeans import nearest, spherical_kmeans
 from unfreeze.swav.recipe import plan
@@ -203,3 +204,16 @@ def test_the_plan_says_what_prototypes_are():
             PretrainSettings(method="deepcluster-v2", freeze_prototypes_niters=3),
             Facts(2_000, 32, "cpu"),
         )
+
+
+def test_nothing_speaks_against_the_recipes_own_values():
+    facts = Facts(100_000, 32, "cpu")
+    made = plan(PretrainSettings(method="deepcluster-v2"), facts)
+    assert doubts(made, facts) == ()
+
+
+def test_more_clusters_than_pictures_are_refused():
+    asked = PretrainSettings(method="deepcluster-v2", nmb_prototypes=50)
+    assert plan(asked, Facts(50, 32, "cpu")).settings.nmb_prototypes == 50
+    with pytest.raises(UsageError, match="50 are more than the 49 pictures"):
+        plan(asked, Facts(49, 32, "cpu"))

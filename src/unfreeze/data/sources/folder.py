@@ -1,5 +1,6 @@
 """Pictures that are files of their own: a folder, at any depth."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,10 +83,23 @@ def _walk(
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
-        if entry.is_dir():
+        if _leads_to_itself(entry):
+            yield prefix + entry.name, 0, 0
+        elif entry.is_dir():
             yield from _walk(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
         elif entry.is_file():
             status = entry.stat()
             yield prefix + entry.name, status.st_size, status.st_mtime_ns
         elif entry.is_symlink():
             yield prefix + entry.name, 0, 0
+
+
+def _leads_to_itself(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry is a link that leads nowhere for being part of a circle of links."""
+    try:
+        entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return True
+        raise
+    return False
