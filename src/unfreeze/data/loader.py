@@ -176,7 +176,7 @@ def _shared(batch: Batch) -> Batch:
     """
     try:
         for tensor in (batch.labels, *batch.views):
-            tensor.share_memory_()
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         return ResourceError(  # type: ignore[return-value]  # as above
             f"The shared memory has no room for another batch: {' '.join(str(error).split())}.",
