@@ -171,7 +171,7 @@ def test_the_index_of_a_zip_is_light(made):
 
 def test_the_index_of_a_folder_is_light(made):
     def make() -> FileSource:
-        source = FileSource(made.root, names_of(50_000), [(1, 2)] * 50_000)
+        source = FileSource(made.root, names_of(50_000), [1] * 50_000, [2] * 50_000)
         source.kind, source.where = "folder", "made"
         return source
 
