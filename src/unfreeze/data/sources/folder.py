@@ -1,5 +1,6 @@
 """Pictures that are files of their own: a folder, at any depth."""
 
+import errno
 import os
 from array import array
 from collections.abc import Sequence
@@ -88,7 +89,9 @@ class _Found:
         with os.scandir(folder) as inside:
             entries = sorted(inside, key=attrgetter("name"))
         for entry in entries:
-            if entry.is_dir():
+            if entry.is_symlink() and _leads_to_itself(entry):
+                self._add(prefix + entry.name, 0, 0)
+            elif entry.is_dir():
                 self.walk(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
             elif entry.is_file():
                 status = entry.stat()
@@ -100,3 +103,12 @@ class _Found:
         self.names.append(name)
         self.sizes.append(size)
         self.times.append(changed)
+
+
+def _leads_to_itself(link: "os.DirEntry[str]") -> bool:
+    """Whether a link leads nowhere for being part of a circle of links."""
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
