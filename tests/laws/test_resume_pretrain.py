@@ -1,6 +1,7 @@
 """A pretraining run that was stopped and resumed equals the straight one, bit for bit."""
 
 import contextlib
+import multiprocessing
 import signal
 
 import pytest
@@ -12,6 +13,7 @@ from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
 from unfreeze.runtime.console import Quiet
 from unfreeze.settings.build import layered
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.trainer import Trainer
 
 GIVEN = {
     "data": "digits",
@@ -101,6 +103,19 @@ def test_workers_do_not_change_the_run(straight, tmp_path):
     run(tmp_path / "run", workers=2)
     again = everything(tmp_path / "run")
     assert all(torch.equal(straight[name], again[name]) for name in straight)
+
+
+def test_an_error_that_is_kept_keeps_no_worker(tmp_path, monkeypatch):
+    """As a notebook keeps the last one, with all that its frames hold."""
+
+    def fails(self, batch):
+        assert len(multiprocessing.active_children()) == 2
+        raise KeyError("made up")
+
+    monkeypatch.setattr(Trainer, "train_step", fails)
+    with pytest.raises(KeyError) as kept:
+        run(tmp_path, workers=2)
+    assert kept.tb is not None and not multiprocessing.active_children()
 
 
 def test_resuming_with_other_settings_or_data_is_refused_and_shows_the_difference(tmp_path):

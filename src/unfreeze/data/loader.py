@@ -4,7 +4,7 @@ Everything about a batch follows from (seed, step) and the fixed list of picture
 the loader is the step, and any number of workers or processes gives the same global batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -73,15 +73,18 @@ class Loader:
         least = max(2, world)
         self.steps_per_epoch = _steps(len(self.positions), batch_size, drop_last, least)
 
-    def stream(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of the global steps `start` to `stop` (not included)."""
+    def stream(self, start: int, stop: int) -> Generator[Batch]:
+        """The batches of the global steps `start` to `stop` (not included).
+
+        Workers, where there are some, begin with the first batch and end where this is closed.
+        """
         return self._cut(_Requests(self, start, stop))
 
-    def these(self, batches: Iterable[Ids], epoch: int) -> Iterator[Batch]:
+    def these(self, batches: Iterable[Ids], epoch: int) -> Generator[Batch]:
         """Batches of these pictures instead, as `epoch` cuts them; `step` counts them from 0."""
         return self._cut([(place, epoch, ids) for place, ids in enumerate(batches)])
 
-    def _cut(self, requests: Iterable[Request]) -> Iterator[Batch]:
+    def _cut(self, requests: Iterable[Request]) -> Generator[Batch]:
         cv2.setNumThreads(1)  # parallel over pictures, not inside one
         loader = DataLoader(
             self.dataset,
