@@ -11,7 +11,7 @@ from unfreeze.data.examine import THUMB
 FAR = 6  # bits of 64 in which near-duplicates may differ
 ALIKE = 0.985  # correlation of their grey thumbnails from which they are near-duplicates
 _BLOCK = 4_000  # pairs whose thumbnails are compared at once
-_BANDS = FAR + 1  # of pictures that differ in FAR bits one band at least is the same
+_BYTES = 8  # of a look; where no more than FAR bits differ, two bytes at least are the same
 
 Groups = list[list[int]]
 Places = npt.NDArray[np.int64]
@@ -27,20 +27,19 @@ def near(looks: npt.NDArray[np.uint64], thumbs: npt.NDArray[np.uint8]) -> Groups
     """Places that look alike, in groups by their first place.
 
     `looks` `[N]` are the 64 bits of `Examination.look`, `thumbs` `[N, 256]` uint8. Candidates share
-    one of seven bands of bits, so that nearly all pairs are never looked at; of those at most FAR
-    bits differ, and thumbnails correlate by ALIKE at least. Each picture of one group is close to
-    some other of it.
+    two of eight bytes, so that nearly all pairs are never looked at; of those at most FAR bits
+    differ, and thumbnails correlate by ALIKE at least. Each picture of one group is close to some
+    other of it.
     """
     parents = np.arange(len(looks))
-    bounds = np.linspace(0, 64, _BANDS + 1).astype(int)
-    unit = _unit(thumbs)
-    for low, high in itertools.pairwise(bounds):
-        band = (looks >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        order = np.argsort(band, kind="stable")
+    parts = np.ascontiguousarray(looks).view(np.uint8).reshape(-1, _BYTES).astype(np.uint16)
+    for a, b in itertools.combinations(range(_BYTES), 2):
+        keys = parts[:, a] << 8 | parts[:, b]
+        order = np.argsort(keys, kind="stable")
         ordered = looks[order]
-        for one, two in _neighbours(band[order]):
+        for one, two in _neighbours(keys[order]):
             close = np.bitwise_count(ordered[one] ^ ordered[two]) <= FAR
-            _join(order[one[close]], order[two[close]], unit, parents)
+            _join(order[one[close]], order[two[close]], thumbs, parents)
     return _gathered(parents)
 
 
@@ -64,13 +63,14 @@ def _unit(thumbs: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return rows
 
 
-def _join(one: Places, two: Places, unit: npt.NDArray[np.float32], parents: Places) -> None:
+def _join(one: Places, two: Places, thumbs: npt.NDArray[np.uint8], parents: Places) -> None:
     """Bring together the pairs that look alike; every parent is a root, before and after."""
     apart = parents[one] != parents[two]  # what is together already costs nothing more
     one, two = one[apart], two[apart]
     for start in range(0, len(one), _BLOCK):
         some = slice(start, start + _BLOCK)
-        alike = np.einsum("ij,ij->i", unit[one[some]], unit[two[some]]) >= ALIKE
+        pairs = _unit(thumbs[one[some]]), _unit(thumbs[two[some]])
+        alike = np.einsum("ij,ij->i", *pairs) >= ALIKE
         for a, b in zip(one[some][alike].tolist(), two[some][alike].tolist(), strict=True):
             _union(parents, a, b)
     while len(one) and (parents != (roots := parents[parents])).any():
