@@ -1,7 +1,6 @@
 """`--folds` and `--repeats`: how sure an accuracy is, and what it costs."""
 
 import json
-import signal
 import tomllib
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unfreeze.api import finetune as verb
 from unfreeze.api.finetune import finetune
 from unfreeze.api.repeating import Part, sentence, summed
 from unfreeze.data.splits import read_split_csv
@@ -18,8 +16,8 @@ from unfreeze.errors import DataError, Interrupted, UsageError
 from unfreeze.reports.interval import wilson
 from unfreeze.runtime.runfolder import read_metrics
 from unfreeze.transfer import kept
-from unfreeze.transfer.step import Stepper
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "precision": "fp32", "epochs": 3}
 FROZEN = {**TINY, "freeze": "all", "augment": "none", "sweep": "off"}
 
@@ -27,11 +25,6 @@ FROZEN = {**TINY, "freeze": "all", "augment": "none", "sweep": "off"}
 @pytest.fixture(scope="module")
 def data(colours, tmp_path_factory):
     return str(colours(tmp_path_factory.mktemp("d") / "c", {"red": 12, "green": 9, "blue": 9}))
-
-
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch):
-    monkeypatch.setattr(verb, "report", lambda run: None)
 
 
 @pytest.fixture
@@ -91,20 +84,10 @@ def test_features_are_computed_once_for_all_and_are_the_same(tune, monkeypatch):
     assert found.repeated.seeds == [0, 1] and len(found.repeated.accuracies) == 2
 
 
-def test_finished_folds_are_not_trained_again(tune, monkeypatch, tmp_path):
+def test_finished_folds_are_not_trained_again(tune, stopped_after, tmp_path):
     options = {"folds": 3, **TINY}
     straight = tune("straight", **options)
-    take, steps = Stepper.take, []
-
-    def stopping(self, step, *rest):
-        steps.append(step)
-        taken = take(self, step, *rest)
-        if len(steps) == 22:  # in the second fold: each has 15 steps
-            signal.raise_signal(signal.SIGTERM)
-        return taken
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "take", stopping)
+    with stopped_after(22) as steps:  # in the second fold: each has 15 steps
         with pytest.raises(Interrupted, match="Stopped in seed-0-fold-2"):
             tune("broken", **options)
         assert not (tmp_path / "broken/model").exists()
@@ -114,6 +97,21 @@ def test_finished_folds_are_not_trained_again(tune, monkeypatch, tmp_path):
     assert runs[0] == runs[1]
     left, right = weights(straight), weights(resumed)
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_what_was_stopped_goes_on_as_it_was_asked_with_nothing_said_again(tune, stopped_after):
+    """The next step that is told names the folder alone; each fold's plan is its own."""
+    options = {**FROZEN, "sweep": "auto", "folds": 2, "epochs": 4}
+    straight = tune("straight", **options)
+    for name, steps in (("in-a-fold", 5), ("in-the-run", 40)):
+        with stopped_after(steps), pytest.raises(Interrupted):
+            tune(name, **options)
+        resumed = tune(name, resume="yes")
+        left, right = weights(straight), weights(resumed)
+        assert all(torch.equal(left[n], right[n]) for n in left)
+        assert resumed.repeated.accuracies == straight.repeated.accuracies
+        assert resumed.repeated.chose == "rates, too"
+    assert tune("in-the-run", resume="yes").repeated == resumed.repeated  # a finished one
 
 
 def test_repeats_hold_out_other_pictures(tune):
@@ -144,20 +142,9 @@ def test_too_many_folds_are_refused_in_words(tune):
     assert "Use 2 to 9 folds" in str(caught.value.next_step)
 
 
-def test_finished_folds_of_another_training_are_not_taken(tune, monkeypatch):
-    take, steps = Stepper.take, []
-
-    def stopping(self, step, *rest):
-        steps.append(step)
-        taken = take(self, step, *rest)
-        if len(steps) == 22:  # the first fold has 15 steps and is finished
-            signal.raise_signal(signal.SIGTERM)
-        return taken
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "take", stopping)
-        with pytest.raises(Interrupted):
-            tune("broken", folds=3, **TINY)
+def test_finished_folds_of_another_training_are_not_taken(tune, stopped_after):
+    with stopped_after(22), pytest.raises(Interrupted):  # the first fold has 15 steps
+        tune("broken", folds=3, **TINY)
     with pytest.raises(UsageError, match="seed-0-fold-1 was trained with --epochs 3, now it is 5"):
         tune("broken", folds=3, resume="auto", **{**TINY, "epochs": 5})
 

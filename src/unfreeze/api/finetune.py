@@ -13,6 +13,7 @@ from unfreeze.api.repeating import Repeated, foretold, repeated
 from unfreeze.api.report import report
 from unfreeze.api.single import Begun, Scene, begin, stopped, telling, tuned
 from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Logged, Quiet
@@ -126,7 +127,7 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     job = begun(settings, found, first, device, **counts, processes=processes)
     job = telling(job, held(settings, found, first.preprocess, processes))
     job = foretold(job, portions)
-    return _planned(job, found, portions, console)
+    return _planned(job, found, portions, console, processes)
 
 
 def _result(it: Begun, job: Job, outcome: Outcome, repeats: Repeated | None) -> FinetuneResult:
@@ -160,7 +161,9 @@ def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
     return fingerprint(tensors, hashes) == hashes
 
 
-def _planned(job: Job, found: Labelled, portions: Portions, console: Console) -> FinetunePlan:
+def _planned(
+    job: Job, found: Labelled, portions: Portions, console: Console, processes: int
+) -> FinetunePlan:
     images, validation = len(portions.train), portions.reason
     _show(job, images, validation, console)
     s = job.plan.settings
@@ -171,7 +174,7 @@ def _planned(job: Job, found: Labelled, portions: Portions, console: Console) ->
         classes=list(job.card.classes),
         counts=found.census.counts,
         images=images,
-        steps=s.epochs * -(-images // job.plan.batch_size),
+        steps=s.epochs * steps_of(images, job.plan.batch_size, drop_last=False, world=processes),
         parameters_trainable=trainable,
         parameters_frozen=frozen,
     )

@@ -18,7 +18,7 @@ from unfreeze.reports.pairs import Estimate, accuracy
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Hushed, Logged
 from unfreeze.runtime.runfolder import read_metrics
-from unfreeze.settings.build import as_dict
+from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.knob import flag
 from unfreeze.transfer.pool import Pool
@@ -71,7 +71,8 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
     """
     if not s.folds and s.repeats == 1:
         return None
-    pool, ready = pooled(main.ready, s.seed), main.ready
+    s, ready = _as_asked(s, main), main.ready
+    pool = pooled(ready, s.seed)
     trials = list(_trials(s, ready.portions))
     parts = []
     for place, (seed, fold, portions) in enumerate(trials, 1):
@@ -86,7 +87,9 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
             f"{place}/{len(trials)} {folder.name}: {part.correct_last / part.n:.3f} of {part.n} "
             f"held out right in the last epoch, {part.correct / part.n:.3f} in the chosen one"
         )
-    found = summed(s.folds, parts, "rates, too" if main.job.sweep else "the epoch alone")
+    found = summed(
+        s.folds, parts, "rates, too" if main.job.sweep or main.job.tried else "the epoch alone"
+    )
     scene.processes.leads(lambda: write_json(main.run.file("folds.json"), asdict(found)))
     console.say(sentence(found))
     return found
@@ -211,6 +214,13 @@ def _part(
     about = {"part": asdict(part), "settings": _asked(s)}
     scene.processes.leads(lambda: write_json(it.run.file(DONE), about))
     return part
+
+
+def _as_asked(s: FinetuneSettings, main: Begun) -> FinetuneSettings:
+    """Settings without what the plan of the run itself filled in: each run has its own plan."""
+    free = {name: value for name, value in as_dict(s).items() if name in FREE}
+    made = build(FinetuneSettings, {**as_dict(s), **main.job.asked, **free})
+    return replace(made, out=s.out)
 
 
 def _remembered(s: FinetuneSettings) -> Part | None:

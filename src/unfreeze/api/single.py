@@ -68,6 +68,9 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
     place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
     processes.leads(lambda: RunFolder.create(str(s.out), **place))
     run = RunFolder(str(s.out), writes=processes.first)
+    if state is None:
+        # whoever is stopped before the first checkpoint begins again as was asked
+        processes.leads(lambda: write_text(run.file("config.toml"), to_toml(as_dict(s), {})))
     console.into(run)  # type: ignore[attr-defined]  # a Logged one
 
     def prepared() -> tuple[Job, Checked]:

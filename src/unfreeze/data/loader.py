@@ -70,8 +70,9 @@ class Loader:
         self.dataset = _Cutter(pictures, make)
         self.order: Order = lambda epoch: permutation(seed, epoch, self.positions)
         self._order: tuple[int, Ids] | None = None  # of the epoch last asked for
-        least = max(2, world)
-        self.steps_per_epoch = _steps(len(self.positions), batch_size, drop_last, least)
+        self.steps_per_epoch = steps_of(
+            len(self.positions), batch_size, drop_last=drop_last, world=world
+        )
 
     def stream(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the global steps `start` to `stop` (not included)."""
@@ -123,9 +124,11 @@ class Loader:
         return [names[int(i)] for i in self.batch(step)]
 
 
-def _steps(pictures: int, batch_size: int, drop_last: bool, least: int) -> int:
+def steps_of(pictures: int, batch_size: int, *, drop_last: bool, world: int = 1) -> int:
+    """Batches of an epoch of so many pictures; DataError where they do not fill one."""
     full, rest = divmod(pictures, batch_size)
-    steps = full if drop_last or (rest < least and full) else full + bool(rest)
+    left_out = drop_last or (rest < max(2, world) and full)
+    steps = full if left_out else full + bool(rest)
     if not steps:
         raise DataError(
             f"{pictures} pictures do not fill one batch of {batch_size}.",
