@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from unfreeze.api import finetune as verb
 from unfreeze.api import single
+from unfreeze.api.evaluate import evaluate
 from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.pictures import Pictures
@@ -126,6 +127,9 @@ def test_interrupted_and_resumed_is_the_straight_run(coloured, tmp_path, stopped
         finetune(data, out=str(tmp_path / "broken"), **options)
     assert "--resume" in caught.value.next_step
     assert (tmp_path / "broken/model/model.json").is_file()
+    with stopped_after(2), pytest.raises(Interrupted, match="0 of 4 epochs"):
+        finetune(data, out=str(tmp_path / "short"), **options)
+    assert evaluate(str(tmp_path / "short"), data).epoch is None
     resumed = finetune(data, out=str(tmp_path / "broken"), resume="yes", **options)
     left, right = (load_file(f"{r.model}/model.safetensors") for r in (straight, resumed))
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -237,6 +241,16 @@ def test_the_steps_of_a_plan_are_those_of_the_run(coloured, tmp_path):
     made = finetune(data, out=str(tmp_path / "run"), **options)
     facts = tomllib.loads((tmp_path / "run/config.toml").read_text())["facts"]
     assert found.steps == facts["steps"] == 4 and made.epochs == 2
+
+
+def test_copies_on_both_sides_are_counted_and_said(coloured, tmp_path):
+    data = coloured("c", {"train/red": 6, "train/blue": 6, "val/red": 3, "val/blue": 3})
+    (data / "val/red/copy.png").write_bytes((data / "train/red/000.png").read_bytes())
+    result = finetune(str(data), out=str(tmp_path / "run"), **{**TINY, "epochs": 1})
+    told = json.loads((tmp_path / "run/evaluation.json").read_text())
+    found = evaluate(result.run, str(data))
+    assert told["n"] == found.n == 7 and told["seen_in_training"] == found.seen_in_training > 0
+    assert "among the training ones, too" in (tmp_path / "run/log.txt").read_text()
 
 
 def test_what_is_missing_is_said(coloured, tmp_path):

@@ -14,6 +14,7 @@ from unfreeze.api.repeating import Part, sentence, summed
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError
 from unfreeze.reports.interval import wilson
+from unfreeze.reports.pairs import wilson_of_share
 from unfreeze.runtime.runfolder import read_metrics
 from unfreeze.transfer import kept
 
@@ -117,12 +118,23 @@ def test_what_was_stopped_goes_on_as_it_was_asked_with_nothing_said_again(tune, 
 def test_repeats_hold_out_other_pictures(tune):
     result = tune("repeated", repeats=3, **FROZEN)
     found = result.repeated
-    assert (found.folds, found.seeds, found.n) == (0, [0, 1, 2], 18)
     held = [splits(part.run)[1] for part in found.runs]
+    different = len(set.union(*held))
+    assert (found.folds, found.seeds, found.n) == (0, [0, 1, 2], different) and different < 18
     assert len({frozenset(one) for one in held}) == 3 and splits(result.run)[1] == held[0]
     assert found.deviation is not None
     low, high = found.interval
     assert low <= found.accuracy <= high
+
+
+def test_the_datas_own_val_is_not_more_pictures_for_being_judged_again(coloured, tmp_path):
+    data = coloured("d", {f"{part}/{name}": 6 for part in ("train", "val") for name in ("a", "b")})
+    result = finetune(str(data), out=str(tmp_path / "run"), repeats=3, **FROZEN)
+    found = result.repeated
+    assert found.n == 12 and [part.n for part in found.runs] == [12] * 3
+    low, high = wilson_of_share(found.accuracy, 12)
+    assert found.interval[0] <= low and found.interval[1] >= high
+    assert "the same pictures" in sentence(found)
 
 
 def test_groups_stay_whole(coloured, tmp_path):
@@ -167,11 +179,16 @@ def test_seeds_and_pictures_both_widen_the_interval():
     def parts(*correct):
         return [Part("", s, 0, 100, c, c) for s, c in enumerate(correct)]
 
-    same, apart = summed(2, parts(80, 80, 80), ""), summed(2, parts(70, 80, 90), "")
+    def all_of(some, pictures=100, folds=2):
+        return summed(some, "", folds=folds, pictures=pictures)
+
+    same, apart = all_of(parts(80, 80, 80)), all_of(parts(70, 80, 90))
     assert [same.accuracy, apart.accuracy] == pytest.approx([0.8, 0.8])
     assert same.deviation == pytest.approx(0) and apart.deviation == pytest.approx(
         np.std([0.7, 0.8, 0.9], ddof=1)
     )
     assert apart.interval[0] < same.interval[0] < 0.8 < same.interval[1] < apart.interval[1]
-    assert same.n == 100 and summed(0, parts(80, 80, 80), "").n == 300
+    more = all_of(parts(80, 80, 80), 250, folds=0)  # some were held out by two of the three
+    assert same.n == 100 and more.n == 250 and more.interval[0] > same.interval[0]
+    assert "other pictures held out" in sentence(more)
     assert "2 folds, 3 seeds" in sentence(apart) and "0.800 of 100 pictures" in sentence(apart)

@@ -16,7 +16,7 @@ from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
-from unfreeze.runtime.console import Console, Logged, Quiet
+from unfreeze.runtime.console import Console, Logged, Quiet, worded
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
 from unfreeze.runtime.launcher import launched
@@ -110,6 +110,10 @@ def run_finetune(
 
     it = begin(scene, settings, ready_for, console)
     _show(it.job, len(it.ready.train), it.ready.portions.reason, console)
+    copies = processes.leads(lambda: it.ready.copies)
+    if copies:
+        said = worded(copies, "held-out picture is", "held-out pictures are")
+        console.say(f"{said} among the training ones, too: that is no test of anything new.")
     repeats = repeated(scene, settings, it, console)
     job, outcome, _ = tuned(scene, it, console)
     if draw:

@@ -182,7 +182,8 @@ def _write_model(
     save_model(run.file("model"), job.network.state_dict(), card)
     ready.write_keys(run)
     if scores is not None:
-        about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
+        chose = outcome.best_epoch is not None
+        about = {"split": "val", "used_for_choosing": chose, "seen_in_training": ready.copies}
         found = {**about, "classes": list(card.classes), **asdict(scores)}
         write_json(run.file("evaluation.json"), found)
 
