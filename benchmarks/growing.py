@@ -172,7 +172,20 @@ def processes(data: str, epochs: int = 3, device: str = "cpu") -> dict[str, floa
     lines = [line for line in read_metrics(out) if line["split"] == "train"][-each:]
     took = [line["seconds_data"] + line["seconds_step"] for line in lines]
     own = [(b - a) / each for a, b in itertools.pairwise(ends)]  # only the first one is told
-    return {"processes": done.processes, "seconds": min(took), "processor": min(own, default=0.0)}
+    found = {"seconds": min(took), "processor": min(own, default=0.0), "shared": 0.0}
+    if done.processes > 1:
+        torch.distributed.barrier()  # while every process is there
+        found["shared"] = shared() * (1 - 1 / done.processes)
+        torch.distributed.barrier()
+    return {"processes": done.processes, **found}
+
+
+def shared() -> float:
+    """MiB that this process has in common with others: torch's libraries."""
+    told = Path("/proc/self/smaps_rollup")
+    if not told.exists():
+        return 0.0
+    return int(re.search(r"Shared_Clean: +(\d+) kB", told.read_text())[1]) / 1024
 
 
 WHAT = {"start": start, "step": step, "processes": processes}

@@ -9,7 +9,8 @@ file was checked by an earlier run (`--store off`, as for pictures that do not f
 of the warm start, `index` of listing alone, both in the processor's seconds. The others are
 seconds of a training step of a small network at 16 pixels, 2 views a picture, batch 64, K 300, no
 queue, of which one is varied; on a CPU the processor's own, which others that use it change little.
-`processes` share a batch of 256; there `processor` is the first one's, `seconds` the clock's.
+`processes` share a batch of 256; there `processor` is the first one's, `seconds` the clock's, and
+memory that they share (libraries) counts once.
 
 Each point is measured in a process of its own, so that its memory (the most it ever had) is its
 own. Seconds are the fastest of some rounds: other programs only ever add to them. `exponent` is the
@@ -121,7 +122,7 @@ def processes(sizes: list[int], given: argparse.Namespace, environment: dict[str
         for size in sizes:
             asked = {"what": "processes", "data": str(data), "device": given.device}
             found = measured(asked, {**environment, "UNFREEZE_CACHE": place}, size)
-            mib = [row["mib"] for row in found]
+            mib = [row["mib"] - row["shared"] for row in found]
             told = {name: found[0][name] for name in ("seconds", "processor")}
             rows.append({"n": size, **told, "mib": round(sum(mib), 1)})
             print(rows[-1], flush=True)

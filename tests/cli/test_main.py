@@ -99,6 +99,13 @@ def test_our_errors_are_a_sentence_and_a_next_step(command, error, code):
     assert got == (code, "", "error: Sentence.\nNext step.\n")
 
 
+@pytest.fixture
+def own_sigchld():
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
@@ -108,12 +115,16 @@ def test_our_errors_are_a_sentence_and_a_next_step(command, error, code):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 6, "--batch-size"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 6, "--batch-size"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 6, "The disk is full at /x"),
+        (OSError(errno.EFBIG, "File too large", "/x"), 6, "No file may be that large here"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 6, "--workers"),
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), 6, "--workers"),
+        (RuntimeError("Caught KeyError in DataLoader worker process 0."), 1, "report it"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "Permission denied: /x."),
         (KeyError("b"), 1, "report it"),
         (BrokenPipeError(), 1, "report it"),  # a worker's pipe, not a reader who left
     ],
 )
-def test_other_errors(command, error, code, said):
+def test_other_errors(command, error, code, said, own_sigchld):
     got, out, err = command("pretrain", "pics", work=raising(error))
     assert (got, out) == (code, "")
     assert said in err

@@ -49,7 +49,7 @@ def test_a_file_that_is_lost_is_named(made, monkeypatch, loss):
     pictures = made_pictures(made)
     path = made.root / "data" / "a/2.png"
     path.unlink() if loss == "gone" else path.write_bytes(b"<html>")
-    with pytest.raises(FileLost, match=r"a/2\.png was readable") as raised:
+    with pytest.raises(FileLost, match=r"a/2\.png could not be read") as raised:
         pictures[1]
     assert raised.value.exit_code == 3
     again = pickle.loads(pickle.dumps(raised.value))  # it comes back from worker processes

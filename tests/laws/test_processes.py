@@ -272,6 +272,31 @@ def test_synchronised_batch_norm_is_that_of_the_joined_batch(processes, shape):
         assert np.abs(second[k] - expected[k]).max() < 1e-12
 
 
+def _shared_unevenly(rank, x, upstream, sizes, affine):
+    join("cpu")
+    model = synchronised(nn.BatchNorm2d(x.shape[1], affine=affine))
+    mine = x.split(sizes)[rank].clone().requires_grad_()
+    model(mine).backward(upstream.split(sizes)[rank])
+    return mine.grad.float().numpy(), model.running_mean.numpy(), model.running_var.numpy()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_uneven_shares_far_from_zero_are_normalised_together(processes, kind, affine):
+    g = torch.Generator().manual_seed(0)
+    x = (torch.randn(12, 3, 4, 6, generator=g) + 100).to(kind)
+    upstream = torch.randn(x.shape, generator=g).to(kind)
+    found = processes(2, _shared_unevenly, x, upstream, (9, 3), affine)
+    plain = nn.BatchNorm2d(3, affine=affine).double()
+    whole = x.double().requires_grad_()
+    plain(whole).backward(upstream.double())
+    gradient = np.concatenate([share[0] for share in found])
+    assert np.abs(gradient - whole.grad.numpy()).max() < (1e-4 if kind == torch.float32 else 2e-2)
+    for _, mean, variance in found:
+        assert np.abs(mean - plain.running_mean.numpy()).max() < 1e-5
+        assert np.abs(variance - plain.running_var.numpy()).max() < 1e-5
+
+
 def test_batch_norm_in_groups_knows_its_own_group_only(processes):
     g = torch.Generator().manual_seed(0)
     x = torch.randn(16, 5, generator=g, dtype=torch.float64)

@@ -1,15 +1,18 @@
 """`--on-collapse recover`: back to what was good with one thing changed, exactly and said so."""
 
+import dataclasses
 import tomllib
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import unfreeze
 from unfreeze.errors import DivergedError, Interrupted
 from unfreeze.runtime.runfolder import RunFolder, read_metrics
 from unfreeze.swav.guard import Guard, Verdict
 from unfreeze.swav.trainer import Trainer
+from unfreeze.swav.watching import Look, Watch
 
 GIVEN = {
     "epochs": 4,
@@ -100,6 +103,27 @@ def test_one_remedy_after_another_from_the_start_and_then_the_collapse(collapses
     assert len(kinds) == len(set(kinds)) >= 5 and kinds[0] == "--epsilon"
     assert "--queue-length" in kinds and "--temperature" in kinds
     assert "Tried: --epsilon 0.03" in error.value.next_step
+
+
+def test_the_best_look_of_what_was_given_up_is_not_the_runs(collapses, tmp_path, monkeypatch):
+    """Its weights would be called those of an earlier epoch."""
+    collapses(12)
+    scores = iter([0.0, 0.5, 0.9, 0.1, 0.1, 0.1])  # epoch 2 is the best, and is dropped
+
+    seen = Watch._seen
+
+    def made_up(self, trainer, epochs):
+        look = seen(self, trainer, epochs)
+        return dataclasses.replace(look, figures={**look.figures, "made up": next(scores)})
+
+    monkeypatch.setattr(Watch, "_seen", made_up)
+    monkeypatch.setattr(Look, "score", property(lambda look: look.figures["made up"]))
+    found = run(tmp_path / "run", watch_every=1, keep="best")
+    assert (found.best["epoch"], found.best["value"]) == (1, 0.5)
+    best = state(tmp_path / "run", "best")
+    assert best["step"] == 5
+    kept = load_file(tmp_path / "run/model/model.safetensors")
+    assert all(torch.equal(best["model"][f"backbone.{n}"], t) for n, t in kept.items())
 
 
 def test_fewer_prototypes_start_anew(collapses, tmp_path):

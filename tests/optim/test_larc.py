@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from unfreeze.optim import larc
 from unfreeze.swav import LARC
 
 
@@ -17,8 +18,10 @@ def by_definition(params, grads, momenta, *, lr, momentum, decay, trust=0.001, e
         p.sub_(lr * m)
 
 
+@pytest.mark.parametrize("way", ["_one_by_one", "_together"])  # of a CPU, and of a GPU
 @pytest.mark.parametrize("decay", [0.0, 1e-2])
-def test_ten_steps_equal_the_definition(decay):
+def test_ten_steps_equal_the_definition(decay, way, monkeypatch):
+    monkeypatch.setattr(larc, "_one_by_one", getattr(larc, way))
     generator = torch.Generator().manual_seed(0)
     shapes = [(4, 3), (5,), (2, 3, 3, 3), (7,)]
     start = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]

@@ -1,4 +1,5 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,18 @@ def test_a_crash_leaves_what_was_there(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_said_and_the_old_file_is_whole(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOSPC, "The disk is full"), (errno.EFBIG, "ulimit -f")]
+)
+def test_a_full_disk_is_said_and_the_old_file_is_whole(tmp_path, monkeypatch, number, said):
     path = tmp_path / "file"
     write_text(path, "old")
 
     def full(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(ResourceError, match="disk is full") as error:
+    with pytest.raises(ResourceError, match=said) as error:
         write_text(path, "new")
     assert error.value.exit_code == 6 and path.read_text() == "old"
 

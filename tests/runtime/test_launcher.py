@@ -28,6 +28,7 @@ def test_torchrun_and_slurm_say_the_same():
         {"WORLD_SIZE": "8"},  # left over from somewhere: no launcher without a rank
         {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"},  # a batch script, not a step of srun
         {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
+        {**SLURM, "WORLD_SIZE": "1", "RANK": "0"},  # srun started many, each a torchrun of its own
     ],
 )
 def test_a_process_is_alone_unless_a_launcher_says_otherwise(environment):

@@ -1,6 +1,7 @@
 """DeepCluster-v2: k-means over the memory, centroids for prototypes, labels for codes."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from unfreeze.errors import UsageError
 from unfreeze.runtime.processes import Processes
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.clusters import Clusters
+from unfreeze.swav.doubts import doubts
 from unfreeze.swav.facts import Facts
 from unfreeze.swav.kmeans import nearest, spherical_kmeans
 from unfreeze.swav.recipe import plan
@@ -203,3 +205,44 @@ def test_the_plan_says_what_prototypes_are():
             PretrainSettings(method="deepcluster-v2", freeze_prototypes_niters=3),
             Facts(2_000, 32, "cpu"),
         )
+
+
+def test_nothing_speaks_against_the_recipes_own_values():
+    facts = Facts(100_000, 32, "cpu")
+    made = plan(PretrainSettings(method="deepcluster-v2"), facts)
+    assert doubts(made, facts) == ()
+
+
+def test_more_clusters_than_pictures_are_refused():
+    asked = PretrainSettings(method="deepcluster-v2", nmb_prototypes=50)
+    assert plan(asked, Facts(50, 32, "cpu")).settings.nmb_prototypes == 50
+    with pytest.raises(UsageError, match="50 are more than the 49 pictures"):
+        plan(asked, Facts(49, 32, "cpu"))
+
+
+def test_what_a_checkpoint_kept_goes_to_the_device_where_rows_are_looked_up():
+    """A checkpoint is read on the CPU; rows of a batch are on the network's device."""
+    settings = PretrainSettings(nmb_prototypes=3)
+    made = Clusters(settings, np.arange(4), Processes())
+    state = {"memory": torch.zeros(2, 4, 8), "labels": torch.zeros(3, 4).long(), "epoch": 1}
+    made.restore(state, torch.device("meta"))
+    assert made.memory.device.type == made.labels.device.type == "meta" and made.epoch == 1
+    made.restore({**state, "memory": None}, torch.device("meta"))
+    assert made.memory is None
+
+
+def test_one_process_clusters_for_all(tmp_path, monkeypatch):
+    """A GPU adds up in any order: what each finds for itself may differ."""
+    said = []
+
+    def leads(self, work):
+        centroids, labels = work()
+        said.append(torch.roll(centroids, 1, dims=0))
+        return said[-1], labels
+
+    made = Clusters(PretrainSettings(nmb_prototypes=3), np.arange(40), Processes())
+    made.memory = F.normalize(torch.randn(2, 40, 8), dim=2)
+    monkeypatch.setattr(Processes, "leads", leads)
+    weight = torch.zeros(9, 8)
+    made.turn(SimpleNamespace(model=SimpleNamespace(prototypes=SimpleNamespace(weight=weight))), 0)
+    assert torch.equal(weight, said[0]) and made.labels.shape == (3, 40)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unfreeze.api.alike import refuse_others
 from unfreeze.api.forecast import Forecast, forecast, show, show_forecast
 from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.recovering import fitted, kept
@@ -125,10 +126,7 @@ def run_pretrain(
     processes.leads(lambda: allowed(out, **place))
     # in turn: what the first process fetched or decoded stands on the disk for the others
     prepared = processes.in_turn(lambda: _prepare(settings, console, processes.world))
-    side = _largest(prepared.plan)
-    found = processes.in_turn(
-        lambda: prepared.found.checked(settings, side, prepared.hold, console)
-    )
+    found = _checked(prepared, settings, processes, console)
     # the last moment: --overwrite deletes
     processes.leads(lambda: RunFolder.create(out, **place))
     run = RunFolder(out, writes=processes.first)
@@ -150,7 +148,8 @@ def run_pretrain(
     inherit_head(trainer.model, prepared.start, prepared.reasons, console)
     trainer.deadline = deadline
     trainer.watch = processes.together(lambda: _watch(trainer, found, prepared.found, console))
-    _resume(trainer, run, found.fingerprint, console)
+    # times of change differ between copies on the disks of several machines
+    _resume(trainer, run, processes.leads(lambda: found.fingerprint), console)
     reasons = {**prepared.reasons, **chosen.reasons, **taken.reasons}
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
 
@@ -228,6 +227,16 @@ def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _P
     show(chosen, reasons, facts, console)
     place = Place(device, precision, MEAN, STD)
     return _Prepared(found, start, facts, chosen, place, hold, reasons)
+
+
+def _checked(
+    prepared: _Prepared, settings: PretrainSettings, processes: Processes, console: Console
+) -> Gathering:
+    """The pictures once each was decoded; the same ones in every process."""
+    side, hold = _largest(prepared.plan), prepared.hold
+    found = processes.in_turn(lambda: prepared.found.checked(settings, side, hold, console))
+    refuse_others(processes, found.index)
+    return found
 
 
 def _with_range(start: Start) -> Start:

@@ -14,7 +14,7 @@ from unfreeze.runtime.console import Console
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.collapse import GOOD, START, Collapsed, recovery
+from unfreeze.swav.collapse import GOOD, START, Collapsed, best_again, recovery
 from unfreeze.swav.recipe import Plan
 from unfreeze.swav.remedies import Remedy
 from unfreeze.swav.trainer import OnEpoch, Trainer
@@ -72,6 +72,8 @@ def recovered(trainer: Trainer, collapse: Collapsed, made: Build, console: Conso
     if remedy is None:
         raise _given_up(trainer, collapse)
     state = load_state(_back(trainer, remedy), "pretrain")
+    if not remedy.again:
+        trainer.processes.leads(lambda: best_again(trainer.run.file("checkpoints")))
     fresh = made(changed(trainer.plan, remedy.values))
     fresh.fingerprint, fresh.deadline, fresh.watch = (
         trainer.fingerprint,

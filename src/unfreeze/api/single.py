@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from unfreeze import __version__
+from unfreeze.api.alike import refuse_others
 from unfreeze.api.fitting import Parts, assemble, rated, swept
 from unfreeze.api.job import Job, begun, checkpoint, continued, opened
 from unfreeze.api.labelling import Checked, Labelled
@@ -82,6 +83,7 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
         return begun(s, found, it, scene.device, **counts, processes=processes.world), ready
 
     job, ready = processes.in_turn(prepared)
+    refuse_others(processes, ready.train.index, ready.val.index)
     job = replace(job, network=_placed(job.network, scene.device, processes))
     return Begun(run, telling(job, ready.hold), ready, state)
 

@@ -1,7 +1,7 @@
 """Batch norm over the batch of several processes, on any device.
 
-torch's SyncBatchNorm refuses the CPU. This one adds up (sum, sum of squares, count) over the
-processes with autograd, and is used wherever torch's is not.
+torch's SyncBatchNorm refuses the CPU. This one puts the processes' means and variances together and
+leaves all work on pictures to torch's own kernels; it is used wherever torch's is not.
 """
 
 import contextlib
@@ -10,31 +10,63 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+_Moments = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-class _Total(torch.autograd.Function):
-    """The sum over a group of processes; so is the gradient."""
 
-    @staticmethod
-    def forward(ctx: Any, part: torch.Tensor, group: Any) -> torch.Tensor:
-        ctx.group = group
-        total = part.clone()
-        dist.all_reduce(total, group=group)
-        return total
+class _Normalised(torch.autograd.Function):
+    """Batch norm by the moments of the whole group; of its input alone something is kept."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        total = grads[0].contiguous().clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float, group: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        mean, variance, count = _moments(x, weight, group)
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps, ctx.group = eps, group
+        ctx.mark_non_differentiable(mean, variance, count)
+        y = F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+        return y, mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, mean, variance, count = ctx.saved_tensors
+        # with given moments: dy * weight / deviation, and here the sums of dy * x^ and of dy
+        own, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+            grads[0], x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack([by_weight, by_bias])
+        dist.all_reduce(sums, group=ctx.group)
+        # the moments' own share, -(weight / deviation) * (x^ * mean(dy x^) + mean(dy)), is a batch
+        # norm again
+        scale, shift = -sums / count * weight * (variance + ctx.eps).rsqrt()
+        own += F.batch_norm(x, mean, variance, scale, shift, training=False, eps=ctx.eps)
+        return own, by_weight, by_bias, None, None
+
+
+def _moments(x: torch.Tensor, weight: torch.Tensor, group: Any) -> _Moments:
+    """Mean and variance `[C]` of `x` `[B, C, ...]` over the group, and how many numbers of each."""
+    unused = torch.zeros_like(weight)  # whose type is that of the answer
+    mean, variance = torch.batch_norm_update_stats(x, unused, unused.clone(), 0.0)
+    count = torch.full_like(mean, x.numel() / x.shape[1])
+    mine = torch.stack([mean, variance, count]).double()
+    all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(all_, mine, group=group)
+    means, variances, counts = torch.stack(all_, dim=1)
+    total = counts.sum(0)
+    middle = (counts * means).sum(0) / total
+    # around the common mean: no difference of large squares
+    around = (counts * (variances + (means - middle).square())).sum(0) / total
+    return middle.to(mean), around.to(mean), total.to(mean)
 
 
 class SynchronisedBatchNorm(_BatchNorm):
     """Batch norm of `[B, C]` or `[B, C, ...]` with the statistics of a whole group of processes.
 
-    Statistics are computed in float32 at least. In evaluation it is batch norm as ever.
+    Statistics have the type of its parameters. In evaluation it is batch norm as ever.
     """
 
     def __init__(self, num_features: int, group: Any = None, **options: Any) -> None:
@@ -50,24 +82,17 @@ class SynchronisedBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(input)
         self._check_input_dim(input)
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
-        around = [1, -1] + [1] * (x.ndim - 2)
-        count, mean, variance = self._statistics(x)
+        weight: torch.Tensor = self.weight
+        bias: torch.Tensor = self.bias
+        if not self.affine:
+            kind = torch.promote_types(input.dtype, torch.float32)
+            weight = torch.ones(self.num_features, dtype=kind)
+            bias = torch.zeros_like(weight)
+        y, mean, variance, count = _Normalised.apply(input, weight, bias, self.eps, self.group)
         if self.track_running_stats:
             self._follow(mean, variance, count)
-        y = (x - mean.view(around)) * (variance + self.eps).rsqrt().view(around)
-        if self.affine:
-            y = y * self.weight.view(around) + self.bias.view(around)
-        return y.to(input.dtype)
-
-    def _statistics(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Count, mean `[C]` and variance `[C]` over the group."""
-        dims = [d for d in range(x.ndim) if d != 1]
-        count = x.new_tensor([x.numel() / x.shape[1]])
-        total = _Total.apply(torch.cat([x.sum(dims), x.square().sum(dims), count]), self.group)
-        sums, squares, count = total.split([self.num_features, self.num_features, 1])
-        mean = sums / count
-        return count, mean, (squares / count - mean.square()).clamp_min(0)
+        normalised: torch.Tensor = y
+        return normalised
 
     @torch.no_grad()
     def _follow(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:

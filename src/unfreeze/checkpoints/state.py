@@ -14,7 +14,7 @@ from unfreeze.errors import WeightsError
 from unfreeze.runtime.atomic import write_bytes
 
 FORMAT = 1
-LAST, BEFORE = "last.ckpt", "before.ckpt"
+LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The entry: one verb is called, and errors become a sentence, a next step and an exit code."""
 
 import errno
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from unfreeze.cli.parser import known_verb, overview, parse, verb_parser
 from unfreeze.cli.processes import launcher_told, one_process, peer_lost, started_rank
 from unfreeze.cli.world import World
 from unfreeze.errors import DivergedError, Interrupted, ResourceError, UnfreezeError, UsageError
+from unfreeze.runtime.atomic import in_words, is_full
 from unfreeze.runtime.signals import ending_interrupts
 
 # verb -> what its command needs to go on from the last checkpoint
@@ -37,6 +39,8 @@ def failed(error: BaseException, words: list[str], world: World) -> int:
     if "--debug" in words:
         world.tell("".join(traceback.format_exception(error)).rstrip())
     known = understood(error, words[0] if words else "")
+    if _worker_lost(error) and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would say it once more, as it ends
     spoken = getattr(error, "spoken", None)
     launcher_told(known)
     if not (silent(error) if spoken is None else spoken):
@@ -112,6 +116,10 @@ def understood(error: BaseException, verb: str) -> UnfreezeError:
             "The memory did not suffice; what was saved before is whole.",
             "Try a smaller --batch-size, or --image-size, or fewer --workers.",
         )
+    if _worker_lost(error):
+        from unfreeze.data.loader import worker_lost
+
+        return worker_lost()
     if isinstance(error, OSError):
         return _from_system(error)
     return _ours(error)
@@ -125,11 +133,16 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or named or said or refused
 
 
+def _worker_lost(error: BaseException) -> bool:
+    # torch tells of it by a signal, wherever the command is just then
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
 def _from_system(error: OSError) -> UnfreezeError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return ResourceError(
-            f"The disk is full{_at(error)}; what was saved before is whole.",
-            "Free some space, then go on.",
+            f"{in_words(error)}{_at(error)}; what was saved before is whole.",
+            "Make room, then go on.",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename is not None:
         return UsageError(

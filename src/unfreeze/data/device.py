@@ -33,6 +33,14 @@ def _sides(pictures: Pictures, positions: Ids) -> npt.NDArray[np.int64] | None:
     return pictures.store.shapes[rows].astype(np.int64)
 
 
+def sent(values: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """The values on a device, for which the host does not wait."""
+    tensor = torch.from_numpy(values)
+    if device.type == "cuda":  # else the copy would wait for what is queued
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 class Held:
     """Pictures as uint8 `[N, 3, H, W]` on a device, smaller ones in the top left corner."""
 
@@ -67,16 +75,10 @@ class Held:
         found: list[torch.Tensor] = []
         for spec, same in groupby(enumerate(specs), key=lambda entry: entry[1]):
             numbered = list(same)
-            drawn = Drawn(self._sent(table(self.sides[place], ids, epoch, seed, numbered)))
-            pixels = self.pixels[self._sent(np.tile(place, len(numbered)))]
+            drawn = Drawn(sent(table(self.sides[place], ids, epoch, seed, numbered), self.device))
+            pixels = self.pixels[sent(np.tile(place, len(numbered)), self.device)]
             found += batched_views(pixels, drawn, spec).chunk(len(numbered))
         return found
-
-    def _sent(self, values: npt.NDArray[np.generic]) -> torch.Tensor:
-        tensor = torch.from_numpy(values)
-        if self.device.type == "cuda":  # else the copy would wait for what is queued
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
 
 
 class HeldLoader(Loader):

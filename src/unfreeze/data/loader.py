@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.silence import pillow_silenced
 from unfreeze.data.views.draws import permutation
-from unfreeze.errors import DataError, UnfreezeError, UsageError
+from unfreeze.errors import DataError, ResourceError, UnfreezeError, UsageError
 
 Ids = npt.NDArray[np.int64]
 Make = Callable[[Sequence[npt.NDArray[np.uint8]], Ids, int], list[torch.Tensor]]
@@ -95,10 +95,13 @@ class Loader:
             # else it draws from the generator that dropout uses, once for each start
             generator=torch.Generator(),
         )
-        for batch in loader:
-            if isinstance(batch, UnfreezeError):
-                raise batch
-            yield batch
+        try:
+            for batch in loader:
+                if isinstance(batch, UnfreezeError):
+                    raise batch
+                yield batch
+        except (ConnectionError, EOFError) as error:  # its other end is gone
+            raise worker_lost() from error
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from its `start`-th on."""
@@ -165,7 +168,33 @@ class _Cutter(Dataset[Batch]):
                 images = [self.pictures[int(i)] for i in ids]
         except UnfreezeError as error:
             return error  # type: ignore[return-value]  # raised where it can be shown whole
-        return Batch(step, epoch, ids, self.labels[ids], self.make(images, ids, epoch))
+        batch = Batch(step, epoch, ids, self.labels[ids], self.make(images, ids, epoch))
+        return batch if get_worker_info() is None else _shared(batch)
+
+
+def _shared(batch: Batch) -> Batch:
+    """The batch in the shared memory by which it travels: torch would try it in a thread.
+
+    That thread fails alone where there is no room, and everybody waits for ever.
+    """
+    try:
+        for tensor in (batch.labels, *batch.views):
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        return ResourceError(  # type: ignore[return-value]  # as above
+            f"The shared memory has no room for another batch: {' '.join(str(error).split())}.",
+            "Use --workers 0 or fewer, or give the container more (--shm-size 8g, --ipc host).",
+        )
+    return batch
+
+
+def worker_lost() -> ResourceError:
+    """What to say where a process that cuts views is gone."""
+    return ResourceError(
+        "A process that cuts views was ended from outside; what was saved before is whole.",
+        "So ends what needs more memory than there is (in a container its --shm-size counts, too): "
+        "use fewer --workers or none, and go on from the last checkpoint.",
+    )
 
 
 def _as_it_is(item: Any) -> Any:

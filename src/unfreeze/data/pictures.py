@@ -16,12 +16,13 @@ _PAUSES = (0.1, 0.5)  # seconds before the second and the third reading
 
 
 class FileLost(DataError):
-    """A picture that was usable before and now fails, three times over."""
+    """A picture that fails, three times over: one that was usable before, or was not checked."""
 
     def __init__(self, path: str, detail: str) -> None:
         super().__init__(
-            f"{path} was readable when the data was checked and is not any more: {detail}.",
-            "Bring the file back (or leave it out and start anew), then go on with --resume.",
+            f"{path} could not be read in three tries: {detail}.",
+            "Bring the file back and go on with --resume; or leave it out and start anew (--scan "
+            "full finds such files before the first step).",
         )
         self.path, self.detail = path, detail
 

@@ -44,7 +44,7 @@ def subset(
     of a class that has fewer and needs labels (DataError); `fraction` keeps at least one picture
     of each class; `limit` covers every class if it is large enough.
     """
-    chosen = np.unique(np.asarray(positions, np.int64))
+    chosen = _ascending(positions, len(labels))
     if per_class is not None:
         if len(chosen) and (labels[chosen] < 0).any():
             raise DataError(
@@ -75,7 +75,7 @@ def stratified(
     whole groups are then held out as long as that brings the classes nearer to their share, so
     val can be smaller than asked for, and empty.
     """
-    chosen = np.unique(np.asarray(positions, np.int64))
+    chosen = _ascending(positions, len(labels))
     _, classes, counts = np.unique(labels[chosen], return_inverse=True, return_counts=True)
     if not len(chosen) or counts.min() < SMALLEST_CLASS:
         return chosen, chosen[:0]
@@ -125,6 +125,13 @@ def read_split_csv(path: Path) -> list[SplitRow]:
     return [SplitRow(*row) for row in rows[1:]]
 
 
+def _ascending(positions: npt.ArrayLike, count: int) -> Positions:
+    """Each position once, in order: numpy's `unique` takes thirty times as long."""
+    taken = np.zeros(count, np.bool_)
+    taken[np.asarray(positions, np.int64)] = True
+    return np.flatnonzero(taken)
+
+
 def _keys(count: int, seed: int, stream: int) -> npt.NDArray[np.uint64]:
     # raw output of a bit generator is the part of numpy that is promised never to change
     raw = np.random.PCG64(np.random.SeedSequence([seed, stream])).random_raw(count)
@@ -161,8 +168,11 @@ def _first(labels: Labels, positions: Positions, count: int, seed: int) -> Posit
     ranks = _ranks(labels, positions, seed)
     _, classes, counts = np.unique(labels[positions], return_inverse=True, return_counts=True)
     places = np.where(ranks == 0, 0.0, (ranks + 0.5) / counts[classes])
-    order = np.lexsort((_keys(len(labels), seed, _SUBSET)[positions], places))
-    first: Positions = positions[order[:count]]
+    keys = _keys(len(labels), seed, _SUBSET)[positions]
+    if count < len(places):  # only these can be among them: few of a million are put in order
+        near = np.flatnonzero(places <= np.partition(places, count)[count])
+        positions, places, keys = positions[near], places[near], keys[near]
+    first: Positions = positions[np.lexsort((keys, places))[:count]]
     return first
 
 

@@ -5,7 +5,7 @@ the variant SwAV was published with: no clipping, the weight decay inside the ra
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Optimizer
@@ -56,14 +56,9 @@ class LARC(Optimizer):
     def _step_group(self, group: dict[str, Any], params: list[torch.Tensor]) -> None:
         grads = [p.grad for p in params if p.grad is not None]
         ratio, decay = _ratios(params, grads, group)
-        # (g + decay * p) * ratio for all tensors at once
-        scaled = torch._foreach_mul(params, decay)
-        torch._foreach_add_(scaled, grads)
-        torch._foreach_mul_(scaled, ratio)
-        momenta = [self._momentum(p) for p in params]
-        torch._foreach_mul_(momenta, group["momentum"])
-        torch._foreach_add_(momenta, scaled)
-        torch._foreach_add_(params, momenta, alpha=-group["lr"])
+        tensors = _Tensors(params, grads, [self._momentum(p) for p in params])
+        move = _one_by_one if params[0].is_cpu else _together
+        move(tensors, ratio, decay, momentum=group["momentum"], lr=group["lr"])
 
     def _momentum(self, p: torch.Tensor) -> torch.Tensor:
         state = self.state[p]
@@ -73,10 +68,39 @@ class LARC(Optimizer):
         return buffer
 
 
+class _Tensors(NamedTuple):
+    params: list[torch.Tensor]
+    grads: list[torch.Tensor]
+    momenta: list[torch.Tensor]
+
+
+def _together(
+    tensors: _Tensors, ratios: torch.Tensor, decays: torch.Tensor, *, momentum: float, lr: float
+) -> None:
+    """(g + decay * p) * ratio into the momenta, and these from the parameters: all at once."""
+    params, grads, momenta = tensors
+    scaled = torch._foreach_mul(params, decays.unbind())
+    torch._foreach_add_(scaled, grads)
+    torch._foreach_mul_(scaled, ratios.unbind())
+    torch._foreach_mul_(momenta, momentum)
+    torch._foreach_add_(momenta, scaled)
+    torch._foreach_add_(params, momenta, alpha=-lr)
+
+
+def _one_by_one(
+    tensors: _Tensors, ratios: torch.Tensor, decays: torch.Tensor, *, momentum: float, lr: float
+) -> None:
+    """The same in place, each tensor while it is near: on a CPU in half the time."""
+    scales = zip(ratios.tolist(), decays.tolist(), strict=True)
+    for p, g, m, (ratio, decay) in zip(*tensors, scales, strict=True):
+        m.mul_(momentum).add_(g, alpha=ratio).add_(p, alpha=ratio * decay)
+        p.add_(m, alpha=-lr)
+
+
 def _ratios(
     params: list[torch.Tensor], grads: list[torch.Tensor], group: dict[str, Any]
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """(ratio, weight decay) of each tensor, as scalars on its device."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ratio, weight decay) of each tensor, on their device."""
     p_norm = torch.stack(torch._foreach_norm(params))
     g_norm = torch.stack(torch._foreach_norm(grads))
     decay = group["weight_decay"]
@@ -84,4 +108,4 @@ def _ratios(
     plain = (p_norm == 0) | (g_norm == 0)
     ratio = torch.where(plain, torch.ones_like(ratio), ratio)
     decays = torch.where(plain, torch.zeros_like(ratio), torch.full_like(ratio, decay))
-    return list(ratio.unbind()), list(decays.unbind())
+    return ratio, decays

@@ -11,7 +11,11 @@ from typing import Any
 
 from unfreeze.errors import ResourceError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {
+    errno.ENOSPC: "The disk is full",
+    errno.EDQUOT: "The disk is full",
+    errno.EFBIG: "No file may be that large here (ulimit -f, or the file system)",
+}
 
 
 @contextlib.contextmanager
@@ -37,7 +41,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync(target.parent)
     except OSError as error:
         if is_full(error):
-            raise disk_full(target) from error
+            raise disk_full(target, error) from error
         raise
     finally:
         if temporary is not None:
@@ -49,11 +53,16 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def disk_full(target: Path) -> ResourceError:
+def in_words(error: OSError) -> str:
+    """What stood in the way of a write that found no room."""
+    return _FULL[error.errno or errno.ENOSPC]
+
+
+def disk_full(target: Path, error: OSError) -> ResourceError:
     """The error for a write that found no room."""
     return ResourceError(
-        f"The disk is full: {target} could not be written; what was there before is whole.",
-        "Free some space, then go on with --resume.",
+        f"{in_words(error)}: {target} could not be written; what was there before is whole.",
+        "Make room, then go on with --resume.",
     )
 
 

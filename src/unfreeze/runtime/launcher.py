@@ -29,8 +29,10 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch:
     One task of SLURM, or one process of torchrun, is a run of its own: `alone`.
     """
     env = os.environ if environment is None else environment
-    if _number(env, "WORLD_SIZE", 1) > 1 and "RANK" in env:
+    if "WORLD_SIZE" in env and "RANK" in env:
         world = _number(env, "WORLD_SIZE", 1)
+        if world == 1:
+            return Launch()  # whatever srun started torchrun itself with
         local = _number(env, "LOCAL_WORLD_SIZE", world)
         rank, local_rank = _number(env, "RANK", 0), _number(env, "LOCAL_RANK", 0)
         return _equal(Launch("torchrun", rank, world, local_rank, local))

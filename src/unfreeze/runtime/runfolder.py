@@ -71,7 +71,7 @@ class RunFolder:
                 stream.write(line + "\n")
         except OSError as error:
             if is_full(error):
-                raise disk_full(self.file(name)) from error
+                raise disk_full(self.file(name), error) from error
             raise
 
 

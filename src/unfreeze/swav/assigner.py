@@ -96,8 +96,8 @@ class Assigner(Targets):
         """What a checkpoint keeps beside the bank: what the gate saw."""
         return {"gate": self.gate and self.gate.state()}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """The reverse of `state`."""
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """The reverse of `state`; a gate brings its sums to the device itself."""
         if self.gate and state["gate"]:
             self.gate.restore(state["gate"])
 

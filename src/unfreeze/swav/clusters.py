@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from unfreeze.backbones.norm import frozen_statistics
+from unfreeze.data.device import sent
 from unfreeze.data.loader import Batch
 from unfreeze.runtime.processes import Processes
 from unfreeze.settings.pretrain import PretrainSettings
@@ -27,8 +28,8 @@ class Clusters(Targets):
     """The memory, `[V, N, d]` unit features of V assigned views, and each picture's clusters.
 
     Clustering h looks at the memory of view h modulo V. Every process holds the whole memory (8 d V
-    bytes a picture in all, while it is brought together twice that) and clusters it alike, so that
-    any number of processes has the same labels.
+    bytes a picture in all, while it is brought together twice that); the first clusters it for all,
+    as a GPU adds up in any order: any number of processes has the same labels.
     """
 
     def __init__(self, s: PretrainSettings, positions: np.ndarray, processes: Processes) -> None:
@@ -58,19 +59,10 @@ class Clusters(Targets):
         if epoch == self.epoch:
             return
         memory = self._join()
-        found = [
-            spherical_kmeans(
-                memory[h % len(memory)],
-                self.K,
-                iterations=self.iterations,
-                seed=(self.seed * 1_000_003 + epoch) * 1_009 + h,
-            )
-            for h in range(self.clusterings)
-        ]
-        self.labels = torch.stack([labels for _, labels in found])
-        self.epoch = epoch
+        centroids, labels = self.processes.leads(lambda: self._clustered(memory, epoch))
+        self.labels, self.epoch = labels.to(memory.device), epoch
         with torch.no_grad():
-            trainer.model.prototypes.weight.copy_(torch.cat([centroids for centroids, _ in found]))
+            trainer.model.prototypes.weight.copy_(centroids)
 
     def codes(
         self,
@@ -100,14 +92,30 @@ class Clusters(Targets):
         memory = self._join() if self.memory is not None or self._new else None
         return {"memory": memory, "labels": self.labels, "epoch": self.epoch}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """The reverse of `state`."""
-        self.memory, self.labels, self.epoch = state["memory"], state["labels"], state["epoch"]
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """The reverse of `state`: memory and labels on `device`, where rows are looked up."""
+        memory: torch.Tensor | None = state["memory"]
+        self.memory = None if memory is None else memory.to(device)
+        self.labels, self.epoch = state["labels"].to(device), state["epoch"]
         self._new.clear()
+
+    def _clustered(self, memory: torch.Tensor, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centroids `[clusterings * K, d]` and labels `[clusterings, N]`, on the CPU."""
+        found = [
+            spherical_kmeans(
+                memory[h % len(memory)],
+                self.K,
+                iterations=self.iterations,
+                seed=(self.seed * 1_000_003 + epoch) * 1_009 + h,
+            )
+            for h in range(self.clusterings)
+        ]
+        centroids, labels = zip(*found, strict=True)
+        return torch.cat(centroids).cpu(), torch.stack(labels).cpu()
 
     def _remember(self, features: Sequence[torch.Tensor], batch: Batch) -> torch.Tensor:
         """Note the features of the assigned views; which rows of the memory they are."""
-        rows = torch.from_numpy(np.searchsorted(self.positions, batch.ids)).to(features[0].device)
+        rows = sent(np.searchsorted(self.positions, batch.ids), features[0].device)
         self._new.append((rows, torch.stack([features[view] for view in self.assigned])))
         return rows
 

@@ -1,8 +1,9 @@
 """What follows from a verdict of the guard: the run saves and ends, or says so and goes on."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unfreeze.checkpoints.state import LAST, second_name
+from unfreeze.checkpoints.state import BEST, LAST, second_name
 from unfreeze.errors import DivergedError
 from unfreeze.swav.guard import Verdict
 from unfreeze.swav.remedies import Remedy, remedies
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 # in checkpoints/, where a run may recover: its untrained start, and the last state that was good
 START, GOOD = "start.ckpt", "good.ckpt"
+GOOD_BEST = "good-best.ckpt"  # what best.ckpt was at the good state
 
 
 class Collapsed(DivergedError):
@@ -57,6 +59,14 @@ def keep_good(trainer: "Trainer") -> None:
         second_name(folder / LAST, folder / START)
     if not trainer.step or trainer.guard.good:
         second_name(folder / LAST, folder / GOOD)
+        if trainer.watch.best is not None:
+            second_name(folder / BEST, folder / GOOD_BEST)
+
+
+def best_again(folder: Path) -> None:
+    """Take the good state's best look for the run's: what came after it is given up."""
+    if (folder / GOOD_BEST).exists():
+        second_name(folder / GOOD_BEST, folder / BEST)
 
 
 def heed(trainer: "Trainer") -> None:

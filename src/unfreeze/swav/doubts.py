@@ -21,6 +21,8 @@ def doubts(plan: Plan, facts: Facts) -> tuple[str, ...]:
 
 def _standing(plan: Plan) -> Iterator[str]:
     steps = plan.settings.freeze_prototypes_niters or 0
+    if plan.settings.method != "swav":
+        return  # they always stand still between two clusterings
     if plan.steps and steps > max(plan.steps_per_epoch, 0.1 * plan.steps):
         epochs = steps / plan.steps_per_epoch
         yield (
@@ -34,7 +36,7 @@ def _prototypes(plan: Plan, facts: Facts) -> Iterator[str]:
     K, batch, queue = s.nmb_prototypes or 0, s.batch_size or 0, s.queue_length or 0
     if facts.images < K:
         yield f"--nmb-prototypes {K:,} are more than the {facts.images:,} pictures."
-    elif fillable(batch, queue) < K:
+    elif s.method == "swav" and fillable(batch, queue) < K:
         behind = f" and {queue:,} queued features" if queue else ""
         yield (
             f"A batch of {batch:,}{behind} cannot fill --nmb-prototypes {K:,}: codes are shared "

@@ -219,6 +219,12 @@ def _codes(draft: _Draft, facts: Facts) -> None:
     else:
         draft.fill("nmb_prototypes", *prototypes(images, None, None))
         draft.fill("queue_length", 0, "labels come from k-means over all pictures")
+        if draft["nmb_prototypes"] > images:
+            raise UsageError(
+                f"--nmb-prototypes {draft['nmb_prototypes']:,} are more than the {images:,} "
+                "pictures, and k-means starts each cluster from one.",
+                f"Use {images:,} at most; far fewer teach more.",
+            )
     if draft["queue_length"]:
         start = max(1, min(15, round(0.15 * draft["epochs"])))
         draft.fill("epoch_queue_starts", start, "15, at most 15 % of the epochs")

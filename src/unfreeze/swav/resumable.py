@@ -51,6 +51,7 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": trainer.processes.world,
         "rng": trainer.processes.gather(torch.get_rng_state()),  # dropout's, by rank
+        "device_rng": _drawn(trainer),
         "model": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
@@ -75,13 +76,29 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> list[str]:
     processes = trainer.processes
     if state["processes"] == processes.world:
         torch.set_rng_state(state["rng"][processes.rank])
+        _draw_on(trainer.place.device, state.get("device_rng"), processes.rank)
     if state["bank"] is not None:
         trainer.assigner.bank = _share(trainer, state["bank"])
-    trainer.assigner.restore(state["targets"])
+    trainer.assigner.restore(state["targets"], trainer.place.device)
     trainer.watch.restore(state["watch"])
     trainer.guard.restore(state["guard"])
     trainer.recoveries = state["recoveries"]
     return _notes(state, processes.world)
+
+
+def _drawn(trainer: "Trainer") -> dict[str, Any] | None:
+    """The generators of the device, from which its dropout draws, by rank; None on the CPU."""
+    device = trainer.place.device
+    if device.type == "cpu":
+        return None
+    own = torch.get_device_module(device).get_rng_state()
+    return {"kind": device.type, "states": trainer.processes.gather(own)}
+
+
+def _draw_on(device: torch.device, drawn: dict[str, Any] | None, rank: int) -> None:
+    """Take up a device's generator, where the run was on such a device."""
+    if drawn is not None and drawn["kind"] == device.type:
+        torch.get_device_module(device).set_rng_state(drawn["states"][rank])
 
 
 def _joined(trainer: "Trainer") -> dict[str, Any] | None:

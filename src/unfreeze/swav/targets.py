@@ -46,5 +46,5 @@ class Targets:
         """What a checkpoint keeps beside the bank. Collective."""
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """The reverse of `state`."""
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """The reverse of `state`, whose tensors are on the CPU; `device` is where they are used."""

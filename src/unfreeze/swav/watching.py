@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unfreeze.checkpoints.state import save_state
+from unfreeze.checkpoints.state import BEST, save_state
 from unfreeze.probes.knn import knn_predict, leave_one_out
 from unfreeze.runtime.devices import autocast
 from unfreeze.swav.figures import (
@@ -131,7 +131,7 @@ class Watch:
         if self.best is None or self.last.score > self.best.score:
             self.best = self.last
             state = state_of(trainer)
-            path = trainer.run.file("checkpoints/best.ckpt")
+            path = trainer.run.file(f"checkpoints/{BEST}")
             trainer.processes.leads(lambda: save_state(path, state))
         trainer.meter.skip()  # the next record's times are of training alone
         return self.last

@@ -31,10 +31,11 @@ def test_a_folder_lists_files_at_any_depth_and_follows_links(made):
     (root / "b" / "loop").symlink_to(root)
     (root / "link.png").symlink_to(root / "a.png")
     (root / "lost.png").symlink_to(root / "nowhere")
+    (root / "self.png").symlink_to(root / "self.png")
     os.mkfifo(root / "pipe.png")
     source = open_source(str(root))
-    assert source.names == ["a.png", "b/2.png", "b/c/3.png", "link.png", "lost.png"]
-    assert source.sizes.tolist() == [3, 3, 5, 3, 0]
+    assert source.names == ["a.png", "b/2.png", "b/c/3.png", "link.png", "lost.png", "self.png"]
+    assert source.sizes.tolist() == [3, 3, 5, 3, 0, 0]
     assert source.read(3) == b"one"
     assert source.head(2, 2) == b"th"
     assert source.head(4, 2) == b""
@@ -170,7 +171,7 @@ def test_the_index_of_a_zip_is_light(made):
 
 def test_the_index_of_a_folder_is_light(made):
     def make() -> FileSource:
-        source = FileSource(made.root, names_of(50_000), [(1, 2)] * 50_000)
+        source = FileSource(made.root, names_of(50_000), [1] * 50_000, [2] * 50_000)
         source.kind, source.where = "folder", "made"
         return source
 

@@ -29,7 +29,9 @@ def _table(path: Path) -> tuple[dict[str, list[str]], list[int]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = [name.strip() for name in next(reader, [])]
-            rows: list[list[str]] = []
+            # paths are all different: there is nothing to share
+            share = [str if name == "path" else intern for name in header]
+            columns: list[list[str]] = [[] for _ in header]
             lines: list[int] = []
             for row in filter(None, reader):
                 if len(row) != len(header):
@@ -38,10 +40,11 @@ def _table(path: Path) -> tuple[dict[str, list[str]], list[int]]:
                         f"but the header names {len(header)}.",
                         "Quote fields that contain commas.",
                     )
-                rows.append([intern(field.strip()) for field in row])
+                for column, shared, field in zip(columns, share, row, strict=True):
+                    column.append(shared(field.strip()))
                 lines.append(reader.line_num)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} is no CSV in UTF-8: {error}.", "Save it as comma-separated UTF-8."
         ) from error
-    return {name: [row[i] for row in rows] for i, name in enumerate(header)}, lines
+    return dict(zip(header, columns, strict=True)), lines

@@ -2,7 +2,10 @@
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from unfreeze.data.sources.folder import FileSource
@@ -29,12 +32,14 @@ class FileListSource(FileSource):
             )
         names = [name.replace("\\", "/") if os.sep == "\\" else name for name in names]
         self._refuse_twice(names, lines)
-        super().__init__(path.parent, names, list(self._statuses(path, names, lines)))
+        super().__init__(path.parent, names, *self._statuses(path, names, lines))
         self.labels = columns.get("label")
         self.splits = columns.get("split")
         self.groups = columns.get("group")
 
     def _refuse_twice(self, names: Sequence[str], lines: Sequence[int]) -> None:
+        if len(set(names)) == len(names):
+            return
         first: dict[str, int] = {}
         for name, line in zip(names, lines, strict=True):
             if first.setdefault(name, line) != line:
@@ -45,20 +50,37 @@ class FileListSource(FileSource):
 
     def _statuses(
         self, path: Path, names: Sequence[str], lines: Sequence[int]
-    ) -> Iterator[tuple[int, int]]:
-        """Size and time of change of each file."""
-        folder = str(path.parent)  # a Path for each of a million names takes longer than asking
-        for name, line in zip(names, lines, strict=True):
-            try:
-                status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118
-            except (OSError, ValueError) as error:
-                raise DataError(
-                    f"{path}, {self.line} {line}: there is no file {name!r} beside the list.",
-                    "Paths are relative to the folder of the list.",
-                ) from error
-            if not stat.S_ISREG(status.st_mode):
-                raise DataError(
-                    f"{path}, {self.line} {line}: {name!r} is no file.",
-                    f"Name one picture a {self.line}.",
-                )
-            yield status.st_size, status.st_mtime_ns
+    ) -> "tuple[array[int], array[int]]":
+        """Sizes and times of change of the files."""
+        sizes, times = array("q"), array("q")
+        # from a folder that is open already: a million long paths are not followed from the root
+        with _opened(path.parent) as ask:
+            for name, line in zip(names, lines, strict=True):
+                try:
+                    status = ask(name)
+                except (OSError, ValueError) as error:
+                    raise DataError(
+                        f"{path}, {self.line} {line}: there is no file {name!r} beside the list.",
+                        "Paths are relative to the folder of the list.",
+                    ) from error
+                if not stat.S_ISREG(status.st_mode):
+                    raise DataError(
+                        f"{path}, {self.line} {line}: {name!r} is no file.",
+                        f"Name one picture a {self.line}.",
+                    )
+                sizes.append(status.st_size)
+                times.append(status.st_mtime_ns)
+        return sizes, times
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Callable[[str], os.stat_result]]:
+    """Asks for the status of a file by its name relative to `folder`, links followed."""
+    if os.stat not in os.supports_dir_fd:
+        yield lambda name: os.stat(folder / name)  # noqa: PTH116
+        return
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        yield partial(os.stat, dir_fd=place)
+    finally:
+        os.close(place)

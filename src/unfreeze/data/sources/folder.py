@@ -1,7 +1,10 @@
 """Pictures that are files of their own: a folder, at any depth."""
 
+import errno
 import os
-from collections.abc import Iterator
+from array import array
+from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +17,13 @@ from unfreeze.errors import DataError
 class FileSource(Source):
     """Files under a root; `names` are relative to it (or absolute, where a list says so)."""
 
-    def __init__(self, root: Path, names: list[str], stats: list[tuple[int, int]]) -> None:
+    def __init__(
+        self, root: Path, names: list[str], sizes: Sequence[int], times: Sequence[int]
+    ) -> None:
         self._root = str(root)
         self.names = names
-        columns = np.array(stats, dtype=np.int64).reshape(-1, 2)
-        self.sizes: npt.NDArray[np.int64] = np.ascontiguousarray(columns[:, 0])
-        self._times = np.ascontiguousarray(columns[:, 1])
+        self.sizes: npt.NDArray[np.int64] = np.array(sizes, np.int64)
+        self._times = np.array(times, np.int64)
 
     def read(self, row: int) -> bytes:
         """The file's bytes; raises OSError, or Undecodable above the size limit."""
@@ -56,36 +60,55 @@ class FolderSource(FileSource):
     kind = "folder"
 
     def __init__(self, path: Path) -> None:
-        names: list[str] = []
-        stats: list[tuple[int, int]] = []
         self.where = str(path)
+        found = _Found()
         try:
-            for name, size, changed in _walk(str(path), "", ()):
-                names.append(name)
-                stats.append((size, changed))
+            found.walk(str(path), "", ())
         except OSError as error:
             raise DataError(
                 f"The folder {error.filename} cannot be read: {error.strerror}.",
                 "Check its permissions, or move it out of the data.",
             ) from error
-        super().__init__(path, names, stats)
+        super().__init__(path, found.names, found.sizes, found.times)
 
 
-def _walk(
-    folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, int, int]]:
-    """Name, size and time of change of each file below, depth first."""
-    status = os.stat(folder)  # noqa: PTH116
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors and status.st_ino:
-        return
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
-        elif entry.is_file():
-            status = entry.stat()
-            yield prefix + entry.name, status.st_size, status.st_mtime_ns
-        elif entry.is_symlink():
-            yield prefix + entry.name, 0, 0
+class _Found:
+    """Names, sizes and times of change of files; as numbers, not objects, for a million of them."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sizes = array("q")
+        self.times = array("q")
+
+    def walk(self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> None:
+        """Adds every file below, depth first."""
+        status = os.stat(folder)  # noqa: PTH116
+        identity = (status.st_dev, status.st_ino)
+        if identity in ancestors and status.st_ino:
+            return
+        with os.scandir(folder) as inside:
+            entries = sorted(inside, key=attrgetter("name"))
+        for entry in entries:
+            if entry.is_symlink() and _leads_to_itself(entry):
+                self._add(prefix + entry.name, 0, 0)
+            elif entry.is_dir():
+                self.walk(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
+            elif entry.is_file():
+                status = entry.stat()
+                self._add(prefix + entry.name, status.st_size, status.st_mtime_ns)
+            elif entry.is_symlink():
+                self._add(prefix + entry.name, 0, 0)
+
+    def _add(self, name: str, size: int, changed: int) -> None:
+        self.names.append(name)
+        self.sizes.append(size)
+        self.times.append(changed)
+
+
+def _leads_to_itself(link: "os.DirEntry[str]") -> bool:
+    """Whether a link leads nowhere for being part of a circle of links."""
+    try:
+        link.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False

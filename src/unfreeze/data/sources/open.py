@@ -99,8 +99,11 @@ def _open_path(path: Path) -> Source:
 
 def _open_folder(path: Path) -> Source:
     """A folder of files; of shards or Parquet files, where it holds these and no pictures."""
-    source = FolderSource(path)
-    large = {end: [n for n in source.names if _ends(n, end)] for end in (".tar", ".parquet")}
+    source, ends = FolderSource(path), (".tar", ".parquet")
+    together = "\n".join((*source.names, "")).lower()  # all at once: there may be a million
+    if not any(f"{end}\n" in together for end in ends):
+        return source
+    large = {end: [name for name in source.names if _ends(name, end)] for end in ends}
     if not any(large.values()) or any(_is_picture(source, row) for row in range(len(source))):
         return source
     if large[".tar"]:

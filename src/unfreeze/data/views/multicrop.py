@@ -1,6 +1,7 @@
 """Multi-crop (arXiv 2006.09882, section 3.3): several views of each picture at several sizes."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
@@ -98,9 +99,17 @@ def normalise(
     """float32 `[B, 3, S, S]` (channels last in memory) from uint8 `[B, S, S, 3]`, on its device."""
     if views.device.type == "cpu" and views.dtype == torch.uint8:
         return _looked_up(views, mean, std)
-    shift = torch.tensor(mean, device=views.device) * 255
-    scale = 1 / (torch.tensor(std, device=views.device) * 255)
+    shift, scale = _constants(tuple(mean), tuple(std), views.device)
     return ((views.float() - shift) * scale).permute(0, 3, 1, 2)
+
+
+@cache
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is taken off and multiplied with; sent once, as the host waits for the device then."""
+    shift, spread = (torch.tensor(values, device=device) * 255 for values in (mean, std))
+    return shift, 1 / spread
 
 
 def _looked_up(views: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

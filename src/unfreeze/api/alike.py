@@ -1,0 +1,43 @@
+"""Whether all processes of a run see the same pictures: each lists and decodes for itself."""
+
+from typing import NamedTuple
+
+from unfreeze.data.index import Index
+from unfreeze.data.sources.source import digest
+from unfreeze.errors import DataError
+from unfreeze.runtime.processes import Processes
+
+
+class Seen(NamedTuple):
+    """What a process has: how many pictures, and hex of their names and labels in order."""
+
+    pictures: int
+    names: str
+
+
+def refuse_others(processes: Processes, *indexes: Index) -> None:
+    """DataError where a process has other pictures than the first: else they would wait for ever.
+
+    A disk of its own may hold others, and so may a folder that is still being filled. Collective.
+    """
+    if processes.world == 1:
+        return
+    count = sum(map(len, indexes))
+    names = "".join(digest(index.paths, index.labels) for index in indexes)
+    everyone = processes.collected(Seen(count, names))
+    processes.leads(lambda: _compare(everyone))
+
+
+def _compare(everyone: list[Seen]) -> None:
+    first = everyone[0]
+    for rank, seen in enumerate(everyone):
+        if seen != first:
+            how = (
+                f"{seen.pictures:,}"
+                if seen.pictures != first.pictures
+                else f"other {seen.pictures:,}"
+            )
+            raise DataError(
+                f"Process {rank} has {how} usable pictures, the first one {first.pictures:,}.",
+                "All processes need the same files: wait until they are copied, to every machine.",
+            )
