@@ -30,7 +30,7 @@ def each_with_each(looks, thumbs):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_bands_find_what_comparing_all_pairs_finds(seed, monkeypatch):
+def test_bytes_find_what_comparing_all_pairs_finds(seed, monkeypatch):
     monkeypatch.setattr(twins, "_BLOCK", 7)
     draw = np.random.default_rng(seed)
     looks = draw.integers(0, 2**63, 20, np.uint64)
@@ -63,3 +63,13 @@ def test_the_same_bytes():
         == []
         == twins.near(np.zeros(0, np.uint64), np.zeros((0, 256), np.uint8))
     )
+
+
+def test_frames_of_a_camera_that_stands_still_are_brought_together_once(monkeypatch):
+    draw = np.random.default_rng(0)
+    frame = draw.integers(8, 248, 256)
+    thumbs = (frame + draw.integers(-3, 4, (500, 256))).astype(np.uint8)
+    unions, union = [], twins._union
+    monkeypatch.setattr(twins, "_union", lambda *given: unions.append(given) or union(*given))
+    assert twins.near(np.full(500, 2**40 + 7, np.uint64), thumbs) == [list(range(500))]
+    assert len(unions) < 1_000  # of 125,000 pairs that look alike

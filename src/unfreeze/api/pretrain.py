@@ -1,6 +1,5 @@
 """`pretrain`: SwAV on unlabelled pictures, from a folder or archive to a model that travels."""
 
-import copy
 import math
 import time
 from collections.abc import Sequence
@@ -9,30 +8,23 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from unfreeze.api.alike import refuse_others
-from unfreeze.api.forecast import Forecast, forecast, show, show_forecast
-from unfreeze.api.gathering import Gathering, gathering
+from unfreeze.api.forecast import Forecast, forecast, show_forecast
+from unfreeze.api.gathering import Gathering
+from unfreeze.api.preparing import prepare
 from unfreeze.api.recovering import fitted, kept
 from unfreeze.api.report import report
-from unfreeze.api.starting import Start, begin, inherit_head
-from unfreeze.api.tuning import announced, tell, tuned, usual_way
+from unfreeze.api.starting import inherit_head
+from unfreeze.api.tuning import tell, tuned, usual_way
 from unfreeze.api.watching import sample_of, summary
 from unfreeze.api.writing import facts_of, write_model, write_start
-from unfreeze.backbones.norm import groups_of, synchronised
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
-from unfreeze.data.device import Held, bytes_held
-from unfreeze.data.holding import Holding
-from unfreeze.data.intensity import parsed, reading
 from unfreeze.data.pictures import Pictures
-from unfreeze.data.views.multicrop import MEAN, STD
 from unfreeze.errors import UsageError
 from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
-from unfreeze.runtime.devices import free_for_pictures, pick_device, pick_precision
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.processes import Processes, join
@@ -40,17 +32,9 @@ from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.runtime.threads import threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.facts import Facts
-from unfreeze.swav.methods import check_method, prototypes_of
-from unfreeze.swav.model import SwAV
-from unfreeze.swav.place import Place
-from unfreeze.swav.recipe import Plan, plan
-from unfreeze.swav.recipes import with_recipe
+from unfreeze.swav.recipe import Plan
 from unfreeze.swav.trainer import OnEpoch, Trainer
 from unfreeze.swav.watching import Watch
-from unfreeze.swav.ways import Way
-
-_NOWHERE = RunFolder("", writes=False)
 
 
 @dataclass(frozen=True)
@@ -124,18 +108,17 @@ def run_pretrain(
     console = Logged(console if processes.first else Quiet())
     place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     processes.leads(lambda: allowed(out, **place))
-    # in turn: what the first process fetched or decoded stands on the disk for the others
-    prepared = processes.in_turn(lambda: _prepare(settings, console, processes.world))
-    found = _checked(prepared, settings, processes, console)
+    # in turn: what the first process fetched stands on the disk for the others
+    prepared = processes.in_turn(lambda: prepare(settings, console, processes.world))
+    found = prepared.checked(processes, console)
     # the last moment: --overwrite deletes
     processes.leads(lambda: RunFolder.create(out, **place))
     run = RunFolder(out, writes=processes.first)
     console.into(run)
-    chosen = plan(prepared.start.settings, _facts(prepared.facts, found))
-    chosen = processes.together(lambda: kept(chosen, run, console))
+    chosen = processes.together(lambda: kept(prepared.planned(found), run, console))
     device, room = prepared.place.device, prepared.facts.room
     held = processes.together(lambda: found.held(chosen.settings, device, room))
-    make = partial(_trainer, prepared, found=found, processes=processes, held=held)
+    make = partial(prepared.trainer, found=found, processes=processes, held=held)
     taken = processes.together(
         lambda: tuned(chosen, prepared.place, run, processes, partial(make, chosen))
     )
@@ -173,7 +156,7 @@ def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None, console: 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     """What a run would do; touches no file."""
-    prepared = _prepare(settings, console, launched().world)
+    prepared = prepare(settings, console, launched().world)
     chosen = prepared.plan
 
     def make(pictures: Pictures, positions: Any) -> Trainer:
@@ -181,7 +164,7 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
         found = replace(prepared.found, pictures=pictures, train=positions)
         way = usual_way(alone.settings, prepared.place, 1)
         held = found.held(alone.settings, prepared.place.device, prepared.facts.room)
-        return _trainer(prepared, alone, way, found=found, processes=Processes(), held=held)
+        return prepared.trainer(alone, way, found=found, processes=Processes(), held=held)
 
     found = forecast(chosen, prepared.facts, make)
     show_forecast(chosen, found, console)
@@ -195,101 +178,10 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     )
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """Everything that is known before a file is written."""
-
-    found: Gathering
-    start: Start
-    facts: Facts
-    plan: Plan
-    place: Place
-    hold: Holding
-    reasons: dict[str, str]
-
-
-def _prepare(settings: PretrainSettings, console: Console, processes: int) -> _Prepared:
-    device = pick_device(settings.device)
-    precision, why = pick_precision(settings.precision, device)
-    check_method(settings)
-    settings, named = with_recipe(settings)
-    found = gathering(settings, console)
-    torch.manual_seed(settings.seed)
-    start = _with_range(begin(settings, found.side, device))
-    found.index.source.intensity = reading(start.settings.range, start.settings.channels)
-    room = free_for_pictures(device)
-    facts = Facts(len(found.train), found.side, device.type, start.width, processes, room=room)
-    chosen = plan(start.settings, facts)
-    hold = found.holding(settings, _largest(chosen), processes)
-    reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
-    reasons["store"] = f"{hold.place}: {hold.reason}"
-    reasons |= announced(start.settings, processes)
-    show(chosen, reasons, facts, console)
-    place = Place(device, precision, MEAN, STD)
-    return _Prepared(found, start, facts, chosen, place, hold, reasons)
-
-
-def _checked(
-    prepared: _Prepared, settings: PretrainSettings, processes: Processes, console: Console
-) -> Gathering:
-    """The pictures once each was decoded; the same ones in every process."""
-    side, hold = _largest(prepared.plan), prepared.hold
-    found = processes.in_turn(lambda: prepared.found.checked(settings, side, hold, console))
-    refuse_others(processes, found.index)
-    return found
-
-
-def _with_range(start: Start) -> Start:
-    """The start with the range and channels that were asked for, else those of the weights."""
-    wants, s = start.loaded.preprocess if start.loaded else None, start.settings
-    rule, channels = parsed(reading(s.range, s.channels, wants.intensity if wants else "auto"))
-    return replace(start, settings=replace(s, range=rule, channels=channels))
-
-
-def _largest(chosen: Plan) -> int:
-    """The shorter side that pictures are shrunk to: views are cut from twice their own size."""
-    return 2 * max(chosen.settings.size_crops or ())
-
-
 def _watch(trainer: Trainer, found: Gathering, before: Gathering, console: Console) -> Watch:
     s = trainer.s
     looks = s.watch_every and s.epochs and trainer.processes.first
     return Watch(sample_of(s, found, before.index, console) if looks else None, s.watch_every or 0)
-
-
-def _trainer(
-    prepared: _Prepared,
-    chosen: Plan,
-    way: Way,
-    *,
-    found: Gathering,
-    processes: Processes,
-    held: Held | None,
-    run: RunFolder = _NOWHERE,
-) -> Trainer:
-    """A trainer that computes in this way; without a run's folder it writes nothing."""
-    s, place = chosen.settings, replace(prepared.place, precision=way.precision, layout=way.layout)
-    model: Any = SwAV(
-        copy.deepcopy(prepared.start.network),  # a recovery needs it as it was
-        prepared.start.width,
-        hidden=s.hidden_mlp or 0,
-        feat_dim=s.feat_dim,
-        prototypes=prototypes_of(s),
-    )
-    if s.sync_bn in ("all", "groups"):
-        size = s.syncbn_process_group_size if s.sync_bn == "groups" else 0
-        group = groups_of(size, processes.world, processes.rank)
-        model = synchronised(model.to(place.device), group)
-    if not processes.first:
-        torch.manual_seed(s.seed + 7919 * processes.rank)  # each draws its own dropout
-    loader = found.loader(s, processes, workers=way.workers, held=held)
-    return Trainer(model, chosen, loader, run, place, processes)
-
-
-def _facts(before: Facts, found: Gathering) -> Facts:
-    """What is known once every file was decoded."""
-    size = bytes_held(found.pictures, found.train)
-    return replace(before, images=len(found.train), held=math.inf if size is None else size)
 
 
 def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console) -> None:

@@ -1,0 +1,126 @@
+"""What is known of a pretraining run before it writes a file, and the trainers made from that."""
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from unfreeze.api.alike import refuse_others
+from unfreeze.api.forecast import show
+from unfreeze.api.gathering import Gathering, gathering
+from unfreeze.api.starting import Start, begin
+from unfreeze.api.tuning import announced
+from unfreeze.backbones.norm import groups_of, synchronised
+from unfreeze.data.device import Held, bytes_held
+from unfreeze.data.holding import Holding
+from unfreeze.data.intensity import parsed, reading
+from unfreeze.data.views.multicrop import MEAN, STD
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.devices import free_for_pictures, pick_device, pick_precision
+from unfreeze.runtime.processes import Processes
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.facts import Facts
+from unfreeze.swav.methods import check_method, prototypes_of
+from unfreeze.swav.model import SwAV
+from unfreeze.swav.place import Place
+from unfreeze.swav.recipe import Plan, plan
+from unfreeze.swav.recipes import with_recipe
+from unfreeze.swav.trainer import Trainer
+from unfreeze.swav.ways import Way
+
+_NOWHERE = RunFolder("", writes=False)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures as they were listed, the network to begin with, and the plan for these.
+
+    `hold`: where decoded pictures are kept. `reasons`: why a setting has its value.
+    """
+
+    found: Gathering
+    start: Start
+    facts: Facts
+    plan: Plan
+    place: Place
+    hold: Holding
+    reasons: dict[str, str]
+
+    def checked(self, processes: Processes, console: Console) -> Gathering:
+        """The pictures once each was decoded; the same ones in every process."""
+        s, side = self.start.settings, _largest(self.plan)
+        # in turn: what the first process decoded stands on the disk for the others
+        found = processes.in_turn(lambda: self.found.checked(s, side, self.hold, console))
+        refuse_others(processes, found.index)
+        return found
+
+    def planned(self, found: Gathering) -> Plan:
+        """The plan for the pictures that can be used."""
+        size = bytes_held(found.pictures, found.train)
+        held = math.inf if size is None else size
+        return plan(self.start.settings, replace(self.facts, images=len(found.train), held=held))
+
+    def trainer(
+        self,
+        chosen: Plan,
+        way: Way,
+        *,
+        found: Gathering,
+        processes: Processes,
+        held: Held | None,
+        run: RunFolder = _NOWHERE,
+    ) -> Trainer:
+        """A trainer that computes in this way; without a run's folder it writes nothing."""
+        s, place = chosen.settings, replace(self.place, precision=way.precision, layout=way.layout)
+        model: Any = SwAV(
+            copy.deepcopy(self.start.network),  # a recovery needs it as it was
+            self.start.width,
+            hidden=s.hidden_mlp or 0,
+            feat_dim=s.feat_dim,
+            prototypes=prototypes_of(s),
+        )
+        if s.sync_bn in ("all", "groups"):
+            size = s.syncbn_process_group_size if s.sync_bn == "groups" else 0
+            group = groups_of(size, processes.world, processes.rank)
+            model = synchronised(model.to(place.device), group)
+        if not processes.first:
+            torch.manual_seed(s.seed + 7919 * processes.rank)  # each draws its own dropout
+        loader = found.loader(s, processes, workers=way.workers, held=held)
+        return Trainer(model, chosen, loader, run, place, processes)
+
+
+def prepare(settings: PretrainSettings, console: Console, processes: int) -> Prepared:
+    """Lists the pictures, builds the network and plans a run of so many processes; says it."""
+    device = pick_device(settings.device)
+    precision, why = pick_precision(settings.precision, device)
+    check_method(settings)
+    settings, named = with_recipe(settings)
+    found = gathering(settings, console)
+    torch.manual_seed(settings.seed)
+    start = _with_range(begin(settings, found.side, device))
+    found.index.source.intensity = reading(start.settings.range, start.settings.channels)
+    room = free_for_pictures(device)
+    facts = Facts(len(found.train), found.side, device.type, start.width, processes, room=room)
+    chosen = plan(start.settings, facts)
+    hold = found.holding(settings, _largest(chosen), processes)
+    reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
+    reasons["store"] = f"{hold.place}: {hold.reason}"
+    reasons |= announced(start.settings, processes)
+    show(chosen, reasons, facts, console)
+    place = Place(device, precision, MEAN, STD)
+    return Prepared(found, start, facts, chosen, place, hold, reasons)
+
+
+def _with_range(start: Start) -> Start:
+    """The start with the range and channels that were asked for, else those of the weights."""
+    wants, s = start.loaded.preprocess if start.loaded else None, start.settings
+    rule, channels = parsed(reading(s.range, s.channels, wants.intensity if wants else "auto"))
+    return replace(start, settings=replace(s, range=rule, channels=channels))
+
+
+def _largest(chosen: Plan) -> int:
+    """The shorter side that pictures are shrunk to: views are cut from twice their own size."""
+    return 2 * max(chosen.settings.size_crops or ())
