@@ -10,6 +10,7 @@ import pytest
 import unfreeze
 from unfreeze.api import trials
 from unfreeze.api.compare import compare
+from unfreeze.api.starts import starts
 from unfreeze.api.trials import best_on_validation, tried
 from unfreeze.cli.main import main
 from unfreeze.cli.world import World
@@ -19,6 +20,7 @@ from unfreeze.reports.findings import read_findings
 from unfreeze.reports.page import page
 from unfreeze.runtime.runfolder import read_metrics
 from unfreeze.settings.build import read_toml
+from unfreeze.settings.compare import CompareSettings
 
 ONE = {"epochs": 1, "augment": "none", "precision": "fp32", "val": 0.25}
 
@@ -98,6 +100,19 @@ def test_every_start_gets_the_same_pictures_network_and_size(done):
     assert [s["seed"] for s in settings] == [0, 0, 1, 1]
     steps = {max(m["step"] for m in read_metrics(one.run)) for one in done.runs}
     assert len(steps) == 1
+
+
+def test_a_start_from_nothing_reads_pictures_as_the_run_does(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("unfreeze.api.finetune.report", lambda run: None)
+    how = {**ONE, "arch": "unfreeze/tiny", "weights": "none", "range": "percentile"}
+    own = unfreeze.finetune(data, out=str(tmp_path / "own"), channels=(2, 1, 0), **how).run
+
+    def read(**changed):
+        ready = starts(CompareSettings(data=(data,), weights=("none", own), **changed))
+        return {one.name: (one.settings.range, one.settings.channels) for one in ready}
+
+    assert read()["none"] == ("percentile", (2, 1, 0))
+    assert read(range="auto") == {"none": ("auto", (2, 1, 0)), "own": ("auto", None)}
 
 
 def test_what_is_said_is_what_the_runs_left(done):

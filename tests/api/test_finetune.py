@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from unfreeze.api import finetune as verb
 from unfreeze.api import single
+from unfreeze.api.evaluate import evaluate
 from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.pictures import Pictures
@@ -119,23 +120,17 @@ def test_frozen_unchanged_turns_false_when_training_moves_what_is_frozen(
     assert result.frozen_unchanged is False
 
 
-def test_interrupted_and_resumed_is_the_straight_run(coloured, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_is_the_straight_run(coloured, tmp_path, stopped_after):
     data = str(coloured("colours", COLOURS))
     options = {**TINY, "epochs": 4, "augment": "photo", "freeze": "stage:1"}
     straight = finetune(data, out=str(tmp_path / "straight"), **options)
-    step = Trainer._step
-
-    def stepping(self, batch):
-        step(self, batch)
-        if self.step == 7:
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", stepping)
-        with pytest.raises(Interrupted, match="1 of 4 epochs") as caught:
-            finetune(data, out=str(tmp_path / "broken"), **options)
+    with stopped_after(7), pytest.raises(Interrupted, match="1 of 4 epochs") as caught:
+        finetune(data, out=str(tmp_path / "broken"), **options)
     assert "--resume" in caught.value.next_step
     assert (tmp_path / "broken/model/model.json").is_file()
+    with stopped_after(2), pytest.raises(Interrupted, match="0 of 4 epochs"):
+        finetune(data, out=str(tmp_path / "short"), **options)
+    assert evaluate(str(tmp_path / "short"), data).epoch is None
     resumed = finetune(data, out=str(tmp_path / "broken"), resume="yes", **options)
     left, right = (load_file(f"{r.model}/model.safetensors") for r in (straight, resumed))
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -249,6 +244,26 @@ def test_a_dry_run_shows_the_plan_with_reasons_and_touches_nothing(coloured, tmp
     assert found.images == 19 and found.steps == 150
     assert found.parameters_trainable + found.parameters_frozen == 307_747
     assert found.settings["lr"] and found.settings["image_size"] == 16
+
+
+def test_the_steps_of_a_plan_are_those_of_the_run(coloured, tmp_path):
+    """A last batch of one picture, which batch norm cannot take, is left out of both."""
+    options = {**TINY, "val": 0.0, "limit": 17, "batch_size": 8, "epochs": 2}
+    data = str(coloured("colours", COLOURS))
+    found = finetune(data, dry_run=True, **options)
+    made = finetune(data, out=str(tmp_path / "run"), **options)
+    facts = tomllib.loads((tmp_path / "run/config.toml").read_text())["facts"]
+    assert found.steps == facts["steps"] == 4 and made.epochs == 2
+
+
+def test_copies_on_both_sides_are_counted_and_said(coloured, tmp_path):
+    data = coloured("c", {"train/red": 6, "train/blue": 6, "val/red": 3, "val/blue": 3})
+    (data / "val/red/copy.png").write_bytes((data / "train/red/000.png").read_bytes())
+    result = finetune(str(data), out=str(tmp_path / "run"), **{**TINY, "epochs": 1})
+    told = json.loads((tmp_path / "run/evaluation.json").read_text())
+    found = evaluate(result.run, str(data))
+    assert told["n"] == found.n == 7 and told["seen_in_training"] == found.seen_in_training > 0
+    assert "among the training ones, too" in (tmp_path / "run/log.txt").read_text()
 
 
 def test_what_is_missing_is_said(coloured, tmp_path):

@@ -25,14 +25,10 @@ from unfreeze.transfer.grid import Grid
 from unfreeze.transfer.kept import kept_folder
 from unfreeze.transfer.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
 COLOURS = {"red": 8, "green": 8, "blue": 8}
 HOW = {"arch": "unfreeze/tiny", "freeze": "all", "precision": "fp32", "epochs": 4, "image_size": 16}
 PAIR = {"lr": 0.05, "weight_decay": 1e-4}
-
-
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch):
-    monkeypatch.setattr(verb, "report", lambda run: None)
 
 
 @pytest.fixture(scope="module")
@@ -200,26 +196,38 @@ def test_the_first_views_of_many_are_those_of_few(tune):
     )
 
 
-def test_interrupted_and_resumed_is_the_straight_run(tune, monkeypatch):
+def test_interrupted_and_resumed_is_the_straight_run(tune, stopped_after):
     options = {**PAIR, "augment": "photo", "cache_views": 2, "epochs": 5}
     straight = tune("straight", **options)
-    step = Trainer._step
-
-    def stepping(self, batch):
-        step(self, batch)
-        if self.step == 7:
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", stepping)
-        with pytest.raises(Interrupted, match="1 of 5 epochs"):
-            tune("broken", **options)
+    with stopped_after(7), pytest.raises(Interrupted, match="1 of 5 epochs"):
+        tune("broken", **options)
     with pytest.raises(UsageError, match=r"began with --cache features; .* off"):
         tune("broken", resume="yes", **{**options, "cache": "off", "cache_views": None})
     resumed = tune("broken", resume="yes", **options)
     left, right = weights(straight.run), weights(resumed.run)
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
     assert resumed.val_accuracy == straight.val_accuracy and resumed.frozen_unchanged is True
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"cache_views": 1, "augment": "photo"},
+        {"cache_views": 3, "augment": "none"},
+        {"cache_views": 3, "freeze": "none"},
+    ],
+    ids=["one-view", "no-views", "nothing-kept"],
+)
+def test_the_same_command_goes_on_whatever_came_of_it(tune, stopped_after, asked):
+    options = {**PAIR, **asked}
+    straight = tune("straight", **options)
+    with stopped_after(7), pytest.raises(Interrupted):
+        tune("broken", **options)
+    resumed = tune("broken", resume="auto", **options)
+    left, right = weights(straight.run), weights(resumed.run)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    with pytest.raises(UsageError, match="cannot go on with 2"):
+        tune("broken", resume="auto", **{**options, "cache_views": 2})
 
 
 def test_checkpoints_are_few_unless_asked_for(tune, monkeypatch):

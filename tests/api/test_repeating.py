@@ -1,7 +1,6 @@
 """`--folds` and `--repeats`: how sure an accuracy is, and what it costs."""
 
 import json
-import signal
 import tomllib
 from pathlib import Path
 
@@ -10,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unfreeze.api import finetune as verb
 from unfreeze.api.finetune import finetune
 from unfreeze.api.repeating import Part, sentence, summed
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError
 from unfreeze.reports.interval import wilson
+from unfreeze.reports.pairs import wilson_of_share
 from unfreeze.runtime.runfolder import read_metrics
 from unfreeze.transfer import kept
-from unfreeze.transfer.step import Stepper
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "precision": "fp32", "epochs": 3}
 FROZEN = {**TINY, "freeze": "all", "augment": "none", "sweep": "off"}
 
@@ -27,11 +26,6 @@ FROZEN = {**TINY, "freeze": "all", "augment": "none", "sweep": "off"}
 @pytest.fixture(scope="module")
 def data(colours, tmp_path_factory):
     return str(colours(tmp_path_factory.mktemp("d") / "c", {"red": 12, "green": 9, "blue": 9}))
-
-
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch):
-    monkeypatch.setattr(verb, "report", lambda run: None)
 
 
 @pytest.fixture
@@ -91,20 +85,10 @@ def test_features_are_computed_once_for_all_and_are_the_same(tune, monkeypatch):
     assert found.repeated.seeds == [0, 1] and len(found.repeated.accuracies) == 2
 
 
-def test_finished_folds_are_not_trained_again(tune, monkeypatch, tmp_path):
+def test_finished_folds_are_not_trained_again(tune, stopped_after, tmp_path):
     options = {"folds": 3, **TINY}
     straight = tune("straight", **options)
-    take, steps = Stepper.take, []
-
-    def stopping(self, step, *rest):
-        steps.append(step)
-        taken = take(self, step, *rest)
-        if len(steps) == 22:  # in the second fold: each has 15 steps
-            signal.raise_signal(signal.SIGTERM)
-        return taken
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "take", stopping)
+    with stopped_after(22) as steps:  # in the second fold: each has 15 steps
         with pytest.raises(Interrupted, match="Stopped in seed-0-fold-2"):
             tune("broken", **options)
         assert not (tmp_path / "broken/model").exists()
@@ -116,15 +100,41 @@ def test_finished_folds_are_not_trained_again(tune, monkeypatch, tmp_path):
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+def test_what_was_stopped_goes_on_as_it_was_asked_with_nothing_said_again(tune, stopped_after):
+    """The next step that is told names the folder alone; each fold's plan is its own."""
+    options = {**FROZEN, "sweep": "auto", "folds": 2, "epochs": 4}
+    straight = tune("straight", **options)
+    for name, steps in (("in-a-fold", 5), ("in-the-run", 40)):
+        with stopped_after(steps), pytest.raises(Interrupted):
+            tune(name, **options)
+        resumed = tune(name, resume="yes")
+        left, right = weights(straight), weights(resumed)
+        assert all(torch.equal(left[n], right[n]) for n in left)
+        assert resumed.repeated.accuracies == straight.repeated.accuracies
+        assert resumed.repeated.chose == "rates, too"
+    assert tune("in-the-run", resume="yes").repeated == resumed.repeated  # a finished one
+
+
 def test_repeats_hold_out_other_pictures(tune):
     result = tune("repeated", repeats=3, **FROZEN)
     found = result.repeated
-    assert (found.folds, found.seeds, found.n) == (0, [0, 1, 2], 18)
     held = [splits(part.run)[1] for part in found.runs]
+    different = len(set.union(*held))
+    assert (found.folds, found.seeds, found.n) == (0, [0, 1, 2], different) and different < 18
     assert len({frozenset(one) for one in held}) == 3 and splits(result.run)[1] == held[0]
     assert found.deviation is not None
     low, high = found.interval
     assert low <= found.accuracy <= high
+
+
+def test_the_datas_own_val_is_not_more_pictures_for_being_judged_again(coloured, tmp_path):
+    data = coloured("d", {f"{part}/{name}": 6 for part in ("train", "val") for name in ("a", "b")})
+    result = finetune(str(data), out=str(tmp_path / "run"), repeats=3, **FROZEN)
+    found = result.repeated
+    assert found.n == 12 and [part.n for part in found.runs] == [12] * 3
+    low, high = wilson_of_share(found.accuracy, 12)
+    assert found.interval[0] <= low and found.interval[1] >= high
+    assert "the same pictures" in sentence(found)
 
 
 def test_groups_stay_whole(coloured, tmp_path):
@@ -144,20 +154,9 @@ def test_too_many_folds_are_refused_in_words(tune):
     assert "Use 2 to 9 folds" in str(caught.value.next_step)
 
 
-def test_finished_folds_of_another_training_are_not_taken(tune, monkeypatch):
-    take, steps = Stepper.take, []
-
-    def stopping(self, step, *rest):
-        steps.append(step)
-        taken = take(self, step, *rest)
-        if len(steps) == 22:  # the first fold has 15 steps and is finished
-            signal.raise_signal(signal.SIGTERM)
-        return taken
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "take", stopping)
-        with pytest.raises(Interrupted):
-            tune("broken", folds=3, **TINY)
+def test_finished_folds_of_another_training_are_not_taken(tune, stopped_after):
+    with stopped_after(22), pytest.raises(Interrupted):  # the first fold has 15 steps
+        tune("broken", folds=3, **TINY)
     with pytest.raises(UsageError, match="seed-0-fold-1 was trained with --epochs 3, now it is 5"):
         tune("broken", folds=3, resume="auto", **{**TINY, "epochs": 5})
 
@@ -180,11 +179,16 @@ def test_seeds_and_pictures_both_widen_the_interval():
     def parts(*correct):
         return [Part("", s, 0, 100, c, c) for s, c in enumerate(correct)]
 
-    same, apart = summed(2, parts(80, 80, 80), ""), summed(2, parts(70, 80, 90), "")
+    def all_of(some, pictures=100, folds=2):
+        return summed(some, "", folds=folds, pictures=pictures)
+
+    same, apart = all_of(parts(80, 80, 80)), all_of(parts(70, 80, 90))
     assert [same.accuracy, apart.accuracy] == pytest.approx([0.8, 0.8])
     assert same.deviation == pytest.approx(0) and apart.deviation == pytest.approx(
         np.std([0.7, 0.8, 0.9], ddof=1)
     )
     assert apart.interval[0] < same.interval[0] < 0.8 < same.interval[1] < apart.interval[1]
-    assert same.n == 100 and summed(0, parts(80, 80, 80), "").n == 300
+    more = all_of(parts(80, 80, 80), 250, folds=0)  # some were held out by two of the three
+    assert same.n == 100 and more.n == 250 and more.interval[0] > same.interval[0]
+    assert "other pictures held out" in sentence(more)
     assert "2 folds, 3 seeds" in sentence(apart) and "0.800 of 100 pictures" in sentence(apart)

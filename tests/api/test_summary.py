@@ -1,6 +1,7 @@
 import pytest
 import torchinfo
 
+from unfreeze.api.finetune import finetune
 from unfreeze.api.summary import Summary, render, summary
 from unfreeze.backbones.build import build
 from unfreeze.backbones.head import headless, replace_head
@@ -128,3 +129,18 @@ def test_a_runs_summary_shows_what_the_run_froze(tmp_path, head):
     found = summary(str(tmp_path))
     assert 0 < found.parameters_trainable < found.parameters_frozen
     assert summary(str(tmp_path), freeze="none").parameters_frozen == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"head": "mlp:8", "freeze": "all"}, {"freeze": "all", "unfreeze_at": "1:stage3"}],
+    ids=["two-new-layers", "thawed"],
+)
+def test_a_run_trains_what_it_says_it_trained(coloured, tmp_path, no_drawing, options):
+    data = coloured("colours", {"red": 6, "blue": 6})
+    how = {"arch": "unfreeze/tiny", "weights": "none", "epochs": 2, **options}
+    made = finetune(str(data), out=str(tmp_path / "run"), **how)
+    found = summary(made.run)
+    assert found.parameters_trainable == made.parameters_trainable
+    assert found.parameters_frozen == made.parameters_frozen
+    assert summary(made.run, freeze="none").parameters_frozen == 0

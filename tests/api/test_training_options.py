@@ -1,7 +1,6 @@
 """What the field expects of training, through the real verb: each option does what it says."""
 
 import json
-import signal
 import tomllib
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unfreeze.api import finetune as verb
 from unfreeze.api.evaluate import evaluate
 from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.state import load_state, save_state
@@ -18,8 +16,8 @@ from unfreeze.cli.main import main
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import Interrupted, UsageError
 from unfreeze.runtime.runfolder import read_metrics
-from unfreeze.transfer.step import Stepper
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "precision": "fp32", "epochs": 2}
 EVERYTHING = {
     "label_smoothing": 0.1,
@@ -36,11 +34,6 @@ EVERYTHING = {
 @pytest.fixture(scope="module")
 def data(colours, tmp_path_factory):
     return str(colours(tmp_path_factory.mktemp("d") / "c", {"red": 20, "green": 8, "blue": 6}))
-
-
-@pytest.fixture(autouse=True)
-def _no_drawing(monkeypatch):
-    monkeypatch.setattr(verb, "report", lambda run: None)
 
 
 @pytest.fixture
@@ -73,45 +66,26 @@ def test_every_option_changes_what_is_learned(tune, option):
     assert config(changed)[option] == value
 
 
-def test_all_together_stopped_and_resumed_is_the_straight_run(tune, monkeypatch):
+def test_all_together_stopped_and_resumed_is_the_straight_run(tune, stopped_after):
     options = {**EVERYTHING, "epochs": 4}
     straight = tune("straight", **options)
-    step = Stepper.take
-
-    def stepping(self, number, *rest):
-        taken = step(self, number, *rest)
-        if number == 9:
-            signal.raise_signal(signal.SIGTERM)
-        return taken
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "take", stepping)
-        with pytest.raises(Interrupted):
-            tune("broken", **options)
+    with stopped_after(10), pytest.raises(Interrupted):
+        tune("broken", **options)
     resumed = tune("broken", resume="yes", **options)
     assert same(straight, resumed)
     with pytest.raises(UsageError, match=r"began with --mixup 0.2; it cannot go on with 0.4"):
         tune("broken", resume="yes", **{**options, "mixup": 0.4})
 
 
-def test_a_run_from_before_an_option_was_there_goes_on(tune, tmp_path, monkeypatch):
-    step = Stepper.take
-
-    def stepping(self, number, *rest):
-        taken = step(self, number, *rest)
-        if number == 1:
-            signal.raise_signal(signal.SIGTERM)
-        return taken
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "take", stepping)
-        with pytest.raises(Interrupted):
-            tune("old")
+def test_a_run_from_before_an_option_was_there_goes_on(tune, tmp_path, stopped_after):
+    with stopped_after(2), pytest.raises(Interrupted):
+        tune("old")
     last = tmp_path / "old/checkpoints/last.ckpt"
     state = load_state(last)
     for name in (*EVERYTHING, "sampling", "find_lr"):
         if name != "augment":
             del state["settings"][name]
+    del state["asked"]
     save_state(last, {name: value for name, value in state.items() if name != "format"})
     assert same(tune("old", resume="yes"), tune("straight"))
 
@@ -135,6 +109,23 @@ def test_the_average_is_what_travels_and_the_last_epoch_has_its_own(tune, data):
     chosen = next(m for m in lines if m["epoch"] == result.best_epoch)
     found = evaluate(result.run, data, split="val")
     assert found.accuracy == chosen["accuracy"] == result.val_accuracy
+
+
+@pytest.mark.parametrize("cache", ["features", "activations"])
+def test_what_froze_after_it_moved_is_judged_as_it_is_kept(tune, data, cache):
+    """The average goes on towards it, so features of the weights themselves are not its own."""
+    options = {"unfreeze_at": "2:-all", "ema": 0.9, "augment": "none", "epochs": 5, "lr": 0.005}
+    kept, plain = (tune(c, cache=c, **options) for c in (cache, "off"))
+    assert config(kept)["cache"] == cache
+    losses = [
+        [m["loss"] for m in read_metrics(one.run) if m["split"] == "val"] for one in (kept, plain)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    left, right = weights(kept), weights(plain)
+    assert kept.best_epoch == plain.best_epoch
+    assert all(torch.allclose(left[n].float(), right[n].float(), atol=1e-4) for n in left)
+    found = evaluate(kept.run, data, split="val")
+    assert found.loss == pytest.approx(losses[0][kept.best_epoch], rel=1e-5)
 
 
 def test_options_that_contradict_are_refused_in_words(tune):

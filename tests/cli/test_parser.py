@@ -83,7 +83,7 @@ def test_what_is_not_derived_says_so_instead_of_auto():
     assert "training pictures of each class [all]" in shown
     assert "share of the training pictures [all]" in shown
     assert "where there is one) --" in shown or "where there is one) run:" in shown
-    assert "every N epochs [off]" in " ".join(verb_parser("pretrain").format_help().split())
+    assert "figures in its name [off]" in " ".join(verb_parser("pretrain").format_help().split())
     assert parse("finetune", ["pics", "--limit", "all"]).limit is None
     assert parse("pretrain", ["pics", "--keep-every", "off"]).keep_every is None
 

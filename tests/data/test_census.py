@@ -4,6 +4,7 @@ import pytest
 from unfreeze.data.census import census
 from unfreeze.data.index import build_index
 from unfreeze.data.sources import open_source
+from unfreeze.runtime.console import worded
 
 
 def counted(made, *names):
@@ -55,3 +56,8 @@ def test_many_names_are_cut_short(made, classes):
     found = counted(made, *[f"{n}/{m}.png" for n in range(classes) for m in range(2)])
     assert "Fewer than 5 pictures to learn from: 0, 1, 2, 3, 4 and 2 more." in found.notes()
     assert np.array([row["all"] for row in found.counts.values()]).sum() == 14
+
+
+def test_one_is_said_as_one():
+    assert worded(1, "picture has", "pictures have") == "1 picture has"
+    assert worded(1000, "picture has", "pictures have") == "1,000 pictures have"

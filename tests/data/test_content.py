@@ -38,6 +38,18 @@ def test_a_longer_file_with_the_same_start_is_another_picture(tmp_path):
     assert len(set(keys(tmp_path).values())) == 2
 
 
+def test_files_that_begin_with_a_border_are_told_apart(tmp_path):
+    """Bitmaps are not compressed, and their bottom lines come first: here a white table."""
+    draw = np.random.default_rng(0)
+    for mode in ("L", "RGB", "RGBA"):
+        for number in range(3):
+            pixels = np.full((300, 300, 4), 255, np.uint8)
+            pixels[:30] = draw.integers(0, 256, (30, 300, 4))
+            picture = Image.fromarray(pixels).convert(mode)
+            picture.save(tmp_path / f"{mode}-{number}.bmp")
+    assert len(set(keys(tmp_path).values())) == 9
+
+
 def test_arrays_are_told_by_their_pixels():
     index = build_index(open_source("digits"))
     first = content_keys(index, range(50))

@@ -116,7 +116,7 @@ def test_a_split_file_says_who_is_used(made, table):
         assert index.paths == ["cat/0.png", "cat/1.png", "dog/0.png"]
         assert index.splits.tolist() == [TRAIN, VAL, TRAIN]
         assert index.other == 3
-        assert index.notes == (f"3 pictures do not stand in {path} and are not used.",)
+        assert index.notes == (f"3 pictures do not stand in {path}: not used.",)
     table(text.replace("cat/1.png,cat", "cat/1.png,dog"), "split.csv")
     with pytest.raises(DataError, match=r"cat/1.png is labelled 'cat' in the data and 'dog'"):
         build_index(source, split_from=str(path))

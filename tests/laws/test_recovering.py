@@ -185,6 +185,33 @@ def test_many_processes_recover_together(processes, collapses, tmp_path):
     assert one == other and one[0][0]["worked"] is True
 
 
+def _apart(rank, folder, stops):
+    out = folder / str(rank)  # as on the disks of two machines
+    if not stops:
+        return run(out, sync_bn="all", workers=0, resume="auto").recoveries
+    step = Trainer.train_step
+
+    def stopped(self, batch):
+        if self.step == 12:
+            self.save()
+            raise Interrupted("now")
+        return step(self, batch)
+
+    Trainer.train_step = stopped  # in a process of its own
+    with pytest.raises(Interrupted):
+        run(out, sync_bn="all", workers=0)
+    return []
+
+
+def test_only_the_first_process_needs_the_runs_folder(processes, collapses, tmp_path):
+    collapses(7)
+    processes(2, _apart, tmp_path, True)
+    collapses()
+    one, other = processes(2, _apart, tmp_path, False)
+    assert one == other and one[0]["remedy"] == "--epsilon 0.03"
+    assert not (tmp_path / "1").exists()
+
+
 @pytest.mark.slow
 def test_a_run_made_to_collapse_recovers(tmp_path):
     given = {"epsilon": 1.0, "limit": 500, "epochs": 10, "min_scale_crops": (0.5,)}

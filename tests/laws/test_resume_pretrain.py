@@ -1,6 +1,7 @@
 """A pretraining run that was stopped and resumed equals the straight one, bit for bit."""
 
 import contextlib
+import inspect
 import signal
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 
 from unfreeze.api.pretrain import run_pretrain
 from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.data.loader import Loader
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
 from unfreeze.runtime.console import Quiet
 from unfreeze.settings.build import layered
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.swav.trainer import Trainer
 
 GIVEN = {
     "data": "digits",
@@ -101,6 +104,24 @@ def test_workers_do_not_change_the_run(straight, tmp_path):
     run(tmp_path / "run", workers=2)
     again = everything(tmp_path / "run")
     assert all(torch.equal(straight[name], again[name]) for name in straight)
+
+
+def test_an_error_that_is_kept_keeps_no_worker(tmp_path, monkeypatch):
+    """As a notebook keeps the last one, with all that its frames hold."""
+    streams, stream = [], Loader.stream
+
+    def kept(self, start, stop):
+        streams.append(stream(self, start, stop))
+        return streams[-1]
+
+    def fails(self, batch):
+        raise KeyError("made up")
+
+    monkeypatch.setattr(Loader, "stream", kept)
+    monkeypatch.setattr(Trainer, "train_step", fails)
+    with pytest.raises(KeyError):
+        run(tmp_path, workers=1, tune="off")
+    assert [inspect.getgeneratorstate(one) for one in streams] == ["GEN_CLOSED"]
 
 
 def test_resuming_with_other_settings_or_data_is_refused_and_shows_the_difference(tmp_path):

@@ -35,6 +35,12 @@ def test_panels_of_a_transfer(finetuning):
     assert loss.level is None
 
 
+def test_the_rates_that_were_tried_are_no_curve(bare):
+    tried = [{"step": 0, "split": "find-lr", "loss": 10.0**n, "learning_rate": n} for n in range(3)]
+    write_metrics(bare, [*tried, {"step": 1, "split": "train", "loss": 1.0, "learning_rate": 0.1}])
+    assert [line.name for p in panels(read_findings(bare)) for line in p.lines] == ["train"] * 2
+
+
 def test_a_k_nn_record_is_an_accuracy(bare):
     write_metrics(bare, [{"step": 5, "split": "val", "knn_accuracy": 0.4}])
     (panel,) = panels(read_findings(bare))

@@ -13,6 +13,7 @@ from unfreeze.runtime.console import Quiet
 from unfreeze.transfer import saves as saves_module
 from unfreeze.transfer.freeze import FreezeSchedule, constant, select_frozen
 from unfreeze.transfer.reading import in_order
+from unfreeze.transfer.step import parts
 
 
 def weights(trainer):
@@ -253,6 +254,13 @@ def test_a_batch_in_parts_is_the_whole_batch(make_trainer, fit):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_every_process_takes_its_share_in_as_many_parts():
+    """Of 7 pictures one has 3 and one 4: two parts of 4 would wait for a part that never comes."""
+    assert parts(7, 2, 2) == 1 and parts(8, 2, 2) == 2
+    assert [parts(26, 1, wanted) for wanted in (1, 4, 40)] == [1, 4, 13]
+    assert parts(2, 2, 8) == parts(1, 1, 8) == 1
+
+
 def test_steps_are_clipped_as_torch_does(make_trainer):
     seen = []
 
@@ -335,3 +343,19 @@ def test_without_validation_the_average_is_the_model(make_trainer):
     trainer.run(Quiet())
     last = load_state(trainer.folder.file(saves_module.LAST))
     assert same(weights(trainer), dict(last["average"]))
+
+
+def test_scores_that_are_no_numbers_are_never_the_best(make_trainer):
+    """The last step of an epoch can break weights that no training loss has seen yet."""
+    trainer = make_trainer(epochs=2)
+    own, seen = trainer.validate, []
+
+    def validate():
+        seen.append(trainer.step)
+        return {**own(), **({"loss": math.nan, "accuracy": 1.0} if len(seen) > 1 else {})}
+
+    trainer.validate = validate
+    with pytest.raises(DivergedError, match="The loss on val was nan after step 8"):
+        trainer.run(Quiet())
+    assert load_state(trainer.folder.file(saves_module.BEST))["step"] == seen[0]
+    assert [m["epoch"] for m in trainer.folder.metrics() if m["split"] == "val"] == [0]

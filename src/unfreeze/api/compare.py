@@ -229,7 +229,7 @@ def _result(
         same_pictures=same,
         frozen=bool(about["frozen"]),
         rates=str(about["rates"]),
-        starts=[_of_start(start, by[start.weights], shared) for start in ready],
+        starts=[_of_start(start, by[start.weights]) for start in ready],
         differences=differences,
         verdict=sentence([asdict(d) for d in differences], names, about),
         runs=[f.outcome for f in found],
@@ -250,8 +250,13 @@ def _paired(by: dict[str, list[Judged]]) -> bool:
     return len({tuple(one.paths) for one in next(iter(by.values()))}) == 1
 
 
-def _of_start(start: Start, runs: list[Judged], shared: bool) -> StartResult:
-    found = accuracy([run.right for run in runs], shared=shared)
+def _pictures(runs: list[Judged]) -> int:
+    """How many different ones judge; seeds that hold out their own have some in common."""
+    return len({path for run in runs for path in run.paths})
+
+
+def _of_start(start: Start, runs: list[Judged]) -> StartResult:
+    found = accuracy([run.right for run in runs], _pictures(runs))
     outcomes = [run.outcome for run in runs]
     return StartResult(
         weights=start.weights,
@@ -271,8 +276,8 @@ def _differences(by: dict[str, list[Judged]], shared: bool) -> list[Difference]:
     order = sorted(by, key=lambda weights: weights != "none")
     found = []
     for than, start in combinations(order, 2):
-        pair = ([run.right for run in by[name]] for name in (start, than))
-        it = difference(*pair, shared=shared)
+        one, other = ([run.right for run in by[name]] for name in (start, than))
+        it = difference(one, other, _pictures(by[start]), shared=shared)
         verdict = "better" if it.low > 0 else "worse" if it.high < 0 else "open"
         found.append(Difference(start, than, it.mean, (it.low, it.high), verdict))
     return found

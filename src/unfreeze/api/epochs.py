@@ -38,9 +38,9 @@ def networks(run: str, folder: Path | None, which: str) -> tuple[Classifier, Cla
 
 
 def epoch_of(card: ModelCard) -> int | None:
-    """The last epoch of a run, from 0; None where the card does not say it."""
+    """The last epoch of a run, from 0; None where the card does not say it or none ended."""
     epochs = card.provenance.get("epochs")
-    return epochs - 1 if isinstance(epochs, int) else None
+    return epochs - 1 if isinstance(epochs, int) and epochs else None
 
 
 def _of_last(best: Classifier, path: Path) -> Classifier:

@@ -13,10 +13,11 @@ from unfreeze.api.repeating import Repeated, foretold, repeated
 from unfreeze.api.report import report
 from unfreeze.api.single import Begun, Scene, begin, stopped, telling, tuned
 from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.reports.interval import wilson
-from unfreeze.runtime.console import Console, Logged, Quiet
+from unfreeze.runtime.console import Console, Logged, Quiet, worded
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
 from unfreeze.runtime.launcher import launched
@@ -113,6 +114,10 @@ def run_finetune(
 
     it = begin(scene, settings, ready_for, console)
     _show(it.job, len(it.ready.train), it.ready.portions.reason, console)
+    copies = processes.leads(lambda: it.ready.copies)
+    if copies:
+        said = worded(copies, "held-out picture is", "held-out pictures are")
+        console.say(f"{said} among the training ones, too: that is no test of anything new.")
     repeats = repeated(scene, settings, it, console)
     job, outcome, _ = tuned(scene, it, console)
     if draw:
@@ -130,7 +135,7 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     job = begun(settings, found, first, device, **counts, processes=processes)
     job = telling(job, held(settings, found, first.preprocess, processes))
     job = foretold(job, portions)
-    return _planned(job, found, portions, console)
+    return _planned(job, found, portions, console, processes)
 
 
 def _result(it: Begun, job: Job, outcome: Outcome, repeats: Repeated | None) -> FinetuneResult:
@@ -167,7 +172,9 @@ def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
     return fingerprint(tensors, hashes) == hashes
 
 
-def _planned(job: Job, found: Labelled, portions: Portions, console: Console) -> FinetunePlan:
+def _planned(
+    job: Job, found: Labelled, portions: Portions, console: Console, processes: int
+) -> FinetunePlan:
     images, validation = len(portions.train), portions.reason
     _show(job, images, validation, console)
     s = job.plan.settings
@@ -178,7 +185,7 @@ def _planned(job: Job, found: Labelled, portions: Portions, console: Console) ->
         classes=list(job.card.classes),
         counts=found.census.counts,
         images=images,
-        steps=s.epochs * -(-images // job.plan.batch_size),
+        steps=s.epochs * steps_of(images, job.plan.batch_size, drop_last=False, world=processes),
         parameters_trainable=trainable,
         parameters_frozen=frozen,
     )

@@ -1,8 +1,9 @@
 """The parts of a fine-tuning put together: batches, validation, kept features, the trainer."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -56,6 +57,7 @@ class Parts:
         keep = {
             "kind": "finetune",
             "settings": as_dict(job.plan.settings),
+            "asked": dict(job.asked),
             "reasons": job.plan.reasons,
             "card": job.card.as_dict(),
             "frozen": job.hashes,
@@ -84,17 +86,18 @@ def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None =
     Features that are kept are those of `pool`, where there is one.
     """
     s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
-    prepare = partial(_prepare, preprocess)
+    prepare, device = partial(_prepare, preprocess), next(network.parameters()).device
     loader = Loader(
         ready.train,
         maker(s.augment, preprocess, s.seed),
         batch_size=_batch_size(job.plan.batch_size, len(ready.train), processes.world),
         seed=s.seed,
         drop_last=False,
-        workers=_workers(s, next(network.parameters()).device),
+        workers=_workers(s, device),
         rank=processes.rank,
         world=processes.world,
     )
+    loader.pinned = device.type == "cuda"
     labels = ready.train.index.labels
     if s.sampling == "balanced":
         loader.order = balanced(labels, s.seed)
@@ -126,6 +129,7 @@ def _passing(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool
         seed=s.seed,
         drop_last=False,
     )
+    loader.pinned = next(job.network.parameters()).device.type == "cuda"
     if not len(ready.val):
         return Passing(loader, None, pool.rows(ready.train))
     held = HoldOut(pool.val, preprocess, prepare=prepare, budget=0)
@@ -147,6 +151,27 @@ def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: De
     """The job with the rate and weight decay that do best on validation, and what was tried."""
     if job.sweep is None or parts.keeper is None:
         return job
+    found = None
+    with _before_training(job, parts, run, deadline) as asked:
+        shortcut = parts.keeper.at(0, console, asked)
+        if shortcut is not None and not parts.processes.any([asked()])[0]:
+            how = fit(job, parts.class_weights)
+            grid = Grid(job.network, shortcut.whole(), job.sweep, how)
+            # one process for all: heads are small, and all must take the same pair
+            found = parts.processes.leads(lambda: grid.run(console, asked))
+    if found is None:
+        return job  # what is kept was refused in words
+    return _taken(job, found, run, console)
+
+
+@contextlib.contextmanager
+def _before_training(
+    job: Job, parts: Parts, run: RunFolder, deadline: Deadline
+) -> Iterator[Callable[[], bool]]:
+    """Within the block one can ask whether to stop; Interrupted where any process was to.
+
+    Its seconds count as the run's.
+    """
     began = time.monotonic()
     with stop_requests() as stop:
 
@@ -154,22 +179,13 @@ def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: De
             stop.at(deadline, 0.0)
             return bool(stop)
 
-        shortcut = parts.keeper.at(0, console, asked)
-        found = None
-        if shortcut is not None and not parts.processes.any([bool(stop)])[0]:
-            how = fit(job, parts.class_weights)
-            grid = Grid(job.network, shortcut.whole(), job.sweep, how)
-            # one process for all: heads are small, and all must take the same pair
-            found = parts.processes.leads(lambda: grid.run(console, asked))
+        yield asked
         if parts.processes.any([bool(stop)])[0]:
             raise Interrupted(
                 f"Stopped by {stop.name or ANOTHER} before the first step.",
                 go_on("finetune", job.plan.settings.data, run.path),
             )
     parts.seconds += time.monotonic() - began
-    if found is None:
-        return job  # what is kept was refused in words
-    return _taken(job, found, run, console)
 
 
 def rated(
@@ -181,20 +197,10 @@ def rated(
         if s.find_lr:
             console.say("--find-lr: the sweep has tried rates on validation, which says more.")
         return job
-    began = time.monotonic()
-    with stop_requests() as stop:
-
-        def asked() -> bool:
-            stop.at(deadline, 0.0)
-            return bool(stop)
-
+    with _before_training(job, parts, run, deadline) as asked:
         found = find_lr(parts.trainer(job, run, data), console, asked)
-        if found is None:
-            raise Interrupted(
-                f"Stopped by {stop.name or ANOTHER} before the first step.",
-                go_on("finetune", s.data, run.path),
-            )
-    parts.seconds += time.monotonic() - began
+    if found is None:
+        return job  # it was stopped, which the block has said
     for rate, loss, smoothed in zip(found.rates, found.losses, found.smoothed, strict=True):
         line = {"step": 0, "epoch": 0, "split": "find-lr", "learning_rate": rate}
         run.metric({**line, "loss": _finite(loss), "smoothed": _finite(smoothed)})

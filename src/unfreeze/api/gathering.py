@@ -19,7 +19,7 @@ from unfreeze.data.splits import subset, write_split_csv
 from unfreeze.data.undecodable import Undecodable
 from unfreeze.data.views.multicrop import Cut
 from unfreeze.errors import DataError
-from unfreeze.runtime.console import Console
+from unfreeze.runtime.console import Console, worded
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.pretrain import PretrainSettings
@@ -67,7 +67,8 @@ class Gathering:
             seed=s.seed,
         )
         if scan.problems:
-            console.say(f"{len(scan.problems):,} files were left out: see problems.csv.")
+            left = worded(len(scan.problems), "file was", "files were")
+            console.say(f"{left} left out: see problems.csv.")
         pictures = scan.pictures()
         everything = np.arange(len(pictures))
         return replace(

@@ -1,7 +1,7 @@
 """A fine-tuning that is ready to train: begun from weights, or taken up from a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from unfreeze.api.labelling import Labelled
 from unfreeze.backbones.build import canonical
 from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.checkpoints.state import has_last, load_last
+from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console
@@ -37,7 +38,7 @@ class Job:
 
     `frozen`: names of the parameters that never thaw. `hashes`: of every entry of the state dict
     that stands with them, at the start. `sweep`: rates and weight decays to be tried before it
-    begins; `tried`: those that were, for people.
+    begins; `tried`: those that were, for people. `asked`: the settings before the plan.
     """
 
     network: nn.Module
@@ -48,6 +49,7 @@ class Job:
     head: list[str]
     sweep: Sweep | None = None
     tried: tuple[str, ...] = ()
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -129,7 +131,7 @@ def begun(
     chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
     hashes = fingerprint(network.state_dict(), standing(network, frozen))
     card = _card(it.start, chosen, found)
-    return Job(network, chosen, card, it.schedule, hashes, head, sweep)
+    return Job(network, chosen, card, it.schedule, hashes, head, sweep, asked=as_dict(s))
 
 
 def _sweep(
@@ -163,7 +165,7 @@ def _sweep(
     )
     epochs = sweep_epochs(
         s.epochs,
-        -(-facts.images // chosen.batch_size),
+        steps_of(facts.images, chosen.batch_size, drop_last=False, world=facts.processes),
         images=facts.images,
         weights=sum(p.numel() for p in network.get_submodule(decision.learner).parameters()),
         heads=len(tried),
@@ -206,8 +208,8 @@ def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
     schedule = freeze_schedule(
         network, settings.freeze, settings.unfreeze_at, head=head, epochs=settings.epochs
     )
-    tried = tuple(state.get("tried", ()))
-    return Job(network, chosen, card, schedule, dict(state["frozen"]), head, tried=tried)
+    told = {"tried": tuple(state.get("tried", ())), "asked": state.get("asked", {})}
+    return Job(network, chosen, card, schedule, dict(state["frozen"]), head, **told)
 
 
 def _batch_norm_has_company(network: nn.Module, frozen: frozenset[str], batch_size: int) -> None:

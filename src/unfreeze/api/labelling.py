@@ -16,7 +16,7 @@ from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.scan import Problem, check, write_problems_csv
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.splits import write_split_csv
-from unfreeze.runtime.console import Console
+from unfreeze.runtime.console import Console, worded
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.portions import Portions, Wanted, labelled, portion
@@ -64,6 +64,11 @@ class Checked:
         if (index.source.sizes[index.rows] > HEAD).any():
             digest.update(index.source.fingerprint().encode())
         return digest.hexdigest()
+
+    @property
+    def copies(self) -> int:
+        """How many held-out pictures are among the training ones, too, byte for byte."""
+        return int(np.isin(self.keys["val"], self.keys["train"]).sum())
 
     def write_keys(self, run: RunFolder) -> None:
         """model/pictures.npz: what was trained on and held out, to be known again anywhere."""
@@ -115,7 +120,8 @@ def checked(
         seed=s.seed,
     )
     if scan.problems:
-        console.say(f"{len(scan.problems):,} files were left out: see problems.csv.")
+        left = worded(len(scan.problems), "file was", "files were")
+        console.say(f"{left} left out: see problems.csv.")
     portions = portion(scan.index, scan.usable, wanted(s))
     train = Pictures(found.index.take(portions.train), scan.store, resize_to=scan.resize_to)
     # val is read as `evaluate` and `predict` will read it: from the files, at full size

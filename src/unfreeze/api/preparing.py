@@ -89,6 +89,7 @@ class Prepared:
         if not processes.first:
             torch.manual_seed(s.seed + 7919 * processes.rank)  # each draws its own dropout
         loader = found.loader(s, processes, workers=way.workers, held=held)
+        loader.pinned = place.device.type == "cuda"
         return Trainer(model, chosen, loader, run, place, processes)
 
 

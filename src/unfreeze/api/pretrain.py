@@ -115,7 +115,7 @@ def run_pretrain(
     processes.leads(lambda: RunFolder.create(out, **place))
     run = RunFolder(out, writes=processes.first)
     console.into(run)
-    chosen = processes.together(lambda: kept(prepared.planned(found), run, console))
+    chosen = processes.leads(lambda: kept(prepared.planned(found), run, console))
     device, room = prepared.place.device, prepared.facts.room
     held = processes.together(lambda: found.held(chosen.settings, device, room))
     make = partial(prepared.trainer, found=found, processes=processes, held=held)

@@ -68,12 +68,14 @@ def fitted(
 
 def recovered(trainer: Trainer, collapse: Collapsed, made: Build, console: Console) -> Trainer:
     """A trainer to go on with; raises `collapse` where nothing is left to try."""
-    remedy = _next(trainer, collapse)
+    # only the first process is sure to have the run's folder before it
+    leads = trainer.processes.leads
+    remedy = leads(lambda: _next(trainer, collapse))
     if remedy is None:
         raise _given_up(trainer, collapse)
-    state = load_state(_back(trainer, remedy), "pretrain")
+    state = leads(lambda: load_state(_back(trainer, remedy), "pretrain"))
     if not remedy.again:
-        trainer.processes.leads(lambda: best_again(trainer.run.file("checkpoints")))
+        leads(lambda: best_again(trainer.run.file("checkpoints")))
     fresh = made(changed(trainer.plan, remedy.values))
     fresh.fingerprint, fresh.deadline, fresh.watch = (
         trainer.fingerprint,

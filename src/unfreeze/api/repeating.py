@@ -18,7 +18,7 @@ from unfreeze.reports.pairs import Estimate, accuracy
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Hushed, Logged
 from unfreeze.runtime.runfolder import read_metrics
-from unfreeze.settings.build import as_dict
+from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.knob import flag
 from unfreeze.transfer.pool import Pool
@@ -45,7 +45,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Repeated:
-    """Accuracy on pictures held out, over folds and seeds, with its 95 % interval.
+    """Accuracy on `n` different pictures held out, over folds and seeds, with its 95 % interval.
 
     `accuracy` is of the last epochs: no held-out picture chose them (a sweep of rates, where there
     is one, was judged by them: `chose`). `selected` is of the epochs that they chose. `accuracies`
@@ -71,7 +71,8 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
     """
     if not s.folds and s.repeats == 1:
         return None
-    pool, ready = pooled(main.ready, s.seed), main.ready
+    s, ready = _as_asked(s, main), main.ready
+    pool = pooled(ready, s.seed)
     trials = list(_trials(s, ready.portions))
     parts = []
     for place, (seed, fold, portions) in enumerate(trials, 1):
@@ -86,7 +87,9 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
             f"{place}/{len(trials)} {folder.name}: {part.correct_last / part.n:.3f} of {part.n} "
             f"held out right in the last epoch, {part.correct / part.n:.3f} in the chosen one"
         )
-    found = summed(s.folds, parts, "rates, too" if main.job.sweep else "the epoch alone")
+    chose = "rates, too" if main.job.sweep or main.job.tried else "the epoch alone"
+    held = np.unique(np.concatenate([portions.val for *_, portions in trials]))
+    found = summed(parts, chose, folds=s.folds, pictures=len(held))
     scene.processes.leads(lambda: write_json(main.run.file("folds.json"), asdict(found)))
     console.say(sentence(found))
     return found
@@ -102,17 +105,17 @@ def foretold(job: Job, portions: Portions) -> Job:
     return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
-def summed(count: int, parts: list[Part], chose: str) -> Repeated:
-    """What the parts come to together."""
+def summed(parts: list[Part], chose: str, *, folds: int, pictures: int) -> Repeated:
+    """What the parts come to together; `pictures`: how many different ones were held out."""
     seeds = sorted({part.seed for part in parts})
     by_seed = [[part for part in parts if part.seed == seed] for seed in seeds]
-    last = _over(by_seed, [[p.correct_last for p in some] for some in by_seed], bool(count))
-    best = _over(by_seed, [[p.correct for p in some] for some in by_seed], bool(count))
+    last = _over(by_seed, [[p.correct_last for p in some] for some in by_seed], pictures)
+    best = _over(by_seed, [[p.correct for p in some] for some in by_seed], pictures)
     totals = [(sum(p.correct_last for p in some), sum(p.n for p in some)) for some in by_seed]
     return Repeated(
-        folds=count,
+        folds=folds,
         seeds=seeds,
-        n=sum(part.n for part in by_seed[0]) if count else sum(part.n for part in parts),
+        n=pictures,
         accuracy=last.mean,
         interval=(last.low, last.high),
         deviation=last.deviation,
@@ -123,19 +126,21 @@ def summed(count: int, parts: list[Part], chose: str) -> Repeated:
     )
 
 
-def _over(by_seed: list[list[Part]], correct: list[list[int]], shared: bool) -> Estimate:
-    """Over seeds and pictures; in folds every seed has held out each picture once."""
+def _over(by_seed: list[list[Part]], correct: list[list[int]], pictures: int) -> Estimate:
+    """Over seeds and pictures."""
     right = [
         np.arange(sum(part.n for part in some)) < sum(counts)
         for some, counts in zip(by_seed, correct, strict=True)
     ]
-    return accuracy(right, shared=shared)
+    return accuracy(right, pictures)
 
 
 def sentence(found: Repeated) -> str:
     """For people."""
     low, high = found.interval
-    how = f"{found.folds} folds" if found.folds else "other pictures held out"
+    again = all(part.n == found.n for part in found.runs)  # as the data's own val is
+    how = "the same pictures" if again else "other pictures held out"
+    how = f"{found.folds} folds" if found.folds else how
     seeds = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
     return (
         f"Held out in turn ({how}{seeds}): {found.accuracy:.3f} of {found.n:,} pictures right in "
@@ -211,6 +216,13 @@ def _part(
     about = {"part": asdict(part), "settings": _asked(s)}
     scene.processes.leads(lambda: write_json(it.run.file(DONE), about))
     return part
+
+
+def _as_asked(s: FinetuneSettings, main: Begun) -> FinetuneSettings:
+    """Settings without what the plan of the run itself filled in: each run has its own plan."""
+    free = {name: value for name, value in as_dict(s).items() if name in FREE}
+    made = build(FinetuneSettings, {**as_dict(s), **main.job.asked, **free})
+    return replace(made, out=s.out)
 
 
 def _remembered(s: FinetuneSettings) -> Part | None:

@@ -81,6 +81,9 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
     place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
     processes.leads(lambda: RunFolder.create(str(s.out), **place))
     run = RunFolder(str(s.out), writes=processes.first)
+    if state is None:
+        # whoever is stopped before the first checkpoint begins again as was asked
+        processes.leads(lambda: write_text(run.file("config.toml"), to_toml(as_dict(s), {})))
     console.into(run)  # type: ignore[attr-defined]  # a Logged one
     job = replace(job, network=_placed(job.network, scene.device, processes))
     return Begun(run, telling(job, ready.hold), ready, state)
@@ -182,7 +185,8 @@ def _write_model(
     save_model(run.file("model"), job.network.state_dict(), card)
     ready.write_keys(run)
     if scores is not None:
-        about = {"split": "val", "used_for_choosing": True, "seen_in_training": 0}
+        chose = outcome.best_epoch is not None
+        about = {"split": "val", "used_for_choosing": chose, "seen_in_training": ready.copies}
         found = {**about, "classes": list(card.classes), **asdict(scores)}
         write_json(run.file("evaluation.json"), found)
 

@@ -7,6 +7,9 @@ from typing import Any, cast
 from unfreeze.api.finetune import FinetunePlan, run_finetune
 from unfreeze.api.labelling import read_labels
 from unfreeze.backbones.origins import network_of
+from unfreeze.checkpoints.modelfile import card_of, model_folder
+from unfreeze.data.intensity import parsed
+from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.settings.compare import CompareSettings
@@ -36,8 +39,9 @@ class Start:
 def starts(s: CompareSettings) -> list[Start]:
     """All starts, in the order they were named; nothing is trained or fetched.
 
-    Where `--arch`, `--stem`, `--image-size`, `--mean` or `--std` are left open, `none` takes what
-    the first start with weights takes (a run's before others'), so that only the weights differ.
+    Where `--arch`, `--stem`, `--image-size`, `--mean`, `--std`, `--range` or `--channels` are left
+    open, `none` takes what the first start with weights takes (a run's before others'), so that
+    only the weights differ.
     """
     if len(s.weights) < 2 or len(set(s.weights)) < len(s.weights):
         raise UsageError(
@@ -47,12 +51,23 @@ def starts(s: CompareSettings) -> list[Start]:
     ready = {w: _start(s, w, {"arch": arch}) for w in s.weights if w != "none"}
     if "none" in s.weights:
         own = [w for w in ready if network_of(w) is not None]
-        like = ready[next(iter(own or ready))].plan.settings
+        model = next(iter(own or ready))
+        like = ready[model].plan.settings
         given = {name: like[name] for name in ("arch", "stem", "image_size", "mean", "std")}
         asked = {name: getattr(s, name) for name in given}
         open_ones = {n: v for n, v in given.items() if asked[n] in (None, "auto")}
+        open_ones |= {n: v for n, v in _read_by(model).items() if getattr(s, n) is None}
         ready["none"] = _start(s, "none", open_ones)
     return [ready[weights] for weights in s.weights]
+
+
+def _read_by(weights: str) -> dict[str, Any]:
+    """The range and channels that a run reads pictures by; {} for what is no run."""
+    if not Path(weights).exists() or model_folder(weights) is None:
+        return {}
+    preprocess = Preprocess.from_dict(card_of(weights).preprocess)
+    rule, channels = parsed(preprocess.intensity)
+    return {"range": rule, "channels": channels}
 
 
 def check_weights(start: Start, s: CompareSettings, console: Console) -> None:

@@ -1,7 +1,8 @@
 """`summary`: a network as a table of layers, what of it trains, and where freezing can stop."""
 
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import SummarySettings
-from unfreeze.transfer.freeze import select_frozen
+from unfreeze.transfer.thaw import freeze_schedule
 
 _MEBIBYTE = 2**20
 
@@ -26,8 +27,9 @@ class Summary:
     """A network's layers in forward order.
 
     `layers`: `name, type, output` (without the batch), `parameters` (the layer's own),
-    `trainable`, `stage` (its number; None for the head); `stages`: `number, name, parameters`, as
-    `--freeze stage:N` counts them; `megabytes`: the parameters as they lie in memory (2**20 bytes).
+    `trainable` (in some epoch), `stage` (its number; None for the head); `stages`: `number, name,
+    parameters`, as `--freeze stage:N` counts them; `megabytes`: the parameters as they lie in
+    memory (2**20 bytes).
     """
 
     arch: str
@@ -54,9 +56,8 @@ def summary(arch: str, **settings: Any) -> Summary:
 
 def run_summary(settings: SummarySettings, console: Console) -> Summary:
     """The same from a settings object."""
-    arch, model, freeze = _network(settings)
+    arch, model, frozen = _network(settings)
     heads = () if is_headless(model) else head_layers(model)
-    frozen = select_frozen(model, freeze, head=heads)
     parts = stages(model)
     seen = trace(model, _height_and_width(settings.input))
     layers: list[dict[str, Any]] = []
@@ -92,10 +93,10 @@ def render(found: Summary) -> str:
     return "\n".join([*lines, rule, *_totals(found)])
 
 
-def _network(settings: SummarySettings) -> tuple[str, nn.Module, str]:
-    """Canonical or given name, the network with the head it is to have, and what is frozen."""
+def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]:
+    """Canonical or given name, the network with the head it is to have, and what never trains."""
     arch, stem, classes = settings.arch, settings.stem, settings.classes
-    bare, kind, freeze = False, "replace", settings.freeze or "none"
+    bare, kind, freeze, thaw = False, "replace", settings.freeze or "none", None
     if model_folder(arch) is not None:
         card = load_model(arch)[1]
         arch, stem = card.arch, card.stem
@@ -103,13 +104,19 @@ def _network(settings: SummarySettings) -> tuple[str, nn.Module, str]:
         bare = card.kind == "backbone" and classes is None
         if card.kind == "classifier":
             kind = "replace" if card.head == "none" else card.head
-            freeze = settings.freeze or card.provenance.get("freeze", "none")
+        if card.kind == "classifier" and not settings.freeze:
+            freeze = card.provenance.get("freeze", "none")
+            thaw = card.provenance.get("unfreeze_at")
     model = build_network(arch, stem=stem)
+    head: Collection[str] = ()
     if classes is not None:
-        replace_head(model, classes, kind=kind)
+        head = replace_head(model, classes, kind=kind)
     elif bare:
         headless(model)  # as the run's model is: it holds no head
-    return arch, model, freeze
+    else:
+        head = head_layers(model)
+    schedule = freeze_schedule(model, freeze, thaw, head=head, epochs=sys.maxsize)
+    return arch, model, schedule.always
 
 
 def _height_and_width(text: str) -> tuple[int, int]:
@@ -156,7 +163,7 @@ def _stage_of(
     return next((number for number, part in enumerate(parts) if part.owns(name)), before)
 
 
-def _layer(row: _Row, frozen: set[str], number: int | None) -> dict[str, Any]:
+def _layer(row: _Row, frozen: frozenset[str], number: int | None) -> dict[str, Any]:
     return {
         "name": row.name,
         "type": row.type,

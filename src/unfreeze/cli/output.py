@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from unfreeze.reports.interval import wilson
+from unfreeze.runtime.console import worded
 
 _BESIDE = (
     ("macro-F1", "macro_f1"),
@@ -160,7 +161,8 @@ def _doubts(result: Any) -> list[str]:
     if result.get("used_for_choosing"):
         lines.append("this split was used for choosing: expect less on new pictures")
     if result.get("seen_in_training"):
-        lines.append(f"{result['seen_in_training']:,} of these images were seen in training")
+        seen = worded(result["seen_in_training"], "of these images was", "of these images were")
+        lines.append(f"{seen} seen in training")
     return lines
 
 

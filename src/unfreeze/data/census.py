@@ -8,6 +8,7 @@ import numpy as np
 from unfreeze.data.index import TRAIN, Index
 from unfreeze.data.layout import SPLIT_NAMES
 from unfreeze.data.splits import SMALLEST_CLASS
+from unfreeze.runtime.console import worded
 
 WHOLE = "all"  # the name of what is not split
 IMBALANCED = 10.0  # the largest class against the smallest, from which it is said
@@ -57,7 +58,8 @@ class Census:
         base = "train" if "train" in self.splits else WHOLE
         said = []
         if self.counts and any(self.unlabelled.values()):
-            said.append(f"{sum(self.unlabelled.values()):,} pictures have no label.")
+            lacking = sum(self.unlabelled.values())
+            said.append(worded(lacking, "picture has no label.", "pictures have no label."))
         sizes = {name: row.get(base, 0) for name, row in self.counts.items() if row.get(base)}
         if self.imbalance is not None and self.imbalance >= IMBALANCED:
             least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)

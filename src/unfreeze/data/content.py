@@ -14,13 +14,16 @@ from unfreeze.data.undecodable import Undecodable
 from unfreeze.runtime.atomic import replacing
 
 HEAD = 65_536  # bytes of a file that tell it from others, with its size
+_STRETCH = 1536  # bytes: whole pixels of every usual kind
 Keys = npt.NDArray[np.uint64]
 
 
 def content_keys(index: Index, positions: Iterable[int] | None = None) -> Keys:
     """uint64 for each picture: a hash of its size and first 64 KiB, or of its pixels.
 
-    Equal files have equal keys in a folder, a zip and a tar; pictures saved anew do not.
+    Equal files have equal keys in a folder, a zip and a tar; pictures saved anew do not. Where the
+    first 64 KiB end in nothing but one colour, as in a file that is not compressed, all of it is
+    taken.
     """
     source = index.source
     chosen = range(len(index)) if positions is None else positions
@@ -29,13 +32,19 @@ def content_keys(index: Index, positions: Iterable[int] | None = None) -> Keys:
 
 def _key(source: Source, row: int) -> int:
     start, size = source.head(row, HEAD)[:HEAD], int(source.sizes[row])
-    if not start:  # an array has no encoded bytes, and a damaged file tells nothing
-        start = _pixels(source, row)
+    # an array has no encoded bytes, and a damaged file tells nothing
+    if not start or (size > len(start) and _monotonous(start)):
+        start = _whole(source, row) or start
     digest = hashlib.blake2b(size.to_bytes(8, "little") + start, digest_size=8)
     return int.from_bytes(digest.digest(), "little")
 
 
-def _pixels(source: Source, row: int) -> bytes:
+def _monotonous(start: bytes) -> bool:
+    """Whether its end is one colour over and over, of 1 to 4, 6, 8, 12 or 16 bytes."""
+    return start[-2 * _STRETCH : -_STRETCH] == start[-_STRETCH:]
+
+
+def _whole(source: Source, row: int) -> bytes:
     try:
         data = source.read(row)
     except (OSError, Undecodable):

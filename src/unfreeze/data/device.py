@@ -1,6 +1,6 @@
 """Small pictures held on the device, and batches whose views are cut there."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -89,7 +89,7 @@ class HeldLoader(Loader):
         super().__init__(**known)
         self.held, self.specs = held, tuple(specs)
 
-    def _cut(self, requests: Iterable[Request]) -> Iterator[Batch]:
+    def _cut(self, requests: Iterable[Request]) -> Generator[Batch]:
         labels = self.dataset.labels
         for step, epoch, ids in requests:
             views = self.held.views(ids, epoch, self.seed, self.specs)

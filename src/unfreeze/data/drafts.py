@@ -14,6 +14,7 @@ from unfreeze.data.signatures import HEAD, is_junk, known, may_be_junk, named_as
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.several import SeveralSource
 from unfreeze.errors import DataError
+from unfreeze.runtime.console import worded
 
 _ANYWHERE = layout.Place(NONE, None)
 _PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
@@ -99,7 +100,8 @@ def _foldered(source: Source, *, whole: bool) -> Draft:
     inside = [place or _ANYWHERE for place in places if place is not None or whole]
     notes = source.notes + _nested(source)
     if stray:
-        notes += (f"{stray:,} pictures lie beside the folders of classes and are not used.",)
+        said = worded(stray, "picture lies", "pictures lie")
+        notes += (f"{said} beside the folders of classes: not used.",)
     return Draft(
         source,
         rows,

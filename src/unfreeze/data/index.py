@@ -13,6 +13,7 @@ from unfreeze.data.layout import NONE, SPLIT_NAMES, TEST, TRAIN, VAL
 from unfreeze.data.listing import read_listing, read_pattern
 from unfreeze.data.sources import Source
 from unfreeze.errors import DataError
+from unfreeze.runtime.console import worded
 
 SPLIT_FILE = "split.csv"  # of a run
 __all__ = ["NONE", "TEST", "TRAIN", "VAL", "Index", "build_index"]
@@ -141,7 +142,8 @@ def _split_as(draft: Draft, said: str) -> Draft:
         labels = [ours or other or None for ours, other in zip(labels, theirs, strict=True)]
     kept = np.flatnonzero(found.listed).tolist()
     unnamed = len(names) - len(kept)
-    note = f"{unnamed:,} pictures do not stand in {path} and are not used."
+    said = worded(unnamed, "picture does", "pictures do")
+    note = f"{said} not stand in {path}: not used."
     words = found.columns["split"]
     return replace(
         draft,

@@ -4,7 +4,7 @@ Everything about a batch follows from (seed, step) and the fixed list of picture
 the loader is the step, and any number of workers or processes gives the same global batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -44,6 +44,7 @@ class Loader:
     one, but a batch of one picture (which batch norm cannot take), or of fewer than there are
     processes, is left out where there are others. `order(epoch)` is a permutation of
     `positions`; another function of as many pictures may take its place.
+    What is made for a GPU is to be `pinned`.
     """
 
     def __init__(
@@ -65,23 +66,28 @@ class Loader:
                 f"Use a multiple of {world}.",
             )
         self.positions = np.arange(len(pictures)) if positions is None else positions
-        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.batch_size, self.seed = batch_size, seed
+        self.workers, self.pinned = workers, False
         self.rank, self.world = rank, world
         self.dataset = _Cutter(pictures, make)
         self.order: Order = lambda epoch: permutation(seed, epoch, self.positions)
         self._order: tuple[int, Ids] | None = None  # of the epoch last asked for
-        least = max(2, world)
-        self.steps_per_epoch = _steps(len(self.positions), batch_size, drop_last, least)
+        self.steps_per_epoch = steps_of(
+            len(self.positions), batch_size, drop_last=drop_last, world=world
+        )
 
-    def stream(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of the global steps `start` to `stop` (not included)."""
+    def stream(self, start: int, stop: int) -> Generator[Batch]:
+        """The batches of the global steps `start` to `stop` (not included).
+
+        Workers, where there are some, begin with the first batch and end where this is closed.
+        """
         return self._cut(_Requests(self, start, stop))
 
-    def these(self, batches: Iterable[Ids], epoch: int) -> Iterator[Batch]:
+    def these(self, batches: Iterable[Ids], epoch: int) -> Generator[Batch]:
         """Batches of these pictures instead, as `epoch` cuts them; `step` counts them from 0."""
         return self._cut([(place, epoch, ids) for place, ids in enumerate(batches)])
 
-    def _cut(self, requests: Iterable[Request]) -> Iterator[Batch]:
+    def _cut(self, requests: Iterable[Request]) -> Generator[Batch]:
         cv2.setNumThreads(1)  # parallel over pictures, not inside one
         loader = DataLoader(
             self.dataset,
@@ -90,7 +96,7 @@ class Loader:
             collate_fn=_as_it_is,
             num_workers=self.workers,
             worker_init_fn=_one_thread,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.pinned,
             # else it draws from the generator that dropout uses, once for each start
             generator=torch.Generator(),
         )
@@ -126,9 +132,11 @@ class Loader:
         return [names[int(i)] for i in self.batch(step)]
 
 
-def _steps(pictures: int, batch_size: int, drop_last: bool, least: int) -> int:
+def steps_of(pictures: int, batch_size: int, *, drop_last: bool, world: int = 1) -> int:
+    """Batches of an epoch of so many pictures; DataError where they do not fill one."""
     full, rest = divmod(pictures, batch_size)
-    steps = full if drop_last or (rest < least and full) else full + bool(rest)
+    left_out = drop_last or (rest < max(2, world) and full)
+    steps = full if left_out else full + bool(rest)
     if not steps:
         raise DataError(
             f"{pictures} pictures do not fill one batch of {batch_size}.",

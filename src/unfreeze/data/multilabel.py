@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from unfreeze.errors import DataError
+from unfreeze.runtime.console import worded
 
 SEPARATORS = ";|"
 
@@ -31,7 +32,8 @@ def separator(labels: Sequence[str | None]) -> str | None:
 def unlabelled_note(labels: Sequence[str | None], sign: str) -> str:
     """What to say where labels are only looked at."""
     count, label = _several(labels, sign)
-    return f"{count:,} pictures have several labels ({label!r}): labels are not used here."
+    said = worded(count, "picture has", "pictures have")
+    return f"{said} several labels ({label!r}): labels are not used here."
 
 
 def refusal(names: Sequence[str], labels: Sequence[str | None], sign: str) -> DataError:

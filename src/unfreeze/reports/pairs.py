@@ -27,16 +27,16 @@ class Estimate:
     deviation: float | None
 
 
-def accuracy(right: Sequence[Right], *, shared: bool) -> Estimate:
+def accuracy(right: Sequence[Right], pictures: int) -> Estimate:
     """Of the arrays of one start, one a seed: which pictures were right.
 
-    `shared`: every seed is judged by the same pictures. Wilson's interval for the pictures,
-    Student's t for the seeds; one seed says nothing of others.
+    `pictures`: how many different ones there are over all seeds; one that is judged again is no
+    new one. Wilson's interval for the pictures, Student's t for the seeds; one seed says nothing
+    of others.
     """
     means = [float(one.mean()) for one in right]
     mean = sum(means) / len(means)
-    n = len(right[0]) if shared else sum(map(len, right))
-    low, high = wilson_of_share(mean, n)
+    low, high = wilson_of_share(mean, pictures)
     apart = _seeds(means)
     return Estimate(
         mean,
@@ -46,18 +46,21 @@ def accuracy(right: Sequence[Right], *, shared: bool) -> Estimate:
     )
 
 
-def difference(one: Sequence[Right], other: Sequence[Right], *, shared: bool) -> Estimate:
+def difference(
+    one: Sequence[Right], other: Sequence[Right], pictures: int, *, shared: bool
+) -> Estimate:
     """How much more of the same pictures `one` has right than `other`, paired by seed and picture.
 
-    `shared` as above. For the pictures the interval of Bonett
-    and Price (2012), which thinks of one picture more for either side; Student's t for the seeds.
+    `pictures` as above; `shared`: every seed is judged by all of them. For the pictures the
+    interval of Bonett and Price (2012), which thinks of one picture more for either side;
+    Student's t for the seeds.
     """
     each = [a.astype(np.float64) - b for a, b in zip(one, other, strict=True)]
     means = [float(d.mean()) for d in each]
     mean = sum(means) / len(means)
-    pictures = np.mean(each, axis=0) if shared else np.concatenate(each)
-    thought = np.append(pictures, [1.0, -1.0])
-    apart = math.hypot(Z95 * float(thought.std()) / math.sqrt(len(thought)), _seeds(means))
+    found = np.mean(each, axis=0) if shared else np.concatenate(each)
+    thought = np.append(found, [1.0, -1.0])
+    apart = math.hypot(Z95 * float(thought.std()) / math.sqrt(pictures + 2), _seeds(means))
     middle = float(thought.mean())
     return Estimate(mean, max(-1.0, middle - apart), min(1.0, middle + apart), _deviation(means))
 

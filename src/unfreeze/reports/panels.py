@@ -62,7 +62,9 @@ def _loss(findings: Findings) -> Panel:
     level = None
     if isinstance(K, int) and K > 1:
         level = (math.log(K), f"ln {K}: nothing learned")
-    return Panel("Loss", _lines(findings.metrics, "loss"), level=level)
+    # the rates of --find-lr are all tried at step 0, up to where the loss explodes
+    trained = [record for record in findings.metrics if record.get("split") != "find-lr"]
+    return Panel("Loss", _lines(trained, "loss"), level=level)
 
 
 def _accuracy(metrics: list[dict[str, Any]]) -> Panel:

@@ -94,3 +94,8 @@ class Logged:
 def told(name: str) -> str:
     """A name that can be written anywhere: names on a disk need not be UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def worded(count: int, one: str, several: str) -> str:
+    """`1 picture has no label`, `2 pictures have no label`: a count with the words it needs."""
+    return f"{count:,} {one if count == 1 else several}"

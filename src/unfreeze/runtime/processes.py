@@ -153,7 +153,8 @@ def join(device: str) -> Processes:
     if kind == "cuda" and present < launch.local_world:
         raise UsageError(
             f"{launch.local_world} processes on this machine, but {present} GPUs.",
-            "Start one process for each GPU, or add --device cpu.",
+            "Start one process for each GPU (with srun: --gpus-per-node, so that each sees all of "
+            "them), or add --device cpu.",
         )
     return Processes(launch, _fabric(launch, kind))
 

@@ -1,5 +1,6 @@
 """The pretraining loop: multi-crop batches in, prototypes and codes, swapped prediction."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -117,9 +118,13 @@ class Trainer:
             self.save()  # the untrained start is a start to go on from too
         self.tell(on_epoch)  # once more after a resume: the last call may have been cut short
         self.saved = (self.step, time.monotonic())
-        with stop_requests() as stop, console.progress("pretrain", total, self.step) as advance:
+        batches = self.loader.stream(self.step, total)
+        with (
+            contextlib.closing(batches),  # its workers end here, whoever keeps the error
+            stop_requests() as stop,
+            console.progress("pretrain", total, self.step) as advance,
+        ):
             self.meter.reset()
-            batches = self.loader.stream(self.step, total)
             while self.step < total:
                 batch = self.fetch(batches, stop)
                 self.meter.data_ready()

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 class Average:
     """timm's exponential average of every entry of the state dict, with its warm-up of the decay.
 
-    What stands still in the network is bit for bit the same here.
+    What has always stood still in the network is bit for bit the same here; what froze after it
+    had moved is still approached.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -29,6 +31,11 @@ class Average:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state()` gave."""
         self.kept.module.load_state_dict(state)
+
+    def apart(self, network: nn.Module) -> set[str]:
+        """Names of the entries that are not what the network has."""
+        own = network.state_dict()
+        return {name for name, value in self.state().items() if not torch.equal(value, own[name])}
 
     @contextlib.contextmanager
     def shown(self, network: nn.Module) -> Iterator[None]:

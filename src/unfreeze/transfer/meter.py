@@ -37,7 +37,9 @@ class LabelMeter(Meter):
     def _check(self, losses: list[float]) -> None:
         for step, loss in enumerate(losses, self.last_step - len(losses) + 1):
             if not math.isfinite(loss):
-                raise DivergedError(
-                    f"The loss was {loss} at step {step}.",
-                    "Lower --lr, add --warmup-epochs, or use --precision fp32.",
-                )
+                raise diverged(f"The loss was {loss} at step {step}.")
+
+
+def diverged(sentence: str) -> DivergedError:
+    """What went wrong, with what helps."""
+    return DivergedError(sentence, "Lower --lr, add --warmup-epochs, or use --precision fp32.")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from unfreeze.data.intensity import reading
+from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.settings.finetune import FinetuneSettings
@@ -70,7 +71,7 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
     batch = s.batch_size
     if batch is None:
         batch = usual_batch(facts.images)
-        reasons["batch_size"] = f"{-(-facts.images // batch)} steps an epoch"
+        reasons["batch_size"] = f"{steps_of(facts.images, batch, drop_last=False)} steps an epoch"
         if batch % facts.processes:
             batch = facts.processes * -(-batch // facts.processes)
             reasons["batch_size"] += f", shared by {facts.processes} processes"

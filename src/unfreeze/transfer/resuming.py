@@ -32,7 +32,8 @@ NEEDED = frozenset(
 def check_resumable(state: Mapping[str, Any], given: Mapping[str, Any], fingerprint: str) -> None:
     """Raises where `state` cannot go on with the settings `given` or with these pictures.
 
-    A value of None in `given` was left open and takes what the run began with.
+    A value of None in `given` was left open and takes what the run began with. Whoever repeats
+    the command asks for what was asked for, also where something else came of it.
     """
     lacking = sorted(NEEDED - set(state))
     if lacking:
@@ -44,7 +45,8 @@ def check_resumable(state: Mapping[str, Any], given: Mapping[str, Any], fingerpr
     for name, value in given.items():
         # an option that came later was off
         before = state["settings"].get(name, OFF.get(name))
-        if name not in FREE and value not in (None, "auto", before):
+        asked = state.get("asked", {}).get(name, before)
+        if name not in FREE and value not in (None, "auto", before, asked):
             flag = "--" + name.replace("_", "-")
             raise UsageError(
                 f"The run began with {flag} {before}; it cannot go on with {value}.",

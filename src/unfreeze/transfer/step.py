@@ -58,7 +58,7 @@ class Stepper:
         everyone = self.loader.batch(step)
         total = self.objective.total(self.loader.dataset.labels[everyone])
         forward = self.network if shortcut is None else shortcut.border.after
-        count = min(fit.accumulate, max(1, len(labels) // 2))  # batch norm wants company
+        count = parts(len(everyone), self.processes.world, fit.accumulate)
         losses, found = [], []
         for part, target in zip(*(t.tensor_split(count) for t in (inputs, targets)), strict=True):
             with autocast(self.device, fit.precision):
@@ -76,3 +76,12 @@ class Stepper:
         if shortcut is not None:
             return batch.views[0]
         return self.prepare(batch.views[0].to(self.device, non_blocking=True))
+
+
+def parts(pictures: int, processes: int, wanted: int) -> int:
+    """In how many parts each process takes its share of a batch: `wanted`, of two at least.
+
+    The same for all, though their shares differ by one: synchronised batch norms wait for each
+    other in every part, and a single picture has no company.
+    """
+    return min(wanted, max(1, pictures // processes // 2))

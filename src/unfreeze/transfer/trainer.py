@@ -5,6 +5,7 @@ has the weights of one that was not, to the last bit on the same number of CPU t
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -24,7 +25,7 @@ from unfreeze.transfer.evaluate import Scores
 from unfreeze.transfer.fit import Fit, Outcome
 from unfreeze.transfer.freeze import FreezeSchedule, apply_freeze, fingerprint, standing
 from unfreeze.transfer.keeper import Keeper
-from unfreeze.transfer.meter import LabelMeter
+from unfreeze.transfer.meter import LabelMeter, diverged
 from unfreeze.transfer.saves import SHORT_SECONDS, Saves
 from unfreeze.transfer.selection import Selection, score_of
 from unfreeze.transfer.shortcut import Shortcut
@@ -74,7 +75,8 @@ class Trainer:
         self.began = time.monotonic()
         self.shortcut: Shortcut | None = None
         self.frozen: frozenset[str] | None = None  # what was last made to stand still
-        self.still: set[str] = set()  # entries of the state dict that do not change with it
+        # entries of the state dict that do not change with it; those whose average is another value
+        self.still, self.apart = set[str](), set[str]()
         self.asked = False  # to stop; all processes know it at the same step
 
     @property
@@ -155,7 +157,8 @@ class Trainer:
             if self.saves.waiting is not None:
                 self.saves.last(self.state())  # while what the best left out is as it was
             apply_freeze(self.network, frozen)
-            self.frozen, self.still = frozen, standing(self.network, frozen)
+            self.apart = self.average.apart(self.network) if self.average else set()
+            self.frozen, self.still = frozen, standing(self.network, frozen) - self.apart
             self.shortcut = None
         if self.keeper is not None:
 
@@ -227,9 +230,8 @@ class Trainer:
         """Validate, keep the best, save."""
         done = self.step // self.loader.steps_per_epoch
         if self.validate is not None:
-            shortcut = self.shortcut
             with self.saves.deadline.timing("validation"), self._judged():
-                found = dict(self._validated(shortcut) if shortcut else self.validate())
+                found = self._validated(self.validate)
             self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
             self.figures = {"val_accuracy": found["accuracy"], "val_loss": found["loss"]}
             score = score_of(found, self.fit.select)
@@ -241,9 +243,19 @@ class Trainer:
         if ended or self._due(done):
             self.saves.last(self.state())
 
-    def _validated(self, shortcut: Shortcut) -> dict[str, Any]:
-        """From features, by one process for all."""
-        return self.processes.leads(lambda: shortcut.record(self.network))
+    def _validated(self, plain: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """From features, by one process for all; where they are not the average's, from pictures.
+
+        DivergedError where the scores are no numbers.
+        """
+        shortcut = self.shortcut
+        if shortcut is None or not self.apart.isdisjoint(shortcut.hashes):
+            found = dict(plain())
+        else:
+            found = self.processes.leads(lambda: shortcut.record(self.network))
+        if not math.isfinite(found["loss"]):
+            raise diverged(f"The loss on val was {found['loss']} after step {self.step}.")
+        return found
 
     def _judged(self) -> contextlib.AbstractContextManager[None]:
         """Within the block the network has the weights that are kept."""

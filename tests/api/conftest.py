@@ -1,0 +1,37 @@
+"""What tests of fine-tuning share: no drawing, and a run that is asked to stop on its way."""
+
+import contextlib
+import signal
+
+import pytest
+
+from unfreeze.api import finetune as verb
+from unfreeze.transfer.step import Stepper
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """No report at a run's end: matplotlib takes longer than a tiny training."""
+    monkeypatch.setattr(verb, "report", lambda run: None)
+
+
+@pytest.fixture
+def stopped_after(monkeypatch):
+    """`with stopped_after(9) as steps`: SIGTERM comes with the ninth step; `steps` goes on."""
+
+    @contextlib.contextmanager
+    def within(count):
+        take, steps = Stepper.take, []
+
+        def stopping(self, step, *rest):
+            steps.append(step)
+            taken = take(self, step, *rest)
+            if len(steps) == count:
+                signal.raise_signal(signal.SIGTERM)
+            return taken
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Stepper, "take", stopping)
+            yield steps
+
+    return within
