@@ -272,3 +272,16 @@ def test_every_kind_of_run_can_be_measured_and_stays_the_same(tmp_path, decided,
     run(tmp_path / "run", epochs=1, **changed)
     run(tmp_path / "off", epochs=1, tune="off", **changed)
     assert same(weights(tmp_path / "run"), weights(tmp_path / "off"))
+
+
+def test_a_run_that_is_stopped_while_it_measures_goes_on_as_it_was_asked(tmp_path, monkeypatch):
+    def stopped(*_):
+        raise Interrupted("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "_measured", stopped)
+        with pytest.raises(Interrupted):
+            run(tmp_path, tune="auto")
+    done = unfreeze.pretrain("digits", out=str(tmp_path), resume=True)
+    assert (done.images, done.epochs) == (128, 2)
+    assert config(tmp_path)["tuned"]

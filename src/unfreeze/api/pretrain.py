@@ -17,7 +17,7 @@ from unfreeze.api.report import report
 from unfreeze.api.starting import inherit_head
 from unfreeze.api.tuning import tell, tuned, usual_way
 from unfreeze.api.watching import sample_of, summary
-from unfreeze.api.writing import facts_of, write_model, write_start
+from unfreeze.api.writing import facts_of, write_asked, write_model, write_start
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.data.pictures import Pictures
@@ -114,6 +114,7 @@ def run_pretrain(
     # the last moment: --overwrite deletes
     processes.leads(lambda: RunFolder.create(out, **place))
     run = RunFolder(out, writes=processes.first)
+    processes.leads(lambda: write_asked(run, settings))
     console.into(run)
     chosen = processes.leads(lambda: kept(prepared.planned(found), run, console))
     device, room = prepared.place.device, prepared.facts.room

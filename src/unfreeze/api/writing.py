@@ -15,7 +15,9 @@ from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.supervised import processors
 from unfreeze.data.views.multicrop import Cut
 from unfreeze.runtime.atomic import replacing, write_text
+from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import as_dict, to_toml
+from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.gallery import gather, save_gallery
 from unfreeze.swav.recipe import view_specs
 from unfreeze.swav.trainer import Trainer
@@ -43,6 +45,13 @@ def facts_of(trainer: Trainer, found: Gathering) -> dict[str, Any]:
         "steps": chosen.steps,
         "steps_per_epoch": chosen.steps_per_epoch,
     }
+
+
+def write_asked(run: RunFolder, settings: PretrainSettings) -> None:
+    """config.toml as it was asked for: whoever is stopped before the first step goes on with it."""
+    config = run.file("config.toml")
+    if not config.exists():
+        write_text(config, to_toml(as_dict(settings), {}))
 
 
 def write_start(
