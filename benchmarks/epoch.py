@@ -46,7 +46,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         settings = layered(
             PretrainSettings,
-            None,
             {
                 "data": given.archive,
                 "out": f"{place}/run",

@@ -90,7 +90,7 @@ def start(data: str, device: str = "cpu") -> dict[str, float]:
     index = time.process_time() - began
     with tempfile.TemporaryDirectory() as place:
         asked = {"data": data, "out": f"{place}/run", "store": "off", "device": device, **FIXED}
-        settings = layered(PretrainSettings, None, asked)
+        settings = layered(PretrainSettings, asked)
         began, own = time.perf_counter(), time.process_time()
         with contextlib.suppress(FirstStep):
             run_pretrain(settings, UntilFirstStep())
@@ -137,7 +137,7 @@ def made(
     """A trainer on digits with a full queue; the network is small, so that the rest shows."""
     asked = {**FIXED, "nmb_crops": (crops,), "nmb_prototypes": prototypes, "batch_size": batch}
     asked |= {"queue_length": queue, "epoch_queue_starts": 0, "freeze_prototypes_niters": 0}
-    chosen = plan(layered(PretrainSettings, None, asked), Facts(10_000, SIDE, where.type))
+    chosen = plan(layered(PretrainSettings, asked), Facts(10_000, SIDE, where.type))
     s = chosen.settings
     torch.manual_seed(0)
     backbone = build(ARCH)
@@ -166,7 +166,7 @@ def processes(data: str, epochs: int = 3, device: str = "cpu") -> dict[str, floa
     out, ends = Path(data).with_suffix(".run"), []
     asked = {**FIXED, "data": data, "out": str(out), "epochs": epochs, "device": device}
     asked |= {"batch_size": 256, "tune": "off", "store": "memory", "watch_every": 0}
-    settings = layered(PretrainSettings, None, asked | {"overwrite": True})
+    settings = layered(PretrainSettings, asked | {"overwrite": True})
     done = run_pretrain(settings, Quiet(), on_epoch=lambda *_: ends.append(time.process_time()))
     each = done.steps // epochs
     lines = [line for line in read_metrics(out) if line["split"] == "train"][-each:]
