@@ -24,6 +24,7 @@ check: .venv/installed-dev ## lint, format, types, floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy benchmarks
 	$(BIN)/python -m pytest -q tests/test_floors.py
 
 bench: .venv/installed-dev ## the figures of speed: make bench PHOTOS=photographs.zip CIFAR=cifar10.zip

@@ -81,7 +81,7 @@ def losses(device: torch.device) -> Iterator[Found]:
         found.backward()
         yield f"loss, K {K}", abs(float(found.detach().cpu()) / float(wanted.detach()) - 1), 1e-5
         gaps = [
-            float((a.grad.cpu() - b.grad).abs().max() / b.grad.abs().max())  # type: ignore[union-attr]
+            float((a.grad.cpu() - b.grad).abs().max() / b.grad.abs().max())
             for a, b in zip(single, exact, strict=True)
         ]
         yield f"gradient, K {K}", max(gaps), 1e-5

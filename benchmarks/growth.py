@@ -223,10 +223,11 @@ def main() -> None:
             rows = processes(sizes, given, environment)
         else:
             rows = steps(name, sizes, given, environment)
-        series[name] = {"points": rows, "slopes": slopes(rows)}
-        for quantity, slope in series[name]["slopes"].items():
+        found = slopes(rows)
+        series[name] = {"points": rows, "slopes": found}
+        for quantity, slope in found.items():
             print(f"  {quantity:12} {slope}", flush=True)
-        fast += [f"{name}: {quantity}" for quantity in superlinear(series[name]["slopes"])]
+        fast += [f"{name}: {quantity}" for quantity in superlinear(found)]
     print(f"Worse than linear: {', '.join(fast) or 'nothing'}")
     report = {
         "processor": platform.processor() or platform.machine(),

@@ -58,7 +58,7 @@ class Plain:
         **how: object,
     ) -> None:
         self.views = [
-            view(size, scale, **how)  # type: ignore[arg-type]
+            view(size, scale, **how)
             for size, count, scale in zip(sizes, counts, scales, strict=True)
             for _ in range(count)
         ]
