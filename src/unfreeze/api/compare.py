@@ -1,11 +1,10 @@
 """`compare`: the same pictures and budget from several starting points, and an honest verdict."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from unfreeze.api.judge import chosen_judge
 from unfreeze.api.report import report
@@ -27,7 +26,7 @@ from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, read_toml, to_toml
 from unfreeze.settings.compare import CompareSettings
 from unfreeze.settings.knob import flag
-from unfreeze.settings.shared import spoken
+from unfreeze.settings.shared import Data, spoken
 
 FREE = {"device", "workers", "store", "store_budget", "data_root", "data", "logger", "scan"}
 
@@ -99,9 +98,23 @@ class ComparePlan:
     runs: list[str]
 
 
+@overload
 def compare(
-    data: str | Sequence[str], weights: list[str], **settings: Any
-) -> Comparison | ComparePlan:
+    data: Data, weights: list[str], *, dry_run: Literal[False] = False, **settings: Any
+) -> Comparison: ...
+
+
+@overload
+def compare(
+    data: Data, weights: list[str], *, dry_run: Literal[True], **settings: Any
+) -> ComparePlan: ...
+
+
+@overload
+def compare(data: Data, weights: list[str], **settings: Any) -> Comparison | ComparePlan: ...
+
+
+def compare(data: Data, weights: list[str], **settings: Any) -> Comparison | ComparePlan:
     """Train from each of `weights` with the same pictures and seeds, and say what paid.
 
     Keywords as in `CompareSettings`. The test pictures are read once a run, at its end; finished

@@ -1,6 +1,5 @@
 """`embed`: features of pictures, for anything that takes vectors."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.runfolder import writable_file
 from unfreeze.settings.build import layered
+from unfreeze.settings.shared import Data
 from unfreeze.settings.use import EmbedSettings
 from unfreeze.transfer.predictor import Network, load_features
 
@@ -40,7 +40,7 @@ class EmbedResult:
     classes: list[str]
 
 
-def embed(weights: str, data: str | Sequence[str], out: str, **settings: Any) -> EmbedResult:
+def embed(weights: str, data: Data, out: str, **settings: Any) -> EmbedResult:
     """Write features of the pictures of `data` to the .npz file `out`.
 
     It holds `features` float32 [N, D] (what the network's head is fed), `paths`, `labels` (places

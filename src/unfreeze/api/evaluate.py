@@ -1,6 +1,5 @@
 """`evaluate`: how good a model is on labelled pictures, and whether it may be believed."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from unfreeze.reports.interval import balanced, wilson
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.settings.build import layered
-from unfreeze.settings.shared import spoken
+from unfreeze.settings.shared import Data, spoken
 from unfreeze.settings.use import EvaluateSettings
 from unfreeze.transfer.calibration import COLDEST, HOTTEST, Bin, calibrated, fit_temperature
 from unfreeze.transfer.evaluate import ClassScore, Scores, score
@@ -86,7 +85,7 @@ class Evaluation:
     mistakes: list[Answer]
 
 
-def evaluate(run: str, data: str | Sequence[str], **settings: Any) -> Evaluation:
+def evaluate(run: str, data: Data, **settings: Any) -> Evaluation:
     """Scores of a run's model on `data`: its test, else val, else the rows held out, else all.
 
     Keywords as in `EvaluateSettings`. DataError for a class the model does not know.

@@ -1,9 +1,8 @@
 """`finetune`: labelled pictures and a network in, a classifier that travels out."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
@@ -26,6 +25,7 @@ from unfreeze.runtime.processes import join
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.settings.shared import Data
 from unfreeze.transfer.fit import Outcome
 from unfreeze.transfer.freeze import fingerprint
 from unfreeze.transfer.portions import Portions
@@ -77,7 +77,19 @@ class FinetunePlan:
     parameters_frozen: int
 
 
-def finetune(data: str | Sequence[str], **settings: Any) -> FinetuneResult | FinetunePlan:
+@overload
+def finetune(data: Data, *, dry_run: Literal[False] = False, **settings: Any) -> FinetuneResult: ...
+
+
+@overload
+def finetune(data: Data, *, dry_run: Literal[True], **settings: Any) -> FinetunePlan: ...
+
+
+@overload
+def finetune(data: Data, **settings: Any) -> FinetuneResult | FinetunePlan: ...
+
+
+def finetune(data: Data, **settings: Any) -> FinetuneResult | FinetunePlan:
     """A classifier from the labelled pictures of `data`; keywords as in `FinetuneSettings`.
 
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.

@@ -2,10 +2,9 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.runtime.threads import threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.settings.shared import Data
 from unfreeze.swav.recipe import Plan
 from unfreeze.swav.trainer import OnEpoch, Trainer
 from unfreeze.swav.watching import Watch
@@ -75,7 +75,19 @@ class PretrainPlan(Forecast):
     steps_per_epoch: int
 
 
-def pretrain(data: str | Sequence[str], **settings: Any) -> PretrainResult | PretrainPlan:
+@overload
+def pretrain(data: Data, *, dry_run: Literal[False] = False, **settings: Any) -> PretrainResult: ...
+
+
+@overload
+def pretrain(data: Data, *, dry_run: Literal[True], **settings: Any) -> PretrainPlan: ...
+
+
+@overload
+def pretrain(data: Data, **settings: Any) -> PretrainResult | PretrainPlan: ...
+
+
+def pretrain(data: Data, **settings: Any) -> PretrainResult | PretrainPlan:
     """SwAV on the pictures of `data`; keywords are those of `PretrainSettings`.
 
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.

@@ -1,7 +1,7 @@
 """`scan`: can these pictures be trusted? Every one decoded, every problem named, none deleted."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from unfreeze.runtime import atomic
 from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.settings.build import layered
 from unfreeze.settings.scan import ScanSettings
-from unfreeze.settings.shared import spoken
+from unfreeze.settings.shared import Data, spoken
 
 SAMPLES = 12  # thumbnails of a kind
 TWINS = 40  # groups on the page
@@ -59,7 +59,7 @@ class ScanResult:
         return as_table(self)
 
 
-def scan(data: str | Sequence[str], **settings: Any) -> ScanResult:
+def scan(data: Data, **settings: Any) -> ScanResult:
     """Decode every picture of `data` in processes of their own; keywords as in `ScanSettings`.
 
     DataError for data that cannot be read at all; a broken picture is an answer, not an error.

@@ -25,7 +25,7 @@ from unfreeze.runtime.atomic import write_text
 from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.runtime.runfolder import writable_file
 from unfreeze.settings.build import layered
-from unfreeze.settings.shared import spoken
+from unfreeze.settings.shared import Data, spoken
 from unfreeze.settings.use import ShowSettings
 
 THUMBNAIL = 144  # pixels of the shorter side, at most
@@ -62,7 +62,7 @@ class ShowResult:
     notes: list[str]
 
 
-def show(data: str | Sequence[str], out: str | None = None, **settings: Any) -> ShowResult:
+def show(data: Data, out: str | None = None, **settings: Any) -> ShowResult:
     """Write a self-contained HTML page about `data`; keywords as in `ShowSettings`."""
     at = {"out": out} if out else {}  # else a settings file may say it
     return run_show(layered(ShowSettings, {"data": data, **at, **settings}), Quiet())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 from unfreeze.settings.knob import knob
@@ -9,6 +10,10 @@ from unfreeze.settings.knob import knob
 SEEDS = 2**32 - 1  # what every generator takes
 LOGGERS = ("none", "tensorboard", "wandb", "mlflow")
 DATA = "one or several: folder, archive, CSV or Parquet, shards, address or built-in name"
+
+
+# what a function takes for DATA
+Data = str | PathLike[str] | Sequence[str | PathLike[str]]
 
 
 def sources() -> Any:
