@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as some
 
 from unfreeze.data.splits import SplitRow, read_split_csv, stratified, subset, write_split_csv
@@ -104,6 +104,7 @@ def test_below_five_a_class_nothing_is_held_out():
 
 
 @given(some.lists(some.integers(5, 60), min_size=1, max_size=5), SEEDS, some.integers(1, 12))
+@example([27, 30, 32, 27], 0, 11)  # where whole classes would overshoot
 def test_groups_stay_on_one_side(counts, seed, size):
     labels = labels_of(counts)
     groups = (np.random.default_rng(seed).permutation(len(labels)) // size).tolist()
@@ -111,7 +112,7 @@ def test_groups_stay_on_one_side(counts, seed, size):
     assert not {groups[p] for p in train} & {groups[p] for p in val}
     assert sorted([*train, *val]) == list(range(len(labels)))
     assert (np.bincount(labels[train], minlength=len(counts)) >= 1).all()
-    assert len(val) <= 0.2 * len(labels) + len(counts) + size
+    assert len(val) <= 0.2 * len(labels) + 0.5 + size / 2
 
 
 def test_groups_of_one_class_come_near_the_share():

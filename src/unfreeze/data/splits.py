@@ -72,8 +72,8 @@ def stratified(
 
     Train keeps at least one picture of each class. Where the smallest class has fewer than
     SMALLEST_CLASS pictures, val is empty. `groups[position]` names what must stay on one side;
-    whole groups are then held out as long as that brings the classes nearer to their share, so
-    val can be smaller than asked for, and empty.
+    whole groups are then held out as long as that brings the classes, and val as a whole, nearer to
+    their share: val can be smaller than asked for, and empty, and half a group larger.
     """
     chosen = _ascending(positions, len(labels))
     _, classes, counts = np.unique(labels[chosen], return_inverse=True, return_counts=True)
@@ -202,7 +202,9 @@ def _whole_groups(
         touched, added = np.unique(classes[group], return_counts=True)
         before = np.abs(open_seats[touched]).sum()
         after = np.abs(open_seats[touched] - added).sum()
-        if after < before and (left[touched] > added).all():
+        # nearer in all, too: large groups of one class would hold out twice as much
+        nearer = after < before and len(group) <= 2 * open_seats.sum()
+        if nearer and (left[touched] > added).all():
             open_seats[touched] -= added
             left[touched] -= added
             held[group] = True
