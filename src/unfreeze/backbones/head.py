@@ -86,7 +86,9 @@ def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> li
     if classes < 2:
         raise UsageError(f"A head for {classes} classes decides nothing.", "Use at least two.")
     names = head_layers(model)
-    old = {id(parameter) for name in names for parameter in _layer(model, name).parameters()}
+    # kept alive: what is freed may lend its identity to what is made next
+    before = [parameter for name in names for parameter in _layer(model, name).parameters()]
+    old = {id(parameter) for parameter in before}
     width = _hidden(kind)
     for name in names:
         model.set_submodule(name, _made(_layer(model, name), classes, kind, width))
