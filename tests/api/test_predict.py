@@ -11,13 +11,14 @@ from unfreeze.api.load import load
 from unfreeze.api.predict import Written, predict, run_predict
 from unfreeze.cli.output import plain
 from unfreeze.errors import DataError, UsageError
+from unfreeze.runtime.console import Quiet
 from unfreeze.settings.build import build
 from unfreeze.settings.use import PredictSettings
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}
 
 
-class Heard:
+class Heard(Quiet):
     """A console that remembers."""
 
     def __init__(self):
@@ -27,9 +28,7 @@ class Heard:
         self.lines.append(text)
 
     def progress(self, label, total, done=0):
-        from unfreeze.runtime.console import Quiet
-
-        return Quiet().progress(label, total, done)
+        return super().progress(label, total, done)
 
 
 @pytest.fixture(scope="module")

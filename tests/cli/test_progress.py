@@ -70,3 +70,14 @@ def test_bars_inside_bars_and_lines_above_them(monkeypatch):
         again(1)
     assert "a line with [brackets]" in world.stderr.getvalue()
     assert "outer" in world.stderr.getvalue()
+
+
+def test_warnings_look_like_warnings(monkeypatch):
+    plain = World(io.StringIO(), io.StringIO())
+    make_console(plain).warn("Nothing was learned.")
+    assert plain.stderr.getvalue() == "warning: Nothing was learned.\n"
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal = World(io.StringIO(), Terminal())
+    make_console(terminal).warn("[red] is no markup.")
+    shown = terminal.stderr.getvalue()
+    assert "\x1b[1;33mwarning: \x1b[0m" in shown and "\x1b[1m[red] is no markup.\x1b[0m" in shown

@@ -17,11 +17,12 @@ from unfreeze.data.index import build_index
 from unfreeze.data.scan import Problem, check, write_problems_csv
 from unfreeze.data.sources import open_source
 from unfreeze.errors import DataError
+from unfreeze.runtime.console import Quiet
 
 NAMES = tuple(f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(10))
 
 
-class Listening:
+class Listening(Quiet):
     def __init__(self) -> None:
         self.said: list[str] = []
         self.steps: list[int] = []

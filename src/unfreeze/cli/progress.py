@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from unfreeze.cli.world import World
-from unfreeze.runtime.console import Advance, Console
+from unfreeze.runtime.console import WARNING, Advance, Console
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
@@ -31,6 +31,10 @@ class Lines:
     def say(self, text: str) -> None:
         """One line."""
         self.world.tell(text)
+
+    def warn(self, message: str) -> None:
+        """One line that begins with `warning:`."""
+        self.world.tell(f"{WARNING}: {message}")
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
@@ -89,6 +93,13 @@ class Drawn:
     def say(self, text: str) -> None:
         """One line."""
         self.screen.print(text, markup=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """The word in colour, the message in bold."""
+        from rich.text import Text
+
+        said = Text.assemble((f"{WARNING}: ", "bold yellow"), (message, "bold"))
+        self.screen.print(said, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:

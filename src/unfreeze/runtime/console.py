@@ -9,6 +9,8 @@ from typing import Protocol
 
 from unfreeze.runtime.runfolder import RunFolder
 
+WARNING = "warning"  # the word before a warning, where there is no colour
+
 
 class Advance(Protocol):
     """Moves a progress line: `advance(steps, text)`."""
@@ -18,10 +20,13 @@ class Advance(Protocol):
 
 
 class Console(Protocol):
-    """Lines and progress for people."""
+    """Lines, warnings and progress for people."""
 
     def say(self, text: str) -> None:
         """One line."""
+
+    def warn(self, message: str) -> None:
+        """A warning: `warning: MESSAGE`, and weight and colour on a terminal."""
 
     def progress(
         self, label: str, total: int, done: int = 0
@@ -34,6 +39,9 @@ class Quiet:
 
     def say(self, text: str) -> None:
         """Nothing."""
+
+    def warn(self, message: str) -> None:
+        """Nothing: the result carries it."""
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
@@ -53,6 +61,9 @@ class Hushed:
 
     def say(self, text: str) -> None:
         """Nothing."""
+
+    def warn(self, message: str) -> None:
+        """Nothing: whoever runs the many says what is common to them."""
 
     def progress(
         self, label: str, total: int, done: int = 0
@@ -79,6 +90,14 @@ class Logged:
     def say(self, text: str) -> None:
         """One line, shown and kept."""
         self.console.say(text)
+        self._log(text)
+
+    def warn(self, message: str) -> None:
+        """A warning, shown and kept."""
+        self.console.warn(message)
+        self._log(f"{WARNING}: {message}")
+
+    def _log(self, text: str) -> None:
         if self.run is None:
             self._waiting.append(text)
         else:

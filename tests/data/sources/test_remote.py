@@ -15,9 +15,10 @@ from unfreeze.data.leftout import list_of
 from unfreeze.data.sources import open_source
 from unfreeze.data.sources import remote as module
 from unfreeze.errors import DataError, ResourceError, UsageError
+from unfreeze.runtime.console import Quiet
 
 
-class Heard:
+class Heard(Quiet):
     def __init__(self):
         self.lines, self.steps = [], 0
 
