@@ -173,3 +173,11 @@ def test_being_ended_from_outside_is_130(command):
 
     code, _, err = command("report", "r", work=ended)
     assert (code, err) == (130, "error: Interrupted.\n")
+
+
+def test_help_is_as_wide_as_it_may_be(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    code, out, _ = command("help", "finetune")
+    assert code == 0 and out == command("finetune", "--help")[1]
+    assert 50 < max(map(len, out.splitlines())) <= 60
+    assert max(map(len, command("--help")[1].splitlines())) <= 60

@@ -1,9 +1,11 @@
 """Flags come from the settings; what was typed reaches them, and nothing else does."""
 
+import shlex
+
 import pytest
 
-from unfreeze.cli.parser import parse, typed, verb_parser
-from unfreeze.cli.verbs import SETTINGS, settings_class
+from unfreeze.cli.parser import help_text, overview, parse, typed, verb_parser
+from unfreeze.cli.verbs import EXAMPLES, SETTINGS, settings_class
 from unfreeze.errors import UsageError
 from unfreeze.settings.knob import knobs
 
@@ -119,3 +121,28 @@ def test_wrong_use_names_the_way_out(verb, words, said):
     with pytest.raises(UsageError) as caught:
         parse(verb, words)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("verb", SETTINGS)
+@pytest.mark.parametrize("width", [60, 80])
+def test_help_keeps_to_its_width_and_its_examples_are_understood(verb, width):
+    text = help_text(verb, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert all(
+        spec.flag(name) in text
+        for name, (spec, _, _) in knobs(settings_class(verb)).items()
+        if not spec.positional
+    )
+    for example in EXAMPLES[verb]:
+        told, *words = shlex.split(example)
+        assert told == verb and parse(verb, words)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_overview_keeps_to_its_width(width):
+    assert max(map(len, overview(width).splitlines())) <= width
+
+
+def test_no_word_of_help_is_broken():
+    wide, narrow = (help_text("finetune", width).split() for width in (200, 60))
+    assert set(narrow) - {"\\"} <= set(wide)

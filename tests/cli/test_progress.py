@@ -2,8 +2,11 @@
 
 import io
 
-from unfreeze.cli.progress import Drawn, Lines, duration, make_console
+import pytest
+
+from unfreeze.cli.progress import Drawn, Lines, bar_line, duration, make_console
 from unfreeze.cli.world import World
+from unfreeze.runtime.layout import Table
 
 
 class Terminal(io.StringIO):
@@ -80,4 +83,42 @@ def test_warnings_look_like_warnings(monkeypatch):
     terminal = World(io.StringIO(), Terminal())
     make_console(terminal).warn("[red] is no markup.")
     shown = terminal.stderr.getvalue()
-    assert "\x1b[1;33mwarning: \x1b[0m" in shown and "\x1b[1m[red] is no markup.\x1b[0m" in shown
+    assert "\x1b[1;33mwarning:" in shown and "\x1b[1m [red] is no markup." in shown
+
+
+SAID = ["epoch 12/30", "val 0.812", "loss 1.774", "data 3 ms", "step 80 ms"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("left", ["0:12 left", "13:02:10 left"])
+def test_the_bar_shows_epoch_metric_and_time_left_in_its_width(width, left):
+    line = "".join(words for words, _ in bar_line("finetune", 0.62, SAID, left, width))
+    assert len(line) <= width and line.endswith(f" 62 %  {left}")
+    assert "finetune  epoch 12/30 " in line and "━" in line and "─" in line
+    assert "val 0.812 " in line and ("step 80 ms" in line) == (width == 120)
+    # nothing is cut inside: the words are those that were given
+    shown = line[: line.index("━")].split("  ")
+    assert all(part.strip() in ["finetune", *SAID] for part in shown)
+
+
+def test_a_long_label_gives_way():
+    line = "".join(words for words, _ in bar_line("x" * 90, 0.5, ["loss 1"], "0:12 left", 60))
+    assert len(line) <= 60 and "…" in line and line.endswith("50 %  0:12 left")
+
+
+def test_lines_of_a_terminal_are_wrapped_between_words(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    world = World(io.StringIO(), Terminal())
+    console = make_console(world)
+    console.say("Four sentences of moderate length do not fit into sixty columns of a terminal.")
+    console.say("Resume with: unfreeze finetune 'my photos' --labels l.csv --out runs/one --resume")
+    console.table(Table(("setting", "value", "why"), [("batch-size", "32", "word " * 20)]))
+    lines = world.stderr.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[:4] == [
+        "Four sentences of moderate length do not fit into sixty",
+        "columns of a terminal.",
+        "Resume with:",
+        "  unfreeze finetune 'my photos' --labels l.csv \\",
+    ]

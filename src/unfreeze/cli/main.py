@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 from unfreeze import __version__
-from unfreeze.cli.parser import known_verb, overview, parse, verb_parser
+from unfreeze.cli.parser import help_text, known_verb, overview, parse
 from unfreeze.cli.processes import launcher_told, one_process, peer_lost, started_rank
 from unfreeze.cli.world import World
 from unfreeze.errors import DivergedError, Interrupted, ResourceError, UnfreezeError, UsageError
@@ -59,10 +59,12 @@ def silent(error: BaseException) -> bool:
 def program(words: list[str], world: World) -> int:
     """The command without error handling."""
     if not words:
-        world.tell(overview())
+        world.tell(overview(world.width))
         return UsageError.exit_code
+    if words[0] == "help" and len(words) > 1:
+        words = [*words[1:], "--help"]
     if words[0] in ("-h", "--help", "help"):
-        world.answer(overview())
+        world.answer(overview(world.width))
         return 0
     if words[0] == "--version":
         world.answer(f"unfreeze {__version__}")
@@ -70,7 +72,7 @@ def program(words: list[str], world: World) -> int:
     verb = known_verb(words[0])
     one_process(verb)
     if {"-h", "--help"} & set(words):
-        world.answer(verb_parser(verb).format_help().rstrip())
+        world.answer(help_text(verb, world.width))
         return 0
     return call(verb, words[1:], world)
 

@@ -7,12 +7,14 @@ the defaults and the command line.
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from unfreeze import __version__
-from unfreeze.cli.verbs import SETTINGS, line, settings_class
+from unfreeze.cli.verbs import EXAMPLES, SETTINGS, line, settings_class
 from unfreeze.errors import UsageError
+from unfreeze.runtime.layout import command, facts, wrapped
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import Knob, flag, knobs, parts
 
@@ -25,7 +27,8 @@ GROUPS = {
     "machine": "machine",
     "call": "call",
 }
-WIDTH = 98
+WIDEST, USUAL = 98, 80  # cells of a line of help: at most, and where nobody says
+LONGEST = 40  # cells of choices that stand beside their flag; more are listed in its help
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,23 +39,37 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{sentence.rstrip('.')}.", f"See {self.prog} --help.")
 
 
-def _format(prog: str) -> argparse.HelpFormatter:
-    return argparse.HelpFormatter(prog, max_help_position=34, width=WIDTH)
+class _Help(argparse.HelpFormatter):
+    """Breaks lines between words only: flags and names of choices stay whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrapped(" ".join(text.split()), width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(wrapped(indent + " ".join(text.split()), width))
 
 
-def overview() -> str:
+def _format(width: int | None) -> Callable[[str], argparse.HelpFormatter]:
+    wide = min(WIDEST, width or USUAL)
+    return partial(_Help, max_help_position=34 if wide >= 80 else 24, width=wide)
+
+
+def overview(width: int | None = None) -> str:
     """The help of the bare command: the verbs with a line each."""
-    width = max(map(len, SETTINGS))
+    wide = min(WIDEST, width or USUAL)
+    verbs = facts([(f"  {verb}", line(verb)) for verb in SETTINGS], wide)
+    about = "From unlabelled images and a few labels to a classifier: SwAV, then transfer."
+    more = f"`unfreeze VERB --help` lists what a verb takes. Version {__version__}."
     return "\n".join(
         [
             "usage: unfreeze VERB ...",
             "",
-            "From unlabelled pictures and a few labels to a classifier: SwAV, then transfer.",
+            *wrapped(about, wide),
             "",
             "verbs:",
-            *(f"  {verb:{width}}  {line(verb)}" for verb in SETTINGS),
+            *verbs,
             "",
-            f"`unfreeze VERB --help` lists what a verb takes. Version {__version__}.",
+            *wrapped(more, wide),
         ]
     )
 
@@ -66,14 +83,17 @@ def known_verb(word: str) -> str:
     raise UsageError(f"There is no verb {word!r}.", hint)
 
 
-def verb_parser(verb: str) -> argparse.ArgumentParser:
-    """The argparse parser of one verb; absent flags leave no trace in its namespace."""
+def verb_parser(verb: str, width: int | None = None) -> argparse.ArgumentParser:
+    """The argparse parser of one verb; absent flags leave no trace in its namespace.
+
+    `width`: of its help, in cells.
+    """
     parser = _Parser(
         prog=f"unfreeze {verb}",
         usage=usage(verb),
         description=line(verb),
-        epilog="[auto]: derived from the pictures or the weights; the plan says why.",
-        formatter_class=_format,
+        epilog="[auto]: derived from the images or the weights; the plan says why.",
+        formatter_class=_format(width),  # type: ignore[arg-type]  # it is only called
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
@@ -89,13 +109,22 @@ def verb_parser(verb: str) -> argparse.ArgumentParser:
 
 
 def usage(verb: str) -> str:
-    """`unfreeze evaluate RUN DATA [options]`."""
+    """`unfreeze finetune DATA... --out RUN [options]`."""
+    known = knobs(settings_class(verb))
     words = [
         f"{name.upper()}..." if parts(kind)[1] else name.upper()
-        for name, (spec, kind, _) in knobs(settings_class(verb)).items()
+        for name, (spec, kind, _) in known.items()
         if spec.positional
     ]
+    words += [f"{s.flag(name)} {s.metavar}" for name, (s, _, _) in known.items() if s.needed]
     return " ".join(["unfreeze", verb, *words, "[options]"])
+
+
+def help_text(verb: str, width: int | None = None) -> str:
+    """What a verb takes, and examples of it."""
+    wide = min(WIDEST, width or USUAL)
+    examples = [line for one in EXAMPLES[verb] for line in command(f"unfreeze {one}", wide)]
+    return "\n".join([verb_parser(verb, width).format_help().rstrip(), "", "examples:", *examples])
 
 
 def _add_positional(
@@ -125,14 +154,21 @@ def _add_flag(group: Any, name: str, entry: tuple[Knob, Any, Any]) -> None:
 def _metavar(scalar: Any, spec: Knob) -> str:
     if spec.bare is not None:
         return "|".join(choice for choice in spec.choices if choice != spec.bare)
+    if spec.metavar:
+        return spec.metavar
+    if spec.choices and len(choices := "{" + ",".join(spec.choices) + "}") <= LONGEST:
+        return choices
     if spec.choices:
-        return "{" + ",".join(spec.choices) + "}"
+        return "NAME"
     return {int: "N", float: "X", bool: "{true,false}"}.get(scalar, "TEXT")
 
 
 def described(entry: tuple[Knob, Any, Any]) -> str:
     """A knob's help with its default; `auto` stands for what is derived."""
     shown, help = default_text(entry), entry[0].help
+    shape = _metavar(parts(entry[1])[0], entry[0])
+    if entry[0].choices and entry[0].bare is None and not shape.startswith("{"):
+        help += f"; one of: {', '.join(entry[0].choices)}"
     return help if not shown or "(auto:" in help else f"{help} [{shown}]"
 
 

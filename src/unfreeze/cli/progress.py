@@ -2,13 +2,15 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from unfreeze.cli.world import World
+from unfreeze.cli.world import World, columns
 from unfreeze.runtime.console import WARNING, Advance, Console
+from unfreeze.runtime.layout import Table, cells, sentences, wrapped
 
 if TYPE_CHECKING:
+    from rich.console import Console as Screen
     from rich.progress import Progress, Task
     from rich.text import Text
 
@@ -35,6 +37,10 @@ class Lines:
     def warn(self, message: str) -> None:
         """One line that begins with `warning:`."""
         self.world.tell(f"{WARNING}: {message}")
+
+    def table(self, table: Table) -> None:
+        """Rows below a head; they are wrapped where COLUMNS says how wide a line is."""
+        self.world.tell("\n".join(table.lines(columns(self.world.stderr))))
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
@@ -64,14 +70,16 @@ class _Count:
     def line(self, text: str, now: float) -> str:
         """`label 50/400  text  2:10 left`."""
         said = f"{self.label} {self.done}/{self.total}"
-        left = self._left(now)
+        left = time_left(self.done, self.first, self.total, now - self.started_at)
         return "  ".join(part for part in (said, text, left) if part)
 
-    def _left(self, now: float) -> str:
-        made = self.done - self.first
-        if made <= 0 or self.done >= self.total:
-            return ""
-        return f"{duration((now - self.started_at) / made * (self.total - self.done))} left"
+
+def time_left(done: float, first: float, total: float, elapsed: float) -> str:
+    """`2:10 left` at the rate since `first`; empty where it is not known, or nothing is left."""
+    made = done - first
+    if made <= 0 or done >= total:
+        return ""
+    return f"{duration(elapsed / made * (total - done))} left"
 
 
 def duration(seconds: float) -> str:
@@ -82,24 +90,35 @@ def duration(seconds: float) -> str:
 
 
 class Drawn:
-    """Bars with rate and time left, redrawn in place; lines scroll above them."""
+    """Bars with the time left, redrawn in place; lines scroll above them."""
 
     def __init__(self, world: World) -> None:
         from rich.console import Console as Screen
 
+        self.world = world
         self.screen = Screen(file=world.stderr, highlight=False)
         self._bars: Progress | None = None  # one display for bars inside bars
 
     def say(self, text: str) -> None:
-        """One line."""
-        self.screen.print(text, markup=False, soft_wrap=True)
+        """One line; words are not broken, and a command at its end can be pasted."""
+        self._print(sentences(text, self.screen.width))
 
     def warn(self, message: str) -> None:
         """The word in colour, the message in bold."""
         from rich.text import Text
 
-        said = Text.assemble((f"{WARNING}: ", "bold yellow"), (message, "bold"))
-        self.screen.print(said, soft_wrap=True)
+        first, *rest = wrapped(f"{WARNING}: {message}", self.screen.width)
+        mark = len(WARNING) + 1
+        head = Text.assemble((first[:mark], "bold yellow"), (first[mark:], "bold"))
+        self._print([head, *(Text(line, "bold") for line in rest)])
+
+    def table(self, table: Table) -> None:
+        """Rows below a head."""
+        self._print(table.lines(self.screen.width))
+
+    def _print(self, lines: Sequence["str | Text"]) -> None:
+        for line in lines:
+            self.screen.print(line, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
@@ -129,24 +148,51 @@ class Drawn:
                 self._bars = None
 
 
-def _bars(screen: object) -> "Progress":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as Left
+SHORTEST, LONGEST = 6, 30  # cells of a bar
+PLAIN = str.maketrans("━─…", "#-.")
 
-    class Rate(ProgressColumn):
-        """Steps a second."""
+
+def _bars(screen: "Screen") -> "Progress":
+    from rich.progress import Progress, ProgressColumn
+
+    class Line(ProgressColumn):
+        """A task's whole line: columns of their own could not give way to each other."""
 
         def render(self, task: "Task") -> "Text":
-            return _rate(task)
+            from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), Rate())
-    said = TextColumn("{task.fields[said]}", markup=False)
-    return Progress(*columns, Left(), said, console=screen, transient=True)  # type: ignore[arg-type]
+            elapsed = task.elapsed or 0.0
+            first, total = task.fields.get("first", 0), task.total or 0
+            left = time_left(task.completed, first, total, elapsed)
+            share = min(1.0, task.completed / total) if total else 1.0
+            said = task.fields["said"].split("  ")
+            parts = bar_line(task.description, share, said, left, screen.width - 1)
+            if not screen.encoding.lower().startswith("utf"):
+                parts = [(words.translate(PLAIN), style) for words, style in parts]
+            return Text.assemble(*parts, no_wrap=True)
+
+    return Progress(Line(), console=screen, transient=True)
 
 
-def _rate(task: "Task") -> "Text":
-    from rich.text import Text
+def bar_line(
+    label: str, share: float, said: Sequence[str], left: str, width: int
+) -> list[tuple[str, str]]:
+    """(text, style) of `label  epoch 3/30  loss 1.8 ━━━━━━──── 62 %  0:12 left` in `width` cells.
 
-    made = task.completed - task.fields.get("first", 0)
-    seconds = task.elapsed or 0.0
-    return Text(f"{made / seconds:.1f}/s" if made and seconds else "", style="dim")
+    Of `said`, the most important first, there is as much as fits beside the shortest bar.
+    """
+    end = "  ".join(part for part in (f"{100 * share:3.0f} %", left) if part)
+    room = width - cells(end) - SHORTEST - 2
+    words = label if cells(label) <= room else label[: max(0, room - 1)] + "…"
+    for part in said:
+        if part and cells(words) + 2 + cells(part) > room:
+            break  # what follows matters less
+        words += f"  {part}" if part else ""
+    bar = min(LONGEST, width - cells(words) - cells(end) - 2)
+    done = round(share * bar)
+    return [
+        (f"{words} ", ""),
+        ("━" * done, "green"),
+        ("─" * (bar - done), "bright_black"),
+        (f" {end}", ""),
+    ]

@@ -25,6 +25,34 @@ SETTINGS = {
     "demo": ("use", "DemoSettings"),
 }
 _WORK = {"swav": "reference"}
+# what stands below a verb's help, each after `unfreeze`
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "scan": ("scan photos --out scan", "scan photos --quarantine broken"),
+    "show": ("show photos", "show photos --run runs/pretrain"),
+    "pretrain": (
+        "pretrain photos --dry-run",
+        "pretrain photos --out runs/pretrain",
+        "pretrain photos --out runs/pretrain --resume",
+    ),
+    "finetune": (
+        "finetune photos --weights runs/pretrain --freeze all --out runs/frozen",
+        "finetune photos --labels labels.csv --weights imagenet --out runs/all-layers",
+        "finetune photos --freeze all --unfreeze-at 5:layer4,10:all --out runs/staged",
+    ),
+    "compare": ("compare photos --weights none imagenet runs/pretrain --out runs/compared",),
+    "evaluate": ("evaluate runs/frozen photos", "evaluate runs/frozen photos --split test --json"),
+    "predict": (
+        "predict runs/frozen new/*.jpg",
+        "predict runs/frozen new --out predictions.csv",
+    ),
+    "embed": ("embed runs/pretrain photos --out features.npz",),
+    "inspect": ("inspect checkpoint.pth",),
+    "summary": ("summary resnet18 --freeze stage:2", "summary runs/frozen"),
+    "export": ("export runs/frozen --to onnx --out exported",),
+    "report": ("report runs/frozen",),
+    "swav": ("swav --data_path photos --epochs 100 --dump_path runs/swav",),
+    "demo": ("demo", "demo --seeds 1 --out runs/demo"),
+}
 
 
 def settings_class(verb: str) -> type[Call]:

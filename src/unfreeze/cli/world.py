@@ -8,6 +8,24 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from unfreeze.runtime.layout import sentences
+
+NARROWEST, USUAL = 40, 80  # cells of a line: at least, and where a terminal does not say
+
+
+def columns(stream: TextIO) -> int | None:
+    """`COLUMNS`, else what the terminal says; None for what is no terminal."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdigit() and int(told):
+        return max(NARROWEST, int(told))
+    if not stream.isatty():
+        return None
+    try:
+        found = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # it says to be a terminal and has no number, or no size
+        found = 0
+    return max(NARROWEST, found) if found else USUAL
+
 
 @dataclasses.dataclass
 class World:
@@ -21,10 +39,22 @@ class World:
         """True where stderr is a terminal on which a line can be redrawn."""
         return self.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
+    @property
+    def width(self) -> int | None:
+        """Cells of a line of the result; None where nothing limits it, as in a file."""
+        return columns(self.stdout)
+
+    @property
+    def colour(self) -> bool:
+        """Whether the result is shown on a terminal that takes colours."""
+        dumb = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+        return self.stdout.isatty() and not dumb
+
     def tell(self, text: str) -> None:
-        """One line for people; a reader who has left is no reason to stop."""
+        """Lines for people; a reader who has left is no reason to stop."""
+        lines = sentences(text, columns(self.stderr))
         with contextlib.suppress(BrokenPipeError):
-            self.stderr.write(text + "\n")
+            self.stderr.write("\n".join(lines) + "\n")
             self.stderr.flush()
 
     def answer(self, text: str) -> None:

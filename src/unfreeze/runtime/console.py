@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
+from unfreeze.runtime.layout import Table
 from unfreeze.runtime.runfolder import RunFolder
 
 WARNING = "warning"  # the word before a warning, where there is no colour
@@ -28,6 +29,9 @@ class Console(Protocol):
     def warn(self, message: str) -> None:
         """A warning: `warning: MESSAGE`, and weight and colour on a terminal."""
 
+    def table(self, table: Table) -> None:
+        """Rows under a head, as wide as there is room."""
+
     def progress(
         self, label: str, total: int, done: int = 0
     ) -> contextlib.AbstractContextManager[Advance]:
@@ -42,6 +46,9 @@ class Quiet:
 
     def warn(self, message: str) -> None:
         """Nothing: the result carries it."""
+
+    def table(self, table: Table) -> None:
+        """Nothing."""
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
@@ -64,6 +71,9 @@ class Hushed:
 
     def warn(self, message: str) -> None:
         """Nothing: whoever runs the many says what is common to them."""
+
+    def table(self, table: Table) -> None:
+        """Nothing."""
 
     def progress(
         self, label: str, total: int, done: int = 0
@@ -96,6 +106,12 @@ class Logged:
         """A warning, shown and kept."""
         self.console.warn(message)
         self._log(f"{WARNING}: {message}")
+
+    def table(self, table: Table) -> None:
+        """Rows, shown and kept."""
+        self.console.table(table)
+        for line in table.lines():
+            self._log(line)
 
     def _log(self, text: str) -> None:
         if self.run is None:

@@ -13,15 +13,19 @@ class ExportSettings(Call):
     """A run's model in another tool's format, verified by comparing outputs."""
 
     run: str = knob("", "a run's folder, or its model/ folder", positional=True)
-    to: str | None = knob(None, "which format", choices=FORMATS, unset="")
-    out: str | None = knob(None, "folder to write (new or empty)", cli_only=True)
+    to: str | None = knob(
+        None, "which format", choices=FORMATS, unset="", metavar="FORMAT", needed=True
+    )
+    out: str | None = knob(
+        None, "folder to write (new or empty)", cli_only=True, metavar="DIR", needed=True
+    )
     data: str | None = knob(
         None,
         "pictures to compare outputs on: folder, archive, list or built-in name "
         "(auto: the run's own views)",
         group="data",
     )
-    data_root: str = knob("data", "folder for built-in data sets", group="data")
+    data_root: str = knob("data", "folder for built-in data sets", group="data", metavar="DIR")
     overwrite: bool = knob(
         False, "replace what an earlier export wrote there", group="run", cli_only=True
     )

@@ -31,6 +31,8 @@ class Knob:
     group: str = "options"
     cli_only: bool = False  # says how to call, not what to do: never written to config.toml
     whole: bool = False  # one text is one value of several: paths hold spaces and commas
+    metavar: str = ""  # what stands for the value in the help: FILE, DIR, RUN
+    needed: bool = False  # the command does nothing without it
     verbatim: bool = False  # the flag keeps its underscores, and a bool takes a value
 
     def flag(self, name: str) -> str:

@@ -31,7 +31,9 @@ def spoken(data: str | Sequence[str]) -> str:
 class Call:
     """How the command was called; every verb has these."""
 
-    config: str | None = knob(None, "settings from a TOML file", group="call", cli_only=True)
+    config: str | None = knob(
+        None, "settings from a TOML file", group="call", cli_only=True, metavar="FILE"
+    )
     json: bool = knob(False, "one JSON document on stdout at the end", group="call", cli_only=True)
     debug: bool = knob(False, "show tracebacks", group="call", cli_only=True)
 
@@ -65,6 +67,7 @@ class Told:
         "picture's path is its label",
         group="data",
         unset="the folders, or the list itself",
+        metavar="FILE",
     )
     split_from: str | None = knob(
         None,
@@ -72,6 +75,7 @@ class Told:
         "name are not used",
         group="data",
         unset="the data's own",
+        metavar="RUN|FILE",
     )
 
 
@@ -79,7 +83,7 @@ class Told:
 class Pictures:
     """Which pictures, and how they are kept."""
 
-    data_root: str = knob("data", "folder for built-in data sets", group="data")
+    data_root: str = knob("data", "folder for built-in data sets", group="data", metavar="DIR")
     range: str | None = knob(
         None,
         "what is black and white in 16-bit and float pictures: by depth or own values (auto), by "
@@ -121,7 +125,14 @@ class Pictures:
 class Run:
     """The run's folder."""
 
-    out: str | None = knob(None, "folder of the run (new or empty)", group="run", cli_only=True)
+    out: str | None = knob(
+        None,
+        "folder of the run (new or empty)",
+        group="run",
+        cli_only=True,
+        metavar="RUN",
+        needed=True,
+    )
     resume: str | None = knob(
         None,
         "go on from the folder's last checkpoint; with none, start and say so",
@@ -152,6 +163,7 @@ class Run:
         group="run",
         unset="none",
         cli_only=True,
+        metavar="TIME",
     )
     logger: tuple[str, ...] = knob(
         ("none",),

@@ -12,7 +12,7 @@ SPLITS = ("train", "val", "test", "all")
 @dataclass(frozen=True)
 class _Serving(Machine):
     batch_size: int = knob(64, "pictures at once", low=1)
-    data_root: str = knob("data", "folder for built-in data sets", group="data")
+    data_root: str = knob("data", "folder for built-in data sets", group="data", metavar="DIR")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PredictSettings(Call, _Serving):
 
     run: str = knob("", "a run's folder, or its model/ folder", positional=True)
     images: tuple[str, ...] = knob((), "pictures, folders or archives", positional=True, whole=True)
-    out: str | None = knob(None, "write the CSV here instead of stdout")
+    out: str | None = knob(None, "write the CSV here instead of stdout", metavar="FILE")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class EmbedSettings(Call, Told, _Serving):
 
     weights: str = knob("", "a run's folder, a model/ folder or a checkpoint file", positional=True)
     data: tuple[str, ...] = sources()
-    out: str | None = knob(None, "the .npz file to write")
+    out: str | None = knob(None, "the .npz file to write", metavar="FILE", needed=True)
     arch: str | None = knob(None, "network, where the weights do not say it")
     split: str | None = knob(None, "which pictures (auto: all)", choices=SPLITS)
 
@@ -62,10 +62,13 @@ class ShowSettings(Call, Told):
     """One page about a data set: samples, sizes, class counts, views, problems."""
 
     data: tuple[str, ...] = sources()
-    out: str | None = knob(None, "the HTML file to write (auto: NAME.html in this folder)")
+    out: str | None = knob(
+        None, "the HTML file to write (auto: NAME.html in this folder)", metavar="FILE"
+    )
     run: str | None = knob(
         None,
         "a run whose views and input are shown (auto: those that pretrain and finetune would take)",
+        metavar="RUN",
     )
     augment: str | None = knob(None, "kind of pictures, for the views", choices=AUGMENTS)
     image_size: int | None = knob(None, "side of the large view in pixels", low=8)
@@ -93,7 +96,7 @@ class ShowSettings(Call, Told):
     samples: int = knob(6, "pictures of each class", low=1)
     seed: int = knob(0, "seed of the samples and views", low=0, high=SEEDS)
     workers: int | None = knob(None, "processes that decode", low=1, group="machine")
-    data_root: str = knob("data", "folder for built-in data sets", group="data")
+    data_root: str = knob("data", "folder for built-in data sets", group="data", metavar="DIR")
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class ReportSettings(Call):
 class DemoSettings(Call, Machine):
     """The main job on scikit-learn's digits."""
 
-    out: str | None = knob(None, "folder of the run (auto: a new one under runs/)")
+    out: str | None = knob(None, "folder of the run (auto: a new one under runs/)", metavar="RUN")
     seed: int = knob(0, "seed of the pretraining", low=0, high=SEEDS)
     epochs: int | None = knob(None, "epochs of pretraining", low=1)
     seeds: int = knob(5, "label draws for each number of labels", low=1)

@@ -1,0 +1,123 @@
+"""What a command has to show at its end, described once: as text, in colour, in a notebook.
+
+A result's `display()` is a `Display`; `text` and `html` draw it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html import escape
+
+from unfreeze.runtime.console import WARNING
+from unfreeze.runtime.layout import Table, command, facts, wrapped
+
+ROWS = 16  # of a table in a `repr`, which has to fit a screen
+WIDTH = 98  # of a `repr`
+
+Part = tuple[str, str]  # text and style
+_STYLE = "border-collapse:collapse;margin:.4em 0"
+
+
+@dataclass(frozen=True)
+class Display:
+    """The answer first, then what it rests on.
+
+    `lead`: sentences, the answer. `warnings`: messages. `facts`: (name, value). `files`: (what,
+    path) that were written. `next`: commands to type.
+    """
+
+    lead: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    tables: Sequence[Table] = ()
+    notes: Sequence[str] = ()
+    files: Sequence[tuple[str, str]] = ()
+    next: Sequence[str] = ()
+
+    def short(self) -> "Display":
+        """The same with the first rows of each table."""
+        return replace(self, tables=[table.first(ROWS) for table in self.tables])
+
+
+def text(display: Display, width: int | None = None, *, colour: bool = False) -> str:
+    """The display as lines of at most `width` cells; None: as wide as it gets, for files."""
+    blocks = [block for block in _blocks(display, width) if block]
+    lines = "\n\n".join("\n".join(_drawn(line, colour) for line in block) for block in blocks)
+    return lines
+
+
+def _blocks(display: Display, width: int | None) -> list[list[list[Part]]]:
+    """Blocks of lines of parts."""
+    told = [wrapped(f"{WARNING}: {message}", width) for message in display.warnings]
+    mark = len(WARNING) + 1
+    warned = [
+        [(line[:mark], "bold yellow"), (line[mark:], "bold")] if not place else [(line, "bold")]
+        for lines in told
+        for place, line in enumerate(lines)
+    ]
+    tables = [_titled(table, width) for table in display.tables if table.rows]
+    commands = [line for one in display.next for line in command(one, width)]
+    return [
+        [[(line, "bold")] for lead in display.lead for line in wrapped(lead, width)],
+        warned,
+        _plain(facts(display.facts, width)),
+        *tables,
+        _plain([line for note in display.notes for line in wrapped(note, width)]),
+        _plain(facts(display.files)),  # a path is never broken
+        [[("Next:", "bold")], *([(line, "cyan")] for line in commands)] if commands else [],
+    ]
+
+
+def _plain(lines: Sequence[str]) -> list[list[Part]]:
+    return [[(line, "")] for line in lines]
+
+
+def _titled(table: Table, width: int | None) -> list[list[Part]]:
+    title: list[list[Part]] = [[(table.title, "bold")]] if table.title else []
+    return title + _plain(table.lines(width))
+
+
+def _drawn(parts: Sequence[Part], colour: bool) -> str:
+    """A line with its colours as a terminal wants them, or without."""
+    if not colour:
+        return "".join(words for words, _ in parts).rstrip()
+    from rich.style import Style
+
+    return "".join(Style.parse(style).render(words) if style else words for words, style in parts)
+
+
+# ----------------------------------------------------------------------------- notebooks
+
+
+def html(display: Display) -> str:
+    """The display as HTML that takes a notebook's own colours; long tables scroll."""
+    parts = [f"<p><b>{escape(lead)}</b></p>" for lead in display.lead]
+    parts += [f"<p><b>{WARNING}:</b> {escape(message)}</p>" for message in display.warnings]
+    parts += [_rows((), display.facts)] if display.facts else []
+    for table in display.tables:
+        parts += [f"<p><b>{escape(table.title)}</b></p>"] if table.title else []
+        parts.append(_rows(table.head, table.rows, [table.numeric(c) for c in _columns(table)]))
+    parts += [f"<p>{escape(note)}</p>" for note in display.notes]
+    parts += [_rows((), display.files)] if display.files else []
+    if display.next:
+        said = "\n".join(escape(one) for one in display.next)
+        parts.append(f"<p>Next:</p><pre>{said}</pre>")
+    return f'<div class="unfreeze">{"".join(parts)}</div>'
+
+
+def _columns(table: Table) -> range:
+    return range(len(table.head))
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] = ()) -> str:
+    def cell(kind: str, place: int, words: str) -> str:
+        side = "right" if place < len(right) and right[place] else "left"
+        return f'<{kind} style="text-align:{side}">{escape(words)}</{kind}>'
+
+    names = "".join(cell("th", place, name) for place, name in enumerate(head))
+    body = "".join(
+        f"<tr>{''.join(cell('td', place, words) for place, words in enumerate(row))}</tr>"
+        for row in rows
+    )
+    top = f"<thead><tr>{names}</tr></thead>" if head else ""
+    table = f'<table style="{_STYLE}">{top}<tbody>{body}</tbody></table>'
+    return f'<div style="max-height:24em;overflow:auto">{table}</div>'

@@ -1,0 +1,194 @@
+"""Lines of text that fit a width: words are never broken, columns stand beside or below each other.
+
+Widths are in cells of a terminal: a Chinese character and most emoji take two.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+GAP = 2  # spaces between columns
+NARROW = 18  # a column of text that has less is no longer read
+# a command at the end of a sentence, and its words: quotes are not opened
+COMMAND = re.compile(r"^(.*?[:;] )(unfreeze [a-z]+(?: .*)?)$", re.DOTALL)
+WORD = re.compile(r"""(?:'[^']*'|"[^"]*"|\S)+""")
+
+
+def cells(text: str) -> int:
+    """How many cells `text` takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def padded(text: str, width: int, *, right: bool = False) -> str:
+    """`text` with spaces up to `width` cells."""
+    space = " " * max(0, width - cells(text))
+    return space + text if right else text + space
+
+
+def wrapped(text: str, width: int | None) -> list[str]:
+    """The lines of `text`, each at most `width` cells, longer only where a single word is.
+
+    Lines that go on keep the indentation of the first. None: no limit.
+    """
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if width is None or cells(line) <= width:
+            lines.append(line.rstrip())
+            continue
+        words = line.split()
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += _filled(words, width, indent)
+    return lines
+
+
+def _filled(words: Sequence[str], width: int, indent: str) -> list[str]:
+    lines, line = [], indent
+    for word in words:
+        joined = f"{line} {word}" if line.strip() else indent + word
+        if line.strip() and cells(joined) > width:
+            lines.append(line)
+            joined = indent + word
+        line = joined
+    return [*lines, line]
+
+
+def sentences(text: str, width: int | None) -> list[str]:
+    """`text` for a terminal: prose is wrapped, a command at its end can be pasted as it stands."""
+    if width is None or cells(text) <= width:
+        return text.split("\n")
+    found = COMMAND.match(text)
+    if found is None:
+        return wrapped(text, width)
+    return [*wrapped(found[1].rstrip(), width), *command(found[2], width)]
+
+
+def command(words: str, width: int | None, *, indent: int = 2) -> list[str]:
+    """A command on lines of its own; one that goes on ends in a backslash, as shells have it."""
+    space = " " * indent
+    if width is None or cells(words) + indent <= width:
+        return [space + words]
+    lines, line = [], space
+    for part in _parts(words):
+        joined = f"{line} {part}" if line.strip() else line + part
+        if line.strip() and cells(joined) + GAP > width:
+            lines.append(f"{line} \\")
+            joined = f"{space}  {part}"
+        line = joined
+    return [*lines, line]
+
+
+def _parts(words: str) -> list[str]:
+    """The words of a command, a flag together with its value."""
+    parts: list[str] = []
+    for word in WORD.findall(words):
+        flag = parts[-1] if parts else ""
+        if flag.startswith("--") and " " not in flag and not word.startswith("-"):
+            parts[-1] = f"{flag} {word}"
+        else:
+            parts.append(word)
+    return parts
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a head; numbers stand to the right."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+    def numeric(self, column: int) -> bool:
+        """Whether the column holds numbers, or nothing."""
+        held = [row[column] for row in self.rows if row[column] not in ("", "-")]
+        return bool(held) and all(re.match(r"[-+±]?\.?\d", cell) for cell in held)
+
+    def first(self, rows: int) -> "Table":
+        """The first rows, and how many more there are."""
+        more = len(self.rows) - rows
+        if more <= 0:
+            return self
+        last = (f"and {more:,} more", *[""] * (len(self.head) - 1))
+        return replace(self, rows=[*self.rows[:rows], last])
+
+    def lines(self, width: int | None = None) -> list[str]:
+        """The head, a rule and the rows, in `width` cells; below each other where they must be."""
+        widths = column_widths(self, width)
+        if widths is None:
+            return _stacked(self, width or 0)
+        right = [self.numeric(column) for column in range(len(widths))]
+        head, *rows = (_row(row, widths, right) for row in (self.head, *self.rows))
+        lines = [line for row in rows for line in row]
+        if not any(self.head):
+            return lines
+        return [*head, "─" * max(map(cells, [*head, *lines])), *lines]
+
+
+def _row(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
+    """The lines of a row: as many as its longest cell."""
+    columns = [wrapped(cell, wide) for cell, wide in zip(row, widths, strict=True)]
+    lines = []
+    for place in range(max(map(len, columns))):
+        parts = [column[place] if place < len(column) else "" for column in columns]
+        shown = [
+            padded(part, wide, right=number)
+            for part, wide, number in zip(parts, widths, right, strict=True)
+        ]
+        lines.append((" " * GAP).join(shown).rstrip())
+    return lines
+
+
+def column_widths(table: Table, width: int | None) -> list[int] | None:
+    """Cells of each column; None where they do not fit beside each other."""
+    columns = list(zip(table.head, *table.rows, strict=True))
+    natural = [max(map(cells, column)) for column in columns]
+    space = GAP * (len(columns) - 1)
+    if width is None or sum(natural) + space <= width:
+        return natural
+    least = [
+        natural[place]
+        if table.numeric(place)
+        else min(natural[place], max(NARROW, *(_longest_word(cell) for cell in column)))
+        for place, column in enumerate(columns)
+    ]
+    room = width - space - sum(least)
+    if room < 0:
+        return None
+    found = list(least)
+    # the columns that want least get it; those that want more share what is left
+    wanting = sorted(range(len(found)), key=lambda place: natural[place] - least[place])
+    for number, place in enumerate(wanting):
+        share = room // (len(wanting) - number)
+        given = min(natural[place] - least[place], share)
+        found[place], room = found[place] + given, room - given
+    return found
+
+
+def _longest_word(text: str) -> int:
+    return max(map(cells, text.split()), default=0)
+
+
+def _stacked(table: Table, width: int) -> list[str]:
+    """Each row as a few lines: its first cell, and below it the others with their names."""
+    lines = []
+    for row in table.rows:
+        lines += wrapped(row[0], width)
+        for name, cell in zip(table.head[1:], row[1:], strict=True):
+            if cell:
+                lines += wrapped(f"  {name}: {cell}" if name else f"  {cell}", width)
+    return lines
+
+
+def facts(pairs: Sequence[tuple[str, str]], width: int | None = None) -> list[str]:
+    """`name  value`, one a line; a value that is too long goes on below itself."""
+    left = max((cells(name) for name, _ in pairs), default=0)
+    lines = []
+    for name, value in pairs:
+        room = None if width is None else max(NARROW, width - left - GAP)
+        first, *rest = wrapped(value, room)
+        lines.append(f"{padded(name, left)}{' ' * GAP}{first}".rstrip())
+        lines += [" " * (left + GAP) + line for line in rest]
+    return lines

@@ -1,0 +1,76 @@
+"""Words are never broken, and lines keep to their width."""
+
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unfreeze.runtime.layout import Table, cells, command, facts, sentences, wrapped
+
+WORDS = st.lists(st.text("abcdefghij-/.", min_size=1, max_size=30), min_size=1, max_size=40)
+ROWS = [
+    ("batch-size", "256", "half of 2,527 images, and no more than the memory of the device holds"),
+    ("nmb-prototypes", "64", "grows with 1,437 images (3,000 for a million)"),
+]
+
+
+@given(WORDS, st.integers(20, 120))
+def test_wrapping_keeps_every_word_whole(words, width):
+    lines = wrapped(" ".join(words), width)
+    assert " ".join(lines).split() == words
+    assert all(cells(line) <= width or " " not in line.strip() for line in lines)
+
+
+def test_wide_characters_take_two_cells():
+    assert cells("猫") == 2 and wrapped("猫 " * 10, 20)[0] == "猫 猫 猫 猫 猫 猫 猫"
+
+
+def test_what_goes_on_is_indented_as_it_began():
+    assert wrapped("  one two three", 10) == ["  one two", "  three"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_wrapped_command_is_the_same_command(width):
+    words = "unfreeze finetune 'my photos' --labels 'a b.csv' --weights runs/pretrain --epochs 30"
+    words += " --learning-rate 0.01 --out runs/one"
+    pasted = "\n".join(command(words, width))
+    assert all(len(line) <= width for line in pasted.splitlines())
+    assert shlex.split(pasted.replace("\\\n", "")) == shlex.split(words)
+
+
+def test_a_command_at_the_end_of_a_sentence_stands_alone():
+    said = "Stopped after 3 epochs. Resume with: unfreeze finetune data --out runs/one --resume"
+    assert sentences(said, 60) == [
+        "Stopped after 3 epochs. Resume with:",
+        "  unfreeze finetune data --out runs/one --resume",
+    ]
+    assert sentences(said, None) == [said]
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 200, None])
+def test_a_table_keeps_to_its_width_and_its_words(width):
+    table = Table(("setting", "value", "why"), ROWS)
+    lines = table.lines(width)
+    assert width is None or max(map(len, lines)) <= width
+    assert all(word in " ".join(lines) for row in ROWS for cell in row for word in cell.split())
+
+
+def test_numbers_stand_to_the_right():
+    head, rule, first, last = Table(("name", "n"), [("a", "5"), ("long name", "1,234")]).lines()
+    assert (head, first, last) == ("name           n", "a              5", "long name  1,234")
+    assert rule == "─" * len(last)
+
+
+def test_a_table_says_how_much_it_leaves_out():
+    short = Table(("name", "n"), [(str(n), str(n)) for n in range(9)]).first(3)
+    assert short.rows[-1] == ("and 6 more", "")
+    assert short.lines() and Table(("n",), [("1",)]).first(3).rows == [("1",)]
+
+
+def test_facts_go_on_below_themselves():
+    assert facts([("run", "r"), ("network", "one two three four five")], 28) == [
+        "run      r",
+        "network  one two three four",
+        "         five",
+    ]
