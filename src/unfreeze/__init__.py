@@ -16,6 +16,7 @@ from unfreeze.errors import (
     UsageError,
     WeightsError,
 )
+from unfreeze.runtime.threads import wait_passively
 
 if TYPE_CHECKING:
     from unfreeze import swav as swav
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from unfreeze.api.summary import summary as summary
 
 __version__ = "0.1.0"
+
+wait_passively()  # OpenMP reads it when torch is loaded, which whoever imports this may do next
 
 __all__ = [
     "DataError",

@@ -143,16 +143,11 @@ def test_values_of_the_user_are_given():
 
 def test_threads_count_as_given_where_somebody_set_them(monkeypatch):
     device = torch.device("cpu")
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(tuning, "processors", lambda: torch.get_num_threads())
-    assert "threads" not in tuning.scope_of(PretrainSettings(), device).given
-    monkeypatch.setattr(tuning, "processors", lambda: 5 * torch.get_num_threads())
-    given = tuning.scope_of(PretrainSettings(), device).given
-    assert given["threads"] == "set by torch.set_num_threads"
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(tuning, "threads_given", lambda: "OMP_NUM_THREADS")
     given = tuning.scope_of(PretrainSettings(), device).given
     assert given["threads"] == "set by OMP_NUM_THREADS"
+    monkeypatch.setattr(tuning, "threads_given", lambda: "")
+    assert "threads" not in tuning.scope_of(PretrainSettings(), device).given
 
 
 def test_what_is_given_on_resume_wins_over_the_record():

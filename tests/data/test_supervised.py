@@ -56,6 +56,13 @@ def slowly(task):
     return task
 
 
+def threads(task):
+    """How many threads OpenCV and OpenMP would take here."""
+    import cv2
+
+    return cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"]
+
+
 class Sent:
     def __init__(self, arrays):
         self.arrays = arrays
@@ -99,6 +106,10 @@ def test_many_deaths_in_a_row():
     done = list(supervised(doubtful, tasks, 2, seconds=20))
     assert [answer.kind for task, answer in done if task == "exit"] == ["crashed"] * 3
     assert sorted(task for task, _ in done if task != "exit") == [1, 2, 4, 5, 7, 8]
+
+
+def test_a_process_decodes_in_one_thread():
+    assert run([0], work=threads) == {0: (1, "1")}
 
 
 def test_memory_is_bounded():

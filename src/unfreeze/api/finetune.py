@@ -6,11 +6,19 @@ from typing import Any, Literal, overload
 
 import torch
 
-from unfreeze.api.job import Job, begun, opened
+from unfreeze.api.job import Job, begun, opened, threads_of
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
 from unfreeze.api.repeating import Repeated, foretold, repeated
 from unfreeze.api.report import report
-from unfreeze.api.single import Begun, Scene, begin, stopped, telling, tuned
+from unfreeze.api.single import (
+    Begun,
+    Scene,
+    begin,
+    stopped,
+    telling,
+    tuned,
+    with_threads,
+)
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
@@ -23,6 +31,7 @@ from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available
 from unfreeze.runtime.processes import join
 from unfreeze.runtime.runfolder import RunFolder, allowed
+from unfreeze.runtime.threads import Threads, threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.shared import Data
@@ -99,6 +108,7 @@ def finetune(data: Data, **settings: Any) -> FinetuneResult | FinetunePlan:
     return run_finetune(given, Quiet(), began=began)
 
 
+@threads_kept()
 def run_finetune(
     settings: FinetuneSettings, console: Console, *, draw: bool = True, began: float | None = None
 ) -> FinetuneResult | FinetunePlan:
@@ -119,7 +129,7 @@ def run_finetune(
     device = pick_device(settings.device)
     # in turn: what the first process fetched or decoded stands on the disk for the others
     found = processes.in_turn(lambda: read_labels(settings, console))
-    scene = Scene(found, device, deadline, processes)
+    scene = Scene(found, device, deadline, processes, Threads.now())
 
     def ready_for(s: FinetuneSettings, preprocess: Preprocess) -> Checked:
         return checked(s, found, preprocess, console, processes.world)
@@ -146,6 +156,7 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     first = opened(settings, found)
     job = begun(settings, found, first, device, **counts, processes=processes)
     job = telling(job, held(settings, found, first.preprocess, processes))
+    job = with_threads(job, *threads_of(job, Threads.now(), device, processes))
     job = foretold(job, portions)
     return _planned(job, found, portions, console, processes)
 

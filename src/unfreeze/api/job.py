@@ -1,5 +1,6 @@
 """A fine-tuning that is ready to train: begun from weights, or taken up from a checkpoint."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,6 +12,7 @@ from torch import nn
 
 from unfreeze.api.labelling import Labelled
 from unfreeze.backbones.build import canonical
+from unfreeze.backbones.trace import operations
 from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.checkpoints.state import has_last, load_last
 from unfreeze.data.loader import steps_of
@@ -19,6 +21,7 @@ from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import pick_precision
 from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.threads import Threads
 from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.freeze import FreezeSchedule, fingerprint, standing, to_pin
@@ -191,12 +194,19 @@ def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[s
     given["arch"] = s.arch and canonical(s.arch)
     check_resumable(state, given, found.fingerprint)
     console.say(f"Going on from step {state['step']:,}.")
-    if state["threads"] != torch.get_num_threads():
-        console.say(
-            f"The run began with {state['threads']} CPU threads and goes on with "
-            f"{torch.get_num_threads()}: the last bits of its numbers may differ."
-        )
     return state
+
+
+def threads_of(job: Job, threads: Threads, device: torch.device, world: int) -> tuple[int, str]:
+    """(threads, reason) for a new run; "" where they make no difference."""
+    if device.type != "cpu":
+        return threads.most, ""
+    s, work = job.plan.settings, None
+    if threads.most > 1 and not threads.given:
+        with contextlib.suppress(UsageError):  # cannot be followed without numbers
+            work = operations(job.network, job.plan.preprocess.image_size)
+            work *= job.plan.batch_size / world / s.accumulate
+    return threads.for_batches(work)
 
 
 def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:

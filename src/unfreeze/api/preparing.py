@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +14,12 @@ from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.starting import Start, begin
 from unfreeze.api.tuning import announced
 from unfreeze.backbones.norm import groups_of, synchronised
+from unfreeze.backbones.trace import operations
 from unfreeze.data.device import Held, bytes_held
 from unfreeze.data.holding import Holding
 from unfreeze.data.intensity import parsed, reading
 from unfreeze.data.views.multicrop import MEAN, STD
+from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import free_for_pictures, pick_device, pick_precision
 from unfreeze.runtime.processes import Processes
@@ -26,7 +29,7 @@ from unfreeze.swav.facts import Facts
 from unfreeze.swav.methods import check_method, prototypes_of
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.place import Place
-from unfreeze.swav.recipe import Plan, plan
+from unfreeze.swav.recipe import Plan, plan, view_specs
 from unfreeze.swav.recipes import with_recipe
 from unfreeze.swav.trainer import Trainer
 from unfreeze.swav.ways import Way
@@ -62,6 +65,19 @@ class Prepared:
         size = bytes_held(found.pictures, found.train)
         held = math.inf if size is None else size
         return plan(self.start.settings, replace(self.facts, images=len(found.train), held=held))
+
+    def operations(self, chosen: Plan, processes: int) -> float | None:
+        """Of the backbone's forward pass over what one process computes at once of a batch.
+
+        None where the network cannot be followed without numbers.
+        """
+        s, network = chosen.settings, self.start.network
+        crops = Counter(spec.size for spec in view_specs(s))
+        try:
+            each = sum(count * operations(network, size) for size, count in crops.items())
+        except UsageError:  # a network that refuses such crops says so when it meets one
+            return None
+        return each * (s.batch_size or 0) / processes / s.accumulate
 
     def trainer(
         self,

@@ -28,7 +28,7 @@ from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder, allowed
-from unfreeze.runtime.threads import threads_kept
+from unfreeze.runtime.threads import set_threads, threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.shared import Data
@@ -128,13 +128,13 @@ def run_pretrain(
     run = RunFolder(out, writes=processes.first)
     processes.leads(lambda: write_asked(run, settings))
     console.into(run)
-    chosen = processes.leads(lambda: kept(prepared.planned(found), run, console))
+    chosen, threads = processes.leads(lambda: kept(prepared.planned(found), run, console))
     device, room = prepared.place.device, prepared.facts.room
     held = processes.together(lambda: found.held(chosen.settings, device, room))
     make = partial(prepared.trainer, found=found, processes=processes, held=held)
-    taken = processes.together(
-        lambda: tuned(chosen, prepared.place, run, processes, partial(make, chosen))
-    )
+    work = prepared.operations(chosen, processes.world)
+    way = partial(tuned, chosen, prepared.place, run, processes, partial(make, chosen))
+    taken = processes.together(lambda: way(operations=work, before=threads))
     tell(taken, console)
 
     def made(plan: Plan) -> Trainer:
@@ -171,11 +171,13 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     """What a run would do; touches no file."""
     prepared = prepare(settings, console, launched().world)
     chosen = prepared.plan
+    work = prepared.operations(chosen, launched().world)
 
     def make(pictures: Pictures, positions: Any) -> Trainer:
         alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
         found = replace(prepared.found, pictures=pictures, train=positions)
-        way = usual_way(alone.settings, prepared.place, 1)
+        way = usual_way(alone.settings, prepared.place, 1, work)
+        set_threads(way.threads)
         held = found.held(alone.settings, prepared.place.device, prepared.facts.room)
         return prepared.trainer(alone, way, found=found, processes=Processes(), held=held)
 

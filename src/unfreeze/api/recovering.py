@@ -28,19 +28,23 @@ def changed(chosen: Plan, values: Mapping[str, Any]) -> Plan:
     return replace(chosen, settings=build(PretrainSettings, {**given, **values}))
 
 
-def kept(chosen: Plan, run: RunFolder, console: Console) -> Plan:
-    """The plan of a run that may go on: with what its recoveries changed, which is said."""
+def kept(chosen: Plan, run: RunFolder, console: Console) -> tuple[Plan, int | None]:
+    """(plan, threads) of a run that may resume: with what its recoveries changed, which is said.
+
+    None: there is no checkpoint yet.
+    """
     folder = run.file("checkpoints")
     if not chosen.settings.resume or not has_last(folder):
-        return chosen
-    recoveries = load_last(folder, "pretrain")[0]["recoveries"]
+        return chosen, None
+    state = load_last(folder, "pretrain")[0]
+    recoveries = state["recoveries"]
     values: dict[str, Any] = {}
     for found in recoveries:
         values |= found["values"]
     if values:
         tried = "; ".join(found["remedy"] for found in recoveries)
         console.say(f"This run recovered from a collapse and keeps what was changed: {tried}.")
-    return changed(chosen, values)
+    return changed(chosen, values), int(state["threads"])
 
 
 def fitted(

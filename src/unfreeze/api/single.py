@@ -12,7 +12,7 @@ from torch import nn
 from unfreeze import __version__
 from unfreeze.api.alike import refuse_others
 from unfreeze.api.fitting import Parts, assemble, rated, swept
-from unfreeze.api.job import Job, begun, checkpoint, continued, opened
+from unfreeze.api.job import Job, begun, checkpoint, continued, opened, threads_of
 from unfreeze.api.labelling import Checked, Labelled
 from unfreeze.backbones.norm import synchronised
 from unfreeze.checkpoints.modelfile import save_model
@@ -25,6 +25,7 @@ from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.loggers import passed_on
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.threads import Threads, set_threads
 from unfreeze.settings.build import as_dict, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker
@@ -39,12 +40,13 @@ ReadyFor = Callable[[FinetuneSettings, Preprocess], Checked]
 
 @dataclass(frozen=True)
 class Scene:
-    """What all runs of one call share."""
+    """What all runs of one call share; `threads`: those that the call found."""
 
     found: Labelled
     device: torch.device
     deadline: Deadline
     processes: Processes
+    threads: Threads
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,25 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
         # whoever is stopped before the first checkpoint begins again as was asked
         processes.leads(lambda: write_text(run.file("config.toml"), to_toml(as_dict(s), {})))
     console.into(run)  # type: ignore[attr-defined]  # a Logged one
+    job = _threaded(scene, job, state, console)
     job = replace(job, network=_placed(job.network, scene.device, processes))
     return Begun(run, telling(job, ready.hold), ready, state)
+
+
+def _threaded(scene: Scene, job: Job, state: dict[str, Any] | None, console: Console) -> Job:
+    """The job with the reason for its number of CPU threads, which is set."""
+    threads, world = scene.threads, scene.processes.world
+    if state is None:
+        count, why = threads_of(job, threads, scene.device, world)
+        return with_threads(job, count, why)
+    before = int(state["threads"])
+    count = threads.to_resume(before) if world == 1 else threads.most
+    if count != before:
+        console.say(
+            f"The run began with {before} CPU threads and resumes with {count}: the last bits of "
+            "its numbers may differ."
+        )
+    return with_threads(job, count, "as the run began" if count == before else "")
 
 
 def tuned(
@@ -114,6 +133,15 @@ def tuned(
     scores = _scores(job, parts, trainer, outcome)
     processes.leads(lambda: _write_model(run, job, ready, outcome, scores))
     return job, outcome, scores
+
+
+def with_threads(job: Job, count: int, why: str) -> Job:
+    """The job with the reason for its number of CPU threads, which is set; "": none is given."""
+    set_threads(count)
+    if not why:
+        return job
+    reasons = {**job.plan.reasons, "threads": f"{count}: {why}"}
+    return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
 def telling(job: Job, hold: Holding) -> Job:

@@ -14,12 +14,11 @@ import torch
 
 from unfreeze.checkpoints.state import has_last
 from unfreeze.data.loader import Batch
-from unfreeze.data.supervised import processors
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import fast_precisions
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.runtime.threads import threads_kept, threads_said
+from unfreeze.runtime.threads import Threads, processors, set_threads, threads_given, threads_kept
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.assigner import without_memory
 from unfreeze.swav.place import Place
@@ -33,10 +32,20 @@ ASKED = "asked for"
 _BATCHES = 100  # more than a probe ever takes from one stream
 
 
-def usual_way(s: PretrainSettings, place: Place, neighbours: int) -> Way:
-    """What a run does unmeasured, on a machine with so many processes of this run."""
+def usual_way(s: PretrainSettings, place: Place, neighbours: int, operations: float | None) -> Way:
+    """What a run does unmeasured, on a machine with so many processes of this run.
+
+    `operations`: of the forward pass over one process's share of a batch.
+    """
+    threads, _ = usual_threads(place.device, operations)
     workers = _workers(s, place.device, neighbours)
-    return Way(place.precision, place.layout, torch.get_num_threads(), workers)
+    return Way(place.precision, place.layout, threads, workers)
+
+
+def usual_threads(device: torch.device, operations: float | None) -> tuple[int, str]:
+    """(threads, reason) that a run takes unmeasured."""
+    now = Threads.now()
+    return now.for_batches(operations) if device.type == "cpu" else (now.most, "")
 
 
 def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
@@ -58,8 +67,8 @@ def scope_of(s: PretrainSettings, device: torch.device) -> Scope:
         given["workers"] = "views are cut on the device"
     if s.precision != "auto":
         given["precision"] = ASKED
-    if said := threads_said(processors()):
-        given["threads"] = f"set by {said}"
+    if by := threads_given():
+        given["threads"] = f"set by {by}"
     return Scope(device.type, fast_precisions(device), processors(), given)
 
 
@@ -75,15 +84,20 @@ def announced(s: PretrainSettings, world: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The way a run computes; `record` is what config.toml keeps, None where nothing was chosen."""
+    """The way a run computes; `record` is what config.toml keeps, None where nothing was measured.
+
+    `threads`: the reason for their number.
+    """
 
     way: Way
     record: dict[str, Any] | None = None
+    threads: str = ""
 
     @property
     def reasons(self) -> dict[str, str]:
         """Of each knob, where it was chosen."""
-        return dict(self.record["reasons"]) if self.record else {}
+        measured = dict(self.record["reasons"]) if self.record else {}
+        return {**measured, **({"threads": self.threads} if self.threads else {})}
 
     def tables(self) -> dict[str, dict[str, Any]]:
         """For config.toml."""
@@ -94,24 +108,37 @@ class Tuned:
         return {"tuned": plain, **{f"tuned.{name}": value for name, value in inner.items()}}
 
 
-def tuned(plan: Plan, place: Place, run: RunFolder, processes: Processes, make: Make) -> Tuned:
-    """The way to take: the run's own, where it goes on; measured, where that is wanted; the usual.
+def tuned(
+    plan: Plan,
+    place: Place,
+    run: RunFolder,
+    processes: Processes,
+    make: Make,
+    *,
+    operations: float | None,
+    before: int | None = None,
+) -> Tuned:
+    """The way to take: the run's own, where it resumes; measured, where that is wanted; the usual.
 
-    Sets the number of threads.
+    Sets the number of threads. `operations`: as in `usual_way`; `before`: the threads of the
+    checkpoint to resume from.
     """
     s = plan.settings
-    usual = usual_way(s, place, processes.launch.local_world)
+    usual = usual_way(s, place, processes.launch.local_world, operations)
     scope = scope_of(s, place.device)
     record = _stored(run) if s.resume else None
     if record is not None:
         found = Tuned(_again(record, usual, scope, processes.world), record)
     elif s.tune == "off" or processes.world > 1 or not plan.steps or _begun(run):
-        found = Tuned(usual)
+        threads, why = usual_threads(place.device, operations)
+        found = Tuned(usual, threads=f"{threads}: {why}" if why else "")
     else:
         choice = _measured(plan, usual, scope, make, place.device)
         found = Tuned(choice.way, choice.record(scope.device))
-    if found.way.threads != torch.get_num_threads():
-        torch.set_num_threads(found.way.threads)
+    if before is not None and processes.world == 1:
+        threads = Threads.now().to_resume(before)
+        found = replace(found, way=replace(found.way, threads=threads))
+    set_threads(found.way.threads)
     return found
 
 
@@ -183,7 +210,7 @@ class Steps:
     def __call__(self, way: Way, rows: int, limit: float) -> Spent:
         """One step; its seconds end when the device is done, or where it was cut off."""
         self.until = self.clock() + limit
-        torch.set_num_threads(way.threads)
+        set_threads(way.threads)
         trainer = self._trainer(way)
         began = ready = self.clock()
         try:

@@ -12,10 +12,10 @@ from unfreeze.api.watching import preprocess_of
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.data.preprocess import Preprocess
-from unfreeze.data.supervised import processors
 from unfreeze.data.views.multicrop import Cut
 from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.threads import processors
 from unfreeze.settings.build import as_dict, to_toml
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.gallery import gather, save_gallery

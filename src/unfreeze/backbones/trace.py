@@ -68,6 +68,15 @@ def trace(model: nn.Module, size: tuple[int, int] | None = None) -> Trace:
         ) from error
 
 
+def operations(model: nn.Module, side: int) -> float:
+    """Multiplications and additions of one [1, 3, side, side] image's forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as count:
+        trace(model, (side, side))
+    return float(count.get_total_flops())
+
+
 def _trace(model: nn.Module, height: int, width: int, device: torch.device) -> Trace:
     found = Trace()
     found.parameters = {

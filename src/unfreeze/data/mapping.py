@@ -10,10 +10,11 @@ import numpy as np
 
 from unfreeze.data.judging import Judge, lost
 from unfreeze.data.mapped import MappedStore, Picture, Wanted, read_chunk, writing
-from unfreeze.data.supervised import MEMORY, Lost, processors, supervised
+from unfreeze.data.supervised import MEMORY, Lost, supervised
 from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdict, Verdicts
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Console
+from unfreeze.runtime.threads import processors
 
 _ABANDONED_SECONDS = 3600.0  # a half-written file older than that belongs to nobody
 _SECONDS = 120.0  # for one file, and for bringing a chunk to a slow disk

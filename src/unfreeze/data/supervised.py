@@ -23,7 +23,11 @@ from unfreeze.data.wire import Message, Packed, pack, receive, send, widen
 
 SECONDS = 30.0  # for one file
 MEMORY = 3 * 2**30  # bytes of address space of a process that decodes
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OPENCV_FOR_THREADS_NUM": "1",
+}
 # glibc keeps what a picture took for the next one: asking the system anew costs a third of the time
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 AHEAD = 8  # tasks a process holds, so that it never waits for the next one
@@ -38,13 +42,6 @@ class Lost(NamedTuple):
     kind: Literal["crashed", "hung"]
     detail: str
     outside: bool = False
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
 
 
 def supervised(

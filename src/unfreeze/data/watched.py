@@ -5,7 +5,8 @@ from typing import Any
 
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.builtin import ArraySource
-from unfreeze.data.supervised import MEMORY, SECONDS, processors, supervised
+from unfreeze.data.supervised import MEMORY, SECONDS, supervised
+from unfreeze.runtime.threads import processors
 
 _WORTH = 2**22  # bytes of files that take about as long as a process takes to start
 
