@@ -58,7 +58,7 @@ def card(run):
 
 def test_channels_go_from_the_run_to_the_next_and_into_the_model(runs):
     first, second, found = runs
-    assert card(first)["intensity"] == card(second)["intensity"] == "auto@4,4,4"
+    assert card(first)["intensity"] == card(second)["intensity"] == "0:16383@4,4,4"
     assert found["images"] == 16  # of 20 that have the channel
     for run in (first, second):
         with (run / "problems.csv").open(newline="") as file:

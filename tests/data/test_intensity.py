@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unfreeze.data.intensity import to_uint8
+from unfreeze.data.intensity import Extent, beyond, extent, fixed, one_range, parsed, to_uint8
 from unfreeze.data.undecodable import Undecodable
 
 
@@ -82,3 +82,53 @@ def test_percentiles_of_the_picture_itself():
         255,
         255,
     ]
+
+
+def test_a_fixed_range_is_the_same_for_every_image():
+    dark, bright = np.array([0, 100, 200], np.uint16), np.array([0, 2_000, 5_000], np.uint16)
+    assert to_uint8(dark, "0:4095").tolist() == [0, 6, 12]
+    assert to_uint8(bright, "0:4095").tolist() == [0, 125, 255]  # cut off beyond it
+    assert to_uint8(np.array([-1000.0, 0, 1000, np.nan]), "-1000:1000").tolist() == [0, 128, 255, 0]
+
+
+@pytest.mark.parametrize("word", ["0:0", "5:1", "a:b", "1:", ":1", "0:inf", "nan:1", "0-4095"])
+def test_what_is_no_range(word):
+    assert fixed(word) is None
+    with pytest.raises(ValueError, match="says no range"):
+        parsed(word)
+
+
+def extents(*highs, low=0.0, whole=True):
+    return [Extent(whole, low, high) for high in highs]
+
+
+@pytest.mark.parametrize(
+    ("found", "rule"),
+    [
+        (extents(170, 180, 2_700, 2_800), "0:4095"),  # classes that differ in brightness
+        (extents(200, 250), "0:255"),
+        (extents(900), "0:1023"),
+        (extents(12_000, 9_000), "0:16383"),
+        (extents(60_000, 30_000, 20_000), "0:65535"),
+        (extents(0.3, 0.9, whole=False), "0:1"),
+        (extents(20, 30), "0:30"),  # nowhere near any white: their own values, all together
+        (extents(1_000, 3_000, low=-1_000), "-1000:3000"),
+        (extents(100_000, 90_000), "0:100000"),
+        (extents(30, 30, 30, 60_000), "image"),  # most would be black
+        (extents(5, 5, low=5), "image"),
+    ],
+)
+def test_one_range_for_a_dataset_where_its_values_allow_it(found, rule):
+    chosen, reason = one_range(found)
+    assert chosen == rule
+    assert ("brightness" in reason) == (rule == "image")
+
+
+def test_an_extent_leaves_single_pixels_out():
+    values = np.full((100, 100), 900, np.uint16)
+    values[0, :5] = 65_535
+    assert extent(values) == Extent(True, 900, 900)
+    assert extent(np.full(3, np.nan)) is None
+    assert extent(np.array([np.nan, 0.5])) == Extent(False, 0.5, 0.5)
+    assert beyond("0:1023", extents(900, 1_024, 4_000)) == 2
+    assert beyond("image", extents(900)) == 0

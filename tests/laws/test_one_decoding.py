@@ -68,7 +68,7 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-@pytest.mark.parametrize("how", ["auto", "full", "percentile"])
+@pytest.mark.parametrize("how", ["auto", "full", "percentile", "50:3000"])
 def test_every_way_to_a_picture_gives_the_same_pixels(root, how):
     source = open_source(str(root))
     source.intensity = how
@@ -116,7 +116,7 @@ def test_the_rules_differ_only_where_there_is_something_to_say():
         assert min(auto.max(), percentile.max()) > 100, name  # never black
 
 
-@pytest.mark.parametrize("how", ["percentile"])
+@pytest.mark.parametrize("how", ["percentile", "0:4095"])
 def test_a_run_keeps_its_rule_and_every_verb_goes_by_it(root, tmp_path, how):
     given = {"arch": "unfreeze/tiny", "image_size": 24, "epochs": 1, "device": "cpu"}
     run = tmp_path / "run"

@@ -20,6 +20,7 @@ from unfreeze.api.single import (
     with_threads,
 )
 from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.data.dataset_warnings import Cropped
 from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
@@ -136,6 +137,7 @@ def run_finetune(
 
     it = begin(scene, settings, ready_for, console)
     _show(it.job, len(it.ready.train), it.ready.portions.reason, console)
+    _warn_of_crops(it.ready.cropped, console)
     copies = processes.leads(lambda: it.ready.copies)
     if copies:
         said = worded(copies, "held-out picture is", "held-out pictures are")
@@ -200,6 +202,7 @@ def _planned(
 ) -> FinetunePlan:
     images, validation = len(portions.train), portions.reason
     _show(job, images, validation, console)
+    _warn_of_crops(found.cropped, console)
     s = job.plan.settings
     trainable, frozen = job.counts
     return FinetunePlan(
@@ -212,6 +215,11 @@ def _planned(
         parameters_trainable=trainable,
         parameters_frozen=frozen,
     )
+
+
+def _warn_of_crops(cropped: Cropped | None, console: Console) -> None:
+    if cropped is not None and cropped.warning is not None:
+        console.warn(cropped.warning)
 
 
 def _show(job: Job, images: int, validation: str, console: Console) -> None:

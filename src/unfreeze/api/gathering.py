@@ -7,16 +7,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unfreeze.data.decode import header_size
+from unfreeze.data.dataset_warnings import dataset_warnings
 from unfreeze.data.device import Held, HeldLoader
 from unfreeze.data.holding import Holding, holding
 from unfreeze.data.index import TRAIN, Index, build_index
+from unfreeze.data.intensity import reading
 from unfreeze.data.loader import Loader
 from unfreeze.data.pictures import Pictures
+from unfreeze.data.sample import Sampled, sampled
 from unfreeze.data.scan import Problem, check, write_problems_csv
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.splits import subset, write_split_csv
-from unfreeze.data.undecodable import Undecodable
 from unfreeze.data.views.multicrop import Cut
 from unfreeze.errors import DataError
 from unfreeze.runtime.console import Console, worded
@@ -25,20 +26,24 @@ from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.recipe import view_specs
 
-HEADERS = 200  # files whose headers tell the usual size
 Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Gathering:
-    """Pictures, the positions to train on, their usual size, and what was left out."""
+    """Pictures, the positions to train on, some that were looked at, and what was left out."""
 
     index: Index
     pictures: Pictures
     train: Positions
-    side: int  # median of the shorter sides, pixels
+    sample: Sampled
     fingerprint: str
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def side(self) -> int:
+        """Median of the shorter sides, pixels."""
+        return self.sample.side
 
     def holding(self, s: PretrainSettings, resize_to: int, processes: int) -> Holding:
         """Where the decoded pictures will be held, and why."""
@@ -122,6 +127,8 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
     index = build_index(source, strange_classes=True, labels=s.labels, split_from=s.split_from)
     for note in index.notes:
         console.say(note)
+    for _, warning in dataset_warnings(index):
+        console.warn(warning)
     train = np.arange(len(index))
     if (index.splits == TRAIN).any():
         train = index.where(TRAIN)
@@ -130,23 +137,5 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
         train = subset(index.labels, train, limit=s.limit, seed=s.seed)
     if not len(train):
         raise DataError(f"There is no picture to train on in {source.where}.", "Check the folder.")
-    side = usual_side(index, train)
-    return Gathering(index, Pictures(index), train, side, source.fingerprint())
-
-
-def usual_side(index: Index, train: Positions) -> int:
-    """Median of the shorter sides in pixels, by the headers of a sample of these positions."""
-    sides = []
-    for position in train[:: max(1, len(train) // HEADERS)]:
-        try:
-            data = index.source.read(int(index.rows[position]))
-            size = header_size(data) if isinstance(data, bytes) else data.shape[:2]
-        except (OSError, Undecodable):
-            continue  # the check names it with its reason
-        sides.append(min(size))
-    if not sides:
-        raise DataError(
-            f"None of the files looked at in {index.source.where} is a readable picture.",
-            "Check that these are pictures, and whole.",
-        )
-    return int(np.median(sides))
+    sample = sampled(index, train, reading(None, s.channels))
+    return Gathering(index, Pictures(index), train, sample, source.fingerprint())

@@ -91,6 +91,9 @@ def opened(s: FinetuneSettings, found: Labelled) -> Opened:
     )
     sides = partial(final_map, it.network)
     preprocess, reasons = choose_preprocess(s, found.side, it.wants, sides)
+    intensity, why = found.sample.intensity(preprocess.intensity)
+    preprocess = replace(preprocess, intensity=intensity)
+    reasons |= {"range": why} if why else {}
     schedule = freeze_schedule(it.network, s.freeze, s.unfreeze_at, head=it.head, epochs=s.epochs)
     check_asked(s, it.network, schedule, it.head, preprocess.image_size)
     return Opened(it, schedule, preprocess, {**it.reasons, **reasons})

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unfreeze.api.gathering import usual_side
 from unfreeze.data.census import Census, census
 from unfreeze.data.content import HEAD, Keys, content_keys, save_keys
+from unfreeze.data.dataset_warnings import Cropped, cropped_away, dataset_warnings
 from unfreeze.data.holding import Holding, holding
 from unfreeze.data.index import Index, build_index
+from unfreeze.data.intensity import reading
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.sample import Sampled, sampled
 from unfreeze.data.scan import Problem, check, write_problems_csv
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.splits import write_split_csv
@@ -24,12 +26,22 @@ from unfreeze.transfer.portions import Portions, Wanted, labelled, portion
 
 @dataclass(frozen=True)
 class Labelled:
-    """The labelled pictures of train and val before any was decoded, and their usual size."""
+    """The labelled pictures of train and val before the check, and some that were looked at."""
 
     index: Index
-    side: int  # median of the shorter sides, pixels
+    sample: Sampled
     fingerprint: str
     census: Census  # test included
+
+    @property
+    def side(self) -> int:
+        """Median of the shorter sides, pixels."""
+        return self.sample.side
+
+    @property
+    def cropped(self) -> Cropped | None:
+        """Images so long that their ends are cut off, by the headers of the sample."""
+        return self.sample.cropped
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class Checked:
     val: Pictures
     problems: list[Problem]
     hold: Holding
+    cropped: Cropped | None = None  # images so long that their ends are cut off
 
     def write(self, run: RunFolder) -> None:
         """problems.csv and split.csv: what was left out, and what is used for what."""
@@ -83,10 +96,13 @@ def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
     counted = census(everything)
     for said in (*index.notes, *counted.lines(), *counted.notes()):
         console.say(said)
+    for _, warning in dataset_warnings(everything):
+        console.warn(warning)
     fingerprint = source.fingerprint()
     if s.labels is not None or s.split_from is not None:
         fingerprint += _said(everything)
-    return Labelled(index, usual_side(index, np.arange(len(index))), fingerprint, counted)
+    sample = sampled(index, np.arange(len(index)), reading(None, s.channels))
+    return Labelled(index, sample, fingerprint, counted)
 
 
 def _said(index: Index) -> str:
@@ -126,7 +142,8 @@ def checked(
     train = Pictures(found.index.take(portions.train), scan.store, resize_to=scan.resize_to)
     # val is read as `evaluate` and `predict` will read it: from the files, at full size
     val = Pictures(found.index.take(portions.val))
-    return Checked(portions, train, val, scan.problems, hold)
+    cropped = cropped_away(scan.heights, scan.widths) if s.scan == "full" else found.cropped
+    return Checked(portions, train, val, scan.problems, hold, cropped)
 
 
 def held(

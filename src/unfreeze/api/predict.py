@@ -69,6 +69,8 @@ def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
     names = [picture.path for picture in pictures]
     reads = (picture.read for picture in pictures)
     sent = send(network, names, reads, batch_size=s.batch_size, console=console)
+    if sent.cropped is not None and sent.cropped.warning is not None:
+        console.warn(sent.cropped.warning)
     found = network.label([names[place] for place in sent.kept.tolist()], sent.values)
     if s.out:
         write_bytes(s.out, _csv(found))

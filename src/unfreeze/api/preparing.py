@@ -18,6 +18,7 @@ from unfreeze.backbones.trace import operations
 from unfreeze.data.device import Held, bytes_held
 from unfreeze.data.holding import Holding
 from unfreeze.data.intensity import parsed, reading
+from unfreeze.data.sample import Sampled
 from unfreeze.data.views.multicrop import MEAN, STD
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console
@@ -117,7 +118,7 @@ def prepare(settings: PretrainSettings, console: Console, processes: int) -> Pre
     settings, named = with_recipe(settings)
     found = gathering(settings, console)
     torch.manual_seed(settings.seed)
-    start = _with_range(begin(settings, found.side, device))
+    start = _with_range(begin(settings, found.side, device), found.sample)
     found.index.source.intensity = reading(start.settings.range, start.settings.channels)
     room = free_for_pictures(device)
     facts = Facts(len(found.train), found.side, device.type, start.width, processes, room=room)
@@ -127,15 +128,20 @@ def prepare(settings: PretrainSettings, console: Console, processes: int) -> Pre
     reasons["store"] = f"{hold.place}: {hold.reason}"
     reasons |= announced(start.settings, processes)
     show(chosen, reasons, facts, console)
+    if found.sample.cropped is not None and found.sample.cropped.warning is not None:
+        console.warn(found.sample.cropped.warning)
     place = Place(device, precision, MEAN, STD)
     return Prepared(found, start, facts, chosen, place, hold, reasons)
 
 
-def _with_range(start: Start) -> Start:
-    """The start with the range and channels that were asked for, else those of the weights."""
+def _with_range(start: Start, sample: Sampled) -> Start:
+    """The start with the range and channels asked for, else of the weights, else of the data."""
     wants, s = start.loaded.preprocess if start.loaded else None, start.settings
-    rule, channels = parsed(reading(s.range, s.channels, wants.intensity if wants else "auto"))
-    return replace(start, settings=replace(s, range=rule, channels=channels))
+    asked = reading(s.range, s.channels, wants.intensity if wants else "auto")
+    word, why = sample.intensity(asked)
+    rule, channels = parsed(word)
+    reasons = start.reasons | ({"range": why} if why else {})
+    return replace(start, settings=replace(s, range=rule, channels=channels), reasons=reasons)
 
 
 def _largest(chosen: Plan) -> int:

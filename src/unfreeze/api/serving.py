@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unfreeze.data.dataset_warnings import Cropped, cropped_away
 from unfreeze.data.decode import decode
 from unfreeze.data.index import Index
 from unfreeze.data.preprocess import Pixels
@@ -27,10 +28,14 @@ TOLD = 5  # unreadable files that get a line of their own
 
 @dataclass(frozen=True)
 class Outputs:
-    """float32 [N, C] of the pictures that could be read: `kept` are their places."""
+    """float32 [N, C] of the pictures that could be read: `kept` are their places.
+
+    `cropped`: those among them that are so long that the network saw less than half of them.
+    """
 
     kept: npt.NDArray[np.int64]
     values: Tensor
+    cropped: Cropped | None = None
 
 
 def placed(network: N, device: str, precision: str) -> N:
@@ -65,14 +70,22 @@ def send(
     DataError where none can be read.
     """
     failed: dict[int, Failure] = {}
-    batches = []
+    batches, sizes = [], list[tuple[int, int]]()
+
+    def measured(read: Read) -> Pixels:
+        pixels = read()
+        sizes.append((pixels.shape[0], pixels.shape[1]))  # in any order: only their number counts
+        return pixels
+
+    reads = (partial(measured, read) for read in reads)
     with console.progress("pictures", len(names)) as advance:
         for batch in network.outputs(reads, batch_size=batch_size, skip=failed.__setitem__):
             batches.append(batch)
             advance(len(batch))
     _tell(failed, names, console)
     kept = np.setdiff1d(np.arange(len(names)), np.array(sorted(failed), np.int64))
-    return Outputs(kept, torch.cat(batches))
+    heights, widths = np.array(sizes, np.int64).reshape(-1, 2).T
+    return Outputs(kept, torch.cat(batches), cropped_away(heights, widths))
 
 
 def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) -> None:

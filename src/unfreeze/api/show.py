@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.api.gathering import usual_side
 from unfreeze.api.lookout import intensity, lookout
 from unfreeze.data.census import Census, census
 from unfreeze.data.decode import shrink
 from unfreeze.data.index import TRAIN, Index, build_index
 from unfreeze.data.pictures import FileLost, Pictures
 from unfreeze.data.preprocess import Pixels
+from unfreeze.data.sample import looked_at, sampled
 from unfreeze.data.scan import Scan, check
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.splits import subset
@@ -74,16 +74,18 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     out = s.out or f"{_name(s.data)}.html"
     writable_file(out)  # refused before the work, not after
     source = open_source(s.data, data_root=s.data_root, console=console)
-    source.intensity = intensity(s)
     index = build_index(
         source,
         strange_classes=True,
         labels=s.labels,
         split_from=s.split_from,
     )
+    word = intensity(s)
+    source.intensity, why = looked_at(index, np.arange(len(index)), word).intensity(word)
     found = _checked(s, index, console)
     counted = census(index)
     notes = [*index.notes, *counted.notes()]
+    notes += [f"Range {source.intensity}: {why}."] if why else []
     result = _result(out, index, found, counted, notes)
     write_text(out, dataset(_seen(s, found, counted, result)))
     return result
@@ -214,7 +216,7 @@ def _views(s: ShowSettings, index: Index, some: _Some) -> tuple[list[Strip], str
     if not images:
         return [], ""
     # as a run would find it: of the pictures it trains on
-    look = lookout(s, usual_side(index, some.usable), len(some.usable))
+    look = lookout(s, sampled(index, some.usable).side, len(some.usable))
     rows = look.rows(images, positions)
     strips = [
         Strip(told(index.paths[place]), [("as it is", shrink(image, THUMBNAIL)), *row])

@@ -156,7 +156,7 @@ def _metavar(scalar: Any, spec: Knob) -> str:
         return "|".join(choice for choice in spec.choices if choice != spec.bare)
     if spec.metavar:
         return spec.metavar
-    if spec.choices and len(choices := "{" + ",".join(spec.choices) + "}") <= LONGEST:
+    if spec.choices and len(choices := "{" + ",".join(spec.words) + "}") <= LONGEST:
         return choices
     if spec.choices:
         return "NAME"
@@ -168,7 +168,7 @@ def described(entry: tuple[Knob, Any, Any]) -> str:
     shown, help = default_text(entry), entry[0].help
     shape = _metavar(parts(entry[1])[0], entry[0])
     if entry[0].choices and entry[0].bare is None and not shape.startswith("{"):
-        help += f"; one of: {', '.join(entry[0].choices)}"
+        help += f"; one of: {', '.join(entry[0].words)}"
     return help if not shown or "(auto:" in help else f"{help} [{shown}]"
 
 

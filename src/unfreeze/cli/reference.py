@@ -47,7 +47,7 @@ def _takes(entry: tuple[Knob, Any, Any]) -> str:
     if spec.bare is not None:
         return f"nothing, or {', '.join(f'`{c}`' for c in spec.choices if c != spec.bare)}"
     if spec.choices:
-        return ", ".join(f"`{choice}`" for choice in spec.choices)
+        return ", ".join(f"`{choice}`" for choice in spec.words)
     word = {int: "whole number", float: "number"}.get(scalar, "text")
     bounds = "".join(
         f" {sign} {bound:.12g}"

@@ -29,6 +29,7 @@ __all__ = [
     "decode",
     "decode_all",
     "decode_told",
+    "deep_values",
     "header_size",
     "measured",
     "shrink",
@@ -115,6 +116,34 @@ def _tiff(data: bytes, found: Layout, how: How) -> Pixels:
     with _room((found.width, found.height)):
         values = picked(read_channels(data, found, how.channels), None)
         return _turned(shown(values, how._replace(channels=None)), found.orientation)
+
+
+def deep_values(data: bytes, channels: tuple[int, ...] | None) -> npt.NDArray[np.generic] | None:
+    """The values [H, W, C] that `decode` narrows to eight bits, as stored; None where it need not.
+
+    Raises Undecodable where `decode` does.
+    """
+    with pillow_silenced(), _naming(data):
+        values = _stored(data, channels)
+    return None if values is None or values.dtype in (np.uint8, np.bool_) else values
+
+
+def _stored(data: bytes, channels: tuple[int, ...] | None) -> npt.NDArray[np.generic] | None:
+    found = layout(data)
+    if found is not None and (channels is not None or found.misread):
+        return picked(read_channels(data, found, channels), None)
+    try:
+        with _opened(data) as image:
+            if image.mode[0] not in "IF" and not is_deep(data):
+                return None
+            image.load()
+            deep = deep_colour(data, image)
+            values = as_stored(image) if deep is None else deep.values
+            return picked(values, channels)
+    except UnidentifiedImageError:
+        if found is None:
+            raise
+        return picked(read_channels(data, found, channels), None)
 
 
 def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:

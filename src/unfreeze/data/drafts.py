@@ -1,7 +1,7 @@
 """The pictures of a source, with what its own folders or list say of each."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from sys import intern
 
@@ -13,6 +13,7 @@ from unfreeze.data.layout import NONE, TRAIN
 from unfreeze.data.signatures import HEAD, is_junk, known, may_be_junk, named_as_picture
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.several import SeveralSource
+from unfreeze.data.split_names import splits_of_words
 from unfreeze.errors import DataError
 from unfreeze.runtime.console import worded
 
@@ -24,7 +25,8 @@ _PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 class Draft:
     """Pictures with what was said of them, one entry each.
 
-    Labels may be None; `groups` are empty where nothing was said.
+    Labels may be None; `groups` are empty where nothing was said. `doubt`: why the folders may be
+    no classes.
     """
 
     source: Source
@@ -35,6 +37,7 @@ class Draft:
     stray: int = 0
     notes: tuple[str, ...] = ()
     columns: dict[str, list[str]] = field(default_factory=dict)
+    doubt: layout.Doubt | None = None
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +86,7 @@ def _joined(source: SeveralSource, parts: list[Draft]) -> Draft:
         groups=groups if grouped else None,
         stray=sum(part.stray for part in parts),
         notes=tuple(notes),
+        doubt=next((part.doubt for part in parts if part.doubt is not None), None),
     )
 
 
@@ -98,7 +102,7 @@ def _foldered(source: Source, *, whole: bool) -> Draft:
     if stray:
         rows = [row for row, place in zip(rows, places, strict=True) if place is not None]
     inside = [place or _ANYWHERE for place in places if place is not None or whole]
-    notes = source.notes + _nested(source)
+    notes = source.notes + _nested(source) + found.notes
     if stray:
         said = worded(stray, "picture lies", "pictures lie")
         notes += (f"{said} beside the folders of classes: not used.",)
@@ -109,6 +113,7 @@ def _foldered(source: Source, *, whole: bool) -> Draft:
         np.array([place.split for place in inside], np.int8),
         stray=stray,
         notes=notes,
+        doubt=found.doubt,
     )
 
 
@@ -128,31 +133,26 @@ def _folder(name: str) -> str:
 def _listed(source: Source) -> Draft:
     """The pictures of a source that says labels and splits itself: every row, in its order."""
     count = len(source)
-    splits = [
-        split_of(source.where, name, word)
-        for name, word in zip(source.names, source.splits or [], strict=False)
-    ]
     return Draft(
         source,
         list(range(count)),
         [name or None for name in source.labels or [""] * count],
-        np.array(splits or np.full(count, NONE), np.int8),
+        split_numbers(source.where, source.names, source.splits or [""] * count),
         groups=source.groups,
         notes=source.notes,
     )
 
 
-def split_of(where: str, picture: str, name: str) -> int:
-    """The number of a split; DataError for a word that is none."""
-    if not name:
-        return NONE
-    split = layout.SPLIT_OF.get(name.lower())
-    if split is None:
+def split_numbers(where: str, names: Sequence[str], words: Sequence[str]) -> npt.NDArray[np.int8]:
+    """The number of the split that a list says of each image; DataError for a word that is none."""
+    known = splits_of_words(words)
+    unknown = next((place for place, word in enumerate(words) if word not in known), None)
+    if unknown is not None:
         raise DataError(
-            f"{where}: the split {name!r} of {picture} is unknown.",
+            f"{where}: the split {words[unknown]!r} of {names[unknown]} is unknown.",
             "Use train, val or test.",
         )
-    return split
+    return np.array([known[word] for word in words], np.int8)
 
 
 def _nested(source: Source) -> tuple[str, ...]:

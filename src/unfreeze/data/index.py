@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data import layout, multilabel
-from unfreeze.data.drafts import Draft, drafted, empty, split_of
-from unfreeze.data.layout import NONE, SPLIT_NAMES, TEST, TRAIN, VAL
+from unfreeze.data.drafts import Draft, drafted, empty, split_numbers
+from unfreeze.data.layout import NONE, SPLIT_NAMES, TEST, TRAIN, VAL, Doubt
 from unfreeze.data.listing import read_listing, read_pattern
 from unfreeze.data.sources import Source
+from unfreeze.data.split_names import split_name
 from unfreeze.errors import DataError
 from unfreeze.runtime.console import worded
 
@@ -26,7 +27,8 @@ class Index:
     `rows`: the source's rows. `labels`: places in `classes`, -1 where there is none. `splits`:
     NONE, TRAIN, VAL or TEST. `other`: files that are not part of it; `stray`: those among them
     that are pictures beside the folders that make the layout. `notes`: sentences for people.
-    `columns`: those of the list that says the labels, where there is one.
+    `columns`: those of the list that says the labels, where there is one. `doubt`: why the classes
+    may be none, where folders say them.
     """
 
     source: Source
@@ -41,6 +43,7 @@ class Index:
     groups: list[str] | None = None
     notes: tuple[str, ...] = ()
     columns: dict[str, list[str]] = field(default_factory=dict)
+    doubt: Doubt | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,8 +88,9 @@ def build_index(
     come sorted by path, so that the same files give the same index however they are packed.
     `labels`, a CSV, a column of the list itself or a pattern, says the classes instead of folders;
     `split_from`, a run or its split.csv, says the splits, and pictures that it does not name are
-    not taken. No picture at all is a DataError; so is a class that `train` does not know, unless
-    `strange_classes` (where nothing is learned from labels) makes it one of the classes.
+    not taken. No picture at all is a DataError; so is a class that `train` does not know, and so
+    are folders that cannot be classes, unless `strange_classes` (where nothing is learned from
+    labels) takes them as they are.
     """
     draft = drafted(source, whole=labels is not None)
     if labels is not None:
@@ -103,19 +107,13 @@ def _labelled(draft: Draft, said: str) -> Draft:
     if path.is_file() or said.lower().endswith((".csv", ".parquet")):
         found = read_listing(path, names, needs="label")
     elif (column := draft.source.column(said)) is not None:
-        return replace(draft, labels=[column[row] or None for row in draft.rows])
+        return replace(draft, labels=[column[row] or None for row in draft.rows], doubt=None)
     else:
         found = read_pattern(said, names)
     columns = found.columns
     splits = draft.splits
     if "split" in columns:
-        splits = np.array(
-            [
-                split_of(found.where, name, word)
-                for name, word in zip(names, columns["split"], strict=True)
-            ],
-            np.int8,
-        )
+        splits = split_numbers(found.where, names, columns["split"])
     return replace(
         draft,
         labels=[label or None for label in columns["label"]],
@@ -123,6 +121,7 @@ def _labelled(draft: Draft, said: str) -> Draft:
         groups=columns.get("group", draft.groups),
         notes=draft.notes + found.notes,
         columns=draft.columns | columns,
+        doubt=None,
     )
 
 
@@ -149,7 +148,7 @@ def _split_as(draft: Draft, said: str) -> Draft:
         draft,
         rows=[draft.rows[place] for place in kept],
         labels=[labels[place] for place in kept],
-        splits=np.array([split_of(found.where, names[p], words[p]) for p in kept], np.int8),
+        splits=split_numbers(found.where, [names[p] for p in kept], [words[p] for p in kept]),
         groups=None if draft.groups is None else [draft.groups[place] for place in kept],
         notes=draft.notes + found.notes + ((note,) if unnamed else ()),
         columns={name: [column[p] for p in kept] for name, column in draft.columns.items()},
@@ -162,6 +161,9 @@ def _made(draft: Draft, strange: bool) -> Index:
         raise empty(source)
     if (sign := multilabel.separator(draft.labels)) is not None:
         draft = _without_labels(draft, sign, strange)
+    doubt = draft.doubt or _split_words(draft.labels)
+    if doubt is not None and doubt.certain and not strange:
+        raise DataError(f"{source.where}: {doubt.sentence}", doubt.next_step)
     classes = _classes(draft.labels, np.zeros_like(splits) if strange else splits)
     number: dict[str | None, int] = {name: place for place, name in enumerate(classes)}
     number[None] = -1
@@ -186,6 +188,19 @@ def _made(draft: Draft, strange: bool) -> Index:
         groups=None if draft.groups is None else _alone(draft.groups, draft.names),
         notes=draft.notes,
         columns=draft.columns,
+        doubt=doubt,
+    )
+
+
+def _split_words(labels: Sequence[str | None]) -> Doubt | None:
+    """What is doubtful about labels that are words for splits, every one."""
+    named = {label: split_name(label) for label in set(labels) if label is not None}
+    if len(named) < 2 or not all(said is not None and said.pure for said in named.values()):
+        return None
+    return Doubt(
+        f"The labels {', '.join(sorted(named))} are words for splits.",
+        "Put the classes into a column or into folders of their own.",
+        True,
     )
 
 

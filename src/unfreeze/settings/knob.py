@@ -7,6 +7,7 @@ word (`unset`) where nothing is derived.
 
 import dataclasses
 import os
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ class Knob:
 
     help: str
     choices: tuple[str, ...] = ()
+    shape: tuple[str, str] | None = None  # beside the choices: a pattern, and how people write it
     low: float | None = None
     high: float | None = None
     positional: bool = False
@@ -34,6 +36,11 @@ class Knob:
     metavar: str = ""  # what stands for the value in the help: FILE, DIR, RUN
     needed: bool = False  # the command does nothing without it
     verbatim: bool = False  # the flag keeps its underscores, and a bool takes a value
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What may be written: the choices, and the form of what else may."""
+        return (*self.choices, self.shape[1]) if self.shape else self.choices
 
     def flag(self, name: str) -> str:
         """The flag of a field that carries this knob."""
@@ -107,10 +114,11 @@ def _truth(name: str, value: Any, spec: Knob) -> bool:
 
 
 def _inside(name: str, value: Any, spec: Knob) -> Any:
-    if spec.choices and value not in spec.choices:
+    shaped = spec.shape is not None and re.fullmatch(spec.shape[0], str(value)) is not None
+    if spec.choices and value not in spec.choices and not shaped:
         raise UsageError(
             f"{spec.flag(name)} does not know {value!r}.",
-            f"Choose one of: {', '.join(spec.choices)}.",
+            f"Choose one of: {', '.join(spec.words)}.",
         )
     if isinstance(value, (int, float)):
         if spec.low is not None and not value >= spec.low:

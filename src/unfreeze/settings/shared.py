@@ -86,9 +86,11 @@ class Pictures:
     data_root: str = knob("data", "folder for built-in data sets", group="data", metavar="DIR")
     range: str | None = knob(
         None,
-        "what is black and white in 16-bit and float pictures: by depth or own values (auto), by "
-        "the type (full), or 0.5 % to 99.5 % of each picture (percentile)",
-        choices=("auto", "full", "percentile"),
+        "which values are black and white in 16-bit and float images: one range for the whole "
+        "dataset where its values allow it (auto), each image by its own depth or values (image), "
+        "by the type (full), 0.5 % to 99.5 % of each image (percentile), or LOW:HIGH",
+        choices=("auto", "image", "full", "percentile"),
+        shape=(r"-?\d+(\.\d+)?(e-?\d+)?:-?\d+(\.\d+)?(e-?\d+)?", "LOW:HIGH"),
         group="data",
         unset="that of the weights, else auto",
     )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from unfreeze.data.intensity import reading
+from unfreeze.data.intensity import parsed, reading
 from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
@@ -92,8 +92,11 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
     decay = s.weight_decay
     if decay is None:
         decay, reasons["weight_decay"] = DECAY, "the usual"
+    rule, channels = parsed(preprocess.intensity)
     filled = replace(
         s,
+        range=s.range if rule == "auto" else rule,
+        channels=channels,
         arch=facts.arch,
         stem=facts.stem,
         image_size=preprocess.image_size,

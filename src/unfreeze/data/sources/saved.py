@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.layout import SPLIT_OF
 from unfreeze.data.sources import tables
 from unfreeze.data.sources.members import refuse_slip
 from unfreeze.data.sources.parquet import named
 from unfreeze.data.sources.slices import SliceSource
+from unfreeze.data.split_names import split_name
 from unfreeze.errors import DataError
 
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
@@ -66,7 +66,7 @@ def _parts(folder: Path) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
     if not (folder / _SPLITS).is_file():
         return [("", folder)], ()
     there = [str(name) for name in _json(folder / _SPLITS).get("splits", [])]
-    strange = [name for name in there if name.lower() not in SPLIT_OF]
+    strange = [name for name in there if (said := split_name(name)) is None or not said.pure]
     notes = [f"Splits other than train, val and test are not read: {', '.join(strange)}."]
     found = [(name, folder / name) for name in there if name not in strange]
     return found, tuple(notes if strange else [])

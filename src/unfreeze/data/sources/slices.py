@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.layout import SPLIT_OF
 from unfreeze.data.sources.positional import PositionalFile
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
+from unfreeze.data.split_names import split_name
 from unfreeze.data.undecodable import Undecodable
 from unfreeze.errors import DataError
 
@@ -96,4 +96,5 @@ def splits_of(names: Sequence[str], where: str) -> list[str]:
 def _split(name: str) -> str:
     *folders, last = name.split("/")
     words = [re.split(r"[^A-Za-z]", last)[0], *reversed(folders)]
-    return next((word for word in words if word.lower() in SPLIT_OF), "")
+    said = [split_name(word) for word in words]
+    return next((one.word for one in said if one is not None and one.pure), "")
