@@ -113,8 +113,8 @@ def test_a_csv_of_paths_alone_is_flat(made):
 
 
 def test_a_csv_with_an_unknown_split_names_it(made):
-    (made.folder(made.members(["1.png"])) / "list.csv").write_text("path,split\n1.png,dev\n")
-    with pytest.raises(DataError, match=r"'dev' of 1\.png"):
+    (made.folder(made.members(["1.png"])) / "list.csv").write_text("path,split\n1.png,extra\n")
+    with pytest.raises(DataError, match=r"'extra' of 1\.png"):
         indexed(made.root / "data" / "list.csv")
 
 

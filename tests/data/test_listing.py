@@ -120,8 +120,8 @@ def test_a_split_file_says_who_is_used(made, table):
     table(text.replace("cat/1.png,cat", "cat/1.png,dog"), "split.csv")
     with pytest.raises(DataError, match=r"cat/1.png is labelled 'cat' in the data and 'dog'"):
         build_index(source, split_from=str(path))
-    table(text.replace("val", "holdout"), "split.csv")
-    with pytest.raises(DataError, match="split 'holdout' of"):
+    table(text.replace("val", "extra"), "split.csv")
+    with pytest.raises(DataError, match="split 'extra' of"):
         build_index(source, split_from=str(path))
     with pytest.raises(DataError, match="cannot be read"):
         build_index(source, split_from=str(path.parent / "absent.csv"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.data.clinic import Clinic, attend
+from unfreeze.data.dataset_warnings import cropped_away, dataset_warnings
 from unfreeze.data.examined import Examined
 from unfreeze.data.index import Index, build_index
 from unfreeze.data.quarantine import Moved, list_beside, quarantine, refuse_inside, set_aside, undo
@@ -34,7 +35,8 @@ class ScanResult:
     `near_duplicates`: groups of paths. `rules`: how many usable pictures the checks of other tools
     would throw away.
     `decoded`: now; the others were known. `quarantined`: files that were moved, or listed.
-    `restored`: files that --undo brought back. `page`, `table`: what --out got.
+    `restored`: files that --undo brought back. `page`, `table`: what --out got. `warnings`: what
+    is likely to be a mistake, by `code` and `message`.
     """
 
     data: str
@@ -53,6 +55,7 @@ class ScanResult:
     page: str | None = None
     table: str | None = None
     notes: list[str] = field(default_factory=list)
+    warnings: list[dict[str, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
         """The answer for people."""
@@ -79,7 +82,11 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     index = build_index(source, strange_classes=True)
     notes += list(index.notes)
     found = attend(index, workers=s.workers, console=console, seconds=s.seconds)
-    result = _result(s, index, found, notes)
+    result = replace(_result(s, index, found, notes), warnings=_warnings(index, found))
+    for note in index.notes:
+        console.say(note)
+    for one in result.warnings:
+        console.warn(one["message"])
     if s.quarantine:
         moved = _set_aside(s, source, found, console)
         result = replace(result, quarantined=len(moved))
@@ -122,6 +129,14 @@ def _result(s: ScanSettings, index: Index, found: Clinic, notes: list[str]) -> S
         seconds=round(found.seconds, 3),
         notes=[told(note) for note in notes],
     )
+
+
+def _warnings(index: Index, found: Clinic) -> list[dict[str, str]]:
+    warnings = dataset_warnings(index)
+    cropped = cropped_away(*found.sizes.T)
+    if cropped is not None:
+        warnings.append(("cropped_away", cropped.sentence))
+    return [{"code": code, "message": told(message)} for code, message in warnings]
 
 
 def _row(problem: Problem) -> dict[str, Any]:
@@ -200,7 +215,7 @@ def _visit(result: ScanResult, found: Clinic) -> Any:
     return Visit(
         name=told(result.data),
         figures=figures,
-        notes=[*result.notes, *_spared(result)],
+        notes=[*(one["message"] for one in result.warnings), *result.notes, *_spared(result)],
         kinds=kinds,
         twins=[strip(part) for part in twins],
         more_twins=max(0, len(groups) - TWINS),

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from unfreeze.api.lookout import intensity, lookout
 from unfreeze.data.census import Census, census
+from unfreeze.data.dataset_warnings import dataset_warnings
 from unfreeze.data.decode import shrink
 from unfreeze.data.index import TRAIN, Index, build_index
 from unfreeze.data.pictures import FileLost, Pictures
@@ -84,7 +85,8 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     source.intensity, why = looked_at(index, np.arange(len(index)), word).intensity(word)
     found = _checked(s, index, console)
     counted = census(index)
-    notes = [*index.notes, *counted.notes()]
+    doubts = [message for _, message in dataset_warnings(index)]
+    notes = [*doubts, *index.notes, *counted.notes()]
     notes += [f"Range {source.intensity}: {why}."] if why else []
     result = _result(out, index, found, counted, notes)
     write_text(out, dataset(_seen(s, found, counted, result)))

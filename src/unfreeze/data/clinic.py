@@ -28,12 +28,14 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 class Clinic:
     """What is known of every picture of an index, by position.
 
-    `duplicates`, `near`: groups of positions. `rules`: how many usable pictures the checks of other
-    tools would have thrown away. `decoded`: files decoded now; the rest was known.
+    `sizes`: [N, 2] heights and widths in pixels, 0 where unusable. `duplicates`, `near`: groups of
+    positions. `rules`: how many usable pictures the checks of other tools would have thrown away.
+    `decoded`: files decoded now; the rest was known.
     """
 
     index: Index
     usable: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int32]
     problems: list[Problem]
     duplicates: list[list[int]]
     near: list[list[int]]
@@ -101,6 +103,7 @@ def _told(index: Index, examined: Examined, decoded: int, began: float) -> Clini
     return Clinic(
         index=index,
         usable=usable,
+        sizes=np.where(sound[:, None], verdicts.sizes[index.rows], 0),
         problems=sorted(problems, key=lambda problem: not problem.left_out),
         duplicates=same,
         near=alike,

@@ -81,13 +81,13 @@ def cropped_away(
         return None
     wide = int((sides[1] >= LONG * sides[0]).sum())
     shapes = "wider" if wide == count else "taller" if not wide else "wider or taller"
-    said = worded(count, "image is", "images are")
-    sample = f" of {images:,}" + (f" looked at ({of:,} in all)" if of and of > images else "")
+    said = f"{count:,} of {worded(images, 'image', 'images')}"
+    said += f" looked at ({of:,} in all)" if of is not None and of > images else ""
+    said += " is" if count == 1 else " are"
     most = float((longer / shorter).max())
     return Cropped(
         count,
         images,
-        f"{said}{sample} much {shapes} than a square (up to {most:.1f} to 1): the network sees "
-        "their middle, and less than half of them. What matters at their ends is lost: crop or "
-        "pad such images yourself.",
+        f"{said} much {shapes} than a square (up to {most:.1f} to 1): the network sees only the "
+        "middle, less than half of such an image. Where the ends matter, cut or pad these images.",
     )

@@ -7,6 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -29,9 +30,10 @@ __all__ = [
     "decode",
     "decode_all",
     "decode_told",
-    "deep_values",
+    "either",
     "header_size",
     "measured",
+    "naming",
     "shrink",
 ]
 
@@ -55,6 +57,7 @@ _USUAL = How("auto", None)
 _one_large = threading.Lock()
 Look = Callable[[Image.Image], None]
 Pixels = npt.NDArray[np.uint8]
+T = TypeVar("T")
 
 
 def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.NDArray[np.uint8]:
@@ -69,7 +72,7 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
         return data
     if not data:
         raise Undecodable("empty", "the file has no bytes")
-    with pillow_silenced(), _naming(data):
+    with pillow_silenced(), naming(data):
         return _decoded(data, How(*parsed(intensity)))
 
 
@@ -80,16 +83,31 @@ def decode_all(data: Sequence[bytes | Pixels], intensity: str = "auto") -> list[
 
 
 def _decoded(data: bytes, how: How) -> Pixels:
+    return either(
+        data,
+        how.channels,
+        lambda found: _tiff(data, found, how),
+        lambda image: _shown(data, image, how),
+    )
+
+
+def either(
+    data: bytes,
+    channels: tuple[int, ...] | None,
+    by_layout: Callable[[Layout], T],
+    by_pillow: Callable[[Image.Image], T],
+) -> T:
+    """The second way for what Pillow shows as it is, the first for other TIFF files."""
     found = layout(data)
-    if found is not None and (how.channels is not None or found.misread):
-        return _tiff(data, found, how)
+    if found is not None and (channels is not None or found.misread):
+        return by_layout(found)
     try:
         with _opened(data) as image:
-            return _shown(data, image, how)
+            return by_pillow(image)
     except UnidentifiedImageError:
         if found is None:
             raise
-        return _tiff(data, found, how)
+        return by_layout(found)
 
 
 def _shown(data: bytes, image: Image.Image, how: How) -> Pixels:
@@ -118,34 +136,6 @@ def _tiff(data: bytes, found: Layout, how: How) -> Pixels:
         return _turned(shown(values, how._replace(channels=None)), found.orientation)
 
 
-def deep_values(data: bytes, channels: tuple[int, ...] | None) -> npt.NDArray[np.generic] | None:
-    """The values [H, W, C] that `decode` narrows to eight bits, as stored; None where it need not.
-
-    Raises Undecodable where `decode` does.
-    """
-    with pillow_silenced(), _naming(data):
-        values = _stored(data, channels)
-    return None if values is None or values.dtype in (np.uint8, np.bool_) else values
-
-
-def _stored(data: bytes, channels: tuple[int, ...] | None) -> npt.NDArray[np.generic] | None:
-    found = layout(data)
-    if found is not None and (channels is not None or found.misread):
-        return picked(read_channels(data, found, channels), None)
-    try:
-        with _opened(data) as image:
-            if image.mode[0] not in "IF" and not is_deep(data):
-                return None
-            image.load()
-            deep = deep_colour(data, image)
-            values = as_stored(image) if deep is None else deep.values
-            return picked(values, channels)
-    except UnidentifiedImageError:
-        if found is None:
-            raise
-        return picked(read_channels(data, found, channels), None)
-
-
 def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:
     """(height, width) of what `decode` would return; raises Undecodable where `decode` does.
 
@@ -155,7 +145,7 @@ def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:
     if not data:
         raise Undecodable("empty", "the file has no bytes")
     how = How(*parsed(intensity))
-    with pillow_silenced(), _naming(data):
+    with pillow_silenced(), naming(data):
         if how.channels is not None or layout(data) is not None or is_deep(data):
             height, width = _decoded(data, how).shape[:2]
             return height, width
@@ -180,7 +170,7 @@ def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[in
     """
     if not data:
         raise Undecodable("empty", "the file has no bytes")
-    with warnings.catch_warnings(record=True) as told, _naming(data):
+    with warnings.catch_warnings(record=True) as told, naming(data):
         warnings.simplefilter("always")
         pixels, size = _small(data, look, shorter)
     said = list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
@@ -188,16 +178,12 @@ def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[in
 
 
 def _small(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[int, int]]:
-    found = layout(data)
-    if found is not None and found.misread:
-        return _small_tiff(data, found, look, shorter)
-    try:
-        with _opened(data) as image:
-            return _small_shown(data, image, look, shorter)
-    except UnidentifiedImageError:
-        if found is None:
-            raise
-        return _small_tiff(data, found, look, shorter)
+    return either(
+        data,
+        None,
+        lambda found: _small_tiff(data, found, look, shorter),
+        lambda image: _small_shown(data, image, look, shorter),
+    )
 
 
 def _small_shown(
@@ -245,7 +231,7 @@ def _grey(picture: Image.Image | Pixels, shorter: int) -> Pixels:
 
 
 @contextlib.contextmanager
-def _naming(data: bytes) -> Iterator[None]:
+def naming(data: bytes) -> Iterator[None]:
     """Whatever is raised is raised as Undecodable."""
     try:
         yield

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.dataset_warnings import Cropped, cropped_away
-from unfreeze.data.decode import deep_values, header_size
+from unfreeze.data.decode import header_size
 from unfreeze.data.index import Index
 from unfreeze.data.intensity import Extent, beyond, extent, one_range, parsed
+from unfreeze.data.stored import deep_values
 from unfreeze.data.undecodable import Undecodable
 from unfreeze.errors import DataError
 

@@ -1,0 +1,89 @@
+"""What about a dataset is likely to be a mistake, and what is not."""
+
+import unicodedata
+
+import numpy as np
+import pytest
+
+from unfreeze.data.dataset_warnings import (
+    cropped_away,
+    dataset_warnings,
+    labels_differ_by_case,
+    same_but_for_case,
+)
+from unfreeze.data.index import build_index
+from unfreeze.data.sources import open_source
+from unfreeze.errors import DataError
+
+
+def indexed(made, names, **how):
+    return build_index(open_source(str(made.zip(made.members(names)))), **how)
+
+
+def test_a_healthy_dataset_has_none(made):
+    names = [f"{s}/{label}/{n}.png" for s in ("train", "test") for label in "ab" for n in range(2)]
+    assert dataset_warnings(indexed(made, names)) == []
+
+
+def test_classes_that_a_person_would_take_for_one():
+    names = [
+        "Cat",
+        "cat",
+        "cat ",
+        " dog",
+        "dog",
+        "bird",
+        "CAF\u00c9",
+        unicodedata.normalize("NFD", "caf\u00e9"),
+    ]
+    groups = same_but_for_case(names)
+    assert [set(group) for group in groups] == [{" dog", "dog"}, set(names[6:]), {*names[:3]}]
+    message = labels_differ_by_case(("Cat", "bird", "cat", "cat "))
+    assert "'Cat', 'cat', 'cat '" in message
+    assert labels_differ_by_case(("cat", "cats", "bird")) is None
+    many = labels_differ_by_case([f"{a}{n}" for n in range(9) for a in "xX"])
+    assert "and 4 more" in many
+
+
+def test_what_the_folders_make_doubtful(made):
+    names = [
+        f"{place}/{label}/{n}.png" for place in ("oslo", "rome") for label in "ab" for n in "12"
+    ]
+    ((code, message),) = dataset_warnings(indexed(made, names))
+    assert code == "splits_look_like_classes" and "oslo, rome all hold the same folders" in message
+    # whoever says which are meant is not doubted
+    assert dataset_warnings(indexed(made, names, labels="^[^/]+/([^/]+)/")) == []
+
+
+def test_what_cannot_be_classes_is_refused_where_labels_are_learned_from(made):
+    names = [f"fold{k}/{label}/{n}.png" for k in "12" for label in "ab" for n in "12"]
+    with pytest.raises(DataError, match="either may be the classes"):
+        indexed(made, names)
+    assert indexed(made, names, labels="^[^/]+/([^/]+)/").classes == ("a", "b")
+    index = indexed(made, names, strange_classes=True)
+    assert [code for code, _ in dataset_warnings(index)] == ["splits_look_like_classes"]
+
+
+def test_labels_that_are_all_words_for_splits_are_refused(made):
+    folder = made.folder(made.members(["1.png", "2.png"]))
+    (folder / "list.csv").write_text("path,label\n1.png,train\n2.png,Validation\n")
+    with pytest.raises(DataError, match="Validation, train are words for splits"):
+        build_index(open_source(str(folder / "list.csv")))
+
+
+def test_long_images_are_counted():
+    heights, widths = np.array([100, 100, 50, 0]), np.array([100, 250, 100, 0])
+    found = cropped_away(heights, widths)
+    assert (found.count, found.images) == (2, 3)
+    assert found.sentence.startswith("2 of 3 images are much wider than a square")
+    assert "up to 2.5 to 1" in found.warning and "taller" not in found.warning
+    assert "taller" in cropped_away([300], [100]).sentence
+    assert "wider or taller" in cropped_away([300, 100], [100, 300]).sentence
+    assert "(5,000 in all)" in cropped_away(heights, widths, of=5_000).sentence
+    assert cropped_away([100], [199]) is None
+    assert cropped_away([], []) is None
+
+
+def test_one_long_image_among_many_is_no_warning():
+    found = cropped_away([100] * 101, [100] * 100 + [300])
+    assert (found.count, found.warning) == (1, None)
