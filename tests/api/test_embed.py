@@ -42,6 +42,15 @@ def test_unlabelled_pictures_have_no_class(run, coloured, tmp_path):
         assert held["labels"].tolist() == [-1] * 3 and held["classes"].shape == (0,)
 
 
+def test_the_last_checkpoint_of_a_run_serves_as_its_model_does(run, tmp_path):
+    data, model = run
+    last = f"{model}/checkpoints/last.ckpt"
+    for weights, name in ((model, "a.npz"), (last, "b.npz")):
+        embed(weights, str(data), str(tmp_path / name), device="cpu")
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
+        assert np.array_equal(a["features"], b["features"])
+
+
 def test_splits_can_be_chosen(run, coloured, tmp_path):
     _, model = run
     data = coloured("split", {"train/red": 3, "train/blue": 3, "test/red": 2})
@@ -51,16 +60,20 @@ def test_splits_can_be_chosen(run, coloured, tmp_path):
         embed(model, str(data), str(tmp_path / "c.npz"), split="val")
 
 
-def test_a_plain_checkpoint_needs_its_architecture(run, tmp_path):
+def test_a_checkpoint_needs_no_architecture_where_it_tells_its_network(run, tmp_path):
     from unfreeze.backbones.build import build
 
     data, _ = run
     network = build("resnet18")
     torch.save(network.state_dict(), tmp_path / "plain.pth")
+    for how in ({}, {"arch": "resnet18"}):
+        found = embed(str(tmp_path / "plain.pth"), str(data), str(tmp_path / "f.npz"), **how)
+        assert (found.width, found.arch) == (512, "torchvision/resnet18")
+    torch.save({"a": torch.ones(3, 3)}, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match="no network that is known"):
+        embed(str(tmp_path / "odd.pth"), str(data), str(tmp_path / "f.npz"))
     with pytest.raises(UsageError, match="which network"):
-        embed(str(tmp_path / "plain.pth"), str(data), str(tmp_path / "f.npz"))
-    found = embed(str(tmp_path / "plain.pth"), str(data), str(tmp_path / "f.npz"), arch="resnet18")
-    assert (found.width, found.arch) == (512, "torchvision/resnet18")
+        embed("imagenet", str(data), str(tmp_path / "f.npz"))
     with pytest.raises(WeightsError):
         embed(str(tmp_path / "none.pth"), str(data), str(tmp_path / "f.npz"), arch="resnet18")
 

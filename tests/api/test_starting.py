@@ -15,7 +15,7 @@ import unfreeze
 from unfreeze.backbones import published
 from unfreeze.backbones.build import build
 from unfreeze.backbones.head import headless
-from unfreeze.backbones.origins import network_of
+from unfreeze.backbones.recognise import Known, network_of
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.errors import WeightsError
 from unfreeze.swav.model import SwAV
@@ -104,15 +104,13 @@ def test_t13_pretraining_goes_on_from_our_own_run_whole(tmp_path):
     options = {**QUICK, "epochs": 1, "nmb_prototypes": 8}
     unfreeze.pretrain("digits", out=str(first), **options)
     theirs = torch.load(first / "checkpoints/last.ckpt", weights_only=True)["model"]
-    for start, arch in ((first, None), (first / "checkpoints/last.ckpt", TINY)):
-        given = {} if arch is None else {"arch": arch}
+    for start in (first, first / "checkpoints/last.ckpt"):
         unfreeze.pretrain(
             "digits",
             out=str(more),
             init=str(start),
             overwrite=True,
             **{**options, "epochs": 0},
-            **given,
         )
         mine = torch.load(more / "checkpoints/last.ckpt", weights_only=True)["model"]
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
@@ -135,8 +133,8 @@ def test_published_weights_serve_finetune_and_embed(swav, tmp_path, coloured):
 
 
 def test_the_published_names_say_their_network():
-    assert network_of("swav") == ("torchvision/resnet50", "imagenet")
-    assert network_of("swav-w5") == ("unfreeze/resnet50w5", "imagenet")
+    assert network_of("swav") == Known("torchvision/resnet50", "imagenet")
+    assert network_of("swav-w5") == Known("unfreeze/resnet50w5", "imagenet")
     assert network_of("imagenet") is None
     for there in published.PUBLISHED.values():
         assert there.url.startswith("https://dl.fbaipublicfiles.com/deepcluster/swav_")

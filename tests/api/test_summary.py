@@ -1,4 +1,5 @@
 import pytest
+import torch
 import torchinfo
 
 from unfreeze.api.finetune import finetune
@@ -129,6 +130,15 @@ def test_a_runs_summary_shows_what_the_run_froze(tmp_path, head):
     found = summary(str(tmp_path))
     assert 0 < found.parameters_trainable < found.parameters_frozen
     assert summary(str(tmp_path), freeze="none").parameters_frozen == 0
+
+
+def test_a_checkpoint_is_summed_up_like_the_run(coloured, tmp_path, no_drawing):
+    data = coloured("colours", {"red": 6, "blue": 6})
+    how = {"arch": "unfreeze/tiny", "weights": "none", "epochs": 1, "freeze": "all"}
+    made = finetune(str(data), out=str(tmp_path / "run"), **how)
+    assert summary(f"{made.run}/checkpoints/last.ckpt") == summary(made.run)
+    torch.save(build("squeezenet1_1").state_dict(), tmp_path / "w.pth")
+    assert summary(str(tmp_path / "w.pth")).arch == "torchvision/squeezenet1_1"
 
 
 @pytest.mark.parametrize(

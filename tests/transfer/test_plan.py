@@ -3,13 +3,14 @@ import pytest
 import torch
 
 from unfreeze.backbones.build import build as network
+from unfreeze.backbones.stem import choose_stem, has_small
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.settings.build import build
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.augment import maker, view
 from unfreeze.transfer.plan import Facts, choose_preprocess, plan, usual_batch, usual_lr
-from unfreeze.transfer.start import choose_stem, has_small, start
+from unfreeze.transfer.start import start
 
 USUAL = Preprocess(224, 256)
 
@@ -106,3 +107,11 @@ def test_training_views_are_gentler_than_pretraining():
     ours, theirs = view("photo", 224), preset("photo", 224, (0.14, 1.0))
     assert ours.scale[0] > theirs.scale[0] and ours.brightness < theirs.brightness
     assert ours.blur == ours.grey == 0 and view("digits", 16).flip == 0
+
+
+@pytest.mark.parametrize("arch", ["squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small"])
+def test_no_stem_is_chosen_that_cannot_be_built(arch):
+    with torch.device("meta"):
+        model = network(arch)
+    stem, _ = choose_stem("auto", model, "none", None, 64)
+    assert stem == "imagenet" and network(arch, stem=stem) is not None

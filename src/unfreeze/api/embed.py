@@ -10,7 +10,7 @@ from unfreeze.api.serving import placed, reads_of, send
 from unfreeze.backbones.build import build as build_network
 from unfreeze.backbones.build import canonical
 from unfreeze.backbones.head import headless
-from unfreeze.backbones.origins import network_of
+from unfreeze.backbones.recognise import network_of
 from unfreeze.backbones.weights import load_weights
 from unfreeze.checkpoints.modelfile import ModelCard, model_folder
 from unfreeze.data.index import Index, build_index
@@ -98,19 +98,19 @@ def in_split(index: Index, split: str | None) -> npt.NDArray[np.int64]:
 def _network(s: EmbedSettings, console: Console) -> Network:
     if model_folder(s.weights) is not None:
         return load_features(s.weights)
-    own = network_of(s.weights)
+    own = network_of(s.weights, s.arch)
     if s.arch is None and own is None:
         raise UsageError(
             f"{s.weights} does not say which network it belongs to.",
             "Add --arch NAME; `unfreeze inspect` finds it.",
         )
-    arch = canonical(s.arch or (own[0] if own else ""))
-    network = build_network(arch)
+    arch, stem = canonical(s.arch or (own.arch if own else "")), own.stem if own else "imagenet"
+    network = build_network(arch, stem=stem)
     loaded = load_weights(network, s.weights, arch=arch)
     console.say(loaded.account)
     if loaded.licence:
         console.say(loaded.licence)
     headless(network)
     preprocess = loaded.preprocess or PLAIN
-    card = ModelCard("backbone", arch, preprocess=preprocess.as_dict())
+    card = ModelCard("backbone", arch, stem, preprocess=preprocess.as_dict())
     return Network(network, card, preprocess)

@@ -12,7 +12,7 @@ from unfreeze.api.epochs import epoch_of, networks
 from unfreeze.api.judging import Judged, Positions, judged
 from unfreeze.api.serving import placed, reads_of, send
 from unfreeze.api.uses import record_test_use, run_folder, uses_of_test
-from unfreeze.checkpoints.modelfile import CARD, model_folder
+from unfreeze.checkpoints.modelfile import model_folder, write_card
 from unfreeze.errors import DataError, UsageError
 from unfreeze.reports.interval import balanced, wilson
 from unfreeze.runtime.atomic import write_json
@@ -200,7 +200,7 @@ def _temperature(
     if s.temperature == "keep":
         folder = model_folder(s.run)
         if folder is not None:
-            write_json(folder / CARD, replace(network.card, temperature=value).as_dict())
+            write_card(folder, replace(network.card, temperature=value))
     return Temperature(
         value=value,
         n=len(kept),

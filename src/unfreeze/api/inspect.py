@@ -1,6 +1,5 @@
 """`inspect`: what a checkpoint of any origin holds, which network it is of, and how to use it."""
 
-import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping
@@ -10,8 +9,9 @@ from typing import Any
 
 import torch
 
-from unfreeze.backbones.guess import LIKELY, Guess, fitted, guess
+from unfreeze.backbones.guess import LIKELY, Guess
 from unfreeze.backbones.published import licence_of
+from unfreeze.backbones.recognise import identified
 from unfreeze.backbones.weights import ENOUGH
 from unfreeze.checkpoints.modelfile import CARD, TENSORS, model_folder
 from unfreeze.checkpoints.read import Contents, UnsafeFile, read_checkpoint
@@ -25,9 +25,6 @@ from unfreeze.swav.inherit import (
     rest_of_run,
     without_weight_norm,
 )
-
-# Where programs write the name of the network, in the file or in `config.json` beside it.
-_NAMED = ("arch", "architecture", "model", "model_name")
 
 
 @dataclass(frozen=True)
@@ -104,10 +101,7 @@ def run_inspect(settings: InspectSettings, console: Console) -> Inspection:
     except UnsafeFile as refusal:
         names = refusal.names or ["not from torch.save"]
         return Inspection(str(place), refusal.format, unsafe=names)
-    found = {name: tuple(tensor.shape) for name, tensor in contents.tensors.items()}
-    arch, stem = _own(contents)
-    best = fitted(found, arch, stem) if arch else guess(found, _hints(contents, place))
-    return _inspection(place, contents, best)
+    return _inspection(place, contents, identified(contents, place))
 
 
 def render(found: Inspection) -> str:
@@ -195,32 +189,6 @@ def _inspection(place: Path, contents: Contents, best: Guess | None) -> Inspecti
     )
 
 
-def _own(contents: Contents) -> tuple[str, str]:
-    """Architecture and stem where the file is one of ours and says so; ("", "") elsewhere."""
-    if contents.format == "unfreeze model":
-        return contents.meta["arch"], contents.meta["stem"]
-    if contents.meta.get("kind") in ("pretrain", "finetune"):
-        said = contents.meta.get("card") or contents.meta.get("settings") or {}
-        if said.get("arch"):
-            return said["arch"], said.get("stem", "imagenet")
-    return "", ""
-
-
-def _hints(contents: Contents, place: Path) -> list[str]:
-    """Names of networks in the file's own words, or in those of a `config.json` beside it."""
-    said = [contents.meta]
-    said += [value for value in contents.meta.values() if isinstance(value, dict)]
-    config = place.with_name("config.json")
-    if config.is_file():
-        try:
-            read = json.loads(config.read_text(encoding="utf-8"))
-        except ValueError:
-            read = {}  # not of this file, then
-        said += [read] if isinstance(read, dict) else []
-    words = [one.get(name) for one in said for name in _NAMED]
-    return [word for word in words if isinstance(word, str) and word]
-
-
 def _prototypes(place: Path, contents: Contents) -> list[dict[str, Any]]:
     sets = [("", contents.tensors), *contents.beside.items()]
     if contents.format == "unfreeze model":
@@ -245,7 +213,7 @@ def _commands(
         return
     if sure is None:
         return
-    own = contents.format == "unfreeze model"  # says its network itself
+    own = contents.card is not None  # says its network itself
     how = "" if own else f" --arch {sure.arch}"
     how += " --stem small" if sure.stem == "small" and not own else ""
     how += " --allow-partial" if sure.share < ENOUGH or sure.result.mismatched else ""

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from unfreeze.api.uses import run_folder
-from unfreeze.api.watching import preprocess_of
 from unfreeze.checkpoints.modelfile import card_of
 from unfreeze.data.intensity import reading
 from unfreeze.data.preprocess import Pixels, Preprocess
@@ -20,6 +19,7 @@ from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.use import ShowSettings
 from unfreeze.swav.facts import Facts
+from unfreeze.swav.place import preprocess_of
 from unfreeze.swav.recipe import plan, view_specs
 from unfreeze.transfer.augment import maker
 

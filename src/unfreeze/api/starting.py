@@ -8,16 +8,19 @@ from torch import nn
 
 from unfreeze.backbones.build import build, canonical
 from unfreeze.backbones.head import headless
-from unfreeze.backbones.origins import network_of
+from unfreeze.backbones.recognise import network_of
+from unfreeze.backbones.stem import choose_stem, small_stem
 from unfreeze.backbones.weights import Loaded, load_weights
 from unfreeze.checkpoints.modelfile import model_folder
+from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.inherit import inherit, rest_of_run
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.recipe import choose_arch
-
-SMALL_PICTURE = 64  # pixels; up to here a stem that halves the picture twice costs too much
+from unfreeze.swav.recipes import usual_side
+from unfreeze.transfer.maps import final_map
+from unfreeze.transfer.plan import SMALLEST_MAP
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,21 @@ def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
 
     In a dry run, weights that are not a file here are not fetched.
     """
-    own = network_of(settings.init)
+    own = network_of(settings.init, settings.arch)
     arch, why = choose_arch(settings, side, device.type)
     if own and not settings.arch:
-        arch, why = own[0], "that of the weights"
+        arch, why = own.arch, "that of the weights"
     reasons = {} if settings.arch else {"arch": why}
-    arch, stem = canonical(arch), settings.stem
-    if stem == "auto":
-        stem, reasons["stem"] = _stem(settings, arch, side, own[1] if own else None)
-    network = build(arch, stem=stem)
+    arch, asked = canonical(arch), settings.stem
+    network = build(arch, stem="imagenet" if asked == "auto" else asked)
+    size = settings.image_size or max(settings.size_crops or (side,))
+    stem, why = choose_stem(asked, network, settings.init, own.stem if own else None, size)
+    if asked == "auto":
+        reasons["stem"] = why
+        if stem == "small":
+            small_stem(network)
+        settings, why = _roomy(settings, network, side, device.type)
+        reasons |= {"image_size": why} if why else {}
     loaded = None
     if settings.init != "none" and settings.dry_run and not Path(settings.init).exists():
         reasons["init"] = "not fetched in a dry run"
@@ -68,13 +77,24 @@ def inherit_head(model: SwAV, start: Start, reasons: dict[str, str], console: Co
     console.say(reasons["swav_head"])
 
 
-def _stem(settings: PretrainSettings, arch: str, side: int, own: str | None) -> tuple[str, str]:
-    """(stem, reason): `auto` keeps what the weights were trained with."""
-    if own is not None:
-        return own, "that of the weights"
-    if settings.init != "none":
-        return "imagenet", "loaded layers are never changed"
-    small = (settings.image_size or side) <= SMALL_PICTURE
-    if small and not arch.startswith("unfreeze/"):
-        return "small", "keeps the resolution of small pictures"
-    return "imagenet", "the network's own"
+def _roomy(
+    settings: PretrainSettings, network: nn.Module, side: int, device: str
+) -> tuple[PretrainSettings, str]:
+    """Settings with larger images, and why, where the last map would else be below 2x2."""
+    if settings.image_size or settings.size_crops or settings.recipe != "auto":
+        return settings, ""
+    size = usual = usual_side(side, device)
+    while size < 224 and not _has_layout(network, size):
+        size = min(2 * size, 224)
+    if size == usual:
+        return settings, ""
+    why = f"images of {side} pixels, enlarged: else the network's last map is below 2x2"
+    return replace(settings, image_size=size), why
+
+
+def _has_layout(network: nn.Module, size: int) -> bool:
+    try:
+        found = final_map(network, size)
+    except UsageError:
+        return False
+    return found is None or min(found) >= SMALLEST_MAP

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from unfreeze.api.finetune import FinetunePlan, run_finetune
 from unfreeze.api.labelling import read_labels
-from unfreeze.backbones.origins import network_of
+from unfreeze.backbones.recognise import network_of
 from unfreeze.checkpoints.modelfile import card_of, model_folder
 from unfreeze.data.intensity import parsed
 from unfreeze.data.preprocess import Preprocess
@@ -50,7 +50,7 @@ def starts(s: CompareSettings) -> list[Start]:
     arch = s.arch or _common_network(s.weights)
     ready = {w: _start(s, w, {"arch": arch}) for w in s.weights if w != "none"}
     if "none" in s.weights:
-        own = [w for w in ready if network_of(w) is not None]
+        own = [w for w in ready if network_of(w, arch) is not None]
         model = next(iter(own or ready))
         like = ready[model].plan.settings
         given = {name: like[name] for name in ("arch", "stem", "image_size", "mean", "std")}
@@ -106,7 +106,7 @@ def _as_given(value: Any) -> Any:
 
 def _common_network(weights: tuple[str, ...]) -> str | None:
     """The network of the runs among the starts; None where none of them says one."""
-    own = {w: found[0] for w in weights if w != "none" and (found := network_of(w)) is not None}
+    own = {w: found.arch for w in weights if w != "none" and (found := network_of(w)) is not None}
     if len(set(own.values())) > 1:
         said = ", ".join(f"{name} is a {arch}" for name, arch in own.items())
         raise UsageError(

@@ -4,15 +4,18 @@ import re
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from unfreeze.backbones.build import build as build_network
 from unfreeze.backbones.head import head_layers, headless, is_headless, replace_head
+from unfreeze.backbones.recognise import Known, network_of
 from unfreeze.backbones.stages import Stage, stages
 from unfreeze.backbones.trace import Trace, trace
-from unfreeze.checkpoints.modelfile import load_model, model_folder
+from unfreeze.checkpoints.modelfile import ModelCard
+from unfreeze.checkpoints.read import read_checkpoint
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.settings.build import layered
@@ -46,7 +49,7 @@ class Summary:
 
 
 def summary(arch: str, **settings: Any) -> Summary:
-    """The layers of a network by name, or of a run's model.
+    """The layers of a network by name, of a run's model, or of the network of a checkpoint.
 
     Keywords are the knobs of `SummarySettings`: `input` ("3x224x224"), `classes` (a new head),
     `freeze`, `stem`. Costs no arithmetic: shapes are found on the meta device.
@@ -97,8 +100,10 @@ def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]
     """Canonical or given name, the network with the head it is to have, and what never trains."""
     arch, stem, classes = settings.arch, settings.stem, settings.classes
     bare, kind, freeze, thaw = False, "replace", settings.freeze or "none", None
-    if model_folder(arch) is not None:
-        card = load_model(arch)[1]
+    card, known = _said(arch)
+    if known is not None:
+        arch, stem = known.arch, known.stem
+    if card is not None:
         arch, stem = card.arch, card.stem
         classes = classes or len(card.classes) or None
         bare = card.kind == "backbone" and classes is None
@@ -117,6 +122,14 @@ def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]
         head = head_layers(model)
     schedule = freeze_schedule(model, freeze, thaw, head=head, epochs=sys.maxsize)
     return arch, model, schedule.always
+
+
+def _said(arch: str) -> tuple[ModelCard | None, Known | None]:
+    """(what a run or a checkpoint of ours says, the network of another file)."""
+    if not Path(arch).exists():
+        return None, None
+    card = read_checkpoint(arch).card
+    return card, None if card else network_of(arch)
 
 
 def _height_and_width(text: str) -> tuple[int, int]:

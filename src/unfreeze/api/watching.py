@@ -8,33 +8,20 @@ import torch
 
 from unfreeze.api.gathering import Gathering
 from unfreeze.data.index import VAL, Index
-from unfreeze.data.intensity import reading
 from unfreeze.data.pictures import Pictures
-from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.scan import Mode, check
 from unfreeze.data.splits import subset
-from unfreeze.data.views.multicrop import MEAN, STD, make_views
+from unfreeze.data.views.multicrop import make_views
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.looks import Looks
+from unfreeze.swav.place import preprocess_of
 from unfreeze.swav.recipe import view_specs
 from unfreeze.swav.watching import UNLABELLED, Cutter, Sample, Watch
 
 HELD = 2**28  # bytes of cut views that stay in memory; more are cut again for each look
 SHOWN = 2  # random views a picture
-
-
-def preprocess_of(s: PretrainSettings) -> Preprocess:
-    """The centre at the size of the large views; big pictures keep the usual margin."""
-    size = (s.size_crops or (224,))[0]
-    return Preprocess(
-        size,
-        size if size <= 64 else round(size * 8 / 7),
-        mean=MEAN,
-        std=STD,
-        intensity=reading(s.range, s.channels),
-    )
 
 
 def sample_of(s: PretrainSettings, found: Gathering, everything: Index, console: Console) -> Sample:

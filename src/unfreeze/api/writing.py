@@ -8,7 +8,6 @@ import torch
 
 from unfreeze import __version__
 from unfreeze.api.gathering import Gathering
-from unfreeze.api.watching import preprocess_of
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.data.preprocess import Preprocess
@@ -19,6 +18,7 @@ from unfreeze.runtime.threads import processors
 from unfreeze.settings.build import as_dict, to_toml
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.gallery import gather, save_gallery
+from unfreeze.swav.place import preprocess_of
 from unfreeze.swav.recipe import view_specs
 from unfreeze.swav.trainer import Trainer
 

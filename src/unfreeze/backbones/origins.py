@@ -15,7 +15,7 @@ import torch
 from unfreeze.backbones.build import canonical
 from unfreeze.backbones.published import PUBLISHED, WANTS, licence_of
 from unfreeze.checkpoints.keys import is_averaged
-from unfreeze.checkpoints.modelfile import card_of, load_model, model_folder
+from unfreeze.checkpoints.modelfile import load_model, model_folder
 from unfreeze.checkpoints.read import Contents, read_checkpoint
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import WeightsError
@@ -40,15 +40,6 @@ class Origin:
     source: str
     beside: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     licence: str = ""
-
-
-def network_of(spec: str) -> tuple[str, str] | None:
-    """(architecture, stem) where the weights say which network they are of; nothing is fetched."""
-    folder = model_folder(spec) if Path(spec).exists() else None
-    if folder is not None:
-        card = card_of(folder)
-        return card.arch, card.stem
-    return (PUBLISHED[spec].arch, "imagenet") if spec in PUBLISHED else None
 
 
 def fetch(spec: str, arch: str) -> Origin:
@@ -86,9 +77,11 @@ def _from_file(path: Path, arch: str, spec: str) -> Origin:
 
 def _from_contents(contents: Contents, arch: str, spec: str) -> Origin:
     assumed, name = default_preprocess(arch)
+    if contents.card is not None and contents.card.preprocess:
+        assumed, name = Preprocess.from_dict(contents.card.preprocess), ""
     inside = f" [{contents.container}]" if contents.container else ""
     averaged = ", the averaged copy" if is_averaged(contents.container) else ""
-    note = f", preprocessing of {name} assumed" if assumed else ""
+    note = f", preprocessing of {name} assumed" if name else ""
     return Origin(
         contents.tensors,
         assumed,

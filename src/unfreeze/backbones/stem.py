@@ -7,6 +7,35 @@ from unfreeze.errors import UsageError
 # Where a ResNet keeps its first convolution and the pooling after it: torchvision and timm, and
 # timm's pre-activation kind.
 PLACES = (("conv1", "maxpool"), ("stem.conv", "stem.pool"))
+SMALL_IMAGE = 64  # pixels; up to here a stem that halves the image twice costs too much
+
+
+def choose_stem(
+    stem: str, network: nn.Module, weights: str, own: str | None, side: int
+) -> tuple[str, str]:
+    """(stem, reason) for images of `side` pixels: `auto` never chooses one that cannot be built.
+
+    It keeps what the weights were trained with (`own`, where they say it), and never changes a
+    layer that is loaded.
+    """
+    if stem != "auto":
+        return stem, "asked for"
+    if own is not None:
+        return own, "that of the weights"
+    if weights != "none":
+        return "imagenet", "loaded layers are never changed"
+    if side <= SMALL_IMAGE and has_small(network):
+        return "small", f"keeps the resolution of images of {side} pixels"
+    return "imagenet", "the network's own"
+
+
+def has_small(network: nn.Module) -> bool:
+    """Whether the network begins in a way that `small_stem` can change."""
+    modules = dict(network.named_modules())
+    return any(
+        type(modules.get(convolution)) is nn.Conv2d and pooling in modules
+        for convolution, pooling in PLACES
+    )
 
 
 def small_stem(model: nn.Module) -> None:

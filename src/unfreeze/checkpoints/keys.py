@@ -13,7 +13,7 @@ Shape = tuple[int, ...]
 # How many (strip, add) pairs are tried in full, those with the most agreeing weights first.
 TRIED = 64
 # Of two copies that fit equally well the averaged one is taken: it is the better network.
-AVERAGED = {"ema", "teacher", "averaged"}
+AVERAGED = {"ema", "teacher", "averaged", "average"}
 # Below this share the names are also read as children by number.
 PLAIN = 0.9
 

@@ -1,10 +1,11 @@
 """The model that travels: `model.safetensors` with plain names, `model.json` with all else."""
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from unfreeze import __version__
+from unfreeze.checkpoints.integrity import digest
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.atomic import replacing, write_json
 
 FORMAT_VERSION = 1
 TENSORS = "model.safetensors"
 CARD = "model.json"
+DIGEST = "unfreeze_sha256"  # in the header of our safetensors files
+_COPY = "Copy the whole model/ folder again."
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class ModelCard:
     `kind`: "backbone" or "classifier"; `arch`, `stem`: for `backbones.build`; `head`: how the head
     was made ("replace"), "none" for a backbone; `classes`: names in the order of the scores;
     `preprocess`: as `Preprocess.as_dict()` writes it; `temperature`: what scores are divided by
-    before they become probabilities; `provenance`: where the weights come from.
+    before they become probabilities; `provenance`: where the weights come from; `sha256`: digests
+    of the tensors that the card is for (two while a model is being replaced; none in a checkpoint).
     """
 
     kind: str
@@ -39,12 +44,13 @@ class ModelCard:
     preprocess: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
     provenance: dict[str, Any] = field(default_factory=dict)
+    sha256: tuple[str, ...] = ()
     unfreeze: str = __version__
     format_version: int = FORMAT_VERSION
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self) | {"classes": list(self.classes)}
+        return asdict(self) | {"classes": list(self.classes), "sha256": list(self.sha256)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelCard":
@@ -61,7 +67,7 @@ class ModelCard:
             card = cls(**{name: value for name, value in values.items() if name in known})
         except TypeError as error:
             raise WeightsError(f"{CARD} lacks a field: {error}.") from error
-        return cls(**(vars(card) | {"classes": tuple(card.classes)}))
+        return replace(card, classes=tuple(card.classes), sha256=tuple(card.sha256))
 
 
 def save_model(folder: str | Path, tensors: Mapping[str, torch.Tensor], card: ModelCard) -> None:
@@ -74,10 +80,27 @@ def save_model(folder: str | Path, tensors: Mapping[str, torch.Tensor], card: Mo
         raise WeightsError(
             f"'{wrapped}' carries the prefix of a wrapper.", "Save the wrapped network's own state."
         )
-    place = Path(folder)
+    place, whole = Path(folder), _own_memory(tensors)
+    new = digest(whole)
+    old = _digests(place) - {new}
+    if old:  # a crash between the two writes leaves a pair that fits
+        write_card(place, replace(card, sha256=(new, *sorted(old))))
     with replacing(place / TENSORS) as temporary:
-        _save(_own_memory(tensors), temporary)
-    write_json(place / CARD, card.as_dict())
+        _save(whole, temporary, new)
+    write_card(place, replace(card, sha256=(new,)))
+
+
+def write_card(folder: str | Path, card: ModelCard) -> None:
+    """Write `model.json` with a checksum over all that stands in it."""
+    values = json.loads(json.dumps(card.as_dict()))  # as a reader will see them
+    write_json(Path(folder) / CARD, {**values, "checksum": _checksum(values)})
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """A safetensors file with a digest of its tensors in the header; whole or not at all."""
+    whole = _own_memory(tensors)
+    with replacing(path) as temporary:
+        _save(whole, temporary, digest(whole))
 
 
 def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
@@ -85,17 +108,20 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
     folder = model_folder(path)
     if folder is None:
         raise _no_model(path)
-    card = _read_card(folder / CARD)
+    card, path = _read_card(folder / CARD), folder / TENSORS
     try:
-        return load_file(folder / TENSORS), card
+        tensors = load_file(path)
     except FileNotFoundError as error:
-        raise WeightsError(
-            f"{folder} has a {CARD} but no {TENSORS}.", "Copy the whole model/ folder again."
-        ) from error
+        raise WeightsError(f"{folder} has a {CARD} but no {TENSORS}.", _COPY) from error
     except SafetensorError as error:
+        raise WeightsError(f"{path} is damaged: {error}.", _COPY) from error
+    if digest(tensors) not in card.sha256:
         raise WeightsError(
-            f"{folder / TENSORS} is damaged: {error}.", "Copy the whole model/ folder again."
-        ) from error
+            f"{path} is damaged, or not the file that {CARD} beside it was written with: its "
+            "tensors have another checksum.",
+            _COPY,
+        )
+    return tensors, card
 
 
 def model_folder(path: str | Path) -> Path | None:
@@ -121,9 +147,9 @@ def _no_model(path: str | Path) -> WeightsError:
     )
 
 
-def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def _save(tensors: dict[str, torch.Tensor], path: Path, sha256: str) -> None:
     try:
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(tensors, path, metadata={"format": "pt", DIGEST: sha256})
     except SafetensorError as error:
         # the library wraps what the system said, a full disk too
         said = re.search(r"os error (\d+)", str(error))
@@ -139,7 +165,28 @@ def _read_card(path: Path) -> ModelCard:
         raise WeightsError(f"{path} is not readable JSON: {error}.") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path} is not a model card.")
-    return ModelCard.from_dict(values)
+    written = values.pop("checksum", "")
+    card = ModelCard.from_dict(values)
+    # null: somebody edited the file by hand and says so
+    if written is not None and written != _checksum(values):
+        raise WeightsError(
+            f"{path} was damaged or edited after it was written: it has another checksum.",
+            'Put back a whole one; where you edited it yourself, write "checksum": null in it.',
+        )
+    return card
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _digests(folder: Path) -> set[str]:
+    """Of the tensors that the card in a folder is for; none where there is no sound card."""
+    try:
+        return set(_read_card(folder / CARD).sha256)
+    except (OSError, WeightsError):
+        return set()
 
 
 def _own_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

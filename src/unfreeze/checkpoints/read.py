@@ -17,8 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from unfreeze.checkpoints.bookkeeping import stand_ins
+from unfreeze.checkpoints.integrity import archive_fault, digest
 from unfreeze.checkpoints.keys import is_averaged
-from unfreeze.checkpoints.modelfile import load_model, model_folder
+from unfreeze.checkpoints.modelfile import DIGEST, ModelCard, load_model, model_folder
+from unfreeze.checkpoints.state import is_own
 from unfreeze.errors import WeightsError
 
 DEEPEST = 5
@@ -50,16 +52,23 @@ class Contents:
     `format`: "safetensors", "torch zip", "torch legacy" or "unfreeze model"; `tensors`: the
     largest set of named tensors inside (of copies the averaged one), on the CPU; `container`: the
     keys that led there ("" at the top, "state_dict", ...); `beside`: the other sets by their keys,
-    the optimizer's left out; `meta`: plain values beside them (epoch, arch, ...); `unsafe`: names
-    of what could run code (always empty: such files are refused).
+    the optimizer's left out; `meta`: plain values beside them (epoch, arch, ...); `card`: what our
+    own files say of themselves; `verified`: by which checksum the values were compared with what
+    was written, "" where the format has none.
     """
 
     format: str
     tensors: dict[str, torch.Tensor]
     meta: dict[str, Any] = field(default_factory=dict)
-    unsafe: list[str] = field(default_factory=list)
     container: str = ""
     beside: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    card: ModelCard | None = None
+    verified: str = ""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each tensor by its name."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
 
 class UnsafeFile(WeightsError):
@@ -87,7 +96,7 @@ def read_checkpoint(path: str | Path) -> Contents:
                 else "Give a run, a model/ folder or a file.",
             )
         tensors, card = load_model(place)
-        return Contents("unfreeze model", tensors, card.as_dict())
+        return Contents("unfreeze model", tensors, card.as_dict(), card=card, verified="SHA-256")
     try:
         with place.open("rb") as file:
             start = file.read(512)
@@ -145,9 +154,13 @@ def _read_safetensors(place: Path) -> Contents:
     try:
         with safe_open(place, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return Contents("safetensors", tensors, dict(file.metadata() or {}))
+            meta = dict(file.metadata() or {})
     except SafetensorError as error:
         raise WeightsError(f"{place} is truncated or damaged: {error}.", _AGAIN) from error
+    written = meta.pop(DIGEST, "")
+    if written and digest(tensors) != written:
+        raise WeightsError(f"{place} is damaged: its tensors have another checksum.", _AGAIN)
+    return Contents("safetensors", tensors, meta, verified="SHA-256" if written else "")
 
 
 def _read_zip(place: Path) -> Contents:
@@ -156,6 +169,8 @@ def _read_zip(place: Path) -> Contents:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
         raise WeightsError(f"{place} is truncated: the archive has no end.", _AGAIN) from error
+    except Exception as error:  # a damaged directory makes zipfile raise nearly anything
+        raise WeightsError(f"{place} is damaged ({error}).", _AGAIN) from error
     if not any(name.endswith("data.pkl") for name in names):
         raise WeightsError(
             f"{place} is a zip archive, but no checkpoint.", "Give the file inside it."
@@ -165,14 +180,17 @@ def _read_zip(place: Path) -> Contents:
             f"{place} is a TorchScript program, not weights.",
             "Save the state_dict of the network it was made from.",
         )
-    return _read_torch(place, "torch zip")
+    fault, compared = archive_fault(place)
+    if fault:
+        raise WeightsError(f"{place} is damaged: {fault}.", _AGAIN)
+    return _read_torch(place, "torch zip", "CRC-32" if compared else "")
 
 
 def _read_legacy(place: Path) -> Contents:
-    return _read_torch(place, "torch legacy")
+    return _read_torch(place, "torch legacy", "")
 
 
-def _read_torch(place: Path, kind: str) -> Contents:
+def _read_torch(place: Path, kind: str, verified: str) -> Contents:
     try:
         loaded = _loaded(place)
     except Exception as error:  # torch raises whatever the bytes of a damaged file lead to
@@ -186,7 +204,8 @@ def _read_torch(place: Path, kind: str) -> Contents:
     if not tensors:
         raise WeightsError(f"{place} holds no named tensors.", "Give a file with a state_dict.")
     beside = {path: inside for path, inside in sets.items() if inside}
-    return Contents(kind, tensors, _plain(loaded), container=container, beside=beside)
+    card = ModelCard.from_dict(loaded["card"]) if is_own(loaded) else None
+    return Contents(kind, tensors, _plain(loaded), container, beside, card, verified)
 
 
 def _loaded(place: Path) -> Any:

@@ -3,13 +3,13 @@
 import io
 import os
 import shutil
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from unfreeze.checkpoints.integrity import archive_fault
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.atomic import write_bytes
 
@@ -36,10 +36,9 @@ def load_state(path: str | Path, kind: str = "", *, mapped: bool = False) -> dic
     `kind` is the verb whose state it must be, where that matters.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise zipfile.BadZipFile(f"{damaged} has another checksum")
+        fault, _ = archive_fault(Path(path))
+        if fault:
+            raise ValueError(fault)
         # mapped, the tensors are read where they are used: to look at the rest costs little
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError:
@@ -62,6 +61,16 @@ def load_state(path: str | Path, kind: str = "", *, mapped: bool = False) -> dic
             f"Name the folder of a {kind} run, or a new one.",
         )
     return state
+
+
+def is_own(loaded: Any) -> bool:
+    """Whether this is the state of a run of ours, which says what its network is."""
+    return (
+        isinstance(loaded, dict)
+        and loaded.get("format") == FORMAT
+        and loaded.get("kind") in ("pretrain", "finetune")
+        and isinstance(loaded.get("card"), dict)
+    )
 
 
 def save_last(folder: str | Path, state: dict[str, Any]) -> None:

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
+from unfreeze.checkpoints.modelfile import save_tensors
 from unfreeze.exports.libraries import check_library, from_timm
 from unfreeze.exports.preparing import crop_share
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import ReadBack
-from unfreeze.runtime.atomic import replacing, write_json
+from unfreeze.runtime.atomic import write_json
 
 TENSORS, CONFIG = "model.safetensors", "config.json"
 
@@ -24,9 +24,7 @@ class Timm:
 
     def write(self, subject: Subject, folder: Path) -> None:
         """The tensors, then the configuration with classes and preprocessing."""
-        tensors = {name: tensor.contiguous() for name, tensor in subject.tensors().items()}
-        with replacing(folder / TENSORS) as path:
-            save_file(tensors, path, metadata={"format": "pt"})
+        save_tensors(folder / TENSORS, subject.tensors())
         write_json(folder / CONFIG, _configuration(subject))
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:

@@ -112,7 +112,7 @@ class InspectSettings(Call):
 class SummarySettings(Call):
     """The layer table."""
 
-    arch: str = knob("", "a network's name, or a run's folder", positional=True)
+    arch: str = knob("", "a network's name, a run's folder or a checkpoint", positional=True)
     input: str = knob("3x224x224", "channels x height x width")
     classes: int | None = knob(None, "width of a new head (auto: the network's own)", low=1)
     freeze: str | None = knob(

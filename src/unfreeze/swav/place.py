@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from unfreeze.data.intensity import reading
+from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views import normalise
+from unfreeze.data.views.multicrop import MEAN, STD
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.facts import Facts
 
@@ -46,3 +49,15 @@ def views_on(s: PretrainSettings, facts: Facts) -> tuple[str, str]:
     if size > facts.room:
         return "host", f"{size / 2**30:.2f} GiB, the GPU has {facts.room / 2**30:.2f} for them"
     return "device", f"{size / 2**30:.2f} GiB of small pictures, held as uint8 on the GPU"
+
+
+def preprocess_of(s: PretrainSettings) -> Preprocess:
+    """The centre at the size of the large views; big pictures keep the usual margin."""
+    size = (s.size_crops or (224,))[0]
+    return Preprocess(
+        size,
+        size if size <= 64 else round(size * 8 / 7),
+        mean=MEAN,
+        std=STD,
+        intensity=reading(s.range, s.channels),
+    )

@@ -20,7 +20,7 @@ from unfreeze.swav.facts import Facts
 from unfreeze.swav.looks import Looks
 from unfreeze.swav.methods import EPSILON, SHARPEST, check_method
 from unfreeze.swav.place import views_on
-from unfreeze.swav.recipes import PUBLISHED, small_side, with_recipe
+from unfreeze.swav.recipes import PUBLISHED, small_side, usual_side, with_recipe
 
 TINY = 24  # pixels of the largest view, below which codes are sharper
 
@@ -140,8 +140,7 @@ def view_specs(s: PretrainSettings) -> list[ViewSpec]:
 
 def _views(draft: _Draft, facts: Facts) -> None:
     given = draft["size_crops"]
-    roomy = facts.side if facts.device != "cpu" else min(facts.side, 128)
-    large = given[0] if given else draft["image_size"] or min(224, max(16, _eight(roomy)))
+    large = given[0] if given else draft["image_size"] or usual_side(facts.side, facts.device)
     why = f"pictures have {facts.side} pixels" + (
         "" if facts.device != "cpu" or facts.side <= 128 else "; 128 without a GPU"
     )
@@ -328,10 +327,6 @@ def _consistent(s: PretrainSettings) -> None:
             f"--queue-length {s.queue_length} is no multiple of --batch-size {s.batch_size}.",
             f"Use {_int(s.queue_length) // _int(s.batch_size) * _int(s.batch_size)}.",
         )
-
-
-def _eight(pixels: float) -> int:
-    return 8 * round(pixels / 8)
 
 
 def _int(value: int | None) -> int:

@@ -104,3 +104,9 @@ def small_side(large: int) -> int:
 def _open(settings: PretrainSettings, name: str) -> bool:
     # the fields that have a default of their own have the published one; the stem's is "auto"
     return getattr(settings, name) is None or (name == "stem" and settings.stem == "auto")
+
+
+def usual_side(side: int, device: str) -> int:
+    """Pixels of the large view for images of `side` pixels, where nothing else says it."""
+    roomy = side if device != "cpu" else min(side, 128)
+    return min(224, max(16, 8 * round(roomy / 8)))

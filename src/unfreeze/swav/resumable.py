@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.errors import DataError, UsageError, WeightsError
 from unfreeze.settings.build import as_dict
 from unfreeze.settings.knob import flag
 from unfreeze.swav.bank import Bank
+from unfreeze.swav.place import preprocess_of
 
 if TYPE_CHECKING:
     from unfreeze.swav.trainer import Trainer
@@ -46,6 +48,7 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "loss": trainer.loss,
         "metrics": {"loss": trainer.loss},
         "settings": as_dict(trainer.s),
+        "card": _card(trainer).as_dict(),
         "data": trainer.fingerprint,
         "images": len(trainer.loader.positions),
         "threads": torch.get_num_threads(),
@@ -84,6 +87,18 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> list[str]:
     trainer.guard.restore(state["guard"])
     trainer.recoveries = state["recoveries"]
     return _notes(state, processes.world)
+
+
+def _card(trainer: "Trainer") -> ModelCard:
+    """What whoever starts from this file must know of the backbone in it."""
+    s = trainer.s
+    return ModelCard(
+        kind="backbone",
+        arch=s.arch or "",
+        stem=s.stem,
+        preprocess=preprocess_of(s).as_dict(),
+        provenance={"verb": "pretrain", "method": s.method, "steps": trainer.step},
+    )
 
 
 def _drawn(trainer: "Trainer") -> dict[str, Any] | None:

@@ -7,14 +7,14 @@ from torch import nn
 
 from unfreeze.backbones.build import build, canonical
 from unfreeze.backbones.head import head_layers, replace_head
-from unfreeze.backbones.origins import default_preprocess, network_of
-from unfreeze.backbones.stem import PLACES, small_stem
+from unfreeze.backbones.origins import default_preprocess
+from unfreeze.backbones.recognise import network_of
+from unfreeze.backbones.stem import choose_stem, small_stem
 from unfreeze.backbones.weights import Loaded, load_weights
 from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 
-SMALL_PICTURE = 64  # pixels; up to here a stem that halves the picture twice costs too much
 DEFAULT = "torchvision/resnet50"
 
 
@@ -50,11 +50,11 @@ def start(
 
     Without `fetch`, weights that are not a file here are left out (their preprocessing is known).
     """
-    own = network_of(weights)
-    name = canonical(arch or (own[0] if own else DEFAULT))
+    own = network_of(weights, arch)
+    name = canonical(arch or (own.arch if own else DEFAULT))
     reasons = {} if arch else {"arch": "that of the weights" if own else "the usual start"}
     network = build(name, stem="imagenet" if stem == "auto" else stem)
-    kind, why = choose_stem(stem, network, weights, own and own[1], side)
+    kind, why = choose_stem(stem, network, weights, own.stem if own else None, side)
     if stem == "auto":
         reasons["stem"] = why
         if kind == "small":
@@ -97,27 +97,3 @@ def _old_head_is_there(network: nn.Module, loaded: Loaded | None, fetch: bool) -
             f"{lost[0]} would be random.",
             "Use --head replace, or weights that come with their head.",
         )
-
-
-def choose_stem(
-    stem: str, network: nn.Module, weights: str, own: str | None, side: int
-) -> tuple[str, str]:
-    """(stem, reason): `auto` keeps what the weights were trained with (`own`, where they say)."""
-    if stem != "auto":
-        return stem, "asked for"
-    if own is not None:
-        return own, "that of the weights"
-    if weights != "none":
-        return "imagenet", "loaded layers are never changed"
-    if side <= SMALL_PICTURE and has_small(network):
-        return "small", f"keeps the resolution of pictures of {side} pixels"
-    return "imagenet", "the network's own"
-
-
-def has_small(network: nn.Module) -> bool:
-    """Whether the network begins in a way that `small_stem` can change."""
-    modules = dict(network.named_modules())
-    return any(
-        type(modules.get(convolution)) is nn.Conv2d and pooling in modules
-        for convolution, pooling in PLACES
-    )

@@ -1,0 +1,46 @@
+"""Whether a file holds what was written: checksums of archives, and our own of tensors."""
+
+import errno
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+
+def archive_fault(path: Path) -> tuple[str, bool]:
+    """(what is wrong with a zip archive, whether its checksums were compared).
+
+    "" where every member is as it was written. PyTorch can be told to write no checksums
+    (`set_crc32_options`): all of them are 0 then, and nothing can be compared.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [one for one in archive.infolist() if one.file_size]
+            if members and not any(one.CRC for one in members):
+                return "", False
+            damaged = archive.testzip()
+    except MemoryError:
+        raise
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # a damaged header leads to a seek before 0
+            raise
+        return _first_line(error), False
+    except Exception as error:  # damaged headers make zipfile raise nearly anything
+        return _first_line(error), False
+    return (f"{damaged} has another checksum" if damaged else ""), True
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, in the order of the names."""
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
