@@ -91,7 +91,7 @@ def test_tensors_of_another_run_are_not_taken_for_these(tmp_path):
     save_model(tmp_path / "a", STATE, OURS)
     save_model(tmp_path / "b", {n: t + 1 for n, t in STATE.items()}, OURS)
     shutil.copy(tmp_path / "b" / TENSORS, tmp_path / "a" / TENSORS)
-    with pytest.raises(WeightsError, match="not the file that .* beside it"):
+    with pytest.raises(WeightsError, match=r"not the file that .* beside it"):
         load_model(tmp_path / "a")
 
 
