@@ -107,7 +107,9 @@ def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None =
     judged = holdout if len(ready.val) else None
     if s.cache in ("off", "auto"):  # auto: of a run begun before features were kept
         return Parts(loader, judged, None, weights, processes)
-    parts = stretches(network, job.schedule, s.epochs, job.head)
+    solved = s.head_solver == "logistic"
+    # every view of a solved head is computed for its one pass
+    parts = stretches(network, job.schedule, (s.cache_views or 1) if solved else s.epochs, job.head)
     keeper = Keeper(
         network,
         loader,
@@ -152,7 +154,7 @@ def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: De
     if job.sweep is None or parts.keeper is None:
         return job
     found = None
-    with _before_training(job, parts, run, deadline) as asked:
+    with before_training(job, parts, run, deadline) as asked:
         shortcut = parts.keeper.at(0, console, asked)
         if shortcut is not None and not parts.processes.any([asked()])[0]:
             how = fit(job, parts.class_weights)
@@ -165,7 +167,7 @@ def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: De
 
 
 @contextlib.contextmanager
-def _before_training(
+def before_training(
     job: Job, parts: Parts, run: RunFolder, deadline: Deadline
 ) -> Iterator[Callable[[], bool]]:
     """Within the block one can ask whether to stop; Interrupted where any process was to.
@@ -197,7 +199,7 @@ def rated(
         if s.find_lr:
             console.say("--find-lr: the sweep has tried rates on validation, which says more.")
         return job
-    with _before_training(job, parts, run, deadline) as asked:
+    with before_training(job, parts, run, deadline) as asked:
         found = find_lr(parts.trainer(job, run, data), console, asked)
     if found is None:
         return job  # it was stopped, which the block has said
@@ -257,7 +259,7 @@ def fit(job: Job, weights: tuple[float, ...]) -> Fit:
         schedule=s.schedule,
         warmup_epochs=s.warmup_epochs,
         patience=s.patience,
-        select=s.select,
+        select=s.select or "accuracy",
         checkpoint_every=s.checkpoint_every,
         keep_every=s.keep_every,
         precision=s.precision,
@@ -300,6 +302,7 @@ def _keeping(
         about=about,
         train=partial(digest, "train"),
         val=partial(digest, "val"),
+        head=tuple(job.head) if s.head_solver == "logistic" else (),
     )
 
 

@@ -26,8 +26,9 @@ from unfreeze.settings.build import as_dict, build
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.freeze import FreezeSchedule, fingerprint, standing, to_pin
 from unfreeze.transfer.grid import Sweep, pairs, sweep_epochs
+from unfreeze.transfer.head_solver import SolverCase, choose_solver, solved
 from unfreeze.transfer.maps import final_map
-from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan
+from unfreeze.transfer.plan import Facts, Plan, choose_preprocess, plan, selected
 from unfreeze.transfer.resuming import check_resumable, merged
 from unfreeze.transfer.saves import BEST
 from unfreeze.transfer.savings import Case, Decision, check_asked, decide, settled
@@ -129,12 +130,26 @@ def begun(
         reasons={**it.reasons, **chosen.reasons, "precision": why},
     )
     head = it.start.head
-    decision = decide(
-        chosen.settings, Case(network, it.schedule, head, images=images, held_out=held_out)
-    )
-    chosen = settled(chosen, decision)
-    sweep, why = _sweep(s, chosen, decision, network, facts, held_out)
-    chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
+    solver = ""
+    if facts.head_only and frozen and len(it.schedule.steps) == 1:
+        case = SolverCase(network, head, it.preprocess.image_size, images, held_out)
+        solver, how = choose_solver(s, case)
+        chosen = replace(chosen, reasons={**chosen.reasons, "head_solver": how})
+    elif s.head_solver == "logistic":
+        raise UsageError(
+            "--head-solver logistic: more than the head is trained.", "Add --freeze all."
+        )
+    sweep = None
+    if solver == "logistic":
+        chosen = solved(chosen, chosen.reasons["head_solver"])
+    else:
+        chosen = selected(chosen, held_out)
+        decision = decide(
+            chosen.settings, Case(network, it.schedule, head, images=images, held_out=held_out)
+        )
+        chosen = settled(chosen, decision)
+        sweep, why = _sweep(s, chosen, decision, network, facts, held_out)
+        chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
     hashes = fingerprint(network.state_dict(), standing(network, frozen))
     card = _card(it.start, chosen, found)
     return Job(network, chosen, card, it.schedule, hashes, head, sweep, asked=as_dict(s))
@@ -153,7 +168,9 @@ def _sweep(
         return None, ""
     if s.head_lr is not None:
         return None, "none: --head-lr is given"
-    if s.select != "accuracy":
+    if chosen.settings.select == "last" and s.select is None:
+        return None, f"none: {held_out} validation images cannot choose"
+    if chosen.settings.select != "accuracy":
         return None, f"none: it judges by accuracy, and --select is {s.select}"
     if s.ema or s.clip_grad:
         return None, "none: it knows neither --ema nor --clip-grad"

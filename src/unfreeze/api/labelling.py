@@ -21,7 +21,7 @@ from unfreeze.data.splits import write_split_csv
 from unfreeze.runtime.console import Console, worded
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.transfer.portions import Portions, Wanted, labelled, portion
+from unfreeze.transfer.portions import Portions, Positions, Wanted, grouped, labelled, portion
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,14 @@ class Checked:
         if (index.source.sizes[index.rows] > HEAD).any():
             digest.update(index.source.fingerprint().encode())
         return digest.hexdigest()
+
+    def groups(self, by: str | None) -> Positions | None:
+        """A number for each training image, the same where `--group-by` keeps them together."""
+        names = grouped(self.portions.index, by)
+        if names is None:
+            return None
+        own = [names[place] for place in self.portions.train.tolist()]
+        return np.unique(own, return_inverse=True)[1].astype(np.int64)
 
     @property
     def copies(self) -> int:

@@ -14,6 +14,7 @@ from unfreeze.api.alike import refuse_others
 from unfreeze.api.fitting import Parts, assemble, rated, swept
 from unfreeze.api.job import Job, begun, checkpoint, continued, opened, threads_of
 from unfreeze.api.labelling import Checked, Labelled
+from unfreeze.api.solve_head import solve_head
 from unfreeze.backbones.norm import synchronised
 from unfreeze.checkpoints.modelfile import save_model
 from unfreeze.data.holding import Holding
@@ -117,8 +118,19 @@ def tuned(
     """
     processes, run, ready, job = scene.processes, it.run, it.ready, it.job
     parts = processes.together(lambda: assemble(job, ready, processes, pool))
+    solution = None
     if it.state is None:
         run.rewind_metrics(-1)
+    if it.state is None and job.plan.settings.head_solver == "logistic":
+        job, solution = solve_head(
+            job,
+            parts,
+            run,
+            console,
+            scene.deadline,
+            groups=ready.groups(job.plan.settings.group_by),
+        )
+    elif it.state is None:
         job = swept(job, parts, run, console, scene.deadline)
         job = rated(job, parts, run, scene.found.fingerprint, console, scene.deadline)
     trainer = parts.trainer(job, run, scene.found.fingerprint)
@@ -127,6 +139,8 @@ def tuned(
         run.rewind_metrics(trainer.step)
     trainer.deadline = scene.deadline
     processes.leads(lambda: _write_start(run, job, ready, trainer))
+    if solution is not None:
+        trainer.conclude(solution.line, solution.shortcut)
     s = job.plan.settings
     with passed_on(s.logger, run, as_dict(s), trainer.step, console):
         outcome = trainer.run(console)

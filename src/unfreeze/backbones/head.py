@@ -1,5 +1,6 @@
 """The layer that makes the class scores: found, taken off, or replaced, and each time verified."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from torch import nn
@@ -8,6 +9,7 @@ from unfreeze.backbones.trace import Trace, trace
 from unfreeze.errors import UsageError
 
 Layer = nn.Linear | nn.Conv2d
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Softplus)
 
 
 class NoHead(nn.Identity):
@@ -92,6 +94,7 @@ def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> li
     width = _hidden(kind)
     for name in names:
         model.set_submodule(name, _made(_layer(model, name), classes, kind, width))
+    _unbent(model, names, classes)
     if hasattr(model, "num_classes"):
         vars(model)["num_classes"] = classes  # torchvision and timm keep count there
     new = [
@@ -102,6 +105,20 @@ def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> li
     ]
     _prove(model, new, set() if kind == "append" else old, classes)
     return new
+
+
+def _unbent(model: nn.Module, names: Sequence[str], classes: int) -> None:
+    """Replace activations behind the scoring layers by Identity.
+
+    SqueezeNet has a ReLU there. In a network that was trained with it that is harmless; a new head
+    dies of it: a class whose scores start below 0 never gets a gradient.
+    """
+    seen = trace(model)
+    last = max(seen.order[name] for name in names)
+    for name, place in seen.order.items():
+        module = model.get_submodule(name)
+        if place > last and isinstance(module, ACTIVATIONS) and classes in seen.shapes[name]:
+            model.set_submodule(name, nn.Identity())
 
 
 def _hidden(kind: str) -> int:

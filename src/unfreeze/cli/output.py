@@ -67,7 +67,9 @@ def _finetuned(result: Any) -> str:
     shown = {k: v for k, v in result.items() if k not in ("val_images", "val_interval")}
     if shown.get("val_accuracy") is not None:
         said = _interval(result, "val_accuracy", "val_interval")
-        where = f"on val, {result['val_images']:,} images, used for choosing the epoch"
+        where = f"on val, {result['val_images']:,} images"
+        if result["best_epoch"] is not None:
+            where += ", used for choosing the epoch"
         shown["val_accuracy"] = f"{said} {where}"
     return _fields(shown)
 
@@ -201,7 +203,7 @@ def _comparison(result: Any) -> str:
         each = " ".join(f"{value:.3f}" for value in start["accuracies"])
         rows.append((start["name"], f"{start['accuracy']:.3f}", _range(start["interval"]), each))
     where = f"on {result['split']}, {result['n']:,} images"
-    if result["split"] == "val":
+    if result["split"] == "val" and any(run["best_epoch"] is not None for run in result["runs"]):
         where += ", used for choosing the epoch: expect less on new pictures"
     return "\n".join(["", *table(rows), where, "", result["verdict"], result["report"]])
 

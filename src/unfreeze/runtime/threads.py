@@ -100,6 +100,15 @@ def set_threads(count: int) -> None:
 
 
 @contextlib.contextmanager
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """Within the block torch has one thread, where `wanted`: tiny operations are faster so."""
+    with threads_kept():
+        if wanted:
+            torch.set_num_threads(1)
+        yield
+
+
+@contextlib.contextmanager
 def threads_kept() -> Iterator[None]:
     """After the block torch has as many threads as before."""
     import torch

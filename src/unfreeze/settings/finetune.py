@@ -54,10 +54,16 @@ class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
     optimizer: str = knob("sgd", "which optimizer", choices=("sgd", "adamw", "lars"))
     momentum: float = knob(0.9, "momentum of sgd and lars", low=0, high=0.9999)
     weight_decay: float | None = knob(None, "weight decay (auto: 0.0001, or the sweep's)", low=0)
+    head_solver: str = knob(
+        "auto",
+        "how a linear head is fitted when everything else is frozen: auto solves it (logistic "
+        "regression on features), sgd trains it",
+        choices=("auto", "logistic", "sgd"),
+    )
     sweep: str = knob(
         "auto",
-        "with features kept for a linear head: try rates and weight decays that are not given at "
-        "once, and take the best on validation",
+        "with cached features for a linear head that is trained: try rates and weight decays that "
+        "are not given at once, and take the best on validation",
         choices=("auto", "off"),
     )
     schedule: str = knob(
@@ -97,11 +103,12 @@ class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
         "GiB of disk for everything kept; what was not used for longest makes room",
         low=0,
     )
-    select: str = knob(
-        "accuracy",
-        "what on the validation pictures picks the best epoch; balanced and macro-f1 count each "
-        "class the same",
-        choices=("accuracy", "balanced", "macro-f1", "loss"),
+    select: str | None = knob(
+        None,
+        "what on the validation images picks the best epoch; balanced and macro-f1 count each "
+        "class the same, last keeps the last epoch",
+        choices=("accuracy", "balanced", "macro-f1", "loss", "last"),
+        unset="accuracy; last below 50 validation images, which cannot choose",
     )
     val: float = knob(
         0.2, "share of train held out where there is no val", low=0, high=0.9, group="data"

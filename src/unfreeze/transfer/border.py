@@ -123,7 +123,7 @@ def _by_hook(network: nn.Module, two: Tensor, reason: NoBorder) -> Border:
     layer = _learner(network)
     if layer is None:
         raise reason
-    before, after = functools.partial(_fed, network, layer), network.get_submodule(layer)
+    before, after = functools.partial(input_of, network, layer), network.get_submodule(layer)
     kept = before(two)
     linear = _is_linear(network, layer)
     return Border(
@@ -142,8 +142,8 @@ class _Reached(Exception):
     """The layer that is waited for was called: the rest of the pass is not needed."""
 
 
-def _fed(network: nn.Module, layer: str, pictures: Tensor) -> Tensor:
-    """What `layer` is fed when `network` sees `pictures`."""
+def input_of(network: nn.Module, layer: str, pictures: Tensor) -> Tensor:
+    """What `layer` is fed when `network` sees `pictures`; what follows it is not run."""
     found = []
 
     def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

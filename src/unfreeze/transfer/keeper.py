@@ -21,7 +21,8 @@ from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.processes import Processes
 from unfreeze.transfer import holdout as held_out
 from unfreeze.transfer.border import Border, NoBorder, find_border
-from unfreeze.transfer.freeze import fingerprint
+from unfreeze.transfer.freeze import apply_freeze, fingerprint
+from unfreeze.transfer.head_solver import find_head_input
 from unfreeze.transfer.holdout import HoldOut
 from unfreeze.transfer.kept import Kept, Wanted, check_room, keep, make_room
 from unfreeze.transfer.shortcut import Held, Shortcut
@@ -63,6 +64,7 @@ class Keeping:
     about: Mapping[str, Any]
     train: Callable[[], str]
     val: Callable[[], str]
+    head: tuple[str, ...] = ()  # parameters of the head whose pooled input is kept, else a border
 
 
 class Keeper:
@@ -106,12 +108,18 @@ class Keeper:
         if not wanted(self.keeping.mode, stretch):
             return None
         try:
-            border = find_border(self.network, stretch.frozen, self.keeping.side)
+            border = self._border(stretch)
             self.network.eval()  # the trainer says when training begins
         except NoBorder as reason:
             console.say(f"Nothing is kept from epoch {stretch.first} on: {reason}.")
             return None
         return _Stretched(self, stretch, border, console, stop).shortcut()
+
+    def _border(self, stretch: Stretch) -> Border:
+        if self.keeping.head:
+            apply_freeze(self.network, stretch.frozen)
+            return find_head_input(self.network, self.keeping.head, self.keeping.side)
+        return find_border(self.network, stretch.frozen, self.keeping.side)
 
 
 class _Stretched:

@@ -13,6 +13,7 @@ DELICATE = ("alexnet", "vgg", "squeezenet")  # no normalisation: a usual rate ma
 USUAL = 224  # pixels: larger pictures are made smaller when nothing else says how large
 SMALLEST_MAP = 2
 DECAY = 1e-4
+ENOUGH_TO_CHOOSE = 50  # validation images; below, the best of many epochs is the luckiest
 Sides = Callable[[int], tuple[int, int] | None]
 
 # optimizer -> learning rate at a batch of 32: (new head alone, a trained network, from scratch)
@@ -107,6 +108,25 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
         weight_decay=decay,
     )
     return Plan(filled, preprocess, reasons)
+
+
+def selected(chosen: Plan, held_out: int) -> Plan:
+    """The plan with what picks the epoch, by the number of validation images."""
+    s = chosen.settings
+    if s.select is not None:
+        return chosen
+    reasons = dict(chosen.reasons)
+    if s.patience or held_out >= ENOUGH_TO_CHOOSE or not held_out:
+        select = "accuracy"
+        if s.patience and held_out < ENOUGH_TO_CHOOSE:
+            reasons["select"] = "--patience is given"
+    else:
+        select = "last"
+        reasons["select"] = (
+            f"{held_out} validation images cannot choose an epoch (from {ENOUGH_TO_CHOOSE} on they "
+            "do): the last one is kept, and they only measure"
+        )
+    return replace(chosen, settings=replace(s, select=select), reasons=reasons)
 
 
 def _balanced_once(s: FinetuneSettings) -> None:

@@ -113,6 +113,22 @@ class Trainer:
         self._load_best()
         return self._outcome(stop)
 
+    def conclude(self, line: dict[str, float], shortcut: Shortcut) -> None:
+        """Validate and save a network whose head was solved: no step is left to be done.
+
+        `line`: the numbers of a training line; `shortcut`: the features of the whole run.
+        """
+        self.step, self.images, self.line = self.total, int(line["total"]), line
+        self.shortcut = shortcut
+        place = {"step": self.step, "epoch": self.fit.epochs - 1}
+        self.folder.metric({**place, "split": "train", **line, "learning_rate": None})
+        if self.validate is not None:
+            with self.saves.deadline.timing("validation"):
+                found = self._validated(self.validate)
+            self.folder.metric({**place, "split": "val", **found})
+            self.figures = {"val_accuracy": found["accuracy"], "val_loss": found["loss"]}
+        self.saves.last(self.state())
+
     def state(self) -> dict[str, Any]:
         """Plain values and tensors: everything that resuming needs, and what the run is."""
         return {
@@ -234,9 +250,10 @@ class Trainer:
                 found = self._validated(self.validate)
             self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
             self.figures = {"val_accuracy": found["accuracy"], "val_loss": found["loss"]}
-            score = score_of(found, self.fit.select)
-            if self.selection.update(done - 1, found["accuracy"], found["loss"], score):
-                self._keep_best()
+            if self.fit.select != "last":
+                score = score_of(found, self.fit.select)
+                if self.selection.update(done - 1, found["accuracy"], found["loss"], score):
+                    self._keep_best()
         if self.fit.keep_every and done % self.fit.keep_every == 0:
             self.saves.own(self.state())
         ended = self.step == self.total or self.selection.exhausted
@@ -301,7 +318,10 @@ class Trainer:
         )
 
     def _accuracy(self) -> float | None:
-        return self.selection.accuracy if self.selection.epoch is not None else None
+        """Of the selected epoch; where none is selected, of the last one that was validated."""
+        if self.selection.epoch is not None:
+            return self.selection.accuracy
+        return self.figures["val_accuracy"]
 
     def _text(self) -> str:
         line = self.line

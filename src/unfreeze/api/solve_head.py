@@ -1,0 +1,143 @@
+"""A head that is solved: features from the cache, logistic regression, weights into the network."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unfreeze.api.fitting import Parts, before_training
+from unfreeze.api.job import Job
+from unfreeze.errors import DataError
+from unfreeze.probes.logistic import LogisticRegression, Positions, fit_logistic
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.deadline import Deadline
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.transfer.shortcut import Shortcut
+
+
+@dataclass(frozen=True)
+class SolvedHead:
+    """The numbers of a training line, and the features that it was solved on."""
+
+    line: dict[str, float]
+    shortcut: Shortcut
+
+
+def solve_head(
+    job: Job,
+    parts: Parts,
+    run: RunFolder,
+    console: Console,
+    deadline: Deadline,
+    *,
+    groups: Positions | None = None,
+) -> tuple[Job, SolvedHead | None]:
+    """Solve for the head and put it into the network.
+
+    Returns the job with what was chosen in its card, and what was solved. `groups` [N]: images that
+    stay together in cross-validation. Raises Interrupted where the run was to stop.
+    """
+    s, solved, began = job.plan.settings, None, time.monotonic()
+    with before_training(job, parts, run, deadline) as asked:
+        shortcut = parts.keeper.at(0, console, asked) if parts.keeper else None
+        if shortcut is None:
+            return job, None  # it was stopped, which the block says
+        ready = time.monotonic()
+        features, labels, images = _training_set(shortcut)
+        if not bool(torch.isfinite(features).all()):
+            raise DataError(
+                "The network's features are not finite numbers.",
+                "Check the weights: `unfreeze inspect` names tensors with NaN or infinite values.",
+            )
+        views = len(labels) // len(images)
+        own = images if groups is None else groups[images]
+        together = np.tile(own, views) if views > 1 or groups is not None else None
+
+        def fitted() -> LogisticRegression | None:
+            with console.progress("solving the head", 1):
+                return fit_logistic(
+                    features,
+                    labels,
+                    len(job.card.classes),
+                    class_weights=parts.class_weights,
+                    label_smoothing=s.label_smoothing,
+                    groups=together,
+                    seed=s.seed,
+                    stop=asked,
+                )
+
+        found = parts.processes.leads(fitted)
+        if found is not None:
+            _put(job, found)
+            job = _recorded(job, found, run, console, len(images))
+            times = {"seconds_data": ready - began, "seconds_step": time.monotonic() - ready}
+            rate = len(labels) / max(sum(times.values()), 1e-9)
+            line = {**_line(found, features, labels), "images_per_second": rate, **times}
+            solved = SolvedHead(line, shortcut)
+    return job, solved
+
+
+def _training_set(shortcut: Shortcut) -> tuple[Tensor, Tensor, Positions]:
+    """Features [V * N, D] and labels of all views, one view after the other; positions [N]."""
+    labels = shortcut.loader.dataset.labels
+    views = [torch.cat(list(held.blocks(copied=False))) for held in shortcut.views.values()]
+    features = torch.cat([view.float() for view in views])
+    return features, labels.repeat(len(views)).long(), np.arange(len(labels))
+
+
+def _put(job: Job, found: LogisticRegression) -> None:
+    layer = job.network.get_submodule(job.head[0].rpartition(".")[0])
+    with torch.no_grad():
+        weight: Any = layer.weight
+        bias: Any = layer.bias
+        weight.copy_(found.weight.reshape(weight.shape))
+        if bias is not None:
+            bias.copy_(found.bias)
+
+
+def _line(found: LogisticRegression, features: Tensor, labels: Tensor) -> dict[str, float]:
+    """What a training line says of the solved head, on the images that it was solved for."""
+    labels = labels.to(features.device)
+    weight, bias = found.weight.to(features.device), found.bias.to(features.device)
+    scores = functional.linear(features, weight, bias).double()
+    correct = int((scores.argmax(1) == labels).sum())
+    return {
+        "loss": float(functional.cross_entropy(scores, labels)),
+        "accuracy": correct / len(labels),
+        "correct": correct,
+        "total": len(labels),
+    }
+
+
+def _recorded(
+    job: Job, found: LogisticRegression, run: RunFolder, console: Console, images: int
+) -> Job:
+    """Every candidate in metrics.jsonl, the chosen one in the card and on the console."""
+    for one in found.candidates:
+        figures = {"accuracy": one.accuracy, "loss": one.loss, "temperature": one.temperature}
+        place = {"step": 0, "epoch": 0, "split": "cross-validation"}
+        run.metric({**place, "scaling": one.scaling, "strength": one.strength, **figures})
+    chosen = found.chosen
+    head: dict[str, Any] = {
+        "solver": "logistic regression",
+        "scaling": found.scaling,
+        "strength": found.strength,
+        "folds": found.folds,
+        "cv_accuracy": chosen.accuracy if chosen else None,
+        "cv_loss": chosen.loss if chosen else None,
+    }
+    if chosen is None:
+        console.say(
+            "Head solved by logistic regression; too few images of a class for cross-validation."
+        )
+    else:
+        how = f"{found.folds}-fold cross-validation on {images:,} training images"
+        console.say(
+            f"Head solved by logistic regression: {found.scaling} features, C {found.strength:g}, "
+            f"chosen by {how}: accuracy {chosen.accuracy:.3f}, loss {chosen.loss:.3f}."
+        )
+    return replace(job, card=replace(job.card, provenance={**job.card.provenance, "head": head}))
