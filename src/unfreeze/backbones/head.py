@@ -94,7 +94,6 @@ def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> li
     width = _hidden(kind)
     for name in names:
         model.set_submodule(name, _made(_layer(model, name), classes, kind, width))
-    _unbent(model, names, classes)
     if hasattr(model, "num_classes"):
         vars(model)["num_classes"] = classes  # torchvision and timm keep count there
     new = [
@@ -104,6 +103,7 @@ def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> li
         if id(parameter) not in old
     ]
     _prove(model, new, set() if kind == "append" else old, classes)
+    _unbent(model, names, classes)
     return new
 
 

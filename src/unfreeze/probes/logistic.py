@@ -25,12 +25,13 @@ Folds = list[tuple[Positions, Positions]]
 # scikit-learn's C, for features of mean square norm 1: from nearly no weights to nearly no penalty
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
 FOLDS = 5
-ONE_FOLD_FROM = 20_000  # samples, from which a single held-out fifth tells enough
+CHOOSE_FROM = 5_000  # samples that cross-validation looks at, at most
+ONE_FOLD_FROM = 2 * 10**7  # multiplications of one pass, from which one fold of five tells enough
 ITERATIONS = 300
 TRIAL_TOLERANCE = 1e-7
 TEMPERATURES = tuple(float(10**exponent) for exponent in np.linspace(-2, 1.5, 50))
 THREADS_FROM = 10**7  # multiplications of one pass, below which a second thread only waits
-FLOAT64_BYTES = 2**30  # features above this are kept in float32
+FLOAT64_BYTES = 2**28  # features above this are kept in float32
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,15 @@ def _fitted(
 ) -> LogisticRegression | None:
     labels = labels.to(features.device)
     weights = torch.tensor(class_weights or [1.0] * classes, device=features.device)
-    folds = split_folds(labels.cpu().numpy(), groups, seed)
+    some = np.sort(np.random.default_rng(seed).permutation(len(labels))[:CHOOSE_FROM])
+    at = torch.from_numpy(some).to(features.device)
+    own = None if groups is None else groups[some]
+    folds = split_folds(labels[at].cpu().numpy(), own, seed)
+    if features[at].numel() * classes > ONE_FOLD_FROM:
+        folds = folds[:1]
     candidates: list[Candidate] = []
     for scaling in SCALINGS if folds else ():
-        problem = Problem.of(scale(features, scaling), labels, weights, label_smoothing)
+        problem = Problem.of(scale(features[at], scaling), labels[at], weights, label_smoothing)
         candidates += problem.cross_validated(scaling.name, folds, stop)
     if stop():
         return None
@@ -330,8 +336,7 @@ def split_folds(
 ) -> Folds:
     """(training, held-out) positions, stratified, groups whole; [] where classes are too small.
 
-    As many folds as the median class has samples (or groups), at most 5; one of the five where
-    there are many samples.
+    As many folds as the median class has samples (or groups), at most 5.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -346,4 +351,4 @@ def split_folds(
         # a class with fewer samples than folds is in fewer of them, which is all right here
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         found = list(cut.split(labels, labels, groups))
-    return found[:1] if len(labels) > ONE_FOLD_FROM else found
+    return found

@@ -101,10 +101,17 @@ def set_threads(count: int) -> None:
 
 @contextlib.contextmanager
 def one_thread(wanted: bool = True) -> Iterator[None]:
-    """Within the block torch has one thread, where `wanted`: tiny operations are faster so."""
-    with threads_kept():
-        if wanted:
-            torch.set_num_threads(1)
+    """Within the block torch and the BLAS of NumPy and SciPy have one thread, where `wanted`.
+
+    Tiny operations are faster so, and beside another busy program many times faster.
+    """
+    if not wanted:
+        yield
+        return
+    from threadpoolctl import threadpool_limits
+
+    with threads_kept(), threadpool_limits(1, "blas"):
+        torch.set_num_threads(1)
         yield
 
 

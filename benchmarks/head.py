@@ -1,0 +1,294 @@
+"""A frozen network's head against scikit-learn: backbones x data sets x labels a class.
+
+    python benchmarks/head.py --photos photographs.zip --cifar cifar10.zip --scenes scenes.zip \
+        --squeezenet squeezenet1_1.pth --efficientnet lite0.pth --scratch .bench/head --json head.json
+
+`unfreeze embed` gives the features of every image once. From them the head is solved as `finetune
+--freeze all` solves it, and scikit-learn's logistic regression is fitted in several usual ways, on
+the same images: 1, 5, 10 and 50 labels a class, five seeds, judged on the same test images. Once
+for each backbone and data set the whole command (`finetune`, `evaluate`) is run, to show that it
+gives what the solver gives. `--photos`: `DIR/<class>/*.jpg`; `--cifar`: `cifar10/test/<class>/*`;
+`--scenes`: `DIR/{images,masks}/<split>/*`, of which patches are named by their largest class.
+What stands in `--scratch` is not done again.
+"""
+
+import argparse
+import io
+import json
+import platform
+import time
+import warnings
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+
+import unfreeze
+from unfreeze.probes.logistic import fit_logistic
+
+LABELS, SEEDS = (1, 5, 10, 50), 5
+TRAIN, TEST = 60, 100  # images of each class: to draw labels from, and to judge by
+UNTRAINED = ("resnet18", "mobilenet_v3_small", "vgg11", "timm/convnext_atto")
+PATCH = 64
+
+Images = Iterator[tuple[str, Image.Image]]
+
+
+def photographs(path: str) -> Images:
+    """(class, image) of `DIR/<class>/*.jpg`."""
+    with zipfile.ZipFile(path) as members:
+        for name in sorted(members.namelist()):
+            if name.lower().endswith((".jpg", ".png")):
+                yield name.split("/")[-2], Image.open(io.BytesIO(members.read(name)))
+
+
+def cifar(path: str) -> Images:
+    """The test images, which no own run was pretrained on."""
+    with zipfile.ZipFile(path) as members:
+        for name in sorted(members.namelist()):
+            if "/test/" in name and name.endswith(".jpg"):
+                yield name.split("/")[2], Image.open(io.BytesIO(members.read(name)))
+
+
+def digits() -> Images:
+    """scikit-learn's handwritten digits, at 32 pixels."""
+    found = load_digits()
+    for image, label in zip(found.images, found.target, strict=True):
+        pixels = Image.fromarray((image * 15.9).astype(np.uint8))
+        yield str(label), pixels.resize((32, 32), Image.Resampling.BICUBIC)
+
+
+def patches(path: str) -> Images:
+    """Squares of street scenes, more than three fifths of which are of one class."""
+    draw = np.random.default_rng(0)
+    with zipfile.ZipFile(path) as members:
+        for name in sorted(members.namelist()):
+            if "/images/" not in name or not name.endswith(".jpg"):
+                continue
+            mask_name = name.replace("/images/", "/masks/").rsplit(".", 1)[0] + ".png"
+            image = Image.open(io.BytesIO(members.read(name))).convert("RGB")
+            mask = np.array(Image.open(io.BytesIO(members.read(mask_name))))
+            for _ in range(60):
+                top = int(draw.integers(0, mask.shape[0] - PATCH))
+                left = int(draw.integers(0, mask.shape[1] - PATCH))
+                inside = mask[top : top + PATCH, left : left + PATCH]
+                label, count = Counter(inside.ravel().tolist()).most_common(1)[0]
+                if label < 11 and count > 0.6 * PATCH**2:
+                    yield str(label), image.crop((left, top, left + PATCH, top + PATCH))
+
+
+def laid_out(images: Images, folder: Path) -> Path:
+    """`folder/{train,test}/<class>/`: TRAIN and at most TEST images of each class that has enough."""
+    if folder.exists():
+        return folder
+    by_class = defaultdict(list)
+    for label, image in images:
+        by_class[label].append(image.convert("RGB"))
+    for label, own in by_class.items():
+        if len(own) < 1.5 * TRAIN:
+            continue
+        order = np.random.default_rng(0).permutation(len(own))
+        for split, some in (("train", order[:TRAIN]), ("test", order[TRAIN : TRAIN + TEST])):
+            target = folder / split / f"class-{label}"
+            target.mkdir(parents=True)
+            for number in some:
+                own[number].save(target / f"{number:04d}.png")
+    return folder
+
+
+def backbones(args: argparse.Namespace, data: dict[str, Path]) -> dict[str, dict]:
+    """Name -> what `finetune` and `embed` are told of it. Own runs are pretrained here."""
+    found: dict[str, dict] = {}
+    if args.squeezenet:
+        found["squeezenet1_1, ImageNet"] = {"weights": args.squeezenet, "arch": "squeezenet1_1"}
+    if args.efficientnet:
+        arch = "timm/tf_efficientnet_lite0"
+        found["efficientnet_lite0, ImageNet"] = {"weights": args.efficientnet, "arch": arch}
+    runs = args.scratch / "runs"
+    small = {"image_size": 64, "batch_size": 32, "device": "cpu", "tune": "off"}
+    own = {
+        **{f"{arch.split('/')[-1]}, untrained": {"arch": arch, "epochs": 0} for arch in UNTRAINED},
+        "vit_tiny, untrained": {
+            "arch": "timm/vit_tiny_patch16_224",
+            "epochs": 0,
+            "image_size": 224,
+        },
+        "unfreeze/small, SwAV": {"arch": "unfreeze/small", "epochs": args.epochs},
+        "resnet18, SwAV": {"arch": "resnet18", "epochs": args.epochs, "stem": "small"},
+        "squeezenet1_1, SwAV": {"arch": "squeezenet1_1", "epochs": args.epochs},
+    }
+    for name, settings in own.items():
+        run = runs / name.replace("/", "-").replace(", ", "-")
+        source = data["photos"] if name.startswith("squeezenet") else data["cifar"]
+        if name.startswith("squeezenet") and args.squeezenet:
+            settings |= {"init": args.squeezenet, "stem": "imagenet"}
+        if not (run / "model" / "model.json").exists():
+            unfreeze.pretrain(
+                str(source), out=str(run), overwrite=run.exists(), **{**small, **settings}
+            )
+        found[name] = {"weights": str(run)}
+    return found
+
+
+def embedded(data: Path, backbone: dict, out: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features [N, D], labels [N], and whether each image is of `train`."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfreeze.embed(backbone["weights"], str(data), out=str(out), **_arch(backbone))
+    found = np.load(out)
+    train = np.array([path.startswith("train/") for path in found["paths"]])
+    return found["features"], found["labels"], train
+
+
+def _arch(backbone: dict) -> dict:
+    return {"arch": backbone["arch"]} if "arch" in backbone else {}
+
+
+WAYS: dict[str, Callable[[], object]] = {
+    "raw, C=1": lambda: LogisticRegression(max_iter=1000),
+    "standardised, C=1": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+    "unit norm, C=1": lambda: make_pipeline(Normalizer(), LogisticRegression(max_iter=1000)),
+}
+CHOSEN: dict[str, Callable[[int], object]] = {
+    "standardised, C by cross-validation": lambda folds: make_pipeline(
+        StandardScaler(), LogisticRegressionCV(Cs=7, cv=folds, max_iter=300)
+    ),
+    "unit norm, C by cross-validation": lambda folds: make_pipeline(
+        Normalizer(), LogisticRegressionCV(Cs=7, cv=folds, max_iter=300)
+    ),
+}
+
+
+def cell(features: np.ndarray, labels: np.ndarray, train: np.ndarray, count: int) -> dict:
+    """Accuracies of `count` labels a class over the seeds: ours, and each of scikit-learn's ways."""
+    found: dict[str, list[float]] = defaultdict(list)
+    classes, test = int(labels.max()) + 1, np.flatnonzero(~train)
+    seconds = 0.0
+    for seed in range(SEEDS):
+        order = np.random.default_rng(seed).permutation(np.flatnonzero(train))
+        some = np.concatenate([order[labels[order] == one][:count] for one in range(classes)])
+        x, y = features[some], labels[some]
+        began = time.perf_counter()
+        fitted = fit_logistic(torch.from_numpy(x), torch.from_numpy(y).long(), classes, seed=seed)
+        seconds += time.perf_counter() - began
+        assert fitted is not None
+        scores = features[test] @ fitted.weight.numpy().T + fitted.bias.numpy()
+        found["ours"].append(float((scores.argmax(1) == labels[test]).mean()))
+        ways = dict(WAYS)
+        if count >= 5:
+            ways |= {name: lambda make=make: make(5) for name, make in CHOSEN.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of iterations and of arguments that will be renamed
+            for name, make in ways.items():
+                model = make().fit(x, y)  # type: ignore[attr-defined]
+                found[name].append(float(model.score(features[test], labels[test])))
+    return {"accuracies": dict(found), "seconds": seconds / SEEDS}
+
+
+def judged(result: dict) -> dict:
+    """The best of scikit-learn's ways on the mean, and ours beside it, paired by seed."""
+    accuracies = {name: np.array(values) for name, values in result["accuracies"].items()}
+    ours = accuracies.pop("ours")
+    best = max(accuracies, key=lambda name: accuracies[name].mean())
+    gap = ours - accuracies[best]
+    return {
+        "ours": float(ours.mean()),
+        "sklearn": float(accuracies[best].mean()),
+        "way": best,
+        "difference": float(gap.mean()),
+        "error": float(gap.std(ddof=1) / np.sqrt(len(gap))),
+    }
+
+
+def command(data: Path, backbone: dict, run: Path, features: tuple) -> dict:
+    """`finetune --freeze all` and `evaluate` with 10 labels a class, and the solver on `embed`."""
+    values, labels, train = features
+    done = run / "command.json"
+    if not done.exists():
+        unfreeze.finetune(
+            str(data),
+            out=str(run),
+            overwrite=run.exists(),
+            freeze="all",
+            labels_per_class=10,
+            val=0,
+            **backbone,
+        )
+        accuracy = unfreeze.evaluate(str(run), str(data)).accuracy
+        done.write_text(json.dumps({"accuracy": accuracy}))
+    lines = (run / "split.csv").read_text().splitlines()[1:]
+    used = {line.split(",")[0] for line in lines if line.endswith(",train")}
+    paths = np.load(run.parent.parent / "features" / f"{run.name}.npz")["paths"]
+    some = np.array([place for place, path in enumerate(paths) if path in used])
+    fitted = fit_logistic(
+        torch.from_numpy(values[some]),
+        torch.from_numpy(labels[some]).long(),
+        int(labels.max()) + 1,
+    )
+    assert fitted is not None
+    scores = values[~train] @ fitted.weight.numpy().T + fitted.bias.numpy()
+    return {
+        **json.loads(done.read_text()),
+        "solver": float((scores.argmax(1) == labels[~train]).mean()),
+    }
+
+
+def main() -> None:
+    """All cells, one line each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("photos", "cifar", "scenes", "squeezenet", "efficientnet"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--epochs", type=int, default=10, help="of own pretraining runs")
+    parser.add_argument("--scratch", type=Path, required=True)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    sources = {
+        "photos": lambda: photographs(args.photos),
+        "cifar": lambda: cifar(args.cifar),
+        "digits": digits,
+        "patches": lambda: patches(args.scenes),
+    }
+    data = {name: laid_out(make(), args.scratch / name) for name, make in sources.items()}
+    rows = []
+    for name, backbone in backbones(args, data).items():
+        for source, folder in data.items():
+            slug = f"{source}-{name}".replace("/", "-").replace(", ", "-")
+            found = embedded(folder, backbone, args.scratch / "features" / f"{slug}.npz")
+            norm = float(np.linalg.norm(found[0], axis=1).mean())
+            whole = command(folder, backbone, args.scratch / "commands" / slug, found)
+            for count in LABELS:
+                result = cell(*found, count)
+                row = {
+                    "backbone": name,
+                    "data": source,
+                    "labels": count,
+                    "norm": norm,
+                    **judged(result),
+                    **result,
+                    "command": whole,
+                }
+                rows.append(row)
+                print(
+                    f"{name:30} {source:8} {count:3} norm {norm:7.1f}  ours {row['ours']:.3f}  "
+                    f"scikit-learn {row['sklearn']:.3f} ({row['way']})  "
+                    f"{row['difference']:+.3f} ± {row['error']:.3f}  {row['seconds']:.2f} s",
+                    flush=True,
+                )
+            print(f"    command {whole['accuracy']:.3f}, solver {whole['solver']:.3f}", flush=True)
+            if args.json:
+                about = {"machine": platform.processor(), "torch": torch.__version__}
+                args.json.write_text(json.dumps({**about, "rows": rows}, indent=1))
+    below = [row for row in rows if row["difference"] < -0.01]
+    print(f"{len(rows)} cells, {len(below)} more than a point below scikit-learn's best")
+
+
+if __name__ == "__main__":
+    main()
