@@ -1,7 +1,8 @@
 """A frozen network's head against scikit-learn: backbones x data sets x labels a class.
 
     python benchmarks/head.py --photos photographs.zip --cifar cifar10.zip --scenes scenes.zip \
-        --squeezenet squeezenet1_1.pth --efficientnet lite0.pth --scratch .bench/head --json head.json
+        --squeezenet squeezenet1_1.pth --efficientnet lite0.pth --scratch .bench/head \
+        --json head.json
 
 `unfreeze embed` gives the features of every image once. From them the head is solved as `finetune
 --freeze all` solves it, and scikit-learn's logistic regression is fitted in several usual ways, on
@@ -37,6 +38,7 @@ from unfreeze.probes.logistic import fit_logistic
 LABELS, SEEDS = (1, 5, 10, 50), 5
 TRAIN, TEST = 60, 100  # images of each class: to draw labels from, and to judge by
 UNTRAINED = ("resnet18", "mobilenet_v3_small", "vgg11", "timm/convnext_atto")
+VIT = {"arch": "timm/vit_tiny_patch16_224", "image_size": 224}
 PATCH = 64
 
 Images = Iterator[tuple[str, Image.Image]]
@@ -86,7 +88,7 @@ def patches(path: str) -> Images:
 
 
 def laid_out(images: Images, folder: Path) -> Path:
-    """`folder/{train,test}/<class>/`: TRAIN and at most TEST images of each class that has enough."""
+    """`folder/{train,test}/<class>/`: TRAIN and at most TEST images of each class with enough."""
     if folder.exists():
         return folder
     by_class = defaultdict(list)
@@ -114,13 +116,10 @@ def backbones(args: argparse.Namespace, data: dict[str, Path]) -> dict[str, dict
         found["efficientnet_lite0, ImageNet"] = {"weights": args.efficientnet, "arch": arch}
     runs = args.scratch / "runs"
     small = {"image_size": 64, "batch_size": 32, "device": "cpu", "tune": "off"}
+    start = {"epochs": 0, "stem": "imagenet"}
     own = {
-        **{f"{arch.split('/')[-1]}, untrained": {"arch": arch, "epochs": 0} for arch in UNTRAINED},
-        "vit_tiny, untrained": {
-            "arch": "timm/vit_tiny_patch16_224",
-            "epochs": 0,
-            "image_size": 224,
-        },
+        **{f"{arch.split('/')[-1]}, untrained": {"arch": arch, **start} for arch in UNTRAINED},
+        "vit_tiny, untrained": {**VIT, **start},
         "unfreeze/small, SwAV": {"arch": "unfreeze/small", "epochs": args.epochs},
         "resnet18, SwAV": {"arch": "resnet18", "epochs": args.epochs, "stem": "small"},
         "squeezenet1_1, SwAV": {"arch": "squeezenet1_1", "epochs": args.epochs},
@@ -168,7 +167,7 @@ CHOSEN: dict[str, Callable[[int], object]] = {
 
 
 def cell(features: np.ndarray, labels: np.ndarray, train: np.ndarray, count: int) -> dict:
-    """Accuracies of `count` labels a class over the seeds: ours, and each of scikit-learn's ways."""
+    """Accuracies of `count` labels a class over the seeds: ours, and scikit-learn's ways."""
     found: dict[str, list[float]] = defaultdict(list)
     classes, test = int(labels.max()) + 1, np.flatnonzero(~train)
     seconds = 0.0

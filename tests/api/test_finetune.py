@@ -20,7 +20,10 @@ from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
 from unfreeze.runtime.runfolder import RunFolder, read_metrics
 from unfreeze.transfer.trainer import Trainer
 
-TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}
+TINY = {
+    **{"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"},
+    "select": "accuracy",  # five validation images are too few unless it is asked for
+}
 COLOURS = {"red": 8, "green": 8, "blue": 8}
 FIELDS = [
     *("run", "arch", "classes", "epochs", "best_epoch", "val_accuracy", "parameters_trainable"),

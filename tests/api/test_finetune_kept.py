@@ -27,7 +27,16 @@ from unfreeze.transfer.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 COLOURS = {"red": 8, "green": 8, "blue": 8}
-HOW = {"arch": "unfreeze/tiny", "freeze": "all", "precision": "fp32", "epochs": 4, "image_size": 16}
+HOW = {
+    **{
+        "arch": "unfreeze/tiny",
+        "freeze": "all",
+        "precision": "fp32",
+        "epochs": 4,
+        "image_size": 16,
+    },
+    **{"head_solver": "sgd", "select": "accuracy"},  # what is trained, and chosen, here
+}
 PAIR = {"lr": 0.05, "weight_decay": 1e-4}
 
 

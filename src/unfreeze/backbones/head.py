@@ -16,6 +16,10 @@ class NoHead(nn.Identity):
     """Stands where a head was taken off, so that nobody mistakes an inner layer for the head."""
 
 
+class NoActivation(nn.Identity):
+    """Stands where an activation behind the head was taken away."""
+
+
 def find_head(model: nn.Module) -> str:
     """Dotted name of the layer that makes the class scores (the first, if there are several).
 
@@ -56,6 +60,11 @@ def is_headless(model: nn.Module) -> bool:
 def places_without(model: nn.Module) -> tuple[str, ...]:
     """Dotted names of the places from which a head was taken off."""
     return tuple(name for name, module in model.named_modules() if isinstance(module, NoHead))
+
+
+def removed_activations(model: nn.Module) -> tuple[str, ...]:
+    """Dotted names of the places from which an activation behind the head was taken away."""
+    return tuple(name for name, module in model.named_modules() if isinstance(module, NoActivation))
 
 
 def headless(model: nn.Module) -> int:
@@ -108,7 +117,7 @@ def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> li
 
 
 def _unbent(model: nn.Module, names: Sequence[str], classes: int) -> None:
-    """Replace activations behind the scoring layers by Identity.
+    """Take away activations behind the scoring layers.
 
     SqueezeNet has a ReLU there. In a network that was trained with it that is harmless; a new head
     dies of it: a class whose scores start below 0 never gets a gradient.
@@ -118,7 +127,7 @@ def _unbent(model: nn.Module, names: Sequence[str], classes: int) -> None:
     for name, place in seen.order.items():
         module = model.get_submodule(name)
         if place > last and isinstance(module, ACTIVATIONS) and classes in seen.shapes[name]:
-            model.set_submodule(name, nn.Identity())
+            model.set_submodule(name, NoActivation())
 
 
 def _hidden(kind: str) -> int:

@@ -25,12 +25,12 @@ def torchvision_options(subject: Subject) -> dict[str, Any]:
 
 
 def from_torchvision(subject: Subject) -> nn.Module:
-    """The untrained network of that name, without a head for a backbone."""
+    """The untrained network of that name, without the layers that ours has not."""
     import torchvision
 
     options = torchvision_options(subject)
     network: nn.Module = torchvision.models.get_model(subject.name, weights=None, **options)
-    for place in subject.missing:
+    for place in subject.identities:
         network.set_submodule(place, nn.Identity())
     return network
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from unfreeze.backbones.build import OWN, WIDE
-from unfreeze.backbones.head import places_without
+from unfreeze.backbones.head import places_without, removed_activations
 from unfreeze.checkpoints.modelfile import ModelCard, card_of, model_folder
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.transfer.predictor import load_classifier, load_features
@@ -51,6 +51,11 @@ class Subject:
     def gives(self) -> str:
         """What comes out: `scores` or `features`."""
         return "features" if self.missing else "scores"
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """Dotted names of the places where the library's network has a layer and this has none."""
+        return (*self.missing, *removed_activations(self.network))
 
     def tensors(self) -> dict[str, Tensor]:
         """The state dict: plain names, no wrapper's prefix."""

@@ -48,5 +48,5 @@ def network_lines(subject: Subject) -> list[str]:
     given = "".join(f", {name}={value}" for name, value in torchvision_options(subject).items())
     return [
         f'model = torchvision.models.get_model("{subject.name}", weights=None{given})',
-        *(f'model.set_submodule("{place}", torch.nn.Identity())' for place in subject.missing),
+        *(f'model.set_submodule("{place}", torch.nn.Identity())' for place in subject.identities),
     ]

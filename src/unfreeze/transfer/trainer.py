@@ -127,6 +127,7 @@ class Trainer:
                 found = self._validated(self.validate)
             self.folder.metric({**place, "split": "val", **found})
             self.figures = {"val_accuracy": found["accuracy"], "val_loss": found["loss"]}
+            self.saves.best(self.state())
         self.saves.last(self.state())
 
     def state(self) -> dict[str, Any]:
@@ -257,6 +258,8 @@ class Trainer:
         if self.fit.keep_every and done % self.fit.keep_every == 0:
             self.saves.own(self.state())
         ended = self.step == self.total or self.selection.exhausted
+        if self.step == self.total and self.validate is not None and self.fit.select == "last":
+            self.saves.best(self.state())  # the weights that are kept, whatever picked them
         if ended or self._due(done):
             self.saves.last(self.state())
 
