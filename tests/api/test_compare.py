@@ -199,7 +199,7 @@ def test_of_several_rates_validation_picks_and_only_that_run_sees_test(data, goo
 
 
 def test_a_head_that_sweeps_by_itself_needs_no_rates(data, good, tmp_path):
-    kept = {**ONE, "epochs": 3, "cache": "features"}
+    kept = {**ONE, "epochs": 3, "cache": "features", "select": "accuracy", "head_solver": "sgd"}
     found = compare(data, ["none", good], out=str(tmp_path / "a"), seeds=1, freeze="all", **kept)
     assert found.rates == "several" and all(one.tried > 1 for one in found.runs)
     for one in found.runs:

@@ -20,7 +20,7 @@ from unfreeze.transfer import kept
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "precision": "fp32", "epochs": 3}
-FROZEN = {**TINY, "freeze": "all", "augment": "none", "sweep": "off"}
+FROZEN = {**TINY, "freeze": "all", "augment": "none", "sweep": "off", "select": "accuracy"}
 
 
 @pytest.fixture(scope="module")
@@ -191,4 +191,4 @@ def test_seeds_and_pictures_both_widen_the_interval():
     more = all_of(parts(80, 80, 80), 250, folds=0)  # some were held out by two of the three
     assert same.n == 100 and more.n == 250 and more.interval[0] > same.interval[0]
     assert "other pictures held out" in sentence(more)
-    assert "2 folds, 3 seeds" in sentence(apart) and "0.800 of 100 pictures" in sentence(apart)
+    assert "2 folds, 3 seeds" in sentence(apart) and "0.800 of 100 images" in sentence(apart)

@@ -43,7 +43,7 @@ class StartResult:
     accuracies: list[float]
     balanced_accuracy: float
     image_size: int
-    rates: list[float]
+    rates: list[float | None]
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,9 @@ class Comparison:
 
     `same_pictures`: whether, seed by seed, all starts trained on and chose by the same pictures,
     as their split.csv say. `rates`: "one" learning rate was given for all, the best of "several" on
-    validation was taken for each start and seed, or each start had its "own" usual one. `frozen`:
-    only heads learned, so that a start from nothing is a frozen random network.
+    validation was taken for each start and seed, each start had its "own" usual one, or "none" was
+    needed because heads were solved. `frozen`: only heads learned, so that a start from nothing is
+    a frozen random network.
     """
 
     out: str
@@ -230,6 +231,8 @@ def _result(
     about = {"n": first.n, "split": first.split, "seeds": len(seeds), "same": same}
     chosen = "several" if all(f.outcome.tried > 1 for f in found) else "own"
     about["frozen"] = s.freeze == "all" and s.unfreeze_at is None
+    if all(f.outcome.lr is None for f in found):
+        chosen = "none"
     about["rates"] = "one" if s.lr is not None else chosen
     out = Path(str(s.out))
     return Comparison(
@@ -305,9 +308,11 @@ def _show(ready: list[Start], judge: dict[str, Any], s: CompareSettings, console
     rates = f"the best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""
     for start in ready:
         p = start.plan.settings
+        how = f"{p['epochs']} epochs, batch {p['batch_size']}, lr {rates or p['lr']}"
+        if p["head_solver"] == "logistic":
+            how = "the head is solved by logistic regression"
         console.say(
-            f"  {start.name}: {p['arch']}, stem {p['stem']}, {p['image_size']} pixels, "
-            f"{p['epochs']} epochs, batch {p['batch_size']}, lr {rates or format(p['lr'], 'g')}"
+            f"  {start.name}: {p['arch']}, stem {p['stem']}, {p['image_size']} pixels, {how}"
         )
 
 

@@ -48,7 +48,8 @@ class Repeated:
     """Accuracy on `n` different pictures held out, over folds and seeds, with its 95 % interval.
 
     `accuracy` is of the last epochs: no held-out picture chose them (a sweep of rates, where there
-    is one, was judged by them: `chose`). `selected` is of the epochs that they chose. `accuracies`
+    is one, was judged by them: `chose`, "nothing" where they chose nothing at all). `selected` is
+    of the epochs that they chose. `accuracies`
     are those of each seed, over all its folds.
     """
 
@@ -88,6 +89,8 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
             f"held out right in the last epoch, {part.correct / part.n:.3f} in the chosen one"
         )
     chose = "rates, too" if main.job.sweep or main.job.tried else "the epoch alone"
+    if main.job.plan.settings.select == "last":
+        chose = "nothing"
     held = np.unique(np.concatenate([portions.val for *_, portions in trials]))
     found = summed(parts, chose, folds=s.folds, pictures=len(held))
     scene.processes.leads(lambda: write_json(main.run.file("folds.json"), asdict(found)))
@@ -142,10 +145,14 @@ def sentence(found: Repeated) -> str:
     how = "the same pictures" if again else "other pictures held out"
     how = f"{found.folds} folds" if found.folds else how
     seeds = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
+    said = (
+        f"Held out in turn ({how}{seeds}): {found.accuracy:.3f} of {found.n:,} images right "
+        f"[{low:.3f}, {high:.3f}]"
+    )
+    if found.chose == "nothing":
+        return f"{said}."
     return (
-        f"Held out in turn ({how}{seeds}): {found.accuracy:.3f} of {found.n:,} pictures right in "
-        f"the last epoch [{low:.3f}, {high:.3f}]; in the epoch that they chose themselves "
-        f"{found.selected:.3f}."
+        f"{said} in the last epoch; in the epoch that they chose themselves {found.selected:.3f}."
     )
 
 

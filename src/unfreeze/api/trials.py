@@ -57,7 +57,7 @@ class Outcome:
     run: str
     arch: str
     image_size: int
-    lr: float
+    lr: float | None  # None: the head was solved, not trained
     tried: int
     epochs: int
     best_epoch: int | None
@@ -122,7 +122,8 @@ def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
 def _validation_loss(run: FinetuneResult) -> float:
     """Of the selected epoch, from the run's records."""
     lines = [m for m in read_metrics(run.run) if m.get("split") == "val"]
-    return float(next(m["loss"] for m in lines if m["epoch"] == run.best_epoch))
+    best = lines[-1]["epoch"] if run.best_epoch is None else run.best_epoch
+    return float(next(m["loss"] for m in lines if m["epoch"] == best))
 
 
 def _judged(
@@ -139,7 +140,7 @@ def _judged(
         run=made.run,
         arch=made.arch,
         image_size=int(resolved["image_size"]),
-        lr=float(resolved["lr"]),
+        lr=resolved.get("lr"),
         tried=runs * max(1, len(resolved["facts"].get("tried", ()))),  # a head may sweep by itself
         epochs=made.epochs,
         best_epoch=made.best_epoch,

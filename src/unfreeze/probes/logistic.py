@@ -126,7 +126,7 @@ class Scaled:
 def scale(features: Tensor, scaling: Scaling) -> Scaled:
     """Centre and scale features [N, D] so that their mean square norm is 1.
 
-    A constant feature becomes 0 and gets no weight.
+    A feature that is always 0 gets no weight.
     """
     raw = features.to(torch.float64 if features.numel() * 8 <= FLOAT64_BYTES else torch.float32)
     values = raw

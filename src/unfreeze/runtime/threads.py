@@ -111,7 +111,7 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
     from threadpoolctl import threadpool_limits
 
     with threads_kept(), threadpool_limits(1, "blas"):
-        torch.set_num_threads(1)
+        set_threads(1)
         yield
 
 
