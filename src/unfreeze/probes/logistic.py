@@ -55,7 +55,7 @@ SCALINGS = (
     Scaling("centred", unit=False, shrinkage=math.inf),
 )
 # without cross-validation, as with one sample a class: best over six networks (docs/LOG.md)
-DEFAULT = (SCALINGS[0], 10.0)
+DEFAULT = (SCALINGS[0].name, 10.0)
 
 
 @dataclass(frozen=True)
@@ -167,52 +167,29 @@ def fit_logistic(
 
     `features` [N, D] float, `labels` [N] int64. `class_weights`: what a sample of each class counts
     in the loss, () where all count the same. `label_smoothing`: share of each label that is spread
-    over all classes. `groups` [N]: samples that stay together in cross-validation. Scaling and
-    strength are those with the lowest cross-validated log loss.
+    over all classes. `groups` [N]: samples that stay together in cross-validation, by which
+    `choose` takes scaling and strength.
     """
-    with one_thread(features.numel() * classes < THREADS_FROM and features.device.type == "cpu"):
-        return _fitted(
-            features, labels, classes, class_weights, label_smoothing, groups, seed, stop
-        )
-
-
-def _fitted(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    class_weights: Sequence[float],
-    label_smoothing: float,
-    groups: Positions | None,
-    seed: int,
-    stop: Callable[[], bool],
-) -> LogisticRegression | None:
     labels = labels.to(features.device)
     weights = torch.tensor(class_weights or [1.0] * classes, device=features.device)
     some = np.sort(np.random.default_rng(seed).permutation(len(labels))[:CHOOSE_FROM])
     at = torch.from_numpy(some).to(features.device)
-    own = None if groups is None else groups[some]
-    folds = split_folds(labels[at].cpu().numpy(), own, seed)
+    folds = split_folds(labels[at].cpu().numpy(), None if groups is None else groups[some], seed)
     if features[at].numel() * classes > ONE_FOLD_FROM:
         folds = folds[:1]
-    candidates: list[Candidate] = []
-    for scaling in SCALINGS if folds else ():
-        problem = Problem.of(scale(features[at], scaling), labels[at], weights, label_smoothing)
-        candidates += problem.cross_validated(scaling.name, folds, stop)
-    if stop():
-        return None
-    taken, strength = DEFAULT
-    if candidates:
-        best = choose(candidates)
-        taken = next(s for s in SCALINGS if s.name == best.scaling)
-        strength = best.strength
-    scaled = scale(features, taken)
-    layer = Problem.of(scaled, labels, weights, label_smoothing).solve(strength)
+    with one_thread(features.numel() * classes < THREADS_FROM and features.device.type == "cpu"):
+        candidates: list[Candidate] = []
+        for scaling in SCALINGS if folds else ():
+            trial = Problem.of(scale(features[at], scaling), labels[at], weights, label_smoothing)
+            candidates += trial.cross_validated(scaling.name, folds, stop)
+        if stop():
+            return None
+        best = choose(candidates) if candidates else None
+        name, strength = (best.scaling, best.strength) if best else DEFAULT
+        scaled = scale(features, next(one for one in SCALINGS if one.name == name))
+        layer = Problem.of(scaled, labels, weights, label_smoothing).solve(strength)
     return LogisticRegression(
-        *scaled.layer(*layer),
-        scaling=taken.name,
-        strength=strength,
-        folds=len(folds),
-        candidates=tuple(candidates),
+        *scaled.layer(*layer), name, strength, folds=len(folds), candidates=tuple(candidates)
     )
 
 
