@@ -121,7 +121,7 @@ def backbones(args: argparse.Namespace, data: dict[str, Path]) -> dict[str, dict
         **{f"{arch.split('/')[-1]}, untrained": {"arch": arch, **start} for arch in UNTRAINED},
         "vit_tiny, untrained": {**VIT, **start},
         "unfreeze/small, SwAV": {"arch": "unfreeze/small", "epochs": args.epochs},
-        "resnet18, SwAV": {"arch": "resnet18", "epochs": args.epochs, "stem": "imagenet"},
+        "resnet18, SwAV": {"arch": "resnet18", "epochs": args.epochs, "epsilon": 0.03},
         "squeezenet1_1, SwAV": {"arch": "squeezenet1_1", "epochs": args.epochs},
     }
     for name, settings in own.items():

@@ -69,7 +69,7 @@ class Parts:
             job.network,
             self.loader,
             fit(job, self.class_weights),
-            prepare=partial(_prepare, job.plan.preprocess),
+            prepare=partial(prepared, job.plan.preprocess),
             validate=partial(self.holdout.record, job.network) if self.holdout else None,
             freeze=job.schedule,
             saves=Saves(run, self.processes),
@@ -86,7 +86,7 @@ def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None =
     Features that are kept are those of `pool`, where there is one.
     """
     s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
-    prepare, device = partial(_prepare, preprocess), next(network.parameters()).device
+    prepare, device = partial(prepared, preprocess), next(network.parameters()).device
     loader = Loader(
         ready.train,
         maker(s.augment, preprocess, s.seed),
@@ -306,7 +306,8 @@ def _keeping(
     )
 
 
-def _prepare(preprocess: Preprocess, batch: Tensor) -> Tensor:
+def prepared(preprocess: Preprocess, batch: Tensor) -> Tensor:
+    """The network's input [B, 3, S, S] of uint8 [B, S, S, 3]."""
     return normalise(batch, preprocess.mean, preprocess.std)
 
 

@@ -61,6 +61,12 @@ class Job:
         return self.schedule.always
 
     @property
+    def trains_head_alone(self) -> bool:
+        """Whether no epoch trains anything but the new head."""
+        names = {name for name, _ in self.network.named_parameters()}
+        return names - self.frozen <= set(self.head)
+
+    @property
     def counts(self) -> tuple[int, int]:
         """(trainable, frozen) parameters."""
         sizes = {name: p.numel() for name, p in self.network.named_parameters()}

@@ -12,6 +12,7 @@ from torch import nn
 from unfreeze import __version__
 from unfreeze.api.alike import refuse_others
 from unfreeze.api.fitting import Parts, assemble, rated, swept
+from unfreeze.api.head_scale import fitted_to_features
 from unfreeze.api.job import Job, begun, checkpoint, continued, opened, threads_of
 from unfreeze.api.labelling import Checked, Labelled
 from unfreeze.api.solve_head import solve_head
@@ -131,6 +132,7 @@ def tuned(
             groups=ready.groups(job.plan.settings.group_by),
         )
     elif it.state is None:
+        job = fitted_to_features(job, parts)
         job = swept(job, parts, run, console, scene.deadline)
         job = rated(job, parts, run, scene.found.fingerprint, console, scene.deadline)
     trainer = parts.trainer(job, run, scene.found.fingerprint)

@@ -149,7 +149,7 @@ def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> Borde
     if not (type(module) is nn.Linear or pointwise):
         raise NoBorder(f"{layer} is no linear layer")
     network.eval()
-    before = functools.partial(_pooled_input, network, layer)
+    before = functools.partial(pooled_input, network, layer)
     after = functools.partial(_scores, network, layer)
     device = next(network.parameters()).device
     two = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
@@ -172,7 +172,8 @@ def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> Borde
     )
 
 
-def _pooled_input(network: nn.Module, layer: str, images: Tensor) -> Tensor:
+def pooled_input(network: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """What `layer` is fed for each image, [B, D]; maps are pooled."""
     features = input_of(network, layer, images)
     return features.mean((2, 3)) if features.dim() == 4 else features
 

@@ -154,7 +154,8 @@ def usual_lr(optimizer: str, batch: int, facts: Facts) -> tuple[float, str]:
     scaled = base * (share**0.5 if optimizer == "adamw" else share)
     how = "square root of batch" if optimizer == "adamw" else "batch"
     reason = f"{base:g} for {what} with {optimizer}, x {how} / 32"
-    if any(name in facts.arch for name in DELICATE):
+    # a head alone follows the scale of its features, once that is measured
+    if not facts.head_only and any(name in facts.arch for name in DELICATE):
         scaled, reason = scaled / 10, reason + ", a tenth: no normalisation layers"
     return float(f"{scaled:.3g}"), reason
 
