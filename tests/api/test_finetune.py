@@ -95,7 +95,10 @@ def test_frozen_unchanged_turns_false_when_the_file_differs(run, tmp_path, monke
     save = single.save_model
 
     def tampering(folder, tensors, card):
-        held = {name: tensor.clone() for name, tensor in tensors.items()}
+        held = {
+            name: tensor.clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
         held[broken].view(-1)[0] += 1e-3
         save(folder, held, card)
 
