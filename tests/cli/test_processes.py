@@ -36,7 +36,7 @@ def test_two_processes_are_one_run(tmp_path):
     steps = [r["step"] for r in read_metrics(tmp_path / "run") if r["split"] == "train"]
     assert steps == list(range(1, 9))  # one of them writes
     assert done.stderr.count("the loss starts near") == 1
-    assert '"processes" = 2' in (tmp_path / "run/config.toml").read_text()
+    assert "\nprocesses = 2\n" in (tmp_path / "run/config.toml").read_text()
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_two_processes_fine_tune_together(tmp_path):
     assert [r["step"] for r in lines if r["split"] == "train"] == list(range(1, 17))
     assert [r["total"] for r in lines if r["split"] == "val"] == [32, 32]
     assert done.stderr.count("training pictures of 10 classes") == 1
-    assert '"processes" = 2' in (tmp_path / "run/config.toml").read_text()
+    assert "\nprocesses = 2\n" in (tmp_path / "run/config.toml").read_text()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.console import Logged, Quiet
-from unfreeze.runtime.runfolder import RunFolder, read_metrics, writable_file
+from unfreeze.runtime.runfolder import ENTRIES, RunFolder, is_run, read_metrics
 
 
 def test_a_used_folder_is_refused_unless_told(tmp_path):
@@ -18,9 +18,55 @@ def test_a_used_folder_is_refused_unless_told(tmp_path):
 
 def test_overwrite_never_empties_a_folder_that_is_no_run(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="does not look like a run"):
+    with pytest.raises(UsageError, match=r"holds thesis\.tex, which no run wrote"):
         RunFolder.create(tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_overwrite_leaves_what_others_put_into_a_run(tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    run.metric({"step": 1})
+    (run.path / "notes.txt").write_text("years of work")
+    with pytest.raises(UsageError, match=r"notes\.txt"):
+        RunFolder.create(run.path, overwrite=True)
+    assert (run.path / "notes.txt").exists() and run.metrics()
+
+
+@pytest.mark.parametrize(
+    "name", ["config.toml", "metrics.jsonl", "model", "demo.json", "predictions.csv"]
+)
+def test_names_like_ours_make_no_run_and_are_not_resumed(tmp_path, name):
+    """A project may have a config.toml, a model/ and a log.txt of its own."""
+    assert name in ENTRIES
+    mine = tmp_path / "project" / name
+    mine.parent.mkdir()
+    if "." in name:
+        mine.write_text("epochs = 3\n")
+    else:
+        mine.mkdir()
+    assert not is_run(mine.parent)
+    for how in ({"overwrite": True}, {"resume": "auto"}):
+        with pytest.raises(UsageError, match="is no run"):
+            RunFolder.create(mine.parent, **how)
+    assert mine.exists()
+
+
+def test_a_folder_for_a_run_may_hold_what_a_scheduler_wrote(tmp_path):
+    (tmp_path / "slurm-17.out").write_text("started")
+    assert RunFolder.create(tmp_path, resume="auto").path == tmp_path
+
+
+def test_a_run_is_not_emptied_of_what_the_next_one_reads(tmp_path):
+    run = RunFolder.create(tmp_path / "run")
+    run.metric({"step": 1})
+    weights = run.path / "checkpoints/best.ckpt"
+    weights.parent.mkdir()
+    weights.write_text("")
+    with pytest.raises(UsageError, match="would delete"):
+        RunFolder.create(run.path, overwrite=True, inputs=["imagenet", str(weights)])
+    with pytest.raises(UsageError, match="is an input"):
+        RunFolder.create(run.path, resume="yes", inputs=[str(tmp_path / "run/../run")])
+    assert weights.exists()
 
 
 def test_a_file_in_the_way_and_contradictions(tmp_path):
@@ -49,15 +95,6 @@ def test_what_cannot_become_a_folder_is_wrong_use(tmp_path, name):
     with pytest.raises(UsageError) as caught:
         RunFolder.create(tmp_path / name)
     assert "--out" in caught.value.sentence and caught.value.next_step
-    with pytest.raises(UsageError):
-        writable_file(tmp_path / name / "f.npz")
-
-
-def test_a_file_is_not_written_over_a_folder(tmp_path):
-    with pytest.raises(UsageError, match="is a folder"):
-        writable_file(tmp_path)
-    writable_file(tmp_path / "new" / "f.npz")
-    assert not (tmp_path / "new").exists()
 
 
 def test_a_place_that_may_not_be_written_to_is_said_early(tmp_path, monkeypatch):
@@ -68,7 +105,7 @@ def test_a_place_that_may_not_be_written_to_is_said_early(tmp_path, monkeypatch)
 
 def test_what_a_killed_process_left_goes_and_nothing_of_others(tmp_path):
     run = RunFolder.create(tmp_path / "run")
-    run.log("here")
+    run.metric({"step": 1})
     (run.path / "checkpoints").mkdir()
     left = run.path / "checkpoints/.last.ckpt.abc.tmp"
     left.write_text("half")

@@ -98,7 +98,10 @@ def test_kebab_case_and_unknown_keys_in_a_file(tmp_path):
 
 
 def test_a_resumed_run_takes_its_own_settings(tmp_path):
-    (tmp_path / "config.toml").write_text("epochs = 11\n")
+    (tmp_path / "config.toml").write_text(to_toml({"epochs": 11}, {}))
     resumed = layered(PretrainSettings, {"out": str(tmp_path), "resume": "yes", "seed": 3})
     assert resumed.epochs == 11 and resumed.seed == 3
     assert layered(PretrainSettings, {"out": str(tmp_path)}).epochs is None
+    (tmp_path / "config.toml").write_text("epochs = 11\n")  # of some project
+    with pytest.raises(UsageError, match="not the settings file of a run"):
+        layered(PretrainSettings, {"out": str(tmp_path), "resume": "yes"})

@@ -15,6 +15,7 @@ from unfreeze.runtime.atomic import replacing, write_bytes
 from unfreeze.runtime.console import told
 from unfreeze.transfer.reading import Read
 
+ARRAYS = ("paths", "pictures")  # of mistakes.npz
 THUMBNAIL = 96  # pixels
 WORST = 20  # mistakes that are told and shown; mistakes.csv has them all
 COLUMNS = ("path", "label", "predicted", "probability", "probability_of_label")

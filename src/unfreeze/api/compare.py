@@ -25,7 +25,7 @@ from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, read_toml, to_toml
 from unfreeze.settings.compare import CompareSettings
-from unfreeze.settings.knob import flag
+from unfreeze.settings.knob import flag, inputs_of
 from unfreeze.settings.shared import Data, spoken
 
 FREE = {"device", "workers", "store", "store_budget", "data_root", "data", "logger", "scan"}
@@ -141,7 +141,8 @@ def run_compare(
     if s.dry_run:
         names = [t.folder.name for t in _trials(s, ready, Path())]
         return ComparePlan(as_dict(s), ready[0].plan.reasons, _told(judge), names)
-    run = RunFolder.create(str(s.out), resume=s.resume, overwrite=s.overwrite)
+    place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
+    run = RunFolder.create(str(s.out), **place, inputs=inputs_of(s))
     trials = _trials(s, ready, run.path)
     todo = {t.start.weights for t in trials if t.remembered() is None}
     for start in ready:
@@ -160,7 +161,7 @@ def _allowed(s: CompareSettings) -> None:
     """UsageError where the comparison may not go there, or is not the one that was begun."""
     if not s.out:
         raise UsageError("compare needs a folder for the runs.", "Add --out DIR, or --dry-run.")
-    folder = allowed(s.out, resume=s.resume, overwrite=s.overwrite)
+    folder = allowed(s.out, resume=s.resume, overwrite=s.overwrite, inputs=inputs_of(s))
     own = folder / "config.toml"
     if not s.resume or not own.exists():
         return

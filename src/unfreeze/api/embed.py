@@ -20,12 +20,14 @@ from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import Console, Quiet
-from unfreeze.runtime.runfolder import writable_file
+from unfreeze.runtime.outputs import arrays_of, output_file
 from unfreeze.settings.build import layered
+from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.shared import Data
 from unfreeze.settings.use import EmbedSettings
 from unfreeze.transfer.predictor import Network, load_features
 
+ARRAYS = ("features", "paths", "labels", "classes")
 PLAIN = Preprocess(224, 256)  # for weights that say nothing of their own
 
 
@@ -55,7 +57,8 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
     s = settings
     if not s.out:
         raise UsageError("embed needs a file to write.", "Add --out FEATURES.npz.")
-    writable_file(s.out)  # refused before the work, not after
+    # refused before the work, not after
+    out = output_file(s.out, ours=arrays_of(*ARRAYS), inputs=inputs_of(s))
     network = placed(_network(s, console), s.device, s.precision)
     source = open_source(s.data, data_root=s.data_root, console=console)
     source.intensity = network.preprocess.intensity
@@ -69,7 +72,7 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
     sent = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
     kept = index.take(sent.kept)
     features = sent.values.numpy().astype(np.float32)
-    with replacing(s.out) as path, path.open("wb") as stream:
+    with replacing(out) as path, path.open("wb") as stream:
         np.savez(
             stream,
             features=features,

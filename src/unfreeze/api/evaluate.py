@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unfreeze.api.answers import Answer, Answers, answered
+from unfreeze.api.answers import ARRAYS, COLUMNS, Answer, Answers, answered
 from unfreeze.api.epochs import epoch_of, networks
 from unfreeze.api.judging import Judged, Positions, judged
 from unfreeze.api.serving import placed, reads_of, send
@@ -17,12 +17,21 @@ from unfreeze.errors import DataError, UsageError
 from unfreeze.reports.interval import balanced, wilson
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet, told
+from unfreeze.runtime.outputs import arrays_of, object_of, refuse_foreign, table_of
 from unfreeze.settings.build import layered
 from unfreeze.settings.shared import Data, spoken
 from unfreeze.settings.use import EvaluateSettings
 from unfreeze.transfer.calibration import COLDEST, HOTTEST, Bin, calibrated, fit_temperature
 from unfreeze.transfer.evaluate import ClassScore, Scores, score
 from unfreeze.transfer.predictor import Beside, Classifier, Network
+
+# what an evaluation leaves in the run's folder, and how it is known again
+WRITTEN = {
+    "evaluation.json": object_of("n", "split", "accuracy"),
+    "predictions.csv": table_of(COLUMNS),
+    "mistakes.csv": table_of(COLUMNS),
+    "mistakes.npz": arrays_of(*ARRAYS),
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,9 @@ def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
 def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, Answers]:
     """The scores, and what was said of each picture."""
     s, folder = settings, run_folder(settings.run)
+    for name, ours in WRITTEN.items():
+        if folder is not None:  # refused before the work, not after
+            refuse_foreign("evaluate:", folder / name, ours)
     best, last = networks(s.run, folder, s.weights_of)
     it = judged(s, best.card)
     outputs, kept = _logits(s, it, it.positions, [best, *([last] if last else [])], console)

@@ -22,6 +22,7 @@ from unfreeze.exports.targets import target
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.settings.build import layered
 from unfreeze.settings.export import ExportSettings
+from unfreeze.settings.knob import inputs_of
 
 PICTURES = 16  # that outputs are compared on
 
@@ -59,7 +60,7 @@ def export(run: str, to: str, out: str, **settings: Any) -> ExportResult:
 def run_export(settings: ExportSettings, console: Console) -> ExportResult:
     """The same from a settings object."""
     s, chosen = settings, target(settings.to)
-    place = allowed(s.out, overwrite=s.overwrite)
+    place = allowed(s.out, overwrite=s.overwrite, inputs=inputs_of(s))
     subject = read_subject(s.run)
     chosen.check(subject)
     pictures, compared_on = _pictures(s, subject.preprocess)

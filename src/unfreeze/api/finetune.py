@@ -35,6 +35,7 @@ from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.runtime.threads import Threads, threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.shared import Data
 from unfreeze.transfer.fit import Outcome
 from unfreeze.transfer.freeze import fingerprint
@@ -124,7 +125,8 @@ def run_finetune(
     if settings.dry_run:
         return _dry(settings, console)
     # refused before anything is read or fetched
-    allowed(str(settings.out), resume=settings.resume, overwrite=settings.overwrite)
+    place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
+    allowed(str(settings.out), **place, inputs=inputs_of(settings))
     processes = join(settings.device)
     console = Logged(console if processes.first else Quiet())
     device = pick_device(settings.device)

@@ -19,11 +19,14 @@ from unfreeze.data.sources.open import BUILT_IN, is_collection, open_source
 from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import write_bytes
 from unfreeze.runtime.console import Console, Quiet
-from unfreeze.runtime.runfolder import writable_file
+from unfreeze.runtime.outputs import output_file, table_of
 from unfreeze.settings.build import layered
+from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.use import PredictSettings
 from unfreeze.transfer.predictor import Prediction, load_classifier
 from unfreeze.transfer.reading import Read
+
+COLUMNS = ("path", "label", "probability")
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ def run_predict(settings: PredictSettings, console: Console) -> list[Prediction]
 def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
     if not s.images:
         raise UsageError("predict needs pictures.", "Name files, folders or archives after RUN.")
-    if s.out:
-        writable_file(s.out)  # refused before the work, not after
+    # refused before the work, not after
+    out = output_file(s.out, ours=table_of(COLUMNS), inputs=inputs_of(s)) if s.out else None
     network = placed(load_classifier(s.run), s.device, s.precision)
     how = network.preprocess.intensity
     pictures = [picture for name in s.images for picture in _pictures(name, s.data_root, how)]
@@ -72,8 +75,8 @@ def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
     if sent.cropped is not None and sent.cropped.warning is not None:
         console.warn(sent.cropped.warning)
     found = network.label([names[place] for place in sent.kept.tolist()], sent.values)
-    if s.out:
-        write_bytes(s.out, _csv(found))
+    if out:
+        write_bytes(out, _csv(found))
     return found
 
 
@@ -107,6 +110,6 @@ def _file(path: Path, intensity: str) -> Pixels:
 def _csv(found: list[Prediction]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "label", "probability"))
+    writer.writerow(COLUMNS)
     writer.writerows((one.path, one.label, f"{one.probability:.6f}") for one in found)
     return text.getvalue().encode("utf-8", "surrogateescape")

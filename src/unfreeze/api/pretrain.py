@@ -30,6 +30,7 @@ from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.runtime.threads import set_threads, threads_kept
 from unfreeze.settings.build import as_dict, layered
+from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.shared import Data
 from unfreeze.swav.recipe import Plan
@@ -119,6 +120,7 @@ def run_pretrain(
     processes = join(settings.device)
     console = Logged(console if processes.first else Quiet())
     place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
+    place["inputs"] = inputs_of(settings)
     processes.leads(lambda: allowed(out, **place))
     # in turn: what the first process fetched stands on the disk for the others
     prepared = processes.in_turn(lambda: prepare(settings, console, processes.world))

@@ -11,6 +11,7 @@ from unfreeze.errors import Interrupted, UnfreezeError, UsageError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.runtime.launcher import launched
+from unfreeze.runtime.outputs import writable
 from unfreeze.settings.build import build
 from unfreeze.settings.knob import flag
 from unfreeze.settings.pretrain import PretrainSettings
@@ -47,8 +48,7 @@ def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResu
     """
     translation = translated(settings, pick_device("auto"), launched().world)
     folder = Path(settings.dump_path)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--dump_path {folder} is a file.", "Name a folder.")
+    writable("--dump_path", folder)
     refuse_foreign(folder)
     for note in translation.notes:
         console.say(note)

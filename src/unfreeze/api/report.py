@@ -6,8 +6,15 @@ from typing import Any
 
 from unfreeze.runtime.atomic import write_bytes, write_text
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.outputs import is_our_page, is_our_picture, refuse_foreign
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import ReportSettings
+
+WRITTEN = {
+    "report.html": is_our_page,
+    "curves.png": is_our_picture,
+    "prototypes.png": is_our_picture,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ def run_report(settings: ReportSettings, console: Console) -> Report:
 
     findings = read_findings(settings.run)
     folder, shown = Path(settings.run), panels(findings)
+    for name, ours in WRITTEN.items():
+        refuse_foreign("report:", folder / name, ours)
     curves = _drawn(folder / "curves.png", draw(shown) if shown else None)
     held = findings.prototypes
     gathered = _drawn(folder / "prototypes.png", sheet(held) if held is not None else None)

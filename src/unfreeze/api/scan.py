@@ -10,7 +10,15 @@ from unfreeze.data.clinic import Clinic, attend
 from unfreeze.data.dataset_warnings import cropped_away, dataset_warnings
 from unfreeze.data.examined import Examined
 from unfreeze.data.index import Index, build_index
-from unfreeze.data.quarantine import Moved, list_beside, quarantine, refuse_inside, set_aside, undo
+from unfreeze.data.quarantine import (
+    Moved,
+    list_beside,
+    quarantine,
+    refuse_inside,
+    refuse_others,
+    set_aside,
+    undo,
+)
 from unfreeze.data.scan import Problem, write_problems_csv
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.open import open_source
@@ -18,12 +26,22 @@ from unfreeze.data.thumbnails import thumbnails
 from unfreeze.errors import UsageError
 from unfreeze.runtime import atomic
 from unfreeze.runtime.console import Console, Quiet, told
+from unfreeze.runtime.outputs import (
+    is_our_page,
+    output_file,
+    refuse_inputs,
+    table_of,
+    writable,
+)
+from unfreeze.runtime.runfolder import is_run
 from unfreeze.settings.build import layered
+from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.scan import ScanSettings
 from unfreeze.settings.shared import Data, spoken
 
 SAMPLES = 12  # thumbnails of a kind
 TWINS = 40  # groups on the page
+TABLE, PAGE = "problems.csv", "scan.html"
 
 
 @dataclass(frozen=True)
@@ -75,10 +93,11 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     s = settings
     if s.undo and s.quarantine:
         raise UsageError("--undo and --quarantine are opposites.", "Give one of them.")
+    out = _allowed(s)
     restored, notes = _undone(s, console)
     source = open_source(s.data, data_root=s.data_root, console=console)
     if s.quarantine:
-        _refuse_quarantine(source, Path(s.quarantine))  # before the work, not after
+        _refuse_quarantine(s, source, Path(s.quarantine))  # before the work, not after
     index = build_index(source, strange_classes=True)
     notes += list(index.notes)
     found = attend(index, workers=s.workers, console=console, seconds=s.seconds)
@@ -90,12 +109,27 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     if s.quarantine:
         moved = _set_aside(s, source, found, console)
         result = replace(result, quarantined=len(moved))
-    if s.out:
-        result = _written(replace(result, restored=restored), Path(s.out), found)
+    if out:
+        result = _written(replace(result, restored=restored), out, found)
     return replace(result, restored=restored)
 
 
-def _refuse_quarantine(source: Source, folder: Path) -> None:
+def _allowed(s: ScanSettings) -> Path | None:
+    """The folder of `--out`; UsageError where its files may not be written there."""
+    if not s.out:
+        return None
+    folder = Path(s.out)
+    writable("--out", folder)
+    if is_run(folder):
+        raise UsageError(f"--out {folder} is the folder of a run.", "Name another folder.")
+    output_file(folder / PAGE, ours=is_our_page, inputs=inputs_of(s))
+    output_file(folder / TABLE, ours=table_of(Problem._fields), inputs=inputs_of(s))
+    return folder
+
+
+def _refuse_quarantine(s: ScanSettings, source: Source, folder: Path) -> None:
+    refuse_inputs("--quarantine", folder, inputs_of(s))
+    refuse_others(folder)
     if source.kind == "several":
         raise UsageError("--quarantine takes one source at a time.", "Scan each with its own.")
     if source.kind == "folder":
@@ -173,7 +207,7 @@ def _written(result: ScanResult, folder: Path, found: Clinic) -> ScanResult:
     from unfreeze.reports.clinic import clinic
 
     folder.mkdir(parents=True, exist_ok=True)
-    table, page = folder / "problems.csv", folder / "scan.html"
+    table, page = folder / TABLE, folder / PAGE
     write_problems_csv(table, found.problems)
     atomic.write_text(page, clinic(_visit(result, found)))
     return replace(result, page=str(page), table=str(table))

@@ -24,8 +24,9 @@ from unfreeze.reports.dataset import Seen, Strip, dataset
 from unfreeze.reports.page import number
 from unfreeze.runtime.atomic import write_text
 from unfreeze.runtime.console import Console, Quiet, told
-from unfreeze.runtime.runfolder import writable_file
+from unfreeze.runtime.outputs import is_our_page, output_file
 from unfreeze.settings.build import layered
+from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.shared import Data, spoken
 from unfreeze.settings.use import ShowSettings
 
@@ -73,7 +74,8 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     """The same from a settings object."""
     s = settings
     out = s.out or f"{_name(s.data)}.html"
-    writable_file(out)  # refused before the work, not after
+    # refused before the work, not after
+    place = output_file(out, ours=is_our_page, inputs=inputs_of(s))
     source = open_source(s.data, data_root=s.data_root, console=console)
     index = build_index(
         source,
@@ -89,7 +91,7 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     notes = [*doubts, *index.notes, *counted.notes()]
     notes += [f"Range {source.intensity}: {why}."] if why else []
     result = _result(out, index, found, counted, notes)
-    write_text(out, dataset(_seen(s, found, counted, result)))
+    write_text(place, dataset(_seen(s, found, counted, result)))
     return result
 
 

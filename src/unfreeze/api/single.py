@@ -30,6 +30,7 @@ from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.runtime.threads import Threads, set_threads
 from unfreeze.settings.build import as_dict, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.settings.knob import inputs_of
 from unfreeze.transfer.augment import maker
 from unfreeze.transfer.evaluate import Scores
 from unfreeze.transfer.fit import Outcome
@@ -83,6 +84,7 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
     refuse_others(processes, ready.train.index, ready.val.index)
     # only now: what is refused above leaves no folder behind, and deletes none
     place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
+    place["inputs"] = inputs_of(s)
     processes.leads(lambda: RunFolder.create(str(s.out), **place))
     run = RunFolder(str(s.out), writes=processes.first)
     if state is None:

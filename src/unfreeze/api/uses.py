@@ -8,6 +8,7 @@ from typing import Any
 from unfreeze.checkpoints.modelfile import CARD, TENSORS
 from unfreeze.errors import DataError
 from unfreeze.runtime.atomic import write_json
+from unfreeze.settings.build import is_own_toml
 
 FILE = "test_uses.json"
 
@@ -18,7 +19,7 @@ def run_folder(path: str | Path) -> Path | None:
     if place.name in (CARD, TENSORS):
         place = place.parent
     around = (place, place.parent) if place.name == "model" else (place,)
-    return next((folder for folder in around if (folder / "config.toml").is_file()), None)
+    return next((folder for folder in around if is_own_toml(folder / "config.toml")), None)
 
 
 def uses_of_test(run: Path) -> int:

@@ -18,6 +18,7 @@ from unfreeze.data.leftout import ENDING, list_of, read_list, write_list
 from unfreeze.data.sources import Source
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime import atomic
+from unfreeze.runtime.outputs import refuse_foreign, table_of, writable
 
 MANIFEST = "manifest.csv"
 _FIELDS = ("path", "reason", "detail", "bytes", "sha256", "from")
@@ -49,6 +50,18 @@ def refuse_inside(root: Path, folder: Path) -> None:
         )
 
 
+def refuse_others(folder: Path) -> None:
+    """UsageError where the folder cannot be a quarantine: something else is, or lies, there."""
+    writable("--quarantine", folder)
+    manifest = folder / MANIFEST
+    refuse_foreign("--quarantine:", manifest, table_of(_FIELDS))
+    if folder.is_dir() and any(folder.iterdir()) and not manifest.is_file():
+        raise UsageError(
+            f"--quarantine {folder} is not empty, and no quarantine.",
+            "Name a new folder, or one that --quarantine was given before.",
+        )
+
+
 def quarantine(root: Path, folder: Path, broken: Iterable[tuple[str, str, str]]) -> list[Moved]:
     """Move files of `root`, by `(path, reason, detail)`, into `folder`; what stands there by now.
 
@@ -60,6 +73,7 @@ def quarantine(root: Path, folder: Path, broken: Iterable[tuple[str, str, str]])
         origin = root.resolve() / path
         if origin.is_file() and not origin.is_symlink():
             size, sha = _identity(origin)
+            _refuse_two(folder, lines.get(path), str(origin))
             lines[path] = Moved(path, reason, detail, size, sha, str(origin))
     if not lines:
         return []
@@ -86,6 +100,7 @@ def set_aside(source: Source, folder: Path, broken: Iterable[tuple[str, str, str
     lines = {line.path: line for line in read_manifest(folder)} if _is_one(folder) else {}
     listed = read_list(path)
     for name, reason, detail in broken:
+        _refuse_two(folder, lines.get(name), str(path.resolve()))
         lines[name] = Moved(name, reason, detail, sizes[name], "", str(path.resolve()))
         listed[name] = (reason, detail)
     if not lines:
@@ -159,6 +174,15 @@ def _unlisted(lines: list[Moved]) -> list[Moved]:
 
 class _Occupied(Exception):
     """Another file stands where one should go."""
+
+
+def _refuse_two(folder: Path, before: Moved | None, origin: str) -> None:
+    """UsageError where the quarantine holds another file of that name, from somewhere else."""
+    if before is not None and before.origin != origin:
+        raise UsageError(
+            f"The quarantine {folder} already holds {before.path}, from {before.origin}.",
+            "Name another quarantine for these data.",
+        )
 
 
 def _is_one(folder: Path) -> bool:

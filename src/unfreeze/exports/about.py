@@ -6,7 +6,7 @@ from typing import Any
 
 from unfreeze import __version__
 from unfreeze.exports.agreement import Agreement
-from unfreeze.exports.folder import ABOUT
+from unfreeze.exports.folder import ABOUT, README
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import Target
 from unfreeze.runtime.atomic import write_json, write_text
@@ -69,7 +69,7 @@ def write_readme(
         f"`{ABOUT}` holds classes, preprocessing, where the weights come from, and a SHA-256 of "
         "each file.",
     ]
-    write_text(folder / "README.md", "\n".join(lines) + "\n")
+    write_text(folder / README, "\n".join(lines) + "\n")
 
 
 def _what(subject: Subject) -> str:

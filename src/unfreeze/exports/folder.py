@@ -1,33 +1,51 @@
 """The folder of an export: complete and proved, or not there."""
 
+import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from unfreeze.errors import UsageError
-from unfreeze.runtime.runfolder import writable
+from unfreeze.runtime.outputs import object_of, refuse_inputs, refuse_inside, writable
 
-ABOUT = "export.json"
+ABOUT, README = "export.json", "README.md"
 
 
-def allowed(path: str | None, *, overwrite: bool) -> Path:
-    """The folder, if an export may go there; UsageError otherwise. Nothing is touched."""
+def allowed(path: str | None, *, overwrite: bool, inputs: Sequence[str] = ()) -> Path:
+    """The folder, if an export may go there; UsageError otherwise. Nothing is touched.
+
+    `overwrite` wants a folder in which everything is an earlier export's, and none of `inputs`.
+    """
     if not path:
         raise UsageError("export needs a folder to write.", "Add --out DIR.")
     folder = Path(path)
     writable("--out", folder)
+    refuse_inputs("--out", folder, inputs)
     if not folder.is_dir() or not any(folder.iterdir()):
         return folder
     if not overwrite:
         raise UsageError(f"--out {folder} is not empty.", "Name a new folder, or add --overwrite.")
-    if not (folder / ABOUT).is_file():
+    strange = _strange(folder)
+    if strange:
         raise UsageError(
-            f"--overwrite: {folder} was not written by export, so nothing was deleted.",
+            f"--overwrite: {folder} holds {strange}, which no export wrote, so nothing was "
+            "deleted.",
             "Name another folder, or empty this one yourself.",
         )
+    refuse_inside("--overwrite", folder, inputs)
     return folder
+
+
+def _strange(folder: Path) -> str:
+    """The first of what lies there that no export wrote; "" where everything is an export's."""
+    there = sorted(entry.name for entry in folder.iterdir())
+    about = folder / ABOUT
+    if not about.is_file() or not object_of("to", "unfreeze", "files")(about):
+        return there[0]
+    written = {ABOUT, README, *json.loads(about.read_bytes())["files"]}
+    return next((name for name in there if name not in written), "")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from unfreeze.reports.panels import Line, Panel
+from unfreeze.runtime.outputs import GENERATOR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +49,7 @@ def draw(panels: Sequence[Panel], theme: Theme = LIGHT, *, columns: int = 3) -> 
         _panel(figure.add_axes((left / width, bottom / height, *size)), panel, theme)
     FigureCanvasAgg(figure)
     held = io.BytesIO()
-    figure.savefig(held, format="png")
+    figure.savefig(held, format="png", metadata={"Software": GENERATOR})
     return held.getvalue()
 
 

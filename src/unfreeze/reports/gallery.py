@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from unfreeze.reports.findings import Pixels, Prototypes
+from unfreeze.runtime.outputs import GENERATOR
 
 GAP = 2  # pixels between pictures of a strip, before enlarging
 SIDE = 56  # pixels of a picture on a sheet, at least
@@ -50,5 +52,7 @@ def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
 
 def _png(picture: Image.Image) -> bytes:
     held = io.BytesIO()
-    picture.save(held, "PNG")
+    about = PngInfo()
+    about.add_text("Software", GENERATOR)
+    picture.save(held, "PNG", pnginfo=about)
     return held.getvalue()

@@ -1,18 +1,28 @@
 """A run's folder: who may write into it, its metrics and its log."""
 
 import json
-import os
+import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.atomic import disk_full, is_full, write_text
+from unfreeze.runtime.outputs import object_of, refuse_inputs, refuse_inside, writable
+from unfreeze.settings.build import is_own_toml
 
-_NAME = "Name a new folder."
-_MARKS = ("config.toml", "metrics.jsonl", "log.txt", "model", "demo.json")
+# everything that a run, a comparison or a demonstration writes at the top of its folder
+ENTRIES = {
+    *("config.toml", "metrics.jsonl", "log.txt", "problems.csv", "split.csv", "checkpoints"),
+    *("model", "views.npz", "prototypes.npz", "prototypes.png", "curves.png", "report.html"),
+    *("evaluation.json", "predictions.csv", "mistakes.csv", "mistakes.npz", "test_uses.json"),
+    *("folds", "folds.json", "held-out.json", "judged.json", "compare.json", "compare.csv"),
+    *("demo.json", "pretrain", "loggers.json", "tensorboard", "wandb", "checkpoint.pth.tar"),
+}
+# runs inside of a comparison and of a demonstration, and what a killed write leaves
+_INSIDE = re.compile(r"\d\d+-.+-seed-\d+(-.+)?|\w+-\d+-labels-seed-\d+|\..+\.tmp")
 
 
 class RunFolder:
@@ -26,10 +36,15 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: str | Path, *, resume: str | None = None, overwrite: bool = False
+        cls,
+        path: str | Path,
+        *,
+        resume: str | None = None,
+        overwrite: bool = False,
+        inputs: Iterable[str] = (),
     ) -> "RunFolder":
         """A folder ready to be written; with `overwrite` it is empty now."""
-        folder = allowed(path, resume=resume, overwrite=overwrite)
+        folder = allowed(path, resume=resume, overwrite=overwrite, inputs=inputs)
         if overwrite and folder.is_dir():
             _empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,58 +109,70 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def allowed(path: str | Path, *, resume: str | None = None, overwrite: bool = False) -> Path:
+def allowed(
+    path: str | Path,
+    *,
+    resume: str | None = None,
+    overwrite: bool = False,
+    inputs: Iterable[str] = (),
+) -> Path:
     """The path, if a run may go there; UsageError otherwise. Nothing is touched.
 
-    A folder with something in it needs `resume` or `overwrite`; the latter only for a run's.
+    A folder with something in it needs `resume` or `overwrite`, and both want a run's folder: what
+    no run wrote is neither deleted nor written over. None of the `inputs` may be, or lie, there.
     """
-    folder = Path(path)
+    folder, inputs = Path(path), list(inputs)
     writable("--out", folder)
+    refuse_inputs("--out", folder, inputs)
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other.", "Give one.")
-    if not folder.is_dir() or resume or not any(folder.iterdir()):
+    there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    if not there:
         return folder
-    if not overwrite:
+    if not resume and not overwrite:
         raise UsageError(
             f"--out {folder} is not empty.",
             "Name a new folder, or add --resume to go on or --overwrite to start again.",
         )
-    if not any((folder / name).exists() for name in _MARKS):
+    foreign = not is_run(folder)
+    if resume:
+        taken = [name for name in there if name in ENTRIES]
+        if foreign and taken:
+            raise UsageError(
+                f"--resume: {folder} is no run, but holds {taken[0]}: nothing was changed.",
+                "Name the run's folder, or a new one.",
+            )
+        return folder
+    strange = [name for name in there if name not in ENTRIES and not _INSIDE.fullmatch(name)]
+    if foreign or strange:
+        what = f"holds {strange[0]}, which no run wrote" if strange else "is no run"
         raise UsageError(
-            f"--overwrite: {folder} does not look like a run's folder, so nothing was deleted.",
+            f"--overwrite: {folder} {what}, so nothing was deleted.",
             "Name another folder, or empty this one yourself.",
         )
+    refuse_inside("--overwrite", folder, inputs)
     return folder
 
 
-def writable(flag: str, folder: Path) -> None:
-    """UsageError where `folder` is not, or cannot become, a folder to write into."""
+def is_run(folder: str | Path) -> bool:
+    """Whether the folder is one that a run, a comparison or a demonstration wrote."""
+    place = Path(folder)
+    demo, metrics = place / "demo.json", place / "metrics.jsonl"
     try:
-        place = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
-        if not place.is_dir():
-            what = "a file" if place.exists() else "a link that leads nowhere"
-            inside = "" if place == folder else f": {place}"
-            raise UsageError(f"{flag} {folder} is {'in ' * bool(inside)}{what}{inside}.", _NAME)
-        folder.exists()  # a name that no system takes shows here
-    except OSError as error:
-        raise UsageError(
-            f"{flag} {str(folder)[:80]} cannot be a folder: {error}.", _NAME
-        ) from error
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{flag} {folder}: {place} may not be written to.", _NAME)
-
-
-def writable_file(path: str | Path) -> None:
-    """UsageError where `--out path` cannot become a file; what is there would be replaced."""
-    target = Path(path)
-    writable("--out", target.absolute().parent)
-    if target.is_dir():
-        raise UsageError(f"--out {target} is a folder.", "Name a file.")
+        if is_own_toml(place / "config.toml"):
+            return True
+        if demo.is_file():
+            return object_of("seconds", "results", "scores")(demo)
+        with metrics.open("rb") as stream:
+            first = json.loads(stream.readline(2**16))
+        return isinstance(first, dict) and "step" in first
+    except (OSError, ValueError):
+        return False
 
 
 def _sweep(folder: Path) -> None:
     """Remove what a process left that was killed while it wrote; only inside a run."""
-    if any((folder / name).exists() for name in _MARKS):
+    if is_run(folder):
         for pattern in (".*.tmp", "checkpoints/.*.tmp", "model/.*.tmp"):
             for left in folder.glob(pattern):
                 left.unlink(missing_ok=True)

@@ -2,16 +2,18 @@
 
 import dataclasses
 import difflib
-import json
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from unfreeze import __version__
 from unfreeze.errors import UsageError
 from unfreeze.settings.knob import Knob, coerce, flag, knobs
 
 S = TypeVar("S")
+MARK = "# unfreeze"  # how every settings file of a run begins
 FACT_TABLES = ("reasons", "facts", "tuned")  # tables a run writes beside its settings; no knobs
 
 
@@ -34,12 +36,17 @@ def layered(cls: type[S], given: Mapping[str, Any]) -> S:
     config = given.get("config")
     if config is None and given.get("resume") and given.get("out"):
         own = Path(str(given["out"])) / "config.toml"
-        if own.exists():
+        if os.path.isfile(own):  # noqa: PTH113 - False, too, for a name that no system takes
             return build(cls, {**_of_run(cls, own), **given})
     return build(cls, {**(read_toml(config) if config else {}), **given})
 
 
 def _of_run(cls: type, own: Path) -> dict[str, Any]:
+    if not is_own_toml(own):
+        raise UsageError(
+            f"--resume: {own} is not the settings file of a run: nothing was changed.",
+            "Name the run's folder, or a new one.",
+        )
     found = read_toml(str(own))
     strange = sorted(set(found) - set(knobs(cls)))
     if strange:
@@ -78,22 +85,43 @@ def _listed(value: Any, spec: Knob) -> Any:
 
 
 def to_toml(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """TOML text: one line a setting, then one table for each of `tables`.
+    """TOML text of a run: one line a setting, then one table for each of `tables`.
 
     TOML has no null: what is None stands there as a comment, and reads back as the default.
     """
-    lines = [
-        f"# {key} is not set" if value is None else f"{key} = {_value(value)}"
+    import tomli_w
+
+    lines = [f"{MARK} {__version__}: the settings of a run, and what was measured and chosen\n"]
+    lines += [
+        f"# {key} is not set\n" if value is None else tomli_w.dumps({key: _plain(value)})
         for key, value in settings.items()
     ]
+    return "".join(lines) + "\n" + tomli_w.dumps(_nested(tables))
+
+
+def _nested(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Tables by their titles; a dot in one means a table inside another."""
+    whole: dict[str, Any] = {}
     for title, table in tables.items():
-        lines += ["", f"[{title}]", *(f"{json.dumps(k)} = {_value(v)}" for k, v in table.items())]
-    return "\n".join(lines) + "\n"
+        place = whole
+        for part in title.split("."):
+            place = place.setdefault(part, {})
+        place |= _plain(table)
+    return whole
 
 
-def _value(value: Any) -> str:
-    if value is None:
-        return '"auto"'
+def is_own_toml(path: Path) -> bool:
+    """Whether the file is a run's config.toml; OSError where it cannot be read."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MARK) + 1) == f"{MARK} ".encode()
+
+
+def _plain(value: Any) -> Any:
+    """What TOML knows: None as the word for "derived"."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_value(v) for v in value) + "]"
-    return json.dumps(value)
+        return [_plain(item) for item in value]
+    return "auto" if value is None else value

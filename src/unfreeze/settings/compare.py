@@ -13,6 +13,7 @@ class CompareSettings(TuningSettings):
     weights: tuple[str, ...] = knob(  # type: ignore[assignment]  # several, where finetune has one
         ("none", "imagenet"),
         "two or more starts, each as finetune takes it: none, imagenet, swav, NAME, URL, FILE, RUN",
+        path="input",
     )
     seeds: int = knob(
         3,
@@ -29,4 +30,5 @@ class CompareSettings(TuningSettings):
         None,
         "other pictures to judge by, once at the end of each run (auto: test of DATA, else val)",
         group="data",
+        path="input",
     )

@@ -15,7 +15,9 @@ class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
     arch: str | None = knob(
         None, "network: torchvision/NAME, timm/NAME, unfreeze/NAME (auto: the run's, or resnet50)"
     )
-    weights: str = knob("imagenet", "start from: none, imagenet, swav, NAME, URL, FILE or RUN")
+    weights: str = knob(
+        "imagenet", "start from: none, imagenet, swav, NAME, URL, FILE or RUN", path="input"
+    )
     allow_partial: bool = knob(
         False, "take weights that fit less than 90 % of the backbone; the rest stays random"
     )

@@ -35,6 +35,7 @@ class Knob:
     whole: bool = False  # one text is one value of several: paths hold spaces and commas
     metavar: str = ""  # what stands for the value in the help: FILE, DIR, RUN
     needed: bool = False  # the command does nothing without it
+    path: str = ""  # "input" or "output": it names, or may name, a file or folder
     verbatim: bool = False  # the flag keeps its underscores, and a bool takes a value
 
     @property
@@ -57,6 +58,16 @@ def knobs(cls: type) -> dict[str, tuple[Knob, Any, Any]]:
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
     return {f.name: (f.metadata["knob"], hints[f.name], f.default) for f in fields}
+
+
+def inputs_of(settings: Any) -> list[str]:
+    """Every file or folder that the settings name to be read; some are other words."""
+    found: list[str] = []
+    for name, (spec, _, _) in knobs(type(settings)).items():
+        value = getattr(settings, name)
+        if spec.path == "input" and value:
+            found += value if isinstance(value, tuple) else [value]
+    return found
 
 
 def parts(kind: Any) -> tuple[Any, bool, bool]:

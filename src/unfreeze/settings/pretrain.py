@@ -31,7 +31,9 @@ class PretrainSettings(Call, Run, Told, Pictures, Machine):
         None, "network: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: by picture and device)"
     )
     init: str = knob(
-        "none", "start from: none, imagenet, swav, NAME, URL, FILE or RUN; a SwAV head too"
+        "none",
+        "start from: none, imagenet, swav, NAME, URL, FILE or RUN; a SwAV head too",
+        path="input",
     )
     allow_partial: bool = knob(
         False, "take weights that fit less than 90 % of the backbone; the rest stays random"

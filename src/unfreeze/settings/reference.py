@@ -30,8 +30,12 @@ def _idle(help: str) -> Any:
 class ReferenceSettings(Call):
     """SwAV by the flags of the reference implementation: its command line, another program."""
 
-    data_path: str = _own("", "folder of pictures (its classes are ignored), or an archive")
-    dump_path: str = _own(".", "folder of the run; one of ours there is gone on with")
+    data_path: str = _own(
+        "", "folder of pictures (its classes are ignored), or an archive", path="input"
+    )
+    dump_path: str = _own(
+        ".", "folder of the run; one of ours there is gone on with", path="output"
+    )
     arch: str = _own(
         "resnet50", "network: resnet50, resnet50w2, w4, w5, or any that `pretrain` knows"
     )

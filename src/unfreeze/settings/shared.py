@@ -18,7 +18,7 @@ Data = str | PathLike[str] | Sequence[str | PathLike[str]]
 
 def sources() -> Any:
     """The knob of what pictures are read from."""
-    return knob((), DATA, positional=True, whole=True)
+    return knob((), DATA, positional=True, whole=True, path="input")
 
 
 def spoken(data: str | Sequence[str]) -> str:
@@ -32,7 +32,7 @@ class Call:
     """How the command was called; every verb has these."""
 
     config: str | None = knob(
-        None, "settings from a TOML file", group="call", cli_only=True, metavar="FILE"
+        None, "settings from a TOML file", group="call", cli_only=True, metavar="FILE", path="input"
     )
     json: bool = knob(False, "one JSON document on stdout at the end", group="call", cli_only=True)
     debug: bool = knob(False, "show tracebacks", group="call", cli_only=True)
@@ -68,6 +68,7 @@ class Told:
         group="data",
         unset="the folders, or the list itself",
         metavar="FILE",
+        path="input",
     )
     split_from: str | None = knob(
         None,
@@ -76,6 +77,7 @@ class Told:
         group="data",
         unset="the data's own",
         metavar="RUN|FILE",
+        path="input",
     )
 
 
@@ -83,7 +85,9 @@ class Told:
 class Pictures:
     """Which pictures, and how they are kept."""
 
-    data_root: str = knob("data", "folder for built-in data sets", group="data", metavar="DIR")
+    data_root: str = knob(
+        "data", "folder for built-in data sets", group="data", metavar="DIR", path="output"
+    )
     range: str | None = knob(
         None,
         "which values are black and white in 16-bit and float images: one range for the whole "
@@ -134,6 +138,7 @@ class Run:
         cli_only=True,
         metavar="RUN",
         needed=True,
+        path="output",
     )
     resume: str | None = knob(
         None,

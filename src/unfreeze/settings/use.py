@@ -12,14 +12,16 @@ SPLITS = ("train", "val", "test", "all")
 @dataclass(frozen=True)
 class _Serving(Machine):
     batch_size: int = knob(64, "pictures at once", low=1)
-    data_root: str = knob("data", "folder for built-in data sets", group="data", metavar="DIR")
+    data_root: str = knob(
+        "data", "folder for built-in data sets", group="data", metavar="DIR", path="output"
+    )
 
 
 @dataclass(frozen=True)
 class EvaluateSettings(Call, Told, _Serving):
     """How good is a model on labelled pictures."""
 
-    run: str = knob("", "a run's folder, or its model/ folder", positional=True)
+    run: str = knob("", "a run's folder, or its model/ folder", positional=True, path="input")
     data: tuple[str, ...] = sources()
     split: str | None = knob(
         None, "which pictures (auto: test, else val, else held out, else all)", choices=SPLITS
@@ -41,18 +43,26 @@ class EvaluateSettings(Call, Told, _Serving):
 class PredictSettings(Call, _Serving):
     """Labels for pictures."""
 
-    run: str = knob("", "a run's folder, or its model/ folder", positional=True)
-    images: tuple[str, ...] = knob((), "pictures, folders or archives", positional=True, whole=True)
-    out: str | None = knob(None, "write the CSV here instead of stdout", metavar="FILE")
+    run: str = knob("", "a run's folder, or its model/ folder", positional=True, path="input")
+    images: tuple[str, ...] = knob(
+        (), "pictures, folders or archives", positional=True, whole=True, path="input"
+    )
+    out: str | None = knob(
+        None, "write the CSV here instead of stdout", metavar="FILE", path="output"
+    )
 
 
 @dataclass(frozen=True)
 class EmbedSettings(Call, Told, _Serving):
     """Features for pictures."""
 
-    weights: str = knob("", "a run's folder, a model/ folder or a checkpoint file", positional=True)
+    weights: str = knob(
+        "", "a run's folder, a model/ folder or a checkpoint file", positional=True, path="input"
+    )
     data: tuple[str, ...] = sources()
-    out: str | None = knob(None, "the .npz file to write", metavar="FILE", needed=True)
+    out: str | None = knob(
+        None, "the .npz file to write", metavar="FILE", needed=True, path="output"
+    )
     arch: str | None = knob(None, "network, where the weights do not say it")
     split: str | None = knob(None, "which pictures (auto: all)", choices=SPLITS)
 
@@ -63,12 +73,16 @@ class ShowSettings(Call, Told):
 
     data: tuple[str, ...] = sources()
     out: str | None = knob(
-        None, "the HTML file to write (auto: NAME.html in this folder)", metavar="FILE"
+        None,
+        "the HTML file to write (auto: NAME.html in this folder)",
+        metavar="FILE",
+        path="output",
     )
     run: str | None = knob(
         None,
         "a run whose views and input are shown (auto: those that pretrain and finetune would take)",
         metavar="RUN",
+        path="input",
     )
     augment: str | None = knob(None, "kind of pictures, for the views", choices=AUGMENTS)
     image_size: int | None = knob(None, "side of the large view in pixels", low=8)
@@ -96,7 +110,9 @@ class ShowSettings(Call, Told):
     samples: int = knob(6, "pictures of each class", low=1)
     seed: int = knob(0, "seed of the samples and views", low=0, high=SEEDS)
     workers: int | None = knob(None, "processes that decode", low=1, group="machine")
-    data_root: str = knob("data", "folder for built-in data sets", group="data", metavar="DIR")
+    data_root: str = knob(
+        "data", "folder for built-in data sets", group="data", metavar="DIR", path="output"
+    )
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,10 @@ class InspectSettings(Call):
     """What a checkpoint of any origin holds, and which network it is of."""
 
     file: str = knob(
-        "", "a checkpoint of any origin, a run's folder or its model/", positional=True
+        "",
+        "a checkpoint of any origin, a run's folder or its model/",
+        positional=True,
+        path="input",
     )
 
 
@@ -112,7 +131,9 @@ class InspectSettings(Call):
 class SummarySettings(Call):
     """The layer table."""
 
-    arch: str = knob("", "a network's name, a run's folder or a checkpoint", positional=True)
+    arch: str = knob(
+        "", "a network's name, a run's folder or a checkpoint", positional=True, path="input"
+    )
     input: str = knob("3x224x224", "channels x height x width")
     classes: int | None = knob(None, "width of a new head (auto: the network's own)", low=1)
     freeze: str | None = knob(
@@ -127,14 +148,16 @@ class SummarySettings(Call):
 class ReportSettings(Call):
     """Draws a run's report from its files."""
 
-    run: str = knob("", "a run's folder", positional=True)
+    run: str = knob("", "a run's folder", positional=True, path="input")
 
 
 @dataclass(frozen=True)
 class DemoSettings(Call, Machine):
     """The main job on scikit-learn's digits."""
 
-    out: str | None = knob(None, "folder of the run (auto: a new one under runs/)", metavar="RUN")
+    out: str | None = knob(
+        None, "folder of the run (auto: a new one under runs/)", metavar="RUN", path="output"
+    )
     seed: int = knob(0, "seed of the pretraining", low=0, high=SEEDS)
     epochs: int | None = knob(None, "epochs of pretraining", low=1)
     seeds: int = knob(5, "label draws for each number of labels", low=1)
