@@ -51,7 +51,7 @@ def test_another_folders_picture_of_the_same_name_is_another_picture(table):
     path = table("path,label\nc/3.jpg,cat\nwrap/a/3.jpg,cat\na/1.png,dog\n")
     found = read_listing(path, NAMES, needs="label")
     assert found.columns["label"] == ["dog", "", "", ""]
-    assert found.notes == (f"Lines of {path} that name no picture: 2 (the first: c/3.jpg).",)
+    assert found.notes == (f"Lines of {path} that name no image: 2 (the first: c/3.jpg).",)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_another_folders_picture_of_the_same_name_is_another_picture(table):
         ("", "is empty"),
         ("label\ncat\n", "no column `path`"),
         ("path,name\na/1.png,x\n", "no column `label`"),
-        ("path,label\na/1.png\n", "row 2: 1 fields"),
-        ("path,label\nx.png,cat\n", "names none of the 4 pictures"),
+        ("path,label\na/1.png\n", "line 2: 1 fields"),
+        ("path,label\nx.png,cat\n", "names none of the 4 images"),
         ("path,label\na/1.png,cat\nwrap/a/1.png,dog\n", "names wrap/a/1.png twice"),
     ],
 )

@@ -23,7 +23,7 @@ from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.outputs import arrays_of, output_file
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
-from unfreeze.settings.shared import Data
+from unfreeze.settings.shared import Data, said_of
 from unfreeze.settings.use import EmbedSettings
 from unfreeze.transfer.predictor import Network, load_features
 
@@ -65,8 +65,7 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
     index = build_index(
         source,
         strange_classes=True,
-        labels=s.labels,
-        split_from=s.split_from,
+        **said_of(s),
     )
     index = index.take(in_split(index, s.split))
     sent = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)

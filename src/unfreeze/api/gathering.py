@@ -24,6 +24,7 @@ from unfreeze.runtime.console import Console, worded
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.settings.shared import said_of
 from unfreeze.swav.recipe import view_specs
 
 Positions = npt.NDArray[np.int64]
@@ -124,7 +125,7 @@ class Gathering:
 def gathering(s: PretrainSettings, console: Console) -> Gathering:
     """The pictures of `s.data`: of `train` only, where there are splits."""
     source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
-    index = build_index(source, strange_classes=True, labels=s.labels, split_from=s.split_from)
+    index = build_index(source, strange_classes=True, **said_of(s))
     for note in index.notes:
         console.say(note)
     for _, warning in dataset_warnings(index):

@@ -9,7 +9,7 @@ from unfreeze.errors import DataError
 from unfreeze.runtime.console import Quiet
 from unfreeze.settings.compare import CompareSettings
 from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.settings.shared import spoken
+from unfreeze.settings.shared import said_of, spoken
 
 
 def chosen_judge(s: CompareSettings, run: FinetuneSettings) -> dict[str, Any]:
@@ -19,10 +19,8 @@ def chosen_judge(s: CompareSettings, run: FinetuneSettings) -> dict[str, Any]:
     """
     if s.test:
         return {"data": (s.test,), "split": None}
-    told = {"labels": s.labels, "split_from": s.split_from}
-    index = build_index(
-        open_source(s.data, data_root=s.data_root), labels=s.labels, split_from=s.split_from
-    )
+    told = said_of(s)
+    index = build_index(open_source(s.data, data_root=s.data_root), **told)
     if len(index.where(TEST)):
         return {"data": s.data, "split": "test", **told}
     if not len(unchecked(run, read_labels(run, Quiet())).val):

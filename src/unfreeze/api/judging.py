@@ -12,6 +12,7 @@ from unfreeze.data.index import TEST, VAL, Index, build_index
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError
+from unfreeze.settings.shared import said_of
 from unfreeze.settings.use import EvaluateSettings
 
 Positions = npt.NDArray[np.int64]
@@ -52,7 +53,7 @@ def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
     """
     source = open_source(s.data, data_root=s.data_root)
     source.intensity = Preprocess.from_dict(card.preprocess).intensity
-    index = build_index(source, labels=s.labels, split_from=s.split_from)
+    index = build_index(source, **said_of(s))
     index = index.take(np.flatnonzero(index.labels >= 0))
     if not len(index):
         raise DataError(

@@ -21,6 +21,7 @@ from unfreeze.data.splits import write_split_csv
 from unfreeze.runtime.console import Console, worded
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.settings.shared import said_of
 from unfreeze.transfer.portions import Portions, Positions, Wanted, grouped, labelled, portion
 
 
@@ -99,7 +100,7 @@ class Checked:
 def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
     """Labels and splits of `s.data`, and the usual size by a sample's headers; decodes nothing."""
     source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
-    everything = build_index(source, labels=s.labels, split_from=s.split_from)
+    everything = build_index(source, **said_of(s))
     index = labelled(everything)
     counted = census(everything)
     for said in (*index.notes, *counted.lines(), *counted.notes()):
@@ -107,7 +108,7 @@ def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
     for _, warning in dataset_warnings(everything):
         console.warn(warning)
     fingerprint = source.fingerprint()
-    if s.labels is not None or s.split_from is not None:
+    if any(said is not None for said in said_of(s).values()):
         fingerprint += _said(everything)
     sample = sampled(index, np.arange(len(index)), reading(None, s.channels))
     return Labelled(index, sample, fingerprint, counted)

@@ -27,7 +27,7 @@ from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.runtime.outputs import is_our_page, output_file
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
-from unfreeze.settings.shared import Data, spoken
+from unfreeze.settings.shared import Data, said_of, spoken
 from unfreeze.settings.use import ShowSettings
 
 THUMBNAIL = 144  # pixels of the shorter side, at most
@@ -80,8 +80,7 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     index = build_index(
         source,
         strange_classes=True,
-        labels=s.labels,
-        split_from=s.split_from,
+        **said_of(s),
     )
     word = intensity(s)
     source.intensity, why = looked_at(index, np.arange(len(index)), word).intensity(word)

@@ -12,8 +12,10 @@ from unfreeze.data.drafts import Draft, drafted, empty, split_numbers
 from unfreeze.data.layout import NONE, SPLIT_NAMES, TEST, TRAIN, VAL, Doubt
 from unfreeze.data.listing import read_listing, read_pattern
 from unfreeze.data.sources import Source
+from unfreeze.data.sources.delimited import SUFFIXES
+from unfreeze.data.sources.roles import plain_labels
 from unfreeze.data.split_names import split_name
-from unfreeze.errors import DataError
+from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.console import worded
 
 SPLIT_FILE = "split.csv"  # of a run
@@ -81,33 +83,45 @@ def build_index(
     strange_classes: bool = False,
     labels: str | None = None,
     split_from: str | None = None,
+    label_column: str | None = None,
 ) -> Index:
     """The pictures of `source`, read as its folders (or its list) say.
 
     A file counts by its name's ending, else by its first bytes. Pictures of folders and archives
     come sorted by path, so that the same files give the same index however they are packed.
-    `labels`, a CSV, a column of the list itself or a pattern, says the classes instead of folders;
+    `labels`, a list, a column of the list itself or a pattern, says the classes instead of folders
+    (`label_column`: which column of a list does);
     `split_from`, a run or its split.csv, says the splits, and pictures that it does not name are
     not taken. No picture at all is a DataError; so is a class that `train` does not know, and so
     are folders that cannot be classes, unless `strange_classes` (where nothing is learned from
     labels) takes them as they are.
     """
     draft = drafted(source, whole=labels is not None)
-    if labels is not None:
-        draft = _labelled(draft, labels)
+    if labels is not None or label_column is not None:
+        draft = _labelled(draft, labels, label_column)
     if split_from is not None:
         draft = _split_as(draft, split_from)
     return _made(draft, strange_classes)
 
 
-def _labelled(draft: Draft, said: str) -> Draft:
-    """With the labels, and where a list has them the splits and groups, that `said` names."""
+def _labelled(draft: Draft, said: str | None, label_column: str | None) -> Draft:
+    """With the labels, and where a list has them the splits and groups, that `said` names.
+
+    `label_column`: of that list, or of the list that the data is.
+    """
     names = draft.names
+    if said is None:
+        return _by_column(draft, str(label_column), "--label-column")
     path = Path(said)
-    if path.is_file() or said.lower().endswith((".csv", ".parquet")):
-        found = read_listing(path, names, needs="label")
-    elif (column := draft.source.column(said)) is not None:
-        return replace(draft, labels=[column[row] or None for row in draft.rows], doubt=None)
+    if path.is_file() or said.lower().endswith((*SUFFIXES, ".parquet")):
+        found = read_listing(path, names, needs="label", label=label_column)
+    elif label_column is not None:
+        raise UsageError(
+            f"--label-column {label_column} is a column of a list, and --labels {said} is none.",
+            "Name the list with --labels, or leave --label-column out.",
+        )
+    elif draft.source.column(said) is not None:
+        return _by_column(draft, said, "--labels")
     else:
         found = read_pattern(said, names)
     columns = found.columns
@@ -123,6 +137,18 @@ def _labelled(draft: Draft, said: str) -> Draft:
         columns=draft.columns | columns,
         doubt=None,
     )
+
+
+def _by_column(draft: Draft, name: str, flag: str) -> Draft:
+    """With a column of the source's own list as labels."""
+    column = draft.source.column(name)
+    if column is None:
+        raise DataError(
+            f"{flag} {name}: {draft.source.where} has no such column.",
+            "Name a column of the list, or give one with --labels.",
+        )
+    labels = plain_labels(column)
+    return replace(draft, labels=[labels[row] or None for row in draft.rows], doubt=None)
 
 
 def _split_as(draft: Draft, said: str) -> Draft:

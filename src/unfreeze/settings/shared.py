@@ -70,6 +70,13 @@ class Told:
         metavar="FILE",
         path="input",
     )
+    label_column: str | None = knob(
+        None,
+        "column of the labels, in the list that --labels names or in a list that is DATA itself",
+        group="data",
+        unset="label, class, ..., else the only other column",
+        metavar="NAME",
+    )
     split_from: str | None = knob(
         None,
         "splits from elsewhere: a run, or a CSV like its split.csv; pictures that it does not "
@@ -79,6 +86,11 @@ class Told:
         metavar="RUN|FILE",
         path="input",
     )
+
+
+def said_of(s: Told) -> dict[str, Any]:
+    """What `build_index` is given of it."""
+    return {"labels": s.labels, "label_column": s.label_column, "split_from": s.split_from}
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def test_a_list_is_what_the_same_csv_is(made):
     [
         ({"path": ["a.png", "b.png"]}, r"row 2: there is no file 'b\.png' beside the list"),
         ({"path": ["a.png", "a.png"]}, "lists a.png twice, on rows 1 and 2"),
-        ({"file": ["a.png"]}, "no column `path`; it has file"),
+        ({"age": ["7"]}, "no column `path`; it has age"),
         ({"path": []}, "holds no files"),
     ],
 )

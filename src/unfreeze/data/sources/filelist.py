@@ -1,5 +1,6 @@
-"""A table that lists pictures lying beside it by `path`, maybe with `label`, `split`, `group`."""
+"""A table that lists images lying beside it: paths, maybe with labels, splits and groups."""
 
+import functools
 import os
 import stat
 from array import array
@@ -8,34 +9,47 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from unfreeze.data.sources.folder import FileSource
+from unfreeze.data.signatures import named_as_picture
+from unfreeze.data.sources.folder import FileSource, FolderSource
+from unfreeze.data.sources.lookup import SEVERAL, Lookup
+from unfreeze.data.sources.roles import guessed, lacking, plain_labels, roles
 from unfreeze.errors import DataError
 
 
 class FileListSource(FileSource):
     """The files that a table names, in its order; paths are relative to the table's own folder.
 
-    A missing file, a missing `path` column and a path listed twice are DataErrors that name the
-    place: `lines` holds the number of each entry, and `line` is what that counts.
+    A path that is no file as it stands is looked up among the files beside the list, as `--labels`
+    looks images up: ids without an ending, backslashes, folders of another machine. A missing
+    file, no column of paths and a file listed twice are DataErrors that name the place: `lines`
+    holds the number of each entry, and `line` is what that counts.
     """
 
     listed = True
     line = "line"
 
-    def __init__(self, path: Path, columns: Mapping[str, list[str]], lines: Sequence[int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        columns: Mapping[str, list[str]],
+        lines: Sequence[int],
+        notes: tuple[str, ...] = (),
+        label: str | None = None,
+    ) -> None:
         self.where = str(path)
-        names = columns.get("path")
-        if names is None:
-            raise DataError(
-                f"{path} has no column `path`; it has {', '.join(columns) or 'none'}.",
-                "Name the columns path, label and, if you like, split and group.",
-            )
-        names = [name.replace("\\", "/") if os.sep == "\\" else name for name in names]
+        found = roles(columns, path, label=label, names_image=_names_image(path.parent))
+        if "path" not in found:
+            raise lacking(columns, path, "path")
+        beside = _Beside(path, self.line)
+        names, sizes, times = beside.statuses(columns[found["path"]], lines)
         self._refuse_twice(names, lines)
-        super().__init__(path.parent, names, *self._statuses(path, names, lines))
-        self.labels = columns.get("label")
-        self.splits = columns.get("split")
-        self.groups = columns.get("group")
+        super().__init__(path.parent, names, sizes, times)
+        self.labels, self.splits, self.groups = (
+            columns[found[role]] if role in found else None for role in ("label", "split", "group")
+        )
+        if self.labels is not None:
+            self.labels = plain_labels(self.labels)
+        self.notes = (*notes, *guessed(found, path, label))
 
     def _refuse_twice(self, names: Sequence[str], lines: Sequence[int]) -> None:
         if len(set(names)) == len(names):
@@ -48,29 +62,75 @@ class FileListSource(FileSource):
                     f"Keep one of the two {self.line}s.",
                 )
 
-    def _statuses(
-        self, path: Path, names: Sequence[str], lines: Sequence[int]
-    ) -> "tuple[array[int], array[int]]":
-        """Sizes and times of change of the files."""
-        sizes, times = array("q"), array("q")
+
+def _names_image(folder: Path) -> Callable[[str], bool]:
+    """Whether a text is the path of a file, as it stands or with slashes."""
+
+    def exists(text: str) -> bool:
+        forms = {text, text.replace("\\", "/")}
+        return any("\0" not in form and (folder / form).is_file() for form in forms)
+
+    return exists
+
+
+class _Beside:
+    """The files beside a list."""
+
+    def __init__(self, path: Path, line: str) -> None:
+        self.path, self.line = path, line
+
+    def statuses(
+        self, names: Sequence[str], lines: Sequence[int]
+    ) -> "tuple[list[str], array[int], array[int]]":
+        """Paths, sizes and times of change of the files that are named."""
+        paths, sizes, times = [], array("q"), array("q")
         # from a folder that is open already: a million long paths are not followed from the root
-        with _opened(path.parent) as ask:
+        with _opened(self.path.parent) as ask:
             for name, line in zip(names, lines, strict=True):
-                try:
-                    status = ask(name)
-                except (OSError, ValueError) as error:
-                    raise DataError(
-                        f"{path}, {self.line} {line}: there is no file {name!r} beside the list.",
-                        "Paths are relative to the folder of the list.",
-                    ) from error
+                where, status = self._found(ask, name, line)
                 if not stat.S_ISREG(status.st_mode):
                     raise DataError(
-                        f"{path}, {self.line} {line}: {name!r} is no file.",
-                        f"Name one picture a {self.line}.",
+                        f"{self.path}, {self.line} {line}: {name!r} is no file.",
+                        f"Name one image a {self.line}.",
                     )
+                paths.append(where)
                 sizes.append(status.st_size)
                 times.append(status.st_mtime_ns)
-        return sizes, times
+        return paths, sizes, times
+
+    def _found(
+        self, ask: Callable[[str], os.stat_result], name: str, line: int
+    ) -> tuple[str, os.stat_result]:
+        for form in dict.fromkeys((name, name.replace("\\", "/"))):
+            try:
+                return form, ask(form)
+            except (OSError, ValueError):
+                continue
+        place = self._lookup(name)
+        if place is None:
+            raise DataError(
+                f"{self.path}, {self.line} {line}: there is no file {name!r} beside the list.",
+                "Paths are relative to the folder of the list; for images elsewhere name their "
+                f"folder as DATA, with --labels {self.path}.",
+            )
+        if place == SEVERAL:
+            raise DataError(
+                f"{self.path}, {self.line} {line}: {name!r} may be any of several files.",
+                "Write its path from the folder of the list.",
+            )
+        found = self._lookup.names[place]
+        return found, ask(found)
+
+    @functools.cached_property
+    def _lookup(self) -> Lookup:
+        folder = self.path.parent.resolve()
+        if folder in (Path.home().resolve(), Path(folder.anchor)):
+            return Lookup([])  # everything there is: nobody's folder of images
+        try:
+            inside = FolderSource(folder).names
+        except DataError:
+            return Lookup([])  # a folder without permissions: the file that lacks is named
+        return Lookup([name for name in inside if named_as_picture(name)])
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from unfreeze.data.signatures import HEAD, known, named_as_picture
 from unfreeze.data.sources.builtin import cifar10, digits
 from unfreeze.data.sources.csv import CsvSource
+from unfreeze.data.sources.delimited import SUFFIXES
 from unfreeze.data.sources.filelist import FileListSource
 from unfreeze.data.sources.folder import FolderSource
 from unfreeze.data.sources.parquet import ParquetSource, open_parquet
@@ -33,7 +34,7 @@ _KINDS: dict[str, Callable[[Path], Source]] = {
     ".tar": _open_tar,
     ".tar.gz": PackedTarSource,
     ".tgz": PackedTarSource,
-    ".csv": CsvSource,
+    **dict.fromkeys(SUFFIXES, CsvSource),
     ".parquet": open_parquet,
 }
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from unfreeze.data.sources import tables
 from unfreeze.data.sources.filelist import FileListSource
 from unfreeze.data.sources.positional import PositionalFile
+from unfreeze.data.sources.roles import two_columns
 from unfreeze.data.sources.slices import SliceSource, splits_of
 from unfreeze.data.sources.source import Source
 from unfreeze.errors import DataError, ResourceError
@@ -28,11 +29,10 @@ class ParquetListSource(FileListSource):
 
     def __init__(self, path: Path) -> None:
         self._table = path
-        schema = _schema(path)
-        wanted = {"path": "path", **tables.roles(schema)} if "path" in schema.names else {}
-        columns = _read(path, wanted) if wanted else {name: [] for name in schema.names}
-        count = len(columns.get("path", []))
-        super().__init__(path, columns, range(1, count + 1))
+        columns = read_columns(path)
+        count = max(map(len, columns.values()), default=0)
+        label = tables.roles(_schema(path)).get("label")
+        super().__init__(path, columns, range(1, count + 1), label=label)
 
     def column(self, name: str) -> list[str] | None:
         """Any column of the table, read again from it."""
@@ -40,8 +40,12 @@ class ParquetListSource(FileListSource):
 
 
 def read_columns(path: Path) -> dict[str, list[str]]:
-    """Every column of text by its name."""
-    return _read(path, {name: name for name in tables.text_columns(_schema(path))})
+    """Every column of text by its name; DataError where two have one name."""
+    names = tables.text_columns(_schema(path))
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise two_columns(path, twice, twice)
+    return _read(path, {name: name for name in names})
 
 
 class ParquetSource(SliceSource):

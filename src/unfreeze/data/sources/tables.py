@@ -10,11 +10,12 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from unfreeze.data.multilabel import SEPARATORS
+from unfreeze.data.sources.roles import GROUPS, LABELS, SPLITS, plain
 from unfreeze.errors import DataError, UsageError
 
 SEVERAL = SEPARATORS[0]  # between the labels of one picture
 _PICTURES = ("image", "img", "picture", "jpg", "png", "bytes")
-_ROLES = {"label": ("label", "labels"), "split": ("split",), "group": ("group",)}
+_ROLES = {"label": LABELS, "split": SPLITS, "group": GROUPS}
 
 
 class Part(NamedTuple):
@@ -103,11 +104,12 @@ def is_struct(kind: Any) -> bool:
 def roles(schema: Any) -> dict[str, str]:
     """`label`, `split` and `group` -> the column that says it.
 
-    Without a column `label` or `labels` the only column of classes says the labels.
+    Without a column of a usual name the only column of classes says the labels.
     """
     found = {}
+    known = {plain(name): name for name in reversed(schema.names)}
     for role, names in _ROLES.items():
-        column = next((name for name in names if name in schema.names), None)
+        column = next((known[name] for name in names if name in known), None)
         if column is not None and _is_text(schema.field(column).type):
             found[role] = column
     classes = class_names(schema)
