@@ -9,11 +9,13 @@ from unfreeze.data.dataset_warnings import (
     cropped_away,
     dataset_warnings,
     labels_differ_by_case,
-    same_but_for_case,
 )
 from unfreeze.data.index import build_index
+from unfreeze.data.label_names import same_but_for_case
 from unfreeze.data.sources import open_source
 from unfreeze.errors import DataError
+
+CAFE = "caf\u00e9"
 
 
 def indexed(made, names, **how):
@@ -87,3 +89,26 @@ def test_long_images_are_counted():
 def test_one_long_image_among_many_is_no_warning():
     found = cropped_away([100] * 101, [100] * 100 + [300])
     assert (found.count, found.warning) == (1, None)
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")])
+def test_the_unicode_forms_of_a_name_are_one_class_in_every_split(made, forms):
+    names = [
+        f"{split}/{unicodedata.normalize(form, label)}/1.png"
+        for split, form in zip(("train", "test"), forms, strict=True)
+        for label in ("caf\u00e9", "tea")
+    ]
+    index = indexed(made, names)
+    assert index.classes == ("caf\u00e9", "tea")  # as they are stored with the model
+    assert sorted(index.labels.tolist()) == [0, 0, 1, 1]
+    assert dataset_warnings(index) == []
+
+
+def test_two_forms_of_one_name_are_one_class(made):
+    names = [f"{unicodedata.normalize(form, CAFE)}/{form}.png" for form in ("NFC", "NFD")]
+    assert indexed(made, [*names, "tea/1.png"]).classes == ("caf\u00e9", "tea")
+
+
+def test_a_class_that_differs_from_one_of_train_by_case_is_named_beside_it(made):
+    with pytest.raises(DataError, match="which has 'Cat': the names differ by case or spaces"):
+        indexed(made, ["train/Cat/1.png", "train/dog/1.png", "test/cat/1.png"])

@@ -1,13 +1,13 @@
 """What about a dataset is likely to be a mistake: a sentence each, or None. Decodes nothing."""
 
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.index import Index
+from unfreeze.data.label_names import same_but_for_case
 from unfreeze.runtime.console import worded
 
 LONG = 2.0  # longer side by shorter side, from which half of the image is outside of a square
@@ -40,15 +40,6 @@ def labels_differ_by_case(classes: Sequence[str]) -> str | None:
         f"Classes differ by case or spaces alone: {named}{more}. Each is a class of its own: "
         "rename them if they are the same."
     )
-
-
-def same_but_for_case(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """The groups among these names that a person would take for one name."""
-    groups: dict[str, list[str]] = {}
-    for name in sorted(set(names)):
-        key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        groups.setdefault(key, []).append(name)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from unfreeze.data import layout, multilabel
 from unfreeze.data.drafts import Draft, drafted, empty, split_numbers
+from unfreeze.data.label_names import alike, composed
 from unfreeze.data.layout import NONE, SPLIT_NAMES, TEST, TRAIN, VAL, Doubt
 from unfreeze.data.listing import read_listing, read_pattern
 from unfreeze.data.sources import Source
@@ -156,8 +157,8 @@ def _split_as(draft: Draft, said: str) -> Draft:
     path = Path(said) / SPLIT_FILE if Path(said).is_dir() else Path(said)
     names = draft.names
     found = read_listing(path, names, needs="split")
-    labels = draft.labels
-    if any(theirs := found.columns.get("label", [])):
+    labels = composed(draft.labels)
+    if any(theirs := composed(found.columns.get("label", []))):
         for name, ours, other in zip(names, labels, theirs, strict=True):
             if ours and other and ours != other:
                 raise DataError(
@@ -185,6 +186,7 @@ def _made(draft: Draft, strange: bool) -> Index:
     source, splits = draft.source, draft.splits
     if not draft.rows:
         raise empty(source)
+    draft = replace(draft, labels=composed(draft.labels))
     if (sign := multilabel.separator(draft.labels)) is not None:
         draft = _without_labels(draft, sign, strange)
     doubt = draft.doubt or _split_words(draft.labels)
@@ -196,11 +198,7 @@ def _made(draft: Draft, strange: bool) -> Index:
     unknown = set(draft.labels) - set(number)
     for row, label, split in zip(draft.rows, draft.labels, splits, strict=True) if unknown else ():
         if label in unknown:
-            raise DataError(
-                f"The class {label!r} of {SPLIT_NAMES[split] or 'no split'} "
-                f"({source.names[row]}) does not exist in train.",
-                "Rename it to a class of train, add it there, or take it out.",
-            )
+            raise _unknown(label, classes, f"{SPLIT_NAMES[split] or 'no split'}", source.names[row])
     return Index(
         source=source,
         rows=np.array(draft.rows, np.int64),
@@ -216,6 +214,18 @@ def _made(draft: Draft, strange: bool) -> Index:
         columns=draft.columns,
         doubt=doubt,
     )
+
+
+def _unknown(label: str | None, classes: Sequence[str], split: str, path: str) -> DataError:
+    """What to say of a class that train does not have."""
+    sentence = f"The class {label!r} of {split} ({path}) does not exist in train"
+    near = alike(label or "", classes)
+    if near is not None:
+        return DataError(
+            f"{sentence}, which has {near!r}: the names differ by case or spaces alone.",
+            "Give the class one name in all splits.",
+        )
+    return DataError(f"{sentence}.", "Rename it to a class of train, add it there, or take it out.")
 
 
 def _split_words(labels: Sequence[str | None]) -> Doubt | None:

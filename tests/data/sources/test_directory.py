@@ -13,13 +13,20 @@ from unfreeze.data.sources.directory import read_directory
 
 
 def theirs(data):
+    """As zipfile reads it; names of no stated encoding are UTF-8 where all names are."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+        raw = [i.orig_filename.encode("utf-8" if i.flag_bits & 0x800 else "cp437") for i in members]
+        try:
+            names = [name.decode() for name in raw]
+        except UnicodeDecodeError:
+            names = [i.orig_filename for i in members]
         return [
             (
-                *(i.orig_filename, i.create_system, i.flag_bits, i.compress_type, i.CRC),
+                *(name, i.create_system, i.flag_bits, i.compress_type, i.CRC),
                 *(i.compress_size, i.file_size, i.header_offset, i.external_attr),
             )
-            for i in archive.infolist()
+            for i, name in zip(members, names, strict=True)
         ]
 
 
@@ -69,6 +76,14 @@ def test_what_stands_behind_the_end_is_passed_over(tmp_path):
     data = packed(["a.png"], b"said") + b"more"
     (tmp_path / "a.zip").write_bytes(data)
     assert ours(tmp_path / "a.zip") == theirs(data)
+
+
+def test_names_that_are_utf_8_without_saying_so(tmp_path):
+    path = tmp_path / "data.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("cafe/1.png", b"x")
+    path.write_bytes(path.read_bytes().replace(b"cafe/", "é".encode() + b"fe/"))
+    assert read_directory(path).names == ["éfe/1.png"]
 
 
 def test_names_of_old_archives_are_cp437(tmp_path):

@@ -49,13 +49,16 @@ def test_a_prefix_before_the_archive_and_64_bit_records_do_not_matter(made):
 
 @pytest.mark.parametrize(
     "name",
-    ["../evil.png", "a/../../evil.png", "/etc/evil.png", "a\\evil.png", "C:/evil.png", "C:x"],
+    [
+        *("../evil.png", "a/../../evil.png", "/etc/evil.png", "C:/evil.png", "C:x"),
+        *("a\\..\\..\\b", "..\\evil.png", "\\\\host\\x", "D:\\x"),
+    ],
 )
 def test_names_that_leave_the_archive_are_refused_by_name(made, name):
     path = made.zip({"good.png": b"", name: b""})
     with pytest.raises(DataError) as raised:
         open_source(str(path))
-    assert repr(name) in raised.value.sentence
+    assert repr(name.replace("\\", "/")) in raised.value.sentence
 
 
 def test_two_dots_inside_a_name_are_a_name(made):
@@ -209,3 +212,17 @@ def test_sixty_thousand_members_open_in_a_couple_of_seconds(shared):
     source = open_source(str(shared / "data" / "cifar10.zip"))
     assert time.perf_counter() - started < 4
     assert len(source) == 60_000
+
+
+def test_folders_that_windows_wrote_with_backslashes(made):
+    """As PowerShell 5 and old .NET write them; entries of folders end in one, too."""
+    path = made.root / "w.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("cat\\", "cat\\1.png", "dog\\in\\2.png", "dog/3.png"):
+            info = zipfile.ZipInfo("x")
+            info.filename = name
+            archive.writestr(info, name.encode())
+    source = open_source(str(path))
+    assert source.names == ["cat/1.png", "dog/in/2.png", "dog/3.png"]
+    assert source.read(1) == b"dog\\in\\2.png"
+    assert "backslashes" in source.notes[-1]

@@ -174,7 +174,18 @@ def _names(
     utf_8 = (flags & _UTF_8).astype(bool)
     if utf_8.all() or all(map(bytes.isascii, raw)):
         return [name.decode() for name in raw]
+    others = "cp437"
+    if all(map(_is_utf_8, raw)):
+        others = "utf-8"  # what systems write whose names are UTF-8, without saying so
     return [
-        name.decode("utf-8" if known else "cp437")
+        name.decode("utf-8" if known else others)
         for name, known in zip(raw, utf_8.tolist(), strict=True)
     ]
+
+
+def _is_utf_8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

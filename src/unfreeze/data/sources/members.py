@@ -7,18 +7,19 @@ from unfreeze.errors import DataError
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 # without any of these a name stays where it is, and is plain
-_SUSPECT = ("\\", "\x00", ":", "..", "\n/", "\n./", "//", "/./")
+_SUSPECT = ("\x00", ":", "..", "\n/", "\n./", "//", "/./")
+BACKSLASHES = "Its names have backslashes, as Windows writes them: they are read as folders."
+
+
+def slashed(name: str) -> str:
+    """The name with folders as other archives have them: tools of Windows write backslashes."""
+    return name.replace("\\", "/")
 
 
 def refuse_slip(name: str, where: str) -> None:
-    """Raises DataError for a name that is absolute, climbs, or speaks another system's paths."""
-    if (
-        name.startswith("/")
-        or "\\" in name
-        or "\x00" in name
-        or _DRIVE.match(name)
-        or ".." in name.split("/")
-    ):
+    """Raises DataError for a name that is absolute, climbs, or names a drive."""
+    name = slashed(name)
+    if name.startswith("/") or "\x00" in name or _DRIVE.match(name) or ".." in name.split("/"):
         raise DataError(
             f"{where} holds a member named {name!r}, which points outside the archive.",
             "Pack the pictures again with plain relative names, or give the unpacked folder.",

@@ -12,7 +12,14 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.sources.members import last_of_each, plain, refuse_slip, skipped_note
+from unfreeze.data.sources.members import (
+    BACKSLASHES,
+    last_of_each,
+    plain,
+    refuse_slip,
+    skipped_note,
+    slashed,
+)
 from unfreeze.data.sources.positional import PositionalFile
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.data.undecodable import Undecodable
@@ -41,15 +48,17 @@ class TarSource(Source):
         names: list[str] = []
         columns: list[tuple[int, int, int]] = []
         special: list[str] = []
+        windows = False
         with open(os.dup(file.descriptor), "rb") as stream:  # noqa: PTH123
             for member in _headers(stream, self.where):
                 if not member.isreg() or member.issparse():
                     special += [] if member.isdir() else [member.name]
                     continue
-                names.append(plain(member.name))
+                windows = windows or "\\" in member.name
+                names.append(plain(slashed(member.name)))
                 columns.append((member.size, member.offset_data, int(member.mtime)))
         places, hidden = last_of_each(names)
-        self.notes = (*skipped_note(special), *hidden)
+        self.notes = (*skipped_note(special), *hidden, *([BACKSLASHES] if windows else ()))
         self.skipped = len(special) + len(names) - len(places)
         table = np.array([columns[place] for place in places], np.int64).reshape(-1, 3)
         self.names = [names[place] for place in places]

@@ -10,7 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.sources.directory import Directory, read_directory
-from unfreeze.data.sources.members import last_of_each, plain_names, refuse_slip, skipped_note
+from unfreeze.data.sources.members import (
+    BACKSLASHES,
+    last_of_each,
+    plain_names,
+    refuse_slip,
+    skipped_note,
+    slashed,
+)
 from unfreeze.data.sources.positional import PositionalFile
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.data.undecodable import Undecodable
@@ -38,6 +45,9 @@ class ZipSource(Source):
         self.where = str(path)
         self._file = PositionalFile(path)
         found = _directory(path)
+        windows = any("\\" in name for name in found.names)
+        if windows:
+            found = found._replace(names=[slashed(name) for name in found.names])
         folders = np.array([name.endswith("/") for name in found.names], bool)
         special = _are_special(found) & ~folders
         links = [found.names[place] for place in np.flatnonzero(special)]
@@ -45,7 +55,7 @@ class ZipSource(Source):
         _refuse(found, kept, self.where, self._file.size)
         names = plain_names([found.names[place] for place in kept.tolist()], self.where)
         places, hidden = last_of_each(names)
-        self.notes = (*skipped_note(links), *hidden)
+        self.notes = (*skipped_note(links), *hidden, *([BACKSLASHES] if windows else ()))
         self.skipped = len(links) + len(names) - len(places)
         self.names = [names[place] for place in places]
         rows = kept[places]
