@@ -18,7 +18,7 @@ from unfreeze.api.pretrain import PretrainPlan, plan_pretrain, run_pretrain
 from unfreeze.api.report import report
 from unfreeze.data.index import TEST, build_index
 from unfreeze.data.pictures import Pictures
-from unfreeze.data.sources.open import open_source
+from unfreeze.data.sources.open import PREFIX, open_source
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import Interrupted
 from unfreeze.runtime.atomic import write_json
@@ -86,7 +86,7 @@ def demo(out: str | None = None, **settings: Any) -> DemoResult | PretrainPlan:
 
 
 def run_demo(
-    settings: DemoSettings, console: Console, *, data: str = "digits"
+    settings: DemoSettings, console: Console, *, data: str = f"{PREFIX}digits"
 ) -> DemoResult | PretrainPlan:
     """The same from a settings object; `data` is another source with the same classes."""
     started = time.monotonic()

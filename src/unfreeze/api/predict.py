@@ -15,7 +15,7 @@ from unfreeze.data.preprocess import Pixels
 from unfreeze.data.signatures import HEAD, is_junk, known, named_as_picture
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.filelist import FileListSource
-from unfreeze.data.sources.open import BUILT_IN, is_collection, open_source
+from unfreeze.data.sources.open import built_in, is_collection, open_source
 from unfreeze.errors import UsageError
 from unfreeze.runtime.atomic import write_bytes
 from unfreeze.runtime.console import Console, Quiet
@@ -91,7 +91,7 @@ def _pictures(name: str, data_root: str, intensity: str) -> Iterator[_Picture]:
     before = f"{path.parent if isinstance(source, FileListSource) else name}/"
     for row in _rows(source):
         inner = source.names[row]
-        yield _Picture(("" if name in BUILT_IN else before) + inner, read_row(source, row))
+        yield _Picture(("" if built_in(name) else before) + inner, read_row(source, row))
 
 
 def _rows(source: Source) -> Iterator[int]:

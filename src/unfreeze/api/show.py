@@ -17,7 +17,7 @@ from unfreeze.data.pictures import FileLost, Pictures
 from unfreeze.data.preprocess import Pixels
 from unfreeze.data.sample import looked_at, sampled
 from unfreeze.data.scan import Scan, check
-from unfreeze.data.sources.open import open_source
+from unfreeze.data.sources.open import PREFIX, open_source
 from unfreeze.data.splits import subset
 from unfreeze.data.verdicts import UNKNOWN, Verdicts
 from unfreeze.reports.dataset import Seen, Strip, dataset
@@ -236,7 +236,7 @@ def _name(data: Sequence[str]) -> str:
     """What the page is called: by its data, the first of several."""
     first = data if isinstance(data, str) else data[0]
     more = 0 if isinstance(data, str) else len(data) - 1
-    name = Path(first.rstrip("/\\")).resolve().name
+    name = Path(first.removeprefix(PREFIX).rstrip("/\\")).resolve().name
     for ending in (".tar.gz", ".tgz", ".tar", ".zip", ".csv"):
         name = name.removesuffix(ending)
     return (name or "pictures") + (f"-and-{more}-more" if more else "")

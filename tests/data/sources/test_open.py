@@ -170,3 +170,26 @@ def test_the_index_of_a_folder_is_light(made):
         return source
 
     assert beyond_names(make, 50_000) < BYTES_A_FILE
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_a_folder_that_is_called_like_a_built_in_dataset_is_read(made, monkeypatch, name):
+    monkeypatch.chdir(made.root)
+    monkeypatch.setattr("unfreeze.data.sources.open.cifar10", lambda root, fetch: root)
+    made.folder(made.members(["one/1.png", "two/2.png"]), name)
+    source = open_source(name)
+    assert build_index(source).classes == ("one", "two")
+    assert source.notes[-1].endswith(f"The built-in dataset is builtin:{name}.")
+    built = open_source(f"builtin:{name}")
+    assert built == "data" if name == "cifar10" else len(built) == 1797
+
+
+def test_names_of_built_in_datasets(made, monkeypatch):
+    monkeypatch.chdir(made.root)
+    assert len(open_source("digits")) == len(open_source("builtin:digits")) == 1797
+    with pytest.raises(DataError, match="no built-in dataset 'mnist'"):
+        open_source("builtin:mnist")
+    (made.root / "digits").mkdir()
+    with pytest.raises(DataError, match="digits holds no files") as raised:
+        open_source("digits")
+    assert "builtin:digits" in raised.value.next_step

@@ -1,5 +1,6 @@
 """From what the user typed to a source."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from unfreeze.runtime.console import Console, Quiet
 
 _FETCHED = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
 BUILT_IN = ("digits", "cifar10")
+PREFIX = "builtin:"  # before the name of a built-in dataset, where a file or folder has it, too
 
 
 def _open_tar(path: Path) -> Source:
@@ -48,9 +50,9 @@ def open_source(
 ) -> Source:
     """The source that `data` names, or several as one; DataError where one cannot be read.
 
-    `digits` and `cifar10` are built in (`./digits` is a folder of that name); `data_root` is
-    where built-in sets are kept, `data` if not given; without `fetch` nothing is downloaded, and
-    `console` is told what is.
+    `digits` and `cifar10` are built in; where a file or folder here has that name it is taken, and
+    said, and `builtin:digits` is the built-in one. `data_root` is where built-in sets are kept,
+    `data` if not given; without `fetch` nothing is downloaded, and `console` is told what is.
     """
     if not isinstance(data, str):
         refuse_overlap(data)
@@ -58,10 +60,9 @@ def open_source(
             open_source(place, data_root=data_root, fetch=fetch, console=console) for place in data
         ]
         return parts[0] if len(parts) == 1 else SeveralSource(parts)
-    if data == "digits":
-        return digits()
-    if data == "cifar10":
-        return cifar10(data_root or "data", fetch=fetch)
+    name = built_in(data)
+    if name is not None:
+        return digits() if name == "digits" else cifar10(data_root or "data", fetch=fetch)
     data = local(data)
     try:
         if is_address(data):
@@ -73,8 +74,28 @@ def open_source(
             f"{data} cannot be read: {error.strerror or error}.", "Check its permissions."
         ) from error
     if not source.names:
-        raise DataError(f"{data} holds no files.", "Give a folder or an archive with pictures.")
+        raise DataError(f"{data} holds no files.", _instead(data))
+    if data in BUILT_IN:
+        source.notes += (f"{data} is the folder or file of that name here. {_instead(data)}",)
     return source
+
+
+def built_in(data: str) -> str | None:
+    """The built-in dataset that `data` names: `builtin:digits`, or `digits` where no file is so."""
+    name = data.removeprefix(PREFIX)
+    if data.startswith(PREFIX) and name not in BUILT_IN:
+        raise DataError(
+            f"There is no built-in dataset {name!r}.", f"Built in are {' and '.join(BUILT_IN)}."
+        )
+    taken = name == data and os.path.lexists(data)
+    return name if name in BUILT_IN and not taken else None
+
+
+def _instead(data: str) -> str:
+    """How to get the built-in dataset of the same name."""
+    if data in BUILT_IN:
+        return f"The built-in dataset is {PREFIX}{data}."
+    return "Give a folder or an archive with images."
 
 
 def is_collection(name: str) -> bool:
@@ -94,7 +115,7 @@ def _open_path(path: Path) -> Source:
             return kind(path)
     raise DataError(
         f"{path} is neither a folder nor a {', '.join(_KINDS)} file.",
-        "Give the folder that holds the pictures.",
+        _instead(str(path)),
     )
 
 
