@@ -86,6 +86,18 @@ def test_warnings_look_like_warnings(monkeypatch):
     assert "\x1b[1;33mwarning:" in shown and "\x1b[1m [red] is no markup." in shown
 
 
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_what_a_file_holds_gives_the_terminal_no_orders(monkeypatch, stream):
+    monkeypatch.setenv("TERM", "dumb")
+    world = World(io.StringIO(), stream())
+    for console in (make_console(world), Drawn(world)):
+        console.say("say \x1b]0;title\x07.")
+        console.warn("warn \x9b2J.")
+    shown = world.stderr.getvalue()
+    assert shown.count(r"\x1b]0;title\x07") == 2 and shown.count(r"\x9b2J") == 2
+    assert "\x07" not in shown and "\x9b" not in shown
+
+
 SAID = ["epoch 12/30", "val 0.812", "loss 1.774", "data 3 ms", "step 80 ms"]
 
 

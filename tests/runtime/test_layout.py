@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unfreeze.runtime.layout import Table, cells, command, facts, sentences, wrapped
+from unfreeze.runtime.layout import Table, cells, command, facts, sentences, visible, wrapped
 
 WORDS = st.lists(st.text("abcdefghij-/.", min_size=1, max_size=30), min_size=1, max_size=40)
 ROWS = [
@@ -74,3 +74,12 @@ def test_facts_go_on_below_themselves():
         "network  one two three four",
         "         five",
     ]
+
+
+@given(st.text())
+def test_no_control_character_is_left(text):
+    shown = visible(text)
+    assert all(letter.isprintable() or letter in "\n\t" or ord(letter) > 159 for letter in shown)
+    assert visible(shown) == shown
+    assert visible("a\tb\nc\u00fc") == "a\tb\nc\u00fc"
+    assert visible("\x1b[31mred\x07\r\x9b") == r"\x1b[31mred\x07\x0d\x9b"

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from unfreeze.api.serving import placed, read_row, send
 from unfreeze.data.decode import decode
+from unfreeze.data.drafts import image_rows
 from unfreeze.data.preprocess import Pixels
-from unfreeze.data.signatures import HEAD, is_junk, known, named_as_picture
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.filelist import FileListSource
 from unfreeze.data.sources.open import built_in, is_collection, open_source
@@ -68,7 +68,9 @@ def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
     out = output_file(s.out, ours=table_of(COLUMNS), inputs=inputs_of(s)) if s.out else None
     network = placed(load_classifier(s.run), s.device, s.precision)
     how = network.preprocess.intensity
-    pictures = [picture for name in s.images for picture in _pictures(name, s.data_root, how)]
+    pictures = [
+        picture for name in s.images for picture in _pictures(name, s.data_root, how, console)
+    ]
     names = [picture.path for picture in pictures]
     reads = (picture.read for picture in pictures)
     sent = send(network, names, reads, batch_size=s.batch_size, console=console)
@@ -80,13 +82,17 @@ def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
     return found
 
 
-def _pictures(name: str, data_root: str, intensity: str) -> Iterator[_Picture]:
+def _pictures(
+    name: str, data_root: str, intensity: str, console: Console | None = None
+) -> Iterator[_Picture]:
     path = Path(name)
     if path.is_file() and not is_collection(path.name):
         yield _Picture(name, partial(_file, path, intensity))
         return
     source = open_source(name, data_root=data_root)
     source.intensity = intensity
+    for note in source.notes:
+        (console or Quiet()).say(note)
     # a list's paths are relative to its folder; an archive's members lie inside it
     before = f"{path.parent if isinstance(source, FileListSource) else name}/"
     for row in _rows(source):
@@ -94,13 +100,9 @@ def _pictures(name: str, data_root: str, intensity: str) -> Iterator[_Picture]:
         yield _Picture(("" if built_in(name) else before) + inner, read_row(source, row))
 
 
-def _rows(source: Source) -> Iterator[int]:
-    """Rows that are pictures: all of a list, of files those that look like one."""
-    for row, name in enumerate(source.names):
-        if source.listed or (
-            not is_junk(name) and (named_as_picture(name) or known(source.head(row, HEAD)))
-        ):
-            yield row
+def _rows(source: Source) -> Iterable[int]:
+    """Rows that are images: all of a list, of files those that look like one."""
+    return range(len(source)) if source.listed else image_rows(source)
 
 
 def _file(path: Path, intensity: str) -> Pixels:

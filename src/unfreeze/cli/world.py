@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from unfreeze.runtime.layout import sentences
+from unfreeze.runtime.layout import sentences, visible
 
 NARROWEST, USUAL = 40, 80  # cells of a line: at least, and where a terminal does not say
 
@@ -52,7 +52,7 @@ class World:
 
     def tell(self, text: str) -> None:
         """Lines for people; a reader who has left is no reason to stop."""
-        lines = sentences(text, columns(self.stderr))
+        lines = sentences(visible(text), columns(self.stderr))
         with contextlib.suppress(BrokenPipeError):
             self.stderr.write("\n".join(lines) + "\n")
             self.stderr.flush()

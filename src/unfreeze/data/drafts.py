@@ -12,6 +12,7 @@ from unfreeze.data import layout
 from unfreeze.data.layout import NONE, TRAIN
 from unfreeze.data.signatures import HEAD, is_junk, known, may_be_junk, named_as_picture
 from unfreeze.data.sources import Source
+from unfreeze.data.sources.outputs import lies_in
 from unfreeze.data.sources.several import SeveralSource
 from unfreeze.data.split_names import splits_of_words
 from unfreeze.errors import DataError
@@ -92,7 +93,7 @@ def _joined(source: SeveralSource, parts: list[Draft]) -> Draft:
 
 def _foldered(source: Source, *, whole: bool) -> Draft:
     """As the folders say; `whole`: also what lies beside them, as something else says labels."""
-    rows = sorted(_pictures(source), key=source.names.__getitem__)
+    rows = sorted(image_rows(source), key=source.names.__getitem__)
     if not rows:
         raise empty(source)
     folders = [_folder(source.names[row]) for row in rows]
@@ -117,10 +118,11 @@ def _foldered(source: Source, *, whole: bool) -> Draft:
     )
 
 
-def _pictures(source: Source) -> Iterator[int]:
-    junk = may_be_junk(source.names)
+def image_rows(source: Source) -> Iterator[int]:
+    """The rows of a folder or archive that are images: by name or content, in their order."""
+    junk, outputs = may_be_junk(source.names), source.outputs
     for row, name in enumerate(source.names):
-        if junk and is_junk(name):
+        if (junk and is_junk(name)) or (outputs and lies_in(name, outputs)):
             continue
         if named_as_picture(name) or known(source.head(row, HEAD)):
             yield row
@@ -173,6 +175,7 @@ def empty(source: Source) -> DataError:
     """What to say of a source without a picture."""
     archives = _archives(source)
     such = f", an archive in it ({archives[0]}) included" if archives else ""
+    such += f", and {', '.join(source.outputs[:3])}, which unfreeze wrote" * bool(source.outputs)
     return DataError(
         f"{source.where} holds no pictures: {len(source):,} other files{such}.",
         "Unpack archives inside archives; pictures are JPEG, PNG, WebP, TIFF, BMP, GIF and others.",

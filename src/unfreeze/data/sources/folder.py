@@ -10,6 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.data.sources.outputs import (
+    HEAD,
+    MARKS,
+    is_output,
+    is_run,
+    outputs_note,
+    refuse_run,
+)
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.errors import DataError
 
@@ -70,6 +78,8 @@ class FolderSource(FileSource):
                 "Check its permissions, or move it out of the data.",
             ) from error
         super().__init__(path, found.names, found.sizes, found.times)
+        self.outputs = tuple(found.outputs)
+        self.notes = outputs_note(self.outputs)
 
 
 class _Found:
@@ -79,6 +89,7 @@ class _Found:
         self.names: list[str] = []
         self.sizes = array("q")
         self.times = array("q")
+        self.outputs: list[str] = []
 
     def walk(self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> None:
         """Adds every file below, depth first."""
@@ -88,6 +99,8 @@ class _Found:
             return
         with os.scandir(folder) as inside:
             entries = sorted(inside, key=attrgetter("name"))
+        if self._written_here(folder, prefix, {entry.name for entry in entries}):
+            return
         for entry in entries:
             if entry.is_symlink() and _leads_to_itself(entry):
                 self._add(prefix + entry.name, 0, 0)
@@ -98,6 +111,27 @@ class _Found:
                 self._add(prefix + entry.name, status.st_size, status.st_mtime_ns)
             elif entry.is_symlink():
                 self._add(prefix + entry.name, 0, 0)
+
+    def _written_here(self, folder: str, prefix: str, inside: set[str]) -> bool:
+        """Whether this tool wrote the folder; noted, and refused where it is all there is."""
+        if MARKS.isdisjoint(inside):
+            return False
+
+        def head(name: str) -> bytes:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            if not os.path.isfile(path):  # noqa: PTH113 - never a pipe
+                return b""
+            with open(path, "rb") as file:  # noqa: PTH123
+                return file.read(HEAD)
+
+        if not prefix:  # a quarantine that is named is looked at
+            if is_run(inside, head):
+                raise refuse_run(folder)
+            return False
+        found = is_output(inside, head)
+        if found:
+            self.outputs.append(prefix[:-1])
+        return found
 
     def _add(self, name: str, size: int, changed: int) -> None:
         self.names.append(name)

@@ -20,8 +20,9 @@ class Source(ABC):
 
     `names` are relative with `/`, junk included; `sizes` are bytes; `skipped` counts links,
     devices and the like, which are never followed out of an archive; `notes` are sentences for
-    people. `labels`, `splits` and `groups` hold one entry a row where the source itself says
-    them (`""`: nothing said). Reading is thread-safe and works after a fork.
+    people; `outputs` are folders that this tool wrote, of which nothing is read. `labels`, `splits`
+    and `groups` hold one entry a row where the source itself says them (`""`: nothing said).
+    Reading is thread-safe and works after a fork.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Source(ABC):
     listed: bool = False  # every row is a picture, as a list says
     intensity: str = "auto"  # the rule by which deep grey is decoded
     skipped: int = 0
+    outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:

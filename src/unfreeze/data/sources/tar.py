@@ -20,6 +20,7 @@ from unfreeze.data.sources.members import (
     skipped_note,
     slashed,
 )
+from unfreeze.data.sources.outputs import outputs_note, outputs_of
 from unfreeze.data.sources.positional import PositionalFile
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.data.undecodable import Undecodable
@@ -65,6 +66,8 @@ class TarSource(Source):
         self.sizes: npt.NDArray[np.int64] = np.ascontiguousarray(table[:, 0])
         self._offsets = np.ascontiguousarray(table[:, 1])
         self._times = np.ascontiguousarray(table[:, 2])
+        self.outputs = outputs_of(self)
+        self.notes += outputs_note(self.outputs)
 
     def read(self, row: int) -> bytes:
         """The member's bytes."""

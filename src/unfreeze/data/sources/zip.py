@@ -18,6 +18,7 @@ from unfreeze.data.sources.members import (
     skipped_note,
     slashed,
 )
+from unfreeze.data.sources.outputs import outputs_note, outputs_of
 from unfreeze.data.sources.positional import PositionalFile
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.data.undecodable import Undecodable
@@ -65,6 +66,8 @@ class ZipSource(Source):
         self._checksums = found.checksums[rows]
         self._deflated = found.methods[rows] == zipfile.ZIP_DEFLATED
         self._closed = dict(zip(*_closed(found, rows), strict=True))
+        self.outputs = outputs_of(self)
+        self.notes += outputs_note(self.outputs)
 
     def read(self, row: int) -> bytes:
         """The member's bytes; Undecodable where it is cut, damaged or a bomb."""
