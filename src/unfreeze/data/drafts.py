@@ -12,7 +12,7 @@ from unfreeze.data import layout
 from unfreeze.data.layout import NONE, TRAIN
 from unfreeze.data.signatures import HEAD, is_junk, known, may_be_junk, named_as_picture
 from unfreeze.data.sources import Source
-from unfreeze.data.sources.outputs import lies_in
+from unfreeze.data.sources.own_folders import lies_in
 from unfreeze.data.sources.several import SeveralSource
 from unfreeze.data.split_names import splits_of_words
 from unfreeze.errors import DataError

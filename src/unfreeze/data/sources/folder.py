@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.sources.outputs import (
+from unfreeze.data.sources.own_folders import (
     HEAD,
     MARKS,
     is_output,

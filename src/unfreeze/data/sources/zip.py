@@ -18,7 +18,7 @@ from unfreeze.data.sources.members import (
     skipped_note,
     slashed,
 )
-from unfreeze.data.sources.outputs import outputs_note, outputs_of
+from unfreeze.data.sources.own_folders import outputs_note, outputs_of
 from unfreeze.data.sources.positional import PositionalFile
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.data.undecodable import Undecodable
