@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -38,7 +39,7 @@ from unfreeze.probes.logistic import fit_logistic
 LABELS, SEEDS = (1, 5, 10, 50), 5
 TRAIN, TEST = 60, 60  # images of each class: to draw labels from, and to judge by
 UNTRAINED = ("resnet18", "mobilenet_v3_small", "vgg11", "timm/convnext_atto")
-VIT = {"arch": "timm/vit_tiny_patch16_224", "image_size": 224}
+VIT = "timm/vit_tiny_patch16_224"
 PATCH = 64
 
 Images = Iterator[tuple[str, Image.Image]]
@@ -115,11 +116,14 @@ def backbones(args: argparse.Namespace, data: dict[str, Path]) -> dict[str, dict
         arch = "timm/tf_efficientnet_lite0"
         found["efficientnet_lite0, ImageNet"] = {"weights": args.efficientnet, "arch": arch}
     runs = args.scratch / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    torch.save(timm.create_model(VIT.split("/")[1]).state_dict(), runs / "vit.pth")
+    found["vit_tiny, untrained"] = {"weights": str(runs / "vit.pth"), "arch": VIT}
     small = {"image_size": 64, "batch_size": 32, "device": "cpu", "tune": "off"}
     start = {"epochs": 0, "stem": "imagenet"}
     own = {
         **{f"{arch.split('/')[-1]}, untrained": {"arch": arch, **start} for arch in UNTRAINED},
-        "vit_tiny, untrained": {**VIT, **start},
         "unfreeze/small, SwAV": {"arch": "unfreeze/small", "epochs": args.epochs},
         "resnet18, SwAV": {
             "arch": "resnet18",
