@@ -161,10 +161,27 @@ def test_a_reader_who_leaves_ends_it_quietly(monkeypatch):
     assert main(["report"], World(io.StringIO(), Gone())) == 2
 
 
-def test_names_that_are_no_utf8_come_out_as_their_bytes():
-    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    World(out, io.StringIO()).answer("bad\udcff.png")
-    assert out.buffer.getvalue() == b"bad\xff.png\n"
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252", "utf-16"])
+def test_a_result_is_utf_8_whatever_the_locale_and_the_names(encoding):
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    World(out, io.StringIO()).answer("bad\udcff é 🐶.png\x1b")
+    assert out.buffer.getvalue() == "bad\\xff é 🐶.png\x1b\n".encode()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_a_screen_shows_what_it_can_and_no_name_moves_its_cursor(encoding):
+    class Screen(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    out, err = (Screen(io.BytesIO(), encoding=encoding) for _ in range(2))
+    world = World(out, err)
+    world.answer("bad\udcff é 🐶\x1b[2J")
+    world.tell("bad\udcff é 🐶\x1b[2J")
+    out.flush()
+    for stream in (out, err):
+        shown = "é 🐶".encode(encoding, "backslashreplace")
+        assert stream.buffer.getvalue() == b"bad\\xff " + shown + b"\\x1b[2J\n"
 
 
 def test_being_ended_from_outside_is_130(command):

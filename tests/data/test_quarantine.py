@@ -10,6 +10,7 @@ from unfreeze.data.leftout import list_of, read_list, write_list
 from unfreeze.data.quarantine import MANIFEST, quarantine, read_manifest, set_aside, undo
 from unfreeze.data.sources import open_source
 from unfreeze.errors import DataError, UsageError
+from unfreeze.text import as_text
 
 BROKEN = [
     ("cat/1.png", "truncated", "image file is truncated"),
@@ -151,13 +152,18 @@ def test_places_that_make_no_sense_are_refused(data, tmp_path):
 
 
 def test_names_that_are_no_text(tmp_path):
-    data, name = tmp_path / "data", os.fsdecode(b"caf\xe9.png")
+    data = tmp_path / os.fsdecode(b"d\xe4ta")
     data.mkdir()
-    (data / name).write_bytes(b"abc")
-    quarantine(data, tmp_path / "aside", [(name, "unreadable", "")])
-    assert (tmp_path / "aside" / name).read_bytes() == b"abc"
-    undo(tmp_path / "aside")
-    assert (data / name).read_bytes() == b"abc"
+    names = [os.fsdecode(b"caf\xe9.png"), r"caf\xe9.png", 'a\r"\n,.png', " .png", "🐶.png"]
+    for name in names:
+        (data / name).write_bytes(name.encode("utf-8", "surrogateescape"))
+    quarantine(data, tmp_path / "aside", [(as_text(name), "unreadable", "") for name in names])
+    for name in names:
+        moved = (tmp_path / "aside" / name).read_bytes()
+        assert moved == name.encode("utf-8", "surrogateescape")
+    assert not any(data.iterdir())
+    assert len(undo(tmp_path / "aside")[0]) == len(names)
+    assert sorted(path.name for path in data.iterdir()) == sorted(names)
 
 
 def test_of_an_archive_a_list_is_kept_and_peoples_own_lines_stay(made, tmp_path):

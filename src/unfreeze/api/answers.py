@@ -1,8 +1,6 @@
 """What a model said of each picture: as CSV, and the worst mistakes with their pictures."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +9,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from unfreeze.data.preprocess import Pixels, Preprocess
-from unfreeze.runtime.atomic import replacing, write_bytes
+from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import told
+from unfreeze.runtime.tables import write_csv
 from unfreeze.transfer.reading import Read
 
 ARRAYS = ("paths", "pictures")  # of mistakes.npz
@@ -56,8 +55,8 @@ class Answers:
     def write(self, folder: Path) -> None:
         """predictions.csv, mistakes.csv, and mistakes.npz: pictures of the first mistakes."""
         wrong = self.mistakes()
-        write_bytes(folder / "predictions.csv", _csv(self.each))
-        write_bytes(folder / "mistakes.csv", _csv(self.each[place] for place in wrong))
+        write_csv(folder / "predictions.csv", COLUMNS, map(_row, self.each))
+        write_csv(folder / "mistakes.csv", COLUMNS, (_row(self.each[p]) for p in wrong))
         small = Preprocess(THUMBNAIL, THUMBNAIL)
         shown = {told(self.each[p].path): small.pixels(self.reads[p]()) for p in wrong[:WORST]}
         with replacing(folder / "mistakes.npz") as path, path.open("wb") as stream:
@@ -90,16 +89,8 @@ def answered(
     return Answers(each, reads)
 
 
-def _csv(answers: Iterable[Answer]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(
-        (a.path, a.label, a.predicted, f"{a.probability:.6f}", f"{a.probability_of_label:.6f}")
-        for a in answers
-    )
-    # bytes that are no UTF-8 go through unchanged
-    return text.getvalue().encode("utf-8", "surrogateescape")
+def _row(a: Answer) -> tuple[str, ...]:
+    return a.path, a.label, a.predicted, f"{a.probability:.6f}", f"{a.probability_of_label:.6f}"
 
 
 def _stacked(pictures: list[Pixels]) -> Pixels:

@@ -23,7 +23,7 @@ from unfreeze.reports.pairs import accuracy, difference
 from unfreeze.runtime.atomic import write_json, write_text
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.runfolder import RunFolder, allowed
-from unfreeze.settings.build import as_dict, layered, read_toml, to_toml
+from unfreeze.settings.build import as_dict, layered, read_own_toml, to_toml
 from unfreeze.settings.compare import CompareSettings
 from unfreeze.settings.knob import flag, inputs_of
 from unfreeze.settings.shared import Data, spoken
@@ -165,7 +165,7 @@ def _allowed(s: CompareSettings) -> None:
     own = folder / "config.toml"
     if not s.resume or not own.exists():
         return
-    before, now = read_toml(str(own)), as_dict(s)
+    before, now = read_own_toml(own), as_dict(s)
     for name, value in now.items():
         was = before.get(name)
         if value != was and name not in FREE and not _grown(name, was, value):

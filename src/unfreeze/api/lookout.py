@@ -14,7 +14,7 @@ from unfreeze.data.preprocess import Pixels, Preprocess
 from unfreeze.data.views import normalise
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.runtime.devices import pick_device
-from unfreeze.settings.build import build, read_toml
+from unfreeze.settings.build import build, read_own_toml
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.use import ShowSettings
@@ -84,7 +84,7 @@ def intensity(s: ShowSettings) -> str:
 def _of_run(run: str) -> Lookout:
     card, folder = card_of(run), run_folder(run)
     preprocess = Preprocess.from_dict(card.preprocess)
-    given = read_toml(str(folder / "config.toml")) if folder else {}
+    given = read_own_toml(folder / "config.toml") if folder else {}
     if "nmb_crops" in given:
         return _pretraining(build(PretrainSettings, given), f"those of {run}")
     if "freeze" in given:

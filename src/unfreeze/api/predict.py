@@ -1,7 +1,5 @@
 """`predict`: a label and a probability for each picture."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +15,9 @@ from unfreeze.data.sources import Source
 from unfreeze.data.sources.filelist import FileListSource
 from unfreeze.data.sources.open import built_in, is_collection, open_source
 from unfreeze.errors import UsageError
-from unfreeze.runtime.atomic import write_bytes
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.outputs import output_file, table_of
+from unfreeze.runtime.tables import write_csv
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.use import PredictSettings
@@ -78,7 +76,8 @@ def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
         console.warn(sent.cropped.warning)
     found = network.label([names[place] for place in sent.kept.tolist()], sent.values)
     if out:
-        write_bytes(out, _csv(found))
+        rows = ((one.path, one.label, f"{one.probability:.6f}") for one in found)
+        write_csv(out, COLUMNS, rows)
     return found
 
 
@@ -107,11 +106,3 @@ def _rows(source: Source) -> Iterable[int]:
 
 def _file(path: Path, intensity: str) -> Pixels:
     return decode(path.read_bytes(), intensity)
-
-
-def _csv(found: list[Prediction]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((one.path, one.label, f"{one.probability:.6f}") for one in found)
-    return text.getvalue().encode("utf-8", "surrogateescape")

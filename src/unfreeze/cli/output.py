@@ -1,8 +1,6 @@
 """Results on stdout: one JSON document, or a few lines for people."""
 
-import csv
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,8 @@ from typing import Any
 
 from unfreeze.reports.interval import wilson
 from unfreeze.runtime.console import worded
+from unfreeze.runtime.tables import csv_text
+from unfreeze.text import clean_all
 
 _BESIDE = (
     ("macro-F1", "macro_f1"),
@@ -28,13 +28,13 @@ def plain(value: Any) -> Any:
             field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
         }
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {clean_all(str(key)): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):  # a NumPy array or scalar, or a tensor
         return plain(value.tolist())
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, PurePath):
-        return str(value)
+    if isinstance(value, str | PurePath):
+        return clean_all(str(value))  # names of files need not be UTF-8
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -110,12 +110,8 @@ def _predictions(result: Any) -> str:
     """CSV: path, label, probability."""
     if not isinstance(result, list):
         return _fields(result)
-    text = io.StringIO()
-    write = csv.writer(text, lineterminator="\n")
-    write.writerow(("path", "label", "probability"))
-    for row in result:
-        write.writerow((row["path"], row["label"], f"{row['probability']:.4f}"))
-    return text.getvalue().rstrip("\n")
+    rows = [(row["path"], row["label"], f"{row['probability']:.4f}") for row in result]
+    return csv_text([("path", "label", "probability"), *rows]).rstrip("\n")
 
 
 def _evaluation(result: Any) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from unfreeze.cli.world import World, columns
 from unfreeze.runtime.console import WARNING, Advance, Console
-from unfreeze.runtime.layout import Table, cells, sentences, visible, wrapped
+from unfreeze.runtime.layout import Table, cells, sentences, wrapped
+from unfreeze.text import for_screen
 
 if TYPE_CHECKING:
     from rich.console import Console as Screen
@@ -101,13 +102,13 @@ class Drawn:
 
     def say(self, text: str) -> None:
         """One line; words are not broken, and a command at its end can be pasted."""
-        self._print(sentences(visible(text), self.screen.width))
+        self._print(sentences(for_screen(text), self.screen.width))
 
     def warn(self, message: str) -> None:
         """The word in colour, the message in bold."""
         from rich.text import Text
 
-        first, *rest = wrapped(visible(f"{WARNING}: {message}"), self.screen.width)
+        first, *rest = wrapped(for_screen(f"{WARNING}: {message}"), self.screen.width)
         mark = len(WARNING) + 1
         head = Text.assemble((first[:mark], "bold yellow"), (first[mark:], "bold"))
         self._print([head, *(Text(line, "bold") for line in rest)])

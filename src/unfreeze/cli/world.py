@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from unfreeze.runtime.layout import sentences, visible
+from unfreeze.runtime.layout import sentences
+from unfreeze.text import clean, for_screen
 
 NARROWEST, USUAL = 40, 80  # cells of a line: at least, and where a terminal does not say
 
@@ -52,9 +53,9 @@ class World:
 
     def tell(self, text: str) -> None:
         """Lines for people; a reader who has left is no reason to stop."""
-        lines = sentences(visible(text), columns(self.stderr))
+        lines = sentences(for_screen(text), columns(self.stderr))
         with contextlib.suppress(BrokenPipeError):
-            self.stderr.write("\n".join(lines) + "\n")
+            self._put(self.stderr, "\n".join(lines) + "\n")
             self.stderr.flush()
 
     def answer(self, text: str) -> None:
@@ -66,12 +67,21 @@ class World:
             self._hang_up()
 
     def _write(self, text: str) -> None:
-        try:
-            self.stdout.write(text)
-        except UnicodeEncodeError:
-            # names on a disk need not be UTF-8: their bytes go through unchanged
+        if self.stdout.isatty():
+            self._put(self.stdout, for_screen(text, coloured=True))
+        elif (buffer := getattr(self.stdout, "buffer", None)) is None:
+            self.stdout.write(clean(text))
+        else:  # into a file or a program: UTF-8, whatever the locale says
             self.stdout.flush()
-            self.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+            buffer.write(clean(text).encode("utf-8"))
+
+    def _put(self, stream: TextIO, text: str) -> None:
+        """On a screen, or into its log: what its encoding lacks stands escaped."""
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     @contextlib.contextmanager
     def quiet_stdout(self) -> Iterator[None]:

@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
+from unfreeze.text import given_path
+
 
 def cache_folder() -> Path:
     """`UNFREEZE_CACHE`, else `unfreeze` in `XDG_CACHE_HOME`, else in `~/.cache`."""
     if own := os.environ.get("UNFREEZE_CACHE"):
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "unfreeze"
+        return Path(given_path(own))
+    return Path(given_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "unfreeze"

@@ -4,15 +4,14 @@
 --quarantine` writes it and `--undo` takes its lines away again; people may add lines of their own.
 """
 
-import csv
-import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.remote import is_address
 from unfreeze.errors import DataError
-from unfreeze.runtime import atomic
+from unfreeze.runtime.tables import records, write_csv
 
 ENDING = ".left-out.csv"
 # kinds of sources that may have one
@@ -30,11 +29,9 @@ def list_of(source: Source) -> Path | None:
 
 def read_list(path: Path) -> Lines:
     """Its lines; none where there is no such file. DataError where it is no such list."""
-    try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
+    if not os.path.isfile(path):  # noqa: PTH113 - nor is one whose name would be too long
         return {}
-    rows = list(csv.DictReader(io.StringIO(text)))
+    rows = records(path)
     if any(row.get("path") is None for row in rows):
         raise DataError(
             f"{path} says what is left out, but has no column `path`.",
@@ -48,8 +45,4 @@ def write_list(path: Path, lines: Mapping[str, tuple[str, str]]) -> None:
     if not lines:
         path.unlink(missing_ok=True)
         return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_FIELDS)
-    writer.writerows((name, *why) for name, why in lines.items())
-    atomic.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    write_csv(path, _FIELDS, ((name, *why) for name, why in lines.items()))

@@ -5,9 +5,7 @@ move is whole or not at all, so that a crash at any moment leaves every file at 
 places; the same command, or `--undo`, goes on from there.
 """
 
-import csv
 import hashlib
-import io
 import os
 import shutil
 from collections.abc import Iterable
@@ -19,6 +17,8 @@ from unfreeze.data.sources import Source
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime import atomic
 from unfreeze.runtime.outputs import refuse_foreign, table_of, writable
+from unfreeze.runtime.tables import records, write_csv
+from unfreeze.text import as_name, as_text
 
 MANIFEST = "manifest.csv"
 _FIELDS = ("path", "reason", "detail", "bytes", "sha256", "from")
@@ -39,6 +39,10 @@ class Moved(NamedTuple):
     def place(self) -> Path:
         """Where it was."""
         return Path(self.origin)
+
+    def within(self, folder: Path) -> Path:
+        """Where it is in a quarantine."""
+        return folder / as_name(self.path)
 
 
 def refuse_inside(root: Path, folder: Path) -> None:
@@ -70,7 +74,7 @@ def quarantine(root: Path, folder: Path, broken: Iterable[tuple[str, str, str]])
     refuse_inside(root, folder)
     lines = {line.path: line for line in read_manifest(folder)} if _is_one(folder) else {}
     for path, reason, detail in broken:
-        origin = root.resolve() / path
+        origin = root.resolve() / as_name(path)
         if origin.is_file() and not origin.is_symlink():
             size, sha = _identity(origin)
             _refuse_two(folder, lines.get(path), str(origin))
@@ -79,7 +83,7 @@ def quarantine(root: Path, folder: Path, broken: Iterable[tuple[str, str, str]])
         return []
     _write_manifest(folder, lines.values())
     for line in lines.values():
-        _move(line.place, folder / line.path, line)
+        _move(line.place, line.within(folder), line)
     return list(lines.values())
 
 
@@ -128,7 +132,7 @@ def undo(folder: Path) -> tuple[list[Moved], list[str]]:
     back += _unlisted([line for line in lines if line.origin.endswith(ENDING)])
     for line in [line for line in lines if not line.origin.endswith(ENDING)]:
         try:
-            _move(folder / line.path, line.place, line)
+            _move(line.within(folder), line.place, line)
             back.append(line)
         except _Occupied as error:
             kept.append(line)
@@ -144,8 +148,6 @@ def undo(folder: Path) -> tuple[list[Moved], list[str]]:
 def read_manifest(folder: Path) -> list[Moved]:
     """The lines of a quarantine's manifest. DataError where it is not one."""
     try:
-        text = (folder / MANIFEST).read_bytes().decode("utf-8", "surrogateescape")
-        rows = list(csv.DictReader(io.StringIO(text)))
         return [
             Moved(
                 row["path"],
@@ -153,9 +155,9 @@ def read_manifest(folder: Path) -> list[Moved]:
                 row["detail"],
                 int(row["bytes"]),
                 row["sha256"],
-                row["from"],
+                as_name(row["from"]),
             )
-            for row in rows
+            for row in records(folder / MANIFEST)
         ]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(
@@ -190,12 +192,8 @@ def _is_one(folder: Path) -> bool:
 
 
 def _write_manifest(folder: Path, lines: Iterable[Moved]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_FIELDS)
-    writer.writerows(lines)
-    # names on a disk need not be UTF-8: their bytes go through unchanged
-    atomic.write_bytes(folder / MANIFEST, text.getvalue().encode("utf-8", "surrogateescape"))
+    rows = (line._replace(origin=as_text(line.origin)) for line in lines)
+    write_csv(folder / MANIFEST, _FIELDS, rows)
 
 
 def _move(here: Path, there: Path, line: Moved) -> None:

@@ -1,7 +1,5 @@
 """Every file decoded once before the first step: which pictures can be used, and why not."""
 
-import csv
-import io
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,8 +20,8 @@ from unfreeze.data.store import PixelStore
 from unfreeze.data.sweep import sweep
 from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdicts
 from unfreeze.errors import DataError, ResourceError
-from unfreeze.runtime import atomic
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.tables import write_csv
 
 Mode = Literal["full", "sample", "off"]
 SAMPLE = 1_000  # files that --scan sample decodes
@@ -168,12 +166,8 @@ class _Looking:
 
 def write_problems_csv(path: Path, problems: Iterable[Problem]) -> None:
     """`path,reason,detail,left_out`, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Problem._fields)
-    writer.writerows((*problem[:3], str(problem.left_out).lower()) for problem in problems)
-    # names on a disk need not be UTF-8: their bytes go through unchanged
-    atomic.write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    rows = ((*problem[:3], str(problem.left_out).lower()) for problem in problems)
+    write_csv(path, Problem._fields, rows)
 
 
 def _positions(count: int, mode: Mode, seed: int) -> Rows:

@@ -1,7 +1,6 @@
 """Seeded choices among pictures: subsets of the labels, and a part held out."""
 
 import csv
-import io
 import itertools
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy.typing as npt
 
 from unfreeze.errors import DataError
 from unfreeze.runtime import atomic
+from unfreeze.runtime.tables import csv_text, read_csv
+from unfreeze.text import has_halves
 
 SMALLEST_CLASS = 5  # below this many training pictures in a class nothing is held out
 _SUBSET, _HELD_OUT = 1, 2  # streams of one seed
@@ -94,8 +95,7 @@ def write_split_csv(path: Path, rows: Iterable[SplitRow | tuple[str, str, str]])
     parts, remaining = [_text([SplitRow._fields])], iter(rows)
     while some := list(itertools.islice(remaining, _TOGETHER)):
         parts.append(_text(some))
-    # names on a disk need not be UTF-8: their bytes go through unchanged
-    atomic.write_bytes(path, "".join(parts).encode("utf-8", "surrogateescape"))
+    atomic.write_text(path, "".join(parts))
 
 
 def _text(rows: Sequence[tuple[str, ...]]) -> str:
@@ -103,18 +103,15 @@ def _text(rows: Sequence[tuple[str, ...]]) -> str:
     plain = "\n".join(map(",".join, rows)) + "\n"
     separators = sum(map(len, rows)) - len(rows), len(rows)
     ordinary = (plain.count(","), plain.count("\n")) == separators
-    if ordinary and '"' not in plain and "\r" not in plain:
+    if ordinary and '"' not in plain and "\r" not in plain and not has_halves(plain):
         return plain
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return csv_text(rows)
 
 
 def read_split_csv(path: Path) -> list[SplitRow]:
     """The lines of a split.csv; DataError where the file is missing or is something else."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
-        rows = list(csv.reader(io.StringIO(text, newline="")))
+        rows = read_csv(path)
     except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {error}.", "Name a run's split.csv.") from error
     if not rows or tuple(rows[0]) != SplitRow._fields or any(len(row) != 3 for row in rows):

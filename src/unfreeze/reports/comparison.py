@@ -1,14 +1,12 @@
 """What a comparison of starts says: a sentence, a table, and marks on a scale for the page."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unfreeze.runtime.atomic import write_bytes
+from unfreeze.runtime.tables import write_csv
 
 WIDTH = 300  # units of a scale, left to right
 
@@ -104,16 +102,12 @@ def caveats(about: Mapping[str, Any]) -> list[str]:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """One line a run as CSV; an interval as two columns."""
-    text = io.StringIO()
     flat = [
         {k: v for k, v in row.items() if k != "interval"}
         | {"low": row["interval"][0], "high": row["interval"][1]}
         for row in rows
     ]
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    write_csv(path, list(flat[0]), (list(row.values()) for row in flat))
 
 
 def shown(found: Mapping[str, Any] | None) -> Shown | None:

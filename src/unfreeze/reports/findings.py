@@ -1,6 +1,5 @@
 """What a run's folder says: every file read once, each of them optional."""
 
-import csv
 import json
 import tomllib
 import zipfile
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.tables import records
 
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
@@ -115,8 +115,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+    return records(path)
 
 
 def _prototypes(path: Path) -> Prototypes:

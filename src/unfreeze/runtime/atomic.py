@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import ResourceError
+from unfreeze.text import clean, clean_all
 
 _FULL = {
     errno.ENOSPC: "The disk is full",
@@ -73,13 +74,13 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Put UTF-8 `text` at `path`, whole or not at all."""
-    write_bytes(path, text.encode("utf-8"))
+    """Put UTF-8 `text` at `path`, whole or not at all; what is no UTF-8 stands escaped."""
+    write_bytes(path, clean(text).encode("utf-8"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Put `value` at `path` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Put `value` at `path` as indented JSON, whole or not at all; names stand as text."""
+    write_text(path, json.dumps(clean_all(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def _sync(path: Path) -> None:

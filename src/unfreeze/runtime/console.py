@@ -9,6 +9,7 @@ from typing import Protocol
 
 from unfreeze.runtime.layout import Table
 from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.text import clean
 
 WARNING = "warning"  # the word before a warning, where there is no colour
 
@@ -128,7 +129,7 @@ class Logged:
 
 def told(name: str) -> str:
     """A name that can be written anywhere: names on a disk need not be UTF-8."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return clean(name)
 
 
 def worded(count: int, one: str, several: str) -> str:

@@ -11,7 +11,6 @@ GAP = 2  # spaces between columns
 NARROW = 18  # a column of text that has less is no longer read
 # a command at the end of a sentence, and its words: quotes are not opened
 COMMAND = re.compile(r"^(.*?[:;] )(unfreeze [a-z]+(?: .*)?)$", re.DOTALL)
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but the tab and the end of a line
 WORD = re.compile(r"""(?:'[^']*'|"[^"]*"|\S)+""")
 
 
@@ -22,11 +21,6 @@ def cells(text: str) -> int:
     from rich.cells import cell_len
 
     return cell_len(text)
-
-
-def visible(text: str) -> str:
-    """`text` without control characters, which a terminal obeys: names and files may hold any."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def padded(text: str, width: int, *, right: bool = False) -> str:

@@ -12,6 +12,7 @@ from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.atomic import disk_full, is_full, write_text
 from unfreeze.runtime.outputs import object_of, refuse_inputs, refuse_inside, writable
 from unfreeze.settings.build import is_own_toml
+from unfreeze.text import clean_all, for_screen
 
 # everything that a run, a comparison or a demonstration writes at the top of its folder
 ENTRIES = {
@@ -57,13 +58,13 @@ class RunFolder:
 
     def metric(self, record: dict[str, Any]) -> None:
         """Append one JSON object to metrics.jsonl; whoever listens is told."""
-        self._append("metrics.jsonl", json.dumps(record))
+        self._append("metrics.jsonl", json.dumps(clean_all(record)))
         for listen in self.listeners:
             listen(record)
 
     def log(self, text: str) -> None:
         """Append one dated line to log.txt."""
-        self._append("log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+        self._append("log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {for_screen(text)}")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every record of metrics.jsonl; a last line cut by a crash is left out."""
@@ -82,7 +83,7 @@ class RunFolder:
         if not self.writes:
             return
         try:
-            with self.file(name).open("a", encoding="utf-8", errors="backslashreplace") as stream:
+            with self.file(name).open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
         except OSError as error:
             if is_full(error):

@@ -4,13 +4,14 @@ import dataclasses
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from unfreeze import __version__
 from unfreeze.errors import UsageError
 from unfreeze.settings.knob import Knob, coerce, flag, knobs
+from unfreeze.text import as_name, as_text, clean_all, decoded
 
 S = TypeVar("S")
 MARK = "# unfreeze"  # how every settings file of a run begins
@@ -33,9 +34,12 @@ def layered(cls: type[S], given: Mapping[str, Any]) -> S:
 
     A resumed run's own config.toml is its file, where none is named.
     """
+    known = knobs(cls)
+    places = {name for name in ("config", "out") if name in known and given.get(name) is not None}
+    given = {**given, **{name: coerce(name, given[name], known[name]) for name in places}}
     config = given.get("config")
     if config is None and given.get("resume") and given.get("out"):
-        own = Path(str(given["out"])) / "config.toml"
+        own = Path(given["out"]) / "config.toml"
         if os.path.isfile(own):  # noqa: PTH113 - False, too, for a name that no system takes
             return build(cls, {**_of_run(cls, own), **given})
     return build(cls, {**(read_toml(config) if config else {}), **given})
@@ -47,7 +51,7 @@ def _of_run(cls: type, own: Path) -> dict[str, Any]:
             f"--resume: {own} is not the settings file of a run: nothing was changed.",
             "Name the run's folder, or a new one.",
         )
-    found = read_toml(str(own))
+    found = read_own_toml(own)
     strange = sorted(set(found) - set(knobs(cls)))
     if strange:
         raise UsageError(
@@ -60,12 +64,17 @@ def _of_run(cls: type, own: Path) -> dict[str, Any]:
 def read_toml(path: str) -> dict[str, Any]:
     """The settings in a TOML file; keys may be kebab-case or snake_case."""
     try:
-        loaded = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        loaded = tomllib.loads(decoded(Path(path).read_bytes()))
     except OSError as error:
         raise UsageError(f"The settings file {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"The settings file {path} is not TOML: {error}.") from error
     return {k.replace("-", "_"): v for k, v in loaded.items() if k not in FACT_TABLES}
+
+
+def read_own_toml(path: Path) -> dict[str, Any]:
+    """The settings in a run's config.toml, as `to_toml` wrote them: names as the system's."""
+    return {name: _texts(as_name, value) for name, value in read_toml(str(path)).items()}
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
@@ -93,7 +102,9 @@ def to_toml(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]
 
     lines = [f"{MARK} {__version__}: the settings of a run, and what was measured and chosen\n"]
     lines += [
-        f"# {key} is not set\n" if value is None else tomli_w.dumps({key: _plain(value)})
+        f"# {key} is not set\n"
+        if value is None
+        else tomli_w.dumps({key: _texts(as_text, _plain(value))})
         for key, value in settings.items()
     ]
     return "".join(lines) + "\n" + tomli_w.dumps(_nested(tables))
@@ -106,7 +117,7 @@ def _nested(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         place = whole
         for part in title.split("."):
             place = place.setdefault(part, {})
-        place |= _plain(table)
+        place |= clean_all(_plain(table))
     return whole
 
 
@@ -116,6 +127,13 @@ def is_own_toml(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(MARK) + 1) == f"{MARK} ".encode()
+
+
+def _texts(change: Callable[[str], str], value: Any) -> Any:
+    """The value, every text in it changed."""
+    if isinstance(value, str):
+        return change(value)
+    return [_texts(change, item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

@@ -10,10 +10,11 @@ import os
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from unfreeze.errors import UsageError
+from unfreeze.text import given_path, is_name
 
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
@@ -83,27 +84,44 @@ def coerce(name: str, value: Any, entry: tuple[Knob, Any, Any]) -> Any:
     """The value in the field's own type, inside its choices and bounds; UsageError otherwise."""
     spec, kind, _ = entry
     scalar, many, optional = parts(kind)
-    derived = value is None or (value in ("auto", spec.unset) and value not in spec.choices)
-    if optional and derived:
+    word = isinstance(value, str) and value in _derived(spec) and value not in spec.choices
+    if optional and (value is None or word):
         return None
     if spec.bare is not None and isinstance(value, bool):
         return spec.bare if value else None  # Python's way of giving a flag, or not
     if not many:
         return _one(name, value, scalar, spec)
-    if spec.whole and isinstance(value, str | os.PathLike):
-        items: Any = (value,)
-    else:
-        items = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(items, Sequence):
-        items = (items,)
+    items = _items(name, value, spec)
     if spec.choices:  # words without a comma in them
         items = [word for item in items for word in str(item).split(",")]
     return tuple(_one(name, item, scalar, spec) for item in items)
 
 
+def _derived(spec: Knob) -> tuple[str, ...]:
+    """The words for None; a file may be called `auto` where nothing is derived."""
+    if spec.path and spec.unset == "auto" and "(auto:" not in spec.help:
+        return ()
+    return ("auto", spec.unset)
+
+
+def _items(name: str, value: Any, spec: Knob) -> Sequence[Any]:
+    """The values in what was given for several: text with commas, anything to go through."""
+    if isinstance(value, str) and not spec.whole:
+        return value.replace(",", " ").split()
+    if isinstance(value, str | bytes | os.PathLike) or not isinstance(value, Iterable):
+        return (value,)
+    if isinstance(value, Mapping | Set):  # in which order?
+        raise UsageError(f"{spec.flag(name)} takes a list, not a {type(value).__name__}.")
+    return list(value)
+
+
 def _one(name: str, value: Any, scalar: Any, spec: Knob) -> Any:
     if scalar is bool:
         return _truth(name, value, spec)
+    if spec.path:
+        return _path(name, value, spec)
+    if scalar is str and not isinstance(value, str | int | float | os.PathLike):
+        raise UsageError(f"{spec.flag(name)} takes text, not a {type(value).__name__}.")
     try:
         result = scalar(value)
         fits = not isinstance(value, bool) and (
@@ -115,6 +133,23 @@ def _one(name: str, value: Any, scalar: Any, spec: Knob) -> Any:
         what = {int: "a whole number", float: "a number"}.get(scalar, "text")
         raise UsageError(f"{spec.flag(name)} takes {what}, not {value!r}.", f"Help: {spec.help}")
     return _inside(name, result, spec)
+
+
+def _path(name: str, value: Any, spec: Knob) -> str:
+    """A path, or what may stand for one, as the system's functions take it."""
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise UsageError(
+            f"{spec.flag(name)} takes a path, not {_article(type(value).__name__)}.",
+            f"Help: {spec.help}",
+        )
+    path = given_path(os.fsdecode(value))
+    if not is_name(path):
+        raise UsageError(f"{spec.flag(name)} {path[:80]!r} cannot be the name of a file.")
+    return path
+
+
+def _article(word: str) -> str:
+    return f"{'an' if word[:1].lower() in 'aeiou' else 'a'} {word}"
 
 
 def _truth(name: str, value: Any, spec: Knob) -> bool:
