@@ -150,7 +150,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, mo
 
     def stopping(trial, *rest, **more):
         if len(trained) == 2:
-            raise Interrupted("Stopped.", "Go on with: unfreeze finetune ...")
+            raise Interrupted("Stopped.", "Resume with: unfreeze finetune ...")
         trained.append(trial.folder.name)
         return tried(trial, *rest, **more)
 

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import io
 import json
+import os
 import signal
 import sys
 
@@ -91,7 +92,6 @@ def test_without_json_a_short_result(command):
         (errors.WeightsError("Sentence.", "Next step."), 4),
         (errors.DivergedError("Sentence.", "Next step."), 5),
         (errors.ResourceError("Sentence.", "Next step."), 6),
-        (errors.Interrupted("Sentence.", "Next step."), 130),
     ],
 )
 def test_our_errors_are_a_sentence_and_a_next_step(command, error, code):
@@ -131,16 +131,22 @@ def test_other_errors(command, error, code, said, own_sigchld):
     assert "Traceback" not in err
 
 
-def test_interrupting_says_how_to_go_on(command):
+def test_interrupting_says_how_to_resume(command):
     stop = raising(KeyboardInterrupt())
-    assert "same command with --resume goes on" in command("pretrain", "pics", work=stop)[2]
+    assert "same command with --resume resumes" in command("pretrain", "pics", work=stop)[2]
     code, _, said = command("swav", "--data_path", "pics", work=stop)
-    assert code == 130 and "the same command goes on" in said
+    assert code == 130 and "the same command resumes" in said
+
+
+def test_interrupting_is_no_error(command):
+    stop = errors.Interrupted("Stopped by Ctrl-C after step 1 of 2.", "Resume with: unfreeze ...")
+    got = command("pretrain", "pics", work=raising(stop))
+    assert got == (130, "", "Stopped by Ctrl-C after step 1 of 2.\nResume with: unfreeze ...\n")
 
 
 def test_interrupting_what_cannot_be_resumed_promises_nothing(command):
     code, _, err = command("report", "r", work=raising(KeyboardInterrupt()))
-    assert (code, err) == (130, "error: Interrupted.\n")
+    assert (code, err) == (130, "Stopped by Ctrl-C.\n")
 
 
 def test_debug_shows_the_traceback(command):
@@ -184,12 +190,56 @@ def test_a_screen_shows_what_it_can_and_no_name_moves_its_cursor(encoding):
         assert stream.buffer.getvalue() == b"bad\\xff " + shown + b"\\x1b[2J\n"
 
 
-def test_being_ended_from_outside_is_130(command):
+class Broken(io.StringIO):
+    """A stream whose writes fail, as a pipe, a terminal or a disk may."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, text):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO, errno.EBADF, errno.ENOSPC])
+def test_whoever_tells_people_is_not_stopped_by_their_stream(monkeypatch, number):
+    def work(settings, console):
+        console.say("a line")
+        sys.stdout.write("a library's line")
+        with console.progress("steps", 1) as advance:
+            advance(1, "text")
+        return Result("r")
+
+    monkeypatch.setattr(verbs, "work", lambda verb: work)
+    world = World(io.StringIO(), Broken(number))
+    assert main(["report", "r"], world) == 0 and "r" in world.stdout.getvalue()
+
+
+def test_a_result_for_which_there_is_no_room_is_an_error(monkeypatch):
+    monkeypatch.setattr(verbs, "work", lambda verb: lambda settings, console: Result("r"))
+    for number, code in ((errno.EIO, 0), (errno.EBADF, 0), (errno.ENOSPC, 6)):
+        world = World(Broken(number), io.StringIO())
+        assert main(["report", "r"], world) == code
+    assert "The disk is full" in world.stderr.getvalue()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_streams_that_are_closed_or_none_end_nothing(monkeypatch, stream):
+    monkeypatch.setattr(verbs, "work", lambda verb: lambda settings, console: Result("r"))
+    closed = io.StringIO()
+    closed.close()
+    assert main(["report", "r"], World(**{stream: closed})) == 0
+    monkeypatch.setattr(sys, stream, None)
+    assert main(["report", "r"]) == 0
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_being_ended_from_outside_is_130(command, name):
     def ended(settings, console):
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(getattr(signal, name))
 
     code, _, err = command("report", "r", work=ended)
-    assert (code, err) == (130, "error: Interrupted.\n")
+    assert (code, err) == (130, f"Stopped by {name.replace('SIGINT', 'Ctrl-C')}.\n")
 
 
 def test_help_is_as_wide_as_it_may_be(command, monkeypatch):

@@ -41,10 +41,16 @@ def test_no_room_in_the_shared_memory_is_said(monkeypatch):
 def test_a_connection_that_ends_with_its_worker_is_said(monkeypatch, broken):
     class Gone:
         def __init__(self, *_, **__):
-            pass
+            self._workers = []
 
         def __iter__(self):
+            return self
+
+        def __next__(self):
             raise broken
+
+        def _shutdown_workers(self):
+            pass
 
     monkeypatch.setattr(module, "DataLoader", Gone)
     with pytest.raises(ResourceError, match="was ended from outside"):

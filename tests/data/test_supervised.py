@@ -1,6 +1,7 @@
 """Processes that are watched: one that dies or hangs costs one task, whatever it is."""
 
 import contextlib
+import errno
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unfreeze.data import supervised as supervising
 from unfreeze.data.supervised import Lost, supervised
 
 MARK = f"UNFREEZE_TEST_OF_{os.getpid()}"
@@ -110,6 +112,59 @@ def test_many_deaths_in_a_row():
 
 def test_a_process_decodes_in_one_thread():
     assert run([0], work=threads) == {0: (1, "1")}
+
+
+class Broken(subprocess.Popen):
+    """A process that cannot be started, from the `left`-th on."""
+
+    left = 0
+
+    def __init__(self, *rest, **named):
+        if self.left <= 0:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        type(self).left -= 1
+        super().__init__(*rest, **named)
+
+
+@pytest.mark.parametrize("work", [doubled, several])
+@pytest.mark.parametrize("how", ["no process", "no python", "no module"])
+def test_where_no_process_can_be_started_this_one_does_the_work(monkeypatch, work, how):
+    if how == "no process":
+        monkeypatch.setattr(subprocess, "Popen", Broken)
+    elif how == "no python":
+        monkeypatch.setattr(sys, "executable", None)
+    else:
+        monkeypatch.setattr(supervising, "START", "import a_module_that_is_not_there")
+    said = []
+    done = list(supervised(work, range(3), 2, seconds=20, warn=said.append))
+    assert len(said) == 1 and said[0].startswith("No process can be started to decode images (")
+    whole = {n: 2 * n for n in range(3)} if work is doubled else None
+    assert (
+        dict(done) == whole if whole else done == [(n, (n, k)) for n in range(3) for k in (0, 1, 2)]
+    )
+
+
+def test_fewer_processes_than_wanted_are_enough(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", Broken)
+    monkeypatch.setattr(Broken, "left", 1)
+    assert run(range(30), work=doubled, workers=3) == {n: 2 * n for n in range(30)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+def test_signals_to_the_group_reach_no_process():
+    todo, done = deque(range(4)), {}
+    for task, answer in supervised(slowly, todo, 2, seconds=20):
+        done[task] = answer
+        for process in running():
+            for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+                os.kill(process, getattr(signal, name))
+    assert done == {n: n for n in range(4)}
+
+
+def running():
+    """Processes that this one has started to decode."""
+    asked = ["pgrep", "-P", str(os.getpid()), "-f", "serving import serve"]
+    return [int(n) for n in subprocess.run(asked, capture_output=True, text=True).stdout.split()]
 
 
 def test_memory_is_bounded():
@@ -233,5 +288,4 @@ def test_leaving_early_leaves_nothing_behind():
     watched = supervised(doubtful, [1, "hang", "hang", "hang"], 2, seconds=600)
     next(watched)
     watched.close()
-    asked = ["pgrep", "-P", str(os.getpid()), "-f", "serving import serve"]
-    assert subprocess.run(asked, capture_output=True, text=True).stdout == ""
+    assert running() == []

@@ -1,19 +1,41 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
-from unfreeze.runtime.signals import ending_interrupts, stop_requests
+from unfreeze.runtime import signals
+from unfreeze.runtime.signals import (
+    StopRequest,
+    ending_interrupts,
+    requests,
+    signals_held,
+    stop_requests,
+)
+
+NAMES = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"]
+EACH = pytest.mark.parametrize("name", NAMES)
 
 
-def test_the_first_signal_asks_and_the_handlers_come_back():
-    before = signal.getsignal(signal.SIGTERM)
+@EACH
+def test_the_first_signal_asks_and_the_handlers_come_back(name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
     with stop_requests() as stop:
         assert not stop
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop and stop.name == "SIGTERM"
-    assert signal.getsignal(signal.SIGTERM) is before
+        os.kill(os.getpid(), number)
+        assert stop and stop.name == name.replace("SIGINT", "Ctrl-C")
+    assert signal.getsignal(number) is before
+
+
+def test_the_first_of_several_is_named():
+    with stop_requests() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.name == "SIGHUP"
 
 
 def test_a_second_ctrl_c_interrupts_at_once():
@@ -26,7 +48,7 @@ def test_other_threads_are_left_alone():
     seen = []
 
     def work():
-        with stop_requests() as stop:
+        with stop_requests() as stop, ending_interrupts():
             seen.append(bool(stop))
 
     thread = threading.Thread(target=work)
@@ -35,9 +57,75 @@ def test_other_threads_are_left_alone():
     assert seen == [False]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_being_ended_is_an_interruption(number):
+def test_a_hangup_that_nohup_ignores_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in requests() and signal.SIGTERM in requests()
+        with stop_requests() as stop, ending_interrupts():
+            signal.raise_signal(signal.SIGHUP)
+        assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@EACH
+def test_being_ended_is_an_interruption(name):
+    number = getattr(signal, name)
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), ending_interrupts():
+    with pytest.raises(KeyboardInterrupt) as caught, ending_interrupts():
         signal.raise_signal(number)
+    assert caught.value.args == (name.replace("SIGINT", "Ctrl-C"),)
     assert signal.getsignal(number) is before
+
+
+def test_the_same_request_twice_interrupts_once_and_a_later_one_again(monkeypatch):
+    with ending_interrupts() as ending:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # to the process, and to its group
+        monkeypatch.setattr(signals, "_AGAIN", 0.0)
+        with pytest.raises(KeyboardInterrupt):  # the first may have been lost
+            signal.raise_signal(signal.SIGTERM)
+        ending.over = True
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_request_that_comes_soon_is_waited_for():
+    stop = StopRequest()
+    assert not stop.comes(0.01)
+    threading.Timer(0.1, lambda: setattr(stop, "name", "SIGTERM")).start()
+    assert stop.comes(20.0)
+
+
+LATE = """
+import os, signal, sys
+from unfreeze.runtime.signals import ending_interrupts
+with ending_interrupts(whole_process=True) as ending:
+    ending.code = 3
+class Last:
+    def __del__(self, kill=os.kill, me=os.getpid()):
+        kill(me, signal.SIGTERM)  # while the interpreter ends
+if sys.argv[1] == "after":
+    os.kill(os.getpid(), signal.SIGTERM)
+kept = sys.last = Last()
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("moment", ["after", "at the end"])
+def test_a_late_signal_changes_no_exit_code(moment):
+    assert subprocess.run([sys.executable, "-c", LATE, moment]).returncode == 3
+
+
+def test_processes_that_start_while_signals_are_held_get_none():
+    with signals_held():
+        os.kill(os.getpid(), signal.SIGUSR1)  # waits, or it would end this process
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        signal.sigwait([signal.SIGUSR1])
+    for name in NAMES:
+        child.send_signal(getattr(signal, name))
+    time.sleep(0.2)
+    assert child.poll() is None
+    child.kill()
+    assert child.wait() == -signal.SIGKILL

@@ -121,6 +121,7 @@ def tuned(
     """
     processes, run, ready, job = scene.processes, it.run, it.ready, it.job
     parts = processes.together(lambda: assemble(job, ready, processes, pool))
+    parts.loader.warn = console.warn
     solution = None
     if it.state is None:
         run.rewind_metrics(-1)
@@ -241,7 +242,7 @@ def stopped(run: RunFolder, job: Job, outcome: Outcome) -> Interrupted:
     """The error of a run that was asked to stop."""
     s = job.plan.settings
     return Interrupted(
-        f"Stopped by {outcome.asked_by} after {outcome.epochs} of {s.epochs} epochs; "
-        "model/ holds the best so far.",
+        f"Stopped by {outcome.asked_by} after step {outcome.step} of {outcome.steps} "
+        f"({outcome.epochs} of {s.epochs} epochs); model/ holds the best so far.",
         go_on("finetune", s.data, run.path),
     )

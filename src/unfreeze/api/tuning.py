@@ -14,6 +14,7 @@ import torch
 
 from unfreeze.checkpoints.state import has_last
 from unfreeze.data.loader import Batch
+from unfreeze.data.workers import no_workers_here
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import fast_precisions
 from unfreeze.runtime.processes import Processes
@@ -65,6 +66,8 @@ def scope_of(s: PretrainSettings, device: torch.device) -> Scope:
         given["workers"] = ASKED
     if s.views_on == "device":
         given["workers"] = "views are cut on the device"
+    elif why := no_workers_here():
+        given["workers"] = why
     if s.precision != "auto":
         given["precision"] = ASKED
     if by := threads_given():
@@ -190,6 +193,10 @@ def _measured(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.de
         return probe(usual, scope, steps, rows=rows, steps=plan.steps)
 
 
+def _unsaid(message: str) -> None:
+    """A way that cannot be had is not taken; the run that is asked to take it says so."""
+
+
 class _Late(Exception):
     """A step passed its limit."""
 
@@ -247,6 +254,7 @@ class Steps:
         key = way.precision, way.layout
         if key not in self._trainers:
             trainer = without_memory(self.make(way))
+            trainer.loader.warn = _unsaid
             for module in trainer.model.modules():
                 module.register_forward_pre_hook(self._look)
             for weight in trainer.model.parameters():

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from unfreeze import __version__
 from unfreeze.cli.parser import help_text, known_verb, overview, parse
 from unfreeze.cli.processes import launcher_told, one_process, peer_lost, started_rank
-from unfreeze.cli.world import World
+from unfreeze.cli.world import World, open_streams
 from unfreeze.errors import DivergedError, Interrupted, ResourceError, UnfreezeError, UsageError
 from unfreeze.runtime.atomic import in_words, is_full
 from unfreeze.runtime.signals import ending_interrupts
 
-# verb -> what its command needs to go on from the last checkpoint
+# verb -> what its command needs to resume from the last checkpoint
 _RESUMED_BY = {
     "pretrain": "with --resume ",
     "finetune": "with --resume ",
@@ -24,14 +24,22 @@ _RESUMED_BY = {
 
 
 def main(argv: Sequence[str] | None = None, world: World | None = None) -> int:
-    """Does what `argv` says and returns the exit code; raises nothing."""
+    """Does what `argv` says and returns the exit code; raises nothing.
+
+    Without `argv` the command is the process's own, and a signal counts to the process's end.
+    """
+    if argv is None:
+        open_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     world = world or World()
-    try:
-        with ending_interrupts():
-            return program(words, world)
-    except (Exception, KeyboardInterrupt) as error:
-        return failed(error, words, world)
+    with ending_interrupts(whole_process=argv is None) as ending:
+        try:
+            code = program(words, world)
+        except (Exception, KeyboardInterrupt) as error:
+            ending.over = True
+            code = failed(error, words, world)
+        ending.code = code
+    return code
 
 
 def failed(error: BaseException, words: list[str], world: World) -> int:
@@ -44,7 +52,8 @@ def failed(error: BaseException, words: list[str], world: World) -> int:
     spoken = getattr(error, "spoken", None)
     launcher_told(known)
     if not (silent(error) if spoken is None else spoken):
-        world.tell(f"error: {known.sentence}")
+        asked_for = isinstance(error, (Interrupted, KeyboardInterrupt))
+        world.tell(known.sentence if asked_for else f"error: {known.sentence}")
         if known.next_step:
             world.tell(known.next_step)
     return known.exit_code
@@ -109,17 +118,18 @@ def understood(error: BaseException, verb: str) -> UnfreezeError:
     if isinstance(error, KeyboardInterrupt):
         how = _RESUMED_BY.get(verb)
         said = (
-            f"Nothing is half-written: the same command {how}goes on from the last checkpoint, "
+            f"Nothing is half-written: the same command {how}resumes from the last checkpoint, "
             "or starts where there is none."
         )
-        return Interrupted("Interrupted.", "" if how is None else said)
+        by = error.args[0] if error.args else "Ctrl-C"
+        return Interrupted(f"Stopped by {by}.", "" if how is None else said)
     if _out_of_memory(error):
         return ResourceError(
             "The memory did not suffice; what was saved before is whole.",
             "Try a smaller --batch-size, or --image-size, or fewer --workers.",
         )
     if _worker_lost(error):
-        from unfreeze.data.loader import worker_lost
+        from unfreeze.data.workers import worker_lost
 
         return worker_lost()
     if isinstance(error, OSError):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,8 @@ def _examine(
     if not todo:
         return
     source, saved = examined.verdicts.source, time.monotonic()
-    answers = watched(source, Examiner(source), todo, workers=workers, seconds=seconds)
+    how: dict[str, Any] = {"workers": workers, "seconds": seconds, "warn": console.warn}
+    answers = watched(source, Examiner(source), todo, **how)
     with console.progress("decoding pictures", len(todo)) as advance:
         for row, found in answers:
             if isinstance(found, Lost):

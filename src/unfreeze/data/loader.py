@@ -4,6 +4,7 @@ Everything about a batch follows from (seed, step) and the fixed list of picture
 the loader is the step, and any number of workers or processes gives the same global batch.
 """
 
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.silence import pillow_silenced
 from unfreeze.data.views.draws import permutation
+from unfreeze.data.workers import NoWorkers, in_a_worker, no_workers_here, start_method, started
 from unfreeze.errors import DataError, ResourceError, UnfreezeError, UsageError
 
 Ids = npt.NDArray[np.int64]
@@ -68,6 +70,7 @@ class Loader:
         self.positions = np.arange(len(pictures)) if positions is None else positions
         self.batch_size, self.seed = batch_size, seed
         self.workers, self.pinned = workers, False
+        self.warn: Callable[[str], object] = warnings.warn
         self.rank, self.world = rank, world
         self.dataset = _Cutter(pictures, make)
         self.order: Order = lambda epoch: permutation(seed, epoch, self.positions)
@@ -88,25 +91,44 @@ class Loader:
         return self._cut([(place, epoch, ids) for place, ids in enumerate(batches)])
 
     def _cut(self, requests: Iterable[Request]) -> Generator[Batch]:
+        threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # parallel over pictures, not inside one
-        loader = DataLoader(
+        try:
+            for batch in self._made(requests):
+                if isinstance(batch, UnfreezeError):
+                    raise batch
+                yield batch
+        finally:
+            cv2.setNumThreads(threads)
+
+    def _made(self, requests: Iterable[Request]) -> Iterator[Any]:
+        """Batches by the workers; by this process where there are none, or none can be started."""
+        reason = no_workers_here() if self.workers else ""
+        if self.workers and not reason:
+            try:
+                with started(self._torch_loader(requests, self.workers)) as batches:
+                    yield from batches
+                    return
+            except NoWorkers as none:  # before any batch
+                reason = str(none)
+        if reason:
+            self.workers = 0
+            self.warn(f"{reason}: images are read by this process alone (--workers 0).")
+        yield from self._torch_loader(requests, 0)
+
+    def _torch_loader(self, requests: Iterable[Request], workers: int) -> DataLoader[Any]:
+        return DataLoader(
             self.dataset,
             batch_size=None,
             sampler=requests,
             collate_fn=_as_it_is,
-            num_workers=self.workers,
-            worker_init_fn=_one_thread,
+            num_workers=workers,
+            worker_init_fn=in_a_worker,
+            multiprocessing_context=start_method() if workers else None,
             pin_memory=self.pinned,
             # else it draws from the generator that dropout uses, once for each start
             generator=torch.Generator(),
         )
-        try:
-            for batch in loader:
-                if isinstance(batch, UnfreezeError):
-                    raise batch
-                yield batch
-        except (ConnectionError, EOFError) as error:  # its other end is gone
-            raise worker_lost() from error
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from its `start`-th on."""
@@ -193,18 +215,5 @@ def _shared(batch: Batch) -> Batch:
     return batch
 
 
-def worker_lost() -> ResourceError:
-    """What to say where a process that cuts views is gone."""
-    return ResourceError(
-        "A process that cuts views was ended from outside; what was saved before is whole.",
-        "So ends what needs more memory than there is (in a container its --shm-size counts, too): "
-        "use fewer --workers or none, and go on from the last checkpoint.",
-    )
-
-
 def _as_it_is(item: Any) -> Any:
     return item
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(1)

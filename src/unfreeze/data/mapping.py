@@ -81,7 +81,7 @@ class _Building:
         try:
             with console.progress("keeping decoded pictures", len(self.want.rows)) as advance:
                 advance(len(self.want.rows) - self._left(todo))
-                for chunk, found in self._made(todo, workers):
+                for chunk, found in self._made(todo, workers, console):
                     before = len(self.met)
                     if isinstance(found, Lost):
                         self._lost(chunk, found)
@@ -96,9 +96,11 @@ class _Building:
             self.verdicts.save()
         return len(self.met)
 
-    def _made(self, todo: deque[_Chunk], workers: int) -> Iterator[tuple[_Chunk, Any]]:
-        filler = _Filler(self.want)
-        return supervised(filler, todo, workers, seconds=_SECONDS, memory=MEMORY, ahead=1)
+    def _made(
+        self, todo: deque[_Chunk], workers: int, console: Console
+    ) -> Iterator[tuple[_Chunk, Any]]:
+        how: dict[str, Any] = {"seconds": _SECONDS, "memory": MEMORY, "warn": console.warn}
+        return supervised(_Filler(self.want), todo, workers, ahead=1, **how)
 
     def _note(self, chunk: _Chunk, row: int, verdict: Verdict | None) -> None:
         if verdict is None:

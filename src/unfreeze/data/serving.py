@@ -27,7 +27,7 @@ class Said(NamedTuple):
 
 def serve() -> None:
     """Tasks come on the standard input, answers go to the standard output; ends with the input."""
-    # Ctrl-C reaches the whole group: who leads decides
+    # who leads decides; other signals were held back when this process was started
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_outlive_nobody, args=(os.getppid(),), daemon=True).start()
     asked, answers = sys.stdin.buffer, sys.stdout.buffer

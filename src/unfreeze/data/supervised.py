@@ -6,6 +6,7 @@ memory for each process; both end in a `Lost` for that task alone.
 """
 
 import contextlib
+import inspect
 import os
 import queue
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from unfreeze.data.serving import START, Said
 from unfreeze.data.wire import Message, Packed, pack, receive, send, widen
+from unfreeze.runtime.signals import signals_held
 
 SECONDS = 30.0  # for one file
 MEMORY = 3 * 2**30  # bytes of address space of a process that decodes
@@ -52,6 +55,7 @@ def supervised(
     seconds: float,
     memory: int = 0,
     ahead: int = AHEAD,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> Iterator[tuple[Any, Any]]:
     """(task, work(task) or a Lost) as they are done, in up to `workers` new processes.
 
@@ -62,14 +66,33 @@ def supervised(
     `seconds` for each answer. `memory`: bytes of address space for each process where the system
     can bound it (Linux), 0 is no bound; what cannot have more raises MemoryError in `work`.
     `ahead`: tasks that a process holds at once. An exception of `work` is raised here. Leaving the
-    iterator kills the processes.
+    iterator kills the processes. They get no signals: who leads decides.
+
+    Where no process can be started this one does the work, unwatched, which `warn` is told.
     """
     todo = tasks if isinstance(tasks, deque) else deque(tasks)
     watch = _Watch(pack((work, memory)), todo, workers, seconds, ahead)
     try:
         yield from watch.answers()
+    except _NoProcess as none:
+        warn(
+            f"No process can be started to decode images ({none}): this one does it, "
+            "and a file that crashes its decoder ends it."
+        )
+        yield from _unwatched(work, todo)
     finally:
         watch.dismiss()
+
+
+def _unwatched(work: Callable[[Any], Any], todo: deque[Any]) -> Iterator[tuple[Any, Any]]:
+    while todo:
+        task = todo.popleft()
+        found = work(task)
+        yield from ((task, one) for one in (found if inspect.isgenerator(found) else (found,)))
+
+
+class _NoProcess(Exception):
+    """No process can be started; the message says why."""
 
 
 @dataclass(eq=False)
@@ -112,32 +135,46 @@ class _Watch:
         for process in self.staff:
             process.popen.kill()
         for process in self.staff:
-            process.popen.wait()
-            _close(process)
+            self._dismissed(process)
+
+    def _dismissed(self, process: _Process) -> None:
+        process.popen.kill()
+        process.popen.wait()
+        _close(process)
 
     def _staff_up(self) -> None:
         """As many processes as there is work for."""
         beginning = sum(not process.since for process in self.staff)
         while len(self.staff) < self.workers and beginning * self.ahead < len(self.todo):
-            self._hire()
+            try:
+                self._hire()
+            except (OSError, RuntimeError, TypeError) as error:  # no processes, threads, Python
+                if not self.staff:
+                    raise _NoProcess(" ".join(str(error).split())) from error
+                self.workers = len(self.staff)  # those that are there do it
             beginning += 1
         for process in self.staff:
             if process.since:
                 self._feed(process)
 
     def _hire(self) -> None:
-        popen = subprocess.Popen(
-            # not from the working folder: the modules are those of this process
-            [sys.executable, "-P", "-c", START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # decoders written in C print there
-            env=_around(),
-        )
+        with signals_held():
+            popen = subprocess.Popen(
+                # not from the working folder: the modules are those of this process
+                [sys.executable, "-P", "-c", START],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # decoders written in C print there
+                env=_around(),
+            )
+            process = _Process(popen)
+            self.staff.append(process)
         widen(popen.stdout)
-        process = _Process(popen)
-        self.staff.append(process)
-        threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        try:
+            threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        except RuntimeError:
+            self._dismissed(self.staff.pop())
+            raise
 
     def _taken(self, process: _Process, message: Message) -> tuple[Any, Any] | None:
         """What a process says: a pair of task and answer, or nothing of interest."""
@@ -168,7 +205,10 @@ class _Watch:
         code = process.popen.wait()
         _close(process)
         if not process.since:
-            raise RuntimeError(f"a process that should read pictures did not start (exit {code})")
+            if not any(other.since for other in self.staff):
+                raise _NoProcess(f"it ended as it began, with exit code {code}")
+            self.workers = len(self.staff)
+            return None
         # an answer may have come while it was being killed: then nothing is lost by it
         killed = process.killed_at is not None
         lost = process.held and (not killed or process.killed_at == process.answers)

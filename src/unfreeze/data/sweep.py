@@ -1,5 +1,7 @@
 """One pass over files in watched processes: a verdict for each, and their pixels where they fit."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -39,7 +41,7 @@ def sweep(
         return 0, store
     try:
         with console.progress("checking pictures", len(todo)) as advance:
-            one = _Pass(source, verdicts, workers, advance)
+            one = _Pass(source, verdicts, advance, {"workers": workers, "warn": console.warn})
             if store is not None and not one.holding(todo, store, store_budget):
                 store = None
                 console.say("The decoded pixels outgrew --store-budget; none are held.")
@@ -62,22 +64,22 @@ class _Pass:
     """Judges rows and notes what was found, each row once."""
 
     def __init__(
-        self, source: Source, verdicts: Verdicts, workers: int | None, advance: Advance
+        self, source: Source, verdicts: Verdicts, advance: Advance, how: dict[str, Any]
     ) -> None:
-        self.source, self.verdicts, self.workers = source, verdicts, workers
+        self.source, self.verdicts, self.how = source, verdicts, how
         self.advance, self.done = advance, np.zeros(len(source), bool)
 
     def looking(self, rows: Rows) -> None:
         """Judges those of `rows` that were not met yet."""
         judge = Judge(self.source, None, keep=False)
         left = rows[~self.done[rows]].tolist()
-        for row, found in watched(self.source, judge, left, workers=self.workers):
+        for row, found in watched(self.source, judge, left, **self.how):
             self._note(row, found)
 
     def holding(self, rows: Rows, store: PixelStore, budget: int) -> bool:
         """Puts the pixels into `store`; False, and no further, where they outgrow `budget`."""
         judge = Judge(self.source, store.resize_to, keep=True)
-        for row, found in watched(self.source, judge, rows.tolist(), workers=self.workers):
+        for row, found in watched(self.source, judge, rows.tolist(), **self.how):
             if not isinstance(found, Lost) and found[1] is not None:
                 store.add(row, found[1])
             self._note(row, found)

@@ -1,5 +1,6 @@
 """Work on the rows of a source, where what it holds cannot harm this process."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,14 +19,15 @@ def watched(
     *,
     workers: int | None,
     seconds: float | None = None,
+    warn: Callable[[str], object] = warnings.warn,
 ) -> Iterator[tuple[int, Any]]:
     """(row, work(row) or a Lost) as they are done; `workers` None: as many as there are processors.
 
     In processes of bounded time and memory, as many as the files are worth; here where the source
-    holds pixels, which no decoder looks at.
+    holds pixels, which no decoder looks at. `warn` is told where no process can be started.
     """
     if isinstance(source, ArraySource):
         return ((row, work(row)) for row in rows)
     worth = 1 + int(source.sizes[rows].sum()) // _WORTH
     count = min(workers or processors(), worth)
-    return supervised(work, rows, count, seconds=seconds or SECONDS, memory=MEMORY)
+    return supervised(work, rows, count, seconds=seconds or SECONDS, memory=MEMORY, warn=warn)

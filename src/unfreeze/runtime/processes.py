@@ -138,6 +138,15 @@ class Processes:
         return held
 
 
+def lost_in_any(processes: Processes, lost: UnfreezeError | None) -> UnfreezeError:
+    """The error of this process, which lost a file or a worker; of the others one that is quiet.
+
+    Collective: every process calls it once any of them lost something.
+    """
+    codes = [code for code in processes.collected(lost.exit_code if lost else 0) if code]
+    return lost or rebuilt(codes[0], "Another process lost a file or a worker.", "")
+
+
 def join(device: str) -> Processes:
     """Meet the other processes that the launcher started; `device` is auto, cpu or cuda.
 

@@ -11,15 +11,15 @@ import torch
 from unfreeze.backbones.norm import frozen_statistics
 from unfreeze.checkpoints.state import save_last, save_state
 from unfreeze.data.loader import Batch, Loader
-from unfreeze.errors import DataError, Interrupted, UnfreezeError, go_on, rebuilt
+from unfreeze.errors import DataError, Interrupted, ResourceError, UnfreezeError, go_on
 from unfreeze.optim.make import for_network, set_lr
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.meter import Meter, due
-from unfreeze.runtime.processes import Processes
+from unfreeze.runtime.processes import Processes, lost_in_any
 from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.runtime.signals import ANOTHER, StopRequest, stop_requests
+from unfreeze.runtime.signals import ANOTHER, WORKERS_FIRST, StopRequest, stop_requests
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.assigner import Assigner
 from unfreeze.swav.bank import Bank
@@ -112,6 +112,7 @@ class Trainer:
         or a signal ends the run by its error, after a checkpoint.
         """
         total, self.finite.console = self.plan.steps, console
+        self.loader.warn = console.warn
         self.watch.begin(self)
         self.assigner.begin(self)
         if not total or (not self.step and self.s.on_collapse == "recover"):
@@ -146,9 +147,10 @@ class Trainer:
         """The next batch; all processes leave here together where one has a reason to."""
         batch, lost = None, None
         try:
-            batch = next(batches)
-        except DataError as error:
-            lost = error
+            # who was asked to stop needs no more
+            batch = None if stop else next(batches)
+        except (DataError, ResourceError) as error:  # a file that is gone, or a worker
+            lost = None if isinstance(error, ResourceError) and stop.comes(WORKERS_FIRST) else error
         late = time.monotonic() - self.saved[1] > CHECKPOINT_SECONDS or self.deadline.unmeasured
         any_lost, stopped, any_late = self.processes.any([lost is not None, bool(stop), late])
         if (any_lost or stopped or any_late) and self.step != self.saved[0]:
@@ -157,12 +159,10 @@ class Trainer:
             return batch
         raise self.leaving(lost, any_lost, stop.name)
 
-    def leaving(self, lost: DataError | None, any_lost: bool, signal: str) -> UnfreezeError:
+    def leaving(self, lost: UnfreezeError | None, any_lost: bool, signal: str) -> UnfreezeError:
         """Why this process ends now: its own reason in words, another's without."""
-        if lost is not None:
-            return lost
         if any_lost:
-            return rebuilt(DataError.exit_code, "Another process lost a file.", "")
+            return lost_in_any(self.processes, lost)
         by = signal or ANOTHER
         self.run.log(f"stopped by {by} after step {self.step}")
         return Interrupted(

@@ -51,6 +51,8 @@ class Outcome:
     seconds: float
     stopped: str  # "end", "early" (no better epoch within patience) or "asked" (from outside)
     asked_by: str = ""  # a signal, or --time-limit
+    step: int = 0  # steps made
+    steps: int = 0  # of the whole run
 
 
 def seed_step(seed: int, step: int, device: torch.device, rank: int = 0) -> None:

@@ -23,6 +23,7 @@ class Saves:
         self.deadline = Deadline()
         self.waiting: dict[str, Any] | None = None  # a best state that is yet to be written
         self.written = time.monotonic()
+        self.step = -1  # of the last one
 
     @property
     def age(self) -> float:
@@ -42,7 +43,7 @@ class Saves:
         waiting, self.waiting = self.waiting, None
         with self.deadline.timing("save"):
             self.processes.leads(lambda: self._write_last(state, waiting))
-        self.written = time.monotonic()
+        self.written, self.step = time.monotonic(), int(state["step"])
 
     def best(self, state: dict[str, Any]) -> None:
         """The best so far."""

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze.data.loader import Batch, Loader
-from unfreeze.errors import DataError, rebuilt
+from unfreeze.errors import DataError, ResourceError
 from unfreeze.optim.schedules import schedule_lr
 from unfreeze.runtime.console import Advance, Console
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.meter import due
-from unfreeze.runtime.signals import ANOTHER, StopRequest, stop_requests
+from unfreeze.runtime.processes import lost_in_any
+from unfreeze.runtime.signals import ANOTHER, WORKERS_FIRST, StopRequest, stop_requests
 from unfreeze.transfer.average import served
 from unfreeze.transfer.evaluate import Scores
 from unfreeze.transfer.fit import Fit, Outcome
@@ -102,11 +103,13 @@ class Trainer:
                     self._freeze(console, stop)
                     if self.asked:
                         break
+                    before = self.step
                     self._train(stop, advance)
-                    if self.step % self.loader.steps_per_epoch == 0:
+                    if self.step > before and self.step % self.loader.steps_per_epoch == 0:
                         self._close_epoch()
             except DataError:  # a file that is gone
-                self.saves.last(self.state())
+                if self.saves.step != self.step:
+                    self.saves.last(self.state())
                 raise
             if self.asked:
                 self.saves.last(self.state())
@@ -200,7 +203,9 @@ class Trainer:
         self.meter.reset()
         batches = iter((self.shortcut or self.loader).epoch(epoch, start))
         for _ in range(start, self.loader.steps_per_epoch):
-            batch = self._fetch(batches)
+            batch = self._fetch(batches, stop)
+            if batch is None:
+                break
             self.meter.data_ready()
             self._step(batch)
             stop.at(self.saves.deadline, self.meter.last)
@@ -214,18 +219,25 @@ class Trainer:
                 break
         self._write_line(epoch)
 
-    def _fetch(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; where one process lost a file, all end."""
+    def _fetch(self, batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
+        """The next batch; None where the signal that asked to stop ended a worker, too.
+
+        Where one process lost a file, or a worker otherwise, all save and end.
+        """
         if self.shortcut is not None:
             return next(batches)
-        lost = None
+        batch, lost = None, None
         try:
             batch = next(batches)
-        except DataError as error:
-            lost = error
-        if self.processes.any([lost is not None])[0]:
-            raise lost or rebuilt(DataError.exit_code, "Another process lost a file.", "")
-        return batch
+        except (DataError, ResourceError) as error:
+            lost = None if isinstance(error, ResourceError) and stop.comes(WORKERS_FIRST) else error
+        any_lost, none = self.processes.any([lost is not None, batch is None])
+        if any_lost:
+            self.saves.last(self.state())
+            raise lost_in_any(self.processes, lost)
+        if none:
+            self._agree(stop)
+        return None if none else batch
 
     def _step(self, batch: Batch) -> None:
         taken = self.stepper.take(self.step, batch, self._lr(self.step), self.shortcut)
@@ -318,6 +330,8 @@ class Trainer:
             seconds=self.seconds + time.monotonic() - self.began,
             stopped="asked" if self.asked and self.step < self.total else ended,
             asked_by=stop.name,
+            step=self.step,
+            steps=self.total,
         )
 
     def _accuracy(self) -> float | None:
