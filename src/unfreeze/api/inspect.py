@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from unfreeze.backbones.guess import LIKELY, Guess
+from unfreeze.backbones.guess import LIKELY, Guess, skeleton
 from unfreeze.backbones.published import licence_of
 from unfreeze.backbones.recognise import identified
 from unfreeze.backbones.weights import ENOUGH
 from unfreeze.checkpoints.modelfile import CARD, TENSORS, model_folder
 from unfreeze.checkpoints.read import Contents, UnsafeFile, read_checkpoint
+from unfreeze.checkpoints.usable import Usable, usable
+from unfreeze.checkpoints.values import oddity
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.settings.build import build
@@ -35,12 +37,15 @@ class Inspection:
     the keys that lead to `tensors` (`name, shape, dtype`), of which there are `keys`; `prefix`:
     what stands before the network's own names; `arch`, `stem`: the network (None: unknown), of
     whose backbone's parameters the share `matched` is there, 0..1; `head`: names of its scoring
-    layers where the file has them in the network's own size; `unused`: entries that are not the
-    network's, counted by their first part; `prototypes`: `name, count, width, near_identical` (how
-    many have a twin with a cosine above 0.999) of each matrix of SwAV prototypes; `beside`: other
-    sets of tensors in the file; `about`: plain values in it; `closest`: a sentence where `arch` is
-    None; `licence`: one about the terms, or ""; `commands`: how to use it; `unsafe`: names of what
-    could run code: nothing else is known of such a file.
+    layers where the file has them in the network's own size; `how`: what is done so that they fit;
+    `rivals`: other networks that the file fits as well; `problem`: why it cannot be loaded, or "";
+    `verified`: by which checksum its values were compared with what was written, "" where the
+    format has none; `unused`: entries that are not the network's, counted by their first part;
+    `prototypes`: `name, count, width, near_identical` (how many have a twin with a cosine above
+    0.999) of each matrix of SwAV prototypes; `beside`: other sets of tensors in the file; `about`:
+    plain values in it; `closest`: a sentence where `arch` is None; `licence`: one about the terms,
+    or ""; `commands`: how to use it; `unsafe`: names of what could run code: nothing else is known
+    of such a file.
     """
 
     file: str
@@ -52,6 +57,10 @@ class Inspection:
     stem: str | None = None
     matched: float = 0.0
     head: list[str] = field(default_factory=list)
+    how: list[str] = field(default_factory=list)
+    rivals: list[str] = field(default_factory=list)
+    problem: str = ""
+    verified: str = ""
     missing: list[str] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
     prototypes: list[dict[str, Any]] = field(default_factory=list)
@@ -123,6 +132,10 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "beside", ", ".join(f"{path} ({count})" for path, count in found.beside.items())
     yield "prefix", found.prefix
     yield "network", _network(found)
+    yield "as well", ", ".join(found.rivals)
+    yield "paired", "; ".join(found.how)
+    yield "problem", found.problem
+    yield "checksum", found.verified or "none in this format: damage inside it would not show"
     yield "missing", _some(found.missing)
     yield "not its", ", ".join(f"{part} ({count})" for part, count in found.unused.items())
     for one in found.prototypes:
@@ -167,6 +180,10 @@ def _inspection(place: Path, contents: Contents, best: Guess | None) -> Inspecti
     sure = best if best is not None and best.share >= LIKELY else None
     prefix = sure.result.prefix if sure else _common(contents.tensors)
     prototypes = _prototypes(place, contents)
+    ready, refused = _ready(contents, place)
+    problem = refused or _odd(ready, sure)
+    how = [sure.result.how, *sure.result.notes] if sure else []
+    how += ready.notes if ready else ()
     return Inspection(
         file=str(place),
         format=contents.format,
@@ -177,6 +194,10 @@ def _inspection(place: Path, contents: Contents, best: Guess | None) -> Inspecti
         stem=sure.stem if sure else None,
         matched=sure.share if sure else 0.0,
         head=list(sure.head) if sure and sure.headed else [],
+        how=[text for text in how if text],
+        rivals=list(sure.rivals) if sure else [],
+        problem=problem,
+        verified=contents.verified,
         missing=_missing(sure),
         unused=_counted(sure.result.unexpected, prefix) if sure else {},
         prototypes=prototypes,
@@ -185,7 +206,7 @@ def _inspection(place: Path, contents: Contents, best: Guess | None) -> Inspecti
         about=contents.meta,
         closest=_closest(best) if not sure else "",
         licence=licence_of(str(place)),
-        commands=list(_commands(place, contents, sure, prototypes)),
+        commands=[] if problem else list(_commands(place, contents, sure, prototypes)),
     )
 
 
@@ -221,6 +242,26 @@ def _commands(
     if prototypes:
         count = prototypes[0]["count"]
         yield f"unfreeze pretrain DATA --init {given}{how} --nmb-prototypes {count} --out RUN"
+
+
+def _ready(contents: Contents, place: Path) -> tuple[Usable | None, str]:
+    """(the tensors as a network would be given them, why there are none)."""
+    try:
+        return usable(contents, place, str(place)), ""
+    except WeightsError as refusal:
+        return None, refusal.sentence
+
+
+def _odd(ready: Usable | None, sure: Guess | None) -> str:
+    """The first tensor that holds no plain, finite numbers, with the reason; "" for none."""
+    if ready is None or sure is None:
+        return ""
+    wanted = skeleton(sure.arch, sure.stem).state_dict()
+    for own, theirs in sure.result.pairs.items():
+        for part in sure.result.joined.get(theirs, (theirs,)):
+            if reason := oddity(ready.tensors[part], wanted[own]):
+                return f"{part} {reason}"
+    return ""
 
 
 def _missing(sure: Guess | None) -> list[str]:

@@ -14,7 +14,7 @@ from unfreeze.api.gathering import Gathering, gathering
 from unfreeze.api.starting import Start, begin
 from unfreeze.api.tuning import announced
 from unfreeze.backbones.norm import groups_of, synchronised
-from unfreeze.backbones.trace import operations
+from unfreeze.backbones.trace import operations, trace
 from unfreeze.data.device import Held, bytes_held
 from unfreeze.data.holding import Holding
 from unfreeze.data.intensity import parsed, reading
@@ -123,6 +123,8 @@ def prepare(settings: PretrainSettings, console: Console, processes: int) -> Pre
     room = free_for_pictures(device)
     facts = Facts(len(found.train), found.side, device.type, start.width, processes, room=room)
     chosen = plan(start.settings, facts)
+    for size in sorted(set(chosen.settings.size_crops or ())):
+        trace(start.network, (size, size))  # refused now, in a dry run too, and not at step 1
     hold = found.holding(settings, _largest(chosen), processes)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     reasons["store"] = f"{hold.place}: {hold.reason}"

@@ -16,7 +16,7 @@ from unfreeze.data.index import Index
 from unfreeze.data.preprocess import Pixels
 from unfreeze.data.sources import Source
 from unfreeze.data.undecodable import Undecodable
-from unfreeze.errors import DataError
+from unfreeze.errors import DataError, WeightsError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import pick_device, pick_precision
 from unfreeze.transfer.predictor import Network
@@ -84,8 +84,20 @@ def send(
             advance(len(batch))
     _tell(failed, names, console)
     kept = np.setdiff1d(np.arange(len(names)), np.array(sorted(failed), np.int64))
+    _finite(torch.cat(batches), [names[place] for place in kept])
     heights, widths = np.array(sizes, np.int64).reshape(-1, 2).T
     return Outputs(kept, torch.cat(batches), cropped_away(heights, widths))
+
+
+def _finite(outputs: Tensor, names: Sequence[str]) -> None:
+    """WeightsError where the network's outputs are NaN or infinite."""
+    bad = torch.nonzero(~torch.isfinite(outputs).all(dim=1)).flatten().tolist()
+    if bad:
+        raise WeightsError(
+            f"The outputs of {len(bad):,} of {len(names):,} images are NaN or infinite, the first "
+            f"of {names[bad[0]]}.",
+            "Use other weights; with --precision fp16 or bf16, try fp32.",
+        )
 
 
 def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) -> None:

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from unfreeze.backbones.positions import ANY_SIZE, any_size
 from unfreeze.backbones.small import small, tiny
 from unfreeze.backbones.stem import small_stem
 from unfreeze.errors import UsageError
@@ -27,11 +28,14 @@ def canonical(arch: str) -> str:
     raise UsageError(f"There is no architecture called '{arch}'.", _suggestion(arch))
 
 
-def build(arch: str, *, stem: str = "imagenet", classes: int | None = None) -> nn.Module:
+def build(
+    arch: str, *, stem: str = "imagenet", classes: int | None = None, image_size: int | None = None
+) -> nn.Module:
     """An untrained network with a head for `classes` scores (None: the library's own number).
 
     Auxiliary classifiers are left out. `stem="small"` makes the first convolution 3x3 with
-    stride 1 and drops the pooling after it, for pictures of some 32 to 64 pixels.
+    stride 1 and drops the pooling after it, for images of some 32 to 64 pixels. Vision
+    transformers take images of any size; with `image_size`, of this one alone.
     """
     if stem not in STEMS:
         raise UsageError(f"'{stem}' is no stem.", "Use --stem imagenet or --stem small.")
@@ -39,7 +43,7 @@ def build(arch: str, *, stem: str = "imagenet", classes: int | None = None) -> n
     if name in OWN and library == "unfreeze":
         return _own(name, classes)
     makers = {"torchvision": _torchvision, "timm": _timm, "unfreeze": _wide}
-    model = makers[library](name, classes)
+    model = makers[library](name, classes, image_size)
     if stem == "small":
         small_stem(model)
     return model
@@ -51,14 +55,14 @@ def _own(name: str, classes: int | None) -> nn.Module:
     return factory() if classes is None else factory(classes)
 
 
-def _wide(name: str, classes: int | None) -> nn.Module:
+def _wide(name: str, classes: int | None, _: int | None) -> nn.Module:
     from unfreeze.backbones import wide
 
     network: nn.Module = getattr(wide, name)(1000 if classes is None else classes)
     return network
 
 
-def _torchvision(name: str, classes: int | None) -> nn.Module:
+def _torchvision(name: str, classes: int | None, image_size: int | None) -> nn.Module:
     import torchvision
 
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
@@ -66,21 +70,34 @@ def _torchvision(name: str, classes: int | None) -> nn.Module:
         # The published weights expect inputs rescaled inside the network. Always on, so that the
         # name alone says what the network computes, trained or not.
         options |= {"aux_logits": False, "init_weights": True, "transform_input": True}
-    return cast(nn.Module, torchvision.models.get_model(name, weights=None, **options))
+    if image_size is not None and name.startswith("vit_"):
+        options["image_size"] = image_size
+    model = cast(nn.Module, torchvision.models.get_model(name, weights=None, **options))
+    return model if image_size else any_size(model)
 
 
-def _timm(name: str, classes: int | None) -> nn.Module:
-    import timm
-
+def _timm(name: str, classes: int | None, image_size: int | None) -> nn.Module:
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     try:
-        model: Any = timm.create_model(name, pretrained=False, **options)
+        model = _created(name, options, {"img_size": image_size} if image_size else ANY_SIZE)
     except RuntimeError as error:
         raise UsageError(f"timm cannot build '{name}': {error}", _suggestion(name)) from error
     if model.num_classes == 0:
         # Published without a head (self-supervised or masked pretraining).
         model.reset_classifier(1000)
     return cast(nn.Module, model)
+
+
+def _created(name: str, options: dict[str, Any], size: dict[str, Any]) -> Any:
+    """What timm makes; `size` is left out where the network's constructor does not know it."""
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=False, **options, **size)
+    except TypeError as error:
+        if not any(word in str(error) for word in size):
+            raise
+        return timm.create_model(name, pretrained=False, **options)
 
 
 def _knows(library: str, name: str) -> bool:

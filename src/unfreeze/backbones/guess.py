@@ -3,42 +3,31 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from unfreeze.backbones.build import OWN, STEMS, WIDE, build, canonical, torchvision_names
+from unfreeze.backbones.adapt import adapted
+from unfreeze.backbones.build import STEMS, build, canonical
+from unfreeze.backbones.catalogue import resembling, same_computation
 from unfreeze.backbones.head import head_layers
 from unfreeze.backbones.stem import first_convolution
 from unfreeze.backbones.weights import backbone_share, without_head
+from unfreeze.checkpoints.dialects import shape_of, variants
 from unfreeze.checkpoints.keys import Match, Shape, match
 from unfreeze.errors import UsageError
 
 # Below this share of its backbone a network is not what the file is of.
 LIKELY = 0.5
-# A telling part of a name -> the torchvision networks (by how they begin) that write such names.
-_FAMILIES = (
-    (r"denselayer\d", "densenet"),
-    (r"\.\d+\.conv2\.weight", "res|wide"),
-    (r"squeeze\.weight", "squeezenet"),
-    (r"inception\d", "googlenet"),
-    (r"Mixed_\d", "inception"),
-    (r"encoder_layer_\d", "vit"),
-    (r"trunk_output\.", "regnet"),
-    (r"relative_position_bias_table|cpb_mlp", "swin|maxvit"),
-    (r"layer_scale", "convnext"),
-    (r"\.block\.\d+\.\d+\.", "efficientnet|mobilenet_v3"),
-    (r"\.conv\.\d+\.\d+\.weight", "mobilenet_v2"),
-    (r"layers\.\d+\.\d+\.layers\.", "mnasnet"),
-    (r"branch2\.\d", "shufflenet"),
-    (r"(^|\.)features(\.module)?\.\d+\.weight", "alexnet|vgg"),
-)
+# Names of entries -> how the networks are called that are meant where several fit: this one is the
+# port of TensorFlow's EfficientNet, which pads and normalises as TensorFlow does.
+_MEANT = ((re.compile(r"(^|\.)_conv_stem\.weight$"), re.compile(r"timm/tf_")),)
 _FILLS = {"normal_", "uniform_", "erfinv_", "fill_", "zero_", "mul_", "add_", "clamp_"}
-_VIT_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +35,8 @@ class Guess:
     """A network and how a file fits it.
 
     `share`: of its backbone's parameters found, 0..1; `head`: names of its head's layers, `headed`:
-    whether the file has them in that shape; `result`: the pairing, without the head.
+    whether the file has them in that shape; `result`: the pairing, without the head; `rivals`:
+    other networks that it fits as well and that compute something else.
     """
 
     arch: str
@@ -55,19 +45,61 @@ class Guess:
     head: tuple[str, ...]
     headed: bool
     result: Match
+    rivals: tuple[str, ...] = ()
 
 
-def guess(found: Mapping[str, Shape], hints: Iterable[str] = ()) -> Guess | None:
+def guess(found: Mapping[str, Shape], hints: Iterable[str] = (), file: str = "") -> Guess | None:
     """The closest network to a file's names and shapes; None where nothing fits at all.
 
-    `hints`: what the file says of itself, tried first. Compared are torchvision's classification
-    networks, our own, and those of timm's that a hint or a vision transformer's shapes name.
+    `hints`: what the file says of itself, tried first. Compared are those of torchvision's, timm's
+    and our own networks that have the most shapes in common with it. Of several that fit equally
+    the one is taken that the entries' names or the name of the `file` mean, if any.
     """
-    likeness, arch = _closest(found, _named(hints))
-    if likeness < LIKELY:
-        telling = list(_telling(found))
-        likeness, arch = max((likeness, arch), _closest(found, telling or _others(found)))
-    return fitted(found, arch) if arch else None
+    ranked = _ranked(found, _named(hints))
+    if not ranked or ranked[0][0] < LIKELY:
+        ranked = sorted([*ranked, *_ranked(found, _candidates(found))], key=lambda one: -one[0])
+    if not ranked or not ranked[0][0]:
+        return None
+    best = [arch for likeness, arch in ranked if likeness == ranked[0][0]]
+    chosen = _meant(best, found, file)
+    rivals = tuple(arch for arch in best if not same_computation(arch, chosen or best[0]))
+    made = fitted(found, chosen or best[0])
+    return made if chosen else replace(made, rivals=rivals)
+
+
+def _candidates(found: Mapping[str, Shape]) -> Iterator[str]:
+    """One network of each group that resembles the file, also where it is read by other rules."""
+    tables = [{name: shape_of(olds, found) for name, olds in t.items()} for _, t in variants(found)]
+    for table in (found, *tables[-1:]):
+        for alike in resembling(table):
+            for group in alike.groups:
+                yield from islice(_named(_by_size(group, found)), 1)
+
+
+def _by_size(group: Sequence[str], found: Mapping[str, Shape]) -> list[str]:
+    """A group's names; those first that say the image size the file's embeddings are for."""
+    patches = next((s for s in found.values() if len(s) == 4 and s[1] == 3), ())
+    places = next((s for n, s in found.items() if re.search(r"pos(ition)?_embed", n)), ())
+    if len(patches) != 4 or len(places) != 3:
+        return list(group)
+    side = math.isqrt(max(places[1] - 1, 0)) * patches[-1]
+    return sorted(group, key=lambda name: not re.search(rf"(?<!\d){side}(?!\d)", name))
+
+
+def _meant(best: Sequence[str], found: Mapping[str, Shape], file: str) -> str:
+    """Of networks that fit equally the one that names say; "" where none do."""
+    for entries, archs in _MEANT:
+        if any(entries.search(name) for name in found):
+            best = [arch for arch in best if archs.match(arch)] or best
+    if all(same_computation(best[0], other) for other in best[1:]):
+        return best[0]
+    flat = re.sub(r"[^a-z0-9]+", "_", file.lower())
+    within = [arch for arch in best if re.sub(r"[^a-z0-9]+", "_", _bare(arch)) in flat]
+    return max(within, key=lambda arch: len(_bare(arch)), default="")
+
+
+def _bare(arch: str) -> str:
+    return arch.partition("/")[2].partition(".")[0].lower()
 
 
 def fitted(found: Mapping[str, Shape], arch: str, stem: str = "imagenet") -> Guess:
@@ -82,7 +114,7 @@ def fitted(found: Mapping[str, Shape], arch: str, stem: str = "imagenet") -> Gue
             return fitted(found, arch, other)
         except UsageError:
             pass  # the network has but one stem
-    result = without_head(heads, whole)
+    result = adapted(model, without_head(heads, whole))
     return Guess(
         arch=arch,
         stem=stem,
@@ -95,7 +127,10 @@ def fitted(found: Mapping[str, Shape], arch: str, stem: str = "imagenet") -> Gue
 
 def skeleton(arch: str, stem: str = "imagenet") -> nn.Module:
     """The network on the meta device: names and shapes, no memory, no arithmetic."""
-    with _Weightless():
+    try:
+        with _Weightless():
+            return build(arch, stem=stem).to("meta")
+    except (UsageError, RuntimeError):  # some of timm's compute with weights while they are built
         return build(arch, stem=stem).to("meta")
 
 
@@ -112,27 +147,28 @@ class _Weightless(TorchFunctionMode):
         return func(*args, **options)
 
 
-def _closest(found: Mapping[str, Shape], candidates: Iterable[str]) -> tuple[float, str]:
-    """(likeness, architecture) of the best candidate; 0 and "" where none has anything in common.
+def _ranked(found: Mapping[str, Shape], candidates: Iterable[str]) -> list[tuple[float, str]]:
+    """(likeness, architecture) of candidates, the best first; those are left out that cannot win.
 
     Pairing names is dear and counting shapes is cheap, and no pairing matches more than the shapes
-    that both sides have: candidates come in that order, until none left can be better.
+    that both sides have: candidates come in that order, until none left can be as good.
     """
     theirs = Counter(found.values())
+    for _, table in variants(found):
+        theirs |= Counter(shape_of(olds, found) for olds in table.values())
     wanted = {arch: _shapes(skeleton(arch)) for arch in dict.fromkeys(candidates)}
     most = {
         arch: _likeness(_elements(theirs & Counter(shapes.values())), shapes, found)
         for arch, shapes in wanted.items()
     }
-    best = (0.0, "")
+    ranked: list[tuple[float, str]] = []
     for arch in sorted(wanted, key=lambda one: -most[one]):
-        if most[arch] <= best[0]:
+        if ranked and most[arch] < max(likeness for likeness, _ in ranked):
             break
         pairs = match(found, wanted[arch]).pairs
         matched = _elements(Counter(wanted[arch][name] for name in pairs))
-        likeness = _likeness(matched, wanted[arch], found)
-        best = max(best, (likeness, arch), key=lambda one: one[0])
-    return best
+        ranked.append((_likeness(matched, wanted[arch], found), arch))
+    return sorted(ranked, key=lambda one: -one[0])
 
 
 def _likeness(matched: int, ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> float:
@@ -154,36 +190,6 @@ def _named(hints: Iterable[str]) -> Iterator[str]:
                 break
             except UsageError:
                 continue
-
-
-def _telling(found: Mapping[str, Shape]) -> Iterator[str]:
-    """Networks of the families whose way of naming shows in the file."""
-    begins = [start for part, start in _FAMILIES if any(re.search(part, name) for name in found)]
-    if any(re.search(r"\.\d+\.conv2\.weight", name) for name in found):
-        yield from (f"unfreeze/{name}" for name in WIDE)
-    if any(re.search(r"(^|\.)stage\d\.conv1\.", name) for name in found):
-        yield from (f"unfreeze/{name}" for name in OWN)
-    for name in torchvision_names():
-        if begins and re.match("|".join(begins), name):
-            yield f"torchvision/{name}"
-    yield from _vision_transformer(found)
-
-
-def _others(found: Mapping[str, Shape]) -> Iterator[str]:
-    """Every network of torchvision's, for what has a convolution, as all of them have."""
-    if any(len(shape) == 4 for shape in found.values()):
-        yield from (f"torchvision/{name}" for name in torchvision_names())
-
-
-def _vision_transformer(found: Mapping[str, Shape]) -> Iterator[str]:
-    """Timm's name of a plain vision transformer (DINO's are such) from its first layer."""
-    patches = next((s for n, s in found.items() if n.endswith("patch_embed.proj.weight")), None)
-    places = next((s for n, s in found.items() if n.endswith("pos_embed")), None)
-    if patches is None or places is None or len(patches) != 4 or len(places) != 3:
-        return
-    size, patch = _VIT_SIZES.get(patches[0]), patches[-1]
-    side = round((places[1] - 1) ** 0.5) * patch
-    yield from _named([f"timm/vit_{size}_patch{patch}_{side}"] if size else [])
 
 
 def _shapes(model: nn.Module) -> dict[str, Shape]:

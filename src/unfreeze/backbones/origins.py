@@ -17,6 +17,7 @@ from unfreeze.backbones.published import PUBLISHED, WANTS, licence_of
 from unfreeze.checkpoints.keys import is_averaged
 from unfreeze.checkpoints.modelfile import load_model, model_folder
 from unfreeze.checkpoints.read import Contents, read_checkpoint
+from unfreeze.checkpoints.usable import usable
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import WeightsError
 
@@ -31,7 +32,7 @@ class Origin:
 
     `name`: what the user called them, for messages; `source`: exactly what they are, to record;
     `beside`: other sets of tensors in the file (a SwAV head kept apart); `licence`: a sentence for
-    whoever uses them, "" where none is known.
+    whoever uses them, "" where none is known; `notes`: what is to be said of them.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -40,6 +41,7 @@ class Origin:
     source: str
     beside: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     licence: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def fetch(spec: str, arch: str) -> Origin:
@@ -72,30 +74,33 @@ def _from_file(path: Path, arch: str, spec: str) -> Origin:
         tensors, card = load_model(path)
         own = Preprocess.from_dict(card.preprocess) if card.preprocess else None
         return Origin(tensors, own, spec, f"{spec} ({card.arch})")
-    return _from_contents(read_checkpoint(path), arch, spec)
+    return _from_contents(read_checkpoint(path), arch, spec, path)
 
 
-def _from_contents(contents: Contents, arch: str, spec: str) -> Origin:
+def _from_contents(contents: Contents, arch: str, spec: str, path: Path) -> Origin:
     assumed, name = default_preprocess(arch)
     if contents.card is not None and contents.card.preprocess:
         assumed, name = Preprocess.from_dict(contents.card.preprocess), ""
     inside = f" [{contents.container}]" if contents.container else ""
     averaged = ", the averaged copy" if is_averaged(contents.container) else ""
     note = f", preprocessing of {name} assumed" if name else ""
+    ready = usable(contents, path, spec)
+    unproved = () if contents.verified else (f"no checksum in {contents.format} files",)
     return Origin(
-        contents.tensors,
+        ready.tensors,
         assumed,
         spec,
         f"{spec}{inside}{averaged}{note}",
         contents.beside,
         licence_of(spec),
+        (*ready.notes, *unproved),
     )
 
 
 def _from_address(url: str, arch: str, spec: str) -> Origin:
     path, fresh = _downloaded(url)
     try:
-        return _from_contents(read_checkpoint(path), arch, spec)
+        return _from_contents(read_checkpoint(path), arch, spec, path)
     except WeightsError:
         if fresh:
             path.unlink()  # a page instead of the file would lie in the cache for ever

@@ -9,6 +9,7 @@ from unfreeze.backbones.published import PUBLISHED
 from unfreeze.backbones.weights import ENOUGH
 from unfreeze.checkpoints.modelfile import card_of, model_folder
 from unfreeze.checkpoints.read import Contents, read_checkpoint
+from unfreeze.checkpoints.usable import usable
 from unfreeze.errors import WeightsError
 
 # Where programs write the name of the network, in the file or in `config.json` beside it.
@@ -44,7 +45,7 @@ def network_of(spec: str, arch: str | None = None) -> Known | None:
     if contents.card is not None:
         return Known(contents.card.arch, contents.card.stem)
     if arch is not None:
-        return Known(arch, fitted(contents.shapes, arch).stem)
+        return Known(arch, fitted(_shapes(contents, place), arch).stem)
     best = identified(contents, place)
     if best is None:
         raise WeightsError(
@@ -57,14 +58,29 @@ def network_of(spec: str, arch: str | None = None) -> Known | None:
             f"backbone {best.share:.1%} is there.",
             f"Add --arch {best.arch} --allow-partial, or name the network with --arch.",
         )
+    if best.rivals:
+        raise WeightsError(
+            f"{spec} fits {', '.join((best.arch, *best.rivals))} equally, and they compute "
+            "something else.",
+            "Name the one it is of with --arch.",
+        )
     return Known(best.arch, best.stem)
 
 
 def identified(contents: Contents, place: Path) -> Guess | None:
     """The network of a file's tensors: as our own files say, else the closest that is known."""
+    shapes = _shapes(contents, place)
     if contents.card is not None:
-        return fitted(contents.shapes, contents.card.arch, contents.card.stem)
-    return guess(contents.shapes, _hints(contents, place))
+        return fitted(shapes, contents.card.arch, contents.card.stem)
+    return guess(shapes, _hints(contents, place), place.name)
+
+
+def _shapes(contents: Contents, place: Path) -> dict[str, tuple[int, ...]]:
+    """By name, without adapters; of what cannot be used as it stands there."""
+    try:
+        return {n: tuple(t.shape) for n, t in usable(contents, place, str(place)).tensors.items()}
+    except WeightsError:  # named where the weights are loaded; here only names and shapes count
+        return contents.shapes
 
 
 def _hints(contents: Contents, place: Path) -> list[str]:

@@ -57,14 +57,14 @@ def trace(model: nn.Module, size: tuple[int, int] | None = None) -> Trace:
     height, width = size or (input_size(model), input_size(model))
     try:
         return _trace(model, height, width, torch.device("meta"))
-    except (RuntimeError, NotImplementedError):
-        pass
+    except (RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError):
+        pass  # timm and torchvision assert sizes; the second attempt says it in words
     try:
         return _trace(model, height, width, next(model.parameters()).device)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError) as error:
         raise UsageError(
-            f"{type(model).__name__} does not accept a 3x{height}x{width} picture: {error}",
-            "Choose another --image-size or --arch.",
+            f"{type(model).__name__} does not accept a 3x{height}x{width} image: {error}",
+            "Choose another size (--image-size, --size-crops) or --arch.",
         ) from error
 
 

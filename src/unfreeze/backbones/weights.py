@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
+from unfreeze.backbones.adapt import adapted, fitted, gathered
 from unfreeze.backbones.build import canonical
 from unfreeze.backbones.head import head_layers, is_headless
 from unfreeze.backbones.origins import Origin, fetch
 from unfreeze.backbones.stem import first_convolution
 from unfreeze.checkpoints.keys import Match, Mismatch, is_averaged, match
+from unfreeze.checkpoints.values import oddity
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import WeightsError
 
@@ -46,7 +48,8 @@ class Loaded:
     `source`: what they are, in words. `prefix`: what stood before the names in the file; `random`:
     parameters of the backbone that kept their untrained values (only where that was allowed);
     `rest`: vectors and matrices of the file that found no place, a SwAV head among them, under
-    their names with the keys that led there; `licence`: a sentence for whoever uses them, or "".
+    their names with the keys that led there; `licence`: a sentence for whoever uses them, or "";
+    `notes`: what was done so that they fit, and whether a checksum vouches for them.
     """
 
     share: float | None
@@ -60,6 +63,7 @@ class Loaded:
     random: tuple[str, ...] = ()
     rest: Mapping[str, torch.Tensor] = field(default_factory=dict)
     licence: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def account(self) -> str:
@@ -67,6 +71,7 @@ class Loaded:
         said = [f"{self.share or 0:.1%} of the backbone found in {self.source}"]
         said += [f"'{self.prefix}' taken off the names"] if self.prefix else []
         said += ["an averaged copy"] if is_averaged(self.prefix) else []
+        said += self.notes
         said += [f"head {', '.join(self.head)} not loaded"] if self.head else []
         unused = [name.removeprefix(self.prefix) for name in self.unexpected]
         said += [f"not used: {_grouped(unused)}"] if unused else []
@@ -81,8 +86,8 @@ def load_weights(
 
     The network is touched only when all is well. WeightsError where less than 90 % of the
     backbone's parameters are found, where any of them has another shape or a batch norm would be
-    left without its statistics (with `allow_partial` only where nothing is found), and where the
-    weights cannot be had.
+    left without its statistics (with `allow_partial` only where nothing is found), where a tensor
+    holds no plain, finite numbers, and where the weights cannot be had.
     """
     if spec == "none":
         return Loaded(None, (), (), (), None, "none")
@@ -92,12 +97,14 @@ def load_weights(
     entries = model.state_dict()
     wanted = {entry: tuple(tensor.shape) for entry, tensor in entries.items()}
     found = {entry: tuple(tensor.shape) for entry, tensor in origin.tensors.items()}
-    result = without_head(heads, match(found, wanted))
+    result = adapted(model, without_head(heads, match(found, wanted)))
     share = backbone_share(model, heads, result)
     _check(model, origin, result, share, name, allow_partial)
+    _check_values(origin, result, entries)
     with torch.no_grad():
         for own, theirs in result.pairs.items():
-            entries[own].copy_(origin.tensors[theirs])
+            tensor = gathered(origin.tensors, theirs, result)
+            entries[own].copy_(fitted(model, own, tensor, entries[own]))
     left = {*result.missing, *(clash.wanted for clash in result.mismatched)}
     return Loaded(
         share=share,
@@ -111,7 +118,20 @@ def load_weights(
         random=tuple(name for name, _ in model.named_parameters() if name in left),
         rest=_rest(origin, result),
         licence=origin.licence,
+        notes=(*([f"paired {result.how}"] if result.how else []), *result.notes, *origin.notes),
     )
+
+
+def _check_values(origin: Origin, result: Match, entries: Mapping[str, torch.Tensor]) -> None:
+    """WeightsError where a tensor that would be loaded is not plain, or not finite."""
+    for own, theirs in result.pairs.items():
+        for part in result.joined.get(theirs, (theirs,)):
+            reason = oddity(origin.tensors[part], entries[own])
+            if reason:
+                raise WeightsError(
+                    f"{origin.name}: {part} {reason}.",
+                    "Give other weights, or save these again as plain floating-point tensors.",
+                )
 
 
 def _rest(origin: Origin, result: Match) -> dict[str, torch.Tensor]:
@@ -119,7 +139,7 @@ def _rest(origin: Origin, result: Match) -> dict[str, torch.Tensor]:
     rest = {name: origin.tensors[name] for name in result.unexpected}
     for container, inside in origin.beside.items():
         rest |= {f"{container}.{name}" if container else name: t for name, t in inside.items()}
-    return {name: tensor for name, tensor in rest.items() if tensor.dim() <= 2}
+    return {n: t for n, t in rest.items() if t.dim() <= 2 and not oddity(t, t)}
 
 
 def _grouped(names: Iterable[str]) -> str:
@@ -146,6 +166,11 @@ def load_exactly(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         )
     with torch.no_grad():
         for name, entry in entries.items():
+            if reason := oddity(tensors[name], entry):
+                raise WeightsError(
+                    f"The saved model cannot be used: {name} {reason}.",
+                    "Take an earlier checkpoint of the run, or train it again.",
+                )
             entry.copy_(tensors[name])
 
 
@@ -155,13 +180,11 @@ def without_head(heads: tuple[str, ...], result: Match) -> Match:
     def backbone(name: str) -> bool:
         return not any(name.startswith(f"{head}.") for head in heads)
 
-    return Match(
-        prefix=result.prefix,
+    return replace(
+        result,
         pairs={own: theirs for own, theirs in result.pairs.items() if backbone(own)},
         missing=tuple(name for name in result.missing if backbone(name)),
-        unexpected=result.unexpected,
         mismatched=tuple(clash for clash in result.mismatched if backbone(clash.wanted)),
-        share=result.share,
     )
 
 
@@ -181,6 +204,12 @@ def _check(
 ) -> None:
     if partial and share:
         return
+    if share < ENOUGH and result.doubt:
+        raise WeightsError(
+            f"{origin.name} has the shapes of {arch} in order, but under other names, and that is "
+            f"no proof: {result.doubt}.",
+            "Save it with the names that the library of --arch gives.",
+        )
     if share < ENOUGH:
         raise WeightsError(
             f"{origin.name} holds {share:.1%} of the parameters of {arch}: it looks like "
@@ -201,6 +230,13 @@ def _check(
 def _clash(model: nn.Module, origin: Origin, clashes: tuple[Mismatch, ...]) -> WeightsError:
     first = clashes[0]
     stem = next((one for one in clashes if one.wanted == first_convolution(model)), None)
+    if stem is not None and stem.found_shape[1:2] != stem.wanted_shape[1:2]:
+        return WeightsError(
+            f"The first convolution of {origin.name} is {_text(stem.found_shape)}: it takes "
+            f"{stem.found_shape[1]} channels, and that of this network is "
+            f"{_text(stem.wanted_shape)}.",
+            "Use the --arch and --stem it was made for.",
+        )
     if stem is not None:
         return WeightsError(
             f"The first convolution of {origin.name} is {_text(stem.found_shape)}, that of this "

@@ -4,8 +4,10 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from unfreeze.checkpoints.dialects import shape_of, variants
+from unfreeze.checkpoints.ordered import in_order
 from unfreeze.checkpoints.respelled import numbered, renamed
 
 Shape = tuple[int, ...]
@@ -14,7 +16,8 @@ Shape = tuple[int, ...]
 TRIED = 64
 # Of two copies that fit equally well the averaged one is taken: it is the better network.
 AVERAGED = {"ema", "teacher", "averaged", "average"}
-# Below this share the names are also read as children by number.
+# Below this share the names are also read as children by number, as those of other libraries, and
+# at last not at all.
 PLAIN = 0.9
 
 
@@ -34,7 +37,9 @@ class Match:
 
     `prefix`: what stood before the names in the file; `pairs`: wanted name -> name in the file;
     `missing`: wanted names the file lacks; `unexpected`: names in the file that found no place;
-    `share`: matched elements / wanted elements, 0..1.
+    `share`: matched elements / wanted elements, 0..1; `joined`: names in `pairs` that are not in
+    the file -> those that make them, one below the other; `how`: in words, where not by plain
+    names; `doubt`: why a pairing by order was not taken; `notes`: what else is done to fit.
     """
 
     prefix: str
@@ -43,6 +48,10 @@ class Match:
     unexpected: tuple[str, ...]
     mismatched: tuple[Mismatch, ...]
     share: float
+    joined: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    how: str = ""
+    doubt: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,9 +70,10 @@ def match(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
 
     Tried are all leading parts (`module.`, `model.backbone.`, ...) that make some name of the file
     end like a wanted one; inside a name, parts that no wanted name has (`features.module.0`) are
-    passed over, and `norm.1` is taken for `norm1`. What then lacks is sought under another word
-    for one part (`shortcut`, `downsample`), and where that is much, under the numbers of the
-    network's children (`4.0.conv1` for `layer1.0.conv1`). Pure: shapes in, names out.
+    passed over, and `norm.1` or `norm_1` is taken for `norm1`. What then lacks is sought under
+    another word for one part (`shortcut`, `downsample`), and where that is much, under the numbers
+    of the network's children (`4.0.conv1` for `layer1.0.conv1`), under the names of other
+    libraries, and by the order of shapes. Pure: shapes in, names out.
     """
     best = _by_name(found, wanted)
     if best.share < PLAIN:
@@ -71,7 +81,50 @@ def match(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
             other = _by_name({new: found[name] for new, name in names.items()}, wanted)
             if other.share > best.share:
                 best = _as_written(other, prefix, names, found)
+    if best.share < PLAIN:
+        best = _in_other_words(best, found, wanted)
     return best
+
+
+def _in_other_words(best: Match, found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
+    """The pairing by other libraries' names or by the order of shapes, where that is better."""
+    translated = list(variants(found))
+    for owner, names in translated:
+        shapes = {new: shape_of(olds, found) for new, olds in names.items()}
+        other = _by_name(shapes, wanted)
+        if other.share > best.share:
+            best = _translated(other, names, found, f"by the names of {owner}")
+    if best.share >= PLAIN:
+        return best
+    tried: list[Mapping[str, tuple[str, ...]]] = [{name: (name,) for name in found}]
+    tried += [names for _, names in translated[-1:]]
+    for table in tried:
+        shapes = {new: shape_of(olds, found) for new, olds in table.items()}
+        order = in_order(shapes, wanted)
+        if order is None:
+            continue
+        if order.doubt:
+            return replace(best, doubt=order.doubt)
+        share = _elements(order.pairs, wanted) / max(_elements(wanted, wanted), 1)
+        if share > best.share:
+            missing = tuple(name for name in wanted if name not in order.pairs)
+            made = Match("", order.pairs, missing, (), (), share)
+            best = _translated(made, table, found, "by the order of their shapes")
+    return best
+
+
+def _translated(
+    made: Match, names: Mapping[str, tuple[str, ...]], found: Mapping[str, Shape], how: str
+) -> Match:
+    """A match of translated entries in the words of the file; of joined ones in their own."""
+    pairs = {
+        want: names[new][0] if len(names[new]) == 1 else new for want, new in made.pairs.items()
+    }
+    taken = [*made.pairs.values(), *(clash.found for clash in made.mismatched)]
+    used = {old for new in taken for old in names[new]}
+    left = tuple(name for name in found if name not in used)
+    joined = {new: names[new] for new in made.pairs.values() if len(names[new]) > 1}
+    return replace(made, prefix="", pairs=pairs, unexpected=left, joined=joined, how=how)
 
 
 def _by_name(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
@@ -206,14 +259,19 @@ def _without_dots(
     left: defaultdict[str, list[str]] = defaultdict(list)
     for name in wanted:
         if name not in pairs:
-            left[name.replace(".", "")].append(name)
+            left[_squeezed(name)].append(name)
     extra: dict[str, str] = {}
     for name, shape in found.items():
         target = repair(name) if left and name not in taken else None
-        places = left.get(target.replace(".", ""), []) if target else []
+        places = left.get(_squeezed(target), []) if target else []
         if len(places) == 1 and places[0] not in extra and wanted[places[0]] == shape:
             extra[places[0]] = name
     return extra
+
+
+def _squeezed(name: str) -> str:
+    """A name without what separates its parts: timm's feature extractors write `stages_0`."""
+    return name.replace(".", "").replace("_", "")
 
 
 def _unwrapped(name: str, known: set[str]) -> str:

@@ -21,6 +21,8 @@ def final_map(model: nn.Module, size: int) -> tuple[int, int] | None:
             break
         if any(True for _ in module.children()):
             continue
+        if isinstance(module, nn.Identity) or "Norm" in type(module).__name__:
+            continue  # they change no map, and within an attention see [B, heads, tokens, width]
         if "Adaptive" in type(module).__name__:
             pooled = last  # the last such layer is the global pooling; what it is fed counts
         elif len(shape) == 4:

@@ -1,0 +1,204 @@
+"""Every network of torchvision's, timm's and our own by its shapes, so that a file can be known.
+
+`catalogue.json` holds, for each set of networks of the same shapes, a sketch: the smallest of the
+hashes of (shape, how often) of its matrices and kernels without the head. A file's own hashes say
+in a millisecond which few of 1,400 networks are worth building and comparing. Within a set,
+networks that compute the same stand together. `python -m unfreeze.backbones.catalogue` writes it
+anew for the versions that are installed; a network that is not in it needs --arch.
+"""
+
+import hashlib
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.resources import files
+from typing import Any
+
+from torch import nn
+
+Shape = tuple[int, ...]
+
+FILE = "catalogue.json"
+KEPT = 12  # hashes of a sketch
+DIGITS = 6  # hexadecimal ones of a hash
+_POSITIONS = ("pos_embed", "pos_embedding")  # their number is that of the image's patches
+_NOT_COMPUTED = {"training", "num_classes", "img_size", "dynamic_img_size", "dynamic_img_pad"}
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Networks of the same shapes: in each of `groups` those that compute the same."""
+
+    sketch: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+
+
+@cache
+def catalogue() -> tuple[Alike, ...]:
+    """All that is known."""
+    held = json.loads((files(__package__) / FILE).read_text(encoding="utf-8"))
+    return tuple(
+        Alike(
+            tuple(sketch[i : i + DIGITS] for i in range(0, len(sketch), DIGITS)),
+            tuple(tuple(group.split()) for group in groups),
+        )
+        for sketch, groups in held["networks"].items()
+    )
+
+
+def resembling(found: Mapping[str, Shape], *, most: int = 6, least: float = 0.3) -> list[Alike]:
+    """Sets of networks whose sketch is in a file's hashes, the most of it first; `most` of them."""
+    theirs = hashes(found.values())
+    shares = [
+        (sum(one in theirs for one in alike.sketch) / len(alike.sketch), alike)
+        for alike in catalogue()
+    ]
+    best = sorted((one for one in shares if one[0] >= least), key=lambda one: -one[0])
+    return [alike for _, alike in best[:most]]
+
+
+def same_computation(arch: str, other: str) -> bool:
+    """Whether two networks of the same names and shapes compute the same."""
+    return arch == other or any(
+        arch in group and other in group for alike in catalogue() for group in alike.groups
+    )
+
+
+def hashes(shapes: Iterable[Shape]) -> set[str]:
+    """Of each (shape, how often) among matrices and kernels."""
+    counts = Counter(shape for shape in shapes if len(shape) > 1)
+    return {_hash(f"{shape} {count}") for shape, count in counts.items()}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def backbone_shapes(model: nn.Module, heads: Iterable[str]) -> dict[str, Shape]:
+    """Shapes of the entries that say which network it is: no head, no position embeddings."""
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if not any(name.startswith(f"{head}.") for head in heads)
+        and name.rpartition(".")[2] not in _POSITIONS
+    }
+
+
+def computation(model: nn.Module, heads: Iterable[str]) -> str:
+    """A hash of what the modules are and of their plain attributes, head left out."""
+    whole = hashlib.sha256()
+    for name, module in model.named_modules():
+        if name in heads:
+            continue
+        plain = {
+            key: text
+            for key, value in vars(module).items()
+            if key not in _NOT_COMPUTED and not key.startswith("_") and (text := _plain(value))
+        }
+        whole.update(repr((name, type(module).__name__, sorted(plain.items()))).encode())
+    return whole.hexdigest()[:16]
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, tuple | list) and all(isinstance(v, bool | int | float) for v in value):
+        return repr(tuple(value))
+    if isinstance(value, partial):
+        return f"{_plain(value.func)} {sorted(value.keywords.items())}"
+    name = getattr(value, "__name__", "")
+    return name if callable(value) and isinstance(name, str) else ""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One network: hashes of its sketch, of its names and shapes, and of what it computes."""
+
+    arch: str
+    sketch: str
+    named: str
+    computes: str
+
+
+def _all() -> Iterator[str]:
+    import timm
+
+    from unfreeze.backbones.build import OWN, WIDE, torchvision_names
+
+    yield from (f"torchvision/{name}" for name in torchvision_names())
+    yield from (f"unfreeze/{name}" for name in (*OWN, *WIDE))
+    yield from (f"timm/{name}" for name in timm.list_models())
+
+
+def _row(arch: str) -> _Row:
+    from unfreeze.backbones.guess import skeleton
+    from unfreeze.backbones.head import head_layers
+
+    model = skeleton(arch)
+    declared = (getattr(model, "default_cfg", None) or {}).get("classifier") or ()
+    heads = (declared,) if isinstance(declared, str) else tuple(declared) or head_layers(model)
+    shapes = backbone_shapes(model, heads)
+    sketch = "".join(sorted(hashes(shapes.values()))[:KEPT])
+    return _Row(arch, sketch, _hash(repr(sorted(shapes.items()))), computation(model, heads))
+
+
+def _same_numbers(arch: str, other: str) -> bool:
+    """Whether two networks with the same weights answer the same to one image of noise."""
+    import torch
+
+    from unfreeze.backbones.build import build
+    from unfreeze.backbones.trace import input_size
+
+    first, second = build(arch).eval(), build(other).eval()
+    draw = torch.Generator().manual_seed(0)
+    entries = second.state_dict()
+    with torch.inference_mode():
+        for name, entry in first.state_dict().items():
+            if entry.dim() > 1 and entry.is_floating_point():
+                entry.add_(torch.randn(entry.shape, generator=draw) * entry.std() / 10)
+            entries[name].copy_(entry)
+        image = torch.randn(1, 3, input_size(first), input_size(first), generator=draw)
+        a, b = first(image), second(image)
+    return bool((a - b).abs().max() <= 1e-3 * a.abs().max())
+
+
+def _grouped(rows: Iterable[_Row]) -> list[list[str]]:
+    """Networks of the same names and shapes, those together that compute the same."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        groups[row.computes].append(row.arch)
+    merged: list[list[str]] = []
+    for group in groups.values():
+        # two libraries describe the same modules differently: their numbers decide
+        other = next((one for one in merged if _same_elsewhere(one[0], group[0])), None)
+        if other is None:
+            merged.append(group)
+        else:
+            other.extend(group)
+    return merged
+
+
+def _same_elsewhere(arch: str, other: str) -> bool:
+    """Whether networks of two libraries are the same."""
+    return arch.partition("/")[0] != other.partition("/")[0] and _same_numbers(arch, other)
+
+
+def _written(rows: Iterable[_Row]) -> str:
+    import timm
+    import torchvision
+
+    alike: defaultdict[tuple[str, str], list[_Row]] = defaultdict(list)
+    for row in rows:
+        alike[row.sketch, row.named].append(row)
+    networks: defaultdict[str, list[str]] = defaultdict(list)
+    for (sketch, _), same in alike.items():
+        networks[sketch] += [" ".join(group) for group in _grouped(same)]
+    versions = {"timm": timm.__version__, "torchvision": torchvision.__version__}
+    return json.dumps({**versions, "networks": networks}, indent=0) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(_written(map(_row, _all())))

@@ -1,0 +1,156 @@
+"""Low-rank adapters beside the weights: merged where their scale is known, refused by name else.
+
+A network that was tuned with LoRA keeps its old weights W and two small matrices beside them; what
+it computes with is W + (alpha / r) B A (Hu et al., arXiv 2106.09685). Whoever loads W alone gets
+the network from before the tuning.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from unfreeze.errors import WeightsError
+
+# names that only adapters have, of PEFT, loralib and kohya's tools
+_ADAPTER = re.compile(
+    r"(?:^|[._])(?:lora_(?!alpha)\w+|hada_w\d\w*|lokr_w\d\w*|ia3_l|oft_[rR]|oft_blocks|boft_\w+"
+    r"|vera_lambda_\w+|dora_scale|adapter_(?:down|up)|prompt_embeddings)(?:\.|$)"
+)
+_DOWN = re.compile(r"(.*)\.lora_(?:A|down)(?:\.(\w+))?\.weight")
+_UP = {"lora_A": "lora_B", "lora_down": "lora_up"}
+_CONFIG = "adapter_config.json"
+_MERGE = (
+    "Merge them where they were trained (PEFT: model.merge_and_unload()) and save the state_dict() "
+    "of that."
+)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Tensors without adapters, and how many layers were changed by merging."""
+
+    tensors: dict[str, Tensor]
+    layers: int = 0
+
+
+class _Unmergeable(Exception):
+    """Why adapters cannot be merged."""
+
+
+def adapters_in(names: Iterable[str]) -> list[str]:
+    """Names of tensors that belong to adapters and not to a network."""
+    return [name for name in names if _ADAPTER.search(name)]
+
+
+def merged(
+    tensors: Mapping[str, Tensor], meta: Mapping[str, Any], place: Path | None, name: str
+) -> Merged:
+    """The tensors with their LoRA adapters merged; as they are where there are none.
+
+    `meta`: plain values in the file; `place`: the file, whose neighbour adapter_config.json may
+    say alpha; `name`: what messages call it. WeightsError where adapters cannot be merged exactly.
+    """
+    found = adapters_in(tensors)
+    if not found:
+        return Merged(dict(tensors))
+    try:
+        return _merged(tensors, found, _settings(meta, place))
+    except _Unmergeable as why:
+        raise WeightsError(
+            f"{name} holds adapters beside the weights ({len(found)} tensors such as {found[0]}), "
+            f"and {why}.",
+            _MERGE,
+        ) from why
+
+
+def _merged(tensors: Mapping[str, Tensor], found: list[str], settings: Mapping[str, Any]) -> Merged:
+    plain = {name: t for name, t in tensors.items() if name not in found}
+    pairs = {name: hit for name in found if (hit := _DOWN.fullmatch(name))}
+    other = next((n for n in found if n not in pairs and not _is_up(n, tensors)), None)
+    if other is not None or settings.get("use_dora") or settings.get("fan_in_fan_out"):
+        raise _Unmergeable(f"{other or 'DoRA or transposed weights'} is no plain LoRA")
+    if len({hit[2] for hit in pairs.values()}) > 1:
+        raise _Unmergeable("they are of several adapters")
+    for name, hit in pairs.items():
+        base = hit[1]
+        weight = next(
+            (w for w in (f"{base}.base_layer.weight", f"{base}.weight") if w in plain), ""
+        )
+        if not weight:
+            raise _Unmergeable(f"the weights of {base} are not in it")
+        down, up = tensors[name], tensors[_partner(name)]
+        share = _alpha(base, plain, settings) / _rank(down.shape[0], settings)
+        plain[weight] = plain[weight] + share * _product(down, up, plain[weight])
+    left = [n for n in plain if not n.endswith(".alpha") and ".original_module." not in n]
+    return Merged({_named(name): plain[name] for name in left}, len(pairs))
+
+
+def _named(name: str) -> str:
+    """A name as it was before PEFT wrapped the layer, or put a trained copy beside it."""
+    return re.sub(r"\.modules_to_save\.\w+\.", ".", name.replace(".base_layer.", "."))
+
+
+def _partner(name: str) -> str:
+    for down, up in _UP.items():
+        if f".{down}." in name:
+            start, _, rest = name.rpartition(f".{down}.")
+            return f"{start}.{up}.{rest}"
+    return ""
+
+
+def _is_up(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    for down, up in _UP.items():
+        start, found, rest = name.rpartition(f".{up}.")
+        if found:
+            return f"{start}.{down}.{rest}" in tensors
+    return False
+
+
+def _alpha(base: str, plain: Mapping[str, Tensor], settings: Mapping[str, Any]) -> float:
+    """Alpha of a layer: its own tensor's, else that of the settings."""
+    own = plain.get(f"{base}.alpha")
+    if own is not None:
+        return float(own)
+    pattern = settings.get("alpha_pattern") or {}
+    for part, value in pattern.items():
+        if re.fullmatch(rf"(.*\.)?({part})", base):
+            return float(value)
+    alpha = settings.get("lora_alpha")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+        raise _Unmergeable("nothing says their alpha, by which they are scaled")
+    return float(alpha)
+
+
+def _rank(rank: int, settings: Mapping[str, Any]) -> float:
+    return float(rank) ** 0.5 if settings.get("use_rslora") else float(rank)
+
+
+def _product(down: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+    """B A in the shape of the weight they change."""
+    if up.dim() > 2 and up.shape[2:].numel() != 1:
+        raise _Unmergeable("an upper matrix is a convolution larger than 1x1")
+    change = up.float().flatten(1) @ down.float().flatten(1)
+    if change.numel() != weight.numel() or up.shape[0] != weight.shape[0]:
+        raise _Unmergeable(
+            f"they change {tuple(change.shape)} where the weights are {tuple(weight.shape)}"
+        )
+    return change.reshape(weight.shape).to(weight.dtype)
+
+
+def _settings(meta: Mapping[str, Any], place: Path | None) -> dict[str, Any]:
+    """What the file, or adapter_config.json beside it, says of its adapters."""
+    said: dict[str, Any] = {}
+    for values in (meta, *(v for v in meta.values() if isinstance(v, Mapping))):
+        said |= {k: v for k, v in values.items() if k.startswith(("lora_", "use_", "fan_in"))}
+    config = place.with_name(_CONFIG) if place is not None else None
+    if config is not None and config.is_file():
+        try:
+            said |= json.loads(config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise _Unmergeable(f"{config} beside it is no JSON") from error
+    return said

@@ -1,0 +1,167 @@
+"""The same networks under the names of other libraries, where a rule leads from one to the other.
+
+Transformers' ViT, DeiT and DINOv2 keep query, key and value apart where timm has them as one
+matrix; its ResNet has the shortcut before the layers. Torchvision and timm name the parts of a
+vision transformer differently and hold the same numbers.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+Shape = tuple[int, ...]
+Rules = Sequence[tuple[str, str]]
+
+_QUERY = re.compile(r"(.*\.)?(query|q_proj|to_q|q_lin|wq|q)\.(weight|bias)")
+_KEY_VALUE = {
+    "query": ("key", "value"),
+    "q_proj": ("k_proj", "v_proj"),
+    "to_q": ("to_k", "to_v"),
+    "q_lin": ("k_lin", "v_lin"),
+    "wq": ("wk", "wv"),
+    "q": ("k", "v"),
+}
+
+# (pattern of the whole name without what stands before it, the name in timm's words)
+_TRANSFORMERS_VIT: Rules = (
+    (r"embeddings\.cls_token", "cls_token"),
+    (r"embeddings\.distillation_token", "dist_token"),
+    (r"embeddings\.register_tokens", "reg_token"),
+    (r"embeddings\.position_embeddings", "pos_embed"),
+    (r"embeddings\.patch_embeddings\.projection\.(\w+)", r"patch_embed.proj.\1"),
+    (r"(?:encoder\.)?layers?\.(\d+)\.(?:layernorm_before|norm1)\.(\w+)", r"blocks.\1.norm1.\2"),
+    (r"(?:encoder\.)?layers?\.(\d+)\.(?:layernorm_after|norm2)\.(\w+)", r"blocks.\1.norm2.\2"),
+    (r"(?:encoder\.)?layers?\.(\d+)\.attention(?:\.attention)?\.qkv\.(\w+)",
+     r"blocks.\1.attn.qkv.\2"),
+    (r"(?:encoder\.)?layers?\.(\d+)\.attention\.(?:output\.dense|o_proj)\.(\w+)",
+     r"blocks.\1.attn.proj.\2"),
+    (r"(?:encoder\.)?layers?\.(\d+)\.(?:intermediate\.dense|mlp\.fc1|mlp\.weights_in)\.(\w+)",
+     r"blocks.\1.mlp.fc1.\2"),
+    (r"(?:encoder\.)?layers?\.(\d+)\.(?:output\.dense|mlp\.fc2|mlp\.weights_out)\.(\w+)",
+     r"blocks.\1.mlp.fc2.\2"),
+    (r"(?:encoder\.)?layers?\.(\d+)\.layer_scale(\d)\.lambda1", r"blocks.\1.ls\2.gamma"),
+    (r"layernorm\.(\w+)", r"norm.\1"),
+    (r"(?:cls_)?classifier\.(\w+)", r"head.\1"),
+    (r"distillation_classifier\.(\w+)", r"head_dist.\1"),
+)  # fmt: skip
+_TORCHVISION_VIT: Rules = (
+    (r"class_token", "cls_token"),
+    (r"conv_proj\.(\w+)", r"patch_embed.proj.\1"),
+    (r"encoder\.pos_embedding", "pos_embed"),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.ln_(\d)\.(\w+)", r"blocks.\1.norm\2.\3"),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.in_proj_(\w+)",
+     r"blocks.\1.attn.qkv.\2"),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.self_attention\.out_proj\.(\w+)",
+     r"blocks.\1.attn.proj.\2"),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.(\w+)", r"blocks.\1.mlp.fc1.\2"),
+    (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.(\w+)", r"blocks.\1.mlp.fc2.\2"),
+    (r"encoder\.ln\.(\w+)", r"norm.\1"),
+    (r"heads\.head\.(\w+)", r"head.\1"),
+)  # fmt: skip
+_TIMM_VIT: Rules = (
+    (r"cls_token", "class_token"),
+    (r"patch_embed\.proj\.(\w+)", r"conv_proj.\1"),
+    (r"pos_embed", "encoder.pos_embedding"),
+    (r"blocks\.(\d+)\.norm(\d)\.(\w+)", r"encoder.layers.encoder_layer_\1.ln_\2.\3"),
+    (r"blocks\.(\d+)\.attn\.qkv\.(\w+)",
+     r"encoder.layers.encoder_layer_\1.self_attention.in_proj_\2"),
+    (r"blocks\.(\d+)\.attn\.proj\.(\w+)",
+     r"encoder.layers.encoder_layer_\1.self_attention.out_proj.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"encoder.layers.encoder_layer_\1.mlp.0.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"encoder.layers.encoder_layer_\1.mlp.3.\2"),
+    (r"norm\.(\w+)", r"encoder.ln.\1"),
+    (r"head\.(\w+)", r"heads.head.\1"),
+)  # fmt: skip
+_PARTS = {"convolution": ("conv", "downsample.0"), "normalization": ("bn", "downsample.1")}
+
+
+def variants(found: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, tuple[str, ...]]]]:
+    """(whose names these are, new name -> names in the file) for each rule that fits some names.
+
+    Of several names in the file the tensors are to be joined along their first dimension. A
+    variant holds what its rules name and, under its own name, everything else.
+    """
+    whole = fused(found)
+    plain = {name: (name,) for name in found}
+    vit = _rewritten(whole, _TRANSFORMERS_VIT)
+    if vit and any(n.endswith("attn.qkv.weight") for n in vit):
+        yield "transformers", vit
+        yield "transformers", _rewritten(vit, _TIMM_VIT)
+    resnet = _resnet(found)
+    if resnet:
+        yield "transformers", resnet
+    for owner, rules, telling in (
+        ("torchvision", _TORCHVISION_VIT, "in_proj_weight"),
+        ("timm", _TIMM_VIT, "attn.qkv.weight"),
+    ):
+        if any(name.endswith(telling) for name in found):
+            yield owner, _rewritten(plain, rules)
+    if len(whole) < len(plain):
+        yield "a library that keeps query, key and value apart", whole
+
+
+def fused(found: Mapping[str, Shape]) -> dict[str, tuple[str, ...]]:
+    """New name -> names in the file: query, key and value of one layer as one entry `qkv`."""
+    joined: dict[str, tuple[str, ...]] = {}
+    taken: set[str] = set()
+    for name in found:
+        hit = _QUERY.fullmatch(name)
+        key, value = _KEY_VALUE[hit[2]] if hit else ("", "")
+        start, end = ((hit[1] or ""), hit[3]) if hit else ("", "")
+        three = (name, f"{start}{key}.{end}", f"{start}{value}.{end}")
+        if hit and all(found.get(one) == found[name] for one in three):
+            joined[f"{start}qkv.{end}"] = three
+            taken.update(three)
+        elif name not in taken:
+            joined[name] = (name,)
+    return {new: olds for new, olds in joined.items() if len(olds) > 1 or olds[0] not in taken}
+
+
+def shape_of(names: tuple[str, ...], found: Mapping[str, Shape]) -> Shape:
+    """The shape of entries joined along their first dimension."""
+    first = found[names[0]]
+    if len(names) == 1:
+        return first
+    return (sum(found[name][0] for name in names), *first[1:])
+
+
+def _rewritten(names: Mapping[str, tuple[str, ...]], rules: Rules) -> dict[str, tuple[str, ...]]:
+    """Names by the first rule that fits the end of each; {} where none fits any."""
+    made: dict[str, tuple[str, ...]] = {}
+    ruled = 0
+    for name, olds in names.items():
+        for pattern, wanted in rules:
+            hit = re.fullmatch(rf"(?:.*\.)?{pattern}", name)
+            if hit:
+                ruled += 1
+                made.setdefault(hit.expand(wanted), olds)
+                break
+        else:
+            made[name] = olds
+    return made if ruled else {}
+
+
+def _resnet(found: Mapping[str, Shape]) -> dict[str, tuple[str, ...]]:
+    """Transformers' ResNet in torchvision's words; {} where it is none."""
+    made: dict[str, tuple[str, ...]] = {}
+    ruled = 0
+    for name in found:
+        new = _resnet_name(name)
+        ruled += new != name
+        made[new] = (name,)
+    return made if ruled > 1 else {}
+
+
+def _resnet_name(name: str) -> str:
+    stem = re.fullmatch(r"(?:.*\.)?embedder\.embedder\.(convolution|normalization)\.(\w+)", name)
+    if stem:
+        return f"{_PARTS[stem[1]][0]}1.{stem[2]}"
+    hit = re.fullmatch(
+        r"(?:.*\.)?encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)|shortcut)"
+        r"\.(convolution|normalization)\.(\w+)",
+        name,
+    )
+    if hit is None:
+        return re.sub(r"^classifier\.1\.", "fc.", name)
+    block, (word, shortcut) = f"layer{int(hit[1]) + 1}.{hit[2]}", _PARTS[hit[4]]
+    part = shortcut if hit[3] is None else f"{word}{int(hit[3]) + 1}"
+    return f"{block}.{part}.{hit[5]}"

@@ -1,0 +1,96 @@
+"""Only plain, finite numbers are taken for weights; everything else is refused by name."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from unfreeze.api.inspect import inspect
+from unfreeze.backbones.build import build
+from unfreeze.backbones.weights import load_exactly, load_weights
+from unfreeze.checkpoints.values import oddity, scales_in
+from unfreeze.errors import WeightsError
+
+TINY = "unfreeze/tiny"
+NAME = "stage3.conv2.weight"
+STATE = build(TINY).state_dict()
+
+
+def with_one(change):
+    return STATE | {NAME: change(STATE[NAME])}
+
+
+def put(value):
+    def change(tensor):
+        other = tensor.clone()
+        other.view(-1)[7] = value
+        return other
+
+    return change
+
+
+ODD = {
+    "NaN": (with_one(put(float("nan"))), "is not finite .*NaN"),
+    "infinite": (with_one(put(float("-inf"))), "is not finite .*infinite"),
+    "a flipped exponent": (with_one(put(1e37)), "which is no weight"),
+    "int8": (with_one(lambda t: (t * 100).to(torch.int8)), "holds int8"),
+    "int32": (with_one(lambda t: (t * 100).to(torch.int32)), "holds int32"),
+    "bool": (with_one(lambda t: t > 0), "holds bool"),
+    "fp8": (with_one(lambda t: t.to(torch.float8_e4m3fn)), "holds float8_e4m3fn"),
+    "quantised": (
+        with_one(lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8)), "is quantised"),
+    "sparse": (with_one(lambda t: t.to_sparse()), "is not dense"),
+    "complex": (with_one(lambda t: t.to(torch.complex64)), "holds complex"),
+    "meta": (with_one(lambda t: t.to("meta")), "no values"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of quantised tensors
+@pytest.mark.parametrize("kind", ODD)
+def test_what_holds_no_weights_is_refused_by_name(tmp_path, kind):
+    state, says = ODD[kind]
+    torch.save(state, tmp_path / "w.pth")
+    model = build(TINY)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for partial in (False, True):
+        with pytest.raises(WeightsError, match=rf"stage3\.conv2\.weight {says}"):
+            load_weights(model, str(tmp_path / "w.pth"), arch=TINY, allow_partial=partial)
+    assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
+    found = inspect(tmp_path / "w.pth")
+    assert NAME in found.problem and found.commands == [] and found.arch == TINY
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "stage3.conv2.SCB", "stage3.conv2.weight.SCB", "stage3.conv2.weight_scale",
+        "stage3.conv2.scale_weight", "scaled_fp8", "stage3.conv2.weight_scale_inv",
+        "stage3.conv2.qweight", "stage3.conv2.weight.absmax",
+        "stage3.conv2.weight.quant_state.bitsandbytes__nf4", "stage3.conv2.zero_point",
+    ],
+)  # fmt: skip
+def test_a_scale_beside_the_codes_gives_a_quantised_file_away(tmp_path, beside):
+    # the codes may be of the very type of the weights
+    save_file({n: t.clone() for n, t in STATE.items()} | {beside: torch.ones(1)},
+              tmp_path / "w.safetensors")  # fmt: skip
+    with pytest.raises(WeightsError, match=f"is quantised: {beside}"):
+        load_weights(build(TINY), str(tmp_path / "w.safetensors"), arch=TINY)
+
+
+def test_no_plain_network_looks_quantised():
+    for arch in ("resnet18", "timm/vit_tiny_patch16_224", "timm/swinv2_tiny_window8_256"):
+        with torch.device("meta"):
+            assert scales_in(build(arch).state_dict()) == []
+
+
+def test_half_precision_whole_counts_and_what_no_entry_wants_are_fine(tmp_path):
+    state = {n: t.bfloat16() if t.is_floating_point() else t for n, t in STATE.items()}
+    state["mask"] = torch.full((3,), float("-inf"))  # of another program: nothing takes it
+    torch.save(state, tmp_path / "w.pth")
+    assert load_weights(build(TINY), str(tmp_path / "w.pth"), arch=TINY).share == 1.0
+    count = torch.ones((), dtype=torch.int64)
+    assert oddity(count, count) == ""
+
+
+def test_a_saved_model_that_is_not_finite_is_refused():
+    with pytest.raises(WeightsError, match=r"stage3\.conv2\.weight is not finite"):
+        load_exactly(build(TINY), with_one(put(float("nan"))))
