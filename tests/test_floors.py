@@ -14,6 +14,7 @@ FLOORS = {
     "optim": 2,
     "backbones": 3,
     "probes": 3,
+    "evaluation": 3,
     "swav": 4,
     "transfer": 4,
     "reports": 5,

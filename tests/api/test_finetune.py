@@ -28,7 +28,8 @@ COLOURS = {"red": 8, "green": 8, "blue": 8}
 FIELDS = [
     *("run", "arch", "classes", "epochs", "best_epoch", "val_accuracy", "parameters_trainable"),
     *("parameters_frozen", "frozen_unchanged", "weights_matched", "images", "images_per_second"),
-    *("seconds", "model", "val_images", "val_interval", "repeated"),
+    *("seconds", "model", "val_images", "val_interval", "leaked", "accuracy_unleaked", "warnings"),
+    "repeated",
 ]
 FILES = [
     *("config.toml", "metrics.jsonl", "log.txt", "problems.csv", "split.csv", "evaluation.json"),
@@ -268,7 +269,8 @@ def test_copies_on_both_sides_are_counted_and_said(coloured, tmp_path):
     told = json.loads((tmp_path / "run/evaluation.json").read_text())
     found = evaluate(result.run, str(data))
     assert told["n"] == found.n == 7 and told["seen_in_training"] == found.seen_in_training > 0
-    assert "among the training ones, too" in (tmp_path / "run/log.txt").read_text()
+    assert result.leaked == found.leaked == 1
+    assert "in the training images, too" in (tmp_path / "run/log.txt").read_text()
 
 
 def test_what_is_missing_is_said(coloured, tmp_path):

@@ -4,7 +4,8 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from unfreeze.data.content import content_keys, load_keys, save_keys
+from unfreeze.data.content import Seen, content_keys, load_seen, save_seen
+from unfreeze.data.duplicates import SIGNATURE, signature
 from unfreeze.data.index import build_index
 from unfreeze.data.sources.open import open_source
 
@@ -57,11 +58,39 @@ def test_arrays_are_told_by_their_pixels():
     assert np.array_equal(first[[3, 7]], content_keys(index, [3, 7]))
 
 
-def test_keys_are_written_and_read(tmp_path):
-    path = tmp_path / "model/pictures.npz"
-    save_keys(path, {"train": np.array([3, 1], np.uint64), "val": np.array([], np.uint64)})
-    assert load_keys(path)["train"].tolist() == [1, 3] and len(load_keys(path)["val"]) == 0
-    assert load_keys(tmp_path / "none.npz") == {}
+def signed(*images):
+    table = np.zeros(len(images), SIGNATURE)
+    for place, one in enumerate(images):
+        signature(one).into(table, place)
+    return table
+
+
+def picture(seed, side=64):
+    draw = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return np.array(Image.fromarray(draw).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def test_what_was_seen_is_written_and_read(tmp_path):
+    path = tmp_path / "model/seen_images.npz"
+    flat = np.full((64, 64, 3), 200, np.uint8)
+    keys = np.array([3, 1, 2], np.uint64)
+    table = signed(picture(0), flat, picture(1))
+    save_seen(path, Seen(keys, np.array([], np.uint64), table))
+    found = load_seen(path)
+    assert found.train.tolist() == [1, 2, 3] and len(found.val) == 0
+    assert len(found.signatures) == 2  # a flat image is known by its bytes alone
+    none = np.array([9, 9, 1], np.uint64)
+    judged = signed(picture(0, 90), picture(2), flat)
+    assert found.leaked(none, judged).tolist() == [True, False, True]
+    assert load_seen(tmp_path / "none.npz") is None
+
+
+def test_without_signatures_only_the_same_bytes_are_known(tmp_path):
+    save_seen(tmp_path / "a.npz", Seen(np.array([1], np.uint64), np.array([], np.uint64)))
+    found = load_seen(tmp_path / "a.npz")
+    assert found.signatures is None
+    judged = np.array([1, 2], np.uint64)
+    assert found.leaked(judged, signed(picture(0), picture(0))).tolist() == [True, False]
 
 
 def test_a_damaged_member_has_a_key_and_stops_nothing(tmp_path):

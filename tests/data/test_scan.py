@@ -12,10 +12,14 @@ from tests.data.doubtful import doubtful
 
 from unfreeze.data import scan as module
 from unfreeze.data import watched
+from unfreeze.data.clinic import attend
 from unfreeze.data.decode import decode, shrink
+from unfreeze.data.duplicates import signature
+from unfreeze.data.holding import Holding
 from unfreeze.data.index import build_index
 from unfreeze.data.scan import Problem, check, write_problems_csv
 from unfreeze.data.sources import open_source
+from unfreeze.data.verdicts import Verdicts
 from unfreeze.errors import DataError
 from unfreeze.runtime.console import Quiet
 
@@ -331,3 +335,47 @@ def test_trashnet_is_whole(shared):
     found = check(build_index(open_source(str(shared / "data" / "trashnet-subset.zip"))))
     assert len(found.usable) == 720
     assert set(zip(found.heights.tolist(), found.widths.tolist(), strict=True)) == {(512, 384)}
+
+
+@pytest.mark.parametrize("place", ["none", "memory", "disk"])
+def test_signatures_are_made_of_what_is_decoded_anyway(made, monkeypatch, place):
+    index = indexed(made, _3=b"")
+    hold = Holding(place, 2**16, 2**26, "")
+    rows = counted(index, monkeypatch)
+    found = check(index, workers=2, hold=hold, resize_to=32, sign=True)
+    if place == "none":  # else headers are read first, to see how large the pixels are
+        assert sorted(rows) == index.rows.tolist()
+    assert found.decoded == 20
+    assert found.signatures["known"].tolist() == [n != 3 for n in range(20)]
+    for place_ in found.usable:
+        one = signature(decode(index.source.read(int(index.rows[place_]))))
+        assert one.hash == found.signatures["hash"][place_]
+    rows.clear()
+    again = check(index, hold=Holding("none", 0, 0, ""), sign=True)
+    assert (again.decoded, rows) == (0, [])
+    assert np.array_equal(again.signatures, found.signatures)
+
+
+def test_a_file_that_was_checked_without_a_signature_is_decoded_once_more(made):
+    index = indexed(made, _3=b"")
+    assert check(index).decoded == 20
+    assert check(index).signatures is None
+    assert check(index, sign=True).decoded == 19  # the broken one has none
+    assert check(index, sign=True).decoded == 0
+    signed = Verdicts(index.source, sign=True).signed
+    signed.write_bytes(signed.read_bytes()[:100])
+    assert check(index, sign=True).decoded == 19
+
+
+def test_a_scan_and_a_check_know_each_others_signatures(made):
+    index = indexed(made)
+    attend(index, workers=2, console=Listening())
+    found = check(index, sign=True)
+    assert found.decoded == 0 and found.signatures["known"].all()
+
+
+def test_a_sample_has_signatures_of_the_sample_alone(made, monkeypatch):
+    monkeypatch.setattr(module, "SAMPLE", 6)
+    found = check(indexed(made), mode="sample", sign=True)
+    assert found.signatures["known"].sum() == 6
+    assert not check(indexed(made, _3=b"x"), mode="off", sign=True).signatures["known"].any()

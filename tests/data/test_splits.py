@@ -7,7 +7,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as some
 
-from unfreeze.data.splits import SplitRow, read_split_csv, stratified, subset, write_split_csv
+from unfreeze.data.splits import (
+    SplitRow,
+    joined,
+    read_split_csv,
+    stratified,
+    subset,
+    write_split_csv,
+)
 from unfreeze.errors import DataError
 from unfreeze.text import as_text
 
@@ -172,3 +179,44 @@ def test_lines_of_many_pictures_are_all_there(tmp_path):
     ]
     write_split_csv(tmp_path / "split.csv", rows)
     assert read_split_csv(tmp_path / "split.csv") == rows
+
+
+@given(COUNTS, SEEDS, some.lists(some.lists(some.integers(0, 200), max_size=5), max_size=8))
+def test_what_belongs_together_is_on_one_side_and_train_keeps_every_class(counts, seed, asked):
+    labels = labels_of(counts)
+    everything = np.arange(len(labels))
+    taken, groups = set[int](), []
+    for some_ in asked:  # groups have nothing in common
+        group = sorted({p % len(labels) for p in some_} - taken)
+        taken |= set(group)
+        groups += [group] if len(group) > 1 else []
+    train, val = stratified(labels, everything, fraction=0.3, seed=seed, together=groups)
+    assert sorted([*train, *val]) == everything.tolist()
+    assert all(set(group) <= set(val) or not set(group) & set(val) for group in groups)
+    assert (np.bincount(labels[train], minlength=len(counts)) > 0).all()
+    if not groups:
+        plain = stratified(labels, everything, fraction=0.3, seed=seed)
+        assert np.array_equal(val, plain[1])
+
+
+def test_pairs_are_held_out_as_often_as_others():
+    """Groups that were held out where any of them would be would fill the validation set."""
+    labels = np.zeros(400, np.int32)
+    pairs = [[place, place + 1] for place in range(0, 200, 2)]
+    shares = [
+        (stratified(labels, np.arange(400), fraction=0.2, seed=seed, together=pairs)[1] < 200).sum()
+        for seed in range(20)
+    ]
+    assert 35 < np.mean(shares) < 45
+
+
+def test_groups_that_share_a_near_duplicate_are_one():
+    assert joined(["a", "b", "c", "d", "e"], [[0, 2], [3, 4], [2, 3]]) == ["a", "b", "a", "a", "a"]
+    assert joined(["a", "a", "b"], [[0, 1]]) == ["a", "a", "b"]
+    groups = [f"patient {place // 4}" for place in range(80)]
+    labels = np.arange(80, dtype=np.int32) // 4 % 2
+    alike = [[0, 4], [8, 12]]
+    held = stratified(labels, np.arange(80), fraction=0.3, seed=0, groups=groups, together=alike)[1]
+    for one, other in alike:
+        assert (one in held) == (other in held)
+    assert all(len({place in held for place in range(p, p + 4)}) == 1 for p in range(0, 80, 4))

@@ -31,6 +31,29 @@ def test_it_says_that_it_cannot_tell():
     assert said.startswith("Can't tell whether swav pays: +0.8 points") and "paid" not in said
 
 
+def test_it_says_that_a_start_did_not_learn_and_not_that_it_cannot_tell():
+    open_, worse = between(-0.006, -0.03, 0.02), between(-0.3, -0.35, -0.25)
+    about = ABOUT | {"failed": {"/runs/swav": 3}}
+    for apart in (open_, worse):
+        said = sentence([apart], NAMES, about)
+        assert said.startswith("swav did not learn: in 3 of 3 runs it is no better than guessing.")
+        assert "does not tell whether swav pays" in said
+        assert "Can't tell" not in said and "did not pay" not in said
+    # two starts, of which one learned
+    other = between(0.1, 0.05, 0.15, start="imagenet")
+    said = sentence([open_, other], NAMES, about)
+    assert "Pretraining paid: imagenet is 10.0 points better" in said
+
+
+def test_a_start_from_nothing_that_did_not_learn_still_shows_that_another_pays():
+    about = ABOUT | {"failed": {"none": 2}}
+    said = sentence([between(0.3, 0.25, 0.35)], NAMES, about)
+    assert said.startswith("Pretraining paid: swav is 30.0 points better")
+    assert "The start from nothing did not learn: in 2 of 3 runs" in said
+    said = sentence([between(0.01, -0.03, 0.05)], NAMES, about)
+    assert said.startswith("The start from nothing did not learn") and "Can't tell" not in said
+
+
 @pytest.mark.parametrize(
     ("about", "caveat"),
     [

@@ -4,7 +4,7 @@ import pytest
 from unfreeze.data.index import build_index
 from unfreeze.data.sources.builtin import ArraySource
 from unfreeze.errors import DataError
-from unfreeze.transfer.portions import Wanted, grouped, labelled, portion
+from unfreeze.transfer.portions import Wanted, folds, grouped, labelled, portion
 
 
 def index(labels, splits=None):
@@ -57,3 +57,25 @@ def test_groups_come_from_a_pattern_and_the_rest_stand_alone():
     # names are split/label/row.png
     assert grouped(found, r"/([ab])/") == ["a", "b", "a", "b"]
     assert grouped(found, r"/(a)/")[1] == found.paths[1]
+
+
+def test_near_duplicates_stay_on_one_side_of_a_cut_and_of_every_fold():
+    found = labelled(index("ab" * 30))
+    alike = [[0, 2, 4], [1, 3], [10, 11]]
+    for seed in range(5):
+        parts = portion(found, np.arange(60), Wanted(seed=seed, val=0.3), alike)
+        assert all(len({place in parts.val for place in group}) == 1 for group in alike)
+        assert "3 groups of near-duplicates stay on one side" in parts.reason
+        for fold in folds(parts, Wanted(seed=seed, val=0.3), 4):
+            assert all(len({place in fold.val for place in group}) == 1 for group in alike)
+    free = portion(found, np.arange(60), Wanted(seed=0, val=0.3))
+    assert "near-duplicates" not in free.reason
+    # what is not trained on binds nothing
+    few = portion(found, np.arange(12, 60), Wanted(seed=0, val=0.3), alike)
+    assert "near-duplicates" not in few.reason
+
+
+def test_a_val_that_is_given_is_not_moved_for_near_duplicates():
+    found = labelled(index("ab" * 12, ["train"] * 16 + ["val"] * 8))
+    parts = portion(found, np.arange(24), Wanted(seed=0, val=0.2), [[0, 16]])
+    assert parts.val.tolist() == list(range(16, 24)) and 0 in parts.train

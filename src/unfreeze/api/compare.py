@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 
 from unfreeze.api.judge import chosen_judge
 from unfreeze.api.report import report
+from unfreeze.api.run_warnings import show_warnings
 from unfreeze.api.starts import Start, check_weights, starts
 from unfreeze.api.trials import (
     Judged,
@@ -18,6 +19,7 @@ from unfreeze.api.trials import (
     tried,
 )
 from unfreeze.errors import DataError, Interrupted, UsageError, go_on
+from unfreeze.evaluation.warnings import RunWarning, over_runs
 from unfreeze.reports.comparison import sentence, write_table
 from unfreeze.reports.pairs import accuracy, difference
 from unfreeze.runtime.atomic import write_json, write_text
@@ -68,7 +70,8 @@ class Comparison:
     as their split.csv say. `rates`: "one" learning rate was given for all, the best of "several" on
     validation was taken for each start and seed, each start had its "own" usual one, or "none" was
     needed because heads were solved. `frozen`: only heads learned, so that a start from nothing is
-    a frozen random network.
+    a frozen random network. `failed`: in how many runs a start learned nothing, of those that did
+    so in half of their runs or more. `warnings`: see `RunWarning`.
     """
 
     out: str
@@ -82,11 +85,13 @@ class Comparison:
     rates: str
     starts: list[StartResult]
     differences: list[Difference]
+    failed: dict[str, int]
     verdict: str
     runs: list[Outcome]
     seconds: float
     table: str
     report: str
+    warnings: list[RunWarning]
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,7 @@ def run_compare(
     write_json(run.file("compare.json"), asdict(result))
     write_table(run.file("compare.csv"), [asdict(outcome) for outcome in result.runs])
     report(str(run.path))
+    show_warnings(result.warnings, console)
     return result
 
 
@@ -230,11 +236,9 @@ def _result(
     )
     differences = _differences(by, shared)
     about = {"n": first.n, "split": first.split, "seeds": len(seeds), "same": same}
-    chosen = "several" if all(f.outcome.tried > 1 for f in found) else "own"
     about["frozen"] = s.freeze == "all" and s.unfreeze_at is None
-    if all(f.outcome.lr is None for f in found):
-        chosen = "none"
-    about["rates"] = "one" if s.lr is not None else chosen
+    about["rates"] = _rates(s, found)
+    about["failed"] = failed = _failed(by)
     out = Path(str(s.out))
     return Comparison(
         out=str(out),
@@ -248,12 +252,31 @@ def _result(
         rates=str(about["rates"]),
         starts=[_of_start(start, by[start.weights]) for start in ready],
         differences=differences,
+        failed=failed,
         verdict=sentence([asdict(d) for d in differences], names, about),
         runs=[f.outcome for f in found],
         seconds=seconds,
         table=str(out / "compare.csv"),
         report=str(out / "report.html"),
+        warnings=over_runs(
+            {names[w]: [run.outcome.warnings for run in runs] for w, runs in by.items()}
+        ),
     )
+
+
+def _rates(s: CompareSettings, found: list[Judged]) -> str:
+    """How learning rates were chosen; see `Comparison`."""
+    if all(f.outcome.lr is None for f in found):
+        return "none"
+    if s.lr is not None or len(s.rates or ()) == 1:
+        return "one"
+    return "several" if s.rates or all(f.outcome.tried > 1 for f in found) else "own"
+
+
+def _failed(by: dict[str, list[Judged]]) -> dict[str, int]:
+    """Starts that learned nothing in half of their runs or more, and in how many."""
+    lost = {w: sum(not run.outcome.learned for run in runs) for w, runs in by.items()}
+    return {w: count for w, count in lost.items() if count and 2 * count >= len(by[w])}
 
 
 def _paired(by: dict[str, list[Judged]]) -> bool:

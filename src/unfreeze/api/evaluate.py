@@ -4,16 +4,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from unfreeze.api.answers import ARRAYS, COLUMNS, Answer, Answers, answered
 from unfreeze.api.epochs import epoch_of, networks
 from unfreeze.api.judging import Judged, Positions, judged
-from unfreeze.api.serving import placed, reads_of, send
+from unfreeze.api.run_warnings import show_warnings
+from unfreeze.api.serving import Signed, placed, reads_of, send
 from unfreeze.api.uses import record_test_use, run_folder, uses_of_test
 from unfreeze.checkpoints.modelfile import model_folder, write_card
+from unfreeze.data.dataset_warnings import Cropped, dataset_warnings
+from unfreeze.data.duplicates import Signatures
 from unfreeze.errors import DataError, UsageError
+from unfreeze.evaluation import checks
+from unfreeze.evaluation.checks import FeatureStatistics
+from unfreeze.evaluation.features import metered
+from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.reports.interval import balanced, wilson
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet, told
@@ -65,19 +74,24 @@ class Evaluation:
     """Scores on `n` pictures of `split`; `confusion` has truth in rows, prediction in columns.
 
     `interval`, `balanced_interval`: 95 % (Wilson, MOVER). `seen_in_training`: how many of the
-    pictures the run trained on. `used_for_choosing`: whether the run chose its weights by this
-    split. `test_uses`: how often the run was scored on test pictures, this time included; None
-    without the run's folder. `epoch`: of these weights, from 0; None where it is not known.
-    `calibration_error`: expected, over the bins of `calibration`. `mistakes`: the most certain.
+    images the run trained on. `leaked`: how many have a duplicate or near-duplicate that it trained
+    on; `accuracy_unleaked`: on the others. Both are None where the model does not know what it was
+    trained on, the second also where all are leaked. `used_for_choosing`: whether the run chose its
+    weights by this split. `test_uses`: how often the run was scored on test images, this time
+    included; None without the run's folder. `epoch`: of these weights, from 0; None where it is not
+    known. `calibration_error`: expected, over the bins of `calibration`. `mistakes`: the most
+    certain. `warnings`: see `RunWarning`.
     """
 
     n: int
     split: str
     seen_in_training: int
+    leaked: int | None
     used_for_choosing: bool
     test_uses: int | None
     epoch: int | None
     accuracy: float
+    accuracy_unleaked: float | None
     interval: tuple[float, float]
     balanced_accuracy: float
     balanced_interval: tuple[float, float]
@@ -92,6 +106,7 @@ class Evaluation:
     confusion: list[list[int]]
     per_class: list[ClassScore]
     mistakes: list[Answer]
+    warnings: list[RunWarning]
 
 
 def evaluate(run: str, data: Data, **settings: Any) -> Evaluation:
@@ -108,7 +123,9 @@ def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
 
     A run's folder also gets evaluation.json, predictions.csv, mistakes.csv and test_uses.json.
     """
-    return answers(settings, console)[0]
+    found = answers(settings, console)[0]
+    show_warnings(found.warnings, console)
+    return found
 
 
 def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, Answers]:
@@ -119,47 +136,87 @@ def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, A
             refuse_foreign("evaluate:", folder / name, ours)
     best, last = networks(s.run, folder, s.weights_of)
     it = judged(s, best.card)
-    outputs, kept = _logits(s, it, it.positions, [best, *([last] if last else [])], console)
-    logits = calibrated(outputs[0], best.card.temperature)
+    made = _outputs(s, it, it.positions, [best, *([last] if last else [])], console)
+    kept, logits = made.kept, calibrated(made.logits[0], best.card.temperature)
     labels = torch.from_numpy(it.labels[it.positions[kept]])
-    found = _evaluation(it, best, score(logits, labels, best.classes), it.seen(kept))
+    found = _evaluation(it, best, score(logits, labels, best.classes), made)
     if s.temperature != "off":
-        fitted = _temperature(s, it, best, outputs[0], labels, console)
+        fitted = _temperature(s, it, best, made.logits[0], labels, console)
         found = replace(found, temperature=fitted)
     if last is not None:
-        found = replace(found, last=_of_last(last, score(outputs[1], labels, best.classes)))
+        found = replace(found, last=_of_last(last, score(made.logits[1], labels, best.classes)))
     index = it.index.take(it.positions[kept])
     said = answered(index.paths, reads_of(index), best.classes, labels.numpy(), logits)
     found = replace(found, mistakes=said.worst())
     return (_kept(folder, found, said, it, spoken(s.data), console) if folder else found), said
 
 
-def _logits(
+@dataclass(frozen=True)
+class _Outputs:
+    """Scores [N, C] of each network for the images that could be read, at the places `kept`."""
+
+    logits: list[Tensor]
+    kept: Positions
+    signatures: Signatures
+    features: FeatureStatistics | None  # of the first network
+    cropped: Cropped | None
+
+
+def _outputs(
     s: EvaluateSettings,
     it: Judged,
     positions: Positions,
     networks: list[Classifier],
     console: Console,
-) -> tuple[list[Tensor], Positions]:
-    """Scores [N, C] of each network, each picture read once; and the places that could be read."""
+) -> _Outputs:
+    """Every image read once and put through each network."""
     index, first = it.index.take(positions), networks[0]
     together = Network(Beside([n.network for n in networks]), first.card, first.preprocess)
     together = placed(together, s.device, s.precision)
-    sent = send(together, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
-    return list(sent.values.chunk(len(networks), dim=1)), sent.kept
+    signed = Signed(reads_of(index))
+    with metered(first.network, first.head) as meter:
+        sent = send(together, index.paths, signed.reads, batch_size=s.batch_size, console=console)
+    values = list(sent.values.chunk(len(networks), dim=1))
+    return _Outputs(
+        values, sent.kept, signed.signatures[sent.kept], meter.statistics(), sent.cropped
+    )
 
 
-def _evaluation(it: Judged, network: Classifier, scores: Scores, seen: int) -> Evaluation:
+def _warnings(
+    it: Judged,
+    network: Classifier,
+    scores: Scores,
+    made: _Outputs,
+    leaked: npt.NDArray[np.bool_],
+) -> list[RunWarning]:
+    table, count = np.array(scores.confusion), int(leaked.sum())
+    clean, classes = scores.accuracy_of(~leaked), network.classes
+    return [
+        *checks.constant_features(made.features),
+        *checks.nothing_learned(len(classes), None, table, scores.loss),
+        *checks.predictions(table, classes),
+        *checks.leakage(count, scores.n, it.split, scores.accuracy, clean),
+        *(checks.few_validation_images(scores.n, choose=True) if it.used_for_choosing else ()),
+        *(RunWarning(code, message) for code, message in dataset_warnings(it.index)),
+        *checks.cropped_warning(made.cropped),
+    ]
+
+
+def _evaluation(it: Judged, network: Classifier, scores: Scores, made: _Outputs) -> Evaluation:
     selected = network.card.provenance.get("best_epoch")
+    known = it.leaked(made.kept, made.signatures)
+    leaked = np.zeros(scores.n, bool) if known is None else known
     hits = [(row[place], sum(row)) for place, row in enumerate(scores.confusion)]
     return Evaluation(
         n=scores.n,
         split=it.split,
-        seen_in_training=seen,
+        seen_in_training=it.seen(made.kept),
+        leaked=None if known is None else int(known.sum()),
         used_for_choosing=it.used_for_choosing,
         test_uses=None,
         epoch=epoch_of(network.card) if selected is None else selected,
         accuracy=scores.accuracy,
+        accuracy_unleaked=None if known is None else scores.accuracy_of(~known),
         interval=wilson(scores.correct, scores.n),
         balanced_accuracy=scores.balanced_accuracy,
         balanced_interval=balanced(hits),
@@ -174,6 +231,7 @@ def _evaluation(it: Judged, network: Classifier, scores: Scores, seen: int) -> E
         confusion=scores.confusion,
         per_class=scores.per_class,
         mistakes=[],
+        warnings=_warnings(it, network, scores, made, leaked),
     )
 
 
@@ -206,8 +264,9 @@ def _temperature(
             f"{spoken(s.data)} has no validation pictures to fit a temperature on.",
             "Name the data of the training, or leave --temperature out.",
         )
-    held, kept = _logits(s, it, it.held_out, [network], console)
-    value = fit_temperature(held[0], torch.from_numpy(it.labels[it.held_out[kept]]))
+    held = _outputs(s, it, it.held_out, [network], console)
+    labelled = torch.from_numpy(it.labels[it.held_out[held.kept]])
+    value = fit_temperature(held.logits[0], labelled)
     after = score(calibrated(logits, value), labels, network.classes)
     if s.temperature == "keep":
         folder = model_folder(s.run)
@@ -215,7 +274,7 @@ def _temperature(
             write_card(folder, replace(network.card, temperature=value))
     return Temperature(
         value=value,
-        n=len(kept),
+        n=len(held.kept),
         bounded=value in (COLDEST, HOTTEST),
         loss=after.loss,
         calibration_error=after.calibration_error,

@@ -10,9 +10,16 @@ from unfreeze.api.job import Job, begun, opened, threads_of
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
 from unfreeze.api.repeating import Repeated, foretold, repeated
 from unfreeze.api.report import report
+from unfreeze.api.run_warnings import (
+    data_warnings,
+    finetune_warnings,
+    show_warnings,
+    write_warnings,
+)
 from unfreeze.api.single import (
     Begun,
     Scene,
+    Tuned,
     begin,
     stopped,
     telling,
@@ -20,12 +27,13 @@ from unfreeze.api.single import (
     with_threads,
 )
 from unfreeze.checkpoints.modelfile import load_model
-from unfreeze.data.dataset_warnings import Cropped
 from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
+from unfreeze.evaluation.checks import cropped_warning
+from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.reports.interval import wilson
-from unfreeze.runtime.console import Console, Logged, Quiet, worded
+from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
 from unfreeze.runtime.launcher import launched
@@ -37,7 +45,6 @@ from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.shared import Data
-from unfreeze.transfer.fit import Outcome
 from unfreeze.transfer.freeze import fingerprint
 from unfreeze.transfer.portions import Portions
 
@@ -46,7 +53,9 @@ from unfreeze.transfer.portions import Portions
 class FinetuneResult:
     """What a fine-tuning did; `val_accuracy` is the selected epoch's, on the pictures held out.
 
-    `best_epoch` counts from 0; it and `val_accuracy` are None where nothing was held out.
+    `best_epoch` counts from 0; it and `val_accuracy` are None where nothing was held out. `leaked`:
+    how many images of val have a duplicate or near-duplicate that was trained on;
+    `accuracy_unleaked`: on the others, None where there are none. `warnings`: see `RunWarning`.
     `val_images`: how many those are; `val_interval`: 95 % (Wilson). The split chose the epoch.
     `repeated`: what `--folds` and `--repeats` came to.
     `frozen_unchanged` compares hashes of the start with the written model; None: nothing frozen.
@@ -68,6 +77,9 @@ class FinetuneResult:
     model: str
     val_images: int
     val_interval: tuple[float, float] | None
+    leaked: int | None
+    accuracy_unleaked: float | None
+    warnings: list[RunWarning]
     repeated: Repeated | None = None
 
 
@@ -139,16 +151,13 @@ def run_finetune(
 
     it = begin(scene, settings, ready_for, console)
     _show(it.job, len(it.ready.train), it.ready.portions.reason, console)
-    _warn_of_crops(it.ready.cropped, console)
-    copies = processes.leads(lambda: it.ready.copies)
-    if copies:
-        said = worded(copies, "held-out picture is", "held-out pictures are")
-        console.say(f"{said} among the training ones, too: that is no test of anything new.")
+    processes.leads(lambda: _warn_of_data(it, console))
     repeats = repeated(scene, settings, it, console)
-    job, outcome, _ = tuned(scene, it, console)
+    made = tuned(scene, it, console)
+    warned = processes.leads(lambda: _warnings(it, made, console))
     if draw:
         processes.leads(lambda: report(str(it.run.path)))
-    return processes.leads(lambda: _result(it, job, outcome, repeats))
+    return processes.leads(lambda: _result(it, made, warned, repeats))
 
 
 def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
@@ -165,11 +174,23 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     return _planned(job, found, portions, console, processes)
 
 
-def _result(it: Begun, job: Job, outcome: Outcome, repeats: Repeated | None) -> FinetuneResult:
+def _warnings(it: Begun, made: Tuned, console: Console) -> list[RunWarning]:
+    """Found, kept for the report, and shown; of a run that was stopped nothing is said yet."""
+    if made.outcome.stopped == "asked":
+        return []
+    found = finetune_warnings(it.run, it.ready, made)
+    write_warnings(found, it.run)
+    show_warnings(found, console)
+    return found
+
+
+def _result(
+    it: Begun, made: Tuned, warned: list[RunWarning], repeats: Repeated | None
+) -> FinetuneResult:
     """What was done; Interrupted where the run was stopped."""
-    run = it.run
-    if outcome.stopped == "asked":
-        raise stopped(run, job, outcome)
+    if made.outcome.stopped == "asked":
+        raise stopped(it.run, made.job, made.outcome)
+    run, job, outcome, scores = it.run, made.job, made.outcome, made.scores
     trainable, frozen = job.counts
     accuracy, held = outcome.val_accuracy, len(it.ready.val)
     return FinetuneResult(
@@ -189,6 +210,9 @@ def _result(it: Begun, job: Job, outcome: Outcome, repeats: Repeated | None) -> 
         model=str(run.file("model")),
         val_images=held,
         val_interval=None if accuracy is None else wilson(round(accuracy * held), held),
+        leaked=int(it.ready.leaked.sum()) if held else None,
+        accuracy_unleaked=None if scores is None else scores.accuracy_of(~it.ready.leaked),
+        warnings=warned,
         repeated=repeats,
     )
 
@@ -204,7 +228,7 @@ def _planned(
 ) -> FinetunePlan:
     images, validation = len(portions.train), portions.reason
     _show(job, images, validation, console)
-    _warn_of_crops(found.cropped, console)
+    show_warnings(cropped_warning(found.cropped), console)
     s = job.plan.settings
     trainable, frozen = job.counts
     return FinetunePlan(
@@ -219,9 +243,11 @@ def _planned(
     )
 
 
-def _warn_of_crops(cropped: Cropped | None, console: Console) -> None:
-    if cropped is not None and cropped.warning is not None:
-        console.warn(cropped.warning)
+def _warn_of_data(it: Begun, console: Console) -> None:
+    """What decoding found; what the folders and lists say was shown when they were read."""
+    solved = it.job.plan.settings.head_solver == "logistic"
+    found = data_warnings(it.ready, choose=not solved)
+    show_warnings([one for one in found if one not in it.ready.doubts], console)
 
 
 def _show(job: Job, images: int, validation: str, console: Console) -> None:

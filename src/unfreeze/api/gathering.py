@@ -20,6 +20,7 @@ from unfreeze.data.sources.open import open_source
 from unfreeze.data.splits import subset, write_split_csv
 from unfreeze.data.views.multicrop import Cut
 from unfreeze.errors import DataError
+from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.runtime.console import Console, worded
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
@@ -40,6 +41,7 @@ class Gathering:
     sample: Sampled
     fingerprint: str
     problems: tuple[Problem, ...] = ()
+    doubts: tuple[RunWarning, ...] = ()  # what folders or lists look wrong
 
     @property
     def side(self) -> int:
@@ -128,8 +130,9 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
     index = build_index(source, strange_classes=True, **said_of(s))
     for note in index.notes:
         console.say(note)
-    for _, warning in dataset_warnings(index):
-        console.warn(warning)
+    doubts = tuple(RunWarning(code, message) for code, message in dataset_warnings(index))
+    for doubt in doubts:
+        console.warn(doubt.message)
     train = np.arange(len(index))
     if (index.splits == TRAIN).any():
         train = index.where(TRAIN)
@@ -139,4 +142,5 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
     if not len(train):
         raise DataError(f"There is no picture to train on in {source.where}.", "Check the folder.")
     sample = sampled(index, train, reading(None, s.channels))
-    return Gathering(index, Pictures(index), train, sample, source.fingerprint())
+    pictures, fingerprint = Pictures(index), source.fingerprint()
+    return Gathering(index, pictures, train, sample, fingerprint, doubts=doubts)

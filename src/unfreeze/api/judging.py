@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.api.embed import in_split
-from unfreeze.checkpoints.modelfile import ModelCard, model_folder
-from unfreeze.data.content import content_keys, load_keys
+from unfreeze.checkpoints.modelfile import SEEN, ModelCard, model_folder
+from unfreeze.data.content import Keys, Seen, content_keys, load_seen
+from unfreeze.data.duplicates import Signatures
 from unfreeze.data.index import TEST, VAL, Index, build_index
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.sources.open import open_source
@@ -23,7 +24,8 @@ class Judged:
     """Labelled pictures: `index`, and which of them are judged under the name `split`.
 
     `labels`: places in the model's classes. `parts`: train, val or empty, what the run did with
-    each picture, told by its content. `held_out`: those a temperature may be fitted on.
+    each picture, told by its content. `held_out`: those a temperature may be fitted on. `keys`: of
+    the content of each; `known`: what the model's folder knows of its run's images, if it does.
     """
 
     index: Index
@@ -33,6 +35,8 @@ class Judged:
     split: str
     used_for_choosing: bool
     held_out: Positions
+    keys: Keys
+    known: Seen | None
 
     @property
     def is_test(self) -> bool:
@@ -44,6 +48,15 @@ class Judged:
     def seen(self, kept: Positions) -> int:
         """How many of `kept`, places among the judged, were trained on."""
         return int((self.parts[self.positions][kept] == "train").sum())
+
+    def leaked(self, kept: Positions, signatures: Signatures) -> npt.NDArray[np.bool_] | None:
+        """Which of `kept`, with these signatures, were trained on, exactly or nearly.
+
+        None where the model's folder does not know what was trained on.
+        """
+        if self.known is None:
+            return None
+        return self.known.leaked(self.keys[self.positions][kept], signatures)
 
 
 def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
@@ -72,6 +85,8 @@ def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
         split=name,
         used_for_choosing=chose and bool((known.parts[positions] == "val").any()),
         held_out=held_out[labels[held_out] >= 0],
+        keys=known.keys,
+        known=known.seen,
     )
 
 
@@ -80,20 +95,25 @@ class _Known:
     """What the run did with each picture, told by content: `parts` [N] is train, val or empty.
 
     `whole`: every picture that the run used is here, so these are the files its split came from.
+    `keys`: of the content of each; `seen`: those of the run's images, where its folder knows them.
     """
 
     parts: npt.NDArray[np.str_]
     whole: bool
+    keys: Keys
+    seen: Seen | None
 
 
 def _known(run: str, index: Index) -> _Known:
     folder = model_folder(run)
-    used = load_keys(folder / "pictures.npz") if folder is not None else {}
+    seen = load_seen(folder / SEEN) if folder is not None else None
     keys, parts = content_keys(index), np.full(len(index), "", "<U5")
-    for name in ("val", "train"):  # a picture that stands in both was trained on
-        parts[np.isin(keys, used.get(name, keys[:0]))] = name
-    whole = bool(used) and all(bool(np.isin(part, keys).all()) for part in used.values())
-    return _Known(parts, whole)
+    if seen is None:
+        return _Known(parts, False, keys, None)
+    parts[np.isin(keys, seen.val)] = "val"
+    parts[np.isin(keys, seen.train)] = "train"  # an image that stands in both was trained on
+    whole = bool(np.isin(np.concatenate([seen.train, seen.val]), keys).all())
+    return _Known(parts, whole, keys, seen)
 
 
 def _choose(index: Index, split: str | None, known: _Known) -> tuple[Positions, str]:

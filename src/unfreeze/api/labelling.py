@@ -2,27 +2,33 @@
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
+from unfreeze.checkpoints.modelfile import SEEN
 from unfreeze.data.census import Census, census
-from unfreeze.data.content import HEAD, Keys, content_keys, save_keys
+from unfreeze.data.content import HEAD, Keys, Seen, content_keys, save_seen
 from unfreeze.data.dataset_warnings import Cropped, cropped_away, dataset_warnings
+from unfreeze.data.duplicates import SIGNATURE, Groups, Signatures, comparable, exact, near
 from unfreeze.data.holding import Holding, holding
 from unfreeze.data.index import Index, build_index
 from unfreeze.data.intensity import reading
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.sample import Sampled, sampled
-from unfreeze.data.scan import Problem, check, write_problems_csv
+from unfreeze.data.scan import Problem, Scan, check, write_problems_csv
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.splits import write_split_csv
+from unfreeze.data.splits import read_split_csv, write_split_csv
+from unfreeze.evaluation.checks import cropped_warning
+from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.runtime.console import Console, worded
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.shared import said_of
-from unfreeze.transfer.portions import Portions, Positions, Wanted, grouped, labelled, portion
+from unfreeze.transfer.portions import Portions, Positions, Wanted, labelled, portion, together
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Labelled:
     sample: Sampled
     fingerprint: str
     census: Census  # test included
+    doubts: tuple[RunWarning, ...] = ()
 
     @property
     def side(self) -> int:
@@ -47,7 +54,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Checked:
-    """What is left after decoding everything once: `train` and `val` as pictures of their own."""
+    """What is left after decoding everything once: `train` and `val` as pictures of their own.
+
+    `signatures`: by position of the portions' index. `doubts`: what folders or lists look wrong.
+    """
 
     portions: Portions
     train: Pictures
@@ -55,11 +65,40 @@ class Checked:
     problems: list[Problem]
     hold: Holding
     cropped: Cropped | None = None  # images so long that their ends are cut off
+    signatures: Signatures | None = None
+    doubts: tuple[RunWarning, ...] = ()
 
     def write(self, run: RunFolder) -> None:
         """problems.csv and split.csv: what was left out, and what is used for what."""
         write_problems_csv(run.file("problems.csv"), self.problems)
         write_split_csv(run.file("split.csv"), self.portions.rows())
+
+    def chosen(self, portions: Portions) -> "Checked":
+        """The same images, chosen otherwise."""
+        index = self.portions.index
+        train = Pictures(
+            index.take(portions.train), self.train.store, resize_to=self.train.resize_to
+        )
+        return replace(self, portions=portions, train=train, val=Pictures(index.take(portions.val)))
+
+    def recorded(self, run: RunFolder) -> "Checked":
+        """As split.csv of a run that is resumed has it.
+
+        Which images are near-duplicates, so that val is cut around them, may be seen otherwise by
+        another version of a decoder.
+        """
+        path, now = run.file("split.csv"), self.portions
+        if not path.exists() or (before := read_split_csv(path)) == now.rows():
+            return self
+        places = {name: place for place, name in enumerate(now.index.paths)}
+        try:
+            train, val = (
+                np.array([places[row.path] for row in before if row.split == part], np.int64)
+                for part in ("train", "val")
+            )
+        except KeyError:  # other data, which is refused by its fingerprint in better words
+            return self
+        return self.chosen(replace(now, train=train, val=val))
 
     @functools.cached_property
     def keys(self) -> dict[str, Keys]:
@@ -80,21 +119,42 @@ class Checked:
         return digest.hexdigest()
 
     def groups(self, by: str | None) -> Positions | None:
-        """A number for each training image, the same where `--group-by` keeps them together."""
-        names = grouped(self.portions.index, by)
+        """A number for each training image, the same for those that no cut may part."""
+        names = together(self.portions, self.portions.train, by)
         if names is None:
             return None
-        own = [names[place] for place in self.portions.train.tolist()]
-        return np.unique(own, return_inverse=True)[1].astype(np.int64)
+        numbers: dict[Hashable, int] = {}
+        own = [
+            numbers.setdefault(names[place], len(numbers)) for place in self.portions.train.tolist()
+        ]
+        return np.array(own, np.int64)
+
+    @property
+    def data_warnings(self) -> list[RunWarning]:
+        """What is doubtful about the images and their labels, before any is learned from."""
+        return [*self.doubts, *cropped_warning(self.cropped)]
 
     @property
     def copies(self) -> int:
         """How many held-out pictures are among the training ones, too, byte for byte."""
         return int(np.isin(self.keys["val"], self.keys["train"]).sum())
 
-    def write_keys(self, run: RunFolder) -> None:
-        """model/pictures.npz: what was trained on and held out, to be known again anywhere."""
-        save_keys(run.file("model/pictures.npz"), self.keys)
+    @functools.cached_property
+    def seen(self) -> Seen:
+        """What tells the images that are trained on and held out from others."""
+        signed = None if self.signatures is None else self.signatures[self.portions.train]
+        return Seen(self.keys["train"], self.keys["val"], signed)
+
+    @functools.cached_property
+    def leaked(self) -> npt.NDArray[np.bool_]:
+        """Which images of val have a duplicate or near-duplicate that is trained on."""
+        none = np.zeros(len(self.val), SIGNATURE)
+        signed = none if self.signatures is None else self.signatures[self.portions.val]
+        return self.seen.leaked(self.keys["val"], signed)
+
+    def write_seen(self, run: RunFolder) -> None:
+        """What was trained on and held out, to be known again anywhere."""
+        save_seen(run.file("model") / SEEN, self.seen)
 
 
 def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
@@ -105,13 +165,14 @@ def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
     counted = census(everything)
     for said in (*index.notes, *counted.lines(), *counted.notes()):
         console.say(said)
-    for _, warning in dataset_warnings(everything):
-        console.warn(warning)
+    doubts = tuple(RunWarning(code, message) for code, message in dataset_warnings(everything))
+    for doubt in doubts:
+        console.warn(doubt.message)
     fingerprint = source.fingerprint()
     if any(said is not None for said in said_of(s).values()):
         fingerprint += _said(everything)
     sample = sampled(index, np.arange(len(index)), reading(None, s.channels))
-    return Labelled(index, sample, fingerprint, counted)
+    return Labelled(index, sample, fingerprint, counted, doubts)
 
 
 def _said(index: Index) -> str:
@@ -143,16 +204,39 @@ def checked(
         console=console,
         mode=s.scan,  # type: ignore[arg-type]  # its choices are the modes
         seed=s.seed,
+        sign=True,
     )
     if scan.problems:
         left = worded(len(scan.problems), "file was", "files were")
         console.say(f"{left} left out: see problems.csv.")
-    portions = portion(scan.index, scan.usable, wanted(s))
+    portions = portion(scan.index, scan.usable, wanted(s), _alike(scan))
     train = Pictures(found.index.take(portions.train), scan.store, resize_to=scan.resize_to)
     # val is read as `evaluate` and `predict` will read it: from the files, at full size
     val = Pictures(found.index.take(portions.val))
     cropped = cropped_away(scan.heights, scan.widths) if s.scan == "full" else found.cropped
-    return Checked(portions, train, val, scan.problems, hold, cropped)
+    return Checked(
+        portions,
+        train,
+        val,
+        scan.problems,
+        hold,
+        cropped=cropped,
+        signatures=scan.signatures,
+        doubts=found.doubts,
+    )
+
+
+def _alike(scan: Scan) -> Groups:
+    """Positions of images that are duplicates or near-duplicates of each other, in groups."""
+    if scan.signatures is None:
+        return []
+    usable, table = scan.usable, scan.signatures[scan.usable]
+    seen = usable[comparable(table)]
+    groups = near(scan.signatures["hash"][seen], scan.signatures["thumb"][seen])
+    # flat images look like each other, so only the same bytes bring them together
+    flat = usable[table["known"] & table["flat"]]
+    same = exact(content_keys(scan.index, flat.tolist()))
+    return [seen[g].tolist() for g in groups] + [flat[g].tolist() for g in same]
 
 
 def held(

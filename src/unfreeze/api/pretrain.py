@@ -13,6 +13,7 @@ from unfreeze.api.gathering import Gathering
 from unfreeze.api.preparing import prepare
 from unfreeze.api.recovering import fitted, kept
 from unfreeze.api.report import report
+from unfreeze.api.run_warnings import pretrain_warnings, show_warnings, write_warnings
 from unfreeze.api.starting import inherit_head
 from unfreeze.api.tuning import tell, tuned, usual_way
 from unfreeze.api.watching import sample_of, summary
@@ -21,6 +22,7 @@ from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.data.pictures import Pictures
 from unfreeze.errors import UsageError
+from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
@@ -45,7 +47,8 @@ class PretrainResult:
     `figures`: the last look, without labels. `knn`: accuracy, correct, total, split of the last
     look, and accuracy at the untrained start; None without labels. `best`: epoch (counted from 1),
     figure, value and checkpoint of the best look. `kept`: whose weights `model` has.
-    `recoveries`: what was changed after a collapse, and whether it helped.
+    `recoveries`: what was changed after a collapse, and whether it helped. `warnings`: see
+    `RunWarning`.
     """
 
     run: str
@@ -63,6 +66,7 @@ class PretrainResult:
     knn: dict[str, Any] | None
     best: dict[str, Any] | None
     recoveries: list[dict[str, Any]]
+    warnings: list[RunWarning]
 
 
 @dataclass(frozen=True)
@@ -155,18 +159,25 @@ def run_pretrain(
             processes.leads(lambda: write_start(trainer, found, reasons, taken.tables()))
 
         trainer = fitted(trainer, made, console, begins=begins, on_epoch=on_epoch)
-    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded, console))
-    return _result(run, trainer.plan, trainer, len(found.train), time.monotonic() - started)
+    warned = processes.leads(lambda: _finish(trainer, found, prepared.start.loaded, console))
+    seconds = time.monotonic() - started
+    return _result(run, trainer.plan, trainer, len(found.train), seconds, warned)
 
 
-def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None, console: Console) -> None:
+def _finish(
+    trainer: Trainer, found: Gathering, loaded: Loaded | None, console: Console
+) -> list[RunWarning]:
     if trainer.s.keep == "best" and trainer.watch.best:
         best = load_state(trainer.run.file("checkpoints/best.ckpt"))
         trainer.model.load_state_dict(best["model"])
     write_model(trainer, found, loaded)
+    warned = pretrain_warnings(trainer, found)
+    write_warnings(warned, trainer.run)
     report(str(trainer.run.path))
+    show_warnings(warned, console)
     if waited := bottleneck(trainer.run.metrics(), Circumstances.of(facts_of(trainer, found))):
         console.say(waited)
+    return warned
 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
@@ -221,7 +232,12 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
 
 
 def _result(
-    run: RunFolder, chosen: Plan, trainer: Trainer, images: int, seconds: float
+    run: RunFolder,
+    chosen: Plan,
+    trainer: Trainer,
+    images: int,
+    seconds: float,
+    warned: list[RunWarning],
 ) -> PretrainResult:
     rates = [r["images_per_second"] for r in run.metrics() if r.get("split") == "train"]
     return PretrainResult(
@@ -237,5 +253,6 @@ def _result(
         model=str(run.file("model")),
         kept=chosen.settings.keep,
         recoveries=trainer.recoveries,
+        warnings=warned,
         **summary(trainer.watch, run),
     )

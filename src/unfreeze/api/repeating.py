@@ -11,7 +11,6 @@ import numpy as np
 from unfreeze.api.job import Job
 from unfreeze.api.labelling import Checked, wanted
 from unfreeze.api.single import Begun, Scene, begin, stopped, tuned
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import DataError, Interrupted, UsageError, go_on
 from unfreeze.reports.pairs import Estimate, accuracy
@@ -82,7 +81,7 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
         own = replace(s, seed=seed, out=str(folder), resume="auto", overwrite=False)
         part = scene.processes.leads(lambda own=own: _remembered(own))  # type: ignore[misc]
         if part is None:
-            part = _part(scene, own, _chosen(ready, portions), pool, fold, Hushed(console))
+            part = _part(scene, own, ready.chosen(portions), pool, fold, Hushed(console))
         parts.append(part)
         console.say(
             f"{place}/{len(trials)} {folder.name}: {part.correct_last / part.n:.3f} of {part.n} "
@@ -160,7 +159,7 @@ def pooled(ready: Checked, seed: int) -> Pool:
     """Everything that a fold may train on or hold out, for features that are kept."""
     index = ready.portions.index
     places = np.sort(np.concatenate([ready.portions.train, ready.portions.val]))
-    both = _chosen(ready, Portions(index, places, places, ""))
+    both = ready.chosen(Portions(index, places, places, ""))
     return Pool(both.train, both.val, seed, both.digest)
 
 
@@ -175,20 +174,13 @@ def _trials(s: FinetuneSettings, whole: Portions) -> Iterator[tuple[int, int | N
             usable = np.sort(np.concatenate([whole.train, whole.val]))
             # the same pictures as the run's own, split by another seed
             free = replace(own, labels_per_class=None, label_fraction=None, limit=None)
-            one = portion(whole.index, usable, free)
+            one = portion(whole.index, usable, free, whole.alike)
             if not len(one.val):
                 raise DataError(
                     "--repeats: nothing is held out, so there is nothing to judge by.",
                     "Give more pictures of each class, or leave it out.",
                 )
             yield seed, None, one
-
-
-def _chosen(ready: Checked, portions: Portions) -> Checked:
-    """The same pictures, chosen otherwise."""
-    index, before = ready.portions.index, ready.train
-    train = Pictures(index.take(portions.train), before.store, resize_to=before.resize_to)
-    return replace(ready, portions=portions, train=train, val=Pictures(index.take(portions.val)))
 
 
 def _part(
@@ -204,9 +196,10 @@ def _part(
 
     quiet = Logged(console)
     it = begin(scene, s, ready_for, quiet)
-    job, outcome, scores = tuned(scene, it, quiet, pool)
-    if outcome.stopped == "asked" or scores is None:
-        error = stopped(it.run, job, outcome)
+    made = tuned(scene, it, quiet, pool)
+    scores = made.scores
+    if made.outcome.stopped == "asked" or scores is None:
+        error = stopped(it.run, made.job, made.outcome)
         raise Interrupted(
             f"Stopped in {it.run.path.name}. {error.sentence}",
             go_on("finetune", s.data, it.run.path.parent.parent),

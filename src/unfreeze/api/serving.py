@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unfreeze.data.dataset_warnings import Cropped, cropped_away
 from unfreeze.data.decode import decode
+from unfreeze.data.duplicates import SIGNATURE, Signatures, signature
 from unfreeze.data.index import Index
 from unfreeze.data.preprocess import Pixels
 from unfreeze.data.sources import Source
@@ -55,6 +56,19 @@ def read_row(source: Source, row: int) -> Read:
 def reads_of(index: Index) -> list[Read]:
     """How to get each picture of an index."""
     return [read_row(index.source, row) for row in index.rows.tolist()]
+
+
+class Signed:
+    """Reads of images that also note the signature of each one, at its place."""
+
+    def __init__(self, reads: Sequence[Read]) -> None:
+        self.signatures: Signatures = np.zeros(len(reads), SIGNATURE)
+        self.reads = [partial(self._read, place, read) for place, read in enumerate(reads)]
+
+    def _read(self, place: int, read: Read) -> Pixels:
+        pixels = read()
+        signature(pixels).into(self.signatures, place)
+        return pixels
 
 
 def send(

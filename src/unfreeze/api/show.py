@@ -10,16 +10,17 @@ import numpy.typing as npt
 
 from unfreeze.api.lookout import intensity, lookout
 from unfreeze.data.census import Census, census
+from unfreeze.data.clinic import attend
 from unfreeze.data.dataset_warnings import dataset_warnings
 from unfreeze.data.decode import shrink
+from unfreeze.data.examined import Examined
 from unfreeze.data.index import TRAIN, Index, build_index
 from unfreeze.data.pictures import FileLost, Pictures
 from unfreeze.data.preprocess import Pixels
 from unfreeze.data.sample import looked_at, sampled
-from unfreeze.data.scan import Scan, check
+from unfreeze.data.scan import Problem, to_check
 from unfreeze.data.sources.open import PREFIX, open_source
 from unfreeze.data.splits import subset
-from unfreeze.data.verdicts import UNKNOWN, Verdicts
 from unfreeze.reports.dataset import Seen, Strip, dataset
 from unfreeze.reports.page import number
 from unfreeze.runtime.atomic import write_text
@@ -44,7 +45,8 @@ class ShowResult:
 
     `counts`: pictures by class and split, `all` where there are no splits. `imbalance`: the
     largest class over the smallest. `sizes`: of the shorter sides that are known, pixels, None
-    where none is. `checked`: files that are known to be whole or not; `problems` as in `scan`.
+    where none is. `checked`: images that were decoded, now or before; `problems`: what `scan` says
+    of these.
     """
 
     out: str
@@ -94,33 +96,50 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     return result
 
 
-def _checked(s: ShowSettings, index: Index, console: Console) -> Scan:
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What `scan` says of the `checked` images of an index: the same findings, by the same code.
+
+    `usable`: positions of all that are not known to be broken. `shorter`: sides of those that are
+    known, pixels.
+    """
+
+    index: Index
+    usable: Positions
+    shorter: Positions
+    problems: list[Problem]
+    checked: int
+
+
+def _checked(s: ShowSettings, index: Index, console: Console) -> _Found:
     # what is known of every file costs nothing, whatever --scan says
-    known = bool((Verdicts(index.source).states[index.rows] != UNKNOWN).all())
+    known = bool(Examined(index.source).table["known"][index.rows].all())
     mode: Any = "full" if known and s.scan == "sample" else s.scan
-    return check(
-        index, workers=s.workers, mode=mode, seed=s.seed, console=console, refuse_above=None
-    )
+    some = to_check(len(index), mode, s.seed)
+    found = attend(index.take(some), workers=s.workers, console=console)
+    usable = np.ones(len(index), bool)
+    usable[some] = False
+    usable[some[found.usable]] = True
+    shorter = found.sizes[found.usable].min(axis=1).astype(np.int64)
+    return _Found(index, np.flatnonzero(usable), shorter, found.problems, len(some))
 
 
-def _result(out: str, index: Index, found: Scan, counted: Census, notes: list[str]) -> ShowResult:
+def _result(out: str, index: Index, found: _Found, counted: Census, notes: list[str]) -> ShowResult:
     return ShowResult(
         out=out,
         files=len(index.source) + index.source.skipped,
         pictures=len(index),
         other=index.other,
-        checked=len(_shorter(found)) + len(found.problems),
+        checked=found.checked,
         classes=list(index.classes),
         **asdict(counted),
-        sizes=_sizes(_shorter(found)),
-        problems=[{**one._asdict(), "path": told(one.path)} for one in found.problems],
+        sizes=_sizes(found.shorter),
+        problems=[
+            {**one._asdict(), "path": told(one.path), "detail": told(one.detail)}
+            for one in found.problems
+        ],
         notes=[told(note) for note in notes],
     )
-
-
-def _shorter(found: Scan) -> npt.NDArray[np.int64]:
-    sides = np.minimum(found.heights, found.widths).astype(np.int64)
-    return sides[sides > 0]
 
 
 def _sizes(sides: npt.NDArray[np.int64]) -> dict[str, float] | None:
@@ -130,11 +149,11 @@ def _sizes(sides: npt.NDArray[np.int64]) -> dict[str, float] | None:
     return {"min": low, "5 %": few, "median": middle, "95 %": many, "max": high}
 
 
-def _seen(s: ShowSettings, found: Scan, counted: Census, result: ShowResult) -> Seen:
+def _seen(s: ShowSettings, found: _Found, counted: Census, result: ShowResult) -> Seen:
     index = found.index
     some = _Some(s, found)
     views, note = _views(s, index, some)
-    sized = f"of {len(_shorter(found)):,} pictures that were decoded"
+    sized = f"of {len(found.shorter):,} pictures that were decoded"
     whole = (
         "Every picture was decoded."
         if result.checked >= len(index)
@@ -147,7 +166,7 @@ def _seen(s: ShowSettings, found: Scan, counted: Census, result: ShowResult) -> 
         splits=list(counted.splits),
         counts={told(name): row for name, row in counted.counts.items()},
         samples=some.strips(),
-        shorter=_shorter(found),
+        shorter=found.shorter,
         sized=sized,
         views=views,
         views_note=note,
@@ -166,13 +185,14 @@ def _figures(counted: Census, result: ShowResult) -> list[tuple[str, str]]:
         shown.append(("largest to smallest class", f"{counted.imbalance:.3g} to 1"))
     if result.sizes is not None:
         shown.append(("shorter side, median", f"{result.sizes['median']:.0f} px"))
-    return [*shown, ("left out", number(len(result.problems)))]
+    left_out = sum(one["left_out"] for one in result.problems)
+    return [*shown, ("left out", number(left_out)), ("problems", number(len(result.problems)))]
 
 
 class _Some:
     """Seeded samples of the usable pictures: of train first, a few of each class."""
 
-    def __init__(self, s: ShowSettings, found: Scan) -> None:
+    def __init__(self, s: ShowSettings, found: _Found) -> None:
         self.s, self.index = s, found.index
         self.pictures = Pictures(found.index)
         train = found.usable[self.index.splits[found.usable] == TRAIN]

@@ -1,7 +1,7 @@
 """One fine-tuning from data that is read to a model that is written."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,10 @@ from unfreeze.backbones.norm import synchronised
 from unfreeze.checkpoints.modelfile import save_model
 from unfreeze.data.holding import Holding
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.views import normalise
 from unfreeze.errors import Interrupted, go_on
+from unfreeze.evaluation.checks import FeatureStatistics
+from unfreeze.evaluation.features import metered
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import Deadline
@@ -34,10 +37,12 @@ from unfreeze.settings.knob import inputs_of
 from unfreeze.transfer.augment import maker
 from unfreeze.transfer.evaluate import Scores
 from unfreeze.transfer.fit import Outcome
+from unfreeze.transfer.holdout import BATCH
 from unfreeze.transfer.pool import Pool
 from unfreeze.transfer.trainer import Trainer
 
 SHOWN = 8  # pictures, and random views of each, that the report shows
+LOOKED_AT = 256  # training images whose features are looked at where nothing is held out
 ReadyFor = Callable[[FinetuneSettings, Preprocess], Checked]
 
 
@@ -62,6 +67,19 @@ class Begun:
     state: dict[str, Any] | None
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """A job as it was trained, what came of it, the model's scores on val, and its features.
+
+    `scores`: None where nothing is held out, or the run was stopped.
+    """
+
+    job: Job
+    outcome: Outcome
+    scores: Scores | None
+    features: FeatureStatistics | None
+
+
 def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Console) -> Begun:
     """The run of `s` in its folder, new or gone on with; `ready_for` decodes and chooses pictures.
 
@@ -75,7 +93,8 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
     def prepared() -> tuple[Job, Checked]:
         if state is not None or it is None:
             job = continued(s, state or {})
-            return job, ready_for(job.plan.settings, job.plan.preprocess)
+            ready = ready_for(job.plan.settings, job.plan.preprocess)
+            return job, ready.recorded(RunFolder(str(s.out), writes=False))
         ready = ready_for(s, it.preprocess)
         counts = {"images": len(ready.train), "held_out": len(ready.val)}
         return begun(s, found, it, scene.device, **counts, processes=processes.world), ready
@@ -112,10 +131,8 @@ def _threaded(scene: Scene, job: Job, state: dict[str, Any] | None, console: Con
     return with_threads(job, count, "as the run began" if count == before else "")
 
 
-def tuned(
-    scene: Scene, it: Begun, console: Console, pool: Pool | None = None
-) -> tuple[Job, Outcome, Scores | None]:
-    """Train and write the model; the job as it was trained, what came of it, its scores on val.
+def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -> Tuned:
+    """Train and write the model.
 
     Features that are kept are those of `pool`, where there is one.
     """
@@ -149,9 +166,12 @@ def tuned(
     s = job.plan.settings
     with passed_on(s.logger, run, as_dict(s), trainer.step, console):
         outcome = trainer.run(console)
-    scores = _scores(job, parts, trainer, outcome)
+    with metered(job.network, job.head) as meter:
+        scores = _scores(job, parts, trainer, outcome)
+        if not len(ready.val):
+            processes.together(lambda: _look(job, ready))
     processes.leads(lambda: _write_model(run, job, ready, outcome, scores))
-    return job, outcome, scores
+    return Tuned(job, outcome, scores, meter.statistics())
 
 
 def with_threads(job: Job, count: int, why: str) -> Job:
@@ -218,6 +238,18 @@ def _scores(job: Job, parts: Parts, trainer: Trainer, outcome: Outcome) -> Score
     return trainer.scores(partial(parts.holdout.score, job.network))
 
 
+@torch.inference_mode()
+def _look(job: Job, ready: Checked) -> None:
+    """Some training images of all classes through the network as it was kept."""
+    device, how = next(job.network.parameters()).device, job.plan.preprocess
+    job.network.eval()
+    count = min(LOOKED_AT, len(ready.train))
+    some = np.linspace(0, len(ready.train) - 1, count).astype(int).tolist()
+    for start in range(0, count, BATCH):
+        pixels = np.stack([how.pixels(ready.train[p]) for p in some[start : start + BATCH]])
+        job.network(normalise(torch.from_numpy(pixels).to(device), how.mean, how.std))
+
+
 def _write_model(
     run: RunFolder, job: Job, ready: Checked, outcome: Outcome, scores: Scores | None
 ) -> None:
@@ -230,11 +262,15 @@ def _write_model(
     }
     card = replace(job.card, provenance={**job.card.provenance, **learnt})
     save_model(run.file("model"), job.network.state_dict(), card)
-    ready.write_keys(run)
+    ready.write_seen(run)
     if scores is not None:
         chose = outcome.best_epoch is not None
         about = {"split": "val", "used_for_choosing": chose, "seen_in_training": ready.copies}
-        found = {**about, "classes": list(card.classes), **asdict(scores)}
+        leaked = {
+            "leaked": int(ready.leaked.sum()),
+            "accuracy_unleaked": scores.accuracy_of(~ready.leaked),
+        }
+        found = {**about, **leaked, "classes": list(card.classes), **scores.as_dict()}
         write_json(run.file("evaluation.json"), found)
 
 

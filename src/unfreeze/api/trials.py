@@ -16,6 +16,7 @@ from unfreeze.api.report import report
 from unfreeze.api.starts import Start
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError
+from unfreeze.evaluation.warnings import NO_LEARNING, RunWarning, latest
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Hushed
 from unfreeze.runtime.runfolder import read_metrics
@@ -49,7 +50,8 @@ class Trial:
 class Outcome:
     """What one run came to; `split` says what it was judged by.
 
-    `tried`: how many learning rates or sweeps validation had to choose from.
+    `tried`: how many learning rates or sweeps validation had to choose from. `leaked`,
+    `accuracy_unleaked`: as in an `Evaluation`. `warnings`: of training and of judging.
     """
 
     weights: str
@@ -68,8 +70,16 @@ class Outcome:
     interval: tuple[float, float]
     balanced_accuracy: float
     loss: float
+    leaked: int | None
+    accuracy_unleaked: float | None
     test_uses: int | None
     seconds: float
+    warnings: list[RunWarning]
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is better than guessing, as far as can be told."""
+        return not {one.code for one in self.warnings} & NO_LEARNING
 
 
 @dataclass(frozen=True)
@@ -151,8 +161,11 @@ def _judged(
         interval=evaluation.interval,
         balanced_accuracy=evaluation.balanced_accuracy,
         loss=evaluation.loss,
+        leaked=evaluation.leaked,
+        accuracy_unleaked=evaluation.accuracy_unleaked,
         test_uses=evaluation.test_uses,
         seconds=made.seconds,
+        warnings=latest(made.warnings, evaluation.warnings),
     )
     report(made.run)
     paths, right = [one.path for one in said.each], [one.right for one in said.each]
@@ -169,6 +182,7 @@ def remembered(folder: Path) -> Judged | None:
         held = json.loads(path.read_text(encoding="utf-8"))
         paths, right = held.pop("paths"), np.array(held.pop("right"), np.bool_)
         held["interval"] = tuple(held["interval"])
+        held["warnings"] = [RunWarning(**one) for one in held["warnings"]]
         return Judged(Outcome(**held), paths, right)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(

@@ -23,6 +23,7 @@ TENSORS = "model.safetensors"
 CARD = "model.json"
 DIGEST = "unfreeze_sha256"  # in the header of our safetensors files
 _COPY = "Copy the whole model/ folder again."
+SEEN = "seen_images.npz"  # what tells the images of the training from others
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,8 @@ def _shown(result: Any) -> str:
     lines = table(rows) if len(rows) > 1 else []
     if (more := len(result["counts"]) - _CLASSES) > 0:
         lines.append(f"and {more:,} more")
-    said = f"{result['pictures']:,} pictures, {len(result['problems']):,} left out"
+    left = sum(one["left_out"] for one in result["problems"])
+    said = f"{result['pictures']:,} pictures, {left:,} left out"
     return "\n".join([*lines, "", *result["notes"], said, result["out"]]).lstrip("\n")
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data import twins
+from unfreeze.data import duplicates
 from unfreeze.data.examine import Examination, Examiner
 from unfreeze.data.examined import Examined
 from unfreeze.data.index import Index
-from unfreeze.data.layout import NONE, SPLIT_NAMES
+from unfreeze.data.layout import SPLIT_NAMES
 from unfreeze.data.scan import Problem
 from unfreeze.data.supervised import SECONDS, Lost
 from unfreeze.data.verdicts import UNUSABLE
@@ -88,12 +88,15 @@ def _keep(examined: Examined, console: Console) -> None:
 
 def _told(index: Index, examined: Examined, decoded: int, began: float) -> Clinic:
     verdicts, table = examined.verdicts, examined.table[index.rows]
+    signatures = examined.signatures[index.rows]
     sound = verdicts.states[index.rows] != UNUSABLE
     usable = np.flatnonzero(sound)
-    same = _groups(twins.exact(table["digest"][usable]), usable)
+    same = _groups(duplicates.exact(table["digest"][usable]), usable)
     distinct = np.setdiff1d(usable, [place for group in same for place in group[1:]])
-    seen = distinct[~table["flat"][distinct]]
-    alike = _groups(twins.near(table["look"][seen], table["thumb"][seen]), seen)
+    seen = distinct[duplicates.comparable(signatures[distinct])]
+    alike = _groups(duplicates.near(signatures["hash"][seen], signatures["thumb"][seen]), seen)
+    sides = index.splits[usable].astype(np.int64)
+    partners = duplicates.across(sides, table["digest"][usable], signatures[usable])
     problems = [
         *_broken(index, examined, np.flatnonzero(~sound)),
         *_odd(index, examined, usable),
@@ -101,6 +104,7 @@ def _told(index: Index, examined: Examined, decoded: int, began: float) -> Clini
         *_repeated(index, same, "duplicate", "the same bytes as"),
         *_repeated(index, alike, "near-duplicate", "looks like"),
         *_contradicting(index, same + alike),
+        *_across_splits(index, usable, partners),
     ]
     return Clinic(
         index=index,
@@ -152,7 +156,7 @@ def _repeated(index: Index, groups: list[list[int]], reason: str, how: str) -> I
 
 
 def _contradicting(index: Index, groups: list[list[int]]) -> Iterator[Problem]:
-    """One picture under two labels, or in two splits: the first of each kind is named."""
+    """One image under two labels: the first of each kind is named."""
     for group in groups:
         for place in group[1:]:
             first = group[0]
@@ -161,11 +165,17 @@ def _contradicting(index: Index, groups: list[list[int]]) -> Iterator[Problem]:
                 detail = f"{_class(index, place)} here, {_class(index, first)} as "
                 detail += index.paths[first]
                 yield Problem(index.paths[place], "two labels", detail, left_out=False)
-            splits = {int(index.splits[first]), int(index.splits[place])}
-            if len(splits) == 2 and NONE not in splits:
-                where = f"{SPLIT_NAMES[index.splits[place]]} here, also in "
-                where += f"{SPLIT_NAMES[index.splits[first]]} as {index.paths[first]}"
-                yield Problem(index.paths[place], "across splits", where, left_out=False)
+
+
+def _across_splits(
+    index: Index, usable: npt.NDArray[np.int64], partners: npt.NDArray[np.int64]
+) -> Iterator[Problem]:
+    """Images of val and test of which an earlier split has a duplicate or near-duplicate."""
+    for place in np.flatnonzero(partners >= 0):
+        here, there = usable[place], usable[partners[place]]
+        where = f"{SPLIT_NAMES[index.splits[here]]} here, also in "
+        where += f"{SPLIT_NAMES[index.splits[there]]} as {index.paths[there]}"
+        yield Problem(index.paths[here], "across splits", where, left_out=False)
 
 
 def _class(index: Index, place: int) -> str:

@@ -1,13 +1,15 @@
-"""Which pictures are the same by what is in them, whatever their names, dates or archive."""
+"""Which images a run has seen, told by what is in them, whatever their names or archive."""
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.data.duplicates import SIGNATURE, Signatures, comparable, near_across
 from unfreeze.data.index import Index
 from unfreeze.data.sources.source import Source
 from unfreeze.data.undecodable import Undecodable
@@ -52,16 +54,45 @@ def _whole(source: Source, row: int) -> bytes:
     return data if isinstance(data, bytes) else data.tobytes()
 
 
-def save_keys(path: Path, keys: dict[str, Keys]) -> None:
-    """Write the keys of each split to an .npz file, sorted."""
+@dataclass(frozen=True)
+class Seen:
+    """What a model's folder knows of the images of its run: content keys of `train` and `val`.
+
+    `signatures`: of the training images that can be compared; None where none were made.
+    """
+
+    train: Keys
+    val: Keys
+    signatures: Signatures | None = None
+
+    def leaked(self, keys: Keys, table: Signatures) -> npt.NDArray[np.bool_]:
+        """Which of the images `[N]`, by key and signature, were trained on, exactly or nearly."""
+        exactly: npt.NDArray[np.bool_] = np.isin(keys, self.train)
+        if self.signatures is None:
+            return exactly
+        sides = np.repeat([1, 2], [len(self.signatures), len(table)])
+        partners = near_across(sides, np.concatenate([self.signatures, table]))
+        return exactly | (partners[len(self.signatures) :] >= 0)
+
+
+def save_seen(path: Path, seen: Seen) -> None:
+    """Write them to an .npz file: 8 bytes an image, and at most 264 of its signature."""
+    arrays: dict[str, Any] = {"train": np.sort(seen.train), "val": np.sort(seen.val)}
+    if seen.signatures is not None:
+        there = seen.signatures[comparable(seen.signatures)]
+        arrays |= {"train_hashes": there["hash"], "train_thumbs": there["thumb"]}
     with replacing(path) as temporary, temporary.open("wb") as stream:
-        arrays: dict[str, Any] = {name: np.sort(values) for name, values in keys.items()}
-        np.savez(stream, **arrays)
+        np.savez_compressed(stream, **arrays)
 
 
-def load_keys(path: Path) -> dict[str, Keys]:
-    """The keys of each split; {} where the file is absent."""
+def load_seen(path: Path) -> Seen | None:
+    """The reverse of `save_seen`; None where the file is absent."""
     if not path.is_file():
-        return {}
+        return None
     with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        signatures = None
+        if "train_hashes" in file.files:
+            signatures = np.zeros(len(file["train_hashes"]), SIGNATURE)
+            signatures["hash"], signatures["thumb"] = file["train_hashes"], file["train_thumbs"]
+            signatures["known"] = True
+        return Seen(file["train"], file["val"], signatures)

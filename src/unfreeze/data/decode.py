@@ -53,7 +53,6 @@ _TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: np.rot90(pixels, 1),
 }
-_USUAL = How("auto", None)
 _one_large = threading.Lock()
 Look = Callable[[Image.Image], None]
 Pixels = npt.NDArray[np.uint8]
@@ -137,59 +136,52 @@ def _tiff(data: bytes, found: Layout, how: How) -> Pixels:
 
 
 def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:
-    """(height, width) of what `decode` would return; raises Undecodable where `decode` does.
+    """(height, width) of what `decode` would return; raises Undecodable where `decode` does."""
+    return reduced(data, intensity, 1)[1]
 
-    Everything that is coded is decoded, nothing is kept; an ordinary JPEG is put together at an
-    eighth of its size, which refuses what the full size refuses.
+
+def reduced(data: bytes, intensity: str, shorter: int) -> tuple[Pixels, tuple[int, int]]:
+    """(the image small and grey [h, w], (height, width) of what `decode` would return).
+
+    Raises Undecodable where `decode` does. The shorter side stays `shorter` at least. Everything
+    that is coded is decoded; an ordinary JPEG is put together at a fraction of its size, which
+    refuses what the full size refuses; of other images every n-th pixel is taken.
     """
     if not data:
         raise Undecodable("empty", "the file has no bytes")
-    how = How(*parsed(intensity))
     with pillow_silenced(), naming(data):
-        if how.channels is not None or layout(data) is not None or is_deep(data):
-            height, width = _decoded(data, how).shape[:2]
-            return height, width
-        with _opened(data) as image:
-            if image.format == "JPEG" and ordinary(data):
-                size = _upright(image)
-                _draft(image, 1)
-                return size
-            image.load()
-            if image.mode != "RGB" or image.has_transparency_data:
-                _rgb(image, how.rule)  # what else can be wrong shows on the way to RGB
-            return _upright(image)
+        return _small(data, lambda image: None, shorter, How(*parsed(intensity)))
 
 
-def decode_told(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[int, int], list[str]]:
-    """(the picture small and grey [h, w], the full (height, width), what Pillow warned of).
+def decode_told(
+    data: bytes, look: Look, shorter: int, intensity: str = "auto"
+) -> tuple[Pixels, tuple[int, int], list[str]]:
+    """As `reduced`, and what Pillow warned of; `look` sees the opened image.
 
-    The shorter side stays `shorter` at least. Everything that is coded is decoded; an ordinary
-    JPEG is then put together at a fraction of its size, which refuses what the full size refuses;
-    of other pictures every n-th pixel is taken. `look` sees the opened image. For processes with
-    one thread: warnings are recorded for the whole process.
+    For processes with one thread: warnings are recorded for the whole process.
     """
     if not data:
         raise Undecodable("empty", "the file has no bytes")
     with warnings.catch_warnings(record=True) as told, naming(data):
         warnings.simplefilter("always")
-        pixels, size = _small(data, look, shorter)
+        pixels, size = _small(data, look, shorter, How(*parsed(intensity)))
     said = list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
     return pixels, size, said
 
 
-def _small(data: bytes, look: Look, shorter: int) -> tuple[Pixels, tuple[int, int]]:
+def _small(data: bytes, look: Look, shorter: int, how: How) -> tuple[Pixels, tuple[int, int]]:
     return either(
         data,
-        None,
-        lambda found: _small_tiff(data, found, look, shorter),
-        lambda image: _small_shown(data, image, look, shorter),
+        how.channels,
+        lambda found: _small_tiff(data, found, look, shorter, how),
+        lambda image: _small_shown(data, image, look, shorter, how),
     )
 
 
 def _small_shown(
-    data: bytes, image: Image.Image, look: Look, shorter: int
+    data: bytes, image: Image.Image, look: Look, shorter: int, how: How
 ) -> tuple[Pixels, tuple[int, int]]:
-    if image.format == "JPEG" and ordinary(data):
+    if image.format == "JPEG" and ordinary(data) and how.channels is None:
         look(image)
         size = _upright(image)
         _draft(image, shorter)
@@ -197,8 +189,8 @@ def _small_shown(
     image.load()
     # not before: asking for EXIF loads, and a second load hides what broke the first
     look(image)
-    if is_deep(data):
-        return _grey(_as_stored(data, image, _USUAL), shorter), _upright(image)
+    if how.channels is not None or is_deep(data):
+        return _grey(_as_stored(data, image, how), shorter), _upright(image)
     return _turned(_grey(image, shorter), _orientation(image)), _upright(image)
 
 
@@ -211,17 +203,20 @@ def _draft(image: Image.Image, shorter: int) -> None:
 
 
 def _small_tiff(
-    data: bytes, found: Layout, look: Look, shorter: int
+    data: bytes, found: Layout, look: Look, shorter: int, how: How
 ) -> tuple[Pixels, tuple[int, int]]:
-    pixels = _tiff(data, found, _USUAL)
+    pixels = _tiff(data, found, how)
     look(Image.fromarray(pixels))
     return _grey(pixels, shorter), (pixels.shape[0], pixels.shape[1])
 
 
 def _grey(picture: Image.Image | Pixels, shorter: int) -> Pixels:
-    """Grey [h, w] of every n-th pixel of every n-th row, with `shorter` of them left at least."""
+    """Grey [h, w] of every n-th pixel of every n-th row, twice `shorter` of them where there are.
+
+    Fewer would be too few where they stand for the rest, as they do not in a reduced JPEG.
+    """
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    step = min(image.size) // shorter
+    step = min(image.size) // (2 * shorter)
     if step > 1:
         size = (image.width // step, image.height // step)
         image = image.resize(size, Image.Resampling.NEAREST)

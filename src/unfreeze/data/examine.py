@@ -3,7 +3,6 @@
 import hashlib
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -11,15 +10,13 @@ from PIL import Image
 from unfreeze.data.channels import layout
 from unfreeze.data.decode import decode_told
 from unfreeze.data.deep import is_deep
+from unfreeze.data.duplicates import Signature, signature
 from unfreeze.data.signatures import cut_short
 from unfreeze.data.sources import Source
 from unfreeze.data.undecodable import Reason, Undecodable
 
 Pixels = npt.NDArray[np.uint8]
-_WAVES = 32  # side of the grey picture whose low frequencies are taken
-_MIDDLE = 31  # place of the median among the 63 that follow the mean
-THUMB = 16  # side of the small grey picture that near-duplicates are compared by
-_FLAT = 4.0  # standard deviation of grey below which a picture looks like any other
+SIGNED = 128  # pixels that the shorter side keeps at least where only a signature is made of it
 _LONG = 5.0  # sides from this ratio on are extreme
 _FORMATS = {
     "JPEG": ".jpg .jpeg .jpe .jfif .mpo",
@@ -55,9 +52,8 @@ class Note(NamedTuple):
 class Examination(NamedTuple):
     """One file. Without a picture `reason` says why; `passing`: reading failed, not decoding.
 
-    `height`, `width` after orientation. `digest`: 16 bytes of the content. `look`: 64 bits that
-    near-duplicates nearly share. `thumb`: grey `[16, 16]`, None for a flat picture, which looks
-    like any other flat one. `keras`: JPEG without JFIF in its first bytes.
+    `height`, `width` after orientation. `digest`: 16 bytes of the content. `signature`: what its
+    near-duplicates share. `keras`: JPEG without JFIF in its first bytes.
     """
 
     height: int = 0
@@ -66,8 +62,7 @@ class Examination(NamedTuple):
     detail: str = ""
     passing: bool = False
     digest: bytes = b""
-    look: int = 0
-    thumb: Pixels | None = None
+    signature: Signature | None = None
     notes: tuple[Note, ...] = ()
     keras: bool = False
 
@@ -89,20 +84,19 @@ class Examiner:
             return Examination(reason="unreadable", detail=detail, passing=True)
         except MemoryError:
             return Examination(reason="bomb", detail="reading needs too much memory", passing=True)
-        return examine(data, self.source.names[row])
+        return examine(data, self.source.names[row], self.source.intensity)
 
 
-def examine(data: bytes | Pixels, name: str) -> Examination:
+def examine(data: bytes | Pixels, name: str, intensity: str = "auto") -> Examination:
     """The examination of a file's bytes (or pixels that a source holds)."""
     if isinstance(data, np.ndarray):
         content = hashlib.blake2b(data.tobytes(), digest_size=16).digest()
-        grey = np.asarray(cv2.cvtColor(data, cv2.COLOR_RGB2GRAY), np.uint8)
-        return _seen(grey, data.shape[:2], content, ())
+        return _seen(data, data.shape[:2], content, ())
     digest = hashlib.blake2b(data, digest_size=16).digest()
     seen: list[Note] = []
     try:
         grey, size, told = decode_told(
-            data, lambda image: seen.extend(_oddities(image, data, name)), 4 * _WAVES
+            data, lambda image: seen.extend(_oddities(image, data, name)), SIGNED, intensity
         )
     except Undecodable as error:
         return Examination(reason=error.reason, detail=error.detail, digest=digest)
@@ -116,14 +110,14 @@ def examine(data: bytes | Pixels, name: str) -> Examination:
 
 
 def _seen(
-    grey: Pixels, size: tuple[int, ...], digest: bytes, notes: tuple[Note, ...]
+    pixels: Pixels, size: tuple[int, ...], digest: bytes, notes: tuple[Note, ...]
 ) -> Examination:
-    """The examination of a picture of `size` of which `grey` is all or a small version."""
+    """The examination of an image of `size` of which `pixels` are all or a small version."""
     height, width = size
     if max(height, width) >= _LONG * min(height, width):
         notes += (Note("extreme shape", f"{width}x{height}"),)
-    look, thumb = _look(grey)
-    return Examination(height, width, digest=digest, look=look, thumb=thumb, notes=notes)
+    found = signature(pixels)
+    return Examination(height, width, digest=digest, signature=found, notes=notes)
 
 
 def _oddities(image: Image.Image, data: bytes, name: str) -> list[Note]:
@@ -166,18 +160,3 @@ def _turned(image: Image.Image) -> Note | None:
         return Note("decoder warning", f"EXIF cannot be read: {' '.join(str(error).split())}")
     turned = orientation in range(2, 9)
     return Note("rotated", f"EXIF orientation {orientation}, applied") if turned else None
-
-
-def _look(whole: Pixels) -> tuple[int, Pixels | None]:
-    """(64 bits of the low frequencies of grey, the grey itself at 16x16), (0, None) where flat.
-
-    The perceptual hash: signs of the DCT's first 8x8 coefficients about their median.
-    """
-    grey = cv2.resize(whole, (_WAVES, _WAVES), interpolation=cv2.INTER_AREA)
-    if cv2.meanStdDev(grey)[1][0, 0] < _FLAT:
-        return 0, None
-    waves = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
-    bits = waves > np.partition(waves[1:], _MIDDLE)[_MIDDLE]
-    look = int.from_bytes(np.packbits(bits).tobytes(), "big")
-    thumb = cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
-    return look, np.asarray(thumb, np.uint8)

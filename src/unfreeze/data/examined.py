@@ -6,30 +6,22 @@ import zipfile
 
 import numpy as np
 
-from unfreeze.data.examine import THUMB, Examination, Note
+from unfreeze.data.duplicates import Signatures
+from unfreeze.data.examine import Examination, Note
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.several import SeveralSource
-from unfreeze.data.verdicts import Verdict, Verdicts, within
+from unfreeze.data.verdicts import UNKNOWN, USABLE, Verdict, Verdicts, within
 from unfreeze.runtime import atomic
 
-_ROW = np.dtype(
-    [
-        ("known", "?"),
-        ("digest", "V16"),
-        ("look", "<u8"),
-        ("flat", "?"),
-        ("keras", "?"),
-        ("thumb", "u1", (THUMB * THUMB,)),
-    ]
-)
-FORMAT = 2  # of the file, and of how pictures are looked at
+_ROW = np.dtype([("known", "?"), ("digest", "V16"), ("keras", "?")])
+FORMAT = 3  # of the file, and of how images are examined
 
 
 class Examined:
     """The examinations of a source's rows; their verdicts are those that every run goes by."""
 
     def __init__(self, source: Source) -> None:
-        self.verdicts = Verdicts(source)
+        self.verdicts = Verdicts(source, sign=True)
         self.path = self.verdicts.path.with_suffix(".scan.npz")
         self.table = np.zeros(len(source), _ROW)
         self.notes: dict[int, tuple[Note, ...]] = {}
@@ -42,17 +34,20 @@ class Examined:
         """Notes an examination, and its verdict."""
         entry = self.table[row]
         entry["known"], entry["keras"] = True, found.keras
-        entry["digest"], entry["look"] = np.void(found.digest.ljust(16, b"\0")), found.look
-        entry["flat"] = found.thumb is None
-        if found.thumb is not None:
-            entry["thumb"] = found.thumb.ravel()
+        entry["digest"] = np.void(found.digest.ljust(16, b"\0"))
         if found.notes:
             self.notes[row] = found.notes
         if found.passing:
             self._passing.add(row)
-        self.verdicts.set(
-            row, Verdict(found.height, found.width, found.reason, found.detail, found.passing)
-        )
+        why = found.reason, found.detail, found.passing
+        self.verdicts.set(row, Verdict(found.height, found.width, *why, found.signature))
+
+    @property
+    def signatures(self) -> Signatures:
+        """Of all rows."""
+        if self.verdicts.signatures is None:
+            raise ValueError("these verdicts have no signatures")
+        return self.verdicts.signatures
 
     def take_over(self, other: "Examined") -> None:
         """What `other` knows of files with the same names: of the same data, less or more of it."""
@@ -62,6 +57,7 @@ class Examined:
             if old is None or not other.table["known"][old] or old in other._passing:
                 continue
             self.table[row] = other.table[old]
+            self.signatures[row] = other.signatures[old]
             self.verdicts.states[row] = other.verdicts.states[old]
             self.verdicts.sizes[row] = other.verdicts.sizes[old]
             if (why := other.verdicts.reasons.get(old)) is not None:
@@ -105,6 +101,7 @@ class Examined:
         if version != FORMAT or table.nbytes != self.table.nbytes:
             return
         self.table = table.view(_ROW).copy()
-        # without its verdict an examination is worth nothing
-        self.table["known"] &= self.verdicts.states != 0
+        # without its verdict and its signature an examination is worth nothing
+        states, signed = self.verdicts.states, self.signatures["known"]
+        self.table["known"] &= (states != UNKNOWN) & ((states != USABLE) | signed)
         self.notes = {int(row): tuple(Note(*note) for note in told) for row, told in notes.items()}

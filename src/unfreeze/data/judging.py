@@ -1,9 +1,11 @@
-"""Whether a row of a source gives a picture: what the check before training asks of each file."""
+"""Whether a row of a source gives an image: what the check before training asks of each file."""
 
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.decode import decode, measured, shrink
+from unfreeze.data.decode import decode, reduced, shrink
+from unfreeze.data.duplicates import Signature, signature
+from unfreeze.data.examine import SIGNED
 from unfreeze.data.sources import Source
 from unfreeze.data.supervised import Lost
 from unfreeze.data.undecodable import Undecodable
@@ -13,10 +15,15 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Judge:
-    """`judge(row)`: (verdict, pixels to `keep`, if any). What processes run."""
+    """`judge(row)`: (verdict, pixels to `keep`, if any). What processes run.
 
-    def __init__(self, source: Source, resize_to: int | None, *, keep: bool) -> None:
-        self.source, self.resize_to, self.keep = source, resize_to, keep
+    With `sign` the verdict on a usable image has its signature.
+    """
+
+    def __init__(
+        self, source: Source, resize_to: int | None, *, keep: bool, sign: bool = False
+    ) -> None:
+        self.source, self.resize_to, self.keep, self.sign = source, resize_to, keep, sign
 
     def __call__(self, row: int) -> tuple[Verdict, Pixels | None]:
         """Reads and decodes once; a verdict whatever the file is."""
@@ -36,10 +43,15 @@ class Judge:
 
     def _seen(self, data: bytes | Pixels) -> tuple[Verdict, Pixels | None]:
         if isinstance(data, bytes) and not self.keep:
-            return Verdict(*measured(data, self.source.intensity)), None
+            grey, size = reduced(data, self.source.intensity, SIGNED if self.sign else 1)
+            return Verdict(size[0], size[1], signature=self._signature(grey)), None
         pixels = decode(data, self.source.intensity)
         held = shrink(pixels, self.resize_to) if self.keep else None
-        return Verdict(*pixels.shape[:2]), held
+        height, width = pixels.shape[:2]
+        return Verdict(height, width, signature=self._signature(pixels)), held
+
+    def _signature(self, pixels: Pixels) -> Signature | None:
+        return signature(pixels) if self.sign else None
 
 
 def lost(found: Lost) -> Verdict:

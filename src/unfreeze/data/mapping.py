@@ -34,8 +34,8 @@ class _Filler:
     Tells (row, None) before it looks at a row and (row, verdict) after that.
     """
 
-    def __init__(self, want: Wanted) -> None:
-        self.want, self.judge = want, Judge(want.source, want.resize_to, keep=True)
+    def __init__(self, want: Wanted, *, sign: bool) -> None:
+        self.want, self.judge = want, Judge(want.source, want.resize_to, keep=True, sign=sign)
 
     def __call__(self, chunk: _Chunk) -> Iterator[tuple[int, Verdict | None]]:
         with writing(self.want, chunk.number) as add:
@@ -90,7 +90,7 @@ class _Building:
                         self._note(chunk, *found)
                     advance(len(self.met) - before)
                     if time.monotonic() - saved > _SAVE_SECONDS:
-                        self.verdicts.save()
+                        self.verdicts.save(signatures=False)  # large: at the end
                         saved = time.monotonic()
         finally:
             self.verdicts.save()
@@ -99,8 +99,9 @@ class _Building:
     def _made(
         self, todo: deque[_Chunk], workers: int, console: Console
     ) -> Iterator[tuple[_Chunk, Any]]:
+        filler = _Filler(self.want, sign=self.verdicts.signatures is not None)
         how: dict[str, Any] = {"seconds": _SECONDS, "memory": MEMORY, "warn": console.warn}
-        return supervised(_Filler(self.want), todo, workers, ahead=1, **how)
+        return supervised(filler, todo, workers, ahead=1, **how)
 
     def _note(self, chunk: _Chunk, row: int, verdict: Verdict | None) -> None:
         if verdict is None:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.data.duplicates import Signatures
 from unfreeze.data.holding import NOTHING, Holding
 from unfreeze.data.index import Index
 from unfreeze.data.mapped import MappedStore, Wanted, is_ours, pixels_folder, wanted
@@ -45,7 +46,8 @@ class Scan:
 
     `usable`: positions, ascending. `heights`, `widths`: pixels after orientation, 0 where unknown
     or unusable. `decoded`: files decoded in this call; `known`: files whose verdict was there
-    already. `store`: pixels of all usable pictures, or None.
+    already. `store`: pixels of all usable pictures, or None. `signatures`: by position too, where
+    they were asked for; images that were not looked at have none that is known.
     """
 
     index: Index
@@ -59,13 +61,14 @@ class Scan:
     seconds: float
     store: PixelStore | MappedStore | None
     resize_to: int | None
+    signatures: Signatures | None = None
 
     def pictures(self) -> Pictures:
         """The usable pictures, in the order of the index, from the store where there is one."""
         return Pictures(self.index.take(self.usable), self.store, resize_to=self.resize_to)
 
 
-def check(
+def check(  # noqa: PLR0913  (all but one keyword-only)
     index: Index,
     *,
     workers: int | None = None,
@@ -76,6 +79,7 @@ def check(
     mode: Mode = "full",
     seed: int = 0,
     refuse_above: float | None = REFUSE_ABOVE,
+    sign: bool = False,
 ) -> Scan:
     """Decodes what was never decoded before, and holds the pixels where they fit.
 
@@ -84,12 +88,14 @@ def check(
     earlier run; `hold` says where instead. Without a store nothing is read twice. `workers` are
     watched processes: a decoder that dies, hangs or wants too much memory costs its file alone.
     Mode `sample` decodes SAMPLE seeded files, `off` none; neither builds a store, both say so.
-    More than `refuse_above` of the checked files unusable is a DataError (None: never).
+    More than `refuse_above` of the checked files unusable is a DataError (None: never). `sign`:
+    the signatures that near-duplicates share are made of the same pixels, and kept beside the
+    verdicts.
     """
     console = console or Quiet()
     started = time.perf_counter()
-    verdicts = Verdicts(index.source)
-    rows = index.rows[_positions(len(index), mode, seed)]
+    verdicts = Verdicts(index.source, sign=sign)
+    rows = index.rows[to_check(len(index), mode, seed)]
     known = int((verdicts.states[rows] != UNKNOWN).sum())
     looking = _Looking(index.source, rows, verdicts, resize_to, workers, console)
     if hold is None:
@@ -114,6 +120,7 @@ def check(
         seconds=time.perf_counter() - started,
         store=store,
         resize_to=resize_to,
+        signatures=None if verdicts.signatures is None else verdicts.signatures[index.rows],
     )
 
 
@@ -170,7 +177,8 @@ def write_problems_csv(path: Path, problems: Iterable[Problem]) -> None:
     write_csv(path, Problem._fields, rows)
 
 
-def _positions(count: int, mode: Mode, seed: int) -> Rows:
+def to_check(count: int, mode: Mode, seed: int) -> Rows:
+    """Which of `count` images are decoded: all, SAMPLE seeded ones, or none; ascending."""
     if mode == "off":
         return np.arange(0)
     if mode == "full" or count <= SAMPLE:

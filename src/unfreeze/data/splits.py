@@ -68,6 +68,7 @@ def stratified(
     fraction: float,
     seed: int,
     groups: Sequence[Hashable] | None = None,
+    together: Sequence[Sequence[int]] = (),
 ) -> tuple[Positions, Positions]:
     """Ascending (train, val): `fraction` of each class held out, shared by largest remainder.
 
@@ -75,6 +76,8 @@ def stratified(
     SMALLEST_CLASS pictures, val is empty. `groups[position]` names what must stay on one side;
     whole groups are then held out as long as that brings the classes, and val as a whole, nearer to
     their share: val can be smaller than asked for, and empty, and half a group larger.
+    `together`: positions that must stay on one side as well, few of them: each of these groups goes
+    where its first position would.
     """
     chosen = _ascending(positions, len(labels))
     _, classes, counts = np.unique(labels[chosen], return_inverse=True, return_counts=True)
@@ -84,10 +87,29 @@ def stratified(
     keys = _keys(len(labels), seed, _HELD_OUT)[chosen]
     if groups is None:
         held = _rank_in_class(classes, keys) < shares[classes]
+        _keep_together(held, classes, chosen, together)
     else:
+        groups = joined(groups, together)
         names = [groups[position] for position in chosen]
         held = _whole_groups(classes, counts, shares, names, keys)
     return chosen[~held], chosen[held]
+
+
+def joined(groups: Sequence[Hashable], together: Sequence[Sequence[int]]) -> Sequence[Hashable]:
+    """The groups, those brought together that share positions of one group of `together`."""
+    heads: dict[Hashable, Hashable] = {}
+
+    def head(name: Hashable) -> Hashable:
+        while (above := heads.get(name, name)) != name:
+            name = above
+        return name
+
+    for positions in together:
+        first, *others = (head(groups[position]) for position in positions)
+        for name in others:
+            if (other := head(name)) != first:
+                heads[other] = first
+    return groups if not heads else [head(name) for name in groups]
 
 
 def write_split_csv(path: Path, rows: Iterable[SplitRow | tuple[str, str, str]]) -> None:
@@ -206,3 +228,22 @@ def _whole_groups(
             left[touched] -= added
             held[group] = True
     return held
+
+
+def _keep_together(
+    held: npt.NDArray[np.bool_],
+    classes: npt.NDArray[np.integer],
+    chosen: Positions,
+    together: Sequence[Sequence[int]],
+) -> None:
+    """Brings each group to the side of its first position; train keeps one image of each class."""
+    place = {position: number for number, position in enumerate(chosen.tolist())}
+    left = np.bincount(classes[~held], minlength=int(classes.max()) + 1)
+    for positions in together:
+        group = [place[position] for position in positions if position in place]
+        if len(set(held[group].tolist())) < 2:
+            continue
+        left += np.bincount(classes[group][held[group]], minlength=len(left))
+        leaving = np.bincount(classes[group], minlength=len(left))
+        held[group] = bool(held[group[0]]) and bool((leaving < left)[leaving > 0].all())
+        left -= leaving * held[group[0]]

@@ -10,7 +10,7 @@ from unfreeze.data.judging import Judge, lost
 from unfreeze.data.sources import Source
 from unfreeze.data.store import PixelStore
 from unfreeze.data.supervised import Lost
-from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdict, Verdicts
+from unfreeze.data.verdicts import UNUSABLE, Verdict, Verdicts
 from unfreeze.data.watched import watched
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Advance, Console
@@ -31,12 +31,12 @@ def sweep(
     """Decodes `rows`, notes and saves their verdicts: (files decoded, pixels of the usable).
 
     Pixels are held where the estimate fits `store_budget` bytes, and given up where the truth
-    does not. Without them only rows of unknown verdict are decoded. What was found is saved also
-    when the pass is interrupted.
+    does not. Without them only rows are decoded of which `verdicts` lacks something. What was
+    found is saved also when the pass is interrupted.
     """
     store = _store(source, rows, verdicts, store_budget, resize_to)
-    states = verdicts.states[rows]
-    todo = rows[states != UNUSABLE] if store is not None else rows[states == UNKNOWN]
+    usable = verdicts.states[rows] != UNUSABLE
+    todo = rows[usable] if store is not None else rows[verdicts.lacking(rows)]
     if not len(todo):
         return 0, store
     try:
@@ -68,17 +68,18 @@ class _Pass:
     ) -> None:
         self.source, self.verdicts, self.how = source, verdicts, how
         self.advance, self.done = advance, np.zeros(len(source), bool)
+        self.sign = verdicts.signatures is not None
 
     def looking(self, rows: Rows) -> None:
         """Judges those of `rows` that were not met yet."""
-        judge = Judge(self.source, None, keep=False)
+        judge = Judge(self.source, None, keep=False, sign=self.sign)
         left = rows[~self.done[rows]].tolist()
         for row, found in watched(self.source, judge, left, **self.how):
             self._note(row, found)
 
     def holding(self, rows: Rows, store: PixelStore, budget: int) -> bool:
         """Puts the pixels into `store`; False, and no further, where they outgrow `budget`."""
-        judge = Judge(self.source, store.resize_to, keep=True)
+        judge = Judge(self.source, store.resize_to, keep=True, sign=self.sign)
         for row, found in watched(self.source, judge, rows.tolist(), **self.how):
             if not isinstance(found, Lost) and found[1] is not None:
                 store.add(row, found[1])

@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from unfreeze.data.cache import cache_folder
 from unfreeze.data.decode import DECODER
+from unfreeze.data.duplicates import SIGNATURE, Signature, Signatures
 from unfreeze.data.leftout import list_of, read_list
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.several import SeveralSource
@@ -19,6 +21,7 @@ from unfreeze.data.undecodable import Reason
 from unfreeze.runtime import atomic
 
 UNKNOWN, USABLE, UNUSABLE = range(3)
+FORMAT = 1  # of signatures, in their file and as they are made
 Kept = TypeVar("Kept")
 
 
@@ -26,6 +29,7 @@ class Verdict(NamedTuple):
     """One file: its size in pixels, or the reason it gives none.
 
     `passing`: reading failed, not decoding; such a verdict is not kept for another run.
+    `signature`: of a usable image, where signatures are wanted.
     """
 
     height: int
@@ -33,22 +37,28 @@ class Verdict(NamedTuple):
     reason: Reason | None = None
     detail: str = ""
     passing: bool = False
+    signature: Signature | None = None
 
 
 class Verdicts:
-    """A verdict for each row of a source: UNKNOWN, USABLE with its size, or UNUSABLE with why."""
+    """A verdict for each row of a source: UNKNOWN, USABLE with its size, or UNUSABLE with why.
 
-    def __init__(self, source: Source) -> None:
+    With `sign` also `signatures`, an array of SIGNATURE by row; else that is None. They are in a
+    file of their own: 266 bytes an image, which only who compares images has to read.
+    """
+
+    def __init__(self, source: Source, *, sign: bool = False) -> None:
         self.source = source
         self.path = cache_folder() / "checks" / f"{_key(source)}.npz"
         count = len(source)
         self.states: npt.NDArray[np.uint8] = np.zeros(count, np.uint8)
         self.sizes: npt.NDArray[np.int32] = np.zeros((count, 2), np.int32)
+        self.signatures: Signatures | None = np.zeros(count, SIGNATURE) if sign else None
         self.reasons: dict[int, tuple[Reason, str]] = {}
         self._passing: set[int] = set()
         # of several sources each keeps its own, so that no combination reads anything twice
         spans = source.spans() if isinstance(source, SeveralSource) else []
-        self._parts = [(Verdicts(part), span) for part, span in spans]
+        self._parts = [(Verdicts(part, sign=sign), span) for part, span in spans]
         self._load()
         self._leave_out()
 
@@ -60,18 +70,30 @@ class Verdicts:
             self.reasons[row] = verdict.reason, verdict.detail
         if verdict.passing:
             self._passing.add(row)
+        if self.signatures is not None and verdict.signature is not None:
+            verdict.signature.into(self.signatures, row)
 
-    def save(self) -> None:
-        """Writes them, whole or not at all."""
+    def lacking(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of `rows` have to be decoded: of unknown verdict, or without a signature."""
+        states = self.states[rows]
+        found: npt.NDArray[np.bool_] = states == UNKNOWN
+        if self.signatures is not None:
+            found |= (states == USABLE) & ~self.signatures["known"][rows]
+        return found
+
+    def save(self, *, signatures: bool = True) -> None:
+        """Writes them, each file whole or not at all; the signatures only where that is said."""
         for part, span in self._parts:
             part.states, part.sizes = self.states[span], self.sizes[span]
             part.reasons = within(self.reasons, span)
+            if self.signatures is not None:
+                part.signatures = self.signatures[span]
             part._passing = set(within(dict.fromkeys(self._passing), span))
-            part.save()
+            part.save(signatures=signatures)
         if not self._parts:
-            self._write()
+            self._write(signatures)
 
-    def _write(self) -> None:
+    def _write(self, signatures: bool) -> None:
         buffer = io.BytesIO()
         states = self.states.copy()
         states[list(self._passing)] = UNKNOWN
@@ -84,6 +106,18 @@ class Verdicts:
             reasons=np.frombuffer(reasons.encode(), np.uint8),
         )
         atomic.write_bytes(self.path, buffer.getvalue())
+        if self.signatures is not None and signatures:
+            with atomic.replacing(self.signed) as path, path.open("wb") as stream:
+                np.savez(stream, signatures=self.signatures.view(np.uint8), format=FORMAT)
+
+    @property
+    def signed(self) -> Path:
+        """The file of the signatures."""
+        # of deep values a signature follows from how they are shown
+        word = self.source.intensity
+        other = word not in ("auto", "image")
+        how = f".{hashlib.sha256(word.encode()).hexdigest()[:8]}" if other else ""
+        return self.path.with_suffix(f"{how}.signatures.npz")
 
     def _leave_out(self) -> None:
         """What the list beside the source names is not used, whatever it is."""
@@ -103,6 +137,8 @@ class Verdicts:
             self.states[span], self.sizes[span] = part.states, part.sizes
             self.reasons |= {span.start + row: why for row, why in part.reasons.items()}
             self._passing |= {span.start + row for row in part._passing}
+            if self.signatures is not None and part.signatures is not None:
+                self.signatures[span] = part.signatures
         if not self._parts:
             self._read()
 
@@ -119,6 +155,18 @@ class Verdicts:
         if states.shape == self.states.shape and sizes.shape == self.sizes.shape:
             self.states, self.sizes = states, sizes
             self.reasons = {row: (reason, detail) for row, reason, detail in reasons}
+            self._read_signatures()
+
+    def _read_signatures(self) -> None:
+        if self.signatures is None:
+            return
+        try:
+            with self.signed.open("rb") as file, np.load(file, allow_pickle=False) as held:
+                table, version = held["signatures"], int(held["format"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return  # none, or a damaged one: they are made again
+        if version == FORMAT and table.nbytes == self.signatures.nbytes:
+            self.signatures = table.view(SIGNATURE).copy()
 
 
 def within(by_row: Mapping[int, Kept], span: slice) -> dict[int, Kept]:

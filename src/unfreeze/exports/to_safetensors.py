@@ -5,15 +5,13 @@ from typing import cast
 
 from torch import nn
 
-from unfreeze.checkpoints.modelfile import TENSORS, load_model, save_model
+from unfreeze.checkpoints.modelfile import SEEN, TENSORS, load_model, save_model
 from unfreeze.exports.preparing import torchvision_lines
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import ReadBack
 from unfreeze.exports.to_torchvision import network_lines
 from unfreeze.runtime.atomic import write_bytes
 from unfreeze.transfer.predictor import load_classifier, load_features
-
-KEYS = "pictures.npz"  # 8 bytes for each picture: `evaluate` knows it again
 
 
 class Safetensors:
@@ -23,11 +21,11 @@ class Safetensors:
         """Every network has names."""
 
     def write(self, subject: Subject, folder: Path) -> None:
-        """Both files, and what tells the pictures of the training from others."""
+        """Both files, and what tells the images of the training from others."""
         save_model(folder, subject.tensors(), subject.card)
-        keys = subject.folder / KEYS
-        if keys.is_file():
-            write_bytes(folder / KEYS, keys.read_bytes())
+        seen = subject.folder / SEEN
+        if seen.is_file():
+            write_bytes(folder / SEEN, seen.read_bytes())
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
         """The network that the card names, with the tensors of the file."""

@@ -52,7 +52,8 @@ def sentence(
     """Did pretraining pay: for each start a sentence against the baseline, `none` if it is there.
 
     `about`: n, split, seeds, rates, and whether all saw the same pictures; `frozen`, where only
-    heads learn: then nothing is what a random network's features give.
+    heads learn: then nothing is what a random network's features give; `failed`: in how many runs
+    each start learned nothing, of those that did so in half of their runs or more.
     """
     return " ".join([*_sentences(differences, names, about), *caveats(about)])
 
@@ -63,7 +64,43 @@ def _sentences(
     base = differences[0]["than"]
     nothing = "a frozen random network" if about.get("frozen") else "training from scratch"
     scratch = nothing if base == "none" else ""
-    return [_said(d, names, scratch) for d in differences if d["than"] == base]
+    failed, told, said = about.get("failed") or {}, set[str](), list[str]()
+    for d in differences:
+        if d["than"] != base:
+            continue
+        lost = [start for start in (d["start"], base) if start in failed]
+        why = [
+            _failure(start, failed[start], names, about["seeds"])
+            for start in lost
+            if start not in told
+        ]
+        told |= {*lost}
+        # a start that gained nothing from its training says nothing about its weights
+        if d["start"] in lost or (lost and d["verdict"] == "open"):
+            said += [*why, _unknown(d, names, scratch)]
+        else:
+            said += [_said(d, names, scratch), *why]
+    return said
+
+
+def _failure(start: str, count: int, names: Mapping[str, str], seeds: int) -> str:
+    runs = "its run" if seeds == 1 else f"{count} of {seeds} runs"
+    return f"{_named(start, names)} did not learn: in {runs} it is no better than guessing."
+
+
+def _named(start: str, names: Mapping[str, str]) -> str:
+    return "The start from nothing" if start == "none" else names[start]
+
+
+def _unknown(d: Mapping[str, Any], names: Mapping[str, str], scratch: str) -> str:
+    start, against = names[d["start"]], scratch or names[d["than"]]
+    points, (low, high) = 100 * d["difference"], (100 * v for v in d["interval"])
+    what = f"whether {start} pays" if scratch else f"whether {start} is better than {against}"
+    return (
+        f"So this does not tell {what}: {points:+.1f} points against {against} (95 %: {low:+.1f} "
+        f"to {high:+.1f}) are between runs of which some failed. See their warnings, and compare "
+        "again."
+    )
 
 
 def _said(d: Mapping[str, Any], names: Mapping[str, str], scratch: str) -> str:
@@ -103,8 +140,9 @@ def caveats(about: Mapping[str, Any]) -> list[str]:
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """One line a run as CSV; an interval as two columns."""
     flat = [
-        {k: v for k, v in row.items() if k != "interval"}
+        {k: v for k, v in row.items() if k not in ("interval", "warnings")}
         | {"low": row["interval"][0], "high": row["interval"][1]}
+        | {"warnings": " ".join(one["code"] for one in row["warnings"])}
         for row in rows
     ]
     write_csv(path, list(flat[0]), (list(row.values()) for row in flat))
@@ -120,7 +158,7 @@ def shown(found: Mapping[str, Any] | None) -> Shown | None:
     apart = _reach([0.0, *(v for d in differences for v in d["interval"])])
     about = {"n": found["n"], "split": found["split"], "seeds": len(found["seeds"])}
     about |= {"same": found["same_pictures"], "rates": found["rates"]}
-    about["frozen"] = found.get("frozen")
+    about |= {"frozen": found.get("frozen"), "failed": found.get("failed")}
     return Shown(
         verdict=_sentences(differences, names, about),
         starts=[_start_line(start, reach) for start in starts],

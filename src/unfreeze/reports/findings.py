@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.errors import DataError, UsageError
+from unfreeze.evaluation.warnings import RunWarning, latest
 from unfreeze.runtime.runfolder import read_metrics
 from unfreeze.runtime.tables import records
 
@@ -48,6 +49,18 @@ class Findings:
     repeated: dict[str, Any] | None
     prototypes: Prototypes | None
     views: Pixels | None  # [n, v, S, S, 3]
+    warned: list[dict[str, str]]  # of the run itself
+
+    @property
+    def warnings(self) -> list[RunWarning]:
+        """Those of the run, then of what was evaluated since or compared.
+
+        Of one code the latest stands: it is about the images that judged last.
+        """
+        evaluated = (self.evaluation or {}).get("warnings", ())
+        compared = (self.comparison or {}).get("warnings", ())
+        parts = [[RunWarning(**one) for one in some] for some in (self.warned, evaluated, compared)]
+        return latest(*parts)
 
     @property
     def kind(self) -> str:
@@ -93,6 +106,7 @@ def read_findings(run: str | Path) -> Findings:
         repeated=find("folds.json", _json),
         prototypes=find("prototypes.npz", _prototypes),
         views=find("views.npz", _views),
+        warned=find("warnings.json", _warnings) or [],
     )
 
 
@@ -103,6 +117,11 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         raise DataError(
             f"{path} cannot be read: {error}.", "Move it away; the report is drawn without it."
         ) from error
+
+
+def _warnings(path: Path) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def _context(findings: Findings) -> dict[str, Any]:
     return {
         "title": TITLES[findings.kind],
         "name": findings.folder.resolve().name,
+        "warnings": findings.warnings,
         "figures": figures(findings),
         "bottleneck": bottleneck(findings.metrics, Circumstances.of(findings.facts)),
         "demo": _demo(findings.demo),

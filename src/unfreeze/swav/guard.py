@@ -20,6 +20,7 @@ DIVERGED = 1.1  # share of ln K
 LEARNED, BACK = 0.97, 0.03  # shares of ln K: a loss that shows learning, and how far it may return
 POINT = 1.5  # effective rank of the projected features
 SHORTEST, WINDOW = 50, 100  # steps over which the loss is judged, an epoch between these
+LATEST = 5  # steps at least that say how a run ended
 EARLY = 4  # at the latest after this part of the run (a quarter) nothing counts as a start
 
 
@@ -97,6 +98,31 @@ class Guard:
             )
         return None
 
+    def at_end(self, step: int, figures: Mapping[str, float] | None) -> Verdict | None:
+        """A verdict on the run as it ended, also where it was too short to be stopped by one.
+
+        By now a loss that is no lower than ln K is no slow start any more, whatever the codes are.
+        """
+        if figures is not None and (verdict := self._shrunk(step, figures)) is not None:
+            return verdict
+        last, covered = list[Seen](), 0
+        enough = max(LATEST, sum(seen.steps for seen in self.seen) // 4)
+        for seen in reversed(self.seen):
+            last, covered = [*last, seen], covered + seen.steps
+            if covered >= enough:
+                break
+        if not covered:
+            return None
+        loss = sum(seen.loss * seen.steps for seen in last) / covered
+        if loss < STUCK * self.chance:
+            return None
+        return Verdict(
+            step,
+            "diverged" if self.lowest < LEARNED else "stuck",
+            f"the loss was {loss:.3f} over the last {covered} of {step} steps, no lower than "
+            f"ln {self.K} = {self.chance:.3f}, which is what guessing gives",
+        )
+
     @property
     def good(self) -> bool:
         """Whether one may go back to this state: it has learned, and lost nothing since."""
@@ -104,8 +130,9 @@ class Guard:
 
     def look(self, step: int, figures: Mapping[str, float]) -> Verdict | None:
         """The figures of a look; None while all is well, and before there was time to learn."""
-        if step < self.start + self.window:
-            return None
+        return None if step < self.start + self.window else self._shrunk(step, figures)
+
+    def _shrunk(self, step: int, figures: Mapping[str, float]) -> Verdict | None:
         rank, used = figures["effective_rank_projected"], figures["prototypes_in_use"]
         if rank >= POINT and (used > 1 or self.K < 4):
             return None

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ class Scores:
 
     `balanced_accuracy`: the mean recall of the classes that are there. `macro_f1`: the mean F1 of
     the classes that are there or were predicted. `calibration_error`: see `calibration_error`,
-    over the bins of `calibration`.
+    over the bins of `calibration`. `right`: which images were, in their order.
     """
 
     n: int
@@ -44,6 +45,17 @@ class Scores:
     calibration: list[Bin]
     confusion: list[list[int]]
     per_class: list[ClassScore]
+    right: npt.NDArray[np.bool_] = dataclasses.field(compare=False, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without those of each image."""
+        found = dataclasses.asdict(self)
+        del found["right"]
+        return found
+
+    def accuracy_of(self, some: npt.NDArray[np.bool_]) -> float | None:
+        """The share of `some` of the images that were right; None where there are none."""
+        return float(self.right[some].mean()) if some.any() else None
 
 
 def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
@@ -52,7 +64,8 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
     `loss` is the mean cross-entropy in nats; `top5` counts five classes, or all where fewer exist.
     """
     logits, labels = logits.double(), labels.long()
-    table = confusion(logits.argmax(dim=1), labels, len(classes))
+    predicted = logits.argmax(dim=1)
+    table = confusion(predicted, labels, len(classes))
     n, correct = len(labels), int(table.trace())
     best = logits.topk(min(5, len(classes)), dim=1).indices
     per_class = _per_class(table, classes)
@@ -69,6 +82,7 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
         calibration=bins,
         confusion=table.tolist(),
         per_class=per_class,
+        right=(predicted == labels).cpu().numpy(),
     )
 
 

@@ -1,15 +1,17 @@
 """Which pictures train and which choose: usable ones, subsets of labels, a part held out."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.data.duplicates import Groups
 from unfreeze.data.index import TRAIN, VAL, Index
-from unfreeze.data.splits import SplitRow, stratified, subset
+from unfreeze.data.splits import SplitRow, joined, stratified, subset
 from unfreeze.errors import DataError, UsageError
+from unfreeze.runtime.console import worded
 
 Positions = npt.NDArray[np.int64]
 
@@ -29,12 +31,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Portions:
-    """Positions of `index`: `train`, and `val` (maybe empty) with the reason for it."""
+    """Positions of `index`: `train`, and `val` (maybe empty) with the reason for it.
+
+    `alike`: positions of images that are near-duplicates of each other, in groups.
+    """
 
     index: Index
     train: Positions
     val: Positions
     reason: str
+    alike: Groups = field(default_factory=list)
 
     def rows(self) -> list[SplitRow]:
         """The lines of split.csv."""
@@ -70,8 +76,15 @@ def labelled(index: Index) -> Index:
     return index.take(np.flatnonzero(used & (index.labels >= 0)))
 
 
-def portion(index: Index, usable: Positions, wanted: Wanted) -> Portions:
-    """Train and val of the `usable` positions: val as given, else a seeded share of train."""
+def portion(
+    index: Index, usable: Positions, wanted: Wanted, alike: Groups | None = None
+) -> Portions:
+    """Train and val of the `usable` positions: val as given, else a seeded share of train.
+
+    Where val is cut here, images that are `alike` stay on one side: what is measured on a
+    near-duplicate of a training image is memory, and only who cuts can avoid it.
+    """
+    alike = alike or []
     given = usable[index.splits[usable] == VAL]
     train = subset(
         index.labels,
@@ -85,29 +98,41 @@ def portion(index: Index, usable: Positions, wanted: Wanted) -> Portions:
     if len(given):
         _apart(index, train, given, wanted.group_by)
         own = f"as {wanted.split_from} says" if wanted.split_from else "the data's own val"
-        return Portions(index, train, given, own)
+        return Portions(index, train, given, own, alike)
     rest, held = stratified(
         index.labels,
         train,
         fraction=wanted.val,
         seed=wanted.seed,
         groups=grouped(index, wanted.group_by),
+        together=alike,
     )
-    return Portions(index, rest, held, _reason(index, train, held, wanted))
+    reason = _reason(index, train, held, wanted)
+    if len(held) and (kept := _several(alike, train)):
+        said = worded(kept, "group of near-duplicates stays", "groups of near-duplicates stay")
+        reason += f"; {said} on one side, so that no held-out image is known from training"
+    return Portions(index, rest, held, reason, alike)
+
+
+def _several(alike: Groups, chosen: Positions) -> int:
+    """How many groups have two images or more among the chosen."""
+    there = set(chosen.tolist())
+    return sum(len(there.intersection(group)) > 1 for group in alike)
 
 
 def folds(whole: Portions, wanted: Wanted, count: int) -> list[Portions]:
     """`count` times train and val: the pictures of a run in parts, each held out once.
 
-    Classes are in proportion in each part, groups stay whole. A val that the data brought stays out
-    of it. DataError where a class has too few pictures or groups.
+    Classes are in proportion in each part; groups, and near-duplicates, stay whole. A val that the
+    data brought stays out of it. DataError where a class has too few pictures or groups.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     index = whole.index
     brought = (index.splits[whole.val] == VAL).any()
     used = whole.train if brought else np.sort(np.concatenate([whole.train, whole.val]))
-    labels, groups = index.labels[used].astype(np.int64), grouped(index, wanted.group_by)
+    labels = index.labels[used].astype(np.int64)
+    groups = together(whole, used, wanted.group_by)
     names = [place if groups is None else groups[place] for place in used.tolist()]
     own = np.unique(names, return_inverse=True)[1].astype(np.int64)
     few = _fewest(index, labels, own)
@@ -120,7 +145,7 @@ def folds(whole: Portions, wanted: Wanted, count: int) -> list[Portions]:
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     cut = kind(n_splits=count, shuffle=True, random_state=wanted.seed)
     found = [
-        Portions(index, used[train], used[held], f"part {number} of {count} (--folds)")
+        Portions(index, used[train], used[held], f"part {number} of {count} (--folds)", whole.alike)
         for number, (train, held) in enumerate(
             cut.split(used, labels, None if groups is None else own), 1
         )
@@ -128,6 +153,17 @@ def folds(whole: Portions, wanted: Wanted, count: int) -> list[Portions]:
     for one in found:
         _every_class(index, one.train)
     return found
+
+
+def together(whole: Portions, used: Positions, by: str | None) -> Sequence[Hashable] | None:
+    """By position, the same for images that stay on one side of any cut of the `used` ones.
+
+    Those of one group of `--group-by`, and near-duplicates; None where each stands alone.
+    """
+    groups: Sequence[Hashable] | None = grouped(whole.index, by)
+    if _several(whole.alike, used):
+        groups = joined(groups or range(len(whole.index)), whole.alike)
+    return groups
 
 
 def _fewest(index: Index, labels: Positions, groups: Positions) -> tuple[str, int]:

@@ -95,7 +95,9 @@ class Beside(nn.Module):
 
 
 class Classifier(Network):
-    """A network that knows its classes."""
+    """A network that knows its classes; `head`: names of its head's parameters."""
+
+    head: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -129,9 +131,11 @@ def load_classifier(run: str | Path) -> Classifier:
         raise WeightsError(
             f"{run} is a backbone without classes.", "Fine-tune it first: --weights takes it."
         )
-    network, _ = from_card(card)
+    network, head = from_card(card)
     load_exactly(network, tensors)
-    return Classifier(network, card, Preprocess.from_dict(card.preprocess))
+    made = Classifier(network, card, Preprocess.from_dict(card.preprocess))
+    made.head = tuple(head)
+    return made
 
 
 def load_features(run: str | Path) -> Network:

@@ -1,0 +1,105 @@
+"""What a run is warned of: facts gathered from its data, records and scores, checked and shown."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from unfreeze.api.gathering import Gathering
+from unfreeze.api.labelling import Checked
+from unfreeze.api.single import Tuned
+from unfreeze.evaluation import checks
+from unfreeze.evaluation.warnings import RunWarning, latest
+from unfreeze.runtime.atomic import write_json
+from unfreeze.runtime.console import Console, worded
+from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.swav.collapse import advice
+from unfreeze.swav.remedies import remedies
+from unfreeze.swav.trainer import Trainer
+from unfreeze.swav.watching import Watch
+
+FILE = "warnings.json"
+# kinds of collapse
+CODES = {"stuck": "nothing_learned", "diverged": "diverging", "shrunk": "constant_features"}
+
+
+def data_warnings(ready: Checked, *, choose: bool) -> list[RunWarning]:
+    """What is known before the first step; `choose`: whether val picks the epoch."""
+    leaked, held = int(ready.leaked.sum()), len(ready.val)
+    return [
+        *ready.data_warnings,
+        *checks.leakage(leaked, held, "val", None, None),
+        *checks.few_validation_images(held, choose=choose),
+    ]
+
+
+def finetune_warnings(run: RunFolder, ready: Checked, made: Tuned) -> list[RunWarning]:
+    """What the records, the scores and the features say once a model is there, and the data."""
+    job, scores, chosen = made.job, made.scores, made.outcome.best_epoch
+    settings, classes = job.plan.settings, job.card.classes
+    trained = checks.training(run.metrics())
+    table = None if scores is None else np.array(scores.confusion)
+    sizes = np.bincount(ready.train.index.labels, minlength=len(classes))
+    even = settings.sampling == "balanced"
+    found = checks.constant_features(made.features)
+    found += checks.nothing_learned(
+        len(classes),
+        trained,
+        table,
+        None if scores is None else scores.loss,
+        majority=1 / len(classes) if even else float(sizes.max() / sizes.sum()),
+        best_epoch=chosen,
+        lr=settings.lr,
+        frozen=settings.freeze == "all",
+        solved=settings.head_solver == "logistic",
+    )
+    if trained is not None:
+        found += checks.diverging(len(classes), trained.losses, trained.images)
+    if scores is None or table is None:
+        return found + data_warnings(ready, choose=False)
+    found += checks.predictions(table, classes)
+    clean = scores.accuracy_of(~ready.leaked)
+    leak = checks.leakage(int(ready.leaked.sum()), scores.n, "val", scores.accuracy, clean)
+    return latest(found, data_warnings(ready, choose=chosen is not None), leak)
+
+
+def pretrain_warnings(trainer: Trainer, found: Gathering) -> list[RunWarning]:
+    """What the guard against collapse says of the run as it ended, and of the data what is odd."""
+    doubts = [*found.doubts, *checks.cropped_warning(found.sample.cropped)]
+    return _of_pretraining(trainer) + doubts if trainer.step else doubts
+
+
+def _of_pretraining(trainer: Trainer) -> list[RunWarning]:
+    watch, plan = trainer.watch, trainer.plan
+    verdict = trainer.guard.at_end(trainer.step, watch.last.figures if watch.last else None)
+    if verdict is None or (verdict.kind == "stuck" and _knows_more(watch)):
+        return []
+    if not trainer.s.base_lr:
+        next_step = "The learning rate is 0. Leave out --base-lr, or give one above 0."
+    elif trainer.step < checks.FEW_STEPS:
+        few = worded(trainer.step, "step is", "steps are")
+        next_step = f"{few} probably too few: raise --epochs."
+    else:
+        images = len(trainer.loader.positions)
+        tries = remedies(trainer.s, steps_per_epoch=plan.steps_per_epoch, images=images)
+        next_step = advice(tries)
+    said = f"Pretraining learned nothing that lasts: {verdict.diagnosis}. {next_step}"
+    return [RunWarning(CODES[verdict.kind], said)]
+
+
+def _knows_more(watch: Watch) -> bool:
+    """Whether k-NN, where there are labels, is better than at the untrained start."""
+    if watch.start is None or watch.last is None or watch.start.knn is None:
+        return False
+    return checks.above(watch.last.correct, watch.last.total, watch.start.knn)
+
+
+def show_warnings(found: Sequence[RunWarning], console: Console) -> None:
+    """Each to people, and into the log."""
+    for one in found:
+        console.warn(one.message)
+
+
+def write_warnings(found: Sequence[RunWarning], run: RunFolder) -> None:
+    """Into the run's folder, for its report."""
+    write_json(run.file(FILE), [asdict(one) for one in found])

@@ -1,0 +1,1 @@
+"""What measured numbers say, and how far they can be believed."""
