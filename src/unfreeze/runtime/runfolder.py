@@ -20,7 +20,15 @@ ENTRIES = {
     *("model", "views.npz", "prototypes.npz", "prototypes.png", "curves.png", "report.html"),
     *("evaluation.json", "predictions.csv", "mistakes.csv", "mistakes.npz", "test_uses.json"),
     *("folds", "folds.json", "held-out.json", "judged.json", "compare.json", "compare.csv"),
-    *("demo.json", "pretrain", "loggers.json", "tensorboard", "wandb", "checkpoint.pth.tar"),
+    *(
+        "warnings.json",
+        "demo.json",
+        "pretrain",
+        "loggers.json",
+        "tensorboard",
+        "wandb",
+        "checkpoint.pth.tar",
+    ),
 }
 # runs inside of a comparison and of a demonstration, and what a killed write leaves
 _INSIDE = re.compile(r"\d\d+-.+-seed-\d+(-.+)?|\w+-\d+-labels-seed-\d+|\..+\.tmp")
