@@ -78,4 +78,4 @@ def rebuilt(exit_code: int, sentence: str, next_step: str) -> UnfreezeError:
 def go_on(verb: str, data: str | Sequence[str], run: Path) -> str:
     """The next step after an interruption: a command that can be pasted as it stands."""
     words = shlex.join([data] if isinstance(data, str) else data)
-    return f"Go on with: unfreeze {verb} {words} --out {shlex.quote(str(run))} --resume"
+    return f"Resume with: unfreeze {verb} {words} --out {shlex.quote(str(run))} --resume"

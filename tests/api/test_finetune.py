@@ -47,7 +47,7 @@ def run(colours, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _no_more_drawing(run, monkeypatch):
-    monkeypatch.setattr(verb, "report", lambda run: None)
+    monkeypatch.setattr(verb, "redrawn", lambda run, console: None)
 
 
 def test_a_run_learns_and_leaves_the_promised_files(run):
@@ -330,7 +330,7 @@ def test_the_next_step_of_an_interruption_can_be_pasted(coloured, tmp_path, monk
     monkeypatch.setattr(Trainer, "_step", stopping)
     with pytest.raises(Interrupted) as caught:
         finetune(data, out=str(tmp_path / "run"), epochs=2, **TINY)
-    command = caught.value.next_step.removeprefix("Go on with: ")
+    command = caught.value.next_step.removeprefix("Resume with: ")
     assert shlex.split(command) == [
         *("unfreeze", "finetune", data, "--out", str(tmp_path / "run"), "--resume"),
     ]

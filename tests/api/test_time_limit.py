@@ -85,7 +85,7 @@ def test_the_command_ends_with_130_and_one_sentence(slow, tmp_path, monkeypatch,
     assert main(words) == 130
     said = capsys.readouterr().err.splitlines()
     assert "Stopped by --time-limit after step" in said[-2]
-    assert said[-1].startswith("Go on with: unfreeze pretrain digits --out")
+    assert said[-1].startswith("Resume with: unfreeze pretrain digits --out")
     assert "stopped by --time-limit" in (tmp_path / "run" / "log.txt").read_text()
     # the limit belongs to the call, not to the run
     assert "time_limit" not in (tmp_path / "run" / "config.toml").read_text()

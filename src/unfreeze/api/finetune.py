@@ -9,7 +9,7 @@ import torch
 from unfreeze.api.job import Job, begun, opened, threads_of
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
 from unfreeze.api.repeating import Repeated, foretold, repeated
-from unfreeze.api.report import report
+from unfreeze.api.report import redrawn
 from unfreeze.api.single import (
     Begun,
     Scene,
@@ -25,13 +25,16 @@ from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.reports.interval import wilson
+from unfreeze.reports.results_runs import finetuned, planned
+from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Logged, Quiet, worded
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available
 from unfreeze.runtime.processes import join
-from unfreeze.runtime.runfolder import RunFolder, allowed
+from unfreeze.runtime.runfolder import RESULT, RunFolder, allowed, read_metrics
 from unfreeze.runtime.threads import Threads, threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.finetune import FinetuneSettings
@@ -42,8 +45,8 @@ from unfreeze.transfer.freeze import fingerprint
 from unfreeze.transfer.portions import Portions
 
 
-@dataclass(frozen=True)
-class FinetuneResult:
+@dataclass(frozen=True, repr=False)
+class FinetuneResult(Displayed):
     """What a fine-tuning did; `val_accuracy` is the selected epoch's, on the pictures held out.
 
     `best_epoch` counts from 0; it and `val_accuracy` are None where nothing was held out.
@@ -69,6 +72,14 @@ class FinetuneResult:
     val_images: int
     val_interval: tuple[float, float] | None
     repeated: Repeated | None = None
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return finetuned(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The records of the run's metrics.jsonl."""
+        return read_metrics(self.run)
 
 
 @dataclass(frozen=True)
@@ -142,13 +153,17 @@ def run_finetune(
     _warn_of_crops(it.ready.cropped, console)
     copies = processes.leads(lambda: it.ready.copies)
     if copies:
-        said = worded(copies, "held-out picture is", "held-out pictures are")
-        console.say(f"{said} among the training ones, too: that is no test of anything new.")
+        said = worded(copies, "validation image is", "validation images are")
+        console.say(f"{said} also among the training images: accuracy on them is too good.")
     repeats = repeated(scene, settings, it, console)
     job, outcome, _ = tuned(scene, it, console)
+    ended = outcome.stopped != "asked"
+    result = processes.leads(lambda: _result(it, job, outcome, repeats)) if ended else None
     if draw:
-        processes.leads(lambda: report(str(it.run.path)))
-    return processes.leads(lambda: _result(it, job, outcome, repeats))
+        processes.leads(lambda: redrawn(str(it.run.path), console))
+    if result is None:
+        raise stopped(it.run, job, outcome)
+    return result
 
 
 def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
@@ -166,13 +181,11 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
 
 
 def _result(it: Begun, job: Job, outcome: Outcome, repeats: Repeated | None) -> FinetuneResult:
-    """What was done; Interrupted where the run was stopped."""
+    """What was done; the run's result.json says that it has ended."""
     run = it.run
-    if outcome.stopped == "asked":
-        raise stopped(run, job, outcome)
     trainable, frozen = job.counts
     accuracy, held = outcome.val_accuracy, len(it.ready.val)
-    return FinetuneResult(
+    result = FinetuneResult(
         run=str(run.path),
         arch=job.card.arch,
         classes=list(job.card.classes),
@@ -191,6 +204,8 @@ def _result(it: Begun, job: Job, outcome: Outcome, repeats: Repeated | None) -> 
         val_interval=None if accuracy is None else wilson(round(accuracy * held), held),
         repeated=repeats,
     )
+    write_json(run.file(RESULT), asdict(result))
+    return result
 
 
 def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
@@ -225,12 +240,8 @@ def _warn_of_crops(cropped: Cropped | None, console: Console) -> None:
 
 
 def _show(job: Job, images: int, validation: str, console: Console) -> None:
-    settings = asdict(job.plan.settings)
     trainable, frozen = job.counts
-    console.say(f"{images:,} training pictures of {len(job.card.classes)} classes.")
+    console.say(f"{images:,} training images of {len(job.card.classes)} classes.")
     console.say(f"Validation: {validation}.")
-    for name, reason in job.plan.reasons.items():
-        value = settings.get(name, "")
-        shown = " ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else value
-        console.say(f"  {name.replace('_', '-'):14} {shown!s:>22}  {reason}")
-    console.say(f"{trainable:,} parameters are trained, {frozen:,} stand still.")
+    console.table(planned(job.plan.reasons, asdict(job.plan.settings)))
+    console.say(f"{trainable:,} parameters are trained, {frozen:,} are frozen.")

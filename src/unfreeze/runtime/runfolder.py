@@ -17,9 +17,17 @@ from unfreeze.settings.build import is_own_toml
 ENTRIES = {
     *("config.toml", "metrics.jsonl", "log.txt", "problems.csv", "split.csv", "checkpoints"),
     *("model", "views.npz", "prototypes.npz", "prototypes.png", "curves.png", "report.html"),
-    *("evaluation.json", "predictions.csv", "mistakes.csv", "mistakes.npz", "test_uses.json"),
+    *("evaluation.json", "predictions.csv", "mistakes.csv", "examples.npz", "test_uses.json"),
     *("folds", "folds.json", "held-out.json", "judged.json", "compare.json", "compare.csv"),
-    *("demo.json", "pretrain", "loggers.json", "tensorboard", "wandb", "checkpoint.pth.tar"),
+    *(
+        "result.json",
+        "demo.json",
+        "pretrain",
+        "loggers.json",
+        "tensorboard",
+        "wandb",
+        "checkpoint.pth.tar",
+    ),
 }
 # runs inside of a comparison and of a demonstration, and what a killed write leaves
 _INSIDE = re.compile(r"\d\d+-.+-seed-\d+(-.+)?|\w+-\d+-labels-seed-\d+|\..+\.tmp")
@@ -88,6 +96,9 @@ class RunFolder:
             if is_full(error):
                 raise disk_full(self.file(name), error) from error
             raise
+
+
+RESULT = "result.json"  # of a run that has ended
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
