@@ -12,7 +12,7 @@ from unfreeze.transfer.step import Stepper
 @pytest.fixture
 def no_drawing(monkeypatch):
     """No report at a run's end: matplotlib takes longer than a tiny training."""
-    monkeypatch.setattr(verb, "report", lambda run: None)
+    monkeypatch.setattr(verb, "redrawn", lambda run, console: None)
 
 
 @pytest.fixture

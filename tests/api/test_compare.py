@@ -41,7 +41,7 @@ def good(data, tmp_path_factory):
     """Weights that know the colours already: a start that must pay."""
     out = tmp_path_factory.mktemp("good") / "knows-colours"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unfreeze.api.finetune.report", lambda run: None)
+        patch.setattr("unfreeze.api.finetune.redrawn", lambda run, console: None)
         made = unfreeze.finetune(
             data,
             out=str(out),
@@ -103,7 +103,7 @@ def test_every_start_gets_the_same_pictures_network_and_size(done):
 
 
 def test_a_start_from_nothing_reads_pictures_as_the_run_does(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("unfreeze.api.finetune.report", lambda run: None)
+    monkeypatch.setattr("unfreeze.api.finetune.redrawn", lambda run, console: None)
     how = {**ONE, "arch": "unfreeze/tiny", "weights": "none", "range": "percentile"}
     own = unfreeze.finetune(data, out=str(tmp_path / "own"), channels=(2, 1, 0), **how).run
 
@@ -272,7 +272,7 @@ def test_a_dry_run_names_every_run_and_touches_nothing(data, good, tmp_path):
     words = ["compare", data, "--weights", "none", good, "--seeds", "2", "--dry-run"]
     assert main([*words, "--out", str(tmp_path / "x")], world) == 0
     said = world.stderr.getvalue()
-    assert "4 runs; judged by test of" in said and "knows-colours: unfreeze/tiny" in said
+    assert "4 runs; evaluated on test of" in said and "knows-colours  unfreeze/tiny" in said
     plan = compare(data, ["none", good], seeds=2, dry_run=True)
     assert plan.runs[-1] == "02-knows-colours-seed-1" and not list(tmp_path.iterdir())
 

@@ -71,7 +71,7 @@ def test_a_dry_run_is_a_plan(tmp_path, monkeypatch):
 
 def test_a_demo_that_is_stopped_promises_no_resuming(tmp_path, monkeypatch):
     def stopped(settings, console):
-        raise Interrupted("Stopped.", "Go on with --resume")
+        raise Interrupted("Stopped.", "Resume with: ...")
 
     monkeypatch.setattr(module, "run_pretrain", stopped)
     with pytest.raises(Interrupted) as caught:

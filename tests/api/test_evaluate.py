@@ -15,10 +15,10 @@ from unfreeze.api.load import load
 from unfreeze.api.predict import predict
 from unfreeze.checkpoints.modelfile import load_model, save_model
 from unfreeze.checkpoints.state import load_state
+from unfreeze.cli.main import main
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError, UsageError, WeightsError
-from unfreeze.reports.findings import read_findings
-from unfreeze.reports.page import page
+from unfreeze.reports.examples import read_examples
 from unfreeze.runtime.runfolder import read_metrics
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}
@@ -244,12 +244,42 @@ def test_mistakes_are_named_worst_first_with_their_pictures(hard, tmp_path):
     assert chances == sorted(chances, reverse=True) and len(wrong) >= 5
     assert [m.path for m in found.mistakes] == [r["path"] for r in wrong][:20]
     assert all(m.probability_of_label < m.probability for m in found.mistakes)
-    with np.load(run / "mistakes.npz") as held:
-        assert held["paths"].tolist() == [m.path for m in found.mistakes]
-        assert held["pictures"].shape == (len(found.mistakes), 96, 96, 3)
-    html = page(read_findings(run))
-    assert "Worst mistakes" in html and wrong[0]["path"] in html
-    assert "balanced accuracy" in html and "Test pictures were read with this run once" in html
+    shown = read_examples(run / "examples.npz")
+    assert [e.path for e in shown if e.kind == "wrong"] == [m.path for m in found.mistakes]
+    assert {e.kind for e in shown} == {"wrong", "unsure", "right"}
+    assert all((e.label == e.predicted) == (said[e.path] not in wrong) for e in shown)
+    html = (run / "report.html").read_text()  # drawn again
+    assert "Wrong" in html and wrong[0]["path"] in html
+    assert "balanced accuracy" in html and "The test images were evaluated once." in html
+
+
+def test_what_was_written_is_named_and_only_that(hard, tmp_path, capsys, monkeypatch):
+    data, result = hard
+    shutil.copytree(result.run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "run", str(data), "--weights-of", "best"]) == 0
+    out = capsys.readouterr().out
+    written = ("report.html", "predictions.csv", "mistakes.csv", "evaluation.json")
+    assert all(f"run/{name}" in out and Path("run", name).is_file() for name in written)
+    assert out.endswith("Next:\n  unfreeze predict run IMAGE...\n")
+    shutil.copytree("run/model", "alone")
+    assert main(["evaluate", "alone", str(data)]) == 0
+    assert "report" not in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_drawn_fails_nothing(hard, tmp_path, monkeypatch, capsys):
+    from unfreeze.api import report as module
+
+    def broken(run):
+        raise ValueError("no colours")
+
+    data, result = hard
+    run = shutil.copytree(result.run, tmp_path / "run")
+    monkeypatch.setattr(module, "report", broken)
+    assert main(["evaluate", str(run), str(data), "--weights-of", "best"]) == 0
+    assert "warning: The report could not be drawn (ValueError: no colours)" in (
+        capsys.readouterr().err
+    )
 
 
 def sharpened(run, folder):

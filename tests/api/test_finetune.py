@@ -48,7 +48,7 @@ def run(colours, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _no_more_drawing(run, monkeypatch):
-    monkeypatch.setattr(verb, "report", lambda run: None)
+    monkeypatch.setattr(verb, "redrawn", lambda run, console: None)
 
 
 def test_a_run_learns_and_leaves_the_promised_files(run):

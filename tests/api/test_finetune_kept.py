@@ -46,7 +46,7 @@ def begin(colours, tmp_path_factory):
     folder = tmp_path_factory.mktemp("begin")
     data = colours(folder / "colours", COLOURS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "report", lambda run: None)
+        patch.setattr(verb, "redrawn", lambda run, console: None)
         start = {**HOW, "freeze": "none", "weights": "none", "epochs": 1}
         run = finetune(str(data), out=str(folder / "start"), augment="none", **start)
     return data, run.run
@@ -335,7 +335,7 @@ def test_a_dry_run_says_it_all_and_keeps_nothing(begin, tmp_path):
 def test_what_cannot_be_kept_is_refused_before_the_folder_is_made(tune, tmp_path):
     for changed, says in (
         ({"freeze": "stage:1", "cache": "features"}, "but the head"),
-        ({"freeze": "none", "cache": "activations"}, "nothing stands still"),
+        ({"freeze": "none", "cache": "activations"}, "nothing is frozen"),
         ({"freeze": "norms", "cache": "activations"}, "nothing that stands still comes alone"),
         ({"cache": "off", "cache_views": 2}, "no use"),
     ):

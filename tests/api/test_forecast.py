@@ -30,7 +30,7 @@ def test_everything_is_said(planned):
     assert made.memory["total"] == sum(parts) > 0 and "counted from shapes" in made.memory["basis"]
     each = made.time["seconds_step"] + made.time["seconds_data"]
     assert made.time["seconds"] == pytest.approx(made.steps * each, rel=0.01)
-    assert "made-up pictures" in made.time["basis"] and made.warnings == []
+    assert "random images" in made.time["basis"] and made.warnings == []
 
 
 def test_a_first_step_scores_what_the_plan_says(planned, tmp_path):
@@ -133,7 +133,7 @@ def test_a_slow_step_is_drawn_out_along_its_line_within_the_budget(monkeypatch, 
     assert machine.now <= forecast.BUDGET and 2 < max(machine.sizes) < 256
     assert timing.step == pytest.approx(fixed + each * 256)
     assert timing.data == pytest.approx(2.56)
-    assert "drawn out to 256" in timing.how
+    assert "for a batch of 256" in timing.how
 
 
 def test_parts_of_an_accumulated_batch_have_two_pictures_at_least(monkeypatch):

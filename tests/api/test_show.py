@@ -86,8 +86,11 @@ def test_what_people_read_and_where_the_page_goes(photos, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path / "photos" / "train")
     code, out, _ = command("show", "../../photos")
     assert code == 0
-    assert out.splitlines()[0].split() == ["class", "train", "val", "test"]
-    assert out.splitlines()[-2:] == ["18 pictures, 1 left out", "photos.html"]
+    lines = out.splitlines()
+    assert lines[0].startswith("18 images of ") and lines[0].endswith("1 cannot be read.")
+    assert ["class", "train", "val", "test"] in [line.split() for line in lines]
+    assert "page  photos.html" in lines
+    assert lines[-1] == "  unfreeze finetune ../../photos --dry-run"
     assert (tmp_path / "photos/train/photos.html").exists()
     code, _, err = command("show", str(photos), "--out", str(tmp_path))
     assert code == 2, err
@@ -101,7 +104,7 @@ def test_unlabelled_pictures_and_a_sample(coloured, tmp_path, monkeypatch):
     assert (found.classes, found.counts, found.imbalance) == ([], {}, None)
     assert (found.checked, found.unlabelled) == (6, {"all": 10})
     text = (tmp_path / "a.html").read_text()
-    assert "6 of 10 pictures were decoded" in text
+    assert "6 of 10 images were decoded" in text
     full = unfreeze.show(folder, out=str(tmp_path / "a.html"), scan="full")
     assert full.checked == 10
     # what is known is shown, whatever is asked for

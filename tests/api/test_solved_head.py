@@ -35,7 +35,7 @@ def start(colours, tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     data = colours(folder / "colours", COLOURS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "report", lambda run: None)
+        patch.setattr(verb, "redrawn", lambda run, console: None)
         trained = {**HOW, "freeze": "none", "weights": "none", "epochs": 1}
         run = finetune(str(data), out=str(folder / "run"), augment="none", **trained)
     return data, run.run
@@ -130,7 +130,7 @@ def test_no_activation_bends_the_scores_of_a_new_head():
         ({"lr": 0.1}, "--lr is given"),
         ({"head": "mlp:8"}, "more than one linear layer"),
         ({"cache": "off"}, "--cache off"),
-        ({"head_solver": "sgd"}, "asked for"),
+        ({"head_solver": "sgd"}, "given"),
         ({"mixup": 0.2, "cache": "off"}, "--mixup is given"),
     ],
 )

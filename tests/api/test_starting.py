@@ -84,7 +84,7 @@ def test_t13_pretraining_goes_on_from_published_weights_head_and_prototypes_too(
     assert len(ASKED) == 1 and ASKED[0] == f"/{FILE}"
     assert (tmp_path / "hub/checkpoints" / FILE).exists()
     reasons = reasons_of(tmp_path / "run")
-    assert reasons["swav_head"] == "Projection head and prototypes taken over."
+    assert reasons["swav_head"] == "Projection head and prototypes loaded."
     assert reasons["arch"] == "that of the weights"
     # whoever uses them is told the terms, in the log, in the plan and in what travels
     assert "no commercial use" in (tmp_path / "run/log.txt").read_text()
@@ -114,7 +114,7 @@ def test_t13_pretraining_goes_on_from_our_own_run_whole(tmp_path):
         )
         mine = torch.load(more / "checkpoints/last.ckpt", weights_only=True)["model"]
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
-        assert "taken over" in reasons_of(more)["swav_head"]
+        assert "loaded" in reasons_of(more)["swav_head"]
 
 
 def test_published_weights_serve_finetune_and_embed(swav, tmp_path, coloured):

@@ -3,7 +3,7 @@ import torch
 import torchinfo
 
 from unfreeze.api.finetune import finetune
-from unfreeze.api.summary import Summary, render, summary
+from unfreeze.api.summary import Summary, summary
 from unfreeze.backbones.build import build
 from unfreeze.backbones.head import headless, replace_head
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
@@ -23,17 +23,18 @@ def test_the_familiar_totals(familiar):
 
 
 def test_the_familiar_table(familiar):
-    text = render(familiar)
+    text = str(familiar)
+    rows = [line.split() for line in text.splitlines()]
+    assert ["conv1", "(Conv2d)", "(None,", "64,", "16,", "16)", "9,408", "N"] in rows
+    assert ["fc", "(Linear)", "(None,", "10)", "20,490", "Y"] in rows
     for line in (
-        "conv1 (Conv2d)                       (None, 64, 16, 16)      9,408      N",
-        "fc (Linear)                          (None, 10)             20,490      Y",
         "· stage 4: layer4 (14,964,736 parameters)",
         "Total params: 23,528,522 (89.75 MB)",
         "Trainable params: 20,490 (0.08 MB)",
         "Non-trainable params: 23,508,032 (89.68 MB)",
     ):
         assert line in text
-    assert str(familiar) == text
+    assert len(repr(familiar).splitlines()) < 40 < len(text.splitlines())
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "vit_b_32", "squeezenet1_1", "unfreeze/tiny"])

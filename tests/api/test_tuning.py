@@ -138,7 +138,7 @@ def test_values_of_the_user_are_given():
     free = tuning.scope_of(PretrainSettings(), torch.device("cpu"))
     assert set(free.given) <= {"threads"}
     asked = tuning.scope_of(PretrainSettings(workers=0, precision="fp32"), torch.device("cpu"))
-    assert asked.given["workers"] == asked.given["precision"] == "asked for"
+    assert asked.given["workers"] == asked.given["precision"] == "given"
 
 
 def test_threads_count_as_given_where_somebody_set_them(monkeypatch):

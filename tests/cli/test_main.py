@@ -15,12 +15,16 @@ from unfreeze import errors
 from unfreeze.cli import verbs
 from unfreeze.cli.main import main
 from unfreeze.cli.world import World
+from unfreeze.runtime.display import Display, Displayed
 
 
-@dataclasses.dataclass
-class Result:
+@dataclasses.dataclass(repr=False)
+class Result(Displayed):
     run: str
     loss: float = 0.5
+
+    def display(self):
+        return Display(lead=["It went well."], files=[("model", self.run)])
 
 
 class Torch:
@@ -81,7 +85,7 @@ def test_json_is_the_only_thing_on_stdout(command):
 
 def test_without_json_a_short_result(command):
     code, out, _ = command("pretrain", "pics", work=lambda settings, console: Result("r"))
-    assert (code, out) == (0, "run   r\nloss  0.5\n")
+    assert (code, out) == (0, "It went well.\n\nmodel  r\n")
 
 
 @pytest.mark.parametrize(

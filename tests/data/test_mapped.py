@@ -208,7 +208,7 @@ def test_processes_that_end_at_the_disk_are_an_error_where_it_was_asked_for(
     scan = check(index, hold=hold, resize_to=6, workers=2, console=console)
     assert scan.store is None
     assert len(scan.usable) == 38
-    assert "No decoded pictures are kept" in console.said[0]
+    assert "Decoded images are not cached" in console.said[0]
 
 
 def test_where_pixels_are_held_and_why(made, members, monkeypatch):
@@ -272,7 +272,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(made, members, monkeypatch
     scan = check(index, hold=hold, resize_to=6, console=console)
     assert scan.store is None
     assert len(scan.usable) == 38
-    assert "No decoded pictures are kept" in console.said[0]
+    assert "Decoded images are not cached" in console.said[0]
 
 
 def test_the_number_of_chunks_is_that_of_the_files(made, members, monkeypatch):

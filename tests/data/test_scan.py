@@ -177,7 +177,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(made, monkeypatch):
     monkeypatch.setenv("UNFREEZE_CACHE", str(made.root / "file"))
     console = Listening()
     assert len(check(indexed(made), console=console).usable) == 20
-    assert "could not be kept" in console.said[0]
+    assert "could not be cached" in console.said[0]
 
 
 def test_what_was_found_before_an_interruption_is_kept(made):

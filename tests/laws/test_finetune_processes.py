@@ -131,7 +131,7 @@ def test_that_the_law_can_fail(processes, tmp_path):
 
 def run(rank, data, out, options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "report", lambda run: None)
+        patch.setattr(verb, "redrawn", lambda run, console: None)
         return finetune(data, out=out, device="cpu", precision="fp32", **options)
 
 

@@ -17,7 +17,7 @@ def between(value, low, high, *, start="/runs/swav", than="none"):
 def test_it_says_that_pretraining_paid_and_by_how_much():
     assert sentence([between(0.062, 0.031, 0.093)], NAMES, ABOUT) == (
         "Pretraining paid: swav is 6.2 points better than training from scratch "
-        "(95 %: +3.1 to +9.3). 3 seeds, 360 pictures of test."
+        "(95 %: +3.1 to +9.3). 3 seeds, 360 test images."
     )
 
 
@@ -57,9 +57,9 @@ def test_a_start_from_nothing_that_did_not_learn_still_shows_that_another_pays()
 @pytest.mark.parametrize(
     ("about", "caveat"),
     [
-        ({"seeds": 1}, "One seed, which says nothing of others"),
-        ({"split": "val"}, "They also picked the epochs"),
-        ({"same": False}, "did not train on the same pictures"),
+        ({"seeds": 1}, "One seed, which says nothing about others"),
+        ({"split": "val"}, "They also chose the epochs"),
+        ({"same": False}, "did not train on the same images"),
         ({"rates": "own"}, "--rates tries several"),
     ],
 )

@@ -5,14 +5,16 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 import unfreeze
+from unfreeze.reports.examples import Example, encoded, save_examples
 from unfreeze.reports.findings import read_findings
 from unfreeze.reports.interval import wilson
 from unfreeze.reports.page import page, percent
 
-VOID = {"meta", "img", "source", "br", "link"}
+VOID = {"meta", "img", "source", "br", "link", "input"}
 
 
 class Balanced(HTMLParser):
@@ -41,8 +43,8 @@ def read(html):
 @pytest.mark.parametrize("run", ["bare", "pretraining", "finetuning", "demonstration"])
 def test_nothing_refers_outside(run, request):
     html = page(read_findings(request.getfixturevalue(run)))
-    assert all(link.startswith("data:image/png;base64,") for link in read(html).refers)
-    words = re.sub(r"data:image/png;base64,[^\"]*", "", html)
+    assert all(re.match("data:image/(png|jpeg);base64,", link) for link in read(html).refers)
+    words = re.sub(r"data:image/(png|jpeg);base64,[^\"]*", "", html)
     assert "http" not in words
     assert "url(" not in words
     assert "<script" not in words
@@ -55,7 +57,7 @@ def test_what_ran_stands_there(pretraining):
         "grows with 1,437 pictures",
         "no. 11",
         "5.0 %",
-        "What the network",
+        "Random views",
     ):
         assert text in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
@@ -64,7 +66,8 @@ def test_what_ran_stands_there(pretraining):
 
 def test_evaluation_with_interval_and_confusion(finetuning):
     html = page(read_findings(finetuning))
-    assert "90.0 % right (95 % interval 79.9 % to 95.3 %) on 60 pictures of test" in html
+    assert "The model is right on 90 % of 60 test images" in html
+    assert "95 % interval 79.9 % to 95.3 %" in html and "33.3 %" in html
     assert "&lt;metal&gt; taken for cardboard (4)" in html
     assert html.count("<td") > 9
 
@@ -78,14 +81,14 @@ def test_many_classes_are_told_by_their_worst_mixups(finetuning):
     (finetuning / "evaluation.json").write_text(json.dumps(evaluation))
     html = page(read_findings(finetuning))
     assert "class 3 taken for class 7 (2)." in html
-    assert "used for choosing" in html
-    assert "class 42" not in html
+    assert "These images also chose the epoch" in html
+    assert "too many for a matrix" in html and "class 42" not in html
 
 
 def test_the_demo_marks_the_best(demonstration):
     html = page(read_findings(demonstration))
     assert re.findall(r'class="n best">([\d.]+ %)', html) == ["77.0 %", "94.0 %", "96.0 %"]
-    assert html.index("What labels bring") < html.index("Curves")
+    assert html.index("Accuracy by number of labels") < html.index("Curves")
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 0), (0, 10), (10, 10), (54, 60)])
@@ -134,12 +137,86 @@ def test_the_page_names_what_the_run_waited_for(pretraining):
         for k in range(1, 4)
     ]
     (pretraining / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    assert "Waiting for pictures took 60 % of the time." in page(read_findings(pretraining))
+    assert "Waiting for data took 60 % of the time." in page(read_findings(pretraining))
 
 
 def test_folds_and_seeds_stand_at_the_top(bare):
     found = {"folds": 5, "seeds": [0, 1, 2], "n": 480, "accuracy": 0.8125}
     (bare / "folds.json").write_text(json.dumps({**found, "interval": [0.77, 0.8511]}))
     text = page(read_findings(bare))
-    assert "held out in turn (5 folds, 3 seeds, 480 pictures, 95 %)" in text
+    assert "cross-validation (5 folds, 3 seeds, 480 images, 95 %)" in text
     assert percent(0.8125) in text and percent(0.8511) in text
+
+
+def add(folder, name, **values):
+    path = folder / name
+    held = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**held, **values}))
+
+
+def examples(folder):
+    draw = np.random.default_rng(0)
+    images = {"wrong": (80, 60, 3), "unsure": (8, 8, 3), "right": (500, 400, 3)}
+    save_examples(
+        folder / "examples.npz",
+        [
+            Example(kind, f"a/<{kind}>.jpg", "glass", "paper", 0.75, encoded(one))
+            for kind, one in ((k, draw.integers(0, 256, s, np.uint8)) for k, s in images.items())
+        ],
+    )
+
+
+def test_the_answer_comes_first(finetuning):
+    warning = {"code": "leakage", "message": "3 of 60 images were trained on."}
+    add(finetuning, "result.json", warnings=[warning])
+    add(finetuning, "evaluation.json", warnings=[warning])
+    add(finetuning, "evaluation.json", calibration=[
+        {"confidence": c, "accuracy": c, "n": 30} for c in (0.4, 0.9)
+    ])  # fmt: skip
+    (finetuning / "config.toml").write_text('freeze = "all"\n[reasons]\n"lr" = "usual"\n')
+    examples(finetuning)
+    html = page(read_findings(finetuning))
+    order = ["The model is right on 90 %", "90.0 %</p>", "3 of 60 images were trained on."]
+    order += ["Confusion matrix", ">Wrong<", ">Unsure<", ">Right<", ">Curves<", ">The plan<"]
+    places = [html.index(word) for word in order]
+    assert places == sorted(places)
+    assert html.count("3 of 60 images were trained on.") == 1  # said once
+    assert "Reliability diagram" in html and "more certain than it should be" in html
+
+
+def test_images_enlarge_without_a_script(finetuning):
+    examples(finetuning)
+    html = page(read_findings(finetuning))
+    assert html.count('<input type="checkbox" aria-label="Enlarge') == 3
+    assert "a/&lt;wrong&gt;.jpg" in html and "<script" not in html
+    assert 'class="zoom coarse"' in html  # the small one, in blocks
+
+
+def test_a_run_that_was_interrupted_says_so(finetuning):
+    (finetuning / "result.json").unlink()
+    assert "not finished" in page(read_findings(finetuning))
+    config = 'data = "two words"\nfreeze = "all"\nepochs = 12\n[facts]\nsteps = 240\n'
+    (finetuning / "config.toml").write_text(config)
+    (finetuning / "checkpoints").mkdir()
+    html = page(read_findings(finetuning))
+    assert "This run is not finished.</b> It has done 120 of 240 steps." in html
+    assert f"unfreeze finetune &#39;two words&#39; --out {finetuning} --resume" in html
+    add(finetuning, "result.json", seconds=1.0)
+    assert "not finished" not in page(read_findings(finetuning))
+
+
+def test_a_pretraining_says_whether_it_went_well_and_explains_its_figures(pretraining):
+    with (pretraining / "metrics.jsonl").open("a") as stream:
+        for step, value in ((0, 0.02), (400, 0.4)):
+            look = {"step": step, "split": "figures", "information": value, "effective_rank": 9.0}
+            stream.write(json.dumps(look) + "\n")
+    html = page(read_findings(pretraining))
+    first = re.search('<h1 class="verdict">([^<]*)', html)[1]
+    assert first.startswith("Pretraining learned to tell images apart")
+    assert "how many directions the backbone" in html and "2.0 %" in html and "40.0 %" in html
+
+
+def test_a_page_fits_a_narrow_screen(finetuning):
+    html = page(read_findings(finetuning))
+    # each table scrolls by itself
+    assert html.count('<div class="scroll"><table') == html.count("<table") > 0

@@ -15,11 +15,11 @@ def record(step, data, rest):
 
 def test_the_slower_part_is_named_with_its_share():
     data = [record(1, 9.0, 9.0), record(2, 0.41, 0.59), record(3, 0.41, 0.59)]
-    assert bottleneck(data, HERE).startswith("Waiting for pictures took 41 % of the time: ")
+    assert bottleneck(data, HERE).startswith("Waiting for data took 41 % of the time: ")
     network = [record(1, 9.0, 9.0), record(2, 0.03, 0.97)]
     assert bottleneck(network, HERE).startswith("The network took 97 % of the time: ")
     between = [record(1, 0.1, 0.9)]
-    assert "90 % of the time, waiting for pictures 10 %" in bottleneck(between, HERE)
+    assert "90 % of the time, waiting for data 10 %" in bottleneck(between, HERE)
 
 
 def test_records_count_by_the_steps_they_are_the_mean_of():

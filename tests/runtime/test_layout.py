@@ -57,6 +57,19 @@ def test_a_table_keeps_to_its_width_and_its_words(width):
     assert all(word in " ".join(lines) for row in ROWS for cell in row for word in cell.split())
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_path_gives_way_to_the_other_columns(width):
+    path = "/data/of/some/project/weights/squeezenet1_1-imagenet.pth"
+    lines = Table(("setting", "value", "why"), [("weights", path, ROWS[0][2])]).lines(width)
+    assert max(map(len, lines)) <= width and "…/squeezenet1_1-imagenet.pth" in lines[2]
+    assert path in Table(("setting", "value"), [("weights", path)]).lines()[2]
+
+
+def test_a_row_of_one_cell_is_a_subtitle():
+    table = Table(("layer", "n"), [("stage 1: everything in it",), ("conv", "9")])
+    assert table.lines() == ["layer  n", "─" * 25, "stage 1: everything in it", "conv   9"]
+
+
 def test_numbers_stand_to_the_right():
     head, rule, first, last = Table(("name", "n"), [("a", "5"), ("long name", "1,234")]).lines()
     assert (head, first, last) == ("name           n", "a              5", "long name  1,234")

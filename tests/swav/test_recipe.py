@@ -105,7 +105,7 @@ def test_networks_follow_picture_and_device():
         (Facts(50_000, 32, "cuda", held=float("inf")), {}, "host", "not held"),
         (Facts(50_000, 32, "cuda"), {"store": "off"}, "host", "not held"),
         (Facts(50_000, 32, "cuda"), {"scan": "off"}, "host", "not held"),
-        (Facts(50_000, 32, "cuda"), {"workers": 4}, "host", "asked for"),
+        (Facts(50_000, 32, "cuda"), {"workers": 4}, "host", "given"),
         (Facts(50_000, 32, "cuda"), {"workers": 0}, "device", "held as uint8"),
     ],
 )

@@ -101,9 +101,11 @@ def test_views_that_cost_nothing_need_no_workers():
 
 
 def test_every_knob_has_a_reason_and_missing_rounds_say_why():
-    found = choose([], USUAL, CPU, "9 steps are soon over")
+    found = choose([], USUAL, CPU, "a run of 9 steps is too short for it to pay")
     assert set(found.reasons) == {"threads", "precision", "layout", "workers", "compile"}
-    assert found.reasons["layout"] == ("channels_last: not measured, 9 steps are soon over")
+    assert found.reasons["layout"] == (
+        "channels_last: not measured, a run of 9 steps is too short for it to pay"
+    )
 
 
 def test_the_record_names_the_way_and_every_figure():

@@ -64,7 +64,7 @@ def test_one_view_means_no_augmentation_and_is_said(network):
         ({"epochs": VIEWS}, "no fewer passes"),
         ({"epochs": 1, "augment": "none"}, "no fewer passes"),
         ({"cache_budget": 0.0001}, "more than --cache-budget"),
-        ({"cache": "off"}, "asked for"),
+        ({"cache": "off"}, "given"),
     ],
 )
 def test_auto_keeps_nothing_where_it_gains_nothing_and_says_why(network, changed, says):
@@ -79,7 +79,7 @@ def test_auto_minds_the_disk(network, monkeypatch):
 
 def test_nothing_frozen_keeps_nothing(network):
     found = decided(network, (0, "none"))
-    assert found.mode == "off" and "nothing stands still" in found.reasons["cache"]
+    assert found.mode == "off" and "nothing is frozen" in found.reasons["cache"]
     unused = decided(network, (0, "none"), cache_views=3)
     assert "--cache-views is not used" in unused.reasons["cache"]
 
@@ -109,8 +109,8 @@ def test_of_a_schedule_only_the_epochs_of_the_head_alone_keep_features(network):
 @pytest.mark.parametrize(
     ("specs", "changed", "says"),
     [
-        (((0, "stage:1"),), {"cache": "features"}, "nothing stands still but the head"),
-        (((0, "none"),), {"cache": "activations"}, "nothing stands still"),
+        (((0, "stage:1"),), {"cache": "features"}, "everything but the head frozen"),
+        (((0, "none"),), {"cache": "activations"}, "nothing is frozen"),
         (((0, "all"),), {"cache": "off", "cache_views": 3}, "no use with --cache off"),
     ],
 )

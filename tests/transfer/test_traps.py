@@ -38,7 +38,7 @@ TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precisio
 
 @pytest.fixture(autouse=True)
 def _no_drawing(monkeypatch):
-    monkeypatch.setattr("unfreeze.api.finetune.report", lambda run: None)
+    monkeypatch.setattr("unfreeze.api.finetune.redrawn", lambda run, console: None)
 
 
 def same(left, right):

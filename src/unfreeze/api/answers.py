@@ -1,6 +1,6 @@
-"""What a model said of each picture: as CSV, and the worst mistakes with their pictures."""
+"""What a model predicted for each image: as CSV, and the images that a report shows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,15 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from unfreeze.data.preprocess import Pixels, Preprocess
-from unfreeze.runtime.atomic import replacing
+from unfreeze.reports.examples import FILE as EXAMPLES
+from unfreeze.reports.examples import Example, chosen, encoded, save_examples
 from unfreeze.runtime.console import told
 from unfreeze.runtime.tables import write_csv
 from unfreeze.transfer.reading import Read
 
-ARRAYS = ("paths", "pictures")  # of mistakes.npz
-THUMBNAIL = 96  # pixels
-WORST = 20  # mistakes that are told and shown; mistakes.csv has them all
+WORST = 20  # mistakes that stand in evaluation.json; mistakes.csv has them all
 COLUMNS = ("path", "label", "predicted", "probability", "probability_of_label")
 
 
@@ -53,15 +51,25 @@ class Answers:
         return [self.each[place] for place in self.mistakes()[:WORST]]
 
     def write(self, folder: Path) -> None:
-        """predictions.csv, mistakes.csv, and mistakes.npz: pictures of the first mistakes."""
+        """predictions.csv, mistakes.csv, and the images that the report shows."""
         wrong = self.mistakes()
         write_csv(folder / "predictions.csv", COLUMNS, map(_row, self.each))
         write_csv(folder / "mistakes.csv", COLUMNS, (_row(self.each[p]) for p in wrong))
-        small = Preprocess(THUMBNAIL, THUMBNAIL)
-        shown = {told(self.each[p].path): small.pixels(self.reads[p]()) for p in wrong[:WORST]}
-        with replacing(folder / "mistakes.npz") as path, path.open("wb") as stream:
-            names = np.array(list(shown), np.str_)
-            np.savez_compressed(stream, paths=names, pictures=_stacked(list(shown.values())))
+        save_examples(folder / EXAMPLES, list(self._examples()))
+
+    def _examples(self) -> Iterator[Example]:
+        columns = zip(*((a.predicted, a.label, a.probability) for a in self.each), strict=True)
+        predicted, labels, probabilities = columns
+        for kind, place in chosen(predicted, labels, probabilities):
+            it = self.each[place]
+            yield Example(
+                kind=kind,
+                path=told(it.path),
+                label=told(it.label),
+                predicted=told(it.predicted),
+                probability=it.probability,
+                image=encoded(self.reads[place]()),
+            )
 
 
 def answered(
@@ -91,9 +99,3 @@ def answered(
 
 def _row(a: Answer) -> tuple[str, ...]:
     return a.path, a.label, a.predicted, f"{a.probability:.6f}", f"{a.probability_of_label:.6f}"
-
-
-def _stacked(pictures: list[Pixels]) -> Pixels:
-    if not pictures:
-        return np.zeros((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)
-    return np.stack(pictures)

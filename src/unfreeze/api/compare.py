@@ -22,8 +22,11 @@ from unfreeze.errors import DataError, Interrupted, UsageError, go_on
 from unfreeze.evaluation.warnings import RunWarning, over_runs
 from unfreeze.reports.comparison import sentence, write_table
 from unfreeze.reports.pairs import accuracy, difference
+from unfreeze.reports.results_runs import compared
 from unfreeze.runtime.atomic import write_json, write_text
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.layout import Table
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.settings.build import as_dict, layered, read_own_toml, to_toml
 from unfreeze.settings.compare import CompareSettings
@@ -62,8 +65,8 @@ class Difference:
     verdict: str
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Displayed):
     """What became of each start, what is between them, and a sentence.
 
     `same_pictures`: whether, seed by seed, all starts trained on and chose by the same pictures,
@@ -92,6 +95,14 @@ class Comparison:
     table: str
     report: str
     warnings: list[RunWarning]
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return compared(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a run."""
+        return [asdict(run) for run in self.runs]
 
 
 @dataclass(frozen=True)
@@ -326,22 +337,23 @@ def _differences(by: dict[str, list[Judged]], shared: bool) -> list[Difference]:
 def _show(ready: list[Start], judge: dict[str, Any], s: CompareSettings, console: Console) -> None:
     first = ready[0].plan
     console.say(
-        f"{first.images:,} training pictures of {len(first.classes)} classes, "
-        f"{s.seeds} seeds, {len(ready) * s.seeds} runs; judged by {_told(judge)}."
+        f"{first.images:,} training images of {len(first.classes)} classes, "
+        f"{s.seeds} seeds, {len(ready) * s.seeds} runs; evaluated on {_told(judge)}."
     )
     rates = f"the best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""
+    rows = []
     for start in ready:
         p = start.plan.settings
-        how = f"{p['epochs']} epochs, batch {p['batch_size']}, lr {rates or p['lr']}"
-        if p["head_solver"] == "logistic":
-            how = "the head is solved by logistic regression"
-        console.say(
-            f"  {start.name}: {p['arch']}, stem {p['stem']}, {p['image_size']} pixels, {how}"
-        )
+        sizes = (str(p[name]) for name in ("image_size", "epochs", "batch_size"))
+        solved = p["head_solver"] == "logistic"
+        rate = "solved" if solved else rates or f"{p['lr']:g}"
+        rows.append((start.name, p["arch"], p["stem"], *sizes, rate))
+    head = ("start", "network", "stem", "image size", "epochs", "batch", "lr")
+    console.table(Table(head, rows))
 
 
 def _told(judge: dict[str, Any]) -> str:
     split = judge["split"]
     if split == "val":
-        return "the validation pictures, which also pick the epoch (there is no test split)"
-    return f"{split or 'the pictures'} of {spoken(judge['data'])}"
+        return "the validation images, which also choose the epoch (there is no test split)"
+    return f"{split or 'the images'} of {spoken(judge['data'])}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from unfreeze.api.evaluate import evaluate
+from unfreeze.api.evaluate import answers
 from unfreeze.api.finetune import run_finetune
 from unfreeze.api.pretrain import PretrainPlan, plan_pretrain, run_pretrain
 from unfreeze.api.report import report
@@ -21,13 +21,15 @@ from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.open import PREFIX, open_source
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import Interrupted
+from unfreeze.reports.results_runs import demonstrated
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import build, layered
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.settings.use import DemoSettings
+from unfreeze.settings.use import DemoSettings, EvaluateSettings
 
 LABELS = (1, 5, 10)
 METHODS = ("pixels", "scratch", "swav")
@@ -64,8 +66,8 @@ COMMON: dict[str, Any] = {
 Results = dict[str, dict[str, list[float]]]
 
 
-@dataclass(frozen=True)
-class DemoResult:
+@dataclass(frozen=True, repr=False)
+class DemoResult(Displayed):
     """`results[method][labels a class]` is [mean, standard deviation] of test accuracy, 0..1.
 
     `curves`, `prototypes` (what they gathered) and `report` are the files that were drawn.
@@ -77,6 +79,18 @@ class DemoResult:
     curves: str | None
     prototypes: str | None
     report: str
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return demonstrated(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each method and number of labels."""
+        return [
+            {"method": method, "labels_per_class": int(count), "accuracy": mean, "deviation": std}
+            for method, by_count in self.results.items()
+            for count, (mean, std) in by_count.items()
+        ]
 
 
 def demo(out: str | None = None, **settings: Any) -> DemoResult | PretrainPlan:
@@ -133,7 +147,8 @@ def _scores(
                 for method in ("scratch", "swav"):
                     folders[method] = run.file(f"{method}-{n}-labels-seed-{seed}")
                     _tune(method, folders[method], data, n, seed, settings, run)
-                    found = evaluate(str(folders[method]), data, split="test")
+                    asked = EvaluateSettings(run=str(folders[method]), data=(data,), split="test")
+                    found, _ = answers(asked, Quiet())
                     scores[method][n].append(found.accuracy)
                 scores["pixels"][n].append(_pixels(data, folders["swav"]))
                 advance(1)

@@ -18,8 +18,10 @@ from unfreeze.data.layout import SPLIT_NAMES
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError, UsageError
+from unfreeze.reports.results_models import embedded
 from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.outputs import arrays_of, output_file
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
@@ -31,8 +33,8 @@ ARRAYS = ("features", "paths", "labels", "classes")
 PLAIN = Preprocess(224, 256)  # for weights that say nothing of their own
 
 
-@dataclass(frozen=True)
-class EmbedResult:
+@dataclass(frozen=True, repr=False)
+class EmbedResult(Displayed):
     """The file that was written, and what it holds: `features` [pictures, width]."""
 
     out: str
@@ -40,6 +42,21 @@ class EmbedResult:
     pictures: int
     width: int
     classes: list[str]
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return embedded(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an image: its path, its label, and its features `f0`, `f1`, ..."""
+        with np.load(self.out, allow_pickle=False) as held:
+            names = [*held["classes"].tolist(), None]  # -1 is the last: no label
+            return [
+                {"path": p, "label": names[label]} | {f"f{i}": float(x) for i, x in enumerate(row)}
+                for p, label, row in zip(
+                    held["paths"].tolist(), held["labels"], held["features"], strict=True
+                )
+            ]
 
 
 def embed(weights: str, data: Data, out: str, **settings: Any) -> EmbedResult:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unfreeze.api.answers import ARRAYS, COLUMNS, Answer, Answers, answered
+from unfreeze.api.answers import COLUMNS, Answer, Answers, answered
 from unfreeze.api.epochs import epoch_of, networks
 from unfreeze.api.judging import Judged, Positions, judged
+from unfreeze.api.report import redrawn
 from unfreeze.api.run_warnings import show_warnings
 from unfreeze.api.serving import Signed, placed, reads_of, send
 from unfreeze.api.uses import record_test_use, run_folder, uses_of_test
@@ -23,9 +24,13 @@ from unfreeze.evaluation import checks
 from unfreeze.evaluation.checks import FeatureStatistics
 from unfreeze.evaluation.features import metered
 from unfreeze.evaluation.warnings import RunWarning
+from unfreeze.reports.examples import ARRAYS
+from unfreeze.reports.examples import FILE as EXAMPLES
 from unfreeze.reports.interval import balanced, wilson
+from unfreeze.reports.results_models import evaluated
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet, told
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.outputs import arrays_of, object_of, refuse_foreign, table_of
 from unfreeze.settings.build import layered
 from unfreeze.settings.shared import Data, spoken
@@ -39,7 +44,7 @@ WRITTEN = {
     "evaluation.json": object_of("n", "split", "accuracy"),
     "predictions.csv": table_of(COLUMNS),
     "mistakes.csv": table_of(COLUMNS),
-    "mistakes.npz": arrays_of(*ARRAYS),
+    EXAMPLES: arrays_of(*ARRAYS),
 }
 
 
@@ -69,8 +74,8 @@ class Temperature:
     kept: bool
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Displayed):
     """Scores on `n` pictures of `split`; `confusion` has truth in rows, prediction in columns.
 
     `interval`, `balanced_interval`: 95 % (Wilson, MOVER). `seen_in_training`: how many of the
@@ -80,7 +85,8 @@ class Evaluation:
     weights by this split. `test_uses`: how often the run was scored on test images, this time
     included; None without the run's folder. `epoch`: of these weights, from 0; None where it is not
     known. `calibration_error`: expected, over the bins of `calibration`. `mistakes`: the most
-    certain. `warnings`: see `RunWarning`.
+    certain. `warnings`: see `RunWarning`. `run`: its folder, which got predictions.csv and the
+    rest; None for a model alone.
     """
 
     n: int
@@ -107,6 +113,21 @@ class Evaluation:
     per_class: list[ClassScore]
     mistakes: list[Answer]
     warnings: list[RunWarning]
+    run: str | None = None
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return evaluated(self, self.run)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a class: its scores, and how often each other class was predicted."""
+        return [
+            {
+                **asdict(score),
+                **{f"predicted {c}": n for c, n in zip(self.classes, row, strict=True)},
+            }
+            for score, row in zip(self.per_class, self.confusion, strict=True)
+        ]
 
 
 def evaluate(run: str, data: Data, **settings: Any) -> Evaluation:
@@ -121,10 +142,13 @@ def evaluate(run: str, data: Data, **settings: Any) -> Evaluation:
 def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
     """The same from a settings object.
 
-    A run's folder also gets evaluation.json, predictions.csv, mistakes.csv and test_uses.json.
+    A run's folder also gets evaluation.json, predictions.csv, mistakes.csv and test_uses.json, and
+    its report is drawn again.
     """
     found = answers(settings, console)[0]
     show_warnings(found.warnings, console)
+    if found.run is not None:
+        redrawn(found.run, console)
     return found
 
 
@@ -148,7 +172,7 @@ def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, A
     index = it.index.take(it.positions[kept])
     said = answered(index.paths, reads_of(index), best.classes, labels.numpy(), logits)
     found = replace(found, mistakes=said.worst())
-    return (_kept(folder, found, said, it, spoken(s.data), console) if folder else found), said
+    return (_kept(s, folder, found, said, it, console) if folder else found), said
 
 
 @dataclass(frozen=True)
@@ -283,17 +307,25 @@ def _temperature(
 
 
 def _kept(
-    folder: Path, found: Evaluation, said: Answers, it: Judged, data: str, console: Console
+    s: EvaluateSettings,
+    folder: Path,
+    found: Evaluation,
+    said: Answers,
+    it: Judged,
+    console: Console,
 ) -> Evaluation:
     """The evaluation with its count of test uses, written into the run."""
+    typed = (Path(s.run), *Path(s.run).parents)  # as it was named: shorter than the whole path
+    run = next((str(path) for path in typed if path.absolute() == folder), str(folder))
     uses = uses_of_test(folder) + it.is_test
     found = replace(found, test_uses=uses)
     try:
         if it.is_test:
-            record_test_use(folder, data=data, split=it.split, n=found.n)
+            record_test_use(folder, data=spoken(s.data), split=it.split, n=found.n)
         worst = [replace(one, path=told(one.path)) for one in found.mistakes]
         write_json(folder / "evaluation.json", asdict(replace(found, mistakes=worst)))
         said.write(folder)
+        found = replace(found, run=run)
     except OSError as error:  # somebody else's run may be read-only; the answer stands
-        console.say(f"evaluation.json could not be kept in {folder}: {error.strerror}.")
+        console.warn(f"evaluation.json could not be written to {folder}: {error.strerror}.")
     return found

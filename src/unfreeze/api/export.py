@@ -19,7 +19,9 @@ from unfreeze.exports.agreement import Agreement, agreement
 from unfreeze.exports.folder import allowed, staged
 from unfreeze.exports.subject import read_subject
 from unfreeze.exports.targets import target
+from unfreeze.reports.results_models import exported
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.settings.build import layered
 from unfreeze.settings.export import ExportSettings
 from unfreeze.settings.knob import inputs_of
@@ -27,8 +29,8 @@ from unfreeze.settings.knob import inputs_of
 PICTURES = 16  # that outputs are compared on
 
 
-@dataclass(frozen=True)
-class ExportResult:
+@dataclass(frozen=True, repr=False)
+class ExportResult(Displayed):
     """What was written, and how far its outputs are from the run's.
 
     `matched` and `max_difference` are of the files as their own tool reads them back;
@@ -45,6 +47,10 @@ class ExportResult:
     max_difference: float
     tolerance: float
     compared_on: str
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return exported(self)
 
 
 def export(run: str, to: str, out: str, **settings: Any) -> ExportResult:

@@ -9,7 +9,7 @@ import torch
 from unfreeze.api.job import Job, begun, opened, threads_of
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
 from unfreeze.api.repeating import Repeated, foretold, repeated
-from unfreeze.api.report import report
+from unfreeze.api.report import redrawn
 from unfreeze.api.run_warnings import (
     data_warnings,
     finetune_warnings,
@@ -33,13 +33,16 @@ from unfreeze.errors import UsageError
 from unfreeze.evaluation.checks import cropped_warning
 from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.reports.interval import wilson
+from unfreeze.reports.results_runs import finetuned, planned
+from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available
 from unfreeze.runtime.processes import join
-from unfreeze.runtime.runfolder import RunFolder, allowed
+from unfreeze.runtime.runfolder import RESULT, RunFolder, allowed, read_metrics
 from unfreeze.runtime.threads import Threads, threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.finetune import FinetuneSettings
@@ -49,8 +52,8 @@ from unfreeze.transfer.freeze import fingerprint
 from unfreeze.transfer.portions import Portions
 
 
-@dataclass(frozen=True)
-class FinetuneResult:
+@dataclass(frozen=True, repr=False)
+class FinetuneResult(Displayed):
     """What a fine-tuning did; `val_accuracy` is the selected epoch's, on the pictures held out.
 
     `best_epoch` counts from 0; it and `val_accuracy` are None where nothing was held out. `leaked`:
@@ -81,6 +84,14 @@ class FinetuneResult:
     accuracy_unleaked: float | None
     warnings: list[RunWarning]
     repeated: Repeated | None = None
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return finetuned(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The records of the run's metrics.jsonl."""
+        return read_metrics(self.run)
 
 
 @dataclass(frozen=True)
@@ -154,10 +165,13 @@ def run_finetune(
     processes.leads(lambda: _warn_of_data(it, console))
     repeats = repeated(scene, settings, it, console)
     made = tuned(scene, it, console)
-    warned = processes.leads(lambda: _warnings(it, made, console))
+    ended = made.outcome.stopped != "asked"
+    result = processes.leads(lambda: _result(it, made, repeats, console)) if ended else None
     if draw:
-        processes.leads(lambda: report(str(it.run.path)))
-    return processes.leads(lambda: _result(it, made, warned, repeats))
+        processes.leads(lambda: redrawn(str(it.run.path), console))
+    if result is None:
+        raise stopped(it.run, made.job, made.outcome)
+    return result
 
 
 def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
@@ -174,26 +188,15 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     return _planned(job, found, portions, console, processes)
 
 
-def _warnings(it: Begun, made: Tuned, console: Console) -> list[RunWarning]:
-    """Found, kept for the report, and shown; of a run that was stopped nothing is said yet."""
-    if made.outcome.stopped == "asked":
-        return []
-    found = finetune_warnings(it.run, it.ready, made)
-    write_warnings(found, it.run)
-    show_warnings(found, console)
-    return found
-
-
-def _result(
-    it: Begun, made: Tuned, warned: list[RunWarning], repeats: Repeated | None
-) -> FinetuneResult:
-    """What was done; Interrupted where the run was stopped."""
-    if made.outcome.stopped == "asked":
-        raise stopped(it.run, made.job, made.outcome)
+def _result(it: Begun, made: Tuned, repeats: Repeated | None, console: Console) -> FinetuneResult:
+    """What was done, with its warnings shown; the run's result.json says that it has ended."""
+    warned = finetune_warnings(it.run, it.ready, made)
+    write_warnings(warned, it.run)
+    show_warnings(warned, console)
     run, job, outcome, scores = it.run, made.job, made.outcome, made.scores
     trainable, frozen = job.counts
     accuracy, held = outcome.val_accuracy, len(it.ready.val)
-    return FinetuneResult(
+    result = FinetuneResult(
         run=str(run.path),
         arch=job.card.arch,
         classes=list(job.card.classes),
@@ -215,6 +218,8 @@ def _result(
         warnings=warned,
         repeated=repeats,
     )
+    write_json(run.file(RESULT), asdict(result))
+    return result
 
 
 def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
@@ -251,12 +256,8 @@ def _warn_of_data(it: Begun, console: Console) -> None:
 
 
 def _show(job: Job, images: int, validation: str, console: Console) -> None:
-    settings = asdict(job.plan.settings)
     trainable, frozen = job.counts
-    console.say(f"{images:,} training pictures of {len(job.card.classes)} classes.")
+    console.say(f"{images:,} training images of {len(job.card.classes)} classes.")
     console.say(f"Validation: {validation}.")
-    for name, reason in job.plan.reasons.items():
-        value = settings.get(name, "")
-        shown = " ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else value
-        console.say(f"  {name.replace('_', '-'):14} {shown!s:>22}  {reason}")
-    console.say(f"{trainable:,} parameters are trained, {frozen:,} stand still.")
+    console.table(planned(job.plan.reasons, asdict(job.plan.settings)))
+    console.say(f"{trainable:,} parameters are trained, {frozen:,} are frozen.")

@@ -12,8 +12,10 @@ import torch
 from unfreeze.data.index import build_index
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.builtin import ArraySource
+from unfreeze.reports.results_runs import duration, shown
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import seconds_in
+from unfreeze.runtime.layout import Table
 from unfreeze.swav.assigner import without_memory
 from unfreeze.swav.doubts import doubts
 from unfreeze.swav.facts import Facts
@@ -88,7 +90,7 @@ def _memory(
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError) as error:
         return None, {"total": None, "basis": f"not counted: {_first_line(error)}"}
     counted = memory(trainer.model, plan, work, share=share, processes=processes)
-    basis = "counted from shapes; what libraries need for their own work comes on top"
+    basis = "counted from tensor shapes; the libraries' own buffers come on top"
     return work, {**asdict(counted), "total": counted.total, "basis": basis}
 
 
@@ -113,7 +115,7 @@ def _time(trainer: Trainer, plan: Plan, share: int, work: Work | None) -> dict[s
     try:
         timing, why = _tried(trainer, share, work)
     except torch.OutOfMemoryError:
-        timing, why = None, f"a step of {share} pictures does not fit into the device's memory"
+        timing, why = None, f"a step of {share} images does not fit into the device's memory"
     if timing is None:
         return {"seconds": None, "seconds_step": None, "basis": f"not measured: {why}"}
     workers = trainer.loader.workers
@@ -123,8 +125,8 @@ def _time(trainer: Trainer, plan: Plan, share: int, work: Work | None) -> dict[s
     starts = {}
     if plan.settings.time_limit is not None:
         starts["starts"] = math.ceil(found["seconds"] / seconds_in(plan.settings.time_limit))
-    without = "reading files, looks and saves are not in it"
-    basis = f"{timing.how} on this machine as busy as it is now; {without}"
+    without = "reading files, evaluations and checkpoints come on top"
+    basis = f"{timing.how}, on this machine at its present load; {without}"
     return {**{k: float(f"{v:.4g}") for k, v in found.items()}, **starts, "basis": basis}
 
 
@@ -139,7 +141,7 @@ def _tried(trainer: Trainer, share: int, work: Work | None) -> tuple[_Timing | N
     if trainer.place.device.type == "cpu":
         heavy = _seconds_at_most(work, sizes[0] / (share // part)) if work else math.inf
         if heavy > BUDGET:
-            return None, f"a step of {sizes[0]} pictures alone may take more than {BUDGET:g} s"
+            return None, f"a step of {sizes[0]} images may take more than {BUDGET:g} s"
     _step(trainer, sizes[0])  # the first one finds nothing in place
     tried = [(sizes[0], *_step(trainer, sizes[0]))]
     for rows in sizes[1:]:
@@ -154,8 +156,8 @@ def _tried(trainer: Trainer, share: int, work: Work | None) -> tuple[_Timing | N
 
 def _how(share: int, tried: int) -> str:
     if tried == share:
-        return f"measured in a step of {share} made-up pictures"
-    return f"drawn out to {share} pictures from steps of up to {tried} made-up ones"
+        return f"measured in a step of {share} random images"
+    return f"estimated from steps of up to {tried} random images for a batch of {share}"
 
 
 def _line(few: int, low: float, many: int, high: float, share: int) -> float:
@@ -197,18 +199,20 @@ def _first_line(error: Exception) -> str:
 def show(plan: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:
     """The plan as a table: each derived value, the published one beside it, and the reason."""
     settings, (recipe, theirs) = asdict(plan.settings), published(plan.settings)
-    console.say(f"{facts.images:,} pictures, {facts.side} pixels on the shorter side (median).")
-    console.say(f"  {'':26} {'value':>22} {'reference*':>20}  why")
-    for name, reason in reasons.items():
-        value, other = _words(settings.get(name)), _words(theirs.get(name, "-"))
-        console.say(f"  {name.replace('_', '-'):26} {value:>22} {other:>20}  {reason}")
-    console.say(f"  * the recipe {recipe}, published for 1,281,167 pictures")
+    console.say(f"{facts.images:,} images, {facts.side} pixels on the shorter side (median).")
+    rows = [
+        (name.replace("_", "-"), shown(settings.get(name)), shown(theirs.get(name)), reason)
+        for name, reason in reasons.items()
+    ]
+    console.table(Table(("setting", "value", "published*", "why"), rows))
+    console.say(f"* by the recipe {recipe}, for 1,281,167 images")
     for doubt in doubts(plan, facts):
-        console.say(f"Doubtful: {doubt}")
+        console.warn(doubt)
     console.say(
-        f"{plan.settings.epochs} epochs of {plan.steps_per_epoch:,} steps: {plan.steps:,} steps; "
-        f"the loss starts near {plan.loss_at_start:.2f}. One that stays at "
-        f"ln K = {plan.loss_collapsed:.3f} has collapsed; how good features are only labels tell."
+        f"{plan.settings.epochs} epochs of {plan.steps_per_epoch:,} steps, {plan.steps:,} in all. "
+        f"The loss starts near {plan.loss_at_start:.2f}; a loss that stays at "
+        f"ln K = {plan.loss_collapsed:.3f} means collapse. A falling loss alone does not tell how "
+        "good the features are: evaluate them with labels."
     )
 
 
@@ -231,16 +235,6 @@ def show_forecast(plan: Plan, found: Forecast, console: Console) -> None:
         console.say(f"Time {spent['basis']}")
         return
     each = f"{plan.steps:,} steps of {spent['seconds'] / max(1, plan.steps):.3g} s"
-    console.say(f"Time about {_long(spent['seconds'])}: {each} ({spent['basis']})")
+    console.say(f"Time about {duration(spent['seconds'])}: {each} ({spent['basis']})")
     if "starts" in spent:
         console.say(f"That is {spent['starts']:,} starts of --time-limit {s.time_limit}.")
-
-
-def _long(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
-
-
-def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

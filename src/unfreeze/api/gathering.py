@@ -76,7 +76,7 @@ class Gathering:
         )
         if scan.problems:
             left = worded(len(scan.problems), "file was", "files were")
-            console.say(f"{left} left out: see problems.csv.")
+            console.warn(f"{left} left out: see problems.csv.")
         pictures = scan.pictures()
         everything = np.arange(len(pictures))
         return replace(

@@ -19,6 +19,8 @@ from unfreeze.checkpoints.usable import Usable, usable
 from unfreeze.checkpoints.values import oddity
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.layout import Table
 from unfreeze.settings.build import build
 from unfreeze.settings.use import InspectSettings
 from unfreeze.swav.inherit import (
@@ -29,8 +31,8 @@ from unfreeze.swav.inherit import (
 )
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Displayed):
     """What is in a file.
 
     `format`: "safetensors", "torch zip", "torch legacy", "pickle" or "unfreeze model"; `container`:
@@ -83,9 +85,13 @@ class Inspection:
             "Where you trust it: load it there and save its state_dict() alone.",
         )
 
-    def __str__(self) -> str:
+    def display(self) -> Display:
         """A few lines, a table of the parts, and the next command."""
-        return render(self)
+        return _display(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a tensor: `name, shape, dtype`."""
+        return self.tensors
 
 
 def inspect(file: str | Path) -> Inspection:
@@ -113,15 +119,17 @@ def run_inspect(settings: InspectSettings, console: Console) -> Inspection:
     return _inspection(place, contents, identified(contents, place))
 
 
-def render(found: Inspection) -> str:
+def _display(found: Inspection) -> Display:
     """What there is to say, a row for each part of the names, and how to go on."""
     if found.unsafe:
-        return f"{found.file}\n  format    {found.format}\n  unsafe    {', '.join(found.unsafe)}"
-    lines = [found.file, *(f"  {name:12}{text}" for name, text in _facts(found) if text)]
-    lines += ["", *_table(found)]
-    if found.commands:
-        lines += ["", "Next:", *(f"  {command}" for command in found.commands)]
-    return "\n".join(lines)
+        facts = [("format", found.format), ("unsafe", ", ".join(found.unsafe))]
+        return Display(lead=[found.file], facts=facts)
+    return Display(
+        lead=[found.file],
+        facts=[(name, text) for name, text in _facts(found) if text],
+        tables=[_table(found)],
+        next=found.commands,
+    )
 
 
 def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
@@ -154,18 +162,14 @@ def _network(found: Inspection) -> str:
     return f"{found.arch}{stem}: {found.matched:.1%} of its backbone{head}"
 
 
-def _table(found: Inspection) -> list[str]:
+def _table(found: Inspection) -> Table:
     """Tensors and numbers of each part of the names, at most 24 rows."""
     parts: dict[str, list[int]] = {}
     for tensor in found.tensors:
         name = tensor["name"].removeprefix(found.prefix)
         parts.setdefault(name.partition(".")[0], []).append(_numbers(tensor))
     rows = [(part, f"{len(sizes):,}", f"{sum(sizes):,}") for part, sizes in parts.items()]
-    more = [("...", f"{len(rows) - 24:,} more", "")] if len(rows) > 24 else []
-    rows = [("part", "tensors", "numbers"), *rows[:24], *more]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [f"  {a:{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows]
-    return [lines[0], "  " + "-" * (max(map(len, lines)) - 2), *lines[1:]]
+    return Table(("part", "tensors", "numbers"), rows).first(24)
 
 
 def _numbers(tensor: Mapping[str, Any]) -> int:

@@ -208,7 +208,7 @@ def checked(
     )
     if scan.problems:
         left = worded(len(scan.problems), "file was", "files were")
-        console.say(f"{left} left out: see problems.csv.")
+        console.warn(f"{left} left out: see problems.csv.")
     portions = portion(scan.index, scan.usable, wanted(s), _alike(scan))
     train = Pictures(found.index.take(portions.train), scan.store, resize_to=scan.resize_to)
     # val is read as `evaluate` and `predict` will read it: from the files, at full size

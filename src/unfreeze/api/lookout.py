@@ -72,7 +72,7 @@ def lookout(s: ShowSettings, side: int, images: int) -> Lookout:
     given |= {"range": s.range, "channels": s.channels}
     settings = build(PretrainSettings, given)
     facts = Facts(max(images, ENOUGH), side, pick_device("auto").type)
-    return _pretraining(plan(settings, facts).settings, "what pretrain would take")
+    return _pretraining(plan(settings, facts).settings, "as pretrain would make them")
 
 
 def intensity(s: ShowSettings) -> str:
@@ -86,19 +86,22 @@ def _of_run(run: str) -> Lookout:
     preprocess = Preprocess.from_dict(card.preprocess)
     given = read_own_toml(folder / "config.toml") if folder else {}
     if "nmb_crops" in given:
-        return _pretraining(build(PretrainSettings, given), f"those of {run}")
+        return _pretraining(build(PretrainSettings, given), f"as in {run}")
     if "freeze" in given:
         s = build(FinetuneSettings, given)
         cut = maker(s.augment, preprocess, s.seed)
-        note = f"The input of {run}, and the views of its first epochs (--augment {s.augment})."
+        note = (
+            f"First the input of {run}, then the random views of its first epochs "
+            f"(--augment {s.augment})."
+        )
         return Lookout(note, cut, RANDOM, preprocess.mean, preprocess.std, preprocess)
-    note = f"The input of {run}; how it was trained does not stand beside the model."
+    note = f"The input of {run}; its random views are not known without the run's folder."
     return Lookout(note, None, 0, preprocess.mean, preprocess.std, preprocess)
 
 
 def _pretraining(s: PretrainSettings, whose: str) -> Lookout:
     note = (
-        f"The input without chance, and the views of the first epoch: {whose} "
+        f"First the input without augmentation, then the random views of the first epoch, {whose} "
         f"(--augment {s.augment})."
     )
     return Lookout(note, Cut(s.seed, view_specs(s)), 1, MEAN, STD, preprocess_of(s))

@@ -15,7 +15,9 @@ from unfreeze.data.sources import Source
 from unfreeze.data.sources.filelist import FileListSource
 from unfreeze.data.sources.open import built_in, is_collection, open_source
 from unfreeze.errors import UsageError
+from unfreeze.reports.results_models import predicted, written
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.outputs import output_file, table_of
 from unfreeze.runtime.tables import write_csv
 from unfreeze.settings.build import layered
@@ -27,12 +29,28 @@ from unfreeze.transfer.reading import Read
 COLUMNS = ("path", "label", "probability")
 
 
-@dataclass(frozen=True)
-class Written:
+@dataclass(frozen=True, repr=False)
+class Written(Displayed):
     """Where predictions were written, and how many."""
 
     out: str
     pictures: int
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return written(self)
+
+
+class Predictions(Displayed, list[Prediction]):
+    """The predictions in the order of the images."""
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return predicted(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an image: `path, label, probability`."""
+        return [dict(one) for one in self]
 
 
 class _Picture(NamedTuple):
@@ -42,7 +60,7 @@ class _Picture(NamedTuple):
 
 def predict(
     run: str, images: str | PathLike[str] | Sequence[str | PathLike[str]], **settings: Any
-) -> list[Prediction]:
+) -> Predictions:
     """The most likely class of each picture; `images` are files, folders or archives.
 
     Keywords as in `PredictSettings`. Unreadable pictures among others are left out; DataError
@@ -53,13 +71,13 @@ def predict(
     return _predictions(made, Quiet())
 
 
-def run_predict(settings: PredictSettings, console: Console) -> list[Prediction] | Written:
+def run_predict(settings: PredictSettings, console: Console) -> Predictions | Written:
     """The same from a settings object; with `--out` the CSV's place is returned."""
     found = _predictions(settings, console)
     return Written(settings.out, len(found)) if settings.out and not settings.json else found
 
 
-def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
+def _predictions(s: PredictSettings, console: Console) -> Predictions:
     if not s.images:
         raise UsageError("predict needs pictures.", "Name files, folders or archives after RUN.")
     # refused before the work, not after
@@ -78,7 +96,7 @@ def _predictions(s: PredictSettings, console: Console) -> list[Prediction]:
     if out:
         rows = ((one.path, one.label, f"{one.probability:.6f}") for one in found)
         write_csv(out, COLUMNS, rows)
-    return found
+    return Predictions(found)
 
 
 def _pictures(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -12,7 +12,7 @@ from unfreeze.api.forecast import Forecast, forecast, show_forecast
 from unfreeze.api.gathering import Gathering
 from unfreeze.api.preparing import prepare
 from unfreeze.api.recovering import fitted, kept
-from unfreeze.api.report import report
+from unfreeze.api.report import redrawn
 from unfreeze.api.run_warnings import pretrain_warnings, show_warnings, write_warnings
 from unfreeze.api.starting import inherit_head
 from unfreeze.api.tuning import tell, tuned, usual_way
@@ -23,13 +23,16 @@ from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.data.pictures import Pictures
 from unfreeze.errors import UsageError
 from unfreeze.evaluation.warnings import RunWarning
+from unfreeze.reports.results_runs import pretrained
+from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.processes import Processes, join
-from unfreeze.runtime.runfolder import RunFolder, allowed
+from unfreeze.runtime.runfolder import RESULT, RunFolder, allowed, read_metrics
 from unfreeze.runtime.threads import set_threads, threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.knob import inputs_of
@@ -40,8 +43,8 @@ from unfreeze.swav.trainer import OnEpoch, Trainer
 from unfreeze.swav.watching import Watch
 
 
-@dataclass(frozen=True)
-class PretrainResult:
+@dataclass(frozen=True, repr=False)
+class PretrainResult(Displayed):
     """What a pretraining run did; `loss` is the mean of the last record, None for 0 epochs.
 
     `figures`: the last look, without labels. `knn`: accuracy, correct, total, split of the last
@@ -67,6 +70,14 @@ class PretrainResult:
     best: dict[str, Any] | None
     recoveries: list[dict[str, Any]]
     warnings: list[RunWarning]
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return pretrained(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The records of the run's metrics.jsonl."""
+        return read_metrics(self.run)
 
 
 @dataclass(frozen=True)
@@ -159,25 +170,35 @@ def run_pretrain(
             processes.leads(lambda: write_start(trainer, found, reasons, taken.tables()))
 
         trainer = fitted(trainer, made, console, begins=begins, on_epoch=on_epoch)
-    warned = processes.leads(lambda: _finish(trainer, found, prepared.start.loaded, console))
+    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
+    warned = processes.leads(lambda: _warnings(trainer, found, console))
     seconds = time.monotonic() - started
-    return _result(run, trainer.plan, trainer, len(found.train), seconds, warned)
+    result = _result(run, trainer.plan, trainer, len(found.train), seconds, warned)
+    processes.leads(lambda: _ended(result, trainer, found, console))
+    return result
 
 
-def _finish(
-    trainer: Trainer, found: Gathering, loaded: Loaded | None, console: Console
-) -> list[RunWarning]:
+def _warnings(trainer: Trainer, found: Gathering, console: Console) -> list[RunWarning]:
+    """Found, kept for the report, and shown."""
+    warned = pretrain_warnings(trainer, found)
+    write_warnings(warned, trainer.run)
+    show_warnings(warned, console)
+    return warned
+
+
+def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
     if trainer.s.keep == "best" and trainer.watch.best:
         best = load_state(trainer.run.file("checkpoints/best.ckpt"))
         trainer.model.load_state_dict(best["model"])
     write_model(trainer, found, loaded)
-    warned = pretrain_warnings(trainer, found)
-    write_warnings(warned, trainer.run)
-    report(str(trainer.run.path))
-    show_warnings(warned, console)
+
+
+def _ended(result: PretrainResult, trainer: Trainer, found: Gathering, console: Console) -> None:
+    """result.json says that the run has ended; the report is drawn."""
+    write_json(trainer.run.file(RESULT), asdict(result))
+    redrawn(str(trainer.run.path), console)
     if waited := bottleneck(trainer.run.metrics(), Circumstances.of(facts_of(trainer, found))):
         console.say(waited)
-    return warned
 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:

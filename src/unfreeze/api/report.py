@@ -1,11 +1,14 @@
 """`report`: a run's curves and page, drawn from its files alone."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unfreeze.reports.results_models import drawn
 from unfreeze.runtime.atomic import write_bytes, write_text
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.outputs import is_our_page, is_our_picture, refuse_foreign
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import ReportSettings
@@ -17,14 +20,18 @@ WRITTEN = {
 }
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Displayed):
     """What was drawn: paths; None for a picture that had nothing to show."""
 
     run: str
     report: str
     curves: str | None
     prototypes: str | None
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return drawn(self)
 
 
 def report(run: str, **settings: Any) -> Report:
@@ -54,6 +61,17 @@ def run_report(settings: ReportSettings, console: Console) -> Report:
     gathered = _drawn(folder / "prototypes.png", sheet(held) if held is not None else None)
     write_text(folder / "report.html", page(findings))
     return Report(settings.run, str(folder / "report.html"), curves, gathered)
+
+
+def redrawn(run: str, console: Console) -> None:
+    """The report of a run whose work is done: where it can't be drawn, that is a warning."""
+    try:
+        report(run)
+    except Exception as error:
+        console.warn(
+            f"The report could not be drawn ({type(error).__name__}: {error}). Everything else is "
+            f"written. To try again: unfreeze report {shlex.quote(run)}"
+        )
 
 
 def _drawn(path: Path, picture: bytes | None) -> str | None:

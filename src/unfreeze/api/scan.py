@@ -1,7 +1,6 @@
 """`scan`: can these pictures be trusted? Every one decoded, every problem named, none deleted."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,10 @@ from unfreeze.data.sources import Source
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.thumbnails import thumbnails
 from unfreeze.errors import UsageError
+from unfreeze.reports.results_data import scan_lead, scanned, spared
 from unfreeze.runtime import atomic
 from unfreeze.runtime.console import Console, Quiet, told
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.outputs import (
     is_our_page,
     output_file,
@@ -44,8 +45,8 @@ TWINS = 40  # groups on the page
 TABLE, PAGE = "problems.csv", "scan.html"
 
 
-@dataclass(frozen=True)
-class ScanResult:
+@dataclass(frozen=True, repr=False)
+class ScanResult(Displayed):
     """What was found.
 
     `files`: all there are; `pictures`: what counts as one by name or content; `usable`: of these;
@@ -75,9 +76,13 @@ class ScanResult:
     notes: list[str] = field(default_factory=list)
     warnings: list[dict[str, str]] = field(default_factory=list)
 
-    def __str__(self) -> str:
-        """The answer for people."""
-        return as_table(self)
+    def display(self) -> Display:
+        """What there is to show."""
+        return scanned(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a finding: `path, reason, detail, left_out`."""
+        return self.problems
 
 
 def scan(data: Data, **settings: Any) -> ScanResult:
@@ -142,7 +147,7 @@ def _undone(s: ScanSettings, console: Console) -> tuple[int, list[str]]:
     if not s.undo:
         return 0, []
     back, said = undo(Path(s.undo))
-    console.say(f"{len(back):,} files are back where they were.")
+    console.say(f"{len(back):,} files were restored.")
     for sentence in said:
         console.say(sentence)
     return len(back), said
@@ -191,10 +196,12 @@ def _set_aside(s: ScanSettings, source: Source, found: Clinic, console: Console)
     ]
     if source.kind != "folder":
         moved = set_aside(source, folder, broken)
-        console.say(f"{len(moved):,} files are on a list that later runs go by.")
+        console.say(
+            f"{len(moved):,} files were put on a list of exclusions that later runs follow."
+        )
         return moved
     moved = quarantine(Path(source.where), folder, broken)
-    console.say(f"{len(moved):,} files are in {folder}; `--undo {folder}` brings them back.")
+    console.say(f"{len(moved):,} files were moved to {folder}; `--undo {folder}` restores them.")
     if moved and len(moved) < len(source):
         after = Examined(open_source(source.where))
         after.take_over(Examined(source))
@@ -240,50 +247,24 @@ def _visit(result: ScanResult, found: Clinic) -> Any:
         for kind, of_kind in by_kind.items()
     ]
     figures = [
-        ("pictures", number(result.pictures)),
+        ("images", number(result.pictures)),
         ("usable", number(result.usable)),
         ("left out", number(result.pictures - result.usable)),
         ("other files", number(result.other)),
-        ("twice or more", number(len(groups))),
+        ("groups of duplicates", number(len(groups))),
     ]
     return Visit(
         name=told(result.data),
+        lead=scan_lead(result),
         figures=figures,
-        notes=[*(one["message"] for one in result.warnings), *result.notes, *_spared(result)],
+        notes=[*(one["message"] for one in result.warnings), *result.notes, *spared(result.rules)],
         kinds=kinds,
         twins=[strip(part) for part in twins],
         more_twins=max(0, len(groups) - TWINS),
     )
 
 
-def _spared(result: ScanResult) -> Iterator[str]:
-    for rule, count in result.rules.items():
-        if count:
-            yield f"Other tools delete by a rule ({rule}): here {count:,} sound pictures."
-
-
 def _counted(problems: list[Problem]) -> list[tuple[tuple[bool, str], int]]:
     """Kinds, what is left out first, then by their number."""
     counts = Counter((one.left_out, one.reason) for one in problems)
     return sorted(counts.items(), key=lambda item: (not item[0][0], -item[1], item[0][1]))
-
-
-def as_table(result: ScanResult) -> str:
-    """The answer for people."""
-    lines = [
-        f"{result.files:,} files: {result.pictures:,} pictures, {result.usable:,} usable, "
-        f"{result.pictures - result.usable:,} left out, {result.other:,} other."
-    ]
-    problems = [Problem(**one) for one in result.problems]
-    for (left_out, reason), count in _counted(problems):
-        first = next(p for p in problems if (p.left_out, p.reason) == (left_out, reason))
-        what = "left out" if left_out else "used"
-        lines.append(f"{count:8,}  {what:8}  {reason:15}  {first.path}: {first.detail}")
-    lines += _spared(result)
-    known = result.pictures - result.decoded
-    lines.append(
-        f"{result.decoded:,} decoded in {result.seconds:.1f} s"
-        + (f", {known:,} known from before." if known else ".")
-    )
-    lines += [f"The page: {result.page}"] if result.page else []
-    return "\n".join(lines)

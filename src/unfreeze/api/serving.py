@@ -124,9 +124,9 @@ def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) ->
             "Check the files, or name others.",
         )
     for line in lines[:TOLD]:
-        console.say(f"left out: {line}")
+        console.warn(f"left out: {line}")
     if len(lines) > TOLD:
-        console.say(f"left out: {len(lines) - TOLD:,} more files that cannot be read")
+        console.warn(f"left out: {len(lines) - TOLD:,} more files that cannot be read")
 
 
 def _why(failure: Failure) -> str:

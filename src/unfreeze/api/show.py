@@ -23,8 +23,10 @@ from unfreeze.data.sources.open import PREFIX, open_source
 from unfreeze.data.splits import subset
 from unfreeze.reports.dataset import Seen, Strip, dataset
 from unfreeze.reports.page import number
+from unfreeze.reports.results_data import show_lead, shown
 from unfreeze.runtime.atomic import write_text
 from unfreeze.runtime.console import Console, Quiet, told
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.outputs import is_our_page, output_file
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
@@ -39,8 +41,8 @@ VIEWED = 4  # pictures that are shown in their views
 Positions = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class ShowResult:
+@dataclass(frozen=True, repr=False)
+class ShowResult(Displayed):
     """The page, and what it says.
 
     `counts`: pictures by class and split, `all` where there are no splits. `imbalance`: the
@@ -49,6 +51,7 @@ class ShowResult:
     of these.
     """
 
+    data: str
     out: str
     files: int
     pictures: int
@@ -64,6 +67,14 @@ class ShowResult:
     sizes: dict[str, float] | None
     problems: list[dict[str, Any]]
     notes: list[str]
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return shown(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a class: its images by split."""
+        return [{"class": name, **row} for name, row in self.counts.items()]
 
 
 def show(data: Data, out: str | None = None, **settings: Any) -> ShowResult:
@@ -91,7 +102,7 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     doubts = [message for _, message in dataset_warnings(index)]
     notes = [*doubts, *index.notes, *counted.notes()]
     notes += [f"Range {source.intensity}: {why}."] if why else []
-    result = _result(out, index, found, counted, notes)
+    result = _result(spoken(s.data), out, index, found, counted, notes)
     write_text(place, dataset(_seen(s, found, counted, result)))
     return result
 
@@ -124,8 +135,11 @@ def _checked(s: ShowSettings, index: Index, console: Console) -> _Found:
     return _Found(index, np.flatnonzero(usable), shorter, found.problems, len(some))
 
 
-def _result(out: str, index: Index, found: _Found, counted: Census, notes: list[str]) -> ShowResult:
+def _result(
+    data: str, out: str, index: Index, found: _Found, counted: Census, notes: list[str]
+) -> ShowResult:
     return ShowResult(
+        data=data,
         out=out,
         files=len(index.source) + index.source.skipped,
         pictures=len(index),
@@ -153,14 +167,15 @@ def _seen(s: ShowSettings, found: _Found, counted: Census, result: ShowResult) -
     index = found.index
     some = _Some(s, found)
     views, note = _views(s, index, some)
-    sized = f"of {len(found.shorter):,} pictures that were decoded"
+    sized = f"of {len(found.shorter):,} images that were decoded"
     whole = (
-        "Every picture was decoded."
+        "Every image was decoded."
         if result.checked >= len(index)
-        else (f"{result.checked:,} of {len(index):,} pictures were decoded; --scan full takes all.")
+        else (f"{result.checked:,} of {len(index):,} images were decoded; --scan full decodes all.")
     )
     return Seen(
         name=told(spoken(s.data)),
+        lead=show_lead(result),
         figures=_figures(counted, result),
         notes=result.notes,
         splits=list(counted.splits),
@@ -176,13 +191,13 @@ def _seen(s: ShowSettings, found: _Found, counted: Census, result: ShowResult) -
 
 
 def _figures(counted: Census, result: ShowResult) -> list[tuple[str, str]]:
-    shown = [("pictures", number(result.pictures)), ("other files", number(result.other))]
+    shown = [("images", number(result.pictures)), ("other files", number(result.other))]
     if counted.classes:
         shown.append(("classes", number(counted.classes)))
     if len(counted.splits) > 1 or "all" not in counted.splits:
         shown += [(name, number(count)) for name, count in counted.splits.items()]
     if counted.imbalance is not None:
-        shown.append(("largest to smallest class", f"{counted.imbalance:.3g} to 1"))
+        shown.append(("largest : smallest class", f"{counted.imbalance:.3g} : 1"))
     if result.sizes is not None:
         shown.append(("shorter side, median", f"{result.sizes['median']:.0f} px"))
     left_out = sum(one["left_out"] for one in result.problems)

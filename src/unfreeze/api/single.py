@@ -11,6 +11,7 @@ from torch import nn
 
 from unfreeze import __version__
 from unfreeze.api.alike import refuse_others
+from unfreeze.api.answers import answered
 from unfreeze.api.fitting import Parts, assemble, rated, swept
 from unfreeze.api.head_scale import fitted_to_features
 from unfreeze.api.job import Job, begun, checkpoint, continued, opened, threads_of
@@ -29,7 +30,7 @@ from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.loggers import passed_on
 from unfreeze.runtime.processes import Processes
-from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.runfolder import RESULT, RunFolder
 from unfreeze.runtime.threads import Threads, set_threads
 from unfreeze.settings.build import as_dict, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
@@ -37,7 +38,7 @@ from unfreeze.settings.knob import inputs_of
 from unfreeze.transfer.augment import maker
 from unfreeze.transfer.evaluate import Scores
 from unfreeze.transfer.fit import Outcome
-from unfreeze.transfer.holdout import BATCH
+from unfreeze.transfer.holdout import BATCH, HoldOut
 from unfreeze.transfer.pool import Pool
 from unfreeze.transfer.trainer import Trainer
 
@@ -170,7 +171,10 @@ def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -
         scores = _scores(job, parts, trainer, outcome)
         if not len(ready.val):
             processes.together(lambda: _look(job, ready))
-    processes.leads(lambda: _write_model(run, job, ready, outcome, scores))
+    processes.leads(lambda: _write_model(run, job, ready, outcome))
+    if scores is not None and parts.holdout is not None:
+        held = parts.holdout
+        processes.leads(lambda: _write_scores(run, job, ready, outcome, scores, held))
     return Tuned(job, outcome, scores, meter.statistics())
 
 
@@ -202,6 +206,7 @@ def _placed(network: nn.Module, device: torch.device, processes: Processes) -> n
 def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> None:
     s, device = job.plan.settings, next(job.network.parameters()).device
     trainable, frozen = job.counts
+    run.file(RESULT).unlink(missing_ok=True)  # a run that goes on has not ended
     facts = {
         "unfreeze": __version__,
         "torch": torch.__version__,
@@ -250,10 +255,8 @@ def _look(job: Job, ready: Checked) -> None:
         job.network(normalise(torch.from_numpy(pixels).to(device), how.mean, how.std))
 
 
-def _write_model(
-    run: RunFolder, job: Job, ready: Checked, outcome: Outcome, scores: Scores | None
-) -> None:
-    """The model file, and its scores."""
+def _write_model(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> None:
+    """The model file, and what it was trained on."""
     learnt = {
         "images": len(ready.train),
         "epochs": outcome.epochs,
@@ -263,15 +266,27 @@ def _write_model(
     card = replace(job.card, provenance={**job.card.provenance, **learnt})
     save_model(run.file("model"), job.network.state_dict(), card)
     ready.write_seen(run)
-    if scores is not None:
-        chose = outcome.best_epoch is not None
-        about = {"split": "val", "used_for_choosing": chose, "seen_in_training": ready.copies}
-        leaked = {
-            "leaked": int(ready.leaked.sum()),
-            "accuracy_unleaked": scores.accuracy_of(~ready.leaked),
-        }
-        found = {**about, **leaked, "classes": list(card.classes), **scores.as_dict()}
-        write_json(run.file("evaluation.json"), found)
+
+
+def _write_scores(
+    run: RunFolder, job: Job, ready: Checked, outcome: Outcome, scores: Scores, held: HoldOut
+) -> None:
+    """The scores on val, each prediction, and the images that the report shows."""
+    classes = list(job.card.classes)
+    chose = outcome.best_epoch is not None
+    about = {"split": "val", "used_for_choosing": chose, "seen_in_training": ready.copies}
+    leaked = {
+        "leaked": int(ready.leaked.sum()),
+        "accuracy_unleaked": scores.accuracy_of(~ready.leaked),
+    }
+    found = {**about, **leaked, "classes": classes, **scores.as_dict()}
+    write_json(run.file("evaluation.json"), found)
+    if held.logits is None:
+        return
+    index, images = ready.val.index, ready.val
+    reads = [partial(images.__getitem__, place) for place in range(len(index))]
+    labels = index.labels.astype(np.int64)
+    answered(index.paths, reads, classes, labels, held.logits).write(run.path)
 
 
 def stopped(run: RunFolder, job: Job, outcome: Outcome) -> Interrupted:

@@ -72,7 +72,7 @@ def inherit_head(model: SwAV, start: Start, reasons: dict[str, str], console: Co
     if loaded is None:
         return
     rest, why = rest_of_run(init) if model_folder(init) is not None else (loaded.rest, "")
-    said = (f"{why}: head and prototypes start anew.",) if why else inherit(model, rest).said
+    said = (f"{why}: the SwAV head starts at random.",) if why else inherit(model, rest).said
     reasons["swav_head"] = " ".join(said)
     console.say(reasons["swav_head"])
 

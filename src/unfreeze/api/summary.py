@@ -17,7 +17,9 @@ from unfreeze.backbones.trace import Trace, trace
 from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.checkpoints.read import read_checkpoint
 from unfreeze.errors import UsageError
+from unfreeze.reports.results_models import summarised
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.display import Display, Displayed
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import SummarySettings
 from unfreeze.transfer.thaw import freeze_schedule
@@ -25,8 +27,8 @@ from unfreeze.transfer.thaw import freeze_schedule
 _MEBIBYTE = 2**20
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Displayed):
     """A network's layers in forward order.
 
     `layers`: `name, type, output` (without the batch), `parameters` (the layer's own),
@@ -43,9 +45,13 @@ class Summary:
     parameters_frozen: int
     megabytes: float
 
-    def __str__(self) -> str:
-        """The familiar table."""
-        return render(self)
+    def display(self) -> Display:
+        """What there is to show."""
+        return summarised(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a layer."""
+        return self.layers
 
 
 def summary(arch: str, **settings: Any) -> Summary:
@@ -78,22 +84,6 @@ def run_summary(settings: SummarySettings, console: Console) -> Summary:
         parameters_frozen=still,
         megabytes=sum(p.numel() * p.element_size() for p in model.parameters()) / _MEBIBYTE,
     )
-
-
-def render(found: Summary) -> str:
-    """Layer (type), output shape, parameters, trainable; a line for each stage; the totals."""
-    head = ("Layer (type)", "Output shape", "Param #", "Trainable")
-    rows = [head, *(_cells(layer) for layer in found.layers)]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    rule = "─" * (sum(widths) + 6)
-    lines = [found.arch, rule, _line(head, widths), rule]
-    shown: object = object()
-    for layer, cells in zip(found.layers, rows[1:], strict=True):
-        if layer["stage"] != shown:
-            shown = layer["stage"]
-            lines.append(_title(shown, found))
-        lines.append(_line(cells, widths))
-    return "\n".join([*lines, rule, *_totals(found)])
 
 
 def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]:
@@ -190,34 +180,3 @@ def _layer(row: _Row, frozen: frozenset[str], number: int | None) -> dict[str, A
 def _stage(number: int, part: Stage, counts: dict[str, int]) -> dict[str, Any]:
     held = sum(count for name, count in counts.items() if part.owns(name))
     return {"number": number, "name": part.name, "parameters": held}
-
-
-def _cells(layer: dict[str, Any]) -> tuple[str, str, str, str]:
-    batch = [] if layer["type"] == "Parameter" else ["None"]
-    shape = f"({', '.join([*batch, *map(str, layer['output'])])})" if layer["output"] else "-"
-    turns = ("Y" if layer["trainable"] else "N") if layer["parameters"] else "-"
-    return f"{layer['name']} ({layer['type']})", shape, f"{layer['parameters']:,}", turns
-
-
-def _line(cells: tuple[str, str, str, str], widths: list[int]) -> str:
-    name, shape, count, turns = cells
-    text = f"{name:{widths[0]}}  {shape:{widths[1]}}  {count:>{widths[2]}}  {turns:^{widths[3]}}"
-    return text.rstrip()
-
-
-def _title(number: object, found: Summary) -> str:
-    if not isinstance(number, int):
-        return "· head"
-    stage = found.stages[number]
-    return f"· stage {number}: {stage['name']} ({stage['parameters']:,} parameters)"
-
-
-def _totals(found: Summary) -> tuple[str, str, str]:
-    total, trainable = found.parameters_total, found.parameters_trainable
-    share = found.megabytes / max(total, 1)
-    return (
-        f"Total params: {total:,} ({found.megabytes:.2f} MB)",
-        f"Trainable params: {trainable:,} ({share * trainable:.2f} MB)",
-        f"Non-trainable params: {found.parameters_frozen:,} "
-        f"({share * found.parameters_frozen:.2f} MB)",
-    )

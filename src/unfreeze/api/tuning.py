@@ -17,6 +17,7 @@ from unfreeze.data.loader import Batch
 from unfreeze.data.workers import no_workers_here
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import fast_precisions
+from unfreeze.runtime.layout import Table
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.runtime.threads import Threads, processors, set_threads, threads_given, threads_kept
@@ -29,7 +30,7 @@ from unfreeze.swav.trainer import Trainer
 from unfreeze.swav.ways import Choice, Scope, Spent, Way
 
 Make = Callable[[Way], Trainer]
-ASKED = "asked for"
+ASKED = "given"
 _BATCHES = 100  # more than a probe ever takes from one stream
 
 
@@ -81,8 +82,8 @@ def announced(s: PretrainSettings, world: int) -> dict[str, str]:
         return {}
     if world > 1:
         return {"tune": "with several processes nothing is measured"}
-    what = "threads, precision, layout and workers that were not given"
-    return {"tune": f"{what} are measured before step 0, in {SECONDS:g} s at most"}
+    what = "threads, precision, layout and workers, where not given,"
+    return {"tune": f"{what} are measured before the first step, within {SECONDS:g} s"}
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,10 @@ def tell(found: Tuned, console: Console) -> None:
     if found.record is None:
         return
     if not found.record["steps"]:
-        console.say("Which way pays was not measured; config.toml says why.")
+        console.say("Threads, precision and workers were not measured; config.toml says why.")
         return
-    console.say(f"Measured in {found.record['probe_seconds']:g} s which way pays:")
-    for knob, reason in found.reasons.items():
-        console.say(f"  {knob:10} {reason}")
+    console.say(f"Fastest settings, measured in {found.record['probe_seconds']:g} s:")
+    console.table(Table(("", ""), list(found.reasons.items())))
 
 
 def _begun(run: RunFolder) -> bool:

@@ -13,7 +13,7 @@ from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views.multicrop import Cut
 from unfreeze.runtime.atomic import replacing, write_text
-from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.runfolder import RESULT, RunFolder
 from unfreeze.runtime.threads import processors
 from unfreeze.settings.build import as_dict, to_toml
 from unfreeze.settings.pretrain import PretrainSettings
@@ -62,6 +62,7 @@ def write_start(
 ) -> None:
     """config.toml (with `more` tables), problems.csv, split.csv, views of the first pictures."""
     run, chosen = trainer.run, trainer.plan
+    run.file(RESULT).unlink(missing_ok=True)  # a run that goes on has not ended
     tables: dict[str, dict[str, Any]] = {
         "reasons": reasons,
         "facts": facts_of(trainer, found),

@@ -19,7 +19,7 @@ def choose_stem(
     layer that is loaded.
     """
     if stem != "auto":
-        return stem, "asked for"
+        return stem, "given"
     if own is not None:
         return own, "that of the weights"
     if weights != "none":

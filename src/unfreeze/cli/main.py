@@ -96,8 +96,13 @@ def call(verb: str, words: list[str], world: World) -> int:
 
     with world.quiet_stdout():
         result = work(verb)(settings, make_console(world))
-    text = as_json(result) if settings.json else as_text(verb, result)
+    if settings.json:
+        text = as_json(result)
+    else:
+        text = as_text(verb, result, world.width, colour=world.colour)
     if text and not started_rank():
+        if world.stdout.isatty():
+            world.answer("")  # what was said on the way stands above it
         world.answer(text)
     refused: UnfreezeError | None = getattr(result, "refused", None)
     if refused is not None:

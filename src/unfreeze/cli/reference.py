@@ -11,7 +11,7 @@ _INTRO = """\
 # Settings
 
 Every setting of every verb: a flag on the command line, a key in a `--config` file (kebab-case or
-snake_case), a keyword in Python (snake_case). `auto` (None in Python) is derived from the pictures
+snake_case), a keyword in Python (snake_case). `auto` (None in Python) is derived from the images
 or the weights, and the plan says why. Made by `make docs` from `src/unfreeze/settings/`.
 """
 

@@ -83,7 +83,7 @@ def _keep(examined: Examined, console: Console) -> None:
         examined.save()
     except (OSError, ResourceError) as error:
         # the answer does not need it, only the next scan would be quicker
-        console.say(f"What was found could not be kept for other runs: {error}")
+        console.warn(f"The findings could not be cached for later runs: {error}")
 
 
 def _told(index: Index, examined: Examined, decoded: int, began: float) -> Clinic:

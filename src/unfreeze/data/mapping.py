@@ -141,7 +141,7 @@ def _missing(want: Wanted, verdicts: Verdicts, console: Console) -> list[int]:
             missing.append(number)
         except (OSError, ValueError) as error:
             path = want.path(number)
-            console.say(f"Kept pixels are damaged and are decoded again: {path}: {error}.")
+            console.warn(f"Cached pixels are damaged and are decoded again: {path}: {error}.")
             missing.append(number)
     return missing
 

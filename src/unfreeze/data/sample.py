@@ -53,7 +53,7 @@ class Sampled:
             return f"{rule}{sign}{channels}", reason
         cut = beyond(rule, self.extents)
         where = f"{len(self.extents):,} deep images looked at"
-        return word, f"asked for, or that of the weights; {cut:,} of {where} go beyond it"
+        return word, f"given, or that of the weights; {cut:,} of {where} go beyond it"
 
 
 def sampled(index: Index, positions: npt.NDArray[np.int64], intensity: str = "auto") -> Sampled:

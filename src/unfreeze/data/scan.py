@@ -161,7 +161,7 @@ class _Looking:
         except (OSError, ResourceError) as error:
             if hold.asked:
                 raise
-            self.console.say(f"No decoded pictures are kept on the disk: {error}")
+            self.console.warn(f"Decoded images are not cached on the disk: {error}")
             return 0, None
 
     def _make_room(self, want: Wanted, hold: Holding) -> None:

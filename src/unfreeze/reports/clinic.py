@@ -11,30 +11,30 @@ LISTED = 200  # files of one kind that are named on the page
 
 # kind -> what is done about it
 MEANING = {
-    "empty": "There are no bytes.",
-    "not an image": "No format's signature, whatever the name says.",
-    "truncated": "The end is missing: a broken copy or download.",
-    "bomb": "More pixels or bytes than are decoded at all.",
-    "unreadable": "The decoder gave up.",
-    "crashed": "The decoder brought its process down.",
-    "hung": "The decoder did not end in time.",
-    "left out": "Named in the list beside the archive.",
-    "decoder warning": "Decoded, but the decoder complained: look at these.",
+    "empty": "The file has no bytes.",
+    "not an image": "The content is not of any known image format, whatever the name says.",
+    "truncated": "The end of the file is missing: an incomplete copy or download.",
+    "bomb": "More pixels or bytes than are ever decoded: it may be an attack.",
+    "unreadable": "The decoder failed.",
+    "crashed": "The decoder crashed its process.",
+    "hung": "The decoder did not finish in time.",
+    "left out": "Excluded by the list beside the archive.",
+    "decoder warning": "Decoded with a warning: look at these.",
     "wrong extension": "The content is another format than the name says. Read by content.",
     "animated": "The first frame is used.",
-    "CMYK": "Brought to RGB by plain inversion.",
-    "16-bit": "Brought to 8 bits by a stated rule, never clipped to black.",
-    "float": "Brought to 8 bits by a stated rule.",
-    "alpha": "Put on white.",
-    "palette": "Colours are looked up.",
-    "grey": "One channel, repeated.",
-    "rotated": "Turned upright by the EXIF note.",
+    "CMYK": "Converted to RGB by plain inversion.",
+    "16-bit": "Converted to 8 bits by a stated rule, never clipped to black.",
+    "float": "Converted to 8 bits by a stated rule.",
+    "alpha": "Transparent parts become white.",
+    "palette": "Converted to RGB by its palette.",
+    "grey": "One channel, repeated three times.",
+    "rotated": "Turned upright as EXIF says.",
     "extreme shape": "One side is five times the other or more.",
     "tiny": "Much smaller than the others.",
-    "duplicate": "The same bytes again: they count twice.",
-    "near-duplicate": "Looks the same: another size or another save of one picture.",
-    "two labels": "One picture stands under two classes: one of them is wrong.",
-    "across splits": "One picture is in two splits: what is measured on it is too good.",
+    "duplicate": "Exact copies of another file: these images count more than once.",
+    "near-duplicate": "Looks the same as another image: resized or saved again.",
+    "two labels": "The same image under two labels: at least one of them is wrong.",
+    "across splits": "The same image in two splits: an accuracy measured on it is too good.",
 }
 
 
@@ -53,6 +53,7 @@ class Visit:
     """Everything the page shows."""
 
     name: str
+    lead: str
     figures: Sequence[tuple[str, str]]
     notes: Sequence[str]
     kinds: Sequence[Kind]

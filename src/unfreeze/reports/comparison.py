@@ -123,17 +123,17 @@ def _said(d: Mapping[str, Any], names: Mapping[str, str], scratch: str) -> str:
 def caveats(about: Mapping[str, Any]) -> list[str]:
     """What the sentences rest on, and what makes them doubtful."""
     seeds = (
-        "one seed, which says nothing of others"
+        "one seed, which says nothing about others"
         if about["seeds"] == 1
         else (f"{about['seeds']} seeds")
     )
-    said = [f"{seeds[:1].upper()}{seeds[1:]}, {about['n']:,} pictures of {about['split']}."]
+    said = [f"{seeds[:1].upper()}{seeds[1:]}, {about['n']:,} {about['split']} images."]
     if about["split"] == "val":
-        said.append("They also picked the epochs, so accuracies are too good by a little.")
+        said.append("They also chose the epochs, so the accuracies are slightly too good.")
     if about["rates"] == "own":
-        said.append("Each start had its own usual learning rate; --rates tries several for each.")
+        said.append("Each start had its own default learning rate; --rates tries several for each.")
     if not about["same"]:
-        said.append("The starts did not train on the same pictures: do not trust this.")
+        said.append("The starts did not train on the same images: this comparison is not valid.")
     return said
 
 

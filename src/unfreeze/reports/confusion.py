@@ -7,6 +7,7 @@ from unfreeze.reports.interval import wilson
 
 LARGEST = 40  # classes; beyond that a table is no longer read
 WORST = 10
+SHOWN = 15  # classes of the lowest recall, where there are too many
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class Confusion:
     rows: list[Row]
     worst: list[tuple[str, str, int]]  # truth, prediction, how many; most first
     readable: bool
+
+    @property
+    def lowest(self) -> list[Row]:
+        """The classes with the lowest recall."""
+        there = [row for row in self.rows if row.recall is not None]
+        return sorted(there, key=lambda row: (row.recall or 0.0, -row.total))[:SHOWN]
 
 
 def confusion(evaluation: dict[str, Any] | None) -> Confusion | None:

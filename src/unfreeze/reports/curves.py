@@ -1,14 +1,14 @@
-"""A run's curves as pictures, for light pages and dark ones."""
+"""A run's curves as PNG, for light pages and dark ones."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from unfreeze.reports.panels import Line, Panel
 from unfreeze.runtime.outputs import GENERATOR
@@ -16,7 +16,10 @@ from unfreeze.runtime.outputs import GENERATOR
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SMOOTH_FROM = 60  # points; fewer are drawn as they are
+MARKED = 25  # points; fewer are marked
+MARGIN = 0.03  # of the span, beside what is drawn
+TINY = 1e-3  # below it a power of ten is taken out
+RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 # inches of a panel and of the margins inside it; fixed, because measuring text costs half the time
 PANEL, LEFT, RIGHT, TOP, BOTTOM = (4.2, 3.1), 0.68, 0.14, 0.42, 0.52
 
@@ -57,6 +60,7 @@ def _panel(axes: "Axes", panel: Panel, theme: Theme) -> None:
     colours = dict(zip((line.name for line in panel.lines), theme.series * 4, strict=False))
     for line in panel.lines:
         _line(axes, line, theme.quiet if line.faint else colours[line.name])
+    axes.set_ylim(*y_limits(panel))
     if panel.level is not None:
         _level(axes, *panel.level, theme)
     _dress(axes, panel, theme)
@@ -69,48 +73,53 @@ def _line(axes: "Axes", line: Line, colour: str) -> None:
         style = {"marker": "o", "markersize": 4.0, "capsize": 2.5, "linewidth": 1.5}
         axes.errorbar(line.x, line.y, line.spread, color=colour, label=line.name, **style)  # type: ignore[arg-type]
         return
-    if line.exact or len(line.y) < SMOOTH_FROM:
-        marker = "o" if len(line.y) < 25 else ""
-        axes.plot(
-            line.x, line.y, color=colour, lw=1.5, marker=marker, markersize=3, label=line.name
-        )
-        return
-    axes.plot(line.x, line.y, color=colour, lw=0.8, alpha=0.3)
-    axes.plot(line.x, smoothed(line.x, line.y), color=colour, lw=1.5, label=line.name)
+    marker = "o" if len(line.y) < MARKED else ""
+    axes.plot(line.x, line.y, color=colour, lw=1.5, marker=marker, markersize=3, label=line.name)
 
 
-def smoothed(x: Sequence[float], y: Sequence[float]) -> list[float]:
-    """The mean of the points within a sixtieth of the whole range on either side.
-
-    By range and not by count: the first steps of a run are recorded far more densely.
-    """
-    place, sums = np.asarray(x), np.concatenate([[0.0], np.cumsum(y)])
-    reach = (place[-1] - place[0]) / 60
-    low, high = (
-        np.searchsorted(place, place - reach),
-        np.searchsorted(place, place + reach, "right"),
-    )
-    return [float(v) for v in (sums[high] - sums[low]) / np.maximum(high - low, 1)]
+def y_limits(panel: Panel) -> tuple[float, float]:
+    """What the y axis shows: all values, at least the panel's span, never beyond its bounds."""
+    values = [*panel.shows, *(v for line in panel.lines for v in line.y)]
+    values += [
+        y + sign * error
+        for line in panel.lines
+        for y, error in zip(line.y, line.spread or (), strict=False)
+        for sign in (-1, 1)
+    ]
+    if panel.level is not None:
+        values.append(panel.level[0])
+    low, high = min(values), max(values)
+    span = max(high - low, panel.span) or abs(high) or 1.0
+    room = (span - (high - low)) / 2
+    low, high = low - room, high + room
+    # what reaches over a bound on one side is shown on the other
+    if low < panel.low:
+        low, high = panel.low, min(panel.high, high + panel.low - low)
+    if high > panel.high:
+        low, high = max(panel.low, low - (high - panel.high)), panel.high
+    edge = MARGIN * span
+    return low - edge, high + edge
 
 
 def _level(axes: "Axes", value: float, name: str, theme: Theme) -> None:
     axes.axhline(value, color=theme.quiet, lw=1, ls=(0, (4, 3)))
+    low, high = axes.get_ylim()
+    below = value > low + 0.8 * (high - low)
     axes.annotate(
         name,
         (1, value),
         xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
+        xytext=(-2, -3 if below else 3),
         textcoords="offset points",
         ha="right",
+        va="top" if below else "bottom",
         fontsize=8,
         color=theme.quiet,
     )
-    axes.margins(y=0.12)
 
 
 def _dress(axes: "Axes", panel: Panel, theme: Theme) -> None:
     axes.set_facecolor(theme.paper)
-    axes.set_title(panel.title, loc="left", fontsize=10.5, color=theme.ink)
     axes.set_xlabel(panel.x_name, fontsize=8.5, color=theme.quiet)
     axes.tick_params(colors=theme.quiet, labelsize=8.5, length=0)
     axes.grid(axis="y", color=theme.rule, lw=0.8)
@@ -118,17 +127,32 @@ def _dress(axes: "Axes", panel: Panel, theme: Theme) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(theme.rule)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=not panel.x_share))
-    if panel.x_share:
-        axes.xaxis.set_major_formatter(FuncFormatter(_percent))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    written = _percent if panel.share else _plain
-    axes.yaxis.set_major_formatter(FuncFormatter(written))
+    at, words, _ = ticks(*axes.get_xlim(), share=panel.x_share)
+    axes.set_xticks(at, words)
+    at, words, unit = ticks(*axes.get_ylim(), share=panel.share)
+    axes.set_yticks(at, words)
+    axes.set_title(panel.title + unit, loc="left", fontsize=10.5, color=theme.ink)
 
 
-def _percent(value: float, place: int | None) -> str:
-    return f"{100 * value:.3g} %"
+def ticks(low: float, high: float, *, share: bool = False) -> tuple[list[float], list[str], str]:
+    """Where an axis has ticks, what stands there, and the power of ten that all are times.
 
-
-def _plain(value: float, place: int | None) -> str:
-    return f"{value:.4g}"
+    As many digits as tell them apart, the same for all.
+    """
+    scale = 100.0 if share else 1.0
+    places = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low * scale, high * scale)
+    inside = [float(v) for v in places if low * scale <= v <= high * scale]
+    largest = max((abs(v) for v in inside), default=0.0)
+    power = math.floor(math.log10(largest)) if largest and largest < TINY else 0
+    shown = [v / 10**power for v in inside]
+    digits = next(
+        (
+            n
+            for n in range(9)
+            if all(abs(round(v, n) - v) < 1e-9 * max(map(abs, shown)) for v in shown)
+        ),
+        9,
+    )
+    words = [f"{v + 0.0:,.{digits}f}{' %' if share else ''}" for v in shown]
+    unit = f" (×10{str(power).translate(RAISED)})" if power else ""
+    return [v / scale for v in inside], words, unit

@@ -1,7 +1,5 @@
 """One self-contained HTML page about a data set: samples, counts, sizes, views, problems."""
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from unfreeze.reports.page import number, rendered
+from unfreeze.reports.examples import SMALL
+from unfreeze.reports.page import number, rendered, uri
 
-SMALL = 48  # pixels; smaller pictures are shown as they are, enlarged in blocks
 CLASSES = 200  # rows of the table
 PROBLEMS = 200  # rows of the list
 _BARS = 12  # of the histogram
@@ -40,6 +37,7 @@ class Seen:
     """
 
     name: str
+    lead: str
     figures: Sequence[tuple[str, str]]
     notes: Sequence[str]
     splits: Sequence[str]
@@ -110,17 +108,7 @@ def shown(strip: Strip) -> dict[str, Any]:
         "name": strip.name,
         "aside": strip.aside,
         "pictures": [
-            {"word": word, "uri": uri(pixels), "coarse": max(pixels.shape[:2]) < SMALL}
+            {"word": word, "uri": uri(pixels), "coarse": max(pixels.shape[:2]) <= SMALL}
             for word, pixels in strip.pictures
         ],
     }
-
-
-def uri(pixels: Pixels) -> str:
-    """A picture as an address that holds it: exact where it is small, else JPEG."""
-    held = io.BytesIO()
-    exact = max(pixels.shape[:2]) < SMALL
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    picture.save(held, "PNG" if exact else "JPEG", **({} if exact else {"quality": 88}))
-    kind = "png" if exact else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(held.getvalue()).decode('ascii')}"

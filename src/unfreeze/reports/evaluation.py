@@ -1,83 +1,78 @@
-"""What the page says of an evaluation: figures with their doubts, and the worst mistakes."""
+"""What the page says of an evaluation: figures with their meaning and doubts, and images."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from unfreeze.reports.findings import Findings
-from unfreeze.reports.gallery import strip
+from unfreeze.reports.answer import percent
+from unfreeze.reports.examples import RIGHT, UNSURE, WRONG, Example
+from unfreeze.reports.glossary import FIGURES, figure
 from unfreeze.reports.interval import wilson
+from unfreeze.reports.results_models import TOP5
 
-FIGURES = (
-    ("balanced accuracy", "balanced_accuracy", True),
-    ("macro-F1", "macro_f1", False),
-    ("top-5", "top5", True),
-    ("loss", "loss", False),
-    ("calibration error", "calibration_error", True),
-)
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A picture that was taken for something else; `picture`: PNG or None."""
-
-    path: str
-    label: str
-    predicted: str
-    probability: float
-    picture: bytes | None
+KEYS = ("balanced_accuracy", "macro_f1", "top5", "loss", "calibration_error")
+TITLES = {
+    WRONG: ("Wrong", "The most certain mistakes. mistakes.csv lists all of them."),
+    UNSURE: ("Unsure", "The images with the lowest probability for any class."),
+    RIGHT: ("Right", "Classified correctly, with the highest probability in each class."),
+}
 
 
-def mistakes(findings: Findings) -> list[Mistake]:
-    """The most certain ones first."""
-    told = (findings.evaluation or {}).get("mistakes") or []
-    return [
-        Mistake(
-            one["path"],
-            one["label"],
-            one["predicted"],
-            one["probability"],
-            strip([findings.mistaken[one["path"]]]) if one["path"] in findings.mistaken else None,
-        )
-        for one in told
-    ]
+class Score(NamedTuple):
+    """A figure beside the accuracy: name, value, interval or "", and what it means."""
+
+    name: str
+    value: str
+    interval: str
+    meaning: str
 
 
-def figures(evaluation: dict[str, Any] | None) -> list[tuple[str, str, str]]:
-    """(name, value, interval or "") of what stands beside the accuracy."""
+def figures(evaluation: Mapping[str, Any] | None) -> list[Score]:
+    """What stands beside the accuracy."""
     found = evaluation or {}
     rows = []
-    for name, key, share in FIGURES:
-        if found.get(key) is None:
+    for key in KEYS:
+        if found.get(key) is None or (key == "top5" and len(found.get("classes") or ()) < TOP5):
             continue
-        value = f"{100 * found[key]:.1f} %" if share else f"{found[key]:.3f}"
-        rows.append((name, value, _range(found.get("balanced_interval")) if "bal" in key else ""))
+        limits = found.get("balanced_interval") if key == "balanced_accuracy" else None
+        term = FIGURES[key]
+        rows.append(Score(term.name, figure(key, found[key]), _range(limits), term.meaning))
     return rows
 
 
-def notes(evaluation: dict[str, Any] | None) -> list[str]:
-    """Sentences: which epoch, what the last one gives, temperature, uses of the test pictures."""
+def notes(evaluation: Mapping[str, Any] | None) -> list[str]:
+    """Sentences: what makes the figure too good, which epoch it is, a temperature."""
     found, said = evaluation or {}, []
+    if found.get("used_for_choosing"):
+        said.append("These images also chose the epoch: expect less on new images.")
+    if seen := found.get("seen_in_training"):
+        said.append(f"{seen:,} of these images were trained on.")
+    if found.get("test_uses"):
+        uses = found["test_uses"]
+        often = "once" if uses == 1 else f"{uses} times; choices made since the first flatter it"
+        said.append(f"The test images were evaluated {often}.")
     if found.get("last"):
         last = found["last"]
         said.append(
-            f"These are the weights of epoch {found['epoch']}, selected on validation; those of "
-            f"the last, {last['epoch']}, are {100 * last['accuracy']:.1f} % right "
+            f"These are the weights of epoch {found['epoch']}, the best on validation; those of "
+            f"the last epoch, {last['epoch']}, reach {percent(last['accuracy'])} "
             f"({_range(last['interval'])})."
         )
     if found.get("temperature"):
         warm = found["temperature"]
         said.append(
-            f"A temperature of {warm['value']:.3g}, fitted on {warm['n']:,} validation pictures, "
-            f"gives a calibration error of {100 * warm['calibration_error']:.1f} %."
+            f"A temperature of {warm['value']:.3g}, fitted on {warm['n']:,} validation images, "
+            f"gives a calibration error of {percent(warm['calibration_error'])}."
         )
-    if found.get("test_uses"):
-        uses = found["test_uses"]
-        times = "once" if uses == 1 else f"{uses} times: choices made since the first flatter it"
-        said.append(f"Test pictures were read with this run {times}.")
     return said
 
 
-def interval(evaluation: dict[str, Any] | None) -> tuple[float, float] | None:
+def gallery(examples: Sequence[Example]) -> list[tuple[str, str, list[Example]]]:
+    """(title, explanation, images) of each kind that there is."""
+    by_kind = {kind: [one for one in examples if one.kind == kind] for kind in TITLES}
+    return [(*TITLES[kind], found) for kind, found in by_kind.items() if found]
+
+
+def interval(evaluation: Mapping[str, Any] | None) -> tuple[float, float] | None:
     """Of the accuracy, 95 %."""
     if not evaluation or evaluation.get("accuracy") is None or not evaluation.get("n"):
         return None

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from unfreeze.errors import DataError, UsageError
 from unfreeze.evaluation.warnings import RunWarning, latest
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.reports.examples import FILE as EXAMPLES
+from unfreeze.reports.examples import Example, read_examples
+from unfreeze.runtime.runfolder import RESULT, read_metrics
 from unfreeze.runtime.tables import records
 
 T = TypeVar("T")
@@ -43,13 +45,14 @@ class Findings:
     metrics: list[dict[str, Any]]
     problems: list[dict[str, str]]
     evaluation: dict[str, Any] | None
-    mistaken: dict[str, Pixels]  # path -> uint8 [S, S, 3], of the worst mistakes
+    examples: list[Example]  # images of the evaluation
     demo: dict[str, Any] | None
     comparison: dict[str, Any] | None
     repeated: dict[str, Any] | None
     prototypes: Prototypes | None
     views: Pixels | None  # [n, v, S, S, 3]
     warned: list[dict[str, str]]  # of the run itself
+    result: dict[str, Any] | None  # of a run that has ended
 
     @property
     def warnings(self) -> list[RunWarning]:
@@ -72,6 +75,15 @@ class Findings:
         if "nmb_prototypes" in self.settings:
             return "pretrain"
         return "finetune" if "freeze" in self.settings else "run"
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a run began and has not come to its end."""
+        if self.kind not in ("pretrain", "finetune") or self.result is not None:
+            return False
+        done = self.metrics[-1].get("step") if self.metrics else None
+        whole = (self.folder / "model" / "model.json").is_file()
+        return not (whole and done == self.facts.get("steps"))
 
 
 def read_findings(run: str | Path) -> Findings:
@@ -100,13 +112,14 @@ def read_findings(run: str | Path) -> Findings:
         metrics=find("metrics.jsonl", lambda path: read_metrics(path.parent)) or [],
         problems=find("problems.csv", _rows) or [],
         evaluation=find("evaluation.json", _json),
-        mistaken=find("mistakes.npz", _pictures) or {},
+        examples=find(EXAMPLES, read_examples) or [],
         demo=find("demo.json", _json),
         comparison=find("compare.json", _json),
         repeated=find("folds.json", _json),
         prototypes=find("prototypes.npz", _prototypes),
         views=find("views.npz", _views),
         warned=find("warnings.json", _warnings) or [],
+        result=find(RESULT, _json),
     )
 
 
@@ -142,11 +155,6 @@ def _prototypes(path: Path) -> Prototypes:
         share = np.asarray(held["share"], np.float64)
         order = np.argsort(-share, kind="stable")
         return Prototypes(held["pictures"][order], held["prototype"][order], share[order])
-
-
-def _pictures(path: Path) -> dict[str, Pixels]:
-    with np.load(path, allow_pickle=False) as held:
-        return dict(zip(held["paths"].tolist(), held["pictures"], strict=True))
 
 
 def _views(path: Path) -> Pixels:

@@ -1,6 +1,7 @@
 """One self-contained HTML page about a run."""
 
 import base64
+import io
 import math
 from collections import Counter
 from importlib import resources
@@ -8,26 +9,32 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from unfreeze import __version__
-from unfreeze.reports import comparison, evaluation
+from unfreeze.reports import answer, comparison, evaluation
 from unfreeze.reports.confusion import confusion
 from unfreeze.reports.curves import DARK, LIGHT, draw
+from unfreeze.reports.examples import QUALITY, SMALL, Example, Pixels, encoded
 from unfreeze.reports.findings import Findings
 from unfreeze.reports.gallery import strip
+from unfreeze.reports.glossary import FIGURES, figure
 from unfreeze.reports.panels import Panel, panels
+from unfreeze.reports.results_runs import duration
 from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.settings.shared import spoken
 
 TITLES = {
-    "demo": "From handwritten digits to a classifier",
-    "pretrain": "Pretraining with SwAV",
-    "finetune": "Transfer",
-    "compare": "Did pretraining pay?",
+    "demo": "Demo",
+    "pretrain": "Pretraining",
+    "finetune": "Transfer learning",
+    "compare": "Comparison of starts",
     "run": "Run",
 }
 STRIPS = 36  # prototypes on the page
 PROBLEMS = 200  # rows on the page
+PNG = b"\x89PNG"
+WIDEST = 1600  # pixels of a row of images
 
 
 def page(findings: Findings) -> str:
@@ -47,23 +54,27 @@ def rendered(template: str, context: dict[str, Any]) -> str:
 
 
 def _context(findings: Findings) -> dict[str, Any]:
+    compared = comparison.shown(findings.comparison)
     return {
         "title": TITLES[findings.kind],
         "name": findings.folder.resolve().name,
+        "verdict": answer.verdict(findings, compared.verdict if compared else ()),
+        "hero": answer.hero(findings),
+        "unfinished": answer.unfinished(findings),
         "warnings": findings.warnings,
+        "notes": [*(compared.notes if compared else ()), *evaluation.notes(findings.evaluation)],
         "figures": figures(findings),
         "bottleneck": bottleneck(findings.metrics, Circumstances.of(findings.facts)),
         "demo": _demo(findings.demo),
         "charts": [_chart(panel) for panel in panels(findings)],
-        "comparison": comparison.shown(findings.comparison),
-        "evaluation": findings.evaluation,
-        "interval": evaluation.interval(findings.evaluation),
+        "comparison": compared,
         "scores": evaluation.figures(findings.evaluation),
-        "notes": evaluation.notes(findings.evaluation),
-        "mistakes": _mistakes(findings),
+        "gallery": _gallery(findings),
         "confusion": confusion(findings.evaluation),
         "prototypes": _prototypes(findings),
-        "views": [] if findings.views is None else [_uri(strip(v)) for v in findings.views[:8]],
+        "prototype_count": findings.settings.get("nmb_prototypes"),
+        "looks": _looks(findings.metrics),
+        "views": [] if findings.views is None else [_row(v) for v in findings.views[:8]],
         "fine": findings.views is not None and findings.views.shape[2] >= 64,
         "problems": findings.problems[:PROBLEMS],
         "problem_count": len(findings.problems),
@@ -79,50 +90,56 @@ def _context(findings: Findings) -> dict[str, Any]:
 
 
 def figures(findings: Findings) -> list[tuple[str, str]]:
-    """(name, value) of the few numbers that stand at the top."""
+    """(name, value) of the few facts that stand at the top."""
     train = [r for r in findings.metrics if r.get("split") == "train"]
-    held = [r for r in findings.metrics if r.get("split") == "val" and "accuracy" in r]
-    found: list[tuple[str, str]] = []
+    facts, found = findings.facts, list[tuple[str, str]]()
     arch = (findings.comparison or findings.settings).get("arch")
     if arch:
         found.append(("network", str(arch)))
     if findings.settings.get("data"):
-        found.append(("pictures", spoken(findings.settings["data"])))
+        found.append(("data", spoken(findings.settings["data"])))
+    if facts.get("images"):
+        found.append(("training images", number(facts["images"])))
+    if train and facts.get("steps_per_epoch"):
+        epochs = train[-1]["step"] / facts["steps_per_epoch"]
+        found.append(("epochs", f"{epochs:.3g} of {number(findings.settings.get('epochs'))}"))
     if train:
-        found.append(("steps", number(train[-1].get("step"))))
-        found.append(("last loss", number(train[-1].get("loss"))))
         rates = sorted(r["images_per_second"] for r in train if r.get("images_per_second"))
         found += [("images a second", number(round(rates[len(rates) // 2])))] if rates else []
-    found += _knn(findings.metrics)
-    if held:
-        best = max(held, key=lambda record: record["accuracy"])
-        found.append(("best accuracy on val", percent(best["accuracy"])))
-    found += _repeated(findings.repeated)
-    if findings.demo is not None:
-        found.append(("seconds in all", number(round(findings.demo["seconds"]))))
-    return found
+    seconds = (findings.demo or findings.result or {}).get("seconds")
+    if seconds:
+        found.append(("time", duration(seconds)))
+    return found + _repeated(findings.repeated)
+
+
+def _looks(metrics: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The figures without labels, untrained and now, each with its meaning."""
+    looks = [record for record in metrics if record.get("split") == "figures"]
+    if not looks:
+        return []
+    last = looks[-1]
+    first = looks[0] if looks[0].get("step") == 0 and last is not looks[0] else {}
+    return [
+        {
+            "name": term.name,
+            "first": figure(key, first.get(key)),
+            "last": figure(key, last[key]),
+            "meaning": term.meaning,
+        }
+        for key, term in FIGURES.items()
+        if key in last and key != "loss"
+    ]
 
 
 def _repeated(found: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """What folds and seeds say of the last epoch."""
+    """Accuracy over folds and seeds, in the last epoch."""
     if found is None:
         return []
     how = f"{found['folds']} folds, " if found["folds"] else ""
     seeds = f"{len(found['seeds'])} seeds, " if len(found["seeds"]) > 1 else ""
     low, high = (percent(bound) for bound in found["interval"])
-    name = f"held out in turn ({how}{seeds}{number(found['n'])} pictures, 95 %)"
+    name = f"cross-validation ({how}{seeds}{number(found['n'])} images, 95 %)"
     return [(name, f"{percent(found['accuracy'])} [{low}, {high}]")]
-
-
-def _knn(metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """k-NN at the untrained start and at the last look, and of which pictures."""
-    seen = [record for record in metrics if record.get("knn_accuracy") is not None]
-    if not seen:
-        return []
-    first, last = seen[0], seen[-1]
-    of = f"{last.get('split')}, {number(last.get('total'))} pictures"
-    began = f"{percent(first['knn_accuracy'])} -> " if first.get("step") == 0 else ""
-    return [(f"k-NN ({of})", began + percent(last["knn_accuracy"]))]
 
 
 def _demo(demo: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -150,16 +167,26 @@ def sorted_cells(row: dict[str, Any]) -> list[tuple[str, Any]]:
 def _chart(panel: Panel) -> dict[str, str]:
     return {
         "title": panel.title,
-        "light": _uri(draw([panel], LIGHT)),
-        "dark": _uri(draw([panel], DARK)),
+        "note": panel.note,
+        "light": _data(draw([panel], LIGHT)),
+        "dark": _data(draw([panel], DARK)),
     }
 
 
-def _mistakes(findings: Findings) -> list[dict[str, Any]]:
+def _gallery(findings: Findings) -> list[tuple[str, str, list[dict[str, Any]]]]:
     return [
-        {**vars(one), "picture": None if one.picture is None else _uri(one.picture)}
-        for one in evaluation.mistakes(findings)
+        (title, explained, [_face(one) for one in images])
+        for title, explained, images in evaluation.gallery(findings.examples)
     ]
+
+
+def _face(one: Example) -> dict[str, Any]:
+    return {
+        **{name: value for name, value in vars(one).items() if name != "image"},
+        "file": one.path.rpartition("/")[2],
+        "coarse": one.image.startswith(PNG),
+        "uri": _data(one.image),
+    }
 
 
 def _prototypes(findings: Findings) -> list[dict[str, Any]]:
@@ -170,15 +197,35 @@ def _prototypes(findings: Findings) -> list[dict[str, Any]]:
         {
             "number": int(held.number[p]),
             "share": float(held.share[p]),
-            "strip": _uri(strip(held.pictures[p])),
-            "fine": held.pictures.shape[2] >= 64,
+            "images": [uri(image) for image in held.pictures[p]],
+            "coarse": held.pictures.shape[2] <= SMALL,
         }
         for p in range(min(STRIPS, len(held.number)))
     ]
 
 
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def _row(pixels: Pixels) -> str:
+    """Images beside each other, as an address that holds them."""
+    png = strip(pixels)
+    with Image.open(io.BytesIO(png)) as row:
+        if row.height <= SMALL:
+            return _data(png)
+        row.thumbnail((WIDEST, WIDEST))
+        paper = Image.new("RGB", row.size, "white")
+        paper.paste(row, mask=row.getchannel("A"))
+    held = io.BytesIO()
+    paper.save(held, "JPEG", quality=QUALITY)
+    return _data(held.getvalue())
+
+
+def uri(pixels: Pixels) -> str:
+    """An image as an address that holds it: exact where it is small, else JPEG."""
+    return _data(encoded(pixels))
+
+
+def _data(image: bytes) -> str:
+    kind = "png" if image.startswith(PNG) else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def number(value: Any) -> str:

@@ -1,49 +1,63 @@
 """Which curves a run has: its records sorted into panels."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from unfreeze.reports.findings import Findings
+from unfreeze.reports.glossary import FIGURES
+
+ENOUGH = 10  # images behind a point of the reliability diagram
+POINTS = 120  # of a curve, at most: records are dense in the first steps and sparse afterwards
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve; `spread` draws error bars, `faint` steps back, `exact` is never smoothed."""
+    """One curve; `spread` draws error bars, `faint` steps back."""
 
     name: str
     x: list[float]
     y: list[float]
     faint: bool = False
-    exact: bool = False
     spread: list[float] | None = None
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; `level` is a dashed line with its name."""
+    """One pair of axes; `level` is a dashed line with its name, `note` explains it.
+
+    `span`: how far the y axis reaches at least, so that noise does not fill it. `shows`: values
+    that it reaches in any case. `low`, `high`: what it never leaves.
+    """
 
     title: str
     lines: list[Line]
-    x_name: str = "step"
+    x_name: str = "epoch"
     level: tuple[float, str] | None = None
     share: bool = False  # the y axis is a share from 0 to 1
     x_share: bool = False  # the x axis too
+    span: float = 0.0
+    shows: tuple[float, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    note: str = ""
 
 
 def panels(findings: Findings) -> list[Panel]:
-    """The panels that have something to show, in reading order."""
+    """The panels that have something to show, in reading order; a single point is no curve."""
     made = (
         _demo(findings.demo),
         _loss(findings),
-        _accuracy(findings.metrics),
+        _accuracy(findings),
+        _figures(findings),
         _prototypes(findings),
-        _figures(findings.metrics),
-        _learning_rate(findings.metrics),
+        _learning_rate(findings),
         _calibration(findings.evaluation),
     )
-    return [panel for panel in made if panel is not None and panel.lines]
+    x = "epoch" if findings.facts.get("steps_per_epoch") else "step"
+    curves = [p for p in made if p is not None and any(len(line.x) > 1 for line in p.lines)]
+    return [replace(p, x_name=x) if p.x_name == "epoch" else p for p in curves]
 
 
 def _demo(demo: Mapping[str, Any] | None) -> Panel | None:
@@ -54,76 +68,155 @@ def _demo(demo: Mapping[str, Any] | None) -> Panel | None:
         counts = sorted(row, key=int)
         means, spreads = zip(*(row[count] for count in counts), strict=True)
         lines.append(Line(method, [float(c) for c in counts], list(means), spread=list(spreads)))
-    return Panel("Accuracy by labels", lines, x_name="labels a class", share=True)
+    return Panel(
+        "Accuracy by number of labels", lines, x_name="labels a class", share=True, high=1.0
+    )
 
 
 def _loss(findings: Findings) -> Panel:
     K = findings.settings.get("nmb_prototypes")
-    level = None
+    level, note = None, "Cross-entropy of the labels, the mean over each interval."
     if isinstance(K, int) and K > 1:
-        level = (math.log(K), f"ln {K}: nothing learned")
+        level = (math.log(K), f"ln {K} = {math.log(K):.2f}: guessing")
+        note = (
+            "Cross-entropy between the codes of two crops. A loss that stays at the dashed line "
+            "means collapse; the codes change too, so it may rise again."
+        )
     # the rates of --find-lr are all tried at step 0, up to where the loss explodes
     trained = [record for record in findings.metrics if record.get("split") != "find-lr"]
-    return Panel("Loss", _lines(trained, "loss"), level=level)
+    lines = _lines(findings, trained, "loss")
+    largest = max((abs(v) for line in lines for v in line.y), default=1.0)
+    return Panel("Loss", lines, level=level, span=0.1 * largest, low=0.0, note=note)
 
 
-def _accuracy(metrics: list[dict[str, Any]]) -> Panel:
-    lines = _lines(metrics, "accuracy")
-    for name in sorted({key for record in metrics for key in record if key.startswith("knn")}):
-        lines += [
-            Line("k-NN" if line.name == "val" else f"k-NN, {line.name}", line.x, line.y)
-            for line in _lines(metrics, name)
-        ]
+def _accuracy(findings: Findings) -> Panel:
+    lines = _lines(findings, findings.metrics, "accuracy")
+    note = "Share of images whose predicted class is their label."
+    knn = [
+        replace(line, name="k-NN" if line.name == "val" else f"k-NN, {line.name}")
+        for line in _lines(findings, findings.metrics, "knn_accuracy")
+    ]
+    if knn:
+        note = f"{FIGURES['knn_accuracy'].name}: {FIGURES['knn_accuracy'].meaning}."
+    lines += knn
     of = f" ({lines[0].name})" if len(lines) == 1 else ""
-    return Panel(f"Accuracy{of}", lines, share=True)
+    title = "k-NN accuracy" if knn and len(lines) == len(knn) else f"Accuracy{of}"
+    return Panel(title, lines, share=True, span=0.2, low=0.0, high=1.0, note=note)
 
 
 def _prototypes(findings: Findings) -> Panel:
     K = findings.settings.get("nmb_prototypes")
     level = (float(K), f"all {K}") if isinstance(K, int) else None
-    lines = _lines(findings.metrics, "prototypes_used")
-    return Panel("Prototypes in use", lines, level=level)
+    lines = _lines(findings, findings.metrics, "prototypes_used")
+    note = "How many prototypes share the images of a batch (perplexity of their mean code)."
+    return Panel("Prototypes in use", lines, level=level, shows=(0.0,), low=0.0, note=note)
 
 
-def _figures(metrics: list[dict[str, Any]]) -> Panel:
-    names = {
-        "information": "information",
-        "agreement": "agreement of two views",
-        "code_entropy": "entropy of a code",
-    }
-    looked = [record for record in metrics if record.get("split") == "figures"]
-    lines = [replace(line, name=names[key]) for key in names for line in _lines(looked, key)]
-    return Panel("Without labels", lines, share=True)
+def _figures(findings: Findings) -> Panel:
+    keys = ("information", "agreement", "code_entropy")
+    looked = [record for record in findings.metrics if record.get("split") == "figures"]
+    lines = [
+        replace(line, name=FIGURES[key].name)
+        for key in keys
+        for line in _lines(findings, looked, key)
+    ]
+    note = " ".join(
+        f"{FIGURES[key].name.capitalize()}: {FIGURES[key].meaning}."
+        for key in keys
+        if any(line.name == FIGURES[key].name for line in lines)
+    )
+    return Panel(
+        "Feature evaluation without labels", lines, share=True, shows=(0.0, 1.0), note=note,
+    )  # fmt: skip
 
 
-def _learning_rate(metrics: list[dict[str, Any]]) -> Panel:
-    found = [line for line in _lines(metrics, "learning_rate") if line.name == "train"]
-    return Panel("Learning rate", [replace(line, exact=True) for line in found])
+def _learning_rate(findings: Findings) -> Panel:
+    lines = [
+        line
+        for line in _lines(findings, findings.metrics, "learning_rate", mean=False)
+        if line.name == "train"
+    ]
+    return Panel("Learning rate", lines, shows=(0.0,))
 
 
 def _calibration(evaluation: Mapping[str, Any] | None) -> Panel | None:
     bins = (evaluation or {}).get("calibration")
     if not bins or not evaluation:
         return None
-    sure, right = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
+    sure, right = _merged(bins)
     lines = [
-        Line("as sure as right", [0.0, 1.0], [0.0, 1.0], faint=True, exact=True),
-        Line(str(evaluation.get("split", "model")), sure, right, exact=True),
+        Line("perfectly calibrated", [0.0, 1.0], [0.0, 1.0], faint=True),
+        Line(str(evaluation.get("split", "model")), sure, right),
     ]
-    title = "Right, by the probability given"
-    return Panel(title, lines, x_name="probability", share=True, x_share=True)
+    return Panel(
+        "Reliability diagram",
+        lines,
+        x_name="stated probability",
+        share=True,
+        x_share=True,
+        shows=(0.0, 1.0),
+        note="Of the images with a stated probability, the share that is right. Below the "
+        "diagonal the model is more certain than it should be.",
+    )
 
 
-def _lines(metrics: list[dict[str, Any]], key: str) -> list[Line]:
-    """One line a split, training stepping back where there is another."""
+def _merged(bins: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """(confidence, accuracy) of bins with enough images each for a share to say something."""
+    enough = max(ENOUGH, sum(b["n"] for b in bins) // 10)
+    groups: list[list[Mapping[str, Any]]] = [[]]
+    for one in bins:
+        if sum(b["n"] for b in groups[-1]) >= enough:
+            groups.append([])
+        groups[-1].append(one)
+    if len(groups) > 1 and sum(b["n"] for b in groups[-1]) < enough:
+        rest = groups.pop()
+        groups[-1] += rest
+    means = [
+        [sum(b[key] * b["n"] for b in group) / sum(b["n"] for b in group) for group in groups]
+        for key in ("confidence", "accuracy")
+    ]
+    return means[0], means[1]
+
+
+def _lines(
+    findings: Findings, metrics: Sequence[Mapping[str, Any]], key: str, *, mean: bool = True
+) -> list[Line]:
+    """One line a split, training stepping back where there is another; x counts epochs."""
+    steps = findings.facts.get("steps_per_epoch") or 1  # without it x counts steps
     found = [record for record in metrics if _number(record.get(key)) and "step" in record]
     names = list(dict.fromkeys(str(record.get("split", "train")) for record in found))
     lines = []
     for name in names:
         rows = [record for record in found if str(record.get("split", "train")) == name]
         x, y = [float(r["step"]) for r in rows], [float(r[key]) for r in rows]
-        lines.append(Line(name, x, y, faint=name == "train" and len(names) > 1))
+        x, y = evenly(x, y, mean=mean)
+        epochs = [place / steps for place in x]
+        lines.append(Line(name, epochs, y, faint=name == "train" and len(names) > 1))
     return lines
+
+
+def evenly(
+    x: Sequence[float], y: Sequence[float], *, points: int = POINTS, mean: bool = True
+) -> tuple[list[float], list[float]]:
+    """The same curve with about equal steps along x: the mean of what lies in each, or the last.
+
+    The first and the last point stay where they are.
+    """
+    if len(x) <= 2 or x[-1] <= x[0]:
+        return list(x), list(y)
+    wide = (x[-1] - x[0]) / points
+    held: dict[int, list[int]] = {}
+    for place, value in enumerate(x):
+        held.setdefault(min(points - 1, int((value - x[0]) / wide)), []).append(place)
+    bins = list(held.values())
+    if mean:
+        xs = [sum(x[p] for p in some) / len(some) for some in bins]
+        ys = [sum(y[p] for p in some) / len(some) for some in bins]
+    else:
+        xs, ys = [x[some[-1]] for some in bins], [y[some[-1]] for some in bins]
+    if not mean or len(bins[0]) == 1:
+        xs[0], ys[0] = x[0], y[0]
+    return xs, ys
 
 
 def _number(value: Any) -> bool:

@@ -59,12 +59,12 @@ def bottleneck(records: Sequence[Mapping[str, Any]], where: Circumstances | None
     data, step = found
     share = data / (data + step)
     if share >= WAITING:
-        sentence = f"Waiting for pictures took {_percent(share)} of the time"
+        sentence = f"Waiting for data took {_percent(share)} of the time"
         advice = _for_pictures(where) if where else ""
     else:
         sentence = f"The network took {_percent(1 - share)} of the time"
         if share >= _HARDLY:
-            sentence += f", waiting for pictures {_percent(share)}"
+            sentence += f", waiting for data {_percent(share)}"
         advice = _for_the_network(where) if where else ""
     return f"{sentence}: {advice}." if advice else f"{sentence}."
 

@@ -46,10 +46,13 @@ class Quiet:
         """Nothing."""
 
     def warn(self, message: str) -> None:
-        """Nothing: the result carries it."""
+        """As a line: whoever remembers lines remembers warnings."""
+        self.say(f"{WARNING}: {message}")
 
     def table(self, table: Table) -> None:
-        """Nothing."""
+        """As lines."""
+        for line in table.lines():
+            self.say(line)
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:

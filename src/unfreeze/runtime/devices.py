@@ -43,7 +43,7 @@ def pick_precision(name: str, device: torch.device) -> tuple[str, str]:
     if name == "fp16" and device.type == "cpu":
         raise UsageError("--precision fp16 needs a GPU.", "Use --precision bf16 or fp32.")
     if name != "auto":
-        return name, "asked for"
+        return name, "given"
     if device.type == "cuda":
         good = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16", "the GPU has it") if good else ("fp32", "the GPU has no bf16")

@@ -6,6 +6,7 @@ A result's `display()` is a `Display`; `text` and `html` draw it.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from typing import Any
 
 from unfreeze.runtime.console import WARNING
 from unfreeze.runtime.layout import Table, command, facts, wrapped
@@ -36,6 +37,35 @@ class Display:
     def short(self) -> "Display":
         """The same with the first rows of each table."""
         return replace(self, tables=[table.first(ROWS) for table in self.tables])
+
+
+class Displayed:
+    """A result that describes itself: `str` is all of it, `repr` and a notebook fit a screen."""
+
+    def display(self) -> Display:
+        """What there is to show."""
+        raise NotImplementedError
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What `to_pandas` makes a table of: one dictionary a row."""
+        return [dict(vars(self))]
+
+    def to_pandas(self) -> Any:
+        """The result's rows as a pandas.DataFrame; ImportError without `unfreeze[pandas]`."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas() needs pandas: pip install 'unfreeze[pandas]'") from error
+        return pandas.DataFrame(self.rows())
+
+    def __str__(self) -> str:
+        return text(self.display())
+
+    def __repr__(self) -> str:
+        return text(self.display().short(), WIDTH)
+
+    def _repr_html_(self) -> str:
+        return html(self.display())
 
 
 def text(display: Display, width: int | None = None, *, colour: bool = False) -> str:

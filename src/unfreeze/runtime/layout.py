@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 GAP = 2  # spaces between columns
 NARROW = 18  # a column of text that has less is no longer read
+LONGEST = 28  # cells of a word in a table; of longer ones, paths mostly, the end is shown
 # a command at the end of a sentence, and its words: quotes are not opened
 COMMAND = re.compile(r"^(.*?[:;] )(unfreeze [a-z]+(?: .*)?)$", re.DOTALL)
 WORD = re.compile(r"""(?:'[^']*'|"[^"]*"|\S)+""")
@@ -56,6 +57,20 @@ def _filled(words: Sequence[str], width: int, indent: str) -> list[str]:
     return [*lines, line]
 
 
+def shortened(word: str, limit: int) -> str:
+    """A word of at most `limit` cells: of a path its last parts, of others the two ends."""
+    if cells(word) <= limit:
+        return word
+    tail = ""
+    for part in reversed(word.split("/")):
+        longer = f"/{part}{tail}"
+        if cells(longer) + 1 > limit:
+            break
+        tail = longer
+    half = (limit - 1) // 2
+    return f"…{tail}" if tail else f"{word[:half]}…{word[-half:]}"
+
+
 def sentences(text: str, width: int | None) -> list[str]:
     """`text` for a terminal: prose is wrapped, a command at its end can be pasted as it stands."""
     if width is None or cells(text) <= width:
@@ -95,7 +110,7 @@ def _parts(words: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a head; numbers stand to the right."""
+    """Rows of text under a head; numbers stand to the right. A row of one cell is a subtitle."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -103,8 +118,13 @@ class Table:
 
     def numeric(self, column: int) -> bool:
         """Whether the column holds numbers, or nothing."""
-        held = [row[column] for row in self.rows if row[column] not in ("", "-")]
+        held = [row[column] for row in self.whole if row[column] not in ("", "-")]
         return bool(held) and all(re.match(r"[-+±]?\.?\d", cell) for cell in held)
+
+    @property
+    def whole(self) -> list[Sequence[str]]:
+        """The rows without subtitles."""
+        return [row for row in self.rows if len(row) == len(self.head)]
 
     def first(self, rows: int) -> "Table":
         """The first rows, and how many more there are."""
@@ -114,14 +134,28 @@ class Table:
         last = (f"and {more:,} more", *[""] * (len(self.head) - 1))
         return replace(self, rows=[*self.rows[:rows], last])
 
+    def _shortened(self, limit: int) -> "Table":
+        """The same without words, paths mostly, that would take the room of all others."""
+        rows = [
+            [" ".join(shortened(w, limit) for w in cell.split(" ")) for cell in row]
+            for row in self.rows
+        ]
+        return replace(self, rows=rows)
+
     def lines(self, width: int | None = None) -> list[str]:
         """The head, a rule and the rows, in `width` cells; below each other where they must be."""
+        if width is not None:
+            self = self._shortened(max(LONGEST, width // 3))
         widths = column_widths(self, width)
         if widths is None:
             return _stacked(self, width or 0)
         right = [self.numeric(column) for column in range(len(widths))]
-        head, *rows = (_row(row, widths, right) for row in (self.head, *self.rows))
-        lines = [line for row in rows for line in row]
+        head = _row(self.head, widths, right)
+        lines = [
+            line
+            for row in self.rows
+            for line in (wrapped(row[0], width) if len(row) == 1 else _row(row, widths, right))
+        ]
         if not any(self.head):
             return lines
         return [*head, "─" * max(map(cells, [*head, *lines])), *lines]
@@ -143,7 +177,7 @@ def _row(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> li
 
 def column_widths(table: Table, width: int | None) -> list[int] | None:
     """Cells of each column; None where they do not fit beside each other."""
-    columns = list(zip(table.head, *table.rows, strict=True))
+    columns = list(zip(table.head, *table.whole, strict=True))
     natural = [max(map(cells, column)) for column in columns]
     space = GAP * (len(columns) - 1)
     if width is None or sum(natural) + space <= width:
@@ -151,7 +185,10 @@ def column_widths(table: Table, width: int | None) -> list[int] | None:
     least = [
         natural[place]
         if table.numeric(place)
-        else min(natural[place], max(NARROW, *(_longest_word(cell) for cell in column)))
+        else max(
+            min(NARROW, max(map(cells, column[1:]), default=0)),
+            *(_longest_word(cell) for cell in column),
+        )
         for place, column in enumerate(columns)
     ]
     room = width - space - sum(least)
@@ -176,7 +213,7 @@ def _stacked(table: Table, width: int) -> list[str]:
     lines = []
     for row in table.rows:
         lines += wrapped(row[0], width)
-        for name, cell in zip(table.head[1:], row[1:], strict=True):
+        for name, cell in zip(table.head[1:], row[1:], strict=False):
             if cell:
                 lines += wrapped(f"  {name}: {cell}" if name else f"  {cell}", width)
     return lines

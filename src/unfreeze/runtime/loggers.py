@@ -257,7 +257,7 @@ class Courier:
     def _drop(self, why: str) -> None:
         if not self.dropped:
             self.dropped = True
-            self.console.say(
+            self.console.warn(
                 f"--logger {self.name} failed and gets nothing more: {why} "
                 "The run goes on; metrics.jsonl has everything."
             )

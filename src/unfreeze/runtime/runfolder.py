@@ -18,10 +18,11 @@ from unfreeze.text import clean_all, for_screen
 ENTRIES = {
     *("config.toml", "metrics.jsonl", "log.txt", "problems.csv", "split.csv", "checkpoints"),
     *("model", "views.npz", "prototypes.npz", "prototypes.png", "curves.png", "report.html"),
-    *("evaluation.json", "predictions.csv", "mistakes.csv", "mistakes.npz", "test_uses.json"),
+    *("evaluation.json", "predictions.csv", "mistakes.csv", "examples.npz", "test_uses.json"),
     *("folds", "folds.json", "held-out.json", "judged.json", "compare.json", "compare.csv"),
     *(
         "warnings.json",
+        "result.json",
         "demo.json",
         "pretrain",
         "loggers.json",
@@ -97,6 +98,9 @@ class RunFolder:
             if is_full(error):
                 raise disk_full(self.file(name), error) from error
             raise
+
+
+RESULT = "result.json"  # of a run that has ended
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from unfreeze.settings.knob import knob
 
 @dataclass(frozen=True)
 class CompareSettings(TuningSettings):
-    """Did pretraining pay: the same pictures and budget from several starting points."""
+    """Compares starting points on the same images and budget: did pretraining pay."""
 
     weights: tuple[str, ...] = knob(  # type: ignore[assignment]  # several, where finetune has one
         ("none", "imagenet"),
@@ -17,18 +17,18 @@ class CompareSettings(TuningSettings):
     )
     seeds: int = knob(
         3,
-        "runs from each start; a seed draws labels, validation split, new layers and order",
+        "runs from each start; the seed draws labels, validation split, new layers and order",
         low=1,
     )
     rates: tuple[float, ...] | None = knob(
         None,
-        "learning rates to try from each start and seed; the best on validation is judged "
+        "learning rates to try from each start and seed; the best on validation is evaluated "
         "(auto: --lr, else each start's usual one)",
         low=0,
     )
     test: str | None = knob(
         None,
-        "other pictures to judge by, once at the end of each run (auto: test of DATA, else val)",
+        "other images to evaluate on, once at the end of each run (auto: test of DATA, else val)",
         group="data",
         path="input",
     )

@@ -10,7 +10,7 @@ FORMATS = ("torchvision", "timm", "safetensors", "torchscript", "onnx")
 
 @dataclass(frozen=True)
 class ExportSettings(Call):
-    """A run's model in another tool's format, verified by comparing outputs."""
+    """Writes a run's model in another tool's format, verified by comparing outputs."""
 
     run: str = knob("", "a run's folder, or its model/ folder", positional=True, path="input")
     to: str | None = knob(
@@ -26,7 +26,7 @@ class ExportSettings(Call):
     )
     data: str | None = knob(
         None,
-        "pictures to compare outputs on: folder, archive, list or built-in name "
+        "images to compare outputs on: folder, archive, list or built-in name "
         "(auto: the run's own views)",
         group="data",
         path="input",

@@ -9,7 +9,7 @@ from unfreeze.settings.training import Training
 
 @dataclass(frozen=True)
 class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
-    """One run of transfer."""
+    """One run of transfer learning."""
 
     data: tuple[str, ...] = sources()
     arch: str | None = knob(
@@ -19,19 +19,23 @@ class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
         "imagenet", "start from: none, imagenet, swav, NAME, URL, FILE or RUN", path="input"
     )
     allow_partial: bool = knob(
-        False, "take weights that fit less than 90 % of the backbone; the rest stays random"
+        False, "accept weights that match less than 90 % of the backbone; the rest stays random"
     )
     freeze: str = knob(
-        "none", "what stands still: none, all, norms (batch norms), stage:N or regex:PATTERN"
+        "none",
+        "which layers to freeze: none, all (but the head), norms, stage:N (the stem and N "
+        "stages) or "
+        "regex:PATTERN",
     )
     unfreeze_at: str | None = knob(
         None,
-        'parts that thaw, or with - freeze again, from an epoch on: "5:layer4,10:all,20:-layer1"',
+        "layers to unfreeze from an epoch on (with -: to freeze again): "
+        '"5:layer4,10:all,20:-layer1"',
         unset="never",
     )
     layer_decay: float = knob(
         1.0,
-        "learning rate of each stage as a share of the next one's (1: the same)",
+        "layer-wise learning rate decay: each stage's rate as a share of the next one's (1: off)",
         low=0.01,
         high=1,
     )
@@ -40,15 +44,16 @@ class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
     )
     stem: str = knob(
         "auto",
-        "first layers: small keeps the resolution of small pictures",
+        "first layers: small keeps the resolution of small images",
         choices=("auto", "imagenet", "small"),
     )
     image_size: int | None = knob(None, "side of the network's input in pixels", low=8)
-    epochs: int = knob(30, "passes over the training pictures", low=1)
-    batch_size: int | None = knob(None, "pictures a step, over all processes", low=1)
+    epochs: int = knob(30, "passes over the training images", low=1)
+    batch_size: int | None = knob(None, "images per step, over all processes", low=1)
     lr: float | None = knob(None, "learning rate after the warm-up", low=0)
     find_lr: bool = knob(
-        False, "take the learning rate at which a test of rising rates sees the loss fall fastest"
+        False,
+        "learning rate finder: try rising rates and take the one at which the loss falls fastest",
     )
     head_lr: float | None = knob(
         None, "learning rate of the new head alone", low=0, unset="that of --lr"
@@ -68,20 +73,22 @@ class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
         "are not given at once, and take the best on validation",
         choices=("auto", "off"),
     )
-    schedule: str = knob(
-        "cosine", "how the learning rate falls", choices=("cosine", "constant", "step")
-    )
+    schedule: str = knob("cosine", "learning rate schedule", choices=("cosine", "constant", "step"))
     warmup_epochs: int = knob(0, "epochs of linear warm-up", low=0)
     augment: str = knob(
         "photo",
-        "random views in training: photo crops, flips and changes colours a little, mono is photo "
-        "for grey pictures, digits turns a little and never flips; randaugment and trivialaugment "
-        "crop, flip and do what torchvision's policies of that name do",
+        "data augmentation: photo crops, flips and changes colours a little; mono is photo for "
+        "grey "
+        "images; digits rotates a little and never flips; randaugment and trivialaugment crop, "
+        "flip "
+        "and apply torchvision's policies",
         choices=("none", "photo", "mono", "digits", "randaugment", "trivialaugment"),
     )
-    mean: tuple[float, ...] | None = knob(None, "channel means (auto: what the weights want)")
-    std: tuple[float, ...] | None = knob(None, "channel deviations (auto: what the weights want)")
-    patience: int = knob(0, "stop after this many epochs without a better one (0: off)", low=0)
+    mean: tuple[float, ...] | None = knob(None, "channel means (auto: those of the weights)")
+    std: tuple[float, ...] | None = knob(
+        None, "channel standard deviations (auto: those of the weights)"
+    )
+    patience: int = knob(0, "early stopping: epochs without improvement (0: off)", low=0)
     checkpoint_every: int | None = knob(  # type: ignore[assignment]  # finer than the shared one
         None,
         "epochs between checkpoints (auto: 1; with features kept, each half minute; always at "
@@ -91,40 +98,44 @@ class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
     )
     cache: str = knob(
         "auto",
-        "compute what the frozen part makes of the pictures once and train from there: features "
-        "before a head that alone learns, activations before whatever learns first",
+        "compute the output of the frozen layers once and train from it: features where only the "
+        "head trains, activations where some layers train too",
         choices=("auto", "off", "features", "activations"),
     )
     cache_views: int | None = knob(
         None,
-        "random views of each picture that are kept (1: no augmentation)",
+        "random views of each image in the cache (1: no augmentation)",
         low=1,
     )
     cache_budget: float = knob(
         16.0,
-        "GiB of disk for everything kept; what was not used for longest makes room",
+        "GiB of disk for all cached features; the least recently used are removed first",
         low=0,
     )
     select: str | None = knob(
         None,
-        "what on the validation images picks the best epoch; balanced and macro-f1 count each "
-        "class the same, last keeps the last epoch",
+        "validation metric that chooses the best epoch; balanced and macro-f1 weight all classes "
+        "equally, last keeps the last epoch",
         choices=("accuracy", "balanced", "macro-f1", "loss", "last"),
         unset="accuracy; last below 50 validation images, which cannot choose",
     )
     val: float = knob(
-        0.2, "share of train held out where there is no val", low=0, high=0.9, group="data"
+        0.2,
+        "share of train held out for validation where there is no val",
+        low=0,
+        high=0.9,
+        group="data",
     )
     labels_per_class: int | None = knob(
-        None, "use this many training pictures of each class", low=1, group="data", unset="all"
+        None, "use this many training images of each class", low=1, group="data", unset="all"
     )
     label_fraction: float | None = knob(
-        None, "use this share of the training pictures", low=0, high=1, group="data", unset="all"
+        None, "use this share of the training images", low=0, high=1, group="data", unset="all"
     )
     group_by: str | None = knob(
         None,
-        "keep together what shares this CSV column, or this regular expression's first group "
-        "(without it: a CSV's column `group`, where there is one)",
+        "keep images of one group in the same split: a CSV column, or a regular expression whose "
+        "first group is taken (without it: the CSV's column `group`, if any)",
         group="data",
         unset="",  # nothing to type: a column `group` holds whether it is named or not
     )
@@ -132,18 +143,17 @@ class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
 
 @dataclass(frozen=True)
 class FinetuneSettings(TuningSettings):
-    """Transfer: replace the head, freeze, train, keep the best."""
+    """Transfer learning: replaces the head, freezes layers, trains, keeps the best epoch."""
 
     folds: int = knob(
         0,
-        "before the run itself, one for each of N parts of the training pictures, held out in "
-        "turn: how sure is its accuracy (0: none)",
+        "cross-validation before the run itself: N folds, each held out once (0: none)",
         low=0,
         group="data",
     )
     repeats: int = knob(
         1,
-        "seeds for the folds; without --folds, runs of other seeds and other pictures",
+        "repeat cross-validation with N seeds; without --folds, N validation splits",
         low=1,
         group="data",
     )

@@ -24,11 +24,14 @@ RECIPES = (
 
 @dataclass(frozen=True)
 class PretrainSettings(Call, Run, Told, Pictures, Machine):
-    """SwAV on unlabelled pictures. None means: derived from the pictures, with a reason."""
+    """Self-supervised pretraining (SwAV) on unlabelled images.
+
+    None means: derived from the images, with a reason.
+    """
 
     data: tuple[str, ...] = sources()
     arch: str | None = knob(
-        None, "network: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: by picture and device)"
+        None, "network: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: by image and device)"
     )
     init: str = knob(
         "none",
@@ -36,48 +39,49 @@ class PretrainSettings(Call, Run, Told, Pictures, Machine):
         path="input",
     )
     allow_partial: bool = knob(
-        False, "take weights that fit less than 90 % of the backbone; the rest stays random"
+        False, "accept weights that match less than 90 % of the backbone; the rest stays random"
     )
     method: str = knob(
         "swav", "where codes come from: Sinkhorn, or k-means before each epoch", choices=METHODS
     )
     recipe: str = knob(
         "auto",
-        "where unset values come from: the pictures, or a published ImageNet run",
+        "where unset values come from: the images, or a published ImageNet run",
         choices=RECIPES,
     )
     stem: str = knob(
         "auto",
-        "first layers: small keeps the resolution of small pictures",
+        "first layers: small keeps the resolution of small images",
         choices=("auto", "imagenet", "small"),
     )
     image_size: int | None = knob(
         None, "side of the large crop in pixels; the small one is in proportion", low=8
     )
-    augment: str | None = knob(None, "kind of pictures", choices=AUGMENTS)
-    epochs: int | None = knob(None, "passes over the pictures (0: write the start)", low=0)
+    augment: str | None = knob(None, "augmentation by kind of image", choices=AUGMENTS)
+    epochs: int | None = knob(None, "epochs (0: write the untrained model)", low=0)
     watch_every: int | None = knob(
         None,
-        "epochs between looks at features and, where labels are, k-NN (0: never)",
+        "epochs between feature evaluations, with k-NN where there are labels (0: never)",
         low=0,
         group="run",
     )
     keep: str = knob(
         "last",
-        "which epoch's weights model/ gets: the last, or the best one seen (checkpoints/best.ckpt)",
+        "which epoch's weights go into model/: the last, or the best (checkpoints/best.ckpt)",
         choices=("last", "best"),
         group="run",
     )
     on_collapse: str = knob(
         "stop",
-        "when all pictures come to look alike: save and stop, go back and change what helps, go on",
+        "on collapse (all features alike): save and stop, go back and change a setting, or "
+        "ignore it",
         choices=("stop", "recover", "ignore"),
         group="run",
     )
-    batch_size: int | None = knob(None, "pictures a step, over all processes", low=2)
+    batch_size: int | None = knob(None, "images per step, over all processes", low=2)
     accumulate: int = knob(
         1,
-        "parts a process takes its batch in, for less memory; codes are of the whole batch",
+        "gradient accumulation: parts of a batch, for less memory; codes are of the whole batch",
         low=1,
     )
     sync_bn: str = knob(
@@ -91,34 +95,34 @@ class PretrainSettings(Call, Run, Told, Pictures, Machine):
     )
     tune: str = knob(
         "auto",
-        "measure before step 0, in 5 s at most, which threads, precision, layout and workers pay, "
-        "of those that were not given; a resumed run keeps its choice",
+        "measure before the first step, within 5 s, the fastest threads, precision, layout and "
+        "workers; a resumed run keeps its choice",
         choices=("auto", "off"),
         group="machine",
     )
     views_on: str | None = knob(
         None,
-        "where views are cut: on the device, a batch at once, from small pictures that are held "
-        "there, or on the host one by one",
+        "where crops are made: on the device, a batch at once, from small images held there, or on "
+        "the host one by one",
         choices=("device", "host"),
         group="machine",
     )
-    optimizer: str | None = knob(None, "larc is the published one", choices=OPTIMIZERS)
+    optimizer: str | None = knob(None, "optimizer; larc is the published one", choices=OPTIMIZERS)
 
     nmb_crops: tuple[int, ...] | None = knob(
-        None, "views a picture for each resolution", low=0, group="swav"
+        None, "crops per image at each resolution", low=0, group="swav"
     )
     size_crops: tuple[int, ...] | None = knob(
-        None, "side of the views for each resolution, pixels", low=8, group="swav"
+        None, "side of the crops at each resolution, pixels", low=8, group="swav"
     )
     min_scale_crops: tuple[float, ...] | None = knob(
-        None, "smallest share of the picture in a view", low=0.001, high=1, group="swav"
+        None, "smallest share of the image in a crop", low=0.001, high=1, group="swav"
     )
     max_scale_crops: tuple[float, ...] | None = knob(
-        None, "largest share of the picture in a view", low=0.001, high=1, group="swav"
+        None, "largest share of the image in a crop", low=0.001, high=1, group="swav"
     )
     crops_for_assign: tuple[int, ...] = knob(
-        (0, 1), "views whose codes the others predict", low=0, group="swav"
+        (0, 1), "crops whose codes the others predict", low=0, group="swav"
     )
     temperature: float = knob(0.1, "temperature of the prediction", low=1e-4, group="swav")
     epsilon: float | None = knob(None, "entropy of the Sinkhorn codes", low=1e-5, group="swav")
@@ -129,7 +133,10 @@ class PretrainSettings(Call, Run, Told, Pictures, Machine):
     )
     nmb_prototypes: int | None = knob(None, "number of prototypes K", low=2, group="swav")
     queue_length: int | None = knob(
-        None, "features kept for the codes, over all processes (0: off)", low=0, group="swav"
+        None,
+        "queue of past features for the codes, over all processes (0: off)",
+        low=0,
+        group="swav",
     )
     epoch_queue_starts: int | None = knob(
         None, "epoch from which the queue fills, counted from 0", low=0, group="swav"
@@ -151,6 +158,6 @@ class PretrainSettings(Call, Run, Told, Pictures, Machine):
         None, "learning rate at the first step of a warm-up", low=0, group="swav"
     )
     freeze_prototypes_niters: int | None = knob(
-        None, "steps for which the prototypes stand still", low=0, group="swav"
+        None, "steps for which the prototypes are frozen", low=0, group="swav"
     )
     wd: float | None = knob(None, "weight decay", low=0, group="swav")

@@ -28,14 +28,12 @@ def _idle(help: str) -> Any:
 
 @dataclass(frozen=True)
 class ReferenceSettings(Call):
-    """SwAV by the flags of the reference implementation: its command line, another program."""
+    """Pretrains with the flags of the reference implementation, main_swav.py."""
 
     data_path: str = _own(
-        "", "folder of pictures (its classes are ignored), or an archive", path="input"
+        "", "folder of images (its classes are ignored), or an archive", path="input"
     )
-    dump_path: str = _own(
-        ".", "folder of the run; one of ours there is gone on with", path="output"
-    )
+    dump_path: str = _own(".", "folder of the run; an earlier run there is resumed", path="output")
     arch: str = _own(
         "resnet50", "network: resnet50, resnet50w2, w4, w5, or any that `pretrain` knows"
     )
@@ -55,8 +53,8 @@ class ReferenceSettings(Call):
     queue_length: int = _same("queue_length", 0)
     epoch_queue_starts: int = _same("epoch_queue_starts", 15)
 
-    epochs: int = _own(100, "passes over the pictures", low=0, group="swav")
-    batch_size: int = _own(64, "pictures a step in each process", low=2, group="swav")
+    epochs: int = _own(100, "passes over the images", low=0, group="swav")
+    batch_size: int = _own(64, "images per step in each process", low=2, group="swav")
     base_lr: float = _same("base_lr", 4.8)
     final_lr: float = _same("final_lr", 0.0)
     freeze_prototypes_niters: int = _same("freeze_prototypes_niters", 313)

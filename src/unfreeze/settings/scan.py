@@ -8,7 +8,7 @@ from unfreeze.settings.shared import Call, sources
 
 @dataclass(frozen=True)
 class ScanSettings(Call):
-    """Decodes every picture and names what is broken, odd, twice there or suspicious."""
+    """Decodes every image and lists broken, unusual, duplicate and mislabelled files."""
 
     data: tuple[str, ...] = sources()
     out: str | None = knob(
@@ -20,21 +20,22 @@ class ScanSettings(Call):
     )
     quarantine: str | None = knob(
         None,
-        "move what cannot be used here, with a manifest; of an archive, list it for later runs",
+        "move unusable files to this folder, with a manifest to undo it; an archive gets a list of "
+        "exclusions instead",
         unset="none",
         metavar="DIR",
         path="output",
     )
     undo: str | None = knob(
         None,
-        "bring back what --quarantine moved to this folder",
+        "restore the files that --quarantine moved to this folder",
         unset="nothing",
         metavar="DIR",
         path="input",
     )
-    seconds: float = knob(30.0, "for one file; a decoder that takes longer is ended", low=0.1)
+    seconds: float = knob(30.0, "time limit of the decoder for one file", low=0.1)
     workers: int | None = knob(
-        None, "processes that decode (auto: one a core)", low=1, group="machine"
+        None, "decoding processes (auto: one per core)", low=1, group="machine"
     )
     data_root: str = knob(
         "data", "folder for built-in data sets", group="data", metavar="DIR", path="output"

@@ -17,7 +17,7 @@ Data = str | PathLike[str] | Sequence[str | PathLike[str]]
 
 
 def sources() -> Any:
-    """The knob of what pictures are read from."""
+    """The knob of what images are read from."""
     return knob((), DATA, positional=True, whole=True, path="input")
 
 
@@ -47,24 +47,24 @@ class Machine:
     )
     precision: str = knob(
         "auto",
-        "arithmetic of the network: auto takes bf16 where the hardware has it",
+        "numerical precision: auto takes bf16 where the hardware has it",
         choices=("auto", "fp32", "bf16", "fp16"),
         group="machine",
     )
     workers: int | None = knob(
-        None, "processes that read and cut pictures (0: none)", low=0, group="machine"
+        None, "processes that load images (0: the main process)", low=0, group="machine"
     )
 
 
 @dataclass(frozen=True)
 class Told:
-    """What is said of the pictures beside them."""
+    """Labels and splits from elsewhere."""
 
     labels: str | None = knob(
         None,
         "labels from elsewhere: a CSV or Parquet file (path, label, maybe split, group) joined by "
         "name, another column of the list itself, or a regular expression whose first group in a "
-        "picture's path is its label",
+        "image's path is its label",
         group="data",
         unset="the folders, or the list itself",
         metavar="FILE",
@@ -79,7 +79,7 @@ class Told:
     )
     split_from: str | None = knob(
         None,
-        "splits from elsewhere: a run, or a CSV like its split.csv; pictures that it does not "
+        "splits from elsewhere: a run, or a CSV like its split.csv; images that it does not "
         "name are not used",
         group="data",
         unset="the data's own",
@@ -95,7 +95,7 @@ def said_of(s: Told) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Which pictures, and how they are kept."""
+    """Which images, and how they are kept."""
 
     data_root: str = knob(
         "data", "folder for built-in data sets", group="data", metavar="DIR", path="output"
@@ -120,22 +120,22 @@ class Pictures:
     )
     scan: str = knob(
         "full",
-        "decode every file before the first step, a sample, or none",
+        "decode all files before training to find broken ones, a sample, or none",
         choices=("full", "sample", "off"),
         group="data",
     )
     store: str = knob(
         "auto",
-        "where decoded pictures are held: memory, disk (a memory map that processes share and "
+        "where decoded images are held: memory, disk (a memory map that processes share and "
         "later runs find again) or off; auto takes memory for one process up to 1 GiB, else disk",
         choices=("auto", "memory", "disk", "off"),
         group="data",
     )
     store_budget: float = knob(
-        16.0, "GiB that decoded pictures may take, in memory or on the disk", low=0, group="data"
+        16.0, "GiB that decoded images may take, in memory or on the disk", low=0, group="data"
     )
     limit: int | None = knob(
-        None, "use at most N training pictures", low=1, group="data", unset="all"
+        None, "use at most N training images", low=1, group="data", unset="all"
     )
 
 
@@ -154,15 +154,17 @@ class Run:
     )
     resume: str | None = knob(
         None,
-        "go on from the folder's last checkpoint; with none, start and say so",
+        "resume from the run's last checkpoint; without one, start from the beginning",
         bare="yes",
         choices=("yes", "auto"),
         group="run",
         cli_only=True,
     )
-    overwrite: bool = knob(False, "empty the folder first", group="run", cli_only=True)
+    overwrite: bool = knob(
+        False, "delete the previous run in that folder first", group="run", cli_only=True
+    )
     dry_run: bool = knob(
-        False, "print the plan with its reasons; touch no file", group="run", cli_only=True
+        False, "print the plan with its reasons and write nothing", group="run", cli_only=True
     )
     seed: int = knob(0, "seed of every random choice", low=0, high=SEEDS, group="run")
     checkpoint_every: int = knob(
@@ -170,15 +172,15 @@ class Run:
     )
     keep_every: int | None = knob(
         None,
-        "also keep a checkpoint of its own every N epochs, with its figures in its name",
+        "also keep a separate checkpoint every N epochs, with its metrics in its name",
         low=1,
         group="run",
         unset="off",
     )
     time_limit: str | None = knob(
         None,
-        "save and end with 130 before this time since the start of the process is over: 30m, 2h, "
-        "1-12:00:00, or minutes; with --resume auto the same command begins and goes on",
+        "save and stop (exit code 130) before this much time has passed: 30m, 2h, 1-12:00:00, or "
+        "minutes; with --resume auto the same command starts and resumes",
         group="run",
         unset="none",
         cli_only=True,
@@ -186,8 +188,8 @@ class Run:
     )
     logger: tuple[str, ...] = knob(
         ("none",),
-        "who else gets what goes into metrics.jsonl, one or several; each is an extra to install "
-        "(unfreeze[wandb]); one that fails is named and dropped, and the run goes on",
+        "experiment trackers that also get the metrics, one or several, each an extra "
+        "(unfreeze[wandb]); a tracker that fails does not stop the run",
         choices=LOGGERS,
         group="run",
     )

@@ -7,55 +7,54 @@ from unfreeze.settings.knob import knob
 
 @dataclass(frozen=True)
 class Training:
-    """Each is off until it is asked for."""
+    """Each is off by default."""
 
     label_smoothing: float = knob(
         0.0,
-        "share of each label that is spread over all classes",
+        "label smoothing: share of each label spread over all classes",
         low=0,
         high=0.9,
         group="training",
     )
     class_weights: str = knob(
         "none",
-        "what a picture of each class counts in the loss: the same, by the inverse of the class's "
-        "size (balanced), or by its root (sqrt)",
+        "weight of each class in the loss: equal, by inverse frequency (balanced), or by its "
+        "square "
+        "root (sqrt)",
         choices=("none", "balanced", "sqrt"),
         group="training",
     )
     sampling: str = knob(
         "natural",
-        "which pictures an epoch has: each once, or as many, the same number of every class",
+        "images of an epoch: each once (natural), or the same number of every class (balanced)",
         choices=("natural", "balanced"),
         group="training",
     )
     mixup: float = knob(
         0.0,
-        "mix pictures and labels of a batch in pairs: alpha of the share, often 0.2",
+        "mixup: alpha of its beta distribution, often 0.2 (0: off)",
         low=0,
         group="training",
     )
     cutmix: float = knob(
         0.0,
-        "paste a part of another picture, with its share of the label: alpha, often 1; with "
-        "--mixup each batch takes one of the two",
+        "CutMix: alpha of its beta distribution, often 1 (0: off); with --mixup each batch takes "
+        "one of the two",
         low=0,
         group="training",
     )
     clip_grad: float = knob(
-        0.0, "largest norm of a step's gradient (0: any)", low=0, group="training"
+        0.0, "gradient clipping: the largest norm (0: off)", low=0, group="training"
     )
     accumulate: int = knob(
         1,
-        "parts a process takes its batch in, for less memory; the step is the same but for batch "
-        "norm, which sees each part alone",
+        "gradient accumulation: parts of a batch, for less memory; batch norm sees each part alone",
         low=1,
         group="training",
     )
     ema: float = knob(
         0.0,
-        "validate and keep the running average of the weights with this decay, often 0.99 to "
-        "0.9999 (0: the weights themselves)",
+        "exponential moving average of the weights with this decay, often 0.99 to 0.9999 (0: off)",
         low=0,
         high=0.999999,
         group="training",

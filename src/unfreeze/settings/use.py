@@ -11,7 +11,7 @@ SPLITS = ("train", "val", "test", "all")
 
 @dataclass(frozen=True)
 class _Serving(Machine):
-    batch_size: int = knob(64, "pictures at once", low=1)
+    batch_size: int = knob(64, "images per batch", low=1)
     data_root: str = knob(
         "data", "folder for built-in data sets", group="data", metavar="DIR", path="output"
     )
@@ -19,33 +19,35 @@ class _Serving(Machine):
 
 @dataclass(frozen=True)
 class EvaluateSettings(Call, Told, _Serving):
-    """How good is a model on labelled pictures."""
+    """Measures a model on labelled images: accuracy with its interval, confusion, mistakes."""
 
     run: str = knob("", "a run's folder, or its model/ folder", positional=True, path="input")
     data: tuple[str, ...] = sources()
     split: str | None = knob(
-        None, "which pictures (auto: test, else val, else held out, else all)", choices=SPLITS
+        None,
+        "split to evaluate (auto: test, else val, else what the run held out, else all)",
+        choices=SPLITS,
     )
     weights_of: str = knob(
         "both",
-        "which weights: those of the selected epoch (best), of the last, or both beside each other",
+        "which weights: of the best epoch, of the last, or both",
         choices=("both", "best", "last"),
     )
     temperature: str = knob(
         "off",
-        "fit a temperature on the validation pictures and show what it brings; keep stores it "
-        "with the model, and predict goes by it",
+        "calibrate probabilities with a temperature fitted on the validation images: fit shows "
+        "the effect, keep also stores it with the model for predict",
         choices=("off", "fit", "keep"),
     )
 
 
 @dataclass(frozen=True)
 class PredictSettings(Call, _Serving):
-    """Labels for pictures."""
+    """Predicts the class of images."""
 
     run: str = knob("", "a run's folder, or its model/ folder", positional=True, path="input")
     images: tuple[str, ...] = knob(
-        (), "pictures, folders or archives", positional=True, whole=True, path="input"
+        (), "images, folders or archives", positional=True, whole=True, path="input"
     )
     out: str | None = knob(
         None, "write the CSV here instead of stdout", metavar="FILE", path="output"
@@ -54,7 +56,7 @@ class PredictSettings(Call, _Serving):
 
 @dataclass(frozen=True)
 class EmbedSettings(Call, Told, _Serving):
-    """Features for pictures."""
+    """Computes the features of images."""
 
     weights: str = knob(
         "", "a run's folder, a model/ folder or a checkpoint file", positional=True, path="input"
@@ -64,12 +66,12 @@ class EmbedSettings(Call, Told, _Serving):
         None, "the .npz file to write", metavar="FILE", needed=True, path="output"
     )
     arch: str | None = knob(None, "network, where the weights do not say it")
-    split: str | None = knob(None, "which pictures (auto: all)", choices=SPLITS)
+    split: str | None = knob(None, "which images (auto: all)", choices=SPLITS)
 
 
 @dataclass(frozen=True)
 class ShowSettings(Call, Told):
-    """One page about a data set: samples, sizes, class counts, views, problems."""
+    """Draws a page about a dataset: samples, sizes, class counts, augmented views, problems."""
 
     data: tuple[str, ...] = sources()
     out: str | None = knob(
@@ -80,34 +82,33 @@ class ShowSettings(Call, Told):
     )
     run: str | None = knob(
         None,
-        "a run whose views and input are shown (auto: those that pretrain and finetune would take)",
+        "a run whose input and random views are shown (auto: those of a new pretraining)",
         metavar="RUN",
         path="input",
     )
-    augment: str | None = knob(None, "kind of pictures, for the views", choices=AUGMENTS)
-    image_size: int | None = knob(None, "side of the large view in pixels", low=8)
+    augment: str | None = knob(None, "augmentation of the views shown", choices=AUGMENTS)
+    image_size: int | None = knob(None, "side of the large crop in pixels", low=8)
     scan: str = knob(
         "sample",
-        "decode every file to find problems, a sample, or none; what is known is shown anyway",
+        "decode all files to find problems, a sample, or none; earlier findings are always shown",
         choices=("full", "sample", "off"),
         group="data",
     )
     range: str | None = knob(
         None,
-        "what is black and white in 16-bit and float pictures, as in pretrain",
+        "which values are black and white in 16-bit and float images, as in pretrain",
         choices=("auto", "full", "percentile"),
         group="data",
         unset="that of the run, else auto",
     )
     channels: tuple[int, ...] | None = knob(
         None,
-        "channels of the files that are used, counted from 0: three, or one (of many, as in TIFF "
-        "files of cameras and satellites)",
+        "channels of multi-channel files to use, counted from 0: one or three",
         low=0,
         group="data",
         unset="those of the run, else the first three",
     )
-    samples: int = knob(6, "pictures of each class", low=1)
+    samples: int = knob(6, "sample images of each class", low=1)
     seed: int = knob(0, "seed of the samples and views", low=0, high=SEEDS)
     workers: int | None = knob(None, "processes that decode", low=1, group="machine")
     data_root: str = knob(
@@ -117,7 +118,7 @@ class ShowSettings(Call, Told):
 
 @dataclass(frozen=True)
 class InspectSettings(Call):
-    """What a checkpoint of any origin holds, and which network it is of."""
+    """Says what a checkpoint of any origin holds, and of which network it is."""
 
     file: str = knob(
         "",
@@ -129,16 +130,18 @@ class InspectSettings(Call):
 
 @dataclass(frozen=True)
 class SummarySettings(Call):
-    """The layer table."""
+    """Lists the layers of a network: output shapes, parameters, what is frozen."""
 
     arch: str = knob(
         "", "a network's name, a run's folder or a checkpoint", positional=True, path="input"
     )
     input: str = knob("3x224x224", "channels x height x width")
-    classes: int | None = knob(None, "width of a new head (auto: the network's own)", low=1)
+    classes: int | None = knob(
+        None, "number of classes of a new head (auto: the network's own)", low=1
+    )
     freeze: str | None = knob(
         None,
-        "what stands still: none, all, norms, stage:N or regex:PATTERN",
+        "which layers are frozen: none, all, norms, stage:N or regex:PATTERN",
         unset="as in the run; none",
     )
     stem: str = knob("imagenet", "first layers", choices=("imagenet", "small"))
@@ -146,14 +149,14 @@ class SummarySettings(Call):
 
 @dataclass(frozen=True)
 class ReportSettings(Call):
-    """Draws a run's report from its files."""
+    """Draws the report of a run again from its files."""
 
     run: str = knob("", "a run's folder", positional=True, path="input")
 
 
 @dataclass(frozen=True)
 class DemoSettings(Call, Machine):
-    """The main job on scikit-learn's digits."""
+    """Runs pretraining and transfer on handwritten digits that come with scikit-learn."""
 
     out: str | None = knob(
         None, "folder of the run (auto: a new one under runs/)", metavar="RUN", path="output"

@@ -81,7 +81,7 @@ def heed(trainer: "Trainer") -> None:
     if trainer.s.on_collapse == "ignore":
         trainer.verdict = None
         if not trainer.guard.spoken:
-            trainer.run.log(f"{collapsed.sentence} Ignored, as asked for.")
+            trainer.run.log(f"{collapsed.sentence} Ignored by --on-collapse ignore.")
         trainer.guard.spoken = True
         return
     trainer.run.log(collapsed.sentence)

@@ -29,7 +29,7 @@ def prototypes(images: int, batch: int | None, queue: int | None) -> Counted:
     """K. `batch` None: not limited by it; `queue` None: as long as it may be."""
     grown = 8 * round(100 * (images / 10_000) ** 0.7 / 8)
     K = min(MOST, max(64, grown), max(2, images // 8))
-    why = f"grows with {images:,} pictures (3,000 for a million)"
+    why = f"grows with the {images:,} images (3,000 for a million)"
     if batch is None:
         return Counted(K, why)
     held = longest_queue(images, batch) if queue is None else queue
@@ -46,5 +46,5 @@ def queue(images: int, batch: int, K: int) -> Counted:
         return Counted(0, f"a batch of {batch} is enough for {K:,} prototypes")
     length = longest_queue(images, batch)
     if not length:
-        return Counted(0, f"{images:,} pictures are too few for one")
-    return Counted(length, f"a quarter of {images:,} pictures at most, 15 batches at most")
+        return Counted(0, f"{images:,} images are too few for one")
+    return Counted(length, f"at most a quarter of the {images:,} images, and 15 batches")

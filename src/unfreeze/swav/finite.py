@@ -102,7 +102,7 @@ class Finite:
         self.skipped += 1
         files = self._tell(step, "a gradient was not a number and the step was left out")
         if self.skipped == 1:
-            self.console.say(
+            self.console.warn(
                 f"Step {step + 1} was left out: a gradient was not a number. Its pictures: "
                 f"{_some(files)}. log.txt names those of every such step."
             )

@@ -44,22 +44,22 @@ def inherit(model: SwAV, rest: Mapping[str, torch.Tensor]) -> Inherited:
     plain = without_weight_norm(rest)
     found = prototypes_in(plain)
     if not found:
-        return Inherited((), ("No SwAV head in the weights: head and prototypes start anew.",))
+        return Inherited((), ("No SwAV head in the weights: it starts at random.",))
     why = _take_head(model, plain)
     if why:
-        return Inherited((), (f"Projection head and prototypes start anew: {why}.",))
+        return Inherited((), (f"The SwAV head starts at random: {why}.",))
     own = model.prototypes.weight
     fitting = next((name for name in found if plain[name].shape == own.shape), None)
     if fitting is None:
         K, d = plain[found[0]].shape
-        said = f"Prototypes start anew: {K:,} there, {len(own):,} here"
+        said = f"Prototypes start at random: {K:,} in the weights, {len(own):,} here"
         said += f" (--nmb-prototypes {K} takes them)." if d == own.shape[1] else "."
-        return Inherited(("projection head",), ("Projection head taken over.", said))
+        return Inherited(("projection head",), ("Projection head loaded.", said))
     with torch.no_grad():
         own.copy_(plain[fitting])
     bias = fitting.removesuffix("weight") + "bias"
-    said = "Projection head and prototypes taken over"
-    said += "; the prototypes' bias is left out, scores are cosines." if bias in plain else "."
+    said = "Projection head and prototypes loaded"
+    said += "; the prototypes' bias is not used, scores are cosines." if bias in plain else "."
     return Inherited(("projection head", "prototypes"), (said,))
 
 

@@ -43,7 +43,7 @@ def views_on(s: PretrainSettings, facts: Facts) -> tuple[str, str]:
     if facts.side > SMALL:
         return "host", f"pictures of {facts.side} pixels; up to {SMALL} they go to the GPU"
     if s.workers:
-        return "host", "by the workers that were asked for"
+        return "host", "by the workers that were given"
     if s.store == "off" or s.scan != "full" or math.isinf(size):
         return "host", "decoded pictures are not held"
     if size > facts.room:

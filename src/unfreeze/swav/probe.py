@@ -67,7 +67,7 @@ class _Limited:
     def __init__(self, measure: Measure, clock: Callable[[], float], rows: tuple[int, int]) -> None:
         self.measure, self.clock, self.rows = measure, clock, rows
         self.began, self.limit = clock(), SECONDS - RESERVE
-        self.ended = "there was no time"
+        self.ended = "no time was left"
         self.warm: set[tuple[Way, int]] = set()
         self.slow: dict[tuple[Way, int], Spent] = {}  # what was cut off
 
@@ -112,7 +112,7 @@ class _Limited:
         """A run of so many steps, none shorter than this part of one, is worth a share of them."""
         if SHARE * steps * spent.total < self.limit:
             self.limit = SHARE * steps * spent.total
-            self.ended = f"{steps:,} steps are soon over"
+            self.ended = f"a run of {steps:,} steps is too short for it to pay"
 
     def in_turn(self, ways: Sequence[Way], rows: int) -> dict[Way, Spent] | None:
         """Each way's median step, the ways alternating; None where there was nothing to compare.

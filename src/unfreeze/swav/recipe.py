@@ -90,11 +90,11 @@ class _Draft:
 def choose_arch(settings: PretrainSettings, side: int, device: str) -> tuple[str, str]:
     """(architecture, reason): small networks for small pictures and for CPUs."""
     if settings.arch:
-        return settings.arch, "asked for"
+        return settings.arch, "given"
     if side < 24:
-        return "unfreeze/tiny", f"pictures of {side} pixels"
+        return "unfreeze/tiny", f"images of {side} pixels"
     if side <= 64:
-        return "unfreeze/small", f"pictures of {side} pixels"
+        return "unfreeze/small", f"images of {side} pixels"
     if device == "cpu":
         return "torchvision/resnet18", "no GPU: a fifth of ResNet-50's work"
     return "torchvision/resnet50", "the network SwAV was published with"
@@ -141,20 +141,22 @@ def view_specs(s: PretrainSettings) -> list[ViewSpec]:
 def _views(draft: _Draft, facts: Facts) -> None:
     given = draft["size_crops"]
     large = given[0] if given else draft["image_size"] or usual_side(facts.side, facts.device)
-    why = f"pictures have {facts.side} pixels" + (
+    why = f"the images have {facts.side} pixels" + (
         "" if facts.device != "cpu" or facts.side <= 128 else "; 128 without a GPU"
     )
+    if draft["image_size"]:
+        why = "--image-size"
     draft.fill("image_size", large, "the largest view" if given else why)
     small = large <= 64
     draft.fill(
         "augment",
         "small" if small else "photo",
-        f"views of {large} pixels" + (": half the colour, no blur" if small else ""),
+        f"views of {large} pixels" + (": half the colour changes, no blur" if small else ""),
     )
     if small:
         draft.fill("size_crops", (large,), why)
-        draft.fill("nmb_crops", (2,), "small crops of small pictures show nothing")
-        draft.fill("min_scale_crops", (0.2,), "a view keeps enough pixels to be recognised")
+        draft.fill("nmb_crops", (2,), f"views of {large} pixels have no smaller crops")
+        draft.fill("min_scale_crops", (0.2,), "a crop keeps enough pixels to be recognised")
         draft.fill("max_scale_crops", (1.0,), "published")
     else:
         draft.fill("size_crops", (large, small_side(large)), "in proportion 224:96")
@@ -169,7 +171,7 @@ def _batch(draft: _Draft, facts: Facts) -> None:
     # but batch norm wants some pictures to look at
     part = max(2, min(facts.images // 2, max(16, facts.images // 16)))
     size = min(256, 1 << (part.bit_length() - 1))
-    why = "the small published batch" if size == 256 else f"{facts.images // size} steps an epoch"
+    why = "the small published batch" if size == 256 else f"{facts.images // size} steps per epoch"
     shares = facts.processes * draft["accumulate"]
     if size % shares:
         size = max(2, round(size / shares)) * shares
@@ -217,7 +219,7 @@ def _codes(draft: _Draft, facts: Facts) -> None:
         draft.fill("epsilon", *_epsilon(draft["augment"], draft["size_crops"][0]))
     else:
         draft.fill("nmb_prototypes", *prototypes(images, None, None))
-        draft.fill("queue_length", 0, "labels come from k-means over all pictures")
+        draft.fill("queue_length", 0, "labels come from k-means over all images")
         if draft["nmb_prototypes"] > images:
             raise UsageError(
                 f"--nmb-prototypes {draft['nmb_prototypes']:,} are more than the {images:,} "
@@ -235,7 +237,7 @@ def _codes(draft: _Draft, facts: Facts) -> None:
 def _epsilon(augment: str, pixels: int) -> tuple[float, str]:
     """(value, reason): where pictures look alike at first, the published codes stay uniform."""
     if augment == "digits" or pixels < TINY:
-        what = "written signs" if augment == "digits" else f"views of {pixels} pixels"
+        what = "digits" if augment == "digits" else f"views of {pixels} pixels"
         return SHARPEST, f"{what}: at {EPSILON} the loss stays at ln K (docs/LOG.md)"
     return EPSILON, "published"
 
@@ -246,22 +248,22 @@ def _optimizer(draft: _Draft, facts: Facts) -> None:
     draft.fill(
         "optimizer",
         "adamw" if short else "larc",
-        f"{steps:,} steps: " + ("too short for LARC" if short else "long enough for LARC"),
+        f"{steps:,} steps: " + ("too few for LARC" if short else "enough for LARC"),
     )
     lr, why = usual_lr(draft["optimizer"], draft["batch_size"])
     if draft["init"] != "none":
-        lr, why = lr / 4, why + ", a quarter because the start is trained"
+        lr, why = lr / 4, why + ", a quarter of it from pretrained weights"
     draft.fill("base_lr", float(f"{lr:.3g}"), why)
     draft.fill("final_lr", float(f"{draft['base_lr'] / 1000:.6g}"), "a thousandth, as published")
     draft.fill("start_warmup", 0.0, "from zero")
-    draft.fill("wd", 1e-2 if draft["optimizer"] == "adamw" else 1e-6, "the optimizer's usual")
+    draft.fill("wd", 1e-2 if draft["optimizer"] == "adamw" else 1e-6, "the optimizer's default")
 
 
 def usual_lr(optimizer: str, batch: int) -> tuple[float, str]:
     """(learning rate, rule) that an optimizer gets at a batch size."""
     share = batch / 256
     return {
-        "adamw": (2e-3 * share**0.5, "0.002 x square root of batch / 256"),
+        "adamw": (2e-3 * share**0.5, "0.002 x sqrt(batch / 256)"),
         "larc": (0.6 * share, "0.6 x batch / 256, as published for small batches"),
         "sgd": (0.05 * share, "0.05 x batch / 256"),
     }[optimizer]
@@ -280,7 +282,7 @@ def _processes(draft: _Draft, facts: Facts) -> None:
         alone = facts.processes == 1
         draft.values["sync_bn"] = "none" if alone else "all"
         if not alone:
-            draft.reasons["sync_bn"] = "any number of processes computes the same"
+            draft.reasons["sync_bn"] = "any number of processes computes the same result"
     elif facts.processes == 1:
         draft.values["sync_bn"] = "none"
         draft.reasons["sync_bn"] = "one process has nothing to synchronise"

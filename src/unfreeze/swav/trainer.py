@@ -135,7 +135,7 @@ class Trainer:
                 self.meter.step_done(loss, len(batch.ids))
                 if due(self.step) or self.step == total:
                     self.record(batch.epoch, codes)
-                advance(1, self.line)
+                advance(1, self.text())
                 stop.at(self.deadline, self.meter.last)
                 self.watch.after_step(self)
                 if self.ends_interval():
@@ -249,8 +249,8 @@ class Trainer:
         numbers["images_per_second"] *= self.processes.world
         self.loss = numbers["loss"]
         self.line = (
-            f"loss {self.loss:.3f}  data {1000 * numbers['seconds_data']:.0f} ms  "
-            f"step {1000 * numbers['seconds_step']:.0f} ms{self.watch.said}"
+            f"data {1000 * numbers['seconds_data']:.0f} ms  "
+            f"step {1000 * numbers['seconds_step']:.0f} ms"
         )
         used = perplexity(self.processes.mean(codes.mean(0)))
         entropy = float(self.processes.mean(sharpness(codes)))
@@ -266,6 +266,13 @@ class Trainer:
                 **{name: float(f"{value:.6g}") for name, value in numbers.items()},
             }
         )
+
+    def text(self) -> str:
+        """For people: the most important first, two spaces between what may be left out."""
+        epoch = -(-self.step // self.plan.steps_per_epoch)
+        loss = f"loss {self.loss:.3f}" if math.isfinite(self.loss) else ""
+        parts = (f"epoch {epoch}/{self.s.epochs}", loss, self.watch.said, self.line)
+        return "  ".join(part for part in parts if part)
 
     def ends_interval(self) -> bool:
         """Whether the last step ended the epochs between two checkpoints, or the run."""

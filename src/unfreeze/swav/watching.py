@@ -108,8 +108,8 @@ class Watch:
         if self.last is None:
             return ""
         if self.last.knn is None:
-            return f"  information {100 * self.last.score:.1f} %"
-        return f"  k-NN {100 * self.last.knn:.1f} % ({self.last.split})"
+            return f"information {100 * self.last.score:.1f} %"
+        return f"k-NN {100 * self.last.knn:.1f} %"
 
     def due(self, epochs: int, total: int) -> bool:
         """Whether `epochs` finished ones of `total` call for a look."""

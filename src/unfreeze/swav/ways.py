@@ -79,7 +79,7 @@ class Choice:
     def record(self, device: str) -> dict[str, Any]:
         """What config.toml keeps: all of it."""
         figures = {
-            f"{shown(way)}, {tried.rows} pictures": _ms(spent)
+            f"{shown(way)}, {tried.rows} images": _ms(spent)
             for tried in self.rounds
             for way, spent in tried.spent.items()
         }
@@ -147,7 +147,7 @@ def _beside(way: Way, workers: int, scope: Scope) -> Way:
 
 
 def choose(
-    rounds: Sequence[Round], usual: Way, scope: Scope, ended: str = "there was no time"
+    rounds: Sequence[Round], usual: Way, scope: Scope, ended: str = "no time was left"
 ) -> Choice:
     """The way that the rounds, one after the other, lead to from `usual`; a reason for each knob.
 
@@ -170,19 +170,19 @@ def choose(
     return Choice(way, reasons, tuple(rounds))
 
 
-_NEVER = "compiling takes longer than the whole probe may"
+_NEVER = "compiling takes longer than the measurement may"
 
 
 def _fastest(tried: Round) -> tuple[Way, str]:
     (first, so_far), *_ = tried.spent.items()
     if len(tried.spent) == 1:
         part = f"{100 * so_far.data / so_far.total:.0f} %"
-        return first, f"views are {part} of a step, which others could not make much shorter"
+        return first, f"views take {part} of a step, so more workers would not help"
     best = min(tried.spent, key=lambda way: tried.spent[way].total)
     if tried.spent[best].total >= so_far.total * (1 - MARGIN):
         best = first
     others = [f"{_value(tried, way)} {_ms(tried.spent[way])}" for way in tried.spent if way != best]
-    return best, f"{_ms(tried.spent[best])} a step of {tried.rows} pictures; {', '.join(others)}"
+    return best, f"{_ms(tried.spent[best])} for a step of {tried.rows} images; {', '.join(others)}"
 
 
 def _value(tried: Round, way: Way) -> str:
@@ -199,7 +199,7 @@ def _enough(way: Way, tried: Round, scope: Scope) -> tuple[Way, str]:
     need = math.ceil(_SPARE_WORKERS * spent.data / max(spent.step, 1e-6))
     workers = min(16, scope.processors, max(1, need))
     part = f"{1000 * spent.data:.3g} of {1000 * spent.total:.3g} ms"
-    why = f"views took {part} a step of {tried.rows} pictures without any"
+    why = f"views took {part} of a step of {tried.rows} images without workers"
     return replace(way, workers=workers), why
 
 

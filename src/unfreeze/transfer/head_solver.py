@@ -67,7 +67,7 @@ def choose_solver(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
     UsageError where `--head-solver logistic` cannot be.
     """
     if s.head_solver == "sgd":
-        return "sgd", "asked for"
+        return "sgd", "given"
     solver, why = _automatic(s, case)
     if s.head_solver == "logistic" and solver != "logistic":
         raise UsageError(f"--head-solver logistic: {why}.", "Use --head-solver auto or sgd.")

@@ -37,6 +37,7 @@ class HoldOut:
         self.labels = torch.from_numpy(pictures.index.labels).long()
         self.holds = len(pictures) * preprocess.image_size**2 * 3 <= budget
         self.held: list[Tensor] = []
+        self.logits: Tensor | None = None  # of the last scores, in the first process
 
     @torch.inference_mode()
     def score(self, network: nn.Module) -> Scores:
@@ -55,7 +56,8 @@ class HoldOut:
 
     def judged(self, logits: Tensor) -> Scores:
         """Scores of logits [N, C] of all its pictures, in their order."""
-        return score(logits.cpu(), self.labels, self.pictures.index.classes)
+        self.logits = logits.cpu()
+        return score(self.logits, self.labels, self.pictures.index.classes)
 
     def record(self, network: nn.Module) -> dict[str, Any]:
         """The numbers of a validation line."""

@@ -132,7 +132,7 @@ def keep(
     processes = processes or Processes()
     found, wrong = processes.together(lambda: opened(wanted, console))
     for text in wrong:
-        console.say(f"Kept features are damaged or foreign and are computed again: {text}")
+        console.warn(f"Cached features are damaged or foreign and are computed again: {text}")
     missing = [number for number in range(wanted.chunks) if number not in found]
     own = missing[processes.launch.local_rank :: processes.launch.local_world]
     done = processes.together(lambda: _compute(wanted, own, produce, console, stop))

@@ -72,7 +72,7 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
     batch = s.batch_size
     if batch is None:
         batch = usual_batch(facts.images)
-        reasons["batch_size"] = f"{steps_of(facts.images, batch, drop_last=False)} steps an epoch"
+        reasons["batch_size"] = f"{steps_of(facts.images, batch, drop_last=False)} steps per epoch"
         if batch % facts.processes:
             batch = facts.processes * -(-batch // facts.processes)
             reasons["batch_size"] += f", shared by {facts.processes} processes"
@@ -92,7 +92,7 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
     _balanced_once(s)
     decay = s.weight_decay
     if decay is None:
-        decay, reasons["weight_decay"] = DECAY, "the usual"
+        decay, reasons["weight_decay"] = DECAY, "default"
     rule, channels = parsed(preprocess.intensity)
     filled = replace(
         s,
@@ -147,16 +147,16 @@ def usual_batch(images: int) -> int:
 def usual_lr(optimizer: str, batch: int, facts: Facts) -> tuple[float, str]:
     """(rate, reason): by what is trained, scaled with the batch, lower without normalisation."""
     head, trained, scratch = RATES[optimizer]
-    base, what = (head, "a new head alone") if facts.head_only else (trained, "a trained network")
+    base, what = (head, "a new head") if facts.head_only else (trained, "fine-tuning")
     if not facts.trained:
-        base, what = scratch, "a network from scratch"
+        base, what = scratch, "training from scratch"
     share = batch / 32
     scaled = base * (share**0.5 if optimizer == "adamw" else share)
-    how = "square root of batch" if optimizer == "adamw" else "batch"
-    reason = f"{base:g} for {what} with {optimizer}, x {how} / 32"
+    how = "scaled with the square root of batch / 32" if optimizer == "adamw" else "x batch / 32"
+    reason = f"{base:g} for {what} with {optimizer}, {how}"
     # a head alone follows the scale of its features, once that is measured
     if not facts.head_only and any(name in facts.arch for name in DELICATE):
-        scaled, reason = scaled / 10, reason + ", a tenth: no normalisation layers"
+        scaled, reason = scaled / 10, f"{reason}, / 10 without normalisation layers"
     return float(f"{scaled:.3g}"), reason
 
 
@@ -170,9 +170,9 @@ def choose_preprocess(
     unless `--image-size` asks for it.
     """
     if s.image_size is not None:
-        chosen, why = _sized(s.image_size, wants), "asked for"
+        chosen, why = _sized(s.image_size, wants), "given"
     elif wants is not None:
-        chosen, why = wants, f"what the weights were trained with; pictures have {side} pixels"
+        chosen, why = wants, f"what the weights were trained with; the images have {side} pixels"
     else:
         chosen, why = _own(side, sides)
     found = sides(chosen.image_size)
@@ -187,7 +187,7 @@ def choose_preprocess(
         why += f", though only {last} is left of the layout"
     reasons = {"image_size": why, "last_map": f"{last} before pooling"}
     if s.mean is None or s.std is None:
-        reasons["mean"] = "what the weights want" if wants else "ImageNet's, from scratch"
+        reasons["mean"] = "what the weights were trained with" if wants else "ImageNet's"
     chosen = replace(
         chosen,
         mean=s.mean or chosen.mean,
@@ -212,10 +212,10 @@ def _plain(size: int) -> Preprocess:
 def _own(side: int, sides: Sides) -> tuple[Preprocess, str]:
     own = min(USUAL, max(8, 8 * round(side / 8)))
     for size, why in (
-        (own, f"pictures have {side} pixels"),
-        *((own * times, f"pictures of {side} pixels, enlarged: else the last map is below 2x2")
+        (own, f"the images have {side} pixels"),
+        *((own * times, f"images of {side} pixels, enlarged: the last map must be 2x2 at least")
           for times in (2, 4, 8)),
-        (USUAL, "what this kind of network takes"),
+        (USUAL, "what this kind of network needs"),
     ):  # fmt: skip
         try:
             found = sides(size)
@@ -223,7 +223,7 @@ def _own(side: int, sides: Sides) -> tuple[Preprocess, str]:
             continue
         if found is None or min(found) >= SMALLEST_MAP:
             return _plain(size), why
-    return _plain(own), f"pictures have {side} pixels"
+    return _plain(own), f"the images have {side} pixels"
 
 
 def _three(chosen: Preprocess) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from unfreeze.data.room import SPARE_BYTES
 from unfreeze.errors import UsageError
+from unfreeze.runtime.console import worded
 from unfreeze.runtime.devices import autocast
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.border import Border, NoBorder, find_border, work
@@ -41,10 +42,10 @@ class Stored:
         """For people: what, how much, and what for."""
         shape = "x".join(map(str, self.border.shape))
         return (
-            f"{self.border.name} ({shape}), {self.picture_bytes / 1024:,.1f} KiB a picture and "
-            f"view, {self.bytes / 2**30:.2f} GiB in {kept_folder()}; the frozen part runs "
-            f"{self.passes} times instead of {self.stretch.epochs}: {self.ratio:.1f} times less "
-            "arithmetic, the more the more epochs"
+            f"{self.border.name} ({shape}), {self.picture_bytes / 1024:,.1f} KiB an image and "
+            f"view, {self.bytes / 2**30:.2f} GiB in {kept_folder()}; the frozen layers compute "
+            f"{worded(self.passes, 'pass', 'passes')} instead of {self.stretch.epochs}, which is "
+            f"{self.ratio:.1f} times less work"
         )
 
 
@@ -100,7 +101,7 @@ def check_asked(
 def decide(s: FinetuneSettings, case: Case) -> Decision:
     """What `--cache` and `--cache-views` come to; `s` is resolved but for them."""
     if s.cache == "off":
-        return Decision("off", reasons={"cache": "asked for"})
+        return Decision("off", reasons={"cache": "given"})
     if s.mixup or s.cutmix:
         return Decision("off", reasons={"cache": _MIXED})
     parts = stretches(case.network, case.schedule, s.epochs, case.head)
@@ -116,10 +117,10 @@ def decide(s: FinetuneSettings, case: Case) -> Decision:
 
 
 _NOTHING = {
-    FEATURES: "nothing stands still but the head in no epoch (--freeze all)",
-    ACTIVATIONS: "nothing stands still",
+    FEATURES: "in no epoch is everything but the head frozen (--freeze all)",
+    ACTIVATIONS: "nothing is frozen",
 }
-_MIXED = "--mixup and --cutmix make new pictures in every step"
+_MIXED = "--mixup and --cutmix make new images in every step"
 _INSTEAD = "Use --cache auto or off."
 
 
@@ -140,13 +141,13 @@ def _with_mode(
     reasons = {"cache": "; then ".join(part.text for part in stored)}
     if plain:
         views = 1
-        reasons["cache_views"] = "pictures enter without random views"
+        reasons["cache_views"] = "no augmentation"
     elif views == 1:
-        reasons["cache_views"] = reasons["augment"] = "one view is kept: no augmentation"
+        reasons["cache_views"] = reasons["augment"] = "one view is cached: no augmentation"
     else:
         reasons["cache_views"] = (
-            f"random views of each picture, taken in turn, not {s.epochs} different ones: "
-            "--cache off draws new ones each epoch, --cache-views says how many"
+            f"random views of each image, used in turn, instead of {s.epochs} different ones; "
+            "--cache-views N sets how many, --cache off draws new ones each epoch"
         )
     whole = len(stored) == 1 and stored[0].stretch.epochs == s.epochs
     learner = stored[0].border.learner if whole else None
@@ -157,18 +158,18 @@ def _doubt(s: FinetuneSettings, mode: str, stored: Sequence[Stored], *, plain: b
     """Why `auto` keeps nothing; "" where it does."""
     needed = sum(part.bytes for part in stored)
     if all(part.passes >= part.stretch.epochs for part in stored):
-        return f"{s.epochs} epochs need no fewer passes of the frozen part"
+        return f"{s.epochs} epochs need no fewer passes through the frozen layers"
     if needed > s.cache_budget * 2**30:
         return f"{needed / 2**30:.1f} GiB are more than --cache-budget {s.cache_budget:g}"
     if needed + SPARE_BYTES > free_bytes():
         return f"{needed / 2**30:.1f} GiB do not fit the disk of {kept_folder()}"
     if mode == ACTIVATIONS and not plain and s.cache_views is None:
         return (
-            "much learns from random views here, and new ones each epoch are worth more; "
-            f"--cache activations --cache-views {VIEWS} would keep {stored[0].text}"
+            "with many layers training, new random views each epoch are worth more; "
+            f"--cache activations --cache-views {VIEWS} would cache {stored[0].text}"
         )
     if max(part.ratio for part in stored) < WORTH:
-        return f"it would spare too little: {stored[0].text}"
+        return f"it would save too little: {stored[0].text}"
     return ""
 
 

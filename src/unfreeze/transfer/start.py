@@ -52,7 +52,7 @@ def start(
     """
     own = network_of(weights, arch)
     name = canonical(arch or (own.arch if own else DEFAULT))
-    reasons = {} if arch else {"arch": "that of the weights" if own else "the usual start"}
+    reasons = {} if arch else {"arch": "that of the weights" if own else "default"}
     network = build(name, stem="imagenet" if stem == "auto" else stem)
     kind, why = choose_stem(stem, network, weights, own.stem if own else None, side)
     if stem == "auto":

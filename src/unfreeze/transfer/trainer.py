@@ -341,11 +341,12 @@ class Trainer:
         return self.figures["val_accuracy"]
 
     def _text(self) -> str:
-        line = self.line
-        if not line:
-            return ""
-        data, step = line["seconds_data"] * 1000, line["seconds_step"] * 1000
-        best = (
-            f"  best val {self.selection.accuracy:.3f}" if self.selection.epoch is not None else ""
-        )
-        return f"loss {line['loss']:.3f}  data {data:.0f} ms  step {step:.0f} ms{best}"
+        """For people: the most important first, two spaces between what may be left out."""
+        epoch = -(-self.step // self.loader.steps_per_epoch)
+        parts = [f"epoch {epoch}/{self.fit.epochs}"]
+        if self.figures["val_accuracy"] is not None:
+            parts.append(f"val {self.figures['val_accuracy']:.3f}")
+        if line := self.line:
+            data, step = line["seconds_data"] * 1000, line["seconds_step"] * 1000
+            parts += [f"loss {line['loss']:.3f}", f"data {data:.0f} ms", f"step {step:.0f} ms"]
+        return "  ".join(parts)

@@ -1,0 +1,176 @@
+"""What the commands that use a model show at their end, from the fields of their results."""
+
+from typing import Any
+
+from unfreeze.reports.answer import classification, percent
+from unfreeze.reports.glossary import FIGURES, figure
+from unfreeze.reports.outcome import commands, files_of
+from unfreeze.reports.results_runs import messages, named_classes
+from unfreeze.runtime.display import Display
+from unfreeze.runtime.layout import Table
+
+CLASSES = 40  # that a table on the terminal lists
+TOP5 = 20  # classes from which one of the five likeliest says something
+BESIDE = ("macro_f1", "top5", "loss", "calibration_error")
+
+
+def evaluated(r: Any, run: str | None) -> Display:
+    """Of an `Evaluation`; `run`: its folder, where there is one."""
+    low, high = (percent(bound) for bound in r.balanced_interval)
+    facts = [("balanced accuracy", f"{percent(r.balanced_accuracy)} (95 %: {low} to {high})")]
+    facts += [
+        (FIGURES[key].name, figure(key, getattr(r, key)))
+        for key in BESIDE
+        if key != "top5" or len(r.classes) >= TOP5
+    ]
+    facts += [("temperature", _temperature(r.temperature))] if r.temperature else []
+    return Display(
+        lead=[classification(vars(r))],
+        warnings=messages(r),
+        facts=facts,
+        tables=[each_class(r.classes, r.confusion)] if len(r.classes) <= CLASSES else [],
+        notes=doubts(r),
+        files=files_of(run, *_WRITTEN) if run else [],
+        next=[one for one in commands(run) if " predict " in one] if run else [],
+    )
+
+
+_WRITTEN = ("report.html", "predictions.csv", "mistakes.csv", "evaluation.json")
+
+
+def _temperature(t: Any) -> str:
+    kept = "kept with the model" if t.kept else "not kept"
+    said = (
+        f"{t.value:.3g}, fitted on {t.n:,} validation images ({kept}): cross-entropy "
+        f"{t.loss:.3f}, calibration error {percent(t.calibration_error)}"
+    )
+    if t.bounded:
+        said += "; all of them are right, so it says little"
+    return said
+
+
+def doubts(r: Any) -> list[str]:
+    """Which weights these are, and what makes the figure too good."""
+    lines = []
+    if r.last:
+        low, high = (percent(bound) for bound in r.last.interval)
+        lines.append(
+            f"These are the weights of epoch {r.epoch}, the best on validation; those of the last "
+            f"epoch, {r.last.epoch}, reach {percent(r.last.accuracy)} (95 %: {low} to {high})."
+        )
+    if r.used_for_choosing:
+        lines.append("These images also chose the epoch: expect less on new images.")
+    if r.seen_in_training:
+        lines.append(f"{r.seen_in_training:,} of these images were trained on.")
+    if r.test_uses and r.test_uses > 1:
+        lines.append(
+            f"The test images were evaluated {r.test_uses} times with this run: choices made "
+            "since the first time make the figure too good."
+        )
+    elif r.test_uses:
+        lines.append("The test images were evaluated once with this run.")
+    return lines
+
+
+def each_class(classes: list[str], confusion: list[list[int]]) -> Table:
+    """Recall, precision and the most frequent mistake of each class."""
+    rows = []
+    for place, (name, row) in enumerate(zip(classes, confusion, strict=True)):
+        wrong = [0 if other == place else count for other, count in enumerate(row)]
+        worst = max(range(len(row)), key=wrong.__getitem__) if any(wrong) else None
+        taken = "" if worst is None else f"{classes[worst]} ({wrong[worst]})"
+        predicted = sum(other[place] for other in confusion)
+        shares = [percent(row[place] / all) if all else "-" for all in (sum(row), predicted)]
+        rows.append((name, f"{sum(row):,}", f"{row[place]:,}", *shares, taken))
+    return Table(("class", "images", "right", "recall", "precision", "most often taken for"), rows)
+
+
+def embedded(r: Any) -> Display:
+    """Of an `EmbedResult`."""
+    return Display(
+        lead=[f"{r.pictures:,} images as {r.width:,} features each, by {r.arch}."],
+        facts=[("classes", named_classes(r.classes))] if r.classes else [],
+        files=[("features", r.out)],
+        next=[f"python -c \"import numpy; print(numpy.load('{r.out}')['features'].shape)\""],
+    )
+
+
+def exported(r: Any) -> Display:
+    """Of an `ExportResult`."""
+    return Display(
+        lead=[
+            f"{r.arch} for {r.to}: its outputs equal the run's on {r.compared_on} (largest "
+            f"difference {r.max_difference:.2g}, allowed {r.tolerance:.2g})."
+        ],
+        facts=[("classes", named_classes(r.classes))] if r.classes else [],
+        files=[("folder", r.out), ("in it", ", ".join(r.files))],
+        next=[f"cat {r.out}/README.md"],
+    )
+
+
+def drawn(r: Any) -> Display:
+    """Of a `Report`."""
+    return Display(
+        files=files_of(r.run, "report.html", "curves.png", "prototypes.png"),
+        next=commands(r.run),
+    )
+
+
+def predicted(r: list[Any]) -> Display:
+    """Of `Predictions`: how many of each label, and each image."""
+    counts: dict[str, int] = {}
+    for one in r:
+        counts[one.label] = counts.get(one.label, 0) + 1
+    most = sorted(counts, key=lambda label: -counts[label])
+    said = ", ".join(f"{label} {counts[label]:,}" for label in most[:8])
+    more = f" and {len(most) - 8:,} other labels" if len(most) > 8 else ""
+    rows = [(one.path, one.label, percent(one.probability)) for one in r]
+    return Display(
+        lead=[f"{len(r):,} images: {said}{more}." if r else "No images."],
+        tables=[Table(("path", "label", "probability"), rows)],
+    )
+
+
+def written(r: Any) -> Display:
+    """Of a `Written`."""
+    return Display(lead=[f"{r.pictures:,} images were classified."], files=[("predictions", r.out)])
+
+
+def summarised(r: Any) -> Display:
+    """Of a `Summary`: the familiar table, a line for each stage, the totals."""
+    rows: list[tuple[str, ...]] = []
+    before: object = object()
+    for layer in r.layers:
+        if layer["stage"] != before:
+            before = layer["stage"]
+            rows.append((_title(before, r.stages),))
+        rows.append(_cells(layer))
+    share = r.megabytes / max(r.parameters_total, 1)
+    totals = [
+        f"Total params: {r.parameters_total:,} ({r.megabytes:.2f} MB)",
+        f"Trainable params: {r.parameters_trainable:,} ({share * r.parameters_trainable:.2f} MB)",
+        f"Non-trainable params: {r.parameters_frozen:,} ({share * r.parameters_frozen:.2f} MB)",
+    ]
+    head = ("Layer (type)", "Output shape", "Param #", "Trainable")
+    return Display(
+        lead=[r.arch],
+        tables=[Table(head, rows)],
+        notes=totals,
+        next=[f"unfreeze finetune DATA --arch {r.arch} --freeze stage:1 --out RUN"]
+        if len(r.stages) > 1
+        else [],
+    )
+
+
+def _title(number: object, stages: list[dict[str, Any]]) -> str:
+    if not isinstance(number, int):
+        return "· head"
+    stage = stages[number]
+    return f"· stage {number}: {stage['name']} ({stage['parameters']:,} parameters)"
+
+
+def _cells(layer: dict[str, Any]) -> tuple[str, str, str, str]:
+    batch = [] if layer["type"] == "Parameter" else ["None"]
+    shape = f"({', '.join([*batch, *map(str, layer['output'])])})" if layer["output"] else "-"
+    turns = ("Y" if layer["trainable"] else "N") if layer["parameters"] else "-"
+    return f"{layer['name']} ({layer['type']})", shape, f"{layer['parameters']:,}", turns

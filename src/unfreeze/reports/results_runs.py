@@ -1,0 +1,226 @@
+"""What the commands that train show at their end, from the fields of their results."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from unfreeze.reports.answer import finite, labels_needed, on_images, percent, pretraining
+from unfreeze.reports.glossary import FIGURES, figure
+from unfreeze.reports.interval import wilson
+from unfreeze.reports.outcome import commands, files_of, settings_of
+from unfreeze.runtime.display import Display
+from unfreeze.runtime.layout import Table
+from unfreeze.runtime.runfolder import read_metrics
+
+SHOWN = ("information", "agreement", "effective_rank", "effective_rank_projected", "code_entropy")
+CLASSES = 8  # whose names stand in a line
+
+
+def messages(result: Any) -> list[str]:
+    """The warnings of a result, in words."""
+    return [one["message"] for one in getattr(result, "warnings", None) or ()]
+
+
+def finetuned(r: Any) -> Display:
+    """Of a `FinetuneResult`."""
+    facts = [
+        ("network", r.arch),
+        ("weights", "" if r.weights_matched is None else _matched(r.weights_matched)),
+        ("classes", named_classes(r.classes)),
+        ("trained", _trained(r)),
+        ("epochs", _epochs(r)),
+        ("time", _time(r)),
+        ("cross-validation", _repeated(r.repeated) if r.repeated else ""),
+    ]
+    return Display(
+        lead=[_validated(r)],
+        warnings=messages(r),
+        facts=[pair for pair in facts if pair[1]],
+        files=files_of(r.run, "report.html", "model", "problems.csv"),
+        next=commands(r.run),
+    )
+
+
+def _validated(r: Any) -> str:
+    if r.val_accuracy is None:
+        return "Trained on all images: none were held out, so its accuracy is not known."
+    low, high = (percent(bound) for bound in r.val_interval)
+    said = (
+        f"{percent(r.val_accuracy)} of {on_images(r.val_images, 'val')} are classified correctly "
+        f"(95 % interval {low} to {high})"
+    )
+    if r.best_epoch is None:
+        return f"{said}."
+    return f"{said}. They also chose the epoch: expect less on new images."
+
+
+def _matched(share: float) -> str:
+    return f"{percent(share, 0 if share == 1 else 1)} of the backbone's parameters were loaded"
+
+
+def named_classes(classes: list[str]) -> str:
+    """`6: cardboard, glass, ...`."""
+    some = ", ".join(classes[:CLASSES])
+    more = f" and {len(classes) - CLASSES:,} more" if len(classes) > CLASSES else ""
+    return f"{len(classes)}: {some}{more}" if classes else ""
+
+
+def _trained(r: Any) -> str:
+    total = r.parameters_trainable + r.parameters_frozen
+    said = f"{r.parameters_trainable:,} of {total:,} parameters"
+    if not r.parameters_frozen:
+        return said
+    kept = "unchanged" if r.frozen_unchanged else "NOT unchanged"
+    return f"{said}; {r.parameters_frozen:,} were frozen and are {kept} in the written model"
+
+
+def _epochs(r: Any) -> str:
+    best = "" if r.best_epoch is None else f"; the best is {r.best_epoch} (counted from 0)"
+    return f"{r.epochs:,} over {r.images:,} images{best}"
+
+
+def _time(r: Any) -> str:
+    rate = f", {r.images_per_second:,.0f} images/s" if r.images_per_second else ""
+    return f"{duration(r.seconds)}{rate}"
+
+
+def duration(seconds: float) -> str:
+    """`25 s`, `4.5 min`, `3.2 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _repeated(r: Any) -> str:
+    low, high = (percent(bound) for bound in r.interval)
+    folds = f"{r.folds} folds" if r.folds else "repeated validation splits"
+    seeds = f", {len(r.seeds)} seeds" if len(r.seeds) > 1 else ""
+    return (
+        f"{percent(r.accuracy)} of {r.n:,} images (95 % interval {low} to {high}; {folds}{seeds})"
+    )
+
+
+def pretrained(r: Any) -> Display:
+    """Of a `PretrainResult`."""
+    metrics, K = read_metrics(r.run), settings_of(r.run).get("nmb_prototypes")
+    lead = pretraining(metrics, K)
+    facts = [
+        ("network", r.arch),
+        ("epochs", f"{r.epochs:,} over {r.images:,} images, {r.steps:,} steps"),
+        ("processes", f"{r.processes:,}" if r.processes > 1 else ""),
+        ("loss", "" if r.loss is None else f"{r.loss:.3f}"),
+        ("k-NN", _neighbours(r.knn)),
+        ("best", _best(r.best)),
+        ("model", "weights of the best epoch" if r.kept == "best" else ""),
+        ("time", _time(r)),
+    ]
+    changed = [_recovery(one) for one in r.recoveries]
+    return Display(
+        lead=[lead] if lead else ["The untrained start was written."],
+        warnings=messages(r),
+        facts=[pair for pair in facts if pair[1]],
+        tables=[_figures(metrics, r.figures)] if r.figures else [],
+        notes=changed,
+        files=files_of(r.run, "report.html", "model", "prototypes.png", "problems.csv"),
+        next=commands(r.run),
+    )
+
+
+def _neighbours(knn: Mapping[str, Any] | None) -> str:
+    if not knn:
+        return ""
+    low, high = (percent(bound) for bound in wilson(knn["correct"], knn["total"]))
+    start = knn.get("at_start")
+    before = "" if start is None else f"; {percent(start)} before the first step"
+    return (
+        f"{percent(knn['accuracy'])} of {on_images(knn['total'], knn['split'])} (95 % interval "
+        f"{low} to {high}){before}"
+    )
+
+
+def _best(best: Mapping[str, Any] | None) -> str:
+    if not best:
+        return ""
+    by = "k-NN" if best["figure"] == "knn" else best["figure"]
+    return f"epoch {best['epoch']} by {by} ({percent(best['value'])}): {best['checkpoint']}"
+
+
+def _recovery(one: Mapping[str, Any]) -> str:
+    helped = {True: "which helped", False: "which did not help", None: "so far"}[one["worked"]]
+    return f"Collapsed at step {one['collapsed_at']:,}; changed to {one['remedy']}, {helped}."
+
+
+def _figures(metrics: list[dict[str, Any]], last: Mapping[str, float]) -> Table:
+    """The figures without labels that are worth a line, at the start and at the end."""
+    first = next((r for r in metrics if r.get("split") == "figures"), {})
+    began = first if first.get("step") == 0 else {}
+    rows = [
+        (
+            FIGURES[key].name,
+            figure(key, began.get(key) if finite(began.get(key)) else None),
+            figure(key, last[key]),
+        )
+        for key in SHOWN
+        if key in last
+    ]
+    return Table(("feature evaluation", "untrained", "now"), rows)
+
+
+def compared(r: Any) -> Display:
+    """Of a `Comparison`."""
+    rows = [
+        (
+            start.name,
+            percent(start.accuracy),
+            "{} to {}".format(*(percent(bound) for bound in start.interval)),
+            " ".join(f"{100 * one:.1f}" for one in start.accuracies),
+        )
+        for start in r.starts
+    ]
+    where = f"Accuracy on {on_images(r.n, r.split)}"
+    if r.split == "val":
+        where += ", used for choosing the epoch: expect less on new images"
+    best = max(r.starts, key=lambda start: start.accuracy)
+    run = next((one.run for one in r.runs if one.weights == best.weights), r.out)
+    return Display(
+        lead=[r.verdict],
+        warnings=messages(r),
+        tables=[Table(("start", "accuracy", "95 % interval", "each seed, %"), rows)],
+        notes=[f"{where}."],
+        files=files_of(r.out, "report.html", "compare.csv"),
+        next=[one for one in commands(run) if " predict " in one],
+    )
+
+
+def demonstrated(r: Any) -> Display:
+    """Of a `DemoResult`: accuracy by method and number of labels, mean and deviation."""
+    counts = list(next(iter(r.results.values()), {}))
+    rows = [
+        (method, *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in row.values()))
+        for method, row in r.results.items()
+    ]
+    head = ("accuracy on test, %", *(f"{count} a class" for count in counts))
+    return Display(
+        lead=[labels_needed(r.results)],
+        tables=[Table(head, rows)],
+        notes=[f"Mean and standard deviation over draws of labels. {duration(r.seconds)} in all."],
+        files=files_of(r.run, "report.html", "curves.png", "prototypes.png"),
+        next=["unfreeze pretrain YOUR_IMAGES --dry-run"],
+    )
+
+
+def planned(reasons: Mapping[str, str], settings: Mapping[str, Any]) -> Table:
+    """Each derived setting with its value and reason."""
+    rows = [
+        (name.replace("_", "-"), shown(settings.get(name, "")), reason)
+        for name, reason in reasons.items()
+    ]
+    return Table(("setting", "value", "why"), rows)
+
+
+def shown(value: Any) -> str:
+    """A setting as one would type it."""
+    if value is None:
+        return "-"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
