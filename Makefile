@@ -15,7 +15,7 @@ demo: .venv/installed ## the main job on handwritten digits: pretrain, transfer,
 	$(BIN)/unfreeze demo
 
 test: .venv/installed-dev ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: .venv/installed-dev ## the proofs that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 2400
