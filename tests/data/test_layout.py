@@ -120,6 +120,11 @@ def test_eval_is_test_beside_another_val():
             {f"{s}/plants/{label}/x": 3 for s in ("train", "test") for label in "ab"},
             {"train/plants/a/x": (TRAIN, "a"), "test/plants/b/x": (TEST, "b")},
         ),
+        # images without labels beside train
+        (
+            {"train/a": 3, "train/b": 3, "unlabeled": 9},
+            {"train/b": (TRAIN, "b"), "unlabeled": None},
+        ),
         # splits inside the classes
         (
             {f"{label}/{s}": 3 for label in ("cat", "dog") for s in ("train", "valid", "test")},
@@ -160,6 +165,7 @@ def test_folders_that_cannot_be_read_for_certain_are_refused(folders):
         {f"{name}/{label}": 5 for name in ("oslo", "rome") for label in ("cat", "dog")},
         {f"train/{name}/{label}": 5 for name in ("oslo", "rome") for label in ("cat", "dog")},
         {"train": 5, "test": 5, "car": 5},
+        {"train/a": 3, "train/b": 3, "misc": 9},
     ],
 )
 def test_what_is_only_doubtful_is_read_and_said(folders):

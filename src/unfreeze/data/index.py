@@ -160,7 +160,7 @@ def _split_as(draft: Draft, said: str) -> Draft:
     labels = composed(draft.labels)
     if any(theirs := composed(found.columns.get("label", []))):
         for name, ours, other in zip(names, labels, theirs, strict=True):
-            if ours and other and ours != other:
+            if ours and other and ours.strip() != other:  # a list's fields are stripped
                 raise DataError(
                     f"{name} is labelled {ours!r} in the data and {other!r} in {path}.",
                     "Use the split file of these labels.",

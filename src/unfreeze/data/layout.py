@@ -13,6 +13,7 @@ from unfreeze.data.split_names import (
     VAL,
     SplitName,
     is_generic,
+    says_no_class,
     split_name,
     together,
 )
@@ -120,8 +121,12 @@ def _splits_at(level: _Level) -> dict[str, SplitName]:
     if len(pure) == len(level.children):
         return pure
     # `train` may be a class beside `plane` and `car`: then it has no classes inside
-    train = [name for name, said in pure.items() if said.split == TRAIN]
-    if len(pure) > 1 and any(level.children[name].children for name in train):
+    train = any(
+        said.split == TRAIN and level.children[name].children for name, said in pure.items()
+    )
+    if train and len(named) == 1 and all(map(says_no_class, level.children.keys() - named.keys())):
+        return pure
+    if len(pure) > 1 and train:
         if all(_agree(level, named, name) for name in named.keys() - pure.keys()):
             return named
         return pure
@@ -268,6 +273,13 @@ def _first(folder: str, prefix: str) -> str:
 def _named_like_splits(level: _Level, prefix: str) -> Doubt | None:
     """What makes classes doubtful of which two or more are called like different splits."""
     named = together(level.children)
+    train = [name for name, said in named.items() if said.split == TRAIN and said.pure]
+    if any(len(level.children[name].children) > 1 for name in train) and len(named) == 1:
+        return Doubt(
+            f"The class {train[0]} is named like a split, and holds folders.",
+            f"If these are the classes, give {prefix}{train[0]} alone as DATA.",
+            False,
+        )
     if len({said.split for said in named.values()}) < 2:
         return None
     if len(named) == len(level.children):

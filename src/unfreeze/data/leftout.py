@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from unfreeze.data.sources import Source
+from unfreeze.data.sources.delimited import read_delimited
 from unfreeze.data.sources.remote import is_address
 from unfreeze.errors import DataError
 from unfreeze.runtime.tables import records, write_csv
@@ -31,13 +32,18 @@ def read_list(path: Path) -> Lines:
     """Its lines; none where there is no such file. DataError where it is no such list."""
     if not os.path.isfile(path):  # noqa: PTH113 - nor is one whose name would be too long
         return {}
-    rows = records(path)
-    if any(row.get("path") is None for row in rows):
+    # our own lists hold names as they are on the disk, whatever bytes these are
+    columns = read_delimited(path, exists=lambda name: True, strip=False).columns
+    if "path" not in columns:
         raise DataError(
             f"{path} says what is left out, but has no column `path`.",
             "Name the columns path,reason,detail, or take the file away.",
         )
-    return {row["path"]: (row.get("reason") or "left out", row.get("detail") or "") for row in rows}
+    nothing = [""] * len(columns["path"])
+    rows = zip(
+        columns["path"], columns.get("reason", nothing), columns.get("detail", nothing), strict=True
+    )
+    return {name: (reason or "left out", detail) for name, reason, detail in rows}
 
 
 def write_list(path: Path, lines: Mapping[str, tuple[str, str]]) -> None:

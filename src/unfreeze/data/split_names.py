@@ -19,6 +19,11 @@ _GENERIC = {
     *("jpeg", "photo", "photos", "pic", "pics", "picture", "pictures", "png", "sample"),
     *("samples", "set", "sets", "split"),
 }
+# what datasets call images that have no label
+_UNLABELLED = {
+    *("extra", "pred", "predict", "prediction", "sample", "samples", "submission", "unlabeled"),
+    *("unlabelled", "unsup", "unsupervised"),
+}
 _PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+")
 
 
@@ -52,6 +57,11 @@ def is_generic(name: str) -> bool:
     """Whether a folder's name says nothing about what is inside: `images`, `data_set`."""
     parts = [part.lower() for part in _PARTS.findall(name)]
     return bool(parts) and all(part in _GENERIC for part in parts)
+
+
+def says_no_class(name: str) -> bool:
+    """Whether a folder beside `train` is named like images without labels: `unlabeled`."""
+    return any(part.lower() in _UNLABELLED for part in _PARTS.findall(name))
 
 
 def together(names: Iterable[str]) -> dict[str, SplitName]:

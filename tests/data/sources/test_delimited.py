@@ -5,6 +5,8 @@ import io
 import zipfile
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unfreeze.data.sources.delimited import read_delimited
 from unfreeze.errors import DataError
@@ -137,6 +139,22 @@ def test_what_is_wrong_with_a_list(read, text, message):
 def test_a_packed_list_that_is_cut(read):
     with pytest.raises(DataError, match="packed by gzip, and cut or damaged"):
         read(gzip.compress(written(",").encode() * 99)[:60])
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_bytes_are_a_list_or_a_data_error(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(data)
+    try:
+        found = read_delimited(path)
+    except DataError as error:
+        assert str(path) in error.sentence and error.next_step
+        return
+    assert {len(column) for column in found.columns.values()} <= {len(found.lines)}
+
+
+def test_fields_as_they_are(read):
+    assert read(b"path\n a.png \n", strip=False).columns == {"path": [" a.png "]}
 
 
 def test_a_list_that_is_not_there(tmp_path):

@@ -54,7 +54,7 @@ _SURROGATE = re.compile("[\udc80-\udcff]")
 
 
 class DelimitedTable(NamedTuple):
-    """A list's columns by name, stripped, and the line that each row ends on.
+    """A list's columns by name, and the line that each row ends on.
 
     `notes`: sentences about what had to be guessed.
     """
@@ -64,7 +64,9 @@ class DelimitedTable(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_delimited(path: Path, *, exists: Callable[[str], bool] | None = None) -> DelimitedTable:
+def read_delimited(
+    path: Path, *, exists: Callable[[str], bool] | None = None, strip: bool = True
+) -> DelimitedTable:
     """The list at `path`; DataError where it cannot be read, with its line.
 
     Text that is not UTF-8 is Windows-1252, but where `exists` knows a field as it stands: names on
@@ -81,6 +83,8 @@ def read_delimited(path: Path, *, exists: Callable[[str], bool] | None = None) -
             notes = (f"{path} is not UTF-8: it is read as Windows-1252.",)
     _refuse_other(path, text)
     columns, lines = _table(path, text)
+    if strip:
+        columns = {name: [*map(str.strip, column)] for name, column in columns.items()}
     return DelimitedTable(columns, lines, notes)
 
 
@@ -193,7 +197,7 @@ def _table(path: Path, text: str) -> tuple[dict[str, list[str]], list[int]]:
             if len(row) < len(header) or any(map(str.strip, row[len(header) :])):
                 raise _uneven(path, reader.line_num, row, header, separator)
             for column, shared, value in zip(columns, share, row[: len(header)], strict=True):
-                column.append(shared(value.strip()))
+                column.append(shared(value))
             lines.append(reader.line_num)
     except csv.Error as error:
         raise DataError(

@@ -99,7 +99,8 @@ class _Found:
             return
         with os.scandir(folder) as inside:
             entries = sorted(inside, key=attrgetter("name"))
-        if self._written_here(folder, prefix, {entry.name for entry in entries}):
+        marked = not MARKS.isdisjoint(entry.name for entry in entries)
+        if marked and self._written_here(folder, prefix, {entry.name for entry in entries}):
             return
         for entry in entries:
             if entry.is_symlink() and _leads_to_itself(entry):
@@ -114,8 +115,6 @@ class _Found:
 
     def _written_here(self, folder: str, prefix: str, inside: set[str]) -> bool:
         """Whether this tool wrote the folder; noted, and refused where it is all there is."""
-        if MARKS.isdisjoint(inside):
-            return False
 
         def head(name: str) -> bytes:
             path = os.path.join(folder, name)  # noqa: PTH118
