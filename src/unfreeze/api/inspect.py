@@ -19,6 +19,7 @@ from unfreeze.checkpoints.usable import Usable, usable
 from unfreeze.checkpoints.values import oddity
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.isolation import isolated
 from unfreeze.settings.build import build
 from unfreeze.settings.use import InspectSettings
 from unfreeze.swav.inherit import (
@@ -97,6 +98,7 @@ def inspect(file: str | Path) -> Inspection:
     return run_inspect(build(InspectSettings, {"file": str(file)}), Quiet())
 
 
+@isolated()
 def run_inspect(settings: InspectSettings, console: Console) -> Inspection:
     """The same from a settings object."""
     place = Path(settings.file)

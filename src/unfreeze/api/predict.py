@@ -16,6 +16,7 @@ from unfreeze.data.sources.filelist import FileListSource
 from unfreeze.data.sources.open import built_in, is_collection, open_source
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.outputs import output_file, table_of
 from unfreeze.runtime.tables import write_csv
 from unfreeze.settings.build import layered
@@ -53,6 +54,7 @@ def predict(
     return _predictions(made, Quiet())
 
 
+@isolated()
 def run_predict(settings: PredictSettings, console: Console) -> list[Prediction] | Written:
     """The same from a settings object; with `--out` the CSV's place is returned."""
     found = _predictions(settings, console)

@@ -6,6 +6,7 @@ from typing import Any
 
 from unfreeze.runtime.atomic import write_bytes, write_text
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.outputs import is_our_page, is_our_picture, refuse_foreign
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import ReportSettings
@@ -36,6 +37,7 @@ def report(run: str, **settings: Any) -> Report:
     return run_report(layered(ReportSettings, {"run": run, **settings}), Quiet())
 
 
+@isolated()
 def run_report(settings: ReportSettings, console: Console) -> Report:
     """The same from a settings object."""
     # matplotlib writes a cache of fonts when it is imported: only who draws may load it

@@ -26,6 +26,7 @@ from unfreeze.data.thumbnails import thumbnails
 from unfreeze.errors import UsageError
 from unfreeze.runtime import atomic
 from unfreeze.runtime.console import Console, Quiet, told
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.outputs import (
     is_our_page,
     output_file,
@@ -88,6 +89,7 @@ def scan(data: Data, **settings: Any) -> ScanResult:
     return run_scan(layered(ScanSettings, {"data": data, **settings}), Quiet())
 
 
+@isolated()
 def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     """The same from a settings object."""
     s = settings

@@ -18,6 +18,7 @@ from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.checkpoints.read import read_checkpoint
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.isolation import isolated
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import SummarySettings
 from unfreeze.transfer.thaw import freeze_schedule
@@ -57,6 +58,7 @@ def summary(arch: str, **settings: Any) -> Summary:
     return run_summary(layered(SummarySettings, {"arch": arch, **settings}), Quiet())
 
 
+@isolated()
 def run_summary(settings: SummarySettings, console: Console) -> Summary:
     """The same from a settings object."""
     arch, model, frozen = _network(settings)
