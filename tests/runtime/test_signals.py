@@ -120,7 +120,7 @@ def test_a_late_signal_changes_no_exit_code(moment):
 
 def test_processes_that_start_while_signals_are_held_get_none():
     with signals_held():
-        os.kill(os.getpid(), signal.SIGUSR1)  # waits, or it would end this process
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # waits, or it would end us
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         signal.sigwait([signal.SIGUSR1])
     for name in NAMES:

@@ -26,8 +26,10 @@ from unfreeze.reports.results_runs import compared
 from unfreeze.runtime.atomic import write_json, write_text
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.layout import Table
 from unfreeze.runtime.runfolder import RunFolder, allowed
+from unfreeze.runtime.runlock import RunLocks
 from unfreeze.settings.build import as_dict, layered, read_own_toml, to_toml
 from unfreeze.settings.compare import CompareSettings
 from unfreeze.settings.knob import flag, inputs_of
@@ -142,13 +144,22 @@ def compare(data: Data, weights: list[str], **settings: Any) -> Comparison | Com
     return run_compare(given, Quiet(), began=began)
 
 
+@isolated()
 def run_compare(
     settings: CompareSettings, console: Console, *, began: float | None = None
 ) -> Comparison | ComparePlan:
     """The same from a settings object."""
-    s, began = settings, time.monotonic() if began is None else began
+    with RunLocks() as locks:
+        began = time.monotonic() if began is None else began
+        return _compared(settings, console, began, locks)
+
+
+def _compared(
+    s: CompareSettings, console: Console, began: float, locks: RunLocks
+) -> Comparison | ComparePlan:
     if not s.dry_run:
         _allowed(s)
+        locks.take_existing(str(s.out))
     if s.rates and s.lr is not None:
         raise UsageError("--lr is one rate and --rates are several.", "Give one of them.")
     ready = starts(s)
@@ -158,7 +169,8 @@ def run_compare(
         names = [t.folder.name for t in _trials(s, ready, Path())]
         return ComparePlan(as_dict(s), ready[0].plan.reasons, _told(judge), names)
     place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
-    run = RunFolder.create(str(s.out), **place, inputs=inputs_of(s))
+    place |= {"inputs": inputs_of(s), "hold": locks.take}
+    run = RunFolder.create(str(s.out), **place)
     trials = _trials(s, ready, run.path)
     todo = {t.start.weights for t in trials if t.remembered() is None}
     for start in ready:

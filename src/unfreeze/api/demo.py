@@ -25,7 +25,9 @@ from unfreeze.reports.results_runs import demonstrated
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.runlock import RunLocks
 from unfreeze.settings.build import build, layered
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.pretrain import PretrainSettings
@@ -99,11 +101,11 @@ def demo(out: str | None = None, **settings: Any) -> DemoResult | PretrainPlan:
     return run_demo(layered(DemoSettings, {**at, **settings}), Quiet())
 
 
+@isolated()
 def run_demo(
     settings: DemoSettings, console: Console, *, data: str = f"{PREFIX}digits"
 ) -> DemoResult | PretrainPlan:
     """The same from a settings object; `data` is another source with the same classes."""
-    started = time.monotonic()
     pretraining = {
         **PRETRAIN,
         "data": data,
@@ -116,7 +118,19 @@ def run_demo(
     }
     if settings.dry_run:
         return plan_pretrain(build(PretrainSettings, pretraining), console)
-    run = RunFolder.create(settings.out or _numbered())
+    with RunLocks() as locks:
+        run = RunFolder.create(settings.out or _numbered(), hold=locks.take)
+        return _demonstrated(run, pretraining, settings, console, data)
+
+
+def _demonstrated(
+    run: RunFolder,
+    pretraining: dict[str, Any],
+    settings: DemoSettings,
+    console: Console,
+    data: str,
+) -> DemoResult:
+    started = time.monotonic()
     pretraining["out"] = str(run.file("pretrain"))
     try:
         run_pretrain(build(PretrainSettings, pretraining), console)
@@ -203,8 +217,13 @@ def _spread(values: list[float]) -> list[float]:
 
 
 def _numbered() -> str:
-    """The first free `runs/demo-NNN`."""
+    """The first free `runs/demo-NNN`, made so that nobody else takes it."""
     number = 1
-    while Path(f"runs/demo-{number:03d}").exists():
-        number += 1
-    return f"runs/demo-{number:03d}"
+    while True:
+        folder = Path(f"runs/demo-{number:03d}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return str(folder)

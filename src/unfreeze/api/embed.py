@@ -22,6 +22,7 @@ from unfreeze.reports.results_models import embedded
 from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.outputs import arrays_of, output_file
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
@@ -69,6 +70,7 @@ def embed(weights: str, data: Data, out: str, **settings: Any) -> EmbedResult:
     return run_embed(layered(EmbedSettings, given), Quiet())
 
 
+@isolated()
 def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
     """The same from a settings object."""
     s = settings

@@ -31,6 +31,7 @@ from unfreeze.reports.results_models import evaluated
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.outputs import arrays_of, object_of, refuse_foreign, table_of
 from unfreeze.settings.build import layered
 from unfreeze.settings.shared import Data, spoken
@@ -139,6 +140,7 @@ def evaluate(run: str, data: Data, **settings: Any) -> Evaluation:
     return run_evaluate(layered(EvaluateSettings, given), Quiet())
 
 
+@isolated()
 def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
     """The same from a settings object.
 

@@ -22,6 +22,7 @@ from unfreeze.exports.targets import target
 from unfreeze.reports.results_models import exported
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.settings.build import layered
 from unfreeze.settings.export import ExportSettings
 from unfreeze.settings.knob import inputs_of
@@ -63,6 +64,7 @@ def export(run: str, to: str, out: str, **settings: Any) -> ExportResult:
     return run_export(layered(ExportSettings, given), Quiet())
 
 
+@isolated()
 def run_export(settings: ExportSettings, console: Console) -> ExportResult:
     """The same from a settings object."""
     s, chosen = settings, target(settings.to)

@@ -39,11 +39,13 @@ from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available
 from unfreeze.runtime.processes import join
 from unfreeze.runtime.runfolder import RESULT, RunFolder, allowed, read_metrics
-from unfreeze.runtime.threads import Threads, threads_kept
+from unfreeze.runtime.runlock import RunLocks
+from unfreeze.runtime.threads import Threads
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.knob import inputs_of
@@ -133,7 +135,7 @@ def finetune(data: Data, **settings: Any) -> FinetuneResult | FinetunePlan:
     return run_finetune(given, Quiet(), began=began)
 
 
-@threads_kept()
+@isolated()
 def run_finetune(
     settings: FinetuneSettings, console: Console, *, draw: bool = True, began: float | None = None
 ) -> FinetuneResult | FinetunePlan:
@@ -147,15 +149,23 @@ def run_finetune(
     deadline = Deadline.of(settings.time_limit, began)
     if settings.dry_run:
         return _dry(settings, console)
+    with RunLocks() as locks:
+        return _trained(settings, console, deadline, locks, draw=draw)
+
+
+def _trained(
+    settings: FinetuneSettings, console: Console, deadline: Deadline, locks: RunLocks, *, draw: bool
+) -> FinetuneResult:
     # refused before anything is read or fetched
     place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     allowed(str(settings.out), **place, inputs=inputs_of(settings))
     processes = join(settings.device)
+    processes.leads(lambda: locks.take_existing(str(settings.out)))
     console = Logged(console if processes.first else Quiet())
     device = pick_device(settings.device)
     # in turn: what the first process fetched or decoded stands on the disk for the others
     found = processes.in_turn(lambda: read_labels(settings, console))
-    scene = Scene(found, device, deadline, processes, Threads.now())
+    scene = Scene(found, device, deadline, processes, Threads.now(), locks)
 
     def ready_for(s: FinetuneSettings, preprocess: Preprocess) -> Checked:
         return checked(s, found, preprocess, console, processes.world)

@@ -20,6 +20,7 @@ from unfreeze.checkpoints.values import oddity
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.layout import Table
 from unfreeze.settings.build import build
 from unfreeze.settings.use import InspectSettings
@@ -103,6 +104,7 @@ def inspect(file: str | Path) -> Inspection:
     return run_inspect(build(InspectSettings, {"file": str(file)}), Quiet())
 
 
+@isolated()
 def run_inspect(settings: InspectSettings, console: Console) -> Inspection:
     """The same from a settings object."""
     place = Path(settings.file)

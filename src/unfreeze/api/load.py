@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from unfreeze.runtime.isolation import isolated
 from unfreeze.transfer.predictor import Classifier, load_classifier
 
 
+@isolated()
 def load(run: str | Path) -> Classifier:
     """The classifier of a run, or of its `model/` folder, on the CPU and in evaluation mode.
 

@@ -18,6 +18,7 @@ from unfreeze.errors import UsageError
 from unfreeze.reports.results_models import predicted, written
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.outputs import output_file, table_of
 from unfreeze.runtime.tables import write_csv
 from unfreeze.settings.build import layered
@@ -71,6 +72,7 @@ def predict(
     return _predictions(made, Quiet())
 
 
+@isolated()
 def run_predict(settings: PredictSettings, console: Console) -> Predictions | Written:
     """The same from a settings object; with `--out` the CSV's place is returned."""
     found = _predictions(settings, console)

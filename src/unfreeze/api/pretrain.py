@@ -29,11 +29,13 @@ from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available, passed_on
 from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RESULT, RunFolder, allowed, read_metrics
-from unfreeze.runtime.threads import set_threads, threads_kept
+from unfreeze.runtime.runlock import RunLocks
+from unfreeze.runtime.threads import set_threads
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.pretrain import PretrainSettings
@@ -113,7 +115,7 @@ def pretrain(data: Data, **settings: Any) -> PretrainResult | PretrainPlan:
     return run_pretrain(given, Quiet(), began=began)
 
 
-@threads_kept()
+@isolated()
 def run_pretrain(
     settings: PretrainSettings,
     console: Console,
@@ -131,17 +133,29 @@ def run_pretrain(
         return plan_pretrain(settings, console)
     if not settings.out:
         raise UsageError("pretrain needs a folder for the run.", "Add --out RUN, or --dry-run.")
-    started, out = time.monotonic(), settings.out
+    with RunLocks() as locks:
+        return _trained(settings, console, deadline, locks, on_epoch)
+
+
+def _trained(
+    settings: PretrainSettings,
+    console: Console,
+    deadline: Deadline,
+    locks: RunLocks,
+    on_epoch: OnEpoch | None,
+) -> PretrainResult:
+    started, out = time.monotonic(), str(settings.out)
     processes = join(settings.device)
     console = Logged(console if processes.first else Quiet())
     place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     place["inputs"] = inputs_of(settings)
     processes.leads(lambda: allowed(out, **place))
+    processes.leads(lambda: locks.take_existing(out))
     # in turn: what the first process fetched stands on the disk for the others
     prepared = processes.in_turn(lambda: prepare(settings, console, processes.world))
     found = prepared.checked(processes, console)
     # the last moment: --overwrite deletes
-    processes.leads(lambda: RunFolder.create(out, **place))
+    processes.leads(lambda: RunFolder.create(out, **place, hold=locks.take))
     run = RunFolder(out, writes=processes.first)
     processes.leads(lambda: write_asked(run, settings))
     console.into(run)

@@ -9,6 +9,7 @@ from unfreeze.reports.results_models import drawn
 from unfreeze.runtime.atomic import write_bytes, write_text
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.outputs import is_our_page, is_our_picture, refuse_foreign
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import ReportSettings
@@ -43,6 +44,7 @@ def report(run: str, **settings: Any) -> Report:
     return run_report(layered(ReportSettings, {"run": run, **settings}), Quiet())
 
 
+@isolated()
 def run_report(settings: ReportSettings, console: Console) -> Report:
     """The same from a settings object."""
     # matplotlib writes a cache of fonts when it is imported: only who draws may load it

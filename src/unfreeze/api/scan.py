@@ -27,6 +27,7 @@ from unfreeze.reports.results_data import scan_lead, scanned, spared
 from unfreeze.runtime import atomic
 from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.outputs import (
     is_our_page,
     output_file,
@@ -93,6 +94,7 @@ def scan(data: Data, **settings: Any) -> ScanResult:
     return run_scan(layered(ScanSettings, {"data": data, **settings}), Quiet())
 
 
+@isolated()
 def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     """The same from a settings object."""
     s = settings

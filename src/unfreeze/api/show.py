@@ -27,6 +27,7 @@ from unfreeze.reports.results_data import show_lead, shown
 from unfreeze.runtime.atomic import write_text
 from unfreeze.runtime.console import Console, Quiet, told
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.outputs import is_our_page, output_file
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
@@ -83,6 +84,7 @@ def show(data: Data, out: str | None = None, **settings: Any) -> ShowResult:
     return run_show(layered(ShowSettings, {"data": data, **at, **settings}), Quiet())
 
 
+@isolated()
 def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     """The same from a settings object."""
     s = settings

@@ -31,6 +31,7 @@ from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.loggers import passed_on
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RESULT, RunFolder
+from unfreeze.runtime.runlock import RunLocks
 from unfreeze.runtime.threads import Threads, set_threads
 from unfreeze.settings.build import as_dict, to_toml
 from unfreeze.settings.finetune import FinetuneSettings
@@ -49,13 +50,17 @@ ReadyFor = Callable[[FinetuneSettings, Preprocess], Checked]
 
 @dataclass(frozen=True)
 class Scene:
-    """What all runs of one call share; `threads`: those that the call found."""
+    """What all runs of one call share; `threads`: those that the call found.
+
+    `locks`: the folders that it holds.
+    """
 
     found: Labelled
     device: torch.device
     deadline: Deadline
     processes: Processes
     threads: Threads
+    locks: RunLocks
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
     refuse_others(processes, ready.train.index, ready.val.index)
     # only now: what is refused above leaves no folder behind, and deletes none
     place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
-    place["inputs"] = inputs_of(s)
+    place |= {"inputs": inputs_of(s), "hold": scene.locks.take}
     processes.leads(lambda: RunFolder.create(str(s.out), **place))
     run = RunFolder(str(s.out), writes=processes.first)
     if state is None:

@@ -20,6 +20,7 @@ from unfreeze.errors import UsageError
 from unfreeze.reports.results_models import summarised
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import SummarySettings
 from unfreeze.transfer.thaw import freeze_schedule
@@ -63,6 +64,7 @@ def summary(arch: str, **settings: Any) -> Summary:
     return run_summary(layered(SummarySettings, {"arch": arch, **settings}), Quiet())
 
 
+@isolated()
 def run_summary(settings: SummarySettings, console: Console) -> Summary:
     """The same from a settings object."""
     arch, model, frozen = _network(settings)

@@ -12,7 +12,7 @@ from unfreeze.data.sources import Source
 from unfreeze.data.sources.delimited import read_delimited
 from unfreeze.data.sources.remote import is_address
 from unfreeze.errors import DataError
-from unfreeze.runtime.tables import records, write_csv
+from unfreeze.runtime.tables import write_csv
 
 ENDING = ".left-out.csv"
 # kinds of sources that may have one

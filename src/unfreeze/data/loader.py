@@ -19,6 +19,7 @@ from unfreeze.data.silence import pillow_silenced
 from unfreeze.data.views.draws import permutation
 from unfreeze.data.workers import NoWorkers, in_a_worker, no_workers_here, start_method, started
 from unfreeze.errors import DataError, ResourceError, UnfreezeError, UsageError
+from unfreeze.runtime.signals import WORKERS_FIRST, StopRequest
 
 Ids = npt.NDArray[np.int64]
 Make = Callable[[Sequence[npt.NDArray[np.uint8]], Ids, int], list[torch.Tensor]]
@@ -152,6 +153,21 @@ class Loader:
         """The names of the files of a global step."""
         names = self.dataset.pictures.index.paths
         return [names[int(i)] for i in self.batch(step)]
+
+
+def next_batch(
+    batches: Iterator[Batch], stop: StopRequest
+) -> tuple[Batch | None, UnfreezeError | None]:
+    """(the next batch, None), or (None, the error) where a file or a worker is lost.
+
+    (None, None) where a signal asked to stop that ended the worker, too.
+    """
+    try:
+        return next(batches), None
+    except DataError as error:
+        return None, error
+    except ResourceError as error:
+        return None, None if stop.comes(WORKERS_FIRST) else error
 
 
 def steps_of(pictures: int, batch_size: int, *, drop_last: bool, world: int = 1) -> int:

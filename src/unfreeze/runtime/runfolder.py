@@ -11,6 +11,7 @@ from typing import Any
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.atomic import disk_full, is_full, write_text
 from unfreeze.runtime.outputs import object_of, refuse_inputs, refuse_inside, writable
+from unfreeze.runtime.runlock import FILES as LOCKS
 from unfreeze.settings.build import is_own_toml
 from unfreeze.text import clean_all, for_screen
 
@@ -52,12 +53,20 @@ class RunFolder:
         resume: str | None = None,
         overwrite: bool = False,
         inputs: Iterable[str] = (),
+        hold: Callable[[Path], None] | None = None,
     ) -> "RunFolder":
-        """A folder ready to be written; with `overwrite` it is empty now."""
-        folder = allowed(path, resume=resume, overwrite=overwrite, inputs=inputs)
-        if overwrite and folder.is_dir():
-            _empty(folder)
+        """A folder ready to be written; with `overwrite` it is empty now.
+
+        `hold` keeps others out of the folder before anything in it is touched (`RunLocks.take`).
+        """
+        how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "inputs": list(inputs)}
+        folder = allowed(path, **how)
         folder.mkdir(parents=True, exist_ok=True)
+        if hold is not None:
+            hold(folder)
+            allowed(path, **how)  # another run may have come and gone
+        if overwrite:
+            _empty(folder)
         _sweep(folder)
         return cls(folder)
 
@@ -140,6 +149,7 @@ def allowed(
     if resume and overwrite:
         raise UsageError("--resume and --overwrite contradict each other.", "Give one.")
     there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    there = [name for name in there if name not in LOCKS]
     if not there:
         return folder
     if not resume and not overwrite:
@@ -193,6 +203,8 @@ def _sweep(folder: Path) -> None:
 
 def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
+        if entry.name in LOCKS:
+            continue  # this process holds the folder
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

@@ -138,7 +138,7 @@ def _ignore() -> None:
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Signals wait for the end of the block; processes that it starts never get any of them."""
+    """Within the block this thread gets no signals; processes that it starts never get any."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows has no signals either
         yield
         return

@@ -10,8 +10,8 @@ import torch
 
 from unfreeze.backbones.norm import frozen_statistics
 from unfreeze.checkpoints.state import save_last, save_state
-from unfreeze.data.loader import Batch, Loader
-from unfreeze.errors import DataError, Interrupted, ResourceError, UnfreezeError, go_on
+from unfreeze.data.loader import Batch, Loader, next_batch
+from unfreeze.errors import Interrupted, UnfreezeError, go_on
 from unfreeze.optim.make import for_network, set_lr
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import Deadline
@@ -19,7 +19,7 @@ from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.meter import Meter, due
 from unfreeze.runtime.processes import Processes, lost_in_any
 from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.runtime.signals import ANOTHER, WORKERS_FIRST, StopRequest, stop_requests
+from unfreeze.runtime.signals import ANOTHER, StopRequest, stop_requests
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.assigner import Assigner
 from unfreeze.swav.bank import Bank
@@ -145,12 +145,8 @@ class Trainer:
 
     def fetch(self, batches: Iterator[Batch], stop: StopRequest) -> Batch:
         """The next batch; all processes leave here together where one has a reason to."""
-        batch, lost = None, None
-        try:
-            # who was asked to stop needs no more
-            batch = None if stop else next(batches)
-        except (DataError, ResourceError) as error:  # a file that is gone, or a worker
-            lost = None if isinstance(error, ResourceError) and stop.comes(WORKERS_FIRST) else error
+        # who was asked to stop needs no more
+        batch, lost = (None, None) if stop else next_batch(batches, stop)
         late = time.monotonic() - self.saved[1] > CHECKPOINT_SECONDS or self.deadline.unmeasured
         any_lost, stopped, any_late = self.processes.any([lost is not None, bool(stop), late])
         if (any_lost or stopped or any_late) and self.step != self.saved[0]:

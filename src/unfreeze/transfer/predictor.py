@@ -20,6 +20,7 @@ from unfreeze.data.preprocess import Pixels, Preprocess
 from unfreeze.data.views import normalise
 from unfreeze.errors import DataError, WeightsError
 from unfreeze.runtime.devices import autocast
+from unfreeze.runtime.isolation import isolated
 from unfreeze.transfer.calibration import calibrated
 from unfreeze.transfer.reading import Failure, Read, in_order
 from unfreeze.transfer.start import from_card
@@ -104,6 +105,7 @@ class Classifier(Network):
         """Names in the order of the scores."""
         return self.card.classes
 
+    @isolated()
     def predict(
         self, pictures: str | PathLike[str] | Sequence[Picture], *, batch_size: int = 64
     ) -> list[Prediction]:

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unfreeze.data.loader import Batch, Loader
-from unfreeze.errors import DataError, ResourceError
+from unfreeze.data.loader import Batch, Loader, next_batch
+from unfreeze.errors import DataError
 from unfreeze.optim.schedules import schedule_lr
 from unfreeze.runtime.console import Advance, Console
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.meter import due
 from unfreeze.runtime.processes import lost_in_any
-from unfreeze.runtime.signals import ANOTHER, WORKERS_FIRST, StopRequest, stop_requests
+from unfreeze.runtime.signals import ANOTHER, StopRequest, stop_requests
 from unfreeze.transfer.average import served
 from unfreeze.transfer.evaluate import Scores
 from unfreeze.transfer.fit import Fit, Outcome
@@ -226,11 +226,7 @@ class Trainer:
         """
         if self.shortcut is not None:
             return next(batches)
-        batch, lost = None, None
-        try:
-            batch = next(batches)
-        except (DataError, ResourceError) as error:
-            lost = None if isinstance(error, ResourceError) and stop.comes(WORKERS_FIRST) else error
+        batch, lost = next_batch(batches, stop)
         any_lost, none = self.processes.any([lost is not None, batch is None])
         if any_lost:
             self.saves.last(self.state())

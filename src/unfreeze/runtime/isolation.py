@@ -1,0 +1,51 @@
+"""A call computes in its own way and leaves the caller's process as it was.
+
+A notebook or a program may have switched gradients off, or another default type or device on: none
+of that is meant for us, and nothing that we set is meant for it.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from unfreeze.runtime.threads import threads_kept
+
+
+@contextlib.contextmanager
+def isolated() -> Iterator[None]:
+    """Within the block torch and numpy are as they come; after it as the caller had them.
+
+    That is gradients, default type and device, autocast, anomaly detection (we look for what is no
+    number ourselves), deterministic algorithms (kept where torch has one), random numbers and
+    threads.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
+        if "torch" in sys.modules:  # else nobody can have changed anything
+            _torch(stack)
+        yield
+
+
+def _torch(stack: contextlib.ExitStack) -> None:
+    import torch
+
+    stack.enter_context(threads_kept())
+    cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count()) if cuda else []))
+    stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.enable_grad())
+    stack.enter_context(torch.autograd.set_detect_anomaly(False))
+    for kind in ("cpu", "cuda") if cuda else ("cpu",):
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    if torch.get_default_dtype() != torch.float32:
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+    if torch.get_default_device().type != "cpu":
+        stack.enter_context(torch.device("cpu"))
+    if torch.are_deterministic_algorithms_enabled():
+        warns = torch.is_deterministic_algorithms_warn_only_enabled()
+        stack.callback(torch.use_deterministic_algorithms, True, warn_only=warns)
+        torch.use_deterministic_algorithms(True, warn_only=True)

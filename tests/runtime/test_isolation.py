@@ -1,0 +1,131 @@
+"""A call computes in its own way, and the caller's process is as it was afterwards."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+
+import unfreeze
+from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.threads import set_threads
+
+
+def state():
+    """Everything of a process that a call could trip over or change."""
+    return {
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "anomaly": (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "deterministic": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        "threads": torch.get_num_threads(),
+        "random": torch.get_rng_state().tolist(),
+        "numpy": np.geterr(),
+    }
+
+
+@contextlib.contextmanager
+def set_and_back(put, value, before):
+    put(value)
+    try:
+        yield
+    finally:
+        put(before)
+
+
+ODD = {
+    "gradients": lambda: torch.set_grad_enabled(False),
+    "inference": lambda: torch.inference_mode(),
+    "dtype": lambda: set_and_back(torch.set_default_dtype, torch.float64, torch.float32),
+    "device": lambda: set_and_back(torch.set_default_device, "meta", None),
+    "device, in a block": lambda: torch.device("meta"),
+    "anomaly": lambda: torch.autograd.set_detect_anomaly(True),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "deterministic": lambda: set_and_back(torch.use_deterministic_algorithms, True, False),
+    "numpy": lambda: np.errstate(all="raise"),
+}
+
+
+@pytest.fixture
+def odd():
+    """A process with all of that at once."""
+    with contextlib.ExitStack() as stack:
+        for kind in ODD.values():
+            stack.enter_context(kind())
+        yield
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_within_the_block_it_is_as_it_comes_and_after_it_as_it_was(kind):
+    with isolated():
+        usual = state()
+    with ODD[kind]():
+        before = state()
+        with contextlib.suppress(KeyError), isolated():
+            now = state()
+            torch.manual_seed(7)
+            set_threads(torch.get_num_threads() + 1)
+            raise KeyError
+        assert state() == before
+    assert before | {"random": 0} != usual | {"random": 0}
+    # who wants deterministic algorithms gets them, where torch has some
+    assert now == usual | ({"deterministic": (True, True)} if kind == "deterministic" else {})
+
+
+TINY = {"arch": "unfreeze/tiny", "image_size": 16, "device": "cpu", "epochs": 1, "batch_size": 8}
+FINETUNE = {**TINY, "weights": "none"}
+PRETRAIN = {**TINY, "nmb_prototypes": 8}
+
+
+@pytest.fixture(scope="module")
+def plain(colours, tmp_path_factory):
+    """The images, a pretraining and a fine-tuning in a process as it comes."""
+    folder = tmp_path_factory.mktemp("plain")
+    data = str(colours(folder / "pics", {"red": 12, "blue": 12}))
+    unfreeze.pretrain(data, out=str(folder / "pretrain"), **PRETRAIN)
+    unfreeze.finetune(data, out=str(folder / "finetune"), **FINETUNE)
+    return data, folder
+
+
+@pytest.mark.parametrize("verb, given", [("pretrain", PRETRAIN), ("finetune", FINETUNE)])
+def test_training_is_the_same_in_any_process(plain, odd, tmp_path, verb, given):
+    data, folder = plain
+    before = state()
+    getattr(unfreeze, verb)(data, out=str(tmp_path / "run"), **given)
+    assert state() == before
+    with isolated():
+        (ours, _), (theirs, _) = load_model(tmp_path / "run"), load_model(folder / verb)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_using_a_model_is_the_same_in_any_process(plain, tmp_path):
+    data, folder = plain
+    run, images = str(folder / "finetune"), f"{data}/red"
+
+    def use(out):
+        out.mkdir()
+        unfreeze.embed(run, data, out=str(out / "f.npz"), device="cpu")
+        return [
+            unfreeze.evaluate(run, data, device="cpu").loss,
+            [row.probability for row in unfreeze.predict(run, [images], device="cpu")],
+            unfreeze.load(run).predict(f"{images}/000.png")[0].probability,
+            np.load(out / "f.npz")["features"].tolist(),
+            unfreeze.summary(run).parameters_total,
+            unfreeze.inspect(f"{run}/checkpoints/last.ckpt").keys,
+            bool(unfreeze.export(run, to="safetensors", out=str(out / "export"))),
+        ]
+
+    usual = use(tmp_path / "usual")
+    with contextlib.ExitStack() as stack:
+        for kind in ODD.values():
+            stack.enter_context(kind())
+        before = state()
+        assert use(tmp_path / "odd") == usual
+        assert state() == before
