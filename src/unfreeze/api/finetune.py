@@ -6,9 +6,10 @@ from typing import Any, Literal, overload
 
 import torch
 
+from unfreeze.api.cost import cost, show_cost
 from unfreeze.api.job import Job, begun, opened, threads_of
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
-from unfreeze.api.repeating import Repeated, foretold, repeated
+from unfreeze.api.repeating import Repeated, foretold, repeated, runs_of
 from unfreeze.api.report import report
 from unfreeze.api.single import (
     Begun,
@@ -37,6 +38,7 @@ from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.shared import Data
+from unfreeze.transfer.cost import Case
 from unfreeze.transfer.fit import Outcome
 from unfreeze.transfer.freeze import fingerprint
 from unfreeze.transfer.portions import Portions
@@ -76,6 +78,8 @@ class FinetunePlan:
     """What `--dry-run` shows: every setting, the reason of each derived one, and the sizes.
 
     `counts`: pictures by class and split as the data has them (`all` without splits).
+    `time`: seconds of the run; `memory`: bytes on the device of one process. Each says its `basis`,
+    and has None where nothing was counted or measured.
     """
 
     settings: dict[str, Any]
@@ -86,6 +90,8 @@ class FinetunePlan:
     steps: int
     parameters_trainable: int
     parameters_frozen: int
+    time: dict[str, Any]
+    memory: dict[str, Any]
 
 
 @overload
@@ -144,6 +150,9 @@ def run_finetune(
     if copies:
         said = worded(copies, "held-out picture is", "held-out pictures are")
         console.say(f"{said} among the training ones, too: that is no test of anything new.")
+    if it.state is None:
+        # measured by the first process alone: the others wait
+        processes.leads(lambda: _say_cost(it.job, it.ready.portions, scene, console))
     repeats = repeated(scene, settings, it, console)
     job, outcome, _ = tuned(scene, it, console)
     if draw:
@@ -162,7 +171,7 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     job = telling(job, held(settings, found, first.preprocess, processes))
     job = with_threads(job, *threads_of(job, Threads.now(), device, processes))
     job = foretold(job, portions)
-    return _planned(job, found, portions, console, processes)
+    return _planned(job, found, portions, console, processes, device)
 
 
 def _result(it: Begun, job: Job, outcome: Outcome, repeats: Repeated | None) -> FinetuneResult:
@@ -200,14 +209,22 @@ def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
 
 
 def _planned(
-    job: Job, found: Labelled, portions: Portions, console: Console, processes: int
+    job: Job,
+    found: Labelled,
+    portions: Portions,
+    console: Console,
+    processes: int,
+    device: torch.device,
 ) -> FinetunePlan:
     images, validation = len(portions.train), portions.reason
     _show(job, images, validation, console)
     _warn_of_crops(found.cropped, console)
     s = job.plan.settings
     trainable, frozen = job.counts
+    spent = cost(job, _case(job, portions), device, processes)
+    show_cost(spent, console)
     return FinetunePlan(
+        **spent,
         settings=as_dict(s),
         reasons={**job.plan.reasons, "val": validation},
         classes=list(job.card.classes),
@@ -217,6 +234,17 @@ def _planned(
         parameters_trainable=trainable,
         parameters_frozen=frozen,
     )
+
+
+def _case(job: Job, portions: Portions) -> Case:
+    counts = {"images": len(portions.train), "held_out": len(portions.val)}
+    runs = runs_of(job.plan.settings, portions)
+    return Case(job.network, job.schedule, job.head, **counts, runs=runs)
+
+
+def _say_cost(job: Job, portions: Portions, scene: Scene, console: Console) -> None:
+    found = cost(job, _case(job, portions), scene.device, scene.processes.world)
+    show_cost(found, console)
 
 
 def _warn_of_crops(cropped: Cropped | None, console: Console) -> None:
