@@ -328,7 +328,7 @@ def test_a_dry_run_says_it_all_and_keeps_nothing(begin, tmp_path):
     options = {**HOW, "weights": begin[1], "epochs": 30}
     found = finetune(str(begin[0]), dry_run=True, **options)
     assert found.settings["cache"] == "features" and found.settings["cache_views"] == 4
-    assert "KiB a picture" in found.reasons["cache"] and "18 pairs" in found.reasons["sweep"]
+    assert "KiB an image" in found.reasons["cache"] and "18 pairs" in found.reasons["sweep"]
     assert not kept_folder().exists() and not any(tmp_path.iterdir())
 
 

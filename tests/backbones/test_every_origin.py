@@ -298,7 +298,7 @@ def test_t9_below_nine_tenths_is_refused_unless_allowed_and_then_said(tmp_path):
 
 
 def test_another_shape_stays_random_only_where_allowed(tmp_path):
-    state = entries() | {"conv1.weight": filled(64, 6, 7, 7)}
+    state = entries() | {"conv1.weight": filled(64, 3, 5, 5)}
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="first convolution"):
         loaded_from(tmp_path / "w.pth")

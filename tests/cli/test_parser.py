@@ -81,9 +81,9 @@ def test_several_pictures_with_spaces_in_their_names():
 
 def test_what_is_not_derived_says_so_instead_of_auto():
     shown = " ".join(verb_parser("finetune").format_help().split())
-    assert "at most N training pictures [all]" in shown
-    assert "training pictures of each class [all]" in shown
-    assert "share of the training pictures [all]" in shown
+    assert "at most N training images [all]" in shown
+    assert "training images of each class [all]" in shown
+    assert "share of the training images [all]" in shown
     assert "where there is one) --" in shown or "where there is one) run:" in shown
     assert "figures in its name [off]" in " ".join(verb_parser("pretrain").format_help().split())
     assert parse("finetune", ["pics", "--limit", "all"]).limit is None

@@ -111,12 +111,17 @@ def make(tmp_path):
             prepare=prepare,
             validate=partial(holdout.record, network),
             freeze=schedule,
-            saves=Saves(RunFolder.create(tmp_path / name, resume="yes")),
+            saves=Saves(_folder(tmp_path / name)),
             keep={"kind": "finetune"},
             keeper=keeper,
         )
 
     return made
+
+
+def _folder(path):
+    path.mkdir(exist_ok=True)
+    return RunFolder(path)
 
 
 def learnt(trainer):

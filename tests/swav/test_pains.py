@@ -73,7 +73,7 @@ def test_12_to_20_classes_get_several_prototypes_each_whatever_their_number(imag
     made, _ = planned(images)
     K = made.settings.nmb_prototypes
     assert 3 * classes <= K <= images / 8
-    assert "pictures" in made.reasons["nmb_prototypes"]
+    assert "images" in made.reasons["nmb_prototypes"]
 
 
 def test_about_ten_prototypes_a_class_can_be_asked_for():

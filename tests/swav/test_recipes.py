@@ -99,7 +99,7 @@ def test_every_value_is_the_scripts_value(name, device):
     values = dataclasses.asdict(made.settings)
     assert {key: values[key] for key in expected(name)} == expected(name)
     # nothing of the run's mathematics is left to the auto plan, and each value says its source
-    data = {"workers", "limit", "labels", "split_from", "range", "channels"}
+    data = {"workers", "limit", "labels", "label_column", "split_from", "range", "channels"}
     method = {key for key, value in values.items() if value is None} - data
     assert method == {"out", "resume", "config", "keep_every", "time_limit"}
     # how often a run is looked at, and where its views are cut, are no values of theirs

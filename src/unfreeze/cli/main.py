@@ -101,7 +101,7 @@ def call(verb: str, words: list[str], world: World) -> int:
     else:
         text = as_text(verb, result, world.width, colour=world.colour)
     if text and not started_rank():
-        if world.stdout.isatty():
+        if is_terminal(world.stdout):
             world.answer("")  # what was said on the way stands above it
         world.answer(text)
     refused: UnfreezeError | None = getattr(result, "refused", None)

@@ -16,12 +16,17 @@ Result = TypeVar("Result")
 NARROWEST, USUAL = 40, 80  # cells of a line: at least, and where a terminal does not say
 
 
+def is_terminal(stream: TextIO) -> bool:
+    """Whether it is a terminal, and open."""
+    return not stream.closed and stream.isatty()
+
+
 def columns(stream: TextIO) -> int | None:
     """`COLUMNS`, else what the terminal says; None for what is no terminal."""
     told = os.environ.get("COLUMNS", "")
     if told.isdigit() and int(told):
         return max(NARROWEST, int(told))
-    if not stream.isatty():
+    if not is_terminal(stream):
         return None
     try:
         found = os.get_terminal_size(stream.fileno()).columns
@@ -126,7 +131,7 @@ class World:
     def colour(self) -> bool:
         """Whether the result is shown on a terminal that takes colours."""
         dumb = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
-        return self.stdout.isatty() and not dumb
+        return is_terminal(self.stdout) and not dumb
 
     def tell(self, text: str) -> None:
         """Lines for people; a reader who has left is no reason to stop."""
@@ -149,7 +154,7 @@ class World:
                 raise
 
     def _write(self, text: str) -> None:
-        if self.stdout.isatty():
+        if is_terminal(self.stdout):
             self._put(self.stdout, for_screen(text, coloured=True))
         elif (buffer := getattr(self.stdout, "buffer", None)) is None:
             self.stdout.write(clean(text))
