@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from unfreeze import __version__
 from unfreeze.cli.parser import help_text, known_verb, overview, parse
 from unfreeze.cli.processes import launcher_told, one_process, peer_lost, started_rank
-from unfreeze.cli.world import World, open_streams
+from unfreeze.cli.world import World, is_terminal, open_streams
 from unfreeze.errors import DivergedError, Interrupted, ResourceError, UnfreezeError, UsageError
 from unfreeze.runtime.atomic import in_words, is_full
 from unfreeze.runtime.signals import ending_interrupts
