@@ -60,7 +60,7 @@ def test_what_holds_no_weights_is_refused_by_name(tmp_path, kind):
     model = build(TINY)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for partial in (False, True):
-        with pytest.raises(WeightsError, match=rf"stage3\.conv2\.weight {says}"):
+        with pytest.raises(WeightsError, match=rf"stage3\.conv2\.weight .*{says}"):
             load_weights(model, str(tmp_path / "w.pth"), arch=TINY, allow_partial=partial)
     assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
     found = inspect(tmp_path / "w.pth")

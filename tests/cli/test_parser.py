@@ -84,7 +84,7 @@ def test_what_is_not_derived_says_so_instead_of_auto():
     assert "at most N training images [all]" in shown
     assert "training images of each class [all]" in shown
     assert "share of the training images [all]" in shown
-    assert "where there is one) --" in shown or "where there is one) run:" in shown
+    assert "column `group`, if any) --" in shown
     assert "figures in its name [off]" in " ".join(verb_parser("pretrain").format_help().split())
     assert parse("finetune", ["pics", "--limit", "all"]).limit is None
     assert parse("pretrain", ["pics", "--keep-every", "off"]).keep_every is None
