@@ -54,7 +54,7 @@ def test_people_and_programs_are_told_the_same_and_no_file_is_touched(
     said = capsys.readouterr()
     found = json.loads(said.out)
     total = round(found["memory"]["total"] / 2**20)
-    assert f"Memory about {total:,} MiB a process: parameters" in said.err
+    assert f"Memory: about {total:,} MiB (parameters" in said.err
     assert "reference*" in said.err and "Learning rate ▁" in said.err
     # the row of a value: ours, theirs, why
     row = next(line for line in said.err.splitlines() if line.startswith("  batch-size"))
@@ -116,6 +116,7 @@ class Machine:
             return 0.01 * rows, fixed + each * rows
 
         monkeypatch.setattr(forecast, "_step", step)
+        monkeypatch.setattr(forecast, "product_speed", lambda: 1e10)
         monkeypatch.setattr(forecast.time, "perf_counter", lambda: self.now)
 
 

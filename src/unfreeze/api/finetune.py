@@ -6,9 +6,10 @@ from typing import Any, Literal, overload
 
 import torch
 
+from unfreeze.api.cost import cost, show_cost
 from unfreeze.api.job import Job, begun, opened, threads_of
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
-from unfreeze.api.repeating import Repeated, foretold, repeated
+from unfreeze.api.repeating import Repeated, foretold, repeated, runs_of
 from unfreeze.api.report import redrawn
 from unfreeze.api.run_warnings import (
     data_warnings,
@@ -48,6 +49,7 @@ from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.shared import Data
+from unfreeze.transfer.cost import Case
 from unfreeze.transfer.freeze import fingerprint
 from unfreeze.transfer.portions import Portions
 
@@ -99,6 +101,8 @@ class FinetunePlan:
     """What `--dry-run` shows: every setting, the reason of each derived one, and the sizes.
 
     `counts`: pictures by class and split as the data has them (`all` without splits).
+    `time`: seconds of the run; `memory`: bytes on the device of one process. Each says its `basis`,
+    and has None where nothing was counted or measured.
     """
 
     settings: dict[str, Any]
@@ -109,6 +113,8 @@ class FinetunePlan:
     steps: int
     parameters_trainable: int
     parameters_frozen: int
+    time: dict[str, Any]
+    memory: dict[str, Any]
 
 
 @overload
@@ -163,6 +169,9 @@ def run_finetune(
     it = begin(scene, settings, ready_for, console)
     _show(it.job, len(it.ready.train), it.ready.portions.reason, console)
     processes.leads(lambda: _warn_of_data(it, console))
+    if it.state is None:
+        # measured by the first process alone: the others wait
+        processes.leads(lambda: _say_cost(it.job, it.ready.portions, scene, console))
     repeats = repeated(scene, settings, it, console)
     made = tuned(scene, it, console)
     ended = made.outcome.stopped != "asked"
@@ -185,7 +194,7 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     job = telling(job, held(settings, found, first.preprocess, processes))
     job = with_threads(job, *threads_of(job, Threads.now(), device, processes))
     job = foretold(job, portions)
-    return _planned(job, found, portions, console, processes)
+    return _planned(job, found, portions, console, processes, device)
 
 
 def _result(it: Begun, made: Tuned, repeats: Repeated | None, console: Console) -> FinetuneResult:
@@ -229,14 +238,22 @@ def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
 
 
 def _planned(
-    job: Job, found: Labelled, portions: Portions, console: Console, processes: int
+    job: Job,
+    found: Labelled,
+    portions: Portions,
+    console: Console,
+    processes: int,
+    device: torch.device,
 ) -> FinetunePlan:
     images, validation = len(portions.train), portions.reason
     _show(job, images, validation, console)
     show_warnings(cropped_warning(found.cropped), console)
     s = job.plan.settings
     trainable, frozen = job.counts
+    spent = cost(job, _case(job, portions), device, processes)
+    show_cost(spent, console)
     return FinetunePlan(
+        **spent,
         settings=as_dict(s),
         reasons={**job.plan.reasons, "val": validation},
         classes=list(job.card.classes),
@@ -253,6 +270,17 @@ def _warn_of_data(it: Begun, console: Console) -> None:
     solved = it.job.plan.settings.head_solver == "logistic"
     found = data_warnings(it.ready, choose=not solved)
     show_warnings([one for one in found if one not in it.ready.doubts], console)
+
+
+def _case(job: Job, portions: Portions) -> Case:
+    counts = {"images": len(portions.train), "held_out": len(portions.val)}
+    runs = runs_of(job.plan.settings, portions)
+    return Case(job.network, job.schedule, job.head, **counts, runs=runs)
+
+
+def _say_cost(job: Job, portions: Portions, scene: Scene, console: Console) -> None:
+    found = cost(job, _case(job, portions), scene.device, scene.processes.world)
+    show_cost(found, console)
 
 
 def _show(job: Job, images: int, validation: str, console: Console) -> None:

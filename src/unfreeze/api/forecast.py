@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from unfreeze.api.cost import FEW, QUICK, lines, quick
+from unfreeze.backbones.work import Machine, measured_speed, product_speed
 from unfreeze.data.index import build_index
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.builtin import ArraySource
-from unfreeze.reports.results_runs import duration, shown
+from unfreeze.reports.results_runs import shown
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import seconds_in
 from unfreeze.runtime.layout import Table
@@ -29,10 +31,12 @@ from unfreeze.swav.forecast import (
 )
 from unfreeze.swav.recipe import Plan
 from unfreeze.swav.trainer import Trainer
+from unfreeze.swav.ways import Spent
 
-BUDGET = 4.0  # seconds that trying out steps may take, about
+BUDGET = 4.0  # seconds that trying out steps may take in a dry run, about
+NEAR = 4  # a step of a quarter of the images says what one of all takes
+SHORT = 1.0  # the same before a run
 DIFFERENT = 32  # made-up pictures
-_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,7 @@ def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
     """The forecast of a plan; `make` builds the trainer over made-up pictures. Touches no file."""
     s = plan.settings
     share = (s.batch_size or 0) // facts.processes
-    side = min(facts.side, 2 * max(s.size_crops or (facts.side,)))
-    trainer = without_memory(make(_pictures(side), np.arange(s.batch_size or 0) % DIFFERENT))
+    trainer = _over_noise(plan, facts, make)
     work, held = _memory(trainer, plan, share, facts.processes)
     name, values = published(s)
     return Forecast(
@@ -72,9 +75,54 @@ def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
             "collapsed": round(plan.loss_collapsed, 4),
         },
         memory=held,
-        time=_time(trainer, plan, share, work),
+        time=_time(trainer, plan, share, work, plan.steps, BUDGET),
         warnings=list(doubts(plan, facts)),
     )
+
+
+def cost(
+    plan: Plan,
+    facts: Facts,
+    trainer: Trainer,
+    make: Make,
+    *,
+    done: int = 0,
+    measured: tuple[int, Spent] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """`time` and `memory` of a run before it starts, in about a second at most.
+
+    `trainer`: the run's own, which stays as it is; `done`: steps behind it; `measured`: images of a
+    step that was measured already, and its seconds.
+    """
+    share = (plan.settings.batch_size or 0) // facts.processes
+    work, held = _memory(trainer, plan, share, facts.processes)
+    left, views = plan.steps - done, sum(plan.settings.nmb_crops or ())
+    parts = plan.settings.accumulate
+    if measured is not None and NEAR * measured[0] >= share:
+        rows, spent = measured
+        each = spent.total * share / rows
+        spent_in_all = {"seconds": each * left, "seconds_step": each, "basis": _PROBED}
+    elif work and quick(3 * work.operations * parts * left, views * share * left, _kind(trainer)):
+        spent_in_all = {"seconds": QUICK, "at_most": True, "basis": "counted from shapes"}
+    else:
+        cuda = [trainer.place.device] if _kind(trainer) == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            other = _over_noise(plan, facts, make)
+            spent_in_all = _time(other, plan, share, work, left, SHORT)
+    return {"time": spent_in_all, "memory": held}
+
+
+_PROBED = "measured before step 0; reading files, looks and saves are not in it"
+
+
+def _kind(trainer: Trainer) -> str:
+    return trainer.place.device.type
+
+
+def _over_noise(plan: Plan, facts: Facts, make: Make) -> Trainer:
+    s = plan.settings
+    side = min(facts.side, 2 * max(s.size_crops or (facts.side,)))
+    return without_memory(make(_pictures(side), np.arange(s.batch_size or 0) % DIFFERENT))
 
 
 def _memory(
@@ -110,18 +158,24 @@ class _Timing:
     how: str
 
 
-def _time(trainer: Trainer, plan: Plan, share: int, work: Work | None) -> dict[str, Any]:
-    """Seconds of a step and of the run, as far as trying it out takes no longer than seconds."""
+def _time(
+    trainer: Trainer, plan: Plan, share: int, work: Work | None, steps: int, budget: float
+) -> dict[str, Any]:
+    """Seconds of a step and of so many `steps`, tried out within the `budget`."""
+    timing: _Timing | None
     try:
-        timing, why = _tried(trainer, share, work)
+        timing, why = _tried(trainer, share, work, budget)
     except torch.OutOfMemoryError:
         timing, why = None, f"a step of {share} images does not fit into the device's memory"
+    else:
+        if timing is None and work:
+            timing = _by_speed(trainer, share, work)
     if timing is None:
         return {"seconds": None, "seconds_step": None, "basis": f"not measured: {why}"}
     workers = trainer.loader.workers
     data = timing.data / max(1, workers)
     each = max(timing.step, data) if workers else timing.step + data
-    found = {"seconds": each * plan.steps, "seconds_step": timing.step, "seconds_data": data}
+    found = {"seconds": each * steps, "seconds_step": timing.step, "seconds_data": data}
     starts = {}
     if plan.settings.time_limit is not None:
         starts["starts"] = math.ceil(found["seconds"] / seconds_in(plan.settings.time_limit))
@@ -130,7 +184,28 @@ def _time(trainer: Trainer, plan: Plan, share: int, work: Work | None) -> dict[s
     return {**{k: float(f"{v:.4g}") for k, v in found.items()}, **starts, "basis": basis}
 
 
-def _tried(trainer: Trainer, share: int, work: Work | None) -> tuple[_Timing | None, str]:
+def _by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
+    """A step too heavy to be tried, by its operations and the speed of a part of it."""
+    s, rows = trainer.s, min(FEW, share)
+    began = time.perf_counter()
+    next(trainer.loader.these([trainer.loader.positions[:rows]], 0))
+    data = (time.perf_counter() - began) / rows * share
+    speed = measured_speed(
+        trainer.model.backbone,
+        (),
+        max(s.size_crops or ()),
+        rows=share // s.accumulate,
+        machine=Machine(trainer.place.device, trainer.place.precision),
+    )
+    if speed is None:
+        return None
+    seconds = 3 * work.operations * s.accumulate / speed
+    return _Timing(data, seconds, "counted from shapes, at a speed measured for a second")
+
+
+def _tried(
+    trainer: Trainer, share: int, work: Work | None, budget: float = BUDGET
+) -> tuple[_Timing | None, str]:
     """(the timing of a step of `share` pictures, or None and why).
 
     Tried out with more and more pictures, as the budget allows; where that ends below `share`, the
@@ -140,13 +215,13 @@ def _tried(trainer: Trainer, share: int, work: Work | None) -> tuple[_Timing | N
     sizes = [n for n in range(2 * part, share + 1, part) if share % n == 0] or [share]
     if trainer.place.device.type == "cpu":
         heavy = _seconds_at_most(work, sizes[0] / (share // part)) if work else math.inf
-        if heavy > BUDGET:
-            return None, f"a step of {sizes[0]} images may take more than {BUDGET:g} s"
+        if heavy > budget:
+            return None, f"a step of {sizes[0]} images may take more than {budget:g} s"
     _step(trainer, sizes[0])  # the first one finds nothing in place
     tried = [(sizes[0], *_step(trainer, sizes[0]))]
     for rows in sizes[1:]:
         before, *spent = tried[-1]
-        if time.perf_counter() - began + sum(spent) * rows / before > BUDGET:
+        if time.perf_counter() - began + sum(spent) * rows / before > budget:
             break
         tried.append((rows, *_step(trainer, rows)))
     (few, *low), (many, *high) = (tried[0], *tried)[-2:]
@@ -169,13 +244,7 @@ def _line(few: int, low: float, many: int, high: float, share: int) -> float:
 
 def _seconds_at_most(work: Work, parts: float) -> float:
     """A pessimistic guess for a step: this machine's speed in a product of matrices, an eighth."""
-    square, best = torch.ones(512, 512), math.inf
-    for _ in range(4):  # the best of them: others may want the processor too
-        began = time.perf_counter()
-        square @ square
-        best = min(best, time.perf_counter() - began)
-    speed = 2 * 512**3 / max(best, 1e-6)
-    return 3 * work.operations * parts / (speed / 8)
+    return 3 * work.operations * parts / (product_speed() / 8)
 
 
 def _step(trainer: Trainer, rows: int) -> tuple[float, float]:
@@ -221,20 +290,14 @@ def show_forecast(plan: Plan, found: Forecast, console: Console) -> None:
     curve = sparkline([rate for _, rate in learning_rates(plan, 40)])
     s = plan.settings
     console.say(f"Learning rate {curve}  {s.base_lr:g} at most, {s.final_lr:g} at the end")
-    held, spent = found.memory, found.time
-    if held["total"] is None:
-        console.say(f"Memory {held['basis']}")
-    else:
-        parts = [f"{name} {held[name] / _MIB:,.0f}" for name in held if type(held[name]) is int]
-        parts.remove(f"total {held['total'] / _MIB:,.0f}")
-        console.say(
-            f"Memory about {held['total'] / _MIB:,.0f} MiB a process: {', '.join(parts)} "
-            f"({held['basis']})"
-        )
-    if spent["seconds"] is None:
-        console.say(f"Time {spent['basis']}")
-        return
-    each = f"{plan.steps:,} steps of {spent['seconds'] / max(1, plan.steps):.3g} s"
-    console.say(f"Time about {duration(spent['seconds'])}: {each} ({spent['basis']})")
-    if "starts" in spent:
-        console.say(f"That is {spent['starts']:,} starts of --time-limit {s.time_limit}.")
+    show_cost(plan, {"time": found.time, "memory": found.memory}, console)
+
+
+def show_cost(plan: Plan, found: dict[str, dict[str, Any]], console: Console) -> None:
+    """The lines about time and memory."""
+    spent = found["time"]
+    for line in lines(spent, found["memory"]):
+        console.say(line)
+    if spent.get("starts"):
+        limit = plan.settings.time_limit
+        console.say(f"That is {spent['starts']:,} starts of --time-limit {limit}.")

@@ -8,9 +8,9 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from unfreeze.api.forecast import Forecast, forecast, show_forecast
+from unfreeze.api.forecast import Forecast, Make, cost, forecast, show_cost, show_forecast
 from unfreeze.api.gathering import Gathering
-from unfreeze.api.preparing import prepare
+from unfreeze.api.preparing import Prepared, prepare
 from unfreeze.api.recovering import fitted, kept
 from unfreeze.api.report import redrawn
 from unfreeze.api.run_warnings import pretrain_warnings, show_warnings, write_warnings
@@ -41,6 +41,7 @@ from unfreeze.settings.shared import Data
 from unfreeze.swav.recipe import Plan
 from unfreeze.swav.trainer import OnEpoch, Trainer
 from unfreeze.swav.watching import Watch
+from unfreeze.swav.ways import Way
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,6 +165,16 @@ def run_pretrain(
     # times of change differ between copies on the disks of several machines
     _resume(trainer, run, processes.leads(lambda: found.fingerprint), console)
     reasons = {**prepared.reasons, **chosen.reasons, **taken.reasons}
+
+    def say_cost() -> None:
+        alone, done = _over_noise(prepared, trainer.plan, taken.way), trainer.step
+        spent = cost(
+            trainer.plan, prepared.facts, trainer, alone, done=done, measured=taken.measured
+        )
+        show_cost(trainer.plan, spent, console)
+
+    if trainer.step < trainer.plan.steps:
+        processes.leads(say_cost)  # the others wait
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
 
         def begins(trainer: Trainer) -> None:
@@ -207,14 +218,9 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     chosen = prepared.plan
     work = prepared.operations(chosen, launched().world)
 
-    def make(pictures: Pictures, positions: Any) -> Trainer:
-        alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
-        found = replace(prepared.found, pictures=pictures, train=positions)
-        way = usual_way(alone.settings, prepared.place, 1, work)
-        set_threads(way.threads)
-        held = found.held(alone.settings, prepared.place.device, prepared.facts.room)
-        return prepared.trainer(alone, way, found=found, processes=Processes(), held=held)
-
+    way = usual_way(chosen.settings, prepared.place, 1, work)
+    set_threads(way.threads)
+    make = _over_noise(prepared, chosen, way)
     found = forecast(chosen, prepared.facts, make)
     show_forecast(chosen, found, console)
     return PretrainPlan(
@@ -225,6 +231,18 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
         steps=chosen.steps,
         steps_per_epoch=chosen.steps_per_epoch,
     )
+
+
+def _over_noise(prepared: Prepared, chosen: Plan, way: Way) -> Make:
+    """Makes trainers of one process over made-up images."""
+
+    def make(pictures: Pictures, positions: Any) -> Trainer:
+        alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
+        found = replace(prepared.found, pictures=pictures, train=positions)
+        held = found.held(alone.settings, prepared.place.device, prepared.facts.room)
+        return prepared.trainer(alone, way, found=found, processes=Processes(), held=held)
+
+    return make
 
 
 def _watch(trainer: Trainer, found: Gathering, before: Gathering, console: Console) -> Watch:

@@ -107,6 +107,11 @@ def foretold(job: Job, portions: Portions) -> Job:
     return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
+def runs_of(s: FinetuneSettings, portions: Portions) -> int:
+    """How many trainings a run comes to: its own, and those of `--folds` and `--repeats`."""
+    return 1 if not s.folds and s.repeats == 1 else 1 + len(list(_trials(s, portions)))
+
+
 def summed(parts: list[Part], chose: str, *, folds: int, pictures: int) -> Repeated:
     """What the parts come to together; `pictures`: how many different ones were held out."""
     seeds = sorted({part.seed for part in parts})

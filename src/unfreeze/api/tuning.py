@@ -90,12 +90,14 @@ def announced(s: PretrainSettings, world: int) -> dict[str, str]:
 class Tuned:
     """The way a run computes; `record` is what config.toml keeps, None where nothing was measured.
 
-    `threads`: the reason for their number.
+    `threads`: the reason for their number. `measured`: images of the largest step that was measured
+    this way, and its seconds.
     """
 
     way: Way
     record: dict[str, Any] | None = None
     threads: str = ""
+    measured: tuple[int, Spent] | None = None
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -138,7 +140,7 @@ def tuned(
         found = Tuned(usual, threads=f"{threads}: {why}" if why else "")
     else:
         choice = _measured(plan, usual, scope, make, place.device)
-        found = Tuned(choice.way, choice.record(scope.device))
+        found = Tuned(choice.way, choice.record(scope.device), measured=choice.measured)
     if before is not None and processes.world == 1:
         threads = Threads.now().to_resume(before)
         found = replace(found, way=replace(found.way, threads=threads))

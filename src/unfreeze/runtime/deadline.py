@@ -57,30 +57,30 @@ class Deadline:
         self.ending[part] = max(self.ending.get(part, 0.0), self.clock() - began)
 
 
-def seconds_in(text: str) -> float:
+def seconds_in(text: str, flag: str = "--time-limit") -> float:
     """Seconds of `90s`, `30m`, `2h`, `1h30m`, `1d`, of minutes, or of SLURM's `D-HH:MM:SS`.
 
     As in SLURM `30` is minutes, `30:00` minutes and seconds, `1-12` days and hours. UsageError
-    for anything else, and for no time at all.
+    for anything else, and for no time at all; it names the `flag`.
     """
     words = re.fullmatch(r"(?:[\d.]+[dhms])+", text.lower())
     if words:
         found = re.findall(r"(\d+\.?\d*|\.\d+)([dhms])", words[0])
         seconds = sum(float(number) * _UNITS[unit] for number, unit in found)
         written = "".join(number + unit for number, unit in found) == words[0]
-        return _positive(text, seconds if written else 0.0)
+        return _positive(text, seconds if written else 0.0, flag)
     if re.fullmatch(r"\d+\.?\d*|\.\d+", text):
-        return _positive(text, 60.0 * float(text))
+        return _positive(text, 60.0 * float(text), flag)
     clock = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", text)
     if not clock:
-        raise _unclear(text)
+        raise _unclear(text, flag)
     parts = [int(part) for part in clock[2].split(":")]
     if clock[1]:  # days, then hours first
         hours, minutes, rest = [*parts, 0, 0][:3]
     else:  # two are minutes and seconds
         hours, minutes, rest = [0, *parts][-3:]
     seconds = int(clock[1] or 0) * 86400 + hours * 3600 + minutes * 60 + rest
-    return _positive(text, float(seconds))
+    return _positive(text, float(seconds), flag)
 
 
 def process_began() -> float:
@@ -95,13 +95,13 @@ def process_began() -> float:
     return time.monotonic() - max(0.0, age)
 
 
-def _positive(text: str, seconds: float) -> float:
+def _positive(text: str, seconds: float, flag: str) -> float:
     if seconds <= 0:
-        raise _unclear(text)
+        raise _unclear(text, flag)
     return seconds
 
 
-def _unclear(text: str) -> UsageError:
+def _unclear(text: str, flag: str) -> UsageError:
     return UsageError(
-        f"--time-limit {text} is no time.", "Write 30m, 2h, 1-12:00:00, or a number of minutes."
+        f"{flag} {text} is no time.", "Write 30m, 2h, 1-12:00:00, or a number of minutes."
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from unfreeze.backbones.work import Kept
 from unfreeze.runtime.devices import autocast
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.loss import swapped_prediction_loss
@@ -105,7 +106,7 @@ def work_of(model: SwAV, plan: Plan, *, rows: int, device: torch.device, precisi
         sizes = [spec.size for spec in view_specs(s)]
         views = [torch.zeros(rows, 3, size, size, device=device) for size in sizes]
         views = [view.to(memory_format=torch.channels_last) for view in views]
-        kept = _Kept((*own.values(), *views))
+        kept = Kept((*own.values(), *views))
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(kept.take, _as_it_is):
             with autocast(device, precision):
                 _, scores = functional_call(model, own, (views,))
@@ -113,24 +114,6 @@ def work_of(model: SwAV, plan: Plan, *, rows: int, device: torch.device, precisi
             codes = [torch.zeros_like(by_view[view]) for view in s.crops_for_assign]
             swapped_prediction_loss(by_view, codes, s.crops_for_assign, temperature=s.temperature)
     return Work(kept.bytes, counter.get_total_flops())
-
-
-class _Kept:
-    """Adds up the storages that autograd keeps, each once; those of `known` tensors never."""
-
-    def __init__(self, known: Sequence[Tensor]) -> None:
-        self.seen = {tensor.untyped_storage()._cdata for tensor in known}
-        self.held: list[Any] = []  # so that no address is used twice
-        self.bytes = 0
-
-    def take(self, tensor: Tensor) -> Tensor:
-        """Called by autograd for each tensor that it keeps."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self.seen:
-            self.seen.add(storage._cdata)
-            self.held.append(storage)
-            self.bytes += storage.nbytes()
-        return tensor
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -76,6 +76,15 @@ class Choice:
     rounds: tuple[Round, ...] = ()
     seconds: float = 0.0
 
+    @property
+    def measured(self) -> tuple[int, Spent] | None:
+        """Images of the largest step that was measured in this way, and its seconds."""
+        found = [
+            (tried.rows, tried.spent[self.way]) for tried in self.rounds if self.way in tried.spent
+        ]
+        whole = [(rows, spent) for rows, spent in found if spent.whole]
+        return max(whole, key=lambda one: one[0], default=None)
+
     def record(self, device: str) -> dict[str, Any]:
         """What config.toml keeps: all of it."""
         figures = {

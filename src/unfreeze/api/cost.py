@@ -1,0 +1,115 @@
+"""Time and memory of a fine-tuning, for people and in JSON, before it starts."""
+
+import time
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from unfreeze.api.job import Job
+from unfreeze.backbones.work import Machine, measured_speed
+from unfreeze.data.views.multicrop import Pixels
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.duration import spoken
+from unfreeze.transfer.augment import maker
+from unfreeze.transfer.cost import Amount, Case, amount, memory
+
+# what any machine reaches: below a minute by these, nothing is measured
+SLOW = {"cpu": 2e9, "mps": 2e10, "cuda": 2e11}  # operations a second
+SLOW_VIEW = 0.01  # seconds to cut a view
+QUICK = 60.0
+FEW = 4  # made-up images that are cut to measure how long that takes
+COUNTED = "counted from shapes; what libraries need for their own work comes on top"
+_MIB = 2**20
+
+
+def cost(job: Job, case: Case, device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """`time` and `memory` of a job: numbers (None where unknown), each with its `basis`."""
+    s = job.plan.settings
+    found = amount(s, case)
+    if found is None:
+        unknown = "not counted: the network cannot be followed by shapes alone"
+        return {
+            "time": {"seconds": None, "basis": unknown},
+            "memory": {"total": None, "basis": unknown},
+        }
+    held = memory(s, case, found, processes)
+    return {
+        "time": _time(job, case, found, Machine(device, s.precision), processes),
+        "memory": {**asdict(held), "total": held.total, "basis": COUNTED},
+    }
+
+
+def quick(operations: float, views: float, device: str) -> bool:
+    """Whether any machine needs about a minute at most, so that nothing has to be measured."""
+    return operations / SLOW.get(device, SLOW["cpu"]) + views * SLOW_VIEW <= QUICK
+
+
+def _time(job: Job, case: Case, found: Amount, machine: Machine, processes: int) -> dict[str, Any]:
+    operations, views = found.operations / processes, found.views / processes
+    if quick(operations, views, machine.device.type):
+        basis = "counted from shapes, for a slow machine"
+        return {"seconds": QUICK, "at_most": True, "operations": operations, "basis": basis}
+    s, training = job.plan.settings, found.training > found.evaluation
+    frozen, _ = found.heaviest
+    speed = measured_speed(
+        case.network,
+        frozen,
+        s.image_size or 0,
+        rows=(s.batch_size or 1) // processes if training else 64,
+        machine=machine,
+        training=training,
+    )
+    if speed is None:
+        basis = "not measured: a step does not fit into the device's memory"
+        return {"seconds": None, "operations": operations, "basis": basis}
+    return {
+        "seconds": float(f"{operations / speed + views * seconds_of_view(job):.4g}"),
+        "at_most": False,
+        "operations": operations,
+        "operations_per_second": float(f"{speed:.4g}"),
+        "basis": "measured for a second on this machine as busy as it is now; "
+        "reading files is not in it",
+    }
+
+
+def seconds_of_view(job: Job) -> float:
+    """Seconds to cut a training view of one image, measured on made-up ones."""
+    s = job.plan.settings
+    cut = partial(maker(s.augment, job.plan.preprocess, s.seed), noise(2 * (s.image_size or 0)))
+    cut(np.arange(FEW), 0)  # the first one finds nothing in place
+    began = time.perf_counter()
+    cut(np.arange(FEW), 0)
+    return (time.perf_counter() - began) / FEW
+
+
+def noise(side: int, count: int = FEW) -> list[Pixels]:
+    """Made-up images, of `side` pixels on the shorter side."""
+    draw = np.random.default_rng(0)
+    return list(draw.integers(0, 256, (count, side, round(side * 4 / 3), 3), np.uint8))
+
+
+def show_cost(found: dict[str, Any], console: Console) -> None:
+    """Two lines: time and memory."""
+    for line in lines(found["time"], found["memory"]):
+        console.say(line)
+
+
+def lines(spent: dict[str, Any], held: dict[str, Any]) -> list[str]:
+    """The sentences about time and memory."""
+    said = []
+    if spent["seconds"] is None:
+        said.append(f"Time: {spent['basis']}.")
+    elif spent.get("at_most"):
+        said.append("Time: about a minute or less.")
+    else:
+        said.append(f"Time: {spoken(spent['seconds'])} ({spent['basis']}).")
+    if held["total"] is None:
+        said.append(f"Memory: {held['basis']}.")
+    else:
+        parts = {n: v for n, v in held.items() if n not in ("total", "basis") and v}
+        shares = ", ".join(f"{name} {value / _MIB:,.0f}" for name, value in parts.items())
+        said.append(f"Memory: about {held['total'] / _MIB:,.0f} MiB ({shares}).")
+    return said
