@@ -173,10 +173,18 @@ def run_pretrain(
 
         trainer = fitted(trainer, made, console, begins=begins, on_epoch=on_epoch)
     processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
-    warned = processes.leads(lambda: _warnings(trainer, found, console))
+    return _concluded(trainer, found, started, console)
+
+
+def _concluded(
+    trainer: Trainer, found: Gathering, started: float, console: Console
+) -> PretrainResult:
+    """The result of a run that began at `started`, with its warnings; both are kept."""
+    leads = trainer.processes.leads
+    warned = leads(lambda: _warnings(trainer, found, console))
     seconds = time.monotonic() - started
-    result = _result(run, trainer.plan, trainer, len(found.train), seconds, warned)
-    processes.leads(lambda: _ended(result, trainer, found, console))
+    result = _result(trainer.run, trainer.plan, trainer, len(found.train), seconds, warned)
+    leads(lambda: _ended(result, trainer, found, console))
     return result
 
 
