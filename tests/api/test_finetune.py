@@ -14,6 +14,7 @@ from unfreeze.api import single
 from unfreeze.api.evaluate import evaluate
 from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.cli.main import main
 from unfreeze.data.pictures import Pictures
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
@@ -366,3 +367,18 @@ def test_a_link_that_leads_nowhere_is_left_out(coloured, tmp_path):
     result = finetune(str(data), out=str(tmp_path / "run"), epochs=1, **TINY)
     assert "red/0.png,unreadable" in (tmp_path / "run/problems.csv").read_text()
     assert result.images == 19
+
+
+def test_time_and_memory_are_said_before_a_run_and_by_a_dry_run(tmp_path, capsys):
+    words = ["finetune", "digits", "--weights", "none", "--arch", "unfreeze/tiny", "--device"]
+    words += ["cpu", "--limit", "40", "--epochs", "1"]
+    assert main([*words, "--dry-run", "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["time"]["seconds"] == 60 and found["time"]["at_most"]
+    parts = [v for n, v in found["memory"].items() if n not in ("total", "basis")]
+    assert found["memory"]["total"] == sum(parts) > 0
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    for text in (said.err, log):
+        assert "Time: about a minute or less." in text and "Memory: about " in text

@@ -27,7 +27,10 @@ def test_everything_is_said(planned):
     assert made.reference["settings"] == PUBLISHED["swav-200ep-bs256"]
     assert len(made.learning_rate) == 10 and made.learning_rate[-1][0] == made.steps - 1
     parts = [value for name, value in made.memory.items() if name not in ("total", "basis")]
-    assert made.memory["total"] == sum(parts) > 0 and "counted from shapes" in made.memory["basis"]
+    assert (
+        made.memory["total"] == sum(parts) > 0
+        and "counted from tensor shapes" in made.memory["basis"]
+    )
     each = made.time["seconds_step"] + made.time["seconds_data"]
     assert made.time["seconds"] == pytest.approx(made.steps * each, rel=0.01)
     assert "random images" in made.time["basis"] and made.warnings == []
@@ -55,11 +58,11 @@ def test_people_and_programs_are_told_the_same_and_no_file_is_touched(
     found = json.loads(said.out)
     total = round(found["memory"]["total"] / 2**20)
     assert f"Memory: about {total:,} MiB (parameters" in said.err
-    assert "reference*" in said.err and "Learning rate ▁" in said.err
+    assert "published*" in said.err and "Learning rate ▁" in said.err
     # the row of a value: ours, theirs, why
-    row = next(line for line in said.err.splitlines() if line.startswith("  batch-size"))
+    row = next(line for line in said.err.splitlines() if line.lstrip().startswith("batch-size"))
     assert row.split()[1:3] == [str(found["settings"]["batch_size"]), "256"]
-    assert f"Doubtful: {found['warnings'][0]}" in said.err.replace("\n", " ")
+    assert f"warning: {found['warnings'][0]}" in said.err.replace("\n", " ")
     assert found["time"]["starts"] == -(-found["time"]["seconds"] // 60)
     assert f"{found['time']['starts']:,} starts of --time-limit 1m" in said.err
 
@@ -147,7 +150,7 @@ def test_a_step_too_heavy_for_the_cpu_is_not_tried(monkeypatch):
     machine = Machine(monkeypatch, 0.01, 0.001, device="cpu")
     work = forecast.Work(activations=1, operations=10**18)
     timing, why = forecast._tried(machine, 64, work)
-    assert timing is None and machine.sizes == [] and "a step of 2 pictures alone" in why
+    assert timing is None and machine.sizes == [] and "a step of 2 images" in why
 
 
 def test_a_plan_that_clusters_is_tried_out_too():

@@ -220,3 +220,10 @@ def test_the_run_names_its_bottleneck_at_the_end(run):
     assert " % of the time" in written and ": " in written
     assert (folder / "log.txt").read_text().rstrip().endswith(written)
     assert written in html.unescape((folder / "report.html").read_text())
+
+
+def test_time_and_memory_are_said_before_a_run(tmp_path):
+    out = tmp_path / "run"
+    unfreeze.pretrain("digits", out=str(out), limit=32, epochs=1, device="cpu", tune="off")
+    log = (out / "log.txt").read_text()
+    assert "Time: about a minute or less." in log and "Memory: about " in log

@@ -21,7 +21,7 @@ SLOW = {"cpu": 2e9, "mps": 2e10, "cuda": 2e11}  # operations a second
 SLOW_VIEW = 0.01  # seconds to cut a view
 QUICK = 60.0
 FEW = 4  # made-up images that are cut to measure how long that takes
-COUNTED = "counted from shapes; what libraries need for their own work comes on top"
+COUNTED = "counted from tensor shapes; the libraries' own buffers come on top"
 _MIB = 2**20
 
 

@@ -15,7 +15,7 @@ from unfreeze.api.recovering import fitted, kept
 from unfreeze.api.report import redrawn
 from unfreeze.api.run_warnings import pretrain_warnings, show_warnings, write_warnings
 from unfreeze.api.starting import inherit_head
-from unfreeze.api.tuning import tell, tuned, usual_way
+from unfreeze.api.tuning import Tuned, tell, tuned, usual_way
 from unfreeze.api.watching import sample_of, summary
 from unfreeze.api.writing import facts_of, write_asked, write_model, write_start
 from unfreeze.backbones.weights import Loaded
@@ -179,16 +179,7 @@ def _trained(
     # times of change differ between copies on the disks of several machines
     _resume(trainer, run, processes.leads(lambda: found.fingerprint), console)
     reasons = {**prepared.reasons, **chosen.reasons, **taken.reasons}
-
-    def say_cost() -> None:
-        alone, done = _over_noise(prepared, trainer.plan, taken.way), trainer.step
-        spent = cost(
-            trainer.plan, prepared.facts, trainer, alone, done=done, measured=taken.measured
-        )
-        show_cost(trainer.plan, spent, console)
-
-    if trainer.step < trainer.plan.steps:
-        processes.leads(say_cost)  # the others wait
+    _say_cost(prepared, trainer, taken, console)
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
 
         def begins(trainer: Trainer) -> None:
@@ -196,10 +187,18 @@ def _trained(
 
         trainer = fitted(trainer, made, console, begins=begins, on_epoch=on_epoch)
     processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
-    warned = processes.leads(lambda: _warnings(trainer, found, console))
+    return _concluded(trainer, found, started, console)
+
+
+def _concluded(
+    trainer: Trainer, found: Gathering, started: float, console: Console
+) -> PretrainResult:
+    """The result of a run that began at `started`, with its warnings; both are kept."""
+    leads = trainer.processes.leads
+    warned = leads(lambda: _warnings(trainer, found, console))
     seconds = time.monotonic() - started
-    result = _result(run, trainer.plan, trainer, len(found.train), seconds, warned)
-    processes.leads(lambda: _ended(result, trainer, found, console))
+    result = _result(trainer.run, trainer.plan, trainer, len(found.train), seconds, warned)
+    leads(lambda: _ended(result, trainer, found, console))
     return result
 
 
@@ -245,6 +244,20 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
         steps=chosen.steps,
         steps_per_epoch=chosen.steps_per_epoch,
     )
+
+
+def _say_cost(prepared: Prepared, trainer: Trainer, taken: Tuned, console: Console) -> None:
+    """Time and memory of what is left; measured by the first process, for which the others wait."""
+    plan, done = trainer.plan, trainer.step
+
+    def said() -> None:
+        make = _over_noise(prepared, plan, taken.way)
+        known = taken.measured
+        found = cost(plan, prepared.facts, trainer, make, done=done, measured=known)
+        show_cost(plan, found, console)
+
+    if done < plan.steps:
+        trainer.processes.leads(said)
 
 
 def _over_noise(prepared: Prepared, chosen: Plan, way: Way) -> Make:
