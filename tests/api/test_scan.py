@@ -84,8 +84,9 @@ def test_everything_is_named(folder):
         "test/dog/cut.png": {"truncated"},
         "train/cat/named.jpg": {"wrong extension"},
         "train/cat/same.png": {"duplicate"},
-        "train/cat/2.png": {"near-duplicate", "across splits"},
-        "train/dog/cat.png": {"near-duplicate", "across splits", "two labels"},
+        "train/cat/2.png": {"near-duplicate"},
+        "train/dog/cat.png": {"near-duplicate", "two labels"},
+        "test/cat/leak.jpg": {"across splits"},
     }
     assert result.duplicates == [["train/cat/1.png", "train/cat/same.png"]]
     assert result.near_duplicates == [["test/cat/leak.jpg", "train/cat/2.png", "train/dog/cat.png"]]

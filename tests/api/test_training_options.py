@@ -132,7 +132,7 @@ def test_what_froze_after_it_moved_is_judged_as_it_is_kept(tune, data, cache):
 def test_options_that_contradict_are_refused_in_words(tune):
     with pytest.raises(UsageError, match="both favour small classes"):
         tune("a", sampling="balanced", class_weights="sqrt")
-    with pytest.raises(UsageError, match="new pictures in every step"):
+    with pytest.raises(UsageError, match="new images in every step"):
         tune("b", mixup=0.2, cache="features", freeze="all")
     with pytest.raises(UsageError, match="looks for what --lr gives"):
         tune("c", find_lr=True, lr=0.1)
@@ -141,7 +141,7 @@ def test_options_that_contradict_are_refused_in_words(tune):
 def test_mixing_keeps_no_features_and_says_why(tune):
     result = tune("mixed", mixup=0.2, freeze="all")
     found = config(result)
-    assert found["cache"] == "off" and "new pictures" in found["reasons"]["cache"]
+    assert found["cache"] == "off" and "new images" in found["reasons"]["cache"]
 
 
 def test_kept_features_know_the_options_too(tune):

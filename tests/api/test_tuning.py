@@ -246,7 +246,7 @@ def test_a_real_probe_is_quick_and_leaves_its_figures(tmp_path, monkeypatch):
 
 def test_a_plan_says_that_it_will_be_measured():
     planned = unfreeze.pretrain("digits", device="cpu", dry_run=True, limit=128)
-    assert "measured before step 0" in planned.reasons["tune"]
+    assert "measured before the first step" in planned.reasons["tune"]
     off = unfreeze.pretrain("digits", device="cpu", dry_run=True, limit=128, tune="off")
     assert "tune" not in off.reasons
     with pytest.raises(UsageError, match="auto, off"):

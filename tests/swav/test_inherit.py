@@ -77,7 +77,7 @@ def test_t13_head_and_prototypes_of_every_tool_are_taken_over(way):
     found = inherit(mine, state)
     assert found.taken == ("projection head", "prototypes")
     assert same_function(mine, theirs)
-    assert ("bias is left out" in found.said[0]) == (way == "lightly")
+    assert ("bias is not used" in found.said[0]) == (way == "lightly")
 
 
 def test_the_newer_writing_of_weight_norm_is_known():
@@ -95,7 +95,7 @@ def test_other_numbers_of_prototypes_are_left_out_with_the_way_to_take_them():
     before = mine.prototypes.weight.clone()
     found = inherit(mine, renamed(head_of(theirs), WAYS["reference"]))
     assert found.taken == ("projection head",)
-    assert "30 there, 6 here (--nmb-prototypes 30 takes them)" in found.said[1]
+    assert "30 in the weights, 6 here (--nmb-prototypes 30 takes them)" in found.said[1]
     assert torch.equal(mine.prototypes.weight, before)
     assert torch.equal(mine.projection_head[3].weight, theirs.projection_head[3].weight)
 

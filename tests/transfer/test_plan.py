@@ -49,7 +49,7 @@ def test_the_rate_depends_on_optimizer_freeze_start_and_architecture():
     assert usual_lr("sgd", 32, facts(trained=False))[0] == 0.05
     for arch in ("torchvision/alexnet", "torchvision/vgg16", "torchvision/squeezenet1_1"):
         rate, reason = usual_lr("sgd", 32, facts(arch=arch))
-        assert rate == 0.001 and "no normalisation" in reason
+        assert rate == 0.001 and "without normalisation" in reason
 
 
 def test_a_warm_up_longer_than_the_run_is_refused():
