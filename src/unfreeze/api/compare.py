@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 
 from unfreeze.api.judge import chosen_judge
 from unfreeze.api.report import report
-from unfreeze.api.run_warnings import show_warnings
+from unfreeze.api.run_warnings import end_warnings
 from unfreeze.api.starts import Start, check_weights, starts
 from unfreeze.api.trials import (
     Judged,
@@ -182,7 +182,7 @@ def _compared(
     write_json(run.file("compare.json"), asdict(result))
     write_table(run.file("compare.csv"), [asdict(outcome) for outcome in result.runs])
     report(str(run.path))
-    show_warnings(result.warnings, console)
+    end_warnings(result.warnings, console, json=s.json, run=run)
     return result
 
 

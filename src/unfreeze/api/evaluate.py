@@ -13,7 +13,7 @@ from unfreeze.api.answers import COLUMNS, Answer, Answers, answered
 from unfreeze.api.epochs import epoch_of, networks
 from unfreeze.api.judging import Judged, Positions, judged
 from unfreeze.api.report import redrawn
-from unfreeze.api.run_warnings import show_warnings
+from unfreeze.api.run_warnings import end_warnings
 from unfreeze.api.serving import Signed, placed, reads_of, send
 from unfreeze.api.uses import record_test_use, run_folder, uses_of_test
 from unfreeze.checkpoints.modelfile import model_folder, write_card
@@ -148,7 +148,7 @@ def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
     its report is drawn again.
     """
     found = answers(settings, console)[0]
-    show_warnings(found.warnings, console)
+    end_warnings(found.warnings, console, json=settings.json)
     if found.run is not None:
         redrawn(found.run, console)
     return found

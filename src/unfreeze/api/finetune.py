@@ -13,6 +13,7 @@ from unfreeze.api.repeating import Repeated, foretold, repeated, runs_of
 from unfreeze.api.report import redrawn
 from unfreeze.api.run_warnings import (
     data_warnings,
+    end_warnings,
     finetune_warnings,
     show_warnings,
     write_warnings,
@@ -185,7 +186,9 @@ def _trained(
     repeats = repeated(scene, settings, it, console)
     made = tuned(scene, it, console)
     ended = made.outcome.stopped != "asked"
-    result = processes.leads(lambda: _result(it, made, repeats, console)) if ended else None
+    result = (
+        processes.leads(lambda: _result(it, made, repeats, console, settings)) if ended else None
+    )
     if draw:
         processes.leads(lambda: redrawn(str(it.run.path), console))
     if result is None:
@@ -207,11 +210,13 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     return _planned(job, found, portions, console, processes, device)
 
 
-def _result(it: Begun, made: Tuned, repeats: Repeated | None, console: Console) -> FinetuneResult:
+def _result(
+    it: Begun, made: Tuned, repeats: Repeated | None, console: Console, asked: FinetuneSettings
+) -> FinetuneResult:
     """What was done, with its warnings shown; the run's result.json says that it has ended."""
     warned = finetune_warnings(it.run, it.ready, made)
     write_warnings(warned, it.run)
-    show_warnings(warned, console)
+    end_warnings(warned, console, json=asked.json, run=it.run)
     run, job, outcome, scores = it.run, made.job, made.outcome, made.scores
     trainable, frozen = job.counts
     accuracy, held = outcome.val_accuracy, len(it.ready.val)

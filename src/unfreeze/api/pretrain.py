@@ -13,7 +13,7 @@ from unfreeze.api.gathering import Gathering
 from unfreeze.api.preparing import Prepared, prepare
 from unfreeze.api.recovering import fitted, kept
 from unfreeze.api.report import redrawn
-from unfreeze.api.run_warnings import pretrain_warnings, show_warnings, write_warnings
+from unfreeze.api.run_warnings import end_warnings, pretrain_warnings, write_warnings
 from unfreeze.api.starting import inherit_head
 from unfreeze.api.tuning import Tuned, tell, tuned, usual_way
 from unfreeze.api.watching import sample_of, summary
@@ -206,7 +206,7 @@ def _warnings(trainer: Trainer, found: Gathering, console: Console) -> list[RunW
     """Found, kept for the report, and shown."""
     warned = pretrain_warnings(trainer, found)
     write_warnings(warned, trainer.run)
-    show_warnings(warned, console)
+    end_warnings(warned, console, json=trainer.s.json, run=trainer.run)
     return warned
 
 

@@ -11,7 +11,7 @@ from unfreeze.api.single import Tuned
 from unfreeze.evaluation import checks
 from unfreeze.evaluation.warnings import RunWarning, latest
 from unfreeze.runtime.atomic import write_json
-from unfreeze.runtime.console import Console, worded
+from unfreeze.runtime.console import WARNING, Console, worded
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.swav.collapse import advice
 from unfreeze.swav.remedies import remedies
@@ -98,6 +98,17 @@ def show_warnings(found: Sequence[RunWarning], console: Console) -> None:
     """Each to people, and into the log."""
     for one in found:
         console.warn(one.message)
+
+
+def end_warnings(
+    found: Sequence[RunWarning], console: Console, *, json: bool, run: RunFolder | None = None
+) -> None:
+    """Those of a result, which shows them first itself, unless it is a JSON document; logged."""
+    if json:
+        show_warnings(found, console)
+    elif run is not None:
+        for one in found:
+            run.log(f"{WARNING}: {one.message}")
 
 
 def write_warnings(found: Sequence[RunWarning], run: RunFolder) -> None:

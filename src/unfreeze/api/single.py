@@ -24,7 +24,7 @@ from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views import normalise
 from unfreeze.errors import Interrupted, go_on
 from unfreeze.evaluation.checks import FeatureStatistics
-from unfreeze.evaluation.features import metered
+from unfreeze.evaluation.features import FeatureMeter, metered
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import Deadline
@@ -44,7 +44,7 @@ from unfreeze.transfer.pool import Pool
 from unfreeze.transfer.trainer import Trainer
 
 SHOWN = 8  # pictures, and random views of each, that the report shows
-LOOKED_AT = 256  # training images whose features are looked at where nothing is held out
+LOOKED_AT = 256  # images whose features are looked at where they are not measured on the way
 ReadyFor = Callable[[FinetuneSettings, Preprocess], Checked]
 
 
@@ -174,8 +174,9 @@ def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -
         outcome = trainer.run(console)
     with metered(job.network, job.head) as meter:
         scores = _scores(job, parts, trainer, outcome)
-        if not len(ready.val):
-            processes.together(lambda: _look(job, ready))
+        if outcome.stopped != "asked":
+            # of several processes some may have met no image of val, so the first one decides
+            processes.leads(lambda: _look(meter, job, ready, trainer))
     processes.leads(lambda: _write_model(run, job, ready, outcome))
     if scores is not None and parts.holdout is not None:
         held = parts.holdout
@@ -249,15 +250,29 @@ def _scores(job: Job, parts: Parts, trainer: Trainer, outcome: Outcome) -> Score
 
 
 @torch.inference_mode()
-def _look(job: Job, ready: Checked) -> None:
-    """Some training images of all classes through the network as it was kept."""
-    device, how = next(job.network.parameters()).device, job.plan.preprocess
+def _look(meter: FeatureMeter, job: Job, ready: Checked, trainer: Trainer) -> None:
+    """Features of some images where none came by: from the cache, else through the network."""
+    if meter.images:
+        return
+    shortcut = trainer.shortcut
     job.network.eval()
-    count = min(LOOKED_AT, len(ready.train))
-    some = np.linspace(0, len(ready.train) - 1, count).astype(int).tolist()
-    for start in range(0, count, BATCH):
-        pixels = np.stack([how.pixels(ready.train[p]) for p in some[start : start + BATCH]])
+    if shortcut is not None and shortcut.border.learner is not None:
+        held = shortcut.held_out or next(iter(shortcut.views.values()))
+        kept = held.take(torch.from_numpy(_some(len(held))))
+        approach = shortcut.border.approach  # None: what is kept is what the head is fed
+        meter.take(kept if approach is None else approach(kept))
+        return
+    images = ready.val if len(ready.val) else ready.train
+    device, how = next(job.network.parameters()).device, job.plan.preprocess
+    some = _some(len(images)).tolist()
+    for start in range(0, len(some), BATCH):
+        pixels = np.stack([how.pixels(images[p]) for p in some[start : start + BATCH]])
         job.network(normalise(torch.from_numpy(pixels).to(device), how.mean, how.std))
+
+
+def _some(count: int) -> np.ndarray:
+    """Places of LOOKED_AT images at most, evenly spread: classes often stand one after another."""
+    return np.unique(np.linspace(0, count - 1, min(LOOKED_AT, count)).astype(np.int64))
 
 
 def _write_model(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> None:
