@@ -22,7 +22,7 @@ def scaled(colours, tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     data = colours(folder / "colours", COLOURS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "report", lambda run: None)
+        patch.setattr(verb, "redrawn", lambda run, console: None)
         run = finetune(str(data), out=str(folder / "run"), weights="none", epochs=2, **HOW)
     tensors, card = load_model(run.run)
 

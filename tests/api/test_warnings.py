@@ -21,8 +21,8 @@ PAIRS = 4
 
 @pytest.fixture(autouse=True)
 def _no_drawing(monkeypatch):
-    monkeypatch.setattr("unfreeze.api.finetune.report", lambda run: None)
-    monkeypatch.setattr("unfreeze.api.pretrain.report", lambda run: None)
+    monkeypatch.setattr("unfreeze.api.finetune.redrawn", lambda run, console: None)
+    monkeypatch.setattr("unfreeze.api.pretrain.redrawn", lambda run, console: None)
     monkeypatch.setattr("unfreeze.api.trials.report", lambda run: None)
 
 
@@ -141,7 +141,7 @@ def colour_run(colours, tmp_path_factory):
     counts = {"red": 40, "green": 40, "blue": 40}
     data = colours(folder / "data", counts, side=16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unfreeze.api.finetune.report", lambda run: None)
+        patch.setattr("unfreeze.api.finetune.redrawn", lambda run, console: None)
         return data, unfreeze.finetune(data, out=str(folder / "run"), epochs=6, lr=0.05, **TINY)
 
 

@@ -58,7 +58,8 @@ def test_a_start_from_nothing_that_did_not_learn_still_shows_that_another_pays()
     ("about", "caveat"),
     [
         ({"seeds": 1}, "One seed, which says nothing about others"),
-        ({"split": "val"}, "They also chose the epochs"),
+        ({"split": "val", "chose": ["epochs"]}, "They also chose the epochs, so"),
+        ({"split": "val", "chose": ["learning rates"]}, "They also chose the learning rates, so"),
         ({"same": False}, "did not train on the same images"),
         ({"rates": "own"}, "--rates tries several"),
     ],
@@ -69,6 +70,11 @@ def test_doubts_are_said(about, caveat):
     assert frozen == plain.replace("training from scratch", "a frozen random network") != plain
     assert caveat not in plain
     assert caveat in sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT | about)
+
+
+def test_validation_images_that_chose_nothing_are_not_said_to_have_chosen():
+    said = sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT | {"split": "val", "chose": []})
+    assert "chose" not in said
 
 
 def test_without_a_start_from_scratch_the_first_is_the_measure():

@@ -20,7 +20,7 @@ from unfreeze.api.trials import (
 )
 from unfreeze.errors import DataError, Interrupted, UsageError, go_on
 from unfreeze.evaluation.warnings import RunWarning, over_runs
-from unfreeze.reports.comparison import sentence, write_table
+from unfreeze.reports.comparison import chosen_by_validation, sentence, write_table
 from unfreeze.reports.pairs import accuracy, difference
 from unfreeze.reports.results_runs import compared
 from unfreeze.runtime.atomic import write_json, write_text
@@ -262,6 +262,8 @@ def _result(
     about["frozen"] = s.freeze == "all" and s.unfreeze_at is None
     about["rates"] = _rates(s, found)
     about["failed"] = failed = _failed(by)
+    runs = [asdict(f.outcome) for f in found]
+    about["chose"] = chosen_by_validation(runs, str(about["rates"]))
     out = Path(str(s.out))
     return Comparison(
         out=str(out),

@@ -51,7 +51,7 @@ def sentence(
 ) -> str:
     """Did pretraining pay: for each start a sentence against the baseline, `none` if it is there.
 
-    `about`: n, split, seeds, rates, and whether all saw the same pictures; `frozen`, where only
+    `about`: n, split, seeds, rates, what val `chose`, and whether all saw the same pictures; `frozen`, where only
     heads learn: then nothing is what a random network's features give; `failed`: in how many runs
     each start learned nothing, of those that did so in half of their runs or more.
     """
@@ -120,6 +120,12 @@ def _said(d: Mapping[str, Any], names: Mapping[str, str], scratch: str) -> str:
     return f"{start} is {abs(points):.1f} points {d['verdict']} than {base} {range_}."
 
 
+def chosen_by_validation(runs: Sequence[Mapping[str, Any]], rates: str) -> list[str]:
+    """What the validation images chose in these runs: epochs, learning rates, both or nothing."""
+    chose = ["epochs"] if any(run["best_epoch"] is not None for run in runs) else []
+    return [*chose, "learning rates"] if rates == "several" else chose
+
+
 def caveats(about: Mapping[str, Any]) -> list[str]:
     """What the sentences rest on, and what makes them doubtful."""
     seeds = (
@@ -128,8 +134,10 @@ def caveats(about: Mapping[str, Any]) -> list[str]:
         else (f"{about['seeds']} seeds")
     )
     said = [f"{seeds[:1].upper()}{seeds[1:]}, {about['n']:,} {about['split']} images."]
-    if about["split"] == "val":
-        said.append("They also chose the epochs, so the accuracies are slightly too good.")
+    chose = [what for what in ("epochs", "learning rates") if what in about.get("chose", ())]
+    if about["split"] == "val" and chose:
+        what = " and ".join(chose)
+        said.append(f"They also chose the {what}, so the accuracies are slightly too good.")
     if about["rates"] == "own":
         said.append("Each start had its own default learning rate; --rates tries several for each.")
     if not about["same"]:
@@ -159,6 +167,7 @@ def shown(found: Mapping[str, Any] | None) -> Shown | None:
     about = {"n": found["n"], "split": found["split"], "seeds": len(found["seeds"])}
     about |= {"same": found["same_pictures"], "rates": found["rates"]}
     about |= {"frozen": found.get("frozen"), "failed": found.get("failed")}
+    about["chose"] = chosen_by_validation(found["runs"], found["rates"])
     return Shown(
         verdict=_sentences(differences, names, about),
         starts=[_start_line(start, reach) for start in starts],

@@ -177,7 +177,7 @@ def compared(r: Any) -> Display:
         for start in r.starts
     ]
     where = f"Accuracy on {on_images(r.n, r.split)}"
-    if r.split == "val":
+    if r.split == "val" and any(one.best_epoch is not None for one in r.runs):
         where += ", used for choosing the epoch: expect less on new images"
     best = max(r.starts, key=lambda start: start.accuracy)
     run = next((one.run for one in r.runs if one.weights == best.weights), r.out)
