@@ -51,8 +51,8 @@ def sentence(
 ) -> str:
     """Did pretraining pay: for each start a sentence against the baseline, `none` if it is there.
 
-    `about`: n, split, seeds, rates, what val `chose`, and whether all saw the same pictures; `frozen`, where only
-    heads learn: then nothing is what a random network's features give; `failed`: in how many runs
+    `about`: n, split, seeds, rates, what validation `chose`, and whether all saw the same images;
+    `frozen`, where only heads learn: then nothing is what a random network's features give; `failed`: in how many runs
     each start learned nothing, of those that did so in half of their runs or more.
     """
     return " ".join([*_sentences(differences, names, about), *caveats(about)])
