@@ -52,8 +52,8 @@ def sentence(
     """Did pretraining pay: for each start a sentence against the baseline, `none` if it is there.
 
     `about`: n, split, seeds, rates, what validation `chose`, and whether all saw the same images;
-    `frozen`, where only heads learn: then nothing is what a random network's features give; `failed`: in how many runs
-    each start learned nothing, of those that did so in half of their runs or more.
+    `frozen`, where only heads learn: then nothing is what a random network's features give;
+    `failed`: in how many runs each start learned nothing, where that is half of them or more.
     """
     return " ".join([*_sentences(differences, names, about), *caveats(about)])
 
