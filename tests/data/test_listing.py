@@ -137,5 +137,14 @@ def test_a_split_file_also_labels_what_has_no_labels(made, table):
 def test_names_that_are_not_utf_8_are_joined(made, table):
     name = "cat/\udcff.png"
     source = open_source(str(made.folder(made.members([name, "dog/1.png"]))))
-    index = build_index(source, split_from=str(table(f"path,split\n{name},train\n1.png,train\n")))
-    assert len(index) == 2
+    for told in (name, r"cat/\xff.png"):  # by its bytes, and by the text that we write for it
+        path = table(f"path,split\n{told},train\n1.png,train\n")
+        assert len(build_index(source, split_from=str(path))) == 2
+
+
+def test_classes_that_are_not_utf_8_or_end_in_a_space_come_back_from_a_split_file(made, table):
+    names = ["\udcff/1.png", "cat /1.png"]
+    source = open_source(str(made.folder(made.members(names))))
+    text = "path,label,split\n\\xff/1.png,\\xff,train\ncat /1.png,cat ,train\n"
+    index = build_index(source, split_from=str(table(text)))
+    assert index.classes == ("cat ", "\udcff") and index.splits.tolist() == [TRAIN, TRAIN]

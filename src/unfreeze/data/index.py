@@ -18,6 +18,7 @@ from unfreeze.data.sources.roles import plain_labels
 from unfreeze.data.split_names import split_name
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.console import worded
+from unfreeze.text import as_name
 
 SPLIT_FILE = "split.csv"  # of a run
 __all__ = ["NONE", "TEST", "TRAIN", "VAL", "Index", "build_index"]
@@ -160,7 +161,8 @@ def _split_as(draft: Draft, said: str) -> Draft:
     labels = composed(draft.labels)
     if any(theirs := composed(found.columns.get("label", []))):
         for name, ours, other in zip(names, labels, theirs, strict=True):
-            if ours and other and ours.strip() != other:  # a list's fields are stripped
+            # a list's fields are stripped, and names that are no UTF-8 stand as their text
+            if ours and other and ours.strip() not in (other, as_name(other)):
                 raise DataError(
                     f"{name} is labelled {ours!r} in the data and {other!r} in {path}.",
                     "Use the split file of these labels.",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unfreeze.data.signatures import named_as_picture
 from unfreeze.data.sources.folder import FileSource, FolderSource
-from unfreeze.data.sources.lookup import SEVERAL, Lookup
+from unfreeze.data.sources.lookup import SEVERAL, Lookup, forms
 from unfreeze.data.sources.roles import guessed, lacking, plain_labels, roles
 from unfreeze.errors import DataError
 
@@ -67,8 +67,7 @@ def _names_image(folder: Path) -> Callable[[str], bool]:
     """Whether a text is the path of a file, as it stands or with slashes."""
 
     def exists(text: str) -> bool:
-        forms = {text, text.replace("\\", "/")}
-        return any("\0" not in form and (folder / form).is_file() for form in forms)
+        return any("\0" not in form and (folder / form).is_file() for form in forms(text))
 
     return exists
 
@@ -101,7 +100,7 @@ class _Beside:
     def _found(
         self, ask: Callable[[str], os.stat_result], name: str, line: int
     ) -> tuple[str, os.stat_result]:
-        for form in dict.fromkeys((name, name.replace("\\", "/"))):
+        for form in forms(name):
             try:
                 return form, ask(form)
             except (OSError, ValueError):

@@ -6,9 +6,17 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from unfreeze.data.signatures import named_as_picture
+from unfreeze.text import as_name
 
 SEVERAL = -1
 T = TypeVar("T")
+
+
+def forms(text: str) -> list[str]:
+    """What a path in a list can be: as it stands, a name by its text, with slashes."""
+    if "\\" not in text:
+        return [text]
+    return list(dict.fromkeys((text, as_name(text), text.replace("\\", "/"))))
 
 
 class Lookup:
@@ -26,8 +34,11 @@ class Lookup:
 
     def __call__(self, text: str) -> int | None:
         """The place, None or SEVERAL."""
-        found = self._found(text)
-        return self._found(text.replace("\\", "/")) if found is None and "\\" in text else found
+        for form in forms(text):
+            found = self._found(form)
+            if found is not None:
+                return found
+        return None
 
     def _found(self, text: str) -> int | None:
         text = text.removeprefix("./")
