@@ -40,6 +40,7 @@ bench: .venv/installed-dev ## the figures of speed: make bench PHOTOS=photograph
 	$(BENCH)/end_to_end.py --images .bench/photos --peer plain --count 32 $(call told,end-to-end)
 	$(BENCH)/growth.py --starts 2 --scratch .bench $(call told,growth)
 	$(BENCH)/fuzz.py --json .bench/fuzz.json
+	$(BENCH)/damage.py --json .bench/damage.json
 	@echo "All in $$(( $$(date +%s) - $$(cat .bench/began) )) s; figures and pictures are in .bench."
 
 docs: .venv/installed ## write docs/SETTINGS.md from the settings

@@ -138,7 +138,6 @@ def test_what_is_readable_but_unknown_is_no_error(tmp_path):
     assert told["tensors"][1] == {"name": "a.c.bias", "shape": [3], "dtype": "float16"}
 
 
-@pytest.mark.xfail(reason="the catalogue of shapes prefers another network of equal shapes")
 def test_half_a_network_names_the_closest_or_the_flag(tmp_path):
     torch.save(constant("resnet18", drop=("layer4", "fc.")), tmp_path / "w.pth")
     found = unfreeze.inspect(tmp_path / "w.pth")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from unfreeze.checkpoints.integrity import archive_fault, digest
+from unfreeze.checkpoints.integrity import archive_fault, digest, file_hash
 from unfreeze.checkpoints.modelfile import (
     CARD,
     TENSORS,
@@ -138,3 +138,25 @@ def test_a_rewritten_card_keeps_the_digests_of_its_tensors(tmp_path):
     _, card = load_model(tmp_path)
     write_card(tmp_path, card)
     assert load_model(tmp_path)[1] == card
+
+
+def test_a_published_file_is_compared_with_the_hash_in_its_name(tmp_path):
+    old = {"_use_new_zipfile_serialization": False}  # as torchvision's older files are
+    path = tmp_path / "resnet18-f37072fd.pth"
+    torch.save(STATE, path, **old)
+    with pytest.raises(WeightsError, match="not the published file of that name") as refused:
+        read_checkpoint(path)
+    assert "another name" in refused.value.next_step
+    torch.save(STATE, tmp_path / "mine-20240101.pth", **old)  # no hash, though it looks like one
+    assert read_checkpoint(tmp_path / "mine-20240101.pth").verified == ""
+
+
+def test_a_blob_of_the_hub_is_compared_with_its_name(tmp_path):
+    save_file(STATE, tmp_path / "blob")
+    blob = tmp_path / file_hash(tmp_path / "blob")
+    (tmp_path / "blob").rename(blob)
+    (tmp_path / "model.safetensors").symlink_to(blob)
+    assert read_checkpoint(tmp_path / "model.safetensors").verified == "SHA-256"
+    flipped(blob, blob.stat().st_size - 9)
+    with pytest.raises(WeightsError, match="does not begin with"):
+        read_checkpoint(tmp_path / "model.safetensors")

@@ -201,3 +201,10 @@ def test_a_head_is_not_taken_for_another_head():
     found = WANTED | {"projector.weight": (10, 16)}
     del found["fc.weight"]
     assert match(found, WANTED).missing == ("fc.weight",)
+
+
+def test_two_foreign_words_for_one_of_ours_are_no_error():
+    wanted = {f"a.{n}.conv.weight": (2, n + 1, 1, 1) for n in range(3)} | {"stem.weight": (64, 3)}
+    found = {"stem.weight": (64, 3), "a.0.one.weight": (2, 1, 1, 1), "a.1.one.weight": (2, 2, 1, 1)}
+    found |= {"a.2.two.weight": (2, 3, 1, 1)}
+    assert set(match(found, wanted).pairs) >= {"a.0.conv.weight", "a.1.conv.weight"}

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from unfreeze.api.inspect import inspect
 from unfreeze.backbones.build import build
 from unfreeze.backbones.weights import load_exactly, load_weights
-from unfreeze.checkpoints.values import oddity, scales_in
+from unfreeze.checkpoints.read import read_checkpoint
+from unfreeze.checkpoints.values import oddity, scales_in, scar
 from unfreeze.errors import WeightsError
 
 TINY = "unfreeze/tiny"
@@ -102,3 +103,57 @@ def test_half_precision_whole_counts_and_what_no_entry_wants_are_fine(tmp_path):
 def test_a_saved_model_that_is_not_finite_is_refused():
     with pytest.raises(WeightsError, match=r"stage3\.conv2\.weight is not finite"):
         load_exactly(build(TINY), with_one(put(float("nan"))))
+
+
+@pytest.fixture(scope="module")
+def weights():
+    torch.manual_seed(0)
+    return torch.randn(64, 32, 3, 3) * 0.02
+
+
+def test_a_hole_in_the_middle_of_filters_is_a_scar(weights):
+    for start, count in ((1000, 700), (288 * 5 + 40, 200), (0, 288 * 2 + 150)):
+        hurt = weights.clone()
+        hurt.view(-1)[start : start + count] = 0
+        assert "zeros in a row in the middle of a filter" in scar(hurt), (start, count)
+    hurt = weights.clone()
+    hurt.view(-1)[77] = 4e3
+    assert "4.0e+03, where its middle number is" in scar(hurt)
+
+
+def test_what_people_do_to_weights_is_no_scar(weights):
+    dead = weights.clone()
+    dead[3:9] = 0  # whole filters
+    faded = weights.clone()
+    faded[3] *= 1e-9
+    faded.view(-1)[288 * 3 + 20 : 288 * 5] = 0  # what half precision leaves of a dying one
+    pruned = weights * (torch.rand_like(weights) > 0.9)
+    blocks = torch.block_diag(*torch.randn(6, 40, 200))
+    for plain in (weights, dead, faded, pruned, blocks, torch.zeros(64, 64), torch.eye(64),
+                  torch.ones(9), weights.half()):  # fmt: skip
+        assert scar(plain) == ""
+
+
+@pytest.mark.parametrize("kind", ["legacy", "safetensors", "zip"])
+def test_a_scar_refuses_only_files_without_a_checksum(tmp_path, kind):
+    change = STATE[NAME].clone()
+    change.view(-1)[1000:1500] = 0
+    path = tmp_path / "w.safetensors"
+    if kind == "safetensors":
+        save_file({n: t.clone() for n, t in STATE.items()} | {NAME: change}, path)
+    else:
+        torch.save(STATE | {NAME: change}, path, _use_new_zipfile_serialization=kind == "zip")
+    if kind == "zip":
+        path = path.rename(tmp_path / "w.pth")
+        assert load_weights(build(TINY), str(path), arch=TINY).share == 1.0
+        return
+    path = path if kind == "safetensors" else path.rename(tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"500 zeros in a row .* the file is damaged"):
+        load_weights(build(TINY), str(path), arch=TINY)
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1-imagenet.pth", "efficientnet-lite0-imagenet.pth",
+                                  "minilm-l6/model.safetensors"])  # fmt: skip
+def test_real_weights_have_no_scar(shared, name):
+    tensors = read_checkpoint(shared / "weights" / name).tensors
+    assert [name for name, tensor in tensors.items() if scar(tensor)] == []

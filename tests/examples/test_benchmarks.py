@@ -84,6 +84,16 @@ def test_the_cpu_computes_what_float64_does(benchmark):
     assert check.waits(device) is None
 
 
+def test_no_damaged_checkpoint_is_taken_as_whole(benchmark, tmp_path, monkeypatch):
+    damage, told = benchmark("damage"), tmp_path / "damage.json"
+    monkeypatch.setattr(sys, "argv", ["damage.py", "--files", "48", "--json", str(told)])
+    with pytest.raises(SystemExit) as ended:
+        damage.main()
+    found = json.loads(told.read_text())
+    assert not ended.value.code and (found["taken_as_whole"], found["crashes"]) == (0, 0)
+    assert sum(found["ends"].values()) == 48 and found["ends"]["refused"] > 30
+
+
 def test_the_script_says_what_it_needs():
     for words in ([], ["--cifar", "a.zip", "--photos", "b.zip"], ["--fast"]):
         done = subprocess.run(

@@ -36,9 +36,8 @@ def untrained(tmp_path_factory):
                 about = {"kind": "backbone"}
             wants = Preprocess(size, resize, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
             provenance = {"verb": "finetune", "seed": 0, "licence": "For these tests alone."}
-            full = ModelCard(
-                arch=arch, stem=stem, preprocess=wants.as_dict(), provenance=provenance, **about
-            )
+            about |= {"arch": arch, "stem": stem, "provenance": provenance, **card}
+            full = ModelCard(preprocess=wants.as_dict(), **about)
             save_model(made[key] / "model", network.state_dict(), full)
         return made[key]
 

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -61,11 +62,14 @@ def run_readme(folder, photo, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     shutil.copy(photo, folder / "picture.jpg")  # Pillow goes by content
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)  # as for a script that lies there
+    monkeypatch.delitem(sys.modules, "prepare", raising=False)
     said = io.StringIO()
     monkeypatch.setattr(sys, "stdout", said)
     scope = {}
     exec(code, scope)
     monkeypatch.undo()
+    sys.modules.pop("prepare", None)
     assert len(code.splitlines()) <= 22
     return scope, said.getvalue()
 
@@ -116,8 +120,6 @@ def test_a_swav_run_becomes_a_resnet_without_fc(untrained, tmp_path):
 
 
 def test_timm_opens_the_folder_with_classes_and_preprocessing(untrained, photo, tmp_path):
-    from PIL import Image
-
     run = untrained("timm/resnet18", size=40, resize=47)
     out = tmp_path / "out"
     export(str(run), "timm", str(out))
@@ -146,6 +148,38 @@ def test_what_safetensors_holds_opens_here_too(untrained, tmp_path):
     again = read_subject(out)
     assert again.card == read_subject(run).card
     assert all(torch.equal(t, again.tensors()[n]) for n, t in read_subject(run).tensors().items())
+
+
+@pytest.mark.parametrize("name", ["alpha", "sixteen"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:FutureWarning")  # in the README
+def test_the_readme_answers_as_predict_does_on_alpha_and_sixteen_bits(
+    name, untrained, tmp_path, monkeypatch
+):
+    draw = np.random.default_rng(0)
+    image = draw.integers(0, 256, (40, 60, 4)).astype(np.uint8)
+    if name == "sixteen":
+        image = draw.integers(0, 4096, (40, 60)).astype(np.uint16)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    run = untrained("unfreeze/tiny", size=16, resize=20, temperature=1.7)
+    export(str(run), "torchscript", str(tmp_path / "out"))
+    _, said = run_readme(tmp_path / "out", tmp_path / "image.png", monkeypatch)
+    (expected,) = load_classifier(run).predict([tmp_path / "image.png"])
+    label, chance = said.split()
+    assert (label, float(chance)) == (expected.label, pytest.approx(expected.probability, abs=1e-4))
+
+
+@pytest.mark.parametrize("to", ["timm", "safetensors", "torchscript"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated:FutureWarning")  # in the README
+def test_a_vision_transformer_at_another_size_is_exported(
+    to, untrained, photo, tmp_path, monkeypatch
+):
+    run = untrained("timm/vit_tiny_patch16_224", size=48, resize=52)
+    export(str(run), to, str(tmp_path / "out"))
+    scope, said = run_readme(tmp_path / "out", photo, monkeypatch)
+    x, ours = pictures(48), load_classifier(run)
+    with torch.inference_mode():
+        assert torch.allclose(scope["model"](x), ours(x), atol=1e-4)
+    assert said.split()[0] == ours.predict([photo])[0].label
 
 
 @pytest.mark.parametrize("head", [True, False])
@@ -294,7 +328,7 @@ def test_classes_preprocessing_licence_and_origin_go_along(untrained, tmp_path):
     assert about["classes"] == ["cat", "dog", "owl"] and about["matched"] is True
     assert about["preprocess"]["resize"] == 36 and about["preprocess"]["mean"] == [0.4, 0.5, 0.6]
     assert about["provenance"]["verb"] == "finetune" and about["provenance"]["run"] == "swav"
-    assert set(about["files"]) == {"README.md", "model.pth"}
+    assert set(about["files"]) == {"README.md", "model.pth", "prepare.py"}
     assert "**For these tests alone.**" in (tmp_path / "out" / "README.md").read_text()
 
 

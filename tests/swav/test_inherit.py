@@ -188,3 +188,14 @@ def test_a_checkpoint_of_another_step_is_not_the_models(tmp_path):
 def test_a_model_folder_alone_holds_no_head(tmp_path):
     save_model(tmp_path, {"stem.weight": torch.zeros(2)}, ModelCard("backbone", "unfreeze/tiny"))
     assert rest_of_run(str(tmp_path)) == ({}, f"{tmp_path} holds the backbone alone")
+
+
+@pytest.mark.parametrize("name", ["prototypes.weight", "projection_head.0.weight"])
+def test_a_head_that_is_not_finite_is_left_out_and_named(name):
+    model, state = swav(1), head_of(swav(2))
+    before = {n: t.clone() for n, t in head_of(model).items()}
+    state[name] = state[name].clone()
+    state[name].view(-1)[0] = float("nan")
+    found = inherit(model, state | {"mask": torch.tensor(float("-inf"))})
+    assert found.taken == () and f"{name} is not finite" in found.said[0]
+    assert all(torch.equal(before[n], t) for n, t in head_of(model).items())

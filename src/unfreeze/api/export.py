@@ -14,7 +14,7 @@ from unfreeze.data.index import build_index
 from unfreeze.data.preprocess import Pixels, Preprocess
 from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError, WeightsError
-from unfreeze.exports.about import write_about, write_readme
+from unfreeze.exports.about import write_about, write_prepare, write_readme
 from unfreeze.exports.agreement import Agreement, agreement
 from unfreeze.exports.folder import allowed, staged
 from unfreeze.exports.subject import read_subject
@@ -78,6 +78,7 @@ def run_export(settings: ExportSettings, console: Console) -> ExportResult:
         found = agreement(chosen, subject, folder, inputs)
         if not found.matched:
             raise _mismatch(str(s.to), subject.card.arch, found)
+        write_prepare(folder)
         write_readme(folder, subject, chosen, found, compared_on=compared_on)
         about = write_about(folder, subject, str(s.to), found, compared_on=compared_on)
     console.say(f"{place}/README.md shows how to load it.")

@@ -222,7 +222,7 @@ def _prototypes(place: Path, contents: Contents) -> list[dict[str, Any]]:
         sets += [("checkpoints/last.ckpt", rest_of_run(str(place))[0])]
     found = []
     for path, tensors in sets:
-        plain = without_weight_norm(tensors)
+        plain = without_weight_norm({n: t for n, t in tensors.items() if not oddity(t, t)})
         for name in prototypes_in(plain):
             count, width = plain[name].shape
             full = f"{path}.{name}" if path else name

@@ -82,6 +82,8 @@ def _timm(name: str, classes: int | None, image_size: int | None) -> nn.Module:
         model = _created(name, options, {"img_size": image_size} if image_size else ANY_SIZE)
     except RuntimeError as error:
         raise UsageError(f"timm cannot build '{name}': {error}", _suggestion(name)) from error
+    if image_size is not None:
+        model.default_cfg = dict(model.default_cfg, input_size=(3, image_size, image_size))
     if model.num_classes == 0:
         # Published without a head (self-supervised or masked pretraining).
         model.reset_classifier(1000)

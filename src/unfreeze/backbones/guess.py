@@ -24,6 +24,8 @@ from unfreeze.errors import UsageError
 
 # Below this share of its backbone a network is not what the file is of.
 LIKELY = 0.5
+# A network whose first layer is not in the file is taken for a part of another one by this factor.
+_WITHOUT_FIRST = 0.25
 # Names of entries -> how the networks are called that are meant where several fit: this one is the
 # port of TensorFlow's EfficientNet, which pads and normalises as TensorFlow does.
 _MEANT = ((re.compile(r"(^|\.)_conv_stem\.weight$"), re.compile(r"timm/tf_")),)
@@ -55,16 +57,29 @@ def guess(found: Mapping[str, Shape], hints: Iterable[str] = (), file: str = "")
     and our own networks that have the most shapes in common with it. Of several that fit equally
     the one is taken that the entries' names or the name of the `file` mean, if any.
     """
-    ranked = _ranked(found, _named(hints))
-    if not ranked or ranked[0][0] < LIKELY:
-        ranked = sorted([*ranked, *_ranked(found, _candidates(found))], key=lambda one: -one[0])
-    if not ranked or not ranked[0][0]:
+    fits = _fits(found, _named(hints))
+    if not fits or fits[0].likeness < LIKELY:
+        fits = sorted([*fits, *_fits(found, _candidates(found))], key=_Fit.order)
+    if not fits or not fits[0].likeness:
         return None
-    best = [arch for likeness, arch in ranked if likeness == ranked[0][0]]
-    chosen = _meant(best, found, file)
-    rivals = tuple(arch for arch in best if not same_computation(arch, chosen or best[0]))
+    best = [fit.arch for fit in fits if fit.order() == fits[0].order()]
+    chosen = _meant(best, found, file, fits[0].way)
     made = fitted(found, chosen or best[0])
+    rivals = tuple(arch for arch in best if not same_computation(arch, best[0]))
     return made if chosen else replace(made, rivals=rivals)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How like a network a file is, and by what: 0 names, 1 translated names, 2 order alone."""
+
+    arch: str
+    likeness: float
+    way: int
+
+    def order(self) -> tuple[float, int]:
+        """The best first."""
+        return -self.likeness, self.way
 
 
 def _candidates(found: Mapping[str, Shape]) -> Iterator[str]:
@@ -83,19 +98,30 @@ def _by_size(group: Sequence[str], found: Mapping[str, Shape]) -> list[str]:
     if len(patches) != 4 or len(places) != 3:
         return list(group)
     side = math.isqrt(max(places[1] - 1, 0)) * patches[-1]
-    return sorted(group, key=lambda name: not re.search(rf"(?<!\d){side}(?!\d)", name))
+    # of vit_, deit_ and longer names of one network the plainest
+    return sorted(group, key=lambda n: (not re.search(rf"(?<!\d){side}(?!\d)", n), len(n)))
 
 
-def _meant(best: Sequence[str], found: Mapping[str, Shape], file: str) -> str:
-    """Of networks that fit equally the one that names say; "" where none do."""
+def _meant(best: Sequence[str], found: Mapping[str, Shape], file: str, way: int) -> str:
+    """Of networks that fit equally the one that names say; "" where none do.
+
+    The name of the file comes first; then torchvision's networks, whose names of entries others
+    took over with another computation; of translated vision transformers timm's.
+    """
     for entries, archs in _MEANT:
         if any(entries.search(name) for name in found):
             best = [arch for arch in best if archs.match(arch)] or best
-    if all(same_computation(best[0], other) for other in best[1:]):
-        return best[0]
     flat = re.sub(r"[^a-z0-9]+", "_", file.lower())
     within = [arch for arch in best if re.sub(r"[^a-z0-9]+", "_", _bare(arch)) in flat]
-    return max(within, key=lambda arch: len(_bare(arch)), default="")
+    if within:
+        return max(within, key=lambda arch: len(_bare(arch)))
+    if way == 1:
+        best = [arch for arch in best if not arch.startswith("torchvision/vit_")] or best
+    plain = [arch for arch in best if not arch.startswith("timm/")]
+    if len(plain) == 1 and way < 2:
+        return plain[0]
+    same = all(same_computation(best[0], other) for other in best[1:])
+    return best[0] if same else ""
 
 
 def _bare(arch: str) -> str:
@@ -147,8 +173,8 @@ class _Weightless(TorchFunctionMode):
         return func(*args, **options)
 
 
-def _ranked(found: Mapping[str, Shape], candidates: Iterable[str]) -> list[tuple[float, str]]:
-    """(likeness, architecture) of candidates, the best first; those are left out that cannot win.
+def _fits(found: Mapping[str, Shape], candidates: Iterable[str]) -> list[_Fit]:
+    """How candidates fit, the best first; those are left out that cannot win.
 
     Pairing names is dear and counting shapes is cheap, and no pairing matches more than the shapes
     that both sides have: candidates come in that order, until none left can be as good.
@@ -156,19 +182,32 @@ def _ranked(found: Mapping[str, Shape], candidates: Iterable[str]) -> list[tuple
     theirs = Counter(found.values())
     for _, table in variants(found):
         theirs |= Counter(shape_of(olds, found) for olds in table.values())
-    wanted = {arch: _shapes(skeleton(arch)) for arch in dict.fromkeys(candidates)}
+    models = {arch: skeleton(arch) for arch in dict.fromkeys(candidates)}
+    wanted = {arch: _shapes(model) for arch, model in models.items()}
     most = {
         arch: _likeness(_elements(theirs & Counter(shapes.values())), shapes, found)
         for arch, shapes in wanted.items()
     }
-    ranked: list[tuple[float, str]] = []
+    fits: list[_Fit] = []
     for arch in sorted(wanted, key=lambda one: -most[one]):
-        if ranked and most[arch] < max(likeness for likeness, _ in ranked):
+        if fits and most[arch] < max(fit.likeness for fit in fits):
             break
-        pairs = match(found, wanted[arch]).pairs
-        matched = _elements(Counter(wanted[arch][name] for name in pairs))
-        ranked.append((_likeness(matched, wanted[arch], found), arch))
-    return sorted(ranked, key=lambda one: -one[0])
+        result = match(found, wanted[arch])
+        matched = _elements(Counter(wanted[arch][name] for name in result.pairs))
+        likeness = _likeness(matched, wanted[arch], found)
+        if first_convolution(models[arch]) not in _named_in(result):
+            likeness *= _WITHOUT_FIRST
+        fits.append(_Fit(arch, likeness, _way(result.how)))
+    return sorted(fits, key=_Fit.order)
+
+
+def _way(how: str) -> int:
+    return 0 if not how else 1 if "names" in how else 2
+
+
+def _named_in(result: Match) -> set[str]:
+    """Wanted names for which the file has an entry, whatever its shape."""
+    return {*result.pairs, *(clash.wanted for clash in result.mismatched)}
 
 
 def _likeness(matched: int, ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> float:

@@ -32,7 +32,8 @@ class Origin:
 
     `name`: what the user called them, for messages; `source`: exactly what they are, to record;
     `beside`: other sets of tensors in the file (a SwAV head kept apart); `licence`: a sentence for
-    whoever uses them, "" where none is known; `notes`: what is to be said of them.
+    whoever uses them, "" where none is known; `notes`: what is to be said of them;
+    `unproved`: whether no checksum says that they are what was written.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -42,6 +43,7 @@ class Origin:
     beside: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     licence: str = ""
     notes: tuple[str, ...] = ()
+    unproved: bool = False
 
 
 def fetch(spec: str, arch: str) -> Origin:
@@ -85,7 +87,7 @@ def _from_contents(contents: Contents, arch: str, spec: str, path: Path) -> Orig
     averaged = ", the averaged copy" if is_averaged(contents.container) else ""
     note = f", preprocessing of {name} assumed" if name else ""
     ready = usable(contents, path, spec)
-    unproved = () if contents.verified else (f"no checksum in {contents.format} files",)
+    unproved = () if contents.verified else (f"no checksum in this {contents.format} file",)
     return Origin(
         ready.tensors,
         assumed,
@@ -94,6 +96,7 @@ def _from_contents(contents: Contents, arch: str, spec: str, path: Path) -> Orig
         contents.beside,
         licence_of(spec),
         (*ready.notes, *unproved),
+        not contents.verified,
     )
 
 

@@ -46,7 +46,7 @@ def any_size(model: nn.Module) -> nn.Module:
     return model
 
 
-def fixed_size(model: nn.Module) -> int | None:
+def native_size(model: nn.Module) -> int | None:
     """Pixels of a vision transformer that follows the size of its images; None for all others."""
     if isinstance(model, AnySize):
         return int(model.image_size)

@@ -13,7 +13,7 @@ from unfreeze.backbones.head import head_layers, is_headless
 from unfreeze.backbones.origins import Origin, fetch
 from unfreeze.backbones.stem import first_convolution
 from unfreeze.checkpoints.keys import Match, Mismatch, is_averaged, match
-from unfreeze.checkpoints.values import oddity
+from unfreeze.checkpoints.values import oddity, scar
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import WeightsError
 
@@ -126,7 +126,10 @@ def _check_values(origin: Origin, result: Match, entries: Mapping[str, torch.Ten
     """WeightsError where a tensor that would be loaded is not plain, or not finite."""
     for own, theirs in result.pairs.items():
         for part in result.joined.get(theirs, (theirs,)):
-            reason = oddity(origin.tensors[part], entries[own])
+            tensor = origin.tensors[part]
+            reason = oddity(tensor, entries[own])
+            if not reason and origin.unproved and (reason := scar(tensor)):
+                reason += ": the file is damaged (its format has no checksum)"
             if reason:
                 raise WeightsError(
                     f"{origin.name}: {part} {reason}.",
@@ -139,7 +142,7 @@ def _rest(origin: Origin, result: Match) -> dict[str, torch.Tensor]:
     rest = {name: origin.tensors[name] for name in result.unexpected}
     for container, inside in origin.beside.items():
         rest |= {f"{container}.{name}" if container else name: t for name, t in inside.items()}
-    return {n: t for n, t in rest.items() if t.dim() <= 2 and not oddity(t, t)}
+    return {name: tensor for name, tensor in rest.items() if tensor.dim() <= 2}
 
 
 def _grouped(names: Iterable[str]) -> str:

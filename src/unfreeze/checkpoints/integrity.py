@@ -1,7 +1,9 @@
 """Whether a file holds what was written: checksums of archives, and our own of tensors."""
 
 import errno
+import functools
 import hashlib
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +42,35 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
         whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return whole.hexdigest()
+
+
+def expected_hash(path: Path) -> str:
+    """The beginning of the SHA-256 that a file's own name promises; "" where it promises none.
+
+    The Hugging Face cache calls its blobs by their hash; torchvision's published files end with
+    the first digits of theirs.
+    """
+    blob = path.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", blob):
+        return blob
+    hit = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    return hit[1] if hit and path.name in _published() else ""
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@functools.cache
+def _published() -> frozenset[str]:
+    """Names of the weights files of torchvision's classification networks."""
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    urls = [weights.url for name in names for weights in models.get_model_weights(name)]
+    return frozenset(url.rpartition("/")[2] for url in urls)
 
 
 def _first_line(error: Exception) -> str:

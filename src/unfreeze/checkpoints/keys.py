@@ -202,10 +202,12 @@ def _candidates(
     for name in wanted:
         for start, ending in _endings(name):
             endings[ending].append((start, name))
+    squeezed = {(_squeezed(name), shape) for name, shape in wanted.items()}
     votes: Counter[_Repair] = Counter()
     for name, shape in found.items():
         for written in dict.fromkeys((name, inner[name])):
-            for repair in _agreeing(written, shape, endings, wanted):
+            agreeing = _agreeing(written, shape, endings, wanted)
+            for repair in {*agreeing, *_squeezable(written, shape, squeezed)}:
                 votes[repair] += math.prod(shape)
     ranked = [repair for repair, _ in votes.most_common(TRIED)]
     return list(dict.fromkeys([_Repair(), *ranked]))
@@ -222,6 +224,14 @@ def _agreeing(
         starts = [start for start, want in endings.get(ending, ()) if wanted[want] == shape]
         if starts:
             return [_Repair(strip, add) for add in starts]
+    return []
+
+
+def _squeezable(name: str, shape: Shape, squeezed: set[tuple[str, Shape]]) -> list[_Repair]:
+    """The repair that leaves a wanted name but for what separates its parts."""
+    for strip, ending in _endings(name):
+        if (_squeezed(ending), shape) in squeezed:
+            return [_Repair(strip)]
     return []
 
 

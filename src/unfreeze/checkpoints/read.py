@@ -6,7 +6,7 @@ import re
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from unfreeze.checkpoints.bookkeeping import stand_ins
-from unfreeze.checkpoints.integrity import archive_fault, digest
+from unfreeze.checkpoints.integrity import archive_fault, digest, expected_hash, file_hash
 from unfreeze.checkpoints.keys import is_averaged
 from unfreeze.checkpoints.modelfile import DIGEST, ModelCard, load_model, model_folder
 from unfreeze.checkpoints.state import is_own
@@ -102,7 +102,22 @@ def read_checkpoint(path: str | Path) -> Contents:
             start = file.read(512)
     except FileNotFoundError as error:
         raise WeightsError(f"There is no file {place}.", "Check the path.") from error
-    return _reader(place, start)(place)
+    contents = _reader(place, start)(place)
+    return contents if contents.verified else _by_name(place, contents)
+
+
+def _by_name(place: Path, contents: Contents) -> Contents:
+    """Contents that carry no checksum, compared with the hash in the file's name, if any."""
+    expected = expected_hash(place)
+    if not expected:
+        return contents
+    if not file_hash(place).startswith(expected):
+        raise WeightsError(
+            f"{place} is damaged, or not the published file of that name: its SHA-256 does not "
+            f"begin with {expected[:8]}.",
+            "Download it again; a file of your own needs another name.",
+        )
+    return replace(contents, verified="SHA-256")
 
 
 def unsafe_globals(path: str | Path) -> list[str]:

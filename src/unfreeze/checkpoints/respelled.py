@@ -66,7 +66,7 @@ def renamed(
     for (theirs, ours), _ in Counter((fit[0], fit[1]) for fit in fits).most_common():
         if theirs not in words and ours not in words.values():
             words[theirs] = ours
-    return {want: name for theirs, ours, want, name in fits if words[theirs] == ours}
+    return {want: name for theirs, ours, want, name in fits if words.get(theirs) == ours}
 
 
 def _frames(name: str) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -14,6 +14,10 @@ _SCALES = re.compile(
     r"|packed_weight|weight_packed)$"
 )
 _WHOLE = 1e30  # no weight is larger; a flipped bit of an exponent makes such numbers
+_OUTLIER = 1e5  # times the middle weight of a layer: neither is any such
+_HOLE = 128  # zeros in a row: a sector of a disk in float32
+_REST = 8  # weights beside a hole that say of what size they usually are
+_FEW = 3  # holes; where there are more, somebody made them
 
 
 def scales_in(names: Iterable[str]) -> list[str]:
@@ -49,3 +53,43 @@ def _float_oddity(tensor: Tensor) -> str:
     if tensor.numel() and float(tensor.abs().max()) > _WHOLE:
         return f"holds {float(tensor.abs().max()):.1e}, which is no weight: the file is damaged"
     return ""
+
+
+def scar(tensor: Tensor) -> str:
+    """What damage leaves in trained weights, in words; "" for none. For files without a checksum.
+
+    A block of zeros that begins or ends in the middle of a filter whose other weights are of the
+    usual size, and a number that is 100,000 times as large as the middle one. Pruned filters and
+    layers that begin at zero are neither.
+    """
+    if tensor.dim() < 2 or tensor.numel() < _HOLE or not tensor.is_floating_point():
+        return ""
+    flat = tensor.detach().float().flatten()
+    sizes = flat.abs()
+    middle, largest = float(sizes.median()), float(sizes.max())
+    if middle and largest > _OUTLIER * middle:
+        return f"holds {largest:.1e}, where its middle number is {middle:.1e}"
+    holes = [hole for hole in _holes(flat == 0) if _amid(flat, *hole, tensor.shape[1:].numel())]
+    if 0 < len(holes) <= _FEW:
+        start, end = holes[0]
+        return f"has {end - start:,} zeros in a row in the middle of a filter"
+    return ""
+
+
+def _holes(zeros: Tensor) -> list[tuple[int, int]]:
+    """(start, end) of runs of `_HOLE` and more."""
+    if int(zeros.sum()) < _HOLE:
+        return []
+    edges = torch.diff(zeros.int(), prepend=torch.zeros(1), append=torch.zeros(1))
+    starts, ends = (torch.nonzero(edges == step).flatten().tolist() for step in (1, -1))
+    return [(a, b) for a, b in zip(starts, ends, strict=True) if b - a >= _HOLE]
+
+
+def _amid(flat: Tensor, start: int, end: int, row: int) -> bool:
+    """Whether a run is cut out of filters of `row` weights each that are else of the usual size."""
+    usual = float(flat.square().mean().sqrt())
+    before, after = flat[start - start % row : start], flat[end : end + -end % row]
+    return any(
+        len(rest) >= _REST and float(rest.square().mean().sqrt()) > usual / 10
+        for rest in (before, after)
+    )

@@ -1,15 +1,23 @@
 """What goes along with the weights: `export.json` for programs, `README.md` for people."""
 
 import hashlib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from unfreeze import __version__
 from unfreeze.exports.agreement import Agreement
 from unfreeze.exports.folder import ABOUT, README
+from unfreeze.exports.preparing import PREPARE
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import Target
 from unfreeze.runtime.atomic import write_json, write_text
+
+
+def write_prepare(folder: Path) -> None:
+    """What reads images as in training, for whoever has no unfreeze: our own file, copied."""
+    source = files(__package__).joinpath("standalone.py").read_text(encoding="utf-8")
+    write_text(folder / PREPARE, source)
 
 
 def write_about(
@@ -43,15 +51,8 @@ def write_readme(
 ) -> None:
     """README.md: the lines that use the model, and what is known of it."""
     card = subject.card
-    code = [
-        "import json, pathlib",
-        "from PIL import Image, ImageOps",
-        *target.snippet(subject),
-        'picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")',
-        "with torch.inference_mode():",
-        f"    {subject.gives} = model(prepare(picture)[None])",
-        *_ending(subject),
-    ]
+    code = ["import json, pathlib"] if subject.gives == "scores" else []
+    code += target.snippet(subject)
     licence = card.provenance.get("licence")
     lines = [
         f"# {card.arch}, from {subject.run}",
@@ -66,6 +67,10 @@ def write_readme(
         *code,
         "```",
         "",
+        f"`{PREPARE}` needs numpy and Pillow alone and reads an image as `unfreeze predict` does: "
+        "turned upright, transparent parts white, grey of 16 bits by the range of the training. "
+        "What it cannot read in the same way (colour of 16 bits, chosen channels) it refuses.",
+        "",
         f"`{ABOUT}` holds classes, preprocessing, where the weights come from, and a SHA-256 of "
         "each file.",
     ]
@@ -78,18 +83,6 @@ def _what(subject: Subject) -> str:
     return (
         f"A classifier of {len(subject.card.classes)} classes: {', '.join(subject.card.classes)}."
     )
-
-
-def _ending(subject: Subject) -> list[str]:
-    if subject.gives == "features":
-        return ["print(features.shape)"]
-    return [
-        f'classes = json.loads(pathlib.Path("{ABOUT}").read_text(encoding="utf-8"))["classes"]',
-        f"chances = (scores / {subject.card.temperature:g}).softmax(dim=1)[0]"
-        if subject.card.temperature != 1
-        else "chances = scores.softmax(dim=1)[0]",
-        "print(classes[chances.argmax()], float(chances.max()))",
-    ]
 
 
 def _digest(path: Path) -> str:

@@ -1,21 +1,47 @@
-"""How other tools say the preprocessing that the model was trained with."""
+"""The lines of a README that use a model, and the preprocessing as other tools say it."""
 
 import math
 
 from unfreeze.data.preprocess import Preprocess
+from unfreeze.exports.folder import ABOUT
+from unfreeze.exports.subject import Subject
+
+PREPARE, IMAGE = "prepare.py", "picture.jpg"
+_FROM = ("from prepare import prepare  # the file beside this one",)
 
 
-def torchvision_lines(preprocess: Preprocess) -> list[str]:
-    """Python lines that make `prepare`: a Pillow picture to a tensor [3, S, S]."""
-    p = preprocess
+def torch_lines(subject: Subject) -> list[str]:
+    """Python lines from `model`, a module of PyTorch's, to what is printed for one image."""
+    given = f'model(torch.from_numpy(prepare("{IMAGE}")[None]))'
+    lines = [*_FROM, "with torch.inference_mode():", f"    {subject.gives} = {given}"]
+    if subject.gives == "features":
+        return [*lines, "print(features.shape)"]
+    return [*lines, f"probabilities = {_scaled(subject)}.softmax(dim=1)[0].numpy()", *_printed()]
+
+
+def numpy_lines(subject: Subject) -> list[str]:
+    """Python lines from `outputs`, a function of arrays, to what is printed for one image."""
+    lines = [*_FROM, f'{subject.gives} = outputs(prepare("{IMAGE}")[None])']
+    if subject.gives == "features":
+        return [*lines, "print(features.shape)"]
     return [
-        "from torchvision import transforms as T",
-        "prepare = T.Compose([",
-        f"    T.Resize({shorter(p)}, T.InterpolationMode.{p.interpolation.upper()}),",
-        f"    T.CenterCrop({p.image_size}),",
-        "    T.ToTensor(),",
-        f"    T.Normalize({list(p.mean)}, {list(p.std)}),",
-        "])",
+        *lines,
+        f"powers = numpy.exp({_scaled(subject, 'scores - scores.max()')})[0]",
+        "probabilities = powers / powers.sum()",
+        *_printed(),
+    ]
+
+
+def _scaled(subject: Subject, scores: str = "scores") -> str:
+    """Scores as the softmax takes them."""
+    temperature = subject.card.temperature
+    return scores if temperature == 1 else f"(({scores}) / {temperature!r})"
+
+
+def _printed() -> list[str]:
+    return [
+        f'classes = json.loads(pathlib.Path("{ABOUT}").read_text(encoding="utf-8"))["classes"]',
+        "print(classes[probabilities.argmax()], float(probabilities.max()))",
     ]
 
 

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from unfreeze.backbones.build import OWN, WIDE
-from unfreeze.backbones.head import places_without, removed_activations
+from unfreeze.backbones.adapt import fitted
+from unfreeze.backbones.build import OWN, WIDE, build
+from unfreeze.backbones.head import headless, places_without, removed_activations, replace_head
+from unfreeze.backbones.positions import native_size
+from unfreeze.backbones.stem import first_convolution
 from unfreeze.checkpoints.modelfile import ModelCard, card_of, model_folder
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.transfer.predictor import load_classifier, load_features
@@ -56,6 +60,32 @@ class Subject:
     def identities(self) -> tuple[str, ...]:
         """Dotted names of the places where the library's network has a layer and this has none."""
         return (*self.missing, *removed_activations(self.network))
+
+    @property
+    def resized(self) -> bool:
+        """Whether it is a vision transformer for images of another size than its library's."""
+        return native_size(self.network) not in (None, self.preprocess.image_size)
+
+    def recorded(self) -> nn.Module:
+        """The network as a program is recorded from it: a vision transformer for one size alone.
+
+        Where its patches do not fill that size it stays as it is.
+        """
+        size, first = self.preprocess.image_size, first_convolution(self.network)
+        if native_size(self.network) is None or first is None:
+            return self.network
+        if size % self.network.get_parameter(first).shape[-1]:
+            return self.network
+        made = build(self.card.arch, stem=self.card.stem, image_size=size)
+        if self.missing:
+            headless(made)
+        else:
+            replace_head(made, len(self.card.classes), kind=self.card.head)
+        entries = made.state_dict()
+        with torch.no_grad():
+            for name, tensor in self.tensors().items():
+                entries[name].copy_(fitted(made, name, tensor, entries[name]))
+        return made.eval()
 
     def tensors(self) -> dict[str, Tensor]:
         """The state dict: plain names, no wrapper's prefix."""

@@ -38,4 +38,4 @@ class Target(Protocol):
         """
 
     def snippet(self, subject: Subject) -> list[str]:
-        """Python lines that give `model` and `prepare` (a Pillow picture to [3, S, S])."""
+        """Python lines that load the model and print its answer to one image."""

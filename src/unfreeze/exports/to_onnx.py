@@ -1,6 +1,7 @@
 """ONNX: network and weights for any runtime, proved with ONNX Runtime."""
 
 import importlib
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unfreeze import __version__
 from unfreeze.errors import UsageError, WeightsError
-from unfreeze.exports.preparing import torchvision_lines
+from unfreeze.exports.preparing import numpy_lines
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import ReadBack
 
@@ -33,12 +35,12 @@ class Onnx:
 
     def write(self, subject: Subject, folder: Path) -> None:
         """Recorded through torch.export, for any size of batch."""
-        side = subject.preprocess.image_size
+        side, network = subject.preprocess.image_size, subject.recorded()
         try:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
                 warnings.simplefilter("ignore")  # the exporter's notes on its own workings
                 program: Any = torch.onnx.export(
-                    subject.network,
+                    network,
                     (torch.zeros(2, 3, side, side),),
                     dynamo=True,
                     input_names=[INPUT],
@@ -51,6 +53,7 @@ class Onnx:
                 f"PyTorch cannot record {subject.card.arch} for ONNX: {_first_line(error)}",
                 "Use --to torchscript or --to safetensors.",
             ) from error
+        program.model.metadata_props.update(_metadata(subject))
         program.save(str(folder / FILE))
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
@@ -68,13 +71,27 @@ class Onnx:
         return ReadBack(forward)
 
     def snippet(self, subject: Subject) -> list[str]:
-        """Through onnxruntime; `model` takes and gives tensors like the others."""
+        """Through onnxruntime and numpy: nothing of PyTorch is needed."""
         return [
-            "import onnxruntime, torch",
+            "import numpy, onnxruntime",
             f'session = onnxruntime.InferenceSession("{FILE}")',
-            f'model = lambda x: torch.from_numpy(session.run(None, {{"{INPUT}": x.numpy()}})[0])',
-            *torchvision_lines(subject.preprocess),
+            f'outputs = lambda x: session.run(None, {{"{INPUT}": x}})[0]',
+            *numpy_lines(subject),
         ]
+
+
+def _metadata(subject: Subject) -> dict[str, str]:
+    """What stands in the file itself, for whoever has nothing else: texts, JSON where needed."""
+    card = subject.card
+    return {
+        "classes": json.dumps(list(card.classes), ensure_ascii=False),
+        "preprocess": json.dumps(subject.preprocess.as_dict()),
+        "temperature": json.dumps(card.temperature),
+        "arch": card.arch,
+        "gives": subject.gives,
+        "unfreeze": __version__,
+        "licence": card.provenance.get("licence") or "",
+    }
 
 
 def _first_line(error: Exception) -> str:

@@ -5,8 +5,9 @@ from typing import cast
 
 from torch import nn
 
+from unfreeze.backbones.positions import ANY_SIZE
 from unfreeze.checkpoints.modelfile import SEEN, TENSORS, load_model, save_model
-from unfreeze.exports.preparing import torchvision_lines
+from unfreeze.exports.preparing import torch_lines
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import ReadBack
 from unfreeze.exports.to_torchvision import network_lines
@@ -35,27 +36,30 @@ class Safetensors:
 
     def snippet(self, subject: Subject) -> list[str]:
         """With the library that builds the network, where one does; else through unfreeze."""
-        if subject.library == "torchvision" and subject.card.head in ("replace", "none"):
+        plain = subject.card.head in ("replace", "none")
+        if subject.library == "torchvision" and plain and not subject.resized:
             made = ["import torch, torchvision", *network_lines(subject), *_stem_lines(subject)]
-        elif subject.library == "timm" and subject.card.head in ("replace", "none"):
-            count = len(subject.card.classes)
+        elif subject.library == "timm" and plain:
+            options = {"num_classes": len(subject.card.classes)}
+            options |= ANY_SIZE if subject.resized else {}
+            given = "".join(f", {name}={value}" for name, value in options.items())
             made = [
                 "import timm, torch",
-                f'model = timm.create_model("{subject.name}", num_classes={count})',
+                f'model = timm.create_model("{subject.name}"{given})',
                 *_stem_lines(subject),
             ]
         else:
             return [
                 "import torch, unfreeze",
                 *_opened(subject),
-                *torchvision_lines(subject.preprocess),
+                *torch_lines(subject),
             ]
         return [
             *made,
             "from safetensors.torch import load_file",
             f'model.load_state_dict(load_file("{TENSORS}"))',
             "model.eval()",
-            *torchvision_lines(subject.preprocess),
+            *torch_lines(subject),
         ]
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import nn
 
+from unfreeze.backbones.positions import ANY_SIZE
 from unfreeze.checkpoints.modelfile import save_tensors
 from unfreeze.exports.libraries import check_library, from_timm
-from unfreeze.exports.preparing import crop_share
+from unfreeze.exports.preparing import crop_share, torch_lines
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import ReadBack
 from unfreeze.runtime.atomic import write_json
@@ -39,7 +40,7 @@ class Timm:
         return [
             "import timm, torch",
             'model = timm.create_model("local-dir:.", pretrained=True).eval()',
-            "prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
+            *torch_lines(subject),
         ]
 
 
@@ -65,5 +66,6 @@ def _configuration(subject: Subject) -> dict[str, Any]:
         "num_classes": count,
         "num_features": int(built.num_features),
         **named,
+        **({"model_args": ANY_SIZE} if subject.resized else {}),
         "pretrained_cfg": own,
     }

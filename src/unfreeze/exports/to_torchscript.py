@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from unfreeze.exports.preparing import torchvision_lines
+from unfreeze.exports.preparing import torch_lines
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import ReadBack
 from unfreeze.runtime.atomic import write_bytes
@@ -27,7 +27,7 @@ class Torchscript:
         side, held = subject.preprocess.image_size, io.BytesIO()
         with _deprecated(), torch.inference_mode(False), torch.no_grad():
             program = torch.jit.trace(  # type: ignore[no-untyped-call]
-                subject.network, torch.zeros(2, 3, side, side)
+                subject.recorded(), torch.zeros(2, 3, side, side)
             )
             torch.jit.save(program, held)
         write_bytes(folder / FILE, held.getvalue())
@@ -45,7 +45,7 @@ class Torchscript:
         return [
             "import torch",
             f'model = torch.jit.load("{FILE}")',
-            *torchvision_lines(subject.preprocess),
+            *torch_lines(subject),
         ]
 
 

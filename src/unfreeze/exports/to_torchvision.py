@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from unfreeze.checkpoints.state import serialised
-from unfreeze.exports.libraries import check_library, from_torchvision, torchvision_options
-from unfreeze.exports.preparing import torchvision_lines
+from unfreeze.errors import UsageError
+from unfreeze.exports.libraries import REMAINS, check_library, from_torchvision, torchvision_options
+from unfreeze.exports.preparing import torch_lines
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import ReadBack
 from unfreeze.runtime.atomic import write_bytes
@@ -20,6 +21,12 @@ class Torchvision:
     def check(self, subject: Subject) -> None:
         """Names and shapes must be those of torchvision's network."""
         check_library("torchvision", subject, from_torchvision)
+        if subject.resized:
+            raise UsageError(
+                f"torchvision's {subject.name} takes images of one size alone, and this run's have "
+                f"{subject.preprocess.image_size} pixels.",
+                REMAINS,
+            )
 
     def write(self, subject: Subject, folder: Path) -> None:
         """The state dict."""
@@ -39,7 +46,7 @@ class Torchvision:
             *network_lines(subject),
             f'model.load_state_dict(torch.load("{FILE}", weights_only=True))',
             "model.eval()",
-            *torchvision_lines(subject.preprocess),
+            *torch_lines(subject),
         ]
 
 

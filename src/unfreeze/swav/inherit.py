@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from unfreeze.checkpoints.keys import match
 from unfreeze.checkpoints.modelfile import card_of, model_folder
 from unfreeze.checkpoints.read import read_checkpoint
+from unfreeze.checkpoints.values import oddity
 from unfreeze.swav.model import SwAV
 
 _PROTOTYPES = re.compile(r"(?:^|\.)prototypes\d*(?:\.heads\.\d+)?\.weight$")
 _HEAD = re.compile(r"(?:^|\.)(?:projection_head|projector)(?:\.layers)?\.(\d+)\.weight$")
+_OURS = re.compile(r"(?:^|\.)(?:projection_head|projector|prototypes\d*)(?:\.|$)")
 # What weight norm leaves of a matrix, in torch's older and newer writing; the direction is second.
 _NORMED = (
     ("weight_g", "weight_v"),
@@ -41,6 +43,9 @@ def inherit(model: SwAV, rest: Mapping[str, torch.Tensor]) -> Inherited:
     A head is one of SwAV only where prototypes are beside it, and prototypes mean something only
     in the space of their own head: with another head they are left out, too.
     """
+    for name, tensor in rest.items():
+        if _OURS.search(name) and (why := oddity(tensor, tensor)):
+            return Inherited((), (f"Projection head and prototypes start anew: {name} {why}.",))
     plain = without_weight_norm(rest)
     found = prototypes_in(plain)
     if not found:

@@ -1,0 +1,87 @@
+"""Images as the model beside this file sees them; needs numpy and Pillow alone.
+
+`prepare("photo.jpg")` returns what the network takes for one image. A file is read as in training:
+turned upright by its EXIF, transparent parts white, CMYK as RGB, and the values of 16-bit and
+float grey images by the range in export.json. What cannot be read here in the same way (colour of
+16 bits, chosen channels of many) is refused; `unfreeze predict` reads it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+HERE = Path(__file__).parent
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_WHITE = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14, 16 bits
+_BITS = 258  # TIFF's tag with the bits of each channel
+
+
+def prepare(path: str | Path, how: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
+    """float32 [3, S, S]: shorter side resized, centre cut out, normalised.
+
+    `how`: the preprocessing; by default that in export.json beside this file.
+    """
+    p = how or json.loads((HERE / "export.json").read_text(encoding="utf-8"))["preprocess"]
+    image, side = opened(path, p["intensity"]), p["image_size"]
+    shorter, target = min(image.size), max(p["resize"], side)
+    width, height = (max(side, int(length * target / shorter)) for length in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), _FILTERS[p["interpolation"]])
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    pixels = np.asarray(image.crop((left, top, left + side, top + side)), np.float32)
+    mean, std = (np.array(p[name], np.float32) * 255 for name in ("mean", "std"))
+    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
+
+
+def opened(path: str | Path, intensity: str = "image") -> Image.Image:
+    """The image as RGB, upright. ValueError where it cannot be read as in training."""
+    rule, chosen, _ = intensity.partition("@")
+    with Image.open(path) as file:
+        if chosen or _deep_colour(path, file):
+            raise ValueError(f"{path}: 16-bit colour and chosen channels need `unfreeze predict`.")
+        image: Image.Image = ImageOps.exif_transpose(file)
+    if image.mode[0] in "IF":
+        return Image.fromarray(to_uint8(np.asarray(image), rule)).convert("RGB")
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(layered, mask=layered.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _deep_colour(path: str | Path, image: Image.Image) -> bool:
+    """Whether a file holds colour of more than eight bits, of which Pillow shows the upper byte."""
+    if image.format == "PNG":
+        with Path(path).open("rb") as file:
+            head = file.read(26)
+        return head[24] == 16 and head[25] in (2, 6)
+    bits = getattr(image, "tag_v2", {}).get(_BITS, (8,))
+    return len(bits) > 2 and max(bits) > 8
+
+
+def to_uint8(values: npt.NDArray[Any], rule: str) -> npt.NDArray[np.uint8]:
+    """Grey values of 16 bits or fractions as uint8, by the rule that the model was trained with."""
+    numbers = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    low, high = float(finite.min()), float(finite.max())
+    whole = np.issubdtype(values.dtype, np.integer)
+    dark, bright = np.percentile(finite, (0.5, 99.5)) if rule == "percentile" else (0, 0)
+    white = next((float(most) for most in (_WHITE if whole else (1,)) if high <= most), None)
+    if ":" in rule:
+        low, high = map(float, rule.split(":"))
+    elif dark < bright:
+        low, high = float(dark), float(bright)
+    elif rule == "full" and low >= 0 and high <= (_WHITE[-1] if whole else 1):
+        low, high = 0.0, float(_WHITE[-1] if whole else 1)
+    elif low >= 0 and white is not None and (high >= white / 8 or high == 0):
+        low, high = 0.0, white
+    elif low == high:
+        return np.full(values.shape, 128, np.uint8)
+    numbers = np.nan_to_num(numbers, nan=low, posinf=high, neginf=low)
+    scaled = np.rint((numbers - low) * (255 / (high - low))).clip(0, 255)
+    return np.asarray(scaled, np.uint8)
