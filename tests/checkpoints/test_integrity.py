@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,6 +86,11 @@ def test_a_card_that_was_changed_is_refused_unless_that_is_said(tmp_path):
     (tmp_path / CARD).write_text(json.dumps({k: v for k, v in written.items() if k != "checksum"}))
     with pytest.raises(WeightsError, match="damaged or edited"):
         card_of(tmp_path)
+
+
+def test_a_card_with_names_of_any_bytes_is_known_again(tmp_path):
+    save_model(tmp_path, STATE, replace(OURS, classes=("\udce9", "고양이")))
+    assert load_model(tmp_path)[1].classes == ("\\xe9", "고양이")
 
 
 def test_tensors_of_another_run_are_not_taken_for_these(tmp_path):

@@ -194,6 +194,13 @@ def test_a_screen_shows_what_it_can_and_no_name_moves_its_cursor(encoding):
         assert stream.buffer.getvalue() == b"bad\\xff " + shown + b"\\x1b[2J\n"
 
 
+def test_a_screen_of_ascii_shows_tables_with_its_own_lines():
+    err = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    World(io.StringIO(), err).tell("──\n0.5 ± 0.1 …")
+    err.flush()
+    assert err.buffer.getvalue() == b"--\n0.5 +- 0.1 ...\n"
+
+
 class Broken(io.StringIO):
     """A stream whose writes fail, as a pipe, a terminal or a disk may."""
 

@@ -17,6 +17,7 @@ from unfreeze import __version__
 from unfreeze.checkpoints.integrity import digest
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.atomic import replacing, write_json
+from unfreeze.text import clean_all
 
 FORMAT_VERSION = 1
 TENSORS = "model.safetensors"
@@ -93,7 +94,7 @@ def save_model(folder: str | Path, tensors: Mapping[str, torch.Tensor], card: Mo
 
 def write_card(folder: str | Path, card: ModelCard) -> None:
     """Write `model.json` with a checksum over all that stands in it."""
-    values = json.loads(json.dumps(card.as_dict()))  # as a reader will see them
+    values = clean_all(json.loads(json.dumps(card.as_dict())))  # as a reader will see them
     write_json(Path(folder) / CARD, {**values, "checksum": _checksum(values)})
 
 

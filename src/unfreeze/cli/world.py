@@ -14,6 +14,8 @@ from unfreeze.text import clean, for_screen
 
 Result = TypeVar("Result")
 NARROWEST, USUAL = 40, 80  # cells of a line: at least, and where a terminal does not say
+# what our own tables and sentences have, for screens that lack it
+PLAIN = str.maketrans({"─": "-", "━": "#", "…": "...", "±": "+-", "×": "x", "·": "-"})
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -168,6 +170,7 @@ class World:
             stream.write(text)
         except UnicodeEncodeError:
             encoding = stream.encoding or "ascii"
+            text = text.translate(PLAIN)
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     @contextlib.contextmanager
