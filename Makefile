@@ -43,8 +43,10 @@ bench: .venv/installed-dev ## the figures of speed: make bench PHOTOS=photograph
 	$(BENCH)/damage.py --json .bench/damage.json
 	@echo "All in $$(( $$(date +%s) - $$(cat .bench/began) )) s; figures and pictures are in .bench."
 
-docs: .venv/installed ## write docs/SETTINGS.md from the settings
+docs: .venv/installed ## write docs/SETTINGS.md and the types of `import unfreeze` from the settings
 	$(BIN)/python -m unfreeze.cli.reference > docs/SETTINGS.md
+	$(BIN)/python -m unfreeze.cli.stub > .stub.pyi
+	mv .stub.pyi src/unfreeze/__init__.pyi
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -17,6 +17,7 @@ import zipfile
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,6 +46,10 @@ def unpack(archive: str, counts: dict[str, int], folder: Path) -> None:
 def compared(data: Path, swav: Path, share: float, freeze: str, args: argparse.Namespace) -> dict:
     """One comparison; of a folder that is finished what it says."""
     began = time.time()
+    # a frozen backbone's head tries its own rates on the features that are kept
+    chosen: dict[str, Any] = {"rates": RATES} if freeze == "none" else {}
+    if share < 1:
+        chosen["label_fraction"] = share
     found = unfreeze.compare(
         str(data),
         ["none", str(swav)],
@@ -54,9 +59,7 @@ def compared(data: Path, swav: Path, share: float, freeze: str, args: argparse.N
         seeds=args.seeds,
         epochs=EPOCHS[share],
         device=args.device,
-        **({"label_fraction": share} if share < 1 else {}),
-        # a frozen backbone's head tries its own rates on the features that are kept
-        **({"rates": RATES} if freeze == "none" else {}),
+        **chosen,
     )
     seconds = round(time.time() - began, 1)
     print(

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -39,7 +40,7 @@ from records import spent
 from unfreeze.runtime.devices import pick_device
 
 K = 128
-HOW = {"arch": "resnet18", **step.PHOTO}
+HOW: dict[str, Any] = {"arch": "resnet18", **step.PHOTO}
 Views = list[torch.Tensor]
 Step = Callable[[Views], object]
 
@@ -156,8 +157,7 @@ def ours(
             store=given.store,
             watch_every=0,
             on_collapse="ignore",
-            device=device.type,
-            **HOW,
+            **{**HOW, "device": device.type},
         )
         processor = cpu_seconds() - before
         found = spent(f"{place}/run", count // given.batch_size)

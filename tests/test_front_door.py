@@ -10,6 +10,7 @@ import pytest
 import unfreeze
 
 VERBS = [
+    "cache",
     "compare",
     "demo",
     "embed",
@@ -51,7 +52,7 @@ def test_help_imports_nothing_heavy():
     seen = in_a_fresh_interpreter(
         "import io, sys\n"
         "from unfreeze.cli.main import main\n"
-        "from unfreeze.cli.world import World\n"
+        "from unfreeze.runtime.world import World\n"
         "world = World(io.StringIO(), io.StringIO())\n"
         "assert main(['--help'], world) == main(['pretrain', '--help'], world) == 0\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
@@ -103,6 +104,7 @@ def test_every_verb_of_the_command_line_works_from_a_settings_object():
         ("export", ["run", "safetensors", "out"]),
         ("report", ["run"]),
         ("demo", []),
+        ("cache", []),
     ],
 )
 def test_the_keyword_config_is_read_as_the_flag_is(verb, given, tmp_path):

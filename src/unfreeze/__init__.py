@@ -1,11 +1,12 @@
 """SwAV pretraining and transfer learning on your own pictures.
 
 The verbs of the command line are functions here, with the same names for everything they take;
-what they return has the fields of `--json`. Nothing heavy is imported before it is used.
+what they return has the fields of `--json`. Nothing heavy is imported before it is used. Types are
+in `__init__.pyi`, which is made from the settings.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from unfreeze.errors import (
     DataError,
@@ -17,23 +18,6 @@ from unfreeze.errors import (
     WeightsError,
 )
 from unfreeze.runtime.threads import wait_passively
-
-if TYPE_CHECKING:
-    from unfreeze import swav as swav
-    from unfreeze.api.compare import compare as compare
-    from unfreeze.api.demo import demo as demo
-    from unfreeze.api.embed import embed as embed
-    from unfreeze.api.evaluate import evaluate as evaluate
-    from unfreeze.api.export import export as export
-    from unfreeze.api.finetune import finetune as finetune
-    from unfreeze.api.inspect import inspect as inspect
-    from unfreeze.api.load import load as load
-    from unfreeze.api.predict import predict as predict
-    from unfreeze.api.pretrain import pretrain as pretrain
-    from unfreeze.api.report import report as report
-    from unfreeze.api.scan import scan as scan
-    from unfreeze.api.show import show as show
-    from unfreeze.api.summary import summary as summary
 
 __version__ = "0.1.0"
 
@@ -47,6 +31,7 @@ __all__ = [
     "UnfreezeError",
     "UsageError",
     "WeightsError",
+    "cache",
     "compare",
     "demo",
     "embed",

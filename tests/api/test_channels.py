@@ -10,7 +10,7 @@ import tifffile
 
 import unfreeze
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
+from unfreeze.runtime.world import World
 
 
 def called(*words):

@@ -13,12 +13,12 @@ from unfreeze.api.compare import compare
 from unfreeze.api.starts import starts
 from unfreeze.api.trials import best_on_validation, tried
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
 from unfreeze.reports.findings import read_findings
 from unfreeze.reports.page import page
 from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.world import World
 from unfreeze.settings.build import read_toml
 from unfreeze.settings.compare import CompareSettings
 

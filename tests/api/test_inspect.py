@@ -12,8 +12,8 @@ import unfreeze
 from unfreeze.backbones.build import build
 from unfreeze.backbones.guess import skeleton
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
 from unfreeze.errors import WeightsError
+from unfreeze.runtime.world import World
 
 
 def constant(arch, prefix="", drop=("fc.",), stem="imagenet"):

@@ -11,7 +11,7 @@ import pytest
 from unfreeze.api.finetune import finetune
 from unfreeze.cli.main import main
 from unfreeze.cli.verbs import SETTINGS, settings_class
-from unfreeze.cli.world import World
+from unfreeze.runtime.world import World
 from unfreeze.settings.knob import knobs
 
 TINY = ["--arch", "unfreeze/tiny", "--image-size", "16", "--epochs", "1", "--device", "cpu"]

@@ -19,9 +19,9 @@ from unfreeze.backbones.build import canonical
 from unfreeze.backbones.head import headless
 from unfreeze.cli.main import main
 from unfreeze.cli.parser import parse
-from unfreeze.cli.world import World
 from unfreeze.errors import DataError, Interrupted, UnfreezeError, UsageError, WeightsError
 from unfreeze.runtime.console import Quiet
+from unfreeze.runtime.world import World
 from unfreeze.settings.build import build
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.reference import ReferenceSettings

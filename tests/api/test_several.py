@@ -10,8 +10,8 @@ import pytest
 
 import unfreeze
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
 from unfreeze.errors import UsageError
+from unfreeze.runtime.world import World
 
 
 def called(*words):

@@ -15,9 +15,9 @@ from PIL import Image
 import unfreeze
 from unfreeze.api.lookout import lookout
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views.multicrop import make_views
+from unfreeze.runtime.world import World
 from unfreeze.settings.build import build
 from unfreeze.settings.use import ShowSettings
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
+from unfreeze.runtime.world import World
 
 TINY = ("--arch", "unfreeze/tiny", "--weights", "none", "--epochs", "2", "--augment", "none")
 

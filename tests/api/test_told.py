@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
 from unfreeze.errors import DataError
+from unfreeze.runtime.world import World
 from unfreeze.transfer.portions import Wanted, portion
 
 TINY = "--arch unfreeze/tiny --image-size 16 --epochs 1 --batch-size 8 --device cpu --json"

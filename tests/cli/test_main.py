@@ -14,8 +14,8 @@ import unfreeze
 from unfreeze import errors
 from unfreeze.cli import verbs
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.world import World
 
 
 @dataclasses.dataclass(repr=False)

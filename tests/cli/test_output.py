@@ -9,7 +9,7 @@ import numpy as np
 from unfreeze.api.finetune import FinetunePlan
 from unfreeze.api.predict import Predictions
 from unfreeze.api.summary import summary
-from unfreeze.cli.output import as_json, as_text
+from unfreeze.cli.output import after_plan, as_json, as_text
 from unfreeze.transfer.predictor import Prediction
 
 
@@ -43,8 +43,19 @@ def test_predictions_are_csv():
 
 
 def test_a_plan_was_told_while_it_was_made():
-    plan = FinetunePlan({"epochs": 3}, {}, ["a"], {}, 9, 1, 1, 0)
+    plan = FinetunePlan({"epochs": 3}, {}, ["a"], {}, 9, 1, 1, 0, {}, {})
     assert as_text("finetune", plan) == ""
+
+
+def test_a_plan_ends_with_the_command_that_does_it():
+    words = ["my photos", "--dry-run", "--epochs", "3"]
+    assert after_plan("finetune", words, None).endswith(
+        "  unfreeze finetune 'my photos' --epochs 3 --out RUN"
+    )
+    assert after_plan("pretrain", ["d", "--out=r", "--dry-run"], None).endswith(
+        "  unfreeze pretrain d --out=r"
+    )
+    assert after_plan("demo", ["--dry-run"], None).endswith("  unfreeze demo")
 
 
 def test_a_result_is_text_as_wide_as_it_may_be():

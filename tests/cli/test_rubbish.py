@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
+from unfreeze.runtime.world import World
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ from torch import nn
 import unfreeze
 from unfreeze.api.export import export
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError, WeightsError
 from unfreeze.exports.agreement import agreement
 from unfreeze.exports.preparing import crop_share
 from unfreeze.exports.subject import read_subject
 from unfreeze.exports.targets import target
+from unfreeze.runtime.world import World
 from unfreeze.transfer.predictor import load_classifier, load_features
 
 FIELDS = {"out", "to", "arch", "kind", "classes", "matched", "max_difference", "tolerance"}

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
 from unfreeze.data.mapped import MappedStore, pixels_folder
+from unfreeze.runtime.world import World
 
 QUICK = "--arch unfreeze/tiny --image-size 16 --epochs 1 --batch-size 8 --device cpu"
 

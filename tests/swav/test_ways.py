@@ -114,4 +114,4 @@ def test_the_record_names_the_way_and_every_figure():
     kept = record.record("cpu")
     assert (kept["threads"], kept["precision"], kept["device"]) == (1, "bf16", "cpu")
     assert kept["probe_seconds"] == 1.23 and len(kept["steps"]) == 2
-    assert kept["steps"]["bf16, channels_last, 1 threads, 0 workers, 8 pictures"] == "50 ms"
+    assert kept["steps"]["bf16, channels_last, 1 threads, 0 workers, 8 images"] == "50 ms"

@@ -43,9 +43,11 @@ def test_a_frozen_backbone_has_its_features_kept_with_a_few_views(network):
     found = decided(network)
     assert (found.mode, found.views, found.learner) == ("features", VIEWS, "head")
     # 128 numbers of 4 bytes for 4 views of 1,000 pictures and 100 for validation
-    assert "mean (128), 0.5 KiB a picture" in found.reasons["cache"]
-    assert f"runs {VIEWS} times instead of 30: 7.5 times less" in found.reasons["cache"]
-    assert "not 30 different ones" in found.reasons["cache_views"]
+    assert "mean (128), 0.5 KiB an image" in found.reasons["cache"]
+    assert (
+        f"compute {VIEWS} passes instead of 30, which is 7.5 times less" in found.reasons["cache"]
+    )
+    assert "instead of 30 different ones" in found.reasons["cache_views"]
     assert found.work > 0
 
 
@@ -55,7 +57,7 @@ def test_one_view_means_no_augmentation_and_is_said(network):
     assert (found.views, chosen.settings.augment, chosen.settings.cache) == (1, "none", "features")
     assert "no augmentation" in chosen.reasons["augment"]
     plain = decided(network, augment="none", cache_views=7)
-    assert plain.views == 1 and "without random views" in plain.reasons["cache_views"]
+    assert plain.views == 1 and "no augmentation" in plain.reasons["cache_views"]
 
 
 @pytest.mark.parametrize(
@@ -92,18 +94,21 @@ def test_a_prefix_is_kept_without_random_views_or_when_asked(network):
     for changed in ({"cache_views": 3}, {"cache": "activations"}):
         assert decided(network, *stage, **changed).mode == "activations"
     doubt = decided(network, *stage)
-    assert doubt.mode == "off" and "new ones each epoch are worth more" in doubt.reasons["cache"]
+    assert (
+        doubt.mode == "off"
+        and "new random views each epoch are worth more" in doubt.reasons["cache"]
+    )
     little = decided(network, (0, "stage:0"), augment="none")
-    assert little.mode == "off" and "spare too little" in little.reasons["cache"]
+    assert little.mode == "off" and "save too little" in little.reasons["cache"]
 
 
 def test_of_a_schedule_only_the_epochs_of_the_head_alone_keep_features(network):
     steps = ((0, "all"), (10, "stage:1"), (20, "none"))
     found = decided(network, *steps)
     assert found.mode == "features" and found.learner is None
-    assert "4 times instead of 10" in found.reasons["cache"] and "stage1" not in str(found.reasons)
+    assert "4 passes instead of 10" in found.reasons["cache"] and "stage1" not in str(found.reasons)
     both = decided(network, *steps, cache="activations", cache_views=2)
-    assert "2 times instead of 10" in both.reasons["cache"] and "stage1" in both.reasons["cache"]
+    assert "2 passes instead of 10" in both.reasons["cache"] and "stage1" in both.reasons["cache"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from unfreeze.runtime.tables import write_csv
 from unfreeze.transfer.reading import Read
 
 WORST = 20  # mistakes that stand in evaluation.json; mistakes.csv has them all
-COLUMNS = ("path", "label", "predicted", "probability", "probability_of_label")
+COLUMNS: tuple[str, ...] = ("path", "label", "predicted", "probability", "probability_of_label")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
 """`compare`: the same pictures and budget from several starting points, and an honest verdict."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 from unfreeze.api.judge import chosen_judge
+from unfreeze.api.keywords import python_call
 from unfreeze.api.report import report
 from unfreeze.api.run_warnings import end_warnings
 from unfreeze.api.starts import Start, check_weights, starts
@@ -22,12 +25,13 @@ from unfreeze.errors import DataError, Interrupted, UsageError, go_on
 from unfreeze.evaluation.warnings import RunWarning, over_runs
 from unfreeze.reports.comparison import chosen_by_validation, sentence, write_table
 from unfreeze.reports.pairs import accuracy, difference
-from unfreeze.reports.results_runs import compared
+from unfreeze.reports.results_runs import compared, plan_compare, plan_rows
 from unfreeze.runtime.atomic import write_json, write_text
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.layout import Table
+from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.runfolder import RunFolder, allowed
 from unfreeze.runtime.runlock import RunLocks
 from unfreeze.settings.build import as_dict, layered, read_own_toml, to_toml
@@ -107,14 +111,24 @@ class Comparison(Displayed):
         return [asdict(run) for run in self.runs]
 
 
-@dataclass(frozen=True)
-class ComparePlan:
+@dataclass(frozen=True, repr=False)
+class ComparePlan(Displayed):
     """What `--dry-run` shows."""
 
     settings: dict[str, Any]
     reasons: dict[str, str]
     judged_by: str
     runs: list[str]
+
+    shown_before: ClassVar[bool] = True
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return plan_compare(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a derived setting: its value, and why."""
+        return plan_rows(self)
 
 
 @overload
@@ -133,15 +147,22 @@ def compare(
 def compare(data: Data, weights: list[str], **settings: Any) -> Comparison | ComparePlan: ...
 
 
-def compare(data: Data, weights: list[str], **settings: Any) -> Comparison | ComparePlan:
+@python_call(CompareSettings)
+def compare(
+    data: Data,
+    weights: Sequence[str | PathLike[str]],
+    *,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Comparison | ComparePlan:
     """Train from each of `weights` with the same pictures and seeds, and say what paid.
 
-    Keywords as in `CompareSettings`. The test pictures are read once a run, at its end; finished
+    The test images are read once a run, at its end; finished
     runs of an interrupted comparison are not done again (`resume`).
     """
     began = time.monotonic()
     given = layered(CompareSettings, {"data": data, "weights": weights, **settings})
-    return run_compare(given, Quiet(), began=began)
+    return run_compare(given, python_console(progress), began=began)
 
 
 @isolated()

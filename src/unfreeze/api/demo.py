@@ -14,6 +14,7 @@ import numpy as np
 
 from unfreeze.api.evaluate import answers
 from unfreeze.api.finetune import run_finetune
+from unfreeze.api.keywords import python_call
 from unfreeze.api.pretrain import PretrainPlan, plan_pretrain, run_pretrain
 from unfreeze.api.report import report
 from unfreeze.data.index import TEST, build_index
@@ -26,6 +27,7 @@ from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.runtime.runlock import RunLocks
 from unfreeze.settings.build import build, layered
@@ -95,10 +97,13 @@ class DemoResult(Displayed):
         ]
 
 
-def demo(out: str | None = None, **settings: Any) -> DemoResult | PretrainPlan:
+@python_call(DemoSettings)
+def demo(
+    out: str | None = None, *, progress: bool | None = None, **settings: Any
+) -> DemoResult | PretrainPlan:
     """Run the demonstration into `out` (a new folder under `runs/` without it)."""
     at = {"out": out} if out else {}  # else a settings file may say it
-    return run_demo(layered(DemoSettings, {**at, **settings}), Quiet())
+    return run_demo(layered(DemoSettings, {**at, **settings}), python_console(progress))
 
 
 @isolated()

@@ -1,11 +1,13 @@
 """`embed`: features of pictures, for anything that takes vectors."""
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.api.keywords import python_call
 from unfreeze.api.serving import placed, reads_of, send
 from unfreeze.backbones.build import build as build_network
 from unfreeze.backbones.build import canonical
@@ -20,9 +22,10 @@ from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError, UsageError
 from unfreeze.reports.results_models import embedded
 from unfreeze.runtime.atomic import replacing
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.outputs import arrays_of, output_file
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
@@ -60,14 +63,22 @@ class EmbedResult(Displayed):
             ]
 
 
-def embed(weights: str, data: Data, out: str, **settings: Any) -> EmbedResult:
+@python_call(EmbedSettings)
+def embed(
+    weights: str | PathLike[str],
+    data: Data,
+    out: str | PathLike[str],
+    *,
+    progress: bool | None = None,
+    **settings: Any,
+) -> EmbedResult:
     """Write features of the pictures of `data` to the .npz file `out`.
 
     It holds `features` float32 [N, D] (what the network's head is fed), `paths`, `labels` (places
-    in `classes`, -1 where there is none) and `classes`. Keywords as in `EmbedSettings`.
+    in `classes`, -1 where there is none) and `classes`.
     """
     given = {"weights": str(weights), "data": data, "out": str(out), **settings}
-    return run_embed(layered(EmbedSettings, given), Quiet())
+    return run_embed(layered(EmbedSettings, given), python_console(progress))
 
 
 @isolated()

@@ -1,6 +1,7 @@
 """`evaluate`: how good a model is on labelled pictures, and whether it may be believed."""
 
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from unfreeze.api.answers import COLUMNS, Answer, Answers, answered
 from unfreeze.api.epochs import epoch_of, networks
 from unfreeze.api.judging import Judged, Positions, judged
+from unfreeze.api.keywords import python_call
 from unfreeze.api.report import redrawn
 from unfreeze.api.run_warnings import end_warnings
 from unfreeze.api.serving import Signed, placed, reads_of, send
@@ -29,9 +31,10 @@ from unfreeze.reports.examples import FILE as EXAMPLES
 from unfreeze.reports.interval import balanced, wilson
 from unfreeze.reports.results_models import evaluated
 from unfreeze.runtime.atomic import write_json
-from unfreeze.runtime.console import Console, Quiet, told
+from unfreeze.runtime.console import Console, told
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.outputs import arrays_of, object_of, refuse_foreign, table_of
 from unfreeze.settings.build import layered
 from unfreeze.settings.shared import Data, spoken
@@ -131,13 +134,16 @@ class Evaluation(Displayed):
         ]
 
 
-def evaluate(run: str, data: Data, **settings: Any) -> Evaluation:
+@python_call(EvaluateSettings)
+def evaluate(
+    run: str | PathLike[str], data: Data, *, progress: bool | None = None, **settings: Any
+) -> Evaluation:
     """Scores of a run's model on `data`: its test, else val, else the rows held out, else all.
 
-    Keywords as in `EvaluateSettings`. DataError for a class the model does not know.
+    DataError for a class the model does not know.
     """
     given = {"run": str(run), "data": data, **settings}
-    return run_evaluate(layered(EvaluateSettings, given), Quiet())
+    return run_evaluate(layered(EvaluateSettings, given), python_console(progress))
 
 
 @isolated()

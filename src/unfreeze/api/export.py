@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unfreeze.api.keywords import python_call
 from unfreeze.api.serving import reads_of
 from unfreeze.data.index import build_index
 from unfreeze.data.preprocess import Pixels, Preprocess
@@ -20,9 +22,10 @@ from unfreeze.exports.folder import allowed, staged
 from unfreeze.exports.subject import read_subject
 from unfreeze.exports.targets import target
 from unfreeze.reports.results_models import exported
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.notebook import python_console
 from unfreeze.settings.build import layered
 from unfreeze.settings.export import ExportSettings
 from unfreeze.settings.knob import inputs_of
@@ -54,14 +57,22 @@ class ExportResult(Displayed):
         return exported(self)
 
 
-def export(run: str, to: str, out: str, **settings: Any) -> ExportResult:
+@python_call(ExportSettings)
+def export(
+    run: str | PathLike[str],
+    to: str,
+    out: str | PathLike[str],
+    *,
+    progress: bool | None = None,
+    **settings: Any,
+) -> ExportResult:
     """Write the model of `run` for `to` (torchvision, timm, safetensors, torchscript, onnx).
 
-    Keywords as in `ExportSettings`. UsageError where the format has no such network; WeightsError
+    UsageError where the format has no such network; WeightsError
     where the outputs differ, and then nothing is left behind.
     """
     given = {"run": str(run), "to": to, "out": str(out), **settings}
-    return run_export(layered(ExportSettings, given), Quiet())
+    return run_export(layered(ExportSettings, given), python_console(progress))
 
 
 @isolated()

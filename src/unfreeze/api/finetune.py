@@ -2,12 +2,13 @@
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 
 from unfreeze.api.cost import cost, show_cost
 from unfreeze.api.job import Job, begun, opened, threads_of
+from unfreeze.api.keywords import python_call
 from unfreeze.api.labelling import Checked, Labelled, checked, held, read_labels, unchecked
 from unfreeze.api.repeating import Repeated, foretold, repeated, runs_of
 from unfreeze.api.report import redrawn
@@ -35,7 +36,7 @@ from unfreeze.errors import UsageError
 from unfreeze.evaluation.checks import cropped_warning
 from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.reports.interval import wilson
-from unfreeze.reports.results_runs import finetuned, planned
+from unfreeze.reports.results_runs import finetuned, plan_finetune, plan_rows, planned
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
@@ -44,6 +45,7 @@ from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available
+from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.processes import join
 from unfreeze.runtime.runfolder import RESULT, RunFolder, allowed, read_metrics
 from unfreeze.runtime.runlock import RunLocks
@@ -99,8 +101,8 @@ class FinetuneResult(Displayed):
         return read_metrics(self.run)
 
 
-@dataclass(frozen=True)
-class FinetunePlan:
+@dataclass(frozen=True, repr=False)
+class FinetunePlan(Displayed):
     """What `--dry-run` shows: every setting, the reason of each derived one, and the sizes.
 
     `counts`: pictures by class and split as the data has them (`all` without splits).
@@ -119,6 +121,16 @@ class FinetunePlan:
     time: dict[str, Any]
     memory: dict[str, Any]
 
+    shown_before: ClassVar[bool] = True
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return plan_finetune(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a derived setting: its value, and why."""
+        return plan_rows(self)
+
 
 @overload
 def finetune(data: Data, *, dry_run: Literal[False] = False, **settings: Any) -> FinetuneResult: ...
@@ -132,14 +144,17 @@ def finetune(data: Data, *, dry_run: Literal[True], **settings: Any) -> Finetune
 def finetune(data: Data, **settings: Any) -> FinetuneResult | FinetunePlan: ...
 
 
-def finetune(data: Data, **settings: Any) -> FinetuneResult | FinetunePlan:
-    """A classifier from the labelled pictures of `data`; keywords as in `FinetuneSettings`.
+@python_call(FinetuneSettings)
+def finetune(
+    data: Data, *, progress: bool | None = None, **settings: Any
+) -> FinetuneResult | FinetunePlan:
+    """A classifier from the labelled images of `data`.
 
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
     began = time.monotonic()
     given = layered(FinetuneSettings, {"data": data, **settings})
-    return run_finetune(given, Quiet(), began=began)
+    return run_finetune(given, python_console(progress), began=began)
 
 
 @isolated()

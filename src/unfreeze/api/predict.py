@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unfreeze.api.keywords import python_call
 from unfreeze.api.serving import placed, read_row, send
 from unfreeze.data.decode import decode
 from unfreeze.data.drafts import image_rows
@@ -19,6 +20,7 @@ from unfreeze.reports.results_models import predicted, written
 from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.outputs import output_file, table_of
 from unfreeze.runtime.tables import write_csv
 from unfreeze.settings.build import layered
@@ -59,17 +61,21 @@ class _Picture(NamedTuple):
     read: Read
 
 
+@python_call(PredictSettings)
 def predict(
-    run: str, images: str | PathLike[str] | Sequence[str | PathLike[str]], **settings: Any
+    run: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    *,
+    progress: bool | None = None,
+    **settings: Any,
 ) -> Predictions:
-    """The most likely class of each picture; `images` are files, folders or archives.
+    """The most likely class of each image; `images` are files, folders or archives.
 
-    Keywords as in `PredictSettings`. Unreadable pictures among others are left out; DataError
-    where none can be read.
+    Unreadable images among others are left out; DataError where none can be read.
     """
     named = [images] if isinstance(images, str | PathLike) else images
     made = layered(PredictSettings, {"run": str(run), "images": [*map(str, named)], **settings})
-    return _predictions(made, Quiet())
+    return _predictions(made, python_console(progress))
 
 
 @isolated()

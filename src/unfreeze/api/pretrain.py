@@ -4,12 +4,13 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 
 from unfreeze.api.forecast import Forecast, Make, cost, forecast, show_cost, show_forecast
 from unfreeze.api.gathering import Gathering
+from unfreeze.api.keywords import python_call
 from unfreeze.api.preparing import Prepared, prepare
 from unfreeze.api.recovering import fitted, kept
 from unfreeze.api.report import redrawn
@@ -23,7 +24,7 @@ from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.data.pictures import Pictures
 from unfreeze.errors import UsageError
 from unfreeze.evaluation.warnings import RunWarning
-from unfreeze.reports.results_runs import pretrained
+from unfreeze.reports.results_runs import plan_pretrained, plan_rows, pretrained
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.runtime.console import Console, Logged, Quiet
@@ -32,6 +33,7 @@ from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available, passed_on
+from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RESULT, RunFolder, allowed, read_metrics
 from unfreeze.runtime.runlock import RunLocks
@@ -83,8 +85,8 @@ class PretrainResult(Displayed):
         return read_metrics(self.run)
 
 
-@dataclass(frozen=True)
-class PretrainPlan(Forecast):
+@dataclass(frozen=True, repr=False)
+class PretrainPlan(Displayed, Forecast):
     """What `--dry-run` shows: every setting, the reason of each derived one, length and cost."""
 
     settings: dict[str, Any]
@@ -92,6 +94,16 @@ class PretrainPlan(Forecast):
     images: int
     steps: int
     steps_per_epoch: int
+
+    shown_before: ClassVar[bool] = True
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return plan_pretrained(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a derived setting: its value, and why."""
+        return plan_rows(self)
 
 
 @overload
@@ -106,14 +118,17 @@ def pretrain(data: Data, *, dry_run: Literal[True], **settings: Any) -> Pretrain
 def pretrain(data: Data, **settings: Any) -> PretrainResult | PretrainPlan: ...
 
 
-def pretrain(data: Data, **settings: Any) -> PretrainResult | PretrainPlan:
-    """SwAV on the pictures of `data`; keywords are those of `PretrainSettings`.
+@python_call(PretrainSettings)
+def pretrain(
+    data: Data, *, progress: bool | None = None, **settings: Any
+) -> PretrainResult | PretrainPlan:
+    """SwAV on the images of `data`, without labels.
 
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
     began = time.monotonic()
     given = layered(PretrainSettings, {"data": data, **settings})
-    return run_pretrain(given, Quiet(), began=began)
+    return run_pretrain(given, python_console(progress), began=began)
 
 
 @isolated()

@@ -2,14 +2,17 @@
 
 import shlex
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from unfreeze.api.keywords import python_call
 from unfreeze.reports.results_models import drawn
 from unfreeze.runtime.atomic import write_bytes, write_text
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.outputs import is_our_page, is_our_picture, refuse_foreign
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import ReportSettings
@@ -35,13 +38,14 @@ class Report(Displayed):
         return drawn(self)
 
 
-def report(run: str, **settings: Any) -> Report:
+@python_call(ReportSettings)
+def report(run: str | PathLike[str], *, progress: bool | None = None, **settings: Any) -> Report:
     """Draw `report.html`, `curves.png` and `prototypes.png` into the run's folder.
 
     Whatever the run has left behind is shown and nothing is required beyond its `config.toml`,
     `metrics.jsonl` or `demo.json`; UsageError for a folder that has none of them.
     """
-    return run_report(layered(ReportSettings, {"run": run, **settings}), Quiet())
+    return run_report(layered(ReportSettings, {"run": run, **settings}), python_console(progress))
 
 
 @isolated()

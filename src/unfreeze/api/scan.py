@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from unfreeze.api.keywords import python_call
 from unfreeze.data.clinic import Clinic, attend
 from unfreeze.data.dataset_warnings import cropped_away, dataset_warnings
 from unfreeze.data.examined import Examined
@@ -25,9 +26,10 @@ from unfreeze.data.thumbnails import thumbnails
 from unfreeze.errors import UsageError
 from unfreeze.reports.results_data import scan_lead, scanned, spared
 from unfreeze.runtime import atomic
-from unfreeze.runtime.console import Console, Quiet, told
+from unfreeze.runtime.console import Console, told
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.outputs import (
     is_our_page,
     output_file,
@@ -86,12 +88,13 @@ class ScanResult(Displayed):
         return self.problems
 
 
-def scan(data: Data, **settings: Any) -> ScanResult:
-    """Decode every picture of `data` in processes of their own; keywords as in `ScanSettings`.
+@python_call(ScanSettings)
+def scan(data: Data, *, progress: bool | None = None, **settings: Any) -> ScanResult:
+    """Decode every image of `data` in processes of their own.
 
     DataError for data that cannot be read at all; a broken picture is an answer, not an error.
     """
-    return run_scan(layered(ScanSettings, {"data": data, **settings}), Quiet())
+    return run_scan(layered(ScanSettings, {"data": data, **settings}), python_console(progress))
 
 
 @isolated()

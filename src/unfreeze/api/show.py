@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.api.keywords import python_call
 from unfreeze.api.lookout import intensity, lookout
 from unfreeze.data.census import Census, census
 from unfreeze.data.clinic import attend
@@ -25,9 +26,10 @@ from unfreeze.reports.dataset import Seen, Strip, dataset
 from unfreeze.reports.page import number
 from unfreeze.reports.results_data import show_lead, shown
 from unfreeze.runtime.atomic import write_text
-from unfreeze.runtime.console import Console, Quiet, told
+from unfreeze.runtime.console import Console, told
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.outputs import is_our_page, output_file
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
@@ -78,10 +80,15 @@ class ShowResult(Displayed):
         return [{"class": name, **row} for name, row in self.counts.items()]
 
 
-def show(data: Data, out: str | None = None, **settings: Any) -> ShowResult:
-    """Write a self-contained HTML page about `data`; keywords as in `ShowSettings`."""
+@python_call(ShowSettings)
+def show(
+    data: Data, out: str | None = None, *, progress: bool | None = None, **settings: Any
+) -> ShowResult:
+    """Write a self-contained HTML page about `data`."""
     at = {"out": out} if out else {}  # else a settings file may say it
-    return run_show(layered(ShowSettings, {"data": data, **at, **settings}), Quiet())
+    return run_show(
+        layered(ShowSettings, {"data": data, **at, **settings}), python_console(progress)
+    )
 
 
 @isolated()

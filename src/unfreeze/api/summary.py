@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from unfreeze.api.keywords import python_call
 from unfreeze.backbones.build import build as build_network
 from unfreeze.backbones.head import head_layers, headless, is_headless, replace_head
 from unfreeze.backbones.recognise import Known, network_of
@@ -18,9 +19,10 @@ from unfreeze.checkpoints.modelfile import ModelCard
 from unfreeze.checkpoints.read import read_checkpoint
 from unfreeze.errors import UsageError
 from unfreeze.reports.results_models import summarised
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.notebook import python_console
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import SummarySettings
 from unfreeze.transfer.thaw import freeze_schedule
@@ -55,13 +57,15 @@ class Summary(Displayed):
         return self.layers
 
 
-def summary(arch: str, **settings: Any) -> Summary:
+@python_call(SummarySettings)
+def summary(arch: str, *, progress: bool | None = None, **settings: Any) -> Summary:
     """The layers of a network by name, of a run's model, or of the network of a checkpoint.
 
-    Keywords are the knobs of `SummarySettings`: `input` ("3x224x224"), `classes` (a new head),
-    `freeze`, `stem`. Costs no arithmetic: shapes are found on the meta device.
+    It costs no arithmetic: shapes are found on the meta device.
     """
-    return run_summary(layered(SummarySettings, {"arch": arch, **settings}), Quiet())
+    return run_summary(
+        layered(SummarySettings, {"arch": arch, **settings}), python_console(progress)
+    )
 
 
 @isolated()

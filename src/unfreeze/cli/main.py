@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from unfreeze import __version__
 from unfreeze.cli.parser import help_text, known_verb, overview, parse
 from unfreeze.cli.processes import launcher_told, one_process, peer_lost, started_rank
-from unfreeze.cli.world import World, is_terminal, open_streams
 from unfreeze.errors import DivergedError, Interrupted, ResourceError, UnfreezeError, UsageError
 from unfreeze.runtime.atomic import in_words, is_full
 from unfreeze.runtime.signals import ending_interrupts
+from unfreeze.runtime.world import World, is_terminal, open_streams
 
 # verb -> what its command needs to resume from the last checkpoint
 _RESUMED_BY = {
@@ -90,14 +90,16 @@ def call(verb: str, words: list[str], world: World) -> int:
     """Runs one verb and writes its result; what it needs is imported only here."""
     settings = parse(verb, words)
 
-    from unfreeze.cli.output import as_json, as_text
-    from unfreeze.cli.progress import make_console
+    from unfreeze.cli.output import after_plan, as_json, as_text
     from unfreeze.cli.verbs import work
+    from unfreeze.runtime.progress import make_console
 
     with world.quiet_stdout():
         result = work(verb)(settings, make_console(world))
     if settings.json:
         text = as_json(result)
+    elif getattr(result, "shown_before", False):
+        text = after_plan(verb, words, world.width, colour=world.colour)
     else:
         text = as_text(verb, result, world.width, colour=world.colour)
     if text and not started_rank():

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from unfreeze.runtime.display import Displayed, text
+from unfreeze.runtime.display import Display, Displayed, text
 from unfreeze.runtime.tables import csv_text
 from unfreeze.text import clean_all
 
@@ -38,7 +39,18 @@ def as_text(verb: str, result: Any, width: int | None = None, *, colour: bool = 
     """The result for people; empty where it has been shown while it was made, as a plan is."""
     if verb == "predict" and isinstance(result, list):
         return _predictions(result)
-    return text(result.display(), width, colour=colour) if isinstance(result, Displayed) else ""
+    if not isinstance(result, Displayed) or result.shown_before:
+        return ""
+    return text(result.display(), width, colour=colour)
+
+
+def after_plan(verb: str, words: Sequence[str], width: int | None, *, colour: bool = False) -> str:
+    """The command that does what a dry run has shown."""
+    kept = [word for word in words if word != "--dry-run"]
+    if verb != "demo" and not any(word.partition("=")[0] == "--out" for word in kept):
+        kept += ["--out", "RUN"]
+    command = shlex.join(["unfreeze", verb, *kept])
+    return text(Display(next=[command]), width, colour=colour)
 
 
 def _predictions(result: Sequence[Any]) -> str:

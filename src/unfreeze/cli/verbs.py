@@ -21,6 +21,7 @@ SETTINGS = {
     "summary": ("use", "SummarySettings"),
     "export": ("export", "ExportSettings"),
     "report": ("use", "ReportSettings"),
+    "cache": ("use", "CacheSettings"),
     "swav": ("reference", "ReferenceSettings"),
     "demo": ("use", "DemoSettings"),
 }
@@ -50,6 +51,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "summary": ("summary resnet18 --freeze stage:2", "summary runs/frozen"),
     "export": ("export runs/frozen --to onnx --out exported",),
     "report": ("report runs/frozen",),
+    "cache": ("cache", "cache --clear"),
     "swav": ("swav --data_path photos --epochs 100 --dump_path runs/swav",),
     "demo": ("demo", "demo --seeds 1 --out runs/demo"),
 }

@@ -82,7 +82,8 @@ def holding(
         return Holding("none", total, 0, f"decoded when needed: {full}")
     many = f"one copy for {processes} processes and later runs" if processes > 1 else "decoded once"
     there = "" if lacking else ", there from an earlier run"
-    why = f"{size}, a memory map in {pixels_folder()}{there}: {many}"
+    limit = f"at most {gibibytes:g} GiB (--store-budget)"
+    why = f"{size}, a memory map in {pixels_folder()}{there}: {many}; {limit}"
     return Holding("disk", total, budget, why, store == "disk")
 
 

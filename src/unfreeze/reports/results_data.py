@@ -10,7 +10,36 @@ from unfreeze.runtime.console import worded
 from unfreeze.runtime.display import Display
 from unfreeze.runtime.layout import Table
 
+FOREIGN = 5  # files that `cache` names because it leaves them
 CLASSES = 40  # that a table on the terminal lists
+
+
+def cached(r: Any) -> Display:
+    """Of a `CacheResult`."""
+    rows = [
+        (one.name, one.holds, f"{one.files:,}", amount(one.bytes), one.bound) for one in r.entries
+    ]
+    lead = f"{amount(r.bytes)} are cached in {r.folder}."
+    if r.cleared:
+        lead = f"{amount(r.cleared)} were removed. {lead}"
+    notes = [f"Left, because unfreeze did not write it: {path}" for path in r.foreign[:FOREIGN]]
+    if len(r.foreign) > FOREIGN:
+        notes.append(f"Left likewise: {len(r.foreign) - FOREIGN:,} more.")
+    return Display(
+        lead=[lead],
+        warnings=[f"Not removed: {told}. Try again when no run uses it." for told in r.stuck],
+        tables=[Table(("cache", "holds", "files", "size", "limit"), rows)],
+        notes=[*notes, "UNFREEZE_CACHE names another folder for all of it."],
+        next=["unfreeze cache --clear"] if r.bytes else [],
+    )
+
+
+def amount(size: int) -> str:
+    """`1.8 GiB`, `24.5 MiB`, `3 KiB`."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if size >= unit:
+            return f"{size / unit:,.1f} {name}"
+    return f"{size / 2**10:,.0f} KiB"
 
 
 def scanned(r: Any) -> Display:

@@ -217,6 +217,60 @@ def planned(reasons: Mapping[str, str], settings: Mapping[str, Any]) -> Table:
     return Table(("setting", "value", "why"), rows)
 
 
+def plan_rows(r: Any) -> list[dict[str, Any]]:
+    """One row a derived setting of a plan."""
+    return [
+        {"setting": name, "value": r.settings.get(name), "why": why}
+        for name, why in r.reasons.items()
+    ]
+
+
+def plan_finetune(r: Any) -> Display:
+    """Of a `FinetunePlan`."""
+    facts = [
+        ("images", f"{r.images:,} to train on, {r.steps:,} steps"),
+        ("classes", named_classes(r.classes)),
+        ("trained", f"{r.parameters_trainable:,} parameters; {r.parameters_frozen:,} are frozen"),
+        *_cost(r),
+    ]
+    return Display(
+        lead=["A plan: nothing was written."],
+        facts=[pair for pair in facts if pair[1]],
+        tables=[planned(r.reasons, r.settings)],
+    )
+
+
+def plan_pretrained(r: Any) -> Display:
+    """Of a `PretrainPlan`."""
+    facts = [
+        ("images", f"{r.images:,}, {r.steps:,} steps, {r.steps_per_epoch:,} per epoch"),
+        *_cost(r),
+    ]
+    return Display(
+        lead=["A plan: nothing was written."],
+        warnings=r.warnings,
+        facts=facts,
+        tables=[planned(r.reasons, r.settings)],
+    )
+
+
+def plan_compare(r: Any) -> Display:
+    """Of a `ComparePlan`."""
+    return Display(
+        lead=["A plan: nothing was written."],
+        facts=[("evaluated on", r.judged_by), ("runs", f"{len(r.runs):,}: {', '.join(r.runs)}")],
+        tables=[planned(r.reasons, r.settings)],
+    )
+
+
+def _cost(r: Any) -> list[tuple[str, str]]:
+    """Time and memory, where they were estimated; each with its basis."""
+    seconds, held = r.time.get("seconds"), r.memory.get("total")
+    spent = r.time["basis"] if seconds is None else f"{duration(seconds)} ({r.time['basis']})"
+    room = r.memory["basis"] if held is None else f"{held / 2**20:,.0f} MiB ({r.memory['basis']})"
+    return [("time", spent), ("memory", room)]
+
+
 def shown(value: Any) -> str:
     """A setting as one would type it."""
     if value is None:

@@ -6,12 +6,14 @@ A result's `display()` is a `Display`; `text` and `html` draw it.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 from unfreeze.runtime.console import WARNING
 from unfreeze.runtime.layout import Table, command, facts, wrapped
 
 ROWS = 16  # of a table in a `repr`, which has to fit a screen
+SCROLLED = 200  # of a table in a notebook, where it scrolls
+LISTED = 8  # warnings and notes in either
 WIDTH = 98  # of a `repr`
 
 Part = tuple[str, str]  # text and style
@@ -34,13 +36,28 @@ class Display:
     files: Sequence[tuple[str, str]] = ()
     next: Sequence[str] = ()
 
-    def short(self) -> "Display":
-        """The same with the first rows of each table."""
-        return replace(self, tables=[table.first(ROWS) for table in self.tables])
+    def short(self, rows: int = ROWS) -> "Display":
+        """The same with the first rows of each table, the first warnings and the first notes."""
+        return replace(
+            self,
+            tables=[table.first(rows) for table in self.tables],
+            warnings=_first(self.warnings),
+            notes=_first(self.notes),
+        )
+
+
+def _first(lines: Sequence[str]) -> Sequence[str]:
+    more = len(lines) - LISTED
+    return lines if more <= 0 else [*lines[:LISTED], f"and {more:,} more"]
 
 
 class Displayed:
-    """A result that describes itself: `str` is all of it, `repr` and a notebook fit a screen."""
+    """A result that describes itself: `str` is all of it, `repr` and a notebook fit a screen.
+
+    `shown_before`: a console has shown it while it was made, as it does a plan.
+    """
+
+    shown_before: ClassVar[bool] = False
 
     def display(self) -> Display:
         """What there is to show."""
@@ -65,7 +82,7 @@ class Displayed:
         return text(self.display().short(), WIDTH)
 
     def _repr_html_(self) -> str:
-        return html(self.display())
+        return html(self.display().short(SCROLLED))
 
 
 def text(display: Display, width: int | None = None, *, colour: bool = False) -> str:
@@ -145,7 +162,9 @@ def _rows(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bo
 
     names = "".join(cell("th", place, name) for place, name in enumerate(head))
     body = "".join(
-        f"<tr>{''.join(cell('td', place, words) for place, words in enumerate(row))}</tr>"
+        f'<tr><td colspan="{len(head)}" style="text-align:left"><i>{escape(row[0])}</i></td></tr>'
+        if head and len(row) < len(head)
+        else f"<tr>{''.join(cell('td', place, words) for place, words in enumerate(row))}</tr>"
         for row in rows
     )
     top = f"<thead><tr>{names}</tr></thead>" if head else ""

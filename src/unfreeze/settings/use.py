@@ -155,6 +155,17 @@ class ReportSettings(Call):
 
 
 @dataclass(frozen=True)
+class CacheSettings(Call):
+    """Lists what is cached between runs, where and how large, or removes it."""
+
+    clear: bool = knob(
+        False,
+        "remove what is cached (only what unfreeze wrote; not while a run uses it)",
+        cli_only=True,
+    )
+
+
+@dataclass(frozen=True)
 class DemoSettings(Call, Machine):
     """Runs pretraining and transfer on handwritten digits that come with scikit-learn."""
 

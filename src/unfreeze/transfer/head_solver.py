@@ -96,8 +96,8 @@ def _automatic(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
         return "sgd", f"{size / 2**30:.1f} GiB of features do not fit the disk of {kept_folder()}"
     what = f"{width:,} features an image, {size / 2**20:,.1f} MiB in {kept_folder()}"
     return "logistic", (
-        f"only the head learns: it is solved by logistic regression, not trained ({what}); "
-        "--head-solver sgd trains it"
+        f"only the head learns: it is solved by logistic regression, not trained ({what}, of at "
+        f"most {s.cache_budget:g} GiB for all, --cache-budget); --head-solver sgd trains it"
     )
 
 

@@ -138,7 +138,8 @@ def _with_mode(
         doubt = _doubt(s, mode, stored, plain=plain)
         if doubt:
             return doubt
-    reasons = {"cache": "; then ".join(part.text for part in stored)}
+    limit = f"all cached features take at most {s.cache_budget:g} GiB (--cache-budget)"
+    reasons = {"cache": f"{'; then '.join(part.text for part in stored)}; {limit}"}
     if plain:
         views = 1
         reasons["cache_views"] = "no augmentation"

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
+from unfreeze.runtime.world import World
 
 PLAN = ["--dry-run", "--device", "cpu", "--arch", "unfreeze/tiny", "--image-size", "16"]
 NAMES = tuple(f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(6))

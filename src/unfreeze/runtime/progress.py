@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from unfreeze.cli.world import World, columns
 from unfreeze.runtime.console import WARNING, Advance, Console
 from unfreeze.runtime.layout import Table, cells, sentences, wrapped
+from unfreeze.runtime.world import World, columns
 from unfreeze.text import for_screen
 
 if TYPE_CHECKING:

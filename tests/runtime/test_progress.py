@@ -4,9 +4,9 @@ import io
 
 import pytest
 
-from unfreeze.cli.progress import Drawn, Lines, bar_line, duration, make_console
-from unfreeze.cli.world import World
 from unfreeze.runtime.layout import Table
+from unfreeze.runtime.progress import Drawn, Lines, bar_line, duration, make_console
+from unfreeze.runtime.world import World
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,84 @@
+"""`cache`: where caches lie, how large they are, and how to be rid of them."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from unfreeze.api.keywords import python_call
+from unfreeze.data.cache import KINDS, cache_folder, held
+from unfreeze.reports.results_data import cached
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.notebook import python_console
+from unfreeze.settings.build import layered
+from unfreeze.settings.use import CacheSettings
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One kind of what is cached: `files` and `bytes` are there, `bound` is their default limit."""
+
+    name: str
+    holds: str
+    path: str
+    files: int
+    bytes: int
+    bound: str
+
+
+@dataclass(frozen=True, repr=False)
+class CacheResult(Displayed):
+    """The caches below `folder`; `cleared`: bytes that were removed.
+
+    `foreign`: files and folders that unfreeze did not write, which are never removed; `stuck`: what
+    could not be removed, and why.
+    UNFREEZE_CACHE names another folder.
+    """
+
+    folder: str
+    entries: list[CacheEntry]
+    bytes: int
+    cleared: int
+    foreign: list[str]
+    stuck: list[str]
+
+    def display(self) -> Display:
+        """What there is to show."""
+        return cached(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a kind."""
+        return [asdict(entry) for entry in self.entries]
+
+
+@python_call(CacheSettings)
+def cache(*, progress: bool | None = None, **settings: Any) -> CacheResult:
+    """Where caches lie and how large each is; with `clear=True` they are removed."""
+    return run_cache(layered(CacheSettings, settings), python_console(progress))
+
+
+def run_cache(settings: CacheSettings, console: Console) -> CacheResult:
+    """The same from a settings object."""
+    before = sum(held(kind).bytes for kind in KINDS)
+    stuck: list[str] = []
+    if settings.clear:
+        stuck = [told for kind in KINDS for told in held(kind, clear=True).stuck]
+    found = [held(kind) for kind in KINDS]
+    size = sum(one.bytes for one in found)
+    return CacheResult(
+        folder=str(cache_folder()),
+        entries=[
+            CacheEntry(
+                name=one.kind.name,
+                holds=one.kind.holds,
+                path=str(one.path),
+                files=one.files,
+                bytes=one.bytes,
+                bound=one.kind.bound,
+            )
+            for one in found
+        ],
+        bytes=size,
+        cleared=before - size if settings.clear else 0,
+        foreign=[str(path) for one in found for path in one.foreign],
+        stuck=stuck,
+    )

@@ -1,0 +1,132 @@
+"""What a Python call has beside the command line: typed keywords, progress, errors in Python."""
+
+import functools
+import inspect
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import unfreeze
+from unfreeze.errors import UnfreezeError, UsageError
+from unfreeze.settings.knob import Knob, parts
+from unfreeze.settings.signature import SHELL_ONLY, help_of, keywords, signature_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+Known = dict[str, tuple[Knob, Any, Any]]
+
+_FLAG = re.compile(r"--([a-z][a-z0-9_-]*)(?: ([^\s]+))?")
+_COMMAND = re.compile(r"unfreeze ([a-z]+) ([^`]+?)(?=$|`|\.$)")
+_ENDS = ",.;:)"
+
+
+def python_call(cls: type) -> Callable[[F], F]:
+    """A verb as a Python function: its signature lists the settings of `cls`, its errors name them.
+
+    `**settings` of the function are those keywords.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*arguments: Any, **settings: Any) -> Any:
+            try:
+                _refuse_shell_only(settings)
+                return function(*arguments, **settings)
+            except UnfreezeError as error:
+                in_python(error, keywords(cls))
+                raise
+
+        call.__signature__ = signature_of(function, cls)  # type: ignore[attr-defined]
+        told = _keywords_in(help_of(cls), keywords(cls))
+        call.settings = cls  # type: ignore[attr-defined]
+        call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{told}\n"
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _refuse_shell_only(settings: dict[str, Any]) -> None:
+    for name in SHELL_ONLY:
+        if name in settings:
+            raise UsageError(
+                f"There is no keyword {name!r}: it is for the command line.",
+                "A call returns its result and raises its errors as they are.",
+            )
+
+
+def in_python(error: UnfreezeError, known: Known) -> None:
+    """The error's words with keywords where the command line has flags."""
+    error.sentence = worded(error.sentence, known)
+    error.next_step = worded(error.next_step, known)
+    error.args = (error.sentence,)
+
+
+def worded(text: str, known: Known) -> str:
+    """`--batch-size 8` as `batch_size=8`, `--overwrite` as `overwrite=True`, commands as calls."""
+    parts, end = [], 0
+    for found in _COMMAND.finditer(text):
+        if found[1] in unfreeze.__all__:
+            parts += [_keywords_in(text[end : found.start()], known), _as_call(found)]
+            end = found.end()
+    return "".join([*parts, _keywords_in(text[end:], known)])
+
+
+def _keywords_in(text: str, known: Known) -> str:
+    return _FLAG.sub(lambda found: _as_keyword(found, known), text)
+
+
+def _as_keyword(found: re.Match[str], known: Known) -> str:
+    name, after = found[1].replace("-", "_"), found[2] or ""
+    if name not in known:
+        return found[0]
+    spec, kind, _ = known[name]
+    scalar = parts(kind)[0]
+    value = after.rstrip(_ENDS)
+    ending = after[len(value) :]
+    rest = f" {after}" if after else ""
+    if scalar is bool or (spec.bare is not None and value not in spec.choices):
+        return f"{name}=True{rest}"
+    if value.isupper() and value.isalpha():
+        return f"{name}={value}{ending}"  # RUN, NAME: what stands for a value
+    if scalar in (int, float):
+        return f"{name}={value}{ending}" if _is_number(value) else f"{name}{rest}"
+    if value in spec.choices or re.fullmatch(r"[a-z]+:\S+|[\w.-]*/\S*|\S+\.\w{2,5}", value):
+        return f"{name}={value!r}{ending}"
+    return f"{name}{rest}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _as_call(found: re.Match[str]) -> str:
+    """`unfreeze finetune data --out run --resume` as a call; as it is where it is none of ours."""
+    verb, words = found[1], found[2]
+    settings = getattr(getattr(unfreeze, verb), "settings", None)
+    known = {} if settings is None else keywords(settings)
+    try:
+        tokens = shlex.split(words)
+    except ValueError:
+        return found[0]
+    arguments: list[str] = []
+    while tokens:
+        token = tokens.pop(0)
+        if not token.startswith("--"):
+            arguments.append(token if token.isupper() else repr(token))
+            continue
+        name = token[2:].replace("-", "_")
+        if name not in known:
+            return found[0]
+        alone = not tokens or tokens[0].startswith("--")
+        value = "True" if alone else _value(tokens.pop(0), known[name])
+        arguments.append(f"{name}={value}")
+    return f"unfreeze.{verb}({', '.join(arguments)})"
+
+
+def _value(text: str, entry: tuple[Knob, Any, Any]) -> str:
+    number = parts(entry[1])[0] in (int, float) and _is_number(text)
+    return text if number or text.isupper() else repr(text)

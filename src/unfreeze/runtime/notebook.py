@@ -1,0 +1,93 @@
+"""What a Python call shows: in a notebook lines and a bar without widgets, else as a terminal."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from html import escape
+from typing import Any
+
+from unfreeze.runtime.console import WARNING, Advance, Console, Quiet
+from unfreeze.runtime.layout import Table
+from unfreeze.runtime.progress import make_console, time_left
+from unfreeze.runtime.world import World
+
+REDRAWN = 0.2  # seconds between two drawings of a bar
+_BAR = "width:14em;vertical-align:middle"
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def python_console(progress: bool | None = None) -> Console:
+    """What a Python call shows: all of it in a notebook or a terminal, or as `progress` says."""
+    notebook, world = in_notebook(), World()
+    wanted = notebook or world.watched if progress is None else progress
+    if not wanted:
+        return Quiet()
+    return Notebook() if notebook else make_console(world)
+
+
+class Notebook:
+    """A console whose lines go to the cell's output, and whose bars stay there."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+
+    def say(self, text: str) -> None:
+        """One line."""
+        sys.stdout.write(f"{text}\n")
+
+    def warn(self, message: str) -> None:
+        """A line in bold."""
+        _display(f"<b>{WARNING}:</b> {escape(message)}", f"{WARNING}: {message}")
+
+    def table(self, table: Table) -> None:
+        """Rows below a head."""
+        from unfreeze.runtime.display import Display, html
+
+        _display(html(Display(tables=[table])), "\n".join(table.lines()))
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """Yields an `advance` that moves a bar; the bar goes when the block ends."""
+        began = drawn = self.clock()
+        count, said = done, ""
+        handle = _display(bar(label, done, total, "", ""), label, updates=True)
+
+        def advance(steps: int, text: str = "") -> None:
+            nonlocal count, said, drawn
+            count, said, now = count + steps, text or said, self.clock()
+            if now - drawn >= REDRAWN or count >= total:
+                drawn = now
+                left = time_left(count, done, total, now - began)
+                _update(handle, bar(label, count, total, said, left))
+
+        try:
+            yield advance
+        finally:
+            _update(handle, "")
+
+
+def bar(label: str, done: int, total: int, said: str, left: str) -> str:
+    """HTML of a bar with words on both sides."""
+    share = 100 * done / total if total else 100
+    words = " · ".join(escape(part) for part in (*said.split("  "), left) if part)
+    drawn = f'<progress value="{done}" max="{max(1, total)}" style="{_BAR}"></progress>'
+    return f"<div>{escape(label)} {drawn} {share:.0f} % {words}</div>"
+
+
+def _display(drawn: str, plain: str, *, updates: bool = False) -> Any:
+    from IPython.display import display
+
+    data = {"text/html": drawn, "text/plain": plain}
+    return display(data, raw=True, display_id=updates or None)
+
+
+def _update(handle: Any, drawn: str) -> None:
+    if handle is not None:
+        handle.update({"text/html": drawn, "text/plain": ""}, raw=True)

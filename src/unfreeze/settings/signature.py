@@ -1,0 +1,78 @@
+"""Signatures and help of Python functions, from the settings they take as keywords."""
+
+import inspect
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from unfreeze.settings.knob import Knob, knobs, parts
+
+# how a command was called from a shell; a Python call has no use for them
+SHELL_ONLY = ("json", "debug")
+PROGRESS = inspect.Parameter(
+    "progress", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=bool | None
+)
+PROGRESS_HELP = "show progress (None: in a notebook or a terminal)"
+
+
+def keywords(cls: type) -> dict[str, tuple[Knob, Any, Any]]:
+    """Name -> (knob, type, default) of what a Python function takes as keywords."""
+    return {
+        name: entry
+        for name, entry in knobs(cls).items()
+        if not entry[0].positional and name not in SHELL_ONLY
+    }
+
+
+def python_type(entry: tuple[Knob, Any, Any]) -> Any:
+    """The annotation of a keyword: choices as literals, several values as a sequence."""
+    spec, kind, _ = entry
+    scalar, many, optional = parts(kind)
+    one: Any = scalar
+    if spec.bare is not None:
+        one = bool | Literal[tuple(choice for choice in spec.choices if choice != spec.bare)]
+    elif spec.choices and not spec.shape and scalar is str:
+        one = Literal[spec.choices]
+    elif spec.path and scalar is str:
+        one = str | os.PathLike[str]
+    elif scalar is float:
+        one = float
+    found: Any = one | Sequence[one] if many else one
+    return found | None if optional else found
+
+
+def signature_of(function: Any, cls: type) -> inspect.Signature:
+    """The function's own parameters, then every keyword of `cls` with its type and default."""
+    own = inspect.signature(function)
+    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    first = [p for p in named if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    taken = {p.name for p in named}
+    rest = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=entry[2],
+            annotation=python_type(entry),
+        )
+        for name, entry in keywords(cls).items()
+        if name not in taken
+    ]
+    return own.replace(parameters=[*first, *rest, PROGRESS])
+
+
+def help_of(cls: type) -> str:
+    """A line for each parameter: what it does, and its choices; None is the word for auto."""
+    known = {name: entry for name, entry in knobs(cls).items() if name not in SHELL_ONLY}
+    lines = ["Parameters:"]
+    for name in sorted(known, key=lambda name: not known[name][0].positional):
+        spec, kind, _ = known[name]
+        said = spec.help.replace("(auto:", "(None:") if parts(kind)[2] else spec.help
+        lines.append(f"    {name}: {said}.{_choices(spec)}")
+    return "\n".join([*lines, f"    progress: {PROGRESS_HELP}."])
+
+
+def _choices(spec: Knob) -> str:
+    words = [repr(word) for word in spec.choices if word != spec.bare]
+    words += ["True"] if spec.bare is not None else []
+    words += [spec.shape[1]] if spec.shape else []
+    return f" One of: {', '.join(words)}." if words else ""
