@@ -59,6 +59,7 @@ class _Picture(NamedTuple):
     read: Read
 
 
+@isolated()
 def predict(
     run: str, images: str | PathLike[str] | Sequence[str | PathLike[str]], **settings: Any
 ) -> Predictions:
