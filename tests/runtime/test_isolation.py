@@ -8,6 +8,7 @@ import torch
 
 import unfreeze
 from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.cli.verbs import SETTINGS, work
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.threads import set_threads
 
@@ -77,6 +78,11 @@ def test_within_the_block_it_is_as_it_comes_and_after_it_as_it_was(kind):
     assert before | {"random": 0} != usual | {"random": 0}
     # who wants deterministic algorithms gets them, where torch has some
     assert now == usual | ({"deterministic": (True, True)} if kind == "deterministic" else {})
+
+
+@pytest.mark.parametrize("verb", SETTINGS)
+def test_every_verb_is_isolated(verb):
+    assert hasattr(work(verb), "__wrapped__")
 
 
 TINY = {"arch": "unfreeze/tiny", "image_size": 16, "device": "cpu", "epochs": 1, "batch_size": 8}

@@ -12,10 +12,11 @@ import threading
 import pytest
 
 import unfreeze
+from unfreeze.api.uses import record_test_use, uses_of_test
 from unfreeze.errors import UsageError
 from unfreeze.runtime import runlock
 from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.runtime.runlock import LOCK, OWNER, RunLocks
+from unfreeze.runtime.runlock import LOCK, OWNER, RunLocks, alone
 
 HOLDS = """
 import os, sys, time
@@ -131,6 +132,27 @@ def test_starting_again_empties_the_folder_but_keeps_hold_of_it(tmp_path):
         assert run.metrics() == []
         with pytest.raises(UsageError, match="is in use"):
             RunFolder.create(tmp_path, overwrite=True, hold=RunLocks().take)
+
+
+def test_uses_of_the_test_set_that_are_counted_at_once_are_all_counted(tmp_path):
+    counts = []
+
+    def count():
+        for _ in range(5):
+            counts.append(record_test_use(tmp_path, data="d", split="test", n=1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(counts) == list(range(1, 21)) and uses_of_test(tmp_path) == 20
+    assert [path.name for path in tmp_path.iterdir()] == ["test_uses.json"]
+
+
+def test_whoever_waits_too_long_for_another_goes_without(tmp_path):
+    with alone(tmp_path / "x.json"), pytest.raises(OSError), alone(tmp_path / "x.json", 0.05):
+        pass
 
 
 TINY = {"arch": "unfreeze/tiny", "device": "cpu", "resume": "auto"}

@@ -329,11 +329,13 @@ def _kept(
     found = replace(found, test_uses=uses)
     try:
         if it.is_test:
-            record_test_use(folder, data=spoken(s.data), split=it.split, n=found.n)
+            uses = record_test_use(folder, data=spoken(s.data), split=it.split, n=found.n)
+            found = replace(found, test_uses=uses)
         worst = [replace(one, path=told(one.path)) for one in found.mistakes]
         write_json(folder / "evaluation.json", asdict(replace(found, mistakes=worst)))
         said.write(folder)
         found = replace(found, run=run)
     except OSError as error:  # somebody else's run may be read-only; the answer stands
-        console.warn(f"evaluation.json could not be written to {folder}: {error.strerror}.")
+        why = error.strerror or "another evaluation does not end"
+        console.warn(f"evaluation.json could not be written to {folder}: {why}.")
     return found

@@ -62,6 +62,7 @@ class _Picture(NamedTuple):
 
 
 @python_call(PredictSettings)
+@isolated()
 def predict(
     run: str | PathLike[str],
     images: str | PathLike[str] | Sequence[str | PathLike[str]],

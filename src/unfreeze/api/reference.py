@@ -10,6 +10,7 @@ from unfreeze.api.pretrain import PretrainPlan, PretrainResult, run_pretrain
 from unfreeze.errors import Interrupted, UnfreezeError, UsageError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.devices import pick_device, pick_precision
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.outputs import writable
 from unfreeze.settings.build import build
@@ -41,6 +42,7 @@ class Translation:
     notes: tuple[str, ...]
 
 
+@isolated()
 def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResult | PretrainPlan:
     """Pretrain as the reference's flags say; a run of ours in `dump_path` is gone on with.
 

@@ -8,6 +8,7 @@ from typing import Any
 from unfreeze.checkpoints.modelfile import CARD, TENSORS
 from unfreeze.errors import DataError
 from unfreeze.runtime.atomic import write_json
+from unfreeze.runtime.runlock import alone
 from unfreeze.settings.build import is_own_toml
 
 FILE = "test_uses.json"
@@ -27,11 +28,13 @@ def uses_of_test(run: Path) -> int:
     return len(_recorded(run))
 
 
-def record_test_use(run: Path, *, data: str, split: str, n: int) -> None:
-    """Add one use to the run's file."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S")
-    now = [*_recorded(run), {"time": when, "data": data, "split": split, "n": n}]
-    write_json(run / FILE, {"uses": now})
+def record_test_use(run: Path, *, data: str, split: str, n: int) -> int:
+    """Add one use to the run's file; how many there are now. Two at once are two."""
+    use = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "data": data, "split": split, "n": n}
+    with alone(run / FILE):
+        now = [*_recorded(run), use]
+        write_json(run / FILE, {"uses": now})
+    return len(now)
 
 
 def _recorded(run: Path) -> list[Any]:

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -79,6 +80,23 @@ class RunLocks:
         """Let all of them go."""
         while self._held:
             self._held.popitem()[1].release()
+
+
+@contextlib.contextmanager
+def alone(file: Path, seconds: float = 60.0) -> Iterator[None]:
+    """Within the block no other process is in one for the same `file`, which is read and written.
+
+    OSError where another one stays that long, or nothing can be written there.
+    """
+    mark = file.with_name(f".{file.stem}.tmp")  # whatever a killed process leaves is swept up
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flock not supported", UserWarning)
+        lock = filelock.FileLock(mark, timeout=seconds, thread_local=False)
+        with lock:
+            yield
+            if not isinstance(lock, filelock.SoftFileLock):
+                with contextlib.suppress(OSError):  # Windows keeps what is open
+                    mark.unlink(missing_ok=True)
 
 
 class _Held:
