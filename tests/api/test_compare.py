@@ -167,9 +167,9 @@ def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, mo
     )
     found = compare(data, ["none", good], resume=True, **settings)
     assert ran == ["01-none-seed-1", "02-knows-colours-seed-1"] and len(found.runs) == 4
-    with pytest.raises(UsageError, match="began with --epochs 1"):
+    with pytest.raises(UsageError, match="began with epochs=1"):
         compare(data, ["none", good], resume=True, **{**settings, "epochs": 2})
-    with pytest.raises(UsageError, match="began with --weights"):
+    with pytest.raises(UsageError, match="began with weights"):
         compare(data, [good, "none"], resume=True, **settings)
     grown = compare(data, ["none", good], resume=True, **{**settings, "seeds": 3})
     assert len(ran) == 4 and len(grown.runs) == 6 and grown.runs[:4] == found.runs
