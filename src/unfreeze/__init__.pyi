@@ -73,7 +73,7 @@ def cache(
 @overload
 def compare(
     data: str | PathLike[str] | Sequence[str | PathLike[str]],
-    weights: Sequence[str | PathLike[str]],
+    weights: Sequence[str | PathLike[str]] | None = None,
     *,
     label_smoothing: float = 0.0,
     class_weights: Literal["none", "balanced", "sqrt"] = "none",
@@ -143,10 +143,11 @@ def compare(
     test: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Comparison:
-    """Train from each of `weights` with the same pictures and seeds, and say what paid.
+    """Train from each of `weights` with the same images and seeds, and say what paid.
 
-    The test images are read once a run, at its end; finished
-    runs of an interrupted comparison are not done again (`resume`).
+    `weights`: two or more starts; None: none and imagenet, or those of the run that is resumed.
+    The test images are read once a run, at its end; finished runs of an interrupted comparison are
+    not done again (`resume`).
 
     Parameters:
         data: one or several: folder, archive, CSV or Parquet, shards, address or built-in name.
@@ -222,7 +223,7 @@ def compare(
 @overload
 def compare(
     data: str | PathLike[str] | Sequence[str | PathLike[str]],
-    weights: Sequence[str | PathLike[str]],
+    weights: Sequence[str | PathLike[str]] | None = None,
     *,
     label_smoothing: float = 0.0,
     class_weights: Literal["none", "balanced", "sqrt"] = "none",
@@ -295,7 +296,7 @@ def compare(
 @overload
 def compare(
     data: str | PathLike[str] | Sequence[str | PathLike[str]],
-    weights: Sequence[str | PathLike[str]],
+    weights: Sequence[str | PathLike[str]] | None = None,
     *,
     label_smoothing: float = 0.0,
     class_weights: Literal["none", "balanced", "sqrt"] = "none",

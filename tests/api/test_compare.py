@@ -157,7 +157,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, mo
     monkeypatch.setattr("unfreeze.api.compare.tried", stopping)
     with pytest.raises(Interrupted, match="run 3 of 4") as caught:
         compare(data, ["none", good], **settings)
-    assert "unfreeze compare" in caught.value.next_step and "--resume" in caught.value.next_step
+    assert "unfreeze.compare(" in caught.value.next_step and "resume=True" in caught.value.next_step
     assert not (tmp_path / "cmp" / "compare.json").exists()
     monkeypatch.undo()
     monkeypatch.setattr("unfreeze.api.trials.report", lambda run: None)
@@ -167,9 +167,9 @@ def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, mo
     )
     found = compare(data, ["none", good], resume=True, **settings)
     assert ran == ["01-none-seed-1", "02-knows-colours-seed-1"] and len(found.runs) == 4
-    with pytest.raises(UsageError, match="began with --epochs 1"):
+    with pytest.raises(UsageError, match="began with epochs=1"):
         compare(data, ["none", good], resume=True, **{**settings, "epochs": 2})
-    with pytest.raises(UsageError, match="began with --weights"):
+    with pytest.raises(UsageError, match="began with weights"):
         compare(data, [good, "none"], resume=True, **settings)
     grown = compare(data, ["none", good], resume=True, **{**settings, "seeds": 3})
     assert len(ran) == 4 and len(grown.runs) == 6 and grown.runs[:4] == found.runs
@@ -194,7 +194,7 @@ def test_of_several_rates_validation_picks_and_only_that_run_sees_test(data, goo
             for f in (tmp_path / "cmp").glob(f"{Path(one.run).name.split('-lr-')[0]}-lr-*")
         }
         assert val[Path(one.run)] == max(val.values()) == one.val_accuracy
-    with pytest.raises(UsageError, match="--lr is one rate"):
+    with pytest.raises(UsageError, match="lr is one rate"):
         compare(data, ["none", good], out=str(tmp_path / "new"), lr=0.1, rates=[0.1, 0.2])
 
 

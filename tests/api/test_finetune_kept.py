@@ -209,7 +209,7 @@ def test_interrupted_and_resumed_is_the_straight_run(tune, stopped_after):
     straight = tune("straight", **options)
     with stopped_after(7), pytest.raises(Interrupted, match="1 of 5 epochs"):
         tune("broken", **options)
-    with pytest.raises(UsageError, match=r"began with --cache features; .* off"):
+    with pytest.raises(UsageError, match=r"began with cache='features'; .* off"):
         tune("broken", resume="yes", **{**options, "cache": "off", "cache_views": None})
     resumed = tune("broken", resume="yes", **options)
     left, right = weights(straight.run), weights(resumed.run)
@@ -317,7 +317,7 @@ def test_a_sweep_that_is_interrupted_begins_again(tune, monkeypatch):
         patch.setattr(Grid, "_step", stopping)
         with pytest.raises(Interrupted, match="before the first step") as caught:
             tune("run")
-    assert "--resume" in caught.value.next_step
+    assert "resume=True" in caught.value.next_step
     made = {place: place.stat().st_mtime_ns for place in kept_folder().glob("*/*.safetensors")}
     result = tune("run", resume="auto")
     assert result.epochs == 4

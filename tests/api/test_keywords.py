@@ -6,9 +6,9 @@ import unfreeze
 from unfreeze.api.keywords import worded
 from unfreeze.settings.compare import CompareSettings
 from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.settings.signature import keywords
+from unfreeze.settings.signature import parameters
 
-KNOWN = keywords(FinetuneSettings) | keywords(CompareSettings)
+KNOWN = parameters(FinetuneSettings) | parameters(CompareSettings)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ KNOWN = keywords(FinetuneSettings) | keywords(CompareSettings)
         ("Use --stem small.", "Use stem='small'."),
         ("Use --freeze stage:2, with --lr alone.", "Use freeze='stage:2', with lr alone."),
         ("--epochs takes a whole number, not 'x'.", "epochs takes a whole number, not 'x'."),
+        ("Free to change: --data, --workers.", "Free to change: data, workers."),
         ("--no-such-flag stays.", "--no-such-flag stays."),
         ("Resume with: unfreeze finetune 'my data' --out runs/a --resume",
          "Resume with: unfreeze.finetune('my data', out='runs/a', resume=True)"),

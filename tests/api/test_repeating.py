@@ -149,7 +149,7 @@ def test_groups_stay_whole(coloured, tmp_path):
 
 
 def test_too_many_folds_are_refused_in_words(tune):
-    with pytest.raises(DataError, match=r"--folds 10: the class 'blue' has 9 pictures") as caught:
+    with pytest.raises(DataError, match=r"folds=10: the class 'blue' has 9 pictures") as caught:
         tune("many", folds=10, **FROZEN)
     assert "Use 2 to 9 folds" in str(caught.value.next_step)
 
@@ -157,14 +157,14 @@ def test_too_many_folds_are_refused_in_words(tune):
 def test_finished_folds_of_another_training_are_not_taken(tune, stopped_after):
     with stopped_after(22), pytest.raises(Interrupted):  # the first fold has 15 steps
         tune("broken", folds=3, **TINY)
-    with pytest.raises(UsageError, match="seed-0-fold-1 was trained with --epochs 3, now it is 5"):
+    with pytest.raises(UsageError, match="seed-0-fold-1 was trained with epochs=3, now it is 5"):
         tune("broken", folds=3, resume="auto", **{**TINY, "epochs": 5})
 
 
 def test_a_dry_run_counts_them_and_refuses_what_cannot_be(tune):
     planned = tune("none", folds=3, repeats=2, dry_run=True, **FROZEN)
     assert planned.reasons["folds"] == "6 runs before the run itself"
-    with pytest.raises(DataError, match="--folds 10"):
+    with pytest.raises(DataError, match="folds=10"):
         tune("none", folds=10, dry_run=True, **FROZEN)
 
 

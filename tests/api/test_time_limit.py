@@ -50,8 +50,8 @@ def test_the_same_command_begins_goes_on_and_ends_like_the_straight_run(slow, tm
             break
         except Interrupted as stop:
             starts.append(time.monotonic() - started)
-            assert stop.exit_code == 130 and "Stopped by --time-limit after step" in stop.sentence
-            assert f"--out {out} --resume" in stop.next_step
+            assert stop.exit_code == 130 and "Stopped by time_limit after step" in stop.sentence
+            assert f"out={str(out)!r}, resume=True" in stop.next_step
     assert 2 <= len(starts) < 10
     assert max(starts[1:]) < 8  # on a busy machine; the first start is a cold one
     assert result.steps == STEPS and time.monotonic() - began > 3.6
@@ -84,7 +84,7 @@ def test_the_command_ends_with_130_and_one_sentence(slow, tmp_path, monkeypatch,
     words += ["--limit", "96", "--batch-size", "16", "--epochs", "3", "--device", "cpu"]
     assert main(words) == 130
     said = capsys.readouterr().err.splitlines()
-    assert "Stopped by --time-limit after step" in said[-2]
+    assert "Stopped by time_limit after step" in said[-2]
     assert said[-1].startswith("Resume with: unfreeze pretrain digits --out")
     assert "stopped by --time-limit" in (tmp_path / "run" / "log.txt").read_text()
     # the limit belongs to the call, not to the run

@@ -190,7 +190,7 @@ def test_the_small_stem_is_no_librarys_and_its_readme_says_what_to_change(
     for to in ("torchvision", "timm"):
         with pytest.raises(UsageError, match="small stem") as caught:
             export(str(run), to, str(tmp_path / "out"))
-        assert "--to safetensors" in caught.value.next_step
+        assert "to='safetensors'" in caught.value.next_step
     assert not (tmp_path / "out").exists()
     export(str(run), "safetensors", str(tmp_path / "out"))
     scope, _ = run_readme(tmp_path / "out", photo, monkeypatch)

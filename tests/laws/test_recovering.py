@@ -102,7 +102,7 @@ def test_one_remedy_after_another_from_the_start_and_then_the_collapse(collapses
     kinds = [flags.split()[0] for flags in tried]
     assert len(kinds) == len(set(kinds)) >= 5 and kinds[0] == "--epsilon"
     assert "--queue-length" in kinds and "--temperature" in kinds
-    assert "Tried: --epsilon 0.03" in error.value.next_step
+    assert "Tried: epsilon=0.03" in error.value.next_step
 
 
 def test_the_best_look_of_what_was_given_up_is_not_the_runs(collapses, tmp_path, monkeypatch):
@@ -170,7 +170,7 @@ def test_a_run_that_kept_nothing_to_go_back_to_stops_with_advice(collapses, tmp_
         run(tmp_path / "run", on_collapse="stop")
     assert state(tmp_path / "run")["step"] == 7
     collapses(8)
-    with pytest.raises(DivergedError, match=r"--epsilon 0\.03"):
+    with pytest.raises(DivergedError, match=r"epsilon=0\.03"):
         run(tmp_path / "run", resume="yes")
 
 

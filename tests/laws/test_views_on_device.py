@@ -46,7 +46,7 @@ def test_resumed_is_straight_to_the_bit_and_keeps_its_place(straight, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
         run(out, time_limit="0.2s")
-    with pytest.raises(UsageError, match="--views-on device -> host"):
+    with pytest.raises(UsageError, match="views_on='device' -> host"):
         run(out, resume="yes", views_on="host")
     settings = {name: value for name, value in GIVEN.items() if name != "views_on"}
     unfreeze.pretrain("digits", out=str(out), resume="yes", **settings)

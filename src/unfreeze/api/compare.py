@@ -133,35 +133,43 @@ class ComparePlan(Displayed):
 
 @overload
 def compare(
-    data: Data, weights: list[str], *, dry_run: Literal[False] = False, **settings: Any
+    data: Data,
+    weights: list[str] | None = None,
+    *,
+    dry_run: Literal[False] = False,
+    **settings: Any,
 ) -> Comparison: ...
 
 
 @overload
 def compare(
-    data: Data, weights: list[str], *, dry_run: Literal[True], **settings: Any
+    data: Data, weights: list[str] | None = None, *, dry_run: Literal[True], **settings: Any
 ) -> ComparePlan: ...
 
 
 @overload
-def compare(data: Data, weights: list[str], **settings: Any) -> Comparison | ComparePlan: ...
+def compare(
+    data: Data, weights: list[str] | None = None, **settings: Any
+) -> Comparison | ComparePlan: ...
 
 
 @python_call(CompareSettings)
 def compare(
     data: Data,
-    weights: Sequence[str | PathLike[str]],
+    weights: Sequence[str | PathLike[str]] | None = None,
     *,
     progress: bool | None = None,
     **settings: Any,
 ) -> Comparison | ComparePlan:
-    """Train from each of `weights` with the same pictures and seeds, and say what paid.
+    """Train from each of `weights` with the same images and seeds, and say what paid.
 
-    The test images are read once a run, at its end; finished
-    runs of an interrupted comparison are not done again (`resume`).
+    `weights`: two or more starts; None: none and imagenet, or those of the run that is resumed.
+    The test images are read once a run, at its end; finished runs of an interrupted comparison are
+    not done again (`resume`).
     """
     began = time.monotonic()
-    given = layered(CompareSettings, {"data": data, "weights": weights, **settings})
+    starts_from = {} if weights is None else {"weights": weights}
+    given = layered(CompareSettings, {"data": data, **starts_from, **settings})
     return run_compare(given, python_console(progress), began=began)
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import unfreeze
 from unfreeze.errors import UnfreezeError, UsageError
 from unfreeze.settings.knob import Knob, parts
-from unfreeze.settings.signature import SHELL_ONLY, help_of, keywords, signature_of
+from unfreeze.settings.signature import SHELL_ONLY, help_of, keywords, parameters, signature_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 Known = dict[str, tuple[Knob, Any, Any]]
@@ -33,11 +33,11 @@ def python_call(cls: type) -> Callable[[F], F]:
                 _refuse_shell_only(settings)
                 return function(*arguments, **settings)
             except UnfreezeError as error:
-                in_python(error, keywords(cls))
+                in_python(error, parameters(cls))
                 raise
 
         call.__signature__ = signature_of(function, cls)  # type: ignore[attr-defined]
-        told = _keywords_in(help_of(cls), keywords(cls))
+        told = _keywords_in(help_of(cls), parameters(cls))
         call.settings = cls  # type: ignore[attr-defined]
         call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{told}\n"
         return call  # type: ignore[return-value]

@@ -17,11 +17,12 @@ PROGRESS_HELP = "show progress (None: in a notebook or a terminal)"
 
 def keywords(cls: type) -> dict[str, tuple[Knob, Any, Any]]:
     """Name -> (knob, type, default) of what a Python function takes as keywords."""
-    return {
-        name: entry
-        for name, entry in knobs(cls).items()
-        if not entry[0].positional and name not in SHELL_ONLY
-    }
+    return {name: entry for name, entry in parameters(cls).items() if not entry[0].positional}
+
+
+def parameters(cls: type) -> dict[str, tuple[Knob, Any, Any]]:
+    """The same with those that stand without a name."""
+    return {name: entry for name, entry in knobs(cls).items() if name not in SHELL_ONLY}
 
 
 def python_type(entry: tuple[Knob, Any, Any]) -> Any:
@@ -62,7 +63,7 @@ def signature_of(function: Any, cls: type) -> inspect.Signature:
 
 def help_of(cls: type) -> str:
     """A line for each parameter: what it does, and its choices; None is the word for auto."""
-    known = {name: entry for name, entry in knobs(cls).items() if name not in SHELL_ONLY}
+    known = parameters(cls)
     lines = ["Parameters:"]
     for name in sorted(known, key=lambda name: not known[name][0].positional):
         spec, kind, _ = known[name]
