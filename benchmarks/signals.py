@@ -22,7 +22,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -38,19 +40,83 @@ SMALL = [
     *("--precision", "fp32", "--resume", "auto"),
 ]
 VERBS = {
-    "finetune": [*SMALL, "--weights", "none", "--epochs", "10", "--cache", "off"],
-    "pretrain": [*SMALL, "--epochs", "5", "--nmb-prototypes", "12", "--tune", "off"],
+    "finetune": [*SMALL, "--weights", "none", "--epochs", "5", "--cache", "off"],
+    "pretrain": [*SMALL, "--epochs", "3", "--nmb-prototypes", "12", "--tune", "off"],
 }
 PROMISED = {"INT": 130, "TERM": 130, "HUP": 130, "KILL": -signal.SIGKILL}
 WORKER_LOST = 6
+LANES = 2  # runs at once
+COLD = 0.1  # share of starts that import everything
+Kind = tuple[str, int]  # verb and workers
 PATIENCE = 600.0  # seconds for one start, on a machine that has other work
 SUBREAPER = 36  # prctl: children of a process that ended become ours
+# Starts commands by forking, each through a process that starts it: the imports are there already.
+# `python -m unfreeze` itself runs where "cold" is said; what it imports is signalled then, too.
 STARTER = """
-import subprocess, sys
-command = subprocess.Popen(sys.argv[1:])
-print(command.pid, flush=True)
-sys.exit(command.wait())
+import json, os, pkgutil, runpy, signal, sys
+import torch, torchvision, timm
+import unfreeze
+for module in pkgutil.walk_packages(unfreeze.__path__, "unfreeze."):
+    if not module.name.endswith("__main__"):
+        __import__(module.name)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("ready", flush=True)
+for line in sys.stdin:
+    told = json.loads(line)
+    between = os.fork()  # ends at once: the next one's parent is the benchmark
+    if between:
+        os.waitpid(between, 0)
+        continue
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    answers = os.dup(1)
+    quiet, log = os.open(os.devnull, os.O_RDONLY), os.open(told["log"], os.O_WRONLY | os.O_APPEND)
+    for number, file in enumerate((quiet, log, log)):
+        os.dup2(file, number)
+    command = os.fork()
+    if command:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.write(answers, f"{os.getpid()} {command}\\n".encode())
+        os.close(answers)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(command, 0)[1]) & 255)
+    os.close(answers)
+    if told["cold"]:
+        os.execv(sys.executable, [sys.executable, "-m", "unfreeze", *told["words"]])
+    sys.argv = ["unfreeze", *told["words"]]
+    runpy.run_module("unfreeze", run_name="__main__", alter_sys=True)
+    sys.exit(0)
 """
+
+
+class Starter:
+    """The process that starts commands."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", STARTER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        if self.process.stdout.readline() != "ready\n":
+            sys.exit("commands cannot be started")
+
+    def start(self, words: list[str], log: Path, cold: bool) -> tuple[int, int]:
+        """Process ids of a command's parent and of the command."""
+        log.touch()
+        told = {"words": words, "log": str(log), "cold": cold}
+        self.process.stdin.write(json.dumps(told) + "\n")
+        self.process.stdin.flush()
+        parent, command = self.process.stdout.readline().split()
+        return int(parent), int(command)
+
+    def close(self) -> None:
+        """It ends."""
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
 
 
 def images(folder: Path) -> Path:
@@ -58,7 +124,7 @@ def images(folder: Path) -> Path:
     draw = np.random.default_rng(0)
     for channel, name in enumerate(("red", "green")):
         (folder / name).mkdir(parents=True)
-        for number in range(60):
+        for number in range(24):
             pixels = draw.integers(60, 120, (20, 22, 3))
             pixels[..., channel] += 60
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number:03}.png")
@@ -68,31 +134,19 @@ def images(folder: Path) -> Path:
 class Command:
     """One start of a command, through a process that starts it, in a session of its own."""
 
-    def __init__(self, verb: str, workers: int, data: Path, out: Path, log: Path) -> None:
-        words = [sys.executable, "-m", "unfreeze", verb, str(data), "--out", str(out)]
-        words += [*VERBS[verb], "--workers", str(workers)]
-        self.log = log.open("ab")
-        self.parent = subprocess.Popen(
-            [sys.executable, "-c", STARTER, *words],
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-        self.pid = int(self.parent.stdout.readline())
+    def __init__(self, by: Starter, words: list[str], log: Path, cold: bool) -> None:
+        self.parent, self.pid = by.start(words, log, cold)
         self.code: int | None = None
-        self.began = time.monotonic()
+        self.parents: int | None = None
 
     def ended(self) -> bool:
         """Whether the command has ended; its code is known then, whoever started it."""
-        if self.code is None and self.parent.poll() is not None:
-            with contextlib.suppress(ChildProcessError):  # it has another parent for a moment yet
-                done, status = os.waitpid(self.pid, os.WNOHANG)
-                if done:
-                    self.code = os.waitstatus_to_exitcode(status)
-                    return True
-            if not Path(f"/proc/{self.pid}").exists():
-                code = self.parent.returncode  # its parent told us, in a shell's way or its own
+        if self.parents is None:
+            self.parents = _ended(self.parent)
+        if self.code is None and self.parents is not None:
+            self.code = _ended(self.pid)
+            if self.code is None and not Path(f"/proc/{self.pid}").exists():
+                code = self.parents  # its parent told us
                 self.code = code - 256 if code > 192 else code
         return self.code is not None
 
@@ -129,9 +183,9 @@ class Command:
             target = "process"
         try:
             if target == "group":
-                os.killpg(self.parent.pid, number)
+                os.killpg(self.parent, number)
             else:
-                place = {"process": self.pid, "parent": self.parent.pid}
+                place = {"process": self.pid, "parent": self.parent}
                 os.kill(place[target] if target in place else random.choice(workers), number)
         except ProcessLookupError:
             return ""
@@ -140,10 +194,19 @@ class Command:
     def close(self) -> None:
         """Nothing of it is left."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.parent.pid, signal.SIGKILL)
-        self.parent.wait()
-        self.parent.stdout.close()
-        self.log.close()
+            os.killpg(self.parent, signal.SIGKILL)
+        for pid in (self.parent, self.pid):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _ended(pid: int) -> int | None:
+    """The exit code of a child that has ended; None for one that lives or is not ours (yet)."""
+    with contextlib.suppress(ChildProcessError):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+    return None
 
 
 def expected(name: str, target: str) -> set[int]:
@@ -158,41 +221,50 @@ def expected(name: str, target: str) -> set[int]:
 class Trial:
     """A run that is signalled and resumed until it ends by itself."""
 
-    def __init__(self, verb: str, workers: int, data: Path, folder: Path, seconds: float) -> None:
-        self.verb, self.workers, self.data, self.folder = verb, workers, data, folder
-        self.seconds = seconds  # that an undisturbed run takes
+    def __init__(self, by: Starter, verb: str, workers: int, folder: Path) -> None:
+        self.by, self.verb, self.workers, self.folder = by, verb, workers, folder
         folder.mkdir()
         self.out, self.log = folder / "run", folder / "said.txt"
         self.moments: list[dict[str, object]] = []
         self.wrong: list[str] = []
 
-    def command(self) -> Command:
+    def command(self, cold: bool = False) -> Command:
         """The same command, once more."""
-        return Command(self.verb, self.workers, self.data, self.out, self.log)
+        words = [self.verb, str(self.folder.parent / "images"), "--out", str(self.out)]
+        words += [*VERBS[self.verb], "--workers", str(self.workers)]
+        return Command(self.by, words, self.log, cold)
 
-    def start(self, draw: random.Random, name: str, target: str) -> bool:
-        """One start with one signal; whether the run is done."""
-        command = self.command()
+    def start(self, wait: float, name: str, target: str, cold: bool) -> bool:
+        """One start with one signal after `wait` seconds of work; whether the run is done."""
+        command = self.command(cold)
         try:
             while not command.heeds() and not command.wait(0.01):
                 pass
-            command.wait(draw.uniform(0, self.seconds))
+            command.wait(wait)
             hit = "" if command.ended() else command.signalled(name, target)
             if not command.wait(PATIENCE):
                 self.wrong.append(f"SIG{name} to {hit}: it did not end in {PATIENCE:.0f} s")
                 return True
             if hit:
-                self._note(name, hit, command.code)
+                self._note(name, hit, command.code, cold)
             elif command.code:
                 self.wrong.append(f"ended with {command.code} by itself")
             return command.code == 0 or bool(self.wrong)
         finally:
             command.close()
 
-    def _note(self, name: str, target: str, code: int | None) -> None:
+    def finish(self, cold: bool = False) -> float:
+        """The same command without a signal; the seconds that it takes."""
+        command, began = self.command(cold), time.monotonic()
+        if not command.wait(PATIENCE) or command.code:
+            self.wrong.append(f"ended with {command.code} by itself")
+        command.close()
+        return time.monotonic() - began
+
+    def _note(self, name: str, target: str, code: int | None, cold: bool) -> None:
         steps = len(read_metrics(self.out)) if self.out.exists() else 0
         known = {"verb": self.verb, "workers": self.workers, "signal": name, "target": target}
-        self.moments.append({**known, "code": code, "records": steps})
+        self.moments.append({**known, "code": code, "cold": cold, "records": steps})
         if code not in expected(name, target):
             self.wrong.append(f"SIG{name} to {target}: exit code {code}")
 
@@ -212,18 +284,67 @@ class Trial:
         self.wrong += [f"left behind: {path.name}" for path in self.out.glob(".[lo]*")]
 
 
-def straight(verb: str, workers: int, data: Path, folder: Path) -> tuple[Path, float]:
-    """A run that nobody disturbs, and the seconds that it takes from where it heeds signals."""
-    trial = Trial(verb, workers, data, folder, 0.0)
-    command = trial.command()
-    while not command.heeds():
-        time.sleep(0.005)
-    began = time.monotonic()
-    whole = command.wait(PATIENCE) and command.code == 0
-    command.close()
-    if not whole:
-        sys.exit(f"an undisturbed {verb} ended with {command.code}: {trial.log.read_text()}")
-    return trial.out, time.monotonic() - began
+class Straight(NamedTuple):
+    """A run that nobody disturbs: its folder, and seconds that it takes."""
+
+    out: Path
+    seconds: float
+
+    @classmethod
+    def of(cls, by: Starter, verb: str, workers: int, folder: Path, cold: bool) -> "Straight":
+        """It is made."""
+        trial = Trial(by, verb, workers, folder)
+        seconds = trial.finish(cold)
+        if trial.wrong:
+            sys.exit(f"an undisturbed {verb} {trial.wrong[0]}: {trial.log.read_text()}")
+        return cls(trial.out, seconds)
+
+
+class Lane:
+    """Trials one after the other; several lanes run at once."""
+
+    def __init__(
+        self, number: int, given: argparse.Namespace, whole: dict[Kind, Straight], cold: float
+    ) -> None:
+        self.number, self.each, self.whole, self.cold = number, given.each, whole, cold
+        self.moments = given.moments // LANES + (number < given.moments % LANES)
+        self.draw, self.by = random.Random(f"{given.seed} {number}"), Starter()
+        self.kinds = list(whole)[number:] + list(whole)[:number]
+        self.left: dict[Kind, list[tuple[str, str]]] = {kind: [] for kind in whole}
+        self.trials: list[Trial] = []
+
+    def run(self, folder: Path) -> list[Trial]:
+        """All of them."""
+        done = 0
+        while done < self.moments:
+            name = f"trial-{self.number}-{len(self.trials)}"
+            kind = self.kinds[len(self.trials) % len(self.kinds)]
+            trial = Trial(self.by, *kind, folder / name)
+            self._signalled(trial, kind, min(self.each, self.moments - done))
+            if not trial.wrong:
+                trial.compared(self.whole[kind].out)
+            self.trials.append(trial)
+            done += len(trial.moments)
+            codes = [f"{m['signal']} {m['target']}: {m['code']}" for m in trial.moments]
+            lines = [f"{done:4} {kind[0]} --workers {kind[1]}: {', '.join(codes)}"]
+            lines += [
+                f"     WRONG: {wrong}\n{trial.log.read_text()[-3000:]}" for wrong in trial.wrong
+            ]
+            print("\n".join(lines), flush=True)
+        self.by.close()
+        return self.trials
+
+    def _signalled(self, trial: Trial, kind: Kind, most: int) -> None:
+        while len(trial.moments) < most:
+            if not self.left[kind]:  # every signal and target, in another order each time
+                targets = TARGETS if kind[1] else TARGETS[:-1]
+                self.left[kind] = list(itertools.product(SIGNALS, targets))
+                self.draw.shuffle(self.left[kind])
+            cold = self.draw.random() < COLD
+            seconds = self.draw.uniform(0, self.whole[kind].seconds + (self.cold if cold else 0))
+            if trial.start(seconds, *self.left[kind].pop(), cold):
+                return
+        trial.finish()
 
 
 def main() -> None:
@@ -235,54 +356,36 @@ def main() -> None:
     ask.add_argument("--json")
     given = ask.parse_args()
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored by what is started
-    draw, began = random.Random(given.seed), time.monotonic()
-    ways = [
-        way
-        for way in itertools.product(VERBS, WORKERS, SIGNALS, TARGETS)
-        if way[1] or way[3] != "worker"
-    ]
-    kinds = list(itertools.product(VERBS, WORKERS))
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["UNFREEZE_CACHE"] = f"{scratch}/cache"
-        data = images(Path(scratch) / "images")
+        folder, by = Path(scratch), Starter()
+        images(folder / "images")
         whole = {
-            kind: straight(*kind, data, Path(scratch) / f"straight-{kind[0]}-{kind[1]}")
-            for kind in kinds
+            kind: Straight.of(by, *kind, folder / f"straight-{kind[0]}-{kind[1]}", False)
+            for kind in itertools.product(VERBS, WORKERS)
         }
-        trials, moments = list[Trial](), 0
-        left: dict[tuple[str, int], list[tuple[str, str]]] = {kind: [] for kind in kinds}
-        while moments < given.moments:
-            kind = kinds[len(trials) % len(kinds)]
-            folder = Path(scratch) / f"trial-{len(trials)}"
-            trial = Trial(*kind, data, folder, whole[kind][1])
-            done = False
-            while not done and len(trial.moments) < min(given.each, given.moments - moments):
-                if not left[kind]:  # every signal and target of a kind, in another order each time
-                    left[kind] = [way[2:] for way in ways if way[:2] == kind]
-                    draw.shuffle(left[kind])
-                done = trial.start(draw, *left[kind].pop())
-            if not done:
-                last = trial.command()
-                if not last.wait(PATIENCE) or last.code:
-                    trial.wrong.append(f"ended with {last.code} by itself")
-                last.close()
-            if not trial.wrong:
-                trial.compared(whole[kind][0])
-            trials.append(trial)
-            moments += len(trial.moments)
-            codes = [f"{m['signal']} {m['target']}: {m['code']}" for m in trial.moments]
-            print(f"{moments:4} {kind[0]} --workers {kind[1]}: {', '.join(codes)}", flush=True)
-            for wrong in trial.wrong:
-                print(f"     WRONG: {wrong}\n{trial.log.read_text()[-2000:]}", flush=True)
+        kind = next(iter(whole))
+        cold = Straight.of(by, *kind, folder / "cold", True).seconds - whole[kind].seconds
+        by.close()
+        lanes = [Lane(number, given, whole, max(0.0, cold)) for number in range(LANES)]
+        with ThreadPoolExecutor(LANES) as pool:
+            trials = list(itertools.chain(*pool.map(lambda lane: lane.run(folder), lanes)))
     every = [moment for trial in trials for moment in trial.moments]
     report = {
         "moments": len(every),
         "runs": len(trials),
         "seed": given.seed,
-        "straight_seconds": {f"{v}, {w} workers": round(s, 1) for (v, w), (_, s) in whole.items()},
-        "codes": dict(Counter(f"{m['signal']} {m['target']}: {m['code']}" for m in every)),
-        "in_training": sum(bool(m["records"]) for m in every),
+        "straight_seconds": {
+            f"{verb}, {workers} workers": round(one.seconds, 1)
+            for (verb, workers), one in whole.items()
+        },
+        "import_seconds": round(cold, 1),
+        "codes": dict(
+            sorted(Counter(f"{m['signal']} {m['target']}: {m['code']}" for m in every).items())
+        ),
+        "with_records": sum(bool(m["records"]) for m in every),
+        "with_imports": sum(bool(m["cold"]) for m in every),
         "by_kind": dict(Counter(f"{m['verb']}, {m['workers']} workers" for m in every)),
         "equal_to_the_bit": sum(not trial.wrong for trial in trials),
         "wrong": [f"{trial.verb}: {wrong}" for trial in trials for wrong in trial.wrong],
