@@ -59,7 +59,6 @@ def test_pixels_beat_chance_and_the_report_stands(done):
 def test_without_out_a_new_numbered_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert module._numbered() == "runs/demo-001"
-    (tmp_path / "runs/demo-001").mkdir(parents=True)
     assert module._numbered() == "runs/demo-002"
 
 

@@ -84,7 +84,7 @@ def test_the_command_ends_with_130_and_one_sentence(slow, tmp_path, monkeypatch,
     words += ["--limit", "96", "--batch-size", "16", "--epochs", "3", "--device", "cpu"]
     assert main(words) == 130
     said = capsys.readouterr().err.splitlines()
-    assert "Stopped by time_limit after step" in said[-2]
+    assert "Stopped by --time-limit after step" in said[-2]
     assert said[-1].startswith("Resume with: unfreeze pretrain digits --out")
     assert "stopped by --time-limit" in (tmp_path / "run" / "log.txt").read_text()
     # the limit belongs to the call, not to the run

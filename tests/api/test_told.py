@@ -62,7 +62,7 @@ def test_a_flat_folder_needs_labels_from_somewhere(flat, table, tmp_path):
         assert plan["counts"] == {"blue": {"all": 16}, "red": {"all": 16}}
         assert "pictures: blue 16, red 16" in said
     code, _, said = command("finetune", flat, "--labels", table, *given)
-    assert f"Lines of {table} that name no picture: 1 (the first: nobody)." in said
+    assert f"Lines of {table} that name no image: 1 (the first: nobody)." in said
     assert command("finetune", flat, "--labels", "([A-Z]+)", *given)[0] == 2
     assert command("finetune", flat, "--labels", "no.csv", *given)[0] == 3
 

@@ -1,14 +1,14 @@
-"""What lies in the data beside its images, and shapes that a square does not hold, in every verb."""
+"""What lies in the data beside its images, and images much longer than wide, in every verb."""
 
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
+from unfreeze.cli.world import World
 
 import unfreeze
 from unfreeze.cli.main import main
-from unfreeze.cli.world import World
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "image_size": 16, "epochs": 1, "workers": 0}
 FEW = ["--arch", "unfreeze/tiny", "--image-size", "16", "--workers", "0", "--dry-run"]

@@ -114,7 +114,11 @@ def test_an_error_that_is_kept_keeps_no_worker(tmp_path, monkeypatch):
         streams.append(stream(self, start, stop))
         return streams[-1]
 
+    step = Trainer.train_step
+
     def fails(self, batch):
+        if not streams:  # what a step costs is measured before
+            return step(self, batch)
         raise KeyError("made up")
 
     monkeypatch.setattr(Loader, "stream", kept)

@@ -196,7 +196,7 @@ def test_a_loss_at_chance_is_nothing_learned(bare):
 
 def test_a_comparison_leads_with_its_verdict(run):
     start = Fields(weights="none", name="none", accuracy=0.5, interval=(0.2, 0.8), accuracies=[0.5])
-    one = Fields(weights="none", run=str(run))
+    one = Fields(weights="none", run=str(run), best_epoch=1)
     made = Fields(starts=[start], split="val", n=1200, verdict="No.", out=str(run), runs=[one])
     said = text(compared(made))
     assert said.startswith("No.") and "20.0 % to 80.0 %" in said

@@ -80,7 +80,7 @@ def test_within_the_block_it_is_as_it_comes_and_after_it_as_it_was(kind):
     assert now == usual | ({"deterministic": (True, True)} if kind == "deterministic" else {})
 
 
-@pytest.mark.parametrize("verb", SETTINGS)
+@pytest.mark.parametrize("verb", sorted(SETTINGS.keys() - {"cache"}))  # it computes nothing
 def test_every_verb_is_isolated(verb):
     assert hasattr(work(verb), "__wrapped__")
 
@@ -111,7 +111,6 @@ def test_training_is_the_same_in_any_process(plain, odd, tmp_path, verb, given):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.xfail(reason="load() under inference mode builds a head that cannot be traced")
 def test_using_a_model_is_the_same_in_any_process(plain, tmp_path):
     data, folder = plain
     run, images = str(folder / "finetune"), f"{data}/red"

@@ -88,7 +88,7 @@ def test_links_and_archives_inside_are_named_and_passed_over(made):
     assert code == 0
     assert "1 link or device in the archive not followed (the first: cat/link.png)." in said
     assert "Archives inside are not looked into: 2 (the first: more/inner.tar.gz)." in said
-    assert "12 pictures" in said
+    assert "12 images" in said, said
     path = made.tar(members)
     with tarfile.open(path, "a") as archive:
         archive.addfile(special(tarfile.SYMTYPE, "cat/link.png", "/etc/passwd"))
@@ -97,7 +97,7 @@ def test_links_and_archives_inside_are_named_and_passed_over(made):
     code, said = planned(path)
     assert code == 0
     assert "3 links or devices in the archive not followed (the first: cat/link.png)." in said
-    assert "12 pictures" in said
+    assert "12 images" in said, said
 
 
 def test_bombs_are_named_and_take_no_memory(made):
@@ -140,7 +140,7 @@ def test_equal_names_count_once_and_it_is_said(made):
         info.size = len(data)
         archive.addfile(info, io.BytesIO(data))
     code, said = planned(path)
-    assert (code, "12 pictures" in said) == (0, True)
+    assert (code, "12 images" in said) == (0, True), said
     assert "hidden by later ones of the same name" in said
 
 
