@@ -5,10 +5,10 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from unfreeze.cli.world import World
 
 import unfreeze
 from unfreeze.cli.main import main
+from unfreeze.runtime.world import World
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "image_size": 16, "epochs": 1, "workers": 0}
 FEW = ["--arch", "unfreeze/tiny", "--image-size", "16", "--workers", "0", "--dry-run"]

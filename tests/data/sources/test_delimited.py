@@ -111,6 +111,7 @@ def archive():
         (b"path\x00\x1b[31mlabel\n\x07", "binary data"),
         (bytes(range(256)), "binary data"),
     ],
+    ids=range(11),
 )
 def test_what_is_no_text_is_refused_as_what_it_is(read, data, what):
     with pytest.raises(DataError) as raised:
