@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from unfreeze.api.job import Job
-from unfreeze.backbones.work import Machine, measured_speed
+from unfreeze.backbones.work import Machine, measured_speed, product_speed
 from unfreeze.data.views.multicrop import Pixels
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.duration import spoken
@@ -25,8 +25,19 @@ COUNTED = "counted from tensor shapes; the libraries' own buffers come on top"
 _MIB = 2**20
 
 
-def cost(job: Job, case: Case, device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """`time` and `memory` of a job: numbers (None where unknown), each with its `basis`."""
+def cost(
+    job: Job,
+    case: Case,
+    device: torch.device,
+    processes: int = 1,
+    *,
+    enough: float | None = None,
+) -> dict[str, Any]:
+    """`time` and `memory` of a job: numbers (None where unknown), each with its `basis`.
+
+    With `enough` the time is measured however short it is, unless this machine's full speed would
+    take more seconds than that.
+    """
     s = job.plan.settings
     found = amount(s, case)
     if found is None:
@@ -37,7 +48,7 @@ def cost(job: Job, case: Case, device: torch.device, processes: int = 1) -> dict
         }
     held = memory(s, case, found, processes)
     return {
-        "time": _time(job, case, found, Machine(device, s.precision), processes),
+        "time": _time(job, case, found, Machine(device, s.precision), processes, enough),
         "memory": {**asdict(held), "total": held.total, "basis": COUNTED},
     }
 
@@ -47,9 +58,23 @@ def quick(operations: float, views: float, device: str) -> bool:
     return operations / SLOW.get(device, SLOW["cpu"]) + views * SLOW_VIEW <= QUICK
 
 
-def _time(job: Job, case: Case, found: Amount, machine: Machine, processes: int) -> dict[str, Any]:
+def fastest(operations: float) -> float:
+    """Seconds that the CPU needs at least: its speed in a product of matrices, 4 times in bf16."""
+    return operations / (4 * product_speed())
+
+
+def _time(
+    job: Job,
+    case: Case,
+    found: Amount,
+    machine: Machine,
+    processes: int,
+    enough: float | None,
+) -> dict[str, Any]:
     operations, views = found.operations / processes, found.views / processes
-    if quick(operations, views, machine.device.type):
+    if enough is not None and machine.device.type == "cpu" and fastest(operations) > enough:
+        return {"seconds": fastest(operations), "basis": "at this machine's full speed"}
+    if enough is None and quick(operations, views, machine.device.type):
         basis = "counted from shapes, for a slow machine"
         return {"seconds": QUICK, "at_most": True, "operations": operations, "basis": basis}
     s, training = job.plan.settings, found.training > found.evaluation

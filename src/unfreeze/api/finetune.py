@@ -1,7 +1,7 @@
 """`finetune`: labelled pictures and a network in, a classifier that travels out."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, overload
 
 import torch
@@ -29,6 +29,7 @@ from unfreeze.api.single import (
     tuned,
     with_threads,
 )
+from unfreeze.api.time_budget import finetune_hint, for_finetune, show_hint
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
@@ -42,6 +43,7 @@ from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.devices import pick_device
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.duration import HOUR
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available
@@ -192,12 +194,16 @@ def _trained(
     def ready_for(s: FinetuneSettings, preprocess: Preprocess) -> Checked:
         return checked(s, found, preprocess, console, processes.world)
 
+    asked = settings
+    # measured by the first process alone: all must take the same
+    settings, why = processes.leads(lambda: for_finetune(asked, found, processes.world))
     it = begin(scene, settings, ready_for, console)
+    it = replace(it, job=_budgeted(it.job, why))
     _show(it.job, len(it.ready.train), it.ready.portions.reason, console)
     processes.leads(lambda: _warn_of_data(it, console))
     if it.state is None:
         # measured by the first process alone: the others wait
-        processes.leads(lambda: _say_cost(it.job, it.ready.portions, scene, console))
+        processes.leads(lambda: _say_cost(it.job, it.ready.portions, scene, console, asked))
     repeats = repeated(scene, settings, it, console)
     made = tuned(scene, it, console)
     ended = made.outcome.stopped != "asked"
@@ -214,6 +220,8 @@ def _trained(
 def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     device, processes = pick_device(settings.device), launched().world
     found = read_labels(settings, console)
+    asked = settings
+    settings, why = for_finetune(asked, found, processes)
     torch.manual_seed(settings.seed)
     portions = unchecked(settings, found)
     counts = {"images": len(portions.train), "held_out": len(portions.val)}
@@ -221,8 +229,8 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     job = begun(settings, found, first, device, **counts, processes=processes)
     job = telling(job, held(settings, found, first.preprocess, processes))
     job = with_threads(job, *threads_of(job, Threads.now(), device, processes))
-    job = foretold(job, portions)
-    return _planned(job, found, portions, console, processes, device)
+    job = _budgeted(foretold(job, portions), why)
+    return _planned(job, found, portions, console, processes, device, asked)
 
 
 def _result(
@@ -274,6 +282,7 @@ def _planned(
     console: Console,
     processes: int,
     device: torch.device,
+    asked: FinetuneSettings,
 ) -> FinetunePlan:
     images, validation = len(portions.train), portions.reason
     _show(job, images, validation, console)
@@ -282,6 +291,7 @@ def _planned(
     trainable, frozen = job.counts
     spent = cost(job, _case(job, portions), device, processes)
     show_cost(spent, console)
+    _hint(spent["time"], asked, found, processes, console)
     return FinetunePlan(
         **spent,
         settings=as_dict(s),
@@ -308,9 +318,32 @@ def _case(job: Job, portions: Portions) -> Case:
     return Case(job.network, job.schedule, job.head, **counts, runs=runs)
 
 
-def _say_cost(job: Job, portions: Portions, scene: Scene, console: Console) -> None:
+def _say_cost(
+    job: Job, portions: Portions, scene: Scene, console: Console, asked: FinetuneSettings
+) -> None:
     found = cost(job, _case(job, portions), scene.device, scene.processes.world)
     show_cost(found, console)
+    _hint(found["time"], asked, scene.found, scene.processes.world, console)
+
+
+def _hint(
+    spent: dict[str, Any],
+    asked: FinetuneSettings,
+    found: Labelled,
+    processes: int,
+    console: Console,
+) -> None:
+    """Where a run takes more than an hour, what would fit into one."""
+    if asked.time_budget is None and (spent["seconds"] or 0) > HOUR:
+        with torch.random.fork_rng():
+            spent["fits_one_hour"] = finetune_hint(asked, found, processes)
+        show_hint(spent["fits_one_hour"], console)
+
+
+def _budgeted(job: Job, why: dict[str, str]) -> Job:
+    """The job with the reasons of what `--time-budget` chose."""
+    reasons = {**job.plan.reasons, **why}
+    return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
 def _show(job: Job, images: int, validation: str, console: Console) -> None:

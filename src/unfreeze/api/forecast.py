@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unfreeze.api.cost import FEW, QUICK, lines, quick
+from unfreeze.api.cost import FEW, QUICK, fastest, lines, quick
 from unfreeze.backbones.work import Machine, measured_speed, product_speed
 from unfreeze.data.index import build_index
 from unfreeze.data.pictures import Pictures
@@ -113,6 +113,28 @@ def cost(
 
 
 _PROBED = "measured before step 0; reading files, looks and saves are not in it"
+
+
+def epoch_seconds(
+    plan: Plan, facts: Facts, make: Make, operations: float, enough: float
+) -> float | None:
+    """Seconds of an epoch, measured in about a second; `operations`: forward, of a part of a batch.
+
+    Where this machine's full speed would take more than `enough` seconds, that is the answer.
+    """
+    s = plan.settings
+    in_all = 3 * operations * s.accumulate * plan.steps_per_epoch
+    if facts.device == "cpu":
+        at_most = fastest(in_all)
+        if at_most > enough:
+            return at_most
+    cuda = [torch.device(facts.device)] if facts.device == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        trainer = _over_noise(plan, facts, make)
+        share = (s.batch_size or 0) // facts.processes
+        work = Work(0, round(operations))
+        found = _time(trainer, plan, share, work, plan.steps_per_epoch, SHORT)["seconds"]
+    return None if found is None else float(found)
 
 
 def _kind(trainer: Trainer) -> str:

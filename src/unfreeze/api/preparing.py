@@ -110,13 +110,37 @@ class Prepared:
         return Trainer(model, chosen, loader, run, place, processes)
 
 
-def prepare(settings: PretrainSettings, console: Console, processes: int) -> Prepared:
-    """Lists the pictures, builds the network and plans a run of so many processes; says it."""
+def prepare(
+    settings: PretrainSettings,
+    console: Console,
+    processes: int,
+    budgeted: dict[str, str] | None = None,
+) -> Prepared:
+    """Lists the pictures, builds the network and plans a run of so many processes; says it.
+
+    `budgeted`: the reason of each value that `--time-budget` chose.
+    """
     device = pick_device(settings.device)
-    precision, why = pick_precision(settings.precision, device)
     check_method(settings)
     settings, named = with_recipe(settings)
     found = gathering(settings, console)
+    it = prepared_for(settings, named, found, device, processes)
+    it.reasons.update(budgeted or {})
+    show(it.plan, it.reasons, it.facts, console)
+    if found.sample.cropped is not None and found.sample.cropped.warning is not None:
+        console.warn(found.sample.cropped.warning)
+    return it
+
+
+def prepared_for(
+    settings: PretrainSettings,
+    named: dict[str, str],
+    found: Gathering,
+    device: torch.device,
+    processes: int,
+) -> Prepared:
+    """The network and the plan for images that are listed; `named`: values of a recipe."""
+    precision, why = pick_precision(settings.precision, device)
     torch.manual_seed(settings.seed)
     start = _with_range(begin(settings, found.side, device), found.sample)
     found.index.source.intensity = reading(start.settings.range, start.settings.channels)
@@ -129,9 +153,6 @@ def prepare(settings: PretrainSettings, console: Console, processes: int) -> Pre
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     reasons["store"] = f"{hold.place}: {hold.reason}"
     reasons |= announced(start.settings, processes)
-    show(chosen, reasons, facts, console)
-    if found.sample.cropped is not None and found.sample.cropped.warning is not None:
-        console.warn(found.sample.cropped.warning)
     place = Place(device, precision, MEAN, STD)
     return Prepared(found, start, facts, chosen, place, hold, reasons)
 

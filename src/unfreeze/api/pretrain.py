@@ -16,6 +16,7 @@ from unfreeze.api.recovering import fitted, kept
 from unfreeze.api.report import redrawn
 from unfreeze.api.run_warnings import end_warnings, pretrain_warnings, write_warnings
 from unfreeze.api.starting import inherit_head
+from unfreeze.api.time_budget import for_pretrain, pretrain_hint, show_hint
 from unfreeze.api.tuning import Tuned, tell, tuned, usual_way
 from unfreeze.api.watching import sample_of, summary
 from unfreeze.api.writing import facts_of, write_asked, write_model, write_start
@@ -30,6 +31,7 @@ from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.runtime.console import Console, Logged, Quiet
 from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.duration import HOUR
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.launcher import launched
 from unfreeze.runtime.loggers import available, passed_on
@@ -167,8 +169,11 @@ def _trained(
     place["inputs"] = inputs_of(settings)
     processes.leads(lambda: allowed(out, **place))
     processes.leads(lambda: locks.take_existing(out))
+    asked = settings
+    # measured by the first process alone: all must take the same
+    settings, why = processes.leads(lambda: for_pretrain(asked, processes.world, _noised))
     # in turn: what the first process fetched stands on the disk for the others
-    prepared = processes.in_turn(lambda: prepare(settings, console, processes.world))
+    prepared = processes.in_turn(lambda: prepare(settings, console, processes.world, why))
     found = prepared.checked(processes, console)
     # the last moment: --overwrite deletes
     processes.leads(lambda: RunFolder.create(out, **place, hold=locks.take))
@@ -194,7 +199,7 @@ def _trained(
     # times of change differ between copies on the disks of several machines
     _resume(trainer, run, processes.leads(lambda: found.fingerprint), console)
     reasons = {**prepared.reasons, **chosen.reasons, **taken.reasons}
-    _say_cost(prepared, trainer, taken, console)
+    _say_cost(prepared, trainer, taken, console, asked)
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
 
         def begins(trainer: Trainer) -> None:
@@ -242,15 +247,18 @@ def _ended(result: PretrainResult, trainer: Trainer, found: Gathering, console: 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     """What a run would do; touches no file."""
-    prepared = prepare(settings, console, launched().world)
+    asked, world = settings, launched().world
+    settings, why = for_pretrain(asked, world, _noised)
+    prepared = prepare(settings, console, world, why)
     chosen = prepared.plan
-    work = prepared.operations(chosen, launched().world)
+    work = prepared.operations(chosen, world)
 
     way = usual_way(chosen.settings, prepared.place, 1, work)
     set_threads(way.threads)
     make = _over_noise(prepared, chosen, way)
     found = forecast(chosen, prepared.facts, make)
     show_forecast(chosen, found, console)
+    _hint(found.time, asked, world, console)
     return PretrainPlan(
         **vars(found),
         settings=as_dict(chosen.settings),
@@ -261,7 +269,9 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     )
 
 
-def _say_cost(prepared: Prepared, trainer: Trainer, taken: Tuned, console: Console) -> None:
+def _say_cost(
+    prepared: Prepared, trainer: Trainer, taken: Tuned, console: Console, asked: PretrainSettings
+) -> None:
     """Time and memory of what is left; measured by the first process, for which the others wait."""
     plan, done = trainer.plan, trainer.step
 
@@ -270,9 +280,26 @@ def _say_cost(prepared: Prepared, trainer: Trainer, taken: Tuned, console: Conso
         known = taken.measured
         found = cost(plan, prepared.facts, trainer, make, done=done, measured=known)
         show_cost(plan, found, console)
+        _hint(found["time"], asked, prepared.facts.processes, console)
 
     if done < plan.steps:
         trainer.processes.leads(said)
+
+
+def _hint(spent: dict[str, Any], asked: PretrainSettings, processes: int, console: Console) -> None:
+    """Where a run takes more than an hour, what would fit into one."""
+    if asked.time_budget is None and not asked.resume and (spent["seconds"] or 0) > HOUR:
+        with threads_kept():
+            spent["fits_one_hour"] = pretrain_hint(asked, processes, _noised)
+        show_hint(spent["fits_one_hour"], console)
+
+
+def _noised(prepared: Prepared) -> Make:
+    """Makes trainers that compute in the usual way, whose number of threads is set."""
+    work = prepared.operations(prepared.plan, prepared.facts.processes)
+    way = usual_way(prepared.plan.settings, prepared.place, 1, work)
+    set_threads(way.threads)
+    return _over_noise(prepared, prepared.plan, way)
 
 
 def _over_noise(prepared: Prepared, chosen: Plan, way: Way) -> Make:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
-from unfreeze.settings.shared import Call, Machine, Pictures, Run, Told, sources
+from unfreeze.settings.shared import Budget, Call, Machine, Pictures, Run, Told, sources
 from unfreeze.settings.training import Training
 
 
@@ -142,7 +142,7 @@ class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
 
 
 @dataclass(frozen=True)
-class FinetuneSettings(TuningSettings):
+class FinetuneSettings(TuningSettings, Budget):
     """Transfer learning: replaces the head, freezes layers, trains, keeps the best epoch."""
 
     folds: int = knob(

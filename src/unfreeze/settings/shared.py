@@ -193,3 +193,17 @@ class Run:
         choices=LOGGERS,
         group="run",
     )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long it may take."""
+
+    time_budget: str | None = knob(
+        None,
+        "time that the run may take (30m, 1h, 1-12:00:00, or minutes): network, image size and "
+        "epochs that are not given are chosen to fit, by the speed measured on this machine",
+        group="run",
+        unset="none",
+        metavar="TIME",
+    )
