@@ -44,7 +44,6 @@ def test_a_first_step_scores_what_the_plan_says(planned, tmp_path):
     assert abs(first - planned.loss["collapsed"]) > 0.05
 
 
-@pytest.mark.xfail(reason="the table of the plan has other columns now")
 def test_people_and_programs_are_told_the_same_and_no_file_is_touched(
     tmp_path, monkeypatch, capsys, coloured
 ):

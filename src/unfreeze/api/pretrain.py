@@ -39,7 +39,7 @@ from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.processes import Processes, join
 from unfreeze.runtime.runfolder import RESULT, RunFolder, allowed, read_metrics
 from unfreeze.runtime.runlock import RunLocks
-from unfreeze.runtime.threads import set_threads
+from unfreeze.runtime.threads import set_threads, threads_kept
 from unfreeze.settings.build import as_dict, layered
 from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.pretrain import PretrainSettings
