@@ -531,6 +531,7 @@ def export(
 def finetune(
     data: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
+    time_budget: str | None = None,
     label_smoothing: float = 0.0,
     class_weights: Literal["none", "balanced", "sqrt"] = "none",
     sampling: Literal["natural", "balanced"] = "natural",
@@ -605,6 +606,7 @@ def finetune(
 
     Parameters:
         data: one or several: folder, archive, CSV or Parquet, shards, address or built-in name.
+        time_budget: time that the run may take (30m, 1h, 1-12:00:00, or minutes): network, image size and epochs that are not given are chosen to fit, by the speed measured on this machine.
         label_smoothing: label smoothing: share of each label spread over all classes.
         class_weights: weight of each class in the loss: equal, by inverse frequency (balanced), or by its square root (sqrt). One of: 'none', 'balanced', 'sqrt'.
         sampling: images of an epoch: each once (natural), or the same number of every class (balanced). One of: 'natural', 'balanced'.
@@ -677,6 +679,7 @@ def finetune(
 def finetune(
     data: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
+    time_budget: str | None = None,
     label_smoothing: float = 0.0,
     class_weights: Literal["none", "balanced", "sqrt"] = "none",
     sampling: Literal["natural", "balanced"] = "natural",
@@ -749,6 +752,7 @@ def finetune(
 def finetune(
     data: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
+    time_budget: str | None = None,
     label_smoothing: float = 0.0,
     class_weights: Literal["none", "balanced", "sqrt"] = "none",
     sampling: Literal["natural", "balanced"] = "natural",
@@ -850,6 +854,7 @@ def predict(
 def pretrain(
     data: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
+    time_budget: str | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     workers: int | None = None,
@@ -922,6 +927,7 @@ def pretrain(
 
     Parameters:
         data: one or several: folder, archive, CSV or Parquet, shards, address or built-in name.
+        time_budget: time that the run may take (30m, 1h, 1-12:00:00, or minutes): network, image size and epochs that are not given are chosen to fit, by the speed measured on this machine.
         device: where to compute. One of: 'auto', 'cpu', 'cuda', 'mps'.
         precision: numerical precision: auto takes bf16 where the hardware has it. One of: 'auto', 'fp32', 'bf16', 'fp16'.
         workers: processes that load images (0: the main process).
@@ -992,6 +998,7 @@ def pretrain(
 def pretrain(
     data: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
+    time_budget: str | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     workers: int | None = None,
@@ -1062,6 +1069,7 @@ def pretrain(
 def pretrain(
     data: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
+    time_budget: str | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     workers: int | None = None,
