@@ -70,6 +70,7 @@ for line in sys.stdin:
     if os.fork():
         os._exit(0)
     os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's would be inherited
     answers = os.dup(1)
     quiet, log = os.open(os.devnull, os.O_RDONLY), os.open(told["log"], os.O_WRONLY | os.O_APPEND)
     for number, file in enumerate((quiet, log, log)):

@@ -7,10 +7,13 @@ import pytest
 import torch
 
 import unfreeze
+from unfreeze.backbones.build import build
+from unfreeze.backbones.head import replace_head
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.cli.verbs import SETTINGS, work
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.threads import set_threads
+from unfreeze.transfer.predictor import load_features
 
 
 def state():
@@ -135,3 +138,61 @@ def test_using_a_model_is_the_same_in_any_process(plain, tmp_path):
         before = state()
         assert use(tmp_path / "odd") == usual
         assert state() == before
+
+
+@pytest.fixture(params=ODD)
+def one_odd(request):
+    """A process that is odd in one way."""
+    with ODD[request.param]():
+        yield
+
+
+def test_a_module_that_is_loaded_anywhere_computes_anywhere(plain, one_odd):
+    _, folder = plain
+    model, features = (unfreeze.load(folder / "finetune"), load_features(folder / "finetune"))
+    assert all(p.dtype == torch.float32 and not p.is_inference() for p in model.parameters())
+    batch = torch.zeros(2, 20, 20, 3, dtype=torch.uint8, device="cpu")
+    for network in (model, features):
+        pixels = network.prepare(batch)
+        assert pixels.device.type == "cpu" and pixels.dtype == torch.float32
+        assert network(pixels).isfinite().all()
+    picture = np.zeros((20, 20, 3), np.uint8)
+    assert model.preprocess.apply(picture).dtype == torch.float32
+    assert len(model.label(["x"], torch.zeros(1, 2, device="cpu"))) == 1
+    assert model.predict([picture])[0].probability > 0
+
+
+def test_a_head_is_replaced_and_proved_anywhere(one_odd):
+    with torch.device("cpu"):
+        model = build("unfreeze/tiny")
+        names = replace_head(model, 3)
+        assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
+    assert replace_head(model, 4) == names
+
+
+def test_views_are_the_same_anywhere(one_odd):
+    picture = np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3)
+
+    def views():
+        return unfreeze.swav.multicrop([picture], ids=[5], epoch=1, seed=2, sizes=(24, 8))
+
+    with isolated():
+        usual = views()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(views(), usual, strict=True))
+
+
+@pytest.mark.parametrize("target", ["torchscript", "onnx"])
+def test_exports_are_written_and_verified_anywhere(plain, odd, tmp_path, target):
+    if target == "onnx":
+        pytest.importorskip("onnxruntime")
+    _, folder = plain
+    assert unfreeze.export(str(folder / "finetune"), to=target, out=str(tmp_path / "out"))
+
+
+def test_the_verbs_beside_training_work_anywhere(plain, odd, tmp_path):
+    data, folder = plain
+    assert unfreeze.scan(data).usable == 24
+    assert unfreeze.show(data, out=str(tmp_path / "page.html"))
+    assert unfreeze.report(str(folder / "finetune"))
+    given = {**TINY, "limit": 12, "seeds": 1}
+    assert unfreeze.compare(data, ["none", str(folder / "pretrain")], out=str(tmp_path), **given)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from unfreeze.errors import UsageError
+from unfreeze.runtime.isolation import isolated
 
 Shape = tuple[int, ...]
 
@@ -32,7 +33,7 @@ class Trace:
         wanted = [self.parameters[name] for name in names]
         if not wanted or not self.output.requires_grad:
             return not wanted
-        with torch.enable_grad():
+        with isolated():
             found = torch.autograd.grad(self.output.sum(), wanted, allow_unused=True)
         return all(gradient is not None for gradient in found)
 
@@ -46,6 +47,7 @@ def input_size(model: nn.Module) -> int:
     return side if isinstance(side, int) else 224
 
 
+@isolated()
 def trace(model: nn.Module, size: tuple[int, int] | None = None) -> Trace:
     """Send one [1, 3, height, width] picture through in evaluation mode; `model` stays as it is.
 
@@ -80,13 +82,12 @@ def operations(model: nn.Module, side: int) -> float:
 def _trace(model: nn.Module, height: int, width: int, device: torch.device) -> Trace:
     found = Trace()
     found.parameters = {
-        name: parameter.detach().to(device).requires_grad_(parameter.is_floating_point())
+        name: _own(parameter, device).requires_grad_(parameter.is_floating_point())
         for name, parameter in model.named_parameters()
     }
-    buffers = {name: buffer.detach().to(device) for name, buffer in model.named_buffers()}
+    buffers = {name: _own(buffer, device) for name, buffer in model.named_buffers()}
     picture = torch.zeros(1, 3, height, width, device=device)
-    # A caller's `with torch.no_grad()` would cut the path that `reached` follows.
-    with torch.enable_grad(), evaluating(model), _watching(model, found):
+    with evaluating(model), _watching(model, found):
         output = functional_call(model, {**found.parameters, **buffers}, (picture,))
     if not isinstance(output, Tensor):
         raise UsageError(
@@ -95,6 +96,12 @@ def _trace(model: nn.Module, height: int, width: int, device: torch.device) -> T
         )
     found.output = output
     return found
+
+
+def _own(tensor: Tensor, device: torch.device) -> Tensor:
+    """A stand-in that autograd may follow, also for a tensor made under `inference_mode`."""
+    moved = tensor.detach().to(device)
+    return moved.clone() if moved.is_inference() else moved
 
 
 @contextmanager

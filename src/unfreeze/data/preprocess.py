@@ -46,8 +46,10 @@ class Preprocess:
     def apply(self, picture: Pixels) -> torch.Tensor:
         """float32 `[3, image_size, image_size]` of a uint8 `[H, W, 3]` picture."""
         planes = torch.from_numpy(self.pixels(picture).copy()).permute(2, 0, 1).float()
-        shift = torch.tensor(self.mean)[:, None, None] * 255
-        scale = torch.tensor(self.std)[:, None, None] * 255
+        shift, scale = (
+            torch.tensor(values, device="cpu", dtype=torch.float32)[:, None, None] * 255
+            for values in (self.mean, self.std)
+        )
         return (planes - shift) / scale
 
     def batch(self, pictures: Sequence[Pixels]) -> torch.Tensor:

@@ -119,6 +119,7 @@ class Classifier(Network):
         batches = list(self.outputs(reads, batch_size=batch_size))
         return self.label(names, torch.cat(batches)) if batches else []
 
+    @isolated()
     def label(self, names: Sequence[str], logits: Tensor) -> list[Prediction]:
         """Predictions of logits [N, C]."""
         best = calibrated(logits, self.card.temperature).softmax(dim=1).max(dim=1)
@@ -126,6 +127,7 @@ class Classifier(Network):
         return [Prediction(name, self.classes[place], chance) for name, place, chance in found]
 
 
+@isolated()
 def load_classifier(run: str | Path) -> Classifier:
     """The classifier of a finished run, or of its `model/` folder; WeightsError for others."""
     tensors, card = load_model(run)
@@ -140,6 +142,7 @@ def load_classifier(run: str | Path) -> Classifier:
     return made
 
 
+@isolated()
 def load_features(run: str | Path) -> Network:
     """The network of a run without its head: `forward` gives features [B, D]."""
     tensors, card = load_model(run)

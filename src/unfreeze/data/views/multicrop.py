@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,12 +14,14 @@ from unfreeze.data.views import colour, geometry
 from unfreeze.data.views.drawn import DRAWS
 from unfreeze.data.views.draws import uniforms
 from unfreeze.data.views.spec import ViewSpec, preset
+from unfreeze.runtime.isolation import isolated
 
 Pixels = npt.NDArray[np.uint8]
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
+@isolated()
 def multicrop(  # noqa: PLR0913  (names of the contract, all but one keyword-only)
     images: Sequence[bytes | Pixels],
     *,
@@ -108,15 +111,18 @@ def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What is taken off and multiplied with; sent once, as the host waits for the device then."""
-    shift, spread = (torch.tensor(values, device=device) * 255 for values in (mean, std))
+    shift, spread = (
+        torch.tensor(values, device=device, dtype=torch.float32) * 255 for values in (mean, std)
+    )
     return shift, 1 / spread
 
 
 def _looked_up(views: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """The same values from a table, picture by picture: one pass that stays in the cache."""
-    levels = torch.arange(256, dtype=torch.float32)[:, None]
-    scale = 1 / (torch.tensor(std) * 255)
-    table = ((levels - torch.tensor(mean) * 255) * scale)[None].numpy()
+    usual: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
+    levels = torch.arange(256, **usual)[:, None]
+    scale = 1 / (torch.tensor(std, **usual) * 255)
+    table = ((levels - torch.tensor(mean, **usual) * 255) * scale)[None].numpy()
     found = np.empty(views.shape, np.float32)  # numpy asks for large pages, torch does not
     for picture, out in zip(views.numpy(), found, strict=True):
         cv2.LUT(picture, table, dst=out)
