@@ -137,7 +137,7 @@ def test_no_activation_bends_the_scores_of_a_new_head():
 def test_where_the_head_is_trained_the_reason_is_said(tune, changed, says):
     result = tune("run", epochs=2, **changed)
     assert says in config(result)["reasons"]["head_solver"] and result.epochs == 2
-    with pytest.raises(UsageError, match="head-solver logistic"):
+    with pytest.raises(UsageError, match="head_solver='logistic'"):
         tune(
             "again", **{**changed, "head_solver": "logistic"}
         ) if "head_solver" not in changed else (

@@ -52,7 +52,7 @@ def test_the_same_command_begins_goes_on_and_ends_like_the_straight_run(slow, tm
             starts.append(time.monotonic() - started)
             assert stop.exit_code == 130 and "Stopped by time_limit after step" in stop.sentence
             assert f"out={str(out)!r}, resume=True" in stop.next_step
-    assert 2 <= len(starts) < 10
+    assert 2 <= len(starts) < STEPS  # some steps in each, however long the rest takes
     assert max(starts[1:]) < 8  # on a busy machine; the first start is a cold one
     assert result.steps == STEPS and time.monotonic() - began > 3.6
     steps = [line["step"] for line in read_metrics(out) if line["split"] == "train"]

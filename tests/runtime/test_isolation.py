@@ -195,4 +195,6 @@ def test_the_verbs_beside_training_work_anywhere(plain, odd, tmp_path):
     assert unfreeze.show(data, out=str(tmp_path / "page.html"))
     assert unfreeze.report(str(folder / "finetune"))
     given = {**TINY, "limit": 12, "seeds": 1}
-    assert unfreeze.compare(data, ["none", str(folder / "pretrain")], out=str(tmp_path / "compared"), **given)
+    assert unfreeze.compare(
+        data, ["none", str(folder / "pretrain")], out=str(tmp_path / "compared"), **given
+    )

@@ -101,7 +101,7 @@ def test_every_value_is_the_scripts_value(name, device):
     # nothing of the run's mathematics is left to the auto plan, and each value says its source
     data = {"workers", "limit", "labels", "label_column", "split_from", "range", "channels"}
     method = {key for key, value in values.items() if value is None} - data
-    assert method == {"out", "resume", "config", "keep_every", "time_limit"}
+    assert method == {"out", "resume", "config", "keep_every", "time_limit", "time_budget"}
     # how often a run is looked at, and where its views are cut, are no values of theirs
     ours = {"watch_every", "views_on"}
     assert {why for key, why in made.reasons.items() if key not in ours} == {name}

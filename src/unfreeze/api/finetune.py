@@ -29,7 +29,7 @@ from unfreeze.api.single import (
     tuned,
     with_threads,
 )
-from unfreeze.api.time_budget import finetune_hint, for_finetune, show_hint
+from unfreeze.api.time_budget import finetune_hint, for_finetune, show_hint, with_choice
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.loader import steps_of
 from unfreeze.data.preprocess import Preprocess
@@ -196,7 +196,8 @@ def _trained(
 
     asked = settings
     # measured by the first process alone: all must take the same
-    settings, why = processes.leads(lambda: for_finetune(asked, found, processes.world))
+    first, why = processes.leads(lambda: for_finetune(asked, found, processes.world))
+    settings = with_choice(asked, first)
     it = begin(scene, settings, ready_for, console)
     it = replace(it, job=_budgeted(it.job, why))
     _show(it.job, len(it.ready.train), it.ready.portions.reason, console)

@@ -16,7 +16,7 @@ from unfreeze.api.recovering import fitted, kept
 from unfreeze.api.report import redrawn
 from unfreeze.api.run_warnings import end_warnings, pretrain_warnings, write_warnings
 from unfreeze.api.starting import inherit_head
-from unfreeze.api.time_budget import for_pretrain, pretrain_hint, show_hint
+from unfreeze.api.time_budget import for_pretrain, pretrain_hint, show_hint, with_choice
 from unfreeze.api.tuning import Tuned, tell, tuned, usual_way
 from unfreeze.api.watching import sample_of, summary
 from unfreeze.api.writing import facts_of, write_asked, write_model, write_start
@@ -171,7 +171,8 @@ def _trained(
     processes.leads(lambda: locks.take_existing(out))
     asked = settings
     # measured by the first process alone: all must take the same
-    settings, why = processes.leads(lambda: for_pretrain(asked, processes.world, _noised))
+    first, why = processes.leads(lambda: for_pretrain(asked, processes.world, _noised))
+    settings = with_choice(asked, first)
     # in turn: what the first process fetched stands on the disk for the others
     prepared = processes.in_turn(lambda: prepare(settings, console, processes.world, why))
     found = prepared.checked(processes, console)

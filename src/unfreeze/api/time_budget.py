@@ -60,6 +60,11 @@ def for_finetune(
     return _taken(s, fitting(finetune_options(s, found, processes, budget), budget))
 
 
+def with_choice(s: S, chosen: S) -> S:
+    """A process's own settings with what the first one chose; its data may lie elsewhere."""
+    return replace(s, arch=chosen.arch, image_size=chosen.image_size, epochs=chosen.epochs)
+
+
 def pretrain_hint(s: PretrainSettings, processes: int, noised: Noised) -> dict[str, Any] | None:
     """What would fit into an hour; None where nothing that is left open does."""
     return _hint(s, fitting(pretrain_options(s, processes, noised, HOUR), HOUR))
