@@ -26,6 +26,7 @@ from unfreeze.runtime.tables import write_csv
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.use import PredictSettings
+from unfreeze.text import as_text
 from unfreeze.transfer.predictor import Prediction, load_classifier
 from unfreeze.transfer.reading import Read
 
@@ -120,7 +121,7 @@ def _pictures(
     for note in source.notes:
         (console or Quiet()).say(note)
     # a list's paths are relative to its folder; an archive's members lie inside it
-    before = f"{path.parent if isinstance(source, FileListSource) else name}/"
+    before = as_text(f"{path.parent if isinstance(source, FileListSource) else name}/")
     for row in _rows(source):
         inner = source.names[row]
         yield _Picture(("" if built_in(name) else before) + inner, read_row(source, row))
