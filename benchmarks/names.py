@@ -80,6 +80,7 @@ class Round:
         self.root, self.kinds = root, kinds
         self.draw = np.random.default_rng(seed)
         self.used: Counter[str] = Counter()
+        self.placed: set[str] = set()
         self.form = FORMS[seed % len(FORMS)]
         self.classes = self.some(4)
         self.stems = self.some(EACH)
@@ -91,7 +92,8 @@ class Round:
         while len(chosen) < count:
             kind = str(self.draw.choice(list(self.kinds)))
             name = self.kinds[kind][int(self.draw.integers(len(self.kinds[kind])))]
-            if name not in chosen and name not in (b".", b".."):
+            # in archives a backslash is what Windows puts between folders
+            if name not in chosen and not (self.form in ("zip", "tar") and b"\\" in name):
                 chosen.append(name)
                 self.used[kind] += 1
         return chosen
@@ -101,7 +103,8 @@ class Round:
         while True:
             name = self.some(1)[0][: 255 - len(ending)] + ending.encode()
             path = os.fsdecode(os.fsencode(self.root) + f"/{folder}/".encode() + name)
-            if not os.path.lexists(path):
+            if path not in self.placed:
+                self.placed.add(path)
                 return path
 
     def members(self) -> list[tuple[bytes, bytes]]:
@@ -128,6 +131,8 @@ class Round:
             ]
         self.texts = sorted(text_of(name) for name, _ in members)
         self.labels = sorted({text_of(name) for name in self.classes})
+        if self.form == "list":  # in which spaces around a cell mean nothing
+            self.labels = sorted({label.strip() for label in self.labels})
         if self.form == "zip":
             self._zip(path, members)
         elif self.form == "tar":
@@ -154,12 +159,16 @@ class Round:
         """As zip of Linux writes it: names by their bytes, without saying in what."""
         with zipfile.ZipFile(path, "w") as archive:
             for number, (name, data) in enumerate(members):
-                # ten letters for each name, and then the name in their place
-                archive.writestr(f"{number:0{len(name)}}"[: len(name)], data)
+                archive.writestr(_stand_in(number, name), data)
         raw = Path(path).read_bytes()
         for number, (name, _) in enumerate(members):
-            raw = raw.replace(f"{number:0{len(name)}}"[: len(name)].encode(), name)
+            raw = raw.replace(_stand_in(number, name).encode(), name)
         Path(path).write_bytes(raw)
+
+
+def _stand_in(number: int, name: bytes) -> str:
+    """As many letters as the name has bytes, different for each number."""
+    return f"{number:05}".rjust(len(name), "Q")
 
 
 class Caller:
@@ -339,10 +348,11 @@ def more(it: Round, caller: Caller, run: str) -> None:
 def scratch() -> Iterator[Path]:
     """A folder in which all of a round happens, its home and its cache as well."""
     before, folder = Path.cwd(), Path(tempfile.mkdtemp(prefix="names"))
-    kept = {name: os.environ.get(name) for name in ("HOME", "UNFREEZE_CACHE")}
+    kept = {name: os.environ.get(name) for name in ("HOME", "UNFREEZE_CACHE", "MPLCONFIGDIR")}
     (folder / "all/out").mkdir(parents=True)
     (folder / "all/home").mkdir()
     os.environ |= {"HOME": str(folder / "all/home"), "UNFREEZE_CACHE": str(folder / "cache")}
+    os.environ |= {"MPLCONFIGDIR": str(folder / "fonts")}
     os.chdir(folder / "all/home")
     try:
         yield folder / "all"
@@ -366,8 +376,8 @@ def fuzz(
             try:
                 once(it, caller)
             except Failure as failure:
-                names = [ascii(n) for n in (it.data, *it.classes, *it.stems)]
-                bad.append(f"seed {number}, {it.form}: {failure} | {' '.join(names)[:600]}")
+                names = [ascii(n)[:60] for n in (it.data, *it.classes, *it.stems)]
+                bad.append(f"seed {number}, {it.form}: {failure} | {' '.join(names)}")
                 tell(bad[-1])
         calls += caller.calls
         ends += caller.ends
