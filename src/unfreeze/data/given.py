@@ -54,7 +54,7 @@ def pixels_of(item: Any, intensity: str) -> Pixels:
 
 
 def _is_one(images: Any) -> bool:
-    single = str | os.PathLike | bytes | bytearray | Image.Image
+    single: Any = (str, os.PathLike, bytes, bytearray, Image.Image)
     # several images in one array have a dimension more
     return isinstance(images, single) or (
         isinstance(images, np.ndarray) and images.dtype.kind in "uifb" and images.ndim in (2, 3)

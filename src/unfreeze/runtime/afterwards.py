@@ -10,26 +10,19 @@ from unfreeze.runtime.runfolder import RunFolder
 
 
 @contextlib.contextmanager
-def afterwards(
-    what: str, run: RunFolder, console: Console, *, again: str = "", debug: bool = False
-) -> Iterator[None]:
+def afterwards(failed: str, run: RunFolder, console: Console, *, again: str = "") -> Iterator[None]:
     """Within the block a fault fails nothing: what was made before is whole, and that is said.
 
-    `what` could not be done: one sentence, with the command that tries `again`. Where it broke
-    stands in the run's log, and is shown with `debug`. A run that is stopped stops.
+    `failed` says what could not be done, `again` is the command that tries it again. Where it broke
+    stands in the run's log. A run that is asked to stop stops.
     """
     try:
         yield
     except Interrupted:
         raise
     except Exception as error:  # whatever it is, the model is worth more
-        said = " ".join(str(error).split())
-        where = "".join(traceback.format_exception(error)).rstrip()
         with contextlib.suppress(Exception):  # a full disk, maybe: that is said below
-            run.log(where)
-        if debug:
-            console.say(where)
-        console.warn(
-            f"{what} could not be made ({type(error).__name__}: {said}). Everything before it is "
-            f"written.{f' To try again: {again}' if again else ''}"
-        )
+            run.log("".join(traceback.format_exception(error)).rstrip())
+        said = f"{failed} ({type(error).__name__}: {' '.join(str(error).split())})."
+        retry = f" To try again: {again}" if again else ""
+        console.warn(f"{said} Everything else is written.{retry}")
