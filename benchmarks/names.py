@@ -26,12 +26,13 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from unfreeze.cli.main import main as command
-from unfreeze.cli.world import World
+from unfreeze.runtime.world import World
 from unfreeze.text import as_name, as_text, text_of
 
 
@@ -54,7 +55,7 @@ KINDS: dict[str, list[bytes]] = {
     "lines": [b"a\nb", b"a\rb", b"a\r\nb", b"\nb", "a\u2028b".encode(), "a\x85b".encode()],
     "control": [b"a\x1b[2Jb", b"\x07", b"a\tb", b"\x7f", b"\x01a", b"a\x0bb\x0c"],
     "quotes": [b'"', b"'", b"a\"b'c`", b'""', b'"a,b"', b"'''", b'"""', b"\\", b"a\\"],
-    "spaces": [b" a", b"a ", b" ", b"a  b", b"a.", b"..a", b"a .b"],
+    "spaces": [b" a", b"a ", b" ", b"a  b", b"a.", b"a..b", b"a .b"],
     "signs of tables": [b",", b"a,b", b";", b"a;b", b"|", b"=1+1", b"@a", b"#", b"-1", b"+1"],
     "signs of shells": [b"-x", b"--help", b"$HOME", b"`id`", b"$(id)", b"*", b"a?", b"{a,b}", b"&"],
     "signs of pages": [b"<script>alert(1)<script>", b"{{ 7*7 }}", b"{% x %}", b"&amp;", b"%s %d"],
@@ -93,7 +94,9 @@ class Round:
             kind = str(self.draw.choice(list(self.kinds)))
             name = self.kinds[kind][int(self.draw.integers(len(self.kinds[kind])))]
             # in archives a backslash is what Windows puts between folders
-            if name not in chosen and not (self.form in ("zip", "tar") and b"\\" in name):
+            windows = self.form in ("zip", "tar") and b"\\" in name
+            cells = {in_a_list(text_of(one)) for one in chosen}
+            if in_a_list(text_of(name)) not in cells and not windows:
                 chosen.append(name)
                 self.used[kind] += 1
         return chosen
@@ -131,8 +134,8 @@ class Round:
             ]
         self.texts = sorted(text_of(name) for name, _ in members)
         self.labels = sorted({text_of(name) for name in self.classes})
-        if self.form == "list":  # in which spaces around a cell mean nothing
-            self.labels = sorted({label.strip() for label in self.labels})
+        if self.form == "list":
+            self.labels = sorted(map(in_a_list, self.labels))
         if self.form == "zip":
             self._zip(path, members)
         elif self.form == "tar":
@@ -152,7 +155,7 @@ class Round:
             with open(path, "w", encoding="utf-8", newline="") as stream:
                 write = csv.writer(stream, quoting=csv.QUOTE_ALL)
                 write.writerow(("path", "label"))
-                write.writerows((text, text.rpartition("/")[0]) for text in self.texts)
+                write.writerows((text, in_a_list(text.rpartition("/")[0])) for text in self.texts)
         return path
 
     def _zip(self, path: str, members: list[tuple[bytes, bytes]]) -> None:
@@ -164,6 +167,11 @@ class Round:
         for number, (name, _) in enumerate(members):
             raw = raw.replace(_stand_in(number, name).encode(), name)
         Path(path).write_bytes(raw)
+
+
+def in_a_list(label: str) -> str:
+    """A class as a cell of a list: spaces around it mean nothing there, and none is no class."""
+    return label.strip() or "blank"
 
 
 def _stand_in(number: int, name: bytes) -> str:
@@ -182,7 +190,7 @@ class Caller:
         self.bad: list[str] = []
         self.crashes = self.outside = self.unread = 0
 
-    def call(self, *words: str, into: tuple[str, ...] = (), json_: bool = True) -> object:
+    def call(self, *words: str, into: tuple[str, ...] = (), json_: bool = True) -> Any:
         """The document of a command that must succeed; Failure where it does not."""
         before = everything(self.root)
         out, err = io.StringIO(), io.StringIO()
@@ -297,7 +305,7 @@ def more(it: Round, caller: Caller, run: str) -> None:
         write = csv.writer(stream, quoting=csv.QUOTE_ALL)
         write.writerow(("path", "label", f"c {column}", f"g {group}"))
         for text in it.texts:
-            write.writerow((text, text.split("/")[-2], column, text))
+            write.writerow((text, in_a_list(text.split("/")[-2]), column, text))
     words = [*QUICK, "--weights", "none", "--epochs", "1", "--out", again]
     found = call(
         "finetune",
@@ -309,7 +317,7 @@ def more(it: Round, caller: Caller, run: str) -> None:
         *words,
         into=(again,),
     )
-    same("labels: classes", found["classes"], it.labels)
+    same("labels: classes", found["classes"], sorted(set(map(in_a_list, it.labels))))
     shutil.rmtree(again)
     found = call("finetune", it.data, "--split-from", run, *words, into=(again,))
     same("split of a run: images", found["images"] + found["val_images"], len(it.texts))
