@@ -9,11 +9,11 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from unfreeze.checkpoints.modelfile import ModelCard, card_of, write_card
 from unfreeze.data.scan import Problem
-from unfreeze.data.splits import SplitRow, read_split_csv
+from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.runfolder import RESULT, RunFolder
@@ -34,8 +34,10 @@ def read_back(
     come after the training (model.json of `card`, result.json) are tried beside them.
     """
     config = tomllib.loads(run.file("config.toml").read_text(encoding="utf-8"))
-    for key in ("data", "out"):
-        _same("config.toml", _texts(settings[key]), config.get(key))
+    for key, value in settings.items():
+        for one in _each(value):
+            if isinstance(one, str) and as_text(one) not in _each(config.get(key)):
+                _refuse("config.toml", one, config.get(key))
     _same("split.csv", rows, read_split_csv(run.file("split.csv")))
     broken = [problem.path for problem in problems]
     _same("problems.csv", broken, [row[0] for row in read_csv(run.file("problems.csv"))[1:]])
@@ -50,24 +52,25 @@ def read_back(
             _same("model.json", clean_all(classes), card_of(place).classes)
 
 
-def _texts(value: Any) -> Any:
-    return as_text(value) if isinstance(value, str) else [as_text(item) for item in value]
+def _each(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
-def _same(file: str, written: Any, found: Any) -> None:
-    if isinstance(written, str) or found is None:
-        written, found = [written], [found]
+def _same(file: str, written: Iterable[Any], found: Iterable[Any]) -> None:
     for one, other in zip_longest(written, found):
-        if one == other or _plain(one) == _plain(other):
-            continue
-        raise DataError(
-            f"{file} cannot hold {_plain(one)!r}: it is read back as {_plain(other)!r}.",
-            "Rename that file, folder or class.",
-        )
+        if one != other and _plain(one) != other:
+            _refuse(file, one, other)
+
+
+def _refuse(file: str, written: Any, found: Any) -> NoReturn:
+    raise DataError(
+        f"{file} cannot hold {_plain(written)!r}: it is read back as {found!r}.",
+        "Rename that file, folder or class.",
+    )
 
 
 def _plain(value: Any) -> Any:
     """Names as they stand in files."""
-    if isinstance(value, SplitRow | tuple):
+    if isinstance(value, tuple):
         return tuple(map(_plain, value))
     return as_text(value) if isinstance(value, str) and has_halves(value) else value
