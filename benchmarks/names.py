@@ -33,7 +33,7 @@ from PIL import Image
 
 from unfreeze.cli.main import main as command
 from unfreeze.runtime.world import World
-from unfreeze.text import as_name, as_text, text_of
+from unfreeze.text import as_text, given_path, text_of
 
 
 def _long(unit: str) -> bytes:
@@ -250,7 +250,7 @@ def once(it: Round, caller: Caller) -> None:
     finetune = ["finetune", data, *QUICK, "--weights", "none", "--epochs", "1", "--out", run]
     found = call(*finetune, into=(run,))
     same("finetune: classes", found["classes"], it.labels)
-    same("finetune: run", as_name(found["run"]), run)
+    same("finetune: run", given_path(found["run"]), run)  # what is told can be pasted
     of_run(it, Path(run), caller)
     found = call("evaluate", run, data, "--split", "all", into=(run,))
     same("evaluate: images", found["n"], len(it.texts))
@@ -284,7 +284,7 @@ def of_run(it: Round, run: Path, caller: Caller) -> None:
     """What the run's own files say."""
     same = caller.same
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
-    same("config.toml: data", as_name(config["data"]), it.data)
+    same("config.toml: data", given_path(config["data"]), it.data)
     same("config.toml: classes", config["facts"]["classes"], it.labels)
     card = json.loads((run / "model/model.json").read_text(encoding="utf-8"))
     same("model.json: classes", card["classes"], it.labels)
