@@ -27,6 +27,14 @@ def as_text(name: str) -> str:
     return text_of(_bytes_of(name))
 
 
+def as_texts(names: list[str]) -> list[str]:
+    """The text of each; next to always they are their own, which is said of all at once."""
+    together = "/".join(names)
+    if together.isascii() and "\\" not in together:
+        return names
+    return [as_text(name) for name in names]
+
+
 def text_of(raw: bytes) -> str:
     """The text of a name by its bytes."""
     escaped = _LIKE_ONE.sub(r"\\x5c", raw.decode("utf-8", "surrogateescape"))

@@ -94,6 +94,16 @@ def test_no_damaged_checkpoint_is_taken_as_whole(benchmark, tmp_path, monkeypatc
     assert sum(found["ends"].values()) == 48 and found["ends"]["refused"] > 30
 
 
+@pytest.mark.slow
+def test_no_name_breaks_a_command(benchmark):
+    names = benchmark("names")
+    assert all(
+        raw and b"/" not in raw and b"\0" not in raw for k in names.KINDS.values() for raw in k
+    )
+    found = names.fuzz(1, 4)
+    assert found["bad"] == [] and found["calls_in_all"] > 12
+
+
 def test_the_script_says_what_it_needs():
     for words in ([], ["--cifar", "a.zip", "--photos", "b.zip"], ["--fast"]):
         done = subprocess.run(

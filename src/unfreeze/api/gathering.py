@@ -1,5 +1,6 @@
 """From `DATA` to the fixed list of pictures a pretraining run uses."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,13 +116,14 @@ class Gathering:
     def write(self, run: RunFolder) -> None:
         """problems.csv and split.csv: what was left out, and what was used."""
         write_problems_csv(run.file("problems.csv"), self.problems)
+        write_split_csv(run.file("split.csv"), self.rows())
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """The lines of split.csv."""
         names = ("", *self.index.classes)
         paths, labels = self.index.paths, (self.index.labels[self.train] + 1).tolist()
-        rows = (
-            (paths[i], names[label], "train")
-            for i, label in zip(self.train.tolist(), labels, strict=True)
-        )
-        write_split_csv(run.file("split.csv"), rows)
+        for i, label in zip(self.train.tolist(), labels, strict=True):
+            yield paths[i], names[label], "train"
 
 
 def gathering(s: PretrainSettings, console: Console) -> Gathering:

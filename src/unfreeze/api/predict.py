@@ -1,5 +1,6 @@
 """`predict`: a label and a probability for each picture."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from unfreeze.api.keywords import python_call
 from unfreeze.api.serving import placed, read_row, send
 from unfreeze.data.decode import decode
 from unfreeze.data.drafts import image_rows
+from unfreeze.data.given import image_list, is_path, pixels_of
 from unfreeze.data.preprocess import Pixels
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.filelist import FileListSource
@@ -26,7 +28,8 @@ from unfreeze.runtime.tables import write_csv
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.use import PredictSettings
-from unfreeze.transfer.predictor import Prediction, load_classifier
+from unfreeze.text import as_text
+from unfreeze.transfer.predictor import Picture, Prediction, load_classifier
 from unfreeze.transfer.reading import Read
 
 COLUMNS = ("path", "label", "probability")
@@ -65,36 +68,47 @@ class _Picture(NamedTuple):
 @isolated()
 def predict(
     run: str | PathLike[str],
-    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    images: Picture | Iterable[Picture],
     *,
     progress: bool | None = None,
     **settings: Any,
 ) -> Predictions:
-    """The most likely class of each image; `images` are files, folders or archives.
+    """The most likely class of each image: files, folders or archives, or images in memory.
 
-    Unreadable images among others are left out; DataError where none can be read.
+    `images` is one of them, or anything to go through: paths, Pillow images, arrays [H, W, 3] and
+    encoded bytes; what is no file is named by its position. Unreadable files among others are left
+    out; DataError where none can be read, UsageError for what is no image, and where there is none.
     """
-    named = [images] if isinstance(images, str | PathLike) else images
-    made = layered(PredictSettings, {"run": str(run), "images": [*map(str, named)], **settings})
-    return _predictions(made, python_console(progress))
+    given = image_list(images)
+    paths = [os.fsdecode(image) for image in given if is_path(image)]
+    made = layered(PredictSettings, {"run": str(run), "images": paths, **settings})
+    named = iter(made.images)
+    items = [next(named) if is_path(image) else image for image in given]
+    return _predictions(made, python_console(progress), items)
 
 
 @isolated()
 def run_predict(settings: PredictSettings, console: Console) -> Predictions | Written:
     """The same from a settings object; with `--out` the CSV's place is returned."""
-    found = _predictions(settings, console)
+    found = _predictions(settings, console, settings.images)
     return Written(settings.out, len(found)) if settings.out and not settings.json else found
 
 
-def _predictions(s: PredictSettings, console: Console) -> Predictions:
-    if not s.images:
+def _predictions(s: PredictSettings, console: Console, images: Sequence[Any]) -> Predictions:
+    if not images:
         raise UsageError("predict needs pictures.", "Name files, folders or archives after RUN.")
     # refused before the work, not after
     out = output_file(s.out, ours=table_of(COLUMNS), inputs=inputs_of(s)) if s.out else None
     network = placed(load_classifier(s.run), s.device, s.precision)
     how = network.preprocess.intensity
     pictures = [
-        picture for name in s.images for picture in _pictures(name, s.data_root, how, console)
+        picture
+        for place, image in enumerate(images)
+        for picture in (
+            _pictures(image, s.data_root, how, console)
+            if isinstance(image, str)
+            else [_Picture(str(place), partial(pixels_of, image, how))]
+        )
     ]
     names = [picture.path for picture in pictures]
     reads = (picture.read for picture in pictures)
@@ -120,7 +134,7 @@ def _pictures(
     for note in source.notes:
         (console or Quiet()).say(note)
     # a list's paths are relative to its folder; an archive's members lie inside it
-    before = f"{path.parent if isinstance(source, FileListSource) else name}/"
+    before = as_text(f"{path.parent if isinstance(source, FileListSource) else name}/")
     for row in _rows(source):
         inner = source.names[row]
         yield _Picture(("" if built_in(name) else before) + inner, read_row(source, row))

@@ -207,7 +207,7 @@ def _trained(
             processes.leads(lambda: write_start(trainer, found, reasons, taken.tables()))
 
         trainer = fitted(trainer, made, console, begins=begins, on_epoch=on_epoch)
-    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded))
+    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded, console))
     return _concluded(trainer, found, started, console)
 
 
@@ -231,11 +231,11 @@ def _warnings(trainer: Trainer, found: Gathering, console: Console) -> list[RunW
     return warned
 
 
-def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
+def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None, console: Console) -> None:
     if trainer.s.keep == "best" and trainer.watch.best:
         best = load_state(trainer.run.file("checkpoints/best.ckpt"))
         trainer.model.load_state_dict(best["model"])
-    write_model(trainer, found, loaded)
+    write_model(trainer, found, loaded, console)
 
 
 def _ended(result: PretrainResult, trainer: Trainer, found: Gathering, console: Console) -> None:

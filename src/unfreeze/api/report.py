@@ -8,12 +8,14 @@ from typing import Any
 
 from unfreeze.api.keywords import python_call
 from unfreeze.reports.results_models import drawn
+from unfreeze.runtime.afterwards import afterwards
 from unfreeze.runtime.atomic import write_bytes, write_text
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.outputs import is_our_page, is_our_picture, refuse_foreign
+from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import ReportSettings
 
@@ -71,13 +73,9 @@ def run_report(settings: ReportSettings, console: Console) -> Report:
 
 def redrawn(run: str, console: Console) -> None:
     """The report of a run whose work is done: where it can't be drawn, that is a warning."""
-    try:
+    again = f"unfreeze report {shlex.quote(run)}"
+    with afterwards("The report could not be drawn", RunFolder(run), console, again=again):
         report(run)
-    except Exception as error:
-        console.warn(
-            f"The report could not be drawn ({type(error).__name__}: {error}). Everything else is "
-            f"written. To try again: unfreeze report {shlex.quote(run)}"
-        )
 
 
 def _drawn(path: Path, picture: bytes | None) -> str | None:

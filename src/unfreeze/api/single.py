@@ -1,6 +1,7 @@
 """One fine-tuning from data that is read to a model that is written."""
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from unfreeze.api.fitting import Parts, assemble, rated, swept
 from unfreeze.api.head_scale import fitted_to_features
 from unfreeze.api.job import Job, begun, checkpoint, continued, opened, threads_of
 from unfreeze.api.labelling import Checked, Labelled
+from unfreeze.api.readback import read_back
 from unfreeze.api.solve_head import solve_head
 from unfreeze.backbones.norm import synchronised
 from unfreeze.checkpoints.modelfile import save_model
@@ -25,6 +27,7 @@ from unfreeze.data.views import normalise
 from unfreeze.errors import Interrupted, go_on
 from unfreeze.evaluation.checks import FeatureStatistics
 from unfreeze.evaluation.features import FeatureMeter, metered
+from unfreeze.runtime.afterwards import afterwards
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.deadline import Deadline
@@ -172,15 +175,16 @@ def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -
     s = job.plan.settings
     with passed_on(s.logger, run, as_dict(s), trainer.step, console):
         outcome = trainer.run(console)
+    # first of all: whatever comes after it can fail, and would take it along
+    processes.leads(lambda: _write_model(run, job, ready, outcome, console))
     with metered(job.network, job.head) as meter:
         scores = _scores(job, parts, trainer, outcome)
         if outcome.stopped != "asked":
             # of several processes some may have met no image of val, so the first one decides
-            processes.leads(lambda: _look(meter, job, ready, trainer))
-    processes.leads(lambda: _write_model(run, job, ready, outcome))
+            processes.leads(lambda: _look(meter, job, ready, trainer, run, console))
     if scores is not None and parts.holdout is not None:
         held = parts.holdout
-        processes.leads(lambda: _write_scores(run, job, ready, outcome, scores, held))
+        processes.leads(lambda: _write_scores(run, job, ready, outcome, scores, held, console))
     return Tuned(job, outcome, scores, meter.statistics())
 
 
@@ -234,6 +238,7 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
     tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
     write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
     ready.write(run)
+    read_back(run, as_dict(s), ready.portions.rows(), ready.problems, job.card)
     some = np.arange(min(SHOWN, len(ready.train)))
     images = [ready.train[int(i)] for i in some]
     cut = maker(s.augment, job.plan.preprocess, s.seed)
@@ -249,11 +254,23 @@ def _scores(job: Job, parts: Parts, trainer: Trainer, outcome: Outcome) -> Score
     return trainer.scores(partial(parts.holdout.score, job.network))
 
 
-@torch.inference_mode()
-def _look(meter: FeatureMeter, job: Job, ready: Checked, trainer: Trainer) -> None:
+def _look(
+    meter: FeatureMeter,
+    job: Job,
+    ready: Checked,
+    trainer: Trainer,
+    run: RunFolder,
+    console: Console,
+) -> None:
     """Features of some images where none came by: from the cache, else through the network."""
     if meter.images:
         return
+    failed = "The features could not be looked at"
+    with afterwards(failed, run, console), torch.inference_mode():
+        _take_some(meter, job, ready, trainer)
+
+
+def _take_some(meter: FeatureMeter, job: Job, ready: Checked, trainer: Trainer) -> None:
     shortcut = trainer.shortcut
     job.network.eval()
     if shortcut is not None and shortcut.border.learner is not None:
@@ -275,7 +292,9 @@ def _some(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(LOOKED_AT, count)).astype(np.int64))
 
 
-def _write_model(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> None:
+def _write_model(
+    run: RunFolder, job: Job, ready: Checked, outcome: Outcome, console: Console
+) -> None:
     """The model file, and what it was trained on."""
     learnt = {
         "images": len(ready.train),
@@ -285,11 +304,19 @@ def _write_model(run: RunFolder, job: Job, ready: Checked, outcome: Outcome) -> 
     }
     card = replace(job.card, provenance={**job.card.provenance, **learnt})
     save_model(run.file("model"), job.network.state_dict(), card)
-    ready.write_seen(run)
+    failed = "By what evaluate knows images of the training again could not be written"
+    with afterwards(failed, run, console):
+        ready.write_seen(run)
 
 
 def _write_scores(
-    run: RunFolder, job: Job, ready: Checked, outcome: Outcome, scores: Scores, held: HoldOut
+    run: RunFolder,
+    job: Job,
+    ready: Checked,
+    outcome: Outcome,
+    scores: Scores,
+    held: HoldOut,
+    console: Console,
 ) -> None:
     """The scores on val, each prediction, and the images that the report shows."""
     classes = list(job.card.classes)
@@ -300,13 +327,19 @@ def _write_scores(
         "accuracy_unleaked": scores.accuracy_of(~ready.leaked),
     }
     found = {**about, **leaked, "classes": classes, **scores.as_dict()}
-    write_json(run.file("evaluation.json"), found)
-    if held.logits is None:
-        return
-    index, images = ready.val.index, ready.val
-    reads = [partial(images.__getitem__, place) for place in range(len(index))]
-    labels = index.labels.astype(np.int64)
-    answered(index.paths, reads, classes, labels, held.logits).write(run.path)
+    again = f"unfreeze evaluate {shlex.quote(str(run.path))} {_words(job.plan.settings.data)}"
+    with afterwards("The predictions could not be listed", run, console, again=again):
+        write_json(run.file("evaluation.json"), found)
+        if held.logits is None:
+            return
+        index, images = ready.val.index, ready.val
+        reads = [partial(images.__getitem__, place) for place in range(len(index))]
+        labels = index.labels.astype(np.int64)
+        answered(index.paths, reads, classes, labels, held.logits).write(run.path)
+
+
+def _words(data: str | Sequence[str]) -> str:
+    return shlex.join([data] if isinstance(data, str) else data)
 
 
 def stopped(run: RunFolder, job: Job, outcome: Outcome) -> Interrupted:

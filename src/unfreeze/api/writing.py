@@ -8,11 +8,14 @@ import torch
 
 from unfreeze import __version__
 from unfreeze.api.gathering import Gathering
+from unfreeze.api.readback import read_back
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.modelfile import ModelCard, save_model
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.views.multicrop import Cut
+from unfreeze.runtime.afterwards import afterwards
 from unfreeze.runtime.atomic import replacing, write_text
+from unfreeze.runtime.console import Console
 from unfreeze.runtime.runfolder import RESULT, RunFolder
 from unfreeze.runtime.threads import processors
 from unfreeze.settings.build import as_dict, to_toml
@@ -70,6 +73,7 @@ def write_start(
     }
     write_text(run.file("config.toml"), to_toml(as_dict(chosen.settings), tables))
     found.write(run)
+    read_back(run, as_dict(chosen.settings), found.rows(), found.problems)
     some = found.train[:8]
     cut = Cut(chosen.settings.seed, view_specs(chosen.settings))
     views = cut([found.pictures[int(i)] for i in some], some, 0)
@@ -78,7 +82,9 @@ def write_start(
         np.savez_compressed(stream, views=np.stack(same, 1))
 
 
-def write_model(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> None:
+def write_model(
+    trainer: Trainer, found: Gathering, loaded: Loaded | None, console: Console
+) -> None:
     """model/ as the last step left it (or the best look), and what the prototypes stand for."""
     run, chosen = trainer.run, trainer.plan
     s, model, place = chosen.settings, trainer.model, trainer.place
@@ -106,8 +112,10 @@ def write_model(trainer: Trainer, found: Gathering, loaded: Loaded | None) -> No
         return
     some = found.train[:GALLERY_PICTURES]
     cut = partial(_cut, found, preprocess, some)
-    gathered = gather(model, cut, len(some), device=place.device, mean=place.mean, std=place.std)
-    save_gallery(run.file("prototypes.npz"), gathered, cut)
+    how: dict[str, Any] = {"device": place.device, "mean": place.mean, "std": place.std}
+    with afterwards("What the prototypes stand for could not be shown", run, console):
+        gathered = gather(model, cut, len(some), **how)
+        save_gallery(run.file("prototypes.npz"), gathered, cut)
 
 
 def _cut(found: Gathering, how: Preprocess, some: Any, places: Any) -> Any:

@@ -29,6 +29,7 @@ __all__ = [
     "Undecodable",
     "decode",
     "decode_all",
+    "decode_opened",
     "decode_told",
     "either",
     "header_size",
@@ -73,6 +74,16 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
         raise Undecodable("empty", "the file has no bytes")
     with pillow_silenced(), naming(data):
         return _decoded(data, How(*parsed(intensity)))
+
+
+def decode_opened(image: Image.Image, intensity: str = "auto") -> Pixels:
+    """The same of an image that Pillow has opened or made; it stays as it is."""
+    how = How(*parsed(intensity))
+    with pillow_silenced(), _room(image.size), naming(b""):
+        image.load()
+        if how.channels is not None:
+            return _turned(shown(as_stored(image), how), _orientation(image))
+        return _turned(_rgb(image, how.rule), _orientation(image))
 
 
 def decode_all(data: Sequence[bytes | Pixels], intensity: str = "auto") -> list[Pixels]:

@@ -1,5 +1,6 @@
 """A trained classifier as one module: pictures in, labels and probabilities out."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -7,8 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from unfreeze.backbones.build import build
@@ -16,16 +18,18 @@ from unfreeze.backbones.head import headless
 from unfreeze.backbones.weights import load_exactly
 from unfreeze.checkpoints.modelfile import ModelCard, load_model
 from unfreeze.data.decode import decode
+from unfreeze.data.given import image_list, is_path, pixels_of
 from unfreeze.data.preprocess import Pixels, Preprocess
 from unfreeze.data.views import normalise
 from unfreeze.errors import DataError, WeightsError
 from unfreeze.runtime.devices import autocast
 from unfreeze.runtime.isolation import isolated
+from unfreeze.text import given_path
 from unfreeze.transfer.calibration import calibrated
 from unfreeze.transfer.reading import Failure, Read, in_order
 from unfreeze.transfer.start import from_card
 
-Picture = str | PathLike[str] | Pixels
+Picture = str | PathLike[str] | bytes | npt.NDArray[Any] | Image
 
 
 @dataclass(frozen=True)
@@ -107,17 +111,18 @@ class Classifier(Network):
 
     @isolated()
     def predict(
-        self, pictures: str | PathLike[str] | Sequence[Picture], *, batch_size: int = 64
+        self, images: Picture | Iterable[Picture], *, batch_size: int = 64
     ) -> list[Prediction]:
-        """The most likely class of each: files, or uint8 [H, W, 3] arrays (named by position).
+        """The most likely class of each image: paths, Pillow images, arrays [H, W, 3] or bytes.
 
-        The same decoding and preprocessing as in training. DataError names a file that is none.
+        One image, or anything to go through. What is no file is named by its position. The same
+        decoding and preprocessing as in training. UsageError for what is no image, and where there
+        is none; DataError names a file that cannot be read.
         """
-        pictures = [pictures] if isinstance(pictures, str | PathLike) else pictures
-        names = [_name(place, picture) for place, picture in enumerate(pictures)]
-        reads = [partial(_pixels, picture, self.preprocess.intensity) for picture in pictures]
-        batches = list(self.outputs(reads, batch_size=batch_size))
-        return self.label(names, torch.cat(batches)) if batches else []
+        given = image_list(images)
+        names = [_name(place, image) for place, image in enumerate(given)]
+        reads = [partial(_pixels, image, self.preprocess.intensity) for image in given]
+        return self.label(names, torch.cat(list(self.outputs(reads, batch_size=batch_size))))
 
     @isolated()
     def label(self, names: Sequence[str], logits: Tensor) -> list[Prediction]:
@@ -157,16 +162,18 @@ def load_features(run: str | Path) -> Network:
     return Network(network, card, Preprocess.from_dict(card.preprocess))
 
 
-def _name(place: int, picture: Picture) -> str:
-    return str(place) if isinstance(picture, np.ndarray) else str(picture)
+def _name(place: int, image: Any) -> str:
+    return os.fsdecode(image) if is_path(image) else str(place)
 
 
-def _pixels(picture: Picture, intensity: str) -> Pixels:
-    if isinstance(picture, np.ndarray):
-        return picture
+def _pixels(image: Any, intensity: str) -> Pixels:
+    if not is_path(image):
+        return pixels_of(image, intensity)
+    path = Path(given_path(os.fsdecode(image)))
     try:
-        return decode(Path(picture).read_bytes(), intensity)
+        return decode(path.read_bytes(), intensity)
     except DataError as error:
-        raise DataError(f"{picture}: {error.sentence}", error.next_step) from error
-    except OSError as error:
-        raise DataError(f"{picture} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{path}: {error.sentence}", error.next_step) from error
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read: {said}.") from error

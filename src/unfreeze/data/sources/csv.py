@@ -6,6 +6,7 @@ from pathlib import Path
 from unfreeze.data.sources.delimited import read_delimited
 from unfreeze.data.sources.filelist import FileListSource
 from unfreeze.data.sources.roles import named
+from unfreeze.text import as_name
 
 
 class CsvSource(FileListSource):
@@ -25,4 +26,4 @@ class CsvSource(FileListSource):
         return None if found is None else columns[found]
 
     def _exists(self, name: str) -> bool:
-        return bool(name) and os.path.lexists(self._csv.parent / name)
+        return bool(name) and os.path.lexists(self._csv.parent / as_name(name))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from unfreeze.data.signatures import HEAD, known, named_as_picture
 from unfreeze.data.sources.roles import two_columns
 from unfreeze.errors import DataError
+from unfreeze.text import as_text, clean, has_halves
 
 SEPARATORS = ",;\t|"
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")  # of what is read as a list
@@ -49,8 +50,8 @@ _ZIPPED = (
     (b"opendocument.spreadsheet", "an OpenDocument spreadsheet (.ods)"),
     (b"word/", "a Word document"),
 )
+_RARE = 20  # letters of a text to each control character, at least
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f]")
-_SURROGATE = re.compile("[\udc80-\udcff]")
 
 
 class DelimitedTable(NamedTuple):
@@ -70,7 +71,7 @@ def read_delimited(
     """The list at `path`; DataError where it cannot be read, with its line.
 
     Text that is not UTF-8 is Windows-1252, but where `exists` knows a field as it stands: names on
-    a disk may be any bytes. These are then kept, as everywhere, by surrogates.
+    a disk may be any bytes. These then stand, as everywhere, as their text.
     """
     data = _bytes(path)
     text, sure = _text(path, data)
@@ -83,9 +84,15 @@ def read_delimited(
             notes = (f"{path} is not UTF-8: it is read as Windows-1252.",)
     _refuse_other(path, text)
     columns, lines = _table(path, text)
+    if has_halves(text):
+        columns = {clean(name): _texts(column) for name, column in columns.items()}
     if strip:
         columns = {name: [*map(str.strip, column)] for name, column in columns.items()}
     return DelimitedTable(columns, lines, notes)
+
+
+def _texts(column: Sequence[str]) -> list[str]:
+    return [as_text(value) if has_halves(value) else value for value in column]
 
 
 def _bytes(path: Path) -> bytes:
@@ -166,7 +173,7 @@ def _not_utf_8(path: Path, text: str) -> Iterator[str]:
     """The fields with bytes that are not UTF-8."""
     columns, _ = _table(path, text)
     for column in columns.values():
-        yield from filter(_SURROGATE.search, column)
+        yield from map(as_text, filter(has_halves, column))
 
 
 def _refuse_other(path: Path, text: str) -> None:
@@ -178,7 +185,9 @@ def _refuse_other(path: Path, text: str) -> None:
         raise _no_list(path, "JSON")
     if start == "<":
         raise _no_list(path, "HTML or XML")
-    if _CONTROL.search(text[:-1] if text.endswith("\x1a") else text):
+    some = text[:_SNIFFED].removesuffix("\x1a")
+    # a name may hold one of these; what is no text holds many
+    if "\0" in text or len(_CONTROL.findall(some)) * _RARE > len(some):
         raise _no_list(path, "binary data")
 
 

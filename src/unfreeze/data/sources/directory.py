@@ -34,7 +34,7 @@ _MEMBER = np.dtype(
 )
 _LENGTHS, _LENGTHS_AT = struct.Struct("<3H"), 28  # of name, extra field and comment
 _COMMENT = 2**16  # bytes that may follow the end record
-_UTF_8 = 0x800
+_UTF_8, _UNIX = 0x800, 3
 _MOST = 2**61  # what is larger is wrong, and sums of these still are numbers
 _FULL = 2**32 - 1  # the number stands in the extra field
 
@@ -75,7 +75,7 @@ def read_directory(path: Path) -> Directory:
             extra, [int(sizes[row]), int(packed[row]), int(offsets[row])]
         )
     return Directory(
-        names=_names(data, places, members["name"], members["flags"]),
+        names=_names(data, places, members["name"], members["flags"], members["system"]),
         systems=members["system"].copy(),
         flags=members["flags"].copy(),
         methods=members["method"].copy(),
@@ -167,19 +167,19 @@ def _names(
     places: npt.NDArray[np.int64],
     lengths: npt.NDArray[np.uint16],
     flags: npt.NDArray[np.uint16],
+    systems: npt.NDArray[np.uint8],
 ) -> list[str]:
+    """What is no UTF-8, and said to be, or a name of Unix, is held by surrogates."""
     starts = places + _MEMBER.itemsize
     ends = starts + lengths
     raw = [data[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-    utf_8 = (flags & _UTF_8).astype(bool)
-    if utf_8.all() or all(map(bytes.isascii, raw)):
+    if all(map(bytes.isascii, raw)):
         return [name.decode() for name in raw]
-    others = "cp437"
-    if all(map(_is_utf_8, raw)):
-        others = "utf-8"  # what systems write whose names are UTF-8, without saying so
+    whole = all(map(_is_utf_8, raw))  # systems whose names are UTF-8 need not say so
+    said = (flags & _UTF_8).astype(bool) | (systems == _UNIX) | whole
     return [
-        name.decode("utf-8" if known else others)
-        for name, known in zip(raw, utf_8.tolist(), strict=True)
+        name.decode("utf-8", "surrogateescape") if known else name.decode("cp437")
+        for name, known in zip(raw, said.tolist(), strict=True)
     ]
 
 

@@ -14,6 +14,7 @@ from unfreeze.data.sources.folder import FileSource, FolderSource
 from unfreeze.data.sources.lookup import SEVERAL, Lookup, forms
 from unfreeze.data.sources.roles import guessed, lacking, plain_labels, roles
 from unfreeze.errors import DataError
+from unfreeze.text import as_name, as_text
 
 
 class FileListSource(FileSource):
@@ -102,7 +103,7 @@ class _Beside:
     ) -> tuple[str, os.stat_result]:
         for form in forms(name):
             try:
-                return form, ask(form)
+                return as_text(form), ask(form)
             except (OSError, ValueError):
                 continue
         place = self._lookup(name)
@@ -118,7 +119,7 @@ class _Beside:
                 "Write its path from the folder of the list.",
             )
         found = self._lookup.names[place]
-        return found, ask(found)
+        return found, ask(as_name(found))
 
     @functools.cached_property
     def _lookup(self) -> Lookup:

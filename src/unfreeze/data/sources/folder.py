@@ -20,6 +20,7 @@ from unfreeze.data.sources.own_folders import (
 )
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.errors import DataError
+from unfreeze.text import as_name, as_text, as_texts
 
 
 class FileSource(Source):
@@ -52,7 +53,7 @@ class FileSource(Source):
         return digest(self.names, self.sizes, self._times)
 
     def _path(self, row: int) -> str:
-        return os.path.join(self._root, self.names[row])  # noqa: PTH118
+        return os.path.join(self._root, as_name(self.names[row]))  # noqa: PTH118
 
 
 MEMBER_PACKED = 2**62  # a plain file is not packed: only its size can be too large
@@ -77,8 +78,8 @@ class FolderSource(FileSource):
                 f"The folder {error.filename} cannot be read: {error.strerror}.",
                 "Check its permissions, or move it out of the data.",
             ) from error
-        super().__init__(path, found.names, found.sizes, found.times)
-        self.outputs = tuple(found.outputs)
+        super().__init__(path, as_texts(found.names), found.sizes, found.times)
+        self.outputs = tuple(map(as_text, found.outputs))
         self.notes = outputs_note(self.outputs)
 
 

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from unfreeze.data.signatures import named_as_picture
-from unfreeze.text import as_name
+from unfreeze.text import as_name, as_text
 
 SEVERAL = -1
 T = TypeVar("T")
 
 
 def forms(text: str) -> list[str]:
-    """What a path in a list can be: as it stands, a name by its text, with slashes."""
-    if "\\" not in text:
+    """What a path in a list can be on the disk: a name by its text, as it stands, with slashes."""
+    if text.isascii() and "\\" not in text:
         return [text]
-    return list(dict.fromkeys((text, as_name(text), text.replace("\\", "/"))))
+    return list(dict.fromkeys((as_name(text), text, text.replace("\\", "/"))))
 
 
 class Lookup:
@@ -34,7 +34,7 @@ class Lookup:
 
     def __call__(self, text: str) -> int | None:
         """The place, None or SEVERAL."""
-        for form in forms(text):
+        for form in dict.fromkeys((text, as_text(text), text.replace("\\", "/"))):
             found = self._found(form)
             if found is not None:
                 return found
@@ -85,7 +85,8 @@ class Lookup:
 
 
 def _form(name: str) -> str:
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+    """Lists say nothing of spaces around a name, and little of how a letter is put together."""
+    return name.strip() if name.isascii() else unicodedata.normalize("NFC", name).strip()
 
 
 def _ends(name: str) -> list[str]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from unfreeze.data.sources.source import Source
 from unfreeze.errors import UsageError
+from unfreeze.text import as_text
 
 
 class SeveralSource(Source):
@@ -23,7 +24,7 @@ class SeveralSource(Source):
     def __init__(self, parts: Sequence[Source]) -> None:
         self.parts = tuple(parts)
         self.where = ", ".join(part.where for part in parts)
-        self.titles = titles([part.where for part in parts])
+        self.titles = titles([as_text(part.where) for part in parts])
         self.names = [
             f"{title}/{name}"
             for title, part in zip(self.titles, parts, strict=True)

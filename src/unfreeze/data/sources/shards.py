@@ -10,6 +10,7 @@ from unfreeze.data.sources.slices import SliceSource, splits_of
 from unfreeze.data.sources.tables import SEVERAL
 from unfreeze.data.sources.tar import TarSource
 from unfreeze.errors import DataError
+from unfreeze.text import clean
 
 CLASS = ".cls"
 _SAID = (CLASS, ".json", ".txt")
@@ -115,7 +116,7 @@ def _of_json(text: str) -> str:
     value = found
     if isinstance(found, dict):
         value = next((found[key] for key in _KEYS if found.get(key) is not None), None)
-    return _plain(value)
+    return clean(_plain(value))
 
 
 def _plain(value: Any) -> str:

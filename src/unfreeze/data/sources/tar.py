@@ -25,6 +25,7 @@ from unfreeze.data.sources.positional import PositionalFile
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.data.undecodable import Undecodable
 from unfreeze.errors import DataError, ResourceError
+from unfreeze.text import clean
 
 _BLOCK = 512
 _GROWTH_LIMIT = 30  # pictures hardly shrink; tars of many tiny files do, some six-fold
@@ -56,7 +57,7 @@ class TarSource(Source):
                     special += [] if member.isdir() else [member.name]
                     continue
                 windows = windows or "\\" in member.name
-                names.append(plain(slashed(member.name)))
+                names.append(clean(plain(slashed(member.name))))
                 columns.append((member.size, member.offset_data, int(member.mtime)))
         places, hidden = last_of_each(names)
         self.notes = (*skipped_note(special), *hidden, *([BACKSLASHES] if windows else ()))
@@ -119,7 +120,7 @@ def _headers(stream: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
     size = stream.seek(0, os.SEEK_END)
     try:
         stream.seek(0)
-        with tarfile.open(fileobj=stream, mode="r:") as archive:
+        with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]
                 refuse_slip(member.name, where)

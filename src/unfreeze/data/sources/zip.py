@@ -23,6 +23,7 @@ from unfreeze.data.sources.positional import PositionalFile
 from unfreeze.data.sources.source import Source, digest, refuse_oversize
 from unfreeze.data.undecodable import Undecodable
 from unfreeze.errors import DataError
+from unfreeze.text import clean
 
 _LOCAL = struct.Struct("<4s22xHH")  # signature, then the lengths of name and extra field
 _ENCRYPTED = 0x1
@@ -58,7 +59,7 @@ class ZipSource(Source):
         places, hidden = last_of_each(names)
         self.notes = (*skipped_note(links), *hidden, *([BACKSLASHES] if windows else ()))
         self.skipped = len(links) + len(names) - len(places)
-        self.names = [names[place] for place in places]
+        self.names = [clean(names[place]) for place in places]
         rows = kept[places]
         self.sizes: npt.NDArray[np.int64] = found.sizes[rows]
         self._packed = found.packed[rows]

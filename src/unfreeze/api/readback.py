@@ -1,0 +1,76 @@
+"""Names of classes and files are read back from what a run wrote, before its first step.
+
+A name that a format cannot hold would else be met where the work of hours is written.
+"""
+
+import json
+import tempfile
+import tomllib
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NoReturn
+
+from unfreeze.checkpoints.modelfile import ModelCard, card_of, write_card
+from unfreeze.data.scan import Problem
+from unfreeze.data.splits import read_split_csv
+from unfreeze.errors import DataError
+from unfreeze.runtime.atomic import write_json
+from unfreeze.runtime.runfolder import RESULT, RunFolder
+from unfreeze.runtime.tables import read_csv
+from unfreeze.text import as_text, clean_all, has_halves
+
+
+def read_back(
+    run: RunFolder,
+    settings: dict[str, Any],
+    rows: Iterable[tuple[str, str, str]],
+    problems: Sequence[Problem],
+    card: ModelCard | None = None,
+) -> None:
+    """DataError where a name is not read back as it was written; writes nothing that stays.
+
+    `settings` and `rows` are those that config.toml and split.csv were written with. The files that
+    come after the training (model.json of `card`, result.json) are tried beside them.
+    """
+    config = tomllib.loads(run.file("config.toml").read_text(encoding="utf-8"))
+    for key, value in settings.items():
+        for one in _each(value):
+            if isinstance(one, str) and as_text(one) not in _each(config.get(key)):
+                _refuse("config.toml", one, config.get(key))
+    _same("split.csv", rows, read_split_csv(run.file("split.csv")))
+    broken = [problem.path for problem in problems]
+    _same("problems.csv", broken, [row[0] for row in read_csv(run.file("problems.csv"))[1:]])
+    classes = [] if card is None else list(card.classes)
+    held = {"run": str(run.path), "classes": classes}
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=run.path) as place:
+        write_json(Path(place, RESULT), held)
+        found = json.loads(Path(place, RESULT).read_text(encoding="utf-8"))
+        _same(RESULT, [clean_all(held)], [found])
+        if card is not None:
+            write_card(place, card)
+            _same("model.json", clean_all(classes), card_of(place).classes)
+
+
+def _each(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _same(file: str, written: Iterable[Any], found: Iterable[Any]) -> None:
+    for one, other in zip_longest(written, found):
+        if one != other and _plain(one) != other:
+            _refuse(file, one, other)
+
+
+def _refuse(file: str, written: Any, found: Any) -> NoReturn:
+    raise DataError(
+        f"{file} cannot hold {_plain(written)!r}: it is read back as {found!r}.",
+        "Rename that file, folder or class.",
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Names as they stand in files."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return as_text(value) if isinstance(value, str) and has_halves(value) else value

@@ -1,0 +1,47 @@
+"""Once the work is safe a fault is told and logged, and fails nothing."""
+
+import pytest
+
+from unfreeze.errors import Interrupted
+from unfreeze.runtime.afterwards import afterwards
+from unfreeze.runtime.console import Quiet
+from unfreeze.runtime.runfolder import RunFolder
+
+
+class Heard(Quiet):
+    """A console that keeps its warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+def test_a_fault_is_a_warning_with_the_way_to_try_again(tmp_path):
+    heard, run = Heard(), RunFolder(tmp_path)
+    with afterwards("The page could not be drawn", run, heard, again="unfreeze report run"):
+        raise ValueError("no\ncolours")
+    assert heard.warnings == [
+        "The page could not be drawn (ValueError: no colours). Everything else is written. "
+        "To try again: unfreeze report run"
+    ]
+    assert "test_afterwards.py" in (tmp_path / "log.txt").read_text()
+
+
+def test_it_is_told_where_even_the_log_cannot_be_written(tmp_path):
+    heard = Heard()
+    with afterwards("The table could not be written", RunFolder(tmp_path / "no"), heard):
+        raise OSError(28, "No space left on device")
+    assert heard.warnings[0].endswith("Everything else is written.")
+
+
+@pytest.mark.parametrize("stop", [Interrupted("Stopped.", ""), KeyboardInterrupt()])
+def test_who_asks_to_stop_is_heard(tmp_path, stop):
+    heard = Heard()
+    with (
+        pytest.raises(type(stop)),
+        afterwards("The page could not be drawn", RunFolder(tmp_path), heard),
+    ):
+        raise stop
+    assert not heard.warnings
