@@ -82,7 +82,7 @@ def test_anything_to_go_through_is_gone_through():
         *(np.zeros((3, 8, 8), np.uint8), np.zeros((9, 9, 5)), np.zeros((0, 9, 3), np.uint8)),
         *(np.zeros((2, 2, 2, 2)), [np.zeros((4, 4), complex)], ["a.png", 1], [("a.png", 0)]),
     ],
-    ids=lambda wrong: f"{type(wrong).__name__} {getattr(wrong, 'shape', wrong)}"[:40],
+    ids=lambda wrong: type(wrong).__name__,
 )
 def test_everything_else_is_refused_and_never_nothing(wrong):
     with pytest.raises(UsageError) as caught:
