@@ -41,6 +41,7 @@ bench: .venv/installed-dev ## the figures of speed: make bench PHOTOS=photograph
 	$(BENCH)/growth.py --starts 2 --scratch .bench $(call told,growth)
 	$(BENCH)/fuzz.py --json .bench/fuzz.json
 	$(BENCH)/damage.py --json .bench/damage.json
+	$(BENCH)/names.py --json .bench/names.json
 	@echo "All in $$(( $$(date +%s) - $$(cat .bench/began) )) s; figures and pictures are in .bench."
 
 docs: .venv/installed ## write docs/SETTINGS.md and the types of `import unfreeze` from the settings
