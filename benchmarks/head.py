@@ -274,7 +274,11 @@ def main() -> None:
             norm = float(np.linalg.norm(found[0], axis=1).mean())
             whole = command(folder, backbone, args.scratch / "commands" / slug, found)
             for count in LABELS:
-                result = cell(*found, count)
+                kept = args.scratch / "cells" / f"{slug}-{count}.json"
+                if not kept.exists():
+                    kept.parent.mkdir(exist_ok=True)
+                    kept.write_text(json.dumps(cell(*found, count)))
+                result = json.loads(kept.read_text())
                 row = {
                     "backbone": name,
                     "data": source,
