@@ -823,7 +823,7 @@ def finetune(
 ) -> FinetuneResult | FinetunePlan: ...
 def predict(
     run: str | PathLike[str],
-    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    images: str | PathLike[str] | bytes | ndarray | Image | Iterable,
     *,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
@@ -834,9 +834,11 @@ def predict(
     out: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Predictions:
-    """The most likely class of each image; `images` are files, folders or archives.
+    """The most likely class of each image: files, folders or archives, or images in memory.
 
-    Unreadable images among others are left out; DataError where none can be read.
+    `images` is one of them, or anything to go through: paths, Pillow images, arrays [H, W, 3] and
+    encoded bytes; what is no file is named by its position. Unreadable files among others are left
+    out; DataError where none can be read, UsageError for what is no image, and where there is none.
 
     Parameters:
         run: a run's folder, or its model/ folder.

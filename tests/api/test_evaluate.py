@@ -137,7 +137,9 @@ def test_load_gives_a_module_with_classes_and_predict(run):
     right = sum(one.label == name for one, name in zip(found, truth, strict=True))
     assert right / 20 == evaluate(result.run, str(data), split="all").accuracy
     assert all(0.5 <= one.probability <= 1 for one in found)
-    assert model.predict([]) == [] and model.classes == ("green", "red")
+    assert model.classes == ("green", "red")
+    with pytest.raises(UsageError, match="There are no images to predict"):
+        model.predict([])  # an iterator that is used up must not pass for a result
 
 
 @pytest.mark.parametrize("beside", [{}, {"test/red": 3, "test/green": 3}])
