@@ -1,7 +1,10 @@
 # Made by `make docs` from the settings; every keyword of every verb with its type and default.
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Literal, overload
+
+from numpy import ndarray
+from PIL.Image import Image
 
 from unfreeze import swav as swav
 from unfreeze.api.cache import CacheResult as CacheResult
@@ -823,7 +826,7 @@ def finetune(
 ) -> FinetuneResult | FinetunePlan: ...
 def predict(
     run: str | PathLike[str],
-    images: str | PathLike[str] | bytes | ndarray | Image | Iterable,
+    images: str | PathLike[str] | bytes | ndarray | Image | Iterable[str | PathLike[str] | bytes | ndarray | Image],
     *,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",

@@ -7,7 +7,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any, Literal
 
@@ -17,9 +17,12 @@ import unfreeze
 PLAIN = ("inspect", "load")
 _HEAD = """\
 # Made by `make docs` from the settings; every keyword of every verb with its type and default.
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Literal, overload
+
+from numpy import ndarray
+from PIL.Image import Image
 
 from unfreeze import swav as swav
 """
@@ -114,7 +117,7 @@ def rendered(kind: Any) -> str:
         return " | ".join([*parts, *(["None"] if type(None) in arguments else [])])
     if origin is Literal:
         return f"Literal[{', '.join(_literal(value) for value in arguments)}]"
-    if origin in (Sequence, PathLike):
+    if origin in (Iterable, Sequence, PathLike):
         return f"{origin.__name__}[{', '.join(map(rendered, arguments))}]"
     return str(kind.__name__)
 
