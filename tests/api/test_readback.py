@@ -70,5 +70,5 @@ def test_a_run_whose_extras_fail_is_a_run(named, tmp_path, monkeypatch):
     assert made.frozen_unchanged is None and (tmp_path / "run" / "result.json").is_file()
     log = (tmp_path / "run" / "log.txt").read_text()
     assert log.count("none of these today") >= 2
-    assert "The predictions could not be listed (RuntimeError: none of these today)" in log
+    assert "The predictions could not be written (RuntimeError: none of these today)" in log
     assert unfreeze.evaluate(made.run, str(named)).n > 0

@@ -265,7 +265,7 @@ def _look(
     """Features of some images where none came by: from the cache, else through the network."""
     if meter.images:
         return
-    failed = "The features could not be looked at"
+    failed = "The features could not be checked"
     with afterwards(failed, run, console), torch.inference_mode():
         _take_some(meter, job, ready, trainer)
 
@@ -304,7 +304,7 @@ def _write_model(
     }
     card = replace(job.card, provenance={**job.card.provenance, **learnt})
     save_model(run.file("model"), job.network.state_dict(), card)
-    failed = "By what evaluate knows images of the training again could not be written"
+    failed = "The record of the training images, which finds data leakage, could not be written"
     with afterwards(failed, run, console):
         ready.write_seen(run)
 
@@ -328,7 +328,7 @@ def _write_scores(
     }
     found = {**about, **leaked, "classes": classes, **scores.as_dict()}
     again = f"unfreeze evaluate {shlex.quote(str(run.path))} {_words(job.plan.settings.data)}"
-    with afterwards("The predictions could not be listed", run, console, again=again):
+    with afterwards("The predictions could not be written", run, console, again=again):
         write_json(run.file("evaluation.json"), found)
         if held.logits is None:
             return

@@ -113,7 +113,7 @@ def write_model(
     some = found.train[:GALLERY_PICTURES]
     cut = partial(_cut, found, preprocess, some)
     how: dict[str, Any] = {"device": place.device, "mean": place.mean, "std": place.std}
-    with afterwards("What the prototypes stand for could not be shown", run, console):
+    with afterwards("The images nearest to each prototype could not be written", run, console):
         gathered = gather(model, cut, len(some), **how)
         save_gallery(run.file("prototypes.npz"), gathered, cut)
 

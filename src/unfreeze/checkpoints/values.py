@@ -14,7 +14,8 @@ _SCALES = re.compile(
     r"|packed_weight|weight_packed)$"
 )
 _WHOLE = 1e30  # no weight is larger; a flipped bit of an exponent makes such numbers
-_OUTLIER = 1e5  # times the middle weight of a layer: neither is any such
+_OUTLIER = 1e5  # times what nearly all weights of a layer are below: no training makes one
+_DOUBTFUL = 9  # numbers of a layer, at least, that damage may have made so large
 _HOLE = 128  # zeros in a row: a sector of a disk in float32
 _REST = 8  # weights beside a hole that say of what size they usually are
 _FEW = 3  # holes; where there are more, somebody made them
@@ -59,16 +60,18 @@ def scar(tensor: Tensor) -> str:
     """What damage leaves in trained weights, in words; "" for none. For files without a checksum.
 
     A block of zeros that begins or ends in the middle of a filter whose other weights are of the
-    usual size, and a number that is 100,000 times as large as the middle one. Pruned filters and
-    layers that begin at zero are neither.
+    usual size, and a number that is 100,000 times as large as nearly all others. Pruned and dead
+    filters and layers that begin at zero are neither.
     """
     if tensor.dim() < 2 or tensor.numel() < _HOLE or not tensor.is_floating_point():
         return ""
     flat = tensor.detach().float().flatten()
     sizes = flat.abs()
-    middle, largest = float(sizes.median()), float(sizes.max())
-    if middle and largest > _OUTLIER * middle:
-        return f"holds {largest:.1e}, where its middle number is {middle:.1e}"
+    # not the median: weight decay shrinks filters that are dead to almost nothing, often many
+    largest = sizes.topk(max(_DOUBTFUL, sizes.numel() // 100)).values
+    first, usual = float(largest[0]), float(largest[-1])
+    if usual and first > _OUTLIER * usual:
+        return f"holds {first:.1e}, where 99 % of its numbers are below {usual:.1e}"
     holes = [hole for hole in _holes(flat == 0) if _amid(flat, *hole, tensor.shape[1:].numel())]
     if 0 < len(holes) <= _FEW:
         start, end = holes[0]
