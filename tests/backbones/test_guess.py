@@ -11,8 +11,8 @@ import torchvision
 
 from unfreeze.backbones import catalogue
 from unfreeze.backbones import guess as guess_module
-from unfreeze.backbones.build import build
-from unfreeze.backbones.guess import fitted, guess, skeleton
+from unfreeze.backbones.build import build, skeleton
+from unfreeze.backbones.guess import fitted, guess
 
 BUILT = functools.cache(skeleton)
 NAMES = torchvision.models.list_models(module=torchvision.models)

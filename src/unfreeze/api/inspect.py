@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from unfreeze.backbones.guess import LIKELY, Guess, skeleton
+from unfreeze.backbones.build import skeleton
+from unfreeze.backbones.guess import LIKELY, Guess
 from unfreeze.backbones.published import licence_of
 from unfreeze.backbones.recognise import identified
 from unfreeze.backbones.weights import ENOUGH

@@ -3,7 +3,9 @@
 import difflib
 from typing import Any, cast
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from unfreeze.backbones.positions import ANY_SIZE, any_size
 from unfreeze.backbones.small import small, tiny
@@ -13,6 +15,8 @@ from unfreeze.errors import UsageError
 OWN = {"small": small, "tiny": tiny}
 WIDE = ("resnet50w2", "resnet50w4", "resnet50w5")  # SwAV's, under the names of its flags
 STEMS = ("imagenet", "small")
+# what initialisers call
+_FILLS = {"normal_", "uniform_", "erfinv_", "fill_", "zero_", "mul_", "add_", "clamp_"}
 
 
 def canonical(arch: str) -> str:
@@ -131,3 +135,25 @@ def _suggestion(arch: str) -> str:
     if not full:
         return "Names look like torchvision/resnet50, timm/vit_small_patch16_224, unfreeze/small."
     return f"Did you mean {', '.join(full[:5])}?"
+
+
+def skeleton(arch: str, stem: str = "imagenet") -> nn.Module:
+    """The network on the meta device: names and shapes, no memory, no arithmetic."""
+    try:
+        with _Weightless():
+            return build(arch, stem=stem).to("meta")
+    except (UsageError, RuntimeError):  # some of timm's compute with weights while they are built
+        return build(arch, stem=stem).to("meta")
+
+
+class _Weightless(TorchFunctionMode):
+    """Large tensors are made without memory; small ones that a constructor computes with stay."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """`torch.empty`, from which all layers make their weights, makes them on meta."""
+        options = dict(kwargs or {})
+        if func is torch.empty:
+            options["device"] = "meta"
+        elif func.__name__ in _FILLS and args and args[0].is_meta:
+            return args[0]  # there are no numbers to set, and finding that out takes long
+        return func(*args, **options)

@@ -134,7 +134,7 @@ def _all() -> Iterator[str]:
 
 
 def _row(arch: str) -> _Row:
-    from unfreeze.backbones.guess import skeleton
+    from unfreeze.backbones.build import skeleton
     from unfreeze.backbones.head import head_layers
 
     model = skeleton(arch)

@@ -6,14 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from unfreeze.backbones.adapt import adapted
-from unfreeze.backbones.build import STEMS, build, canonical
+from unfreeze.backbones.build import STEMS, canonical, skeleton
 from unfreeze.backbones.catalogue import resembling, same_computation
 from unfreeze.backbones.head import head_layers
 from unfreeze.backbones.stem import first_convolution
@@ -29,7 +26,6 @@ _WITHOUT_FIRST = 0.25
 # Names of entries -> how the networks are called that are meant where several fit: this one is the
 # port of TensorFlow's EfficientNet, which pads and normalises as TensorFlow does.
 _MEANT = ((re.compile(r"(^|\.)_conv_stem\.weight$"), re.compile(r"timm/tf_")),)
-_FILLS = {"normal_", "uniform_", "erfinv_", "fill_", "zero_", "mul_", "add_", "clamp_"}
 
 
 @dataclass(frozen=True)
@@ -149,28 +145,6 @@ def fitted(found: Mapping[str, Shape], arch: str, stem: str = "imagenet") -> Gue
         headed=all(f"{head}.weight" in whole.pairs for head in heads),
         result=result,
     )
-
-
-def skeleton(arch: str, stem: str = "imagenet") -> nn.Module:
-    """The network on the meta device: names and shapes, no memory, no arithmetic."""
-    try:
-        with _Weightless():
-            return build(arch, stem=stem).to("meta")
-    except (UsageError, RuntimeError):  # some of timm's compute with weights while they are built
-        return build(arch, stem=stem).to("meta")
-
-
-class _Weightless(TorchFunctionMode):
-    """Large tensors are made without memory; small ones that a constructor computes with stay."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """`torch.empty`, from which all layers make their weights, makes them on meta."""
-        options = dict(kwargs or {})
-        if func is torch.empty:
-            options["device"] = "meta"
-        elif func.__name__ in _FILLS and args and args[0].is_meta:
-            return args[0]  # there are no numbers to set, and finding that out takes long
-        return func(*args, **options)
 
 
 def _fits(found: Mapping[str, Shape], candidates: Iterable[str]) -> list[_Fit]:
