@@ -42,7 +42,7 @@ bench: .venv/installed-dev ## the figures of speed: make bench PHOTOS=photograph
 	$(BENCH)/fuzz.py --json .bench/fuzz.json
 	$(BENCH)/damage.py --json .bench/damage.json
 	$(BENCH)/names.py --json .bench/names.json
-	@echo "All in $$(( $$(date +%s) - $$(cat .bench/began) )) s; figures and pictures are in .bench."
+	@echo "All in $$(( $$(date +%s) - $$(cat .bench/began) )) s; figures and images are in .bench."
 
 docs: .venv/installed ## write docs/SETTINGS.md and the types of `import unfreeze` from the settings
 	$(BIN)/python -m unfreeze.cli.reference > docs/SETTINGS.md

@@ -1,4 +1,4 @@
-"""SwAV by unfreeze beside SwAV built from the package lightly: same pictures, network, judge.
+"""SwAV by unfreeze beside SwAV built from the package lightly: same images, network, judge.
 
     pip install lightly    # 1.6.0 was measured; any folder that holds it on PYTHONPATH does too
     OMP_NUM_THREADS=1 python benchmarks/beside_lightly.py --archive cifar10.zip --json beside.json
@@ -58,17 +58,17 @@ VARIANTS = ("matched", "example", "ours")
 
 
 class InMemory(Dataset):
-    """Decoded pictures and the views that a transform makes of them."""
+    """Decoded images and the views that a transform makes of them."""
 
     def __init__(self, folder: Path, transform: SwaVTransform) -> None:
         self.transform = transform
-        self.pictures = [Image.open(path).convert("RGB") for path in sorted(folder.rglob("*.jpg"))]
+        self.images = [Image.open(path).convert("RGB") for path in sorted(folder.rglob("*.jpg"))]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, place: int) -> list[torch.Tensor]:
-        return self.transform(self.pictures[place])
+        return self.transform(self.images[place])
 
 
 class LightlySwaV(nn.Module):
@@ -101,7 +101,7 @@ class Setup:
 
 
 def example(backbone: nn.Module, width: int, small_crops: int) -> Setup:
-    """As lightly's example, with small crops for small pictures."""
+    """As lightly's example, with small crops for small images."""
     head = SwaVProjectionHead(width, width, 128)
     model = LightlySwaV(backbone, head, SwaVPrototypes(128, n_prototypes=512))
     return Setup(

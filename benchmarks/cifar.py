@@ -1,9 +1,9 @@
-"""SwAV on CIFAR-10 pictures: k-NN and a linear probe before, during and after.
+"""SwAV on CIFAR-10 images: k-NN and a linear probe before, during and after.
 
     python benchmarks/cifar.py --archive cifar10.zip --seeds 0 1 2 --optimizer adamw
 
 `--archive` holds `cifar10/{train,test}/<class>/*.jpg`. The first `--images` / 10 names of each
-class of `train` are pretrained on without labels; every picture of `test` is judged by them: k-NN
+class of `train` are pretrained on without labels; every image of `test` is judged by them: k-NN
 (k 20, cosine, all labels) and logistic regression on 100 labels a class. Epoch 0 is the random
 start.
 """

@@ -1,10 +1,10 @@
-"""Did SwAV pay on CIFAR-10 pictures: `unfreeze compare` with 1 %, 10 % and all labels of a subset.
+"""Did SwAV pay on CIFAR-10 images: `unfreeze compare` with 1 %, 10 % and all labels of a subset.
 
     python benchmarks/compare.py --archive cifar10.zip --threads 1 --json compare.json
 
 `--archive` holds `cifar10/{train,test}/<class>/*.jpg`. SwAV learns from the first `--images` / 10
 names of each class of `train`, without labels; then classifiers learn from scratch and from its
-weights, with the same pictures, epochs and seeds, each with its best of three rates by validation.
+weights, with the same images, epochs and seeds, each with its best of three rates by validation.
 Judged by the first `--test` / 10 names of each class of `test`, read once a run.
 """
 
@@ -24,7 +24,7 @@ import torch
 import unfreeze
 
 RATES = (0.01, 0.03, 0.1)
-# share of the labels -> epochs: about 500, 1,000 and 1,250 steps with 4,000 pictures to learn from
+# share of the labels -> epochs: about 500, 1,000 and 1,250 steps with 4,000 images to learn from
 EPOCHS = {0.01: 50, 0.1: 40, 1.0: 10}
 
 

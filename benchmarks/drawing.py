@@ -1,4 +1,4 @@
-"""Pictures of what the benchmarks measured: every round of ours and of a peer, and the ratios."""
+"""Images of what the benchmarks measured: every round of ours and of a peer, and the ratios."""
 
 import statistics
 from collections.abc import Mapping, Sequence

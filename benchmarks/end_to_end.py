@@ -7,7 +7,7 @@
 A ResNet-18 on JPEG photographs, 2x224 + 6x96. `lightly`: its transform, head, prototypes and loss
 in the plain loop of its example (float32, one pass a view, Adam). `plain`: Pillow and torchvision's
 transforms (benchmarks/plain.py) and the mathematics written plainly (benchmarks/step.py; on a GPU
-fp16 autocast). Both read pictures by `--workers` loader processes. Ours: `unfreeze.pretrain` as it
+fp16 autocast). Both read images by `--workers` loader processes. Ours: `unfreeze.pretrain` as it
 comes, with the same crops, batch and prototypes. Each round trains both on the same files, in turn;
 start-up, the check of the files and the first epoch are not counted. CPU seconds are of the process
 and its children that ended, ours with start-up and check.
@@ -46,7 +46,7 @@ Step = Callable[[Views], object]
 
 
 class Files(Dataset):
-    """Views of pictures that are read when they are asked for."""
+    """Views of images that are read when they are asked for."""
 
     def __init__(self, files: list[Path], transform: Callable[[Image.Image], Views]) -> None:
         self.files, self.transform = files, transform
@@ -59,14 +59,14 @@ class Files(Dataset):
 
 
 class PlainViews:
-    """What benchmarks/plain.py makes of one picture."""
+    """What benchmarks/plain.py makes of one image."""
 
     def __init__(self) -> None:
         self.views = plain.Plain().views
 
-    def __call__(self, picture: Image.Image) -> Views:
+    def __call__(self, image: Image.Image) -> Views:
         """Eight views."""
-        return [make(picture) for make in self.views]
+        return [make(image) for make in self.views]
 
 
 def cpu_seconds() -> float:
@@ -173,7 +173,7 @@ def main() -> None:
     ask.add_argument("--batch-size", type=int, default=16)
     ask.add_argument("--epochs", type=int, default=2, help="of a round; the first is not counted")
     ask.add_argument("--workers", type=int, default=1, help="of the loader, for both")
-    ask.add_argument("--store", default="auto", help="whether ours holds decoded pictures")
+    ask.add_argument("--store", default="auto", help="whether ours holds decoded images")
     ask.add_argument("--peer", choices=list(PEERS), default="lightly")
     ask.add_argument("--device", default="cpu")
     ask.add_argument("--rounds", type=int, default=5)
@@ -187,7 +187,7 @@ def main() -> None:
     chosen = found[:: max(1, len(found) // given.count)][: given.count]
     rounds = []
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "pictures"
+        folder = Path(place) / "images"
         folder.mkdir()
         for number, path in enumerate(chosen):
             shutil.copy(path, folder / f"{number:04}.jpg")

@@ -1,8 +1,8 @@
-"""Seconds of an epoch of SwAV on CIFAR-10: ResNet-18 with a stem for small pictures, 2x32 views.
+"""Seconds of an epoch of SwAV on CIFAR-10: ResNet-18 with a stem for small images, 2x32 views.
 
     python benchmarks/epoch.py --archive cifar10.zip --device cuda --json epoch.json
 
-`unfreeze.pretrain` as it comes on the 50,000 pictures of train, without looks; the first epoch is
+`unfreeze.pretrain` as it comes on the 50,000 images of train, without looks; the first epoch is
 not counted. Seconds are of the clock from one epoch's end to the next, saving included; also what
 share of the steps' time waits for data.
 """
@@ -32,7 +32,7 @@ AIM = 4.0  # seconds on a GPU like an H200
 def main() -> None:
     """A line for each epoch."""
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--archive", required=True, help="zip or folder with CIFAR-10's pictures")
+    ask.add_argument("--archive", required=True, help="zip or folder with CIFAR-10's images")
     ask.add_argument("--device", default="auto")
     ask.add_argument("--arch", default="resnet18")
     ask.add_argument("--epochs", type=int, default=6)
@@ -74,7 +74,7 @@ def main() -> None:
     took = [b - a for a, b in itertools.pairwise(ends)]
     seconds = statistics.median(took)
     report = {
-        "pictures": done.images,
+        "images": done.images,
         "seconds": round(seconds, 3),
         "epochs": [round(one, 3) for one in took],
         "start_and_first_epoch": round(ends[0] - began, 2),
@@ -87,7 +87,7 @@ def main() -> None:
         "unfreeze": unfreeze.__version__,
     }
     print(
-        f"{seconds:.2f} s an epoch of {done.images:,} pictures (aim {AIM:g} on a GPU), "
+        f"{seconds:.2f} s an epoch of {done.images:,} images (aim {AIM:g} on a GPU), "
         f"{report['images_per_second']:,} images/s, waiting for data {100 * time_of.waiting:.1f} %"
     )
     if given.json:

@@ -1,11 +1,11 @@
-"""A frozen ResNet-50 on CIFAR-10 pictures: the plain loop beside features kept.
+"""A frozen ResNet-50 on CIFAR-10 images: the plain loop beside features kept.
 
     python benchmarks/frozen.py --archive cifar10.zip --json benchmarks/results/frozen.json
 
-`--archive` holds `cifar10/{train,test}/<class>/*.jpg`, 50,000 and 10,000 pictures of 32x32: train
-trains, test validates, so all 60,000 pass through each epoch. Both ways see the pictures as they
+`--archive` holds `cifar10/{train,test}/<class>/*.jpg`, 50,000 and 10,000 images of 32x32: train
+trains, test validates, so all 60,000 pass through each epoch. Both ways see the images as they
 are, in batches of 200, with one learning rate. The weights are random and ImageNet-shaped, with
-batch-norm statistics of the pictures: what is compared is time, and that accuracy is the same.
+batch-norm statistics of the images: what is compared is time, and that accuracy is the same.
 Another file can be given with `--weights`.
 
 Three ways: the loop that people write (decode, float32 through the frozen network in evaluation
@@ -52,7 +52,7 @@ def repack(archive: str, share: float, target: Path) -> dict[str, int]:
 
 
 def random_weights(arch: str, data: Path, target: Path) -> None:
-    """A state dict of torchvision's `arch` whose batch norms know 512 of the pictures."""
+    """A state dict of torchvision's `arch` whose batch norms know 512 of the images."""
     torch.manual_seed(0)
     network = torchvision.models.get_model(arch, weights=None)
     with zipfile.ZipFile(data) as members:
@@ -214,7 +214,7 @@ def main() -> None:
     """Runs, prints a line a run and the figures, writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archive", required=True)
-    parser.add_argument("--share", type=float, default=1.0, help="of the pictures")
+    parser.add_argument("--share", type=float, default=1.0, help="of the images")
     parser.add_argument("--arch", default="resnet50", help="torchvision's name")
     parser.add_argument("--weights", help="a file; default: random, ImageNet-shaped")
     parser.add_argument("--epochs", type=int, default=100)
@@ -231,7 +231,7 @@ def main() -> None:
     few = args.plain_epochs + 1
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        data = scratch / "pictures.zip"
+        data = scratch / "images.zip"
         counts = repack(args.archive, args.share, data)
         weights = args.weights or str(scratch / "random.pth")
         if not args.weights:
@@ -252,7 +252,7 @@ def main() -> None:
         print(f"{name:28} {value:.4g}")
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k not in ("archive", "json", "weights")}
-        settings |= {"weights": "a file" if args.weights else "random", "pictures": counts}
+        settings |= {"weights": "a file" if args.weights else "random", "images": counts}
         report = {"settings": settings, "machine": machine(), "figures": found, "runs": runs}
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
 

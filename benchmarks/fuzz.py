@@ -1,4 +1,4 @@
-"""Mutated picture files through `scan`'s decoders: crashes, hangs and unnamed problems.
+"""Mutated image files through `scan`'s decoders: crashes, hangs and unnamed problems.
 
     python benchmarks/fuzz.py --files 10000 --json fuzz.json
 
@@ -44,12 +44,12 @@ def seeds() -> list[tuple[str, bytes]]:
         for mode in modes:
             for side in (9, 40):
                 noise = draw.integers(0, 256, (6, 6, 3), np.uint8)
-                picture = Image.fromarray(noise).resize((side, side + 3))
+                image = Image.fromarray(noise).resize((side, side + 3))
                 if mode == "I;16":
                     deep = draw.integers(0, 2**16, (side, side), np.uint16)
-                    picture = Image.fromarray(deep)
+                    image = Image.fromarray(deep)
                 else:
-                    picture = picture.convert(mode)
+                    image = image.convert(mode)
                 options = [{}]
                 if kind == "TIFF" and mode in ("RGB", "L"):
                     options += [{"compression": c} for c in ("tiff_lzw", "jpeg", "tiff_deflate")]
@@ -57,7 +57,7 @@ def seeds() -> list[tuple[str, bytes]]:
                     options += [{"progressive": True}]
                 for option in options:
                     held = io.BytesIO()
-                    picture.save(held, kind, **option)
+                    image.save(held, kind, **option)
                     found.append((kind, held.getvalue()))
     return found
 

@@ -5,7 +5,7 @@
 #   benchmarks/gpu.sh --cifar cifar10.zip --photos photographs.zip --out /tmp/tiny --device cpu --quick
 #
 # The package need not be installed and no network is used: its dependencies must be there. JSON,
-# pictures and what was said go to --out; summary.json says how each part ended. A part that fails or
+# images and what was said go to --out; summary.json says how each part ended. A part that fails or
 # outlasts its time does not stop the others; the exit code is 1 if any did.
 set -uo pipefail
 

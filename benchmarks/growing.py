@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from unfreeze.api.pretrain import run_pretrain
 from unfreeze.backbones.build import build
 from unfreeze.backbones.head import headless
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.runtime.console import Advance, Quiet
@@ -40,7 +40,7 @@ from unfreeze.swav.trainer import Trainer
 
 ARCH, SIDE, BATCH, K, WIDTH = "unfreeze/tiny", 16, 64, 300, 128
 WARM = 3  # steps that are not counted: the first touch of memory is slow
-FIXED: dict[str, Any] = {  # what a recipe would choose by the number of pictures
+FIXED: dict[str, Any] = {  # what a recipe would choose by the number of images
     "arch": ARCH,
     "image_size": SIDE,
     "size_crops": (SIDE,),
@@ -143,11 +143,11 @@ def made(
     backbone = build(ARCH)
     width = headless(backbone)
     model = SwAV(backbone, width, hidden=s.hidden_mlp, feat_dim=WIDTH, prototypes=prototypes)
-    pictures = Pictures(build_index(open_source("digits")))
+    images = ImageDataset(build_index(open_source("digits")))
     loader = Loader(
-        pictures,
+        images,
         Cut(0, view_specs(s)),
-        batch_size=min(batch, len(pictures)),
+        batch_size=min(batch, len(images)),
         seed=0,
         drop_last=True,
     )
@@ -162,7 +162,7 @@ def made(
 
 def processes(data: str, epochs: int = 3, device: str = "cpu") -> dict[str, float]:
     """Seconds of a step in the last epoch; the launcher says of how many processes this is one."""
-    # one folder for all of them; pictures are held, so that reading does not count
+    # one folder for all of them; images are held, so that reading does not count
     out, ends = Path(data).with_suffix(".run"), []
     asked = {**FIXED, "data": data, "out": str(out), "epochs": epochs, "device": device}
     asked |= {"batch_size": 256, "tune": "off", "store": "memory", "watch_every": 0}

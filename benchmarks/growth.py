@@ -1,13 +1,13 @@
-"""Time and memory as data and settings grow: pictures, processes, crops, prototypes, the queue.
+"""Time and memory as data and settings grow: images, processes, crops, prototypes, the queue.
 
     python benchmarks/growth.py --json growth.json --plot growth.png
     python benchmarks/growth.py --only images --most 1e6 --json growth.json
 
 `images`: seconds from the call of `pretrain` to the end of its first step, on a zip of JPEG files
 of 8x8 pixels in 1,000 class folders: `cold`, where nothing is known of it, and `warm`, where every
-file was checked by an earlier run (`--store off`, as for pictures that do not fit); `processor` is
+file was checked by an earlier run (`--store off`, as for images that do not fit); `processor` is
 of the warm start, `index` of listing alone, both in the processor's seconds. The others are
-seconds of a training step of a small network at 16 pixels, 2 views a picture, batch 64, K 300, no
+seconds of a training step of a small network at 16 pixels, 2 views a image, batch 64, K 300, no
 queue, of which one is varied; on a CPU the processor's own, which others that use it change little.
 `processes` share a batch of 256; there `processor` is the first one's, `seconds` the clock's, and
 memory that they share (libraries) counts once.
@@ -15,7 +15,7 @@ memory that they share (libraries) counts once.
 Each point is measured in a process of its own, so that its memory (the most it ever had) is its
 own. Seconds are the fastest of some rounds: other programs only ever add to them. `exponent` is the
 slope of the line through all points in logarithms, `last` through the last three, where what grows
-is largest beside what does not: 1 is linear. `each` is what one more picture, prototype … costs
+is largest beside what does not: 1 is linear. `each` is what one more image, prototype … costs
 between the last two.
 """
 
@@ -52,7 +52,7 @@ QUICK = {
     "prototypes": [30, 300],
     "queue": [64, 128],
 }
-NAMES = {"images": "pictures", "crops": "views a picture", "queue": "features in the queue"}
+NAMES = {"images": "images", "crops": "views a image", "queue": "features in the queue"}
 LINEAR = 1.1  # an exponent up to here is called linear: points are measured
 HERE = Path(__file__).parent
 Rows = list[dict[str, Any]]
@@ -60,15 +60,15 @@ Rows = list[dict[str, Any]]
 
 def archive(path: Path, count: int) -> Path:
     """A zip of `count` tiny JPEG files, stored."""
-    draw, pictures = np.random.default_rng(0), []
+    draw, images = np.random.default_rng(0), []
     for _ in range(64):
         held = io.BytesIO()
         Image.fromarray(draw.integers(0, 256, (8, 8, 3), np.uint8)).save(held, "JPEG", quality=50)
-        pictures.append(held.getvalue())
+        images.append(held.getvalue())
     with zipfile.ZipFile(path, "w") as members:
         for number in range(count):
-            name = f"class{number % 1000:04}/picture{number:08}.jpg"
-            members.writestr(zipfile.ZipInfo(name), pictures[number % len(pictures)])
+            name = f"class{number % 1000:04}/image{number:08}.jpg"
+            members.writestr(zipfile.ZipInfo(name), images[number % len(images)])
     return path
 
 
@@ -101,7 +101,7 @@ def images(sizes: list[int], given: argparse.Namespace, environment: dict[str, s
     rows = []
     for size in sizes:
         with tempfile.TemporaryDirectory(dir=given.scratch) as place:
-            data = archive(Path(place) / "pictures.zip", size)
+            data = archive(Path(place) / "images.zip", size)
             own = {**environment, "UNFREEZE_CACHE": place}
             asked = {"what": "start", "data": str(data), "device": given.device}
             cold = measured(asked, own)[0]
@@ -118,7 +118,7 @@ def processes(sizes: list[int], given: argparse.Namespace, environment: dict[str
     """One run by several processes: the same batch, shared."""
     rows = []
     with tempfile.TemporaryDirectory(dir=given.scratch) as place:
-        data = archive(Path(place) / "pictures.zip", 256 if given.quick else 4_096)
+        data = archive(Path(place) / "images.zip", 256 if given.quick else 4_096)
         for size in sizes:
             asked = {"what": "processes", "data": str(data), "device": given.device}
             found = measured(asked, {**environment, "UNFREEZE_CACHE": place}, size)
@@ -207,7 +207,7 @@ def main() -> None:
     ask.add_argument("--starts", type=int, default=3, help="warm starts of a point")
     ask.add_argument("--threads", type=int, default=1)
     ask.add_argument("--device", default="cpu")
-    ask.add_argument("--scratch", help="folder for the archives (0.8 GB for 1e6 pictures)")
+    ask.add_argument("--scratch", help="folder for the archives (0.8 GB for 1e6 images)")
     ask.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     ask.add_argument("--json")
     ask.add_argument("--plot")

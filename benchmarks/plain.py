@@ -22,11 +22,11 @@ class Blur:
     def __init__(self, low: float = 0.1, high: float = 2.0) -> None:
         self.low, self.high = low, high
 
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        """The picture, blurred or as it is."""
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """The image, blurred or as it is."""
         if random.random() >= 0.5:
-            return picture
-        return picture.filter(ImageFilter.GaussianBlur(random.uniform(self.low, self.high)))
+            return image
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(self.low, self.high)))
 
 
 def view(
@@ -65,8 +65,8 @@ class Plain:
 
     def __call__(self, images: Sequence[object]) -> list[torch.Tensor]:
         """All views of a batch."""
-        by_picture = [[make(one) for make in self.views] for one in map(_opened, images)]
-        return [torch.stack(list(same)) for same in zip(*by_picture, strict=True)]
+        by_image = [[make(one) for make in self.views] for one in map(_opened, images)]
+        return [torch.stack(list(same)) for same in zip(*by_image, strict=True)]
 
 
 def _opened(image: object) -> Image.Image:

@@ -26,9 +26,9 @@ import unfreeze
 from drawing import draw_rounds
 from unfreeze.backbones.build import build
 from unfreeze.backbones.head import headless
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Batch, Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.runtime.devices import pick_device, pick_precision
@@ -154,7 +154,7 @@ def ours(
     s = chosen.settings
     precision, _ = pick_precision(precision, device)
     loader = Loader(
-        Pictures(build_index(open_source("digits"))),
+        ImageDataset(build_index(open_source("digits"))),
         Cut(0, view_specs(s)),
         batch_size=s.batch_size or 1,
         seed=0,

@@ -1,12 +1,12 @@
-"""Ways of fine-tuning on few pictures: frozen, last stage, gradual and full, beside a linear probe.
+"""Ways of fine-tuning on few images: frozen, last stage, gradual and full, beside a linear probe.
 
     python benchmarks/transfer.py --archive trashnet-subset.zip --weights squeezenet1_1.pth
 
 `--archive` holds class folders. A fifth of each class is set aside as test by a fixed draw; the
 rest is what every run gets, and each cuts its own validation split from it by its seed. Starts are
-the weights given (for SqueezeNet 1.1) and a SwAV run of our own on the training pictures without
+the weights given (for SqueezeNet 1.1) and a SwAV run of our own on the training images without
 labels. Beside each frozen run: scikit-learn's logistic regression on `embed`'s features of the same
-training pictures. Judged once, on test, at the selected epoch.
+training images. Judged once, on test, at the selected epoch.
 """
 
 import argparse
@@ -35,7 +35,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def unpack(archive: str, folder: Path) -> None:
-    """`train/CLASS` and `test/CLASS`: every fifth picture of a shuffled class is test's."""
+    """`train/CLASS` and `test/CLASS`: every fifth image of a shuffled class is test's."""
     draw = np.random.default_rng(0)
     with zipfile.ZipFile(archive) as members:
         by_class = defaultdict(list)
@@ -62,7 +62,7 @@ def settings(way: str, model: str, epochs: int) -> dict[str, Any]:
 
 
 def probe(model: str, data: Path, scratch: Path, run: Path) -> float:
-    """Logistic regression on the features of the pictures a run trained on; accuracy on test."""
+    """Logistic regression on the features of the images a run trained on; accuracy on test."""
     files = {}
     for split in ("train", "test"):
         out = scratch / f"{split}.npz"
@@ -108,7 +108,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        data = folder / "pictures"
+        data = folder / "images"
         unpack(given.archive, data)
         for start, how in starts(given.weights, data, folder, given.swav_epochs).items():
             for way in given.ways:

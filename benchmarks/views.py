@@ -5,8 +5,8 @@
 
 2x224 + 6x96 pixels with the published augmentations from files that are read from the disk in each
 round. Ours: float32 normalised from `unfreeze.swav.multicrop`; uint8 as it goes to the device; the
-same from the pixel store, which holds pictures decoded with their shorter side at most 256. With
-`--small`: two views of 32 pixels from pictures held in memory as uint8, for both. Rounds alternate;
+same from the pixel store, which holds images decoded with their shorter side at most 256. With
+`--small`: two views of 32 pixels from images held in memory as uint8, for both. Rounds alternate;
 the first is not counted.
 """
 
@@ -67,7 +67,7 @@ def photographs(files: list[Path]) -> dict[str, Round]:
 
 
 def small(files: list[Path]) -> dict[str, Round]:
-    """The same for pictures of 32 pixels."""
+    """The same for images of 32 pixels."""
     ids, held = np.arange(len(files)), [decode(path.read_bytes()) for path in files]
     plain = Plain(**SMALL, strength=0.5, blur=False)
     cut = Cut(0, specs(SMALL, "small"))
@@ -134,7 +134,7 @@ def main() -> None:
     if given.json:
         Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
     if given.plot:
-        case = "32-pixel pictures, 2x32" if given.small else "photographs, 2x224 + 6x96"
+        case = "32-pixel images, 2x32" if given.small else "photographs, 2x224 + 6x96"
         rounds = {case: {name: row["rounds"] for name, row in rows.items()}}
         draw_rounds(given.plot, rounds, "images/s on one thread", peer="plain")
 

@@ -7,7 +7,7 @@
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4      # one process for each GPU
 #SBATCH --gpus-per-node=4
-#SBATCH --cpus-per-task=8        # shared by the workers that read and cut pictures
+#SBATCH --cpus-per-task=8        # shared by the workers that read and cut images
 #SBATCH --time=04:00:00
 #SBATCH --signal=USR1@120        # a second net: whoever gets USR1 saves and ends with 130 too
 #SBATCH --requeue                # the job may be queued again, by SLURM or by the last line

@@ -49,7 +49,7 @@ def _autograd_begun() -> None:
 
 @pytest.fixture(scope="session")
 def colours() -> Callable[..., Path]:
-    """`colours(folder, {"red": 8, "blue": 8})`: small noisy pictures of each colour in `folder`.
+    """`colours(folder, {"red": 8, "blue": 8})`: small noisy images of each colour in `folder`.
 
     Folders inside may be given as `{"train/red": 8, "test/red": 2}`; `side` is in pixels.
     """

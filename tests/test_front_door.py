@@ -98,7 +98,7 @@ def test_every_verb_of_the_command_line_works_from_a_settings_object():
         ("finetune", ["data"]),
         ("compare", ["data", ["none", "imagenet"]]),
         ("evaluate", ["run", "data"]),
-        ("predict", ["run", "picture.png"]),
+        ("predict", ["run", "image.png"]),
         ("embed", ["run", "data", "f.npz"]),
         ("summary", ["unfreeze/tiny"]),
         ("export", ["run", "safetensors", "out"]),

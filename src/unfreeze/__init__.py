@@ -1,4 +1,4 @@
-"""SwAV pretraining and transfer learning on your own pictures.
+"""SwAV pretraining and transfer learning on your own images.
 
 The verbs of the command line are functions here, with the same names for everything they take;
 what they return has the fields of `--json`. Nothing heavy is imported before it is used. Types are

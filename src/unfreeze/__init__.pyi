@@ -443,7 +443,7 @@ def embed(
     split: Literal["train", "val", "test", "all"] | None = None,
     progress: bool | None = None,
 ) -> EmbedResult:
-    """Write features of the pictures of `data` to the .npz file `out`.
+    """Write features of the images of `data` to the .npz file `out`.
 
     It holds `features` float32 [N, D] (what the network's head is fed), `paths`, `labels` (places
     in `classes`, -1 where there is none) and `classes`.
@@ -1171,7 +1171,7 @@ def scan(
 ) -> ScanResult:
     """Decode every image of `data` in processes of their own.
 
-    DataError for data that cannot be read at all; a broken picture is an answer, not an error.
+    DataError for data that cannot be read at all; a broken image is an answer, not an error.
 
     Parameters:
         data: one or several: folder, archive, CSV or Parquet, shards, address or built-in name.

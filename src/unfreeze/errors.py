@@ -2,7 +2,7 @@
 
 UnfreezeError            1   a bug of ours, or the base of all
 ├── UsageError           2   wrong use or settings
-├── DataError            3   pictures, labels, archives
+├── DataError            3   images, labels, archives
 ├── WeightsError         4   weights or checkpoints
 ├── DivergedError        5   training became non-finite or collapsed
 ├── ResourceError        6   memory or disk; the last good state is whole
@@ -37,7 +37,7 @@ class UsageError(UnfreezeError):
 
 
 class DataError(UnfreezeError):
-    """Pictures, labels or archives that cannot serve."""
+    """Images, labels or archives that cannot serve."""
 
     exit_code = 3
 

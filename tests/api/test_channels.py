@@ -1,4 +1,4 @@
-"""Pictures of many channels through the verbs: chosen once, and kept with the model."""
+"""Images of many channels through the verbs: chosen once, and kept with the model."""
 
 import csv
 import io
@@ -83,6 +83,6 @@ def test_scan_and_show_say_what_is_used(bands, tmp_path):
     assert [one["path"] for one in shown.problems if one["left_out"]] == ["water/few.tif"]
 
 
-def test_two_channels_make_no_picture(bands, tmp_path):
+def test_two_channels_make_no_image(bands, tmp_path):
     code, _, told = called("pretrain", bands, "--channels", "1,2", "--out", tmp_path / "r")
     assert code == 2 and "one number or three, not 2" in told

@@ -1,4 +1,4 @@
-"""compare: the same pictures for every start, test read once a run, and an honest sentence."""
+"""compare: the same images for every start, test read once a run, and an honest sentence."""
 
 import csv
 import io
@@ -73,7 +73,7 @@ def test_T13_it_says_whether_pretraining_paid(done):
     assert apart.difference == pytest.approx(ours.accuracy - none.accuracy)
     assert done.verdict.startswith("Pretraining paid: knows-colours is")
     assert (done.n, done.split, done.seeds) == (36, "test", [0, 1])
-    assert done.same_pictures and done.rates == "one"
+    assert done.same_images and done.rates == "one"
 
 
 def test_T13_it_says_that_it_cannot_tell(data, good, tmp_path):
@@ -87,7 +87,7 @@ def test_T13_it_says_that_it_cannot_tell(data, good, tmp_path):
     assert found.verdict.startswith("Can't tell") and "One seed" in found.verdict
 
 
-def test_every_start_gets_the_same_pictures_network_and_size(done):
+def test_every_start_gets_the_same_images_network_and_size(done):
     assert [Path(one.run).name for one in done.runs] == [
         "01-none-seed-0", "02-knows-colours-seed-0", "01-none-seed-1", "02-knows-colours-seed-1"
     ]  # fmt: skip
@@ -102,7 +102,7 @@ def test_every_start_gets_the_same_pictures_network_and_size(done):
     assert len(steps) == 1
 
 
-def test_a_start_from_nothing_reads_pictures_as_the_run_does(data, tmp_path, monkeypatch):
+def test_a_start_from_nothing_reads_images_as_the_run_does(data, tmp_path, monkeypatch):
     monkeypatch.setattr("unfreeze.api.finetune.redrawn", lambda run, console: None)
     how = {**ONE, "arch": "unfreeze/tiny", "weights": "none", "range": "percentile"}
     own = unfreeze.finetune(data, out=str(tmp_path / "own"), channels=(2, 1, 0), **how).run
@@ -132,7 +132,7 @@ def test_what_is_said_is_what_the_runs_left(done):
     assert html.count("<svg") == 3 and html == page(read_findings(done.out))
 
 
-def test_pain_25_test_pictures_are_read_once_a_run_at_its_end(done, data, monkeypatch):
+def test_pain_25_test_images_are_read_once_a_run_at_its_end(done, data, monkeypatch):
     for one in done.runs:
         uses = json.loads((Path(one.run) / "test_uses.json").read_text())["uses"]
         assert [(use["split"], use["n"]) for use in uses] == [("test", 36)] and one.test_uses == 1

@@ -20,7 +20,7 @@ def run(colours, tmp_path_factory):
 def test_features_are_what_the_head_is_fed(run, tmp_path):
     data, model = run
     result = embed(model, str(data), str(tmp_path / "f.npz"), batch_size=4)
-    assert (result.pictures, result.width, result.classes) == (11, 128, ["green", "red"])
+    assert (result.images, result.width, result.classes) == (11, 128, ["green", "red"])
     with np.load(tmp_path / "f.npz") as held:
         features, labels, paths = held["features"], held["labels"], held["paths"]
         assert held["classes"].tolist() == ["green", "red"]
@@ -35,7 +35,7 @@ def test_features_are_what_the_head_is_fed(run, tmp_path):
     assert np.allclose([p.probability for p in found], chances.values, atol=1e-6)
 
 
-def test_unlabelled_pictures_have_no_class(run, coloured, tmp_path):
+def test_unlabelled_images_have_no_class(run, coloured, tmp_path):
     _, model = run
     embed(model, str(coloured("flat", {".": 3})), str(tmp_path / "f.npz"))
     with np.load(tmp_path / "f.npz") as held:
@@ -54,8 +54,8 @@ def test_the_last_checkpoint_of_a_run_serves_as_its_model_does(run, tmp_path):
 def test_splits_can_be_chosen(run, coloured, tmp_path):
     _, model = run
     data = coloured("split", {"train/red": 3, "train/blue": 3, "test/red": 2})
-    assert embed(model, str(data), str(tmp_path / "a.npz")).pictures == 8
-    assert embed(model, str(data), str(tmp_path / "b.npz"), split="test").pictures == 2
+    assert embed(model, str(data), str(tmp_path / "a.npz")).images == 8
+    assert embed(model, str(data), str(tmp_path / "b.npz"), split="test").images == 2
     with pytest.raises(DataError, match="no split 'val'"):
         embed(model, str(data), str(tmp_path / "c.npz"), split="val")
 
@@ -101,7 +101,7 @@ def test_real_weights_give_the_features_of_torchvision(shared, tmp_path):
     from PIL import Image, ImageOps
 
     for row, path in zip(features, paths, strict=True):
-        picture = ImageOps.exif_transpose(Image.open(folder / str(path))).convert("RGB")
+        image = ImageOps.exif_transpose(Image.open(folder / str(path))).convert("RGB")
         with torch.no_grad():
-            expected = model.features(preset(picture)[None]).mean(dim=(2, 3))[0]
+            expected = model.features(preset(image)[None]).mean(dim=(2, 3))[0]
         assert np.abs(row - expected.numpy()).max() < 1e-3 * expected.abs().max()

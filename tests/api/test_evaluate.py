@@ -98,7 +98,7 @@ def test_what_was_seen_is_known_under_other_names_and_in_another_archive(run, tm
     assert (found.n, found.seen_in_training, found.used_for_choosing) == (20, 16, True)
 
 
-def test_a_part_of_the_training_pictures_is_counted_but_is_no_split(run, tmp_path):
+def test_a_part_of_the_training_images_is_counted_but_is_no_split(run, tmp_path):
     data, result = run
     for label in ("red", "green"):
         some = sorted((data / label).iterdir())[:6]
@@ -172,8 +172,8 @@ def hard(colours, tmp_path_factory):
         for number in range(3):
             places = [data / split / c / f"{number:03}.png" for c in COLOURS]
             held = [place.read_bytes() for place in places]
-            for place, picture in zip(places, held[1:] + held[:1], strict=True):
-                place.write_bytes(picture)
+            for place, image in zip(places, held[1:] + held[:1], strict=True):
+                place.write_bytes(image)
     return data, finetune(str(data), out=str(folder / "run"), epochs=6, lr=0.3, **TINY)
 
 
@@ -184,7 +184,7 @@ def table(path):
 COLOURS = ("blue", "green", "red")
 
 
-def test_pain_25_the_uses_of_the_test_pictures_are_counted(hard, tmp_path):
+def test_pain_25_the_uses_of_the_test_images_are_counted(hard, tmp_path):
     data, result = hard
     run = shutil.copytree(result.run, tmp_path / "run")
     assert evaluate(str(run), str(data), split="val").test_uses == 0
@@ -201,7 +201,7 @@ def test_pain_25_the_uses_of_the_test_pictures_are_counted(hard, tmp_path):
         evaluate(str(run), str(data))
 
 
-def test_pictures_from_elsewhere_are_test_pictures(run, coloured, tmp_path):
+def test_images_from_elsewhere_are_test_images(run, coloured, tmp_path):
     _, result = run
     own = shutil.copytree(result.run, tmp_path / "run")
     (own / "test_uses.json").unlink(missing_ok=True)
@@ -231,7 +231,7 @@ def test_the_model_alone_does_not_know_its_last_epoch(hard, tmp_path):
         evaluate(str(alone), str(data), weights_of="last")
 
 
-def test_mistakes_are_named_worst_first_with_their_pictures(hard, tmp_path):
+def test_mistakes_are_named_worst_first_with_their_images(hard, tmp_path):
     data, result = hard
     run = shutil.copytree(result.run, tmp_path / "run")
     found = evaluate(str(run), str(data), weights_of="best")
@@ -308,7 +308,7 @@ def test_a_temperature_comes_from_validation_and_never_from_test(hard, tmp_path)
     assert warm.value == pytest.approx(4 * softer.value)
     on_val = evaluate(str(run), str(data), split="val", temperature="fit").temperature
     assert on_val.value == warm.value
-    # other test pictures, the same temperature; other validation pictures, another one
+    # other test images, the same temperature; other validation images, another one
     other = shutil.copytree(data, tmp_path / "other")
     for path in sorted((other / "test" / "red").iterdir())[:5]:
         path.unlink()
@@ -318,20 +318,20 @@ def test_a_temperature_comes_from_validation_and_never_from_test(hard, tmp_path)
         path.unlink()
     assert evaluate(str(run), str(other), temperature="fit").temperature.value != warm.value
     shutil.rmtree(other / "val")
-    with pytest.raises(DataError, match="no validation pictures"):
+    with pytest.raises(DataError, match="no validation images"):
         evaluate(str(run), str(other / "test"), temperature="fit")
 
 
 def test_a_temperature_is_kept_only_if_asked(hard, tmp_path):
     data, result = hard
-    run, pictures = sharpened(result.run, tmp_path / "run"), [str(data / "test")]
-    before = predict(str(run), pictures)
+    run, images = sharpened(result.run, tmp_path / "run"), [str(data / "test")]
+    before = predict(str(run), images)
     plain = evaluate(str(run), str(data), weights_of="best")
     evaluate(str(run), str(data), temperature="fit")
-    assert predict(str(run), pictures) == before
+    assert predict(str(run), images) == before
     kept = evaluate(str(run), str(data), weights_of="best", temperature="keep")
     value = kept.temperature.value
-    after = predict(str(run), pictures)
+    after = predict(str(run), images)
     assert [a.label for a in after] == [b.label for b in before]
     assert np.mean([a.probability for a in after]) < np.mean([b.probability for b in before])
     later = evaluate(str(run), str(data), weights_of="best", temperature="fit")

@@ -14,7 +14,7 @@ from unfreeze.api.evaluate import evaluate
 from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.cli.main import main
-from unfreeze.data.pictures import Pictures
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
 from unfreeze.runtime.runfolder import RunFolder, read_metrics
@@ -149,7 +149,7 @@ def test_interrupted_and_resumed_is_the_straight_run(coloured, tmp_path, stopped
     assert lines[0] == lines[1]
 
 
-def test_resume_refuses_other_settings_and_other_pictures(run, coloured):
+def test_resume_refuses_other_settings_and_other_images(run, coloured):
     data, result = run
     with pytest.raises(UsageError, match=r"began with epochs=3; .* 5"):
         finetune(str(data), out=result.run, resume="yes", epochs=5, **TINY)
@@ -216,9 +216,9 @@ def test_a_batch_of_one_is_never_asked_of_batch_norm(coloured, tmp_path):
     assert [m["total"] for m in read_metrics(result.run) if m["split"] == "train"] == [8]
 
 
-def test_batch_norm_is_not_asked_to_learn_from_single_pictures(coloured, tmp_path):
+def test_batch_norm_is_not_asked_to_learn_from_single_images(coloured, tmp_path):
     data = str(coloured("colours", {"red": 3, "blue": 3}))
-    with pytest.raises(UsageError, match="single pictures"):
+    with pytest.raises(UsageError, match="single images"):
         finetune(data, out=str(tmp_path / "run"), batch_size=1, **TINY)
     options = {**TINY, "freeze": "all", "batch_size": 1, "epochs": 1}
     assert finetune(data, out=str(tmp_path / "head"), **options).epochs == 1
@@ -253,7 +253,7 @@ def test_a_dry_run_shows_the_plan_with_reasons_and_touches_nothing(coloured, tmp
 
 
 def test_the_steps_of_a_plan_are_those_of_the_run(coloured, tmp_path):
-    """A last batch of one picture, which batch norm cannot take, is left out of both."""
+    """A last batch of one image, which batch norm cannot take, is left out of both."""
     options = {**TINY, "val": 0.0, "limit": 17, "batch_size": 8, "epochs": 2}
     data = str(coloured("colours", COLOURS))
     found = finetune(data, dry_run=True, **options)
@@ -344,12 +344,12 @@ def test_a_file_that_is_lost_saves_the_run_first(coloured, tmp_path, monkeypatch
     def losing(self, batch):
         step(self, batch)
         if self.step == 7:
-            monkeypatch.setattr(Pictures, "_decoded", gone)
+            monkeypatch.setattr(ImageDataset, "_decoded", gone)
 
     def gone(self, row):
         raise OSError("gone")
 
-    monkeypatch.setattr("unfreeze.data.pictures._PAUSES", ())
+    monkeypatch.setattr("unfreeze.data.dataset._PAUSES", ())
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", losing)
         with pytest.raises(DataError, match="in three tries: gone"):

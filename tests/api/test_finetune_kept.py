@@ -42,7 +42,7 @@ PAIR = {"lr": 0.05, "weight_decay": 1e-4}
 
 @pytest.fixture(scope="module")
 def begin(colours, tmp_path_factory):
-    """(pictures, a run that trained every layer): what the others start from."""
+    """(images, a run that trained every layer): what the others start from."""
     folder = tmp_path_factory.mktemp("begin")
     data = colours(folder / "colours", COLOURS)
     with pytest.MonkeyPatch.context() as patch:
@@ -147,7 +147,7 @@ def test_drift_behind_the_features_is_seen_and_not_judged_by_them(tune, monkeypa
 
     monkeypatch.setattr(fitting.Parts, "trainer", noting)
     assert tune("run", **PAIR).frozen_unchanged is False
-    assert scored == [1]  # the last evaluation went by the pictures
+    assert scored == [1]  # the last evaluation went by the images
 
 
 def test_features_are_found_again_by_all_they_follow_from(tune, begin, tmp_path, colours):
@@ -175,7 +175,7 @@ def test_features_are_found_again_by_all_they_follow_from(tune, begin, tmp_path,
         pixels[0, 0, 0] ^= 1
         Image.fromarray(pixels).save(other / name)
     before = keys()
-    tune("picture", data=other, **PAIR)
+    tune("image", data=other, **PAIR)
     assert keys() != before
 
 

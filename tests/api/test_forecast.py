@@ -106,7 +106,7 @@ def test_a_network_that_wants_to_see_numbers_is_not_counted_and_says_so(monkeypa
 
 
 class Machine:
-    """A trainer whose steps take `fixed` seconds and `each` a picture, on a clock of its own."""
+    """A trainer whose steps take `fixed` seconds and `each` a image, on a clock of its own."""
 
     def __init__(self, monkeypatch, fixed, each, accumulate=1, device="cuda"):
         self.now, self.sizes = 0.0, []
@@ -140,7 +140,7 @@ def test_a_slow_step_is_drawn_out_along_its_line_within_the_budget(monkeypatch, 
     assert "for a batch of 256" in timing.how
 
 
-def test_parts_of_an_accumulated_batch_have_two_pictures_at_least(monkeypatch):
+def test_parts_of_an_accumulated_batch_have_two_images_at_least(monkeypatch):
     machine = Machine(monkeypatch, 0.01, 0.001, accumulate=4)
     forecast._tried(machine, 64, None)
     assert machine.sizes[0] == 8 and all(rows % 4 == 0 for rows in machine.sizes)

@@ -59,7 +59,7 @@ def test_files_folders_and_archives_give_the_same(run, tmp_path):
 def test_an_unreadable_file_is_told_and_the_rest_predicted(run, tmp_path):
     data, model = run
     bad, good = tmp_path / "cat.jpg", str(data / "red/000.png")
-    bad.write_text("I am not a picture")
+    bad.write_text("I am not a image")
     console = Heard()
     settings = build(PredictSettings, {"run": model, "images": [str(bad), good]})
     found = run_predict(settings, console)
@@ -88,15 +88,15 @@ def test_the_model_folder_alone_is_enough(run, tmp_path):
     assert predict(str(alone), str(data / "red/000.png"))[0].label == "red"
 
 
-def test_rotated_grey_alpha_and_deep_pictures_are_read_as_in_training(run, tmp_path):
+def test_rotated_grey_alpha_and_deep_images_are_read_as_in_training(run, tmp_path):
     data, model = run
-    picture = Image.open(data / "red/000.png")
+    image = Image.open(data / "red/000.png")
     turned = Image.new("RGB", (3, 3))
     exif = turned.getexif()
     exif[0x0112] = 6
-    lying = picture.rotate(90, expand=True)
+    lying = image.rotate(90, expand=True)
     lying.save(tmp_path / "turned.png", exif=exif)
-    see_through = picture.convert("RGBA")
+    see_through = image.convert("RGBA")
     see_through.save(tmp_path / "alpha.png")
     plain = predict(model, str(data / "red/000.png"))[0]
     for name in ("turned.png", "alpha.png"):
@@ -125,7 +125,7 @@ def test_the_paths_of_a_list_are_those_of_its_files(run, tmp_path):
     assert predict(model, str(data / "list.csv"))[0].path == str(data / "red" / name)
 
 
-def test_one_picture_needs_no_list_and_paths_are_as_good_as_text(run, tmp_path):
+def test_one_image_needs_no_list_and_paths_are_as_good_as_text(run, tmp_path):
     data, model = run
     file = sorted(data.rglob("red/*.png"))[0]
     (one,) = predict(model, [str(file)])

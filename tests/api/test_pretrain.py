@@ -16,7 +16,7 @@ import unfreeze
 from unfreeze.api.pretrain import PretrainPlan
 from unfreeze.backbones.build import build as build_network
 from unfreeze.checkpoints.modelfile import load_model
-from unfreeze.data.pictures import Pictures
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.errors import DataError, UsageError, WeightsError
 from unfreeze.runtime.bottleneck import Circumstances, bottleneck
 from unfreeze.runtime.runfolder import RunFolder
@@ -137,11 +137,11 @@ def test_a_start_from_another_run_and_from_another_architecture(run, tmp_path):
     assert error.value.exit_code == 4 and not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("pictures", [0, 1])
-def test_too_little_data_is_a_data_error_and_leaves_no_folder(tmp_path, pictures):
+@pytest.mark.parametrize("images", [0, 1])
+def test_too_little_data_is_a_data_error_and_leaves_no_folder(tmp_path, images):
     data = tmp_path / "data"
     data.mkdir()
-    for k in range(pictures):
+    for k in range(images):
         Image.new("RGB", (20, 20)).save(data / f"{k}.png")
     with pytest.raises(DataError) as error:
         unfreeze.pretrain(str(data), out=str(tmp_path / "run"))
@@ -164,7 +164,7 @@ def test_a_file_that_is_lost_saves_the_run_first(photos, tmp_path, monkeypatch):
     def losing(self, batch):
         found = step(self, batch)
         if self.step == 3:
-            monkeypatch.setattr(Pictures, "_decoded", gone)
+            monkeypatch.setattr(ImageDataset, "_decoded", gone)
         return found
 
     def gone(self, row):
@@ -172,7 +172,7 @@ def test_a_file_that_is_lost_saves_the_run_first(photos, tmp_path, monkeypatch):
 
     options = {"arch": "unfreeze/tiny", "image_size": 16, "epochs": 4, "batch_size": 8}
     options |= {"device": "cpu", "store_budget": 0, "checkpoint_every": 9}
-    monkeypatch.setattr("unfreeze.data.pictures._PAUSES", ())
+    monkeypatch.setattr("unfreeze.data.dataset._PAUSES", ())
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", losing)
         with pytest.raises(DataError, match="in three tries: gone"):

@@ -209,9 +209,9 @@ FLAGS = shlex.split("""--arch unfreeze/tiny --epochs 3 --batch_size 8 --workers 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, colours):
-    """(dump folder, pictures, exit code, result, what was said) of one run by the command line."""
+    """(dump folder, images, exit code, result, what was said) of one run by the command line."""
     place = tmp_path_factory.mktemp("swav")
-    data = colours(place / "pictures", {"red": 8, "blue": 8})
+    data = colours(place / "images", {"red": 8, "blue": 8})
     dump = place / "new" / "dump"
     world = World(io.StringIO(), io.StringIO())
     words = ["swav", "--data_path", str(data), "--dump_path", str(dump), *FLAGS, "--json"]

@@ -42,7 +42,7 @@ def splits(run):
     return [{r.path for r in rows if r.split == name} for name in ("train", "val")]
 
 
-def test_every_picture_is_held_out_once_and_the_model_is_the_one_without(tune, tmp_path):
+def test_every_image_is_held_out_once_and_the_model_is_the_one_without(tune, tmp_path):
     result, plain = tune("folded", folds=3, **FROZEN), tune("plain", **FROZEN)
     left, right = weights(result), weights(plain)
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -115,7 +115,7 @@ def test_what_was_stopped_goes_on_as_it_was_asked_with_nothing_said_again(tune, 
     assert tune("in-the-run", resume="yes").repeated == resumed.repeated  # a finished one
 
 
-def test_repeats_hold_out_other_pictures(tune):
+def test_repeats_hold_out_other_images(tune):
     result = tune("repeated", repeats=3, **FROZEN)
     found = result.repeated
     held = [splits(part.run)[1] for part in found.runs]
@@ -127,14 +127,14 @@ def test_repeats_hold_out_other_pictures(tune):
     assert low <= found.accuracy <= high
 
 
-def test_the_datas_own_val_is_not_more_pictures_for_being_judged_again(coloured, tmp_path):
+def test_the_datas_own_val_is_not_more_images_for_being_judged_again(coloured, tmp_path):
     data = coloured("d", {f"{part}/{name}": 6 for part in ("train", "val") for name in ("a", "b")})
     result = finetune(str(data), out=str(tmp_path / "run"), repeats=3, **FROZEN)
     found = result.repeated
     assert found.n == 12 and [part.n for part in found.runs] == [12] * 3
     low, high = wilson_of_share(found.accuracy, 12)
     assert found.interval[0] <= low and found.interval[1] >= high
-    assert "the same pictures" in sentence(found)
+    assert "the same images" in sentence(found)
 
 
 def test_groups_stay_whole(coloured, tmp_path):
@@ -149,7 +149,7 @@ def test_groups_stay_whole(coloured, tmp_path):
 
 
 def test_too_many_folds_are_refused_in_words(tune):
-    with pytest.raises(DataError, match=r"folds=10: the class 'blue' has 9 pictures") as caught:
+    with pytest.raises(DataError, match=r"folds=10: the class 'blue' has 9 images") as caught:
         tune("many", folds=10, **FROZEN)
     assert "Use 2 to 9 folds" in str(caught.value.next_step)
 
@@ -175,12 +175,12 @@ def test_a_sweep_is_said_to_have_chosen(tune):
     assert len(config["facts"]["tried"]) == 18
 
 
-def test_seeds_and_pictures_both_widen_the_interval():
+def test_seeds_and_images_both_widen_the_interval():
     def parts(*correct):
         return [Part("", s, 0, 100, c, c) for s, c in enumerate(correct)]
 
-    def all_of(some, pictures=100, folds=2):
-        return summed(some, "", folds=folds, pictures=pictures)
+    def all_of(some, images=100, folds=2):
+        return summed(some, "", folds=folds, images=images)
 
     same, apart = all_of(parts(80, 80, 80)), all_of(parts(70, 80, 90))
     assert [same.accuracy, apart.accuracy] == pytest.approx([0.8, 0.8])
@@ -190,5 +190,5 @@ def test_seeds_and_pictures_both_widen_the_interval():
     assert apart.interval[0] < same.interval[0] < 0.8 < same.interval[1] < apart.interval[1]
     more = all_of(parts(80, 80, 80), 250, folds=0)  # some were held out by two of the three
     assert same.n == 100 and more.n == 250 and more.interval[0] > same.interval[0]
-    assert "other pictures held out" in sentence(more)
+    assert "other images held out" in sentence(more)
     assert "2 folds, 3 seeds" in sentence(apart) and "0.800 of 100 images" in sentence(apart)

@@ -29,9 +29,9 @@ def scene(seed, side=64):
     return Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC)
 
 
-def saved(picture, kind="PNG", **options):
+def saved(image, kind="PNG", **options):
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -252,12 +252,12 @@ def test_torch_is_not_there(folder, tmp_path):
     assert subprocess.run(words, timeout=60).returncode == 0
 
 
-def test_pictures_in_memory_too():
+def test_images_in_memory_too():
     result = unfreeze.scan("digits")
     assert (result.pictures, result.usable, result.duplicates) == (1797, 1797, [])
 
 
-def test_the_difficult_pictures(shared, tmp_path, monkeypatch):
+def test_the_difficult_images(shared, tmp_path, monkeypatch):
     archive = shared / "data/nasty-images.zip"
     packed = unfreeze.scan(str(archive))
     assert (packed.files, packed.pictures) == (142, 140)

@@ -51,7 +51,7 @@ def test_finetune_learns_from_all_and_split_csv_names_the_source(run, places):
     assert len(rows) == 32 and {row["split"] for row in rows} == {"train", "val"}
     assert {row["path"].partition("/")[0] for row in rows} == {"one", "two, more"}
     assert not any("test/" in row["path"] for row in rows)
-    assert "one has no splits: its 16 pictures are train." in told
+    assert "one has no splits: its 16 images are train." in told
     config = tomllib.loads((out / "config.toml").read_text())
     assert config["data"] == [str(place) for place in places]
 
@@ -80,10 +80,10 @@ def test_pretrain_uses_train_of_all_and_writes_their_names(places, tmp_path):
     assert code == 0, told
     rows = table(tmp_path / "r" / "split.csv")
     assert found["images"] == len(rows) == 32
-    assert "The data has splits: 32 pictures of train are used." in told
+    assert "The data has splits: 32 images of train are used." in told
 
 
-def test_scan_finds_a_picture_that_is_in_two_sources(places, tmp_path):
+def test_scan_finds_a_image_that_is_in_two_sources(places, tmp_path):
     twin = tmp_path / "three"
     twin.mkdir()
     (twin / "copy.png").write_bytes((places[0] / "red" / "000.png").read_bytes())
@@ -101,13 +101,13 @@ def test_scan_finds_a_picture_that_is_in_two_sources(places, tmp_path):
 
 def test_embed_show_and_python_take_several(run, places, tmp_path):
     code, found, _ = called("embed", run[0], *places, "--out", tmp_path / "f.npz")
-    assert (code, found["pictures"]) == (0, 35)
+    assert (code, found["images"]) == (0, 35)
     with np.load(tmp_path / "f.npz") as held:
         assert held["paths"][0] == "one/blue/000.png"
     shown = unfreeze.show(places, out=str(tmp_path / "page.html"), scan="off", samples=1)
     assert shown.splits == {"train": 32, "test": 3}
     assert unfreeze.scan(places[0]).data == str(places[0])  # one, with a comma in its name or not
-    assert unfreeze.scan(places[1]).pictures == 19
+    assert unfreeze.scan(places[1]).images == 19
 
 
 def test_what_cannot_be_is_said(places, tmp_path):

@@ -47,7 +47,7 @@ def command(*words):
 def photos(coloured):
     folder = coloured("photos", COUNTS, side=80)
     (folder / "train/red/broken <b>.jpg").write_bytes(b"\xff\xd8\xff and no more")
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not a image")
     return folder
 
 
@@ -61,7 +61,7 @@ def test_the_page_and_the_json_say_what_is_there(photos, tmp_path):
         "green": {"train": 0, "val": 0, "test": 1},
         "red": {"train": 10, "val": 2, "test": 2},
     }
-    assert (found["pictures"], found["other"], found["checked"]) == (18, 1, 18)
+    assert (found["images"], found["other"], found["checked"]) == (18, 1, 18)
     assert found["imbalance"] == pytest.approx(10 / 3)
     assert found["unknown"] == {"test": ["green"]}
     assert found["missing"] == {"val": ["blue"], "test": ["blue"]}
@@ -69,7 +69,7 @@ def test_the_page_and_the_json_say_what_is_there(photos, tmp_path):
     assert [(p["path"], p["left_out"]) for p in found["problems"]] == [
         ("train/red/broken <b>.jpg", True)
     ]
-    assert any("Fewer than 5 pictures to learn from: blue" in note for note in found["notes"])
+    assert any("Fewer than 5 images to learn from: blue" in note for note in found["notes"])
     text = page.read_text()
     assert "broken &lt;b&gt;.jpg" in text
     assert "broken <b>" not in text
@@ -77,7 +77,7 @@ def test_the_page_and_the_json_say_what_is_there(photos, tmp_path):
         assert said in text
     images = Images(text).found
     assert all(image["src"].startswith("data:image/") for image in images)
-    # samples of red and blue (train), and four pictures in their views
+    # samples of red and blue (train), and four images in their views
     assert len([i for i in images if not i["alt"]]) == 6 + 3
     assert not re.search(r"(src|href)=.?https?:", text)
 
@@ -97,7 +97,7 @@ def test_what_people_read_and_where_the_page_goes(photos, tmp_path, monkeypatch)
     assert command("show", str(tmp_path / "nothing"))[0] == 3
 
 
-def test_unlabelled_pictures_and_a_sample(coloured, tmp_path, monkeypatch):
+def test_unlabelled_images_and_a_sample(coloured, tmp_path, monkeypatch):
     monkeypatch.setattr("unfreeze.data.scan.SAMPLE", 6)
     folder = coloured("flat", {"": 10}, side=20)
     found = unfreeze.show(folder, out=str(tmp_path / "a.html"))
@@ -110,20 +110,20 @@ def test_unlabelled_pictures_and_a_sample(coloured, tmp_path, monkeypatch):
     # what is known is shown, whatever is asked for
     assert unfreeze.show(folder, out=str(tmp_path / "a.html")).checked == 10
     none = unfreeze.show(folder, out=str(tmp_path / "a.html"), scan="off")
-    assert none.pictures == 10
+    assert none.images == 10
 
 
 def test_views_are_those_of_training_denormalised():
     images = [np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)]
     look = lookout(build(ShowSettings, {"data": "x", "seed": 3}), 70, 1)
     (row,) = look.rows(images, np.array([5]))
-    words, pictures = zip(*row, strict=True)
+    words, shown = zip(*row, strict=True)
     assert words[0] == "input, 72 px"
     expected = make_views(images, np.array([5]), 0, 3, look.cut.specs)
-    assert len(pictures) == 1 + len(expected)
-    for seen, view in zip(pictures[1:], expected, strict=True):
+    assert len(shown) == 1 + len(expected)
+    for seen, view in zip(shown[1:], expected, strict=True):
         assert np.array_equal(seen, view[0].numpy())
-    assert np.array_equal(pictures[0], look.preprocess.pixels(images[0]))
+    assert np.array_equal(shown[0], look.preprocess.pixels(images[0]))
 
 
 def test_a_run_shows_its_own_views_and_input(photos, tmp_path):
@@ -139,7 +139,7 @@ def test_a_run_shows_its_own_views_and_input(photos, tmp_path):
     assert (row[0][1] == 200).all()
     found = unfreeze.show(photos, out=str(tmp_path / "p.html"), run=str(run))
     assert f"First the input of {run}" in (tmp_path / "p.html").read_text()
-    assert found.pictures == 18
+    assert found.images == 18
     unfreeze.pretrain(str(photos), out=str(tmp_path / "swav"), batch_size=4, **given)
     look = lookout(build(ShowSettings, {"data": "x", "run": str(tmp_path / "swav")}), 70, 1)
     assert {spec.size for spec in look.cut.specs} == {32}

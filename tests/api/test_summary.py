@@ -96,7 +96,7 @@ def test_an_input_that_is_no_size_is_refused(wrong):
         summary("unfreeze/tiny", input=wrong)
 
 
-def test_trap_iii_too_small_a_picture_is_refused():
+def test_trap_iii_too_small_a_image_is_refused():
     with pytest.raises(UsageError, match="does not accept a 3x32x32"):
         summary("alexnet", input="3x32x32")
 

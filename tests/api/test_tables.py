@@ -24,7 +24,7 @@ def called(*words):
 
 
 @pytest.fixture(scope="module")
-def pictures(colours, tmp_path_factory):
+def images(colours, tmp_path_factory):
     """(bytes, colour, split) of each."""
     folder = tmp_path_factory.mktemp("colours")
     colours(folder, {"train/red": 8, "train/blue": 8, "test/red": 3, "test/blue": 3})
@@ -35,14 +35,14 @@ def pictures(colours, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def table(pictures, tmp_path_factory):
+def table(images, tmp_path_factory):
     classes = {"_type": "ClassLabel", "names": ["blue", "red"]}
     features = {"colour": classes, "shade": classes}
     columns = {
-        "image": [{"bytes": data, "path": None} for data, _, _ in pictures],
-        "colour": [int(colour == "red") for _, colour, _ in pictures],
-        "shade": [0] * len(pictures),
-        "split": [split for _, _, split in pictures],
+        "image": [{"bytes": data, "path": None} for data, _, _ in images],
+        "colour": [int(colour == "red") for _, colour, _ in images],
+        "shade": [0] * len(images),
+        "split": [split for _, _, split in images],
     }
     told = json.dumps({"info": {"features": features}})
     path = tmp_path_factory.mktemp("table") / "colours.parquet"
@@ -51,11 +51,11 @@ def table(pictures, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shards(pictures, tmp_path_factory):
+def shards(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     for split in ("train", "test"):
         with tarfile.open(folder / f"{split}-000.tar", "w") as archive:
-            for place, (data, colour, own) in enumerate(pictures):
+            for place, (data, colour, own) in enumerate(images):
                 if own != split:
                     continue
                 for name, content in ((f"{place}.png", data), (f"{place}.cls", colour.encode())):
@@ -95,10 +95,10 @@ def test_predict_embed_and_scan_read_them(run, table, shards, tmp_path):
     assert code == 0 and len(found) == 44
     assert found[0]["path"] == f"{table}/00" and found[-1]["path"].startswith(pattern)
     code, found, _ = called("embed", run[0], shards, "--out", tmp_path / "f.npz", "--split", "test")
-    assert (code, found["pictures"]) == (0, 6)
+    assert (code, found["images"]) == (0, 6)
     code, found, _ = called("scan", shards, table)
-    assert (code, found["pictures"], len(found["duplicates"])) == (0, 44, 22)
-    assert found["other"] == 22  # a class beside each picture of the shards
+    assert (code, found["images"], len(found["duplicates"])) == (0, 44, 22)
+    assert found["other"] == 22  # a class beside each image of the shards
 
 
 def test_what_cannot_be_used_inside_a_table_is_left_out_and_may_be_listed(table, tmp_path):
@@ -139,13 +139,13 @@ def test_an_address_is_as_good_as_a_file(run, table, tmp_path):
     assert code == 3 and "There is no file at" in told
 
 
-def test_labels_for_a_folder_may_stand_in_a_parquet_file(pictures, tmp_path):
+def test_labels_for_a_folder_may_stand_in_a_parquet_file(images, tmp_path):
     folder = tmp_path / "flat"
     folder.mkdir()
-    for place, (data, _, _) in enumerate(pictures):
+    for place, (data, _, _) in enumerate(images):
         (folder / f"{place:02}.png").write_bytes(data)
-    names = [f"{place:02}.png" for place in range(len(pictures))]
-    labels = [colour for _, colour, _ in pictures]
+    names = [f"{place:02}.png" for place in range(len(images))]
+    labels = [colour for _, colour, _ in images]
     pq.write_table(pa.table({"path": names, "label": labels}), tmp_path / "l.parquet")
     words = ["--labels", tmp_path / "l.parquet", "--dry-run"]
     code, found, told = called("finetune", folder, *TINY, *words)
@@ -153,8 +153,8 @@ def test_labels_for_a_folder_may_stand_in_a_parquet_file(pictures, tmp_path):
     assert found["counts"] == {"blue": {"all": 11}, "red": {"all": 11}}
 
 
-def test_several_labels_to_a_picture_end_with_3_or_are_said(pictures, run, tmp_path):
-    for place, (data, _, _) in enumerate(pictures[:6]):
+def test_several_labels_to_a_image_end_with_3_or_are_said(images, run, tmp_path):
+    for place, (data, _, _) in enumerate(images[:6]):
         (tmp_path / f"{place}.png").write_bytes(data)
     labels = ["red", "red|blue", "blue", "red", "blue|red", "blue"]
     lines = [f"{place}.png,{label}" for place, label in enumerate(labels)]
@@ -165,7 +165,7 @@ def test_several_labels_to_a_picture_end_with_3_or_are_said(pictures, run, tmp_p
         ("evaluate", run[0], tmp_path / "l.csv"),
     ):
         code, _, told = called(*words)
-        assert code == 3 and "2 of 6 pictures have several labels" in told, words
+        assert code == 3 and "2 of 6 images have several labels" in told, words
     code, found, _ = called("scan", tmp_path / "l.csv")
     assert code == 0 and any("labels are not used here" in note for note in found["notes"])
     words = ["--arch", "unfreeze/tiny", "--epochs", 0, "--device", "cpu", "--out", tmp_path / "p"]

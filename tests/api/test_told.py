@@ -30,7 +30,7 @@ def splits(run):
 
 @pytest.fixture
 def flat(coloured):
-    """Pictures `red_00.png` ... in one folder, two of each patient."""
+    """Images `red_00.png` ... in one folder, two of each patient."""
     folder = coloured("made", {"red": 16, "blue": 16})
     (folder / "all").mkdir()
     for colour in ("red", "blue"):
@@ -60,7 +60,7 @@ def test_a_flat_folder_needs_labels_from_somewhere(flat, table, tmp_path):
         assert code == 0, said
         assert plan["classes"] == ["blue", "red"]
         assert plan["counts"] == {"blue": {"all": 16}, "red": {"all": 16}}
-        assert "pictures: blue 16, red 16" in said
+        assert "images: blue 16, red 16" in said
     code, _, said = command("finetune", flat, "--labels", table, *given)
     assert f"Lines of {table} that name no image: 1 (the first: nobody)." in said
     assert command("finetune", flat, "--labels", "([A-Z]+)", *given)[0] == 2
@@ -98,7 +98,7 @@ def test_a_split_goes_from_run_to_run(flat, table, tmp_path):
     )
     assert code == 0, said
     assert splits(second) == splits(first)  # labels came along, too
-    assert "2 pictures do not stand in" in said
+    assert "2 images do not stand in" in said
     assert f"as {first} says" in said
     code, found, said = command(
         "pretrain", elsewhere, "--out", tmp_path / "swav", "--split-from", first
@@ -115,7 +115,7 @@ def test_labels_that_changed_are_noticed_when_going_on(flat, table, tmp_path):
     table.write_text(table.read_text().replace("red_p0_00,red", "red_p0_00,blue"))
     code, _, said = command("finetune", flat, "--out", out, "--resume", *given, "--epochs", 2)
     assert code != 0
-    assert "pictures" in said
+    assert "images" in said
 
 
 def test_a_given_split_that_parts_a_group_is_refused(flat, table):

@@ -91,7 +91,7 @@ def test_a_run_from_before_an_option_was_there_goes_on(tune, tmp_path, stopped_a
     assert same(tune("old", resume="yes"), tune("straight"))
 
 
-def test_class_weights_are_on_record_and_follow_the_training_pictures(tune):
+def test_class_weights_are_on_record_and_follow_the_training_images(tune):
     result = tune("weighted", class_weights="balanced")
     rows = [r.label for r in read_split_csv(f"{result.run}/split.csv") if r.split == "train"]
     counts = np.array([rows.count(name) for name in result.classes])

@@ -97,7 +97,7 @@ def test_a_vision_transformer_is_known_by_its_first_layer():
     assert (found.arch, found.share) == ("timm/vit_small_patch16_224", 1.0)
 
 
-def test_what_is_no_picture_network_is_none():
+def test_what_is_no_image_network_is_none():
     assert guess({"encoder.layer.0.attention.self.query.weight": (768, 768)}) is None
     assert guess({}) is None
 

@@ -34,10 +34,10 @@ def prove(model):
     rest = {name for name in model.state_dict() if not name.startswith(heads)}
     side = input_size(model)
     device = next(model.parameters()).device
-    picture = torch.zeros(1, 3, side, side, device=device)
+    image = torch.zeros(1, 3, side, side, device=device)
     new = replace_head(model, 7)
     model.eval()
-    scores = model(picture)
+    scores = model(image)
     scores.sum().backward()
     assert scores.shape == (1, 7)
     assert all(model.get_parameter(name).grad is not None for name in new)
@@ -46,7 +46,7 @@ def prove(model):
         nn.Conv2d if issubclass(kind, nn.Conv2d) else nn.Linear for kind in kinds
     ]
     width = headless(model)
-    assert model(picture).shape == (1, width)
+    assert model(image).shape == (1, width)
     assert set(model.state_dict()) == rest
 
 
@@ -157,11 +157,11 @@ def test_an_inner_layer_is_not_taken_for_a_head_that_was_taken_off(meta):
 def test_squeezenet_features_are_the_pooled_input_of_its_convolution():
     torch.manual_seed(0)
     model = build("squeezenet1_1").eval()
-    picture = torch.randn(2, 3, 64, 64)
-    maps = model.features(picture)
-    scores, convolution = model(picture), model.classifier[1]
+    image = torch.randn(2, 3, 64, 64)
+    maps = model.features(image)
+    scores, convolution = model(image), model.classifier[1]
     assert headless(model) == 512
-    torch.testing.assert_close(model.eval()(picture), maps.mean(dim=(2, 3)))
+    torch.testing.assert_close(model.eval()(image), maps.mean(dim=(2, 3)))
     # why the features can't be cached under this head: ReLU stands between it and the pooling
     pooled = torch.relu(convolution(maps.mean(dim=(2, 3), keepdim=True))).flatten(1)
     assert not torch.allclose(pooled, scores, atol=1e-4)

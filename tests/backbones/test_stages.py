@@ -78,7 +78,7 @@ def test_no_stage_takes_the_name_of_another_module(listed):
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "vgg11", "squeezenet1_1", "unfreeze/small"])
-def test_stages_are_the_same_without_the_head_and_with_a_small_picture_stem(arch, meta):
+def test_stages_are_the_same_without_the_head_and_with_a_small_image_stem(arch, meta):
     model = meta(arch)
     before = stages(model)
     headless(model)

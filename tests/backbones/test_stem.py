@@ -11,7 +11,7 @@ from unfreeze.errors import UsageError
     ("arch", "last"),
     [("resnet18", "layer4"), ("timm/resnet18", "layer4"), ("timm/resnetv2_50", "stages.3")],
 )
-def test_pain_17_a_small_picture_reaches_the_last_stage_with_a_layout(arch, last, meta):
+def test_pain_17_a_small_image_reaches_the_last_stage_with_a_layout(arch, last, meta):
     assert trace(meta(arch), (32, 32)).shapes[last][2:] == (1, 1)
     assert trace(meta(arch, stem="small"), (32, 32)).shapes[last][2:] == (4, 4)
 

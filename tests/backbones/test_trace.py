@@ -48,6 +48,6 @@ def test_a_gradient_is_found_inside_no_grad(meta):
         replace_head(meta("resnet18"), 3)
 
 
-def test_trap_iii_a_picture_too_small_for_the_network_is_refused(meta):
+def test_trap_iii_a_image_too_small_for_the_network_is_refused(meta):
     with pytest.raises(UsageError, match="AlexNet does not accept a 3x32x32 image"):
         trace(meta("alexnet"), (32, 32))

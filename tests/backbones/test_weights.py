@@ -246,7 +246,7 @@ def test_an_address_is_downloaded_once_and_its_hash_is_checked(tmp_path, saved, 
         load_weights(build(TINY), (there / "named-0123456789.pth").as_uri(), arch=TINY)
 
 
-def test_real_squeezenet_weights_see_what_is_in_a_picture(shared):
+def test_real_squeezenet_weights_see_what_is_in_a_image(shared):
     path = shared / "weights" / "squeezenet1_1-imagenet.pth"
     model = build("squeezenet1_1")
     loaded = load_weights(model, str(path), arch="squeezenet1_1", skip_head=False)
@@ -254,8 +254,8 @@ def test_real_squeezenet_weights_see_what_is_in_a_picture(shared):
     assert loaded.preprocess == Preprocess(224, 256)
     reference = torchvision.models.squeezenet1_1(weights=None)
     reference.load_state_dict(torch.load(path, weights_only=True))
-    picture = torch.randn(1, 3, 64, 64)
-    assert torch.equal(model.eval()(picture), reference.eval()(picture))
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model.eval()(image), reference.eval()(image))
 
 
 @pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))

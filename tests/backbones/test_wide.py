@@ -24,7 +24,7 @@ def test_every_entry_has_torchvisions_name_and_w_times_its_channels(width, meta)
     theirs = {k: tuple(t.shape) for k, t in meta("resnet50").state_dict().items()}
     assert list(mine) == list(theirs)
     for name, shape in theirs.items():
-        # pictures have three channels and heads a thousand scores, whatever the width
+        # images have three channels and heads a thousand scores, whatever the width
         wide = tuple(n if n in (1000, 1, 7) or (name, i) == ("conv1.weight", 1) else n * width
                      for i, n in enumerate(shape[:2]))  # fmt: skip
         assert mine[name] == wide + shape[2:], name
@@ -34,8 +34,8 @@ def test_width_one_is_torchvisions_resnet50():
     torch.manual_seed(0)
     mine, theirs = WideResNet50(1, 10), torchvision.models.resnet50(num_classes=10)
     theirs.load_state_dict(mine.state_dict())
-    picture = torch.randn(2, 3, 48, 48)
-    assert torch.equal(mine.eval()(picture), theirs.eval()(picture))
+    image = torch.randn(2, 3, 48, 48)
+    assert torch.equal(mine.eval()(image), theirs.eval()(image))
     # initialised as ResNets are: the scale of every convolution is that of its fan-out
     for name, weight in mine.named_parameters():
         if weight.dim() == 4:

@@ -164,10 +164,10 @@ def test_a_truncated_file_is_named(tmp_path, kind, left):
 
 
 def test_other_archives_and_folders_are_named(tmp_path):
-    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("a.jpg", b"x")
     with pytest.raises(WeightsError, match="zip archive, but no checkpoint"):
-        read_checkpoint(tmp_path / "pictures.zip")
+        read_checkpoint(tmp_path / "images.zip")
     with pytest.raises(WeightsError, match="folder without a model"):
         read_checkpoint(tmp_path)
     with pytest.raises(WeightsError, match="There is no file"):

@@ -18,7 +18,7 @@ import pytest
 
 from unfreeze.runtime.runfolder import read_metrics
 
-EPOCHS, STEPS = 24, 4  # of 64 pictures by 16
+EPOCHS, STEPS = 24, 4  # of 64 images by 16
 WORDS = [
     *("pretrain", "digits", "--limit", "64", "--batch-size", "16", "--epochs", str(EPOCHS)),
     *("--arch", "unfreeze/tiny", "--nmb-prototypes", "12", "--queue-length", "32"),

@@ -74,7 +74,7 @@ def test_the_references_flags_keep_underscores_take_values_and_know_dashes():
     assert (settings.use_fp16, settings.nmb_crops, settings.json) == (False, (2, 6), True)
 
 
-def test_several_pictures_with_spaces_in_their_names():
+def test_several_images_with_spaces_in_their_names():
     settings = parse("predict", ["run", "a b.jpg", "--batch-size", "2", "c,d.jpg"])
     assert settings.images == ("a b.jpg", "c,d.jpg")
 

@@ -50,7 +50,7 @@ def test_two_processes_fine_tune_together(tmp_path):
     lines = read_metrics(tmp_path / "run")
     assert [r["step"] for r in lines if r["split"] == "train"] == list(range(1, 17))
     assert [r["total"] for r in lines if r["split"] == "val"] == [32, 32]
-    assert done.stderr.count("training pictures of 10 classes") == 1
+    assert done.stderr.count("training images of 10 classes") == 1
     assert "\nprocesses = 2\n" in (tmp_path / "run/config.toml").read_text()
 
 

@@ -1,4 +1,4 @@
-"""`made`: small pictures, folders and archives of them."""
+"""`made`: small images, folders and archives of them."""
 
 import io
 import tarfile
@@ -20,12 +20,12 @@ class Made:
 
     def encoded(self, pixels: np.ndarray | None = None, kind: str = "PNG", **options) -> bytes:
         buffer = io.BytesIO()
-        picture = Image.fromarray(self.noise() if pixels is None else pixels)
-        picture.save(buffer, kind, **options)
+        image = Image.fromarray(self.noise() if pixels is None else pixels)
+        image.save(buffer, kind, **options)
         return buffer.getvalue()
 
     def members(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Names ending in .png get a picture of their own, others text."""
+        """Names ending in .png get a image of their own, others text."""
         return {
             name: self.encoded(self.noise(seed=seed)) if name.endswith(".png") else b"text"
             for seed, name in enumerate(names)

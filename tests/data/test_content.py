@@ -16,7 +16,7 @@ def keys(data):
 
 
 def test_equal_files_have_equal_keys_in_every_container(tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for k in range(5):
@@ -33,7 +33,7 @@ def test_equal_files_have_equal_keys_in_every_container(tmp_path):
     assert keys(tmp_path / "a.zip") == keys(tmp_path / "a.tar") == found
 
 
-def test_a_longer_file_with_the_same_start_is_another_picture(tmp_path):
+def test_a_longer_file_with_the_same_start_is_another_image(tmp_path):
     (tmp_path / "a.bmp").write_bytes(b"BM" + bytes(70_000))
     (tmp_path / "b.bmp").write_bytes(b"BM" + bytes(70_001))
     assert len(set(keys(tmp_path).values())) == 2
@@ -46,8 +46,8 @@ def test_files_that_begin_with_a_border_are_told_apart(tmp_path):
         for number in range(3):
             pixels = np.full((300, 300, 4), 255, np.uint8)
             pixels[:30] = draw.integers(0, 256, (30, 300, 4))
-            picture = Image.fromarray(pixels).convert(mode)
-            picture.save(tmp_path / f"{mode}-{number}.bmp")
+            image = Image.fromarray(pixels).convert(mode)
+            image.save(tmp_path / f"{mode}-{number}.bmp")
     assert len(set(keys(tmp_path).values())) == 9
 
 
@@ -65,7 +65,7 @@ def signed(*images):
     return table
 
 
-def picture(seed, side=64):
+def image(seed, side=64):
     draw = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     return np.array(Image.fromarray(draw).resize((side, side), Image.Resampling.BICUBIC))
 
@@ -74,13 +74,13 @@ def test_what_was_seen_is_written_and_read(tmp_path):
     path = tmp_path / "model/seen_images.npz"
     flat = np.full((64, 64, 3), 200, np.uint8)
     keys = np.array([3, 1, 2], np.uint64)
-    table = signed(picture(0), flat, picture(1))
+    table = signed(image(0), flat, image(1))
     save_seen(path, Seen(keys, np.array([], np.uint64), table))
     found = load_seen(path)
     assert found.train.tolist() == [1, 2, 3] and len(found.val) == 0
     assert len(found.signatures) == 2  # a flat image is known by its bytes alone
     none = np.array([9, 9, 1], np.uint64)
-    judged = signed(picture(0, 90), picture(2), flat)
+    judged = signed(image(0, 90), image(2), flat)
     assert found.leaked(none, judged).tolist() == [True, False, True]
     assert load_seen(tmp_path / "none.npz") is None
 
@@ -90,7 +90,7 @@ def test_without_signatures_only_the_same_bytes_are_known(tmp_path):
     found = load_seen(tmp_path / "a.npz")
     assert found.signatures is None
     judged = np.array([1, 2], np.uint64)
-    assert found.leaked(judged, signed(picture(0), picture(0))).tolist() == [True, False]
+    assert found.leaked(judged, signed(image(0), image(0))).tolist() == [True, False]
 
 
 def test_a_damaged_member_has_a_key_and_stops_nothing(tmp_path):

@@ -5,11 +5,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from unfreeze.data.dataset_warnings import (
-    cropped_away,
-    dataset_warnings,
-    labels_differ_by_case,
-)
+from unfreeze.data.dataset_warnings import cropped_away, dataset_warnings, labels_differ_by_case
 from unfreeze.data.index import build_index
 from unfreeze.data.label_names import same_but_for_case
 from unfreeze.data.sources import open_source

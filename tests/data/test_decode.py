@@ -47,7 +47,7 @@ def test_exif_orientation_is_applied_as_pillow_applies_it(made, orientation, kin
     assert found.shape[:2] == ((16, 12) if orientation > 4 else (12, 16))
 
 
-def test_a_broken_exif_block_does_not_spoil_a_picture(made):
+def test_a_broken_exif_block_does_not_spoil_a_image(made):
     data = saved(Image.fromarray(made.noise()), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert decode(data).shape == (12, 16, 3)
 

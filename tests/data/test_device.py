@@ -1,13 +1,13 @@
-"""Small pictures on the device: the same batches as those of the plain loader."""
+"""Small images on the device: the same batches as those of the plain loader."""
 
 import numpy as np
 import pytest
 import torch
 
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.device import Held, HeldLoader, bytes_held
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.builtin import ArraySource
 from unfreeze.data.store import PixelStore
 from unfreeze.data.views.multicrop import Cut
@@ -19,17 +19,17 @@ SPECS = [preset("small", 16, (0.2, 1.0))] * 2 + [preset("small", 8, (0.1, 0.3))]
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     pixels = np.random.default_rng(0).integers(0, 256, (40, 5, 7, 3), np.uint8)
     pixels = pixels.repeat(4, 1).repeat(4, 2)
     names = [f"{k}.png" for k in range(40)]
-    return Pictures(build_index(ArraySource("noise", pixels, names, ["train"] * 40)))
+    return ImageDataset(build_index(ArraySource("noise", pixels, names, ["train"] * 40)))
 
 
-def loaders(pictures, rank=0, world=1):
+def loaders(images, rank=0, world=1):
     positions = np.arange(3, 40)
     known = {
-        "pictures": pictures,
+        "images": images,
         "make": Cut(5, SPECS),
         "batch_size": 8,
         "seed": 5,
@@ -38,12 +38,12 @@ def loaders(pictures, rank=0, world=1):
         "rank": rank,
         "world": world,
     }
-    held = Held(pictures, positions, CPU, most=2**20)
+    held = Held(images, positions, CPU, most=2**20)
     return Loader(**known), HeldLoader(held, SPECS, **known)
 
 
-def test_the_batches_are_those_of_the_plain_loader(pictures):
-    plain, held = loaders(pictures)
+def test_the_batches_are_those_of_the_plain_loader(images):
+    plain, held = loaders(images)
     assert held.steps_per_epoch == plain.steps_per_epoch == 4
     for one, other in zip(plain.stream(2, 7), held.stream(2, 7), strict=True):
         assert (one.step, one.epoch) == (other.step, other.epoch)
@@ -53,29 +53,29 @@ def test_the_batches_are_those_of_the_plain_loader(pictures):
             assert a.shape == b.shape and apart.mean() < 0.5 and apart.quantile(0.98) <= 2
 
 
-def test_processes_share_a_batch(pictures):
-    whole = next(loaders(pictures)[1].stream(0, 1))
-    halves = [next(loaders(pictures, rank, 2)[1].stream(0, 1)) for rank in (0, 1)]
+def test_processes_share_a_batch(images):
+    whole = next(loaders(images)[1].stream(0, 1))
+    halves = [next(loaders(images, rank, 2)[1].stream(0, 1)) for rank in (0, 1)]
     for k, view in enumerate(whole.views):
         assert torch.equal(view, torch.cat([half.views[k] for half in halves]))
 
 
-def test_these_are_cut_too(pictures):
-    (batch,) = loaders(pictures)[1].these([np.array([4, 9])], epoch=2)
+def test_these_are_cut_too(images):
+    (batch,) = loaders(images)[1].these([np.array([4, 9])], epoch=2)
     assert batch.epoch == 2 and [view.shape[0] for view in batch.views] == [2, 2, 2]
 
 
-def test_too_many_bytes_are_refused_with_a_way_out(pictures):
+def test_too_many_bytes_are_refused_with_a_way_out(images):
     with pytest.raises(ResourceError, match="--views-on host"):
-        Held(pictures, np.arange(40), CPU, most=1000)
+        Held(images, np.arange(40), CPU, most=1000)
 
 
-def test_sizes_are_known_from_the_store_and_without_one_not(pictures):
-    assert bytes_held(pictures, np.arange(40)) is None
+def test_sizes_are_known_from_the_store_and_without_one_not(images):
+    assert bytes_held(images, np.arange(40)) is None
     store = PixelStore(40, capacity=100, resize_to=None)
     for row in range(40):
-        store.add(row, pictures[row][: 10 + row % 3])
-    stored = Pictures(pictures.index, store)
+        store.add(row, images[row][: 10 + row % 3])
+    stored = ImageDataset(images.index, store)
     assert bytes_held(stored, np.arange(40)) == 40 * 3 * 12 * 28
     assert bytes_held(stored, np.array([0, 3])) == 2 * 3 * 10 * 28
     held = Held(stored, np.array([0, 1, 1, 5]), CPU, most=2**20)

@@ -1,4 +1,4 @@
-"""Pictures that are the same, beside comparing each with each."""
+"""Images that are the same, beside comparing each with each."""
 
 import io
 import itertools
@@ -54,7 +54,7 @@ def test_bytes_find_what_comparing_all_pairs_finds(seed, monkeypatch):
     assert found == each_with_each(looks, thumbs) and found
 
 
-def test_the_same_bits_of_another_picture_are_no_twin():
+def test_the_same_bits_of_another_image_are_no_twin():
     thumbs = np.random.default_rng(0).integers(0, 256, (2, 256), np.uint8)
     assert duplicates.near(np.zeros(2, np.uint64), thumbs) == []
 
@@ -153,9 +153,9 @@ def scene(side, seed=0):
     return Image.fromarray(noise).resize((side * 4 // 3, side), Image.Resampling.BICUBIC)
 
 
-def saved(picture, kind, **options):
+def saved(image, kind, **options):
     held = io.BytesIO()
-    picture.save(held, kind, **options)
+    image.save(held, kind, **options)
     return held.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What one picture shows when it is decoded once."""
+"""What one image shows when it is decoded once."""
 
 import io
 
@@ -12,14 +12,14 @@ from unfreeze.data.examine import Examiner, Note, examine
 
 
 def scene(side=96, seed=0):
-    """A picture with something in it: blurred noise, not flat."""
+    """A image with something in it: blurred noise, not flat."""
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     return Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC)
 
 
-def saved(picture, kind, **options):
+def saved(image, kind, **options):
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -120,7 +120,7 @@ def test_sizes_are_those_of_what_is_used_and_pixels_hold_the_same():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_large_picture_is_looked_at_small_and_upright(orientation, kind):
+def test_a_large_image_is_looked_at_small_and_upright(orientation, kind):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = saved(scene(200).resize((408, 304)), kind, exif=exif)
@@ -135,30 +135,30 @@ def test_a_large_picture_is_looked_at_small_and_upright(orientation, kind):
     assert np.abs(blocks.mean(axis=(1, 3)) - small).mean() < 4  # a smooth scene
 
 
-def test_a_grey_picture_that_is_half_transparent_is_looked_at_on_white():
+def test_a_grey_image_that_is_half_transparent_is_looked_at_on_white():
     grey = np.full((40, 40), 90, np.uint8)
     data = saved(Image.fromarray(grey), "PNG", transparency=90)
     assert (decode_told(data, lambda image: None, 100)[0] == 255).all()
 
 
-def test_a_look_survives_another_size_and_another_save_but_not_another_picture():
+def test_a_look_survives_another_size_and_another_save_but_not_another_image():
     def apart(one, two):
         return (examine(one, "a").signature.hash ^ examine(two, "a").signature.hash).bit_count()
 
     for seed in range(10):
-        picture = scene(256, seed)
-        original = saved(picture, "PNG")
-        assert apart(original, saved(picture.resize((128, 128)), "PNG")) <= 4
-        assert apart(original, saved(picture, "JPEG", quality=40)) <= 4
-        assert apart(original, saved(picture.filter(ImageFilter.GaussianBlur(2)), "PNG")) <= 4
+        image = scene(256, seed)
+        original = saved(image, "PNG")
+        assert apart(original, saved(image.resize((128, 128)), "PNG")) <= 4
+        assert apart(original, saved(image, "JPEG", quality=40)) <= 4
+        assert apart(original, saved(image.filter(ImageFilter.GaussianBlur(2)), "PNG")) <= 4
         assert apart(original, saved(scene(256, seed + 100), "PNG")) > 12
 
 
-def test_a_flat_picture_looks_like_nothing():
+def test_a_flat_image_looks_like_nothing():
     assert examine(saved(Image.new("RGB", (64, 64), "white"), "PNG"), "a").signature.thumb is None
 
 
-def test_camera_pictures_without_jfif_are_counted_as_the_rule_of_others_has_it():
+def test_camera_images_without_jfif_are_counted_as_the_rule_of_others_has_it():
     data = saved(scene(), "JPEG")
     assert not examine(data, "a.jpg").keras
     app0 = data.index(b"\xff\xe0")
@@ -168,7 +168,7 @@ def test_camera_pictures_without_jfif_are_counted_as_the_rule_of_others_has_it()
     assert found.keras and found.reason is None
 
 
-def test_what_cannot_be_read_is_not_held_against_the_picture(tmp_path):
+def test_what_cannot_be_read_is_not_held_against_the_image(tmp_path):
     from unfreeze.data.sources import open_source
 
     (tmp_path / "a.png").write_bytes(saved(scene(), "PNG"))

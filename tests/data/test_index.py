@@ -39,7 +39,7 @@ def test_the_same_files_give_the_same_index_however_they_are_packed(made, pack):
         assert index.source.read(int(row)) == members[index.paths[position]]
 
 
-def test_flat_pictures_have_no_labels(made):
+def test_flat_images_have_no_labels(made):
     index = indexed(made.folder(made.members(["b.png", "a.png", "manifest.csv"])))
     assert index.layout == "flat"
     assert index.paths == ["a.png", "b.png"]
@@ -48,15 +48,15 @@ def test_flat_pictures_have_no_labels(made):
     assert index.other == 1
 
 
-def test_a_picture_counts_by_content_or_by_name(made):
-    picture = made.encoded()
-    members = {"cat/no_suffix": picture, "cat/page.jpg": b"<html>", "dog/notes": b"text"}
-    index = indexed(made.zip(members | {"dog/odd.txt": picture}))
+def test_a_image_counts_by_content_or_by_name(made):
+    image = made.encoded()
+    members = {"cat/no_suffix": image, "cat/page.jpg": b"<html>", "dog/notes": b"text"}
+    index = indexed(made.zip(members | {"dog/odd.txt": image}))
     assert index.paths == ["cat/no_suffix", "cat/page.jpg", "dog/odd.txt"]
     assert index.other == 1
 
 
-def test_pictures_beside_class_folders_are_counted_and_named(made):
+def test_images_beside_class_folders_are_counted_and_named(made):
     names = ["sheet.png", "cat/1.png", "cat/2.png", "dog/1.png"]
     index = indexed(made.folder(made.members(names)))
     assert (index.stray, index.other, len(index)) == (1, 1, 3)
@@ -76,8 +76,8 @@ def test_a_class_that_train_does_not_know_is_named(made):
         indexed(made.folder(made.members(names)))
 
 
-def test_no_pictures_at_all(made):
-    with pytest.raises(DataError, match=r"no pictures: 2 other files, .*inner\.zip"):
+def test_no_images_at_all(made):
+    with pytest.raises(DataError, match=r"no images: 2 other files, .*inner\.zip"):
         indexed(made.zip({"inner.zip": b"PK", "readme": b"text"}))
 
 

@@ -48,7 +48,7 @@ def test_everything_else_is_stretched(values):
 
 
 @pytest.mark.parametrize(("value", "grey"), [(7e3, 128), (-1.0, 128), (0.0, 0), (1.0, 255)])
-def test_pictures_of_one_value(value, grey):
+def test_images_of_one_value(value, grey):
     assert to_uint8(np.full((2, 2), value)).tolist() == [[grey] * 2] * 2
 
 
@@ -68,7 +68,7 @@ def test_the_full_range_of_the_type():
         assert to_uint8(values, "full").tolist() == to_uint8(values).tolist() == [0, 128, 255]
 
 
-def test_percentiles_of_the_picture_itself():
+def test_percentiles_of_the_image_itself():
     values = np.arange(1_001, dtype=np.uint16)
     values[-1] = 60_000  # one hot pixel
     found = to_uint8(values, "percentile")

@@ -34,7 +34,7 @@ def table(tmp_path):
         ("3", 3),  # without the ending
     ],
 )
-def test_a_line_names_a_picture(table, line, place):
+def test_a_line_names_a_image(table, line, place):
     found = read_listing(table(f"path,label\n{line},cat\n"), NAMES, needs="label")
     assert found.columns["label"] == ["cat" if n == place else "" for n in range(4)]
     assert found.listed == [n == place for n in range(4)]
@@ -47,7 +47,7 @@ def test_a_line_that_fits_several_is_refused(table, line):
         read_listing(table(f"path,label\n{line},cat\n"), NAMES, needs="label")
 
 
-def test_another_folders_picture_of_the_same_name_is_another_picture(table):
+def test_another_folders_image_of_the_same_name_is_another_image(table):
     path = table("path,label\nc/3.jpg,cat\nwrap/a/3.jpg,cat\na/1.png,dog\n")
     found = read_listing(path, NAMES, needs="label")
     assert found.columns["label"] == ["dog", "", "", ""]
@@ -116,7 +116,7 @@ def test_a_split_file_says_who_is_used(made, table):
         assert index.paths == ["cat/0.png", "cat/1.png", "dog/0.png"]
         assert index.splits.tolist() == [TRAIN, VAL, TRAIN]
         assert index.other == 3
-        assert index.notes == (f"3 pictures do not stand in {path}: not used.",)
+        assert index.notes == (f"3 images do not stand in {path}: not used.",)
     table(text.replace("cat/1.png,cat", "cat/1.png,dog"), "split.csv")
     with pytest.raises(DataError, match=r"cat/1.png is labelled 'cat' in the data and 'dog'"):
         build_index(source, split_from=str(path))

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from unfreeze.data import loader as module
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources import open_source
 from unfreeze.errors import ResourceError
 
@@ -16,8 +16,8 @@ def made_loader(workers):
     def make(images, ids, epoch):
         return [torch.from_numpy(np.stack(images))]
 
-    pictures = Pictures(build_index(open_source("digits")))
-    return Loader(pictures, make, batch_size=8, seed=0, drop_last=True, workers=workers)
+    dataset = ImageDataset(build_index(open_source("digits")))
+    return Loader(dataset, make, batch_size=8, seed=0, drop_last=True, workers=workers)
 
 
 def test_batches_of_workers_are_those_of_this_process():

@@ -58,12 +58,12 @@ def checked(index, resize_to=6, console=None, **options):
 
 
 def equals_decoding(index, scan, resize_to):
-    pictures = scan.pictures()
-    assert len(pictures) == len(index) - len(scan.problems)
-    for position, row in enumerate(pictures.index.rows.tolist()):
+    images = scan.images()
+    assert len(images) == len(index) - len(scan.problems)
+    for position, row in enumerate(images.index.rows.tolist()):
         assert row in scan.store
         fresh = shrink(decode(index.source.read(row)), resize_to)
-        assert np.array_equal(pictures[position], fresh)
+        assert np.array_equal(images[position], fresh)
 
 
 @pytest.mark.parametrize("pack", ["folder", "zip", "tar", "tar.gz"])
@@ -279,7 +279,7 @@ def test_the_number_of_chunks_is_that_of_the_files(made, members, monkeypatch):
     index = indexed(made.zip(members))
     assert checked(index).store.want.chunks == 16
     assert wanted(index.source, index.rows, 6, 10 * 2**30).chunks == 16
-    assert wanted(index.source, index.rows, 7, 10 * 2**30).chunks == 40  # one picture each
+    assert wanted(index.source, index.rows, 7, 10 * 2**30).chunks == 40  # one image each
     monkeypatch.setattr(module, "MOST_CHUNKS", 20)
     assert wanted(index.source, index.rows, 7, 2**50).chunks == 20
 

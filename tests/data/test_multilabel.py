@@ -1,4 +1,4 @@
-"""Several labels to a picture: told from names with a sign in them, refused or not used."""
+"""Several labels to a image: told from names with a sign in them, refused or not used."""
 
 import pytest
 
@@ -38,10 +38,10 @@ def test_where_one_is_needed_it_is_refused_with_what_to_do(several):
     assert "another sign than ';'" in raised.value.next_step
 
 
-def test_elsewhere_the_pictures_are_read_and_it_is_said(several):
+def test_elsewhere_the_images_are_read_and_it_is_said(several):
     index = build_index(open_source(str(several)), strange_classes=True)
     assert len(index) == 4 and index.classes == () and set(index.labels.tolist()) == {-1}
-    assert any("2 pictures have several labels ('cat;dog')" in note for note in index.notes)
+    assert any("2 images have several labels ('cat;dog')" in note for note in index.notes)
 
 
 def test_labels_from_elsewhere_are_looked_at_too(several):

@@ -7,7 +7,7 @@ LABELS = np.repeat([0, 1, 2], [60, 9, 4])
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2, 7])
-def test_every_class_has_the_same_number_to_one_picture(epoch):
+def test_every_class_has_the_same_number_to_one_image(epoch):
     order = balanced(LABELS, 0)(epoch)
     assert len(order) == len(LABELS)
     counts = np.bincount(LABELS[order], minlength=3)
@@ -34,7 +34,7 @@ def test_it_follows_from_seed_and_epoch_and_is_shuffled():
     assert changes > 30  # classes alternate: sorted there would be two changes
 
 
-def test_classes_without_a_picture_take_no_share():
+def test_classes_without_a_image_take_no_share():
     labels = np.array([0, 0, 0, 2])
     order = balanced(labels, 0)(0)
     assert sorted(labels[order]) == [0, 0, 2, 2]

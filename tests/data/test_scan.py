@@ -78,10 +78,10 @@ def test_unusable_files_are_left_out_with_their_reasons(made):
     assert found.heights[[3, 5, 7]].tolist() == [0, 0, 0]
     assert (found.decoded, found.known) == (20, 0)
     assert sum(console.steps) == console.total == 20
-    pictures = found.pictures()
-    assert len(pictures) == 17
-    assert pictures.index.paths[3] == "cat/4.png"
-    assert np.array_equal(pictures[3], made.noise(seed=4))
+    images = found.images()
+    assert len(images) == 17
+    assert images.index.paths[3] == "cat/4.png"
+    assert np.array_equal(images[3], made.noise(seed=4))
 
 
 def test_a_second_run_reads_nothing(made, monkeypatch):
@@ -146,8 +146,8 @@ def test_a_decoder_that_dies_hangs_or_swells_costs_its_file_alone(made, monkeypa
     assert all(p.left_out for p in found.problems)
     assert "signal 11" in found.problems[0].detail
     if store_budget:
-        for position, row in enumerate(found.pictures().index.rows.tolist()):
-            assert np.array_equal(found.pictures()[position], made.noise(seed=row))
+        for position, row in enumerate(found.images().index.rows.tolist()):
+            assert np.array_equal(found.images()[position], made.noise(seed=row))
     assert check(indexed(made)).decoded == 1  # want of memory while reading may pass
 
 
@@ -202,7 +202,7 @@ def test_above_half_unusable_is_an_error(made):
     spoilt = {f"_{number}": b"<html>" for number in range(10)}
     assert len(check(indexed(made, **spoilt)).usable) == 10
     index = indexed(made, **spoilt, other=b"")
-    with pytest.raises(DataError, match=r"11 of 21 pictures .* cat/0\.png, not an image"):
+    with pytest.raises(DataError, match=r"11 of 21 images .* cat/0\.png, not an image"):
         check(index)
     assert len(check(index, refuse_above=None).problems) == 11
 
@@ -213,12 +213,12 @@ def test_the_store_equals_decoding_afresh(made, resize_to, workers):
     index = indexed(made, _3=b"<html>", _4=made.encoded(made.noise(30, 9), "JPEG"))
     found = check(index, workers=workers, store_budget=2**20, resize_to=resize_to)
     assert found.store is not None
-    pictures = found.pictures()
-    assert len(pictures) == 19
-    for position, row in enumerate(pictures.index.rows.tolist()):
+    images = found.images()
+    assert len(images) == 19
+    for position, row in enumerate(images.index.rows.tolist()):
         assert row in found.store
         fresh = shrink(decode(index.source.read(row)), resize_to)
-        assert np.array_equal(pictures[position], fresh)
+        assert np.array_equal(images[position], fresh)
     assert found.heights[4] == 30  # before shrinking
 
 
@@ -249,7 +249,7 @@ def test_a_store_that_outgrows_its_estimate_is_given_up(made, monkeypatch):
     assert found.store is None
     assert len(found.usable) == 20
     assert "none are held" in console.said[0]
-    assert found.pictures()[0].shape == (12, 16, 3)
+    assert found.images()[0].shape == (12, 16, 3)
 
 
 def test_sample_and_off_say_so(made, monkeypatch):
@@ -299,7 +299,7 @@ def test_nasty_images_agree_with_pillow(shared, made, caplog):
     left_out = {problem.path.rpartition("/")[2] for problem in found.problems}
     seen = {name.rpartition("/")[2] for name in index.paths}
     stages = {row["file"]: row["pil_stage"] for row in rows}
-    # one bomb has neither a picture's name nor a signature: it is no picture at all
+    # one bomb has neither a image's name nor a signature: it is no image at all
     assert {stages[name] for name in stages if name not in seen} == {"bomb"}
     assert all(name in left_out for name in seen if stages[name] != "ok")
     # Some that the manifest calls fine are left out: Pillow's first load() fails and only a
@@ -323,12 +323,12 @@ def test_nasty_images_agree_with_pillow(shared, made, caplog):
 
 def test_nasty_images_that_are_kept_are_not_black_and_held_as_decoded(shared):
     index = build_index(open_source(str(shared / "data" / "nasty-images.zip")))
-    pictures = check(index, refuse_above=None, store_budget=2**30).pictures()
-    assert pictures.store is not None
-    for position, path in enumerate(pictures.index.paths):
-        pixels = pictures[position]
+    images = check(index, refuse_above=None, store_budget=2**30).images()
+    assert images.store is not None
+    for position, path in enumerate(images.index.paths):
+        pixels = images[position]
         assert pixels.max() > 30 or "empty_gps_ifd" in path, path  # that one is nearly black
-        assert np.array_equal(decode(index.source.read(int(pictures.index.rows[position]))), pixels)
+        assert np.array_equal(decode(index.source.read(int(images.index.rows[position]))), pixels)
 
 
 def test_trashnet_is_whole(shared):

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from unfreeze.data.signatures import HEAD, cut_short, is_junk, known, may_be_junk, named_as_picture
+from unfreeze.data.signatures import HEAD, cut_short, is_junk, known, may_be_junk, named_as_image
 
 
 @pytest.mark.parametrize(
@@ -28,16 +28,16 @@ def test_signatures_of_what_pillow_writes(made, kind, name):
     assert known(made.encoded(kind=kind)[:HEAD]) == name
 
 
-@pytest.mark.parametrize("head", [b"", b"<html>", b"BMW is a car, not a picture", b"Plan", b"PK\3"])
-def test_text_and_archives_are_no_pictures(head):
+@pytest.mark.parametrize("head", [b"", b"<html>", b"BMW is a car, not a image", b"Plan", b"PK\3"])
+def test_text_and_archives_are_no_images(head):
     assert known(head) is None
 
 
 def test_names():
-    assert named_as_picture("a/B.JPG")
-    assert named_as_picture("x.tar.jpeg")
-    assert not named_as_picture("jpg")
-    assert not named_as_picture("a.jpg/readme")
+    assert named_as_image("a/B.JPG")
+    assert named_as_image("x.tar.jpeg")
+    assert not named_as_image("jpg")
+    assert not named_as_image("a.jpg/readme")
     assert is_junk("__MACOSX/a/._b.jpg")
     assert is_junk("a/.ipynb_checkpoints/b.png")
     assert is_junk("a/Thumbs.db")
@@ -62,7 +62,7 @@ def test_names_that_may_be_junk_are_looked_at(names):
 
 
 def test_ordinary_names_are_not_looked_at_one_by_one():
-    assert not may_be_junk(["train/a.b/picture.jpg", "database.db/thumbs.jpg", "b..png"])
+    assert not may_be_junk(["train/a.b/image.jpg", "database.db/thumbs.jpg", "b..png"])
 
 
 def test_end_marks(made):

@@ -50,7 +50,7 @@ def test_fractions_nest_and_keep_every_class(counts, seed, one, other):
         assert len(part) == max(round(fraction * len(labels)), len(counts))
         held = np.bincount(labels[part], minlength=len(counts))
         assert (held > 0).all()
-        # no class is further than one picture and a half from its share, its first aside
+        # no class is further than one image and a half from its share, its first aside
         share = np.array(counts) * (len(part) / len(labels))
         assert (held <= np.maximum(share + 1.5, 1)).all()
 
@@ -73,7 +73,7 @@ def test_subsets_stay_in_their_positions_and_follow_the_seed():
     assert found.tolist() != subset(labels, positions, per_class=5, seed=1).tolist()
 
 
-def test_unlabelled_pictures_can_be_limited_but_not_counted_by_class():
+def test_unlabelled_images_can_be_limited_but_not_counted_by_class():
     labels = np.full(30, -1, np.int32)
     assert len(subset(labels, np.arange(30), limit=7, seed=0)) == 7
     with pytest.raises(DataError, match="no label"):
@@ -173,7 +173,7 @@ def test_lines_are_those_of_the_csv_module(tmp_path_factory, rows):
         assert path.read_bytes() == text.getvalue().encode()
 
 
-def test_lines_of_many_pictures_are_all_there(tmp_path):
+def test_lines_of_many_images_are_all_there(tmp_path):
     rows = [
         SplitRow(f"{n:05}.png" if n != 9_000 else "a,b.png", "x", "train") for n in range(10_000)
     ]

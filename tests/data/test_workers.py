@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch.utils.data import _utils
 
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources import open_source
 from unfreeze.errors import ResourceError
 
@@ -29,7 +29,7 @@ def cut(images, ids, epoch):
 
 def made_loader(workers, make=cut):
     loader = Loader(
-        Pictures(build_index(open_source("digits"))),
+        ImageDataset(build_index(open_source("digits"))),
         make,
         batch_size=8,
         seed=0,

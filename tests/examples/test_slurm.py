@@ -12,7 +12,7 @@ from unfreeze.runtime.runfolder import read_metrics
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm.sh"
 JOB = "4711"
-# three steps of 16 pictures; a limit below the interpreter's start leaves one step a turn
+# three steps of 16 images; a limit below the interpreter's start leaves one step a turn
 WORDS = [*("--limit", "48", "--batch-size", "16", "--epochs", "1", "--device", "cpu")]
 
 

@@ -58,10 +58,10 @@ def stir(network):
 
 @pytest.fixture
 def photo(tmp_path):
-    """A picture that is neither square nor of any network's size."""
+    """A image that is neither square nor of any network's size."""
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(pixels).resize((75, 50), Image.Resampling.BICUBIC).save(path)
     return path

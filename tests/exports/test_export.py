@@ -51,16 +51,16 @@ CASES = [
 ]
 
 
-def pictures(size, count=5):
+def images(size, count=5):
     draw = torch.Generator().manual_seed(3)
     return torch.randn(count, 3, size, size, generator=draw)
 
 
 def run_readme(folder, photo, monkeypatch):
-    """What the README's own lines leave behind, run where it lies beside a picture."""
+    """What the README's own lines leave behind, run where it lies beside a image."""
     text = (folder / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    shutil.copy(photo, folder / "picture.jpg")  # Pillow goes by content
+    shutil.copy(photo, folder / "image.jpg")  # Pillow goes by content
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)  # as for a script that lies there
     monkeypatch.delitem(sys.modules, "prepare", raising=False)
@@ -87,7 +87,7 @@ def test_the_readme_alone_gives_what_the_run_gives(
     )
     scope, said = run_readme(tmp_path / "out", photo, monkeypatch)
     ours = load_classifier(run) if head else load_features(run)
-    x = pictures(size)
+    x = images(size)
     with torch.inference_mode():
         assert torch.allclose(scope["model"](x), ours(x), atol=found.tolerance)
     if head:
@@ -106,7 +106,7 @@ def test_torchvision_loads_it_strictly_and_without_pickled_code(untrained, tmp_p
     assert type(tensors) is dict and all(type(t) is torch.Tensor for t in tensors.values())
     network = torchvision.models.resnet18(num_classes=3)
     assert str(network.load_state_dict(tensors, strict=True)) == "<All keys matched successfully>"
-    x, ours = pictures(32), load_classifier(run)
+    x, ours = images(32), load_classifier(run)
     with torch.inference_mode():
         assert torch.equal(network.eval()(x), ours(x))
 
@@ -127,9 +127,9 @@ def test_timm_opens_the_folder_with_classes_and_preprocessing(untrained, photo, 
     assert network.pretrained_cfg["label_names"] == ["cat", "dog", "owl"]
     assert network.num_classes == 3
     prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
-    picture = Image.open(photo)
+    image = Image.open(photo)
     ours = load_classifier(run)
-    assert torch.allclose(prepare(picture), ours.preprocess.apply(np.asarray(picture)), atol=1e-5)
+    assert torch.allclose(prepare(image), ours.preprocess.apply(np.asarray(image)), atol=1e-5)
     plain = timm.create_model("resnet18", num_classes=3)
     plain.load_state_dict(load_file(out / "model.safetensors"), strict=True)
 
@@ -176,7 +176,7 @@ def test_a_vision_transformer_at_another_size_is_exported(
     run = untrained("timm/vit_tiny_patch16_224", size=48, resize=52)
     export(str(run), to, str(tmp_path / "out"))
     scope, said = run_readme(tmp_path / "out", photo, monkeypatch)
-    x, ours = pictures(48), load_classifier(run)
+    x, ours = images(48), load_classifier(run)
     with torch.inference_mode():
         assert torch.allclose(scope["model"](x), ours(x), atol=1e-4)
     assert said.split()[0] == ours.predict([photo])[0].label
@@ -195,7 +195,7 @@ def test_the_small_stem_is_no_librarys_and_its_readme_says_what_to_change(
     export(str(run), "safetensors", str(tmp_path / "out"))
     scope, _ = run_readme(tmp_path / "out", photo, monkeypatch)
     assert type(scope["model"]) is torchvision.models.ResNet
-    x, ours = pictures(32), load_classifier(run) if head else load_features(run)
+    x, ours = images(32), load_classifier(run) if head else load_features(run)
     with torch.inference_mode():
         assert torch.allclose(scope["model"](x), ours(x), atol=1e-5)
 
@@ -231,7 +231,7 @@ def change_one_weight(folder):
 
 def test_what_is_written_is_what_is_judged(untrained, tmp_path):
     subject = read_subject(untrained(SQUEEZENET))
-    chosen, x = target("torchvision"), pictures(32)
+    chosen, x = target("torchvision"), images(32)
     chosen.write(subject, tmp_path)
     assert agreement(chosen, subject, tmp_path, x).matched
     change_one_weight(tmp_path)
@@ -250,7 +250,7 @@ def test_what_is_written_is_what_is_judged(untrained, tmp_path):
 def test_a_program_or_a_folder_with_other_weights_is_seen(arch, name, to, untrained, tmp_path):
     subject, other = read_subject(untrained(arch)), read_subject(untrained(arch))
     other.network.state_dict()[name].add_(0.5)
-    chosen, x = target(to), pictures(32)
+    chosen, x = target(to), images(32)
     chosen.write(other, tmp_path)
     found = agreement(chosen, subject, tmp_path, x)
     assert not found.matched and found.max_difference > found.tolerance
@@ -262,7 +262,7 @@ def test_nan_never_matches(untrained, tmp_path):
     other.network.head.bias.data[0] = float("nan")
     chosen = target("torchscript")
     chosen.write(other, tmp_path)
-    assert not agreement(chosen, subject, tmp_path, pictures(32)).matched
+    assert not agreement(chosen, subject, tmp_path, images(32)).matched
 
 
 class ForTwo(nn.Module):
@@ -277,7 +277,7 @@ def test_a_program_recorded_for_one_size_of_batch_is_seen(untrained, tmp_path):
     chosen = target("torchscript")
     chosen.write(subject, tmp_path)
     with pytest.raises(WeightsError, match="does not run"):
-        agreement(chosen, subject, tmp_path, pictures(32))
+        agreement(chosen, subject, tmp_path, images(32))
 
 
 def test_a_mismatch_is_an_error_and_leaves_nothing(untrained, tmp_path, monkeypatch):
@@ -332,15 +332,15 @@ def test_classes_preprocessing_licence_and_origin_go_along(untrained, tmp_path):
     assert "**For these tests alone.**" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_real_run_is_compared_on_its_own_views_or_on_named_pictures(coloured, tmp_path):
+def test_a_real_run_is_compared_on_its_own_views_or_on_named_images(coloured, tmp_path):
     data = str(coloured("colours", {"red": 8, "green": 8}))
     made = unfreeze.finetune(
         data, out=str(tmp_path / "run"), arch="unfreeze/tiny", weights="none", epochs=1
     )
     found = export(made.run, "safetensors", str(tmp_path / "a"))
-    assert found.matched and found.compared_on == "8 views of the run's training pictures"
+    assert found.matched and found.compared_on == "8 views of the run's training images"
     found = export(made.run, "torchscript", str(tmp_path / "b"), data=data)
-    assert found.matched and found.compared_on == "16 pictures of colours"
+    assert found.matched and found.compared_on == "16 images of colours"
     found = export(made.model, "torchscript", str(tmp_path / "c"))
     assert found.matched and "noise" in found.compared_on
     known = unfreeze.evaluate(str(tmp_path / "a"), data, split="all")

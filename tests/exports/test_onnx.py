@@ -30,7 +30,7 @@ def test_onnx_runtime_gives_what_the_run_gives(arch, head, untrained, tmp_path):
     assert found.matched
     session = runtime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
     x = torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    (scores,) = session.run(None, {"pictures": x.numpy()})
+    (scores,) = session.run(None, {"images": x.numpy()})
     ours = load_classifier(run) if head else load_features(run)
     with torch.inference_mode():
         assert torch.allclose(torch.from_numpy(scores), ours(x), atol=found.tolerance)
@@ -48,7 +48,7 @@ def test_the_readme_needs_numpy_pillow_and_onnxruntime_alone(head, untrained, tm
     export(str(run), "onnx", str(out))
     draw = np.random.default_rng(0)
     Image.fromarray(draw.integers(0, 256, (40, 60, 4)).astype(np.uint8)).save(tmp_path / "a.png")
-    (tmp_path / "a.png").rename(out / "picture.jpg")  # Pillow goes by content
+    (tmp_path / "a.png").rename(out / "image.jpg")  # Pillow goes by content
     (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), flags=re.DOTALL)
     blocked = "import sys\n" + "".join(
         f"sys.modules[{name!r}] = None\n"
@@ -63,7 +63,7 @@ def test_the_readme_needs_numpy_pillow_and_onnxruntime_alone(head, untrained, tm
         assert done.stdout.strip() == "(1, 128)"
         return
     label, chance = done.stdout.split()
-    (expected,) = load_classifier(run).predict([out / "picture.jpg"])
+    (expected,) = load_classifier(run).predict([out / "image.jpg"])
     assert (label, float(chance)) == (expected.label, pytest.approx(expected.probability, abs=1e-4))
 
 

@@ -1,4 +1,4 @@
-"""Each process lists pictures for itself, maybe from a disk of its own: they must be the same."""
+"""Each process lists images for itself, maybe from a disk of its own: they must be the same."""
 
 import os
 
@@ -21,7 +21,7 @@ TINY = {
 
 @pytest.fixture
 def disks(tmp_path):
-    """Two folders of 20 equal pictures, of different times."""
+    """Two folders of 20 equal images, of different times."""
     for disk in (1, 2):
         for number in range(20):
             name = tmp_path / f"{disk}/{'ab'[number % 2]}/{number}.png"
@@ -48,7 +48,7 @@ def tunes(rank, disks, out):
 
 
 @pytest.mark.parametrize("what", ["fewer", "other"])
-def test_other_pictures_in_one_process_are_refused_by_all(processes, disks, tmp_path, what):
+def test_other_images_in_one_process_are_refused_by_all(processes, disks, tmp_path, what):
     (disks[1] / "a/4.png").rename(disks[1] / "b/44.png")
     if what == "fewer":
         (disks[1] / "b/44.png").unlink()
@@ -60,6 +60,6 @@ def test_other_pictures_in_one_process_are_refused_by_all(processes, disks, tmp_
     assert one == two and "Process 1 has" in one
 
 
-def test_copies_on_two_disks_are_the_same_pictures(processes, disks, tmp_path):
+def test_copies_on_two_disks_are_the_same_images(processes, disks, tmp_path):
     assert processes(2, pretrains, disks, tmp_path / "run", None) == [2, 2]
     assert processes(2, pretrains, disks, tmp_path / "run", "yes") == [2, 2]

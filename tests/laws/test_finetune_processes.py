@@ -15,9 +15,9 @@ from unfreeze.api.finetune import finetune
 from unfreeze.backbones.build import build
 from unfreeze.backbones.head import replace_head
 from unfreeze.backbones.norm import synchronised
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.views import normalise
@@ -49,7 +49,7 @@ CASES = {
 
 
 def trainer(processes, folder, *, count=75, sync=True, freeze="none", **fit):
-    """In float64 on the first digits: the last batch has 11 pictures, shared as 5 and 6."""
+    """In float64 on the first digits: the last batch has 11 images, shared as 5 and 6."""
     torch.manual_seed(0)
     network = build("unfreeze/tiny")
     head = replace_head(network, 10)
@@ -58,11 +58,11 @@ def trainer(processes, folder, *, count=75, sync=True, freeze="none", **fit):
         network = synchronised(network)
     index = build_index(open_source("digits"))
 
-    def prepare(pictures):
-        return normalise(pictures, PLAIN.mean, PLAIN.std).double()
+    def prepare(images):
+        return normalise(images, PLAIN.mean, PLAIN.std).double()
 
     loader = Loader(
-        Pictures(index.take(np.arange(count))),
+        ImageDataset(index.take(np.arange(count))),
         maker("digits", PLAIN, 0),
         batch_size=16,
         seed=0,
@@ -70,7 +70,7 @@ def trainer(processes, folder, *, count=75, sync=True, freeze="none", **fit):
         rank=processes.rank,
         world=processes.world,
     )
-    held = Pictures(index.take(np.arange(200, 350)))
+    held = ImageDataset(index.take(np.arange(200, 350)))
     holdout = HoldOut(held, PLAIN, prepare=prepare, budget=2**20, processes=processes)
     folder.mkdir(exist_ok=True, parents=True)
     return Trainer(
@@ -156,7 +156,7 @@ def written(result):
         {"freeze": "all", "augment": "none", "head_solver": "sgd"},
         {"freeze": "all", "unfreeze_at": "1:stage3", "cache": "activations", "cache_views": 1},
     ],
-    ids=["pictures", "solved", "kept-and-swept", "activations"],
+    ids=["images", "solved", "kept-and-swept", "activations"],
 )
 def test_the_verb_in_two_processes_is_the_verb(processes, data, tmp_path, options):
     options = {**VERB, **options}

@@ -1,4 +1,4 @@
-"""Training on kept features is training on pictures: same numbers, same order, resumable."""
+"""Training on kept features is training on images: same numbers, same order, resumable."""
 
 import itertools
 import shutil
@@ -13,9 +13,9 @@ from timm.models.vision_transformer import VisionTransformer
 from unfreeze.backbones.build import build
 from unfreeze.backbones.head import replace_head
 from unfreeze.checkpoints.state import load_state
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.sources.builtin import ArraySource
 from unfreeze.data.views import normalise
@@ -43,7 +43,7 @@ def noisy(count, seed):
     pixels = draw.integers(0, 200, (count, SIDE, SIDE, 3))
     pixels[np.arange(count), :, :, labels] += 50
     source = ArraySource("toy", pixels.astype(np.uint8), [str(n) for n in labels], [""] * count)
-    return Pictures(build_index(source))
+    return ImageDataset(build_index(source))
 
 
 def started(arch):
@@ -76,7 +76,7 @@ class Heard(Quiet):
 
 @pytest.fixture
 def make(tmp_path):
-    """`make(name, arch, freeze, cached=True, ...)`: a trainer over 22 pictures, 9 held out."""
+    """`make(name, arch, freeze, cached=True, ...)`: a trainer over 22 images, 9 held out."""
 
     def made(name, arch, freeze, *, cached, views=1, augment="none", memory=2**30, seed=3, **how):
         network, head = started(arch)
@@ -167,13 +167,13 @@ def test_cached_and_uncached_agree(make, arch, freeze):
     assert plain[2].best_epoch == cached[2].best_epoch
 
 
-def test_the_frozen_part_sees_each_picture_once_and_never_again(make):
+def test_the_frozen_part_sees_each_image_once_and_never_again(make):
     seen = []
     for name in ("run", "again"):
         trainer = make(name, "unfreeze/small", "all", cached=True, lr=0.5)
         trainer.network.stem.register_forward_hook(lambda m, x, y: seen.append(len(y)))
         trainer.run(Quiet())
-    # the proof and the look at the type take two made-up pictures
+    # the proof and the look at the type take two made-up images
     assert [count for count in seen if count > 2] == [22, 9]
 
 
@@ -267,11 +267,11 @@ def test_stopped_while_features_are_computed_goes_on_after_the_last_chunk(make, 
     rows = []
     row = type(first.keeper)
 
-    def stopping(self, pictures, precision):
-        rows.append(len(pictures))
+    def stopping(self, images, precision):
+        rows.append(len(images))
         if len(rows) == 2:
             signal.raise_signal(signal.SIGTERM)
-        return before(self, pictures, precision)
+        return before(self, images, precision)
 
     from unfreeze.transfer import keeper as keeper_module
 

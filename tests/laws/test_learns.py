@@ -1,4 +1,4 @@
-"""SwAV on real pictures improves on its own random start: minutes, so among the slow proofs."""
+"""SwAV on real images improves on its own random start: minutes, so among the slow proofs."""
 
 import importlib.util
 import math

@@ -69,7 +69,7 @@ def test_each_look_is_written_with_its_split_and_its_counts(looked):
 
 
 def test_the_figures_are_those_of_the_written_model(looked, tmp_path):
-    """Recomputed from the folder alone: features by `embed`, of the same pictures."""
+    """Recomputed from the folder alone: features by `embed`, of the same images."""
     import numpy as np
 
     result, folder = looked
@@ -152,7 +152,7 @@ def test_without_labels_information_chooses_and_with_val_it_is_asked(tmp_path, c
     assert (asked.knn["split"], asked.knn["total"], asked.images) == ("val", 12, 48)
 
 
-def test_pictures_of_test_are_never_read(tmp_path, coloured):
+def test_images_of_test_are_never_read(tmp_path, coloured):
     counts = {f"{split}/{c}": 24 for split in ("train", "test") for c in ("red", "blue")}
     folder = coloured("data", counts)
     for path in (folder / "test").rglob("*.png"):

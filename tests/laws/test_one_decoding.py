@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import unfreeze
-from unfreeze.api.export import _pictures
+from unfreeze.api.export import _images
 from unfreeze.api.lookout import intensity
-from unfreeze.api.predict import _pictures as asked
+from unfreeze.api.predict import _images as asked
 from unfreeze.api.serving import reads_of
 from unfreeze.data.decode import decode
 from unfreeze.data.holding import Holding
@@ -31,13 +31,13 @@ def gradient(low, high, kind):
     return np.linspace(low, high, SIDES[0] * SIDES[1]).reshape(SIDES).astype(kind)
 
 
-def encoded(picture, kind, **options):
+def encoded(image, kind, **options):
     held = io.BytesIO()
-    picture.save(held, kind, **options)
+    image.save(held, kind, **options)
     return held.getvalue()
 
 
-def odd_pictures():
+def odd_images():
     colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIDES, 3), np.uint8))
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -60,7 +60,7 @@ def odd_pictures():
 
 @pytest.fixture
 def root(tmp_path):
-    for name, data in odd_pictures().items():
+    for name, data in odd_images().items():
         for kind in ("a", "b"):
             path = tmp_path / "data" / kind / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def root(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["auto", "full", "percentile", "50:3000"])
-def test_every_way_to_a_picture_gives_the_same_pixels(root, how):
+def test_every_way_to_a_image_gives_the_same_pixels(root, how):
     source = open_source(str(root))
     source.intensity = how
     index = build_index(source)
@@ -83,14 +83,14 @@ def test_every_way_to_a_picture_gives_the_same_pixels(root, how):
             assert np.array_equal(one, other), path
 
     for place in ("none", "memory", "disk"):  # training
-        pictures = check(index, hold=Holding(place, 1, 2**30, ""), workers=1).pictures()
-        same(pictures[position] for position in range(len(index)))
+        images = check(index, hold=Holding(place, 1, 2**30, ""), workers=1).images()
+        same(images[position] for position in range(len(index)))
     same(read() for read in reads_of(index))  # evaluate, embed
-    same(picture.read() for picture in asked(str(root), "data", how))  # predict a folder
+    same(image.read() for image in asked(str(root), "data", how))  # predict a folder
     same(next(asked(str(root / path), "data", how)).read() for path in index.paths)  # and files
     same(_pixels(root / path, how) for path in index.paths)  # load(RUN).predict
     want = Preprocess(24, 24, intensity=how)
-    chosen, _ = _pictures(ExportSettings(run="none", data=str(root)), want)
+    chosen, _ = _images(ExportSettings(run="none", data=str(root)), want)
     places = np.unique(np.linspace(0, len(index) - 1, len(chosen)).astype(int))
     for one, place in zip(chosen, places, strict=True):
         assert np.array_equal(one, expected[place])
@@ -98,7 +98,7 @@ def test_every_way_to_a_picture_gives_the_same_pixels(root, how):
 
 
 def test_encoded_bytes_and_pixels_give_the_same_views():
-    data = list(odd_pictures().values())
+    data = list(odd_images().values())
     given = {"ids": range(len(data)), "epoch": 1, "seed": 2, "sizes": (16,), "counts": (2,)}
     given |= {"scales": ((0.3, 1.0),)}
     for one, other in zip(
@@ -108,7 +108,7 @@ def test_encoded_bytes_and_pixels_give_the_same_views():
 
 
 def test_the_rules_differ_only_where_there_is_something_to_say():
-    for name, data in odd_pictures().items():
+    for name, data in odd_images().items():
         auto, full, percentile = (decode(data, how) for how in ("auto", "full", "percentile"))
         deep = name in ("deep.png", "dark.png", "float.tif")
         assert np.array_equal(auto, percentile) != deep, name
@@ -124,8 +124,8 @@ def test_a_run_keeps_its_rule_and_every_verb_goes_by_it(root, tmp_path, how):
     model = unfreeze.load(str(run))
     assert model.preprocess.intensity == how
     files = sorted(str(path) for path in root.rglob("*.*"))
-    pictures = [decode(Path(file).read_bytes(), how) for file in files]
-    inputs = torch.stack([model.preprocess.apply(picture) for picture in pictures])
+    images = [decode(Path(file).read_bytes(), how) for file in files]
+    inputs = torch.stack([model.preprocess.apply(image) for image in images])
     with torch.inference_mode():
         chances = model(inputs).softmax(dim=1).max(dim=1).values.tolist()
     for found in (
@@ -141,7 +141,7 @@ def test_a_run_keeps_its_rule_and_every_verb_goes_by_it(root, tmp_path, how):
     other = unfreeze.finetune(
         str(root), out=str(tmp_path / "next"), weights=str(run), val=0, **given
     )
-    # what begins from these weights reads pictures as they were read
+    # what begins from these weights reads images as they were read
     assert unfreeze.load(other.run).preprocess.intensity == how
     unfreeze.embed(str(run), files[0].rsplit("/", 1)[0], out=str(tmp_path / "g.npz"))
     with np.load(tmp_path / "g.npz") as held:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from unfreeze.backbones.norm import groups_of, synchronised
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.runtime.console import Quiet
@@ -73,7 +73,7 @@ def trainer(processes, folder, steps_limit=64, **changed):
     if s.sync_bn != "none":
         model = synchronised(model)
     loader = Loader(
-        Pictures(build_index(open_source("digits"))),
+        ImageDataset(build_index(open_source("digits"))),
         Cut(0, view_specs(s)),
         batch_size=s.batch_size,
         seed=0,
@@ -166,7 +166,7 @@ def test_a_run_begun_by_one_process_is_ended_by_two(processes, tmp_path):
 @pytest.mark.parametrize("method", [{}, CLUSTERED], ids=["swav", "deepcluster-v2"])
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_batch_in_parts_equals_the_whole_but_for_batch_norm(processes, tmp_path, world, method):
-    """With nothing that looks across pictures but the codes, --accumulate changes nothing."""
+    """With nothing that looks across images but the codes, --accumulate changes nothing."""
 
     def made(processes, parts):
         torch.manual_seed(0)
@@ -209,7 +209,7 @@ def _ids(rank, folder):
     processes = join("cpu")
     made = trainer(processes, folder)
     seen = []
-    read = made.loader.dataset.pictures
+    read = made.loader.dataset.images
 
     class Counted:
         index = read.index
@@ -218,14 +218,14 @@ def _ids(rank, folder):
             seen.append(i)
             return read[i]
 
-    made.loader.dataset.pictures = Counted()
+    made.loader.dataset.images = Counted()
     made.fit(Quiet())
     return seen
 
 
 def test_a_process_reads_its_share_of_the_images_and_no_more(processes, tmp_path):
     shares = processes(2, _ids, tmp_path)
-    assert [len(share) for share in shares] == [64, 64]  # 2 epochs of 64 pictures, by two
+    assert [len(share) for share in shares] == [64, 64]  # 2 epochs of 64 images, by two
     for epoch in range(2):
         halves = [set(share[32 * epoch : 32 * epoch + 32]) for share in shares]
         assert not halves[0] & halves[1] and len(halves[0] | halves[1]) == 64

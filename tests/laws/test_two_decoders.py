@@ -32,12 +32,12 @@ def seeds():
     found = []
     for side in (9, 40, 97):
         noise = Image.fromarray(draw.integers(0, 256, (6, 6, 3), np.uint8))
-        for picture in (noise.resize((side, side + 3)), noise.resize((side + 5, side), 0)):
+        for image in (noise.resize((side, side + 3)), noise.resize((side + 5, side), 0)):
             exif = Image.Exif()
             exif[0x0112] = 6
             for options in (*WRITTEN, {"exif": exif}):
                 held = io.BytesIO()
-                picture.save(held, "JPEG", **options)
+                image.save(held, "JPEG", **options)
                 found.append(held.getvalue())
     return found
 
@@ -178,7 +178,7 @@ def test_photographs(shared, pillow_alone, quick):
     assert all(quick)
 
 
-def test_difficult_pictures(shared, pillow_alone, quick, capfd):
+def test_difficult_images(shared, pillow_alone, quick, capfd):
     with zipfile.ZipFile(shared / "data/nasty-images.zip") as archive:
         for name in archive.namelist():
             assert agrees(archive.read(name), pillow_alone), name

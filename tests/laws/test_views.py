@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.views.draws import permutation, uniforms
 from unfreeze.data.views.multicrop import Cut, multicrop
@@ -54,10 +54,10 @@ def test_views_of_one_image_differ_and_text_names_are_ids_too(images):
 
 
 def loader(workers=0, rank=0, world=1):
-    pictures = Pictures(build_index(open_source("digits")))
+    images = ImageDataset(build_index(open_source("digits")))
     specs = [preset("photo", 12, (0.2, 1.0))] * 2
     return Loader(
-        pictures,
+        images,
         Cut(1, specs),
         batch_size=64,
         seed=1,
@@ -88,7 +88,7 @@ def test_two_processes_share_the_batch_of_one():
             assert torch.equal(batch.views[v], torch.cat([half.views[v] for half in halves]))
 
 
-def test_an_epoch_meets_every_picture_at_most_once_and_starts_anywhere():
+def test_an_epoch_meets_every_image_at_most_once_and_starts_anywhere():
     batches = list(loader().epoch(2))
     seen = np.concatenate([batch.ids for batch in batches])
     assert len(batches) == 4 and len(set(seen.tolist())) == len(seen) == 256

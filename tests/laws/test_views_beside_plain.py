@@ -57,17 +57,17 @@ def figures(views):
 def test_colours_and_sharpness_are_those_of_the_plain_pipeline(size, scale, augment):
     random.seed(0)
     torch.manual_seed(0)
-    pictures = [np.ascontiguousarray(picture) for picture in load_sample_images().images]
+    images = [np.ascontiguousarray(image) for image in load_sample_images().images]
     how = {"sizes": (size,), "counts": (1,), "scales": (scale,)}
     small = augment == "small"
     plain = PLAIN.Plain(**how, strength=0.5 if small else 1.0, blur=not small)
     turns = 1_200
-    theirs = torch.cat([plain(pictures)[0] for _ in range(turns)])
+    theirs = torch.cat([plain(images)[0] for _ in range(turns)])
     ours = torch.cat(
         [
-            unfreeze.swav.multicrop(
-                pictures, ids=[0, 1], epoch=turn, seed=0, augment=augment, **how
-            )[0]
+            unfreeze.swav.multicrop(images, ids=[0, 1], epoch=turn, seed=0, augment=augment, **how)[
+                0
+            ]
             for turn in range(turns)
         ]
     )

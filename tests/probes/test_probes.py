@@ -41,7 +41,7 @@ def test_linear_separates_what_is_separable_and_not_noise():
     assert real > 0.5 > 0.4 > noise
 
 
-def test_leave_one_out_is_knn_without_the_picture_itself():
+def test_leave_one_out_is_knn_without_the_image_itself():
     g = torch.Generator().manual_seed(4)
     features, labels = torch.randn(45, 6, generator=g), torch.randint(0, 3, (45,), generator=g)
     found = leave_one_out(features, labels, k=5, rows=16)

@@ -16,7 +16,7 @@ queue_length = 0
 augment = "digits"
 
 [reasons]
-"nmb_prototypes" = "grows with 1,437 pictures (3,000 for a million)"
+"nmb_prototypes" = "grows with 1,437 images (3,000 for a million)"
 "queue_length" = "a batch of 256 is at least twice the prototypes"
 "augment" = "views of 16 pixels <script>alert(1)</script>"
 
@@ -26,13 +26,13 @@ augment = "digits"
 """
 PROBLEMS = """\
 path,reason,detail,left_out
-a/<b>cat.jpg,undecodable,"text, not a picture",true
+a/<b>cat.jpg,undecodable,"text, not a image",true
 b/scan.tif,grey,one channel,false
 """
 
 
-def pictures(*shape, seed=0):
-    """Smooth random pictures, uint8."""
+def images(*shape, seed=0):
+    """Smooth random images, uint8."""
     noise = np.random.default_rng(seed).random((*shape, 4, 4, 3))
     side = 16
     return (noise.repeat(side // 4, -3).repeat(side // 4, -2) * 255).astype(np.uint8)
@@ -74,11 +74,11 @@ def pretraining(bare):
     share = np.linspace(0.001, 0.05, 12)
     np.savez(
         bare / "prototypes.npz",
-        pictures=pictures(12, 8),
+        images=images(12, 8),
         prototype=np.arange(12),
         share=share,
     )
-    np.savez(bare / "views.npz", views=pictures(6, 4))
+    np.savez(bare / "views.npz", views=images(6, 4))
     (bare / "result.json").write_text(json.dumps({"seconds": 88.0}))
     return bare
 

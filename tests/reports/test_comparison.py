@@ -101,7 +101,7 @@ def test_marks_lie_where_the_numbers_are():
             "n": 9,
             "split": "test",
             "seeds": [0, 1],
-            "same_pictures": True,
+            "same_images": True,
             "rates": "one",
             "runs": [],
         }

@@ -31,7 +31,7 @@ def test_the_largest_prototypes_come_first(pretraining):
     held = read_findings(pretraining).prototypes
     assert list(held.number) == list(range(11, -1, -1))
     assert held.share[0] == pytest.approx(0.05)
-    assert held.pictures.shape == (12, 8, 16, 16, 3)
+    assert held.images.shape == (12, 8, 16, 16, 3)
 
 
 def test_a_demo_shows_its_pretraining(demonstration):

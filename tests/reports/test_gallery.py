@@ -9,7 +9,7 @@ from unfreeze.reports.findings import read_findings
 from unfreeze.reports.gallery import GAP, sheet, strip
 
 
-def test_a_strip_holds_the_pictures_unchanged():
+def test_a_strip_holds_the_images_unchanged():
     given = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     made = np.asarray(Image.open(io.BytesIO(strip(given))))
     assert made.shape == (16, 3 * 16 + 2 * GAP, 4)

@@ -54,7 +54,7 @@ def test_what_ran_stands_there(pretraining):
     html = page(read_findings(pretraining))
     for text in (
         "unfreeze/tiny",
-        "grows with 1,437 pictures",
+        "grows with 1,437 images",
         "no. 11",
         "5.0 %",
         "Random views",

@@ -1,4 +1,4 @@
-"""Intervals over seeds and pictures: against closed forms, and against how often they hold."""
+"""Intervals over seeds and images: against closed forms, and against how often they hold."""
 
 import math
 
@@ -11,7 +11,7 @@ from unfreeze.reports.pairs import accuracy, difference
 
 
 def rights(*counts, n=100):
-    """Arrays with that many right of n, the same pictures first."""
+    """Arrays with that many right of n, the same images first."""
     return [np.arange(n) < count for count in counts]
 
 
@@ -35,14 +35,14 @@ def test_one_seed_is_bonett_and_prices_for_the_difference():
 def test_seeds_add_students_t():
     means = np.array([0.7, 0.8, 0.9])
     low, high = stats.t.interval(0.95, 2, means.mean(), stats.sem(means))
-    pictures = wilson(80, 100)
+    images = wilson(80, 100)
     found = accuracy(rights(70, 80, 90), 100)
-    assert found.high == min(1, 0.8 + math.hypot(high - 0.8, pictures[1] - 0.8))
-    assert found.low == pytest.approx(0.8 - math.hypot(0.8 - low, 0.8 - pictures[0]))
+    assert found.high == min(1, 0.8 + math.hypot(high - 0.8, images[1] - 0.8))
+    assert found.low == pytest.approx(0.8 - math.hypot(0.8 - low, 0.8 - images[0]))
     assert found.deviation == pytest.approx(0.1)
 
 
-def test_pairing_is_by_picture():
+def test_pairing_is_by_image():
     draw = np.random.default_rng(1)
     a = draw.random(400) < 0.7
     better = a | (draw.random(400) < 0.1)  # right wherever a is
@@ -59,8 +59,8 @@ def test_the_same_answers_differ_by_nothing_and_still_leave_room():
     assert all_better.mean == 1 and all_better.low < 0.9
 
 
-def test_more_pictures_are_not_more_seeds():
-    """Two seeds that disagree leave it open however many pictures there are."""
+def test_more_images_are_not_more_seeds():
+    """Two seeds that disagree leave it open however many images there are."""
     found = difference(
         rights(60_000, 80_000, n=100_000),
         rights(50_000, 50_000, n=100_000),
@@ -73,7 +73,7 @@ def test_more_pictures_are_not_more_seeds():
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("seeds", [1, 3, 5])
 def test_intervals_hold_the_truth_as_often_as_they_say(seeds, shared):
-    """Accuracies that vary by seed and by picture; the truth is the mean over both."""
+    """Accuracies that vary by seed and by image; the truth is the mean over both."""
     draw, hits, rounds, n = np.random.default_rng(seeds), [], 400, 120
     spread = 0.0 if seeds == 1 else 0.04  # one seed says nothing of others
     for _ in range(rounds):
@@ -87,9 +87,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say(seeds, shared):
     assert np.mean(hits) >= 0.93
 
 
-@pytest.mark.parametrize("part", [1.0, 0.2], ids=["the same pictures", "a part of them"])
-def test_pictures_that_are_judged_again_are_no_new_ones(part):
-    """Ten seeds hold out some of 80 pictures, most of which are always right or always wrong."""
+@pytest.mark.parametrize("part", [1.0, 0.2], ids=["the same images", "a part of them"])
+def test_images_that_are_judged_again_are_no_new_ones(part):
+    """Ten seeds hold out some of 80 images, most of which are always right or always wrong."""
     draw, hits, pairs = np.random.default_rng(0), [], []
     for _ in range(400):
         easy = np.clip(draw.normal(0.7, 0.5, 80), 0, 1)

@@ -217,7 +217,7 @@ def found(**changed):
     fields = {
         "data": "photos",
         "files": 12,
-        "pictures": 10,
+        "images": 10,
         "usable": 9,
         "other": 2,
         "problems": [problem, {**problem, "reason": "truncated", "left_out": True}],
@@ -245,7 +245,7 @@ def test_a_page_about_data_says_what_there_is():
     made = Fields(
         data="two words",
         out="p.html",
-        pictures=1200,
+        images=1200,
         classes=["a", "b"],
         problems=[],
         splits={"train": 1000, "test": 200},

@@ -156,10 +156,10 @@ def test_a_module_that_is_loaded_anywhere_computes_anywhere(plain, one_odd):
         pixels = network.prepare(batch)
         assert pixels.device.type == "cpu" and pixels.dtype == torch.float32
         assert network(pixels).isfinite().all()
-    picture = np.zeros((20, 20, 3), np.uint8)
-    assert model.preprocess.apply(picture).dtype == torch.float32
+    image = np.zeros((20, 20, 3), np.uint8)
+    assert model.preprocess.apply(image).dtype == torch.float32
     assert len(model.label(["x"], torch.zeros(1, 2, device="cpu"))) == 1
-    assert model.predict([picture])[0].probability > 0
+    assert model.predict([image])[0].probability > 0
 
 
 def test_a_head_is_replaced_and_proved_anywhere(one_odd):
@@ -171,10 +171,10 @@ def test_a_head_is_replaced_and_proved_anywhere(one_odd):
 
 
 def test_views_are_the_same_anywhere(one_odd):
-    picture = np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3)
+    image = np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3)
 
     def views():
-        return unfreeze.swav.multicrop([picture], ids=[5], epoch=1, seed=2, sizes=(24, 8))
+        return unfreeze.swav.multicrop([image], ids=[5], epoch=1, seed=2, sizes=(24, 8))
 
     with isolated():
         usual = views()

@@ -74,8 +74,8 @@ def test_a_file_inside_an_archive_is_none(mine):
 
 
 def test_our_files_are_known_by_what_is_in_them(mine):
-    np.savez(mine / "two.npz", paths=np.zeros(1), pictures=np.zeros(1))
-    assert arrays_of("pictures", "paths")(mine / "two.npz")
+    np.savez(mine / "two.npz", paths=np.zeros(1), images=np.zeros(1))
+    assert arrays_of("images", "paths")(mine / "two.npz")
     assert not arrays_of("paths")(mine / "two.npz") and not arrays_of("paths")(mine / "mine.csv")
     (mine / "page.html").write_text("<html><title>unfreeze</title></html>")
     assert not is_our_page(mine / "page.html")

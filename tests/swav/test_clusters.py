@@ -213,10 +213,10 @@ def test_nothing_speaks_against_the_recipes_own_values():
     assert doubts(made, facts) == ()
 
 
-def test_more_clusters_than_pictures_are_refused():
+def test_more_clusters_than_images_are_refused():
     asked = PretrainSettings(method="deepcluster-v2", nmb_prototypes=50)
     assert plan(asked, Facts(50, 32, "cpu")).settings.nmb_prototypes == 50
-    with pytest.raises(UsageError, match="50 are more than the 49 pictures"):
+    with pytest.raises(UsageError, match="50 are more than the 49 images"):
         plan(asked, Facts(49, 32, "cpu"))
 
 

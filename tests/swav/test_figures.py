@@ -85,7 +85,7 @@ def test_trap_t18_identical_prototypes_are_counted(draw):
 
 
 def test_trap_t5_more_prototypes_than_a_batch_are_seen_to_be_unused(draw):
-    """swav#42, #118: with fewer pictures than prototypes some are nobody's nearest."""
+    """swav#42, #118: with fewer images than prototypes some are nobody's nearest."""
     scores = (
         F.normalize(torch.randn(16, 8, generator=draw), dim=1)
         @ F.normalize(torch.randn(100, 8, generator=draw), dim=1).T

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from unfreeze.backbones.small import tiny
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import DivergedError
@@ -65,7 +65,7 @@ def made(folder, processes=None, precision="fp32", **changed):
     network.head = torch.nn.Identity()
     model = SwAV(network, 128, hidden=16, feat_dim=8, prototypes=s.nmb_prototypes)
     loader = Loader(
-        Pictures(build_index(open_source("digits"))),
+        ImageDataset(build_index(open_source("digits"))),
         Cut(0, view_specs(s)),
         batch_size=s.batch_size,
         seed=0,
@@ -192,7 +192,7 @@ def poisoned(trainer, step, how):
         if trainer.step == step and how == "weight":
             with torch.no_grad():
                 next(trainer.model.backbone.parameters())[0, 0, 0, 0] = math.inf
-        if trainer.step == step and how == "picture":
+        if trainer.step == step and how == "image":
             batch.views[0][0].fill_(math.nan)
         return original(batch)
 
@@ -204,12 +204,12 @@ def poisoned(trainer, step, how):
     trainer.train_step = stepping
 
 
-@pytest.mark.parametrize("how", ["loss", "weight", "picture"])
+@pytest.mark.parametrize("how", ["loss", "weight", "image"])
 @pytest.mark.parametrize("prompt", [True, False])
 def test_a_loss_that_is_no_number_ends_the_run_and_is_named(tmp_path, how, prompt):
     trainer = made(tmp_path)
     trainer.finite.prompt = prompt
-    if how == "picture":  # views travel as numbers that can be none
+    if how == "image":  # views travel as numbers that can be none
         cut = trainer.loader.dataset.make
         trainer.loader.dataset.make = lambda *given: [view.float() for view in cut(*given)]
     poisoned(trainer, 10, how)

@@ -9,14 +9,7 @@ from unfreeze.optim.make import make_optimizer
 from unfreeze.runtime.devices import autocast
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.facts import Facts
-from unfreeze.swav.forecast import (
-    Work,
-    learning_rates,
-    memory,
-    published,
-    sparkline,
-    work_of,
-)
+from unfreeze.swav.forecast import Work, learning_rates, memory, published, sparkline, work_of
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.recipe import plan, view_specs

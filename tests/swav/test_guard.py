@@ -129,14 +129,14 @@ HEALTHY = {
     },
     "temperature 1": {"temperature": 1.0},
     "another network": {"arch": "unfreeze/small", "image_size": 16},
-    "other pictures": {"augment": "small", "image_size": 16, "epochs": 5},
+    "other images": {"augment": "small", "image_size": 16, "epochs": 5},
 }
 COLLAPSED = {
     "epsilon 1: codes say nothing": {"epsilon": 1.0},
     "a rate a thousand times too high": {"base_lr": 1.0},
     "sgd at 20": {"optimizer": "sgd", "base_lr": 20.0},
     "epsilon 0.05 and views of a fifth": {"epsilon": 0.05, "min_scale_crops": (0.1,), "epochs": 12},
-    "pictures that are all the same": {"epochs": 25},
+    "images that are all the same": {"epochs": 25},
 }
 
 

@@ -16,6 +16,6 @@ def test_about_ten_looks_for_a_twentieth_of_the_work(images, epochs, side):
         assert during >= 5 and looks.why == "ten times a run"
 
 
-def test_larger_runs_are_looked_at_on_more_pictures():
+def test_larger_runs_are_looked_at_on_more_images():
     sizes = [Looks(n, 30, 2 * 32**2, 32).sample for n in (100, 1437, 10_000, 100_000)]
     assert sizes == sorted(sizes) and sizes[0] == 100 and sizes[-1] == MOST

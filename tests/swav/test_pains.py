@@ -1,4 +1,4 @@
-"""Where the reference's command line fails on people's own pictures, and what the plan does."""
+"""Where the reference's command line fails on people's own images, and what the plan does."""
 
 import math
 
@@ -21,27 +21,27 @@ def planned(images, device="cuda", **given):
     return made, doubts(made, facts)
 
 
-# ------------------------------------------------- 1,300 pictures of 15 classes, worse than nothing
+# ------------------------------------------------- 1,300 images of 15 classes, worse than nothing
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_1300_pictures_get_values_of_their_own(device):
+def test_1300_images_get_values_of_their_own(device):
     made, said = planned(1300, device)
     s = made.settings
     assert s.freeze_prototypes_niters == made.steps_per_epoch  # one epoch, not 250
-    assert s.queue_length <= 1300 / 4  # not three times the pictures
-    assert s.nmb_prototypes <= 1300 / 8  # not more than pictures
+    assert s.queue_length <= 1300 / 4  # not three times the images
+    assert s.nmb_prototypes <= 1300 / 8  # not more than images
     assert s.base_lr == pytest.approx(2e-3 * (s.batch_size / 256) ** 0.5, rel=0.01)
     assert made.steps >= 4_000 and said == ()
 
 
-def test_1300_pictures_with_the_published_command_are_doubted_value_by_value():
+def test_1300_images_with_the_published_command_are_doubted_value_by_value():
     made, said = planned(1300, recipe="swav-400ep-bs256", batch_size=64)
     assert made.settings.freeze_prototypes_niters == 5005  # what was asked for stays
     told = "\n".join(said)
     assert "--freeze-prototypes-niters 5,005 is 250 epochs of 400" in told
-    assert "--nmb-prototypes 3,000 are more than the 1,300 pictures" in told
-    assert "--queue-length 3,840 is 3.0 times the pictures" in told
+    assert "--nmb-prototypes 3,000 are more than the 1,300 images" in told
+    assert "--queue-length 3,840 is 3.0 times the images" in told
     assert "--base-lr 0.6 is 4 times 0.15" in told and len(said) == 4
 
 
@@ -56,7 +56,7 @@ def test_the_auto_plan_never_doubts_itself(images, batch):
     assert planned(images, batch_size=batch)[1] == ()
 
 
-def test_a_batch_larger_than_the_pictures_trains_nothing_and_is_refused():
+def test_a_batch_larger_than_the_images_trains_nothing_and_is_refused():
     # elsewhere such epochs end after no step, with a loss of 0 and a checkpoint of noise
     with pytest.raises(UsageError, match="--batch-size 33 cannot be shared"):
         planned(1300, batch_size=33, accumulate=2)
@@ -84,7 +84,7 @@ def test_about_ten_prototypes_a_class_can_be_asked_for():
     assert s.batch_size + s.queue_length >= 150 and said == ()
 
 
-def test_prototypes_grow_with_the_pictures_to_the_published_number():
+def test_prototypes_grow_with_the_images_to_the_published_number():
     counts = [planned(n)[0].settings.nmb_prototypes for n in (500, 5_000, 50_000, 1_281_167)]
     assert counts == sorted(counts) and counts[-1] == pytest.approx(3000, rel=0.01)
 
@@ -108,8 +108,8 @@ def test_more_prototypes_than_a_small_batch_can_fill_are_doubted():
     assert "A batch of 16 and 240 queued features cannot fill --nmb-prototypes 1,500" in said[0]
 
 
-def test_why_the_codes_of_few_pictures_leave_prototypes_empty():
-    # equal shares of 1,500 prototypes over 16 pictures: none gets a hundredth of a picture
+def test_why_the_codes_of_few_images_leave_prototypes_empty():
+    # equal shares of 1,500 prototypes over 16 images: none gets a hundredth of a image
     torch.manual_seed(0)
     scores = torch.nn.functional.normalize(torch.randn(16, 128)) @ torch.randn(128, 1500) / 12
     taken = set(sinkhorn(scores).argmax(dim=1).tolist())

@@ -12,7 +12,7 @@ def planned(images=1300, side=300, device="cpu", **given):
     return plan(PretrainSettings(**given), Facts(images, side, device))
 
 
-def test_1300_pictures_do_not_get_imagenets_settings():
+def test_1300_images_do_not_get_imagenets_settings():
     # swav#78: 5,005 frozen steps were 250 of 400 epochs, the queue three times the data
     p = planned()
     s = p.settings
@@ -78,14 +78,14 @@ def test_contradictions_are_refused_in_words(given, words):
         planned(**given)
 
 
-def test_too_few_pictures_are_a_data_error():
+def test_too_few_images_are_a_data_error():
     with pytest.raises(DataError, match="too few"):
         planned(images=1)
     with pytest.raises(DataError, match="do not fill one batch"):
         planned(images=20, batch_size=64)
 
 
-def test_networks_follow_picture_and_device():
+def test_networks_follow_image_and_device():
     auto = PretrainSettings()
     assert choose_arch(auto, 8, "cpu")[0] == "unfreeze/tiny"
     assert choose_arch(auto, 32, "cuda")[0] == "unfreeze/small"
@@ -100,7 +100,7 @@ def test_networks_follow_picture_and_device():
         (Facts(50_000, 32, "cuda"), {}, "device", "0.19 GiB"),
         (Facts(50_000, 32, "cuda", held=153_600_000), {}, "device", "0.14 GiB"),
         (Facts(50_000, 32, "cpu"), {}, "host", "without a GPU"),
-        (Facts(50_000, 65, "cuda"), {}, "host", "pictures of 65 pixels"),
+        (Facts(50_000, 65, "cuda"), {}, "host", "images of 65 pixels"),
         (Facts(50_000, 32, "cuda", room=1e8), {}, "host", "the GPU has 0.09"),
         (Facts(50_000, 32, "cuda", held=float("inf")), {}, "host", "not held"),
         (Facts(50_000, 32, "cuda"), {"store": "off"}, "host", "not held"),
@@ -109,7 +109,7 @@ def test_networks_follow_picture_and_device():
         (Facts(50_000, 32, "cuda"), {"workers": 0}, "device", "held as uint8"),
     ],
 )
-def test_small_pictures_go_to_a_gpu_if_they_fit_and_nobody_wants_workers(facts, given, place, why):
+def test_small_images_go_to_a_gpu_if_they_fit_and_nobody_wants_workers(facts, given, place, why):
     found = plan(PretrainSettings(**given), facts)
     assert found.settings.views_on == place and why in found.reasons["views_on"]
 

@@ -152,9 +152,9 @@ def test_twice_is_once():
     assert with_recipe(PretrainSettings()) == (PretrainSettings(), {})
 
 
-def test_b3_fewer_pictures_than_a_batch_name_the_recipe():
+def test_b3_fewer_images_than_a_batch_name_the_recipe():
     small = dataclasses.replace(IMAGENET, images=1300)
-    with pytest.raises(DataError, match=r"1300 pictures .* 4096.* recipe swav-200ep ") as error:
+    with pytest.raises(DataError, match=r"1300 images .* 4096.* recipe swav-200ep ") as error:
         planned("swav-200ep", small)
     assert "--recipe" in error.value.next_step
     with pytest.raises(DataError) as own:

@@ -65,7 +65,7 @@ def test_many_iterations_share_the_prototypes_equally():
     assert torch.allclose(codes.sum(0), torch.full((8,), 8.0, dtype=torch.float64), atol=1e-6)
 
 
-def test_no_prototype_dies_when_all_pictures_look_alike():
+def test_no_prototype_dies_when_all_images_look_alike():
     scores = torch.full((16, 10), 0.9) + 1e-3 * torch.randn(16, 10)
     scores[:, 3] = -1.0  # nobody is near this one
     assert sinkhorn(scores, epsilon=0.01)[:, 3].sum() > 0.5

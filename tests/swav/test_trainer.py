@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from unfreeze.backbones.small import tiny
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Batch, Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import DivergedError
@@ -36,12 +36,12 @@ GIVEN = {
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    return Pictures(build_index(open_source("digits")))
+def images():
+    return ImageDataset(build_index(open_source("digits")))
 
 
 @pytest.fixture
-def make(pictures, tmp_path):
+def make(images, tmp_path):
     def made(**changed):
         torch.manual_seed(0)
         chosen = plan(PretrainSettings(**{**GIVEN, **changed}), Facts(128, 8, "cpu", 128))
@@ -52,7 +52,7 @@ def make(pictures, tmp_path):
             network, 128, hidden=s.hidden_mlp, feat_dim=s.feat_dim, prototypes=s.nmb_prototypes
         )
         loader = Loader(
-            pictures,
+            images,
             Cut(0, view_specs(s)),
             batch_size=s.batch_size,
             seed=0,

@@ -1,4 +1,4 @@
-"""Small pictures in memory and a trainer over them."""
+"""Small images in memory and a trainer over them."""
 
 from functools import partial
 
@@ -8,9 +8,9 @@ import torch
 
 from unfreeze.backbones.build import build
 from unfreeze.backbones.head import replace_head
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
 from unfreeze.data.loader import Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.sources.builtin import ArraySource
 from unfreeze.data.views import normalise
@@ -26,8 +26,8 @@ SIDE = 8
 PLAIN = Preprocess(SIDE, SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def noisy(count: int, seed: int) -> Pictures:
-    """Pictures of three classes that differ in colour, hard enough to be got wrong."""
+def noisy(count: int, seed: int) -> ImageDataset:
+    """ImageDataset of three classes that differ in colour, hard enough to be got wrong."""
     draw = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     pixels = draw.integers(0, 256, (count, SIDE, SIDE, 3))
@@ -35,12 +35,12 @@ def noisy(count: int, seed: int) -> Pictures:
     source = ArraySource(
         "toy", pixels.clip(0, 255).astype(np.uint8), [str(n) for n in labels], ["train"] * count
     )
-    return Pictures(build_index(source))
+    return ImageDataset(build_index(source))
 
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    """`make(name, ...)`: a trainer of unfreeze/tiny over 26 pictures, with 18 held out."""
+    """`make(name, ...)`: a trainer of unfreeze/tiny over 26 images, with 18 held out."""
 
     def make(name="run", *, validate=True, batch_size=8, count=26, freeze=None, **fit):
         torch.manual_seed(0)

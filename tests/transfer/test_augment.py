@@ -9,15 +9,15 @@ from unfreeze.transfer.augment import POLICIES, maker, view
 PREPROCESS = Preprocess(32, 32)
 
 
-def pictures(count, side=48):
+def noise(count, side=48):
     draw = np.random.default_rng(0)
     coarse = draw.integers(0, 256, (count, 6, 6, 3)).astype(np.uint8)
     return list(np.kron(coarse, np.ones((1, side // 6, side // 6, 1), np.uint8)))
 
 
 @pytest.mark.parametrize("augment", ["photo", "mono", "digits", *POLICIES])
-def test_a_view_follows_from_seed_epoch_and_picture_alone(augment):
-    images, ids = pictures(6), np.arange(6)
+def test_a_view_follows_from_seed_epoch_and_image_alone(augment):
+    images, ids = noise(6), np.arange(6)
     cut = maker(augment, PREPROCESS, 7)
     torch.manual_seed(1)
     together = cut(images, ids, 3)[0]
@@ -33,16 +33,16 @@ def test_a_view_follows_from_seed_epoch_and_picture_alone(augment):
 
 @pytest.mark.parametrize("augment", POLICIES)
 def test_a_policy_is_torchvisions_after_crop_and_flip(augment, monkeypatch):
-    images, ids = pictures(40), np.arange(40)
+    images, ids = noise(40), np.arange(40)
     spec = view(augment, 32)
     assert (spec.jitter, spec.grey, spec.blur) == (0, 0, 0) and spec.flip == 0.5
     plain = maker("photo", PREPROCESS, 0)
     plain.spec = spec
     cropped, seen = plain(images, ids, 0)[0], []
 
-    def noting(self, picture):
-        seen.append(picture.clone())
-        return picture
+    def noting(self, image):
+        seen.append(image.clone())
+        return image
 
     changed = maker(augment, PREPROCESS, 0)(images, ids, 0)[0]
     monkeypatch.setattr(getattr(v2, POLICIES[augment]), "forward", noting)
@@ -54,7 +54,7 @@ def test_a_policy_is_torchvisions_after_crop_and_flip(augment, monkeypatch):
 
 
 def test_policies_change_colours_and_shapes_by_many_operations():
-    image, ids = pictures(1) * 60, np.arange(60)
+    image, ids = noise(1) * 60, np.arange(60)
     cut = maker("trivialaugment", PREPROCESS, 0)
     cut.cut.spec = view("trivialaugment", 32)
     found = cut(image, ids, 0)[0].float().flatten(1)

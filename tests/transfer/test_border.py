@@ -62,18 +62,18 @@ def test_every_family_is_cut_before_its_head_and_most_between_stages(arch):
 
 def test_both_halves_make_the_whole_in_either_mode():
     network, border = cut("mobilenet_v3_small", "all")
-    pictures = torch.randn(5, 3, 64, 64)
+    images = torch.randn(5, 3, 64, 64)
     for mode in (True, False):
         network.train(mode)
         torch.manual_seed(4)
-        whole = network(pictures)
-        kept = border.before(pictures)
+        whole = network(images)
+        kept = border.before(images)
         torch.manual_seed(4)  # the dropout of the head draws the same
         halves = border.after(kept.clone())
         assert torch.allclose(whole, halves, rtol=1e-5, atol=0)
         assert not kept.requires_grad and halves.requires_grad
         assert whole.abs().max() > 0
-    apart = network.train()(pictures) - network.eval()(pictures)
+    apart = network.train()(images) - network.eval()(images)
     # or the modes would not have been told apart
     assert apart.abs().max() > 1e-2 * whole.abs().max()
 
@@ -114,13 +114,13 @@ def test_finding_it_changes_nothing_but_the_freezing():
 def test_entries_are_what_the_first_half_reads():
     network, border = cut("unfreeze/small", "stage:1")
     assert {name.split(".")[0] for name in border.entries} == {"stem", "stage1"}
-    pictures = torch.randn(2, 3, 32, 32)
-    kept = border.before(pictures)
+    images = torch.randn(2, 3, 32, 32)
+    kept = border.before(images)
     with torch.no_grad():
         network.stage2.conv1.weight.add_(1)
-        assert torch.equal(border.before(pictures), kept)
+        assert torch.equal(border.before(images), kept)
         network.stage1.bn1.running_mean.add_(1)
-        assert not torch.equal(border.before(pictures), kept)
+        assert not torch.equal(border.before(images), kept)
 
 
 def test_the_arithmetic_of_both_halves_is_that_of_the_whole():
@@ -131,7 +131,7 @@ def test_the_arithmetic_of_both_halves_is_that_of_the_whole():
 
 
 class Mixing(nn.Module):
-    """Its features of one picture depend on the others."""
+    """Its features of one image depend on the others."""
 
     def __init__(self):
         super().__init__()
@@ -179,18 +179,18 @@ def test_what_cannot_be_cut_is_said(kind):
         find_border(network, frozen, 16)
 
 
-def test_a_value_that_mixes_pictures_is_not_kept():
+def test_a_value_that_mixes_images_is_not_kept():
     network, frozen = small(Mixing)
     border = find_border(network, frozen, 16)
-    assert border.name == "mean"  # before the mean over pictures is taken off
+    assert border.name == "mean"  # before the mean over images is taken off
 
 
 def test_a_network_that_cannot_be_followed_is_cut_at_its_last_layer():
     network, frozen = small(Branching)
     border = find_border(network, frozen, 16)
     assert border.name == "head_input" and border.shape == (4,) and border.learner == "head"
-    pictures = torch.randn(3, 3, 16, 16)
-    assert torch.allclose(border.after(border.before(pictures)), network(pictures))
+    images = torch.randn(3, 3, 16, 16)
+    assert torch.allclose(border.after(border.before(images)), network(images))
     with pytest.raises(NoBorder, match="cannot be followed"):
         find_border(network, {"body.bias"}, 16)
 

@@ -60,7 +60,7 @@ def test_the_best_is_accuracy_then_loss_and_patience_runs_out():
 
 
 def test_means_over_classes_leave_out_those_that_are_not_there():
-    """As scikit-learn does: recall of classes that have pictures, F1 of those seen or said."""
+    """As scikit-learn does: recall of classes that have images, F1 of those seen or said."""
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(60, 6, generator=generator)
     logits[:, 5] = -9  # never predicted

@@ -35,6 +35,6 @@ def test_a_small_stem_keeps_the_map():
     assert final_map(build("resnet18", stem="small"), 32) == (4, 4)
 
 
-def test_a_picture_the_network_cannot_take_is_refused():
+def test_a_image_the_network_cannot_take_is_refused():
     with pytest.raises(UsageError, match="32x32"):
         final_map(build("alexnet"), 32)

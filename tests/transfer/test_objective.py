@@ -48,37 +48,37 @@ def test_class_weights_are_scikit_learns_and_average_to_one():
 
 
 @pytest.mark.parametrize("options", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1}])
-def test_mixed_labels_are_the_shares_of_the_pictures_and_follow_from_the_step(options):
-    # a picture of class c is c everywhere: the share of a value is the share of its label
-    pictures = LABELS[:, None, None, None].float().expand(-1, 3, 16, 16).clone()
+def test_mixed_labels_are_the_shares_of_the_images_and_follow_from_the_step(options):
+    # a image of class c is c everywhere: the share of a value is the share of its label
+    images = LABELS[:, None, None, None].float().expand(-1, 3, 16, 16).clone()
     made, seen = objective(**options), []
     for step in range(20):
         seed_step(3, step, CPU)
-        mixed, targets = made.mixed(pictures, LABELS)
+        mixed, targets = made.mixed(images, LABELS)
         assert torch.allclose(targets.sum(1), torch.ones(8))
         means = targets @ torch.arange(3.0)
         assert torch.allclose(mixed.mean((1, 2, 3)), means, atol=1e-5)
-        # the pictures of a batch are paired: all together count what they did
+        # the images of a batch are paired: all together count what they did
         assert torch.allclose(targets.sum(0), torch.bincount(LABELS).float(), atol=1e-5)
         seed_step(3, step, CPU)
-        again, same = made.mixed(pictures, LABELS)
+        again, same = made.mixed(images, LABELS)
         assert torch.equal(mixed, again) and torch.equal(targets, same)
         seen.append(float(means[5]))
     assert len(set(seen)) > 10
-    assert torch.equal(pictures[:, 0, 0, 0], LABELS.float())  # ours to read, not to write
+    assert torch.equal(images[:, 0, 0, 0], LABELS.float())  # ours to read, not to write
 
 
 def test_both_mixers_take_turns():
-    pictures = LABELS[:, None, None, None].float().expand(-1, 3, 16, 16).clone()
+    images = LABELS[:, None, None, None].float().expand(-1, 3, 16, 16).clone()
     made, whole = objective(mixup=1.0, cutmix=1.0), 0
     for step in range(40):
         seed_step(0, step, CPU)
-        mixed, _ = made.mixed(pictures, LABELS)
+        mixed, _ = made.mixed(images, LABELS)
         whole += all(len(one.unique()) == 1 for one in mixed)  # no edges: blended everywhere
     assert 8 < whole < 32
 
 
 def test_nothing_asked_nothing_mixed():
-    pictures = torch.rand(8, 3, 4, 4)
-    inputs, targets = objective().mixed(pictures, LABELS)
-    assert inputs is pictures and targets is LABELS
+    images = torch.rand(8, 3, 4, 4)
+    inputs, targets = objective().mixed(images, LABELS)
+    assert inputs is images and targets is LABELS

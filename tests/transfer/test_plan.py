@@ -37,7 +37,7 @@ def test_every_open_value_is_filled_and_has_a_reason():
     ("images", "batch"),
     [(3, 4), (10, 4), (100, 4), (200, 8), (576, 32), (6_000, 64), (50_000, 128)],
 )
-def test_few_pictures_still_make_several_steps(images, batch):
+def test_few_images_still_make_several_steps(images, batch):
     assert usual_batch(images) == batch
 
 
@@ -57,7 +57,7 @@ def test_a_warm_up_longer_than_the_run_is_refused():
         plan(made(epochs=2, warmup_epochs=3), facts(), USUAL)
 
 
-def test_sizes_follow_the_weights_or_the_pictures():
+def test_sizes_follow_the_weights_or_the_images():
     wide = lambda size: (size // 8, size // 8)  # noqa: E731
     assert choose_preprocess(made(), 500, USUAL, wide)[0] == USUAL
     assert choose_preprocess(made(), 32, None, wide)[0].image_size == 32
@@ -90,14 +90,14 @@ def test_a_small_stem_is_put_in_from_scratch_only():
 
 
 def test_no_augmentation_is_what_evaluation_sees():
-    pictures = [np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)] * 2
+    images = [np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)] * 2
     preprocess = Preprocess(16, 18)
-    plain = maker("none", preprocess, 0)(pictures, np.array([4, 5]), 3)[0]
+    plain = maker("none", preprocess, 0)(images, np.array([4, 5]), 3)[0]
     assert plain.shape == (2, 16, 16, 3) and plain.dtype == torch.uint8
-    assert np.array_equal(plain[0].numpy(), preprocess.pixels(pictures[0]))
+    assert np.array_equal(plain[0].numpy(), preprocess.pixels(images[0]))
     views = maker("photo", preprocess, 0)
-    first = views(pictures, np.array([4, 5]), 3)[0]
-    assert torch.equal(first, views(pictures, np.array([4, 5]), 3)[0])
+    first = views(images, np.array([4, 5]), 3)[0]
+    assert torch.equal(first, views(images, np.array([4, 5]), 3)[0])
     assert not torch.equal(first[0], first[1])
 
 

@@ -31,7 +31,7 @@ def test_a_given_val_is_left_whole_and_test_is_not_there():
     assert (len(parts.train), len(parts.val), parts.reason) == (4, 4, "the data's own val")
 
 
-def test_unusable_and_unlabelled_pictures_are_in_no_portion():
+def test_unusable_and_unlabelled_images_are_in_no_portion():
     found = labelled(index(["a", "b", ""] * 8))
     assert len(found) == 16
     parts = portion(found, np.arange(2, 16), Wanted(seed=0, val=0.2))
@@ -45,9 +45,9 @@ def test_few_labels_keep_everything_for_training():
         assert len(parts.train) == 8 and not len(parts.val) and "last weights" in parts.reason
 
 
-def test_a_class_without_a_usable_picture_is_named():
+def test_a_class_without_a_usable_image_is_named():
     found = labelled(index("aaab"))
-    with pytest.raises(DataError, match="'b' has no training picture"):
+    with pytest.raises(DataError, match="'b' has no training image"):
         portion(found, np.arange(3), Wanted(seed=0, val=0.2))
 
 

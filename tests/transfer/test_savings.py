@@ -42,7 +42,7 @@ def asked(network, *specs, **changed):
 def test_a_frozen_backbone_has_its_features_kept_with_a_few_views(network):
     found = decided(network)
     assert (found.mode, found.views, found.learner) == ("features", VIEWS, "head")
-    # 128 numbers of 4 bytes for 4 views of 1,000 pictures and 100 for validation
+    # 128 numbers of 4 bytes for 4 views of 1,000 images and 100 for validation
     assert "mean (128), 0.5 KiB an image" in found.reasons["cache"]
     assert (
         f"compute {VIEWS} passes instead of 30, which is 7.5 times less" in found.reasons["cache"]

@@ -198,7 +198,7 @@ def test_without_validation_their_names_have_no_accuracy(make_trainer):
     assert re.fullmatch(r"epoch-0001_loss-\d+\.\d{3}\.ckpt", kept.name)
 
 
-def test_pictures_come_in_order_and_what_fails_is_told():
+def test_images_come_in_order_and_what_fails_is_told():
     import numpy as np
 
     def read(value):
@@ -223,12 +223,12 @@ def flat(trainer):
 
 
 def in_double(make_trainer, name, **options):
-    """With batch norms that stand still no picture looks at another one."""
+    """With batch norms that stand still no image looks at another one."""
     still = select_frozen(build("unfreeze/tiny"), "norms", head=["head.weight", "head.bias"])
     trainer = make_trainer(name, validate=False, epochs=2, freeze=constant(still), **options)
     trainer.network.double()
     before = trainer.stepper.prepare
-    trainer.stepper.prepare = lambda pictures: before(pictures).double()
+    trainer.stepper.prepare = lambda images: before(images).double()
     return trainer
 
 
@@ -255,7 +255,7 @@ def test_a_batch_in_parts_is_the_whole_batch(make_trainer, fit):
 
 
 def test_every_process_takes_its_share_in_as_many_parts():
-    """Of 7 pictures one has 3 and one 4: two parts of 4 would wait for a part that never comes."""
+    """Of 7 images one has 3 and one 4: two parts of 4 would wait for a part that never comes."""
     assert parts(7, 2, 2) == 1 and parts(8, 2, 2) == 2
     assert [parts(26, 1, wanted) for wanted in (1, 4, 40)] == [1, 4, 13]
     assert parts(2, 2, 8) == parts(1, 1, 8) == 1

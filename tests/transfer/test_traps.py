@@ -118,7 +118,7 @@ def test_trap_03_a_last_map_of_one_pixel_is_seen_and_not_chosen():
     chosen, reasons = choose_preprocess(auto, 32, None, sides)
     assert min(sides(chosen.image_size)) >= 2 and "enlarged" in reasons["image_size"]
     small, _ = choose_preprocess(auto, 32, chosen.__class__(224, 232), sides)
-    assert small.image_size == 224  # pretrained weights get the pictures they know
+    assert small.image_size == 224  # pretrained weights get the images they know
     with pytest.raises(UsageError, match="1x1"):
         choose_preprocess(auto, 32, chosen.__class__(32, 32), sides)
     asked = settings(FinetuneSettings, {"data": "x", "image_size": 32})
@@ -150,7 +150,7 @@ def test_trap_05_a_checkpoint_with_a_missing_key_says_which(coloured, tmp_path):
         finetune(data, out=run.run, resume="yes", epochs=1, **TINY)
 
 
-def test_trap_06_a_truncated_picture_is_left_out_and_never_removed(coloured, tmp_path):
+def test_trap_06_a_truncated_image_is_left_out_and_never_removed(coloured, tmp_path):
     data = coloured("colours", {"red": 8, "blue": 8}, side=64)
     broken = data / "red/000.png"
     broken.write_bytes(broken.read_bytes()[:3000])

@@ -1,4 +1,4 @@
-"""Whether all processes of a run see the same pictures: each lists and decodes for itself."""
+"""Whether all processes of a run see the same images: each lists and decodes for itself."""
 
 from typing import NamedTuple
 
@@ -9,14 +9,14 @@ from unfreeze.runtime.processes import Processes
 
 
 class Seen(NamedTuple):
-    """What a process has: how many pictures, and hex of their names and labels in order."""
+    """What a process has: how many images, and hex of their names and labels in order."""
 
-    pictures: int
+    images: int
     names: str
 
 
 def refuse_others(processes: Processes, *indexes: Index) -> None:
-    """DataError where a process has other pictures than the first: else they would wait for ever.
+    """DataError where a process has other images than the first: else they would wait for ever.
 
     A disk of its own may hold others, and so may a folder that is still being filled. Collective.
     """
@@ -32,12 +32,8 @@ def _compare(everyone: list[Seen]) -> None:
     first = everyone[0]
     for rank, seen in enumerate(everyone):
         if seen != first:
-            how = (
-                f"{seen.pictures:,}"
-                if seen.pictures != first.pictures
-                else f"other {seen.pictures:,}"
-            )
+            how = f"{seen.images:,}" if seen.images != first.images else f"other {seen.images:,}"
             raise DataError(
-                f"Process {rank} has {how} usable pictures, the first one {first.pictures:,}.",
+                f"Process {rank} has {how} usable images, the first one {first.images:,}.",
                 "All processes need the same files: wait until they are copied, to every machine.",
             )

@@ -20,7 +20,7 @@ COLUMNS: tuple[str, ...] = ("path", "label", "predicted", "probability", "probab
 
 @dataclass(frozen=True)
 class Answer:
-    """One picture: its class, the predicted one, and the probabilities of both."""
+    """One image: its class, the predicted one, and the probabilities of both."""
 
     path: str
     label: str
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers in the order of the pictures, and how to read each picture again."""
+    """Answers in the order of the images, and how to read each image again."""
 
     each: list[Answer]
     reads: Sequence[Read]

@@ -1,4 +1,4 @@
-"""`compare`: the same pictures and budget from several starting points, and an honest verdict."""
+"""`compare`: the same images and budget from several starting points, and an honest verdict."""
 
 import time
 from collections.abc import Sequence
@@ -13,14 +13,7 @@ from unfreeze.api.keywords import python_call
 from unfreeze.api.report import report
 from unfreeze.api.run_warnings import end_warnings
 from unfreeze.api.starts import Start, check_weights, starts
-from unfreeze.api.trials import (
-    Judged,
-    Outcome,
-    Trial,
-    folder_name,
-    pictures_of,
-    tried,
-)
+from unfreeze.api.trials import Judged, Outcome, Trial, folder_name, images_of, tried
 from unfreeze.errors import DataError, Interrupted, UsageError, go_on
 from unfreeze.evaluation.warnings import RunWarning, over_runs
 from unfreeze.reports.comparison import chosen_by_validation, sentence, write_table
@@ -44,7 +37,7 @@ FREE = {"device", "workers", "store", "store_budget", "data_root", "data", "logg
 
 @dataclass(frozen=True)
 class StartResult:
-    """One start over its seeds: `interval` is of seeds and pictures together, 95 %."""
+    """One start over its seeds: `interval` is of seeds and images together, 95 %."""
 
     weights: str
     name: str
@@ -59,7 +52,7 @@ class StartResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """What share of the pictures `start` has right more than `than`, paired by seed and picture.
+    """What share of the images `start` has right more than `than`, paired by seed and image.
 
     `verdict`: better, worse, or open where the 95 % interval holds 0.
     """
@@ -75,7 +68,7 @@ class Difference:
 class Comparison(Displayed):
     """What became of each start, what is between them, and a sentence.
 
-    `same_pictures`: whether, seed by seed, all starts trained on and chose by the same pictures,
+    `same_images`: whether, seed by seed, all starts trained on and chose by the same images,
     as their split.csv say. `rates`: "one" learning rate was given for all, the best of "several" on
     validation was taken for each start and seed, each start had its "own" usual one, or "none" was
     needed because heads were solved. `frozen`: only heads learned, so that a start from nothing is
@@ -89,7 +82,7 @@ class Comparison(Displayed):
     split: str
     n: int
     seeds: list[int]
-    same_pictures: bool
+    same_images: bool
     frozen: bool
     rates: str
     starts: list[StartResult]
@@ -283,7 +276,7 @@ def _result(
     names = {start.weights: start.name for start in ready}
     first, seeds = found[0].outcome, list(range(s.seed, s.seed + s.seeds))
     same = all(
-        len({pictures_of(Path(f.outcome.run)) for f in found if f.outcome.seed == seed}) == 1
+        len({images_of(Path(f.outcome.run)) for f in found if f.outcome.seed == seed}) == 1
         for seed in seeds
     )
     differences = _differences(by, shared)
@@ -301,7 +294,7 @@ def _result(
         split=first.split,
         n=first.n,
         seeds=seeds,
-        same_pictures=same,
+        same_images=same,
         frozen=bool(about["frozen"]),
         rates=str(about["rates"]),
         starts=[_of_start(start, by[start.weights]) for start in ready],
@@ -334,23 +327,23 @@ def _failed(by: dict[str, list[Judged]]) -> dict[str, int]:
 
 
 def _paired(by: dict[str, list[Judged]]) -> bool:
-    """Whether all seeds are judged by the same pictures; DataError where the starts are not."""
+    """Whether all seeds are judged by the same images; DataError where the starts are not."""
     for several in zip(*by.values(), strict=True):
         if len({tuple(one.paths) for one in several}) > 1:
             raise DataError(
-                f"The runs of seed {several[0].outcome.seed} were judged by different pictures.",
-                "The pictures changed on the way: start anew in another --out.",
+                f"The runs of seed {several[0].outcome.seed} were judged by different images.",
+                "The images changed on the way: start anew in another --out.",
             )
     return len({tuple(one.paths) for one in next(iter(by.values()))}) == 1
 
 
-def _pictures(runs: list[Judged]) -> int:
+def _images(runs: list[Judged]) -> int:
     """How many different ones judge; seeds that hold out their own have some in common."""
     return len({path for run in runs for path in run.paths})
 
 
 def _of_start(start: Start, runs: list[Judged]) -> StartResult:
-    found = accuracy([run.right for run in runs], _pictures(runs))
+    found = accuracy([run.right for run in runs], _images(runs))
     outcomes = [run.outcome for run in runs]
     return StartResult(
         weights=start.weights,
@@ -371,7 +364,7 @@ def _differences(by: dict[str, list[Judged]], shared: bool) -> list[Difference]:
     found = []
     for than, start in combinations(order, 2):
         one, other = ([run.right for run in by[name]] for name in (start, than))
-        it = difference(one, other, _pictures(by[start]), shared=shared)
+        it = difference(one, other, _images(by[start]), shared=shared)
         verdict = "better" if it.low > 0 else "worse" if it.high < 0 else "open"
         found.append(Difference(start, than, it.mean, (it.low, it.high), verdict))
     return found

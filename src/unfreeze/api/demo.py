@@ -17,8 +17,8 @@ from unfreeze.api.finetune import run_finetune
 from unfreeze.api.keywords import python_call
 from unfreeze.api.pretrain import PretrainPlan, plan_pretrain, run_pretrain
 from unfreeze.api.report import report
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import TEST, build_index
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.open import PREFIX, open_source
 from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import Interrupted
@@ -207,10 +207,10 @@ def _pixels(data: str, run: Path) -> float:
     used = {row.path for row in read_split_csv(run / "split.csv") if row.split == "train"}
     train = [i for i, path in enumerate(index.paths) if path in used]
     test = index.where(TEST)
-    pictures = Pictures(index)
+    images = ImageDataset(index)
 
     def flat(positions: Any) -> Any:
-        return np.stack([pictures[int(i)][..., 0].ravel() / 16.0 for i in positions])
+        return np.stack([images[int(i)][..., 0].ravel() / 16.0 for i in positions])
 
     model = LogisticRegression(max_iter=2000).fit(flat(train), index.labels[train])
     return float(model.score(flat(test), index.labels[test]))

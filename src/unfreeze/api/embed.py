@@ -1,4 +1,4 @@
-"""`embed`: features of pictures, for anything that takes vectors."""
+"""`embed`: features of images, for anything that takes vectors."""
 
 from dataclasses import dataclass
 from os import PathLike
@@ -39,11 +39,11 @@ PLAIN = Preprocess(224, 256)  # for weights that say nothing of their own
 
 @dataclass(frozen=True, repr=False)
 class EmbedResult(Displayed):
-    """The file that was written, and what it holds: `features` [pictures, width]."""
+    """The file that was written, and what it holds: `features` [images, width]."""
 
     out: str
     arch: str
-    pictures: int
+    images: int
     width: int
     classes: list[str]
 
@@ -72,7 +72,7 @@ def embed(
     progress: bool | None = None,
     **settings: Any,
 ) -> EmbedResult:
-    """Write features of the pictures of `data` to the .npz file `out`.
+    """Write features of the images of `data` to the .npz file `out`.
 
     It holds `features` float32 [N, D] (what the network's head is fed), `paths`, `labels` (places
     in `classes`, -1 where there is none) and `classes`.

@@ -1,4 +1,4 @@
-"""`evaluate`: how good a model is on labelled pictures, and whether it may be believed."""
+"""`evaluate`: how good a model is on labelled images, and whether it may be believed."""
 
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
@@ -54,7 +54,7 @@ WRITTEN = {
 
 @dataclass(frozen=True)
 class Last:
-    """The weights of the last epoch on the same pictures: they were not selected."""
+    """The weights of the last epoch on the same images: they were not selected."""
 
     epoch: int
     accuracy: float
@@ -65,9 +65,9 @@ class Last:
 
 @dataclass(frozen=True)
 class Temperature:
-    """A temperature fitted on `n` validation pictures, and what it makes of the judged ones.
+    """A temperature fitted on `n` validation images, and what it makes of the judged ones.
 
-    `bounded`: the validation pictures set no limit (all are right), so it says little.
+    `bounded`: the validation images set no limit (all are right), so it says little.
     """
 
     value: float
@@ -80,7 +80,7 @@ class Temperature:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Displayed):
-    """Scores on `n` pictures of `split`; `confusion` has truth in rows, prediction in columns.
+    """Scores on `n` images of `split`; `confusion` has truth in rows, prediction in columns.
 
     `interval`, `balanced_interval`: 95 % (Wilson, MOVER). `seen_in_training`: how many of the
     images the run trained on. `leaked`: how many have a duplicate or near-duplicate that it trained
@@ -161,7 +161,7 @@ def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
 
 
 def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, Answers]:
-    """The scores, and what was said of each picture."""
+    """The scores, and what was said of each image."""
     s, folder = settings, run_folder(settings.run)
     for name, ours in WRITTEN.items():
         if folder is not None:  # refused before the work, not after
@@ -285,7 +285,7 @@ def _temperature(
     labels: Tensor,
     console: Console,
 ) -> Temperature:
-    """Fitted on validation pictures alone; with `keep` it goes into model.json."""
+    """Fitted on validation images alone; with `keep` it goes into model.json."""
     if s.temperature == "keep" and s.weights_of == "last":
         raise UsageError(
             "A temperature of the last epoch does not belong to the model, which is the selected.",
@@ -293,7 +293,7 @@ def _temperature(
         )
     if not len(it.held_out):
         raise DataError(
-            f"{spoken(s.data)} has no validation pictures to fit a temperature on.",
+            f"{spoken(s.data)} has no validation images to fit a temperature on.",
             "Name the data of the training, or leave --temperature out.",
         )
     held = _outputs(s, it, it.held_out, [network], console)

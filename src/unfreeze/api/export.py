@@ -30,7 +30,7 @@ from unfreeze.settings.build import layered
 from unfreeze.settings.export import ExportSettings
 from unfreeze.settings.knob import inputs_of
 
-PICTURES = 16  # that outputs are compared on
+IMAGES = 16  # that outputs are compared on
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +38,7 @@ class ExportResult(Displayed):
     """What was written, and how far its outputs are from the run's.
 
     `matched` and `max_difference` are of the files as their own tool reads them back;
-    `compared_on` says of which pictures.
+    `compared_on` says of which images.
     """
 
     out: str
@@ -82,8 +82,8 @@ def run_export(settings: ExportSettings, console: Console) -> ExportResult:
     place = allowed(s.out, overwrite=s.overwrite, inputs=inputs_of(s))
     subject = read_subject(s.run)
     chosen.check(subject)
-    pictures, compared_on = _pictures(s, subject.preprocess)
-    inputs = _inputs(pictures, subject.preprocess)
+    images, compared_on = _images(s, subject.preprocess)
+    inputs = _inputs(images, subject.preprocess)
     with staged(place) as folder:
         chosen.write(subject, folder)
         found = agreement(chosen, subject, folder, inputs)
@@ -117,27 +117,27 @@ def _mismatch(to: str, arch: str, found: Agreement) -> WeightsError:
     )
 
 
-def _pictures(s: ExportSettings, preprocess: Preprocess) -> tuple[list[Pixels], str]:
-    """Pictures and what they are: of `--data`, else the run's own views, else noise."""
+def _images(s: ExportSettings, preprocess: Preprocess) -> tuple[list[Pixels], str]:
+    """Images and what they are: of `--data`, else the run's own views, else noise."""
     if s.data:
         source = open_source(s.data, data_root=s.data_root)
         source.intensity = preprocess.intensity
         index = build_index(source, strange_classes=True)
         if not len(index):
-            raise DataError(f"There are no pictures in {s.data}.", "Name others with --data.")
-        places = np.unique(np.linspace(0, len(index) - 1, PICTURES).astype(np.int64))
+            raise DataError(f"There are no images in {s.data}.", "Name others with --data.")
+        places = np.unique(np.linspace(0, len(index) - 1, IMAGES).astype(np.int64))
         found = [read() for read in reads_of(index.take(places))]
-        return found, f"{len(found)} pictures of {Path(s.data).name}"
+        return found, f"{len(found)} images of {Path(s.data).name}"
     views = Path(s.run) / "views.npz"
     if views.is_file():
         with np.load(views, allow_pickle=False) as held:
             flat = held["views"].reshape(-1, *held["views"].shape[-3:])
-        chosen = flat[np.unique(np.linspace(0, len(flat) - 1, PICTURES).astype(np.int64))]
-        return list(chosen), f"{len(chosen)} views of the run's training pictures"
+        chosen = flat[np.unique(np.linspace(0, len(flat) - 1, IMAGES).astype(np.int64))]
+        return list(chosen), f"{len(chosen)} views of the run's training images"
     draw, side = np.random.default_rng(0), preprocess.image_size
-    noise = draw.integers(0, 256, (PICTURES, side, side, 3), np.uint8)
-    return list(noise), f"{PICTURES} pictures of noise (--data names real ones)"
+    noise = draw.integers(0, 256, (IMAGES, side, side, 3), np.uint8)
+    return list(noise), f"{IMAGES} images of noise (--data names real ones)"
 
 
-def _inputs(pictures: Sequence[Pixels], preprocess: Preprocess) -> Tensor:
-    return torch.stack([preprocess.apply(picture) for picture in pictures])
+def _inputs(images: Sequence[Pixels], preprocess: Preprocess) -> Tensor:
+    return torch.stack([preprocess.apply(image) for image in images])

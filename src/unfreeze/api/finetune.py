@@ -1,4 +1,4 @@
-"""`finetune`: labelled pictures and a network in, a classifier that travels out."""
+"""`finetune`: labelled images and a network in, a classifier that travels out."""
 
 import time
 from dataclasses import asdict, dataclass, replace
@@ -19,16 +19,7 @@ from unfreeze.api.run_warnings import (
     show_warnings,
     write_warnings,
 )
-from unfreeze.api.single import (
-    Begun,
-    Scene,
-    Tuned,
-    begin,
-    stopped,
-    telling,
-    tuned,
-    with_threads,
-)
+from unfreeze.api.single import Begun, Scene, Tuned, begin, stopped, telling, tuned, with_threads
 from unfreeze.api.time_budget import finetune_hint, for_finetune, show_hint, with_choice
 from unfreeze.checkpoints.modelfile import load_model
 from unfreeze.data.loader import steps_of
@@ -63,7 +54,7 @@ from unfreeze.transfer.portions import Portions
 
 @dataclass(frozen=True, repr=False)
 class FinetuneResult(Displayed):
-    """What a fine-tuning did; `val_accuracy` is the selected epoch's, on the pictures held out.
+    """What a fine-tuning did; `val_accuracy` is the selected epoch's, on the images held out.
 
     `best_epoch` counts from 0; it and `val_accuracy` are None where nothing was held out. `leaked`:
     how many images of val have a duplicate or near-duplicate that was trained on;
@@ -107,7 +98,7 @@ class FinetuneResult(Displayed):
 class FinetunePlan(Displayed):
     """What `--dry-run` shows: every setting, the reason of each derived one, and the sizes.
 
-    `counts`: pictures by class and split as the data has them (`all` without splits).
+    `counts`: images by class and split as the data has them (`all` without splits).
     `time`: seconds of the run; `memory`: bytes on the device of one process. Each says its `basis`,
     and has None where nothing was counted or measured.
     """

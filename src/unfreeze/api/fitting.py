@@ -53,7 +53,7 @@ class Parts:
     seconds: float = 0.0
 
     def trainer(self, job: Job, run: RunFolder, data: str) -> Trainer:
-        """The trainer; `data` is the fingerprint of the pictures."""
+        """The trainer; `data` is the fingerprint of the images."""
         keep = {
             "kind": "finetune",
             "settings": as_dict(job.plan.settings),
@@ -138,13 +138,13 @@ def _passing(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool
     return Passing(loader, held, pool.rows(ready.train), pool.rows(ready.val))
 
 
-def _batch_size(wanted: int, pictures: int, processes: int) -> int:
+def _batch_size(wanted: int, images: int, processes: int) -> int:
     """No more than there are, and the same for every process."""
-    most = pictures // processes * processes
+    most = images // processes * processes
     if not most:
         raise DataError(
-            f"{pictures} training pictures cannot be shared by {processes} processes.",
-            "Start fewer, or add pictures.",
+            f"{images} training images cannot be shared by {processes} processes.",
+            "Start fewer, or add images.",
         )
     return min(wanted, most)
 

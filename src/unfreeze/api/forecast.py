@@ -11,8 +11,8 @@ import torch
 
 from unfreeze.api.cost import FEW, QUICK, fastest, lines, quick
 from unfreeze.backbones.work import Machine, measured_speed, product_speed
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sources.builtin import ArraySource
 from unfreeze.reports.results_runs import shown
 from unfreeze.runtime.console import Console
@@ -21,14 +21,7 @@ from unfreeze.runtime.layout import Table
 from unfreeze.swav.assigner import without_memory
 from unfreeze.swav.doubts import doubts
 from unfreeze.swav.facts import Facts
-from unfreeze.swav.forecast import (
-    Work,
-    learning_rates,
-    memory,
-    published,
-    sparkline,
-    work_of,
-)
+from unfreeze.swav.forecast import Work, learning_rates, memory, published, sparkline, work_of
 from unfreeze.swav.recipe import Plan
 from unfreeze.swav.trainer import Trainer
 from unfreeze.swav.ways import Spent
@@ -36,7 +29,7 @@ from unfreeze.swav.ways import Spent
 BUDGET = 4.0  # seconds that trying out steps may take in a dry run, about
 NEAR = 4  # a step of a quarter of the images says what one of all takes
 SHORT = 1.0  # the same before a run
-DIFFERENT = 32  # made-up pictures
+DIFFERENT = 32  # made-up images
 
 
 @dataclass(frozen=True)
@@ -57,11 +50,11 @@ class Forecast:
     warnings: list[str]
 
 
-Make = Callable[[Pictures, Any], Trainer]  # pictures and the positions of one batch of them
+Make = Callable[[ImageDataset, Any], Trainer]  # images and the positions of one batch of them
 
 
 def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
-    """The forecast of a plan; `make` builds the trainer over made-up pictures. Touches no file."""
+    """The forecast of a plan; `make` builds the trainer over made-up images. Touches no file."""
     s = plan.settings
     share = (s.batch_size or 0) // facts.processes
     trainer = _over_noise(plan, facts, make)
@@ -144,7 +137,7 @@ def _kind(trainer: Trainer) -> str:
 def _over_noise(plan: Plan, facts: Facts, make: Make) -> Trainer:
     s = plan.settings
     side = min(facts.side, 2 * max(s.size_crops or (facts.side,)))
-    return without_memory(make(_pictures(side), np.arange(s.batch_size or 0) % DIFFERENT))
+    return without_memory(make(_images(side), np.arange(s.batch_size or 0) % DIFFERENT))
 
 
 def _memory(
@@ -164,11 +157,11 @@ def _memory(
     return work, {**asdict(counted), "total": counted.total, "basis": basis}
 
 
-def _pictures(side: int) -> Pictures:
+def _images(side: int) -> ImageDataset:
     shape = (DIFFERENT, side, round(side * 4 / 3), 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     names = [str(number) for number in range(DIFFERENT)]
-    return Pictures(build_index(ArraySource("noise", pixels, names, ["train"] * DIFFERENT)))
+    return ImageDataset(build_index(ArraySource("noise", pixels, names, ["train"] * DIFFERENT)))
 
 
 @dataclass(frozen=True)
@@ -228,10 +221,10 @@ def _by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
 def _tried(
     trainer: Trainer, share: int, work: Work | None, budget: float = BUDGET
 ) -> tuple[_Timing | None, str]:
-    """(the timing of a step of `share` pictures, or None and why).
+    """(the timing of a step of `share` images, or None and why).
 
-    Tried out with more and more pictures, as the budget allows; where that ends below `share`, the
-    line through the last two is followed: a step has costs that do not grow with its pictures.
+    Tried out with more and more images, as the budget allows; where that ends below `share`, the
+    line through the last two is followed: a step has costs that do not grow with its images.
     """
     began, part = time.perf_counter(), trainer.s.accumulate
     sizes = [n for n in range(2 * part, share + 1, part) if share % n == 0] or [share]
@@ -270,7 +263,7 @@ def _seconds_at_most(work: Work, parts: float) -> float:
 
 
 def _step(trainer: Trainer, rows: int) -> tuple[float, float]:
-    """Seconds for the views and for the network of one step over `rows` made-up pictures."""
+    """Seconds for the views and for the network of one step over `rows` made-up images."""
     began = time.perf_counter()
     ids = trainer.loader.positions[:rows]
     batch = next(trainer.loader.these([ids], 0))

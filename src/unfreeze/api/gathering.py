@@ -1,4 +1,4 @@
-"""From `DATA` to the fixed list of pictures a pretraining run uses."""
+"""From `DATA` to the fixed list of images a pretraining run uses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.dataset_warnings import dataset_warnings
 from unfreeze.data.device import Held, HeldLoader
 from unfreeze.data.holding import Holding, holding
 from unfreeze.data.index import TRAIN, Index, build_index
 from unfreeze.data.intensity import reading
 from unfreeze.data.loader import Loader
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.sample import Sampled, sampled
 from unfreeze.data.scan import Problem, check, write_problems_csv
 from unfreeze.data.sources.open import open_source
@@ -34,10 +34,10 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Gathering:
-    """Pictures, the positions to train on, some that were looked at, and what was left out."""
+    """ImageDataset, the positions to train on, some that were looked at, and what was left out."""
 
     index: Index
-    pictures: Pictures
+    images: ImageDataset
     train: Positions
     sample: Sampled
     fingerprint: str
@@ -50,7 +50,7 @@ class Gathering:
         return self.sample.side
 
     def holding(self, s: PretrainSettings, resize_to: int, processes: int) -> Holding:
-        """Where the decoded pictures will be held, and why."""
+        """Where the decoded images will be held, and why."""
         return holding(
             self.index.source,
             self.index.rows[self.train],
@@ -78,21 +78,21 @@ class Gathering:
         if scan.problems:
             left = worded(len(scan.problems), "file was", "files were")
             console.warn(f"{left} left out: see problems.csv.")
-        pictures = scan.pictures()
-        everything = np.arange(len(pictures))
+        images = scan.images()
+        everything = np.arange(len(images))
         return replace(
             self,
-            index=pictures.index,
-            pictures=pictures,
+            index=images.index,
+            images=images,
             train=everything,
             problems=tuple(scan.problems),
         )
 
     def held(self, s: PretrainSettings, device: torch.device, most: float) -> Held | None:
-        """The pictures on the device in `most` bytes, where a plan cuts views there."""
+        """The images on the device in `most` bytes, where a plan cuts views there."""
         if s.views_on != "device":
             return None
-        return Held(self.pictures, self.train, device, most=int(most))
+        return Held(self.images, self.train, device, most=int(most))
 
     def loader(
         self, s: PretrainSettings, processes: Processes, *, workers: int, held: Held | None
@@ -100,7 +100,7 @@ class Gathering:
         """Batches with the views that a plan's settings ask for."""
         specs = view_specs(s)
         known: dict[str, Any] = {
-            "pictures": self.pictures,
+            "images": self.images,
             "make": Cut(s.seed, specs),
             "batch_size": s.batch_size or 0,
             "seed": s.seed,
@@ -127,7 +127,7 @@ class Gathering:
 
 
 def gathering(s: PretrainSettings, console: Console) -> Gathering:
-    """The pictures of `s.data`: of `train` only, where there are splits."""
+    """The images of `s.data`: of `train` only, where there are splits."""
     source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
     index = build_index(source, strange_classes=True, **said_of(s))
     for note in index.notes:
@@ -138,11 +138,11 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
     train = np.arange(len(index))
     if (index.splits == TRAIN).any():
         train = index.where(TRAIN)
-        console.say(f"The data has splits: {len(train):,} pictures of train are used.")
+        console.say(f"The data has splits: {len(train):,} images of train are used.")
     if s.limit is not None:
         train = subset(index.labels, train, limit=s.limit, seed=s.seed)
     if not len(train):
-        raise DataError(f"There is no picture to train on in {source.where}.", "Check the folder.")
+        raise DataError(f"There is no image to train on in {source.where}.", "Check the folder.")
     sample = sampled(index, train, reading(None, s.channels))
-    pictures, fingerprint = Pictures(index), source.fingerprint()
-    return Gathering(index, pictures, train, sample, fingerprint, doubts=doubts)
+    images, fingerprint = ImageDataset(index), source.fingerprint()
+    return Gathering(index, images, train, sample, fingerprint, doubts=doubts)

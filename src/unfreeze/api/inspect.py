@@ -25,12 +25,7 @@ from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.layout import Table
 from unfreeze.settings.build import build
 from unfreeze.settings.use import InspectSettings
-from unfreeze.swav.inherit import (
-    near_identical,
-    prototypes_in,
-    rest_of_run,
-    without_weight_norm,
-)
+from unfreeze.swav.inherit import near_identical, prototypes_in, rest_of_run, without_weight_norm
 
 
 @dataclass(frozen=True, repr=False)

@@ -76,7 +76,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Opened:
-    """A network with its new head, what of it stands still, and how pictures enter it."""
+    """A network with its new head, what of it stands still, and how images enter it."""
 
     start: Start
     schedule: FreezeSchedule
@@ -85,7 +85,7 @@ class Opened:
 
 
 def opened(s: FinetuneSettings, found: Labelled) -> Opened:
-    """What `--arch`, `--weights`, `--stem`, `--freeze`, `--image-size` and the pictures make."""
+    """What `--arch`, `--weights`, `--stem`, `--freeze`, `--image-size` and the images make."""
     it = start(
         s.arch,
         s.weights,
@@ -116,7 +116,7 @@ def begun(
     held_out: int,
     processes: int = 1,
 ) -> Job:
-    """A new run on `images` training pictures, judged on the `held_out` ones."""
+    """A new run on `images` training images, judged on the `held_out` ones."""
     network, frozen = it.start.network, it.schedule.always
     facts = Facts(
         images=images,
@@ -257,7 +257,7 @@ def _batch_norm_has_company(network: nn.Module, frozen: frozenset[str], batch_si
     ]
     if batch_size == 1 and learning:
         raise UsageError(
-            f"--batch-size 1: the batch norm {learning[0]} cannot learn from single pictures.",
+            f"--batch-size 1: the batch norm {learning[0]} cannot learn from single images.",
             "Use 2 or more, or freeze the batch norms.",
         )
 

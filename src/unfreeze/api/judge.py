@@ -1,4 +1,4 @@
-"""Which pictures decide a comparison."""
+"""Which images decide a comparison."""
 
 from typing import Any
 
@@ -25,8 +25,8 @@ def chosen_judge(s: CompareSettings, run: FinetuneSettings) -> dict[str, Any]:
         return {"data": s.data, "split": "test", **told}
     if not len(unchecked(run, read_labels(run, Quiet())).val):
         raise DataError(
-            f"Nothing is left to judge by: {spoken(s.data)} has no test split, and no pictures are "
+            f"Nothing is left to judge by: {spoken(s.data)} has no test split, and no images are "
             "held out for validation.",
-            "Name labelled pictures with --test, or give DATA a test split.",
+            "Name labelled images with --test, or give DATA a test split.",
         )
     return {"data": s.data, "split": "val", **told}

@@ -1,4 +1,4 @@
-"""On which pictures a model is judged, and what its run did with them."""
+"""On which images a model is judged, and what its run did with them."""
 
 from dataclasses import dataclass
 
@@ -21,10 +21,10 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Judged:
-    """Labelled pictures: `index`, and which of them are judged under the name `split`.
+    """Labelled images: `index`, and which of them are judged under the name `split`.
 
     `labels`: places in the model's classes. `parts`: train, val or empty, what the run did with
-    each picture, told by its content. `held_out`: those a temperature may be fitted on. `keys`: of
+    each image, told by its content. `held_out`: those a temperature may be fitted on. `keys`: of
     the content of each; `known`: what the model's folder knows of its run's images, if it does.
     """
 
@@ -40,7 +40,7 @@ class Judged:
 
     @property
     def is_test(self) -> bool:
-        """Whether pictures are among them that neither trained nor chose the model."""
+        """Whether images are among them that neither trained nor chose the model."""
         splits = self.index.splits[self.positions]
         unknown = (splits == 0) & (self.parts[self.positions] == "")
         return bool((splits == TEST).any() or (unknown.any() and self.split == "all"))
@@ -60,7 +60,7 @@ class Judged:
 
 
 def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
-    """The pictures to judge a run on: test, else val, else those held out, else all.
+    """The images to judge a run on: test, else val, else those held out, else all.
 
     DataError where there are no labels, or a class that the model does not know.
     """
@@ -92,9 +92,9 @@ def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
 
 @dataclass(frozen=True)
 class _Known:
-    """What the run did with each picture, told by content: `parts` [N] is train, val or empty.
+    """What the run did with each image, told by content: `parts` [N] is train, val or empty.
 
-    `whole`: every picture that the run used is here, so these are the files its split came from.
+    `whole`: every image that the run used is here, so these are the files its split came from.
     `keys`: of the content of each; `seen`: those of the run's images, where its folder knows them.
     """
 
@@ -136,7 +136,7 @@ def _choose(index: Index, split: str | None, known: _Known) -> tuple[Positions, 
 
 
 def _held_out(index: Index, known: _Known) -> Positions:
-    """Pictures of val as the data says, else as the run cut them; never of train or test."""
+    """Images of val as the data says, else as the run cut them; never of train or test."""
     said = index.splits == VAL
     chosen = said if said.any() else (known.parts == "val") & (index.splits != TEST)
     return np.flatnonzero(chosen & (known.parts != "train"))

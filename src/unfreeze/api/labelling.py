@@ -1,4 +1,4 @@
-"""From `DATA` to the fixed lists of labelled pictures a fine-tuning uses."""
+"""From `DATA` to the fixed lists of labelled images a fine-tuning uses."""
 
 import functools
 import hashlib
@@ -11,12 +11,12 @@ import numpy.typing as npt
 from unfreeze.checkpoints.modelfile import SEEN
 from unfreeze.data.census import Census, census
 from unfreeze.data.content import HEAD, Keys, Seen, content_keys, save_seen
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.dataset_warnings import Cropped, cropped_away, dataset_warnings
 from unfreeze.data.duplicates import SIGNATURE, Groups, Signatures, comparable, exact, near
 from unfreeze.data.holding import Holding, holding
 from unfreeze.data.index import Index, build_index
 from unfreeze.data.intensity import reading
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.data.sample import Sampled, sampled
 from unfreeze.data.scan import Problem, Scan, check, write_problems_csv
@@ -33,7 +33,7 @@ from unfreeze.transfer.portions import Portions, Positions, Wanted, labelled, po
 
 @dataclass(frozen=True)
 class Labelled:
-    """The labelled pictures of train and val before the check, and some that were looked at."""
+    """The labelled images of train and val before the check, and some that were looked at."""
 
     index: Index
     sample: Sampled
@@ -54,14 +54,14 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Checked:
-    """What is left after decoding everything once: `train` and `val` as pictures of their own.
+    """What is left after decoding everything once: `train` and `val` as images of their own.
 
     `signatures`: by position of the portions' index. `doubts`: what folders or lists look wrong.
     """
 
     portions: Portions
-    train: Pictures
-    val: Pictures
+    train: ImageDataset
+    val: ImageDataset
     problems: list[Problem]
     hold: Holding
     cropped: Cropped | None = None  # images so long that their ends are cut off
@@ -76,10 +76,12 @@ class Checked:
     def chosen(self, portions: Portions) -> "Checked":
         """The same images, chosen otherwise."""
         index = self.portions.index
-        train = Pictures(
+        train = ImageDataset(
             index.take(portions.train), self.train.store, resize_to=self.train.resize_to
         )
-        return replace(self, portions=portions, train=train, val=Pictures(index.take(portions.val)))
+        return replace(
+            self, portions=portions, train=train, val=ImageDataset(index.take(portions.val))
+        )
 
     def recorded(self, run: RunFolder) -> "Checked":
         """As split.csv of a run that is resumed has it.
@@ -107,7 +109,7 @@ class Checked:
         return {name: content_keys(index) for name, index in parts.items()}
 
     def digest(self, part: str) -> str:
-        """Hex of the pictures of `train` or `val`, in their order, by what is in them.
+        """Hex of the images of `train` or `val`, in their order, by what is in them.
 
         Content keys look at the first bytes of a file only: where there are more, names, sizes
         and times of the source are taken in, too.
@@ -136,7 +138,7 @@ class Checked:
 
     @property
     def copies(self) -> int:
-        """How many held-out pictures are among the training ones, too, byte for byte."""
+        """How many held-out images are among the training ones, too, byte for byte."""
         return int(np.isin(self.keys["val"], self.keys["train"]).sum())
 
     @functools.cached_property
@@ -176,7 +178,7 @@ def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
 
 
 def _said(index: Index) -> str:
-    """Hex of the labels and splits that something else says of the pictures."""
+    """Hex of the labels and splits that something else says of the images."""
     digest = hashlib.sha256("\n".join(index.classes).encode("utf-8", "surrogateescape"))
     digest.update(index.labels.tobytes() + index.splits.tobytes())
     return digest.hexdigest()[:16]
@@ -210,9 +212,9 @@ def checked(
         left = worded(len(scan.problems), "file was", "files were")
         console.warn(f"{left} left out: see problems.csv.")
     portions = portion(scan.index, scan.usable, wanted(s), _alike(scan))
-    train = Pictures(found.index.take(portions.train), scan.store, resize_to=scan.resize_to)
+    train = ImageDataset(found.index.take(portions.train), scan.store, resize_to=scan.resize_to)
     # val is read as `evaluate` and `predict` will read it: from the files, at full size
-    val = Pictures(found.index.take(portions.val))
+    val = ImageDataset(found.index.take(portions.val))
     cropped = cropped_away(scan.heights, scan.widths) if s.scan == "full" else found.cropped
     return Checked(
         portions,
@@ -242,7 +244,7 @@ def _alike(scan: Scan) -> Groups:
 def held(
     s: FinetuneSettings, found: Labelled, preprocess: Preprocess, processes: int = 1
 ) -> Holding:
-    """Where the decoded pictures are held, and why."""
+    """Where the decoded images are held, and why."""
     found.index.source.intensity = preprocess.intensity  # known since the weights are
     return holding(
         found.index.source,
@@ -260,7 +262,7 @@ def _largest(preprocess: Preprocess) -> int:
 
 
 def wanted(s: FinetuneSettings) -> Wanted:
-    """The flags that choose among the pictures."""
+    """The flags that choose among the images."""
     return Wanted(
         s.seed,
         s.val,

@@ -11,6 +11,6 @@ def load(run: str | Path) -> Classifier:
     """The classifier of a run, or of its `model/` folder, on the CPU and in evaluation mode.
 
     It has `.classes`, `.preprocess` and `.predict(files or arrays)`; called with normalised
-    pictures float32 [B, 3, S, S] it gives scores [B, C]. WeightsError where there is none.
+    images float32 [B, 3, S, S] it gives scores [B, C]. WeightsError where there is none.
     """
     return load_classifier(run)

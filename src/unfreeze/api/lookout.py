@@ -1,4 +1,4 @@
-"""Pictures as a network will see them: which views and input, and back to pixels for people."""
+"""Images as a network will see them: which views and input, and back to pixels for people."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from unfreeze.swav.place import preprocess_of
 from unfreeze.swav.recipe import plan, view_specs
 from unfreeze.transfer.augment import maker
 
-RANDOM = 3  # random views of a picture where a step takes one
-ENOUGH = 1_000  # a plan for fewer pictures than a batch is refused; its views are the same
+RANDOM = 3  # random views of a image where a step takes one
+ENOUGH = 1_000  # a plan for fewer images than a batch is refused; its views are the same
 
 Cutter = Callable[[Sequence[Pixels], np.ndarray, int], list[torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Lookout:
-    """How pictures enter a network: random views in training, one input without chance.
+    """How images enter a network: random views in training, one input without chance.
 
     `note` is a sentence for people; `cut` is None where only the input is known.
     """
@@ -44,7 +44,7 @@ class Lookout:
     preprocess: Preprocess
 
     def rows(self, images: Sequence[Pixels], ids: np.ndarray) -> list[list[tuple[str, Pixels]]]:
-        """For each picture (word, uint8 [S, S, 3]): the input, then the views, denormalised."""
+        """For each image (word, uint8 [S, S, 3]): the input, then the views, denormalised."""
         shown = [[(self._word("input", one), one)] for one in map(self._input, images)]
         for epoch in range(self.epochs if self.cut else 0):
             for place, views in enumerate(self.cut(images, ids, epoch) if self.cut else []):
@@ -65,7 +65,7 @@ class Lookout:
 
 
 def lookout(s: ShowSettings, side: int, images: int) -> Lookout:
-    """Of the run in `s`, else of a pretraining as it would be planned for such pictures."""
+    """Of the run in `s`, else of a pretraining as it would be planned for such images."""
     if s.run is not None:
         return _of_run(s.run)
     given: dict[str, Any] = {"augment": s.augment, "image_size": s.image_size, "seed": s.seed}

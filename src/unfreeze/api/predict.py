@@ -1,4 +1,4 @@
-"""`predict`: a label and a probability for each picture."""
+"""`predict`: a label and a probability for each image."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.use import PredictSettings
 from unfreeze.text import as_text
-from unfreeze.transfer.predictor import Picture, Prediction, load_classifier
+from unfreeze.transfer.predictor import ImageInput, Prediction, load_classifier
 from unfreeze.transfer.reading import Read
 
 COLUMNS = ("path", "label", "probability")
@@ -40,7 +40,7 @@ class Written(Displayed):
     """Where predictions were written, and how many."""
 
     out: str
-    pictures: int
+    images: int
 
     def display(self) -> Display:
         """What there is to show."""
@@ -59,7 +59,7 @@ class Predictions(Displayed, list[Prediction]):
         return [dict(one) for one in self]
 
 
-class _Picture(NamedTuple):
+class _Input(NamedTuple):
     path: str
     read: Read
 
@@ -68,7 +68,7 @@ class _Picture(NamedTuple):
 @isolated()
 def predict(
     run: str | PathLike[str],
-    images: Picture | Iterable[Picture],
+    images: ImageInput | Iterable[ImageInput],
     *,
     progress: bool | None = None,
     **settings: Any,
@@ -96,22 +96,22 @@ def run_predict(settings: PredictSettings, console: Console) -> Predictions | Wr
 
 def _predictions(s: PredictSettings, console: Console, images: Sequence[Any]) -> Predictions:
     if not images:
-        raise UsageError("predict needs pictures.", "Name files, folders or archives after RUN.")
+        raise UsageError("predict needs images.", "Name files, folders or archives after RUN.")
     # refused before the work, not after
     out = output_file(s.out, ours=table_of(COLUMNS), inputs=inputs_of(s)) if s.out else None
     network = placed(load_classifier(s.run), s.device, s.precision)
     how = network.preprocess.intensity
-    pictures = [
-        picture
+    inputs = [
+        item
         for place, image in enumerate(images)
-        for picture in (
-            _pictures(image, s.data_root, how, console)
+        for item in (
+            _inputs(image, s.data_root, how, console)
             if isinstance(image, str)
-            else [_Picture(str(place), partial(pixels_of, image, how))]
+            else [_Input(str(place), partial(pixels_of, image, how))]
         )
     ]
-    names = [picture.path for picture in pictures]
-    reads = (picture.read for picture in pictures)
+    names = [item.path for item in inputs]
+    reads = (item.read for item in inputs)
     sent = send(network, names, reads, batch_size=s.batch_size, console=console)
     if sent.cropped is not None and sent.cropped.warning is not None:
         console.warn(sent.cropped.warning)
@@ -122,12 +122,12 @@ def _predictions(s: PredictSettings, console: Console, images: Sequence[Any]) ->
     return Predictions(found)
 
 
-def _pictures(
+def _inputs(
     name: str, data_root: str, intensity: str, console: Console | None = None
-) -> Iterator[_Picture]:
+) -> Iterator[_Input]:
     path = Path(name)
     if path.is_file() and not is_collection(path.name):
-        yield _Picture(name, partial(_file, path, intensity))
+        yield _Input(name, partial(_file, path, intensity))
         return
     source = open_source(name, data_root=data_root)
     source.intensity = intensity
@@ -137,7 +137,7 @@ def _pictures(
     before = as_text(f"{path.parent if isinstance(source, FileListSource) else name}/")
     for row in _rows(source):
         inner = source.names[row]
-        yield _Picture(("" if built_in(name) else before) + inner, read_row(source, row))
+        yield _Input(("" if built_in(name) else before) + inner, read_row(source, row))
 
 
 def _rows(source: Source) -> Iterable[int]:

@@ -22,7 +22,7 @@ from unfreeze.data.sample import Sampled
 from unfreeze.data.views.multicrop import MEAN, STD
 from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console
-from unfreeze.runtime.devices import free_for_pictures, pick_device, pick_precision
+from unfreeze.runtime.devices import free_for_images, pick_device, pick_precision
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.pretrain import PretrainSettings
@@ -40,9 +40,9 @@ _NOWHERE = RunFolder("", writes=False)
 
 @dataclass(frozen=True)
 class Prepared:
-    """Pictures as they were listed, the network to begin with, and the plan for these.
+    """Images as they were listed, the network to begin with, and the plan for these.
 
-    `hold`: where decoded pictures are kept. `reasons`: why a setting has its value.
+    `hold`: where decoded images are kept. `reasons`: why a setting has its value.
     """
 
     found: Gathering
@@ -54,7 +54,7 @@ class Prepared:
     reasons: dict[str, str]
 
     def checked(self, processes: Processes, console: Console) -> Gathering:
-        """The pictures once each was decoded; the same ones in every process."""
+        """The images once each was decoded; the same ones in every process."""
         s, side = self.start.settings, _largest(self.plan)
         # in turn: what the first process decoded stands on the disk for the others
         found = processes.in_turn(lambda: self.found.checked(s, side, self.hold, console))
@@ -62,8 +62,8 @@ class Prepared:
         return found
 
     def planned(self, found: Gathering) -> Plan:
-        """The plan for the pictures that can be used."""
-        size = bytes_held(found.pictures, found.train)
+        """The plan for the images that can be used."""
+        size = bytes_held(found.images, found.train)
         held = math.inf if size is None else size
         return plan(self.start.settings, replace(self.facts, images=len(found.train), held=held))
 
@@ -116,7 +116,7 @@ def prepare(
     processes: int,
     budgeted: dict[str, str] | None = None,
 ) -> Prepared:
-    """Lists the pictures, builds the network and plans a run of so many processes; says it.
+    """Lists the images, builds the network and plans a run of so many processes; says it.
 
     `budgeted`: the reason of each value that `--time-budget` chose.
     """
@@ -144,7 +144,7 @@ def prepared_for(
     torch.manual_seed(settings.seed)
     start = _with_range(begin(settings, found.side, device), found.sample)
     found.index.source.intensity = reading(start.settings.range, start.settings.channels)
-    room = free_for_pictures(device)
+    room = free_for_images(device)
     facts = Facts(len(found.train), found.side, device.type, start.width, processes, room=room)
     chosen = plan(start.settings, facts)
     for size in sorted(set(chosen.settings.size_crops or ())):
@@ -168,5 +168,5 @@ def _with_range(start: Start, sample: Sampled) -> Start:
 
 
 def _largest(chosen: Plan) -> int:
-    """The shorter side that pictures are shrunk to: views are cut from twice their own size."""
+    """The shorter side that images are shrunk to: views are cut from twice their own size."""
     return 2 * max(chosen.settings.size_crops or ())

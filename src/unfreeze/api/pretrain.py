@@ -1,4 +1,4 @@
-"""`pretrain`: SwAV on unlabelled pictures, from a folder or archive to a model that travels."""
+"""`pretrain`: SwAV on unlabelled images, from a folder or archive to a model that travels."""
 
 import math
 import time
@@ -22,7 +22,7 @@ from unfreeze.api.watching import sample_of, summary
 from unfreeze.api.writing import facts_of, write_asked, write_model, write_start
 from unfreeze.backbones.weights import Loaded
 from unfreeze.checkpoints.state import has_last, load_last, load_state
-from unfreeze.data.pictures import Pictures
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.errors import UsageError
 from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.reports.results_runs import plan_pretrained, plan_rows, pretrained
@@ -306,9 +306,9 @@ def _noised(prepared: Prepared) -> Make:
 def _over_noise(prepared: Prepared, chosen: Plan, way: Way) -> Make:
     """Makes trainers of one process over made-up images."""
 
-    def make(pictures: Pictures, positions: Any) -> Trainer:
+    def make(images: ImageDataset, positions: Any) -> Trainer:
         alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
-        found = replace(prepared.found, pictures=pictures, train=positions)
+        found = replace(prepared.found, images=images, train=positions)
         held = found.held(alone.settings, prepared.place.device, prepared.facts.room)
         return prepared.trainer(alone, way, found=found, processes=Processes(), held=held)
 

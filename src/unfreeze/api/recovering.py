@@ -115,7 +115,7 @@ def _given_up(trainer: Trainer, collapse: Collapsed) -> Collapsed:
     """The collapse, saying what was tried."""
     tried = "; ".join(before["remedy"] for before in trainer.recoveries)
     if tried:
-        collapse.next_step = f"Tried: {tried}. Look at the pictures with `unfreeze show`."
+        collapse.next_step = f"Tried: {tried}. Look at the images with `unfreeze show`."
     return collapse
 
 

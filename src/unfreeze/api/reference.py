@@ -73,7 +73,7 @@ def translated(given: ReferenceSettings, device: torch.device, processes: int = 
     A batch of `given` is that of each process. UsageError for what has no counterpart.
     """
     if not given.data_path:
-        raise UsageError("unfreeze swav needs --data_path: the folder of pictures.")
+        raise UsageError("unfreeze swav needs --data_path: the folder of images.")
     values: dict[str, Any] = {n: getattr(given, n) for n in SAME}
     precision, said = _precision(given, device)
     batch = given.batch_size * processes

@@ -1,4 +1,4 @@
-"""How sure an accuracy is: the same training with other pictures held out, and other seeds."""
+"""How sure an accuracy is: the same training with other images held out, and other seeds."""
 
 import json
 from collections.abc import Iterator
@@ -29,9 +29,9 @@ FOLDER, DONE = "folds", "held-out.json"
 
 @dataclass(frozen=True)
 class Part:
-    """One run: what it got right of the pictures it held out, `n` of them.
+    """One run: what it got right of the images it held out, `n` of them.
 
-    `correct` is the selected epoch's, which these pictures chose; `correct_last` the last one's.
+    `correct` is the selected epoch's, which these images chose; `correct_last` the last one's.
     """
 
     run: str
@@ -44,9 +44,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Repeated:
-    """Accuracy on `n` different pictures held out, over folds and seeds, with its 95 % interval.
+    """Accuracy on `n` different images held out, over folds and seeds, with its 95 % interval.
 
-    `accuracy` is of the last epochs: no held-out picture chose them (a sweep of rates, where there
+    `accuracy` is of the last epochs: no held-out image chose them (a sweep of rates, where there
     is one, was judged by them: `chose`, "nothing" where they chose nothing at all). `selected` is
     of the epochs that they chose. `accuracies`
     are those of each seed, over all its folds.
@@ -91,7 +91,7 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
     if main.job.plan.settings.select == "last":
         chose = "nothing"
     held = np.unique(np.concatenate([portions.val for *_, portions in trials]))
-    found = summed(parts, chose, folds=s.folds, pictures=len(held))
+    found = summed(parts, chose, folds=s.folds, images=len(held))
     scene.processes.leads(lambda: write_json(main.run.file("folds.json"), asdict(found)))
     console.say(sentence(found))
     return found
@@ -112,17 +112,17 @@ def runs_of(s: FinetuneSettings, portions: Portions) -> int:
     return 1 if not s.folds and s.repeats == 1 else 1 + len(list(_trials(s, portions)))
 
 
-def summed(parts: list[Part], chose: str, *, folds: int, pictures: int) -> Repeated:
-    """What the parts come to together; `pictures`: how many different ones were held out."""
+def summed(parts: list[Part], chose: str, *, folds: int, images: int) -> Repeated:
+    """What the parts come to together; `images`: how many different ones were held out."""
     seeds = sorted({part.seed for part in parts})
     by_seed = [[part for part in parts if part.seed == seed] for seed in seeds]
-    last = _over(by_seed, [[p.correct_last for p in some] for some in by_seed], pictures)
-    best = _over(by_seed, [[p.correct for p in some] for some in by_seed], pictures)
+    last = _over(by_seed, [[p.correct_last for p in some] for some in by_seed], images)
+    best = _over(by_seed, [[p.correct for p in some] for some in by_seed], images)
     totals = [(sum(p.correct_last for p in some), sum(p.n for p in some)) for some in by_seed]
     return Repeated(
         folds=folds,
         seeds=seeds,
-        n=pictures,
+        n=images,
         accuracy=last.mean,
         interval=(last.low, last.high),
         deviation=last.deviation,
@@ -133,20 +133,20 @@ def summed(parts: list[Part], chose: str, *, folds: int, pictures: int) -> Repea
     )
 
 
-def _over(by_seed: list[list[Part]], correct: list[list[int]], pictures: int) -> Estimate:
-    """Over seeds and pictures."""
+def _over(by_seed: list[list[Part]], correct: list[list[int]], images: int) -> Estimate:
+    """Over seeds and images."""
     right = [
         np.arange(sum(part.n for part in some)) < sum(counts)
         for some, counts in zip(by_seed, correct, strict=True)
     ]
-    return accuracy(right, pictures)
+    return accuracy(right, images)
 
 
 def sentence(found: Repeated) -> str:
     """For people."""
     low, high = found.interval
     again = all(part.n == found.n for part in found.runs)  # as the data's own val is
-    how = "the same pictures" if again else "other pictures held out"
+    how = "the same images" if again else "other images held out"
     how = f"{found.folds} folds" if found.folds else how
     seeds = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
     said = (
@@ -169,7 +169,7 @@ def pooled(ready: Checked, seed: int) -> Pool:
 
 
 def _trials(s: FinetuneSettings, whole: Portions) -> Iterator[tuple[int, int | None, Portions]]:
-    """(seed, fold, pictures) of each run, seed by seed."""
+    """(seed, fold, images) of each run, seed by seed."""
     for seed in range(s.seed, s.seed + s.repeats):
         own = replace(wanted(s), seed=seed)
         if s.folds:
@@ -177,13 +177,13 @@ def _trials(s: FinetuneSettings, whole: Portions) -> Iterator[tuple[int, int | N
             yield from ((seed, number, one) for number, one in enumerate(cut))
         else:
             usable = np.sort(np.concatenate([whole.train, whole.val]))
-            # the same pictures as the run's own, split by another seed
+            # the same images as the run's own, split by another seed
             free = replace(own, labels_per_class=None, label_fraction=None, limit=None)
             one = portion(whole.index, usable, free, whole.alike)
             if not len(one.val):
                 raise DataError(
                     "--repeats: nothing is held out, so there is nothing to judge by.",
-                    "Give more pictures of each class, or leave it out.",
+                    "Give more images of each class, or leave it out.",
                 )
             yield seed, None, one
 

@@ -14,21 +14,21 @@ from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
-from unfreeze.runtime.outputs import is_our_page, is_our_picture, refuse_foreign
+from unfreeze.runtime.outputs import is_our_image, is_our_page, refuse_foreign
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.settings.build import layered
 from unfreeze.settings.use import ReportSettings
 
 WRITTEN = {
     "report.html": is_our_page,
-    "curves.png": is_our_picture,
-    "prototypes.png": is_our_picture,
+    "curves.png": is_our_image,
+    "prototypes.png": is_our_image,
 }
 
 
 @dataclass(frozen=True, repr=False)
 class Report(Displayed):
-    """What was drawn: paths; None for a picture that had nothing to show."""
+    """What was drawn: paths; None for a image that had nothing to show."""
 
     run: str
     report: str
@@ -78,8 +78,8 @@ def redrawn(run: str, console: Console) -> None:
         report(run)
 
 
-def _drawn(path: Path, picture: bytes | None) -> str | None:
-    if picture is None:
+def _drawn(path: Path, image: bytes | None) -> str | None:
+    if image is None:
         return None
-    write_bytes(path, picture)
+    write_bytes(path, image)
     return str(path)

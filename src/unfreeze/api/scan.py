@@ -1,4 +1,4 @@
-"""`scan`: can these pictures be trusted? Every one decoded, every problem named, none deleted."""
+"""`scan`: can these images be trusted? Every one decoded, every problem named, none deleted."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -30,13 +30,7 @@ from unfreeze.runtime.console import Console, told
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
-from unfreeze.runtime.outputs import (
-    is_our_page,
-    output_file,
-    refuse_inputs,
-    table_of,
-    writable,
-)
+from unfreeze.runtime.outputs import is_our_page, output_file, refuse_inputs, table_of, writable
 from unfreeze.runtime.runfolder import is_run
 from unfreeze.settings.build import layered
 from unfreeze.settings.knob import inputs_of
@@ -52,9 +46,9 @@ TABLE, PAGE = "problems.csv", "scan.html"
 class ScanResult(Displayed):
     """What was found.
 
-    `files`: all there are; `pictures`: what counts as one by name or content; `usable`: of these;
+    `files`: all; `pictures`: images by name or content; `usable`: of these, what decodes;
     `other`: the rest. `problems`: `path, reason, detail, left_out`. `duplicates` and
-    `near_duplicates`: groups of paths. `rules`: how many usable pictures the checks of other tools
+    `near_duplicates`: groups of paths. `rules`: how many usable images the checks of other tools
     would throw away.
     `decoded`: now; the others were known. `quarantined`: files that were moved, or listed.
     `restored`: files that --undo brought back. `page`, `table`: what --out got. `warnings`: what
@@ -92,7 +86,7 @@ class ScanResult(Displayed):
 def scan(data: Data, *, progress: bool | None = None, **settings: Any) -> ScanResult:
     """Decode every image of `data` in processes of their own.
 
-    DataError for data that cannot be read at all; a broken picture is an answer, not an error.
+    DataError for data that cannot be read at all; a broken image is an answer, not an error.
     """
     return run_scan(layered(ScanSettings, {"data": data, **settings}), python_console(progress))
 

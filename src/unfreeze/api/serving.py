@@ -1,4 +1,4 @@
-"""What the verbs that use a model share: the network in place, and pictures sent through it."""
+"""What the verbs that use a model share: the network in place, and images sent through it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ TOLD = 5  # unreadable files that get a line of their own
 
 @dataclass(frozen=True)
 class Outputs:
-    """float32 [N, C] of the pictures that could be read: `kept` are their places.
+    """float32 [N, C] of the images that could be read: `kept` are their places.
 
     `cropped`: those among them that are so long that the network saw less than half of them.
     """
@@ -54,7 +54,7 @@ def read_row(source: Source, row: int) -> Read:
 
 
 def reads_of(index: Index) -> list[Read]:
-    """How to get each picture of an index."""
+    """How to get each image of an index."""
     return [read_row(index.source, row) for row in index.rows.tolist()]
 
 
@@ -79,7 +79,7 @@ def send(
     batch_size: int,
     console: Console,
 ) -> Outputs:
-    """Every picture through the network; unreadable ones are named and left out.
+    """Every image through the network; unreadable ones are named and left out.
 
     DataError where none can be read.
     """
@@ -92,7 +92,7 @@ def send(
         return pixels
 
     reads = (partial(measured, read) for read in reads)
-    with console.progress("pictures", len(names)) as advance:
+    with console.progress("images", len(names)) as advance:
         for batch in network.outputs(reads, batch_size=batch_size, skip=failed.__setitem__):
             batches.append(batch)
             advance(len(batch))
@@ -118,9 +118,9 @@ def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) ->
     lines = [f"{names[place]}: {_why(failed[place])}" for place in sorted(failed)]
     if len(failed) == len(names):
         raise DataError(
-            f"None of {len(names):,} pictures could be read; the first: {lines[0]}."
+            f"None of {len(names):,} images could be read; the first: {lines[0]}."
             if lines
-            else "There are no pictures.",
+            else "There are no images.",
             "Check the files, or name others.",
         )
     for line in lines[:TOLD]:

@@ -12,11 +12,11 @@ from unfreeze.api.keywords import python_call
 from unfreeze.api.lookout import intensity, lookout
 from unfreeze.data.census import Census, census
 from unfreeze.data.clinic import attend
+from unfreeze.data.dataset import FileLost, ImageDataset
 from unfreeze.data.dataset_warnings import dataset_warnings
 from unfreeze.data.decode import shrink
 from unfreeze.data.examined import Examined
 from unfreeze.data.index import TRAIN, Index, build_index
-from unfreeze.data.pictures import FileLost, Pictures
 from unfreeze.data.preprocess import Pixels
 from unfreeze.data.sample import looked_at, sampled
 from unfreeze.data.scan import Problem, to_check
@@ -39,7 +39,7 @@ from unfreeze.settings.use import ShowSettings
 THUMBNAIL = 144  # pixels of the shorter side, at most
 STRIPS = 40  # classes with samples on the page
 UNLABELLED = 24  # samples where there are no classes
-VIEWED = 4  # pictures that are shown in their views
+VIEWED = 4  # images that are shown in their views
 
 Positions = npt.NDArray[np.int64]
 
@@ -48,7 +48,7 @@ Positions = npt.NDArray[np.int64]
 class ShowResult(Displayed):
     """The page, and what it says.
 
-    `counts`: pictures by class and split, `all` where there are no splits. `imbalance`: the
+    `counts`: images by class and split, `all` where there are no splits. `imbalance`: the
     largest class over the smallest. `sizes`: of the shorter sides that are known, pixels, None
     where none is. `checked`: images that were decoded, now or before; `problems`: what `scan` says
     of these.
@@ -57,7 +57,7 @@ class ShowResult(Displayed):
     data: str
     out: str
     files: int
-    pictures: int
+    images: int
     other: int
     checked: int
     classes: list[str]
@@ -151,7 +151,7 @@ def _result(
         data=data,
         out=out,
         files=len(index.source) + index.source.skipped,
-        pictures=len(index),
+        images=len(index),
         other=index.other,
         checked=found.checked,
         classes=list(index.classes),
@@ -200,7 +200,7 @@ def _seen(s: ShowSettings, found: _Found, counted: Census, result: ShowResult) -
 
 
 def _figures(counted: Census, result: ShowResult) -> list[tuple[str, str]]:
-    shown = [("images", number(result.pictures)), ("other files", number(result.other))]
+    shown = [("images", number(result.images)), ("other files", number(result.other))]
     if counted.classes:
         shown.append(("classes", number(counted.classes)))
     if len(counted.splits) > 1 or "all" not in counted.splits:
@@ -214,11 +214,11 @@ def _figures(counted: Census, result: ShowResult) -> list[tuple[str, str]]:
 
 
 class _Some:
-    """Seeded samples of the usable pictures: of train first, a few of each class."""
+    """Seeded samples of the usable images: of train first, a few of each class."""
 
     def __init__(self, s: ShowSettings, found: _Found) -> None:
         self.s, self.index = s, found.index
-        self.pictures = Pictures(found.index)
+        self.images = ImageDataset(found.index)
         train = found.usable[self.index.splits[found.usable] == TRAIN]
         self.usable: Positions = train if len(train) else found.usable
 
@@ -230,10 +230,10 @@ class _Some:
         for place, name in enumerate(self.index.classes[:STRIPS]):
             of_class = self.usable[self.index.labels[self.usable] == place]
             strips.append(self._strip(told(name), self._drawn(of_class, self.s.samples)))
-        return [strip for strip in strips if strip.pictures]
+        return [strip for strip in strips if strip.images]
 
     def few(self) -> tuple[Positions, list[Pixels]]:
-        """Positions and pixels of the pictures whose views are shown."""
+        """Positions and pixels of the images whose views are shown."""
         chosen = self._drawn(self.usable, VIEWED)
         images = {int(place): self._read(int(place)) for place in chosen}
         whole = {place: image for place, image in images.items() if image is not None}
@@ -253,7 +253,7 @@ class _Some:
 
     def _read(self, place: int) -> Pixels | None:
         try:
-            return self.pictures[place]
+            return self.images[place]
         except FileLost:
             return None  # of an unchecked rest: whoever trains on it hears of it
 
@@ -262,7 +262,7 @@ def _views(s: ShowSettings, index: Index, some: _Some) -> tuple[list[Strip], str
     positions, images = some.few()
     if not images:
         return [], ""
-    # as a run would find it: of the pictures it trains on
+    # as a run would find it: of the images it trains on
     look = lookout(s, sampled(index, some.usable).side, len(some.usable))
     rows = look.rows(images, positions)
     strips = [
@@ -283,4 +283,4 @@ def _name(data: Sequence[str]) -> str:
     name = Path(first.removeprefix(PREFIX).rstrip("/\\")).resolve().name
     for ending in (".tar.gz", ".tgz", ".tar", ".zip", ".csv"):
         name = name.removesuffix(ending)
-    return (name or "pictures") + (f"-and-{more}-more" if more else "")
+    return (name or "images") + (f"-and-{more}-more" if more else "")

@@ -46,7 +46,7 @@ from unfreeze.transfer.holdout import BATCH, HoldOut
 from unfreeze.transfer.pool import Pool
 from unfreeze.transfer.trainer import Trainer
 
-SHOWN = 8  # pictures, and random views of each, that the report shows
+SHOWN = 8  # images, and random views of each, that the report shows
 LOOKED_AT = 256  # images whose features are looked at where they are not measured on the way
 ReadyFor = Callable[[FinetuneSettings, Preprocess], Checked]
 
@@ -68,7 +68,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Begun:
-    """A run whose network is there and whose pictures are chosen; `state`: where it goes on."""
+    """A run whose network is there and whose images are chosen; `state`: where it goes on."""
 
     run: RunFolder
     job: Job
@@ -90,7 +90,7 @@ class Tuned:
 
 
 def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Console) -> Begun:
-    """The run of `s` in its folder, new or gone on with; `ready_for` decodes and chooses pictures.
+    """The run of `s` in its folder, new or gone on with; `ready_for` decodes and chooses images.
 
     Collective. The folder is made, or emptied by `--overwrite`, once all of that has succeeded.
     """
@@ -198,7 +198,7 @@ def with_threads(job: Job, count: int, why: str) -> Job:
 
 
 def telling(job: Job, hold: Holding) -> Job:
-    """The job with the reason for where its pictures are held."""
+    """The job with the reason for where its images are held."""
     reasons = {**job.plan.reasons, "store": f"{hold.place}: {hold.reason}"}
     return replace(job, plan=replace(job.plan, reasons=reasons))
 

@@ -35,7 +35,7 @@ class Start:
 
 
 def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
-    """The network for pictures of `side` pixels; WeightsError where `--init` cannot be had.
+    """The network for images of `side` pixels; WeightsError where `--init` cannot be had.
 
     In a dry run, weights that are not a file here are not fetched.
     """

@@ -62,7 +62,7 @@ def starts(s: CompareSettings) -> list[Start]:
 
 
 def _read_by(weights: str) -> dict[str, Any]:
-    """The range and channels that a run reads pictures by; {} for what is no run."""
+    """The range and channels that a run reads images by; {} for what is no run."""
     if not Path(weights).exists() or model_folder(weights) is None:
         return {}
     preprocess = Preprocess.from_dict(card_of(weights).preprocess)

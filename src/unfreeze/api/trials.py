@@ -84,7 +84,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Judged:
-    """An outcome with the judged pictures: `paths`, and which of them were right."""
+    """An outcome with the judged images: `paths`, and which of them were right."""
 
     outcome: Outcome
     paths: list[str]
@@ -123,8 +123,8 @@ def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
         return runs[0]
     if any(run.val_accuracy is None for run in runs):
         raise DataError(
-            "No pictures are held out, so nothing can choose among several rates.",
-            "Give one --lr instead of --rates, or more pictures of each class.",
+            "No images are held out, so nothing can choose among several rates.",
+            "Give one --lr instead of --rates, or more images of each class.",
         )
     return max(runs, key=lambda run: (run.val_accuracy or 0.0, -_validation_loss(run)))
 
@@ -190,6 +190,6 @@ def remembered(folder: Path) -> Judged | None:
         ) from error
 
 
-def pictures_of(folder: Path) -> frozenset[tuple[str, str]]:
-    """(path, split) of the pictures that a run trained on and chose by."""
+def images_of(folder: Path) -> frozenset[tuple[str, str]]:
+    """(path, split) of the images that a run trained on and chose by."""
     return frozenset((r.path, r.split) for r in read_split_csv(folder / "split.csv"))

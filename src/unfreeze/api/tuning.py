@@ -204,7 +204,7 @@ class _Late(Exception):
 
 
 class Steps:
-    """Steps of trainers that are thrown away, over the first pictures of the run.
+    """Steps of trainers that are thrown away, over the first images of the run.
 
     A step that passes its limit ends before its next layer, or behind the next gradient.
     """

@@ -1,4 +1,4 @@
-"""How often a run has been scored on test pictures: whoever chooses by them fools himself."""
+"""How often a run has been scored on test images: whoever chooses by them fools himself."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The pictures a pretraining run is looked at on: of train, and of val where there is one."""
+"""The images a pretraining run is looked at on: of train, and of val where there is one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from unfreeze.api.gathering import Gathering
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import VAL, Index
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.scan import Mode, check
 from unfreeze.data.splits import subset
 from unfreeze.data.views.multicrop import make_views
@@ -21,11 +21,11 @@ from unfreeze.swav.recipe import view_specs
 from unfreeze.swav.watching import UNLABELLED, Cutter, Sample, Watch
 
 HELD = 2**28  # bytes of cut views that stay in memory; more are cut again for each look
-SHOWN = 2  # random views a picture
+SHOWN = 2  # random views a image
 
 
 def sample_of(s: PretrainSettings, found: Gathering, everything: Index, console: Console) -> Sample:
-    """A seeded, stratified sample of the training pictures, and of val where there is one.
+    """A seeded, stratified sample of the training images, and of val where there is one.
 
     `everything` is the index before a split was chosen. Nothing of test is read.
     """
@@ -34,9 +34,9 @@ def sample_of(s: PretrainSettings, found: Gathering, everything: Index, console:
     looks = Looks(len(found.train), s.epochs or 0, work, sizes[0][0])
     labels = found.index.labels
     chosen = subset(labels, found.train, limit=looks.sample, seed=s.seed)
-    centres = held(_centres(s, found.pictures, chosen), len(chosen), _bytes(s))
+    centres = held(_centres(s, found.images, chosen), len(chosen), _bytes(s))
     pairs = np.random.default_rng(s.seed).permutation(chosen)[: max(2, len(chosen) // 2)]
-    views = held(_views(s, found.pictures, pairs), len(pairs), _bytes(s) * SHOWN)
+    views = held(_views(s, found.images, pairs), len(pairs), _bytes(s) * SHOWN)
     known = torch.from_numpy(labels[chosen]).long()
     val = everything.where(VAL)
     val = val[everything.labels[val] >= 0]
@@ -90,35 +90,35 @@ def _some(index: Index, val: np.ndarray, most: int, seed: int) -> np.ndarray:
     return subset(index.labels, val, limit=most, seed=seed)
 
 
-def _checked(s: PretrainSettings, index: Index, console: Console) -> Pictures:
+def _checked(s: PretrainSettings, index: Index, console: Console) -> ImageDataset:
     mode: Mode = "full" if s.scan == "full" else "off"
     side = 2 * max(s.size_crops or ())
     return check(
         index, workers=s.workers, resize_to=side, console=console, mode=mode, refuse_above=None
-    ).pictures()
+    ).images()
 
 
 def _bytes(s: PretrainSettings) -> int:
     return 3 * max(s.size_crops or ()) ** 2
 
 
-def _centres(s: PretrainSettings, pictures: Pictures, positions: np.ndarray) -> Cutter:
+def _centres(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
     how = preprocess_of(s)
 
     def cut(places: Sequence[int]) -> list[torch.Tensor]:
-        centres = [how.pixels(pictures[int(positions[place])]) for place in places]
+        centres = [how.pixels(images[int(positions[place])]) for place in places]
         return [torch.from_numpy(np.stack(centres))]
 
     return cut
 
 
-def _views(s: PretrainSettings, pictures: Pictures, positions: np.ndarray) -> Cutter:
+def _views(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
     """The first two views as the first epoch cuts them: the same at each look."""
     specs = view_specs(s)[:SHOWN]
 
     def cut(places: Sequence[int]) -> list[torch.Tensor]:
         ids = positions[list(places)]
-        pixels = [pictures[int(i)] for i in ids]
+        pixels = [images[int(i)] for i in ids]
         return make_views(pixels, ids, 0, s.seed, specs)
 
     return cut

@@ -25,7 +25,7 @@ from unfreeze.swav.place import preprocess_of
 from unfreeze.swav.recipe import view_specs
 from unfreeze.swav.trainer import Trainer
 
-GALLERY_PICTURES = 4_000
+GALLERY_IMAGES = 4_000
 
 
 def facts_of(trainer: Trainer, found: Gathering) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def facts_of(trainer: Trainer, found: Gathering) -> dict[str, Any]:
         "processes": trainer.processes.world,
         "device": str(place.device),
         "precision": place.precision,
-        "store": found.pictures.held,
+        "store": found.images.held,
         "views": chosen.settings.views_on,
         "images": len(found.train),
         "side": found.side,
@@ -63,7 +63,7 @@ def write_start(
     reasons: dict[str, str],
     more: dict[str, dict[str, Any]],
 ) -> None:
-    """config.toml (with `more` tables), problems.csv, split.csv, views of the first pictures."""
+    """config.toml (with `more` tables), problems.csv, split.csv, views of the first images."""
     run, chosen = trainer.run, trainer.plan
     run.file(RESULT).unlink(missing_ok=True)  # a run that goes on has not ended
     tables: dict[str, dict[str, Any]] = {
@@ -76,7 +76,7 @@ def write_start(
     read_back(run, as_dict(chosen.settings), found.rows(), found.problems)
     some = found.train[:8]
     cut = Cut(chosen.settings.seed, view_specs(chosen.settings))
-    views = cut([found.pictures[int(i)] for i in some], some, 0)
+    views = cut([found.images[int(i)] for i in some], some, 0)
     same = [v.numpy() for v in views if v.shape == views[0].shape]
     with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
         np.savez_compressed(stream, views=np.stack(same, 1))
@@ -110,7 +110,7 @@ def write_model(
     save_model(run.file("model"), model.backbone.state_dict(), card)
     if not trainer.step:
         return
-    some = found.train[:GALLERY_PICTURES]
+    some = found.train[:GALLERY_IMAGES]
     cut = partial(_cut, found, preprocess, some)
     how: dict[str, Any] = {"device": place.device, "mean": place.mean, "std": place.std}
     with afterwards("The images nearest to each prototype could not be written", run, console):
@@ -119,4 +119,4 @@ def write_model(
 
 
 def _cut(found: Gathering, how: Preprocess, some: Any, places: Any) -> Any:
-    return np.stack([how.pixels(found.pictures[int(some[i])]) for i in places])
+    return np.stack([how.pixels(found.images[int(some[i])]) for i in places])

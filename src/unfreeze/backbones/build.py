@@ -54,7 +54,7 @@ def build(
 
 
 def _own(name: str, classes: int | None) -> nn.Module:
-    # Made for small pictures: there is one stem, and it is the small one.
+    # Made for small images: there is one stem, and it is the small one.
     factory = OWN[name]
     return factory() if classes is None else factory(classes)
 

@@ -1,7 +1,7 @@
 """Batch norm over the batch of several processes, on any device.
 
 torch's SyncBatchNorm refuses the CPU. This one puts the processes' means and variances together and
-leaves all work on pictures to torch's own kernels; it is used wherever torch's is not.
+leaves all work on images to torch's own kernels; it is used wherever torch's is not.
 """
 
 import contextlib

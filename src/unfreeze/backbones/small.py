@@ -1,4 +1,4 @@
-"""Two networks for small pictures and small machines: residual, batch-normed, 3x3 throughout.
+"""Two networks for small images and small machines: residual, batch-normed, 3x3 throughout.
 
 `unfreeze/tiny`: 3 stages of 32, 64, 128 channels at full resolution, for 8 to 24 pixels.
 `unfreeze/small`: 3 stages of 64, 128, 256 channels from half resolution on, for 24 to 64 pixels: at

@@ -1,4 +1,4 @@
-"""A first layer that keeps the resolution of small pictures."""
+"""A first layer that keeps the resolution of small images."""
 
 from torch import nn
 
@@ -41,7 +41,7 @@ def has_small(network: nn.Module) -> bool:
 def small_stem(model: nn.Module) -> None:
     """Make a ResNet's first convolution 3x3 with stride 1 and drop the pooling, in place.
 
-    A 32x32 picture then reaches the last stage as 4x4 instead of 1x1 (He et al. 2016, section
+    A 32x32 image then reaches the last stage as 4x4 instead of 1x1 (He et al. 2016, section
     4.2; SimCLR, appendix B.9). The new convolution is initialised as ResNets do. UsageError for
     networks that begin otherwise.
     """

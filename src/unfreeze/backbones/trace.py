@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 
 @dataclass
 class Trace:
-    """What one picture's way through a network showed.
+    """What one image's way through a network showed.
 
     `order`: modules by name in the order they were first entered (0, 1, ...); `shapes`: the last
     output shape of each; `output`: what the network returned; `parameters`: the stand-ins it was
@@ -39,7 +39,7 @@ class Trace:
 
 
 def input_size(model: nn.Module) -> int:
-    """Side of the square picture a network was made for: its library's word, else 224."""
+    """Side of the square image a network was made for: its library's word, else 224."""
     declared = getattr(model, "default_cfg", None)
     if declared:
         return int(declared["input_size"][-1])
@@ -49,7 +49,7 @@ def input_size(model: nn.Module) -> int:
 
 @isolated()
 def trace(model: nn.Module, size: tuple[int, int] | None = None) -> Trace:
-    """Send one [1, 3, height, width] picture through in evaluation mode; `model` stays as it is.
+    """Send one [1, 3, height, width] image through in evaluation mode; `model` stays as it is.
 
     `size`: height and width, by default those the network was made for.
 
@@ -86,9 +86,9 @@ def _trace(model: nn.Module, height: int, width: int, device: torch.device) -> T
         for name, parameter in model.named_parameters()
     }
     buffers = {name: _own(buffer, device) for name, buffer in model.named_buffers()}
-    picture = torch.zeros(1, 3, height, width, device=device)
+    image = torch.zeros(1, 3, height, width, device=device)
     with evaluating(model), _watching(model, found):
-        output = functional_call(model, {**found.parameters, **buffers}, (picture,))
+        output = functional_call(model, {**found.parameters, **buffers}, (image,))
     if not isinstance(output, Tensor):
         raise UsageError(
             f"{type(model).__name__} returns {type(output).__name__}, not one tensor of scores.",

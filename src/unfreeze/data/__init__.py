@@ -1,1 +1,1 @@
-"""Pictures: where they lie, which can be used, how they are read, cut and served."""
+"""Images: where they lie, which can be used, how they are read, cut and served."""

@@ -1,4 +1,4 @@
-"""How many pictures each class has in each split, and what about it should make one think."""
+"""How many images each class has in each split, and what about it should make one think."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ _NAMED = 5  # classes that a sentence names
 class Census:
     """Counts of an index.
 
-    `counts`: for each class, in the order of classes, its pictures by split (`all` where there
-    are no splits). `unlabelled`: pictures without a class, by split. `imbalance`: the largest
+    `counts`: for each class, in the order of classes, its images by split (`all` where there
+    are no splits). `unlabelled`: images without a class, by split. `imbalance`: the largest
     class of train (of all, without splits) over the smallest; None below two classes, and where
     one is empty. `unknown`: classes of val and test that train does not have; `missing`: those
     of train that val or test do not have.
@@ -40,17 +40,17 @@ class Census:
         return len(self.counts)
 
     def lines(self) -> list[str]:
-        """A line for each split: pictures by class, or their range where classes are many."""
+        """A line for each split: images by class, or their range where classes are many."""
         return [self._line(split) for split in self.splits if self.counts]
 
     def _line(self, split: str) -> str:
         row = {name: counts[split] for name, counts in self.counts.items() if counts[split]}
-        name = "pictures" if split == WHOLE else split
+        name = "images" if split == WHOLE else split
         if not row:
             return f"{name}: {self.splits[split]:,} without labels"
         if len(row) > _LISTED:
             least, most = min(row.values()), max(row.values())
-            return f"{name}: {len(row):,} classes of {least:,} to {most:,} pictures"
+            return f"{name}: {len(row):,} classes of {least:,} to {most:,} images"
         return f"{name}: " + ", ".join(f"{label} {count:,}" for label, count in row.items())
 
     def notes(self) -> list[str]:
@@ -59,18 +59,18 @@ class Census:
         said = []
         if self.counts and any(self.unlabelled.values()):
             lacking = sum(self.unlabelled.values())
-            said.append(worded(lacking, "picture has no label.", "pictures have no label."))
+            said.append(worded(lacking, "image has no label.", "images have no label."))
         sizes = {name: row.get(base, 0) for name, row in self.counts.items() if row.get(base)}
         if self.imbalance is not None and self.imbalance >= IMBALANCED:
             least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
             said.append(
-                f"Classes are uneven: {most} has {sizes[most]:,} pictures, {least} "
+                f"Classes are uneven: {most} has {sizes[most]:,} images, {least} "
                 f"{sizes[least]:,} ({self.imbalance:.0f} to 1). See balanced accuracy, and "
                 "--select balanced."
             )
         few = [name for name, count in sizes.items() if count < SMALLEST_CLASS]
         if few and len(sizes) > 1:
-            said.append(f"Fewer than {SMALLEST_CLASS} pictures to learn from: {_list(few)}.")
+            said.append(f"Fewer than {SMALLEST_CLASS} images to learn from: {_list(few)}.")
         for split, names in self.unknown.items():
             said.append(f"In {split}, but not in train: {_list(names)}.")
         for split, names in self.missing.items():

@@ -65,7 +65,7 @@ class Layout(NamedTuple):
 
 
 def layout(data: bytes) -> Layout | None:
-    """The layout of a TIFF's first picture; None for other bytes, and where there is no header."""
+    """The layout of a TIFF's first image; None for other bytes, and where there is no header."""
     if not data.startswith(_STARTS):
         return None
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -115,7 +115,7 @@ def read_channels(
 ) -> npt.NDArray[np.generic]:
     """Values [H, W, 3 or 1] of the chosen channels, as stored and not turned; raises Undecodable.
 
-    Where the first picture has one channel and the file has several pictures of its size, these
+    Where the first image has one channel and the file has several images of its size, these
     are the channels that may be chosen.
     """
     if not INSTALLED:
@@ -155,7 +155,7 @@ def _pages(file: Any, chosen: Sequence[int]) -> npt.NDArray[np.generic]:
     _refuse_absent(len(file.pages), chosen)
     pages = [file.pages[number].asarray() for number in chosen]
     if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
-        raise Undecodable("channels", "its pictures are not the channels of one: sizes differ")
+        raise Undecodable("channels", "its images are not the channels of one: sizes differ")
     return np.stack(pages, axis=2)
 
 

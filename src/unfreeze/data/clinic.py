@@ -1,4 +1,4 @@
-"""`scan`'s pass over a source: every picture decoded in watched processes, then compared."""
+"""`scan`'s pass over a source: every image decoded in watched processes, then compared."""
 
 import time
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True, eq=False)
 class Clinic:
-    """What is known of every picture of an index, by position.
+    """What is known of every image of an index, by position.
 
     `sizes`: [N, 2] heights and widths in pixels, 0 where unusable. `duplicates`, `near`: groups of
-    positions. `rules`: how many usable pictures the checks of other tools would have thrown away.
+    positions. `rules`: how many usable images the checks of other tools would have thrown away.
     `decoded`: files decoded now; the rest was known.
     """
 
@@ -48,7 +48,7 @@ class Clinic:
 def attend(
     index: Index, *, workers: int | None, console: Console, seconds: float = SECONDS
 ) -> Clinic:
-    """Decodes what was never examined before, then compares all pictures with each other."""
+    """Decodes what was never examined before, then compares all images with each other."""
     began = time.perf_counter()
     examined = Examined(index.source)
     todo = index.rows[~examined.table["known"][index.rows]].tolist()
@@ -67,7 +67,7 @@ def _examine(
     source, saved = examined.verdicts.source, time.monotonic()
     how: dict[str, Any] = {"workers": workers, "seconds": seconds, "warn": console.warn}
     answers = watched(source, Examiner(source), todo, **how)
-    with console.progress("decoding pictures", len(todo)) as advance:
+    with console.progress("decoding images", len(todo)) as advance:
         for row, found in answers:
             if isinstance(found, Lost):
                 found = Examination(reason=found.kind, detail=found.detail, passing=found.outside)

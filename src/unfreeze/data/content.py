@@ -21,9 +21,9 @@ Keys = npt.NDArray[np.uint64]
 
 
 def content_keys(index: Index, positions: Iterable[int] | None = None) -> Keys:
-    """uint64 for each picture: a hash of its size and first 64 KiB, or of its pixels.
+    """uint64 for each image: a hash of its size and first 64 KiB, or of its pixels.
 
-    Equal files have equal keys in a folder, a zip and a tar; pictures saved anew do not. Where the
+    Equal files have equal keys in a folder, a zip and a tar; images saved anew do not. Where the
     first 64 KiB end in nothing but one colour, as in a file that is not compressed, all of it is
     taken.
     """
@@ -50,7 +50,7 @@ def _whole(source: Source, row: int) -> bytes:
     try:
         data = source.read(row)
     except (OSError, Undecodable):
-        return b""  # whoever needs the picture itself says why it is not to be had
+        return b""  # whoever needs the image itself says why it is not to be had
     return data if isinstance(data, bytes) else data.tobytes()
 
 

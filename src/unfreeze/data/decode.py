@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 PIXEL_LIMIT = 178_956_970  # half a GiB of RGB; what Pillow, too, takes for a bomb
-_LARGE = 32_000_000  # pixels; pictures above this are decoded one at a time, to bound memory
+_LARGE = 32_000_000  # pixels; images above this are decoded one at a time, to bound memory
 DECODER = f"2 pillow {PIL.__version__} {READER}"  # what is known of a file holds for this decoder
 
 # No EPS (it runs Ghostscript) and nothing that Pillow only identifies; the vaguest format last.
@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 
 def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.NDArray[np.uint8]:
-    """Pixels uint8 [H, W, 3] of an encoded picture (pixels are passed through).
+    """Pixels uint8 [H, W, 3] of an encoded image (pixels are passed through).
 
     EXIF orientation applied; grey repeated; alpha and transparent palette entries on white; CMYK
     by plain inversion; the first frame of many; deeper values by `to_uint8` with the rule
@@ -221,12 +221,12 @@ def _small_tiff(
     return _grey(pixels, shorter), (pixels.shape[0], pixels.shape[1])
 
 
-def _grey(picture: Image.Image | Pixels, shorter: int) -> Pixels:
+def _grey(pixels: Image.Image | Pixels, shorter: int) -> Pixels:
     """Grey [h, w] of every n-th pixel of every n-th row, twice `shorter` of them where there are.
 
     Fewer would be too few where they stand for the rest, as they do not in a reduced JPEG.
     """
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     step = min(image.size) // (2 * shorter)
     if step > 1:
         size = (image.width // step, image.height // step)
@@ -279,14 +279,14 @@ def _formats() -> list[str]:
 
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """The picture with its header read, to be decoded; large ones one at a time."""
+    """The image with its header read, to be decoded; large ones one at a time."""
     with Image.open(io.BytesIO(data), formats=_formats()) as image, _room(image.size):
         yield image
 
 
 @contextlib.contextmanager
 def _room(size: tuple[int, int]) -> Iterator[None]:
-    """Large pictures one at a time, too large ones not at all."""
+    """Large images one at a time, too large ones not at all."""
     pixel_count = size[0] * size[1]
     if pixel_count > PIXEL_LIMIT:
         raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
@@ -317,7 +317,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1 (as stored) where EXIF is broken or says what nobody knows."""
     try:
         found = int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a good picture with a broken note on it stays a good picture
+    except Exception:  # a good image with a broken note on it stays a good image
         return 1
     return found if found in _TURNED else 1
 

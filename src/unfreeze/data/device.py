@@ -1,4 +1,4 @@
-"""Small pictures held on the device, and batches whose views are cut there."""
+"""Small images held on the device, and batches whose views are cut there."""
 
 from collections.abc import Generator, Iterable, Sequence
 from itertools import groupby
@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.loader import Batch, Loader, Request
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.views.batched import batched_views
 from unfreeze.data.views.drawn import Drawn, table
 from unfreeze.data.views.spec import ViewSpec
@@ -18,19 +18,19 @@ from unfreeze.errors import ResourceError
 Ids = npt.NDArray[np.int64]
 
 
-def bytes_held(pictures: Pictures, positions: Ids) -> int | None:
-    """Bytes that these pictures take side by side; None where their sizes are not known yet."""
-    sides = _sides(pictures, positions)
+def bytes_held(images: ImageDataset, positions: Ids) -> int | None:
+    """Bytes that these images take side by side; None where their sizes are not known yet."""
+    sides = _sides(images, positions)
     return None if sides is None else 3 * len(sides) * int(sides.max(0).prod())
 
 
-def _sides(pictures: Pictures, positions: Ids) -> npt.NDArray[np.int64] | None:
-    if pictures.store is None or not len(positions):
+def _sides(images: ImageDataset, positions: Ids) -> npt.NDArray[np.int64] | None:
+    if images.store is None or not len(positions):
         return None
-    rows = pictures.index.rows[positions]
-    if not all(int(row) in pictures.store for row in rows):
+    rows = images.index.rows[positions]
+    if not all(int(row) in images.store for row in rows):
         return None
-    return pictures.store.shapes[rows].astype(np.int64)
+    return images.store.shapes[rows].astype(np.int64)
 
 
 def sent(values: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
@@ -42,23 +42,23 @@ def sent(values: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
 
 
 class Held:
-    """Pictures as uint8 `[N, 3, H, W]` on a device, smaller ones in the top left corner."""
+    """Images as uint8 `[N, 3, H, W]` on a device, smaller ones in the top left corner."""
 
     def __init__(
-        self, pictures: Pictures, positions: Ids, device: torch.device, *, most: int
+        self, images: ImageDataset, positions: Ids, device: torch.device, *, most: int
     ) -> None:
         """`most`: bytes that they may take. ResourceError where they take more."""
         self.device = device
         named = np.unique(positions)
-        self.place = np.full(len(pictures), -1, np.int64)
+        self.place = np.full(len(images), -1, np.int64)
         self.place[named] = np.arange(len(named))
-        shots = [pictures[int(i)] for i in named]
+        shots = [images[int(i)] for i in named]
         self.sides = np.array([shot.shape[:2] for shot in shots], np.int64).reshape(-1, 2)
         height, width = (int(side) for side in self.sides.max(0))
         needed = 3 * len(shots) * height * width
         if needed > most:
             raise ResourceError(
-                f"{len(shots):,} pictures of up to {height} x {width} pixels take "
+                f"{len(shots):,} images of up to {height} x {width} pixels take "
                 f"{needed / 2**30:.2f} GiB of the device, {most / 2**30:.2f} are allowed.",
                 "Use --views-on host.",
             )
@@ -82,7 +82,7 @@ class Held:
 
 
 class HeldLoader(Loader):
-    """A loader of pictures that are `held`: its batches have views that were cut on the device."""
+    """A loader of images that are `held`: its batches have views that were cut on the device."""
 
     def __init__(self, held: Held, specs: Sequence[ViewSpec], **known: Any) -> None:
         """`known`: what a `Loader` takes."""

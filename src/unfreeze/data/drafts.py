@@ -1,4 +1,4 @@
-"""The pictures of a source, with what its own folders or list say of each."""
+"""The images of a source, with what its own folders or list say of each."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from unfreeze.data import layout
 from unfreeze.data.layout import NONE, TRAIN
-from unfreeze.data.signatures import HEAD, is_junk, known, may_be_junk, named_as_picture
+from unfreeze.data.signatures import HEAD, is_junk, known, may_be_junk, named_as_image
 from unfreeze.data.sources import Source
 from unfreeze.data.sources.own_folders import lies_in
 from unfreeze.data.sources.several import SeveralSource
@@ -24,7 +24,7 @@ _PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 @dataclass(frozen=True)
 class Draft:
-    """Pictures with what was said of them, one entry each.
+    """Images with what was said of them, one entry each.
 
     Labels may be None; `groups` are empty where nothing was said. `doubt`: why the folders may be
     no classes.
@@ -54,7 +54,7 @@ class Draft:
 
 
 def drafted(source: Source, *, whole: bool = False) -> Draft:
-    """The pictures as the source itself describes them; DataError where there are none.
+    """The images as the source itself describes them; DataError where there are none.
 
     `whole`: also what lies beside the folders of classes, as something else says labels. Of
     several sources each is read in its own way, and those without splits are train where another
@@ -74,7 +74,7 @@ def _joined(source: SeveralSource, parts: list[Draft]) -> Draft:
         unsplit = split and not part.splits.any()
         splits.append(np.full_like(part.splits, TRAIN) if unsplit else part.splits)
         if unsplit:
-            notes.append(f"{title} has no splits: its {len(part.rows):,} pictures are train.")
+            notes.append(f"{title} has no splits: its {len(part.rows):,} images are train.")
     groups = [group for part in parts for group in part.groups or [""] * len(part.rows)]
     rows = [
         start + row for start, part in zip(source.starts, parts, strict=True) for row in part.rows
@@ -105,7 +105,7 @@ def _foldered(source: Source, *, whole: bool) -> Draft:
     inside = [place or _ANYWHERE for place in places if place is not None or whole]
     notes = source.notes + _nested(source) + found.notes
     if stray:
-        said = worded(stray, "picture lies", "pictures lie")
+        said = worded(stray, "image lies", "images lie")
         notes += (f"{said} beside the folders of classes: not used.",)
     return Draft(
         source,
@@ -124,7 +124,7 @@ def image_rows(source: Source) -> Iterator[int]:
     for row, name in enumerate(source.names):
         if (junk and is_junk(name)) or (outputs and lies_in(name, outputs)):
             continue
-        if named_as_picture(name) or known(source.head(row, HEAD)):
+        if named_as_image(name) or known(source.head(row, HEAD)):
             yield row
 
 
@@ -133,7 +133,7 @@ def _folder(name: str) -> str:
 
 
 def _listed(source: Source) -> Draft:
-    """The pictures of a source that says labels and splits itself: every row, in its order."""
+    """The images of a source that says labels and splits itself: every row, in its order."""
     count = len(source)
     return Draft(
         source,
@@ -172,11 +172,11 @@ def _archives(source: Source) -> list[str]:
 
 
 def empty(source: Source) -> DataError:
-    """What to say of a source without a picture."""
+    """What to say of a source without a image."""
     archives = _archives(source)
     such = f", an archive in it ({archives[0]}) included" if archives else ""
     such += f", and {', '.join(source.outputs[:3])}, which unfreeze wrote" * bool(source.outputs)
     return DataError(
-        f"{source.where} holds no pictures: {len(source):,} other files{such}.",
-        "Unpack archives inside archives; pictures are JPEG, PNG, WebP, TIFF, BMP, GIF and others.",
+        f"{source.where} holds no images: {len(source):,} other files{such}.",
+        "Unpack archives inside archives; images are JPEG, PNG, WebP, TIFF, BMP, GIF and others.",
     )

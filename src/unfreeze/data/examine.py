@@ -1,4 +1,4 @@
-"""All that one picture shows when it is decoded once: whether it is sound, odd, and what it is."""
+"""All that one image shows when it is decoded once: whether it is sound, odd, and what it is."""
 
 import hashlib
 from typing import Any, NamedTuple
@@ -43,14 +43,14 @@ _MODES = {
 
 
 class Note(NamedTuple):
-    """Something odd about a picture that can be used all the same."""
+    """Something odd about a image that can be used all the same."""
 
     reason: str
     detail: str
 
 
 class Examination(NamedTuple):
-    """One file. Without a picture `reason` says why; `passing`: reading failed, not decoding.
+    """One file. Without a image `reason` says why; `passing`: reading failed, not decoding.
 
     `height`, `width` after orientation. `digest`: 16 bytes of the content. `signature`: what its
     near-duplicates share. `keras`: JPEG without JFIF in its first bytes.
@@ -156,7 +156,7 @@ def _deep(data: bytes) -> bool:
 def _turned(image: Image.Image) -> Note | None:
     try:
         orientation: Any = image.getexif().get(0x0112, 1)
-    except Exception as error:  # a good picture with a broken note on it stays a good picture
+    except Exception as error:  # a good image with a broken note on it stays a good image
         return Note("decoder warning", f"EXIF cannot be read: {' '.join(str(error).split())}")
     turned = orientation in range(2, 9)
     return Note("rotated", f"EXIF orientation {orientation}, applied") if turned else None

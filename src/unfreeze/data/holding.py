@@ -94,7 +94,7 @@ def _lacking(want: Wanted, total: int) -> int:
 
 
 def mean_bytes(source: Source, rows: Rows, verdicts: Verdicts, resize_to: int | None) -> float:
-    """Bytes of pixels a picture: from known sizes, where all are known, else from some headers."""
+    """Bytes of pixels a image: from known sizes, where all are known, else from some headers."""
     if (verdicts.states[rows] != UNKNOWN).all():
         sizes = verdicts.sizes[rows].astype(np.float64)
     else:

@@ -1,4 +1,4 @@
-"""The pictures of a source, with their labels and splits, in an order that is the data's own."""
+"""The images of a source, with their labels and splits, in an order that is the data's own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,11 +26,11 @@ __all__ = ["NONE", "TEST", "TRAIN", "VAL", "Index", "build_index"]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Index:
-    """Pictures by position; one entry each in `rows`, `paths`, `labels`, `splits`.
+    """Images by position; one entry each in `rows`, `paths`, `labels`, `splits`.
 
     `rows`: the source's rows. `labels`: places in `classes`, -1 where there is none. `splits`:
     NONE, TRAIN, VAL or TEST. `other`: files that are not part of it; `stray`: those among them
-    that are pictures beside the folders that make the layout. `notes`: sentences for people.
+    that are images beside the folders that make the layout. `notes`: sentences for people.
     `columns`: those of the list that says the labels, where there is one. `doubt`: why the classes
     may be none, where folders say them.
     """
@@ -87,14 +87,14 @@ def build_index(
     split_from: str | None = None,
     label_column: str | None = None,
 ) -> Index:
-    """The pictures of `source`, read as its folders (or its list) say.
+    """The images of `source`, read as its folders (or its list) say.
 
-    A file counts by its name's ending, else by its first bytes. Pictures of folders and archives
+    A file counts by its name's ending, else by its first bytes. Images of folders and archives
     come sorted by path, so that the same files give the same index however they are packed.
     `labels`, a list, a column of the list itself or a pattern, says the classes instead of folders
     (`label_column`: which column of a list does);
-    `split_from`, a run or its split.csv, says the splits, and pictures that it does not name are
-    not taken. No picture at all is a DataError; so is a class that `train` does not know, and so
+    `split_from`, a run or its split.csv, says the splits, and images that it does not name are
+    not taken. No image at all is a DataError; so is a class that `train` does not know, and so
     are folders that cannot be classes, unless `strange_classes` (where nothing is learned from
     labels) takes them as they are.
     """
@@ -154,7 +154,7 @@ def _by_column(draft: Draft, name: str, flag: str) -> Draft:
 
 
 def _split_as(draft: Draft, said: str) -> Draft:
-    """Only the pictures that the split file names, in its splits; labels must not contradict."""
+    """Only the images that the split file names, in its splits; labels must not contradict."""
     path = Path(said) / SPLIT_FILE if Path(said).is_dir() else Path(said)
     names = draft.names
     found = read_listing(path, names, needs="split")
@@ -170,7 +170,7 @@ def _split_as(draft: Draft, said: str) -> Draft:
         labels = [ours or other or None for ours, other in zip(labels, theirs, strict=True)]
     kept = np.flatnonzero(found.listed).tolist()
     unnamed = len(names) - len(kept)
-    said = worded(unnamed, "picture does", "pictures do")
+    said = worded(unnamed, "image does", "images do")
     note = f"{said} not stand in {path}: not used."
     words = found.columns["split"]
     return replace(
@@ -243,7 +243,7 @@ def _split_words(labels: Sequence[str | None]) -> Doubt | None:
 
 
 def _without_labels(draft: Draft, sign: str, strange: bool) -> Draft:
-    """Where nothing is learned from labels, those that are several to a picture are not used."""
+    """Where nothing is learned from labels, those that are several to a image are not used."""
     if not strange:
         raise multilabel.refusal(draft.names, draft.labels, sign)
     said = multilabel.unlabelled_note(draft.labels, sign)
@@ -251,7 +251,7 @@ def _without_labels(draft: Draft, sign: str, strange: bool) -> Draft:
 
 
 def _alone(groups: Sequence[str], names: Sequence[str]) -> list[str]:
-    # a picture without a group is alone in one
+    # a image without a group is alone in one
     return [group or name for group, name in zip(groups, names, strict=True)]
 
 

@@ -13,13 +13,13 @@ from unfreeze.errors import UsageError
 _WHITE = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14, 16 bits
 _DARK = 1 / 8  # of white: what stays below it all over is stretched
 _FULL = 65535
-_COUNTS = (1, 3)  # of channels that make a picture
+_COUNTS = (1, 3)  # of channels that make a image
 _PERCENTILES = (0.5, 99.5)
 RANGES = ("auto", "image", "full", "percentile")  # `auto`: not decided yet, read as `image`
 _HOT = 99.9  # percentile above which values are single pixels
 _SPAN = 1 / 8  # of one range for all, that half of the images must fill
 _REACH = 1 / 3  # of the images that must reach an eighth of white
-_CONSTANT = 128  # a picture of one value outside every known range: mid grey, never black
+_CONSTANT = 128  # a image of one value outside every known range: mid grey, never black
 
 
 def reading(rule: str | None, channels: Sequence[int] | None, otherwise: str = "auto") -> str:
@@ -65,9 +65,9 @@ def to_uint8(values: npt.NDArray[np.generic], how: str = "auto") -> npt.NDArray[
 
     `LOW:HIGH`: these are black and white, and what lies beyond them is cut off.
 
-    `full`: black is 0 and white is 65535 for integers, 1 for fractions, whatever the picture
-    holds; a picture that goes beyond is treated as in `image`. `percentile`: black and white are
-    the 0.5th and the 99.5th percentile of the picture's own values; where they are the same, as in
+    `full`: black is 0 and white is 65535 for integers, 1 for fractions, whatever the image
+    holds; a image that goes beyond is treated as in `image`. `percentile`: black and white are
+    the 0.5th and the 99.5th percentile of the image's own values; where they are the same, as in
     `image`.
 
     `image` (and `auto`), integers of at least 0: white is the largest value of the smallest of 8,

@@ -2,7 +2,7 @@
 
 Both are built on libjpeg-turbo. OpenCV hides where a file ends too early and what follows a scan,
 so it only sees files that are whole, marker by marker; everything else is Pillow's. What libjpeg
-has to say of a damaged picture that both make the same of goes to the standard error output.
+has to say of a damaged image that both make the same of goes to the standard error output.
 """
 
 import functools
@@ -21,7 +21,7 @@ _QUANTIZATION, _RESTART, _COMMENT = 0xDB, 0xDD, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
 _BEFORE = {_HUFFMAN, _SCAN, _BASELINE, _PROGRESSIVE, _QUANTIZATION, _RESTART, _COMMENT}
 _BEFORE |= set(_APPLICATION)
-_BETWEEN = {_HUFFMAN, _SCAN}  # the scans of a progressive picture
+_BETWEEN = {_HUFFMAN, _SCAN}  # the scans of a progressive image
 # what stands after 0xFF in the midst of a scan: a stuffed byte, or a restart
 _WITHIN = np.isin(np.arange(256), [0, *range(0xD0, 0xD8)])
 
@@ -41,7 +41,7 @@ def quick_pixels(data: bytes, image: Image.Image) -> Pixels | None:
 def ordinary(data: bytes) -> bool:
     """Whether a JPEG is baseline or progressive, whole, and ends with its end mark.
 
-    Every segment must lie within the file, a baseline picture has one scan, and between scans
+    Every segment must lie within the file, a baseline image has one scan, and between scans
     stands nothing but tables and scans.
     """
     if not data.startswith(_START) or not data.endswith(_END):
@@ -85,16 +85,16 @@ def _agree() -> bool:
     if not features.check("libjpeg_turbo") or not hasattr(cv2, "IMREAD_COLOR_RGB"):
         return False
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
-    picture = Image.fromarray(noise).resize((45, 38), Image.Resampling.BICUBIC)
+    sample = Image.fromarray(noise).resize((45, 38), Image.Resampling.BICUBIC)
     return all(
-        _same(picture, subsampling, progressive)
+        _same(sample, subsampling, progressive)
         for subsampling in (0, 1, 2)
         for progressive in (False, True)
     )
 
 
-def _same(picture: Image.Image, subsampling: int, progressive: bool) -> bool:
+def _same(sample: Image.Image, subsampling: int, progressive: bool) -> bool:
     written = io.BytesIO()
-    picture.save(written, "JPEG", subsampling=subsampling, progressive=progressive)
+    sample.save(written, "JPEG", subsampling=subsampling, progressive=progressive)
     with Image.open(written) as image:
         return np.array_equal(np.asarray(image), np.asarray(_by_opencv(written.getvalue())))

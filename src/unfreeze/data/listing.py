@@ -1,4 +1,4 @@
-"""What a list says about pictures that lie elsewhere: labels, splits and groups, joined by name."""
+"""What a list says about images that lie elsewhere: labels, splits and groups, joined by name."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Listing:
     """Columns for some names, one entry a name; "" where the list says nothing.
 
     `columns` holds `label`, `split` and `group` under these names where they are there, and every
-    column under its own. `listed`: whether the list names the picture at all.
+    column under its own. `listed`: whether the list names the image at all.
     """
 
     where: str
@@ -64,7 +64,7 @@ def read_pattern(pattern: str, names: Sequence[str]) -> Listing:
     found = [compiled.search(name) for name in names]
     if not compiled.groups or not any(found):
         raise UsageError(
-            f"--labels {pattern} is no file, and no picture's path has it as a pattern.",
+            f"--labels {pattern} is no file, and no image's path has it as a pattern.",
             r"Name a CSV, or give a pattern with one group, as in '([a-z]+)_\d+\.jpg'.",
         )
     labels = [(match[1] or "") if match else "" for match in found]

@@ -1,6 +1,6 @@
-"""Batches by global step: which pictures, in which order, cut by whom.
+"""Batches by global step: which images, in which order, cut by whom.
 
-Everything about a batch follows from (seed, step) and the fixed list of pictures: the position of
+Everything about a batch follows from (seed, step) and the fixed list of images: the position of
 the loader is the step, and any number of workers or processes gives the same global batch.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from unfreeze.data.pictures import Pictures
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.silence import pillow_silenced
 from unfreeze.data.views.draws import permutation
 from unfreeze.data.workers import NoWorkers, in_a_worker, no_workers_here, start_method, started
@@ -26,7 +26,7 @@ Make = Callable[[Sequence[npt.NDArray[np.uint8]], Ids, int], list[torch.Tensor]]
 
 
 Order = Callable[[int], Ids]
-Request = tuple[int, int, Ids]  # step, epoch, pictures
+Request = tuple[int, int, Ids]  # step, epoch, images
 
 
 class Batch(NamedTuple):
@@ -34,25 +34,25 @@ class Batch(NamedTuple):
 
     step: int
     epoch: int
-    ids: Ids  # [B] positions in the list of pictures
+    ids: Ids  # [B] positions in the list of images
     labels: torch.Tensor  # [B] int64, -1 where there is none
     views: list[torch.Tensor]  # whatever `make` returns
 
 
 class Loader:
-    """Batches of `positions` of `pictures`; `make(images, ids, epoch)` cuts the views.
+    """Batches of `positions` of `images`; `make(images, ids, epoch)` cuts the views.
 
     `batch_size` is global; this process gets the `rank`-th of `world` equal shares. With
     `drop_last` every batch is full; without, the last one may be smaller and its shares differ by
-    one, but a batch of one picture (which batch norm cannot take), or of fewer than there are
+    one, but a batch of one image (which batch norm cannot take), or of fewer than there are
     processes, is left out where there are others. `order(epoch)` is a permutation of
-    `positions`; another function of as many pictures may take its place.
+    `positions`; another function of as many images may take its place.
     What is made for a GPU is to be `pinned`.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: ImageDataset,
         make: Make,
         *,
         batch_size: int,
@@ -68,12 +68,12 @@ class Loader:
                 f"--batch-size {batch_size} cannot be shared equally by {world} processes.",
                 f"Use a multiple of {world}.",
             )
-        self.positions = np.arange(len(pictures)) if positions is None else positions
+        self.positions = np.arange(len(images)) if positions is None else positions
         self.batch_size, self.seed = batch_size, seed
         self.workers, self.pinned = workers, False
         self.warn: Callable[[str], object] = warnings.warn
         self.rank, self.world = rank, world
-        self.dataset = _Cutter(pictures, make)
+        self.dataset = _Cutter(images, make)
         self.order: Order = lambda epoch: permutation(seed, epoch, self.positions)
         self._order: tuple[int, Ids] | None = None  # of the epoch last asked for
         self.steps_per_epoch = steps_of(
@@ -88,12 +88,12 @@ class Loader:
         return self._cut(_Requests(self, start, stop))
 
     def these(self, batches: Iterable[Ids], epoch: int) -> Generator[Batch]:
-        """Batches of these pictures instead, as `epoch` cuts them; `step` counts them from 0."""
+        """Batches of these images instead, as `epoch` cuts them; `step` counts them from 0."""
         return self._cut([(place, epoch, ids) for place, ids in enumerate(batches)])
 
     def _cut(self, requests: Iterable[Request]) -> Generator[Batch]:
         threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # parallel over pictures, not inside one
+        cv2.setNumThreads(1)  # parallel over images, not inside one
         try:
             for batch in self._made(requests):
                 if isinstance(batch, UnfreezeError):
@@ -137,13 +137,13 @@ class Loader:
         return self.stream(first + start, first + self.steps_per_epoch)
 
     def ids(self, step: int) -> Ids:
-        """The share that this process has of the pictures of a global step."""
+        """The share that this process has of the images of a global step."""
         batch = self.batch(step)
         first, last = (len(batch) * rank // self.world for rank in (self.rank, self.rank + 1))
         return batch[first:last]
 
     def batch(self, step: int) -> Ids:
-        """The pictures of a global step, of all processes together."""
+        """The images of a global step, of all processes together."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, self.order(epoch)
@@ -151,7 +151,7 @@ class Loader:
 
     def paths(self, step: int) -> list[str]:
         """The names of the files of a global step."""
-        names = self.dataset.pictures.index.paths
+        names = self.dataset.images.index.paths
         return [names[int(i)] for i in self.batch(step)]
 
 
@@ -170,15 +170,15 @@ def next_batch(
         return None, None if stop.comes(WORKERS_FIRST) else error
 
 
-def steps_of(pictures: int, batch_size: int, *, drop_last: bool, world: int = 1) -> int:
-    """Batches of an epoch of so many pictures; DataError where they do not fill one."""
-    full, rest = divmod(pictures, batch_size)
+def steps_of(images: int, batch_size: int, *, drop_last: bool, world: int = 1) -> int:
+    """Batches of an epoch of so many images; DataError where they do not fill one."""
+    full, rest = divmod(images, batch_size)
     left_out = drop_last or (rest < max(2, world) and full)
     steps = full if left_out else full + bool(rest)
     if not steps:
         raise DataError(
-            f"{pictures} pictures do not fill one batch of {batch_size}.",
-            "Lower --batch-size, or add pictures.",
+            f"{images} images do not fill one batch of {batch_size}.",
+            "Lower --batch-size, or add images.",
         )
     return steps
 
@@ -198,17 +198,17 @@ class _Requests:
 
 
 class _Cutter(Dataset[Batch]):
-    """Reads pictures and cuts their views, in whichever process it is called."""
+    """Reads images and cuts their views, in whichever process it is called."""
 
-    def __init__(self, pictures: Pictures, make: Make) -> None:
-        self.pictures, self.make = pictures, make
-        self.labels = torch.from_numpy(np.asarray(pictures.index.labels, np.int64))
+    def __init__(self, images: ImageDataset, make: Make) -> None:
+        self.images, self.make = images, make
+        self.labels = torch.from_numpy(np.asarray(images.index.labels, np.int64))
 
     def __getitem__(self, request: tuple[int, int, Ids]) -> Batch:
         step, epoch, ids = request
         try:
             with pillow_silenced():  # once for all
-                images = [self.pictures[int(i)] for i in ids]
+                images = [self.images[int(i)] for i in ids]
         except UnfreezeError as error:
             return error  # type: ignore[return-value]  # raised where it can be shown whole
         batch = Batch(step, epoch, ids, self.labels[ids], self.make(images, ids, epoch))

@@ -1,6 +1,6 @@
 """Decoded pixels in files that are mapped into memory: one copy for all processes and later runs.
 
-A store is a folder of chunks, each the pixels of some consecutive pictures, whole or not there.
+A store is a folder of chunks, each the pixels of some consecutive images, whole or not there.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ DONE = "used"  # its time of change: when these pixels were last wanted
 CHUNK_BYTES = 64 * 2**20  # about; what is decoded again at most when a process is killed
 _LEAST_CHUNKS = 16  # so that there is something to share out
 MOST_CHUNKS = 256  # a map takes a file's handle, of which there are not many
-# behind the pixels and their table: mark, number, pictures, checksum of the table, key
+# behind the pixels and their table: mark, number, images, checksum of the table, key
 _FOOTER = struct.Struct("<8sQQL40s")
 _MARK = b"unfreeze"
 
@@ -78,7 +78,7 @@ def pixels_folder() -> Path:
     return cache_folder() / "pixels"
 
 
-class Picture(NamedTuple):
+class StoredImage(NamedTuple):
     """Pixels as they are kept, and the (height, width) before shrinking."""
 
     pixels: Pixels
@@ -86,21 +86,21 @@ class Picture(NamedTuple):
 
 
 @contextlib.contextmanager
-def writing(want: Wanted, number: int) -> Iterator[Callable[[Picture | None], None]]:
+def writing(want: Wanted, number: int) -> Iterator[Callable[[StoredImage | None], None]]:
     """Puts a chunk in its place when the block ends well.
 
-    Yields what takes the pictures of its rows, one after the other, None for a bad one.
+    Yields what takes the images of its rows, one after the other, None for a bad one.
     ResourceError where the disk is full.
     """
     shapes: list[tuple[int, ...]] = []
     with replacing(want.path(number)) as temporary, temporary.open("wb") as file:
 
-        def add(picture: Picture | None) -> None:
-            if picture is None:
+        def add(image: StoredImage | None) -> None:
+            if image is None:
                 shapes.append((0, 0, 0, 0))
                 return
-            shapes.append((*picture.pixels.shape[:2], *picture.size))
-            file.write(np.ascontiguousarray(picture.pixels).data)
+            shapes.append((*image.pixels.shape[:2], *image.size))
+            file.write(np.ascontiguousarray(image.pixels).data)
 
         yield add
         table = np.array(shapes, "<i4").tobytes()
@@ -111,7 +111,7 @@ def writing(want: Wanted, number: int) -> Iterator[Callable[[Picture | None], No
 def read_chunk(want: Wanted, number: int) -> tuple[Pixels, npt.NDArray[np.int32]]:
     """(its pixels, mapped; [n, 4] of its rows: kept height and width, those before shrinking).
 
-    Zeros stand where there is no picture.
+    Zeros stand where there is no image.
 
     OSError where it is not there; ValueError says in what it is not what was written: its mark,
     key, table and length are held, the pixels themselves are not read.
@@ -124,15 +124,15 @@ def read_chunk(want: Wanted, number: int) -> tuple[Pixels, npt.NDArray[np.int32]
             raise ValueError("it is too short")
         # copy on write: readers share the pages, and nobody can change the file
         data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
-    mark, place, pictures, checksum, key = _FOOTER.unpack(data[size - _FOOTER.size :].tobytes())
+    mark, place, images, checksum, key = _FOOTER.unpack(data[size - _FOOTER.size :].tobytes())
     table = data[size - end : size - _FOOTER.size].tobytes()
-    if (mark, place, pictures, key) != (_MARK, number, count, want.key.encode()):
-        raise ValueError("it belongs to other pictures")
+    if (mark, place, images, key) != (_MARK, number, count, want.key.encode()):
+        raise ValueError("it belongs to other images")
     if checksum != zlib.crc32(table):
         raise ValueError("its table is damaged")
     shapes = np.frombuffer(table, "<i4").reshape(-1, 4)
     if int(shapes[:, :2].astype(np.int64).prod(axis=1).sum()) * 3 != size - end:
-        raise ValueError("its length is not that of its pictures")
+        raise ValueError("its length is not that of its images")
     return data[: size - end], shapes
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unfreeze.data.judging import Judge, lost
-from unfreeze.data.mapped import MappedStore, Picture, Wanted, read_chunk, writing
+from unfreeze.data.mapped import MappedStore, StoredImage, Wanted, read_chunk, writing
 from unfreeze.data.supervised import MEMORY, Lost, supervised
 from unfreeze.data.verdicts import UNKNOWN, UNUSABLE, Verdict, Verdicts
 from unfreeze.errors import ResourceError
@@ -47,7 +47,7 @@ class _Filler:
                 verdict, pixels = self.judge(row)
                 yield row, verdict
                 size = verdict.height, verdict.width
-                add(None if pixels is None else Picture(pixels, size))
+                add(None if pixels is None else StoredImage(pixels, size))
 
 
 def mapped(
@@ -79,7 +79,7 @@ class _Building:
         todo = deque(self._chunk(number) for number in missing)
         saved = time.monotonic()
         try:
-            with console.progress("keeping decoded pictures", len(self.want.rows)) as advance:
+            with console.progress("keeping decoded images", len(self.want.rows)) as advance:
                 advance(len(self.want.rows) - self._left(todo))
                 for chunk, found in self._made(todo, workers, console):
                     before = len(self.met)
@@ -115,7 +115,7 @@ class _Building:
         row = self.at.pop(chunk.number, None)
         if row is None:
             raise ResourceError(
-                f"The decoded pictures could not be kept on the disk: {found.detail}.",
+                f"The decoded images could not be kept on the disk: {found.detail}.",
                 "Use fewer --workers, or --store off.",
             )
         self.verdicts.set(row, lost(found))
@@ -130,7 +130,7 @@ class _Building:
 
 
 def _missing(want: Wanted, verdicts: Verdicts, console: Console) -> list[int]:
-    """Chunks that are not there; of the others the sizes of their pictures are noted."""
+    """Chunks that are not there; of the others the sizes of their images are noted."""
     missing = []
     for number in range(want.chunks):
         try:

@@ -1,4 +1,4 @@
-"""Lists in which a picture has several labels: known when they are met, and said."""
+"""Lists in which a image has several labels: known when they are met, and said."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ SEPARATORS = ";|"
 
 
 def separator(labels: Sequence[str | None]) -> str | None:
-    """The sign between the labels of one picture; None where each has one at most.
+    """The sign between the labels of one image; None where each has one at most.
 
     A sign in a name is no separator as long as what it separates occurs nowhere else: `a;b` alone
     is a name, `a;b` beside `a` or `b;c` is two labels.
@@ -32,23 +32,23 @@ def separator(labels: Sequence[str | None]) -> str | None:
 def unlabelled_note(labels: Sequence[str | None], sign: str) -> str:
     """What to say where labels are only looked at."""
     count, label = _several(labels, sign)
-    said = worded(count, "picture has", "pictures have")
+    said = worded(count, "image has", "images have")
     return f"{said} several labels ({label!r}): labels are not used here."
 
 
 def refusal(names: Sequence[str], labels: Sequence[str | None], sign: str) -> DataError:
-    """What to say where each picture needs one label."""
+    """What to say where each image needs one label."""
     count, label = _several(labels, sign)
     first = names[list(labels).index(label)]
     return DataError(
-        f"{count:,} of {len(names):,} pictures have several labels (the first: {first}, "
-        f"{label!r}); classifiers here give each picture one.",
-        "Keep one label a picture, or write a list for each label (yes, no) and train on each; "
+        f"{count:,} of {len(names):,} images have several labels (the first: {first}, "
+        f"{label!r}); classifiers here give each image one.",
+        "Keep one label a image, or write a list for each label (yes, no) and train on each; "
         f"to take combinations as classes, join them by another sign than {sign!r}.",
     )
 
 
 def _several(labels: Sequence[str | None], sign: str) -> tuple[int, str]:
-    """(how many pictures have several, the first such label)."""
+    """(how many images have several, the first such label)."""
     found = [label for label in labels if label and sign in label]
     return len(found), found[0]

@@ -1,4 +1,4 @@
-"""How a picture becomes the network's input when nothing is random: stored with every model."""
+"""How a image becomes the network's input when nothing is random: stored with every model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,34 +27,34 @@ class Preprocess:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     intensity: str = "auto"  # how deep values were decoded, and (after @) which channels
 
-    def pixels(self, picture: Pixels) -> Pixels:
-        """uint8 `[image_size, image_size, 3]` of a uint8 `[H, W, 3]` picture."""
-        height, width = picture.shape[:2]
+    def pixels(self, source: Pixels) -> Pixels:
+        """uint8 `[image_size, image_size, 3]` of a uint8 `[H, W, 3]` image."""
+        height, width = source.shape[:2]
         shorter = min(height, width)
         target = max(self.resize, self.image_size)
         size = (
             max(self.image_size, int(width * target / shorter)),
             max(self.image_size, int(height * target / shorter)),
         )
-        image = Image.fromarray(picture)
+        image = Image.fromarray(source)
         if size != (width, height):
             image = image.resize(size, _FILTERS[self.interpolation])
         left = round((size[0] - self.image_size) / 2)
         top = round((size[1] - self.image_size) / 2)
         return np.asarray(image.crop((left, top, left + self.image_size, top + self.image_size)))
 
-    def apply(self, picture: Pixels) -> torch.Tensor:
-        """float32 `[3, image_size, image_size]` of a uint8 `[H, W, 3]` picture."""
-        planes = torch.from_numpy(self.pixels(picture).copy()).permute(2, 0, 1).float()
+    def apply(self, image: Pixels) -> torch.Tensor:
+        """float32 `[3, image_size, image_size]` of a uint8 `[H, W, 3]` image."""
+        planes = torch.from_numpy(self.pixels(image).copy()).permute(2, 0, 1).float()
         shift, scale = (
             torch.tensor(values, device="cpu", dtype=torch.float32)[:, None, None] * 255
             for values in (self.mean, self.std)
         )
         return (planes - shift) / scale
 
-    def batch(self, pictures: Sequence[Pixels]) -> torch.Tensor:
+    def batch(self, images: Sequence[Pixels]) -> torch.Tensor:
         """float32 `[B, 3, image_size, image_size]`."""
-        return torch.stack([self.apply(picture) for picture in pictures])
+        return torch.stack([self.apply(image) for image in images])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

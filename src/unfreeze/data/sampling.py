@@ -1,4 +1,4 @@
-"""Epochs that have the same number of pictures of every class."""
+"""Epochs that have the same number of images of every class."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ CHOICE, SHUFFLE = -3, -4  # streams of random numbers of their own
 
 
 def balanced(labels: npt.NDArray[Any], seed: int) -> Order:
-    """The order of an epoch with as many pictures as `labels` [N] has, classes taken in turn.
+    """The order of an epoch with as many images as `labels` [N] has, classes taken in turn.
 
-    A class of n pictures gives each of them floor or ceil of its share over n times; which ones
+    A class of n images gives each of them floor or ceil of its share over n times; which ones
     are more often changes from epoch to epoch. The epoch follows from (seed, epoch).
     """
     classes = np.unique(labels)
@@ -24,7 +24,7 @@ def balanced(labels: npt.NDArray[Any], seed: int) -> Order:
         share, extra = divmod(len(labels), len(classes))
         chosen = []
         for place, own in enumerate(members):
-            # the classes that give one picture more move on with the epochs
+            # the classes that give one image more move on with the epochs
             count = share + ((place - epoch) % len(classes) < extra)
             whole, rest = divmod(count, len(own))
             some = permutation(seed, epoch, own, CHOICE)[:rest]

@@ -1,4 +1,4 @@
-"""Every file decoded once before the first step: which pictures can be used, and why not."""
+"""Every file decoded once before the first step: which images can be used, and why not."""
 
 import time
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.duplicates import Signatures
 from unfreeze.data.holding import NOTHING, Holding
 from unfreeze.data.index import Index
 from unfreeze.data.mapped import MappedStore, Wanted, is_ours, pixels_folder, wanted
 from unfreeze.data.mapping import mapped
-from unfreeze.data.pictures import Pictures
 from unfreeze.data.room import make_room
 from unfreeze.data.sources import Source
 from unfreeze.data.store import PixelStore
@@ -46,7 +46,7 @@ class Scan:
 
     `usable`: positions, ascending. `heights`, `widths`: pixels after orientation, 0 where unknown
     or unusable. `decoded`: files decoded in this call; `known`: files whose verdict was there
-    already. `store`: pixels of all usable pictures, or None. `signatures`: by position too, where
+    already. `store`: pixels of all usable images, or None. `signatures`: by position too, where
     they were asked for; images that were not looked at have none that is known.
     """
 
@@ -63,9 +63,9 @@ class Scan:
     resize_to: int | None
     signatures: Signatures | None = None
 
-    def pictures(self) -> Pictures:
-        """The usable pictures, in the order of the index, from the store where there is one."""
-        return Pictures(self.index.take(self.usable), self.store, resize_to=self.resize_to)
+    def images(self) -> ImageDataset:
+        """The usable images, in the order of the index, from the store where there is one."""
+        return ImageDataset(self.index.take(self.usable), self.store, resize_to=self.resize_to)
 
 
 def check(  # noqa: PLR0913  (all but one keyword-only)
@@ -189,10 +189,10 @@ def to_check(count: int, mode: Mode, seed: int) -> Rows:
 
 def _say(console: Console, mode: Mode, count: int) -> None:
     if mode == "off":
-        console.say(f"None of {count:,} pictures was checked (--scan off).")
+        console.say(f"None of {count:,} images was checked (--scan off).")
     elif mode == "sample" and count > SAMPLE:
         console.say(
-            f"{SAMPLE:,} of {count:,} pictures were checked (--scan sample); "
+            f"{SAMPLE:,} of {count:,} images were checked (--scan sample); "
             "a broken one among the others ends the run when it is met."
         )
 
@@ -207,7 +207,7 @@ def _refuse(index: Index, bad: Rows, checked: int, verdicts: Verdicts, above: fl
         return
     first = _problem(index, int(bad[0]), verdicts)
     raise DataError(
-        f"{len(bad):,} of {checked:,} pictures in {index.source.where} cannot be decoded "
+        f"{len(bad):,} of {checked:,} images in {index.source.where} cannot be decoded "
         f"(the first: {first.path}, {first.reason}: {first.detail}).",
         "Take the broken ones out, or fetch the data again.",
     )

@@ -1,4 +1,4 @@
-"""What counts as a picture, by name or by first bytes, and what an operating system leaves."""
+"""What counts as a image, by name or by first bytes, and what an operating system leaves."""
 
 from collections.abc import Sequence
 
@@ -28,8 +28,8 @@ _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 _JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 
 
-def named_as_picture(name: str) -> bool:
-    """Whether the name ends like a picture's."""
+def named_as_image(name: str) -> bool:
+    """Whether the name ends like a image's."""
     return name.lower().endswith(_SUFFIXES)
 
 

@@ -1,4 +1,4 @@
-"""Seeded choices among pictures: subsets of the labels, and a part held out."""
+"""Seeded choices among images: subsets of the labels, and a part held out."""
 
 import csv
 import itertools
@@ -14,7 +14,7 @@ from unfreeze.runtime import atomic
 from unfreeze.runtime.tables import csv_text, read_csv
 from unfreeze.text import has_halves
 
-SMALLEST_CLASS = 5  # below this many training pictures in a class nothing is held out
+SMALLEST_CLASS = 5  # below this many training images in a class nothing is held out
 _SUBSET, _HELD_OUT = 1, 2  # streams of one seed
 _TOGETHER = 2**12  # lines that are written at once
 
@@ -42,14 +42,14 @@ def subset(
     """A stratified part of `positions`, ascending; what is asked for is applied in this order.
 
     For one seed a smaller subset lies inside every larger one of its kind. `per_class` takes all
-    of a class that has fewer and needs labels (DataError); `fraction` keeps at least one picture
+    of a class that has fewer and needs labels (DataError); `fraction` keeps at least one image
     of each class; `limit` covers every class if it is large enough.
     """
     chosen = _ascending(positions, len(labels))
     if per_class is not None:
         if len(chosen) and (labels[chosen] < 0).any():
             raise DataError(
-                "A number of labels a class was asked for, but some pictures have no label.",
+                "A number of labels a class was asked for, but some images have no label.",
                 "Give class folders, a CSV with labels, or use --limit.",
             )
         chosen = chosen[_ranks(labels, chosen, seed) < per_class]
@@ -72,8 +72,8 @@ def stratified(
 ) -> tuple[Positions, Positions]:
     """Ascending (train, val): `fraction` of each class held out, shared by largest remainder.
 
-    Train keeps at least one picture of each class. Where the smallest class has fewer than
-    SMALLEST_CLASS pictures, val is empty. `groups[position]` names what must stay on one side;
+    Train keeps at least one image of each class. Where the smallest class has fewer than
+    SMALLEST_CLASS images, val is empty. `groups[position]` names what must stay on one side;
     whole groups are then held out as long as that brings the classes, and val as a whole, nearer to
     their share: val can be smaller than asked for, and empty, and half a group larger.
     `together`: positions that must stay on one side as well, few of them: each of these groups goes
@@ -113,7 +113,7 @@ def joined(groups: Sequence[Hashable], together: Sequence[Sequence[int]]) -> Seq
 
 
 def write_split_csv(path: Path, rows: Iterable[SplitRow | tuple[str, str, str]]) -> None:
-    """`path,label,split`, one line a picture, whole or not at all."""
+    """`path,label,split`, one line a image, whole or not at all."""
     parts, remaining = [_text([SplitRow._fields])], iter(rows)
     while some := list(itertools.islice(remaining, _TOGETHER)):
         parts.append(_text(some))
@@ -160,7 +160,7 @@ def _keys(count: int, seed: int, stream: int) -> npt.NDArray[np.uint64]:
 def _rank_in_class(
     classes: npt.NDArray[np.integer], keys: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.int64]:
-    """Each picture's place 0, 1, ... among those of its class, by key."""
+    """Each image's place 0, 1, ... among those of its class, by key."""
     order = np.lexsort((keys, classes))
     ordered = classes[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -179,7 +179,7 @@ def _ranks(labels: Labels, positions: Positions, seed: int) -> npt.NDArray[np.in
 def _first(labels: Labels, positions: Positions, count: int, seed: int) -> Positions:
     """The first `count` in an order whose every beginning is stratified (so they nest).
 
-    The r-th of n pictures of a class stands at (r + 1/2) / n: Webster's apportionment, which
+    The r-th of n images of a class stands at (r + 1/2) / n: Webster's apportionment, which
     never takes a seat back when the house grows. The first of each class stands before all.
     """
     if not len(positions):
@@ -211,7 +211,7 @@ def _whole_groups(
     names: list[Hashable],
     keys: npt.NDArray[np.uint64],
 ) -> npt.NDArray[np.bool_]:
-    """Which pictures are held out: groups in seeded order, while they bring classes nearer."""
+    """Which images are held out: groups in seeded order, while they bring classes nearer."""
     members: dict[Hashable, list[int]] = {}
     for place in np.argsort(keys, kind="stable"):
         members.setdefault(names[place], []).append(int(place))

@@ -1,4 +1,4 @@
-"""Decoded pixels of many pictures in one flat buffer, found by the source's row."""
+"""Decoded pixels of many images in one flat buffer, found by the source's row."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ _GROWTH = 1.25
 class PixelStore:
     """uint8 pixels [H, W, 3] of rows of a source; one buffer, so workers share it by fork.
 
-    `resize_to` is the shorter side that pictures were shrunk to (None: as decoded). `offsets` is
+    `resize_to` is the shorter side that images were shrunk to (None: as decoded). `offsets` is
     -1 for a row that is not held. What comes out equals decoding and shrinking afresh.
     """
 
@@ -21,7 +21,7 @@ class PixelStore:
         self.used = 0
 
     def add(self, row: int, pixels: npt.NDArray[np.uint8]) -> None:
-        """Holds a picture; the buffer grows where the estimate was too small."""
+        """Holds a image; the buffer grows where the estimate was too small."""
         end = self.used + pixels.size
         if end > len(self.buffer):
             larger = np.empty(max(end, int(len(self.buffer) * _GROWTH)), np.uint8)

@@ -31,7 +31,7 @@ _ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "OPENCV_FOR_THREADS_NUM": "1",
 }
-# glibc keeps what a picture took for the next one: asking the system anew costs a third of the time
+# glibc keeps what a image took for the next one: asking the system anew costs a third of the time
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 AHEAD = 8  # tasks a process holds, so that it never waits for the next one
 

@@ -40,7 +40,7 @@ def sweep(
     if not len(todo):
         return 0, store
     try:
-        with console.progress("checking pictures", len(todo)) as advance:
+        with console.progress("checking images", len(todo)) as advance:
             one = _Pass(source, verdicts, advance, {"workers": workers, "warn": console.warn})
             if store is not None and not one.holding(todo, store, store_budget):
                 store = None

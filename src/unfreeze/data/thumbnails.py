@@ -1,4 +1,4 @@
-"""Small pictures to look at, decoded where nothing can go wrong for this process."""
+"""Small images to look at, decoded where nothing can go wrong for this process."""
 
 from collections.abc import Collection
 
@@ -17,7 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Thumbnailer:
-    """A row's picture made small, None where there is none. What processes run."""
+    """A row's image made small, None where there is none. What processes run."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -31,7 +31,7 @@ class Thumbnailer:
 
 
 def thumbnails(index: Index, places: Collection[int]) -> dict[int, Pixels]:
-    """Small pictures by position of the index; those that give one."""
+    """Small images by position of the index; those that give one."""
     rows = {int(index.rows[place]): place for place in sorted(places)}
     made = watched(index.source, Thumbnailer(index.source), list(rows), workers=1)
     return {rows[row]: pixels for row, pixels in made if isinstance(pixels, np.ndarray)}

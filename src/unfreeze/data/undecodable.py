@@ -1,4 +1,4 @@
-"""Why a file gives no picture, in words from a fixed vocabulary."""
+"""Why a file gives no image, in words from a fixed vocabulary."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ Reason = Literal[
 
 
 class Undecodable(DataError):
-    """Bytes that give no picture: `reason` from the vocabulary, `detail` in the decoder's words.
+    """Bytes that give no image: `reason` from the vocabulary, `detail` in the decoder's words.
 
     `empty`: no bytes. `not an image`: no known signature. `truncated`: the end is missing.
     `bomb`: more pixels, bytes or memory than are given at all. `channels`: more than can be read
@@ -28,7 +28,7 @@ class Undecodable(DataError):
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(
-            f"The picture cannot be decoded ({reason}): {detail}.",
+            f"The image cannot be decoded ({reason}): {detail}.",
             "Replace the file or leave it out.",
         )
         self.reason: Reason = reason

@@ -6,7 +6,7 @@ from unfreeze.data.preprocess import Preprocess
 from unfreeze.exports.folder import ABOUT
 from unfreeze.exports.subject import Subject
 
-PREPARE, IMAGE = "prepare.py", "picture.jpg"
+PREPARE, IMAGE = "prepare.py", "image.jpg"
 _FROM = ("from prepare import prepare  # the file beside this one",)
 
 

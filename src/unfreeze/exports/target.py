@@ -14,7 +14,7 @@ from unfreeze.exports.subject import Subject
 class ReadBack:
     """What was written, as its own tool reads it.
 
-    `forward`: normalised pictures [B, 3, S, S] to outputs [B, C]. `tensors`: by name, None for
+    `forward`: normalised images [B, 3, S, S] to outputs [B, C]. `tensors`: by name, None for
     formats that keep a program and not named tensors.
     """
 

@@ -16,12 +16,12 @@ from unfreeze.exports.preparing import numpy_lines
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import ReadBack
 
-FILE, INPUT = "model.onnx", "pictures"
+FILE, INPUT = "model.onnx", "images"
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Onnx:
-    """`model.onnx` with the input `pictures` and the output `scores` or `features`."""
+    """`model.onnx` with the input `images` and the output `scores` or `features`."""
 
     def check(self, subject: Subject) -> None:
         """UsageError where the packages are not installed."""
@@ -64,8 +64,8 @@ class Onnx:
             str(folder / FILE), providers=["CPUExecutionProvider"]
         )
 
-        def forward(pictures: Tensor) -> Tensor:
-            given = {INPUT: pictures.contiguous().numpy()}
+        def forward(images: Tensor) -> Tensor:
+            given = {INPUT: images.contiguous().numpy()}
             return torch.from_numpy(session.run([subject.gives], given)[0])
 
         return ReadBack(forward)

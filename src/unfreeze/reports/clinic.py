@@ -40,7 +40,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Kind:
-    """Files with one problem: `problems` as rows, `samples` some of them as pictures."""
+    """Files with one problem: `problems` as rows, `samples` some of them as images."""
 
     reason: str
     left_out: bool

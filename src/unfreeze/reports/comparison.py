@@ -165,7 +165,7 @@ def shown(found: Mapping[str, Any] | None) -> Shown | None:
     reach = _reach([v for s in starts for v in (*s["interval"], *s["accuracies"])])
     apart = _reach([0.0, *(v for d in differences for v in d["interval"])])
     about = {"n": found["n"], "split": found["split"], "seeds": len(found["seeds"])}
-    about |= {"same": found["same_pictures"], "rates": found["rates"]}
+    about |= {"same": found["same_images"], "rates": found["rates"]}
     about |= {"frozen": found.get("frozen"), "failed": found.get("failed")}
     about["chose"] = chosen_by_validation(found["runs"], found["rates"])
     return Shown(

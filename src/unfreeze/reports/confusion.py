@@ -12,7 +12,7 @@ SHOWN = 15  # classes of the lowest recall, where there are too many
 
 @dataclass(frozen=True)
 class Cell:
-    """How many pictures, and which share of their row."""
+    """How many images, and which share of their row."""
 
     count: int
     share: float

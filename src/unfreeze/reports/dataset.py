@@ -20,10 +20,10 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures of one class, or of one picture's views, each with a word below it."""
+    """Images of one class, or of one image's views, each with a word below it."""
 
     name: str
-    pictures: Sequence[tuple[str, Pixels]]
+    images: Sequence[tuple[str, Pixels]]
     aside: str = ""
 
 
@@ -31,8 +31,8 @@ class Strip:
 class Seen:
     """Everything that the page shows.
 
-    `figures`: (name, value) of what stands at the top. `counts`: pictures by class and split.
-    `shorter`: of the pictures whose size is known, pixels. `sized`: how they became known.
+    `figures`: (name, value) of what stands at the top. `counts`: images by class and split.
+    `shorter`: of the images whose size is known, pixels. `sized`: how they became known.
     `problems`: rows with path, reason, detail and left_out.
     """
 
@@ -69,7 +69,7 @@ def dataset(seen: Seen) -> str:
 
 
 def histogram(sides: npt.NDArray[np.int64]) -> list[tuple[str, int, float]]:
-    """(range of pixels, pictures, share of the fullest bar), ranges growing by a factor."""
+    """(range of pixels, images, share of the fullest bar), ranges growing by a factor."""
     if not len(sides):
         return []
     low, high = int(sides.min()), int(sides.max())
@@ -107,8 +107,8 @@ def shown(strip: Strip) -> dict[str, Any]:
     return {
         "name": strip.name,
         "aside": strip.aside,
-        "pictures": [
+        "images": [
             {"word": word, "uri": uri(pixels), "coarse": max(pixels.shape[:2]) <= SMALL}
-            for word, pixels in strip.pictures
+            for word, pixels in strip.images
         ],
     }

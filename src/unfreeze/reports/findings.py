@@ -29,9 +29,9 @@ PRETRAINING = "pretrain"  # where a demo keeps its pretraining run
 class Prototypes:
     """What the prototypes gathered, the largest first."""
 
-    pictures: Pixels  # [P, M, S, S, 3]: for each prototype the pictures nearest to it
+    images: Pixels  # [P, M, S, S, 3]: for each prototype the images nearest to it
     number: NDArray[np.int64]  # [P]
-    share: NDArray[np.float64]  # [P], of all pictures
+    share: NDArray[np.float64]  # [P], of all images
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _prototypes(path: Path) -> Prototypes:
     with np.load(path, allow_pickle=False) as held:
         share = np.asarray(held["share"], np.float64)
         order = np.argsort(-share, kind="stable")
-        return Prototypes(held["pictures"][order], held["prototype"][order], share[order])
+        return Prototypes(held["images"][order], held["prototype"][order], share[order])
 
 
 def _views(path: Path) -> Pixels:

@@ -10,30 +10,30 @@ from PIL.PngImagePlugin import PngInfo
 from unfreeze.reports.findings import Pixels, Prototypes
 from unfreeze.runtime.outputs import GENERATOR
 
-GAP = 2  # pixels between pictures of a strip, before enlarging
-SIDE = 56  # pixels of a picture on a sheet, at least
+GAP = 2  # pixels between images of a strip, before enlarging
+SIDE = 56  # pixels of a image on a sheet, at least
 CAPTION = 110  # pixels for the words on the left of a sheet
 
 
-def strip(pictures: Sequence[Pixels] | Pixels) -> bytes:
+def strip(images: Sequence[Pixels] | Pixels) -> bytes:
     """PNG of uint8 `[M, S, S, 3]` in a row, nothing between them but transparent gaps."""
-    return _png(_row(pictures))
+    return _png(_row(images))
 
 
-def _row(pictures: Sequence[Pixels] | Pixels) -> Image.Image:
-    side = pictures[0].shape[0]
-    row = Image.new("RGBA", (len(pictures) * (side + GAP) - GAP, side), (0, 0, 0, 0))
-    for place, picture in enumerate(pictures):
-        row.paste(Image.fromarray(np.ascontiguousarray(picture)), (place * (side + GAP), 0))
+def _row(images: Sequence[Pixels] | Pixels) -> Image.Image:
+    side = images[0].shape[0]
+    row = Image.new("RGBA", (len(images) * (side + GAP) - GAP, side), (0, 0, 0, 0))
+    for place, image in enumerate(images):
+        row.paste(Image.fromarray(np.ascontiguousarray(image)), (place * (side + GAP), 0))
     return row
 
 
 def sheet(prototypes: Prototypes, *, limit: int = 24) -> bytes:
-    """PNG of the largest prototypes, a row each: number, share, the pictures nearest to it."""
+    """PNG of the largest prototypes, a row each: number, share, the images nearest to it."""
     shown = min(limit, len(prototypes.number))
-    side = prototypes.pictures.shape[2]
+    side = prototypes.images.shape[2]
     scale = max(1, -(-SIDE // side))
-    rows = [_enlarged(_row(prototypes.pictures[p]), scale) for p in range(shown)]
+    rows = [_enlarged(_row(prototypes.images[p]), scale) for p in range(shown)]
     height = side * scale + 3 * GAP
     paper = Image.new("RGB", (CAPTION + rows[0].width + 8, shown * height + 8), "white")
     pen, font = ImageDraw.Draw(paper), ImageFont.load_default(13)
@@ -45,14 +45,14 @@ def sheet(prototypes: Prototypes, *, limit: int = 24) -> bytes:
     return _png(paper)
 
 
-def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
-    size = (picture.width * scale, picture.height * scale)
-    return picture.resize(size, Image.Resampling.NEAREST)
+def _enlarged(image: Image.Image, scale: int) -> Image.Image:
+    size = (image.width * scale, image.height * scale)
+    return image.resize(size, Image.Resampling.NEAREST)
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     held = io.BytesIO()
     about = PngInfo()
     about.add_text("Software", GENERATOR)
-    picture.save(held, "PNG", pnginfo=about)
+    image.save(held, "PNG", pnginfo=about)
     return held.getvalue()

@@ -25,9 +25,9 @@ def wilson(right: int, total: int) -> tuple[float, float]:
 
 
 def balanced(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
-    """The 95 % interval of the mean of several shares, each (right, total) of its own pictures.
+    """The 95 % interval of the mean of several shares, each (right, total) of its own images.
 
-    Classes without a picture do not count; (0, 1) where there is none.
+    Classes without a image do not count; (0, 1) where there is none.
     """
     there = [(right, total) for right, total in counts if total]
     if not there:

@@ -197,8 +197,8 @@ def _prototypes(findings: Findings) -> list[dict[str, Any]]:
         {
             "number": int(held.number[p]),
             "share": float(held.share[p]),
-            "images": [uri(image) for image in held.pictures[p]],
-            "coarse": held.pictures.shape[2] <= SMALL,
+            "images": [uri(image) for image in held.images[p]],
+            "coarse": held.images.shape[2] <= SMALL,
         }
         for p in range(min(STRIPS, len(held.number)))
     ]

@@ -1,6 +1,6 @@
-"""Accuracies over seeds and pictures, and what one start is better than another, with intervals.
+"""Accuracies over seeds and images, and what one start is better than another, with intervals.
 
-Two things are left to chance: the seed of a run and the pictures it is judged by. Each gives an
+Two things are left to chance: the seed of a run and the images it is judged by. Each gives an
 interval of its own; their distances from the middle are added as squares. What both have in common
 is counted twice by that, so the intervals are rather too wide than too narrow.
 """
@@ -27,16 +27,16 @@ class Estimate:
     deviation: float | None
 
 
-def accuracy(right: Sequence[Right], pictures: int) -> Estimate:
-    """Of the arrays of one start, one a seed: which pictures were right.
+def accuracy(right: Sequence[Right], images: int) -> Estimate:
+    """Of the arrays of one start, one a seed: which images were right.
 
-    `pictures`: how many different ones there are over all seeds; one that is judged again is no
-    new one. Wilson's interval for the pictures, Student's t for the seeds; one seed says nothing
+    `images`: how many different ones there are over all seeds; one that is judged again is no
+    new one. Wilson's interval for the images, Student's t for the seeds; one seed says nothing
     of others.
     """
     means = [float(one.mean()) for one in right]
     mean = sum(means) / len(means)
-    low, high = wilson_of_share(mean, pictures)
+    low, high = wilson_of_share(mean, images)
     apart = _seeds(means)
     return Estimate(
         mean,
@@ -47,12 +47,12 @@ def accuracy(right: Sequence[Right], pictures: int) -> Estimate:
 
 
 def difference(
-    one: Sequence[Right], other: Sequence[Right], pictures: int, *, shared: bool
+    one: Sequence[Right], other: Sequence[Right], images: int, *, shared: bool
 ) -> Estimate:
-    """How much more of the same pictures `one` has right than `other`, paired by seed and picture.
+    """How much more of the same images `one` has right than `other`, paired by seed and image.
 
-    `pictures` as above; `shared`: every seed is judged by all of them. For the pictures the
-    interval of Bonett and Price (2012), which thinks of one picture more for either side;
+    `images` as above; `shared`: every seed is judged by all of them. For the images the
+    interval of Bonett and Price (2012), which thinks of one image more for either side;
     Student's t for the seeds.
     """
     each = [a.astype(np.float64) - b for a, b in zip(one, other, strict=True)]
@@ -60,7 +60,7 @@ def difference(
     mean = sum(means) / len(means)
     found = np.mean(each, axis=0) if shared else np.concatenate(each)
     thought = np.append(found, [1.0, -1.0])
-    apart = math.hypot(Z95 * float(thought.std()) / math.sqrt(pictures + 2), _seeds(means))
+    apart = math.hypot(Z95 * float(thought.std()) / math.sqrt(images + 2), _seeds(means))
     middle = float(thought.mean())
     return Estimate(mean, max(-1.0, middle - apart), min(1.0, middle + apart), _deviation(means))
 

@@ -125,7 +125,7 @@ def show_lead(r: Any) -> str:
     """How many images there are."""
     classes = f" of {len(r.classes):,} classes" if r.classes else " without labels"
     left = f", {len(r.problems):,} cannot be read" if r.problems else ""
-    return f"{r.pictures:,} images{classes}{left}."
+    return f"{r.images:,} images{classes}{left}."
 
 
 def _typed(data: str) -> str:

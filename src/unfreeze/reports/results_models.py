@@ -88,7 +88,7 @@ def each_class(classes: list[str], confusion: list[list[int]]) -> Table:
 def embedded(r: Any) -> Display:
     """Of an `EmbedResult`."""
     return Display(
-        lead=[f"{r.pictures:,} images as {r.width:,} features each, by {r.arch}."],
+        lead=[f"{r.images:,} images as {r.width:,} features each, by {r.arch}."],
         facts=[("classes", named_classes(r.classes))] if r.classes else [],
         files=[("features", r.out)],
         next=[f"python -c \"import numpy; print(numpy.load('{r.out}')['features'].shape)\""],
@@ -133,7 +133,7 @@ def predicted(r: list[Any]) -> Display:
 
 def written(r: Any) -> Display:
     """Of a `Written`."""
-    return Display(lead=[f"{r.pictures:,} images were classified."], files=[("predictions", r.out)])
+    return Display(lead=[f"{r.images:,} images were classified."], files=[("predictions", r.out)])
 
 
 def summarised(r: Any) -> Display:

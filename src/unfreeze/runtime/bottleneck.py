@@ -12,7 +12,7 @@ _HARDLY = 0.05
 class Circumstances:
     """What could be changed: the device, its precision, workers of how many processors, the store.
 
-    `store`: where decoded pictures are held, `memory`, `disk` or `none`; `views`: where they are
+    `store`: where decoded images are held, `memory`, `disk` or `none`; `views`: where they are
     cut, on the `device` or the `host`.
     """
 
@@ -60,7 +60,7 @@ def bottleneck(records: Sequence[Mapping[str, Any]], where: Circumstances | None
     share = data / (data + step)
     if share >= WAITING:
         sentence = f"Waiting for data took {_percent(share)} of the time"
-        advice = _for_pictures(where) if where else ""
+        advice = _for_images(where) if where else ""
     else:
         sentence = f"The network took {_percent(1 - share)} of the time"
         if share >= _HARDLY:
@@ -69,7 +69,7 @@ def bottleneck(records: Sequence[Mapping[str, Any]], where: Circumstances | None
     return f"{sentence}: {advice}." if advice else f"{sentence}."
 
 
-def _for_pictures(where: Circumstances) -> str:
+def _for_images(where: Circumstances) -> str:
     ways = []
     most = where.processors - (1 if where.device == "cpu" else 0)
     if where.views == "host" and where.workers < most:

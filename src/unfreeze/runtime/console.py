@@ -136,5 +136,5 @@ def told(name: str) -> str:
 
 
 def worded(count: int, one: str, several: str) -> str:
-    """`1 picture has no label`, `2 pictures have no label`: a count with the words it needs."""
+    """`1 image has no label`, `2 images have no label`: a count with the words it needs."""
     return f"{count:,} {one if count == 1 else several}"

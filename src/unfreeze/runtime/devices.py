@@ -52,8 +52,8 @@ def pick_precision(name: str, device: torch.device) -> tuple[str, str]:
     return "fp32", f"no bf16 hardware on this {device.type}"
 
 
-def free_for_pictures(device: torch.device) -> float:
-    """Bytes of a device that decoded pictures may take: a quarter of a GPU's memory, else 2 GiB."""
+def free_for_images(device: torch.device) -> float:
+    """Bytes of a device that decoded images may take: a quarter of a GPU's memory, else 2 GiB."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1] / 4
     return 2.0**31

@@ -12,7 +12,7 @@ from pathlib import Path
 from unfreeze.errors import UsageError
 
 Ours = Callable[[Path], bool]
-GENERATOR = "unfreeze"  # who wrote a page or a picture: <meta name=generator>, PNG's Software
+GENERATOR = "unfreeze"  # who wrote a page or a image: <meta name=generator>, PNG's Software
 _START = 4096  # bytes in which a file shows who made it
 _NEW = "Name a new file, or move this one away."
 
@@ -121,7 +121,7 @@ def is_our_page(path: Path) -> bool:
     return f'<meta name="generator" content="{GENERATOR}'.encode() in _start(path)
 
 
-def is_our_picture(path: Path) -> bool:
+def is_our_image(path: Path) -> bool:
     """A PNG that says that we drew it."""
     start = _start(path)
     return start.startswith(b"\x89PNG") and b"tEXtSoftware\0" + GENERATOR.encode() in start

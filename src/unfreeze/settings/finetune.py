@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
-from unfreeze.settings.shared import Budget, Call, Machine, Pictures, Run, Told, sources
+from unfreeze.settings.shared import Budget, Call, ImageOptions, Machine, Run, Told, sources
 from unfreeze.settings.training import Training
 
 
 @dataclass(frozen=True)
-class TuningSettings(Call, Run, Told, Pictures, Machine, Training):
+class TuningSettings(Call, Run, Told, ImageOptions, Machine, Training):
     """One run of transfer learning."""
 
     data: tuple[str, ...] = sources()

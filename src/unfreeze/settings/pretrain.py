@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from unfreeze.settings.knob import knob
-from unfreeze.settings.shared import Budget, Call, Machine, Pictures, Run, Told, sources
+from unfreeze.settings.shared import Budget, Call, ImageOptions, Machine, Run, Told, sources
 
 METHODS = ("swav", "deepcluster-v2")
 OPTIMIZERS = ("larc", "adamw", "sgd")
@@ -23,7 +23,7 @@ RECIPES = (
 
 
 @dataclass(frozen=True)
-class PretrainSettings(Call, Run, Told, Pictures, Machine, Budget):
+class PretrainSettings(Call, Run, Told, ImageOptions, Machine, Budget):
     """Self-supervised pretraining (SwAV) on unlabelled images.
 
     None means: derived from the images, with a reason.

@@ -94,7 +94,7 @@ def said_of(s: Told) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageOptions:
     """Which images, and how they are kept."""
 
     data_root: str = knob(

@@ -135,7 +135,7 @@ class Assigner(Targets):
 
 
 def without_memory(trainer: "Trainer") -> "Trainer":
-    """The trainer with codes that need neither a queue nor a memory of all pictures.
+    """The trainer with codes that need neither a queue nor a memory of all images.
 
     For steps that are only timed: these need a run behind them and cost next to nothing.
     """

@@ -1,8 +1,8 @@
-"""DeepCluster-v2 in SwAV's loop: labels from k-means over a memory of all pictures' features.
+"""DeepCluster-v2 in SwAV's loop: labels from k-means over a memory of all images' features.
 
 Caron et al., arXiv 2006.09882, appendix: before each epoch the features that the last one left are
 clustered, several times over; centroids become the prototypes, and every view predicts the cluster
-of its picture. Codes are known before the step, so there is neither Sinkhorn nor queue.
+of its image. Codes are known before the step, so there is neither Sinkhorn nor queue.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Clusters(Targets):
-    """The memory, `[V, N, d]` unit features of V assigned views, and each picture's clusters.
+    """The memory, `[V, N, d]` unit features of V assigned views, and each image's clusters.
 
     Clustering h looks at the memory of view h modulo V. Every process holds the whole memory (8 d V
-    bytes a picture in all, while it is brought together twice that); the first clusters it for all,
+    bytes a image in all, while it is brought together twice that); the first clusters it for all,
     as a GPU adds up in any order: any number of processes has the same labels.
     """
 
@@ -78,7 +78,7 @@ class Clusters(Targets):
     def loss(self, scores: Sequence[torch.Tensor], codes: Sequence[torch.Tensor]) -> torch.Tensor:
         """Cross-entropy: mean over clusterings, all views and B. `scores`: `[B, clusterings * K]`.
 
-        The assigned views predict too: their label is the picture's, not their own.
+        The assigned views predict too: their label is the image's, not their own.
         """
         total = scores[0].new_zeros(())
         for view in scores:
@@ -122,7 +122,7 @@ class Clusters(Targets):
     def _join(self) -> torch.Tensor:
         """The memory with what all processes saw; rows that are not numbers stay as they were.
 
-        Between two joinings each picture is seen once at most, by one process.
+        Between two joinings each image is seen once at most, by one process.
         """
         if self._new:
             rows = torch.cat([rows for rows, _ in self._new])

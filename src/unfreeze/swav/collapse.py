@@ -30,7 +30,7 @@ class Collapsed(DivergedError):
 def advice(found: list[Remedy]) -> str:
     """The next step in words: each remedy as a flag with its value."""
     if not found:
-        return "The last checkpoint is whole. Look at the pictures with `unfreeze show`."
+        return "The last checkpoint is whole. Look at the images with `unfreeze show`."
     tries = "; ".join(f"{remedy.flags} ({remedy.why})" for remedy in found)
     return (
         f"Start anew with the first of these that helps: {tries}. "

@@ -1,11 +1,11 @@
-"""How many prototypes, and whether a queue: from the pictures and the batch."""
+"""How many prototypes, and whether a queue: from the images and the batch."""
 
 from typing import NamedTuple
 
-MOST = 3_000  # prototypes, as published for 1.28 million pictures
-# up to this many prototypes for each picture of a batch a queue is not needed, and on 10,000
-# pictures it cost 2 points of k-NN (docs/LOG.md)
-PROTOTYPES_A_PICTURE = 4
+MOST = 3_000  # prototypes, as published for 1.28 million images
+# up to this many prototypes for each image of a batch a queue is not needed, and on 10,000
+# images it cost 2 points of k-NN (docs/LOG.md)
+PROTOTYPES_A_IMAGE = 4
 
 
 class Counted(NamedTuple):
@@ -16,13 +16,13 @@ class Counted(NamedTuple):
 
 
 def longest_queue(images: int, batch: int) -> int:
-    """Features that a queue may hold: whole batches, 15 at most, a quarter of the pictures."""
+    """Features that a queue may hold: whole batches, 15 at most, a quarter of the images."""
     return min(15 * batch, images // 4) // batch * batch
 
 
 def fillable(batch: int, queue: int) -> int:
     """Prototypes that codes of such a batch and queue can be shared out among."""
-    return max(PROTOTYPES_A_PICTURE * batch, batch + queue)
+    return max(PROTOTYPES_A_IMAGE * batch, batch + queue)
 
 
 def prototypes(images: int, batch: int | None, queue: int | None) -> Counted:
@@ -42,7 +42,7 @@ def prototypes(images: int, batch: int | None, queue: int | None) -> Counted:
 
 def queue(images: int, batch: int, K: int) -> Counted:
     """Features that are queued, 0 where the batch does without."""
-    if PROTOTYPES_A_PICTURE * batch >= K:
+    if PROTOTYPES_A_IMAGE * batch >= K:
         return Counted(0, f"a batch of {batch} is enough for {K:,} prototypes")
     length = longest_queue(images, batch)
     if not length:

@@ -1,4 +1,4 @@
-"""What speaks against a plan: values that were given and that fail at this number of pictures.
+"""What speaks against a plan: values that were given and that fail at this number of images.
 
 The auto recipe never has a doubt of its own; a published recipe on small data has several, which
 are the known ways in which the reference's command line fails there.
@@ -14,7 +14,7 @@ FAR = 3.0  # times the usual learning rate
 
 
 def doubts(plan: Plan, facts: Facts) -> tuple[str, ...]:
-    """One sentence for each value that does not suit the pictures; empty where all do."""
+    """One sentence for each value that does not suit the images; empty where all do."""
     found = (*_standing(plan), *_prototypes(plan, facts), *_queue(plan, facts), *_rate(plan))
     return tuple(found)
 
@@ -35,7 +35,7 @@ def _prototypes(plan: Plan, facts: Facts) -> Iterator[str]:
     s = plan.settings
     K, batch, queue = s.nmb_prototypes or 0, s.batch_size or 0, s.queue_length or 0
     if facts.images < K:
-        yield f"--nmb-prototypes {K:,} are more than the {facts.images:,} pictures."
+        yield f"--nmb-prototypes {K:,} are more than the {facts.images:,} images."
     elif s.method == "swav" and fillable(batch, queue) < K:
         behind = f" and {queue:,} queued features" if queue else ""
         yield (
@@ -48,8 +48,8 @@ def _queue(plan: Plan, facts: Facts) -> Iterator[str]:
     queue = plan.settings.queue_length or 0
     if queue > facts.images / 2:
         yield (
-            f"--queue-length {queue:,} is {queue / facts.images:.1f} times the pictures: most of "
-            "it are old features of pictures in the batch."
+            f"--queue-length {queue:,} is {queue / facts.images:.1f} times the images: most of "
+            "it are old features of images in the batch."
         )
 
 

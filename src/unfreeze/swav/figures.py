@@ -67,7 +67,7 @@ def usage(codes: torch.Tensor) -> float:
 
 
 def told(predictions: torch.Tensor) -> float:
-    """What a prediction tells about its picture as a share of ln K, 0 .. 1: mutual information.
+    """What a prediction tells about its image as a share of ln K, 0 .. 1: mutual information.
 
     The entropy of the mean row less the mean entropy of the rows: 0 where all say the same, and
     where none says anything.
@@ -76,12 +76,12 @@ def told(predictions: torch.Tensor) -> float:
 
 
 def in_use(nearest: torch.Tensor, prototypes: int) -> int:
-    """How many of the prototypes are the nearest one of some picture."""
+    """How many of the prototypes are the nearest one of some image."""
     return int((nearest.bincount(minlength=prototypes) > 0).sum())
 
 
 def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Share of the pictures whose two views are given the same prototype by their codes."""
+    """Share of the images whose two views are given the same prototype by their codes."""
     return float((one.argmax(dim=1) == other.argmax(dim=1)).float().mean())
 
 

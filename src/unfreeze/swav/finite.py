@@ -103,7 +103,7 @@ class Finite:
         files = self._tell(step, "a gradient was not a number and the step was left out")
         if self.skipped == 1:
             self.console.warn(
-                f"Step {step + 1} was left out: a gradient was not a number. Its pictures: "
+                f"Step {step + 1} was left out: a gradient was not a number. Its images: "
                 f"{_some(files)}. log.txt names those of every such step."
             )
         if self.in_a_row > IN_A_ROW:
@@ -116,17 +116,17 @@ class Finite:
             self._uncount()
 
     def _tell(self, step: int, what: str) -> list[str]:
-        """The step in metrics.jsonl and log.txt, with its pictures."""
+        """The step in metrics.jsonl and log.txt, with its images."""
         files = self.loader.paths(step)
         place = {"step": step + 1, "epoch": step // self.loader.steps_per_epoch}
         self.run.metric({**place, "split": "skipped", "reason": what, "files": files})
-        self.run.log(f"step {step + 1}: {what}; its pictures: {', '.join(files)}")
+        self.run.log(f"step {step + 1}: {what}; its images: {', '.join(files)}")
         return files
 
     def _diverged(self, what: str, step: int) -> DivergedError:
         return DivergedError(
-            f"{what} (pictures: {_some(self.loader.paths(step))}).",
-            "The last checkpoint is whole; log.txt names every picture of that step. Lower "
+            f"{what} (images: {_some(self.loader.paths(step))}).",
+            "The last checkpoint is whole; log.txt names every image of that step. Lower "
             "--base-lr, or use --precision fp32.",
         )
 

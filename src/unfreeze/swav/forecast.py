@@ -88,7 +88,7 @@ def memory(model: SwAV, plan: Plan, work: Work, *, share: int, processes: int) -
 
 
 def work_of(model: SwAV, plan: Plan, *, rows: int, device: torch.device, precision: str) -> Work:
-    """A forward pass over the views of `rows` pictures with shapes alone: no arithmetic, no memory.
+    """A forward pass over the views of `rows` images with shapes alone: no arithmetic, no memory.
 
     Raises whatever a network raises that wants to see numbers.
     """

@@ -1,4 +1,4 @@
-"""What the prototypes gathered: for the most used ones, the pictures nearest to them."""
+"""What the prototypes gathered: for the most used ones, the images nearest to them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Gathered(NamedTuple):
-    """The P most used prototypes and the M pictures nearest to each.
+    """The P most used prototypes and the M images nearest to each.
 
-    `share` `[P]`: part of the pictures that are nearest to it; `prototype` `[P]`: its number;
+    `share` `[P]`: part of the images that are nearest to it; `prototype` `[P]`: its number;
     `nearest` `[P, M]`: positions.
     """
 
@@ -39,7 +39,7 @@ def gather(
     std: Sequence[float],
     batch: int = 256,
 ) -> Gathered:
-    """Assign `count` pictures to prototypes; `cut(positions)` gives uint8 `[B, S, S, 3]`."""
+    """Assign `count` images to prototypes; `cut(positions)` gives uint8 `[B, S, S, 3]`."""
     was_training = model.training
     model.eval()
     parts = []
@@ -55,7 +55,7 @@ def gather(
 
 
 def save_gallery(path: Path, found: Gathered, cut: Callable[[Sequence[int]], Pixels]) -> None:
-    """Write `prototypes.npz`: `pictures` uint8 `[P, M, S, S, 3]`, `prototype` and `share` `[P]`."""
-    pictures = np.stack([cut([int(i) for i in row]) for row in found.nearest])
+    """Write `prototypes.npz`: `images` uint8 `[P, M, S, S, 3]`, `prototype` and `share` `[P]`."""
+    images = np.stack([cut([int(i) for i in row]) for row in found.nearest])
     with replacing(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, pictures=pictures, prototype=found.prototype, share=found.share)
+        np.savez_compressed(stream, images=images, prototype=found.prototype, share=found.share)

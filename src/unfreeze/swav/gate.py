@@ -2,7 +2,7 @@
 
 Old features are of use once the network moves slowly. Measured on what is there anyway: how far
 the predictions of the batch are from those of the oldest batch in the queue, beside how far they
-are from those of the batch just before. Two batches differ by their pictures, so the second
+are from those of the batch just before. Two batches differ by their images, so the second
 distance is what the first would be if nothing moved. And a queue is dropped if the loss climbs
 under it: not the loss with the queue, whose codes are others, but the one of codes from the batch
 alone, before and after.

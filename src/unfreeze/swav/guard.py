@@ -1,6 +1,6 @@
 """The guard against collapse: it knows ln K, and says when a run has stopped to learn anything.
 
-Features or codes that are the same for all pictures are SwAV's usual failure: the loss then stands
+Features or codes that are the same for all images are SwAV's usual failure: the loss then stands
 at ln K and stays there. A healthy run is near ln K too at first, while its learning rate warms up
 and its prototypes stand still; what it looks like afterwards was measured (docs/LOG.md). Pure: what
 it is told is the same in every process, and so is its verdict.
@@ -87,7 +87,7 @@ class Guard:
                 "stuck",
                 f"the loss has stood at {loss:.3f} for {covered} steps, which is ln {self.K} = "
                 f"{self.chance:.3f}, and the codes' entropy is {entropy:.2%} of the most there is: "
-                "every picture gets the same code",
+                "every image gets the same code",
             )
         if share >= DIVERGED:
             return Verdict(
@@ -140,7 +140,7 @@ class Guard:
             step,
             "shrunk",
             f"the features have an effective rank of {rank:.2f}, and of {self.K} prototypes "
-            f"{used:.0f} is the nearest one of any picture: all pictures look alike",
+            f"{used:.0f} is the nearest one of any image: all images look alike",
         )
 
     def state(self) -> dict[str, Any]:

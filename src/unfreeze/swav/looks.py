@@ -1,4 +1,4 @@
-"""How often a run is looked at, and on how many pictures: ten times, for a twentieth of its work.
+"""How often a run is looked at, and on how many images: ten times, for a twentieth of its work.
 
 Reckoned in pixels through the network and not on a clock, so that it is the same on every machine
 and after a resume. A training pixel counts three times: forwards, and twice as much backwards.
@@ -8,13 +8,13 @@ import math
 from dataclasses import dataclass
 
 TIMES, SHARE = 10, 0.05
-FEWEST, MOST = 512, 2048  # pictures
-VIEWS = 2  # passes a picture: the centre, and for half of them two random views
+FEWEST, MOST = 512, 2048  # images
+VIEWS = 2  # passes a image: the centre, and for half of them two random views
 
 
 @dataclass(frozen=True)
 class Looks:
-    """What follows from a run's size; `work` is the pixels of all views of a picture."""
+    """What follows from a run's size; `work` is the pixels of all views of a image."""
 
     images: int
     epochs: int
@@ -23,7 +23,7 @@ class Looks:
 
     @property
     def sample(self) -> int:
-        """Pictures that are looked at: as many as the budget allows."""
+        """Images that are looked at: as many as the budget allows."""
         budget = SHARE * self.epochs * self._epoch / ((TIMES + 1) * VIEWS * self.side**2)
         return min(self.images, max(FEWEST, min(MOST, int(budget))))
 

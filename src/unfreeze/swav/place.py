@@ -1,4 +1,4 @@
-"""Where the arithmetic happens, and how pictures get there."""
+"""Where the arithmetic happens, and how images get there."""
 
 import math
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from unfreeze.data.views.multicrop import MEAN, STD
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.facts import Facts
 
-SMALL = 64  # pixels; views of larger pictures are not cut on the device
+SMALL = 64  # pixels; views of larger images are not cut on the device
 
 
 @dataclass(frozen=True)
 class Place:
-    """The device, its precision, and the mean and deviation that pictures are normalised with.
+    """The device, its precision, and the mean and deviation that images are normalised with.
 
-    `layout`: how pictures and weights lie in memory, channels_last or contiguous.
+    `layout`: how images and weights lie in memory, channels_last or contiguous.
     """
 
     device: torch.device
@@ -41,18 +41,18 @@ def views_on(s: PretrainSettings, facts: Facts) -> tuple[str, str]:
     if facts.device != "cuda":
         return "host", "one by one is faster without a GPU"
     if facts.side > SMALL:
-        return "host", f"pictures of {facts.side} pixels; up to {SMALL} they go to the GPU"
+        return "host", f"images of {facts.side} pixels; up to {SMALL} they go to the GPU"
     if s.workers:
         return "host", "by the workers that were given"
     if s.store == "off" or s.scan != "full" or math.isinf(size):
-        return "host", "decoded pictures are not held"
+        return "host", "decoded images are not held"
     if size > facts.room:
         return "host", f"{size / 2**30:.2f} GiB, the GPU has {facts.room / 2**30:.2f} for them"
-    return "device", f"{size / 2**30:.2f} GiB of small pictures, held as uint8 on the GPU"
+    return "device", f"{size / 2**30:.2f} GiB of small images, held as uint8 on the GPU"
 
 
 def preprocess_of(s: PretrainSettings) -> Preprocess:
-    """The centre at the size of the large views; big pictures keep the usual margin."""
+    """The centre at the size of the large views; big images keep the usual margin."""
     size = (s.size_crops or (224,))[0]
     return Preprocess(
         size,

@@ -28,7 +28,7 @@ class Measure(Protocol):
     """Makes steps that change nothing, and times them."""
 
     def __call__(self, way: Way, rows: int, limit: float) -> Spent:
-        """One step of `rows` pictures in this way; cut off soon after `limit` seconds."""
+        """One step of `rows` images in this way; cut off soon after `limit` seconds."""
 
 
 def probe(
@@ -40,7 +40,7 @@ def probe(
     steps: int,
     clock: Callable[[], float] = time.monotonic,
 ) -> Choice:
-    """What pays, by steps of `rows` (fewest, most) pictures; the run has so many `steps`.
+    """What pays, by steps of `rows` (fewest, most) images; the run has so many `steps`.
 
     Ends within `SECONDS`, and earlier for a run that is soon over.
     """
@@ -97,7 +97,7 @@ class _Limited:
         return spent
 
     def sized(self, way: Way, steps: int) -> tuple[int, Spent] | None:
-        """(pictures that make a step long enough to measure, that step); None without time."""
+        """(images that make a step long enough to measure, that step); None without time."""
         rows, most = self.rows
         while True:
             spent = self.counted(way, rows) or self.slow.get((way, rows))

@@ -1,9 +1,9 @@
-"""The auto recipe: every value that was not given follows from the pictures, with a reason.
+"""The auto recipe: every value that was not given follows from the images, with a reason.
 
 A pure function: `plan(settings, facts) -> Plan`. What the published recipe fixes for ImageNet
-(1.28 million pictures, 4,096 a step) is here stated in epochs and shares, because raw counts
+(1.28 million images, 4,096 a step) is here stated in epochs and shares, because raw counts
 carried over to small data fail: 5,005 steps of frozen prototypes are one epoch there and 250 epochs
-on 1,300 pictures; 3,840 queued features are 0.3 % of the data there and three times the data here.
+on 1,300 images; 3,840 queued features are 0.3 % of the data there and three times the data here.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def loss_collapsed(self) -> float:
-        """The loss ln K of a network that tells no picture from another: a run must get below."""
+        """The loss ln K of a network that tells no image from another: a run must get below."""
         return math.log(_int(self.settings.nmb_prototypes) or 1)
 
     @property
@@ -88,7 +88,7 @@ class _Draft:
 
 
 def choose_arch(settings: PretrainSettings, side: int, device: str) -> tuple[str, str]:
-    """(architecture, reason): small networks for small pictures and for CPUs."""
+    """(architecture, reason): small networks for small images and for CPUs."""
     if settings.arch:
         return settings.arch, "given"
     if side < 24:
@@ -101,10 +101,10 @@ def choose_arch(settings: PretrainSettings, side: int, device: str) -> tuple[str
 
 
 def plan(settings: PretrainSettings, facts: Facts) -> Plan:
-    """Every open value filled in. DataError for too few pictures, UsageError for contradictions."""
+    """Every open value filled in. DataError for too few images, UsageError for contradictions."""
     if facts.images < 2:
         raise DataError(
-            f"{facts.images} usable picture is too few to learn from.",
+            f"{facts.images} usable image is too few to learn from.",
             "Add some hundreds at least.",
         )
     check_method(settings)
@@ -168,7 +168,7 @@ def _views(draft: _Draft, facts: Facts) -> None:
 
 def _batch(draft: _Draft, facts: Facts) -> None:
     # more steps teach more than larger batches on small data (docs/LOG.md)
-    # but batch norm wants some pictures to look at
+    # but batch norm wants some images to look at
     part = max(2, min(facts.images // 2, max(16, facts.images // 16)))
     size = min(256, 1 << (part.bit_length() - 1))
     why = "the small published batch" if size == 256 else f"{facts.images // size} steps per epoch"
@@ -182,13 +182,13 @@ def _batch(draft: _Draft, facts: Facts) -> None:
 
 
 def _too_few(draft: _Draft, facts: Facts) -> DataError:
-    sentence = f"{facts.images} pictures do not fill one batch of {draft['batch_size']}"
+    sentence = f"{facts.images} images do not fill one batch of {draft['batch_size']}"
     recipe = draft["recipe"]
     if recipe == "auto" or draft["batch_size"] != PUBLISHED[recipe]["batch_size"]:
-        return DataError(f"{sentence}.", "Lower --batch-size, or add pictures.")
+        return DataError(f"{sentence}.", "Lower --batch-size, or add images.")
     return DataError(
         f"{sentence}, which the recipe {recipe} asks for: it is made for ImageNet.",
-        "Leave --recipe out (values then follow from your pictures), or lower --batch-size.",
+        "Leave --recipe out (values then follow from your images), or lower --batch-size.",
     )
 
 
@@ -223,7 +223,7 @@ def _codes(draft: _Draft, facts: Facts) -> None:
         if draft["nmb_prototypes"] > images:
             raise UsageError(
                 f"--nmb-prototypes {draft['nmb_prototypes']:,} are more than the {images:,} "
-                "pictures, and k-means starts each cluster from one.",
+                "images, and k-means starts each cluster from one.",
                 f"Use {images:,} at most; far fewer teach more.",
             )
     if draft["queue_length"]:
@@ -235,7 +235,7 @@ def _codes(draft: _Draft, facts: Facts) -> None:
 
 
 def _epsilon(augment: str, pixels: int) -> tuple[float, str]:
-    """(value, reason): where pictures look alike at first, the published codes stay uniform."""
+    """(value, reason): where images look alike at first, the published codes stay uniform."""
     if augment == "digits" or pixels < TINY:
         what = "digits" if augment == "digits" else f"views of {pixels} pixels"
         return SHARPEST, f"{what}: at {EPSILON} the loss stays at ln K (docs/LOG.md)"

@@ -1,9 +1,9 @@
 """The published recipes by name: the values of SwAV's ImageNet runs, between defaults and user.
 
 The values are those of the reference's scripts for ResNet-50 and for the networks two and four
-times as wide (paper, appendix A). They are counts for 1.28 million pictures: 313 and 5,005 steps
+times as wide (paper, appendix A). They are counts for 1.28 million images: 313 and 5,005 steps
 are one epoch there, at 4,096 and 256 a step.
-One constant is not theirs: pictures are divided by ImageNet's deviations, of which the first is
+One constant is not theirs: images are divided by ImageNet's deviations, of which the first is
 0.229; the reference has 0.228.
 """
 

@@ -158,7 +158,7 @@ def _notes(state: dict[str, Any], world: int) -> list[str]:
 
 
 def _normed(settings: dict[str, Any], world: int) -> str:
-    """Over which pictures batch norm works: `all` of the batch, or what cuts it up."""
+    """Over which images batch norm works: `all` of the batch, or what cuts it up."""
     how = "all" if world == 1 else str(settings["sync_bn"])
     if how == "all":
         return how
@@ -174,7 +174,7 @@ def _same_run(state: dict[str, Any], trainer: "Trainer") -> None:
     images = len(trainer.loader.positions)
     if (state["data"], state["images"]) != (trainer.fingerprint, images):
         raise DataError(
-            f"The data changed since the checkpoint: {state['images']:,} pictures then, "
+            f"The data changed since the checkpoint: {state['images']:,} images then, "
             f"{images:,} now.",
             "Bring the files back, or start a new run (--init takes this one's weights).",
         )

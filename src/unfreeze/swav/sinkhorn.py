@@ -28,7 +28,7 @@ def sinkhorn(
         mass = _logsumexp_over_batch(blocks, alone)
         for block in blocks:
             block -= mass  # every prototype gets the same mass
-            block -= block.logsumexp(dim=1, keepdim=True)  # every picture gets mass 1
+            block -= block.logsumexp(dim=1, keepdim=True)  # every image gets mass 1
     return L.exp_()
 
 

@@ -37,21 +37,21 @@ from unfreeze.swav.sinkhorn import sinkhorn
 if TYPE_CHECKING:
     from unfreeze.swav.trainer import Trainer
 
-ROWS = 256  # pictures through the network at once
+ROWS = 256  # images through the network at once
 # what chooses the best epoch where there are no labels: of all figures it follows k-NN most closely
 # (rank correlation over the epochs of a run 0.51, of the effective rank 0.06: docs/LOG.md)
 UNLABELLED = "information"
 LOOKED = "figures"  # the split that records of these figures name
-# uint8 [B, S, S, 3] of the pictures at these places: one tensor a view
+# uint8 [B, S, S, 3] of the images at these places: one tensor a view
 Cutter = Callable[[Sequence[int]], list[torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures that stay the same over a run: `centres` of all, two random `views` of `pairs`.
+    """Images that stay the same over a run: `centres` of all, two random `views` of `pairs`.
 
-    `labels` `[N]`, -1 where there is none. `queries` are labelled pictures of a validation split,
-    of which `ask` gives the centre; without them each labelled picture of the sample is told by
+    `labels` `[N]`, -1 where there is none. `queries` are labelled images of a validation split,
+    of which `ask` gives the centre; without them each labelled image of the sample is told by
     the others.
     """
 
@@ -64,7 +64,7 @@ class Sample:
 
     @property
     def asked(self) -> str:
-        """Which pictures k-NN judges: `val`, `held-out`, or "" where it cannot."""
+        """Which images k-NN judges: `val`, `held-out`, or "" where it cannot."""
         known = self.labels[self.labels >= 0]
         if len(torch.unique(known)) < 2 or len(known) < 20:
             return ""
@@ -84,7 +84,7 @@ class Look:
 
     @property
     def knn(self) -> float | None:
-        """Share of the asked pictures whose class their neighbours know, 0..1."""
+        """Share of the asked images whose class their neighbours know, 0..1."""
         return self.correct / self.total if self.total else None
 
     @property
@@ -226,7 +226,7 @@ def figures_of(
 def _through(
     trainer: "Trainer", cut: Cutter, count: int
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Backbone features and unit features of `count` pictures: one tensor a view."""
+    """Backbone features and unit features of `count` images: one tensor a view."""
     parts = []
     for start in range(0, count, ROWS):
         views = cut(range(start, min(start + ROWS, count)))

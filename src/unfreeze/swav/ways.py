@@ -57,7 +57,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Round:
-    """Ways that differ in one knob, tried in turn with steps of `rows` pictures.
+    """Ways that differ in one knob, tried in turn with steps of `rows` images.
 
     The first of them is the one that was used so far.
     """

@@ -1,4 +1,4 @@
-"""What training sees of a picture: one random view, gentler than in pretraining.
+"""What training sees of a image: one random view, gentler than in pretraining.
 
 A label must survive its view: larger crops, half the colour strength, no blur, no greys.
 """
@@ -19,7 +19,7 @@ from unfreeze.data.views.spec import ViewSpec, preset
 SCALES = {"photo": (0.35, 1.0), "mono": (0.35, 1.0), "digits": (0.6, 1.0)}
 POLICIES = {"randaugment": "RandAugment", "trivialaugment": "TrivialAugmentWide"}
 POLICY = -5  # a stream of random numbers of its own
-SMALL_SIDE = 64  # below it a picture has few pixels to lose
+SMALL_SIDE = 64  # below it a image has few pixels to lose
 SMALL_SCALE = (0.6, 1.0)
 
 
@@ -49,7 +49,7 @@ def maker(augment: str, preprocess: Preprocess, seed: int) -> Make:
 
 
 class _Plain:
-    """The same picture every epoch."""
+    """The same image every epoch."""
 
     def __init__(self, cut: Callable[[Pixels], Pixels]) -> None:
         self.cut = cut
@@ -59,7 +59,7 @@ class _Plain:
 
 
 class _Random:
-    """One view that depends on (seed, epoch, picture) alone."""
+    """One view that depends on (seed, epoch, image) alone."""
 
     def __init__(self, spec: ViewSpec, seed: int) -> None:
         self.spec, self.seed = spec, seed
@@ -69,7 +69,7 @@ class _Random:
 
 
 class _Policy:
-    """torchvision's policy `kind` over a view; what it draws follows from (seed, epoch, picture).
+    """torchvision's policy `kind` over a view; what it draws follows from (seed, epoch, image).
 
     Its defaults are the published ones: two operations of strength 9 of 30 (RandAugment, arXiv
     1909.13719), one of any strength (TrivialAugment, arXiv 2103.10158).

@@ -1,7 +1,7 @@
 """The border of a frozen network: the input of the first part that moves, found and proved.
 
 Everything before it stands still, is in inference mode and draws no random number; its value is
-all of a picture that the rest sees. What is kept there is the actual input of what follows, never
+all of a image that the rest sees. What is kept there is the actual input of what follows, never
 a pooled version of it: the head of a SqueezeNet is a convolution, a ReLU and then the pooling.
 """
 
@@ -21,19 +21,19 @@ from unfreeze.transfer.freeze import apply_freeze
 
 __all__ = ["Border", "NoBorder", "find_border", "work"]
 
-# what a forward pass may raise that was cut in two, or that was not made for these pictures
+# what a forward pass may raise that was cut in two, or that was not made for these images
 FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 TOLERANCE = 1e-4  # of the largest value: the same arithmetic on the same numbers
-GROUPING = 1e-2  # likewise, for another number of pictures: other kernels, perhaps in TF32
+GROUPING = 1e-2  # likewise, for another number of images: other kernels, perhaps in TF32
 
 
 @dataclass(frozen=True)
 class Border:
     """Where a forward pass can be cut in two, and both halves.
 
-    `name`: of the value that is kept; `shape`: its own for one picture; `entries`: what of the
+    `name`: of the value that is kept; `shape`: its own for one image; `entries`: what of the
     state dict it depends on; `text`: what is computed up to there, for a key. `before` takes
-    pictures to the value, `after` goes on to the scores in the network's present mode. `learner`:
+    images to the value, `after` goes on to the scores in the network's present mode. `learner`:
     name of the Linear that alone learns and makes the scores, fed by `approach`; else None.
     `direct`: evaluated, it is fed the value as it is.
     """
@@ -50,7 +50,7 @@ class Border:
 
 
 def work(network: nn.Module, border: Border, side: int) -> tuple[float, float]:
-    """Multiplications and additions for one picture: before the border, and after it."""
+    """Multiplications and additions for one image: before the border, and after it."""
     device = next(network.parameters()).device
     two = torch.zeros(2, 3, side, side, device=device)
     with _untouched(network), torch.no_grad(), FlopCounterMode(display=False) as count:
@@ -62,9 +62,9 @@ def work(network: nn.Module, border: Border, side: int) -> tuple[float, float]:
 
 
 def find_border(network: nn.Module, frozen: Collection[str], side: int) -> Border:
-    """The latest border of `network` with these parameters frozen, for pictures of `side` pixels.
+    """The latest border of `network` with these parameters frozen, for images of `side` pixels.
 
-    Proved on two made-up pictures, in training and in evaluation mode: both halves give what the
+    Proved on two made-up images, in training and in evaluation mode: both halves give what the
     whole gives. The freezing is applied; nothing else changes. NoBorder says why there is none.
     """
     device = next(network.parameters()).device
@@ -76,7 +76,7 @@ def find_border(network: nn.Module, frozen: Collection[str], side: int) -> Borde
         try:
             border = _found(network, two)
         except FAILURES as error:
-            raise NoBorder(f"its forward pass fails on a made-up picture: {error}") from error
+            raise NoBorder(f"its forward pass fails on a made-up image: {error}") from error
     apply_freeze(network, frozen)  # what stands still is in eval mode, also afterwards
     return border
 
@@ -142,8 +142,8 @@ class _Reached(Exception):
     """The layer that is waited for was called: the rest of the pass is not needed."""
 
 
-def input_of(network: nn.Module, layer: str, pictures: Tensor) -> Tensor:
-    """What `layer` is fed when `network` sees `pictures`; what follows it is not run."""
+def input_of(network: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """What `layer` is fed when `network` sees `images`; what follows it is not run."""
     found = []
 
     def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -153,7 +153,7 @@ def input_of(network: nn.Module, layer: str, pictures: Tensor) -> Tensor:
     handle = network.get_submodule(layer).register_forward_pre_hook(take)
     try:
         with torch.no_grad(), contextlib.suppress(_Reached):
-            network(pictures)
+            network(images)
     finally:
         handle.remove()
     if not found:
@@ -170,11 +170,11 @@ def _latest(network: nn.Module, two: Tensor) -> tuple[Cut, Wrapped]:
     recorder = Recorder(root, graph)
     try:
         recorder.run(two)
-    except Exception as error:  # whatever the network does with real pictures after tracing
+    except Exception as error:  # whatever the network does with real images after tracing
         raise NoBorder(f"its traced forward pass does not run: {error}".splitlines()[0]) from error
     for node in candidates(root, graph, recorder.values):
         cut = Cut(root, graph, node)
-        if _entries(root, cut) and _rows_are_pictures(cut, two):
+        if _entries(root, cut) and _rows_are_images(cut, two):
             return cut, root
     raise NoBorder("nothing that stands still comes alone before the first part that learns")
 
@@ -188,16 +188,16 @@ def _same_place(network: nn.Module, cut: Cut) -> Cut:
     return Cut(root, graph, node)
 
 
-def _rows_are_pictures(cut: Cut, two: Tensor) -> bool:
-    """Whether each row depends on its own picture only."""
+def _rows_are_images(cut: Cut, two: Tensor) -> bool:
+    """Whether each row depends on its own image only."""
     before = cut.before()
     both, first = before(two), before(two[:1])
     return first.shape[0] == 1 and _close(first, both[:1], GROUPING)
 
 
-def _plain(before: nn.Module, pictures: Tensor) -> Tensor:
+def _plain(before: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
-        kept: Tensor = before(pictures)
+        kept: Tensor = before(images)
     return kept
 
 

@@ -12,7 +12,7 @@ COLDEST, HOTTEST = 0.01, 100.0  # beyond these a temperature changes nothing tha
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """Pictures whose predicted class has a probability in (low, high].
+    """Images whose predicted class has a probability in (low, high].
 
     `confidence`: the mean of these probabilities; `accuracy`: the share that is right.
     """
@@ -25,7 +25,7 @@ class Bin:
 
 
 def calibration_bins(probabilities: Tensor, labels: Tensor) -> list[Bin]:
-    """The bins that hold a picture, of probabilities [N, C] and labels [N]."""
+    """The bins that hold a image, of probabilities [N, C] and labels [N]."""
     best = probabilities.max(dim=1)
     sure = best.values.double().cpu().numpy()
     right = (best.indices == labels).double().cpu().numpy()
@@ -44,7 +44,7 @@ def calibration_bins(probabilities: Tensor, labels: Tensor) -> list[Bin]:
 
 
 def calibration_error(bins: list[Bin]) -> float:
-    """The mean over pictures of |accuracy - confidence| of their bin: ECE, from 0 to 1.
+    """The mean over images of |accuracy - confidence| of their bin: ECE, from 0 to 1.
 
     Guo et al. 2017, section 2, equation 3.
     """
@@ -56,7 +56,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The T for which softmax(logits / T) has the lowest cross-entropy; logits [N, C], labels [N].
 
     In 1 / T the cross-entropy is convex (Guo et al. 2017, section 4.2), so its derivative is
-    halved in on. Where all pictures are right a lower T is always better: COLDEST is returned.
+    halved in on. Where all images are right a lower T is always better: COLDEST is returned.
     """
     logits = logits.double()
     own = logits.gather(1, labels.long()[:, None])[:, 0]

@@ -16,15 +16,15 @@ class NoBorder(Exception):
 
 
 class Wrapped(nn.Module):
-    """A network whose `forward` takes pictures and nothing else, whatever options it has."""
+    """A network whose `forward` takes images and nothing else, whatever options it has."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, pictures: Tensor) -> Any:
+    def forward(self, images: Tensor) -> Any:
         """What the network makes of them."""
-        return self.network(pictures)
+        return self.network(images)
 
 
 class Cut:
@@ -37,7 +37,7 @@ class Cut:
         self.root, self.graph, self.at = root, graph, at
 
     def before(self) -> fx.GraphModule:
-        """Pictures to the value."""
+        """Images to the value."""
         return _part(self.root, self.graph, [self.at], at=None)
 
     def after(self) -> fx.GraphModule:
@@ -81,7 +81,7 @@ def traced(network: nn.Module) -> tuple[Wrapped, fx.Graph]:
 def candidates(root: Wrapped, graph: fx.Graph, values: dict[fx.Node, Any]) -> Iterator[fx.Node]:
     """Values that stand still and that everything after passes through, the latest first.
 
-    `values` are those of a pass over two pictures; only tensors with one row a picture count.
+    `values` are those of a pass over two images; only tensors with one row a image count.
     """
     moving, live = _moving(root, graph)
     end = next(node for node in graph.nodes if node.op == "output")
@@ -129,7 +129,7 @@ class _Tracer(fx.Tracer):
 
 
 def _moving(root: Wrapped, graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
-    """(nodes that training can move or chance changes, nodes that depend on the pictures)."""
+    """(nodes that training can move or chance changes, nodes that depend on the images)."""
     modules, parameters = dict(root.named_modules()), dict(root.named_parameters())
     moving, live = set[fx.Node](), set[fx.Node]()
     for node in graph.nodes:
@@ -207,7 +207,7 @@ def _needed(ends: list[fx.Node], at: fx.Node | None) -> set[fx.Node]:
 def _part(
     root: nn.Module, graph: fx.Graph, ends: list[fx.Node], *, at: fx.Node | None
 ) -> fx.GraphModule:
-    """A module from the pictures (`at` None) or the value at `at` to the one of `ends`."""
+    """A module from the images (`at` None) or the value at `at` to the one of `ends`."""
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     if at is not None:
         copies[at] = part.placeholder("kept")

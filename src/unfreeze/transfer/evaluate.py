@@ -16,7 +16,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class ClassScore:
-    """One class: how many pictures, precision, recall and F1 (None: there is nothing to count)."""
+    """One class: how many images, precision, recall and F1 (None: there is nothing to count)."""
 
     name: str
     n: int
@@ -27,7 +27,7 @@ class ClassScore:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Scores over N labelled pictures; `confusion` has truth in rows and prediction in columns.
+    """Scores over N labelled images; `confusion` has truth in rows and prediction in columns.
 
     `balanced_accuracy`: the mean recall of the classes that are there. `macro_f1`: the mean F1 of
     the classes that are there or were predicted. `calibration_error`: see `calibration_error`,

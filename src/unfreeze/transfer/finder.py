@@ -35,7 +35,7 @@ class Found:
 def find_lr(
     trainer: Trainer, console: Console, stop: Callable[[], bool], *, steps: int = STEPS
 ) -> Found | None:
-    """What the pictures that `trainer` begins with say of rates around its own.
+    """What the images that `trainer` begins with say of rates around its own.
 
     None where `stop` said so on the way. The steps are real ones; afterwards the network, all that
     belongs to it and the random numbers are as they were.

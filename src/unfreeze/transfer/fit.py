@@ -12,7 +12,7 @@ RANK_STRIDE = 7919  # between the seeds of two processes
 class Fit:
     """How to train: resolved values; `lr` is the rate after `warmup_epochs`.
 
-    `class_weights`: what a picture of each class counts in the loss; () is 1. `classes` is needed
+    `class_weights`: what a image of each class counts in the loss; () is 1. `classes` is needed
     where labels are mixed.
     """
 

@@ -178,7 +178,7 @@ class Grid:
     def _judge(self, epoch: int) -> None:
         holdout, held = self.shortcut.holdout, self.shortcut.held_out
         if holdout is None or held is None:
-            raise ValueError("no picture is held out")
+            raise ValueError("no image is held out")
         self.network.eval()
         direct = self.shortcut.border.direct
         inputs = (b if direct else self.approach(b) for b in held.blocks(copied=not direct))

@@ -1,4 +1,4 @@
-"""The validation pictures: cut once, exactly as `evaluate` will cut them, scored each epoch."""
+"""The validation images: cut once, exactly as `evaluate` will cut them, scored each epoch."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unfreeze.data.pictures import Pictures
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.runtime.processes import Processes
 from unfreeze.transfer.evaluate import Scores, score
@@ -18,24 +18,24 @@ BATCH = 64
 
 
 class HoldOut:
-    """Scores of `network` on labelled pictures; inputs stay in memory within `budget` bytes.
+    """Scores of `network` on labelled images; inputs stay in memory within `budget` bytes.
 
     Several processes take its batches in turn, and each knows the scores of all.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: ImageDataset,
         preprocess: Preprocess,
         *,
         prepare: Callable[[Tensor], Tensor],
         budget: int,
         processes: Processes | None = None,
     ) -> None:
-        self.pictures, self.preprocess = pictures, preprocess
+        self.images, self.preprocess = images, preprocess
         self.prepare, self.processes = prepare, processes or Processes()
-        self.labels = torch.from_numpy(pictures.index.labels).long()
-        self.holds = len(pictures) * preprocess.image_size**2 * 3 <= budget
+        self.labels = torch.from_numpy(images.index.labels).long()
+        self.holds = len(images) * preprocess.image_size**2 * 3 <= budget
         self.held: list[Tensor] = []
         self.logits: Tensor | None = None  # of the last scores, in the first process
 
@@ -55,9 +55,9 @@ class HoldOut:
         return self.judged(torch.cat(logits))
 
     def judged(self, logits: Tensor) -> Scores:
-        """Scores of logits [N, C] of all its pictures, in their order."""
+        """Scores of logits [N, C] of all its images, in their order."""
         self.logits = logits.cpu()
-        return score(self.logits, self.labels, self.pictures.index.classes)
+        return score(self.logits, self.labels, self.images.index.classes)
 
     def record(self, network: nn.Module) -> dict[str, Any]:
         """The numbers of a validation line."""
@@ -65,14 +65,14 @@ class HoldOut:
 
     def batches(self, start: int = 0) -> Iterator[Tensor]:
         """Inputs uint8 [B, S, S, 3] in order from position `start` on, `BATCH` at a time."""
-        yield from self._read(range(start, len(self.pictures)))
+        yield from self._read(range(start, len(self.images)))
 
     def _batches(self) -> Iterator[Tensor]:
         """Those of this process."""
         if self.held:
             yield from self.held
             return
-        count, world = len(self.pictures), self.processes.world
+        count, world = len(self.images), self.processes.world
         places = [
             place
             for first in range(self.processes.rank * BATCH, count, world * BATCH)
@@ -84,7 +84,7 @@ class HoldOut:
             yield batch
 
     def _read(self, places: Iterable[int]) -> Iterator[Tensor]:
-        reads = (partial(self.pictures.__getitem__, place) for place in places)
+        reads = (partial(self.images.__getitem__, place) for place in places)
         yield from in_order(reads, self.preprocess, batch_size=BATCH)
 
 

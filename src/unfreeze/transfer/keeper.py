@@ -1,7 +1,7 @@
-"""Keeps what the frozen part makes of the pictures, and gives each stretch of epochs its shortcut.
+"""Keeps what the frozen part makes of the images, and gives each stretch of epochs its shortcut.
 
 Features are found again by everything they follow from: the weights and layers before the border,
-the files, how a picture enters the network, the view, the arithmetic.
+the files, how a image enters the network, the view, the arithmetic.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ T = TypeVar("T")
 FORMAT = 1
 PASS_PIXELS = {"cpu": 2**19}  # of a forward pass of the frozen part, about; else:
 PASS_PIXELS_DEVICE = 2**23
-PASS_MOST = 512  # pictures of a pass at most
+PASS_MOST = 512  # images of a pass at most
 
 
 @dataclass(frozen=True)
 class Passing:
-    """Whose features are computed, and which of them the run's own pictures are (None: all)."""
+    """Whose features are computed, and which of them the run's own images are (None: all)."""
 
     loader: Loader
     holdout: HoldOut | None
@@ -47,11 +47,11 @@ class Passing:
 
 @dataclass(frozen=True)
 class Keeping:
-    """What is kept and how: `mode` is FEATURES or ACTIVATIONS; `views` of each picture.
+    """What is kept and how: `mode` is FEATURES or ACTIVATIONS; `views` of each image.
 
     `prepare`: uint8 [B, side, side, 3] to the network's input. `memory`, `disk`: bytes that
     features may take. `about`: what they follow from beyond the network, as plain values; `train`,
-    `val`: digests of the pictures.
+    `val`: digests of the images.
     """
 
     mode: str
@@ -91,7 +91,7 @@ class Keeper:
     def at(self, epoch: int, console: Console, stop: Callable[[], bool]) -> Shortcut | None:
         """The shortcut of an epoch, its features computed where they are not kept yet.
 
-        None where the epoch needs the pictures themselves, or where `stop` said so on the way.
+        None where the epoch needs the images themselves, or where `stop` said so on the way.
         """
         stretch = next(s for s in self.stretches if s.first <= epoch < s.last)
         if self._held is None or self._held[0] != stretch:
@@ -143,11 +143,11 @@ class _Stretched:
 
     def shortcut(self) -> Shortcut | None:
         keeper = self.keeper
-        count = len(self.passing.loader.dataset.pictures)
+        count = len(self.passing.loader.dataset.images)
         views = self.stretch.views(self.keeping.views)
         wants = [self._wanted("train", view, count) for view in views]
         if self.passing.holdout is not None:
-            wants.append(self._wanted("val", 0, len(self.passing.holdout.pictures)))
+            wants.append(self._wanted("val", 0, len(self.passing.holdout.images)))
         keeper.processes.leads(lambda: self._make_room(wants))
         found = []
         for place, want in enumerate(wants):
@@ -202,7 +202,7 @@ class _Stretched:
             "channels_last": self.channels_last,
             "part": part,
             "view": view,
-            "pictures": self.keeping.train() if part == "train" else self.keeping.val(),
+            "images": self.keeping.train() if part == "train" else self.keeping.val(),
             "batch": batch,
         }
         if part == "val":
@@ -216,7 +216,7 @@ class _Stretched:
         return min(PASS_MOST, max(16, pixels // self.keeping.side**2))
 
     def _probe(self, precision: str) -> tuple[bool, tuple[int, ...], torch.dtype]:
-        """(are the channels last in memory, shape of one picture's row on disk, type)."""
+        """(are the channels last in memory, shape of one image's row on disk, type)."""
         blank = torch.zeros(2, self.keeping.side, self.keeping.side, 3, dtype=torch.uint8)
         found = self._features(blank, precision)
         last = found.dim() == 4 and found.is_contiguous(memory_format=torch.channels_last)
@@ -224,18 +224,18 @@ class _Stretched:
         shape = found.permute(0, 2, 3, 1).shape if last else found.shape
         return last, tuple(shape[1:]), found.dtype
 
-    def _features(self, pictures: Tensor, precision: str) -> Tensor:
+    def _features(self, images: Tensor, precision: str) -> Tensor:
         with torch.inference_mode(), autocast(self.device, precision):
-            prepared = self.keeping.prepare(pictures.to(self.device, non_blocking=True))
+            prepared = self.keeping.prepare(images.to(self.device, non_blocking=True))
             return self.border.before(prepared)
 
-    def _rows(self, pictures: Tensor, precision: str) -> Tensor:
-        found = self._features(pictures, precision)
+    def _rows(self, images: Tensor, precision: str) -> Tensor:
+        found = self._features(images, precision)
         return (found.permute(0, 2, 3, 1) if self.channels_last else found).contiguous().cpu()
 
     def _view(self, view: int) -> Callable[[int], Iterator[Tensor]]:
         def produce(start: int) -> Iterator[Tensor]:
-            places = np.arange(start, len(self.passing.loader.dataset.pictures))
+            places = np.arange(start, len(self.passing.loader.dataset.images))
             size = self._pass_size()
             batches = [places[at : at + size] for at in range(0, len(places), size)]
             for batch in _ahead(self.passing.loader.these(batches, view)):

@@ -1,6 +1,6 @@
-"""What a frozen part made of the pictures, kept in files: computed once, read back by row.
+"""What a frozen part made of the images, kept in files: computed once, read back by row.
 
-A view of all pictures is a folder of chunks, each a safetensors file that is whole or not there.
+A view of all images is a folder of chunks, each a safetensors file that is whole or not there.
 Chunks are mapped into memory, not read; a pass that was cut off goes on after its last chunk.
 """
 
@@ -31,9 +31,9 @@ DONE = "used"  # its time of change: when these features were last wanted
 
 @dataclass(frozen=True)
 class Wanted:
-    """Features of `rows` pictures under a `key`; `batch`: pictures of one forward pass.
+    """Features of `rows` images under a `key`; `batch`: images of one forward pass.
 
-    `shape` and `dtype`: of one picture's. `name`: what they are, for people.
+    `shape` and `dtype`: of one image's. `name`: what they are, for people.
     """
 
     key: str
@@ -45,12 +45,12 @@ class Wanted:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one picture."""
+        """Bytes of one image."""
         return self.dtype.itemsize * int(torch.Size(self.shape).numel())
 
     @property
     def chunk(self) -> int:
-        """Pictures of a chunk: whole batches, so that going on makes the same batches."""
+        """Images of a chunk: whole batches, so that going on makes the same batches."""
         return self.batch * max(1, CHUNK_BYTES // max(1, self.row_bytes * self.batch))
 
     @property

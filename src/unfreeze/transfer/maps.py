@@ -1,4 +1,4 @@
-"""The last feature map of a network: how much of a picture's layout is left for the head."""
+"""The last feature map of a network: how much of a image's layout is left for the head."""
 
 from torch import nn
 
@@ -7,10 +7,10 @@ from unfreeze.backbones.trace import Shape, trace
 
 
 def final_map(model: nn.Module, size: int) -> tuple[int, int] | None:
-    """(height, width) of the last map before global pooling, for `size` x `size` pictures.
+    """(height, width) of the last map before global pooling, for `size` x `size` images.
 
     None where no layer makes a map. For transformers on patches it is the grid of patches.
-    UsageError where the network does not accept such pictures.
+    UsageError where the network does not accept such images.
     """
     found, head = trace(model, (size, size)), find_head(model)
     last: Shape | None = None

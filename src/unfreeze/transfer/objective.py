@@ -32,9 +32,9 @@ class Objective:
         return mixed, targets
 
     def total(self, labels: Tensor) -> float:
-        """What the pictures with these labels [B], on the host, count together.
+        """What the images with these labels [B], on the host, count together.
 
-        Mixing pairs the pictures of a batch, each twice, and leaves it as it is.
+        Mixing pairs the images of a batch, each twice, and leaves it as it is.
         """
         return float(len(labels) if self.weights is None else self.weights[labels].sum())
 
@@ -56,9 +56,9 @@ class Objective:
 
 
 def class_weights(labels: Sequence[int] | Any, classes: int, kind: str) -> tuple[float, ...]:
-    """What a picture of each class counts: N / (C * n) (`balanced`, as scikit-learn's) or its root.
+    """What a image of each class counts: N / (C * n) (`balanced`, as scikit-learn's) or its root.
 
-    `sqrt` is scaled so that a picture counts 1 on average, as with `balanced`; `none` is ().
+    `sqrt` is scaled so that a image counts 1 on average, as with `balanced`; `none` is ().
     """
     if kind == "none":
         return ()

@@ -1,4 +1,4 @@
-"""What was not asked for, derived from the pictures and the start, each value with its reason."""
+"""What was not asked for, derived from the images and the start, each value with its reason."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from unfreeze.errors import UsageError
 from unfreeze.settings.finetune import FinetuneSettings
 
 DELICATE = ("alexnet", "vgg", "squeezenet")  # no normalisation: a usual rate makes them diverge
-USUAL = 224  # pixels: larger pictures are made smaller when nothing else says how large
+USUAL = 224  # pixels: larger images are made smaller when nothing else says how large
 SMALLEST_MAP = 2
 DECAY = 1e-4
 ENOUGH_TO_CHOOSE = 50  # validation images; below, the best of many epochs is the luckiest
@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def batch_size(self) -> int:
-        """Pictures a step."""
+        """Images a step."""
         return self.settings.batch_size or 1
 
     @property
@@ -163,10 +163,10 @@ def usual_lr(optimizer: str, batch: int, facts: Facts) -> tuple[float, str]:
 def choose_preprocess(
     s: FinetuneSettings, side: int, wants: Preprocess | None, sides: Sides
 ) -> tuple[Preprocess, dict[str, str]]:
-    """How pictures of `side` pixels enter a network whose last map is `sides(image_size)`.
+    """How images of `side` pixels enter a network whose last map is `sides(image_size)`.
 
-    Pretrained weights get the size they were trained with (small pictures are enlarged); from
-    scratch the pictures keep theirs, as far as the last map stays 2x2. Below that it is refused
+    Pretrained weights get the size they were trained with (small images are enlarged); from
+    scratch the images keep theirs, as far as the last map stays 2x2. Below that it is refused
     unless `--image-size` asks for it.
     """
     if s.image_size is not None:
@@ -180,7 +180,7 @@ def choose_preprocess(
     if found and min(found) < SMALLEST_MAP:
         if s.image_size is None:
             raise UsageError(
-                f"Pictures of {chosen.image_size} pixels leave a last feature map of {last}.",
+                f"Images of {chosen.image_size} pixels leave a last feature map of {last}.",
                 "Use --image-size with a larger number (or with this one, to insist), or "
                 "--stem small.",
             )
@@ -205,7 +205,7 @@ def _sized(size: int, wants: Preprocess | None) -> Preprocess:
 
 
 def _plain(size: int) -> Preprocess:
-    # pictures are shown whole when small, with the usual margin cut off when large
+    # images are shown whole when small, with the usual margin cut off when large
     return Preprocess(size, size if size <= 64 else round(size * 256 / 224))
 
 

@@ -1,4 +1,4 @@
-"""Which pictures train and which choose: usable ones, subsets of labels, a part held out."""
+"""Which images train and which choose: usable ones, subsets of labels, a part held out."""
 
 import re
 from collections.abc import Hashable, Sequence
@@ -18,7 +18,7 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What of the training pictures is used; values as the flags of `finetune` give them."""
+    """What of the training images is used; values as the flags of `finetune` give them."""
 
     seed: int
     val: float
@@ -53,19 +53,19 @@ class Portions:
 
 
 def labelled(index: Index) -> Index:
-    """What `finetune` may look at: labelled pictures of train (or of all, without splits) and val.
+    """What `finetune` may look at: labelled images of train (or of all, without splits) and val.
 
-    Test pictures are not in it. DataError where there is nothing to learn a choice from.
+    Test images are not in it. DataError where there is nothing to learn a choice from.
     """
     if index.layout == "flat" or not index.classes:
         raise DataError(
-            f"{index.source.where} has no classes: its {len(index):,} pictures are unlabelled.",
+            f"{index.source.where} has no classes: its {len(index):,} images are unlabelled.",
             "Put each class into a folder of its own, or give a CSV with path and label.",
         )
     if len(index.classes) < 2:
         raise DataError(
             f"There is only one class in {index.source.where}: {index.classes[0]!r}.",
-            "Add pictures of at least one other class.",
+            "Add images of at least one other class.",
         )
     split = index.layout == "splits"
     if split and not len(index.where(TRAIN)):
@@ -121,10 +121,10 @@ def _several(alike: Groups, chosen: Positions) -> int:
 
 
 def folds(whole: Portions, wanted: Wanted, count: int) -> list[Portions]:
-    """`count` times train and val: the pictures of a run in parts, each held out once.
+    """`count` times train and val: the images of a run in parts, each held out once.
 
     Classes are in proportion in each part; groups, and near-duplicates, stay whole. A val that the
-    data brought stays out of it. DataError where a class has too few pictures or groups.
+    data brought stays out of it. DataError where a class has too few images or groups.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -137,10 +137,10 @@ def folds(whole: Portions, wanted: Wanted, count: int) -> list[Portions]:
     own = np.unique(names, return_inverse=True)[1].astype(np.int64)
     few = _fewest(index, labels, own)
     if count < 2 or few[1] < count:
-        what = "groups" if groups is not None else "pictures"
+        what = "groups" if groups is not None else "images"
         raise DataError(
             f"--folds {count}: the class {few[0]!r} has {few[1]} {what} to hold out in turn.",
-            f"Use 2 to {few[1]} folds, or add pictures." if few[1] > 1 else "Add pictures of it.",
+            f"Use 2 to {few[1]} folds, or add images." if few[1] > 1 else "Add images of it.",
         )
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     cut = kind(n_splits=count, shuffle=True, random_state=wanted.seed)
@@ -174,7 +174,7 @@ def _fewest(index: Index, labels: Positions, groups: Positions) -> tuple[str, in
 
 
 def grouped(index: Index, by: str | None) -> Sequence[str] | None:
-    """What each picture must stay together with: a CSV column's value or a pattern's group."""
+    """What each image must stay together with: a CSV column's value or a pattern's group."""
     if by is None:
         return index.groups
     column = index.column(by)
@@ -190,7 +190,7 @@ def grouped(index: Index, by: str | None) -> Sequence[str] | None:
             f"--group-by {by} is no column of the data, and no path has it as a pattern.",
             "Name a column, or give a pattern with one group in parentheses.",
         )
-    # a picture without a group of its own is alone
+    # a image without a group of its own is alone
     return [m[1] if m and m[1] else path for m, path in zip(found, index.paths, strict=True)]
 
 
@@ -216,15 +216,15 @@ def _every_class(index: Index, train: Positions) -> None:
     empty = [name for name, count in zip(index.classes, counts, strict=True) if not count]
     if empty:
         raise DataError(
-            f"The class {empty[0]!r} has no training picture that can be used.",
-            "Add pictures to it (problems.csv names the broken ones), remove it, or raise --limit.",
+            f"The class {empty[0]!r} has no training image that can be used.",
+            "Add images to it (problems.csv names the broken ones), remove it, or raise --limit.",
         )
 
 
 def _reason(index: Index, train: Positions, held: Positions, wanted: Wanted) -> str:
     if len(held):
-        return f"{len(held)} of {len(train)} training pictures held out (--val {wanted.val:g})"
+        return f"{len(held)} of {len(train)} training images held out (--val {wanted.val:g})"
     if not wanted.val:
         return "none, as asked (--val 0): the last weights are kept"
     smallest = int(np.bincount(index.labels[train], minlength=len(index.classes)).min())
-    return f"none: the smallest class has {smallest} training pictures; the last weights are kept"
+    return f"none: the smallest class has {smallest} training images; the last weights are kept"

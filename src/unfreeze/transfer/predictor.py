@@ -1,4 +1,4 @@
-"""A trained classifier as one module: pictures in, labels and probabilities out."""
+"""A trained classifier as one module: images in, labels and probabilities out."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,12 +29,12 @@ from unfreeze.transfer.calibration import calibrated
 from unfreeze.transfer.reading import Failure, Read, in_order
 from unfreeze.transfer.start import from_card
 
-Picture = str | PathLike[str] | bytes | npt.NDArray[Any] | Image
+ImageInput = str | PathLike[str] | bytes | npt.NDArray[Any] | Image
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's most likely label and its probability; read as `x.label` or `x["label"]`."""
+    """One image's most likely label and its probability; read as `x.label` or `x["label"]`."""
 
     path: str
     label: str
@@ -51,7 +51,7 @@ class Prediction:
 
 
 class Network(nn.Module):
-    """A network with its preprocessing, in evaluation mode; `forward` takes normalised pictures."""
+    """A network with its preprocessing, in evaluation mode; `forward` takes normalised images."""
 
     def __init__(self, network: nn.Module, card: ModelCard, preprocess: Preprocess) -> None:
         super().__init__()
@@ -59,10 +59,10 @@ class Network(nn.Module):
         self.precision = "fp32"
         self.eval()
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Scores [B, C], or features [B, D], of normalised pictures [B, 3, S, S]."""
-        with autocast(pictures.device, self.precision):
-            out: Tensor = self.network(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores [B, C], or features [B, D], of normalised images [B, 3, S, S]."""
+        with autocast(images.device, self.precision):
+            out: Tensor = self.network(images)
         return out.float()
 
     def prepare(self, batch: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Network(nn.Module):
         batch_size: int = 64,
         skip: Callable[[int, Failure], None] | None = None,
     ) -> Iterator[Tensor]:
-        """float32 [B, C] on the CPU, batch by batch, of the pictures that `reads` give.
+        """float32 [B, C] on the CPU, batch by batch, of the images that `reads` give.
 
         What cannot be read is told to `skip` with its place; without `skip` it raises.
         """
@@ -88,15 +88,15 @@ class Network(nn.Module):
 
 
 class Beside(nn.Module):
-    """Several networks on the same pictures: [B, 3, S, S] to [B, n * C], one after the other."""
+    """Several networks on the same images: [B, 3, S, S] to [B, n * C], one after the other."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """All their scores."""
-        return torch.cat([network(pictures) for network in self.networks], dim=1)
+        return torch.cat([network(images) for network in self.networks], dim=1)
 
 
 class Classifier(Network):
@@ -111,7 +111,7 @@ class Classifier(Network):
 
     @isolated()
     def predict(
-        self, images: Picture | Iterable[Picture], *, batch_size: int = 64
+        self, images: ImageInput | Iterable[ImageInput], *, batch_size: int = 64
     ) -> list[Prediction]:
         """The most likely class of each image: paths, Pillow images, arrays [H, W, 3] or bytes.
 

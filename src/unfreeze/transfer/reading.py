@@ -1,4 +1,4 @@
-"""Pictures in order, cut to the network's input, one batch ahead of whoever computes."""
+"""Images in order, cut to the network's input, one batch ahead of whoever computes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from torch import Tensor
 from unfreeze.data.preprocess import Pixels, Preprocess
 from unfreeze.data.undecodable import Undecodable
 
-THREADS = 4  # decoding and resizing leave Python's lock; more threads only hold more pictures
+THREADS = 4  # decoding and resizing leave Python's lock; more threads only hold more images
 Read = Callable[[], Pixels]
 Failure = OSError | Undecodable
 
@@ -23,9 +23,9 @@ def in_order(
     batch_size: int,
     skip: Callable[[int, Failure], None] | None = None,
 ) -> Iterator[Tensor]:
-    """uint8 [B, S, S, 3] of each `batch_size` pictures, in the order of `reads`.
+    """uint8 [B, S, S, 3] of each `batch_size` images, in the order of `reads`.
 
-    A picture that cannot be read is left out and told to `skip` with its place; without `skip`
+    A image that cannot be read is left out and told to `skip` with its place; without `skip`
     its error is raised.
     """
 

@@ -30,7 +30,7 @@ NEEDED = frozenset(
 
 
 def check_resumable(state: Mapping[str, Any], given: Mapping[str, Any], fingerprint: str) -> None:
-    """Raises where `state` cannot go on with the settings `given` or with these pictures.
+    """Raises where `state` cannot go on with the settings `given` or with these images.
 
     A value of None in `given` was left open and takes what the run began with. Whoever repeats
     the command asks for what was asked for, also where something else came of it.
@@ -54,7 +54,7 @@ def check_resumable(state: Mapping[str, Any], given: Mapping[str, Any], fingerpr
             )
     if state["data"] != fingerprint:
         raise DataError(
-            "The pictures are not those the run began with (names, sizes or times differ).",
+            "The images are not those the run began with (names, sizes or times differ).",
             "Bring them back as they were, or start anew in another --out.",
         )
 

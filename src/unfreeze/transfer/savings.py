@@ -17,7 +17,7 @@ from unfreeze.transfer.kept import free_bytes, kept_folder
 from unfreeze.transfer.plan import Plan
 from unfreeze.transfer.stretches import ACTIVATIONS, FEATURES, Stretch, stretches, wanted
 
-VIEWS = 4  # of each picture that `--cache auto` keeps where views are random
+VIEWS = 4  # of each image that `--cache auto` keeps where views are random
 WORTH = 1.5  # times less arithmetic, from which `auto` keeps activations
 BACKWARD = 2  # a backward pass costs about two forward ones
 
@@ -32,7 +32,7 @@ class Stored:
     stretch: Stretch
     border: Border
     passes: int
-    picture_bytes: int
+    image_bytes: int
     bytes: int
     work: float
     ratio: float
@@ -42,7 +42,7 @@ class Stored:
         """For people: what, how much, and what for."""
         shape = "x".join(map(str, self.border.shape))
         return (
-            f"{self.border.name} ({shape}), {self.picture_bytes / 1024:,.1f} KiB an image and "
+            f"{self.border.name} ({shape}), {self.image_bytes / 1024:,.1f} KiB an image and "
             f"view, {self.bytes / 2**30:.2f} GiB in {kept_folder()}; the frozen layers compute "
             f"{worded(self.passes, 'pass', 'passes')} instead of {self.stretch.epochs}, which is "
             f"{self.ratio:.1f} times less work"
@@ -51,7 +51,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Decision:
-    """`mode`: off, FEATURES or ACTIVATIONS; `views` of each picture; why."""
+    """`mode`: off, FEATURES or ACTIVATIONS; `views` of each image; why."""
 
     mode: str
     views: int | None = None
@@ -80,7 +80,7 @@ def check_asked(
 ) -> None:
     """UsageError where what `--cache` and `--cache-views` ask for cannot be done.
 
-    Before anything is written: it needs the network and the size of its pictures only.
+    Before anything is written: it needs the network and the size of its images only.
     """
     if s.cache == "off" and s.cache_views is not None:
         raise UsageError("--cache-views has no use with --cache off.", "Leave one out.")
@@ -179,15 +179,15 @@ def _stored(s: FinetuneSettings, case: Case, part: Stretch, views: int) -> Store
     border = find_border(case.network, part.frozen, side)
     before, after = work(case.network, border, side)
     passes = len(part.views(views))
-    picture = _picture_bytes(case.network, border, side, s.precision)
-    full = _picture_bytes(case.network, border, side, "fp32")  # validation is in full precision
+    image = _image_bytes(case.network, border, side, s.precision)
+    full = _image_bytes(case.network, border, side, "fp32")  # validation is in full precision
     epoch = before + (1 + BACKWARD) * after
     ratio = part.epochs * epoch / (passes * before + part.epochs * (1 + BACKWARD) * after)
-    total = picture * passes * case.images + full * case.held_out
-    return Stored(part, border, passes, picture, total, passes * before * case.images, ratio)
+    total = image * passes * case.images + full * case.held_out
+    return Stored(part, border, passes, image, total, passes * before * case.images, ratio)
 
 
-def _picture_bytes(network: nn.Module, border: Border, side: int, precision: str) -> int:
+def _image_bytes(network: nn.Module, border: Border, side: int, precision: str) -> int:
     device = next(network.parameters()).device
     two = torch.zeros(2, 3, side, side, device=device)
     arithmetic = "bf16" if precision == "fp16" and device.type == "cpu" else precision

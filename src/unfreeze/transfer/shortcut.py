@@ -1,4 +1,4 @@
-"""Training from the border on: kept features in the place of pictures and the frozen part."""
+"""Training from the border on: kept features in the place of images and the frozen part."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ BLOCK_BYTES = 32 * 2**20  # of features that are scored at once
 
 
 class Held:
-    """Features of pictures as the border gives them: maps are kept with their channels last.
+    """Features of images as the border gives them: maps are kept with their channels last.
 
     `places`: which rows of `kept` they are, int64 [N]; None where they are all.
     """
@@ -55,7 +55,7 @@ class Held:
 class Shortcut:
     """One stretch of epochs on features: epoch e takes view e modulo `count`.
 
-    The order of the pictures, their labels and what is scored are those of `loader` and `holdout`.
+    The order of the images, their labels and what is scored are those of `loader` and `holdout`.
     `hashes`: of the weights that the features follow from.
     """
 
@@ -82,7 +82,7 @@ class Shortcut:
         return other
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches that `loader.epoch` would give, with features in the place of pictures."""
+        """The batches that `loader.epoch` would give, with features in the place of images."""
         view = self.views[epoch % self.count]
         first = epoch * self.loader.steps_per_epoch
         for step in range(first + start, first + self.loader.steps_per_epoch):
@@ -98,7 +98,7 @@ class Shortcut:
     def scores(self, network: nn.Module) -> Scores:
         """What `holdout.score(network)` gives, from features."""
         if self.holdout is None or self.held_out is None:
-            raise ValueError("no picture is held out")
+            raise ValueError("no image is held out")
         training = network.training
         network.eval()
         after, learner = self.border.after, self.border.learner

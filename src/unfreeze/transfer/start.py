@@ -46,7 +46,7 @@ def start(
     allow_partial: bool = False,
     head: str = "replace",
 ) -> Start:
-    """A network for `classes` from `--arch`, `--weights`, `--stem` and pictures of `side` pixels.
+    """A network for `classes` from `--arch`, `--weights`, `--stem` and images of `side` pixels.
 
     Without `fetch`, weights that are not a file here are left out (their preprocessing is known).
     """

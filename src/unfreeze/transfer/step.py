@@ -78,10 +78,10 @@ class Stepper:
         return self.prepare(batch.views[0].to(self.device, non_blocking=True))
 
 
-def parts(pictures: int, processes: int, wanted: int) -> int:
+def parts(images: int, processes: int, wanted: int) -> int:
     """In how many parts each process takes its share of a batch: `wanted`, of two at least.
 
     The same for all, though their shares differ by one: synchronised batch norms wait for each
-    other in every part, and a single picture has no company.
+    other in every part, and a single image has no company.
     """
-    return min(wanted, max(1, pictures // processes // 2))
+    return min(wanted, max(1, images // processes // 2))

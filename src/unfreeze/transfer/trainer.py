@@ -37,9 +37,9 @@ class Trainer:
     """Fits `network` to the batches of `loader`; all that moves is in `state()`.
 
     `prepare` turns a batch of uint8 [B, S, S, 3] on the network's device into its input;
-    `validate` gives accuracy, correct, total and loss, or is None where no picture is held out;
+    `validate` gives accuracy, correct, total and loss, or is None where no image is held out;
     `keep` is plain data that belongs to the run and goes into every checkpoint; `keeper` gives
-    the epochs that need no pictures their features. Several processes have a share of each batch
+    the epochs that need no images their features. Several processes have a share of each batch
     and compute what one would.
     """
 
@@ -272,7 +272,7 @@ class Trainer:
             self.saves.last(self.state())
 
     def _validated(self, plain: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """From features, by one process for all; where they are not the average's, from pictures.
+        """From features, by one process for all; where they are not the average's, from images.
 
         DivergedError where the scores are no numbers.
         """

@@ -148,16 +148,16 @@ PRIVATE = """
 import os, re, sys
 from pathlib import Path
 from unfreeze.data.index import build_index
-from unfreeze.data.pictures import Pictures
+from unfreeze.data.dataset import Images
 from unfreeze.data.sources import open_source
 
 index = build_index(open_source(sys.argv[1]))
-pictures = Pictures(index)
+images = Images(index)
 child = os.fork()
 if child:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 for position in range(0, len(index), len(index) // 500):
-    pictures[position]
+    images[position]
 memory = Path("/proc/self/smaps_rollup").read_text()
 print(sum(int(kib) for kib in re.findall(r"Private_\\w+: +(\\d+)", memory)) / 2**10)
 sys.stdout.flush()
@@ -172,7 +172,7 @@ def test_a_worker_has_little_of_its_own_however_many_members(made):
         body = made.encoded()
         with zipfile.ZipFile(path, "w") as archive:
             for number in range(count):
-                archive.writestr(zipfile.ZipInfo(f"c{number % 9}/picture_{number:07}.png"), body)
+                archive.writestr(zipfile.ZipInfo(f"c{number % 9}/image_{number:07}.png"), body)
         told = subprocess.run(
             [sys.executable, "-c", PRIVATE, str(path)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -220,6 +220,6 @@ def test_three_hundred_thousand_members_are_planned(made, pack):
     seconds = time.monotonic() - began
     code, kibibytes = map(int, told.stdout.split()[-2:])
     assert code == 0
-    assert re.search("300,000 pictures", told.stderr)
+    assert re.search("300,000 images", told.stderr)
     assert seconds < 60  # 7 to 10 on a machine that has time for it (docs/RESULTS.md)
     assert kibibytes / 2**20 < 1.5

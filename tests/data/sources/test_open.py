@@ -18,9 +18,9 @@ BYTES_A_FILE = 200  # beyond the name itself
 def test_what_is_not_there_and_what_is_no_source(made):
     with pytest.raises(DataError, match="no folder or file"):
         open_source(str(made.root / "absent"))
-    picture = made.folder({"a.png": b"x"}) / "a.png"
+    image = made.folder({"a.png": b"x"}) / "a.png"
     with pytest.raises(DataError, match="neither a folder nor"):
-        open_source(str(picture))
+        open_source(str(image))
     (made.root / "empty").mkdir()
     with pytest.raises(DataError, match="holds no files"):
         open_source(str(made.root / "empty"))
@@ -80,9 +80,9 @@ def test_digits_come_with_a_fixed_split():
     source = open_source("digits")
     splits = np.array(source.splits)
     assert ((splits == "train").sum(), (splits == "test").sum()) == (1437, 360)
-    picture = source.read(7)
-    assert (picture.shape, picture.dtype) == ((8, 8, 3), np.uint8)
-    assert (picture.min(), picture.max()) == (0, 255)
+    image = source.read(7)
+    assert (image.shape, image.dtype) == ((8, 8, 3), np.uint8)
+    assert (image.min(), image.max()) == (0, 255)
     assert source.names[7] == f"{source.splits[7]}/7/0007.png"
     index = build_index(source)
     assert index.classes == tuple("0123456789")
@@ -143,7 +143,7 @@ def test_what_is_wrong_with_a_csv_is_named_with_its_line(made, table, message):
 
 
 def names_of(count: int) -> list[str]:
-    return [f"train/class_{n % 100:03}/picture_{n:06}.jpg" for n in range(count)]
+    return [f"train/class_{n % 100:03}/image_{n:06}.jpg" for n in range(count)]
 
 
 def beyond_names(make, count: int) -> float:

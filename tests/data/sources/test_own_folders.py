@@ -17,8 +17,8 @@ OURS = {"run": RUN, "begun": BEGUN, "quarantine": QUARANTINE, "demo": DEMO}
 
 def inside(folder, files, made):
     """The files of such a folder, and images in it."""
-    pictures = {f"{folder}/{name}": made.encoded() for name in ("curves.png", "x/y/prototypes.png")}
-    return {f"{folder}/{name}": data for name, data in files.items()} | pictures
+    images = {f"{folder}/{name}": made.encoded() for name in ("curves.png", "x/y/prototypes.png")}
+    return {f"{folder}/{name}": data for name, data in files.items()} | images
 
 
 def packed(made, members, pack):
@@ -97,5 +97,5 @@ def test_other_folders_with_such_files_are_data(made, files):
 
 def test_where_nothing_else_is_left_it_is_said(made):
     root = made.folder(inside("runs/x", RUN, made) | {"read.txt": b"text"})
-    with pytest.raises(DataError, match=r"no pictures: 1 other files, and runs/x, which unfreeze"):
+    with pytest.raises(DataError, match=r"no images: 1 other files, and runs/x, which unfreeze"):
         build_index(open_source(str(root)))

@@ -1,4 +1,4 @@
-"""Parquet: lists of paths, and pictures inside as `datasets` writes them."""
+"""Parquet: lists of paths, and images inside as `datasets` writes them."""
 
 import io
 import json
@@ -31,14 +31,14 @@ def of_classes(table, **columns):
 
 @pytest.fixture
 def inside(made):
-    """A table of four pictures, the third without bytes, with classes by number."""
-    pictures = [
+    """A table of four images, the third without bytes, with classes by number."""
+    images = [
         {"bytes": made.encoded(made.noise(seed=seed)), "path": f"{seed}.png"} for seed in range(4)
     ]
-    pictures[2]["bytes"] = None
+    images[2]["bytes"] = None
     table = pa.table(
         {
-            "image": pictures,
+            "image": images,
             "label": [1, 0, -1, 1],
             "split": ["train", "train", None, "test"],
             "patient": ["a", "b", None, "a"],
@@ -86,7 +86,7 @@ def test_what_is_wrong_with_a_list_is_named_with_its_row(made, columns, message)
         open_source(str(root / "l.parquet"))
 
 
-def test_pictures_inside_come_with_their_classes_splits_and_groups(made, inside):
+def test_images_inside_come_with_their_classes_splits_and_groups(made, inside):
     pq.write_table(inside, made.root / "d.parquet", row_group_size=2)
     source = open_source(str(made.root / "d.parquet"))
     assert source.names == ["0.png", "1.png", "2.png", "3.png"]
@@ -136,7 +136,7 @@ def test_a_folder_of_files_has_splits_by_their_names(made, inside):
         open_source(str(folder))
 
 
-def test_parquet_beside_pictures_is_another_file(made):
+def test_parquet_beside_images_is_another_file(made):
     folder = made.folder(made.members(["a/1.png", "b/2.png"]))
     pq.write_table(pa.table({"x": [1]}), folder / "notes.parquet")
     source = open_source(str(folder))
@@ -162,8 +162,8 @@ def test_names_that_rows_do_not_have_are_numbers(made):
     ],
 )
 def test_what_counts_as_labels(made, columns, labels):
-    pictures = [made.encoded(made.noise(seed=seed)) for seed in range(2)]
-    table = pa.table({"image": pictures, **columns})
+    images = [made.encoded(made.noise(seed=seed)) for seed in range(2)]
+    table = pa.table({"image": images, **columns})
     classes = {name: None for name in columns if name in ("coarse", "fine")}
     pq.write_table(of_classes(table, **classes), made.root / "c.parquet")
     assert open_source(str(made.root / "c.parquet")).labels == labels

@@ -105,7 +105,7 @@ def test_a_protocol_that_is_not_installed_names_its_extra(monkeypatch):
     assert "unfreeze[s3]" in raised.value.next_step
 
 
-def test_a_parquet_file_with_pictures_inside_but_no_list(made, memory, tmp_path):
+def test_a_parquet_file_with_images_inside_but_no_list(made, memory, tmp_path):
     pq.write_table(pa.table({"image": [made.encoded()], "label": ["x"]}), tmp_path / "a.parquet")
     memory.pipe("a.parquet", (tmp_path / "a.parquet").read_bytes())
     assert open_source("memory://a.parquet").labels == ["x"]

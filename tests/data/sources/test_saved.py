@@ -54,7 +54,7 @@ def saved(made):
     return save
 
 
-def test_pictures_are_read_in_place_with_their_classes(made, saved):
+def test_images_are_read_in_place_with_their_classes(made, saved):
     folder = saved(made.root / "set", [0, 1, 1, 0, -1], files=2)
     source = open_source(str(folder))
     assert source.names[:3] == [f"data-00000-of-00002/{row}" for row in range(3)]
@@ -123,7 +123,7 @@ def test_compressed_files_and_other_columns_are_refused_with_a_next_step(made, s
     file = pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb")
     with file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(DataError, match=r"no encoded pictures; its columns are text"):
+    with pytest.raises(DataError, match=r"no encoded images; its columns are text"):
         open_source(str(folder))
 
 

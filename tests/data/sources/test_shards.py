@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files in which a label stands beside each picture."""
+"""WebDataset shards: tar files in which a label stands beside each image."""
 
 import json
 import pickle
@@ -52,9 +52,9 @@ def test_a_folder_of_shards(made, shard):
     ]
     assert index.splits.tolist() == [TEST] + [TRAIN] * 4
     assert index.other == 4  # what stands beside
-    picture = made.encoded(made.noise(seed=1))
-    assert source.read(2) == picture
-    assert pickle.loads(pickle.dumps(source)).read(2) == picture
+    image = made.encoded(made.noise(seed=1))
+    assert source.read(2) == image
+    assert pickle.loads(pickle.dumps(source)).read(2) == image
     assert not check(index, workers=1).problems
 
 
@@ -109,8 +109,8 @@ def test_labels_in_json(shard, text, label, made):
 
 
 def test_a_broken_json_says_nothing_and_cls_comes_first(made):
-    picture = made.encoded()
-    members = {"a.png": picture, "a.json": b"{", "b.png": picture, "b.json": b'"x"', "b.cls": b"y"}
+    image = made.encoded()
+    members = {"a.png": image, "a.json": b"{", "b.png": image, "b.json": b'"x"', "b.cls": b"y"}
     made.tar(members, "0.tar")
     assert open_source(str(made.root / "0.tar")).labels == ["", "y"]
 
@@ -118,15 +118,15 @@ def test_a_broken_json_says_nothing_and_cls_comes_first(made):
 def test_texts_are_classes_only_where_they_come_again(made, shard):
     shard("set/0.tar", {key: "cat" if key < "c" else "dog" for key in "abcd"}, ".txt")
     assert open_source(str(made.root / "set")).labels == ["cat", "cat", "dog", "dog"]
-    shard("other/0.tar", {key: f"a picture of {key}" for key in "abcd"}, ".txt")
+    shard("other/0.tar", {key: f"a image of {key}" for key in "abcd"}, ".txt")
     source = open_source(str(made.root / "other"))
     assert source.labels is None
     assert any("4 different things: captions" in note for note in source.notes)
 
 
-def test_several_pictures_of_a_sample_share_its_label(made):
-    picture = made.encoded()
-    members = {"s/1.left.png": picture, "s/1.right.png": picture, "s/1.cls": b"x"}
+def test_several_images_of_a_sample_share_its_label(made):
+    image = made.encoded()
+    members = {"s/1.left.png": image, "s/1.right.png": image, "s/1.cls": b"x"}
     made.tar(members, "0.tar")
     source = open_source(str(made.root / "0.tar"))
     assert source.names == ["s/1.left.png", "s/1.right.png"] and source.labels == ["x", "x"]
@@ -138,7 +138,7 @@ def test_a_plain_tar_stays_one(made):
     assert build_index(open_source(str(made.root / "plain.tar"))).classes == ("cat", "dog")
 
 
-def test_shards_beside_pictures_are_archives_inside(made, shard):
+def test_shards_beside_images_are_archives_inside(made, shard):
     shard("mixed/0.tar", {"a": "1"})
     (made.root / "mixed" / "b.png").write_bytes(made.encoded())
     index = build_index(open_source(str(made.root / "mixed")))

@@ -17,8 +17,8 @@ from unfreeze.data.views.multicrop import make_views
 from unfreeze.data.views.spec import ViewSpec, preset
 
 
-def pictures(count, low, high, seed=0):
-    """Smooth coloured pictures of many sizes."""
+def images(count, low, high, seed=0):
+    """Smooth coloured images of many sizes."""
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
@@ -59,19 +59,19 @@ def both(shots, spec, **keyed):
 def assert_close(alone, at_once):
     apart = (alone - at_once).abs().float()
     assert apart.mean() < 0.5 and apart.quantile(0.99) <= 2
-    assert apart.mean(dim=(1, 2, 3)).max() < 3  # no picture is another one
+    assert apart.mean(dim=(1, 2, 3)).max() < 3  # no image is another one
 
 
 @pytest.mark.parametrize("name", ["photo", "small", "mono", "digits"])
 @pytest.mark.parametrize("size, scale", [(32, (0.2, 1.0)), (24, (0.05, 0.3))])
 def test_every_preset_agrees(name, size, scale):
-    assert_close(*both(pictures(60, 20, 64), preset(name, size, scale)))
+    assert_close(*both(images(60, 20, 64), preset(name, size, scale)))
 
 
 def test_bare_crops_agree_to_rounding():
     bare = ViewSpec(32, (0.05, 1.0), jitter=0, grey=0, blur=0)
     for low, high in ((8, 30), (33, 64), (16, 64)):  # enlarged, shrunk, both
-        alone, at_once = both(pictures(60, low, high), bare)
+        alone, at_once = both(images(60, low, high), bare)
         apart = (alone - at_once).abs()
         assert apart.max() <= 2 and (apart > 0).float().mean() < 0.25
 
@@ -92,7 +92,7 @@ def test_hue_agrees_to_the_bit_with_opencvs(turn):
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 1.0, 1.6, 2.0])
 def test_blur_agrees_and_repeats_the_edges(sigma):
     spec = ViewSpec(32, (1.0, 1.0), (1.0, 1.0), 0, jitter=0, grey=0, blur=1.0, sigma=(sigma,) * 2)
-    shots = pictures(6, 32, 32)
+    shots = images(6, 32, 32)
     found = batched.blurred(padded(shots).float(), drawn(shots, spec)["taps"])
     for shot, own in zip(shots, found, strict=True):
         expected = colour.blur(shot, sigma).astype(int)
@@ -100,7 +100,7 @@ def test_blur_agrees_and_repeats_the_edges(sigma):
 
 
 def test_the_table_holds_what_the_host_draws():
-    spec, shots = preset("photo", 32, (0.2, 1.0)), pictures(50, 20, 64)
+    spec, shots = preset("photo", 32, (0.2, 1.0)), images(50, 20, 64)
     found = drawn(shots, spec, epoch=3, seed=5, view=2)
     draws = uniforms(5, 3, np.arange(50) + 100, 2, DRAWS)
     assert np.array_equal(found["box"].numpy(), geometry.boxes(sides(shots), draws, spec))
@@ -112,7 +112,7 @@ def test_the_table_holds_what_the_host_draws():
 
 
 def test_views_are_keyed_by_seed_epoch_id_and_view():
-    spec, shots = preset("small", 32, (0.2, 1.0)), pictures(8, 32, 32)
+    spec, shots = preset("small", 32, (0.2, 1.0)), images(8, 32, 32)
     one = both(shots, spec)[1]
     for other in ({"seed": 8}, {"epoch": 2}):
         assert not torch.equal(one, both(shots, spec, **other)[1])
@@ -120,8 +120,8 @@ def test_views_are_keyed_by_seed_epoch_id_and_view():
     assert not torch.equal(one, view.int())
 
 
-def test_company_and_what_lies_beside_a_picture_do_not_matter():
-    spec, shots = preset("photo", 24, (0.2, 1.0)), pictures(12, 20, 40)
+def test_company_and_what_lies_beside_a_image_do_not_matter():
+    spec, shots = preset("photo", 24, (0.2, 1.0)), images(12, 20, 40)
     for name in ("photo", "digits"):
         spec = preset(name, 24, (0.2, 1.0))
         whole = batched_views(padded(shots), drawn(shots, spec), spec)
@@ -131,7 +131,7 @@ def test_company_and_what_lies_beside_a_picture_do_not_matter():
 
 def test_nothing_asks_the_device_for_a_value():
     """On the device `meta` there are no values: whoever asks for one raises."""
-    shots = pictures(5, 20, 40)
+    shots = images(5, 20, 40)
     for name in ("photo", "digits"):
         spec = preset(name, 24, (0.2, 1.0))
         nowhere = Drawn(drawn(shots, spec).table.to("meta"))

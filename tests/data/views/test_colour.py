@@ -9,7 +9,7 @@ from unfreeze.data.views.spec import ViewSpec
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     rng = np.random.default_rng(2)
     small = rng.integers(0, 256, (6, 8, 3), np.uint8)
     return cv2.resize(small, (64, 48), interpolation=cv2.INTER_CUBIC)
@@ -28,46 +28,46 @@ def gap(mine, theirs):
         (colour.saturation, tv.adjust_saturation),
     ],
 )
-def test_factors_equal_pillows(picture, mine, theirs, factor):
+def test_factors_equal_pillows(image, mine, theirs, factor):
     # the mean luminance behind contrast may round to the neighbouring level
-    assert gap(mine(picture, factor), theirs(Image.fromarray(picture), factor)).max() <= 2
+    assert gap(mine(image, factor), theirs(Image.fromarray(image), factor)).max() <= 2
 
 
 @pytest.mark.parametrize("turn", [-0.2, -0.05, 0.0, 0.1, 0.2])
-def test_hue_equals_pillows_but_for_8_bit_hsv(picture, turn):
-    difference = gap(colour.hue(picture, turn), tv.adjust_hue(Image.fromarray(picture), turn))
+def test_hue_equals_pillows_but_for_8_bit_hsv(image, turn):
+    difference = gap(colour.hue(image, turn), tv.adjust_hue(Image.fromarray(image), turn))
     assert difference.mean() < 1.5 and np.quantile(difference, 0.99) <= 8
 
 
-def test_grey_equals_pillows(picture):
-    theirs = Image.fromarray(picture).convert("L").convert("RGB")
-    assert gap(colour.grey(picture), theirs).max() <= 1
+def test_grey_equals_pillows(image):
+    theirs = Image.fromarray(image).convert("L").convert("RGB")
+    assert gap(colour.grey(image), theirs).max() <= 1
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0])
-def test_blur_equals_pillows(picture, sigma):
-    theirs = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(sigma))
-    difference = gap(colour.blur(picture, sigma), theirs)
+def test_blur_equals_pillows(image, sigma):
+    theirs = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
+    difference = gap(colour.blur(image, sigma), theirs)
     # Pillow puts three box blurs in the place of the Gaussian
     assert difference.mean() < 1 and difference.max() <= 8
 
 
-def test_rates_are_those_of_the_spec(picture):
+def test_rates_are_those_of_the_spec(image):
     rng = np.random.default_rng(0)
     spec = ViewSpec(blur=0.0)
     draws = rng.random((2000, colour.DRAWS))
-    views = [colour.distort(picture, row, spec) for row in draws]
-    same = np.mean([np.array_equal(view, picture) for view in views])
+    views = [colour.distort(image, row, spec) for row in draws]
+    same = np.mean([np.array_equal(view, image) for view in views])
     grey = np.mean([bool((np.ptp(view, axis=2) == 0).all()) for view in views])
     assert abs(same - 0.2 * 0.8) < 3.5 * np.sqrt(0.16 * 0.84 / 2000)
     # besides the drawn ones, a view can turn grey by saturation near 0
     assert abs(grey - 0.2) < 3.5 * np.sqrt(0.16 / 2000) + 0.005
 
 
-def test_orders_of_the_jitter_are_all_met(picture):
+def test_orders_of_the_jitter_are_all_met(image):
     spec = ViewSpec()
     results = {
-        colour.jitter(picture, np.array([0.95, 0.9, 0.95, 0.9, k / 24]), spec).tobytes()
+        colour.jitter(image, np.array([0.95, 0.9, 0.95, 0.9, k / 24]), spec).tobytes()
         for k in range(24)
     }
     assert len(results) > 12

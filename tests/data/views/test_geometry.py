@@ -33,23 +33,23 @@ def test_boxes_are_distributed_as_torchvisions(sides, scale):
 @pytest.mark.parametrize("box", [(3, 5, 40, 50), (0, 0, 64, 96), (10, 20, 12, 9), (2, 2, 40, 12)])
 def test_pixels_equal_pillows_bilinear(box):
     rng = np.random.default_rng(1)
-    picture = np.asarray(
+    image = np.asarray(
         Image.fromarray(rng.integers(0, 256, (16, 24, 3), np.uint8)).resize((96, 64))
     )
     top, left, height, width = box
-    mine = resample(picture, np.array(box), 24)
-    part = Image.fromarray(picture[top : top + height, left : left + width])
+    mine = resample(image, np.array(box), 24)
+    part = Image.fromarray(image[top : top + height, left : left + width])
     theirs = np.asarray(part.resize((24, 24), Image.Resampling.BILINEAR))
     assert np.abs(mine.astype(int) - theirs.astype(int)).max() <= 2
 
 
 def test_turning_by_nothing_is_resizing_and_by_a_quarter_is_a_quarter():
-    picture = np.zeros((16, 16, 3), np.uint8)
-    picture[2:6, 3:13] = 255
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[2:6, 3:13] = 255
     box = np.array([0, 0, 16, 16])
-    assert np.array_equal(turned(picture, box, 16, 0.0), picture)
-    quarter = turned(picture, box, 16, 90.0)
+    assert np.array_equal(turned(image, box, 16, 0.0), image)
+    quarter = turned(image, box, 16, 90.0)
     assert (
-        np.abs(quarter.astype(int) - np.rot90(picture, 1).astype(int)).mean() < 2
-        or np.abs(quarter.astype(int) - np.rot90(picture, -1).astype(int)).mean() < 2
+        np.abs(quarter.astype(int) - np.rot90(image, 1).astype(int)).mean() < 2
+        or np.abs(quarter.astype(int) - np.rot90(image, -1).astype(int)).mean() < 2
     )

@@ -1,4 +1,4 @@
-"""Where pictures lie: a folder, an archive, a list or a built-in set, behind one face."""
+"""Where images lie: a folder, an archive, a list or a built-in set, behind one face."""
 
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.sources.source import Source

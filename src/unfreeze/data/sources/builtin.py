@@ -16,7 +16,7 @@ _DIGITS_SEED = 0
 
 
 class ArraySource(Source):
-    """Pictures held as pixels [N, H, W, 3] uint8."""
+    """Images held as pixels [N, H, W, 3] uint8."""
 
     listed = True
 
@@ -35,8 +35,8 @@ class ArraySource(Source):
 
     def read(self, row: int) -> npt.NDArray[np.uint8]:
         """Pixels [H, W, 3]."""
-        picture: npt.NDArray[np.uint8] = self._pixels[row]
-        return picture
+        image: npt.NDArray[np.uint8] = self._pixels[row]
+        return image
 
     def head(self, row: int, count: int) -> bytes:
         """None: there are no encoded bytes."""

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from unfreeze.data.signatures import HEAD, known, named_as_picture
+from unfreeze.data.signatures import HEAD, known, named_as_image
 from unfreeze.data.sources.roles import two_columns
 from unfreeze.errors import DataError
 from unfreeze.text import as_text, clean, has_halves
@@ -122,8 +122,8 @@ def _binary(data: bytes) -> str | None:
     if data.startswith(b"PK\x03\x04"):
         return next((what for sign, what in _ZIPPED if sign in data), "a zip archive")
     found = next((what for sign, what in _BINARY if data.startswith(sign)), None)
-    if found is None and (picture := known(data[:HEAD])) is not None and picture != "PNM":
-        return f"an image ({picture})"
+    if found is None and (image := known(data[:HEAD])) is not None and image != "PNM":
+        return f"an image ({image})"
     return found
 
 
@@ -255,7 +255,7 @@ def _head_rows(head: str, separator: str, *, whole: bool) -> list[list[str]]:
 
 
 def _refuse_header(path: Path, header: Sequence[str]) -> None:
-    if any(map(named_as_picture, header)):
+    if any(map(named_as_image, header)):
         raise DataError(
             f"The first line of {path} names no columns: {', '.join(header)[:80]}.",
             "Put a line with their names above: path,label.",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from unfreeze.data.signatures import named_as_picture
+from unfreeze.data.signatures import named_as_image
 from unfreeze.data.sources.folder import FileSource, FolderSource
 from unfreeze.data.sources.lookup import SEVERAL, Lookup, forms
 from unfreeze.data.sources.roles import guessed, lacking, plain_labels, roles
@@ -130,7 +130,7 @@ class _Beside:
             inside = FolderSource(folder).names
         except DataError:
             return Lookup([])  # a folder without permissions: the file that lacks is named
-        return Lookup([name for name in inside if named_as_picture(name)])
+        return Lookup([name for name in inside if named_as_image(name)])
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Pictures that are files of their own: a folder, at any depth."""
+"""Images that are files of their own: a folder, at any depth."""
 
 import errno
 import os

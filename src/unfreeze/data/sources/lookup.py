@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from unfreeze.data.signatures import named_as_picture
+from unfreeze.data.signatures import named_as_image
 from unfreeze.text import as_name, as_text
 
 SEVERAL = -1
@@ -48,7 +48,7 @@ class Lookup:
         if place is None:
             key = _form(text)
             place = self._forms.get(key, self._ends.get(key, self._beyond(key)))
-        if place is None and not named_as_picture(text):
+        if place is None and not named_as_image(text):
             place = self._stems.get(key, self._stems.get(number := key.removesuffix(".0")))
             if place is None and number.isdecimal():
                 place = self._numbers.get(int(number))

@@ -22,7 +22,7 @@ def refuse_slip(name: str, where: str) -> None:
     if name.startswith("/") or "\x00" in name or _DRIVE.match(name) or ".." in name.split("/"):
         raise DataError(
             f"{where} holds a member named {name!r}, which points outside the archive.",
-            "Pack the pictures again with plain relative names, or give the unpacked folder.",
+            "Pack the images again with plain relative names, or give the unpacked folder.",
         )
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from unfreeze.data.signatures import HEAD, known, named_as_picture
+from unfreeze.data.signatures import HEAD, known, named_as_image
 from unfreeze.data.sources.builtin import cifar10, digits
 from unfreeze.data.sources.csv import CsvSource
 from unfreeze.data.sources.delimited import SUFFIXES
@@ -99,7 +99,7 @@ def _instead(data: str) -> str:
 
 
 def is_collection(name: str) -> bool:
-    """Whether a file of this name holds or lists pictures, and is none itself."""
+    """Whether a file of this name holds or lists images, and is none itself."""
     return name.lower().endswith(tuple(_KINDS))
 
 
@@ -120,13 +120,13 @@ def _open_path(path: Path) -> Source:
 
 
 def _open_folder(path: Path) -> Source:
-    """A folder of files; of shards or Parquet files, where it holds these and no pictures."""
+    """A folder of files; of shards or Parquet files, where it holds these and no images."""
     source, ends = FolderSource(path), (".tar", ".parquet")
     together = "\n".join((*source.names, "")).lower()  # all at once: there may be a million
     if not any(f"{end}\n" in together for end in ends):
         return source
     large = {end: [name for name in source.names if _ends(name, end)] for end in ends}
-    if not any(large.values()) or any(_is_picture(source, row) for row in range(len(source))):
+    if not any(large.values()) or any(_is_image(source, row) for row in range(len(source))):
         return source
     if large[".tar"]:
         return ShardsSource(str(path), [(name, path / name) for name in large[".tar"]])
@@ -137,8 +137,8 @@ def _ends(name: str, ending: str) -> bool:
     return name.lower().endswith(ending) and not name.rpartition("/")[2].startswith(".")
 
 
-def _is_picture(source: Source, row: int) -> bool:
-    return named_as_picture(source.names[row]) or known(source.head(row, HEAD)) is not None
+def _is_image(source: Source, row: int) -> bool:
+    return named_as_image(source.names[row]) or known(source.head(row, HEAD)) is not None
 
 
 def _open_pattern(pattern: str) -> Source:
@@ -163,10 +163,10 @@ def _shards(pattern: str, places: dict[str, Path]) -> Source:
 def _open_address(address: str, fetch: bool, console: Console) -> Source:
     """An archive, a Parquet file or shards that lie elsewhere, from the copy on this disk."""
     names = expanded(address)
-    if not all(map(_holds_pictures, names)):
+    if not all(map(_holds_images, names)):
         raise DataError(
             f"{spoken(address)} is no archive; from addresses {', '.join(_FETCHED)} are fetched.",
-            "Pack the pictures, or copy them here and name the copy.",
+            "Pack the images, or copy them here and name the copy.",
         )
     places = {name: fetched(name, fetch=fetch, console=console) for name in names}
     if len(places) > 1:
@@ -176,11 +176,11 @@ def _open_address(address: str, fetch: bool, console: Console) -> Source:
         if isinstance(source, FileListSource):
             raise DataError(
                 f"{spoken(address)} lists files that lie beside it, which are not fetched.",
-                "Pack the pictures, or write them into the Parquet file.",
+                "Pack the images, or write them into the Parquet file.",
             )
     source.where = spoken(address)
     return source
 
 
-def _holds_pictures(address: str) -> bool:
+def _holds_images(address: str) -> bool:
     return name_of(address).lower().endswith(_FETCHED)

@@ -1,4 +1,4 @@
-"""Parquet: a list of pictures that lie beside it, or pictures inside, in one file or several."""
+"""Parquet: a list of images that lie beside it, or images inside, in one file or several."""
 
 import os
 import tempfile
@@ -17,7 +17,7 @@ from unfreeze.data.sources.slices import SliceSource, splits_of
 from unfreeze.data.sources.source import Source
 from unfreeze.errors import DataError, ResourceError
 
-_BATCH = 16  # pictures that are unpacked at once
+_BATCH = 16  # images that are unpacked at once
 _BUFFER = 2**20  # bytes that are read at once
 
 
@@ -49,9 +49,9 @@ def read_columns(path: Path) -> dict[str, list[str]]:
 
 
 class ParquetSource(SliceSource):
-    """Pictures inside Parquet files, unpacked once, as a stream, to an unnamed file.
+    """Images inside Parquet files, unpacked once, as a stream, to an unnamed file.
 
-    Parquet packs many rows together, so that one picture alone cannot be read in place. Names are
+    Parquet packs many rows together, so that one image alone cannot be read in place. Names are
     those that the table has, where each has its own, else numbers.
     """
 
@@ -71,7 +71,7 @@ class ParquetSource(SliceSource):
         self.groups = tables.said(parts, "group")
         size = int(self.sizes.sum()) / 2**20
         self.notes = (
-            f"The pictures in {Path(where).name} are unpacked once: {size:,.1f} MiB in "
+            f"The images in {Path(where).name} are unpacked once: {size:,.1f} MiB in "
             f"{tempfile.gettempdir()} while this runs.",
         )
 
@@ -91,8 +91,8 @@ class ParquetSource(SliceSource):
 
 
 def open_parquet(path: Path) -> Source:
-    """A single file: pictures inside where there are any, else a list of them."""
-    if tables.picture_column(_schema(path)) is None:
+    """A single file: images inside where there are any, else a list of them."""
+    if tables.image_column(_schema(path)) is None:
         return ParquetListSource(path)
     return ParquetSource(str(path), path.parent, [path])
 
@@ -133,12 +133,12 @@ def _part(path: Path, split: str) -> tables.Part:
     return tables.Part(rows, split, _read(path, tables.roles(schema)))
 
 
-def _of_pictures(path: Path) -> str:
+def _of_images(path: Path) -> str:
     schema = _schema(path)
-    column = tables.picture_column(schema)
+    column = tables.image_column(schema)
     if column is None:
         raise DataError(
-            f"{path} holds no pictures; its columns are {', '.join(schema.names)}.",
+            f"{path} holds no images; its columns are {', '.join(schema.names)}.",
             "Take it out of the folder, or name a file with a column of bytes or of paths.",
         )
     return column
@@ -147,12 +147,12 @@ def _of_pictures(path: Path) -> str:
 def _unpacked(
     heap: IO[bytes], paths: Sequence[Path], inner: Sequence[str]
 ) -> tuple[list[tuple[int, int, int]], list[str]]:
-    """Writes every picture to `heap`: (its place there, its name), row by row."""
+    """Writes every image to `heap`: (its place there, its name), row by row."""
     slices, names = list[tuple[int, int, int]](), list[str]()
     try:
         for path, own in zip(paths, inner, strict=True):
             told = list[str]()
-            for data, name in _pictures(path, _of_pictures(path)):
+            for data, name in _images(path, _of_images(path)):
                 slices.append((0, heap.tell(), len(data)))
                 told.append(name)
                 heap.write(data)
@@ -161,13 +161,13 @@ def _unpacked(
         heap.flush()
     except OSError as error:
         raise ResourceError(
-            f"The pictures could not be unpacked in {tempfile.gettempdir()}: {error}.",
+            f"The images could not be unpacked in {tempfile.gettempdir()}: {error}.",
             "Free some space there, or point TMPDIR at a larger disk.",
         ) from error
     return slices, names
 
 
-def _pictures(path: Path, column: str) -> Iterator[tuple[bytes, str]]:
+def _images(path: Path, column: str) -> Iterator[tuple[bytes, str]]:
     """Bytes (none where the row has none) and the name that the table gives, row by row."""
     arrow = tables.pyarrow()
     try:

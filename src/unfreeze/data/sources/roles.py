@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from unfreeze.data.signatures import named_as_picture
+from unfreeze.data.signatures import named_as_image
 from unfreeze.data.split_names import splits_of_words
 from unfreeze.errors import DataError
 
@@ -166,7 +166,7 @@ def _path(
     files = [
         name
         for name, column in columns.items()
-        if column[:_TRIED] and all(map(named_as_picture, column[:_TRIED]))
+        if column[:_TRIED] and all(map(named_as_image, column[:_TRIED]))
     ]
     return files[0] if files else None
 

@@ -23,7 +23,7 @@ def is_saved(folder: Path) -> bool:
 
 
 class SavedSource(SliceSource):
-    """The rows of all splits in turn; pictures are stretches of the Arrow files themselves.
+    """The rows of all splits in turn; images are stretches of the Arrow files themselves.
 
     Splits other than train, val and test are left out, with a note.
     """
@@ -38,7 +38,7 @@ class SavedSource(SliceSource):
         names, slices, parts = list[str](), list[tuple[int, int, int]](), list[tables.Part]()
         for number, (path, split) in enumerate(zip(self._paths, splits, strict=True)):
             held = _open(path)
-            told, places = held.pictures()
+            told, places = held.images()
             slices += [(number, first, size) for first, size in places.tolist()]
             own = path.relative_to(folder).with_suffix("").as_posix()
             names += [f"{own}/{name}" for name in named(told)]
@@ -95,21 +95,21 @@ def _files(folder: Path) -> list[Path]:
 
 
 class _Mapped(NamedTuple):
-    """A table whose pictures lie in a memory map of its file, from the address `start` on."""
+    """A table whose images lie in a memory map of its file, from the address `start` on."""
 
     path: Path
     table: Any
     start: int
     size: int
 
-    def pictures(self) -> tuple[list[str], npt.NDArray[np.int64]]:
+    def images(self) -> tuple[list[str], npt.NDArray[np.int64]]:
         """The name that each row has, and where in the file its bytes lie: [rows, 2]."""
-        column = tables.picture_column(self.table.schema)
+        column = tables.image_column(self.table.schema)
         if column is None:
             raise DataError(
-                f"{self.path} holds no encoded pictures; its columns are "
+                f"{self.path} holds no encoded images; its columns are "
                 f"{', '.join(self.table.schema.names)}.",
-                "Cast the column of pictures to datasets.Image() before saving.",
+                "Cast the column of images to datasets.Image() before saving.",
             )
         told, places = list[str](), [np.zeros((0, 2), np.int64)]
         for chunk in self.table[column].chunks:

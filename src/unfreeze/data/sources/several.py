@@ -82,7 +82,7 @@ def titles(places: Sequence[str]) -> list[str]:
         found = ["/".join(path[-depth:]) for path in paths]
         if len(set(found)) == len(found):
             return found
-    raise UsageError(f"{places[0]} is named twice.", "Name each source of pictures once.")
+    raise UsageError(f"{places[0]} is named twice.", "Name each source of images once.")
 
 
 def refuse_overlap(places: Sequence[str]) -> None:
@@ -91,7 +91,7 @@ def refuse_overlap(places: Sequence[str]) -> None:
     for place in places:
         path = Path(place).resolve()
         if path in found:
-            raise UsageError(f"{place} is named twice.", "Name each source of pictures once.")
+            raise UsageError(f"{place} is named twice.", "Name each source of images once.")
         found[path] = place
     for path, place in found.items():
         around = next((found[folder] for folder in path.parents if folder in found), None)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unfreeze.data.signatures import is_junk, named_as_picture
+from unfreeze.data.signatures import is_junk, named_as_image
 from unfreeze.data.sources.slices import SliceSource, splits_of
 from unfreeze.data.sources.tables import SEVERAL
 from unfreeze.data.sources.tar import TarSource
@@ -16,14 +16,14 @@ CLASS = ".cls"
 _SAID = (CLASS, ".json", ".txt")
 _KEYS = ("label", "cls", "class", "category", "target")  # of a .json
 _SHARD_LIMIT = 1_000_000
-_TEXT_LIMIT = 2**20  # bytes of what stands beside a picture
+_TEXT_LIMIT = 2**20  # bytes of what stands beside a image
 
 
 class ShardsSource(SliceSource):
-    """The pictures of tar shards by offset, in the order of the shards and their members.
+    """The images of tar shards by offset, in the order of the shards and their members.
 
     Labels are read from `.cls`, else from `label`, `cls`, `class`, `category` or `target` of
-    `.json`, else from `.txt` where its texts are fewer than half as many as the pictures (others
+    `.json`, else from `.txt` where its texts are fewer than half as many as the images (others
     are captions). The name of a shard may say its split (`train-000.tar`, `val/000.tar`).
     """
 
@@ -37,7 +37,7 @@ class ShardsSource(SliceSource):
         for number, (name, path) in enumerate(shards):
             tar = TarSource(path)
             before = f"{name.removesuffix('.tar')}/" if len(shards) > 1 else ""
-            found = list(_pictures(tar))
+            found = list(_images(tar))
             names += [before + tar.names[row] for row, _ in found]
             slices += [(number, *tar.stretch(row)) for row, _ in found]
             said += [one for _, one in found]
@@ -53,22 +53,22 @@ class ShardsSource(SliceSource):
 
 
 class _Said(NamedTuple):
-    """What stands beside a picture: the text of each of _SAID, None where it is not there."""
+    """What stands beside a image: the text of each of _SAID, None where it is not there."""
 
     cls: str | None
     json: str | None
     txt: str | None
 
 
-def _pictures(tar: TarSource) -> Iterator[tuple[int, _Said]]:
-    """Rows that are pictures, with what stands beside them."""
+def _images(tar: TarSource) -> Iterator[tuple[int, _Said]]:
+    """Rows that are images, with what stands beside them."""
     beside: dict[str, dict[str, int]] = {}
     for row, name in enumerate(tar.names):
         key, ending = _key(name)
         if ending.lower() in _SAID:
             beside.setdefault(key, {})[ending.lower()] = row
     for row, name in enumerate(tar.names):
-        if named_as_picture(name) and not is_junk(name):
+        if named_as_image(name) and not is_junk(name):
             there = beside.get(_key(name)[0], {})
             yield row, _Said(*(_text(tar, there.get(ending)) for ending in _SAID))
 
@@ -93,7 +93,7 @@ def _labels(said: Sequence[_Said]) -> tuple[list[str] | None, list[str]]:
     captions = len({*texts}) * 2 > len(texts)
     if texts and captions and not any(one.cls or one.json for one in said):
         notes.append(
-            f"The .txt of {len(texts):,} pictures say {len({*texts}):,} different things: "
+            f"The .txt of {len(texts):,} images say {len({*texts}):,} different things: "
             "captions, not classes; they are not used."
         )
     labels = [_label(one, captions) for one in said]
@@ -112,7 +112,7 @@ def _of_json(text: str) -> str:
     try:
         found = json.loads(text)
     except ValueError:
-        return ""  # what is no JSON says nothing; the picture stays
+        return ""  # what is no JSON says nothing; the image stays
     value = found
     if isinstance(found, dict):
         value = next((found[key] for key in _KEYS if found.get(key) is not None), None)
@@ -128,9 +128,9 @@ def _plain(value: Any) -> str:
 
 
 def labelled_shard(tar: TarSource) -> bool:
-    """Whether a tar by itself is a shard: a class stands beside a picture."""
+    """Whether a tar by itself is a shard: a class stands beside a image."""
     keys = {_key(name)[0] for name in tar.names if name.lower().endswith(CLASS)}
-    return any(named_as_picture(name) and _key(name)[0] in keys for name in tar.names)
+    return any(named_as_image(name) and _key(name)[0] in keys for name in tar.names)
 
 
 def expanded(pattern: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Pictures that are stretches of a few large files."""
+"""Images that are stretches of a few large files."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from unfreeze.errors import DataError
 
 
 class SliceSource(Source):
-    """Rows that are `[file, first byte, bytes]` of `files`; every row is a picture.
+    """Rows that are `[file, first byte, bytes]` of `files`; every row is a image.
 
     A file given by its path is opened for each reading, so that thousands of them are no matter;
     one without a name stays open.

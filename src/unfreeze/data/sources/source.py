@@ -1,4 +1,4 @@
-"""What every source of pictures offers: names, sizes and bytes by row, and a fingerprint."""
+"""What every source of images offers: names, sizes and bytes by row, and a fingerprint."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from unfreeze.data.undecodable import Undecodable
 
-MEMBER_LIMIT = 768 * 2**20  # bytes of one encoded picture; more is never read
+MEMBER_LIMIT = 768 * 2**20  # bytes of one encoded image; more is never read
 _RATIO_LIMIT = 200  # a large member that unpacks to more than this is taken for a bomb
 _RATIO_FREE = 64 * 2**20
 _TOGETHER = 2**12  # names that are hashed at once
@@ -32,7 +32,7 @@ class Source(ABC):
     labels: list[str] | None = None
     splits: list[str] | None = None
     groups: list[str] | None = None
-    listed: bool = False  # every row is a picture, as a list says
+    listed: bool = False  # every row is a image, as a list says
     intensity: str = "auto"  # the rule by which deep grey is decoded
     skipped: int = 0
     outputs: tuple[str, ...] = ()

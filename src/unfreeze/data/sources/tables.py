@@ -1,4 +1,4 @@
-"""Arrow's tables as text: classes, splits and groups, and which column holds pictures.
+"""Arrow's tables as text: classes, splits and groups, and which column holds images.
 
 What Hugging Face `datasets` writes beside a table (the names of its classes) is understood.
 """
@@ -13,8 +13,8 @@ from unfreeze.data.multilabel import SEPARATORS
 from unfreeze.data.sources.roles import GROUPS, LABELS, SPLITS, plain
 from unfreeze.errors import DataError, UsageError
 
-SEVERAL = SEPARATORS[0]  # between the labels of one picture
-_PICTURES = ("image", "img", "picture", "jpg", "png", "bytes")
+SEVERAL = SEPARATORS[0]  # between the labels of one image
+_IMAGES = ("image", "img", "picture", "jpg", "png", "bytes")
 _ROLES = {"label": LABELS, "split": SPLITS, "group": GROUPS}
 
 
@@ -74,16 +74,16 @@ def class_names(schema: Any) -> dict[str, list[str]]:
     return found
 
 
-def picture_column(schema: Any) -> str | None:
-    """The column that holds encoded pictures; None where there is none.
+def image_column(schema: Any) -> str | None:
+    """The column that holds encoded images; None where there is none.
 
     A structure of `bytes` and `path`, as `datasets` writes it, or bytes; where there are several,
-    the first by its usual names. Beside a column `path` bytes of another name are no pictures.
+    the first by its usual names. Beside a column `path` bytes of another name are no images.
     """
     found = [field.name for field in schema if is_struct(field.type) and _inside(field.type)]
-    usual = _PICTURES if "path" in schema.names else schema.names
+    usual = _IMAGES if "path" in schema.names else schema.names
     found += [field.name for field in schema if _is_bytes(field.type) and field.name in usual]
-    return next((name for name in _PICTURES if name in found), found[0] if found else None)
+    return next((name for name in _IMAGES if name in found), found[0] if found else None)
 
 
 def _inside(kind: Any) -> bool:

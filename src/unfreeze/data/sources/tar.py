@@ -28,7 +28,7 @@ from unfreeze.errors import DataError, ResourceError
 from unfreeze.text import clean
 
 _BLOCK = 512
-_GROWTH_LIMIT = 30  # pictures hardly shrink; tars of many tiny files do, some six-fold
+_GROWTH_LIMIT = 30  # images hardly shrink; tars of many tiny files do, some six-fold
 _GROWTH_FREE = 256 * 2**20
 
 
@@ -166,7 +166,7 @@ def _unpack(path: Path) -> PositionalFile:
 
 def _bomb(path: Path, limit: int) -> DataError:
     return DataError(
-        f"{path} unpacks to more than {limit:,} bytes, which no archive of pictures does.",
+        f"{path} unpacks to more than {limit:,} bytes, which no archive of images does.",
         "If you trust it, unpack it yourself and give the folder.",
     )
 

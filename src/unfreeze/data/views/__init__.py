@@ -1,4 +1,4 @@
-"""Random views of pictures; every choice depends on (seed, epoch, image, view) alone."""
+"""Random views of images; every choice depends on (seed, epoch, image, view) alone."""
 
 from unfreeze.data.views.multicrop import multicrop, normalise
 from unfreeze.data.views.spec import ViewSpec, preset

@@ -1,7 +1,7 @@
 """The same views for a whole batch at once, as tensor operations on any device.
 
-Every operation is the one of `geometry` and `colour` with its rounding, in float32; which picture
-gets what was drawn on the host, so that nothing here asks the device for a value. Pictures are
+Every operation is the one of `geometry` and `colour` with its rounding, in float32; which image
+gets what was drawn on the host, so that nothing here asks the device for a value. Images are
 `[B, 3, H, W]` with values 0 to 255.
 """
 
@@ -18,9 +18,9 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def batched_views(pixels: Tensor, drawn: Drawn, spec: ViewSpec) -> Tensor:
-    """uint8 `[B, S, S, 3]` of uint8 pictures `[B, 3, H, W]`, as `make_views` cuts them.
+    """uint8 `[B, S, S, 3]` of uint8 images `[B, 3, H, W]`, as `make_views` cuts them.
 
-    What lies outside a picture's own height and width is never looked at.
+    What lies outside a image's own height and width is never looked at.
     """
     x = pixels.float()
     x = turned(x, drawn, spec.size) if spec.degrees else resampled(x, drawn, spec.size)
@@ -36,7 +36,7 @@ def batched_views(pixels: Tensor, drawn: Drawn, spec: ViewSpec) -> Tensor:
 
 
 def resampled(x: Tensor, drawn: Drawn, size: int) -> Tensor:
-    """Each picture's box at `size`: bilinear, antialiased where it shrinks."""
+    """Each image's box at `size`: bilinear, antialiased where it shrinks."""
     top, left, height, width = drawn["box"].unbind(1)
     across = _weights(left, width, x.shape[3], size)
     down = _weights(top, height, x.shape[2], size)
@@ -60,7 +60,7 @@ def _weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
 
 
 def turned(x: Tensor, drawn: Drawn, size: int) -> Tensor:
-    """Each picture's box at `size`, turned about its centre; edges repeat."""
+    """Each image's box at `size`, turned about its centre; edges repeat."""
     top, left, height, width = (part.view(-1, 1, 1) for part in drawn["box"].unbind(1))
     angle = drawn["angle"].view(-1, 1, 1)
     place = torch.arange(size, device=x.device) - (size - 1) / 2
@@ -87,7 +87,7 @@ def _bilinear(x: Tensor, down: Tensor, across: Tensor, last_row: Tensor, last: T
 
 
 def jittered(x: Tensor, drawn: Drawn, spec: ViewSpec) -> Tensor:
-    """Brightness, contrast, saturation and hue, in each picture's own order."""
+    """Brightness, contrast, saturation and hue, in each image's own order."""
     strengths = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
     changed = x
     for place in range(4):
@@ -141,7 +141,7 @@ def _divisions(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def blurred(x: Tensor, taps: Tensor) -> Tensor:
-    """Each picture with its own Gaussian, `taps` `[B, TAPS]`; edges repeat."""
+    """Each image with its own Gaussian, `taps` `[B, TAPS]`; edges repeat."""
     size = x.shape[2]
     spread = _repeating(size, x.device)
     matrix = (taps @ spread.flatten(1)).view(-1, 1, size, size)
@@ -166,5 +166,5 @@ def _rounded(x: Tensor) -> Tensor:
 
 
 def _each(values: Tensor) -> Tensor:
-    """One value a picture, `[B]`, beside `[B, 3, H, W]`."""
+    """One value a image, `[B]`, beside `[B, 3, H, W]`."""
     return values.view(-1, 1, 1, 1)

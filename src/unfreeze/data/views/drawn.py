@@ -20,7 +20,7 @@ TAPS = 2 * RADIUS + 1
 # name -> number of columns
 _COLUMNS = {
     "box": 4,  # top, left, height, width
-    "sides": 2,  # of the picture
+    "sides": 2,  # of the image
     "flip": 1,
     "angle": 1,  # radians
     "jitter": 1,
@@ -35,7 +35,7 @@ _FLAGS = ("flip", "jitter", "grey", "blur")
 
 
 class Drawn:
-    """One row a picture: `drawn["box"]` is `[B, 4]`, what has one column `[B]`; flags are bool."""
+    """One row a image: `drawn["box"]` is `[B, 4]`, what has one column `[B]`; flags are bool."""
 
     def __init__(self, table: torch.Tensor) -> None:
         self.table = table
@@ -55,7 +55,7 @@ def table(
     seed: int,
     views: Sequence[tuple[int, ViewSpec]],
 ) -> npt.NDArray[np.float32]:
-    """`[views * B, columns]` for (number, spec) of each view and pictures of `sides` `[B, 2]`."""
+    """`[views * B, columns]` for (number, spec) of each view and images of `sides` `[B, 2]`."""
     parts = []
     for number, spec in views:
         draws = uniforms(seed, epoch, ids, number, DRAWS)

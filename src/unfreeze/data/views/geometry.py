@@ -46,10 +46,10 @@ def _central(sides: npt.NDArray[np.int64], ratio: tuple[float, float]) -> npt.ND
     return np.maximum(np.stack([h, w], 1).astype(np.int64), 1)
 
 
-def resample(picture: Pixels, box: npt.NDArray[np.int64], size: int) -> Pixels:
-    """The box of `picture` `[H, W, 3]` at `[size, size, 3]`."""
+def resample(image: Pixels, box: npt.NDArray[np.int64], size: int) -> Pixels:
+    """The box of `image` `[H, W, 3]` at `[size, size, 3]`."""
     top, left, height, width = (int(v) for v in box)
-    part = picture[top : top + height, left : left + width]
+    part = image[top : top + height, left : left + width]
     if height <= size and width <= size:
         return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
     # in memory of its own torch sees that its channels are last, and leaves them there
@@ -61,7 +61,7 @@ def resample(picture: Pixels, box: npt.NDArray[np.int64], size: int) -> Pixels:
     return view
 
 
-def turned(picture: Pixels, box: npt.NDArray[np.int64], size: int, degrees: float) -> Pixels:
+def turned(image: Pixels, box: npt.NDArray[np.int64], size: int, degrees: float) -> Pixels:
     """As `resample`, with the box turned about its centre; edges repeat."""
     top, left, height, width = (float(v) for v in box)
     angle = np.deg2rad(degrees)
@@ -73,5 +73,5 @@ def turned(picture: Pixels, box: npt.NDArray[np.int64], size: int, degrees: floa
     matrix[:, 2] = centre - matrix[:, :2] @ np.array([middle, middle])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(  # type: ignore[return-value]
-        picture, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )

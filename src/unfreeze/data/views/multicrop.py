@@ -1,4 +1,4 @@
-"""Multi-crop (arXiv 2006.09882, section 3.3): several views of each picture at several sizes."""
+"""Multi-crop (arXiv 2006.09882, section 3.3): several views of each image at several sizes."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -39,7 +39,7 @@ def multicrop(  # noqa: PLR0913  (names of the contract, all but one keyword-onl
 
     `images` are encoded files or uint8 `[H, W, 3]` arrays, `ids` name them. `counts` and `scales`
     belong to `sizes`. The same (seed, epoch, id) gives the same tensors whatever stands beside it
-    in the batch. Raises `Undecodable` for bytes that are not a picture.
+    in the batch. Raises `Undecodable` for bytes that are not a image.
     """
     specs = [
         preset(augment, size, scale)
@@ -51,21 +51,21 @@ def multicrop(  # noqa: PLR0913  (names of the contract, all but one keyword-onl
 
 
 def make_views(
-    pictures: Sequence[Pixels],
+    images: Sequence[Pixels],
     ids: Sequence[int | str] | npt.NDArray[np.int64],
     epoch: int,
     seed: int,
     specs: Sequence[ViewSpec],
 ) -> list[torch.Tensor]:
     """One uint8 `[B, S, S, 3]` for each of `specs`: what is sent to the device."""
-    sides = np.array([p.shape[:2] for p in pictures], np.int64).reshape(-1, 2)
+    sides = np.array([p.shape[:2] for p in images], np.int64).reshape(-1, 2)
     views = []
     for number, spec in enumerate(specs):
         draws = uniforms(seed, epoch, ids, number, DRAWS)
         where = geometry.boxes(sides, draws, spec)
-        batch = np.empty((len(pictures), spec.size, spec.size, 3), np.uint8)
-        for b, picture in enumerate(pictures):
-            batch[b] = _view(picture, where[b], draws[b, geometry.DRAWS :], spec)
+        batch = np.empty((len(images), spec.size, spec.size, 3), np.uint8)
+        for b, image in enumerate(images):
+            batch[b] = _view(image, where[b], draws[b, geometry.DRAWS :], spec)
         views.append(torch.from_numpy(batch))
     return views
 
@@ -84,13 +84,13 @@ class Cut:
 
 
 def _view(
-    picture: Pixels, box: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], spec: ViewSpec
+    image: Pixels, box: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], spec: ViewSpec
 ) -> Pixels:
     if spec.degrees:
         turn = (2 * draws[1] - 1) * spec.degrees
-        view = geometry.turned(picture, box, spec.size, turn)
+        view = geometry.turned(image, box, spec.size, turn)
     else:
-        view = geometry.resample(picture, box, spec.size)
+        view = geometry.resample(image, box, spec.size)
     if draws[0] < spec.flip:
         view = cv2.flip(view, 1)  # type: ignore[assignment]
     return colour.distort(view, draws[2:], spec)
@@ -118,12 +118,12 @@ def _constants(
 
 
 def _looked_up(views: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """The same values from a table, picture by picture: one pass that stays in the cache."""
+    """The same values from a table, image by image: one pass that stays in the cache."""
     usual: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
     levels = torch.arange(256, **usual)[:, None]
     scale = 1 / (torch.tensor(std, **usual) * 255)
     table = ((levels - torch.tensor(mean, **usual) * 255) * scale)[None].numpy()
     found = np.empty(views.shape, np.float32)  # numpy asks for large pages, torch does not
-    for picture, out in zip(views.numpy(), found, strict=True):
-        cv2.LUT(picture, table, dst=out)
+    for image, out in zip(views.numpy(), found, strict=True):
+        cv2.LUT(image, table, dst=out)
     return torch.from_numpy(found).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""What a random view may do to a picture, and the presets behind `--augment`.
+"""What a random view may do to a image, and the presets behind `--augment`.
 
 `photo` is the published SwAV recipe (arXiv 2006.09882, appendix A.1; colour distortion of SimCLR,
 arXiv 2002.05709, at strength 1). The others say in `preset` how they differ.
@@ -11,7 +11,7 @@ from unfreeze.errors import UsageError
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """One kind of view: geometry in shares of the picture, colour as torchvision's ColorJitter."""
+    """One kind of view: geometry in shares of the image, colour as torchvision's ColorJitter."""
 
     size: int = 224
     scale: tuple[float, float] = (0.14, 1.0)
@@ -31,9 +31,9 @@ class ViewSpec:
 _PHOTO = ViewSpec()
 PRESETS = {
     "photo": _PHOTO,
-    # pictures of some 32 pixels: half the colour strength, no blur (a blur of 2 erases them)
+    # images of some 32 pixels: half the colour strength, no blur (a blur of 2 erases them)
     "small": replace(_PHOTO, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0),
-    # grey pictures: nothing that only moves colour
+    # grey images: nothing that only moves colour
     "mono": replace(_PHOTO, saturation=0.0, hue=0.0, grey=0.0),
     # written signs: turned a little; mirrored they would be other signs
     "digits": replace(

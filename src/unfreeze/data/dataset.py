@@ -1,4 +1,4 @@
-"""Pictures by position: from the store where they are held, else decoded when asked for."""
+"""Images by position: from the store where they are held, else decoded when asked for."""
 
 import time
 
@@ -16,7 +16,7 @@ _PAUSES = (0.1, 0.5)  # seconds before the second and the third reading
 
 
 class FileLost(DataError):
-    """A picture that fails, three times over: one that was usable before, or was not checked."""
+    """A image that fails, three times over: one that was usable before, or was not checked."""
 
     def __init__(self, path: str, detail: str) -> None:
         super().__init__(
@@ -30,10 +30,10 @@ class FileLost(DataError):
         return FileLost, (self.path, self.detail)
 
 
-class Pictures:
-    """`pictures[i]` is uint8 [H, W, 3] of position i of `index`; works in threads and after fork.
+class ImageDataset:
+    """`images[i]` is uint8 [H, W, 3] of position i of `index`; works in threads and after fork.
 
-    With `resize_to` the shorter side is at most that, whether the picture is held or not; a store
+    With `resize_to` the shorter side is at most that, whether the image is held or not; a store
     brings its own `resize_to`. A file that fails is read twice more, then FileLost names it.
     """
 
