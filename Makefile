@@ -18,7 +18,8 @@ test: .venv/installed-dev ## the test suite
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: .venv/installed-dev ## the proofs that take minutes
-	$(BIN)/python -m pytest -m slow --timeout 2400
+	$(BIN)/python -m pytest -m "slow and not alone" -n auto --dist loadfile --timeout 2400
+	$(BIN)/python -m pytest -m "slow and alone" --timeout 2400
 
 check: .venv/installed-dev ## lint, format, types, floors
 	$(BIN)/ruff check .

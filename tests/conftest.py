@@ -1,5 +1,6 @@
 """What all tests share: real data where it is there, and a cache of their own."""
 
+import io
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 # tiny tensors gain nothing from threads, and threads that wait for a busy core cost minutes
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,6 +32,21 @@ def shared() -> Path:
 def _plain_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
     monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _quick_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts take half the time of a short run: a blank image stands for them, but in reports/."""
+    if "reports" in request.path.parts or request.node.get_closest_marker("real_charts"):
+        return
+    from unfreeze.reports import curves, page
+
+    blank = io.BytesIO()
+    ours = PngInfo()
+    ours.add_text("Software", curves.GENERATOR)
+    Image.new("RGB", (8, 8)).save(blank, "PNG", pnginfo=ours)
+    for module in (curves, page):
+        monkeypatch.setattr(module, "draw", lambda *_, **__: blank.getvalue())
 
 
 @pytest.fixture(scope="session", autouse=True)

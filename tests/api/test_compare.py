@@ -144,6 +144,7 @@ def test_pain_25_test_images_are_read_once_a_run_at_its_end(done, data, monkeypa
     assert again.runs == done.runs and again.verdict == done.verdict
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, monkeypatch):
     settings = {"out": str(tmp_path / "cmp"), "seeds": 2, "freeze": "all", "lr": 0.5, **ONE}
     trained = []
@@ -198,6 +199,7 @@ def test_of_several_rates_validation_picks_and_only_that_run_sees_test(data, goo
         compare(data, ["none", good], out=str(tmp_path / "new"), lr=0.1, rates=[0.1, 0.2])
 
 
+@pytest.mark.slow
 def test_a_head_that_sweeps_by_itself_needs_no_rates(data, good, tmp_path):
     kept = {**ONE, "epochs": 3, "cache": "features", "select": "accuracy", "head_solver": "sgd"}
     found = compare(data, ["none", good], out=str(tmp_path / "a"), seeds=1, freeze="all", **kept)
@@ -219,6 +221,7 @@ def test_without_validation_no_rate_can_be_picked(data, good, tmp_path):
     assert best_on_validation([None]) is None  # one run needs no choice
 
 
+@pytest.mark.slow
 def test_without_a_test_split_validation_judges_and_it_is_said(coloured, good, tmp_path):
     plain = str(coloured("plain", {"blue": 8, "green": 8, "red": 8}))
     found = compare(

@@ -20,6 +20,7 @@ def done(tmp_path_factory):
     return result, folder
 
 
+@pytest.mark.slow
 def test_every_number_is_that_of_a_runs_own_evaluation(done):
     result, folder = done
     scores = json.loads((folder / "demo.json").read_text())["scores"]

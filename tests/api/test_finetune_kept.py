@@ -150,6 +150,7 @@ def test_drift_behind_the_features_is_seen_and_not_judged_by_them(tune, monkeypa
     assert scored == [1]  # the last evaluation went by the images
 
 
+@pytest.mark.slow
 def test_features_are_found_again_by_all_they_follow_from(tune, begin, tmp_path, colours):
     tune("first", **PAIR)
     first = keys()

@@ -65,6 +65,7 @@ def test_every_image_is_held_out_once_and_the_model_is_the_one_without(tune, tmp
     assert found.chose == "the epoch alone"
 
 
+@pytest.mark.slow
 def test_features_are_computed_once_for_all_and_are_the_same(tune, monkeypatch):
     written = []
     write = kept._write
@@ -85,6 +86,7 @@ def test_features_are_computed_once_for_all_and_are_the_same(tune, monkeypatch):
     assert found.repeated.seeds == [0, 1] and len(found.repeated.accuracies) == 2
 
 
+@pytest.mark.slow
 def test_finished_folds_are_not_trained_again(tune, stopped_after, tmp_path):
     options = {"folds": 3, **TINY}
     straight = tune("straight", **options)
@@ -100,6 +102,7 @@ def test_finished_folds_are_not_trained_again(tune, stopped_after, tmp_path):
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.slow
 def test_what_was_stopped_goes_on_as_it_was_asked_with_nothing_said_again(tune, stopped_after):
     """The next step that is told names the folder alone; each fold's plan is its own."""
     options = {**FROZEN, "sweep": "auto", "folds": 2, "epochs": 4}

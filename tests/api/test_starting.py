@@ -117,6 +117,7 @@ def test_t13_pretraining_goes_on_from_our_own_run_whole(tmp_path):
         assert "loaded" in reasons_of(more)["swav_head"]
 
 
+@pytest.mark.slow
 def test_published_weights_serve_finetune_and_embed(swav, tmp_path, coloured):
     data = coloured("data", {"red": 6, "blue": 6})
     made = unfreeze.finetune(

@@ -42,6 +42,7 @@ def pretrain(data, **given):
     return unfreeze.pretrain(data, dry_run=True, device="cpu", tune="off", **given)
 
 
+@pytest.mark.slow
 def test_less_time_takes_fewer_epochs_then_smaller_images_then_a_smaller_network(speed, photos):
     options = list(
         time_budget.pretrain_options(asked(photos), 1, lambda prepared: None, budget=1e9)
@@ -121,6 +122,7 @@ def test_a_solved_head_only_gets_smaller_images(speed, photos):
     assert less.settings["epochs"] == free.settings["epochs"]
 
 
+@pytest.mark.slow
 def test_above_an_hour_what_fits_into_one_is_said(monkeypatch, speed, photos):
     monkeypatch.setattr(cost, "measured_speed", lambda *args, **options: SPEED / 300)
     monkeypatch.setattr(cost, "product_speed", lambda: SPEED / 300)
@@ -142,6 +144,7 @@ def test_a_run_keeps_what_was_derived(speed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("verb", ["pretrain", "finetune"])
 def test_a_derived_run_takes_about_its_budget(verb, tmp_path):
     budget, out = 40.0, str(tmp_path / "run")

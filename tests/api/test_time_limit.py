@@ -38,6 +38,7 @@ def slow(monkeypatch):
     return pauses
 
 
+@pytest.mark.slow
 def test_the_same_command_begins_goes_on_and_ends_like_the_straight_run(slow, tmp_path):
     out = tmp_path / "run"
     began, starts = time.monotonic(), []

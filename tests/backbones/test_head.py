@@ -82,6 +82,7 @@ def test_trap_x_a_second_use_of_the_old_head_is_noticed():
         replace_head(Doubled(), 3)
 
 
+@pytest.mark.slow
 def test_a_new_head_that_lies_where_an_old_one_lay_is_new(meta):
     model = meta("timm/deit_tiny_distilled_patch16_224")
     for classes in range(2, 22):  # memory of one swap is taken up by the next

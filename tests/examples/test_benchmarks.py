@@ -35,6 +35,8 @@ def test_a_floor_does_not_hide_what_grows_above_it(benchmark):
     assert growth.superlinear(found) == ["seconds"]
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_points_of_growth_are_measured_and_drawn(benchmark, tmp_path):
     growing, growth = benchmark("growing"), benchmark("growth")
     data = growth.archive(tmp_path / "some.zip", 80)

@@ -22,7 +22,7 @@ pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("head", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("arch", ["unfreeze/tiny", "torchvision/resnet18"])
 def test_onnx_runtime_gives_what_the_run_gives(arch, head, untrained, tmp_path):
     run = untrained(arch, head=head)
@@ -37,7 +37,7 @@ def test_onnx_runtime_gives_what_the_run_gives(arch, head, untrained, tmp_path):
     assert [o.name for o in session.get_outputs()] == ["scores" if head else "features"]
 
 
-@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("head", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_readme_needs_numpy_pillow_and_onnxruntime_alone(head, untrained, tmp_path):
     run = (
         untrained("unfreeze/tiny", head=head, temperature=1.5)
@@ -78,7 +78,7 @@ def test_classes_preprocessing_and_version_stand_in_the_file(untrained, tmp_path
     assert (held["unfreeze"], held["arch"]) == (unfreeze.__version__, "unfreeze/tiny")
 
 
-@pytest.mark.parametrize("size", [48, 224])
+@pytest.mark.parametrize("size", [48, pytest.param(224, marks=pytest.mark.slow)])
 def test_a_vision_transformer_is_recorded_for_its_size(size, untrained, tmp_path):
     run = untrained("timm/vit_tiny_patch16_224", size=size, resize=size)
     assert export(str(run), "onnx", str(tmp_path / "out")).matched

@@ -36,6 +36,7 @@ def seconds(verb, out):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("verb", TRAININGS)
 def test_a_busy_program_beside_it_costs_no_more_than_its_share(verb, tmp_path):
     seconds(verb, tmp_path / "run")  # what is decoded once is not measured

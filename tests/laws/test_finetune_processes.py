@@ -175,6 +175,7 @@ def test_the_verb_in_two_processes_is_the_verb(processes, data, tmp_path, option
     assert Path(one.run, "split.csv").read_text() == Path(two.run, "split.csv").read_text()
 
 
+@pytest.mark.slow
 def test_they_agree_on_a_rate(processes, data, tmp_path):
     # rates that explode magnify rounding, so one process may find another; these two may not
     options = {**VERB, "find_lr": True, "epochs": 1}
@@ -201,6 +202,7 @@ def stopped(rank, data, out, options):
     return True
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_they_go_on_as_if_never_stopped(processes, data, tmp_path):
     options = {**VERB, "lr": 0.01}
     straight, _ = processes(2, run, data, str(tmp_path / "straight"), options)

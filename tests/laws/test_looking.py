@@ -136,6 +136,7 @@ def test_modules_go_back_to_their_own_mode():
     assert [module.training for module in model.modules()] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_without_labels_information_chooses_and_with_val_it_is_asked(tmp_path, coloured):
     flat = coloured("flat", {"": 40})
     options = {"epochs": 2, "batch_size": 8, "device": "cpu", "arch": "unfreeze/tiny"}

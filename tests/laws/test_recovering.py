@@ -126,6 +126,7 @@ def test_the_best_look_of_what_was_given_up_is_not_the_runs(collapses, tmp_path,
     assert all(torch.equal(best["model"][f"backbone.{n}"], t) for n, t in kept.items())
 
 
+@pytest.mark.slow
 def test_fewer_prototypes_start_anew(collapses, tmp_path):
     collapses(7, 7)
     given = {"epsilon": 0.03, "freeze_prototypes_niters": 5, "base_lr": 1e-4}
@@ -137,6 +138,7 @@ def test_fewer_prototypes_start_anew(collapses, tmp_path):
     assert found.steps == 20
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_was_changed_whatever_it_is_told(collapses, tmp_path, monkeypatch):
     collapses(7)
     run(tmp_path / "straight")
@@ -179,6 +181,7 @@ def _shared(rank, folder):
     return found.recoveries, found.loss
 
 
+@pytest.mark.slow
 def test_many_processes_recover_together(processes, collapses, tmp_path):
     collapses(7)
     one, other = processes(2, _shared, tmp_path / "run")
@@ -203,6 +206,7 @@ def _apart(rank, folder, stops):
     return []
 
 
+@pytest.mark.slow
 def test_only_the_first_process_needs_the_runs_folder(processes, collapses, tmp_path):
     collapses(7)
     processes(2, _apart, tmp_path, True)

@@ -84,7 +84,7 @@ def straight(tmp_path_factory):
     return everything(folder)
 
 
-@pytest.mark.parametrize("step", [4, 13, 23])
+@pytest.mark.parametrize("step", [4, 13, pytest.param(23, marks=pytest.mark.slow)])
 def test_stopped_at_any_step_and_resumed_is_the_straight_run(straight, tmp_path, step):
     out = tmp_path / "run"
     with pytest.raises(Interrupted, match=f"after step {step} of 27") as stopped:

@@ -15,6 +15,7 @@ print(torch.empty(2**20).data_ptr() % 4096)  # torch starts at a page what it as
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="large pages are asked for on Linux")
 def test_large_tensors_lie_on_large_pages():
     own = {name: v for name, v in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}

@@ -189,6 +189,7 @@ def test_exports_are_written_and_verified_anywhere(plain, odd, tmp_path, target)
     assert unfreeze.export(str(folder / "finetune"), to=target, out=str(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_the_verbs_beside_training_work_anywhere(plain, odd, tmp_path):
     data, folder = plain
     assert unfreeze.scan(data).usable == 24

@@ -134,7 +134,9 @@ def test_a_run_learns(tmp_path):
     assert result.knn["accuracy"] > result.knn["at_start"] + 0.04  # 0.83 to 0.90
 
 
-@pytest.mark.parametrize("at", [7, 12, 13])  # 6 steps an epoch: inside one, at its end, after it
+@pytest.mark.parametrize(
+    "at", [7, *(pytest.param(at, marks=pytest.mark.slow) for at in (12, 13))]
+)  # 6 steps an epoch: inside one, at its end, after it
 def test_resumed_is_straight_to_the_bit(tmp_path, monkeypatch, at):
     from unfreeze.swav.trainer import Trainer
 

@@ -291,7 +291,7 @@ def test_what_one_of_two_processes_meets_both_leave_out(processes, tmp_path):
 # precision
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp16", marks=pytest.mark.slow), "bf16"])
 def test_codes_and_loss_are_in_float32_whatever_the_network_computes_in(
     tmp_path, monkeypatch, precision
 ):
@@ -309,7 +309,7 @@ def test_codes_and_loss_are_in_float32_whatever_the_network_computes_in(
 
     monkeypatch.setattr(assigner_module, "sinkhorn", codes)
     monkeypatch.setattr(assigner_module, "swapped_prediction_loss", loss)
-    trainer = made(tmp_path, precision=precision)
+    trainer = made(tmp_path, precision=precision, epochs=1)
     trainer.model.projection_head[0].register_forward_hook(
         lambda module, given, out: seen["network"].add(out.dtype)
     )

@@ -118,7 +118,9 @@ def run(out, **changed):
     return torch.load(out / "checkpoints/last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("stop", [7, 10, 13])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(7, marks=pytest.mark.slow), 10, pytest.param(13, marks=pytest.mark.slow)]
+)
 def test_a_resumed_run_has_the_same_queue(tmp_path, monkeypatch, stop):
     straight = run(tmp_path / "straight")
     step = Trainer.train_step
@@ -141,6 +143,7 @@ def test_a_resumed_run_has_the_same_queue(tmp_path, monkeypatch, stop):
     assert "The queue serves from epoch" in (tmp_path / "run/log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_judge_alike(processes, tmp_path):
     def shared(rank, folder):
         run(folder, sync_bn="all", workers=0)

@@ -90,6 +90,7 @@ def test_lp_ft_moves_the_head_first_and_everything_after(coloured, tmp_path, mon
     assert held == sum(1 for _ in build("unfreeze/small").named_parameters())
 
 
+@pytest.mark.slow
 def test_what_never_thaws_is_hashed_and_what_thaws_is_not(coloured, tmp_path):
     data = coloured("d", {"red": 12, "blue": 12}, 32)
     given = {"arch": "resnet18", "weights": "none", "epochs": 2, "image_size": 32, "device": "cpu"}

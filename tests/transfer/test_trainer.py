@@ -137,6 +137,7 @@ def test_metrics_have_the_promised_lines(make_trainer):
     assert trainer.selection.epoch == best["epoch"]
 
 
+@pytest.mark.slow
 def test_after_a_hundred_steps_one_line_in_fifty(make_trainer):
     trainer = make_trainer(epochs=80, validate=False, batch_size=13)
     trainer.run(Quiet())

@@ -100,6 +100,7 @@ def test_links_and_archives_inside_are_named_and_passed_over(made):
     assert "12 images" in said, said
 
 
+@pytest.mark.slow
 def test_bombs_are_named_and_take_no_memory(made):
     path = made.zip(made.members(NAMES))
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
