@@ -73,7 +73,7 @@ def test_an_existing_command_line_of_the_reference(tmp_path):
         (["pretrain", "nowhere", "--out", "OUT"], "nowhere"),
         (["pretrain", "digits", "--epoch", "3"], "--epoch"),
         (["pretrain", "digits", "--out", "OUT", "--batch-size", "17"], "--batch-size 17"),
-        (["evaluate", "run", "digits"], "works in one process"),
+        (["evaluate", "run", "digits"], "runs in one process"),
     ],
 )
 def test_an_error_is_one_sentence(tmp_path, words, sentence):

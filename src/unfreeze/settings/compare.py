@@ -8,7 +8,7 @@ from unfreeze.settings.knob import knob
 
 @dataclass(frozen=True)
 class CompareSettings(TuningSettings):
-    """Compares initial weights with the same images and budget: does pretraining help."""
+    """Compares several initial weights on the same images, splits and budget."""
 
     weights: tuple[str, ...] = knob(  # type: ignore[assignment]  # several, where finetune has one
         ("none", "imagenet"),

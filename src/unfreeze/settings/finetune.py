@@ -21,7 +21,7 @@ class TuningSettings(Call, Run, Told, ImageOptions, Machine, Training):
     )
     allow_partial: bool = knob(
         False,
-        "accept weights that match less than 90 % of the backbone; the rest is initialised at random",
+        "accept weights that match less than 90 % of the backbone; the rest starts at random",
     )
     freeze: str = knob(
         "none",

@@ -42,7 +42,7 @@ class PretrainSettings(Call, Run, Told, ImageOptions, Machine, Budget):
     )
     allow_partial: bool = knob(
         False,
-        "accept weights that match less than 90 % of the backbone; the rest is initialised at random",
+        "accept weights that match less than 90 % of the backbone; the rest starts at random",
     )
     method: str = knob(
         "swav",
