@@ -29,7 +29,7 @@ def test_everything_is_said(planned):
     parts = [value for name, value in made.memory.items() if name not in ("total", "basis")]
     assert (
         made.memory["total"] == sum(parts) > 0
-        and "counted from tensor shapes" in made.memory["basis"]
+        and "estimated from tensor shapes" in made.memory["basis"]
     )
     each = made.time["seconds_step"] + made.time["seconds_data"]
     assert made.time["seconds"] == pytest.approx(made.steps * each, rel=0.01)
@@ -98,7 +98,7 @@ def test_a_network_that_wants_to_see_numbers_is_not_counted_and_says_so(monkeypa
 
     monkeypatch.setattr(SwAV, "forward", looks)
     made = unfreeze.pretrain("digits", dry_run=True, **QUICK)
-    assert made.memory["total"] is None and made.memory["basis"].startswith("not counted: ")
+    assert made.memory["total"] is None and made.memory["basis"].startswith("unknown: ")
     assert made.time["seconds"] is None and made.time["basis"].startswith("not measured: ")
 
 

@@ -121,7 +121,7 @@ def test_what_a_launcher_adds_is_taken_and_named_once():
     )
     made = translated(parse("swav", words), CPU)
     assert parse("swav", ["--local_rank", "3"]).local_rank == 3
-    said = [note for note in made.notes if "Without effect" in note]
+    said = [note for note in made.notes if "Ignored: " in note]
     assert len(said) == 1 and "log domain" in said[0]
     for flag in ("--local_rank", "--rank", "--world_size", "--improve_numerical"):
         assert flag in said[0]
@@ -288,7 +288,7 @@ def test_the_same_command_goes_on_exactly(run, tmp_path):
     given = parse("swav", ["--data_path", str(data), "--dump_path", str(dump), *FLAGS])
     with pytest.raises(Interrupted) as stopped:
         run_reference(given, StopsAfter(5))
-    assert stopped.value.next_step == "The same command goes on from there."
+    assert stopped.value.next_step == "Resume with the same command."
     assert torch.load(dump / "checkpoint.pth.tar", weights_only=True)["epoch"] == 2
     again = StopsAfter(99)
     assert run_reference(given, again).steps == 6

@@ -114,5 +114,5 @@ def test_what_cannot_be_is_said(places, tmp_path):
     assert called("scan", places[0], places[0])[0] == 2
     code, _, told = called("pretrain", places[0], tmp_path / "absent", "--out", tmp_path / "r")
     assert code == 3 and "absent" in told
-    with pytest.raises(UsageError, match="one source at a time"):
+    with pytest.raises(UsageError, match="needs a single source"):
         unfreeze.scan(places, quarantine=str(tmp_path / "q"))

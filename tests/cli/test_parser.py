@@ -100,7 +100,7 @@ def test_lists_of_numbers_take_spaces_or_commas():
     [
         ("pretrain", ["pics", "--epoch", "3"], "--epochs"),
         ("pretrain", ["pics", "--nmb-prototype=3"], "--nmb-prototypes"),
-        ("pretrain", ["pics", "--epochs", "many"], "whole number"),
+        ("pretrain", ["pics", "--epochs", "many"], "an integer"),
         ("pretrain", ["pics", "--epochs"], "--epochs"),
         ("pretrain", ["pics", "--optimizer", "adam"], "adamw"),
         ("pretrain", [], "needs DATA"),

@@ -106,4 +106,4 @@ def test_a_signal_to_torchrun_saves_and_the_same_command_goes_on(tmp_path):
         time.sleep(0.2)
     os.kill(again.pid, signal.SIGTERM)
     _, said = again.communicate(timeout=60)
-    assert "Going on from step" in said
+    assert "Resuming from step" in said

@@ -97,7 +97,9 @@ def test_one_remedy_after_another_from_the_start_and_then_the_collapse(collapses
         run(tmp_path / "run", temperature=0.2)
     log = (tmp_path / "run/log.txt").read_text()
     tried = [
-        line.split(" with ")[1].split(" (")[0] for line in log.splitlines() if "Back to" in line
+        line.split(" with ")[1].split(" (")[0]
+        for line in log.splitlines()
+        if "Resuming from step" in line
     ]
     kinds = [flags.split()[0] for flags in tried]
     assert len(kinds) == len(set(kinds)) >= 5 and kinds[0] == "--epsilon"

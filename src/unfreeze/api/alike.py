@@ -34,6 +34,6 @@ def _compare(everyone: list[Seen]) -> None:
         if seen != first:
             how = f"{seen.images:,}" if seen.images != first.images else f"other {seen.images:,}"
             raise DataError(
-                f"Process {rank} has {how} usable images, the first one {first.images:,}.",
-                "All processes need the same files: wait until they are copied, to every machine.",
+                f"Rank {rank} has {how} usable images, rank 0 has {first.images:,}.",
+                "All processes need the same files: copy them completely to every machine.",
             )

@@ -183,7 +183,7 @@ def _compared(
         _allowed(s)
         locks.take_existing(str(s.out))
     if s.rates and s.lr is not None:
-        raise UsageError("--lr is one rate and --rates are several.", "Give one of them.")
+        raise UsageError("--lr and --rates exclude each other.", "Give only one of them.")
     ready = starts(s)
     judge = chosen_judge(s, ready[0].settings)
     _show(ready, judge, s, console)
@@ -211,7 +211,7 @@ def _compared(
 def _allowed(s: CompareSettings) -> None:
     """UsageError where the comparison may not go there, or is not the one that was begun."""
     if not s.out:
-        raise UsageError("compare needs a folder for the runs.", "Add --out DIR, or --dry-run.")
+        raise UsageError("compare needs an output folder.", "Add --out DIR, or --dry-run.")
     folder = allowed(s.out, resume=s.resume, overwrite=s.overwrite, inputs=inputs_of(s))
     own = folder / "config.toml"
     if not s.resume or not own.exists():
@@ -221,9 +221,8 @@ def _allowed(s: CompareSettings) -> None:
         was = before.get(name)
         if value != was and name not in FREE and not _grown(name, was, value):
             raise UsageError(
-                f"The comparison began with {flag(name)} {was}; it cannot go on with {value}.",
-                "Leave it as it was (--weights and --seeds may grow at the end), or name another "
-                "--out.",
+                f"The comparison began with {flag(name)} {was}; it cannot resume with {value}.",
+                "Use the same value (--weights and --seeds may be extended), or another --out.",
             )
 
 
@@ -256,7 +255,8 @@ def _all(
         outcome = found[-1].outcome
         console.say(
             f"{place}/{len(trials)} {trial.start.name}, seed {trial.seed}: "
-            f"{outcome.accuracy:.3f} on {outcome.split}{' (done before)' if known else ''}"
+            f"accuracy {outcome.accuracy:.3f} on {outcome.split}"
+            f"{' (already finished)' if known else ''}"
         )
     return found
 
@@ -331,8 +331,8 @@ def _paired(by: dict[str, list[Judged]]) -> bool:
     for several in zip(*by.values(), strict=True):
         if len({tuple(one.paths) for one in several}) > 1:
             raise DataError(
-                f"The runs of seed {several[0].outcome.seed} were judged by different images.",
-                "The images changed on the way: start anew in another --out.",
+                f"The runs of seed {several[0].outcome.seed} were evaluated on different images.",
+                "The data changed since the first run: start again in another --out.",
             )
     return len({tuple(one.paths) for one in next(iter(by.values()))}) == 1
 
@@ -376,7 +376,7 @@ def _show(ready: list[Start], judge: dict[str, Any], s: CompareSettings, console
         f"{first.images:,} training images of {len(first.classes)} classes, "
         f"{s.seeds} seeds, {len(ready) * s.seeds} runs; evaluated on {_told(judge)}."
     )
-    rates = f"the best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""
+    rates = f"best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""
     rows = []
     for start in ready:
         p = start.plan.settings
@@ -384,12 +384,12 @@ def _show(ready: list[Start], judge: dict[str, Any], s: CompareSettings, console
         solved = p["head_solver"] == "logistic"
         rate = "solved" if solved else rates or f"{p['lr']:g}"
         rows.append((start.name, p["arch"], p["stem"], *sizes, rate))
-    head = ("start", "network", "stem", "image size", "epochs", "batch", "lr")
+    head = ("weights", "architecture", "stem", "image size", "epochs", "batch size", "lr")
     console.table(Table(head, rows))
 
 
 def _told(judge: dict[str, Any]) -> str:
     split = judge["split"]
     if split == "val":
-        return "the validation images, which also choose the epoch (there is no test split)"
+        return "the validation set, which also selects the epoch (there is no test set)"
     return f"{split or 'the images'} of {spoken(judge['data'])}"

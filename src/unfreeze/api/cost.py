@@ -21,7 +21,7 @@ SLOW = {"cpu": 2e9, "mps": 2e10, "cuda": 2e11}  # operations a second
 SLOW_VIEW = 0.01  # seconds to cut a view
 QUICK = 60.0
 FEW = 4  # made-up images that are cut to measure how long that takes
-COUNTED = "counted from tensor shapes; the libraries' own buffers come on top"
+COUNTED = "estimated from tensor shapes, without the buffers of libraries"
 _MIB = 2**20
 
 
@@ -41,7 +41,7 @@ def cost(
     s = job.plan.settings
     found = amount(s, case)
     if found is None:
-        unknown = "not counted: the network cannot be followed by shapes alone"
+        unknown = "unknown: the network cannot be traced on the meta device"
         return {
             "time": {"seconds": None, "basis": unknown},
             "memory": {"total": None, "basis": unknown},
@@ -75,7 +75,7 @@ def _time(
     if enough is not None and machine.device.type == "cpu" and fastest(operations) > enough:
         return {"seconds": fastest(operations), "basis": "at this machine's full speed"}
     if enough is None and quick(operations, views, machine.device.type):
-        basis = "counted from shapes, for a slow machine"
+        basis = "estimated from shapes, for a slow machine"
         return {"seconds": QUICK, "at_most": True, "operations": operations, "basis": basis}
     s, training = job.plan.settings, found.training > found.evaluation
     frozen, _ = found.heaviest
@@ -95,8 +95,7 @@ def _time(
         "at_most": False,
         "operations": operations,
         "operations_per_second": float(f"{speed:.4g}"),
-        "basis": "measured for a second on this machine as busy as it is now; "
-        "reading files is not in it",
+        "basis": "measured for a second on this machine at its present load, without reading files",
     }
 
 

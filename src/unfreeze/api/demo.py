@@ -143,8 +143,8 @@ def _demonstrated(
     except Interrupted as stopped:
         # its parts could be resumed, the demonstration as a whole cannot
         raise Interrupted(
-            f"The demonstration was stopped; {run.path} holds what was done.",
-            "Start it again: it goes into a new folder and does not go on with this one.",
+            f"The demo was stopped; {run.path} holds the finished parts.",
+            "Start it again: it uses a new folder and does not resume this one.",
         ) from stopped
     results = {method: {str(n): _spread(scores[method][n]) for n in LABELS} for method in METHODS}
     seconds = round(time.monotonic() - started, 1)
@@ -159,7 +159,7 @@ def _scores(
     """Test accuracies of every method, number of labels and draw of labels."""
     scores: dict[str, dict[int, list[float]]] = {m: {n: [] for n in LABELS} for m in METHODS}
     total = len(LABELS) * settings.seeds
-    with console.progress("1, 5 and 10 labels a class", total) as advance:
+    with console.progress("1, 5 and 10 labels per class", total) as advance:
         for n in LABELS:
             for seed in range(settings.seeds):
                 folders = {}

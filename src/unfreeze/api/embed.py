@@ -86,7 +86,7 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
     """The same from a settings object."""
     s = settings
     if not s.out:
-        raise UsageError("embed needs a file to write.", "Add --out FEATURES.npz.")
+        raise UsageError("embed needs an output file.", "Add --out FEATURES.npz.")
     # refused before the work, not after
     out = output_file(s.out, ours=arrays_of(*ARRAYS), inputs=inputs_of(s))
     network = placed(_network(s, console), s.device, s.precision)
@@ -121,8 +121,7 @@ def in_split(index: Index, split: str | None) -> npt.NDArray[np.int64]:
         there = [name for number, name in enumerate(SPLIT_NAMES) if len(index.where(number))]
         raise DataError(
             f"{index.source.where} has no split {split!r}.",
-            f"It has: {', '.join(filter(None, there)) or 'no splits at all'}; --split all takes "
-            "everything.",
+            f"Splits: {', '.join(filter(None, there)) or 'none'}; --split all uses all images.",
         )
     return positions
 
@@ -133,8 +132,8 @@ def _network(s: EmbedSettings, console: Console) -> Network:
     own = network_of(s.weights, s.arch)
     if s.arch is None and own is None:
         raise UsageError(
-            f"{s.weights} does not say which network it belongs to.",
-            "Add --arch NAME; `unfreeze inspect` finds it.",
+            f"{s.weights} does not name its architecture.",
+            "Add --arch NAME; `unfreeze inspect` may recognise it.",
         )
     arch, stem = canonical(s.arch or (own.arch if own else "")), own.stem if own else "imagenet"
     network = build_network(arch, stem=stem)

@@ -26,8 +26,8 @@ def networks(run: str, folder: Path | None, which: str) -> tuple[Classifier, Cla
     if which == "last":
         if path is None or not there:
             raise UsageError(
-                f"{run} has no {LAST}, so the weights of its last epoch are gone.",
-                "Name the run's own folder, or leave --weights-of out.",
+                f"{run} has no {LAST} with the weights of the last epoch.",
+                "Give the run folder, or omit --weights-of.",
             )
         return _of_last(best, path), None
     selected = best.card.provenance.get("best_epoch")

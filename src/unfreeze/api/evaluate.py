@@ -288,13 +288,13 @@ def _temperature(
     """Fitted on validation images alone; with `keep` it goes into model.json."""
     if s.temperature == "keep" and s.weights_of == "last":
         raise UsageError(
-            "A temperature of the last epoch does not belong to the model, which is the selected.",
-            "Use --temperature fit, or leave --weights-of out.",
+            "--temperature keep needs the selected epoch, whose weights model/ holds.",
+            "Use --temperature fit, or omit --weights-of.",
         )
     if not len(it.held_out):
         raise DataError(
-            f"{spoken(s.data)} has no validation images to fit a temperature on.",
-            "Name the data of the training, or leave --temperature out.",
+            f"{spoken(s.data)} has no validation images to fit the temperature on.",
+            "Give the training data, or omit --temperature.",
         )
     held = _outputs(s, it, it.held_out, [network], console)
     labelled = torch.from_numpy(it.labels[it.held_out[held.kept]])
@@ -336,6 +336,6 @@ def _kept(
         said.write(folder)
         found = replace(found, run=run)
     except OSError as error:  # somebody else's run may be read-only; the answer stands
-        why = error.strerror or "another evaluation does not end"
+        why = error.strerror or "it is locked by another evaluation"
         console.warn(f"evaluation.json could not be written to {folder}: {why}.")
     return found

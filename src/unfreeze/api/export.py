@@ -92,7 +92,7 @@ def run_export(settings: ExportSettings, console: Console) -> ExportResult:
         write_prepare(folder)
         write_readme(folder, subject, chosen, found, compared_on=compared_on)
         about = write_about(folder, subject, str(s.to), found, compared_on=compared_on)
-    console.say(f"{place}/README.md shows how to load it.")
+    console.say(f"{place}/README.md shows how to load the model.")
     return ExportResult(
         out=str(place),
         to=str(s.to),
@@ -108,11 +108,11 @@ def run_export(settings: ExportSettings, console: Console) -> ExportResult:
 
 
 def _mismatch(to: str, arch: str, found: Agreement) -> WeightsError:
-    what = f"the outputs differ by {found.max_difference:.3g}, allowed are {found.tolerance:.3g}"
+    what = f"by {found.max_difference:.3g} (tolerance {found.tolerance:.3g})"
     if found.differing:
-        what = f"{len(found.differing):,} tensors differ, the first is {found.differing[0]}"
+        what = f"in {len(found.differing):,} tensors, the first is {found.differing[0]}"
     return WeightsError(
-        f"{arch} as {to} does not compute what the run computes: {what}. Nothing was written.",
+        f"{arch} exported to {to} differs from the run's model {what}; nothing was written.",
         "Use --to safetensors, and please report this.",
     )
 
@@ -124,7 +124,7 @@ def _images(s: ExportSettings, preprocess: Preprocess) -> tuple[list[Pixels], st
         source.intensity = preprocess.intensity
         index = build_index(source, strange_classes=True)
         if not len(index):
-            raise DataError(f"There are no images in {s.data}.", "Name others with --data.")
+            raise DataError(f"No images in {s.data}.", "Give other images with --data.")
         places = np.unique(np.linspace(0, len(index) - 1, IMAGES).astype(np.int64))
         found = [read() for read in reads_of(index.take(places))]
         return found, f"{len(found)} images of {Path(s.data).name}"
@@ -136,7 +136,7 @@ def _images(s: ExportSettings, preprocess: Preprocess) -> tuple[list[Pixels], st
         return list(chosen), f"{len(chosen)} views of the run's training images"
     draw, side = np.random.default_rng(0), preprocess.image_size
     noise = draw.integers(0, 256, (IMAGES, side, side, 3), np.uint8)
-    return list(noise), f"{IMAGES} images of noise (--data names real ones)"
+    return list(noise), f"{IMAGES} images of random noise (use --data for real ones)"
 
 
 def _inputs(images: Sequence[Pixels], preprocess: Preprocess) -> Tensor:

@@ -159,7 +159,7 @@ def run_finetune(
     `began`, on time.monotonic(), is what `time_limit` counts from; None: the process's start.
     """
     if not settings.dry_run and not settings.out:
-        raise UsageError("finetune needs a folder for the run.", "Add --out RUN, or --dry-run.")
+        raise UsageError("finetune needs a run folder.", "Add --out RUN, or --dry-run.")
     available(settings.logger)
     deadline = Deadline.of(settings.time_limit, began)
     if settings.dry_run:
@@ -343,4 +343,4 @@ def _show(job: Job, images: int, validation: str, console: Console) -> None:
     console.say(f"{images:,} training images of {len(job.card.classes)} classes.")
     console.say(f"Validation: {validation}.")
     console.table(planned(job.plan.reasons, asdict(job.plan.settings)))
-    console.say(f"{trainable:,} parameters are trained, {frozen:,} are frozen.")
+    console.say(f"{trainable:,} trainable parameters, {frozen:,} frozen.")

@@ -143,8 +143,8 @@ def _batch_size(wanted: int, images: int, processes: int) -> int:
     most = images // processes * processes
     if not most:
         raise DataError(
-            f"{images} training images cannot be shared by {processes} processes.",
-            "Start fewer, or add images.",
+            f"{images} training images are too few for {processes} processes.",
+            "Start fewer processes, or add images.",
         )
     return min(wanted, most)
 
@@ -197,7 +197,7 @@ def rated(
     s = job.plan.settings
     if not s.find_lr or job.tried:
         if s.find_lr:
-            console.say("--find-lr: the sweep has tried rates on validation, which says more.")
+            console.say("--find-lr is skipped: the sweep chose the learning rate on validation.")
         return job
     with before_training(job, parts, run, deadline) as asked:
         found = find_lr(parts.trainer(job, run, data), console, asked)
@@ -207,9 +207,9 @@ def rated(
         line = {"step": 0, "epoch": 0, "split": "find-lr", "learning_rate": rate}
         run.metric({**line, "loss": _finite(loss), "smoothed": _finite(smoothed)})
     if found.lr is None:
-        console.say(f"--find-lr: the loss fell at no rate; --lr {job.plan.lr:g} is kept.")
+        console.say(f"--find-lr: the loss fell at no rate; using --lr {job.plan.lr:g}.")
         return job
-    why = f"where the loss fell fastest over {len(found.rates)} rising rates (metrics.jsonl)"
+    why = f"steepest descent in an LR range test of {len(found.rates)} rates (metrics.jsonl)"
     console.say(f"--lr {found.lr:g}: {why}.")
     settings = replace(s, lr=found.lr)
     plan = replace(job.plan, settings=settings, reasons={**job.plan.reasons, "lr": why})
@@ -237,7 +237,7 @@ def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Jo
     job = replace(job, tried=tuple(trial.text for trial in found))
     one = best(found)
     if one.epoch is None:
-        console.say("Every pair of the sweep diverged; the planned ones are kept.")
+        console.say("Every pair of the sweep diverged; using the planned values.")
         return job
     why = f"best of {len(found)} pairs tried on validation ({one.accuracy:.4f}; metrics.jsonl)"
     console.say(f"Sweep: --lr {one.lr:g} --weight-decay {one.weight_decay:g}, {why}.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unfreeze.api.cost import FEW, QUICK, fastest, lines, quick
+from unfreeze.api.cost import COUNTED, FEW, QUICK, fastest, lines, quick
 from unfreeze.backbones.work import Machine, measured_speed, product_speed
 from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
@@ -96,7 +96,7 @@ def cost(
         each = spent.total * share / rows
         spent_in_all = {"seconds": each * left, "seconds_step": each, "basis": _PROBED}
     elif work and quick(3 * work.operations * parts * left, views * share * left, _kind(trainer)):
-        spent_in_all = {"seconds": QUICK, "at_most": True, "basis": "counted from shapes"}
+        spent_in_all = {"seconds": QUICK, "at_most": True, "basis": "estimated from shapes"}
     else:
         cuda = [trainer.place.device] if _kind(trainer) == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
@@ -105,7 +105,7 @@ def cost(
     return {"time": spent_in_all, "memory": held}
 
 
-_PROBED = "measured before step 0; reading files, looks and saves are not in it"
+_PROBED = "measured before step 0, without reading files, feature evaluations and checkpoints"
 
 
 def epoch_seconds(
@@ -151,10 +151,9 @@ def _memory(
         )
     # a network may want to see numbers, in its own way of saying so
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError) as error:
-        return None, {"total": None, "basis": f"not counted: {_first_line(error)}"}
+        return None, {"total": None, "basis": f"unknown: {_first_line(error)}"}
     counted = memory(trainer.model, plan, work, share=share, processes=processes)
-    basis = "counted from tensor shapes; the libraries' own buffers come on top"
-    return work, {**asdict(counted), "total": counted.total, "basis": basis}
+    return work, {**asdict(counted), "total": counted.total, "basis": COUNTED}
 
 
 def _images(side: int) -> ImageDataset:
@@ -194,8 +193,8 @@ def _time(
     starts = {}
     if plan.settings.time_limit is not None:
         starts["starts"] = math.ceil(found["seconds"] / seconds_in(plan.settings.time_limit))
-    without = "reading files, evaluations and checkpoints come on top"
-    basis = f"{timing.how}, on this machine at its present load; {without}"
+    without = "without reading files, feature evaluations and checkpoints"
+    basis = f"{timing.how}, on this machine at its present load, {without}"
     return {**{k: float(f"{v:.4g}") for k, v in found.items()}, **starts, "basis": basis}
 
 
@@ -215,7 +214,7 @@ def _by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
     if speed is None:
         return None
     seconds = 3 * work.operations * s.accumulate / speed
-    return _Timing(data, seconds, "counted from shapes, at a speed measured for a second")
+    return _Timing(data, seconds, "estimated from shapes, at a speed measured for a second")
 
 
 def _tried(
@@ -289,14 +288,14 @@ def show(plan: Plan, reasons: dict[str, str], facts: Facts, console: Console) ->
         for name, reason in reasons.items()
     ]
     console.table(Table(("setting", "value", "published*", "why"), rows))
-    console.say(f"* by the recipe {recipe}, for 1,281,167 images")
+    console.say(f"* in the recipe {recipe}, for the 1,281,167 images of ImageNet")
     for doubt in doubts(plan, facts):
         console.warn(doubt)
     console.say(
         f"{plan.settings.epochs} epochs of {plan.steps_per_epoch:,} steps, {plan.steps:,} in all. "
         f"The loss starts near {plan.loss_at_start:.2f}; a loss that stays at "
-        f"ln K = {plan.loss_collapsed:.3f} means collapse. A falling loss alone does not tell how "
-        "good the features are: evaluate them with labels."
+        f"ln K = {plan.loss_collapsed:.3f} means collapse. The loss does not measure the quality "
+        "of the features: evaluate them with labels."
     )
 
 
@@ -304,7 +303,7 @@ def show_forecast(plan: Plan, found: Forecast, console: Console) -> None:
     """The rest of a dry run: curve, memory and time."""
     curve = sparkline([rate for _, rate in learning_rates(plan, 40)])
     s = plan.settings
-    console.say(f"Learning rate {curve}  {s.base_lr:g} at most, {s.final_lr:g} at the end")
+    console.say(f"Learning rate {curve}  peak {s.base_lr:g}, final {s.final_lr:g}")
     show_cost(plan, {"time": found.time, "memory": found.memory}, console)
 
 
@@ -315,4 +314,4 @@ def show_cost(plan: Plan, found: dict[str, dict[str, Any]], console: Console) ->
         console.say(line)
     if spent.get("starts"):
         limit = plan.settings.time_limit
-        console.say(f"That is {spent['starts']:,} starts of --time-limit {limit}.")
+        console.say(f"That is {spent['starts']:,} runs with --time-limit {limit}.")

@@ -138,11 +138,11 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
     train = np.arange(len(index))
     if (index.splits == TRAIN).any():
         train = index.where(TRAIN)
-        console.say(f"The data has splits: {len(train):,} images of train are used.")
+        console.say(f"The data has splits: using the {len(train):,} images of train.")
     if s.limit is not None:
         train = subset(index.labels, train, limit=s.limit, seed=s.seed)
     if not len(train):
-        raise DataError(f"There is no image to train on in {source.where}.", "Check the folder.")
+        raise DataError(f"No training images in {source.where}.", "Check the path.")
     sample = sampled(index, train, reading(None, s.channels))
     images, fingerprint = ImageDataset(index), source.fingerprint()
     return Gathering(index, images, train, sample, fingerprint, doubts=doubts)

@@ -34,7 +34,7 @@ def fitted_to_features(job: Job, parts: Parts) -> Job:
     if s.optimizer == "lars" or "lr" not in plan.reasons or s.head_lr is not None:
         return job
     times = share if s.optimizer == "adamw" else share**2
-    why = f"features of norm {norm:.3g}, where {USUAL_NORM:g} is usual"
+    why = f"feature norm {norm:.3g} instead of the usual {USUAL_NORM:g}"
     if job.trains_head_alone:
         lr = float(f"{plan.lr * times:.3g}")
         sweep = job.sweep and replace(

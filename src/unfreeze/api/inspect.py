@@ -79,7 +79,7 @@ class Inspection(Displayed):
         names = ", ".join(self.unsafe[:6])
         return WeightsError(
             f"{self.file} could run code on loading ({names}); it was not loaded.",
-            "Where you trust it: load it there and save its state_dict() alone.",
+            "If you trust it: load it in PyTorch and save its state_dict() alone.",
         )
 
     def display(self) -> Display:
@@ -134,29 +134,29 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
     inside = f", in {found.container}" if found.container else ""
     numbers = sum(_numbers(tensor) for tensor in found.tensors)
     yield "format", found.format + inside
-    yield "tensors", f"{found.keys:,} of {numbers:,} numbers"
-    yield "beside", ", ".join(f"{path} ({count})" for path, count in found.beside.items())
+    yield "tensors", f"{found.keys:,} with {numbers:,} values"
+    yield "also in file", ", ".join(f"{path} ({count})" for path, count in found.beside.items())
     yield "prefix", found.prefix
     yield "network", _network(found)
-    yield "as well", ", ".join(found.rivals)
-    yield "paired", "; ".join(found.how)
+    yield "also fits", ", ".join(found.rivals)
+    yield "key mapping", "; ".join(found.how)
     yield "problem", found.problem
-    yield "checksum", found.verified or "none in this format: damage inside it would not show"
+    yield "checksum", found.verified or "none in this format: damage cannot be detected"
     yield "missing", _some(found.missing)
-    yield "not its", ", ".join(f"{part} ({count})" for part, count in found.unused.items())
+    yield "unused", ", ".join(f"{part} ({count})" for part, count in found.unused.items())
     for one in found.prototypes:
-        twins = f"{one['near_identical']:,} of them near-identical (cosine > 0.999)"
-        yield "prototypes", f"{one['count']:,} of {one['width']} numbers, {twins}: {one['name']}"
+        twins = f"{one['near_identical']:,} near-identical (cosine > 0.999)"
+        yield "prototypes", f"{one['count']:,} of dimension {one['width']}, {twins}: {one['name']}"
     plain = {k: v for k, v in found.about.items() if not isinstance(v, dict | list | None)}
-    yield "about", _some([f"{name} {value}" for name, value in plain.items()])
+    yield "metadata", _some([f"{name} {value}" for name, value in plain.items()])
     yield "licence", found.licence
 
 
 def _network(found: Inspection) -> str:
     if found.arch is None:
-        return f"unknown: {found.closest}; --arch NAME says it"
+        return f"unknown: {found.closest}; give it with --arch NAME"
     stem = " with the small stem" if found.stem == "small" else ""
-    head = f", head {', '.join(found.head)}" if found.head else ", no head of its own size"
+    head = f", head {', '.join(found.head)}" if found.head else ", no head of the standard size"
     return f"{found.arch}{stem}: {found.matched:.1%} of its backbone{head}"
 
 
@@ -167,7 +167,7 @@ def _table(found: Inspection) -> Table:
         name = tensor["name"].removeprefix(found.prefix)
         parts.setdefault(name.partition(".")[0], []).append(_numbers(tensor))
     rows = [(part, f"{len(sizes):,}", f"{sum(sizes):,}") for part, sizes in parts.items()]
-    return Table(("part", "tensors", "numbers"), rows).first(24)
+    return Table(("module", "tensors", "values"), rows).first(24)
 
 
 def _numbers(tensor: Mapping[str, Any]) -> int:
@@ -274,8 +274,8 @@ def _missing(sure: Guess | None) -> list[str]:
 
 def _closest(best: Guess | None) -> str:
     if best is None:
-        return "no classification network of torchvision's or ours has anything in common with it"
-    return f"the closest is {best.arch}, of whose backbone {best.share:.1%} is there"
+        return "it shares no tensors with any known classification network"
+    return f"the closest is {best.arch}, {best.share:.1%} of its backbone"
 
 
 def _common(names: Mapping[str, Any]) -> str:

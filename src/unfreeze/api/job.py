@@ -143,7 +143,8 @@ def begun(
         chosen = replace(chosen, reasons={**chosen.reasons, "head_solver": how})
     elif s.head_solver == "logistic":
         raise UsageError(
-            "--head-solver logistic: more than the head is trained.", "Add --freeze all."
+            "--head-solver logistic needs a frozen backbone, but other layers train too.",
+            "Add --freeze all.",
         )
     sweep = None
     if solver == "logistic":
@@ -175,17 +176,17 @@ def _sweep(
     if s.head_lr is not None:
         return None, "none: --head-lr is given"
     if chosen.settings.select == "last" and s.select is None:
-        return None, f"none: {held_out} validation images cannot choose"
+        return None, f"none: {held_out} validation images are too few"
     if chosen.settings.select != "accuracy":
-        return None, f"none: it judges by accuracy, and --select is {s.select}"
+        return None, f"none: it compares accuracy, but --select is {s.select}"
     if s.ema or s.clip_grad:
-        return None, "none: it knows neither --ema nor --clip-grad"
+        return None, "none: it supports neither --ema nor --clip-grad"
     if s.lr is not None and s.weight_decay is not None:
         return None, "none: --lr and --weight-decay are given"
     if not held_out:
-        return None, "none: nothing is held out to judge by"
+        return None, "none: there is no validation set"
     if decision.learner is None:
-        return None, "none: only a single linear head is tried many times at once"
+        return None, "none: it needs a single linear head"
     tried = pairs(
         chosen.lr,
         chosen.weight_decay,
@@ -200,8 +201,8 @@ def _sweep(
         heads=len(tried),
         work=decision.work,
     )
-    why = f"{len(tried)} pairs of --lr and --weight-decay, {epochs} epochs each: the best on "
-    return Sweep(tried, epochs), why + "validation is taken"
+    why = f"{len(tried)} pairs of --lr and --weight-decay, {epochs} epochs each; best on validation"
+    return Sweep(tried, epochs), why
 
 
 def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
@@ -219,7 +220,7 @@ def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[s
     given = as_dict(s)
     given["arch"] = s.arch and canonical(s.arch)
     check_resumable(state, given, found.fingerprint)
-    console.say(f"Going on from step {state['step']:,}.")
+    console.say(f"Resuming from step {state['step']:,}.")
     return state
 
 
@@ -257,8 +258,8 @@ def _batch_norm_has_company(network: nn.Module, frozen: frozenset[str], batch_si
     ]
     if batch_size == 1 and learning:
         raise UsageError(
-            f"--batch-size 1: the batch norm {learning[0]} cannot learn from single images.",
-            "Use 2 or more, or freeze the batch norms.",
+            f"--batch-size 1 is too small for the batch norm layer {learning[0]}.",
+            "Use 2 or more, or freeze the batch norm layers.",
         )
 
 

@@ -25,8 +25,8 @@ def chosen_judge(s: CompareSettings, run: FinetuneSettings) -> dict[str, Any]:
         return {"data": s.data, "split": "test", **told}
     if not len(unchecked(run, read_labels(run, Quiet())).val):
         raise DataError(
-            f"Nothing is left to judge by: {spoken(s.data)} has no test split, and no images are "
-            "held out for validation.",
-            "Name labelled images with --test, or give DATA a test split.",
+            f"Nothing to evaluate on: {spoken(s.data)} has no test split, and no validation images "
+            "are held out.",
+            "Give labelled images with --test, or add a test split to DATA.",
         )
     return {"data": s.data, "split": "val", **told}

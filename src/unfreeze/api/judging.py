@@ -70,8 +70,8 @@ def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
     index = index.take(np.flatnonzero(index.labels >= 0))
     if not len(index):
         raise DataError(
-            f"{source.where} has no labels to compare with.",
-            "Add --labels, or use predict instead.",
+            f"{source.where} has no labels.",
+            "Add --labels, or use `unfreeze predict`.",
         )
     known = _known(s.run, index)
     positions, name = _choose(index, s.split, known)
@@ -130,7 +130,7 @@ def _choose(index: Index, split: str | None, known: _Known) -> tuple[Positions, 
         # the data does not say it: the run's own cut does
         positions = np.flatnonzero(own == split)
         if not len(positions):
-            raise DataError(f"The run held out no {split}.", "Use --split all.")
+            raise DataError(f"The run has no {split} split.", "Use --split all.")
         return positions, split
     return in_split(index, split), split
 
@@ -149,8 +149,8 @@ def _labels(index: Index, positions: Positions, classes: tuple[str, ...]) -> npt
     unknown = sorted(wanted - set(places))
     if unknown:
         raise DataError(
-            f"The model does not know the class {unknown[0]!r}; it knows {', '.join(classes)}.",
-            "Evaluate on data with the classes of the training.",
+            f"The model does not know the class {unknown[0]!r}; its classes: {', '.join(classes)}.",
+            "Evaluate on data with the classes of the training set.",
         )
     table = np.array([places.get(name, -1) for name in index.classes], np.int64)
     return table[index.labels]

@@ -49,8 +49,8 @@ def _refuse_shell_only(settings: dict[str, Any]) -> None:
     for name in SHELL_ONLY:
         if name in settings:
             raise UsageError(
-                f"There is no keyword {name!r}: it is for the command line.",
-                "A call returns its result and raises its errors as they are.",
+                f"Unexpected keyword {name!r}: it is for the command line only.",
+                "In Python the result is returned and errors are raised.",
             )
 
 

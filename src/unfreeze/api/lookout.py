@@ -72,7 +72,7 @@ def lookout(s: ShowSettings, side: int, images: int) -> Lookout:
     given |= {"range": s.range, "channels": s.channels}
     settings = build(PretrainSettings, given)
     facts = Facts(max(images, ENOUGH), side, pick_device("auto").type)
-    return _pretraining(plan(settings, facts).settings, "as pretrain would make them")
+    return _pretraining(plan(settings, facts).settings, "as in a new pretraining run")
 
 
 def intensity(s: ShowSettings) -> str:
@@ -91,17 +91,17 @@ def _of_run(run: str) -> Lookout:
         s = build(FinetuneSettings, given)
         cut = maker(s.augment, preprocess, s.seed)
         note = (
-            f"First the input of {run}, then the random views of its first epochs "
+            f"First the network input of {run}, then the augmented views of its first epochs "
             f"(--augment {s.augment})."
         )
         return Lookout(note, cut, RANDOM, preprocess.mean, preprocess.std, preprocess)
-    note = f"The input of {run}; its random views are not known without the run's folder."
+    note = f"The network input of {run}; its augmented views need the run folder."
     return Lookout(note, None, 0, preprocess.mean, preprocess.std, preprocess)
 
 
 def _pretraining(s: PretrainSettings, whose: str) -> Lookout:
     note = (
-        f"First the input without augmentation, then the random views of the first epoch, {whose} "
+        f"First the input without augmentation, then the crops of the first epoch, {whose} "
         f"(--augment {s.augment})."
     )
     return Lookout(note, Cut(s.seed, view_specs(s)), 1, MEAN, STD, preprocess_of(s))

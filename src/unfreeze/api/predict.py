@@ -96,7 +96,7 @@ def run_predict(settings: PredictSettings, console: Console) -> Predictions | Wr
 
 def _predictions(s: PredictSettings, console: Console, images: Sequence[Any]) -> Predictions:
     if not images:
-        raise UsageError("predict needs images.", "Name files, folders or archives after RUN.")
+        raise UsageError("predict needs images.", "Give files, folders or archives after RUN.")
     # refused before the work, not after
     out = output_file(s.out, ours=table_of(COLUMNS), inputs=inputs_of(s)) if s.out else None
     network = placed(load_classifier(s.run), s.device, s.precision)

@@ -150,7 +150,7 @@ def run_pretrain(
     if settings.dry_run:
         return plan_pretrain(settings, console)
     if not settings.out:
-        raise UsageError("pretrain needs a folder for the run.", "Add --out RUN, or --dry-run.")
+        raise UsageError("pretrain needs a run folder.", "Add --out RUN, or --dry-run.")
     with RunLocks() as locks:
         return _trained(settings, console, deadline, locks, on_epoch)
 
@@ -337,7 +337,7 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
                 console.say(said)
     processes.leads(lambda: run.rewind_metrics(-1 if found is None else trainer.step))
     if found is not None:
-        console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
+        console.say(f"Resuming from step {trainer.step:,} of {trainer.plan.steps:,}.")
 
 
 def _result(

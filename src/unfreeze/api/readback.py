@@ -64,7 +64,7 @@ def _same(file: str, written: Iterable[Any], found: Iterable[Any]) -> None:
 
 def _refuse(file: str, written: Any, found: Any) -> NoReturn:
     raise DataError(
-        f"{file} cannot hold {_plain(written)!r}: it is read back as {found!r}.",
+        f"{file} cannot store {_plain(written)!r}: it reads back as {found!r}.",
         "Rename that file, folder or class.",
     )
 

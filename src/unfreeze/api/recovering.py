@@ -43,7 +43,7 @@ def kept(chosen: Plan, run: RunFolder, console: Console) -> tuple[Plan, int | No
         values |= found["values"]
     if values:
         tried = "; ".join(found["remedy"] for found in recoveries)
-        console.say(f"This run recovered from a collapse and keeps what was changed: {tried}.")
+        console.say(f"This run recovered from a collapse with changed settings: {tried}.")
     return changed(chosen, values), int(state["threads"])
 
 
@@ -115,7 +115,7 @@ def _given_up(trainer: Trainer, collapse: Collapsed) -> Collapsed:
     """The collapse, saying what was tried."""
     tried = "; ".join(before["remedy"] for before in trainer.recoveries)
     if tried:
-        collapse.next_step = f"Tried: {tried}. Look at the images with `unfreeze show`."
+        collapse.next_step = f"Tried: {tried}. Check the images with `unfreeze show`."
     return collapse
 
 
@@ -137,12 +137,12 @@ def settled(trainer: Trainer, console: Console) -> None:
     """At the end: the last remedy worked, for the run has not collapsed since."""
     if trainer.recoveries:
         trainer.recoveries[-1]["worked"] = True
-        console.say(f"What helped: {trainer.recoveries[-1]['remedy']}.")
+        console.say(f"Recovered from collapse with: {trainer.recoveries[-1]['remedy']}.")
 
 
 def _tell(fresh: Trainer, collapse: Collapsed, remedy: Remedy, console: Console) -> None:
     console.say(
-        f"{collapse.sentence} Back to step {fresh.step:,} with {remedy.flags} ({remedy.why})."
+        f"{collapse.sentence} Resuming from step {fresh.step:,} with {remedy.flags} ({remedy.why})."
     )
     run = fresh.run
     run.rewind_metrics(fresh.step)

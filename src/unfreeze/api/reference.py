@@ -21,8 +21,8 @@ from unfreeze.swav.dump import Dump, refuse_foreign
 
 SYNC = {"pytorch": "all", "apex": "groups"}  # anything else is none, as there
 IDLE = {
-    "the launcher's environment says it": ("dist_url", "world_size", "rank", "local_rank"),
-    "codes are always computed in the log domain": ("improve_numerical_stability",),
+    "set by the launcher's environment variables": ("dist_url", "world_size", "rank", "local_rank"),
+    "assignments are always computed in the log domain": ("improve_numerical_stability",),
 }
 # the advice of `pretrain` in this verb's words
 WORDS = {
@@ -58,7 +58,7 @@ def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResu
     try:
         return run_pretrain(translation.settings, console, on_epoch=dump)
     except Interrupted as stop:
-        raise Interrupted(stop.sentence, "The same command goes on from there.") from stop
+        raise Interrupted(stop.sentence, "Resume with the same command.") from stop
     except UnfreezeError as error:
         for theirs, ours in WORDS.items():
             error.next_step = error.next_step.replace(theirs, ours)
@@ -73,7 +73,9 @@ def translated(given: ReferenceSettings, device: torch.device, processes: int = 
     A batch of `given` is that of each process. UsageError for what has no counterpart.
     """
     if not given.data_path:
-        raise UsageError("unfreeze swav needs --data_path: the folder of images.")
+        raise UsageError(
+            "unfreeze swav needs --data_path.", "Add --data_path FOLDER, the folder of images."
+        )
     values: dict[str, Any] = {n: getattr(given, n) for n in SAME}
     precision, said = _precision(given, device)
     batch = given.batch_size * processes
@@ -105,7 +107,7 @@ def _precision(given: ReferenceSettings, device: torch.device) -> tuple[str, str
     if device.type == "cuda":
         return "fp16", ""
     instead, why = pick_precision("auto", device)
-    return "auto", f"--use_fp16: without CUDA {instead} is used instead ({why})."
+    return "auto", f"--use_fp16 needs CUDA: using {instead} instead ({why})."
 
 
 def _queue(asked: int, batch: int) -> tuple[int, str]:
@@ -113,8 +115,8 @@ def _queue(asked: int, batch: int) -> tuple[int, str]:
     length = asked - asked % batch
     if length == asked:
         return length, ""
-    whole = f"a whole number of batches of {batch}" if length else "less than a batch: it is off"
-    return length, f"--queue_length {asked} is rounded down to {length}, {whole}."
+    why = f"a multiple of the batch size {batch}" if length else "as it is less than a batch: off"
+    return length, f"--queue_length {asked} is rounded down to {length}, {why}."
 
 
 def _rising(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
@@ -129,8 +131,8 @@ def _rising(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
         return {"warmup_epochs": 0}, ""
     reached = given.start_warmup + (given.base_lr - given.start_warmup) * epochs / warmup
     said = (
-        f"--warmup_epochs {warmup} is more than --epochs {epochs}: the learning rate only rises, "
-        f"to {reached:g}."
+        f"--warmup_epochs {warmup} is more than --epochs {epochs}: the run ends in the warm-up, "
+        f"at a learning rate of {reached:g}."
     )
     return {"warmup_epochs": epochs, "base_lr": reached}, said
 
@@ -141,4 +143,4 @@ def _idle(given: ReferenceSettings) -> str:
     for why, names in IDLE.items():
         typed = [f"--{name}" for name in names if getattr(given, name) is not None]
         parts += [f"{', '.join(typed)} ({why})"] if typed else []
-    return f"Without effect here: {'; '.join(parts)}." if parts else ""
+    return f"Ignored: {'; '.join(parts)}." if parts else ""

@@ -84,8 +84,9 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
             part = _part(scene, own, ready.chosen(portions), pool, fold, Hushed(console))
         parts.append(part)
         console.say(
-            f"{place}/{len(trials)} {folder.name}: {part.correct_last / part.n:.3f} of {part.n} "
-            f"held out right in the last epoch, {part.correct / part.n:.3f} in the chosen one"
+            f"{place}/{len(trials)} {folder.name}: accuracy on {part.n} held-out images "
+            f"{part.correct_last / part.n:.3f} in the last epoch, {part.correct / part.n:.3f} in "
+            "the selected one"
         )
     chose = "rates, too" if main.job.sweep or main.job.tried else "the epoch alone"
     if main.job.plan.settings.select == "last":
@@ -103,7 +104,7 @@ def foretold(job: Job, portions: Portions) -> Job:
     if not s.folds and s.repeats == 1:
         return job
     count = len(list(_trials(s, portions)))
-    reasons = {**job.plan.reasons, "folds": f"{count} runs before the run itself"}
+    reasons = {**job.plan.reasons, "folds": f"{count} runs before this one"}
     return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
@@ -146,18 +147,16 @@ def sentence(found: Repeated) -> str:
     """For people."""
     low, high = found.interval
     again = all(part.n == found.n for part in found.runs)  # as the data's own val is
-    how = "the same images" if again else "other images held out"
+    how = "the same validation images" if again else "different validation splits"
     how = f"{found.folds} folds" if found.folds else how
     seeds = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
-    said = (
-        f"Held out in turn ({how}{seeds}): {found.accuracy:.3f} of {found.n:,} images right "
+    text = (
+        f"Cross-validation ({how}{seeds}): accuracy {found.accuracy:.3f} on {found.n:,} images "
         f"[{low:.3f}, {high:.3f}]"
     )
     if found.chose == "nothing":
-        return f"{said}."
-    return (
-        f"{said} in the last epoch; in the epoch that they chose themselves {found.selected:.3f}."
-    )
+        return f"{text}."
+    return f"{text} in the last epoch; {found.selected:.3f} in the epochs selected on these images."
 
 
 def pooled(ready: Checked, seed: int) -> Pool:
@@ -182,8 +181,8 @@ def _trials(s: FinetuneSettings, whole: Portions) -> Iterator[tuple[int, int | N
             one = portion(whole.index, usable, free, whole.alike)
             if not len(one.val):
                 raise DataError(
-                    "--repeats: nothing is held out, so there is nothing to judge by.",
-                    "Give more images of each class, or leave it out.",
+                    "--repeats needs a validation set, but no images are held out.",
+                    "Add images of each class, or omit --repeats.",
                 )
             yield seed, None, one
 
@@ -240,14 +239,14 @@ def _remembered(s: FinetuneSettings) -> Part | None:
         part, before = Part(**told["part"]), dict(told["settings"])
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}.", "Remove its folder; it is trained again."
+            f"{path} cannot be read: {error}.", "Remove its folder to train this run again."
         ) from error
     for name, value in _asked(s).items():
         if before.get(name) != value:
             raise UsageError(
-                f"{path.parent.name} was trained with {flag(name)} {before.get(name)}, now it is "
+                f"{path.parent.name} was trained with {flag(name)} {before.get(name)}, not "
                 f"{value}.",
-                "Leave it as it was, or name a new --out.",
+                "Use the same value, or a new --out.",
             )
     return part
 

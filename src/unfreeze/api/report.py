@@ -74,7 +74,7 @@ def run_report(settings: ReportSettings, console: Console) -> Report:
 def redrawn(run: str, console: Console) -> None:
     """The report of a run whose work is done: where it can't be drawn, that is a warning."""
     again = f"unfreeze report {shlex.quote(run)}"
-    with afterwards("The report could not be drawn", RunFolder(run), console, again=again):
+    with afterwards("The report could not be written", RunFolder(run), console, again=again):
         report(run)
 
 

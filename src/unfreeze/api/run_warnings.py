@@ -75,15 +75,15 @@ def _of_pretraining(trainer: Trainer) -> list[RunWarning]:
     if verdict is None or (verdict.kind == "stuck" and _knows_more(watch)):
         return []
     if not trainer.s.base_lr:
-        next_step = "The learning rate is 0. Leave out --base-lr, or give one above 0."
+        next_step = "The learning rate is 0. Omit --base-lr, or use a value above 0."
     elif trainer.step < checks.FEW_STEPS:
         few = worded(trainer.step, "step is", "steps are")
-        next_step = f"{few} probably too few: raise --epochs."
+        next_step = f"{few} probably too few: increase --epochs."
     else:
         images = len(trainer.loader.positions)
         tries = remedies(trainer.s, steps_per_epoch=plan.steps_per_epoch, images=images)
         next_step = advice(tries)
-    said = f"Pretraining learned nothing that lasts: {verdict.diagnosis}. {next_step}"
+    said = f"Pretraining learned nothing useful: {verdict.diagnosis}. {next_step}"
     return [RunWarning(CODES[verdict.kind], said)]
 
 

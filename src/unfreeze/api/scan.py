@@ -96,7 +96,7 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     """The same from a settings object."""
     s = settings
     if s.undo and s.quarantine:
-        raise UsageError("--undo and --quarantine are opposites.", "Give one of them.")
+        raise UsageError("--undo and --quarantine exclude each other.", "Give only one of them.")
     out = _allowed(s)
     restored, notes = _undone(s, console)
     source = open_source(s.data, data_root=s.data_root, console=console)
@@ -125,7 +125,7 @@ def _allowed(s: ScanSettings) -> Path | None:
     folder = Path(s.out)
     writable("--out", folder)
     if is_run(folder):
-        raise UsageError(f"--out {folder} is the folder of a run.", "Name another folder.")
+        raise UsageError(f"--out {folder} is a run folder.", "Use another folder.")
     output_file(folder / PAGE, ours=is_our_page, inputs=inputs_of(s))
     output_file(folder / TABLE, ours=table_of(Problem._fields), inputs=inputs_of(s))
     return folder
@@ -135,7 +135,7 @@ def _refuse_quarantine(s: ScanSettings, source: Source, folder: Path) -> None:
     refuse_inputs("--quarantine", folder, inputs_of(s))
     refuse_others(folder)
     if source.kind == "several":
-        raise UsageError("--quarantine takes one source at a time.", "Scan each with its own.")
+        raise UsageError("--quarantine needs a single source.", "Scan each source separately.")
     if source.kind == "folder":
         refuse_inside(Path(source.where), folder)
     else:
@@ -196,7 +196,7 @@ def _set_aside(s: ScanSettings, source: Source, found: Clinic, console: Console)
     if source.kind != "folder":
         moved = set_aside(source, folder, broken)
         console.say(
-            f"{len(moved):,} files were put on a list of exclusions that later runs follow."
+            f"{len(moved):,} files were added to the list of exclusions that later runs use."
         )
         return moved
     moved = quarantine(Path(source.where), folder, broken)

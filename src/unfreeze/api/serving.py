@@ -108,8 +108,8 @@ def _finite(outputs: Tensor, names: Sequence[str]) -> None:
     bad = torch.nonzero(~torch.isfinite(outputs).all(dim=1)).flatten().tolist()
     if bad:
         raise WeightsError(
-            f"The outputs of {len(bad):,} of {len(names):,} images are NaN or infinite, the first "
-            f"of {names[bad[0]]}.",
+            f"The outputs of {len(bad):,} of {len(names):,} images are NaN or infinite, the first: "
+            f"{names[bad[0]]}.",
             "Use other weights; with --precision fp16 or bf16, try fp32.",
         )
 
@@ -120,8 +120,8 @@ def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) ->
         raise DataError(
             f"None of {len(names):,} images could be read; the first: {lines[0]}."
             if lines
-            else "There are no images.",
-            "Check the files, or name others.",
+            else "No images.",
+            "Check the files, or give others.",
         )
     for line in lines[:TOLD]:
         console.warn(f"left out: {line}")

@@ -266,7 +266,7 @@ def _views(s: ShowSettings, index: Index, some: _Some) -> tuple[list[Strip], str
     look = lookout(s, sampled(index, some.usable).side, len(some.usable))
     rows = look.rows(images, positions)
     strips = [
-        Strip(told(index.paths[place]), [("as it is", shrink(image, THUMBNAIL)), *row])
+        Strip(told(index.paths[place]), [("original", shrink(image, THUMBNAIL)), *row])
         for place, image, row in zip(positions.tolist(), images, rows, strict=True)
     ]
     return strips, look.note

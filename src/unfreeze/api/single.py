@@ -134,8 +134,8 @@ def _threaded(scene: Scene, job: Job, state: dict[str, Any] | None, console: Con
     count = threads.to_resume(before) if world == 1 else threads.most
     if count != before:
         console.say(
-            f"The run began with {before} CPU threads and resumes with {count}: the last bits of "
-            "its numbers may differ."
+            f"The run began with {before} CPU threads and resumes with {count}: results may "
+            "differ in the last bits."
         )
     return with_threads(job, count, "as the run began" if count == before else "")
 
@@ -304,7 +304,7 @@ def _write_model(
     }
     card = replace(job.card, provenance={**job.card.provenance, **learnt})
     save_model(run.file("model"), job.network.state_dict(), card)
-    failed = "The record of the training images, which finds data leakage, could not be written"
+    failed = "The record of the training images (for data leakage checks) could not be written"
     with afterwards(failed, run, console):
         ready.write_seen(run)
 
@@ -347,6 +347,6 @@ def stopped(run: RunFolder, job: Job, outcome: Outcome) -> Interrupted:
     s = job.plan.settings
     return Interrupted(
         f"Stopped by {outcome.asked_by} after step {outcome.step} of {outcome.steps} "
-        f"({outcome.epochs} of {s.epochs} epochs); model/ holds the best so far.",
+        f"({outcome.epochs} of {s.epochs} epochs); model/ holds the best weights so far.",
         go_on("finetune", s.data, run.path),
     )

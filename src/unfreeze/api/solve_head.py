@@ -50,8 +50,8 @@ def solve_head(
         features, labels, images = _training_set(shortcut)
         if not bool(torch.isfinite(features).all()):
             raise DataError(
-                "The network's features are not finite numbers.",
-                "Check the weights: `unfreeze inspect` names tensors with NaN or infinite values.",
+                "The features of the frozen backbone are NaN or infinite.",
+                "Check the weights: `unfreeze inspect` lists tensors with NaN or infinite values.",
             )
         views = len(labels) // len(images)
         own = images if groups is None else groups[images]
@@ -132,12 +132,13 @@ def _recorded(
     }
     if chosen is None:
         console.say(
-            "Head solved by logistic regression; too few images of a class for cross-validation."
+            "Head solved by logistic regression, without cross-validation: a class has too few "
+            "images."
         )
     else:
         how = f"{found.folds}-fold cross-validation on {images:,} training images"
         console.say(
             f"Head solved by logistic regression: {found.scaling} features, C {found.strength:g}, "
-            f"chosen by {how}: accuracy {chosen.accuracy:.3f}, loss {chosen.loss:.3f}."
+            f"selected by {how}: accuracy {chosen.accuracy:.3f}, loss {chosen.loss:.3f}."
         )
     return replace(job, card=replace(job.card, provenance={**job.card.provenance, "head": head}))

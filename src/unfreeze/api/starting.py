@@ -42,7 +42,7 @@ def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
     own = network_of(settings.init, settings.arch)
     arch, why = choose_arch(settings, side, device.type)
     if own and not settings.arch:
-        arch, why = own.arch, "that of the weights"
+        arch, why = own.arch, "architecture of the weights"
     reasons = {} if settings.arch else {"arch": why}
     arch, asked = canonical(arch), settings.stem
     network = build(arch, stem="imagenet" if asked == "auto" else asked)
@@ -72,7 +72,9 @@ def inherit_head(model: SwAV, start: Start, reasons: dict[str, str], console: Co
     if loaded is None:
         return
     rest, why = rest_of_run(init) if model_folder(init) is not None else (loaded.rest, "")
-    said = (f"{why}: the SwAV head starts at random.",) if why else inherit(model, rest).said
+    said = (
+        (f"{why}: the SwAV head is initialised at random.",) if why else inherit(model, rest).said
+    )
     reasons["swav_head"] = " ".join(said)
     console.say(reasons["swav_head"])
 
@@ -88,7 +90,7 @@ def _roomy(
         size = min(2 * size, 224)
     if size == usual:
         return settings, ""
-    why = f"images of {side} pixels, enlarged: else the network's last map is below 2x2"
+    why = f"images of {side} pixels are enlarged: else the last feature map is below 2x2"
     return replace(settings, image_size=size), why
 
 

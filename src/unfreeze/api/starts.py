@@ -45,7 +45,7 @@ def starts(s: CompareSettings) -> list[Start]:
     """
     if len(s.weights) < 2 or len(set(s.weights)) < len(s.weights):
         raise UsageError(
-            "compare needs two or more different starts.", "Give --weights none RUN, for example."
+            "compare needs two or more different --weights.", "For example: --weights none RUN."
         )
     arch = s.arch or _common_network(s.weights)
     ready = {w: _start(s, w, {"arch": arch}) for w in s.weights if w != "none"}
@@ -108,8 +108,9 @@ def _common_network(weights: tuple[str, ...]) -> str | None:
     """The network of the runs among the starts; None where none of them says one."""
     own = {w: found.arch for w in weights if w != "none" and (found := network_of(w)) is not None}
     if len(set(own.values())) > 1:
-        said = ", ".join(f"{name} is a {arch}" for name, arch in own.items())
+        list_of = ", ".join(f"{name} is a {arch}" for name, arch in own.items())
         raise UsageError(
-            f"The starts are of different networks: {said}.", "Compare starts of one network."
+            f"The weights are of different architectures: {list_of}.",
+            "Compare weights of one architecture.",
         )
     return next(iter(own.values()), None)

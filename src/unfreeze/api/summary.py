@@ -131,7 +131,7 @@ def _said(arch: str) -> tuple[ModelCard | None, Known | None]:
 def _height_and_width(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"3x([1-9]\d*)x([1-9]\d*)", text)
     if found is None:
-        raise UsageError(f"'{text}' is no input size.", "Write --input 3xHEIGHTxWIDTH.")
+        raise UsageError(f"--input {text!r} is not an input size.", "Use --input 3xHEIGHTxWIDTH.")
     return int(found.group(1)), int(found.group(2))
 
 

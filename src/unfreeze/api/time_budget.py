@@ -78,12 +78,14 @@ def finetune_hint(s: FinetuneSettings, found: Labelled, processes: int) -> dict[
 def show_hint(hint: dict[str, Any] | None, console: Console) -> None:
     """How to spend an hour at most."""
     if hint is None:
-        console.say("Not even one epoch of the smallest network fits into one hour here.")
+        console.say(
+            "Not even one epoch of the smallest network fits into one hour on this machine."
+        )
         return
     size = hint.get("image_size")
     parts = [hint.get("arch", ""), f"images of {size} pixels" if size else ""]
     what = ", ".join(part for part in (*parts, f"{hint['epochs']} epochs") if part)
-    console.say(f"What fits into one hour on this machine: {what}. Add {FLAG} 1h to take it.")
+    console.say(f"Fits into one hour on this machine: {what}. Add {FLAG} 1h to use it.")
 
 
 def _hint(s: S, found: Fitting | None) -> dict[str, Any] | None:
@@ -105,14 +107,13 @@ def _taken(s: S, found: Fitting | None) -> tuple[S, dict[str, str]]:
     """The settings with every value that fits, with one reason for those that were open."""
     if found is None:
         raise UsageError(
-            f"Not even one epoch of the smallest choice fits into {FLAG} {s.time_budget}.",
-            f"Give more time, leave open what is given of {_named(s)}, or use fewer images "
-            "(--limit N).",
+            f"Not even one epoch of the smallest network fits into {FLAG} {s.time_budget}.",
+            f"Give more time, omit {_named(s)}, or use fewer images (--limit N).",
         )
     values = {"epochs": found.epochs, **found.values}
     default = {entry.name: entry.default for entry in fields(s)}
     reasons = {
-        name: f"fits {FLAG} {s.time_budget}: {spoken(found.seconds)} by a measured step"
+        name: f"fits {FLAG} {s.time_budget}: {spoken(found.seconds)} by the measured step time"
         for name, value in values.items()
         if getattr(s, name) == default[name] and value != default[name]
     }

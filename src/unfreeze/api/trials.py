@@ -123,8 +123,8 @@ def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
         return runs[0]
     if any(run.val_accuracy is None for run in runs):
         raise DataError(
-            "No images are held out, so nothing can choose among several rates.",
-            "Give one --lr instead of --rates, or more images of each class.",
+            "--rates needs a validation set, but no images are held out.",
+            "Use one --lr instead of --rates, or add images of each class.",
         )
     return max(runs, key=lambda run: (run.val_accuracy or 0.0, -_validation_loss(run)))
 
@@ -186,7 +186,7 @@ def remembered(folder: Path) -> Judged | None:
         return Judged(Outcome(**held), paths, right)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}.", "Remove the folder; --resume trains it again."
+            f"{path} cannot be read: {error}.", "Remove the folder; --resume trains this run again."
         ) from error
 
 

@@ -66,7 +66,7 @@ def scope_of(s: PretrainSettings, device: torch.device) -> Scope:
     if s.workers is not None:
         given["workers"] = ASKED
     if s.views_on == "device":
-        given["workers"] = "views are cut on the device"
+        given["workers"] = "crops are computed on the device"
     elif why := no_workers_here():
         given["workers"] = why
     if s.precision != "auto":
@@ -81,8 +81,8 @@ def announced(s: PretrainSettings, world: int) -> dict[str, str]:
     if s.tune == "off":
         return {}
     if world > 1:
-        return {"tune": "with several processes nothing is measured"}
-    what = "threads, precision, layout and workers, where not given,"
+        return {"tune": "nothing is measured with several processes"}
+    what = "threads, precision, layout and workers that are not given"
     return {"tune": f"{what} are measured before the first step, within {SECONDS:g} s"}
 
 
@@ -153,7 +153,7 @@ def tell(found: Tuned, console: Console) -> None:
     if found.record is None:
         return
     if not found.record["steps"]:
-        console.say("Threads, precision and workers were not measured; config.toml says why.")
+        console.say("Threads, precision and workers were not measured; config.toml has the reason.")
         return
     console.say(f"Fastest settings, measured in {found.record['probe_seconds']:g} s:")
     console.table(Table(("", ""), list(found.reasons.items())))

@@ -43,6 +43,6 @@ def _recorded(run: Path) -> list[Any]:
         found = json.loads(path.read_text(encoding="utf-8"))["uses"] if path.exists() else []
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}.", "It counts the uses of the test set; remove it."
+            f"{path} cannot be read: {error}.", "Remove it; it counts evaluations on the test set."
         ) from error
     return list(found)
