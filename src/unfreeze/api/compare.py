@@ -1,4 +1,4 @@
-"""`compare`: the same images and budget from several starting points, and an honest verdict."""
+"""`compare`: fine-tunes from several initial weights on the same images and compares accuracy."""
 
 import time
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ FREE = {"device", "workers", "store", "store_budget", "data_root", "data", "logg
 
 @dataclass(frozen=True)
 class StartResult:
-    """One start over its seeds: `interval` is of seeds and images together, 95 %."""
+    """One start over its seeds; `interval`: 95 %, over seeds and images."""
 
     weights: str
     name: str
@@ -52,9 +52,9 @@ class StartResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """What share of the images `start` has right more than `than`, paired by seed and image.
+    """Accuracy of `start` minus that of `than`, paired by seed and image.
 
-    `verdict`: better, worse, or open where the 95 % interval holds 0.
+    `verdict`: "better", "worse", or "open" if the 95 % interval contains 0.
     """
 
     start: str
@@ -66,14 +66,13 @@ class Difference:
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Displayed):
-    """What became of each start, what is between them, and a sentence.
+    """The result of each start, the differences between them, and a verdict in one sentence.
 
-    `same_images`: whether, seed by seed, all starts trained on and chose by the same images,
-    as their split.csv say. `rates`: "one" learning rate was given for all, the best of "several" on
-    validation was taken for each start and seed, each start had its "own" usual one, or "none" was
-    needed because heads were solved. `frozen`: only heads learned, so that a start from nothing is
-    a frozen random network. `failed`: in how many runs a start learned nothing, of those that did
-    so in half of their runs or more. `warnings`: see `RunWarning`.
+    `same_images`: whether, for each seed, all starts had the same train and val (by split.csv).
+    `rates`: learning rates: "one" for all starts, the best of "several" on validation for each
+    start and seed, each start's "own" default, or "none" (heads were solved). `frozen`: only heads
+    were trained, so `none` is a frozen random network. `failed`: number of runs that learned
+    nothing, of starts where that is half of the runs or more. `warnings`: see `RunWarning`.
     """
 
     out: str
@@ -100,13 +99,13 @@ class Comparison(Displayed):
         return compared(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a run."""
+        """One row per run."""
         return [asdict(run) for run in self.runs]
 
 
 @dataclass(frozen=True, repr=False)
 class ComparePlan(Displayed):
-    """What `--dry-run` shows."""
+    """The result of `--dry-run`."""
 
     settings: dict[str, Any]
     reasons: dict[str, str]
@@ -120,7 +119,7 @@ class ComparePlan(Displayed):
         return plan_compare(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a derived setting: its value, and why."""
+        """One row per derived setting: its value and the reason."""
         return plan_rows(self)
 
 
@@ -154,11 +153,11 @@ def compare(
     progress: bool | None = None,
     **settings: Any,
 ) -> Comparison | ComparePlan:
-    """Train from each of `weights` with the same images and seeds, and say what paid.
+    """Fine-tune from each of `weights` with the same images and seeds, and compare accuracy.
 
-    `weights`: two or more starts; None: none and imagenet, or those of the run that is resumed.
-    The test images are read once a run, at its end; finished runs of an interrupted comparison are
-    not done again (`resume`).
+    `weights`: two or more; None: none and imagenet, or those of the comparison that is resumed.
+    Each run is evaluated on the test set once, at its end. With `resume`, finished runs of an
+    interrupted comparison are not repeated.
     """
     began = time.monotonic()
     starts_from = {} if weights is None else {"weights": weights}
@@ -209,7 +208,7 @@ def _compared(
 
 
 def _allowed(s: CompareSettings) -> None:
-    """UsageError where the comparison may not go there, or is not the one that was begun."""
+    """UsageError if the output folder cannot be used, or holds a different comparison."""
     if not s.out:
         raise UsageError("compare needs an output folder.", "Add --out DIR, or --dry-run.")
     folder = allowed(s.out, resume=s.resume, overwrite=s.overwrite, inputs=inputs_of(s))
@@ -233,7 +232,7 @@ def _grown(name: str, was: Any, value: Any) -> bool:
 
 
 def _trials(s: CompareSettings, ready: list[Start], folder: Path) -> list[Trial]:
-    """Seed by seed, so that what is there when somebody stops can be compared."""
+    """All runs, seed by seed, so that an interrupted comparison has complete seeds."""
     return [
         Trial(start, seed, folder / folder_name(number, start, seed), s.rates or ())
         for seed in range(s.seed, s.seed + s.seeds)
@@ -312,7 +311,7 @@ def _result(
 
 
 def _rates(s: CompareSettings, found: list[Judged]) -> str:
-    """How learning rates were chosen; see `Comparison`."""
+    """How learning rates were selected; see `Comparison`."""
     if all(f.outcome.lr is None for f in found):
         return "none"
     if s.lr is not None or len(s.rates or ()) == 1:
@@ -321,13 +320,13 @@ def _rates(s: CompareSettings, found: list[Judged]) -> str:
 
 
 def _failed(by: dict[str, list[Judged]]) -> dict[str, int]:
-    """Starts that learned nothing in half of their runs or more, and in how many."""
+    """Start -> number of runs that learned nothing, if that is half of its runs or more."""
     lost = {w: sum(not run.outcome.learned for run in runs) for w, runs in by.items()}
     return {w: count for w, count in lost.items() if count and 2 * count >= len(by[w])}
 
 
 def _paired(by: dict[str, list[Judged]]) -> bool:
-    """Whether all seeds are judged by the same images; DataError where the starts are not."""
+    """Whether all seeds have the same evaluation images; DataError if starts of a seed differ."""
     for several in zip(*by.values(), strict=True):
         if len({tuple(one.paths) for one in several}) > 1:
             raise DataError(
@@ -338,7 +337,7 @@ def _paired(by: dict[str, list[Judged]]) -> bool:
 
 
 def _images(runs: list[Judged]) -> int:
-    """How many different ones judge; seeds that hold out their own have some in common."""
+    """Number of distinct evaluation images; the validation sets of seeds overlap."""
     return len({path for run in runs for path in run.paths})
 
 
@@ -359,7 +358,7 @@ def _of_start(start: Start, runs: list[Judged]) -> StartResult:
 
 
 def _differences(by: dict[str, list[Judged]], shared: bool) -> list[Difference]:
-    """Each start against those it is measured by: `none` first, else the earlier ones."""
+    """The difference of each pair of starts: to `none`, then to the earlier ones."""
     order = sorted(by, key=lambda weights: weights != "none")
     found = []
     for than, start in combinations(order, 2):

@@ -1,4 +1,4 @@
-"""Time and memory of a fine-tuning, for people and in JSON, before it starts."""
+"""Estimated time and memory of a fine-tuning run, before it starts."""
 
 import time
 from dataclasses import asdict
@@ -16,11 +16,11 @@ from unfreeze.runtime.duration import spoken
 from unfreeze.transfer.augment import maker
 from unfreeze.transfer.cost import Amount, Case, amount, memory
 
-# what any machine reaches: below a minute by these, nothing is measured
-SLOW = {"cpu": 2e9, "mps": 2e10, "cuda": 2e11}  # operations a second
-SLOW_VIEW = 0.01  # seconds to cut a view
+# speeds that any machine reaches: a run below QUICK seconds at these is not measured
+SLOW = {"cpu": 2e9, "mps": 2e10, "cuda": 2e11}  # FLOP per second
+SLOW_VIEW = 0.01  # seconds per augmented view
 QUICK = 60.0
-FEW = 4  # made-up images that are cut to measure how long that takes
+FEW = 4  # random images to measure the time of augmentation on
 COUNTED = "estimated from tensor shapes, without the buffers of libraries"
 _MIB = 2**20
 
@@ -33,10 +33,10 @@ def cost(
     *,
     enough: float | None = None,
 ) -> dict[str, Any]:
-    """`time` and `memory` of a job: numbers (None where unknown), each with its `basis`.
+    """`time` (seconds) and `memory` (bytes) of a job, None if unknown, each with its `basis`.
 
-    With `enough` the time is measured however short it is, unless this machine's full speed would
-    take more seconds than that.
+    `enough`: measure even short runs, unless the machine's peak speed needs more than these
+    seconds.
     """
     s = job.plan.settings
     found = amount(s, case)
@@ -54,12 +54,12 @@ def cost(
 
 
 def quick(operations: float, views: float, device: str) -> bool:
-    """Whether any machine needs about a minute at most, so that nothing has to be measured."""
+    """Whether a slow machine needs about a minute at most, so that nothing is measured."""
     return operations / SLOW.get(device, SLOW["cpu"]) + views * SLOW_VIEW <= QUICK
 
 
 def fastest(operations: float) -> float:
-    """Seconds that the CPU needs at least: its speed in a product of matrices, 4 times in bf16."""
+    """Seconds that the CPU needs at least: 4 times its matrix multiplication speed (bf16)."""
     return operations / (4 * product_speed())
 
 
@@ -100,29 +100,29 @@ def _time(
 
 
 def seconds_of_view(job: Job) -> float:
-    """Seconds to cut a training view of one image, measured on made-up ones."""
+    """Seconds to make one training view, measured on random images."""
     s = job.plan.settings
     cut = partial(maker(s.augment, job.plan.preprocess, s.seed), noise(2 * (s.image_size or 0)))
-    cut(np.arange(FEW), 0)  # the first one finds nothing in place
+    cut(np.arange(FEW), 0)  # warm-up
     began = time.perf_counter()
     cut(np.arange(FEW), 0)
     return (time.perf_counter() - began) / FEW
 
 
 def noise(side: int, count: int = FEW) -> list[Pixels]:
-    """Made-up images, of `side` pixels on the shorter side."""
+    """Random images, `side` pixels on the shorter side."""
     draw = np.random.default_rng(0)
     return list(draw.integers(0, 256, (count, side, round(side * 4 / 3), 3), np.uint8))
 
 
 def show_cost(found: dict[str, Any], console: Console) -> None:
-    """Two lines: time and memory."""
+    """Show two lines: time and memory."""
     for line in lines(found["time"], found["memory"]):
         console.say(line)
 
 
 def lines(spent: dict[str, Any], held: dict[str, Any]) -> list[str]:
-    """The sentences about time and memory."""
+    """The lines about time and memory."""
     said = []
     if spent["seconds"] is None:
         said.append(f"Time: {spent['basis']}.")

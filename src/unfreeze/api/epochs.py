@@ -1,4 +1,4 @@
-"""Which weights of a run are judged: those of the selected epoch, of the last, or both."""
+"""The weights of a run to evaluate: of the selected epoch, of the last epoch, or both."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,10 @@ LAST = "checkpoints/last.ckpt"
 
 
 def networks(run: str, folder: Path | None, which: str) -> tuple[Classifier, Classifier | None]:
-    """(the one that is judged, the last epoch's beside it).
+    """(the classifier to evaluate, that of the last epoch for comparison).
 
-    `which` is best, last or both; the second is None where it was not asked for, where there is no
-    checkpoint, and where the last epoch is the selected one.
+    `which`: best, last or both. The second is None unless `which` is both, a checkpoint exists,
+    and the last epoch is not the selected one.
     """
     best = load_classifier(run)
     if which == "best":
@@ -38,7 +38,7 @@ def networks(run: str, folder: Path | None, which: str) -> tuple[Classifier, Cla
 
 
 def epoch_of(card: ModelCard) -> int | None:
-    """The last epoch of a run, from 0; None where the card does not say it or none ended."""
+    """The last epoch of a run, from 0; None if unknown or if no epoch was completed."""
     epochs = card.provenance.get("epochs")
     return epochs - 1 if isinstance(epochs, int) and epochs else None
 

@@ -1,4 +1,4 @@
-"""`export`: a run's model in another tool's format, proved by comparing outputs."""
+"""`export`: a run's model in another tool's format, verified by comparing outputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,15 +30,15 @@ from unfreeze.settings.build import layered
 from unfreeze.settings.export import ExportSettings
 from unfreeze.settings.knob import inputs_of
 
-IMAGES = 16  # that outputs are compared on
+IMAGES = 16  # number of images to compare outputs on
 
 
 @dataclass(frozen=True, repr=False)
 class ExportResult(Displayed):
-    """What was written, and how far its outputs are from the run's.
+    """The exported files, and how much their outputs differ from the run's model.
 
-    `matched` and `max_difference` are of the files as their own tool reads them back;
-    `compared_on` says of which images.
+    `matched`, `max_difference`: of the files as the other tool loads them; `compared_on`: on which
+    images.
     """
 
     out: str
@@ -66,10 +66,10 @@ def export(
     progress: bool | None = None,
     **settings: Any,
 ) -> ExportResult:
-    """Write the model of `run` for `to` (torchvision, timm, safetensors, torchscript, onnx).
+    """Export the model of `run` to torchvision, timm, safetensors, torchscript or onnx.
 
-    UsageError where the format has no such network; WeightsError
-    where the outputs differ, and then nothing is left behind.
+    UsageError if the format does not support the architecture; WeightsError if the outputs differ,
+    and then nothing is written.
     """
     given = {"run": str(run), "to": to, "out": str(out), **settings}
     return run_export(layered(ExportSettings, given), python_console(progress))
@@ -118,7 +118,7 @@ def _mismatch(to: str, arch: str, found: Agreement) -> WeightsError:
 
 
 def _images(s: ExportSettings, preprocess: Preprocess) -> tuple[list[Pixels], str]:
-    """Images and what they are: of `--data`, else the run's own views, else noise."""
+    """(images, their description): from `--data`, else the run's views, else random noise."""
     if s.data:
         source = open_source(s.data, data_root=s.data_root)
         source.intensity = preprocess.intensity

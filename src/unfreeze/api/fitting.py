@@ -1,4 +1,4 @@
-"""The parts of a fine-tuning put together: batches, validation, kept features, the trainer."""
+"""Builds a fine-tuning run: data loader, validation, feature cache, sweep, LR finder, trainer."""
 
 import contextlib
 import math
@@ -43,7 +43,7 @@ from unfreeze.transfer.trainer import Trainer
 
 @dataclass
 class Parts:
-    """What trains `job`: `seconds` were spent on it before the trainer starts."""
+    """The parts that train a job; `seconds`: time spent before the trainer starts."""
 
     loader: Loader
     holdout: HoldOut | None
@@ -53,7 +53,7 @@ class Parts:
     seconds: float = 0.0
 
     def trainer(self, job: Job, run: RunFolder, data: str) -> Trainer:
-        """The trainer; `data` is the fingerprint of the images."""
+        """The trainer; `data`: fingerprint of the images."""
         keep = {
             "kind": "finetune",
             "settings": as_dict(job.plan.settings),
@@ -81,9 +81,9 @@ class Parts:
 
 
 def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None = None) -> Parts:
-    """Loader, validation and keeper of a job whose network is on its device.
+    """Data loader, validation and feature cache of a job whose network is on its device.
 
-    Features that are kept are those of `pool`, where there is one.
+    `pool`: images of a feature cache that several runs share.
     """
     s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
     prepare, device = partial(prepared, preprocess), next(network.parameters()).device
@@ -105,10 +105,10 @@ def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None =
     budget = in_memory(s.store_budget) // 4
     holdout = HoldOut(ready.val, preprocess, prepare=prepare, budget=budget, processes=processes)
     judged = holdout if len(ready.val) else None
-    if s.cache in ("off", "auto"):  # auto: of a run begun before features were kept
+    if s.cache in ("off", "auto"):  # auto: of a run older than the feature cache
         return Parts(loader, judged, None, weights, processes)
     solved = s.head_solver == "logistic"
-    # every view of a solved head is computed for its one pass
+    # a solved head uses every view at once
     parts = stretches(network, job.schedule, (s.cache_views or 1) if solved else s.epochs, job.head)
     keeper = Keeper(
         network,
@@ -127,7 +127,7 @@ def _passing(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool
     loader = Loader(
         pool.train,
         maker(s.augment, preprocess, pool.seed),
-        batch_size=1,  # it is asked for batches of its own
+        batch_size=1,  # unused: the cache requests its own batches
         seed=s.seed,
         drop_last=False,
     )
@@ -139,7 +139,7 @@ def _passing(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool
 
 
 def _batch_size(wanted: int, images: int, processes: int) -> int:
-    """No more than there are, and the same for every process."""
+    """The batch size, at most the number of images, and divisible by the number of processes."""
     most = images // processes * processes
     if not most:
         raise DataError(
@@ -150,7 +150,7 @@ def _batch_size(wanted: int, images: int, processes: int) -> int:
 
 
 def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: Deadline) -> Job:
-    """The job with the rate and weight decay that do best on validation, and what was tried."""
+    """The job with the learning rate and weight decay that are best on validation."""
     if job.sweep is None or parts.keeper is None:
         return job
     found = None
@@ -159,10 +159,10 @@ def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: De
         if shortcut is not None and not parts.processes.any([asked()])[0]:
             how = fit(job, parts.class_weights)
             grid = Grid(job.network, shortcut.whole(), job.sweep, how)
-            # one process for all: heads are small, and all must take the same pair
+            # on rank 0 alone: heads are small, and all ranks must use the same pair
             found = parts.processes.leads(lambda: grid.run(console, asked))
     if found is None:
-        return job  # what is kept was refused in words
+        return job  # no cache: its reason was shown
     return _taken(job, found, run, console)
 
 
@@ -170,9 +170,9 @@ def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: De
 def before_training(
     job: Job, parts: Parts, run: RunFolder, deadline: Deadline
 ) -> Iterator[Callable[[], bool]]:
-    """Within the block one can ask whether to stop; Interrupted where any process was to.
+    """Yields a function that says whether to stop; raises Interrupted if any process was to.
 
-    Its seconds count as the run's.
+    The seconds of the block count as the run's.
     """
     began = time.monotonic()
     with stop_requests() as stop:
@@ -193,7 +193,7 @@ def before_training(
 def rated(
     job: Job, parts: Parts, run: RunFolder, data: str, console: Console, deadline: Deadline
 ) -> Job:
-    """The job with the rate that `--find-lr` finds; where a sweep chose by validation, as it is."""
+    """The job with the learning rate of `--find-lr`; unchanged after a sweep."""
     s = job.plan.settings
     if not s.find_lr or job.tried:
         if s.find_lr:
@@ -202,7 +202,7 @@ def rated(
     with before_training(job, parts, run, deadline) as asked:
         found = find_lr(parts.trainer(job, run, data), console, asked)
     if found is None:
-        return job  # it was stopped, which the block has said
+        return job  # stopped: `before_training` raised Interrupted
     for rate, loss, smoothed in zip(found.rates, found.losses, found.smoothed, strict=True):
         line = {"step": 0, "epoch": 0, "split": "find-lr", "learning_rate": rate}
         run.metric({**line, "loss": _finite(loss), "smoothed": _finite(smoothed)})
@@ -217,7 +217,7 @@ def rated(
 
 
 def _finite(value: float) -> float | None:
-    """JSON knows no other numbers."""
+    """The value, or None for NaN and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None
 
 
@@ -248,7 +248,7 @@ def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Jo
 
 
 def fit(job: Job, weights: tuple[float, ...]) -> Fit:
-    """How the job is trained; `weights`: of each class in the loss, () where all count the same."""
+    """The training settings of a job; `weights`: class weights of the loss, () if all are equal."""
     s = job.plan.settings
     return Fit(
         epochs=s.epochs,
@@ -307,12 +307,12 @@ def _keeping(
 
 
 def prepared(preprocess: Preprocess, batch: Tensor) -> Tensor:
-    """The network's input [B, 3, S, S] of uint8 [B, S, S, 3]."""
+    """Normalised input float32 [B, 3, S, S] from uint8 [B, S, S, 3]."""
     return normalise(batch, preprocess.mean, preprocess.std)
 
 
 def _workers(s: FinetuneSettings, device: torch.device) -> int:
     if s.workers is not None:
         return s.workers
-    # on the CPU the network uses every core already
+    # on the CPU the network already uses every core
     return min(16, torch.get_num_threads()) if device.type == "cuda" else 0

@@ -1,4 +1,4 @@
-"""`inspect`: what a checkpoint of any origin holds, which network it is of, and how to use it."""
+"""`inspect`: the contents of a checkpoint of any origin, its architecture, and how to use it."""
 
 import math
 import shlex
@@ -30,21 +30,21 @@ from unfreeze.swav.inherit import near_identical, prototypes_in, rest_of_run, wi
 
 @dataclass(frozen=True, repr=False)
 class Inspection(Displayed):
-    """What is in a file.
+    """The contents of a checkpoint.
 
-    `format`: "safetensors", "torch zip", "torch legacy", "pickle" or "unfreeze model"; `container`:
-    the keys that lead to `tensors` (`name, shape, dtype`), of which there are `keys`; `prefix`:
-    what stands before the network's own names; `arch`, `stem`: the network (None: unknown), of
-    whose backbone's parameters the share `matched` is there, 0..1; `head`: names of its scoring
-    layers where the file has them in the network's own size; `how`: what is done so that they fit;
-    `rivals`: other networks that the file fits as well; `problem`: why it cannot be loaded, or "";
-    `verified`: by which checksum its values were compared with what was written, "" where the
-    format has none; `unused`: entries that are not the network's, counted by their first part;
-    `prototypes`: `name, count, width, near_identical` (how many have a twin with a cosine above
-    0.999) of each matrix of SwAV prototypes; `beside`: other sets of tensors in the file; `about`:
-    plain values in it; `closest`: a sentence where `arch` is None; `licence`: one about the terms,
-    or ""; `commands`: how to use it; `unsafe`: names of what could run code: nothing else is known
-    of such a file.
+    `format`: "safetensors", "torch zip", "torch legacy", "pickle" or "unfreeze model".
+    `container`: the keys that lead to the state dict in the file. `tensors`: its entries (`name,
+    shape, dtype`); `keys`: their number. `prefix`: of the keys, before the names of the
+    architecture. `arch`, `stem`: the architecture, None if unknown; `matched`: fraction of its
+    backbone's parameters in the file, 0..1; `head`: its classifier layers, if their size is the
+    standard one. `how`: how keys are mapped. `rivals`: other architectures that fit as well.
+    `problem`: why it cannot be loaded, or "". `verified`: the checksum that was compared, "" if
+    the format has none. `missing`: parameters of the backbone that the file lacks. `unused`:
+    entries that do not belong to the architecture, counted by module. `prototypes`: `name, count,
+    width, near_identical` (number with a cosine above 0.999 to another one) of each prototype
+    matrix. `beside`: other sets of tensors in the file. `about`: metadata in the file. `closest`: a
+    sentence if `arch` is None. `licence`: of the weights, or "". `commands`: next commands.
+    `unsafe`: names in a pickle that could run code; all else is then empty.
     """
 
     file: str
@@ -73,7 +73,7 @@ class Inspection(Displayed):
 
     @property
     def refused(self) -> WeightsError | None:
-        """Why the file cannot be used; None where it can."""
+        """The error for an unsafe file; None if the file is safe."""
         if not self.unsafe:
             return None
         names = ", ".join(self.unsafe[:6])
@@ -83,19 +83,19 @@ class Inspection(Displayed):
         )
 
     def display(self) -> Display:
-        """A few lines, a table of the parts, and the next command."""
+        """A few lines, a table of the modules, and the next commands."""
         return _display(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a tensor: `name, shape, dtype`."""
+        """One row per tensor: `name, shape, dtype`."""
         return self.tensors
 
 
 def inspect(file: str | Path) -> Inspection:
-    """What `file` holds: a checkpoint of any origin, a run's folder or its `model/` folder.
+    """The contents of `file`: a checkpoint of any origin, a run folder or its `model/` folder.
 
-    A pickle that could run code is not loaded: `unsafe` names what it would call. WeightsError for
-    what is truncated or no checkpoint.
+    A pickle that could run code is not loaded: `unsafe` lists what it would call. WeightsError for
+    a truncated file, and for one that is not a checkpoint.
     """
     return run_inspect(build(InspectSettings, {"file": str(file)}), Quiet())
 
@@ -106,9 +106,9 @@ def run_inspect(settings: InspectSettings, console: Console) -> Inspection:
     place = Path(settings.file)
     last = place / "checkpoints" / "last.ckpt"
     if place.is_dir() and model_folder(place) is None and last.exists():
-        place = last  # a run that has not ended
+        place = last  # an unfinished run
     if place.name in (CARD, TENSORS) and model_folder(place) is not None:
-        place = place.parent  # the two files are one model
+        place = place.parent  # both files belong to one model
     try:
         contents = read_checkpoint(place)
     except UnsafeFile as refusal:
@@ -118,7 +118,7 @@ def run_inspect(settings: InspectSettings, console: Console) -> Inspection:
 
 
 def _display(found: Inspection) -> Display:
-    """What there is to say, a row for each part of the names, and how to go on."""
+    """The lines, the table of modules and the next commands."""
     if found.unsafe:
         facts = [("format", found.format), ("unsafe", ", ".join(found.unsafe))]
         return Display(lead=[found.file], facts=facts)
@@ -161,7 +161,7 @@ def _network(found: Inspection) -> str:
 
 
 def _table(found: Inspection) -> Table:
-    """Tensors and numbers of each part of the names, at most 24 rows."""
+    """Number of tensors and values of each module, at most 24 rows."""
     parts: dict[str, list[int]] = {}
     for tensor in found.tensors:
         name = tensor["name"].removeprefix(found.prefix)
@@ -236,7 +236,7 @@ def _commands(
         return
     if sure is None:
         return
-    own = contents.card is not None  # says its network itself
+    own = contents.card is not None  # an unfreeze model: it names its architecture
     how = "" if own else f" --arch {sure.arch}"
     how += " --stem small" if sure.stem == "small" and not own else ""
     how += " --allow-partial" if sure.share < ENOUGH or sure.result.mismatched else ""
@@ -247,7 +247,7 @@ def _commands(
 
 
 def _ready(contents: Contents, place: Path) -> tuple[Usable | None, str]:
-    """(the tensors as a network would be given them, why there are none)."""
+    """(the state dict ready to load, or None and why it cannot be loaded)."""
     try:
         return usable(contents, place, str(place)), ""
     except WeightsError as refusal:
@@ -255,7 +255,7 @@ def _ready(contents: Contents, place: Path) -> tuple[Usable | None, str]:
 
 
 def _odd(ready: Usable | None, sure: Guess | None) -> str:
-    """The first tensor that holds no plain, finite numbers, with the reason; "" for none."""
+    """The first tensor with NaN, infinite or otherwise unusable values, with the reason; or ""."""
     if ready is None or sure is None:
         return ""
     wanted = skeleton(sure.arch, sure.stem).state_dict()
@@ -279,7 +279,7 @@ def _closest(best: Guess | None) -> str:
 
 
 def _common(names: Mapping[str, Any]) -> str:
-    """The leading parts that all names share."""
+    """The common prefix of all names, ending with a dot."""
     split = [name.split(".")[:-1] for name in names]
     shared = 0
     for parts in zip(*split, strict=False):

@@ -1,4 +1,4 @@
-"""What a Python call has beside the command line: typed keywords, progress, errors in Python."""
+"""The Python side of a command: typed keywords, a docstring, and error messages with keywords."""
 
 import functools
 import inspect
@@ -21,9 +21,9 @@ _ENDS = ",.;:)"
 
 
 def python_call(cls: type) -> Callable[[F], F]:
-    """A verb as a Python function: its signature lists the settings of `cls`, its errors name them.
+    """Decorator: adds the settings of `cls` to the signature, docstring and error messages.
 
-    `**settings` of the function are those keywords.
+    The function receives them as `**settings`.
     """
 
     def decorate(function: F) -> F:
@@ -55,7 +55,7 @@ def _refuse_shell_only(settings: dict[str, Any]) -> None:
 
 
 def in_python(error: UnfreezeError, known: Known) -> None:
-    """The error's words with keywords where the command line has flags."""
+    """Replace command line flags in the error's message by Python keywords, in place."""
     error.sentence = worded(error.sentence, known)
     error.next_step = worded(error.next_step, known)
     error.args = (error.sentence,)
@@ -87,7 +87,7 @@ def _as_keyword(found: re.Match[str], known: Known) -> str:
     if scalar is bool or (spec.bare is not None and value not in spec.choices):
         return f"{name}=True{rest}"
     if value.isupper() and value.isalpha():
-        return f"{name}={value}{ending}"  # RUN, NAME: what stands for a value
+        return f"{name}={value}{ending}"  # RUN, NAME: a placeholder
     if scalar in (int, float):
         return f"{name}={value}{ending}" if _is_number(value) else f"{name}{rest}"
     if value in spec.choices or re.fullmatch(r"[a-z]+:\S+|[\w.-]*/\S*|\S+\.\w{2,5}", value):
@@ -104,7 +104,7 @@ def _is_number(text: str) -> bool:
 
 
 def _as_call(found: re.Match[str]) -> str:
-    """`unfreeze finetune data --out run --resume` as a call; as it is where it is none of ours."""
+    """`unfreeze finetune data --out run --resume` as a Python call; unchanged if it cannot be."""
     verb, words = found[1], found[2]
     settings = getattr(getattr(unfreeze, verb), "settings", None)
     known = {} if settings is None else keywords(settings)

@@ -23,28 +23,28 @@ from unfreeze.swav.place import preprocess_of
 from unfreeze.swav.recipe import plan, view_specs
 from unfreeze.transfer.augment import maker
 
-RANDOM = 3  # random views of a image where a step takes one
-ENOUGH = 1_000  # a plan for fewer images than a batch is refused; its views are the same
+RANDOM = 3  # epochs of augmented views shown for a fine-tuning run
+ENOUGH = 1_000  # images to plan with at least: fewer than a batch would be refused
 
 Cutter = Callable[[Sequence[Pixels], np.ndarray, int], list[torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Lookout:
-    """How images enter a network: random views in training, one input without chance.
+    """How images enter a network: the input without augmentation, and the augmented views.
 
-    `note` is a sentence for people; `cut` is None where only the input is known.
+    `note`: a sentence for the page; `cut`: makes the views, None if only the input is known.
     """
 
     note: str
     cut: Cutter | None
-    epochs: int  # that `cut` is asked for
+    epochs: int  # number of epochs whose views are shown
     mean: Sequence[float]
     std: Sequence[float]
     preprocess: Preprocess
 
     def rows(self, images: Sequence[Pixels], ids: np.ndarray) -> list[list[tuple[str, Pixels]]]:
-        """For each image (word, uint8 [S, S, 3]): the input, then the views, denormalised."""
+        """For each image a list of (caption, uint8 [S, S, 3]): the input, then the views."""
         shown = [[(self._word("input", one), one)] for one in map(self._input, images)]
         for epoch in range(self.epochs if self.cut else 0):
             for place, views in enumerate(self.cut(images, ids, epoch) if self.cut else []):
@@ -65,7 +65,7 @@ class Lookout:
 
 
 def lookout(s: ShowSettings, side: int, images: int) -> Lookout:
-    """Of the run in `s`, else of a pretraining as it would be planned for such images."""
+    """The views of the run in `s`, else of a new pretraining run on such images."""
     if s.run is not None:
         return _of_run(s.run)
     given: dict[str, Any] = {"augment": s.augment, "image_size": s.image_size, "seed": s.seed}
@@ -76,7 +76,7 @@ def lookout(s: ShowSettings, side: int, images: int) -> Lookout:
 
 
 def intensity(s: ShowSettings) -> str:
-    """How deep values and which channels are decoded: as asked for, else the run's."""
+    """The intensity rule to decode with (range and channels): as in `s`, else the run's."""
     of_run = Preprocess.from_dict(card_of(s.run).preprocess).intensity if s.run else "auto"
     return reading(s.range, s.channels, of_run)
 
@@ -108,7 +108,7 @@ def _pretraining(s: PretrainSettings, whose: str) -> Lookout:
 
 
 def _back(planes: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Pixels:
-    """uint8 [B, S, S, 3] from what a network is given, float32 [B, 3, S, S]."""
+    """uint8 [B, S, S, 3] from normalised input, float32 [B, 3, S, S]."""
     shift, scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
     pixels = ((planes * scale + shift) * 255).round().clamp(0, 255)
     found: Pixels = pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

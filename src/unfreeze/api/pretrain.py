@@ -1,4 +1,4 @@
-"""`pretrain`: SwAV on unlabelled images, from a folder or archive to a model that travels."""
+"""`pretrain`: self-supervised pretraining with SwAV on unlabelled images."""
 
 import math
 import time
@@ -52,13 +52,13 @@ from unfreeze.swav.ways import Way
 
 @dataclass(frozen=True, repr=False)
 class PretrainResult(Displayed):
-    """What a pretraining run did; `loss` is the mean of the last record, None for 0 epochs.
+    """The result of a pretraining run; `loss` is the mean of the last record, None for 0 epochs.
 
-    `figures`: the last look, without labels. `knn`: accuracy, correct, total, split of the last
-    look, and accuracy at the untrained start; None without labels. `best`: epoch (counted from 1),
-    figure, value and checkpoint of the best look. `kept`: whose weights `model` has.
-    `recoveries`: what was changed after a collapse, and whether it helped. `warnings`: see
-    `RunWarning`.
+    `figures`: metrics of the last feature evaluation that need no labels. `knn`: k-NN accuracy,
+    correct, total and split of the last evaluation, and accuracy of the untrained network; None
+    without labels. `best`: epoch (counted from 1), metric, value and checkpoint of the best
+    evaluation. `kept`: "last" or "best", the weights in `model`. `recoveries`: settings changed
+    after a collapse, and whether that helped. `warnings`: see `RunWarning`.
     """
 
     run: str
@@ -89,7 +89,7 @@ class PretrainResult(Displayed):
 
 @dataclass(frozen=True, repr=False)
 class PretrainPlan(Displayed, Forecast):
-    """What `--dry-run` shows: every setting, the reason of each derived one, length and cost."""
+    """The result of `--dry-run`: settings, reasons of the derived ones, steps and cost."""
 
     settings: dict[str, Any]
     reasons: dict[str, str]
@@ -104,7 +104,7 @@ class PretrainPlan(Displayed, Forecast):
         return plan_pretrained(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a derived setting: its value, and why."""
+        """One row per derived setting: its value and the reason."""
         return plan_rows(self)
 
 
@@ -124,7 +124,7 @@ def pretrain(data: Data, **settings: Any) -> PretrainResult | PretrainPlan: ...
 def pretrain(
     data: Data, *, progress: bool | None = None, **settings: Any
 ) -> PretrainResult | PretrainPlan:
-    """SwAV on the images of `data`, without labels.
+    """Pretrain with SwAV on the images of `data`, without labels.
 
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
@@ -143,7 +143,7 @@ def run_pretrain(
 ) -> PretrainResult | PretrainPlan:
     """The same from a settings object; `on_epoch` is called after each epoch.
 
-    `began`, on time.monotonic(), is what `time_limit` counts from; None: the process's start.
+    `began`: time.monotonic() from which `time_limit` counts; None: the start of the process.
     """
     available(settings.logger)
     deadline = Deadline.of(settings.time_limit, began)
@@ -170,13 +170,13 @@ def _trained(
     processes.leads(lambda: allowed(out, **place))
     processes.leads(lambda: locks.take_existing(out))
     asked = settings
-    # measured by the first process alone: all must take the same
+    # measured on rank 0 alone: all ranks must use the same values
     first, why = processes.leads(lambda: for_pretrain(asked, processes.world, _noised))
     settings = with_choice(asked, first)
-    # in turn: what the first process fetched stands on the disk for the others
+    # rank 0 first: the others read its downloads from disk
     prepared = processes.in_turn(lambda: prepare(settings, console, processes.world, why))
     found = prepared.checked(processes, console)
-    # the last moment: --overwrite deletes
+    # as late as possible: --overwrite deletes the old run
     processes.leads(lambda: RunFolder.create(out, **place, hold=locks.take))
     run = RunFolder(out, writes=processes.first)
     processes.leads(lambda: write_asked(run, settings))
@@ -197,7 +197,7 @@ def _trained(
     inherit_head(trainer.model, prepared.start, prepared.reasons, console)
     trainer.deadline = deadline
     trainer.watch = processes.together(lambda: _watch(trainer, found, prepared.found, console))
-    # times of change differ between copies on the disks of several machines
+    # of rank 0: modification times differ between copies of the data on several machines
     _resume(trainer, run, processes.leads(lambda: found.fingerprint), console)
     reasons = {**prepared.reasons, **chosen.reasons, **taken.reasons}
     _say_cost(prepared, trainer, taken, console, asked)
@@ -214,7 +214,7 @@ def _trained(
 def _concluded(
     trainer: Trainer, found: Gathering, started: float, console: Console
 ) -> PretrainResult:
-    """The result of a run that began at `started`, with its warnings; both are kept."""
+    """The result of a run that began at `started`, with its warnings; both are written."""
     leads = trainer.processes.leads
     warned = leads(lambda: _warnings(trainer, found, console))
     seconds = time.monotonic() - started
@@ -224,7 +224,7 @@ def _concluded(
 
 
 def _warnings(trainer: Trainer, found: Gathering, console: Console) -> list[RunWarning]:
-    """Found, kept for the report, and shown."""
+    """Collect the warnings, write them for the report, and show them."""
     warned = pretrain_warnings(trainer, found)
     write_warnings(warned, trainer.run)
     end_warnings(warned, console, json=trainer.s.json, run=trainer.run)
@@ -239,7 +239,7 @@ def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None, console: 
 
 
 def _ended(result: PretrainResult, trainer: Trainer, found: Gathering, console: Console) -> None:
-    """result.json says that the run has ended; the report is drawn."""
+    """Write result.json, which marks the run as finished, and the report."""
     write_json(trainer.run.file(RESULT), asdict(result))
     redrawn(str(trainer.run.path), console)
     if waited := bottleneck(trainer.run.metrics(), Circumstances.of(facts_of(trainer, found))):
@@ -247,7 +247,7 @@ def _ended(result: PretrainResult, trainer: Trainer, found: Gathering, console: 
 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
-    """What a run would do; touches no file."""
+    """The plan of a run; writes no file."""
     asked, world = settings, launched().world
     settings, why = for_pretrain(asked, world, _noised)
     prepared = prepare(settings, console, world, why)
@@ -273,7 +273,7 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
 def _say_cost(
     prepared: Prepared, trainer: Trainer, taken: Tuned, console: Console, asked: PretrainSettings
 ) -> None:
-    """Time and memory of what is left; measured by the first process, for which the others wait."""
+    """Show time and memory of the remaining steps; measured on rank 0, the others wait."""
     plan, done = trainer.plan, trainer.step
 
     def said() -> None:
@@ -288,7 +288,7 @@ def _say_cost(
 
 
 def _hint(spent: dict[str, Any], asked: PretrainSettings, processes: int, console: Console) -> None:
-    """Where a run takes more than an hour, what would fit into one."""
+    """If a run takes more than an hour, show what fits into one."""
     if asked.time_budget is None and not asked.resume and (spent["seconds"] or 0) > HOUR:
         with threads_kept():
             spent["fits_one_hour"] = pretrain_hint(asked, processes, _noised)
@@ -296,7 +296,7 @@ def _hint(spent: dict[str, Any], asked: PretrainSettings, processes: int, consol
 
 
 def _noised(prepared: Prepared) -> Make:
-    """Makes trainers that compute in the usual way, whose number of threads is set."""
+    """Makes trainers over random images with the default threads and precision; sets threads."""
     work = prepared.operations(prepared.plan, prepared.facts.processes)
     way = usual_way(prepared.plan.settings, prepared.place, 1, work)
     set_threads(way.threads)
@@ -304,7 +304,7 @@ def _noised(prepared: Prepared) -> Make:
 
 
 def _over_noise(prepared: Prepared, chosen: Plan, way: Way) -> Make:
-    """Makes trainers of one process over made-up images."""
+    """Makes single-process trainers over random images."""
 
     def make(images: ImageDataset, positions: Any) -> Trainer:
         alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
@@ -326,7 +326,7 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
     if not trainer.s.resume:
         return
     processes, folder = trainer.processes, run.file("checkpoints")
-    # read once for all: they cannot go on from different ones
+    # read on rank 0 alone: all ranks must resume from the same checkpoint
     found = processes.leads(lambda: load_last(folder, "pretrain") if has_last(folder) else None)
     if found is None:
         console.say(f"No checkpoint in {run.path} yet: starting from the beginning.")

@@ -1,4 +1,4 @@
-"""`swav`: the reference implementation's command line, carried out by `pretrain`."""
+"""`swav`: the command line of the SwAV reference implementation, translated to `pretrain`."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,24 +19,24 @@ from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.reference import ReferenceSettings
 from unfreeze.swav.dump import Dump, refuse_foreign
 
-SYNC = {"pytorch": "all", "apex": "groups"}  # anything else is none, as there
+SYNC = {"pytorch": "all", "apex": "groups"}  # else none, as in the reference
 IDLE = {
     "set by the launcher's environment variables": ("dist_url", "world_size", "rank", "local_rank"),
     "assignments are always computed in the log domain": ("improve_numerical_stability",),
 }
-# the advice of `pretrain` in this verb's words
+# flags in the advice of `pretrain` -> this command's flags
 WORDS = {
     "--precision fp32": "--use_fp16 false",
     "--resume": "the same command",
     "--out": "--dump_path",
 }
-# names that mean the same in both
+# settings with the same name and meaning in both
 SAME = {f.name for f in fields(ReferenceSettings)} & {f.name for f in fields(PretrainSettings)}
 
 
 @dataclass(frozen=True)
 class Translation:
-    """The same run in the words of `pretrain`, and what there is to say about it."""
+    """The equivalent settings of `pretrain`, and notes about differences."""
 
     settings: PretrainSettings
     notes: tuple[str, ...]
@@ -44,9 +44,9 @@ class Translation:
 
 @isolated()
 def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResult | PretrainPlan:
-    """Pretrain as the reference's flags say; a run of ours in `dump_path` is gone on with.
+    """Pretrain with the reference's flags; an unfreeze run in `dump_path` is resumed.
 
-    Raises the errors of `unfreeze.errors`; WeightsError for another program's `dump_path`.
+    Raises the errors of `unfreeze.errors`; WeightsError if another program wrote `dump_path`.
     """
     translation = translated(settings, pick_device("auto"), launched().world)
     folder = Path(settings.dump_path)
@@ -68,9 +68,9 @@ def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResu
 
 
 def translated(given: ReferenceSettings, device: torch.device, processes: int = 1) -> Translation:
-    """The settings of `pretrain` that do what `given` says, on `device`. Nothing is read.
+    """The settings of `pretrain` equivalent to `given` on `device`; reads no file.
 
-    A batch of `given` is that of each process. UsageError for what has no counterpart.
+    `given.batch_size` is per process. UsageError for values without an equivalent.
     """
     if not given.data_path:
         raise UsageError(
@@ -111,7 +111,7 @@ def _precision(given: ReferenceSettings, device: torch.device) -> tuple[str, str
 
 
 def _queue(asked: int, batch: int) -> tuple[int, str]:
-    """The length as whole batches, as the reference cuts it, and the sentence about that."""
+    """(queue length rounded down to a multiple of the batch, as in the reference; a note)."""
     length = asked - asked % batch
     if length == asked:
         return length, ""
@@ -120,9 +120,10 @@ def _queue(asked: int, batch: int) -> tuple[int, str]:
 
 
 def _rising(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
-    """What stands for a warm-up longer than the run, and the sentence about it.
+    """(settings for a warm-up that is longer than the run, a note).
 
-    There the run then ends on the way up; here the way ends with the run, as high as it would be.
+    The reference then ends within the warm-up; here the warm-up ends with the run, at the learning
+    rate that the reference would have reached.
     """
     epochs, warmup = given.epochs, given.warmup_epochs
     if warmup <= epochs:
@@ -130,15 +131,15 @@ def _rising(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
     if not epochs:
         return {"warmup_epochs": 0}, ""
     reached = given.start_warmup + (given.base_lr - given.start_warmup) * epochs / warmup
-    said = (
+    note = (
         f"--warmup_epochs {warmup} is more than --epochs {epochs}: the run ends in the warm-up, "
         f"at a learning rate of {reached:g}."
     )
-    return {"warmup_epochs": epochs, "base_lr": reached}, said
+    return {"warmup_epochs": epochs, "base_lr": reached}, note
 
 
 def _idle(given: ReferenceSettings) -> str:
-    """One line about the flags that were given and mean nothing here."""
+    """A note about the given flags that have no effect; "" for none."""
     parts = []
     for why, names in IDLE.items():
         typed = [f"--{name}" for name in names if getattr(given, name) is not None]

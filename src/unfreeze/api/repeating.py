@@ -1,4 +1,4 @@
-"""How sure an accuracy is: the same training with other images held out, and other seeds."""
+"""Cross-validation and repeats: the same training with other validation splits and seeds."""
 
 import json
 from collections.abc import Iterator
@@ -29,9 +29,10 @@ FOLDER, DONE = "folds", "held-out.json"
 
 @dataclass(frozen=True)
 class Part:
-    """One run: what it got right of the images it held out, `n` of them.
+    """One run and its score on `n` held-out images.
 
-    `correct` is the selected epoch's, which these images chose; `correct_last` the last one's.
+    `correct`: predictions of the epoch selected on these images that are right; `correct_last`:
+    of the last epoch.
     """
 
     run: str
@@ -44,12 +45,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Repeated:
-    """Accuracy on `n` different images held out, over folds and seeds, with its 95 % interval.
+    """Cross-validated accuracy on `n` distinct held-out images, with its 95 % interval.
 
-    `accuracy` is of the last epochs: no held-out image chose them (a sweep of rates, where there
-    is one, was judged by them: `chose`, "nothing" where they chose nothing at all). `selected` is
-    of the epochs that they chose. `accuracies`
-    are those of each seed, over all its folds.
+    `accuracy`: of the last epochs, which were not selected on the held-out images; `selected`: of
+    the epochs that were. `accuracies`: of each seed, over all its folds. `chose`: what the held-out
+    images selected: "the epoch alone", "rates, too" (a sweep used them) or "nothing".
     """
 
     folds: int
@@ -65,9 +65,9 @@ class Repeated:
 
 
 def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -> Repeated | None:
-    """Every run of `--folds` and `--repeats`, each in its own folder; None where none is asked.
+    """All runs of `--folds` and `--repeats`, each in its own folder; None if neither is given.
 
-    Finished ones are not done again.
+    Finished runs are read, not repeated.
     """
     if not s.folds and s.repeats == 1:
         return None
@@ -99,7 +99,7 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
 
 
 def foretold(job: Job, portions: Portions) -> Job:
-    """The job with what a plan says of `--folds` and `--repeats`; DataError where they can't be."""
+    """The job with the plan line of `--folds` and `--repeats`; DataError if the data is too small."""
     s = job.plan.settings
     if not s.folds and s.repeats == 1:
         return job
@@ -109,12 +109,12 @@ def foretold(job: Job, portions: Portions) -> Job:
 
 
 def runs_of(s: FinetuneSettings, portions: Portions) -> int:
-    """How many trainings a run comes to: its own, and those of `--folds` and `--repeats`."""
+    """The number of training runs: the run itself, and those of `--folds` and `--repeats`."""
     return 1 if not s.folds and s.repeats == 1 else 1 + len(list(_trials(s, portions)))
 
 
 def summed(parts: list[Part], chose: str, *, folds: int, images: int) -> Repeated:
-    """What the parts come to together; `images`: how many different ones were held out."""
+    """The combined result; `images`: number of distinct held-out images."""
     seeds = sorted({part.seed for part in parts})
     by_seed = [[part for part in parts if part.seed == seed] for seed in seeds]
     last = _over(by_seed, [[p.correct_last for p in some] for some in by_seed], images)
@@ -135,7 +135,7 @@ def summed(parts: list[Part], chose: str, *, folds: int, images: int) -> Repeate
 
 
 def _over(by_seed: list[list[Part]], correct: list[list[int]], images: int) -> Estimate:
-    """Over seeds and images."""
+    """Accuracy over seeds and images, with its interval."""
     right = [
         np.arange(sum(part.n for part in some)) < sum(counts)
         for some, counts in zip(by_seed, correct, strict=True)
@@ -144,7 +144,7 @@ def _over(by_seed: list[list[Part]], correct: list[list[int]], images: int) -> E
 
 
 def sentence(found: Repeated) -> str:
-    """For people."""
+    """One line with the result."""
     low, high = found.interval
     again = all(part.n == found.n for part in found.runs)  # as the data's own val is
     how = "the same validation images" if again else "different validation splits"
@@ -160,7 +160,7 @@ def sentence(found: Repeated) -> str:
 
 
 def pooled(ready: Checked, seed: int) -> Pool:
-    """Everything that a fold may train on or hold out, for features that are kept."""
+    """All images of train and val, for a feature cache that the folds share."""
     index = ready.portions.index
     places = np.sort(np.concatenate([ready.portions.train, ready.portions.val]))
     both = ready.chosen(Portions(index, places, places, ""))
@@ -168,7 +168,7 @@ def pooled(ready: Checked, seed: int) -> Pool:
 
 
 def _trials(s: FinetuneSettings, whole: Portions) -> Iterator[tuple[int, int | None, Portions]]:
-    """(seed, fold, images) of each run, seed by seed."""
+    """(seed, fold, split) of each run, seed by seed."""
     for seed in range(s.seed, s.seed + s.repeats):
         own = replace(wanted(s), seed=seed)
         if s.folds:
@@ -223,14 +223,14 @@ def _part(
 
 
 def _as_asked(s: FinetuneSettings, main: Begun) -> FinetuneSettings:
-    """Settings without what the plan of the run itself filled in: each run has its own plan."""
+    """The settings as given, without derived values: each run makes its own plan."""
     free = {name: value for name, value in as_dict(s).items() if name in FREE}
     made = build(FinetuneSettings, {**as_dict(s), **main.job.asked, **free})
     return replace(made, out=s.out)
 
 
 def _remembered(s: FinetuneSettings) -> Part | None:
-    """What a finished run left behind; UsageError where it was trained in another way."""
+    """The result of a finished run, None if there is none; UsageError for other settings."""
     path = Path(str(s.out)) / DONE
     if not path.is_file():
         return None
@@ -252,6 +252,6 @@ def _remembered(s: FinetuneSettings) -> Part | None:
 
 
 def _asked(s: FinetuneSettings) -> dict[str, Any]:
-    """The settings that its result follows from, as JSON holds them."""
+    """The settings that determine the result, as JSON values."""
     found: dict[str, Any] = json.loads(json.dumps(as_dict(s)))
     return {name: value for name, value in found.items() if name not in FREE | {"repeats"}}

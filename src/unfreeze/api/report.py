@@ -1,4 +1,4 @@
-"""`report`: a run's curves and page, drawn from its files alone."""
+"""`report`: writes a run's HTML report and plots from its files."""
 
 import shlex
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ WRITTEN = {
 
 @dataclass(frozen=True, repr=False)
 class Report(Displayed):
-    """What was drawn: paths; None for a image that had nothing to show."""
+    """Paths of the files that were written; None for a plot without data."""
 
     run: str
     report: str
@@ -42,10 +42,10 @@ class Report(Displayed):
 
 @python_call(ReportSettings)
 def report(run: str | PathLike[str], *, progress: bool | None = None, **settings: Any) -> Report:
-    """Draw `report.html`, `curves.png` and `prototypes.png` into the run's folder.
+    """Write `report.html`, `curves.png` and `prototypes.png` into the run folder.
 
-    Whatever the run has left behind is shown and nothing is required beyond its `config.toml`,
-    `metrics.jsonl` or `demo.json`; UsageError for a folder that has none of them.
+    Needs one of `config.toml`, `metrics.jsonl` and `demo.json` in the folder, else UsageError;
+    other files of the run are optional.
     """
     return run_report(layered(ReportSettings, {"run": run, **settings}), python_console(progress))
 
@@ -53,7 +53,7 @@ def report(run: str | PathLike[str], *, progress: bool | None = None, **settings
 @isolated()
 def run_report(settings: ReportSettings, console: Console) -> Report:
     """The same from a settings object."""
-    # matplotlib writes a cache of fonts when it is imported: only who draws may load it
+    # importing matplotlib writes a font cache: only where plots are made
     from unfreeze.reports.curves import draw
     from unfreeze.reports.findings import read_findings
     from unfreeze.reports.gallery import sheet
@@ -72,7 +72,7 @@ def run_report(settings: ReportSettings, console: Console) -> Report:
 
 
 def redrawn(run: str, console: Console) -> None:
-    """The report of a run whose work is done: where it can't be drawn, that is a warning."""
+    """Write the report of a finished run; a failure is only a warning."""
     again = f"unfreeze report {shlex.quote(run)}"
     with afterwards("The report could not be written", RunFolder(run), console, again=again):
         report(run)

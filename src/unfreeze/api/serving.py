@@ -1,4 +1,4 @@
-"""What the verbs that use a model share: the network in place, and images sent through it."""
+"""Batch inference for the commands that use a model."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from unfreeze.transfer.predictor import Network
 from unfreeze.transfer.reading import Failure, Read
 
 N = TypeVar("N", bound=Network)
-TOLD = 5  # unreadable files that get a line of their own
+TOLD = 5  # unreadable files shown by name
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """float32 [N, C] of the images that could be read: `kept` are their places.
+    """Outputs float32 [N, C] of the images that could be read; `kept`: their positions.
 
-    `cropped`: those among them that are so long that the network saw less than half of them.
+    `cropped`: statistics of images of which the network sees less than half.
     """
 
     kept: npt.NDArray[np.int64]
@@ -40,7 +40,7 @@ class Outputs:
 
 
 def placed(network: N, device: str, precision: str) -> N:
-    """The network where it computes; in full precision unless another was asked for by name."""
+    """The network on its device; in fp32 unless another precision is given."""
     place = pick_device(device)
     if precision != "auto":
         network.precision, _ = pick_precision(precision, place)
@@ -49,17 +49,17 @@ def placed(network: N, device: str, precision: str) -> N:
 
 
 def read_row(source: Source, row: int) -> Read:
-    """How to get a row's pixels."""
+    """A function that decodes a row's image."""
     return partial(_decoded, source, row)
 
 
 def reads_of(index: Index) -> list[Read]:
-    """How to get each image of an index."""
+    """A function that decodes it, for each image of an index."""
     return [read_row(index.source, row) for row in index.rows.tolist()]
 
 
 class Signed:
-    """Reads of images that also note the signature of each one, at its place."""
+    """Read functions that also record the near-duplicate signature of each image."""
 
     def __init__(self, reads: Sequence[Read]) -> None:
         self.signatures: Signatures = np.zeros(len(reads), SIGNATURE)
@@ -79,16 +79,16 @@ def send(
     batch_size: int,
     console: Console,
 ) -> Outputs:
-    """Every image through the network; unreadable ones are named and left out.
+    """Run the network on every image; unreadable images are reported and left out.
 
-    DataError where none can be read.
+    DataError if none can be read; WeightsError for outputs that are NaN or infinite.
     """
     failed: dict[int, Failure] = {}
     batches, sizes = [], list[tuple[int, int]]()
 
     def measured(read: Read) -> Pixels:
         pixels = read()
-        sizes.append((pixels.shape[0], pixels.shape[1]))  # in any order: only their number counts
+        sizes.append((pixels.shape[0], pixels.shape[1]))  # in any order: only counts are used
         return pixels
 
     reads = (partial(measured, read) for read in reads)
@@ -104,7 +104,7 @@ def send(
 
 
 def _finite(outputs: Tensor, names: Sequence[str]) -> None:
-    """WeightsError where the network's outputs are NaN or infinite."""
+    """WeightsError if outputs are NaN or infinite."""
     bad = torch.nonzero(~torch.isfinite(outputs).all(dim=1)).flatten().tolist()
     if bad:
         raise WeightsError(

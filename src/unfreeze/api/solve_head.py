@@ -1,4 +1,4 @@
-"""A head that is solved: features from the cache, logistic regression, weights into the network."""
+"""Linear probe by logistic regression: cached features in, weights of the head out."""
 
 import time
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from unfreeze.transfer.shortcut import Shortcut
 
 @dataclass(frozen=True)
 class SolvedHead:
-    """The numbers of a training line, and the features that it was solved on."""
+    """The metrics of a training line, and the cached features that were used."""
 
     line: dict[str, float]
     shortcut: Shortcut
@@ -36,16 +36,16 @@ def solve_head(
     *,
     groups: Positions | None = None,
 ) -> tuple[Job, SolvedHead | None]:
-    """Solve for the head and put it into the network.
+    """Fit the head by logistic regression and copy it into the network.
 
-    Returns the job with what was chosen in its card, and what was solved. `groups` [N]: images that
-    stay together in cross-validation. Raises Interrupted where the run was to stop.
+    Returns the job, with the solver's choice in its model card, and the solution. `groups` [N]:
+    images of one group stay in one fold of cross-validation. Raises Interrupted on a stop request.
     """
     s, solved, began = job.plan.settings, None, time.monotonic()
     with before_training(job, parts, run, deadline) as asked:
         shortcut = parts.keeper.at(0, console, asked) if parts.keeper else None
         if shortcut is None:
-            return job, None  # it was stopped, which the block says
+            return job, None  # stopped: `before_training` raises Interrupted
         ready = time.monotonic()
         features, labels, images = _training_set(shortcut)
         if not bool(torch.isfinite(features).all()):
@@ -82,7 +82,7 @@ def solve_head(
 
 
 def _training_set(shortcut: Shortcut) -> tuple[Tensor, Tensor, Positions]:
-    """Features [V * N, D] and labels of all views, one view after the other; positions [N]."""
+    """Features [V * N, D] and labels [V * N] of all views, view by view; positions [N]."""
     labels = shortcut.loader.dataset.labels
     views = [torch.cat(list(held.blocks(copied=False))) for held in shortcut.views.values()]
     features = torch.cat([view.float() for view in views])
@@ -100,7 +100,7 @@ def _put(job: Job, found: LogisticRegression) -> None:
 
 
 def _line(found: LogisticRegression, features: Tensor, labels: Tensor) -> dict[str, float]:
-    """What a training line says of the solved head, on the images that it was solved for."""
+    """Training loss and accuracy of the solved head."""
     labels = labels.to(features.device)
     weight, bias = found.weight.to(features.device), found.bias.to(features.device)
     scores = functional.linear(features, weight, bias).double()
@@ -116,7 +116,7 @@ def _line(found: LogisticRegression, features: Tensor, labels: Tensor) -> dict[s
 def _recorded(
     job: Job, found: LogisticRegression, run: RunFolder, console: Console, images: int
 ) -> Job:
-    """Every candidate in metrics.jsonl, the chosen one in the card and on the console."""
+    """Log every candidate to metrics.jsonl; add the selected one to the card and the console."""
     for one in found.candidates:
         figures = {"accuracy": one.accuracy, "loss": one.loss, "temperature": one.temperature}
         place = {"step": 0, "epoch": 0, "split": "cross-validation"}

@@ -1,4 +1,4 @@
-"""The starting points of a comparison: made alike in everything but the weights."""
+"""The initial weights that `compare` compares: same architecture and input, other weights."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from unfreeze.transfer.start import start as started
 
 @dataclass(frozen=True)
 class Start:
-    """What `--weights` names, the settings of its runs, and the plan of the first."""
+    """One value of `--weights`, the settings of its runs, and the plan of the first run."""
 
     weights: str
     settings: FinetuneSettings
@@ -27,21 +27,21 @@ class Start:
 
     @property
     def name(self) -> str:
-        """For people: of a path the last part."""
+        """The name to display; of a path its last part."""
         return Path(self.weights).name if Path(self.weights).exists() else self.weights
 
     @property
     def pretrained(self) -> bool:
-        """Whether there are weights at all."""
+        """Whether the weights are not random."""
         return self.weights != "none"
 
 
 def starts(s: CompareSettings) -> list[Start]:
-    """All starts, in the order they were named; nothing is trained or fetched.
+    """All starts, in the order of `--weights`; trains and downloads nothing.
 
-    Where `--arch`, `--stem`, `--image-size`, `--mean`, `--std`, `--range` or `--channels` are left
-    open, `none` takes what the first start with weights takes (a run's before others'), so that
-    only the weights differ.
+    Values of `--arch`, `--stem`, `--image-size`, `--mean`, `--std`, `--range` and `--channels`
+    that are not given are for `none` those of the first pretrained start (runs before others), so
+    that only the weights differ.
     """
     if len(s.weights) < 2 or len(set(s.weights)) < len(s.weights):
         raise UsageError(
@@ -62,7 +62,7 @@ def starts(s: CompareSettings) -> list[Start]:
 
 
 def _read_by(weights: str) -> dict[str, Any]:
-    """The range and channels that a run reads images by; {} for what is no run."""
+    """The intensity range and channels of a run; {} if `weights` is not a run."""
     if not Path(weights).exists() or model_folder(weights) is None:
         return {}
     preprocess = Preprocess.from_dict(card_of(weights).preprocess)
@@ -71,7 +71,7 @@ def _read_by(weights: str) -> dict[str, Any]:
 
 
 def check_weights(start: Start, s: CompareSettings, console: Console) -> None:
-    """WeightsError, before anything is trained, where the weights cannot be had or do not fit."""
+    """Load the weights once before training; WeightsError if they are missing or do not fit."""
     if not start.pretrained:
         return
     asked = start.settings
@@ -90,7 +90,7 @@ def check_weights(start: Start, s: CompareSettings, console: Console) -> None:
 
 
 def _start(s: CompareSettings, weights: str, more: dict[str, Any]) -> Start:
-    """Its settings, with the plan that a dry run makes."""
+    """The start of `weights`, with its settings and the plan of a dry run."""
     names = [entry.name for entry in fields(TuningSettings)]
     given = {name: getattr(s, name) for name in names} | {"weights": weights}
     given |= {name: _as_given(value) for name, value in more.items() if value is not None}
@@ -105,7 +105,7 @@ def _as_given(value: Any) -> Any:
 
 
 def _common_network(weights: tuple[str, ...]) -> str | None:
-    """The network of the runs among the starts; None where none of them says one."""
+    """The architecture of the checkpoints among the weights; None if none of them names one."""
     own = {w: found.arch for w in weights if w != "none" and (found := network_of(w)) is not None}
     if len(set(own.values())) > 1:
         list_of = ", ".join(f"{name} is a {arch}" for name, arch in own.items())

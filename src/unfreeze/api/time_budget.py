@@ -1,6 +1,6 @@
-"""`--time-budget`: network, image size and epochs that fit, measured before anything is decoded.
+"""`--time-budget`: selects architecture, image size and epochs that fit, by measured speed.
 
-What was given stays; only what was left open is derived.
+Only settings that are not given are derived; no image is decoded.
 """
 
 import tomllib
@@ -35,15 +35,15 @@ from unfreeze.transfer.start import DEFAULT
 FLAG = "--time-budget"
 LADDER = ("torchvision/resnet50", "torchvision/resnet18", "unfreeze/small")
 SIDES = (224, 192, 160, 128, 96, 80, 64, 48, 32)
-FEW = {"pretrain": 25, "finetune": 10}  # epochs below which a smaller network is the better choice
-Noised = Callable[[Prepared], Any]  # makes trainers over made-up images
+FEW = {"pretrain": 25, "finetune": 10}  # with fewer epochs a smaller network is preferred
+Noised = Callable[[Prepared], Any]  # makes trainers over random images
 S = TypeVar("S", PretrainSettings, FinetuneSettings)
 
 
 def for_pretrain(
     s: PretrainSettings, processes: int, noised: Noised
 ) -> tuple[PretrainSettings, dict[str, str]]:
-    """The settings with what `--time-budget` derives, and why; unchanged without it."""
+    """(settings with the values of `--time-budget`, their reasons); unchanged without it."""
     if s.time_budget is None or _goes_on(s):
         return s, {}
     budget = seconds_in(s.time_budget, FLAG)
@@ -53,7 +53,7 @@ def for_pretrain(
 def for_finetune(
     s: FinetuneSettings, found: Labelled, processes: int
 ) -> tuple[FinetuneSettings, dict[str, str]]:
-    """The settings with what `--time-budget` derives, and why; unchanged without it."""
+    """(settings with the values of `--time-budget`, their reasons); unchanged without it."""
     if s.time_budget is None or _goes_on(s):
         return s, {}
     budget = seconds_in(s.time_budget, FLAG)
@@ -61,22 +61,22 @@ def for_finetune(
 
 
 def with_choice(s: S, chosen: S) -> S:
-    """A process's own settings with what the first one chose; its data may lie elsewhere."""
+    """The settings of this process with the values that rank 0 selected."""
     return replace(s, arch=chosen.arch, image_size=chosen.image_size, epochs=chosen.epochs)
 
 
 def pretrain_hint(s: PretrainSettings, processes: int, noised: Noised) -> dict[str, Any] | None:
-    """What would fit into an hour; None where nothing that is left open does."""
+    """The values that fit into an hour; None if none do."""
     return _hint(s, fitting(pretrain_options(s, processes, noised, HOUR), HOUR))
 
 
 def finetune_hint(s: FinetuneSettings, found: Labelled, processes: int) -> dict[str, Any] | None:
-    """What would fit into an hour; None where nothing that is left open does."""
+    """The values that fit into an hour; None if none do."""
     return _hint(s, fitting(finetune_options(s, found, processes, HOUR), HOUR))
 
 
 def show_hint(hint: dict[str, Any] | None, console: Console) -> None:
-    """How to spend an hour at most."""
+    """Show what fits into an hour."""
     if hint is None:
         console.say(
             "Not even one epoch of the smallest network fits into one hour on this machine."
@@ -96,7 +96,7 @@ def _hint(s: S, found: Fitting | None) -> dict[str, Any] | None:
 
 
 def _goes_on(s: PretrainSettings | FinetuneSettings) -> bool:
-    """Whether a resumed run has its values already."""
+    """Whether this is a resumed run with values from its first start."""
     config = Path(str(s.out)) / "config.toml"
     if not (s.resume and s.out and config.exists()):
         return False
@@ -104,7 +104,7 @@ def _goes_on(s: PretrainSettings | FinetuneSettings) -> bool:
 
 
 def _taken(s: S, found: Fitting | None) -> tuple[S, dict[str, str]]:
-    """The settings with every value that fits, with one reason for those that were open."""
+    """(settings with the values that fit, the reason of each derived one)."""
     if found is None:
         raise UsageError(
             f"Not even one epoch of the smallest network fits into {FLAG} {s.time_budget}.",
@@ -130,9 +130,9 @@ def _named(s: Any) -> str:
 def pretrain_options(
     s: PretrainSettings, processes: int, noised: Noised, budget: float
 ) -> Iterator[Option]:
-    """From what is usual to the smallest network at 32 pixels.
+    """Options from the default down to the smallest network at 32 pixels.
 
-    What cannot fit into `budget` seconds at this machine's full speed is not measured.
+    Options that need more than `budget` seconds even at this machine's peak speed are not measured.
     """
     device = pick_device(s.device)
     s = replace(s, dry_run=True)
@@ -155,7 +155,7 @@ def pretrain_options(
                 try:
                     own = replace(filled, **values)
                     it = prepared_for(own, named, found, device, processes)
-                except UsageError:  # not at this size
+                except UsageError:  # size not supported
                     return None
                 work = it.operations(it.plan, processes)
                 if work is None:
@@ -175,7 +175,7 @@ def _down(arch: str) -> tuple[str, ...]:
 def finetune_options(
     s: FinetuneSettings, found: Labelled, processes: int, budget: float
 ) -> Iterator[Option]:
-    """From what is usual down; another network only where it starts untrained and is not named."""
+    """Options from the default down; other architectures only without weights and `--arch`."""
     s, device = replace(s, dry_run=True, time_budget=None), pick_device(s.device)
     free = s.weights == "none" and s.arch is None
     sides = [s.image_size] if s.image_size else None
@@ -202,11 +202,11 @@ def _finetune_option(
     counts = {"images": len(portions.train), "held_out": len(portions.val)}
     try:
         job = begun(s, found, opened(s, found), device, **counts, processes=processes)
-    except UsageError:  # not at this size
+    except UsageError:  # size not supported
         return
     default = next(entry.default for entry in fields(s) if entry.name == "epochs")
     planned = job.plan.settings
-    # passes over kept features cost little: only the image size makes such a run shorter
+    # epochs over cached features cost little: only a smaller image size shortens such a run
     kept = planned.cache not in ("off", "auto")
     least, most = min(s.epochs, FEW["finetune"]), s.epochs
     if kept:

@@ -1,4 +1,4 @@
-"""The images a pretraining run is looked at on: of train, and of val where there is one."""
+"""The images for feature evaluation of a pretraining run: of train, and of val if there is one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,14 +20,14 @@ from unfreeze.swav.place import preprocess_of
 from unfreeze.swav.recipe import view_specs
 from unfreeze.swav.watching import UNLABELLED, Cutter, Sample, Watch
 
-HELD = 2**28  # bytes of cut views that stay in memory; more are cut again for each look
-SHOWN = 2  # random views a image
+HELD = 2**28  # bytes of crops kept in memory; more are computed again at each evaluation
+SHOWN = 2  # augmented views per image
 
 
 def sample_of(s: PretrainSettings, found: Gathering, everything: Index, console: Console) -> Sample:
-    """A seeded, stratified sample of the training images, and of val where there is one.
+    """A seeded, stratified sample of the training images, and of val if there is one.
 
-    `everything` is the index before a split was chosen. Nothing of test is read.
+    `everything`: the index of all splits. The test set is not read.
     """
     sizes = list(zip(s.size_crops or (), s.nmb_crops or (), strict=True))
     work = sum(count * size**2 for size, count in sizes)
@@ -49,7 +49,7 @@ def sample_of(s: PretrainSettings, found: Gathering, everything: Index, console:
 
 
 def summary(watch: Watch, run: RunFolder) -> dict[str, Any]:
-    """What a run's result says of its looks: `figures`, `knn` and `best`."""
+    """The fields `figures`, `knn` and `best` of a run's result, from its feature evaluations."""
     last, best, knn = watch.last, watch.best, None
     if last is not None and last.knn is not None:
         knn = {
@@ -73,7 +73,7 @@ def summary(watch: Watch, run: RunFolder) -> dict[str, Any]:
 
 
 def held(cut: Cutter, count: int, size: int) -> Cutter:
-    """The same views, cut once and kept where `count` times `size` bytes are not too many."""
+    """`cut`, with its output cached in memory if `count` images of `size` bytes fit."""
     if count * size > HELD:
         return cut
     kept: list[torch.Tensor] = []
@@ -113,7 +113,7 @@ def _centres(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -
 
 
 def _views(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
-    """The first two views as the first epoch cuts them: the same at each look."""
+    """The first two crops of the first epoch: the same at each evaluation."""
     specs = view_specs(s)[:SHOWN]
 
     def cut(places: Sequence[int]) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What a pretraining run writes beside its checkpoints: config, views, the model that travels."""
+"""Files of a pretraining run beside its checkpoints: config.toml, views.npz, model/."""
 
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ GALLERY_IMAGES = 4_000
 
 
 def facts_of(trainer: Trainer, found: Gathering) -> dict[str, Any]:
-    """What config.toml says of the run beside its settings."""
+    """The table `facts` of config.toml: versions, device, sizes."""
     chosen, place = trainer.plan, trainer.place
     return {
         "unfreeze": __version__,
@@ -51,7 +51,7 @@ def facts_of(trainer: Trainer, found: Gathering) -> dict[str, Any]:
 
 
 def write_asked(run: RunFolder, settings: PretrainSettings) -> None:
-    """config.toml as it was asked for: whoever is stopped before the first step goes on with it."""
+    """Write config.toml with the given settings, so that a run stopped before step 0 can resume."""
     config = run.file("config.toml")
     if not config.exists():
         write_text(config, to_toml(as_dict(settings), {}))
@@ -63,9 +63,9 @@ def write_start(
     reasons: dict[str, str],
     more: dict[str, dict[str, Any]],
 ) -> None:
-    """config.toml (with `more` tables), problems.csv, split.csv, views of the first images."""
+    """Write config.toml (with `more` tables), problems.csv, split.csv and views.npz."""
     run, chosen = trainer.run, trainer.plan
-    run.file(RESULT).unlink(missing_ok=True)  # a run that goes on has not ended
+    run.file(RESULT).unlink(missing_ok=True)  # a resumed run is not finished
     tables: dict[str, dict[str, Any]] = {
         "reasons": reasons,
         "facts": facts_of(trainer, found),
@@ -85,7 +85,7 @@ def write_start(
 def write_model(
     trainer: Trainer, found: Gathering, loaded: Loaded | None, console: Console
 ) -> None:
-    """model/ as the last step left it (or the best look), and what the prototypes stand for."""
+    """Write model/ (last epoch or best checkpoint) and the images nearest to each prototype."""
     run, chosen = trainer.run, trainer.plan
     s, model, place = chosen.settings, trainer.model, trainer.place
     preprocess = preprocess_of(s)
