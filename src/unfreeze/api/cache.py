@@ -1,4 +1,4 @@
-"""`cache`: where caches lie, how large they are, and how to be rid of them."""
+"""`cache`: lists the caches, their paths and sizes, or removes them."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from unfreeze.settings.use import CacheSettings
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One kind of what is cached: `files` and `bytes` are there, `bound` is their default limit."""
+    """One kind of cache: number of files, bytes, and the default limit (`bound`)."""
 
     name: str
     holds: str
@@ -27,11 +27,10 @@ class CacheEntry:
 
 @dataclass(frozen=True, repr=False)
 class CacheResult(Displayed):
-    """The caches below `folder`; `cleared`: bytes that were removed.
+    """The caches below `folder` (set by UNFREEZE_CACHE); `cleared`: bytes removed.
 
-    `foreign`: files and folders that unfreeze did not write, which are never removed; `stuck`: what
-    could not be removed, and why.
-    UNFREEZE_CACHE names another folder.
+    `foreign`: files and folders that unfreeze did not write, never removed; `stuck`: files that
+    could not be removed, with the reason.
     """
 
     folder: str
@@ -46,13 +45,13 @@ class CacheResult(Displayed):
         return cached(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a kind."""
+        """One row per kind of cache."""
         return [asdict(entry) for entry in self.entries]
 
 
 @python_call(CacheSettings)
 def cache(*, progress: bool | None = None, **settings: Any) -> CacheResult:
-    """Where caches lie and how large each is; with `clear=True` they are removed."""
+    """List the caches with path and size; with `clear=True` remove them."""
     return run_cache(layered(CacheSettings, settings), python_console(progress))
 
 

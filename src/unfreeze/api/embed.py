@@ -1,4 +1,4 @@
-"""`embed`: features of images, for anything that takes vectors."""
+"""`embed`: writes the features of images to a .npz file."""
 
 from dataclasses import dataclass
 from os import PathLike
@@ -34,12 +34,12 @@ from unfreeze.settings.use import EmbedSettings
 from unfreeze.transfer.predictor import Network, load_features
 
 ARRAYS = ("features", "paths", "labels", "classes")
-PLAIN = Preprocess(224, 256)  # for weights that say nothing of their own
+PLAIN = Preprocess(224, 256)  # for weights without preprocessing of their own
 
 
 @dataclass(frozen=True, repr=False)
 class EmbedResult(Displayed):
-    """The file that was written, and what it holds: `features` [images, width]."""
+    """The written file; its `features` are [images, width]."""
 
     out: str
     arch: str
@@ -52,9 +52,9 @@ class EmbedResult(Displayed):
         return embedded(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an image: its path, its label, and its features `f0`, `f1`, ..."""
+        """One row per image: path, label, and features `f0`, `f1`, ..."""
         with np.load(self.out, allow_pickle=False) as held:
-            names = [*held["classes"].tolist(), None]  # -1 is the last: no label
+            names = [*held["classes"].tolist(), None]  # label -1 indexes None: no label
             return [
                 {"path": p, "label": names[label]} | {f"f{i}": float(x) for i, x in enumerate(row)}
                 for p, label, row in zip(
@@ -72,10 +72,10 @@ def embed(
     progress: bool | None = None,
     **settings: Any,
 ) -> EmbedResult:
-    """Write features of the images of `data` to the .npz file `out`.
+    """Write the features of the images of `data` to the .npz file `out`.
 
-    It holds `features` float32 [N, D] (what the network's head is fed), `paths`, `labels` (places
-    in `classes`, -1 where there is none) and `classes`.
+    Arrays: `features` float32 [N, D] (the input of the network's head), `paths`, `labels` (indices
+    of `classes`, -1 without a label) and `classes`.
     """
     given = {"weights": str(weights), "data": data, "out": str(out), **settings}
     return run_embed(layered(EmbedSettings, given), python_console(progress))
@@ -87,7 +87,7 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
     s = settings
     if not s.out:
         raise UsageError("embed needs an output file.", "Add --out FEATURES.npz.")
-    # refused before the work, not after
+    # check before the work, not after
     out = output_file(s.out, ours=arrays_of(*ARRAYS), inputs=inputs_of(s))
     network = placed(_network(s, console), s.device, s.precision)
     source = open_source(s.data, data_root=s.data_root, console=console)
@@ -113,7 +113,7 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
 
 
 def in_split(index: Index, split: str | None) -> npt.NDArray[np.int64]:
-    """Positions of a split by name; all of them for None and `all`; DataError if there are none."""
+    """Positions of the images of a split; all for None and "all"; DataError if it is empty."""
     if split in (None, "all"):
         return np.arange(len(index))
     positions = index.where(SPLIT_NAMES.index(str(split)))

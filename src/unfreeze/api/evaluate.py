@@ -1,4 +1,4 @@
-"""`evaluate`: how good a model is on labelled images, and whether it may be believed."""
+"""`evaluate`: metrics of a model on labelled images, with intervals and leakage checks."""
 
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
@@ -43,7 +43,7 @@ from unfreeze.transfer.calibration import COLDEST, HOTTEST, Bin, calibrated, fit
 from unfreeze.transfer.evaluate import ClassScore, Scores, score
 from unfreeze.transfer.predictor import Beside, Classifier, Network
 
-# what an evaluation leaves in the run's folder, and how it is known again
+# files that an evaluation writes into the run folder, with checks before they are overwritten
 WRITTEN = {
     "evaluation.json": object_of("n", "split", "accuracy"),
     "predictions.csv": table_of(COLUMNS),
@@ -54,7 +54,7 @@ WRITTEN = {
 
 @dataclass(frozen=True)
 class Last:
-    """The weights of the last epoch on the same images: they were not selected."""
+    """Scores of the weights of the last epoch on the same images, for comparison."""
 
     epoch: int
     accuracy: float
@@ -65,9 +65,10 @@ class Last:
 
 @dataclass(frozen=True)
 class Temperature:
-    """A temperature fitted on `n` validation images, and what it makes of the judged ones.
+    """A temperature fitted on `n` validation images, and the calibration it gives.
 
-    `bounded`: the validation images set no limit (all are right), so it says little.
+    `loss`, `calibration_error`: of the evaluated images at this temperature. `bounded`: the fit
+    ended at a bound (as when all validation images are right), so the value is not reliable.
     """
 
     value: float
@@ -80,17 +81,17 @@ class Temperature:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Displayed):
-    """Scores on `n` images of `split`; `confusion` has truth in rows, prediction in columns.
+    """Scores on `n` images of `split`; `confusion`: rows are labels, columns predictions.
 
-    `interval`, `balanced_interval`: 95 % (Wilson, MOVER). `seen_in_training`: how many of the
-    images the run trained on. `leaked`: how many have a duplicate or near-duplicate that it trained
-    on; `accuracy_unleaked`: on the others. Both are None where the model does not know what it was
-    trained on, the second also where all are leaked. `used_for_choosing`: whether the run chose its
-    weights by this split. `test_uses`: how often the run was scored on test images, this time
-    included; None without the run's folder. `epoch`: of these weights, from 0; None where it is not
-    known. `calibration_error`: expected, over the bins of `calibration`. `mistakes`: the most
-    certain. `warnings`: see `RunWarning`. `run`: its folder, which got predictions.csv and the
-    rest; None for a model alone.
+    `interval`, `balanced_interval`: 95 % (Wilson, MOVER). `seen_in_training`: number of images that
+    the run trained on. `leaked`: number with a duplicate or near-duplicate in the training set
+    (data leakage); `accuracy_unleaked`: on the others. Both are None if the model has no record of
+    its training images, the second also if all are leaked. `used_for_choosing`: whether the run
+    selected its checkpoint on these images. `test_uses`: number of evaluations of the run on test
+    images, this one included; None without a run folder. `epoch`: of the weights, from 0; None if
+    unknown. `calibration_error`: expected calibration error over the bins of `calibration`.
+    `mistakes`: those with the highest confidence. `warnings`: see `RunWarning`. `run`: the run
+    folder with predictions.csv and the other files; None for a model alone.
     """
 
     n: int
@@ -124,7 +125,7 @@ class Evaluation(Displayed):
         return evaluated(self, self.run)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a class: its scores, and how often each other class was predicted."""
+        """One row per class: its scores, and its row of the confusion matrix."""
         return [
             {
                 **asdict(score),
@@ -138,9 +139,9 @@ class Evaluation(Displayed):
 def evaluate(
     run: str | PathLike[str], data: Data, *, progress: bool | None = None, **settings: Any
 ) -> Evaluation:
-    """Scores of a run's model on `data`: its test, else val, else the rows held out, else all.
+    """Evaluate a run's model on `data`: on test, else val, else held-out images, else all.
 
-    DataError for a class the model does not know.
+    DataError for a class that the model does not know.
     """
     given = {"run": str(run), "data": data, **settings}
     return run_evaluate(layered(EvaluateSettings, given), python_console(progress))
@@ -150,8 +151,8 @@ def evaluate(
 def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
     """The same from a settings object.
 
-    A run's folder also gets evaluation.json, predictions.csv, mistakes.csv and test_uses.json, and
-    its report is drawn again.
+    Also writes evaluation.json, predictions.csv, mistakes.csv, test_uses.json and the report into
+    the run folder.
     """
     found = answers(settings, console)[0]
     end_warnings(found.warnings, console, json=settings.json)
@@ -161,10 +162,10 @@ def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
 
 
 def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, Answers]:
-    """The scores, and what was said of each image."""
+    """The scores, and the prediction for each image."""
     s, folder = settings, run_folder(settings.run)
     for name, ours in WRITTEN.items():
-        if folder is not None:  # refused before the work, not after
+        if folder is not None:  # check before the evaluation, not after
             refuse_foreign("evaluate:", folder / name, ours)
     best, last = networks(s.run, folder, s.weights_of)
     it = judged(s, best.card)
@@ -185,7 +186,7 @@ def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, A
 
 @dataclass(frozen=True)
 class _Outputs:
-    """Scores [N, C] of each network for the images that could be read, at the places `kept`."""
+    """Logits [N, C] of each network for the readable images; `kept`: their positions."""
 
     logits: list[Tensor]
     kept: Positions
@@ -201,7 +202,7 @@ def _outputs(
     networks: list[Classifier],
     console: Console,
 ) -> _Outputs:
-    """Every image read once and put through each network."""
+    """Read every image once and run each network on it."""
     index, first = it.index.take(positions), networks[0]
     together = Network(Beside([n.network for n in networks]), first.card, first.preprocess)
     together = placed(together, s.device, s.precision)
@@ -285,7 +286,7 @@ def _temperature(
     labels: Tensor,
     console: Console,
 ) -> Temperature:
-    """Fitted on validation images alone; with `keep` it goes into model.json."""
+    """Fit the temperature on validation images; with `keep` write it to model.json."""
     if s.temperature == "keep" and s.weights_of == "last":
         raise UsageError(
             "--temperature keep needs the selected epoch, whose weights model/ holds.",
@@ -322,8 +323,8 @@ def _kept(
     it: Judged,
     console: Console,
 ) -> Evaluation:
-    """The evaluation with its count of test uses, written into the run."""
-    typed = (Path(s.run), *Path(s.run).parents)  # as it was named: shorter than the whole path
+    """The evaluation with its count of test uses; writes it into the run folder."""
+    typed = (Path(s.run), *Path(s.run).parents)  # as given: shorter than the absolute path
     run = next((str(path) for path in typed if path.absolute() == folder), str(folder))
     uses = uses_of_test(folder) + it.is_test
     found = replace(found, test_uses=uses)
@@ -335,7 +336,7 @@ def _kept(
         write_json(folder / "evaluation.json", asdict(replace(found, mistakes=worst)))
         said.write(folder)
         found = replace(found, run=run)
-    except OSError as error:  # somebody else's run may be read-only; the answer stands
+    except OSError as error:  # the run may be read-only: the result is still returned
         why = error.strerror or "it is locked by another evaluation"
         console.warn(f"evaluation.json could not be written to {folder}: {why}.")
     return found

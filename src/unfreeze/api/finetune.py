@@ -1,4 +1,4 @@
-"""`finetune`: labelled images and a network in, a classifier that travels out."""
+"""`finetune`: transfer learning on labelled images."""
 
 import time
 from dataclasses import asdict, dataclass, replace
@@ -54,14 +54,14 @@ from unfreeze.transfer.portions import Portions
 
 @dataclass(frozen=True, repr=False)
 class FinetuneResult(Displayed):
-    """What a fine-tuning did; `val_accuracy` is the selected epoch's, on the images held out.
+    """The result of a fine-tuning run; `val_accuracy`: of the selected epoch.
 
-    `best_epoch` counts from 0; it and `val_accuracy` are None where nothing was held out. `leaked`:
-    how many images of val have a duplicate or near-duplicate that was trained on;
-    `accuracy_unleaked`: on the others, None where there are none. `warnings`: see `RunWarning`.
-    `val_images`: how many those are; `val_interval`: 95 % (Wilson). The split chose the epoch.
-    `repeated`: what `--folds` and `--repeats` came to.
-    `frozen_unchanged` compares hashes of the start with the written model; None: nothing frozen.
+    `best_epoch` counts from 0; it and `val_accuracy` are None without a validation set.
+    `val_images`: size of the validation set, which also selected the epoch; `val_interval`: 95 %
+    (Wilson). `leaked`: number of validation images with a duplicate or near-duplicate in the
+    training set; `accuracy_unleaked`: on the others, None if there are none. `frozen_unchanged`:
+    whether the frozen entries of the written model equal the initial ones by hash; None if nothing
+    is frozen. `repeated`: result of `--folds` and `--repeats`. `warnings`: see `RunWarning`.
     """
 
     run: str
@@ -96,11 +96,10 @@ class FinetuneResult(Displayed):
 
 @dataclass(frozen=True, repr=False)
 class FinetunePlan(Displayed):
-    """What `--dry-run` shows: every setting, the reason of each derived one, and the sizes.
+    """The result of `--dry-run`: settings, reasons of the derived ones, sizes and cost.
 
-    `counts`: images by class and split as the data has them (`all` without splits).
-    `time`: seconds of the run; `memory`: bytes on the device of one process. Each says its `basis`,
-    and has None where nothing was counted or measured.
+    `counts`: images by class and split (`all` without splits). `time`: seconds of the run;
+    `memory`: bytes on the device of one process; each with its `basis`, None if unknown.
     """
 
     settings: dict[str, Any]
@@ -121,7 +120,7 @@ class FinetunePlan(Displayed):
         return plan_finetune(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a derived setting: its value, and why."""
+        """One row per derived setting: its value and the reason."""
         return plan_rows(self)
 
 
@@ -141,7 +140,7 @@ def finetune(data: Data, **settings: Any) -> FinetuneResult | FinetunePlan: ...
 def finetune(
     data: Data, *, progress: bool | None = None, **settings: Any
 ) -> FinetuneResult | FinetunePlan:
-    """A classifier from the labelled images of `data`.
+    """Train a classifier on the labelled images of `data`.
 
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
@@ -154,9 +153,9 @@ def finetune(
 def run_finetune(
     settings: FinetuneSettings, console: Console, *, draw: bool = True, began: float | None = None
 ) -> FinetuneResult | FinetunePlan:
-    """The same from a settings object; without `draw` the report waits for `report RUN`.
+    """The same from a settings object; without `draw` no report is written.
 
-    `began`, on time.monotonic(), is what `time_limit` counts from; None: the process's start.
+    `began`: time.monotonic() from which `time_limit` counts; None: the start of the process.
     """
     if not settings.dry_run and not settings.out:
         raise UsageError("finetune needs a run folder.", "Add --out RUN, or --dry-run.")
@@ -171,14 +170,14 @@ def run_finetune(
 def _trained(
     settings: FinetuneSettings, console: Console, deadline: Deadline, locks: RunLocks, *, draw: bool
 ) -> FinetuneResult:
-    # refused before anything is read or fetched
+    # check before anything is read or downloaded
     place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     allowed(str(settings.out), **place, inputs=inputs_of(settings))
     processes = join(settings.device)
     processes.leads(lambda: locks.take_existing(str(settings.out)))
     console = Logged(console if processes.first else Quiet())
     device = pick_device(settings.device)
-    # in turn: what the first process fetched or decoded stands on the disk for the others
+    # rank 0 first: the others read its downloads from disk
     found = processes.in_turn(lambda: read_labels(settings, console))
     scene = Scene(found, device, deadline, processes, Threads.now(), locks)
 
@@ -186,7 +185,7 @@ def _trained(
         return checked(s, found, preprocess, console, processes.world)
 
     asked = settings
-    # measured by the first process alone: all must take the same
+    # measured on rank 0 alone: all ranks must use the same values
     first, why = processes.leads(lambda: for_finetune(asked, found, processes.world))
     settings = with_choice(asked, first)
     it = begin(scene, settings, ready_for, console)
@@ -194,7 +193,7 @@ def _trained(
     _show(it.job, len(it.ready.train), it.ready.portions.reason, console)
     processes.leads(lambda: _warn_of_data(it, console))
     if it.state is None:
-        # measured by the first process alone: the others wait
+        # measured on rank 0 alone: the others wait
         processes.leads(lambda: _say_cost(it.job, it.ready.portions, scene, console, asked))
     repeats = repeated(scene, settings, it, console)
     made = tuned(scene, it, console)
@@ -228,7 +227,7 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
 def _result(
     it: Begun, made: Tuned, repeats: Repeated | None, console: Console, asked: FinetuneSettings
 ) -> FinetuneResult:
-    """What was done, with its warnings shown; the run's result.json says that it has ended."""
+    """The result, with warnings; writes result.json, which marks the run as finished."""
     warned = finetune_warnings(it.run, it.ready, made)
     write_warnings(warned, it.run)
     end_warnings(warned, console, json=asked.json, run=it.run)
@@ -262,7 +261,7 @@ def _result(
 
 
 def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
-    """Whether the model file, read back, holds every frozen entry as it was at the start."""
+    """Whether every frozen entry of the written model equals its initial value, by hash."""
     tensors, _ = load_model(run.path)
     return fingerprint(tensors, hashes) == hashes
 
@@ -298,7 +297,7 @@ def _planned(
 
 
 def _warn_of_data(it: Begun, console: Console) -> None:
-    """What decoding found; what the folders and lists say was shown when they were read."""
+    """Show data warnings that need decoded images; others were shown when labels were read."""
     solved = it.job.plan.settings.head_solver == "logistic"
     found = data_warnings(it.ready, choose=not solved)
     show_warnings([one for one in found if one not in it.ready.doubts], console)
@@ -325,7 +324,7 @@ def _hint(
     processes: int,
     console: Console,
 ) -> None:
-    """Where a run takes more than an hour, what would fit into one."""
+    """If a run takes more than an hour, show what fits into one."""
     if asked.time_budget is None and (spent["seconds"] or 0) > HOUR:
         with torch.random.fork_rng():
             spent["fits_one_hour"] = finetune_hint(asked, found, processes)
@@ -333,7 +332,7 @@ def _hint(
 
 
 def _budgeted(job: Job, why: dict[str, str]) -> Job:
-    """The job with the reasons of what `--time-budget` chose."""
+    """The job with the reasons of the values that `--time-budget` selected."""
     reasons = {**job.plan.reasons, **why}
     return replace(job, plan=replace(job.plan, reasons=reasons))
 

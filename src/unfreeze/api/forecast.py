@@ -1,4 +1,4 @@
-"""`pretrain --dry-run` in full: beside the plan its cost, measured where that takes seconds."""
+"""The forecast of `pretrain --dry-run`: time, memory and learning rate of a plan."""
 
 import math
 import time
@@ -26,20 +26,20 @@ from unfreeze.swav.recipe import Plan
 from unfreeze.swav.trainer import Trainer
 from unfreeze.swav.ways import Spent
 
-BUDGET = 4.0  # seconds that trying out steps may take in a dry run, about
-NEAR = 4  # a step of a quarter of the images says what one of all takes
-SHORT = 1.0  # the same before a run
-DIFFERENT = 32  # made-up images
+BUDGET = 4.0  # about the seconds for measuring steps in a dry run
+NEAR = 4  # a step of 1 / NEAR of the batch is extrapolated to the whole batch
+SHORT = 1.0  # about the seconds for measuring steps before a run
+DIFFERENT = 32  # random images
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run would come to.
+    """The forecast of a run.
 
-    `reference`: the `recipe` compared with and its `settings`. `learning_rate`: [step, rate] at
-    ten steps. `loss`: what an `untrained` and a `collapsed` network score. `memory`: bytes on the
-    device of one process. `time`: seconds, of a step and in all. Both say their `basis`, and have
-    None where something was not counted or not measured. `warnings`: what does not suit the data.
+    `reference`: the published `recipe` for comparison and its `settings`. `learning_rate`: [step,
+    rate] at ten steps. `loss`: of an `untrained` and a `collapsed` network. `memory`: bytes on the
+    device of one process. `time`: seconds per step and in all. Both have their `basis`, and None
+    for unknown values. `warnings`: settings that do not suit the data.
     """
 
     reference: dict[str, Any]
@@ -54,7 +54,7 @@ Make = Callable[[ImageDataset, Any], Trainer]  # images and the positions of one
 
 
 def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
-    """The forecast of a plan; `make` builds the trainer over made-up images. Touches no file."""
+    """The forecast of a plan; `make` builds the trainer over random images. Writes no file."""
     s = plan.settings
     share = (s.batch_size or 0) // facts.processes
     trainer = _over_noise(plan, facts, make)
@@ -82,10 +82,10 @@ def cost(
     done: int = 0,
     measured: tuple[int, Spent] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """`time` and `memory` of a run before it starts, in about a second at most.
+    """`time` and `memory` of a run before it starts, estimated in about a second at most.
 
-    `trainer`: the run's own, which stays as it is; `done`: steps behind it; `measured`: images of a
-    step that was measured already, and its seconds.
+    `trainer`: the run's, not changed; `done`: finished steps; `measured`: (images, seconds) of a
+    step that was measured already.
     """
     share = (plan.settings.batch_size or 0) // facts.processes
     work, held = _memory(trainer, plan, share, facts.processes)
@@ -111,9 +111,10 @@ _PROBED = "measured before step 0, without reading files, feature evaluations an
 def epoch_seconds(
     plan: Plan, facts: Facts, make: Make, operations: float, enough: float
 ) -> float | None:
-    """Seconds of an epoch, measured in about a second; `operations`: forward, of a part of a batch.
+    """Seconds of an epoch, measured in about a second.
 
-    Where this machine's full speed would take more than `enough` seconds, that is the answer.
+    `operations`: FLOPs of the forward pass over a part of a batch. If this machine's peak speed
+    needs more than `enough` seconds, returns those without measuring.
     """
     s = plan.settings
     in_all = 3 * operations * s.accumulate * plan.steps_per_epoch
@@ -143,13 +144,13 @@ def _over_noise(plan: Plan, facts: Facts, make: Make) -> Trainer:
 def _memory(
     trainer: Trainer, plan: Plan, share: int, processes: int
 ) -> tuple[Work | None, dict[str, Any]]:
-    """(what a part of the batch does, the bytes by what they are for); None where unknown."""
+    """(FLOPs and activations of a part of the batch, bytes by purpose); None if unknown."""
     place, rows = trainer.place, share // plan.settings.accumulate
     try:
         work = work_of(
             trainer.model, plan, rows=rows, device=place.device, precision=place.precision
         )
-    # a network may want to see numbers, in its own way of saying so
+    # networks that cannot run on the meta device raise various errors
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError) as error:
         return None, {"total": None, "basis": f"unknown: {_first_line(error)}"}
     counted = memory(trainer.model, plan, work, share=share, processes=processes)
@@ -165,7 +166,7 @@ def _images(side: int) -> ImageDataset:
 
 @dataclass(frozen=True)
 class _Timing:
-    """Seconds of one step: cutting the views, and the network; and how they were found."""
+    """Seconds of one step: for the crops and for the network; `how` they were measured."""
 
     data: float
     step: float
@@ -175,7 +176,7 @@ class _Timing:
 def _time(
     trainer: Trainer, plan: Plan, share: int, work: Work | None, steps: int, budget: float
 ) -> dict[str, Any]:
-    """Seconds of a step and of so many `steps`, tried out within the `budget`."""
+    """Seconds of a step and of `steps` steps, measured within `budget` seconds."""
     timing: _Timing | None
     try:
         timing, why = _tried(trainer, share, work, budget)
@@ -199,7 +200,7 @@ def _time(
 
 
 def _by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
-    """A step too heavy to be tried, by its operations and the speed of a part of it."""
+    """Timing of a step that is too slow to measure, by its FLOPs and the speed of a part of it."""
     s, rows = trainer.s, min(FEW, share)
     began = time.perf_counter()
     next(trainer.loader.these([trainer.loader.positions[:rows]], 0))
@@ -220,10 +221,10 @@ def _by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
 def _tried(
     trainer: Trainer, share: int, work: Work | None, budget: float = BUDGET
 ) -> tuple[_Timing | None, str]:
-    """(the timing of a step of `share` images, or None and why).
+    """(timing of a step of `share` images, or None and why).
 
-    Tried out with more and more images, as the budget allows; where that ends below `share`, the
-    line through the last two is followed: a step has costs that do not grow with its images.
+    Measures steps of more and more images within the budget. If that ends below `share`,
+    extrapolates linearly from the last two, as a step also has constant costs.
     """
     began, part = time.perf_counter(), trainer.s.accumulate
     sizes = [n for n in range(2 * part, share + 1, part) if share % n == 0] or [share]
@@ -231,7 +232,7 @@ def _tried(
         heavy = _seconds_at_most(work, sizes[0] / (share // part)) if work else math.inf
         if heavy > budget:
             return None, f"a step of {sizes[0]} images may take more than {budget:g} s"
-    _step(trainer, sizes[0])  # the first one finds nothing in place
+    _step(trainer, sizes[0])  # warm-up
     tried = [(sizes[0], *_step(trainer, sizes[0]))]
     for rows in sizes[1:]:
         before, *spent = tried[-1]
@@ -250,19 +251,19 @@ def _how(share: int, tried: int) -> str:
 
 
 def _line(few: int, low: float, many: int, high: float, share: int) -> float:
-    """The value at `share` of the line through two sizes; at least in proportion to the larger."""
+    """Linear extrapolation from two sizes to `share`; proportional to the larger if not rising."""
     if many == share or high <= low:
         return high * share / many
     return high + (high - low) / (many - few) * (share - many)
 
 
 def _seconds_at_most(work: Work, parts: float) -> float:
-    """A pessimistic guess for a step: this machine's speed in a product of matrices, an eighth."""
+    """Upper estimate of a step: at an eighth of this machine's matrix multiplication speed."""
     return 3 * work.operations * parts / (product_speed() / 8)
 
 
 def _step(trainer: Trainer, rows: int) -> tuple[float, float]:
-    """Seconds for the views and for the network of one step over `rows` made-up images."""
+    """Seconds for the crops and for the network of one step over `rows` random images."""
     began = time.perf_counter()
     ids = trainer.loader.positions[:rows]
     batch = next(trainer.loader.these([ids], 0))
@@ -280,7 +281,7 @@ def _first_line(error: Exception) -> str:
 
 
 def show(plan: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:
-    """The plan as a table: each derived value, the published one beside it, and the reason."""
+    """Show the plan as a table: each derived value, the published one, and the reason."""
     settings, (recipe, theirs) = asdict(plan.settings), published(plan.settings)
     console.say(f"{facts.images:,} images, {facts.side} pixels on the shorter side (median).")
     rows = [
@@ -300,7 +301,7 @@ def show(plan: Plan, reasons: dict[str, str], facts: Facts, console: Console) ->
 
 
 def show_forecast(plan: Plan, found: Forecast, console: Console) -> None:
-    """The rest of a dry run: curve, memory and time."""
+    """Show learning rate curve, memory and time."""
     curve = sparkline([rate for _, rate in learning_rates(plan, 40)])
     s = plan.settings
     console.say(f"Learning rate {curve}  peak {s.base_lr:g}, final {s.final_lr:g}")
@@ -308,7 +309,7 @@ def show_forecast(plan: Plan, found: Forecast, console: Console) -> None:
 
 
 def show_cost(plan: Plan, found: dict[str, dict[str, Any]], console: Console) -> None:
-    """The lines about time and memory."""
+    """Show time and memory."""
     spent = found["time"]
     for line in lines(spent, found["memory"]):
         console.say(line)

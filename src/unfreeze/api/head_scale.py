@@ -1,4 +1,4 @@
-"""A new head that is trained starts and learns by the scale of the features that it is fed."""
+"""Scales the initial weights and learning rate of a new head by the norm of its input features."""
 
 from dataclasses import replace
 
@@ -11,19 +11,19 @@ from unfreeze.data.loader import Loader
 from unfreeze.errors import UnfreezeError
 from unfreeze.transfer.head_solver import pooled_input
 
-# Norm of the features that the usual rates and the usual first weights were found for: about that
-# of ImageNet ResNets. Networks without normalisation reach 1,000, and some contrastive ones 1.
+# Feature norm for which the default learning rates and initial weights were tuned: about that of
+# ImageNet ResNets. Networks without normalisation reach 1,000, some contrastive ones have 1.
 USUAL_NORM = 30.0
-LARGEST_RAISE = 10.0  # of the rate of a head whose network is trained with it
+LARGEST_RAISE = 10.0  # maximum factor of the head's learning rate if other layers train too
 IMAGES = 64
 
 
 def fitted_to_features(job: Job, parts: Parts) -> Job:
-    """The job with first weights and learning rate of its new head by the norm of its features.
+    """The job with the head's initial weights and learning rate scaled by the feature norm.
 
-    The slope of the loss grows with the norm, its curvature with the norm's square: a rate of 0.03
-    that suits features of norm 30 diverges at 300. A rate that was given stays. AdamW's steps do
-    not grow with the slope, so that its rate follows the norm alone; LARS needs nothing.
+    The gradient grows with the norm, the curvature with its square: a learning rate of 0.03 that
+    suits features of norm 30 diverges at 300. A given learning rate is unchanged. AdamW's steps do
+    not grow with the gradient: its rate scales with 1 / norm; LARS needs no change.
     """
     s, plan = job.plan.settings, job.plan
     norm = parts.processes.leads(lambda: feature_norm(job, parts.loader))
@@ -53,12 +53,12 @@ def fitted_to_features(job: Job, parts: Parts) -> Job:
 
 
 def feature_norm(job: Job, loader: Loader) -> float:
-    """Root mean square norm of what the first new layer is fed, over some images; 0 for none."""
+    """Root mean square norm of the input of the first new layer, over some images; 0 for none."""
     network, layer = job.network, job.head[0].rpartition(".")[0]
     count = len(loader.positions)
     some = loader.positions[np.unique(np.linspace(0, count - 1, IMAGES).astype(int))]
     batch = loader.dataset[0, 0, some]
-    if isinstance(batch, UnfreezeError):  # a file that is gone
+    if isinstance(batch, UnfreezeError):  # a file that can no longer be read
         raise batch
     training = network.training
     network.eval()
@@ -71,7 +71,7 @@ def feature_norm(job: Job, loader: Loader) -> float:
 
 
 def _shrink(job: Job, times: float) -> None:
-    """First weights of the scoring layer by so many times: scores begin near 0 at any norm."""
+    """Multiply the classifier's initial weights by `times`: logits start near 0 at any norm."""
     if times == 1.0:
         return
     parameters = dict(job.network.named_parameters())

@@ -1,4 +1,4 @@
-"""A fine-tuning that is ready to train: begun from weights, or taken up from a checkpoint."""
+"""A fine-tuning run ready to train: from initial weights, or resumed from a checkpoint."""
 
 import contextlib
 from collections.abc import Mapping
@@ -38,11 +38,11 @@ from unfreeze.transfer.thaw import freeze_schedule
 
 @dataclass(frozen=True)
 class Job:
-    """The network, how it is trained, and what must not change.
+    """The network, its plan and its freezing schedule.
 
-    `frozen`: names of the parameters that never thaw. `hashes`: of every entry of the state dict
-    that stands with them, at the start. `sweep`: rates and weight decays to be tried before it
-    begins; `tried`: those that were, for people. `asked`: the settings before the plan.
+    `hashes`: of every frozen entry of the state dict, at the start. `head`: names of the head's
+    parameters. `sweep`: learning rates and weight decays to try before training; `tried`: those
+    that were tried, as text. `asked`: the settings as given.
     """
 
     network: nn.Module
@@ -57,12 +57,12 @@ class Job:
 
     @property
     def frozen(self) -> frozenset[str]:
-        """What no epoch trains."""
+        """Names of the parameters that are frozen in all epochs."""
         return self.schedule.always
 
     @property
     def trains_head_alone(self) -> bool:
-        """Whether no epoch trains anything but the new head."""
+        """Whether only the new head is trained, in all epochs."""
         names = {name for name, _ in self.network.named_parameters()}
         return names - self.frozen <= set(self.head)
 
@@ -76,7 +76,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Opened:
-    """A network with its new head, what of it stands still, and how images enter it."""
+    """A network with its new head, the freezing schedule and the preprocessing."""
 
     start: Start
     schedule: FreezeSchedule
@@ -85,7 +85,7 @@ class Opened:
 
 
 def opened(s: FinetuneSettings, found: Labelled) -> Opened:
-    """What `--arch`, `--weights`, `--stem`, `--freeze`, `--image-size` and the images make."""
+    """Build the network, load its weights, and choose freezing schedule and preprocessing."""
     it = start(
         s.arch,
         s.weights,
@@ -116,7 +116,7 @@ def begun(
     held_out: int,
     processes: int = 1,
 ) -> Job:
-    """A new run on `images` training images, judged on the `held_out` ones."""
+    """A new run on `images` training images and `held_out` validation images."""
     network, frozen = it.start.network, it.schedule.always
     facts = Facts(
         images=images,
@@ -170,7 +170,7 @@ def _sweep(
     facts: Facts,
     held_out: int,
 ) -> tuple[Sweep | None, str]:
-    """What is tried, with the reason; nothing where no features are kept for the whole run."""
+    """(the sweep, its reason); (None, reason) if there is none, as without a feature cache."""
     if decision.mode == "off" or s.sweep == "off":
         return None, ""
     if s.head_lr is not None:
@@ -206,11 +206,11 @@ def _sweep(
 
 
 def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
-    """The checkpoint to go on from; None for a new run."""
+    """The checkpoint to resume from; None for a new run."""
     folder = RunFolder(str(s.out)).file("checkpoints")
     if not s.resume:
         return None
-    best = (Path(BEST).name,)  # written before the last one, so it can be all there is
+    best = (Path(BEST).name,)  # written before the last one, so it may be the only one
     if not has_last(folder, best):
         console.say(f"No checkpoint in {s.out} yet: starting from the beginning.")
         return None
@@ -225,19 +225,19 @@ def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[s
 
 
 def threads_of(job: Job, threads: Threads, device: torch.device, world: int) -> tuple[int, str]:
-    """(threads, reason) for a new run; "" where they make no difference."""
+    """(CPU threads, reason) of a new run; reason "" if the number does not matter."""
     if device.type != "cpu":
         return threads.most, ""
     s, work = job.plan.settings, None
     if threads.most > 1 and not threads.given:
-        with contextlib.suppress(UsageError):  # cannot be followed without numbers
+        with contextlib.suppress(UsageError):  # cannot be traced on the meta device
             work = operations(job.network, job.plan.preprocess.image_size)
             work *= job.plan.batch_size / world / s.accumulate
     return threads.for_batches(work)
 
 
 def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
-    """A run as its checkpoint says, with what may change taken from `s`."""
+    """The job of a checkpoint, with the settings that may change taken from `s`."""
     card = ModelCard.from_dict(state["card"])
     network, head = from_card(card)
     settings = build(FinetuneSettings, merged(state, as_dict(s)))

@@ -1,4 +1,4 @@
-"""Which images decide a comparison."""
+"""The evaluation split of a comparison."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from unfreeze.settings.shared import said_of, spoken
 
 
 def chosen_judge(s: CompareSettings, run: FinetuneSettings) -> dict[str, Any]:
-    """What `evaluate` gets: `--test`, else test of DATA, else what is held out.
+    """Settings for `evaluate`: the data of `--test`, else test of DATA, else the validation set.
 
-    DataError where nothing is held out either.
+    DataError if there is no validation set either.
     """
     if s.test:
         return {"data": (s.test,), "split": None}

@@ -1,4 +1,4 @@
-"""`predict`: a label and a probability for each image."""
+"""`predict`: the most likely class of each image, with its probability."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +37,7 @@ COLUMNS = ("path", "label", "probability")
 
 @dataclass(frozen=True, repr=False)
 class Written(Displayed):
-    """Where predictions were written, and how many."""
+    """The CSV file of predictions, and their number."""
 
     out: str
     images: int
@@ -55,7 +55,7 @@ class Predictions(Displayed, list[Prediction]):
         return predicted(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an image: `path, label, probability`."""
+        """One row per image: `path, label, probability`."""
         return [dict(one) for one in self]
 
 
@@ -73,11 +73,11 @@ def predict(
     progress: bool | None = None,
     **settings: Any,
 ) -> Predictions:
-    """The most likely class of each image: files, folders or archives, or images in memory.
+    """Predict the most likely class of each image.
 
-    `images` is one of them, or anything to go through: paths, Pillow images, arrays [H, W, 3] and
-    encoded bytes; what is no file is named by its position. Unreadable files among others are left
-    out; DataError where none can be read, UsageError for what is no image, and where there is none.
+    `images`: one image or an iterable of paths (files, folders, archives), Pillow images, arrays
+    [H, W, 3] or encoded bytes; images in memory are named by their position. Unreadable files are
+    left out; DataError if none can be read, UsageError for other types and without images.
     """
     given = image_list(images)
     paths = [os.fsdecode(image) for image in given if is_path(image)]
@@ -89,7 +89,7 @@ def predict(
 
 @isolated()
 def run_predict(settings: PredictSettings, console: Console) -> Predictions | Written:
-    """The same from a settings object; with `--out` the CSV's place is returned."""
+    """The same from a settings object; with `--out` returns the path of the CSV file."""
     found = _predictions(settings, console, settings.images)
     return Written(settings.out, len(found)) if settings.out and not settings.json else found
 
@@ -97,7 +97,7 @@ def run_predict(settings: PredictSettings, console: Console) -> Predictions | Wr
 def _predictions(s: PredictSettings, console: Console, images: Sequence[Any]) -> Predictions:
     if not images:
         raise UsageError("predict needs images.", "Give files, folders or archives after RUN.")
-    # refused before the work, not after
+    # check before the work, not after
     out = output_file(s.out, ours=table_of(COLUMNS), inputs=inputs_of(s)) if s.out else None
     network = placed(load_classifier(s.run), s.device, s.precision)
     how = network.preprocess.intensity
@@ -133,7 +133,7 @@ def _inputs(
     source.intensity = intensity
     for note in source.notes:
         (console or Quiet()).say(note)
-    # a list's paths are relative to its folder; an archive's members lie inside it
+    # paths in a list are relative to its folder; members of an archive are inside it
     before = as_text(f"{path.parent if isinstance(source, FileListSource) else name}/")
     for row in _rows(source):
         inner = source.names[row]
@@ -141,7 +141,7 @@ def _inputs(
 
 
 def _rows(source: Source) -> Iterable[int]:
-    """Rows that are images: all of a list, of files those that look like one."""
+    """Rows to predict: all rows of a list, otherwise those that are image files."""
     return range(len(source)) if source.listed else image_rows(source)
 
 

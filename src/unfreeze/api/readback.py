@@ -1,6 +1,6 @@
-"""Names of classes and files are read back from what a run wrote, before its first step.
+"""Checks before the first step that all names of classes and files survive writing and reading.
 
-A name that a format cannot hold would else be met where the work of hours is written.
+Otherwise a name that a format cannot store would fail only when results are written.
 """
 
 import json
@@ -28,10 +28,10 @@ def read_back(
     problems: Sequence[Problem],
     card: ModelCard | None = None,
 ) -> None:
-    """DataError where a name is not read back as it was written; writes nothing that stays.
+    """DataError if a name does not read back as written; leaves no file behind.
 
-    `settings` and `rows` are those that config.toml and split.csv were written with. The files that
-    come after the training (model.json of `card`, result.json) are tried beside them.
+    `settings`, `rows`: the content of config.toml and split.csv. The files written after training
+    (model.json of `card`, result.json) are tested in a temporary folder.
     """
     config = tomllib.loads(run.file("config.toml").read_text(encoding="utf-8"))
     for key, value in settings.items():
@@ -70,7 +70,7 @@ def _refuse(file: str, written: Any, found: Any) -> NoReturn:
 
 
 def _plain(value: Any) -> Any:
-    """Names as they stand in files."""
+    """Names as they are written in files."""
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
     return as_text(value) if isinstance(value, str) and has_halves(value) else value

@@ -1,7 +1,7 @@
-"""`--on-collapse recover`: back to the last good state, with the next remedy applied.
+"""`--on-collapse recover`: returns to the last good checkpoint and changes a setting.
 
-What was changed is the run's from then on: it stands in its checkpoints, config, log and records,
-and a resumed run goes on with it whatever its command line says.
+The changed settings are stored in checkpoints, config.toml, log and metrics; a resumed run keeps
+them, whatever its command line says.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,15 +23,15 @@ Build = Callable[[Plan], Trainer]
 
 
 def changed(chosen: Plan, values: Mapping[str, Any]) -> Plan:
-    """The plan with these values (a checkpoint's lists are tuples again)."""
+    """The plan with these values (lists from a checkpoint become tuples)."""
     given = {name: getattr(chosen.settings, name) for name in vars(chosen.settings)}
     return replace(chosen, settings=build(PretrainSettings, {**given, **values}))
 
 
 def kept(chosen: Plan, run: RunFolder, console: Console) -> tuple[Plan, int | None]:
-    """(plan, threads) of a run that may resume: with what its recoveries changed, which is said.
+    """(plan, CPU threads) of a resumed run, with the changes of its recoveries, which are shown.
 
-    None: there is no checkpoint yet.
+    Threads None: there is no checkpoint yet.
     """
     folder = run.file("checkpoints")
     if not chosen.settings.resume or not has_last(folder):
@@ -55,9 +55,9 @@ def fitted(
     begins: Callable[[Trainer], None],
     on_epoch: OnEpoch | None,
 ) -> Trainer:
-    """The trainer at the end of its run; after a collapse another one than `trainer`.
+    """Train to the end and return the trainer, a new one after each recovery from a collapse.
 
-    `begins` is called with each of them before its first step.
+    `begins` is called with each trainer before its first step.
     """
     while True:
         begins(trainer)
@@ -71,8 +71,8 @@ def fitted(
 
 
 def recovered(trainer: Trainer, collapse: Collapsed, made: Build, console: Console) -> Trainer:
-    """A trainer to go on with; raises `collapse` where nothing is left to try."""
-    # only the first process is sure to have the run's folder before it
+    """A trainer with the next remedy; raises `collapse` if no remedy is left."""
+    # on rank 0: other ranks may not see the run folder
     leads = trainer.processes.leads
     remedy = leads(lambda: _next(trainer, collapse))
     if remedy is None:
@@ -96,9 +96,9 @@ def recovered(trainer: Trainer, collapse: Collapsed, made: Build, console: Conso
 
 
 def _next(trainer: Trainer, collapse: Collapsed) -> Remedy | None:
-    """The first remedy of a kind that was not tried: at most as many tries as there are kinds.
+    """The first remedy of a kind that was not tried yet, so tries are limited.
 
-    None where nothing may be tried: asked not to, or begun so that there is nothing to go back to.
+    None if there is none, without `--on-collapse recover`, and without a checkpoint to return to.
     """
     if trainer.s.on_collapse != "recover":
         return None
@@ -112,7 +112,7 @@ def _back(trainer: Trainer, remedy: Remedy) -> Path:
 
 
 def _given_up(trainer: Trainer, collapse: Collapsed) -> Collapsed:
-    """The collapse, saying what was tried."""
+    """The collapse, with the remedies that were tried as its next step."""
     tried = "; ".join(before["remedy"] for before in trainer.recoveries)
     if tried:
         collapse.next_step = f"Tried: {tried}. Check the images with `unfreeze show`."
@@ -120,7 +120,7 @@ def _given_up(trainer: Trainer, collapse: Collapsed) -> Collapsed:
 
 
 def _fitting(state: dict[str, Any], fresh: Trainer, remedy: Remedy) -> dict[str, Any]:
-    """The state as the changed run would have left it; what no longer fits starts anew."""
+    """The checkpoint adapted to the changed settings; parts that no longer fit are reset."""
     state = {**state, "settings": as_dict(fresh.s)}
     if "queue_length" in remedy.values:
         state["bank"] = None
@@ -134,7 +134,7 @@ def _fitting(state: dict[str, Any], fresh: Trainer, remedy: Remedy) -> dict[str,
 
 
 def settled(trainer: Trainer, console: Console) -> None:
-    """At the end: the last remedy worked, for the run has not collapsed since."""
+    """At the end of a run: mark the last remedy as successful."""
     if trainer.recoveries:
         trainer.recoveries[-1]["worked"] = True
         console.say(f"Recovered from collapse with: {trainer.recoveries[-1]['remedy']}.")

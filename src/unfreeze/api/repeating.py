@@ -99,7 +99,7 @@ def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -
 
 
 def foretold(job: Job, portions: Portions) -> Job:
-    """The job with the plan line of `--folds` and `--repeats`; DataError if the data is too small."""
+    """The job with the plan line of `--folds` and `--repeats`; DataError for too little data."""
     s = job.plan.settings
     if not s.folds and s.repeats == 1:
         return job

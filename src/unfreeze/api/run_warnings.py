@@ -1,4 +1,4 @@
-"""What a run is warned of: facts gathered from its data, records and scores, checked and shown."""
+"""The warnings of a run, from its data, metrics and scores."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +24,7 @@ CODES = {"stuck": "nothing_learned", "diverged": "diverging", "shrunk": "constan
 
 
 def data_warnings(ready: Checked, *, choose: bool) -> list[RunWarning]:
-    """What is known before the first step; `choose`: whether val picks the epoch."""
+    """Warnings before training; `choose`: whether the checkpoint is selected on val."""
     leaked, held = int(ready.leaked.sum()), len(ready.val)
     return [
         *ready.data_warnings,
@@ -34,7 +34,7 @@ def data_warnings(ready: Checked, *, choose: bool) -> list[RunWarning]:
 
 
 def finetune_warnings(run: RunFolder, ready: Checked, made: Tuned) -> list[RunWarning]:
-    """What the records, the scores and the features say once a model is there, and the data."""
+    """Warnings after training: from metrics, scores, features and data."""
     job, scores, chosen = made.job, made.scores, made.outcome.best_epoch
     settings, classes = job.plan.settings, job.card.classes
     trained = checks.training(run.metrics())
@@ -64,7 +64,7 @@ def finetune_warnings(run: RunFolder, ready: Checked, made: Tuned) -> list[RunWa
 
 
 def pretrain_warnings(trainer: Trainer, found: Gathering) -> list[RunWarning]:
-    """What the guard against collapse says of the run as it ended, and of the data what is odd."""
+    """Warnings after pretraining: from the collapse detector and the data."""
     doubts = [*found.doubts, *checks.cropped_warning(found.sample.cropped)]
     return _of_pretraining(trainer) + doubts if trainer.step else doubts
 
@@ -88,14 +88,14 @@ def _of_pretraining(trainer: Trainer) -> list[RunWarning]:
 
 
 def _knows_more(watch: Watch) -> bool:
-    """Whether k-NN, where there are labels, is better than at the untrained start."""
+    """Whether k-NN accuracy is better than that of the untrained network."""
     if watch.start is None or watch.last is None or watch.start.knn is None:
         return False
     return checks.above(watch.last.correct, watch.last.total, watch.start.knn)
 
 
 def show_warnings(found: Sequence[RunWarning], console: Console) -> None:
-    """Each to people, and into the log."""
+    """Show each on the console, and in the log."""
     for one in found:
         console.warn(one.message)
 
@@ -103,7 +103,7 @@ def show_warnings(found: Sequence[RunWarning], console: Console) -> None:
 def end_warnings(
     found: Sequence[RunWarning], console: Console, *, json: bool, run: RunFolder | None = None
 ) -> None:
-    """Those of a result, which shows them first itself, unless it is a JSON document; logged."""
+    """Log the warnings of a result; show them only with JSON, as the result's text has them."""
     if json:
         show_warnings(found, console)
     elif run is not None:
@@ -112,5 +112,5 @@ def end_warnings(
 
 
 def write_warnings(found: Sequence[RunWarning], run: RunFolder) -> None:
-    """Into the run's folder, for its report."""
+    """Write warnings.json into the run folder, for the report."""
     write_json(run.file(FILE), [asdict(one) for one in found])

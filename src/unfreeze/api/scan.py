@@ -1,4 +1,4 @@
-"""`scan`: can these images be trusted? Every one decoded, every problem named, none deleted."""
+"""`scan`: decodes every image of a dataset and lists all problems; deletes nothing."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -37,22 +37,21 @@ from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.scan import ScanSettings
 from unfreeze.settings.shared import Data, spoken
 
-SAMPLES = 12  # thumbnails of a kind
-TWINS = 40  # groups on the page
+SAMPLES = 12  # thumbnails per kind of problem
+TWINS = 40  # groups of duplicates on the page
 TABLE, PAGE = "problems.csv", "scan.html"
 
 
 @dataclass(frozen=True, repr=False)
 class ScanResult(Displayed):
-    """What was found.
+    """The findings of a scan.
 
-    `files`: all; `pictures`: images by name or content; `usable`: of these, what decodes;
-    `other`: the rest. `problems`: `path, reason, detail, left_out`. `duplicates` and
-    `near_duplicates`: groups of paths. `rules`: how many usable images the checks of other tools
-    would throw away.
-    `decoded`: now; the others were known. `quarantined`: files that were moved, or listed.
-    `restored`: files that --undo brought back. `page`, `table`: what --out got. `warnings`: what
-    is likely to be a mistake, by `code` and `message`.
+    `files`: number of all files; `pictures`: image files by name or content; `usable`: those that
+    decode; `other`: other files. `problems`: `path, reason, detail, left_out`. `duplicates`,
+    `near_duplicates`: groups of paths. `rules`: number of usable images that the checks of other
+    tools would reject. `decoded`: images decoded now; the others were known from earlier scans.
+    `quarantined`: files moved or added to the exclusions. `restored`: files restored by --undo.
+    `page`, `table`: files written to --out. `warnings`: likely mistakes, `code` and `message`.
     """
 
     data: str
@@ -78,15 +77,15 @@ class ScanResult(Displayed):
         return scanned(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a finding: `path, reason, detail, left_out`."""
+        """One row per problem: `path, reason, detail, left_out`."""
         return self.problems
 
 
 @python_call(ScanSettings)
 def scan(data: Data, *, progress: bool | None = None, **settings: Any) -> ScanResult:
-    """Decode every image of `data` in processes of their own.
+    """Decode every image of `data` in worker processes and list all problems.
 
-    DataError for data that cannot be read at all; a broken image is an answer, not an error.
+    DataError if the data cannot be read at all; a broken image is a finding, not an error.
     """
     return run_scan(layered(ScanSettings, {"data": data, **settings}), python_console(progress))
 
@@ -101,7 +100,7 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     restored, notes = _undone(s, console)
     source = open_source(s.data, data_root=s.data_root, console=console)
     if s.quarantine:
-        _refuse_quarantine(s, source, Path(s.quarantine))  # before the work, not after
+        _refuse_quarantine(s, source, Path(s.quarantine))  # check before the work, not after
     index = build_index(source, strange_classes=True)
     notes += list(index.notes)
     found = attend(index, workers=s.workers, console=console, seconds=s.seconds)
@@ -119,7 +118,7 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
 
 
 def _allowed(s: ScanSettings) -> Path | None:
-    """The folder of `--out`; UsageError where its files may not be written there."""
+    """The folder of `--out`; UsageError if files must not be written there."""
     if not s.out:
         return None
     folder = Path(s.out)
@@ -186,7 +185,7 @@ def _paths(index: Index, groups: list[list[int]]) -> list[list[str]]:
 
 
 def _set_aside(s: ScanSettings, source: Source, found: Clinic, console: Console) -> list[Moved]:
-    """Out of the way what cannot be used; what is known of the others stays known."""
+    """Move unusable files away, or exclude them; findings about the others stay cached."""
     folder = Path(s.quarantine or "")
     broken = [
         (one.path, one.reason, one.detail)
@@ -209,7 +208,7 @@ def _set_aside(s: ScanSettings, source: Source, found: Clinic, console: Console)
 
 
 def _written(result: ScanResult, folder: Path, found: Clinic) -> ScanResult:
-    """problems.csv and scan.html."""
+    """Write problems.csv and scan.html."""
     from unfreeze.reports.clinic import clinic
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -264,6 +263,6 @@ def _visit(result: ScanResult, found: Clinic) -> Any:
 
 
 def _counted(problems: list[Problem]) -> list[tuple[tuple[bool, str], int]]:
-    """Kinds, what is left out first, then by their number."""
+    """Kinds of problems with their counts: those left out first, then by count."""
     counts = Counter((one.left_out, one.reason) for one in problems)
     return sorted(counts.items(), key=lambda item: (not item[0][0], -item[1], item[0][1]))

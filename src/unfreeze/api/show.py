@@ -1,4 +1,4 @@
-"""`show`: one page about a data set, before anything is trained on it."""
+"""`show`: an HTML page about a dataset."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -39,19 +39,18 @@ from unfreeze.settings.use import ShowSettings
 THUMBNAIL = 144  # pixels of the shorter side, at most
 STRIPS = 40  # classes with samples on the page
 UNLABELLED = 24  # samples where there are no classes
-VIEWED = 4  # images that are shown in their views
+VIEWED = 4  # images shown with their augmented views
 
 Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, repr=False)
 class ShowResult(Displayed):
-    """The page, and what it says.
+    """The page, and its figures.
 
-    `counts`: images by class and split, `all` where there are no splits. `imbalance`: the
-    largest class over the smallest. `sizes`: of the shorter sides that are known, pixels, None
-    where none is. `checked`: images that were decoded, now or before; `problems`: what `scan` says
-    of these.
+    `counts`: images by class and split (`all` without splits). `imbalance`: size of the largest
+    class over the smallest. `sizes`: percentiles of the known shorter sides in pixels, None if none
+    is known. `checked`: images decoded now or before; `problems`: those of `scan` among them.
     """
 
     data: str
@@ -76,7 +75,7 @@ class ShowResult(Displayed):
         return shown(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a class: its images by split."""
+        """One row per class: its images by split."""
         return [{"class": name, **row} for name, row in self.counts.items()]
 
 
@@ -85,7 +84,7 @@ def show(
     data: Data, out: str | None = None, *, progress: bool | None = None, **settings: Any
 ) -> ShowResult:
     """Write a self-contained HTML page about `data`."""
-    at = {"out": out} if out else {}  # else a settings file may say it
+    at = {"out": out} if out else {}  # else it may come from a settings file
     return run_show(
         layered(ShowSettings, {"data": data, **at, **settings}), python_console(progress)
     )
@@ -96,7 +95,7 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     """The same from a settings object."""
     s = settings
     out = s.out or f"{_name(s.data)}.html"
-    # refused before the work, not after
+    # check before the work, not after
     place = output_file(out, ours=is_our_page, inputs=inputs_of(s))
     source = open_source(s.data, data_root=s.data_root, console=console)
     index = build_index(
@@ -118,10 +117,10 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What `scan` says of the `checked` images of an index: the same findings, by the same code.
+    """The problems of the `checked` images of an index, as in `scan`.
 
-    `usable`: positions of all that are not known to be broken. `shorter`: sides of those that are
-    known, pixels.
+    `usable`: positions of all images not known to be broken. `shorter`: known shorter sides,
+    pixels.
     """
 
     index: Index
@@ -132,7 +131,7 @@ class _Found:
 
 
 def _checked(s: ShowSettings, index: Index, console: Console) -> _Found:
-    # what is known of every file costs nothing, whatever --scan says
+    # if all files are known from an earlier scan, a full scan costs nothing
     known = bool(Examined(index.source).table["known"][index.rows].all())
     mode: Any = "full" if known and s.scan == "sample" else s.scan
     some = to_check(len(index), mode, s.seed)
@@ -214,7 +213,7 @@ def _figures(counted: Census, result: ShowResult) -> list[tuple[str, str]]:
 
 
 class _Some:
-    """Seeded samples of the usable images: of train first, a few of each class."""
+    """Seeded samples of the usable images: of train if there is one, some of each class."""
 
     def __init__(self, s: ShowSettings, found: _Found) -> None:
         self.s, self.index = s, found.index
@@ -223,7 +222,7 @@ class _Some:
         self.usable: Positions = train if len(train) else found.usable
 
     def strips(self) -> list[Strip]:
-        """A strip for each of the first classes; one of all where there are none."""
+        """A strip for each of the first classes; a single one without classes."""
         if not self.index.classes:
             return [self._strip("", self._drawn(self.usable, UNLABELLED))]
         strips = []
@@ -233,7 +232,7 @@ class _Some:
         return [strip for strip in strips if strip.images]
 
     def few(self) -> tuple[Positions, list[Pixels]]:
-        """Positions and pixels of the images whose views are shown."""
+        """Positions and pixels of the images shown with augmented views."""
         chosen = self._drawn(self.usable, VIEWED)
         images = {int(place): self._read(int(place)) for place in chosen}
         whole = {place: image for place, image in images.items() if image is not None}
@@ -255,14 +254,14 @@ class _Some:
         try:
             return self.images[place]
         except FileLost:
-            return None  # of an unchecked rest: whoever trains on it hears of it
+            return None  # not checked by this call
 
 
 def _views(s: ShowSettings, index: Index, some: _Some) -> tuple[list[Strip], str]:
     positions, images = some.few()
     if not images:
         return [], ""
-    # as a run would find it: of the images it trains on
+    # as in a run: by the images it trains on
     look = lookout(s, sampled(index, some.usable).side, len(some.usable))
     rows = look.rows(images, positions)
     strips = [
@@ -277,7 +276,7 @@ def _file(path: str) -> str:
 
 
 def _name(data: Sequence[str]) -> str:
-    """What the page is called: by its data, the first of several."""
+    """The name of the page: that of the data, the first of several."""
     first = data if isinstance(data, str) else data[0]
     more = 0 if isinstance(data, str) else len(data) - 1
     name = Path(first.removeprefix(PREFIX).rstrip("/\\")).resolve().name

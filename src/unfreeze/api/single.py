@@ -1,4 +1,4 @@
-"""One fine-tuning from data that is read to a model that is written."""
+"""One fine-tuning run: from a dataset that is read to a model that is written."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -46,16 +46,16 @@ from unfreeze.transfer.holdout import BATCH, HoldOut
 from unfreeze.transfer.pool import Pool
 from unfreeze.transfer.trainer import Trainer
 
-SHOWN = 8  # images, and random views of each, that the report shows
-LOOKED_AT = 256  # images whose features are looked at where they are not measured on the way
+SHOWN = 8  # training images shown in the report, half as many augmented views of each
+LOOKED_AT = 256  # images for feature statistics if validation computed none
 ReadyFor = Callable[[FinetuneSettings, Preprocess], Checked]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What all runs of one call share; `threads`: those that the call found.
+    """What all runs of one call share.
 
-    `locks`: the folders that it holds.
+    `threads`: number of CPU threads at its start; `locks`: locks of run folders.
     """
 
     found: Labelled
@@ -68,7 +68,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Begun:
-    """A run whose network is there and whose images are chosen; `state`: where it goes on."""
+    """A run with its network and dataset; `state`: the checkpoint to resume from, or None."""
 
     run: RunFolder
     job: Job
@@ -78,9 +78,9 @@ class Begun:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A job as it was trained, what came of it, the model's scores on val, and its features.
+    """A trained job, its outcome, the scores of its model on val, and feature statistics.
 
-    `scores`: None where nothing is held out, or the run was stopped.
+    `scores`: None without a validation set, or if the run was stopped.
     """
 
     job: Job
@@ -90,9 +90,9 @@ class Tuned:
 
 
 def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Console) -> Begun:
-    """The run of `s` in its folder, new or gone on with; `ready_for` decodes and chooses images.
+    """Open the run of `s`, new or resumed; `ready_for` decodes and splits the images.
 
-    Collective. The folder is made, or emptied by `--overwrite`, once all of that has succeeded.
+    Collective. The folder is created, or emptied by `--overwrite`, after everything else succeeded.
     """
     processes, found = scene.processes, scene.found
     torch.manual_seed(s.seed)
@@ -110,13 +110,13 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
 
     job, ready = processes.in_turn(prepared)
     refuse_others(processes, ready.train.index, ready.val.index)
-    # only now: what is refused above leaves no folder behind, and deletes none
+    # only now: an error above neither creates nor deletes a folder
     place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
     place |= {"inputs": inputs_of(s), "hold": scene.locks.take}
     processes.leads(lambda: RunFolder.create(str(s.out), **place))
     run = RunFolder(str(s.out), writes=processes.first)
     if state is None:
-        # whoever is stopped before the first checkpoint begins again as was asked
+        # a run stopped before its first checkpoint starts again with the same settings
         processes.leads(lambda: write_text(run.file("config.toml"), to_toml(as_dict(s), {})))
     console.into(run)  # type: ignore[attr-defined]  # a Logged one
     job = _threaded(scene, job, state, console)
@@ -125,7 +125,7 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
 
 
 def _threaded(scene: Scene, job: Job, state: dict[str, Any] | None, console: Console) -> Job:
-    """The job with the reason for its number of CPU threads, which is set."""
+    """Set the number of CPU threads; the job with the reason for it."""
     threads, world = scene.threads, scene.processes.world
     if state is None:
         count, why = threads_of(job, threads, scene.device, world)
@@ -141,10 +141,7 @@ def _threaded(scene: Scene, job: Job, state: dict[str, Any] | None, console: Con
 
 
 def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -> Tuned:
-    """Train and write the model.
-
-    Features that are kept are those of `pool`, where there is one.
-    """
+    """Train the job and write its model; `pool`: images of a shared feature cache."""
     processes, run, ready, job = scene.processes, it.run, it.ready, it.job
     parts = processes.together(lambda: assemble(job, ready, processes, pool))
     parts.loader.warn = console.warn
@@ -175,12 +172,12 @@ def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -
     s = job.plan.settings
     with passed_on(s.logger, run, as_dict(s), trainer.step, console):
         outcome = trainer.run(console)
-    # first of all: whatever comes after it can fail, and would take it along
+    # the model first: a failure in the steps below must not lose it
     processes.leads(lambda: _write_model(run, job, ready, outcome, console))
     with metered(job.network, job.head) as meter:
         scores = _scores(job, parts, trainer, outcome)
         if outcome.stopped != "asked":
-            # of several processes some may have met no image of val, so the first one decides
+            # on rank 0: other ranks may have no validation images
             processes.leads(lambda: _look(meter, job, ready, trainer, run, console))
     if scores is not None and parts.holdout is not None:
         held = parts.holdout
@@ -216,7 +213,7 @@ def _placed(network: nn.Module, device: torch.device, processes: Processes) -> n
 def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> None:
     s, device = job.plan.settings, next(job.network.parameters()).device
     trainable, frozen = job.counts
-    run.file(RESULT).unlink(missing_ok=True)  # a run that goes on has not ended
+    run.file(RESULT).unlink(missing_ok=True)  # a resumed run is not finished
     facts = {
         "unfreeze": __version__,
         "torch": torch.__version__,
@@ -248,7 +245,7 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
 
 
 def _scores(job: Job, parts: Parts, trainer: Trainer, outcome: Outcome) -> Scores | None:
-    """What the kept weights score on val; who asked to stop does not wait for that."""
+    """Scores of the selected weights on val; None after a stop request, which must end soon."""
     if parts.holdout is None or outcome.stopped == "asked":
         return None
     return trainer.scores(partial(parts.holdout.score, job.network))
@@ -262,7 +259,7 @@ def _look(
     run: RunFolder,
     console: Console,
 ) -> None:
-    """Features of some images where none came by: from the cache, else through the network."""
+    """Measure features of some images if validation measured none."""
     if meter.images:
         return
     failed = "The features could not be checked"
@@ -276,7 +273,7 @@ def _take_some(meter: FeatureMeter, job: Job, ready: Checked, trainer: Trainer) 
     if shortcut is not None and shortcut.border.learner is not None:
         held = shortcut.held_out or next(iter(shortcut.views.values()))
         kept = held.take(torch.from_numpy(_some(len(held))))
-        approach = shortcut.border.approach  # None: what is kept is what the head is fed
+        approach = shortcut.border.approach  # None: the cache holds the head's input
         meter.take(kept if approach is None else approach(kept))
         return
     images = ready.val if len(ready.val) else ready.train
@@ -288,21 +285,21 @@ def _take_some(meter: FeatureMeter, job: Job, ready: Checked, trainer: Trainer) 
 
 
 def _some(count: int) -> np.ndarray:
-    """Places of LOOKED_AT images at most, evenly spread: classes often stand one after another."""
+    """At most LOOKED_AT positions, evenly spread, as images are often sorted by class."""
     return np.unique(np.linspace(0, count - 1, min(LOOKED_AT, count)).astype(np.int64))
 
 
 def _write_model(
     run: RunFolder, job: Job, ready: Checked, outcome: Outcome, console: Console
 ) -> None:
-    """The model file, and what it was trained on."""
-    learnt = {
+    """Write model/ with the record of its training images."""
+    results = {
         "images": len(ready.train),
         "epochs": outcome.epochs,
         "best_epoch": outcome.best_epoch,
         "val_accuracy": outcome.val_accuracy,
     }
-    card = replace(job.card, provenance={**job.card.provenance, **learnt})
+    card = replace(job.card, provenance={**job.card.provenance, **results})
     save_model(run.file("model"), job.network.state_dict(), card)
     failed = "The record of the training images (for data leakage checks) could not be written"
     with afterwards(failed, run, console):
@@ -318,7 +315,7 @@ def _write_scores(
     held: HoldOut,
     console: Console,
 ) -> None:
-    """The scores on val, each prediction, and the images that the report shows."""
+    """Write the scores on val, the predictions, and the example images of the report."""
     classes = list(job.card.classes)
     chose = outcome.best_epoch is not None
     about = {"split": "val", "used_for_choosing": chose, "seen_in_training": ready.copies}
@@ -343,7 +340,7 @@ def _words(data: str | Sequence[str]) -> str:
 
 
 def stopped(run: RunFolder, job: Job, outcome: Outcome) -> Interrupted:
-    """The error of a run that was asked to stop."""
+    """The error of a run that a signal or time limit stopped."""
     s = job.plan.settings
     return Interrupted(
         f"Stopped by {outcome.asked_by} after step {outcome.step} of {outcome.steps} "

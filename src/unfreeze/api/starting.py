@@ -1,4 +1,4 @@
-"""The network a pretraining run begins with: built, loaded, and given a SwAV head that fits."""
+"""The initial network of a pretraining run: builds the backbone and loads weights."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from unfreeze.transfer.plan import SMALLEST_MAP
 
 @dataclass(frozen=True)
 class Start:
-    """The network before training, and what was decided to get it."""
+    """The network before training, its settings and their reasons."""
 
     network: nn.Module
     width: int
@@ -35,9 +35,9 @@ class Start:
 
 
 def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
-    """The network for images of `side` pixels; WeightsError where `--init` cannot be had.
+    """The network for images of `side` pixels; WeightsError if `--init` cannot be loaded.
 
-    In a dry run, weights that are not a file here are not fetched.
+    A dry run downloads no weights.
     """
     own = network_of(settings.init, settings.arch)
     arch, why = choose_arch(settings, side, device.type)
@@ -67,7 +67,7 @@ def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
 
 
 def inherit_head(model: SwAV, start: Start, reasons: dict[str, str], console: Console) -> None:
-    """Copy projection head and prototypes of `--init` where they fit; said and noted."""
+    """Copy projection head and prototypes of `--init` if they fit; add a note to `reasons`."""
     loaded, init = start.loaded, start.settings.init
     if loaded is None:
         return
@@ -82,7 +82,7 @@ def inherit_head(model: SwAV, start: Start, reasons: dict[str, str], console: Co
 def _roomy(
     settings: PretrainSettings, network: nn.Module, side: int, device: str
 ) -> tuple[PretrainSettings, str]:
-    """Settings with larger images, and why, where the last map would else be below 2x2."""
+    """(settings with larger images if the last feature map would be below 2x2, the reason)."""
     if settings.image_size or settings.size_crops or settings.recipe != "auto":
         return settings, ""
     size = usual = usual_side(side, device)

@@ -1,4 +1,4 @@
-"""`summary`: a network as a table of layers, what of it trains, and where freezing can stop."""
+"""`summary`: a network as a table of layers, with parameters, trainable state and stages."""
 
 import re
 import sys
@@ -32,12 +32,11 @@ _MEBIBYTE = 2**20
 
 @dataclass(frozen=True, repr=False)
 class Summary(Displayed):
-    """A network's layers in forward order.
+    """The layers of a network in forward order.
 
-    `layers`: `name, type, output` (without the batch), `parameters` (the layer's own),
-    `trainable` (in some epoch), `stage` (its number; None for the head); `stages`: `number, name,
-    parameters`, as `--freeze stage:N` counts them; `megabytes`: the parameters as they lie in
-    memory (2**20 bytes).
+    `layers`: `name, type, output` (shape without the batch), `parameters`, `trainable` (in any
+    epoch), `stage` (its number; None for the head). `stages`: `number, name, parameters`, as
+    counted by `--freeze stage:N`. `megabytes`: memory of the parameters (2**20 bytes).
     """
 
     arch: str
@@ -53,15 +52,15 @@ class Summary(Displayed):
         return summarised(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a layer."""
+        """One row per layer."""
         return self.layers
 
 
 @python_call(SummarySettings)
 def summary(arch: str, *, progress: bool | None = None, **settings: Any) -> Summary:
-    """The layers of a network by name, of a run's model, or of the network of a checkpoint.
+    """The layers of an architecture, of a run's model, or of a checkpoint's architecture.
 
-    It costs no arithmetic: shapes are found on the meta device.
+    Shapes are computed on the meta device, without arithmetic.
     """
     return run_summary(
         layered(SummarySettings, {"arch": arch, **settings}), python_console(progress)
@@ -77,7 +76,9 @@ def run_summary(settings: SummarySettings, console: Console) -> Summary:
     seen = trace(model, _height_and_width(settings.input))
     layers: list[dict[str, Any]] = []
     for row in _rows(model, seen):
-        number = layers[-1]["stage"] if layers else 0  # what has no parameters stays where it is
+        number = (
+            layers[-1]["stage"] if layers else 0
+        )  # a layer without parameters is in the stage of the one before
         layers.append(_layer(row, frozen, _stage_of(row.name, parts, heads, number)))
     counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
     still = sum(counts[name] for name in frozen)
@@ -93,7 +94,7 @@ def run_summary(settings: SummarySettings, console: Console) -> Summary:
 
 
 def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]:
-    """Canonical or given name, the network with the head it is to have, and what never trains."""
+    """(name of the architecture, the network with its head, names of the frozen parameters)."""
     arch, stem, classes = settings.arch, settings.stem, settings.classes
     bare, kind, freeze, thaw = False, "replace", settings.freeze or "none", None
     card, known = _said(arch)
@@ -113,7 +114,7 @@ def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]
     if classes is not None:
         head = replace_head(model, classes, kind=kind)
     elif bare:
-        headless(model)  # as the run's model is: it holds no head
+        headless(model)  # the run's model has no head
     else:
         head = head_layers(model)
     schedule = freeze_schedule(model, freeze, thaw, head=head, epochs=sys.maxsize)
@@ -121,7 +122,7 @@ def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]
 
 
 def _said(arch: str) -> tuple[ModelCard | None, Known | None]:
-    """(what a run or a checkpoint of ours says, the network of another file)."""
+    """(the model card of an unfreeze file, the architecture of any other file)."""
     if not Path(arch).exists():
         return None, None
     card = read_checkpoint(arch).card
@@ -144,7 +145,7 @@ class _Row:
 
 
 def _rows(model: nn.Module, seen: Trace) -> Iterator[_Row]:
-    """Layers without parts, and parameters that lie beside parts (a class token)."""
+    """Leaf modules, and parameters of modules with children (such as a class token)."""
     named = sorted(model.named_modules(), key=lambda one: _place(one[0], seen))
     for name, module in named:
         dot = f"{name}." if name else ""
@@ -158,7 +159,7 @@ def _rows(model: nn.Module, seen: Trace) -> Iterator[_Row]:
 
 
 def _place(name: str, seen: Trace) -> int:
-    """When a module ran; one that did not (its owner used its weights) stands by its owner."""
+    """Forward order of a module; that of its parent if it did not run itself."""
     while name and name not in seen.order:
         name = name.rpartition(".")[0]
     return seen.order.get(name, -1)

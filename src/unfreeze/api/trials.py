@@ -1,4 +1,4 @@
-"""One run of a comparison: trained, judged once, and remembered in its own folder."""
+"""One run of a comparison: trained, evaluated once, with its result in its own folder."""
 
 import json
 import re
@@ -27,7 +27,7 @@ JUDGED = "judged.json"
 
 @dataclass(frozen=True)
 class Trial:
-    """A start and a seed, and the folder of their run; with several `rates` one folder each."""
+    """A start, a seed and their run folder; with several `rates` one folder for each."""
 
     start: Start
     seed: int
@@ -35,23 +35,23 @@ class Trial:
     rates: tuple[float, ...] = ()
 
     def folders(self) -> dict[Path, float | None]:
-        """Each run's folder with the rate that is tried there (None: the plan's)."""
+        """Run folder -> learning rate (None: the default)."""
         if not self.rates:
             return {self.folder: None}
         return {self.folder.with_name(f"{self.folder.name}-lr-{r:g}"): r for r in self.rates}
 
     def remembered(self) -> "Judged | None":
-        """What it came to, if it is finished."""
+        """The stored result; None if the run is not finished."""
         found = (remembered(folder) for folder in self.folders())
         return next((one for one in found if one is not None), None)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run came to; `split` says what it was judged by.
+    """The result of one run, evaluated on `split`.
 
-    `tried`: how many learning rates or sweeps validation had to choose from. `leaked`,
-    `accuracy_unleaked`: as in an `Evaluation`. `warnings`: of training and of judging.
+    `tried`: number of learning rates or sweep pairs that were compared on validation. `leaked`,
+    `accuracy_unleaked`: as in `Evaluation`. `warnings`: of training and evaluation.
     """
 
     weights: str
@@ -78,13 +78,13 @@ class Outcome:
 
     @property
     def learned(self) -> bool:
-        """Whether it is better than guessing, as far as can be told."""
+        """Whether no warning says that nothing was learned."""
         return not {one.code for one in self.warnings} & NO_LEARNING
 
 
 @dataclass(frozen=True)
 class Judged:
-    """An outcome with the judged images: `paths`, and which of them were right."""
+    """An outcome with the evaluated images: `paths`, and which predictions were right."""
 
     outcome: Outcome
     paths: list[str]
@@ -92,16 +92,16 @@ class Judged:
 
 
 def folder_name(number: int, start: Start, seed: int) -> str:
-    """`02-swav-seed-1`: numbered by start, so that a comparison can grow."""
+    """`02-swav-seed-1`: numbered by start, so that a comparison can be extended."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", start.name)[:40].strip("-.") or "start"
     return f"{number:02}-{slug}-seed-{seed}"
 
 
 def tried(trial: Trial, judge: dict[str, Any], console: Console, *, began: float) -> Judged:
-    """Train what the trial asks for and judge it once; of a finished one what it left behind.
+    """Train and evaluate a trial, or return the stored result if it is finished.
 
-    Of several rates the best on validation is judged, and no other. `judge`: `data` and `split`
-    for `evaluate`.
+    With several rates only the best on validation is evaluated. `judge`: `data` and `split` for
+    `evaluate`.
     """
     found = trial.remembered()
     if found is not None:
@@ -118,7 +118,7 @@ def tried(trial: Trial, judge: dict[str, Any], console: Console, *, began: float
 
 
 def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
-    """The run that validation picks, by accuracy and then by loss; test is not looked at."""
+    """The run with the best validation accuracy, then loss; the test set is not used."""
     if len(runs) == 1:
         return runs[0]
     if any(run.val_accuracy is None for run in runs):
@@ -130,7 +130,7 @@ def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
 
 
 def _validation_loss(run: FinetuneResult) -> float:
-    """Of the selected epoch, from the run's records."""
+    """Validation loss of the selected epoch, from metrics.jsonl."""
     lines = [m for m in read_metrics(run.run) if m.get("split") == "val"]
     best = lines[-1]["epoch"] if run.best_epoch is None else run.best_epoch
     return float(next(m["loss"] for m in lines if m["epoch"] == best))
@@ -174,7 +174,7 @@ def _judged(
 
 
 def remembered(folder: Path) -> Judged | None:
-    """What a finished run left behind; None where it is not finished."""
+    """The stored result of a finished run; None if it is not finished."""
     path = folder / JUDGED
     if not path.is_file():
         return None
@@ -191,5 +191,5 @@ def remembered(folder: Path) -> Judged | None:
 
 
 def images_of(folder: Path) -> frozenset[tuple[str, str]]:
-    """(path, split) of the images that a run trained on and chose by."""
+    """(path, split) of the training and validation images of a run."""
     return frozenset((r.path, r.split) for r in read_split_csv(folder / "split.csv"))

@@ -1,4 +1,4 @@
-"""`--tune`: the way a pretraining run computes, measured before step 0 and kept by the run."""
+"""`--tune`: measures the fastest threads, precision, memory layout and workers before step 0."""
 
 import contextlib
 import gc
@@ -31,13 +31,13 @@ from unfreeze.swav.ways import Choice, Scope, Spent, Way
 
 Make = Callable[[Way], Trainer]
 ASKED = "given"
-_BATCHES = 100  # more than a probe ever takes from one stream
+_BATCHES = 100  # more than the probe takes from one stream
 
 
 def usual_way(s: PretrainSettings, place: Place, neighbours: int, operations: float | None) -> Way:
-    """What a run does unmeasured, on a machine with so many processes of this run.
+    """The defaults without measurement; `neighbours`: processes of this run on this machine.
 
-    `operations`: of the forward pass over one process's share of a batch.
+    `operations`: FLOPs of the forward pass over one process's part of a batch.
     """
     threads, _ = usual_threads(place.device, operations)
     workers = _workers(s, place.device, neighbours)
@@ -45,7 +45,7 @@ def usual_way(s: PretrainSettings, place: Place, neighbours: int, operations: fl
 
 
 def usual_threads(device: torch.device, operations: float | None) -> tuple[int, str]:
-    """(threads, reason) that a run takes unmeasured."""
+    """(threads, reason) of a run without measurement."""
     now = Threads.now()
     return now.for_batches(operations) if device.type == "cpu" else (now.most, "")
 
@@ -55,13 +55,13 @@ def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
         return 0
     if s.workers is not None:
         return s.workers
-    # on the CPU the network uses every core already; launchers set one thread a process
+    # on the CPU the network already uses every core; launchers set one thread per process
     cores = (os.cpu_count() or 1) // neighbours
     return min(16, max(1, cores)) if device.type == "cuda" else 0
 
 
 def scope_of(s: PretrainSettings, device: torch.device) -> Scope:
-    """What may be tried on this machine: nothing that somebody gave a value."""
+    """What may be tried on this machine, without the settings that are given."""
     given = {}
     if s.workers is not None:
         given["workers"] = ASKED
@@ -77,7 +77,7 @@ def scope_of(s: PretrainSettings, device: torch.device) -> Scope:
 
 
 def announced(s: PretrainSettings, world: int) -> dict[str, str]:
-    """What a plan says of the probe; nothing where there is none."""
+    """The plan line about the measurement; {} if there is none."""
     if s.tune == "off":
         return {}
     if world > 1:
@@ -88,10 +88,9 @@ def announced(s: PretrainSettings, world: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The way a run computes; `record` is what config.toml keeps, None where nothing was measured.
+    """The settings a run computes with; `record`: for config.toml, None if nothing was measured.
 
-    `threads`: the reason for their number. `measured`: images of the largest step that was measured
-    this way, and its seconds.
+    `threads`: reason for their number. `measured`: (images of the largest measured step, seconds).
     """
 
     way: Way
@@ -101,12 +100,12 @@ class Tuned:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Of each knob, where it was chosen."""
+        """The reason of each setting that was selected."""
         measured = dict(self.record["reasons"]) if self.record else {}
         return {**measured, **({"threads": self.threads} if self.threads else {})}
 
     def tables(self) -> dict[str, dict[str, Any]]:
-        """For config.toml."""
+        """The tables `tuned` of config.toml."""
         if self.record is None:
             return {}
         inner = {name: value for name, value in self.record.items() if isinstance(value, dict)}
@@ -124,10 +123,10 @@ def tuned(
     operations: float | None,
     before: int | None = None,
 ) -> Tuned:
-    """The way to take: the run's own, where it resumes; measured, where that is wanted; the usual.
+    """The settings to compute with: those of the resumed run, else measured, else the defaults.
 
-    Sets the number of threads. `operations`: as in `usual_way`; `before`: the threads of the
-    checkpoint to resume from.
+    Sets the number of threads. `operations`: as in `usual_way`; `before`: threads of the checkpoint
+    to resume from.
     """
     s = plan.settings
     usual = usual_way(s, place, processes.launch.local_world, operations)
@@ -149,7 +148,7 @@ def tuned(
 
 
 def tell(found: Tuned, console: Console) -> None:
-    """One line for each knob, and how long it took."""
+    """Show a line for each setting, and the time of the measurement."""
     if found.record is None:
         return
     if not found.record["steps"]:
@@ -172,7 +171,7 @@ def _stored(run: RunFolder) -> dict[str, Any] | None:
 
 
 def _again(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
-    """The recorded way, with what was given now, as far as this machine is one of its kind."""
+    """The recorded settings, overridden by those given now, if the type of device is the same."""
     if record["device"] != scope.device:
         return usual
     most = scope.processors
@@ -186,7 +185,7 @@ def _again(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
 
 
 def _measured(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.device) -> Choice:
-    """The probe's choice. Random numbers, weights and threads stay as they were."""
+    """Measure and select; random state, weights and threads are unchanged afterwards."""
     s = plan.settings
     rows = min(2 * s.accumulate, s.batch_size or 0), s.batch_size or 0
     cuda = [device] if device.type == "cuda" else []
@@ -196,17 +195,17 @@ def _measured(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.de
 
 
 def _unsaid(message: str) -> None:
-    """A way that cannot be had is not taken; the run that is asked to take it says so."""
+    """Ignore warnings of the loader during the measurement; the run itself shows them."""
 
 
 class _Late(Exception):
-    """A step passed its limit."""
+    """A step exceeded its time limit."""
 
 
 class Steps:
-    """Steps of trainers that are thrown away, over the first images of the run.
+    """Training steps of temporary trainers over the first images of the run.
 
-    A step that passes its limit ends before its next layer, or behind the next gradient.
+    A step over its time limit ends before the next layer or after the next gradient.
     """
 
     def __init__(self, make: Make, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -214,10 +213,10 @@ class Steps:
         self.until = math.inf
         self._trainers: dict[tuple[str, str], Trainer] = {}
         self._streams: dict[tuple[Way, int], Iterator[Batch]] = {}
-        self._cut: dict[int, float] = {}  # rows -> seconds that the main process cuts for
+        self._cut: dict[int, float] = {}  # rows -> seconds of data loading in the main process
 
     def __call__(self, way: Way, rows: int, limit: float) -> Spent:
-        """One step; its seconds end when the device is done, or where it was cut off."""
+        """Run one step; its seconds, up to the time limit."""
         self.until = self.clock() + limit
         set_threads(way.threads)
         trainer = self._trainer(way)
@@ -236,7 +235,7 @@ class Steps:
         if not way.workers:
             self._cut[rows] = spent.data
             return spent
-        # the first batches were cut in advance: in the long run workers are as fast as they cut
+        # the first batches were prefetched: in the long run the workers' speed is the limit
         waiting = self._cut.get(rows, 0.0) / way.workers - spent.step
         return Spent(max(spent.data, waiting), spent.step)
 
@@ -245,7 +244,7 @@ class Steps:
             raise _Late
 
     def close(self) -> None:
-        """End the workers and forget the trainers."""
+        """Stop the workers and delete the trainers."""
         for stream in self._streams.values():
             stream.close()  # type: ignore[attr-defined]  # they are generators
         self._streams.clear()
@@ -269,5 +268,5 @@ class Steps:
             trainer.loader.workers = way.workers
             batches = [trainer.loader.batch(0)[:rows]] * _BATCHES
             self._streams[way, rows] = trainer.loader.these(batches, 0)
-        trainer.loader.workers = way.workers  # it is looked at when the first batch is asked for
+        trainer.loader.workers = way.workers  # read when the first batch is requested
         return self._streams[way, rows]

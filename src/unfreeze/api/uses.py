@@ -1,4 +1,4 @@
-"""How often a run has been scored on test images: whoever chooses by them fools himself."""
+"""Counts the evaluations of a run on test images, to expose model selection on the test set."""
 
 import json
 import time
@@ -15,7 +15,7 @@ FILE = "test_uses.json"
 
 
 def run_folder(path: str | Path) -> Path | None:
-    """The run that a path belongs to, also through its `model/` folder; None for a model alone."""
+    """The run folder of a path (also of its `model/` folder); None for a model alone."""
     place = Path(path).absolute()
     if place.name in (CARD, TENSORS):
         place = place.parent
@@ -24,12 +24,12 @@ def run_folder(path: str | Path) -> Path | None:
 
 
 def uses_of_test(run: Path) -> int:
-    """How often so far."""
+    """The number of evaluations so far."""
     return len(_recorded(run))
 
 
 def record_test_use(run: Path, *, data: str, split: str, n: int) -> int:
-    """Add one use to the run's file; how many there are now. Two at once are two."""
+    """Add one evaluation to the run's file and return their number, safe against races."""
     use = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "data": data, "split": split, "n": n}
     with alone(run / FILE):
         now = [*_recorded(run), use]
