@@ -30,9 +30,13 @@ def refuse_others(processes: Processes, *indexes: Index) -> None:
 
 def _compare(everyone: list[Seen]) -> None:
     first = everyone[0]
-    for rank, seen in enumerate(everyone):
-        if seen != first:
-            how = f"{seen.images:,}" if seen.images != first.images else f"other {seen.images:,}"
+    for rank, images in enumerate(everyone):
+        if images != first:
+            how = (
+                f"{images.images:,}"
+                if images.images != first.images
+                else f"other {images.images:,}"
+            )
             raise DataError(
                 f"Rank {rank} has {how} usable images, rank 0 has {first.images:,}.",
                 "All processes need the same files: copy them completely to every machine.",

@@ -43,12 +43,12 @@ class Answers:
 
     def mistakes(self) -> list[int]:
         """Positions of the mistakes, highest confidence first."""
-        wrong = [place for place, one in enumerate(self.each) if not one.right]
-        return sorted(wrong, key=lambda place: (-self.each[place].probability, place))
+        wrong = [position for position, answer in enumerate(self.each) if not answer.right]
+        return sorted(wrong, key=lambda position: (-self.each[position].probability, position))
 
     def worst(self) -> list[Answer]:
         """The WORST mistakes with the highest confidence."""
-        return [self.each[place] for place in self.mistakes()[:WORST]]
+        return [self.each[position] for position in self.mistakes()[:WORST]]
 
     def write(self, folder: Path) -> None:
         """Write predictions.csv, mistakes.csv, and the example images of the report."""
@@ -60,15 +60,15 @@ class Answers:
     def _examples(self) -> Iterator[Example]:
         columns = zip(*((a.predicted, a.label, a.probability) for a in self.each), strict=True)
         predicted, labels, probabilities = columns
-        for kind, place in chosen(predicted, labels, probabilities):
-            it = self.each[place]
+        for kind, position in chosen(predicted, labels, probabilities):
+            answer = self.each[position]
             yield Example(
                 kind=kind,
-                path=told(it.path),
-                label=told(it.label),
-                predicted=told(it.predicted),
-                probability=it.probability,
-                image=encoded(self.reads[place]()),
+                path=told(answer.path),
+                label=told(answer.label),
+                predicted=told(answer.predicted),
+                probability=answer.probability,
+                image=encoded(self.reads[position]()),
             )
 
 
@@ -80,17 +80,17 @@ def answered(
     logits: Tensor,
 ) -> Answers:
     """Predictions from logits [N, C] and labels [N] (indices of `classes`)."""
-    chances = logits.double().softmax(dim=1).numpy()
-    best = chances.argmax(axis=1)
+    probabilities = logits.double().softmax(dim=1).numpy()
+    best = probabilities.argmax(axis=1)
     each = [
         Answer(
             path,
             classes[label],
-            classes[place],
-            float(chances[row, place]),
-            float(chances[row, label]),
+            classes[prediction],
+            float(probabilities[row, prediction]),
+            float(probabilities[row, label]),
         )
-        for row, (path, label, place) in enumerate(
+        for row, (path, label, prediction) in enumerate(
             zip(paths, labels.tolist(), best.tolist(), strict=True)
         )
     ]

@@ -57,27 +57,27 @@ def cache(*, progress: bool | None = None, **settings: Any) -> CacheResult:
 
 def run_cache(settings: CacheSettings, console: Console) -> CacheResult:
     """The same from a settings object."""
-    before = sum(held(kind).bytes for kind in KINDS)
+    bytes_before = sum(held(kind).bytes for kind in KINDS)
     stuck: list[str] = []
     if settings.clear:
-        stuck = [told for kind in KINDS for told in held(kind, clear=True).stuck]
-    found = [held(kind) for kind in KINDS]
-    size = sum(one.bytes for one in found)
+        stuck = [message for kind in KINDS for message in held(kind, clear=True).stuck]
+    caches = [held(kind) for kind in KINDS]
+    size = sum(usage.bytes for usage in caches)
     return CacheResult(
         folder=str(cache_folder()),
         entries=[
             CacheEntry(
-                name=one.kind.name,
-                holds=one.kind.holds,
-                path=str(one.path),
-                files=one.files,
-                bytes=one.bytes,
-                bound=one.kind.bound,
+                name=usage.kind.name,
+                holds=usage.kind.holds,
+                path=str(usage.path),
+                files=usage.files,
+                bytes=usage.bytes,
+                bound=usage.kind.bound,
             )
-            for one in found
+            for usage in caches
         ],
         bytes=size,
-        cleared=before - size if settings.clear else 0,
-        foreign=[str(path) for one in found for path in one.foreign],
+        cleared=bytes_before - size if settings.clear else 0,
+        foreign=[str(path) for usage in caches for path in usage.foreign],
         stuck=stuck,
     )

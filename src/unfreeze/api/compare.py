@@ -183,23 +183,23 @@ def _compared(
         locks.take_existing(str(s.out))
     if s.rates and s.lr is not None:
         raise UsageError("--lr and --rates exclude each other.", "Give only one of them.")
-    ready = starts(s)
-    judge = chosen_judge(s, ready[0].settings)
-    _show(ready, judge, s, console)
+    candidates = starts(s)
+    eval_data = chosen_judge(s, candidates[0].settings)
+    _show(candidates, eval_data, s, console)
     if s.dry_run:
-        names = [t.folder.name for t in _trials(s, ready, Path())]
-        return ComparePlan(as_dict(s), ready[0].plan.reasons, _told(judge), names)
-    place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
-    place |= {"inputs": inputs_of(s), "hold": locks.take}
-    run = RunFolder.create(str(s.out), **place)
-    trials = _trials(s, ready, run.path)
+        names = [t.folder.name for t in _trials(s, candidates, Path())]
+        return ComparePlan(as_dict(s), candidates[0].plan.reasons, _told(eval_data), names)
+    folder: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
+    folder |= {"inputs": inputs_of(s), "hold": locks.take}
+    run = RunFolder.create(str(s.out), **folder)
+    trials = _trials(s, candidates, run.path)
     todo = {t.start.weights for t in trials if t.remembered() is None}
-    for start in ready:
+    for start in candidates:
         if start.weights in todo:
             check_weights(start, s, console)
     write_text(run.file("config.toml"), to_toml(as_dict(s), {"reasons": {}}))
-    found = _all(trials, judge, s, console, began)
-    result = _result(s, ready, trials, found, time.monotonic() - began)
+    results = _all(trials, eval_data, s, console, began)
+    result = _result(s, candidates, trials, results, time.monotonic() - began)
     write_json(run.file("compare.json"), asdict(result))
     write_table(run.file("compare.csv"), [asdict(outcome) for outcome in result.runs])
     report(str(run.path))
@@ -212,15 +212,16 @@ def _allowed(s: CompareSettings) -> None:
     if not s.out:
         raise UsageError("compare needs an output folder.", "Add --out DIR, or --dry-run.")
     folder = allowed(s.out, resume=s.resume, overwrite=s.overwrite, inputs=inputs_of(s))
-    own = folder / "config.toml"
-    if not s.resume or not own.exists():
+    path = folder / "config.toml"
+    if not s.resume or not path.exists():
         return
-    before, now = read_own_toml(own), as_dict(s)
-    for name, value in now.items():
-        was = before.get(name)
-        if value != was and name not in FREE and not _grown(name, was, value):
+    old, new = read_own_toml(path), as_dict(s)
+    for name, new_value in new.items():
+        old_value = old.get(name)
+        if new_value != old_value and name not in FREE and not _grown(name, old_value, new_value):
             raise UsageError(
-                f"The comparison began with {flag(name)} {was}; it cannot resume with {value}.",
+                f"The comparison began with {flag(name)} {old_value}; it cannot resume with "
+                f"{new_value}.",
                 "Use the same value (--weights and --seeds may be extended), or another --out.",
             )
 
@@ -231,59 +232,63 @@ def _grown(name: str, was: Any, value: Any) -> bool:
     return name == "weights" and list(value)[: len(was)] == list(was)
 
 
-def _trials(s: CompareSettings, ready: list[Start], folder: Path) -> list[Trial]:
+def _trials(s: CompareSettings, candidates: list[Start], folder: Path) -> list[Trial]:
     """All runs, seed by seed, so that an interrupted comparison has complete seeds."""
     return [
         Trial(start, seed, folder / folder_name(number, start, seed), s.rates or ())
         for seed in range(s.seed, s.seed + s.seeds)
-        for number, start in enumerate(ready, 1)
+        for number, start in enumerate(candidates, 1)
     ]
 
 
 def _all(
-    trials: list[Trial], judge: dict[str, Any], s: CompareSettings, console: Console, began: float
+    trials: list[Trial],
+    eval_data: dict[str, Any],
+    s: CompareSettings,
+    console: Console,
+    began: float,
 ) -> list[Judged]:
-    found = []
-    for place, trial in enumerate(trials, 1):
-        known = trial.remembered() is not None
+    results = []
+    for number, trial in enumerate(trials, 1):
+        finished = trial.remembered() is not None
         try:
-            found.append(tried(trial, judge, console, began=began))
+            results.append(tried(trial, eval_data, console, began=began))
         except Interrupted as error:
             step = go_on("compare", s.data, Path(str(s.out)))
-            raise Interrupted(f"Stopped in run {place} of {len(trials)}.", step) from error
-        outcome = found[-1].outcome
+            raise Interrupted(f"Stopped in run {number} of {len(trials)}.", step) from error
+        outcome = results[-1].outcome
         console.say(
-            f"{place}/{len(trials)} {trial.start.name}, seed {trial.seed}: "
+            f"{number}/{len(trials)} {trial.start.name}, seed {trial.seed}: "
             f"accuracy {outcome.accuracy:.3f} on {outcome.split}"
-            f"{' (already finished)' if known else ''}"
+            f"{' (already finished)' if finished else ''}"
         )
-    return found
+    return results
 
 
 def _result(
     s: CompareSettings,
-    ready: list[Start],
+    candidates: list[Start],
     trials: list[Trial],
-    found: list[Judged],
+    results: list[Judged],
     seconds: float,
 ) -> Comparison:
-    by = {
-        start.weights: [f for f, t in zip(found, trials, strict=True) if t.start is start]
-        for start in ready
+    by_start = {
+        start.weights: [f for f, t in zip(results, trials, strict=True) if t.start is start]
+        for start in candidates
     }
-    shared = _paired(by)
-    names = {start.weights: start.name for start in ready}
-    first, seeds = found[0].outcome, list(range(s.seed, s.seed + s.seeds))
+    shared = _paired(by_start)
+    names = {start.weights: start.name for start in candidates}
+    first, seeds = results[0].outcome, list(range(s.seed, s.seed + s.seeds))
     same = all(
-        len({images_of(Path(f.outcome.run)) for f in found if f.outcome.seed == seed}) == 1
+        len({images_of(Path(f.outcome.run)) for f in results if f.outcome.seed == seed}) == 1
         for seed in seeds
     )
-    differences = _differences(by, shared)
+    differences = _differences(by_start, shared)
     about = {"n": first.n, "split": first.split, "seeds": len(seeds), "same": same}
     about["frozen"] = s.freeze == "all" and s.unfreeze_at is None
-    about["rates"] = _rates(s, found)
-    about["failed"] = failed = _failed(by)
-    runs = [asdict(f.outcome) for f in found]
+    about["rates"] = _rates(s, results)
+    about["failed"] = failed = _failed(by_start)
+    runs = [asdict(f.outcome) for f in results]
     about["chose"] = chosen_by_validation(runs, str(about["rates"]))
     out = Path(str(s.out))
     return Comparison(
@@ -296,44 +301,44 @@ def _result(
         same_images=same,
         frozen=bool(about["frozen"]),
         rates=str(about["rates"]),
-        starts=[_of_start(start, by[start.weights]) for start in ready],
+        starts=[_of_start(start, by_start[start.weights]) for start in candidates],
         differences=differences,
         failed=failed,
         verdict=sentence([asdict(d) for d in differences], names, about),
-        runs=[f.outcome for f in found],
+        runs=[f.outcome for f in results],
         seconds=seconds,
         table=str(out / "compare.csv"),
         report=str(out / "report.html"),
         warnings=over_runs(
-            {names[w]: [run.outcome.warnings for run in runs] for w, runs in by.items()}
+            {names[w]: [run.outcome.warnings for run in runs] for w, runs in by_start.items()}
         ),
     )
 
 
-def _rates(s: CompareSettings, found: list[Judged]) -> str:
+def _rates(s: CompareSettings, results: list[Judged]) -> str:
     """How learning rates were selected; see `Comparison`."""
-    if all(f.outcome.lr is None for f in found):
+    if all(result.outcome.lr is None for result in results):
         return "none"
     if s.lr is not None or len(s.rates or ()) == 1:
         return "one"
-    return "several" if s.rates or all(f.outcome.tried > 1 for f in found) else "own"
+    return "several" if s.rates or all(result.outcome.tried > 1 for result in results) else "own"
 
 
-def _failed(by: dict[str, list[Judged]]) -> dict[str, int]:
+def _failed(by_start: dict[str, list[Judged]]) -> dict[str, int]:
     """Start -> number of runs that learned nothing, if that is half of its runs or more."""
-    lost = {w: sum(not run.outcome.learned for run in runs) for w, runs in by.items()}
-    return {w: count for w, count in lost.items() if count and 2 * count >= len(by[w])}
+    failures = {w: sum(not run.outcome.learned for run in runs) for w, runs in by_start.items()}
+    return {w: count for w, count in failures.items() if count and 2 * count >= len(by_start[w])}
 
 
-def _paired(by: dict[str, list[Judged]]) -> bool:
+def _paired(by_start: dict[str, list[Judged]]) -> bool:
     """Whether all seeds have the same evaluation images; DataError if starts of a seed differ."""
-    for several in zip(*by.values(), strict=True):
-        if len({tuple(one.paths) for one in several}) > 1:
+    for results in zip(*by_start.values(), strict=True):
+        if len({tuple(result.paths) for result in results}) > 1:
             raise DataError(
-                f"The runs of seed {several[0].outcome.seed} were evaluated on different images.",
+                f"The runs of seed {results[0].outcome.seed} were evaluated on different images.",
                 "The data changed since the first run: start again in another --out.",
             )
-    return len({tuple(one.paths) for one in next(iter(by.values()))}) == 1
+    return len({tuple(result.paths) for result in next(iter(by_start.values()))}) == 1
 
 
 def _images(runs: list[Judged]) -> int:
@@ -342,53 +347,57 @@ def _images(runs: list[Judged]) -> int:
 
 
 def _of_start(start: Start, runs: list[Judged]) -> StartResult:
-    found = accuracy([run.right for run in runs], _images(runs))
+    estimate = accuracy([run.right for run in runs], _images(runs))
     outcomes = [run.outcome for run in runs]
     return StartResult(
         weights=start.weights,
         name=start.name,
-        accuracy=found.mean,
-        interval=(found.low, found.high),
-        deviation=found.deviation,
-        accuracies=[one.accuracy for one in outcomes],
-        balanced_accuracy=sum(one.balanced_accuracy for one in outcomes) / len(outcomes),
+        accuracy=estimate.mean,
+        interval=(estimate.low, estimate.high),
+        deviation=estimate.deviation,
+        accuracies=[outcome.accuracy for outcome in outcomes],
+        balanced_accuracy=sum(outcome.balanced_accuracy for outcome in outcomes) / len(outcomes),
         image_size=outcomes[0].image_size,
-        rates=[one.lr for one in outcomes],
+        rates=[outcome.lr for outcome in outcomes],
     )
 
 
-def _differences(by: dict[str, list[Judged]], shared: bool) -> list[Difference]:
+def _differences(by_start: dict[str, list[Judged]], shared: bool) -> list[Difference]:
     """The difference of each pair of starts: to `none`, then to the earlier ones."""
-    order = sorted(by, key=lambda weights: weights != "none")
-    found = []
+    order = sorted(by_start, key=lambda weights: weights != "none")
+    differences = []
     for than, start in combinations(order, 2):
-        one, other = ([run.right for run in by[name]] for name in (start, than))
-        it = difference(one, other, _images(by[start]), shared=shared)
-        verdict = "better" if it.low > 0 else "worse" if it.high < 0 else "open"
-        found.append(Difference(start, than, it.mean, (it.low, it.high), verdict))
-    return found
+        right, right_other = ([run.right for run in by_start[name]] for name in (start, than))
+        estimate = difference(right, right_other, _images(by_start[start]), shared=shared)
+        verdict = "better" if estimate.low > 0 else "worse" if estimate.high < 0 else "open"
+        differences.append(
+            Difference(start, than, estimate.mean, (estimate.low, estimate.high), verdict)
+        )
+    return differences
 
 
-def _show(ready: list[Start], judge: dict[str, Any], s: CompareSettings, console: Console) -> None:
-    first = ready[0].plan
+def _show(
+    candidates: list[Start], eval_data: dict[str, Any], s: CompareSettings, console: Console
+) -> None:
+    first = candidates[0].plan
     console.say(
         f"{first.images:,} training images of {len(first.classes)} classes, "
-        f"{s.seeds} seeds, {len(ready) * s.seeds} runs; evaluated on {_told(judge)}."
+        f"{s.seeds} seeds, {len(candidates) * s.seeds} runs; evaluated on {_told(eval_data)}."
     )
     rates = f"best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""
     rows = []
-    for start in ready:
-        p = start.plan.settings
-        sizes = (str(p[name]) for name in ("image_size", "epochs", "batch_size"))
-        solved = p["head_solver"] == "logistic"
-        rate = "solved" if solved else rates or f"{p['lr']:g}"
-        rows.append((start.name, p["arch"], p["stem"], *sizes, rate))
-    head = ("weights", "architecture", "stem", "image size", "epochs", "batch size", "lr")
-    console.table(Table(head, rows))
+    for start in candidates:
+        planned = start.plan.settings
+        sizes = (str(planned[name]) for name in ("image_size", "epochs", "batch_size"))
+        solved = planned["head_solver"] == "logistic"
+        rate = "solved" if solved else rates or f"{planned['lr']:g}"
+        rows.append((start.name, planned["arch"], planned["stem"], *sizes, rate))
+    header = ("weights", "architecture", "stem", "image size", "epochs", "batch size", "lr")
+    console.table(Table(header, rows))
 
 
-def _told(judge: dict[str, Any]) -> str:
-    split = judge["split"]
+def _told(eval_data: dict[str, Any]) -> str:
+    split = eval_data["split"]
     if split == "val":
         return "the validation set, which also selects the epoch (there is no test set)"
-    return f"{split or 'the images'} of {spoken(judge['data'])}"
+    return f"{split or 'the images'} of {spoken(eval_data['data'])}"

@@ -39,17 +39,17 @@ def cost(
     seconds.
     """
     s = job.plan.settings
-    found = amount(s, case)
-    if found is None:
+    work = amount(s, case)
+    if work is None:
         unknown = "unknown: the network cannot be traced on the meta device"
         return {
             "time": {"seconds": None, "basis": unknown},
             "memory": {"total": None, "basis": unknown},
         }
-    held = memory(s, case, found, processes)
+    memory_use = memory(s, case, work, processes)
     return {
-        "time": _time(job, case, found, Machine(device, s.precision), processes, enough),
-        "memory": {**asdict(held), "total": held.total, "basis": COUNTED},
+        "time": _time(job, case, work, Machine(device, s.precision), processes, enough),
+        "memory": {**asdict(memory_use), "total": memory_use.total, "basis": COUNTED},
     }
 
 
@@ -66,19 +66,19 @@ def fastest(operations: float) -> float:
 def _time(
     job: Job,
     case: Case,
-    found: Amount,
+    work: Amount,
     machine: Machine,
     processes: int,
     enough: float | None,
 ) -> dict[str, Any]:
-    operations, views = found.operations / processes, found.views / processes
+    operations, views = work.operations / processes, work.views / processes
     if enough is not None and machine.device.type == "cpu" and fastest(operations) > enough:
         return {"seconds": fastest(operations), "basis": "at this machine's full speed"}
     if enough is None and quick(operations, views, machine.device.type):
         basis = "estimated from shapes, for a slow machine"
         return {"seconds": QUICK, "at_most": True, "operations": operations, "basis": basis}
-    s, training = job.plan.settings, found.training > found.evaluation
-    frozen, _ = found.heaviest
+    s, training = job.plan.settings, work.training > work.evaluation
+    frozen, _ = work.heaviest
     speed = measured_speed(
         case.network,
         frozen,
@@ -102,10 +102,10 @@ def _time(
 def seconds_of_view(job: Job) -> float:
     """Seconds to make one training view, measured on random images."""
     s = job.plan.settings
-    cut = partial(maker(s.augment, job.plan.preprocess, s.seed), noise(2 * (s.image_size or 0)))
-    cut(np.arange(FEW), 0)  # warm-up
+    augment = partial(maker(s.augment, job.plan.preprocess, s.seed), noise(2 * (s.image_size or 0)))
+    augment(np.arange(FEW), 0)  # warm-up
     began = time.perf_counter()
-    cut(np.arange(FEW), 0)
+    augment(np.arange(FEW), 0)
     return (time.perf_counter() - began) / FEW
 
 
@@ -115,25 +115,25 @@ def noise(side: int, count: int = FEW) -> list[Pixels]:
     return list(draw.integers(0, 256, (count, side, round(side * 4 / 3), 3), np.uint8))
 
 
-def show_cost(found: dict[str, Any], console: Console) -> None:
+def show_cost(costs: dict[str, Any], console: Console) -> None:
     """Show two lines: time and memory."""
-    for line in lines(found["time"], found["memory"]):
+    for line in lines(costs["time"], costs["memory"]):
         console.say(line)
 
 
-def lines(spent: dict[str, Any], held: dict[str, Any]) -> list[str]:
+def lines(time_use: dict[str, Any], memory_use: dict[str, Any]) -> list[str]:
     """The lines about time and memory."""
-    said = []
-    if spent["seconds"] is None:
-        said.append(f"Time: {spent['basis']}.")
-    elif spent.get("at_most"):
-        said.append("Time: about a minute or less.")
+    texts = []
+    if time_use["seconds"] is None:
+        texts.append(f"Time: {time_use['basis']}.")
+    elif time_use.get("at_most"):
+        texts.append("Time: about a minute or less.")
     else:
-        said.append(f"Time: {spoken(spent['seconds'])} ({spent['basis']}).")
-    if held["total"] is None:
-        said.append(f"Memory: {held['basis']}.")
+        texts.append(f"Time: {spoken(time_use['seconds'])} ({time_use['basis']}).")
+    if memory_use["total"] is None:
+        texts.append(f"Memory: {memory_use['basis']}.")
     else:
-        parts = {n: v for n, v in held.items() if n not in ("total", "basis") and v}
+        parts = {n: v for n, v in memory_use.items() if n not in ("total", "basis") and v}
         shares = ", ".join(f"{name} {value / _MIB:,.0f}" for name, value in parts.items())
-        said.append(f"Memory: about {held['total'] / _MIB:,.0f} MiB ({shares}).")
-    return said
+        texts.append(f"Memory: about {memory_use['total'] / _MIB:,.0f} MiB ({shares}).")
+    return texts

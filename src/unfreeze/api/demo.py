@@ -166,9 +166,11 @@ def _scores(
                 for method in ("scratch", "swav"):
                     folders[method] = run.file(f"{method}-{n}-labels-seed-{seed}")
                     _tune(method, folders[method], data, n, seed, settings, run)
-                    asked = EvaluateSettings(run=str(folders[method]), data=(data,), split="test")
-                    found, _ = answers(asked, Quiet())
-                    scores[method][n].append(found.accuracy)
+                    eval_settings = EvaluateSettings(
+                        run=str(folders[method]), data=(data,), split="test"
+                    )
+                    evaluation, _ = answers(eval_settings, Quiet())
+                    scores[method][n].append(evaluation.accuracy)
                 scores["pixels"][n].append(_pixels(data, folders["swav"]))
                 advance(1)
     return scores

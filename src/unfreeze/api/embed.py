@@ -53,12 +53,12 @@ class EmbedResult(Displayed):
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per image: path, label, and features `f0`, `f1`, ..."""
-        with np.load(self.out, allow_pickle=False) as held:
-            names = [*held["classes"].tolist(), None]  # label -1 indexes None: no label
+        with np.load(self.out, allow_pickle=False) as arrays:
+            names = [*arrays["classes"].tolist(), None]  # label -1 indexes None: no label
             return [
                 {"path": p, "label": names[label]} | {f"f{i}": float(x) for i, x in enumerate(row)}
                 for p, label, row in zip(
-                    held["paths"].tolist(), held["labels"], held["features"], strict=True
+                    arrays["paths"].tolist(), arrays["labels"], arrays["features"], strict=True
                 )
             ]
 
@@ -77,8 +77,8 @@ def embed(
     Arrays: `features` float32 [N, D] (the input of the network's head), `paths`, `labels` (indices
     of `classes`, -1 without a label) and `classes`.
     """
-    given = {"weights": str(weights), "data": data, "out": str(out), **settings}
-    return run_embed(layered(EmbedSettings, given), python_console(progress))
+    values = {"weights": str(weights), "data": data, "out": str(out), **settings}
+    return run_embed(layered(EmbedSettings, values), python_console(progress))
 
 
 @isolated()
@@ -98,18 +98,20 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
         **said_of(s),
     )
     index = index.take(in_split(index, s.split))
-    sent = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
-    kept = index.take(sent.kept)
-    features = sent.values.numpy().astype(np.float32)
+    outputs = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
+    readable = index.take(outputs.kept)
+    features = outputs.values.numpy().astype(np.float32)
     with replacing(out) as path, path.open("wb") as stream:
         np.savez(
             stream,
             features=features,
-            paths=np.array(kept.paths, np.str_),
-            labels=kept.labels,
-            classes=np.array(kept.classes, np.str_),
+            paths=np.array(readable.paths, np.str_),
+            labels=readable.labels,
+            classes=np.array(readable.classes, np.str_),
         )
-    return EmbedResult(s.out, network.card.arch, len(kept), features.shape[1], list(kept.classes))
+    return EmbedResult(
+        s.out, network.card.arch, len(readable), features.shape[1], list(readable.classes)
+    )
 
 
 def in_split(index: Index, split: str | None) -> npt.NDArray[np.int64]:
@@ -118,10 +120,10 @@ def in_split(index: Index, split: str | None) -> npt.NDArray[np.int64]:
         return np.arange(len(index))
     positions = index.where(SPLIT_NAMES.index(str(split)))
     if not len(positions):
-        there = [name for number, name in enumerate(SPLIT_NAMES) if len(index.where(number))]
+        names = [name for number, name in enumerate(SPLIT_NAMES) if len(index.where(number))]
         raise DataError(
             f"{index.source.where} has no split {split!r}.",
-            f"Splits: {', '.join(filter(None, there)) or 'none'}; --split all uses all images.",
+            f"Splits: {', '.join(filter(None, names)) or 'none'}; --split all uses all images.",
         )
     return positions
 
@@ -129,13 +131,16 @@ def in_split(index: Index, split: str | None) -> npt.NDArray[np.int64]:
 def _network(s: EmbedSettings, console: Console) -> Network:
     if model_folder(s.weights) is not None:
         return load_features(s.weights)
-    own = network_of(s.weights, s.arch)
-    if s.arch is None and own is None:
+    known = network_of(s.weights, s.arch)
+    if s.arch is None and known is None:
         raise UsageError(
             f"{s.weights} does not name its architecture.",
             "Add --arch NAME; `unfreeze inspect` may recognise it.",
         )
-    arch, stem = canonical(s.arch or (own.arch if own else "")), own.stem if own else "imagenet"
+    arch, stem = (
+        canonical(s.arch or (known.arch if known else "")),
+        known.stem if known else "imagenet",
+    )
     network = build_network(arch, stem=stem)
     loaded = load_weights(network, s.weights, arch=arch)
     console.say(loaded.account)

@@ -22,16 +22,16 @@ def networks(run: str, folder: Path | None, which: str) -> tuple[Classifier, Cla
     if which == "best":
         return best, None
     path = folder / LAST if folder is not None else None
-    there = path is not None and path.is_file()
+    exists = path is not None and path.is_file()
     if which == "last":
-        if path is None or not there:
+        if path is None or not exists:
             raise UsageError(
                 f"{run} has no {LAST} with the weights of the last epoch.",
                 "Give the run folder, or omit --weights-of.",
             )
         return _of_last(best, path), None
     selected = best.card.provenance.get("best_epoch")
-    if path is None or not there or selected in (None, epoch_of(best.card)):
+    if path is None or not exists or selected in (None, epoch_of(best.card)):
         return best, None
     last = _of_last(best, path)
     return best, None if epoch_of(last.card) == selected else last
@@ -45,8 +45,8 @@ def epoch_of(card: ModelCard) -> int | None:
 
 def _of_last(best: Classifier, path: Path) -> Classifier:
     state = load_state(path)
-    other = load_classifier(path.parent.parent)
-    other.network.load_state_dict(served(state))
+    last = load_classifier(path.parent.parent)
+    last.network.load_state_dict(served(state))
     about = {**best.card.provenance, "best_epoch": None, "epochs": int(state["epoch"])}
-    other.card = replace(best.card, provenance=about)
-    return other
+    last.card = replace(best.card, provenance=about)
+    return last

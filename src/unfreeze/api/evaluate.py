@@ -143,8 +143,8 @@ def evaluate(
 
     DataError for a class that the model does not know.
     """
-    given = {"run": str(run), "data": data, **settings}
-    return run_evaluate(layered(EvaluateSettings, given), python_console(progress))
+    values = {"run": str(run), "data": data, **settings}
+    return run_evaluate(layered(EvaluateSettings, values), python_console(progress))
 
 
 @isolated()
@@ -154,34 +154,38 @@ def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
     Also writes evaluation.json, predictions.csv, mistakes.csv, test_uses.json and the report into
     the run folder.
     """
-    found = answers(settings, console)[0]
-    end_warnings(found.warnings, console, json=settings.json)
-    if found.run is not None:
-        redrawn(found.run, console)
-    return found
+    evaluation = answers(settings, console)[0]
+    end_warnings(evaluation.warnings, console, json=settings.json)
+    if evaluation.run is not None:
+        redrawn(evaluation.run, console)
+    return evaluation
 
 
 def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, Answers]:
     """The scores, and the prediction for each image."""
     s, folder = settings, run_folder(settings.run)
-    for name, ours in WRITTEN.items():
+    for name, check in WRITTEN.items():
         if folder is not None:  # check before the evaluation, not after
-            refuse_foreign("evaluate:", folder / name, ours)
+            refuse_foreign("evaluate:", folder / name, check)
     best, last = networks(s.run, folder, s.weights_of)
-    it = judged(s, best.card)
-    made = _outputs(s, it, it.positions, [best, *([last] if last else [])], console)
-    kept, logits = made.kept, calibrated(made.logits[0], best.card.temperature)
-    labels = torch.from_numpy(it.labels[it.positions[kept]])
-    found = _evaluation(it, best, score(logits, labels, best.classes), made)
+    eval_set = judged(s, best.card)
+    outputs = _outputs(s, eval_set, eval_set.positions, [best, *([last] if last else [])], console)
+    readable, logits = outputs.kept, calibrated(outputs.logits[0], best.card.temperature)
+    labels = torch.from_numpy(eval_set.labels[eval_set.positions[readable]])
+    evaluation = _evaluation(eval_set, best, score(logits, labels, best.classes), outputs)
     if s.temperature != "off":
-        fitted = _temperature(s, it, best, made.logits[0], labels, console)
-        found = replace(found, temperature=fitted)
+        fitted = _temperature(s, eval_set, best, outputs.logits[0], labels, console)
+        evaluation = replace(evaluation, temperature=fitted)
     if last is not None:
-        found = replace(found, last=_of_last(last, score(made.logits[1], labels, best.classes)))
-    index = it.index.take(it.positions[kept])
-    said = answered(index.paths, reads_of(index), best.classes, labels.numpy(), logits)
-    found = replace(found, mistakes=said.worst())
-    return (_kept(s, folder, found, said, it, console) if folder else found), said
+        evaluation = replace(
+            evaluation, last=_of_last(last, score(outputs.logits[1], labels, best.classes))
+        )
+    index = eval_set.index.take(eval_set.positions[readable])
+    predictions = answered(index.paths, reads_of(index), best.classes, labels.numpy(), logits)
+    evaluation = replace(evaluation, mistakes=predictions.worst())
+    return (
+        _kept(s, folder, evaluation, predictions, eval_set, console) if folder else evaluation
+    ), predictions
 
 
 @dataclass(frozen=True)
@@ -197,59 +201,67 @@ class _Outputs:
 
 def _outputs(
     s: EvaluateSettings,
-    it: Judged,
+    eval_set: Judged,
     positions: Positions,
     networks: list[Classifier],
     console: Console,
 ) -> _Outputs:
     """Read every image once and run each network on it."""
-    index, first = it.index.take(positions), networks[0]
-    together = Network(Beside([n.network for n in networks]), first.card, first.preprocess)
-    together = placed(together, s.device, s.precision)
+    index, first = eval_set.index.take(positions), networks[0]
+    ensemble = Network(Beside([n.network for n in networks]), first.card, first.preprocess)
+    ensemble = placed(ensemble, s.device, s.precision)
     signed = Signed(reads_of(index))
     with metered(first.network, first.head) as meter:
-        sent = send(together, index.paths, signed.reads, batch_size=s.batch_size, console=console)
-    values = list(sent.values.chunk(len(networks), dim=1))
+        outputs = send(
+            ensemble, index.paths, signed.reads, batch_size=s.batch_size, console=console
+        )
+    values = list(outputs.values.chunk(len(networks), dim=1))
     return _Outputs(
-        values, sent.kept, signed.signatures[sent.kept], meter.statistics(), sent.cropped
+        values, outputs.kept, signed.signatures[outputs.kept], meter.statistics(), outputs.cropped
     )
 
 
 def _warnings(
-    it: Judged,
+    eval_set: Judged,
     network: Classifier,
     scores: Scores,
-    made: _Outputs,
+    outputs: _Outputs,
     leaked: npt.NDArray[np.bool_],
 ) -> list[RunWarning]:
     table, count = np.array(scores.confusion), int(leaked.sum())
     clean, classes = scores.accuracy_of(~leaked), network.classes
     return [
-        *checks.constant_features(made.features),
+        *checks.constant_features(outputs.features),
         *checks.nothing_learned(len(classes), None, table, scores.loss),
         *checks.predictions(table, classes),
-        *checks.leakage(count, scores.n, it.split, scores.accuracy, clean),
-        *(checks.few_validation_images(scores.n, choose=True) if it.used_for_choosing else ()),
-        *(RunWarning(code, message) for code, message in dataset_warnings(it.index)),
-        *checks.cropped_warning(made.cropped),
+        *checks.leakage(count, scores.n, eval_set.split, scores.accuracy, clean),
+        *(
+            checks.few_validation_images(scores.n, choose=True)
+            if eval_set.used_for_choosing
+            else ()
+        ),
+        *(RunWarning(code, message) for code, message in dataset_warnings(eval_set.index)),
+        *checks.cropped_warning(outputs.cropped),
     ]
 
 
-def _evaluation(it: Judged, network: Classifier, scores: Scores, made: _Outputs) -> Evaluation:
+def _evaluation(
+    eval_set: Judged, network: Classifier, scores: Scores, outputs: _Outputs
+) -> Evaluation:
     selected = network.card.provenance.get("best_epoch")
-    known = it.leaked(made.kept, made.signatures)
-    leaked = np.zeros(scores.n, bool) if known is None else known
-    hits = [(row[place], sum(row)) for place, row in enumerate(scores.confusion)]
+    leak_mask = eval_set.leaked(outputs.kept, outputs.signatures)
+    leaked = np.zeros(scores.n, bool) if leak_mask is None else leak_mask
+    hits = [(row[index], sum(row)) for index, row in enumerate(scores.confusion)]
     return Evaluation(
         n=scores.n,
-        split=it.split,
-        seen_in_training=it.seen(made.kept),
-        leaked=None if known is None else int(known.sum()),
-        used_for_choosing=it.used_for_choosing,
+        split=eval_set.split,
+        seen_in_training=eval_set.seen(outputs.kept),
+        leaked=None if leak_mask is None else int(leak_mask.sum()),
+        used_for_choosing=eval_set.used_for_choosing,
         test_uses=None,
         epoch=epoch_of(network.card) if selected is None else selected,
         accuracy=scores.accuracy,
-        accuracy_unleaked=None if known is None else scores.accuracy_of(~known),
+        accuracy_unleaked=None if leak_mask is None else scores.accuracy_of(~leak_mask),
         interval=wilson(scores.correct, scores.n),
         balanced_accuracy=scores.balanced_accuracy,
         balanced_interval=balanced(hits),
@@ -264,7 +276,7 @@ def _evaluation(it: Judged, network: Classifier, scores: Scores, made: _Outputs)
         confusion=scores.confusion,
         per_class=scores.per_class,
         mistakes=[],
-        warnings=_warnings(it, network, scores, made, leaked),
+        warnings=_warnings(eval_set, network, scores, outputs, leaked),
     )
 
 
@@ -280,7 +292,7 @@ def _of_last(network: Classifier, scores: Scores) -> Last:
 
 def _temperature(
     s: EvaluateSettings,
-    it: Judged,
+    eval_set: Judged,
     network: Classifier,
     logits: Tensor,
     labels: Tensor,
@@ -292,14 +304,14 @@ def _temperature(
             "--temperature keep needs the selected epoch, whose weights model/ holds.",
             "Use --temperature fit, or omit --weights-of.",
         )
-    if not len(it.held_out):
+    if not len(eval_set.held_out):
         raise DataError(
             f"{spoken(s.data)} has no validation images to fit the temperature on.",
             "Give the training data, or omit --temperature.",
         )
-    held = _outputs(s, it, it.held_out, [network], console)
-    labelled = torch.from_numpy(it.labels[it.held_out[held.kept]])
-    value = fit_temperature(held.logits[0], labelled)
+    outputs = _outputs(s, eval_set, eval_set.held_out, [network], console)
+    labelled = torch.from_numpy(eval_set.labels[eval_set.held_out[outputs.kept]])
+    value = fit_temperature(outputs.logits[0], labelled)
     after = score(calibrated(logits, value), labels, network.classes)
     if s.temperature == "keep":
         folder = model_folder(s.run)
@@ -307,7 +319,7 @@ def _temperature(
             write_card(folder, replace(network.card, temperature=value))
     return Temperature(
         value=value,
-        n=len(held.kept),
+        n=len(outputs.kept),
         bounded=value in (COLDEST, HOTTEST),
         loss=after.loss,
         calibration_error=after.calibration_error,
@@ -318,25 +330,27 @@ def _temperature(
 def _kept(
     s: EvaluateSettings,
     folder: Path,
-    found: Evaluation,
-    said: Answers,
-    it: Judged,
+    evaluation: Evaluation,
+    predictions: Answers,
+    eval_set: Judged,
     console: Console,
 ) -> Evaluation:
     """The evaluation with its count of test uses; writes it into the run folder."""
-    typed = (Path(s.run), *Path(s.run).parents)  # as given: shorter than the absolute path
-    run = next((str(path) for path in typed if path.absolute() == folder), str(folder))
-    uses = uses_of_test(folder) + it.is_test
-    found = replace(found, test_uses=uses)
+    candidates = (Path(s.run), *Path(s.run).parents)  # as given: shorter than the absolute path
+    run = next((str(path) for path in candidates if path.absolute() == folder), str(folder))
+    uses = uses_of_test(folder) + eval_set.is_test
+    evaluation = replace(evaluation, test_uses=uses)
     try:
-        if it.is_test:
-            uses = record_test_use(folder, data=spoken(s.data), split=it.split, n=found.n)
-            found = replace(found, test_uses=uses)
-        worst = [replace(one, path=told(one.path)) for one in found.mistakes]
-        write_json(folder / "evaluation.json", asdict(replace(found, mistakes=worst)))
-        said.write(folder)
-        found = replace(found, run=run)
+        if eval_set.is_test:
+            uses = record_test_use(
+                folder, data=spoken(s.data), split=eval_set.split, n=evaluation.n
+            )
+            evaluation = replace(evaluation, test_uses=uses)
+        worst = [replace(mistake, path=told(mistake.path)) for mistake in evaluation.mistakes]
+        write_json(folder / "evaluation.json", asdict(replace(evaluation, mistakes=worst)))
+        predictions.write(folder)
+        evaluation = replace(evaluation, run=run)
     except OSError as error:  # the run may be read-only: the result is still returned
         why = error.strerror or "it is locked by another evaluation"
         console.warn(f"evaluation.json could not be written to {folder}: {why}.")
-    return found
+    return evaluation

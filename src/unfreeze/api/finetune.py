@@ -171,69 +171,77 @@ def _trained(
     settings: FinetuneSettings, console: Console, deadline: Deadline, locks: RunLocks, *, draw: bool
 ) -> FinetuneResult:
     # check before anything is read or downloaded
-    place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
-    allowed(str(settings.out), **place, inputs=inputs_of(settings))
+    folder: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
+    allowed(str(settings.out), **folder, inputs=inputs_of(settings))
     processes = join(settings.device)
     processes.leads(lambda: locks.take_existing(str(settings.out)))
     console = Logged(console if processes.first else Quiet())
     device = pick_device(settings.device)
     # rank 0 first: the others read its downloads from disk
-    found = processes.in_turn(lambda: read_labels(settings, console))
-    scene = Scene(found, device, deadline, processes, Threads.now(), locks)
+    data = processes.in_turn(lambda: read_labels(settings, console))
+    context = Scene(data, device, deadline, processes, Threads.now(), locks)
 
     def ready_for(s: FinetuneSettings, preprocess: Preprocess) -> Checked:
-        return checked(s, found, preprocess, console, processes.world)
+        return checked(s, data, preprocess, console, processes.world)
 
-    asked = settings
+    given = settings
     # measured on rank 0 alone: all ranks must use the same values
-    first, why = processes.leads(lambda: for_finetune(asked, found, processes.world))
-    settings = with_choice(asked, first)
-    it = begin(scene, settings, ready_for, console)
-    it = replace(it, job=_budgeted(it.job, why))
-    _show(it.job, len(it.ready.train), it.ready.portions.reason, console)
-    processes.leads(lambda: _warn_of_data(it, console))
-    if it.state is None:
+    budgeted, why = processes.leads(lambda: for_finetune(given, data, processes.world))
+    settings = with_choice(given, budgeted)
+    this_run = begin(context, settings, ready_for, console)
+    this_run = replace(this_run, job=_budgeted(this_run.job, why))
+    _show(this_run.job, len(this_run.ready.train), this_run.ready.portions.reason, console)
+    processes.leads(lambda: _warn_of_data(this_run, console))
+    if this_run.state is None:
         # measured on rank 0 alone: the others wait
-        processes.leads(lambda: _say_cost(it.job, it.ready.portions, scene, console, asked))
-    repeats = repeated(scene, settings, it, console)
-    made = tuned(scene, it, console)
-    ended = made.outcome.stopped != "asked"
+        processes.leads(
+            lambda: _say_cost(this_run.job, this_run.ready.portions, context, console, given)
+        )
+    repeats = repeated(context, settings, this_run, console)
+    trained = tuned(context, this_run, console)
+    ended = trained.outcome.stopped != "asked"
     result = (
-        processes.leads(lambda: _result(it, made, repeats, console, settings)) if ended else None
+        processes.leads(lambda: _result(this_run, trained, repeats, console, settings))
+        if ended
+        else None
     )
     if draw:
-        processes.leads(lambda: redrawn(str(it.run.path), console))
+        processes.leads(lambda: redrawn(str(this_run.run.path), console))
     if result is None:
-        raise stopped(it.run, made.job, made.outcome)
+        raise stopped(this_run.run, trained.job, trained.outcome)
     return result
 
 
 def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     device, processes = pick_device(settings.device), launched().world
-    found = read_labels(settings, console)
-    asked = settings
-    settings, why = for_finetune(asked, found, processes)
+    data = read_labels(settings, console)
+    given = settings
+    settings, why = for_finetune(given, data, processes)
     torch.manual_seed(settings.seed)
-    portions = unchecked(settings, found)
+    portions = unchecked(settings, data)
     counts = {"images": len(portions.train), "held_out": len(portions.val)}
-    first = opened(settings, found)
-    job = begun(settings, found, first, device, **counts, processes=processes)
-    job = telling(job, held(settings, found, first.preprocess, processes))
+    network = opened(settings, data)
+    job = begun(settings, data, network, device, **counts, processes=processes)
+    job = telling(job, held(settings, data, network.preprocess, processes))
     job = with_threads(job, *threads_of(job, Threads.now(), device, processes))
     job = _budgeted(foretold(job, portions), why)
-    return _planned(job, found, portions, console, processes, device, asked)
+    return _planned(job, data, portions, console, processes, device, given)
 
 
 def _result(
-    it: Begun, made: Tuned, repeats: Repeated | None, console: Console, asked: FinetuneSettings
+    this_run: Begun,
+    trained: Tuned,
+    repeats: Repeated | None,
+    console: Console,
+    given: FinetuneSettings,
 ) -> FinetuneResult:
     """The result, with warnings; writes result.json, which marks the run as finished."""
-    warned = finetune_warnings(it.run, it.ready, made)
-    write_warnings(warned, it.run)
-    end_warnings(warned, console, json=asked.json, run=it.run)
-    run, job, outcome, scores = it.run, made.job, made.outcome, made.scores
+    run_warnings = finetune_warnings(this_run.run, this_run.ready, trained)
+    write_warnings(run_warnings, this_run.run)
+    end_warnings(run_warnings, console, json=given.json, run=this_run.run)
+    run, job, outcome, scores = this_run.run, trained.job, trained.outcome, trained.scores
     trainable, frozen = job.counts
-    accuracy, held = outcome.val_accuracy, len(it.ready.val)
+    accuracy, validation_images = outcome.val_accuracy, len(this_run.ready.val)
     result = FinetuneResult(
         run=str(run.path),
         arch=job.card.arch,
@@ -245,15 +253,17 @@ def _result(
         parameters_frozen=frozen,
         frozen_unchanged=unchanged(run, job.hashes) if job.frozen else None,
         weights_matched=job.card.provenance["weights_matched"],
-        images=len(it.ready.train),
+        images=len(this_run.ready.train),
         images_per_second=outcome.images / max(outcome.seconds, 1e-9),
         seconds=outcome.seconds,
         model=str(run.file("model")),
-        val_images=held,
-        val_interval=None if accuracy is None else wilson(round(accuracy * held), held),
-        leaked=int(it.ready.leaked.sum()) if held else None,
-        accuracy_unleaked=None if scores is None else scores.accuracy_of(~it.ready.leaked),
-        warnings=warned,
+        val_images=validation_images,
+        val_interval=None
+        if accuracy is None
+        else wilson(round(accuracy * validation_images), validation_images),
+        leaked=int(this_run.ready.leaked.sum()) if validation_images else None,
+        accuracy_unleaked=None if scores is None else scores.accuracy_of(~this_run.ready.leaked),
+        warnings=run_warnings,
         repeated=repeats,
     )
     write_json(run.file(RESULT), asdict(result))
@@ -268,27 +278,27 @@ def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
 
 def _planned(
     job: Job,
-    found: Labelled,
+    data: Labelled,
     portions: Portions,
     console: Console,
     processes: int,
     device: torch.device,
-    asked: FinetuneSettings,
+    given: FinetuneSettings,
 ) -> FinetunePlan:
     images, validation = len(portions.train), portions.reason
     _show(job, images, validation, console)
-    show_warnings(cropped_warning(found.cropped), console)
+    show_warnings(cropped_warning(data.cropped), console)
     s = job.plan.settings
     trainable, frozen = job.counts
-    spent = cost(job, _case(job, portions), device, processes)
-    show_cost(spent, console)
-    _hint(spent["time"], asked, found, processes, console)
+    costs = cost(job, _case(job, portions), device, processes)
+    show_cost(costs, console)
+    _hint(costs["time"], given, data, processes, console)
     return FinetunePlan(
-        **spent,
+        **costs,
         settings=as_dict(s),
         reasons={**job.plan.reasons, "val": validation},
         classes=list(job.card.classes),
-        counts=found.census.counts,
+        counts=data.census.counts,
         images=images,
         steps=s.epochs * steps_of(images, job.plan.batch_size, drop_last=False, world=processes),
         parameters_trainable=trainable,
@@ -296,11 +306,13 @@ def _planned(
     )
 
 
-def _warn_of_data(it: Begun, console: Console) -> None:
+def _warn_of_data(this_run: Begun, console: Console) -> None:
     """Show data warnings that need decoded images; others were shown when labels were read."""
-    solved = it.job.plan.settings.head_solver == "logistic"
-    found = data_warnings(it.ready, choose=not solved)
-    show_warnings([one for one in found if one not in it.ready.doubts], console)
+    solved = this_run.job.plan.settings.head_solver == "logistic"
+    warnings = data_warnings(this_run.ready, choose=not solved)
+    show_warnings(
+        [warning for warning in warnings if warning not in this_run.ready.doubts], console
+    )
 
 
 def _case(job: Job, portions: Portions) -> Case:
@@ -310,30 +322,30 @@ def _case(job: Job, portions: Portions) -> Case:
 
 
 def _say_cost(
-    job: Job, portions: Portions, scene: Scene, console: Console, asked: FinetuneSettings
+    job: Job, portions: Portions, context: Scene, console: Console, given: FinetuneSettings
 ) -> None:
-    found = cost(job, _case(job, portions), scene.device, scene.processes.world)
-    show_cost(found, console)
-    _hint(found["time"], asked, scene.found, scene.processes.world, console)
+    costs = cost(job, _case(job, portions), context.device, context.processes.world)
+    show_cost(costs, console)
+    _hint(costs["time"], given, context.found, context.processes.world, console)
 
 
 def _hint(
-    spent: dict[str, Any],
-    asked: FinetuneSettings,
-    found: Labelled,
+    time_use: dict[str, Any],
+    given: FinetuneSettings,
+    data: Labelled,
     processes: int,
     console: Console,
 ) -> None:
     """If a run takes more than an hour, show what fits into one."""
-    if asked.time_budget is None and (spent["seconds"] or 0) > HOUR:
+    if given.time_budget is None and (time_use["seconds"] or 0) > HOUR:
         with torch.random.fork_rng():
-            spent["fits_one_hour"] = finetune_hint(asked, found, processes)
-        show_hint(spent["fits_one_hour"], console)
+            time_use["fits_one_hour"] = finetune_hint(given, data, processes)
+        show_hint(time_use["fits_one_hour"], console)
 
 
-def _budgeted(job: Job, why: dict[str, str]) -> Job:
+def _budgeted(job: Job, reasons_of_budget: dict[str, str]) -> Job:
     """The job with the reasons of the values that `--time-budget` selected."""
-    reasons = {**job.plan.reasons, **why}
+    reasons = {**job.plan.reasons, **reasons_of_budget}
     return replace(job, plan=replace(job.plan, reasons=reasons))
 
 

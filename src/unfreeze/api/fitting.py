@@ -80,7 +80,7 @@ class Parts:
         return trainer
 
 
-def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None = None) -> Parts:
+def assemble(job: Job, dataset: Checked, processes: Processes, pool: Pool | None = None) -> Parts:
     """Data loader, validation and feature cache of a job whose network is on its device.
 
     `pool`: images of a feature cache that several runs share.
@@ -88,9 +88,9 @@ def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None =
     s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
     prepare, device = partial(prepared, preprocess), next(network.parameters()).device
     loader = Loader(
-        ready.train,
+        dataset.train,
         maker(s.augment, preprocess, s.seed),
-        batch_size=_batch_size(job.plan.batch_size, len(ready.train), processes.world),
+        batch_size=_batch_size(job.plan.batch_size, len(dataset.train), processes.world),
         seed=s.seed,
         drop_last=False,
         workers=_workers(s, device),
@@ -98,31 +98,35 @@ def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None =
         world=processes.world,
     )
     loader.pinned = device.type == "cuda"
-    labels = ready.train.index.labels
+    labels = dataset.train.index.labels
     if s.sampling == "balanced":
         loader.order = balanced(labels, s.seed)
     weights = class_weights(labels, len(job.card.classes), s.class_weights)
     budget = in_memory(s.store_budget) // 4
-    holdout = HoldOut(ready.val, preprocess, prepare=prepare, budget=budget, processes=processes)
-    judged = holdout if len(ready.val) else None
+    holdout = HoldOut(dataset.val, preprocess, prepare=prepare, budget=budget, processes=processes)
+    validation = holdout if len(dataset.val) else None
     if s.cache in ("off", "auto"):  # auto: of a run older than the feature cache
-        return Parts(loader, judged, None, weights, processes)
+        return Parts(loader, validation, None, weights, processes)
     solved = s.head_solver == "logistic"
     # a solved head uses every view at once
-    parts = stretches(network, job.schedule, (s.cache_views or 1) if solved else s.epochs, job.head)
+    segments = stretches(
+        network, job.schedule, (s.cache_views or 1) if solved else s.epochs, job.head
+    )
     keeper = Keeper(
         network,
         loader,
-        judged,
-        keeping=_keeping(job, ready, prepare, pool),
-        stretches=parts,
+        validation,
+        keeping=_keeping(job, dataset, prepare, pool),
+        stretches=segments,
         processes=processes,
-        passing=_passing(job, ready, prepare, pool) if pool else None,
+        passing=_passing(job, dataset, prepare, pool) if pool else None,
     )
-    return Parts(loader, judged, keeper, weights, processes)
+    return Parts(loader, validation, keeper, weights, processes)
 
 
-def _passing(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool) -> Passing:
+def _passing(
+    job: Job, dataset: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool
+) -> Passing:
     s, preprocess = job.plan.settings, job.plan.preprocess
     loader = Loader(
         pool.train,
@@ -132,38 +136,38 @@ def _passing(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool
         drop_last=False,
     )
     loader.pinned = next(job.network.parameters()).device.type == "cuda"
-    if not len(ready.val):
-        return Passing(loader, None, pool.rows(ready.train))
-    held = HoldOut(pool.val, preprocess, prepare=prepare, budget=0)
-    return Passing(loader, held, pool.rows(ready.train), pool.rows(ready.val))
+    if not len(dataset.val):
+        return Passing(loader, None, pool.rows(dataset.train))
+    holdout = HoldOut(pool.val, preprocess, prepare=prepare, budget=0)
+    return Passing(loader, holdout, pool.rows(dataset.train), pool.rows(dataset.val))
 
 
-def _batch_size(wanted: int, images: int, processes: int) -> int:
+def _batch_size(batch_size: int, images: int, processes: int) -> int:
     """The batch size, at most the number of images, and divisible by the number of processes."""
-    most = images // processes * processes
-    if not most:
+    limit = images // processes * processes
+    if not limit:
         raise DataError(
             f"{images} training images are too few for {processes} processes.",
             "Start fewer processes, or add images.",
         )
-    return min(wanted, most)
+    return min(batch_size, limit)
 
 
 def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: Deadline) -> Job:
     """The job with the learning rate and weight decay that are best on validation."""
     if job.sweep is None or parts.keeper is None:
         return job
-    found = None
-    with before_training(job, parts, run, deadline) as asked:
-        shortcut = parts.keeper.at(0, console, asked)
-        if shortcut is not None and not parts.processes.any([asked()])[0]:
-            how = fit(job, parts.class_weights)
-            grid = Grid(job.network, shortcut.whole(), job.sweep, how)
+    trials = None
+    with before_training(job, parts, run, deadline) as should_stop:
+        shortcut = parts.keeper.at(0, console, should_stop)
+        if shortcut is not None and not parts.processes.any([should_stop()])[0]:
+            settings = fit(job, parts.class_weights)
+            grid = Grid(job.network, shortcut.whole(), job.sweep, settings)
             # on rank 0 alone: heads are small, and all ranks must use the same pair
-            found = parts.processes.leads(lambda: grid.run(console, asked))
-    if found is None:
+            trials = parts.processes.leads(lambda: grid.run(console, should_stop))
+    if trials is None:
         return job  # no cache: its reason was shown
-    return _taken(job, found, run, console)
+    return _taken(job, trials, run, console)
 
 
 @contextlib.contextmanager
@@ -177,11 +181,11 @@ def before_training(
     began = time.monotonic()
     with stop_requests() as stop:
 
-        def asked() -> bool:
+        def should_stop() -> bool:
             stop.at(deadline, 0.0)
             return bool(stop)
 
-        yield asked
+        yield should_stop
         if parts.processes.any([bool(stop)])[0]:
             raise Interrupted(
                 f"Stopped by {stop.name or ANOTHER} before the first step.",
@@ -199,19 +203,19 @@ def rated(
         if s.find_lr:
             console.say("--find-lr is skipped: the sweep chose the learning rate on validation.")
         return job
-    with before_training(job, parts, run, deadline) as asked:
-        found = find_lr(parts.trainer(job, run, data), console, asked)
-    if found is None:
+    with before_training(job, parts, run, deadline) as should_stop:
+        curve = find_lr(parts.trainer(job, run, data), console, should_stop)
+    if curve is None:
         return job  # stopped: `before_training` raised Interrupted
-    for rate, loss, smoothed in zip(found.rates, found.losses, found.smoothed, strict=True):
+    for rate, loss, smoothed in zip(curve.rates, curve.losses, curve.smoothed, strict=True):
         line = {"step": 0, "epoch": 0, "split": "find-lr", "learning_rate": rate}
         run.metric({**line, "loss": _finite(loss), "smoothed": _finite(smoothed)})
-    if found.lr is None:
+    if curve.lr is None:
         console.say(f"--find-lr: the loss fell at no rate; using --lr {job.plan.lr:g}.")
         return job
-    why = f"steepest descent in an LR range test of {len(found.rates)} rates (metrics.jsonl)"
-    console.say(f"--lr {found.lr:g}: {why}.")
-    settings = replace(s, lr=found.lr)
+    why = f"steepest descent in an LR range test of {len(curve.rates)} rates (metrics.jsonl)"
+    console.say(f"--lr {curve.lr:g}: {why}.")
+    settings = replace(s, lr=curve.lr)
     plan = replace(job.plan, settings=settings, reasons={**job.plan.reasons, "lr": why})
     return replace(job, plan=plan)
 
@@ -221,8 +225,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Job:
-    for trial in found:
+def _taken(job: Job, trials: list[Trial], run: RunFolder, console: Console) -> Job:
+    for trial in trials:
         run.metric(
             {
                 "step": 0,
@@ -234,14 +238,16 @@ def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Jo
                 "val_loss": trial.loss if trial.epoch is not None else None,
             }
         )
-    job = replace(job, tried=tuple(trial.text for trial in found))
-    one = best(found)
-    if one.epoch is None:
+    job = replace(job, tried=tuple(trial.text for trial in trials))
+    selected = best(trials)
+    if selected.epoch is None:
         console.say("Every pair of the sweep diverged; using the planned values.")
         return job
-    why = f"best of {len(found)} pairs tried on validation ({one.accuracy:.4f}; metrics.jsonl)"
-    console.say(f"Sweep: --lr {one.lr:g} --weight-decay {one.weight_decay:g}, {why}.")
-    settings = replace(job.plan.settings, lr=one.lr, weight_decay=one.weight_decay)
+    why = (
+        f"best of {len(trials)} pairs tried on validation ({selected.accuracy:.4f}; metrics.jsonl)"
+    )
+    console.say(f"Sweep: --lr {selected.lr:g} --weight-decay {selected.weight_decay:g}, {why}.")
+    settings = replace(job.plan.settings, lr=selected.lr, weight_decay=selected.weight_decay)
     reasons = {**job.plan.reasons, "lr": why, "weight_decay": why}
     plan = replace(job.plan, settings=settings, reasons=reasons)
     return replace(job, plan=plan)
@@ -277,11 +283,11 @@ def fit(job: Job, weights: tuple[float, ...]) -> Fit:
 
 
 def _keeping(
-    job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool | None
+    job: Job, dataset: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool | None
 ) -> Keeping:
     s = job.plan.settings
-    digest, seed = (pool.digest, pool.seed) if pool else (ready.digest, s.seed)
-    about = {
+    digest, seed = (pool.digest, pool.seed) if pool else (dataset.digest, s.seed)
+    key = {
         "unfreeze": __version__,
         "decoder": DECODER,
         "arch": job.card.arch,
@@ -289,7 +295,7 @@ def _keeping(
         "preprocess": job.plan.preprocess.as_dict(),
         "augment": s.augment,
         "seed": None if s.augment == "none" else seed,
-        "shrunk": ready.train.resize_to,
+        "shrunk": dataset.train.resize_to,
     }
     return Keeping(
         mode=s.cache,
@@ -299,7 +305,7 @@ def _keeping(
         precision=s.precision,
         memory=in_memory(s.store_budget),
         disk=int(s.cache_budget * 2**30),
-        about=about,
+        about=key,
         train=partial(digest, "train"),
         val=partial(digest, "val"),
         head=tuple(job.head) if s.head_solver == "logistic" else (),

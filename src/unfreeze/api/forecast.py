@@ -58,7 +58,7 @@ def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
     s = plan.settings
     share = (s.batch_size or 0) // facts.processes
     trainer = _over_noise(plan, facts, make)
-    work, held = _memory(trainer, plan, share, facts.processes)
+    work, memory_use = _memory(trainer, plan, share, facts.processes)
     name, values = published(s)
     return Forecast(
         reference={"recipe": name, "settings": values},
@@ -67,7 +67,7 @@ def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
             "untrained": round(plan.loss_at_start, 4),
             "collapsed": round(plan.loss_collapsed, 4),
         },
-        memory=held,
+        memory=memory_use,
         time=_time(trainer, plan, share, work, plan.steps, BUDGET),
         warnings=list(doubts(plan, facts)),
     )
@@ -88,21 +88,23 @@ def cost(
     step that was measured already.
     """
     share = (plan.settings.batch_size or 0) // facts.processes
-    work, held = _memory(trainer, plan, share, facts.processes)
+    work, memory_use = _memory(trainer, plan, share, facts.processes)
     left, views = plan.steps - done, sum(plan.settings.nmb_crops or ())
-    parts = plan.settings.accumulate
+    accumulate = plan.settings.accumulate
     if measured is not None and NEAR * measured[0] >= share:
         rows, spent = measured
         each = spent.total * share / rows
         spent_in_all = {"seconds": each * left, "seconds_step": each, "basis": _PROBED}
-    elif work and quick(3 * work.operations * parts * left, views * share * left, _kind(trainer)):
+    elif work and quick(
+        3 * work.operations * accumulate * left, views * share * left, _kind(trainer)
+    ):
         spent_in_all = {"seconds": QUICK, "at_most": True, "basis": "estimated from shapes"}
     else:
         cuda = [trainer.place.device] if _kind(trainer) == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            other = _over_noise(plan, facts, make)
-            spent_in_all = _time(other, plan, share, work, left, SHORT)
-    return {"time": spent_in_all, "memory": held}
+            temporary = _over_noise(plan, facts, make)
+            spent_in_all = _time(temporary, plan, share, work, left, SHORT)
+    return {"time": spent_in_all, "memory": memory_use}
 
 
 _PROBED = "measured before step 0, without reading files, feature evaluations and checkpoints"
@@ -127,8 +129,8 @@ def epoch_seconds(
         trainer = _over_noise(plan, facts, make)
         share = (s.batch_size or 0) // facts.processes
         work = Work(0, round(operations))
-        found = _time(trainer, plan, share, work, plan.steps_per_epoch, SHORT)["seconds"]
-    return None if found is None else float(found)
+        seconds = _time(trainer, plan, share, work, plan.steps_per_epoch, SHORT)["seconds"]
+    return None if seconds is None else float(seconds)
 
 
 def _kind(trainer: Trainer) -> str:
@@ -189,14 +191,14 @@ def _time(
         return {"seconds": None, "seconds_step": None, "basis": f"not measured: {why}"}
     workers = trainer.loader.workers
     data = timing.data / max(1, workers)
-    each = max(timing.step, data) if workers else timing.step + data
-    found = {"seconds": each * steps, "seconds_step": timing.step, "seconds_data": data}
+    step_seconds = max(timing.step, data) if workers else timing.step + data
+    values = {"seconds": step_seconds * steps, "seconds_step": timing.step, "seconds_data": data}
     starts = {}
     if plan.settings.time_limit is not None:
-        starts["starts"] = math.ceil(found["seconds"] / seconds_in(plan.settings.time_limit))
+        starts["starts"] = math.ceil(values["seconds"] / seconds_in(plan.settings.time_limit))
     without = "without reading files, feature evaluations and checkpoints"
     basis = f"{timing.how}, on this machine at its present load, {without}"
-    return {**{k: float(f"{v:.4g}") for k, v in found.items()}, **starts, "basis": basis}
+    return {**{k: float(f"{v:.4g}") for k, v in values.items()}, **starts, "basis": basis}
 
 
 def _by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
@@ -226,22 +228,22 @@ def _tried(
     Measures steps of more and more images within the budget. If that ends below `share`,
     extrapolates linearly from the last two, as a step also has constant costs.
     """
-    began, part = time.perf_counter(), trainer.s.accumulate
-    sizes = [n for n in range(2 * part, share + 1, part) if share % n == 0] or [share]
+    began, accumulate = time.perf_counter(), trainer.s.accumulate
+    sizes = [n for n in range(2 * accumulate, share + 1, accumulate) if share % n == 0] or [share]
     if trainer.place.device.type == "cpu":
-        heavy = _seconds_at_most(work, sizes[0] / (share // part)) if work else math.inf
+        heavy = _seconds_at_most(work, sizes[0] / (share // accumulate)) if work else math.inf
         if heavy > budget:
             return None, f"a step of {sizes[0]} images may take more than {budget:g} s"
     _step(trainer, sizes[0])  # warm-up
     tried = [(sizes[0], *_step(trainer, sizes[0]))]
     for rows in sizes[1:]:
-        before, *spent = tried[-1]
-        if time.perf_counter() - began + sum(spent) * rows / before > budget:
+        previous, *spent = tried[-1]
+        if time.perf_counter() - began + sum(spent) * rows / previous > budget:
             break
         tried.append((rows, *_step(trainer, rows)))
-    (few, *low), (many, *high) = (tried[0], *tried)[-2:]
-    data, step = (_line(few, a, many, b, share) for a, b in zip(low, high, strict=True))
-    return _Timing(data, step, _how(share, many)), ""
+    (fewer, *low), (more, *high) = (tried[0], *tried)[-2:]
+    data, step = (_line(fewer, a, more, b, share) for a, b in zip(low, high, strict=True))
+    return _Timing(data, step, _how(share, more)), ""
 
 
 def _how(share: int, tried: int) -> str:
@@ -250,11 +252,11 @@ def _how(share: int, tried: int) -> str:
     return f"estimated from steps of up to {tried} random images for a batch of {share}"
 
 
-def _line(few: int, low: float, many: int, high: float, share: int) -> float:
+def _line(fewer: int, low: float, more: int, high: float, share: int) -> float:
     """Linear extrapolation from two sizes to `share`; proportional to the larger if not rising."""
-    if many == share or high <= low:
-        return high * share / many
-    return high + (high - low) / (many - few) * (share - many)
+    if more == share or high <= low:
+        return high * share / more
+    return high + (high - low) / (more - fewer) * (share - more)
 
 
 def _seconds_at_most(work: Work, parts: float) -> float:
@@ -267,10 +269,10 @@ def _step(trainer: Trainer, rows: int) -> tuple[float, float]:
     began = time.perf_counter()
     ids = trainer.loader.positions[:rows]
     batch = next(trainer.loader.these([ids], 0))
-    cut = time.perf_counter()
+    loaded = time.perf_counter()
     loss, _ = trainer.train_step(batch)
     float(loss)  # waits for the device
-    return cut - began, time.perf_counter() - cut
+    return loaded - began, time.perf_counter() - loaded
 
 
 def _first_line(error: Exception) -> str:
@@ -282,10 +284,15 @@ def _first_line(error: Exception) -> str:
 
 def show(plan: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:
     """Show the plan as a table: each derived value, the published one, and the reason."""
-    settings, (recipe, theirs) = asdict(plan.settings), published(plan.settings)
+    settings, (recipe, published_values) = asdict(plan.settings), published(plan.settings)
     console.say(f"{facts.images:,} images, {facts.side} pixels on the shorter side (median).")
     rows = [
-        (name.replace("_", "-"), shown(settings.get(name)), shown(theirs.get(name)), reason)
+        (
+            name.replace("_", "-"),
+            shown(settings.get(name)),
+            shown(published_values.get(name)),
+            reason,
+        )
         for name, reason in reasons.items()
     ]
     console.table(Table(("setting", "value", "published*", "why"), rows))
@@ -300,19 +307,19 @@ def show(plan: Plan, reasons: dict[str, str], facts: Facts, console: Console) ->
     )
 
 
-def show_forecast(plan: Plan, found: Forecast, console: Console) -> None:
+def show_forecast(plan: Plan, result: Forecast, console: Console) -> None:
     """Show learning rate curve, memory and time."""
     curve = sparkline([rate for _, rate in learning_rates(plan, 40)])
     s = plan.settings
     console.say(f"Learning rate {curve}  peak {s.base_lr:g}, final {s.final_lr:g}")
-    show_cost(plan, {"time": found.time, "memory": found.memory}, console)
+    show_cost(plan, {"time": result.time, "memory": result.memory}, console)
 
 
-def show_cost(plan: Plan, found: dict[str, dict[str, Any]], console: Console) -> None:
+def show_cost(plan: Plan, costs: dict[str, dict[str, Any]], console: Console) -> None:
     """Show time and memory."""
-    spent = found["time"]
-    for line in lines(spent, found["memory"]):
+    time_use = costs["time"]
+    for line in lines(time_use, costs["memory"]):
         console.say(line)
-    if spent.get("starts"):
+    if time_use.get("starts"):
         limit = plan.settings.time_limit
-        console.say(f"That is {spent['starts']:,} runs with --time-limit {limit}.")
+        console.say(f"That is {time_use['starts']:,} runs with --time-limit {limit}.")

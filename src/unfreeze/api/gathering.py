@@ -65,9 +65,9 @@ class Gathering:
         self, s: PretrainSettings, resize_to: int, hold: Holding, console: Console
     ) -> "Gathering":
         """The dataset after decoding every file once, without unusable files."""
-        wanted = self.index.take(self.train)
+        index = self.index.take(self.train)
         scan = check(
-            wanted,
+            index,
             workers=s.workers,
             hold=hold,
             resize_to=resize_to,
@@ -99,7 +99,7 @@ class Gathering:
     ) -> Loader:
         """The data loader for multi-crop batches."""
         specs = view_specs(s)
-        known: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "images": self.images,
             "make": Cut(s.seed, specs),
             "batch_size": s.batch_size or 0,
@@ -110,8 +110,8 @@ class Gathering:
             "world": processes.world,
         }
         if held is not None:
-            return HeldLoader(held, specs, **known)
-        return Loader(**known, workers=workers)
+            return HeldLoader(held, specs, **arguments)
+        return Loader(**arguments, workers=workers)
 
     def write(self, run: RunFolder) -> None:
         """Write problems.csv (files left out) and split.csv (files used)."""

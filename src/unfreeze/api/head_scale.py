@@ -29,26 +29,26 @@ def fitted_to_features(job: Job, parts: Parts) -> Job:
     norm = parts.processes.leads(lambda: feature_norm(job, parts.loader))
     if not norm:
         return job
-    share = USUAL_NORM / norm
-    _shrink(job, min(1.0, share))
+    ratio = USUAL_NORM / norm
+    _shrink(job, min(1.0, ratio))
     if s.optimizer == "lars" or "lr" not in plan.reasons or s.head_lr is not None:
         return job
-    times = share if s.optimizer == "adamw" else share**2
+    factor = ratio if s.optimizer == "adamw" else ratio**2
     why = f"feature norm {norm:.3g} instead of the usual {USUAL_NORM:g}"
     if job.trains_head_alone:
-        lr = float(f"{plan.lr * times:.3g}")
+        lr = float(f"{plan.lr * factor:.3g}")
         sweep = job.sweep and replace(
             job.sweep,
-            trials=[replace(t, lr=float(f"{t.lr * times:.3g}")) for t in job.sweep.trials],
+            trials=[replace(t, lr=float(f"{t.lr * factor:.3g}")) for t in job.sweep.trials],
         )
-        reasons = {**plan.reasons, "lr": f"{plan.reasons['lr']}, x {times:.3g}: {why}"}
+        reasons = {**plan.reasons, "lr": f"{plan.reasons['lr']}, x {factor:.3g}: {why}"}
         return replace(job, plan=replace(plan, settings=replace(s, lr=lr), reasons=reasons),
                        sweep=sweep)  # fmt: skip
-    times = min(times, LARGEST_RAISE)
-    if 0.5 < times < 2:
+    factor = min(factor, LARGEST_RAISE)
+    if 0.5 < factor < 2:
         return job
-    head_lr = float(f"{plan.lr * times:.3g}")
-    reasons = {**plan.reasons, "head_lr": f"x {times:.3g} of --lr: {why}"}
+    head_lr = float(f"{plan.lr * factor:.3g}")
+    reasons = {**plan.reasons, "head_lr": f"x {factor:.3g} of --lr: {why}"}
     return replace(job, plan=replace(plan, settings=replace(s, head_lr=head_lr), reasons=reasons))
 
 
@@ -56,8 +56,8 @@ def feature_norm(job: Job, loader: Loader) -> float:
     """Root mean square norm of the input of the first new layer, over some images; 0 for none."""
     network, layer = job.network, job.head[0].rpartition(".")[0]
     count = len(loader.positions)
-    some = loader.positions[np.unique(np.linspace(0, count - 1, IMAGES).astype(int))]
-    batch = loader.dataset[0, 0, some]
+    positions = loader.positions[np.unique(np.linspace(0, count - 1, IMAGES).astype(int))]
+    batch = loader.dataset[0, 0, positions]
     if isinstance(batch, UnfreezeError):  # a file that can no longer be read
         raise batch
     training = network.training
@@ -70,10 +70,10 @@ def feature_norm(job: Job, loader: Loader) -> float:
     return norm if norm > 0 and norm < float("inf") else 0.0
 
 
-def _shrink(job: Job, times: float) -> None:
+def _shrink(job: Job, factor: float) -> None:
     """Multiply the classifier's initial weights by `times`: logits start near 0 at any norm."""
-    if times == 1.0:
+    if factor == 1.0:
         return
     parameters = dict(job.network.named_parameters())
     with torch.no_grad():
-        parameters[next(n for n in reversed(job.head) if n.endswith("weight"))].mul_(times)
+        parameters[next(n for n in reversed(job.head) if n.endswith("weight"))].mul_(factor)

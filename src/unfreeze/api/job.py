@@ -70,8 +70,8 @@ class Job:
     def counts(self) -> tuple[int, int]:
         """(trainable, frozen) parameters."""
         sizes = {name: p.numel() for name, p in self.network.named_parameters()}
-        still = sum(size for name, size in sizes.items() if name in self.frozen)
-        return sum(sizes.values()) - still, still
+        frozen = sum(size for name, size in sizes.items() if name in self.frozen)
+        return sum(sizes.values()) - frozen, frozen
 
 
 @dataclass(frozen=True)
@@ -84,32 +84,34 @@ class Opened:
     reasons: dict[str, str]
 
 
-def opened(s: FinetuneSettings, found: Labelled) -> Opened:
+def opened(s: FinetuneSettings, data: Labelled) -> Opened:
     """Build the network, load its weights, and choose freezing schedule and preprocessing."""
-    it = start(
+    network_start = start(
         s.arch,
         s.weights,
         s.stem,
-        classes=len(found.index.classes),
-        side=found.side,
+        classes=len(data.index.classes),
+        side=data.side,
         fetch=not s.dry_run,
         allow_partial=s.allow_partial,
         head=s.head,
     )
-    sides = partial(final_map, it.network)
-    preprocess, reasons = choose_preprocess(s, found.side, it.wants, sides)
-    intensity, why = found.sample.intensity(preprocess.intensity)
+    sides = partial(final_map, network_start.network)
+    preprocess, reasons = choose_preprocess(s, data.side, network_start.wants, sides)
+    intensity, why = data.sample.intensity(preprocess.intensity)
     preprocess = replace(preprocess, intensity=intensity)
     reasons |= {"range": why} if why else {}
-    schedule = freeze_schedule(it.network, s.freeze, s.unfreeze_at, head=it.head, epochs=s.epochs)
-    check_asked(s, it.network, schedule, it.head, preprocess.image_size)
-    return Opened(it, schedule, preprocess, {**it.reasons, **reasons})
+    schedule = freeze_schedule(
+        network_start.network, s.freeze, s.unfreeze_at, head=network_start.head, epochs=s.epochs
+    )
+    check_asked(s, network_start.network, schedule, network_start.head, preprocess.image_size)
+    return Opened(network_start, schedule, preprocess, {**network_start.reasons, **reasons})
 
 
 def begun(
     s: FinetuneSettings,
-    found: Labelled,
-    it: Opened,
+    data: Labelled,
+    network_setup: Opened,
     device: torch.device,
     *,
     images: int,
@@ -117,30 +119,31 @@ def begun(
     processes: int = 1,
 ) -> Job:
     """A new run on `images` training images and `held_out` validation images."""
-    network, frozen = it.start.network, it.schedule.always
+    network, frozen = network_setup.start.network, network_setup.schedule.always
     facts = Facts(
         images=images,
-        arch=it.start.arch,
-        stem=it.start.stem,
-        head_only={name for name, _ in network.named_parameters()} - frozen <= set(it.start.head),
+        arch=network_setup.start.arch,
+        stem=network_setup.start.stem,
+        head_only={name for name, _ in network.named_parameters()} - frozen
+        <= set(network_setup.start.head),
         trained=s.weights != "none",
         processes=processes,
     )
-    chosen = plan(s, facts, it.preprocess)
-    for _, still in it.schedule.steps:
-        _batch_norm_has_company(network, still, chosen.batch_size)
+    chosen = plan(s, facts, network_setup.preprocess)
+    for _, frozen_names in network_setup.schedule.steps:
+        _batch_norm_has_company(network, frozen_names, chosen.batch_size)
     precision, why = pick_precision(s.precision, device)
     chosen = replace(
         chosen,
         settings=replace(chosen.settings, precision=precision),
-        reasons={**it.reasons, **chosen.reasons, "precision": why},
+        reasons={**network_setup.reasons, **chosen.reasons, "precision": why},
     )
-    head = it.start.head
+    head = network_setup.start.head
     solver = ""
-    if facts.head_only and frozen and len(it.schedule.steps) == 1:
-        case = SolverCase(network, head, it.preprocess.image_size, images, held_out)
-        solver, how = choose_solver(s, case)
-        chosen = replace(chosen, reasons={**chosen.reasons, "head_solver": how})
+    if facts.head_only and frozen and len(network_setup.schedule.steps) == 1:
+        case = SolverCase(network, head, network_setup.preprocess.image_size, images, held_out)
+        solver, reason = choose_solver(s, case)
+        chosen = replace(chosen, reasons={**chosen.reasons, "head_solver": reason})
     elif s.head_solver == "logistic":
         raise UsageError(
             "--head-solver logistic needs a frozen backbone, but other layers train too.",
@@ -152,14 +155,15 @@ def begun(
     else:
         chosen = selected(chosen, held_out)
         decision = decide(
-            chosen.settings, Case(network, it.schedule, head, images=images, held_out=held_out)
+            chosen.settings,
+            Case(network, network_setup.schedule, head, images=images, held_out=held_out),
         )
         chosen = settled(chosen, decision)
         sweep, why = _sweep(s, chosen, decision, network, facts, held_out)
         chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
     hashes = fingerprint(network.state_dict(), standing(network, frozen))
-    card = _card(it.start, chosen, found)
-    return Job(network, chosen, card, it.schedule, hashes, head, sweep, asked=as_dict(s))
+    card = _card(network_setup.start, chosen, data)
+    return Job(network, chosen, card, network_setup.schedule, hashes, head, sweep, asked=as_dict(s))
 
 
 def _sweep(
@@ -205,7 +209,7 @@ def _sweep(
     return Sweep(tried, epochs), why
 
 
-def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
+def checkpoint(s: FinetuneSettings, data: Labelled, console: Console) -> dict[str, Any] | None:
     """The checkpoint to resume from; None for a new run."""
     folder = RunFolder(str(s.out)).file("checkpoints")
     if not s.resume:
@@ -217,9 +221,9 @@ def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[s
     state, note = load_last(folder, "finetune", best)
     if note:
         console.say(note)
-    given = as_dict(s)
-    given["arch"] = s.arch and canonical(s.arch)
-    check_resumable(state, given, found.fingerprint)
+    settings = as_dict(s)
+    settings["arch"] = s.arch and canonical(s.arch)
+    check_resumable(state, settings, data.fingerprint)
     console.say(f"Resuming from step {state['step']:,}.")
     return state
 
@@ -228,12 +232,12 @@ def threads_of(job: Job, threads: Threads, device: torch.device, world: int) -> 
     """(CPU threads, reason) of a new run; reason "" if the number does not matter."""
     if device.type != "cpu":
         return threads.most, ""
-    s, work = job.plan.settings, None
+    s, flops = job.plan.settings, None
     if threads.most > 1 and not threads.given:
         with contextlib.suppress(UsageError):  # cannot be traced on the meta device
-            work = operations(job.network, job.plan.preprocess.image_size)
-            work *= job.plan.batch_size / world / s.accumulate
-    return threads.for_batches(work)
+            flops = operations(job.network, job.plan.preprocess.image_size)
+            flops *= job.plan.batch_size / world / s.accumulate
+    return threads.for_batches(flops)
 
 
 def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
@@ -245,8 +249,8 @@ def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
     schedule = freeze_schedule(
         network, settings.freeze, settings.unfreeze_at, head=head, epochs=settings.epochs
     )
-    told = {"tried": tuple(state.get("tried", ())), "asked": state.get("asked", {})}
-    return Job(network, chosen, card, schedule, dict(state["frozen"]), head, **told)
+    notes = {"tried": tuple(state.get("tried", ())), "asked": state.get("asked", {})}
+    return Job(network, chosen, card, schedule, dict(state["frozen"]), head, **notes)
 
 
 def _batch_norm_has_company(network: nn.Module, frozen: frozenset[str], batch_size: int) -> None:
@@ -263,14 +267,14 @@ def _batch_norm_has_company(network: nn.Module, frozen: frozenset[str], batch_si
         )
 
 
-def _card(it: Start, chosen: Plan, found: Labelled) -> ModelCard:
-    loaded, s = it.loaded, chosen.settings
+def _card(network_start: Start, chosen: Plan, data: Labelled) -> ModelCard:
+    loaded, s = network_start.loaded, chosen.settings
     return ModelCard(
         kind="classifier",
-        arch=it.arch,
-        stem=it.stem,
+        arch=network_start.arch,
+        stem=network_start.stem,
         head=s.head,
-        classes=found.index.classes,
+        classes=data.index.classes,
         preprocess=chosen.preprocess.as_dict(),
         provenance={
             "verb": "finetune",
@@ -280,6 +284,6 @@ def _card(it: Start, chosen: Plan, found: Labelled) -> ModelCard:
             "freeze": s.freeze,
             "unfreeze_at": s.unfreeze_at,
             "seed": s.seed,
-            "fingerprint": found.fingerprint,
+            "fingerprint": data.fingerprint,
         },
     )

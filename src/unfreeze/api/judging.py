@@ -73,20 +73,20 @@ def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
             f"{source.where} has no labels.",
             "Add --labels, or use `unfreeze predict`.",
         )
-    known = _known(s.run, index)
-    positions, name = _choose(index, s.split, known)
-    labels, held_out = _labels(index, positions, card.classes), _held_out(index, known)
+    usage = _known(s.run, index)
+    positions, name = _choose(index, s.split, usage)
+    labels, held_out = _labels(index, positions, card.classes), _held_out(index, usage)
     chose = card.provenance.get("best_epoch") is not None
     return Judged(
         index=index,
         labels=labels,
-        parts=known.parts,
+        parts=usage.parts,
         positions=positions,
         split=name,
-        used_for_choosing=chose and bool((known.parts[positions] == "val").any()),
+        used_for_choosing=chose and bool((usage.parts[positions] == "val").any()),
         held_out=held_out[labels[held_out] >= 0],
-        keys=known.keys,
-        known=known.seen,
+        keys=usage.keys,
+        known=usage.seen,
     )
 
 
@@ -106,40 +106,40 @@ class _Known:
 
 def _known(run: str, index: Index) -> _Known:
     folder = model_folder(run)
-    seen = load_seen(folder / SEEN) if folder is not None else None
+    record = load_seen(folder / SEEN) if folder is not None else None
     keys, parts = content_keys(index), np.full(len(index), "", "<U5")
-    if seen is None:
+    if record is None:
         return _Known(parts, False, keys, None)
-    parts[np.isin(keys, seen.val)] = "val"
-    parts[np.isin(keys, seen.train)] = "train"  # an image in both was trained on
-    whole = bool(np.isin(np.concatenate([seen.train, seen.val]), keys).all())
-    return _Known(parts, whole, keys, seen)
+    parts[np.isin(keys, record.val)] = "val"
+    parts[np.isin(keys, record.train)] = "train"  # an image in both was trained on
+    complete = bool(np.isin(np.concatenate([record.train, record.val]), keys).all())
+    return _Known(parts, complete, keys, record)
 
 
-def _choose(index: Index, split: str | None, known: _Known) -> tuple[Positions, str]:
-    own = known.parts if known.whole else np.full(len(index), "", "<U5")
+def _choose(index: Index, split: str | None, usage: _Known) -> tuple[Positions, str]:
+    own_split = usage.parts if usage.whole else np.full(len(index), "", "<U5")
     if split is None:
         if len(index.where(TEST)):
             split = "test"
-        elif len(index.where(VAL)) or (own == "val").any():
+        elif len(index.where(VAL)) or (own_split == "val").any():
             split = "val"
         else:
             split = "all"
-    said = len(index.where(VAL)) > 0 if split == "val" else bool(index.splits.any())
-    if split in ("train", "val") and known.whole and not said:
+    in_data = len(index.where(VAL)) > 0 if split == "val" else bool(index.splits.any())
+    if split in ("train", "val") and usage.whole and not in_data:
         # the data has no such split: use the run's own
-        positions = np.flatnonzero(own == split)
+        positions = np.flatnonzero(own_split == split)
         if not len(positions):
             raise DataError(f"The run has no {split} split.", "Use --split all.")
         return positions, split
     return in_split(index, split), split
 
 
-def _held_out(index: Index, known: _Known) -> Positions:
+def _held_out(index: Index, usage: _Known) -> Positions:
     """Validation images by the data's split, else by the run's; never of train or test."""
-    said = index.splits == VAL
-    chosen = said if said.any() else (known.parts == "val") & (index.splits != TEST)
-    return np.flatnonzero(chosen & (known.parts != "train"))
+    in_data = index.splits == VAL
+    chosen = in_data if in_data.any() else (usage.parts == "val") & (index.splits != TEST)
+    return np.flatnonzero(chosen & (usage.parts != "train"))
 
 
 def _labels(index: Index, positions: Positions, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
@@ -147,13 +147,13 @@ def _labels(index: Index, positions: Positions, classes: tuple[str, ...]) -> npt
 
     DataError if one of `positions` has an unknown class.
     """
-    places = {name: place for place, name in enumerate(classes)}
-    wanted = {index.classes[label] for label in np.unique(index.labels[positions]).tolist()}
-    unknown = sorted(wanted - set(places))
+    class_index = {name: number for number, name in enumerate(classes)}
+    names = {index.classes[label] for label in np.unique(index.labels[positions]).tolist()}
+    unknown = sorted(names - set(class_index))
     if unknown:
         raise DataError(
             f"The model does not know the class {unknown[0]!r}; its classes: {', '.join(classes)}.",
             "Evaluate on data with the classes of the training set.",
         )
-    table = np.array([places.get(name, -1) for name in index.classes], np.int64)
+    table = np.array([class_index.get(name, -1) for name in index.classes], np.int64)
     return table[index.labels]

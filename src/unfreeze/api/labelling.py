@@ -90,24 +90,24 @@ class Checked:
         The split depends on near-duplicates, which another version of a decoder may find
         differently.
         """
-        path, now = run.file("split.csv"), self.portions
-        if not path.exists() or (before := read_split_csv(path)) == now.rows():
+        path, current = run.file("split.csv"), self.portions
+        if not path.exists() or (rows := read_split_csv(path)) == current.rows():
             return self
-        places = {name: place for place, name in enumerate(now.index.paths)}
+        position_of = {name: position for position, name in enumerate(current.index.paths)}
         try:
             train, val = (
-                np.array([places[row.path] for row in before if row.split == part], np.int64)
-                for part in ("train", "val")
+                np.array([position_of[row.path] for row in rows if row.split == split], np.int64)
+                for split in ("train", "val")
             )
         except KeyError:  # other data: refused later by its fingerprint, with a better message
             return self
-        return self.chosen(replace(now, train=train, val=val))
+        return self.chosen(replace(current, train=train, val=val))
 
     @functools.cached_property
     def keys(self) -> dict[str, Keys]:
         """Content keys of train and val, in order."""
-        parts = {"train": self.train.index, "val": self.val.index}
-        return {name: content_keys(index) for name, index in parts.items()}
+        indexes = {"train": self.train.index, "val": self.val.index}
+        return {name: content_keys(index) for name, index in indexes.items()}
 
     def digest(self, part: str) -> str:
         """Hex digest of the images of `train` or `val`, in order, by content.
@@ -127,10 +127,11 @@ class Checked:
         if names is None:
             return None
         numbers: dict[Hashable, int] = {}
-        own = [
-            numbers.setdefault(names[place], len(numbers)) for place in self.portions.train.tolist()
+        group_of = [
+            numbers.setdefault(names[position], len(numbers))
+            for position in self.portions.train.tolist()
         ]
-        return np.array(own, np.int64)
+        return np.array(group_of, np.int64)
 
     @property
     def data_warnings(self) -> list[RunWarning]:
@@ -165,17 +166,17 @@ def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
     source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
     everything = build_index(source, **said_of(s))
     index = labelled(everything)
-    counted = census(everything)
-    for said in (*index.notes, *counted.lines(), *counted.notes()):
-        console.say(said)
+    counts = census(everything)
+    for line in (*index.notes, *counts.lines(), *counts.notes()):
+        console.say(line)
     doubts = tuple(RunWarning(code, message) for code, message in dataset_warnings(everything))
     for doubt in doubts:
         console.warn(doubt.message)
     fingerprint = source.fingerprint()
-    if any(said is not None for said in said_of(s).values()):
+    if any(line is not None for line in said_of(s).values()):
         fingerprint += _said(everything)
     sample = sampled(index, np.arange(len(index)), reading(None, s.channels))
-    return Labelled(index, sample, fingerprint, counted, doubts)
+    return Labelled(index, sample, fingerprint, counts, doubts)
 
 
 def _said(index: Index) -> str:
@@ -185,22 +186,22 @@ def _said(index: Index) -> str:
     return digest.hexdigest()[:16]
 
 
-def unchecked(s: FinetuneSettings, found: Labelled) -> Portions:
+def unchecked(s: FinetuneSettings, data: Labelled) -> Portions:
     """The split if every file can be decoded, for a dry run."""
-    return portion(found.index, np.arange(len(found.index)), wanted(s))
+    return portion(data.index, np.arange(len(data.index)), wanted(s))
 
 
 def checked(
     s: FinetuneSettings,
-    found: Labelled,
+    data: Labelled,
     preprocess: Preprocess,
     console: Console,
     processes: int = 1,
 ) -> Checked:
     """Decode every file once (train into the pixel cache) and split into train and val."""
-    hold = held(s, found, preprocess, processes)
+    hold = held(s, data, preprocess, processes)
     scan = check(
-        found.index,
+        data.index,
         workers=s.workers,
         hold=hold,
         resize_to=_largest(preprocess),
@@ -210,13 +211,13 @@ def checked(
         sign=True,
     )
     if scan.problems:
-        left = worded(len(scan.problems), "file was", "files were")
-        console.warn(f"{left} left out: see problems.csv.")
+        count_text = worded(len(scan.problems), "file was", "files were")
+        console.warn(f"{count_text} left out: see problems.csv.")
     portions = portion(scan.index, scan.usable, wanted(s), _alike(scan))
-    train = ImageDataset(found.index.take(portions.train), scan.store, resize_to=scan.resize_to)
+    train = ImageDataset(data.index.take(portions.train), scan.store, resize_to=scan.resize_to)
     # val is read from the files at full size, as in `evaluate` and `predict`
-    val = ImageDataset(found.index.take(portions.val))
-    cropped = cropped_away(scan.heights, scan.widths) if s.scan == "full" else found.cropped
+    val = ImageDataset(data.index.take(portions.val))
+    cropped = cropped_away(scan.heights, scan.widths) if s.scan == "full" else data.cropped
     return Checked(
         portions,
         train,
@@ -225,7 +226,7 @@ def checked(
         hold,
         cropped=cropped,
         signatures=scan.signatures,
-        doubts=found.doubts,
+        doubts=data.doubts,
     )
 
 
@@ -234,22 +235,24 @@ def _alike(scan: Scan) -> Groups:
     if scan.signatures is None:
         return []
     usable, table = scan.usable, scan.signatures[scan.usable]
-    seen = usable[comparable(table)]
-    groups = near(scan.signatures["hash"][seen], scan.signatures["thumb"][seen])
+    comparable_images = usable[comparable(table)]
+    groups = near(
+        scan.signatures["hash"][comparable_images], scan.signatures["thumb"][comparable_images]
+    )
     # flat images (one colour) have equal signatures: grouped only if their bytes are equal
     flat = usable[table["known"] & table["flat"]]
     same = exact(content_keys(scan.index, flat.tolist()))
-    return [seen[g].tolist() for g in groups] + [flat[g].tolist() for g in same]
+    return [comparable_images[g].tolist() for g in groups] + [flat[g].tolist() for g in same]
 
 
 def held(
-    s: FinetuneSettings, found: Labelled, preprocess: Preprocess, processes: int = 1
+    s: FinetuneSettings, data: Labelled, preprocess: Preprocess, processes: int = 1
 ) -> Holding:
     """The pixel cache: where decoded images are kept, and why."""
-    found.index.source.intensity = preprocess.intensity  # known once the weights are loaded
+    data.index.source.intensity = preprocess.intensity  # known once the weights are loaded
     return holding(
-        found.index.source,
-        found.index.rows,
+        data.index.source,
+        data.index.rows,
         _largest(preprocess),
         store=s.store,
         gibibytes=s.store_budget,

@@ -56,7 +56,7 @@ class Predictions(Displayed, list[Prediction]):
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per image: `path, label, probability`."""
-        return [dict(one) for one in self]
+        return [dict(prediction) for prediction in self]
 
 
 class _Input(NamedTuple):
@@ -79,19 +79,23 @@ def predict(
     [H, W, 3] or encoded bytes; images in memory are named by their position. Unreadable files are
     left out; DataError if none can be read, UsageError for other types and without images.
     """
-    given = image_list(images)
-    paths = [os.fsdecode(image) for image in given if is_path(image)]
-    made = layered(PredictSettings, {"run": str(run), "images": paths, **settings})
-    named = iter(made.images)
-    items = [next(named) if is_path(image) else image for image in given]
-    return _predictions(made, python_console(progress), items)
+    inputs = image_list(images)
+    paths = [os.fsdecode(image) for image in inputs if is_path(image)]
+    config = layered(PredictSettings, {"run": str(run), "images": paths, **settings})
+    named = iter(config.images)
+    items = [next(named) if is_path(image) else image for image in inputs]
+    return _predictions(config, python_console(progress), items)
 
 
 @isolated()
 def run_predict(settings: PredictSettings, console: Console) -> Predictions | Written:
     """The same from a settings object; with `--out` returns the path of the CSV file."""
-    found = _predictions(settings, console, settings.images)
-    return Written(settings.out, len(found)) if settings.out and not settings.json else found
+    predictions = _predictions(settings, console, settings.images)
+    return (
+        Written(settings.out, len(predictions))
+        if settings.out and not settings.json
+        else predictions
+    )
 
 
 def _predictions(s: PredictSettings, console: Console, images: Sequence[Any]) -> Predictions:
@@ -100,26 +104,31 @@ def _predictions(s: PredictSettings, console: Console, images: Sequence[Any]) ->
     # check before the work, not after
     out = output_file(s.out, ours=table_of(COLUMNS), inputs=inputs_of(s)) if s.out else None
     network = placed(load_classifier(s.run), s.device, s.precision)
-    how = network.preprocess.intensity
+    intensity = network.preprocess.intensity
     inputs = [
         item
-        for place, image in enumerate(images)
+        for position, image in enumerate(images)
         for item in (
-            _inputs(image, s.data_root, how, console)
+            _inputs(image, s.data_root, intensity, console)
             if isinstance(image, str)
-            else [_Input(str(place), partial(pixels_of, image, how))]
+            else [_Input(str(position), partial(pixels_of, image, intensity))]
         )
     ]
     names = [item.path for item in inputs]
     reads = (item.read for item in inputs)
-    sent = send(network, names, reads, batch_size=s.batch_size, console=console)
-    if sent.cropped is not None and sent.cropped.warning is not None:
-        console.warn(sent.cropped.warning)
-    found = network.label([names[place] for place in sent.kept.tolist()], sent.values)
+    outputs = send(network, names, reads, batch_size=s.batch_size, console=console)
+    if outputs.cropped is not None and outputs.cropped.warning is not None:
+        console.warn(outputs.cropped.warning)
+    predictions = network.label(
+        [names[position] for position in outputs.kept.tolist()], outputs.values
+    )
     if out:
-        rows = ((one.path, one.label, f"{one.probability:.6f}") for one in found)
+        rows = (
+            (prediction.path, prediction.label, f"{prediction.probability:.6f}")
+            for prediction in predictions
+        )
         write_csv(out, COLUMNS, rows)
-    return Predictions(found)
+    return Predictions(predictions)
 
 
 def _inputs(
@@ -134,10 +143,10 @@ def _inputs(
     for note in source.notes:
         (console or Quiet()).say(note)
     # paths in a list are relative to its folder; members of an archive are inside it
-    before = as_text(f"{path.parent if isinstance(source, FileListSource) else name}/")
+    prefix = as_text(f"{path.parent if isinstance(source, FileListSource) else name}/")
     for row in _rows(source):
         inner = source.names[row]
-        yield _Input(("" if built_in(name) else before) + inner, read_row(source, row))
+        yield _Input(("" if built_in(name) else prefix) + inner, read_row(source, row))
 
 
 def _rows(source: Source) -> Iterable[int]:

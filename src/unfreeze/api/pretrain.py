@@ -165,103 +165,103 @@ def _trained(
     started, out = time.monotonic(), str(settings.out)
     processes = join(settings.device)
     console = Logged(console if processes.first else Quiet())
-    place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
-    place["inputs"] = inputs_of(settings)
-    processes.leads(lambda: allowed(out, **place))
+    folder: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
+    folder["inputs"] = inputs_of(settings)
+    processes.leads(lambda: allowed(out, **folder))
     processes.leads(lambda: locks.take_existing(out))
-    asked = settings
+    given = settings
     # measured on rank 0 alone: all ranks must use the same values
-    first, why = processes.leads(lambda: for_pretrain(asked, processes.world, _noised))
-    settings = with_choice(asked, first)
+    budgeted, why = processes.leads(lambda: for_pretrain(given, processes.world, _noised))
+    settings = with_choice(given, budgeted)
     # rank 0 first: the others read its downloads from disk
     prepared = processes.in_turn(lambda: prepare(settings, console, processes.world, why))
-    found = prepared.checked(processes, console)
+    dataset = prepared.checked(processes, console)
     # as late as possible: --overwrite deletes the old run
-    processes.leads(lambda: RunFolder.create(out, **place, hold=locks.take))
+    processes.leads(lambda: RunFolder.create(out, **folder, hold=locks.take))
     run = RunFolder(out, writes=processes.first)
     processes.leads(lambda: write_asked(run, settings))
     console.into(run)
-    chosen, threads = processes.leads(lambda: kept(prepared.planned(found), run, console))
+    chosen, threads = processes.leads(lambda: kept(prepared.planned(dataset), run, console))
     device, room = prepared.place.device, prepared.facts.room
-    held = processes.together(lambda: found.held(chosen.settings, device, room))
-    make = partial(prepared.trainer, found=found, processes=processes, held=held)
-    work = prepared.operations(chosen, processes.world)
+    device_images = processes.together(lambda: dataset.held(chosen.settings, device, room))
+    make = partial(prepared.trainer, dataset=dataset, processes=processes, held=device_images)
+    flops = prepared.operations(chosen, processes.world)
     way = partial(tuned, chosen, prepared.place, run, processes, partial(make, chosen))
-    taken = processes.together(lambda: way(operations=work, before=threads))
-    tell(taken, console)
+    tuning = processes.together(lambda: way(operations=flops, previous=threads))
+    tell(tuning, console)
 
-    def made(plan: Plan) -> Trainer:
-        return processes.together(lambda: make(plan, taken.way, run=run))
+    def make_trainer(plan: Plan) -> Trainer:
+        return processes.together(lambda: make(plan, tuning.way, run=run))
 
-    trainer = made(chosen)
+    trainer = make_trainer(chosen)
     inherit_head(trainer.model, prepared.start, prepared.reasons, console)
     trainer.deadline = deadline
-    trainer.watch = processes.together(lambda: _watch(trainer, found, prepared.found, console))
+    trainer.watch = processes.together(lambda: _watch(trainer, dataset, prepared.found, console))
     # of rank 0: modification times differ between copies of the data on several machines
-    _resume(trainer, run, processes.leads(lambda: found.fingerprint), console)
-    reasons = {**prepared.reasons, **chosen.reasons, **taken.reasons}
-    _say_cost(prepared, trainer, taken, console, asked)
+    _resume(trainer, run, processes.leads(lambda: dataset.fingerprint), console)
+    reasons = {**prepared.reasons, **chosen.reasons, **tuning.reasons}
+    _say_cost(prepared, trainer, tuning, console, given)
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
 
         def begins(trainer: Trainer) -> None:
-            processes.leads(lambda: write_start(trainer, found, reasons, taken.tables()))
+            processes.leads(lambda: write_start(trainer, dataset, reasons, tuning.tables()))
 
-        trainer = fitted(trainer, made, console, begins=begins, on_epoch=on_epoch)
-    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded, console))
-    return _concluded(trainer, found, started, console)
+        trainer = fitted(trainer, make_trainer, console, begins=begins, on_epoch=on_epoch)
+    processes.leads(lambda: _finish(trainer, dataset, prepared.start.loaded, console))
+    return _concluded(trainer, dataset, started, console)
 
 
 def _concluded(
-    trainer: Trainer, found: Gathering, started: float, console: Console
+    trainer: Trainer, dataset: Gathering, started: float, console: Console
 ) -> PretrainResult:
     """The result of a run that began at `started`, with its warnings; both are written."""
-    leads = trainer.processes.leads
-    warned = leads(lambda: _warnings(trainer, found, console))
+    on_rank_zero = trainer.processes.leads
+    warnings = on_rank_zero(lambda: _warnings(trainer, dataset, console))
     seconds = time.monotonic() - started
-    result = _result(trainer.run, trainer.plan, trainer, len(found.train), seconds, warned)
-    leads(lambda: _ended(result, trainer, found, console))
+    result = _result(trainer.run, trainer.plan, trainer, len(dataset.train), seconds, warnings)
+    on_rank_zero(lambda: _ended(result, trainer, dataset, console))
     return result
 
 
-def _warnings(trainer: Trainer, found: Gathering, console: Console) -> list[RunWarning]:
+def _warnings(trainer: Trainer, dataset: Gathering, console: Console) -> list[RunWarning]:
     """Collect the warnings, write them for the report, and show them."""
-    warned = pretrain_warnings(trainer, found)
-    write_warnings(warned, trainer.run)
-    end_warnings(warned, console, json=trainer.s.json, run=trainer.run)
-    return warned
+    warnings = pretrain_warnings(trainer, dataset)
+    write_warnings(warnings, trainer.run)
+    end_warnings(warnings, console, json=trainer.s.json, run=trainer.run)
+    return warnings
 
 
-def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None, console: Console) -> None:
+def _finish(trainer: Trainer, dataset: Gathering, loaded: Loaded | None, console: Console) -> None:
     if trainer.s.keep == "best" and trainer.watch.best:
         best = load_state(trainer.run.file("checkpoints/best.ckpt"))
         trainer.model.load_state_dict(best["model"])
-    write_model(trainer, found, loaded, console)
+    write_model(trainer, dataset, loaded, console)
 
 
-def _ended(result: PretrainResult, trainer: Trainer, found: Gathering, console: Console) -> None:
+def _ended(result: PretrainResult, trainer: Trainer, dataset: Gathering, console: Console) -> None:
     """Write result.json, which marks the run as finished, and the report."""
     write_json(trainer.run.file(RESULT), asdict(result))
     redrawn(str(trainer.run.path), console)
-    if waited := bottleneck(trainer.run.metrics(), Circumstances.of(facts_of(trainer, found))):
-        console.say(waited)
+    if message := bottleneck(trainer.run.metrics(), Circumstances.of(facts_of(trainer, dataset))):
+        console.say(message)
 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     """The plan of a run; writes no file."""
-    asked, world = settings, launched().world
-    settings, why = for_pretrain(asked, world, _noised)
+    given, world = settings, launched().world
+    settings, why = for_pretrain(given, world, _noised)
     prepared = prepare(settings, console, world, why)
     chosen = prepared.plan
-    work = prepared.operations(chosen, world)
+    flops = prepared.operations(chosen, world)
 
-    way = usual_way(chosen.settings, prepared.place, 1, work)
+    way = usual_way(chosen.settings, prepared.place, 1, flops)
     set_threads(way.threads)
     make = _over_noise(prepared, chosen, way)
-    found = forecast(chosen, prepared.facts, make)
-    show_forecast(chosen, found, console)
-    _hint(found.time, asked, world, console)
+    result = forecast(chosen, prepared.facts, make)
+    show_forecast(chosen, result, console)
+    _hint(result.time, given, world, console)
     return PretrainPlan(
-        **vars(found),
+        **vars(result),
         settings=as_dict(chosen.settings),
         reasons=prepared.reasons,
         images=prepared.facts.images,
@@ -271,34 +271,36 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
 
 
 def _say_cost(
-    prepared: Prepared, trainer: Trainer, taken: Tuned, console: Console, asked: PretrainSettings
+    prepared: Prepared, trainer: Trainer, tuning: Tuned, console: Console, given: PretrainSettings
 ) -> None:
     """Show time and memory of the remaining steps; measured on rank 0, the others wait."""
     plan, done = trainer.plan, trainer.step
 
-    def said() -> None:
-        make = _over_noise(prepared, plan, taken.way)
-        known = taken.measured
-        found = cost(plan, prepared.facts, trainer, make, done=done, measured=known)
-        show_cost(plan, found, console)
-        _hint(found["time"], asked, prepared.facts.processes, console)
+    def show() -> None:
+        make = _over_noise(prepared, plan, tuning.way)
+        measured = tuning.measured
+        costs = cost(plan, prepared.facts, trainer, make, done=done, measured=measured)
+        show_cost(plan, costs, console)
+        _hint(costs["time"], given, prepared.facts.processes, console)
 
     if done < plan.steps:
-        trainer.processes.leads(said)
+        trainer.processes.leads(show)
 
 
-def _hint(spent: dict[str, Any], asked: PretrainSettings, processes: int, console: Console) -> None:
+def _hint(
+    time_use: dict[str, Any], given: PretrainSettings, processes: int, console: Console
+) -> None:
     """If a run takes more than an hour, show what fits into one."""
-    if asked.time_budget is None and not asked.resume and (spent["seconds"] or 0) > HOUR:
+    if given.time_budget is None and not given.resume and (time_use["seconds"] or 0) > HOUR:
         with threads_kept():
-            spent["fits_one_hour"] = pretrain_hint(asked, processes, _noised)
-        show_hint(spent["fits_one_hour"], console)
+            time_use["fits_one_hour"] = pretrain_hint(given, processes, _noised)
+        show_hint(time_use["fits_one_hour"], console)
 
 
 def _noised(prepared: Prepared) -> Make:
     """Makes trainers over random images with the default threads and precision; sets threads."""
-    work = prepared.operations(prepared.plan, prepared.facts.processes)
-    way = usual_way(prepared.plan.settings, prepared.place, 1, work)
+    flops = prepared.operations(prepared.plan, prepared.facts.processes)
+    way = usual_way(prepared.plan.settings, prepared.place, 1, flops)
     set_threads(way.threads)
     return _over_noise(prepared, prepared.plan, way)
 
@@ -308,17 +310,21 @@ def _over_noise(prepared: Prepared, chosen: Plan, way: Way) -> Make:
 
     def make(images: ImageDataset, positions: Any) -> Trainer:
         alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
-        found = replace(prepared.found, images=images, train=positions)
-        held = found.held(alone.settings, prepared.place.device, prepared.facts.room)
-        return prepared.trainer(alone, way, found=found, processes=Processes(), held=held)
+        dataset = replace(prepared.found, images=images, train=positions)
+        device_images = dataset.held(alone.settings, prepared.place.device, prepared.facts.room)
+        return prepared.trainer(
+            alone, way, dataset=dataset, processes=Processes(), held=device_images
+        )
 
     return make
 
 
-def _watch(trainer: Trainer, found: Gathering, before: Gathering, console: Console) -> Watch:
+def _watch(trainer: Trainer, dataset: Gathering, listed: Gathering, console: Console) -> Watch:
     s = trainer.s
-    looks = s.watch_every and s.epochs and trainer.processes.first
-    return Watch(sample_of(s, found, before.index, console) if looks else None, s.watch_every or 0)
+    evaluates = s.watch_every and s.epochs and trainer.processes.first
+    return Watch(
+        sample_of(s, dataset, listed.index, console) if evaluates else None, s.watch_every or 0
+    )
 
 
 def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console) -> None:
@@ -327,16 +333,18 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
         return
     processes, folder = trainer.processes, run.file("checkpoints")
     # read on rank 0 alone: all ranks must resume from the same checkpoint
-    found = processes.leads(lambda: load_last(folder, "pretrain") if has_last(folder) else None)
-    if found is None:
+    checkpoint = processes.leads(
+        lambda: load_last(folder, "pretrain") if has_last(folder) else None
+    )
+    if checkpoint is None:
         console.say(f"No checkpoint in {run.path} yet: starting from the beginning.")
     else:
-        state, note = found
-        for said in (note, *processes.together(lambda: trainer.restore(state))):
-            if said:
-                console.say(said)
-    processes.leads(lambda: run.rewind_metrics(-1 if found is None else trainer.step))
-    if found is not None:
+        state, note = checkpoint
+        for message in (note, *processes.together(lambda: trainer.restore(state))):
+            if message:
+                console.say(message)
+    processes.leads(lambda: run.rewind_metrics(-1 if checkpoint is None else trainer.step))
+    if checkpoint is not None:
         console.say(f"Resuming from step {trainer.step:,} of {trainer.plan.steps:,}.")
 
 
@@ -346,7 +354,7 @@ def _result(
     trainer: Trainer,
     images: int,
     seconds: float,
-    warned: list[RunWarning],
+    warnings: list[RunWarning],
 ) -> PretrainResult:
     rates = [r["images_per_second"] for r in run.metrics() if r.get("split") == "train"]
     return PretrainResult(
@@ -362,6 +370,6 @@ def _result(
         model=str(run.file("model")),
         kept=chosen.settings.keep,
         recoveries=trainer.recoveries,
-        warnings=warned,
+        warnings=warnings,
         **summary(trainer.watch, run),
     )

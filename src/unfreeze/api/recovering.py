@@ -24,8 +24,8 @@ Build = Callable[[Plan], Trainer]
 
 def changed(chosen: Plan, values: Mapping[str, Any]) -> Plan:
     """The plan with these values (lists from a checkpoint become tuples)."""
-    given = {name: getattr(chosen.settings, name) for name in vars(chosen.settings)}
-    return replace(chosen, settings=build(PretrainSettings, {**given, **values}))
+    current = {name: getattr(chosen.settings, name) for name in vars(chosen.settings)}
+    return replace(chosen, settings=build(PretrainSettings, {**current, **values}))
 
 
 def kept(chosen: Plan, run: RunFolder, console: Console) -> tuple[Plan, int | None]:
@@ -39,17 +39,17 @@ def kept(chosen: Plan, run: RunFolder, console: Console) -> tuple[Plan, int | No
     state = load_last(folder, "pretrain")[0]
     recoveries = state["recoveries"]
     values: dict[str, Any] = {}
-    for found in recoveries:
-        values |= found["values"]
+    for entry in recoveries:
+        values |= entry["values"]
     if values:
-        tried = "; ".join(found["remedy"] for found in recoveries)
+        tried = "; ".join(entry["remedy"] for entry in recoveries)
         console.say(f"This run recovered from a collapse with changed settings: {tried}.")
     return changed(chosen, values), int(state["threads"])
 
 
 def fitted(
     trainer: Trainer,
-    made: Build,
+    make: Build,
     console: Console,
     *,
     begins: Callable[[Trainer], None],
@@ -64,23 +64,23 @@ def fitted(
         try:
             trainer.fit(console, on_epoch)
         except Collapsed as collapse:
-            trainer = recovered(trainer, collapse, made, console)
+            trainer = recovered(trainer, collapse, make, console)
         else:
             settled(trainer, console)
             return trainer
 
 
-def recovered(trainer: Trainer, collapse: Collapsed, made: Build, console: Console) -> Trainer:
+def recovered(trainer: Trainer, collapse: Collapsed, make: Build, console: Console) -> Trainer:
     """A trainer with the next remedy; raises `collapse` if no remedy is left."""
     # on rank 0: other ranks may not see the run folder
-    leads = trainer.processes.leads
-    remedy = leads(lambda: _next(trainer, collapse))
+    on_rank_zero = trainer.processes.leads
+    remedy = on_rank_zero(lambda: _next(trainer, collapse))
     if remedy is None:
         raise _given_up(trainer, collapse)
-    state = leads(lambda: load_state(_back(trainer, remedy), "pretrain"))
+    state = on_rank_zero(lambda: load_state(_back(trainer, remedy), "pretrain"))
     if not remedy.again:
-        leads(lambda: best_again(trainer.run.file("checkpoints")))
-    fresh = made(changed(trainer.plan, remedy.values))
+        on_rank_zero(lambda: best_again(trainer.run.file("checkpoints")))
+    fresh = make(changed(trainer.plan, remedy.values))
     fresh.fingerprint, fresh.deadline, fresh.watch = (
         trainer.fingerprint,
         trainer.deadline,
@@ -88,7 +88,7 @@ def recovered(trainer: Trainer, collapse: Collapsed, made: Build, console: Conso
     )
     fresh.restore(_fitting(state, fresh, remedy))
     fresh.recoveries = [
-        *({**before, "worked": False} for before in trainer.recoveries),
+        *({**entry, "worked": False} for entry in trainer.recoveries),
         recovery(fresh.step, remedy, collapse.verdict),
     ]
     _tell(fresh, collapse, remedy, console)
@@ -102,7 +102,7 @@ def _next(trainer: Trainer, collapse: Collapsed) -> Remedy | None:
     """
     if trainer.s.on_collapse != "recover":
         return None
-    tried = {next(iter(before["values"])) for before in trainer.recoveries}
+    tried = {next(iter(entry["values"])) for entry in trainer.recoveries}
     left = (r for r in collapse.remedies if r.kind not in tried and _back(trainer, r).exists())
     return next(left, None)
 
@@ -113,7 +113,7 @@ def _back(trainer: Trainer, remedy: Remedy) -> Path:
 
 def _given_up(trainer: Trainer, collapse: Collapsed) -> Collapsed:
     """The collapse, with the remedies that were tried as its next step."""
-    tried = "; ".join(before["remedy"] for before in trainer.recoveries)
+    tried = "; ".join(entry["remedy"] for entry in trainer.recoveries)
     if tried:
         collapse.next_step = f"Tried: {tried}. Check the images with `unfreeze show`."
     return collapse
@@ -125,9 +125,11 @@ def _fitting(state: dict[str, Any], fresh: Trainer, remedy: Remedy) -> dict[str,
     if "queue_length" in remedy.values:
         state["bank"] = None
     if remedy.again:
-        own = fresh.model.state_dict()
-        theirs = state["model"]
-        state["model"] = {n: theirs[n] if theirs[n].shape == t.shape else t for n, t in own.items()}
+        model_state = fresh.model.state_dict()
+        old_state = state["model"]
+        state["model"] = {
+            n: old_state[n] if old_state[n].shape == t.shape else t for n, t in model_state.items()
+        }
         state["optimizer"] = fresh.optimizer.state_dict()
         state["guard"], state["watch"] = fresh.guard.state(), {**state["watch"], "best": None}
     return state

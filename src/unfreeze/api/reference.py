@@ -60,8 +60,8 @@ def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResu
     except Interrupted as stop:
         raise Interrupted(stop.sentence, "Resume with the same command.") from stop
     except UnfreezeError as error:
-        for theirs, ours in WORDS.items():
-            error.next_step = error.next_step.replace(theirs, ours)
+        for pretrain_flag, swav_flag in WORDS.items():
+            error.next_step = error.next_step.replace(pretrain_flag, swav_flag)
         for name in SAME:
             error.next_step = error.next_step.replace(flag(name), f"--{name}")
         raise
@@ -77,10 +77,10 @@ def translated(given: ReferenceSettings, device: torch.device, processes: int = 
             "unfreeze swav needs --data_path.", "Add --data_path FOLDER, the folder of images."
         )
     values: dict[str, Any] = {n: getattr(given, n) for n in SAME}
-    precision, said = _precision(given, device)
+    precision, precision_note = _precision(given, device)
     batch = given.batch_size * processes
-    queue, rounded = _queue(given.queue_length, batch)
-    rising, short = _rising(given)
+    queue, queue_note = _queue(given.queue_length, batch)
+    warmup, warmup_note = _rising(given)
     values |= {
         "data": given.data_path,
         "out": given.dump_path,
@@ -95,9 +95,9 @@ def translated(given: ReferenceSettings, device: torch.device, processes: int = 
         "syncbn_process_group_size": given.syncbn_process_group_size,
         "precision": precision,
         "tune": "off",
-        **rising,
+        **warmup,
     }
-    notes = (said, rounded, short, _idle(given))
+    notes = (precision_note, queue_note, warmup_note, _idle(given))
     return Translation(build(PretrainSettings, values), tuple(note for note in notes if note))
 
 
@@ -110,13 +110,13 @@ def _precision(given: ReferenceSettings, device: torch.device) -> tuple[str, str
     return "auto", f"--use_fp16 needs CUDA: using {instead} instead ({why})."
 
 
-def _queue(asked: int, batch: int) -> tuple[int, str]:
+def _queue(requested: int, batch: int) -> tuple[int, str]:
     """(queue length rounded down to a multiple of the batch, as in the reference; a note)."""
-    length = asked - asked % batch
-    if length == asked:
+    length = requested - requested % batch
+    if length == requested:
         return length, ""
     why = f"a multiple of the batch size {batch}" if length else "as it is less than a batch: off"
-    return length, f"--queue_length {asked} is rounded down to {length}, {why}."
+    return length, f"--queue_length {requested} is rounded down to {length}, {why}."
 
 
 def _rising(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
@@ -142,6 +142,6 @@ def _idle(given: ReferenceSettings) -> str:
     """A note about the given flags that have no effect; "" for none."""
     parts = []
     for why, names in IDLE.items():
-        typed = [f"--{name}" for name in names if getattr(given, name) is not None]
-        parts += [f"{', '.join(typed)} ({why})"] if typed else []
+        flags = [f"--{name}" for name in names if getattr(given, name) is not None]
+        parts += [f"{', '.join(flags)} ({why})"] if flags else []
     return f"Ignored: {'; '.join(parts)}." if parts else ""

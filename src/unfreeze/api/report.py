@@ -61,14 +61,16 @@ def run_report(settings: ReportSettings, console: Console) -> Report:
     from unfreeze.reports.panels import panels
 
     findings = read_findings(settings.run)
-    folder, shown = Path(settings.run), panels(findings)
-    for name, ours in WRITTEN.items():
-        refuse_foreign("report:", folder / name, ours)
-    curves = _drawn(folder / "curves.png", draw(shown) if shown else None)
-    held = findings.prototypes
-    gathered = _drawn(folder / "prototypes.png", sheet(held) if held is not None else None)
+    folder, figures = Path(settings.run), panels(findings)
+    for name, check in WRITTEN.items():
+        refuse_foreign("report:", folder / name, check)
+    curves = _drawn(folder / "curves.png", draw(figures) if figures else None)
+    prototypes = findings.prototypes
+    prototypes_path = _drawn(
+        folder / "prototypes.png", sheet(prototypes) if prototypes is not None else None
+    )
     write_text(folder / "report.html", page(findings))
-    return Report(settings.run, str(folder / "report.html"), curves, gathered)
+    return Report(settings.run, str(folder / "report.html"), curves, prototypes_path)
 
 
 def redrawn(run: str, console: Console) -> None:

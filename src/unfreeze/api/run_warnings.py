@@ -23,49 +23,49 @@ FILE = "warnings.json"
 CODES = {"stuck": "nothing_learned", "diverged": "diverging", "shrunk": "constant_features"}
 
 
-def data_warnings(ready: Checked, *, choose: bool) -> list[RunWarning]:
+def data_warnings(dataset: Checked, *, choose: bool) -> list[RunWarning]:
     """Warnings before training; `choose`: whether the checkpoint is selected on val."""
-    leaked, held = int(ready.leaked.sum()), len(ready.val)
+    leaked, validation_images = int(dataset.leaked.sum()), len(dataset.val)
     return [
-        *ready.data_warnings,
-        *checks.leakage(leaked, held, "val", None, None),
-        *checks.few_validation_images(held, choose=choose),
+        *dataset.data_warnings,
+        *checks.leakage(leaked, validation_images, "val", None, None),
+        *checks.few_validation_images(validation_images, choose=choose),
     ]
 
 
-def finetune_warnings(run: RunFolder, ready: Checked, made: Tuned) -> list[RunWarning]:
+def finetune_warnings(run: RunFolder, dataset: Checked, run_result: Tuned) -> list[RunWarning]:
     """Warnings after training: from metrics, scores, features and data."""
-    job, scores, chosen = made.job, made.scores, made.outcome.best_epoch
+    job, scores, chosen = run_result.job, run_result.scores, run_result.outcome.best_epoch
     settings, classes = job.plan.settings, job.card.classes
-    trained = checks.training(run.metrics())
+    training = checks.training(run.metrics())
     table = None if scores is None else np.array(scores.confusion)
-    sizes = np.bincount(ready.train.index.labels, minlength=len(classes))
-    even = settings.sampling == "balanced"
-    found = checks.constant_features(made.features)
-    found += checks.nothing_learned(
+    sizes = np.bincount(dataset.train.index.labels, minlength=len(classes))
+    balanced = settings.sampling == "balanced"
+    warnings = checks.constant_features(run_result.features)
+    warnings += checks.nothing_learned(
         len(classes),
-        trained,
+        training,
         table,
         None if scores is None else scores.loss,
-        majority=1 / len(classes) if even else float(sizes.max() / sizes.sum()),
+        majority=1 / len(classes) if balanced else float(sizes.max() / sizes.sum()),
         best_epoch=chosen,
         lr=settings.lr,
         frozen=settings.freeze == "all",
         solved=settings.head_solver == "logistic",
     )
-    if trained is not None:
-        found += checks.diverging(len(classes), trained.losses, trained.images)
+    if training is not None:
+        warnings += checks.diverging(len(classes), training.losses, training.images)
     if scores is None or table is None:
-        return found + data_warnings(ready, choose=False)
-    found += checks.predictions(table, classes)
-    clean = scores.accuracy_of(~ready.leaked)
-    leak = checks.leakage(int(ready.leaked.sum()), scores.n, "val", scores.accuracy, clean)
-    return latest(found, data_warnings(ready, choose=chosen is not None), leak)
+        return warnings + data_warnings(dataset, choose=False)
+    warnings += checks.predictions(table, classes)
+    clean = scores.accuracy_of(~dataset.leaked)
+    leak = checks.leakage(int(dataset.leaked.sum()), scores.n, "val", scores.accuracy, clean)
+    return latest(warnings, data_warnings(dataset, choose=chosen is not None), leak)
 
 
-def pretrain_warnings(trainer: Trainer, found: Gathering) -> list[RunWarning]:
+def pretrain_warnings(trainer: Trainer, dataset: Gathering) -> list[RunWarning]:
     """Warnings after pretraining: from the collapse detector and the data."""
-    doubts = [*found.doubts, *checks.cropped_warning(found.sample.cropped)]
+    doubts = [*dataset.doubts, *checks.cropped_warning(dataset.sample.cropped)]
     return _of_pretraining(trainer) + doubts if trainer.step else doubts
 
 
@@ -77,14 +77,14 @@ def _of_pretraining(trainer: Trainer) -> list[RunWarning]:
     if not trainer.s.base_lr:
         next_step = "The learning rate is 0. Omit --base-lr, or use a value above 0."
     elif trainer.step < checks.FEW_STEPS:
-        few = worded(trainer.step, "step is", "steps are")
-        next_step = f"{few} probably too few: increase --epochs."
+        count_text = worded(trainer.step, "step is", "steps are")
+        next_step = f"{count_text} probably too few: increase --epochs."
     else:
         images = len(trainer.loader.positions)
         tries = remedies(trainer.s, steps_per_epoch=plan.steps_per_epoch, images=images)
         next_step = advice(tries)
-    said = f"Pretraining learned nothing useful: {verdict.diagnosis}. {next_step}"
-    return [RunWarning(CODES[verdict.kind], said)]
+    message = f"Pretraining learned nothing useful: {verdict.diagnosis}. {next_step}"
+    return [RunWarning(CODES[verdict.kind], message)]
 
 
 def _knows_more(watch: Watch) -> bool:
@@ -94,23 +94,23 @@ def _knows_more(watch: Watch) -> bool:
     return checks.above(watch.last.correct, watch.last.total, watch.start.knn)
 
 
-def show_warnings(found: Sequence[RunWarning], console: Console) -> None:
+def show_warnings(warnings: Sequence[RunWarning], console: Console) -> None:
     """Show each on the console, and in the log."""
-    for one in found:
-        console.warn(one.message)
+    for warning in warnings:
+        console.warn(warning.message)
 
 
 def end_warnings(
-    found: Sequence[RunWarning], console: Console, *, json: bool, run: RunFolder | None = None
+    warnings: Sequence[RunWarning], console: Console, *, json: bool, run: RunFolder | None = None
 ) -> None:
     """Log the warnings of a result; show them only with JSON, as the result's text has them."""
     if json:
-        show_warnings(found, console)
+        show_warnings(warnings, console)
     elif run is not None:
-        for one in found:
-            run.log(f"{WARNING}: {one.message}")
+        for warning in warnings:
+            run.log(f"{WARNING}: {warning.message}")
 
 
-def write_warnings(found: Sequence[RunWarning], run: RunFolder) -> None:
+def write_warnings(warnings: Sequence[RunWarning], run: RunFolder) -> None:
     """Write warnings.json into the run folder, for the report."""
-    write_json(run.file(FILE), [asdict(one) for one in found])
+    write_json(run.file(FILE), [asdict(warning) for warning in warnings])

@@ -103,17 +103,17 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
         _refuse_quarantine(s, source, Path(s.quarantine))  # check before the work, not after
     index = build_index(source, strange_classes=True)
     notes += list(index.notes)
-    found = attend(index, workers=s.workers, console=console, seconds=s.seconds)
-    result = replace(_result(s, index, found, notes), warnings=_warnings(index, found))
+    clinic = attend(index, workers=s.workers, console=console, seconds=s.seconds)
+    result = replace(_result(s, index, clinic, notes), warnings=_warnings(index, clinic))
     for note in index.notes:
         console.say(note)
-    for one in result.warnings:
-        console.warn(one["message"])
+    for warning in result.warnings:
+        console.warn(warning["message"])
     if s.quarantine:
-        moved = _set_aside(s, source, found, console)
+        moved = _set_aside(s, source, clinic, console)
         result = replace(result, quarantined=len(moved))
     if out:
-        result = _written(replace(result, restored=restored), out, found)
+        result = _written(replace(result, restored=restored), out, clinic)
     return replace(result, restored=restored)
 
 
@@ -144,33 +144,33 @@ def _refuse_quarantine(s: ScanSettings, source: Source, folder: Path) -> None:
 def _undone(s: ScanSettings, console: Console) -> tuple[int, list[str]]:
     if not s.undo:
         return 0, []
-    back, said = undo(Path(s.undo))
+    back, notes = undo(Path(s.undo))
     console.say(f"{len(back):,} files were restored.")
-    for sentence in said:
+    for sentence in notes:
         console.say(sentence)
-    return len(back), said
+    return len(back), notes
 
 
-def _result(s: ScanSettings, index: Index, found: Clinic, notes: list[str]) -> ScanResult:
+def _result(s: ScanSettings, index: Index, clinic: Clinic, notes: list[str]) -> ScanResult:
     return ScanResult(
         data=spoken(s.data),
         files=len(index.source) + index.source.skipped,
         pictures=len(index),
-        usable=len(found.usable),
+        usable=len(clinic.usable),
         other=index.other,
-        problems=[_row(problem) for problem in found.problems],
-        duplicates=_paths(index, found.duplicates),
-        near_duplicates=_paths(index, found.near),
-        rules=found.rules,
-        decoded=found.decoded,
-        seconds=round(found.seconds, 3),
+        problems=[_row(problem) for problem in clinic.problems],
+        duplicates=_paths(index, clinic.duplicates),
+        near_duplicates=_paths(index, clinic.near),
+        rules=clinic.rules,
+        decoded=clinic.decoded,
+        seconds=round(clinic.seconds, 3),
         notes=[told(note) for note in notes],
     )
 
 
-def _warnings(index: Index, found: Clinic) -> list[dict[str, str]]:
+def _warnings(index: Index, clinic: Clinic) -> list[dict[str, str]]:
     warnings = dataset_warnings(index)
-    cropped = cropped_away(*found.sizes.T)
+    cropped = cropped_away(*clinic.sizes.T)
     if cropped is not None:
         warnings.append(("cropped_away", cropped.sentence))
     return [{"code": code, "message": told(message)} for code, message in warnings]
@@ -181,16 +181,16 @@ def _row(problem: Problem) -> dict[str, Any]:
 
 
 def _paths(index: Index, groups: list[list[int]]) -> list[list[str]]:
-    return [[told(index.paths[place]) for place in group] for group in groups]
+    return [[told(index.paths[position]) for position in group] for group in groups]
 
 
-def _set_aside(s: ScanSettings, source: Source, found: Clinic, console: Console) -> list[Moved]:
+def _set_aside(s: ScanSettings, source: Source, clinic: Clinic, console: Console) -> list[Moved]:
     """Move unusable files away, or exclude them; findings about the others stay cached."""
     folder = Path(s.quarantine or "")
     broken = [
-        (one.path, one.reason, one.detail)
-        for one in found.problems
-        if one.left_out and one.reason != "left out"
+        (problem.path, problem.reason, problem.detail)
+        for problem in clinic.problems
+        if problem.left_out and problem.reason != "left out"
     ]
     if source.kind != "folder":
         moved = set_aside(source, folder, broken)
@@ -207,41 +207,43 @@ def _set_aside(s: ScanSettings, source: Source, found: Clinic, console: Console)
     return moved
 
 
-def _written(result: ScanResult, folder: Path, found: Clinic) -> ScanResult:
+def _written(result: ScanResult, folder: Path, findings: Clinic) -> ScanResult:
     """Write problems.csv and scan.html."""
     from unfreeze.reports.clinic import clinic
 
     folder.mkdir(parents=True, exist_ok=True)
     table, page = folder / TABLE, folder / PAGE
-    write_problems_csv(table, found.problems)
-    atomic.write_text(page, clinic(_visit(result, found)))
+    write_problems_csv(table, findings.problems)
+    atomic.write_text(page, clinic(_visit(result, findings)))
     return replace(result, page=str(page), table=str(table))
 
 
-def _visit(result: ScanResult, found: Clinic) -> Any:
+def _visit(result: ScanResult, findings: Clinic) -> Any:
     from unfreeze.reports.clinic import Kind, Visit
     from unfreeze.reports.dataset import Strip
     from unfreeze.reports.page import number
 
-    index = found.index
-    places = {path: place for place, path in enumerate(index.paths)}
-    groups = [*found.duplicates, *found.near]
+    index = findings.index
+    position_of = {path: position for position, path in enumerate(index.paths)}
+    groups = [*findings.duplicates, *findings.near]
     by_kind = {
-        kind: [p for p in found.problems if (p.left_out, p.reason) == kind]
-        for kind, _ in _counted(found.problems)
+        kind: [p for p in findings.problems if (p.left_out, p.reason) == kind]
+        for kind, _ in _counted(findings.problems)
     }
-    some = {
-        kind: [] if kind[0] else [places[one.path] for one in of_kind[:SAMPLES]]
+    samples = {
+        kind: [] if kind[0] else [position_of[problem.path] for problem in of_kind[:SAMPLES]]
         for kind, of_kind in by_kind.items()
     }
     twins = [group[:SAMPLES] for group in groups[:TWINS]]
-    seen = thumbnails(index, {place for part in [*some.values(), *twins] for place in part})
+    thumbs = thumbnails(
+        index, {position for positions in [*samples.values(), *twins] for position in positions}
+    )
 
-    def strip(part: list[int]) -> Strip:
-        return Strip("", [(told(index.paths[p]), seen[p]) for p in part if p in seen])
+    def strip(positions: list[int]) -> Strip:
+        return Strip("", [(told(index.paths[p]), thumbs[p]) for p in positions if p in thumbs])
 
     kinds = [
-        Kind(kind[1], kind[0], [_row(one) for one in of_kind], strip(some[kind]))
+        Kind(kind[1], kind[0], [_row(problem) for problem in of_kind], strip(samples[kind]))
         for kind, of_kind in by_kind.items()
     ]
     figures = [
@@ -255,14 +257,18 @@ def _visit(result: ScanResult, found: Clinic) -> Any:
         name=told(result.data),
         lead=scan_lead(result),
         figures=figures,
-        notes=[*(one["message"] for one in result.warnings), *result.notes, *spared(result.rules)],
+        notes=[
+            *(problem["message"] for problem in result.warnings),
+            *result.notes,
+            *spared(result.rules),
+        ],
         kinds=kinds,
-        twins=[strip(part) for part in twins],
+        twins=[strip(positions) for positions in twins],
         more_twins=max(0, len(groups) - TWINS),
     )
 
 
 def _counted(problems: list[Problem]) -> list[tuple[tuple[bool, str], int]]:
     """Kinds of problems with their counts: those left out first, then by count."""
-    counts = Counter((one.left_out, one.reason) for one in problems)
+    counts = Counter((problem.left_out, problem.reason) for problem in problems)
     return sorted(counts.items(), key=lambda item: (not item[0][0], -item[1], item[0][1]))

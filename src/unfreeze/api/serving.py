@@ -41,10 +41,10 @@ class Outputs:
 
 def placed(network: N, device: str, precision: str) -> N:
     """The network on its device; in fp32 unless another precision is given."""
-    place = pick_device(device)
+    target = pick_device(device)
     if precision != "auto":
-        network.precision, _ = pick_precision(precision, place)
-    network.to(place)
+        network.precision, _ = pick_precision(precision, target)
+    network.to(target)
     return network
 
 
@@ -63,11 +63,11 @@ class Signed:
 
     def __init__(self, reads: Sequence[Read]) -> None:
         self.signatures: Signatures = np.zeros(len(reads), SIGNATURE)
-        self.reads = [partial(self._read, place, read) for place, read in enumerate(reads)]
+        self.reads = [partial(self._read, position, read) for position, read in enumerate(reads)]
 
-    def _read(self, place: int, read: Read) -> Pixels:
+    def _read(self, position: int, read: Read) -> Pixels:
         pixels = read()
-        signature(pixels).into(self.signatures, place)
+        signature(pixels).into(self.signatures, position)
         return pixels
 
 
@@ -97,10 +97,10 @@ def send(
             batches.append(batch)
             advance(len(batch))
     _tell(failed, names, console)
-    kept = np.setdiff1d(np.arange(len(names)), np.array(sorted(failed), np.int64))
-    _finite(torch.cat(batches), [names[place] for place in kept])
+    readable = np.setdiff1d(np.arange(len(names)), np.array(sorted(failed), np.int64))
+    _finite(torch.cat(batches), [names[position] for position in readable])
     heights, widths = np.array(sizes, np.int64).reshape(-1, 2).T
-    return Outputs(kept, torch.cat(batches), cropped_away(heights, widths))
+    return Outputs(readable, torch.cat(batches), cropped_away(heights, widths))
 
 
 def _finite(outputs: Tensor, names: Sequence[str]) -> None:
@@ -115,7 +115,7 @@ def _finite(outputs: Tensor, names: Sequence[str]) -> None:
 
 
 def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) -> None:
-    lines = [f"{names[place]}: {_why(failed[place])}" for place in sorted(failed)]
+    lines = [f"{names[position]}: {_why(failed[position])}" for position in sorted(failed)]
     if len(failed) == len(names):
         raise DataError(
             f"None of {len(names):,} images could be read; the first: {lines[0]}."

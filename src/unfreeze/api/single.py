@@ -94,26 +94,28 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
 
     Collective. The folder is created, or emptied by `--overwrite`, after everything else succeeded.
     """
-    processes, found = scene.processes, scene.found
+    processes, data = scene.processes, scene.found
     torch.manual_seed(s.seed)
-    state = processes.leads(lambda: checkpoint(s, found, console))
-    it = processes.in_turn(lambda: opened(s, found)) if state is None else None
+    state = processes.leads(lambda: checkpoint(s, data, console))
+    network_setup = processes.in_turn(lambda: opened(s, data)) if state is None else None
 
     def prepared() -> tuple[Job, Checked]:
-        if state is not None or it is None:
+        if state is not None or network_setup is None:
             job = continued(s, state or {})
             ready = ready_for(job.plan.settings, job.plan.preprocess)
             return job, ready.recorded(RunFolder(str(s.out), writes=False))
-        ready = ready_for(s, it.preprocess)
+        ready = ready_for(s, network_setup.preprocess)
         counts = {"images": len(ready.train), "held_out": len(ready.val)}
-        return begun(s, found, it, scene.device, **counts, processes=processes.world), ready
+        return begun(
+            s, data, network_setup, scene.device, **counts, processes=processes.world
+        ), ready
 
     job, ready = processes.in_turn(prepared)
     refuse_others(processes, ready.train.index, ready.val.index)
     # only now: an error above neither creates nor deletes a folder
-    place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
-    place |= {"inputs": inputs_of(s), "hold": scene.locks.take}
-    processes.leads(lambda: RunFolder.create(str(s.out), **place))
+    folder: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
+    folder |= {"inputs": inputs_of(s), "hold": scene.locks.take}
+    processes.leads(lambda: RunFolder.create(str(s.out), **folder))
     run = RunFolder(str(s.out), writes=processes.first)
     if state is None:
         # a run stopped before its first checkpoint starts again with the same settings
@@ -130,25 +132,25 @@ def _threaded(scene: Scene, job: Job, state: dict[str, Any] | None, console: Con
     if state is None:
         count, why = threads_of(job, threads, scene.device, world)
         return with_threads(job, count, why)
-    before = int(state["threads"])
-    count = threads.to_resume(before) if world == 1 else threads.most
-    if count != before:
+    previous = int(state["threads"])
+    count = threads.to_resume(previous) if world == 1 else threads.most
+    if count != previous:
         console.say(
-            f"The run began with {before} CPU threads and resumes with {count}: results may "
+            f"The run began with {previous} CPU threads and resumes with {count}: results may "
             "differ in the last bits."
         )
-    return with_threads(job, count, "as the run began" if count == before else "")
+    return with_threads(job, count, "as the run began" if count == previous else "")
 
 
-def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -> Tuned:
+def tuned(scene: Scene, this_run: Begun, console: Console, pool: Pool | None = None) -> Tuned:
     """Train the job and write its model; `pool`: images of a shared feature cache."""
-    processes, run, ready, job = scene.processes, it.run, it.ready, it.job
+    processes, run, ready, job = scene.processes, this_run.run, this_run.ready, this_run.job
     parts = processes.together(lambda: assemble(job, ready, processes, pool))
     parts.loader.warn = console.warn
     solution = None
-    if it.state is None:
+    if this_run.state is None:
         run.rewind_metrics(-1)
-    if it.state is None and job.plan.settings.head_solver == "logistic":
+    if this_run.state is None and job.plan.settings.head_solver == "logistic":
         job, solution = solve_head(
             job,
             parts,
@@ -157,13 +159,13 @@ def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -
             scene.deadline,
             groups=ready.groups(job.plan.settings.group_by),
         )
-    elif it.state is None:
+    elif this_run.state is None:
         job = fitted_to_features(job, parts)
         job = swept(job, parts, run, console, scene.deadline)
         job = rated(job, parts, run, scene.found.fingerprint, console, scene.deadline)
     trainer = parts.trainer(job, run, scene.found.fingerprint)
-    if it.state is not None:
-        trainer.restore(it.state)
+    if this_run.state is not None:
+        trainer.restore(this_run.state)
         run.rewind_metrics(trainer.step)
     trainer.deadline = scene.deadline
     processes.leads(lambda: _write_start(run, job, ready, trainer))
@@ -180,8 +182,8 @@ def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -
             # on rank 0: other ranks may have no validation images
             processes.leads(lambda: _look(meter, job, ready, trainer, run, console))
     if scores is not None and parts.holdout is not None:
-        held = parts.holdout
-        processes.leads(lambda: _write_scores(run, job, ready, outcome, scores, held, console))
+        holdout = parts.holdout
+        processes.leads(lambda: _write_scores(run, job, ready, outcome, scores, holdout, console))
     return Tuned(job, outcome, scores, meter.statistics())
 
 
@@ -210,7 +212,7 @@ def _placed(network: nn.Module, device: torch.device, processes: Processes) -> n
     return network.to(device)
 
 
-def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> None:
+def _write_start(run: RunFolder, job: Job, dataset: Checked, trainer: Trainer) -> None:
     s, device = job.plan.settings, next(job.network.parameters()).device
     trainable, frozen = job.counts
     run.file(RESULT).unlink(missing_ok=True)  # a resumed run is not finished
@@ -221,9 +223,9 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
         "device": str(device),
         "processes": trainer.processes.world,
         "classes": list(job.card.classes),
-        "images": len(ready.train),
-        "validation_images": len(ready.val),
-        "validation": ready.portions.reason,
+        "images": len(dataset.train),
+        "validation_images": len(dataset.val),
+        "validation": dataset.portions.reason,
         "fingerprint": job.card.provenance["fingerprint"],
         "steps": trainer.total,
         "steps_per_epoch": trainer.loader.steps_per_epoch,
@@ -234,12 +236,14 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
     }
     tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
     write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
-    ready.write(run)
-    read_back(run, as_dict(s), ready.portions.rows(), ready.problems, job.card)
-    some = np.arange(min(SHOWN, len(ready.train)))
-    images = [ready.train[int(i)] for i in some]
-    cut = maker(s.augment, job.plan.preprocess, s.seed)
-    views = [cut(images, some, epoch)[0].numpy() for epoch in range(min(SHOWN // 2, s.epochs))]
+    dataset.write(run)
+    read_back(run, as_dict(s), dataset.portions.rows(), dataset.problems, job.card)
+    positions = np.arange(min(SHOWN, len(dataset.train)))
+    images = [dataset.train[int(i)] for i in positions]
+    augment = maker(s.augment, job.plan.preprocess, s.seed)
+    views = [
+        augment(images, positions, epoch)[0].numpy() for epoch in range(min(SHOWN // 2, s.epochs))
+    ]
     with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
         np.savez_compressed(stream, views=np.stack(views, 1))
 
@@ -254,7 +258,7 @@ def _scores(job: Job, parts: Parts, trainer: Trainer, outcome: Outcome) -> Score
 def _look(
     meter: FeatureMeter,
     job: Job,
-    ready: Checked,
+    dataset: Checked,
     trainer: Trainer,
     run: RunFolder,
     console: Console,
@@ -264,24 +268,24 @@ def _look(
         return
     failed = "The features could not be checked"
     with afterwards(failed, run, console), torch.inference_mode():
-        _take_some(meter, job, ready, trainer)
+        _take_some(meter, job, dataset, trainer)
 
 
-def _take_some(meter: FeatureMeter, job: Job, ready: Checked, trainer: Trainer) -> None:
+def _take_some(meter: FeatureMeter, job: Job, dataset: Checked, trainer: Trainer) -> None:
     shortcut = trainer.shortcut
     job.network.eval()
     if shortcut is not None and shortcut.border.learner is not None:
-        held = shortcut.held_out or next(iter(shortcut.views.values()))
-        kept = held.take(torch.from_numpy(_some(len(held))))
+        cached = shortcut.held_out or next(iter(shortcut.views.values()))
+        activations = cached.take(torch.from_numpy(_some(len(cached))))
         approach = shortcut.border.approach  # None: the cache holds the head's input
-        meter.take(kept if approach is None else approach(kept))
+        meter.take(activations if approach is None else approach(activations))
         return
-    images = ready.val if len(ready.val) else ready.train
-    device, how = next(job.network.parameters()).device, job.plan.preprocess
-    some = _some(len(images)).tolist()
-    for start in range(0, len(some), BATCH):
-        pixels = np.stack([how.pixels(images[p]) for p in some[start : start + BATCH]])
-        job.network(normalise(torch.from_numpy(pixels).to(device), how.mean, how.std))
+    images = dataset.val if len(dataset.val) else dataset.train
+    device, preprocess = next(job.network.parameters()).device, job.plan.preprocess
+    positions = _some(len(images)).tolist()
+    for start in range(0, len(positions), BATCH):
+        pixels = np.stack([preprocess.pixels(images[p]) for p in positions[start : start + BATCH]])
+        job.network(normalise(torch.from_numpy(pixels).to(device), preprocess.mean, preprocess.std))
 
 
 def _some(count: int) -> np.ndarray:
@@ -290,11 +294,11 @@ def _some(count: int) -> np.ndarray:
 
 
 def _write_model(
-    run: RunFolder, job: Job, ready: Checked, outcome: Outcome, console: Console
+    run: RunFolder, job: Job, dataset: Checked, outcome: Outcome, console: Console
 ) -> None:
     """Write model/ with the record of its training images."""
     results = {
-        "images": len(ready.train),
+        "images": len(dataset.train),
         "epochs": outcome.epochs,
         "best_epoch": outcome.best_epoch,
         "val_accuracy": outcome.val_accuracy,
@@ -303,36 +307,36 @@ def _write_model(
     save_model(run.file("model"), job.network.state_dict(), card)
     failed = "The record of the training images (for data leakage checks) could not be written"
     with afterwards(failed, run, console):
-        ready.write_seen(run)
+        dataset.write_seen(run)
 
 
 def _write_scores(
     run: RunFolder,
     job: Job,
-    ready: Checked,
+    dataset: Checked,
     outcome: Outcome,
     scores: Scores,
-    held: HoldOut,
+    holdout: HoldOut,
     console: Console,
 ) -> None:
     """Write the scores on val, the predictions, and the example images of the report."""
     classes = list(job.card.classes)
     chose = outcome.best_epoch is not None
-    about = {"split": "val", "used_for_choosing": chose, "seen_in_training": ready.copies}
+    about = {"split": "val", "used_for_choosing": chose, "seen_in_training": dataset.copies}
     leaked = {
-        "leaked": int(ready.leaked.sum()),
-        "accuracy_unleaked": scores.accuracy_of(~ready.leaked),
+        "leaked": int(dataset.leaked.sum()),
+        "accuracy_unleaked": scores.accuracy_of(~dataset.leaked),
     }
-    found = {**about, **leaked, "classes": classes, **scores.as_dict()}
+    evaluation = {**about, **leaked, "classes": classes, **scores.as_dict()}
     again = f"unfreeze evaluate {shlex.quote(str(run.path))} {_words(job.plan.settings.data)}"
     with afterwards("The predictions could not be written", run, console, again=again):
-        write_json(run.file("evaluation.json"), found)
-        if held.logits is None:
+        write_json(run.file("evaluation.json"), evaluation)
+        if holdout.logits is None:
             return
-        index, images = ready.val.index, ready.val
-        reads = [partial(images.__getitem__, place) for place in range(len(index))]
+        index, images = dataset.val.index, dataset.val
+        reads = [partial(images.__getitem__, position) for position in range(len(index))]
         labels = index.labels.astype(np.int64)
-        answered(index.paths, reads, classes, labels, held.logits).write(run.path)
+        answered(index.paths, reads, classes, labels, holdout.logits).write(run.path)
 
 
 def _words(data: str | Sequence[str]) -> str:

@@ -39,16 +39,18 @@ def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
 
     A dry run downloads no weights.
     """
-    own = network_of(settings.init, settings.arch)
+    known = network_of(settings.init, settings.arch)
     arch, why = choose_arch(settings, side, device.type)
-    if own and not settings.arch:
-        arch, why = own.arch, "architecture of the weights"
+    if known and not settings.arch:
+        arch, why = known.arch, "architecture of the weights"
     reasons = {} if settings.arch else {"arch": why}
-    arch, asked = canonical(arch), settings.stem
-    network = build(arch, stem="imagenet" if asked == "auto" else asked)
+    arch, wanted_stem = canonical(arch), settings.stem
+    network = build(arch, stem="imagenet" if wanted_stem == "auto" else wanted_stem)
     size = settings.image_size or max(settings.size_crops or (side,))
-    stem, why = choose_stem(asked, network, settings.init, own.stem if own else None, size)
-    if asked == "auto":
+    stem, why = choose_stem(
+        wanted_stem, network, settings.init, known.stem if known else None, size
+    )
+    if wanted_stem == "auto":
         reasons["stem"] = why
         if stem == "small":
             small_stem(network)
@@ -71,11 +73,13 @@ def inherit_head(model: SwAV, start: Start, reasons: dict[str, str], console: Co
     loaded, init = start.loaded, start.settings.init
     if loaded is None:
         return
-    rest, why = rest_of_run(init) if model_folder(init) is not None else (loaded.rest, "")
-    said = (
-        (f"{why}: the SwAV head is initialised at random.",) if why else inherit(model, rest).said
+    tensors, why = rest_of_run(init) if model_folder(init) is not None else (loaded.rest, "")
+    messages = (
+        (f"{why}: the SwAV head is initialised at random.",)
+        if why
+        else inherit(model, tensors).said
     )
-    reasons["swav_head"] = " ".join(said)
+    reasons["swav_head"] = " ".join(messages)
     console.say(reasons["swav_head"])
 
 
@@ -96,7 +100,7 @@ def _roomy(
 
 def _has_layout(network: nn.Module, size: int) -> bool:
     try:
-        found = final_map(network, size)
+        map_size = final_map(network, size)
     except UsageError:
         return False
-    return found is None or min(found) >= SMALLEST_MAP
+    return map_size is None or min(map_size) >= SMALLEST_MAP

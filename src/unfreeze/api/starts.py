@@ -48,17 +48,19 @@ def starts(s: CompareSettings) -> list[Start]:
             "compare needs two or more different --weights.", "For example: --weights none RUN."
         )
     arch = s.arch or _common_network(s.weights)
-    ready = {w: _start(s, w, {"arch": arch}) for w in s.weights if w != "none"}
+    by_weights = {w: _start(s, w, {"arch": arch}) for w in s.weights if w != "none"}
     if "none" in s.weights:
-        own = [w for w in ready if network_of(w, arch) is not None]
-        model = next(iter(own or ready))
-        like = ready[model].plan.settings
-        given = {name: like[name] for name in ("arch", "stem", "image_size", "mean", "std")}
-        asked = {name: getattr(s, name) for name in given}
-        open_ones = {n: v for n, v in given.items() if asked[n] in (None, "auto")}
-        open_ones |= {n: v for n, v in _read_by(model).items() if getattr(s, n) is None}
-        ready["none"] = _start(s, "none", open_ones)
-    return [ready[weights] for weights in s.weights]
+        unfreeze_runs = [w for w in by_weights if network_of(w, arch) is not None]
+        model = next(iter(unfreeze_runs or by_weights))
+        reference = by_weights[model].plan.settings
+        inherited = {
+            name: reference[name] for name in ("arch", "stem", "image_size", "mean", "std")
+        }
+        requested = {name: getattr(s, name) for name in inherited}
+        filled = {n: v for n, v in inherited.items() if requested[n] in (None, "auto")}
+        filled |= {n: v for n, v in _read_by(model).items() if getattr(s, n) is None}
+        by_weights["none"] = _start(s, "none", filled)
+    return [by_weights[weights] for weights in s.weights]
 
 
 def _read_by(weights: str) -> dict[str, Any]:
@@ -74,13 +76,13 @@ def check_weights(start: Start, s: CompareSettings, console: Console) -> None:
     """Load the weights once before training; WeightsError if they are missing or do not fit."""
     if not start.pretrained:
         return
-    asked = start.settings
+    settings = start.settings
     loaded = started(
         str(start.plan.settings["arch"]),
         start.weights,
-        asked.stem,
+        settings.stem,
         classes=len(start.plan.classes),
-        side=read_labels(asked, Quiet()).side,
+        side=read_labels(settings, Quiet()).side,
         allow_partial=s.allow_partial,
     ).loaded
     if loaded is not None:
@@ -89,15 +91,15 @@ def check_weights(start: Start, s: CompareSettings, console: Console) -> None:
             console.say(loaded.licence)
 
 
-def _start(s: CompareSettings, weights: str, more: dict[str, Any]) -> Start:
+def _start(s: CompareSettings, weights: str, extra: dict[str, Any]) -> Start:
     """The start of `weights`, with its settings and the plan of a dry run."""
     names = [entry.name for entry in fields(TuningSettings)]
-    given = {name: getattr(s, name) for name in names} | {"weights": weights}
-    given |= {name: _as_given(value) for name, value in more.items() if value is not None}
-    given |= {"resume": None, "overwrite": False, "dry_run": False, "out": None}
-    made = FinetuneSettings(**given)
-    plan = run_finetune(replace(made, dry_run=True), Quiet())
-    return Start(weights, made, cast(FinetunePlan, plan))
+    values = {name: getattr(s, name) for name in names} | {"weights": weights}
+    values |= {name: _as_given(value) for name, value in extra.items() if value is not None}
+    values |= {"resume": None, "overwrite": False, "dry_run": False, "out": None}
+    config = FinetuneSettings(**values)
+    plan = run_finetune(replace(config, dry_run=True), Quiet())
+    return Start(weights, config, cast(FinetunePlan, plan))
 
 
 def _as_given(value: Any) -> Any:
@@ -106,11 +108,13 @@ def _as_given(value: Any) -> Any:
 
 def _common_network(weights: tuple[str, ...]) -> str | None:
     """The architecture of the checkpoints among the weights; None if none of them names one."""
-    own = {w: found.arch for w in weights if w != "none" and (found := network_of(w)) is not None}
-    if len(set(own.values())) > 1:
-        list_of = ", ".join(f"{name} is a {arch}" for name, arch in own.items())
+    arch_of = {
+        w: known.arch for w in weights if w != "none" and (known := network_of(w)) is not None
+    }
+    if len(set(arch_of.values())) > 1:
+        list_of = ", ".join(f"{name} is a {arch}" for name, arch in arch_of.items())
         raise UsageError(
             f"The weights are of different architectures: {list_of}.",
             "Compare weights of one architecture.",
         )
-    return next(iter(own.values()), None)
+    return next(iter(arch_of.values()), None)

@@ -42,8 +42,8 @@ class Trial:
 
     def remembered(self) -> "Judged | None":
         """The stored result; None if the run is not finished."""
-        found = (remembered(folder) for folder in self.folders())
-        return next((one for one in found if one is not None), None)
+        results = (remembered(folder) for folder in self.folders())
+        return next((result for result in results if result is not None), None)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Outcome:
     @property
     def learned(self) -> bool:
         """Whether no warning says that nothing was learned."""
-        return not {one.code for one in self.warnings} & NO_LEARNING
+        return not {warning.code for warning in self.warnings} & NO_LEARNING
 
 
 @dataclass(frozen=True)
@@ -97,24 +97,29 @@ def folder_name(number: int, start: Start, seed: int) -> str:
     return f"{number:02}-{slug}-seed-{seed}"
 
 
-def tried(trial: Trial, judge: dict[str, Any], console: Console, *, began: float) -> Judged:
+def tried(trial: Trial, eval_data: dict[str, Any], console: Console, *, began: float) -> Judged:
     """Train and evaluate a trial, or return the stored result if it is finished.
 
     With several rates only the best on validation is evaluated. `judge`: `data` and `split` for
     `evaluate`.
     """
-    found = trial.remembered()
-    if found is not None:
-        return found
+    stored = trial.remembered()
+    if stored is not None:
+        return stored
     quiet, runs = Hushed(console), []
     for folder, rate in trial.folders().items():
         lr = trial.start.settings.lr if rate is None else rate
-        again = "auto" if folder.exists() else None
-        place: dict[str, Any] = {"seed": trial.seed, "out": str(folder), "resume": again, "lr": lr}
-        settings = replace(trial.start.settings, **place)
-        made = run_finetune(settings, quiet, began=began, draw=False)
-        runs.append(cast(FinetuneResult, made))  # not a plan: it is no dry run
-    return _judged(trial, best_on_validation(runs), len(runs), judge, quiet)
+        resume = "auto" if folder.exists() else None
+        run_settings: dict[str, Any] = {
+            "seed": trial.seed,
+            "out": str(folder),
+            "resume": resume,
+            "lr": lr,
+        }
+        settings = replace(trial.start.settings, **run_settings)
+        run = run_finetune(settings, quiet, began=began, draw=False)
+        runs.append(cast(FinetuneResult, run))  # not a plan: it is no dry run
+    return _judged(trial, best_on_validation(runs), len(runs), eval_data, quiet)
 
 
 def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
@@ -137,24 +142,24 @@ def _validation_loss(run: FinetuneResult) -> float:
 
 
 def _judged(
-    trial: Trial, made: FinetuneResult, runs: int, judge: dict[str, Any], console: Console
+    trial: Trial, finetuned: FinetuneResult, runs: int, eval_data: dict[str, Any], console: Console
 ) -> Judged:
-    s, run = trial.start.settings, Path(made.run)
+    s, run = trial.start.settings, Path(finetuned.run)
     resolved = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     serving = {name: getattr(s, name) for name in ("device", "data_root", "workers")}
-    asked = EvaluateSettings(run=made.run, weights_of="best", **judge, **serving)
-    evaluation, said = answers(asked, console)
+    eval_settings = EvaluateSettings(run=finetuned.run, weights_of="best", **eval_data, **serving)
+    evaluation, predictions = answers(eval_settings, console)
     outcome = Outcome(
         weights=trial.start.weights,
         seed=trial.seed,
-        run=made.run,
-        arch=made.arch,
+        run=finetuned.run,
+        arch=finetuned.arch,
         image_size=int(resolved["image_size"]),
         lr=resolved.get("lr"),
         tried=runs * max(1, len(resolved["facts"].get("tried", ()))),  # a head may sweep by itself
-        epochs=made.epochs,
-        best_epoch=made.best_epoch,
-        val_accuracy=made.val_accuracy,
+        epochs=finetuned.epochs,
+        best_epoch=finetuned.best_epoch,
+        val_accuracy=finetuned.val_accuracy,
         split=evaluation.split,
         n=evaluation.n,
         accuracy=evaluation.accuracy,
@@ -164,11 +169,14 @@ def _judged(
         leaked=evaluation.leaked,
         accuracy_unleaked=evaluation.accuracy_unleaked,
         test_uses=evaluation.test_uses,
-        seconds=made.seconds,
-        warnings=latest(made.warnings, evaluation.warnings),
+        seconds=finetuned.seconds,
+        warnings=latest(finetuned.warnings, evaluation.warnings),
     )
-    report(made.run)
-    paths, right = [one.path for one in said.each], [one.right for one in said.each]
+    report(finetuned.run)
+    paths, right = (
+        [prediction.path for prediction in predictions.each],
+        [prediction.right for prediction in predictions.each],
+    )
     write_json(run / JUDGED, {**asdict(outcome), "paths": paths, "right": right})
     return Judged(outcome, paths, np.array(right, np.bool_))
 
@@ -179,11 +187,11 @@ def remembered(folder: Path) -> Judged | None:
     if not path.is_file():
         return None
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        paths, right = held.pop("paths"), np.array(held.pop("right"), np.bool_)
-        held["interval"] = tuple(held["interval"])
-        held["warnings"] = [RunWarning(**one) for one in held["warnings"]]
-        return Judged(Outcome(**held), paths, right)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        paths, right = record.pop("paths"), np.array(record.pop("right"), np.bool_)
+        record["interval"] = tuple(record["interval"])
+        record["warnings"] = [RunWarning(**warning) for warning in record["warnings"]]
+        return Judged(Outcome(**record), paths, right)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} cannot be read: {error}.", "Remove the folder; --resume trains this run again."

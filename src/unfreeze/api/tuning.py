@@ -34,14 +34,16 @@ ASKED = "given"
 _BATCHES = 100  # more than the probe takes from one stream
 
 
-def usual_way(s: PretrainSettings, place: Place, neighbours: int, operations: float | None) -> Way:
+def usual_way(
+    s: PretrainSettings, compute: Place, neighbours: int, operations: float | None
+) -> Way:
     """The defaults without measurement; `neighbours`: processes of this run on this machine.
 
     `operations`: FLOPs of the forward pass over one process's part of a batch.
     """
-    threads, _ = usual_threads(place.device, operations)
-    workers = _workers(s, place.device, neighbours)
-    return Way(place.precision, place.layout, threads, workers)
+    threads, _ = usual_threads(compute.device, operations)
+    workers = _workers(s, compute.device, neighbours)
+    return Way(compute.precision, compute.layout, threads, workers)
 
 
 def usual_threads(device: torch.device, operations: float | None) -> tuple[int, str]:
@@ -62,18 +64,18 @@ def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
 
 def scope_of(s: PretrainSettings, device: torch.device) -> Scope:
     """What may be tried on this machine, without the settings that are given."""
-    given = {}
+    fixed = {}
     if s.workers is not None:
-        given["workers"] = ASKED
+        fixed["workers"] = ASKED
     if s.views_on == "device":
-        given["workers"] = "crops are computed on the device"
+        fixed["workers"] = "crops are computed on the device"
     elif why := no_workers_here():
-        given["workers"] = why
+        fixed["workers"] = why
     if s.precision != "auto":
-        given["precision"] = ASKED
-    if by := threads_given():
-        given["threads"] = f"set by {by}"
-    return Scope(device.type, fast_precisions(device), processors(), given)
+        fixed["precision"] = ASKED
+    if variable := threads_given():
+        fixed["threads"] = f"set by {variable}"
+    return Scope(device.type, fast_precisions(device), processors(), fixed)
 
 
 def announced(s: PretrainSettings, world: int) -> dict[str, str]:
@@ -115,47 +117,47 @@ class Tuned:
 
 def tuned(
     plan: Plan,
-    place: Place,
+    compute: Place,
     run: RunFolder,
     processes: Processes,
     make: Make,
     *,
     operations: float | None,
-    before: int | None = None,
+    previous: int | None = None,
 ) -> Tuned:
     """The settings to compute with: those of the resumed run, else measured, else the defaults.
 
-    Sets the number of threads. `operations`: as in `usual_way`; `before`: threads of the checkpoint
-    to resume from.
+    Sets the number of threads. `operations`: as in `usual_way`; `previous`: threads of the
+    checkpoint to resume from.
     """
     s = plan.settings
-    usual = usual_way(s, place, processes.launch.local_world, operations)
-    scope = scope_of(s, place.device)
+    usual = usual_way(s, compute, processes.launch.local_world, operations)
+    scope = scope_of(s, compute.device)
     record = _stored(run) if s.resume else None
     if record is not None:
-        found = Tuned(_again(record, usual, scope, processes.world), record)
+        result = Tuned(_again(record, usual, scope, processes.world), record)
     elif s.tune == "off" or processes.world > 1 or not plan.steps or _begun(run):
-        threads, why = usual_threads(place.device, operations)
-        found = Tuned(usual, threads=f"{threads}: {why}" if why else "")
+        threads, why = usual_threads(compute.device, operations)
+        result = Tuned(usual, threads=f"{threads}: {why}" if why else "")
     else:
-        choice = _measured(plan, usual, scope, make, place.device)
-        found = Tuned(choice.way, choice.record(scope.device), measured=choice.measured)
-    if before is not None and processes.world == 1:
-        threads = Threads.now().to_resume(before)
-        found = replace(found, way=replace(found.way, threads=threads))
-    set_threads(found.way.threads)
-    return found
+        choice = _measured(plan, usual, scope, make, compute.device)
+        result = Tuned(choice.way, choice.record(scope.device), measured=choice.measured)
+    if previous is not None and processes.world == 1:
+        threads = Threads.now().to_resume(previous)
+        result = replace(result, way=replace(result.way, threads=threads))
+    set_threads(result.way.threads)
+    return result
 
 
-def tell(found: Tuned, console: Console) -> None:
+def tell(tuning: Tuned, console: Console) -> None:
     """Show a line for each setting, and the time of the measurement."""
-    if found.record is None:
+    if tuning.record is None:
         return
-    if not found.record["steps"]:
+    if not tuning.record["steps"]:
         console.say("Threads, precision and workers were not measured; config.toml has the reason.")
         return
-    console.say(f"Fastest settings, measured in {found.record['probe_seconds']:g} s:")
-    console.table(Table(("", ""), list(found.reasons.items())))
+    console.say(f"Fastest settings, measured in {tuning.record['probe_seconds']:g} s:")
+    console.table(Table(("", ""), list(tuning.reasons.items())))
 
 
 def _begun(run: RunFolder) -> bool:
@@ -166,8 +168,8 @@ def _stored(run: RunFolder) -> dict[str, Any] | None:
     config = run.file("config.toml")
     if not config.exists():
         return None
-    found: dict[str, Any] | None = tomllib.loads(config.read_text(encoding="utf-8")).get("tuned")
-    return found
+    table: dict[str, Any] | None = tomllib.loads(config.read_text(encoding="utf-8")).get("tuned")
+    return table
 
 
 def _again(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
@@ -175,13 +177,13 @@ def _again(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
     if record["device"] != scope.device:
         return usual
     most = scope.processors
-    kept = {
+    recorded = {
         "precision": record["precision"],
         "layout": record["layout"],
         "threads": min(record["threads"], most) if world == 1 else usual.threads,
         "workers": min(record["workers"], most) if world == 1 else usual.workers,
     }
-    return replace(usual, **{knob: v for knob, v in kept.items() if knob not in scope.given})
+    return replace(usual, **{knob: v for knob, v in recorded.items() if knob not in scope.given})
 
 
 def _measured(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.device) -> Choice:

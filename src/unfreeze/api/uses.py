@@ -16,11 +16,11 @@ FILE = "test_uses.json"
 
 def run_folder(path: str | Path) -> Path | None:
     """The run folder of a path (also of its `model/` folder); None for a model alone."""
-    place = Path(path).absolute()
-    if place.name in (CARD, TENSORS):
-        place = place.parent
-    around = (place, place.parent) if place.name == "model" else (place,)
-    return next((folder for folder in around if is_own_toml(folder / "config.toml")), None)
+    location = Path(path).absolute()
+    if location.name in (CARD, TENSORS):
+        location = location.parent
+    candidates = (location, location.parent) if location.name == "model" else (location,)
+    return next((folder for folder in candidates if is_own_toml(folder / "config.toml")), None)
 
 
 def uses_of_test(run: Path) -> int:
@@ -32,17 +32,17 @@ def record_test_use(run: Path, *, data: str, split: str, n: int) -> int:
     """Add one evaluation to the run's file and return their number, safe against races."""
     use = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "data": data, "split": split, "n": n}
     with alone(run / FILE):
-        now = [*_recorded(run), use]
-        write_json(run / FILE, {"uses": now})
-    return len(now)
+        uses = [*_recorded(run), use]
+        write_json(run / FILE, {"uses": uses})
+    return len(uses)
 
 
 def _recorded(run: Path) -> list[Any]:
     path = run / FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["uses"] if path.exists() else []
+        uses = json.loads(path.read_text(encoding="utf-8"))["uses"] if path.exists() else []
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} cannot be read: {error}.", "Remove it; it counts evaluations on the test set."
         ) from error
-    return list(found)
+    return list(uses)

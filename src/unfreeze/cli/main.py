@@ -46,17 +46,17 @@ def failed(error: BaseException, words: list[str], world: World) -> int:
     """Print the error, once for all processes of a run, and return its exit code."""
     if "--debug" in words:
         world.tell("".join(traceback.format_exception(error)).rstrip())
-    known = understood(error, words[0] if words else "")
+    user_error = understood(error, words[0] if words else "")
     if _worker_lost(error) and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch prints it again at exit
     spoken = getattr(error, "spoken", None)
-    launcher_told(known)
+    launcher_told(user_error)
     if not (silent(error) if spoken is None else spoken):
         interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
-        world.tell(known.sentence if interrupted else f"error: {known.sentence}")
-        if known.next_step:
-            world.tell(known.next_step)
-    return known.exit_code
+        world.tell(user_error.sentence if interrupted else f"error: {user_error.sentence}")
+        if user_error.next_step:
+            world.tell(user_error.next_step)
+    return user_error.exit_code
 
 
 def silent(error: BaseException) -> bool:

@@ -126,7 +126,7 @@ def usage(verb: str) -> str:
 def help_text(verb: str, width: int | None = None) -> str:
     """The help of a command: its options and examples."""
     wide = min(WIDEST, width or USUAL)
-    examples = [line for one in EXAMPLES[verb] for line in command(f"unfreeze {one}", wide)]
+    examples = [line for example in EXAMPLES[verb] for line in command(f"unfreeze {example}", wide)]
     return "\n".join([verb_parser(verb, width).format_help().rstrip(), "", "examples:", *examples])
 
 

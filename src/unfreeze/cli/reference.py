@@ -23,12 +23,12 @@ def document() -> str:
 
 def _section(verb: str) -> str:
     known = knobs(settings_class(verb))
-    words = [name for name, entry in known.items() if entry[0].positional]
+    positionals = [name for name, entry in known.items() if entry[0].positional]
     flags = sorted(
-        (name for name in known if name not in words),
+        (name for name in known if name not in positionals),
         key=lambda name: list(GROUPS).index(known[name][0].group),
     )
-    rows = [_row(name, known[name]) for name in (*words, *flags)]
+    rows = [_row(name, known[name]) for name in (*positionals, *flags)]
     head = "| setting | values | default | description |\n|---|---|---|---|\n"
     return f"\n## {verb}\n\n{line(verb)}\n\n{head}" + "".join(rows)
 

@@ -31,13 +31,13 @@ from unfreeze import swav as swav
 def document() -> str:
     """The stub file as text."""
     verbs = [name for name in unfreeze.__all__ if inspect.isfunction(getattr(unfreeze, name))]
-    made = {name: getattr(unfreeze, name) for name in verbs if name not in PLAIN}
-    classes = {kind for verb in made.values() for kind in _returned(verb)}
+    functions = {name: getattr(unfreeze, name) for name in verbs if name not in PLAIN}
+    classes = {kind for verb in functions.values() for kind in _returned(verb)}
     imports = [(kind.__module__, kind.__name__) for kind in classes]
     imports += [(f"unfreeze.api.{name}", name) for name in PLAIN]
     imports += [("unfreeze.errors", name) for name in _errors()]
     lines = [f"from {module} import {name} as {name}\n" for module, name in sorted(imports)]
-    body = "".join(_stub(name, verb) for name, verb in made.items())
+    body = "".join(_stub(name, verb) for name, verb in functions.items())
     names = "".join(f"    {name!r},\n" for name in unfreeze.__all__).replace("'", '"')
     return (
         f"{_HEAD}{''.join(lines)}\n__version__: str\n__all__ = [\n{names}]\n\n{body}".rstrip()
