@@ -179,16 +179,16 @@ def _compared(
     s: CompareSettings, console: Console, began: float, locks: RunLocks
 ) -> Comparison | ComparePlan:
     if not s.dry_run:
-        _allowed(s)
+        _check_folder(s)
         locks.take_existing(str(s.out))
     if s.rates and s.lr is not None:
         raise UsageError("--lr and --rates exclude each other.", "Give only one of them.")
     candidates = starts(s)
     eval_data = chosen_judge(s, candidates[0].settings)
-    _show(candidates, eval_data, s, console)
+    _show_plan(candidates, eval_data, s, console)
     if s.dry_run:
         names = [t.folder.name for t in _trials(s, candidates, Path())]
-        return ComparePlan(as_dict(s), candidates[0].plan.reasons, _told(eval_data), names)
+        return ComparePlan(as_dict(s), candidates[0].plan.reasons, _describe(eval_data), names)
     folder: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
     folder |= {"inputs": inputs_of(s), "hold": locks.take}
     run = RunFolder.create(str(s.out), **folder)
@@ -198,7 +198,7 @@ def _compared(
         if start.weights in todo:
             check_weights(start, s, console)
     write_text(run.file("config.toml"), to_toml(as_dict(s), {"reasons": {}}))
-    results = _all(trials, eval_data, s, console, began)
+    results = _run_all(trials, eval_data, s, console, began)
     result = _result(s, candidates, trials, results, time.monotonic() - began)
     write_json(run.file("compare.json"), asdict(result))
     write_table(run.file("compare.csv"), [asdict(outcome) for outcome in result.runs])
@@ -207,7 +207,7 @@ def _compared(
     return result
 
 
-def _allowed(s: CompareSettings) -> None:
+def _check_folder(s: CompareSettings) -> None:
     """UsageError if the output folder cannot be used, or holds a different comparison."""
     if not s.out:
         raise UsageError("compare needs an output folder.", "Add --out DIR, or --dry-run.")
@@ -218,7 +218,11 @@ def _allowed(s: CompareSettings) -> None:
     old, new = read_own_toml(path), as_dict(s)
     for name, new_value in new.items():
         old_value = old.get(name)
-        if new_value != old_value and name not in FREE and not _grown(name, old_value, new_value):
+        if (
+            new_value != old_value
+            and name not in FREE
+            and not _is_extended(name, old_value, new_value)
+        ):
             raise UsageError(
                 f"The comparison began with {flag(name)} {old_value}; it cannot resume with "
                 f"{new_value}.",
@@ -226,7 +230,7 @@ def _allowed(s: CompareSettings) -> None:
             )
 
 
-def _grown(name: str, was: Any, value: Any) -> bool:
+def _is_extended(name: str, was: Any, value: Any) -> bool:
     if name == "seeds":
         return bool(value > was)
     return name == "weights" and list(value)[: len(was)] == list(was)
@@ -241,7 +245,7 @@ def _trials(s: CompareSettings, candidates: list[Start], folder: Path) -> list[T
     ]
 
 
-def _all(
+def _run_all(
     trials: list[Trial],
     eval_data: dict[str, Any],
     s: CompareSettings,
@@ -301,7 +305,7 @@ def _result(
         same_images=same,
         frozen=bool(about["frozen"]),
         rates=str(about["rates"]),
-        starts=[_of_start(start, by_start[start.weights]) for start in candidates],
+        starts=[_start_result(start, by_start[start.weights]) for start in candidates],
         differences=differences,
         failed=failed,
         verdict=sentence([asdict(d) for d in differences], names, about),
@@ -341,13 +345,13 @@ def _paired(by_start: dict[str, list[Judged]]) -> bool:
     return len({tuple(result.paths) for result in next(iter(by_start.values()))}) == 1
 
 
-def _images(runs: list[Judged]) -> int:
+def _image_count(runs: list[Judged]) -> int:
     """Number of distinct evaluation images; the validation sets of seeds overlap."""
     return len({path for run in runs for path in run.paths})
 
 
-def _of_start(start: Start, runs: list[Judged]) -> StartResult:
-    estimate = accuracy([run.right for run in runs], _images(runs))
+def _start_result(start: Start, runs: list[Judged]) -> StartResult:
+    estimate = accuracy([run.right for run in runs], _image_count(runs))
     outcomes = [run.outcome for run in runs]
     return StartResult(
         weights=start.weights,
@@ -368,7 +372,7 @@ def _differences(by_start: dict[str, list[Judged]], shared: bool) -> list[Differ
     differences = []
     for than, start in combinations(order, 2):
         right, right_other = ([run.right for run in by_start[name]] for name in (start, than))
-        estimate = difference(right, right_other, _images(by_start[start]), shared=shared)
+        estimate = difference(right, right_other, _image_count(by_start[start]), shared=shared)
         verdict = "better" if estimate.low > 0 else "worse" if estimate.high < 0 else "open"
         differences.append(
             Difference(start, than, estimate.mean, (estimate.low, estimate.high), verdict)
@@ -376,13 +380,13 @@ def _differences(by_start: dict[str, list[Judged]], shared: bool) -> list[Differ
     return differences
 
 
-def _show(
+def _show_plan(
     candidates: list[Start], eval_data: dict[str, Any], s: CompareSettings, console: Console
 ) -> None:
     first = candidates[0].plan
     console.say(
         f"{first.images:,} training images of {len(first.classes)} classes, "
-        f"{s.seeds} seeds, {len(candidates) * s.seeds} runs; evaluated on {_told(eval_data)}."
+        f"{s.seeds} seeds, {len(candidates) * s.seeds} runs; evaluated on {_describe(eval_data)}."
     )
     rates = f"best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""
     rows = []
@@ -396,7 +400,7 @@ def _show(
     console.table(Table(header, rows))
 
 
-def _told(eval_data: dict[str, Any]) -> str:
+def _describe(eval_data: dict[str, Any]) -> str:
     split = eval_data["split"]
     if split == "val":
         return "the validation set, which also selects the epoch (there is no test set)"

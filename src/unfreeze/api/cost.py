@@ -48,7 +48,7 @@ def cost(
         }
     memory_use = memory(s, case, work, processes)
     return {
-        "time": _time(job, case, work, Machine(device, s.precision), processes, enough),
+        "time": _time_of(job, case, work, Machine(device, s.precision), processes, enough),
         "memory": {**asdict(memory_use), "total": memory_use.total, "basis": COUNTED},
     }
 
@@ -63,7 +63,7 @@ def fastest(operations: float) -> float:
     return operations / (4 * product_speed())
 
 
-def _time(
+def _time_of(
     job: Job,
     case: Case,
     work: Amount,

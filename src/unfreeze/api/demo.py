@@ -124,11 +124,11 @@ def run_demo(
     if settings.dry_run:
         return plan_pretrain(build(PretrainSettings, pretraining), console)
     with RunLocks() as locks:
-        run = RunFolder.create(settings.out or _numbered(), hold=locks.take)
-        return _demonstrated(run, pretraining, settings, console, data)
+        run = RunFolder.create(settings.out or _new_folder(), hold=locks.take)
+        return _run_all(run, pretraining, settings, console, data)
 
 
-def _demonstrated(
+def _run_all(
     run: RunFolder,
     pretraining: dict[str, Any],
     settings: DemoSettings,
@@ -146,7 +146,9 @@ def _demonstrated(
             f"The demo was stopped; {run.path} holds the finished parts.",
             "Start it again: it uses a new folder and does not resume this one.",
         ) from stopped
-    results = {method: {str(n): _spread(scores[method][n]) for n in LABELS} for method in METHODS}
+    results = {
+        method: {str(n): _mean_and_std(scores[method][n]) for n in LABELS} for method in METHODS
+    }
     seconds = round(time.monotonic() - started, 1)
     write_json(run.file("demo.json"), {"seconds": seconds, "results": results, "scores": scores})
     drawn = report(str(run.path))
@@ -165,7 +167,7 @@ def _scores(
                 folders = {}
                 for method in ("scratch", "swav"):
                     folders[method] = run.file(f"{method}-{n}-labels-seed-{seed}")
-                    _tune(method, folders[method], data, n, seed, settings, run)
+                    _finetune(method, folders[method], data, n, seed, settings, run)
                     eval_settings = EvaluateSettings(
                         run=str(folders[method]), data=(data,), split="test"
                     )
@@ -176,7 +178,7 @@ def _scores(
     return scores
 
 
-def _tune(
+def _finetune(
     method: str,
     out: Path,
     data: str,
@@ -218,12 +220,12 @@ def _pixels(data: str, run: Path) -> float:
     return float(model.score(flat(test), index.labels[test]))
 
 
-def _spread(values: list[float]) -> list[float]:
+def _mean_and_std(values: list[float]) -> list[float]:
     """[mean, standard deviation] over the draws."""
     return [round(float(np.mean(values)), 4), round(float(np.std(values, ddof=1)), 4)]
 
 
-def _numbered() -> str:
+def _new_folder() -> str:
     """Create the first free folder `runs/demo-NNN`, safe against other processes."""
     number = 1
     while True:

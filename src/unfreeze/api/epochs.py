@@ -29,11 +29,11 @@ def networks(run: str, folder: Path | None, which: str) -> tuple[Classifier, Cla
                 f"{run} has no {LAST} with the weights of the last epoch.",
                 "Give the run folder, or omit --weights-of.",
             )
-        return _of_last(best, path), None
+        return _last_epoch(best, path), None
     selected = best.card.provenance.get("best_epoch")
     if path is None or not exists or selected in (None, epoch_of(best.card)):
         return best, None
-    last = _of_last(best, path)
+    last = _last_epoch(best, path)
     return best, None if epoch_of(last.card) == selected else last
 
 
@@ -43,7 +43,7 @@ def epoch_of(card: ModelCard) -> int | None:
     return epochs - 1 if isinstance(epochs, int) and epochs else None
 
 
-def _of_last(best: Classifier, path: Path) -> Classifier:
+def _last_epoch(best: Classifier, path: Path) -> Classifier:
     state = load_state(path)
     last = load_classifier(path.parent.parent)
     last.network.load_state_dict(served(state))

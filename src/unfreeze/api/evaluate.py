@@ -178,13 +178,13 @@ def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, A
         evaluation = replace(evaluation, temperature=fitted)
     if last is not None:
         evaluation = replace(
-            evaluation, last=_of_last(last, score(outputs.logits[1], labels, best.classes))
+            evaluation, last=_last_scores(last, score(outputs.logits[1], labels, best.classes))
         )
     index = eval_set.index.take(eval_set.positions[readable])
     predictions = answered(index.paths, reads_of(index), best.classes, labels.numpy(), logits)
     evaluation = replace(evaluation, mistakes=predictions.worst())
     return (
-        _kept(s, folder, evaluation, predictions, eval_set, console) if folder else evaluation
+        _write(s, folder, evaluation, predictions, eval_set, console) if folder else evaluation
     ), predictions
 
 
@@ -280,7 +280,7 @@ def _evaluation(
     )
 
 
-def _of_last(network: Classifier, scores: Scores) -> Last:
+def _last_scores(network: Classifier, scores: Scores) -> Last:
     return Last(
         epoch=network.card.provenance["epochs"] - 1,
         accuracy=scores.accuracy,
@@ -327,7 +327,7 @@ def _temperature(
     )
 
 
-def _kept(
+def _write(
     s: EvaluateSettings,
     folder: Path,
     evaluation: Evaluation,

@@ -162,7 +162,7 @@ def run_finetune(
     available(settings.logger)
     deadline = Deadline.of(settings.time_limit, began)
     if settings.dry_run:
-        return _dry(settings, console)
+        return _plan_run(settings, console)
     with RunLocks() as locks:
         return _trained(settings, console, deadline, locks, draw=draw)
 
@@ -189,13 +189,13 @@ def _trained(
     budgeted, why = processes.leads(lambda: for_finetune(given, data, processes.world))
     settings = with_choice(given, budgeted)
     this_run = begin(context, settings, ready_for, console)
-    this_run = replace(this_run, job=_budgeted(this_run.job, why))
-    _show(this_run.job, len(this_run.ready.train), this_run.ready.portions.reason, console)
+    this_run = replace(this_run, job=_with_reasons(this_run.job, why))
+    _show_plan(this_run.job, len(this_run.ready.train), this_run.ready.portions.reason, console)
     processes.leads(lambda: _warn_of_data(this_run, console))
     if this_run.state is None:
         # measured on rank 0 alone: the others wait
         processes.leads(
-            lambda: _say_cost(this_run.job, this_run.ready.portions, context, console, given)
+            lambda: _show_cost(this_run.job, this_run.ready.portions, context, console, given)
         )
     repeats = repeated(context, settings, this_run, console)
     trained = tuned(context, this_run, console)
@@ -212,7 +212,7 @@ def _trained(
     return result
 
 
-def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
+def _plan_run(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     device, processes = pick_device(settings.device), launched().world
     data = read_labels(settings, console)
     given = settings
@@ -224,8 +224,8 @@ def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     job = begun(settings, data, network, device, **counts, processes=processes)
     job = telling(job, held(settings, data, network.preprocess, processes))
     job = with_threads(job, *threads_of(job, Threads.now(), device, processes))
-    job = _budgeted(foretold(job, portions), why)
-    return _planned(job, data, portions, console, processes, device, given)
+    job = _with_reasons(foretold(job, portions), why)
+    return _show_and_plan(job, data, portions, console, processes, device, given)
 
 
 def _result(
@@ -276,7 +276,7 @@ def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
     return fingerprint(tensors, hashes) == hashes
 
 
-def _planned(
+def _show_and_plan(
     job: Job,
     data: Labelled,
     portions: Portions,
@@ -286,7 +286,7 @@ def _planned(
     given: FinetuneSettings,
 ) -> FinetunePlan:
     images, validation = len(portions.train), portions.reason
-    _show(job, images, validation, console)
+    _show_plan(job, images, validation, console)
     show_warnings(cropped_warning(data.cropped), console)
     s = job.plan.settings
     trainable, frozen = job.counts
@@ -321,7 +321,7 @@ def _case(job: Job, portions: Portions) -> Case:
     return Case(job.network, job.schedule, job.head, **counts, runs=runs)
 
 
-def _say_cost(
+def _show_cost(
     job: Job, portions: Portions, context: Scene, console: Console, given: FinetuneSettings
 ) -> None:
     costs = cost(job, _case(job, portions), context.device, context.processes.world)
@@ -343,13 +343,13 @@ def _hint(
         show_hint(time_use["fits_one_hour"], console)
 
 
-def _budgeted(job: Job, reasons_of_budget: dict[str, str]) -> Job:
+def _with_reasons(job: Job, reasons_of_budget: dict[str, str]) -> Job:
     """The job with the reasons of the values that `--time-budget` selected."""
     reasons = {**job.plan.reasons, **reasons_of_budget}
     return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
-def _show(job: Job, images: int, validation: str, console: Console) -> None:
+def _show_plan(job: Job, images: int, validation: str, console: Console) -> None:
     trainable, frozen = job.counts
     console.say(f"{images:,} training images of {len(job.card.classes)} classes.")
     console.say(f"Validation: {validation}.")

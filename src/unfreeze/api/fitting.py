@@ -116,15 +116,15 @@ def assemble(job: Job, dataset: Checked, processes: Processes, pool: Pool | None
         network,
         loader,
         validation,
-        keeping=_keeping(job, dataset, prepare, pool),
+        keeping=_cache_config(job, dataset, prepare, pool),
         stretches=segments,
         processes=processes,
-        passing=_passing(job, dataset, prepare, pool) if pool else None,
+        passing=_cache_source(job, dataset, prepare, pool) if pool else None,
     )
     return Parts(loader, validation, keeper, weights, processes)
 
 
-def _passing(
+def _cache_source(
     job: Job, dataset: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool
 ) -> Passing:
     s, preprocess = job.plan.settings, job.plan.preprocess
@@ -167,7 +167,7 @@ def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: De
             trials = parts.processes.leads(lambda: grid.run(console, should_stop))
     if trials is None:
         return job  # no cache: its reason was shown
-    return _taken(job, trials, run, console)
+    return _with_best_trial(job, trials, run, console)
 
 
 @contextlib.contextmanager
@@ -225,7 +225,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _taken(job: Job, trials: list[Trial], run: RunFolder, console: Console) -> Job:
+def _with_best_trial(job: Job, trials: list[Trial], run: RunFolder, console: Console) -> Job:
     for trial in trials:
         run.metric(
             {
@@ -282,7 +282,7 @@ def fit(job: Job, weights: tuple[float, ...]) -> Fit:
     )
 
 
-def _keeping(
+def _cache_config(
     job: Job, dataset: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool | None
 ) -> Keeping:
     s = job.plan.settings

@@ -57,8 +57,8 @@ def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
     """The forecast of a plan; `make` builds the trainer over random images. Writes no file."""
     s = plan.settings
     share = (s.batch_size or 0) // facts.processes
-    trainer = _over_noise(plan, facts, make)
-    work, memory_use = _memory(trainer, plan, share, facts.processes)
+    trainer = _trainer_on_noise(plan, facts, make)
+    work, memory_use = _memory_of(trainer, plan, share, facts.processes)
     name, values = published(s)
     return Forecast(
         reference={"recipe": name, "settings": values},
@@ -68,7 +68,7 @@ def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
             "collapsed": round(plan.loss_collapsed, 4),
         },
         memory=memory_use,
-        time=_time(trainer, plan, share, work, plan.steps, BUDGET),
+        time=_time_of(trainer, plan, share, work, plan.steps, BUDGET),
         warnings=list(doubts(plan, facts)),
     )
 
@@ -88,7 +88,7 @@ def cost(
     step that was measured already.
     """
     share = (plan.settings.batch_size or 0) // facts.processes
-    work, memory_use = _memory(trainer, plan, share, facts.processes)
+    work, memory_use = _memory_of(trainer, plan, share, facts.processes)
     left, views = plan.steps - done, sum(plan.settings.nmb_crops or ())
     accumulate = plan.settings.accumulate
     if measured is not None and NEAR * measured[0] >= share:
@@ -96,14 +96,14 @@ def cost(
         each = spent.total * share / rows
         spent_in_all = {"seconds": each * left, "seconds_step": each, "basis": _PROBED}
     elif work and quick(
-        3 * work.operations * accumulate * left, views * share * left, _kind(trainer)
+        3 * work.operations * accumulate * left, views * share * left, _device_type(trainer)
     ):
         spent_in_all = {"seconds": QUICK, "at_most": True, "basis": "estimated from shapes"}
     else:
-        cuda = [trainer.place.device] if _kind(trainer) == "cuda" else []
+        cuda = [trainer.place.device] if _device_type(trainer) == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            temporary = _over_noise(plan, facts, make)
-            spent_in_all = _time(temporary, plan, share, work, left, SHORT)
+            temporary = _trainer_on_noise(plan, facts, make)
+            spent_in_all = _time_of(temporary, plan, share, work, left, SHORT)
     return {"time": spent_in_all, "memory": memory_use}
 
 
@@ -126,24 +126,24 @@ def epoch_seconds(
             return at_most
     cuda = [torch.device(facts.device)] if facts.device == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        trainer = _over_noise(plan, facts, make)
+        trainer = _trainer_on_noise(plan, facts, make)
         share = (s.batch_size or 0) // facts.processes
         work = Work(0, round(operations))
-        seconds = _time(trainer, plan, share, work, plan.steps_per_epoch, SHORT)["seconds"]
+        seconds = _time_of(trainer, plan, share, work, plan.steps_per_epoch, SHORT)["seconds"]
     return None if seconds is None else float(seconds)
 
 
-def _kind(trainer: Trainer) -> str:
+def _device_type(trainer: Trainer) -> str:
     return trainer.place.device.type
 
 
-def _over_noise(plan: Plan, facts: Facts, make: Make) -> Trainer:
+def _trainer_on_noise(plan: Plan, facts: Facts, make: Make) -> Trainer:
     s = plan.settings
     side = min(facts.side, 2 * max(s.size_crops or (facts.side,)))
     return without_memory(make(_images(side), np.arange(s.batch_size or 0) % DIFFERENT))
 
 
-def _memory(
+def _memory_of(
     trainer: Trainer, plan: Plan, share: int, processes: int
 ) -> tuple[Work | None, dict[str, Any]]:
     """(FLOPs and activations of a part of the batch, bytes by purpose); None if unknown."""
@@ -175,18 +175,18 @@ class _Timing:
     how: str
 
 
-def _time(
+def _time_of(
     trainer: Trainer, plan: Plan, share: int, work: Work | None, steps: int, budget: float
 ) -> dict[str, Any]:
     """Seconds of a step and of `steps` steps, measured within `budget` seconds."""
     timing: _Timing | None
     try:
-        timing, why = _tried(trainer, share, work, budget)
+        timing, why = _measure(trainer, share, work, budget)
     except torch.OutOfMemoryError:
         timing, why = None, f"a step of {share} images does not fit into the device's memory"
     else:
         if timing is None and work:
-            timing = _by_speed(trainer, share, work)
+            timing = _timing_by_speed(trainer, share, work)
     if timing is None:
         return {"seconds": None, "seconds_step": None, "basis": f"not measured: {why}"}
     workers = trainer.loader.workers
@@ -201,7 +201,7 @@ def _time(
     return {**{k: float(f"{v:.4g}") for k, v in values.items()}, **starts, "basis": basis}
 
 
-def _by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
+def _timing_by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
     """Timing of a step that is too slow to measure, by its FLOPs and the speed of a part of it."""
     s, rows = trainer.s, min(FEW, share)
     began = time.perf_counter()
@@ -220,7 +220,7 @@ def _by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
     return _Timing(data, seconds, "estimated from shapes, at a speed measured for a second")
 
 
-def _tried(
+def _measure(
     trainer: Trainer, share: int, work: Work | None, budget: float = BUDGET
 ) -> tuple[_Timing | None, str]:
     """(timing of a step of `share` images, or None and why).
@@ -242,7 +242,7 @@ def _tried(
             break
         tried.append((rows, *_step(trainer, rows)))
     (fewer, *low), (more, *high) = (tried[0], *tried)[-2:]
-    data, step = (_line(fewer, a, more, b, share) for a, b in zip(low, high, strict=True))
+    data, step = (_extrapolate(fewer, a, more, b, share) for a, b in zip(low, high, strict=True))
     return _Timing(data, step, _how(share, more)), ""
 
 
@@ -252,7 +252,7 @@ def _how(share: int, tried: int) -> str:
     return f"estimated from steps of up to {tried} random images for a batch of {share}"
 
 
-def _line(fewer: int, low: float, more: int, high: float, share: int) -> float:
+def _extrapolate(fewer: int, low: float, more: int, high: float, share: int) -> float:
     """Linear extrapolation from two sizes to `share`; proportional to the larger if not rising."""
     if more == share or high <= low:
         return high * share / more

@@ -30,7 +30,7 @@ def fitted_to_features(job: Job, parts: Parts) -> Job:
     if not norm:
         return job
     ratio = USUAL_NORM / norm
-    _shrink(job, min(1.0, ratio))
+    _scale_classifier(job, min(1.0, ratio))
     if s.optimizer == "lars" or "lr" not in plan.reasons or s.head_lr is not None:
         return job
     factor = ratio if s.optimizer == "adamw" else ratio**2
@@ -70,7 +70,7 @@ def feature_norm(job: Job, loader: Loader) -> float:
     return norm if norm > 0 and norm < float("inf") else 0.0
 
 
-def _shrink(job: Job, factor: float) -> None:
+def _scale_classifier(job: Job, factor: float) -> None:
     """Multiply the classifier's initial weights by `times`: logits start near 0 at any norm."""
     if factor == 1.0:
         return

@@ -132,7 +132,7 @@ def _display(result: Inspection) -> Display:
 
 def _facts(result: Inspection) -> Iterator[tuple[str, str]]:
     inside = f", in {result.container}" if result.container else ""
-    values = sum(_numbers(tensor) for tensor in result.tensors)
+    values = sum(_numel(tensor) for tensor in result.tensors)
     yield "format", result.format + inside
     yield "tensors", f"{result.keys:,} with {values:,} values"
     yield "also in file", ", ".join(f"{path} ({count})" for path, count in result.beside.items())
@@ -142,7 +142,7 @@ def _facts(result: Inspection) -> Iterator[tuple[str, str]]:
     yield "key mapping", "; ".join(result.how)
     yield "problem", result.problem
     yield "checksum", result.verified or "none in this format: damage cannot be detected"
-    yield "missing", _some(result.missing)
+    yield "missing", _first_names(result.missing)
     yield "unused", ", ".join(f"{module} ({count})" for module, count in result.unused.items())
     for matrix in result.prototypes:
         twins = f"{matrix['near_identical']:,} near-identical (cosine > 0.999)"
@@ -151,7 +151,7 @@ def _facts(result: Inspection) -> Iterator[tuple[str, str]]:
             f"{matrix['count']:,} of dimension {matrix['width']}, {twins}: {matrix['name']}",
         )
     plain = {k: v for k, v in result.about.items() if not isinstance(v, dict | list | None)}
-    yield "metadata", _some([f"{name} {value}" for name, value in plain.items()])
+    yield "metadata", _first_names([f"{name} {value}" for name, value in plain.items()])
     yield "licence", result.licence
 
 
@@ -168,25 +168,25 @@ def _table(result: Inspection) -> Table:
     modules: dict[str, list[int]] = {}
     for tensor in result.tensors:
         name = tensor["name"].removeprefix(result.prefix)
-        modules.setdefault(name.partition(".")[0], []).append(_numbers(tensor))
+        modules.setdefault(name.partition(".")[0], []).append(_numel(tensor))
     rows = [(module, f"{len(sizes):,}", f"{sum(sizes):,}") for module, sizes in modules.items()]
     return Table(("module", "tensors", "values"), rows).first(24)
 
 
-def _numbers(tensor: Mapping[str, Any]) -> int:
+def _numel(tensor: Mapping[str, Any]) -> int:
     return math.prod(tensor["shape"])
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f", and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _inspection(source: Path, contents: Contents, best: Guess | None) -> Inspection:
     match = best if best is not None and best.share >= LIKELY else None
-    prefix = match.result.prefix if match else _common(contents.tensors)
+    prefix = match.result.prefix if match else _common_prefix(contents.tensors)
     prototypes = _prototypes(source, contents)
-    state, refused = _ready(contents, source)
-    problem = refused or _odd(state, match)
+    state, refused = _loadable(contents, source)
+    problem = refused or _bad_tensor(state, match)
     how = [match.result.how, *match.result.notes] if match else []
     how += state.notes if state else ()
     return Inspection(
@@ -249,7 +249,7 @@ def _commands(
         yield f"unfreeze pretrain DATA --init {path}{how} --nmb-prototypes {count} --out RUN"
 
 
-def _ready(contents: Contents, path: Path) -> tuple[Usable | None, str]:
+def _loadable(contents: Contents, path: Path) -> tuple[Usable | None, str]:
     """(the state dict ready to load, or None and why it cannot be loaded)."""
     try:
         return usable(contents, path, str(path)), ""
@@ -257,7 +257,7 @@ def _ready(contents: Contents, path: Path) -> tuple[Usable | None, str]:
         return None, refusal.sentence
 
 
-def _odd(state: Usable | None, match: Guess | None) -> str:
+def _bad_tensor(state: Usable | None, match: Guess | None) -> str:
     """The first tensor with NaN, infinite or otherwise unusable values, with the reason; or ""."""
     if state is None or match is None:
         return ""
@@ -281,7 +281,7 @@ def _closest(best: Guess | None) -> str:
     return f"the closest is {best.arch}, {best.share:.1%} of its backbone"
 
 
-def _common(names: Mapping[str, Any]) -> str:
+def _common_prefix(names: Mapping[str, Any]) -> str:
     """The common prefix of all names, ending with a dot."""
     split = [name.split(".")[:-1] for name in names]
     shared = 0

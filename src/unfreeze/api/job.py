@@ -131,7 +131,7 @@ def begun(
     )
     chosen = plan(s, facts, network_setup.preprocess)
     for _, frozen_names in network_setup.schedule.steps:
-        _batch_norm_has_company(network, frozen_names, chosen.batch_size)
+        _check_batch_norm(network, frozen_names, chosen.batch_size)
     precision, why = pick_precision(s.precision, device)
     chosen = replace(
         chosen,
@@ -253,7 +253,7 @@ def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
     return Job(network, chosen, card, schedule, dict(state["frozen"]), head, **notes)
 
 
-def _batch_norm_has_company(network: nn.Module, frozen: frozenset[str], batch_size: int) -> None:
+def _check_batch_norm(network: nn.Module, frozen: frozenset[str], batch_size: int) -> None:
     pinned = set(to_pin(network, frozen))
     learning = [
         name

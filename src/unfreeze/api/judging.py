@@ -73,7 +73,7 @@ def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
             f"{source.where} has no labels.",
             "Add --labels, or use `unfreeze predict`.",
         )
-    usage = _known(s.run, index)
+    usage = _usage(s.run, index)
     positions, name = _choose(index, s.split, usage)
     labels, held_out = _labels(index, positions, card.classes), _held_out(index, usage)
     chose = card.provenance.get("best_epoch") is not None
@@ -91,7 +91,7 @@ def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _Usage:
     """How the run used each image, by content: `parts` [N] is "train", "val" or "".
 
     `whole`: all images of the run are here, so its own split applies. `keys`: content keys of all
@@ -104,19 +104,19 @@ class _Known:
     seen: Seen | None
 
 
-def _known(run: str, index: Index) -> _Known:
+def _usage(run: str, index: Index) -> _Usage:
     folder = model_folder(run)
     record = load_seen(folder / SEEN) if folder is not None else None
     keys, parts = content_keys(index), np.full(len(index), "", "<U5")
     if record is None:
-        return _Known(parts, False, keys, None)
+        return _Usage(parts, False, keys, None)
     parts[np.isin(keys, record.val)] = "val"
     parts[np.isin(keys, record.train)] = "train"  # an image in both was trained on
     complete = bool(np.isin(np.concatenate([record.train, record.val]), keys).all())
-    return _Known(parts, complete, keys, record)
+    return _Usage(parts, complete, keys, record)
 
 
-def _choose(index: Index, split: str | None, usage: _Known) -> tuple[Positions, str]:
+def _choose(index: Index, split: str | None, usage: _Usage) -> tuple[Positions, str]:
     own_split = usage.parts if usage.whole else np.full(len(index), "", "<U5")
     if split is None:
         if len(index.where(TEST)):
@@ -135,7 +135,7 @@ def _choose(index: Index, split: str | None, usage: _Known) -> tuple[Positions, 
     return in_split(index, split), split
 
 
-def _held_out(index: Index, usage: _Known) -> Positions:
+def _held_out(index: Index, usage: _Usage) -> Positions:
     """Validation images by the data's split, else by the run's; never of train or test."""
     in_data = index.splits == VAL
     chosen = in_data if in_data.any() else (usage.parts == "val") & (index.splits != TEST)

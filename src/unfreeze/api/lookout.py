@@ -49,14 +49,16 @@ class Lookout:
         for epoch in range(self.epochs if self.cut else 0):
             for number, views in enumerate(self.cut(images, ids, epoch) if self.cut else []):
                 kind = f"view {number + 1}" if self.epochs == 1 else f"epoch {epoch + 1}"
-                view_pixels = _back(normalise(views, self.mean, self.std), self.mean, self.std)
+                view_pixels = _to_uint8(normalise(views, self.mean, self.std), self.mean, self.std)
                 for row, pixels in zip(shown, view_pixels, strict=True):
                     row.append((self._word(kind, pixels), pixels))
         return shown
 
     def _input(self, image: Pixels) -> Pixels:
         preprocess = self.preprocess
-        pixels: Pixels = _back(preprocess.apply(image)[None], preprocess.mean, preprocess.std)[0]
+        pixels: Pixels = _to_uint8(preprocess.apply(image)[None], preprocess.mean, preprocess.std)[
+            0
+        ]
         return pixels
 
     @staticmethod
@@ -67,12 +69,12 @@ class Lookout:
 def lookout(s: ShowSettings, side: int, images: int) -> Lookout:
     """The views of the run in `s`, else of a new pretraining run on such images."""
     if s.run is not None:
-        return _of_run(s.run)
+        return _views_of_run(s.run)
     values: dict[str, Any] = {"augment": s.augment, "image_size": s.image_size, "seed": s.seed}
     values |= {"range": s.range, "channels": s.channels}
     settings = build(PretrainSettings, values)
     facts = Facts(max(images, ENOUGH), side, pick_device("auto").type)
-    return _pretraining(plan(settings, facts).settings, "as in a new pretraining run")
+    return _views_of_pretraining(plan(settings, facts).settings, "as in a new pretraining run")
 
 
 def intensity(s: ShowSettings) -> str:
@@ -81,12 +83,12 @@ def intensity(s: ShowSettings) -> str:
     return reading(s.range, s.channels, of_run)
 
 
-def _of_run(run: str) -> Lookout:
+def _views_of_run(run: str) -> Lookout:
     card, folder = card_of(run), run_folder(run)
     preprocess = Preprocess.from_dict(card.preprocess)
     values = read_own_toml(folder / "config.toml") if folder else {}
     if "nmb_crops" in values:
-        return _pretraining(build(PretrainSettings, values), f"as in {run}")
+        return _views_of_pretraining(build(PretrainSettings, values), f"as in {run}")
     if "freeze" in values:
         s = build(FinetuneSettings, values)
         augment = maker(s.augment, preprocess, s.seed)
@@ -99,7 +101,7 @@ def _of_run(run: str) -> Lookout:
     return Lookout(note, None, 0, preprocess.mean, preprocess.std, preprocess)
 
 
-def _pretraining(s: PretrainSettings, source: str) -> Lookout:
+def _views_of_pretraining(s: PretrainSettings, source: str) -> Lookout:
     note = (
         f"First the input without augmentation, then the crops of the first epoch, {source} "
         f"(--augment {s.augment})."
@@ -107,7 +109,7 @@ def _pretraining(s: PretrainSettings, source: str) -> Lookout:
     return Lookout(note, Cut(s.seed, view_specs(s)), 1, MEAN, STD, preprocess_of(s))
 
 
-def _back(planes: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Pixels:
+def _to_uint8(planes: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Pixels:
     """uint8 [B, S, S, 3] from normalised input, float32 [B, 3, S, S]."""
     shift, scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
     pixels = ((planes * scale + shift) * 255).round().clamp(0, 255)

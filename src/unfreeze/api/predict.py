@@ -136,7 +136,7 @@ def _inputs(
 ) -> Iterator[_Input]:
     path = Path(name)
     if path.is_file() and not is_collection(path.name):
-        yield _Input(name, partial(_file, path, intensity))
+        yield _Input(name, partial(_decode_file, path, intensity))
         return
     source = open_source(name, data_root=data_root)
     source.intensity = intensity
@@ -154,5 +154,5 @@ def _rows(source: Source) -> Iterable[int]:
     return range(len(source)) if source.listed else image_rows(source)
 
 
-def _file(path: Path, intensity: str) -> Pixels:
+def _decode_file(path: Path, intensity: str) -> Pixels:
     return decode(path.read_bytes(), intensity)

@@ -171,7 +171,7 @@ def _trained(
     processes.leads(lambda: locks.take_existing(out))
     given = settings
     # measured on rank 0 alone: all ranks must use the same values
-    budgeted, why = processes.leads(lambda: for_pretrain(given, processes.world, _noised))
+    budgeted, why = processes.leads(lambda: for_pretrain(given, processes.world, _default_maker))
     settings = with_choice(given, budgeted)
     # rank 0 first: the others read its downloads from disk
     prepared = processes.in_turn(lambda: prepare(settings, console, processes.world, why))
@@ -200,18 +200,18 @@ def _trained(
     # of rank 0: modification times differ between copies of the data on several machines
     _resume(trainer, run, processes.leads(lambda: dataset.fingerprint), console)
     reasons = {**prepared.reasons, **chosen.reasons, **tuning.reasons}
-    _say_cost(prepared, trainer, tuning, console, given)
+    _show_cost(prepared, trainer, tuning, console, given)
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
 
         def begins(trainer: Trainer) -> None:
             processes.leads(lambda: write_start(trainer, dataset, reasons, tuning.tables()))
 
         trainer = fitted(trainer, make_trainer, console, begins=begins, on_epoch=on_epoch)
-    processes.leads(lambda: _finish(trainer, dataset, prepared.start.loaded, console))
-    return _concluded(trainer, dataset, started, console)
+    processes.leads(lambda: _write_model(trainer, dataset, prepared.start.loaded, console))
+    return _finish(trainer, dataset, started, console)
 
 
-def _concluded(
+def _finish(
     trainer: Trainer, dataset: Gathering, started: float, console: Console
 ) -> PretrainResult:
     """The result of a run that began at `started`, with its warnings; both are written."""
@@ -219,7 +219,7 @@ def _concluded(
     warnings = on_rank_zero(lambda: _warnings(trainer, dataset, console))
     seconds = time.monotonic() - started
     result = _result(trainer.run, trainer.plan, trainer, len(dataset.train), seconds, warnings)
-    on_rank_zero(lambda: _ended(result, trainer, dataset, console))
+    on_rank_zero(lambda: _write_result(result, trainer, dataset, console))
     return result
 
 
@@ -231,14 +231,18 @@ def _warnings(trainer: Trainer, dataset: Gathering, console: Console) -> list[Ru
     return warnings
 
 
-def _finish(trainer: Trainer, dataset: Gathering, loaded: Loaded | None, console: Console) -> None:
+def _write_model(
+    trainer: Trainer, dataset: Gathering, loaded: Loaded | None, console: Console
+) -> None:
     if trainer.s.keep == "best" and trainer.watch.best:
         best = load_state(trainer.run.file("checkpoints/best.ckpt"))
         trainer.model.load_state_dict(best["model"])
     write_model(trainer, dataset, loaded, console)
 
 
-def _ended(result: PretrainResult, trainer: Trainer, dataset: Gathering, console: Console) -> None:
+def _write_result(
+    result: PretrainResult, trainer: Trainer, dataset: Gathering, console: Console
+) -> None:
     """Write result.json, which marks the run as finished, and the report."""
     write_json(trainer.run.file(RESULT), asdict(result))
     redrawn(str(trainer.run.path), console)
@@ -249,14 +253,14 @@ def _ended(result: PretrainResult, trainer: Trainer, dataset: Gathering, console
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     """The plan of a run; writes no file."""
     given, world = settings, launched().world
-    settings, why = for_pretrain(given, world, _noised)
+    settings, why = for_pretrain(given, world, _default_maker)
     prepared = prepare(settings, console, world, why)
     chosen = prepared.plan
     flops = prepared.operations(chosen, world)
 
     way = usual_way(chosen.settings, prepared.place, 1, flops)
     set_threads(way.threads)
-    make = _over_noise(prepared, chosen, way)
+    make = _noise_maker(prepared, chosen, way)
     result = forecast(chosen, prepared.facts, make)
     show_forecast(chosen, result, console)
     _hint(result.time, given, world, console)
@@ -270,14 +274,14 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     )
 
 
-def _say_cost(
+def _show_cost(
     prepared: Prepared, trainer: Trainer, tuning: Tuned, console: Console, given: PretrainSettings
 ) -> None:
     """Show time and memory of the remaining steps; measured on rank 0, the others wait."""
     plan, done = trainer.plan, trainer.step
 
     def show() -> None:
-        make = _over_noise(prepared, plan, tuning.way)
+        make = _noise_maker(prepared, plan, tuning.way)
         measured = tuning.measured
         costs = cost(plan, prepared.facts, trainer, make, done=done, measured=measured)
         show_cost(plan, costs, console)
@@ -293,19 +297,19 @@ def _hint(
     """If a run takes more than an hour, show what fits into one."""
     if given.time_budget is None and not given.resume and (time_use["seconds"] or 0) > HOUR:
         with threads_kept():
-            time_use["fits_one_hour"] = pretrain_hint(given, processes, _noised)
+            time_use["fits_one_hour"] = pretrain_hint(given, processes, _default_maker)
         show_hint(time_use["fits_one_hour"], console)
 
 
-def _noised(prepared: Prepared) -> Make:
+def _default_maker(prepared: Prepared) -> Make:
     """Makes trainers over random images with the default threads and precision; sets threads."""
     flops = prepared.operations(prepared.plan, prepared.facts.processes)
     way = usual_way(prepared.plan.settings, prepared.place, 1, flops)
     set_threads(way.threads)
-    return _over_noise(prepared, prepared.plan, way)
+    return _noise_maker(prepared, prepared.plan, way)
 
 
-def _over_noise(prepared: Prepared, chosen: Plan, way: Way) -> Make:
+def _noise_maker(prepared: Prepared, chosen: Plan, way: Way) -> Make:
     """Makes single-process trainers over random images."""
 
     def make(images: ImageDataset, positions: Any) -> Trainer:

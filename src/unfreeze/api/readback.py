@@ -35,28 +35,28 @@ def read_back(
     """
     config = tomllib.loads(run.file("config.toml").read_text(encoding="utf-8"))
     for key, value in settings.items():
-        for text in _each(value):
-            if isinstance(text, str) and as_text(text) not in _each(config.get(key)):
+        for text in _as_list(value):
+            if isinstance(text, str) and as_text(text) not in _as_list(config.get(key)):
                 _refuse("config.toml", text, config.get(key))
-    _same("split.csv", rows, read_split_csv(run.file("split.csv")))
+    _compare("split.csv", rows, read_split_csv(run.file("split.csv")))
     paths = [problem.path for problem in problems]
-    _same("problems.csv", paths, [row[0] for row in read_csv(run.file("problems.csv"))[1:]])
+    _compare("problems.csv", paths, [row[0] for row in read_csv(run.file("problems.csv"))[1:]])
     classes = [] if card is None else list(card.classes)
     result = {"run": str(run.path), "classes": classes}
     with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=run.path) as folder:
         write_json(Path(folder, RESULT), result)
         loaded = json.loads(Path(folder, RESULT).read_text(encoding="utf-8"))
-        _same(RESULT, [clean_all(result)], [loaded])
+        _compare(RESULT, [clean_all(result)], [loaded])
         if card is not None:
             write_card(folder, card)
-            _same("model.json", clean_all(classes), card_of(folder).classes)
+            _compare("model.json", clean_all(classes), card_of(folder).classes)
 
 
-def _each(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _same(file: str, written: Iterable[Any], loaded: Iterable[Any]) -> None:
+def _compare(file: str, written: Iterable[Any], loaded: Iterable[Any]) -> None:
     for expected, actual in zip_longest(written, loaded):
         if expected != actual and _plain(expected) != actual:
             _refuse(file, expected, actual)

@@ -74,10 +74,10 @@ def recovered(trainer: Trainer, collapse: Collapsed, make: Build, console: Conso
     """A trainer with the next remedy; raises `collapse` if no remedy is left."""
     # on rank 0: other ranks may not see the run folder
     on_rank_zero = trainer.processes.leads
-    remedy = on_rank_zero(lambda: _next(trainer, collapse))
+    remedy = on_rank_zero(lambda: _next_remedy(trainer, collapse))
     if remedy is None:
-        raise _given_up(trainer, collapse)
-    state = on_rank_zero(lambda: load_state(_back(trainer, remedy), "pretrain"))
+        raise _with_tried(trainer, collapse)
+    state = on_rank_zero(lambda: load_state(_checkpoint_of(trainer, remedy), "pretrain"))
     if not remedy.again:
         on_rank_zero(lambda: best_again(trainer.run.file("checkpoints")))
     fresh = make(changed(trainer.plan, remedy.values))
@@ -86,16 +86,16 @@ def recovered(trainer: Trainer, collapse: Collapsed, make: Build, console: Conso
         trainer.deadline,
         trainer.watch,
     )
-    fresh.restore(_fitting(state, fresh, remedy))
+    fresh.restore(_adapted(state, fresh, remedy))
     fresh.recoveries = [
         *({**entry, "worked": False} for entry in trainer.recoveries),
         recovery(fresh.step, remedy, collapse.verdict),
     ]
-    _tell(fresh, collapse, remedy, console)
+    _show(fresh, collapse, remedy, console)
     return fresh
 
 
-def _next(trainer: Trainer, collapse: Collapsed) -> Remedy | None:
+def _next_remedy(trainer: Trainer, collapse: Collapsed) -> Remedy | None:
     """The first remedy of a kind that was not tried yet, so tries are limited.
 
     None if there is none, without `--on-collapse recover`, and without a checkpoint to return to.
@@ -103,15 +103,17 @@ def _next(trainer: Trainer, collapse: Collapsed) -> Remedy | None:
     if trainer.s.on_collapse != "recover":
         return None
     tried = {next(iter(entry["values"])) for entry in trainer.recoveries}
-    left = (r for r in collapse.remedies if r.kind not in tried and _back(trainer, r).exists())
+    left = (
+        r for r in collapse.remedies if r.kind not in tried and _checkpoint_of(trainer, r).exists()
+    )
     return next(left, None)
 
 
-def _back(trainer: Trainer, remedy: Remedy) -> Path:
+def _checkpoint_of(trainer: Trainer, remedy: Remedy) -> Path:
     return trainer.run.file(f"checkpoints/{START if remedy.again else GOOD}")
 
 
-def _given_up(trainer: Trainer, collapse: Collapsed) -> Collapsed:
+def _with_tried(trainer: Trainer, collapse: Collapsed) -> Collapsed:
     """The collapse, with the remedies that were tried as its next step."""
     tried = "; ".join(entry["remedy"] for entry in trainer.recoveries)
     if tried:
@@ -119,7 +121,7 @@ def _given_up(trainer: Trainer, collapse: Collapsed) -> Collapsed:
     return collapse
 
 
-def _fitting(state: dict[str, Any], fresh: Trainer, remedy: Remedy) -> dict[str, Any]:
+def _adapted(state: dict[str, Any], fresh: Trainer, remedy: Remedy) -> dict[str, Any]:
     """The checkpoint adapted to the changed settings; parts that no longer fit are reset."""
     state = {**state, "settings": as_dict(fresh.s)}
     if "queue_length" in remedy.values:
@@ -142,7 +144,7 @@ def settled(trainer: Trainer, console: Console) -> None:
         console.say(f"Recovered from collapse with: {trainer.recoveries[-1]['remedy']}.")
 
 
-def _tell(fresh: Trainer, collapse: Collapsed, remedy: Remedy, console: Console) -> None:
+def _show(fresh: Trainer, collapse: Collapsed, remedy: Remedy, console: Console) -> None:
     console.say(
         f"{collapse.sentence} Resuming from step {fresh.step:,} with {remedy.flags} ({remedy.why})."
     )

@@ -80,7 +80,7 @@ def translated(given: ReferenceSettings, device: torch.device, processes: int = 
     precision, precision_note = _precision(given, device)
     batch = given.batch_size * processes
     queue, queue_note = _queue(given.queue_length, batch)
-    warmup, warmup_note = _rising(given)
+    warmup, warmup_note = _warmup(given)
     values |= {
         "data": given.data_path,
         "out": given.dump_path,
@@ -97,7 +97,7 @@ def translated(given: ReferenceSettings, device: torch.device, processes: int = 
         "tune": "off",
         **warmup,
     }
-    notes = (precision_note, queue_note, warmup_note, _idle(given))
+    notes = (precision_note, queue_note, warmup_note, _ignored_flags(given))
     return Translation(build(PretrainSettings, values), tuple(note for note in notes if note))
 
 
@@ -119,7 +119,7 @@ def _queue(requested: int, batch: int) -> tuple[int, str]:
     return length, f"--queue_length {requested} is rounded down to {length}, {why}."
 
 
-def _rising(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
+def _warmup(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
     """(settings for a warm-up that is longer than the run, a note).
 
     The reference then ends within the warm-up; here the warm-up ends with the run, at the learning
@@ -138,7 +138,7 @@ def _rising(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
     return {"warmup_epochs": epochs, "base_lr": reached}, note
 
 
-def _idle(given: ReferenceSettings) -> str:
+def _ignored_flags(given: ReferenceSettings) -> str:
     """A note about the given flags that have no effect; "" for none."""
     parts = []
     for why, names in IDLE.items():

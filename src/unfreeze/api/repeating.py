@@ -71,7 +71,7 @@ def repeated(context: Scene, s: FinetuneSettings, main: Begun, console: Console)
     """
     if not s.folds and s.repeats == 1:
         return None
-    s, dataset = _as_asked(s, main), main.ready
+    s, dataset = _original_settings(s, main), main.ready
     pool = pooled(dataset, s.seed)
     trials = list(_trials(s, dataset.portions))
     parts = []
@@ -79,9 +79,9 @@ def repeated(context: Scene, s: FinetuneSettings, main: Begun, console: Console)
         name = f"{FOLDER}/seed-{seed}" + ("" if fold is None else f"-fold-{fold + 1}")
         folder = main.run.file(name)
         run_settings = replace(s, seed=seed, out=str(folder), resume="auto", overwrite=False)
-        part = context.processes.leads(lambda run_settings=run_settings: _remembered(run_settings))  # type: ignore[misc]
+        part = context.processes.leads(lambda run_settings=run_settings: _stored(run_settings))  # type: ignore[misc]
         if part is None:
-            part = _part(
+            part = _run_one(
                 context, run_settings, dataset.chosen(portions), pool, fold, Hushed(console)
             )
         parts.append(part)
@@ -119,10 +119,10 @@ def summed(parts: list[Part], chose: str, *, folds: int, images: int) -> Repeate
     """The combined result; `images`: number of distinct held-out images."""
     seeds = sorted({part.seed for part in parts})
     by_seed = [[part for part in parts if part.seed == seed] for seed in seeds]
-    last_estimate = _over(
+    last_estimate = _estimate(
         by_seed, [[p.correct_last for p in seed_parts] for seed_parts in by_seed], images
     )
-    best_estimate = _over(
+    best_estimate = _estimate(
         by_seed, [[p.correct for p in seed_parts] for seed_parts in by_seed], images
     )
     totals = [
@@ -143,7 +143,7 @@ def summed(parts: list[Part], chose: str, *, folds: int, images: int) -> Repeate
     )
 
 
-def _over(by_seed: list[list[Part]], correct: list[list[int]], images: int) -> Estimate:
+def _estimate(by_seed: list[list[Part]], correct: list[list[int]], images: int) -> Estimate:
     """Accuracy over seeds and images, with its interval."""
     right = [
         np.arange(sum(part.n for part in seed_parts)) < sum(counts)
@@ -198,7 +198,7 @@ def _trials(s: FinetuneSettings, portions: Portions) -> Iterator[tuple[int, int 
             yield seed, None, split
 
 
-def _part(
+def _run_one(
     context: Scene,
     s: FinetuneSettings,
     dataset: Checked,
@@ -228,19 +228,19 @@ def _part(
         correct=scores.correct,
         correct_last=int(last["correct"]),
     )
-    record = {"part": asdict(part), "settings": _asked(s)}
+    record = {"part": asdict(part), "settings": _relevant_settings(s)}
     context.processes.leads(lambda: write_json(this_run.run.file(DONE), record))
     return part
 
 
-def _as_asked(s: FinetuneSettings, main: Begun) -> FinetuneSettings:
+def _original_settings(s: FinetuneSettings, main: Begun) -> FinetuneSettings:
     """The settings as given, without derived values: each run makes its own plan."""
     changeable = {name: value for name, value in as_dict(s).items() if name in FREE}
     original = build(FinetuneSettings, {**as_dict(s), **main.job.asked, **changeable})
     return replace(original, out=s.out)
 
 
-def _remembered(s: FinetuneSettings) -> Part | None:
+def _stored(s: FinetuneSettings) -> Part | None:
     """The result of a finished run, None if there is none; UsageError for other settings."""
     path = Path(str(s.out)) / DONE
     if not path.is_file():
@@ -252,7 +252,7 @@ def _remembered(s: FinetuneSettings) -> Part | None:
         raise DataError(
             f"{path} cannot be read: {error}.", "Remove its folder to train this run again."
         ) from error
-    for name, value in _asked(s).items():
+    for name, value in _relevant_settings(s).items():
         if settings.get(name) != value:
             raise UsageError(
                 f"{path.parent.name} was trained with {flag(name)} {settings.get(name)}, not "
@@ -262,7 +262,7 @@ def _remembered(s: FinetuneSettings) -> Part | None:
     return part
 
 
-def _asked(s: FinetuneSettings) -> dict[str, Any]:
+def _relevant_settings(s: FinetuneSettings) -> dict[str, Any]:
     """The settings that determine the result, as JSON values."""
     values: dict[str, Any] = json.loads(json.dumps(as_dict(s)))
     return {name: value for name, value in values.items() if name not in FREE | {"repeats"}}

@@ -64,9 +64,9 @@ def run_report(settings: ReportSettings, console: Console) -> Report:
     folder, figures = Path(settings.run), panels(findings)
     for name, check in WRITTEN.items():
         refuse_foreign("report:", folder / name, check)
-    curves = _drawn(folder / "curves.png", draw(figures) if figures else None)
+    curves = _write(folder / "curves.png", draw(figures) if figures else None)
     prototypes = findings.prototypes
-    prototypes_path = _drawn(
+    prototypes_path = _write(
         folder / "prototypes.png", sheet(prototypes) if prototypes is not None else None
     )
     write_text(folder / "report.html", page(findings))
@@ -80,7 +80,7 @@ def redrawn(run: str, console: Console) -> None:
         report(run)
 
 
-def _drawn(path: Path, image: bytes | None) -> str | None:
+def _write(path: Path, image: bytes | None) -> str | None:
     if image is None:
         return None
     write_bytes(path, image)

@@ -66,13 +66,13 @@ def finetune_warnings(run: RunFolder, dataset: Checked, run_result: Tuned) -> li
 def pretrain_warnings(trainer: Trainer, dataset: Gathering) -> list[RunWarning]:
     """Warnings after pretraining: from the collapse detector and the data."""
     doubts = [*dataset.doubts, *checks.cropped_warning(dataset.sample.cropped)]
-    return _of_pretraining(trainer) + doubts if trainer.step else doubts
+    return _collapse_warnings(trainer) + doubts if trainer.step else doubts
 
 
-def _of_pretraining(trainer: Trainer) -> list[RunWarning]:
+def _collapse_warnings(trainer: Trainer) -> list[RunWarning]:
     watch, plan = trainer.watch, trainer.plan
     verdict = trainer.guard.at_end(trainer.step, watch.last.figures if watch.last else None)
-    if verdict is None or (verdict.kind == "stuck" and _knows_more(watch)):
+    if verdict is None or (verdict.kind == "stuck" and _knn_improved(watch)):
         return []
     if not trainer.s.base_lr:
         next_step = "The learning rate is 0. Omit --base-lr, or use a value above 0."
@@ -87,7 +87,7 @@ def _of_pretraining(trainer: Trainer) -> list[RunWarning]:
     return [RunWarning(CODES[verdict.kind], message)]
 
 
-def _knows_more(watch: Watch) -> bool:
+def _knn_improved(watch: Watch) -> bool:
     """Whether k-NN accuracy is better than that of the untrained network."""
     if watch.start is None or watch.last is None or watch.start.knn is None:
         return False

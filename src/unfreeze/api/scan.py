@@ -96,8 +96,8 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     s = settings
     if s.undo and s.quarantine:
         raise UsageError("--undo and --quarantine exclude each other.", "Give only one of them.")
-    out = _allowed(s)
-    restored, notes = _undone(s, console)
+    out = _output_folder(s)
+    restored, notes = _undo(s, console)
     source = open_source(s.data, data_root=s.data_root, console=console)
     if s.quarantine:
         _refuse_quarantine(s, source, Path(s.quarantine))  # check before the work, not after
@@ -110,14 +110,14 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     for warning in result.warnings:
         console.warn(warning["message"])
     if s.quarantine:
-        moved = _set_aside(s, source, clinic, console)
+        moved = _quarantine(s, source, clinic, console)
         result = replace(result, quarantined=len(moved))
     if out:
-        result = _written(replace(result, restored=restored), out, clinic)
+        result = _write(replace(result, restored=restored), out, clinic)
     return replace(result, restored=restored)
 
 
-def _allowed(s: ScanSettings) -> Path | None:
+def _output_folder(s: ScanSettings) -> Path | None:
     """The folder of `--out`; UsageError if files must not be written there."""
     if not s.out:
         return None
@@ -141,7 +141,7 @@ def _refuse_quarantine(s: ScanSettings, source: Source, folder: Path) -> None:
         list_beside(source)
 
 
-def _undone(s: ScanSettings, console: Console) -> tuple[int, list[str]]:
+def _undo(s: ScanSettings, console: Console) -> tuple[int, list[str]]:
     if not s.undo:
         return 0, []
     back, notes = undo(Path(s.undo))
@@ -184,7 +184,7 @@ def _paths(index: Index, groups: list[list[int]]) -> list[list[str]]:
     return [[told(index.paths[position]) for position in group] for group in groups]
 
 
-def _set_aside(s: ScanSettings, source: Source, clinic: Clinic, console: Console) -> list[Moved]:
+def _quarantine(s: ScanSettings, source: Source, clinic: Clinic, console: Console) -> list[Moved]:
     """Move unusable files away, or exclude them; findings about the others stay cached."""
     folder = Path(s.quarantine or "")
     broken = [
@@ -207,18 +207,18 @@ def _set_aside(s: ScanSettings, source: Source, clinic: Clinic, console: Console
     return moved
 
 
-def _written(result: ScanResult, folder: Path, findings: Clinic) -> ScanResult:
+def _write(result: ScanResult, folder: Path, findings: Clinic) -> ScanResult:
     """Write problems.csv and scan.html."""
     from unfreeze.reports.clinic import clinic
 
     folder.mkdir(parents=True, exist_ok=True)
     table, page = folder / TABLE, folder / PAGE
     write_problems_csv(table, findings.problems)
-    atomic.write_text(page, clinic(_visit(result, findings)))
+    atomic.write_text(page, clinic(_page_data(result, findings)))
     return replace(result, page=str(page), table=str(table))
 
 
-def _visit(result: ScanResult, findings: Clinic) -> Any:
+def _page_data(result: ScanResult, findings: Clinic) -> Any:
     from unfreeze.reports.clinic import Kind, Visit
     from unfreeze.reports.dataset import Strip
     from unfreeze.reports.page import number

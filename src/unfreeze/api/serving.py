@@ -96,14 +96,14 @@ def send(
         for batch in network.outputs(reads, batch_size=batch_size, skip=failed.__setitem__):
             batches.append(batch)
             advance(len(batch))
-    _tell(failed, names, console)
+    _report_failures(failed, names, console)
     readable = np.setdiff1d(np.arange(len(names)), np.array(sorted(failed), np.int64))
-    _finite(torch.cat(batches), [names[position] for position in readable])
+    _check_finite(torch.cat(batches), [names[position] for position in readable])
     heights, widths = np.array(sizes, np.int64).reshape(-1, 2).T
     return Outputs(readable, torch.cat(batches), cropped_away(heights, widths))
 
 
-def _finite(outputs: Tensor, names: Sequence[str]) -> None:
+def _check_finite(outputs: Tensor, names: Sequence[str]) -> None:
     """WeightsError if outputs are NaN or infinite."""
     bad = torch.nonzero(~torch.isfinite(outputs).all(dim=1)).flatten().tolist()
     if bad:
@@ -114,8 +114,8 @@ def _finite(outputs: Tensor, names: Sequence[str]) -> None:
         )
 
 
-def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) -> None:
-    lines = [f"{names[position]}: {_why(failed[position])}" for position in sorted(failed)]
+def _report_failures(failed: dict[int, Failure], names: Sequence[str], console: Console) -> None:
+    lines = [f"{names[position]}: {_reason(failed[position])}" for position in sorted(failed)]
     if len(failed) == len(names):
         raise DataError(
             f"None of {len(names):,} images could be read; the first: {lines[0]}."
@@ -129,7 +129,7 @@ def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) ->
         console.warn(f"left out: {len(lines) - TOLD:,} more files that cannot be read")
 
 
-def _why(failure: Failure) -> str:
+def _reason(failure: Failure) -> str:
     if isinstance(failure, Undecodable):
         return f"{failure.reason} ({failure.detail})"
     return failure.strerror or str(failure)

@@ -111,12 +111,12 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     notes = [*doubts, *index.notes, *counted.notes()]
     notes += [f"Range {source.intensity}: {why}."] if why else []
     result = _result(spoken(s.data), out, index, checked, counted, notes)
-    write_text(path, dataset(_seen(s, checked, counted, result)))
+    write_text(path, dataset(_page_data(s, checked, counted, result)))
     return result
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _Checked:
     """The problems of the `checked` images of an index, as in `scan`.
 
     `usable`: positions of all images not known to be broken. `shorter`: known shorter sides,
@@ -130,7 +130,7 @@ class _Found:
     checked: int
 
 
-def _checked(s: ShowSettings, index: Index, console: Console) -> _Found:
+def _checked(s: ShowSettings, index: Index, console: Console) -> _Checked:
     # if all files are known from an earlier scan, a full scan costs nothing
     all_known = bool(Examined(index.source).table["known"][index.rows].all())
     mode: Any = "full" if all_known and s.scan == "sample" else s.scan
@@ -140,11 +140,11 @@ def _checked(s: ShowSettings, index: Index, console: Console) -> _Found:
     usable[positions] = False
     usable[positions[clinic.usable]] = True
     shorter = clinic.sizes[clinic.usable].min(axis=1).astype(np.int64)
-    return _Found(index, np.flatnonzero(usable), shorter, clinic.problems, len(positions))
+    return _Checked(index, np.flatnonzero(usable), shorter, clinic.problems, len(positions))
 
 
 def _result(
-    data: str, out: str, index: Index, checked: _Found, counted: Census, notes: list[str]
+    data: str, out: str, index: Index, checked: _Checked, counted: Census, notes: list[str]
 ) -> ShowResult:
     return ShowResult(
         data=data,
@@ -171,9 +171,9 @@ def _sizes(sides: npt.NDArray[np.int64]) -> dict[str, float] | None:
     return {"min": low, "5 %": low_tail, "median": median, "95 %": high_tail, "max": high}
 
 
-def _seen(s: ShowSettings, checked: _Found, counted: Census, result: ShowResult) -> Seen:
+def _page_data(s: ShowSettings, checked: _Checked, counted: Census, result: ShowResult) -> Seen:
     index = checked.index
-    samples = _Some(s, checked)
+    samples = _Sampler(s, checked)
     views, note = _views(s, index, samples)
     sized = f"of {len(checked.shorter):,} images that were decoded"
     coverage = (
@@ -212,10 +212,10 @@ def _figures(counted: Census, result: ShowResult) -> list[tuple[str, str]]:
     return [*shown, ("left out", number(left_out)), ("problems", number(len(result.problems)))]
 
 
-class _Some:
+class _Sampler:
     """Seeded samples of the usable images: of train if there is one, some of each class."""
 
-    def __init__(self, s: ShowSettings, checked: _Found) -> None:
+    def __init__(self, s: ShowSettings, checked: _Checked) -> None:
         self.s, self.index = s, checked.index
         self.images = ImageDataset(checked.index)
         train = checked.usable[self.index.splits[checked.usable] == TRAIN]
@@ -257,7 +257,7 @@ class _Some:
             return None  # not checked by this call
 
 
-def _views(s: ShowSettings, index: Index, samples: _Some) -> tuple[list[Strip], str]:
+def _views(s: ShowSettings, index: Index, samples: _Sampler) -> tuple[list[Strip], str]:
     positions, images = samples.few()
     if not images:
         return [], ""

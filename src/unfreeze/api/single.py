@@ -121,12 +121,12 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
         # a run stopped before its first checkpoint starts again with the same settings
         processes.leads(lambda: write_text(run.file("config.toml"), to_toml(as_dict(s), {})))
     console.into(run)  # type: ignore[attr-defined]  # a Logged one
-    job = _threaded(scene, job, state, console)
-    job = replace(job, network=_placed(job.network, scene.device, processes))
+    job = _set_threads(scene, job, state, console)
+    job = replace(job, network=_on_device(job.network, scene.device, processes))
     return Begun(run, telling(job, ready.hold), ready, state)
 
 
-def _threaded(scene: Scene, job: Job, state: dict[str, Any] | None, console: Console) -> Job:
+def _set_threads(scene: Scene, job: Job, state: dict[str, Any] | None, console: Console) -> Job:
     """Set the number of CPU threads; the job with the reason for it."""
     threads, world = scene.threads, scene.processes.world
     if state is None:
@@ -180,7 +180,7 @@ def tuned(scene: Scene, this_run: Begun, console: Console, pool: Pool | None = N
         scores = _scores(job, parts, trainer, outcome)
         if outcome.stopped != "asked":
             # on rank 0: other ranks may have no validation images
-            processes.leads(lambda: _look(meter, job, ready, trainer, run, console))
+            processes.leads(lambda: _measure_features(meter, job, ready, trainer, run, console))
     if scores is not None and parts.holdout is not None:
         holdout = parts.holdout
         processes.leads(lambda: _write_scores(run, job, ready, outcome, scores, holdout, console))
@@ -202,7 +202,7 @@ def telling(job: Job, hold: Holding) -> Job:
     return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
-def _placed(network: nn.Module, device: torch.device, processes: Processes) -> nn.Module:
+def _on_device(network: nn.Module, device: torch.device, processes: Processes) -> nn.Module:
     """On its device, with batch norms over all processes."""
     if processes.world > 1:
         network = synchronised(network.to(device))
@@ -255,7 +255,7 @@ def _scores(job: Job, parts: Parts, trainer: Trainer, outcome: Outcome) -> Score
     return trainer.scores(partial(parts.holdout.score, job.network))
 
 
-def _look(
+def _measure_features(
     meter: FeatureMeter,
     job: Job,
     dataset: Checked,
@@ -268,27 +268,27 @@ def _look(
         return
     failed = "The features could not be checked"
     with afterwards(failed, run, console), torch.inference_mode():
-        _take_some(meter, job, dataset, trainer)
+        _feed_meter(meter, job, dataset, trainer)
 
 
-def _take_some(meter: FeatureMeter, job: Job, dataset: Checked, trainer: Trainer) -> None:
+def _feed_meter(meter: FeatureMeter, job: Job, dataset: Checked, trainer: Trainer) -> None:
     shortcut = trainer.shortcut
     job.network.eval()
     if shortcut is not None and shortcut.border.learner is not None:
         cached = shortcut.held_out or next(iter(shortcut.views.values()))
-        activations = cached.take(torch.from_numpy(_some(len(cached))))
+        activations = cached.take(torch.from_numpy(_spread_positions(len(cached))))
         approach = shortcut.border.approach  # None: the cache holds the head's input
         meter.take(activations if approach is None else approach(activations))
         return
     images = dataset.val if len(dataset.val) else dataset.train
     device, preprocess = next(job.network.parameters()).device, job.plan.preprocess
-    positions = _some(len(images)).tolist()
+    positions = _spread_positions(len(images)).tolist()
     for start in range(0, len(positions), BATCH):
         pixels = np.stack([preprocess.pixels(images[p]) for p in positions[start : start + BATCH]])
         job.network(normalise(torch.from_numpy(pixels).to(device), preprocess.mean, preprocess.std))
 
 
-def _some(count: int) -> np.ndarray:
+def _spread_positions(count: int) -> np.ndarray:
     """At most LOOKED_AT positions, evenly spread, as images are often sorted by class."""
     return np.unique(np.linspace(0, count - 1, min(LOOKED_AT, count)).astype(np.int64))
 

@@ -72,14 +72,14 @@ def solve_head(
 
         solution = parts.processes.leads(fitted)
         if solution is not None:
-            _put(job, solution)
-            job = _recorded(job, solution, run, console, len(images))
+            _copy_into_network(job, solution)
+            job = _record(job, solution, run, console, len(images))
             times = {
                 "seconds_data": features_ready - began,
                 "seconds_step": time.monotonic() - features_ready,
             }
             rate = len(labels) / max(sum(times.values()), 1e-9)
-            line = {**_line(solution, features, labels), "images_per_second": rate, **times}
+            line = {**_metrics(solution, features, labels), "images_per_second": rate, **times}
             result = SolvedHead(line, shortcut)
     return job, result
 
@@ -95,7 +95,7 @@ def _training_set(shortcut: Shortcut) -> tuple[Tensor, Tensor, Positions]:
     return features, labels.repeat(len(views)).long(), np.arange(len(labels))
 
 
-def _put(job: Job, solution: LogisticRegression) -> None:
+def _copy_into_network(job: Job, solution: LogisticRegression) -> None:
     layer = job.network.get_submodule(job.head[0].rpartition(".")[0])
     with torch.no_grad():
         weight: Any = layer.weight
@@ -105,7 +105,7 @@ def _put(job: Job, solution: LogisticRegression) -> None:
             bias.copy_(solution.bias)
 
 
-def _line(solution: LogisticRegression, features: Tensor, labels: Tensor) -> dict[str, float]:
+def _metrics(solution: LogisticRegression, features: Tensor, labels: Tensor) -> dict[str, float]:
     """Training loss and accuracy of the solved head."""
     labels = labels.to(features.device)
     weight, bias = solution.weight.to(features.device), solution.bias.to(features.device)
@@ -119,7 +119,7 @@ def _line(solution: LogisticRegression, features: Tensor, labels: Tensor) -> dic
     }
 
 
-def _recorded(
+def _record(
     job: Job, solution: LogisticRegression, run: RunFolder, console: Console, images: int
 ) -> Job:
     """Log every candidate to metrics.jsonl; add the selected one to the card and the console."""

@@ -54,7 +54,7 @@ def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
         reasons["stem"] = why
         if stem == "small":
             small_stem(network)
-        settings, why = _roomy(settings, network, side, device.type)
+        settings, why = _enlarge_if_small(settings, network, side, device.type)
         reasons |= {"image_size": why} if why else {}
     loaded = None
     if settings.init != "none" and settings.dry_run and not Path(settings.init).exists():
@@ -83,14 +83,14 @@ def inherit_head(model: SwAV, start: Start, reasons: dict[str, str], console: Co
     console.say(reasons["swav_head"])
 
 
-def _roomy(
+def _enlarge_if_small(
     settings: PretrainSettings, network: nn.Module, side: int, device: str
 ) -> tuple[PretrainSettings, str]:
     """(settings with larger images if the last feature map would be below 2x2, the reason)."""
     if settings.image_size or settings.size_crops or settings.recipe != "auto":
         return settings, ""
     size = usual = usual_side(side, device)
-    while size < 224 and not _has_layout(network, size):
+    while size < 224 and not _map_is_large_enough(network, size):
         size = min(2 * size, 224)
     if size == usual:
         return settings, ""
@@ -98,7 +98,7 @@ def _roomy(
     return replace(settings, image_size=size), why
 
 
-def _has_layout(network: nn.Module, size: int) -> bool:
+def _map_is_large_enough(network: nn.Module, size: int) -> bool:
     try:
         map_size = final_map(network, size)
     except UsageError:

@@ -47,7 +47,7 @@ def starts(s: CompareSettings) -> list[Start]:
         raise UsageError(
             "compare needs two or more different --weights.", "For example: --weights none RUN."
         )
-    arch = s.arch or _common_network(s.weights)
+    arch = s.arch or _common_arch(s.weights)
     by_weights = {w: _start(s, w, {"arch": arch}) for w in s.weights if w != "none"}
     if "none" in s.weights:
         unfreeze_runs = [w for w in by_weights if network_of(w, arch) is not None]
@@ -58,12 +58,12 @@ def starts(s: CompareSettings) -> list[Start]:
         }
         requested = {name: getattr(s, name) for name in inherited}
         filled = {n: v for n, v in inherited.items() if requested[n] in (None, "auto")}
-        filled |= {n: v for n, v in _read_by(model).items() if getattr(s, n) is None}
+        filled |= {n: v for n, v in _decoding_of(model).items() if getattr(s, n) is None}
         by_weights["none"] = _start(s, "none", filled)
     return [by_weights[weights] for weights in s.weights]
 
 
-def _read_by(weights: str) -> dict[str, Any]:
+def _decoding_of(weights: str) -> dict[str, Any]:
     """The intensity range and channels of a run; {} if `weights` is not a run."""
     if not Path(weights).exists() or model_folder(weights) is None:
         return {}
@@ -95,18 +95,18 @@ def _start(s: CompareSettings, weights: str, extra: dict[str, Any]) -> Start:
     """The start of `weights`, with its settings and the plan of a dry run."""
     names = [entry.name for entry in fields(TuningSettings)]
     values = {name: getattr(s, name) for name in names} | {"weights": weights}
-    values |= {name: _as_given(value) for name, value in extra.items() if value is not None}
+    values |= {name: _to_tuple(value) for name, value in extra.items() if value is not None}
     values |= {"resume": None, "overwrite": False, "dry_run": False, "out": None}
     config = FinetuneSettings(**values)
     plan = run_finetune(replace(config, dry_run=True), Quiet())
     return Start(weights, config, cast(FinetunePlan, plan))
 
 
-def _as_given(value: Any) -> Any:
+def _to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _common_network(weights: tuple[str, ...]) -> str | None:
+def _common_arch(weights: tuple[str, ...]) -> str | None:
     """The architecture of the checkpoints among the weights; None if none of them names one."""
     arch_of = {
         w: known.arch for w in weights if w != "none" and (known := network_of(w)) is not None

@@ -97,7 +97,7 @@ def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]
     """(name of the architecture, the network with its head, names of the frozen parameters)."""
     arch, stem, classes = settings.arch, settings.stem, settings.classes
     bare, kind, freeze, unfreeze_at = False, "replace", settings.freeze or "none", None
-    card, known = _said(arch)
+    card, known = _card_or_arch(arch)
     if known is not None:
         arch, stem = known.arch, known.stem
     if card is not None:
@@ -121,7 +121,7 @@ def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]
     return arch, model, schedule.always
 
 
-def _said(arch: str) -> tuple[ModelCard | None, Known | None]:
+def _card_or_arch(arch: str) -> tuple[ModelCard | None, Known | None]:
     """(the model card of an unfreeze file, the architecture of any other file)."""
     if not Path(arch).exists():
         return None, None
@@ -146,7 +146,7 @@ class _Row:
 
 def _rows(model: nn.Module, traced: Trace) -> Iterator[_Row]:
     """Leaf modules, and parameters of modules with children (such as a class token)."""
-    named = sorted(model.named_modules(), key=lambda item: _place(item[0], traced))
+    named = sorted(model.named_modules(), key=lambda item: _order(item[0], traced))
     for name, module in named:
         dot = f"{name}." if name else ""
         sizes = {dot + key: p.numel() for key, p in module.named_parameters(recurse=False)}
@@ -158,7 +158,7 @@ def _rows(model: nn.Module, traced: Trace) -> Iterator[_Row]:
             yield _Row(name, type(module).__name__, list(traced.shapes.get(name, ())[1:]), sizes)
 
 
-def _place(name: str, traced: Trace) -> int:
+def _order(name: str, traced: Trace) -> int:
     """Forward order of a module; that of its parent if it did not run itself."""
     while name and name not in traced.order:
         name = name.rpartition(".")[0]

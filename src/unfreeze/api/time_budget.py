@@ -44,20 +44,20 @@ def for_pretrain(
     s: PretrainSettings, processes: int, noised: Noised
 ) -> tuple[PretrainSettings, dict[str, str]]:
     """(settings with the values of `--time-budget`, their reasons); unchanged without it."""
-    if s.time_budget is None or _goes_on(s):
+    if s.time_budget is None or _is_resumed(s):
         return s, {}
     budget = seconds_in(s.time_budget, FLAG)
-    return _taken(s, fitting(pretrain_options(s, processes, noised, budget), budget))
+    return _with_choice(s, fitting(pretrain_options(s, processes, noised, budget), budget))
 
 
 def for_finetune(
     s: FinetuneSettings, data: Labelled, processes: int
 ) -> tuple[FinetuneSettings, dict[str, str]]:
     """(settings with the values of `--time-budget`, their reasons); unchanged without it."""
-    if s.time_budget is None or _goes_on(s):
+    if s.time_budget is None or _is_resumed(s):
         return s, {}
     budget = seconds_in(s.time_budget, FLAG)
-    return _taken(s, fitting(finetune_options(s, data, processes, budget), budget))
+    return _with_choice(s, fitting(finetune_options(s, data, processes, budget), budget))
 
 
 def with_choice(s: S, chosen: S) -> S:
@@ -95,7 +95,7 @@ def _hint(s: S, choice: Fitting | None) -> dict[str, Any] | None:
     return {**values, "seconds": round(choice.seconds, 1)}
 
 
-def _goes_on(s: PretrainSettings | FinetuneSettings) -> bool:
+def _is_resumed(s: PretrainSettings | FinetuneSettings) -> bool:
     """Whether this is a resumed run with values from its first start."""
     config = Path(str(s.out)) / "config.toml"
     if not (s.resume and s.out and config.exists()):
@@ -103,12 +103,12 @@ def _goes_on(s: PretrainSettings | FinetuneSettings) -> bool:
     return bool(tomllib.loads(config.read_text(encoding="utf-8")).get("time_budget"))
 
 
-def _taken(s: S, choice: Fitting | None) -> tuple[S, dict[str, str]]:
+def _with_choice(s: S, choice: Fitting | None) -> tuple[S, dict[str, str]]:
     """(settings with the values that fit, the reason of each derived one)."""
     if choice is None:
         raise UsageError(
             f"Not even one epoch of the smallest network fits into {FLAG} {s.time_budget}.",
-            f"Give more time, omit {_named(s)}, or use fewer images (--limit N).",
+            f"Give more time, omit {_flags(s)}, or use fewer images (--limit N).",
         )
     values = {"epochs": choice.epochs, **choice.values}
     default = {entry.name: entry.default for entry in fields(s)}
@@ -120,7 +120,7 @@ def _taken(s: S, choice: Fitting | None) -> tuple[S, dict[str, str]]:
     return replace(s, **values), reasons
 
 
-def _named(s: Any) -> str:
+def _flags(s: Any) -> str:
     return ", ".join(flag(name) for name in ("arch", "image_size", "epochs"))
 
 
@@ -142,7 +142,9 @@ def pretrain_options(
     defaults = prepared_defaults.plan.settings
     top, free = defaults.image_size or 0, filled.arch is None and s.init == "none"
     nets = (
-        _down(choose_arch(filled, dataset.side, device.type)[0]) if free else (defaults.arch or "",)
+        _smaller(choose_arch(filled, dataset.side, device.type)[0])
+        if free
+        else (defaults.arch or "",)
     )
     sized = filled.image_size is not None or filled.size_crops is not None
     most = prepared_defaults.plan.settings.epochs or 1
@@ -169,7 +171,7 @@ def pretrain_options(
             yield Option(values, least, most, seconds)
 
 
-def _down(arch: str) -> tuple[str, ...]:
+def _smaller(arch: str) -> tuple[str, ...]:
     return LADDER[LADDER.index(arch) :] if arch in LADDER else (arch,)
 
 
@@ -183,7 +185,7 @@ def finetune_options(
     s, device = replace(s, dry_run=True, time_budget=None), pick_device(s.device)
     free = s.weights == "none" and s.arch is None
     sides = [s.image_size] if s.image_size else None
-    for arch in _down(DEFAULT) if free else (s.arch,):
+    for arch in _smaller(DEFAULT) if free else (s.arch,):
         arch_settings = replace(s, arch=arch)
         largest = sides or [opened(arch_settings, data).preprocess.image_size]
         smaller = [] if sides else [side for side in SIDES if 64 <= side < largest[0]]

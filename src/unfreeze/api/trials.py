@@ -119,7 +119,7 @@ def tried(trial: Trial, eval_data: dict[str, Any], console: Console, *, began: f
         settings = replace(trial.start.settings, **run_settings)
         run = run_finetune(settings, quiet, began=began, draw=False)
         runs.append(cast(FinetuneResult, run))  # not a plan: it is no dry run
-    return _judged(trial, best_on_validation(runs), len(runs), eval_data, quiet)
+    return _evaluate(trial, best_on_validation(runs), len(runs), eval_data, quiet)
 
 
 def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
@@ -141,7 +141,7 @@ def _validation_loss(run: FinetuneResult) -> float:
     return float(next(m["loss"] for m in lines if m["epoch"] == best))
 
 
-def _judged(
+def _evaluate(
     trial: Trial, finetuned: FinetuneResult, runs: int, eval_data: dict[str, Any], console: Console
 ) -> Judged:
     s, run = trial.start.settings, Path(finetuned.run)

@@ -133,14 +133,14 @@ def tuned(
     s = plan.settings
     usual = usual_way(s, compute, processes.launch.local_world, operations)
     scope = scope_of(s, compute.device)
-    record = _stored(run) if s.resume else None
+    record = _stored_table(run) if s.resume else None
     if record is not None:
-        result = Tuned(_again(record, usual, scope, processes.world), record)
-    elif s.tune == "off" or processes.world > 1 or not plan.steps or _begun(run):
+        result = Tuned(_recorded_way(record, usual, scope, processes.world), record)
+    elif s.tune == "off" or processes.world > 1 or not plan.steps or _has_checkpoint(run):
         threads, why = usual_threads(compute.device, operations)
         result = Tuned(usual, threads=f"{threads}: {why}" if why else "")
     else:
-        choice = _measured(plan, usual, scope, make, compute.device)
+        choice = _measure(plan, usual, scope, make, compute.device)
         result = Tuned(choice.way, choice.record(scope.device), measured=choice.measured)
     if previous is not None and processes.world == 1:
         threads = Threads.now().to_resume(previous)
@@ -160,11 +160,11 @@ def tell(tuning: Tuned, console: Console) -> None:
     console.table(Table(("", ""), list(tuning.reasons.items())))
 
 
-def _begun(run: RunFolder) -> bool:
+def _has_checkpoint(run: RunFolder) -> bool:
     return has_last(run.file("checkpoints"))
 
 
-def _stored(run: RunFolder) -> dict[str, Any] | None:
+def _stored_table(run: RunFolder) -> dict[str, Any] | None:
     config = run.file("config.toml")
     if not config.exists():
         return None
@@ -172,7 +172,7 @@ def _stored(run: RunFolder) -> dict[str, Any] | None:
     return table
 
 
-def _again(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
+def _recorded_way(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
     """The recorded settings, overridden by those given now, if the type of device is the same."""
     if record["device"] != scope.device:
         return usual
@@ -186,7 +186,7 @@ def _again(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
     return replace(usual, **{knob: v for knob, v in recorded.items() if knob not in scope.given})
 
 
-def _measured(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.device) -> Choice:
+def _measure(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.device) -> Choice:
     """Measure and select; random state, weights and threads are unchanged afterwards."""
     s = plan.settings
     rows = min(2 * s.accumulate, s.batch_size or 0), s.batch_size or 0
@@ -196,11 +196,11 @@ def _measured(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.de
         return probe(usual, scope, steps, rows=rows, steps=plan.steps)
 
 
-def _unsaid(message: str) -> None:
+def _ignore_warning(message: str) -> None:
     """Ignore warnings of the loader during the measurement; the run itself shows them."""
 
 
-class _Late(Exception):
+class _TimeLimit(Exception):
     """A step exceeded its time limit."""
 
 
@@ -228,7 +228,7 @@ class Steps:
             ready = self.clock()
             loss, _ = trainer.train_step(batch)
             loss.item()
-        except _Late:
+        except _TimeLimit:
             return Spent(ready - began, self.clock() - ready, whole=False)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()  # does nothing where there is no GPU
@@ -243,7 +243,7 @@ class Steps:
 
     def _look(self, *_: Any) -> None:
         if self.clock() > self.until:
-            raise _Late
+            raise _TimeLimit
 
     def close(self) -> None:
         """Stop the workers and delete the trainers."""
@@ -257,7 +257,7 @@ class Steps:
         key = way.precision, way.layout
         if key not in self._trainers:
             trainer = without_memory(self.make(way))
-            trainer.loader.warn = _unsaid
+            trainer.loader.warn = _ignore_warning
             for module in trainer.model.modules():
                 module.register_forward_pre_hook(self._look)
             for weight in trainer.model.parameters():

@@ -25,19 +25,19 @@ def run_folder(path: str | Path) -> Path | None:
 
 def uses_of_test(run: Path) -> int:
     """The number of evaluations so far."""
-    return len(_recorded(run))
+    return len(_read_uses(run))
 
 
 def record_test_use(run: Path, *, data: str, split: str, n: int) -> int:
     """Add one evaluation to the run's file and return their number, safe against races."""
     use = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "data": data, "split": split, "n": n}
     with alone(run / FILE):
-        uses = [*_recorded(run), use]
+        uses = [*_read_uses(run), use]
         write_json(run / FILE, {"uses": uses})
     return len(uses)
 
 
-def _recorded(run: Path) -> list[Any]:
+def _read_uses(run: Path) -> list[Any]:
     path = run / FILE
     try:
         uses = json.loads(path.read_text(encoding="utf-8"))["uses"] if path.exists() else []

@@ -36,20 +36,22 @@ def sample_of(
     evaluations = Looks(len(dataset.train), s.epochs or 0, pixels, sizes[0][0])
     labels = dataset.index.labels
     chosen = subset(labels, dataset.train, limit=evaluations.sample, seed=s.seed)
-    centres = held(_centres(s, dataset.images, chosen), len(chosen), _bytes(s))
+    centres = held(_center_crops(s, dataset.images, chosen), len(chosen), _bytes_per_image(s))
     pairs = np.random.default_rng(s.seed).permutation(chosen)[: max(2, len(chosen) // 2)]
-    views = held(_views(s, dataset.images, pairs), len(pairs), _bytes(s) * SHOWN)
+    views = held(_crops(s, dataset.images, pairs), len(pairs), _bytes_per_image(s) * SHOWN)
     train_labels = torch.from_numpy(labels[chosen]).long()
     val = everything.where(VAL)
     val = val[everything.labels[val] >= 0]
     if not len(val) or not (train_labels >= 0).any():
         return Sample(centres, views, len(pairs), train_labels)
-    val_images = _checked(
-        s, everything.take(_some(everything, val, evaluations.sample, s.seed)), console
+    val_images = _decoded(
+        s, everything.take(_val_sample(everything, val, evaluations.sample, s.seed)), console
     )
     queries = torch.from_numpy(val_images.index.labels).long()
     val_views = held(
-        _centres(s, val_images, np.arange(len(val_images))), len(val_images), _bytes(s)
+        _center_crops(s, val_images, np.arange(len(val_images))),
+        len(val_images),
+        _bytes_per_image(s),
     )
     return Sample(centres, views, len(pairs), train_labels, queries, val_views)
 
@@ -92,11 +94,11 @@ def held(make_views: Cutter, count: int, size: int) -> Cutter:
     return of
 
 
-def _some(index: Index, val: np.ndarray, limit: int, seed: int) -> np.ndarray:
+def _val_sample(index: Index, val: np.ndarray, limit: int, seed: int) -> np.ndarray:
     return subset(index.labels, val, limit=limit, seed=seed)
 
 
-def _checked(s: PretrainSettings, index: Index, console: Console) -> ImageDataset:
+def _decoded(s: PretrainSettings, index: Index, console: Console) -> ImageDataset:
     mode: Mode = "full" if s.scan == "full" else "off"
     side = 2 * max(s.size_crops or ())
     return check(
@@ -104,11 +106,11 @@ def _checked(s: PretrainSettings, index: Index, console: Console) -> ImageDatase
     ).images()
 
 
-def _bytes(s: PretrainSettings) -> int:
+def _bytes_per_image(s: PretrainSettings) -> int:
     return 3 * max(s.size_crops or ()) ** 2
 
 
-def _centres(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
+def _center_crops(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
     preprocess = preprocess_of(s)
 
     def cut(indices: Sequence[int]) -> list[torch.Tensor]:
@@ -118,7 +120,7 @@ def _centres(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -
     return cut
 
 
-def _views(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
+def _crops(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
     """The first two crops of the first epoch: the same at each evaluation."""
     specs = view_specs(s)[:SHOWN]
 

@@ -111,12 +111,12 @@ def write_model(
     if not trainer.step:
         return
     positions = dataset.train[:GALLERY_IMAGES]
-    cut = partial(_cut, dataset, preprocess, positions)
+    cut = partial(_views_of, dataset, preprocess, positions)
     how: dict[str, Any] = {"device": compute.device, "mean": compute.mean, "std": compute.std}
     with afterwards("The images nearest to each prototype could not be written", run, console):
         gathered = gather(model, cut, len(positions), **how)
         save_gallery(run.file("prototypes.npz"), gathered, cut)
 
 
-def _cut(found: Gathering, how: Preprocess, some: Any, places: Any) -> Any:
-    return np.stack([how.pixels(found.images[int(some[i])]) for i in places])
+def _views_of(dataset: Gathering, preprocess: Preprocess, positions: Any, indices: Any) -> Any:
+    return np.stack([preprocess.pixels(dataset.images[int(positions[i])]) for i in indices])
