@@ -66,7 +66,7 @@ def cache(
     clear: bool = False,
     progress: bool | None = None,
 ) -> CacheResult:
-    """Where caches lie and how large each is; with `clear=True` they are removed.
+    """List the caches with path and size; with `clear=True` remove them.
 
     Parameters:
         config: read settings from a TOML file.
@@ -146,11 +146,11 @@ def compare(
     test: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Comparison:
-    """Train from each of `weights` with the same images and seeds, and say what paid.
+    """Fine-tune from each of `weights` with the same images and seeds, and compare accuracy.
 
-    `weights`: two or more starts; None: none and imagenet, or those of the run that is resumed.
-    The test images are read once a run, at its end; finished runs of an interrupted comparison are
-    not done again (`resume`).
+    `weights`: two or more; None: none and imagenet, or those of the comparison that is resumed.
+    Each run is evaluated on the test set once, at its end. With `resume`, finished runs of an
+    interrupted comparison are not repeated.
 
     Parameters:
         data: one or more: folder, archive, CSV or Parquet file, shards, URL or built-in name.
@@ -383,7 +383,7 @@ def demo(
     dry_run: Literal[False] = False,
     progress: bool | None = None,
 ) -> DemoResult:
-    """Run the demonstration into `out` (a new folder under `runs/` without it).
+    """Run the demo into the folder `out` (default: a new one under `runs/`).
 
     Parameters:
         device: compute device. One of: 'auto', 'cpu', 'cuda', 'mps'.
@@ -443,10 +443,10 @@ def embed(
     split: Literal["train", "val", "test", "all"] | None = None,
     progress: bool | None = None,
 ) -> EmbedResult:
-    """Write features of the images of `data` to the .npz file `out`.
+    """Write the features of the images of `data` to the .npz file `out`.
 
-    It holds `features` float32 [N, D] (what the network's head is fed), `paths`, `labels` (places
-    in `classes`, -1 where there is none) and `classes`.
+    Arrays: `features` float32 [N, D] (the input of the network's head), `paths`, `labels` (indices
+    of `classes`, -1 without a label) and `classes`.
 
     Parameters:
         weights: a run folder, a model/ folder or a checkpoint file.
@@ -483,9 +483,9 @@ def evaluate(
     temperature: Literal["off", "fit", "keep"] = "off",
     progress: bool | None = None,
 ) -> Evaluation:
-    """Scores of a run's model on `data`: its test, else val, else the rows held out, else all.
+    """Evaluate a run's model on `data`: on test, else val, else held-out images, else all.
 
-    DataError for a class the model does not know.
+    DataError for a class that the model does not know.
 
     Parameters:
         run: a run folder, or its model/ folder.
@@ -515,10 +515,10 @@ def export(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> ExportResult:
-    """Write the model of `run` for `to` (torchvision, timm, safetensors, torchscript, onnx).
+    """Export the model of `run` to torchvision, timm, safetensors, torchscript or onnx.
 
-    UsageError where the format has no such network; WeightsError
-    where the outputs differ, and then nothing is left behind.
+    UsageError if the format does not support the architecture; WeightsError if the outputs differ,
+    and then nothing is written.
 
     Parameters:
         run: a run folder, or its model/ folder.
@@ -603,7 +603,7 @@ def finetune(
     repeats: int = 1,
     progress: bool | None = None,
 ) -> FinetuneResult:
-    """A classifier from the labelled images of `data`.
+    """Train a classifier on the labelled images of `data`.
 
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
 
@@ -837,11 +837,11 @@ def predict(
     out: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Predictions:
-    """The most likely class of each image: files, folders or archives, or images in memory.
+    """Predict the most likely class of each image.
 
-    `images` is one of them, or anything to go through: paths, Pillow images, arrays [H, W, 3] and
-    encoded bytes; what is no file is named by its position. Unreadable files among others are left
-    out; DataError where none can be read, UsageError for what is no image, and where there is none.
+    `images`: one image or an iterable of paths (files, folders, archives), Pillow images, arrays
+    [H, W, 3] or encoded bytes; images in memory are named by their position. Unreadable files are
+    left out; DataError if none can be read, UsageError for other types and without images.
 
     Parameters:
         run: a run folder, or its model/ folder.
@@ -926,7 +926,7 @@ def pretrain(
     wd: float | None = None,
     progress: bool | None = None,
 ) -> PretrainResult:
-    """SwAV on the images of `data`, without labels.
+    """Pretrain with SwAV on the images of `data`, without labels.
 
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
 
@@ -1147,10 +1147,10 @@ def report(
     config: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Report:
-    """Draw `report.html`, `curves.png` and `prototypes.png` into the run's folder.
+    """Write `report.html`, `curves.png` and `prototypes.png` into the run folder.
 
-    Whatever the run has left behind is shown and nothing is required beyond its `config.toml`,
-    `metrics.jsonl` or `demo.json`; UsageError for a folder that has none of them.
+    Needs one of `config.toml`, `metrics.jsonl` and `demo.json` in the folder, else UsageError;
+    other files of the run are optional.
 
     Parameters:
         run: a run folder.
@@ -1169,9 +1169,9 @@ def scan(
     data_root: str | PathLike[str] = "data",
     progress: bool | None = None,
 ) -> ScanResult:
-    """Decode every image of `data` in processes of their own.
+    """Decode every image of `data` in worker processes and list all problems.
 
-    DataError for data that cannot be read at all; a broken image is an answer, not an error.
+    DataError if the data cannot be read at all; a broken image is a finding, not an error.
 
     Parameters:
         data: one or more: folder, archive, CSV or Parquet file, shards, URL or built-in name.
@@ -1235,9 +1235,9 @@ def summary(
     stem: Literal["imagenet", "small"] = "imagenet",
     progress: bool | None = None,
 ) -> Summary:
-    """The layers of a network by name, of a run's model, or of the network of a checkpoint.
+    """The layers of an architecture, of a run's model, or of a checkpoint's architecture.
 
-    It costs no arithmetic: shapes are found on the meta device.
+    Shapes are computed on the meta device, without arithmetic.
 
     Parameters:
         arch: an architecture, a run folder or a checkpoint.

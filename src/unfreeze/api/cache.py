@@ -41,7 +41,7 @@ class CacheResult(Displayed):
     stuck: list[str]
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return cached(self)
 
     def rows(self) -> list[dict[str, Any]]:

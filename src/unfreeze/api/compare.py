@@ -95,7 +95,7 @@ class Comparison(Displayed):
     warnings: list[RunWarning]
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return compared(self)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ class ComparePlan(Displayed):
     shown_before: ClassVar[bool] = True
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return plan_compare(self)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -189,9 +189,9 @@ def _compared(
     if s.dry_run:
         names = [t.folder.name for t in _trials(s, candidates, Path())]
         return ComparePlan(as_dict(s), candidates[0].plan.reasons, _describe(eval_data), names)
-    folder: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
-    folder |= {"inputs": inputs_of(s), "hold": locks.take}
-    run = RunFolder.create(str(s.out), **folder)
+    folder_options: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
+    folder_options |= {"inputs": inputs_of(s), "hold": locks.take}
+    run = RunFolder.create(str(s.out), **folder_options)
     trials = _trials(s, candidates, run.path)
     todo = {t.start.weights for t in trials if t.remembered() is None}
     for start in candidates:

@@ -85,7 +85,7 @@ class DemoResult(Displayed):
     report: str
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return demonstrated(self)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ class EmbedResult(Displayed):
     classes: list[str]
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return embedded(self)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -121,7 +121,7 @@ class Evaluation(Displayed):
     run: str | None = None
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return evaluated(self, self.run)
 
     def rows(self) -> list[dict[str, Any]]:

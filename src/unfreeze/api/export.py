@@ -53,7 +53,7 @@ class ExportResult(Displayed):
     compared_on: str
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return exported(self)
 
 

@@ -86,7 +86,7 @@ class FinetuneResult(Displayed):
     repeated: Repeated | None = None
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return finetuned(self)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ class FinetunePlan(Displayed):
     shown_before: ClassVar[bool] = True
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return plan_finetune(self)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -171,8 +171,8 @@ def _trained(
     settings: FinetuneSettings, console: Console, deadline: Deadline, locks: RunLocks, *, draw: bool
 ) -> FinetuneResult:
     # check before anything is read or downloaded
-    folder: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
-    allowed(str(settings.out), **folder, inputs=inputs_of(settings))
+    folder_options: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
+    allowed(str(settings.out), **folder_options, inputs=inputs_of(settings))
     processes = join(settings.device)
     processes.leads(lambda: locks.take_existing(str(settings.out)))
     console = Logged(console if processes.first else Quiet())

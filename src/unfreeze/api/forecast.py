@@ -279,7 +279,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
 
 
-# ----------------------------------------------------------------------------- for people
+# --------------------------------------------------------------------------------------- console
 
 
 def show(plan: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Images as a network will see them: which views and input, and back to pixels for people."""
+"""The network input and augmented views of images, as pixels for the page of `show`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -43,7 +43,7 @@ class Written(Displayed):
     images: int
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return written(self)
 
 
@@ -51,7 +51,7 @@ class Predictions(Displayed, list[Prediction]):
     """The predictions in the order of the images."""
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return predicted(self)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ class PretrainResult(Displayed):
     warnings: list[RunWarning]
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return pretrained(self)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -100,7 +100,7 @@ class PretrainPlan(Displayed, Forecast):
     shown_before: ClassVar[bool] = True
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return plan_pretrained(self)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -165,9 +165,9 @@ def _trained(
     started, out = time.monotonic(), str(settings.out)
     processes = join(settings.device)
     console = Logged(console if processes.first else Quiet())
-    folder: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
-    folder["inputs"] = inputs_of(settings)
-    processes.leads(lambda: allowed(out, **folder))
+    folder_options: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
+    folder_options["inputs"] = inputs_of(settings)
+    processes.leads(lambda: allowed(out, **folder_options))
     processes.leads(lambda: locks.take_existing(out))
     given = settings
     # measured on rank 0 alone: all ranks must use the same values
@@ -177,7 +177,7 @@ def _trained(
     prepared = processes.in_turn(lambda: prepare(settings, console, processes.world, why))
     dataset = prepared.checked(processes, console)
     # as late as possible: --overwrite deletes the old run
-    processes.leads(lambda: RunFolder.create(out, **folder, hold=locks.take))
+    processes.leads(lambda: RunFolder.create(out, **folder_options, hold=locks.take))
     run = RunFolder(out, writes=processes.first)
     processes.leads(lambda: write_asked(run, settings))
     console.into(run)

@@ -36,7 +36,7 @@ class Report(Displayed):
     prototypes: str | None
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return drawn(self)
 
 

@@ -73,7 +73,7 @@ class ScanResult(Displayed):
     warnings: list[dict[str, str]] = field(default_factory=list)
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return scanned(self)
 
     def rows(self) -> list[dict[str, Any]]:

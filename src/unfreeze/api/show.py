@@ -71,7 +71,7 @@ class ShowResult(Displayed):
     notes: list[str]
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return shown(self)
 
     def rows(self) -> list[dict[str, Any]]:

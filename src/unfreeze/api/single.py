@@ -113,9 +113,9 @@ def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Conso
     job, ready = processes.in_turn(prepared)
     refuse_others(processes, ready.train.index, ready.val.index)
     # only now: an error above neither creates nor deletes a folder
-    folder: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
-    folder |= {"inputs": inputs_of(s), "hold": scene.locks.take}
-    processes.leads(lambda: RunFolder.create(str(s.out), **folder))
+    folder_options: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
+    folder_options |= {"inputs": inputs_of(s), "hold": scene.locks.take}
+    processes.leads(lambda: RunFolder.create(str(s.out), **folder_options))
     run = RunFolder(str(s.out), writes=processes.first)
     if state is None:
         # a run stopped before its first checkpoint starts again with the same settings

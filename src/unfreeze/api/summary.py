@@ -48,7 +48,7 @@ class Summary(Displayed):
     megabytes: float
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return summarised(self)
 
     def rows(self) -> list[dict[str, Any]]:
