@@ -55,7 +55,7 @@ def test_what_cannot_be_read_back_is_refused_before_the_first_step(
 
         monkeypatch.setattr(readback, "card_of", shorter)
     monkeypatch.setattr(Stepper, "take", step)
-    with pytest.raises(DataError, match=f"{file} cannot hold"):
+    with pytest.raises(DataError, match=f"{file} cannot store"):
         unfreeze.finetune(str(named), out=str(tmp_path / "run"), **TINY)
 
 

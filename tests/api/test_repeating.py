@@ -190,5 +190,5 @@ def test_seeds_and_images_both_widen_the_interval():
     assert apart.interval[0] < same.interval[0] < 0.8 < same.interval[1] < apart.interval[1]
     more = all_of(parts(80, 80, 80), 250, folds=0)  # some were held out by two of the three
     assert same.n == 100 and more.n == 250 and more.interval[0] > same.interval[0]
-    assert "other images held out" in sentence(more)
-    assert "2 folds, 3 seeds" in sentence(apart) and "0.800 of 100 images" in sentence(apart)
+    assert "different validation splits" in sentence(more)
+    assert "2 folds, 3 seeds" in sentence(apart) and "accuracy 0.800 on 100 images" in sentence(apart)
