@@ -194,7 +194,7 @@ def test_of_several_rates_validation_picks_and_only_that_run_sees_test(data, goo
             for f in (tmp_path / "cmp").glob(f"{Path(one.run).name.split('-lr-')[0]}-lr-*")
         }
         assert val[Path(one.run)] == max(val.values()) == one.val_accuracy
-    with pytest.raises(UsageError, match="lr and --rates exclude each other"):
+    with pytest.raises(UsageError, match="lr and rates exclude each other"):
         compare(data, ["none", good], out=str(tmp_path / "new"), lr=0.1, rates=[0.1, 0.2])
 
 

@@ -282,7 +282,7 @@ def test_a_report_that_cannot_be_drawn_fails_nothing(hard, tmp_path, monkeypatch
     run = shutil.copytree(result.run, tmp_path / "run")
     monkeypatch.setattr(module, "report", broken)
     assert main(["evaluate", str(run), str(data), "--weights-of", "best"]) == 0
-    assert "warning: The report could not be drawn (ValueError: no colours)" in (
+    assert "warning: The report could not be written (ValueError: no colours)" in (
         capsys.readouterr().err
     )
 
@@ -338,7 +338,7 @@ def test_a_temperature_is_kept_only_if_asked(hard, tmp_path):
     assert later.temperature.value == pytest.approx(value)  # not of what was scaled already
     assert later.loss == pytest.approx(kept.temperature.loss) != plain.loss
     assert later.accuracy == plain.accuracy
-    with pytest.raises(UsageError, match="keep needs the selected epoch"):
+    with pytest.raises(UsageError, match="needs the selected epoch"):
         evaluate(str(run), str(data), weights_of="last", temperature="keep")
 
 

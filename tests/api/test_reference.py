@@ -235,7 +235,7 @@ def test_the_files_of_both_are_there(run):
     copies = {name for name in written if name.startswith("checkpoints/ckp-")}
     assert copies == {"checkpoints/ckp-0.pth", "checkpoints/ckp-2.pth"}
     assert not [name for name in written if name.endswith(".tmp")]
-    assert said.count("Without effect here: --dist_url (the launcher's environment says it).") == 1
+    assert said.count("Ignored: --dist_url (set by the launcher's environment variables).") == 1
     assert said.count("--queue_length 18 is rounded down to 16") == 1
     assert tomllib.loads((dump / "config.toml").read_text())["queue_length"] == 16
 
@@ -292,7 +292,7 @@ def test_the_same_command_goes_on_exactly(run, tmp_path):
     assert torch.load(dump / "checkpoint.pth.tar", weights_only=True)["epoch"] == 2
     again = StopsAfter(99)
     assert run_reference(given, again).steps == 6
-    assert any("Going on from step 5" in line for line in again.said)
+    assert any("Resuming from step 5" in line for line in again.said)
     for name in ("checkpoint.pth.tar", "checkpoints/ckp-2.pth"):
         a, b = (torch.load(f / name, weights_only=True) for f in (straight, dump))
         assert a["epoch"] == b["epoch"] == 3

@@ -80,7 +80,7 @@ def test_pretrain_uses_train_of_all_and_writes_their_names(places, tmp_path):
     assert code == 0, told
     rows = table(tmp_path / "r" / "split.csv")
     assert found["images"] == len(rows) == 32
-    assert "The data has splits: 32 images of train are used." in told
+    assert "The data has splits: using the 32 images of train." in told
 
 
 def test_scan_finds_a_image_that_is_in_two_sources(places, tmp_path):
