@@ -107,7 +107,7 @@ def test_embed_show_and_python_take_several(run, places, tmp_path):
     shown = unfreeze.show(places, out=str(tmp_path / "page.html"), scan="off", samples=1)
     assert shown.splits == {"train": 32, "test": 3}
     assert unfreeze.scan(places[0]).data == str(places[0])  # one, with a comma in its name or not
-    assert unfreeze.scan(places[1]).images == 19
+    assert unfreeze.scan(places[1]).pictures == 19
 
 
 def test_what_cannot_be_is_said(places, tmp_path):
