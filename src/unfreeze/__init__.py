@@ -1,8 +1,8 @@
 """SwAV pretraining and transfer learning on your own images.
 
-The verbs of the command line are functions here, with the same names for everything they take;
-what they return has the fields of `--json`. Nothing heavy is imported before it is used. Types are
-in `__init__.pyi`, which is made from the settings.
+Each command of the command line is a function with the same parameter names; it returns an object
+with the fields of `--json`. Importing this module is fast: torch is imported on first use. Types
+are in `__init__.pyi`, which is generated from the settings.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from unfreeze.runtime.threads import wait_passively
 
 __version__ = "0.1.0"
 
-wait_passively()  # OpenMP reads it when torch is loaded, which whoever imports this may do next
+wait_passively()  # sets environment variables that OpenMP reads when torch is loaded
 
 __all__ = [
     "DataError",

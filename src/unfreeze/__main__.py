@@ -1,4 +1,4 @@
-"""`python -m unfreeze`: the command line, also under launchers that want a module."""
+"""`python -m unfreeze`: the command line, also for launchers such as `torchrun -m`."""
 
 import sys
 

@@ -1,12 +1,12 @@
-"""The errors a user can meet: a sentence, a next step, an exit code.
+"""Errors for the user: each has a sentence, a next step and an exit code.
 
-UnfreezeError            1   a bug of ours, or the base of all
+UnfreezeError            1   internal error (a bug), and the base class
 ├── UsageError           2   wrong use or settings
 ├── DataError            3   images, labels, archives
 ├── WeightsError         4   weights or checkpoints
 ├── DivergedError        5   training became non-finite or collapsed
-├── ResourceError        6   memory or disk; the last good state is whole
-└── Interrupted        130   stopped from outside; resumable
+├── ResourceError        6   out of memory or disk space; the last checkpoint is intact
+└── Interrupted        130   stopped by a signal or time limit; the run can be resumed
 """
 
 import shlex
@@ -15,10 +15,11 @@ from pathlib import Path
 
 
 class UnfreezeError(Exception):
-    """Base of every error with a message for people: `sentence`, `next_step`, `exit_code`."""
+    """Base class of all errors for the user: `sentence`, `next_step`, `exit_code`."""
 
     exit_code = 1
-    spoken: bool | None = None  # of many processes: True, another says it; False, this one does
+    # with several processes: True: another one prints it; False: this one does; None: by its type
+    spoken: bool | None = None
 
     def __init__(self, sentence: str, next_step: str = "") -> None:
         super().__init__(sentence)
@@ -26,7 +27,7 @@ class UnfreezeError(Exception):
         self.next_step = next_step
 
     def __str__(self) -> str:
-        """The sentence and, where there is one, the next step on a line of its own."""
+        """The sentence and, if there is one, the next step on a second line."""
         return f"{self.sentence}\n{self.next_step}" if self.next_step else self.sentence
 
 
@@ -37,13 +38,13 @@ class UsageError(UnfreezeError):
 
 
 class DataError(UnfreezeError):
-    """Images, labels or archives that cannot serve."""
+    """Images, labels or archives that cannot be used."""
 
     exit_code = 3
 
 
 class WeightsError(UnfreezeError):
-    """Weights or a checkpoint that cannot serve."""
+    """Weights or a checkpoint that cannot be used."""
 
     exit_code = 4
 
@@ -55,19 +56,19 @@ class DivergedError(UnfreezeError):
 
 
 class ResourceError(UnfreezeError):
-    """Memory or disk ran out; what was saved before is whole."""
+    """Out of memory or disk space; the last checkpoint is intact."""
 
     exit_code = 6
 
 
 class Interrupted(UnfreezeError):
-    """Stopped from outside; the run can be resumed."""
+    """Stopped by a signal or the time limit; the run can be resumed."""
 
     exit_code = 130
 
 
 def rebuilt(exit_code: int, sentence: str, next_step: str) -> UnfreezeError:
-    """The error that another process met, from what travels: it says it itself."""
+    """The error of another process, from its serialized fields; that process prints it."""
     kinds = (UsageError, DataError, WeightsError, DivergedError, ResourceError, Interrupted)
     kind = next((k for k in kinds if k.exit_code == exit_code), UnfreezeError)
     error = kind(sentence, next_step)
@@ -76,6 +77,6 @@ def rebuilt(exit_code: int, sentence: str, next_step: str) -> UnfreezeError:
 
 
 def go_on(verb: str, data: str | Sequence[str], run: Path) -> str:
-    """The next step after an interruption: a command that can be pasted as it stands."""
+    """The next step after an interruption: a command to copy and paste."""
     words = shlex.join([data] if isinstance(data, str) else data)
     return f"Resume with: unfreeze {verb} {words} --out {shlex.quote(str(run))} --resume"

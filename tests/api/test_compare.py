@@ -195,7 +195,7 @@ def test_of_several_rates_validation_picks_and_only_that_run_sees_test(data, goo
             for f in (tmp_path / "cmp").glob(f"{Path(one.run).name.split('-lr-')[0]}-lr-*")
         }
         assert val[Path(one.run)] == max(val.values()) == one.val_accuracy
-    with pytest.raises(UsageError, match="lr is one rate"):
+    with pytest.raises(UsageError, match="lr and rates exclude each other"):
         compare(data, ["none", good], out=str(tmp_path / "new"), lr=0.1, rates=[0.1, 0.2])
 
 
@@ -213,7 +213,7 @@ def test_a_head_that_sweeps_by_itself_needs_no_rates(data, good, tmp_path):
 
 
 def test_without_validation_no_rate_can_be_picked(data, good, tmp_path):
-    with pytest.raises(DataError, match="nothing can choose"):
+    with pytest.raises(DataError, match="rates needs a validation set"):
         compare(
             data, ["none", good], out=str(tmp_path / "cmp"), seeds=1, freeze="all",
             rates=[0.1, 0.5], **{**ONE, "val": 0},
@@ -230,7 +230,7 @@ def test_without_a_test_split_validation_judges_and_it_is_said(coloured, good, t
     assert (found.split, found.n) == ("val", 6)
     assert "chose the epochs" not in found.verdict  # six images choose nothing
     assert all(one.test_uses == 0 for one in found.runs)
-    with pytest.raises(DataError, match="Nothing is left to judge by"):
+    with pytest.raises(DataError, match="Nothing to evaluate on"):
         compare(plain, ["none", good], out=str(tmp_path / "b"), **{**ONE, "val": 0})
     other = str(coloured("other", {"blue": 5, "green": 5, "red": 5}))
     found = compare(
@@ -256,7 +256,7 @@ def test_wrong_use_is_told(data, good, tmp_path):
         compare(data, ["none"], out=str(tmp_path / "x"))
     with pytest.raises(UsageError, match="two or more"):
         compare(data, ["none", "none"], out=str(tmp_path / "x"))
-    with pytest.raises(UsageError, match="needs a folder"):
+    with pytest.raises(UsageError, match="needs an output folder"):
         compare(data, ["none", good])
 
 
@@ -267,7 +267,7 @@ def test_runs_of_different_networks_are_no_comparison(data, good, tmp_path):
 
     tensors, card = load_model(good)
     save_model(tmp_path / "other", tensors, replace(card, arch="unfreeze/small"))
-    with pytest.raises(UsageError, match="different networks"):
+    with pytest.raises(UsageError, match="different architectures"):
         compare(data, [good, str(tmp_path / "other")], out=str(tmp_path / "x"))
 
 
@@ -286,4 +286,4 @@ def test_the_command_line_tells_the_verdict(done, data, capsys):
     assert main([*words, "--out", done.out, "--resume"]) == 0
     said = capsys.readouterr()
     assert "Pretraining paid" in said.out and "knows-colours" in said.out
-    assert "done before" in said.err
+    assert "already finished" in said.err

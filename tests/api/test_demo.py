@@ -59,8 +59,8 @@ def test_pixels_beat_chance_and_the_report_stands(done):
 
 def test_without_out_a_new_numbered_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert module._numbered() == "runs/demo-001"
-    assert module._numbered() == "runs/demo-002"
+    assert module._new_folder() == "runs/demo-001"
+    assert module._new_folder() == "runs/demo-002"
 
 
 def test_a_dry_run_is_a_plan(tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def test_a_checkpoint_needs_no_architecture_where_it_tells_its_network(run, tmp_
     torch.save({"a": torch.ones(3, 3)}, tmp_path / "odd.pth")
     with pytest.raises(WeightsError, match="no network that is known"):
         embed(str(tmp_path / "odd.pth"), str(data), str(tmp_path / "f.npz"))
-    with pytest.raises(UsageError, match="which network"):
+    with pytest.raises(UsageError, match="does not name its architecture"):
         embed("imagenet", str(data), str(tmp_path / "f.npz"))
     with pytest.raises(WeightsError):
         embed(str(tmp_path / "none.pth"), str(data), str(tmp_path / "f.npz"), arch="resnet18")

@@ -197,7 +197,7 @@ def test_pain_25_the_uses_of_the_test_images_are_counted(hard, tmp_path):
     alone = shutil.copytree(result.model, tmp_path / "alone")
     assert evaluate(str(alone), str(data)).test_uses is None
     (run / "test_uses.json").write_text("{")
-    with pytest.raises(DataError, match="counts the uses"):
+    with pytest.raises(DataError, match="counts evaluations on the test set"):
         evaluate(str(run), str(data))
 
 
@@ -282,7 +282,7 @@ def test_a_report_that_cannot_be_drawn_fails_nothing(hard, tmp_path, monkeypatch
     run = shutil.copytree(result.run, tmp_path / "run")
     monkeypatch.setattr(module, "report", broken)
     assert main(["evaluate", str(run), str(data), "--weights-of", "best"]) == 0
-    assert "warning: The report could not be drawn (ValueError: no colours)" in (
+    assert "warning: The report could not be written (ValueError: no colours)" in (
         capsys.readouterr().err
     )
 
@@ -338,7 +338,7 @@ def test_a_temperature_is_kept_only_if_asked(hard, tmp_path):
     assert later.temperature.value == pytest.approx(value)  # not of what was scaled already
     assert later.loss == pytest.approx(kept.temperature.loss) != plain.loss
     assert later.accuracy == plain.accuracy
-    with pytest.raises(UsageError, match="does not belong"):
+    with pytest.raises(UsageError, match="needs the selected epoch"):
         evaluate(str(run), str(data), weights_of="last", temperature="keep")
 
 

@@ -218,7 +218,7 @@ def test_a_batch_of_one_is_never_asked_of_batch_norm(coloured, tmp_path):
 
 def test_batch_norm_is_not_asked_to_learn_from_single_images(coloured, tmp_path):
     data = str(coloured("colours", {"red": 3, "blue": 3}))
-    with pytest.raises(UsageError, match="single images"):
+    with pytest.raises(UsageError, match="too small for the batch norm layer"):
         finetune(data, out=str(tmp_path / "run"), batch_size=1, **TINY)
     options = {**TINY, "freeze": "all", "batch_size": 1, "epochs": 1}
     assert finetune(data, out=str(tmp_path / "head"), **options).epochs == 1
@@ -275,7 +275,7 @@ def test_copies_on_both_sides_are_counted_and_said(coloured, tmp_path):
 
 def test_what_is_missing_is_said(coloured, tmp_path):
     data = str(coloured("colours", COLOURS))
-    with pytest.raises(UsageError, match="needs a folder"):
+    with pytest.raises(UsageError, match="needs a run folder"):
         finetune(data, **TINY)
     with pytest.raises(WeightsError):
         finetune(data, out=str(tmp_path / "run"), arch="unfreeze/tiny")  # no published weights

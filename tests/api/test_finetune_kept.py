@@ -286,7 +286,7 @@ def test_the_sweep_takes_the_best_on_validation(tune):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"val": 0.0}, "nothing is held out"),
+        ({"val": 0.0}, "there is no validation set"),
         ({"head": "mlp:8"}, "single linear head"),
         (PAIR, "are given"),
         ({"sweep": "off"}, None),

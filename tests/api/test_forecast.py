@@ -29,7 +29,7 @@ def test_everything_is_said(planned):
     parts = [value for name, value in made.memory.items() if name not in ("total", "basis")]
     assert (
         made.memory["total"] == sum(parts) > 0
-        and "counted from tensor shapes" in made.memory["basis"]
+        and "estimated from tensor shapes" in made.memory["basis"]
     )
     each = made.time["seconds_step"] + made.time["seconds_data"]
     assert made.time["seconds"] == pytest.approx(made.steps * each, rel=0.01)
@@ -64,7 +64,7 @@ def test_people_and_programs_are_told_the_same_and_no_file_is_touched(
     assert row.split()[1:3] == [str(found["settings"]["batch_size"]), "256"]
     assert f"warning: {found['warnings'][0]}" in said.err.replace("\n", " ")
     assert found["time"]["starts"] == -(-found["time"]["seconds"] // 60)
-    assert f"{found['time']['starts']:,} starts of --time-limit 1m" in said.err
+    assert f"{found['time']['starts']:,} runs with --time-limit 1m" in said.err
 
 
 def test_what_every_process_needs_is_its_share(planned, monkeypatch):
@@ -98,7 +98,7 @@ def test_a_network_that_wants_to_see_numbers_is_not_counted_and_says_so(monkeypa
 
     monkeypatch.setattr(SwAV, "forward", looks)
     made = unfreeze.pretrain("digits", dry_run=True, **QUICK)
-    assert made.memory["total"] is None and made.memory["basis"].startswith("not counted: ")
+    assert made.memory["total"] is None and made.memory["basis"].startswith("unknown: ")
     assert made.time["seconds"] is None and made.time["basis"].startswith("not measured: ")
 
 
@@ -125,7 +125,7 @@ class Machine:
 
 def test_a_quick_step_is_measured_whole(monkeypatch):
     machine = Machine(monkeypatch, fixed=0.01, each=0.001)
-    timing, why = forecast._tried(machine, 64, None)
+    timing, why = forecast._measure(machine, 64, None)
     assert machine.sizes[-1] == 64 and why == "" and "in a step of 64" in timing.how
     assert timing.step == pytest.approx(0.074) and timing.data == pytest.approx(0.64)
 
@@ -133,7 +133,7 @@ def test_a_quick_step_is_measured_whole(monkeypatch):
 @pytest.mark.parametrize("fixed, each", [(0.2, 0.01), (0.05, 0.05), (0.0, 0.1)])
 def test_a_slow_step_is_drawn_out_along_its_line_within_the_budget(monkeypatch, fixed, each):
     machine = Machine(monkeypatch, fixed, each)
-    timing, _ = forecast._tried(machine, 256, None)
+    timing, _ = forecast._measure(machine, 256, None)
     assert machine.now <= forecast.BUDGET and 2 < max(machine.sizes) < 256
     assert timing.step == pytest.approx(fixed + each * 256)
     assert timing.data == pytest.approx(2.56)
@@ -142,14 +142,14 @@ def test_a_slow_step_is_drawn_out_along_its_line_within_the_budget(monkeypatch, 
 
 def test_parts_of_an_accumulated_batch_have_two_images_at_least(monkeypatch):
     machine = Machine(monkeypatch, 0.01, 0.001, accumulate=4)
-    forecast._tried(machine, 64, None)
+    forecast._measure(machine, 64, None)
     assert machine.sizes[0] == 8 and all(rows % 4 == 0 for rows in machine.sizes)
 
 
 def test_a_step_too_heavy_for_the_cpu_is_not_tried(monkeypatch):
     machine = Machine(monkeypatch, 0.01, 0.001, device="cpu")
     work = forecast.Work(activations=1, operations=10**18)
-    timing, why = forecast._tried(machine, 64, work)
+    timing, why = forecast._measure(machine, 64, work)
     assert timing is None and machine.sizes == [] and "a step of 2 images" in why
 
 

@@ -73,7 +73,7 @@ def test_t18_identical_prototypes_of_a_file_are_reported(tmp_path):
     assert found.prototypes == [
         {"name": "module.prototypes.weight", "count": 40, "width": 128, "near_identical": 2}
     ]
-    assert "40 of 128 numbers, 2 of them near-identical (cosine > 0.999)" in str(found)
+    assert "40 of dimension 128, 2 near-identical (cosine > 0.999)" in str(found)
 
 
 def test_for_people_it_is_a_table_and_the_next_command(tmp_path):
@@ -82,7 +82,7 @@ def test_for_people_it_is_a_table_and_the_next_command(tmp_path):
     assert (code, err) == (0, "")
     for part in (
         "torch zip, in state_dict",
-        "torchvision/resnet18: 100.0% of its backbone, no head of its own size",
+        "torchvision/resnet18: 100.0% of its backbone, no head of the standard size",
         "epoch 9",
         "layer4       30  8,398,853",
         f"unfreeze finetune DATA --weights {tmp_path / 'w.pth'} --arch torchvision/resnet18",
@@ -141,7 +141,7 @@ def test_what_is_readable_but_unknown_is_no_error(tmp_path):
 def test_half_a_network_names_the_closest_or_the_flag(tmp_path):
     torch.save(constant("resnet18", drop=("layer4", "fc.")), tmp_path / "w.pth")
     found = unfreeze.inspect(tmp_path / "w.pth")
-    assert found.arch is None and "torchvision/resnet18, of whose backbone 24.9%" in found.closest
+    assert found.arch is None and "torchvision/resnet18, 24.9% of its backbone" in found.closest
     torch.save(constant("resnet18", drop=("layer3", "fc.")), tmp_path / "w.pth")
     found = unfreeze.inspect(tmp_path / "w.pth")
     assert found.matched == pytest.approx(0.812, abs=0.001)

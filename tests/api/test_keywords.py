@@ -35,7 +35,7 @@ KNOWN = parameters(FinetuneSettings) | parameters(CompareSettings)
          "Which layers to unfreeze from an epoch on (with -: to freeze again)"),
         ("With --resume auto it starts or resumes.", "With resume='auto' it starts or resumes."),
         ("unfreeze swav --data_path d --epochs 3", "unfreeze swav --data_path d --epochs 3"),
-        ("`unfreeze inspect` finds it.", "`unfreeze inspect` finds it."),
+        ("`unfreeze inspect` may recognise it.", "`unfreeze inspect` may recognise it."),
     ],
 )  # fmt: skip
 def test_flags_become_keywords(said, wanted):

@@ -201,7 +201,7 @@ def test_a_dry_run_fetches_nothing(photos, tmp_path):
 
 def test_resuming_another_verbs_run_is_said(run):
     _, folder = run
-    with pytest.raises(UsageError, match="another verb"):
+    with pytest.raises(UsageError, match="another command"):
         unfreeze.finetune("digits", out=str(folder), resume=True)
 
 

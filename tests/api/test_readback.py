@@ -55,7 +55,7 @@ def test_what_cannot_be_read_back_is_refused_before_the_first_step(
 
         monkeypatch.setattr(readback, "card_of", shorter)
     monkeypatch.setattr(Stepper, "take", step)
-    with pytest.raises(DataError, match=f"{file} cannot hold"):
+    with pytest.raises(DataError, match=f"{file} cannot store"):
         unfreeze.finetune(str(named), out=str(tmp_path / "run"), **TINY)
 
 
@@ -63,7 +63,7 @@ def test_a_run_whose_extras_fail_is_a_run(named, tmp_path, monkeypatch):
     def broken(*given, **more):
         raise RuntimeError("none of these today")
 
-    for name in ("answered", "_take_some"):
+    for name in ("answered", "_feed_meter"):
         monkeypatch.setattr(single, name, broken)
     monkeypatch.setattr(single.Checked, "write_seen", broken)
     made = unfreeze.finetune(str(named), out=str(tmp_path / "run"), **TINY)

@@ -121,7 +121,7 @@ def test_what_a_launcher_adds_is_taken_and_named_once():
     )
     made = translated(parse("swav", words), CPU)
     assert parse("swav", ["--local_rank", "3"]).local_rank == 3
-    said = [note for note in made.notes if "Without effect" in note]
+    said = [note for note in made.notes if "Ignored: " in note]
     assert len(said) == 1 and "log domain" in said[0]
     for flag in ("--local_rank", "--rank", "--world_size", "--improve_numerical"):
         assert flag in said[0]
@@ -235,7 +235,7 @@ def test_the_files_of_both_are_there(run):
     copies = {name for name in written if name.startswith("checkpoints/ckp-")}
     assert copies == {"checkpoints/ckp-0.pth", "checkpoints/ckp-2.pth"}
     assert not [name for name in written if name.endswith(".tmp")]
-    assert said.count("Without effect here: --dist_url (the launcher's environment says it).") == 1
+    assert said.count("Ignored: --dist_url (set by the launcher's environment variables).") == 1
     assert said.count("--queue_length 18 is rounded down to 16") == 1
     assert tomllib.loads((dump / "config.toml").read_text())["queue_length"] == 16
 
@@ -288,11 +288,11 @@ def test_the_same_command_goes_on_exactly(run, tmp_path):
     given = parse("swav", ["--data_path", str(data), "--dump_path", str(dump), *FLAGS])
     with pytest.raises(Interrupted) as stopped:
         run_reference(given, StopsAfter(5))
-    assert stopped.value.next_step == "The same command goes on from there."
+    assert stopped.value.next_step == "Resume with the same command."
     assert torch.load(dump / "checkpoint.pth.tar", weights_only=True)["epoch"] == 2
     again = StopsAfter(99)
     assert run_reference(given, again).steps == 6
-    assert any("Going on from step 5" in line for line in again.said)
+    assert any("Resuming from step 5" in line for line in again.said)
     for name in ("checkpoint.pth.tar", "checkpoints/ckp-2.pth"):
         a, b = (torch.load(f / name, weights_only=True) for f in (straight, dump))
         assert a["epoch"] == b["epoch"] == 3

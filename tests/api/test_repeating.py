@@ -137,7 +137,7 @@ def test_the_datas_own_val_is_not_more_images_for_being_judged_again(coloured, t
     assert found.n == 12 and [part.n for part in found.runs] == [12] * 3
     low, high = wilson_of_share(found.accuracy, 12)
     assert found.interval[0] <= low and found.interval[1] >= high
-    assert "the same images" in sentence(found)
+    assert "the same validation images" in sentence(found)
 
 
 def test_groups_stay_whole(coloured, tmp_path):
@@ -160,13 +160,13 @@ def test_too_many_folds_are_refused_in_words(tune):
 def test_finished_folds_of_another_training_are_not_taken(tune, stopped_after):
     with stopped_after(22), pytest.raises(Interrupted):  # the first fold has 15 steps
         tune("broken", folds=3, **TINY)
-    with pytest.raises(UsageError, match="seed-0-fold-1 was trained with epochs=3, now it is 5"):
+    with pytest.raises(UsageError, match="seed-0-fold-1 was trained with epochs=3, not 5"):
         tune("broken", folds=3, resume="auto", **{**TINY, "epochs": 5})
 
 
 def test_a_dry_run_counts_them_and_refuses_what_cannot_be(tune):
     planned = tune("none", folds=3, repeats=2, dry_run=True, **FROZEN)
-    assert planned.reasons["folds"] == "6 runs before the run itself"
+    assert planned.reasons["folds"] == "6 runs before this one"
     with pytest.raises(DataError, match="folds=10"):
         tune("none", folds=10, dry_run=True, **FROZEN)
 
@@ -193,5 +193,7 @@ def test_seeds_and_images_both_widen_the_interval():
     assert apart.interval[0] < same.interval[0] < 0.8 < same.interval[1] < apart.interval[1]
     more = all_of(parts(80, 80, 80), 250, folds=0)  # some were held out by two of the three
     assert same.n == 100 and more.n == 250 and more.interval[0] > same.interval[0]
-    assert "other images held out" in sentence(more)
-    assert "2 folds, 3 seeds" in sentence(apart) and "0.800 of 100 images" in sentence(apart)
+    assert "different validation splits" in sentence(more)
+    assert "2 folds, 3 seeds" in sentence(apart) and "accuracy 0.800 on 100 images" in sentence(
+        apart
+    )

@@ -80,7 +80,7 @@ def test_pretrain_uses_train_of_all_and_writes_their_names(places, tmp_path):
     assert code == 0, told
     rows = table(tmp_path / "r" / "split.csv")
     assert found["images"] == len(rows) == 32
-    assert "The data has splits: 32 images of train are used." in told
+    assert "The data has splits: using the 32 images of train." in told
 
 
 def test_scan_finds_a_image_that_is_in_two_sources(places, tmp_path):
@@ -107,12 +107,12 @@ def test_embed_show_and_python_take_several(run, places, tmp_path):
     shown = unfreeze.show(places, out=str(tmp_path / "page.html"), scan="off", samples=1)
     assert shown.splits == {"train": 32, "test": 3}
     assert unfreeze.scan(places[0]).data == str(places[0])  # one, with a comma in its name or not
-    assert unfreeze.scan(places[1]).images == 19
+    assert unfreeze.scan(places[1]).pictures == 19
 
 
 def test_what_cannot_be_is_said(places, tmp_path):
     assert called("scan", places[0], places[0])[0] == 2
     code, _, told = called("pretrain", places[0], tmp_path / "absent", "--out", tmp_path / "r")
     assert code == 3 and "absent" in told
-    with pytest.raises(UsageError, match="one source at a time"):
+    with pytest.raises(UsageError, match="needs a single source"):
         unfreeze.scan(places, quarantine=str(tmp_path / "q"))

@@ -138,7 +138,7 @@ def test_a_run_shows_its_own_views_and_input(photos, tmp_path):
     assert [word for word, _ in row] == ["input, 32 px", *(f"epoch {n}, 32 px" for n in (1, 2, 3))]
     assert (row[0][1] == 200).all()
     found = unfreeze.show(photos, out=str(tmp_path / "p.html"), run=str(run))
-    assert f"First the input of {run}" in (tmp_path / "p.html").read_text()
+    assert f"First the network input of {run}" in (tmp_path / "p.html").read_text()
     assert found.images == 18
     unfreeze.pretrain(str(photos), out=str(tmp_path / "swav"), batch_size=4, **given)
     look = lookout(build(ShowSettings, {"data": "x", "run": str(tmp_path / "swav")}), 70, 1)

@@ -85,7 +85,7 @@ def test_t13_pretraining_goes_on_from_published_weights_head_and_prototypes_too(
     assert (tmp_path / "hub/checkpoints" / FILE).exists()
     reasons = reasons_of(tmp_path / "run")
     assert reasons["swav_head"] == "Projection head and prototypes loaded."
-    assert reasons["arch"] == "that of the weights"
+    assert reasons["arch"] == "architecture of the weights"
     # whoever uses them is told the terms, in the log, in the plan and in what travels
     assert "no commercial use" in (tmp_path / "run/log.txt").read_text()
     assert reasons["licence"] == card.provenance["licence"] == published.LICENCE

@@ -92,7 +92,7 @@ def test_a_runs_model_has_its_own_classes(tmp_path):
 
 @pytest.mark.parametrize("wrong", ["32x32", "1x32x32", "3x0x32", "3x32x32x32", "big"])
 def test_an_input_that_is_no_size_is_refused(wrong):
-    with pytest.raises(UsageError, match="no input size"):
+    with pytest.raises(UsageError, match="not an input size"):
         summary("unfreeze/tiny", input=wrong)
 
 

@@ -164,7 +164,7 @@ def test_a_rate_is_found_and_written_down(data, tmp_path, capsys):
     tried = [m for m in read_metrics(out) if m["split"] == "find-lr"]
     assert 20 < len(tried) <= 100
     json.loads(json.dumps(tried, allow_nan=False))  # a loss that exploded is no number of JSON's
-    assert "fell fastest" in found["reasons"]["lr"]
+    assert "steepest descent" in found["reasons"]["lr"]
     assert min(m["learning_rate"] for m in tried) < found["lr"] < tried[-1]["learning_rate"]
     trained = [m["learning_rate"] for m in read_metrics(out) if m["split"] == "train"]
     assert trained[0] == found["lr"]  # cosine begins at the rate

@@ -155,10 +155,10 @@ def test_what_is_given_on_resume_wins_over_the_record():
     record |= {"workers": 1}
     usual = Way("bf16", "channels_last", 1, 3)
     given = Scope("cpu", ("bf16",), 8, {"workers": "asked for"})
-    assert tuning._again(record, usual, given, 1) == Way("fp32", "contiguous", 2, 3)
+    assert tuning._recorded_way(record, usual, given, 1) == Way("fp32", "contiguous", 2, 3)
     # more processes share the processors; another device is another choice
-    assert tuning._again(record, usual, given, 4) == Way("fp32", "contiguous", 1, 3)
-    assert tuning._again({**record, "device": "cuda"}, usual, given, 1) == usual
+    assert tuning._recorded_way(record, usual, given, 4) == Way("fp32", "contiguous", 1, 3)
+    assert tuning._recorded_way({**record, "device": "cuda"}, usual, given, 1) == usual
 
 
 class Slow(torch.nn.Module):
@@ -274,7 +274,7 @@ def test_a_run_that_is_stopped_while_it_measures_goes_on_as_it_was_asked(tmp_pat
         raise Interrupted("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tuning, "_measured", stopped)
+        patch.setattr(tuning, "_measure", stopped)
         with pytest.raises(Interrupted):
             run(tmp_path, tune="auto")
     done = unfreeze.pretrain("digits", out=str(tmp_path), resume=True)

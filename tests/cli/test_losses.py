@@ -69,7 +69,7 @@ def test_a_file_that_goes_missing_ends_the_run_and_its_return_goes_on(tmp_path, 
     assert 6 <= kept < 160 and max(steps) <= kept
     assert kept > 100 or max(steps) == kept
     (tmp_path / "17.png").rename(lost)
-    assert f"Going on from step {kept} of 160" in ended(start(words, count), 0, count)
+    assert f"Resuming from step {kept} of 160" in ended(start(words, count), 0, count)
 
 
 @pytest.fixture
@@ -99,4 +99,4 @@ def test_a_full_disk_ends_with_the_last_checkpoint_whole(small_disk, count):
     kept = load_last(out / "checkpoints")[0]["step"]
     assert kept >= 4 and kept % 4 == 0
     ballast.unlink()
-    assert f"Going on from step {kept} of 160" in ended(start(words, count), 0, count)
+    assert f"Resuming from step {kept} of 160" in ended(start(words, count), 0, count)

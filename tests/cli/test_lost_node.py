@@ -93,7 +93,7 @@ def test_a_lost_machine_costs_the_steps_since_the_last_checkpoint(tmp_path):
     assert (answer["processes"], answer["steps"]) == (1, EPOCHS * STEPS)
     steps = [r["step"] for r in read_metrics(out) if r.get("split") == "train"]
     assert steps == list(range(1, EPOCHS * STEPS + 1))
-    began_again = [int(n) for n in re.findall(r"Going on from step (\d+) of", said)]
+    began_again = [int(n) for n in re.findall(r"Resuming from step (\d+) of", said)]
     assert len(began_again) == 1 and began_again[0] % STEPS == 0
     # what was lost is less than a checkpoint's interval (one more may have been under way)
     assert 0 <= lost_at - began_again[0] <= 2 * STEPS and lost_at < EPOCHS * STEPS

@@ -83,7 +83,7 @@ def test_what_is_not_derived_says_so_instead_of_auto():
     shown = " ".join(verb_parser("finetune").format_help().split())
     assert "at most N training images [all]" in shown
     assert "training images of each class [all]" in shown
-    assert "share of the training images [all]" in shown
+    assert "fraction of the training images [all]" in shown
     assert "column `group`, if any) --" in shown
     assert "[off]" in " ".join(verb_parser("pretrain").format_help().split())
     assert parse("finetune", ["pics", "--limit", "all"]).limit is None
@@ -100,7 +100,7 @@ def test_lists_of_numbers_take_spaces_or_commas():
     [
         ("pretrain", ["pics", "--epoch", "3"], "--epochs"),
         ("pretrain", ["pics", "--nmb-prototype=3"], "--nmb-prototypes"),
-        ("pretrain", ["pics", "--epochs", "many"], "whole number"),
+        ("pretrain", ["pics", "--epochs", "many"], "an integer"),
         ("pretrain", ["pics", "--epochs"], "--epochs"),
         ("pretrain", ["pics", "--optimizer", "adam"], "adamw"),
         ("pretrain", [], "needs DATA"),

@@ -73,7 +73,7 @@ def test_an_existing_command_line_of_the_reference(tmp_path):
         (["pretrain", "nowhere", "--out", "OUT"], "nowhere"),
         (["pretrain", "digits", "--epoch", "3"], "--epoch"),
         (["pretrain", "digits", "--out", "OUT", "--batch-size", "17"], "--batch-size 17"),
-        (["evaluate", "run", "digits"], "works in one process"),
+        (["evaluate", "run", "digits"], "runs in one process"),
     ],
 )
 def test_an_error_is_one_sentence(tmp_path, words, sentence):
@@ -106,4 +106,4 @@ def test_a_signal_to_torchrun_saves_and_the_same_command_goes_on(tmp_path):
         time.sleep(0.2)
     os.kill(again.pid, signal.SIGTERM)
     _, said = again.communicate(timeout=60)
-    assert "Going on from step" in said
+    assert "Resuming from step" in said

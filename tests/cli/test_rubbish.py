@@ -121,7 +121,7 @@ def test_an_existing_out_is_kept(call, tmp_path, two_classes):
 
 def test_wrong_flags_and_values(call, two_classes):
     refused(call("finetune", two_classes, "--epoch", "3"), 2, "--epochs")
-    refused(call("finetune", two_classes, "--epochs", "many"), 2, "whole number")
+    refused(call("finetune", two_classes, "--epochs", "many"), 2, "an integer")
     refused(call("fine-tune", two_classes), 2, "finetune")
     refused(call("pretrain", two_classes, "--optimizer", "lion"), 2, "larc")
 

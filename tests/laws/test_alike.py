@@ -53,11 +53,11 @@ def test_other_images_in_one_process_are_refused_by_all(processes, disks, tmp_pa
     if what == "fewer":
         (disks[1] / "b/44.png").unlink()
     one, two = processes(2, pretrains, disks, tmp_path / "run", None)
-    said = {"fewer": "Process 1 has 19 usable", "other": "Process 1 has other 20 usable"}[what]
+    said = {"fewer": "Rank 1 has 19 usable", "other": "Rank 1 has other 20 usable"}[what]
     assert one == two and said in one
     assert not (tmp_path / "run").exists()
     one, two = processes(2, tunes, disks, tmp_path / "tuned")
-    assert one == two and "Process 1 has" in one
+    assert one == two and "Rank 1 has" in one
 
 
 def test_copies_on_two_disks_are_the_same_images(processes, disks, tmp_path):

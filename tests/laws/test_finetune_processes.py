@@ -183,7 +183,7 @@ def test_they_agree_on_a_rate(processes, data, tmp_path):
     assert vars(two) | {"seconds": 0} == vars(other) | {"seconds": 0}
     tried = [m["learning_rate"] for m in read_metrics(two.run) if m["split"] == "find-lr"]
     found = tomllib.loads(Path(two.run, "config.toml").read_text())
-    assert tried[0] < found["lr"] < tried[-1] and "fell fastest" in found["reasons"]["lr"]
+    assert tried[0] < found["lr"] < tried[-1] and "steepest descent" in found["reasons"]["lr"]
 
 
 def stopped(rank, data, out, options):

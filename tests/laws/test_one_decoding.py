@@ -11,7 +11,7 @@ from PIL import Image
 import unfreeze
 from unfreeze.api.export import _images
 from unfreeze.api.lookout import intensity
-from unfreeze.api.predict import _images as asked
+from unfreeze.api.predict import _inputs as asked
 from unfreeze.api.serving import reads_of
 from unfreeze.data.decode import decode
 from unfreeze.data.holding import Holding

@@ -71,7 +71,10 @@ def test_it_goes_back_to_the_last_good_state_with_the_first_remedy(collapses, tm
     (said,) = (r for r in records if r["split"] == "recovery")
     assert (said["step"], said["remedy"], said["collapsed_at"]) == (5, "--epsilon 0.03", 7)
     log = (out / "log.txt").read_text()
-    assert "Back to step 5 with --epsilon 0.03" in log and "What helped: --epsilon 0.03" in log
+    assert (
+        "Resuming from step 5 with --epsilon 0.03" in log
+        and "Recovered from collapse with: --epsilon 0.03" in log
+    )
 
 
 def test_what_follows_is_the_run_that_had_the_remedy_from_there(collapses, tmp_path, monkeypatch):
@@ -97,7 +100,9 @@ def test_one_remedy_after_another_from_the_start_and_then_the_collapse(collapses
         run(tmp_path / "run", temperature=0.2)
     log = (tmp_path / "run/log.txt").read_text()
     tried = [
-        line.split(" with ")[1].split(" (")[0] for line in log.splitlines() if "Back to" in line
+        line.split(" with ")[1].split(" (")[0]
+        for line in log.splitlines()
+        if "Resuming from step" in line
     ]
     kinds = [flags.split()[0] for flags in tried]
     assert len(kinds) == len(set(kinds)) >= 5 and kinds[0] == "--epsilon"

@@ -37,8 +37,8 @@ def test_help_is_in_the_words_of_python():
     for verb in VERBS:
         assert not re.search(r"--[a-z]|\(auto:", getattr(unfreeze, verb).__doc__), verb
     said = inspect.getdoc(unfreeze.finetune)
-    assert "\n    lr: learning rate after the warm-up.\n" in said
-    assert "    resume: resume from the run's last checkpoint" in said and "'auto', True." in said
+    assert "\n    lr: peak learning rate, after the warm-up.\n" in said
+    assert "    resume: resume from the last checkpoint" in said and "'auto', True." in said
 
 
 def test_choices_are_literals_and_flags_are_bools():

@@ -1,1 +1,1 @@
-"""The verbs: one file each, composing the floors below."""
+"""The commands, each with its Python function and its `run_COMMAND(settings, console)`."""

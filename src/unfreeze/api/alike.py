@@ -1,4 +1,4 @@
-"""Whether all processes of a run see the same images: each lists and decodes for itself."""
+"""Checks that all processes of a run have the same images: each lists and decodes its own copy."""
 
 from typing import NamedTuple
 
@@ -9,16 +9,16 @@ from unfreeze.runtime.processes import Processes
 
 
 class Seen(NamedTuple):
-    """What a process has: how many images, and hex of their names and labels in order."""
+    """Images of a process: their number, and a digest of names and labels in order."""
 
     images: int
     names: str
 
 
 def refuse_others(processes: Processes, *indexes: Index) -> None:
-    """DataError where a process has other images than the first: else they would wait for ever.
+    """DataError if a process has other images than rank 0, which would end in a deadlock.
 
-    A disk of its own may hold others, and so may a folder that is still being filled. Collective.
+    Happens with local disks, and with a folder that is still being copied. Collective.
     """
     if processes.world == 1:
         return
@@ -30,10 +30,14 @@ def refuse_others(processes: Processes, *indexes: Index) -> None:
 
 def _compare(everyone: list[Seen]) -> None:
     first = everyone[0]
-    for rank, seen in enumerate(everyone):
-        if seen != first:
-            how = f"{seen.images:,}" if seen.images != first.images else f"other {seen.images:,}"
+    for rank, images in enumerate(everyone):
+        if images != first:
+            how = (
+                f"{images.images:,}"
+                if images.images != first.images
+                else f"other {images.images:,}"
+            )
             raise DataError(
-                f"Process {rank} has {how} usable images, the first one {first.images:,}.",
-                "All processes need the same files: wait until they are copied, to every machine.",
+                f"Rank {rank} has {how} usable images, rank 0 has {first.images:,}.",
+                "All processes need the same files: copy them completely to every machine.",
             )

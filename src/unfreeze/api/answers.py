@@ -1,4 +1,4 @@
-"""What a model predicted for each image: as CSV, and the images that a report shows."""
+"""Predictions for each image: predictions.csv, mistakes.csv, and example images of the report."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from unfreeze.runtime.console import told
 from unfreeze.runtime.tables import write_csv
 from unfreeze.transfer.reading import Read
 
-WORST = 20  # mistakes that stand in evaluation.json; mistakes.csv has them all
+WORST = 20  # mistakes in evaluation.json; mistakes.csv has all
 COLUMNS: tuple[str, ...] = ("path", "label", "predicted", "probability", "probability_of_label")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One image: its class, the predicted one, and the probabilities of both."""
+    """One image: label, predicted class, and the probabilities of both."""
 
     path: str
     label: str
@@ -36,22 +36,22 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers in the order of the images, and how to read each image again."""
+    """Predictions in the order of the images, and functions that read each image again."""
 
     each: list[Answer]
     reads: Sequence[Read]
 
     def mistakes(self) -> list[int]:
-        """Places of what is wrong, the most certain mistake first."""
-        wrong = [place for place, one in enumerate(self.each) if not one.right]
-        return sorted(wrong, key=lambda place: (-self.each[place].probability, place))
+        """Positions of the mistakes, highest confidence first."""
+        wrong = [position for position, answer in enumerate(self.each) if not answer.right]
+        return sorted(wrong, key=lambda position: (-self.each[position].probability, position))
 
     def worst(self) -> list[Answer]:
-        """The first of the mistakes."""
-        return [self.each[place] for place in self.mistakes()[:WORST]]
+        """The WORST mistakes with the highest confidence."""
+        return [self.each[position] for position in self.mistakes()[:WORST]]
 
     def write(self, folder: Path) -> None:
-        """predictions.csv, mistakes.csv, and the images that the report shows."""
+        """Write predictions.csv, mistakes.csv, and the example images of the report."""
         wrong = self.mistakes()
         write_csv(folder / "predictions.csv", COLUMNS, map(_row, self.each))
         write_csv(folder / "mistakes.csv", COLUMNS, (_row(self.each[p]) for p in wrong))
@@ -60,15 +60,15 @@ class Answers:
     def _examples(self) -> Iterator[Example]:
         columns = zip(*((a.predicted, a.label, a.probability) for a in self.each), strict=True)
         predicted, labels, probabilities = columns
-        for kind, place in chosen(predicted, labels, probabilities):
-            it = self.each[place]
+        for kind, position in chosen(predicted, labels, probabilities):
+            answer = self.each[position]
             yield Example(
                 kind=kind,
-                path=told(it.path),
-                label=told(it.label),
-                predicted=told(it.predicted),
-                probability=it.probability,
-                image=encoded(self.reads[place]()),
+                path=told(answer.path),
+                label=told(answer.label),
+                predicted=told(answer.predicted),
+                probability=answer.probability,
+                image=encoded(self.reads[position]()),
             )
 
 
@@ -79,18 +79,18 @@ def answered(
     labels: npt.NDArray[np.int64],
     logits: Tensor,
 ) -> Answers:
-    """Answers from logits [N, C] and labels [N], places in `classes`."""
-    chances = logits.double().softmax(dim=1).numpy()
-    best = chances.argmax(axis=1)
+    """Predictions from logits [N, C] and labels [N] (indices of `classes`)."""
+    probabilities = logits.double().softmax(dim=1).numpy()
+    best = probabilities.argmax(axis=1)
     each = [
         Answer(
             path,
             classes[label],
-            classes[place],
-            float(chances[row, place]),
-            float(chances[row, label]),
+            classes[prediction],
+            float(probabilities[row, prediction]),
+            float(probabilities[row, label]),
         )
-        for row, (path, label, place) in enumerate(
+        for row, (path, label, prediction) in enumerate(
             zip(paths, labels.tolist(), best.tolist(), strict=True)
         )
     ]

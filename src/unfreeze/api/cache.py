@@ -1,4 +1,4 @@
-"""`cache`: where caches lie, how large they are, and how to be rid of them."""
+"""`cache`: lists the caches, their paths and sizes, or removes them."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from unfreeze.settings.use import CacheSettings
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One kind of what is cached: `files` and `bytes` are there, `bound` is their default limit."""
+    """One kind of cache: number of files, bytes, and the default limit (`bound`)."""
 
     name: str
     holds: str
@@ -27,11 +27,10 @@ class CacheEntry:
 
 @dataclass(frozen=True, repr=False)
 class CacheResult(Displayed):
-    """The caches below `folder`; `cleared`: bytes that were removed.
+    """The caches below `folder` (set by UNFREEZE_CACHE); `cleared`: bytes removed.
 
-    `foreign`: files and folders that unfreeze did not write, which are never removed; `stuck`: what
-    could not be removed, and why.
-    UNFREEZE_CACHE names another folder.
+    `foreign`: files and folders that unfreeze did not write, never removed; `stuck`: files that
+    could not be removed, with the reason.
     """
 
     folder: str
@@ -42,43 +41,43 @@ class CacheResult(Displayed):
     stuck: list[str]
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return cached(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a kind."""
+        """One row per kind of cache."""
         return [asdict(entry) for entry in self.entries]
 
 
 @python_call(CacheSettings)
 def cache(*, progress: bool | None = None, **settings: Any) -> CacheResult:
-    """Where caches lie and how large each is; with `clear=True` they are removed."""
+    """List the caches with path and size; with `clear=True` remove them."""
     return run_cache(layered(CacheSettings, settings), python_console(progress))
 
 
 def run_cache(settings: CacheSettings, console: Console) -> CacheResult:
     """The same from a settings object."""
-    before = sum(held(kind).bytes for kind in KINDS)
+    bytes_before = sum(held(kind).bytes for kind in KINDS)
     stuck: list[str] = []
     if settings.clear:
-        stuck = [told for kind in KINDS for told in held(kind, clear=True).stuck]
-    found = [held(kind) for kind in KINDS]
-    size = sum(one.bytes for one in found)
+        stuck = [message for kind in KINDS for message in held(kind, clear=True).stuck]
+    caches = [held(kind) for kind in KINDS]
+    size = sum(usage.bytes for usage in caches)
     return CacheResult(
         folder=str(cache_folder()),
         entries=[
             CacheEntry(
-                name=one.kind.name,
-                holds=one.kind.holds,
-                path=str(one.path),
-                files=one.files,
-                bytes=one.bytes,
-                bound=one.kind.bound,
+                name=usage.kind.name,
+                holds=usage.kind.holds,
+                path=str(usage.path),
+                files=usage.files,
+                bytes=usage.bytes,
+                bound=usage.kind.bound,
             )
-            for one in found
+            for usage in caches
         ],
         bytes=size,
-        cleared=before - size if settings.clear else 0,
-        foreign=[str(path) for one in found for path in one.foreign],
+        cleared=bytes_before - size if settings.clear else 0,
+        foreign=[str(path) for usage in caches for path in usage.foreign],
         stuck=stuck,
     )

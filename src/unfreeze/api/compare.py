@@ -1,4 +1,4 @@
-"""`compare`: the same images and budget from several starting points, and an honest verdict."""
+"""`compare`: fine-tunes from several initial weights on the same images and compares accuracy."""
 
 import time
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ FREE = {"device", "workers", "store", "store_budget", "data_root", "data", "logg
 
 @dataclass(frozen=True)
 class StartResult:
-    """One start over its seeds: `interval` is of seeds and images together, 95 %."""
+    """One start over its seeds; `interval`: 95 %, over seeds and images."""
 
     weights: str
     name: str
@@ -52,9 +52,9 @@ class StartResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """What share of the images `start` has right more than `than`, paired by seed and image.
+    """Accuracy of `start` minus that of `than`, paired by seed and image.
 
-    `verdict`: better, worse, or open where the 95 % interval holds 0.
+    `verdict`: "better", "worse", or "open" if the 95 % interval contains 0.
     """
 
     start: str
@@ -66,14 +66,13 @@ class Difference:
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Displayed):
-    """What became of each start, what is between them, and a sentence.
+    """The result of each start, the differences between them, and a verdict in one sentence.
 
-    `same_images`: whether, seed by seed, all starts trained on and chose by the same images,
-    as their split.csv say. `rates`: "one" learning rate was given for all, the best of "several" on
-    validation was taken for each start and seed, each start had its "own" usual one, or "none" was
-    needed because heads were solved. `frozen`: only heads learned, so that a start from nothing is
-    a frozen random network. `failed`: in how many runs a start learned nothing, of those that did
-    so in half of their runs or more. `warnings`: see `RunWarning`.
+    `same_images`: whether, for each seed, all starts had the same train and val (by split.csv).
+    `rates`: learning rates: "one" for all starts, the best of "several" on validation for each
+    start and seed, each start's "own" default, or "none" (heads were solved). `frozen`: only heads
+    were trained, so `none` is a frozen random network. `failed`: number of runs that learned
+    nothing, of starts where that is half of the runs or more. `warnings`: see `RunWarning`.
     """
 
     out: str
@@ -96,17 +95,17 @@ class Comparison(Displayed):
     warnings: list[RunWarning]
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return compared(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a run."""
+        """One row per run."""
         return [asdict(run) for run in self.runs]
 
 
 @dataclass(frozen=True, repr=False)
 class ComparePlan(Displayed):
-    """What `--dry-run` shows."""
+    """The result of `--dry-run`."""
 
     settings: dict[str, Any]
     reasons: dict[str, str]
@@ -116,11 +115,11 @@ class ComparePlan(Displayed):
     shown_before: ClassVar[bool] = True
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return plan_compare(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a derived setting: its value, and why."""
+        """One row per derived setting: its value and the reason."""
         return plan_rows(self)
 
 
@@ -154,11 +153,11 @@ def compare(
     progress: bool | None = None,
     **settings: Any,
 ) -> Comparison | ComparePlan:
-    """Train from each of `weights` with the same images and seeds, and say what paid.
+    """Fine-tune from each of `weights` with the same images and seeds, and compare accuracy.
 
-    `weights`: two or more starts; None: none and imagenet, or those of the run that is resumed.
-    The test images are read once a run, at its end; finished runs of an interrupted comparison are
-    not done again (`resume`).
+    `weights`: two or more; None: none and imagenet, or those of the comparison that is resumed.
+    Each run is evaluated on the test set once, at its end. With `resume`, finished runs of an
+    interrupted comparison are not repeated.
     """
     began = time.monotonic()
     starts_from = {} if weights is None else {"weights": weights}
@@ -180,27 +179,27 @@ def _compared(
     s: CompareSettings, console: Console, began: float, locks: RunLocks
 ) -> Comparison | ComparePlan:
     if not s.dry_run:
-        _allowed(s)
+        _check_folder(s)
         locks.take_existing(str(s.out))
     if s.rates and s.lr is not None:
-        raise UsageError("--lr is one rate and --rates are several.", "Give one of them.")
-    ready = starts(s)
-    judge = chosen_judge(s, ready[0].settings)
-    _show(ready, judge, s, console)
+        raise UsageError("--lr and --rates exclude each other.", "Give only one of them.")
+    candidates = starts(s)
+    eval_data = chosen_judge(s, candidates[0].settings)
+    _show_plan(candidates, eval_data, s, console)
     if s.dry_run:
-        names = [t.folder.name for t in _trials(s, ready, Path())]
-        return ComparePlan(as_dict(s), ready[0].plan.reasons, _told(judge), names)
-    place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
-    place |= {"inputs": inputs_of(s), "hold": locks.take}
-    run = RunFolder.create(str(s.out), **place)
-    trials = _trials(s, ready, run.path)
+        names = [t.folder.name for t in _trials(s, candidates, Path())]
+        return ComparePlan(as_dict(s), candidates[0].plan.reasons, _describe(eval_data), names)
+    folder_options: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
+    folder_options |= {"inputs": inputs_of(s), "hold": locks.take}
+    run = RunFolder.create(str(s.out), **folder_options)
+    trials = _trials(s, candidates, run.path)
     todo = {t.start.weights for t in trials if t.remembered() is None}
-    for start in ready:
+    for start in candidates:
         if start.weights in todo:
             check_weights(start, s, console)
     write_text(run.file("config.toml"), to_toml(as_dict(s), {"reasons": {}}))
-    found = _all(trials, judge, s, console, began)
-    result = _result(s, ready, trials, found, time.monotonic() - began)
+    results = _run_all(trials, eval_data, s, console, began)
+    result = _result(s, candidates, trials, results, time.monotonic() - began)
     write_json(run.file("compare.json"), asdict(result))
     write_table(run.file("compare.csv"), [asdict(outcome) for outcome in result.runs])
     report(str(run.path))
@@ -208,83 +207,92 @@ def _compared(
     return result
 
 
-def _allowed(s: CompareSettings) -> None:
-    """UsageError where the comparison may not go there, or is not the one that was begun."""
+def _check_folder(s: CompareSettings) -> None:
+    """UsageError if the output folder cannot be used, or holds a different comparison."""
     if not s.out:
-        raise UsageError("compare needs a folder for the runs.", "Add --out DIR, or --dry-run.")
+        raise UsageError("compare needs an output folder.", "Add --out DIR, or --dry-run.")
     folder = allowed(s.out, resume=s.resume, overwrite=s.overwrite, inputs=inputs_of(s))
-    own = folder / "config.toml"
-    if not s.resume or not own.exists():
+    path = folder / "config.toml"
+    if not s.resume or not path.exists():
         return
-    before, now = read_own_toml(own), as_dict(s)
-    for name, value in now.items():
-        was = before.get(name)
-        if value != was and name not in FREE and not _grown(name, was, value):
+    old, new = read_own_toml(path), as_dict(s)
+    for name, new_value in new.items():
+        old_value = old.get(name)
+        if (
+            new_value != old_value
+            and name not in FREE
+            and not _is_extended(name, old_value, new_value)
+        ):
             raise UsageError(
-                f"The comparison began with {flag(name)} {was}; it cannot go on with {value}.",
-                "Leave it as it was (--weights and --seeds may grow at the end), or name another "
-                "--out.",
+                f"The comparison began with {flag(name)} {old_value}; it cannot resume with "
+                f"{new_value}.",
+                "Use the same value (--weights and --seeds may be extended), or another --out.",
             )
 
 
-def _grown(name: str, was: Any, value: Any) -> bool:
+def _is_extended(name: str, was: Any, value: Any) -> bool:
     if name == "seeds":
         return bool(value > was)
     return name == "weights" and list(value)[: len(was)] == list(was)
 
 
-def _trials(s: CompareSettings, ready: list[Start], folder: Path) -> list[Trial]:
-    """Seed by seed, so that what is there when somebody stops can be compared."""
+def _trials(s: CompareSettings, candidates: list[Start], folder: Path) -> list[Trial]:
+    """All runs, seed by seed, so that an interrupted comparison has complete seeds."""
     return [
         Trial(start, seed, folder / folder_name(number, start, seed), s.rates or ())
         for seed in range(s.seed, s.seed + s.seeds)
-        for number, start in enumerate(ready, 1)
+        for number, start in enumerate(candidates, 1)
     ]
 
 
-def _all(
-    trials: list[Trial], judge: dict[str, Any], s: CompareSettings, console: Console, began: float
+def _run_all(
+    trials: list[Trial],
+    eval_data: dict[str, Any],
+    s: CompareSettings,
+    console: Console,
+    began: float,
 ) -> list[Judged]:
-    found = []
-    for place, trial in enumerate(trials, 1):
-        known = trial.remembered() is not None
+    results = []
+    for number, trial in enumerate(trials, 1):
+        finished = trial.remembered() is not None
         try:
-            found.append(tried(trial, judge, console, began=began))
+            results.append(tried(trial, eval_data, console, began=began))
         except Interrupted as error:
             step = go_on("compare", s.data, Path(str(s.out)))
-            raise Interrupted(f"Stopped in run {place} of {len(trials)}.", step) from error
-        outcome = found[-1].outcome
+            raise Interrupted(f"Stopped in run {number} of {len(trials)}.", step) from error
+        outcome = results[-1].outcome
         console.say(
-            f"{place}/{len(trials)} {trial.start.name}, seed {trial.seed}: "
-            f"{outcome.accuracy:.3f} on {outcome.split}{' (done before)' if known else ''}"
+            f"{number}/{len(trials)} {trial.start.name}, seed {trial.seed}: "
+            f"accuracy {outcome.accuracy:.3f} on {outcome.split}"
+            f"{' (already finished)' if finished else ''}"
         )
-    return found
+    return results
 
 
 def _result(
     s: CompareSettings,
-    ready: list[Start],
+    candidates: list[Start],
     trials: list[Trial],
-    found: list[Judged],
+    results: list[Judged],
     seconds: float,
 ) -> Comparison:
-    by = {
-        start.weights: [f for f, t in zip(found, trials, strict=True) if t.start is start]
-        for start in ready
+    by_start = {
+        start.weights: [f for f, t in zip(results, trials, strict=True) if t.start is start]
+        for start in candidates
     }
-    shared = _paired(by)
-    names = {start.weights: start.name for start in ready}
-    first, seeds = found[0].outcome, list(range(s.seed, s.seed + s.seeds))
+    shared = _paired(by_start)
+    names = {start.weights: start.name for start in candidates}
+    first, seeds = results[0].outcome, list(range(s.seed, s.seed + s.seeds))
     same = all(
-        len({images_of(Path(f.outcome.run)) for f in found if f.outcome.seed == seed}) == 1
+        len({images_of(Path(f.outcome.run)) for f in results if f.outcome.seed == seed}) == 1
         for seed in seeds
     )
-    differences = _differences(by, shared)
+    differences = _differences(by_start, shared)
     about = {"n": first.n, "split": first.split, "seeds": len(seeds), "same": same}
     about["frozen"] = s.freeze == "all" and s.unfreeze_at is None
-    about["rates"] = _rates(s, found)
-    about["failed"] = failed = _failed(by)
-    runs = [asdict(f.outcome) for f in found]
+    about["rates"] = _rates(s, results)
+    about["failed"] = failed = _failed(by_start)
+    runs = [asdict(f.outcome) for f in results]
     about["chose"] = chosen_by_validation(runs, str(about["rates"]))
     out = Path(str(s.out))
     return Comparison(
@@ -297,99 +305,103 @@ def _result(
         same_images=same,
         frozen=bool(about["frozen"]),
         rates=str(about["rates"]),
-        starts=[_of_start(start, by[start.weights]) for start in ready],
+        starts=[_start_result(start, by_start[start.weights]) for start in candidates],
         differences=differences,
         failed=failed,
         verdict=sentence([asdict(d) for d in differences], names, about),
-        runs=[f.outcome for f in found],
+        runs=[f.outcome for f in results],
         seconds=seconds,
         table=str(out / "compare.csv"),
         report=str(out / "report.html"),
         warnings=over_runs(
-            {names[w]: [run.outcome.warnings for run in runs] for w, runs in by.items()}
+            {names[w]: [run.outcome.warnings for run in runs] for w, runs in by_start.items()}
         ),
     )
 
 
-def _rates(s: CompareSettings, found: list[Judged]) -> str:
-    """How learning rates were chosen; see `Comparison`."""
-    if all(f.outcome.lr is None for f in found):
+def _rates(s: CompareSettings, results: list[Judged]) -> str:
+    """How learning rates were selected; see `Comparison`."""
+    if all(result.outcome.lr is None for result in results):
         return "none"
     if s.lr is not None or len(s.rates or ()) == 1:
         return "one"
-    return "several" if s.rates or all(f.outcome.tried > 1 for f in found) else "own"
+    return "several" if s.rates or all(result.outcome.tried > 1 for result in results) else "own"
 
 
-def _failed(by: dict[str, list[Judged]]) -> dict[str, int]:
-    """Starts that learned nothing in half of their runs or more, and in how many."""
-    lost = {w: sum(not run.outcome.learned for run in runs) for w, runs in by.items()}
-    return {w: count for w, count in lost.items() if count and 2 * count >= len(by[w])}
+def _failed(by_start: dict[str, list[Judged]]) -> dict[str, int]:
+    """Start -> number of runs that learned nothing, if that is half of its runs or more."""
+    failures = {w: sum(not run.outcome.learned for run in runs) for w, runs in by_start.items()}
+    return {w: count for w, count in failures.items() if count and 2 * count >= len(by_start[w])}
 
 
-def _paired(by: dict[str, list[Judged]]) -> bool:
-    """Whether all seeds are judged by the same images; DataError where the starts are not."""
-    for several in zip(*by.values(), strict=True):
-        if len({tuple(one.paths) for one in several}) > 1:
+def _paired(by_start: dict[str, list[Judged]]) -> bool:
+    """Whether all seeds have the same evaluation images; DataError if starts of a seed differ."""
+    for results in zip(*by_start.values(), strict=True):
+        if len({tuple(result.paths) for result in results}) > 1:
             raise DataError(
-                f"The runs of seed {several[0].outcome.seed} were judged by different images.",
-                "The images changed on the way: start anew in another --out.",
+                f"The runs of seed {results[0].outcome.seed} were evaluated on different images.",
+                "The data changed since the first run: start again in another --out.",
             )
-    return len({tuple(one.paths) for one in next(iter(by.values()))}) == 1
+    return len({tuple(result.paths) for result in next(iter(by_start.values()))}) == 1
 
 
-def _images(runs: list[Judged]) -> int:
-    """How many different ones judge; seeds that hold out their own have some in common."""
+def _image_count(runs: list[Judged]) -> int:
+    """Number of distinct evaluation images; the validation sets of seeds overlap."""
     return len({path for run in runs for path in run.paths})
 
 
-def _of_start(start: Start, runs: list[Judged]) -> StartResult:
-    found = accuracy([run.right for run in runs], _images(runs))
+def _start_result(start: Start, runs: list[Judged]) -> StartResult:
+    estimate = accuracy([run.right for run in runs], _image_count(runs))
     outcomes = [run.outcome for run in runs]
     return StartResult(
         weights=start.weights,
         name=start.name,
-        accuracy=found.mean,
-        interval=(found.low, found.high),
-        deviation=found.deviation,
-        accuracies=[one.accuracy for one in outcomes],
-        balanced_accuracy=sum(one.balanced_accuracy for one in outcomes) / len(outcomes),
+        accuracy=estimate.mean,
+        interval=(estimate.low, estimate.high),
+        deviation=estimate.deviation,
+        accuracies=[outcome.accuracy for outcome in outcomes],
+        balanced_accuracy=sum(outcome.balanced_accuracy for outcome in outcomes) / len(outcomes),
         image_size=outcomes[0].image_size,
-        rates=[one.lr for one in outcomes],
+        rates=[outcome.lr for outcome in outcomes],
     )
 
 
-def _differences(by: dict[str, list[Judged]], shared: bool) -> list[Difference]:
-    """Each start against those it is measured by: `none` first, else the earlier ones."""
-    order = sorted(by, key=lambda weights: weights != "none")
-    found = []
+def _differences(by_start: dict[str, list[Judged]], shared: bool) -> list[Difference]:
+    """The difference of each pair of starts: to `none`, then to the earlier ones."""
+    order = sorted(by_start, key=lambda weights: weights != "none")
+    differences = []
     for than, start in combinations(order, 2):
-        one, other = ([run.right for run in by[name]] for name in (start, than))
-        it = difference(one, other, _images(by[start]), shared=shared)
-        verdict = "better" if it.low > 0 else "worse" if it.high < 0 else "open"
-        found.append(Difference(start, than, it.mean, (it.low, it.high), verdict))
-    return found
+        right, right_other = ([run.right for run in by_start[name]] for name in (start, than))
+        estimate = difference(right, right_other, _image_count(by_start[start]), shared=shared)
+        verdict = "better" if estimate.low > 0 else "worse" if estimate.high < 0 else "open"
+        differences.append(
+            Difference(start, than, estimate.mean, (estimate.low, estimate.high), verdict)
+        )
+    return differences
 
 
-def _show(ready: list[Start], judge: dict[str, Any], s: CompareSettings, console: Console) -> None:
-    first = ready[0].plan
+def _show_plan(
+    candidates: list[Start], eval_data: dict[str, Any], s: CompareSettings, console: Console
+) -> None:
+    first = candidates[0].plan
     console.say(
         f"{first.images:,} training images of {len(first.classes)} classes, "
-        f"{s.seeds} seeds, {len(ready) * s.seeds} runs; evaluated on {_told(judge)}."
+        f"{s.seeds} seeds, {len(candidates) * s.seeds} runs; evaluated on {_describe(eval_data)}."
     )
-    rates = f"the best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""
+    rates = f"best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""
     rows = []
-    for start in ready:
-        p = start.plan.settings
-        sizes = (str(p[name]) for name in ("image_size", "epochs", "batch_size"))
-        solved = p["head_solver"] == "logistic"
-        rate = "solved" if solved else rates or f"{p['lr']:g}"
-        rows.append((start.name, p["arch"], p["stem"], *sizes, rate))
-    head = ("start", "network", "stem", "image size", "epochs", "batch", "lr")
-    console.table(Table(head, rows))
+    for start in candidates:
+        planned = start.plan.settings
+        sizes = (str(planned[name]) for name in ("image_size", "epochs", "batch_size"))
+        solved = planned["head_solver"] == "logistic"
+        rate = "solved" if solved else rates or f"{planned['lr']:g}"
+        rows.append((start.name, planned["arch"], planned["stem"], *sizes, rate))
+    header = ("weights", "architecture", "stem", "image size", "epochs", "batch size", "lr")
+    console.table(Table(header, rows))
 
 
-def _told(judge: dict[str, Any]) -> str:
-    split = judge["split"]
+def _describe(eval_data: dict[str, Any]) -> str:
+    split = eval_data["split"]
     if split == "val":
-        return "the validation images, which also choose the epoch (there is no test split)"
-    return f"{split or 'the images'} of {spoken(judge['data'])}"
+        return "the validation set, which also selects the epoch (there is no test set)"
+    return f"{split or 'the images'} of {spoken(eval_data['data'])}"

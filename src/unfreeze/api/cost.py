@@ -1,4 +1,4 @@
-"""Time and memory of a fine-tuning, for people and in JSON, before it starts."""
+"""Estimated time and memory of a fine-tuning run, before it starts."""
 
 import time
 from dataclasses import asdict
@@ -16,12 +16,12 @@ from unfreeze.runtime.duration import spoken
 from unfreeze.transfer.augment import maker
 from unfreeze.transfer.cost import Amount, Case, amount, memory
 
-# what any machine reaches: below a minute by these, nothing is measured
-SLOW = {"cpu": 2e9, "mps": 2e10, "cuda": 2e11}  # operations a second
-SLOW_VIEW = 0.01  # seconds to cut a view
+# speeds that any machine reaches: a run below QUICK seconds at these is not measured
+SLOW = {"cpu": 2e9, "mps": 2e10, "cuda": 2e11}  # FLOP per second
+SLOW_VIEW = 0.01  # seconds per augmented view
 QUICK = 60.0
-FEW = 4  # made-up images that are cut to measure how long that takes
-COUNTED = "counted from tensor shapes; the libraries' own buffers come on top"
+FEW = 4  # random images to measure the time of augmentation on
+COUNTED = "estimated from tensor shapes, without the buffers of libraries"
 _MIB = 2**20
 
 
@@ -33,52 +33,52 @@ def cost(
     *,
     enough: float | None = None,
 ) -> dict[str, Any]:
-    """`time` and `memory` of a job: numbers (None where unknown), each with its `basis`.
+    """`time` (seconds) and `memory` (bytes) of a job, None if unknown, each with its `basis`.
 
-    With `enough` the time is measured however short it is, unless this machine's full speed would
-    take more seconds than that.
+    `enough`: measure even short runs, unless the machine's peak speed needs more than these
+    seconds.
     """
     s = job.plan.settings
-    found = amount(s, case)
-    if found is None:
-        unknown = "not counted: the network cannot be followed by shapes alone"
+    work = amount(s, case)
+    if work is None:
+        unknown = "unknown: the network cannot be traced on the meta device"
         return {
             "time": {"seconds": None, "basis": unknown},
             "memory": {"total": None, "basis": unknown},
         }
-    held = memory(s, case, found, processes)
+    memory_use = memory(s, case, work, processes)
     return {
-        "time": _time(job, case, found, Machine(device, s.precision), processes, enough),
-        "memory": {**asdict(held), "total": held.total, "basis": COUNTED},
+        "time": _time_of(job, case, work, Machine(device, s.precision), processes, enough),
+        "memory": {**asdict(memory_use), "total": memory_use.total, "basis": COUNTED},
     }
 
 
 def quick(operations: float, views: float, device: str) -> bool:
-    """Whether any machine needs about a minute at most, so that nothing has to be measured."""
+    """Whether a slow machine needs about a minute at most, so that nothing is measured."""
     return operations / SLOW.get(device, SLOW["cpu"]) + views * SLOW_VIEW <= QUICK
 
 
 def fastest(operations: float) -> float:
-    """Seconds that the CPU needs at least: its speed in a product of matrices, 4 times in bf16."""
+    """Seconds that the CPU needs at least: 4 times its matrix multiplication speed (bf16)."""
     return operations / (4 * product_speed())
 
 
-def _time(
+def _time_of(
     job: Job,
     case: Case,
-    found: Amount,
+    work: Amount,
     machine: Machine,
     processes: int,
     enough: float | None,
 ) -> dict[str, Any]:
-    operations, views = found.operations / processes, found.views / processes
+    operations, views = work.operations / processes, work.views / processes
     if enough is not None and machine.device.type == "cpu" and fastest(operations) > enough:
         return {"seconds": fastest(operations), "basis": "at this machine's full speed"}
     if enough is None and quick(operations, views, machine.device.type):
-        basis = "counted from shapes, for a slow machine"
+        basis = "estimated from shapes, for a slow machine"
         return {"seconds": QUICK, "at_most": True, "operations": operations, "basis": basis}
-    s, training = job.plan.settings, found.training > found.evaluation
-    frozen, _ = found.heaviest
+    s, training = job.plan.settings, work.training > work.evaluation
+    frozen, _ = work.heaviest
     speed = measured_speed(
         case.network,
         frozen,
@@ -95,46 +95,45 @@ def _time(
         "at_most": False,
         "operations": operations,
         "operations_per_second": float(f"{speed:.4g}"),
-        "basis": "measured for a second on this machine as busy as it is now; "
-        "reading files is not in it",
+        "basis": "measured for a second on this machine at its present load, without reading files",
     }
 
 
 def seconds_of_view(job: Job) -> float:
-    """Seconds to cut a training view of one image, measured on made-up ones."""
+    """Seconds to make one training view, measured on random images."""
     s = job.plan.settings
-    cut = partial(maker(s.augment, job.plan.preprocess, s.seed), noise(2 * (s.image_size or 0)))
-    cut(np.arange(FEW), 0)  # the first one finds nothing in place
+    augment = partial(maker(s.augment, job.plan.preprocess, s.seed), noise(2 * (s.image_size or 0)))
+    augment(np.arange(FEW), 0)  # warm-up
     began = time.perf_counter()
-    cut(np.arange(FEW), 0)
+    augment(np.arange(FEW), 0)
     return (time.perf_counter() - began) / FEW
 
 
 def noise(side: int, count: int = FEW) -> list[Pixels]:
-    """Made-up images, of `side` pixels on the shorter side."""
+    """Random images, `side` pixels on the shorter side."""
     draw = np.random.default_rng(0)
     return list(draw.integers(0, 256, (count, side, round(side * 4 / 3), 3), np.uint8))
 
 
-def show_cost(found: dict[str, Any], console: Console) -> None:
-    """Two lines: time and memory."""
-    for line in lines(found["time"], found["memory"]):
+def show_cost(costs: dict[str, Any], console: Console) -> None:
+    """Show two lines: time and memory."""
+    for line in lines(costs["time"], costs["memory"]):
         console.say(line)
 
 
-def lines(spent: dict[str, Any], held: dict[str, Any]) -> list[str]:
-    """The sentences about time and memory."""
-    said = []
-    if spent["seconds"] is None:
-        said.append(f"Time: {spent['basis']}.")
-    elif spent.get("at_most"):
-        said.append("Time: about a minute or less.")
+def lines(time_use: dict[str, Any], memory_use: dict[str, Any]) -> list[str]:
+    """The lines about time and memory."""
+    texts = []
+    if time_use["seconds"] is None:
+        texts.append(f"Time: {time_use['basis']}.")
+    elif time_use.get("at_most"):
+        texts.append("Time: about a minute or less.")
     else:
-        said.append(f"Time: {spoken(spent['seconds'])} ({spent['basis']}).")
-    if held["total"] is None:
-        said.append(f"Memory: {held['basis']}.")
+        texts.append(f"Time: {spoken(time_use['seconds'])} ({time_use['basis']}).")
+    if memory_use["total"] is None:
+        texts.append(f"Memory: {memory_use['basis']}.")
     else:
-        parts = {n: v for n, v in held.items() if n not in ("total", "basis") and v}
+        parts = {n: v for n, v in memory_use.items() if n not in ("total", "basis") and v}
         shares = ", ".join(f"{name} {value / _MIB:,.0f}" for name, value in parts.items())
-        said.append(f"Memory: about {held['total'] / _MIB:,.0f} MiB ({shares}).")
-    return said
+        texts.append(f"Memory: about {memory_use['total'] / _MIB:,.0f} MiB ({shares}).")
+    return texts

@@ -1,8 +1,8 @@
-"""`demo`: the main job on scikit-learn's handwritten digits, through the verbs a user has.
+"""`demo`: pretraining and transfer learning on scikit-learn's handwritten digits.
 
-Pretrain on the training digits without labels, then learn from 1, 5 and 10 labels a class in three
-ways on the same draws: logistic regression on raw pixels, the same network from scratch, and a
-linear head on the frozen SwAV features. Every number is read back from the runs' own files.
+Pretrains on the training digits without labels, then trains on 1, 5 and 10 labels per class in
+three ways, with the same labels: logistic regression on raw pixels, the same network from scratch,
+and a linear head on frozen SwAV features. All figures are read from the files of the runs.
 """
 
 import time
@@ -38,7 +38,7 @@ from unfreeze.settings.use import DemoSettings, EvaluateSettings
 LABELS = (1, 5, 10)
 METHODS = ("pixels", "scratch", "swav")
 EPOCHS = 30
-# chosen on 360 of the training digits held out, never on the test split (docs/LOG.md)
+# selected on 360 held-out training digits, never on the test set (docs/LOG.md)
 PRETRAIN: dict[str, Any] = {
     "arch": "unfreeze/tiny",
     "augment": "digits",
@@ -50,7 +50,7 @@ PRETRAIN: dict[str, Any] = {
     "nmb_crops": (2, 2),
     "min_scale_crops": (0.5, 0.5),
     "max_scale_crops": (1.0, 1.0),
-    "tune": "off",  # its figures are published
+    "tune": "off",  # results are published: no dependence on measured settings
 }
 TUNE: dict[str, dict[str, Any]] = {
     "scratch": {"weights": "none", "freeze": "none", "optimizer": "adamw", "lr": 2e-3},
@@ -63,7 +63,7 @@ COMMON: dict[str, Any] = {
     "epochs": 40,
     "batch_size": 16,
     "checkpoint_every": 40,
-    "cache": "off",  # new random views each epoch, as the published figures had
+    "cache": "off",  # new augmented views in each epoch, as for the published results
     "val": 0.0,
 }
 
@@ -72,9 +72,9 @@ Results = dict[str, dict[str, list[float]]]
 
 @dataclass(frozen=True, repr=False)
 class DemoResult(Displayed):
-    """`results[method][labels a class]` is [mean, standard deviation] of test accuracy, 0..1.
+    """`results[method][labels per class]`: [mean, standard deviation] of test accuracy, 0..1.
 
-    `curves`, `prototypes` (what they gathered) and `report` are the files that were drawn.
+    `curves`, `prototypes` (images of each prototype) and `report`: paths of plots and report.
     """
 
     run: str
@@ -85,11 +85,11 @@ class DemoResult(Displayed):
     report: str
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return demonstrated(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each method and number of labels."""
+        """One row per method and number of labels."""
         return [
             {"method": method, "labels_per_class": int(count), "accuracy": mean, "deviation": std}
             for method, by_count in self.results.items()
@@ -101,8 +101,8 @@ class DemoResult(Displayed):
 def demo(
     out: str | None = None, *, progress: bool | None = None, **settings: Any
 ) -> DemoResult | PretrainPlan:
-    """Run the demonstration into `out` (a new folder under `runs/` without it)."""
-    at = {"out": out} if out else {}  # else a settings file may say it
+    """Run the demo into the folder `out` (default: a new one under `runs/`)."""
+    at = {"out": out} if out else {}  # else it may come from a settings file
     return run_demo(layered(DemoSettings, {**at, **settings}), python_console(progress))
 
 
@@ -124,11 +124,11 @@ def run_demo(
     if settings.dry_run:
         return plan_pretrain(build(PretrainSettings, pretraining), console)
     with RunLocks() as locks:
-        run = RunFolder.create(settings.out or _numbered(), hold=locks.take)
-        return _demonstrated(run, pretraining, settings, console, data)
+        run = RunFolder.create(settings.out or _new_folder(), hold=locks.take)
+        return _run_all(run, pretraining, settings, console, data)
 
 
-def _demonstrated(
+def _run_all(
     run: RunFolder,
     pretraining: dict[str, Any],
     settings: DemoSettings,
@@ -141,12 +141,14 @@ def _demonstrated(
         run_pretrain(build(PretrainSettings, pretraining), console)
         scores = _scores(run, data, settings, console)
     except Interrupted as stopped:
-        # its parts could be resumed, the demonstration as a whole cannot
+        # single runs could be resumed, the demo as a whole cannot
         raise Interrupted(
-            f"The demonstration was stopped; {run.path} holds what was done.",
-            "Start it again: it goes into a new folder and does not go on with this one.",
+            f"The demo was stopped; {run.path} holds the finished parts.",
+            "Start it again: it uses a new folder and does not resume this one.",
         ) from stopped
-    results = {method: {str(n): _spread(scores[method][n]) for n in LABELS} for method in METHODS}
+    results = {
+        method: {str(n): _mean_and_std(scores[method][n]) for n in LABELS} for method in METHODS
+    }
     seconds = round(time.monotonic() - started, 1)
     write_json(run.file("demo.json"), {"seconds": seconds, "results": results, "scores": scores})
     drawn = report(str(run.path))
@@ -156,25 +158,27 @@ def _demonstrated(
 def _scores(
     run: RunFolder, data: str, settings: DemoSettings, console: Console
 ) -> dict[str, dict[int, list[float]]]:
-    """Test accuracies of every method, number of labels and draw of labels."""
+    """Test accuracies by method, number of labels and random draw of labels."""
     scores: dict[str, dict[int, list[float]]] = {m: {n: [] for n in LABELS} for m in METHODS}
     total = len(LABELS) * settings.seeds
-    with console.progress("1, 5 and 10 labels a class", total) as advance:
+    with console.progress("1, 5 and 10 labels per class", total) as advance:
         for n in LABELS:
             for seed in range(settings.seeds):
                 folders = {}
                 for method in ("scratch", "swav"):
                     folders[method] = run.file(f"{method}-{n}-labels-seed-{seed}")
-                    _tune(method, folders[method], data, n, seed, settings, run)
-                    asked = EvaluateSettings(run=str(folders[method]), data=(data,), split="test")
-                    found, _ = answers(asked, Quiet())
-                    scores[method][n].append(found.accuracy)
+                    _finetune(method, folders[method], data, n, seed, settings, run)
+                    eval_settings = EvaluateSettings(
+                        run=str(folders[method]), data=(data,), split="test"
+                    )
+                    evaluation, _ = answers(eval_settings, Quiet())
+                    scores[method][n].append(evaluation.accuracy)
                 scores["pixels"][n].append(_pixels(data, folders["swav"]))
                 advance(1)
     return scores
 
 
-def _tune(
+def _finetune(
     method: str,
     out: Path,
     data: str,
@@ -195,12 +199,12 @@ def _tune(
         "device": settings.device,
         "precision": settings.precision,
     }
-    # thirty reports nobody opens would take half a minute; `report` draws any of them
+    # thirty reports would take half a minute; `report` writes any of them
     run_finetune(build(FinetuneSettings, chosen), Quiet(), draw=False)
 
 
 def _pixels(data: str, run: Path) -> float:
-    """Test accuracy of logistic regression on the raw pixels that `run` was trained on."""
+    """Test accuracy of logistic regression on the raw pixels of the training images of `run`."""
     from sklearn.linear_model import LogisticRegression
 
     index = build_index(open_source(data))
@@ -216,13 +220,13 @@ def _pixels(data: str, run: Path) -> float:
     return float(model.score(flat(test), index.labels[test]))
 
 
-def _spread(values: list[float]) -> list[float]:
-    """[mean, standard deviation over the draws]."""
+def _mean_and_std(values: list[float]) -> list[float]:
+    """[mean, standard deviation] over the draws."""
     return [round(float(np.mean(values)), 4), round(float(np.std(values, ddof=1)), 4)]
 
 
-def _numbered() -> str:
-    """The first free `runs/demo-NNN`, made so that nobody else takes it."""
+def _new_folder() -> str:
+    """Create the first free folder `runs/demo-NNN`, safe against other processes."""
     number = 1
     while True:
         folder = Path(f"runs/demo-{number:03d}")

@@ -1,4 +1,4 @@
-"""`embed`: features of images, for anything that takes vectors."""
+"""`embed`: writes the features of images to a .npz file."""
 
 from dataclasses import dataclass
 from os import PathLike
@@ -34,12 +34,12 @@ from unfreeze.settings.use import EmbedSettings
 from unfreeze.transfer.predictor import Network, load_features
 
 ARRAYS = ("features", "paths", "labels", "classes")
-PLAIN = Preprocess(224, 256)  # for weights that say nothing of their own
+PLAIN = Preprocess(224, 256)  # for weights without preprocessing of their own
 
 
 @dataclass(frozen=True, repr=False)
 class EmbedResult(Displayed):
-    """The file that was written, and what it holds: `features` [images, width]."""
+    """The written file; its `features` are [images, width]."""
 
     out: str
     arch: str
@@ -48,17 +48,17 @@ class EmbedResult(Displayed):
     classes: list[str]
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return embedded(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an image: its path, its label, and its features `f0`, `f1`, ..."""
-        with np.load(self.out, allow_pickle=False) as held:
-            names = [*held["classes"].tolist(), None]  # -1 is the last: no label
+        """One row per image: path, label, and features `f0`, `f1`, ..."""
+        with np.load(self.out, allow_pickle=False) as arrays:
+            names = [*arrays["classes"].tolist(), None]  # label -1 indexes None: no label
             return [
                 {"path": p, "label": names[label]} | {f"f{i}": float(x) for i, x in enumerate(row)}
                 for p, label, row in zip(
-                    held["paths"].tolist(), held["labels"], held["features"], strict=True
+                    arrays["paths"].tolist(), arrays["labels"], arrays["features"], strict=True
                 )
             ]
 
@@ -72,13 +72,13 @@ def embed(
     progress: bool | None = None,
     **settings: Any,
 ) -> EmbedResult:
-    """Write features of the images of `data` to the .npz file `out`.
+    """Write the features of the images of `data` to the .npz file `out`.
 
-    It holds `features` float32 [N, D] (what the network's head is fed), `paths`, `labels` (places
-    in `classes`, -1 where there is none) and `classes`.
+    Arrays: `features` float32 [N, D] (the input of the network's head), `paths`, `labels` (indices
+    of `classes`, -1 without a label) and `classes`.
     """
-    given = {"weights": str(weights), "data": data, "out": str(out), **settings}
-    return run_embed(layered(EmbedSettings, given), python_console(progress))
+    values = {"weights": str(weights), "data": data, "out": str(out), **settings}
+    return run_embed(layered(EmbedSettings, values), python_console(progress))
 
 
 @isolated()
@@ -86,8 +86,8 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
     """The same from a settings object."""
     s = settings
     if not s.out:
-        raise UsageError("embed needs a file to write.", "Add --out FEATURES.npz.")
-    # refused before the work, not after
+        raise UsageError("embed needs an output file.", "Add --out FEATURES.npz.")
+    # check before the work, not after
     out = output_file(s.out, ours=arrays_of(*ARRAYS), inputs=inputs_of(s))
     network = placed(_network(s, console), s.device, s.precision)
     source = open_source(s.data, data_root=s.data_root, console=console)
@@ -98,31 +98,32 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
         **said_of(s),
     )
     index = index.take(in_split(index, s.split))
-    sent = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
-    kept = index.take(sent.kept)
-    features = sent.values.numpy().astype(np.float32)
+    outputs = send(network, index.paths, reads_of(index), batch_size=s.batch_size, console=console)
+    readable = index.take(outputs.kept)
+    features = outputs.values.numpy().astype(np.float32)
     with replacing(out) as path, path.open("wb") as stream:
         np.savez(
             stream,
             features=features,
-            paths=np.array(kept.paths, np.str_),
-            labels=kept.labels,
-            classes=np.array(kept.classes, np.str_),
+            paths=np.array(readable.paths, np.str_),
+            labels=readable.labels,
+            classes=np.array(readable.classes, np.str_),
         )
-    return EmbedResult(s.out, network.card.arch, len(kept), features.shape[1], list(kept.classes))
+    return EmbedResult(
+        s.out, network.card.arch, len(readable), features.shape[1], list(readable.classes)
+    )
 
 
 def in_split(index: Index, split: str | None) -> npt.NDArray[np.int64]:
-    """Positions of a split by name; all of them for None and `all`; DataError if there are none."""
+    """Positions of the images of a split; all for None and "all"; DataError if it is empty."""
     if split in (None, "all"):
         return np.arange(len(index))
     positions = index.where(SPLIT_NAMES.index(str(split)))
     if not len(positions):
-        there = [name for number, name in enumerate(SPLIT_NAMES) if len(index.where(number))]
+        names = [name for number, name in enumerate(SPLIT_NAMES) if len(index.where(number))]
         raise DataError(
             f"{index.source.where} has no split {split!r}.",
-            f"It has: {', '.join(filter(None, there)) or 'no splits at all'}; --split all takes "
-            "everything.",
+            f"Splits: {', '.join(filter(None, names)) or 'none'}; --split all uses all images.",
         )
     return positions
 
@@ -130,13 +131,16 @@ def in_split(index: Index, split: str | None) -> npt.NDArray[np.int64]:
 def _network(s: EmbedSettings, console: Console) -> Network:
     if model_folder(s.weights) is not None:
         return load_features(s.weights)
-    own = network_of(s.weights, s.arch)
-    if s.arch is None and own is None:
+    known = network_of(s.weights, s.arch)
+    if s.arch is None and known is None:
         raise UsageError(
-            f"{s.weights} does not say which network it belongs to.",
-            "Add --arch NAME; `unfreeze inspect` finds it.",
+            f"{s.weights} does not name its architecture.",
+            "Add --arch NAME; `unfreeze inspect` may recognise it.",
         )
-    arch, stem = canonical(s.arch or (own.arch if own else "")), own.stem if own else "imagenet"
+    arch, stem = (
+        canonical(s.arch or (known.arch if known else "")),
+        known.stem if known else "imagenet",
+    )
     network = build_network(arch, stem=stem)
     loaded = load_weights(network, s.weights, arch=arch)
     console.say(loaded.account)

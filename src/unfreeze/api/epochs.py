@@ -1,4 +1,4 @@
-"""Which weights of a run are judged: those of the selected epoch, of the last, or both."""
+"""The weights of a run to evaluate: of the selected epoch, of the last epoch, or both."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,40 +13,40 @@ LAST = "checkpoints/last.ckpt"
 
 
 def networks(run: str, folder: Path | None, which: str) -> tuple[Classifier, Classifier | None]:
-    """(the one that is judged, the last epoch's beside it).
+    """(the classifier to evaluate, that of the last epoch for comparison).
 
-    `which` is best, last or both; the second is None where it was not asked for, where there is no
-    checkpoint, and where the last epoch is the selected one.
+    `which`: best, last or both. The second is None unless `which` is both, a checkpoint exists,
+    and the last epoch is not the selected one.
     """
     best = load_classifier(run)
     if which == "best":
         return best, None
     path = folder / LAST if folder is not None else None
-    there = path is not None and path.is_file()
+    exists = path is not None and path.is_file()
     if which == "last":
-        if path is None or not there:
+        if path is None or not exists:
             raise UsageError(
-                f"{run} has no {LAST}, so the weights of its last epoch are gone.",
-                "Name the run's own folder, or leave --weights-of out.",
+                f"{run} has no {LAST} with the weights of the last epoch.",
+                "Give the run folder, or omit --weights-of.",
             )
-        return _of_last(best, path), None
+        return _last_epoch(best, path), None
     selected = best.card.provenance.get("best_epoch")
-    if path is None or not there or selected in (None, epoch_of(best.card)):
+    if path is None or not exists or selected in (None, epoch_of(best.card)):
         return best, None
-    last = _of_last(best, path)
+    last = _last_epoch(best, path)
     return best, None if epoch_of(last.card) == selected else last
 
 
 def epoch_of(card: ModelCard) -> int | None:
-    """The last epoch of a run, from 0; None where the card does not say it or none ended."""
+    """The last epoch of a run, from 0; None if unknown or if no epoch was completed."""
     epochs = card.provenance.get("epochs")
     return epochs - 1 if isinstance(epochs, int) and epochs else None
 
 
-def _of_last(best: Classifier, path: Path) -> Classifier:
+def _last_epoch(best: Classifier, path: Path) -> Classifier:
     state = load_state(path)
-    other = load_classifier(path.parent.parent)
-    other.network.load_state_dict(served(state))
+    last = load_classifier(path.parent.parent)
+    last.network.load_state_dict(served(state))
     about = {**best.card.provenance, "best_epoch": None, "epochs": int(state["epoch"])}
-    other.card = replace(best.card, provenance=about)
-    return other
+    last.card = replace(best.card, provenance=about)
+    return last

@@ -1,4 +1,4 @@
-"""`evaluate`: how good a model is on labelled images, and whether it may be believed."""
+"""`evaluate`: metrics of a model on labelled images, with intervals and leakage checks."""
 
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
@@ -43,7 +43,7 @@ from unfreeze.transfer.calibration import COLDEST, HOTTEST, Bin, calibrated, fit
 from unfreeze.transfer.evaluate import ClassScore, Scores, score
 from unfreeze.transfer.predictor import Beside, Classifier, Network
 
-# what an evaluation leaves in the run's folder, and how it is known again
+# files that an evaluation writes into the run folder, with checks before they are overwritten
 WRITTEN = {
     "evaluation.json": object_of("n", "split", "accuracy"),
     "predictions.csv": table_of(COLUMNS),
@@ -54,7 +54,7 @@ WRITTEN = {
 
 @dataclass(frozen=True)
 class Last:
-    """The weights of the last epoch on the same images: they were not selected."""
+    """Scores of the weights of the last epoch on the same images, for comparison."""
 
     epoch: int
     accuracy: float
@@ -65,9 +65,10 @@ class Last:
 
 @dataclass(frozen=True)
 class Temperature:
-    """A temperature fitted on `n` validation images, and what it makes of the judged ones.
+    """A temperature fitted on `n` validation images, and the calibration it gives.
 
-    `bounded`: the validation images set no limit (all are right), so it says little.
+    `loss`, `calibration_error`: of the evaluated images at this temperature. `bounded`: the fit
+    ended at a bound (as when all validation images are right), so the value is not reliable.
     """
 
     value: float
@@ -80,17 +81,17 @@ class Temperature:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Displayed):
-    """Scores on `n` images of `split`; `confusion` has truth in rows, prediction in columns.
+    """Scores on `n` images of `split`; `confusion`: rows are labels, columns predictions.
 
-    `interval`, `balanced_interval`: 95 % (Wilson, MOVER). `seen_in_training`: how many of the
-    images the run trained on. `leaked`: how many have a duplicate or near-duplicate that it trained
-    on; `accuracy_unleaked`: on the others. Both are None where the model does not know what it was
-    trained on, the second also where all are leaked. `used_for_choosing`: whether the run chose its
-    weights by this split. `test_uses`: how often the run was scored on test images, this time
-    included; None without the run's folder. `epoch`: of these weights, from 0; None where it is not
-    known. `calibration_error`: expected, over the bins of `calibration`. `mistakes`: the most
-    certain. `warnings`: see `RunWarning`. `run`: its folder, which got predictions.csv and the
-    rest; None for a model alone.
+    `interval`, `balanced_interval`: 95 % (Wilson, MOVER). `seen_in_training`: number of images that
+    the run trained on. `leaked`: number with a duplicate or near-duplicate in the training set
+    (data leakage); `accuracy_unleaked`: on the others. Both are None if the model has no record of
+    its training images, the second also if all are leaked. `used_for_choosing`: whether the run
+    selected its checkpoint on these images. `test_uses`: number of evaluations of the run on test
+    images, this one included; None without a run folder. `epoch`: of the weights, from 0; None if
+    unknown. `calibration_error`: expected calibration error over the bins of `calibration`.
+    `mistakes`: those with the highest confidence. `warnings`: see `RunWarning`. `run`: the run
+    folder with predictions.csv and the other files; None for a model alone.
     """
 
     n: int
@@ -120,11 +121,11 @@ class Evaluation(Displayed):
     run: str | None = None
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return evaluated(self, self.run)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a class: its scores, and how often each other class was predicted."""
+        """One row per class: its scores, and its row of the confusion matrix."""
         return [
             {
                 **asdict(score),
@@ -138,54 +139,58 @@ class Evaluation(Displayed):
 def evaluate(
     run: str | PathLike[str], data: Data, *, progress: bool | None = None, **settings: Any
 ) -> Evaluation:
-    """Scores of a run's model on `data`: its test, else val, else the rows held out, else all.
+    """Evaluate a run's model on `data`: on test, else val, else held-out images, else all.
 
-    DataError for a class the model does not know.
+    DataError for a class that the model does not know.
     """
-    given = {"run": str(run), "data": data, **settings}
-    return run_evaluate(layered(EvaluateSettings, given), python_console(progress))
+    values = {"run": str(run), "data": data, **settings}
+    return run_evaluate(layered(EvaluateSettings, values), python_console(progress))
 
 
 @isolated()
 def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
     """The same from a settings object.
 
-    A run's folder also gets evaluation.json, predictions.csv, mistakes.csv and test_uses.json, and
-    its report is drawn again.
+    Also writes evaluation.json, predictions.csv, mistakes.csv, test_uses.json and the report into
+    the run folder.
     """
-    found = answers(settings, console)[0]
-    end_warnings(found.warnings, console, json=settings.json)
-    if found.run is not None:
-        redrawn(found.run, console)
-    return found
+    evaluation = answers(settings, console)[0]
+    end_warnings(evaluation.warnings, console, json=settings.json)
+    if evaluation.run is not None:
+        redrawn(evaluation.run, console)
+    return evaluation
 
 
 def answers(settings: EvaluateSettings, console: Console) -> tuple[Evaluation, Answers]:
-    """The scores, and what was said of each image."""
+    """The scores, and the prediction for each image."""
     s, folder = settings, run_folder(settings.run)
-    for name, ours in WRITTEN.items():
-        if folder is not None:  # refused before the work, not after
-            refuse_foreign("evaluate:", folder / name, ours)
+    for name, check in WRITTEN.items():
+        if folder is not None:  # check before the evaluation, not after
+            refuse_foreign("evaluate:", folder / name, check)
     best, last = networks(s.run, folder, s.weights_of)
-    it = judged(s, best.card)
-    made = _outputs(s, it, it.positions, [best, *([last] if last else [])], console)
-    kept, logits = made.kept, calibrated(made.logits[0], best.card.temperature)
-    labels = torch.from_numpy(it.labels[it.positions[kept]])
-    found = _evaluation(it, best, score(logits, labels, best.classes), made)
+    eval_set = judged(s, best.card)
+    outputs = _outputs(s, eval_set, eval_set.positions, [best, *([last] if last else [])], console)
+    readable, logits = outputs.kept, calibrated(outputs.logits[0], best.card.temperature)
+    labels = torch.from_numpy(eval_set.labels[eval_set.positions[readable]])
+    evaluation = _evaluation(eval_set, best, score(logits, labels, best.classes), outputs)
     if s.temperature != "off":
-        fitted = _temperature(s, it, best, made.logits[0], labels, console)
-        found = replace(found, temperature=fitted)
+        fitted = _temperature(s, eval_set, best, outputs.logits[0], labels, console)
+        evaluation = replace(evaluation, temperature=fitted)
     if last is not None:
-        found = replace(found, last=_of_last(last, score(made.logits[1], labels, best.classes)))
-    index = it.index.take(it.positions[kept])
-    said = answered(index.paths, reads_of(index), best.classes, labels.numpy(), logits)
-    found = replace(found, mistakes=said.worst())
-    return (_kept(s, folder, found, said, it, console) if folder else found), said
+        evaluation = replace(
+            evaluation, last=_last_scores(last, score(outputs.logits[1], labels, best.classes))
+        )
+    index = eval_set.index.take(eval_set.positions[readable])
+    predictions = answered(index.paths, reads_of(index), best.classes, labels.numpy(), logits)
+    evaluation = replace(evaluation, mistakes=predictions.worst())
+    return (
+        _write(s, folder, evaluation, predictions, eval_set, console) if folder else evaluation
+    ), predictions
 
 
 @dataclass(frozen=True)
 class _Outputs:
-    """Scores [N, C] of each network for the images that could be read, at the places `kept`."""
+    """Logits [N, C] of each network for the readable images; `kept`: their positions."""
 
     logits: list[Tensor]
     kept: Positions
@@ -196,59 +201,67 @@ class _Outputs:
 
 def _outputs(
     s: EvaluateSettings,
-    it: Judged,
+    eval_set: Judged,
     positions: Positions,
     networks: list[Classifier],
     console: Console,
 ) -> _Outputs:
-    """Every image read once and put through each network."""
-    index, first = it.index.take(positions), networks[0]
-    together = Network(Beside([n.network for n in networks]), first.card, first.preprocess)
-    together = placed(together, s.device, s.precision)
+    """Read every image once and run each network on it."""
+    index, first = eval_set.index.take(positions), networks[0]
+    ensemble = Network(Beside([n.network for n in networks]), first.card, first.preprocess)
+    ensemble = placed(ensemble, s.device, s.precision)
     signed = Signed(reads_of(index))
     with metered(first.network, first.head) as meter:
-        sent = send(together, index.paths, signed.reads, batch_size=s.batch_size, console=console)
-    values = list(sent.values.chunk(len(networks), dim=1))
+        outputs = send(
+            ensemble, index.paths, signed.reads, batch_size=s.batch_size, console=console
+        )
+    values = list(outputs.values.chunk(len(networks), dim=1))
     return _Outputs(
-        values, sent.kept, signed.signatures[sent.kept], meter.statistics(), sent.cropped
+        values, outputs.kept, signed.signatures[outputs.kept], meter.statistics(), outputs.cropped
     )
 
 
 def _warnings(
-    it: Judged,
+    eval_set: Judged,
     network: Classifier,
     scores: Scores,
-    made: _Outputs,
+    outputs: _Outputs,
     leaked: npt.NDArray[np.bool_],
 ) -> list[RunWarning]:
     table, count = np.array(scores.confusion), int(leaked.sum())
     clean, classes = scores.accuracy_of(~leaked), network.classes
     return [
-        *checks.constant_features(made.features),
+        *checks.constant_features(outputs.features),
         *checks.nothing_learned(len(classes), None, table, scores.loss),
         *checks.predictions(table, classes),
-        *checks.leakage(count, scores.n, it.split, scores.accuracy, clean),
-        *(checks.few_validation_images(scores.n, choose=True) if it.used_for_choosing else ()),
-        *(RunWarning(code, message) for code, message in dataset_warnings(it.index)),
-        *checks.cropped_warning(made.cropped),
+        *checks.leakage(count, scores.n, eval_set.split, scores.accuracy, clean),
+        *(
+            checks.few_validation_images(scores.n, choose=True)
+            if eval_set.used_for_choosing
+            else ()
+        ),
+        *(RunWarning(code, message) for code, message in dataset_warnings(eval_set.index)),
+        *checks.cropped_warning(outputs.cropped),
     ]
 
 
-def _evaluation(it: Judged, network: Classifier, scores: Scores, made: _Outputs) -> Evaluation:
+def _evaluation(
+    eval_set: Judged, network: Classifier, scores: Scores, outputs: _Outputs
+) -> Evaluation:
     selected = network.card.provenance.get("best_epoch")
-    known = it.leaked(made.kept, made.signatures)
-    leaked = np.zeros(scores.n, bool) if known is None else known
-    hits = [(row[place], sum(row)) for place, row in enumerate(scores.confusion)]
+    leak_mask = eval_set.leaked(outputs.kept, outputs.signatures)
+    leaked = np.zeros(scores.n, bool) if leak_mask is None else leak_mask
+    hits = [(row[index], sum(row)) for index, row in enumerate(scores.confusion)]
     return Evaluation(
         n=scores.n,
-        split=it.split,
-        seen_in_training=it.seen(made.kept),
-        leaked=None if known is None else int(known.sum()),
-        used_for_choosing=it.used_for_choosing,
+        split=eval_set.split,
+        seen_in_training=eval_set.seen(outputs.kept),
+        leaked=None if leak_mask is None else int(leak_mask.sum()),
+        used_for_choosing=eval_set.used_for_choosing,
         test_uses=None,
         epoch=epoch_of(network.card) if selected is None else selected,
         accuracy=scores.accuracy,
-        accuracy_unleaked=None if known is None else scores.accuracy_of(~known),
+        accuracy_unleaked=None if leak_mask is None else scores.accuracy_of(~leak_mask),
         interval=wilson(scores.correct, scores.n),
         balanced_accuracy=scores.balanced_accuracy,
         balanced_interval=balanced(hits),
@@ -263,11 +276,11 @@ def _evaluation(it: Judged, network: Classifier, scores: Scores, made: _Outputs)
         confusion=scores.confusion,
         per_class=scores.per_class,
         mistakes=[],
-        warnings=_warnings(it, network, scores, made, leaked),
+        warnings=_warnings(eval_set, network, scores, outputs, leaked),
     )
 
 
-def _of_last(network: Classifier, scores: Scores) -> Last:
+def _last_scores(network: Classifier, scores: Scores) -> Last:
     return Last(
         epoch=network.card.provenance["epochs"] - 1,
         accuracy=scores.accuracy,
@@ -279,26 +292,26 @@ def _of_last(network: Classifier, scores: Scores) -> Last:
 
 def _temperature(
     s: EvaluateSettings,
-    it: Judged,
+    eval_set: Judged,
     network: Classifier,
     logits: Tensor,
     labels: Tensor,
     console: Console,
 ) -> Temperature:
-    """Fitted on validation images alone; with `keep` it goes into model.json."""
+    """Fit the temperature on validation images; with `keep` write it to model.json."""
     if s.temperature == "keep" and s.weights_of == "last":
         raise UsageError(
-            "A temperature of the last epoch does not belong to the model, which is the selected.",
-            "Use --temperature fit, or leave --weights-of out.",
+            "--temperature keep needs the selected epoch, whose weights model/ holds.",
+            "Use --temperature fit, or omit --weights-of.",
         )
-    if not len(it.held_out):
+    if not len(eval_set.held_out):
         raise DataError(
-            f"{spoken(s.data)} has no validation images to fit a temperature on.",
-            "Name the data of the training, or leave --temperature out.",
+            f"{spoken(s.data)} has no validation images to fit the temperature on.",
+            "Give the training data, or omit --temperature.",
         )
-    held = _outputs(s, it, it.held_out, [network], console)
-    labelled = torch.from_numpy(it.labels[it.held_out[held.kept]])
-    value = fit_temperature(held.logits[0], labelled)
+    outputs = _outputs(s, eval_set, eval_set.held_out, [network], console)
+    labelled = torch.from_numpy(eval_set.labels[eval_set.held_out[outputs.kept]])
+    value = fit_temperature(outputs.logits[0], labelled)
     after = score(calibrated(logits, value), labels, network.classes)
     if s.temperature == "keep":
         folder = model_folder(s.run)
@@ -306,7 +319,7 @@ def _temperature(
             write_card(folder, replace(network.card, temperature=value))
     return Temperature(
         value=value,
-        n=len(held.kept),
+        n=len(outputs.kept),
         bounded=value in (COLDEST, HOTTEST),
         loss=after.loss,
         calibration_error=after.calibration_error,
@@ -314,28 +327,30 @@ def _temperature(
     )
 
 
-def _kept(
+def _write(
     s: EvaluateSettings,
     folder: Path,
-    found: Evaluation,
-    said: Answers,
-    it: Judged,
+    evaluation: Evaluation,
+    predictions: Answers,
+    eval_set: Judged,
     console: Console,
 ) -> Evaluation:
-    """The evaluation with its count of test uses, written into the run."""
-    typed = (Path(s.run), *Path(s.run).parents)  # as it was named: shorter than the whole path
-    run = next((str(path) for path in typed if path.absolute() == folder), str(folder))
-    uses = uses_of_test(folder) + it.is_test
-    found = replace(found, test_uses=uses)
+    """The evaluation with its count of test uses; writes it into the run folder."""
+    candidates = (Path(s.run), *Path(s.run).parents)  # as given: shorter than the absolute path
+    run = next((str(path) for path in candidates if path.absolute() == folder), str(folder))
+    uses = uses_of_test(folder) + eval_set.is_test
+    evaluation = replace(evaluation, test_uses=uses)
     try:
-        if it.is_test:
-            uses = record_test_use(folder, data=spoken(s.data), split=it.split, n=found.n)
-            found = replace(found, test_uses=uses)
-        worst = [replace(one, path=told(one.path)) for one in found.mistakes]
-        write_json(folder / "evaluation.json", asdict(replace(found, mistakes=worst)))
-        said.write(folder)
-        found = replace(found, run=run)
-    except OSError as error:  # somebody else's run may be read-only; the answer stands
-        why = error.strerror or "another evaluation does not end"
+        if eval_set.is_test:
+            uses = record_test_use(
+                folder, data=spoken(s.data), split=eval_set.split, n=evaluation.n
+            )
+            evaluation = replace(evaluation, test_uses=uses)
+        worst = [replace(mistake, path=told(mistake.path)) for mistake in evaluation.mistakes]
+        write_json(folder / "evaluation.json", asdict(replace(evaluation, mistakes=worst)))
+        predictions.write(folder)
+        evaluation = replace(evaluation, run=run)
+    except OSError as error:  # the run may be read-only: the result is still returned
+        why = error.strerror or "it is locked by another evaluation"
         console.warn(f"evaluation.json could not be written to {folder}: {why}.")
-    return found
+    return evaluation

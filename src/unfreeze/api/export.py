@@ -1,4 +1,4 @@
-"""`export`: a run's model in another tool's format, proved by comparing outputs."""
+"""`export`: a run's model in another tool's format, verified by comparing outputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,15 +30,15 @@ from unfreeze.settings.build import layered
 from unfreeze.settings.export import ExportSettings
 from unfreeze.settings.knob import inputs_of
 
-IMAGES = 16  # that outputs are compared on
+IMAGES = 16  # number of images to compare outputs on
 
 
 @dataclass(frozen=True, repr=False)
 class ExportResult(Displayed):
-    """What was written, and how far its outputs are from the run's.
+    """The exported files, and how much their outputs differ from the run's model.
 
-    `matched` and `max_difference` are of the files as their own tool reads them back;
-    `compared_on` says of which images.
+    `matched`, `max_difference`: of the files as the other tool loads them; `compared_on`: on which
+    images.
     """
 
     out: str
@@ -53,7 +53,7 @@ class ExportResult(Displayed):
     compared_on: str
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return exported(self)
 
 
@@ -66,77 +66,77 @@ def export(
     progress: bool | None = None,
     **settings: Any,
 ) -> ExportResult:
-    """Write the model of `run` for `to` (torchvision, timm, safetensors, torchscript, onnx).
+    """Export the model of `run` to torchvision, timm, safetensors, torchscript or onnx.
 
-    UsageError where the format has no such network; WeightsError
-    where the outputs differ, and then nothing is left behind.
+    UsageError if the format does not support the architecture; WeightsError if the outputs differ,
+    and then nothing is written.
     """
-    given = {"run": str(run), "to": to, "out": str(out), **settings}
-    return run_export(layered(ExportSettings, given), python_console(progress))
+    values = {"run": str(run), "to": to, "out": str(out), **settings}
+    return run_export(layered(ExportSettings, values), python_console(progress))
 
 
 @isolated()
 def run_export(settings: ExportSettings, console: Console) -> ExportResult:
     """The same from a settings object."""
-    s, chosen = settings, target(settings.to)
-    place = allowed(s.out, overwrite=s.overwrite, inputs=inputs_of(s))
+    s, exporter = settings, target(settings.to)
+    out = allowed(s.out, overwrite=s.overwrite, inputs=inputs_of(s))
     subject = read_subject(s.run)
-    chosen.check(subject)
+    exporter.check(subject)
     images, compared_on = _images(s, subject.preprocess)
     inputs = _inputs(images, subject.preprocess)
-    with staged(place) as folder:
-        chosen.write(subject, folder)
-        found = agreement(chosen, subject, folder, inputs)
-        if not found.matched:
-            raise _mismatch(str(s.to), subject.card.arch, found)
+    with staged(out) as folder:
+        exporter.write(subject, folder)
+        comparison = agreement(exporter, subject, folder, inputs)
+        if not comparison.matched:
+            raise _mismatch(str(s.to), subject.card.arch, comparison)
         write_prepare(folder)
-        write_readme(folder, subject, chosen, found, compared_on=compared_on)
-        about = write_about(folder, subject, str(s.to), found, compared_on=compared_on)
-    console.say(f"{place}/README.md shows how to load it.")
+        write_readme(folder, subject, exporter, comparison, compared_on=compared_on)
+        about = write_about(folder, subject, str(s.to), comparison, compared_on=compared_on)
+    console.say(f"{out}/README.md shows how to load the model.")
     return ExportResult(
-        out=str(place),
+        out=str(out),
         to=str(s.to),
         arch=subject.card.arch,
         kind=subject.card.kind,
         classes=list(subject.card.classes),
-        files=sorted(path.name for path in place.iterdir()),
+        files=sorted(path.name for path in out.iterdir()),
         matched=about["matched"],
-        max_difference=found.max_difference,
-        tolerance=found.tolerance,
+        max_difference=comparison.max_difference,
+        tolerance=comparison.tolerance,
         compared_on=compared_on,
     )
 
 
-def _mismatch(to: str, arch: str, found: Agreement) -> WeightsError:
-    what = f"the outputs differ by {found.max_difference:.3g}, allowed are {found.tolerance:.3g}"
-    if found.differing:
-        what = f"{len(found.differing):,} tensors differ, the first is {found.differing[0]}"
+def _mismatch(to: str, arch: str, comparison: Agreement) -> WeightsError:
+    what = f"by {comparison.max_difference:.3g} (tolerance {comparison.tolerance:.3g})"
+    if comparison.differing:
+        what = f"in {len(comparison.differing):,} tensors, the first is {comparison.differing[0]}"
     return WeightsError(
-        f"{arch} as {to} does not compute what the run computes: {what}. Nothing was written.",
+        f"{arch} exported to {to} differs from the run's model {what}; nothing was written.",
         "Use --to safetensors, and please report this.",
     )
 
 
 def _images(s: ExportSettings, preprocess: Preprocess) -> tuple[list[Pixels], str]:
-    """Images and what they are: of `--data`, else the run's own views, else noise."""
+    """(images, their description): from `--data`, else the run's views, else random noise."""
     if s.data:
         source = open_source(s.data, data_root=s.data_root)
         source.intensity = preprocess.intensity
         index = build_index(source, strange_classes=True)
         if not len(index):
-            raise DataError(f"There are no images in {s.data}.", "Name others with --data.")
-        places = np.unique(np.linspace(0, len(index) - 1, IMAGES).astype(np.int64))
-        found = [read() for read in reads_of(index.take(places))]
-        return found, f"{len(found)} images of {Path(s.data).name}"
+            raise DataError(f"No images in {s.data}.", "Give other images with --data.")
+        positions = np.unique(np.linspace(0, len(index) - 1, IMAGES).astype(np.int64))
+        images = [read() for read in reads_of(index.take(positions))]
+        return images, f"{len(images)} images of {Path(s.data).name}"
     views = Path(s.run) / "views.npz"
     if views.is_file():
-        with np.load(views, allow_pickle=False) as held:
-            flat = held["views"].reshape(-1, *held["views"].shape[-3:])
+        with np.load(views, allow_pickle=False) as arrays:
+            flat = arrays["views"].reshape(-1, *arrays["views"].shape[-3:])
         chosen = flat[np.unique(np.linspace(0, len(flat) - 1, IMAGES).astype(np.int64))]
         return list(chosen), f"{len(chosen)} views of the run's training images"
-    draw, side = np.random.default_rng(0), preprocess.image_size
-    noise = draw.integers(0, 256, (IMAGES, side, side, 3), np.uint8)
-    return list(noise), f"{IMAGES} images of noise (--data names real ones)"
+    rng, side = np.random.default_rng(0), preprocess.image_size
+    noise = rng.integers(0, 256, (IMAGES, side, side, 3), np.uint8)
+    return list(noise), f"{IMAGES} images of random noise (use --data for real ones)"
 
 
 def _inputs(images: Sequence[Pixels], preprocess: Preprocess) -> Tensor:

@@ -1,4 +1,4 @@
-"""`finetune`: labelled images and a network in, a classifier that travels out."""
+"""`finetune`: transfer learning on labelled images."""
 
 import time
 from dataclasses import asdict, dataclass, replace
@@ -54,14 +54,14 @@ from unfreeze.transfer.portions import Portions
 
 @dataclass(frozen=True, repr=False)
 class FinetuneResult(Displayed):
-    """What a fine-tuning did; `val_accuracy` is the selected epoch's, on the images held out.
+    """The result of a fine-tuning run; `val_accuracy`: of the selected epoch.
 
-    `best_epoch` counts from 0; it and `val_accuracy` are None where nothing was held out. `leaked`:
-    how many images of val have a duplicate or near-duplicate that was trained on;
-    `accuracy_unleaked`: on the others, None where there are none. `warnings`: see `RunWarning`.
-    `val_images`: how many those are; `val_interval`: 95 % (Wilson). The split chose the epoch.
-    `repeated`: what `--folds` and `--repeats` came to.
-    `frozen_unchanged` compares hashes of the start with the written model; None: nothing frozen.
+    `best_epoch` counts from 0; it and `val_accuracy` are None without a validation set.
+    `val_images`: size of the validation set, which also selected the epoch; `val_interval`: 95 %
+    (Wilson). `leaked`: number of validation images with a duplicate or near-duplicate in the
+    training set; `accuracy_unleaked`: on the others, None if there are none. `frozen_unchanged`:
+    whether the frozen entries of the written model equal the initial ones by hash; None if nothing
+    is frozen. `repeated`: result of `--folds` and `--repeats`. `warnings`: see `RunWarning`.
     """
 
     run: str
@@ -86,7 +86,7 @@ class FinetuneResult(Displayed):
     repeated: Repeated | None = None
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return finetuned(self)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -96,11 +96,10 @@ class FinetuneResult(Displayed):
 
 @dataclass(frozen=True, repr=False)
 class FinetunePlan(Displayed):
-    """What `--dry-run` shows: every setting, the reason of each derived one, and the sizes.
+    """The result of `--dry-run`: settings, reasons of the derived ones, sizes and cost.
 
-    `counts`: images by class and split as the data has them (`all` without splits).
-    `time`: seconds of the run; `memory`: bytes on the device of one process. Each says its `basis`,
-    and has None where nothing was counted or measured.
+    `counts`: images by class and split (`all` without splits). `time`: seconds of the run;
+    `memory`: bytes on the device of one process; each with its `basis`, None if unknown.
     """
 
     settings: dict[str, Any]
@@ -117,11 +116,11 @@ class FinetunePlan(Displayed):
     shown_before: ClassVar[bool] = True
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return plan_finetune(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a derived setting: its value, and why."""
+        """One row per derived setting: its value and the reason."""
         return plan_rows(self)
 
 
@@ -141,7 +140,7 @@ def finetune(data: Data, **settings: Any) -> FinetuneResult | FinetunePlan: ...
 def finetune(
     data: Data, *, progress: bool | None = None, **settings: Any
 ) -> FinetuneResult | FinetunePlan:
-    """A classifier from the labelled images of `data`.
+    """Train a classifier on the labelled images of `data`.
 
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
@@ -154,16 +153,16 @@ def finetune(
 def run_finetune(
     settings: FinetuneSettings, console: Console, *, draw: bool = True, began: float | None = None
 ) -> FinetuneResult | FinetunePlan:
-    """The same from a settings object; without `draw` the report waits for `report RUN`.
+    """The same from a settings object; without `draw` no report is written.
 
-    `began`, on time.monotonic(), is what `time_limit` counts from; None: the process's start.
+    `began`: time.monotonic() from which `time_limit` counts; None: the start of the process.
     """
     if not settings.dry_run and not settings.out:
-        raise UsageError("finetune needs a folder for the run.", "Add --out RUN, or --dry-run.")
+        raise UsageError("finetune needs a run folder.", "Add --out RUN, or --dry-run.")
     available(settings.logger)
     deadline = Deadline.of(settings.time_limit, began)
     if settings.dry_run:
-        return _dry(settings, console)
+        return _plan_run(settings, console)
     with RunLocks() as locks:
         return _trained(settings, console, deadline, locks, draw=draw)
 
@@ -171,70 +170,78 @@ def run_finetune(
 def _trained(
     settings: FinetuneSettings, console: Console, deadline: Deadline, locks: RunLocks, *, draw: bool
 ) -> FinetuneResult:
-    # refused before anything is read or fetched
-    place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
-    allowed(str(settings.out), **place, inputs=inputs_of(settings))
+    # check before anything is read or downloaded
+    folder_options: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
+    allowed(str(settings.out), **folder_options, inputs=inputs_of(settings))
     processes = join(settings.device)
     processes.leads(lambda: locks.take_existing(str(settings.out)))
     console = Logged(console if processes.first else Quiet())
     device = pick_device(settings.device)
-    # in turn: what the first process fetched or decoded stands on the disk for the others
-    found = processes.in_turn(lambda: read_labels(settings, console))
-    scene = Scene(found, device, deadline, processes, Threads.now(), locks)
+    # rank 0 first: the others read its downloads from disk
+    data = processes.in_turn(lambda: read_labels(settings, console))
+    context = Scene(data, device, deadline, processes, Threads.now(), locks)
 
     def ready_for(s: FinetuneSettings, preprocess: Preprocess) -> Checked:
-        return checked(s, found, preprocess, console, processes.world)
+        return checked(s, data, preprocess, console, processes.world)
 
-    asked = settings
-    # measured by the first process alone: all must take the same
-    first, why = processes.leads(lambda: for_finetune(asked, found, processes.world))
-    settings = with_choice(asked, first)
-    it = begin(scene, settings, ready_for, console)
-    it = replace(it, job=_budgeted(it.job, why))
-    _show(it.job, len(it.ready.train), it.ready.portions.reason, console)
-    processes.leads(lambda: _warn_of_data(it, console))
-    if it.state is None:
-        # measured by the first process alone: the others wait
-        processes.leads(lambda: _say_cost(it.job, it.ready.portions, scene, console, asked))
-    repeats = repeated(scene, settings, it, console)
-    made = tuned(scene, it, console)
-    ended = made.outcome.stopped != "asked"
+    given = settings
+    # measured on rank 0 alone: all ranks must use the same values
+    budgeted, why = processes.leads(lambda: for_finetune(given, data, processes.world))
+    settings = with_choice(given, budgeted)
+    this_run = begin(context, settings, ready_for, console)
+    this_run = replace(this_run, job=_with_reasons(this_run.job, why))
+    _show_plan(this_run.job, len(this_run.ready.train), this_run.ready.portions.reason, console)
+    processes.leads(lambda: _warn_of_data(this_run, console))
+    if this_run.state is None:
+        # measured on rank 0 alone: the others wait
+        processes.leads(
+            lambda: _show_cost(this_run.job, this_run.ready.portions, context, console, given)
+        )
+    repeats = repeated(context, settings, this_run, console)
+    trained = tuned(context, this_run, console)
+    ended = trained.outcome.stopped != "asked"
     result = (
-        processes.leads(lambda: _result(it, made, repeats, console, settings)) if ended else None
+        processes.leads(lambda: _result(this_run, trained, repeats, console, settings))
+        if ended
+        else None
     )
     if draw:
-        processes.leads(lambda: redrawn(str(it.run.path), console))
+        processes.leads(lambda: redrawn(str(this_run.run.path), console))
     if result is None:
-        raise stopped(it.run, made.job, made.outcome)
+        raise stopped(this_run.run, trained.job, trained.outcome)
     return result
 
 
-def _dry(settings: FinetuneSettings, console: Console) -> FinetunePlan:
+def _plan_run(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     device, processes = pick_device(settings.device), launched().world
-    found = read_labels(settings, console)
-    asked = settings
-    settings, why = for_finetune(asked, found, processes)
+    data = read_labels(settings, console)
+    given = settings
+    settings, why = for_finetune(given, data, processes)
     torch.manual_seed(settings.seed)
-    portions = unchecked(settings, found)
+    portions = unchecked(settings, data)
     counts = {"images": len(portions.train), "held_out": len(portions.val)}
-    first = opened(settings, found)
-    job = begun(settings, found, first, device, **counts, processes=processes)
-    job = telling(job, held(settings, found, first.preprocess, processes))
+    network = opened(settings, data)
+    job = begun(settings, data, network, device, **counts, processes=processes)
+    job = telling(job, held(settings, data, network.preprocess, processes))
     job = with_threads(job, *threads_of(job, Threads.now(), device, processes))
-    job = _budgeted(foretold(job, portions), why)
-    return _planned(job, found, portions, console, processes, device, asked)
+    job = _with_reasons(foretold(job, portions), why)
+    return _show_and_plan(job, data, portions, console, processes, device, given)
 
 
 def _result(
-    it: Begun, made: Tuned, repeats: Repeated | None, console: Console, asked: FinetuneSettings
+    this_run: Begun,
+    trained: Tuned,
+    repeats: Repeated | None,
+    console: Console,
+    given: FinetuneSettings,
 ) -> FinetuneResult:
-    """What was done, with its warnings shown; the run's result.json says that it has ended."""
-    warned = finetune_warnings(it.run, it.ready, made)
-    write_warnings(warned, it.run)
-    end_warnings(warned, console, json=asked.json, run=it.run)
-    run, job, outcome, scores = it.run, made.job, made.outcome, made.scores
+    """The result, with warnings; writes result.json, which marks the run as finished."""
+    run_warnings = finetune_warnings(this_run.run, this_run.ready, trained)
+    write_warnings(run_warnings, this_run.run)
+    end_warnings(run_warnings, console, json=given.json, run=this_run.run)
+    run, job, outcome, scores = this_run.run, trained.job, trained.outcome, trained.scores
     trainable, frozen = job.counts
-    accuracy, held = outcome.val_accuracy, len(it.ready.val)
+    accuracy, validation_images = outcome.val_accuracy, len(this_run.ready.val)
     result = FinetuneResult(
         run=str(run.path),
         arch=job.card.arch,
@@ -246,15 +253,17 @@ def _result(
         parameters_frozen=frozen,
         frozen_unchanged=unchanged(run, job.hashes) if job.frozen else None,
         weights_matched=job.card.provenance["weights_matched"],
-        images=len(it.ready.train),
+        images=len(this_run.ready.train),
         images_per_second=outcome.images / max(outcome.seconds, 1e-9),
         seconds=outcome.seconds,
         model=str(run.file("model")),
-        val_images=held,
-        val_interval=None if accuracy is None else wilson(round(accuracy * held), held),
-        leaked=int(it.ready.leaked.sum()) if held else None,
-        accuracy_unleaked=None if scores is None else scores.accuracy_of(~it.ready.leaked),
-        warnings=warned,
+        val_images=validation_images,
+        val_interval=None
+        if accuracy is None
+        else wilson(round(accuracy * validation_images), validation_images),
+        leaked=int(this_run.ready.leaked.sum()) if validation_images else None,
+        accuracy_unleaked=None if scores is None else scores.accuracy_of(~this_run.ready.leaked),
+        warnings=run_warnings,
         repeated=repeats,
     )
     write_json(run.file(RESULT), asdict(result))
@@ -262,34 +271,34 @@ def _result(
 
 
 def unchanged(run: RunFolder, hashes: dict[str, str]) -> bool:
-    """Whether the model file, read back, holds every frozen entry as it was at the start."""
+    """Whether every frozen entry of the written model equals its initial value, by hash."""
     tensors, _ = load_model(run.path)
     return fingerprint(tensors, hashes) == hashes
 
 
-def _planned(
+def _show_and_plan(
     job: Job,
-    found: Labelled,
+    data: Labelled,
     portions: Portions,
     console: Console,
     processes: int,
     device: torch.device,
-    asked: FinetuneSettings,
+    given: FinetuneSettings,
 ) -> FinetunePlan:
     images, validation = len(portions.train), portions.reason
-    _show(job, images, validation, console)
-    show_warnings(cropped_warning(found.cropped), console)
+    _show_plan(job, images, validation, console)
+    show_warnings(cropped_warning(data.cropped), console)
     s = job.plan.settings
     trainable, frozen = job.counts
-    spent = cost(job, _case(job, portions), device, processes)
-    show_cost(spent, console)
-    _hint(spent["time"], asked, found, processes, console)
+    costs = cost(job, _case(job, portions), device, processes)
+    show_cost(costs, console)
+    _hint(costs["time"], given, data, processes, console)
     return FinetunePlan(
-        **spent,
+        **costs,
         settings=as_dict(s),
         reasons={**job.plan.reasons, "val": validation},
         classes=list(job.card.classes),
-        counts=found.census.counts,
+        counts=data.census.counts,
         images=images,
         steps=s.epochs * steps_of(images, job.plan.batch_size, drop_last=False, world=processes),
         parameters_trainable=trainable,
@@ -297,11 +306,13 @@ def _planned(
     )
 
 
-def _warn_of_data(it: Begun, console: Console) -> None:
-    """What decoding found; what the folders and lists say was shown when they were read."""
-    solved = it.job.plan.settings.head_solver == "logistic"
-    found = data_warnings(it.ready, choose=not solved)
-    show_warnings([one for one in found if one not in it.ready.doubts], console)
+def _warn_of_data(this_run: Begun, console: Console) -> None:
+    """Show data warnings that need decoded images; others were shown when labels were read."""
+    solved = this_run.job.plan.settings.head_solver == "logistic"
+    warnings = data_warnings(this_run.ready, choose=not solved)
+    show_warnings(
+        [warning for warning in warnings if warning not in this_run.ready.doubts], console
+    )
 
 
 def _case(job: Job, portions: Portions) -> Case:
@@ -310,37 +321,37 @@ def _case(job: Job, portions: Portions) -> Case:
     return Case(job.network, job.schedule, job.head, **counts, runs=runs)
 
 
-def _say_cost(
-    job: Job, portions: Portions, scene: Scene, console: Console, asked: FinetuneSettings
+def _show_cost(
+    job: Job, portions: Portions, context: Scene, console: Console, given: FinetuneSettings
 ) -> None:
-    found = cost(job, _case(job, portions), scene.device, scene.processes.world)
-    show_cost(found, console)
-    _hint(found["time"], asked, scene.found, scene.processes.world, console)
+    costs = cost(job, _case(job, portions), context.device, context.processes.world)
+    show_cost(costs, console)
+    _hint(costs["time"], given, context.found, context.processes.world, console)
 
 
 def _hint(
-    spent: dict[str, Any],
-    asked: FinetuneSettings,
-    found: Labelled,
+    time_use: dict[str, Any],
+    given: FinetuneSettings,
+    data: Labelled,
     processes: int,
     console: Console,
 ) -> None:
-    """Where a run takes more than an hour, what would fit into one."""
-    if asked.time_budget is None and (spent["seconds"] or 0) > HOUR:
+    """If a run takes more than an hour, show what fits into one."""
+    if given.time_budget is None and (time_use["seconds"] or 0) > HOUR:
         with torch.random.fork_rng():
-            spent["fits_one_hour"] = finetune_hint(asked, found, processes)
-        show_hint(spent["fits_one_hour"], console)
+            time_use["fits_one_hour"] = finetune_hint(given, data, processes)
+        show_hint(time_use["fits_one_hour"], console)
 
 
-def _budgeted(job: Job, why: dict[str, str]) -> Job:
-    """The job with the reasons of what `--time-budget` chose."""
-    reasons = {**job.plan.reasons, **why}
+def _with_reasons(job: Job, reasons_of_budget: dict[str, str]) -> Job:
+    """The job with the reasons of the values that `--time-budget` selected."""
+    reasons = {**job.plan.reasons, **reasons_of_budget}
     return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
-def _show(job: Job, images: int, validation: str, console: Console) -> None:
+def _show_plan(job: Job, images: int, validation: str, console: Console) -> None:
     trainable, frozen = job.counts
     console.say(f"{images:,} training images of {len(job.card.classes)} classes.")
     console.say(f"Validation: {validation}.")
     console.table(planned(job.plan.reasons, asdict(job.plan.settings)))
-    console.say(f"{trainable:,} parameters are trained, {frozen:,} are frozen.")
+    console.say(f"{trainable:,} trainable parameters, {frozen:,} frozen.")

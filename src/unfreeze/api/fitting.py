@@ -1,4 +1,4 @@
-"""The parts of a fine-tuning put together: batches, validation, kept features, the trainer."""
+"""Builds a fine-tuning run: data loader, validation, feature cache, sweep, LR finder, trainer."""
 
 import contextlib
 import math
@@ -43,7 +43,7 @@ from unfreeze.transfer.trainer import Trainer
 
 @dataclass
 class Parts:
-    """What trains `job`: `seconds` were spent on it before the trainer starts."""
+    """The parts that train a job; `seconds`: time spent before the trainer starts."""
 
     loader: Loader
     holdout: HoldOut | None
@@ -53,7 +53,7 @@ class Parts:
     seconds: float = 0.0
 
     def trainer(self, job: Job, run: RunFolder, data: str) -> Trainer:
-        """The trainer; `data` is the fingerprint of the images."""
+        """The trainer; `data`: fingerprint of the images."""
         keep = {
             "kind": "finetune",
             "settings": as_dict(job.plan.settings),
@@ -80,17 +80,17 @@ class Parts:
         return trainer
 
 
-def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None = None) -> Parts:
-    """Loader, validation and keeper of a job whose network is on its device.
+def assemble(job: Job, dataset: Checked, processes: Processes, pool: Pool | None = None) -> Parts:
+    """Data loader, validation and feature cache of a job whose network is on its device.
 
-    Features that are kept are those of `pool`, where there is one.
+    `pool`: images of a feature cache that several runs share.
     """
     s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
     prepare, device = partial(prepared, preprocess), next(network.parameters()).device
     loader = Loader(
-        ready.train,
+        dataset.train,
         maker(s.augment, preprocess, s.seed),
-        batch_size=_batch_size(job.plan.batch_size, len(ready.train), processes.world),
+        batch_size=_batch_size(job.plan.batch_size, len(dataset.train), processes.world),
         seed=s.seed,
         drop_last=False,
         workers=_workers(s, device),
@@ -98,90 +98,94 @@ def assemble(job: Job, ready: Checked, processes: Processes, pool: Pool | None =
         world=processes.world,
     )
     loader.pinned = device.type == "cuda"
-    labels = ready.train.index.labels
+    labels = dataset.train.index.labels
     if s.sampling == "balanced":
         loader.order = balanced(labels, s.seed)
     weights = class_weights(labels, len(job.card.classes), s.class_weights)
     budget = in_memory(s.store_budget) // 4
-    holdout = HoldOut(ready.val, preprocess, prepare=prepare, budget=budget, processes=processes)
-    judged = holdout if len(ready.val) else None
-    if s.cache in ("off", "auto"):  # auto: of a run begun before features were kept
-        return Parts(loader, judged, None, weights, processes)
+    holdout = HoldOut(dataset.val, preprocess, prepare=prepare, budget=budget, processes=processes)
+    validation = holdout if len(dataset.val) else None
+    if s.cache in ("off", "auto"):  # auto: of a run older than the feature cache
+        return Parts(loader, validation, None, weights, processes)
     solved = s.head_solver == "logistic"
-    # every view of a solved head is computed for its one pass
-    parts = stretches(network, job.schedule, (s.cache_views or 1) if solved else s.epochs, job.head)
+    # a solved head uses every view at once
+    segments = stretches(
+        network, job.schedule, (s.cache_views or 1) if solved else s.epochs, job.head
+    )
     keeper = Keeper(
         network,
         loader,
-        judged,
-        keeping=_keeping(job, ready, prepare, pool),
-        stretches=parts,
+        validation,
+        keeping=_cache_config(job, dataset, prepare, pool),
+        stretches=segments,
         processes=processes,
-        passing=_passing(job, ready, prepare, pool) if pool else None,
+        passing=_cache_source(job, dataset, prepare, pool) if pool else None,
     )
-    return Parts(loader, judged, keeper, weights, processes)
+    return Parts(loader, validation, keeper, weights, processes)
 
 
-def _passing(job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool) -> Passing:
+def _cache_source(
+    job: Job, dataset: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool
+) -> Passing:
     s, preprocess = job.plan.settings, job.plan.preprocess
     loader = Loader(
         pool.train,
         maker(s.augment, preprocess, pool.seed),
-        batch_size=1,  # it is asked for batches of its own
+        batch_size=1,  # unused: the cache requests its own batches
         seed=s.seed,
         drop_last=False,
     )
     loader.pinned = next(job.network.parameters()).device.type == "cuda"
-    if not len(ready.val):
-        return Passing(loader, None, pool.rows(ready.train))
-    held = HoldOut(pool.val, preprocess, prepare=prepare, budget=0)
-    return Passing(loader, held, pool.rows(ready.train), pool.rows(ready.val))
+    if not len(dataset.val):
+        return Passing(loader, None, pool.rows(dataset.train))
+    holdout = HoldOut(pool.val, preprocess, prepare=prepare, budget=0)
+    return Passing(loader, holdout, pool.rows(dataset.train), pool.rows(dataset.val))
 
 
-def _batch_size(wanted: int, images: int, processes: int) -> int:
-    """No more than there are, and the same for every process."""
-    most = images // processes * processes
-    if not most:
+def _batch_size(batch_size: int, images: int, processes: int) -> int:
+    """The batch size, at most the number of images, and divisible by the number of processes."""
+    limit = images // processes * processes
+    if not limit:
         raise DataError(
-            f"{images} training images cannot be shared by {processes} processes.",
-            "Start fewer, or add images.",
+            f"{images} training images are too few for {processes} processes.",
+            "Start fewer processes, or add images.",
         )
-    return min(wanted, most)
+    return min(batch_size, limit)
 
 
 def swept(job: Job, parts: Parts, run: RunFolder, console: Console, deadline: Deadline) -> Job:
-    """The job with the rate and weight decay that do best on validation, and what was tried."""
+    """The job with the learning rate and weight decay that are best on validation."""
     if job.sweep is None or parts.keeper is None:
         return job
-    found = None
-    with before_training(job, parts, run, deadline) as asked:
-        shortcut = parts.keeper.at(0, console, asked)
-        if shortcut is not None and not parts.processes.any([asked()])[0]:
-            how = fit(job, parts.class_weights)
-            grid = Grid(job.network, shortcut.whole(), job.sweep, how)
-            # one process for all: heads are small, and all must take the same pair
-            found = parts.processes.leads(lambda: grid.run(console, asked))
-    if found is None:
-        return job  # what is kept was refused in words
-    return _taken(job, found, run, console)
+    trials = None
+    with before_training(job, parts, run, deadline) as should_stop:
+        shortcut = parts.keeper.at(0, console, should_stop)
+        if shortcut is not None and not parts.processes.any([should_stop()])[0]:
+            settings = fit(job, parts.class_weights)
+            grid = Grid(job.network, shortcut.whole(), job.sweep, settings)
+            # on rank 0 alone: heads are small, and all ranks must use the same pair
+            trials = parts.processes.leads(lambda: grid.run(console, should_stop))
+    if trials is None:
+        return job  # no cache: its reason was shown
+    return _with_best_trial(job, trials, run, console)
 
 
 @contextlib.contextmanager
 def before_training(
     job: Job, parts: Parts, run: RunFolder, deadline: Deadline
 ) -> Iterator[Callable[[], bool]]:
-    """Within the block one can ask whether to stop; Interrupted where any process was to.
+    """Yields a function that says whether to stop; raises Interrupted if any process was to.
 
-    Its seconds count as the run's.
+    The seconds of the block count as the run's.
     """
     began = time.monotonic()
     with stop_requests() as stop:
 
-        def asked() -> bool:
+        def should_stop() -> bool:
             stop.at(deadline, 0.0)
             return bool(stop)
 
-        yield asked
+        yield should_stop
         if parts.processes.any([bool(stop)])[0]:
             raise Interrupted(
                 f"Stopped by {stop.name or ANOTHER} before the first step.",
@@ -193,36 +197,36 @@ def before_training(
 def rated(
     job: Job, parts: Parts, run: RunFolder, data: str, console: Console, deadline: Deadline
 ) -> Job:
-    """The job with the rate that `--find-lr` finds; where a sweep chose by validation, as it is."""
+    """The job with the learning rate of `--find-lr`; unchanged after a sweep."""
     s = job.plan.settings
     if not s.find_lr or job.tried:
         if s.find_lr:
-            console.say("--find-lr: the sweep has tried rates on validation, which says more.")
+            console.say("--find-lr is skipped: the sweep chose the learning rate on validation.")
         return job
-    with before_training(job, parts, run, deadline) as asked:
-        found = find_lr(parts.trainer(job, run, data), console, asked)
-    if found is None:
-        return job  # it was stopped, which the block has said
-    for rate, loss, smoothed in zip(found.rates, found.losses, found.smoothed, strict=True):
+    with before_training(job, parts, run, deadline) as should_stop:
+        curve = find_lr(parts.trainer(job, run, data), console, should_stop)
+    if curve is None:
+        return job  # stopped: `before_training` raised Interrupted
+    for rate, loss, smoothed in zip(curve.rates, curve.losses, curve.smoothed, strict=True):
         line = {"step": 0, "epoch": 0, "split": "find-lr", "learning_rate": rate}
         run.metric({**line, "loss": _finite(loss), "smoothed": _finite(smoothed)})
-    if found.lr is None:
-        console.say(f"--find-lr: the loss fell at no rate; --lr {job.plan.lr:g} is kept.")
+    if curve.lr is None:
+        console.say(f"--find-lr: the loss fell at no rate; using --lr {job.plan.lr:g}.")
         return job
-    why = f"where the loss fell fastest over {len(found.rates)} rising rates (metrics.jsonl)"
-    console.say(f"--lr {found.lr:g}: {why}.")
-    settings = replace(s, lr=found.lr)
+    why = f"steepest descent in an LR range test of {len(curve.rates)} rates (metrics.jsonl)"
+    console.say(f"--lr {curve.lr:g}: {why}.")
+    settings = replace(s, lr=curve.lr)
     plan = replace(job.plan, settings=settings, reasons={**job.plan.reasons, "lr": why})
     return replace(job, plan=plan)
 
 
 def _finite(value: float) -> float | None:
-    """JSON knows no other numbers."""
+    """The value, or None for NaN and infinity, which JSON lacks."""
     return value if math.isfinite(value) else None
 
 
-def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Job:
-    for trial in found:
+def _with_best_trial(job: Job, trials: list[Trial], run: RunFolder, console: Console) -> Job:
+    for trial in trials:
         run.metric(
             {
                 "step": 0,
@@ -234,21 +238,23 @@ def _taken(job: Job, found: list[Trial], run: RunFolder, console: Console) -> Jo
                 "val_loss": trial.loss if trial.epoch is not None else None,
             }
         )
-    job = replace(job, tried=tuple(trial.text for trial in found))
-    one = best(found)
-    if one.epoch is None:
-        console.say("Every pair of the sweep diverged; the planned ones are kept.")
+    job = replace(job, tried=tuple(trial.text for trial in trials))
+    selected = best(trials)
+    if selected.epoch is None:
+        console.say("Every pair of the sweep diverged; using the planned values.")
         return job
-    why = f"best of {len(found)} pairs tried on validation ({one.accuracy:.4f}; metrics.jsonl)"
-    console.say(f"Sweep: --lr {one.lr:g} --weight-decay {one.weight_decay:g}, {why}.")
-    settings = replace(job.plan.settings, lr=one.lr, weight_decay=one.weight_decay)
+    why = (
+        f"best of {len(trials)} pairs tried on validation ({selected.accuracy:.4f}; metrics.jsonl)"
+    )
+    console.say(f"Sweep: --lr {selected.lr:g} --weight-decay {selected.weight_decay:g}, {why}.")
+    settings = replace(job.plan.settings, lr=selected.lr, weight_decay=selected.weight_decay)
     reasons = {**job.plan.reasons, "lr": why, "weight_decay": why}
     plan = replace(job.plan, settings=settings, reasons=reasons)
     return replace(job, plan=plan)
 
 
 def fit(job: Job, weights: tuple[float, ...]) -> Fit:
-    """How the job is trained; `weights`: of each class in the loss, () where all count the same."""
+    """The training settings of a job; `weights`: class weights of the loss, () if all are equal."""
     s = job.plan.settings
     return Fit(
         epochs=s.epochs,
@@ -276,12 +282,12 @@ def fit(job: Job, weights: tuple[float, ...]) -> Fit:
     )
 
 
-def _keeping(
-    job: Job, ready: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool | None
+def _cache_config(
+    job: Job, dataset: Checked, prepare: Callable[[Tensor], Tensor], pool: Pool | None
 ) -> Keeping:
     s = job.plan.settings
-    digest, seed = (pool.digest, pool.seed) if pool else (ready.digest, s.seed)
-    about = {
+    digest, seed = (pool.digest, pool.seed) if pool else (dataset.digest, s.seed)
+    key = {
         "unfreeze": __version__,
         "decoder": DECODER,
         "arch": job.card.arch,
@@ -289,7 +295,7 @@ def _keeping(
         "preprocess": job.plan.preprocess.as_dict(),
         "augment": s.augment,
         "seed": None if s.augment == "none" else seed,
-        "shrunk": ready.train.resize_to,
+        "shrunk": dataset.train.resize_to,
     }
     return Keeping(
         mode=s.cache,
@@ -299,7 +305,7 @@ def _keeping(
         precision=s.precision,
         memory=in_memory(s.store_budget),
         disk=int(s.cache_budget * 2**30),
-        about=about,
+        about=key,
         train=partial(digest, "train"),
         val=partial(digest, "val"),
         head=tuple(job.head) if s.head_solver == "logistic" else (),
@@ -307,12 +313,12 @@ def _keeping(
 
 
 def prepared(preprocess: Preprocess, batch: Tensor) -> Tensor:
-    """The network's input [B, 3, S, S] of uint8 [B, S, S, 3]."""
+    """Normalised input float32 [B, 3, S, S] from uint8 [B, S, S, 3]."""
     return normalise(batch, preprocess.mean, preprocess.std)
 
 
 def _workers(s: FinetuneSettings, device: torch.device) -> int:
     if s.workers is not None:
         return s.workers
-    # on the CPU the network uses every core already
+    # on the CPU the network already uses every core
     return min(16, torch.get_num_threads()) if device.type == "cuda" else 0

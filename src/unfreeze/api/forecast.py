@@ -1,4 +1,4 @@
-"""`pretrain --dry-run` in full: beside the plan its cost, measured where that takes seconds."""
+"""The forecast of `pretrain --dry-run`: time, memory and learning rate of a plan."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unfreeze.api.cost import FEW, QUICK, fastest, lines, quick
+from unfreeze.api.cost import COUNTED, FEW, QUICK, fastest, lines, quick
 from unfreeze.backbones.work import Machine, measured_speed, product_speed
 from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.index import build_index
@@ -26,20 +26,20 @@ from unfreeze.swav.recipe import Plan
 from unfreeze.swav.trainer import Trainer
 from unfreeze.swav.ways import Spent
 
-BUDGET = 4.0  # seconds that trying out steps may take in a dry run, about
-NEAR = 4  # a step of a quarter of the images says what one of all takes
-SHORT = 1.0  # the same before a run
-DIFFERENT = 32  # made-up images
+BUDGET = 4.0  # about the seconds for measuring steps in a dry run
+NEAR = 4  # a step of 1 / NEAR of the batch is extrapolated to the whole batch
+SHORT = 1.0  # about the seconds for measuring steps before a run
+DIFFERENT = 32  # random images
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run would come to.
+    """The forecast of a run.
 
-    `reference`: the `recipe` compared with and its `settings`. `learning_rate`: [step, rate] at
-    ten steps. `loss`: what an `untrained` and a `collapsed` network score. `memory`: bytes on the
-    device of one process. `time`: seconds, of a step and in all. Both say their `basis`, and have
-    None where something was not counted or not measured. `warnings`: what does not suit the data.
+    `reference`: the published `recipe` for comparison and its `settings`. `learning_rate`: [step,
+    rate] at ten steps. `loss`: of an `untrained` and a `collapsed` network. `memory`: bytes on the
+    device of one process. `time`: seconds per step and in all. Both have their `basis`, and None
+    for unknown values. `warnings`: settings that do not suit the data.
     """
 
     reference: dict[str, Any]
@@ -54,11 +54,11 @@ Make = Callable[[ImageDataset, Any], Trainer]  # images and the positions of one
 
 
 def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
-    """The forecast of a plan; `make` builds the trainer over made-up images. Touches no file."""
+    """The forecast of a plan; `make` builds the trainer over random images. Writes no file."""
     s = plan.settings
     share = (s.batch_size or 0) // facts.processes
-    trainer = _over_noise(plan, facts, make)
-    work, held = _memory(trainer, plan, share, facts.processes)
+    trainer = _trainer_on_noise(plan, facts, make)
+    work, memory_use = _memory_of(trainer, plan, share, facts.processes)
     name, values = published(s)
     return Forecast(
         reference={"recipe": name, "settings": values},
@@ -67,8 +67,8 @@ def forecast(plan: Plan, facts: Facts, make: Make) -> Forecast:
             "untrained": round(plan.loss_at_start, 4),
             "collapsed": round(plan.loss_collapsed, 4),
         },
-        memory=held,
-        time=_time(trainer, plan, share, work, plan.steps, BUDGET),
+        memory=memory_use,
+        time=_time_of(trainer, plan, share, work, plan.steps, BUDGET),
         warnings=list(doubts(plan, facts)),
     )
 
@@ -82,38 +82,41 @@ def cost(
     done: int = 0,
     measured: tuple[int, Spent] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """`time` and `memory` of a run before it starts, in about a second at most.
+    """`time` and `memory` of a run before it starts, estimated in about a second at most.
 
-    `trainer`: the run's own, which stays as it is; `done`: steps behind it; `measured`: images of a
-    step that was measured already, and its seconds.
+    `trainer`: the run's, not changed; `done`: finished steps; `measured`: (images, seconds) of a
+    step that was measured already.
     """
     share = (plan.settings.batch_size or 0) // facts.processes
-    work, held = _memory(trainer, plan, share, facts.processes)
+    work, memory_use = _memory_of(trainer, plan, share, facts.processes)
     left, views = plan.steps - done, sum(plan.settings.nmb_crops or ())
-    parts = plan.settings.accumulate
+    accumulate = plan.settings.accumulate
     if measured is not None and NEAR * measured[0] >= share:
         rows, spent = measured
         each = spent.total * share / rows
         spent_in_all = {"seconds": each * left, "seconds_step": each, "basis": _PROBED}
-    elif work and quick(3 * work.operations * parts * left, views * share * left, _kind(trainer)):
-        spent_in_all = {"seconds": QUICK, "at_most": True, "basis": "counted from shapes"}
+    elif work and quick(
+        3 * work.operations * accumulate * left, views * share * left, _device_type(trainer)
+    ):
+        spent_in_all = {"seconds": QUICK, "at_most": True, "basis": "estimated from shapes"}
     else:
-        cuda = [trainer.place.device] if _kind(trainer) == "cuda" else []
+        cuda = [trainer.place.device] if _device_type(trainer) == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            other = _over_noise(plan, facts, make)
-            spent_in_all = _time(other, plan, share, work, left, SHORT)
-    return {"time": spent_in_all, "memory": held}
+            temporary = _trainer_on_noise(plan, facts, make)
+            spent_in_all = _time_of(temporary, plan, share, work, left, SHORT)
+    return {"time": spent_in_all, "memory": memory_use}
 
 
-_PROBED = "measured before step 0; reading files, looks and saves are not in it"
+_PROBED = "measured before step 0, without reading files, feature evaluations and checkpoints"
 
 
 def epoch_seconds(
     plan: Plan, facts: Facts, make: Make, operations: float, enough: float
 ) -> float | None:
-    """Seconds of an epoch, measured in about a second; `operations`: forward, of a part of a batch.
+    """Seconds of an epoch, measured in about a second.
 
-    Where this machine's full speed would take more than `enough` seconds, that is the answer.
+    `operations`: FLOPs of the forward pass over a part of a batch. If this machine's peak speed
+    needs more than `enough` seconds, returns those without measuring.
     """
     s = plan.settings
     in_all = 3 * operations * s.accumulate * plan.steps_per_epoch
@@ -123,38 +126,37 @@ def epoch_seconds(
             return at_most
     cuda = [torch.device(facts.device)] if facts.device == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        trainer = _over_noise(plan, facts, make)
+        trainer = _trainer_on_noise(plan, facts, make)
         share = (s.batch_size or 0) // facts.processes
         work = Work(0, round(operations))
-        found = _time(trainer, plan, share, work, plan.steps_per_epoch, SHORT)["seconds"]
-    return None if found is None else float(found)
+        seconds = _time_of(trainer, plan, share, work, plan.steps_per_epoch, SHORT)["seconds"]
+    return None if seconds is None else float(seconds)
 
 
-def _kind(trainer: Trainer) -> str:
+def _device_type(trainer: Trainer) -> str:
     return trainer.place.device.type
 
 
-def _over_noise(plan: Plan, facts: Facts, make: Make) -> Trainer:
+def _trainer_on_noise(plan: Plan, facts: Facts, make: Make) -> Trainer:
     s = plan.settings
     side = min(facts.side, 2 * max(s.size_crops or (facts.side,)))
     return without_memory(make(_images(side), np.arange(s.batch_size or 0) % DIFFERENT))
 
 
-def _memory(
+def _memory_of(
     trainer: Trainer, plan: Plan, share: int, processes: int
 ) -> tuple[Work | None, dict[str, Any]]:
-    """(what a part of the batch does, the bytes by what they are for); None where unknown."""
+    """(FLOPs and activations of a part of the batch, bytes by purpose); None if unknown."""
     place, rows = trainer.place, share // plan.settings.accumulate
     try:
         work = work_of(
             trainer.model, plan, rows=rows, device=place.device, precision=place.precision
         )
-    # a network may want to see numbers, in its own way of saying so
+    # networks that cannot run on the meta device raise various errors
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError) as error:
-        return None, {"total": None, "basis": f"not counted: {_first_line(error)}"}
+        return None, {"total": None, "basis": f"unknown: {_first_line(error)}"}
     counted = memory(trainer.model, plan, work, share=share, processes=processes)
-    basis = "counted from tensor shapes; the libraries' own buffers come on top"
-    return work, {**asdict(counted), "total": counted.total, "basis": basis}
+    return work, {**asdict(counted), "total": counted.total, "basis": COUNTED}
 
 
 def _images(side: int) -> ImageDataset:
@@ -166,41 +168,41 @@ def _images(side: int) -> ImageDataset:
 
 @dataclass(frozen=True)
 class _Timing:
-    """Seconds of one step: cutting the views, and the network; and how they were found."""
+    """Seconds of one step: for the crops and for the network; `how` they were measured."""
 
     data: float
     step: float
     how: str
 
 
-def _time(
+def _time_of(
     trainer: Trainer, plan: Plan, share: int, work: Work | None, steps: int, budget: float
 ) -> dict[str, Any]:
-    """Seconds of a step and of so many `steps`, tried out within the `budget`."""
+    """Seconds of a step and of `steps` steps, measured within `budget` seconds."""
     timing: _Timing | None
     try:
-        timing, why = _tried(trainer, share, work, budget)
+        timing, why = _measure(trainer, share, work, budget)
     except torch.OutOfMemoryError:
         timing, why = None, f"a step of {share} images does not fit into the device's memory"
     else:
         if timing is None and work:
-            timing = _by_speed(trainer, share, work)
+            timing = _timing_by_speed(trainer, share, work)
     if timing is None:
         return {"seconds": None, "seconds_step": None, "basis": f"not measured: {why}"}
     workers = trainer.loader.workers
     data = timing.data / max(1, workers)
-    each = max(timing.step, data) if workers else timing.step + data
-    found = {"seconds": each * steps, "seconds_step": timing.step, "seconds_data": data}
+    step_seconds = max(timing.step, data) if workers else timing.step + data
+    values = {"seconds": step_seconds * steps, "seconds_step": timing.step, "seconds_data": data}
     starts = {}
     if plan.settings.time_limit is not None:
-        starts["starts"] = math.ceil(found["seconds"] / seconds_in(plan.settings.time_limit))
-    without = "reading files, evaluations and checkpoints come on top"
-    basis = f"{timing.how}, on this machine at its present load; {without}"
-    return {**{k: float(f"{v:.4g}") for k, v in found.items()}, **starts, "basis": basis}
+        starts["starts"] = math.ceil(values["seconds"] / seconds_in(plan.settings.time_limit))
+    without = "without reading files, feature evaluations and checkpoints"
+    basis = f"{timing.how}, on this machine at its present load, {without}"
+    return {**{k: float(f"{v:.4g}") for k, v in values.items()}, **starts, "basis": basis}
 
 
-def _by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
-    """A step too heavy to be tried, by its operations and the speed of a part of it."""
+def _timing_by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
+    """Timing of a step that is too slow to measure, by its FLOPs and the speed of a part of it."""
     s, rows = trainer.s, min(FEW, share)
     began = time.perf_counter()
     next(trainer.loader.these([trainer.loader.positions[:rows]], 0))
@@ -215,33 +217,33 @@ def _by_speed(trainer: Trainer, share: int, work: Work) -> _Timing | None:
     if speed is None:
         return None
     seconds = 3 * work.operations * s.accumulate / speed
-    return _Timing(data, seconds, "counted from shapes, at a speed measured for a second")
+    return _Timing(data, seconds, "estimated from shapes, at a speed measured for a second")
 
 
-def _tried(
+def _measure(
     trainer: Trainer, share: int, work: Work | None, budget: float = BUDGET
 ) -> tuple[_Timing | None, str]:
-    """(the timing of a step of `share` images, or None and why).
+    """(timing of a step of `share` images, or None and why).
 
-    Tried out with more and more images, as the budget allows; where that ends below `share`, the
-    line through the last two is followed: a step has costs that do not grow with its images.
+    Measures steps of more and more images within the budget. If that ends below `share`,
+    extrapolates linearly from the last two, as a step also has constant costs.
     """
-    began, part = time.perf_counter(), trainer.s.accumulate
-    sizes = [n for n in range(2 * part, share + 1, part) if share % n == 0] or [share]
+    began, accumulate = time.perf_counter(), trainer.s.accumulate
+    sizes = [n for n in range(2 * accumulate, share + 1, accumulate) if share % n == 0] or [share]
     if trainer.place.device.type == "cpu":
-        heavy = _seconds_at_most(work, sizes[0] / (share // part)) if work else math.inf
+        heavy = _seconds_at_most(work, sizes[0] / (share // accumulate)) if work else math.inf
         if heavy > budget:
             return None, f"a step of {sizes[0]} images may take more than {budget:g} s"
-    _step(trainer, sizes[0])  # the first one finds nothing in place
+    _step(trainer, sizes[0])  # warm-up
     tried = [(sizes[0], *_step(trainer, sizes[0]))]
     for rows in sizes[1:]:
-        before, *spent = tried[-1]
-        if time.perf_counter() - began + sum(spent) * rows / before > budget:
+        previous, *spent = tried[-1]
+        if time.perf_counter() - began + sum(spent) * rows / previous > budget:
             break
         tried.append((rows, *_step(trainer, rows)))
-    (few, *low), (many, *high) = (tried[0], *tried)[-2:]
-    data, step = (_line(few, a, many, b, share) for a, b in zip(low, high, strict=True))
-    return _Timing(data, step, _how(share, many)), ""
+    (fewer, *low), (more, *high) = (tried[0], *tried)[-2:]
+    data, step = (_extrapolate(fewer, a, more, b, share) for a, b in zip(low, high, strict=True))
+    return _Timing(data, step, _how(share, more)), ""
 
 
 def _how(share: int, tried: int) -> str:
@@ -250,69 +252,74 @@ def _how(share: int, tried: int) -> str:
     return f"estimated from steps of up to {tried} random images for a batch of {share}"
 
 
-def _line(few: int, low: float, many: int, high: float, share: int) -> float:
-    """The value at `share` of the line through two sizes; at least in proportion to the larger."""
-    if many == share or high <= low:
-        return high * share / many
-    return high + (high - low) / (many - few) * (share - many)
+def _extrapolate(fewer: int, low: float, more: int, high: float, share: int) -> float:
+    """Linear extrapolation from two sizes to `share`; proportional to the larger if not rising."""
+    if more == share or high <= low:
+        return high * share / more
+    return high + (high - low) / (more - fewer) * (share - more)
 
 
 def _seconds_at_most(work: Work, parts: float) -> float:
-    """A pessimistic guess for a step: this machine's speed in a product of matrices, an eighth."""
+    """Upper estimate of a step: at an eighth of this machine's matrix multiplication speed."""
     return 3 * work.operations * parts / (product_speed() / 8)
 
 
 def _step(trainer: Trainer, rows: int) -> tuple[float, float]:
-    """Seconds for the views and for the network of one step over `rows` made-up images."""
+    """Seconds for the crops and for the network of one step over `rows` random images."""
     began = time.perf_counter()
     ids = trainer.loader.positions[:rows]
     batch = next(trainer.loader.these([ids], 0))
-    cut = time.perf_counter()
+    loaded = time.perf_counter()
     loss, _ = trainer.train_step(batch)
     float(loss)  # waits for the device
-    return cut - began, time.perf_counter() - cut
+    return loaded - began, time.perf_counter() - loaded
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
 
 
-# ----------------------------------------------------------------------------- for people
+# --------------------------------------------------------------------------------------- console
 
 
 def show(plan: Plan, reasons: dict[str, str], facts: Facts, console: Console) -> None:
-    """The plan as a table: each derived value, the published one beside it, and the reason."""
-    settings, (recipe, theirs) = asdict(plan.settings), published(plan.settings)
+    """Show the plan as a table: each derived value, the published one, and the reason."""
+    settings, (recipe, published_values) = asdict(plan.settings), published(plan.settings)
     console.say(f"{facts.images:,} images, {facts.side} pixels on the shorter side (median).")
     rows = [
-        (name.replace("_", "-"), shown(settings.get(name)), shown(theirs.get(name)), reason)
+        (
+            name.replace("_", "-"),
+            shown(settings.get(name)),
+            shown(published_values.get(name)),
+            reason,
+        )
         for name, reason in reasons.items()
     ]
     console.table(Table(("setting", "value", "published*", "why"), rows))
-    console.say(f"* by the recipe {recipe}, for 1,281,167 images")
+    console.say(f"* in the recipe {recipe}, for the 1,281,167 images of ImageNet")
     for doubt in doubts(plan, facts):
         console.warn(doubt)
     console.say(
         f"{plan.settings.epochs} epochs of {plan.steps_per_epoch:,} steps, {plan.steps:,} in all. "
         f"The loss starts near {plan.loss_at_start:.2f}; a loss that stays at "
-        f"ln K = {plan.loss_collapsed:.3f} means collapse. A falling loss alone does not tell how "
-        "good the features are: evaluate them with labels."
+        f"ln K = {plan.loss_collapsed:.3f} means collapse. The loss does not measure the quality "
+        "of the features: evaluate them with labels."
     )
 
 
-def show_forecast(plan: Plan, found: Forecast, console: Console) -> None:
-    """The rest of a dry run: curve, memory and time."""
+def show_forecast(plan: Plan, result: Forecast, console: Console) -> None:
+    """Show learning rate curve, memory and time."""
     curve = sparkline([rate for _, rate in learning_rates(plan, 40)])
     s = plan.settings
-    console.say(f"Learning rate {curve}  {s.base_lr:g} at most, {s.final_lr:g} at the end")
-    show_cost(plan, {"time": found.time, "memory": found.memory}, console)
+    console.say(f"Learning rate {curve}  peak {s.base_lr:g}, final {s.final_lr:g}")
+    show_cost(plan, {"time": result.time, "memory": result.memory}, console)
 
 
-def show_cost(plan: Plan, found: dict[str, dict[str, Any]], console: Console) -> None:
-    """The lines about time and memory."""
-    spent = found["time"]
-    for line in lines(spent, found["memory"]):
+def show_cost(plan: Plan, costs: dict[str, dict[str, Any]], console: Console) -> None:
+    """Show time and memory."""
+    time_use = costs["time"]
+    for line in lines(time_use, costs["memory"]):
         console.say(line)
-    if spent.get("starts"):
+    if time_use.get("starts"):
         limit = plan.settings.time_limit
-        console.say(f"That is {spent['starts']:,} starts of --time-limit {limit}.")
+        console.say(f"That is {time_use['starts']:,} runs with --time-limit {limit}.")

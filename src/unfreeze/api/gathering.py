@@ -1,4 +1,4 @@
-"""From `DATA` to the fixed list of images a pretraining run uses."""
+"""The unlabelled dataset of a pretraining run: opened, decoded, and its data loader."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Gathering:
-    """ImageDataset, the positions to train on, some that were looked at, and what was left out."""
+    """Images, positions to train on, a sample of headers, and the files left out."""
 
     index: Index
     images: ImageDataset
@@ -42,7 +42,7 @@ class Gathering:
     sample: Sampled
     fingerprint: str
     problems: tuple[Problem, ...] = ()
-    doubts: tuple[RunWarning, ...] = ()  # what folders or lists look wrong
+    doubts: tuple[RunWarning, ...] = ()  # about folders and lists
 
     @property
     def side(self) -> int:
@@ -50,7 +50,7 @@ class Gathering:
         return self.sample.side
 
     def holding(self, s: PretrainSettings, resize_to: int, processes: int) -> Holding:
-        """Where the decoded images will be held, and why."""
+        """The pixel cache: where decoded images will be kept, and why."""
         return holding(
             self.index.source,
             self.index.rows[self.train],
@@ -64,10 +64,10 @@ class Gathering:
     def checked(
         self, s: PretrainSettings, resize_to: int, hold: Holding, console: Console
     ) -> "Gathering":
-        """The same with every file decoded once and what cannot be used left out."""
-        wanted = self.index.take(self.train)
+        """The dataset after decoding every file once, without unusable files."""
+        index = self.index.take(self.train)
         scan = check(
-            wanted,
+            index,
             workers=s.workers,
             hold=hold,
             resize_to=resize_to,
@@ -89,7 +89,7 @@ class Gathering:
         )
 
     def held(self, s: PretrainSettings, device: torch.device, most: float) -> Held | None:
-        """The images on the device in `most` bytes, where a plan cuts views there."""
+        """The images on the device in `most` bytes, if crops are computed there; else None."""
         if s.views_on != "device":
             return None
         return Held(self.images, self.train, device, most=int(most))
@@ -97,9 +97,9 @@ class Gathering:
     def loader(
         self, s: PretrainSettings, processes: Processes, *, workers: int, held: Held | None
     ) -> Loader:
-        """Batches with the views that a plan's settings ask for."""
+        """The data loader for multi-crop batches."""
         specs = view_specs(s)
-        known: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "images": self.images,
             "make": Cut(s.seed, specs),
             "batch_size": s.batch_size or 0,
@@ -110,16 +110,16 @@ class Gathering:
             "world": processes.world,
         }
         if held is not None:
-            return HeldLoader(held, specs, **known)
-        return Loader(**known, workers=workers)
+            return HeldLoader(held, specs, **arguments)
+        return Loader(**arguments, workers=workers)
 
     def write(self, run: RunFolder) -> None:
-        """problems.csv and split.csv: what was left out, and what was used."""
+        """Write problems.csv (files left out) and split.csv (files used)."""
         write_problems_csv(run.file("problems.csv"), self.problems)
         write_split_csv(run.file("split.csv"), self.rows())
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
-        """The lines of split.csv."""
+        """The rows of split.csv: path, label, split."""
         names = ("", *self.index.classes)
         paths, labels = self.index.paths, (self.index.labels[self.train] + 1).tolist()
         for i, label in zip(self.train.tolist(), labels, strict=True):
@@ -127,7 +127,7 @@ class Gathering:
 
 
 def gathering(s: PretrainSettings, console: Console) -> Gathering:
-    """The images of `s.data`: of `train` only, where there are splits."""
+    """The images of `s.data`; only `train` if there are splits."""
     source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
     index = build_index(source, strange_classes=True, **said_of(s))
     for note in index.notes:
@@ -138,11 +138,11 @@ def gathering(s: PretrainSettings, console: Console) -> Gathering:
     train = np.arange(len(index))
     if (index.splits == TRAIN).any():
         train = index.where(TRAIN)
-        console.say(f"The data has splits: {len(train):,} images of train are used.")
+        console.say(f"The data has splits: using the {len(train):,} images of train.")
     if s.limit is not None:
         train = subset(index.labels, train, limit=s.limit, seed=s.seed)
     if not len(train):
-        raise DataError(f"There is no image to train on in {source.where}.", "Check the folder.")
+        raise DataError(f"No training images in {source.where}.", "Check the path.")
     sample = sampled(index, train, reading(None, s.channels))
     images, fingerprint = ImageDataset(index), source.fingerprint()
     return Gathering(index, images, train, sample, fingerprint, doubts=doubts)

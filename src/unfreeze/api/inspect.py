@@ -1,4 +1,4 @@
-"""`inspect`: what a checkpoint of any origin holds, which network it is of, and how to use it."""
+"""`inspect`: the contents of a checkpoint of any origin, its architecture, and how to use it."""
 
 import math
 import shlex
@@ -30,21 +30,21 @@ from unfreeze.swav.inherit import near_identical, prototypes_in, rest_of_run, wi
 
 @dataclass(frozen=True, repr=False)
 class Inspection(Displayed):
-    """What is in a file.
+    """The contents of a checkpoint.
 
-    `format`: "safetensors", "torch zip", "torch legacy", "pickle" or "unfreeze model"; `container`:
-    the keys that lead to `tensors` (`name, shape, dtype`), of which there are `keys`; `prefix`:
-    what stands before the network's own names; `arch`, `stem`: the network (None: unknown), of
-    whose backbone's parameters the share `matched` is there, 0..1; `head`: names of its scoring
-    layers where the file has them in the network's own size; `how`: what is done so that they fit;
-    `rivals`: other networks that the file fits as well; `problem`: why it cannot be loaded, or "";
-    `verified`: by which checksum its values were compared with what was written, "" where the
-    format has none; `unused`: entries that are not the network's, counted by their first part;
-    `prototypes`: `name, count, width, near_identical` (how many have a twin with a cosine above
-    0.999) of each matrix of SwAV prototypes; `beside`: other sets of tensors in the file; `about`:
-    plain values in it; `closest`: a sentence where `arch` is None; `licence`: one about the terms,
-    or ""; `commands`: how to use it; `unsafe`: names of what could run code: nothing else is known
-    of such a file.
+    `format`: "safetensors", "torch zip", "torch legacy", "pickle" or "unfreeze model".
+    `container`: the keys that lead to the state dict in the file. `tensors`: its entries (`name,
+    shape, dtype`); `keys`: their number. `prefix`: of the keys, before the names of the
+    architecture. `arch`, `stem`: the architecture, None if unknown; `matched`: fraction of its
+    backbone's parameters in the file, 0..1; `head`: its classifier layers, if their size is the
+    standard one. `how`: how keys are mapped. `rivals`: other architectures that fit as well.
+    `problem`: why it cannot be loaded, or "". `verified`: the checksum that was compared, "" if
+    the format has none. `missing`: parameters of the backbone that the file lacks. `unused`:
+    entries that do not belong to the architecture, counted by module. `prototypes`: `name, count,
+    width, near_identical` (number with a cosine above 0.999 to another one) of each prototype
+    matrix. `beside`: other sets of tensors in the file. `about`: metadata in the file. `closest`: a
+    sentence if `arch` is None. `licence`: of the weights, or "". `commands`: next commands.
+    `unsafe`: names in a pickle that could run code; all else is then empty.
     """
 
     file: str
@@ -73,29 +73,29 @@ class Inspection(Displayed):
 
     @property
     def refused(self) -> WeightsError | None:
-        """Why the file cannot be used; None where it can."""
+        """The error for an unsafe file; None if the file is safe."""
         if not self.unsafe:
             return None
         names = ", ".join(self.unsafe[:6])
         return WeightsError(
             f"{self.file} could run code on loading ({names}); it was not loaded.",
-            "Where you trust it: load it there and save its state_dict() alone.",
+            "If you trust it: load it in PyTorch and save its state_dict() alone.",
         )
 
     def display(self) -> Display:
-        """A few lines, a table of the parts, and the next command."""
+        """A few lines, a table of the modules, and the next commands."""
         return _display(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a tensor: `name, shape, dtype`."""
+        """One row per tensor: `name, shape, dtype`."""
         return self.tensors
 
 
 def inspect(file: str | Path) -> Inspection:
-    """What `file` holds: a checkpoint of any origin, a run's folder or its `model/` folder.
+    """The contents of `file`: a checkpoint of any origin, a run folder or its `model/` folder.
 
-    A pickle that could run code is not loaded: `unsafe` names what it would call. WeightsError for
-    what is truncated or no checkpoint.
+    A pickle that could run code is not loaded: `unsafe` lists what it would call. WeightsError for
+    a truncated file, and for one that is not a checkpoint.
     """
     return run_inspect(build(InspectSettings, {"file": str(file)}), Quiet())
 
@@ -103,197 +103,204 @@ def inspect(file: str | Path) -> Inspection:
 @isolated()
 def run_inspect(settings: InspectSettings, console: Console) -> Inspection:
     """The same from a settings object."""
-    place = Path(settings.file)
-    last = place / "checkpoints" / "last.ckpt"
-    if place.is_dir() and model_folder(place) is None and last.exists():
-        place = last  # a run that has not ended
-    if place.name in (CARD, TENSORS) and model_folder(place) is not None:
-        place = place.parent  # the two files are one model
+    path = Path(settings.file)
+    last = path / "checkpoints" / "last.ckpt"
+    if path.is_dir() and model_folder(path) is None and last.exists():
+        path = last  # an unfinished run
+    if path.name in (CARD, TENSORS) and model_folder(path) is not None:
+        path = path.parent  # both files belong to one model
     try:
-        contents = read_checkpoint(place)
+        contents = read_checkpoint(path)
     except UnsafeFile as refusal:
         names = refusal.names or ["not from torch.save"]
-        return Inspection(str(place), refusal.format, unsafe=names)
-    return _inspection(place, contents, identified(contents, place))
+        return Inspection(str(path), refusal.format, unsafe=names)
+    return _inspection(path, contents, identified(contents, path))
 
 
-def _display(found: Inspection) -> Display:
-    """What there is to say, a row for each part of the names, and how to go on."""
-    if found.unsafe:
-        facts = [("format", found.format), ("unsafe", ", ".join(found.unsafe))]
-        return Display(lead=[found.file], facts=facts)
+def _display(result: Inspection) -> Display:
+    """The lines, the table of modules and the next commands."""
+    if result.unsafe:
+        facts = [("format", result.format), ("unsafe", ", ".join(result.unsafe))]
+        return Display(lead=[result.file], facts=facts)
     return Display(
-        lead=[found.file],
-        facts=[(name, text) for name, text in _facts(found) if text],
-        tables=[_table(found)],
-        next=found.commands,
+        lead=[result.file],
+        facts=[(name, text) for name, text in _facts(result) if text],
+        tables=[_table(result)],
+        next=result.commands,
     )
 
 
-def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
-    inside = f", in {found.container}" if found.container else ""
-    numbers = sum(_numbers(tensor) for tensor in found.tensors)
-    yield "format", found.format + inside
-    yield "tensors", f"{found.keys:,} of {numbers:,} numbers"
-    yield "beside", ", ".join(f"{path} ({count})" for path, count in found.beside.items())
-    yield "prefix", found.prefix
-    yield "network", _network(found)
-    yield "as well", ", ".join(found.rivals)
-    yield "paired", "; ".join(found.how)
-    yield "problem", found.problem
-    yield "checksum", found.verified or "none in this format: damage inside it would not show"
-    yield "missing", _some(found.missing)
-    yield "not its", ", ".join(f"{part} ({count})" for part, count in found.unused.items())
-    for one in found.prototypes:
-        twins = f"{one['near_identical']:,} of them near-identical (cosine > 0.999)"
-        yield "prototypes", f"{one['count']:,} of {one['width']} numbers, {twins}: {one['name']}"
-    plain = {k: v for k, v in found.about.items() if not isinstance(v, dict | list | None)}
-    yield "about", _some([f"{name} {value}" for name, value in plain.items()])
-    yield "licence", found.licence
+def _facts(result: Inspection) -> Iterator[tuple[str, str]]:
+    inside = f", in {result.container}" if result.container else ""
+    values = sum(_numel(tensor) for tensor in result.tensors)
+    yield "format", result.format + inside
+    yield "tensors", f"{result.keys:,} with {values:,} values"
+    yield "also in file", ", ".join(f"{path} ({count})" for path, count in result.beside.items())
+    yield "prefix", result.prefix
+    yield "network", _network(result)
+    yield "also fits", ", ".join(result.rivals)
+    yield "key mapping", "; ".join(result.how)
+    yield "problem", result.problem
+    yield "checksum", result.verified or "none in this format: damage cannot be detected"
+    yield "missing", _first_names(result.missing)
+    yield "unused", ", ".join(f"{module} ({count})" for module, count in result.unused.items())
+    for matrix in result.prototypes:
+        twins = f"{matrix['near_identical']:,} near-identical (cosine > 0.999)"
+        yield (
+            "prototypes",
+            f"{matrix['count']:,} of dimension {matrix['width']}, {twins}: {matrix['name']}",
+        )
+    plain = {k: v for k, v in result.about.items() if not isinstance(v, dict | list | None)}
+    yield "metadata", _first_names([f"{name} {value}" for name, value in plain.items()])
+    yield "licence", result.licence
 
 
-def _network(found: Inspection) -> str:
-    if found.arch is None:
-        return f"unknown: {found.closest}; --arch NAME says it"
-    stem = " with the small stem" if found.stem == "small" else ""
-    head = f", head {', '.join(found.head)}" if found.head else ", no head of its own size"
-    return f"{found.arch}{stem}: {found.matched:.1%} of its backbone{head}"
+def _network(result: Inspection) -> str:
+    if result.arch is None:
+        return f"unknown: {result.closest}; give it with --arch NAME"
+    stem = " with the small stem" if result.stem == "small" else ""
+    head = f", head {', '.join(result.head)}" if result.head else ", no head of the standard size"
+    return f"{result.arch}{stem}: {result.matched:.1%} of its backbone{head}"
 
 
-def _table(found: Inspection) -> Table:
-    """Tensors and numbers of each part of the names, at most 24 rows."""
-    parts: dict[str, list[int]] = {}
-    for tensor in found.tensors:
-        name = tensor["name"].removeprefix(found.prefix)
-        parts.setdefault(name.partition(".")[0], []).append(_numbers(tensor))
-    rows = [(part, f"{len(sizes):,}", f"{sum(sizes):,}") for part, sizes in parts.items()]
-    return Table(("part", "tensors", "numbers"), rows).first(24)
+def _table(result: Inspection) -> Table:
+    """Number of tensors and values of each module, at most 24 rows."""
+    modules: dict[str, list[int]] = {}
+    for tensor in result.tensors:
+        name = tensor["name"].removeprefix(result.prefix)
+        modules.setdefault(name.partition(".")[0], []).append(_numel(tensor))
+    rows = [(module, f"{len(sizes):,}", f"{sum(sizes):,}") for module, sizes in modules.items()]
+    return Table(("module", "tensors", "values"), rows).first(24)
 
 
-def _numbers(tensor: Mapping[str, Any]) -> int:
+def _numel(tensor: Mapping[str, Any]) -> int:
     return math.prod(tensor["shape"])
 
 
-def _some(words: list[str]) -> str:
-    return ", ".join(words[:6]) + (f", and {len(words) - 6} more" if len(words) > 6 else "")
+def _first_names(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f", and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _inspection(place: Path, contents: Contents, best: Guess | None) -> Inspection:
-    sure = best if best is not None and best.share >= LIKELY else None
-    prefix = sure.result.prefix if sure else _common(contents.tensors)
-    prototypes = _prototypes(place, contents)
-    ready, refused = _ready(contents, place)
-    problem = refused or _odd(ready, sure)
-    how = [sure.result.how, *sure.result.notes] if sure else []
-    how += ready.notes if ready else ()
+def _inspection(source: Path, contents: Contents, best: Guess | None) -> Inspection:
+    match = best if best is not None and best.share >= LIKELY else None
+    prefix = match.result.prefix if match else _common_prefix(contents.tensors)
+    prototypes = _prototypes(source, contents)
+    state, refused = _loadable(contents, source)
+    problem = refused or _bad_tensor(state, match)
+    how = [match.result.how, *match.result.notes] if match else []
+    how += state.notes if state else ()
     return Inspection(
-        file=str(place),
+        file=str(source),
         format=contents.format,
         keys=len(contents.tensors),
         tensors=[_tensor(name, tensor) for name, tensor in contents.tensors.items()],
         prefix=prefix,
-        arch=sure.arch if sure else None,
-        stem=sure.stem if sure else None,
-        matched=sure.share if sure else 0.0,
-        head=list(sure.head) if sure and sure.headed else [],
+        arch=match.arch if match else None,
+        stem=match.stem if match else None,
+        matched=match.share if match else 0.0,
+        head=list(match.head) if match and match.headed else [],
         how=[text for text in how if text],
-        rivals=list(sure.rivals) if sure else [],
+        rivals=list(match.rivals) if match else [],
         problem=problem,
         verified=contents.verified,
-        missing=_missing(sure),
-        unused=_counted(sure.result.unexpected, prefix) if sure else {},
+        missing=_missing(match),
+        unused=_counted(match.result.unexpected, prefix) if match else {},
         prototypes=prototypes,
         container=contents.container,
         beside={path or "(top)": len(inside) for path, inside in contents.beside.items()},
         about=contents.meta,
-        closest=_closest(best) if not sure else "",
-        licence=licence_of(str(place)),
-        commands=[] if problem else list(_commands(place, contents, sure, prototypes)),
+        closest=_closest(best) if not match else "",
+        licence=licence_of(str(source)),
+        commands=[] if problem else list(_commands(source, contents, match, prototypes)),
     )
 
 
-def _prototypes(place: Path, contents: Contents) -> list[dict[str, Any]]:
+def _prototypes(source: Path, contents: Contents) -> list[dict[str, Any]]:
     sets = [("", contents.tensors), *contents.beside.items()]
     if contents.format == "unfreeze model":
-        sets += [("checkpoints/last.ckpt", rest_of_run(str(place))[0])]
-    found = []
-    for path, tensors in sets:
+        sets += [("checkpoints/last.ckpt", rest_of_run(str(source))[0])]
+    matrices = []
+    for prefix, tensors in sets:
         plain = without_weight_norm({n: t for n, t in tensors.items() if not oddity(t, t)})
         for name in prototypes_in(plain):
             count, width = plain[name].shape
-            full = f"{path}.{name}" if path else name
+            full = f"{prefix}.{name}" if prefix else name
             twins = near_identical(plain[name])
-            found.append({"name": full, "count": count, "width": width, "near_identical": twins})
-    return found
+            matrices.append({"name": full, "count": count, "width": width, "near_identical": twins})
+    return matrices
 
 
 def _commands(
-    place: Path, contents: Contents, sure: Guess | None, prototypes: list[dict[str, Any]]
+    source: Path, contents: Contents, match: Guess | None, prototypes: list[dict[str, Any]]
 ) -> Iterator[str]:
-    given = shlex.quote(str(place))
+    path = shlex.quote(str(source))
     if contents.format == "unfreeze model" and contents.meta["kind"] == "classifier":
-        yield f"unfreeze predict {given} IMAGE..."
+        yield f"unfreeze predict {path} IMAGE..."
         return
-    if sure is None:
+    if match is None:
         return
-    own = contents.card is not None  # says its network itself
-    how = "" if own else f" --arch {sure.arch}"
-    how += " --stem small" if sure.stem == "small" and not own else ""
-    how += " --allow-partial" if sure.share < ENOUGH or sure.result.mismatched else ""
-    yield f"unfreeze finetune DATA --weights {given}{how} --out RUN"
+    has_card = contents.card is not None  # an unfreeze model: it names its architecture
+    how = "" if has_card else f" --arch {match.arch}"
+    how += " --stem small" if match.stem == "small" and not has_card else ""
+    how += " --allow-partial" if match.share < ENOUGH or match.result.mismatched else ""
+    yield f"unfreeze finetune DATA --weights {path}{how} --out RUN"
     if prototypes:
         count = prototypes[0]["count"]
-        yield f"unfreeze pretrain DATA --init {given}{how} --nmb-prototypes {count} --out RUN"
+        yield f"unfreeze pretrain DATA --init {path}{how} --nmb-prototypes {count} --out RUN"
 
 
-def _ready(contents: Contents, place: Path) -> tuple[Usable | None, str]:
-    """(the tensors as a network would be given them, why there are none)."""
+def _loadable(contents: Contents, path: Path) -> tuple[Usable | None, str]:
+    """(the state dict ready to load, or None and why it cannot be loaded)."""
     try:
-        return usable(contents, place, str(place)), ""
+        return usable(contents, path, str(path)), ""
     except WeightsError as refusal:
         return None, refusal.sentence
 
 
-def _odd(ready: Usable | None, sure: Guess | None) -> str:
-    """The first tensor that holds no plain, finite numbers, with the reason; "" for none."""
-    if ready is None or sure is None:
+def _bad_tensor(state: Usable | None, match: Guess | None) -> str:
+    """The first tensor with NaN, infinite or otherwise unusable values, with the reason; or ""."""
+    if state is None or match is None:
         return ""
-    wanted = skeleton(sure.arch, sure.stem).state_dict()
-    for own, theirs in sure.result.pairs.items():
-        for part in sure.result.joined.get(theirs, (theirs,)):
-            if reason := oddity(ready.tensors[part], wanted[own]):
-                return f"{part} {reason}"
+    expected = skeleton(match.arch, match.stem).state_dict()
+    for name, source in match.result.pairs.items():
+        for key in match.result.joined.get(source, (source,)):
+            if reason := oddity(state.tensors[key], expected[name]):
+                return f"{key} {reason}"
     return ""
 
 
-def _missing(sure: Guess | None) -> list[str]:
-    if sure is None:
+def _missing(match: Guess | None) -> list[str]:
+    if match is None:
         return []
-    return [*sure.result.missing, *(clash.wanted for clash in sure.result.mismatched)]
+    return [*match.result.missing, *(clash.wanted for clash in match.result.mismatched)]
 
 
 def _closest(best: Guess | None) -> str:
     if best is None:
-        return "no classification network of torchvision's or ours has anything in common with it"
-    return f"the closest is {best.arch}, of whose backbone {best.share:.1%} is there"
+        return "it shares no tensors with any known classification network"
+    return f"the closest is {best.arch}, {best.share:.1%} of its backbone"
 
 
-def _common(names: Mapping[str, Any]) -> str:
-    """The leading parts that all names share."""
+def _common_prefix(names: Mapping[str, Any]) -> str:
+    """The common prefix of all names, ending with a dot."""
     split = [name.split(".")[:-1] for name in names]
     shared = 0
-    for parts in zip(*split, strict=False):
-        if len(set(parts)) > 1:
+    for level in zip(*split, strict=False):
+        if len(set(level)) > 1:
             break
         shared += 1
-    return "".join(f"{part}." for part in split[0][:shared]) if split and len(split) > 1 else ""
+    return (
+        "".join(f"{name_part}." for name_part in split[0][:shared])
+        if split and len(split) > 1
+        else ""
+    )
 
 
 def _counted(names: tuple[str, ...], prefix: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name in names:
-        part = name.removeprefix(prefix).partition(".")[0]
-        counts[part] = counts.get(part, 0) + 1
+        module = name.removeprefix(prefix).partition(".")[0]
+        counts[module] = counts.get(module, 0) + 1
     return counts
 
 

@@ -1,4 +1,4 @@
-"""A fine-tuning that is ready to train: begun from weights, or taken up from a checkpoint."""
+"""A fine-tuning run ready to train: from initial weights, or resumed from a checkpoint."""
 
 import contextlib
 from collections.abc import Mapping
@@ -38,11 +38,11 @@ from unfreeze.transfer.thaw import freeze_schedule
 
 @dataclass(frozen=True)
 class Job:
-    """The network, how it is trained, and what must not change.
+    """The network, its plan and its freezing schedule.
 
-    `frozen`: names of the parameters that never thaw. `hashes`: of every entry of the state dict
-    that stands with them, at the start. `sweep`: rates and weight decays to be tried before it
-    begins; `tried`: those that were, for people. `asked`: the settings before the plan.
+    `hashes`: of every frozen entry of the state dict, at the start. `head`: names of the head's
+    parameters. `sweep`: learning rates and weight decays to try before training; `tried`: those
+    that were tried, as text. `asked`: the settings as given.
     """
 
     network: nn.Module
@@ -57,12 +57,12 @@ class Job:
 
     @property
     def frozen(self) -> frozenset[str]:
-        """What no epoch trains."""
+        """Names of the parameters that are frozen in all epochs."""
         return self.schedule.always
 
     @property
     def trains_head_alone(self) -> bool:
-        """Whether no epoch trains anything but the new head."""
+        """Whether only the new head is trained, in all epochs."""
         names = {name for name, _ in self.network.named_parameters()}
         return names - self.frozen <= set(self.head)
 
@@ -70,13 +70,13 @@ class Job:
     def counts(self) -> tuple[int, int]:
         """(trainable, frozen) parameters."""
         sizes = {name: p.numel() for name, p in self.network.named_parameters()}
-        still = sum(size for name, size in sizes.items() if name in self.frozen)
-        return sum(sizes.values()) - still, still
+        frozen = sum(size for name, size in sizes.items() if name in self.frozen)
+        return sum(sizes.values()) - frozen, frozen
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A network with its new head, what of it stands still, and how images enter it."""
+    """A network with its new head, the freezing schedule and the preprocessing."""
 
     start: Start
     schedule: FreezeSchedule
@@ -84,66 +84,70 @@ class Opened:
     reasons: dict[str, str]
 
 
-def opened(s: FinetuneSettings, found: Labelled) -> Opened:
-    """What `--arch`, `--weights`, `--stem`, `--freeze`, `--image-size` and the images make."""
-    it = start(
+def opened(s: FinetuneSettings, data: Labelled) -> Opened:
+    """Build the network, load its weights, and choose freezing schedule and preprocessing."""
+    network_start = start(
         s.arch,
         s.weights,
         s.stem,
-        classes=len(found.index.classes),
-        side=found.side,
+        classes=len(data.index.classes),
+        side=data.side,
         fetch=not s.dry_run,
         allow_partial=s.allow_partial,
         head=s.head,
     )
-    sides = partial(final_map, it.network)
-    preprocess, reasons = choose_preprocess(s, found.side, it.wants, sides)
-    intensity, why = found.sample.intensity(preprocess.intensity)
+    sides = partial(final_map, network_start.network)
+    preprocess, reasons = choose_preprocess(s, data.side, network_start.wants, sides)
+    intensity, why = data.sample.intensity(preprocess.intensity)
     preprocess = replace(preprocess, intensity=intensity)
     reasons |= {"range": why} if why else {}
-    schedule = freeze_schedule(it.network, s.freeze, s.unfreeze_at, head=it.head, epochs=s.epochs)
-    check_asked(s, it.network, schedule, it.head, preprocess.image_size)
-    return Opened(it, schedule, preprocess, {**it.reasons, **reasons})
+    schedule = freeze_schedule(
+        network_start.network, s.freeze, s.unfreeze_at, head=network_start.head, epochs=s.epochs
+    )
+    check_asked(s, network_start.network, schedule, network_start.head, preprocess.image_size)
+    return Opened(network_start, schedule, preprocess, {**network_start.reasons, **reasons})
 
 
 def begun(
     s: FinetuneSettings,
-    found: Labelled,
-    it: Opened,
+    data: Labelled,
+    network_setup: Opened,
     device: torch.device,
     *,
     images: int,
     held_out: int,
     processes: int = 1,
 ) -> Job:
-    """A new run on `images` training images, judged on the `held_out` ones."""
-    network, frozen = it.start.network, it.schedule.always
+    """A new run on `images` training images and `held_out` validation images."""
+    network, frozen = network_setup.start.network, network_setup.schedule.always
     facts = Facts(
         images=images,
-        arch=it.start.arch,
-        stem=it.start.stem,
-        head_only={name for name, _ in network.named_parameters()} - frozen <= set(it.start.head),
+        arch=network_setup.start.arch,
+        stem=network_setup.start.stem,
+        head_only={name for name, _ in network.named_parameters()} - frozen
+        <= set(network_setup.start.head),
         trained=s.weights != "none",
         processes=processes,
     )
-    chosen = plan(s, facts, it.preprocess)
-    for _, still in it.schedule.steps:
-        _batch_norm_has_company(network, still, chosen.batch_size)
+    chosen = plan(s, facts, network_setup.preprocess)
+    for _, frozen_names in network_setup.schedule.steps:
+        _check_batch_norm(network, frozen_names, chosen.batch_size)
     precision, why = pick_precision(s.precision, device)
     chosen = replace(
         chosen,
         settings=replace(chosen.settings, precision=precision),
-        reasons={**it.reasons, **chosen.reasons, "precision": why},
+        reasons={**network_setup.reasons, **chosen.reasons, "precision": why},
     )
-    head = it.start.head
+    head = network_setup.start.head
     solver = ""
-    if facts.head_only and frozen and len(it.schedule.steps) == 1:
-        case = SolverCase(network, head, it.preprocess.image_size, images, held_out)
-        solver, how = choose_solver(s, case)
-        chosen = replace(chosen, reasons={**chosen.reasons, "head_solver": how})
+    if facts.head_only and frozen and len(network_setup.schedule.steps) == 1:
+        case = SolverCase(network, head, network_setup.preprocess.image_size, images, held_out)
+        solver, reason = choose_solver(s, case)
+        chosen = replace(chosen, reasons={**chosen.reasons, "head_solver": reason})
     elif s.head_solver == "logistic":
         raise UsageError(
-            "--head-solver logistic: more than the head is trained.", "Add --freeze all."
+            "--head-solver logistic needs a frozen backbone, but other layers train too.",
+            "Add --freeze all.",
         )
     sweep = None
     if solver == "logistic":
@@ -151,14 +155,15 @@ def begun(
     else:
         chosen = selected(chosen, held_out)
         decision = decide(
-            chosen.settings, Case(network, it.schedule, head, images=images, held_out=held_out)
+            chosen.settings,
+            Case(network, network_setup.schedule, head, images=images, held_out=held_out),
         )
         chosen = settled(chosen, decision)
         sweep, why = _sweep(s, chosen, decision, network, facts, held_out)
         chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
     hashes = fingerprint(network.state_dict(), standing(network, frozen))
-    card = _card(it.start, chosen, found)
-    return Job(network, chosen, card, it.schedule, hashes, head, sweep, asked=as_dict(s))
+    card = _card(network_setup.start, chosen, data)
+    return Job(network, chosen, card, network_setup.schedule, hashes, head, sweep, asked=as_dict(s))
 
 
 def _sweep(
@@ -169,23 +174,23 @@ def _sweep(
     facts: Facts,
     held_out: int,
 ) -> tuple[Sweep | None, str]:
-    """What is tried, with the reason; nothing where no features are kept for the whole run."""
+    """(the sweep, its reason); (None, reason) if there is none, as without a feature cache."""
     if decision.mode == "off" or s.sweep == "off":
         return None, ""
     if s.head_lr is not None:
         return None, "none: --head-lr is given"
     if chosen.settings.select == "last" and s.select is None:
-        return None, f"none: {held_out} validation images cannot choose"
+        return None, f"none: {held_out} validation images are too few"
     if chosen.settings.select != "accuracy":
-        return None, f"none: it judges by accuracy, and --select is {s.select}"
+        return None, f"none: it compares accuracy, but --select is {s.select}"
     if s.ema or s.clip_grad:
-        return None, "none: it knows neither --ema nor --clip-grad"
+        return None, "none: it supports neither --ema nor --clip-grad"
     if s.lr is not None and s.weight_decay is not None:
         return None, "none: --lr and --weight-decay are given"
     if not held_out:
-        return None, "none: nothing is held out to judge by"
+        return None, "none: there is no validation set"
     if decision.learner is None:
-        return None, "none: only a single linear head is tried many times at once"
+        return None, "none: it needs a single linear head"
     tried = pairs(
         chosen.lr,
         chosen.weight_decay,
@@ -200,43 +205,43 @@ def _sweep(
         heads=len(tried),
         work=decision.work,
     )
-    why = f"{len(tried)} pairs of --lr and --weight-decay, {epochs} epochs each: the best on "
-    return Sweep(tried, epochs), why + "validation is taken"
+    why = f"{len(tried)} pairs of --lr and --weight-decay, {epochs} epochs each; best on validation"
+    return Sweep(tried, epochs), why
 
 
-def checkpoint(s: FinetuneSettings, found: Labelled, console: Console) -> dict[str, Any] | None:
-    """The checkpoint to go on from; None for a new run."""
+def checkpoint(s: FinetuneSettings, data: Labelled, console: Console) -> dict[str, Any] | None:
+    """The checkpoint to resume from; None for a new run."""
     folder = RunFolder(str(s.out)).file("checkpoints")
     if not s.resume:
         return None
-    best = (Path(BEST).name,)  # written before the last one, so it can be all there is
+    best = (Path(BEST).name,)  # written before the last one, so it may be the only one
     if not has_last(folder, best):
         console.say(f"No checkpoint in {s.out} yet: starting from the beginning.")
         return None
     state, note = load_last(folder, "finetune", best)
     if note:
         console.say(note)
-    given = as_dict(s)
-    given["arch"] = s.arch and canonical(s.arch)
-    check_resumable(state, given, found.fingerprint)
-    console.say(f"Going on from step {state['step']:,}.")
+    settings = as_dict(s)
+    settings["arch"] = s.arch and canonical(s.arch)
+    check_resumable(state, settings, data.fingerprint)
+    console.say(f"Resuming from step {state['step']:,}.")
     return state
 
 
 def threads_of(job: Job, threads: Threads, device: torch.device, world: int) -> tuple[int, str]:
-    """(threads, reason) for a new run; "" where they make no difference."""
+    """(CPU threads, reason) of a new run; reason "" if the number does not matter."""
     if device.type != "cpu":
         return threads.most, ""
-    s, work = job.plan.settings, None
+    s, flops = job.plan.settings, None
     if threads.most > 1 and not threads.given:
-        with contextlib.suppress(UsageError):  # cannot be followed without numbers
-            work = operations(job.network, job.plan.preprocess.image_size)
-            work *= job.plan.batch_size / world / s.accumulate
-    return threads.for_batches(work)
+        with contextlib.suppress(UsageError):  # cannot be traced on the meta device
+            flops = operations(job.network, job.plan.preprocess.image_size)
+            flops *= job.plan.batch_size / world / s.accumulate
+    return threads.for_batches(flops)
 
 
 def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
-    """A run as its checkpoint says, with what may change taken from `s`."""
+    """The job of a checkpoint, with the settings that may change taken from `s`."""
     card = ModelCard.from_dict(state["card"])
     network, head = from_card(card)
     settings = build(FinetuneSettings, merged(state, as_dict(s)))
@@ -244,11 +249,11 @@ def continued(s: FinetuneSettings, state: Mapping[str, Any]) -> Job:
     schedule = freeze_schedule(
         network, settings.freeze, settings.unfreeze_at, head=head, epochs=settings.epochs
     )
-    told = {"tried": tuple(state.get("tried", ())), "asked": state.get("asked", {})}
-    return Job(network, chosen, card, schedule, dict(state["frozen"]), head, **told)
+    notes = {"tried": tuple(state.get("tried", ())), "asked": state.get("asked", {})}
+    return Job(network, chosen, card, schedule, dict(state["frozen"]), head, **notes)
 
 
-def _batch_norm_has_company(network: nn.Module, frozen: frozenset[str], batch_size: int) -> None:
+def _check_batch_norm(network: nn.Module, frozen: frozenset[str], batch_size: int) -> None:
     pinned = set(to_pin(network, frozen))
     learning = [
         name
@@ -257,19 +262,19 @@ def _batch_norm_has_company(network: nn.Module, frozen: frozenset[str], batch_si
     ]
     if batch_size == 1 and learning:
         raise UsageError(
-            f"--batch-size 1: the batch norm {learning[0]} cannot learn from single images.",
-            "Use 2 or more, or freeze the batch norms.",
+            f"--batch-size 1 is too small for the batch norm layer {learning[0]}.",
+            "Use 2 or more, or freeze the batch norm layers.",
         )
 
 
-def _card(it: Start, chosen: Plan, found: Labelled) -> ModelCard:
-    loaded, s = it.loaded, chosen.settings
+def _card(network_start: Start, chosen: Plan, data: Labelled) -> ModelCard:
+    loaded, s = network_start.loaded, chosen.settings
     return ModelCard(
         kind="classifier",
-        arch=it.arch,
-        stem=it.stem,
+        arch=network_start.arch,
+        stem=network_start.stem,
         head=s.head,
-        classes=found.index.classes,
+        classes=data.index.classes,
         preprocess=chosen.preprocess.as_dict(),
         provenance={
             "verb": "finetune",
@@ -279,6 +284,6 @@ def _card(it: Start, chosen: Plan, found: Labelled) -> ModelCard:
             "freeze": s.freeze,
             "unfreeze_at": s.unfreeze_at,
             "seed": s.seed,
-            "fingerprint": found.fingerprint,
+            "fingerprint": data.fingerprint,
         },
     )

@@ -1,4 +1,4 @@
-"""Which images decide a comparison."""
+"""The evaluation split of a comparison."""
 
 from typing import Any
 
@@ -12,21 +12,21 @@ from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.settings.shared import said_of, spoken
 
 
-def chosen_judge(s: CompareSettings, run: FinetuneSettings) -> dict[str, Any]:
-    """What `evaluate` gets: `--test`, else test of DATA, else what is held out.
+def chosen_judge(s: CompareSettings, finetune_settings: FinetuneSettings) -> dict[str, Any]:
+    """Settings for `evaluate`: the data of `--test`, else test of DATA, else the validation set.
 
-    DataError where nothing is held out either.
+    DataError if there is no validation set either.
     """
     if s.test:
         return {"data": (s.test,), "split": None}
-    told = said_of(s)
-    index = build_index(open_source(s.data, data_root=s.data_root), **told)
+    labels = said_of(s)
+    index = build_index(open_source(s.data, data_root=s.data_root), **labels)
     if len(index.where(TEST)):
-        return {"data": s.data, "split": "test", **told}
-    if not len(unchecked(run, read_labels(run, Quiet())).val):
+        return {"data": s.data, "split": "test", **labels}
+    if not len(unchecked(finetune_settings, read_labels(finetune_settings, Quiet())).val):
         raise DataError(
-            f"Nothing is left to judge by: {spoken(s.data)} has no test split, and no images are "
-            "held out for validation.",
-            "Name labelled images with --test, or give DATA a test split.",
+            f"Nothing to evaluate on: {spoken(s.data)} has no test split, and no validation images "
+            "are held out.",
+            "Give labelled images with --test, or add a test split to DATA.",
         )
-    return {"data": s.data, "split": "val", **told}
+    return {"data": s.data, "split": "val", **labels}

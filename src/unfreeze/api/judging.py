@@ -1,4 +1,4 @@
-"""On which images a model is judged, and what its run did with them."""
+"""Selects the evaluation split, and how the run used each of its images."""
 
 from dataclasses import dataclass
 
@@ -21,11 +21,11 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Judged:
-    """Labelled images: `index`, and which of them are judged under the name `split`.
+    """The labelled images of `index`, and the `positions` of those to evaluate, named `split`.
 
-    `labels`: places in the model's classes. `parts`: train, val or empty, what the run did with
-    each image, told by its content. `held_out`: those a temperature may be fitted on. `keys`: of
-    the content of each; `known`: what the model's folder knows of its run's images, if it does.
+    `labels`: index in the model's classes. `parts`: "train", "val" or "": how the run used each
+    image, by content. `held_out`: positions for fitting a temperature. `keys`: content keys of all
+    images; `known`: record of the run's images in the model folder, if any.
     """
 
     index: Index
@@ -40,19 +40,19 @@ class Judged:
 
     @property
     def is_test(self) -> bool:
-        """Whether images are among them that neither trained nor chose the model."""
+        """Whether this is a test set: images used neither for training nor for selection."""
         splits = self.index.splits[self.positions]
         unknown = (splits == 0) & (self.parts[self.positions] == "")
         return bool((splits == TEST).any() or (unknown.any() and self.split == "all"))
 
     def seen(self, kept: Positions) -> int:
-        """How many of `kept`, places among the judged, were trained on."""
+        """Number of training images among `kept`, positions in the evaluated images."""
         return int((self.parts[self.positions][kept] == "train").sum())
 
     def leaked(self, kept: Positions, signatures: Signatures) -> npt.NDArray[np.bool_] | None:
-        """Which of `kept`, with these signatures, were trained on, exactly or nearly.
+        """Mask of `kept`, with these signatures: has a duplicate or near-duplicate in train.
 
-        None where the model's folder does not know what was trained on.
+        None if the model folder has no record of the training images.
         """
         if self.known is None:
             return None
@@ -60,9 +60,9 @@ class Judged:
 
 
 def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
-    """The images to judge a run on: test, else val, else those held out, else all.
+    """The images to evaluate on: test, else val, else those the run held out, else all.
 
-    DataError where there are no labels, or a class that the model does not know.
+    DataError without labels, or for a class that the model does not know.
     """
     source = open_source(s.data, data_root=s.data_root)
     source.intensity = Preprocess.from_dict(card.preprocess).intensity
@@ -70,32 +70,32 @@ def judged(s: EvaluateSettings, card: ModelCard) -> Judged:
     index = index.take(np.flatnonzero(index.labels >= 0))
     if not len(index):
         raise DataError(
-            f"{source.where} has no labels to compare with.",
-            "Add --labels, or use predict instead.",
+            f"{source.where} has no labels.",
+            "Add --labels, or use `unfreeze predict`.",
         )
-    known = _known(s.run, index)
-    positions, name = _choose(index, s.split, known)
-    labels, held_out = _labels(index, positions, card.classes), _held_out(index, known)
+    usage = _usage(s.run, index)
+    positions, name = _choose(index, s.split, usage)
+    labels, held_out = _labels(index, positions, card.classes), _held_out(index, usage)
     chose = card.provenance.get("best_epoch") is not None
     return Judged(
         index=index,
         labels=labels,
-        parts=known.parts,
+        parts=usage.parts,
         positions=positions,
         split=name,
-        used_for_choosing=chose and bool((known.parts[positions] == "val").any()),
+        used_for_choosing=chose and bool((usage.parts[positions] == "val").any()),
         held_out=held_out[labels[held_out] >= 0],
-        keys=known.keys,
-        known=known.seen,
+        keys=usage.keys,
+        known=usage.seen,
     )
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What the run did with each image, told by content: `parts` [N] is train, val or empty.
+class _Usage:
+    """How the run used each image, by content: `parts` [N] is "train", "val" or "".
 
-    `whole`: every image that the run used is here, so these are the files its split came from.
-    `keys`: of the content of each; `seen`: those of the run's images, where its folder knows them.
+    `whole`: all images of the run are here, so its own split applies. `keys`: content keys of all
+    images; `seen`: record of the run's images, if any.
     """
 
     parts: npt.NDArray[np.str_]
@@ -104,53 +104,56 @@ class _Known:
     seen: Seen | None
 
 
-def _known(run: str, index: Index) -> _Known:
+def _usage(run: str, index: Index) -> _Usage:
     folder = model_folder(run)
-    seen = load_seen(folder / SEEN) if folder is not None else None
+    record = load_seen(folder / SEEN) if folder is not None else None
     keys, parts = content_keys(index), np.full(len(index), "", "<U5")
-    if seen is None:
-        return _Known(parts, False, keys, None)
-    parts[np.isin(keys, seen.val)] = "val"
-    parts[np.isin(keys, seen.train)] = "train"  # an image that stands in both was trained on
-    whole = bool(np.isin(np.concatenate([seen.train, seen.val]), keys).all())
-    return _Known(parts, whole, keys, seen)
+    if record is None:
+        return _Usage(parts, False, keys, None)
+    parts[np.isin(keys, record.val)] = "val"
+    parts[np.isin(keys, record.train)] = "train"  # an image in both was trained on
+    complete = bool(np.isin(np.concatenate([record.train, record.val]), keys).all())
+    return _Usage(parts, complete, keys, record)
 
 
-def _choose(index: Index, split: str | None, known: _Known) -> tuple[Positions, str]:
-    own = known.parts if known.whole else np.full(len(index), "", "<U5")
+def _choose(index: Index, split: str | None, usage: _Usage) -> tuple[Positions, str]:
+    own_split = usage.parts if usage.whole else np.full(len(index), "", "<U5")
     if split is None:
         if len(index.where(TEST)):
             split = "test"
-        elif len(index.where(VAL)) or (own == "val").any():
+        elif len(index.where(VAL)) or (own_split == "val").any():
             split = "val"
         else:
             split = "all"
-    said = len(index.where(VAL)) > 0 if split == "val" else bool(index.splits.any())
-    if split in ("train", "val") and known.whole and not said:
-        # the data does not say it: the run's own cut does
-        positions = np.flatnonzero(own == split)
+    in_data = len(index.where(VAL)) > 0 if split == "val" else bool(index.splits.any())
+    if split in ("train", "val") and usage.whole and not in_data:
+        # the data has no such split: use the run's own
+        positions = np.flatnonzero(own_split == split)
         if not len(positions):
-            raise DataError(f"The run held out no {split}.", "Use --split all.")
+            raise DataError(f"The run has no {split} split.", "Use --split all.")
         return positions, split
     return in_split(index, split), split
 
 
-def _held_out(index: Index, known: _Known) -> Positions:
-    """Images of val as the data says, else as the run cut them; never of train or test."""
-    said = index.splits == VAL
-    chosen = said if said.any() else (known.parts == "val") & (index.splits != TEST)
-    return np.flatnonzero(chosen & (known.parts != "train"))
+def _held_out(index: Index, usage: _Usage) -> Positions:
+    """Validation images by the data's split, else by the run's; never of train or test."""
+    in_data = index.splits == VAL
+    chosen = in_data if in_data.any() else (usage.parts == "val") & (index.splits != TEST)
+    return np.flatnonzero(chosen & (usage.parts != "train"))
 
 
 def _labels(index: Index, positions: Positions, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """Labels as places in the model's classes, matched by name; all of `positions` are known."""
-    places = {name: place for place, name in enumerate(classes)}
-    wanted = {index.classes[label] for label in np.unique(index.labels[positions]).tolist()}
-    unknown = sorted(wanted - set(places))
+    """Labels as indices of the model's classes, matched by name; -1 for unknown classes.
+
+    DataError if one of `positions` has an unknown class.
+    """
+    class_index = {name: number for number, name in enumerate(classes)}
+    names = {index.classes[label] for label in np.unique(index.labels[positions]).tolist()}
+    unknown = sorted(names - set(class_index))
     if unknown:
         raise DataError(
-            f"The model does not know the class {unknown[0]!r}; it knows {', '.join(classes)}.",
-            "Evaluate on data with the classes of the training.",
+            f"The model does not know the class {unknown[0]!r}; its classes: {', '.join(classes)}.",
+            "Evaluate on data with the classes of the training set.",
         )
-    table = np.array([places.get(name, -1) for name in index.classes], np.int64)
+    table = np.array([class_index.get(name, -1) for name in index.classes], np.int64)
     return table[index.labels]

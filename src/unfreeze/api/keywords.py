@@ -1,4 +1,4 @@
-"""What a Python call has beside the command line: typed keywords, progress, errors in Python."""
+"""The Python side of a command: typed keywords, a docstring, and error messages with keywords."""
 
 import functools
 import inspect
@@ -21,9 +21,9 @@ _ENDS = ",.;:)"
 
 
 def python_call(cls: type) -> Callable[[F], F]:
-    """A verb as a Python function: its signature lists the settings of `cls`, its errors name them.
+    """Decorator: adds the settings of `cls` to the signature, docstring and error messages.
 
-    `**settings` of the function are those keywords.
+    The function receives them as `**settings`.
     """
 
     def decorate(function: F) -> F:
@@ -37,9 +37,9 @@ def python_call(cls: type) -> Callable[[F], F]:
                 raise
 
         call.__signature__ = signature_of(function, cls)  # type: ignore[attr-defined]
-        told = _keywords_in(help_of(cls), parameters(cls))
+        parameters_doc = _keywords_in(help_of(cls), parameters(cls))
         call.settings = cls  # type: ignore[attr-defined]
-        call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{told}\n"
+        call.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{parameters_doc}\n"
         return call  # type: ignore[return-value]
 
     return decorate
@@ -49,13 +49,13 @@ def _refuse_shell_only(settings: dict[str, Any]) -> None:
     for name in SHELL_ONLY:
         if name in settings:
             raise UsageError(
-                f"There is no keyword {name!r}: it is for the command line.",
-                "A call returns its result and raises its errors as they are.",
+                f"Unexpected keyword {name!r}: it is for the command line only.",
+                "In Python the result is returned and errors are raised.",
             )
 
 
 def in_python(error: UnfreezeError, known: Known) -> None:
-    """The error's words with keywords where the command line has flags."""
+    """Replace command line flags in the error's message by Python keywords, in place."""
     error.sentence = worded(error.sentence, known)
     error.next_step = worded(error.next_step, known)
     error.args = (error.sentence,)
@@ -64,21 +64,21 @@ def in_python(error: UnfreezeError, known: Known) -> None:
 def worded(text: str, known: Known) -> str:
     """`--batch-size 8` as `batch_size=8`, `--overwrite` as `overwrite=True`, commands as calls."""
     parts, end = [], 0
-    for found in _COMMAND.finditer(text):
-        if found[1] in unfreeze.__all__:
-            parts += [_keywords_in(text[end : found.start()], known), _as_call(found)]
-            end = found.end()
+    for match in _COMMAND.finditer(text):
+        if match[1] in unfreeze.__all__:
+            parts += [_keywords_in(text[end : match.start()], known), _as_call(match)]
+            end = match.end()
     return "".join([*parts, _keywords_in(text[end:], known)])
 
 
 def _keywords_in(text: str, known: Known) -> str:
-    return _FLAG.sub(lambda found: _as_keyword(found, known), text)
+    return _FLAG.sub(lambda match: _as_keyword(match, known), text)
 
 
-def _as_keyword(found: re.Match[str], known: Known) -> str:
-    name, after = found[1].replace("-", "_"), found[2] or ""
+def _as_keyword(match: re.Match[str], known: Known) -> str:
+    name, after = match[1].replace("-", "_"), match[2] or ""
     if name not in known:
-        return found[0]
+        return match[0]
     spec, kind, _ = known[name]
     scalar = parts(kind)[0]
     value = after.rstrip(_ENDS)
@@ -87,7 +87,7 @@ def _as_keyword(found: re.Match[str], known: Known) -> str:
     if scalar is bool or (spec.bare is not None and value not in spec.choices):
         return f"{name}=True{rest}"
     if value.isupper() and value.isalpha():
-        return f"{name}={value}{ending}"  # RUN, NAME: what stands for a value
+        return f"{name}={value}{ending}"  # RUN, NAME: a placeholder
     if scalar in (int, float):
         return f"{name}={value}{ending}" if _is_number(value) else f"{name}{rest}"
     if value in spec.choices or re.fullmatch(r"[a-z]+:\S+|[\w.-]*/\S*|\S+\.\w{2,5}", value):
@@ -103,15 +103,15 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _as_call(found: re.Match[str]) -> str:
-    """`unfreeze finetune data --out run --resume` as a call; as it is where it is none of ours."""
-    verb, words = found[1], found[2]
+def _as_call(match: re.Match[str]) -> str:
+    """`unfreeze finetune data --out run --resume` as a Python call; unchanged if it cannot be."""
+    verb, arguments_text = match[1], match[2]
     settings = getattr(getattr(unfreeze, verb), "settings", None)
     known = {} if settings is None else keywords(settings)
     try:
-        tokens = shlex.split(words)
+        tokens = shlex.split(arguments_text)
     except ValueError:
-        return found[0]
+        return match[0]
     arguments: list[str] = []
     while tokens:
         token = tokens.pop(0)
@@ -120,7 +120,7 @@ def _as_call(found: re.Match[str]) -> str:
             continue
         name = token[2:].replace("-", "_")
         if name not in known:
-            return found[0]
+            return match[0]
         alone = not tokens or tokens[0].startswith("--")
         value = "True" if alone else _value(tokens.pop(0), known[name])
         arguments.append(f"{name}={value}")

@@ -1,4 +1,4 @@
-"""From `DATA` to the fixed lists of labelled images a fine-tuning uses."""
+"""The labelled dataset of a fine-tuning run: read, decoded, split into train and val."""
 
 import functools
 import hashlib
@@ -33,7 +33,7 @@ from unfreeze.transfer.portions import Portions, Positions, Wanted, labelled, po
 
 @dataclass(frozen=True)
 class Labelled:
-    """The labelled images of train and val before the check, and some that were looked at."""
+    """The labelled images of train and val before decoding, and a sample of their headers."""
 
     index: Index
     sample: Sampled
@@ -48,15 +48,16 @@ class Labelled:
 
     @property
     def cropped(self) -> Cropped | None:
-        """Images so long that their ends are cut off, by the headers of the sample."""
+        """Images whose ends are cropped away, by the headers of the sample."""
         return self.sample.cropped
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What is left after decoding everything once: `train` and `val` as images of their own.
+    """The datasets `train` and `val` after decoding all images once.
 
-    `signatures`: by position of the portions' index. `doubts`: what folders or lists look wrong.
+    `signatures`: for near-duplicates, by position in the portions' index. `doubts`: warnings about
+    folders and lists.
     """
 
     portions: Portions
@@ -64,17 +65,17 @@ class Checked:
     val: ImageDataset
     problems: list[Problem]
     hold: Holding
-    cropped: Cropped | None = None  # images so long that their ends are cut off
+    cropped: Cropped | None = None  # images whose ends are cropped away
     signatures: Signatures | None = None
     doubts: tuple[RunWarning, ...] = ()
 
     def write(self, run: RunFolder) -> None:
-        """problems.csv and split.csv: what was left out, and what is used for what."""
+        """Write problems.csv (files left out) and split.csv (train and val)."""
         write_problems_csv(run.file("problems.csv"), self.problems)
         write_split_csv(run.file("split.csv"), self.portions.rows())
 
     def chosen(self, portions: Portions) -> "Checked":
-        """The same images, chosen otherwise."""
+        """The same images with another split."""
         index = self.portions.index
         train = ImageDataset(
             index.take(portions.train), self.train.store, resize_to=self.train.resize_to
@@ -84,35 +85,35 @@ class Checked:
         )
 
     def recorded(self, run: RunFolder) -> "Checked":
-        """As split.csv of a run that is resumed has it.
+        """With the split in split.csv of a run that is resumed.
 
-        Which images are near-duplicates, so that val is cut around them, may be seen otherwise by
-        another version of a decoder.
+        The split depends on near-duplicates, which another version of a decoder may find
+        differently.
         """
-        path, now = run.file("split.csv"), self.portions
-        if not path.exists() or (before := read_split_csv(path)) == now.rows():
+        path, current = run.file("split.csv"), self.portions
+        if not path.exists() or (rows := read_split_csv(path)) == current.rows():
             return self
-        places = {name: place for place, name in enumerate(now.index.paths)}
+        position_of = {name: position for position, name in enumerate(current.index.paths)}
         try:
             train, val = (
-                np.array([places[row.path] for row in before if row.split == part], np.int64)
-                for part in ("train", "val")
+                np.array([position_of[row.path] for row in rows if row.split == split], np.int64)
+                for split in ("train", "val")
             )
-        except KeyError:  # other data, which is refused by its fingerprint in better words
+        except KeyError:  # other data: refused later by its fingerprint, with a better message
             return self
-        return self.chosen(replace(now, train=train, val=val))
+        return self.chosen(replace(current, train=train, val=val))
 
     @functools.cached_property
     def keys(self) -> dict[str, Keys]:
-        """The content keys of train and val, in their order."""
-        parts = {"train": self.train.index, "val": self.val.index}
-        return {name: content_keys(index) for name, index in parts.items()}
+        """Content keys of train and val, in order."""
+        indexes = {"train": self.train.index, "val": self.val.index}
+        return {name: content_keys(index) for name, index in indexes.items()}
 
     def digest(self, part: str) -> str:
-        """Hex of the images of `train` or `val`, in their order, by what is in them.
+        """Hex digest of the images of `train` or `val`, in order, by content.
 
-        Content keys look at the first bytes of a file only: where there are more, names, sizes
-        and times of the source are taken in, too.
+        Content keys read only the first bytes of a file: for longer files the source's fingerprint
+        (names, sizes and times) is added.
         """
         index = (self.train if part == "train" else self.val).index
         digest = hashlib.sha256(self.keys[part].tobytes())
@@ -121,85 +122,86 @@ class Checked:
         return digest.hexdigest()
 
     def groups(self, by: str | None) -> Positions | None:
-        """A number for each training image, the same for those that no cut may part."""
+        """A group number for each training image: a group stays in one fold; None: no groups."""
         names = together(self.portions, self.portions.train, by)
         if names is None:
             return None
         numbers: dict[Hashable, int] = {}
-        own = [
-            numbers.setdefault(names[place], len(numbers)) for place in self.portions.train.tolist()
+        group_of = [
+            numbers.setdefault(names[position], len(numbers))
+            for position in self.portions.train.tolist()
         ]
-        return np.array(own, np.int64)
+        return np.array(group_of, np.int64)
 
     @property
     def data_warnings(self) -> list[RunWarning]:
-        """What is doubtful about the images and their labels, before any is learned from."""
+        """Warnings about the images and their labels before training."""
         return [*self.doubts, *cropped_warning(self.cropped)]
 
     @property
     def copies(self) -> int:
-        """How many held-out images are among the training ones, too, byte for byte."""
+        """Number of validation images that are also in train, byte for byte."""
         return int(np.isin(self.keys["val"], self.keys["train"]).sum())
 
     @functools.cached_property
     def seen(self) -> Seen:
-        """What tells the images that are trained on and held out from others."""
+        """Content keys and signatures of train and val, to recognise these images later."""
         signed = None if self.signatures is None else self.signatures[self.portions.train]
         return Seen(self.keys["train"], self.keys["val"], signed)
 
     @functools.cached_property
     def leaked(self) -> npt.NDArray[np.bool_]:
-        """Which images of val have a duplicate or near-duplicate that is trained on."""
+        """Mask of the images of val with a duplicate or near-duplicate in train (data leakage)."""
         none = np.zeros(len(self.val), SIGNATURE)
         signed = none if self.signatures is None else self.signatures[self.portions.val]
         return self.seen.leaked(self.keys["val"], signed)
 
     def write_seen(self, run: RunFolder) -> None:
-        """What was trained on and held out, to be known again anywhere."""
+        """Write the keys of train and val into model/, for leakage checks anywhere."""
         save_seen(run.file("model") / SEEN, self.seen)
 
 
 def read_labels(s: FinetuneSettings, console: Console) -> Labelled:
-    """Labels and splits of `s.data`, and the usual size by a sample's headers; decodes nothing."""
+    """Labels, splits and the typical image size of `s.data`; reads headers, decodes nothing."""
     source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
     everything = build_index(source, **said_of(s))
     index = labelled(everything)
-    counted = census(everything)
-    for said in (*index.notes, *counted.lines(), *counted.notes()):
-        console.say(said)
+    counts = census(everything)
+    for line in (*index.notes, *counts.lines(), *counts.notes()):
+        console.say(line)
     doubts = tuple(RunWarning(code, message) for code, message in dataset_warnings(everything))
     for doubt in doubts:
         console.warn(doubt.message)
     fingerprint = source.fingerprint()
-    if any(said is not None for said in said_of(s).values()):
+    if any(line is not None for line in said_of(s).values()):
         fingerprint += _said(everything)
     sample = sampled(index, np.arange(len(index)), reading(None, s.channels))
-    return Labelled(index, sample, fingerprint, counted, doubts)
+    return Labelled(index, sample, fingerprint, counts, doubts)
 
 
 def _said(index: Index) -> str:
-    """Hex of the labels and splits that something else says of the images."""
+    """Hex digest of labels and splits that come from other files than the data."""
     digest = hashlib.sha256("\n".join(index.classes).encode("utf-8", "surrogateescape"))
     digest.update(index.labels.tobytes() + index.splits.tobytes())
     return digest.hexdigest()[:16]
 
 
-def unchecked(s: FinetuneSettings, found: Labelled) -> Portions:
-    """The portions if every file can be used: what a dry run plans with."""
-    return portion(found.index, np.arange(len(found.index)), wanted(s))
+def unchecked(s: FinetuneSettings, data: Labelled) -> Portions:
+    """The split if every file can be decoded, for a dry run."""
+    return portion(data.index, np.arange(len(data.index)), wanted(s))
 
 
 def checked(
     s: FinetuneSettings,
-    found: Labelled,
+    data: Labelled,
     preprocess: Preprocess,
     console: Console,
     processes: int = 1,
 ) -> Checked:
-    """Every file decoded once, train held in memory where it fits, and the portions."""
-    hold = held(s, found, preprocess, processes)
+    """Decode every file once (train into the pixel cache) and split into train and val."""
+    hold = held(s, data, preprocess, processes)
     scan = check(
-        found.index,
+        data.index,
         workers=s.workers,
         hold=hold,
         resize_to=_largest(preprocess),
@@ -209,13 +211,13 @@ def checked(
         sign=True,
     )
     if scan.problems:
-        left = worded(len(scan.problems), "file was", "files were")
-        console.warn(f"{left} left out: see problems.csv.")
+        count_text = worded(len(scan.problems), "file was", "files were")
+        console.warn(f"{count_text} left out: see problems.csv.")
     portions = portion(scan.index, scan.usable, wanted(s), _alike(scan))
-    train = ImageDataset(found.index.take(portions.train), scan.store, resize_to=scan.resize_to)
-    # val is read as `evaluate` and `predict` will read it: from the files, at full size
-    val = ImageDataset(found.index.take(portions.val))
-    cropped = cropped_away(scan.heights, scan.widths) if s.scan == "full" else found.cropped
+    train = ImageDataset(data.index.take(portions.train), scan.store, resize_to=scan.resize_to)
+    # val is read from the files at full size, as in `evaluate` and `predict`
+    val = ImageDataset(data.index.take(portions.val))
+    cropped = cropped_away(scan.heights, scan.widths) if s.scan == "full" else data.cropped
     return Checked(
         portions,
         train,
@@ -224,31 +226,33 @@ def checked(
         hold,
         cropped=cropped,
         signatures=scan.signatures,
-        doubts=found.doubts,
+        doubts=data.doubts,
     )
 
 
 def _alike(scan: Scan) -> Groups:
-    """Positions of images that are duplicates or near-duplicates of each other, in groups."""
+    """Groups of duplicates and near-duplicates, as positions."""
     if scan.signatures is None:
         return []
     usable, table = scan.usable, scan.signatures[scan.usable]
-    seen = usable[comparable(table)]
-    groups = near(scan.signatures["hash"][seen], scan.signatures["thumb"][seen])
-    # flat images look like each other, so only the same bytes bring them together
+    comparable_images = usable[comparable(table)]
+    groups = near(
+        scan.signatures["hash"][comparable_images], scan.signatures["thumb"][comparable_images]
+    )
+    # flat images (one colour) have equal signatures: grouped only if their bytes are equal
     flat = usable[table["known"] & table["flat"]]
     same = exact(content_keys(scan.index, flat.tolist()))
-    return [seen[g].tolist() for g in groups] + [flat[g].tolist() for g in same]
+    return [comparable_images[g].tolist() for g in groups] + [flat[g].tolist() for g in same]
 
 
 def held(
-    s: FinetuneSettings, found: Labelled, preprocess: Preprocess, processes: int = 1
+    s: FinetuneSettings, data: Labelled, preprocess: Preprocess, processes: int = 1
 ) -> Holding:
-    """Where the decoded images are held, and why."""
-    found.index.source.intensity = preprocess.intensity  # known since the weights are
+    """The pixel cache: where decoded images are kept, and why."""
+    data.index.source.intensity = preprocess.intensity  # known once the weights are loaded
     return holding(
-        found.index.source,
-        found.index.rows,
+        data.index.source,
+        data.index.rows,
         _largest(preprocess),
         store=s.store,
         gibibytes=s.store_budget,
@@ -262,7 +266,7 @@ def _largest(preprocess: Preprocess) -> int:
 
 
 def wanted(s: FinetuneSettings) -> Wanted:
-    """The flags that choose among the images."""
+    """The settings that select and split the images."""
     return Wanted(
         s.seed,
         s.val,

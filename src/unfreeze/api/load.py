@@ -1,4 +1,4 @@
-"""`load`: a finished run as one `nn.Module`."""
+"""`load`: the model of a finished run as an `nn.Module`."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from unfreeze.transfer.predictor import Classifier, load_classifier
 
 @isolated()
 def load(run: str | Path) -> Classifier:
-    """The classifier of a run, or of its `model/` folder, on the CPU and in evaluation mode.
+    """The classifier of a run folder or its `model/` folder, on the CPU and in eval mode.
 
-    It has `.classes`, `.preprocess` and `.predict(files or arrays)`; called with normalised
-    images float32 [B, 3, S, S] it gives scores [B, C]. WeightsError where there is none.
+    It has `.classes`, `.preprocess` and `.predict(files or arrays)`; its forward pass maps
+    normalised images float32 [B, 3, S, S] to logits [B, C]. WeightsError if there is no model.
     """
     return load_classifier(run)

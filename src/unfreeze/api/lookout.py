@@ -1,4 +1,4 @@
-"""Images as a network will see them: which views and input, and back to pixels for people."""
+"""The network input and augmented views of images, as pixels for the page of `show`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,41 +23,43 @@ from unfreeze.swav.place import preprocess_of
 from unfreeze.swav.recipe import plan, view_specs
 from unfreeze.transfer.augment import maker
 
-RANDOM = 3  # random views of a image where a step takes one
-ENOUGH = 1_000  # a plan for fewer images than a batch is refused; its views are the same
+RANDOM = 3  # epochs of augmented views shown for a fine-tuning run
+ENOUGH = 1_000  # images to plan with at least: fewer than a batch would be refused
 
 Cutter = Callable[[Sequence[Pixels], np.ndarray, int], list[torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Lookout:
-    """How images enter a network: random views in training, one input without chance.
+    """How images enter a network: the input without augmentation, and the augmented views.
 
-    `note` is a sentence for people; `cut` is None where only the input is known.
+    `note`: a sentence for the page; `cut`: makes the views, None if only the input is known.
     """
 
     note: str
     cut: Cutter | None
-    epochs: int  # that `cut` is asked for
+    epochs: int  # number of epochs whose views are shown
     mean: Sequence[float]
     std: Sequence[float]
     preprocess: Preprocess
 
     def rows(self, images: Sequence[Pixels], ids: np.ndarray) -> list[list[tuple[str, Pixels]]]:
-        """For each image (word, uint8 [S, S, 3]): the input, then the views, denormalised."""
-        shown = [[(self._word("input", one), one)] for one in map(self._input, images)]
+        """For each image a list of (caption, uint8 [S, S, 3]): the input, then the views."""
+        shown = [[(self._word("input", pixels), pixels)] for pixels in map(self._input, images)]
         for epoch in range(self.epochs if self.cut else 0):
-            for place, views in enumerate(self.cut(images, ids, epoch) if self.cut else []):
-                kind = f"view {place + 1}" if self.epochs == 1 else f"epoch {epoch + 1}"
-                seen = _back(normalise(views, self.mean, self.std), self.mean, self.std)
-                for row, one in zip(shown, seen, strict=True):
-                    row.append((self._word(kind, one), one))
+            for number, views in enumerate(self.cut(images, ids, epoch) if self.cut else []):
+                kind = f"view {number + 1}" if self.epochs == 1 else f"epoch {epoch + 1}"
+                view_pixels = _to_uint8(normalise(views, self.mean, self.std), self.mean, self.std)
+                for row, pixels in zip(shown, view_pixels, strict=True):
+                    row.append((self._word(kind, pixels), pixels))
         return shown
 
     def _input(self, image: Pixels) -> Pixels:
-        how = self.preprocess
-        found: Pixels = _back(how.apply(image)[None], how.mean, how.std)[0]
-        return found
+        preprocess = self.preprocess
+        pixels: Pixels = _to_uint8(preprocess.apply(image)[None], preprocess.mean, preprocess.std)[
+            0
+        ]
+        return pixels
 
     @staticmethod
     def _word(kind: str, pixels: Pixels) -> str:
@@ -65,51 +67,51 @@ class Lookout:
 
 
 def lookout(s: ShowSettings, side: int, images: int) -> Lookout:
-    """Of the run in `s`, else of a pretraining as it would be planned for such images."""
+    """The views of the run in `s`, else of a new pretraining run on such images."""
     if s.run is not None:
-        return _of_run(s.run)
-    given: dict[str, Any] = {"augment": s.augment, "image_size": s.image_size, "seed": s.seed}
-    given |= {"range": s.range, "channels": s.channels}
-    settings = build(PretrainSettings, given)
+        return _views_of_run(s.run)
+    values: dict[str, Any] = {"augment": s.augment, "image_size": s.image_size, "seed": s.seed}
+    values |= {"range": s.range, "channels": s.channels}
+    settings = build(PretrainSettings, values)
     facts = Facts(max(images, ENOUGH), side, pick_device("auto").type)
-    return _pretraining(plan(settings, facts).settings, "as pretrain would make them")
+    return _views_of_pretraining(plan(settings, facts).settings, "as in a new pretraining run")
 
 
 def intensity(s: ShowSettings) -> str:
-    """How deep values and which channels are decoded: as asked for, else the run's."""
+    """The intensity rule to decode with (range and channels): as in `s`, else the run's."""
     of_run = Preprocess.from_dict(card_of(s.run).preprocess).intensity if s.run else "auto"
     return reading(s.range, s.channels, of_run)
 
 
-def _of_run(run: str) -> Lookout:
+def _views_of_run(run: str) -> Lookout:
     card, folder = card_of(run), run_folder(run)
     preprocess = Preprocess.from_dict(card.preprocess)
-    given = read_own_toml(folder / "config.toml") if folder else {}
-    if "nmb_crops" in given:
-        return _pretraining(build(PretrainSettings, given), f"as in {run}")
-    if "freeze" in given:
-        s = build(FinetuneSettings, given)
-        cut = maker(s.augment, preprocess, s.seed)
+    values = read_own_toml(folder / "config.toml") if folder else {}
+    if "nmb_crops" in values:
+        return _views_of_pretraining(build(PretrainSettings, values), f"as in {run}")
+    if "freeze" in values:
+        s = build(FinetuneSettings, values)
+        augment = maker(s.augment, preprocess, s.seed)
         note = (
-            f"First the input of {run}, then the random views of its first epochs "
+            f"First the network input of {run}, then the augmented views of its first epochs "
             f"(--augment {s.augment})."
         )
-        return Lookout(note, cut, RANDOM, preprocess.mean, preprocess.std, preprocess)
-    note = f"The input of {run}; its random views are not known without the run's folder."
+        return Lookout(note, augment, RANDOM, preprocess.mean, preprocess.std, preprocess)
+    note = f"The network input of {run}; its augmented views need the run folder."
     return Lookout(note, None, 0, preprocess.mean, preprocess.std, preprocess)
 
 
-def _pretraining(s: PretrainSettings, whose: str) -> Lookout:
+def _views_of_pretraining(s: PretrainSettings, source: str) -> Lookout:
     note = (
-        f"First the input without augmentation, then the random views of the first epoch, {whose} "
+        f"First the input without augmentation, then the crops of the first epoch, {source} "
         f"(--augment {s.augment})."
     )
     return Lookout(note, Cut(s.seed, view_specs(s)), 1, MEAN, STD, preprocess_of(s))
 
 
-def _back(planes: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Pixels:
-    """uint8 [B, S, S, 3] from what a network is given, float32 [B, 3, S, S]."""
+def _to_uint8(planes: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Pixels:
+    """uint8 [B, S, S, 3] from normalised input, float32 [B, 3, S, S]."""
     shift, scale = (torch.tensor(values)[:, None, None] for values in (mean, std))
     pixels = ((planes * scale + shift) * 255).round().clamp(0, 255)
-    found: Pixels = pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-    return found
+    result: Pixels = pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    return result

@@ -1,4 +1,4 @@
-"""`predict`: a label and a probability for each image."""
+"""`predict`: the most likely class of each image, with its probability."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,13 +37,13 @@ COLUMNS = ("path", "label", "probability")
 
 @dataclass(frozen=True, repr=False)
 class Written(Displayed):
-    """Where predictions were written, and how many."""
+    """The CSV file of predictions, and their number."""
 
     out: str
     images: int
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return written(self)
 
 
@@ -51,12 +51,12 @@ class Predictions(Displayed, list[Prediction]):
     """The predictions in the order of the images."""
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return predicted(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an image: `path, label, probability`."""
-        return [dict(one) for one in self]
+        """One row per image: `path, label, probability`."""
+        return [dict(prediction) for prediction in self]
 
 
 class _Input(NamedTuple):
@@ -73,53 +73,62 @@ def predict(
     progress: bool | None = None,
     **settings: Any,
 ) -> Predictions:
-    """The most likely class of each image: files, folders or archives, or images in memory.
+    """Predict the most likely class of each image.
 
-    `images` is one of them, or anything to go through: paths, Pillow images, arrays [H, W, 3] and
-    encoded bytes; what is no file is named by its position. Unreadable files among others are left
-    out; DataError where none can be read, UsageError for what is no image, and where there is none.
+    `images`: one image or an iterable of paths (files, folders, archives), Pillow images, arrays
+    [H, W, 3] or encoded bytes; images in memory are named by their position. Unreadable files are
+    left out; DataError if none can be read, UsageError for other types and without images.
     """
-    given = image_list(images)
-    paths = [os.fsdecode(image) for image in given if is_path(image)]
-    made = layered(PredictSettings, {"run": str(run), "images": paths, **settings})
-    named = iter(made.images)
-    items = [next(named) if is_path(image) else image for image in given]
-    return _predictions(made, python_console(progress), items)
+    inputs = image_list(images)
+    paths = [os.fsdecode(image) for image in inputs if is_path(image)]
+    config = layered(PredictSettings, {"run": str(run), "images": paths, **settings})
+    named = iter(config.images)
+    items = [next(named) if is_path(image) else image for image in inputs]
+    return _predictions(config, python_console(progress), items)
 
 
 @isolated()
 def run_predict(settings: PredictSettings, console: Console) -> Predictions | Written:
-    """The same from a settings object; with `--out` the CSV's place is returned."""
-    found = _predictions(settings, console, settings.images)
-    return Written(settings.out, len(found)) if settings.out and not settings.json else found
+    """The same from a settings object; with `--out` returns the path of the CSV file."""
+    predictions = _predictions(settings, console, settings.images)
+    return (
+        Written(settings.out, len(predictions))
+        if settings.out and not settings.json
+        else predictions
+    )
 
 
 def _predictions(s: PredictSettings, console: Console, images: Sequence[Any]) -> Predictions:
     if not images:
-        raise UsageError("predict needs images.", "Name files, folders or archives after RUN.")
-    # refused before the work, not after
+        raise UsageError("predict needs images.", "Give files, folders or archives after RUN.")
+    # check before the work, not after
     out = output_file(s.out, ours=table_of(COLUMNS), inputs=inputs_of(s)) if s.out else None
     network = placed(load_classifier(s.run), s.device, s.precision)
-    how = network.preprocess.intensity
+    intensity = network.preprocess.intensity
     inputs = [
         item
-        for place, image in enumerate(images)
+        for position, image in enumerate(images)
         for item in (
-            _inputs(image, s.data_root, how, console)
+            _inputs(image, s.data_root, intensity, console)
             if isinstance(image, str)
-            else [_Input(str(place), partial(pixels_of, image, how))]
+            else [_Input(str(position), partial(pixels_of, image, intensity))]
         )
     ]
     names = [item.path for item in inputs]
     reads = (item.read for item in inputs)
-    sent = send(network, names, reads, batch_size=s.batch_size, console=console)
-    if sent.cropped is not None and sent.cropped.warning is not None:
-        console.warn(sent.cropped.warning)
-    found = network.label([names[place] for place in sent.kept.tolist()], sent.values)
+    outputs = send(network, names, reads, batch_size=s.batch_size, console=console)
+    if outputs.cropped is not None and outputs.cropped.warning is not None:
+        console.warn(outputs.cropped.warning)
+    predictions = network.label(
+        [names[position] for position in outputs.kept.tolist()], outputs.values
+    )
     if out:
-        rows = ((one.path, one.label, f"{one.probability:.6f}") for one in found)
+        rows = (
+            (prediction.path, prediction.label, f"{prediction.probability:.6f}")
+            for prediction in predictions
+        )
         write_csv(out, COLUMNS, rows)
-    return Predictions(found)
+    return Predictions(predictions)
 
 
 def _inputs(
@@ -127,23 +136,23 @@ def _inputs(
 ) -> Iterator[_Input]:
     path = Path(name)
     if path.is_file() and not is_collection(path.name):
-        yield _Input(name, partial(_file, path, intensity))
+        yield _Input(name, partial(_decode_file, path, intensity))
         return
     source = open_source(name, data_root=data_root)
     source.intensity = intensity
     for note in source.notes:
         (console or Quiet()).say(note)
-    # a list's paths are relative to its folder; an archive's members lie inside it
-    before = as_text(f"{path.parent if isinstance(source, FileListSource) else name}/")
+    # paths in a list are relative to its folder; members of an archive are inside it
+    prefix = as_text(f"{path.parent if isinstance(source, FileListSource) else name}/")
     for row in _rows(source):
         inner = source.names[row]
-        yield _Input(("" if built_in(name) else before) + inner, read_row(source, row))
+        yield _Input(("" if built_in(name) else prefix) + inner, read_row(source, row))
 
 
 def _rows(source: Source) -> Iterable[int]:
-    """Rows that are images: all of a list, of files those that look like one."""
+    """Rows to predict: all rows of a list, otherwise those that are image files."""
     return range(len(source)) if source.listed else image_rows(source)
 
 
-def _file(path: Path, intensity: str) -> Pixels:
+def _decode_file(path: Path, intensity: str) -> Pixels:
     return decode(path.read_bytes(), intensity)

@@ -1,4 +1,4 @@
-"""What is known of a pretraining run before it writes a file, and the trainers made from that."""
+"""Prepares a pretraining run before it writes a file: images, network, plan, trainer."""
 
 import copy
 import math
@@ -40,9 +40,9 @@ _NOWHERE = RunFolder("", writes=False)
 
 @dataclass(frozen=True)
 class Prepared:
-    """Images as they were listed, the network to begin with, and the plan for these.
+    """The listed images, the initial network and the plan.
 
-    `hold`: where decoded images are kept. `reasons`: why a setting has its value.
+    `hold`: the pixel cache. `reasons`: why a setting has its value.
     """
 
     found: Gathering
@@ -54,29 +54,31 @@ class Prepared:
     reasons: dict[str, str]
 
     def checked(self, processes: Processes, console: Console) -> Gathering:
-        """The images once each was decoded; the same ones in every process."""
+        """The images after decoding each once; verified to be the same in every process."""
         s, side = self.start.settings, _largest(self.plan)
-        # in turn: what the first process decoded stands on the disk for the others
-        found = processes.in_turn(lambda: self.found.checked(s, side, self.hold, console))
-        refuse_others(processes, found.index)
-        return found
+        # rank 0 first: the others read its pixel cache from disk
+        dataset = processes.in_turn(lambda: self.found.checked(s, side, self.hold, console))
+        refuse_others(processes, dataset.index)
+        return dataset
 
-    def planned(self, found: Gathering) -> Plan:
-        """The plan for the images that can be used."""
-        size = bytes_held(found.images, found.train)
-        held = math.inf if size is None else size
-        return plan(self.start.settings, replace(self.facts, images=len(found.train), held=held))
+    def planned(self, dataset: Gathering) -> Plan:
+        """The plan for the usable images."""
+        size = bytes_held(dataset.images, dataset.train)
+        device_bytes = math.inf if size is None else size
+        return plan(
+            self.start.settings, replace(self.facts, images=len(dataset.train), held=device_bytes)
+        )
 
     def operations(self, chosen: Plan, processes: int) -> float | None:
-        """Of the backbone's forward pass over what one process computes at once of a batch.
+        """FLOPs of the backbone's forward pass over one process's part of a batch.
 
-        None where the network cannot be followed without numbers.
+        None if the network cannot be traced on the meta device.
         """
         s, network = chosen.settings, self.start.network
         crops = Counter(spec.size for spec in view_specs(s))
         try:
             each = sum(count * operations(network, size) for size, count in crops.items())
-        except UsageError:  # a network that refuses such crops says so when it meets one
+        except UsageError:  # a crop size that the network does not support: an error of its own
             return None
         return each * (s.batch_size or 0) / processes / s.accumulate
 
@@ -85,15 +87,18 @@ class Prepared:
         chosen: Plan,
         way: Way,
         *,
-        found: Gathering,
+        dataset: Gathering,
         processes: Processes,
         held: Held | None,
         run: RunFolder = _NOWHERE,
     ) -> Trainer:
-        """A trainer that computes in this way; without a run's folder it writes nothing."""
-        s, place = chosen.settings, replace(self.place, precision=way.precision, layout=way.layout)
+        """A trainer with the settings of `way`; without a run folder it writes nothing."""
+        s, compute = (
+            chosen.settings,
+            replace(self.place, precision=way.precision, layout=way.layout),
+        )
         model: Any = SwAV(
-            copy.deepcopy(self.start.network),  # a recovery needs it as it was
+            copy.deepcopy(self.start.network),  # a recovery needs the initial weights
             self.start.width,
             hidden=s.hidden_mlp or 0,
             feat_dim=s.feat_dim,
@@ -102,12 +107,12 @@ class Prepared:
         if s.sync_bn in ("all", "groups"):
             size = s.syncbn_process_group_size if s.sync_bn == "groups" else 0
             group = groups_of(size, processes.world, processes.rank)
-            model = synchronised(model.to(place.device), group)
+            model = synchronised(model.to(compute.device), group)
         if not processes.first:
-            torch.manual_seed(s.seed + 7919 * processes.rank)  # each draws its own dropout
-        loader = found.loader(s, processes, workers=way.workers, held=held)
-        loader.pinned = place.device.type == "cuda"
-        return Trainer(model, chosen, loader, run, place, processes)
+            torch.manual_seed(s.seed + 7919 * processes.rank)  # other dropout masks on each rank
+        loader = dataset.loader(s, processes, workers=way.workers, held=held)
+        loader.pinned = compute.device.type == "cuda"
+        return Trainer(model, chosen, loader, run, compute, processes)
 
 
 def prepare(
@@ -116,57 +121,57 @@ def prepare(
     processes: int,
     budgeted: dict[str, str] | None = None,
 ) -> Prepared:
-    """Lists the images, builds the network and plans a run of so many processes; says it.
+    """List the images, build the network, plan the run, and show the plan.
 
-    `budgeted`: the reason of each value that `--time-budget` chose.
+    `budgeted`: reasons of the values that `--time-budget` selected.
     """
     device = pick_device(settings.device)
     check_method(settings)
     settings, named = with_recipe(settings)
-    found = gathering(settings, console)
-    it = prepared_for(settings, named, found, device, processes)
-    it.reasons.update(budgeted or {})
-    show(it.plan, it.reasons, it.facts, console)
-    if found.sample.cropped is not None and found.sample.cropped.warning is not None:
-        console.warn(found.sample.cropped.warning)
-    return it
+    dataset = gathering(settings, console)
+    prepared = prepared_for(settings, named, dataset, device, processes)
+    prepared.reasons.update(budgeted or {})
+    show(prepared.plan, prepared.reasons, prepared.facts, console)
+    if dataset.sample.cropped is not None and dataset.sample.cropped.warning is not None:
+        console.warn(dataset.sample.cropped.warning)
+    return prepared
 
 
 def prepared_for(
     settings: PretrainSettings,
     named: dict[str, str],
-    found: Gathering,
+    dataset: Gathering,
     device: torch.device,
     processes: int,
 ) -> Prepared:
-    """The network and the plan for images that are listed; `named`: values of a recipe."""
+    """The network and the plan for listed images; `named`: reasons of the values of a recipe."""
     precision, why = pick_precision(settings.precision, device)
     torch.manual_seed(settings.seed)
-    start = _with_range(begin(settings, found.side, device), found.sample)
-    found.index.source.intensity = reading(start.settings.range, start.settings.channels)
+    start = _with_range(begin(settings, dataset.side, device), dataset.sample)
+    dataset.index.source.intensity = reading(start.settings.range, start.settings.channels)
     room = free_for_images(device)
-    facts = Facts(len(found.train), found.side, device.type, start.width, processes, room=room)
+    facts = Facts(len(dataset.train), dataset.side, device.type, start.width, processes, room=room)
     chosen = plan(start.settings, facts)
     for size in sorted(set(chosen.settings.size_crops or ())):
-        trace(start.network, (size, size))  # refused now, in a dry run too, and not at step 1
-    hold = found.holding(settings, _largest(chosen), processes)
+        trace(start.network, (size, size))  # an unsupported size fails here, also in a dry run
+    hold = dataset.holding(settings, _largest(chosen), processes)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     reasons["store"] = f"{hold.place}: {hold.reason}"
     reasons |= announced(start.settings, processes)
-    place = Place(device, precision, MEAN, STD)
-    return Prepared(found, start, facts, chosen, place, hold, reasons)
+    compute = Place(device, precision, MEAN, STD)
+    return Prepared(dataset, start, facts, chosen, compute, hold, reasons)
 
 
 def _with_range(start: Start, sample: Sampled) -> Start:
-    """The start with the range and channels asked for, else of the weights, else of the data."""
-    wants, s = start.loaded.preprocess if start.loaded else None, start.settings
-    asked = reading(s.range, s.channels, wants.intensity if wants else "auto")
-    word, why = sample.intensity(asked)
-    rule, channels = parsed(word)
+    """The start with range and channels as given, else of the weights, else of the data."""
+    preprocess, s = start.loaded.preprocess if start.loaded else None, start.settings
+    rule_given = reading(s.range, s.channels, preprocess.intensity if preprocess else "auto")
+    rule_text, why = sample.intensity(rule_given)
+    rule, channels = parsed(rule_text)
     reasons = start.reasons | ({"range": why} if why else {})
     return replace(start, settings=replace(s, range=rule, channels=channels), reasons=reasons)
 
 
 def _largest(chosen: Plan) -> int:
-    """The shorter side that images are shrunk to: views are cut from twice their own size."""
+    """The shorter side that images are resized to: twice the largest crop size."""
     return 2 * max(chosen.settings.size_crops or ())

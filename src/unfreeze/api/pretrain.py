@@ -1,4 +1,4 @@
-"""`pretrain`: SwAV on unlabelled images, from a folder or archive to a model that travels."""
+"""`pretrain`: self-supervised pretraining with SwAV on unlabelled images."""
 
 import math
 import time
@@ -52,13 +52,13 @@ from unfreeze.swav.ways import Way
 
 @dataclass(frozen=True, repr=False)
 class PretrainResult(Displayed):
-    """What a pretraining run did; `loss` is the mean of the last record, None for 0 epochs.
+    """The result of a pretraining run; `loss` is the mean of the last record, None for 0 epochs.
 
-    `figures`: the last look, without labels. `knn`: accuracy, correct, total, split of the last
-    look, and accuracy at the untrained start; None without labels. `best`: epoch (counted from 1),
-    figure, value and checkpoint of the best look. `kept`: whose weights `model` has.
-    `recoveries`: what was changed after a collapse, and whether it helped. `warnings`: see
-    `RunWarning`.
+    `figures`: metrics of the last feature evaluation that need no labels. `knn`: k-NN accuracy,
+    correct, total and split of the last evaluation, and accuracy of the untrained network; None
+    without labels. `best`: epoch (counted from 1), metric, value and checkpoint of the best
+    evaluation. `kept`: "last" or "best", the weights in `model`. `recoveries`: settings changed
+    after a collapse, and whether that helped. `warnings`: see `RunWarning`.
     """
 
     run: str
@@ -79,7 +79,7 @@ class PretrainResult(Displayed):
     warnings: list[RunWarning]
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return pretrained(self)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ class PretrainResult(Displayed):
 
 @dataclass(frozen=True, repr=False)
 class PretrainPlan(Displayed, Forecast):
-    """What `--dry-run` shows: every setting, the reason of each derived one, length and cost."""
+    """The result of `--dry-run`: settings, reasons of the derived ones, steps and cost."""
 
     settings: dict[str, Any]
     reasons: dict[str, str]
@@ -100,11 +100,11 @@ class PretrainPlan(Displayed, Forecast):
     shown_before: ClassVar[bool] = True
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return plan_pretrained(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a derived setting: its value, and why."""
+        """One row per derived setting: its value and the reason."""
         return plan_rows(self)
 
 
@@ -124,7 +124,7 @@ def pretrain(data: Data, **settings: Any) -> PretrainResult | PretrainPlan: ...
 def pretrain(
     data: Data, *, progress: bool | None = None, **settings: Any
 ) -> PretrainResult | PretrainPlan:
-    """SwAV on the images of `data`, without labels.
+    """Pretrain with SwAV on the images of `data`, without labels.
 
     Returns a `PretrainPlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
@@ -143,14 +143,14 @@ def run_pretrain(
 ) -> PretrainResult | PretrainPlan:
     """The same from a settings object; `on_epoch` is called after each epoch.
 
-    `began`, on time.monotonic(), is what `time_limit` counts from; None: the process's start.
+    `began`: time.monotonic() from which `time_limit` counts; None: the start of the process.
     """
     available(settings.logger)
     deadline = Deadline.of(settings.time_limit, began)
     if settings.dry_run:
         return plan_pretrain(settings, console)
     if not settings.out:
-        raise UsageError("pretrain needs a folder for the run.", "Add --out RUN, or --dry-run.")
+        raise UsageError("pretrain needs a run folder.", "Add --out RUN, or --dry-run.")
     with RunLocks() as locks:
         return _trained(settings, console, deadline, locks, on_epoch)
 
@@ -165,103 +165,107 @@ def _trained(
     started, out = time.monotonic(), str(settings.out)
     processes = join(settings.device)
     console = Logged(console if processes.first else Quiet())
-    place: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
-    place["inputs"] = inputs_of(settings)
-    processes.leads(lambda: allowed(out, **place))
+    folder_options: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
+    folder_options["inputs"] = inputs_of(settings)
+    processes.leads(lambda: allowed(out, **folder_options))
     processes.leads(lambda: locks.take_existing(out))
-    asked = settings
-    # measured by the first process alone: all must take the same
-    first, why = processes.leads(lambda: for_pretrain(asked, processes.world, _noised))
-    settings = with_choice(asked, first)
-    # in turn: what the first process fetched stands on the disk for the others
+    given = settings
+    # measured on rank 0 alone: all ranks must use the same values
+    budgeted, why = processes.leads(lambda: for_pretrain(given, processes.world, _default_maker))
+    settings = with_choice(given, budgeted)
+    # rank 0 first: the others read its downloads from disk
     prepared = processes.in_turn(lambda: prepare(settings, console, processes.world, why))
-    found = prepared.checked(processes, console)
-    # the last moment: --overwrite deletes
-    processes.leads(lambda: RunFolder.create(out, **place, hold=locks.take))
+    dataset = prepared.checked(processes, console)
+    # as late as possible: --overwrite deletes the old run
+    processes.leads(lambda: RunFolder.create(out, **folder_options, hold=locks.take))
     run = RunFolder(out, writes=processes.first)
     processes.leads(lambda: write_asked(run, settings))
     console.into(run)
-    chosen, threads = processes.leads(lambda: kept(prepared.planned(found), run, console))
+    chosen, threads = processes.leads(lambda: kept(prepared.planned(dataset), run, console))
     device, room = prepared.place.device, prepared.facts.room
-    held = processes.together(lambda: found.held(chosen.settings, device, room))
-    make = partial(prepared.trainer, found=found, processes=processes, held=held)
-    work = prepared.operations(chosen, processes.world)
+    device_images = processes.together(lambda: dataset.held(chosen.settings, device, room))
+    make = partial(prepared.trainer, dataset=dataset, processes=processes, held=device_images)
+    flops = prepared.operations(chosen, processes.world)
     way = partial(tuned, chosen, prepared.place, run, processes, partial(make, chosen))
-    taken = processes.together(lambda: way(operations=work, before=threads))
-    tell(taken, console)
+    tuning = processes.together(lambda: way(operations=flops, previous=threads))
+    tell(tuning, console)
 
-    def made(plan: Plan) -> Trainer:
-        return processes.together(lambda: make(plan, taken.way, run=run))
+    def make_trainer(plan: Plan) -> Trainer:
+        return processes.together(lambda: make(plan, tuning.way, run=run))
 
-    trainer = made(chosen)
+    trainer = make_trainer(chosen)
     inherit_head(trainer.model, prepared.start, prepared.reasons, console)
     trainer.deadline = deadline
-    trainer.watch = processes.together(lambda: _watch(trainer, found, prepared.found, console))
-    # times of change differ between copies on the disks of several machines
-    _resume(trainer, run, processes.leads(lambda: found.fingerprint), console)
-    reasons = {**prepared.reasons, **chosen.reasons, **taken.reasons}
-    _say_cost(prepared, trainer, taken, console, asked)
+    trainer.watch = processes.together(lambda: _watch(trainer, dataset, prepared.found, console))
+    # of rank 0: modification times differ between copies of the data on several machines
+    _resume(trainer, run, processes.leads(lambda: dataset.fingerprint), console)
+    reasons = {**prepared.reasons, **chosen.reasons, **tuning.reasons}
+    _show_cost(prepared, trainer, tuning, console, given)
     with passed_on(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
 
         def begins(trainer: Trainer) -> None:
-            processes.leads(lambda: write_start(trainer, found, reasons, taken.tables()))
+            processes.leads(lambda: write_start(trainer, dataset, reasons, tuning.tables()))
 
-        trainer = fitted(trainer, made, console, begins=begins, on_epoch=on_epoch)
-    processes.leads(lambda: _finish(trainer, found, prepared.start.loaded, console))
-    return _concluded(trainer, found, started, console)
+        trainer = fitted(trainer, make_trainer, console, begins=begins, on_epoch=on_epoch)
+    processes.leads(lambda: _write_model(trainer, dataset, prepared.start.loaded, console))
+    return _finish(trainer, dataset, started, console)
 
 
-def _concluded(
-    trainer: Trainer, found: Gathering, started: float, console: Console
+def _finish(
+    trainer: Trainer, dataset: Gathering, started: float, console: Console
 ) -> PretrainResult:
-    """The result of a run that began at `started`, with its warnings; both are kept."""
-    leads = trainer.processes.leads
-    warned = leads(lambda: _warnings(trainer, found, console))
+    """The result of a run that began at `started`, with its warnings; both are written."""
+    on_rank_zero = trainer.processes.leads
+    warnings = on_rank_zero(lambda: _warnings(trainer, dataset, console))
     seconds = time.monotonic() - started
-    result = _result(trainer.run, trainer.plan, trainer, len(found.train), seconds, warned)
-    leads(lambda: _ended(result, trainer, found, console))
+    result = _result(trainer.run, trainer.plan, trainer, len(dataset.train), seconds, warnings)
+    on_rank_zero(lambda: _write_result(result, trainer, dataset, console))
     return result
 
 
-def _warnings(trainer: Trainer, found: Gathering, console: Console) -> list[RunWarning]:
-    """Found, kept for the report, and shown."""
-    warned = pretrain_warnings(trainer, found)
-    write_warnings(warned, trainer.run)
-    end_warnings(warned, console, json=trainer.s.json, run=trainer.run)
-    return warned
+def _warnings(trainer: Trainer, dataset: Gathering, console: Console) -> list[RunWarning]:
+    """Collect the warnings, write them for the report, and show them."""
+    warnings = pretrain_warnings(trainer, dataset)
+    write_warnings(warnings, trainer.run)
+    end_warnings(warnings, console, json=trainer.s.json, run=trainer.run)
+    return warnings
 
 
-def _finish(trainer: Trainer, found: Gathering, loaded: Loaded | None, console: Console) -> None:
+def _write_model(
+    trainer: Trainer, dataset: Gathering, loaded: Loaded | None, console: Console
+) -> None:
     if trainer.s.keep == "best" and trainer.watch.best:
         best = load_state(trainer.run.file("checkpoints/best.ckpt"))
         trainer.model.load_state_dict(best["model"])
-    write_model(trainer, found, loaded, console)
+    write_model(trainer, dataset, loaded, console)
 
 
-def _ended(result: PretrainResult, trainer: Trainer, found: Gathering, console: Console) -> None:
-    """result.json says that the run has ended; the report is drawn."""
+def _write_result(
+    result: PretrainResult, trainer: Trainer, dataset: Gathering, console: Console
+) -> None:
+    """Write result.json, which marks the run as finished, and the report."""
     write_json(trainer.run.file(RESULT), asdict(result))
     redrawn(str(trainer.run.path), console)
-    if waited := bottleneck(trainer.run.metrics(), Circumstances.of(facts_of(trainer, found))):
-        console.say(waited)
+    if message := bottleneck(trainer.run.metrics(), Circumstances.of(facts_of(trainer, dataset))):
+        console.say(message)
 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
-    """What a run would do; touches no file."""
-    asked, world = settings, launched().world
-    settings, why = for_pretrain(asked, world, _noised)
+    """The plan of a run; writes no file."""
+    given, world = settings, launched().world
+    settings, why = for_pretrain(given, world, _default_maker)
     prepared = prepare(settings, console, world, why)
     chosen = prepared.plan
-    work = prepared.operations(chosen, world)
+    flops = prepared.operations(chosen, world)
 
-    way = usual_way(chosen.settings, prepared.place, 1, work)
+    way = usual_way(chosen.settings, prepared.place, 1, flops)
     set_threads(way.threads)
-    make = _over_noise(prepared, chosen, way)
-    found = forecast(chosen, prepared.facts, make)
-    show_forecast(chosen, found, console)
-    _hint(found.time, asked, world, console)
+    make = _noise_maker(prepared, chosen, way)
+    result = forecast(chosen, prepared.facts, make)
+    show_forecast(chosen, result, console)
+    _hint(result.time, given, world, console)
     return PretrainPlan(
-        **vars(found),
+        **vars(result),
         settings=as_dict(chosen.settings),
         reasons=prepared.reasons,
         images=prepared.facts.images,
@@ -270,55 +274,61 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     )
 
 
-def _say_cost(
-    prepared: Prepared, trainer: Trainer, taken: Tuned, console: Console, asked: PretrainSettings
+def _show_cost(
+    prepared: Prepared, trainer: Trainer, tuning: Tuned, console: Console, given: PretrainSettings
 ) -> None:
-    """Time and memory of what is left; measured by the first process, for which the others wait."""
+    """Show time and memory of the remaining steps; measured on rank 0, the others wait."""
     plan, done = trainer.plan, trainer.step
 
-    def said() -> None:
-        make = _over_noise(prepared, plan, taken.way)
-        known = taken.measured
-        found = cost(plan, prepared.facts, trainer, make, done=done, measured=known)
-        show_cost(plan, found, console)
-        _hint(found["time"], asked, prepared.facts.processes, console)
+    def show() -> None:
+        make = _noise_maker(prepared, plan, tuning.way)
+        measured = tuning.measured
+        costs = cost(plan, prepared.facts, trainer, make, done=done, measured=measured)
+        show_cost(plan, costs, console)
+        _hint(costs["time"], given, prepared.facts.processes, console)
 
     if done < plan.steps:
-        trainer.processes.leads(said)
+        trainer.processes.leads(show)
 
 
-def _hint(spent: dict[str, Any], asked: PretrainSettings, processes: int, console: Console) -> None:
-    """Where a run takes more than an hour, what would fit into one."""
-    if asked.time_budget is None and not asked.resume and (spent["seconds"] or 0) > HOUR:
+def _hint(
+    time_use: dict[str, Any], given: PretrainSettings, processes: int, console: Console
+) -> None:
+    """If a run takes more than an hour, show what fits into one."""
+    if given.time_budget is None and not given.resume and (time_use["seconds"] or 0) > HOUR:
         with threads_kept():
-            spent["fits_one_hour"] = pretrain_hint(asked, processes, _noised)
-        show_hint(spent["fits_one_hour"], console)
+            time_use["fits_one_hour"] = pretrain_hint(given, processes, _default_maker)
+        show_hint(time_use["fits_one_hour"], console)
 
 
-def _noised(prepared: Prepared) -> Make:
-    """Makes trainers that compute in the usual way, whose number of threads is set."""
-    work = prepared.operations(prepared.plan, prepared.facts.processes)
-    way = usual_way(prepared.plan.settings, prepared.place, 1, work)
+def _default_maker(prepared: Prepared) -> Make:
+    """Makes trainers over random images with the default threads and precision; sets threads."""
+    flops = prepared.operations(prepared.plan, prepared.facts.processes)
+    way = usual_way(prepared.plan.settings, prepared.place, 1, flops)
     set_threads(way.threads)
-    return _over_noise(prepared, prepared.plan, way)
+    return _noise_maker(prepared, prepared.plan, way)
 
 
-def _over_noise(prepared: Prepared, chosen: Plan, way: Way) -> Make:
-    """Makes trainers of one process over made-up images."""
+def _noise_maker(prepared: Prepared, chosen: Plan, way: Way) -> Make:
+    """Makes single-process trainers over random images."""
 
     def make(images: ImageDataset, positions: Any) -> Trainer:
         alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
-        found = replace(prepared.found, images=images, train=positions)
-        held = found.held(alone.settings, prepared.place.device, prepared.facts.room)
-        return prepared.trainer(alone, way, found=found, processes=Processes(), held=held)
+        dataset = replace(prepared.found, images=images, train=positions)
+        device_images = dataset.held(alone.settings, prepared.place.device, prepared.facts.room)
+        return prepared.trainer(
+            alone, way, dataset=dataset, processes=Processes(), held=device_images
+        )
 
     return make
 
 
-def _watch(trainer: Trainer, found: Gathering, before: Gathering, console: Console) -> Watch:
+def _watch(trainer: Trainer, dataset: Gathering, listed: Gathering, console: Console) -> Watch:
     s = trainer.s
-    looks = s.watch_every and s.epochs and trainer.processes.first
-    return Watch(sample_of(s, found, before.index, console) if looks else None, s.watch_every or 0)
+    evaluates = s.watch_every and s.epochs and trainer.processes.first
+    return Watch(
+        sample_of(s, dataset, listed.index, console) if evaluates else None, s.watch_every or 0
+    )
 
 
 def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console) -> None:
@@ -326,18 +336,20 @@ def _resume(trainer: Trainer, run: RunFolder, fingerprint: str, console: Console
     if not trainer.s.resume:
         return
     processes, folder = trainer.processes, run.file("checkpoints")
-    # read once for all: they cannot go on from different ones
-    found = processes.leads(lambda: load_last(folder, "pretrain") if has_last(folder) else None)
-    if found is None:
+    # read on rank 0 alone: all ranks must resume from the same checkpoint
+    checkpoint = processes.leads(
+        lambda: load_last(folder, "pretrain") if has_last(folder) else None
+    )
+    if checkpoint is None:
         console.say(f"No checkpoint in {run.path} yet: starting from the beginning.")
     else:
-        state, note = found
-        for said in (note, *processes.together(lambda: trainer.restore(state))):
-            if said:
-                console.say(said)
-    processes.leads(lambda: run.rewind_metrics(-1 if found is None else trainer.step))
-    if found is not None:
-        console.say(f"Going on from step {trainer.step:,} of {trainer.plan.steps:,}.")
+        state, note = checkpoint
+        for message in (note, *processes.together(lambda: trainer.restore(state))):
+            if message:
+                console.say(message)
+    processes.leads(lambda: run.rewind_metrics(-1 if checkpoint is None else trainer.step))
+    if checkpoint is not None:
+        console.say(f"Resuming from step {trainer.step:,} of {trainer.plan.steps:,}.")
 
 
 def _result(
@@ -346,7 +358,7 @@ def _result(
     trainer: Trainer,
     images: int,
     seconds: float,
-    warned: list[RunWarning],
+    warnings: list[RunWarning],
 ) -> PretrainResult:
     rates = [r["images_per_second"] for r in run.metrics() if r.get("split") == "train"]
     return PretrainResult(
@@ -362,6 +374,6 @@ def _result(
         model=str(run.file("model")),
         kept=chosen.settings.keep,
         recoveries=trainer.recoveries,
-        warnings=warned,
+        warnings=warnings,
         **summary(trainer.watch, run),
     )

@@ -1,6 +1,6 @@
-"""Names of classes and files are read back from what a run wrote, before its first step.
+"""Checks before the first step that all names of classes and files survive writing and reading.
 
-A name that a format cannot hold would else be met where the work of hours is written.
+Otherwise a name that a format cannot store would fail only when results are written.
 """
 
 import json
@@ -28,49 +28,49 @@ def read_back(
     problems: Sequence[Problem],
     card: ModelCard | None = None,
 ) -> None:
-    """DataError where a name is not read back as it was written; writes nothing that stays.
+    """DataError if a name does not read back as written; leaves no file behind.
 
-    `settings` and `rows` are those that config.toml and split.csv were written with. The files that
-    come after the training (model.json of `card`, result.json) are tried beside them.
+    `settings`, `rows`: the content of config.toml and split.csv. The files written after training
+    (model.json of `card`, result.json) are tested in a temporary folder.
     """
     config = tomllib.loads(run.file("config.toml").read_text(encoding="utf-8"))
     for key, value in settings.items():
-        for one in _each(value):
-            if isinstance(one, str) and as_text(one) not in _each(config.get(key)):
-                _refuse("config.toml", one, config.get(key))
-    _same("split.csv", rows, read_split_csv(run.file("split.csv")))
-    broken = [problem.path for problem in problems]
-    _same("problems.csv", broken, [row[0] for row in read_csv(run.file("problems.csv"))[1:]])
+        for text in _as_list(value):
+            if isinstance(text, str) and as_text(text) not in _as_list(config.get(key)):
+                _refuse("config.toml", text, config.get(key))
+    _compare("split.csv", rows, read_split_csv(run.file("split.csv")))
+    paths = [problem.path for problem in problems]
+    _compare("problems.csv", paths, [row[0] for row in read_csv(run.file("problems.csv"))[1:]])
     classes = [] if card is None else list(card.classes)
-    held = {"run": str(run.path), "classes": classes}
-    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=run.path) as place:
-        write_json(Path(place, RESULT), held)
-        found = json.loads(Path(place, RESULT).read_text(encoding="utf-8"))
-        _same(RESULT, [clean_all(held)], [found])
+    result = {"run": str(run.path), "classes": classes}
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=run.path) as folder:
+        write_json(Path(folder, RESULT), result)
+        loaded = json.loads(Path(folder, RESULT).read_text(encoding="utf-8"))
+        _compare(RESULT, [clean_all(result)], [loaded])
         if card is not None:
-            write_card(place, card)
-            _same("model.json", clean_all(classes), card_of(place).classes)
+            write_card(folder, card)
+            _compare("model.json", clean_all(classes), card_of(folder).classes)
 
 
-def _each(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _same(file: str, written: Iterable[Any], found: Iterable[Any]) -> None:
-    for one, other in zip_longest(written, found):
-        if one != other and _plain(one) != other:
-            _refuse(file, one, other)
+def _compare(file: str, written: Iterable[Any], loaded: Iterable[Any]) -> None:
+    for expected, actual in zip_longest(written, loaded):
+        if expected != actual and _plain(expected) != actual:
+            _refuse(file, expected, actual)
 
 
-def _refuse(file: str, written: Any, found: Any) -> NoReturn:
+def _refuse(file: str, written: Any, loaded: Any) -> NoReturn:
     raise DataError(
-        f"{file} cannot hold {_plain(written)!r}: it is read back as {found!r}.",
+        f"{file} cannot store {_plain(written)!r}: it reads back as {loaded!r}.",
         "Rename that file, folder or class.",
     )
 
 
 def _plain(value: Any) -> Any:
-    """Names as they stand in files."""
+    """Names as they are written in files."""
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
     return as_text(value) if isinstance(value, str) and has_halves(value) else value

@@ -1,7 +1,7 @@
-"""`--on-collapse recover`: back to the last good state, with the next remedy applied.
+"""`--on-collapse recover`: returns to the last good checkpoint and changes a setting.
 
-What was changed is the run's from then on: it stands in its checkpoints, config, log and records,
-and a resumed run goes on with it whatever its command line says.
+The changed settings are stored in checkpoints, config.toml, log and metrics; a resumed run keeps
+them, whatever its command line says.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,15 +23,15 @@ Build = Callable[[Plan], Trainer]
 
 
 def changed(chosen: Plan, values: Mapping[str, Any]) -> Plan:
-    """The plan with these values (a checkpoint's lists are tuples again)."""
-    given = {name: getattr(chosen.settings, name) for name in vars(chosen.settings)}
-    return replace(chosen, settings=build(PretrainSettings, {**given, **values}))
+    """The plan with these values (lists from a checkpoint become tuples)."""
+    current = {name: getattr(chosen.settings, name) for name in vars(chosen.settings)}
+    return replace(chosen, settings=build(PretrainSettings, {**current, **values}))
 
 
 def kept(chosen: Plan, run: RunFolder, console: Console) -> tuple[Plan, int | None]:
-    """(plan, threads) of a run that may resume: with what its recoveries changed, which is said.
+    """(plan, CPU threads) of a resumed run, with the changes of its recoveries, which are shown.
 
-    None: there is no checkpoint yet.
+    Threads None: there is no checkpoint yet.
     """
     folder = run.file("checkpoints")
     if not chosen.settings.resume or not has_last(folder):
@@ -39,110 +39,114 @@ def kept(chosen: Plan, run: RunFolder, console: Console) -> tuple[Plan, int | No
     state = load_last(folder, "pretrain")[0]
     recoveries = state["recoveries"]
     values: dict[str, Any] = {}
-    for found in recoveries:
-        values |= found["values"]
+    for entry in recoveries:
+        values |= entry["values"]
     if values:
-        tried = "; ".join(found["remedy"] for found in recoveries)
-        console.say(f"This run recovered from a collapse and keeps what was changed: {tried}.")
+        tried = "; ".join(entry["remedy"] for entry in recoveries)
+        console.say(f"This run recovered from a collapse with changed settings: {tried}.")
     return changed(chosen, values), int(state["threads"])
 
 
 def fitted(
     trainer: Trainer,
-    made: Build,
+    make: Build,
     console: Console,
     *,
     begins: Callable[[Trainer], None],
     on_epoch: OnEpoch | None,
 ) -> Trainer:
-    """The trainer at the end of its run; after a collapse another one than `trainer`.
+    """Train to the end and return the trainer, a new one after each recovery from a collapse.
 
-    `begins` is called with each of them before its first step.
+    `begins` is called with each trainer before its first step.
     """
     while True:
         begins(trainer)
         try:
             trainer.fit(console, on_epoch)
         except Collapsed as collapse:
-            trainer = recovered(trainer, collapse, made, console)
+            trainer = recovered(trainer, collapse, make, console)
         else:
             settled(trainer, console)
             return trainer
 
 
-def recovered(trainer: Trainer, collapse: Collapsed, made: Build, console: Console) -> Trainer:
-    """A trainer to go on with; raises `collapse` where nothing is left to try."""
-    # only the first process is sure to have the run's folder before it
-    leads = trainer.processes.leads
-    remedy = leads(lambda: _next(trainer, collapse))
+def recovered(trainer: Trainer, collapse: Collapsed, make: Build, console: Console) -> Trainer:
+    """A trainer with the next remedy; raises `collapse` if no remedy is left."""
+    # on rank 0: other ranks may not see the run folder
+    on_rank_zero = trainer.processes.leads
+    remedy = on_rank_zero(lambda: _next_remedy(trainer, collapse))
     if remedy is None:
-        raise _given_up(trainer, collapse)
-    state = leads(lambda: load_state(_back(trainer, remedy), "pretrain"))
+        raise _with_tried(trainer, collapse)
+    state = on_rank_zero(lambda: load_state(_checkpoint_of(trainer, remedy), "pretrain"))
     if not remedy.again:
-        leads(lambda: best_again(trainer.run.file("checkpoints")))
-    fresh = made(changed(trainer.plan, remedy.values))
+        on_rank_zero(lambda: best_again(trainer.run.file("checkpoints")))
+    fresh = make(changed(trainer.plan, remedy.values))
     fresh.fingerprint, fresh.deadline, fresh.watch = (
         trainer.fingerprint,
         trainer.deadline,
         trainer.watch,
     )
-    fresh.restore(_fitting(state, fresh, remedy))
+    fresh.restore(_adapted(state, fresh, remedy))
     fresh.recoveries = [
-        *({**before, "worked": False} for before in trainer.recoveries),
+        *({**entry, "worked": False} for entry in trainer.recoveries),
         recovery(fresh.step, remedy, collapse.verdict),
     ]
-    _tell(fresh, collapse, remedy, console)
+    _show(fresh, collapse, remedy, console)
     return fresh
 
 
-def _next(trainer: Trainer, collapse: Collapsed) -> Remedy | None:
-    """The first remedy of a kind that was not tried: at most as many tries as there are kinds.
+def _next_remedy(trainer: Trainer, collapse: Collapsed) -> Remedy | None:
+    """The first remedy of a kind that was not tried yet, so tries are limited.
 
-    None where nothing may be tried: asked not to, or begun so that there is nothing to go back to.
+    None if there is none, without `--on-collapse recover`, and without a checkpoint to return to.
     """
     if trainer.s.on_collapse != "recover":
         return None
-    tried = {next(iter(before["values"])) for before in trainer.recoveries}
-    left = (r for r in collapse.remedies if r.kind not in tried and _back(trainer, r).exists())
+    tried = {next(iter(entry["values"])) for entry in trainer.recoveries}
+    left = (
+        r for r in collapse.remedies if r.kind not in tried and _checkpoint_of(trainer, r).exists()
+    )
     return next(left, None)
 
 
-def _back(trainer: Trainer, remedy: Remedy) -> Path:
+def _checkpoint_of(trainer: Trainer, remedy: Remedy) -> Path:
     return trainer.run.file(f"checkpoints/{START if remedy.again else GOOD}")
 
 
-def _given_up(trainer: Trainer, collapse: Collapsed) -> Collapsed:
-    """The collapse, saying what was tried."""
-    tried = "; ".join(before["remedy"] for before in trainer.recoveries)
+def _with_tried(trainer: Trainer, collapse: Collapsed) -> Collapsed:
+    """The collapse, with the remedies that were tried as its next step."""
+    tried = "; ".join(entry["remedy"] for entry in trainer.recoveries)
     if tried:
-        collapse.next_step = f"Tried: {tried}. Look at the images with `unfreeze show`."
+        collapse.next_step = f"Tried: {tried}. Check the images with `unfreeze show`."
     return collapse
 
 
-def _fitting(state: dict[str, Any], fresh: Trainer, remedy: Remedy) -> dict[str, Any]:
-    """The state as the changed run would have left it; what no longer fits starts anew."""
+def _adapted(state: dict[str, Any], fresh: Trainer, remedy: Remedy) -> dict[str, Any]:
+    """The checkpoint adapted to the changed settings; parts that no longer fit are reset."""
     state = {**state, "settings": as_dict(fresh.s)}
     if "queue_length" in remedy.values:
         state["bank"] = None
     if remedy.again:
-        own = fresh.model.state_dict()
-        theirs = state["model"]
-        state["model"] = {n: theirs[n] if theirs[n].shape == t.shape else t for n, t in own.items()}
+        model_state = fresh.model.state_dict()
+        old_state = state["model"]
+        state["model"] = {
+            n: old_state[n] if old_state[n].shape == t.shape else t for n, t in model_state.items()
+        }
         state["optimizer"] = fresh.optimizer.state_dict()
         state["guard"], state["watch"] = fresh.guard.state(), {**state["watch"], "best": None}
     return state
 
 
 def settled(trainer: Trainer, console: Console) -> None:
-    """At the end: the last remedy worked, for the run has not collapsed since."""
+    """At the end of a run: mark the last remedy as successful."""
     if trainer.recoveries:
         trainer.recoveries[-1]["worked"] = True
-        console.say(f"What helped: {trainer.recoveries[-1]['remedy']}.")
+        console.say(f"Recovered from collapse with: {trainer.recoveries[-1]['remedy']}.")
 
 
-def _tell(fresh: Trainer, collapse: Collapsed, remedy: Remedy, console: Console) -> None:
+def _show(fresh: Trainer, collapse: Collapsed, remedy: Remedy, console: Console) -> None:
     console.say(
-        f"{collapse.sentence} Back to step {fresh.step:,} with {remedy.flags} ({remedy.why})."
+        f"{collapse.sentence} Resuming from step {fresh.step:,} with {remedy.flags} ({remedy.why})."
     )
     run = fresh.run
     run.rewind_metrics(fresh.step)

@@ -1,4 +1,4 @@
-"""`swav`: the reference implementation's command line, carried out by `pretrain`."""
+"""`swav`: the command line of the SwAV reference implementation, translated to `pretrain`."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,24 +19,24 @@ from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.settings.reference import ReferenceSettings
 from unfreeze.swav.dump import Dump, refuse_foreign
 
-SYNC = {"pytorch": "all", "apex": "groups"}  # anything else is none, as there
+SYNC = {"pytorch": "all", "apex": "groups"}  # else none, as in the reference
 IDLE = {
-    "the launcher's environment says it": ("dist_url", "world_size", "rank", "local_rank"),
-    "codes are always computed in the log domain": ("improve_numerical_stability",),
+    "set by the launcher's environment variables": ("dist_url", "world_size", "rank", "local_rank"),
+    "assignments are always computed in the log domain": ("improve_numerical_stability",),
 }
-# the advice of `pretrain` in this verb's words
+# flags in the advice of `pretrain` -> this command's flags
 WORDS = {
     "--precision fp32": "--use_fp16 false",
     "--resume": "the same command",
     "--out": "--dump_path",
 }
-# names that mean the same in both
+# settings with the same name and meaning in both
 SAME = {f.name for f in fields(ReferenceSettings)} & {f.name for f in fields(PretrainSettings)}
 
 
 @dataclass(frozen=True)
 class Translation:
-    """The same run in the words of `pretrain`, and what there is to say about it."""
+    """The equivalent settings of `pretrain`, and notes about differences."""
 
     settings: PretrainSettings
     notes: tuple[str, ...]
@@ -44,9 +44,9 @@ class Translation:
 
 @isolated()
 def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResult | PretrainPlan:
-    """Pretrain as the reference's flags say; a run of ours in `dump_path` is gone on with.
+    """Pretrain with the reference's flags; an unfreeze run in `dump_path` is resumed.
 
-    Raises the errors of `unfreeze.errors`; WeightsError for another program's `dump_path`.
+    Raises the errors of `unfreeze.errors`; WeightsError if another program wrote `dump_path`.
     """
     translation = translated(settings, pick_device("auto"), launched().world)
     folder = Path(settings.dump_path)
@@ -58,27 +58,29 @@ def run_reference(settings: ReferenceSettings, console: Console) -> PretrainResu
     try:
         return run_pretrain(translation.settings, console, on_epoch=dump)
     except Interrupted as stop:
-        raise Interrupted(stop.sentence, "The same command goes on from there.") from stop
+        raise Interrupted(stop.sentence, "Resume with the same command.") from stop
     except UnfreezeError as error:
-        for theirs, ours in WORDS.items():
-            error.next_step = error.next_step.replace(theirs, ours)
+        for pretrain_flag, swav_flag in WORDS.items():
+            error.next_step = error.next_step.replace(pretrain_flag, swav_flag)
         for name in SAME:
             error.next_step = error.next_step.replace(flag(name), f"--{name}")
         raise
 
 
 def translated(given: ReferenceSettings, device: torch.device, processes: int = 1) -> Translation:
-    """The settings of `pretrain` that do what `given` says, on `device`. Nothing is read.
+    """The settings of `pretrain` equivalent to `given` on `device`; reads no file.
 
-    A batch of `given` is that of each process. UsageError for what has no counterpart.
+    `given.batch_size` is per process. UsageError for values without an equivalent.
     """
     if not given.data_path:
-        raise UsageError("unfreeze swav needs --data_path: the folder of images.")
+        raise UsageError(
+            "unfreeze swav needs --data_path.", "Add --data_path FOLDER, the folder of images."
+        )
     values: dict[str, Any] = {n: getattr(given, n) for n in SAME}
-    precision, said = _precision(given, device)
+    precision, precision_note = _precision(given, device)
     batch = given.batch_size * processes
-    queue, rounded = _queue(given.queue_length, batch)
-    rising, short = _rising(given)
+    queue, queue_note = _queue(given.queue_length, batch)
+    warmup, warmup_note = _warmup(given)
     values |= {
         "data": given.data_path,
         "out": given.dump_path,
@@ -93,9 +95,9 @@ def translated(given: ReferenceSettings, device: torch.device, processes: int = 
         "syncbn_process_group_size": given.syncbn_process_group_size,
         "precision": precision,
         "tune": "off",
-        **rising,
+        **warmup,
     }
-    notes = (said, rounded, short, _idle(given))
+    notes = (precision_note, queue_note, warmup_note, _ignored_flags(given))
     return Translation(build(PretrainSettings, values), tuple(note for note in notes if note))
 
 
@@ -105,22 +107,23 @@ def _precision(given: ReferenceSettings, device: torch.device) -> tuple[str, str
     if device.type == "cuda":
         return "fp16", ""
     instead, why = pick_precision("auto", device)
-    return "auto", f"--use_fp16: without CUDA {instead} is used instead ({why})."
+    return "auto", f"--use_fp16 needs CUDA: using {instead} instead ({why})."
 
 
-def _queue(asked: int, batch: int) -> tuple[int, str]:
-    """The length as whole batches, as the reference cuts it, and the sentence about that."""
-    length = asked - asked % batch
-    if length == asked:
+def _queue(requested: int, batch: int) -> tuple[int, str]:
+    """(queue length rounded down to a multiple of the batch, as in the reference; a note)."""
+    length = requested - requested % batch
+    if length == requested:
         return length, ""
-    whole = f"a whole number of batches of {batch}" if length else "less than a batch: it is off"
-    return length, f"--queue_length {asked} is rounded down to {length}, {whole}."
+    why = f"a multiple of the batch size {batch}" if length else "as it is less than a batch: off"
+    return length, f"--queue_length {requested} is rounded down to {length}, {why}."
 
 
-def _rising(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
-    """What stands for a warm-up longer than the run, and the sentence about it.
+def _warmup(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
+    """(settings for a warm-up that is longer than the run, a note).
 
-    There the run then ends on the way up; here the way ends with the run, as high as it would be.
+    The reference then ends within the warm-up; here the warm-up ends with the run, at the learning
+    rate that the reference would have reached.
     """
     epochs, warmup = given.epochs, given.warmup_epochs
     if warmup <= epochs:
@@ -128,17 +131,17 @@ def _rising(given: ReferenceSettings) -> tuple[dict[str, Any], str]:
     if not epochs:
         return {"warmup_epochs": 0}, ""
     reached = given.start_warmup + (given.base_lr - given.start_warmup) * epochs / warmup
-    said = (
-        f"--warmup_epochs {warmup} is more than --epochs {epochs}: the learning rate only rises, "
-        f"to {reached:g}."
+    note = (
+        f"--warmup_epochs {warmup} is more than --epochs {epochs}: the run ends in the warm-up, "
+        f"at a learning rate of {reached:g}."
     )
-    return {"warmup_epochs": epochs, "base_lr": reached}, said
+    return {"warmup_epochs": epochs, "base_lr": reached}, note
 
 
-def _idle(given: ReferenceSettings) -> str:
-    """One line about the flags that were given and mean nothing here."""
+def _ignored_flags(given: ReferenceSettings) -> str:
+    """A note about the given flags that have no effect; "" for none."""
     parts = []
     for why, names in IDLE.items():
-        typed = [f"--{name}" for name in names if getattr(given, name) is not None]
-        parts += [f"{', '.join(typed)} ({why})"] if typed else []
-    return f"Without effect here: {'; '.join(parts)}." if parts else ""
+        flags = [f"--{name}" for name in names if getattr(given, name) is not None]
+        parts += [f"{', '.join(flags)} ({why})"] if flags else []
+    return f"Ignored: {'; '.join(parts)}." if parts else ""

@@ -1,4 +1,4 @@
-"""How sure an accuracy is: the same training with other images held out, and other seeds."""
+"""Cross-validation and repeats: the same training with other validation splits and seeds."""
 
 import json
 from collections.abc import Iterator
@@ -29,9 +29,10 @@ FOLDER, DONE = "folds", "held-out.json"
 
 @dataclass(frozen=True)
 class Part:
-    """One run: what it got right of the images it held out, `n` of them.
+    """One run and its score on `n` held-out images.
 
-    `correct` is the selected epoch's, which these images chose; `correct_last` the last one's.
+    `correct`: predictions of the epoch selected on these images that are right; `correct_last`:
+    of the last epoch.
     """
 
     run: str
@@ -44,12 +45,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Repeated:
-    """Accuracy on `n` different images held out, over folds and seeds, with its 95 % interval.
+    """Cross-validated accuracy on `n` distinct held-out images, with its 95 % interval.
 
-    `accuracy` is of the last epochs: no held-out image chose them (a sweep of rates, where there
-    is one, was judged by them: `chose`, "nothing" where they chose nothing at all). `selected` is
-    of the epochs that they chose. `accuracies`
-    are those of each seed, over all its folds.
+    `accuracy`: of the last epochs, which were not selected on the held-out images; `selected`: of
+    the epochs that were. `accuracies`: of each seed, over all its folds. `chose`: what the held-out
+    images selected: "the epoch alone", "rates, too" (a sweep used them) or "nothing".
     """
 
     folds: int
@@ -64,195 +64,205 @@ class Repeated:
     runs: list[Part]
 
 
-def repeated(scene: Scene, s: FinetuneSettings, main: Begun, console: Console) -> Repeated | None:
-    """Every run of `--folds` and `--repeats`, each in its own folder; None where none is asked.
+def repeated(context: Scene, s: FinetuneSettings, main: Begun, console: Console) -> Repeated | None:
+    """All runs of `--folds` and `--repeats`, each in its own folder; None if neither is given.
 
-    Finished ones are not done again.
+    Finished runs are read, not repeated.
     """
     if not s.folds and s.repeats == 1:
         return None
-    s, ready = _as_asked(s, main), main.ready
-    pool = pooled(ready, s.seed)
-    trials = list(_trials(s, ready.portions))
+    s, dataset = _original_settings(s, main), main.ready
+    pool = pooled(dataset, s.seed)
+    trials = list(_trials(s, dataset.portions))
     parts = []
-    for place, (seed, fold, portions) in enumerate(trials, 1):
+    for number, (seed, fold, portions) in enumerate(trials, 1):
         name = f"{FOLDER}/seed-{seed}" + ("" if fold is None else f"-fold-{fold + 1}")
         folder = main.run.file(name)
-        own = replace(s, seed=seed, out=str(folder), resume="auto", overwrite=False)
-        part = scene.processes.leads(lambda own=own: _remembered(own))  # type: ignore[misc]
+        run_settings = replace(s, seed=seed, out=str(folder), resume="auto", overwrite=False)
+        part = context.processes.leads(lambda run_settings=run_settings: _stored(run_settings))  # type: ignore[misc]
         if part is None:
-            part = _part(scene, own, ready.chosen(portions), pool, fold, Hushed(console))
+            part = _run_one(
+                context, run_settings, dataset.chosen(portions), pool, fold, Hushed(console)
+            )
         parts.append(part)
         console.say(
-            f"{place}/{len(trials)} {folder.name}: {part.correct_last / part.n:.3f} of {part.n} "
-            f"held out right in the last epoch, {part.correct / part.n:.3f} in the chosen one"
+            f"{number}/{len(trials)} {folder.name}: accuracy on {part.n} held-out images "
+            f"{part.correct_last / part.n:.3f} in the last epoch, {part.correct / part.n:.3f} in "
+            "the selected one"
         )
     chose = "rates, too" if main.job.sweep or main.job.tried else "the epoch alone"
     if main.job.plan.settings.select == "last":
         chose = "nothing"
-    held = np.unique(np.concatenate([portions.val for *_, portions in trials]))
-    found = summed(parts, chose, folds=s.folds, images=len(held))
-    scene.processes.leads(lambda: write_json(main.run.file("folds.json"), asdict(found)))
-    console.say(sentence(found))
-    return found
+    positions = np.unique(np.concatenate([portions.val for *_, portions in trials]))
+    result = summed(parts, chose, folds=s.folds, images=len(positions))
+    context.processes.leads(lambda: write_json(main.run.file("folds.json"), asdict(result)))
+    console.say(sentence(result))
+    return result
 
 
 def foretold(job: Job, portions: Portions) -> Job:
-    """The job with what a plan says of `--folds` and `--repeats`; DataError where they can't be."""
+    """The job with the plan line of `--folds` and `--repeats`; DataError for too little data."""
     s = job.plan.settings
     if not s.folds and s.repeats == 1:
         return job
     count = len(list(_trials(s, portions)))
-    reasons = {**job.plan.reasons, "folds": f"{count} runs before the run itself"}
+    reasons = {**job.plan.reasons, "folds": f"{count} runs before this one"}
     return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
 def runs_of(s: FinetuneSettings, portions: Portions) -> int:
-    """How many trainings a run comes to: its own, and those of `--folds` and `--repeats`."""
+    """The number of training runs: the run itself, and those of `--folds` and `--repeats`."""
     return 1 if not s.folds and s.repeats == 1 else 1 + len(list(_trials(s, portions)))
 
 
 def summed(parts: list[Part], chose: str, *, folds: int, images: int) -> Repeated:
-    """What the parts come to together; `images`: how many different ones were held out."""
+    """The combined result; `images`: number of distinct held-out images."""
     seeds = sorted({part.seed for part in parts})
     by_seed = [[part for part in parts if part.seed == seed] for seed in seeds]
-    last = _over(by_seed, [[p.correct_last for p in some] for some in by_seed], images)
-    best = _over(by_seed, [[p.correct for p in some] for some in by_seed], images)
-    totals = [(sum(p.correct_last for p in some), sum(p.n for p in some)) for some in by_seed]
+    last_estimate = _estimate(
+        by_seed, [[p.correct_last for p in seed_parts] for seed_parts in by_seed], images
+    )
+    best_estimate = _estimate(
+        by_seed, [[p.correct for p in seed_parts] for seed_parts in by_seed], images
+    )
+    totals = [
+        (sum(p.correct_last for p in seed_parts), sum(p.n for p in seed_parts))
+        for seed_parts in by_seed
+    ]
     return Repeated(
         folds=folds,
         seeds=seeds,
         n=images,
-        accuracy=last.mean,
-        interval=(last.low, last.high),
-        deviation=last.deviation,
+        accuracy=last_estimate.mean,
+        interval=(last_estimate.low, last_estimate.high),
+        deviation=last_estimate.deviation,
         accuracies=[right / n for right, n in totals],
-        selected=best.mean,
+        selected=best_estimate.mean,
         chose=chose,
         runs=parts,
     )
 
 
-def _over(by_seed: list[list[Part]], correct: list[list[int]], images: int) -> Estimate:
-    """Over seeds and images."""
+def _estimate(by_seed: list[list[Part]], correct: list[list[int]], images: int) -> Estimate:
+    """Accuracy over seeds and images, with its interval."""
     right = [
-        np.arange(sum(part.n for part in some)) < sum(counts)
-        for some, counts in zip(by_seed, correct, strict=True)
+        np.arange(sum(part.n for part in seed_parts)) < sum(counts)
+        for seed_parts, counts in zip(by_seed, correct, strict=True)
     ]
     return accuracy(right, images)
 
 
-def sentence(found: Repeated) -> str:
-    """For people."""
-    low, high = found.interval
-    again = all(part.n == found.n for part in found.runs)  # as the data's own val is
-    how = "the same images" if again else "other images held out"
-    how = f"{found.folds} folds" if found.folds else how
-    seeds = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
-    said = (
-        f"Held out in turn ({how}{seeds}): {found.accuracy:.3f} of {found.n:,} images right "
+def sentence(result: Repeated) -> str:
+    """One line with the result."""
+    low, high = result.interval
+    same_images = all(part.n == result.n for part in result.runs)  # as the data's own val is
+    how = "the same validation images" if same_images else "different validation splits"
+    how = f"{result.folds} folds" if result.folds else how
+    seeds = f", {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
+    text = (
+        f"Cross-validation ({how}{seeds}): accuracy {result.accuracy:.3f} on {result.n:,} images "
         f"[{low:.3f}, {high:.3f}]"
     )
-    if found.chose == "nothing":
-        return f"{said}."
+    if result.chose == "nothing":
+        return f"{text}."
     return (
-        f"{said} in the last epoch; in the epoch that they chose themselves {found.selected:.3f}."
+        f"{text} in the last epoch; {result.selected:.3f} in the epochs selected on these images."
     )
 
 
-def pooled(ready: Checked, seed: int) -> Pool:
-    """Everything that a fold may train on or hold out, for features that are kept."""
-    index = ready.portions.index
-    places = np.sort(np.concatenate([ready.portions.train, ready.portions.val]))
-    both = ready.chosen(Portions(index, places, places, ""))
+def pooled(dataset: Checked, seed: int) -> Pool:
+    """All images of train and val, for a feature cache that the folds share."""
+    index = dataset.portions.index
+    positions = np.sort(np.concatenate([dataset.portions.train, dataset.portions.val]))
+    both = dataset.chosen(Portions(index, positions, positions, ""))
     return Pool(both.train, both.val, seed, both.digest)
 
 
-def _trials(s: FinetuneSettings, whole: Portions) -> Iterator[tuple[int, int | None, Portions]]:
-    """(seed, fold, images) of each run, seed by seed."""
+def _trials(s: FinetuneSettings, portions: Portions) -> Iterator[tuple[int, int | None, Portions]]:
+    """(seed, fold, split) of each run, seed by seed."""
     for seed in range(s.seed, s.seed + s.repeats):
-        own = replace(wanted(s), seed=seed)
+        selection = replace(wanted(s), seed=seed)
         if s.folds:
-            cut = folds(whole, own, s.folds)
-            yield from ((seed, number, one) for number, one in enumerate(cut))
+            splits = folds(portions, selection, s.folds)
+            yield from ((seed, number, split) for number, split in enumerate(splits))
         else:
-            usable = np.sort(np.concatenate([whole.train, whole.val]))
+            positions = np.sort(np.concatenate([portions.train, portions.val]))
             # the same images as the run's own, split by another seed
-            free = replace(own, labels_per_class=None, label_fraction=None, limit=None)
-            one = portion(whole.index, usable, free, whole.alike)
-            if not len(one.val):
+            unlimited = replace(selection, labels_per_class=None, label_fraction=None, limit=None)
+            split = portion(portions.index, positions, unlimited, portions.alike)
+            if not len(split.val):
                 raise DataError(
-                    "--repeats: nothing is held out, so there is nothing to judge by.",
-                    "Give more images of each class, or leave it out.",
+                    "--repeats needs a validation set, but no images are held out.",
+                    "Add images of each class, or omit --repeats.",
                 )
-            yield seed, None, one
+            yield seed, None, split
 
 
-def _part(
-    scene: Scene,
+def _run_one(
+    context: Scene,
     s: FinetuneSettings,
-    ready: Checked,
+    dataset: Checked,
     pool: Pool,
     fold: int | None,
     console: Console,
 ) -> Part:
     def ready_for(_: FinetuneSettings, preprocess: Preprocess) -> Checked:
-        return ready
+        return dataset
 
     quiet = Logged(console)
-    it = begin(scene, s, ready_for, quiet)
-    made = tuned(scene, it, quiet, pool)
-    scores = made.scores
-    if made.outcome.stopped == "asked" or scores is None:
-        error = stopped(it.run, made.job, made.outcome)
+    this_run = begin(context, s, ready_for, quiet)
+    trained = tuned(context, this_run, quiet, pool)
+    scores = trained.scores
+    if trained.outcome.stopped == "asked" or scores is None:
+        error = stopped(this_run.run, trained.job, trained.outcome)
         raise Interrupted(
-            f"Stopped in {it.run.path.name}. {error.sentence}",
-            go_on("finetune", s.data, it.run.path.parent.parent),
+            f"Stopped in {this_run.run.path.name}. {error.sentence}",
+            go_on("finetune", s.data, this_run.run.path.parent.parent),
         )
-    last = [line for line in read_metrics(it.run.path) if line["split"] == "val"][-1]
+    last = [line for line in read_metrics(this_run.run.path) if line["split"] == "val"][-1]
     part = Part(
-        run=str(it.run.path),
+        run=str(this_run.run.path),
         seed=s.seed,
         fold=fold,
         n=scores.n,
         correct=scores.correct,
         correct_last=int(last["correct"]),
     )
-    about = {"part": asdict(part), "settings": _asked(s)}
-    scene.processes.leads(lambda: write_json(it.run.file(DONE), about))
+    record = {"part": asdict(part), "settings": _relevant_settings(s)}
+    context.processes.leads(lambda: write_json(this_run.run.file(DONE), record))
     return part
 
 
-def _as_asked(s: FinetuneSettings, main: Begun) -> FinetuneSettings:
-    """Settings without what the plan of the run itself filled in: each run has its own plan."""
-    free = {name: value for name, value in as_dict(s).items() if name in FREE}
-    made = build(FinetuneSettings, {**as_dict(s), **main.job.asked, **free})
-    return replace(made, out=s.out)
+def _original_settings(s: FinetuneSettings, main: Begun) -> FinetuneSettings:
+    """The settings as given, without derived values: each run makes its own plan."""
+    changeable = {name: value for name, value in as_dict(s).items() if name in FREE}
+    original = build(FinetuneSettings, {**as_dict(s), **main.job.asked, **changeable})
+    return replace(original, out=s.out)
 
 
-def _remembered(s: FinetuneSettings) -> Part | None:
-    """What a finished run left behind; UsageError where it was trained in another way."""
+def _stored(s: FinetuneSettings) -> Part | None:
+    """The result of a finished run, None if there is none; UsageError for other settings."""
     path = Path(str(s.out)) / DONE
     if not path.is_file():
         return None
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        part, before = Part(**told["part"]), dict(told["settings"])
+        record = json.loads(path.read_text(encoding="utf-8"))
+        part, settings = Part(**record["part"]), dict(record["settings"])
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}.", "Remove its folder; it is trained again."
+            f"{path} cannot be read: {error}.", "Remove its folder to train this run again."
         ) from error
-    for name, value in _asked(s).items():
-        if before.get(name) != value:
+    for name, value in _relevant_settings(s).items():
+        if settings.get(name) != value:
             raise UsageError(
-                f"{path.parent.name} was trained with {flag(name)} {before.get(name)}, now it is "
+                f"{path.parent.name} was trained with {flag(name)} {settings.get(name)}, not "
                 f"{value}.",
-                "Leave it as it was, or name a new --out.",
+                "Use the same value, or a new --out.",
             )
     return part
 
 
-def _asked(s: FinetuneSettings) -> dict[str, Any]:
-    """The settings that its result follows from, as JSON holds them."""
-    found: dict[str, Any] = json.loads(json.dumps(as_dict(s)))
-    return {name: value for name, value in found.items() if name not in FREE | {"repeats"}}
+def _relevant_settings(s: FinetuneSettings) -> dict[str, Any]:
+    """The settings that determine the result, as JSON values."""
+    values: dict[str, Any] = json.loads(json.dumps(as_dict(s)))
+    return {name: value for name, value in values.items() if name not in FREE | {"repeats"}}

@@ -1,4 +1,4 @@
-"""`report`: a run's curves and page, drawn from its files alone."""
+"""`report`: writes a run's HTML report and plots from its files."""
 
 import shlex
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ WRITTEN = {
 
 @dataclass(frozen=True, repr=False)
 class Report(Displayed):
-    """What was drawn: paths; None for a image that had nothing to show."""
+    """Paths of the files that were written; None for a plot without data."""
 
     run: str
     report: str
@@ -36,16 +36,16 @@ class Report(Displayed):
     prototypes: str | None
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return drawn(self)
 
 
 @python_call(ReportSettings)
 def report(run: str | PathLike[str], *, progress: bool | None = None, **settings: Any) -> Report:
-    """Draw `report.html`, `curves.png` and `prototypes.png` into the run's folder.
+    """Write `report.html`, `curves.png` and `prototypes.png` into the run folder.
 
-    Whatever the run has left behind is shown and nothing is required beyond its `config.toml`,
-    `metrics.jsonl` or `demo.json`; UsageError for a folder that has none of them.
+    Needs one of `config.toml`, `metrics.jsonl` and `demo.json` in the folder, else UsageError;
+    other files of the run are optional.
     """
     return run_report(layered(ReportSettings, {"run": run, **settings}), python_console(progress))
 
@@ -53,7 +53,7 @@ def report(run: str | PathLike[str], *, progress: bool | None = None, **settings
 @isolated()
 def run_report(settings: ReportSettings, console: Console) -> Report:
     """The same from a settings object."""
-    # matplotlib writes a cache of fonts when it is imported: only who draws may load it
+    # importing matplotlib writes a font cache: only where plots are made
     from unfreeze.reports.curves import draw
     from unfreeze.reports.findings import read_findings
     from unfreeze.reports.gallery import sheet
@@ -61,24 +61,26 @@ def run_report(settings: ReportSettings, console: Console) -> Report:
     from unfreeze.reports.panels import panels
 
     findings = read_findings(settings.run)
-    folder, shown = Path(settings.run), panels(findings)
-    for name, ours in WRITTEN.items():
-        refuse_foreign("report:", folder / name, ours)
-    curves = _drawn(folder / "curves.png", draw(shown) if shown else None)
-    held = findings.prototypes
-    gathered = _drawn(folder / "prototypes.png", sheet(held) if held is not None else None)
+    folder, figures = Path(settings.run), panels(findings)
+    for name, check in WRITTEN.items():
+        refuse_foreign("report:", folder / name, check)
+    curves = _write(folder / "curves.png", draw(figures) if figures else None)
+    prototypes = findings.prototypes
+    prototypes_path = _write(
+        folder / "prototypes.png", sheet(prototypes) if prototypes is not None else None
+    )
     write_text(folder / "report.html", page(findings))
-    return Report(settings.run, str(folder / "report.html"), curves, gathered)
+    return Report(settings.run, str(folder / "report.html"), curves, prototypes_path)
 
 
 def redrawn(run: str, console: Console) -> None:
-    """The report of a run whose work is done: where it can't be drawn, that is a warning."""
+    """Write the report of a finished run; a failure is only a warning."""
     again = f"unfreeze report {shlex.quote(run)}"
-    with afterwards("The report could not be drawn", RunFolder(run), console, again=again):
+    with afterwards("The report could not be written", RunFolder(run), console, again=again):
         report(run)
 
 
-def _drawn(path: Path, image: bytes | None) -> str | None:
+def _write(path: Path, image: bytes | None) -> str | None:
     if image is None:
         return None
     write_bytes(path, image)

@@ -1,4 +1,4 @@
-"""What a run is warned of: facts gathered from its data, records and scores, checked and shown."""
+"""The warnings of a run, from its data, metrics and scores."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,94 +23,94 @@ FILE = "warnings.json"
 CODES = {"stuck": "nothing_learned", "diverged": "diverging", "shrunk": "constant_features"}
 
 
-def data_warnings(ready: Checked, *, choose: bool) -> list[RunWarning]:
-    """What is known before the first step; `choose`: whether val picks the epoch."""
-    leaked, held = int(ready.leaked.sum()), len(ready.val)
+def data_warnings(dataset: Checked, *, choose: bool) -> list[RunWarning]:
+    """Warnings before training; `choose`: whether the checkpoint is selected on val."""
+    leaked, validation_images = int(dataset.leaked.sum()), len(dataset.val)
     return [
-        *ready.data_warnings,
-        *checks.leakage(leaked, held, "val", None, None),
-        *checks.few_validation_images(held, choose=choose),
+        *dataset.data_warnings,
+        *checks.leakage(leaked, validation_images, "val", None, None),
+        *checks.few_validation_images(validation_images, choose=choose),
     ]
 
 
-def finetune_warnings(run: RunFolder, ready: Checked, made: Tuned) -> list[RunWarning]:
-    """What the records, the scores and the features say once a model is there, and the data."""
-    job, scores, chosen = made.job, made.scores, made.outcome.best_epoch
+def finetune_warnings(run: RunFolder, dataset: Checked, run_result: Tuned) -> list[RunWarning]:
+    """Warnings after training: from metrics, scores, features and data."""
+    job, scores, chosen = run_result.job, run_result.scores, run_result.outcome.best_epoch
     settings, classes = job.plan.settings, job.card.classes
-    trained = checks.training(run.metrics())
+    training = checks.training(run.metrics())
     table = None if scores is None else np.array(scores.confusion)
-    sizes = np.bincount(ready.train.index.labels, minlength=len(classes))
-    even = settings.sampling == "balanced"
-    found = checks.constant_features(made.features)
-    found += checks.nothing_learned(
+    sizes = np.bincount(dataset.train.index.labels, minlength=len(classes))
+    balanced = settings.sampling == "balanced"
+    warnings = checks.constant_features(run_result.features)
+    warnings += checks.nothing_learned(
         len(classes),
-        trained,
+        training,
         table,
         None if scores is None else scores.loss,
-        majority=1 / len(classes) if even else float(sizes.max() / sizes.sum()),
+        majority=1 / len(classes) if balanced else float(sizes.max() / sizes.sum()),
         best_epoch=chosen,
         lr=settings.lr,
         frozen=settings.freeze == "all",
         solved=settings.head_solver == "logistic",
     )
-    if trained is not None:
-        found += checks.diverging(len(classes), trained.losses, trained.images)
+    if training is not None:
+        warnings += checks.diverging(len(classes), training.losses, training.images)
     if scores is None or table is None:
-        return found + data_warnings(ready, choose=False)
-    found += checks.predictions(table, classes)
-    clean = scores.accuracy_of(~ready.leaked)
-    leak = checks.leakage(int(ready.leaked.sum()), scores.n, "val", scores.accuracy, clean)
-    return latest(found, data_warnings(ready, choose=chosen is not None), leak)
+        return warnings + data_warnings(dataset, choose=False)
+    warnings += checks.predictions(table, classes)
+    clean = scores.accuracy_of(~dataset.leaked)
+    leak = checks.leakage(int(dataset.leaked.sum()), scores.n, "val", scores.accuracy, clean)
+    return latest(warnings, data_warnings(dataset, choose=chosen is not None), leak)
 
 
-def pretrain_warnings(trainer: Trainer, found: Gathering) -> list[RunWarning]:
-    """What the guard against collapse says of the run as it ended, and of the data what is odd."""
-    doubts = [*found.doubts, *checks.cropped_warning(found.sample.cropped)]
-    return _of_pretraining(trainer) + doubts if trainer.step else doubts
+def pretrain_warnings(trainer: Trainer, dataset: Gathering) -> list[RunWarning]:
+    """Warnings after pretraining: from the collapse detector and the data."""
+    doubts = [*dataset.doubts, *checks.cropped_warning(dataset.sample.cropped)]
+    return _collapse_warnings(trainer) + doubts if trainer.step else doubts
 
 
-def _of_pretraining(trainer: Trainer) -> list[RunWarning]:
+def _collapse_warnings(trainer: Trainer) -> list[RunWarning]:
     watch, plan = trainer.watch, trainer.plan
     verdict = trainer.guard.at_end(trainer.step, watch.last.figures if watch.last else None)
-    if verdict is None or (verdict.kind == "stuck" and _knows_more(watch)):
+    if verdict is None or (verdict.kind == "stuck" and _knn_improved(watch)):
         return []
     if not trainer.s.base_lr:
-        next_step = "The learning rate is 0. Leave out --base-lr, or give one above 0."
+        next_step = "The learning rate is 0. Omit --base-lr, or use a value above 0."
     elif trainer.step < checks.FEW_STEPS:
-        few = worded(trainer.step, "step is", "steps are")
-        next_step = f"{few} probably too few: raise --epochs."
+        count_text = worded(trainer.step, "step is", "steps are")
+        next_step = f"{count_text} probably too few: increase --epochs."
     else:
         images = len(trainer.loader.positions)
         tries = remedies(trainer.s, steps_per_epoch=plan.steps_per_epoch, images=images)
         next_step = advice(tries)
-    said = f"Pretraining learned nothing that lasts: {verdict.diagnosis}. {next_step}"
-    return [RunWarning(CODES[verdict.kind], said)]
+    message = f"Pretraining learned nothing useful: {verdict.diagnosis}. {next_step}"
+    return [RunWarning(CODES[verdict.kind], message)]
 
 
-def _knows_more(watch: Watch) -> bool:
-    """Whether k-NN, where there are labels, is better than at the untrained start."""
+def _knn_improved(watch: Watch) -> bool:
+    """Whether k-NN accuracy is better than that of the untrained network."""
     if watch.start is None or watch.last is None or watch.start.knn is None:
         return False
     return checks.above(watch.last.correct, watch.last.total, watch.start.knn)
 
 
-def show_warnings(found: Sequence[RunWarning], console: Console) -> None:
-    """Each to people, and into the log."""
-    for one in found:
-        console.warn(one.message)
+def show_warnings(warnings: Sequence[RunWarning], console: Console) -> None:
+    """Show each on the console, and in the log."""
+    for warning in warnings:
+        console.warn(warning.message)
 
 
 def end_warnings(
-    found: Sequence[RunWarning], console: Console, *, json: bool, run: RunFolder | None = None
+    warnings: Sequence[RunWarning], console: Console, *, json: bool, run: RunFolder | None = None
 ) -> None:
-    """Those of a result, which shows them first itself, unless it is a JSON document; logged."""
+    """Log the warnings of a result; show them only with JSON, as the result's text has them."""
     if json:
-        show_warnings(found, console)
+        show_warnings(warnings, console)
     elif run is not None:
-        for one in found:
-            run.log(f"{WARNING}: {one.message}")
+        for warning in warnings:
+            run.log(f"{WARNING}: {warning.message}")
 
 
-def write_warnings(found: Sequence[RunWarning], run: RunFolder) -> None:
-    """Into the run's folder, for its report."""
-    write_json(run.file(FILE), [asdict(one) for one in found])
+def write_warnings(warnings: Sequence[RunWarning], run: RunFolder) -> None:
+    """Write warnings.json into the run folder, for the report."""
+    write_json(run.file(FILE), [asdict(warning) for warning in warnings])

@@ -1,4 +1,4 @@
-"""`scan`: can these images be trusted? Every one decoded, every problem named, none deleted."""
+"""`scan`: decodes every image of a dataset and lists all problems; deletes nothing."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -37,22 +37,21 @@ from unfreeze.settings.knob import inputs_of
 from unfreeze.settings.scan import ScanSettings
 from unfreeze.settings.shared import Data, spoken
 
-SAMPLES = 12  # thumbnails of a kind
-TWINS = 40  # groups on the page
+SAMPLES = 12  # thumbnails per kind of problem
+TWINS = 40  # groups of duplicates on the page
 TABLE, PAGE = "problems.csv", "scan.html"
 
 
 @dataclass(frozen=True, repr=False)
 class ScanResult(Displayed):
-    """What was found.
+    """The findings of a scan.
 
-    `files`: all; `pictures`: images by name or content; `usable`: of these, what decodes;
-    `other`: the rest. `problems`: `path, reason, detail, left_out`. `duplicates` and
-    `near_duplicates`: groups of paths. `rules`: how many usable images the checks of other tools
-    would throw away.
-    `decoded`: now; the others were known. `quarantined`: files that were moved, or listed.
-    `restored`: files that --undo brought back. `page`, `table`: what --out got. `warnings`: what
-    is likely to be a mistake, by `code` and `message`.
+    `files`: number of all files; `pictures`: image files by name or content; `usable`: those that
+    decode; `other`: other files. `problems`: `path, reason, detail, left_out`. `duplicates`,
+    `near_duplicates`: groups of paths. `rules`: number of usable images that the checks of other
+    tools would reject. `decoded`: images decoded now; the others were known from earlier scans.
+    `quarantined`: files moved or added to the exclusions. `restored`: files restored by --undo.
+    `page`, `table`: files written to --out. `warnings`: likely mistakes, `code` and `message`.
     """
 
     data: str
@@ -74,19 +73,19 @@ class ScanResult(Displayed):
     warnings: list[dict[str, str]] = field(default_factory=list)
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return scanned(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a finding: `path, reason, detail, left_out`."""
+        """One row per problem: `path, reason, detail, left_out`."""
         return self.problems
 
 
 @python_call(ScanSettings)
 def scan(data: Data, *, progress: bool | None = None, **settings: Any) -> ScanResult:
-    """Decode every image of `data` in processes of their own.
+    """Decode every image of `data` in worker processes and list all problems.
 
-    DataError for data that cannot be read at all; a broken image is an answer, not an error.
+    DataError if the data cannot be read at all; a broken image is a finding, not an error.
     """
     return run_scan(layered(ScanSettings, {"data": data, **settings}), python_console(progress))
 
@@ -96,36 +95,36 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     """The same from a settings object."""
     s = settings
     if s.undo and s.quarantine:
-        raise UsageError("--undo and --quarantine are opposites.", "Give one of them.")
-    out = _allowed(s)
-    restored, notes = _undone(s, console)
+        raise UsageError("--undo and --quarantine exclude each other.", "Give only one of them.")
+    out = _output_folder(s)
+    restored, notes = _undo(s, console)
     source = open_source(s.data, data_root=s.data_root, console=console)
     if s.quarantine:
-        _refuse_quarantine(s, source, Path(s.quarantine))  # before the work, not after
+        _refuse_quarantine(s, source, Path(s.quarantine))  # check before the work, not after
     index = build_index(source, strange_classes=True)
     notes += list(index.notes)
-    found = attend(index, workers=s.workers, console=console, seconds=s.seconds)
-    result = replace(_result(s, index, found, notes), warnings=_warnings(index, found))
+    clinic = attend(index, workers=s.workers, console=console, seconds=s.seconds)
+    result = replace(_result(s, index, clinic, notes), warnings=_warnings(index, clinic))
     for note in index.notes:
         console.say(note)
-    for one in result.warnings:
-        console.warn(one["message"])
+    for warning in result.warnings:
+        console.warn(warning["message"])
     if s.quarantine:
-        moved = _set_aside(s, source, found, console)
+        moved = _quarantine(s, source, clinic, console)
         result = replace(result, quarantined=len(moved))
     if out:
-        result = _written(replace(result, restored=restored), out, found)
+        result = _write(replace(result, restored=restored), out, clinic)
     return replace(result, restored=restored)
 
 
-def _allowed(s: ScanSettings) -> Path | None:
-    """The folder of `--out`; UsageError where its files may not be written there."""
+def _output_folder(s: ScanSettings) -> Path | None:
+    """The folder of `--out`; UsageError if files must not be written there."""
     if not s.out:
         return None
     folder = Path(s.out)
     writable("--out", folder)
     if is_run(folder):
-        raise UsageError(f"--out {folder} is the folder of a run.", "Name another folder.")
+        raise UsageError(f"--out {folder} is a run folder.", "Use another folder.")
     output_file(folder / PAGE, ours=is_our_page, inputs=inputs_of(s))
     output_file(folder / TABLE, ours=table_of(Problem._fields), inputs=inputs_of(s))
     return folder
@@ -135,43 +134,43 @@ def _refuse_quarantine(s: ScanSettings, source: Source, folder: Path) -> None:
     refuse_inputs("--quarantine", folder, inputs_of(s))
     refuse_others(folder)
     if source.kind == "several":
-        raise UsageError("--quarantine takes one source at a time.", "Scan each with its own.")
+        raise UsageError("--quarantine needs a single source.", "Scan each source separately.")
     if source.kind == "folder":
         refuse_inside(Path(source.where), folder)
     else:
         list_beside(source)
 
 
-def _undone(s: ScanSettings, console: Console) -> tuple[int, list[str]]:
+def _undo(s: ScanSettings, console: Console) -> tuple[int, list[str]]:
     if not s.undo:
         return 0, []
-    back, said = undo(Path(s.undo))
+    back, notes = undo(Path(s.undo))
     console.say(f"{len(back):,} files were restored.")
-    for sentence in said:
+    for sentence in notes:
         console.say(sentence)
-    return len(back), said
+    return len(back), notes
 
 
-def _result(s: ScanSettings, index: Index, found: Clinic, notes: list[str]) -> ScanResult:
+def _result(s: ScanSettings, index: Index, clinic: Clinic, notes: list[str]) -> ScanResult:
     return ScanResult(
         data=spoken(s.data),
         files=len(index.source) + index.source.skipped,
         pictures=len(index),
-        usable=len(found.usable),
+        usable=len(clinic.usable),
         other=index.other,
-        problems=[_row(problem) for problem in found.problems],
-        duplicates=_paths(index, found.duplicates),
-        near_duplicates=_paths(index, found.near),
-        rules=found.rules,
-        decoded=found.decoded,
-        seconds=round(found.seconds, 3),
+        problems=[_row(problem) for problem in clinic.problems],
+        duplicates=_paths(index, clinic.duplicates),
+        near_duplicates=_paths(index, clinic.near),
+        rules=clinic.rules,
+        decoded=clinic.decoded,
+        seconds=round(clinic.seconds, 3),
         notes=[told(note) for note in notes],
     )
 
 
-def _warnings(index: Index, found: Clinic) -> list[dict[str, str]]:
+def _warnings(index: Index, clinic: Clinic) -> list[dict[str, str]]:
     warnings = dataset_warnings(index)
-    cropped = cropped_away(*found.sizes.T)
+    cropped = cropped_away(*clinic.sizes.T)
     if cropped is not None:
         warnings.append(("cropped_away", cropped.sentence))
     return [{"code": code, "message": told(message)} for code, message in warnings]
@@ -182,21 +181,21 @@ def _row(problem: Problem) -> dict[str, Any]:
 
 
 def _paths(index: Index, groups: list[list[int]]) -> list[list[str]]:
-    return [[told(index.paths[place]) for place in group] for group in groups]
+    return [[told(index.paths[position]) for position in group] for group in groups]
 
 
-def _set_aside(s: ScanSettings, source: Source, found: Clinic, console: Console) -> list[Moved]:
-    """Out of the way what cannot be used; what is known of the others stays known."""
+def _quarantine(s: ScanSettings, source: Source, clinic: Clinic, console: Console) -> list[Moved]:
+    """Move unusable files away, or exclude them; findings about the others stay cached."""
     folder = Path(s.quarantine or "")
     broken = [
-        (one.path, one.reason, one.detail)
-        for one in found.problems
-        if one.left_out and one.reason != "left out"
+        (problem.path, problem.reason, problem.detail)
+        for problem in clinic.problems
+        if problem.left_out and problem.reason != "left out"
     ]
     if source.kind != "folder":
         moved = set_aside(source, folder, broken)
         console.say(
-            f"{len(moved):,} files were put on a list of exclusions that later runs follow."
+            f"{len(moved):,} files were added to the list of exclusions that later runs use."
         )
         return moved
     moved = quarantine(Path(source.where), folder, broken)
@@ -208,41 +207,43 @@ def _set_aside(s: ScanSettings, source: Source, found: Clinic, console: Console)
     return moved
 
 
-def _written(result: ScanResult, folder: Path, found: Clinic) -> ScanResult:
-    """problems.csv and scan.html."""
+def _write(result: ScanResult, folder: Path, findings: Clinic) -> ScanResult:
+    """Write problems.csv and scan.html."""
     from unfreeze.reports.clinic import clinic
 
     folder.mkdir(parents=True, exist_ok=True)
     table, page = folder / TABLE, folder / PAGE
-    write_problems_csv(table, found.problems)
-    atomic.write_text(page, clinic(_visit(result, found)))
+    write_problems_csv(table, findings.problems)
+    atomic.write_text(page, clinic(_page_data(result, findings)))
     return replace(result, page=str(page), table=str(table))
 
 
-def _visit(result: ScanResult, found: Clinic) -> Any:
+def _page_data(result: ScanResult, findings: Clinic) -> Any:
     from unfreeze.reports.clinic import Kind, Visit
     from unfreeze.reports.dataset import Strip
     from unfreeze.reports.page import number
 
-    index = found.index
-    places = {path: place for place, path in enumerate(index.paths)}
-    groups = [*found.duplicates, *found.near]
+    index = findings.index
+    position_of = {path: position for position, path in enumerate(index.paths)}
+    groups = [*findings.duplicates, *findings.near]
     by_kind = {
-        kind: [p for p in found.problems if (p.left_out, p.reason) == kind]
-        for kind, _ in _counted(found.problems)
+        kind: [p for p in findings.problems if (p.left_out, p.reason) == kind]
+        for kind, _ in _counted(findings.problems)
     }
-    some = {
-        kind: [] if kind[0] else [places[one.path] for one in of_kind[:SAMPLES]]
+    samples = {
+        kind: [] if kind[0] else [position_of[problem.path] for problem in of_kind[:SAMPLES]]
         for kind, of_kind in by_kind.items()
     }
     twins = [group[:SAMPLES] for group in groups[:TWINS]]
-    seen = thumbnails(index, {place for part in [*some.values(), *twins] for place in part})
+    thumbs = thumbnails(
+        index, {position for positions in [*samples.values(), *twins] for position in positions}
+    )
 
-    def strip(part: list[int]) -> Strip:
-        return Strip("", [(told(index.paths[p]), seen[p]) for p in part if p in seen])
+    def strip(positions: list[int]) -> Strip:
+        return Strip("", [(told(index.paths[p]), thumbs[p]) for p in positions if p in thumbs])
 
     kinds = [
-        Kind(kind[1], kind[0], [_row(one) for one in of_kind], strip(some[kind]))
+        Kind(kind[1], kind[0], [_row(problem) for problem in of_kind], strip(samples[kind]))
         for kind, of_kind in by_kind.items()
     ]
     figures = [
@@ -256,14 +257,18 @@ def _visit(result: ScanResult, found: Clinic) -> Any:
         name=told(result.data),
         lead=scan_lead(result),
         figures=figures,
-        notes=[*(one["message"] for one in result.warnings), *result.notes, *spared(result.rules)],
+        notes=[
+            *(problem["message"] for problem in result.warnings),
+            *result.notes,
+            *spared(result.rules),
+        ],
         kinds=kinds,
-        twins=[strip(part) for part in twins],
+        twins=[strip(positions) for positions in twins],
         more_twins=max(0, len(groups) - TWINS),
     )
 
 
 def _counted(problems: list[Problem]) -> list[tuple[tuple[bool, str], int]]:
-    """Kinds, what is left out first, then by their number."""
-    counts = Counter((one.left_out, one.reason) for one in problems)
+    """Kinds of problems with their counts: those left out first, then by count."""
+    counts = Counter((problem.left_out, problem.reason) for problem in problems)
     return sorted(counts.items(), key=lambda item: (not item[0][0], -item[1], item[0][1]))

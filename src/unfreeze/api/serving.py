@@ -1,4 +1,4 @@
-"""What the verbs that use a model share: the network in place, and images sent through it."""
+"""Batch inference for the commands that use a model."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from unfreeze.transfer.predictor import Network
 from unfreeze.transfer.reading import Failure, Read
 
 N = TypeVar("N", bound=Network)
-TOLD = 5  # unreadable files that get a line of their own
+TOLD = 5  # unreadable files shown by name
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """float32 [N, C] of the images that could be read: `kept` are their places.
+    """Outputs float32 [N, C] of the images that could be read; `kept`: their positions.
 
-    `cropped`: those among them that are so long that the network saw less than half of them.
+    `cropped`: statistics of images of which the network sees less than half.
     """
 
     kept: npt.NDArray[np.int64]
@@ -40,34 +40,34 @@ class Outputs:
 
 
 def placed(network: N, device: str, precision: str) -> N:
-    """The network where it computes; in full precision unless another was asked for by name."""
-    place = pick_device(device)
+    """The network on its device; in fp32 unless another precision is given."""
+    target = pick_device(device)
     if precision != "auto":
-        network.precision, _ = pick_precision(precision, place)
-    network.to(place)
+        network.precision, _ = pick_precision(precision, target)
+    network.to(target)
     return network
 
 
 def read_row(source: Source, row: int) -> Read:
-    """How to get a row's pixels."""
+    """A function that decodes a row's image."""
     return partial(_decoded, source, row)
 
 
 def reads_of(index: Index) -> list[Read]:
-    """How to get each image of an index."""
+    """A function that decodes it, for each image of an index."""
     return [read_row(index.source, row) for row in index.rows.tolist()]
 
 
 class Signed:
-    """Reads of images that also note the signature of each one, at its place."""
+    """Read functions that also record the near-duplicate signature of each image."""
 
     def __init__(self, reads: Sequence[Read]) -> None:
         self.signatures: Signatures = np.zeros(len(reads), SIGNATURE)
-        self.reads = [partial(self._read, place, read) for place, read in enumerate(reads)]
+        self.reads = [partial(self._read, position, read) for position, read in enumerate(reads)]
 
-    def _read(self, place: int, read: Read) -> Pixels:
+    def _read(self, position: int, read: Read) -> Pixels:
         pixels = read()
-        signature(pixels).into(self.signatures, place)
+        signature(pixels).into(self.signatures, position)
         return pixels
 
 
@@ -79,16 +79,16 @@ def send(
     batch_size: int,
     console: Console,
 ) -> Outputs:
-    """Every image through the network; unreadable ones are named and left out.
+    """Run the network on every image; unreadable images are reported and left out.
 
-    DataError where none can be read.
+    DataError if none can be read; WeightsError for outputs that are NaN or infinite.
     """
     failed: dict[int, Failure] = {}
     batches, sizes = [], list[tuple[int, int]]()
 
     def measured(read: Read) -> Pixels:
         pixels = read()
-        sizes.append((pixels.shape[0], pixels.shape[1]))  # in any order: only their number counts
+        sizes.append((pixels.shape[0], pixels.shape[1]))  # in any order: only counts are used
         return pixels
 
     reads = (partial(measured, read) for read in reads)
@@ -96,32 +96,32 @@ def send(
         for batch in network.outputs(reads, batch_size=batch_size, skip=failed.__setitem__):
             batches.append(batch)
             advance(len(batch))
-    _tell(failed, names, console)
-    kept = np.setdiff1d(np.arange(len(names)), np.array(sorted(failed), np.int64))
-    _finite(torch.cat(batches), [names[place] for place in kept])
+    _report_failures(failed, names, console)
+    readable = np.setdiff1d(np.arange(len(names)), np.array(sorted(failed), np.int64))
+    _check_finite(torch.cat(batches), [names[position] for position in readable])
     heights, widths = np.array(sizes, np.int64).reshape(-1, 2).T
-    return Outputs(kept, torch.cat(batches), cropped_away(heights, widths))
+    return Outputs(readable, torch.cat(batches), cropped_away(heights, widths))
 
 
-def _finite(outputs: Tensor, names: Sequence[str]) -> None:
-    """WeightsError where the network's outputs are NaN or infinite."""
+def _check_finite(outputs: Tensor, names: Sequence[str]) -> None:
+    """WeightsError if outputs are NaN or infinite."""
     bad = torch.nonzero(~torch.isfinite(outputs).all(dim=1)).flatten().tolist()
     if bad:
         raise WeightsError(
-            f"The outputs of {len(bad):,} of {len(names):,} images are NaN or infinite, the first "
-            f"of {names[bad[0]]}.",
+            f"The outputs of {len(bad):,} of {len(names):,} images are NaN or infinite, the first: "
+            f"{names[bad[0]]}.",
             "Use other weights; with --precision fp16 or bf16, try fp32.",
         )
 
 
-def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) -> None:
-    lines = [f"{names[place]}: {_why(failed[place])}" for place in sorted(failed)]
+def _report_failures(failed: dict[int, Failure], names: Sequence[str], console: Console) -> None:
+    lines = [f"{names[position]}: {_reason(failed[position])}" for position in sorted(failed)]
     if len(failed) == len(names):
         raise DataError(
             f"None of {len(names):,} images could be read; the first: {lines[0]}."
             if lines
-            else "There are no images.",
-            "Check the files, or name others.",
+            else "No images.",
+            "Check the files, or give others.",
         )
     for line in lines[:TOLD]:
         console.warn(f"left out: {line}")
@@ -129,7 +129,7 @@ def _tell(failed: dict[int, Failure], names: Sequence[str], console: Console) ->
         console.warn(f"left out: {len(lines) - TOLD:,} more files that cannot be read")
 
 
-def _why(failure: Failure) -> str:
+def _reason(failure: Failure) -> str:
     if isinstance(failure, Undecodable):
         return f"{failure.reason} ({failure.detail})"
     return failure.strerror or str(failure)

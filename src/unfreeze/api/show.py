@@ -1,4 +1,4 @@
-"""`show`: one page about a data set, before anything is trained on it."""
+"""`show`: an HTML page about a dataset."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -39,19 +39,18 @@ from unfreeze.settings.use import ShowSettings
 THUMBNAIL = 144  # pixels of the shorter side, at most
 STRIPS = 40  # classes with samples on the page
 UNLABELLED = 24  # samples where there are no classes
-VIEWED = 4  # images that are shown in their views
+VIEWED = 4  # images shown with their augmented views
 
 Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, repr=False)
 class ShowResult(Displayed):
-    """The page, and what it says.
+    """The page, and its figures.
 
-    `counts`: images by class and split, `all` where there are no splits. `imbalance`: the
-    largest class over the smallest. `sizes`: of the shorter sides that are known, pixels, None
-    where none is. `checked`: images that were decoded, now or before; `problems`: what `scan` says
-    of these.
+    `counts`: images by class and split (`all` without splits). `imbalance`: size of the largest
+    class over the smallest. `sizes`: percentiles of the known shorter sides in pixels, None if none
+    is known. `checked`: images decoded now or before; `problems`: those of `scan` among them.
     """
 
     data: str
@@ -72,11 +71,11 @@ class ShowResult(Displayed):
     notes: list[str]
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return shown(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a class: its images by split."""
+        """One row per class: its images by split."""
         return [{"class": name, **row} for name, row in self.counts.items()]
 
 
@@ -85,7 +84,7 @@ def show(
     data: Data, out: str | None = None, *, progress: bool | None = None, **settings: Any
 ) -> ShowResult:
     """Write a self-contained HTML page about `data`."""
-    at = {"out": out} if out else {}  # else a settings file may say it
+    at = {"out": out} if out else {}  # else it may come from a settings file
     return run_show(
         layered(ShowSettings, {"data": data, **at, **settings}), python_console(progress)
     )
@@ -96,32 +95,32 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     """The same from a settings object."""
     s = settings
     out = s.out or f"{_name(s.data)}.html"
-    # refused before the work, not after
-    place = output_file(out, ours=is_our_page, inputs=inputs_of(s))
+    # check before the work, not after
+    path = output_file(out, ours=is_our_page, inputs=inputs_of(s))
     source = open_source(s.data, data_root=s.data_root, console=console)
     index = build_index(
         source,
         strange_classes=True,
         **said_of(s),
     )
-    word = intensity(s)
-    source.intensity, why = looked_at(index, np.arange(len(index)), word).intensity(word)
-    found = _checked(s, index, console)
+    rule = intensity(s)
+    source.intensity, why = looked_at(index, np.arange(len(index)), rule).intensity(rule)
+    checked = _checked(s, index, console)
     counted = census(index)
     doubts = [message for _, message in dataset_warnings(index)]
     notes = [*doubts, *index.notes, *counted.notes()]
     notes += [f"Range {source.intensity}: {why}."] if why else []
-    result = _result(spoken(s.data), out, index, found, counted, notes)
-    write_text(place, dataset(_seen(s, found, counted, result)))
+    result = _result(spoken(s.data), out, index, checked, counted, notes)
+    write_text(path, dataset(_page_data(s, checked, counted, result)))
     return result
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
-    """What `scan` says of the `checked` images of an index: the same findings, by the same code.
+class _Checked:
+    """The problems of the `checked` images of an index, as in `scan`.
 
-    `usable`: positions of all that are not known to be broken. `shorter`: sides of those that are
-    known, pixels.
+    `usable`: positions of all images not known to be broken. `shorter`: known shorter sides,
+    pixels.
     """
 
     index: Index
@@ -131,21 +130,21 @@ class _Found:
     checked: int
 
 
-def _checked(s: ShowSettings, index: Index, console: Console) -> _Found:
-    # what is known of every file costs nothing, whatever --scan says
-    known = bool(Examined(index.source).table["known"][index.rows].all())
-    mode: Any = "full" if known and s.scan == "sample" else s.scan
-    some = to_check(len(index), mode, s.seed)
-    found = attend(index.take(some), workers=s.workers, console=console)
+def _checked(s: ShowSettings, index: Index, console: Console) -> _Checked:
+    # if all files are known from an earlier scan, a full scan costs nothing
+    all_known = bool(Examined(index.source).table["known"][index.rows].all())
+    mode: Any = "full" if all_known and s.scan == "sample" else s.scan
+    positions = to_check(len(index), mode, s.seed)
+    clinic = attend(index.take(positions), workers=s.workers, console=console)
     usable = np.ones(len(index), bool)
-    usable[some] = False
-    usable[some[found.usable]] = True
-    shorter = found.sizes[found.usable].min(axis=1).astype(np.int64)
-    return _Found(index, np.flatnonzero(usable), shorter, found.problems, len(some))
+    usable[positions] = False
+    usable[positions[clinic.usable]] = True
+    shorter = clinic.sizes[clinic.usable].min(axis=1).astype(np.int64)
+    return _Checked(index, np.flatnonzero(usable), shorter, clinic.problems, len(positions))
 
 
 def _result(
-    data: str, out: str, index: Index, found: _Found, counted: Census, notes: list[str]
+    data: str, out: str, index: Index, checked: _Checked, counted: Census, notes: list[str]
 ) -> ShowResult:
     return ShowResult(
         data=data,
@@ -153,13 +152,13 @@ def _result(
         files=len(index.source) + index.source.skipped,
         images=len(index),
         other=index.other,
-        checked=found.checked,
+        checked=checked.checked,
         classes=list(index.classes),
         **asdict(counted),
-        sizes=_sizes(found.shorter),
+        sizes=_sizes(checked.shorter),
         problems=[
-            {**one._asdict(), "path": told(one.path), "detail": told(one.detail)}
-            for one in found.problems
+            {**problem._asdict(), "path": told(problem.path), "detail": told(problem.detail)}
+            for problem in checked.problems
         ],
         notes=[told(note) for note in notes],
     )
@@ -168,16 +167,16 @@ def _result(
 def _sizes(sides: npt.NDArray[np.int64]) -> dict[str, float] | None:
     if not len(sides):
         return None
-    low, few, middle, many, high = np.percentile(sides, [0, 5, 50, 95, 100]).tolist()
-    return {"min": low, "5 %": few, "median": middle, "95 %": many, "max": high}
+    low, low_tail, median, high_tail, high = np.percentile(sides, [0, 5, 50, 95, 100]).tolist()
+    return {"min": low, "5 %": low_tail, "median": median, "95 %": high_tail, "max": high}
 
 
-def _seen(s: ShowSettings, found: _Found, counted: Census, result: ShowResult) -> Seen:
-    index = found.index
-    some = _Some(s, found)
-    views, note = _views(s, index, some)
-    sized = f"of {len(found.shorter):,} images that were decoded"
-    whole = (
+def _page_data(s: ShowSettings, checked: _Checked, counted: Census, result: ShowResult) -> Seen:
+    index = checked.index
+    samples = _Sampler(s, checked)
+    views, note = _views(s, index, samples)
+    sized = f"of {len(checked.shorter):,} images that were decoded"
+    coverage = (
         "Every image was decoded."
         if result.checked >= len(index)
         else (f"{result.checked:,} of {len(index):,} images were decoded; --scan full decodes all.")
@@ -189,13 +188,13 @@ def _seen(s: ShowSettings, found: _Found, counted: Census, result: ShowResult) -
         notes=result.notes,
         splits=list(counted.splits),
         counts={told(name): row for name, row in counted.counts.items()},
-        samples=some.strips(),
-        shorter=found.shorter,
+        samples=samples.strips(),
+        shorter=checked.shorter,
         sized=sized,
         views=views,
         views_note=note,
         problems=result.problems,
-        problems_note=whole if result.problems else f"None found. {whole}",
+        problems_note=coverage if result.problems else f"None found. {coverage}",
     )
 
 
@@ -209,67 +208,67 @@ def _figures(counted: Census, result: ShowResult) -> list[tuple[str, str]]:
         shown.append(("largest : smallest class", f"{counted.imbalance:.3g} : 1"))
     if result.sizes is not None:
         shown.append(("shorter side, median", f"{result.sizes['median']:.0f} px"))
-    left_out = sum(one["left_out"] for one in result.problems)
+    left_out = sum(problem["left_out"] for problem in result.problems)
     return [*shown, ("left out", number(left_out)), ("problems", number(len(result.problems)))]
 
 
-class _Some:
-    """Seeded samples of the usable images: of train first, a few of each class."""
+class _Sampler:
+    """Seeded samples of the usable images: of train if there is one, some of each class."""
 
-    def __init__(self, s: ShowSettings, found: _Found) -> None:
-        self.s, self.index = s, found.index
-        self.images = ImageDataset(found.index)
-        train = found.usable[self.index.splits[found.usable] == TRAIN]
-        self.usable: Positions = train if len(train) else found.usable
+    def __init__(self, s: ShowSettings, checked: _Checked) -> None:
+        self.s, self.index = s, checked.index
+        self.images = ImageDataset(checked.index)
+        train = checked.usable[self.index.splits[checked.usable] == TRAIN]
+        self.usable: Positions = train if len(train) else checked.usable
 
     def strips(self) -> list[Strip]:
-        """A strip for each of the first classes; one of all where there are none."""
+        """A strip for each of the first classes; a single one without classes."""
         if not self.index.classes:
             return [self._strip("", self._drawn(self.usable, UNLABELLED))]
         strips = []
-        for place, name in enumerate(self.index.classes[:STRIPS]):
-            of_class = self.usable[self.index.labels[self.usable] == place]
+        for label, name in enumerate(self.index.classes[:STRIPS]):
+            of_class = self.usable[self.index.labels[self.usable] == label]
             strips.append(self._strip(told(name), self._drawn(of_class, self.s.samples)))
         return [strip for strip in strips if strip.images]
 
     def few(self) -> tuple[Positions, list[Pixels]]:
-        """Positions and pixels of the images whose views are shown."""
+        """Positions and pixels of the images shown with augmented views."""
         chosen = self._drawn(self.usable, VIEWED)
-        images = {int(place): self._read(int(place)) for place in chosen}
-        whole = {place: image for place, image in images.items() if image is not None}
-        return np.array(list(whole), np.int64), list(whole.values())
+        images = {int(position): self._read(int(position)) for position in chosen}
+        readable = {position: image for position, image in images.items() if image is not None}
+        return np.array(list(readable), np.int64), list(readable.values())
 
     def _drawn(self, positions: Positions, count: int) -> Positions:
         return subset(self.index.labels, positions, limit=count, seed=self.s.seed)
 
     def _strip(self, name: str, positions: Positions) -> Strip:
-        found = [(int(place), self._read(int(place))) for place in positions]
+        images = [(int(position), self._read(int(position))) for position in positions]
         shown = [
-            ("" if name else _file(self.index.paths[place]), shrink(image, THUMBNAIL))
-            for place, image in found
+            ("" if name else _file(self.index.paths[position]), shrink(image, THUMBNAIL))
+            for position, image in images
             if image is not None
         ]
         return Strip(name, shown)
 
-    def _read(self, place: int) -> Pixels | None:
+    def _read(self, position: int) -> Pixels | None:
         try:
-            return self.images[place]
+            return self.images[position]
         except FileLost:
-            return None  # of an unchecked rest: whoever trains on it hears of it
+            return None  # not checked by this call
 
 
-def _views(s: ShowSettings, index: Index, some: _Some) -> tuple[list[Strip], str]:
-    positions, images = some.few()
+def _views(s: ShowSettings, index: Index, samples: _Sampler) -> tuple[list[Strip], str]:
+    positions, images = samples.few()
     if not images:
         return [], ""
-    # as a run would find it: of the images it trains on
-    look = lookout(s, sampled(index, some.usable).side, len(some.usable))
-    rows = look.rows(images, positions)
+    # as in a run: by the images it trains on
+    views = lookout(s, sampled(index, samples.usable).side, len(samples.usable))
+    rows = views.rows(images, positions)
     strips = [
-        Strip(told(index.paths[place]), [("as it is", shrink(image, THUMBNAIL)), *row])
-        for place, image, row in zip(positions.tolist(), images, rows, strict=True)
+        Strip(told(index.paths[position]), [("original", shrink(image, THUMBNAIL)), *row])
+        for position, image, row in zip(positions.tolist(), images, rows, strict=True)
     ]
-    return strips, look.note
+    return strips, views.note
 
 
 def _file(path: str) -> str:
@@ -277,7 +276,7 @@ def _file(path: str) -> str:
 
 
 def _name(data: Sequence[str]) -> str:
-    """What the page is called: by its data, the first of several."""
+    """The name of the page: that of the data, the first of several."""
     first = data if isinstance(data, str) else data[0]
     more = 0 if isinstance(data, str) else len(data) - 1
     name = Path(first.removeprefix(PREFIX).rstrip("/\\")).resolve().name

@@ -1,4 +1,4 @@
-"""One fine-tuning from data that is read to a model that is written."""
+"""One fine-tuning run: from a dataset that is read to a model that is written."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -46,16 +46,16 @@ from unfreeze.transfer.holdout import BATCH, HoldOut
 from unfreeze.transfer.pool import Pool
 from unfreeze.transfer.trainer import Trainer
 
-SHOWN = 8  # images, and random views of each, that the report shows
-LOOKED_AT = 256  # images whose features are looked at where they are not measured on the way
+SHOWN = 8  # training images shown in the report, half as many augmented views of each
+LOOKED_AT = 256  # images for feature statistics if validation computed none
 ReadyFor = Callable[[FinetuneSettings, Preprocess], Checked]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What all runs of one call share; `threads`: those that the call found.
+    """What all runs of one call share.
 
-    `locks`: the folders that it holds.
+    `threads`: number of CPU threads at its start; `locks`: locks of run folders.
     """
 
     found: Labelled
@@ -68,7 +68,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Begun:
-    """A run whose network is there and whose images are chosen; `state`: where it goes on."""
+    """A run with its network and dataset; `state`: the checkpoint to resume from, or None."""
 
     run: RunFolder
     job: Job
@@ -78,9 +78,9 @@ class Begun:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A job as it was trained, what came of it, the model's scores on val, and its features.
+    """A trained job, its outcome, the scores of its model on val, and feature statistics.
 
-    `scores`: None where nothing is held out, or the run was stopped.
+    `scores`: None without a validation set, or if the run was stopped.
     """
 
     job: Job
@@ -90,68 +90,67 @@ class Tuned:
 
 
 def begin(scene: Scene, s: FinetuneSettings, ready_for: ReadyFor, console: Console) -> Begun:
-    """The run of `s` in its folder, new or gone on with; `ready_for` decodes and chooses images.
+    """Open the run of `s`, new or resumed; `ready_for` decodes and splits the images.
 
-    Collective. The folder is made, or emptied by `--overwrite`, once all of that has succeeded.
+    Collective. The folder is created, or emptied by `--overwrite`, after everything else succeeded.
     """
-    processes, found = scene.processes, scene.found
+    processes, data = scene.processes, scene.found
     torch.manual_seed(s.seed)
-    state = processes.leads(lambda: checkpoint(s, found, console))
-    it = processes.in_turn(lambda: opened(s, found)) if state is None else None
+    state = processes.leads(lambda: checkpoint(s, data, console))
+    network_setup = processes.in_turn(lambda: opened(s, data)) if state is None else None
 
     def prepared() -> tuple[Job, Checked]:
-        if state is not None or it is None:
+        if state is not None or network_setup is None:
             job = continued(s, state or {})
             ready = ready_for(job.plan.settings, job.plan.preprocess)
             return job, ready.recorded(RunFolder(str(s.out), writes=False))
-        ready = ready_for(s, it.preprocess)
+        ready = ready_for(s, network_setup.preprocess)
         counts = {"images": len(ready.train), "held_out": len(ready.val)}
-        return begun(s, found, it, scene.device, **counts, processes=processes.world), ready
+        return begun(
+            s, data, network_setup, scene.device, **counts, processes=processes.world
+        ), ready
 
     job, ready = processes.in_turn(prepared)
     refuse_others(processes, ready.train.index, ready.val.index)
-    # only now: what is refused above leaves no folder behind, and deletes none
-    place: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
-    place |= {"inputs": inputs_of(s), "hold": scene.locks.take}
-    processes.leads(lambda: RunFolder.create(str(s.out), **place))
+    # only now: an error above neither creates nor deletes a folder
+    folder_options: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
+    folder_options |= {"inputs": inputs_of(s), "hold": scene.locks.take}
+    processes.leads(lambda: RunFolder.create(str(s.out), **folder_options))
     run = RunFolder(str(s.out), writes=processes.first)
     if state is None:
-        # whoever is stopped before the first checkpoint begins again as was asked
+        # a run stopped before its first checkpoint starts again with the same settings
         processes.leads(lambda: write_text(run.file("config.toml"), to_toml(as_dict(s), {})))
     console.into(run)  # type: ignore[attr-defined]  # a Logged one
-    job = _threaded(scene, job, state, console)
-    job = replace(job, network=_placed(job.network, scene.device, processes))
+    job = _set_threads(scene, job, state, console)
+    job = replace(job, network=_on_device(job.network, scene.device, processes))
     return Begun(run, telling(job, ready.hold), ready, state)
 
 
-def _threaded(scene: Scene, job: Job, state: dict[str, Any] | None, console: Console) -> Job:
-    """The job with the reason for its number of CPU threads, which is set."""
+def _set_threads(scene: Scene, job: Job, state: dict[str, Any] | None, console: Console) -> Job:
+    """Set the number of CPU threads; the job with the reason for it."""
     threads, world = scene.threads, scene.processes.world
     if state is None:
         count, why = threads_of(job, threads, scene.device, world)
         return with_threads(job, count, why)
-    before = int(state["threads"])
-    count = threads.to_resume(before) if world == 1 else threads.most
-    if count != before:
+    previous = int(state["threads"])
+    count = threads.to_resume(previous) if world == 1 else threads.most
+    if count != previous:
         console.say(
-            f"The run began with {before} CPU threads and resumes with {count}: the last bits of "
-            "its numbers may differ."
+            f"The run began with {previous} CPU threads and resumes with {count}: results may "
+            "differ in the last bits."
         )
-    return with_threads(job, count, "as the run began" if count == before else "")
+    return with_threads(job, count, "as the run began" if count == previous else "")
 
 
-def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -> Tuned:
-    """Train and write the model.
-
-    Features that are kept are those of `pool`, where there is one.
-    """
-    processes, run, ready, job = scene.processes, it.run, it.ready, it.job
+def tuned(scene: Scene, this_run: Begun, console: Console, pool: Pool | None = None) -> Tuned:
+    """Train the job and write its model; `pool`: images of a shared feature cache."""
+    processes, run, ready, job = scene.processes, this_run.run, this_run.ready, this_run.job
     parts = processes.together(lambda: assemble(job, ready, processes, pool))
     parts.loader.warn = console.warn
     solution = None
-    if it.state is None:
+    if this_run.state is None:
         run.rewind_metrics(-1)
-    if it.state is None and job.plan.settings.head_solver == "logistic":
+    if this_run.state is None and job.plan.settings.head_solver == "logistic":
         job, solution = solve_head(
             job,
             parts,
@@ -160,13 +159,13 @@ def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -
             scene.deadline,
             groups=ready.groups(job.plan.settings.group_by),
         )
-    elif it.state is None:
+    elif this_run.state is None:
         job = fitted_to_features(job, parts)
         job = swept(job, parts, run, console, scene.deadline)
         job = rated(job, parts, run, scene.found.fingerprint, console, scene.deadline)
     trainer = parts.trainer(job, run, scene.found.fingerprint)
-    if it.state is not None:
-        trainer.restore(it.state)
+    if this_run.state is not None:
+        trainer.restore(this_run.state)
         run.rewind_metrics(trainer.step)
     trainer.deadline = scene.deadline
     processes.leads(lambda: _write_start(run, job, ready, trainer))
@@ -175,16 +174,16 @@ def tuned(scene: Scene, it: Begun, console: Console, pool: Pool | None = None) -
     s = job.plan.settings
     with passed_on(s.logger, run, as_dict(s), trainer.step, console):
         outcome = trainer.run(console)
-    # first of all: whatever comes after it can fail, and would take it along
+    # the model first: a failure in the steps below must not lose it
     processes.leads(lambda: _write_model(run, job, ready, outcome, console))
     with metered(job.network, job.head) as meter:
         scores = _scores(job, parts, trainer, outcome)
         if outcome.stopped != "asked":
-            # of several processes some may have met no image of val, so the first one decides
-            processes.leads(lambda: _look(meter, job, ready, trainer, run, console))
+            # on rank 0: other ranks may have no validation images
+            processes.leads(lambda: _measure_features(meter, job, ready, trainer, run, console))
     if scores is not None and parts.holdout is not None:
-        held = parts.holdout
-        processes.leads(lambda: _write_scores(run, job, ready, outcome, scores, held, console))
+        holdout = parts.holdout
+        processes.leads(lambda: _write_scores(run, job, ready, outcome, scores, holdout, console))
     return Tuned(job, outcome, scores, meter.statistics())
 
 
@@ -203,7 +202,7 @@ def telling(job: Job, hold: Holding) -> Job:
     return replace(job, plan=replace(job.plan, reasons=reasons))
 
 
-def _placed(network: nn.Module, device: torch.device, processes: Processes) -> nn.Module:
+def _on_device(network: nn.Module, device: torch.device, processes: Processes) -> nn.Module:
     """On its device, with batch norms over all processes."""
     if processes.world > 1:
         network = synchronised(network.to(device))
@@ -213,10 +212,10 @@ def _placed(network: nn.Module, device: torch.device, processes: Processes) -> n
     return network.to(device)
 
 
-def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> None:
+def _write_start(run: RunFolder, job: Job, dataset: Checked, trainer: Trainer) -> None:
     s, device = job.plan.settings, next(job.network.parameters()).device
     trainable, frozen = job.counts
-    run.file(RESULT).unlink(missing_ok=True)  # a run that goes on has not ended
+    run.file(RESULT).unlink(missing_ok=True)  # a resumed run is not finished
     facts = {
         "unfreeze": __version__,
         "torch": torch.__version__,
@@ -224,9 +223,9 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
         "device": str(device),
         "processes": trainer.processes.world,
         "classes": list(job.card.classes),
-        "images": len(ready.train),
-        "validation_images": len(ready.val),
-        "validation": ready.portions.reason,
+        "images": len(dataset.train),
+        "validation_images": len(dataset.val),
+        "validation": dataset.portions.reason,
         "fingerprint": job.card.provenance["fingerprint"],
         "steps": trainer.total,
         "steps_per_epoch": trainer.loader.steps_per_epoch,
@@ -237,105 +236,107 @@ def _write_start(run: RunFolder, job: Job, ready: Checked, trainer: Trainer) -> 
     }
     tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
     write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
-    ready.write(run)
-    read_back(run, as_dict(s), ready.portions.rows(), ready.problems, job.card)
-    some = np.arange(min(SHOWN, len(ready.train)))
-    images = [ready.train[int(i)] for i in some]
-    cut = maker(s.augment, job.plan.preprocess, s.seed)
-    views = [cut(images, some, epoch)[0].numpy() for epoch in range(min(SHOWN // 2, s.epochs))]
+    dataset.write(run)
+    read_back(run, as_dict(s), dataset.portions.rows(), dataset.problems, job.card)
+    positions = np.arange(min(SHOWN, len(dataset.train)))
+    images = [dataset.train[int(i)] for i in positions]
+    augment = maker(s.augment, job.plan.preprocess, s.seed)
+    views = [
+        augment(images, positions, epoch)[0].numpy() for epoch in range(min(SHOWN // 2, s.epochs))
+    ]
     with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
         np.savez_compressed(stream, views=np.stack(views, 1))
 
 
 def _scores(job: Job, parts: Parts, trainer: Trainer, outcome: Outcome) -> Scores | None:
-    """What the kept weights score on val; who asked to stop does not wait for that."""
+    """Scores of the selected weights on val; None after a stop request, which must end soon."""
     if parts.holdout is None or outcome.stopped == "asked":
         return None
     return trainer.scores(partial(parts.holdout.score, job.network))
 
 
-def _look(
+def _measure_features(
     meter: FeatureMeter,
     job: Job,
-    ready: Checked,
+    dataset: Checked,
     trainer: Trainer,
     run: RunFolder,
     console: Console,
 ) -> None:
-    """Features of some images where none came by: from the cache, else through the network."""
+    """Measure features of some images if validation measured none."""
     if meter.images:
         return
     failed = "The features could not be checked"
     with afterwards(failed, run, console), torch.inference_mode():
-        _take_some(meter, job, ready, trainer)
+        _feed_meter(meter, job, dataset, trainer)
 
 
-def _take_some(meter: FeatureMeter, job: Job, ready: Checked, trainer: Trainer) -> None:
+def _feed_meter(meter: FeatureMeter, job: Job, dataset: Checked, trainer: Trainer) -> None:
     shortcut = trainer.shortcut
     job.network.eval()
     if shortcut is not None and shortcut.border.learner is not None:
-        held = shortcut.held_out or next(iter(shortcut.views.values()))
-        kept = held.take(torch.from_numpy(_some(len(held))))
-        approach = shortcut.border.approach  # None: what is kept is what the head is fed
-        meter.take(kept if approach is None else approach(kept))
+        cached = shortcut.held_out or next(iter(shortcut.views.values()))
+        activations = cached.take(torch.from_numpy(_spread_positions(len(cached))))
+        approach = shortcut.border.approach  # None: the cache holds the head's input
+        meter.take(activations if approach is None else approach(activations))
         return
-    images = ready.val if len(ready.val) else ready.train
-    device, how = next(job.network.parameters()).device, job.plan.preprocess
-    some = _some(len(images)).tolist()
-    for start in range(0, len(some), BATCH):
-        pixels = np.stack([how.pixels(images[p]) for p in some[start : start + BATCH]])
-        job.network(normalise(torch.from_numpy(pixels).to(device), how.mean, how.std))
+    images = dataset.val if len(dataset.val) else dataset.train
+    device, preprocess = next(job.network.parameters()).device, job.plan.preprocess
+    positions = _spread_positions(len(images)).tolist()
+    for start in range(0, len(positions), BATCH):
+        pixels = np.stack([preprocess.pixels(images[p]) for p in positions[start : start + BATCH]])
+        job.network(normalise(torch.from_numpy(pixels).to(device), preprocess.mean, preprocess.std))
 
 
-def _some(count: int) -> np.ndarray:
-    """Places of LOOKED_AT images at most, evenly spread: classes often stand one after another."""
+def _spread_positions(count: int) -> np.ndarray:
+    """At most LOOKED_AT positions, evenly spread, as images are often sorted by class."""
     return np.unique(np.linspace(0, count - 1, min(LOOKED_AT, count)).astype(np.int64))
 
 
 def _write_model(
-    run: RunFolder, job: Job, ready: Checked, outcome: Outcome, console: Console
+    run: RunFolder, job: Job, dataset: Checked, outcome: Outcome, console: Console
 ) -> None:
-    """The model file, and what it was trained on."""
-    learnt = {
-        "images": len(ready.train),
+    """Write model/ with the record of its training images."""
+    results = {
+        "images": len(dataset.train),
         "epochs": outcome.epochs,
         "best_epoch": outcome.best_epoch,
         "val_accuracy": outcome.val_accuracy,
     }
-    card = replace(job.card, provenance={**job.card.provenance, **learnt})
+    card = replace(job.card, provenance={**job.card.provenance, **results})
     save_model(run.file("model"), job.network.state_dict(), card)
-    failed = "The record of the training images, which finds data leakage, could not be written"
+    failed = "The record of the training images (for data leakage checks) could not be written"
     with afterwards(failed, run, console):
-        ready.write_seen(run)
+        dataset.write_seen(run)
 
 
 def _write_scores(
     run: RunFolder,
     job: Job,
-    ready: Checked,
+    dataset: Checked,
     outcome: Outcome,
     scores: Scores,
-    held: HoldOut,
+    holdout: HoldOut,
     console: Console,
 ) -> None:
-    """The scores on val, each prediction, and the images that the report shows."""
+    """Write the scores on val, the predictions, and the example images of the report."""
     classes = list(job.card.classes)
     chose = outcome.best_epoch is not None
-    about = {"split": "val", "used_for_choosing": chose, "seen_in_training": ready.copies}
+    about = {"split": "val", "used_for_choosing": chose, "seen_in_training": dataset.copies}
     leaked = {
-        "leaked": int(ready.leaked.sum()),
-        "accuracy_unleaked": scores.accuracy_of(~ready.leaked),
+        "leaked": int(dataset.leaked.sum()),
+        "accuracy_unleaked": scores.accuracy_of(~dataset.leaked),
     }
-    found = {**about, **leaked, "classes": classes, **scores.as_dict()}
+    evaluation = {**about, **leaked, "classes": classes, **scores.as_dict()}
     again = f"unfreeze evaluate {shlex.quote(str(run.path))} {_words(job.plan.settings.data)}"
     with afterwards("The predictions could not be written", run, console, again=again):
-        write_json(run.file("evaluation.json"), found)
-        if held.logits is None:
+        write_json(run.file("evaluation.json"), evaluation)
+        if holdout.logits is None:
             return
-        index, images = ready.val.index, ready.val
-        reads = [partial(images.__getitem__, place) for place in range(len(index))]
+        index, images = dataset.val.index, dataset.val
+        reads = [partial(images.__getitem__, position) for position in range(len(index))]
         labels = index.labels.astype(np.int64)
-        answered(index.paths, reads, classes, labels, held.logits).write(run.path)
+        answered(index.paths, reads, classes, labels, holdout.logits).write(run.path)
 
 
 def _words(data: str | Sequence[str]) -> str:
@@ -343,10 +344,10 @@ def _words(data: str | Sequence[str]) -> str:
 
 
 def stopped(run: RunFolder, job: Job, outcome: Outcome) -> Interrupted:
-    """The error of a run that was asked to stop."""
+    """The error of a run that a signal or time limit stopped."""
     s = job.plan.settings
     return Interrupted(
         f"Stopped by {outcome.asked_by} after step {outcome.step} of {outcome.steps} "
-        f"({outcome.epochs} of {s.epochs} epochs); model/ holds the best so far.",
+        f"({outcome.epochs} of {s.epochs} epochs); model/ holds the best weights so far.",
         go_on("finetune", s.data, run.path),
     )

@@ -1,4 +1,4 @@
-"""A head that is solved: features from the cache, logistic regression, weights into the network."""
+"""Linear probe by logistic regression: cached features in, weights of the head out."""
 
 import time
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from unfreeze.transfer.shortcut import Shortcut
 
 @dataclass(frozen=True)
 class SolvedHead:
-    """The numbers of a training line, and the features that it was solved on."""
+    """The metrics of a training line, and the cached features that were used."""
 
     line: dict[str, float]
     shortcut: Shortcut
@@ -36,26 +36,26 @@ def solve_head(
     *,
     groups: Positions | None = None,
 ) -> tuple[Job, SolvedHead | None]:
-    """Solve for the head and put it into the network.
+    """Fit the head by logistic regression and copy it into the network.
 
-    Returns the job with what was chosen in its card, and what was solved. `groups` [N]: images that
-    stay together in cross-validation. Raises Interrupted where the run was to stop.
+    Returns the job, with the solver's choice in its model card, and the solution. `groups` [N]:
+    images of one group stay in one fold of cross-validation. Raises Interrupted on a stop request.
     """
-    s, solved, began = job.plan.settings, None, time.monotonic()
-    with before_training(job, parts, run, deadline) as asked:
-        shortcut = parts.keeper.at(0, console, asked) if parts.keeper else None
+    s, result, began = job.plan.settings, None, time.monotonic()
+    with before_training(job, parts, run, deadline) as should_stop:
+        shortcut = parts.keeper.at(0, console, should_stop) if parts.keeper else None
         if shortcut is None:
-            return job, None  # it was stopped, which the block says
-        ready = time.monotonic()
+            return job, None  # stopped: `before_training` raises Interrupted
+        features_ready = time.monotonic()
         features, labels, images = _training_set(shortcut)
         if not bool(torch.isfinite(features).all()):
             raise DataError(
-                "The network's features are not finite numbers.",
-                "Check the weights: `unfreeze inspect` names tensors with NaN or infinite values.",
+                "The features of the frozen backbone are NaN or infinite.",
+                "Check the weights: `unfreeze inspect` lists tensors with NaN or infinite values.",
             )
         views = len(labels) // len(images)
-        own = images if groups is None else groups[images]
-        together = np.tile(own, views) if views > 1 or groups is not None else None
+        group_of = images if groups is None else groups[images]
+        together = np.tile(group_of, views) if views > 1 or groups is not None else None
 
         def fitted() -> LogisticRegression | None:
             with console.progress("solving the head", 1):
@@ -67,42 +67,48 @@ def solve_head(
                     label_smoothing=s.label_smoothing,
                     groups=together,
                     seed=s.seed,
-                    stop=asked,
+                    stop=should_stop,
                 )
 
-        found = parts.processes.leads(fitted)
-        if found is not None:
-            _put(job, found)
-            job = _recorded(job, found, run, console, len(images))
-            times = {"seconds_data": ready - began, "seconds_step": time.monotonic() - ready}
+        solution = parts.processes.leads(fitted)
+        if solution is not None:
+            _copy_into_network(job, solution)
+            job = _record(job, solution, run, console, len(images))
+            times = {
+                "seconds_data": features_ready - began,
+                "seconds_step": time.monotonic() - features_ready,
+            }
             rate = len(labels) / max(sum(times.values()), 1e-9)
-            line = {**_line(found, features, labels), "images_per_second": rate, **times}
-            solved = SolvedHead(line, shortcut)
-    return job, solved
+            line = {**_metrics(solution, features, labels), "images_per_second": rate, **times}
+            result = SolvedHead(line, shortcut)
+    return job, result
 
 
 def _training_set(shortcut: Shortcut) -> tuple[Tensor, Tensor, Positions]:
-    """Features [V * N, D] and labels of all views, one view after the other; positions [N]."""
+    """Features [V * N, D] and labels [V * N] of all views, view by view; positions [N]."""
     labels = shortcut.loader.dataset.labels
-    views = [torch.cat(list(held.blocks(copied=False))) for held in shortcut.views.values()]
+    views = [
+        torch.cat(list(view_features.blocks(copied=False)))
+        for view_features in shortcut.views.values()
+    ]
     features = torch.cat([view.float() for view in views])
     return features, labels.repeat(len(views)).long(), np.arange(len(labels))
 
 
-def _put(job: Job, found: LogisticRegression) -> None:
+def _copy_into_network(job: Job, solution: LogisticRegression) -> None:
     layer = job.network.get_submodule(job.head[0].rpartition(".")[0])
     with torch.no_grad():
         weight: Any = layer.weight
         bias: Any = layer.bias
-        weight.copy_(found.weight.reshape(weight.shape))
+        weight.copy_(solution.weight.reshape(weight.shape))
         if bias is not None:
-            bias.copy_(found.bias)
+            bias.copy_(solution.bias)
 
 
-def _line(found: LogisticRegression, features: Tensor, labels: Tensor) -> dict[str, float]:
-    """What a training line says of the solved head, on the images that it was solved for."""
+def _metrics(solution: LogisticRegression, features: Tensor, labels: Tensor) -> dict[str, float]:
+    """Training loss and accuracy of the solved head."""
     labels = labels.to(features.device)
-    weight, bias = found.weight.to(features.device), found.bias.to(features.device)
+    weight, bias = solution.weight.to(features.device), solution.bias.to(features.device)
     scores = functional.linear(features, weight, bias).double()
     correct = int((scores.argmax(1) == labels).sum())
     return {
@@ -113,31 +119,39 @@ def _line(found: LogisticRegression, features: Tensor, labels: Tensor) -> dict[s
     }
 
 
-def _recorded(
-    job: Job, found: LogisticRegression, run: RunFolder, console: Console, images: int
+def _record(
+    job: Job, solution: LogisticRegression, run: RunFolder, console: Console, images: int
 ) -> Job:
-    """Every candidate in metrics.jsonl, the chosen one in the card and on the console."""
-    for one in found.candidates:
-        figures = {"accuracy": one.accuracy, "loss": one.loss, "temperature": one.temperature}
-        place = {"step": 0, "epoch": 0, "split": "cross-validation"}
-        run.metric({**place, "scaling": one.scaling, "strength": one.strength, **figures})
-    chosen = found.chosen
+    """Log every candidate to metrics.jsonl; add the selected one to the card and the console."""
+    for candidate in solution.candidates:
+        figures = {
+            "accuracy": candidate.accuracy,
+            "loss": candidate.loss,
+            "temperature": candidate.temperature,
+        }
+        base = {"step": 0, "epoch": 0, "split": "cross-validation"}
+        run.metric(
+            {**base, "scaling": candidate.scaling, "strength": candidate.strength, **figures}
+        )
+    chosen = solution.chosen
     head: dict[str, Any] = {
         "solver": "logistic regression",
-        "scaling": found.scaling,
-        "strength": found.strength,
-        "folds": found.folds,
+        "scaling": solution.scaling,
+        "strength": solution.strength,
+        "folds": solution.folds,
         "cv_accuracy": chosen.accuracy if chosen else None,
         "cv_loss": chosen.loss if chosen else None,
     }
     if chosen is None:
         console.say(
-            "Head solved by logistic regression; too few images of a class for cross-validation."
+            "Head solved by logistic regression, without cross-validation: a class has too few "
+            "images."
         )
     else:
-        how = f"{found.folds}-fold cross-validation on {images:,} training images"
+        how = f"{solution.folds}-fold cross-validation on {images:,} training images"
         console.say(
-            f"Head solved by logistic regression: {found.scaling} features, C {found.strength:g}, "
-            f"chosen by {how}: accuracy {chosen.accuracy:.3f}, loss {chosen.loss:.3f}."
+            f"Head solved by logistic regression: {solution.scaling} features, "
+            f"C {solution.strength:g}, selected by {how}: "
+            f"accuracy {chosen.accuracy:.3f}, loss {chosen.loss:.3f}."
         )
     return replace(job, card=replace(job.card, provenance={**job.card.provenance, "head": head}))

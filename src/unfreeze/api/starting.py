@@ -1,4 +1,4 @@
-"""The network a pretraining run begins with: built, loaded, and given a SwAV head that fits."""
+"""The initial network of a pretraining run: builds the backbone and loads weights."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from unfreeze.transfer.plan import SMALLEST_MAP
 
 @dataclass(frozen=True)
 class Start:
-    """The network before training, and what was decided to get it."""
+    """The network before training, its settings and their reasons."""
 
     network: nn.Module
     width: int
@@ -35,24 +35,26 @@ class Start:
 
 
 def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
-    """The network for images of `side` pixels; WeightsError where `--init` cannot be had.
+    """The network for images of `side` pixels; WeightsError if `--init` cannot be loaded.
 
-    In a dry run, weights that are not a file here are not fetched.
+    A dry run downloads no weights.
     """
-    own = network_of(settings.init, settings.arch)
+    known = network_of(settings.init, settings.arch)
     arch, why = choose_arch(settings, side, device.type)
-    if own and not settings.arch:
-        arch, why = own.arch, "that of the weights"
+    if known and not settings.arch:
+        arch, why = known.arch, "architecture of the weights"
     reasons = {} if settings.arch else {"arch": why}
-    arch, asked = canonical(arch), settings.stem
-    network = build(arch, stem="imagenet" if asked == "auto" else asked)
+    arch, wanted_stem = canonical(arch), settings.stem
+    network = build(arch, stem="imagenet" if wanted_stem == "auto" else wanted_stem)
     size = settings.image_size or max(settings.size_crops or (side,))
-    stem, why = choose_stem(asked, network, settings.init, own.stem if own else None, size)
-    if asked == "auto":
+    stem, why = choose_stem(
+        wanted_stem, network, settings.init, known.stem if known else None, size
+    )
+    if wanted_stem == "auto":
         reasons["stem"] = why
         if stem == "small":
             small_stem(network)
-        settings, why = _roomy(settings, network, side, device.type)
+        settings, why = _enlarge_if_small(settings, network, side, device.type)
         reasons |= {"image_size": why} if why else {}
     loaded = None
     if settings.init != "none" and settings.dry_run and not Path(settings.init).exists():
@@ -67,34 +69,38 @@ def begin(settings: PretrainSettings, side: int, device: torch.device) -> Start:
 
 
 def inherit_head(model: SwAV, start: Start, reasons: dict[str, str], console: Console) -> None:
-    """Copy projection head and prototypes of `--init` where they fit; said and noted."""
+    """Copy projection head and prototypes of `--init` if they fit; add a note to `reasons`."""
     loaded, init = start.loaded, start.settings.init
     if loaded is None:
         return
-    rest, why = rest_of_run(init) if model_folder(init) is not None else (loaded.rest, "")
-    said = (f"{why}: the SwAV head starts at random.",) if why else inherit(model, rest).said
-    reasons["swav_head"] = " ".join(said)
+    tensors, why = rest_of_run(init) if model_folder(init) is not None else (loaded.rest, "")
+    messages = (
+        (f"{why}: the SwAV head is initialised at random.",)
+        if why
+        else inherit(model, tensors).said
+    )
+    reasons["swav_head"] = " ".join(messages)
     console.say(reasons["swav_head"])
 
 
-def _roomy(
+def _enlarge_if_small(
     settings: PretrainSettings, network: nn.Module, side: int, device: str
 ) -> tuple[PretrainSettings, str]:
-    """Settings with larger images, and why, where the last map would else be below 2x2."""
+    """(settings with larger images if the last feature map would be below 2x2, the reason)."""
     if settings.image_size or settings.size_crops or settings.recipe != "auto":
         return settings, ""
     size = usual = usual_side(side, device)
-    while size < 224 and not _has_layout(network, size):
+    while size < 224 and not _map_is_large_enough(network, size):
         size = min(2 * size, 224)
     if size == usual:
         return settings, ""
-    why = f"images of {side} pixels, enlarged: else the network's last map is below 2x2"
+    why = f"images of {side} pixels are enlarged: else the last feature map is below 2x2"
     return replace(settings, image_size=size), why
 
 
-def _has_layout(network: nn.Module, size: int) -> bool:
+def _map_is_large_enough(network: nn.Module, size: int) -> bool:
     try:
-        found = final_map(network, size)
+        map_size = final_map(network, size)
     except UsageError:
         return False
-    return found is None or min(found) >= SMALLEST_MAP
+    return map_size is None or min(map_size) >= SMALLEST_MAP

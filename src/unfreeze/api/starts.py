@@ -1,4 +1,4 @@
-"""The starting points of a comparison: made alike in everything but the weights."""
+"""The initial weights that `compare` compares: same architecture and input, other weights."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from unfreeze.transfer.start import start as started
 
 @dataclass(frozen=True)
 class Start:
-    """What `--weights` names, the settings of its runs, and the plan of the first."""
+    """One value of `--weights`, the settings of its runs, and the plan of the first run."""
 
     weights: str
     settings: FinetuneSettings
@@ -27,42 +27,44 @@ class Start:
 
     @property
     def name(self) -> str:
-        """For people: of a path the last part."""
+        """The name to display; of a path its last part."""
         return Path(self.weights).name if Path(self.weights).exists() else self.weights
 
     @property
     def pretrained(self) -> bool:
-        """Whether there are weights at all."""
+        """Whether the weights are not random."""
         return self.weights != "none"
 
 
 def starts(s: CompareSettings) -> list[Start]:
-    """All starts, in the order they were named; nothing is trained or fetched.
+    """All starts, in the order of `--weights`; trains and downloads nothing.
 
-    Where `--arch`, `--stem`, `--image-size`, `--mean`, `--std`, `--range` or `--channels` are left
-    open, `none` takes what the first start with weights takes (a run's before others'), so that
-    only the weights differ.
+    Values of `--arch`, `--stem`, `--image-size`, `--mean`, `--std`, `--range` and `--channels`
+    that are not given are for `none` those of the first pretrained start (runs before others), so
+    that only the weights differ.
     """
     if len(s.weights) < 2 or len(set(s.weights)) < len(s.weights):
         raise UsageError(
-            "compare needs two or more different starts.", "Give --weights none RUN, for example."
+            "compare needs two or more different --weights.", "For example: --weights none RUN."
         )
-    arch = s.arch or _common_network(s.weights)
-    ready = {w: _start(s, w, {"arch": arch}) for w in s.weights if w != "none"}
+    arch = s.arch or _common_arch(s.weights)
+    by_weights = {w: _start(s, w, {"arch": arch}) for w in s.weights if w != "none"}
     if "none" in s.weights:
-        own = [w for w in ready if network_of(w, arch) is not None]
-        model = next(iter(own or ready))
-        like = ready[model].plan.settings
-        given = {name: like[name] for name in ("arch", "stem", "image_size", "mean", "std")}
-        asked = {name: getattr(s, name) for name in given}
-        open_ones = {n: v for n, v in given.items() if asked[n] in (None, "auto")}
-        open_ones |= {n: v for n, v in _read_by(model).items() if getattr(s, n) is None}
-        ready["none"] = _start(s, "none", open_ones)
-    return [ready[weights] for weights in s.weights]
+        unfreeze_runs = [w for w in by_weights if network_of(w, arch) is not None]
+        model = next(iter(unfreeze_runs or by_weights))
+        reference = by_weights[model].plan.settings
+        inherited = {
+            name: reference[name] for name in ("arch", "stem", "image_size", "mean", "std")
+        }
+        requested = {name: getattr(s, name) for name in inherited}
+        filled = {n: v for n, v in inherited.items() if requested[n] in (None, "auto")}
+        filled |= {n: v for n, v in _decoding_of(model).items() if getattr(s, n) is None}
+        by_weights["none"] = _start(s, "none", filled)
+    return [by_weights[weights] for weights in s.weights]
 
 
-def _read_by(weights: str) -> dict[str, Any]:
-    """The range and channels that a run reads images by; {} for what is no run."""
+def _decoding_of(weights: str) -> dict[str, Any]:
+    """The intensity range and channels of a run; {} if `weights` is not a run."""
     if not Path(weights).exists() or model_folder(weights) is None:
         return {}
     preprocess = Preprocess.from_dict(card_of(weights).preprocess)
@@ -71,16 +73,16 @@ def _read_by(weights: str) -> dict[str, Any]:
 
 
 def check_weights(start: Start, s: CompareSettings, console: Console) -> None:
-    """WeightsError, before anything is trained, where the weights cannot be had or do not fit."""
+    """Load the weights once before training; WeightsError if they are missing or do not fit."""
     if not start.pretrained:
         return
-    asked = start.settings
+    settings = start.settings
     loaded = started(
         str(start.plan.settings["arch"]),
         start.weights,
-        asked.stem,
+        settings.stem,
         classes=len(start.plan.classes),
-        side=read_labels(asked, Quiet()).side,
+        side=read_labels(settings, Quiet()).side,
         allow_partial=s.allow_partial,
     ).loaded
     if loaded is not None:
@@ -89,27 +91,30 @@ def check_weights(start: Start, s: CompareSettings, console: Console) -> None:
             console.say(loaded.licence)
 
 
-def _start(s: CompareSettings, weights: str, more: dict[str, Any]) -> Start:
-    """Its settings, with the plan that a dry run makes."""
+def _start(s: CompareSettings, weights: str, extra: dict[str, Any]) -> Start:
+    """The start of `weights`, with its settings and the plan of a dry run."""
     names = [entry.name for entry in fields(TuningSettings)]
-    given = {name: getattr(s, name) for name in names} | {"weights": weights}
-    given |= {name: _as_given(value) for name, value in more.items() if value is not None}
-    given |= {"resume": None, "overwrite": False, "dry_run": False, "out": None}
-    made = FinetuneSettings(**given)
-    plan = run_finetune(replace(made, dry_run=True), Quiet())
-    return Start(weights, made, cast(FinetunePlan, plan))
+    values = {name: getattr(s, name) for name in names} | {"weights": weights}
+    values |= {name: _to_tuple(value) for name, value in extra.items() if value is not None}
+    values |= {"resume": None, "overwrite": False, "dry_run": False, "out": None}
+    config = FinetuneSettings(**values)
+    plan = run_finetune(replace(config, dry_run=True), Quiet())
+    return Start(weights, config, cast(FinetunePlan, plan))
 
 
-def _as_given(value: Any) -> Any:
+def _to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _common_network(weights: tuple[str, ...]) -> str | None:
-    """The network of the runs among the starts; None where none of them says one."""
-    own = {w: found.arch for w in weights if w != "none" and (found := network_of(w)) is not None}
-    if len(set(own.values())) > 1:
-        said = ", ".join(f"{name} is a {arch}" for name, arch in own.items())
+def _common_arch(weights: tuple[str, ...]) -> str | None:
+    """The architecture of the checkpoints among the weights; None if none of them names one."""
+    arch_of = {
+        w: known.arch for w in weights if w != "none" and (known := network_of(w)) is not None
+    }
+    if len(set(arch_of.values())) > 1:
+        list_of = ", ".join(f"{name} is a {arch}" for name, arch in arch_of.items())
         raise UsageError(
-            f"The starts are of different networks: {said}.", "Compare starts of one network."
+            f"The weights are of different architectures: {list_of}.",
+            "Compare weights of one architecture.",
         )
-    return next(iter(own.values()), None)
+    return next(iter(arch_of.values()), None)

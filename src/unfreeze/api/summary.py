@@ -1,4 +1,4 @@
-"""`summary`: a network as a table of layers, what of it trains, and where freezing can stop."""
+"""`summary`: a network as a table of layers, with parameters, trainable state and stages."""
 
 import re
 import sys
@@ -32,12 +32,11 @@ _MEBIBYTE = 2**20
 
 @dataclass(frozen=True, repr=False)
 class Summary(Displayed):
-    """A network's layers in forward order.
+    """The layers of a network in forward order.
 
-    `layers`: `name, type, output` (without the batch), `parameters` (the layer's own),
-    `trainable` (in some epoch), `stage` (its number; None for the head); `stages`: `number, name,
-    parameters`, as `--freeze stage:N` counts them; `megabytes`: the parameters as they lie in
-    memory (2**20 bytes).
+    `layers`: `name, type, output` (shape without the batch), `parameters`, `trainable` (in any
+    epoch), `stage` (its number; None for the head). `stages`: `number, name, parameters`, as
+    counted by `--freeze stage:N`. `megabytes`: memory of the parameters (2**20 bytes).
     """
 
     arch: str
@@ -49,19 +48,19 @@ class Summary(Displayed):
     megabytes: float
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The content to display on a console or in a notebook."""
         return summarised(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a layer."""
+        """One row per layer."""
         return self.layers
 
 
 @python_call(SummarySettings)
 def summary(arch: str, *, progress: bool | None = None, **settings: Any) -> Summary:
-    """The layers of a network by name, of a run's model, or of the network of a checkpoint.
+    """The layers of an architecture, of a run's model, or of a checkpoint's architecture.
 
-    It costs no arithmetic: shapes are found on the meta device.
+    Shapes are computed on the meta device, without arithmetic.
     """
     return run_summary(
         layered(SummarySettings, {"arch": arch, **settings}), python_console(progress)
@@ -73,30 +72,32 @@ def run_summary(settings: SummarySettings, console: Console) -> Summary:
     """The same from a settings object."""
     arch, model, frozen = _network(settings)
     heads = () if is_headless(model) else head_layers(model)
-    parts = stages(model)
-    seen = trace(model, _height_and_width(settings.input))
+    stage_list = stages(model)
+    traced = trace(model, _height_and_width(settings.input))
     layers: list[dict[str, Any]] = []
-    for row in _rows(model, seen):
-        number = layers[-1]["stage"] if layers else 0  # what has no parameters stays where it is
-        layers.append(_layer(row, frozen, _stage_of(row.name, parts, heads, number)))
+    for row in _rows(model, traced):
+        number = (
+            layers[-1]["stage"] if layers else 0
+        )  # a layer without parameters is in the stage of the one before
+        layers.append(_layer(row, frozen, _stage_of(row.name, stage_list, heads, number)))
     counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    still = sum(counts[name] for name in frozen)
+    frozen_count = sum(counts[name] for name in frozen)
     return Summary(
         arch=arch,
         layers=layers,
-        stages=[_stage(number, part, counts) for number, part in enumerate(parts)],
+        stages=[_stage(number, stage, counts) for number, stage in enumerate(stage_list)],
         parameters_total=sum(counts.values()),
-        parameters_trainable=sum(counts.values()) - still,
-        parameters_frozen=still,
+        parameters_trainable=sum(counts.values()) - frozen_count,
+        parameters_frozen=frozen_count,
         megabytes=sum(p.numel() * p.element_size() for p in model.parameters()) / _MEBIBYTE,
     )
 
 
 def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]:
-    """Canonical or given name, the network with the head it is to have, and what never trains."""
+    """(name of the architecture, the network with its head, names of the frozen parameters)."""
     arch, stem, classes = settings.arch, settings.stem, settings.classes
-    bare, kind, freeze, thaw = False, "replace", settings.freeze or "none", None
-    card, known = _said(arch)
+    bare, kind, freeze, unfreeze_at = False, "replace", settings.freeze or "none", None
+    card, known = _card_or_arch(arch)
     if known is not None:
         arch, stem = known.arch, known.stem
     if card is not None:
@@ -107,21 +108,21 @@ def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]
             kind = "replace" if card.head == "none" else card.head
         if card.kind == "classifier" and not settings.freeze:
             freeze = card.provenance.get("freeze", "none")
-            thaw = card.provenance.get("unfreeze_at")
+            unfreeze_at = card.provenance.get("unfreeze_at")
     model = build_network(arch, stem=stem)
     head: Collection[str] = ()
     if classes is not None:
         head = replace_head(model, classes, kind=kind)
     elif bare:
-        headless(model)  # as the run's model is: it holds no head
+        headless(model)  # the run's model has no head
     else:
         head = head_layers(model)
-    schedule = freeze_schedule(model, freeze, thaw, head=head, epochs=sys.maxsize)
+    schedule = freeze_schedule(model, freeze, unfreeze_at, head=head, epochs=sys.maxsize)
     return arch, model, schedule.always
 
 
-def _said(arch: str) -> tuple[ModelCard | None, Known | None]:
-    """(what a run or a checkpoint of ours says, the network of another file)."""
+def _card_or_arch(arch: str) -> tuple[ModelCard | None, Known | None]:
+    """(the model card of an unfreeze file, the architecture of any other file)."""
     if not Path(arch).exists():
         return None, None
     card = read_checkpoint(arch).card
@@ -129,10 +130,10 @@ def _said(arch: str) -> tuple[ModelCard | None, Known | None]:
 
 
 def _height_and_width(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"3x([1-9]\d*)x([1-9]\d*)", text)
-    if found is None:
-        raise UsageError(f"'{text}' is no input size.", "Write --input 3xHEIGHTxWIDTH.")
-    return int(found.group(1)), int(found.group(2))
+    match = re.fullmatch(r"3x([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise UsageError(f"--input {text!r} is not an input size.", "Use --input 3xHEIGHTxWIDTH.")
+    return int(match.group(1)), int(match.group(2))
 
 
 @dataclass(frozen=True)
@@ -143,33 +144,33 @@ class _Row:
     own: dict[str, int]  # parameters by full name
 
 
-def _rows(model: nn.Module, seen: Trace) -> Iterator[_Row]:
-    """Layers without parts, and parameters that lie beside parts (a class token)."""
-    named = sorted(model.named_modules(), key=lambda one: _place(one[0], seen))
+def _rows(model: nn.Module, traced: Trace) -> Iterator[_Row]:
+    """Leaf modules, and parameters of modules with children (such as a class token)."""
+    named = sorted(model.named_modules(), key=lambda item: _order(item[0], traced))
     for name, module in named:
         dot = f"{name}." if name else ""
-        own = {dot + key: p.numel() for key, p in module.named_parameters(recurse=False)}
+        sizes = {dot + key: p.numel() for key, p in module.named_parameters(recurse=False)}
         if any(True for _ in module.children()):
             for key, parameter in module.named_parameters(recurse=False):
                 size = {dot + key: parameter.numel()}
                 yield _Row(dot + key, "Parameter", list(parameter.shape), size)
-        elif own or name in seen.shapes:
-            yield _Row(name, type(module).__name__, list(seen.shapes.get(name, ())[1:]), own)
+        elif sizes or name in traced.shapes:
+            yield _Row(name, type(module).__name__, list(traced.shapes.get(name, ())[1:]), sizes)
 
 
-def _place(name: str, seen: Trace) -> int:
-    """When a module ran; one that did not (its owner used its weights) stands by its owner."""
-    while name and name not in seen.order:
+def _order(name: str, traced: Trace) -> int:
+    """Forward order of a module; that of its parent if it did not run itself."""
+    while name and name not in traced.order:
         name = name.rpartition(".")[0]
-    return seen.order.get(name, -1)
+    return traced.order.get(name, -1)
 
 
 def _stage_of(
-    name: str, parts: list[Stage], heads: tuple[str, ...], before: int | None
+    name: str, stage_list: list[Stage], heads: tuple[str, ...], previous: int | None
 ) -> int | None:
     if name in heads:
         return None
-    return next((number for number, part in enumerate(parts) if part.owns(name)), before)
+    return next((number for number, stage in enumerate(stage_list) if stage.owns(name)), previous)
 
 
 def _layer(row: _Row, frozen: frozenset[str], number: int | None) -> dict[str, Any]:
@@ -183,6 +184,6 @@ def _layer(row: _Row, frozen: frozenset[str], number: int | None) -> dict[str, A
     }
 
 
-def _stage(number: int, part: Stage, counts: dict[str, int]) -> dict[str, Any]:
-    held = sum(count for name, count in counts.items() if part.owns(name))
-    return {"number": number, "name": part.name, "parameters": held}
+def _stage(number: int, stage: Stage, counts: dict[str, int]) -> dict[str, Any]:
+    count_of = sum(count for name, count in counts.items() if stage.owns(name))
+    return {"number": number, "name": stage.name, "parameters": count_of}

@@ -1,4 +1,4 @@
-"""One run of a comparison: trained, judged once, and remembered in its own folder."""
+"""One run of a comparison: trained, evaluated once, with its result in its own folder."""
 
 import json
 import re
@@ -27,7 +27,7 @@ JUDGED = "judged.json"
 
 @dataclass(frozen=True)
 class Trial:
-    """A start and a seed, and the folder of their run; with several `rates` one folder each."""
+    """A start, a seed and their run folder; with several `rates` one folder for each."""
 
     start: Start
     seed: int
@@ -35,23 +35,23 @@ class Trial:
     rates: tuple[float, ...] = ()
 
     def folders(self) -> dict[Path, float | None]:
-        """Each run's folder with the rate that is tried there (None: the plan's)."""
+        """Run folder -> learning rate (None: the default)."""
         if not self.rates:
             return {self.folder: None}
         return {self.folder.with_name(f"{self.folder.name}-lr-{r:g}"): r for r in self.rates}
 
     def remembered(self) -> "Judged | None":
-        """What it came to, if it is finished."""
-        found = (remembered(folder) for folder in self.folders())
-        return next((one for one in found if one is not None), None)
+        """The stored result; None if the run is not finished."""
+        results = (remembered(folder) for folder in self.folders())
+        return next((result for result in results if result is not None), None)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run came to; `split` says what it was judged by.
+    """The result of one run, evaluated on `split`.
 
-    `tried`: how many learning rates or sweeps validation had to choose from. `leaked`,
-    `accuracy_unleaked`: as in an `Evaluation`. `warnings`: of training and of judging.
+    `tried`: number of learning rates or sweep pairs that were compared on validation. `leaked`,
+    `accuracy_unleaked`: as in `Evaluation`. `warnings`: of training and evaluation.
     """
 
     weights: str
@@ -78,13 +78,13 @@ class Outcome:
 
     @property
     def learned(self) -> bool:
-        """Whether it is better than guessing, as far as can be told."""
-        return not {one.code for one in self.warnings} & NO_LEARNING
+        """Whether no warning says that nothing was learned."""
+        return not {warning.code for warning in self.warnings} & NO_LEARNING
 
 
 @dataclass(frozen=True)
 class Judged:
-    """An outcome with the judged images: `paths`, and which of them were right."""
+    """An outcome with the evaluated images: `paths`, and which predictions were right."""
 
     outcome: Outcome
     paths: list[str]
@@ -92,69 +92,74 @@ class Judged:
 
 
 def folder_name(number: int, start: Start, seed: int) -> str:
-    """`02-swav-seed-1`: numbered by start, so that a comparison can grow."""
+    """`02-swav-seed-1`: numbered by start, so that a comparison can be extended."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", start.name)[:40].strip("-.") or "start"
     return f"{number:02}-{slug}-seed-{seed}"
 
 
-def tried(trial: Trial, judge: dict[str, Any], console: Console, *, began: float) -> Judged:
-    """Train what the trial asks for and judge it once; of a finished one what it left behind.
+def tried(trial: Trial, eval_data: dict[str, Any], console: Console, *, began: float) -> Judged:
+    """Train and evaluate a trial, or return the stored result if it is finished.
 
-    Of several rates the best on validation is judged, and no other. `judge`: `data` and `split`
-    for `evaluate`.
+    With several rates only the best on validation is evaluated. `judge`: `data` and `split` for
+    `evaluate`.
     """
-    found = trial.remembered()
-    if found is not None:
-        return found
+    stored = trial.remembered()
+    if stored is not None:
+        return stored
     quiet, runs = Hushed(console), []
     for folder, rate in trial.folders().items():
         lr = trial.start.settings.lr if rate is None else rate
-        again = "auto" if folder.exists() else None
-        place: dict[str, Any] = {"seed": trial.seed, "out": str(folder), "resume": again, "lr": lr}
-        settings = replace(trial.start.settings, **place)
-        made = run_finetune(settings, quiet, began=began, draw=False)
-        runs.append(cast(FinetuneResult, made))  # not a plan: it is no dry run
-    return _judged(trial, best_on_validation(runs), len(runs), judge, quiet)
+        resume = "auto" if folder.exists() else None
+        run_settings: dict[str, Any] = {
+            "seed": trial.seed,
+            "out": str(folder),
+            "resume": resume,
+            "lr": lr,
+        }
+        settings = replace(trial.start.settings, **run_settings)
+        run = run_finetune(settings, quiet, began=began, draw=False)
+        runs.append(cast(FinetuneResult, run))  # not a plan: it is no dry run
+    return _evaluate(trial, best_on_validation(runs), len(runs), eval_data, quiet)
 
 
 def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
-    """The run that validation picks, by accuracy and then by loss; test is not looked at."""
+    """The run with the best validation accuracy, then loss; the test set is not used."""
     if len(runs) == 1:
         return runs[0]
     if any(run.val_accuracy is None for run in runs):
         raise DataError(
-            "No images are held out, so nothing can choose among several rates.",
-            "Give one --lr instead of --rates, or more images of each class.",
+            "--rates needs a validation set, but no images are held out.",
+            "Use one --lr instead of --rates, or add images of each class.",
         )
     return max(runs, key=lambda run: (run.val_accuracy or 0.0, -_validation_loss(run)))
 
 
 def _validation_loss(run: FinetuneResult) -> float:
-    """Of the selected epoch, from the run's records."""
+    """Validation loss of the selected epoch, from metrics.jsonl."""
     lines = [m for m in read_metrics(run.run) if m.get("split") == "val"]
     best = lines[-1]["epoch"] if run.best_epoch is None else run.best_epoch
     return float(next(m["loss"] for m in lines if m["epoch"] == best))
 
 
-def _judged(
-    trial: Trial, made: FinetuneResult, runs: int, judge: dict[str, Any], console: Console
+def _evaluate(
+    trial: Trial, finetuned: FinetuneResult, runs: int, eval_data: dict[str, Any], console: Console
 ) -> Judged:
-    s, run = trial.start.settings, Path(made.run)
+    s, run = trial.start.settings, Path(finetuned.run)
     resolved = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     serving = {name: getattr(s, name) for name in ("device", "data_root", "workers")}
-    asked = EvaluateSettings(run=made.run, weights_of="best", **judge, **serving)
-    evaluation, said = answers(asked, console)
+    eval_settings = EvaluateSettings(run=finetuned.run, weights_of="best", **eval_data, **serving)
+    evaluation, predictions = answers(eval_settings, console)
     outcome = Outcome(
         weights=trial.start.weights,
         seed=trial.seed,
-        run=made.run,
-        arch=made.arch,
+        run=finetuned.run,
+        arch=finetuned.arch,
         image_size=int(resolved["image_size"]),
         lr=resolved.get("lr"),
         tried=runs * max(1, len(resolved["facts"].get("tried", ()))),  # a head may sweep by itself
-        epochs=made.epochs,
-        best_epoch=made.best_epoch,
-        val_accuracy=made.val_accuracy,
+        epochs=finetuned.epochs,
+        best_epoch=finetuned.best_epoch,
+        val_accuracy=finetuned.val_accuracy,
         split=evaluation.split,
         n=evaluation.n,
         accuracy=evaluation.accuracy,
@@ -164,32 +169,35 @@ def _judged(
         leaked=evaluation.leaked,
         accuracy_unleaked=evaluation.accuracy_unleaked,
         test_uses=evaluation.test_uses,
-        seconds=made.seconds,
-        warnings=latest(made.warnings, evaluation.warnings),
+        seconds=finetuned.seconds,
+        warnings=latest(finetuned.warnings, evaluation.warnings),
     )
-    report(made.run)
-    paths, right = [one.path for one in said.each], [one.right for one in said.each]
+    report(finetuned.run)
+    paths, right = (
+        [prediction.path for prediction in predictions.each],
+        [prediction.right for prediction in predictions.each],
+    )
     write_json(run / JUDGED, {**asdict(outcome), "paths": paths, "right": right})
     return Judged(outcome, paths, np.array(right, np.bool_))
 
 
 def remembered(folder: Path) -> Judged | None:
-    """What a finished run left behind; None where it is not finished."""
+    """The stored result of a finished run; None if it is not finished."""
     path = folder / JUDGED
     if not path.is_file():
         return None
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        paths, right = held.pop("paths"), np.array(held.pop("right"), np.bool_)
-        held["interval"] = tuple(held["interval"])
-        held["warnings"] = [RunWarning(**one) for one in held["warnings"]]
-        return Judged(Outcome(**held), paths, right)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        paths, right = record.pop("paths"), np.array(record.pop("right"), np.bool_)
+        record["interval"] = tuple(record["interval"])
+        record["warnings"] = [RunWarning(**warning) for warning in record["warnings"]]
+        return Judged(Outcome(**record), paths, right)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}.", "Remove the folder; --resume trains it again."
+            f"{path} cannot be read: {error}.", "Remove the folder; --resume trains this run again."
         ) from error
 
 
 def images_of(folder: Path) -> frozenset[tuple[str, str]]:
-    """(path, split) of the images that a run trained on and chose by."""
+    """(path, split) of the training and validation images of a run."""
     return frozenset((r.path, r.split) for r in read_split_csv(folder / "split.csv"))

@@ -1,4 +1,4 @@
-"""`--tune`: the way a pretraining run computes, measured before step 0 and kept by the run."""
+"""`--tune`: measures the fastest threads, precision, memory layout and workers before step 0."""
 
 import contextlib
 import gc
@@ -31,21 +31,23 @@ from unfreeze.swav.ways import Choice, Scope, Spent, Way
 
 Make = Callable[[Way], Trainer]
 ASKED = "given"
-_BATCHES = 100  # more than a probe ever takes from one stream
+_BATCHES = 100  # more than the probe takes from one stream
 
 
-def usual_way(s: PretrainSettings, place: Place, neighbours: int, operations: float | None) -> Way:
-    """What a run does unmeasured, on a machine with so many processes of this run.
+def usual_way(
+    s: PretrainSettings, compute: Place, neighbours: int, operations: float | None
+) -> Way:
+    """The defaults without measurement; `neighbours`: processes of this run on this machine.
 
-    `operations`: of the forward pass over one process's share of a batch.
+    `operations`: FLOPs of the forward pass over one process's part of a batch.
     """
-    threads, _ = usual_threads(place.device, operations)
-    workers = _workers(s, place.device, neighbours)
-    return Way(place.precision, place.layout, threads, workers)
+    threads, _ = usual_threads(compute.device, operations)
+    workers = _workers(s, compute.device, neighbours)
+    return Way(compute.precision, compute.layout, threads, workers)
 
 
 def usual_threads(device: torch.device, operations: float | None) -> tuple[int, str]:
-    """(threads, reason) that a run takes unmeasured."""
+    """(threads, reason) of a run without measurement."""
     now = Threads.now()
     return now.for_batches(operations) if device.type == "cpu" else (now.most, "")
 
@@ -55,43 +57,42 @@ def _workers(s: PretrainSettings, device: torch.device, neighbours: int) -> int:
         return 0
     if s.workers is not None:
         return s.workers
-    # on the CPU the network uses every core already; launchers set one thread a process
+    # on the CPU the network already uses every core; launchers set one thread per process
     cores = (os.cpu_count() or 1) // neighbours
     return min(16, max(1, cores)) if device.type == "cuda" else 0
 
 
 def scope_of(s: PretrainSettings, device: torch.device) -> Scope:
-    """What may be tried on this machine: nothing that somebody gave a value."""
-    given = {}
+    """What may be tried on this machine, without the settings that are given."""
+    fixed = {}
     if s.workers is not None:
-        given["workers"] = ASKED
+        fixed["workers"] = ASKED
     if s.views_on == "device":
-        given["workers"] = "views are cut on the device"
+        fixed["workers"] = "crops are computed on the device"
     elif why := no_workers_here():
-        given["workers"] = why
+        fixed["workers"] = why
     if s.precision != "auto":
-        given["precision"] = ASKED
-    if by := threads_given():
-        given["threads"] = f"set by {by}"
-    return Scope(device.type, fast_precisions(device), processors(), given)
+        fixed["precision"] = ASKED
+    if variable := threads_given():
+        fixed["threads"] = f"set by {variable}"
+    return Scope(device.type, fast_precisions(device), processors(), fixed)
 
 
 def announced(s: PretrainSettings, world: int) -> dict[str, str]:
-    """What a plan says of the probe; nothing where there is none."""
+    """The plan line about the measurement; {} if there is none."""
     if s.tune == "off":
         return {}
     if world > 1:
-        return {"tune": "with several processes nothing is measured"}
-    what = "threads, precision, layout and workers, where not given,"
+        return {"tune": "nothing is measured with several processes"}
+    what = "threads, precision, layout and workers that are not given"
     return {"tune": f"{what} are measured before the first step, within {SECONDS:g} s"}
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The way a run computes; `record` is what config.toml keeps, None where nothing was measured.
+    """The settings a run computes with; `record`: for config.toml, None if nothing was measured.
 
-    `threads`: the reason for their number. `measured`: images of the largest step that was measured
-    this way, and its seconds.
+    `threads`: reason for their number. `measured`: (images of the largest measured step, seconds).
     """
 
     way: Way
@@ -101,12 +102,12 @@ class Tuned:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Of each knob, where it was chosen."""
+        """The reason of each setting that was selected."""
         measured = dict(self.record["reasons"]) if self.record else {}
         return {**measured, **({"threads": self.threads} if self.threads else {})}
 
     def tables(self) -> dict[str, dict[str, Any]]:
-        """For config.toml."""
+        """The tables `tuned` of config.toml."""
         if self.record is None:
             return {}
         inner = {name: value for name, value in self.record.items() if isinstance(value, dict)}
@@ -116,77 +117,77 @@ class Tuned:
 
 def tuned(
     plan: Plan,
-    place: Place,
+    compute: Place,
     run: RunFolder,
     processes: Processes,
     make: Make,
     *,
     operations: float | None,
-    before: int | None = None,
+    previous: int | None = None,
 ) -> Tuned:
-    """The way to take: the run's own, where it resumes; measured, where that is wanted; the usual.
+    """The settings to compute with: those of the resumed run, else measured, else the defaults.
 
-    Sets the number of threads. `operations`: as in `usual_way`; `before`: the threads of the
+    Sets the number of threads. `operations`: as in `usual_way`; `previous`: threads of the
     checkpoint to resume from.
     """
     s = plan.settings
-    usual = usual_way(s, place, processes.launch.local_world, operations)
-    scope = scope_of(s, place.device)
-    record = _stored(run) if s.resume else None
+    usual = usual_way(s, compute, processes.launch.local_world, operations)
+    scope = scope_of(s, compute.device)
+    record = _stored_table(run) if s.resume else None
     if record is not None:
-        found = Tuned(_again(record, usual, scope, processes.world), record)
-    elif s.tune == "off" or processes.world > 1 or not plan.steps or _begun(run):
-        threads, why = usual_threads(place.device, operations)
-        found = Tuned(usual, threads=f"{threads}: {why}" if why else "")
+        result = Tuned(_recorded_way(record, usual, scope, processes.world), record)
+    elif s.tune == "off" or processes.world > 1 or not plan.steps or _has_checkpoint(run):
+        threads, why = usual_threads(compute.device, operations)
+        result = Tuned(usual, threads=f"{threads}: {why}" if why else "")
     else:
-        choice = _measured(plan, usual, scope, make, place.device)
-        found = Tuned(choice.way, choice.record(scope.device), measured=choice.measured)
-    if before is not None and processes.world == 1:
-        threads = Threads.now().to_resume(before)
-        found = replace(found, way=replace(found.way, threads=threads))
-    set_threads(found.way.threads)
-    return found
+        choice = _measure(plan, usual, scope, make, compute.device)
+        result = Tuned(choice.way, choice.record(scope.device), measured=choice.measured)
+    if previous is not None and processes.world == 1:
+        threads = Threads.now().to_resume(previous)
+        result = replace(result, way=replace(result.way, threads=threads))
+    set_threads(result.way.threads)
+    return result
 
 
-def tell(found: Tuned, console: Console) -> None:
-    """One line for each knob, and how long it took."""
-    if found.record is None:
+def tell(tuning: Tuned, console: Console) -> None:
+    """Show a line for each setting, and the time of the measurement."""
+    if tuning.record is None:
         return
-    if not found.record["steps"]:
-        console.say("Threads, precision and workers were not measured; config.toml says why.")
+    if not tuning.record["steps"]:
+        console.say("Threads, precision and workers were not measured; config.toml has the reason.")
         return
-    console.say(f"Fastest settings, measured in {found.record['probe_seconds']:g} s:")
-    console.table(Table(("", ""), list(found.reasons.items())))
+    console.say(f"Fastest settings, measured in {tuning.record['probe_seconds']:g} s:")
+    console.table(Table(("", ""), list(tuning.reasons.items())))
 
 
-def _begun(run: RunFolder) -> bool:
+def _has_checkpoint(run: RunFolder) -> bool:
     return has_last(run.file("checkpoints"))
 
 
-def _stored(run: RunFolder) -> dict[str, Any] | None:
+def _stored_table(run: RunFolder) -> dict[str, Any] | None:
     config = run.file("config.toml")
     if not config.exists():
         return None
-    found: dict[str, Any] | None = tomllib.loads(config.read_text(encoding="utf-8")).get("tuned")
-    return found
+    table: dict[str, Any] | None = tomllib.loads(config.read_text(encoding="utf-8")).get("tuned")
+    return table
 
 
-def _again(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
-    """The recorded way, with what was given now, as far as this machine is one of its kind."""
+def _recorded_way(record: dict[str, Any], usual: Way, scope: Scope, world: int) -> Way:
+    """The recorded settings, overridden by those given now, if the type of device is the same."""
     if record["device"] != scope.device:
         return usual
     most = scope.processors
-    kept = {
+    recorded = {
         "precision": record["precision"],
         "layout": record["layout"],
         "threads": min(record["threads"], most) if world == 1 else usual.threads,
         "workers": min(record["workers"], most) if world == 1 else usual.workers,
     }
-    return replace(usual, **{knob: v for knob, v in kept.items() if knob not in scope.given})
+    return replace(usual, **{knob: v for knob, v in recorded.items() if knob not in scope.given})
 
 
-def _measured(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.device) -> Choice:
-    """The probe's choice. Random numbers, weights and threads stay as they were."""
+def _measure(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.device) -> Choice:
+    """Measure and select; random state, weights and threads are unchanged afterwards."""
     s = plan.settings
     rows = min(2 * s.accumulate, s.batch_size or 0), s.batch_size or 0
     cuda = [device] if device.type == "cuda" else []
@@ -195,18 +196,18 @@ def _measured(plan: Plan, usual: Way, scope: Scope, make: Make, device: torch.de
         return probe(usual, scope, steps, rows=rows, steps=plan.steps)
 
 
-def _unsaid(message: str) -> None:
-    """A way that cannot be had is not taken; the run that is asked to take it says so."""
+def _ignore_warning(message: str) -> None:
+    """Ignore warnings of the loader during the measurement; the run itself shows them."""
 
 
-class _Late(Exception):
-    """A step passed its limit."""
+class _TimeLimit(Exception):
+    """A step exceeded its time limit."""
 
 
 class Steps:
-    """Steps of trainers that are thrown away, over the first images of the run.
+    """Training steps of temporary trainers over the first images of the run.
 
-    A step that passes its limit ends before its next layer, or behind the next gradient.
+    A step over its time limit ends before the next layer or after the next gradient.
     """
 
     def __init__(self, make: Make, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -214,10 +215,10 @@ class Steps:
         self.until = math.inf
         self._trainers: dict[tuple[str, str], Trainer] = {}
         self._streams: dict[tuple[Way, int], Iterator[Batch]] = {}
-        self._cut: dict[int, float] = {}  # rows -> seconds that the main process cuts for
+        self._cut: dict[int, float] = {}  # rows -> seconds of data loading in the main process
 
     def __call__(self, way: Way, rows: int, limit: float) -> Spent:
-        """One step; its seconds end when the device is done, or where it was cut off."""
+        """Run one step; its seconds, up to the time limit."""
         self.until = self.clock() + limit
         set_threads(way.threads)
         trainer = self._trainer(way)
@@ -227,7 +228,7 @@ class Steps:
             ready = self.clock()
             loss, _ = trainer.train_step(batch)
             loss.item()
-        except _Late:
+        except _TimeLimit:
             return Spent(ready - began, self.clock() - ready, whole=False)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()  # does nothing where there is no GPU
@@ -236,16 +237,16 @@ class Steps:
         if not way.workers:
             self._cut[rows] = spent.data
             return spent
-        # the first batches were cut in advance: in the long run workers are as fast as they cut
+        # the first batches were prefetched: in the long run the workers' speed is the limit
         waiting = self._cut.get(rows, 0.0) / way.workers - spent.step
         return Spent(max(spent.data, waiting), spent.step)
 
     def _look(self, *_: Any) -> None:
         if self.clock() > self.until:
-            raise _Late
+            raise _TimeLimit
 
     def close(self) -> None:
-        """End the workers and forget the trainers."""
+        """Stop the workers and delete the trainers."""
         for stream in self._streams.values():
             stream.close()  # type: ignore[attr-defined]  # they are generators
         self._streams.clear()
@@ -256,7 +257,7 @@ class Steps:
         key = way.precision, way.layout
         if key not in self._trainers:
             trainer = without_memory(self.make(way))
-            trainer.loader.warn = _unsaid
+            trainer.loader.warn = _ignore_warning
             for module in trainer.model.modules():
                 module.register_forward_pre_hook(self._look)
             for weight in trainer.model.parameters():
@@ -269,5 +270,5 @@ class Steps:
             trainer.loader.workers = way.workers
             batches = [trainer.loader.batch(0)[:rows]] * _BATCHES
             self._streams[way, rows] = trainer.loader.these(batches, 0)
-        trainer.loader.workers = way.workers  # it is looked at when the first batch is asked for
+        trainer.loader.workers = way.workers  # read when the first batch is requested
         return self._streams[way, rows]

@@ -1,4 +1,4 @@
-"""How often a run has been scored on test images: whoever chooses by them fools himself."""
+"""Counts the evaluations of a run on test images, to expose model selection on the test set."""
 
 import json
 import time
@@ -15,34 +15,34 @@ FILE = "test_uses.json"
 
 
 def run_folder(path: str | Path) -> Path | None:
-    """The run that a path belongs to, also through its `model/` folder; None for a model alone."""
-    place = Path(path).absolute()
-    if place.name in (CARD, TENSORS):
-        place = place.parent
-    around = (place, place.parent) if place.name == "model" else (place,)
-    return next((folder for folder in around if is_own_toml(folder / "config.toml")), None)
+    """The run folder of a path (also of its `model/` folder); None for a model alone."""
+    location = Path(path).absolute()
+    if location.name in (CARD, TENSORS):
+        location = location.parent
+    candidates = (location, location.parent) if location.name == "model" else (location,)
+    return next((folder for folder in candidates if is_own_toml(folder / "config.toml")), None)
 
 
 def uses_of_test(run: Path) -> int:
-    """How often so far."""
-    return len(_recorded(run))
+    """The number of evaluations so far."""
+    return len(_read_uses(run))
 
 
 def record_test_use(run: Path, *, data: str, split: str, n: int) -> int:
-    """Add one use to the run's file; how many there are now. Two at once are two."""
+    """Add one evaluation to the run's file and return their number, safe against races."""
     use = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "data": data, "split": split, "n": n}
     with alone(run / FILE):
-        now = [*_recorded(run), use]
-        write_json(run / FILE, {"uses": now})
-    return len(now)
+        uses = [*_read_uses(run), use]
+        write_json(run / FILE, {"uses": uses})
+    return len(uses)
 
 
-def _recorded(run: Path) -> list[Any]:
+def _read_uses(run: Path) -> list[Any]:
     path = run / FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["uses"] if path.exists() else []
+        uses = json.loads(path.read_text(encoding="utf-8"))["uses"] if path.exists() else []
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}.", "It counts the uses of the test set; remove it."
+            f"{path} cannot be read: {error}.", "Remove it; it counts evaluations on the test set."
         ) from error
-    return list(found)
+    return list(uses)

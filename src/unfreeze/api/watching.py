@@ -1,4 +1,4 @@
-"""The images a pretraining run is looked at on: of train, and of val where there is one."""
+"""The images for feature evaluation of a pretraining run: of train, and of val if there is one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,36 +20,44 @@ from unfreeze.swav.place import preprocess_of
 from unfreeze.swav.recipe import view_specs
 from unfreeze.swav.watching import UNLABELLED, Cutter, Sample, Watch
 
-HELD = 2**28  # bytes of cut views that stay in memory; more are cut again for each look
-SHOWN = 2  # random views a image
+HELD = 2**28  # bytes of crops kept in memory; more are computed again at each evaluation
+SHOWN = 2  # augmented views per image
 
 
-def sample_of(s: PretrainSettings, found: Gathering, everything: Index, console: Console) -> Sample:
-    """A seeded, stratified sample of the training images, and of val where there is one.
+def sample_of(
+    s: PretrainSettings, dataset: Gathering, everything: Index, console: Console
+) -> Sample:
+    """A seeded, stratified sample of the training images, and of val if there is one.
 
-    `everything` is the index before a split was chosen. Nothing of test is read.
+    `everything`: the index of all splits. The test set is not read.
     """
     sizes = list(zip(s.size_crops or (), s.nmb_crops or (), strict=True))
-    work = sum(count * size**2 for size, count in sizes)
-    looks = Looks(len(found.train), s.epochs or 0, work, sizes[0][0])
-    labels = found.index.labels
-    chosen = subset(labels, found.train, limit=looks.sample, seed=s.seed)
-    centres = held(_centres(s, found.images, chosen), len(chosen), _bytes(s))
+    pixels = sum(count * size**2 for size, count in sizes)
+    evaluations = Looks(len(dataset.train), s.epochs or 0, pixels, sizes[0][0])
+    labels = dataset.index.labels
+    chosen = subset(labels, dataset.train, limit=evaluations.sample, seed=s.seed)
+    centres = held(_center_crops(s, dataset.images, chosen), len(chosen), _bytes_per_image(s))
     pairs = np.random.default_rng(s.seed).permutation(chosen)[: max(2, len(chosen) // 2)]
-    views = held(_views(s, found.images, pairs), len(pairs), _bytes(s) * SHOWN)
-    known = torch.from_numpy(labels[chosen]).long()
+    views = held(_crops(s, dataset.images, pairs), len(pairs), _bytes_per_image(s) * SHOWN)
+    train_labels = torch.from_numpy(labels[chosen]).long()
     val = everything.where(VAL)
     val = val[everything.labels[val] >= 0]
-    if not len(val) or not (known >= 0).any():
-        return Sample(centres, views, len(pairs), known)
-    asked = _checked(s, everything.take(_some(everything, val, looks.sample, s.seed)), console)
-    queries = torch.from_numpy(asked.index.labels).long()
-    ask = held(_centres(s, asked, np.arange(len(asked))), len(asked), _bytes(s))
-    return Sample(centres, views, len(pairs), known, queries, ask)
+    if not len(val) or not (train_labels >= 0).any():
+        return Sample(centres, views, len(pairs), train_labels)
+    val_images = _decoded(
+        s, everything.take(_val_sample(everything, val, evaluations.sample, s.seed)), console
+    )
+    queries = torch.from_numpy(val_images.index.labels).long()
+    val_views = held(
+        _center_crops(s, val_images, np.arange(len(val_images))),
+        len(val_images),
+        _bytes_per_image(s),
+    )
+    return Sample(centres, views, len(pairs), train_labels, queries, val_views)
 
 
 def summary(watch: Watch, run: RunFolder) -> dict[str, Any]:
-    """What a run's result says of its looks: `figures`, `knn` and `best`."""
+    """The fields `figures`, `knn` and `best` of a run's result, from its feature evaluations."""
     last, best, knn = watch.last, watch.best, None
     if last is not None and last.knn is not None:
         knn = {
@@ -72,25 +80,25 @@ def summary(watch: Watch, run: RunFolder) -> dict[str, Any]:
     }
 
 
-def held(cut: Cutter, count: int, size: int) -> Cutter:
-    """The same views, cut once and kept where `count` times `size` bytes are not too many."""
+def held(make_views: Cutter, count: int, size: int) -> Cutter:
+    """`cut`, with its output cached in memory if `count` images of `size` bytes fit."""
     if count * size > HELD:
-        return cut
-    kept: list[torch.Tensor] = []
+        return make_views
+    cached: list[torch.Tensor] = []
 
-    def of(places: Sequence[int]) -> list[torch.Tensor]:
-        if not kept:
-            kept.extend(cut(range(count)))
-        return [view[list(places)] for view in kept]
+    def of(indices: Sequence[int]) -> list[torch.Tensor]:
+        if not cached:
+            cached.extend(make_views(range(count)))
+        return [view[list(indices)] for view in cached]
 
     return of
 
 
-def _some(index: Index, val: np.ndarray, most: int, seed: int) -> np.ndarray:
-    return subset(index.labels, val, limit=most, seed=seed)
+def _val_sample(index: Index, val: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    return subset(index.labels, val, limit=limit, seed=seed)
 
 
-def _checked(s: PretrainSettings, index: Index, console: Console) -> ImageDataset:
+def _decoded(s: PretrainSettings, index: Index, console: Console) -> ImageDataset:
     mode: Mode = "full" if s.scan == "full" else "off"
     side = 2 * max(s.size_crops or ())
     return check(
@@ -98,26 +106,26 @@ def _checked(s: PretrainSettings, index: Index, console: Console) -> ImageDatase
     ).images()
 
 
-def _bytes(s: PretrainSettings) -> int:
+def _bytes_per_image(s: PretrainSettings) -> int:
     return 3 * max(s.size_crops or ()) ** 2
 
 
-def _centres(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
-    how = preprocess_of(s)
+def _center_crops(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
+    preprocess = preprocess_of(s)
 
-    def cut(places: Sequence[int]) -> list[torch.Tensor]:
-        centres = [how.pixels(images[int(positions[place])]) for place in places]
+    def cut(indices: Sequence[int]) -> list[torch.Tensor]:
+        centres = [preprocess.pixels(images[int(positions[index])]) for index in indices]
         return [torch.from_numpy(np.stack(centres))]
 
     return cut
 
 
-def _views(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
-    """The first two views as the first epoch cuts them: the same at each look."""
+def _crops(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
+    """The first two crops of the first epoch: the same at each evaluation."""
     specs = view_specs(s)[:SHOWN]
 
-    def cut(places: Sequence[int]) -> list[torch.Tensor]:
-        ids = positions[list(places)]
+    def cut(indices: Sequence[int]) -> list[torch.Tensor]:
+        ids = positions[list(indices)]
         pixels = [images[int(i)] for i in ids]
         return make_views(pixels, ids, 0, s.seed, specs)
 

@@ -1,4 +1,4 @@
-"""What a pretraining run writes beside its checkpoints: config, views, the model that travels."""
+"""Files of a pretraining run beside its checkpoints: config.toml, views.npz, model/."""
 
 from functools import partial
 from typing import Any
@@ -28,9 +28,9 @@ from unfreeze.swav.trainer import Trainer
 GALLERY_IMAGES = 4_000
 
 
-def facts_of(trainer: Trainer, found: Gathering) -> dict[str, Any]:
-    """What config.toml says of the run beside its settings."""
-    chosen, place = trainer.plan, trainer.place
+def facts_of(trainer: Trainer, dataset: Gathering) -> dict[str, Any]:
+    """The table `facts` of config.toml: versions, device, sizes."""
+    plan, compute = trainer.plan, trainer.place
     return {
         "unfreeze": __version__,
         "torch": torch.__version__,
@@ -38,20 +38,20 @@ def facts_of(trainer: Trainer, found: Gathering) -> dict[str, Any]:
         "workers": trainer.loader.workers,
         "processors": processors(),
         "processes": trainer.processes.world,
-        "device": str(place.device),
-        "precision": place.precision,
-        "store": found.images.held,
-        "views": chosen.settings.views_on,
-        "images": len(found.train),
-        "side": found.side,
-        "fingerprint": found.fingerprint,
-        "steps": chosen.steps,
-        "steps_per_epoch": chosen.steps_per_epoch,
+        "device": str(compute.device),
+        "precision": compute.precision,
+        "store": dataset.images.held,
+        "views": plan.settings.views_on,
+        "images": len(dataset.train),
+        "side": dataset.side,
+        "fingerprint": dataset.fingerprint,
+        "steps": plan.steps,
+        "steps_per_epoch": plan.steps_per_epoch,
     }
 
 
 def write_asked(run: RunFolder, settings: PretrainSettings) -> None:
-    """config.toml as it was asked for: whoever is stopped before the first step goes on with it."""
+    """Write config.toml with the given settings, so that a run stopped before step 0 can resume."""
     config = run.file("config.toml")
     if not config.exists():
         write_text(config, to_toml(as_dict(settings), {}))
@@ -59,37 +59,37 @@ def write_asked(run: RunFolder, settings: PretrainSettings) -> None:
 
 def write_start(
     trainer: Trainer,
-    found: Gathering,
+    dataset: Gathering,
     reasons: dict[str, str],
-    more: dict[str, dict[str, Any]],
+    extra: dict[str, dict[str, Any]],
 ) -> None:
-    """config.toml (with `more` tables), problems.csv, split.csv, views of the first images."""
-    run, chosen = trainer.run, trainer.plan
-    run.file(RESULT).unlink(missing_ok=True)  # a run that goes on has not ended
+    """Write config.toml (with `more` tables), problems.csv, split.csv and views.npz."""
+    run, plan = trainer.run, trainer.plan
+    run.file(RESULT).unlink(missing_ok=True)  # a resumed run is not finished
     tables: dict[str, dict[str, Any]] = {
         "reasons": reasons,
-        "facts": facts_of(trainer, found),
-        **more,
+        "facts": facts_of(trainer, dataset),
+        **extra,
     }
-    write_text(run.file("config.toml"), to_toml(as_dict(chosen.settings), tables))
-    found.write(run)
-    read_back(run, as_dict(chosen.settings), found.rows(), found.problems)
-    some = found.train[:8]
-    cut = Cut(chosen.settings.seed, view_specs(chosen.settings))
-    views = cut([found.images[int(i)] for i in some], some, 0)
-    same = [v.numpy() for v in views if v.shape == views[0].shape]
+    write_text(run.file("config.toml"), to_toml(as_dict(plan.settings), tables))
+    dataset.write(run)
+    read_back(run, as_dict(plan.settings), dataset.rows(), dataset.problems)
+    positions = dataset.train[:8]
+    cut = Cut(plan.settings.seed, view_specs(plan.settings))
+    views = cut([dataset.images[int(i)] for i in positions], positions, 0)
+    large = [v.numpy() for v in views if v.shape == views[0].shape]
     with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
-        np.savez_compressed(stream, views=np.stack(same, 1))
+        np.savez_compressed(stream, views=np.stack(large, 1))
 
 
 def write_model(
-    trainer: Trainer, found: Gathering, loaded: Loaded | None, console: Console
+    trainer: Trainer, dataset: Gathering, loaded: Loaded | None, console: Console
 ) -> None:
-    """model/ as the last step left it (or the best look), and what the prototypes stand for."""
-    run, chosen = trainer.run, trainer.plan
-    s, model, place = chosen.settings, trainer.model, trainer.place
+    """Write model/ (last epoch or best checkpoint) and the images nearest to each prototype."""
+    run, plan = trainer.run, trainer.plan
+    s, model, compute = plan.settings, trainer.model, trainer.place
     preprocess = preprocess_of(s)
-    kept = trainer.watch.best if s.keep == "best" else None
+    best = trainer.watch.best if s.keep == "best" else None
     card = ModelCard(
         kind="backbone",
         arch=s.arch or "",
@@ -98,10 +98,10 @@ def write_model(
         provenance={
             "verb": "pretrain",
             "method": s.method,
-            "epochs": kept.epoch if kept else s.epochs,
-            "steps": kept.step if kept else trainer.step,
-            "images": len(found.train),
-            "fingerprint": found.fingerprint,
+            "epochs": best.epoch if best else s.epochs,
+            "steps": best.step if best else trainer.step,
+            "images": len(dataset.train),
+            "fingerprint": dataset.fingerprint,
             "init": loaded.source if loaded else "none",
             **({"licence": loaded.licence} if loaded and loaded.licence else {}),
             "seed": s.seed,
@@ -110,13 +110,13 @@ def write_model(
     save_model(run.file("model"), model.backbone.state_dict(), card)
     if not trainer.step:
         return
-    some = found.train[:GALLERY_IMAGES]
-    cut = partial(_cut, found, preprocess, some)
-    how: dict[str, Any] = {"device": place.device, "mean": place.mean, "std": place.std}
+    positions = dataset.train[:GALLERY_IMAGES]
+    cut = partial(_views_of, dataset, preprocess, positions)
+    how: dict[str, Any] = {"device": compute.device, "mean": compute.mean, "std": compute.std}
     with afterwards("The images nearest to each prototype could not be written", run, console):
-        gathered = gather(model, cut, len(some), **how)
+        gathered = gather(model, cut, len(positions), **how)
         save_gallery(run.file("prototypes.npz"), gathered, cut)
 
 
-def _cut(found: Gathering, how: Preprocess, some: Any, places: Any) -> Any:
-    return np.stack([how.pixels(found.images[int(some[i])]) for i in places])
+def _views_of(dataset: Gathering, preprocess: Preprocess, positions: Any, indices: Any) -> Any:
+    return np.stack([preprocess.pixels(dataset.images[int(positions[i])]) for i in indices])

@@ -1,1 +1,1 @@
-"""The command line: settings in, one verb called, one place where errors become a line."""
+"""The command line: parses settings, runs one command, prints its result or error."""

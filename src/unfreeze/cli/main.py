@@ -1,4 +1,4 @@
-"""The entry: one verb is called, and errors become a sentence, a next step and an exit code."""
+"""Entry point: runs one command; an error is printed as a sentence and a next step."""
 
 import errno
 import signal
@@ -14,7 +14,7 @@ from unfreeze.runtime.atomic import in_words, is_full
 from unfreeze.runtime.signals import ending_interrupts
 from unfreeze.runtime.world import World, is_terminal, open_streams
 
-# verb -> what its command needs to resume from the last checkpoint
+# command -> what it needs to resume from the last checkpoint
 _RESUMED_BY = {
     "pretrain": "with --resume ",
     "finetune": "with --resume ",
@@ -24,9 +24,9 @@ _RESUMED_BY = {
 
 
 def main(argv: Sequence[str] | None = None, world: World | None = None) -> int:
-    """Does what `argv` says and returns the exit code; raises nothing.
+    """Run the command in `argv` and return the exit code; never raises.
 
-    Without `argv` the command is the process's own, and a signal counts to the process's end.
+    None: the arguments of this process; signals are then handled until the process ends.
     """
     if argv is None:
         open_streams()
@@ -43,24 +43,24 @@ def main(argv: Sequence[str] | None = None, world: World | None = None) -> int:
 
 
 def failed(error: BaseException, words: list[str], world: World) -> int:
-    """Says what went wrong, once for all processes of a run; its exit code."""
+    """Print the error, once for all processes of a run, and return its exit code."""
     if "--debug" in words:
         world.tell("".join(traceback.format_exception(error)).rstrip())
-    known = understood(error, words[0] if words else "")
+    user_error = understood(error, words[0] if words else "")
     if _worker_lost(error) and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would say it once more, as it ends
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch prints it again at exit
     spoken = getattr(error, "spoken", None)
-    launcher_told(known)
+    launcher_told(user_error)
     if not (silent(error) if spoken is None else spoken):
-        asked_for = isinstance(error, (Interrupted, KeyboardInterrupt))
-        world.tell(known.sentence if asked_for else f"error: {known.sentence}")
-        if known.next_step:
-            world.tell(known.next_step)
-    return known.exit_code
+        interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
+        world.tell(user_error.sentence if interrupted else f"error: {user_error.sentence}")
+        if user_error.next_step:
+            world.tell(user_error.next_step)
+    return user_error.exit_code
 
 
 def silent(error: BaseException) -> bool:
-    """Whether the first process of a run says the same, because it happens to all at once."""
+    """Whether rank 0 prints the error, because all processes raise it."""
     everywhere = isinstance(error, (UsageError, DivergedError, Interrupted, KeyboardInterrupt))
     return (everywhere or peer_lost(error)) and started_rank() > 0
 
@@ -87,7 +87,7 @@ def program(words: list[str], world: World) -> int:
 
 
 def call(verb: str, words: list[str], world: World) -> int:
-    """Runs one verb and writes its result; what it needs is imported only here."""
+    """Run one command and print its result; imports only what that command needs."""
     settings = parse(verb, words)
 
     from unfreeze.cli.output import after_plan, as_json, as_text
@@ -104,36 +104,36 @@ def call(verb: str, words: list[str], world: World) -> int:
         text = as_text(verb, result, world.width, colour=world.colour)
     if text and not started_rank():
         if is_terminal(world.stdout):
-            world.answer("")  # what was said on the way stands above it
+            world.answer("")  # a blank line after the console lines of the run
         world.answer(text)
     refused: UnfreezeError | None = getattr(result, "refused", None)
     if refused is not None:
-        raise refused  # looked at and described, but not fit for use
+        raise refused  # the result is printed, but the file must not be used
     return 0
 
 
 def understood(error: BaseException, verb: str) -> UnfreezeError:
-    """The error as one of ours: what a user can do something about gets its own words."""
+    """The error as an UnfreezeError, with advice where the user can fix it."""
     if isinstance(error, UnfreezeError):
         return error
     if peer_lost(error):
         return Interrupted(
-            "Another process of this run ended, so this one could not go on.",
-            "If it left no sentence of its own, the system ended it (memory?). The same command "
-            "with --resume goes on from the last checkpoint.",
+            "Another process of this run ended, so this one cannot continue.",
+            "If it printed no error, the operating system probably killed it (out of memory?). "
+            "The same command with --resume resumes from the last checkpoint.",
         )
     if isinstance(error, KeyboardInterrupt):
         how = _RESUMED_BY.get(verb)
-        said = (
-            f"Nothing is half-written: the same command {how}resumes from the last checkpoint, "
-            "or starts where there is none."
+        next_step = (
+            f"No file is incomplete: the same command {how}resumes from the last checkpoint, or "
+            "starts from the beginning if there is none."
         )
         by = error.args[0] if error.args else "Ctrl-C"
-        return Interrupted(f"Stopped by {by}.", "" if how is None else said)
+        return Interrupted(f"Stopped by {by}.", "" if how is None else next_step)
     if _out_of_memory(error):
         return ResourceError(
-            "The memory did not suffice; what was saved before is whole.",
-            "Try a smaller --batch-size, or --image-size, or fewer --workers.",
+            "Out of memory. The last checkpoint is intact.",
+            "Use a smaller --batch-size or --image-size, or fewer --workers.",
         )
     if _worker_lost(error):
         from unfreeze.data.workers import worker_lost
@@ -145,27 +145,27 @@ def understood(error: BaseException, verb: str) -> UnfreezeError:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    # torch is not imported to ask: its own class by name, and its CPU allocator by what it says
-    named = type(error).__name__ == "OutOfMemoryError"
-    said = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or named or said or refused
+    # by name and message, so that torch need not be imported
+    cuda = type(error).__name__ == "OutOfMemoryError"
+    cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or cuda or cpu or system
 
 
 def _worker_lost(error: BaseException) -> bool:
-    # torch tells of it by a signal, wherever the command is just then
+    # torch raises it from a signal handler, at any point of the command
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def _from_system(error: OSError) -> UnfreezeError:
     if is_full(error):
         return ResourceError(
-            f"{in_words(error)}{_at(error)}; what was saved before is whole.",
-            "Make room, then go on.",
+            f"{in_words(error)}{_at(error)}. The last checkpoint is intact.",
+            "Free some space, then resume.",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename is not None:
         return UsageError(
-            f"{error.strerror}: {error.filename}.", "Name a place that may be read and written."
+            f"{error.strerror}: {error.filename}.", "Use a path that can be read and written."
         )
     return _ours(error)
 
@@ -175,8 +175,8 @@ def _at(error: OSError) -> str:
 
 
 def _ours(error: BaseException) -> UnfreezeError:
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     return UnfreezeError(
-        f"Something broke that is not your doing: {type(error).__name__}: {said}",
-        "Please report it with the command and what --debug shows.",
+        f"Internal error (a bug in unfreeze): {type(error).__name__}: {message}",
+        "Please report it with the command and the output of --debug.",
     )

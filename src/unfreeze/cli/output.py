@@ -1,4 +1,4 @@
-"""Results on stdout: one JSON document, or a few lines for people."""
+"""Results on stdout: one JSON document, or a few lines of text."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from unfreeze.text import clean_all
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON knows it: dataclasses as objects, arrays as lists, non-finite as null."""
+    """`value` for JSON: dataclasses as objects, arrays as lists, non-finite numbers as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
@@ -26,7 +26,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, str | PurePath):
-        return clean_all(str(value))  # names of files need not be UTF-8
+        return clean_all(str(value))  # file names need not be UTF-8
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -36,7 +36,7 @@ def as_json(result: Any) -> str:
 
 
 def as_text(verb: str, result: Any, width: int | None = None, *, colour: bool = False) -> str:
-    """The result for people; empty where it has been shown while it was made, as a plan is."""
+    """The result as text; empty if it was printed already, as a plan is."""
     if verb == "predict" and isinstance(result, list):
         return _predictions(result)
     if not isinstance(result, Displayed) or result.shown_before:
@@ -45,11 +45,11 @@ def as_text(verb: str, result: Any, width: int | None = None, *, colour: bool = 
 
 
 def after_plan(verb: str, words: Sequence[str], width: int | None, *, colour: bool = False) -> str:
-    """The command that does what a dry run has shown."""
-    kept = [word for word in words if word != "--dry-run"]
-    if verb != "demo" and not any(word.partition("=")[0] == "--out" for word in kept):
-        kept += ["--out", "RUN"]
-    command = shlex.join(["unfreeze", verb, *kept])
+    """The command that runs what a dry run has planned."""
+    arguments = [word for word in words if word != "--dry-run"]
+    if verb != "demo" and not any(word.partition("=")[0] == "--out" for word in arguments):
+        arguments += ["--out", "RUN"]
+    command = shlex.join(["unfreeze", verb, *arguments])
     return text(Display(next=[command]), width, colour=colour)
 
 

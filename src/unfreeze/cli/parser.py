@@ -1,8 +1,8 @@
-"""Flags from settings: what a verb takes on the command line is its class of knobs.
+"""Argument parsers generated from the settings classes.
 
-Values travel as text; their types, choices and bounds are checked in one place,
-`unfreeze.settings.build`. Only what was typed is passed on, so that a file can stand between
-the defaults and the command line.
+Values are passed on as text; `unfreeze.settings.build` checks types, choices and bounds. Only
+flags that were typed are passed on, so that a settings file can come between the defaults and the
+command line.
 """
 
 import argparse
@@ -27,12 +27,12 @@ GROUPS = {
     "machine": "machine",
     "call": "call",
 }
-WIDEST, USUAL = 98, 80  # cells of a line of help: at most, and where nobody says
-LONGEST = 40  # cells of choices that stand beside their flag; more are listed in its help
+WIDEST, USUAL = 98, 80  # columns of the help: maximum, and default
+LONGEST = 40  # columns of choices shown beside their flag; longer ones are listed in its help
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would print and exit."""
+    """Raises UsageError instead of printing and exiting."""
 
     def error(self, message: str) -> NoReturn:
         sentence = message[:1].upper() + message[1:]
@@ -40,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.HelpFormatter):
-    """Breaks lines between words only: flags and names of choices stay whole."""
+    """Breaks lines between words only, never inside flags or choices."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrapped(" ".join(text.split()), width)
@@ -55,18 +55,21 @@ def _format(width: int | None) -> Callable[[str], argparse.HelpFormatter]:
 
 
 def overview(width: int | None = None) -> str:
-    """The help of the bare command: the verbs with a line each."""
+    """The help of `unfreeze` alone: one line for each command."""
     wide = min(WIDEST, width or USUAL)
     verbs = facts([(f"  {verb}", line(verb)) for verb in SETTINGS], wide)
-    about = "From unlabelled images and a few labels to a classifier: SwAV, then transfer."
-    more = f"`unfreeze VERB --help` lists what a verb takes. Version {__version__}."
+    about = (
+        "Image classifiers from unlabelled images and a few labels: SwAV pretraining, then "
+        "transfer learning."
+    )
+    more = f"`unfreeze COMMAND --help` lists the options of a command. Version {__version__}."
     return "\n".join(
         [
-            "usage: unfreeze VERB ...",
+            "usage: unfreeze COMMAND ...",
             "",
             *wrapped(about, wide),
             "",
-            "verbs:",
+            "commands:",
             *verbs,
             "",
             *wrapped(more, wide),
@@ -75,24 +78,24 @@ def overview(width: int | None = None) -> str:
 
 
 def known_verb(word: str) -> str:
-    """`word`, if it is a verb; UsageError with the nearest one otherwise."""
+    """`word` if it is a command; else UsageError with the closest match."""
     if word in SETTINGS:
         return word
     close = difflib.get_close_matches(word, SETTINGS, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(SETTINGS)}."
-    raise UsageError(f"There is no verb {word!r}.", hint)
+    hint = f"Did you mean {close[0]!r}?" if close else f"Commands: {', '.join(SETTINGS)}."
+    raise UsageError(f"Unknown command {word!r}.", hint)
 
 
 def verb_parser(verb: str, width: int | None = None) -> argparse.ArgumentParser:
-    """The argparse parser of one verb; absent flags leave no trace in its namespace.
+    """The argparse parser of one command; its namespace has only the flags that were typed.
 
-    `width`: of its help, in cells.
+    `width`: of the help, in columns.
     """
     parser = _Parser(
         prog=f"unfreeze {verb}",
         usage=usage(verb),
         description=line(verb),
-        epilog="[auto]: derived from the images or the weights; the plan says why.",
+        epilog="[auto]: derived from the images or the weights; --dry-run shows the reason.",
         formatter_class=_format(width),  # type: ignore[arg-type]  # it is only called
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -104,7 +107,7 @@ def verb_parser(verb: str, width: int | None = None) -> argparse.ArgumentParser:
             _add_positional(parser, name, entry)
         else:
             _add_flag(groups[entry[0].group], name, entry)
-    groups["call"].add_argument("-h", "--help", action="store_true", help="show this and stop")
+    groups["call"].add_argument("-h", "--help", action="store_true", help="show this help and exit")
     return parser
 
 
@@ -121,9 +124,9 @@ def usage(verb: str) -> str:
 
 
 def help_text(verb: str, width: int | None = None) -> str:
-    """What a verb takes, and examples of it."""
+    """The help of a command: its options and examples."""
     wide = min(WIDEST, width or USUAL)
-    examples = [line for one in EXAMPLES[verb] for line in command(f"unfreeze {one}", wide)]
+    examples = [line for example in EXAMPLES[verb] for line in command(f"unfreeze {example}", wide)]
     return "\n".join([verb_parser(verb, width).format_help().rstrip(), "", "examples:", *examples])
 
 
@@ -164,7 +167,7 @@ def _metavar(scalar: Any, spec: Knob) -> str:
 
 
 def described(entry: tuple[Knob, Any, Any]) -> str:
-    """A knob's help with its default; `auto` stands for what is derived."""
+    """A setting's help with its default; `auto` for derived values."""
     shown, help = default_text(entry), entry[0].help
     shape = _metavar(parts(entry[1])[0], entry[0])
     if entry[0].choices and entry[0].bare is None and not shape.startswith("{"):
@@ -173,12 +176,12 @@ def described(entry: tuple[Knob, Any, Any]) -> str:
 
 
 def default_text(entry: tuple[Knob, Any, Any]) -> str:
-    """The default as a person would type it; empty for flags that are simply off."""
+    """The default as text for the command line; "" for flags that are off."""
     spec, kind, default = entry
     if spec.positional or (parts(kind)[0] is bool and not spec.verbatim):
         return ""
     if default is None:
-        # what only says how to call has no derived value: it is simply not given
+        # options of the call are not derived from anything: no default to show
         return "" if spec.cli_only else spec.unset
     if isinstance(default, bool):
         return str(default).lower()
@@ -190,7 +193,7 @@ def _plain(text: str) -> str:
 
 
 def parse(verb: str, argv: Sequence[str]) -> Any:
-    """The verb's settings: defaults <- the file of --config <- what was typed."""
+    """The command's settings: defaults <- the file of --config <- the command line."""
     cls = settings_class(verb)
     given = typed(verb, argv)
     settings = layered(cls, given)
@@ -204,23 +207,23 @@ def parse(verb: str, argv: Sequence[str]) -> Any:
 
 
 def typed(verb: str, argv: Sequence[str]) -> dict[str, Any]:
-    """Name -> text of what stands on the command line; UsageError for a flag nobody knows."""
+    """Name -> text of each flag on the command line; UsageError for an unknown flag."""
     known = knobs(settings_class(verb))
     namespace, rest = verb_parser(verb).parse_known_intermixed_args(_spelled_out(argv, known))
     if rest:
         raise _unknown(verb, rest, [spec.flag(name) for name, (spec, _, _) in known.items()])
-    found = {}
+    given = {}
     for name, value in vars(namespace).items():
         entry = known[name]
         if value is None or value == []:
             continue  # a positional that was not given
         is_text = parts(entry[1])[0] is str
-        found[name] = value if isinstance(value, str) or is_text else " ".join(value)
-    return found
+        given[name] = value if isinstance(value, str) or is_text else " ".join(value)
+    return given
 
 
 def _spelled_out(argv: Sequence[str], known: dict[str, tuple[Knob, Any, Any]]) -> list[str]:
-    # `--resume DATA` must not eat DATA: a flag that may stand alone gets its value here
+    # `--resume DATA` must not consume DATA: a flag with an optional value gets its default here
     bare = {spec.flag(name): spec for name, (spec, _, _) in known.items() if spec.bare is not None}
     spelled = []
     for word, after in zip(argv, [*argv[1:], ""], strict=False):
@@ -230,21 +233,21 @@ def _spelled_out(argv: Sequence[str], known: dict[str, tuple[Knob, Any, Any]]) -
 
 
 def _joined(argv: Sequence[str], known: dict[str, tuple[Knob, Any, Any]]) -> list[str]:
-    # `--logger wandb mlflow DATA`: a list of known words ends where another word begins
+    # `--logger wandb mlflow DATA`: a list of choices ends at the first word that is not a choice
     lists = {
         spec.flag(name): set(spec.choices)
         for name, (spec, kind, _) in known.items()
         if spec.choices and parts(kind)[1]
     }
     joined: list[str] = []
-    inside = ""  # the list that is being read
+    current = ""  # the flag whose list is being read
     for word in argv:
-        goes_on = inside and set(word.split(",")) <= lists[inside]
-        if goes_on and joined[-1] != inside:
+        continues = current and set(word.split(",")) <= lists[current]
+        if continues and joined[-1] != current:
             joined[-1] += f",{word}"
         else:
             joined.append(word)
-        inside = word if word in lists else inside if goes_on else ""
+        current = word if word in lists else current if continues else ""
     return joined
 
 
@@ -252,7 +255,7 @@ def _unknown(verb: str, rest: Sequence[str], flags: Sequence[str]) -> UsageError
     word = next((w for w in rest if w.startswith("-")), rest[0]).split("=")[0]
     if not word.startswith("-"):
         return UsageError(
-            f"unfreeze {verb} does not know what to do with {word!r}.",
+            f"unfreeze {verb}: unexpected argument {word!r}.",
             f"See unfreeze {verb} --help.",
         )
     close = difflib.get_close_matches(word, flags, n=1)

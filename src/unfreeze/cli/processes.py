@@ -1,4 +1,4 @@
-"""A command that a launcher started several times: who speaks, and what the launcher is told."""
+"""Commands under a launcher: which process prints, and the error file of torchrun."""
 
 import contextlib
 import json
@@ -9,40 +9,40 @@ from pathlib import Path
 from unfreeze.errors import UnfreezeError, UsageError
 from unfreeze.runtime.launcher import launched
 
-MANY = ("pretrain", "finetune", "swav")  # verbs that many processes can share
+MANY = ("pretrain", "finetune", "swav")  # commands that support data parallel training
 
 
 def started_rank() -> int:
-    """Which process of a run this is; 0 alone. Where the launcher makes no sense: 0 too."""
+    """The rank of this process; 0 without a launcher or with invalid variables of one."""
     with contextlib.suppress(UsageError):
         return launched().rank
     return 0
 
 
 def one_process(verb: str) -> None:
-    """UsageError where a launcher started several processes of a verb that is for one."""
+    """UsageError if a launcher started several processes of a single-process command."""
     if verb not in MANY and (world := launched().world) > 1:
         raise UsageError(
-            f"unfreeze {verb} works in one process, and a launcher started {world}.",
-            f"Call it without the launcher; {', '.join(MANY[:-1])} and {MANY[-1]} use several.",
+            f"unfreeze {verb} runs in one process, but the launcher started {world}.",
+            f"Run it without a launcher; {', '.join(MANY[:-1])} and {MANY[-1]} support several.",
         )
 
 
 def peer_lost(error: BaseException) -> bool:
-    """Whether this process fails only because another one has gone."""
+    """Whether this process fails only because another one ended."""
     if not isinstance(error, RuntimeError) or isinstance(error, UnfreezeError):
         return False
     named = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
-    said = str(error).lower()
-    return named or any(word in said for word in ("gloo", "connection closed by peer", "nccl"))
+    message = str(error).lower()
+    return named or any(word in message for word in ("gloo", "connection closed by peer", "nccl"))
 
 
 def launcher_told(error: UnfreezeError) -> None:
-    """Leave the sentence where torchrun looks for the reason of a failure."""
-    place = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
-    if not place or error.spoken:
+    """Write the error to the file from which torchrun reports failures."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
+    if not path or error.spoken:
         return
-    said = " ".join(part for part in (error.sentence, error.next_step) if part)
-    extra = {"timestamp": str(int(time.time())), "py_callstack": said}
-    with contextlib.suppress(OSError):  # the sentence stands on stderr too
-        Path(place).write_text(json.dumps({"message": {"message": said, "extraInfo": extra}}))
+    text = " ".join(part for part in (error.sentence, error.next_step) if part)
+    extra = {"timestamp": str(int(time.time())), "py_callstack": text}
+    with contextlib.suppress(OSError):  # the error is printed to stderr too
+        Path(path).write_text(json.dumps({"message": {"message": text, "extraInfo": extra}}))

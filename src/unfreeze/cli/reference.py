@@ -1,4 +1,4 @@
-"""The tables of every setting in Markdown, made from the settings; run as a module it prints."""
+"""docs/SETTINGS.md, generated from the settings; run as a module it prints the page."""
 
 import sys
 from typing import Any
@@ -10,26 +10,26 @@ from unfreeze.settings.knob import Knob, knobs, parts
 _INTRO = """\
 # Settings
 
-Every setting of every verb: a flag on the command line, a key in a `--config` file (kebab-case or
-snake_case), a keyword in Python (snake_case). `auto` (None in Python) is derived from the images
-or the weights, and the plan says why. Made by `make docs` from `src/unfreeze/settings/`.
+Every setting of every command: a flag on the command line, a key in a `--config` file (kebab-case
+or snake_case), a keyword in Python (snake_case). `auto` (None in Python) is derived from the images
+or the weights; `--dry-run` shows the reason. Made by `make docs` from `src/unfreeze/settings/`.
 """
 
 
 def document() -> str:
-    """The whole page."""
+    """The page as Markdown."""
     return _INTRO + "".join(_section(verb) for verb in SETTINGS)
 
 
 def _section(verb: str) -> str:
     known = knobs(settings_class(verb))
-    words = [name for name, entry in known.items() if entry[0].positional]
+    positionals = [name for name, entry in known.items() if entry[0].positional]
     flags = sorted(
-        (name for name in known if name not in words),
+        (name for name in known if name not in positionals),
         key=lambda name: list(GROUPS).index(known[name][0].group),
     )
-    rows = [_row(name, known[name]) for name in (*words, *flags)]
-    head = "| setting | takes | default | what it does |\n|---|---|---|---|\n"
+    rows = [_row(name, known[name]) for name in (*positionals, *flags)]
+    head = "| setting | values | default | description |\n|---|---|---|---|\n"
     return f"\n## {verb}\n\n{line(verb)}\n\n{head}" + "".join(rows)
 
 
@@ -48,7 +48,7 @@ def _takes(entry: tuple[Knob, Any, Any]) -> str:
         return f"nothing, or {', '.join(f'`{c}`' for c in spec.choices if c != spec.bare)}"
     if spec.choices:
         return ", ".join(f"`{choice}`" for choice in spec.words)
-    word = {int: "whole number", float: "number"}.get(scalar, "text")
+    word = {int: "integer", float: "number"}.get(scalar, "text")
     bounds = "".join(
         f" {sign} {bound:.12g}"
         for sign, bound in (("≥", spec.low), ("≤", spec.high))

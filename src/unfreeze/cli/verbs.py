@@ -1,4 +1,4 @@
-"""The verbs of the command line: where their settings stand and which function does the work."""
+"""The commands: their settings classes, functions and examples."""
 
 import importlib
 from collections.abc import Callable
@@ -6,8 +6,8 @@ from typing import Any
 
 from unfreeze.settings.shared import Call
 
-# verb -> module and class of its settings; the work is `unfreeze.api.VERB.run_VERB`
-# (of `swav`, `unfreeze.api.reference.run_reference`: `unfreeze.swav` is the room of that name)
+# command -> module and class of its settings; its function is `unfreeze.api.COMMAND.run_COMMAND`
+# (of `swav`: `unfreeze.api.reference.run_reference`, as `unfreeze.swav` is a package)
 SETTINGS = {
     "scan": ("scan", "ScanSettings"),
     "show": ("use", "ShowSettings"),
@@ -26,7 +26,7 @@ SETTINGS = {
     "demo": ("use", "DemoSettings"),
 }
 _WORK = {"swav": "reference"}
-# what stands below a verb's help, each after `unfreeze`
+# examples in a command's help, each without the leading `unfreeze`
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "scan": ("scan photos --out scan", "scan photos --quarantine broken"),
     "show": ("show photos", "show photos --run runs/pretrain"),
@@ -58,21 +58,21 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 
 
 def settings_class(verb: str) -> type[Call]:
-    """The class whose knobs are the verb's flags."""
+    """The settings class of a command."""
     module, name = SETTINGS[verb]
-    found: type[Call] = getattr(importlib.import_module(f"unfreeze.settings.{module}"), name)
-    return found
+    cls: type[Call] = getattr(importlib.import_module(f"unfreeze.settings.{module}"), name)
+    return cls
 
 
 def line(verb: str) -> str:
-    """What the verb does, in one sentence."""
+    """The description of a command, in one sentence."""
     first = (settings_class(verb).__doc__ or "").strip().splitlines()[0]
     return first.split(". ")[0].rstrip(".") + "."
 
 
 def work(verb: str) -> Callable[..., Any]:
-    """The function `(settings, console) -> result`; imports what the verb needs."""
+    """The command's function `(settings, console) -> result`; imports its module."""
     name = _WORK.get(verb, verb)
     module = importlib.import_module(f"unfreeze.api.{name}")
-    found: Callable[..., Any] = getattr(module, f"run_{name}")
-    return found
+    function: Callable[..., Any] = getattr(module, f"run_{name}")
+    return function

@@ -1,1 +1,1 @@
-"""Every knob of every verb, once: flags, TOML keys, Python keywords and help come from here."""
+"""The settings of every command: flags, TOML keys, Python keywords and help come from here."""

@@ -1,4 +1,4 @@
-"""Settings from what people gave: defaults <- file <- command line or keywords."""
+"""Builds settings: defaults <- TOML file <- command line or keywords; reads and writes TOML."""
 
 import dataclasses
 import difflib
@@ -14,51 +14,51 @@ from unfreeze.settings.knob import Knob, coerce, flag, knobs
 from unfreeze.text import as_name, as_text, clean_all, decoded
 
 S = TypeVar("S")
-MARK = "# unfreeze"  # how every settings file of a run begins
-FACT_TABLES = ("reasons", "facts", "tuned")  # tables a run writes beside its settings; no knobs
+MARK = "# unfreeze"  # first characters of every run's config.toml
+FACT_TABLES = ("reasons", "facts", "tuned")  # tables of config.toml that are not settings
 
 
 def build(cls: type[S], given: Mapping[str, Any]) -> S:
-    """A settings object; UsageError for unknown names, wrong types and values out of bounds."""
+    """A settings object; UsageError for unknown names, wrong types or values out of bounds."""
     known = knobs(cls)
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
-            raise UsageError(f"There is no setting {name!r} here.", hint)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Settings: {', '.join(known)}."
+            raise UsageError(f"Unknown setting {name!r}.", hint)
     return cls(**{name: coerce(name, value, known[name]) for name, value in given.items()})
 
 
 def layered(cls: type[S], given: Mapping[str, Any]) -> S:
-    """Defaults <- the TOML file `config` in `given` <- `given`.
+    """Settings: defaults <- the TOML file `given["config"]` <- `given`.
 
-    A resumed run's own config.toml is its file, where none is named.
+    Without `config`, a resumed run reads its own config.toml.
     """
     known = knobs(cls)
-    places = {name for name in ("config", "out") if name in known and given.get(name) is not None}
-    given = {**given, **{name: coerce(name, given[name], known[name]) for name in places}}
+    paths = {name for name in ("config", "out") if name in known and given.get(name) is not None}
+    given = {**given, **{name: coerce(name, given[name], known[name]) for name in paths}}
     config = given.get("config")
     if config is None and given.get("resume") and given.get("out"):
-        own = Path(given["out"]) / "config.toml"
-        if os.path.isfile(own):  # noqa: PTH113 - False, too, for a name that no system takes
-            return build(cls, {**_of_run(cls, own), **given})
+        path = Path(given["out"]) / "config.toml"
+        if os.path.isfile(path):  # noqa: PTH113 - also False for a name that the system rejects
+            return build(cls, {**_settings_of_run(cls, path), **given})
     return build(cls, {**(read_toml(config) if config else {}), **given})
 
 
-def _of_run(cls: type, own: Path) -> dict[str, Any]:
-    if not is_own_toml(own):
+def _settings_of_run(cls: type, path: Path) -> dict[str, Any]:
+    if not is_own_toml(path):
         raise UsageError(
-            f"--resume: {own} is not the settings file of a run: nothing was changed.",
-            "Name the run's folder, or a new one.",
+            f"--resume: {path} is not the config.toml of a run; nothing was changed.",
+            "Give the run's folder, or a new one.",
         )
-    found = read_own_toml(own)
-    strange = sorted(set(found) - set(knobs(cls)))
-    if strange:
+    settings = read_own_toml(path)
+    unknown = sorted(set(settings) - set(knobs(cls)))
+    if unknown:
         raise UsageError(
-            f"{own.parent} is the run of another verb: it was begun with {flag(strange[0])}.",
-            "Resume it with that verb, or name another --out.",
+            f"{path.parent} is a run of another command: it has the setting {flag(unknown[0])}.",
+            "Resume it with that command, or use another --out.",
         )
-    return found
+    return settings
 
 
 def read_toml(path: str) -> dict[str, Any]:
@@ -73,12 +73,12 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 def read_own_toml(path: Path) -> dict[str, Any]:
-    """The settings in a run's config.toml, as `to_toml` wrote them: names as the system's."""
+    """The settings in a run's config.toml; paths decoded as `to_toml` encoded them."""
     return {name: _texts(as_name, value) for name, value in read_toml(str(path)).items()}
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
-    """The settings that say what to do (not how the call was made); several values as lists."""
+    """The settings without the options of the call; tuples as lists."""
     known = knobs(type(settings))
     return {
         name: _listed(value, known[name][0])
@@ -94,9 +94,9 @@ def _listed(value: Any, spec: Knob) -> Any:
 
 
 def to_toml(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """TOML text of a run: one line a setting, then one table for each of `tables`.
+    """The text of a run's config.toml: one line per setting, then `tables`.
 
-    TOML has no null: what is None stands there as a comment, and reads back as the default.
+    TOML has no null: None is written as a comment and reads back as the default.
     """
     import tomli_w
 
@@ -111,18 +111,18 @@ def to_toml(settings: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]
 
 
 def _nested(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Tables by their titles; a dot in one means a table inside another."""
-    whole: dict[str, Any] = {}
+    """Nested tables; a dot in a title separates a table from the one inside it."""
+    root: dict[str, Any] = {}
     for title, table in tables.items():
-        place = whole
+        node = root
         for part in title.split("."):
-            place = place.setdefault(part, {})
-        place |= clean_all(_plain(table))
-    return whole
+            node = node.setdefault(part, {})
+        node |= clean_all(_plain(table))
+    return root
 
 
 def is_own_toml(path: Path) -> bool:
-    """Whether the file is a run's config.toml; OSError where it cannot be read."""
+    """Whether the file is a run's config.toml; OSError if it cannot be read."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -130,14 +130,14 @@ def is_own_toml(path: Path) -> bool:
 
 
 def _texts(change: Callable[[str], str], value: Any) -> Any:
-    """The value, every text in it changed."""
+    """The value with `change` applied to every string in it."""
     if isinstance(value, str):
         return change(value)
     return [_texts(change, item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:
-    """What TOML knows: None as the word for "derived"."""
+    """The value as TOML types; None as "auto"."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The knobs of `compare`: those of `finetune`, with several starts and seeds."""
+"""Settings of `compare`: those of `finetune`, with several initial weights and seeds."""
 
 from dataclasses import dataclass
 
@@ -8,27 +8,28 @@ from unfreeze.settings.knob import knob
 
 @dataclass(frozen=True)
 class CompareSettings(TuningSettings):
-    """Compares starting points on the same images and budget: did pretraining pay."""
+    """Compares several initial weights on the same images, splits and budget."""
 
     weights: tuple[str, ...] = knob(  # type: ignore[assignment]  # several, where finetune has one
         ("none", "imagenet"),
-        "two or more starts, each as finetune takes it: none, imagenet, swav, NAME, URL, FILE, RUN",
+        "two or more initial weights, as in finetune: none, imagenet, swav, NAME, URL, FILE, RUN",
         path="input",
     )
     seeds: int = knob(
         3,
-        "runs from each start; the seed draws labels, validation split, new layers and order",
+        "runs for each of the weights; the seed sets labels, validation split, new layers and data "
+        "order",
         low=1,
     )
     rates: tuple[float, ...] | None = knob(
         None,
-        "learning rates to try from each start and seed; the best on validation is evaluated "
-        "(auto: --lr, else each start's usual one)",
+        "learning rates to try for each of the weights and seeds; the best on validation is "
+        "evaluated (auto: --lr, else the usual one of the weights)",
         low=0,
     )
     test: str | None = knob(
         None,
-        "other images to evaluate on, once at the end of each run (auto: test of DATA, else val)",
+        "test set, evaluated once at the end of each run (auto: test of DATA, else val)",
         group="data",
         path="input",
     )

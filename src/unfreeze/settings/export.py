@@ -1,4 +1,4 @@
-"""The knobs of `export`."""
+"""Settings of `export`."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ FORMATS = ("torchvision", "timm", "safetensors", "torchscript", "onnx")
 
 @dataclass(frozen=True)
 class ExportSettings(Call):
-    """Writes a run's model in another tool's format, verified by comparing outputs."""
+    """Exports a run's model to another tool's format, verified by comparing outputs."""
 
-    run: str = knob("", "a run's folder, or its model/ folder", positional=True, path="input")
+    run: str = knob("", "a run folder, or its model/ folder", positional=True, path="input")
     to: str | None = knob(
-        None, "which format", choices=FORMATS, unset="", metavar="FORMAT", needed=True
+        None, "export format", choices=FORMATS, unset="", metavar="FORMAT", needed=True
     )
     out: str | None = knob(
         None,
-        "folder to write (new or empty)",
+        "output folder (new or empty)",
         cli_only=True,
         metavar="DIR",
         needed=True,
@@ -27,13 +27,13 @@ class ExportSettings(Call):
     data: str | None = knob(
         None,
         "images to compare outputs on: folder, archive, list or built-in name "
-        "(auto: the run's own views)",
+        "(auto: views of the run's training images)",
         group="data",
         path="input",
     )
     data_root: str = knob(
-        "data", "folder for built-in data sets", group="data", metavar="DIR", path="output"
+        "data", "folder for built-in datasets", group="data", metavar="DIR", path="output"
     )
     overwrite: bool = knob(
-        False, "replace what an earlier export wrote there", group="run", cli_only=True
+        False, "replace an earlier export in that folder", group="run", cli_only=True
     )

@@ -1,8 +1,8 @@
-"""A knob: one setting with its type, default, help and bounds, as a dataclass field.
+"""A setting: a dataclass field with type, default, help, choices and bounds.
 
-Values arrive as text (command line), TOML values or Python objects; `coerce` makes them one type.
-`None` stands for "derived from the data" and is written `auto` by people, or for the knob's own
-word (`unset`) where nothing is derived.
+Values arrive as text (command line), TOML values or Python objects; `coerce` converts and checks
+them. None means "derived from the data", written `auto`, or the word `unset` of the setting if
+nothing is derived.
 """
 
 import dataclasses
@@ -21,31 +21,33 @@ _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
 @dataclasses.dataclass(frozen=True)
 class Knob:
-    """What a field carries beyond its type and default."""
+    """Metadata of a settings field, beside its type and default."""
 
     help: str
     choices: tuple[str, ...] = ()
-    shape: tuple[str, str] | None = None  # beside the choices: a pattern, and how people write it
+    shape: tuple[str, str] | None = (
+        None  # also allowed: a regular expression, and its form in the help
+    )
     low: float | None = None
     high: float | None = None
     positional: bool = False
-    bare: str | None = None  # the value of a flag that is given without one
-    unset: str = "auto"  # the word for None, where it does not mean "derived"
+    bare: str | None = None  # the value of a flag without a value
+    unset: str = "auto"  # the word for None
     group: str = "options"
-    cli_only: bool = False  # says how to call, not what to do: never written to config.toml
-    whole: bool = False  # one text is one value of several: paths hold spaces and commas
-    metavar: str = ""  # what stands for the value in the help: FILE, DIR, RUN
-    needed: bool = False  # the command does nothing without it
-    path: str = ""  # "input" or "output": it names, or may name, a file or folder
+    cli_only: bool = False  # an option of the call: not written to config.toml
+    whole: bool = False  # a string is one value, not split at spaces and commas (paths)
+    metavar: str = ""  # placeholder of the value in the help: FILE, DIR, RUN
+    needed: bool = False  # required
+    path: str = ""  # "input" or "output": the value is, or may be, a path
     verbatim: bool = False  # the flag keeps its underscores, and a bool takes a value
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What may be written: the choices, and the form of what else may."""
+        """The allowed values: the choices, and the form of `shape`."""
         return (*self.choices, self.shape[1]) if self.shape else self.choices
 
     def flag(self, name: str) -> str:
-        """The flag of a field that carries this knob."""
+        """The command line flag of this setting."""
         return f"--{name}" if self.verbatim else flag(name)
 
 
@@ -55,20 +57,20 @@ def knob(default: Any, help: str, **extra: Any) -> Any:
 
 
 def knobs(cls: type) -> dict[str, tuple[Knob, Any, Any]]:
-    """Name -> (knob, type, default) of a settings class, in the order of definition."""
+    """Name -> (metadata, type, default) of each setting of a class, in order of definition."""
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
     return {f.name: (f.metadata["knob"], hints[f.name], f.default) for f in fields}
 
 
 def inputs_of(settings: Any) -> list[str]:
-    """Every file or folder that the settings name to be read; some are other words."""
-    found: list[str] = []
+    """The values of all input path settings; some may be names instead of paths."""
+    inputs: list[str] = []
     for name, (spec, _, _) in knobs(type(settings)).items():
         value = getattr(settings, name)
         if spec.path == "input" and value:
-            found += value if isinstance(value, tuple) else [value]
-    return found
+            inputs += value if isinstance(value, tuple) else [value]
+    return inputs
 
 
 def parts(kind: Any) -> tuple[Any, bool, bool]:
@@ -81,36 +83,36 @@ def parts(kind: Any) -> tuple[Any, bool, bool]:
 
 
 def coerce(name: str, value: Any, entry: tuple[Knob, Any, Any]) -> Any:
-    """The value in the field's own type, inside its choices and bounds; UsageError otherwise."""
+    """The value converted to the field's type; UsageError if it is not allowed."""
     spec, kind, _ = entry
     scalar, many, optional = parts(kind)
-    word = isinstance(value, str) and value in _derived(spec) and value not in spec.choices
-    if optional and (value is None or word):
+    derived = isinstance(value, str) and value in _derived(spec) and value not in spec.choices
+    if optional and (value is None or derived):
         return None
     if spec.bare is not None and isinstance(value, bool):
-        return spec.bare if value else None  # Python's way of giving a flag, or not
+        return spec.bare if value else None  # True or False from Python
     if not many:
         return _one(name, value, scalar, spec)
     items = _items(name, value, spec)
-    if spec.choices:  # words without a comma in them
+    if spec.choices:  # choices contain no commas
         items = [word for item in items for word in str(item).split(",")]
     return tuple(_one(name, item, scalar, spec) for item in items)
 
 
 def _derived(spec: Knob) -> tuple[str, ...]:
-    """The words for None; a file may be called `auto` where nothing is derived."""
+    """The words for None; not for a path that is never derived: a file may be named `auto`."""
     if spec.path and spec.unset == "auto" and "(auto:" not in spec.help:
         return ()
     return ("auto", spec.unset)
 
 
 def _items(name: str, value: Any, spec: Knob) -> Sequence[Any]:
-    """The values in what was given for several: text with commas, anything to go through."""
+    """The items of a list setting: text split at commas and spaces, or any iterable."""
     if isinstance(value, str) and not spec.whole:
         return value.replace(",", " ").split()
     if isinstance(value, str | bytes | os.PathLike) or not isinstance(value, Iterable):
         return (value,)
-    if isinstance(value, Mapping | Set):  # in which order?
+    if isinstance(value, Mapping | Set):  # no defined order
         raise UsageError(f"{spec.flag(name)} takes a list, not a {type(value).__name__}.")
     return list(value)
 
@@ -121,7 +123,7 @@ def _one(name: str, value: Any, scalar: Any, spec: Knob) -> Any:
     if spec.path:
         return _path(name, value, spec)
     if scalar is str and not isinstance(value, str | int | float | os.PathLike):
-        raise UsageError(f"{spec.flag(name)} takes text, not a {type(value).__name__}.")
+        raise UsageError(f"{spec.flag(name)} takes a string, not a {type(value).__name__}.")
     try:
         result = scalar(value)
         fits = not isinstance(value, bool) and (
@@ -130,13 +132,13 @@ def _one(name: str, value: Any, scalar: Any, spec: Knob) -> Any:
     except (TypeError, ValueError):
         fits = False
     if not fits:
-        what = {int: "a whole number", float: "a number"}.get(scalar, "text")
+        what = {int: "an integer", float: "a number"}.get(scalar, "a string")
         raise UsageError(f"{spec.flag(name)} takes {what}, not {value!r}.", f"Help: {spec.help}")
     return _inside(name, result, spec)
 
 
 def _path(name: str, value: Any, spec: Knob) -> str:
-    """A path, or what may stand for one, as the system's functions take it."""
+    """A path, or a name in place of one, as a string for the file system."""
     if not isinstance(value, str | bytes | os.PathLike):
         raise UsageError(
             f"{spec.flag(name)} takes a path, not {_article(type(value).__name__)}.",
@@ -144,7 +146,7 @@ def _path(name: str, value: Any, spec: Knob) -> str:
         )
     path = given_path(os.fsdecode(value))
     if not is_name(path):
-        raise UsageError(f"{spec.flag(name)} {path[:80]!r} cannot be the name of a file.")
+        raise UsageError(f"{spec.flag(name)} {path[:80]!r} is not a valid file name.")
     return path
 
 
@@ -163,8 +165,8 @@ def _inside(name: str, value: Any, spec: Knob) -> Any:
     shaped = spec.shape is not None and re.fullmatch(spec.shape[0], str(value)) is not None
     if spec.choices and value not in spec.choices and not shaped:
         raise UsageError(
-            f"{spec.flag(name)} does not know {value!r}.",
-            f"Choose one of: {', '.join(spec.words)}.",
+            f"{spec.flag(name)} does not accept {value!r}.",
+            f"Choose from: {', '.join(spec.words)}.",
         )
     if isinstance(value, (int, float)):
         if spec.low is not None and not value >= spec.low:

@@ -12,7 +12,7 @@ _PRETRAIN = knobs(PretrainSettings)
 
 
 def _same(name: str, default: Any) -> Any:
-    """A knob of `pretrain` with the reference's default and spelling."""
+    """A setting of `pretrain` with the reference's default and spelling."""
     spec = dataclasses.replace(_PRETRAIN[name][0], verbatim=True, positional=False)
     return dataclasses.field(default=default, metadata={"knob": spec})
 
@@ -22,20 +22,20 @@ def _own(default: Any, help: str, **extra: Any) -> Any:
 
 
 def _idle(help: str) -> Any:
-    """A flag that is understood and changes nothing; None tells that it was not given."""
+    """A flag that is accepted and has no effect; None: it was not given."""
     return _own(None, f"no effect: {help}", group="machine", cli_only=True)
 
 
 @dataclass(frozen=True)
 class ReferenceSettings(Call):
-    """Pretrains with the flags of the reference implementation, main_swav.py."""
+    """Pretrains with the flags of the SwAV reference implementation, main_swav.py."""
 
     data_path: str = _own(
         "", "folder of images (its classes are ignored), or an archive", path="input"
     )
-    dump_path: str = _own(".", "folder of the run; an earlier run there is resumed", path="output")
+    dump_path: str = _own(".", "run folder; an earlier run in it is resumed", path="output")
     arch: str = _own(
-        "resnet50", "network: resnet50, resnet50w2, w4, w5, or any that `pretrain` knows"
+        "resnet50", "architecture: resnet50, resnet50w2, w4, w5, or any other of `pretrain`"
     )
     init: str = _same("init", "none")
 
@@ -53,8 +53,8 @@ class ReferenceSettings(Call):
     queue_length: int = _same("queue_length", 0)
     epoch_queue_starts: int = _same("epoch_queue_starts", 15)
 
-    epochs: int = _own(100, "passes over the images", low=0, group="swav")
-    batch_size: int = _own(64, "images per step in each process", low=2, group="swav")
+    epochs: int = _own(100, "training epochs", low=0, group="swav")
+    batch_size: int = _own(64, "batch size per process", low=2, group="swav")
     base_lr: float = _same("base_lr", 4.8)
     final_lr: float = _same("final_lr", 0.0)
     freeze_prototypes_niters: int = _same("freeze_prototypes_niters", 313)
@@ -63,22 +63,24 @@ class ReferenceSettings(Call):
     start_warmup: float = _same("start_warmup", 0.0)
 
     checkpoint_freq: int = _own(
-        25, "epochs between the copies in checkpoints/ckp-N.pth", low=1, group="run"
+        25, "epochs between checkpoints in checkpoints/ckp-N.pth", low=1, group="run"
     )
     on_collapse: str = _same("on_collapse", "stop")
     seed: int = _same("seed", 31)
     workers: int = _same("workers", 10)
     use_fp16: bool = _own(
-        True, "fp16 on CUDA; elsewhere bf16 where the hardware has it", group="machine"
+        True,
+        "mixed precision: fp16 on CUDA, elsewhere bf16 if the hardware supports it",
+        group="machine",
     )
     sync_bn: str = _own(
         "pytorch",
-        "batch norm over processes: pytorch is all, apex is groups, anything else none",
+        "synchronised batch norm: pytorch (over all processes), apex (in groups), else none",
         group="machine",
     )
     syncbn_process_group_size: int = _same("syncbn_process_group_size", 8)
-    improve_numerical_stability: bool | None = _idle("codes are computed in the log domain")
-    dist_url: str | None = _idle("the launcher's environment says it")
-    world_size: int | None = _idle("the launcher's environment says it")
-    rank: int | None = _idle("the launcher's environment says it")
-    local_rank: int | None = _idle("the launcher's environment says it")
+    improve_numerical_stability: bool | None = _idle("assignments are computed in the log domain")
+    dist_url: str | None = _idle("set by the launcher's environment variables")
+    world_size: int | None = _idle("set by the launcher's environment variables")
+    rank: int | None = _idle("set by the launcher's environment variables")
+    local_rank: int | None = _idle("set by the launcher's environment variables")

@@ -1,4 +1,4 @@
-"""The knobs of `scan`."""
+"""Settings of `scan`."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ class ScanSettings(Call):
     data: tuple[str, ...] = sources()
     out: str | None = knob(
         None,
-        "folder for problems.csv and scan.html, a page with thumbnails",
+        "folder for problems.csv and scan.html (a page with thumbnails)",
         unset="none",
         metavar="DIR",
         path="output",
     )
     quarantine: str | None = knob(
         None,
-        "move unusable files to this folder, with a manifest to undo it; an archive gets a list of "
+        "move unusable files to this folder, with a manifest for --undo; an archive gets a list of "
         "exclusions instead",
         unset="none",
         metavar="DIR",
@@ -33,10 +33,10 @@ class ScanSettings(Call):
         metavar="DIR",
         path="input",
     )
-    seconds: float = knob(30.0, "time limit of the decoder for one file", low=0.1)
+    seconds: float = knob(30.0, "decoding timeout per file in seconds", low=0.1)
     workers: int | None = knob(
         None, "decoding processes (auto: one per core)", low=1, group="machine"
     )
     data_root: str = knob(
-        "data", "folder for built-in data sets", group="data", metavar="DIR", path="output"
+        "data", "folder for built-in datasets", group="data", metavar="DIR", path="output"
     )

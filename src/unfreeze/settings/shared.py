@@ -1,4 +1,4 @@
-"""Knobs that several verbs share."""
+"""Settings that several commands share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,64 +7,72 @@ from typing import Any
 
 from unfreeze.settings.knob import knob
 
-SEEDS = 2**32 - 1  # what every generator takes
+SEEDS = 2**32 - 1  # largest seed that every generator accepts
 LOGGERS = ("none", "tensorboard", "wandb", "mlflow")
-DATA = "one or several: folder, archive, CSV or Parquet, shards, address or built-in name"
+DATA = "one or more: folder, archive, CSV or Parquet file, shards, URL or built-in name"
 
 
-# what a function takes for DATA
+# type of a Python function's `data` parameter
 Data = str | PathLike[str] | Sequence[str | PathLike[str]]
 
 
 def sources() -> Any:
-    """The knob of what images are read from."""
+    """The setting DATA: where images are read from."""
     return knob((), DATA, positional=True, whole=True, path="input")
 
 
 def spoken(data: str | Sequence[str]) -> str:
-    """What was given as DATA, for a sentence; of an address not what may be a password."""
-    places = [data] if isinstance(data, str) else data
-    return ", ".join(p.partition("?")[0] if "://" in p else p for p in places)
+    """DATA as text for messages; a URL without its query, which may hold a password."""
+    names = [data] if isinstance(data, str) else data
+    return ", ".join(name.partition("?")[0] if "://" in name else name for name in names)
 
 
 @dataclass(frozen=True)
 class Call:
-    """How the command was called; every verb has these."""
+    """Options of the call itself; every command has them."""
 
     config: str | None = knob(
-        None, "settings from a TOML file", group="call", cli_only=True, metavar="FILE", path="input"
+        None,
+        "read settings from a TOML file",
+        group="call",
+        cli_only=True,
+        metavar="FILE",
+        path="input",
     )
-    json: bool = knob(False, "one JSON document on stdout at the end", group="call", cli_only=True)
+    json: bool = knob(
+        False, "print one JSON document to stdout at the end", group="call", cli_only=True
+    )
     debug: bool = knob(False, "show tracebacks", group="call", cli_only=True)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it runs."""
+    """Device, precision and workers."""
 
     device: str = knob(
-        "auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"), group="machine"
+        "auto", "compute device", choices=("auto", "cpu", "cuda", "mps"), group="machine"
     )
     precision: str = knob(
         "auto",
-        "numerical precision: auto takes bf16 where the hardware has it",
+        "numerical precision (mixed precision for bf16 and fp16): auto uses bf16 if the hardware "
+        "supports it",
         choices=("auto", "fp32", "bf16", "fp16"),
         group="machine",
     )
     workers: int | None = knob(
-        None, "processes that load images (0: the main process)", low=0, group="machine"
+        None, "data loading workers (0: load in the main process)", low=0, group="machine"
     )
 
 
 @dataclass(frozen=True)
 class Told:
-    """Labels and splits from elsewhere."""
+    """Labels and splits from other files."""
 
     labels: str | None = knob(
         None,
-        "labels from elsewhere: a CSV or Parquet file (path, label, maybe split, group) joined by "
-        "name, another column of the list itself, or a regular expression whose first group in a "
-        "image's path is its label",
+        "source of the labels: a CSV or Parquet file (path, label, optional split and group) "
+        "matched by file name, another column of the list itself, or a regular expression whose "
+        "first group in an image's path is its label",
         group="data",
         unset="the folders, or the list itself",
         metavar="FILE",
@@ -72,15 +80,15 @@ class Told:
     )
     label_column: str | None = knob(
         None,
-        "column of the labels, in the list that --labels names or in a list that is DATA itself",
+        "column of the labels in the file of --labels, or in DATA if that is a list",
         group="data",
         unset="label, class, ..., else the only other column",
         metavar="NAME",
     )
     split_from: str | None = knob(
         None,
-        "splits from elsewhere: a run, or a CSV like its split.csv; images that it does not "
-        "name are not used",
+        "source of the splits: a run, or a CSV like its split.csv; images that it does not list "
+        "are not used",
         group="data",
         unset="the data's own",
         metavar="RUN|FILE",
@@ -89,22 +97,23 @@ class Told:
 
 
 def said_of(s: Told) -> dict[str, Any]:
-    """What `build_index` is given of it."""
+    """The keyword arguments of `build_index` for these settings."""
     return {"labels": s.labels, "label_column": s.label_column, "split_from": s.split_from}
 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """Which images, and how they are kept."""
+    """Which images are used, and how they are decoded and cached."""
 
     data_root: str = knob(
-        "data", "folder for built-in data sets", group="data", metavar="DIR", path="output"
+        "data", "folder for built-in datasets", group="data", metavar="DIR", path="output"
     )
     range: str | None = knob(
         None,
-        "which values are black and white in 16-bit and float images: one range for the whole "
-        "dataset where its values allow it (auto), each image by its own depth or values (image), "
-        "by the type (full), 0.5 % to 99.5 % of each image (percentile), or LOW:HIGH",
+        "intensity range of 16-bit and float images, from black to white: one for the whole "
+        "dataset if its values allow it (auto), one per image by its bit depth or values (image), "
+        "that of the data type (full), percentiles 0.5 to 99.5 of each image (percentile), or "
+        "LOW:HIGH",
         choices=("auto", "image", "full", "percentile"),
         shape=(r"-?\d+(\.\d+)?(e-?\d+)?:-?\d+(\.\d+)?(e-?\d+)?", "LOW:HIGH"),
         group="data",
@@ -112,27 +121,27 @@ class ImageOptions:
     )
     channels: tuple[int, ...] | None = knob(
         None,
-        "channels of the files that are used, counted from 0: three, or one (of many, as in TIFF "
-        "files of cameras and satellites)",
+        "channels of multi-channel files (such as TIFF from cameras and satellites) to use, "
+        "counted from 0: one or three",
         low=0,
         group="data",
         unset="those of the weights, else the first three",
     )
     scan: str = knob(
         "full",
-        "decode all files before training to find broken ones, a sample, or none",
+        "decode files before training to find broken ones: all (full), a sample, or none (off)",
         choices=("full", "sample", "off"),
         group="data",
     )
     store: str = knob(
         "auto",
-        "where decoded images are held: memory, disk (a memory map that processes share and "
-        "later runs find again) or off; auto takes memory for one process up to 1 GiB, else disk",
+        "pixel cache: keep decoded images in memory, on disk (a memory map that processes and "
+        "later runs share), or off; auto uses memory for one process up to 1 GiB, else disk",
         choices=("auto", "memory", "disk", "off"),
         group="data",
     )
     store_budget: float = knob(
-        16.0, "GiB that decoded images may take, in memory or on the disk", low=0, group="data"
+        16.0, "size limit of the pixel cache in GiB, in memory or on disk", low=0, group="data"
     )
     limit: int | None = knob(
         None, "use at most N training images", low=1, group="data", unset="all"
@@ -141,11 +150,11 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class Run:
-    """The run's folder."""
+    """The run folder: checkpoints, resuming, seed and trackers."""
 
     out: str | None = knob(
         None,
-        "folder of the run (new or empty)",
+        "run folder (new or empty)",
         group="run",
         cli_only=True,
         metavar="RUN",
@@ -154,7 +163,7 @@ class Run:
     )
     resume: str | None = knob(
         None,
-        "resume from the run's last checkpoint; without one, start from the beginning",
+        "resume from the last checkpoint; if there is none, start from the beginning",
         bare="yes",
         choices=("yes", "auto"),
         group="run",
@@ -164,22 +173,22 @@ class Run:
         False, "delete the previous run in that folder first", group="run", cli_only=True
     )
     dry_run: bool = knob(
-        False, "print the plan with its reasons and write nothing", group="run", cli_only=True
+        False, "print the plan with its reasons; write nothing", group="run", cli_only=True
     )
-    seed: int = knob(0, "seed of every random choice", low=0, high=SEEDS, group="run")
+    seed: int = knob(0, "random seed", low=0, high=SEEDS, group="run")
     checkpoint_every: int = knob(
         1, "epochs between checkpoints (also at least every 5 minutes)", low=1, group="run"
     )
     keep_every: int | None = knob(
         None,
-        "also keep a separate checkpoint every N epochs, with its metrics in its name",
+        "also keep a separate checkpoint every N epochs, with its metrics in the file name",
         low=1,
         group="run",
         unset="off",
     )
     time_limit: str | None = knob(
         None,
-        "save and stop (exit code 130) before this much time has passed: 30m, 2h, 1-12:00:00, or "
+        "save and stop (exit code 130) before this wall-clock time: 30m, 2h, 1-12:00:00, or "
         "minutes; with --resume auto the same command starts and resumes",
         group="run",
         unset="none",
@@ -188,8 +197,8 @@ class Run:
     )
     logger: tuple[str, ...] = knob(
         ("none",),
-        "experiment trackers that also get the metrics, one or several, each an extra "
-        "(unfreeze[wandb]); a tracker that fails does not stop the run",
+        "experiment trackers for the metrics, one or more, each an extra (unfreeze[wandb]); a "
+        "tracker that fails does not stop the run",
         choices=LOGGERS,
         group="run",
     )
@@ -197,12 +206,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long it may take."""
+    """The time that a run may take."""
 
     time_budget: str | None = knob(
         None,
-        "time that the run may take (30m, 1h, 1-12:00:00, or minutes): network, image size and "
-        "epochs that are not given are chosen to fit, by the speed measured on this machine",
+        "time that the run may take (30m, 1h, 1-12:00:00, or minutes): architecture, image size "
+        "and epochs that are not given are chosen to fit, by the speed measured on this machine",
         group="run",
         unset="none",
         metavar="TIME",

@@ -1,4 +1,4 @@
-"""Signatures and help of Python functions, from the settings they take as keywords."""
+"""Signatures and docstrings of the Python functions, generated from their settings."""
 
 import inspect
 import os
@@ -7,21 +7,21 @@ from typing import Any, Literal
 
 from unfreeze.settings.knob import Knob, knobs, parts
 
-# how a command was called from a shell; a Python call has no use for them
+# options of the command line alone
 SHELL_ONLY = ("json", "debug")
 PROGRESS = inspect.Parameter(
     "progress", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=bool | None
 )
-PROGRESS_HELP = "show progress (None: in a notebook or a terminal)"
+PROGRESS_HELP = "show progress (None: if in a notebook or a terminal)"
 
 
 def keywords(cls: type) -> dict[str, tuple[Knob, Any, Any]]:
-    """Name -> (knob, type, default) of what a Python function takes as keywords."""
+    """Name -> (metadata, type, default) of a Python function's keyword parameters."""
     return {name: entry for name, entry in parameters(cls).items() if not entry[0].positional}
 
 
 def parameters(cls: type) -> dict[str, tuple[Knob, Any, Any]]:
-    """The same with those that stand without a name."""
+    """The same with the positional parameters."""
     return {name: entry for name, entry in knobs(cls).items() if name not in SHELL_ONLY}
 
 
@@ -29,25 +29,27 @@ def python_type(entry: tuple[Knob, Any, Any]) -> Any:
     """The annotation of a keyword: choices as literals, several values as a sequence."""
     spec, kind, _ = entry
     scalar, many, optional = parts(kind)
-    one: Any = scalar
+    item: Any = scalar
     if spec.bare is not None:
-        one = bool | Literal[tuple(choice for choice in spec.choices if choice != spec.bare)]
+        item = bool | Literal[tuple(choice for choice in spec.choices if choice != spec.bare)]
     elif spec.choices and not spec.shape and scalar is str:
-        one = Literal[spec.choices]
+        item = Literal[spec.choices]
     elif spec.path and scalar is str:
-        one = str | os.PathLike[str]
+        item = str | os.PathLike[str]
     elif scalar is float:
-        one = float
-    found: Any = one | Sequence[one] if many else one
-    return found | None if optional else found
+        item = float
+    annotation: Any = item | Sequence[item] if many else item
+    return annotation | None if optional else annotation
 
 
 def signature_of(function: Any, cls: type) -> inspect.Signature:
-    """The function's own parameters, then every keyword of `cls` with its type and default."""
-    own = inspect.signature(function)
-    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    """The function's parameters, then every setting of `cls` with its type and default."""
+    signature = inspect.signature(function)
+    named = [
+        p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
     first = [p for p in named if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    taken = {p.name for p in named}
+    names = {p.name for p in named}
     rest = [
         inspect.Parameter(
             name,
@@ -56,19 +58,19 @@ def signature_of(function: Any, cls: type) -> inspect.Signature:
             annotation=python_type(entry),
         )
         for name, entry in keywords(cls).items()
-        if name not in taken
+        if name not in names
     ]
-    return own.replace(parameters=[*first, *rest, PROGRESS])
+    return signature.replace(parameters=[*first, *rest, PROGRESS])
 
 
 def help_of(cls: type) -> str:
-    """A line for each parameter: what it does, and its choices; None is the word for auto."""
+    """The "Parameters" section of a docstring: help and choices of each; None for auto."""
     known = parameters(cls)
     lines = ["Parameters:"]
     for name in sorted(known, key=lambda name: not known[name][0].positional):
         spec, kind, _ = known[name]
-        said = spec.help.replace("(auto:", "(None:") if parts(kind)[2] else spec.help
-        lines.append(f"    {name}: {said}.{_choices(spec)}")
+        text = spec.help.replace("(auto:", "(None:") if parts(kind)[2] else spec.help
+        lines.append(f"    {name}: {text}.{_choices(spec)}")
     return "\n".join([*lines, f"    progress: {PROGRESS_HELP}."])
 
 

@@ -1,4 +1,4 @@
-"""The knobs of the verbs that use a model."""
+"""Settings of the commands that use a model."""
 
 from dataclasses import dataclass
 
@@ -13,30 +13,30 @@ SPLITS = ("train", "val", "test", "all")
 class _Serving(Machine):
     batch_size: int = knob(64, "images per batch", low=1)
     data_root: str = knob(
-        "data", "folder for built-in data sets", group="data", metavar="DIR", path="output"
+        "data", "folder for built-in datasets", group="data", metavar="DIR", path="output"
     )
 
 
 @dataclass(frozen=True)
 class EvaluateSettings(Call, Told, _Serving):
-    """Measures a model on labelled images: accuracy with its interval, confusion, mistakes."""
+    """Evaluates a model on labelled images: accuracy with interval, confusion matrix, mistakes."""
 
-    run: str = knob("", "a run's folder, or its model/ folder", positional=True, path="input")
+    run: str = knob("", "a run folder, or its model/ folder", positional=True, path="input")
     data: tuple[str, ...] = sources()
     split: str | None = knob(
         None,
-        "split to evaluate (auto: test, else val, else what the run held out, else all)",
+        "split to evaluate (auto: test, else val, else what the run held out, else everything)",
         choices=SPLITS,
     )
     weights_of: str = knob(
         "both",
-        "which weights: of the best epoch, of the last, or both",
+        "weights to evaluate: of the best epoch, of the last, or both",
         choices=("both", "best", "last"),
     )
     temperature: str = knob(
         "off",
-        "calibrate probabilities with a temperature fitted on the validation images: fit shows "
-        "the effect, keep also stores it with the model for predict",
+        "temperature scaling of the probabilities, fitted on the validation images: fit shows the "
+        "effect, keep also stores it with the model for predict",
         choices=("off", "fit", "keep"),
     )
 
@@ -45,12 +45,12 @@ class EvaluateSettings(Call, Told, _Serving):
 class PredictSettings(Call, _Serving):
     """Predicts the class of images."""
 
-    run: str = knob("", "a run's folder, or its model/ folder", positional=True, path="input")
+    run: str = knob("", "a run folder, or its model/ folder", positional=True, path="input")
     images: tuple[str, ...] = knob(
         (), "images, folders or archives", positional=True, whole=True, path="input"
     )
     out: str | None = knob(
-        None, "write the CSV here instead of stdout", metavar="FILE", path="output"
+        None, "write the CSV to this file instead of stdout", metavar="FILE", path="output"
     )
 
 
@@ -59,14 +59,14 @@ class EmbedSettings(Call, Told, _Serving):
     """Computes the features of images."""
 
     weights: str = knob(
-        "", "a run's folder, a model/ folder or a checkpoint file", positional=True, path="input"
+        "", "a run folder, a model/ folder or a checkpoint file", positional=True, path="input"
     )
     data: tuple[str, ...] = sources()
     out: str | None = knob(
         None, "the .npz file to write", metavar="FILE", needed=True, path="output"
     )
-    arch: str | None = knob(None, "network, where the weights do not say it")
-    split: str | None = knob(None, "which images (auto: all)", choices=SPLITS)
+    arch: str | None = knob(None, "architecture, if the checkpoint does not name it")
+    split: str | None = knob(None, "split to embed (auto: all)", choices=SPLITS)
 
 
 @dataclass(frozen=True)
@@ -82,21 +82,22 @@ class ShowSettings(Call, Told):
     )
     run: str | None = knob(
         None,
-        "a run whose input and random views are shown (auto: those of a new pretraining)",
+        "a run whose input and augmented views are shown (auto: those of a new pretraining run)",
         metavar="RUN",
         path="input",
     )
-    augment: str | None = knob(None, "augmentation of the views shown", choices=AUGMENTS)
-    image_size: int | None = knob(None, "side of the large crop in pixels", low=8)
+    augment: str | None = knob(None, "data augmentation of the views shown", choices=AUGMENTS)
+    image_size: int | None = knob(None, "size of the large crop in pixels", low=8)
     scan: str = knob(
         "sample",
-        "decode all files to find problems, a sample, or none; earlier findings are always shown",
+        "decode files to find problems: all (full), a sample, or none (off); earlier findings are "
+        "always shown",
         choices=("full", "sample", "off"),
         group="data",
     )
     range: str | None = knob(
         None,
-        "which values are black and white in 16-bit and float images, as in pretrain",
+        "intensity range of 16-bit and float images, from black to white, as in pretrain",
         choices=("auto", "full", "percentile"),
         group="data",
         unset="that of the run, else auto",
@@ -109,20 +110,20 @@ class ShowSettings(Call, Told):
         unset="those of the run, else the first three",
     )
     samples: int = knob(6, "sample images of each class", low=1)
-    seed: int = knob(0, "seed of the samples and views", low=0, high=SEEDS)
-    workers: int | None = knob(None, "processes that decode", low=1, group="machine")
+    seed: int = knob(0, "random seed of the samples and views", low=0, high=SEEDS)
+    workers: int | None = knob(None, "decoding processes", low=1, group="machine")
     data_root: str = knob(
-        "data", "folder for built-in data sets", group="data", metavar="DIR", path="output"
+        "data", "folder for built-in datasets", group="data", metavar="DIR", path="output"
     )
 
 
 @dataclass(frozen=True)
 class InspectSettings(Call):
-    """Says what a checkpoint of any origin holds, and of which network it is."""
+    """Shows what a checkpoint of any origin contains, and its architecture."""
 
     file: str = knob(
         "",
-        "a checkpoint of any origin, a run's folder or its model/",
+        "a checkpoint of any origin, a run folder or its model/ folder",
         positional=True,
         path="input",
     )
@@ -130,49 +131,49 @@ class InspectSettings(Call):
 
 @dataclass(frozen=True)
 class SummarySettings(Call):
-    """Lists the layers of a network: output shapes, parameters, what is frozen."""
+    """Lists the layers of a network: output shapes, parameters, trainable or frozen."""
 
     arch: str = knob(
-        "", "a network's name, a run's folder or a checkpoint", positional=True, path="input"
+        "", "an architecture, a run folder or a checkpoint", positional=True, path="input"
     )
-    input: str = knob("3x224x224", "channels x height x width")
+    input: str = knob("3x224x224", "input size: channels x height x width")
     classes: int | None = knob(
         None, "number of classes of a new head (auto: the network's own)", low=1
     )
     freeze: str | None = knob(
         None,
-        "which layers are frozen: none, all, norms, stage:N or regex:PATTERN",
+        "layers to freeze: none, all, norms, stage:N or regex:PATTERN",
         unset="as in the run; none",
     )
-    stem: str = knob("imagenet", "first layers", choices=("imagenet", "small"))
+    stem: str = knob("imagenet", "stem (first layers)", choices=("imagenet", "small"))
 
 
 @dataclass(frozen=True)
 class ReportSettings(Call):
-    """Draws the report of a run again from its files."""
+    """Writes the report of a run again, from its files."""
 
-    run: str = knob("", "a run's folder", positional=True, path="input")
+    run: str = knob("", "a run folder", positional=True, path="input")
 
 
 @dataclass(frozen=True)
 class CacheSettings(Call):
-    """Lists what is cached between runs, where and how large, or removes it."""
+    """Lists the caches shared between runs, with path and size, or removes them."""
 
     clear: bool = knob(
         False,
-        "remove what is cached (only what unfreeze wrote; not while a run uses it)",
+        "remove the caches (only files that unfreeze wrote; not while a run uses them)",
         cli_only=True,
     )
 
 
 @dataclass(frozen=True)
 class DemoSettings(Call, Machine):
-    """Runs pretraining and transfer on handwritten digits that come with scikit-learn."""
+    """Runs pretraining and transfer learning on the handwritten digits of scikit-learn."""
 
     out: str | None = knob(
-        None, "folder of the run (auto: a new one under runs/)", metavar="RUN", path="output"
+        None, "run folder (auto: a new one under runs/)", metavar="RUN", path="output"
     )
-    seed: int = knob(0, "seed of the pretraining", low=0, high=SEEDS)
-    epochs: int | None = knob(None, "epochs of pretraining", low=1)
-    seeds: int = knob(5, "label draws for each number of labels", low=1)
-    dry_run: bool = knob(False, "print the plan; touch no file", cli_only=True)
+    seed: int = knob(0, "random seed of the pretraining", low=0, high=SEEDS)
+    epochs: int | None = knob(None, "pretraining epochs", low=1)
+    seeds: int = knob(5, "random draws of labels for each number of labels", low=1)
+    dry_run: bool = knob(False, "print the plan; write nothing", cli_only=True)
