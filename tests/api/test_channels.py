@@ -78,7 +78,7 @@ def test_scan_and_show_say_what_is_used(bands, tmp_path):
     code, found, _ = called("scan", bands)
     noted = {(p["reason"], p["detail"], p["left_out"]) for p in found["problems"]}
     assert (code, found["usable"]) == (0, 21)
-    assert ("channels", "6 channels, the first three are used", False) in noted
+    assert ("channels", "6 channels; only the first three are used", False) in noted
     shown = unfreeze.show(bands, out=str(tmp_path / "p.html"), channels=(5, 4, 3), scan="full")
     assert [one["path"] for one in shown.problems if one["left_out"]] == ["water/few.tif"]
 

@@ -167,7 +167,7 @@ def test_several_labels_to_a_image_end_with_3_or_are_said(images, run, tmp_path)
         code, _, told = called(*words)
         assert code == 3 and "2 of 6 images have several labels" in told, words
     code, found, _ = called("scan", tmp_path / "l.csv")
-    assert code == 0 and any("labels are not used here" in note for note in found["notes"])
+    assert code == 0 and any("labels are ignored here" in note for note in found["notes"])
     words = ["--arch", "unfreeze/tiny", "--epochs", 0, "--device", "cpu", "--out", tmp_path / "p"]
     code, found, told = called("pretrain", tmp_path / "l.csv", *words)
-    assert (code, found["images"]) == (0, 6) and "labels are not used here" in told
+    assert (code, found["images"]) == (0, 6) and "labels are ignored here" in told

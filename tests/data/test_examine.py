@@ -91,7 +91,7 @@ def test_what_the_decoder_says_is_kept():
     data = saved(scene(), "TIFF")
     whole = saved(scene(), "JPEG")
     assert notes(data) == set()
-    assert Note("decoder warning", "whole, but without the format's end mark") in (
+    assert Note("decoder warning", "complete, but the end-of-file marker is missing") in (
         examine(whole[:-2] + b"\0" * 80, "a").notes
     )
 

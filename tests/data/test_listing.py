@@ -51,7 +51,7 @@ def test_another_folders_image_of_the_same_name_is_another_image(table):
     path = table("path,label\nc/3.jpg,cat\nwrap/a/3.jpg,cat\na/1.png,dog\n")
     found = read_listing(path, NAMES, needs="label")
     assert found.columns["label"] == ["dog", "", "", ""]
-    assert found.notes == (f"Lines of {path} that name no image: 2 (the first: c/3.jpg).",)
+    assert found.notes == (f"Lines of {path} that match no image: 2 (first: c/3.jpg).",)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_another_folders_image_of_the_same_name_is_another_image(table):
         ("label\ncat\n", "no column `path`"),
         ("path,name\na/1.png,x\n", "no column `label`"),
         ("path,label\na/1.png\n", "line 2: 1 fields"),
-        ("path,label\nx.png,cat\n", "names none of the 4 images"),
+        ("path,label\nx.png,cat\n", "matches none of the 4 images"),
         ("path,label\na/1.png,cat\nwrap/a/1.png,dog\n", "names wrap/a/1.png twice"),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_split_file_says_who_is_used(made, table):
         assert index.paths == ["cat/0.png", "cat/1.png", "dog/0.png"]
         assert index.splits.tolist() == [TRAIN, VAL, TRAIN]
         assert index.other == 3
-        assert index.notes == (f"3 images do not stand in {path}: not used.",)
+        assert index.notes == (f"3 images are not listed in {path}: ignored.",)
     table(text.replace("cat/1.png,cat", "cat/1.png,dog"), "split.csv")
     with pytest.raises(DataError, match=r"cat/1.png is labelled 'cat' in the data and 'dog'"):
         build_index(source, split_from=str(path))

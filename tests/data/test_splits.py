@@ -152,7 +152,7 @@ def test_split_csv_comes_back(made):
 def test_something_else_is_no_split_csv(made, text):
     path = made.root / "split.csv"
     path.write_text(text)
-    with pytest.raises(DataError, match="no list of splits"):
+    with pytest.raises(DataError, match="not a split file"):
         read_split_csv(path)
 
 

@@ -31,7 +31,7 @@ def photos(coloured):
 def test_runs_are_the_same_wherever_pixels_are_held(verb, photos, tmp_path):
     more = ("--weights", "none") if verb == "finetune" else ()
     plain, said = run(verb, photos, tmp_path / "off", "--store", "off", *more)
-    assert "decoded when needed, as asked" in said
+    assert "decoded in every epoch, as requested" in said
     for store, told in (("memory", "memory: "), ("disk", f"map in {pixels_folder()}: decoded")):
         found, said = run(verb, photos, tmp_path / store, "--store", store, *more)
         assert told in said

@@ -47,7 +47,7 @@ class Census:
         row = {name: counts[split] for name, counts in self.counts.items() if counts[split]}
         name = "images" if split == WHOLE else split
         if not row:
-            return f"{name}: {self.splits[split]:,} without labels"
+            return f"{name}: {self.splits[split]:,} unlabelled"
         if len(row) > _LISTED:
             least, most = min(row.values()), max(row.values())
             return f"{name}: {len(row):,} classes of {least:,} to {most:,} images"
@@ -59,22 +59,22 @@ class Census:
         said = []
         if self.counts and any(self.unlabelled.values()):
             lacking = sum(self.unlabelled.values())
-            said.append(worded(lacking, "image has no label.", "images have no label."))
+            said.append(worded(lacking, "image is unlabelled.", "images are unlabelled."))
         sizes = {name: row.get(base, 0) for name, row in self.counts.items() if row.get(base)}
         if self.imbalance is not None and self.imbalance >= IMBALANCED:
             least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
             said.append(
-                f"Classes are uneven: {most} has {sizes[most]:,} images, {least} "
-                f"{sizes[least]:,} ({self.imbalance:.0f} to 1). See balanced accuracy, and "
-                "--select balanced."
+                f"Imbalanced classes: {most} has {sizes[most]:,} images, {least} "
+                f"{sizes[least]:,} ({self.imbalance:.0f} to 1). Read the balanced accuracy, and "
+                "use --select balanced."
             )
         few = [name for name, count in sizes.items() if count < SMALLEST_CLASS]
         if few and len(sizes) > 1:
-            said.append(f"Fewer than {SMALLEST_CLASS} images to learn from: {_list(few)}.")
+            said.append(f"Classes with fewer than {SMALLEST_CLASS} training images: {_list(few)}.")
         for split, names in self.unknown.items():
-            said.append(f"In {split}, but not in train: {_list(names)}.")
+            said.append(f"Classes of {split} missing in train: {_list(names)}.")
         for split, names in self.missing.items():
-            said.append(f"In train, but not in {split}: {_list(names)}.")
+            said.append(f"Classes of train missing in {split}: {_list(names)}.")
         return said
 
 

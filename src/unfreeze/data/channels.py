@@ -57,10 +57,10 @@ class Layout(NamedTuple):
     def note(self) -> str | None:
         """What of it is used, where that is not everything."""
         if self.channels > 4 or (self.channels == 4 and self.spare):
-            return f"{self.channels} channels, the first three are used"
+            return f"{self.channels} channels; only the first three are used"
         if self.channels > 1 and self.photometric < _RGB:
             used = "first three are" if self.channels > 2 else "first is"
-            return f"{self.channels} channels, the {used} used"
+            return f"{self.channels} channels; only the {used} used"
         return None
 
 
@@ -121,11 +121,11 @@ def read_channels(
     if not INSTALLED:
         raise Undecodable(
             "channels",
-            f"{found.channels} channels of {found.bits} bits are read with "
+            f"reading {found.channels} channels of {found.bits} bits needs "
             "pip install 'unfreeze[tiff]'",
         )
     if not found.whole:
-        raise Undecodable("truncated", "the file ends before its pixels do")
+        raise Undecodable("truncated", "the file ends before its pixel data does")
     size = found.height * found.width * found.channels * max(1, found.bits // 8)
     if size > _BYTES_LIMIT:
         raise Undecodable("bomb", f"{size:,} bytes in {found.channels} channels")
@@ -137,7 +137,7 @@ def read_channels(
             return picked(_channels_last(page.asarray(), page.axes), chosen)
     except Exception as error:
         if "'imagecodecs' package" in str(error):
-            said = "it is packed in a way that pip install 'unfreeze[tiff]' reads"
+            said = "its compression needs pip install 'unfreeze[tiff]'"
             raise Undecodable("channels", said) from error
         raise
 
@@ -155,7 +155,9 @@ def _pages(file: Any, chosen: Sequence[int]) -> npt.NDArray[np.generic]:
     _refuse_absent(len(file.pages), chosen)
     pages = [file.pages[number].asarray() for number in chosen]
     if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
-        raise Undecodable("channels", "its images are not the channels of one: sizes differ")
+        raise Undecodable(
+            "channels", "its pages differ in size, so they are not channels of one image"
+        )
     return np.stack(pages, axis=2)
 
 
@@ -166,7 +168,7 @@ def _channels_last(values: npt.NDArray[np.generic], axes: str) -> npt.NDArray[np
         return np.moveaxis(values, 0, 2)
     if axes == "YXS":
         return values
-    raise Undecodable("channels", f"its values have the axes {axes}, not rows and columns")
+    raise Undecodable("channels", f"unsupported TIFF axes {axes} (expected YX, SYX or YXS)")
 
 
 def picked(
@@ -182,4 +184,7 @@ def picked(
 
 def _refuse_absent(count: int, chosen: Sequence[int]) -> None:
     if max(chosen) >= count:
-        raise Undecodable("channels", f"{count} channels; channel {max(chosen)} was asked for")
+        raise Undecodable(
+            "channels",
+            f"channel {max(chosen)} does not exist: the image has {count}, numbered from 0",
+        )

@@ -83,7 +83,7 @@ def _keep(examined: Examined, console: Console) -> None:
         examined.save()
     except (OSError, ResourceError) as error:
         # the answer does not need it, only the next scan would be quicker
-        console.warn(f"The findings could not be cached for later runs: {error}")
+        console.warn(f"The results of the check could not be cached for later runs: {error}")
 
 
 def _told(index: Index, examined: Examined, decoded: int, began: float) -> Clinic:
@@ -101,8 +101,8 @@ def _told(index: Index, examined: Examined, decoded: int, began: float) -> Clini
         *_broken(index, examined, np.flatnonzero(~sound)),
         *_odd(index, examined, usable),
         *_tiny(index, verdicts.sizes[index.rows], usable),
-        *_repeated(index, same, "duplicate", "the same bytes as"),
-        *_repeated(index, alike, "near-duplicate", "looks like"),
+        *_repeated(index, same, "duplicate", "identical to"),
+        *_repeated(index, alike, "near-duplicate", "nearly identical to"),
         *_contradicting(index, same + alike),
         *_across_splits(index, usable, partners),
     ]
@@ -144,7 +144,7 @@ def _tiny(
     usual = float(np.median(sides))
     for place in usable[sides < max(_TINY, usual / 8)]:
         height, width = sizes[place]
-        detail = f"{width}x{height}; the usual shorter side is {usual:.0f}"
+        detail = f"{width}x{height}; the median shorter side is {usual:.0f}"
         yield Problem(index.paths[place], "tiny", detail, left_out=False)
 
 
@@ -162,7 +162,7 @@ def _contradicting(index: Index, groups: list[list[int]]) -> Iterator[Problem]:
             first = group[0]
             labels = {int(index.labels[first]), int(index.labels[place])}
             if len(labels) == 2 and -1 not in labels:
-                detail = f"{_class(index, place)} here, {_class(index, first)} as "
+                detail = f"labelled {_class(index, place)} here and {_class(index, first)} as "
                 detail += index.paths[first]
                 yield Problem(index.paths[place], "two labels", detail, left_out=False)
 
@@ -173,7 +173,7 @@ def _across_splits(
     """Images of val and test of which an earlier split has a duplicate or near-duplicate."""
     for place in np.flatnonzero(partners >= 0):
         here, there = usable[place], usable[partners[place]]
-        where = f"{SPLIT_NAMES[index.splits[here]]} here, also in "
+        where = f"in {SPLIT_NAMES[index.splits[here]]} here, also in "
         where += f"{SPLIT_NAMES[index.splits[there]]} as {index.paths[there]}"
         yield Problem(index.paths[here], "across splits", where, left_out=False)
 

@@ -16,12 +16,12 @@ _PAUSES = (0.1, 0.5)  # seconds before the second and the third reading
 
 
 class FileLost(DataError):
-    """A image that fails, three times over: one that was usable before, or was not checked."""
+    """An image that fails, three times over: one that was usable before, or was not checked."""
 
     def __init__(self, path: str, detail: str) -> None:
         super().__init__(
-            f"{path} could not be read in three tries: {detail}.",
-            "Bring the file back and go on with --resume; or leave it out and start anew (--scan "
+            f"{path} could not be read in three attempts: {detail}.",
+            "Restore the file and continue with --resume, or remove it and start a new run (--scan "
             "full finds such files before the first step).",
         )
         self.path, self.detail = path, detail

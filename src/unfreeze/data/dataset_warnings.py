@@ -37,7 +37,7 @@ def labels_differ_by_case(classes: Sequence[str]) -> str | None:
     named = "; ".join(", ".join(map(repr, group)) for group in groups[:_NAMED])
     more = f" and {len(groups) - _NAMED:,} more" if len(groups) > _NAMED else ""
     return (
-        f"Classes differ by case or spaces alone: {named}{more}. Each is a class of its own: "
+        f"Class names differ only by case or spaces: {named}{more}. They are separate classes: "
         "rename them if they are the same."
     )
 
@@ -73,12 +73,13 @@ def cropped_away(
     wide = int((sides[1] >= LONG * sides[0]).sum())
     shapes = "wider" if wide == count else "taller" if not wide else "wider or taller"
     said = f"{count:,} of {worded(images, 'image', 'images')}"
-    said += f" looked at ({of:,} in all)" if of is not None and of > images else ""
+    said += f" sampled (of {of:,})" if of is not None and of > images else ""
     said += " is" if count == 1 else " are"
     most = float((longer / shorter).max())
     return Cropped(
         count,
         images,
         f"{said} much {shapes} than a square (up to {most:.1f} to 1): the network sees only the "
-        "middle, less than half of such an image. Where the ends matter, cut or pad these images.",
+        "centre crop, less than half of such an image. If the borders matter, split or pad these "
+        "images.",
     )

@@ -71,7 +71,7 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
     if isinstance(data, np.ndarray):
         return data
     if not data:
-        raise Undecodable("empty", "the file has no bytes")
+        raise Undecodable("empty", "the file is empty")
     with pillow_silenced(), naming(data):
         return _decoded(data, How(*parsed(intensity)))
 
@@ -159,7 +159,7 @@ def reduced(data: bytes, intensity: str, shorter: int) -> tuple[Pixels, tuple[in
     refuses what the full size refuses; of other images every n-th pixel is taken.
     """
     if not data:
-        raise Undecodable("empty", "the file has no bytes")
+        raise Undecodable("empty", "the file is empty")
     with pillow_silenced(), naming(data):
         return _small(data, lambda image: None, shorter, How(*parsed(intensity)))
 
@@ -172,7 +172,7 @@ def decode_told(
     For processes with one thread: warnings are recorded for the whole process.
     """
     if not data:
-        raise Undecodable("empty", "the file has no bytes")
+        raise Undecodable("empty", "the file is empty")
     with warnings.catch_warnings(record=True) as told, naming(data):
         warnings.simplefilter("always")
         pixels, size = _small(data, look, shorter, How(*parsed(intensity)))
@@ -289,7 +289,7 @@ def _room(size: tuple[int, int]) -> Iterator[None]:
     """Large images one at a time, too large ones not at all."""
     pixel_count = size[0] * size[1]
     if pixel_count > PIXEL_LIMIT:
-        raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
+        raise Undecodable("bomb", f"{pixel_count:,} pixels; the limit is {PIXEL_LIMIT:,}")
     with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
         yield
 
@@ -337,8 +337,8 @@ def _named(error: Exception, data: bytes) -> Undecodable:
     found = known(data[:HEAD])
     if isinstance(error, UnidentifiedImageError):
         if found is None:
-            return Undecodable("not an image", "no known signature")
-        detail = f"begins like {found} but has no readable header"
+            return Undecodable("not an image", "no known image signature")
+        detail = f"{found} signature, but no readable header"
     if cut_short(data) or "truncated" in detail.lower():
         return Undecodable("truncated", detail)
     return Undecodable("unreadable", detail)

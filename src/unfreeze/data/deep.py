@@ -49,7 +49,7 @@ def deep_colour(data: bytes, image: Image.Image) -> Deep | None:
     _hush()
     found: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None or found.ndim != 3 or {*found.shape[:2]} != {*image.size}:
-        raise Undecodable("unreadable", "its deep colour cannot be read")
+        raise Undecodable("unreadable", "OpenCV cannot read its 16-bit colour")
     order = [2, 1, 0, 3][: found.shape[2]]
     tiff = layout(data)
     if tiff is not None and tiff.spare:

@@ -58,8 +58,8 @@ class Held:
         needed = 3 * len(shots) * height * width
         if needed > most:
             raise ResourceError(
-                f"{len(shots):,} images of up to {height} x {width} pixels take "
-                f"{needed / 2**30:.2f} GiB of the device, {most / 2**30:.2f} are allowed.",
+                f"{len(shots):,} images of up to {height} x {width} pixels need "
+                f"{needed / 2**30:.2f} GiB of device memory; the limit is {most / 2**30:.2f} GiB.",
                 "Use --views-on host.",
             )
         joined = np.zeros((len(shots), height, width, 3), np.uint8)

@@ -74,7 +74,7 @@ def _joined(source: SeveralSource, parts: list[Draft]) -> Draft:
         unsplit = split and not part.splits.any()
         splits.append(np.full_like(part.splits, TRAIN) if unsplit else part.splits)
         if unsplit:
-            notes.append(f"{title} has no splits: its {len(part.rows):,} images are train.")
+            notes.append(f"{title} has no splits: its {len(part.rows):,} images go to train.")
     groups = [group for part in parts for group in part.groups or [""] * len(part.rows)]
     rows = [
         start + row for start, part in zip(source.starts, parts, strict=True) for row in part.rows
@@ -106,7 +106,7 @@ def _foldered(source: Source, *, whole: bool) -> Draft:
     notes = source.notes + _nested(source) + found.notes
     if stray:
         said = worded(stray, "image lies", "images lie")
-        notes += (f"{said} beside the folders of classes: not used.",)
+        notes += (f"{said} outside the class folders: ignored.",)
     return Draft(
         source,
         rows,
@@ -151,7 +151,7 @@ def split_numbers(where: str, names: Sequence[str], words: Sequence[str]) -> npt
     unknown = next((place for place, word in enumerate(words) if word not in known), None)
     if unknown is not None:
         raise DataError(
-            f"{where}: the split {words[unknown]!r} of {names[unknown]} is unknown.",
+            f"{where}: unknown split {words[unknown]!r} for {names[unknown]}.",
             "Use train, val or test.",
         )
     return np.array([known[word] for word in words], np.int8)
@@ -161,7 +161,7 @@ def _nested(source: Source) -> tuple[str, ...]:
     archives = _archives(source)
     if not archives:
         return ()
-    return (f"Archives inside are not looked into: {len(archives):,} (the first: {archives[0]}).",)
+    return (f"Nested archives are not opened: {len(archives):,} (first: {archives[0]}).",)
 
 
 def _archives(source: Source) -> list[str]:
@@ -172,11 +172,11 @@ def _archives(source: Source) -> list[str]:
 
 
 def empty(source: Source) -> DataError:
-    """What to say of a source without a image."""
+    """What to say of a source without an image."""
     archives = _archives(source)
-    such = f", an archive in it ({archives[0]}) included" if archives else ""
-    such += f", and {', '.join(source.outputs[:3])}, which unfreeze wrote" * bool(source.outputs)
+    such = f", including the archive {archives[0]}" if archives else ""
+    such += f", and {', '.join(source.outputs[:3])} (written by unfreeze)" * bool(source.outputs)
     return DataError(
-        f"{source.where} holds no images: {len(source):,} other files{such}.",
-        "Unpack archives inside archives; images are JPEG, PNG, WebP, TIFF, BMP, GIF and others.",
+        f"{source.where} contains no images: {len(source):,} other files{such}.",
+        "Extract nested archives; supported formats: JPEG, PNG, WebP, TIFF, BMP, GIF and others.",
     )

@@ -32,25 +32,25 @@ _FORMATS = {
 }
 _SUFFIXES = {suffix for names in _FORMATS.values() for suffix in names.split()}
 _MODES = {
-    "CMYK": ("CMYK", "four inks"),
-    "YCCK": ("CMYK", "four inks"),
-    "1": ("grey", "black and white"),
+    "CMYK": ("CMYK", "converted to RGB"),
+    "YCCK": ("CMYK", "converted to RGB"),
+    "1": ("grey", "1-bit black and white"),
     "L": ("grey", "one channel"),
     "LA": ("grey", "one channel"),
-    "P": ("palette", "colours from a table"),
+    "P": ("palette", "indexed colours"),
     "F": ("float", "32-bit float"),
 }
 
 
 class Note(NamedTuple):
-    """Something odd about a image that can be used all the same."""
+    """Something odd about an image that can be used all the same."""
 
     reason: str
     detail: str
 
 
 class Examination(NamedTuple):
-    """One file. Without a image `reason` says why; `passing`: reading failed, not decoding.
+    """One file. Without an image `reason` says why; `passing`: reading failed, not decoding.
 
     `height`, `width` after orientation. `digest`: 16 bytes of the content. `signature`: what its
     near-duplicates share. `keras`: JPEG without JFIF in its first bytes.
@@ -83,7 +83,7 @@ class Examiner:
             detail = error.strerror or str(error)
             return Examination(reason="unreadable", detail=detail, passing=True)
         except MemoryError:
-            return Examination(reason="bomb", detail="reading needs too much memory", passing=True)
+            return Examination(reason="bomb", detail="out of memory while reading", passing=True)
         return examine(data, self.source.names[row], self.source.intensity)
 
 
@@ -101,10 +101,10 @@ def examine(data: bytes | Pixels, name: str, intensity: str = "auto") -> Examina
     except Undecodable as error:
         return Examination(reason=error.reason, detail=error.detail, digest=digest)
     except MemoryError:
-        return Examination(reason="bomb", detail="decoding needs too much memory", digest=digest)
+        return Examination(reason="bomb", detail="out of memory while decoding", digest=digest)
     seen += [Note("decoder warning", text) for text in told]
     if not told and cut_short(data):
-        seen.append(Note("decoder warning", "whole, but without the format's end mark"))
+        seen.append(Note("decoder warning", "complete, but the end-of-file marker is missing"))
     keras = data.startswith(b"\xff\xd8") and b"JFIF" not in data[:10]
     return _seen(grey, size, digest, tuple(seen))._replace(keras=keras)
 
@@ -131,11 +131,11 @@ def _oddities(image: Image.Image, data: bytes, name: str) -> list[Note]:
     if tiff is not None and tiff.note is not None:
         found.append(Note("channels", tiff.note))
     if image.mode.startswith("I") or _deep(data):
-        found.append(Note("16-bit", "brought to 8 bits"))
+        found.append(Note("16-bit", "converted to 8 bits"))
     elif image.mode in _MODES:
         found.append(Note(*_MODES[image.mode]))
     if image.has_transparency_data:
-        found.append(Note("alpha", "put on white"))
+        found.append(Note("alpha", "composited on white"))
     if (turned := _turned(image)) is not None:
         found.append(turned)
     return found
@@ -145,7 +145,7 @@ def _misnamed(name: str, found: str) -> Note | None:
     suffix = name[name.rfind(".") :].lower() if "." in name.rpartition("/")[2] else ""
     if suffix not in _SUFFIXES or found not in _FORMATS or suffix in _FORMATS[found].split():
         return None
-    return Note("wrong extension", f"{found} inside")
+    return Note("wrong extension", f"the content is {found}")
 
 
 def _deep(data: bytes) -> bool:
@@ -157,6 +157,6 @@ def _turned(image: Image.Image) -> Note | None:
     try:
         orientation: Any = image.getexif().get(0x0112, 1)
     except Exception as error:  # a good image with a broken note on it stays a good image
-        return Note("decoder warning", f"EXIF cannot be read: {' '.join(str(error).split())}")
+        return Note("decoder warning", f"unreadable EXIF: {' '.join(str(error).split())}")
     turned = orientation in range(2, 9)
     return Note("rotated", f"EXIF orientation {orientation}, applied") if turned else None

@@ -30,11 +30,11 @@ def image_list(images: Any) -> list[Any]:
     elif _many(images):
         items = list(images)
     else:
-        raise UsageError(f"This is no image: a {type(images).__name__}.", f"Give {TAKEN}.")
+        raise UsageError(f"A {type(images).__name__} is not an image.", f"Give {TAKEN}.")
     for place, item in enumerate(items):
         _check(place, item)
     if not items:
-        raise UsageError("There are no images to predict.", f"Give {TAKEN}.")
+        raise UsageError("No images to predict.", f"Give {TAKEN}.")
     return items
 
 
@@ -77,11 +77,13 @@ def _check(place: int, item: Any) -> None:
         )
         if not ok:
             raise UsageError(
-                f"Image {place} is an array {shape} of {item.dtype}, which is no image.",
+                f"Image {place} is an array {shape} of {item.dtype}, which is not an image.",
                 "Give uint8 arrays [height, width, 3]; np.moveaxis(a, 0, -1) puts channels last.",
             )
     elif not _is_one(item):
-        raise UsageError(f"Image {place} is a {type(item).__name__}.", f"Give {TAKEN}.")
+        raise UsageError(
+            f"Image {place} has the unsupported type {type(item).__name__}.", f"Give {TAKEN}."
+        )
 
 
 def _of_array(values: npt.NDArray[Any], how: How) -> Pixels:

@@ -34,7 +34,7 @@ class Holding:
     asked: bool = False
 
 
-NOTHING = Holding("none", 0, 0, "nothing is held")
+NOTHING = Holding("none", 0, 0, "no pixel cache")
 
 
 def in_memory(gibibytes: float) -> int:
@@ -59,31 +59,36 @@ def holding(
     """
     budget = int(gibibytes * 2**30)
     if store == "off" or budget <= 0 or not len(rows):
-        return Holding("none", 0, 0, "decoded when needed, as asked")
+        return Holding("none", 0, 0, "decoded in every epoch, as requested")
     if scan != "full":
-        return Holding("none", 0, 0, f"decoded when needed (--scan {scan} decodes no file before)")
+        return Holding(
+            "none",
+            0,
+            0,
+            f"decoded in every epoch (--scan {scan} does not decode all files in advance)",
+        )
     verdicts = Verdicts(source)
     total = int(mean_bytes(source, rows, verdicts, resize_to) * len(rows))
     size = f"{total / 2**30:.2f} GiB of pixels"
     if total > budget:
-        why = f"decoded when needed: {size}, --store-budget is {gibibytes:g}"
+        why = f"decoded in every epoch: {size}, --store-budget is {gibibytes:g}"
         return Holding("none", total, 0, why)
     if store == "memory" or (store == "auto" and processes == 1 and total <= MEMORY):
         return Holding("memory", total, budget, f"{size}, decoded once", store == "memory")
     lacking = _lacking(wanted(source, rows, resize_to, total), total)
     free = free_bytes(pixels_folder())
     if lacking and lacking + SPARE_BYTES > free:
-        full = f"{size} do not fit {pixels_folder()}, where {free / 2**30:.1f} GiB are free"
+        full = f"{size} do not fit in {pixels_folder()}: {free / 2**30:.1f} GiB free"
         if store == "disk":
             raise ResourceError(
                 f"{full}.",
-                "Free some space, let UNFREEZE_CACHE name a larger disk, or --store off.",
+                "Free disk space, set UNFREEZE_CACHE to a larger disk, or use --store off.",
             )
-        return Holding("none", total, 0, f"decoded when needed: {full}")
-    many = f"one copy for {processes} processes and later runs" if processes > 1 else "decoded once"
-    there = "" if lacking else ", there from an earlier run"
+        return Holding("none", total, 0, f"decoded in every epoch: {full}")
+    many = f"shared by {processes} processes and later runs" if processes > 1 else "decoded once"
+    there = "" if lacking else ", reused from an earlier run"
     limit = f"at most {gibibytes:g} GiB (--store-budget)"
-    why = f"{size}, a memory map in {pixels_folder()}{there}: {many}; {limit}"
+    why = f"{size}, memory-mapped in {pixels_folder()}{there}: {many}; {limit}"
     return Holding("disk", total, budget, why, store == "disk")
 
 
@@ -94,7 +99,7 @@ def _lacking(want: Wanted, total: int) -> int:
 
 
 def mean_bytes(source: Source, rows: Rows, verdicts: Verdicts, resize_to: int | None) -> float:
-    """Bytes of pixels a image: from known sizes, where all are known, else from some headers."""
+    """Bytes of pixels an image: from known sizes, where all are known, else from some headers."""
     if (verdicts.states[rows] != UNKNOWN).all():
         sizes = verdicts.sizes[rows].astype(np.float64)
     else:

@@ -119,8 +119,8 @@ def _labelled(draft: Draft, said: str | None, label_column: str | None) -> Draft
         found = read_listing(path, names, needs="label", label=label_column)
     elif label_column is not None:
         raise UsageError(
-            f"--label-column {label_column} is a column of a list, and --labels {said} is none.",
-            "Name the list with --labels, or leave --label-column out.",
+            f"--label-column {label_column} needs a CSV or Parquet file; --labels {said} is neither.",
+            "Give the file with --labels, or omit --label-column.",
         )
     elif draft.source.column(said) is not None:
         return _by_column(draft, said, "--labels")
@@ -147,7 +147,7 @@ def _by_column(draft: Draft, name: str, flag: str) -> Draft:
     if column is None:
         raise DataError(
             f"{flag} {name}: {draft.source.where} has no such column.",
-            "Name a column of the list, or give one with --labels.",
+            "Name an existing column, or give a CSV with --labels.",
         )
     labels = plain_labels(column)
     return replace(draft, labels=[labels[row] or None for row in draft.rows], doubt=None)
@@ -165,13 +165,13 @@ def _split_as(draft: Draft, said: str) -> Draft:
             if ours and other and ours.strip() not in (other, as_name(other)):
                 raise DataError(
                     f"{name} is labelled {ours!r} in the data and {other!r} in {path}.",
-                    "Use the split file of these labels.",
+                    "Use a split file with the same labels.",
                 )
         labels = [ours or other or None for ours, other in zip(labels, theirs, strict=True)]
     kept = np.flatnonzero(found.listed).tolist()
     unnamed = len(names) - len(kept)
-    said = worded(unnamed, "image does", "images do")
-    note = f"{said} not stand in {path}: not used."
+    said = worded(unnamed, "image is", "images are")
+    note = f"{said} not listed in {path}: ignored."
     words = found.columns["split"]
     return replace(
         draft,
@@ -220,14 +220,16 @@ def _made(draft: Draft, strange: bool) -> Index:
 
 def _unknown(label: str | None, classes: Sequence[str], split: str, path: str) -> DataError:
     """What to say of a class that train does not have."""
-    sentence = f"The class {label!r} of {split} ({path}) does not exist in train"
+    sentence = f"Class {label!r} of {split} ({path}) does not exist in train"
     near = alike(label or "", classes)
     if near is not None:
         return DataError(
-            f"{sentence}, which has {near!r}: the names differ by case or spaces alone.",
-            "Give the class one name in all splits.",
+            f"{sentence}, which has {near!r}: the names differ only by case or spaces.",
+            "Use the same class name in all splits.",
         )
-    return DataError(f"{sentence}.", "Rename it to a class of train, add it there, or take it out.")
+    return DataError(
+        f"{sentence}.", "Rename it to a class of train, add it to train, or remove it."
+    )
 
 
 def _split_words(labels: Sequence[str | None]) -> Doubt | None:
@@ -236,14 +238,14 @@ def _split_words(labels: Sequence[str | None]) -> Doubt | None:
     if len(named) < 2 or not all(said is not None and said.pure for said in named.values()):
         return None
     return Doubt(
-        f"The labels {', '.join(sorted(named))} are words for splits.",
-        "Put the classes into a column or into folders of their own.",
+        f"The labels {', '.join(sorted(named))} are names of splits, not classes.",
+        "Put the classes into a column, or into folders inside the splits.",
         True,
     )
 
 
 def _without_labels(draft: Draft, sign: str, strange: bool) -> Draft:
-    """Where nothing is learned from labels, those that are several to a image are not used."""
+    """Where nothing is learned from labels, those that are several to an image are not used."""
     if not strange:
         raise multilabel.refusal(draft.names, draft.labels, sign)
     said = multilabel.unlabelled_note(draft.labels, sign)
@@ -251,7 +253,7 @@ def _without_labels(draft: Draft, sign: str, strange: bool) -> Draft:
 
 
 def _alone(groups: Sequence[str], names: Sequence[str]) -> list[str]:
-    # a image without a group is alone in one
+    # an image without a group is alone in one
     return [group or name for group, name in zip(groups, names, strict=True)]
 
 

@@ -13,13 +13,13 @@ from unfreeze.errors import UsageError
 _WHITE = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14, 16 bits
 _DARK = 1 / 8  # of white: what stays below it all over is stretched
 _FULL = 65535
-_COUNTS = (1, 3)  # of channels that make a image
+_COUNTS = (1, 3)  # of channels that make an image
 _PERCENTILES = (0.5, 99.5)
 RANGES = ("auto", "image", "full", "percentile")  # `auto`: not decided yet, read as `image`
 _HOT = 99.9  # percentile above which values are single pixels
 _SPAN = 1 / 8  # of one range for all, that half of the images must fill
 _REACH = 1 / 3  # of the images that must reach an eighth of white
-_CONSTANT = 128  # a image of one value outside every known range: mid grey, never black
+_CONSTANT = 128  # an image of one value outside every known range: mid grey, never black
 
 
 def reading(rule: str | None, channels: Sequence[int] | None, otherwise: str = "auto") -> str:
@@ -30,9 +30,9 @@ def reading(rule: str | None, channels: Sequence[int] | None, otherwise: str = "
     usual, usually = parsed(otherwise)
     chosen = channels or usually
     if rule is not None and ":" in rule and fixed(rule) is None:
-        raise UsageError(f"--range {rule}: the first number must be below the second.")
+        raise UsageError(f"--range {rule}: LOW must be less than HIGH.")
     if chosen and len(chosen) not in _COUNTS:
-        raise UsageError(f"--channels takes one number or three, not {len(chosen)}.")
+        raise UsageError(f"--channels takes one or three numbers, not {len(chosen)}.")
     return (rule or usual) + (f"@{','.join(map(str, chosen))}" if chosen else "")
 
 
@@ -44,7 +44,7 @@ def parsed(word: str) -> tuple[str, tuple[int, ...] | None]:
         channels is None or (len(channels) in _COUNTS and min(channels) >= 0)
     )
     if not known:
-        raise ValueError(f"{word!r} says no range and channels")
+        raise ValueError(f"{word!r} is not a valid range and channels")
     return rule, channels
 
 
@@ -66,7 +66,7 @@ def to_uint8(values: npt.NDArray[np.generic], how: str = "auto") -> npt.NDArray[
     `LOW:HIGH`: these are black and white, and what lies beyond them is cut off.
 
     `full`: black is 0 and white is 65535 for integers, 1 for fractions, whatever the image
-    holds; a image that goes beyond is treated as in `image`. `percentile`: black and white are
+    holds; an image that goes beyond is treated as in `image`. `percentile`: black and white are
     the 0.5th and the 99.5th percentile of the image's own values; where they are the same, as in
     `image`.
 
@@ -80,7 +80,7 @@ def to_uint8(values: npt.NDArray[np.generic], how: str = "auto") -> npt.NDArray[
     numbers = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
     finite = numbers[np.isfinite(numbers)]
     if not len(finite):
-        raise Undecodable("unreadable", "no value in it is finite")
+        raise Undecodable("unreadable", "it contains no finite values")
     low, high = float(finite.min()), float(finite.max())
     whole = np.issubdtype(values.dtype, np.integer)
     dark, bright = np.percentile(finite, _PERCENTILES).tolist() if how == "percentile" else (0, 0)
@@ -138,17 +138,17 @@ def one_range(extents: Sequence[Extent]) -> tuple[str, str]:
     high = max(one.high for one in extents)
     whole = all(one.whole for one in extents)
     span = f"{low:.0f} to {high:.0f}" if whole else f"{low:.6g} to {high:.6g}"
-    seen = f"{len(extents):,} deep images looked at hold {span}"
+    seen = f"{len(extents):,} sampled high-bit-depth images span {span}"
     white = _white(high, whole=whole) if low >= 0 else None
     if white is not None and _share(one.high >= white * _DARK for one in extents) >= _REACH:
-        what = f"{int(white).bit_length()} bits" if white > 1 else "fractions of 1"
+        what = f"{int(white).bit_length()} bits" if white > 1 else "0 to 1"
         return f"0:{white:.6g}", f"one range for all images ({what}): {seen}"
     fill = _share(one.high - one.low >= _SPAN * (high - low) for one in extents)
     if low < high and fill >= 1 / 2:
         return f"{low:.6g}:{high:.6g}", f"one range for all images: {seen}"
     return "image", (
-        f"each image by its own values, as they differ too much for one range ({seen}): classes "
-        "that differ in brightness alone look the same; --range LOW:HIGH sets one"
+        f"each image scaled by its own values, because they differ too much ({seen}): classes that "
+        "differ only in brightness become indistinguishable; --range LOW:HIGH sets one range"
     )
 
 

@@ -38,7 +38,7 @@ class Judge:
             detail = error.strerror or str(error)
             return Verdict(0, 0, "unreadable", detail, passing=True), None
         except MemoryError:
-            detail = f"{'reading' if data is None else 'decoding'} needs too much memory"
+            detail = f"out of memory while {'reading' if data is None else 'decoding'}"
             return Verdict(0, 0, "bomb", detail, passing=data is None), None
 
     def _seen(self, data: bytes | Pixels) -> tuple[Verdict, Pixels | None]:

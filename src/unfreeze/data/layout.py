@@ -237,7 +237,7 @@ def _unusual(level: _Level, splits: Mapping[str, SplitName]) -> tuple[str, ...]:
         return ()
     told = ", ".join(f"{name} is {SPLIT_NAMES[said.split]}" for name, said in splits.items())
     left = [name for name in level.children if name not in splits]
-    return (f"Splits by their names: {told}{f'; not used: {_list(left)}' if left else ''}.",)
+    return (f"Splits by folder name: {told}{f'; ignored: {_list(left)}' if left else ''}.",)
 
 
 def _with_classes(folders: Mapping[str, int], prefix: str, level: _Level) -> Layout:
@@ -248,10 +248,9 @@ def _with_classes(folders: Mapping[str, int], prefix: str, level: _Level) -> Lay
     if any(split.children for one in level.children.values() for split in one.children.values()):
         # each with splits and classes of its own: nobody can tell whether they belong together
         doubt = Doubt(
-            f"The folders {_list(level.children)} each have splits of their own, with folders in "
-            "them: these look like several datasets.",
-            f"Give one of them as DATA (the folder {prefix}{next(iter(level.children))}), or "
-            "several.",
+            f"The folders {_list(level.children)} each contain splits with class "
+            "folders: these look like several datasets.",
+            f"Give one of them as DATA (such as {prefix}{next(iter(level.children))}), or several.",
             True,
         )
         return _classes(folders, prefix)._replace(doubt=doubt)
@@ -276,17 +275,17 @@ def _named_like_splits(level: _Level, prefix: str) -> Doubt | None:
     train = [name for name, said in named.items() if said.split == TRAIN and said.pure]
     if any(len(level.children[name].children) > 1 for name in train) and len(named) == 1:
         return Doubt(
-            f"The class {train[0]} is named like a split, and holds folders.",
-            f"If these are the classes, give {prefix}{train[0]} alone as DATA.",
+            f"The class {train[0]} is named like a split and contains folders.",
+            f"If those folders are the classes, use {prefix}{train[0]} as DATA.",
             False,
         )
     if len({said.split for said in named.values()}) < 2:
         return None
     if len(named) == len(level.children):
         return Doubt(
-            f"The folders {_list(named)} are named like splits, but what is in them does not say "
-            "which are which.",
-            "Name them train, val and test, with the classes as folders in each. If they are "
+            f"The folders {_list(named)} are named like splits, but their contents do not tell "
+            "which is which.",
+            "Rename them to train, val and test, each with one folder per class. If they are "
             f"classes: --labels '^{re.escape(prefix)}([^/]+)/'.",
             True,
         )
@@ -294,7 +293,7 @@ def _named_like_splits(level: _Level, prefix: str) -> Doubt | None:
         return None
     return Doubt(
         f"The classes {_list(named)} are named like splits.",
-        "If they are splits, give them classes as folders, and move the other folders away.",
+        "If they are splits, put one folder per class into each, and move the other folders away.",
         False,
     )
 
@@ -313,9 +312,9 @@ def _same_inside(level: _Level, prefix: str) -> Doubt | None:
         return None
     at = re.escape(prefix)
     return Doubt(
-        f"The folders {_list(level.children)} all hold the same folders ({_list(sorted(every))}): "
-        "either may be the classes.",
-        f"Say which with --labels: '^{at}([^/]+)/' takes the outer folders, "
+        f"The folders {_list(level.children)} all contain the same folders "
+        f"({_list(sorted(every))}): the outer or the inner ones may be the classes.",
+        f"Choose with --labels: '^{at}([^/]+)/' selects the outer folders, "
         f"'^{at}[^/]+/([^/]+)/' the inner ones.",
         all(map(_is_part, level.children)),
     )
@@ -353,4 +352,4 @@ def _splits_in_classes(
             said = inner.get(rest.partition("/")[0])
             places[folder] = None if said is None else Place(said.split, label)
     names = _list(sorted(inner))
-    return Layout("splits", places, None, (f"Splits lie inside the classes: {names}.",))
+    return Layout("splits", places, None, (f"Splits are inside the class folders: {names}.",))

@@ -36,8 +36,8 @@ def read_list(path: Path) -> Lines:
     columns = read_delimited(path, exists=lambda name: True, strip=False).columns
     if "path" not in columns:
         raise DataError(
-            f"{path} says what is left out, but has no column `path`.",
-            "Name the columns path,reason,detail, or take the file away.",
+            f"{path} lists excluded files, but has no column `path`.",
+            "Name the columns path,reason,detail, or remove the file.",
         )
     nothing = [""] * len(columns["path"])
     rows = zip(

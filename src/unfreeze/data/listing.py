@@ -50,7 +50,7 @@ def read_listing(
             spread[role] = spread[name]
     notes += guessed(found, path, label)
     if lost:
-        said = f"Lines of {path} that name no image: {len(lost):,} (the first: {lost[0]})."
+        said = f"Lines of {path} that match no image: {len(lost):,} (first: {lost[0]})."
         notes += (said,)
     return Listing(str(path), spread, [line is not None for line in line_of], notes)
 
@@ -60,12 +60,14 @@ def read_pattern(pattern: str, names: Sequence[str]) -> Listing:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"--labels {pattern}: no file, and no pattern: {error}.") from error
+        raise UsageError(
+            f"--labels {pattern} is neither a file nor a valid pattern: {error}."
+        ) from error
     found = [compiled.search(name) for name in names]
     if not compiled.groups or not any(found):
         raise UsageError(
-            f"--labels {pattern} is no file, and no image's path has it as a pattern.",
-            r"Name a CSV, or give a pattern with one group, as in '([a-z]+)_\d+\.jpg'.",
+            f"--labels {pattern} is not a file, and as a pattern it matches no image path.",
+            r"Give a CSV, or a pattern with one group, such as '([a-z]+)_\d+\.jpg'.",
         )
     labels = [(match[1] or "") if match else "" for match in found]
     return Listing(pattern, {"label": labels}, [bool(label) for label in labels])
@@ -91,20 +93,20 @@ def _joined(path: Path, asked: Sequence[str], lookup: Lookup) -> tuple[list[int 
             continue
         if place == SEVERAL:
             raise DataError(
-                f"{path}: {given!r} may be any of several images.",
-                "Write the path that it has in the data.",
+                f"{path}: {given!r} matches several images.",
+                "Use the full path within the dataset.",
             )
         if line_of[place] is not None:
             raise DataError(
-                f"{path} names {names[place]} twice, as {asked[line_of[place] or 0]!r} and "
+                f"{path} lists {names[place]} twice, as {asked[line_of[place] or 0]!r} and "
                 f"{given!r}.",
-                "Keep one of the two lines.",
+                "Remove one of the two lines.",
             )
         line_of[place] = line
     if len(lost) == len(asked):
         raise DataError(
-            f"{path} names none of the {len(names):,} images (its first: {''.join(lost[:1])!r}).",
-            f"Paths must be those in the data, as {names[0]!r}." if names else "",
+            f"{path} matches none of the {len(names):,} images (its first: {''.join(lost[:1])!r}).",
+            f"Use paths as in the dataset, such as {names[0]!r}." if names else "",
         )
     return line_of, lost
 

@@ -65,7 +65,7 @@ class Loader:
     ) -> None:
         if batch_size % world:
             raise UsageError(
-                f"--batch-size {batch_size} cannot be shared equally by {world} processes.",
+                f"--batch-size {batch_size} is not divisible by {world} processes.",
                 f"Use a multiple of {world}.",
             )
         self.positions = np.arange(len(images)) if positions is None else positions
@@ -114,7 +114,7 @@ class Loader:
                 reason = str(none)
         if reason:
             self.workers = 0
-            self.warn(f"{reason}: images are read by this process alone (--workers 0).")
+            self.warn(f"{reason}: images are loaded in the main process (--workers 0).")
         yield from self._torch_loader(requests, 0)
 
     def _torch_loader(self, requests: Iterable[Request], workers: int) -> DataLoader[Any]:
@@ -178,7 +178,7 @@ def steps_of(images: int, batch_size: int, *, drop_last: bool, world: int = 1) -
     if not steps:
         raise DataError(
             f"{images} images do not fill one batch of {batch_size}.",
-            "Lower --batch-size, or add images.",
+            "Lower --batch-size or add images.",
         )
     return steps
 
@@ -225,8 +225,8 @@ def _shared(batch: Batch) -> Batch:
             tensor.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         return ResourceError(  # type: ignore[return-value]  # as above
-            f"The shared memory has no room for another batch: {' '.join(str(error).split())}.",
-            "Use --workers 0 or fewer, or give the container more (--shm-size 8g, --ipc host).",
+            f"Out of shared memory for batches: {' '.join(str(error).split())}.",
+            "Use fewer --workers (or 0), or give the container more (--shm-size 8g or --ipc host).",
         )
     return batch
 

@@ -121,18 +121,18 @@ def read_chunk(want: Wanted, number: int) -> tuple[Pixels, npt.NDArray[np.int32]
         size = os.fstat(file.fileno()).st_size
         end = _FOOTER.size + count * 16
         if size < end:
-            raise ValueError("it is too short")
+            raise ValueError("the file is too short")
         # copy on write: readers share the pages, and nobody can change the file
         data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
     mark, place, images, checksum, key = _FOOTER.unpack(data[size - _FOOTER.size :].tobytes())
     table = data[size - end : size - _FOOTER.size].tobytes()
     if (mark, place, images, key) != (_MARK, number, count, want.key.encode()):
-        raise ValueError("it belongs to other images")
+        raise ValueError("it was written for other images")
     if checksum != zlib.crc32(table):
         raise ValueError("its table is damaged")
     shapes = np.frombuffer(table, "<i4").reshape(-1, 4)
     if int(shapes[:, :2].astype(np.int64).prod(axis=1).sum()) * 3 != size - end:
-        raise ValueError("its length is not that of its images")
+        raise ValueError("its length does not match its images")
     return data[: size - end], shapes
 
 

@@ -79,7 +79,7 @@ class _Building:
         todo = deque(self._chunk(number) for number in missing)
         saved = time.monotonic()
         try:
-            with console.progress("keeping decoded images", len(self.want.rows)) as advance:
+            with console.progress("caching decoded images", len(self.want.rows)) as advance:
                 advance(len(self.want.rows) - self._left(todo))
                 for chunk, found in self._made(todo, workers, console):
                     before = len(self.met)
@@ -115,7 +115,7 @@ class _Building:
         row = self.at.pop(chunk.number, None)
         if row is None:
             raise ResourceError(
-                f"The decoded images could not be kept on the disk: {found.detail}.",
+                f"The decoded images could not be cached on disk: {found.detail}.",
                 "Use fewer --workers, or --store off.",
             )
         self.verdicts.set(row, lost(found))
@@ -141,7 +141,7 @@ def _missing(want: Wanted, verdicts: Verdicts, console: Console) -> list[int]:
             missing.append(number)
         except (OSError, ValueError) as error:
             path = want.path(number)
-            console.warn(f"Cached pixels are damaged and are decoded again: {path}: {error}.")
+            console.warn(f"A pixel cache file is damaged and will be rebuilt: {path}: {error}.")
             missing.append(number)
     return missing
 

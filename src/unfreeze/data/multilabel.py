@@ -1,4 +1,4 @@
-"""Lists in which a image has several labels: known when they are met, and said."""
+"""Lists in which an image has several labels: known when they are met, and said."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def unlabelled_note(labels: Sequence[str | None], sign: str) -> str:
     """What to say where labels are only looked at."""
     count, label = _several(labels, sign)
     said = worded(count, "image has", "images have")
-    return f"{said} several labels ({label!r}): labels are not used here."
+    return f"{said} several labels ({label!r}): labels are ignored here."
 
 
 def refusal(names: Sequence[str], labels: Sequence[str | None], sign: str) -> DataError:
@@ -41,10 +41,10 @@ def refusal(names: Sequence[str], labels: Sequence[str | None], sign: str) -> Da
     count, label = _several(labels, sign)
     first = names[list(labels).index(label)]
     return DataError(
-        f"{count:,} of {len(names):,} images have several labels (the first: {first}, "
-        f"{label!r}); classifiers here give each image one.",
-        "Keep one label a image, or write a list for each label (yes, no) and train on each; "
-        f"to take combinations as classes, join them by another sign than {sign!r}.",
+        f"{count:,} of {len(names):,} images have several labels (first: {first}, "
+        f"{label!r}); only single-label classification is supported.",
+        "Keep one label per image, or train one model per label (yes, no); to use combinations "
+        f"as classes, join them with another character than {sign!r}.",
     )
 
 

@@ -1,4 +1,4 @@
-"""How a image becomes the network's input when nothing is random: stored with every model."""
+"""How an image becomes the network's input when nothing is random: stored with every model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -69,12 +69,14 @@ class Preprocess:
             }
             made = cls(**plain)
         except TypeError as error:
-            raise WeightsError(f"The model's preprocessing is not readable: {error}.") from error
+            raise WeightsError(f"The model's preprocessing is invalid: {error}.") from error
         try:
             parsed(made.intensity)
         except (ValueError, AttributeError) as error:
-            said = f"The model wants a range {made.intensity!r}, unknown here."
+            said = f"The model's preprocessing has an unknown intensity range {made.intensity!r}."
             raise WeightsError(said) from error
         if made.interpolation not in _FILTERS:
-            raise WeightsError(f"The model wants {made.interpolation!r} resizing, unknown here.")
+            raise WeightsError(
+                f"The model's preprocessing has an unknown interpolation {made.interpolation!r}."
+            )
         return made

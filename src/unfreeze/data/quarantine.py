@@ -50,7 +50,8 @@ def refuse_inside(root: Path, folder: Path) -> None:
     root, folder = root.resolve(), folder.resolve()
     if folder == root or root in folder.parents:
         raise UsageError(
-            f"The quarantine {folder} would lie inside the data.", "Name a folder outside of it."
+            f"The quarantine folder {folder} is inside the dataset.",
+            "Choose a folder outside of it.",
         )
 
 
@@ -61,8 +62,8 @@ def refuse_others(folder: Path) -> None:
     refuse_foreign("--quarantine:", manifest, table_of(_FIELDS))
     if folder.is_dir() and any(folder.iterdir()) and not manifest.is_file():
         raise UsageError(
-            f"--quarantine {folder} is not empty, and no quarantine.",
-            "Name a new folder, or one that --quarantine was given before.",
+            f"--quarantine {folder} is neither empty nor a quarantine folder.",
+            "Choose a new folder, or an existing quarantine folder.",
         )
 
 
@@ -91,9 +92,7 @@ def list_beside(source: Source) -> Path:
     """Where the list of what is left out stands; UsageError where there can be none."""
     path = list_of(source)
     if path is None:
-        raise UsageError(
-            f"{source.where} has no files to move.", "Give a folder, or an archive on this disk."
-        )
+        raise UsageError(f"{source.where} has no files to move.", "Use a local folder or archive.")
     return path
 
 
@@ -122,8 +121,8 @@ def undo(folder: Path) -> tuple[list[Moved], list[str]]:
     """
     if not _is_one(folder):
         raise DataError(
-            f"{folder} is no quarantine: there is no {MANIFEST} in it.",
-            "Name the folder that --quarantine was given.",
+            f"{folder} is not a quarantine folder: it has no {MANIFEST}.",
+            "Give the folder that was used with --quarantine.",
         )
     back: list[Moved] = []
     kept: list[Moved] = []
@@ -161,8 +160,8 @@ def read_manifest(folder: Path) -> list[Moved]:
         ]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{folder / MANIFEST} cannot be read as a manifest: {error}.",
-            "Bring back the one that --quarantine wrote.",
+            f"{folder / MANIFEST} is not a valid manifest: {error}.",
+            "Restore the manifest that --quarantine wrote.",
         ) from None
 
 
@@ -182,8 +181,8 @@ def _refuse_two(folder: Path, before: Moved | None, origin: str) -> None:
     """UsageError where the quarantine holds another file of that name, from somewhere else."""
     if before is not None and before.origin != origin:
         raise UsageError(
-            f"The quarantine {folder} already holds {before.path}, from {before.origin}.",
-            "Name another quarantine for these data.",
+            f"The quarantine folder {folder} already contains {before.path} from {before.origin}.",
+            "Use another quarantine folder for this dataset.",
         )
 
 
@@ -200,10 +199,12 @@ def _move(here: Path, there: Path, line: Moved) -> None:
     """Move a file, or finish moving it; nothing is done where it is there already."""
     present, arrived = here.exists(), there.exists()
     if arrived and _identity(there) != (line.bytes, line.sha256):
-        raise _Occupied(f"{there} is another file by now; {line.path} stays in the quarantine.")
+        raise _Occupied(
+            f"{there} already exists with other content; {line.path} stays in the quarantine."
+        )
     if not present:
         if not arrived:
-            raise _Occupied(f"{line.path} is neither at {here} nor at {there}.")
+            raise _Occupied(f"{line.path} is missing: it is neither {here} nor {there}.")
         return
     if arrived:
         # copied in full before a crash, and not yet taken away where it came from
@@ -223,7 +224,10 @@ def _copy(here: Path, there: Path, line: Moved) -> None:
     with atomic.replacing(there) as place:
         shutil.copy2(here, place)
         if _identity(place) != (line.bytes, line.sha256):
-            raise DataError(f"{here} could not be copied whole to {there.parent}.", "Try again.")
+            raise DataError(
+                f"Copying {here} to {there.parent} changed its content.",
+                "Check the disk and retry.",
+            )
 
 
 def _identity(path: Path) -> tuple[int, str]:

@@ -52,8 +52,8 @@ class Sampled:
             rule, reason = one_range(self.extents)
             return f"{rule}{sign}{channels}", reason
         cut = beyond(rule, self.extents)
-        where = f"{len(self.extents):,} deep images looked at"
-        return word, f"given, or that of the weights; {cut:,} of {where} go beyond it"
+        where = f"{len(self.extents):,} sampled high-bit-depth images"
+        return word, f"set by --range or the weights; {cut:,} of {where} exceed it"
 
 
 def sampled(index: Index, positions: npt.NDArray[np.int64], intensity: str = "auto") -> Sampled:
@@ -61,8 +61,8 @@ def sampled(index: Index, positions: npt.NDArray[np.int64], intensity: str = "au
     found = looked_at(index, positions, intensity)
     if not len(found.heights):
         raise DataError(
-            f"None of the files looked at in {index.source.where} is a readable image.",
-            "Check that these are images, and whole.",
+            f"None of the sampled files in {index.source.where} is a readable image.",
+            "Check that the files are complete images.",
         )
     return found
 

@@ -99,7 +99,7 @@ def check(  # noqa: PLR0913  (all but one keyword-only)
     known = int((verdicts.states[rows] != UNKNOWN).sum())
     looking = _Looking(index.source, rows, verdicts, resize_to, workers, console)
     if hold is None:
-        hold = Holding("memory", 0, store_budget, "as asked")
+        hold = Holding("memory", 0, store_budget, "as requested")
     decoded, store = looking.look(hold if mode == "full" else NOTHING)
     _say(console, mode, len(index))
     looked_at = np.zeros(len(index.source), bool)
@@ -161,14 +161,14 @@ class _Looking:
         except (OSError, ResourceError) as error:
             if hold.asked:
                 raise
-            self.console.warn(f"Decoded images are not cached on the disk: {error}")
+            self.console.warn(f"Decoded images are not cached on disk: {error}")
             return 0, None
 
     def _make_room(self, want: Wanted, hold: Holding) -> None:
         around = pixels_folder()
         removed = make_room(around, hold.budget, hold.bytes, ours=is_ours, spared=[want.key])
         for name in removed:
-            self.console.say(f"Kept pixels {name} made room (--store-budget).")
+            self.console.say(f"Removed old pixel cache {name} to free space (--store-budget).")
 
 
 def write_problems_csv(path: Path, problems: Iterable[Problem]) -> None:
@@ -189,11 +189,11 @@ def to_check(count: int, mode: Mode, seed: int) -> Rows:
 
 def _say(console: Console, mode: Mode, count: int) -> None:
     if mode == "off":
-        console.say(f"None of {count:,} images was checked (--scan off).")
+        console.say(f"No images were checked before training (--scan off): {count:,} images.")
     elif mode == "sample" and count > SAMPLE:
         console.say(
             f"{SAMPLE:,} of {count:,} images were checked (--scan sample); "
-            "a broken one among the others ends the run when it is met."
+            "a broken image among the others stops the run when it is read."
         )
 
 
@@ -208,6 +208,6 @@ def _refuse(index: Index, bad: Rows, checked: int, verdicts: Verdicts, above: fl
     first = _problem(index, int(bad[0]), verdicts)
     raise DataError(
         f"{len(bad):,} of {checked:,} images in {index.source.where} cannot be decoded "
-        f"(the first: {first.path}, {first.reason}: {first.detail}).",
-        "Take the broken ones out, or fetch the data again.",
+        f"(first: {first.path}, {first.reason}: {first.detail}).",
+        "Remove the broken images, or download the dataset again.",
     )

@@ -1,4 +1,4 @@
-"""What counts as a image, by name or by first bytes, and what an operating system leaves."""
+"""What counts as an image, by name or by first bytes, and what an operating system leaves."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ _JUNK = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 
 
 def named_as_image(name: str) -> bool:
-    """Whether the name ends like a image's."""
+    """Whether the name ends like an image's."""
     return name.lower().endswith(_SUFFIXES)
 
 

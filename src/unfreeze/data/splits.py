@@ -49,8 +49,8 @@ def subset(
     if per_class is not None:
         if len(chosen) and (labels[chosen] < 0).any():
             raise DataError(
-                "A number of labels a class was asked for, but some images have no label.",
-                "Give class folders, a CSV with labels, or use --limit.",
+                "--labels-per-class needs labels, but some images have none.",
+                "Use class folders or a CSV with labels, or use --limit.",
             )
         chosen = chosen[_ranks(labels, chosen, seed) < per_class]
     if fraction is not None:
@@ -113,7 +113,7 @@ def joined(groups: Sequence[Hashable], together: Sequence[Sequence[int]]) -> Seq
 
 
 def write_split_csv(path: Path, rows: Iterable[SplitRow | tuple[str, str, str]]) -> None:
-    """`path,label,split`, one line a image, whole or not at all."""
+    """`path,label,split`, one line an image, whole or not at all."""
     parts, remaining = [_text([SplitRow._fields])], iter(rows)
     while some := list(itertools.islice(remaining, _TOGETHER)):
         parts.append(_text(some))
@@ -135,11 +135,13 @@ def read_split_csv(path: Path) -> list[SplitRow]:
     try:
         rows = read_csv(path)
     except (OSError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}.", "Name a run's split.csv.") from error
+        raise DataError(
+            f"{path} cannot be read: {error}.", "Give the split.csv of a run."
+        ) from error
     if not rows or tuple(rows[0]) != SplitRow._fields or any(len(row) != 3 for row in rows):
         raise DataError(
-            f"{path} is no list of splits: its columns must be path, label and split.",
-            "Name a run's split.csv.",
+            f"{path} is not a split file: its columns must be path, label and split.",
+            "Give the split.csv of a run.",
         )
     return [SplitRow(*row) for row in rows[1:]]
 

@@ -21,7 +21,7 @@ class PixelStore:
         self.used = 0
 
     def add(self, row: int, pixels: npt.NDArray[np.uint8]) -> None:
-        """Holds a image; the buffer grows where the estimate was too small."""
+        """Holds an image; the buffer grows where the estimate was too small."""
         end = self.used + pixels.size
         if end > len(self.buffer):
             larger = np.empty(max(end, int(len(self.buffer) * _GROWTH)), np.uint8)

@@ -31,7 +31,7 @@ _ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "OPENCV_FOR_THREADS_NUM": "1",
 }
-# glibc keeps what a image took for the next one: asking the system anew costs a third of the time
+# glibc keeps what an image took for the next one: asking the system anew costs a third of the time
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 AHEAD = 8  # tasks a process holds, so that it never waits for the next one
 
@@ -76,8 +76,8 @@ def supervised(
         yield from watch.answers()
     except _NoProcess as none:
         warn(
-            f"No process can be started to decode images ({none}): this one does it, "
-            "and a file that crashes its decoder ends it."
+            f"No process can be started to decode images ({none}): they are decoded in the main "
+            "process, and a file that crashes the decoder ends the run."
         )
         yield from _unwatched(work, todo)
     finally:
@@ -206,7 +206,7 @@ class _Watch:
         _close(process)
         if not process.since:
             if not any(other.since for other in self.staff):
-                raise _NoProcess(f"it ended as it began, with exit code {code}")
+                raise _NoProcess(f"it exited at startup with code {code}")
             self.workers = len(self.staff)
             return None
         # an answer may have come while it was being killed: then nothing is lost by it
@@ -217,10 +217,10 @@ class _Watch:
         if not lost:
             return None
         if killed:
-            return task, Lost("hung", f"not done within {self.seconds:g} s")
+            return task, Lost("hung", f"not finished within {self.seconds:g} s")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         outside = code == -getattr(signal, "SIGKILL", 0)
-        return task, Lost("crashed", f"the decoder ended its process ({how})", outside)
+        return task, Lost("crashed", f"the decoder crashed its process ({how})", outside)
 
     def _feed(self, process: _Process) -> None:
         """Gives several tasks at once, near the end no more than a fair share."""

@@ -44,7 +44,7 @@ def sweep(
             one = _Pass(source, verdicts, advance, {"workers": workers, "warn": console.warn})
             if store is not None and not one.holding(todo, store, store_budget):
                 store = None
-                console.warn("The decoded pixels outgrew --store-budget; none are held.")
+                console.warn("The decoded pixels exceed --store-budget; the pixel cache is off.")
             if store is None:
                 one.looking(todo)
     finally:
@@ -57,7 +57,7 @@ def _keep(verdicts: Verdicts, console: Console) -> None:
         verdicts.save()
     except (OSError, ResourceError) as error:
         # the run does not need it, only the next one would be quicker
-        console.warn(f"The findings could not be cached for later runs: {error}")
+        console.warn(f"The results of the check could not be cached for later runs: {error}")
 
 
 class _Pass:

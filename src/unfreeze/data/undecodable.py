@@ -29,7 +29,7 @@ class Undecodable(DataError):
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(
             f"The image cannot be decoded ({reason}): {detail}.",
-            "Replace the file or leave it out.",
+            "Replace or remove the file.",
         )
         self.reason: Reason = reason
         self.detail = detail

@@ -6,7 +6,7 @@ import struct
 import sys
 from typing import Any, NamedTuple
 
-PIPE_BYTES = 2**20  # what a pipe holds where that can be said: fewer turns for a image
+PIPE_BYTES = 2**20  # what a pipe holds where that can be said: fewer turns for an image
 _HEAD = struct.Struct("<IH")  # bytes of the pickle, and how many buffers follow
 _SIZE = struct.Struct("<Q")
 

@@ -96,7 +96,7 @@ def _watched(batches: Iterator[Any], workers: list[Any]) -> Generator[Any]:
                 raise
             codes = [worker.exitcode for worker in workers if worker.exitcode]
             if first and any(code > 0 for code in codes):  # it said itself what was wrong
-                raise NoWorkers("Worker processes end as they start") from error
+                raise NoWorkers("Worker processes exit at startup") from error
             raise worker_lost() from error
         yield batch
         first = False
@@ -110,9 +110,9 @@ def is_lost(error: BaseException) -> bool:
 def worker_lost() -> ResourceError:
     """The error where a process that reads images is gone."""
     return ResourceError(
-        "A worker process was ended from outside; the last checkpoint is intact.",
-        "That happens where memory runs out (in a container its --shm-size counts, too): use fewer "
-        "--workers or none, and resume from the last checkpoint.",
+        "A data loading worker was killed; the last checkpoint is intact.",
+        "It probably ran out of memory (in a container --shm-size counts, too): use fewer "
+        "--workers (or 0), and continue with --resume.",
     )
 
 

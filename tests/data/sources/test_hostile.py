@@ -87,7 +87,7 @@ def test_links_and_archives_inside_are_named_and_passed_over(made):
     code, said = planned(path)
     assert code == 0
     assert "1 link or device in the archive not followed (the first: cat/link.png)." in said
-    assert "Archives inside are not looked into: 2 (the first: more/inner.tar.gz)." in said
+    assert "Nested archives are not opened: 2 (first: more/inner.tar.gz)." in said
     assert "12 images" in said, said
     path = made.tar(members)
     with tarfile.open(path, "a") as archive:
