@@ -119,7 +119,7 @@ def _labelled(draft: Draft, said: str | None, label_column: str | None) -> Draft
         found = read_listing(path, names, needs="label", label=label_column)
     elif label_column is not None:
         raise UsageError(
-            f"--label-column {label_column} needs a CSV or Parquet file; --labels {said} is neither.",
+            f"--label-column {label_column} needs a CSV or Parquet file, not --labels {said}.",
             "Give the file with --labels, or omit --label-column.",
         )
     elif draft.source.column(said) is not None:
