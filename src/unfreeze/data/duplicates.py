@@ -98,8 +98,8 @@ def across(
     """For each image the position of a duplicate in an earlier split, or -1.
 
     `sides` `[N]`: split numbers from 1 (train 1, val 2, test 3); 0 is in no split. `keys` `[N]` are
-    equal for equal content, `table` `[N]` of SIGNATURE. Exact and near-duplicate pairs count, chains
-    of pairs do not.
+    equal for equal content, `table` `[N]` of SIGNATURE. Exact and near-duplicate pairs count, not
+    chains of pairs.
     """
     return near_across(sides, table, _exact_across(np.asarray(sides), keys))
 
