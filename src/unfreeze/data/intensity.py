@@ -149,8 +149,9 @@ def one_range(extents: Sequence[Extent]) -> tuple[str, str]:
     if low < high and fill >= 1 / 2:
         return f"{low:.6g}:{high:.6g}", f"one range for all images: {sampled}"
     return "image", (
-        f"each image scaled by its own values, because they differ too much ({sampled}): classes that "
-        "differ only in brightness become indistinguishable; --range LOW:HIGH sets one range"
+        f"each image scaled by its own values, because they differ too much ({sampled}): "
+        "classes that differ only in brightness become indistinguishable; --range LOW:HIGH sets "
+        "one range"
     )
 
 

@@ -38,7 +38,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """What a cache contains: `rows` of `source`, shorter side at most `resize_to`, in `chunks` files.
+    """Content of a cache: `rows` of `source`, shorter side at most `resize_to`, in `chunks` files.
 
     `key`: hash of everything that the pixels depend on.
     """

@@ -73,10 +73,10 @@ class Preprocess:
         try:
             parsed(preprocess.intensity)
         except (ValueError, AttributeError) as error:
-            message = f"The model's preprocessing has an unknown intensity range {preprocess.intensity!r}."
+            message = f"The model's intensity range {preprocess.intensity!r} is unknown."
             raise WeightsError(message) from error
         if preprocess.interpolation not in _FILTERS:
             raise WeightsError(
-                f"The model's preprocessing has an unknown interpolation {preprocess.interpolation!r}."
+                f"The model's interpolation {preprocess.interpolation!r} is unknown."
             )
         return preprocess
