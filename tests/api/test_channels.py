@@ -85,4 +85,4 @@ def test_scan_and_show_say_what_is_used(bands, tmp_path):
 
 def test_two_channels_make_no_image(bands, tmp_path):
     code, _, told = called("pretrain", bands, "--channels", "1,2", "--out", tmp_path / "r")
-    assert code == 2 and "one number or three, not 2" in told
+    assert code == 2 and "one or three numbers, not 2" in told

@@ -133,7 +133,7 @@ def test_an_address_is_as_good_as_a_file(run, table, tmp_path):
     assert code == 0 and found["images"] == run[1]["images"]
     assert "since an earlier run" in told
     code, _, told = called("scan", address, "--quarantine", tmp_path / "q")
-    assert code == 2 and "on this disk" in told
+    assert code == 2 and "Use a local folder or archive" in told
     memory.rm("/", recursive=True)
     code, _, told = called("pretrain", address, "--out", tmp_path / "p")
     assert code == 3 and "There is no file at" in told

@@ -48,7 +48,7 @@ def test_unlabelled_rows_of_a_list_are_said(made):
     (made.root / "list.csv").write_text("path,label\n0.png,a\n1.png,\n2.png,b\n3.png,\n")
     found = census(build_index(open_source(str(made.root / "list.csv"))))
     assert found.unlabelled == {"all": 2}
-    assert "2 images have no label." in found.notes()
+    assert "2 images are unlabelled." in found.notes()
 
 
 @pytest.mark.parametrize("classes", [7])

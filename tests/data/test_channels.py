@@ -118,7 +118,7 @@ def test_two_channels_are_the_first_as_grey(kind):
     one = values[..., :1] if kind is np.uint8 else to_uint8(values[..., :1])
     data = tiff(values)
     assert (decode(data) == np.repeat(one, 3, axis=2)).all()
-    assert ("channels", "2 channels, the first is used") in examine(data, "a.tif").notes
+    assert ("channels", "2 channels; only the first is used") in examine(data, "a.tif").notes
 
 
 @pytest.mark.parametrize("chosen", [(6, 0, 3), (2,), (1, 1, 1)])
@@ -158,7 +158,7 @@ def test_the_word_that_a_model_keeps():
     assert reading(None, None, "full@4") == "full@4"
     assert reading("auto", None, "full@4") == "auto@4"
     assert reading(None, (1,), "full@4") == "full@1"
-    with pytest.raises(UsageError, match="one number or three, not 2"):
+    with pytest.raises(UsageError, match="one or three numbers, not 2"):
         reading(None, (1, 2))
     for wrong in ("dark", "auto@", "auto@1,2", "auto@x", "auto@-1", "auto@1,2,3,4"):
         with pytest.raises(ValueError):

@@ -79,7 +79,7 @@ def test_long_images_are_counted():
     assert "up to 2.5 to 1" in found.warning and "taller" not in found.warning
     assert "taller" in cropped_away([300], [100]).sentence
     assert "wider or taller" in cropped_away([300, 100], [100, 300]).sentence
-    assert "(5,000 in all)" in cropped_away(heights, widths, of=5_000).sentence
+    assert "sampled (of 5,000)" in cropped_away(heights, widths, of=5_000).sentence
     assert cropped_away([100], [199]) is None
     assert cropped_away([], []) is None
 

@@ -221,7 +221,7 @@ def test_where_pixels_are_held_and_why(made, members, monkeypatch):
     assert where() == ("memory", "0.00 GiB of pixels, decoded once")
     place, why = where(processes=4)
     assert place == "disk"
-    assert "one copy for 4 processes" in why
+    assert "shared by 4 processes" in why
     assert str(pixels_folder()) in why
     monkeypatch.setattr(held_by, "MEMORY", 1000)
     assert where()[0] == "disk"

@@ -148,11 +148,11 @@ PRIVATE = """
 import os, re, sys
 from pathlib import Path
 from unfreeze.data.index import build_index
-from unfreeze.data.dataset import Images
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.sources import open_source
 
 index = build_index(open_source(sys.argv[1]))
-images = Images(index)
+images = ImageDataset(index)
 child = os.fork()
 if child:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
