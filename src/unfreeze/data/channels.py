@@ -112,30 +112,30 @@ def _integers(value: Any) -> list[int]:
 
 
 def read_channels(
-    data: bytes, found: Layout, chosen: Sequence[int] | None
+    data: bytes, header: Layout, selected: Sequence[int] | None
 ) -> npt.NDArray[np.generic]:
-    """Stored values [H, W, C] of the chosen channels, EXIF orientation not applied.
+    """Stored values [H, W, C] of the selected channels, EXIF orientation not applied.
 
     By default C is 3, or 1 for fewer than three channels. If the first page has one channel and
-    the file has several pages of that size, `chosen` selects pages. Raises Undecodable.
+    the file has several pages of that size, `selected` are pages. Raises Undecodable.
     """
     if not INSTALLED:
         raise Undecodable(
             "channels",
-            f"reading {found.channels} channels of {found.bits} bits needs "
+            f"reading {header.channels} channels of {header.bits} bits needs "
             "pip install 'unfreeze[tiff]'",
         )
-    if not found.whole:
+    if not header.whole:
         raise Undecodable("truncated", "the file ends before its pixel data does")
-    size = found.height * found.width * found.channels * max(1, found.bits // 8)
+    size = header.height * header.width * header.channels * max(1, header.bits // 8)
     if size > _BYTES_LIMIT:
-        raise Undecodable("bomb", f"{size:,} bytes in {found.channels} channels")
+        raise Undecodable("bomb", f"{size:,} bytes in {header.channels} channels")
     try:
         with _tifffile().TiffFile(io.BytesIO(data)) as file:
-            if chosen is not None and found.channels == 1 and len(file.pages) > 1:
-                return _read_pages(file, chosen)
+            if selected is not None and header.channels == 1 and len(file.pages) > 1:
+                return _read_pages(file, selected)
             page = file.pages[0]
-            return picked(_channels_last(page.asarray(), page.axes), chosen)
+            return picked(_channels_last(page.asarray(), page.axes), selected)
     except Exception as error:
         if "'imagecodecs' package" in str(error):
             detail = "its compression needs pip install 'unfreeze[tiff]'"
@@ -152,9 +152,9 @@ def _tifffile() -> Any:
     return tifffile
 
 
-def _read_pages(file: Any, chosen: Sequence[int]) -> npt.NDArray[np.generic]:
-    _check_channels_exist(len(file.pages), chosen)
-    pages = [file.pages[index].asarray() for index in chosen]
+def _read_pages(file: Any, selected: Sequence[int]) -> npt.NDArray[np.generic]:
+    _check_channels_exist(len(file.pages), selected)
+    pages = [file.pages[index].asarray() for index in selected]
     if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
         raise Undecodable(
             "channels", "its pages differ in size, so they are not channels of one image"
@@ -173,19 +173,19 @@ def _channels_last(values: npt.NDArray[np.generic], axes: str) -> npt.NDArray[np
 
 
 def picked(
-    values: npt.NDArray[np.generic], chosen: Sequence[int] | None
+    values: npt.NDArray[np.generic], selected: Sequence[int] | None
 ) -> npt.NDArray[np.generic]:
-    """The chosen channels of [H, W, C]; by default the first three, or the first of two."""
+    """The selected channels of [H, W, C]; by default the first three, or the first of two."""
     count = values.shape[2]
-    if chosen is None:
+    if selected is None:
         return values[..., :3] if count > 2 else values[..., :1]
-    _check_channels_exist(count, chosen)
-    return values[..., list(chosen)]
+    _check_channels_exist(count, selected)
+    return values[..., list(selected)]
 
 
-def _check_channels_exist(count: int, chosen: Sequence[int]) -> None:
-    if max(chosen) >= count:
+def _check_channels_exist(count: int, selected: Sequence[int]) -> None:
+    if max(selected) >= count:
         raise Undecodable(
             "channels",
-            f"channel {max(chosen)} does not exist: the image has {count}, numbered from 0",
+            f"channel {max(selected)} does not exist: the image has {count}, numbered from 0",
         )

@@ -55,7 +55,7 @@ _APPLY_ORIENTATION: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.u
     8: lambda pixels: np.rot90(pixels, 1),
 }
 _large_image_lock = threading.Lock()
-Look = Callable[[Image.Image], None]
+OnOpen = Callable[[Image.Image], None]
 Pixels = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
@@ -166,9 +166,9 @@ def reduced(data: bytes, intensity: str, shorter: int) -> tuple[Pixels, tuple[in
 
 
 def decode_told(
-    data: bytes, look: Look, shorter: int, intensity: str = "auto"
+    data: bytes, on_open: OnOpen, shorter: int, intensity: str = "auto"
 ) -> tuple[Pixels, tuple[int, int], list[str]]:
-    """`reduced`, and Pillow's warnings; `look` is called with the opened image.
+    """`reduced`, and Pillow's warnings; `on_open` is called with the opened image.
 
     Only for single-threaded processes: warnings are recorded for the whole process.
     """
@@ -176,31 +176,31 @@ def decode_told(
         raise Undecodable("empty", "the file is empty")
     with warnings.catch_warnings(record=True) as caught, naming(data):
         warnings.simplefilter("always")
-        pixels, size = _small(data, look, shorter, How(*parsed(intensity)))
+        pixels, size = _small(data, on_open, shorter, How(*parsed(intensity)))
     messages = list(dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught))
     return pixels, size, messages
 
 
-def _small(data: bytes, look: Look, shorter: int, how: How) -> tuple[Pixels, tuple[int, int]]:
+def _small(data: bytes, on_open: OnOpen, shorter: int, how: How) -> tuple[Pixels, tuple[int, int]]:
     return either(
         data,
         how.channels,
-        lambda header: _small_tiff(data, header, look, shorter, how),
-        lambda image: _small_opened(data, image, look, shorter, how),
+        lambda header: _small_tiff(data, header, on_open, shorter, how),
+        lambda image: _small_opened(data, image, on_open, shorter, how),
     )
 
 
 def _small_opened(
-    data: bytes, image: Image.Image, look: Look, shorter: int, how: How
+    data: bytes, image: Image.Image, on_open: OnOpen, shorter: int, how: How
 ) -> tuple[Pixels, tuple[int, int]]:
     if image.format == "JPEG" and ordinary(data) and how.channels is None:
-        look(image)
+        on_open(image)
         size = _oriented_size(image)
         _draft(image, shorter)
         return _apply_orientation(_grey(image, shorter), _orientation(image)), size
     image.load()
     # after loading: reading EXIF loads, and a second load hides the error of the first
-    look(image)
+    on_open(image)
     if how.channels is not None or is_deep(data):
         return _grey(_decode_stored_values(data, image, how), shorter), _oriented_size(image)
     return _apply_orientation(_grey(image, shorter), _orientation(image)), _oriented_size(image)
@@ -215,10 +215,10 @@ def _draft(image: Image.Image, shorter: int) -> None:
 
 
 def _small_tiff(
-    data: bytes, header: Layout, look: Look, shorter: int, how: How
+    data: bytes, header: Layout, on_open: OnOpen, shorter: int, how: How
 ) -> tuple[Pixels, tuple[int, int]]:
     pixels = _decode_tiff(data, header, how)
-    look(Image.fromarray(pixels))
+    on_open(Image.fromarray(pixels))
     return _grey(pixels, shorter), (pixels.shape[0], pixels.shape[1])
 
 

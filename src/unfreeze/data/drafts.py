@@ -97,11 +97,11 @@ def _from_folders(source: Source, *, whole: bool) -> Draft:
         raise empty(source)
     folders = [_folder(source.names[row]) for row in rows]
     folder_layout = layout.read_layout(Counter(folders))
-    places = [folder_layout.places[folder] for folder in folders]
-    stray = 0 if whole else places.count(None)
+    entries = [folder_layout.places[folder] for folder in folders]
+    stray = 0 if whole else entries.count(None)
     if stray:
-        rows = [row for row, place in zip(rows, places, strict=True) if place is not None]
-    inside = [place or _NO_LABEL for place in places if place is not None or whole]
+        rows = [row for row, entry in zip(rows, entries, strict=True) if entry is not None]
+    used = [entry or _NO_LABEL for entry in entries if entry is not None or whole]
     notes = source.notes + _nested_archive_notes(source) + folder_layout.notes
     if stray:
         subject = worded(stray, "image lies", "images lie")
@@ -109,8 +109,8 @@ def _from_folders(source: Source, *, whole: bool) -> Draft:
     return Draft(
         source,
         rows,
-        [place.label for place in inside],
-        np.array([place.split for place in inside], np.int8),
+        [entry.label for entry in used],
+        np.array([entry.split for entry in used], np.int8),
         stray=stray,
         notes=notes,
         doubt=folder_layout.doubt,

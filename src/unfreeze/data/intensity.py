@@ -81,15 +81,15 @@ def to_uint8(values: npt.NDArray[np.generic], how: str = "auto") -> npt.NDArray[
     if not len(finite):
         raise Undecodable("unreadable", "it contains no finite values")
     low, high = float(finite.min()), float(finite.max())
-    whole = np.issubdtype(values.dtype, np.integer)
+    is_integer = np.issubdtype(values.dtype, np.integer)
     dark, bright = np.percentile(finite, _PERCENTILES).tolist() if how == "percentile" else (0, 0)
-    white = _white(high, whole=whole)
+    white = _white(high, is_integer=is_integer)
     if (limits := fixed(how)) is not None:
         low, high = limits
     elif dark < bright:
         low, high = dark, bright
-    elif how == "full" and low >= 0 and high <= (_FULL if whole else 1):
-        low, high = 0.0, float(_FULL if whole else 1)
+    elif how == "full" and low >= 0 and high <= (_FULL if is_integer else 1):
+        low, high = 0.0, float(_FULL if is_integer else 1)
     elif low >= 0 and white is not None and (high >= white * _DARK or high == 0):
         low, high = 0.0, white
     elif low == high:
@@ -99,9 +99,9 @@ def to_uint8(values: npt.NDArray[np.generic], how: str = "auto") -> npt.NDArray[
     return np.asarray(scaled.clip(0, 255), np.uint8)
 
 
-def _white(high: float, *, whole: bool) -> float | None:
+def _white(high: float, *, is_integer: bool) -> float | None:
     """The value of white for a maximum of `high`, or None above every known range."""
-    known = _WHITE if whole else (1,)
+    known = _WHITE if is_integer else (1,)
     return next((float(white) for white in known if high <= white), None)
 
 
@@ -135,10 +135,10 @@ def one_range(extents: Sequence[Extent]) -> tuple[str, str]:
     """
     low = min(item.low for item in extents)
     high = max(item.high for item in extents)
-    whole = all(item.whole for item in extents)
-    span = f"{low:.0f} to {high:.0f}" if whole else f"{low:.6g} to {high:.6g}"
+    all_integers = all(item.whole for item in extents)
+    span = f"{low:.0f} to {high:.0f}" if all_integers else f"{low:.6g} to {high:.6g}"
     sampled = f"{len(extents):,} sampled high-bit-depth images span {span}"
-    white = _white(high, whole=whole) if low >= 0 else None
+    white = _white(high, is_integer=all_integers) if low >= 0 else None
     if (
         white is not None
         and _share_of_true(item.high >= white * _DARK for item in extents) >= _REACH

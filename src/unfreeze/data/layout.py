@@ -275,11 +275,11 @@ def _with_classes(folders: Mapping[str, int], prefix: str, level: _Level) -> Lay
 
 
 def _classes(folders: Mapping[str, int], prefix: str) -> Layout:
-    def place(folder: str) -> Place | None:
+    def folder_place(folder: str) -> Place | None:
         inside = folder.startswith(prefix) and folder + "/" != prefix and folder
         return Place(NONE, _first(folder, prefix)) if inside else None
 
-    return Layout("classes", {folder: place(folder) for folder in folders})
+    return Layout("classes", {folder: folder_place(folder) for folder in folders})
 
 
 def _first(folder: str, prefix: str) -> str:

@@ -9,11 +9,11 @@ SPARE_BYTES = 256 * 2**20  # disk space that caches leave free
 RECENT_SECONDS = 3600.0  # a folder modified within this time may be in use by another run
 
 
-def free_bytes(place: Path) -> int:
-    """Free bytes on the disk of `place`, which need not exist."""
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+def free_bytes(path: Path) -> int:
+    """Free bytes on the disk of `path`, which need not exist."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def make_room(

@@ -45,20 +45,20 @@ def subset(
     smaller classes and needs labels (DataError); `fraction` keeps at least one image per class;
     `limit` covers every class if it is large enough.
     """
-    chosen = _ascending(positions, len(labels))
+    selected = _ascending(positions, len(labels))
     if per_class is not None:
-        if len(chosen) and (labels[chosen] < 0).any():
+        if len(selected) and (labels[selected] < 0).any():
             raise DataError(
                 "--labels-per-class needs labels, but some images have none.",
                 "Use class folders or a CSV with labels, or use --limit.",
             )
-        chosen = chosen[_ranks(labels, chosen, seed) < per_class]
+        selected = selected[_ranks(labels, selected, seed) < per_class]
     if fraction is not None:
-        least = len(np.unique(labels[chosen]))
-        chosen = _first(labels, chosen, max(round(fraction * len(chosen)), least), seed)
+        least = len(np.unique(labels[selected]))
+        selected = _first(labels, selected, max(round(fraction * len(selected)), least), seed)
     if limit is not None:
-        chosen = _first(labels, chosen, limit, seed)
-    return np.sort(chosen)
+        selected = _first(labels, selected, limit, seed)
+    return np.sort(selected)
 
 
 def stratified(
@@ -79,20 +79,20 @@ def stratified(
     larger. `together`: a few more groups of positions to keep together, each on the side of its
     first position.
     """
-    chosen = _ascending(positions, len(labels))
-    _, classes, counts = np.unique(labels[chosen], return_inverse=True, return_counts=True)
-    if not len(chosen) or counts.min() < SMALLEST_CLASS:
-        return chosen, chosen[:0]
-    shares = np.minimum(_largest_remainder(counts, round(fraction * len(chosen))), counts - 1)
-    keys = _keys(len(labels), seed, _HELD_OUT)[chosen]
+    selected = _ascending(positions, len(labels))
+    _, classes, counts = np.unique(labels[selected], return_inverse=True, return_counts=True)
+    if not len(selected) or counts.min() < SMALLEST_CLASS:
+        return selected, selected[:0]
+    shares = np.minimum(_largest_remainder(counts, round(fraction * len(selected))), counts - 1)
+    keys = _keys(len(labels), seed, _HELD_OUT)[selected]
     if groups is None:
         held_out = _rank_in_class(classes, keys) < shares[classes]
-        _keep_together(held_out, classes, chosen, together)
+        _keep_together(held_out, classes, selected, together)
     else:
         groups = joined(groups, together)
-        names = [groups[position] for position in chosen]
+        names = [groups[position] for position in selected]
         held_out = _hold_out_groups(classes, counts, shares, names, keys)
-    return chosen[~held_out], chosen[held_out]
+    return selected[~held_out], selected[held_out]
 
 
 def joined(groups: Sequence[Hashable], together: Sequence[Sequence[int]]) -> Sequence[Hashable]:
@@ -235,11 +235,11 @@ def _hold_out_groups(
 def _keep_together(
     held_out: npt.NDArray[np.bool_],
     classes: npt.NDArray[np.integer],
-    chosen: Positions,
+    selected: Positions,
     together: Sequence[Sequence[int]],
 ) -> None:
     """Moves each group to the side of its first position; train keeps an image of each class."""
-    index = {position: i for i, position in enumerate(chosen.tolist())}
+    index = {position: i for i, position in enumerate(selected.tolist())}
     in_train = np.bincount(classes[~held_out], minlength=int(classes.max()) + 1)
     for positions in together:
         group = [index[position] for position in positions if position in index]

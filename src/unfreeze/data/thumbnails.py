@@ -30,8 +30,8 @@ class Thumbnailer:
             return None  # the check before training reports it
 
 
-def thumbnails(index: Index, places: Collection[int]) -> dict[int, Pixels]:
+def thumbnails(index: Index, positions: Collection[int]) -> dict[int, Pixels]:
     """Thumbnails by position of the index, without unusable images."""
-    rows = {int(index.rows[position]): position for position in sorted(places)}
+    rows = {int(index.rows[position]): position for position in sorted(positions)}
     results = watched(index.source, Thumbnailer(index.source), list(rows), workers=1)
     return {rows[row]: pixels for row, pixels in results if isinstance(pixels, np.ndarray)}

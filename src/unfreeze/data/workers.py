@@ -48,8 +48,8 @@ def start_method() -> str | None:
     Forked workers start in milliseconds and need no `if __name__ == "__main__"` in scripts. They
     use one thread and never touch a GPU.
     """
-    chosen = multiprocessing.get_start_method(allow_none=True)
-    return "fork" if chosen is None and sys.platform == "linux" else chosen
+    method = multiprocessing.get_start_method(allow_none=True)
+    return "fork" if method is None and sys.platform == "linux" else method
 
 
 @contextlib.contextmanager
