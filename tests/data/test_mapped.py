@@ -234,7 +234,7 @@ def test_where_pixels_are_held_and_why(made, members, monkeypatch):
     )
     assert "--scan sample" in where(scan="sample")[1]
     checked(index, None)
-    assert "there from an earlier run" in where()[1]
+    assert "reused from an earlier run" in where()[1]
     monkeypatch.setattr(held_by, "free_bytes", lambda place: 2**20)
     assert where()[0] == "disk"  # what is there needs no room
     index = index.take(np.arange(20))

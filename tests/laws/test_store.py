@@ -42,7 +42,7 @@ def test_runs_are_the_same_wherever_pixels_are_held(verb, photos, tmp_path):
         assert all((found[name] == plain[name]).all() for name in plain)
     assert list(pixels_folder().glob("*/*.pixels"))
     again, said = run(verb, photos, tmp_path / "again", "--store", "disk", *more)
-    assert "there from an earlier run" in said
+    assert "reused from an earlier run" in said
     assert all((again[name] == plain[name]).all() for name in plain)
 
 
