@@ -78,11 +78,11 @@ def test_scan_and_show_say_what_is_used(bands, tmp_path):
     code, found, _ = called("scan", bands)
     noted = {(p["reason"], p["detail"], p["left_out"]) for p in found["problems"]}
     assert (code, found["usable"]) == (0, 21)
-    assert ("channels", "6 channels, the first three are used", False) in noted
+    assert ("channels", "6 channels; only the first three are used", False) in noted
     shown = unfreeze.show(bands, out=str(tmp_path / "p.html"), channels=(5, 4, 3), scan="full")
     assert [one["path"] for one in shown.problems if one["left_out"]] == ["water/few.tif"]
 
 
 def test_two_channels_make_no_image(bands, tmp_path):
     code, _, told = called("pretrain", bands, "--channels", "1,2", "--out", tmp_path / "r")
-    assert code == 2 and "one number or three, not 2" in told
+    assert code == 2 and "one or three numbers, not 2" in told

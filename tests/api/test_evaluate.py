@@ -138,7 +138,7 @@ def test_load_gives_a_module_with_classes_and_predict(run):
     assert right / 20 == evaluate(result.run, str(data), split="all").accuracy
     assert all(0.5 <= one.probability <= 1 for one in found)
     assert model.classes == ("green", "red")
-    with pytest.raises(UsageError, match="There are no images to predict"):
+    with pytest.raises(UsageError, match="No images to predict"):
         model.predict([])  # an iterator that is used up must not pass for a result
 
 

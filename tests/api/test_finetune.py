@@ -344,7 +344,7 @@ def test_a_file_that_is_lost_saves_the_run_first(coloured, tmp_path, monkeypatch
     def losing(self, batch):
         step(self, batch)
         if self.step == 7:
-            monkeypatch.setattr(ImageDataset, "_decoded", gone)
+            monkeypatch.setattr(ImageDataset, "_decode", gone)
 
     def gone(self, row):
         raise OSError("gone")

@@ -21,7 +21,7 @@ RUNS = {
 @pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize("verb", RUNS)
 def test_what_was_trained_is_saved(monkeypatch, coloured, tmp_path, verb, steps, signals):
-    made = Loader._made
+    made = Loader._batches
 
     def losing(self, requests):
         for place, batch in enumerate(made(self, requests)):
@@ -31,7 +31,7 @@ def test_what_was_trained_is_saved(monkeypatch, coloured, tmp_path, verb, steps,
                 raise worker_lost()
             yield batch
 
-    monkeypatch.setattr(Loader, "_made", losing)
+    monkeypatch.setattr(Loader, "_batches", losing)
     data, out = str(coloured("pics", {"red": 10, "blue": 10})), tmp_path / "run"
     with pytest.raises(Interrupted if signals else ResourceError) as caught:
         getattr(unfreeze, verb)(data, out=str(out), **RUNS[verb])

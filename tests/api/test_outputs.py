@@ -198,6 +198,6 @@ def test_two_data_sets_in_one_quarantine_are_refused(colours, tmp_path, monkeypa
     assert call("scan", "one", "--quarantine", "q")[0] == 0
     before = everything(tmp_path)
     code, _, err = call("scan", "two", "--quarantine", "q")
-    assert code == 2 and "already holds red/broken.png" in err and everything(tmp_path) == before
+    assert code == 2 and "already contains red/broken.png" in err and everything(tmp_path) == before
     assert call("scan", "one", "--undo", "q")[0] == 0
     assert (tmp_path / "one/red/broken.png").read_text() == "no image of one"

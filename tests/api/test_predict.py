@@ -69,7 +69,7 @@ def test_an_unreadable_file_is_told_and_the_rest_predicted(run, tmp_path):
         predict(model, str(bad))
     with pytest.raises(DataError, match="no folder or file"):
         predict(model, str(tmp_path / "nowhere.jpg"))
-    with pytest.raises(UsageError, match="no images to predict"):
+    with pytest.raises(UsageError, match="No images to predict"):
         predict(model, [])
 
 

@@ -164,7 +164,7 @@ def test_a_file_that_is_lost_saves_the_run_first(photos, tmp_path, monkeypatch):
     def losing(self, batch):
         found = step(self, batch)
         if self.step == 3:
-            monkeypatch.setattr(ImageDataset, "_decoded", gone)
+            monkeypatch.setattr(ImageDataset, "_decode", gone)
         return found
 
     def gone(self, row):

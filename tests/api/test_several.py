@@ -51,7 +51,7 @@ def test_finetune_learns_from_all_and_split_csv_names_the_source(run, places):
     assert len(rows) == 32 and {row["split"] for row in rows} == {"train", "val"}
     assert {row["path"].partition("/")[0] for row in rows} == {"one", "two, more"}
     assert not any("test/" in row["path"] for row in rows)
-    assert "one has no splits: its 16 images are train." in told
+    assert "one has no splits: its 16 images go to train." in told
     config = tomllib.loads((out / "config.toml").read_text())
     assert config["data"] == [str(place) for place in places]
 

@@ -69,11 +69,11 @@ def test_the_page_and_the_json_say_what_is_there(photos, tmp_path):
     assert [(p["path"], p["left_out"]) for p in found["problems"]] == [
         ("train/red/broken <b>.jpg", True)
     ]
-    assert any("Fewer than 5 images to learn from: blue" in note for note in found["notes"])
+    assert any("Classes with fewer than 5 training images: blue" in note for note in found["notes"])
     text = page.read_text()
     assert "broken &lt;b&gt;.jpg" in text
     assert "broken <b>" not in text
-    for said in (*found["notes"], "In test, but not in train: green."):
+    for said in (*found["notes"], "Classes of test missing in train: green."):
         assert said in text
     images = Images(text).found
     assert all(image["src"].startswith("data:image/") for image in images)

@@ -133,7 +133,7 @@ def test_an_address_is_as_good_as_a_file(run, table, tmp_path):
     assert code == 0 and found["images"] == run[1]["images"]
     assert "since an earlier run" in told
     code, _, told = called("scan", address, "--quarantine", tmp_path / "q")
-    assert code == 2 and "on this disk" in told
+    assert code == 2 and "Use a local folder or archive" in told
     memory.rm("/", recursive=True)
     code, _, told = called("pretrain", address, "--out", tmp_path / "p")
     assert code == 3 and "There is no file at" in told
@@ -167,7 +167,7 @@ def test_several_labels_to_a_image_end_with_3_or_are_said(images, run, tmp_path)
         code, _, told = called(*words)
         assert code == 3 and "2 of 6 images have several labels" in told, words
     code, found, _ = called("scan", tmp_path / "l.csv")
-    assert code == 0 and any("labels are not used here" in note for note in found["notes"])
+    assert code == 0 and any("labels are ignored here" in note for note in found["notes"])
     words = ["--arch", "unfreeze/tiny", "--epochs", 0, "--device", "cpu", "--out", tmp_path / "p"]
     code, found, told = called("pretrain", tmp_path / "l.csv", *words)
-    assert (code, found["images"]) == (0, 6) and "labels are not used here" in told
+    assert (code, found["images"]) == (0, 6) and "labels are ignored here" in told

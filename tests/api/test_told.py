@@ -62,7 +62,7 @@ def test_a_flat_folder_needs_labels_from_somewhere(flat, table, tmp_path):
         assert plan["counts"] == {"blue": {"all": 16}, "red": {"all": 16}}
         assert "images: blue 16, red 16" in said
     code, _, said = command("finetune", flat, "--labels", table, *given)
-    assert f"Lines of {table} that name no image: 1 (the first: nobody)." in said
+    assert f"Lines of {table} that match no image: 1 (first: nobody)." in said
     assert command("finetune", flat, "--labels", "([A-Z]+)", *given)[0] == 2
     assert command("finetune", flat, "--labels", "no.csv", *given)[0] == 3
 
@@ -98,7 +98,7 @@ def test_a_split_goes_from_run_to_run(flat, table, tmp_path):
     )
     assert code == 0, said
     assert splits(second) == splits(first)  # labels came along, too
-    assert "2 images do not stand in" in said
+    assert "2 images are not listed in" in said
     assert f"as {first} says" in said
     code, found, said = command(
         "pretrain", elsewhere, "--out", tmp_path / "swav", "--split-from", first

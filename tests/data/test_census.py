@@ -26,12 +26,12 @@ def test_splits_and_classes_are_counted(made):
     assert found.unknown == {"test": ["c"]}
     assert found.missing == {"val": ["b"], "test": ["a", "b"]}
     assert found.notes() == [
-        "Classes are uneven: a has 30 images, b 2 (15 to 1). See balanced accuracy, and "
-        "--select balanced.",
-        "Fewer than 5 images to learn from: b.",
-        "In test, but not in train: c.",
-        "In train, but not in val: b.",
-        "In train, but not in test: a, b.",
+        "Imbalanced classes: a has 30 images, b 2 (15 to 1). Read the balanced accuracy, and "
+        "use --select balanced.",
+        "Classes with fewer than 5 training images: b.",
+        "Classes of test missing in train: c.",
+        "Classes of train missing in val: b.",
+        "Classes of train missing in test: a, b.",
     ]
 
 
@@ -48,13 +48,13 @@ def test_unlabelled_rows_of_a_list_are_said(made):
     (made.root / "list.csv").write_text("path,label\n0.png,a\n1.png,\n2.png,b\n3.png,\n")
     found = census(build_index(open_source(str(made.root / "list.csv"))))
     assert found.unlabelled == {"all": 2}
-    assert "2 images have no label." in found.notes()
+    assert "2 images are unlabelled." in found.notes()
 
 
 @pytest.mark.parametrize("classes", [7])
 def test_many_names_are_cut_short(made, classes):
     found = counted(made, *[f"{n}/{m}.png" for n in range(classes) for m in range(2)])
-    assert "Fewer than 5 images to learn from: 0, 1, 2, 3, 4 and 2 more." in found.notes()
+    assert "Classes with fewer than 5 training images: 0, 1, 2, 3, 4 and 2 more." in found.notes()
     assert np.array([row["all"] for row in found.counts.values()]).sum() == 14
 
 

@@ -48,14 +48,16 @@ def test_what_the_folders_make_doubtful(made):
         f"{place}/{label}/{n}.png" for place in ("oslo", "rome") for label in "ab" for n in "12"
     ]
     ((code, message),) = dataset_warnings(indexed(made, names))
-    assert code == "splits_look_like_classes" and "oslo, rome all hold the same folders" in message
+    assert (
+        code == "splits_look_like_classes" and "oslo, rome all contain the same folders" in message
+    )
     # whoever says which are meant is not doubted
     assert dataset_warnings(indexed(made, names, labels="^[^/]+/([^/]+)/")) == []
 
 
 def test_what_cannot_be_classes_is_refused_where_labels_are_learned_from(made):
     names = [f"fold{k}/{label}/{n}.png" for k in "12" for label in "ab" for n in "12"]
-    with pytest.raises(DataError, match="either may be the classes"):
+    with pytest.raises(DataError, match="the outer or the inner ones may be the classes"):
         indexed(made, names)
     assert indexed(made, names, labels="^[^/]+/([^/]+)/").classes == ("a", "b")
     index = indexed(made, names, strange_classes=True)
@@ -65,7 +67,7 @@ def test_what_cannot_be_classes_is_refused_where_labels_are_learned_from(made):
 def test_labels_that_are_all_words_for_splits_are_refused(made):
     folder = made.folder(made.members(["1.png", "2.png"]))
     (folder / "list.csv").write_text("path,label\n1.png,train\n2.png,Validation\n")
-    with pytest.raises(DataError, match="Validation, train are words for splits"):
+    with pytest.raises(DataError, match="Validation, train are names of splits"):
         build_index(open_source(str(folder / "list.csv")))
 
 
@@ -77,7 +79,7 @@ def test_long_images_are_counted():
     assert "up to 2.5 to 1" in found.warning and "taller" not in found.warning
     assert "taller" in cropped_away([300], [100]).sentence
     assert "wider or taller" in cropped_away([300, 100], [100, 300]).sentence
-    assert "(5,000 in all)" in cropped_away(heights, widths, of=5_000).sentence
+    assert "sampled (of 5,000)" in cropped_away(heights, widths, of=5_000).sentence
     assert cropped_away([100], [199]) is None
     assert cropped_away([], []) is None
 
@@ -106,5 +108,5 @@ def test_two_forms_of_one_name_are_one_class(made):
 
 
 def test_a_class_that_differs_from_one_of_train_by_case_is_named_beside_it(made):
-    with pytest.raises(DataError, match="which has 'Cat': the names differ by case or spaces"):
+    with pytest.raises(DataError, match="which has 'Cat': the names differ only by case or spaces"):
         indexed(made, ["train/Cat/1.png", "train/dog/1.png", "test/cat/1.png"])

@@ -261,7 +261,7 @@ def test_header_size(made):
 def test_a_fork_while_others_decode_can_decode(made):
     data = made.encoded()
     decode(data)
-    with silence.pillow_silenced(), silence._Silence.lock, module._one_large:
+    with silence.pillow_silenced(), silence._Silence.lock, module._large_image_lock:
         child = os.fork()
         if not child:
             os._exit(decode(data).shape != (12, 16, 3))

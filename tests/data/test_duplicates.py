@@ -35,7 +35,7 @@ def each_with_each(looks, thumbs):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_bytes_find_what_comparing_all_pairs_finds(seed, monkeypatch):
-    monkeypatch.setattr(duplicates, "_BLOCK", 7)
+    monkeypatch.setattr(duplicates, "_BATCH", 7)
     draw = np.random.default_rng(seed)
     looks = draw.integers(0, 2**63, 20, np.uint64)
     thumbs = draw.integers(0, 256, (20, 256), np.uint8)

@@ -91,7 +91,7 @@ def test_what_the_decoder_says_is_kept():
     data = saved(scene(), "TIFF")
     whole = saved(scene(), "JPEG")
     assert notes(data) == set()
-    assert Note("decoder warning", "whole, but without the format's end mark") in (
+    assert Note("decoder warning", "complete, but the end-of-file marker is missing") in (
         examine(whole[:-2] + b"\0" * 80, "a").notes
     )
 
@@ -184,7 +184,7 @@ def test_looking_does_not_change_what_is_decoded(kind):
 
     many = {} if kind == "JPEG" else {"save_all": True, "append_images": [scene(seed=1)]}
     data = saved(scene().quantize(32).convert("RGB"), kind, **many)
-    grey, size, _ = decode_told(data, lambda image: module._oddities(image, data, "a"), 96)
+    grey, size, _ = decode_told(data, lambda image: module._header_notes(image, data, "a"), 96)
     expected = cv2.cvtColor(decode(data), cv2.COLOR_RGB2GRAY)
     apart = np.abs(grey.astype(int) - expected)  # a JPEG's grey is not by way of its colours
     assert apart.max() <= (40 if kind == "JPEG" else 0) and apart.mean() < 1

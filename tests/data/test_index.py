@@ -60,7 +60,7 @@ def test_images_beside_class_folders_are_counted_and_named(made):
     names = ["sheet.png", "cat/1.png", "cat/2.png", "dog/1.png"]
     index = indexed(made.folder(made.members(names)))
     assert (index.stray, index.other, len(index)) == (1, 1, 3)
-    assert "beside" in index.notes[-1]
+    assert "outside the class folders" in index.notes[-1]
 
 
 def test_flat_splits_are_unlabelled(made):
@@ -114,7 +114,7 @@ def test_a_csv_of_paths_alone_is_flat(made):
 
 def test_a_csv_with_an_unknown_split_names_it(made):
     (made.folder(made.members(["1.png"])) / "list.csv").write_text("path,split\n1.png,extra\n")
-    with pytest.raises(DataError, match=r"'extra' of 1\.png"):
+    with pytest.raises(DataError, match=r"'extra' for 1\.png"):
         indexed(made.root / "data" / "list.csv")
 
 

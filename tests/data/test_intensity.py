@@ -94,7 +94,7 @@ def test_a_fixed_range_is_the_same_for_every_image():
 @pytest.mark.parametrize("word", ["0:0", "5:1", "a:b", "1:", ":1", "0:inf", "nan:1", "0-4095"])
 def test_what_is_no_range(word):
     assert fixed(word) is None
-    with pytest.raises(ValueError, match="says no range"):
+    with pytest.raises(ValueError, match="is not a valid range"):
         parsed(word)
 
 

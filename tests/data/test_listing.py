@@ -43,7 +43,7 @@ def test_a_line_names_a_image(table, line, place):
 
 @pytest.mark.parametrize("line", ["1.png", "1"])
 def test_a_line_that_fits_several_is_refused(table, line):
-    with pytest.raises(DataError, match="any of several"):
+    with pytest.raises(DataError, match="matches several images"):
         read_listing(table(f"path,label\n{line},cat\n"), NAMES, needs="label")
 
 
@@ -51,7 +51,7 @@ def test_another_folders_image_of_the_same_name_is_another_image(table):
     path = table("path,label\nc/3.jpg,cat\nwrap/a/3.jpg,cat\na/1.png,dog\n")
     found = read_listing(path, NAMES, needs="label")
     assert found.columns["label"] == ["dog", "", "", ""]
-    assert found.notes == (f"Lines of {path} that name no image: 2 (the first: c/3.jpg).",)
+    assert found.notes == (f"Lines of {path} that match no image: 2 (first: c/3.jpg).",)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_another_folders_image_of_the_same_name_is_another_image(table):
         ("label\ncat\n", "no column `path`"),
         ("path,name\na/1.png,x\n", "no column `label`"),
         ("path,label\na/1.png\n", "line 2: 1 fields"),
-        ("path,label\nx.png,cat\n", "names none of the 4 images"),
-        ("path,label\na/1.png,cat\nwrap/a/1.png,dog\n", "names wrap/a/1.png twice"),
+        ("path,label\nx.png,cat\n", "matches none of the 4 images"),
+        ("path,label\na/1.png,cat\nwrap/a/1.png,dog\n", "lists wrap/a/1.png twice"),
     ],
 )
 def test_what_is_wrong_with_a_list_is_said(table, text, message):
@@ -116,12 +116,12 @@ def test_a_split_file_says_who_is_used(made, table):
         assert index.paths == ["cat/0.png", "cat/1.png", "dog/0.png"]
         assert index.splits.tolist() == [TRAIN, VAL, TRAIN]
         assert index.other == 3
-        assert index.notes == (f"3 images do not stand in {path}: not used.",)
+        assert index.notes == (f"3 images are not listed in {path}: ignored.",)
     table(text.replace("cat/1.png,cat", "cat/1.png,dog"), "split.csv")
     with pytest.raises(DataError, match=r"cat/1.png is labelled 'cat' in the data and 'dog'"):
         build_index(source, split_from=str(path))
     table(text.replace("val", "extra"), "split.csv")
-    with pytest.raises(DataError, match="split 'extra' of"):
+    with pytest.raises(DataError, match="split 'extra' for"):
         build_index(source, split_from=str(path))
     with pytest.raises(DataError, match="cannot be read"):
         build_index(source, split_from=str(path.parent / "absent.csv"))

@@ -32,7 +32,7 @@ def test_no_room_in_the_shared_memory_is_said(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     list(made_loader(0).stream(0, 2))  # nothing travels
-    with pytest.raises(ResourceError, match="no room for another batch: unable") as said:
+    with pytest.raises(ResourceError, match="Out of shared memory for batches: unable") as said:
         list(made_loader(1).stream(0, 2))
     assert "--workers" in said.value.next_step and "--shm-size" in said.value.next_step
 
@@ -53,5 +53,5 @@ def test_a_connection_that_ends_with_its_worker_is_said(monkeypatch, broken):
             pass
 
     monkeypatch.setattr(module, "DataLoader", Gone)
-    with pytest.raises(ResourceError, match="was ended from outside"):
+    with pytest.raises(ResourceError, match="A data loading worker was killed"):
         list(made_loader(1).stream(0, 2))

@@ -201,7 +201,7 @@ def test_processes_that_end_at_the_disk_are_an_error_where_it_was_asked_for(
 
     monkeypatch.setattr(mapping, "supervised", gone)
     index = indexed(made.zip(members))
-    with pytest.raises(ResourceError, match="could not be kept on the disk: not done within"):
+    with pytest.raises(ResourceError, match="could not be cached on disk: not done within"):
         checked(index)
     console = Saying()
     hold = held_by.Holding("disk", 1, 2**30, "")  # not asked for: the run goes on without
@@ -221,20 +221,20 @@ def test_where_pixels_are_held_and_why(made, members, monkeypatch):
     assert where() == ("memory", "0.00 GiB of pixels, decoded once")
     place, why = where(processes=4)
     assert place == "disk"
-    assert "one copy for 4 processes" in why
+    assert "shared by 4 processes" in why
     assert str(pixels_folder()) in why
     monkeypatch.setattr(held_by, "MEMORY", 1000)
     assert where()[0] == "disk"
     assert where(store="memory")[0] == "memory"
-    assert where(store="off") == ("none", "decoded when needed, as asked")
+    assert where(store="off") == ("none", "decoded in every epoch, as requested")
     assert where(gibibytes=0)[0] == "none"
     assert where(gibibytes=1e-6) == (
         "none",
-        "decoded when needed: 0.00 GiB of pixels, --store-budget is 1e-06",
+        "decoded in every epoch: 0.00 GiB of pixels, --store-budget is 1e-06",
     )
     assert "--scan sample" in where(scan="sample")[1]
     checked(index, None)
-    assert "there from an earlier run" in where()[1]
+    assert "reused from an earlier run" in where()[1]
     monkeypatch.setattr(held_by, "free_bytes", lambda place: 2**20)
     assert where()[0] == "disk"  # what is there needs no room
     index = index.take(np.arange(20))
@@ -259,7 +259,7 @@ def test_older_stores_make_room(made, members):
     assert not first.exists()
     assert (pixels_folder() / "not-ours").exists()
     assert second.exists()
-    assert f"{first.name} made room" in console.said[0]
+    assert f"Removed old pixel cache {first.name}" in console.said[0]
     assert make_room(pixels_folder(), 0, 1, ours=is_ours) == []  # in use within the hour
 
 

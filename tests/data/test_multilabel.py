@@ -33,9 +33,9 @@ def several(made):
 
 
 def test_where_one_is_needed_it_is_refused_with_what_to_do(several):
-    with pytest.raises(DataError, match=r"2 of 4 .*the first: 1\.png, 'cat;dog'") as raised:
+    with pytest.raises(DataError, match=r"2 of 4 .*first: 1\.png, 'cat;dog'") as raised:
         build_index(open_source(str(several)))
-    assert "another sign than ';'" in raised.value.next_step
+    assert "another character than ';'" in raised.value.next_step
 
 
 def test_elsewhere_the_images_are_read_and_it_is_said(several):

@@ -143,7 +143,7 @@ def test_links_stay(data, tmp_path):
 def test_places_that_make_no_sense_are_refused(data, tmp_path):
     with pytest.raises(UsageError, match="inside the data"):
         quarantine(data, data / "aside", BROKEN)
-    with pytest.raises(DataError, match="no quarantine"):
+    with pytest.raises(DataError, match="not a quarantine folder"):
         undo(tmp_path / "nothing")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / MANIFEST).write_text("a,b\n1,2\n")

@@ -39,7 +39,10 @@ def indexed(path):
 def test_classes_that_differ_in_brightness_alone_stay_apart(made, kind, colour):
     index, everything = indexed(deep(made, kind, colour=colour))
     rule, reason = sampled(index, everything).intensity("auto")
-    assert rule == "0:4095" and "one range for all images (12 bits): 12 deep images" in reason
+    assert (
+        rule == "0:4095"
+        and "one range for all images (12 bits): 12 sampled high-bit-depth images" in reason
+    )
     mean = {
         how: [decode(index.source.read(row), how).mean() for row in (0, 11)]
         for how in (rule, "image")
@@ -52,7 +55,7 @@ def test_what_is_asked_for_or_stored_stays_and_what_it_cuts_off_is_counted(made)
     index, everything = indexed(deep(made, "png"))
     found = sampled(index, everything)
     rule, reason = found.intensity("0:1023")
-    assert rule == "0:1023" and "6 of 12 deep images looked at go beyond it" in reason
+    assert rule == "0:1023" and "6 of 12 sampled high-bit-depth images exceed it" in reason
     assert found.intensity("percentile")[0] == "percentile"
     assert found.intensity("auto@0")[0] == "0:4095@0"
 
@@ -66,5 +69,5 @@ def test_of_plain_images_nothing_is_said(made):
 
 def test_where_no_header_can_be_read(made):
     index, everything = indexed(made.zip({"a/1.png": b"x", "b/2.png": b"y"}))
-    with pytest.raises(DataError, match="None of the files looked at"):
+    with pytest.raises(DataError, match="None of the sampled files"):
         sampled(index, everything)

@@ -248,7 +248,7 @@ def test_a_store_that_outgrows_its_estimate_is_given_up(made, monkeypatch):
     found = check(index, store_budget=1_000, console=console)
     assert found.store is None
     assert len(found.usable) == 20
-    assert "none are held" in console.said[0]
+    assert "the pixel cache is off" in console.said[0]
     assert found.images()[0].shape == (12, 16, 3)
 
 
@@ -266,7 +266,7 @@ def test_sample_and_off_say_so(made, monkeypatch):
     assert again.usable.tolist() == sample.usable.tolist()
     off = check(index, mode="off", console=console)
     assert (len(off.usable), off.problems) == (20, [])
-    assert "None of 20" in console.said[-1]
+    assert "(--scan off): 20 images" in console.said[-1]
 
 
 def test_problems_csv(made):

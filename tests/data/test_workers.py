@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_is_an_error_between_two_batches(monkeypatch):
     next(stream)
     os.kill(pids()[0], signal.SIGKILL)
     time.sleep(0.3)  # torch's own handler would raise here
-    with pytest.raises(ResourceError, match="was ended from outside"):
+    with pytest.raises(ResourceError, match="A data loading worker was killed"):
         list(stream)
     assert pids() == []
 
@@ -127,7 +127,7 @@ def test_workers_that_cannot_start_are_replaced_by_none(monkeypatch, batches, wh
         monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
     for _ in range(2):  # it is said once
         assert [batch.ids.tolist() for batch in loader.stream(0, 12)] == batches
-    assert len(loader.said) == 1 and loader.said[0].endswith("by this process alone (--workers 0).")
+    assert len(loader.said) == 1 and loader.said[0].endswith("in the main process (--workers 0).")
     assert loader.workers == 0
 
 

@@ -20,14 +20,14 @@ class Deadly(judging.Judge):
         self.name = self.source.names[row]
         return super().__call__(row)
 
-    def _seen(self, data):
+    def _check(self, data):
         if self.name == "red/002.png":
             os.abort()
         if self.name == "red/005.png":
             time.sleep(600)
         if self.name == "blue/003.png":
             return bytearray(16 * 2**30)
-        return super()._seen(data)
+        return super()._check(data)
 
 
 def table(run, name):

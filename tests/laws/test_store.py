@@ -31,15 +31,18 @@ def photos(coloured):
 def test_runs_are_the_same_wherever_pixels_are_held(verb, photos, tmp_path):
     more = ("--weights", "none") if verb == "finetune" else ()
     plain, said = run(verb, photos, tmp_path / "off", "--store", "off", *more)
-    assert "decoded when needed, as asked" in said
-    for store, told in (("memory", "memory: "), ("disk", f"map in {pixels_folder()}: decoded")):
+    assert "decoded in every epoch, as requested" in said
+    for store, told in (
+        ("memory", "memory: "),
+        ("disk", f"memory-mapped in {pixels_folder()}: decoded"),
+    ):
         found, said = run(verb, photos, tmp_path / store, "--store", store, *more)
         assert told in said
         assert found.keys() == plain.keys()
         assert all((found[name] == plain[name]).all() for name in plain)
     assert list(pixels_folder().glob("*/*.pixels"))
     again, said = run(verb, photos, tmp_path / "again", "--store", "disk", *more)
-    assert "there from an earlier run" in said
+    assert "reused from an earlier run" in said
     assert all((again[name] == plain[name]).all() for name in plain)
 
 
@@ -68,4 +71,4 @@ def test_two_processes_map_the_same_files(photos, tmp_path, processes):
     assert first[1] == second[1] != []
     assert first[1][0]
     assert first[2] != second[2]
-    assert "one copy for 2 processes" in first[3]
+    assert "shared by 2 processes" in first[3]

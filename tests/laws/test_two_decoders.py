@@ -201,11 +201,11 @@ def test_without_the_look_at_markers_they_disagree(monkeypatch, pillow_alone, ca
 
 
 def test_libraries_that_differ_are_not_mixed(monkeypatch, quick):
-    jpeg._agree.cache_clear()
+    jpeg._decoders_agree.cache_clear()
     real = jpeg._by_opencv
     monkeypatch.setattr(jpeg, "_by_opencv", lambda data: real(data) ^ 1)
     try:
         expected = np.asarray(Image.open(io.BytesIO(SEEDS[0])))
         assert np.array_equal(decode(SEEDS[0]), expected) and not any(quick)
     finally:
-        jpeg._agree.cache_clear()
+        jpeg._decoders_agree.cache_clear()

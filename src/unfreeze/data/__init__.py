@@ -1,1 +1,1 @@
-"""Images: where they lie, which can be used, how they are read, cut and served."""
+"""Datasets of images: sources, index, checks, decoding, caches, crops and data loading."""

@@ -1,4 +1,4 @@
-"""Where what is known of data, and what was computed or fetched, is kept between runs."""
+"""The cache folder shared by runs: its location, its subfolders, and clearing it."""
 
 import os
 import re
@@ -12,17 +12,17 @@ from unfreeze.text import given_path
 
 def cache_folder() -> Path:
     """`UNFREEZE_CACHE`, else `unfreeze` in `XDG_CACHE_HOME`, else in `~/.cache`."""
-    if own := os.environ.get("UNFREEZE_CACHE"):
-        return Path(given_path(own))
+    if folder := os.environ.get("UNFREEZE_CACHE"):
+        return Path(given_path(folder))
     return Path(given_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "unfreeze"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One folder of the cache: what it holds, what bounds it, and how its entries look.
+    """One subfolder of the cache: its contents, its size limit, and the names of its entries.
 
-    `entry` matches a name in the folder; where that is a folder, `inside` matches each of its
-    files. `inside` None: entries are files.
+    `entry` is a pattern for the names in the subfolder. If entries are folders, `inside` is a
+    pattern for the names of their files; if they are files, `inside` is None.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Kind:
     inside: str | None
 
 
-_UNFINISHED = r"\..+\.tmp"  # what a killed write leaves
+_UNFINISHED = r"\..+\.tmp"  # left by an interrupted write
 KINDS = (
     Kind(
         "features",
@@ -61,9 +61,10 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Held:
-    """One folder of the cache as it is: the entries that are ours, and what is not.
+    """The current contents of one subfolder: number of files and bytes written by unfreeze.
 
-    `stuck`: what could not be removed, and why.
+    `foreign`: entries that unfreeze did not write. `stuck`: entries that could not be removed,
+    with the reason.
     """
 
     kind: Kind
@@ -75,22 +76,25 @@ class Held:
 
 
 def held(kind: Kind, *, clear: bool = False) -> Held:
-    """What a folder of the cache holds; with `clear` our entries are removed, and nothing else."""
+    """Contents of a subfolder; `clear` removes the entries of unfreeze, but no foreign ones."""
     folder = cache_folder() / kind.name
     files = size = 0
     foreign, stuck = [], []
     for entry in _entries(folder):
-        found = _ours(entry, kind)
-        if found is None:
+        entry_files = _ours(entry, kind)
+        if entry_files is None:
             foreign.append(entry)
             continue
         if clear:
             try:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            except OSError as error:  # another user's, or a run writes to it
+            except OSError as error:  # owned by another user, or in use by a run
                 stuck.append(f"{entry}: {error.strerror}")
             continue
-        files, size = files + len(found), size + sum(file.stat().st_size for file in found)
+        files, size = (
+            files + len(entry_files),
+            size + sum(file.stat().st_size for file in entry_files),
+        )
     return Held(kind, folder, files, size, tuple(foreign), tuple(stuck))
 
 
@@ -100,7 +104,7 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 def _ours(entry: Path, kind: Kind) -> list[Path] | None:
-    """The files of an entry that we wrote; None for what is not ours, links among it."""
+    """The files of an entry that unfreeze wrote; None for foreign entries and for links."""
     if entry.is_symlink() or not re.fullmatch(kind.entry, entry.name):
         return None
     if kind.inside is None:
@@ -108,8 +112,8 @@ def _ours(entry: Path, kind: Kind) -> list[Path] | None:
     if not entry.is_dir():
         return None
     files = list(entry.iterdir())
-    whole = all(
+    all_ours = all(
         file.is_file() and not file.is_symlink() and re.fullmatch(kind.inside, file.name)
         for file in files
     )
-    return files if whole else None
+    return files if all_ours else None

@@ -1,8 +1,8 @@
-"""TIFF files of more channels than Pillow shows, and which of their channels are used.
+"""Multichannel TIFF files: reads their headers and selects channels.
 
-Pillow reads up to four channels of eight bits, and one of more. Everything else in a TIFF is read
-by tifffile, where it is installed: without a choice the first three channels are red, green and
-blue, and of two the first is grey.
+Pillow reads up to four 8-bit channels, or one channel of more bits. Other TIFF files are read with
+tifffile, if it is installed. By default the first three channels are red, green and blue; of two
+channels the first is used as grey.
 """
 
 import functools
@@ -19,18 +19,19 @@ from unfreeze.data.undecodable import Undecodable
 
 _STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _RGB = 2  # photometric interpretation
-_BYTES_LIMIT = 2**31  # of all channels together, unpacked
+_BYTES_LIMIT = 2**31  # of all channels, decompressed
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
-_OFFSETS, _COUNTS = (273, 324), (279, 325)  # of strips, of tiles
+_OFFSETS, _COUNTS = (273, 324), (279, 325)  # tags for strips and for tiles
 _ORIENTATION, _PLANAR, _EXTRA = 274, 284, 338
 INSTALLED = importlib.util.find_spec("tifffile") is not None
-READER = "+".join(filter(importlib.util.find_spec, ("tifffile", "imagecodecs")))  # what is there
+# the installed packages
+READER = "+".join(filter(importlib.util.find_spec, ("tifffile", "imagecodecs")))
 
 
 class Layout(NamedTuple):
-    """What the header of a TIFF says; `planar`: channels lie one after the other.
+    """Header of a TIFF; `planar`: channels are stored one after the other.
 
-    `whole`: the file does not end before its pixels do.
+    `whole`: the file contains all of its pixel data.
     """
 
     height: int
@@ -40,32 +41,32 @@ class Layout(NamedTuple):
     photometric: int
     planar: bool
     orientation: int
-    spare: bool  # the fourth channel of four is no alpha
+    spare: bool  # an extra channel is not alpha
     whole: bool
 
     @property
     def misread(self) -> bool:
-        """Whether Pillow opens it and shows something else than what is there."""
+        """Whether Pillow opens the file but decodes it wrongly."""
         return self.planar and self.bits > 8 and self.channels > 1
 
     @property
     def deep(self) -> bool:
-        """Whether it is colour of more than eight bits."""
+        """Whether it is a colour image of more than 8 bits per channel."""
         return self.bits > 8 and self.channels > 2
 
     @property
     def note(self) -> str | None:
-        """What of it is used, where that is not everything."""
+        """Which channels are used by default; None if all are."""
         if self.channels > 4 or (self.channels == 4 and self.spare):
-            return f"{self.channels} channels, the first three are used"
+            return f"{self.channels} channels; only the first three are used"
         if self.channels > 1 and self.photometric < _RGB:
             used = "first three are" if self.channels > 2 else "first is"
-            return f"{self.channels} channels, the {used} used"
+            return f"{self.channels} channels; only the {used} used"
         return None
 
 
 def layout(data: bytes) -> Layout | None:
-    """The layout of a TIFF's first image; None for other bytes, and where there is no header."""
+    """The layout of the first page of a TIFF; None for other formats and unreadable headers."""
     if not data.startswith(_STARTS):
         return None
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -76,18 +77,18 @@ def layout(data: bytes) -> Layout | None:
         stream = io.BytesIO(data)
         stream.seek(tags.next)
         tags.load(stream)
-        return _read(tags, len(data))
-    except Exception:  # what is no header says nothing; whoever decodes it says why
+        return _layout_of_tags(tags, len(data))
+    except Exception:  # malformed header: decoding will report the reason
         return None
 
 
-def _read(tags: Any, size: int) -> Layout:
-    extra = _several(tags.get(_EXTRA))
+def _layout_of_tags(tags: Any, size: int) -> Layout:
+    extra = _integers(tags.get(_EXTRA))
     ends = [
         offset + count
-        for place, counted in zip(_OFFSETS, _COUNTS, strict=True)
+        for offset_tag, count_tag in zip(_OFFSETS, _COUNTS, strict=True)
         for offset, count in zip(
-            _several(tags.get(place)), _several(tags.get(counted)), strict=False
+            _integers(tags.get(offset_tag)), _integers(tags.get(count_tag)), strict=False
         )
     ]
     photometric = int(tags.get(_PHOTOMETRIC, 1))
@@ -95,7 +96,7 @@ def _read(tags: Any, size: int) -> Layout:
         height=int(tags[_HEIGHT]),
         width=int(tags[_WIDTH]),
         channels=int(tags.get(_SAMPLES, 1)),
-        bits=max(_several(tags.get(_BITS)) or [1]),
+        bits=max(_integers(tags.get(_BITS)) or [1]),
         photometric=photometric,
         planar=tags.get(_PLANAR, 1) == 2,
         orientation=int(tags.get(_ORIENTATION, 1)),
@@ -104,41 +105,41 @@ def _read(tags: Any, size: int) -> Layout:
     )
 
 
-def _several(value: Any) -> list[int]:
+def _integers(value: Any) -> list[int]:
     if value is None:
         return []
-    return [int(one) for one in value] if isinstance(value, tuple) else [int(value)]
+    return [int(item) for item in value] if isinstance(value, tuple) else [int(value)]
 
 
 def read_channels(
-    data: bytes, found: Layout, chosen: Sequence[int] | None
+    data: bytes, header: Layout, selected: Sequence[int] | None
 ) -> npt.NDArray[np.generic]:
-    """Values [H, W, 3 or 1] of the chosen channels, as stored and not turned; raises Undecodable.
+    """Stored values [H, W, C] of the selected channels, EXIF orientation not applied.
 
-    Where the first image has one channel and the file has several images of its size, these
-    are the channels that may be chosen.
+    By default C is 3, or 1 for fewer than three channels. If the first page has one channel and
+    the file has several pages of that size, `selected` are pages. Raises Undecodable.
     """
     if not INSTALLED:
         raise Undecodable(
             "channels",
-            f"{found.channels} channels of {found.bits} bits are read with "
+            f"reading {header.channels} channels of {header.bits} bits needs "
             "pip install 'unfreeze[tiff]'",
         )
-    if not found.whole:
-        raise Undecodable("truncated", "the file ends before its pixels do")
-    size = found.height * found.width * found.channels * max(1, found.bits // 8)
+    if not header.whole:
+        raise Undecodable("truncated", "the file ends before its pixel data does")
+    size = header.height * header.width * header.channels * max(1, header.bits // 8)
     if size > _BYTES_LIMIT:
-        raise Undecodable("bomb", f"{size:,} bytes in {found.channels} channels")
+        raise Undecodable("bomb", f"{size:,} bytes in {header.channels} channels")
     try:
         with _tifffile().TiffFile(io.BytesIO(data)) as file:
-            if chosen is not None and found.channels == 1 and len(file.pages) > 1:
-                return _pages(file, chosen)
+            if selected is not None and header.channels == 1 and len(file.pages) > 1:
+                return _read_pages(file, selected)
             page = file.pages[0]
-            return picked(_channels_last(page.asarray(), page.axes), chosen)
+            return picked(_channels_last(page.asarray(), page.axes), selected)
     except Exception as error:
         if "'imagecodecs' package" in str(error):
-            said = "it is packed in a way that pip install 'unfreeze[tiff]' reads"
-            raise Undecodable("channels", said) from error
+            detail = "its compression needs pip install 'unfreeze[tiff]'"
+            raise Undecodable("channels", detail) from error
         raise
 
 
@@ -146,16 +147,18 @@ def read_channels(
 def _tifffile() -> Any:
     import tifffile
 
-    # it logs what is said here in words of our own
+    # its log messages would duplicate our errors
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
     return tifffile
 
 
-def _pages(file: Any, chosen: Sequence[int]) -> npt.NDArray[np.generic]:
-    _refuse_absent(len(file.pages), chosen)
-    pages = [file.pages[number].asarray() for number in chosen]
+def _read_pages(file: Any, selected: Sequence[int]) -> npt.NDArray[np.generic]:
+    _check_channels_exist(len(file.pages), selected)
+    pages = [file.pages[index].asarray() for index in selected]
     if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
-        raise Undecodable("channels", "its images are not the channels of one: sizes differ")
+        raise Undecodable(
+            "channels", "its pages differ in size, so they are not channels of one image"
+        )
     return np.stack(pages, axis=2)
 
 
@@ -166,20 +169,23 @@ def _channels_last(values: npt.NDArray[np.generic], axes: str) -> npt.NDArray[np
         return np.moveaxis(values, 0, 2)
     if axes == "YXS":
         return values
-    raise Undecodable("channels", f"its values have the axes {axes}, not rows and columns")
+    raise Undecodable("channels", f"unsupported TIFF axes {axes} (expected YX, SYX or YXS)")
 
 
 def picked(
-    values: npt.NDArray[np.generic], chosen: Sequence[int] | None
+    values: npt.NDArray[np.generic], selected: Sequence[int] | None
 ) -> npt.NDArray[np.generic]:
-    """The chosen channels of [H, W, C]: by default the first three, or one where there are two."""
+    """The selected channels of [H, W, C]; by default the first three, or the first of two."""
     count = values.shape[2]
-    if chosen is None:
+    if selected is None:
         return values[..., :3] if count > 2 else values[..., :1]
-    _refuse_absent(count, chosen)
-    return values[..., list(chosen)]
+    _check_channels_exist(count, selected)
+    return values[..., list(selected)]
 
 
-def _refuse_absent(count: int, chosen: Sequence[int]) -> None:
-    if max(chosen) >= count:
-        raise Undecodable("channels", f"{count} channels; channel {max(chosen)} was asked for")
+def _check_channels_exist(count: int, selected: Sequence[int]) -> None:
+    if max(selected) >= count:
+        raise Undecodable(
+            "channels",
+            f"channel {max(selected)} does not exist: the image has {count}, numbered from 0",
+        )

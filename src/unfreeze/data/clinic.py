@@ -1,4 +1,4 @@
-"""`scan`'s pass over a source: every image decoded in watched processes, then compared."""
+"""The full dataset check of `scan`: decodes every image in subprocesses, then finds duplicates."""
 
 import time
 from collections.abc import Iterator
@@ -21,17 +21,18 @@ from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Console
 
 _SAVE_EVERY = 60.0  # seconds
-_TINY = 8  # pixels; and an eighth of the usual side
+_TINY = 8  # pixels; also an eighth of the median side
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True, eq=False)
 class Clinic:
-    """What is known of every image of an index, by position.
+    """Results of the dataset check, by position in `index`.
 
-    `sizes`: [N, 2] heights and widths in pixels, 0 where unusable. `duplicates`, `near`: groups of
-    positions. `rules`: how many usable images the checks of other tools would have thrown away.
-    `decoded`: files decoded now; the rest was known.
+    `usable`: positions of usable images. `sizes`: [N, 2] heights and widths in pixels, 0 if
+    unusable. `duplicates`, `near`: groups of positions of exact and near-duplicates. `rules`: how
+    many usable images common checks of other tools would reject. `decoded`: number of files decoded
+    in this call; the other results came from the cache.
     """
 
     index: Index
@@ -48,15 +49,15 @@ class Clinic:
 def attend(
     index: Index, *, workers: int | None, console: Console, seconds: float = SECONDS
 ) -> Clinic:
-    """Decodes what was never examined before, then compares all images with each other."""
-    began = time.perf_counter()
+    """Decodes images that are not in the cache, then compares all images with each other."""
+    started = time.perf_counter()
     examined = Examined(index.source)
     todo = index.rows[~examined.table["known"][index.rows]].tolist()
     try:
         _examine(examined, todo, workers, seconds, console)
     finally:
-        _keep(examined, console)
-    return _told(index, examined, len(todo), began)
+        _save(examined, console)
+    return _results(index, examined, len(todo), started)
 
 
 def _examine(
@@ -65,74 +66,80 @@ def _examine(
     if not todo:
         return
     source, saved = examined.verdicts.source, time.monotonic()
-    how: dict[str, Any] = {"workers": workers, "seconds": seconds, "warn": console.warn}
-    answers = watched(source, Examiner(source), todo, **how)
+    options: dict[str, Any] = {"workers": workers, "seconds": seconds, "warn": console.warn}
+    results = watched(source, Examiner(source), todo, **options)
     with console.progress("decoding images", len(todo)) as advance:
-        for row, found in answers:
-            if isinstance(found, Lost):
-                found = Examination(reason=found.kind, detail=found.detail, passing=found.outside)
-            examined.set(row, found)
+        for row, result in results:
+            if isinstance(result, Lost):
+                result = Examination(
+                    reason=result.kind, detail=result.detail, passing=result.outside
+                )
+            examined.set(row, result)
             advance(1)
             if time.monotonic() - saved > _SAVE_EVERY:
-                _keep(examined, console)
+                _save(examined, console)
                 saved = time.monotonic()
 
 
-def _keep(examined: Examined, console: Console) -> None:
+def _save(examined: Examined, console: Console) -> None:
     try:
         examined.save()
     except (OSError, ResourceError) as error:
-        # the answer does not need it, only the next scan would be quicker
-        console.warn(f"The findings could not be cached for later runs: {error}")
+        # the cache only makes the next scan faster
+        console.warn(f"The results of the check could not be cached for later runs: {error}")
 
 
-def _told(index: Index, examined: Examined, decoded: int, began: float) -> Clinic:
+def _results(index: Index, examined: Examined, decoded: int, started: float) -> Clinic:
     verdicts, table = examined.verdicts, examined.table[index.rows]
     signatures = examined.signatures[index.rows]
-    sound = verdicts.states[index.rows] != UNUSABLE
-    usable = np.flatnonzero(sound)
-    same = _groups(duplicates.exact(table["digest"][usable]), usable)
-    distinct = np.setdiff1d(usable, [place for group in same for place in group[1:]])
-    seen = distinct[duplicates.comparable(signatures[distinct])]
-    alike = _groups(duplicates.near(signatures["hash"][seen], signatures["thumb"][seen]), seen)
-    sides = index.splits[usable].astype(np.int64)
-    partners = duplicates.across(sides, table["digest"][usable], signatures[usable])
+    is_usable = verdicts.states[index.rows] != UNUSABLE
+    usable = np.flatnonzero(is_usable)
+    exact_groups = _groups(duplicates.exact(table["digest"][usable]), usable)
+    distinct = np.setdiff1d(usable, [position for group in exact_groups for position in group[1:]])
+    hashed = distinct[duplicates.comparable(signatures[distinct])]
+    near_groups = _groups(
+        duplicates.near(signatures["hash"][hashed], signatures["thumb"][hashed]), hashed
+    )
+    splits = index.splits[usable].astype(np.int64)
+    partners = duplicates.across(splits, table["digest"][usable], signatures[usable])
     problems = [
-        *_broken(index, examined, np.flatnonzero(~sound)),
-        *_odd(index, examined, usable),
+        *_unusable_images(index, examined, np.flatnonzero(~is_usable)),
+        *_notes(index, examined, usable),
         *_tiny(index, verdicts.sizes[index.rows], usable),
-        *_repeated(index, same, "duplicate", "the same bytes as"),
-        *_repeated(index, alike, "near-duplicate", "looks like"),
-        *_contradicting(index, same + alike),
-        *_across_splits(index, usable, partners),
+        *_duplicates(index, exact_groups, "duplicate", "identical to"),
+        *_duplicates(index, near_groups, "near-duplicate", "nearly identical to"),
+        *_conflicting_labels(index, exact_groups + near_groups),
+        *_split_leakage(index, usable, partners),
     ]
     return Clinic(
         index=index,
         usable=usable,
-        sizes=np.where(sound[:, None], verdicts.sizes[index.rows], 0),
+        sizes=np.where(is_usable[:, None], verdicts.sizes[index.rows], 0),
         problems=sorted(problems, key=lambda problem: not problem.left_out),
-        duplicates=same,
-        near=alike,
+        duplicates=exact_groups,
+        near=near_groups,
         rules=_rules(index, table["keras"], usable),
         decoded=decoded,
-        seconds=time.perf_counter() - began,
+        seconds=time.perf_counter() - started,
     )
 
 
-def _groups(groups: list[list[int]], places: npt.NDArray[np.int64]) -> list[list[int]]:
-    return [places[group].tolist() for group in groups]
+def _groups(groups: list[list[int]], positions: npt.NDArray[np.int64]) -> list[list[int]]:
+    return [positions[group].tolist() for group in groups]
 
 
-def _broken(index: Index, examined: Examined, places: npt.NDArray[np.int64]) -> Iterator[Problem]:
-    for place in places:
-        reason, detail = examined.verdicts.reasons[int(index.rows[place])]
-        yield Problem(index.paths[place], reason, detail, left_out=True)
+def _unusable_images(
+    index: Index, examined: Examined, positions: npt.NDArray[np.int64]
+) -> Iterator[Problem]:
+    for position in positions:
+        reason, detail = examined.verdicts.reasons[int(index.rows[position])]
+        yield Problem(index.paths[position], reason, detail, left_out=True)
 
 
-def _odd(index: Index, examined: Examined, usable: npt.NDArray[np.int64]) -> Iterator[Problem]:
-    for place in usable:
-        for note in examined.notes.get(int(index.rows[place]), ()):
-            yield Problem(index.paths[place], note.reason, note.detail, left_out=False)
+def _notes(index: Index, examined: Examined, usable: npt.NDArray[np.int64]) -> Iterator[Problem]:
+    for position in usable:
+        for note in examined.notes.get(int(index.rows[position]), ()):
+            yield Problem(index.paths[position], note.reason, note.detail, left_out=False)
 
 
 def _tiny(
@@ -141,51 +148,53 @@ def _tiny(
     if not len(usable):
         return
     sides = sizes[usable].min(axis=1)
-    usual = float(np.median(sides))
-    for place in usable[sides < max(_TINY, usual / 8)]:
-        height, width = sizes[place]
-        detail = f"{width}x{height}; the usual shorter side is {usual:.0f}"
-        yield Problem(index.paths[place], "tiny", detail, left_out=False)
+    median = float(np.median(sides))
+    for position in usable[sides < max(_TINY, median / 8)]:
+        height, width = sizes[position]
+        detail = f"{width}x{height}; the median shorter side is {median:.0f}"
+        yield Problem(index.paths[position], "tiny", detail, left_out=False)
 
 
-def _repeated(index: Index, groups: list[list[int]], reason: str, how: str) -> Iterator[Problem]:
+def _duplicates(
+    index: Index, groups: list[list[int]], reason: str, relation: str
+) -> Iterator[Problem]:
     for group in groups:
         first = index.paths[group[0]]
-        for place in group[1:]:
-            yield Problem(index.paths[place], reason, f"{how} {first}", left_out=False)
+        for position in group[1:]:
+            yield Problem(index.paths[position], reason, f"{relation} {first}", left_out=False)
 
 
-def _contradicting(index: Index, groups: list[list[int]]) -> Iterator[Problem]:
-    """One image under two labels: the first of each kind is named."""
+def _conflicting_labels(index: Index, groups: list[list[int]]) -> Iterator[Problem]:
+    """Duplicates with different labels, each compared with the first of its group."""
     for group in groups:
-        for place in group[1:]:
+        for position in group[1:]:
             first = group[0]
-            labels = {int(index.labels[first]), int(index.labels[place])}
+            labels = {int(index.labels[first]), int(index.labels[position])}
             if len(labels) == 2 and -1 not in labels:
-                detail = f"{_class(index, place)} here, {_class(index, first)} as "
+                detail = f"labelled {_class(index, position)} here and {_class(index, first)} as "
                 detail += index.paths[first]
-                yield Problem(index.paths[place], "two labels", detail, left_out=False)
+                yield Problem(index.paths[position], "two labels", detail, left_out=False)
 
 
-def _across_splits(
+def _split_leakage(
     index: Index, usable: npt.NDArray[np.int64], partners: npt.NDArray[np.int64]
 ) -> Iterator[Problem]:
-    """Images of val and test of which an earlier split has a duplicate or near-duplicate."""
-    for place in np.flatnonzero(partners >= 0):
-        here, there = usable[place], usable[partners[place]]
-        where = f"{SPLIT_NAMES[index.splits[here]]} here, also in "
-        where += f"{SPLIT_NAMES[index.splits[there]]} as {index.paths[there]}"
-        yield Problem(index.paths[here], "across splits", where, left_out=False)
+    """Images of val and test with an exact or near-duplicate in an earlier split (data leakage)."""
+    for row in np.flatnonzero(partners >= 0):
+        position, partner = usable[row], usable[partners[row]]
+        detail = f"in {SPLIT_NAMES[index.splits[position]]} here, also in "
+        detail += f"{SPLIT_NAMES[index.splits[partner]]} as {index.paths[partner]}"
+        yield Problem(index.paths[position], "across splits", detail, left_out=False)
 
 
-def _class(index: Index, place: int) -> str:
-    return index.classes[int(index.labels[place])]
+def _class(index: Index, position: int) -> str:
+    return index.classes[int(index.labels[position])]
 
 
 def _rules(
     index: Index, keras: npt.NDArray[np.bool_], usable: npt.NDArray[np.int64]
 ) -> dict[str, int]:
-    names = [index.paths[place].lower() for place in usable]
+    names = [index.paths[position].lower() for position in usable]
     return {
         "jpeg without JFIF in its first ten bytes": int(keras[usable].sum()),
         "a name without a usual ending": sum(not name.endswith(_SUFFIXES) for name in names),

@@ -1,4 +1,4 @@
-"""Which images a run has seen, told by what is in them, whatever their names or archive."""
+"""Content hashes that identify the images of a run, independent of file names and archives."""
 
 import hashlib
 from collections.abc import Iterable
@@ -15,50 +15,50 @@ from unfreeze.data.sources.source import Source
 from unfreeze.data.undecodable import Undecodable
 from unfreeze.runtime.atomic import replacing
 
-HEAD = 65_536  # bytes of a file that tell it from others, with its size
-_STRETCH = 1536  # bytes: whole pixels of every usual kind
+HEAD = 65_536  # bytes at the start of a file that are hashed, with its size
+_REPEAT_BYTES = 1536  # bytes: a multiple of all usual pixel sizes
 Keys = npt.NDArray[np.uint64]
 
 
 def content_keys(index: Index, positions: Iterable[int] | None = None) -> Keys:
-    """uint64 for each image: a hash of its size and first 64 KiB, or of its pixels.
+    """uint64 per image: a hash of the file size and the first 64 KiB, or of its pixels.
 
-    Equal files have equal keys in a folder, a zip and a tar; images saved anew do not. Where the
-    first 64 KiB end in nothing but one colour, as in a file that is not compressed, all of it is
-    taken.
+    Identical files have equal keys in folders, zip and tar archives; re-encoded images do not. If
+    the first 64 KiB end in a single repeated colour, as in uncompressed formats, the whole file is
+    hashed.
     """
     source = index.source
-    chosen = range(len(index)) if positions is None else positions
-    return np.array([_key(source, int(index.rows[i])) for i in chosen], np.uint64)
+    selected = range(len(index)) if positions is None else positions
+    return np.array([_key(source, int(index.rows[i])) for i in selected], np.uint64)
 
 
 def _key(source: Source, row: int) -> int:
-    start, size = source.head(row, HEAD)[:HEAD], int(source.sizes[row])
-    # an array has no encoded bytes, and a damaged file tells nothing
-    if not start or (size > len(start) and _monotonous(start)):
-        start = _whole(source, row) or start
-    digest = hashlib.blake2b(size.to_bytes(8, "little") + start, digest_size=8)
+    head, size = source.head(row, HEAD)[:HEAD], int(source.sizes[row])
+    # pixel arrays have no encoded bytes; an unreadable file falls back to its first bytes
+    if not head or (size > len(head) and _ends_in_one_colour(head)):
+        head = _full_content(source, row) or head
+    digest = hashlib.blake2b(size.to_bytes(8, "little") + head, digest_size=8)
     return int.from_bytes(digest.digest(), "little")
 
 
-def _monotonous(start: bytes) -> bool:
-    """Whether its end is one colour over and over, of 1 to 4, 6, 8, 12 or 16 bytes."""
-    return start[-2 * _STRETCH : -_STRETCH] == start[-_STRETCH:]
+def _ends_in_one_colour(head: bytes) -> bool:
+    """Whether the end repeats one pixel value of 1 to 4, 6, 8, 12 or 16 bytes."""
+    return head[-2 * _REPEAT_BYTES : -_REPEAT_BYTES] == head[-_REPEAT_BYTES:]
 
 
-def _whole(source: Source, row: int) -> bytes:
+def _full_content(source: Source, row: int) -> bytes:
     try:
         data = source.read(row)
     except (OSError, Undecodable):
-        return b""  # whoever needs the image itself says why it is not to be had
+        return b""  # decoding the image reports the reason
     return data if isinstance(data, bytes) else data.tobytes()
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model's folder knows of the images of its run: content keys of `train` and `val`.
+    """Content keys of the training and validation images of a run, stored with its model.
 
-    `signatures`: of the training images that can be compared; None where none were made.
+    `signatures`: perceptual hashes of the training images; None if they were not computed.
     """
 
     train: Keys
@@ -66,27 +66,27 @@ class Seen:
     signatures: Signatures | None = None
 
     def leaked(self, keys: Keys, table: Signatures) -> npt.NDArray[np.bool_]:
-        """Which of the images `[N]`, by key and signature, were trained on, exactly or nearly."""
-        exactly: npt.NDArray[np.bool_] = np.isin(keys, self.train)
+        """Whether train contains an exact or near-duplicate of each image, `[N]`."""
+        leaked: npt.NDArray[np.bool_] = np.isin(keys, self.train)
         if self.signatures is None:
-            return exactly
-        sides = np.repeat([1, 2], [len(self.signatures), len(table)])
-        partners = near_across(sides, np.concatenate([self.signatures, table]))
-        return exactly | (partners[len(self.signatures) :] >= 0)
+            return leaked
+        splits = np.repeat([1, 2], [len(self.signatures), len(table)])
+        partners = near_across(splits, np.concatenate([self.signatures, table]))
+        return leaked | (partners[len(self.signatures) :] >= 0)
 
 
 def save_seen(path: Path, seen: Seen) -> None:
-    """Write them to an .npz file: 8 bytes an image, and at most 264 of its signature."""
+    """Write an .npz file: 8 bytes per image, plus up to 264 per training image for its hash."""
     arrays: dict[str, Any] = {"train": np.sort(seen.train), "val": np.sort(seen.val)}
     if seen.signatures is not None:
-        there = seen.signatures[comparable(seen.signatures)]
-        arrays |= {"train_hashes": there["hash"], "train_thumbs": there["thumb"]}
+        known = seen.signatures[comparable(seen.signatures)]
+        arrays |= {"train_hashes": known["hash"], "train_thumbs": known["thumb"]}
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **arrays)
 
 
 def load_seen(path: Path) -> Seen | None:
-    """The reverse of `save_seen`; None where the file is absent."""
+    """The inverse of `save_seen`; None if the file does not exist."""
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as file:

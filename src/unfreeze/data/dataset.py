@@ -1,4 +1,4 @@
-"""Images by position: from the store where they are held, else decoded when asked for."""
+"""The image dataset: decoded images by position, from the pixel cache if there is one."""
 
 import time
 
@@ -12,16 +12,16 @@ from unfreeze.data.store import PixelStore
 from unfreeze.data.undecodable import Undecodable
 from unfreeze.errors import DataError
 
-_PAUSES = (0.1, 0.5)  # seconds before the second and the third reading
+_PAUSES = (0.1, 0.5)  # seconds before the second and the third attempt
 
 
 class FileLost(DataError):
-    """A image that fails, three times over: one that was usable before, or was not checked."""
+    """An image that could not be read in three attempts; it passed the check or was not checked."""
 
     def __init__(self, path: str, detail: str) -> None:
         super().__init__(
-            f"{path} could not be read in three tries: {detail}.",
-            "Bring the file back and go on with --resume; or leave it out and start anew (--scan "
+            f"{path} could not be read in three attempts: {detail}.",
+            "Restore the file and continue with --resume, or remove it and start a new run (--scan "
             "full finds such files before the first step).",
         )
         self.path, self.detail = path, detail
@@ -31,10 +31,10 @@ class FileLost(DataError):
 
 
 class ImageDataset:
-    """`images[i]` is uint8 [H, W, 3] of position i of `index`; works in threads and after fork.
+    """`images[i]` is uint8 [H, W, 3] of position i of `index`; safe in threads and after fork.
 
-    With `resize_to` the shorter side is at most that, whether the image is held or not; a store
-    brings its own `resize_to`. A file that fails is read twice more, then FileLost names it.
+    `resize_to`: the largest length of the shorter side in pixels; a pixel cache (`store`) has its
+    own. Reading is retried twice; then FileLost is raised.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ImageDataset:
 
     @property
     def held(self) -> str:
-        """Where decoded pixels are: memory, disk or none."""
+        """Where the pixel cache is: memory, disk or none."""
         if self.store is None:
             return "none"
         return "memory" if isinstance(self.store, PixelStore) else "disk"
@@ -63,15 +63,15 @@ class ImageDataset:
             return self.store[row]
         for pause in _PAUSES:
             try:
-                return self._decoded(row)
+                return self._decode(row)
             except (OSError, Undecodable):
                 time.sleep(pause)
         try:
-            return self._decoded(row)
+            return self._decode(row)
         except (OSError, Undecodable) as error:
             detail = error.detail if isinstance(error, Undecodable) else str(error)
             raise FileLost(self.index.source.names[row], detail) from error
 
-    def _decoded(self, row: int) -> npt.NDArray[np.uint8]:
+    def _decode(self, row: int) -> npt.NDArray[np.uint8]:
         source = self.index.source
         return shrink(decode(source.read(row), source.intensity), self.resize_to)

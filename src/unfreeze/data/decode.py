@@ -1,4 +1,4 @@
-"""From encoded bytes to pixels: one way for training, prediction and export."""
+"""Decodes encoded images to uint8 pixels: the same code for training, prediction and export."""
 
 import contextlib
 import functools
@@ -38,14 +38,14 @@ __all__ = [
     "shrink",
 ]
 
-PIXEL_LIMIT = 178_956_970  # half a GiB of RGB; what Pillow, too, takes for a bomb
-_LARGE = 32_000_000  # pixels; images above this are decoded one at a time, to bound memory
-DECODER = f"2 pillow {PIL.__version__} {READER}"  # what is known of a file holds for this decoder
+PIXEL_LIMIT = 178_956_970  # half a GiB of RGB; also Pillow's limit for decompression bombs
+_LARGE = 32_000_000  # pixels; larger images are decoded one at a time, to bound memory
+DECODER = f"2 pillow {PIL.__version__} {READER}"  # cached results are valid for this decoder
 
-# No EPS (it runs Ghostscript) and nothing that Pillow only identifies; the vaguest format last.
-_WANTED = "JPEG PNG WEBP GIF BMP TIFF AVIF JPEG2000 PPM ICO PSD DDS PCX SGI QOI BLP FLI TGA"
+# No EPS (it runs Ghostscript), no formats that Pillow only identifies; weakest signature last.
+_FORMAT_NAMES = "JPEG PNG WEBP GIF BMP TIFF AVIF JPEG2000 PPM ICO PSD DDS PCX SGI QOI BLP FLI TGA"
 _ORIENTATION = 0x0112
-_TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
+_APPLY_ORIENTATION: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
@@ -54,50 +54,51 @@ _TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: np.rot90(pixels, 1),
 }
-_one_large = threading.Lock()
-Look = Callable[[Image.Image], None]
+_large_image_lock = threading.Lock()
+OnOpen = Callable[[Image.Image], None]
 Pixels = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 
 def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.NDArray[np.uint8]:
-    """Pixels uint8 [H, W, 3] of an encoded image (pixels are passed through).
+    """Pixels uint8 [H, W, 3] of an encoded image (arrays are returned unchanged).
 
-    EXIF orientation applied; grey repeated; alpha and transparent palette entries on white; CMYK
-    by plain inversion; the first frame of many; deeper values by `to_uint8` with the rule
-    `intensity`, which may also say which channels (`reading`). The limit of PIXEL_LIMIT is held
-    before decoding. Raises Undecodable; Pillow's warnings and log never escape.
+    EXIF orientation is applied, grey is repeated to three channels, transparency is composited on
+    white, CMYK is converted by plain inversion, and of animations the first frame is used. Values
+    of more than 8 bits are scaled by `to_uint8` with the rule `intensity`, which may also select
+    channels (see `reading`). Images above PIXEL_LIMIT are refused before decoding. Raises
+    Undecodable; Pillow's warnings and log messages are suppressed.
     """
     if isinstance(data, np.ndarray):
         return data
     if not data:
-        raise Undecodable("empty", "the file has no bytes")
+        raise Undecodable("empty", "the file is empty")
     with pillow_silenced(), naming(data):
-        return _decoded(data, How(*parsed(intensity)))
+        return _decode(data, How(*parsed(intensity)))
 
 
 def decode_opened(image: Image.Image, intensity: str = "auto") -> Pixels:
-    """The same of an image that Pillow has opened or made; it stays as it is."""
+    """`decode` for a Pillow image, which is not modified."""
     how = How(*parsed(intensity))
-    with pillow_silenced(), _room(image.size), naming(b""):
+    with pillow_silenced(), _within_pixel_limit(image.size), naming(b""):
         image.load()
         if how.channels is not None:
-            return _turned(shown(as_stored(image), how), _orientation(image))
-        return _turned(_rgb(image, how.rule), _orientation(image))
+            return _apply_orientation(shown(as_stored(image), how), _orientation(image))
+        return _apply_orientation(_rgb(image, how.rule), _orientation(image))
 
 
 def decode_all(data: Sequence[bytes | Pixels], intensity: str = "auto") -> list[Pixels]:
-    """`decode` of each; Pillow is silenced once for all, which takes 0.1 ms."""
+    """`decode` of each image; suppresses Pillow's warnings once (0.1 ms) instead of per image."""
     with pillow_silenced():
-        return [decode(one, intensity) for one in data]
+        return [decode(item, intensity) for item in data]
 
 
-def _decoded(data: bytes, how: How) -> Pixels:
+def _decode(data: bytes, how: How) -> Pixels:
     return either(
         data,
         how.channels,
-        lambda found: _tiff(data, found, how),
-        lambda image: _shown(data, image, how),
+        lambda header: _decode_tiff(data, header, how),
+        lambda image: _decode_opened(data, image, how),
     )
 
 
@@ -107,124 +108,124 @@ def either(
     by_layout: Callable[[Layout], T],
     by_pillow: Callable[[Image.Image], T],
 ) -> T:
-    """The second way for what Pillow shows as it is, the first for other TIFF files."""
-    found = layout(data)
-    if found is not None and (channels is not None or found.misread):
-        return by_layout(found)
+    """`by_layout(header)` for TIFFs that Pillow decodes wrongly or not, else `by_pillow(image)`."""
+    header = layout(data)
+    if header is not None and (channels is not None or header.misread):
+        return by_layout(header)
     try:
         with _opened(data) as image:
             return by_pillow(image)
     except UnidentifiedImageError:
-        if found is None:
+        if header is None:
             raise
-        return by_layout(found)
+        return by_layout(header)
 
 
-def _shown(data: bytes, image: Image.Image, how: How) -> Pixels:
-    """What Pillow opened, decoded whole."""
+def _decode_opened(data: bytes, image: Image.Image, how: How) -> Pixels:
+    """Fully decoded pixels of an image that Pillow has opened."""
     pixels = quick_pixels(data, image) if how.channels is None else None
     if pixels is None:
         image.load()
         if how.channels is not None or is_deep(data):
-            return _as_stored(data, image, how)
+            return _decode_stored_values(data, image, how)
         pixels = _rgb(image, how.rule)
-    return _turned(pixels, _orientation(image))
+    return _apply_orientation(pixels, _orientation(image))
 
 
-def _as_stored(data: bytes, image: Image.Image, how: How) -> Pixels:
-    """A loaded image by the values in its file: deep colour, or channels that were chosen."""
+def _decode_stored_values(data: bytes, image: Image.Image, how: How) -> Pixels:
+    """Pixels of a loaded image from its stored values: 16-bit colour, or selected channels."""
     deep = deep_colour(data, image)
     if deep is None:
-        return _turned(shown(as_stored(image), how), _orientation(image))
-    return _turned(shown(deep.values, how), 1 if deep.turned else _orientation(image))
+        return _apply_orientation(shown(as_stored(image), how), _orientation(image))
+    return _apply_orientation(shown(deep.values, how), 1 if deep.turned else _orientation(image))
 
 
-def _tiff(data: bytes, found: Layout, how: How) -> Pixels:
-    """A TIFF that Pillow does not show, or of which channels were chosen."""
-    with _room((found.width, found.height)):
-        values = picked(read_channels(data, found, how.channels), None)
-        return _turned(shown(values, how._replace(channels=None)), found.orientation)
+def _decode_tiff(data: bytes, header: Layout, how: How) -> Pixels:
+    """Pixels of a TIFF that Pillow cannot decode, or with selected channels."""
+    with _within_pixel_limit((header.width, header.height)):
+        values = picked(read_channels(data, header, how.channels), None)
+        return _apply_orientation(shown(values, how._replace(channels=None)), header.orientation)
 
 
 def measured(data: bytes, intensity: str = "auto") -> tuple[int, int]:
-    """(height, width) of what `decode` would return; raises Undecodable where `decode` does."""
+    """(height, width) of the result of `decode`; raises Undecodable when `decode` does."""
     return reduced(data, intensity, 1)[1]
 
 
 def reduced(data: bytes, intensity: str, shorter: int) -> tuple[Pixels, tuple[int, int]]:
-    """(the image small and grey [h, w], (height, width) of what `decode` would return).
+    """(a small grey version [h, w], (height, width) of the result of `decode`).
 
-    Raises Undecodable where `decode` does. The shorter side stays `shorter` at least. Everything
-    that is coded is decoded; an ordinary JPEG is put together at a fraction of its size, which
-    refuses what the full size refuses; of other images every n-th pixel is taken.
+    The shorter side of the small version has at least `shorter` pixels. All of the file is
+    decoded, so Undecodable is raised when `decode` raises it; a baseline or progressive JPEG is
+    decoded at a reduced scale, other images are subsampled.
     """
     if not data:
-        raise Undecodable("empty", "the file has no bytes")
+        raise Undecodable("empty", "the file is empty")
     with pillow_silenced(), naming(data):
         return _small(data, lambda image: None, shorter, How(*parsed(intensity)))
 
 
 def decode_told(
-    data: bytes, look: Look, shorter: int, intensity: str = "auto"
+    data: bytes, on_open: OnOpen, shorter: int, intensity: str = "auto"
 ) -> tuple[Pixels, tuple[int, int], list[str]]:
-    """As `reduced`, and what Pillow warned of; `look` sees the opened image.
+    """`reduced`, and Pillow's warnings; `on_open` is called with the opened image.
 
-    For processes with one thread: warnings are recorded for the whole process.
+    Only for single-threaded processes: warnings are recorded for the whole process.
     """
     if not data:
-        raise Undecodable("empty", "the file has no bytes")
-    with warnings.catch_warnings(record=True) as told, naming(data):
+        raise Undecodable("empty", "the file is empty")
+    with warnings.catch_warnings(record=True) as caught, naming(data):
         warnings.simplefilter("always")
-        pixels, size = _small(data, look, shorter, How(*parsed(intensity)))
-    said = list(dict.fromkeys(" ".join(str(one.message).split()) for one in told))
-    return pixels, size, said
+        pixels, size = _small(data, on_open, shorter, How(*parsed(intensity)))
+    messages = list(dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught))
+    return pixels, size, messages
 
 
-def _small(data: bytes, look: Look, shorter: int, how: How) -> tuple[Pixels, tuple[int, int]]:
+def _small(data: bytes, on_open: OnOpen, shorter: int, how: How) -> tuple[Pixels, tuple[int, int]]:
     return either(
         data,
         how.channels,
-        lambda found: _small_tiff(data, found, look, shorter, how),
-        lambda image: _small_shown(data, image, look, shorter, how),
+        lambda header: _small_tiff(data, header, on_open, shorter, how),
+        lambda image: _small_opened(data, image, on_open, shorter, how),
     )
 
 
-def _small_shown(
-    data: bytes, image: Image.Image, look: Look, shorter: int, how: How
+def _small_opened(
+    data: bytes, image: Image.Image, on_open: OnOpen, shorter: int, how: How
 ) -> tuple[Pixels, tuple[int, int]]:
     if image.format == "JPEG" and ordinary(data) and how.channels is None:
-        look(image)
-        size = _upright(image)
+        on_open(image)
+        size = _oriented_size(image)
         _draft(image, shorter)
-        return _turned(_grey(image, shorter), _orientation(image)), size
+        return _apply_orientation(_grey(image, shorter), _orientation(image)), size
     image.load()
-    # not before: asking for EXIF loads, and a second load hides what broke the first
-    look(image)
+    # after loading: reading EXIF loads, and a second load hides the error of the first
+    on_open(image)
     if how.channels is not None or is_deep(data):
-        return _grey(_as_stored(data, image, how), shorter), _upright(image)
-    return _turned(_grey(image, shorter), _orientation(image)), _upright(image)
+        return _grey(_decode_stored_values(data, image, how), shorter), _oriented_size(image)
+    return _apply_orientation(_grey(image, shorter), _orientation(image)), _oriented_size(image)
 
 
 def _draft(image: Image.Image, shorter: int) -> None:
-    """Loads a JPEG at a half, a quarter or an eighth of its size, colour left out."""
+    """Loads a JPEG in grey at a half, a quarter or an eighth of its size."""
     step = max(min(image.size) // shorter, 1)
-    wanted = (max(image.width // step, 1), max(image.height // step, 1))
-    image.draft("L" if image.mode == "RGB" else None, wanted)
+    size = (max(image.width // step, 1), max(image.height // step, 1))
+    image.draft("L" if image.mode == "RGB" else None, size)
     image.load()
 
 
 def _small_tiff(
-    data: bytes, found: Layout, look: Look, shorter: int, how: How
+    data: bytes, header: Layout, on_open: OnOpen, shorter: int, how: How
 ) -> tuple[Pixels, tuple[int, int]]:
-    pixels = _tiff(data, found, how)
-    look(Image.fromarray(pixels))
+    pixels = _decode_tiff(data, header, how)
+    on_open(Image.fromarray(pixels))
     return _grey(pixels, shorter), (pixels.shape[0], pixels.shape[1])
 
 
 def _grey(pixels: Image.Image | Pixels, shorter: int) -> Pixels:
-    """Grey [h, w] of every n-th pixel of every n-th row, twice `shorter` of them where there are.
+    """Grey [h, w], subsampled to a shorter side of about twice `shorter`.
 
-    Fewer would be too few where they stand for the rest, as they do not in a reduced JPEG.
+    Twice, because subsampling skips pixels, while a reduced JPEG averages them.
     """
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     step = min(image.size) // (2 * shorter)
@@ -238,17 +239,17 @@ def _grey(pixels: Image.Image | Pixels, shorter: int) -> Pixels:
 
 @contextlib.contextmanager
 def naming(data: bytes) -> Iterator[None]:
-    """Whatever is raised is raised as Undecodable."""
+    """Converts every exception of the block to Undecodable."""
     try:
         yield
     except Undecodable:
         raise
-    except Exception as error:  # hostile bytes make decoders raise anything at all
-        raise _named(error, data) from error
+    except Exception as error:  # malformed files make decoders raise any exception
+        raise _as_undecodable(error, data) from error
 
 
 def shrink(pixels: npt.NDArray[np.uint8], shorter: int | None) -> npt.NDArray[np.uint8]:
-    """`pixels` with a shorter side of at most `shorter`: antialiased, never enlarged."""
+    """`pixels` resized to a shorter side of at most `shorter`: antialiased, never enlarged."""
     height, width = pixels.shape[:2]
     if shorter is None or min(height, width) <= shorter:
         return pixels
@@ -258,39 +259,39 @@ def shrink(pixels: npt.NDArray[np.uint8], shorter: int | None) -> npt.NDArray[np
 
 
 def header_size(data: bytes) -> tuple[int, int]:
-    """(height, width) as the header says, before orientation; raises Undecodable."""
+    """(height, width) from the header, before orientation; raises Undecodable."""
     with pillow_silenced():
         try:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 return image.height, image.width
         except Exception as error:  # as in `decode`
-            if (found := layout(data)) is not None:
-                return found.height, found.width
-            raise _named(error, data) from error
+            if (header := layout(data)) is not None:
+                return header.height, header.width
+            raise _as_undecodable(error, data) from error
 
 
 @functools.cache
 def _formats() -> list[str]:
     Image.init()
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_alone)
-    return [name for name in _WANTED.split() if name in Image.OPEN]
+        os.register_at_fork(after_in_child=_reset_locks_after_fork)
+    return [name for name in _FORMAT_NAMES.split() if name in Image.OPEN]
 
 
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """The image with its header read, to be decoded; large ones one at a time."""
-    with Image.open(io.BytesIO(data), formats=_formats()) as image, _room(image.size):
+    """Opens an image and reads its header; holds the lock for large images."""
+    with Image.open(io.BytesIO(data), formats=_formats()) as image, _within_pixel_limit(image.size):
         yield image
 
 
 @contextlib.contextmanager
-def _room(size: tuple[int, int]) -> Iterator[None]:
-    """Large images one at a time, too large ones not at all."""
+def _within_pixel_limit(size: tuple[int, int]) -> Iterator[None]:
+    """Refuses images above PIXEL_LIMIT; a lock lets large images decode one at a time."""
     pixel_count = size[0] * size[1]
     if pixel_count > PIXEL_LIMIT:
-        raise Undecodable("bomb", f"{pixel_count:,} pixels, the limit is {PIXEL_LIMIT:,}")
-    with _one_large if pixel_count > _LARGE else contextlib.nullcontext():
+        raise Undecodable("bomb", f"{pixel_count:,} pixels; the limit is {PIXEL_LIMIT:,}")
+    with _large_image_lock if pixel_count > _LARGE else contextlib.nullcontext():
         yield
 
 
@@ -303,49 +304,49 @@ def _rgb(image: Image.Image, rule: str) -> npt.NDArray[np.uint8]:
         white = Image.new("RGB", image.size, "white")
         white.paste(layered, mask=layered.getchannel("A"))
         return np.array(white)
-    # a copy: what shares Pillow's bytes cannot be written to, and torch warns of such arrays
+    # a copy: arrays on Pillow's buffer are read-only, and torch warns about those
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _turned(pixels: Pixels, orientation: int) -> Pixels:
-    """The pixels as EXIF says they are to be seen."""
-    turn = _TURNED.get(orientation)
+def _apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
+    """The pixels with the EXIF orientation applied."""
+    turn = _APPLY_ORIENTATION.get(orientation)
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 (as stored) where EXIF is broken or says what nobody knows."""
+    """The EXIF orientation; 1 (as stored) if EXIF is malformed or has an unknown value."""
     try:
-        found = int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a good image with a broken note on it stays a good image
+        orientation = int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # malformed metadata does not make the image unusable
         return 1
-    return found if found in _TURNED else 1
+    return orientation if orientation in _APPLY_ORIENTATION else 1
 
 
-def _upright(image: Image.Image) -> tuple[int, int]:
+def _oriented_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) after orientation."""
     if _orientation(image) > 4:
         return image.width, image.height
     return image.height, image.width
 
 
-def _named(error: Exception, data: bytes) -> Undecodable:
-    """Pillow's exception in the fixed vocabulary."""
+def _as_undecodable(error: Exception, data: bytes) -> Undecodable:
+    """Undecodable with the reason that fits an exception of a decoder."""
     detail = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return Undecodable("bomb", detail)
-    found = known(data[:HEAD])
+    format_name = known(data[:HEAD])
     if isinstance(error, UnidentifiedImageError):
-        if found is None:
-            return Undecodable("not an image", "no known signature")
-        detail = f"begins like {found} but has no readable header"
+        if format_name is None:
+            return Undecodable("not an image", "no known image signature")
+        detail = f"{format_name} signature, but no readable header"
     if cut_short(data) or "truncated" in detail.lower():
         return Undecodable("truncated", detail)
     return Undecodable("unreadable", detail)
 
 
-def _alone() -> None:
-    # a forked process has one thread: whoever held a lock stayed behind
-    global _one_large
-    _one_large = threading.Lock()
+def _reset_locks_after_fork() -> None:
+    # after a fork no other thread exists that could release a held lock
+    global _large_image_lock
+    _large_image_lock = threading.Lock()
     alone()

@@ -1,4 +1,4 @@
-"""Small images held on the device, and batches whose views are cut there."""
+"""Small datasets cached on the GPU, and a loader that makes crops there."""
 
 from collections.abc import Generator, Iterable, Sequence
 from itertools import groupby
@@ -19,7 +19,7 @@ Ids = npt.NDArray[np.int64]
 
 
 def bytes_held(images: ImageDataset, positions: Ids) -> int | None:
-    """Bytes that these images take side by side; None where their sizes are not known yet."""
+    """Device memory in bytes that these images need, padded; None if their sizes are unknown."""
     sides = _sides(images, positions)
     return None if sides is None else 3 * len(sides) * int(sides.max(0).prod())
 
@@ -34,58 +34,60 @@ def _sides(images: ImageDataset, positions: Ids) -> npt.NDArray[np.int64] | None
 
 
 def sent(values: npt.NDArray[np.generic], device: torch.device) -> torch.Tensor:
-    """The values on a device, for which the host does not wait."""
+    """An asynchronous copy of the array on a device."""
     tensor = torch.from_numpy(values)
-    if device.type == "cuda":  # else the copy would wait for what is queued
+    if device.type == "cuda":  # only copies from pinned memory are asynchronous
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 class Held:
-    """Images as uint8 `[N, 3, H, W]` on a device, smaller ones in the top left corner."""
+    """Images as uint8 `[N, 3, H, W]` on a device, padded at the right and the bottom."""
 
     def __init__(
         self, images: ImageDataset, positions: Ids, device: torch.device, *, most: int
     ) -> None:
-        """`most`: bytes that they may take. ResourceError where they take more."""
+        """`most`: limit of device memory in bytes; ResourceError above it."""
         self.device = device
-        named = np.unique(positions)
-        self.place = np.full(len(images), -1, np.int64)
-        self.place[named] = np.arange(len(named))
-        shots = [images[int(i)] for i in named]
-        self.sides = np.array([shot.shape[:2] for shot in shots], np.int64).reshape(-1, 2)
+        unique = np.unique(positions)
+        self.rows = np.full(len(images), -1, np.int64)
+        self.rows[unique] = np.arange(len(unique))
+        decoded = [images[int(i)] for i in unique]
+        self.sides = np.array([pixels.shape[:2] for pixels in decoded], np.int64).reshape(-1, 2)
         height, width = (int(side) for side in self.sides.max(0))
-        needed = 3 * len(shots) * height * width
+        needed = 3 * len(decoded) * height * width
         if needed > most:
             raise ResourceError(
-                f"{len(shots):,} images of up to {height} x {width} pixels take "
-                f"{needed / 2**30:.2f} GiB of the device, {most / 2**30:.2f} are allowed.",
+                f"{len(decoded):,} images of up to {height} x {width} pixels need "
+                f"{needed / 2**30:.2f} GiB of device memory; the limit is {most / 2**30:.2f} GiB.",
                 "Use --views-on host.",
             )
-        joined = np.zeros((len(shots), height, width, 3), np.uint8)
-        for place, shot in zip(joined, shots, strict=True):
-            place[: shot.shape[0], : shot.shape[1]] = shot
-        self.pixels = torch.from_numpy(joined).to(device).permute(0, 3, 1, 2).contiguous()
+        padded = np.zeros((len(decoded), height, width, 3), np.uint8)
+        for slot, pixels in zip(padded, decoded, strict=True):
+            slot[: pixels.shape[0], : pixels.shape[1]] = pixels
+        self.pixels = torch.from_numpy(padded).to(device).permute(0, 3, 1, 2).contiguous()
 
     def views(
         self, ids: Ids, epoch: int, seed: int, specs: Sequence[ViewSpec]
     ) -> list[torch.Tensor]:
-        """One uint8 `[B, S, S, 3]` for each of `specs`, on the device; the host waits for none."""
-        place = self.place[ids]
-        found: list[torch.Tensor] = []
-        for spec, same in groupby(enumerate(specs), key=lambda entry: entry[1]):
-            numbered = list(same)
-            drawn = Drawn(sent(table(self.sides[place], ids, epoch, seed, numbered), self.device))
-            pixels = self.pixels[sent(np.tile(place, len(numbered)), self.device)]
-            found += batched_views(pixels, drawn, spec).chunk(len(numbered))
-        return found
+        """One uint8 `[B, S, S, 3]` on the device for each of `specs`, without synchronising."""
+        rows = self.rows[ids]
+        views: list[torch.Tensor] = []
+        for spec, group in groupby(enumerate(specs), key=lambda entry: entry[1]):
+            numbered = list(group)
+            parameters = Drawn(
+                sent(table(self.sides[rows], ids, epoch, seed, numbered), self.device)
+            )
+            pixels = self.pixels[sent(np.tile(rows, len(numbered)), self.device)]
+            views += batched_views(pixels, parameters, spec).chunk(len(numbered))
+        return views
 
 
 class HeldLoader(Loader):
-    """A loader of images that are `held`: its batches have views that were cut on the device."""
+    """A loader of images cached on the device, where it also makes the crops."""
 
     def __init__(self, held: Held, specs: Sequence[ViewSpec], **known: Any) -> None:
-        """`known`: what a `Loader` takes."""
+        """`known`: the arguments of `Loader`."""
         super().__init__(**known)
         self.held, self.specs = held, tuple(specs)
 

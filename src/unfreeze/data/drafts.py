@@ -1,4 +1,4 @@
-"""The images of a source, with what its own folders or list say of each."""
+"""Finds the images of a source, with the labels and splits of its folders or label file."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,16 @@ from unfreeze.data.split_names import splits_of_words
 from unfreeze.errors import DataError
 from unfreeze.runtime.console import worded
 
-_ANYWHERE = layout.Place(NONE, None)
-_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_NO_LABEL = layout.Place(NONE, None)
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
 class Draft:
-    """Images with what was said of them, one entry each.
+    """Images with their labels, splits and groups, one entry each.
 
-    Labels may be None; `groups` are empty where nothing was said. `doubt`: why the folders may be
-    no classes.
+    Labels may be None, groups may be "". `stray`: number of ignored images outside the class
+    folders. `doubt`: why the folders may not be classes.
     """
 
     source: Source
@@ -42,30 +42,29 @@ class Draft:
 
     @property
     def names(self) -> list[str]:
-        """Their paths."""
+        """Paths of the images."""
         return [self.source.names[row] for row in self.rows]
 
     @property
     def kind(self) -> layout.Kind:
-        """What it amounts to."""
+        """The layout: splits, classes or flat."""
         if self.splits.any():
             return "splits"
         return "classes" if any(label is not None for label in self.labels) else "flat"
 
 
 def drafted(source: Source, *, whole: bool = False) -> Draft:
-    """The images as the source itself describes them; DataError where there are none.
+    """The images of a source with the labels of the source itself; DataError if there are none.
 
-    `whole`: also what lies beside the folders of classes, as something else says labels. Of
-    several sources each is read in its own way, and those without splits are train where another
-    one has splits.
+    `whole`: include images outside the class folders, because labels come from elsewhere. If some
+    of several sources have splits, the images of the others go to train.
     """
     if isinstance(source, SeveralSource):
-        return _joined(source, [drafted(part, whole=whole) for part in source.parts])
-    return _listed(source) if source.listed else _foldered(source, whole=whole)
+        return _concatenate(source, [drafted(part, whole=whole) for part in source.parts])
+    return _from_list(source) if source.listed else _from_folders(source, whole=whole)
 
 
-def _joined(source: SeveralSource, parts: list[Draft]) -> Draft:
+def _concatenate(source: SeveralSource, parts: list[Draft]) -> Draft:
     split = any(part.splits.any() for part in parts)
     grouped = any(part.groups is not None for part in parts)
     notes, splits = list[str](), []
@@ -74,7 +73,7 @@ def _joined(source: SeveralSource, parts: list[Draft]) -> Draft:
         unsplit = split and not part.splits.any()
         splits.append(np.full_like(part.splits, TRAIN) if unsplit else part.splits)
         if unsplit:
-            notes.append(f"{title} has no splits: its {len(part.rows):,} images are train.")
+            notes.append(f"{title} has no splits: its {len(part.rows):,} images go to train.")
     groups = [group for part in parts for group in part.groups or [""] * len(part.rows)]
     rows = [
         start + row for start, part in zip(source.starts, parts, strict=True) for row in part.rows
@@ -91,35 +90,35 @@ def _joined(source: SeveralSource, parts: list[Draft]) -> Draft:
     )
 
 
-def _foldered(source: Source, *, whole: bool) -> Draft:
-    """As the folders say; `whole`: also what lies beside them, as something else says labels."""
+def _from_folders(source: Source, *, whole: bool) -> Draft:
+    """Labels and splits from folders; `whole`: include images outside the class folders."""
     rows = sorted(image_rows(source), key=source.names.__getitem__)
     if not rows:
         raise empty(source)
     folders = [_folder(source.names[row]) for row in rows]
-    found = layout.read_layout(Counter(folders))
-    places = [found.places[folder] for folder in folders]
-    stray = 0 if whole else places.count(None)
+    folder_layout = layout.read_layout(Counter(folders))
+    entries = [folder_layout.places[folder] for folder in folders]
+    stray = 0 if whole else entries.count(None)
     if stray:
-        rows = [row for row, place in zip(rows, places, strict=True) if place is not None]
-    inside = [place or _ANYWHERE for place in places if place is not None or whole]
-    notes = source.notes + _nested(source) + found.notes
+        rows = [row for row, entry in zip(rows, entries, strict=True) if entry is not None]
+    used = [entry or _NO_LABEL for entry in entries if entry is not None or whole]
+    notes = source.notes + _nested_archive_notes(source) + folder_layout.notes
     if stray:
-        said = worded(stray, "image lies", "images lie")
-        notes += (f"{said} beside the folders of classes: not used.",)
+        subject = worded(stray, "image lies", "images lie")
+        notes += (f"{subject} outside the class folders: ignored.",)
     return Draft(
         source,
         rows,
-        [place.label for place in inside],
-        np.array([place.split for place in inside], np.int8),
+        [entry.label for entry in used],
+        np.array([entry.split for entry in used], np.int8),
         stray=stray,
         notes=notes,
-        doubt=found.doubt,
+        doubt=folder_layout.doubt,
     )
 
 
 def image_rows(source: Source) -> Iterator[int]:
-    """The rows of a folder or archive that are images: by name or content, in their order."""
+    """The rows of a folder or archive that are images, by suffix or signature, in order."""
     junk, outputs = may_be_junk(source.names), source.outputs
     for row, name in enumerate(source.names):
         if (junk and is_junk(name)) or (outputs and lies_in(name, outputs)):
@@ -129,11 +128,11 @@ def image_rows(source: Source) -> Iterator[int]:
 
 
 def _folder(name: str) -> str:
-    return intern(name.rpartition("/")[0])  # many names, few folders
+    return intern(name.rpartition("/")[0])  # saves memory: many names share few folders
 
 
-def _listed(source: Source) -> Draft:
-    """The images of a source that says labels and splits itself: every row, in its order."""
+def _from_list(source: Source) -> Draft:
+    """All rows of a source that has its own labels and splits, in order."""
     count = len(source)
     return Draft(
         source,
@@ -146,37 +145,37 @@ def _listed(source: Source) -> Draft:
 
 
 def split_numbers(where: str, names: Sequence[str], words: Sequence[str]) -> npt.NDArray[np.int8]:
-    """The number of the split that a list says of each image; DataError for a word that is none."""
+    """The split number of each image from its split name; DataError for an unknown name."""
     known = splits_of_words(words)
-    unknown = next((place for place, word in enumerate(words) if word not in known), None)
+    unknown = next((row for row, word in enumerate(words) if word not in known), None)
     if unknown is not None:
         raise DataError(
-            f"{where}: the split {words[unknown]!r} of {names[unknown]} is unknown.",
+            f"{where}: unknown split {words[unknown]!r} for {names[unknown]}.",
             "Use train, val or test.",
         )
     return np.array([known[word] for word in words], np.int8)
 
 
-def _nested(source: Source) -> tuple[str, ...]:
+def _nested_archive_notes(source: Source) -> tuple[str, ...]:
     archives = _archives(source)
     if not archives:
         return ()
-    return (f"Archives inside are not looked into: {len(archives):,} (the first: {archives[0]}).",)
+    return (f"Nested archives are not opened: {len(archives):,} (first: {archives[0]}).",)
 
 
 def _archives(source: Source) -> list[str]:
-    together = "\n".join(source.names).lower()
-    if not any(ending in together for ending in _PACKED):
-        return []  # said of a million names at once
-    return [name for name in source.names if name.lower().endswith(_PACKED)]
+    joined = "\n".join(source.names).lower()
+    if not any(ending in joined for ending in _ARCHIVE_SUFFIXES):
+        return []  # one search for all names: fast for a million files
+    return [name for name in source.names if name.lower().endswith(_ARCHIVE_SUFFIXES)]
 
 
 def empty(source: Source) -> DataError:
-    """What to say of a source without a image."""
+    """The error for a source without images."""
     archives = _archives(source)
-    such = f", an archive in it ({archives[0]}) included" if archives else ""
-    such += f", and {', '.join(source.outputs[:3])}, which unfreeze wrote" * bool(source.outputs)
+    details = f", including the archive {archives[0]}" if archives else ""
+    details += f", and {', '.join(source.outputs[:3])} (written by unfreeze)" * bool(source.outputs)
     return DataError(
-        f"{source.where} holds no images: {len(source):,} other files{such}.",
-        "Unpack archives inside archives; images are JPEG, PNG, WebP, TIFF, BMP, GIF and others.",
+        f"{source.where} contains no images: {len(source):,} other files{details}.",
+        "Extract nested archives; supported formats: JPEG, PNG, WebP, TIFF, BMP, GIF and others.",
     )

@@ -1,4 +1,4 @@
-"""All that one image shows when it is decoded once: whether it is sound, odd, and what it is."""
+"""Checks one image file: whether it can be decoded, its size, hash and peculiarities."""
 
 import hashlib
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from unfreeze.data.sources import Source
 from unfreeze.data.undecodable import Reason, Undecodable
 
 Pixels = npt.NDArray[np.uint8]
-SIGNED = 128  # pixels that the shorter side keeps at least where only a signature is made of it
-_LONG = 5.0  # sides from this ratio on are extreme
+SIGNED = 128  # pixels: least shorter side of the reduced image for the signature
+_LONG = 5.0  # aspect ratio from which the shape is extreme
 _FORMATS = {
     "JPEG": ".jpg .jpeg .jpe .jfif .mpo",
     "MPO": ".jpg .jpeg .jpe .jfif .mpo",
@@ -32,28 +32,29 @@ _FORMATS = {
 }
 _SUFFIXES = {suffix for names in _FORMATS.values() for suffix in names.split()}
 _MODES = {
-    "CMYK": ("CMYK", "four inks"),
-    "YCCK": ("CMYK", "four inks"),
-    "1": ("grey", "black and white"),
+    "CMYK": ("CMYK", "converted to RGB"),
+    "YCCK": ("CMYK", "converted to RGB"),
+    "1": ("grey", "1-bit black and white"),
     "L": ("grey", "one channel"),
     "LA": ("grey", "one channel"),
-    "P": ("palette", "colours from a table"),
+    "P": ("palette", "indexed colours"),
     "F": ("float", "32-bit float"),
 }
 
 
 class Note(NamedTuple):
-    """Something odd about a image that can be used all the same."""
+    """A peculiarity of a usable image."""
 
     reason: str
     detail: str
 
 
 class Examination(NamedTuple):
-    """One file. Without a image `reason` says why; `passing`: reading failed, not decoding.
+    """Result of the check of one file; `reason` is set if it cannot be used.
 
-    `height`, `width` after orientation. `digest`: 16 bytes of the content. `signature`: what its
-    near-duplicates share. `keras`: JPEG without JFIF in its first bytes.
+    `passing`: reading failed, not decoding, so the failure may be temporary. `height`, `width`:
+    after orientation. `digest`: 16-byte content hash. `signature`: perceptual hash. `keras`: JPEG
+    without JFIF in its first 10 bytes, which the Keras example filters out.
     """
 
     height: int = 0
@@ -68,13 +69,13 @@ class Examination(NamedTuple):
 
 
 class Examiner:
-    """`examiner(row)`: the examination of a row of a source. What processes run."""
+    """`examiner(row)` checks one row of a source; runs in worker processes."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
     def __call__(self, row: int) -> Examination:
-        """Reads and decodes once; an Examination whatever the file is."""
+        """Reads and decodes the file once; never raises for a damaged file."""
         try:
             data = self.source.read(row)
         except Undecodable as error:
@@ -83,80 +84,84 @@ class Examiner:
             detail = error.strerror or str(error)
             return Examination(reason="unreadable", detail=detail, passing=True)
         except MemoryError:
-            return Examination(reason="bomb", detail="reading needs too much memory", passing=True)
+            return Examination(reason="bomb", detail="out of memory while reading", passing=True)
         return examine(data, self.source.names[row], self.source.intensity)
 
 
 def examine(data: bytes | Pixels, name: str, intensity: str = "auto") -> Examination:
-    """The examination of a file's bytes (or pixels that a source holds)."""
+    """Checks the bytes of a file (or the pixels of an array source)."""
     if isinstance(data, np.ndarray):
         content = hashlib.blake2b(data.tobytes(), digest_size=16).digest()
-        return _seen(data, data.shape[:2], content, ())
+        return _decodable(data, data.shape[:2], content, ())
     digest = hashlib.blake2b(data, digest_size=16).digest()
-    seen: list[Note] = []
+    notes: list[Note] = []
     try:
-        grey, size, told = decode_told(
-            data, lambda image: seen.extend(_oddities(image, data, name)), SIGNED, intensity
+        grey, size, warnings = decode_told(
+            data, lambda image: notes.extend(_header_notes(image, data, name)), SIGNED, intensity
         )
     except Undecodable as error:
         return Examination(reason=error.reason, detail=error.detail, digest=digest)
     except MemoryError:
-        return Examination(reason="bomb", detail="decoding needs too much memory", digest=digest)
-    seen += [Note("decoder warning", text) for text in told]
-    if not told and cut_short(data):
-        seen.append(Note("decoder warning", "whole, but without the format's end mark"))
+        return Examination(reason="bomb", detail="out of memory while decoding", digest=digest)
+    notes += [Note("decoder warning", text) for text in warnings]
+    if not warnings and cut_short(data):
+        notes.append(Note("decoder warning", "complete, but the end-of-file marker is missing"))
     keras = data.startswith(b"\xff\xd8") and b"JFIF" not in data[:10]
-    return _seen(grey, size, digest, tuple(seen))._replace(keras=keras)
+    return _decodable(grey, size, digest, tuple(notes))._replace(keras=keras)
 
 
-def _seen(
+def _decodable(
     pixels: Pixels, size: tuple[int, ...], digest: bytes, notes: tuple[Note, ...]
 ) -> Examination:
-    """The examination of an image of `size` of which `pixels` are all or a small version."""
+    """The result for a decodable image of `size`; `pixels`: the image or a reduced version."""
     height, width = size
     if max(height, width) >= _LONG * min(height, width):
         notes += (Note("extreme shape", f"{width}x{height}"),)
-    found = signature(pixels)
-    return Examination(height, width, digest=digest, signature=found, notes=notes)
+    hashed = signature(pixels)
+    return Examination(height, width, digest=digest, signature=hashed, notes=notes)
 
 
-def _oddities(image: Image.Image, data: bytes, name: str) -> list[Note]:
-    """What the header says that people should know."""
-    found = []
-    if (misnamed := _misnamed(name, image.format or "")) is not None:
-        found.append(misnamed)
+def _header_notes(image: Image.Image, data: bytes, name: str) -> list[Note]:
+    """Peculiarities that the header shows."""
+    notes = []
+    if (misnamed := _extension_note(name, image.format or "")) is not None:
+        notes.append(misnamed)
     if getattr(image, "is_animated", False):
-        found.append(Note("animated", "only the first frame is used"))
+        notes.append(Note("animated", "only the first frame is used"))
     tiff = layout(data)
     if tiff is not None and tiff.note is not None:
-        found.append(Note("channels", tiff.note))
-    if image.mode.startswith("I") or _deep(data):
-        found.append(Note("16-bit", "brought to 8 bits"))
+        notes.append(Note("channels", tiff.note))
+    if image.mode.startswith("I") or _more_than_8_bits(data):
+        notes.append(Note("16-bit", "converted to 8 bits"))
     elif image.mode in _MODES:
-        found.append(Note(*_MODES[image.mode]))
+        notes.append(Note(*_MODES[image.mode]))
     if image.has_transparency_data:
-        found.append(Note("alpha", "put on white"))
-    if (turned := _turned(image)) is not None:
-        found.append(turned)
-    return found
+        notes.append(Note("alpha", "composited on white"))
+    if (rotation := _rotation_note(image)) is not None:
+        notes.append(rotation)
+    return notes
 
 
-def _misnamed(name: str, found: str) -> Note | None:
+def _extension_note(name: str, format_name: str) -> Note | None:
     suffix = name[name.rfind(".") :].lower() if "." in name.rpartition("/")[2] else ""
-    if suffix not in _SUFFIXES or found not in _FORMATS or suffix in _FORMATS[found].split():
+    if (
+        suffix not in _SUFFIXES
+        or format_name not in _FORMATS
+        or suffix in _FORMATS[format_name].split()
+    ):
         return None
-    return Note("wrong extension", f"{found} inside")
+    return Note("wrong extension", f"the content is {format_name}")
 
 
-def _deep(data: bytes) -> bool:
-    """More than 8 bits a channel, where Pillow shows 8 of colour."""
+def _more_than_8_bits(data: bytes) -> bool:
+    """Whether the file has more than 8 bits per channel, although Pillow opens it with 8."""
     return is_deep(data) or (data.startswith(b"\x89PNG") and len(data) > 24 and data[24] == 16)
 
 
-def _turned(image: Image.Image) -> Note | None:
+def _rotation_note(image: Image.Image) -> Note | None:
     try:
         orientation: Any = image.getexif().get(0x0112, 1)
-    except Exception as error:  # a good image with a broken note on it stays a good image
-        return Note("decoder warning", f"EXIF cannot be read: {' '.join(str(error).split())}")
-    turned = orientation in range(2, 9)
-    return Note("rotated", f"EXIF orientation {orientation}, applied") if turned else None
+    except Exception as error:  # malformed metadata does not make the image unusable
+        return Note("decoder warning", f"unreadable EXIF: {' '.join(str(error).split())}")
+    rotated = orientation in range(2, 9)
+    return Note("rotated", f"EXIF orientation {orientation}, applied") if rotated else None

@@ -1,4 +1,4 @@
-"""What `scan` found of each row of a source, kept between runs beside its fingerprint."""
+"""The cache of the image checks of `scan`, by row of a source."""
 
 import io
 import json
@@ -14,11 +14,11 @@ from unfreeze.data.verdicts import UNKNOWN, USABLE, Verdict, Verdicts, within
 from unfreeze.runtime import atomic
 
 _ROW = np.dtype([("known", "?"), ("digest", "V16"), ("keras", "?")])
-FORMAT = 3  # of the file, and of how images are examined
+FORMAT = 3  # version of the file and of the checks
 
 
 class Examined:
-    """The examinations of a source's rows; their verdicts are those that every run goes by."""
+    """The check results of all rows of a source, with the verdicts that all runs share."""
 
     def __init__(self, source: Source) -> None:
         self.verdicts = Verdicts(source, sign=True)
@@ -30,27 +30,27 @@ class Examined:
         self._parts = [(Examined(part), span) for part, span in spans]
         self._load()
 
-    def set(self, row: int, found: Examination) -> None:
-        """Notes an examination, and its verdict."""
+    def set(self, row: int, result: Examination) -> None:
+        """Stores the result of a check and its verdict."""
         entry = self.table[row]
-        entry["known"], entry["keras"] = True, found.keras
-        entry["digest"] = np.void(found.digest.ljust(16, b"\0"))
-        if found.notes:
-            self.notes[row] = found.notes
-        if found.passing:
+        entry["known"], entry["keras"] = True, result.keras
+        entry["digest"] = np.void(result.digest.ljust(16, b"\0"))
+        if result.notes:
+            self.notes[row] = result.notes
+        if result.passing:
             self._passing.add(row)
-        why = found.reason, found.detail, found.passing
-        self.verdicts.set(row, Verdict(found.height, found.width, *why, found.signature))
+        failure = result.reason, result.detail, result.passing
+        self.verdicts.set(row, Verdict(result.height, result.width, *failure, result.signature))
 
     @property
     def signatures(self) -> Signatures:
-        """Of all rows."""
+        """Perceptual hashes of all rows."""
         if self.verdicts.signatures is None:
             raise ValueError("these verdicts have no signatures")
         return self.verdicts.signatures
 
     def take_over(self, other: "Examined") -> None:
-        """What `other` knows of files with the same names: of the same data, less or more of it."""
+        """Copies the results of files with the same names from another version of the dataset."""
         rows = {name: row for row, name in enumerate(other.verdicts.source.names)}
         for row, name in enumerate(self.verdicts.source.names):
             old = rows.get(name)
@@ -60,13 +60,13 @@ class Examined:
             self.signatures[row] = other.signatures[old]
             self.verdicts.states[row] = other.verdicts.states[old]
             self.verdicts.sizes[row] = other.verdicts.sizes[old]
-            if (why := other.verdicts.reasons.get(old)) is not None:
-                self.verdicts.reasons[row] = why
+            if (reason := other.verdicts.reasons.get(old)) is not None:
+                self.verdicts.reasons[row] = reason
             if old in other.notes:
                 self.notes[row] = other.notes[old]
 
     def save(self) -> None:
-        """Writes verdicts and examinations, each whole or not at all."""
+        """Writes verdicts and check results, each file atomically."""
         self.verdicts.save()
         for part, span in self._parts:
             part.table, part.notes = self.table[span], within(self.notes, span)
@@ -78,30 +78,34 @@ class Examined:
     def _write(self) -> None:
         table = self.table.copy()
         table["known"][list(self._passing)] = False
-        notes = {str(row): told for row, told in self.notes.items() if table["known"][row]}
+        notes = {
+            str(row): row_notes for row, row_notes in self.notes.items() if table["known"][row]
+        }
         buffer = io.BytesIO()
-        held = np.frombuffer(json.dumps(notes).encode(), np.uint8)
-        np.savez_compressed(buffer, table=table.view(np.uint8), notes=held, format=FORMAT)
+        encoded = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+        np.savez_compressed(buffer, table=table.view(np.uint8), notes=encoded, format=FORMAT)
         atomic.write_bytes(self.path, buffer.getvalue())
 
     def _load(self) -> None:
         for part, span in self._parts:
             self.table[span] = part.table
-            self.notes |= {span.start + row: told for row, told in part.notes.items()}
+            self.notes |= {span.start + row: row_notes for row, row_notes in part.notes.items()}
         if not self._parts:
             self._read()
 
     def _read(self) -> None:
         try:
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-                table, version = held["table"], int(held["format"])
-                notes = json.loads(held["notes"].tobytes())
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                table, version = arrays["table"], int(arrays["format"])
+                notes = json.loads(arrays["notes"].tobytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return  # none, or a damaged one: nothing is known
+            return  # missing or damaged: start empty
         if version != FORMAT or table.nbytes != self.table.nbytes:
             return
         self.table = table.view(_ROW).copy()
-        # without its verdict and its signature an examination is worth nothing
-        states, signed = self.verdicts.states, self.signatures["known"]
-        self.table["known"] &= (states != UNKNOWN) & ((states != USABLE) | signed)
-        self.notes = {int(row): tuple(Note(*note) for note in told) for row, told in notes.items()}
+        # results without a verdict and a signature are discarded
+        states, has_signature = self.verdicts.states, self.signatures["known"]
+        self.table["known"] &= (states != UNKNOWN) & ((states != USABLE) | has_signature)
+        self.notes = {
+            int(row): tuple(Note(*note) for note in row_notes) for row, row_notes in notes.items()
+        }

@@ -1,4 +1,4 @@
-"""The images of a source, with their labels and splits, in an order that is the data's own."""
+"""The index of a dataset: its images with labels and splits, in a reproducible order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,19 +20,18 @@ from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.console import worded
 from unfreeze.text import as_name
 
-SPLIT_FILE = "split.csv"  # of a run
+SPLIT_FILE = "split.csv"  # in a run folder
 __all__ = ["NONE", "TEST", "TRAIN", "VAL", "Index", "build_index"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Index:
-    """Images by position; one entry each in `rows`, `paths`, `labels`, `splits`.
+    """Images by position, with one entry each in `rows`, `paths`, `labels` and `splits`.
 
-    `rows`: the source's rows. `labels`: places in `classes`, -1 where there is none. `splits`:
-    NONE, TRAIN, VAL or TEST. `other`: files that are not part of it; `stray`: those among them
-    that are images beside the folders that make the layout. `notes`: sentences for people.
-    `columns`: those of the list that says the labels, where there is one. `doubt`: why the classes
-    may be none, where folders say them.
+    `rows`: rows of the source. `labels`: indices into `classes`, -1 if unlabelled. `splits`: NONE,
+    TRAIN, VAL or TEST. `other`: number of files that are not in the index; `stray`: how many of
+    them are images outside the class folders. `notes`: messages for people. `columns`: columns of
+    the label file, if there is one. `doubt`: why the folders may not be classes.
     """
 
     source: Source
@@ -53,26 +52,28 @@ class Index:
         return len(self.rows)
 
     def take(self, positions: npt.ArrayLike) -> "Index":
-        """The same index with these positions only, in this order; classes stay."""
-        chosen = np.asarray(positions)
-        chosen = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen.astype(np.int64)
-        places = chosen.tolist()
+        """The index of these positions (or boolean mask), in this order; the classes stay."""
+        selected = np.asarray(positions)
+        selected = (
+            np.flatnonzero(selected) if selected.dtype == np.bool_ else selected.astype(np.int64)
+        )
+        indices = selected.tolist()
         return replace(
             self,
-            rows=self.rows[chosen],
-            paths=[self.paths[place] for place in places],
-            labels=self.labels[chosen],
-            splits=self.splits[chosen],
-            groups=None if self.groups is None else [self.groups[place] for place in places],
-            columns={name: [column[p] for p in places] for name, column in self.columns.items()},
+            rows=self.rows[selected],
+            paths=[self.paths[i] for i in indices],
+            labels=self.labels[selected],
+            splits=self.splits[selected],
+            groups=None if self.groups is None else [self.groups[i] for i in indices],
+            columns={name: [column[i] for i in indices] for name, column in self.columns.items()},
         )
 
     def column(self, name: str) -> list[str] | None:
-        """A column of the list that says the labels, else of the source's; by position."""
+        """A column of the label file or else the source, by position; None if missing."""
         if name in self.columns:
             return self.columns[name]
-        found = self.source.column(name)
-        return None if found is None else [found[row] for row in self.rows.tolist()]
+        values = self.source.column(name)
+        return None if values is None else [values[row] for row in self.rows.tolist()]
 
     def where(self, split: int) -> npt.NDArray[np.int64]:
         """Positions of a split."""
@@ -87,176 +88,189 @@ def build_index(
     split_from: str | None = None,
     label_column: str | None = None,
 ) -> Index:
-    """The images of `source`, read as its folders (or its list) say.
+    """The index of the images of `source`, with labels and splits from its folders or label file.
 
-    A file counts by its name's ending, else by its first bytes. Images of folders and archives
-    come sorted by path, so that the same files give the same index however they are packed.
-    `labels`, a list, a column of the list itself or a pattern, says the classes instead of folders
-    (`label_column`: which column of a list does);
-    `split_from`, a run or its split.csv, says the splits, and images that it does not name are
-    not taken. No image at all is a DataError; so is a class that `train` does not know, and so
-    are folders that cannot be classes, unless `strange_classes` (where nothing is learned from
-    labels) takes them as they are.
+    Images are recognised by suffix, else by signature. Images of folders and archives are sorted by
+    path, so that the same files give the same index however they are packed.
+
+    `labels`: a label file, a column of the source or a pattern, which replaces class folders;
+    `label_column`: the column of that file. `split_from`: a run or its split.csv, which sets the
+    splits; images that it does not list are left out. DataError if there are no images, if val or
+    test have a class that is missing in train, or if the folders cannot be classes;
+    `strange_classes` accepts both (for commands that do not train on labels).
     """
     draft = drafted(source, whole=labels is not None)
     if labels is not None or label_column is not None:
-        draft = _labelled(draft, labels, label_column)
+        draft = _with_labels(draft, labels, label_column)
     if split_from is not None:
-        draft = _split_as(draft, split_from)
-    return _made(draft, strange_classes)
+        draft = _with_splits(draft, split_from)
+    return _build(draft, strange_classes)
 
 
-def _labelled(draft: Draft, said: str | None, label_column: str | None) -> Draft:
-    """With the labels, and where a list has them the splits and groups, that `said` names.
+def _with_labels(draft: Draft, labels: str | None, label_column: str | None) -> Draft:
+    """Replaces the labels by `labels`: a label file (with splits, groups), column or pattern.
 
-    `label_column`: of that list, or of the list that the data is.
+    `label_column`: a column of that file, or of the source if `labels` is None.
     """
     names = draft.names
-    if said is None:
-        return _by_column(draft, str(label_column), "--label-column")
-    path = Path(said)
-    if path.is_file() or said.lower().endswith((*SUFFIXES, ".parquet")):
-        found = read_listing(path, names, needs="label", label=label_column)
+    if labels is None:
+        return _with_label_column(draft, str(label_column), "--label-column")
+    path = Path(labels)
+    if path.is_file() or labels.lower().endswith((*SUFFIXES, ".parquet")):
+        listing = read_listing(path, names, needs="label", label=label_column)
     elif label_column is not None:
         raise UsageError(
-            f"--label-column {label_column} is a column of a list, and --labels {said} is none.",
-            "Name the list with --labels, or leave --label-column out.",
+            f"--label-column {label_column} needs a CSV or Parquet file, not --labels {labels}.",
+            "Give the file with --labels, or omit --label-column.",
         )
-    elif draft.source.column(said) is not None:
-        return _by_column(draft, said, "--labels")
+    elif draft.source.column(labels) is not None:
+        return _with_label_column(draft, labels, "--labels")
     else:
-        found = read_pattern(said, names)
-    columns = found.columns
+        listing = read_pattern(labels, names)
+    columns = listing.columns
     splits = draft.splits
     if "split" in columns:
-        splits = split_numbers(found.where, names, columns["split"])
+        splits = split_numbers(listing.where, names, columns["split"])
     return replace(
         draft,
         labels=[label or None for label in columns["label"]],
         splits=splits,
         groups=columns.get("group", draft.groups),
-        notes=draft.notes + found.notes,
+        notes=draft.notes + listing.notes,
         columns=draft.columns | columns,
         doubt=None,
     )
 
 
-def _by_column(draft: Draft, name: str, flag: str) -> Draft:
-    """With a column of the source's own list as labels."""
+def _with_label_column(draft: Draft, name: str, flag: str) -> Draft:
+    """Replaces the labels by a column of the source."""
     column = draft.source.column(name)
     if column is None:
         raise DataError(
             f"{flag} {name}: {draft.source.where} has no such column.",
-            "Name a column of the list, or give one with --labels.",
+            "Name an existing column, or give a CSV with --labels.",
         )
     labels = plain_labels(column)
     return replace(draft, labels=[labels[row] or None for row in draft.rows], doubt=None)
 
 
-def _split_as(draft: Draft, said: str) -> Draft:
-    """Only the images that the split file names, in its splits; labels must not contradict."""
-    path = Path(said) / SPLIT_FILE if Path(said).is_dir() else Path(said)
+def _with_splits(draft: Draft, split_from: str) -> Draft:
+    """Keeps the images listed in the split file, with its splits; its labels must agree."""
+    path = Path(split_from) / SPLIT_FILE if Path(split_from).is_dir() else Path(split_from)
     names = draft.names
-    found = read_listing(path, names, needs="split")
+    listing = read_listing(path, names, needs="split")
     labels = composed(draft.labels)
-    if any(theirs := composed(found.columns.get("label", []))):
-        for name, ours, other in zip(names, labels, theirs, strict=True):
-            # a list's fields are stripped, and names that are no UTF-8 stand as their text
-            if ours and other and ours.strip() not in (other, as_name(other)):
+    if any(listed_labels := composed(listing.columns.get("label", []))):
+        for name, label, listed_label in zip(names, labels, listed_labels, strict=True):
+            # fields of a CSV are stripped, and names that are not UTF-8 are escaped
+            if (
+                label
+                and listed_label
+                and label.strip() not in (listed_label, as_name(listed_label))
+            ):
                 raise DataError(
-                    f"{name} is labelled {ours!r} in the data and {other!r} in {path}.",
-                    "Use the split file of these labels.",
+                    f"{name} is labelled {label!r} in the data and {listed_label!r} in {path}.",
+                    "Use a split file with the same labels.",
                 )
-        labels = [ours or other or None for ours, other in zip(labels, theirs, strict=True)]
-    kept = np.flatnonzero(found.listed).tolist()
-    unnamed = len(names) - len(kept)
-    said = worded(unnamed, "image does", "images do")
-    note = f"{said} not stand in {path}: not used."
-    words = found.columns["split"]
+        labels = [
+            label or listed_label or None
+            for label, listed_label in zip(labels, listed_labels, strict=True)
+        ]
+    listed = np.flatnonzero(listing.listed).tolist()
+    unlisted = len(names) - len(listed)
+    subject = worded(unlisted, "image is", "images are")
+    note = f"{subject} not listed in {path}: ignored."
+    words = listing.columns["split"]
     return replace(
         draft,
-        rows=[draft.rows[place] for place in kept],
-        labels=[labels[place] for place in kept],
-        splits=split_numbers(found.where, [names[p] for p in kept], [words[p] for p in kept]),
-        groups=None if draft.groups is None else [draft.groups[place] for place in kept],
-        notes=draft.notes + found.notes + ((note,) if unnamed else ()),
-        columns={name: [column[p] for p in kept] for name, column in draft.columns.items()},
+        rows=[draft.rows[i] for i in listed],
+        labels=[labels[i] for i in listed],
+        splits=split_numbers(listing.where, [names[i] for i in listed], [words[i] for i in listed]),
+        groups=None if draft.groups is None else [draft.groups[i] for i in listed],
+        notes=draft.notes + listing.notes + ((note,) if unlisted else ()),
+        columns={name: [column[i] for i in listed] for name, column in draft.columns.items()},
     )
 
 
-def _made(draft: Draft, strange: bool) -> Index:
+def _build(draft: Draft, strange: bool) -> Index:
     source, splits = draft.source, draft.splits
     if not draft.rows:
         raise empty(source)
     draft = replace(draft, labels=composed(draft.labels))
-    if (sign := multilabel.separator(draft.labels)) is not None:
-        draft = _without_labels(draft, sign, strange)
-    doubt = draft.doubt or _split_words(draft.labels)
+    if (separator := multilabel.separator(draft.labels)) is not None:
+        draft = _without_multilabels(draft, separator, strange)
+    doubt = draft.doubt or _labels_are_splits(draft.labels)
     if doubt is not None and doubt.certain and not strange:
         raise DataError(f"{source.where}: {doubt.sentence}", doubt.next_step)
     classes = _classes(draft.labels, np.zeros_like(splits) if strange else splits)
-    number: dict[str | None, int] = {name: place for place, name in enumerate(classes)}
-    number[None] = -1
-    unknown = set(draft.labels) - set(number)
+    class_ids: dict[str | None, int] = {name: class_id for class_id, name in enumerate(classes)}
+    class_ids[None] = -1
+    unknown = set(draft.labels) - set(class_ids)
     for row, label, split in zip(draft.rows, draft.labels, splits, strict=True) if unknown else ():
         if label in unknown:
-            raise _unknown(label, classes, f"{SPLIT_NAMES[split] or 'no split'}", source.names[row])
+            raise _unknown_class_error(
+                label, classes, f"{SPLIT_NAMES[split] or 'no split'}", source.names[row]
+            )
     return Index(
         source=source,
         rows=np.array(draft.rows, np.int64),
         paths=draft.names,
-        labels=np.array([number[name] for name in draft.labels], np.int32),
+        labels=np.array([class_ids[name] for name in draft.labels], np.int32),
         splits=splits,
         classes=classes,
         other=len(source) - len(draft.rows) + source.skipped,
         layout=draft.kind,
         stray=draft.stray,
-        groups=None if draft.groups is None else _alone(draft.groups, draft.names),
+        groups=None if draft.groups is None else _complete_groups(draft.groups, draft.names),
         notes=draft.notes,
         columns=draft.columns,
         doubt=doubt,
     )
 
 
-def _unknown(label: str | None, classes: Sequence[str], split: str, path: str) -> DataError:
-    """What to say of a class that train does not have."""
-    sentence = f"The class {label!r} of {split} ({path}) does not exist in train"
-    near = alike(label or "", classes)
-    if near is not None:
+def _unknown_class_error(
+    label: str | None, classes: Sequence[str], split: str, path: str
+) -> DataError:
+    """The error for a class that is missing in train."""
+    sentence = f"Class {label!r} of {split} ({path}) does not exist in train"
+    similar = alike(label or "", classes)
+    if similar is not None:
         return DataError(
-            f"{sentence}, which has {near!r}: the names differ by case or spaces alone.",
-            "Give the class one name in all splits.",
+            f"{sentence}, which has {similar!r}: the names differ only by case or spaces.",
+            "Use the same class name in all splits.",
         )
-    return DataError(f"{sentence}.", "Rename it to a class of train, add it there, or take it out.")
+    return DataError(
+        f"{sentence}.", "Rename it to a class of train, add it to train, or remove it."
+    )
 
 
-def _split_words(labels: Sequence[str | None]) -> Doubt | None:
-    """What is doubtful about labels that are words for splits, every one."""
-    named = {label: split_name(label) for label in set(labels) if label is not None}
-    if len(named) < 2 or not all(said is not None and said.pure for said in named.values()):
+def _labels_are_splits(labels: Sequence[str | None]) -> Doubt | None:
+    """The doubt about labels that are all names of splits."""
+    splits = {label: split_name(label) for label in set(labels) if label is not None}
+    if len(splits) < 2 or not all(split is not None and split.pure for split in splits.values()):
         return None
     return Doubt(
-        f"The labels {', '.join(sorted(named))} are words for splits.",
-        "Put the classes into a column or into folders of their own.",
+        f"The labels {', '.join(sorted(splits))} are names of splits, not classes.",
+        "Put the classes into a column, or into folders inside the splits.",
         True,
     )
 
 
-def _without_labels(draft: Draft, sign: str, strange: bool) -> Draft:
-    """Where nothing is learned from labels, those that are several to a image are not used."""
+def _without_multilabels(draft: Draft, separator: str, strange: bool) -> Draft:
+    """Drops multi-label annotations if `strange`, else raises."""
     if not strange:
-        raise multilabel.refusal(draft.names, draft.labels, sign)
-    said = multilabel.unlabelled_note(draft.labels, sign)
-    return replace(draft, labels=[None] * len(draft.rows), notes=(*draft.notes, said))
+        raise multilabel.refusal(draft.names, draft.labels, separator)
+    note = multilabel.unlabelled_note(draft.labels, separator)
+    return replace(draft, labels=[None] * len(draft.rows), notes=(*draft.notes, note))
 
 
-def _alone(groups: Sequence[str], names: Sequence[str]) -> list[str]:
-    # a image without a group is alone in one
+def _complete_groups(groups: Sequence[str], names: Sequence[str]) -> list[str]:
+    # an image without a group is a group of its own
     return [group or name for group, name in zip(groups, names, strict=True)]
 
 
 def _classes(labels: list[str | None], splits: npt.NDArray[np.int8]) -> tuple[str, ...]:
-    """Names of train by code point; of everything, where train has no labels or is not there."""
-    in_train = {labels[place] for place in np.flatnonzero(splits == TRAIN).tolist()}
+    """Sorted class names of train, or of all images if train is missing or unlabelled."""
+    in_train = {labels[i] for i in np.flatnonzero(splits == TRAIN).tolist()}
     names = in_train - {None} or set(labels)
     return tuple(sorted(name for name in names if name is not None))

@@ -1,4 +1,4 @@
-"""Values deeper than eight bits, or with a fraction: the stated rule that makes them uint8."""
+"""Conversion of high-bit-depth and floating-point images to uint8, by a named rule."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,86 +11,85 @@ from unfreeze.data.undecodable import Undecodable
 from unfreeze.errors import UsageError
 
 _WHITE = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14, 16 bits
-_DARK = 1 / 8  # of white: what stays below it all over is stretched
+_DARK = 1 / 8  # of white: images that never exceed it are stretched
 _FULL = 65535
-_COUNTS = (1, 3)  # of channels that make a image
+_COUNTS = (1, 3)  # allowed numbers of selected channels
 _PERCENTILES = (0.5, 99.5)
-RANGES = ("auto", "image", "full", "percentile")  # `auto`: not decided yet, read as `image`
-_HOT = 99.9  # percentile above which values are single pixels
-_SPAN = 1 / 8  # of one range for all, that half of the images must fill
-_REACH = 1 / 3  # of the images that must reach an eighth of white
-_CONSTANT = 128  # a image of one value outside every known range: mid grey, never black
+RANGES = ("auto", "image", "full", "percentile")  # `auto`: undecided, treated as `image`
+_HOT = 99.9  # percentile above which values are outliers
+_SPAN = 1 / 8  # of a shared range: least share of it that half of the images must span
+_REACH = 1 / 3  # least share of images that must reach an eighth of white
+_CONSTANT = 128  # value for constant images outside every known range: mid grey
 
 
 def reading(rule: str | None, channels: Sequence[int] | None, otherwise: str = "auto") -> str:
-    """The rule and the channels in one word, as a model keeps it: `0:4095@3,2,1`.
+    """The rule and channels as one string, as stored with a model: `0:4095@3,2,1`.
 
-    What is None comes from `otherwise`, another such word.
+    None is replaced by the value in `otherwise`, another such string. UsageError if invalid.
     """
-    usual, usually = parsed(otherwise)
-    chosen = channels or usually
+    default_rule, default_channels = parsed(otherwise)
+    selected = channels or default_channels
     if rule is not None and ":" in rule and fixed(rule) is None:
-        raise UsageError(f"--range {rule}: the first number must be below the second.")
-    if chosen and len(chosen) not in _COUNTS:
-        raise UsageError(f"--channels takes one number or three, not {len(chosen)}.")
-    return (rule or usual) + (f"@{','.join(map(str, chosen))}" if chosen else "")
+        raise UsageError(f"--range {rule}: LOW must be less than HIGH.")
+    if selected and len(selected) not in _COUNTS:
+        raise UsageError(f"--channels takes one or three numbers, not {len(selected)}.")
+    return (rule or default_rule) + (f"@{','.join(map(str, selected))}" if selected else "")
 
 
 def parsed(word: str) -> tuple[str, tuple[int, ...] | None]:
-    """(the rule, the channels) of such a word; ValueError where it is none."""
-    rule, sign, said = word.partition("@")
-    channels = tuple(int(number) for number in said.split(",")) if sign else None
-    known = (rule in RANGES or fixed(rule) is not None) and (
+    """(rule, channels) of a string from `reading`; ValueError if it is invalid."""
+    rule, separator, numbers = word.partition("@")
+    channels = tuple(int(number) for number in numbers.split(",")) if separator else None
+    valid = (rule in RANGES or fixed(rule) is not None) and (
         channels is None or (len(channels) in _COUNTS and min(channels) >= 0)
     )
-    if not known:
-        raise ValueError(f"{word!r} says no range and channels")
+    if not valid:
+        raise ValueError(f"{word!r} is not a valid range and channels")
     return rule, channels
 
 
 def fixed(rule: str) -> tuple[float, float] | None:
-    """(black, white) of a rule like `0:4095`; None for other rules, and where it is no range."""
-    low, sign, high = rule.partition(":")
+    """(black, white) of a rule like `0:4095`; None for other rules and invalid ranges."""
+    low, separator, high = rule.partition(":")
     try:
         limits = float(low), float(high)
     except ValueError:
         return None
     return (
-        limits if sign and math.isfinite(limits[1] - limits[0]) and limits[0] < limits[1] else None
+        limits
+        if separator and math.isfinite(limits[1] - limits[0]) and limits[0] < limits[1]
+        else None
     )
 
 
 def to_uint8(values: npt.NDArray[np.generic], how: str = "auto") -> npt.NDArray[np.uint8]:
-    """uint8 of the same shape, by the rule `how`.
+    """Converts values to uint8 of the same shape by the rule `how`.
 
-    `LOW:HIGH`: these are black and white, and what lies beyond them is cut off.
+    `LOW:HIGH`: black and white; values outside are clipped.
 
-    `full`: black is 0 and white is 65535 for integers, 1 for fractions, whatever the image
-    holds; a image that goes beyond is treated as in `image`. `percentile`: black and white are
-    the 0.5th and the 99.5th percentile of the image's own values; where they are the same, as in
-    `image`.
+    `full`: black is 0, white is 65535 for integers and 1 for floats; images with values outside are
+    treated as in `image`. `percentile`: black and white are the 0.5th and the 99.5th percentile of
+    the image; if they are equal, as in `image`.
 
-    `image` (and `auto`), integers of at least 0: white is the largest value of the smallest of 8,
-    10, 12, 14 or 16 bits that holds the maximum (16 bits: divided by 257). Fractions within 0..1:
-    white is 1.
-    Everything else, and what would nowhere reach an eighth of white though it is not all 0, is
-    stretched from its own minimum to its own maximum. What is not finite counts as the nearer
-    end, NaN as the minimum.
+    `image` (and `auto`): black is 0; white is 1 for floats in 0..1, and for non-negative integers
+    the largest value of the smallest of 8, 10, 12, 14 or 16 bits that contains the maximum. Other
+    images, and those that are not all 0 but never reach an eighth of white, are stretched from
+    their minimum to their maximum. Infinite values are clipped, NaN becomes the minimum.
     """
     numbers = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
     finite = numbers[np.isfinite(numbers)]
     if not len(finite):
-        raise Undecodable("unreadable", "no value in it is finite")
+        raise Undecodable("unreadable", "it contains no finite values")
     low, high = float(finite.min()), float(finite.max())
-    whole = np.issubdtype(values.dtype, np.integer)
+    is_integer = np.issubdtype(values.dtype, np.integer)
     dark, bright = np.percentile(finite, _PERCENTILES).tolist() if how == "percentile" else (0, 0)
-    white = _white(high, whole=whole)
+    white = _white(high, is_integer=is_integer)
     if (limits := fixed(how)) is not None:
         low, high = limits
     elif dark < bright:
         low, high = dark, bright
-    elif how == "full" and low >= 0 and high <= (_FULL if whole else 1):
-        low, high = 0.0, float(_FULL if whole else 1)
+    elif how == "full" and low >= 0 and high <= (_FULL if is_integer else 1):
+        low, high = 0.0, float(_FULL if is_integer else 1)
     elif low >= 0 and white is not None and (high >= white * _DARK or high == 0):
         low, high = 0.0, white
     elif low == high:
@@ -100,16 +99,16 @@ def to_uint8(values: npt.NDArray[np.generic], how: str = "auto") -> npt.NDArray[
     return np.asarray(scaled.clip(0, 255), np.uint8)
 
 
-def _white(high: float, *, whole: bool) -> float | None:
-    """The value that means white, or None where the range is none that is known."""
-    known = _WHITE if whole else (1,)
+def _white(high: float, *, is_integer: bool) -> float | None:
+    """The value of white for a maximum of `high`, or None above every known range."""
+    known = _WHITE if is_integer else (1,)
     return next((float(white) for white in known if high <= white), None)
 
 
 class Extent(NamedTuple):
-    """What one image's deep values are: `whole` numbers or fractions, and from where to where.
+    """Range of the values of one image; `whole`: integers.
 
-    `low` and `high` leave single pixels out: one hot pixel says nothing about the others.
+    `low` and `high` are the 0.1th and the 99.9th percentile, to ignore hot pixels.
     """
 
     whole: bool
@@ -118,7 +117,7 @@ class Extent(NamedTuple):
 
 
 def extent(values: npt.NDArray[np.generic]) -> Extent | None:
-    """The extent of an image's values; None where none is finite."""
+    """The range of the values of an image; None if none are finite."""
     finite = values[np.isfinite(values)].astype(np.float64)
     if not len(finite):
         return None
@@ -127,38 +126,42 @@ def extent(values: npt.NDArray[np.generic]) -> Extent | None:
 
 
 def one_range(extents: Sequence[Extent]) -> tuple[str, str]:
-    """(the rule for all images of a dataset, the reason) by the extents of some of its deep images.
+    """(the rule for all images of a dataset, the reason) from the ranges of a sample.
 
-    Whole numbers of at least 0: black is 0 and white the largest value of the bits that hold them,
-    where a third of the images reach an eighth of it; fractions within 0..1 likewise. Else from the
-    smallest to the largest of their values, where half of the images fill an eighth of that. Else
-    each image by itself, which erases what images differ in by brightness alone.
+    Non-negative integers: black is 0, and white is the largest value of the bit depth, if a third
+    of the images reach an eighth of it; floats in 0..1 likewise. Else from the smallest to the
+    largest value, if half of the images span an eighth of that. Else each image by its own range,
+    which removes differences in brightness between images.
     """
-    low = min(one.low for one in extents)
-    high = max(one.high for one in extents)
-    whole = all(one.whole for one in extents)
-    span = f"{low:.0f} to {high:.0f}" if whole else f"{low:.6g} to {high:.6g}"
-    seen = f"{len(extents):,} deep images looked at hold {span}"
-    white = _white(high, whole=whole) if low >= 0 else None
-    if white is not None and _share(one.high >= white * _DARK for one in extents) >= _REACH:
-        what = f"{int(white).bit_length()} bits" if white > 1 else "fractions of 1"
-        return f"0:{white:.6g}", f"one range for all images ({what}): {seen}"
-    fill = _share(one.high - one.low >= _SPAN * (high - low) for one in extents)
+    low = min(item.low for item in extents)
+    high = max(item.high for item in extents)
+    all_integers = all(item.whole for item in extents)
+    span = f"{low:.0f} to {high:.0f}" if all_integers else f"{low:.6g} to {high:.6g}"
+    sampled = f"{len(extents):,} sampled high-bit-depth images span {span}"
+    white = _white(high, is_integer=all_integers) if low >= 0 else None
+    if (
+        white is not None
+        and _share_of_true(item.high >= white * _DARK for item in extents) >= _REACH
+    ):
+        depth = f"{int(white).bit_length()} bits" if white > 1 else "0 to 1"
+        return f"0:{white:.6g}", f"one range for all images ({depth}): {sampled}"
+    fill = _share_of_true(item.high - item.low >= _SPAN * (high - low) for item in extents)
     if low < high and fill >= 1 / 2:
-        return f"{low:.6g}:{high:.6g}", f"one range for all images: {seen}"
+        return f"{low:.6g}:{high:.6g}", f"one range for all images: {sampled}"
     return "image", (
-        f"each image by its own values, as they differ too much for one range ({seen}): classes "
-        "that differ in brightness alone look the same; --range LOW:HIGH sets one"
+        f"each image scaled by its own values, because they differ too much ({sampled}): "
+        "classes that differ only in brightness become indistinguishable; --range LOW:HIGH sets "
+        "one range"
     )
 
 
 def beyond(rule: str, extents: Sequence[Extent]) -> int:
-    """How many of these images a fixed range cuts off."""
+    """How many of these images have values that a fixed range clips."""
     limits = fixed(rule)
     if limits is None:
         return 0
-    return sum(one.low < limits[0] or one.high > limits[1] for one in extents)
+    return sum(item.low < limits[0] or item.high > limits[1] for item in extents)
 
 
-def _share(found: Iterable[bool]) -> float:
-    return float(np.mean([*found]))
+def _share_of_true(flags: Iterable[bool]) -> float:
+    return float(np.mean([*flags]))

@@ -1,8 +1,8 @@
-"""Ordinary JPEG by OpenCV, which is quicker; Pillow is the judge of what is right.
+"""Fast JPEG decoding with OpenCV, with the same result as Pillow.
 
-Both are built on libjpeg-turbo. OpenCV hides where a file ends too early and what follows a scan,
-so it only sees files that are whole, marker by marker; everything else is Pillow's. What libjpeg
-has to say of a damaged image that both make the same of goes to the standard error output.
+Both use libjpeg-turbo. OpenCV does not report truncated files or data after a scan, so it only
+decodes files whose markers are complete and in order; Pillow decodes the others. Messages of
+libjpeg about damaged images that both decode alike go to stderr.
 """
 
 import functools
@@ -19,81 +19,81 @@ _START, _END = b"\xff\xd8", b"\xff\xd9"
 _HUFFMAN, _SCAN, _BASELINE, _PROGRESSIVE = 0xC4, 0xDA, 0xC0, 0xC2
 _QUANTIZATION, _RESTART, _COMMENT = 0xDB, 0xDD, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
-_BEFORE = {_HUFFMAN, _SCAN, _BASELINE, _PROGRESSIVE, _QUANTIZATION, _RESTART, _COMMENT}
-_BEFORE |= set(_APPLICATION)
-_BETWEEN = {_HUFFMAN, _SCAN}  # the scans of a progressive image
-# what stands after 0xFF in the midst of a scan: a stuffed byte, or a restart
-_WITHIN = np.isin(np.arange(256), [0, *range(0xD0, 0xD8)])
+_BEFORE_SCAN = {_HUFFMAN, _SCAN, _BASELINE, _PROGRESSIVE, _QUANTIZATION, _RESTART, _COMMENT}
+_BEFORE_SCAN |= set(_APPLICATION)
+_BETWEEN_SCANS = {_HUFFMAN, _SCAN}  # between the scans of a progressive image
+# bytes after 0xFF inside of a scan: a stuffed byte, or a restart marker
+_INSIDE_SCAN = np.isin(np.arange(256), [0, *range(0xD0, 0xD8)])
 
 
 def quick_pixels(data: bytes, image: Image.Image) -> Pixels | None:
-    """uint8 [H, W, 3] as stored of a JPEG that Pillow has opened as `image` and not yet loaded.
+    """Pixels uint8 [H, W, 3] as stored, of a JPEG that Pillow has opened but not loaded.
 
-    None where that is Pillow's work: another format, grey or CMYK, a file that is not whole or has
-    anything unusual in it. What is returned equals what Pillow would give.
+    None if Pillow has to decode the file: another format, grey, CMYK, or incomplete or unusual
+    markers. The result equals that of Pillow.
     """
-    if image.format != "JPEG" or image.mode != "RGB" or not ordinary(data) or not _agree():
+    if image.format != "JPEG" or image.mode != "RGB" or not ordinary(data) or not _decoders_agree():
         return None
     pixels = _by_opencv(data)
     return pixels if pixels is not None and pixels.shape[1::-1] == image.size else None
 
 
 def ordinary(data: bytes) -> bool:
-    """Whether a JPEG is baseline or progressive, whole, and ends with its end mark.
+    """Whether a JPEG is baseline or progressive, complete, and ends with its end-of-image marker.
 
-    Every segment must lie within the file, a baseline image has one scan, and between scans
-    stands nothing but tables and scans.
+    Every segment must be inside the file, a baseline image has one scan, and there is nothing but
+    Huffman tables between scans.
     """
     if not data.startswith(_START) or not data.endswith(_END):
         return False
-    end, place, allowed, frame = len(data) - 2, 2, _BEFORE, None
-    marks = _marks(data)
-    while place + 4 <= end:
-        mark, code = data[place : place + 2]
-        if mark != 0xFF or code not in allowed:
+    end, position, allowed, frame = len(data) - 2, 2, _BEFORE_SCAN, None
+    marks = _scan_ends(data)
+    while position + 4 <= end:
+        prefix, code = data[position : position + 2]
+        if prefix != 0xFF or code not in allowed:
             return False
         if code in (_BASELINE, _PROGRESSIVE):
             if frame is not None:
                 return False
             frame = code
-        length = int.from_bytes(data[place + 2 : place + 4], "big")
-        place += 2 + length
-        if length < 2 or place > end:
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        position += 2 + length
+        if length < 2 or position > end:
             return False
         if code == _SCAN:
-            allowed = _BETWEEN if frame == _PROGRESSIVE else set()
-            place = int(marks[np.searchsorted(marks, place)])
-    return place == end and allowed is not _BEFORE
+            allowed = _BETWEEN_SCANS if frame == _PROGRESSIVE else set()
+            position = int(marks[np.searchsorted(marks, position)])
+    return position == end and allowed is not _BEFORE_SCAN
 
 
-def _marks(data: bytes) -> npt.NDArray[np.int64]:
-    """Where something stands that ends a scan, ascending; also in what is no scan."""
+def _scan_ends(data: bytes) -> npt.NDArray[np.int64]:
+    """Ascending positions of all markers that would end a scan."""
     values = np.frombuffer(data, np.uint8)
-    places = np.flatnonzero(values[:-1] == 0xFF)
-    return places[~_WITHIN[values[places + 1]]]
+    positions = np.flatnonzero(values[:-1] == 0xFF)
+    return positions[~_INSIDE_SCAN[values[positions + 1]]]
 
 
 def _by_opencv(data: bytes) -> Pixels | None:
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    found = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    return None if found is None else np.asarray(found, np.uint8)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return None if pixels is None else np.asarray(pixels, np.uint8)
 
 
 @functools.cache
-def _agree() -> bool:
-    """Whether the two libraries, as they are installed here, give the same bits."""
+def _decoders_agree() -> bool:
+    """Whether the installed versions of OpenCV and Pillow decode to the same bits."""
     if not features.check("libjpeg_turbo") or not hasattr(cv2, "IMREAD_COLOR_RGB"):
         return False
     noise = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
     sample = Image.fromarray(noise).resize((45, 38), Image.Resampling.BICUBIC)
     return all(
-        _same(sample, subsampling, progressive)
+        _decode_alike(sample, subsampling, progressive)
         for subsampling in (0, 1, 2)
         for progressive in (False, True)
     )
 
 
-def _same(sample: Image.Image, subsampling: int, progressive: bool) -> bool:
+def _decode_alike(sample: Image.Image, subsampling: int, progressive: bool) -> bool:
     written = io.BytesIO()
     sample.save(written, "JPEG", subsampling=subsampling, progressive=progressive)
     with Image.open(written) as image:

@@ -1,4 +1,4 @@
-"""What the folders mean: flat, classes, or splits and then classes."""
+"""Folder layout of a dataset: flat, class folders, or splits with class folders."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,9 +21,9 @@ from unfreeze.data.split_names import (
 __all__ = ["NONE", "SPLIT_NAMES", "TEST", "TRAIN", "VAL", "Doubt", "Layout", "Place", "read_layout"]
 
 Kind = Literal["flat", "classes", "splits"]
-_ALIKE = 0.8  # of the subfolders of all classes: shared by each of them
-_NAMED = 4  # folders that a sentence names
-# what numbered parts of a dataset are called; a class hardly is
+_SHARED = 0.8  # least share of subfolder names that all classes have in common
+_NAMED = 4  # most folders named in one sentence
+# names of numbered parts of a dataset, unlikely for classes
 _PART = re.compile(
     r"(?i)(batch|chunk|fold|part|partition|section|session|set|shard|site|split|subset|vol|volume)"
     r"[\W_]*(\d+|[a-z])"
@@ -31,16 +31,16 @@ _PART = re.compile(
 
 
 class Place(NamedTuple):
-    """What a folder says about the images in it; `label` is None where it names no class."""
+    """Split and label of the images in a folder; `label` is None without a class folder."""
 
     split: int
     label: str | None
 
 
 class Doubt(NamedTuple):
-    """Why the folders that were taken for classes may be none.
+    """Why class folders may not be classes.
 
-    `certain`: they cannot be, or nobody can tell, so that labels from them are refused.
+    `certain`: they cannot be used as labels, because they are not classes or it is ambiguous.
     """
 
     sentence: str
@@ -49,9 +49,9 @@ class Doubt(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The kind, and for each folder that holds images its place (None: they lie outside).
+    """The kind, and split and label of each folder with images (None: outside the layout).
 
-    `notes`: sentences about names that needed reading.
+    `notes`: messages about split names that were interpreted.
     """
 
     kind: Kind
@@ -62,7 +62,7 @@ class Layout(NamedTuple):
 
 @dataclass
 class _Level:
-    """A folder: images directly in it, images below it in all, and its folders by name."""
+    """A folder: its images directly and in total, and its subfolders by name."""
 
     direct: int = 0
     total: int = 0
@@ -70,19 +70,18 @@ class _Level:
 
     @property
     def flat(self) -> bool:
-        """Whether at least half of the images lie directly in it."""
+        """Whether at least half of the images are directly in it."""
         return 2 * self.direct >= self.total
 
 
 def read_layout(folders: Mapping[str, int]) -> Layout:
-    """The layout of `folders`: how many images lie directly in each (the root is `""`).
+    """The layout of `folders`: number of images directly in each folder (the root is `""`).
 
-    At each level: where at least half of all images below lie directly, this level is flat (the
-    root) or one class (a folder that was looked through). Folders that are all named like splits,
-    or of which two are with `train` among them, are splits; a name that is only built on such a
-    word (`seg_train`) counts where the classes inside agree. A folder that is alone is looked
-    through. Anything else are classes, at any depth below; where each of them holds nothing but
-    `train`, `test` and the like, these are the splits. Images beside the folders that decide lie
+    Descends from the root through single subfolders. A level with at least half of its images
+    directly in it is flat (the root) or one class. Subfolders are splits if all are named like
+    splits, or two are, `train` among them; a name that only contains such a word (`seg_train`)
+    counts if the classes inside agree. Other subfolders are classes, at any depth; if each contains
+    only folders like `train` and `test`, those are the splits. Images outside of these folders are
     outside the layout.
     """
     root = level = _tree(folders)
@@ -115,76 +114,80 @@ def _tree(folders: Mapping[str, int]) -> _Level:
 
 
 def _splits_at(level: _Level) -> dict[str, SplitName]:
-    """The folders of a level that are splits; none where the level is something else."""
-    named = together(level.children)
-    pure = {name: said for name, said in named.items() if said.pure}
+    """The subfolders that are splits; empty if they are not."""
+    splits = together(level.children)
+    pure = {name: split for name, split in splits.items() if split.pure}
     if len(pure) == len(level.children):
         return pure
-    # `train` may be a class beside `plane` and `car`: then it has no classes inside
+    # next to `plane` and `car`, `train` is a class: it contains no class folders
     train = any(
-        said.split == TRAIN and level.children[name].children for name, said in pure.items()
+        split.split == TRAIN and level.children[name].children for name, split in pure.items()
     )
-    if train and len(named) == 1 and all(map(says_no_class, level.children.keys() - named.keys())):
+    if (
+        train
+        and len(splits) == 1
+        and all(map(says_no_class, level.children.keys() - splits.keys()))
+    ):
         return pure
     if len(pure) > 1 and train:
-        if all(_agree(level, named, name) for name in named.keys() - pure.keys()):
-            return named
+        if all(_shares_classes(level, splits, name) for name in splits.keys() - pure.keys()):
+            return splits
         return pure
-    return named if _built_on_words(level, named) else {}
+    return splits if _are_compound_splits(level, splits) else {}
 
 
-def _built_on_words(level: _Level, named: Mapping[str, SplitName]) -> bool:
-    """Whether names like `seg_train` and `seg_test` are splits: one rest, and classes that agree.
+def _are_compound_splits(level: _Level, named: Mapping[str, SplitName]) -> bool:
+    """Whether names like `seg_train` and `seg_test` are splits: same remainder, same classes.
 
-    Where all images lie directly in such folders, every folder must be named like that.
+    If all images are directly in such folders, every subfolder must have such a name.
     """
-    splits = {said.split for said in named.values()}
-    if TRAIN not in splits or len(splits) < 2 or len({said.rest for said in named.values()}) > 1:
+    splits = {entry.split for entry in named.values()}
+    if TRAIN not in splits or len(splits) < 2 or len({entry.rest for entry in named.values()}) > 1:
         return False
-    train = [name for name, said in named.items() if said.split == TRAIN]
+    train = [name for name, entry in named.items() if entry.split == TRAIN]
     inside = {name: _labels_of(level.children[name], named[name], name) for name in named}
     if not any(inside[name] for name in train):
         return len(named) == len(level.children) and not any(inside.values())
-    return all(_agree(level, named, name) for name in named)
+    return all(_shares_classes(level, named, name) for name in named)
 
 
-def _agree(level: _Level, named: Mapping[str, SplitName], name: str) -> bool:
-    """Whether the classes of this split are those of train, or it has none."""
-    inside = _labels_of(level.children[name], named[name], name)
-    known = {
+def _shares_classes(level: _Level, named: Mapping[str, SplitName], name: str) -> bool:
+    """Whether at least half of the classes of this split are classes of train."""
+    labels = _labels_of(level.children[name], named[name], name)
+    train_labels = {
         label
-        for other, said in named.items()
-        if said.split == TRAIN
-        for label in _labels_of(level.children[other], said, other)
+        for other, split in named.items()
+        if split.split == TRAIN
+        for label in _labels_of(level.children[other], split, other)
     }
-    return 2 * len(inside & known) >= len(inside)
+    return 2 * len(labels & train_labels) >= len(labels)
 
 
-def _labels_of(level: _Level, said: SplitName, name: str) -> set[str]:
-    base = _classes_in(level, said, name)
-    return set() if base is None else set(_at(level, base).children)
+def _labels_of(level: _Level, split: SplitName, name: str) -> set[str]:
+    base = _classes_in(level, split, name)
+    return set() if base is None else set(_descend(level, base).children)
 
 
-def _classes_in(level: _Level, said: SplitName, name: str) -> str | None:
-    """The path inside a split to the level of its classes; None where it holds images alone.
+def _classes_in(level: _Level, split: SplitName, name: str) -> str | None:
+    """The path inside a split to its class folders; None if it has only images.
 
-    A folder that is alone and named like the split, like the folder around it, or `images`, is
-    looked through: `seg_train/seg_train/a`.
+    Skips a single subfolder with the name of the split, of its parent, or a generic name:
+    `seg_train/seg_train/a`.
     """
     path = ""
     while not level.flat:
         if len(level.children) > 1:
             return path
-        inner, below = next(iter(level.children.items()))
-        again = split_name(inner)
-        same = again is not None and again.word == said.word
-        if not (same or inner == name or is_generic(inner)):
+        child, child_level = next(iter(level.children.items()))
+        child_split = split_name(child)
+        same = child_split is not None and child_split.word == split.word
+        if not (same or child == name or is_generic(child)):
             return path
-        path, level, name = f"{path}{inner}/", below, inner
+        path, level, name = f"{path}{child}/", child_level, child
     return None
 
 
-def _at(level: _Level, path: str) -> _Level:
+def _descend(level: _Level, path: str) -> _Level:
     for name in path.split("/")[:-1]:
         level = level.children[name]
     return level
@@ -193,10 +196,12 @@ def _at(level: _Level, path: str) -> _Level:
 def _with_splits(
     folders: Mapping[str, int], prefix: str, level: _Level, splits: Mapping[str, SplitName]
 ) -> Layout:
-    starts = {name: _classes_in(level.children[name], said, name) for name, said in splits.items()}
-    starts = _through_wrappers(level, starts)
+    class_paths = {
+        name: _classes_in(level.children[name], entry, name) for name, entry in splits.items()
+    }
+    class_paths = _skip_wrappers(level, class_paths)
     places: dict[str, Place | None] = dict.fromkeys(folders)
-    roots = {f"{prefix}{name}": (said.split, starts[name]) for name, said in splits.items()}
+    roots = {f"{prefix}{name}": (entry.split, class_paths[name]) for name, entry in splits.items()}
     depth = prefix.count("/") + 1
     for folder in folders:
         root = "/".join(folder.split("/", depth)[:depth])
@@ -209,114 +214,124 @@ def _with_splits(
         elif folder.startswith(start):
             places[folder] = Place(split, _first(folder, start))
     doubts = [
-        _same_inside(_at(level.children[name], start), f"{prefix}{name}/{start}")
-        for name, start in starts.items()
+        _doubt_same_subfolders(_descend(level.children[name], start), f"{prefix}{name}/{start}")
+        for name, start in class_paths.items()
         if start is not None and splits[name].split == TRAIN
     ]
-    doubt = next((one for one in doubts if one is not None), None)
-    return Layout("splits", places, doubt, _unusual(level, splits))
+    doubt = next((item for item in doubts if item is not None), None)
+    return Layout("splits", places, doubt, _split_notes(level, splits))
 
 
-def _through_wrappers(level: _Level, starts: dict[str, str | None]) -> dict[str, str | None]:
-    """Where each split holds one folder of folders, that is a wrapper and no single class."""
+def _skip_wrappers(level: _Level, class_paths: dict[str, str | None]) -> dict[str, str | None]:
+    """Skips the single subfolder of each split if it contains folders: a wrapper, not a class."""
     while True:
-        alone = {
-            name: next(iter(at.children.items()))
-            for name, start in starts.items()
-            if start is not None and len((at := _at(level.children[name], start)).children) == 1
+        single = {
+            name: next(iter(class_level.children.items()))
+            for name, class_path in class_paths.items()
+            if class_path is not None
+            and len((class_level := _descend(level.children[name], class_path)).children) == 1
         }
-        inside = [name for name, start in starts.items() if start is not None]
-        if not inside or len(alone) < len(inside) or any(below.flat for _, below in alone.values()):
-            return starts
-        starts = starts | {name: f"{starts[name]}{alone[name][0]}/" for name in inside}
+        names = [name for name, class_path in class_paths.items() if class_path is not None]
+        if (
+            not names
+            or len(single) < len(names)
+            or any(child_level.flat for _, child_level in single.values())
+        ):
+            return class_paths
+        class_paths = class_paths | {
+            name: f"{class_paths[name]}{single[name][0]}/" for name in names
+        }
 
 
-def _unusual(level: _Level, splits: Mapping[str, SplitName]) -> tuple[str, ...]:
-    """What was made of names that are not simply `train`, `val` or `test`."""
-    if all(said.pure for said in splits.values()):
+def _split_notes(level: _Level, splits: Mapping[str, SplitName]) -> tuple[str, ...]:
+    """The note on how split names other than `train`, `val` and `test` were interpreted."""
+    if all(split.pure for split in splits.values()):
         return ()
-    told = ", ".join(f"{name} is {SPLIT_NAMES[said.split]}" for name, said in splits.items())
-    left = [name for name in level.children if name not in splits]
-    return (f"Splits by their names: {told}{f'; not used: {_list(left)}' if left else ''}.",)
+    described = ", ".join(f"{name} is {SPLIT_NAMES[split.split]}" for name, split in splits.items())
+    ignored = [name for name in level.children if name not in splits]
+    suffix = f"; ignored: {_enumerate(ignored)}" if ignored else ""
+    return (f"Splits by folder name: {described}{suffix}.",)
 
 
 def _with_classes(folders: Mapping[str, int], prefix: str, level: _Level) -> Layout:
-    inner = _splits_inside(level)
-    if not inner:
-        doubt = _named_like_splits(level, prefix) or _same_inside(level, prefix)
+    splits = _splits_inside(level)
+    if not splits:
+        doubt = _doubt_named_like_splits(level, prefix) or _doubt_same_subfolders(level, prefix)
         return _classes(folders, prefix)._replace(doubt=doubt)
-    if any(split.children for one in level.children.values() for split in one.children.values()):
-        # each with splits and classes of its own: nobody can tell whether they belong together
+    if any(
+        child.children
+        for label_level in level.children.values()
+        for child in label_level.children.values()
+    ):
+        # several datasets, or several parts of one: ambiguous
         doubt = Doubt(
-            f"The folders {_list(level.children)} each have splits of their own, with folders in "
-            "them: these look like several datasets.",
-            f"Give one of them as DATA (the folder {prefix}{next(iter(level.children))}), or "
-            "several.",
+            f"The folders {_enumerate(level.children)} each contain splits with class "
+            "folders: these look like several datasets.",
+            f"Give one of them as DATA (such as {prefix}{next(iter(level.children))}), or several.",
             True,
         )
         return _classes(folders, prefix)._replace(doubt=doubt)
-    return _splits_in_classes(folders, prefix, inner)
+    return _splits_in_classes(folders, prefix, splits)
 
 
 def _classes(folders: Mapping[str, int], prefix: str) -> Layout:
-    def place(folder: str) -> Place | None:
+    def folder_place(folder: str) -> Place | None:
         inside = folder.startswith(prefix) and folder + "/" != prefix and folder
         return Place(NONE, _first(folder, prefix)) if inside else None
 
-    return Layout("classes", {folder: place(folder) for folder in folders})
+    return Layout("classes", {folder: folder_place(folder) for folder in folders})
 
 
 def _first(folder: str, prefix: str) -> str:
     return folder[len(prefix) :].partition("/")[0]
 
 
-def _named_like_splits(level: _Level, prefix: str) -> Doubt | None:
-    """What makes classes doubtful of which two or more are called like different splits."""
+def _doubt_named_like_splits(level: _Level, prefix: str) -> Doubt | None:
+    """The doubt if classes are named like splits."""
     named = together(level.children)
-    train = [name for name, said in named.items() if said.split == TRAIN and said.pure]
+    train = [name for name, split in named.items() if split.split == TRAIN and split.pure]
     if any(len(level.children[name].children) > 1 for name in train) and len(named) == 1:
         return Doubt(
-            f"The class {train[0]} is named like a split, and holds folders.",
-            f"If these are the classes, give {prefix}{train[0]} alone as DATA.",
+            f"The class {train[0]} is named like a split and contains folders.",
+            f"If those folders are the classes, use {prefix}{train[0]} as DATA.",
             False,
         )
-    if len({said.split for said in named.values()}) < 2:
+    if len({split.split for split in named.values()}) < 2:
         return None
     if len(named) == len(level.children):
         return Doubt(
-            f"The folders {_list(named)} are named like splits, but what is in them does not say "
-            "which are which.",
-            "Name them train, val and test, with the classes as folders in each. If they are "
+            f"The folders {_enumerate(named)} are named like splits, but their contents do not "
+            "tell which is which.",
+            "Rename them to train, val and test, each with one folder per class. If they are "
             f"classes: --labels '^{re.escape(prefix)}([^/]+)/'.",
             True,
         )
-    if not any(said.split == TRAIN for said in named.values()):
+    if not any(split.split == TRAIN for split in named.values()):
         return None
     return Doubt(
-        f"The classes {_list(named)} are named like splits.",
-        "If they are splits, give them classes as folders, and move the other folders away.",
+        f"The classes {_enumerate(named)} are named like splits.",
+        "If they are splits, put one folder per class into each, and move the other folders away.",
         False,
     )
 
 
-def _same_inside(level: _Level, prefix: str) -> Doubt | None:
-    """What makes classes doubtful that all hold the same folders: these may be the classes.
+def _doubt_same_subfolders(level: _Level, prefix: str) -> Doubt | None:
+    """The doubt if all classes contain the same folders, which may be the classes instead.
 
-    Parts that are numbered (`fold_1`) are no classes where the folders inside have names; folders
-    inside that are such parts are none.
+    Numbered outer folders (`fold_1`) cannot be classes then; numbered inner folders are ignored.
     """
-    if len(level.children) < 2 or any(one.flat for one in level.children.values()):
+    if len(level.children) < 2 or any(child.flat for child in level.children.values()):
         return None
-    inside = [set(one.children) for one in level.children.values()]
-    every, some = set.intersection(*inside), set.union(*inside)
-    if len(every) < max(2, _ALIKE * len(some)) or all(map(_is_part, every)):
+    names = [set(child.children) for child in level.children.values()]
+    shared, all_names = set.intersection(*names), set.union(*names)
+    if len(shared) < max(2, _SHARED * len(all_names)) or all(map(_is_part, shared)):
         return None
-    at = re.escape(prefix)
+    pattern = re.escape(prefix)
     return Doubt(
-        f"The folders {_list(level.children)} all hold the same folders ({_list(sorted(every))}): "
-        "either may be the classes.",
-        f"Say which with --labels: '^{at}([^/]+)/' takes the outer folders, "
-        f"'^{at}[^/]+/([^/]+)/' the inner ones.",
+        f"The folders {_enumerate(level.children)} all contain the same folders "
+        f"({_enumerate(sorted(shared))}): the outer or the inner ones may be the classes.",
+        f"Choose with --labels: '^{pattern}([^/]+)/' selects the outer folders, "
+        f"'^{pattern}[^/]+/([^/]+)/' the inner ones.",
         all(map(_is_part, level.children)),
     )
 
@@ -325,32 +340,33 @@ def _is_part(name: str) -> bool:
     return _PART.fullmatch(name) is not None
 
 
-def _list(names: Iterable[str]) -> str:
+def _enumerate(names: Iterable[str]) -> str:
     listed = [*names]
     more = f" and {len(listed) - _NAMED:,} more" if len(listed) > _NAMED else ""
     return ", ".join(listed[:_NAMED]) + more
 
 
 def _splits_inside(level: _Level) -> dict[str, SplitName]:
-    """The splits that lie inside the classes: `cat/train`, `cat/test`, `dog/train`, `dog/test`."""
-    names = {name for one in level.children.values() for name in one.children}
-    found = together(names)
-    if len(found) < len(names) or any(one.direct for one in level.children.values()):
+    """Splits inside the class folders: `cat/train`, `cat/test`, `dog/train`, `dog/test`."""
+    names = {name for child in level.children.values() for name in child.children}
+    splits = together(names)
+    if len(splits) < len(names) or any(child.direct for child in level.children.values()):
         return {}
-    everywhere = all(
-        any(found[name].split == TRAIN for name in one.children) for one in level.children.values()
+    all_have_train = all(
+        any(splits[name].split == TRAIN for name in child.children)
+        for child in level.children.values()
     )
-    return found if everywhere and len({said.split for said in found.values()}) > 1 else {}
+    return splits if all_have_train and len({split.split for split in splits.values()}) > 1 else {}
 
 
 def _splits_in_classes(
-    folders: Mapping[str, int], prefix: str, inner: Mapping[str, SplitName]
+    folders: Mapping[str, int], prefix: str, splits: Mapping[str, SplitName]
 ) -> Layout:
     places: dict[str, Place | None] = dict.fromkeys(folders)
     for folder in folders:
         if folder.startswith(prefix):
             label, _, rest = folder[len(prefix) :].partition("/")
-            said = inner.get(rest.partition("/")[0])
-            places[folder] = None if said is None else Place(said.split, label)
-    names = _list(sorted(inner))
-    return Layout("splits", places, None, (f"Splits lie inside the classes: {names}.",))
+            split = splits.get(rest.partition("/")[0])
+            places[folder] = None if split is None else Place(split.split, label)
+    names = _enumerate(sorted(splits))
+    return Layout("splits", places, None, (f"Splits are inside the class folders: {names}.",))

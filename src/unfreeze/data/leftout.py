@@ -1,7 +1,7 @@
-"""A list beside an archive or a table of what runs leave out: its files cannot be moved away.
+"""The ignore list of an archive or table, whose files cannot be moved to a quarantine folder.
 
-`photos.zip` has `photos.zip.left-out.csv`, with the columns `path,reason,detail`. `scan
---quarantine` writes it and `--undo` takes its lines away again; people may add lines of their own.
+`photos.zip` has `photos.zip.left-out.csv` with the columns `path,reason,detail`. `--quarantine`
+adds lines and `--undo` removes them; users may add their own lines.
 """
 
 import os
@@ -15,40 +15,40 @@ from unfreeze.errors import DataError
 from unfreeze.runtime.tables import write_csv
 
 ENDING = ".left-out.csv"
-# kinds of sources that may have one
+# kinds of sources that can have an ignore list
 LISTED = ("zip", "tar", "tar.gz", "csv", "parquet", "saved", "shards")
 Lines = dict[str, tuple[str, str]]  # path -> (reason, detail)
 _FIELDS = ("path", "reason", "detail")
 
 
 def list_of(source: Source) -> Path | None:
-    """Where a source's list would be; None for a folder, an address or pixels in memory."""
+    """Path of the ignore list of a source; None for folders, URLs and arrays."""
     if is_address(source.where):
         return None
     return Path(str(Path(source.where)) + ENDING) if source.kind in LISTED else None
 
 
 def read_list(path: Path) -> Lines:
-    """Its lines; none where there is no such file. DataError where it is no such list."""
-    if not os.path.isfile(path):  # noqa: PTH113 - nor is one whose name would be too long
+    """The entries of an ignore list, {} if it does not exist; DataError if it is invalid."""
+    if not os.path.isfile(path):  # noqa: PTH113 - False also if the name is too long
         return {}
-    # our own lists hold names as they are on the disk, whatever bytes these are
+    # names are written as they are on disk, whatever their bytes
     columns = read_delimited(path, exists=lambda name: True, strip=False).columns
     if "path" not in columns:
         raise DataError(
-            f"{path} says what is left out, but has no column `path`.",
-            "Name the columns path,reason,detail, or take the file away.",
+            f"{path} lists excluded files, but has no column `path`.",
+            "Name the columns path,reason,detail, or remove the file.",
         )
-    nothing = [""] * len(columns["path"])
+    empty = [""] * len(columns["path"])
     rows = zip(
-        columns["path"], columns.get("reason", nothing), columns.get("detail", nothing), strict=True
+        columns["path"], columns.get("reason", empty), columns.get("detail", empty), strict=True
     )
     return {name: (reason or "left out", detail) for name, reason, detail in rows}
 
 
 def write_list(path: Path, lines: Mapping[str, tuple[str, str]]) -> None:
-    """The whole list; without lines the file goes."""
+    """Writes the ignore list; without entries the file is deleted."""
     if not lines:
         path.unlink(missing_ok=True)
         return
-    write_csv(path, _FIELDS, ((name, *why) for name, why in lines.items()))
+    write_csv(path, _FIELDS, ((name, *reason) for name, reason in lines.items()))

@@ -1,4 +1,4 @@
-"""What a list says about images that lie elsewhere: labels, splits and groups, joined by name."""
+"""Label files: labels, splits and groups of images from a CSV or Parquet file, or a pattern."""
 
 import re
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from unfreeze.errors import DataError, UsageError
 
 @dataclass(frozen=True)
 class Listing:
-    """Columns for some names, one entry a name; "" where the list says nothing.
+    """Columns of a label file, one entry per image; "" for images that it does not list.
 
-    `columns` holds `label`, `split` and `group` under these names where they are there, and every
-    column under its own. `listed`: whether the list names the image at all.
+    `columns` has `label`, `split` and `group` under these names if they exist, and every column
+    under its own name. `listed`: whether the file lists the image.
     """
 
     where: str
@@ -29,85 +29,92 @@ class Listing:
 def read_listing(
     path: Path, names: Sequence[str], *, needs: str, label: str | None = None
 ) -> Listing:
-    """The columns of the list or Parquet file at `path` for the images called `names`.
+    """The columns of the CSV or Parquet file at `path`, joined to the images `names`.
 
-    Which image a line names, `Lookup` says; which column says what, `roles`. `label` names the
-    column of the labels. DataError where the file or the column `needs` is not there, a line fits
-    several images or two lines one, or none fits any.
+    `Lookup` matches lines to images, and `roles` finds the columns; `label` is the label column.
+    DataError if the file or the column `needs` is missing, a line matches several images, two lines
+    match the same image, or no line matches any.
     """
     lookup = Lookup(names)
     columns, notes = _read(path, lookup)
-    found = roles(columns, path, label=label, names_image=lambda text: lookup(text) is not None)
+    columns_by_role = roles(
+        columns, path, label=label, names_image=lambda text: lookup(text) is not None
+    )
     for role in ("path", needs):
-        if role not in found:
+        if role not in columns_by_role:
             raise lacking(columns, path, role)
-    line_of, lost = _joined(path, columns[found["path"]], lookup)
-    spread = {name: _spread(line_of, column) for name, column in columns.items()}
-    for role, name in found.items():
+    line_of, unmatched = _match_lines(path, columns[columns_by_role["path"]], lookup)
+    joined = {name: _by_image(line_of, column) for name, column in columns.items()}
+    for role, name in columns_by_role.items():
         if role == "label" == needs:
-            spread[role] = plain_labels(spread[name])
+            joined[role] = plain_labels(joined[name])
         elif role != "path":
-            spread[role] = spread[name]
-    notes += guessed(found, path, label)
-    if lost:
-        said = f"Lines of {path} that name no image: {len(lost):,} (the first: {lost[0]})."
-        notes += (said,)
-    return Listing(str(path), spread, [line is not None for line in line_of], notes)
+            joined[role] = joined[name]
+    notes += guessed(columns_by_role, path, label)
+    if unmatched:
+        note = f"Lines of {path} that match no image: {len(unmatched):,} (first: {unmatched[0]})."
+        notes += (note,)
+    return Listing(str(path), joined, [line is not None for line in line_of], notes)
 
 
 def read_pattern(pattern: str, names: Sequence[str]) -> Listing:
-    """Labels as the first group of `pattern` in each name; UsageError where it says nothing."""
+    """Labels from the first group of a regular expression; UsageError if it does not match."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"--labels {pattern}: no file, and no pattern: {error}.") from error
-    found = [compiled.search(name) for name in names]
-    if not compiled.groups or not any(found):
         raise UsageError(
-            f"--labels {pattern} is no file, and no image's path has it as a pattern.",
-            r"Name a CSV, or give a pattern with one group, as in '([a-z]+)_\d+\.jpg'.",
+            f"--labels {pattern} is neither a file nor a valid pattern: {error}."
+        ) from error
+    matches = [compiled.search(name) for name in names]
+    if not compiled.groups or not any(matches):
+        raise UsageError(
+            f"--labels {pattern} is not a file, and as a pattern it matches no image path.",
+            r"Give a CSV, or a pattern with one group, such as '([a-z]+)_\d+\.jpg'.",
         )
-    labels = [(match[1] or "") if match else "" for match in found]
+    labels = [(match[1] or "") if match else "" for match in matches]
     return Listing(pattern, {"label": labels}, [bool(label) for label in labels])
 
 
 def _read(path: Path, lookup: Lookup) -> tuple[dict[str, list[str]], tuple[str, ...]]:
-    """The columns of text, and sentences about them."""
+    """(columns of text, notes about them)."""
     if path.name.lower().endswith(".parquet"):
         return read_columns(path), ()
     table = read_delimited(path, exists=lambda text: lookup(text) is not None)
     return table.columns, table.notes
 
 
-def _joined(path: Path, asked: Sequence[str], lookup: Lookup) -> tuple[list[int | None], list[str]]:
-    """For each image the place of the line that names it, and what names none."""
+def _match_lines(
+    path: Path, paths: Sequence[str], lookup: Lookup
+) -> tuple[list[int | None], list[str]]:
+    """(for each image the index of its line or None, paths that match no image)."""
     names = lookup.names
     line_of: list[int | None] = [None] * len(names)
-    lost: list[str] = []
-    for line, given in enumerate(asked):
-        place = lookup(given)
-        if place is None:
-            lost.append(given)
+    unmatched: list[str] = []
+    for line, listed_path in enumerate(paths):
+        image = lookup(listed_path)
+        if image is None:
+            unmatched.append(listed_path)
             continue
-        if place == SEVERAL:
+        if image == SEVERAL:
             raise DataError(
-                f"{path}: {given!r} may be any of several images.",
-                "Write the path that it has in the data.",
+                f"{path}: {listed_path!r} matches several images.",
+                "Use the full path within the dataset.",
             )
-        if line_of[place] is not None:
+        if line_of[image] is not None:
             raise DataError(
-                f"{path} names {names[place]} twice, as {asked[line_of[place] or 0]!r} and "
-                f"{given!r}.",
-                "Keep one of the two lines.",
+                f"{path} lists {names[image]} twice, as {paths[line_of[image] or 0]!r} and "
+                f"{listed_path!r}.",
+                "Remove one of the two lines.",
             )
-        line_of[place] = line
-    if len(lost) == len(asked):
+        line_of[image] = line
+    if len(unmatched) == len(paths):
         raise DataError(
-            f"{path} names none of the {len(names):,} images (its first: {''.join(lost[:1])!r}).",
-            f"Paths must be those in the data, as {names[0]!r}." if names else "",
+            f"{path} matches none of the {len(names):,} images "
+            f"(its first: {''.join(unmatched[:1])!r}).",
+            f"Use paths as in the dataset, such as {names[0]!r}." if names else "",
         )
-    return line_of, lost
+    return line_of, unmatched
 
 
-def _spread(line_of: Sequence[int | None], column: Sequence[str]) -> list[str]:
+def _by_image(line_of: Sequence[int | None], column: Sequence[str]) -> list[str]:
     return ["" if line is None else column[line] for line in line_of]

@@ -1,7 +1,7 @@
-"""Batches by global step: which images, in which order, cut by whom.
+"""The data loader: batches by global step, for any number of workers and processes.
 
-Everything about a batch follows from (seed, step) and the fixed list of images: the position of
-the loader is the step, and any number of workers or processes gives the same global batch.
+A batch depends only on (seed, step) and the fixed list of images. The state of the loader is the
+step, and any number of workers or processes gives the same global batch.
 """
 
 import warnings
@@ -30,24 +30,23 @@ Request = tuple[int, int, Ids]  # step, epoch, images
 
 
 class Batch(NamedTuple):
-    """One process's share of a global batch."""
+    """The share of one process in a global batch."""
 
     step: int
     epoch: int
-    ids: Ids  # [B] positions in the list of images
-    labels: torch.Tensor  # [B] int64, -1 where there is none
+    ids: Ids  # [B] positions in the dataset
+    labels: torch.Tensor  # [B] int64, -1 if unlabelled
     views: list[torch.Tensor]  # whatever `make` returns
 
 
 class Loader:
-    """Batches of `positions` of `images`; `make(images, ids, epoch)` cuts the views.
+    """Batches of `positions` of `images`; `make(images, ids, epoch)` makes the crops.
 
-    `batch_size` is global; this process gets the `rank`-th of `world` equal shares. With
-    `drop_last` every batch is full; without, the last one may be smaller and its shares differ by
-    one, but a batch of one image (which batch norm cannot take), or of fewer than there are
-    processes, is left out where there are others. `order(epoch)` is a permutation of
-    `positions`; another function of as many images may take its place.
-    What is made for a GPU is to be `pinned`.
+    `batch_size` is global; this process gets share `rank` of `world` equal shares. With `drop_last`
+    every batch is full. Without, the last batch may be smaller, with shares that differ by one; a
+    last batch of one image (batch norm needs two), or of fewer images than processes, is dropped if
+    there are other batches. `order(epoch)` is a permutation of `positions`, and may be replaced by
+    another function with as many images. Set `pinned` for training on a GPU.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Loader:
     ) -> None:
         if batch_size % world:
             raise UsageError(
-                f"--batch-size {batch_size} cannot be shared equally by {world} processes.",
+                f"--batch-size {batch_size} is not divisible by {world} processes.",
                 f"Use a multiple of {world}.",
             )
         self.positions = np.arange(len(images)) if positions is None else positions
@@ -73,48 +72,48 @@ class Loader:
         self.workers, self.pinned = workers, False
         self.warn: Callable[[str], object] = warnings.warn
         self.rank, self.world = rank, world
-        self.dataset = _Cutter(images, make)
+        self.dataset = _BatchDataset(images, make)
         self.order: Order = lambda epoch: permutation(seed, epoch, self.positions)
-        self._order: tuple[int, Ids] | None = None  # of the epoch last asked for
+        self._order: tuple[int, Ids] | None = None  # cache of the last requested epoch
         self.steps_per_epoch = steps_of(
             len(self.positions), batch_size, drop_last=drop_last, world=world
         )
 
     def stream(self, start: int, stop: int) -> Generator[Batch]:
-        """The batches of the global steps `start` to `stop` (not included).
+        """The batches of the global steps from `start` to `stop` (exclusive).
 
-        Workers, where there are some, begin with the first batch and end where this is closed.
+        Workers start with the first batch and end when the generator is closed.
         """
         return self._cut(_Requests(self, start, stop))
 
     def these(self, batches: Iterable[Ids], epoch: int) -> Generator[Batch]:
-        """Batches of these images instead, as `epoch` cuts them; `step` counts them from 0."""
-        return self._cut([(place, epoch, ids) for place, ids in enumerate(batches)])
+        """Batches of the given images with the crops of `epoch`; `step` counts from 0."""
+        return self._cut([(step, epoch, ids) for step, ids in enumerate(batches)])
 
     def _cut(self, requests: Iterable[Request]) -> Generator[Batch]:
         threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # parallel over images, not inside one
+        cv2.setNumThreads(1)  # images are processed in parallel, so one thread for each
         try:
-            for batch in self._made(requests):
+            for batch in self._batches(requests):
                 if isinstance(batch, UnfreezeError):
                     raise batch
                 yield batch
         finally:
             cv2.setNumThreads(threads)
 
-    def _made(self, requests: Iterable[Request]) -> Iterator[Any]:
-        """Batches by the workers; by this process where there are none, or none can be started."""
+    def _batches(self, requests: Iterable[Request]) -> Iterator[Any]:
+        """Batches from workers, or from this process if there are none."""
         reason = no_workers_here() if self.workers else ""
         if self.workers and not reason:
             try:
                 with started(self._torch_loader(requests, self.workers)) as batches:
                     yield from batches
                     return
-            except NoWorkers as none:  # before any batch
-                reason = str(none)
+            except NoWorkers as error:  # raised before the first batch
+                reason = str(error)
         if reason:
             self.workers = 0
-            self.warn(f"{reason}: images are read by this process alone (--workers 0).")
+            self.warn(f"{reason}: images are loaded in the main process (--workers 0).")
         yield from self._torch_loader(requests, 0)
 
     def _torch_loader(self, requests: Iterable[Request], workers: int) -> DataLoader[Any]:
@@ -122,35 +121,35 @@ class Loader:
             self.dataset,
             batch_size=None,
             sampler=requests,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=workers,
             worker_init_fn=in_a_worker,
             multiprocessing_context=start_method() if workers else None,
             pin_memory=self.pinned,
-            # else it draws from the generator that dropout uses, once for each start
+            # the default would draw from the global generator, which dropout uses
             generator=torch.Generator(),
         )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from its `start`-th on."""
+        """The batches of one epoch, beginning with batch `start`."""
         first = epoch * self.steps_per_epoch
         return self.stream(first + start, first + self.steps_per_epoch)
 
     def ids(self, step: int) -> Ids:
-        """The share that this process has of the images of a global step."""
+        """Positions of the images of a global step for this process."""
         batch = self.batch(step)
         first, last = (len(batch) * rank // self.world for rank in (self.rank, self.rank + 1))
         return batch[first:last]
 
     def batch(self, step: int) -> Ids:
-        """The images of a global step, of all processes together."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        """Positions of the images of a global step for all processes."""
+        epoch, index = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, self.order(epoch)
-        return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
+        return self._order[1][index * self.batch_size : (index + 1) * self.batch_size]
 
     def paths(self, step: int) -> list[str]:
-        """The names of the files of a global step."""
+        """File names of the images of a global step."""
         names = self.dataset.images.index.paths
         return [names[int(i)] for i in self.batch(step)]
 
@@ -158,9 +157,9 @@ class Loader:
 def next_batch(
     batches: Iterator[Batch], stop: StopRequest
 ) -> tuple[Batch | None, UnfreezeError | None]:
-    """(the next batch, None), or (None, the error) where a file or a worker is lost.
+    """(next batch, None), or (None, error) if a file or a worker is lost.
 
-    (None, None) where a signal asked to stop that ended the worker, too.
+    (None, None) if a stop signal also ended the worker.
     """
     try:
         return next(batches), None
@@ -171,20 +170,20 @@ def next_batch(
 
 
 def steps_of(images: int, batch_size: int, *, drop_last: bool, world: int = 1) -> int:
-    """Batches of an epoch of so many images; DataError where they do not fill one."""
+    """Number of batches per epoch; DataError if the images do not fill one batch."""
     full, rest = divmod(images, batch_size)
     left_out = drop_last or (rest < max(2, world) and full)
     steps = full if left_out else full + bool(rest)
     if not steps:
         raise DataError(
             f"{images} images do not fill one batch of {batch_size}.",
-            "Lower --batch-size, or add images.",
+            "Lower --batch-size or add images.",
         )
     return steps
 
 
 class _Requests:
-    """What a worker is asked for: (step, epoch, ids), in order."""
+    """The sampler: (step, epoch, ids) of each batch, in order."""
 
     def __init__(self, loader: Loader, start: int, stop: int) -> None:
         self.loader, self.start, self.stop = loader, start, stop
@@ -197,8 +196,8 @@ class _Requests:
             yield step, step // self.loader.steps_per_epoch, self.loader.ids(step)
 
 
-class _Cutter(Dataset[Batch]):
-    """Reads images and cuts their views, in whichever process it is called."""
+class _BatchDataset(Dataset[Batch]):
+    """The torch dataset: reads the images of a batch and makes their crops."""
 
     def __init__(self, images: ImageDataset, make: Make) -> None:
         self.images, self.make = images, make
@@ -207,29 +206,29 @@ class _Cutter(Dataset[Batch]):
     def __getitem__(self, request: tuple[int, int, Ids]) -> Batch:
         step, epoch, ids = request
         try:
-            with pillow_silenced():  # once for all
+            with pillow_silenced():  # once per batch
                 images = [self.images[int(i)] for i in ids]
         except UnfreezeError as error:
-            return error  # type: ignore[return-value]  # raised where it can be shown whole
+            return error  # type: ignore[return-value]  # raised in the main process
         batch = Batch(step, epoch, ids, self.labels[ids], self.make(images, ids, epoch))
-        return batch if get_worker_info() is None else _shared(batch)
+        return batch if get_worker_info() is None else _to_shared_memory(batch)
 
 
-def _shared(batch: Batch) -> Batch:
-    """The batch in the shared memory by which it travels: torch would try it in a thread.
+def _to_shared_memory(batch: Batch) -> Batch:
+    """Moves a batch to shared memory here, because torch would do it in a background thread.
 
-    That thread fails alone where there is no room, and everybody waits for ever.
+    If shared memory is full that thread would fail silently, and training would wait forever.
     """
     try:
         for tensor in (batch.labels, *batch.views):
             tensor.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         return ResourceError(  # type: ignore[return-value]  # as above
-            f"The shared memory has no room for another batch: {' '.join(str(error).split())}.",
-            "Use --workers 0 or fewer, or give the container more (--shm-size 8g, --ipc host).",
+            f"Out of shared memory for batches: {' '.join(str(error).split())}.",
+            "Use fewer --workers (or 0), or give the container more (--shm-size 8g or --ipc host).",
         )
     return batch
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item

@@ -1,6 +1,7 @@
-"""Decoded pixels in files that are mapped into memory: one copy for all processes and later runs.
+"""The memory-mapped pixel cache on disk, shared by all processes and later runs.
 
-A store is a folder of chunks, each the pixels of some consecutive images, whole or not there.
+A cache is a folder of chunk files. Each has the pixels of consecutive images and is written
+atomically.
 """
 
 import contextlib
@@ -23,13 +24,13 @@ from unfreeze.data.sources import Source
 from unfreeze.runtime.atomic import replacing
 
 ENDING = ".pixels"
-DONE = "used"  # its time of change: when these pixels were last wanted
-CHUNK_BYTES = 64 * 2**20  # about; what is decoded again at most when a process is killed
-_LEAST_CHUNKS = 16  # so that there is something to share out
-MOST_CHUNKS = 256  # a map takes a file's handle, of which there are not many
-# behind the pixels and their table: mark, number, images, checksum of the table, key
+DONE = "used"  # its modification time is the last use of the cache
+CHUNK_BYTES = 64 * 2**20  # target size; what is lost if a process is killed
+_MIN_CHUNKS = 16  # so that several workers can share the work
+MOST_CHUNKS = 256  # each map uses one of a limited number of file handles
+# after the pixels and their table: magic, number, images, checksum of the table, key
 _FOOTER = struct.Struct("<8sQQL40s")
-_MARK = b"unfreeze"
+_MAGIC = b"unfreeze"
 
 Rows = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
@@ -37,9 +38,9 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """Pixels of `rows` of `source`, shorter side at most `resize_to`, in `chunks` files.
+    """Content of a cache: `rows` of `source`, shorter side at most `resize_to`, in `chunks` files.
 
-    `key` follows from everything that the pixels follow from.
+    `key`: hash of everything that the pixels depend on.
     """
 
     source: Source
@@ -50,7 +51,7 @@ class Wanted:
 
     @property
     def folder(self) -> Path:
-        """Where they lie."""
+        """The folder of the cache."""
         return pixels_folder() / self.key
 
     def path(self, number: int) -> Path:
@@ -64,22 +65,22 @@ class Wanted:
 
 
 def wanted(source: Source, rows: Rows, resize_to: int | None, total_bytes: float) -> Wanted:
-    """What is to be kept; `total_bytes` say how many chunks, where none are there yet."""
-    about = f"{source.fingerprint()} {DECODER} {source.intensity} {resize_to} "
-    digest = hashlib.sha256(about.encode() + rows.astype("<i8").tobytes()).hexdigest()[:40]
-    for there in sorted((pixels_folder() / digest).glob(f"*-of-*{ENDING}")):
-        return Wanted(source, rows, resize_to, int(there.stem.rpartition("-")[2]), digest)
-    chunks = min(max(round(total_bytes / CHUNK_BYTES), _LEAST_CHUNKS), MOST_CHUNKS, len(rows))
+    """The key of a cache; `total_bytes` decides the number of chunks of a new one."""
+    description = f"{source.fingerprint()} {DECODER} {source.intensity} {resize_to} "
+    digest = hashlib.sha256(description.encode() + rows.astype("<i8").tobytes()).hexdigest()[:40]
+    for chunk in sorted((pixels_folder() / digest).glob(f"*-of-*{ENDING}")):
+        return Wanted(source, rows, resize_to, int(chunk.stem.rpartition("-")[2]), digest)
+    chunks = min(max(round(total_bytes / CHUNK_BYTES), _MIN_CHUNKS), MOST_CHUNKS, len(rows))
     return Wanted(source, rows, resize_to, chunks, digest)
 
 
 def pixels_folder() -> Path:
-    """Where pixels lie: beside what else is kept between runs."""
+    """The folder of all pixel caches."""
     return cache_folder() / "pixels"
 
 
 class StoredImage(NamedTuple):
-    """Pixels as they are kept, and the (height, width) before shrinking."""
+    """Resized pixels, and (height, width) before resizing."""
 
     pixels: Pixels
     size: tuple[int, int]
@@ -87,10 +88,10 @@ class StoredImage(NamedTuple):
 
 @contextlib.contextmanager
 def writing(want: Wanted, number: int) -> Iterator[Callable[[StoredImage | None], None]]:
-    """Puts a chunk in its place when the block ends well.
+    """Writes a chunk, which appears when the block ends without an error.
 
-    Yields what takes the images of its rows, one after the other, None for a bad one.
-    ResourceError where the disk is full.
+    Yields a function that appends the images of its rows in order, None for an unusable one.
+    ResourceError if the disk is full.
     """
     shapes: list[tuple[int, ...]] = []
     with replacing(want.path(number)) as temporary, temporary.open("wb") as file:
@@ -105,42 +106,42 @@ def writing(want: Wanted, number: int) -> Iterator[Callable[[StoredImage | None]
         yield add
         table = np.array(shapes, "<i4").tobytes()
         file.write(table)
-        file.write(_FOOTER.pack(_MARK, number, len(shapes), zlib.crc32(table), want.key.encode()))
+        file.write(_FOOTER.pack(_MAGIC, number, len(shapes), zlib.crc32(table), want.key.encode()))
 
 
 def read_chunk(want: Wanted, number: int) -> tuple[Pixels, npt.NDArray[np.int32]]:
-    """(its pixels, mapped; [n, 4] of its rows: kept height and width, those before shrinking).
+    """(mapped pixels, [n, 4]: height and width of each row after and before resizing).
 
-    Zeros stand where there is no image.
-
-    OSError where it is not there; ValueError says in what it is not what was written: its mark,
-    key, table and length are held, the pixels themselves are not read.
+    Sizes are 0 for unusable images. OSError if the chunk does not exist; ValueError if its magic,
+    key, table or length is wrong (the pixels are not read).
     """
     count = len(want.part(number))
     with want.path(number).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         end = _FOOTER.size + count * 16
         if size < end:
-            raise ValueError("it is too short")
-        # copy on write: readers share the pages, and nobody can change the file
+            raise ValueError("the file is too short")
+        # copy on write: processes share the pages, and cannot change the file
         data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
-    mark, place, images, checksum, key = _FOOTER.unpack(data[size - _FOOTER.size :].tobytes())
+    magic, stored_number, images, checksum, key = _FOOTER.unpack(
+        data[size - _FOOTER.size :].tobytes()
+    )
     table = data[size - end : size - _FOOTER.size].tobytes()
-    if (mark, place, images, key) != (_MARK, number, count, want.key.encode()):
-        raise ValueError("it belongs to other images")
+    if (magic, stored_number, images, key) != (_MAGIC, number, count, want.key.encode()):
+        raise ValueError("it was written for other images")
     if checksum != zlib.crc32(table):
         raise ValueError("its table is damaged")
     shapes = np.frombuffer(table, "<i4").reshape(-1, 4)
     if int(shapes[:, :2].astype(np.int64).prod(axis=1).sum()) * 3 != size - end:
-        raise ValueError("its length is not that of its images")
+        raise ValueError("its length does not match its images")
     return data[: size - end], shapes
 
 
 class MappedStore:
-    """uint8 pixels [H, W, 3] by row of a source, from chunks that are all there.
+    """uint8 pixels [H, W, 3] by row of a source, from a complete cache on disk.
 
-    What comes out equals decoding and shrinking afresh. It travels to other processes as the
-    place of its files, and is mapped again there.
+    The pixels equal those of decoding and resizing the image. Pickling stores only the key; other
+    processes map the files again.
     """
 
     def __init__(self, want: Wanted) -> None:
@@ -169,7 +170,7 @@ class MappedStore:
         return bool(self._chunk[row] >= 0)
 
     def __getitem__(self, row: int) -> Pixels:
-        """A view [H, W, 3]; what is written to it stays in this process. KeyError if not held."""
+        """A view [H, W, 3]; writes stay in this process. KeyError if the row is not cached."""
         if row not in self:
             raise KeyError(row)
         start = int(self._offset[row])
@@ -183,5 +184,5 @@ class MappedStore:
 
 
 def is_ours(file: Path) -> bool:
-    """Whether a file in a store's folder is one that stores are made of."""
+    """Whether a file in a cache folder belongs to the cache."""
     return file.suffix in (ENDING, ".tmp") or file.name == DONE

@@ -1,4 +1,4 @@
-"""Builds a store of mapped pixels in processes side by side; what is there already is kept."""
+"""Builds the pixel cache on disk in worker processes; existing chunks are reused."""
 
 import time
 from collections import deque
@@ -16,22 +16,22 @@ from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.threads import processors
 
-_ABANDONED_SECONDS = 3600.0  # a half-written file older than that belongs to nobody
-_SECONDS = 120.0  # for one file, and for bringing a chunk to a slow disk
-_SAVE_SECONDS = 30.0  # between savings of what was found out about the files
+_ABANDONED_SECONDS = 3600.0  # age at which a temporary file is abandoned
+_SECONDS = 120.0  # limit for one file, and for writing a chunk to a slow disk
+_SAVE_SECONDS = 30.0  # between saves of the verdicts
 
 
 class _Chunk(NamedTuple):
-    """A chunk to make, and those of its rows that are known to give nothing."""
+    """A chunk to build, and its rows that are known to be unusable."""
 
     number: int
     unusable: frozenset[int]
 
 
-class _Filler:
-    """Decodes the rows of a chunk and writes it; what each process does.
+class _ChunkWriter:
+    """Decodes the rows of a chunk and writes it; runs in worker processes.
 
-    Tells (row, None) before it looks at a row and (row, verdict) after that.
+    Yields (row, None) before it decodes a row, and (row, verdict) afterwards.
     """
 
     def __init__(self, want: Wanted, *, sign: bool) -> None:
@@ -53,75 +53,77 @@ class _Filler:
 def mapped(
     want: Wanted, verdicts: Verdicts, *, workers: int | None, console: Console
 ) -> tuple[int, MappedStore]:
-    """(files decoded, the store): chunks that are not there are made, in `workers` processes.
+    """(number of decoded files, the cache); builds missing chunks in `workers` processes.
 
-    Verdicts of what is decoded are noted and saved. A file that brings its process down, or is
-    not done in time, is left out, and its chunk is made again without it. ResourceError where the
-    disk is full, or where processes end for another reason.
+    Saves the verdicts of decoded files. A file that crashes its process or exceeds the time limit
+    is unusable, and its chunk is built again without it. ResourceError if the disk is full, or if
+    processes end for another reason.
     """
-    _sweep_up(want.folder)
+    _remove_abandoned(want.folder)
     decoded = 0
     if missing := _missing(want, verdicts, console):
-        decoded = _Building(want, verdicts).build(missing, workers or processors(), console)
+        decoded = _Build(want, verdicts).build(missing, workers or processors(), console)
     return decoded, MappedStore(want)
 
 
-class _Building:
-    """The chunks that are being made: what is known of their rows, and what comes next."""
+class _Build:
+    """The state of a build: verdicts of rows, and the row that each worker is at."""
 
     def __init__(self, want: Wanted, verdicts: Verdicts) -> None:
         self.want, self.verdicts = want, verdicts
-        self.met: set[int] = set()  # rows that were decoded, or cost a process
-        self.at: dict[int, int] = {}  # chunk: the row that its maker looks at
+        self.processed: set[int] = set()  # rows that were decoded, or crashed a process
+        self.current_rows: dict[int, int] = {}  # chunk number: the row that its worker decodes
 
     def build(self, missing: list[int], workers: int, console: Console) -> int:
-        """Makes the chunks; how many files were decoded."""
+        """Builds the chunks; returns the number of decoded files."""
         todo = deque(self._chunk(number) for number in missing)
         saved = time.monotonic()
         try:
-            with console.progress("keeping decoded images", len(self.want.rows)) as advance:
-                advance(len(self.want.rows) - self._left(todo))
-                for chunk, found in self._made(todo, workers, console):
-                    before = len(self.met)
-                    if isinstance(found, Lost):
-                        self._lost(chunk, found)
+            with console.progress("caching decoded images", len(self.want.rows)) as advance:
+                advance(len(self.want.rows) - self._rows_to_decode(todo))
+                for chunk, result in self._results(todo, workers, console):
+                    before = len(self.processed)
+                    if isinstance(result, Lost):
+                        self._record_lost(chunk, result)
                         todo.append(self._chunk(chunk.number))
                     else:
-                        self._note(chunk, *found)
-                    advance(len(self.met) - before)
+                        self._record(chunk, *result)
+                    advance(len(self.processed) - before)
                     if time.monotonic() - saved > _SAVE_SECONDS:
-                        self.verdicts.save(signatures=False)  # large: at the end
+                        self.verdicts.save(
+                            signatures=False
+                        )  # they are large: saved once at the end
                         saved = time.monotonic()
         finally:
             self.verdicts.save()
-        return len(self.met)
+        return len(self.processed)
 
-    def _made(
+    def _results(
         self, todo: deque[_Chunk], workers: int, console: Console
     ) -> Iterator[tuple[_Chunk, Any]]:
-        filler = _Filler(self.want, sign=self.verdicts.signatures is not None)
-        how: dict[str, Any] = {"seconds": _SECONDS, "memory": MEMORY, "warn": console.warn}
-        return supervised(filler, todo, workers, ahead=1, **how)
+        filler = _ChunkWriter(self.want, sign=self.verdicts.signatures is not None)
+        options: dict[str, Any] = {"seconds": _SECONDS, "memory": MEMORY, "warn": console.warn}
+        return supervised(filler, todo, workers, ahead=1, **options)
 
-    def _note(self, chunk: _Chunk, row: int, verdict: Verdict | None) -> None:
+    def _record(self, chunk: _Chunk, row: int, verdict: Verdict | None) -> None:
         if verdict is None:
-            self.at[chunk.number] = row
+            self.current_rows[chunk.number] = row
             return
-        del self.at[chunk.number]
+        del self.current_rows[chunk.number]
         self.verdicts.set(row, verdict)
-        self.met.add(row)
+        self.processed.add(row)
 
-    def _lost(self, chunk: _Chunk, found: Lost) -> None:
-        row = self.at.pop(chunk.number, None)
+    def _record_lost(self, chunk: _Chunk, failure: Lost) -> None:
+        row = self.current_rows.pop(chunk.number, None)
         if row is None:
             raise ResourceError(
-                f"The decoded images could not be kept on the disk: {found.detail}.",
+                f"The decoded images could not be cached on disk: {failure.detail}.",
                 "Use fewer --workers, or --store off.",
             )
-        self.verdicts.set(row, lost(found))
-        self.met.add(row)
+        self.verdicts.set(row, lost(failure))
+        self.processed.add(row)
 
-    def _left(self, todo: Iterable[_Chunk]) -> int:
+    def _rows_to_decode(self, todo: Iterable[_Chunk]) -> int:
         return sum(len(self.want.part(chunk.number)) - len(chunk.unusable) for chunk in todo)
 
     def _chunk(self, number: int) -> _Chunk:
@@ -130,24 +132,24 @@ class _Building:
 
 
 def _missing(want: Wanted, verdicts: Verdicts, console: Console) -> list[int]:
-    """Chunks that are not there; of the others the sizes of their images are noted."""
+    """Numbers of missing chunks; verdicts get the image sizes of the others."""
     missing = []
     for number in range(want.chunks):
         try:
             shapes, rows = read_chunk(want, number)[1], want.part(number)
-            for place in np.flatnonzero((verdicts.states[rows] == UNKNOWN) & (shapes[:, 0] > 0)):
-                verdicts.set(int(rows[place]), Verdict(*shapes[place, 2:].tolist()))
+            for position in np.flatnonzero((verdicts.states[rows] == UNKNOWN) & (shapes[:, 0] > 0)):
+                verdicts.set(int(rows[position]), Verdict(*shapes[position, 2:].tolist()))
         except (FileNotFoundError, NotADirectoryError):
             missing.append(number)
         except (OSError, ValueError) as error:
             path = want.path(number)
-            console.warn(f"Cached pixels are damaged and are decoded again: {path}: {error}.")
+            console.warn(f"A pixel cache file is damaged and will be rebuilt: {path}: {error}.")
             missing.append(number)
     return missing
 
 
-def _sweep_up(folder: Path) -> None:
-    """Removes what killed processes left half-written."""
+def _remove_abandoned(folder: Path) -> None:
+    """Removes temporary files of killed processes."""
     for file in folder.glob(".*.tmp"):
         if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
             file.unlink(missing_ok=True)

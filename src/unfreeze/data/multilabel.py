@@ -1,4 +1,4 @@
-"""Lists in which a image has several labels: known when they are met, and said."""
+"""Detects multi-label annotations, which are not supported."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,45 +10,47 @@ SEPARATORS = ";|"
 
 
 def separator(labels: Sequence[str | None]) -> str | None:
-    """The sign between the labels of one image; None where each has one at most.
+    """The separator between the labels of one image; None if images have at most one label.
 
-    A sign in a name is no separator as long as what it separates occurs nowhere else: `a;b` alone
-    is a name, `a;b` beside `a` or `b;c` is two labels.
+    A character only separates labels if a part also occurs elsewhere: `a;b` alone is one label,
+    `a;b` together with `a` or `b;c` is two.
     """
     distinct = {label for label in labels if label}
-    for sign in SEPARATORS:
-        if not any(sign in label for label in distinct):
+    for character in SEPARATORS:
+        if not any(character in label for label in distinct):
             continue
-        parts = {label: {part.strip() for part in label.split(sign)} - {""} for label in distinct}
-        counts = Counter(part for some in parts.values() for part in some)
+        parts = {
+            label: {part.strip() for part in label.split(character)} - {""} for label in distinct
+        }
+        counts = Counter(part for label_parts in parts.values() for part in label_parts)
         if any(
-            sign in label and any(counts[part] > 1 for part in some)
-            for label, some in parts.items()
+            character in label and any(counts[part] > 1 for part in label_parts)
+            for label, label_parts in parts.items()
         ):
-            return sign
+            return character
     return None
 
 
 def unlabelled_note(labels: Sequence[str | None], sign: str) -> str:
-    """What to say where labels are only looked at."""
-    count, label = _several(labels, sign)
-    said = worded(count, "image has", "images have")
-    return f"{said} several labels ({label!r}): labels are not used here."
+    """The note for commands that ignore multi-label annotations."""
+    count, label = _multi_labelled(labels, sign)
+    subject = worded(count, "image has", "images have")
+    return f"{subject} several labels ({label!r}): labels are ignored here."
 
 
 def refusal(names: Sequence[str], labels: Sequence[str | None], sign: str) -> DataError:
-    """What to say where each image needs one label."""
-    count, label = _several(labels, sign)
+    """The error for commands that need one label per image."""
+    count, label = _multi_labelled(labels, sign)
     first = names[list(labels).index(label)]
     return DataError(
-        f"{count:,} of {len(names):,} images have several labels (the first: {first}, "
-        f"{label!r}); classifiers here give each image one.",
-        "Keep one label a image, or write a list for each label (yes, no) and train on each; "
-        f"to take combinations as classes, join them by another sign than {sign!r}.",
+        f"{count:,} of {len(names):,} images have several labels (first: {first}, "
+        f"{label!r}); only single-label classification is supported.",
+        "Keep one label per image, or train one model per label (yes, no); to use combinations "
+        f"as classes, join them with another character than {sign!r}.",
     )
 
 
-def _several(labels: Sequence[str | None], sign: str) -> tuple[int, str]:
-    """(how many images have several, the first such label)."""
-    found = [label for label in labels if label and sign in label]
-    return len(found), found[0]
+def _multi_labelled(labels: Sequence[str | None], sign: str) -> tuple[int, str]:
+    """(number of images with several labels, the first such label)."""
+    multi_labels = [label for label in labels if label and sign in label]
+    return len(multi_labels), multi_labels[0]

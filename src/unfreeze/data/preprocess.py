@@ -1,4 +1,4 @@
-"""How a image becomes the network's input when nothing is random: stored with every model."""
+"""Preprocessing for evaluation and prediction (no augmentation), stored with every model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,14 +18,14 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Shorter side to `resize` pixels (antialiased), centre `image_size`, then mean and std."""
+    """Resize the shorter side to `resize` (antialiased), centre crop to `image_size`, normalise."""
 
     image_size: int
     resize: int
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    intensity: str = "auto"  # how deep values were decoded, and (after @) which channels
+    intensity: str = "auto"  # rule for high bit depth and (after @) channels, see `reading`
 
     def pixels(self, source: Pixels) -> Pixels:
         """uint8 `[image_size, image_size, 3]` of a uint8 `[H, W, 3]` image."""
@@ -57,24 +57,26 @@ class Preprocess:
         return torch.stack([self.apply(image) for image in images])
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """A JSON-compatible dict."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
-        """The reverse of `as_dict`; WeightsError where a field is missing or unknown."""
+        """The inverse of `as_dict`; WeightsError if a field is missing or unknown."""
         try:
             plain: dict[str, Any] = {
                 k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
             }
-            made = cls(**plain)
+            preprocess = cls(**plain)
         except TypeError as error:
-            raise WeightsError(f"The model's preprocessing is not readable: {error}.") from error
+            raise WeightsError(f"The model's preprocessing is invalid: {error}.") from error
         try:
-            parsed(made.intensity)
+            parsed(preprocess.intensity)
         except (ValueError, AttributeError) as error:
-            said = f"The model wants a range {made.intensity!r}, unknown here."
-            raise WeightsError(said) from error
-        if made.interpolation not in _FILTERS:
-            raise WeightsError(f"The model wants {made.interpolation!r} resizing, unknown here.")
-        return made
+            message = f"The model's intensity range {preprocess.intensity!r} is unknown."
+            raise WeightsError(message) from error
+        if preprocess.interpolation not in _FILTERS:
+            raise WeightsError(
+                f"The model's interpolation {preprocess.interpolation!r} is unknown."
+            )
+        return preprocess

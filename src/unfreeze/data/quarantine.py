@@ -1,8 +1,8 @@
-"""Moving what cannot be used out of a folder, and bringing it back byte for byte.
+"""Moves unusable files to a quarantine folder, and restores them byte for byte.
 
-Nothing is ever deleted or written over. The manifest stands before the first file moves, and each
-move is whole or not at all, so that a crash at any moment leaves every file at one of its two
-places; the same command, or `--undo`, goes on from there.
+Nothing is deleted or overwritten. The manifest is written before the first file moves, and each
+move is atomic, so that after a crash every file is at one of its two paths; running the command
+again, or `--undo`, continues from there.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _BLOCK = 2**20
 
 
 class Moved(NamedTuple):
-    """A line of the manifest: a file by its name inside the quarantine, and where it was."""
+    """A line of the manifest: the path of a file in the quarantine, and its original path."""
 
     path: str
     reason: str
@@ -37,47 +37,48 @@ class Moved(NamedTuple):
 
     @property
     def place(self) -> Path:
-        """Where it was."""
+        """The original path of the file."""
         return Path(self.origin)
 
     def within(self, folder: Path) -> Path:
-        """Where it is in a quarantine."""
+        """Path of the file in a quarantine folder."""
         return folder / as_name(self.path)
 
 
 def refuse_inside(root: Path, folder: Path) -> None:
-    """UsageError where the folder lies inside the data: a later run would read it."""
+    """UsageError if the folder is inside the dataset, where later runs would read it."""
     root, folder = root.resolve(), folder.resolve()
     if folder == root or root in folder.parents:
         raise UsageError(
-            f"The quarantine {folder} would lie inside the data.", "Name a folder outside of it."
+            f"The quarantine folder {folder} is inside the dataset.",
+            "Choose a folder outside of it.",
         )
 
 
 def refuse_others(folder: Path) -> None:
-    """UsageError where the folder cannot be a quarantine: something else is, or lies, there."""
+    """UsageError if the folder cannot be used for a quarantine, because it has other content."""
     writable("--quarantine", folder)
     manifest = folder / MANIFEST
     refuse_foreign("--quarantine:", manifest, table_of(_FIELDS))
     if folder.is_dir() and any(folder.iterdir()) and not manifest.is_file():
         raise UsageError(
-            f"--quarantine {folder} is not empty, and no quarantine.",
-            "Name a new folder, or one that --quarantine was given before.",
+            f"--quarantine {folder} is neither empty nor a quarantine folder.",
+            "Choose a new folder, or an existing quarantine folder.",
         )
 
 
 def quarantine(root: Path, folder: Path, broken: Iterable[tuple[str, str, str]]) -> list[Moved]:
-    """Move files of `root`, by `(path, reason, detail)`, into `folder`; what stands there by now.
+    """Move files of `root`, given as `(path, reason, detail)`, to `folder`.
 
-    Links stay where they are: there is nothing in them to keep.
+    Returns all lines of its manifest. Symbolic links are not moved.
     """
     refuse_inside(root, folder)
-    lines = {line.path: line for line in read_manifest(folder)} if _is_one(folder) else {}
+    lines = {line.path: line for line in read_manifest(folder)} if _has_manifest(folder) else {}
     for path, reason, detail in broken:
         origin = root.resolve() / as_name(path)
         if origin.is_file() and not origin.is_symlink():
             size, sha = _identity(origin)
-            _refuse_two(folder, lines.get(path), str(origin))
+            _refuse_conflict(folder, lines.get(path), str(origin))
             lines[path] = Moved(path, reason, detail, size, sha, str(origin))
     if not lines:
         return []
@@ -88,65 +89,63 @@ def quarantine(root: Path, folder: Path, broken: Iterable[tuple[str, str, str]])
 
 
 def list_beside(source: Source) -> Path:
-    """Where the list of what is left out stands; UsageError where there can be none."""
+    """Path of the ignore list of a source; UsageError if it cannot have one."""
     path = list_of(source)
     if path is None:
-        raise UsageError(
-            f"{source.where} has no files to move.", "Give a folder, or an archive on this disk."
-        )
+        raise UsageError(f"{source.where} has no files to move.", "Use a local folder or archive.")
     return path
 
 
 def set_aside(source: Source, folder: Path, broken: Iterable[tuple[str, str, str]]) -> list[Moved]:
-    """The same for what lies in an archive or on a list: named in a list that runs go by."""
+    """`quarantine` for archives and tables: adds the images to the ignore list of the source."""
     path = list_beside(source)
     sizes = dict(zip(source.names, source.sizes.tolist(), strict=True))
-    lines = {line.path: line for line in read_manifest(folder)} if _is_one(folder) else {}
-    listed = read_list(path)
+    lines = {line.path: line for line in read_manifest(folder)} if _has_manifest(folder) else {}
+    ignored = read_list(path)
     for name, reason, detail in broken:
-        _refuse_two(folder, lines.get(name), str(path.resolve()))
+        _refuse_conflict(folder, lines.get(name), str(path.resolve()))
         lines[name] = Moved(name, reason, detail, sizes[name], "", str(path.resolve()))
-        listed[name] = (reason, detail)
+        ignored[name] = (reason, detail)
     if not lines:
         return []
     _write_manifest(folder, lines.values())
-    write_list(path, listed)
+    write_list(path, ignored)
     return list(lines.values())
 
 
 def undo(folder: Path) -> tuple[list[Moved], list[str]]:
-    """Everything as it was: (what is back, sentences about what could not be).
+    """Restore a quarantine: (restored files, messages about files that could not be restored).
 
-    The manifest keeps what could not; it goes, and its empty folders, when all is back. DataError
-    where the folder is no quarantine.
+    Files that could not be restored stay in the manifest; it is removed, with empty folders, when
+    everything is restored. DataError if the folder is not a quarantine folder.
     """
-    if not _is_one(folder):
+    if not _has_manifest(folder):
         raise DataError(
-            f"{folder} is no quarantine: there is no {MANIFEST} in it.",
-            "Name the folder that --quarantine was given.",
+            f"{folder} is not a quarantine folder: it has no {MANIFEST}.",
+            "Give the folder that was used with --quarantine.",
         )
-    back: list[Moved] = []
-    kept: list[Moved] = []
-    said = []
+    restored: list[Moved] = []
+    remaining: list[Moved] = []
+    messages = []
     lines = read_manifest(folder)
-    back += _unlisted([line for line in lines if line.origin.endswith(ENDING)])
+    restored += _remove_from_lists([line for line in lines if line.origin.endswith(ENDING)])
     for line in [line for line in lines if not line.origin.endswith(ENDING)]:
         try:
             _move(line.within(folder), line.place, line)
-            back.append(line)
+            restored.append(line)
         except _Occupied as error:
-            kept.append(line)
-            said.append(str(error))
-    if kept:
-        _write_manifest(folder, kept)
-        return back, said
+            remaining.append(line)
+            messages.append(str(error))
+    if remaining:
+        _write_manifest(folder, remaining)
+        return restored, messages
     (folder / MANIFEST).unlink()
-    _tidy(folder)
-    return back, said
+    _remove_empty_folders(folder)
+    return restored, messages
 
 
 def read_manifest(folder: Path) -> list[Moved]:
-    """The lines of a quarantine's manifest. DataError where it is not one."""
+    """The lines of the manifest of a quarantine folder; DataError if it is invalid."""
     try:
         return [
             Moved(
@@ -161,33 +160,36 @@ def read_manifest(folder: Path) -> list[Moved]:
         ]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{folder / MANIFEST} cannot be read as a manifest: {error}.",
-            "Bring back the one that --quarantine wrote.",
+            f"{folder / MANIFEST} is not a valid manifest: {error}.",
+            "Restore the manifest that --quarantine wrote.",
         ) from None
 
 
-def _unlisted(lines: list[Moved]) -> list[Moved]:
-    """Take lines out of the lists that they are on; people's own lines stay."""
-    for place in {line.place for line in lines}:
-        ours = {line.path for line in lines if line.place == place}
-        write_list(place, {n: why for n, why in read_list(place).items() if n not in ours})
+def _remove_from_lists(lines: list[Moved]) -> list[Moved]:
+    """Removes these files from their ignore lists; lines that users added stay."""
+    for list_path in {line.place for line in lines}:
+        names = {line.path for line in lines if line.place == list_path}
+        write_list(
+            list_path,
+            {name: reason for name, reason in read_list(list_path).items() if name not in names},
+        )
     return lines
 
 
 class _Occupied(Exception):
-    """Another file stands where one should go."""
+    """Another file exists at the target path."""
 
 
-def _refuse_two(folder: Path, before: Moved | None, origin: str) -> None:
-    """UsageError where the quarantine holds another file of that name, from somewhere else."""
+def _refuse_conflict(folder: Path, before: Moved | None, origin: str) -> None:
+    """UsageError if the quarantine has a file of that name from another origin."""
     if before is not None and before.origin != origin:
         raise UsageError(
-            f"The quarantine {folder} already holds {before.path}, from {before.origin}.",
-            "Name another quarantine for these data.",
+            f"The quarantine folder {folder} already contains {before.path} from {before.origin}.",
+            "Use another quarantine folder for this dataset.",
         )
 
 
-def _is_one(folder: Path) -> bool:
+def _has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
@@ -196,34 +198,39 @@ def _write_manifest(folder: Path, lines: Iterable[Moved]) -> None:
     write_csv(folder / MANIFEST, _FIELDS, rows)
 
 
-def _move(here: Path, there: Path, line: Moved) -> None:
-    """Move a file, or finish moving it; nothing is done where it is there already."""
-    present, arrived = here.exists(), there.exists()
-    if arrived and _identity(there) != (line.bytes, line.sha256):
-        raise _Occupied(f"{there} is another file by now; {line.path} stays in the quarantine.")
-    if not present:
-        if not arrived:
-            raise _Occupied(f"{line.path} is neither at {here} nor at {there}.")
+def _move(source: Path, target: Path, line: Moved) -> None:
+    """Moves a file, or finishes an interrupted move; no-op if it was moved already."""
+    source_exists, target_exists = source.exists(), target.exists()
+    if target_exists and _identity(target) != (line.bytes, line.sha256):
+        raise _Occupied(
+            f"{target} already exists with other content; {line.path} stays in the quarantine."
+        )
+    if not source_exists:
+        if not target_exists:
+            raise _Occupied(f"{line.path} is missing: it is neither {source} nor {target}.")
         return
-    if arrived:
-        # copied in full before a crash, and not yet taken away where it came from
-        if _identity(here) == (line.bytes, line.sha256):
-            here.unlink()
+    if target_exists:
+        # a crash after the copy, before the original was removed
+        if _identity(source) == (line.bytes, line.sha256):
+            source.unlink()
         return
-    there.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(here, there)  # unlike a renaming it never replaces a file that just appeared
+        os.link(source, target)  # unlike rename it never replaces an existing file
     except OSError:
-        _copy(here, there, line)
-    here.unlink()
+        _copy(source, target, line)
+    source.unlink()
 
 
-def _copy(here: Path, there: Path, line: Moved) -> None:
-    """To another disk: whole and compared before it gets its name."""
-    with atomic.replacing(there) as place:
-        shutil.copy2(here, place)
-        if _identity(place) != (line.bytes, line.sha256):
-            raise DataError(f"{here} could not be copied whole to {there.parent}.", "Try again.")
+def _copy(source: Path, target: Path, line: Moved) -> None:
+    """Copies a file to another disk; it is verified before it gets its name."""
+    with atomic.replacing(target) as temporary:
+        shutil.copy2(source, temporary)
+        if _identity(temporary) != (line.bytes, line.sha256):
+            raise DataError(
+                f"Copying {source} to {target.parent} changed its content.",
+                "Check the disk and retry.",
+            )
 
 
 def _identity(path: Path) -> tuple[int, str]:
@@ -236,10 +243,10 @@ def _identity(path: Path) -> tuple[int, str]:
     return size, hasher.hexdigest()
 
 
-def _tidy(folder: Path) -> None:
-    """Remove the folders that are empty now, the deepest first."""
-    for inside in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
-        if inside.is_dir() and not any(inside.iterdir()):
-            inside.rmdir()
+def _remove_empty_folders(folder: Path) -> None:
+    """Removes empty folders, the deepest first."""
+    for subfolder in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
+        if subfolder.is_dir() and not any(subfolder.iterdir()):
+            subfolder.rmdir()
     if not any(folder.iterdir()):
         folder.rmdir()

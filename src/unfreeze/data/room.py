@@ -1,19 +1,19 @@
-"""Room on the disk for what is kept between runs: how much is free, and who makes place."""
+"""Disk space for caches: free bytes, and eviction of old entries."""
 
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-SPARE_BYTES = 256 * 2**20  # of the disk that is left to others
-RECENT_SECONDS = 3600.0  # a folder changed since then may be in another run's hands
+SPARE_BYTES = 256 * 2**20  # disk space that caches leave free
+RECENT_SECONDS = 3600.0  # a folder modified within this time may be in use by another run
 
 
-def free_bytes(place: Path) -> int:
-    """Room on the disk where `place` is, or will be."""
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+def free_bytes(path: Path) -> int:
+    """Free bytes on the disk of `path`, which need not exist."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def make_room(
@@ -24,29 +24,31 @@ def make_room(
     ours: Callable[[Path], bool],
     spared: Sequence[str] = (),
 ) -> list[str]:
-    """Remove folders in `around`, the longest unwanted first, until `needed` more fit `budget`.
+    """Remove folders in `around`, least recently used first, until `needed` bytes fit `budget`.
 
-    What `spared` names, what holds a file that is not `ours` and what changed within the hour
-    stays. Returns the names of what was removed.
+    Keeps folders named in `spared`, with files that are not `ours`, or modified within the last
+    hour. Returns the names of the removed folders.
     """
-    folders = [place for place in around.glob("*") if place.is_dir()]
-    sizes = {place: sum(file.stat().st_size for file in place.iterdir()) for place in folders}
+    folders = [folder for folder in around.glob("*") if folder.is_dir()]
+    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
     removed = []
-    for place in sorted(folders, key=_last_wanted):
+    for folder in sorted(folders, key=_last_used):
         if sum(sizes.values()) + needed <= budget:
             break
-        known = all(ours(file) for file in place.iterdir())
+        only_ours = all(ours(file) for file in folder.iterdir())
         if (
-            known
-            and place.name not in spared
-            and time.time() - _last_wanted(place) > RECENT_SECONDS
+            only_ours
+            and folder.name not in spared
+            and time.time() - _last_used(folder) > RECENT_SECONDS
         ):
-            shutil.rmtree(place, ignore_errors=True)  # in use by another run on some systems
-            if not place.exists():
-                removed.append(place.name)
-                del sizes[place]
+            shutil.rmtree(
+                folder, ignore_errors=True
+            )  # fails on some systems if another run uses it
+            if not folder.exists():
+                removed.append(folder.name)
+                del sizes[folder]
     return removed
 
 
-def _last_wanted(place: Path) -> float:
-    return max((file.stat().st_mtime for file in place.iterdir()), default=place.stat().st_mtime)
+def _last_used(folder: Path) -> float:
+    return max((file.stat().st_mtime for file in folder.iterdir()), default=folder.stat().st_mtime)

@@ -1,4 +1,4 @@
-"""A few images of a dataset looked at before any plan: their sizes, and their deep values."""
+"""Statistics of a sample of images, read before a run is planned: sizes and value ranges."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,16 @@ from unfreeze.data.stored import deep_values
 from unfreeze.data.undecodable import Undecodable
 from unfreeze.errors import DataError
 
-HEADERS = 200  # files whose headers are read
-DEEP = 48  # of these, images whose values are read
+HEADERS = 200  # number of headers to read
+DEEP = 48  # number of images of them whose values are read
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What some images of a dataset of `images` are like.
+    """Statistics of a sample from a dataset of `images` images.
 
-    `heights`, `widths`: pixels, as their headers say. `extents`: of those with more than 8 bits.
+    `heights`, `widths`: in pixels, from the headers. `extents`: value ranges of images with more
+    than 8 bits per channel.
     """
 
     images: int
@@ -36,57 +37,57 @@ class Sampled:
 
     @property
     def cropped(self) -> Cropped | None:
-        """Those so long that a square in the middle shows less than half of them."""
+        """Images of which a centre crop shows less than half; None if there are none."""
         return cropped_away(self.heights, self.widths, of=self.images)
 
     def intensity(self, word: str) -> tuple[str, str | None]:
-        """(how deep values are read, the reason) where `word`, as in `reading`, is asked for.
+        """(the intensity rule to use, the reason or None) for the requested rule `word`.
 
-        `auto` becomes one range for the whole dataset where there are deep images. No reason where
-        there is nothing to say.
+        `word` is a string from `reading`. `auto` becomes one range for the whole dataset if it has
+        high-bit-depth images.
         """
-        rule, sign, channels = word.partition("@")
+        rule, separator, channels = word.partition("@")
         if not self.extents:
             return word, None
         if rule == "auto":
             rule, reason = one_range(self.extents)
-            return f"{rule}{sign}{channels}", reason
-        cut = beyond(rule, self.extents)
-        where = f"{len(self.extents):,} deep images looked at"
-        return word, f"given, or that of the weights; {cut:,} of {where} go beyond it"
+            return f"{rule}{separator}{channels}", reason
+        clipped = beyond(rule, self.extents)
+        sampled = f"{len(self.extents):,} sampled high-bit-depth images"
+        return word, f"set by --range or the weights; {clipped:,} of {sampled} exceed it"
 
 
 def sampled(index: Index, positions: npt.NDArray[np.int64], intensity: str = "auto") -> Sampled:
-    """As `looked_at`; DataError where no header is readable."""
-    found = looked_at(index, positions, intensity)
-    if not len(found.heights):
+    """`looked_at`; DataError if no header is readable."""
+    sample = looked_at(index, positions, intensity)
+    if not len(sample.heights):
         raise DataError(
-            f"None of the files looked at in {index.source.where} is a readable image.",
-            "Check that these are images, and whole.",
+            f"None of the sampled files in {index.source.where} is a readable image.",
+            "Check that the files are complete images.",
         )
-    return found
+    return sample
 
 
 def looked_at(index: Index, positions: npt.NDArray[np.int64], intensity: str = "auto") -> Sampled:
-    """Headers and deep values of images at these positions, evenly spread over them.
+    """Sizes and value ranges of images evenly spread over these positions.
 
-    `intensity` says which channels count.
+    `intensity`: a string from `reading`, for its channels.
     """
     channels = parsed(intensity)[1]
-    chosen = positions[:: max(1, len(positions) // HEADERS)]
-    values = {*chosen[:: max(1, len(chosen) // DEEP)].tolist()}
+    selected = positions[:: max(1, len(positions) // HEADERS)]
+    read_values = {*selected[:: max(1, len(selected) // DEEP)].tolist()}
     sizes, extents = list[tuple[int, int]](), list[Extent]()
-    for position in chosen.tolist():
+    for position in selected.tolist():
         try:
             data = index.source.read(int(index.rows[position]))
             if not isinstance(data, bytes):
                 sizes.append((data.shape[0], data.shape[1]))
                 continue
             sizes.append(header_size(data))
-            found = deep_values(data, channels) if position in values else None
+            values = deep_values(data, channels) if position in read_values else None
         except (OSError, Undecodable):
-            continue  # the check names it with its reason
-        if found is not None and (one := extent(found)) is not None:
-            extents.append(one)
+            continue  # the full check reports it with a reason
+        if values is not None and (value_range := extent(values)) is not None:
+            extents.append(value_range)
     heights, widths = np.array(sizes, np.int64).reshape(-1, 2).T
     return Sampled(len(positions), heights, widths, tuple(extents))

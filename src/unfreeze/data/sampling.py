@@ -1,4 +1,4 @@
-"""Epochs that have the same number of images of every class."""
+"""Class-balanced sampling."""
 
 from typing import Any
 
@@ -8,29 +8,30 @@ import numpy.typing as npt
 from unfreeze.data.loader import Ids, Order
 from unfreeze.data.views.draws import permutation
 
-CHOICE, SHUFFLE = -3, -4  # streams of random numbers of their own
+CHOICE, SHUFFLE = -3, -4  # separate random streams
 
 
 def balanced(labels: npt.NDArray[Any], seed: int) -> Order:
-    """The order of an epoch with as many images as `labels` [N] has, classes taken in turn.
+    """A class-balanced order for `Loader.order`, with N images per epoch for `labels` [N].
 
-    A class of n images gives each of them floor or ceil of its share over n times; which ones
-    are more often changes from epoch to epoch. The epoch follows from (seed, epoch).
+    Each class gets an equal share of the epoch. Each of its n images occurs floor(share / n) or
+    ceil(share / n) times; which ones occur more often changes with the epoch. The order depends
+    only on (seed, epoch).
     """
     classes = np.unique(labels)
-    members = [np.flatnonzero(labels == one).astype(np.int64) for one in classes]
+    members = [np.flatnonzero(labels == label).astype(np.int64) for label in classes]
 
     def order(epoch: int) -> Ids:
         share, extra = divmod(len(labels), len(classes))
-        chosen = []
-        for place, own in enumerate(members):
-            # the classes that give one image more move on with the epochs
-            count = share + ((place - epoch) % len(classes) < extra)
-            whole, rest = divmod(count, len(own))
-            some = permutation(seed, epoch, own, CHOICE)[:rest]
-            chosen.append(np.concatenate([np.tile(own, whole), some]))
-        drawn = np.concatenate(chosen)
-        places = np.arange(len(drawn), dtype=np.int64)
-        return drawn[permutation(seed, epoch, places, SHUFFLE)]
+        parts = []
+        for class_id, images in enumerate(members):
+            # the classes with one more image rotate over the epochs
+            count = share + ((class_id - epoch) % len(classes) < extra)
+            repeats, rest = divmod(count, len(images))
+            remainder = permutation(seed, epoch, images, CHOICE)[:rest]
+            parts.append(np.concatenate([np.tile(images, repeats), remainder]))
+        selected = np.concatenate(parts)
+        indices = np.arange(len(selected), dtype=np.int64)
+        return selected[permutation(seed, epoch, indices, SHUFFLE)]
 
     return order

@@ -1,4 +1,4 @@
-"""Every file decoded once before the first step: which images can be used, and why not."""
+"""The check before training: decodes images, finds unusable ones, fills the pixel cache."""
 
 import time
 from collections.abc import Iterable
@@ -25,14 +25,14 @@ from unfreeze.runtime.console import Console, Quiet
 from unfreeze.runtime.tables import write_csv
 
 Mode = Literal["full", "sample", "off"]
-SAMPLE = 1_000  # files that --scan sample decodes
+SAMPLE = 1_000  # number of images that --scan sample decodes
 REFUSE_ABOVE = 0.5  # share of unusable files above which a run does not start
 
 Rows = npt.NDArray[np.int64]
 
 
 class Problem(NamedTuple):
-    """A file and what is wrong with it; `left_out` where it cannot be used."""
+    """A problem of an image; `left_out`: it cannot be used."""
 
     path: str
     reason: str
@@ -42,12 +42,12 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What the check found, by position of the index it was given.
+    """Results of the check, by position in `index`.
 
-    `usable`: positions, ascending. `heights`, `widths`: pixels after orientation, 0 where unknown
-    or unusable. `decoded`: files decoded in this call; `known`: files whose verdict was there
-    already. `store`: pixels of all usable images, or None. `signatures`: by position too, where
-    they were asked for; images that were not looked at have none that is known.
+    `usable`: ascending positions. `heights`, `widths`: in pixels after orientation, 0 if unknown or
+    unusable. `decoded`: number of files decoded in this call; `known`: number of files with a
+    cached verdict. `store`: pixel cache of all usable images, or None. `signatures`: perceptual
+    hashes by position if requested; not known for images that were not checked.
     """
 
     index: Index
@@ -64,7 +64,7 @@ class Scan:
     signatures: Signatures | None = None
 
     def images(self) -> ImageDataset:
-        """The usable images, in the order of the index, from the store where there is one."""
+        """The dataset of usable images, in the order of the index."""
         return ImageDataset(self.index.take(self.usable), self.store, resize_to=self.resize_to)
 
 
@@ -81,37 +81,35 @@ def check(  # noqa: PLR0913  (all but one keyword-only)
     refuse_above: float | None = REFUSE_ABOVE,
     sign: bool = False,
 ) -> Scan:
-    """Decodes what was never decoded before, and holds the pixels where they fit.
+    """Decodes images without a cached verdict, and fills the pixel cache.
 
-    `store_budget` is in bytes: if the pixels (shorter side at most `resize_to`) are estimated to
-    fit, they are kept, which takes one decoding pass even where every verdict is known from an
-    earlier run; `hold` says where instead. Without a store nothing is read twice. `workers` are
-    watched processes: a decoder that dies, hangs or wants too much memory costs its file alone.
-    Mode `sample` decodes SAMPLE seeded files, `off` none; neither builds a store, both say so.
-    More than `refuse_above` of the checked files unusable is a DataError (None: never). `sign`:
-    the signatures that near-duplicates share are made of the same pixels, and kept beside the
-    verdicts.
+    `store_budget`: limit of an in-memory pixel cache in bytes; if the pixels (shorter side at most
+    `resize_to`) are estimated to fit, all images are decoded, even with cached verdicts. `hold`
+    chooses the cache instead. `workers`: number of worker processes; a file that crashes its
+    decoder, hangs or needs too much memory is unusable. Mode `sample` decodes SAMPLE random files,
+    `off` none; both build no cache and print a note. `refuse_above`: DataError if a larger share of
+    the checked files is unusable (None: never). `sign`: also compute perceptual hashes.
     """
     console = console or Quiet()
     started = time.perf_counter()
     verdicts = Verdicts(index.source, sign=sign)
     rows = index.rows[to_check(len(index), mode, seed)]
     known = int((verdicts.states[rows] != UNKNOWN).sum())
-    looking = _Looking(index.source, rows, verdicts, resize_to, workers, console)
+    run_check = _Check(index.source, rows, verdicts, resize_to, workers, console)
     if hold is None:
-        hold = Holding("memory", 0, store_budget, "as asked")
-    decoded, store = looking.look(hold if mode == "full" else NOTHING)
-    _say(console, mode, len(index))
-    looked_at = np.zeros(len(index.source), bool)
-    looked_at[rows] = True  # what an earlier run knew of others does not change this one
-    bad = (verdicts.states == UNUSABLE) & looked_at
+        hold = Holding("memory", 0, store_budget, "as requested")
+    decoded, store = run_check.run(hold if mode == "full" else NOTHING)
+    _print_mode(console, mode, len(index))
+    was_checked = np.zeros(len(index.source), bool)
+    was_checked[rows] = True  # cached verdicts of other files must not change this run
+    unusable = (verdicts.states == UNUSABLE) & was_checked
     if refuse_above is not None:
-        _refuse(index, rows[bad[rows]], len(rows), verdicts, refuse_above)
-    sizes = np.where(bad[:, None], 0, verdicts.sizes)[index.rows]
+        _refuse_if_unusable(index, rows[unusable[rows]], len(rows), verdicts, refuse_above)
+    sizes = np.where(unusable[:, None], 0, verdicts.sizes)[index.rows]
     return Scan(
         index=index,
-        usable=np.flatnonzero(~bad[index.rows]),
-        problems=[_problem(index, int(row), verdicts) for row in index.rows[bad[index.rows]]],
+        usable=np.flatnonzero(~unusable[index.rows]),
+        problems=[_problem(index, int(row), verdicts) for row in index.rows[unusable[index.rows]]],
         heights=np.ascontiguousarray(sizes[:, 0]),
         widths=np.ascontiguousarray(sizes[:, 1]),
         mode=mode,
@@ -125,8 +123,8 @@ def check(  # noqa: PLR0913  (all but one keyword-only)
 
 
 @dataclass(frozen=True, eq=False)
-class _Looking:
-    """Rows to decode, and what that takes."""
+class _Check:
+    """The arguments of a check."""
 
     source: Source
     rows: Rows
@@ -135,10 +133,12 @@ class _Looking:
     workers: int | None
     console: Console
 
-    def look(self, hold: Holding) -> tuple[int, PixelStore | MappedStore | None]:
-        """(files decoded, their pixels where `hold` says); the verdicts are noted."""
-        before, there = self._on_disk(hold) if hold.place == "disk" else (0, None)
-        decoded, here = sweep(
+    def run(self, hold: Holding) -> tuple[int, PixelStore | MappedStore | None]:
+        """(number of decoded files, the pixel cache or None); fills the verdicts."""
+        decoded_for_disk, disk_cache = (
+            self._build_disk_cache(hold) if hold.place == "disk" else (0, None)
+        )
+        decoded, memory_cache = sweep(
             self.source,
             self.rows,
             self.verdicts,
@@ -147,38 +147,38 @@ class _Looking:
             resize_to=self.resize_to,
             console=self.console,
         )
-        return before + decoded, here or there
+        return decoded_for_disk + decoded, memory_cache or disk_cache
 
-    def _on_disk(self, hold: Holding) -> tuple[int, MappedStore | None]:
-        """(files decoded, their pixels mapped); where they cannot be kept it is said."""
+    def _build_disk_cache(self, hold: Holding) -> tuple[int, MappedStore | None]:
+        """(number of decoded files, the cache on disk or None with a warning)."""
         if not len(self.rows):
             return 0, None
         want = wanted(self.source, self.rows, self.resize_to, hold.bytes)
         if not want.folder.exists():
-            self._make_room(want, hold)
+            self._evict_old_caches(want, hold)
         try:
             return mapped(want, self.verdicts, workers=self.workers, console=self.console)
         except (OSError, ResourceError) as error:
             if hold.asked:
                 raise
-            self.console.warn(f"Decoded images are not cached on the disk: {error}")
+            self.console.warn(f"Decoded images are not cached on disk: {error}")
             return 0, None
 
-    def _make_room(self, want: Wanted, hold: Holding) -> None:
+    def _evict_old_caches(self, want: Wanted, hold: Holding) -> None:
         around = pixels_folder()
         removed = make_room(around, hold.budget, hold.bytes, ours=is_ours, spared=[want.key])
         for name in removed:
-            self.console.say(f"Kept pixels {name} made room (--store-budget).")
+            self.console.say(f"Removed old pixel cache {name} to free space (--store-budget).")
 
 
 def write_problems_csv(path: Path, problems: Iterable[Problem]) -> None:
-    """`path,reason,detail,left_out`, whole or not at all."""
+    """Write problems.csv with the columns `path,reason,detail,left_out`, atomically."""
     rows = ((*problem[:3], str(problem.left_out).lower()) for problem in problems)
     write_csv(path, Problem._fields, rows)
 
 
 def to_check(count: int, mode: Mode, seed: int) -> Rows:
-    """Which of `count` images are decoded: all, SAMPLE seeded ones, or none; ascending."""
+    """Ascending positions of the images to decode: all, SAMPLE random ones, or none."""
     if mode == "off":
         return np.arange(0)
     if mode == "full" or count <= SAMPLE:
@@ -187,13 +187,13 @@ def to_check(count: int, mode: Mode, seed: int) -> Rows:
     return np.sort(np.argsort(keys, kind="stable")[:SAMPLE])
 
 
-def _say(console: Console, mode: Mode, count: int) -> None:
+def _print_mode(console: Console, mode: Mode, count: int) -> None:
     if mode == "off":
-        console.say(f"None of {count:,} images was checked (--scan off).")
+        console.say(f"No images were checked before training (--scan off): {count:,} images.")
     elif mode == "sample" and count > SAMPLE:
         console.say(
             f"{SAMPLE:,} of {count:,} images were checked (--scan sample); "
-            "a broken one among the others ends the run when it is met."
+            "a broken image among the others stops the run when it is read."
         )
 
 
@@ -202,12 +202,14 @@ def _problem(index: Index, row: int, verdicts: Verdicts) -> Problem:
     return Problem(index.source.names[row], reason, detail, left_out=True)
 
 
-def _refuse(index: Index, bad: Rows, checked: int, verdicts: Verdicts, above: float) -> None:
-    if len(bad) <= above * checked:
+def _refuse_if_unusable(
+    index: Index, unusable: Rows, checked: int, verdicts: Verdicts, limit: float
+) -> None:
+    if len(unusable) <= limit * checked:
         return
-    first = _problem(index, int(bad[0]), verdicts)
+    first = _problem(index, int(unusable[0]), verdicts)
     raise DataError(
-        f"{len(bad):,} of {checked:,} images in {index.source.where} cannot be decoded "
-        f"(the first: {first.path}, {first.reason}: {first.detail}).",
-        "Take the broken ones out, or fetch the data again.",
+        f"{len(unusable):,} of {checked:,} images in {index.source.where} cannot be decoded "
+        f"(first: {first.path}, {first.reason}: {first.detail}).",
+        "Remove the broken images, or download the dataset again.",
     )

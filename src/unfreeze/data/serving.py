@@ -1,4 +1,4 @@
-"""What a watched process does: answers tasks in order, one after the other."""
+"""The main loop of a worker process: runs tasks in order and sends back their results."""
 
 import contextlib
 import inspect
@@ -13,52 +13,52 @@ from typing import Any, Literal, NamedTuple
 
 from unfreeze.data.wire import Packed, pack, receive, send
 
-_LOOK_SECONDS = 2.0  # between looks at who leads
+_POLL_SECONDS = 2.0  # between checks that the parent is alive
 START = "from unfreeze.data.serving import serve; serve()"
 
 
 class Said(NamedTuple):
-    """What a process tells: it `began`, an `answer`, that a task is over, that work `failed`."""
+    """A message of a worker: it `began`, an `answer`, a task is `over`, or the work `failed`."""
 
     what: Literal["began", "answer", "over", "failed"]
     value: Any = None
-    over: bool = False  # with an answer that is the last of its task
+    over: bool = False  # with the last answer of a task
 
 
 def serve() -> None:
-    """Tasks come on the standard input, answers go to the standard output; ends with the input."""
-    # who leads decides; other signals were held back when this process was started
+    """Reads tasks from stdin and writes results to stdout, until stdin is closed."""
+    # the parent handles interrupts; other signals were blocked when this process started
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_outlive_nobody, args=(os.getppid(),), daemon=True).start()
-    asked, answers = sys.stdin.buffer, sys.stdout.buffer
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+    requests, responses = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
-    first = receive(asked)
+    first = receive(requests)
     if first is None:
         return
     with contextlib.suppress(BrokenPipeError):
         try:
             work, memory = first.opened()
-            _bound(memory)
-        except Exception as error:  # a module that is not there
-            send(answers, _failed(error))
+            _limit_memory(memory)
+        except Exception as error:  # such as a missing module
+            send(responses, _failed(error))
             return
-        send(answers, pack(Said("began")))
-        while (tasks := receive(asked)) is not None:
+        send(responses, pack(Said("began")))
+        while (tasks := receive(requests)) is not None:
             for task in tasks.opened():
-                for message in _answers(work, task):
-                    send(answers, message)
+                for message in _results(work, task):
+                    send(responses, message)
 
 
-def _answers(work: Callable[[Any], Any], task: Any) -> Iterator[Packed]:
+def _results(work: Callable[[Any], Any], task: Any) -> Iterator[Packed]:
     try:
-        found = work(task)
-        if not inspect.isgenerator(found):
-            yield pack(Said("answer", found, over=True))
+        result = work(task)
+        if not inspect.isgenerator(result):
+            yield pack(Said("answer", result, over=True))
             return
-        for answer in found:
-            yield pack(Said("answer", answer))
+        for item in result:
+            yield pack(Said("answer", item))
         yield pack(Said("over", over=True))
-    except Exception as error:  # it is raised where it can be shown
+    except Exception as error:  # raised in the parent
         yield _failed(error)
 
 
@@ -66,18 +66,18 @@ def _failed(error: Exception) -> Packed:
     try:
         pickle.loads(pickle.dumps(error))
         return pack(Said("failed", error))
-    except Exception:  # not every exception travels
+    except Exception:  # not every exception can be pickled
         return pack(Said("failed", RuntimeError(f"{type(error).__name__}: {error}")))
 
 
-def _outlive_nobody(leader: int) -> None:
-    """Ends this process where who leads was killed: a decoder that hangs hears of no end."""
-    while os.getppid() == leader:
-        time.sleep(_LOOK_SECONDS)
+def _exit_with_parent(parent: int) -> None:
+    """Exits when the parent was killed, also while a decoder hangs."""
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
     os._exit(1)
 
 
-def _bound(memory: int) -> None:
+def _limit_memory(memory: int) -> None:
     if not memory or not sys.platform.startswith("linux"):
         return
     import resource

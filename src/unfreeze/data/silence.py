@@ -1,4 +1,4 @@
-"""Pillow's warnings and log, kept to itself while any thread decodes."""
+"""Suppresses the warnings and log messages of Pillow while any thread decodes."""
 
 import contextlib
 import logging
@@ -9,23 +9,23 @@ from typing import Any
 
 
 def alone() -> None:
-    """In a forked process: whoever wanted silence stayed behind."""
+    """Resets the state in a forked process, which has no other threads."""
     _Silence.lock, _Silence.users = threading.Lock(), 0
 
 
 class _Silence:
-    """How many threads want Pillow silent, and what stands for them meanwhile."""
+    """State shared by all threads: number of users, and what to restore."""
 
     lock = threading.Lock()
     users = 0
-    entry: Any = None  # the filter of warnings
-    level = logging.NOTSET  # of Pillow's loggers, before
+    entry: Any = None  # our entry in warnings.filters
+    level = logging.NOTSET  # previous level of the logger of Pillow
 
 
 @contextlib.contextmanager
 def pillow_silenced() -> Iterator[None]:
-    """Nothing that Pillow warns of or logs is told meanwhile, by any thread."""
-    # warnings.catch_warnings swaps global state and is not safe with threads: one filter, counted
+    """Suppresses the warnings and log messages of Pillow in all threads."""
+    # warnings.catch_warnings is not thread-safe: one shared filter with a use count
     logger = logging.getLogger("PIL")
     with _Silence.lock:
         if not _Silence.users:

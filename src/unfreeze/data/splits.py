@@ -1,4 +1,4 @@
-"""Seeded choices among images: subsets of the labels, and a part held out."""
+"""Seeded, stratified subsets and train/validation splits, and split.csv."""
 
 import csv
 import itertools
@@ -14,9 +14,9 @@ from unfreeze.runtime import atomic
 from unfreeze.runtime.tables import csv_text, read_csv
 from unfreeze.text import has_halves
 
-SMALLEST_CLASS = 5  # below this many training images in a class nothing is held out
-_SUBSET, _HELD_OUT = 1, 2  # streams of one seed
-_TOGETHER = 2**12  # lines that are written at once
+SMALLEST_CLASS = 5  # training images of the smallest class required for a validation split
+_SUBSET, _HELD_OUT = 1, 2  # separate random streams of a seed
+_BATCH = 2**12  # lines per write
 
 Labels = npt.NDArray[np.integer]
 Positions = npt.NDArray[np.int64]
@@ -39,26 +39,26 @@ def subset(
     limit: int | None = None,
     seed: int,
 ) -> Positions:
-    """A stratified part of `positions`, ascending; what is asked for is applied in this order.
+    """A stratified subset of `positions`, ascending; the arguments are applied in order.
 
-    For one seed a smaller subset lies inside every larger one of its kind. `per_class` takes all
-    of a class that has fewer and needs labels (DataError); `fraction` keeps at least one image
-    of each class; `limit` covers every class if it is large enough.
+    With the same seed smaller subsets are contained in larger ones. `per_class` takes all images of
+    smaller classes and needs labels (DataError); `fraction` keeps at least one image per class;
+    `limit` covers every class if it is large enough.
     """
-    chosen = _ascending(positions, len(labels))
+    selected = _ascending(positions, len(labels))
     if per_class is not None:
-        if len(chosen) and (labels[chosen] < 0).any():
+        if len(selected) and (labels[selected] < 0).any():
             raise DataError(
-                "A number of labels a class was asked for, but some images have no label.",
-                "Give class folders, a CSV with labels, or use --limit.",
+                "--labels-per-class needs labels, but some images have none.",
+                "Use class folders or a CSV with labels, or use --limit.",
             )
-        chosen = chosen[_ranks(labels, chosen, seed) < per_class]
+        selected = selected[_ranks(labels, selected, seed) < per_class]
     if fraction is not None:
-        least = len(np.unique(labels[chosen]))
-        chosen = _first(labels, chosen, max(round(fraction * len(chosen)), least), seed)
+        least = len(np.unique(labels[selected]))
+        selected = _first(labels, selected, max(round(fraction * len(selected)), least), seed)
     if limit is not None:
-        chosen = _first(labels, chosen, limit, seed)
-    return np.sort(chosen)
+        selected = _first(labels, selected, limit, seed)
+    return np.sort(selected)
 
 
 def stratified(
@@ -70,33 +70,33 @@ def stratified(
     groups: Sequence[Hashable] | None = None,
     together: Sequence[Sequence[int]] = (),
 ) -> tuple[Positions, Positions]:
-    """Ascending (train, val): `fraction` of each class held out, shared by largest remainder.
+    """A stratified split into ascending (train, val), with `fraction` of each class in val.
 
-    Train keeps at least one image of each class. Where the smallest class has fewer than
-    SMALLEST_CLASS images, val is empty. `groups[position]` names what must stay on one side;
-    whole groups are then held out as long as that brings the classes, and val as a whole, nearer to
-    their share: val can be smaller than asked for, and empty, and half a group larger.
-    `together`: positions that must stay on one side as well, few of them: each of these groups goes
-    where its first position would.
+    Shares are rounded by largest remainder. Train keeps at least one image of each class. Val is
+    empty if the smallest class has fewer than SMALLEST_CLASS images. `groups[position]`: images of
+    one group are never split. Groups are added to val while that brings the classes, and val in
+    total, closer to their shares, so val can be smaller than requested, empty, or half a group
+    larger. `together`: a few more groups of positions to keep together, each on the side of its
+    first position.
     """
-    chosen = _ascending(positions, len(labels))
-    _, classes, counts = np.unique(labels[chosen], return_inverse=True, return_counts=True)
-    if not len(chosen) or counts.min() < SMALLEST_CLASS:
-        return chosen, chosen[:0]
-    shares = np.minimum(_largest_remainder(counts, round(fraction * len(chosen))), counts - 1)
-    keys = _keys(len(labels), seed, _HELD_OUT)[chosen]
+    selected = _ascending(positions, len(labels))
+    _, classes, counts = np.unique(labels[selected], return_inverse=True, return_counts=True)
+    if not len(selected) or counts.min() < SMALLEST_CLASS:
+        return selected, selected[:0]
+    shares = np.minimum(_largest_remainder(counts, round(fraction * len(selected))), counts - 1)
+    keys = _keys(len(labels), seed, _HELD_OUT)[selected]
     if groups is None:
-        held = _rank_in_class(classes, keys) < shares[classes]
-        _keep_together(held, classes, chosen, together)
+        held_out = _rank_in_class(classes, keys) < shares[classes]
+        _keep_together(held_out, classes, selected, together)
     else:
         groups = joined(groups, together)
-        names = [groups[position] for position in chosen]
-        held = _whole_groups(classes, counts, shares, names, keys)
-    return chosen[~held], chosen[held]
+        names = [groups[position] for position in selected]
+        held_out = _hold_out_groups(classes, counts, shares, names, keys)
+    return selected[~held_out], selected[held_out]
 
 
 def joined(groups: Sequence[Hashable], together: Sequence[Sequence[int]]) -> Sequence[Hashable]:
-    """The groups, those brought together that share positions of one group of `together`."""
+    """`groups`, merged so that each group of positions in `together` has one name."""
     heads: dict[Hashable, Hashable] = {}
 
     def head(name: Hashable) -> Hashable:
@@ -113,15 +113,15 @@ def joined(groups: Sequence[Hashable], together: Sequence[Sequence[int]]) -> Seq
 
 
 def write_split_csv(path: Path, rows: Iterable[SplitRow | tuple[str, str, str]]) -> None:
-    """`path,label,split`, one line a image, whole or not at all."""
-    parts, remaining = [_text([SplitRow._fields])], iter(rows)
-    while some := list(itertools.islice(remaining, _TOGETHER)):
-        parts.append(_text(some))
+    """Write `path,label,split`, one line per image, atomically."""
+    parts, remaining = [_csv_lines([SplitRow._fields])], iter(rows)
+    while batch := list(itertools.islice(remaining, _BATCH)):
+        parts.append(_csv_lines(batch))
     atomic.write_text(path, "".join(parts))
 
 
-def _text(rows: Sequence[tuple[str, ...]]) -> str:
-    """The lines of some rows; where none has anything to quote, put together in half the time."""
+def _csv_lines(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as CSV text, with a fast path for rows that need no quoting."""
     plain = "\n".join(map(",".join, rows)) + "\n"
     separators = sum(map(len, rows)) - len(rows), len(rows)
     ordinary = (plain.count(","), plain.count("\n")) == separators
@@ -131,28 +131,30 @@ def _text(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def read_split_csv(path: Path) -> list[SplitRow]:
-    """The lines of a split.csv; DataError where the file is missing or is something else."""
+    """The lines of a split.csv; DataError if the file is missing or invalid."""
     try:
         rows = read_csv(path)
     except (OSError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}.", "Name a run's split.csv.") from error
+        raise DataError(
+            f"{path} cannot be read: {error}.", "Give the split.csv of a run."
+        ) from error
     if not rows or tuple(rows[0]) != SplitRow._fields or any(len(row) != 3 for row in rows):
         raise DataError(
-            f"{path} is no list of splits: its columns must be path, label and split.",
-            "Name a run's split.csv.",
+            f"{path} is not a split file: its columns must be path, label and split.",
+            "Give the split.csv of a run.",
         )
     return [SplitRow(*row) for row in rows[1:]]
 
 
 def _ascending(positions: npt.ArrayLike, count: int) -> Positions:
-    """Each position once, in order: numpy's `unique` takes thirty times as long."""
-    taken = np.zeros(count, np.bool_)
-    taken[np.asarray(positions, np.int64)] = True
-    return np.flatnonzero(taken)
+    """Unique positions in ascending order, 30 times as fast as `np.unique`."""
+    mask = np.zeros(count, np.bool_)
+    mask[np.asarray(positions, np.int64)] = True
+    return np.flatnonzero(mask)
 
 
 def _keys(count: int, seed: int, stream: int) -> npt.NDArray[np.uint64]:
-    # raw output of a bit generator is the part of numpy that is promised never to change
+    # numpy guarantees that the raw output of a bit generator never changes
     raw = np.random.PCG64(np.random.SeedSequence([seed, stream])).random_raw(count)
     return np.asarray(raw, np.uint64)
 
@@ -160,7 +162,7 @@ def _keys(count: int, seed: int, stream: int) -> npt.NDArray[np.uint64]:
 def _rank_in_class(
     classes: npt.NDArray[np.integer], keys: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.int64]:
-    """Each image's place 0, 1, ... among those of its class, by key."""
+    """Rank 0, 1, ... of each image within its class, by key."""
     order = np.lexsort((keys, classes))
     ordered = classes[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -177,26 +179,26 @@ def _ranks(labels: Labels, positions: Positions, seed: int) -> npt.NDArray[np.in
 
 
 def _first(labels: Labels, positions: Positions, count: int, seed: int) -> Positions:
-    """The first `count` in an order whose every beginning is stratified (so they nest).
+    """The first `count` positions of an order of which every prefix is stratified.
 
-    The r-th of n images of a class stands at (r + 1/2) / n: Webster's apportionment, which
-    never takes a seat back when the house grows. The first of each class stands before all.
+    The r-th of n images of a class gets the sort key (r + 1/2) / n (Webster apportionment), so that
+    subsets are nested. The first image of each class comes before all others.
     """
     if not len(positions):
         return positions
     ranks = _ranks(labels, positions, seed)
     _, classes, counts = np.unique(labels[positions], return_inverse=True, return_counts=True)
-    places = np.where(ranks == 0, 0.0, (ranks + 0.5) / counts[classes])
+    sort_keys = np.where(ranks == 0, 0.0, (ranks + 0.5) / counts[classes])
     keys = _keys(len(labels), seed, _SUBSET)[positions]
-    if count < len(places):  # only these can be among them: few of a million are put in order
-        near = np.flatnonzero(places <= np.partition(places, count)[count])
-        positions, places, keys = positions[near], places[near], keys[near]
-    first: Positions = positions[np.lexsort((keys, places))[:count]]
+    if count < len(sort_keys):  # sorts only the candidates, not a million images
+        candidates = np.flatnonzero(sort_keys <= np.partition(sort_keys, count)[count])
+        positions, sort_keys, keys = positions[candidates], sort_keys[candidates], keys[candidates]
+    first: Positions = positions[np.lexsort((keys, sort_keys))[:count]]
     return first
 
 
 def _largest_remainder(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
-    """`total` shared in proportion to `counts`; ties go to the earlier class."""
+    """`total` divided in proportion to `counts`; ties go to the earlier class."""
     quotas = total * counts / counts.sum()
     shares: npt.NDArray[np.int64] = np.floor(quotas).astype(np.int64)
     by_remainder = np.argsort(shares - quotas, kind="stable")
@@ -204,46 +206,46 @@ def _largest_remainder(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray
     return shares
 
 
-def _whole_groups(
+def _hold_out_groups(
     classes: npt.NDArray[np.integer],
     counts: npt.NDArray[np.int64],
     shares: npt.NDArray[np.int64],
     names: list[Hashable],
     keys: npt.NDArray[np.uint64],
 ) -> npt.NDArray[np.bool_]:
-    """Which images are held out: groups in seeded order, while they bring classes nearer."""
+    """Mask of held-out images: groups in random order that bring the classes closer to `shares`."""
     members: dict[Hashable, list[int]] = {}
-    for place in np.argsort(keys, kind="stable"):
-        members.setdefault(names[place], []).append(int(place))
-    held = np.zeros(len(classes), np.bool_)
-    open_seats, left = shares.astype(np.int64), counts.astype(np.int64)
+    for index in np.argsort(keys, kind="stable"):
+        members.setdefault(names[index], []).append(int(index))
+    held_out = np.zeros(len(classes), np.bool_)
+    missing, in_train = shares.astype(np.int64), counts.astype(np.int64)
     for group in members.values():
-        touched, added = np.unique(classes[group], return_counts=True)
-        before = np.abs(open_seats[touched]).sum()
-        after = np.abs(open_seats[touched] - added).sum()
-        # nearer in all, too: large groups of one class would hold out twice as much
-        nearer = after < before and len(group) <= 2 * open_seats.sum()
-        if nearer and (left[touched] > added).all():
-            open_seats[touched] -= added
-            left[touched] -= added
-            held[group] = True
-    return held
+        group_classes, added = np.unique(classes[group], return_counts=True)
+        before = np.abs(missing[group_classes]).sum()
+        after = np.abs(missing[group_classes] - added).sum()
+        # also closer in total: large groups of one class would hold out twice as much
+        closer = after < before and len(group) <= 2 * missing.sum()
+        if closer and (in_train[group_classes] > added).all():
+            missing[group_classes] -= added
+            in_train[group_classes] -= added
+            held_out[group] = True
+    return held_out
 
 
 def _keep_together(
-    held: npt.NDArray[np.bool_],
+    held_out: npt.NDArray[np.bool_],
     classes: npt.NDArray[np.integer],
-    chosen: Positions,
+    selected: Positions,
     together: Sequence[Sequence[int]],
 ) -> None:
-    """Brings each group to the side of its first position; train keeps one image of each class."""
-    place = {position: number for number, position in enumerate(chosen.tolist())}
-    left = np.bincount(classes[~held], minlength=int(classes.max()) + 1)
+    """Moves each group to the side of its first position; train keeps an image of each class."""
+    index = {position: i for i, position in enumerate(selected.tolist())}
+    in_train = np.bincount(classes[~held_out], minlength=int(classes.max()) + 1)
     for positions in together:
-        group = [place[position] for position in positions if position in place]
-        if len(set(held[group].tolist())) < 2:
+        group = [index[position] for position in positions if position in index]
+        if len(set(held_out[group].tolist())) < 2:
             continue
-        left += np.bincount(classes[group][held[group]], minlength=len(left))
-        leaving = np.bincount(classes[group], minlength=len(left))
-        held[group] = bool(held[group[0]]) and bool((leaving < left)[leaving > 0].all())
-        left -= leaving * held[group[0]]
+        in_train += np.bincount(classes[group][held_out[group]], minlength=len(in_train))
+        leaving = np.bincount(classes[group], minlength=len(in_train))
+        held_out[group] = bool(held_out[group[0]]) and bool((leaving < in_train)[leaving > 0].all())
+        in_train -= leaving * held_out[group[0]]

@@ -1,4 +1,4 @@
-"""Decoded pixels of many images in one flat buffer, found by the source's row."""
+"""The in-memory pixel cache: decoded images in one flat buffer, by row of the source."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,10 +7,10 @@ _GROWTH = 1.25
 
 
 class PixelStore:
-    """uint8 pixels [H, W, 3] of rows of a source; one buffer, so workers share it by fork.
+    """uint8 pixels [H, W, 3] by row of a source; forked workers share its one buffer.
 
-    `resize_to` is the shorter side that images were shrunk to (None: as decoded). `offsets` is
-    -1 for a row that is not held. What comes out equals decoding and shrinking afresh.
+    `resize_to`: the largest shorter side (None: not resized). `offsets`: -1 for rows that are not
+    cached. The pixels equal those of decoding and resizing the image.
     """
 
     def __init__(self, rows: int, *, capacity: int, resize_to: int | None) -> None:
@@ -21,7 +21,7 @@ class PixelStore:
         self.used = 0
 
     def add(self, row: int, pixels: npt.NDArray[np.uint8]) -> None:
-        """Holds a image; the buffer grows where the estimate was too small."""
+        """Adds an image; the buffer grows if necessary."""
         end = self.used + pixels.size
         if end > len(self.buffer):
             larger = np.empty(max(end, int(len(self.buffer) * _GROWTH)), np.uint8)
@@ -34,7 +34,7 @@ class PixelStore:
         return bool(self.offsets[row] >= 0)
 
     def __getitem__(self, row: int) -> npt.NDArray[np.uint8]:
-        """A view [H, W, 3] that is not to be written to; KeyError for a row that is not held."""
+        """A view [H, W, 3], read-only by convention; KeyError if the row is not cached."""
         start = int(self.offsets[row])
         if start < 0:
             raise KeyError(row)
@@ -42,9 +42,9 @@ class PixelStore:
         return self.buffer[start : start + height * width * 3].reshape(height, width, 3)
 
     def block(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
-        """Pixels [N, H, W, 3] of rows that all have one shape, else None.
+        """Pixels [N, H, W, 3] of rows of equal shape, else None.
 
-        A view where the rows lie one after the other, otherwise a copy.
+        A view if the rows are adjacent in the buffer, else a copy.
         """
         shapes, offsets = self.shapes[rows], self.offsets[rows]
         if not len(rows) or (offsets < 0).any() or (shapes != shapes[0]).any():

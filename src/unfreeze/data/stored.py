@@ -1,4 +1,4 @@
-"""The values of an image as its file stores them, before they become eight bits."""
+"""Stored values of high-bit-depth images, before the conversion to 8 bits."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,21 +13,21 @@ Values = npt.NDArray[np.generic]
 
 
 def deep_values(data: bytes, channels: tuple[int, ...] | None) -> Values | None:
-    """The values [H, W, C] that `decode` narrows to eight bits; None where it need not.
+    """The values [H, W, C] that `decode` converts to 8 bits; None for 8-bit images.
 
-    Raises Undecodable where `decode` does.
+    Raises Undecodable when `decode` does.
     """
 
-    def shown(image: Image.Image) -> Values | None:
+    def from_pillow(image: Image.Image) -> Values | None:
         if image.mode[0] not in "IF" and not is_deep(data):
             return None
         image.load()
         deep = deep_colour(data, image)
         return picked(as_stored(image) if deep is None else deep.values, channels)
 
-    def read(found: Layout) -> Values | None:
-        return picked(read_channels(data, found, channels), None)
+    def from_tiff(header: Layout) -> Values | None:
+        return picked(read_channels(data, header, channels), None)
 
     with pillow_silenced(), naming(data):
-        values = either(data, channels, read, shown)
+        values = either(data, channels, from_tiff, from_pillow)
     return None if values is None or values.dtype in (np.uint8, np.bool_) else values

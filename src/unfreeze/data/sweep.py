@@ -1,4 +1,4 @@
-"""One pass over files in watched processes: a verdict for each, and their pixels where they fit."""
+"""One pass over the files in worker processes: their verdicts and the in-memory pixel cache."""
 
 from typing import Any
 
@@ -28,76 +28,78 @@ def sweep(
     resize_to: int | None,
     console: Console,
 ) -> tuple[int, PixelStore | None]:
-    """Decodes `rows`, notes and saves their verdicts: (files decoded, pixels of the usable).
+    """Decodes `rows` and saves their verdicts: (number of decoded files, pixel cache or None).
 
-    Pixels are held where the estimate fits `store_budget` bytes, and given up where the truth
-    does not. Without them only rows are decoded of which `verdicts` lacks something. What was
-    found is saved also when the pass is interrupted.
+    Pixels are cached if their estimated size is at most `store_budget` bytes, unless their actual
+    size exceeds it. Without a cache only rows with incomplete verdicts are decoded. Verdicts are
+    also saved when the pass is interrupted.
     """
-    store = _store(source, rows, verdicts, store_budget, resize_to)
+    store = _empty_cache(source, rows, verdicts, store_budget, resize_to)
     usable = verdicts.states[rows] != UNUSABLE
     todo = rows[usable] if store is not None else rows[verdicts.lacking(rows)]
     if not len(todo):
         return 0, store
     try:
         with console.progress("checking images", len(todo)) as advance:
-            one = _Pass(source, verdicts, advance, {"workers": workers, "warn": console.warn})
-            if store is not None and not one.holding(todo, store, store_budget):
+            run = _Pass(source, verdicts, advance, {"workers": workers, "warn": console.warn})
+            if store is not None and not run.check_and_cache(todo, store, store_budget):
                 store = None
-                console.warn("The decoded pixels outgrew --store-budget; none are held.")
+                console.warn("The decoded pixels exceed --store-budget; the pixel cache is off.")
             if store is None:
-                one.looking(todo)
+                run.check(todo)
     finally:
-        _keep(verdicts, console)
+        _save(verdicts, console)
     return len(todo), store
 
 
-def _keep(verdicts: Verdicts, console: Console) -> None:
+def _save(verdicts: Verdicts, console: Console) -> None:
     try:
         verdicts.save()
     except (OSError, ResourceError) as error:
-        # the run does not need it, only the next one would be quicker
-        console.warn(f"The findings could not be cached for later runs: {error}")
+        # the cache only makes the next run faster
+        console.warn(f"The results of the check could not be cached for later runs: {error}")
 
 
 class _Pass:
-    """Judges rows and notes what was found, each row once."""
+    """Checks rows and stores their verdicts, each row once."""
 
     def __init__(
-        self, source: Source, verdicts: Verdicts, advance: Advance, how: dict[str, Any]
+        self, source: Source, verdicts: Verdicts, advance: Advance, options: dict[str, Any]
     ) -> None:
-        self.source, self.verdicts, self.how = source, verdicts, how
+        self.source, self.verdicts, self.options = source, verdicts, options
         self.advance, self.done = advance, np.zeros(len(source), bool)
         self.sign = verdicts.signatures is not None
 
-    def looking(self, rows: Rows) -> None:
-        """Judges those of `rows` that were not met yet."""
+    def check(self, rows: Rows) -> None:
+        """Checks the rows that were not checked yet, without caching pixels."""
         judge = Judge(self.source, None, keep=False, sign=self.sign)
-        left = rows[~self.done[rows]].tolist()
-        for row, found in watched(self.source, judge, left, **self.how):
-            self._note(row, found)
+        remaining = rows[~self.done[rows]].tolist()
+        for row, result in watched(self.source, judge, remaining, **self.options):
+            self._record(row, result)
 
-    def holding(self, rows: Rows, store: PixelStore, budget: int) -> bool:
-        """Puts the pixels into `store`; False, and no further, where they outgrow `budget`."""
+    def check_and_cache(self, rows: Rows, store: PixelStore, budget: int) -> bool:
+        """Checks rows and caches their pixels; stops with False if they exceed `budget` bytes."""
         judge = Judge(self.source, store.resize_to, keep=True, sign=self.sign)
-        for row, found in watched(self.source, judge, rows.tolist(), **self.how):
-            if not isinstance(found, Lost) and found[1] is not None:
-                store.add(row, found[1])
-            self._note(row, found)
+        for row, result in watched(self.source, judge, rows.tolist(), **self.options):
+            if not isinstance(result, Lost) and result[1] is not None:
+                store.add(row, result[1])
+            self._record(row, result)
             if store.used > budget:
                 return False
         return True
 
-    def _note(self, row: int, found: tuple[Verdict, npt.NDArray[np.uint8] | None] | Lost) -> None:
-        self.verdicts.set(row, lost(found) if isinstance(found, Lost) else found[0])
+    def _record(
+        self, row: int, result: tuple[Verdict, npt.NDArray[np.uint8] | None] | Lost
+    ) -> None:
+        self.verdicts.set(row, lost(result) if isinstance(result, Lost) else result[0])
         self.done[row] = True
         self.advance(1)
 
 
-def _store(
+def _empty_cache(
     source: Source, rows: Rows, verdicts: Verdicts, budget: int, resize_to: int | None
 ) -> PixelStore | None:
-    """An empty store of the estimated size, or None where that is over the budget."""
+    """An empty pixel cache of the estimated size, or None if that exceeds the budget."""
     if budget <= 0 or not len(rows):
         return None
     estimate = mean_bytes(source, rows, verdicts, resize_to) * len(rows)

@@ -1,4 +1,4 @@
-"""Small images to look at, decoded where nothing can go wrong for this process."""
+"""Thumbnails for reports, decoded in a worker process."""
 
 from collections.abc import Collection
 
@@ -11,13 +11,13 @@ from unfreeze.data.sources import Source
 from unfreeze.data.undecodable import Undecodable
 from unfreeze.data.watched import watched
 
-SIDE = 112  # pixels of the shorter one, at most
+SIDE = 112  # largest shorter side in pixels
 
 Pixels = npt.NDArray[np.uint8]
 
 
 class Thumbnailer:
-    """A row's image made small, None where there is none. What processes run."""
+    """`thumbnailer(row)`: the thumbnail of a row, or None if it is unusable; runs in a worker."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -27,11 +27,11 @@ class Thumbnailer:
         try:
             return shrink(decode(self.source.read(row)), SIDE)
         except (Undecodable, OSError, MemoryError):
-            return None  # who trains on it hears of it
+            return None  # the check before training reports it
 
 
-def thumbnails(index: Index, places: Collection[int]) -> dict[int, Pixels]:
-    """Small images by position of the index; those that give one."""
-    rows = {int(index.rows[place]): place for place in sorted(places)}
-    made = watched(index.source, Thumbnailer(index.source), list(rows), workers=1)
-    return {rows[row]: pixels for row, pixels in made if isinstance(pixels, np.ndarray)}
+def thumbnails(index: Index, positions: Collection[int]) -> dict[int, Pixels]:
+    """Thumbnails by position of the index, without unusable images."""
+    rows = {int(index.rows[position]): position for position in sorted(positions)}
+    results = watched(index.source, Thumbnailer(index.source), list(rows), workers=1)
+    return {rows[row]: pixels for row, pixels in results if isinstance(pixels, np.ndarray)}

@@ -1,4 +1,4 @@
-"""Why a file gives no image, in words from a fixed vocabulary."""
+"""The error for files that cannot be decoded, with a fixed set of reasons."""
 
 from typing import Literal
 
@@ -18,18 +18,18 @@ Reason = Literal[
 
 
 class Undecodable(DataError):
-    """Bytes that give no image: `reason` from the vocabulary, `detail` in the decoder's words.
+    """A file that cannot be decoded: `reason` is one of Reason, `detail` explains it.
 
-    `empty`: no bytes. `not an image`: no known signature. `truncated`: the end is missing.
-    `bomb`: more pixels, bytes or memory than are given at all. `channels`: more than can be read
-    here, or without one that was asked for. `unreadable`: everything else. `crashed`, `hung`: a
-    decoder ended its process, or did not end in time. `left out`: by a list.
+    `empty`: no bytes. `not an image`: no known signature. `truncated`: the end is missing. `bomb`:
+    exceeds the limit of pixels, bytes or memory. `channels`: unsupported channels, or a requested
+    channel is missing. `unreadable`: any other error. `crashed`, `hung`: the decoder crashed or
+    exceeded the time limit. `left out`: on an ignore list.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(
             f"The image cannot be decoded ({reason}): {detail}.",
-            "Replace the file or leave it out.",
+            "Replace or remove the file.",
         )
         self.reason: Reason = reason
         self.detail = detail

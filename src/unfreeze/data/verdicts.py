@@ -1,4 +1,4 @@
-"""What is known about the files of a source, kept between runs beside its fingerprint."""
+"""Verdicts on the files of a source (usable or not), cached between runs by its fingerprint."""
 
 import hashlib
 import io
@@ -21,15 +21,15 @@ from unfreeze.data.undecodable import Reason
 from unfreeze.runtime import atomic
 
 UNKNOWN, USABLE, UNUSABLE = range(3)
-FORMAT = 1  # of signatures, in their file and as they are made
-Kept = TypeVar("Kept")
+FORMAT = 1  # version of the signatures and of their file
+Value = TypeVar("Value")
 
 
 class Verdict(NamedTuple):
-    """One file: its size in pixels, or the reason it gives none.
+    """The size of an image in pixels, or the reason why it is unusable.
 
-    `passing`: reading failed, not decoding; such a verdict is not kept for another run.
-    `signature`: of a usable image, where signatures are wanted.
+    `passing`: reading failed, not decoding; such verdicts are not cached. `signature`: perceptual
+    hash of a usable image, if requested.
     """
 
     height: int
@@ -41,10 +41,10 @@ class Verdict(NamedTuple):
 
 
 class Verdicts:
-    """A verdict for each row of a source: UNKNOWN, USABLE with its size, or UNUSABLE with why.
+    """The verdict on each row: UNKNOWN, USABLE with a size, or UNUSABLE with a reason.
 
-    With `sign` also `signatures`, an array of SIGNATURE by row; else that is None. They are in a
-    file of their own: 266 bytes an image, which only who compares images has to read.
+    `sign`: also `signatures`, an array of SIGNATURE by row, else None. They have a separate file
+    (266 bytes per image), read only when images are compared.
     """
 
     def __init__(self, source: Source, *, sign: bool = False) -> None:
@@ -56,14 +56,14 @@ class Verdicts:
         self.signatures: Signatures | None = np.zeros(count, SIGNATURE) if sign else None
         self.reasons: dict[int, tuple[Reason, str]] = {}
         self._passing: set[int] = set()
-        # of several sources each keeps its own, so that no combination reads anything twice
+        # each of several sources has its own file, so that no image is checked twice
         spans = source.spans() if isinstance(source, SeveralSource) else []
         self._parts = [(Verdicts(part, sign=sign), span) for part, span in spans]
         self._load()
-        self._leave_out()
+        self._apply_ignore_list()
 
     def set(self, row: int, verdict: Verdict) -> None:
-        """Notes a verdict."""
+        """Stores a verdict."""
         self.sizes[row] = verdict.height, verdict.width
         self.states[row] = USABLE if verdict.reason is None else UNUSABLE
         if verdict.reason is not None:
@@ -74,15 +74,15 @@ class Verdicts:
             verdict.signature.into(self.signatures, row)
 
     def lacking(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Which of `rows` have to be decoded: of unknown verdict, or without a signature."""
+        """Mask of `rows` that must be decoded: unknown verdict, or missing signature."""
         states = self.states[rows]
-        found: npt.NDArray[np.bool_] = states == UNKNOWN
+        incomplete: npt.NDArray[np.bool_] = states == UNKNOWN
         if self.signatures is not None:
-            found |= (states == USABLE) & ~self.signatures["known"][rows]
-        return found
+            incomplete |= (states == USABLE) & ~self.signatures["known"][rows]
+        return incomplete
 
     def save(self, *, signatures: bool = True) -> None:
-        """Writes them, each file whole or not at all; the signatures only where that is said."""
+        """Writes the verdicts, and the signatures unless disabled; each file atomically."""
         for part, span in self._parts:
             part.states, part.sizes = self.states[span], self.sizes[span]
             part.reasons = within(self.reasons, span)
@@ -97,8 +97,10 @@ class Verdicts:
         buffer = io.BytesIO()
         states = self.states.copy()
         states[list(self._passing)] = UNKNOWN
-        kept = sorted((row, *why) for row, why in self.reasons.items() if states[row] == UNUSABLE)
-        reasons = json.dumps(kept)
+        entries = sorted(
+            (row, *reason) for row, reason in self.reasons.items() if states[row] == UNUSABLE
+        )
+        reasons = json.dumps(entries)
         np.savez_compressed(
             buffer,
             states=states,
@@ -112,15 +114,15 @@ class Verdicts:
 
     @property
     def signed(self) -> Path:
-        """The file of the signatures."""
-        # of deep values a signature follows from how they are shown
-        word = self.source.intensity
-        other = word not in ("auto", "image")
-        how = f".{hashlib.sha256(word.encode()).hexdigest()[:8]}" if other else ""
-        return self.path.with_suffix(f"{how}.signatures.npz")
+        """Path of the file of signatures."""
+        # signatures of high-bit-depth images depend on the intensity rule
+        rule = self.source.intensity
+        not_default = rule not in ("auto", "image")
+        suffix = f".{hashlib.sha256(rule.encode()).hexdigest()[:8]}" if not_default else ""
+        return self.path.with_suffix(f"{suffix}.signatures.npz")
 
-    def _leave_out(self) -> None:
-        """What the list beside the source names is not used, whatever it is."""
+    def _apply_ignore_list(self) -> None:
+        """Marks the files on the ignore list of the source as unusable."""
         path = list_of(self.source)
         lines = read_list(path) if path is not None else {}
         if not lines:
@@ -128,14 +130,14 @@ class Verdicts:
         rows = {name: row for row, name in enumerate(self.source.names)}
         for name, (reason, detail) in lines.items():
             if (row := rows.get(name)) is not None:
-                why = f"{reason}: {detail}" if detail else reason
-                # not for another run: its own list says
-                self.set(row, Verdict(0, 0, "left out", why, passing=True))
+                message = f"{reason}: {detail}" if detail else reason
+                # not cached: each run reads the list
+                self.set(row, Verdict(0, 0, "left out", message, passing=True))
 
     def _load(self) -> None:
         for part, span in self._parts:
             self.states[span], self.sizes[span] = part.states, part.sizes
-            self.reasons |= {span.start + row: why for row, why in part.reasons.items()}
+            self.reasons |= {span.start + row: reason for row, reason in part.reasons.items()}
             self._passing |= {span.start + row for row in part._passing}
             if self.signatures is not None and part.signatures is not None:
                 self.signatures[span] = part.signatures
@@ -145,13 +147,13 @@ class Verdicts:
     def _read(self) -> None:
         try:
             with (
-                self.path.open("rb") as file,  # np.load leaves a damaged file open
-                np.load(file, allow_pickle=False) as held,
+                self.path.open("rb") as file,  # np.load does not close a damaged file
+                np.load(file, allow_pickle=False) as arrays,
             ):
-                states, sizes = held["states"], held["sizes"]
-                reasons = json.loads(held["reasons"].tobytes())
+                states, sizes = arrays["states"], arrays["sizes"]
+                reasons = json.loads(arrays["reasons"].tobytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return  # none, or a damaged one: nothing is known
+            return  # missing or damaged: start empty
         if states.shape == self.states.shape and sizes.shape == self.sizes.shape:
             self.states, self.sizes = states, sizes
             self.reasons = {row: (reason, detail) for row, reason, detail in reasons}
@@ -161,22 +163,24 @@ class Verdicts:
         if self.signatures is None:
             return
         try:
-            with self.signed.open("rb") as file, np.load(file, allow_pickle=False) as held:
-                table, version = held["signatures"], int(held["format"])
+            with self.signed.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                table, version = arrays["signatures"], int(arrays["format"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return  # none, or a damaged one: they are made again
+            return  # missing or damaged: compute them again
         if version == FORMAT and table.nbytes == self.signatures.nbytes:
             self.signatures = table.view(SIGNATURE).copy()
 
 
-def within(by_row: Mapping[int, Kept], span: slice) -> dict[int, Kept]:
-    """What belongs to the rows of `span`, by the row counted from its start."""
-    return {row - span.start: what for row, what in by_row.items() if span.start <= row < span.stop}
+def within(by_row: Mapping[int, Value], span: slice) -> dict[int, Value]:
+    """The entries of the rows in `span`, with rows relative to its start."""
+    return {
+        row - span.start: value for row, value in by_row.items() if span.start <= row < span.stop
+    }
 
 
 def _key(source: Source) -> str:
-    # another decoder may judge otherwise
-    word = f"{source.fingerprint()} {DECODER}"
-    if "@" in source.intensity:  # a file may lack the channels that are asked for
-        word += source.intensity.partition("@")[2]
-    return hashlib.sha256(word.encode()).hexdigest()[:40]
+    # verdicts depend on the decoder
+    description = f"{source.fingerprint()} {DECODER}"
+    if "@" in source.intensity:  # a file may lack the selected channels
+        description += source.intensity.partition("@")[2]
+    return hashlib.sha256(description.encode()).hexdigest()[:40]

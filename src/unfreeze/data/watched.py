@@ -1,4 +1,4 @@
-"""Work on the rows of a source, where what it holds cannot harm this process."""
+"""Runs a function on rows of a source, in worker processes if the files may be harmful."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from unfreeze.data.sources.builtin import ArraySource
 from unfreeze.data.supervised import MEMORY, SECONDS, supervised
 from unfreeze.runtime.threads import processors
 
-_WORTH = 2**22  # bytes of files that take about as long as a process takes to start
+_BYTES_PER_WORKER = 2**22  # bytes of files whose decoding takes as long as starting a process
 
 
 def watched(
@@ -21,13 +21,13 @@ def watched(
     seconds: float | None = None,
     warn: Callable[[str], object] = warnings.warn,
 ) -> Iterator[tuple[int, Any]]:
-    """(row, work(row) or a Lost) as they are done; `workers` None: as many as there are processors.
+    """Yields (row, work(row) or Lost) in order of completion; `workers` None: one per processor.
 
-    In processes of bounded time and memory, as many as the files are worth; here where the source
-    holds pixels, which no decoder looks at. `warn` is told where no process can be started.
+    Uses `supervised` with limits of time and memory, and fewer workers for small datasets. Array
+    sources need no decoder and are processed here. `warn`: called if no process can be started.
     """
     if isinstance(source, ArraySource):
         return ((row, work(row)) for row in rows)
-    worth = 1 + int(source.sizes[rows].sum()) // _WORTH
-    count = min(workers or processors(), worth)
+    useful = 1 + int(source.sizes[rows].sum()) // _BYTES_PER_WORKER
+    count = min(workers or processors(), useful)
     return supervised(work, rows, count, seconds=seconds or SECONDS, memory=MEMORY, warn=warn)

@@ -1,4 +1,4 @@
-"""What goes between a watched process and who leads it: pickles, with big arrays beside them."""
+"""Messages between a worker process and its parent: pickles with out-of-band array buffers."""
 
 import contextlib
 import pickle
@@ -6,7 +6,7 @@ import struct
 import sys
 from typing import Any, NamedTuple
 
-PIPE_BYTES = 2**20  # what a pipe holds where that can be said: fewer turns for a image
+PIPE_BYTES = 2**20  # capacity of a pipe (Linux): fewer system calls per image
 _HEAD = struct.Struct("<IH")  # bytes of the pickle, and how many buffers follow
 _SIZE = struct.Struct("<Q")
 
@@ -14,20 +14,20 @@ Packed = list[bytes | memoryview]
 
 
 class Message(NamedTuple):
-    """A pickle and the buffers that belong to it, not yet opened."""
+    """A pickle and its buffers, not yet unpickled."""
 
     body: bytes
     buffers: list[bytearray]
 
     def opened(self) -> Any:
-        """What was sent; arrays lie in the buffers and can be written to."""
+        """The unpickled object; its arrays are writable views of the buffers."""
         return pickle.loads(self.body, buffers=self.buffers)
 
 
-def pack(thing: Any) -> Packed:
-    """A message of `thing`; its arrays are not copied."""
+def pack(value: Any) -> Packed:
+    """Pickles an object without copying its arrays."""
     buffers: list[pickle.PickleBuffer] = []
-    body = pickle.dumps(thing, protocol=5, buffer_callback=buffers.append)
+    body = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     raw = [buffer.raw() for buffer in buffers]
     sizes = b"".join(_SIZE.pack(len(part)) for part in raw)
     return [_HEAD.pack(len(body), len(raw)) + sizes + body, *raw]
@@ -41,7 +41,7 @@ def send(stream: Any, message: Packed) -> None:
 
 
 def receive(stream: Any) -> Message | None:
-    """One message, None where the stream ended before it did."""
+    """Reads one message; None at the end of the stream."""
     try:
         length, count = _HEAD.unpack(_exactly(stream, _HEAD.size))
         sizes = [_SIZE.unpack(_exactly(stream, _SIZE.size))[0] for _ in range(count)]
@@ -52,11 +52,11 @@ def receive(stream: Any) -> Message | None:
 
 
 def widen(stream: Any) -> None:
-    """Lets a pipe hold more than usual, where the system can (Linux)."""
+    """Increases the capacity of a pipe (Linux only)."""
     if sys.platform.startswith("linux"):
         import fcntl
 
-        with contextlib.suppress(OSError):  # less is allowed here
+        with contextlib.suppress(OSError):  # above the limit of the system
             fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 

@@ -1,7 +1,7 @@
-"""The processes that read images for a training: how they start, how they end, and without them.
+"""Starts and stops the worker processes of the data loader, and reports lost workers.
 
-They leave every signal to the training. One that is lost is an error between two steps, never
-inside one: what is in memory then is whole.
+Workers ignore signals; the training process handles them. A lost worker raises between two steps,
+never inside one, so the state of the training is consistent then.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from torch.utils.data._utils import signal_handling
 from unfreeze.errors import ResourceError
 from unfreeze.runtime.signals import ended_by_starter_only, signals_held
 
-LOST = "DataLoader worker (pid"  # how torch's message begins where a worker is gone
+LOST = "DataLoader worker (pid"  # beginning of torch's message about a dead worker
 
 
-# no memory, processes or semaphores; or what workers need cannot be sent to them
+# no memory, processes or semaphores; or the dataset cannot be pickled
 _NO_START = (
     *(OSError, ImportError, RuntimeError, AssertionError),
     *(PicklingError, TypeError, AttributeError),
@@ -36,97 +36,97 @@ class NoWorkers(Exception):
 
 
 def no_workers_here() -> str:
-    """Why this process cannot have workers; "" where it can."""
+    """Why this process cannot start workers; "" if it can."""
     if multiprocessing.current_process().daemon:
         return "A daemon process cannot start worker processes"
     return ""
 
 
 def start_method() -> str | None:
-    """How workers are started: as the program chose; else by fork on Linux, whatever the Python.
+    """The start method of workers: that of the program if set, else fork on Linux.
 
-    A forked worker needs no `if __name__ == "__main__"` in a script and starts in milliseconds. It
-    computes in one thread and never touches a GPU.
+    Forked workers start in milliseconds and need no `if __name__ == "__main__"` in scripts. They
+    use one thread and never touch a GPU.
     """
-    chosen = multiprocessing.get_start_method(allow_none=True)
-    return "fork" if chosen is None and sys.platform == "linux" else chosen
+    method = multiprocessing.get_start_method(allow_none=True)
+    return "fork" if method is None and sys.platform == "linux" else method
 
 
 @contextlib.contextmanager
 def started(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
-    """The batches of a torch loader whose workers run within the block.
+    """The batches of a torch loader; its workers run until the block ends.
 
-    NoWorkers where they cannot be started; ResourceError where one of them is lost later.
+    NoWorkers if they cannot be started; ResourceError if one of them is lost later.
     """
-    with _deaths_wait():
-        batches = _begun(loader)
+    with _defer_worker_errors():
+        batches = _start(loader)
         workers = list(batches._workers)
         try:
-            yield _watched(batches, workers)
+            yield _batches_with_errors(batches, workers)
         finally:
-            batches._shutdown_workers()  # asks them to end, and waits a while
+            batches._shutdown_workers()  # asks them to exit, and waits for a while
             for worker in workers:
                 if worker.is_alive():
                     worker.kill()
 
 
-def _begun(loader: Iterable[Any]) -> Any:
+def _start(loader: Iterable[Any]) -> Any:
     if multiprocessing.get_start_method(allow_none=True) != "fork":
-        resource_tracker.ensure_running()  # it would let signals through again
+        resource_tracker.ensure_running()  # started later, it would unblock signals
     try:
-        with _script_hidden(), signals_held(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Got pickle error", UserWarning)  # said below
+        with _hide_main_script(), signals_held(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Got pickle error", UserWarning)  # reported below
             return iter(loader)
     except _NO_START as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise NoWorkers(f"Worker processes cannot be started ({said})") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise NoWorkers(f"Worker processes cannot be started ({reason})") from error
 
 
-def _watched(batches: Iterator[Any], workers: list[Any]) -> Generator[Any]:
+def _batches_with_errors(batches: Iterator[Any], workers: list[Any]) -> Generator[Any]:
     first = True
     while True:
         try:
             batch = next(batches)
         except StopIteration:
             return
-        except (ConnectionError, EOFError) as error:  # its other end is gone
+        except (ConnectionError, EOFError) as error:  # the other end of the pipe is closed
             raise worker_lost() from error
         except RuntimeError as error:
             if not is_lost(error):
                 raise
             codes = [worker.exitcode for worker in workers if worker.exitcode]
-            if first and any(code > 0 for code in codes):  # it said itself what was wrong
-                raise NoWorkers("Worker processes end as they start") from error
+            if first and any(code > 0 for code in codes):  # it printed its own error
+                raise NoWorkers("Worker processes exit at startup") from error
             raise worker_lost() from error
         yield batch
         first = False
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether this is torch's word for a worker that is gone."""
+    """Whether this is torch's error for a dead worker."""
     return isinstance(error, RuntimeError) and str(error).startswith(LOST)
 
 
 def worker_lost() -> ResourceError:
-    """The error where a process that reads images is gone."""
+    """The error for a dead worker."""
     return ResourceError(
-        "A worker process was ended from outside; the last checkpoint is intact.",
-        "That happens where memory runs out (in a container its --shm-size counts, too): use fewer "
-        "--workers or none, and resume from the last checkpoint.",
+        "A data loading worker was killed; the last checkpoint is intact.",
+        "It probably ran out of memory (in a container --shm-size counts, too): use fewer "
+        "--workers (or 0), and continue with --resume.",
     )
 
 
 def in_a_worker(worker: int) -> None:
-    """What a worker does first."""
+    """Initialises a worker process (`worker_init_fn`)."""
     cv2.setNumThreads(1)
     ended_by_starter_only()
 
 
 @contextlib.contextmanager
-def _script_hidden() -> Iterator[None]:
-    """Processes that are spawned within the block do not run the program's script again.
+def _hide_main_script() -> Iterator[None]:
+    """Prevents processes that are spawned within the block from importing the main script.
 
-    They need nothing of it, and a script without `if __name__ == "__main__"` would start anew.
+    They do not need it, and a script without `if __name__ == "__main__"` would run again.
     """
     main = sys.modules["__main__"]
     hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
@@ -140,19 +140,19 @@ def _script_hidden() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deaths_wait() -> Iterator[None]:
-    """Within the block the death of a worker is an error where a batch is asked for.
+def _defer_worker_errors() -> Iterator[None]:
+    """Within the block a dead worker raises only when a batch is requested.
 
-    Torch's own handler raises it from any line of the main thread, also inside an update.
+    The SIGCHLD handler of torch raises at any line of the main thread, also inside an update.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield
         return
     torch_set_it = signal_handling._SIGCHLD_handler_set
-    signal_handling._SIGCHLD_handler_set = True  # so that it sets none
+    signal_handling._SIGCHLD_handler_set = True  # so that torch sets no handler
     handler = signal.getsignal(signal.SIGCHLD)
     if getattr(handler, "__module__", "") == signal_handling.__name__:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # of another loader of this program
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # set by another loader of this program
     try:
         yield
     finally:

@@ -87,7 +87,7 @@ def test_links_and_archives_inside_are_named_and_passed_over(made):
     code, said = planned(path)
     assert code == 0
     assert "1 link or device in the archive not followed (the first: cat/link.png)." in said
-    assert "Archives inside are not looked into: 2 (the first: more/inner.tar.gz)." in said
+    assert "Nested archives are not opened: 2 (first: more/inner.tar.gz)." in said
     assert "12 images" in said, said
     path = made.tar(members)
     with tarfile.open(path, "a") as archive:
@@ -149,11 +149,11 @@ PRIVATE = """
 import os, re, sys
 from pathlib import Path
 from unfreeze.data.index import build_index
-from unfreeze.data.dataset import Images
+from unfreeze.data.dataset import ImageDataset
 from unfreeze.data.sources import open_source
 
 index = build_index(open_source(sys.argv[1]))
-images = Images(index)
+images = ImageDataset(index)
 child = os.fork()
 if child:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

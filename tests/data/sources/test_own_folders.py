@@ -97,5 +97,7 @@ def test_other_folders_with_such_files_are_data(made, files):
 
 def test_where_nothing_else_is_left_it_is_said(made):
     root = made.folder(inside("runs/x", RUN, made) | {"read.txt": b"text"})
-    with pytest.raises(DataError, match=r"no images: 1 other files, and runs/x, which unfreeze"):
+    with pytest.raises(
+        DataError, match=r"no images: 1 other files, and runs/x \(written by unfreeze\)"
+    ):
         build_index(open_source(str(root)))

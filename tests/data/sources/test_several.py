@@ -70,7 +70,7 @@ def test_classes_are_matched_by_name_and_each_keeps_its_splits(three):
         "c.csv/x.png": ("dog", TRAIN),
         "c.csv/y.png": ("bird", TRAIN),
     }
-    assert "a.zip has no splits: its 2 images are train." in index.notes
+    assert "a.zip has no splits: its 2 images go to train." in index.notes
     assert index.groups is not None
     assert index.groups[-2:] == ["p1", "c.csv/y.png"]
     assert index.groups[0] == "a.zip/cat/1.png"
@@ -91,7 +91,7 @@ def test_a_class_that_no_train_knows_is_named_with_its_source(three, made):
 
 def test_a_source_without_images_is_named(three, made):
     made.folder({"a.txt": b"x"}, "empty")
-    with pytest.raises(DataError, match="empty holds no images"):
+    with pytest.raises(DataError, match="empty contains no images"):
         build_index(open_source([*three, str(made.root / "empty")]))
 
 

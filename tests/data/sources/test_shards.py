@@ -142,7 +142,7 @@ def test_shards_beside_images_are_archives_inside(made, shard):
     shard("mixed/0.tar", {"a": "1"})
     (made.root / "mixed" / "b.png").write_bytes(made.encoded())
     index = build_index(open_source(str(made.root / "mixed")))
-    assert index.paths == ["b.png"] and any("not looked into" in note for note in index.notes)
+    assert index.paths == ["b.png"] and any("not opened" in note for note in index.notes)
 
 
 def test_a_shard_that_is_cut_or_leaves_its_place_is_refused(made, shard):

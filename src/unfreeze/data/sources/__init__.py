@@ -1,4 +1,4 @@
-"""Where images lie: a folder, an archive, a list or a built-in set, behind one face."""
+"""Image sources with one interface: folders, archives, tables and built-in datasets."""
 
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.sources.source import Source

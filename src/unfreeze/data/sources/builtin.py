@@ -1,4 +1,4 @@
-"""Data sets that come with a dependency, or through one: `digits` and `cifar10`."""
+"""Built-in datasets: `digits` (scikit-learn) and `cifar10` (torchvision)."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ _DIGITS_SEED = 0
 
 
 class ArraySource(Source):
-    """Images held as pixels [N, H, W, 3] uint8."""
+    """Images in memory, uint8 [N, H, W, 3]."""
 
     listed = True
 
@@ -39,7 +39,7 @@ class ArraySource(Source):
         return image
 
     def head(self, row: int, count: int) -> bytes:
-        """None: there are no encoded bytes."""
+        """Empty: there are no encoded bytes."""
         del row, count
         return b""
 
@@ -49,17 +49,17 @@ class ArraySource(Source):
 
 
 def digits() -> ArraySource:
-    """Scikit-learn's handwritten digits: 8x8, 1,437 train and 360 test by a fixed seed.
+    """Scikit-learn's handwritten digits: 8x8, 1,437 train and 360 test with a fixed seed.
 
-    The source's grey levels 0..16 become 0..255; the number in a name is the row in scikit-learn.
+    Grey levels 0..16 are scaled to 0..255. The number in each name is the row in scikit-learn.
     """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     labels = np.asarray(bunch.target, np.int32)
-    everything = np.arange(len(labels))
-    _, test = stratified(labels, everything, fraction=_DIGITS_TEST / len(labels), seed=_DIGITS_SEED)
+    positions = np.arange(len(labels))
+    _, test = stratified(labels, positions, fraction=_DIGITS_TEST / len(labels), seed=_DIGITS_SEED)
     splits = np.full(len(labels), "train", dtype=object)
     splits[test] = "test"
     pixels = np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=3))
@@ -67,7 +67,7 @@ def digits() -> ArraySource:
 
 
 def cifar10(data_root: str, *, fetch: bool = True) -> ArraySource:
-    """CIFAR-10 through torchvision; with `fetch` it comes into `data_root` if it is not there."""
+    """CIFAR-10 through torchvision; `fetch` downloads it to `data_root` if it is missing."""
     from torchvision.datasets import CIFAR10
 
     try:
@@ -77,9 +77,9 @@ def cifar10(data_root: str, *, fetch: bool = True) -> ArraySource:
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise DataError(
             f"CIFAR-10 is not in {Path(data_root)} and "
-            + (f"could not be fetched: {error}." if fetch else "a dry run fetches nothing."),
-            "Unpack cifar-10-python.tar.gz there by hand (or name its place with --data-root), "
-            "or give your own copy as a folder or zip.",
+            + (f"cannot be downloaded: {error}." if fetch else "a dry run downloads nothing."),
+            "Extract cifar-10-python.tar.gz there (or give its folder with --data-root), "
+            "or give a copy as a folder or zip.",
         ) from error
     pixels = np.concatenate([part.data for part in parts])
     labels = [part.classes[target] for part in parts for target in part.targets]

@@ -1,4 +1,4 @@
-"""A list in text: a column of paths, and where given labels, splits and groups."""
+"""A CSV of image paths, optionally with labels, splits and groups."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from unfreeze.text import as_name
 
 
 class CsvSource(FileListSource):
-    """The files a list names, in its order; paths are relative to the list's own folder."""
+    """The files listed in a CSV, in order; paths are relative to the folder of the CSV."""
 
     kind = "csv"
 
@@ -20,10 +20,10 @@ class CsvSource(FileListSource):
         super().__init__(path, table.columns, table.lines, table.notes)
 
     def column(self, name: str) -> list[str] | None:
-        """Any column of the list, read again from it."""
+        """A column of the CSV, read again."""
         columns = read_delimited(self._csv, exists=self._exists).columns
-        found = named(columns, name)
-        return None if found is None else columns[found]
+        match = named(columns, name)
+        return None if match is None else columns[match]
 
     def _exists(self, name: str) -> bool:
         return bool(name) and os.path.lexists(self._csv.parent / as_name(name))

@@ -1,4 +1,4 @@
-"""The directory at a zip's end as columns: a million members are no million objects."""
+"""Reads the central directory of a zip into arrays: fast for a million members."""
 
 import struct
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# of APPNOTE.TXT 6.3.10: 4.3.16, 4.3.15, 4.3.14 and 4.3.12
+# APPNOTE.TXT 6.3.10, sections 4.3.16, 4.3.15, 4.3.14 and 4.3.12
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
@@ -33,17 +33,18 @@ _MEMBER = np.dtype(
     ]
 )
 _LENGTHS, _LENGTHS_AT = struct.Struct("<3H"), 28  # of name, extra field and comment
-_COMMENT = 2**16  # bytes that may follow the end record
+_COMMENT = 2**16  # longest comment after the end record, bytes
 _UTF_8, _UNIX = 0x800, 3
-_MOST = 2**61  # what is larger is wrong, and sums of these still are numbers
-_FULL = 2**32 - 1  # the number stands in the extra field
+_MOST = 2**61  # larger numbers are invalid; sums of two must not overflow
+_FULL = 2**32 - 1  # the number is in the zip64 extra field
 
 
 class Directory(NamedTuple):
-    """One entry a member, in the archive's order; `names` as written, folders included.
+    """One entry per member, in the order of the archive; `names` include folders.
 
-    `packed`, `sizes`: bytes. `offsets`: of local headers, from the start of the file. `systems`
-    and `attributes`: who made it, and the mode in its upper half where that is 3 (Unix).
+    `packed`, `sizes`: compressed and uncompressed bytes. `offsets`: of local headers in the file.
+    `systems`: operating system of the archiver. `attributes`: upper half is the mode if it is 3
+    (Unix).
     """
 
     names: list[str]
@@ -58,57 +59,57 @@ class Directory(NamedTuple):
 
 
 def read_directory(path: Path) -> Directory:
-    """The members that the file at `path` names; ValueError says what is wrong with it."""
+    """The central directory of the zip at `path`; ValueError if it is invalid."""
     with path.open("rb") as file:
-        data, before = _bytes(file)
-    places = _places(data)
-    members = _members(data, places)
+        data, prefix_bytes = _bytes(file)
+    entry_offsets = _entry_offsets(data)
+    members = _members(data, entry_offsets)
     if (members["signature"] != b"PK\x01\x02").any():
-        raise ValueError("an entry of its directory has another beginning")
+        raise ValueError("an entry of its directory has no signature")
     packed, sizes, offsets = (
         members[name].astype(np.int64) for name in ("packed", "size", "offset")
     )
     for row in np.flatnonzero((packed == _FULL) | (sizes == _FULL) | (offsets == _FULL)).tolist():
-        start = int(places[row]) + _MEMBER.itemsize + int(members["name"][row])
+        start = int(entry_offsets[row]) + _MEMBER.itemsize + int(members["name"][row])
         extra = data[start : start + int(members["extra"][row])]
-        sizes[row], packed[row], offsets[row] = _wide(
+        sizes[row], packed[row], offsets[row] = _zip64(
             extra, [int(sizes[row]), int(packed[row]), int(offsets[row])]
         )
     return Directory(
-        names=_names(data, places, members["name"], members["flags"], members["system"]),
+        names=_names(data, entry_offsets, members["name"], members["flags"], members["system"]),
         systems=members["system"].copy(),
         flags=members["flags"].copy(),
         methods=members["method"].copy(),
         checksums=members["checksum"].copy(),
         packed=packed,
         sizes=sizes,
-        offsets=offsets + before,
+        offsets=offsets + prefix_bytes,
         attributes=members["attributes"].copy(),
     )
 
 
 def _bytes(file: BinaryIO) -> tuple[bytes, int]:
-    """(the directory, bytes that stand before the archive and that its offsets don't count)."""
+    """(directory, number of bytes before the archive, which its offsets do not include)."""
     length = file.seek(0, 2)
     start = max(0, length - _COMMENT - _END.size)
     file.seek(start)
     tail = file.read()
     plain = tail[-_END.size :].startswith(b"PK\x05\x06") and tail.endswith(b"\0\0")
-    found = len(tail) - _END.size if plain else tail.rfind(b"PK\x05\x06")
-    if found < 0 or len(tail) - found < _END.size:
+    position = len(tail) - _END.size if plain else tail.rfind(b"PK\x05\x06")
+    if position < 0 or len(tail) - position < _END.size:
         raise ValueError("it has no directory at its end")
-    *_, size, offset, _ = _END.unpack_from(tail, found)
-    end = start + found
+    *_, size, offset, _ = _END.unpack_from(tail, position)
+    end = start + position
     end, size, offset = _end_64(file, end) or (end, size, offset)
-    place = end - size
-    if place < 0 or place < offset:
-        raise ValueError("its directory does not lie where its end says")
-    file.seek(place)
-    return file.read(size), place - offset
+    directory_start = end - size
+    if directory_start < 0 or directory_start < offset:
+        raise ValueError("its directory is not at the offset in its end record")
+    file.seek(directory_start)
+    return file.read(size), directory_start - offset
 
 
 def _end_64(file: BinaryIO, end: int) -> tuple[int, int, int] | None:
-    """(where the directory ends, its size, its offset) of a large archive; None for others."""
+    """(end of the directory, its size, its offset) of a zip64 archive; None for others."""
     start = end - _LOCATOR.size - _END_64.size
     if start < 0:
         return None
@@ -123,63 +124,63 @@ def _end_64(file: BinaryIO, end: int) -> tuple[int, int, int] | None:
     return start, size, offset
 
 
-def _places(data: bytes) -> npt.NDArray[np.int64]:
-    """Where each entry begins."""
-    places, place, end = [], 0, len(data)
+def _entry_offsets(data: bytes) -> npt.NDArray[np.int64]:
+    """The offset of each entry in the directory."""
+    offsets, offset, end = [], 0, len(data)
     lengths, fixed = _LENGTHS.unpack_from, _MEMBER.itemsize
-    while place + fixed <= end:
-        places.append(place)
-        name, extra, comment = lengths(data, place + _LENGTHS_AT)
-        place += fixed + name + extra + comment
-    if place != end:
-        raise ValueError("its directory is cut")
-    return np.array(places, np.int64)
+    while offset + fixed <= end:
+        offsets.append(offset)
+        name, extra, comment = lengths(data, offset + _LENGTHS_AT)
+        offset += fixed + name + extra + comment
+    if offset != end:
+        raise ValueError("its directory is truncated")
+    return np.array(offsets, np.int64)
 
 
-def _members(data: bytes, places: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
-    if not len(places):
+def _members(data: bytes, entry_offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.void]:
+    if not len(entry_offsets):
         return np.zeros(0, _MEMBER)
-    beginnings = np.lib.stride_tricks.sliding_window_view(
+    windows = np.lib.stride_tricks.sliding_window_view(
         np.frombuffer(data, np.uint8), _MEMBER.itemsize
     )
-    return np.ascontiguousarray(beginnings[places]).view(_MEMBER)[:, 0]
+    return np.ascontiguousarray(windows[entry_offsets]).view(_MEMBER)[:, 0]
 
 
-def _wide(extra: bytes, numbers: list[int]) -> list[int]:
-    """Size, packed size and offset, those that are full taken from the extra field."""
-    place = 0
-    while place + 4 <= len(extra):
-        kind, length = struct.unpack_from("<2H", extra, place)
-        if kind == 1:
-            field = extra[place + 4 : place + 4 + length]
-            full = [k for k, number in enumerate(numbers) if number == _FULL]
+def _zip64(extra: bytes, numbers: list[int]) -> list[int]:
+    """Size, compressed size and offset, from the extra field if they are _FULL."""
+    position = 0
+    while position + 4 <= len(extra):
+        header_id, length = struct.unpack_from("<2H", extra, position)
+        if header_id == 1:
+            field = extra[position + 4 : position + 4 + length]
+            full = [i for i, number in enumerate(numbers) if number == _FULL]
             if len(field) < 8 * len(full):
-                raise ValueError("an entry of its directory lacks its 64-bit numbers")
-            for k, number in zip(full, struct.unpack_from(f"<{len(full)}Q", field), strict=True):
-                numbers[k] = min(number, _MOST)
+                raise ValueError("an entry of its directory has no 64-bit numbers")
+            for i, number in zip(full, struct.unpack_from(f"<{len(full)}Q", field), strict=True):
+                numbers[i] = min(number, _MOST)
             break
-        place += 4 + length
+        position += 4 + length
     return numbers
 
 
 def _names(
     data: bytes,
-    places: npt.NDArray[np.int64],
+    entry_offsets: npt.NDArray[np.int64],
     lengths: npt.NDArray[np.uint16],
     flags: npt.NDArray[np.uint16],
     systems: npt.NDArray[np.uint8],
 ) -> list[str]:
-    """What is no UTF-8, and said to be, or a name of Unix, is held by surrogates."""
-    starts = places + _MEMBER.itemsize
+    """Names as UTF-8 (with surrogate escapes) if flagged so or written on Unix, else cp437."""
+    starts = entry_offsets + _MEMBER.itemsize
     ends = starts + lengths
     raw = [data[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
     if all(map(bytes.isascii, raw)):
         return [name.decode() for name in raw]
-    whole = all(map(_is_utf_8, raw))  # systems whose names are UTF-8 need not say so
-    said = (flags & _UTF_8).astype(bool) | (systems == _UNIX) | whole
+    all_utf_8 = all(map(_is_utf_8, raw))  # some tools write UTF-8 without the flag
+    utf_8 = (flags & _UTF_8).astype(bool) | (systems == _UNIX) | all_utf_8
     return [
-        name.decode("utf-8", "surrogateescape") if known else name.decode("cp437")
-        for name, known in zip(raw, said.tolist(), strict=True)
+        name.decode("utf-8", "surrogateescape") if is_utf_8 else name.decode("cp437")
+        for name, is_utf_8 in zip(raw, utf_8.tolist(), strict=True)
     ]
 
 

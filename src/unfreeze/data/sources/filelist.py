@@ -1,4 +1,4 @@
-"""A table that lists images lying beside it: paths, maybe with labels, splits and groups."""
+"""Tables of image paths, optionally with labels, splits and groups."""
 
 import functools
 import os
@@ -18,12 +18,12 @@ from unfreeze.text import as_name, as_text
 
 
 class FileListSource(FileSource):
-    """The files that a table names, in its order; paths are relative to the table's own folder.
+    """The files listed in a table, in order; paths are relative to the folder of the table.
 
-    A path that is no file as it stands is looked up among the files beside the list, as `--labels`
-    looks images up: ids without an ending, backslashes, folders of another machine. A missing
-    file, no column of paths and a file listed twice are DataErrors that name the place: `lines`
-    holds the number of each entry, and `line` is what that counts.
+    A path that does not exist is matched with the images in that folder as for `--labels`: names
+    without suffix, backslashes, paths of another machine. DataError if a file is missing or listed
+    twice, or if there is no column of paths. `lines`: line number of each entry, for errors;
+    `line`: the word for it ("line" or "row").
     """
 
     listed = True
@@ -38,21 +38,22 @@ class FileListSource(FileSource):
         label: str | None = None,
     ) -> None:
         self.where = str(path)
-        found = roles(columns, path, label=label, names_image=_names_image(path.parent))
-        if "path" not in found:
+        by_role = roles(columns, path, label=label, names_image=_names_image(path.parent))
+        if "path" not in by_role:
             raise lacking(columns, path, "path")
-        beside = _Beside(path, self.line)
-        names, sizes, times = beside.statuses(columns[found["path"]], lines)
-        self._refuse_twice(names, lines)
+        finder = _FileFinder(path, self.line)
+        names, sizes, times = finder.statuses(columns[by_role["path"]], lines)
+        self._refuse_duplicates(names, lines)
         super().__init__(path.parent, names, sizes, times)
         self.labels, self.splits, self.groups = (
-            columns[found[role]] if role in found else None for role in ("label", "split", "group")
+            columns[by_role[role]] if role in by_role else None
+            for role in ("label", "split", "group")
         )
         if self.labels is not None:
             self.labels = plain_labels(self.labels)
-        self.notes = (*notes, *guessed(found, path, label))
+        self.notes = (*notes, *guessed(by_role, path, label))
 
-    def _refuse_twice(self, names: Sequence[str], lines: Sequence[int]) -> None:
+    def _refuse_duplicates(self, names: Sequence[str], lines: Sequence[int]) -> None:
         if len(set(names)) == len(names):
             return
         first: dict[str, int] = {}
@@ -60,12 +61,12 @@ class FileListSource(FileSource):
             if first.setdefault(name, line) != line:
                 raise DataError(
                     f"{self.where} lists {name} twice, on {self.line}s {first[name]} and {line}.",
-                    f"Keep one of the two {self.line}s.",
+                    f"Remove one of the two {self.line}s.",
                 )
 
 
 def _names_image(folder: Path) -> Callable[[str], bool]:
-    """Whether a text is the path of a file, as it stands or with slashes."""
+    """A test whether a text is the path of a file relative to `folder`."""
 
     def exists(text: str) -> bool:
         return any("\0" not in form and (folder / form).is_file() for form in forms(text))
@@ -73,8 +74,8 @@ def _names_image(folder: Path) -> Callable[[str], bool]:
     return exists
 
 
-class _Beside:
-    """The files beside a list."""
+class _FileFinder:
+    """Finds the files that a table lists."""
 
     def __init__(self, path: Path, line: str) -> None:
         self.path, self.line = path, line
@@ -82,65 +83,65 @@ class _Beside:
     def statuses(
         self, names: Sequence[str], lines: Sequence[int]
     ) -> "tuple[list[str], array[int], array[int]]":
-        """Paths, sizes and times of change of the files that are named."""
+        """Paths, sizes and modification times of the listed files."""
         paths, sizes, times = [], array("q"), array("q")
-        # from a folder that is open already: a million long paths are not followed from the root
-        with _opened(self.path.parent) as ask:
+        # relative to an open folder: faster than resolving a million long paths
+        with _stat_in(self.path.parent) as stat_file:
             for name, line in zip(names, lines, strict=True):
-                where, status = self._found(ask, name, line)
+                file_path, status = self._find(stat_file, name, line)
                 if not stat.S_ISREG(status.st_mode):
                     raise DataError(
-                        f"{self.path}, {self.line} {line}: {name!r} is no file.",
-                        f"Name one image a {self.line}.",
+                        f"{self.path}, {self.line} {line}: {name!r} is not a regular file.",
+                        f"List one image per {self.line}.",
                     )
-                paths.append(where)
+                paths.append(file_path)
                 sizes.append(status.st_size)
                 times.append(status.st_mtime_ns)
         return paths, sizes, times
 
-    def _found(
-        self, ask: Callable[[str], os.stat_result], name: str, line: int
+    def _find(
+        self, stat_file: Callable[[str], os.stat_result], name: str, line: int
     ) -> tuple[str, os.stat_result]:
         for form in forms(name):
             try:
-                return as_text(form), ask(form)
+                return as_text(form), stat_file(form)
             except (OSError, ValueError):
                 continue
-        place = self._lookup(name)
-        if place is None:
+        position = self._lookup(name)
+        if position is None:
             raise DataError(
-                f"{self.path}, {self.line} {line}: there is no file {name!r} beside the list.",
-                "Paths are relative to the folder of the list; for images elsewhere name their "
-                f"folder as DATA, with --labels {self.path}.",
+                f"{self.path}, {self.line} {line}: the file {name!r} does not exist.",
+                "Give paths relative to the folder of the table; if the images are elsewhere, give "
+                f"their folder as DATA and --labels {self.path}.",
             )
-        if place == SEVERAL:
+        if position == SEVERAL:
             raise DataError(
-                f"{self.path}, {self.line} {line}: {name!r} may be any of several files.",
-                "Write its path from the folder of the list.",
+                f"{self.path}, {self.line} {line}: {name!r} matches several files.",
+                "Give its path relative to the folder of the table.",
             )
-        found = self._lookup.names[place]
-        return found, ask(as_name(found))
+        match = self._lookup.names[position]
+        return match, stat_file(as_name(match))
 
     @functools.cached_property
     def _lookup(self) -> Lookup:
         folder = self.path.parent.resolve()
         if folder in (Path.home().resolve(), Path(folder.anchor)):
-            return Lookup([])  # everything there is: nobody's folder of images
+            return Lookup([])  # not searched: this could be the whole disk
         try:
-            inside = FolderSource(folder).names
+            names = FolderSource(folder).names
         except DataError:
-            return Lookup([])  # a folder without permissions: the file that lacks is named
-        return Lookup([name for name in inside if named_as_image(name)])
+            return Lookup([])  # not readable: the error names the missing file
+        return Lookup([name for name in names if named_as_image(name)])
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[Callable[[str], os.stat_result]]:
-    """Asks for the status of a file by its name relative to `folder`, links followed."""
+def _stat_in(folder: Path) -> Iterator[Callable[[str], os.stat_result]]:
+    """A function that returns the `os.stat` of a file by its path relative to `folder`."""
     if os.stat not in os.supports_dir_fd:
         yield lambda name: os.stat(folder / name)  # noqa: PTH116
         return
-    place = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield partial(os.stat, dir_fd=place)
+        yield partial(os.stat, dir_fd=descriptor)
     finally:
-        os.close(place)
+        os.close(descriptor)

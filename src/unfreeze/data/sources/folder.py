@@ -1,4 +1,4 @@
-"""Images that are files of their own: a folder, at any depth."""
+"""Image files in a folder, at any depth."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ from unfreeze.text import as_name, as_text, as_texts
 
 
 class FileSource(Source):
-    """Files under a root; `names` are relative to it (or absolute, where a list says so)."""
+    """Files under a root; `names` are relative to it (absolute if a table lists them so)."""
 
     def __init__(
         self, root: Path, names: list[str], sizes: Sequence[int], times: Sequence[int]
@@ -35,13 +35,13 @@ class FileSource(Source):
         self._times = np.array(times, np.int64)
 
     def read(self, row: int) -> bytes:
-        """The file's bytes; raises OSError, or Undecodable above the size limit."""
+        """The bytes of the file; raises OSError, or Undecodable above the size limit."""
         with open(self._path(row), "rb") as file:  # noqa: PTH123 - names may not be UTF-8
             refuse_oversize(os.fstat(file.fileno()).st_size, MEMBER_PACKED)
             return file.read()
 
     def head(self, row: int, count: int) -> bytes:
-        """The first bytes; none where the file cannot be opened (its reading will say why)."""
+        """The first bytes; empty if the file cannot be opened (`read` raises the reason)."""
         try:
             with open(self._path(row), "rb") as file:  # noqa: PTH123
                 return file.read(count)
@@ -49,42 +49,41 @@ class FileSource(Source):
             return b""
 
     def fingerprint(self) -> str:
-        """Names, sizes and times of change."""
+        """Names, sizes and modification times."""
         return digest(self.names, self.sizes, self._times)
 
     def _path(self, row: int) -> str:
         return os.path.join(self._root, as_name(self.names[row]))  # noqa: PTH118
 
 
-MEMBER_PACKED = 2**62  # a plain file is not packed: only its size can be too large
+MEMBER_PACKED = 2**62  # plain files are not compressed: only the size limit applies
 
 
 class FolderSource(FileSource):
-    """Every regular file below a folder, in the order of sorted names; links are followed.
+    """All regular files below a folder, sorted by name; links are followed.
 
-    A link that leads nowhere stays in the list: its reading fails and names it. A folder that
-    is its own ancestor by a link is not entered again.
+    Broken links stay in the list, and reading them fails. Link cycles are followed only once.
     """
 
     kind = "folder"
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
-        found = _Found()
+        files = _Walk()
         try:
-            found.walk(str(path), "", ())
+            files.walk(str(path), "", ())
         except OSError as error:
             raise DataError(
                 f"The folder {error.filename} cannot be read: {error.strerror}.",
-                "Check its permissions, or move it out of the data.",
+                "Check its permissions, or move it out of the dataset.",
             ) from error
-        super().__init__(path, as_texts(found.names), found.sizes, found.times)
-        self.outputs = tuple(map(as_text, found.outputs))
+        super().__init__(path, as_texts(files.names), files.sizes, files.times)
+        self.outputs = tuple(map(as_text, files.outputs))
         self.notes = outputs_note(self.outputs)
 
 
-class _Found:
-    """Names, sizes and times of change of files; as numbers, not objects, for a million of them."""
+class _Walk:
+    """Names, sizes and modification times of files, in arrays to save memory for a million."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -93,18 +92,18 @@ class _Found:
         self.outputs: list[str] = []
 
     def walk(self, folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> None:
-        """Adds every file below, depth first."""
+        """Adds all files below `folder`, depth first."""
         status = os.stat(folder)  # noqa: PTH116
         identity = (status.st_dev, status.st_ino)
         if identity in ancestors and status.st_ino:
             return
-        with os.scandir(folder) as inside:
-            entries = sorted(inside, key=attrgetter("name"))
+        with os.scandir(folder) as iterator:
+            entries = sorted(iterator, key=attrgetter("name"))
         marked = not MARKS.isdisjoint(entry.name for entry in entries)
-        if marked and self._written_here(folder, prefix, {entry.name for entry in entries}):
+        if marked and self._is_output(folder, prefix, {entry.name for entry in entries}):
             return
         for entry in entries:
-            if entry.is_symlink() and _leads_to_itself(entry):
+            if entry.is_symlink() and _is_link_cycle(entry):
                 self._add(prefix + entry.name, 0, 0)
             elif entry.is_dir():
                 self.walk(entry.path, f"{prefix}{entry.name}/", (*ancestors, identity))
@@ -114,33 +113,33 @@ class _Found:
             elif entry.is_symlink():
                 self._add(prefix + entry.name, 0, 0)
 
-    def _written_here(self, folder: str, prefix: str, inside: set[str]) -> bool:
-        """Whether this tool wrote the folder; noted, and refused where it is all there is."""
+    def _is_output(self, folder: str, prefix: str, entries: set[str]) -> bool:
+        """Whether unfreeze wrote the folder, which is recorded; DataError if it is the root."""
 
         def head(name: str) -> bytes:
             path = os.path.join(folder, name)  # noqa: PTH118
-            if not os.path.isfile(path):  # noqa: PTH113 - never a pipe
+            if not os.path.isfile(path):  # noqa: PTH113 - not a pipe
                 return b""
             with open(path, "rb") as file:  # noqa: PTH123
                 return file.read(HEAD)
 
-        if not prefix:  # a quarantine that is named is looked at
-            if is_run(inside, head):
+        if not prefix:  # a quarantine folder can be read as data
+            if is_run(entries, head):
                 raise refuse_run(folder)
             return False
-        found = is_output(inside, head)
-        if found:
+        output = is_output(entries, head)
+        if output:
             self.outputs.append(prefix[:-1])
-        return found
+        return output
 
-    def _add(self, name: str, size: int, changed: int) -> None:
+    def _add(self, name: str, size: int, time: int) -> None:
         self.names.append(name)
         self.sizes.append(size)
-        self.times.append(changed)
+        self.times.append(time)
 
 
-def _leads_to_itself(link: "os.DirEntry[str]") -> bool:
-    """Whether a link leads nowhere for being part of a circle of links."""
+def _is_link_cycle(link: "os.DirEntry[str]") -> bool:
+    """Whether a link is broken because it is part of a cycle of links."""
     try:
         link.stat()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which image a text in a list means: its path, an end of it, or its bare name."""
+"""Finds the image that a text in a table refers to: by path, end of the path, or name."""
 
 import functools
 import unicodedata
@@ -8,54 +8,54 @@ from typing import TypeVar
 from unfreeze.data.signatures import named_as_image
 from unfreeze.text import as_name, as_text
 
-SEVERAL = -1
+SEVERAL = -1  # result of an ambiguous lookup
 T = TypeVar("T")
 
 
 def forms(text: str) -> list[str]:
-    """What a path in a list can be on the disk: a name by its text, as it stands, with slashes."""
+    """Paths that a text in a table may stand for: decoded, unchanged, with slashes."""
     if text.isascii() and "\\" not in text:
         return [text]
     return list(dict.fromkeys((as_name(text), text, text.replace("\\", "/"))))
 
 
 class Lookup:
-    """`lookup(text)`: the place of the image of that name, None, or SEVERAL where it fits several.
+    """`lookup(text)`: position of the image, None, or SEVERAL if the text is ambiguous.
 
-    A text names an image by its path in the data, by an end of it, by a path of which it is the
-    end, or by any of these without the file's ending. Backslashes separate folders, as lists from
-    Windows have them; the forms that Unicode has for one character are the same. A number
-    without an image of that name means the image with zeros before it, which spreadsheets drop.
+    A text matches an image by its path in the dataset, by an end of that path, by a longer path
+    that ends in it, or by any of these without the suffix. Backslashes separate folders, as on
+    Windows. Names are compared in Unicode NFC. A number also matches a name with leading zeros,
+    which spreadsheets drop.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self._whole = {name: place for place, name in enumerate(names)}
+        self._exact = {name: position for position, name in enumerate(names)}
 
     def __call__(self, text: str) -> int | None:
-        """The place, None or SEVERAL."""
+        """The position, None or SEVERAL."""
         for form in dict.fromkeys((text, as_text(text), text.replace("\\", "/"))):
-            found = self._found(form)
-            if found is not None:
-                return found
+            position = self._find(form)
+            if position is not None:
+                return position
         return None
 
-    def _found(self, text: str) -> int | None:
+    def _find(self, text: str) -> int | None:
         text = text.removeprefix("./")
         if not text:
             return None
-        place = self._whole.get(text)
-        if place is None:
+        position = self._exact.get(text)
+        if position is None:
             key = _form(text)
-            place = self._forms.get(key, self._ends.get(key, self._beyond(key)))
-        if place is None and not named_as_image(text):
-            place = self._stems.get(key, self._stems.get(number := key.removesuffix(".0")))
-            if place is None and number.isdecimal():
-                place = self._numbers.get(int(number))
-        return place
+            position = self._forms.get(key, self._ends.get(key, self._match_end(key)))
+        if position is None and not named_as_image(text):
+            position = self._stems.get(key, self._stems.get(number := key.removesuffix(".0")))
+            if position is None and number.isdecimal():
+                position = self._numbers.get(int(number))
+        return position
 
-    def _beyond(self, text: str) -> int | None:
-        """The image whose whole path is an end of `text`."""
+    def _match_end(self, text: str) -> int | None:
+        """The image whose full path is an end of `text`."""
         rest = text.partition("/")[2]
         while rest:
             if rest in self._forms:
@@ -65,27 +65,29 @@ class Lookup:
 
     @functools.cached_property
     def _forms(self) -> dict[str, int]:
-        return _once((_form(name), place) for name, place in self._whole.items())
+        return _unique((_form(name), position) for name, position in self._exact.items())
 
     @functools.cached_property
     def _ends(self) -> dict[str, int]:
-        """Every proper end of every path."""
-        return _once((end, place) for name, place in self._forms.items() for end in _ends(name)[1:])
+        """Proper ends of all paths."""
+        return _unique(
+            (end, position) for name, position in self._forms.items() for end in _ends(name)[1:]
+        )
 
     @functools.cached_property
     def _stems(self) -> dict[str, int]:
-        """Every path and every end of one, without the file's ending."""
+        """All paths and their ends, without the suffix."""
         forms = self._forms.items()
-        return _once((end, place) for name, place in forms for end in _ends(_stem(name)))
+        return _unique((end, position) for name, position in forms for end in _ends(_stem(name)))
 
     @functools.cached_property
     def _numbers(self) -> dict[int, int]:
         stems = self._stems.items()
-        return _once((int(stem), place) for stem, place in stems if stem.isdecimal())
+        return _unique((int(stem), position) for stem, position in stems if stem.isdecimal())
 
 
 def _form(name: str) -> str:
-    """Lists say nothing of spaces around a name, and little of how a letter is put together."""
+    """The key of a name: stripped, in Unicode NFC."""
     return name.strip() if name.isascii() else unicodedata.normalize("NFC", name).strip()
 
 
@@ -100,10 +102,10 @@ def _stem(name: str) -> str:
     return folder + slash + (last.rpartition(".")[0] or last)
 
 
-def _once(found: Iterable[tuple[T, int]]) -> dict[T, int]:
-    """Each key with its place, or SEVERAL where it has more than one."""
-    places: dict[T, int] = {}
-    for key, place in found:
-        if places.setdefault(key, place) != place:
-            places[key] = SEVERAL
-    return places
+def _unique(pairs: Iterable[tuple[T, int]]) -> dict[T, int]:
+    """Each key with its position, or SEVERAL if it has more than one."""
+    positions: dict[T, int] = {}
+    for key, position in pairs:
+        if positions.setdefault(key, position) != position:
+            positions[key] = SEVERAL
+    return positions

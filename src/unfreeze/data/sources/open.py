@@ -1,4 +1,4 @@
-"""From what the user typed to a source."""
+"""Opens the source that a DATA argument names."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ from unfreeze.data.sources.zip import ZipSource
 from unfreeze.errors import DataError
 from unfreeze.runtime.console import Console, Quiet
 
-_FETCHED = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
+_REMOTE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
 BUILT_IN = ("digits", "cifar10")
-PREFIX = "builtin:"  # before the name of a built-in dataset, where a file or folder has it, too
+PREFIX = "builtin:"  # distinguishes a built-in dataset from a file of that name
 
 
 def _open_tar(path: Path) -> Source:
@@ -31,7 +31,7 @@ def _open_tar(path: Path) -> Source:
     return ShardsSource(str(path), [(path.name, path)]) if labelled_shard(tar) else tar
 
 
-_KINDS: dict[str, Callable[[Path], Source]] = {
+_FORMATS: dict[str, Callable[[Path], Source]] = {
     ".zip": ZipSource,
     ".tar": _open_tar,
     ".tar.gz": PackedTarSource,
@@ -48,16 +48,16 @@ def open_source(
     fetch: bool = True,
     console: Console | None = None,
 ) -> Source:
-    """The source that `data` names, or several as one; DataError where one cannot be read.
+    """The source named by `data`; several names give one source. DataError if it cannot be read.
 
-    `digits` and `cifar10` are built in; where a file or folder here has that name it is taken, and
-    said, and `builtin:digits` is the built-in one. `data_root` is where built-in sets are kept,
-    `data` if not given; without `fetch` nothing is downloaded, and `console` is told what is.
+    `digits` and `cifar10` are built in. A file or folder of that name takes precedence, with a
+    note; `builtin:digits` always means the built-in dataset. `data_root`: folder of built-in
+    datasets, `data` by default. `fetch=False` downloads nothing. `console` shows downloads.
     """
     if not isinstance(data, str):
         refuse_overlap(data)
         parts = [
-            open_source(place, data_root=data_root, fetch=fetch, console=console) for place in data
+            open_source(name, data_root=data_root, fetch=fetch, console=console) for name in data
         ]
         return parts[0] if len(parts) == 1 else SeveralSource(parts)
     name = built_in(data)
@@ -74,33 +74,36 @@ def open_source(
             f"{data} cannot be read: {error.strerror or error}.", "Check its permissions."
         ) from error
     if not source.names:
-        raise DataError(f"{data} holds no files.", _instead(data))
+        raise DataError(f"{data} contains no files.", _suggestion(data))
     if data in BUILT_IN:
-        source.notes += (f"{data} is the folder or file of that name here. {_instead(data)}",)
+        source.notes += (
+            f"{data} is a file or folder in the current directory. {_suggestion(data)}",
+        )
     return source
 
 
 def built_in(data: str) -> str | None:
-    """The built-in dataset that `data` names: `builtin:digits`, or `digits` where no file is so."""
+    """The built-in dataset that `data` names, or None: `builtin:digits`, `digits`."""
     name = data.removeprefix(PREFIX)
     if data.startswith(PREFIX) and name not in BUILT_IN:
         raise DataError(
-            f"There is no built-in dataset {name!r}.", f"Built in are {' and '.join(BUILT_IN)}."
+            f"There is no built-in dataset {name!r}.",
+            f"The built-in datasets are {' and '.join(BUILT_IN)}.",
         )
-    taken = name == data and os.path.lexists(data)
-    return name if name in BUILT_IN and not taken else None
+    shadowed = name == data and os.path.lexists(data)
+    return name if name in BUILT_IN and not shadowed else None
 
 
-def _instead(data: str) -> str:
-    """How to get the built-in dataset of the same name."""
+def _suggestion(data: str) -> str:
+    """The next step: the built-in dataset of that name, or a folder or archive."""
     if data in BUILT_IN:
         return f"The built-in dataset is {PREFIX}{data}."
     return "Give a folder or an archive with images."
 
 
 def is_collection(name: str) -> bool:
-    """Whether a file of this name holds or lists images, and is none itself."""
-    return name.lower().endswith(tuple(_KINDS))
+    """Whether a file of this name is an archive or table of images."""
+    return name.lower().endswith(tuple(_FORMATS))
 
 
 def _open_path(path: Path) -> Source:
@@ -108,33 +111,35 @@ def _open_path(path: Path) -> Source:
         return _open_pattern(str(path))
     if path.is_dir():
         return SavedSource(path) if is_saved(path) else _open_folder(path)
-    for suffix, kind in _KINDS.items():
+    for suffix, opener in _FORMATS.items():
         if path.name.lower().endswith(suffix):
-            if not path.is_file():  # opening a pipe would wait for ever
-                raise DataError(f"{path} is a pipe or a device.", "Save it as a file first.")
-            return kind(path)
+            if not path.is_file():  # opening a pipe would block
+                raise DataError(f"{path} is a pipe or device.", "Save it as a file first.")
+            return opener(path)
     raise DataError(
-        f"{path} is neither a folder nor a {', '.join(_KINDS)} file.",
-        _instead(str(path)),
+        f"{path} is neither a folder nor a {', '.join(_FORMATS)} file.",
+        _suggestion(str(path)),
     )
 
 
 def _open_folder(path: Path) -> Source:
-    """A folder of files; of shards or Parquet files, where it holds these and no images."""
-    source, ends = FolderSource(path), (".tar", ".parquet")
-    together = "\n".join((*source.names, "")).lower()  # all at once: there may be a million
-    if not any(f"{end}\n" in together for end in ends):
+    """A folder of images, or of shards or Parquet files if it contains these and no images."""
+    source, suffixes = FolderSource(path), (".tar", ".parquet")
+    joined = "\n".join((*source.names, "")).lower()  # faster than one test per name
+    if not any(f"{suffix}\n" in joined for suffix in suffixes):
         return source
-    large = {end: [name for name in source.names if _ends(name, end)] for end in ends}
-    if not any(large.values()) or any(_is_image(source, row) for row in range(len(source))):
+    files = {
+        suffix: [name for name in source.names if _has_suffix(name, suffix)] for suffix in suffixes
+    }
+    if not any(files.values()) or any(_is_image(source, row) for row in range(len(source))):
         return source
-    if large[".tar"]:
-        return ShardsSource(str(path), [(name, path / name) for name in large[".tar"]])
-    return ParquetSource(str(path), path, [path / name for name in large[".parquet"]])
+    if files[".tar"]:
+        return ShardsSource(str(path), [(name, path / name) for name in files[".tar"]])
+    return ParquetSource(str(path), path, [path / name for name in files[".parquet"]])
 
 
-def _ends(name: str, ending: str) -> bool:
-    return name.lower().endswith(ending) and not name.rpartition("/")[2].startswith(".")
+def _has_suffix(name: str, suffix: str) -> bool:
+    return name.lower().endswith(suffix) and not name.rpartition("/")[2].startswith(".")
 
 
 def _is_image(source: Source, row: int) -> bool:
@@ -142,45 +147,48 @@ def _is_image(source: Source, row: int) -> bool:
 
 
 def _open_pattern(pattern: str) -> Source:
-    """Shards that a pattern with braces names."""
+    """The shards named by a brace pattern such as `train-{000..127}.tar`."""
     names = expanded(pattern)
     missing = next((name for name in names if not Path(name).is_file()), None)
     if missing is not None:
-        of = "" if missing == pattern else f", which {pattern} names"
+        named_by = "" if missing == pattern else f" (from {pattern})"
         raise DataError(
-            f"There is no folder or file {missing!r}{of}.",
-            f"Check the path; built-in names are {' and '.join(BUILT_IN)}.",
+            f"There is no folder or file {missing!r}{named_by}.",
+            f"Check the path; the built-in datasets are {' and '.join(BUILT_IN)}.",
         )
     return _shards(pattern, {name: Path(name) for name in names})
 
 
-def _shards(pattern: str, places: dict[str, Path]) -> Source:
-    if not all(_ends(path.name, ".tar") for path in places.values()):
-        raise DataError(f"{pattern} names more than .tar shards.", "Give them one by one.")
-    return ShardsSource(pattern, [*places.items()])
+def _shards(pattern: str, paths: dict[str, Path]) -> Source:
+    if not all(_has_suffix(path.name, ".tar") for path in paths.values()):
+        raise DataError(
+            f"{pattern} matches files other than .tar shards.", "Give the other files one by one."
+        )
+    return ShardsSource(pattern, [*paths.items()])
 
 
 def _open_address(address: str, fetch: bool, console: Console) -> Source:
-    """An archive, a Parquet file or shards that lie elsewhere, from the copy on this disk."""
+    """A remote archive, Parquet file or set of shards, read from its local copy."""
     names = expanded(address)
-    if not all(map(_holds_images, names)):
+    if not all(map(_is_supported, names)):
         raise DataError(
-            f"{spoken(address)} is no archive; from addresses {', '.join(_FETCHED)} are fetched.",
-            "Pack the images, or copy them here and name the copy.",
+            f"{spoken(address)} is not an archive; only {', '.join(_REMOTE_SUFFIXES)} can be "
+            "downloaded.",
+            "Pack the images into an archive, or download them and give the local copy.",
         )
-    places = {name: fetched(name, fetch=fetch, console=console) for name in names}
-    if len(places) > 1:
-        source = _shards(address, places)
+    paths = {name: fetched(name, fetch=fetch, console=console) for name in names}
+    if len(paths) > 1:
+        source = _shards(address, paths)
     else:
-        source = _open_path(places[address])
+        source = _open_path(paths[address])
         if isinstance(source, FileListSource):
             raise DataError(
-                f"{spoken(address)} lists files that lie beside it, which are not fetched.",
-                "Pack the images, or write them into the Parquet file.",
+                f"{spoken(address)} lists files next to it, which are not downloaded.",
+                "Pack the images into an archive, or store them in the Parquet file.",
             )
     source.where = spoken(address)
     return source
 
 
-def _holds_images(address: str) -> bool:
-    return name_of(address).lower().endswith(_FETCHED)
+def _is_supported(address: str) -> bool:
+    return name_of(address).lower().endswith(_REMOTE_SUFFIXES)

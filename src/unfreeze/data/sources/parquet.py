@@ -1,4 +1,4 @@
-"""Parquet: a list of images that lie beside it, or images inside, in one file or several."""
+"""Parquet files that contain images or list image files."""
 
 import os
 import tempfile
@@ -17,12 +17,12 @@ from unfreeze.data.sources.slices import SliceSource, splits_of
 from unfreeze.data.sources.source import Source
 from unfreeze.errors import DataError, ResourceError
 
-_BATCH = 16  # images that are unpacked at once
-_BUFFER = 2**20  # bytes that are read at once
+_BATCH = 16  # images read at once
+_BUFFER = 2**20  # bytes read at once
 
 
 class ParquetListSource(FileListSource):
-    """The files that a Parquet list names, in its order, as a CSV would."""
+    """The files listed in a Parquet table, in order, as in a CSV."""
 
     kind = "parquet"
     line = "row"
@@ -35,70 +35,70 @@ class ParquetListSource(FileListSource):
         super().__init__(path, columns, range(1, count + 1), label=label)
 
     def column(self, name: str) -> list[str] | None:
-        """Any column of the table, read again from it."""
+        """A column of the table, read again."""
         return _column([self._table], name)
 
 
 def read_columns(path: Path) -> dict[str, list[str]]:
-    """Every column of text by its name; DataError where two have one name."""
+    """All columns as text, by name; DataError if two have the same name."""
     names = tables.text_columns(_schema(path))
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice is not None:
-        raise two_columns(path, twice, twice)
+    repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if repeated is not None:
+        raise two_columns(path, repeated, repeated)
     return _read(path, {name: name for name in names})
 
 
 class ParquetSource(SliceSource):
-    """Images inside Parquet files, unpacked once, as a stream, to an unnamed file.
+    """Images in Parquet files, extracted once into an unnamed temporary file.
 
-    Parquet packs many rows together, so that one image alone cannot be read in place. Names are
-    those that the table has, where each has its own, else numbers.
+    Parquet compresses many rows together, so that single images cannot be read in place. Names are
+    those of the table if they are unique, else row numbers.
     """
 
     kind = "parquet"
 
     def __init__(self, where: str, root: Path, paths: Sequence[Path]) -> None:
         self.where, self._root, self._paths = where, root, list(paths)
-        inner = [path.relative_to(root).as_posix() for path in paths]
-        said = splits_of(inner, where) if len(paths) > 1 else [""]
-        parts = [_part(path, split) for path, split in zip(paths, said, strict=True)]
-        with tempfile.TemporaryFile() as heap:
-            slices, names = _unpacked(heap, paths, inner)
-            file = PositionalFile.of_descriptor(os.dup(heap.fileno()))
+        relative = [path.relative_to(root).as_posix() for path in paths]
+        splits = splits_of(relative, where) if len(paths) > 1 else [""]
+        parts = [_part(path, split) for path, split in zip(paths, splits, strict=True)]
+        with tempfile.TemporaryFile() as temporary:
+            slices, names = _extract(temporary, paths, relative)
+            file = PositionalFile.of_descriptor(os.dup(temporary.fileno()))
         self._hold([file], names, slices)
         self.labels = tables.said(parts, "label")
         self.splits = tables.said(parts, "split")
         self.groups = tables.said(parts, "group")
         size = int(self.sizes.sum()) / 2**20
         self.notes = (
-            f"The images in {Path(where).name} are unpacked once: {size:,.1f} MiB in "
-            f"{tempfile.gettempdir()} while this runs.",
+            f"The images of {Path(where).name} ({size:,.1f} MiB) are extracted to "
+            f"{tempfile.gettempdir()} for this run.",
         )
 
     def column(self, name: str) -> list[str] | None:
-        """Any column of text, read again from the files."""
+        """A column as text, read again from the files."""
         return _column(self._paths, name)
 
-    def _changed(self) -> npt.NDArray[np.int64]:
+    def _modified(self) -> npt.NDArray[np.int64]:
         return np.array([path.stat().st_mtime_ns for path in self._paths], np.int64)
 
     def __reduce__(self) -> Any:
         file = self._files[0]
         if isinstance(file, PositionalFile) and file.alias is None:
-            again = (self.where, self._root, self._paths)
-            return ParquetSource, again, {"intensity": self.intensity}
-        return _attached, (self.__dict__,)
+            arguments = (self.where, self._root, self._paths)
+            return ParquetSource, arguments, {"intensity": self.intensity}
+        return _from_state, (self.__dict__,)
 
 
 def open_parquet(path: Path) -> Source:
-    """A single file: images inside where there are any, else a list of them."""
+    """The source for one file, which contains images or lists them."""
     if tables.image_column(_schema(path)) is None:
         return ParquetListSource(path)
     return ParquetSource(str(path), path.parent, [path])
 
 
-def _attached(state: dict[str, Any]) -> ParquetSource:
-    """The same source in another process, over the file that the first one unpacked."""
+def _from_state(state: dict[str, Any]) -> ParquetSource:
+    """The source in another process, which uses the file extracted by the first one."""
     source = ParquetSource.__new__(ParquetSource)
     source.__dict__.update(state)
     return source
@@ -133,58 +133,58 @@ def _part(path: Path, split: str) -> tables.Part:
     return tables.Part(rows, split, _read(path, tables.roles(schema)))
 
 
-def _of_images(path: Path) -> str:
+def _image_column(path: Path) -> str:
     schema = _schema(path)
     column = tables.image_column(schema)
     if column is None:
         raise DataError(
-            f"{path} holds no images; its columns are {', '.join(schema.names)}.",
-            "Take it out of the folder, or name a file with a column of bytes or of paths.",
+            f"{path} contains no images; its columns are {', '.join(schema.names)}.",
+            "Move it out of the folder, or give a file with a column of image bytes or paths.",
         )
     return column
 
 
-def _unpacked(
-    heap: IO[bytes], paths: Sequence[Path], inner: Sequence[str]
+def _extract(
+    file: IO[bytes], paths: Sequence[Path], relative: Sequence[str]
 ) -> tuple[list[tuple[int, int, int]], list[str]]:
-    """Writes every image to `heap`: (its place there, its name), row by row."""
+    """Writes all images to `file`; returns their (0, offset, size) and names."""
     slices, names = list[tuple[int, int, int]](), list[str]()
     try:
-        for path, own in zip(paths, inner, strict=True):
-            told = list[str]()
-            for data, name in _images(path, _of_images(path)):
-                slices.append((0, heap.tell(), len(data)))
-                told.append(name)
-                heap.write(data)
-            before = f"{own.removesuffix('.parquet')}/" if len(paths) > 1 else ""
-            names += [before + name for name in named(told)]
-        heap.flush()
+        for path, relative_path in zip(paths, relative, strict=True):
+            row_names = list[str]()
+            for data, name in _images(path, _image_column(path)):
+                slices.append((0, file.tell(), len(data)))
+                row_names.append(name)
+                file.write(data)
+            prefix = f"{relative_path.removesuffix('.parquet')}/" if len(paths) > 1 else ""
+            names += [prefix + name for name in named(row_names)]
+        file.flush()
     except OSError as error:
         raise ResourceError(
-            f"The images could not be unpacked in {tempfile.gettempdir()}: {error}.",
-            "Free some space there, or point TMPDIR at a larger disk.",
+            f"The images cannot be extracted to {tempfile.gettempdir()}: {error}.",
+            "Free disk space there, or set TMPDIR to a folder on a larger disk.",
         ) from error
     return slices, names
 
 
 def _images(path: Path, column: str) -> Iterator[tuple[bytes, str]]:
-    """Bytes (none where the row has none) and the name that the table gives, row by row."""
+    """Yields the bytes and name of each row, empty if missing."""
     arrow = tables.pyarrow()
     try:
-        # read as a stream: else a whole group of rows stands in memory three times
+        # streamed: otherwise a row group is in memory three times
         options: Any = {"pre_buffer": False, "buffer_size": _BUFFER}
         with arrow.parquet.ParquetFile(path, **options) as file:
             for batch in file.iter_batches(_BATCH, columns=[column], use_threads=False):
                 for value in batch.column(0).to_pylist():
-                    one = value if isinstance(value, dict) else {"bytes": value}
-                    yield one.get("bytes") or b"", str(one.get("path") or "")
+                    image = value if isinstance(value, dict) else {"bytes": value}
+                    yield image.get("bytes") or b"", str(image.get("path") or "")
     except arrow.ArrowException as error:
         raise tables.damaged(path, error) from error
 
 
-def named(told: Sequence[str]) -> list[str]:
-    """The names, where each row has its own, else the number of each row."""
-    if all(told) and len({*told}) == len(told):
-        return list(told)
-    width = len(str(max(len(told) - 1, 0)))
-    return [f"{row:0{width}}" for row in range(len(told))]
+def named(names: Sequence[str]) -> list[str]:
+    """The names if they are unique and complete, else row numbers."""
+    if all(names) and len({*names}) == len(names):
+        return list(names)
+    width = len(str(max(len(names) - 1, 0)))
+    return [f"{row:0{width}}" for row in range(len(names))]

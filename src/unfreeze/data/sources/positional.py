@@ -1,4 +1,4 @@
-"""Reading at a position, from any thread and after a fork: no shared place in the file."""
+"""Reads at an offset (`pread`), safe in threads and after a fork."""
 
 import os
 import threading
@@ -8,11 +8,10 @@ from typing import Any
 
 
 class PositionalFile:
-    """An open file without a place of its own; `read(offset, count)` may return fewer bytes.
+    """An open file without a file position.
 
-    Pickling carries the path and opens it again, so it also travels to spawned processes; an
-    unnamed file travels where the system names the open files of processes (Linux), as long as
-    this process lives.
+    It can be pickled: the path is stored and opened again. Unnamed files can be pickled on Linux
+    only, and can be opened while this process runs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -20,10 +19,10 @@ class PositionalFile:
 
     @classmethod
     def of_descriptor(cls, descriptor: int) -> "PositionalFile":
-        """Takes over an open descriptor (of an unnamed file)."""
-        made = cls.__new__(cls)
-        made._adopt(None, descriptor)
-        return made
+        """Takes ownership of the open descriptor of an unnamed file."""
+        file = cls.__new__(cls)
+        file._adopt(None, descriptor)
+        return file
 
     def _adopt(self, path: Path | None, descriptor: int) -> None:
         self._path, self.descriptor = path, descriptor
@@ -32,12 +31,12 @@ class PositionalFile:
         self.size = os.fstat(descriptor).st_size
 
     def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes from `offset` on, fewer at the end of the file."""
+        """`count` bytes from `offset`, fewer at the end of the file."""
         if not hasattr(os, "pread"):  # Windows
             with self._lock:
                 os.lseek(self.descriptor, offset, os.SEEK_SET)
-                return _all(lambda left, _: os.read(self.descriptor, left), count)
-        return _all(lambda left, done: os.pread(self.descriptor, left, offset + done), count)
+                return _read_fully(lambda left, _: os.read(self.descriptor, left), count)
+        return _read_fully(lambda left, done: os.pread(self.descriptor, left, offset + done), count)
 
     def __reduce__(self) -> tuple[type["PositionalFile"], tuple[Path]]:
         path = self._path or self.alias
@@ -47,13 +46,13 @@ class PositionalFile:
 
     @property
     def alias(self) -> Path | None:
-        """The name under which other processes reach the open file; None where there is none."""
+        """The path by which other processes can open the file; None if there is none."""
         path = Path(f"/proc/{os.getpid()}/fd/{self.descriptor}")
         return path if path.exists() else None
 
 
-def _all(read: Any, count: int) -> bytes:
-    # one call returns at most 2 GiB, and may be interrupted: ask until the end
+def _read_fully(read: Any, count: int) -> bytes:
+    # one call returns at most 2 GiB and can be interrupted
     first: bytes = read(count, 0)
     if len(first) == count or not first:
         return first

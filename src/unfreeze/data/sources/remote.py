@@ -1,4 +1,4 @@
-"""Archives at an address (`s3://…`, `https://…`), fetched once into the cache through fsspec."""
+"""Remote archives (`s3://…`, `https://…`), downloaded once into the cache with fsspec."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from unfreeze.errors import DataError, ResourceError, UnfreezeError, UsageError
 from unfreeze.runtime import atomic
 from unfreeze.runtime.console import Advance, Console
 
-# what file systems say by which one version of a file is told from another
+# fields of fsspec's `info` that identify the version of a file
 _VERSION: tuple[str, ...] = (
     "size",
     "ETag",
@@ -29,59 +29,59 @@ _MEBIBYTE = 2**20
 
 
 def is_address(data: str) -> bool:
-    """Whether `data` names a place in the network, or anywhere else that has a protocol."""
+    """Whether `data` is a URL."""
     return "://" in data
 
 
 def local(data: str) -> str:
-    """The path that a `file://` address means; anything else as it is."""
+    """The path of a `file://` URL; other names unchanged."""
     if not data.startswith("file://"):
         return data
-    from urllib.request import url2pathname  # slow to import, seldom needed
+    from urllib.request import url2pathname  # slow to import, rarely needed
 
     return url2pathname(urlsplit(data).path)
 
 
 def spoken(address: str) -> str:
-    """The address as it may be shown: what follows `?` may be a password."""
+    """The address without its query, which can contain credentials."""
     return address.partition("?")[0]
 
 
 def name_of(address: str) -> str:
-    """The name of the file at an address."""
+    """The file name of an address."""
     protocol = address.partition("://")[0].lower()
     path = unquote(urlsplit(address).path) if protocol in ("http", "https") else address
     return path.rstrip("/").rpartition("/")[2]
 
 
 def fetched(address: str, *, fetch: bool, console: Console) -> Path:
-    """The copy on this machine's disk of the file at `address`.
+    """The local copy of the file at `address`, downloaded if it is new or has changed.
 
-    Another file at the same address is fetched anew. DataError where there is none, or it cannot
-    be had; without `fetch` also where it is not here yet.
+    DataError if it does not exist or cannot be downloaded, or if `fetch` is false and there is no
+    local copy.
     """
-    system, path = _opened(address)
-    about = _about(system, path, address)
-    here = _place(address, about)
-    if here.exists():
-        console.say(f"{spoken(address)} is in {here.parent} since an earlier run.")
-        return here
+    system, path = _file_system(address)
+    info = _info(system, path, address)
+    copy = _cache_path(address, info)
+    if copy.exists():
+        console.say(f"Using the cached copy of {spoken(address)} in {copy.parent}.")
+        return copy
     if not fetch:
         raise DataError(
-            f"{spoken(address)} is not here yet, and a dry run fetches nothing.",
-            "Run without --dry-run, or fetch it yourself and name the file.",
+            f"{spoken(address)} is not in the cache, and a dry run downloads nothing.",
+            "Run without --dry-run, or download it and give the local file.",
         )
-    size = about.get("size")
+    size = info.get("size")
     size = int(size) if isinstance(size, int) else None
-    _refuse_no_room(address, size, here)
-    told = "unknown size" if size is None else f"{size / _MEBIBYTE:,.1f} MiB"
-    console.say(f"Fetching {spoken(address)} ({told}) into {here.parent}, once.")
-    _fetch(system, path, address, here, size, console)
-    return here
+    _require_space(address, size, copy)
+    shown_size = "unknown size" if size is None else f"{size / _MEBIBYTE:,.1f} MiB"
+    console.say(f"Downloading {spoken(address)} ({shown_size}) to {copy.parent}.")
+    _download(system, path, address, copy, size, console)
+    return copy
 
 
-def _opened(address: str) -> tuple[Any, str]:
-    """(fsspec's file system, the path in it)."""
+def _file_system(address: str) -> tuple[Any, str]:
+    """(fsspec file system, path in it)."""
     protocol = address.partition("://")[0]
     try:
         import fsspec
@@ -90,8 +90,8 @@ def _opened(address: str) -> tuple[Any, str]:
     except ImportError as error:
         extra = _EXTRAS.get(protocol.lower(), "remote")
         raise UsageError(
-            f"What {protocol}:// takes is not installed: {' '.join(str(error).split())}.",
-            f"pip install 'unfreeze[{extra}]', or what the message names.",
+            f"{protocol}:// needs a package that is not installed: {' '.join(str(error).split())}.",
+            f"Run pip install 'unfreeze[{extra}]', or install the package named in the message.",
         ) from error
     except ValueError as error:
         raise UsageError(
@@ -100,65 +100,66 @@ def _opened(address: str) -> tuple[Any, str]:
     return system, str(path)
 
 
-def _about(system: Any, path: str, address: str) -> dict[str, Any]:
+def _info(system: Any, path: str, address: str) -> dict[str, Any]:
     try:
-        about: dict[str, Any] = system.info(path)
+        info: dict[str, Any] = system.info(path)
     except FileNotFoundError as error:
         raise DataError(f"There is no file at {spoken(address)}.", "Check the address.") from error
-    except Exception as error:  # every file system has errors of its own
+    except Exception as error:  # file systems raise various errors
         raise _unreachable(address, error) from error
-    if about.get("type") == "directory":
+    if info.get("type") == "directory":
         raise DataError(
             f"{spoken(address)} is a folder.",
-            "Pack it as a zip or tar, or copy it here (as with `aws s3 sync`) and name the copy.",
+            "Pack it as a zip or tar, or download it (`aws s3 sync`) and give the local copy.",
         )
-    return about
+    return info
 
 
-def _place(address: str, about: dict[str, Any]) -> Path:
-    version = {key: str(about[key]) for key in _VERSION if about.get(key) is not None}
-    told = json.dumps([address, version], sort_keys=True)
-    key = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+def _cache_path(address: str, info: dict[str, Any]) -> Path:
+    version = {key: str(info[key]) for key in _VERSION if info.get(key) is not None}
+    identity = json.dumps([address, version], sort_keys=True)
+    key = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     return cache_folder() / "fetched" / key / name_of(address)
 
 
-def _refuse_no_room(address: str, size: int | None, here: Path) -> None:
-    free = free_bytes(here.parent)
+def _require_space(address: str, size: int | None, copy: Path) -> None:
+    free = free_bytes(copy.parent)
     if size is not None and size + SPARE_BYTES > free:
         raise ResourceError(
-            f"{spoken(address)} has {size / _MEBIBYTE:,.1f} MiB, and {here.parent} has room for "
-            f"{max(0, free - SPARE_BYTES) / _MEBIBYTE:,.1f}.",
-            "Free some space, or let UNFREEZE_CACHE name a larger disk.",
+            f"{spoken(address)} has {size / _MEBIBYTE:,.1f} MiB, but only "
+            f"{max(0, free - SPARE_BYTES) / _MEBIBYTE:,.1f} MiB can be used in {copy.parent}.",
+            "Free disk space, or set UNFREEZE_CACHE to a folder on a larger disk.",
         )
 
 
-def _fetch(
-    system: Any, path: str, address: str, here: Path, size: int | None, console: Console
+def _download(
+    system: Any, path: str, address: str, copy: Path, size: int | None, console: Console
 ) -> None:
-    """The whole file, or nothing at all."""
+    """Downloads the complete file, atomically."""
     total = max(1, (size or 0) // _MEBIBYTE)
     try:
         with (
-            console.progress(f"fetching {here.name}", total) as advance,
-            atomic.replacing(here) as place,
+            console.progress(f"downloading {copy.name}", total) as advance,
+            atomic.replacing(copy) as partial,
         ):
-            system.get_file(path, str(place), callback=_meter(advance))
-            got = place.stat().st_size
-            if size is not None and got != size:
+            system.get_file(path, str(partial), callback=_progress_callback(advance))
+            received = partial.stat().st_size
+            if size is not None and received != size:
                 raise DataError(
-                    f"{spoken(address)} ended after {got:,} of {size:,} bytes.", "Try again."
+                    f"{spoken(address)} ended after {received:,} of {size:,} bytes.",
+                    "Try again.",
                 )
     except UnfreezeError:
         raise
-    except Exception as error:  # as in `_about`
+    except Exception as error:  # as in `_info`
         raise _unreachable(address, error) from error
 
 
-def _meter(advance: Advance) -> Any:
-    """What fsspec tells of its progress, in MiB for the line."""
+def _progress_callback(advance: Advance) -> Any:
+    """An fsspec callback that reports progress in MiB."""
     from fsspec.callbacks import Callback
 
-    class Meter(Callback):  # type: ignore[misc]  # fsspec has no types
+    class ProgressCallback(Callback):  # type: ignore[misc]  # fsspec has no types
         shown = 0
 
         def call(self, *args: Any, **kwargs: Any) -> None:
@@ -167,12 +168,12 @@ def _meter(advance: Advance) -> Any:
                 self.shown += steps
                 advance(steps)
 
-    return Meter()
+    return ProgressCallback()
 
 
 def _unreachable(address: str, error: Exception) -> DataError:
-    said = " ".join(str(error).split()) or type(error).__name__
+    message = " ".join(str(error).split()) or type(error).__name__
     return DataError(
-        f"{spoken(address)} cannot be fetched ({type(error).__name__}): {said}.",
-        "Check the network and the credentials, or fetch it yourself and name the file.",
+        f"{spoken(address)} cannot be downloaded ({type(error).__name__}): {message}.",
+        "Check the network and the credentials, or download it and give the local file.",
     )

@@ -1,4 +1,4 @@
-"""Which column of a list says what: paths, labels, splits and groups, under any usual name."""
+"""Finds the columns of paths, labels, splits and groups in a table, by their usual names."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from unfreeze.data.signatures import named_as_image
 from unfreeze.data.split_names import splits_of_words
 from unfreeze.errors import DataError
 
-# what such columns are called, without case, spaces and signs; the first that is there counts
+# usual column names, without case, spaces and punctuation, in order of preference
 PATHS = (
     *("path", "filepath", "filepaths", "relativepath", "imagepath", "imgpath", "file", "files"),
     *("filename", "filenames", "fname", "imagefile", "imagefilename", "imagename", "imgname"),
@@ -20,22 +20,22 @@ LABELS = (
     *("classidx", "labelid", "categoryid"),
 )
 SPLITS = ("split",)
-# these say splits only where every value is a word for one
+# columns of splits if all values are names of splits
 MAYBE_SPLITS = ("set", "subset", "dataset", "datasplit", "partition", "usage", "phase")
 GROUPS = ("group", "groups", "groupid")
-# columns that describe an image beside its label
-_BESIDE = (
+# columns of metadata, never labels
+_METADATA = (
     *("patient", "patientid", "subject", "subjectid", "caseid", "lesionid", "slide", "slideid"),
     *("site", "date", "time", "timestamp", "year", "width", "height", "size", "bytes", "md5"),
     *("sha256", "url", "caption", "text", "description", "comment", "notes", "author", "license"),
 )
-_TRIED = 50  # values of a column that are looked up
+_TRIED = 50  # values per column that are tested
 _ZERO = re.compile(r"(-?\d+)\.0+")
 _MISSING = ("nan", "na", "null", "none", "n/a")
 
 
 def plain(name: str) -> str:
-    """A column's name without case, spaces and signs: `Image_ID` is `imageid`."""
+    """A column name without case, spaces and punctuation: `Image_ID` is `imageid`."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
@@ -46,70 +46,74 @@ def roles(
     label: str | None = None,
     names_image: Callable[[str], bool] | None = None,
 ) -> dict[str, str]:
-    """`path`, `label`, `split` and `group` -> the column that says it, where there is one.
+    """The column of each role (`path`, `label`, `split`, `group`) that the table has.
 
-    `label` names the column of labels; without it and without a usual name the only other column
-    is it. `names_image` tells whether a text names an image: of several columns the first counts
-    that does. DataError where `label` is not there, or where two columns have one usual name.
+    `label`: name of the label column; if None and no column has a usual name, it is the only
+    remaining column. `names_image`: whether a text is the path of an image; the first column with
+    such a value has the paths. DataError if `label` does not exist, or if two columns have the same
+    usual name.
     """
-    found: dict[str, str] = {}
+    by_role: dict[str, str] = {}
     path = _path(columns, where, names_image)
     if path is not None:
-        found["path"] = path
+        by_role["path"] = path
     others = {name: column for name, column in columns.items() if name != path}
     split = _usual(others, SPLITS, where) or _split(others)
     group = _usual(others, GROUPS, where)
-    found |= {"split": split} if split is not None else {}
-    found |= {"group": group} if group is not None else {}
-    rest = {name: column for name, column in others.items() if name not in found.values()}
-    chosen = _asked(columns, label, where) if label else _usual(rest, LABELS, where) or _only(rest)
-    return found | ({"label": chosen} if chosen is not None else {})
+    by_role |= {"split": split} if split is not None else {}
+    by_role |= {"group": group} if group is not None else {}
+    rest = {name: column for name, column in others.items() if name not in by_role.values()}
+    if label:
+        label_column: str | None = _requested(columns, label, where)
+    else:
+        label_column = _usual(rest, LABELS, where) or _only(rest)
+    return by_role | ({"label": label_column} if label_column is not None else {})
 
 
 def guessed(
-    found: Mapping[str, str], where: Path | str, label: str | None = None
+    by_role: Mapping[str, str], where: Path | str, label: str | None = None
 ) -> tuple[str, ...]:
-    """Sentences about the columns of `roles` that have none of the usual names."""
-    usual = {"path": PATHS, "label": (*LABELS, plain(label or "")), "split": SPLITS}
-    words = {"path": "Images", "label": "Labels", "split": "Splits"}
+    """Notes about the columns of `roles` that have no usual name."""
+    usual_names = {"path": PATHS, "label": (*LABELS, plain(label or "")), "split": SPLITS}
+    nouns = {"path": "Images", "label": "Labels", "split": "Splits"}
     return tuple(
-        f"{words[role]} are the column {found[role]!r} of {where}."
-        for role, names in usual.items()
-        if role in found and plain(found[role]) not in names
+        f"{nouns[role]} are read from the column {by_role[role]!r} of {where}."
+        for role, names in usual_names.items()
+        if role in by_role and plain(by_role[role]) not in names
     )
 
 
 def named(columns: Mapping[str, list[str]], name: str) -> str | None:
-    """The column of that name, else the only one that differs from it by case and signs alone."""
+    """The column of that name, else the only one that differs in case and punctuation only."""
     if name in columns:
         return name
-    alike = [column for column in columns if plain(column) == plain(name)]
-    return alike[0] if len(alike) == 1 else None
+    similar = [column for column in columns if plain(column) == plain(name)]
+    return similar[0] if len(similar) == 1 else None
 
 
 def lacking(columns: Mapping[str, list[str]], where: Path | str, role: str) -> DataError:
-    """What to say of a list without a column for `role`."""
-    there = ", ".join(columns) or "none"
+    """The error for a table without a column for `role`."""
+    existing = ", ".join(columns) or "none"
     if role == "label":
-        step = "Name the column of the labels `label`, or say which it is with --label-column."
+        step = "Name the column of labels `label`, or give its name with --label-column."
     elif role == "path":
-        step = "Name the column of the images `path`."
+        step = "Name the column of image paths `path`."
     else:
         step = f"Add a column named `{role}`."
-    return DataError(f"{where} has no column `{role}`; it has {there}.", step)
+    return DataError(f"{where} has no column `{role}`; its columns are {existing}.", step)
 
 
 def two_columns(where: Path | str, one: str, other: str) -> DataError:
-    """What to say of two columns that may mean the same."""
+    """The error for two columns that could have the same role."""
     names = repr(one) if one == other else f"{one!r} and {other!r}"
     return DataError(
         f"{where} has two columns named {names}.",
-        "Rename or remove one of them: nobody can tell which of them counts.",
+        "Rename or remove one of them.",
     )
 
 
 def plain_labels(column: Sequence[str]) -> list[str]:
-    """Labels as text: where all are whole numbers, `3.0` is `3`, and `nan` is none."""
+    """Labels as text. If all are integers `3.0` becomes `3`, and `nan` becomes "" (no label)."""
     distinct = {*column}
     if not any(map(_ZERO.fullmatch, distinct)):
         return [*column]
@@ -117,19 +121,19 @@ def plain_labels(column: Sequence[str]) -> list[str]:
     for text in distinct:
         zero = _ZERO.fullmatch(text)
         if text and zero is None and not text.isdigit() and text.lower() not in _MISSING:
-            return [*column]  # 1.5 among them, or names: these are no whole numbers
+            return [*column]  # not integers
         table[text] = zero[1] if zero else "" if text.lower() in _MISSING else text
     return [table[text] for text in column]
 
 
-def _asked(columns: Mapping[str, list[str]], name: str, where: Path | str) -> str:
-    found = named(columns, name)
-    if found is None:
+def _requested(columns: Mapping[str, list[str]], name: str, where: Path | str) -> str:
+    match = named(columns, name)
+    if match is None:
         raise DataError(
-            f"{where} has no column {name!r}; it has {', '.join(columns) or 'none'}.",
+            f"{where} has no column {name!r}; its columns are {', '.join(columns) or 'none'}.",
             "Give --label-column one of these.",
         )
-    return found
+    return match
 
 
 def _usual(columns: Mapping[str, list[str]], usual: Sequence[str], where: Path | str) -> str | None:
@@ -139,7 +143,7 @@ def _usual(columns: Mapping[str, list[str]], usual: Sequence[str], where: Path |
 def _all_usual(
     columns: Mapping[str, list[str]], usual: Sequence[str], where: Path | str
 ) -> list[str]:
-    """The columns of these names, in the order of the names."""
+    """The columns with these names, in the order of the names."""
     known: dict[str, str] = {}
     for name in columns:
         key = plain(name)
@@ -158,8 +162,8 @@ def _path(
     if names_image is None:
         return usual[0] if usual else None
     for name in (*usual, *(name for name in columns if name not in usual)):
-        some = columns[name][:_TRIED]
-        if any(map(names_image, filter(None, some))):
+        values = columns[name][:_TRIED]
+        if any(map(names_image, filter(None, values))):
             return name
     if usual:
         return usual[0]
@@ -181,16 +185,20 @@ def _split(columns: Mapping[str, list[str]]) -> str | None:
 
 
 def _only(columns: Mapping[str, list[str]]) -> str | None:
-    """The only column that can say labels: of several values, not each its own."""
-    left = [name for name in columns if plain(name) not in _BESIDE and not _counts(columns[name])]
-    if len(left) != 1:
+    """The only column that can contain labels: with values that are repeated."""
+    candidates = [
+        name
+        for name in columns
+        if plain(name) not in _METADATA and not _is_row_number(columns[name])
+    ]
+    if len(candidates) != 1:
         return None
-    values = list(filter(None, columns[left[0]]))
-    return left[0] if len({*values}) < len(values) else None
+    values = list(filter(None, columns[candidates[0]]))
+    return candidates[0] if len({*values}) < len(values) else None
 
 
-def _counts(column: Sequence[str]) -> bool:
-    """Whether a column only numbers the rows."""
-    return all(text == str(place) for place, text in enumerate(column)) or all(
-        text == str(place) for place, text in enumerate(column, 1)
+def _is_row_number(column: Sequence[str]) -> bool:
+    """Whether a column contains the row numbers, from 0 or 1."""
+    return any(
+        all(text == str(number) for number, text in enumerate(column, first)) for first in (0, 1)
     )

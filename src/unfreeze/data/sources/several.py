@@ -1,4 +1,4 @@
-"""Several sources as one: the rows of each in turn, under the name of the source."""
+"""Several sources concatenated into one."""
 
 import hashlib
 from bisect import bisect_right
@@ -14,9 +14,9 @@ from unfreeze.text import as_text
 
 
 class SeveralSource(Source):
-    """The rows of `parts`, one part after the other; names begin with that of their source.
+    """The rows of `parts` in order; each name starts with the title of its source.
 
-    What folders or lists say, and what people should know, is said by the parts.
+    Labels, splits and notes are those of the parts.
     """
 
     kind = "several"
@@ -35,25 +35,25 @@ class SeveralSource(Source):
         self.skipped = sum(part.skipped for part in parts)
 
     def read(self, row: int) -> bytes | npt.NDArray[np.uint8]:
-        """What the row's own source reads."""
-        part, inner = self._inside(row)
-        return part.read(inner)
+        """The bytes or pixels, from the source of the row."""
+        part, part_row = self._locate(row)
+        return part.read(part_row)
 
     def head(self, row: int, count: int) -> bytes:
-        """The first bytes, from the row's own source."""
-        part, inner = self._inside(row)
-        return part.head(inner, count)
+        """The first bytes, from the source of the row."""
+        part, part_row = self._locate(row)
+        return part.head(part_row, count)
 
     def fingerprint(self) -> str:
-        """The names and fingerprints of all, in order."""
-        told = [
+        """Titles and fingerprints of the parts, in order."""
+        lines = [
             f"{title} {part.fingerprint()}"
             for title, part in zip(self.titles, self.parts, strict=True)
         ]
-        return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def column(self, name: str) -> list[str] | None:
-        """The column of the lists among them; empty for rows of the others."""
+        """The column of the parts that have it; empty for rows of the others."""
         columns = [part.column(name) for part in self.parts]
         if all(column is None for column in columns):
             return None
@@ -70,30 +70,30 @@ class SeveralSource(Source):
             for part, start in zip(self.parts, self.starts, strict=True)
         ]
 
-    def _inside(self, row: int) -> tuple[Source, int]:
-        place = bisect_right(self.starts, row) - 1
-        return self.parts[place], row - self.starts[place]
+    def _locate(self, row: int) -> tuple[Source, int]:
+        index = bisect_right(self.starts, row) - 1
+        return self.parts[index], row - self.starts[index]
 
 
-def titles(places: Sequence[str]) -> list[str]:
-    """The last part of each path, with as many folders before it as tell them apart."""
-    paths = [PurePath(place).parts or (place,) for place in places]
+def titles(names: Sequence[str]) -> list[str]:
+    """The end of each path, with as many parent folders as needed to make them unique."""
+    paths = [PurePath(name).parts or (name,) for name in names]
     for depth in range(1, max(map(len, paths)) + 1):
-        found = ["/".join(path[-depth:]) for path in paths]
-        if len(set(found)) == len(found):
-            return found
-    raise UsageError(f"{places[0]} is named twice.", "Name each source of images once.")
+        ends = ["/".join(path[-depth:]) for path in paths]
+        if len(set(ends)) == len(ends):
+            return ends
+    raise UsageError(f"{names[0]} is given twice.", "Give each source once.")
 
 
-def refuse_overlap(places: Sequence[str]) -> None:
-    """Raises UsageError where a source is named twice, or a folder inside another one."""
-    found: dict[Path, str] = {}
-    for place in places:
-        path = Path(place).resolve()
-        if path in found:
-            raise UsageError(f"{place} is named twice.", "Name each source of images once.")
-        found[path] = place
-    for path, place in found.items():
-        around = next((found[folder] for folder in path.parents if folder in found), None)
-        if around is not None and path.is_dir():
-            raise UsageError(f"{place} lies inside {around}.", "Name the outer folder alone.")
+def refuse_overlap(names: Sequence[str]) -> None:
+    """Raises UsageError if a source is given twice or is a folder inside another one."""
+    by_path: dict[Path, str] = {}
+    for name in names:
+        path = Path(name).resolve()
+        if path in by_path:
+            raise UsageError(f"{name} is given twice.", "Give each source once.")
+        by_path[path] = name
+    for path, name in by_path.items():
+        outer = next((by_path[parent] for parent in path.parents if parent in by_path), None)
+        if outer is not None and path.is_dir():
+            raise UsageError(f"{name} is inside {outer}.", "Give the outer folder only.")

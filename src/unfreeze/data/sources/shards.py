@@ -1,4 +1,4 @@
-"""WebDataset: tar shards in which `key.jpg` stands beside `key.cls`, `key.json` or `key.txt`."""
+"""WebDataset: tar shards with `key.jpg` and `key.cls`, `key.json` or `key.txt`."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,68 +13,68 @@ from unfreeze.errors import DataError
 from unfreeze.text import clean
 
 CLASS = ".cls"
-_SAID = (CLASS, ".json", ".txt")
-_KEYS = ("label", "cls", "class", "category", "target")  # of a .json
+_SUFFIXES = (CLASS, ".json", ".txt")
+_LABEL_KEYS = ("label", "cls", "class", "category", "target")  # in a .json
 _SHARD_LIMIT = 1_000_000
-_TEXT_LIMIT = 2**20  # bytes of what stands beside a image
+_TEXT_LIMIT = 2**20  # bytes of an annotation
 
 
 class ShardsSource(SliceSource):
     """The images of tar shards by offset, in the order of the shards and their members.
 
-    Labels are read from `.cls`, else from `label`, `cls`, `class`, `category` or `target` of
-    `.json`, else from `.txt` where its texts are fewer than half as many as the images (others
-    are captions). The name of a shard may say its split (`train-000.tar`, `val/000.tar`).
+    Labels are read from `.cls`, else from `label`, `cls`, `class`, `category` or `target` in
+    `.json`, else from `.txt` if at most half of the texts are distinct (otherwise these are
+    captions). The name of a shard can contain its split (`train-000.tar`, `val/000.tar`).
     """
 
     kind = "shards"
 
     def __init__(self, where: str, shards: Sequence[tuple[str, Path]]) -> None:
         self.where = where
-        names, slices, said = list[str](), list[tuple[int, int, int]](), list[_Said]()
+        names, slices, annotations = list[str](), list[tuple[int, int, int]](), list[_Annotation]()
         splits = splits_of([name for name, _ in shards], where) if len(shards) > 1 else [""]
         counts, notes = list[int](), list[str]()
         for number, (name, path) in enumerate(shards):
             tar = TarSource(path)
-            before = f"{name.removesuffix('.tar')}/" if len(shards) > 1 else ""
-            found = list(_images(tar))
-            names += [before + tar.names[row] for row, _ in found]
-            slices += [(number, *tar.stretch(row)) for row, _ in found]
-            said += [one for _, one in found]
-            counts.append(len(found))
-            self.skipped += len(tar) - len(found) + tar.skipped
+            prefix = f"{name.removesuffix('.tar')}/" if len(shards) > 1 else ""
+            images = list(_images(tar))
+            names += [prefix + tar.names[row] for row, _ in images]
+            slices += [(number, *tar.stretch(row)) for row, _ in images]
+            annotations += [annotation for _, annotation in images]
+            counts.append(len(images))
+            self.skipped += len(tar) - len(images) + tar.skipped
             notes += [f"{name}: {note}" for note in tar.notes]
-        labels, told = _labels(said)
+        labels, label_notes = _labels(annotations)
         self.labels = labels
         if any(splits):
             self.splits = [s for s, count in zip(splits, counts, strict=True) for _ in range(count)]
-        self.notes = (*notes, *told)
+        self.notes = (*notes, *label_notes)
         self._hold([path for _, path in shards], names, slices)
 
 
-class _Said(NamedTuple):
-    """What stands beside a image: the text of each of _SAID, None where it is not there."""
+class _Annotation(NamedTuple):
+    """The texts of the annotation files of an image; None if missing."""
 
     cls: str | None
     json: str | None
     txt: str | None
 
 
-def _images(tar: TarSource) -> Iterator[tuple[int, _Said]]:
-    """Rows that are images, with what stands beside them."""
-    beside: dict[str, dict[str, int]] = {}
+def _images(tar: TarSource) -> Iterator[tuple[int, _Annotation]]:
+    """Yields (row, annotation) of each image."""
+    by_key: dict[str, dict[str, int]] = {}
     for row, name in enumerate(tar.names):
-        key, ending = _key(name)
-        if ending.lower() in _SAID:
-            beside.setdefault(key, {})[ending.lower()] = row
+        key, suffix = _key(name)
+        if suffix.lower() in _SUFFIXES:
+            by_key.setdefault(key, {})[suffix.lower()] = row
     for row, name in enumerate(tar.names):
         if named_as_image(name) and not is_junk(name):
-            there = beside.get(_key(name)[0], {})
-            yield row, _Said(*(_text(tar, there.get(ending)) for ending in _SAID))
+            rows = by_key.get(_key(name)[0], {})
+            yield row, _Annotation(*(_text(tar, rows.get(suffix)) for suffix in _SUFFIXES))
 
 
 def _key(name: str) -> tuple[str, str]:
-    """(the sample's key, the rest): up to the first dot after the folders, as WebDataset does."""
+    """(sample key, suffix): split at the first dot of the file name, as in WebDataset."""
     folder, slash, last = name.rpartition("/")
     stem, dot, rest = last.partition(".")
     return folder + slash + stem, dot + rest
@@ -86,36 +86,40 @@ def _text(tar: TarSource, row: int | None) -> str | None:
     return tar.head(row, _TEXT_LIMIT).decode("utf-8", "replace").strip()
 
 
-def _labels(said: Sequence[_Said]) -> tuple[list[str] | None, list[str]]:
-    """(a label for each, None where there are none; sentences for people)."""
+def _labels(annotations: Sequence[_Annotation]) -> tuple[list[str] | None, list[str]]:
+    """(labels of all images or None, notes)."""
     notes = list[str]()
-    texts = [one.txt for one in said if one.txt]
+    texts = [annotation.txt for annotation in annotations if annotation.txt]
     captions = len({*texts}) * 2 > len(texts)
-    if texts and captions and not any(one.cls or one.json for one in said):
+    if (
+        texts
+        and captions
+        and not any(annotation.cls or annotation.json for annotation in annotations)
+    ):
         notes.append(
-            f"The .txt of {len(texts):,} images say {len({*texts}):,} different things: "
-            "captions, not classes; they are not used."
+            f"The .txt files of {len(texts):,} images contain {len({*texts}):,} different texts: "
+            "they are captions, not classes, and are ignored."
         )
-    labels = [_label(one, captions) for one in said]
+    labels = [_label(annotation, captions) for annotation in annotations]
     return (labels if any(labels) else None), notes
 
 
-def _label(one: _Said, captions: bool) -> str:
-    if one.cls is not None:
-        return one.cls
-    if one.json is not None and (label := _of_json(one.json)):
+def _label(annotation: _Annotation, captions: bool) -> str:
+    if annotation.cls is not None:
+        return annotation.cls
+    if annotation.json is not None and (label := _json_label(annotation.json)):
         return label
-    return "" if captions else one.txt or ""
+    return "" if captions else annotation.txt or ""
 
 
-def _of_json(text: str) -> str:
+def _json_label(text: str) -> str:
     try:
-        found = json.loads(text)
+        data = json.loads(text)
     except ValueError:
-        return ""  # what is no JSON says nothing; the image stays
-    value = found
-    if isinstance(found, dict):
-        value = next((found[key] for key in _KEYS if found.get(key) is not None), None)
+        return ""  # invalid JSON: the image is unlabelled
+    value = data
+    if isinstance(data, dict):
+        value = next((data[key] for key in _LABEL_KEYS if data.get(key) is not None), None)
     return clean(_plain(value))
 
 
@@ -128,18 +132,18 @@ def _plain(value: Any) -> str:
 
 
 def labelled_shard(tar: TarSource) -> bool:
-    """Whether a tar by itself is a shard: a class stands beside a image."""
+    """Whether a single tar is a WebDataset shard: it has a `.cls` for an image."""
     keys = {_key(name)[0] for name in tar.names if name.lower().endswith(CLASS)}
     return any(named_as_image(name) and _key(name)[0] in keys for name in tar.names)
 
 
 def expanded(pattern: str) -> list[str]:
-    """`x-{00..11}.tar` and `{a,b}.tar` written out; the pattern itself where it has no braces."""
-    start, brace, rest = pattern.partition("{")
-    inside, end, after = rest.partition("}")
-    if not brace or not end:
+    """Brace expansion of `x-{00..11}.tar` and `{a,b}.tar`; [pattern] without braces."""
+    prefix, opening, rest = pattern.partition("{")
+    inside, closing, suffix = rest.partition("}")
+    if not opening or not closing:
         return [pattern]
-    return [start + one + tail for one in _choices(inside) for tail in expanded(after)]
+    return [prefix + choice + tail for choice in _choices(inside) for tail in expanded(suffix)]
 
 
 def _choices(inside: str) -> list[str]:
@@ -147,7 +151,9 @@ def _choices(inside: str) -> list[str]:
     if not dots:
         return inside.split(",")
     if not (first.isdigit() and last.isdigit()):
-        raise DataError(f"{{{inside}}} is no range of numbers.", "Write it as in {000..127}.")
+        raise DataError(f"{{{inside}}} is not a range of numbers.", "Write it as in {000..127}.")
     if int(last) - int(first) > _SHARD_LIMIT:
-        raise DataError(f"{{{inside}}} are more than {_SHARD_LIMIT:,} shards.", "Name fewer.")
+        raise DataError(
+            f"{{{inside}}} has more than {_SHARD_LIMIT:,} shards.", "Give fewer shards."
+        )
     return [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]

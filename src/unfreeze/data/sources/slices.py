@@ -1,4 +1,4 @@
-"""Images that are stretches of a few large files."""
+"""Images stored as byte ranges of a few large files."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ from unfreeze.errors import DataError
 
 
 class SliceSource(Source):
-    """Rows that are `[file, first byte, bytes]` of `files`; every row is a image.
+    """Each row is an image: `size` bytes from `offset` of one of `files`.
 
-    A file given by its path is opened for each reading, so that thousands of them are no matter;
-    one without a name stays open.
+    Files given by path are opened for each read, so that there can be thousands of them; unnamed
+    files stay open.
     """
 
     listed = True
@@ -36,26 +36,26 @@ class SliceSource(Source):
         self.sizes: npt.NDArray[np.int64] = np.ascontiguousarray(table[:, 2])
 
     def read(self, row: int) -> bytes:
-        """The stretch; Undecodable where the file ends inside it."""
+        """The bytes of an image; Undecodable if the file ends before them."""
         size = int(self.sizes[row])
         refuse_oversize(size, size)
         data = self._bytes(row, size)
         if len(data) < size:
-            raise Undecodable("truncated", "the file that holds it ends inside it")
+            raise Undecodable("truncated", "the file that contains it is truncated")
         return data
 
     def head(self, row: int, count: int) -> bytes:
-        """The first bytes; none where the file cannot be opened (its reading will say why)."""
+        """The first bytes; empty if the file cannot be opened (`read` raises the reason)."""
         try:
             return self._bytes(row, min(count, int(self.sizes[row])))
         except OSError:
             return b""
 
     def fingerprint(self) -> str:
-        """Names, sizes and places, and the times of change of the files that hold them."""
-        return digest(self.names, self._which, self._offsets, self.sizes, self._changed())
+        """Names, files, offsets and sizes, and the modification times of the files."""
+        return digest(self.names, self._which, self._offsets, self.sizes, self._modified())
 
-    def _changed(self) -> npt.NDArray[np.int64]:
+    def _modified(self) -> npt.NDArray[np.int64]:
         paths = [file for file in self._files if isinstance(file, Path)]
         return np.array([path.stat().st_mtime_ns for path in paths], np.int64)
 
@@ -65,36 +65,36 @@ class SliceSource(Source):
             return file.read(offset, count)
         with file.open("rb", buffering=0) as stream:
             stream.seek(offset)
-            return _all(stream.read, count)
+            return _read_fully(stream.read, count)
 
 
-def _all(read: Callable[[int], bytes | None], count: int) -> bytes:
+def _read_fully(read: Callable[[int], bytes | None], count: int) -> bytes:
     # one call returns at most 2 GiB
     first = read(count) or b""
-    parts, done = [first], len(first)
-    while done < count and (part := read(count - done)):
+    parts, total = [first], len(first)
+    while total < count and (part := read(count - total)):
         parts.append(part)
-        done += len(part)
+        total += len(part)
     return first if len(parts) == 1 else b"".join(parts)
 
 
 def splits_of(names: Sequence[str], where: str) -> list[str]:
-    """The split that the name of each file says (`train-00000.tar`, `val/0.tar`); "" for none.
+    """The split in the name of each file (`train-00000.tar`, `val/0.tar`); "" if there is none.
 
-    The first word of the name counts, else a folder; DataError where some say one and some do not.
+    It is the first word of the file name, else a folder. DataError if only some names have one.
     """
-    found = [_split(name) for name in names]
-    if any(found) and not all(found):
-        silent = names[found.index("")]
+    splits = [_split(name) for name in names]
+    if any(splits) and not all(splits):
+        missing = names[splits.index("")]
         raise DataError(
-            f"{where}: some files name a split, {silent} does not.",
-            "Let the name of every file, or its folder, begin with train, val or test, or of none.",
+            f"{where}: some file names contain a split, but {missing} does not.",
+            "Start the name of every file, or of its folder, with train, val or test, or of none.",
         )
-    return found
+    return splits
 
 
 def _split(name: str) -> str:
     *folders, last = name.split("/")
     words = [re.split(r"[^A-Za-z]", last)[0], *reversed(folders)]
-    said = [split_name(word) for word in words]
-    return next((one.word for one in said if one is not None and one.pure), "")
+    splits = [split_name(word) for word in words]
+    return next((split.word for split in splits if split is not None and split.pure), "")

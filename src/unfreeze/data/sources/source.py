@@ -1,4 +1,4 @@
-"""What every source of images offers: names, sizes and bytes by row, and a fingerprint."""
+"""The interface of image sources: names, sizes and bytes by row, and a fingerprint."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -9,19 +9,19 @@ import numpy.typing as npt
 
 from unfreeze.data.undecodable import Undecodable
 
-MEMBER_LIMIT = 768 * 2**20  # bytes of one encoded image; more is never read
-_RATIO_LIMIT = 200  # a large member that unpacks to more than this is taken for a bomb
+MEMBER_LIMIT = 768 * 2**20  # bytes; larger encoded images are never read
+_RATIO_LIMIT = 200  # compression ratio above which a large member is a decompression bomb
 _RATIO_FREE = 64 * 2**20
-_TOGETHER = 2**12  # names that are hashed at once
+_CHUNK = 2**12  # names hashed at once
 
 
 class Source(ABC):
-    """Regular files in a fixed order; a row is a place in it.
+    """Regular files in a fixed order; a row is the index of a file.
 
-    `names` are relative with `/`, junk included; `sizes` are bytes; `skipped` counts links,
-    devices and the like, which are never followed out of an archive; `notes` are sentences for
-    people; `outputs` are folders that this tool wrote, of which nothing is read. `labels`, `splits`
-    and `groups` hold one entry a row where the source itself says them (`""`: nothing said).
+    `names`: relative paths with `/`, including files that are not images. `sizes`: bytes.
+    `labels`, `splits`, `groups`: one entry per row if the source has them (`""`: missing).
+    `skipped`: number of links, devices and other special files of an archive, which are ignored.
+    `outputs`: folders written by unfreeze, which are not read. `notes`: messages for people.
     Reading is thread-safe and works after a fork.
     """
 
@@ -32,8 +32,8 @@ class Source(ABC):
     labels: list[str] | None = None
     splits: list[str] | None = None
     groups: list[str] | None = None
-    listed: bool = False  # every row is a image, as a list says
-    intensity: str = "auto"  # the rule by which deep grey is decoded
+    listed: bool = False  # every row is an image, listed explicitly
+    intensity: str = "auto"  # how images of more than 8 bits are scaled to 8
     skipped: int = 0
     outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -43,36 +43,36 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, row: int) -> bytes | npt.NDArray[np.uint8]:
-        """The file's bytes, or pixels uint8 [H, W, 3]; raises OSError or Undecodable."""
+        """The bytes of a file, or pixels uint8 [H, W, 3]; raises OSError or Undecodable."""
 
     @abstractmethod
     def head(self, row: int, count: int) -> bytes:
-        """The first `count` bytes or fewer (none where the source holds pixels)."""
+        """Up to `count` bytes from the start; empty if the source holds pixels."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hex of what identifies the content: names, sizes, and times or checksums."""
+        """Hex digest of names, sizes, and modification times or checksums."""
 
     def column(self, name: str) -> list[str] | None:
-        """One text a row from the list behind the source; None where there is no such column."""
+        """A column of the source's table, one text per row; None if it does not exist."""
         del name
         return None
 
 
 def digest(names: Sequence[str], *columns: npt.NDArray[np.generic]) -> str:
-    """64 hex digits over names and columns, in order."""
+    """SHA-256 of names and columns in order, as 64 hex digits."""
     hasher = hashlib.sha256()
-    for start in range(0, len(names), _TOGETHER):
-        some = "".join(f"{name}\0" for name in names[start : start + _TOGETHER])
-        hasher.update(some.encode("utf-8", "surrogateescape"))
+    for start in range(0, len(names), _CHUNK):
+        block = "".join(f"{name}\0" for name in names[start : start + _CHUNK])
+        hasher.update(block.encode("utf-8", "surrogateescape"))
     for column in columns:
         hasher.update(np.ascontiguousarray(column).tobytes())
     return hasher.hexdigest()
 
 
 def refuse_oversize(size: int, packed: int) -> None:
-    """Raises Undecodable for a file too large to read, or one that unpacks to absurdly more."""
+    """Raises Undecodable for files that are too large and for decompression bombs."""
     if size > MEMBER_LIMIT:
         raise Undecodable("bomb", f"{size:,} bytes, more than the limit of {MEMBER_LIMIT:,}")
     if size > _RATIO_FREE and size > _RATIO_LIMIT * max(packed, 1):
-        raise Undecodable("bomb", f"{packed:,} bytes claim to unpack to {size:,}")
+        raise Undecodable("bomb", f"{packed:,} bytes decompress to {size:,}")

@@ -1,6 +1,6 @@
-"""Arrow's tables as text: classes, splits and groups, and which column holds images.
+"""Arrow tables: labels, splits and groups as text, and the column of images.
 
-What Hugging Face `datasets` writes beside a table (the names of its classes) is understood.
+Class names in the schema metadata of Hugging Face `datasets` are used.
 """
 
 import json
@@ -13,13 +13,13 @@ from unfreeze.data.multilabel import SEPARATORS
 from unfreeze.data.sources.roles import GROUPS, LABELS, SPLITS, plain
 from unfreeze.errors import DataError, UsageError
 
-SEVERAL = SEPARATORS[0]  # between the labels of one image
+SEVERAL = SEPARATORS[0]  # separates the labels of one image
 _IMAGES = ("image", "img", "picture", "jpg", "png", "bytes")
 _ROLES = {"label": LABELS, "split": SPLITS, "group": GROUPS}
 
 
 class Part(NamedTuple):
-    """What one file of a table says of its rows; `split` is what its name says ("": nothing)."""
+    """Labels, splits and groups of one file; `split`: the split in its name ("" if none)."""
 
     rows: int
     split: str
@@ -27,68 +27,69 @@ class Part(NamedTuple):
 
 
 def said(parts: Sequence[Part], role: str) -> list[str] | None:
-    """`label`, `split` or `group` of every row of all parts; None where no part says it."""
+    """The `label`, `split` or `group` of all rows of all parts; None if no part has it."""
     if not any(role in part.columns or (role == "split" and part.split) for part in parts):
         return None
-    found = list[str]()
+    values = list[str]()
     for part in parts:
-        otherwise = part.split if role == "split" else ""
-        found += part.columns.get(role, [otherwise] * part.rows)
-    return found
+        default = part.split if role == "split" else ""
+        values += part.columns.get(role, [default] * part.rows)
+    return values
 
 
 def pyarrow() -> Any:
-    """The library with its parts; UsageError where it is not installed."""
+    """The pyarrow module with the submodules used; UsageError if it is not installed."""
     try:
         import pyarrow
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
         raise UsageError(
-            "Parquet files and saved Hugging Face data sets are read with pyarrow, which is not "
-            "installed.",
-            "pip install 'unfreeze[parquet]'",
+            "Parquet files and saved Hugging Face datasets need pyarrow, which is not installed.",
+            "Run pip install 'unfreeze[parquet]'.",
         ) from error
     return pyarrow
 
 
 def damaged(path: Path, error: Exception) -> DataError:
-    """What to say of a file that pyarrow cannot read."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{path} cannot be read as a table: {said}.", "Fetch or write it again.")
+    """The error for a file that pyarrow cannot read."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{path} cannot be read as a table: {message}.", "Download or write it again.")
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
-    """Column -> the names of its classes, as `datasets` notes them in the schema."""
+    """Class names by column, from the schema metadata of `datasets`."""
     try:
-        told = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        features = {name: one for name, one in told.items() if isinstance(one, dict)}
+        info = json.loads((schema.metadata or {})[b"huggingface"])["info"]
+        features = {
+            name: feature for name, feature in info["features"].items() if isinstance(feature, dict)
+        }
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
-    found = {}
+    classes = {}
     for name, feature in features.items():
         inner = feature.get("feature")
         names = feature.get("names") or (inner.get("names") if isinstance(inner, dict) else None)
         if isinstance(names, list):
-            found[name] = [str(one) for one in names]
-    return found
+            classes[name] = [str(class_name) for class_name in names]
+    return classes
 
 
 def image_column(schema: Any) -> str | None:
-    """The column that holds encoded images; None where there is none.
+    """The column of encoded images; None if there is none.
 
-    A structure of `bytes` and `path`, as `datasets` writes it, or bytes; where there are several,
-    the first by its usual names. Beside a column `path` bytes of another name are no images.
+    It is a struct of `bytes` and `path`, as written by `datasets`, or binary; if there are several,
+    usual names come first. If there is a column `path`, only binary columns of usual names count.
     """
-    found = [field.name for field in schema if is_struct(field.type) and _inside(field.type)]
+    columns = [field.name for field in schema if is_struct(field.type) and _has_bytes(field.type)]
     usual = _IMAGES if "path" in schema.names else schema.names
-    found += [field.name for field in schema if _is_bytes(field.type) and field.name in usual]
-    return next((name for name in _IMAGES if name in found), found[0] if found else None)
+    columns += [field.name for field in schema if _is_bytes(field.type) and field.name in usual]
+    return next((name for name in _IMAGES if name in columns), columns[0] if columns else None)
 
 
-def _inside(kind: Any) -> bool:
-    place = kind.get_field_index("bytes")
-    return place >= 0 and _is_bytes(kind.field(place).type)
+def _has_bytes(struct: Any) -> bool:
+    index = struct.get_field_index("bytes")
+    return index >= 0 and _is_bytes(struct.field(index).type)
 
 
 def _is_bytes(kind: Any) -> bool:
@@ -97,29 +98,29 @@ def _is_bytes(kind: Any) -> bool:
 
 
 def is_struct(kind: Any) -> bool:
-    """Whether a type has named parts."""
+    """Whether an Arrow type is a struct."""
     return bool(pyarrow().types.is_struct(kind))
 
 
 def roles(schema: Any) -> dict[str, str]:
-    """`label`, `split` and `group` -> the column that says it.
+    """The column of each role (`label`, `split`, `group`) that the table has.
 
-    Without a column of a usual name the only column of classes says the labels.
+    If no column of labels has a usual name, it is the only column with class names.
     """
-    found = {}
+    by_role = {}
     known = {plain(name): name for name in reversed(schema.names)}
     for role, names in _ROLES.items():
         column = next((known[name] for name in names if name in known), None)
         if column is not None and _is_text(schema.field(column).type):
-            found[role] = column
+            by_role[role] = column
     classes = class_names(schema)
-    if "label" not in found and len(classes) == 1:
-        found["label"] = next(iter(classes))
-    return found
+    if "label" not in by_role and len(classes) == 1:
+        by_role["label"] = next(iter(classes))
+    return by_role
 
 
 def text_columns(schema: Any) -> list[str]:
-    """The columns that can be written as text."""
+    """The columns that can be converted to text."""
     return [field.name for field in schema if _is_text(field.type)]
 
 
@@ -129,14 +130,20 @@ def _is_text(kind: Any) -> bool:
         return _is_text(kind.value_type)
     if types.is_dictionary(kind):
         return _is_text(kind.value_type)
-    plain = (types.is_string, types.is_large_string, types.is_integer, types.is_floating)
-    return any(is_one(kind) for is_one in (*plain, types.is_boolean))
+    strings_and_numbers = (
+        types.is_string,
+        types.is_large_string,
+        types.is_integer,
+        types.is_floating,
+        types.is_boolean,
+    )
+    return any(is_type(kind) for is_type in strings_and_numbers)
 
 
 def texts(column: Any, names: Sequence[str] | None) -> list[str]:
-    """A text for each value of a column; `names` are those of its classes.
+    """The values of a column as text; `names`: its class names, if it has class indices.
 
-    Nothing is "", several values are joined by `;`. IndexError for a class without a name.
+    Null becomes "", lists are joined by `;`. IndexError for an index without a class name.
     """
     return [intern(_text(value, names)) for value in column.to_pylist()]
 
@@ -145,9 +152,9 @@ def _text(value: Any, names: Sequence[str] | None) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        return SEVERAL.join(_text(one, names) for one in value)
+        return SEVERAL.join(_text(item, names) for item in value)
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # pandas makes whole numbers with a gap among them float
+        value = int(value)  # pandas stores integers with missing values as float
     if isinstance(value, float) and value != value:
         return ""
     if names is not None and isinstance(value, int):
@@ -156,11 +163,11 @@ def _text(value: Any, names: Sequence[str] | None) -> str:
 
 
 def columns_of(table: Any, wanted: Mapping[str, str], where: Path) -> dict[str, list[str]]:
-    """The wanted columns as text, by the name that they are wanted under."""
+    """Columns as text: `wanted` maps the keys of the result to column names."""
     names = class_names(table.schema)
     try:
         return {key: texts(table[column], names.get(column)) for key, column in wanted.items()}
     except IndexError as error:
         raise DataError(
-            f"{where} has a label beyond the classes that it names.", "Write the data set again."
+            f"{where} contains a label without a class name.", "Write the dataset again."
         ) from error

@@ -1,4 +1,4 @@
-"""A tar file read in place; a packed one is unpacked once, as a stream, to an unnamed file."""
+"""Tar files, read in place; `.tar.gz` is decompressed once into an unnamed temporary file."""
 
 import gzip
 import os
@@ -28,15 +28,15 @@ from unfreeze.errors import DataError, ResourceError
 from unfreeze.text import clean
 
 _BLOCK = 512
-_GROWTH_LIMIT = 30  # images hardly shrink; tars of many tiny files do, some six-fold
-_GROWTH_FREE = 256 * 2**20
+_RATIO_LIMIT = 30  # images hardly compress; tars of many tiny files do, up to sixfold
+_RATIO_FREE = 256 * 2**20
 
 
 class TarSource(Source):
     """Regular members of a tar by offset; links and devices are skipped and counted.
 
-    Names that leave the archive, a cut archive and a damaged header are DataErrors; of equal
-    names the last counts, as `tar --append` means it.
+    DataError for names that point outside the archive, truncated archives and corrupt headers. Of
+    members with the same name the last is used, as after `tar --append`.
     """
 
     kind = "tar"
@@ -59,11 +59,11 @@ class TarSource(Source):
                 windows = windows or "\\" in member.name
                 names.append(clean(plain(slashed(member.name))))
                 columns.append((member.size, member.offset_data, int(member.mtime)))
-        places, hidden = last_of_each(names)
-        self.notes = (*skipped_note(special), *hidden, *([BACKSLASHES] if windows else ()))
-        self.skipped = len(special) + len(names) - len(places)
-        table = np.array([columns[place] for place in places], np.int64).reshape(-1, 3)
-        self.names = [names[place] for place in places]
+        positions, replaced_note = last_of_each(names)
+        self.notes = (*skipped_note(special), *replaced_note, *([BACKSLASHES] if windows else ()))
+        self.skipped = len(special) + len(names) - len(positions)
+        table = np.array([columns[position] for position in positions], np.int64).reshape(-1, 3)
+        self.names = [names[position] for position in positions]
         self.sizes: npt.NDArray[np.int64] = np.ascontiguousarray(table[:, 0])
         self._offsets = np.ascontiguousarray(table[:, 1])
         self._times = np.ascontiguousarray(table[:, 2])
@@ -71,12 +71,12 @@ class TarSource(Source):
         self.notes += outputs_note(self.outputs)
 
     def read(self, row: int) -> bytes:
-        """The member's bytes."""
+        """The bytes of the member; Undecodable if the archive is truncated."""
         size = int(self.sizes[row])
         refuse_oversize(size, size)
         data = self._file.read(int(self._offsets[row]), size)
         if len(data) < size:
-            raise Undecodable("truncated", "the archive ends inside this member")
+            raise Undecodable("truncated", "the archive is truncated inside this member")
         return data
 
     def head(self, row: int, count: int) -> bytes:
@@ -84,38 +84,38 @@ class TarSource(Source):
         return self._file.read(int(self._offsets[row]), min(count, int(self.sizes[row])))
 
     def stretch(self, row: int) -> tuple[int, int]:
-        """(first byte, bytes) of the member in the plain tar."""
+        """(offset, size) of the member in the uncompressed tar."""
         return int(self._offsets[row]), int(self.sizes[row])
 
     def fingerprint(self) -> str:
-        """Names, sizes, places and times of change (a tar has no checksums of content)."""
-        changed = np.array([self._path.stat().st_mtime_ns], np.int64)
-        return digest(self.names, self.sizes, self._offsets, self._times, changed)
+        """Names, sizes, offsets and modification times (a tar has no checksums of content)."""
+        modified = np.array([self._path.stat().st_mtime_ns], np.int64)
+        return digest(self.names, self.sizes, self._offsets, self._times, modified)
 
 
 class PackedTarSource(TarSource):
-    """A `.tar.gz`, unpacked as a stream to an unnamed plain tar in the temporary folder.
+    """A `.tar.gz`, decompressed into an unnamed tar in the temporary folder.
 
-    The unpacked size is bounded. Other processes read the same file where they can reach it
-    (Linux), else they unpack again.
+    The decompressed size is limited. Other processes use the same file on Linux; elsewhere they
+    decompress again.
     """
 
     kind = "tar.gz"
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._load(_unpack(path), path)
+        self._load(_decompress(path), path)
 
     def __reduce__(self) -> Any:
         if self._file.alias is None:
             return PackedTarSource, (self._path,), {"intensity": self.intensity}
-        return _attached, (self.__dict__,)
+        return _from_state, (self.__dict__,)
 
 
 def _headers(stream: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
-    """Every member's header, checked; TarFile keeps what it has seen, so it is made to forget.
+    """Yields the headers of all members, checked; clears TarFile's list to save memory.
 
-    The end mark may be missing: other tools leave it out, and read such archives too.
+    The end-of-archive marker can be missing, as other tools omit it.
     """
     size = stream.seek(0, os.SEEK_END)
     try:
@@ -125,53 +125,54 @@ def _headers(stream: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
                 archive.members = []  # type: ignore[attr-defined]
                 refuse_slip(member.name, where)
                 if member.isreg() and member.offset_data + member.size > size:
-                    raise _damaged(where, f"it ends inside the member {member.name!r}")
+                    raise _corrupt(where, f"it ends inside the member {member.name!r}")
                 yield member
-            place = archive.offset
+            end = archive.offset
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
-        raise _damaged(where, str(error)) from error
-    # TarFile also stops, without a word, at a header that it cannot read
-    stream.seek(place)
+        raise _corrupt(where, str(error)) from error
+    # TarFile stops without an error at a header that it cannot read
+    stream.seek(end)
     if stream.read(_BLOCK).strip(b"\x00"):
-        raise _damaged(where, f"no header could be read at byte {place:,}")
+        raise _corrupt(where, f"no valid header at byte {end:,}")
 
 
-def _attached(state: dict[str, Any]) -> PackedTarSource:
-    """The same source in another process, over the file that the first one unpacked."""
+def _from_state(state: dict[str, Any]) -> PackedTarSource:
+    """The source in another process, which uses the file decompressed by the first one."""
     source = PackedTarSource.__new__(PackedTarSource)
     source.__dict__.update(state)
     return source
 
 
-def _unpack(path: Path) -> PositionalFile:
-    """The plain tar inside, in a file that has no name and goes when it is closed."""
-    limit = max(_GROWTH_FREE, _GROWTH_LIMIT * path.stat().st_size)
-    with tempfile.TemporaryFile() as plain_tar:
+def _decompress(path: Path) -> PositionalFile:
+    """The decompressed tar, in an unnamed file that is deleted when it is closed."""
+    limit = max(_RATIO_FREE, _RATIO_LIMIT * path.stat().st_size)
+    with tempfile.TemporaryFile() as temporary:
         try:
-            with gzip.open(path) as packed:
-                while block := packed.read(2**20):
-                    plain_tar.write(block)
-                    if plain_tar.tell() > limit:
+            with gzip.open(path) as compressed:
+                while block := compressed.read(2**20):
+                    temporary.write(block)
+                    if temporary.tell() > limit:
                         raise _bomb(path, limit)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise _damaged(str(path), str(error)) from error
+            raise _corrupt(str(path), str(error)) from error
         except OSError as error:
             raise ResourceError(
-                f"{path} could not be unpacked in {tempfile.gettempdir()}: {error}.",
-                "Free some space there, or point TMPDIR at a larger disk.",
+                f"{path} cannot be decompressed to {tempfile.gettempdir()}: {error}.",
+                "Free disk space there, or set TMPDIR to a folder on a larger disk.",
             ) from error
-        plain_tar.flush()
-        return PositionalFile.of_descriptor(os.dup(plain_tar.fileno()))
+        temporary.flush()
+        return PositionalFile.of_descriptor(os.dup(temporary.fileno()))
 
 
 def _bomb(path: Path, limit: int) -> DataError:
     return DataError(
-        f"{path} unpacks to more than {limit:,} bytes, which no archive of images does.",
-        "If you trust it, unpack it yourself and give the folder.",
+        f"{path} decompresses to more than {limit:,} bytes, too much for an archive of images.",
+        "If you trust it, extract it and give the folder.",
     )
 
 
-def _damaged(where: str, detail: str) -> DataError:
+def _corrupt(where: str, detail: str) -> DataError:
     return DataError(
-        f"{where} is no tar file, or it is cut or damaged: {detail}.", "Fetch the archive again."
+        f"{where} is not a tar file, or is truncated or corrupt: {detail}.",
+        "Download the archive again.",
     )

@@ -1,4 +1,4 @@
-"""A zip file read in place: its directory as columns, its members by position."""
+"""Zip files, read in place: the directory as arrays, members by offset."""
 
 import stat
 import struct
@@ -25,20 +25,20 @@ from unfreeze.data.undecodable import Undecodable
 from unfreeze.errors import DataError
 from unfreeze.text import clean
 
-_LOCAL = struct.Struct("<4s22xHH")  # signature, then the lengths of name and extra field
+_LOCAL = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
 _ENCRYPTED = 0x1
 _UNIX = 3
-_AGAIN = "Unpack it, with its password if it has one, and give the folder; or pack with `zip -r`."
+_NEXT_STEP = "Extract it (with its password, if any) and give the folder, or pack it with `zip -r`."
 
 Rows = npt.NDArray[np.int64]
 
 
 class ZipSource(Source):
-    """Members of a zip: stored or deflated, 64-bit too; the checksum is held on every read.
+    """Members of a zip or zip64 file, stored or deflated; each read verifies the checksum.
 
-    Members that are encrypted or packed by another method cannot be read, each by itself; where
-    that is all there is, and for names that leave the archive, it is a DataError naming one. Links
-    are skipped and counted; of equal names the last counts.
+    Reading a member that is encrypted or compressed with another method fails. DataError if this is
+    so for all members, or if a name points outside the archive. Links are skipped and counted; of
+    members with the same name the last is used.
     """
 
     kind = "zip"
@@ -46,53 +46,53 @@ class ZipSource(Source):
     def __init__(self, path: Path) -> None:
         self.where = str(path)
         self._file = PositionalFile(path)
-        found = _directory(path)
-        windows = any("\\" in name for name in found.names)
+        entries = _directory(path)
+        windows = any("\\" in name for name in entries.names)
         if windows:
-            found = found._replace(names=[slashed(name) for name in found.names])
-        folders = np.array([name.endswith("/") for name in found.names], bool)
-        special = _are_special(found) & ~folders
-        links = [found.names[place] for place in np.flatnonzero(special)]
-        kept = np.flatnonzero(~folders & ~special)
-        _refuse(found, kept, self.where, self._file.size)
-        names = plain_names([found.names[place] for place in kept.tolist()], self.where)
-        places, hidden = last_of_each(names)
-        self.notes = (*skipped_note(links), *hidden, *([BACKSLASHES] if windows else ()))
-        self.skipped = len(links) + len(names) - len(places)
-        self.names = [clean(names[place]) for place in places]
-        rows = kept[places]
-        self.sizes: npt.NDArray[np.int64] = found.sizes[rows]
-        self._packed = found.packed[rows]
-        self._offsets = found.offsets[rows]
-        self._checksums = found.checksums[rows]
-        self._deflated = found.methods[rows] == zipfile.ZIP_DEFLATED
-        self._closed = dict(zip(*_closed(found, rows), strict=True))
+            entries = entries._replace(names=[slashed(name) for name in entries.names])
+        folders = np.array([name.endswith("/") for name in entries.names], bool)
+        special = _are_special(entries) & ~folders
+        links = [entries.names[index] for index in np.flatnonzero(special)]
+        files = np.flatnonzero(~folders & ~special)
+        _refuse(entries, files, self.where, self._file.size)
+        names = plain_names([entries.names[index] for index in files.tolist()], self.where)
+        positions, replaced_note = last_of_each(names)
+        self.notes = (*skipped_note(links), *replaced_note, *([BACKSLASHES] if windows else ()))
+        self.skipped = len(links) + len(names) - len(positions)
+        self.names = [clean(names[position]) for position in positions]
+        rows = files[positions]
+        self.sizes: npt.NDArray[np.int64] = entries.sizes[rows]
+        self._compressed = entries.packed[rows]
+        self._offsets = entries.offsets[rows]
+        self._checksums = entries.checksums[rows]
+        self._deflated = entries.methods[rows] == zipfile.ZIP_DEFLATED
+        self._unsupported = dict(zip(*_unsupported(entries, rows), strict=True))
         self.outputs = outputs_of(self)
         self.notes += outputs_note(self.outputs)
 
     def read(self, row: int) -> bytes:
-        """The member's bytes; Undecodable where it is cut, damaged or a bomb."""
-        if row in self._closed:
-            raise Undecodable("unreadable", self._closed[row])
-        size, packed = int(self.sizes[row]), int(self._packed[row])
-        refuse_oversize(size, packed)
-        data = self._file.read(self._start(row), packed)
-        if len(data) < packed:
-            raise Undecodable("truncated", "the archive ends inside this member")
+        """The bytes of the member; Undecodable if it is truncated, corrupt or a bomb."""
+        if row in self._unsupported:
+            raise Undecodable("unreadable", self._unsupported[row])
+        size, compressed = int(self.sizes[row]), int(self._compressed[row])
+        refuse_oversize(size, compressed)
+        data = self._file.read(self._start(row), compressed)
+        if len(data) < compressed:
+            raise Undecodable("truncated", "the archive is truncated inside this member")
         if self._deflated[row]:
             data = _inflate(data, size)
         if len(data) != size or zlib.crc32(data) != self._checksums[row]:
-            raise Undecodable("unreadable", "the archive's checksum does not match")
+            raise Undecodable("unreadable", "its checksum in the archive does not match")
         return data
 
     def head(self, row: int, count: int) -> bytes:
-        """The first bytes, unchecked; none where the member is damaged (its reading says why)."""
-        if row in self._closed:
+        """The first bytes, not verified; empty if the member is corrupt (`read` raises why)."""
+        if row in self._unsupported:
             return b""
         try:
-            # what does not compress takes a little more room than it has bytes
-            packed = min(int(self._packed[row]), max(4096, count + 1024))
-            data = self._file.read(self._start(row), packed)
+            # incompressible data takes a little more than its size
+            compressed = min(int(self._compressed[row]), max(4096, count + 1024))
+            data = self._file.read(self._start(row), compressed)
             return (
                 zlib.decompressobj(-15).decompress(data, count)
                 if self._deflated[row]
@@ -109,7 +109,9 @@ class ZipSource(Source):
         offset = int(self._offsets[row])
         header = self._file.read(offset, _LOCAL.size)
         if len(header) < _LOCAL.size or header[:4] != b"PK\x03\x04":
-            raise Undecodable("unreadable", "the archive has no member where its directory says")
+            raise Undecodable(
+                "unreadable", "the archive has no member at the offset in its directory"
+            )
         _, name, extra = _LOCAL.unpack(header)
         return offset + _LOCAL.size + int(name) + int(extra)
 
@@ -119,50 +121,52 @@ def _directory(path: Path) -> Directory:
         return read_directory(path)
     except ValueError as error:
         raise DataError(
-            f"{path} is no zip file, or it is cut or damaged: {error}.",
-            "Fetch it again; `unzip -t` tells more.",
+            f"{path} is not a zip file, or is truncated or corrupt: {error}.",
+            "Download it again; `unzip -t` shows details.",
         ) from error
 
 
-def _are_special(found: Directory) -> npt.NDArray[np.bool_]:
-    """Which members are links or devices (the upper half holds the Unix mode)."""
-    kinds = (found.attributes >> 16) & 0o170000
-    return np.asarray((found.systems == _UNIX) & (kinds != 0) & (kinds != stat.S_IFREG))
+def _are_special(entries: Directory) -> npt.NDArray[np.bool_]:
+    """Mask of links and devices, by the Unix mode in the upper half of the attributes."""
+    types = (entries.attributes >> 16) & 0o170000
+    return np.asarray((entries.systems == _UNIX) & (types != 0) & (types != stat.S_IFREG))
 
 
-def _refuse(found: Directory, rows: Rows, where: str, archive_size: int) -> None:
-    """DataError where the archive is cut, or where none of these members can be read here."""
-    beyond = found.offsets[rows] + found.packed[rows] > archive_size
-    for place in np.flatnonzero(beyond)[:1]:
-        name = found.names[rows[place]]
+def _refuse(entries: Directory, rows: Rows, where: str, archive_size: int) -> None:
+    """DataError if the archive is truncated, or if none of these members can be read."""
+    beyond = entries.offsets[rows] + entries.packed[rows] > archive_size
+    for index in np.flatnonzero(beyond)[:1]:
+        name = entries.names[rows[index]]
         refuse_slip(name, where)
         raise DataError(
-            f"{where} is cut or damaged: the member {name!r} lies beyond its end.",
-            "Fetch the archive again.",
+            f"{where} is truncated or corrupt: the member {name!r} is beyond its end.",
+            "Download the archive again.",
         )
-    places, why = _closed(found, rows)
-    if len(rows) and len(places) == len(rows):
-        name = found.names[rows[0]]
+    positions, reasons = _unsupported(entries, rows)
+    if len(rows) and len(positions) == len(rows):
+        name = entries.names[rows[0]]
         refuse_slip(name, where)
-        raise DataError(f"{where}: the member {name!r} is {why[0]}.", _AGAIN)
+        raise DataError(f"{where}: the member {name!r} is {reasons[0]}.", _NEXT_STEP)
 
 
-def _closed(found: Directory, rows: Rows) -> tuple[list[int], list[str]]:
-    """Positions in `rows` of the members that cannot be read here, and why not."""
-    encrypted = (found.flags[rows] & _ENCRYPTED) > 0
-    methods = found.methods[rows]
-    strange = ~np.isin(methods, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
-    places = np.flatnonzero(encrypted | strange).tolist()
-    why = [
-        "encrypted" if encrypted[p] else f"packed by method {methods[p]}, which is not read here"
-        for p in places
+def _unsupported(entries: Directory, rows: Rows) -> tuple[list[int], list[str]]:
+    """Positions in `rows` of members that cannot be read, and the reasons."""
+    encrypted = (entries.flags[rows] & _ENCRYPTED) > 0
+    methods = entries.methods[rows]
+    unknown = ~np.isin(methods, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    positions = np.flatnonzero(encrypted | unknown).tolist()
+    reasons = [
+        "encrypted"
+        if encrypted[i]
+        else f"compressed with method {methods[i]}, which is not supported"
+        for i in positions
     ]
-    return places, why
+    return positions, reasons
 
 
 def _inflate(data: bytes, size: int) -> bytes:
     try:
-        # one byte of room tells a member that unpacks to more than it declares
+        # one more byte detects a member that decompresses to more than declared
         return zlib.decompressobj(-15).decompress(data, size + 1)
     except zlib.error as error:
-        raise Undecodable("unreadable", f"the archive's member is damaged: {error}") from error
+        raise Undecodable("unreadable", f"the member of the archive is corrupt: {error}") from error

@@ -1,4 +1,4 @@
-"""Random views of images; every choice depends on (seed, epoch, image, view) alone."""
+"""Random crops of images, determined by (seed, epoch, image, crop) only."""
 
 from unfreeze.data.views.multicrop import multicrop, normalise
 from unfreeze.data.views.spec import ViewSpec, preset

@@ -1,7 +1,7 @@
-"""Colour of a view: brightness, contrast, saturation, hue, grey and blur on uint8 pixels.
+"""Colour augmentation of crops: brightness, contrast, saturation, hue, greyscale and blur, uint8.
 
-Each operation equals Pillow's (as torchvision's ColorJitter applies it) to rounding: brightness and
-contrast are one line for all values, saturation is one matrix, hue turns the 8-bit HSV circle.
+Each operation equals Pillow's (as used by torchvision's ColorJitter) up to rounding: brightness and
+contrast are linear in each value, saturation is a 3x3 matrix, hue is shifted in 8-bit HSV.
 """
 
 import itertools
@@ -20,7 +20,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow's "L"
 
 
 def distort(view: Pixels, draws: npt.NDArray[np.float64], spec: ViewSpec) -> Pixels:
-    """The view with its colours changed as `draws` `[9]` say, within the bounds of `spec`."""
+    """Colour augmentation with random numbers `draws` `[9]`, with the strengths of `spec`."""
     if draws[0] < spec.jitter:
         view = jitter(view, draws[1:6], spec)
     if draws[6] < spec.grey:
@@ -32,7 +32,7 @@ def distort(view: Pixels, draws: npt.NDArray[np.float64], spec: ViewSpec) -> Pix
 
 
 def jitter(view: Pixels, draws: npt.NDArray[np.float64], spec: ViewSpec) -> Pixels:
-    """Brightness, contrast, saturation and hue in one of the 24 orders."""
+    """Brightness, contrast, saturation and hue in one of 24 orders; `draws` `[5]`."""
     for step in ORDERS[int(draws[4] * 24)]:
         strength = (spec.brightness, spec.contrast, spec.saturation, spec.hue)[step]
         if strength == 0:
@@ -43,39 +43,39 @@ def jitter(view: Pixels, draws: npt.NDArray[np.float64], spec: ViewSpec) -> Pixe
 
 
 def brightness(view: Pixels, factor: float) -> Pixels:
-    """Every value times `factor`."""
+    """Multiplies all values by `factor`."""
     return cv2.convertScaleAbs(view, alpha=factor)  # type: ignore[return-value]
 
 
 def contrast(view: Pixels, factor: float) -> Pixels:
-    """Distance to the mean luminance times `factor`."""
+    """Multiplies the difference from the mean luminance by `factor`."""
     mean = np.floor(float(np.dot(cv2.mean(view)[:3], _LUMA)) + 0.5)
     return cv2.addWeighted(view, factor, view, 0, (1 - factor) * mean)  # type: ignore[return-value]
 
 
 def saturation(view: Pixels, factor: float) -> Pixels:
-    """Distance to the pixel's own luminance times `factor`."""
+    """Multiplies the difference from the luminance of the pixel by `factor`."""
     matrix = _ONES * factor + (1 - factor) * _LUMA
     return cv2.transform(view, matrix)  # type: ignore[return-value]
 
 
 def hue(view: Pixels, turn: float) -> Pixels:
-    """Hue turned by `turn` of the whole circle, in steps of 1/255 as torchvision does."""
+    """Shifts the hue by `turn` (-0.5 to 0.5), in steps of 1/255 as torchvision does."""
     hsv = cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(int(turn * 255) % 256)  # the circle has 256 steps: it wraps by itself
+    hsv[..., 0] += np.uint8(int(turn * 255) % 256)  # 256 steps: uint8 wraps around
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)  # type: ignore[return-value]
 
 
 def grey(view: Pixels) -> Pixels:
-    """Luminance in all three channels."""
+    """The luminance in all three channels."""
     return cv2.cvtColor(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
 
 
 def blur(view: Pixels, sigma: float) -> Pixels:
-    """Gaussian blur of `sigma` pixels; edges repeat."""
+    """Gaussian blur, `sigma` in pixels; edges are repeated."""
     width = 2 * max(1, round(3 * sigma)) + 1
     kernel = cv2.getGaussianKernel(width, sigma, cv2.CV_32F)
-    # a third of GaussianBlur's time, which works in 16-bit fixed point
+    # three times as fast as GaussianBlur, which uses 16-bit fixed point
     return cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 

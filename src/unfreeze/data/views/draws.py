@@ -1,8 +1,8 @@
-"""Random numbers without a generator: a pure function of (seed, epoch, image, view, position).
+"""Counter-based random numbers: a pure function of (seed, epoch, id, view, counter).
 
-No state lives between two calls, so workers, order, processes and resuming cannot change a view.
-The function is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) used as a counter-based generator:
-one stream for each (seed, epoch, view, id), whose start is itself mixed from these four.
+There is no state, so workers, sample order, processes and resuming do not change the crops. The
+function is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) with one stream for each (seed, epoch,
+view, id), whose start is mixed from these four.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _MASK = (1 << 64) - 1
 def uniforms(
     seed: int, epoch: int, ids: Sequence[int | str] | npt.NDArray[np.int64], view: int, count: int
 ) -> npt.NDArray[np.float64]:
-    """`[B, count]` float64 in [0, 1): row b belongs to `ids[b]` and to nothing else."""
+    """Uniform random numbers `[B, count]` in [0, 1), float64; row b depends on `ids[b]` only."""
     key = _mix(np.array([seed & _MASK], np.uint64) + _GOLDEN)
     for part in (epoch, view):
         key = _mix(key ^ _mix(np.array([part & _MASK], np.uint64) + _GOLDEN))
@@ -31,7 +31,7 @@ def uniforms(
 def permutation(
     seed: int, epoch: int, ids: npt.NDArray[np.int64], stream: int = -1
 ) -> npt.NDArray[np.int64]:
-    """`ids` in the random order of this epoch."""
+    """`ids` in a random order, determined by seed and epoch."""
     keys = uniforms(seed, epoch, ids, stream, 1)[:, 0]
     return ids[np.argsort(keys, kind="stable")]
 

@@ -1,7 +1,7 @@
-"""Where a view is cut and how it gets its size.
+"""Crop boxes and their resizing.
 
-Boxes follow torchvision's RandomResizedCrop (ten tries, then the central part); pixels follow
-Pillow's bilinear filter: antialiased where it shrinks, plain where it enlarges.
+Boxes are those of torchvision's RandomResizedCrop (ten tries, else a central crop). Pixels are
+those of Pillow's bilinear filter: antialiased if the crop shrinks.
 """
 
 import cv2
@@ -19,7 +19,7 @@ DRAWS = 2 * TRIES + 2  # area and ratio of each try, top, left
 def boxes(
     sides: npt.NDArray[np.int64], draws: npt.NDArray[np.float64], spec: ViewSpec
 ) -> npt.NDArray[np.int64]:
-    """`[B, 4]` (top, left, height, width) for `sides` `[B, 2]` (height, width)."""
+    """Random boxes `[B, 4]` (top, left, height, width) in images of `sides` `[B, 2]` (H, W)."""
     height, width = sides[:, :1], sides[:, 1:]
     low, high = spec.scale
     area = height * width * (low + draws[:, :TRIES] * (high - low))
@@ -33,10 +33,10 @@ def boxes(
     size = np.stack([h[rows, first], w[rows, first]], 1)
     central = ~fits.any(1)
     size[central] = _central(sides[central], spec.ratio)
-    room = sides - size
-    place = np.floor(draws[:, 2 * TRIES : DRAWS] * (room + 1)).astype(np.int64)
-    place[central] = room[central] // 2
-    return np.concatenate([place, size], 1)
+    margin = sides - size
+    corner = np.floor(draws[:, 2 * TRIES : DRAWS] * (margin + 1)).astype(np.int64)
+    corner[central] = margin[central] // 2
+    return np.concatenate([corner, size], 1)
 
 
 def _central(sides: npt.NDArray[np.int64], ratio: tuple[float, float]) -> npt.NDArray[np.int64]:
@@ -47,22 +47,22 @@ def _central(sides: npt.NDArray[np.int64], ratio: tuple[float, float]) -> npt.ND
 
 
 def resample(image: Pixels, box: npt.NDArray[np.int64], size: int) -> Pixels:
-    """The box of `image` `[H, W, 3]` at `[size, size, 3]`."""
+    """The box of `image` `[H, W, 3]`, resized to `[size, size, 3]`."""
     top, left, height, width = (int(v) for v in box)
-    part = image[top : top + height, left : left + width]
+    crop = image[top : top + height, left : left + width]
     if height <= size and width <= size:
-        return cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
-    # in memory of its own torch sees that its channels are last, and leaves them there
-    pixels = torch.from_numpy(part.copy())[None].permute(0, 3, 1, 2)
-    shrunk = torch.nn.functional.interpolate(
+        return cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+    # a contiguous copy lets torch use its channels-last kernel
+    pixels = torch.from_numpy(crop.copy())[None].permute(0, 3, 1, 2)
+    resized = torch.nn.functional.interpolate(
         pixels, size=(size, size), mode="bilinear", antialias=True
     )
-    view: Pixels = np.ascontiguousarray(shrunk[0].permute(1, 2, 0).numpy())
+    view: Pixels = np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
     return view
 
 
 def turned(image: Pixels, box: npt.NDArray[np.int64], size: int, degrees: float) -> Pixels:
-    """As `resample`, with the box turned about its centre; edges repeat."""
+    """As `resample`, with the box rotated about its centre; edges are repeated."""
     top, left, height, width = (float(v) for v in box)
     angle = np.deg2rad(degrees)
     cos, sin = np.cos(angle), np.sin(angle)

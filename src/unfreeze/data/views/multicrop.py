@@ -1,4 +1,4 @@
-"""Multi-crop (arXiv 2006.09882, section 3.3): several views of each image at several sizes."""
+"""Multi-crop (arXiv 2006.09882, section 3.3): random crops of each image at several sizes."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -22,7 +22,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 @isolated()
-def multicrop(  # noqa: PLR0913  (names of the contract, all but one keyword-only)
+def multicrop(  # noqa: PLR0913  (public API, keyword-only)
     images: Sequence[bytes | Pixels],
     *,
     ids: Sequence[int | str] | npt.NDArray[np.int64],
@@ -35,11 +35,11 @@ def multicrop(  # noqa: PLR0913  (names of the contract, all but one keyword-onl
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
 ) -> list[torch.Tensor]:
-    """One float32 `[B, 3, S, S]` a view, in the order of `sizes`, normalised.
+    """One normalised float32 `[B, 3, S, S]` per crop, in the order of `sizes`.
 
-    `images` are encoded files or uint8 `[H, W, 3]` arrays, `ids` name them. `counts` and `scales`
-    belong to `sizes`. The same (seed, epoch, id) gives the same tensors whatever stands beside it
-    in the batch. Raises `Undecodable` for bytes that are not a image.
+    `images`: encoded files or uint8 `[H, W, 3]` arrays; `ids`: their identifiers. `counts` and
+    `scales` (fractions of the area): one per size. The same (seed, epoch, id) gives the same
+    tensors, whatever the rest of the batch. Raises `Undecodable` for bytes that are not an image.
     """
     specs = [
         preset(augment, size, scale)
@@ -57,21 +57,21 @@ def make_views(
     seed: int,
     specs: Sequence[ViewSpec],
 ) -> list[torch.Tensor]:
-    """One uint8 `[B, S, S, 3]` for each of `specs`: what is sent to the device."""
+    """One uint8 `[B, S, S, 3]` per spec, not normalised."""
     sides = np.array([p.shape[:2] for p in images], np.int64).reshape(-1, 2)
     views = []
     for number, spec in enumerate(specs):
         draws = uniforms(seed, epoch, ids, number, DRAWS)
-        where = geometry.boxes(sides, draws, spec)
+        boxes = geometry.boxes(sides, draws, spec)
         batch = np.empty((len(images), spec.size, spec.size, 3), np.uint8)
         for b, image in enumerate(images):
-            batch[b] = _view(image, where[b], draws[b, geometry.DRAWS :], spec)
+            batch[b] = _view(image, boxes[b], draws[b, geometry.DRAWS :], spec)
         views.append(torch.from_numpy(batch))
     return views
 
 
 class Cut:
-    """Cuts the views of `specs` for a loader: `cut(images, ids, epoch)`, uint8 `[B, S, S, 3]`."""
+    """Makes the crops of `specs` for a loader: `cut(images, ids, epoch)`, uint8 `[B, S, S, 3]`."""
 
     def __init__(self, seed: int, specs: Sequence[ViewSpec]) -> None:
         self.seed, self.specs = seed, tuple(specs)
@@ -79,7 +79,7 @@ class Cut:
     def __call__(
         self, images: Sequence[Pixels], ids: npt.NDArray[np.int64], epoch: int
     ) -> list[torch.Tensor]:
-        """One tensor a view."""
+        """One tensor per crop."""
         return make_views(images, ids, epoch, self.seed, self.specs)
 
 
@@ -99,9 +99,9 @@ def _view(
 def normalise(
     views: torch.Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> torch.Tensor:
-    """float32 `[B, 3, S, S]` (channels last in memory) from uint8 `[B, S, S, 3]`, on its device."""
+    """float32 `[B, 3, S, S]` (channels-last) of uint8 `[B, S, S, 3]`, on the same device."""
     if views.device.type == "cpu" and views.dtype == torch.uint8:
-        return _looked_up(views, mean, std)
+        return _normalise_with_table(views, mean, std)
     shift, scale = _constants(tuple(mean), tuple(std), views.device)
     return ((views.float() - shift) * scale).permute(0, 3, 1, 2)
 
@@ -110,20 +110,22 @@ def normalise(
 def _constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is taken off and multiplied with; sent once, as the host waits for the device then."""
-    shift, spread = (
+    """(shift, scale) on the device; cached, because each copy synchronises with the device."""
+    shift, deviation = (
         torch.tensor(values, device=device, dtype=torch.float32) * 255 for values in (mean, std)
     )
-    return shift, 1 / spread
+    return shift, 1 / deviation
 
 
-def _looked_up(views: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """The same values from a table, image by image: one pass that stays in the cache."""
-    usual: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
-    levels = torch.arange(256, **usual)[:, None]
-    scale = 1 / (torch.tensor(std, **usual) * 255)
-    table = ((levels - torch.tensor(mean, **usual) * 255) * scale)[None].numpy()
-    found = np.empty(views.shape, np.float32)  # numpy asks for large pages, torch does not
-    for image, out in zip(views.numpy(), found, strict=True):
+def _normalise_with_table(
+    views: torch.Tensor, mean: Sequence[float], std: Sequence[float]
+) -> torch.Tensor:
+    """The same values by table lookup, image by image: one pass that stays in the CPU cache."""
+    options: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
+    levels = torch.arange(256, **options)[:, None]
+    scale = 1 / (torch.tensor(std, **options) * 255)
+    table = ((levels - torch.tensor(mean, **options) * 255) * scale)[None].numpy()
+    normalised = np.empty(views.shape, np.float32)  # numpy uses huge pages, torch does not
+    for image, out in zip(views.numpy(), normalised, strict=True):
         cv2.LUT(image, table, dst=out)
-    return torch.from_numpy(found).permute(0, 3, 1, 2)
+    return torch.from_numpy(normalised).permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
-"""What a random view may do to a image, and the presets behind `--augment`.
+"""Augmentation settings of a crop, and the presets of `--augment`.
 
 `photo` is the published SwAV recipe (arXiv 2006.09882, appendix A.1; colour distortion of SimCLR,
-arXiv 2002.05709, at strength 1). The others say in `preset` how they differ.
+arXiv 2002.05709, at strength 1). The other presets are variants of it.
 """
 
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ from unfreeze.errors import UsageError
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """One kind of view: geometry in shares of the image, colour as torchvision's ColorJitter."""
+    """Augmentation of one crop: `size` in pixels, `scale` as fraction of the area, ColorJitter."""
 
     size: int = 224
     scale: tuple[float, float] = (0.14, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     degrees: float = 0.0
-    jitter: float = 0.8  # chance that colours change at all
+    jitter: float = 0.8  # probability of the colour jitter
     brightness: float = 0.8
     contrast: float = 0.8
     saturation: float = 0.8
@@ -31,11 +31,11 @@ class ViewSpec:
 _PHOTO = ViewSpec()
 PRESETS = {
     "photo": _PHOTO,
-    # images of some 32 pixels: half the colour strength, no blur (a blur of 2 erases them)
+    # images of about 32 pixels: half the colour strength, no blur (sigma 2 would erase them)
     "small": replace(_PHOTO, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0),
-    # grey images: nothing that only moves colour
+    # greyscale images: no saturation, hue or greyscale
     "mono": replace(_PHOTO, saturation=0.0, hue=0.0, grey=0.0),
-    # written signs: turned a little; mirrored they would be other signs
+    # handwritten characters: small rotations, no mirroring
     "digits": replace(
         _PHOTO,
         flip=0.0,
