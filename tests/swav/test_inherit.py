@@ -103,10 +103,10 @@ def test_other_numbers_of_prototypes_are_left_out_with_the_way_to_take_them():
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"hidden": 12}, "theirs is 5-12-4 with batch norm, here 5-8-4 with batch norm"),
-        ({"feat_dim": 3}, "theirs is 5-8-3 with batch norm"),
-        ({"width": 7}, "theirs is 7-8-4"),
-        ({"hidden": 0}, "theirs is"),
+        ({"hidden": 12}, "it is 5-12-4 with batch norm in the weights, 5-8-4 with batch norm here"),
+        ({"feat_dim": 3}, "it is 5-8-3 with batch norm"),
+        ({"width": 7}, "it is 7-8-4"),
+        ({"hidden": 0}, "it is"),
     ],
 )
 def test_another_head_is_left_out_whole_and_its_prototypes_with_it(other, says):
@@ -187,7 +187,7 @@ def test_a_checkpoint_of_another_step_is_not_the_models(tmp_path):
 
 def test_a_model_folder_alone_holds_no_head(tmp_path):
     save_model(tmp_path, {"stem.weight": torch.zeros(2)}, ModelCard("backbone", "unfreeze/tiny"))
-    assert rest_of_run(str(tmp_path)) == ({}, f"{tmp_path} holds the backbone alone")
+    assert rest_of_run(str(tmp_path)) == ({}, f"{tmp_path} holds only the backbone")
 
 
 @pytest.mark.parametrize("name", ["prototypes.weight", "projection_head.0.weight"])

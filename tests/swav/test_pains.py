@@ -40,9 +40,9 @@ def test_1300_images_with_the_published_command_are_doubted_value_by_value():
     assert made.settings.freeze_prototypes_niters == 5005  # what was asked for stays
     told = "\n".join(said)
     assert "--freeze-prototypes-niters 5,005 is 250 epochs of 400" in told
-    assert "--nmb-prototypes 3,000 are more than the 1,300 images" in told
-    assert "--queue-length 3,840 is 3.0 times the images" in told
-    assert "--base-lr 0.6 is 4 times 0.15" in told and len(said) == 4
+    assert "--nmb-prototypes 3,000 exceeds the 1,300 images" in told
+    assert "--queue-length 3,840 is 3.0 times the number of images" in told
+    assert "--base-lr 0.6 is 4 times the usual 0.15" in told and len(said) == 4
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -102,11 +102,11 @@ def test_networks_follow_image_and_device():
         (Facts(50_000, 32, "cpu"), {}, "host", "without a GPU"),
         (Facts(50_000, 65, "cuda"), {}, "host", "images of 65 pixels"),
         (Facts(50_000, 32, "cuda", room=1e8), {}, "host", "the GPU has 0.09"),
-        (Facts(50_000, 32, "cuda", held=float("inf")), {}, "host", "not held"),
-        (Facts(50_000, 32, "cuda"), {"store": "off"}, "host", "not held"),
-        (Facts(50_000, 32, "cuda"), {"scan": "off"}, "host", "not held"),
+        (Facts(50_000, 32, "cuda", held=float("inf")), {}, "host", "not kept in memory"),
+        (Facts(50_000, 32, "cuda"), {"store": "off"}, "host", "not kept in memory"),
+        (Facts(50_000, 32, "cuda"), {"scan": "off"}, "host", "not kept in memory"),
         (Facts(50_000, 32, "cuda"), {"workers": 4}, "host", "given"),
-        (Facts(50_000, 32, "cuda"), {"workers": 0}, "device", "held as uint8"),
+        (Facts(50_000, 32, "cuda"), {"workers": 0}, "device", "stored as uint8"),
     ],
 )
 def test_small_images_go_to_a_gpu_if_they_fit_and_nobody_wants_workers(facts, given, place, why):
