@@ -41,7 +41,7 @@ class Gate:
         self.dropped = False
         self.before = 0.0  # mean loss of the last epoch without the queue
         self.epoch, self.steps = 0, 0
-        self.sums = torch.zeros(3)  # over this epoch: near, far, loss
+        self.sums = torch.zeros(3)  # of near, far, loss
         self.measured = 0
 
     @property

@@ -22,7 +22,7 @@ from unfreeze.swav.model import SwAV
 _PROTOTYPES = re.compile(r"(?:^|\.)prototypes\d*(?:\.heads\.\d+)?\.weight$")
 _HEAD = re.compile(r"(?:^|\.)(?:projection_head|projector)(?:\.layers)?\.(\d+)\.weight$")
 _OURS = re.compile(r"(?:^|\.)(?:projection_head|projector|prototypes\d*)(?:\.|$)")
-# Parameters of weight norm, torch's old and new names: (length, direction).
+# Weight norm's parameters, torch's old and new names: (length, direction).
 _NORMED = (
     ("weight_g", "weight_v"),
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),

@@ -22,7 +22,7 @@ def check_method(s: PretrainSettings) -> None:
     if given:
         raise UsageError(
             f"{flag(given[0])} has no effect with --method {s.method}.",
-            "Leave it out: " + ("codes come from k-means." if clustered else "swav has no k-means."),
+            "Leave it out: " + ("codes come from k-means." if clustered else "no k-means here."),
         )
     if clustered and s.recipe != "auto":
         raise UsageError(
