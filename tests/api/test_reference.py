@@ -307,7 +307,7 @@ def test_the_same_command_goes_on_exactly(run, tmp_path):
     "advice, said",
     [
         ("Free some space, then go on with --resume.", "go on with the same command."),
-        ("Name another --out.", "Use another --dump_path."),
+        ("Use another --out.", "Use another --dump_path."),
         ("Lower --base-lr, or use --precision fp32.", "or use --use_fp16 false."),
     ],
 )

@@ -58,7 +58,7 @@ def test_the_auto_plan_never_doubts_itself(images, batch):
 
 def test_a_batch_larger_than_the_images_trains_nothing_and_is_refused():
     # elsewhere such epochs end after no step, with a loss of 0 and a checkpoint of noise
-    with pytest.raises(UsageError, match="--batch-size 33 cannot be shared"):
+    with pytest.raises(UsageError, match="--batch-size 33 cannot be divided equally"):
         planned(1300, batch_size=33, accumulate=2)
     with pytest.raises(Exception, match="do not fill one batch of 2048"):
         planned(1300, batch_size=2048)

@@ -69,7 +69,7 @@ def test_image_size_is_the_large_crop_and_the_small_one_is_in_proportion():
         ({"nmb_crops": (1, 0)}, "two views"),
         ({"crops_for_assign": (0, 9)}, "crops-for-assign"),
         ({"warmup_epochs": 9, "epochs": 3}, "warmup-epochs 9"),
-        ({"queue_length": 100, "batch_size": 64}, "no multiple"),
+        ({"queue_length": 100, "batch_size": 64}, "not a multiple"),
         ({"min_scale_crops": (0.5, 0.5), "max_scale_crops": (1.0, 0.1)}, "above"),
     ],
 )

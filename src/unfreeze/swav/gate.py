@@ -41,7 +41,7 @@ class Gate:
         self.dropped = False
         self.before = 0.0  # mean loss of the last epoch without the queue
         self.epoch, self.steps = 0, 0
-        self.sums = torch.zeros(3)  # of near, far, loss
+        self.sums = torch.zeros(3)  # near, far, loss
         self.measured = 0
 
     @property
@@ -61,7 +61,7 @@ class Gate:
         return self.opened is not None and not self.dropped
 
     def moved(self, new: torch.Tensor, near: torch.Tensor, far: torch.Tensor) -> None:
-        """Record distances of mean predictions `[K]`: current, previous (`near`), oldest (`far`)."""
+        """Record distances of mean predictions `[K]`: current, previous and oldest batch."""
         new, near, far = self.mean(torch.stack([new, near, far]))
         gaps = torch.stack([(new - near).abs().sum(), (new - far).abs().sum()]) / 2
         self.sums = self.sums.to(gaps.device)

@@ -22,7 +22,7 @@ from unfreeze.swav.model import SwAV
 _PROTOTYPES = re.compile(r"(?:^|\.)prototypes\d*(?:\.heads\.\d+)?\.weight$")
 _HEAD = re.compile(r"(?:^|\.)(?:projection_head|projector)(?:\.layers)?\.(\d+)\.weight$")
 _OURS = re.compile(r"(?:^|\.)(?:projection_head|projector|prototypes\d*)(?:\.|$)")
-# Weight norm's parameters, torch's old and new names: (length, direction).
+# Weight norm's parameters, old and new torch names: (length, direction).
 _NORMED = (
     ("weight_g", "weight_v"),
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),
@@ -45,7 +45,9 @@ def inherit(model: SwAV, rest: Mapping[str, torch.Tensor]) -> Inherited:
     """
     for name, tensor in rest.items():
         if _OURS.search(name) and (why := oddity(tensor, tensor)):
-            return Inherited((), (f"Projection head and prototypes start at random: {name} {why}.",))
+            return Inherited(
+                (), (f"Projection head and prototypes start at random: {name} {why}.",)
+            )
     plain = without_weight_norm(rest)
     names = prototypes_in(plain)
     if not names:

@@ -110,7 +110,7 @@ class _Limited:
             rows = min(most, rows * min(8, max(2, int(TARGET / max(spent.total, 1e-6)))))
 
     def _limit_budget(self, steps: int, spent: Spent) -> None:
-        """Limit the budget to a share of the run's time, estimated from a step that took `spent`."""
+        """Limit the budget to a share of the run's time, estimated from one step's time."""
         if SHARE * steps * spent.total < self.limit:
             self.limit = SHARE * steps * spent.total
             self.ended = f"a run of {steps:,} steps is too short to benefit"
@@ -125,7 +125,9 @@ class _Limited:
         }
         for _ in range(REPEATS):
             for way, steps in measured.items():
-                best = min((s.total for others in measured.values() for s in others if s.whole), default=0)
+                best = min(
+                    (s.total for others in measured.values() for s in others if s.whole), default=0
+                )
                 most = min(LONGEST, HOPELESS * best) if best else LONGEST
                 if not steps or (_median(steps).total < most and len(steps) * best < 4 * TARGET):
                     spent = self.counted(way, rows, most)

@@ -167,7 +167,7 @@ def _views(draft: _Draft, facts: Facts) -> None:
 
 
 def _batch(draft: _Draft, facts: Facts) -> None:
-    # on small datasets more steps beat larger batches (docs/LOG.md), but batch norm needs some images
+    # on small datasets more steps beat larger batches (docs/LOG.md), down to batch norm's needs
     sixteenth = max(2, min(facts.images // 2, max(16, facts.images // 16)))
     size = min(256, 1 << (sixteenth.bit_length() - 1))
     why = "the small published batch" if size == 256 else f"{facts.images // size} steps per epoch"
@@ -196,7 +196,9 @@ def _length(draft: _Draft, facts: Facts) -> None:
     target_steps = 4_000 if facts.device == "cpu" else 20_000
     epochs = min(400, max(25, round(target_steps / steps)))
     draft.fill("epochs", epochs, f"about {epochs * steps:,} steps of {draft['batch_size']}")
-    draft.fill("warmup_epochs", min(10, round(0.1 * draft["epochs"])), "10, at most 10 % of the epochs")
+    draft.fill(
+        "warmup_epochs", min(10, round(0.1 * draft["epochs"])), "10, at most 10 % of the epochs"
+    )
     if draft["method"] == "swav":
         draft.fill("freeze_prototypes_niters", steps, "one epoch, as published")
         return

@@ -60,7 +60,10 @@ def _slower(s: PretrainSettings) -> Remedy | None:
     if not s.base_lr:
         return Remedy({"base_lr": _usual_lr(s)}, "a learning rate above 0")
     lr = min(s.base_lr / 3, _usual_lr(s))
-    return Remedy({"base_lr": float(f"{lr:.2g}"), "final_lr": float(f"{lr / 1000:.2g}")}, "lower learning rate")
+    return Remedy(
+        {"base_lr": float(f"{lr:.2g}"), "final_lr": float(f"{lr / 1000:.2g}")},
+        "lower learning rate",
+    )
 
 
 def _usual_lr(s: PretrainSettings) -> float:
