@@ -48,7 +48,10 @@ def test_trap_t7_it_opens_when_features_have_settled():
 
 def test_at_the_latest_at_its_epoch_and_never_in_the_warm_up():
     gate, said = made(earliest=3)
-    assert gone(gate, [4.0] * 8) == [False] * 6 + [True] * 2 and "its start epoch is reached" in said[0]
+    assert (
+        gone(gate, [4.0] * 8) == [False] * 6 + [True] * 2
+        and "its start epoch is reached" in said[0]
+    )
     gate, _ = made(earliest=3)
     assert gone(gate, [4.0] * 4, far=0.1) == [False] * 3 + [True]
     gate, _ = made(earliest=3, latest=0)

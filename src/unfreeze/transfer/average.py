@@ -36,7 +36,8 @@ class Average:
         """Names of the entries that differ from the network's."""
         current = network.state_dict()
         return {
-            name for name, value in self.state().items() if not torch.equal(value, current[name])}
+            name for name, value in self.state().items() if not torch.equal(value, current[name])
+        }
 
     @contextlib.contextmanager
     def shown(self, network: nn.Module) -> Iterator[None]:

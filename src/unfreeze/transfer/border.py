@@ -244,26 +244,26 @@ def _text(root: Wrapped, before: Any) -> str:
 def _verify(network: nn.Module, border: Border, images: Tensor) -> None:
     for training in (True, False):
         network.train(training)
-        whole = _seeded(network, two, 1)
-        first = _seeded(border.before, two, 2)
-        if not torch.equal(first, _seeded(border.before, two, 3)):
-            raise NoBorder("what is frozen draws random numbers")
-        halves = _seeded(border.after, first, 1)
-        if whole.shape != halves.shape or not _close(whole, halves):
-            raise NoBorder("its two halves do not give what the whole gives")
+        expected = _seeded(network, images, 1)
+        features = _seeded(border.before, images, 2)
+        if not torch.equal(features, _seeded(border.before, images, 3)):
+            raise NoBorder("the frozen part draws random numbers")
+        logits = _seeded(border.after, features, 1)
+        if expected.shape != logits.shape or not _close(expected, logits):
+            raise NoBorder("its two halves do not return what the network returns")
 
 
-def _seeded(part: Callable[[Tensor], Any], value: Tensor, seed: int) -> Tensor:
+def _seeded(forward: Callable[[Tensor], Any], inputs: Tensor, seed: int) -> Tensor:
     torch.manual_seed(seed)
-    result = part(value.clone())  # a layer may write into its input
+    result = forward(inputs.clone())  # a layer may work in place
     if not isinstance(result, Tensor):
         raise NoBorder(f"it returns {type(result).__name__}, not one tensor")
     return result
 
 
-def _close(left: Tensor, right: Tensor, share: float = TOLERANCE) -> bool:
+def _close(left: Tensor, right: Tensor, tolerance: float = TOLERANCE) -> bool:
     scale = float(left.abs().max()) or 1.0
-    return bool((left - right).abs().max() <= share * scale)
+    return bool((left - right).abs().max() <= tolerance * scale)
 
 
 @contextlib.contextmanager
