@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unfreeze.runtime.processes import Processes
-from unfreeze.swav.resumable import _restore_device_rng, _device_rng
+from unfreeze.swav.resumable import _device_rng, _restore_device_rng
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
