@@ -16,7 +16,7 @@ def knn_predict(
     temperature: float = 0.07,
     rows: int = 1024,
 ) -> torch.Tensor:
-    """Predict the classes int64 `[M]` of `queries` `[M, D]` from `features` `[N, D]`, `labels` `[N]`.
+    """Classes int64 `[M]` of `queries` `[M, D]`, from `features` `[N, D]` and `labels` `[N]`.
 
     The k nearest neighbours by cosine similarity vote with weight exp(cosine / temperature).
     `rows`: queries per chunk, which limits the memory.
