@@ -28,13 +28,13 @@ def view(augment: str, size: int) -> ViewSpec:
     scale = SMALL_SCALE if size < SMALL_SIDE else SCALES.get(augment, (0.35, 1.0))
     if augment in POLICIES:  # only crop and flip; the policy does the rest
         return replace(preset("photo", size, scale), jitter=0.0, grey=0.0, blur=0.0)
-    strong = preset(augment, size, scale)
+    spec = preset(augment, size, scale)
     return replace(
-        strong,
-        brightness=strong.brightness / 2,
-        contrast=strong.contrast / 2,
-        saturation=strong.saturation / 2,
-        hue=strong.hue / 4,
+        spec,
+        brightness=spec.brightness / 2,
+        contrast=spec.contrast / 2,
+        saturation=spec.saturation / 2,
+        hue=spec.hue / 4,
         grey=0.0,
         blur=0.0,
     )
@@ -83,9 +83,9 @@ class _Policy:
 
     def __call__(self, images: Sequence[Pixels], ids: Ids, epoch: int) -> list[torch.Tensor]:
         (views,) = self.crop(images, ids, epoch)
-        draws = uniforms(self.seed, epoch, ids, POLICY, 1)[:, 0]
+        seeds = uniforms(self.seed, epoch, ids, POLICY, 1)[:, 0]
         with torch.random.fork_rng(devices=[]):  # the policy uses torch's global generator
-            for index, draw in enumerate((draws * 2**53).astype(np.int64).tolist()):
-                torch.default_generator.manual_seed(draw)
+            for index, seed in enumerate((seeds * 2**53).astype(np.int64).tolist()):
+                torch.default_generator.manual_seed(seed)
                 views[index] = self.policy(views[index].permute(2, 0, 1)).permute(1, 2, 0)
         return [views]

@@ -17,20 +17,20 @@ class Average:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self.kept: Any = ModelEmaV3(network, decay=decay, use_warmup=True)
+        self._ema: Any = ModelEmaV3(network, decay=decay, use_warmup=True)
 
     def update(self, network: nn.Module, step: int) -> None:
         """Update with the weights after step `step`, counted from 1."""
-        self.kept.update(network, step)
+        self._ema.update(network, step)
 
     def state(self) -> dict[str, Tensor]:
         """State dict of the average, with the network's names."""
-        averaged: dict[str, Tensor] = self.kept.module.state_dict()
+        averaged: dict[str, Tensor] = self._ema.module.state_dict()
         return averaged
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state()` returned."""
-        self.kept.module.load_state_dict(state)
+        self._ema.module.load_state_dict(state)
 
     def apart(self, network: nn.Module) -> set[str]:
         """Names of the entries that differ from the network's."""

@@ -139,7 +139,7 @@ def _by_hook(network: nn.Module, images: Tensor, reason: NoBorder) -> Border:
     )
 
 
-class _Reached(Exception):
+class _Done(Exception):
     """Stops a forward pass once the wanted layer is called."""
 
 
@@ -149,11 +149,11 @@ def input_of(network: nn.Module, layer: str, images: Tensor) -> Tensor:
 
     def capture(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         captured.append(inputs[0])
-        raise _Reached
+        raise _Done
 
     handle = network.get_submodule(layer).register_forward_pre_hook(capture)
     try:
-        with torch.no_grad(), contextlib.suppress(_Reached):
+        with torch.no_grad(), contextlib.suppress(_Done):
             network(images)
     finally:
         handle.remove()
@@ -190,7 +190,7 @@ def _in_eval_mode(network: nn.Module, cut: Cut) -> Cut:
 
 
 def _rows_are_images(cut: Cut, images: Tensor) -> bool:
-    """Whether each row depends on its own image only."""
+    """Whether each row depends only on its own image."""
     before = cut.before()
     both, first = before(images), before(images[:1])
     return first.shape[0] == 1 and _close(first, both[:1], GROUPING)
@@ -257,7 +257,7 @@ def _seeded(forward: Callable[[Tensor], Any], inputs: Tensor, seed: int) -> Tens
     torch.manual_seed(seed)
     result = forward(inputs.clone())  # a layer may work in place
     if not isinstance(result, Tensor):
-        raise NoBorder(f"it returns {type(result).__name__}, not one tensor")
+        raise NoBorder(f"the network returns {type(result).__name__}, not one tensor")
     return result
 
 

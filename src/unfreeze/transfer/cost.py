@@ -99,9 +99,9 @@ class Memory:
         return sum(parts)
 
 
-def memory(s: FinetuneSettings, case: Case, found: Amount, processes: int = 1) -> Memory:
+def memory(s: FinetuneSettings, case: Case, cost: Amount, processes: int = 1) -> Memory:
     """Peak device memory of resolved settings."""
-    side, (frozen, work) = s.image_size or 0, found.heaviest
+    side, (frozen, work) = s.image_size or 0, cost.heaviest
     sizes = {name: p.numel() * p.element_size() for name, p in case.network.named_parameters()}
     trained = sum(size for name, size in sizes.items() if name not in frozen)
     solved = s.head_solver == "logistic"

@@ -67,7 +67,7 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
     predicted = logits.argmax(dim=1)
     table = confusion(predicted, labels, len(classes))
     n, correct = len(labels), int(table.trace())
-    best = logits.topk(min(5, len(classes)), dim=1).indices
+    top = logits.topk(min(5, len(classes)), dim=1).indices
     per_class = _per_class(table, classes)
     bins = calibration_bins(logits.softmax(dim=1), labels)
     return Scores(
@@ -76,7 +76,7 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
         accuracy=correct / n,
         balanced_accuracy=_mean([entry.recall for entry in per_class]),
         macro_f1=_mean([entry.f1 for entry in per_class]),
-        top5=float((best == labels[:, None]).any(dim=1).double().mean()),
+        top5=float((top == labels[:, None]).any(dim=1).double().mean()),
         loss=float(functional.cross_entropy(logits, labels)),
         calibration_error=calibration_error(bins),
         calibration=bins,

@@ -64,7 +64,7 @@ def select_frozen(model: nn.Module, spec: str, *, head: str | Collection[str]) -
 
 
 def apply_freeze(model: nn.Module, frozen: Collection[str]) -> list[str]:
-    """Freeze exactly these parameters, unfreeze all others; returns the modules pinned to eval mode.
+    """Freeze exactly these parameters and unfreeze all others; returns the pinned modules' names.
 
     A module is pinned to eval mode if all its parameters are frozen, or if it has none and
     is registered between frozen modules. Can be called again at any epoch.
