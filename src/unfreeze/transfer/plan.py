@@ -128,8 +128,8 @@ def selected(chosen: Plan, held_out: int) -> Plan:
     else:
         select = "last"
         reasons["select"] = (
-            f"{held_out} validation images are too few to select an epoch (from {ENOUGH_TO_CHOOSE} on "
-            "they do): the last one is used, and they only measure accuracy"
+            f"{held_out} validation images are too few to select an epoch (at least "
+            f"{ENOUGH_TO_CHOOSE}): the last one is used, and they only measure accuracy"
         )
     return replace(chosen, settings=replace(s, select=select), reasons=reasons)
 

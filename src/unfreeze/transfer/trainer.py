@@ -60,7 +60,7 @@ class Trainer:
         self.saves, self.folder, self.processes = saves, saves.folder, saves.processes
         self.keep, self.keeper = dict(keep), keeper
         self.device = next(network.parameters()).device
-        # all parameters trained in any epoch, from step 0 on: unfreezing adds no parameter group
+        # all parameters trained in any epoch: unfreezing adds no parameter group
         named = [(n, p) for n, p in network.named_parameters() if n not in freeze.always]
         self.stepper = Stepper(
             network, loader, fit, named=named, prepare=prepare, processes=self.processes
@@ -75,7 +75,7 @@ class Trainer:
         self.began = time.monotonic()
         self.shortcut: Shortcut | None = None
         self.frozen: frozenset[str] | None = None  # parameters frozen at present
-        # state dict entries that do not change while frozen; entries whose EMA differs from the value
+        # frozen entries of the state dict; entries whose EMA differs from their value
         self.still, self.apart = set[str](), set[str]()
         self.asked = False  # stop requested; all processes agree at the same step
 
@@ -89,7 +89,7 @@ class Trainer:
         self.saves.deadline = deadline
 
     def run(self, console: Console) -> Outcome:
-        """Train until the last epoch, early stopping or a stop request; then load the best weights."""
+        """Train until the end, early stopping or a stop request; then load the best weights."""
         self.began = self.saves.written = time.monotonic()
         devices = [self.device] if self.device.type == "cuda" else []
         with (
