@@ -43,7 +43,7 @@ def test_trap_t7_it_opens_when_features_have_settled():
     gate, said = made()
     assert gone(gate, [4.0] * 3) == [False] * 3  # they move: the oldest batch is five times as far
     assert gone(gate, [4.0] * 2, far=0.105, first=3) == [False, True]
-    assert "from epoch 4 on" in said[0] and "settled" in said[0] and "0.105" in said[0]
+    assert "in use from epoch 4:" in said[0] and "settled" in said[0] and "0.105" in said[0]
 
 
 def test_at_the_latest_at_its_epoch_and_never_in_the_warm_up():
