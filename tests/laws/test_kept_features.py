@@ -275,9 +275,9 @@ def test_stopped_while_features_are_computed_goes_on_after_the_last_chunk(make, 
 
     from unfreeze.transfer import keeper as keeper_module
 
-    before = keeper_module._Stretched._rows
+    before = keeper_module._PhaseCache._rows
     with monkeypatch.context() as patch:
-        patch.setattr(keeper_module._Stretched, "_rows", stopping)
+        patch.setattr(keeper_module._PhaseCache, "_rows", stopping)
         assert first.run(Quiet()).stopped == "asked" and first.step == 0
     assert rows == [16, 6] and row is not None
     second = make("broken", "unfreeze/small", "all", cached=True)
