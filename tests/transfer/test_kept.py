@@ -102,7 +102,7 @@ def swapped(path):
     [
         (flip, "checksum"),
         (cut, "00001"),
-        (other, "other features"),
+        (other, "the key is another one"),
         (swapped, "checksum"),
         (lambda path: path.write_bytes(b""), "00001"),
     ],
