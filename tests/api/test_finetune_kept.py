@@ -209,7 +209,7 @@ def test_interrupted_and_resumed_is_the_straight_run(tune, stopped_after):
     straight = tune("straight", **options)
     with stopped_after(7), pytest.raises(Interrupted, match="1 of 5 epochs"):
         tune("broken", **options)
-    refused = r"started with cache='features' and cannot resume with 'off'"
+    refused = r"started with cache='features' and cannot resume with off"
     with pytest.raises(UsageError, match=refused):
         tune("broken", resume="yes", **{**options, "cache": "off", "cache_views": None})
     resumed = tune("broken", resume="yes", **options)

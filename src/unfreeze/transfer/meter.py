@@ -37,7 +37,7 @@ class LabelMeter(Meter):
     def _check(self, losses: list[float]) -> None:
         for step, loss in enumerate(losses, self.last_step - len(losses) + 1):
             if not math.isfinite(loss):
-                raise diverged(f"The loss is {loss} at step {step}.")
+                raise diverged(f"The loss was {loss} at step {step}.")
 
 
 def diverged(sentence: str) -> DivergedError:

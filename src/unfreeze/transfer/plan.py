@@ -87,7 +87,7 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
         raise UsageError("--find-lr and --lr exclude each other.", "Leave out one of them.")
     if s.head_lr is not None and not lr:
         raise UsageError(
-            "--head-lr needs --lr above 0.", "To train only the head, use --freeze all with --lr."
+            "--head-lr needs --lr above 0.", "Raise --lr, or train only the head with --freeze all."
         )
     if s.warmup_epochs > s.epochs:
         raise UsageError(

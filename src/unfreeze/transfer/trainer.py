@@ -285,7 +285,7 @@ class Trainer:
         else:
             scores = self.processes.leads(lambda: shortcut.record(self.network))
         if not math.isfinite(scores["loss"]):
-            raise diverged(f"The validation loss is {scores['loss']} after step {self.step}.")
+            raise diverged(f"The validation loss was {scores['loss']} after step {self.step}.")
         return scores
 
     def _with_average(self) -> contextlib.AbstractContextManager[None]:
