@@ -294,7 +294,7 @@ def test_groups_stay_on_one_side(coloured, tmp_path):
     for row in rows:
         sides.setdefault(row.path[-5], set()).add(row.split)
     assert all(len(found) == 1 for found in sides.values())
-    with pytest.raises(UsageError, match="neither a column"):
+    with pytest.raises(UsageError, match="group_by patient is not a column"):
         finetune(str(data), out=str(tmp_path / "other"), group_by="patient", **TINY)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 MOST = 3_000  # prototypes, as published for 1.28 million images
 # up to this many prototypes per image of a batch no queue is needed; on 10,000 images a queue
 # cost 2 points of k-NN accuracy (docs/LOG.md)
-PROTOTYPES_A_IMAGE = 4
+PROTOTYPES_PER_IMAGE = 4
 
 
 class Counted(NamedTuple):
@@ -16,13 +16,13 @@ class Counted(NamedTuple):
 
 
 def longest_queue(images: int, batch: int) -> int:
-    """Maximum queue length: whole batches, at most 15 of them and a quarter of the images."""
+    """Maximum queue length: at most 15 batches and a quarter of the images, in full batches."""
     return min(15 * batch, images // 4) // batch * batch
 
 
 def fillable(batch: int, queue: int) -> int:
     """Number of prototypes that the codes of such a batch and queue can fill."""
-    return max(PROTOTYPES_A_IMAGE * batch, batch + queue)
+    return max(PROTOTYPES_PER_IMAGE * batch, batch + queue)
 
 
 def prototypes(images: int, batch: int | None, queue: int | None) -> Counted:
@@ -42,7 +42,7 @@ def prototypes(images: int, batch: int | None, queue: int | None) -> Counted:
 
 def queue(images: int, batch: int, K: int) -> Counted:
     """Queue length, 0 where the batch needs no queue."""
-    if PROTOTYPES_A_IMAGE * batch >= K:
+    if PROTOTYPES_PER_IMAGE * batch >= K:
         return Counted(0, f"a batch of {batch} is enough for {K:,} prototypes")
     length = longest_queue(images, batch)
     if not length:

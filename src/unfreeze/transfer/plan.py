@@ -175,32 +175,32 @@ def choose_preprocess(
     map is a UsageError unless `--image-size` is given.
     """
     if s.image_size is not None:
-        chosen, why = _sized(s.image_size, wants), "given"
+        preprocess, why = _sized(s.image_size, wants), "given"
     elif wants is not None:
-        chosen, why = wants, f"input size of the weights; the images have {side} pixels"
+        preprocess, why = wants, f"input size of the weights; the images have {side} pixels"
     else:
-        chosen, why = _from_images(side, sides)
-    last_map = sides(chosen.image_size)
+        preprocess, why = _from_images(side, sides)
+    last_map = sides(preprocess.image_size)
     last = f"{last_map[0]}x{last_map[1]}" if last_map else "none"
     if last_map and min(last_map) < SMALLEST_MAP:
         if s.image_size is None:
             raise UsageError(
-                f"Images of {chosen.image_size} pixels give a last feature map of only {last}.",
+                f"Images of {preprocess.image_size} pixels give a last feature map of only {last}.",
                 f"Use a larger --image-size or --stem small, or force it with --image-size "
-                f"{chosen.image_size}.",
+                f"{preprocess.image_size}.",
             )
         why += f", although the last feature map is only {last}"
     reasons = {"image_size": why, "last_map": f"{last} before pooling"}
     if s.mean is None or s.std is None:
         reasons["mean"] = "those of the weights" if wants else "ImageNet's"
-    chosen = replace(
-        chosen,
-        mean=s.mean or chosen.mean,
-        std=s.std or chosen.std,
-        intensity=reading(s.range, s.channels, chosen.intensity),
+    preprocess = replace(
+        preprocess,
+        mean=s.mean or preprocess.mean,
+        std=s.std or preprocess.std,
+        intensity=reading(s.range, s.channels, preprocess.intensity),
     )
-    _check_normalisation(chosen)
-    return chosen, reasons
+    _check_normalisation(preprocess)
+    return preprocess, reasons
 
 
 def _sized(size: int, wants: Preprocess | None) -> Preprocess:
@@ -231,12 +231,12 @@ def _from_images(side: int, sides: Sides) -> tuple[Preprocess, str]:
     return _plain(rounded), f"the images have {side} pixels"
 
 
-def _check_normalisation(chosen: Preprocess) -> None:
-    for name, values in (("mean", chosen.mean), ("std", chosen.std)):
+def _check_normalisation(preprocess: Preprocess) -> None:
+    for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
         if len(values) != 3:
             raise UsageError(
                 f"--{name} takes three numbers, got {len(values)}.",
                 "Give one number each for red, green and blue.",
             )
-    if min(chosen.std) <= 0:
+    if min(preprocess.std) <= 0:
         raise UsageError("--std must be above 0.", "Leave it out to use the weights' own.")
