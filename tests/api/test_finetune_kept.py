@@ -210,7 +210,8 @@ def test_interrupted_and_resumed_is_the_straight_run(tune, stopped_after):
     straight = tune("straight", **options)
     with stopped_after(7), pytest.raises(Interrupted, match="1 of 5 epochs"):
         tune("broken", **options)
-    with pytest.raises(UsageError, match=r"began with cache='features'; .* off"):
+    refused = r"started with cache='features' and cannot resume with off"
+    with pytest.raises(UsageError, match=refused):
         tune("broken", resume="yes", **{**options, "cache": "off", "cache_views": None})
     resumed = tune("broken", resume="yes", **options)
     left, right = weights(straight.run), weights(resumed.run)
@@ -235,7 +236,7 @@ def test_the_same_command_goes_on_whatever_came_of_it(tune, stopped_after, asked
     resumed = tune("broken", resume="auto", **options)
     left, right = weights(straight.run), weights(resumed.run)
     assert all(torch.equal(left[name], right[name]) for name in left)
-    with pytest.raises(UsageError, match="cannot go on with 2"):
+    with pytest.raises(UsageError, match="cannot resume with 2"):
         tune("broken", resume="auto", **{**options, "cache_views": 2})
 
 
@@ -329,16 +330,16 @@ def test_a_dry_run_says_it_all_and_keeps_nothing(begin, tmp_path):
     options = {**HOW, "weights": begin[1], "epochs": 30}
     found = finetune(str(begin[0]), dry_run=True, **options)
     assert found.settings["cache"] == "features" and found.settings["cache_views"] == 4
-    assert "KiB an image" in found.reasons["cache"] and "18 pairs" in found.reasons["sweep"]
+    assert "KiB per image" in found.reasons["cache"] and "18 pairs" in found.reasons["sweep"]
     assert not kept_folder().exists() and not any(tmp_path.iterdir())
 
 
 def test_what_cannot_be_kept_is_refused_before_the_folder_is_made(tune, tmp_path):
     for changed, says in (
-        ({"freeze": "stage:1", "cache": "features"}, "but the head"),
+        ({"freeze": "stage:1", "cache": "features"}, "only the head"),
         ({"freeze": "none", "cache": "activations"}, "nothing is frozen"),
-        ({"freeze": "norms", "cache": "activations"}, "nothing that stands still comes alone"),
-        ({"cache": "off", "cache_views": 2}, "no use"),
+        ({"freeze": "norms", "cache": "activations"}, "no single frozen tensor comes before"),
+        ({"cache": "off", "cache_views": 2}, "no effect"),
     ):
         with pytest.raises(UsageError, match=says):
             tune("run", **changed)

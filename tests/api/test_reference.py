@@ -193,7 +193,7 @@ def test_the_data_must_be_named(tmp_path):
 def test_b1_another_programs_run_is_refused_and_kept(tmp_path):
     theirs = tmp_path / "checkpoint.pth.tar"
     theirs.write_bytes(b"theirs")
-    with pytest.raises(WeightsError, match="another program's run") as error:
+    with pytest.raises(WeightsError, match="a run of another program") as error:
         run_reference(settings(dump_path=str(tmp_path)), Quiet())
     assert f"--init {theirs}" in error.value.next_step
     assert [p.name for p in tmp_path.iterdir()] == [theirs.name]
@@ -307,7 +307,7 @@ def test_the_same_command_goes_on_exactly(run, tmp_path):
     "advice, said",
     [
         ("Free some space, then go on with --resume.", "go on with the same command."),
-        ("Name another --out.", "Name another --dump_path."),
+        ("Use another --out.", "Use another --dump_path."),
         ("Lower --base-lr, or use --precision fp32.", "or use --use_fp16 false."),
     ],
 )

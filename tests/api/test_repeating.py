@@ -152,7 +152,9 @@ def test_groups_stay_whole(coloured, tmp_path):
 
 
 def test_too_many_folds_are_refused_in_words(tune):
-    with pytest.raises(DataError, match=r"folds=10: the class 'blue' has 9 images") as caught:
+    with pytest.raises(
+        DataError, match=r"folds=10 is not possible: the class 'blue' has only 9 images"
+    ) as caught:
         tune("many", folds=10, **FROZEN)
     assert "Use 2 to 9 folds" in str(caught.value.next_step)
 

@@ -96,7 +96,7 @@ def test_t13_another_number_of_prototypes_keeps_the_head(swav, tmp_path):
     unfreeze.pretrain("digits", out=str(run), init="swav", nmb_prototypes=9, **QUICK)
     state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["model"]
     assert torch.equal(state["projection_head.3.weight"], swav["module.projection_head.3.weight"])
-    assert "(--nmb-prototypes 16 takes them)" in reasons_of(run)["swav_head"]
+    assert "(--nmb-prototypes 16 loads them)" in reasons_of(run)["swav_head"]
 
 
 def test_t13_pretraining_goes_on_from_our_own_run_whole(tmp_path):

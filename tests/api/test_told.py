@@ -126,7 +126,7 @@ def test_a_given_split_that_parts_a_group_is_refused(flat, table):
     index.splits[:] = TRAIN
     index.splits[[1, 3]] = VAL
     everything = range(len(index))
-    with pytest.raises(DataError, match="2 groups of --group-by patient are in train and in val"):
+    with pytest.raises(DataError, match="2 groups of --group-by patient are in both train and val"):
         portion(index, _array(everything), Wanted(0, 0.2, group_by="patient"))
     index.splits[:4] = VAL
     index.splits[16:20] = VAL  # the patients p0 and p1 of both colours

@@ -74,7 +74,7 @@ def test_all_together_stopped_and_resumed_is_the_straight_run(tune, stopped_afte
         tune("broken", **options)
     resumed = tune("broken", resume="yes", **options)
     assert same(straight, resumed)
-    with pytest.raises(UsageError, match=r"began with mixup=0.2; it cannot go on with 0.4"):
+    with pytest.raises(UsageError, match=r"started with mixup=0.2 and cannot resume with 0.4"):
         tune("broken", resume="yes", **{**options, "mixup": 0.4})
 
 
@@ -130,11 +130,11 @@ def test_what_froze_after_it_moved_is_judged_as_it_is_kept(tune, data, cache):
 
 
 def test_options_that_contradict_are_refused_in_words(tune):
-    with pytest.raises(UsageError, match="both favour small classes"):
+    with pytest.raises(UsageError, match="both correct class imbalance"):
         tune("a", sampling="balanced", class_weights="sqrt")
-    with pytest.raises(UsageError, match="new images in every step"):
+    with pytest.raises(UsageError, match="new images in each step"):
         tune("b", mixup=0.2, cache="features", freeze="all")
-    with pytest.raises(UsageError, match="looks for what lr gives"):
+    with pytest.raises(UsageError, match="find_lr and lr exclude each other"):
         tune("c", find_lr=True, lr=0.1)
 
 

@@ -181,10 +181,10 @@ def test_a_border_that_moves_has_its_store_cut_again(make):
     console = Heard()
     trainer = make("run", "unfreeze/small", SCHEDULE, cached=True, epochs=5)
     trainer.run(console)
-    kept = [label for label, _ in console.work if label.startswith("keeping")]
+    kept = [label for label, _ in console.work if label.startswith("caching")]
     assert kept == [
-        *("keeping mean, view 0", "keeping mean, validation"),
-        *("keeping stage2, view 0", "keeping stage2, validation"),
+        *("caching mean, view 0", "caching mean, validation"),
+        *("caching stage2, view 0", "caching stage2, validation"),
     ]
     assert trainer.shortcut is None  # in the last epoch everything learns
 
@@ -275,9 +275,9 @@ def test_stopped_while_features_are_computed_goes_on_after_the_last_chunk(make, 
 
     from unfreeze.transfer import keeper as keeper_module
 
-    before = keeper_module._Stretched._rows
+    before = keeper_module._PhaseCache._rows
     with monkeypatch.context() as patch:
-        patch.setattr(keeper_module._Stretched, "_rows", stopping)
+        patch.setattr(keeper_module._PhaseCache, "_rows", stopping)
         assert first.run(Quiet()).stopped == "asked" and first.step == 0
     assert rows == [16, 6] and row is not None
     second = make("broken", "unfreeze/small", "all", cached=True)

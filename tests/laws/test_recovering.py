@@ -115,13 +115,13 @@ def test_the_best_look_of_what_was_given_up_is_not_the_runs(collapses, tmp_path,
     collapses(12)
     scores = iter([0.0, 0.5, 0.9, 0.1, 0.1, 0.1])  # epoch 2 is the best, and is dropped
 
-    seen = Watch._seen
+    seen = Watch._evaluate
 
     def made_up(self, trainer, epochs):
         look = seen(self, trainer, epochs)
         return dataclasses.replace(look, figures={**look.figures, "made up": next(scores)})
 
-    monkeypatch.setattr(Watch, "_seen", made_up)
+    monkeypatch.setattr(Watch, "_evaluate", made_up)
     monkeypatch.setattr(Look, "score", property(lambda look: look.figures["made up"]))
     found = run(tmp_path / "run", watch_every=1, keep="best")
     assert (found.best["epoch"], found.best["value"]) == (1, 0.5)

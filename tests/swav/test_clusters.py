@@ -218,7 +218,7 @@ def test_nothing_speaks_against_the_recipes_own_values():
 def test_more_clusters_than_images_are_refused():
     asked = PretrainSettings(method="deepcluster-v2", nmb_prototypes=50)
     assert plan(asked, Facts(50, 32, "cpu")).settings.nmb_prototypes == 50
-    with pytest.raises(UsageError, match="50 are more than the 49 images"):
+    with pytest.raises(UsageError, match="50 exceeds the 49 images"):
         plan(asked, Facts(49, 32, "cpu"))
 
 

@@ -43,12 +43,15 @@ def test_trap_t7_it_opens_when_features_have_settled():
     gate, said = made()
     assert gone(gate, [4.0] * 3) == [False] * 3  # they move: the oldest batch is five times as far
     assert gone(gate, [4.0] * 2, far=0.105, first=3) == [False, True]
-    assert "from epoch 4 on" in said[0] and "settled" in said[0] and "0.105" in said[0]
+    assert "in use from epoch 4:" in said[0] and "settled" in said[0] and "0.105" in said[0]
 
 
 def test_at_the_latest_at_its_epoch_and_never_in_the_warm_up():
     gate, said = made(earliest=3)
-    assert gone(gate, [4.0] * 8) == [False] * 6 + [True] * 2 and "its epoch has come" in said[0]
+    assert (
+        gone(gate, [4.0] * 8) == [False] * 6 + [True] * 2
+        and "its start epoch is reached" in said[0]
+    )
     gate, _ = made(earliest=3)
     assert gone(gate, [4.0] * 4, far=0.1) == [False] * 3 + [True]
     gate, _ = made(earliest=3, latest=0)
@@ -140,14 +143,14 @@ def test_a_resumed_run_has_the_same_queue(tmp_path, monkeypatch, stop):
     gates = [state["targets"]["gate"] for state in (straight, resumed)]
     assert torch.equal(gates[0]["sums"], gates[1]["sums"])
     assert gates[0]["opened"] == gates[1]["opened"] is not None
-    assert "The queue serves from epoch" in (tmp_path / "run/log.txt").read_text()
+    assert "Queue in use from epoch" in (tmp_path / "run/log.txt").read_text()
 
 
 @pytest.mark.slow
 def test_two_processes_judge_alike(processes, tmp_path):
     def shared(rank, folder):
         run(folder, sync_bn="all", workers=0)
-        return (folder / "log.txt").read_text().count("The queue serves") if rank == 0 else 1
+        return (folder / "log.txt").read_text().count("Queue in use from epoch") if rank == 0 else 1
 
     assert processes(2, shared, tmp_path / "two") == [1, 1]
     alone = run(tmp_path / "one")

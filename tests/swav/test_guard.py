@@ -79,7 +79,7 @@ def test_features_that_are_one_point_are_a_verdict():
     guard = Guard(64, start=20, window=50)
     assert guard.look(70, FINE) is None
     assert guard.look(70, {**FINE, "effective_rank_projected": 1.2}).kind == "shrunk"
-    assert "of 64 prototypes 1 is" in guard.look(70, {**FINE, "prototypes_in_use": 1}).diagnosis
+    assert "1 of 64 prototypes" in guard.look(70, {**FINE, "prototypes_in_use": 1}).diagnosis
     assert guard.look(69, {**FINE, "prototypes_in_use": 1}) is None
 
 

@@ -95,7 +95,7 @@ def test_other_numbers_of_prototypes_are_left_out_with_the_way_to_take_them():
     before = mine.prototypes.weight.clone()
     found = inherit(mine, renamed(head_of(theirs), WAYS["reference"]))
     assert found.taken == ("projection head",)
-    assert "30 in the weights, 6 here (--nmb-prototypes 30 takes them)" in found.said[1]
+    assert "30 in the weights, 6 here (--nmb-prototypes 30 loads them)" in found.said[1]
     assert torch.equal(mine.prototypes.weight, before)
     assert torch.equal(mine.projection_head[3].weight, theirs.projection_head[3].weight)
 
@@ -103,10 +103,10 @@ def test_other_numbers_of_prototypes_are_left_out_with_the_way_to_take_them():
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"hidden": 12}, "theirs is 5-12-4 with batch norm, here 5-8-4 with batch norm"),
-        ({"feat_dim": 3}, "theirs is 5-8-3 with batch norm"),
-        ({"width": 7}, "theirs is 7-8-4"),
-        ({"hidden": 0}, "theirs is"),
+        ({"hidden": 12}, "it is 5-12-4 with batch norm in the weights, 5-8-4 with batch norm here"),
+        ({"feat_dim": 3}, "it is 5-8-3 with batch norm"),
+        ({"width": 7}, "it is 7-8-4"),
+        ({"hidden": 0}, "it is"),
     ],
 )
 def test_another_head_is_left_out_whole_and_its_prototypes_with_it(other, says):
@@ -182,12 +182,12 @@ def test_a_checkpoint_of_another_step_is_not_the_models(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     written(tmp_path, step=12)
     rest, why = rest_of_run(str(tmp_path))
-    assert not rest and "is of step 12, the model of step 9" in why
+    assert not rest and "is of step 12, the model is of step 9" in why
 
 
 def test_a_model_folder_alone_holds_no_head(tmp_path):
     save_model(tmp_path, {"stem.weight": torch.zeros(2)}, ModelCard("backbone", "unfreeze/tiny"))
-    assert rest_of_run(str(tmp_path)) == ({}, f"{tmp_path} holds the backbone alone")
+    assert rest_of_run(str(tmp_path)) == ({}, f"{tmp_path} holds only the backbone")
 
 
 @pytest.mark.parametrize("name", ["prototypes.weight", "projection_head.0.weight"])

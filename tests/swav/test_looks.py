@@ -13,7 +13,7 @@ def test_about_ten_looks_for_a_twentieth_of_the_work(images, epochs, side):
     assert during <= TIMES
     assert during * VIEWS * looks.sample * side**2 <= SHARE * 3 * epochs * images * 2 * side**2
     if images >= 10_000 and epochs >= 30:
-        assert during >= 5 and looks.why == "ten times a run"
+        assert during >= 5 and looks.why == "ten times per run"
 
 
 def test_larger_runs_are_looked_at_on_more_images():

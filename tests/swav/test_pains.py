@@ -40,9 +40,9 @@ def test_1300_images_with_the_published_command_are_doubted_value_by_value():
     assert made.settings.freeze_prototypes_niters == 5005  # what was asked for stays
     told = "\n".join(said)
     assert "--freeze-prototypes-niters 5,005 is 250 epochs of 400" in told
-    assert "--nmb-prototypes 3,000 are more than the 1,300 images" in told
-    assert "--queue-length 3,840 is 3.0 times the images" in told
-    assert "--base-lr 0.6 is 4 times 0.15" in told and len(said) == 4
+    assert "--nmb-prototypes 3,000 exceeds the 1,300 images" in told
+    assert "--queue-length 3,840 is 3.0 times the number of images" in told
+    assert "--base-lr 0.6 is 4 times the usual 0.15" in told and len(said) == 4
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -58,7 +58,7 @@ def test_the_auto_plan_never_doubts_itself(images, batch):
 
 def test_a_batch_larger_than_the_images_trains_nothing_and_is_refused():
     # elsewhere such epochs end after no step, with a loss of 0 and a checkpoint of noise
-    with pytest.raises(UsageError, match="--batch-size 33 cannot be shared"):
+    with pytest.raises(UsageError, match="--batch-size 33 cannot be divided equally"):
         planned(1300, batch_size=33, accumulate=2)
     with pytest.raises(Exception, match="do not fill one batch of 2048"):
         planned(1300, batch_size=2048)

@@ -92,5 +92,5 @@ def test_a_short_run_is_not_measured_for_longer_than_it_is_worth():
 def test_workers_are_not_started_where_views_cost_nothing():
     machine = Machine(lambda way, rows: 0.1, data=0.03)
     found = machine.probed()
-    assert "views take 3 %" in found.reasons["workers"]
+    assert "data loading takes 3 %" in found.reasons["workers"]
     assert not any(way.workers for way, _ in machine.calls)

@@ -69,7 +69,7 @@ def test_image_size_is_the_large_crop_and_the_small_one_is_in_proportion():
         ({"nmb_crops": (1, 0)}, "two views"),
         ({"crops_for_assign": (0, 9)}, "crops-for-assign"),
         ({"warmup_epochs": 9, "epochs": 3}, "warmup-epochs 9"),
-        ({"queue_length": 100, "batch_size": 64}, "no multiple"),
+        ({"queue_length": 100, "batch_size": 64}, "not a multiple"),
         ({"min_scale_crops": (0.5, 0.5), "max_scale_crops": (1.0, 0.1)}, "above"),
     ],
 )
@@ -102,11 +102,11 @@ def test_networks_follow_image_and_device():
         (Facts(50_000, 32, "cpu"), {}, "host", "without a GPU"),
         (Facts(50_000, 65, "cuda"), {}, "host", "images of 65 pixels"),
         (Facts(50_000, 32, "cuda", room=1e8), {}, "host", "the GPU has 0.09"),
-        (Facts(50_000, 32, "cuda", held=float("inf")), {}, "host", "not held"),
-        (Facts(50_000, 32, "cuda"), {"store": "off"}, "host", "not held"),
-        (Facts(50_000, 32, "cuda"), {"scan": "off"}, "host", "not held"),
+        (Facts(50_000, 32, "cuda", held=float("inf")), {}, "host", "not kept in memory"),
+        (Facts(50_000, 32, "cuda"), {"store": "off"}, "host", "not kept in memory"),
+        (Facts(50_000, 32, "cuda"), {"scan": "off"}, "host", "not kept in memory"),
         (Facts(50_000, 32, "cuda"), {"workers": 4}, "host", "given"),
-        (Facts(50_000, 32, "cuda"), {"workers": 0}, "device", "held as uint8"),
+        (Facts(50_000, 32, "cuda"), {"workers": 0}, "device", "stored as uint8"),
     ],
 )
 def test_small_images_go_to_a_gpu_if_they_fit_and_nobody_wants_workers(facts, given, place, why):

@@ -164,7 +164,7 @@ def test_b3_fewer_images_than_a_batch_name_the_recipe():
 
 
 def test_b9_a_warmup_longer_than_the_run_is_refused():
-    with pytest.raises(UsageError, match="warmup-epochs 10 is more than --epochs 5"):
+    with pytest.raises(UsageError, match="warmup-epochs 10 exceeds --epochs 5"):
         planned("swav-100ep", epochs=5)
 
 

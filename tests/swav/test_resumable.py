@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unfreeze.runtime.processes import Processes
-from unfreeze.swav.resumable import _draw_on, _drawn
+from unfreeze.swav.resumable import _device_rng, _restore_device_rng
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
@@ -18,15 +18,15 @@ def test_a_devices_generator_is_kept_and_taken_up(monkeypatch, kind):
         monkeypatch.setattr(place, "set_rng_state", taken.append)
     device = torch.device(kind)
     place = SimpleNamespace(device=device)
-    kept = _drawn(SimpleNamespace(place=place, processes=Processes()))
-    _draw_on(device, kept, 0)
+    kept = _device_rng(SimpleNamespace(place=place, processes=Processes()))
+    _restore_device_rng(device, kept, 0)
     assert [int(state) for state in taken] == [1 if kind == "cuda" else 2]
 
 
 def test_another_kind_of_device_takes_nothing_up(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_rng_state", None)  # calling it would fail
-    _draw_on(torch.device("cuda"), {"kind": "mps", "states": []}, 0)
-    _draw_on(torch.device("cuda"), None, 0)  # the run was on a CPU
-    _draw_on(torch.device("cpu"), {"kind": "cuda", "states": []}, 0)
+    _restore_device_rng(torch.device("cuda"), {"kind": "mps", "states": []}, 0)
+    _restore_device_rng(torch.device("cuda"), None, 0)  # the run was on a CPU
+    _restore_device_rng(torch.device("cpu"), {"kind": "cuda", "states": []}, 0)
     place = SimpleNamespace(device=torch.device("cpu"))
-    assert _drawn(SimpleNamespace(place=place, processes=Processes())) is None
+    assert _device_rng(SimpleNamespace(place=place, processes=Processes())) is None

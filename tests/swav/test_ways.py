@@ -92,7 +92,7 @@ def test_a_way_that_does_not_fit_is_left():
     inf = Spent(0.0, float("inf"), whole=False)
     tried = Round("precision", 64, {USUAL: spent(50), replace(USUAL, precision="fp32"): inf})
     found = choose([tried], USUAL, CPU)
-    assert found.way == USUAL and "fp32 does not fit" in found.reasons["precision"]
+    assert found.way == USUAL and "fp32 out of memory" in found.reasons["precision"]
 
 
 def test_views_that_cost_nothing_need_no_workers():
@@ -101,10 +101,10 @@ def test_views_that_cost_nothing_need_no_workers():
 
 
 def test_every_knob_has_a_reason_and_missing_rounds_say_why():
-    found = choose([], USUAL, CPU, "a run of 9 steps is too short for it to pay")
+    found = choose([], USUAL, CPU, "a run of 9 steps is too short to benefit")
     assert set(found.reasons) == {"threads", "precision", "layout", "workers", "compile"}
     assert found.reasons["layout"] == (
-        "channels_last: not measured, a run of 9 steps is too short for it to pay"
+        "channels_last: not measured, a run of 9 steps is too short to benefit"
     )
 
 

@@ -56,7 +56,7 @@ def test_a_policy_is_torchvisions_after_crop_and_flip(augment, monkeypatch):
 def test_policies_change_colours_and_shapes_by_many_operations():
     image, ids = noise(1) * 60, np.arange(60)
     cut = maker("trivialaugment", PREPROCESS, 0)
-    cut.cut.spec = view("trivialaugment", 32)
+    cut.crop.spec = view("trivialaugment", 32)
     found = cut(image, ids, 0)[0].float().flatten(1)
     assert found.mean(1).std() > 5  # brightness and the like
     assert len({tuple(row.tolist()) for row in found}) == 60

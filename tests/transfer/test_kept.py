@@ -102,7 +102,7 @@ def swapped(path):
     [
         (flip, "checksum"),
         (cut, "00001"),
-        (other, "other features"),
+        (other, "the key is another one"),
         (swapped, "checksum"),
         (lambda path: path.write_bytes(b""), "00001"),
     ],
@@ -121,7 +121,7 @@ def test_a_damaged_or_foreign_chunk_is_named_and_alone_computed_again(damage, sa
 def test_a_full_disk_is_said_before_anything_is_written(monkeypatch):
     monkeypatch.setattr(kept_module, "free_bytes", lambda: 10 * 2**30)
     check_room(9 * 2**30)
-    with pytest.raises(ResourceError, match=r"takes 9\.9 GiB .* 10\.0 GiB are free") as caught:
+    with pytest.raises(ResourceError, match=r"needs 9\.9 GiB .* 10\.0 GiB are free") as caught:
         check_room(int(9.9 * 2**30))
     assert "--cache off" in caught.value.next_step
     monkeypatch.setattr(kept_module, "free_bytes", lambda: 0)

@@ -28,7 +28,7 @@ def test_a_given_val_is_left_whole_and_test_is_not_there():
     found = labelled(index(labels, ["train"] * 16 + ["val"] * 4 + ["test"] * 4))
     assert len(found) == 20
     parts = portion(found, np.arange(20), Wanted(seed=0, val=0.5, labels_per_class=2))
-    assert (len(parts.train), len(parts.val), parts.reason) == (4, 4, "the data's own val")
+    assert (len(parts.train), len(parts.val), parts.reason) == (4, 4, "the dataset's own val split")
 
 
 def test_unusable_and_unlabelled_images_are_in_no_portion():
@@ -47,7 +47,7 @@ def test_few_labels_keep_everything_for_training():
 
 def test_a_class_without_a_usable_image_is_named():
     found = labelled(index("aaab"))
-    with pytest.raises(DataError, match="'b' has no training image"):
+    with pytest.raises(DataError, match="'b' has no usable training image"):
         portion(found, np.arange(3), Wanted(seed=0, val=0.2))
 
 

@@ -82,5 +82,5 @@ def test_its_rate_is_the_one_that_was_asked_for(tmp_path):
     moved = [one[0] - still[0] for one in (usual, own)]
     assert torch.allclose(moved[1], 5 * moved[0], rtol=0.02, atol=1e-7)
     assert torch.equal(usual[1], own[1])  # the rest does not
-    with pytest.raises(UsageError, match="head_lr is a share"):
+    with pytest.raises(UsageError, match="head_lr needs lr above 0"):
         heads(lr=0.0, head_lr=1e-3)

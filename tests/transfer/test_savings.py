@@ -43,7 +43,7 @@ def test_a_frozen_backbone_has_its_features_kept_with_a_few_views(network):
     found = decided(network)
     assert (found.mode, found.views, found.learner) == ("features", VIEWS, "head")
     # 128 numbers of 4 bytes for 4 views of 1,000 images and 100 for validation
-    assert "mean (128), 0.5 KiB an image" in found.reasons["cache"]
+    assert "mean (128), 0.5 KiB per image" in found.reasons["cache"]
     assert (
         f"compute {VIEWS} passes instead of 30, which is 7.5 times less" in found.reasons["cache"]
     )
@@ -63,9 +63,9 @@ def test_one_view_means_no_augmentation_and_is_said(network):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"epochs": VIEWS}, "no fewer passes"),
-        ({"epochs": 1, "augment": "none"}, "no fewer passes"),
-        ({"cache_budget": 0.0001}, "more than --cache-budget"),
+        ({"epochs": VIEWS}, "save no passes"),
+        ({"epochs": 1, "augment": "none"}, "save no passes"),
+        ({"cache_budget": 0.0001}, "exceed --cache-budget"),
         ({"cache": "off"}, "given"),
     ],
 )
@@ -76,7 +76,7 @@ def test_auto_keeps_nothing_where_it_gains_nothing_and_says_why(network, changed
 
 def test_auto_minds_the_disk(network, monkeypatch):
     monkeypatch.setattr(savings, "free_bytes", lambda: 2**28)
-    assert "do not fit the disk" in decided(network).reasons["cache"]
+    assert "do not fit on the disk" in decided(network).reasons["cache"]
 
 
 def test_nothing_frozen_keeps_nothing(network):
@@ -114,9 +114,9 @@ def test_of_a_schedule_only_the_epochs_of_the_head_alone_keep_features(network):
 @pytest.mark.parametrize(
     ("specs", "changed", "says"),
     [
-        (((0, "stage:1"),), {"cache": "features"}, "everything but the head frozen"),
+        (((0, "stage:1"),), {"cache": "features"}, "no epoch trains only the head"),
         (((0, "none"),), {"cache": "activations"}, "nothing is frozen"),
-        (((0, "all"),), {"cache": "off", "cache_views": 3}, "no use with --cache off"),
+        (((0, "all"),), {"cache": "off", "cache_views": 3}, "no effect with --cache off"),
     ],
 )
 def test_what_cannot_be_is_refused(network, specs, changed, says):

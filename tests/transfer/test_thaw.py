@@ -51,12 +51,12 @@ def test_without_a_schedule_it_is_freeze_alone(resnet):
     "freeze, spec, said",
     [
         ("all", "5:nothing", "no part 'nothing'"),
-        ("all", "five:layer4", "does not understand"),
-        ("all", "0:layer4", "does not understand"),
-        ("all", "5layer4", "does not understand"),
+        ("all", "five:layer4", "Invalid entry in --unfreeze-at"),
+        ("all", "0:layer4", "Invalid entry in --unfreeze-at"),
+        ("all", "5layer4", "Invalid entry in --unfreeze-at"),
         ("all", "9:layer4,5:all", "must rise"),
         ("all", "30:layer4", "below --epochs 30"),
-        ("none", "5:layer4", "changes nothing"),
+        ("none", "5:layer4", "has no effect"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(resnet, freeze, spec, said):

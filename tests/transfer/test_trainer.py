@@ -356,7 +356,7 @@ def test_scores_that_are_no_numbers_are_never_the_best(make_trainer):
         return {**own(), **({"loss": math.nan, "accuracy": 1.0} if len(seen) > 1 else {})}
 
     trainer.validate = validate
-    with pytest.raises(DivergedError, match="The loss on val was nan after step 8"):
+    with pytest.raises(DivergedError, match="The validation loss was nan after step 8"):
         trainer.run(Quiet())
     assert load_state(trainer.folder.file(saves_module.BEST))["step"] == seen[0]
     assert [m["epoch"] for m in trainer.folder.metrics() if m["split"] == "val"] == [0]

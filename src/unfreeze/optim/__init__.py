@@ -1,1 +1,1 @@
-"""Optimizers, parameter groups and schedules that are functions of the step."""
+"""Optimizers, parameter groups and learning-rate schedules."""

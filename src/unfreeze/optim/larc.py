@@ -1,7 +1,7 @@
-"""LARC: SGD whose step for each tensor is in proportion to the tensor's norm.
+"""LARC: SGD with a layer-wise adaptive learning rate, proportional to each tensor's norm.
 
 You, Gitman and Ginsburg, "Large batch training of convolutional networks" (arXiv 1708.03888), in
-the variant SwAV was published with: no clipping, the weight decay inside the ratio.
+the variant that SwAV uses: no clipping, weight decay inside the ratio.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 
 class LARC(Optimizer):
-    """SGD with momentum on gradients scaled to the norm of the tensor they belong to.
+    """SGD with momentum on gradients that are scaled by the norm of their parameter.
 
-    The scale is `trust_coefficient * |p| / (|g| + weight_decay * |p| + eps)`, decay included.
-    A tensor whose own norm or gradient's norm is exactly 0 takes a plain SGD step without decay,
-    as in the published runs (a batch norm's bias at its first step is such a one).
+    The scale is `trust_coefficient * |p| / (|g| + weight_decay * |p| + eps)`, applied to gradient
+    and weight decay. A tensor with zero norm or zero gradient gets a plain SGD step without weight
+    decay, as in the published runs (a batch norm's bias at its first step, for example).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class LARC(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step over every parameter that has a gradient; nothing waits for the device."""
+        """Update every parameter that has a gradient; never waits for the device."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -57,8 +57,8 @@ class LARC(Optimizer):
         grads = [p.grad for p in params if p.grad is not None]
         ratio, decay = _ratios(params, grads, group)
         tensors = _Tensors(params, grads, [self._momentum(p) for p in params])
-        move = _one_by_one if params[0].is_cpu else _together
-        move(tensors, ratio, decay, momentum=group["momentum"], lr=group["lr"])
+        update = _one_by_one if params[0].is_cpu else _together
+        update(tensors, ratio, decay, momentum=group["momentum"], lr=group["lr"])
 
     def _momentum(self, p: torch.Tensor) -> torch.Tensor:
         state = self.state[p]
@@ -77,7 +77,7 @@ class _Tensors(NamedTuple):
 def _together(
     tensors: _Tensors, ratios: torch.Tensor, decays: torch.Tensor, *, momentum: float, lr: float
 ) -> None:
-    """(g + decay * p) * ratio into the momenta, and these from the parameters: all at once."""
+    """Add (g + decay * p) * ratio to the momenta, subtract these from p: multi-tensor kernels."""
     params, grads, momenta = tensors
     scaled = torch._foreach_mul(params, decays.unbind())
     torch._foreach_add_(scaled, grads)
@@ -90,7 +90,7 @@ def _together(
 def _one_by_one(
     tensors: _Tensors, ratios: torch.Tensor, decays: torch.Tensor, *, momentum: float, lr: float
 ) -> None:
-    """The same in place, each tensor while it is near: on a CPU in half the time."""
+    """The same tensor by tensor, in place: cache-friendly, half the time on a CPU."""
     scales = zip(ratios.tolist(), decays.tolist(), strict=True)
     for p, g, m, (ratio, decay) in zip(*tensors, scales, strict=True):
         m.mul_(momentum).add_(g, alpha=ratio).add_(p, alpha=ratio * decay)
@@ -100,7 +100,7 @@ def _one_by_one(
 def _ratios(
     params: list[torch.Tensor], grads: list[torch.Tensor], group: dict[str, Any]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ratio, weight decay) of each tensor, on their device."""
+    """(trust ratio, weight decay) of each tensor, on their device."""
     p_norm = torch.stack(torch._foreach_norm(params))
     g_norm = torch.stack(torch._foreach_norm(grads))
     decay = group["weight_decay"]

@@ -1,4 +1,4 @@
-"""Optimizers by name, and which parameters share a group."""
+"""Optimizers by name, and their parameter groups."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,19 +16,21 @@ def decay_groups(
     weight_decay: float,
     scales: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Two groups: matrices and kernels decay; biases and normalisation (one dimension) do not.
+    """Parameter groups: no weight decay for biases and normalisation layers (one dimension).
 
-    With `scales` (name -> share of the learning rate, 1 where absent) two for each share, which
-    `set_lr` keeps.
+    Returns two groups, or two per distinct scale: `scales` maps names to a multiple of the learning
+    rate (default 1), stored as `lr_scale` for `set_lr`.
     """
-    parameters, shares = list(named), scales or {}
+    parameters, lr_scales = list(named), scales or {}
     groups: list[dict[str, Any]] = []
-    for share in sorted({shares.get(name, 1.0) for name, _ in parameters}, reverse=True) or [1.0]:
-        mine = [p for name, p in parameters if shares.get(name, 1.0) == share]
-        extra = {"lr_scale": share} if share != 1 else {}
-        decays = {"params": [p for p in mine if p.ndim > 1], "weight_decay": weight_decay}
-        still = {"params": [p for p in mine if p.ndim <= 1], "weight_decay": 0.0}
-        groups += [decays | extra, still | extra]
+    for lr_scale in sorted({lr_scales.get(name, 1.0) for name, _ in parameters}, reverse=True) or [
+        1.0
+    ]:
+        members = [p for name, p in parameters if lr_scales.get(name, 1.0) == lr_scale]
+        extra = {"lr_scale": lr_scale} if lr_scale != 1 else {}
+        decayed = {"params": [p for p in members if p.ndim > 1], "weight_decay": weight_decay}
+        undecayed = {"params": [p for p in members if p.ndim <= 1], "weight_decay": 0.0}
+        groups += [decayed | extra, undecayed | extra]
     return groups
 
 
@@ -40,27 +42,27 @@ def make_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
 ) -> Optimizer:
-    """`sgd`, `adamw` or `larc` (also called `lars`) over parameters or groups of them."""
+    """Create `sgd`, `adamw` or `larc` (alias `lars`) over parameters or parameter groups."""
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
     if name == "adamw":
         groups = list(groups)
-        # on a CPU torch's own choice takes four times as long; on a GPU its choice is good
+        # on a CPU torch's default takes four times as long; on a GPU it is fine
         fused = True if _on_cpu(groups) else None
         return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused)
     if name in ("larc", "lars"):
         return LARC(groups, lr, momentum=momentum, weight_decay=weight_decay)
-    raise UsageError(f"There is no optimizer {name!r}.", "Choose sgd, adamw or larc.")
+    raise UsageError(f"Unknown optimizer {name!r}.", "Use sgd, adamw or larc.")
 
 
 def _on_cpu(groups: Sequence[Any]) -> bool:
-    """Of parameters, or groups of them."""
+    """Whether all parameters (or those of all groups) are on the CPU."""
     groups = [group["params"] if isinstance(group, dict) else [group] for group in groups]
     return all(p.device.type == "cpu" for group in groups for p in group)
 
 
 def for_network(name: str, network: nn.Module, *, lr: float, weight_decay: float) -> Optimizer:
-    """The optimizer of all parameters: AdamW's decay is meant for matrices, the others' for all."""
+    """Optimizer over all parameters; with AdamW, biases and normalisation have no weight decay."""
     groups: Any = network.parameters()
     if name == "adamw":
         groups = decay_groups(network.named_parameters(), weight_decay)
@@ -68,6 +70,6 @@ def for_network(name: str, network: nn.Module, *, lr: float, weight_decay: float
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """The same learning rate for every group, times the group's own `lr_scale` where it has one."""
+    """Set the learning rate of every group, times the group's `lr_scale` if it has one."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)

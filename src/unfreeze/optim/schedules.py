@@ -1,4 +1,4 @@
-"""Learning rates as functions of the global step: nothing to restore, everything to plot."""
+"""Learning-rate schedules as stateless functions of the global step."""
 
 import math
 
@@ -6,9 +6,9 @@ import math
 def warmup_cosine(
     step: int, *, total: int, warmup: int, base: float, final: float = 0.0, start: float = 0.0
 ) -> float:
-    """Linear from `start` to `base` over `warmup` steps, then half a cosine to `final`.
+    """Linear warm-up from `start` to `base` over `warmup` steps, then cosine annealing to `final`.
 
-    As SwAV's published runs: the last warm-up step has `base` itself, the cosine's first step too.
+    As in SwAV's published runs, both the last warm-up step and the first cosine step use `base`.
     """
     if step < warmup:
         return start + (base - start) * step / max(1, warmup - 1)
@@ -17,7 +17,7 @@ def warmup_cosine(
 
 
 def schedule_lr(name: str, step: int, *, total: int, warmup: int, base: float) -> float:
-    """`cosine` to 0 at the end, `constant`, or `step` (a tenth at 1/2, a hundredth at 3/4)."""
+    """Learning rate of `cosine` (to 0), `constant`, or `step` (/ 10 at 1/2, / 100 at 3/4)."""
     if name == "cosine" or step < warmup:
         return warmup_cosine(step, total=total, warmup=warmup, base=base)
     if name == "constant":

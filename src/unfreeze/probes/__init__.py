@@ -1,1 +1,1 @@
-"""How good are frozen features: k-nearest neighbours and a linear classifier."""
+"""Evaluation of frozen features: k-NN accuracy and linear probe."""

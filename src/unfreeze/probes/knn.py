@@ -1,4 +1,4 @@
-"""k-nearest neighbours on frozen features (Wu et al., arXiv 1805.01978, section 3.4)."""
+"""k-NN classification on frozen features (Wu et al., arXiv 1805.01978, section 3.4)."""
 
 import math
 
@@ -16,17 +16,17 @@ def knn_predict(
     temperature: float = 0.07,
     rows: int = 1024,
 ) -> torch.Tensor:
-    """int64 `[M]`: the class of each of `queries` `[M, D]` by `features` `[N, D]`, `labels` `[N]`.
+    """Classes int64 `[M]` of `queries` `[M, D]`, from `features` `[N, D]` and `labels` `[N]`.
 
-    The k nearest by cosine vote with weight exp(cosine / temperature). `rows` queries at a time
-    bound the memory.
+    The k nearest neighbours by cosine similarity vote with weight exp(cosine / temperature).
+    `rows`: queries per chunk, which limits the memory.
     """
-    bank = F.normalize(features.float(), dim=1)
+    train = F.normalize(features.float(), dim=1)
     classes = int(labels.max()) + 1
-    answers = []
-    for part in torch.split(F.normalize(queries.float(), dim=1), rows):
-        answers.append(_voted(part @ bank.T, labels, classes, k, temperature))
-    return torch.cat(answers)
+    predicted = []
+    for chunk in torch.split(F.normalize(queries.float(), dim=1), rows):
+        predicted.append(_vote(chunk @ train.T, labels, classes, k, temperature))
+    return torch.cat(predicted)
 
 
 @torch.no_grad()
@@ -38,24 +38,24 @@ def leave_one_out(
     temperature: float = 0.07,
     rows: int = 1024,
 ) -> torch.Tensor:
-    """int64 `[N]`: the class of each of `features` `[N, D]` by all the others; as `knn_predict`."""
-    bank = F.normalize(features.float(), dim=1)
-    classes, answers = int(labels.max()) + 1, []
-    for start in range(0, len(bank), rows):
-        cosines = bank[start : start + rows] @ bank.T
+    """Leave-one-out `knn_predict`: the class of each of `features` `[N, D]`, int64 `[N]`."""
+    train = F.normalize(features.float(), dim=1)
+    classes, predicted = int(labels.max()) + 1, []
+    for start in range(0, len(train), rows):
+        cosines = train[start : start + rows] @ train.T
         cosines.diagonal(start).fill_(-math.inf)
-        answers.append(_voted(cosines, labels, classes, min(k, len(bank) - 1), temperature))
-    return torch.cat(answers)
+        predicted.append(_vote(cosines, labels, classes, min(k, len(train) - 1), temperature))
+    return torch.cat(predicted)
 
 
-def _voted(
+def _vote(
     cosines: torch.Tensor, labels: torch.Tensor, classes: int, k: int, temperature: float
 ) -> torch.Tensor:
-    near = cosines.topk(min(k, cosines.shape[1]), dim=1)
+    nearest = cosines.topk(min(k, cosines.shape[1]), dim=1)
     votes = torch.zeros(len(cosines), classes, device=cosines.device)
-    # relative to the nearest: exp never overflows and the order stays
-    weight = ((near.values - near.values[:, :1]) / temperature).exp()
-    votes.scatter_add_(1, labels[near.indices], weight)
+    # relative to the nearest neighbour, so that exp cannot overflow
+    weight = ((nearest.values - nearest.values[:, :1]) / temperature).exp()
+    votes.scatter_add_(1, labels[nearest.indices], weight)
     return votes.argmax(1)
 
 
@@ -67,5 +67,5 @@ def knn_accuracy(
     *,
     k: int = 20,
 ) -> float:
-    """Share of `queries` whose class `knn_predict` finds, 0..1."""
+    """k-NN accuracy on `queries` with labels `truth`, 0..1."""
     return float((knn_predict(features, labels, queries, k=k) == truth).float().mean())

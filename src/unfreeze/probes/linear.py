@@ -1,4 +1,4 @@
-"""A linear classifier on frozen features, by scikit-learn."""
+"""Linear probe on frozen features, with scikit-learn."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +10,9 @@ Labels = npt.NDArray[np.int64]
 def linear_accuracy(
     features: Array, labels: Labels, queries: Array, truth: Labels, *, C: float = 1.0
 ) -> float:
-    """Accuracy 0..1 on `queries` `[M, D]` of logistic regression fitted to `features` `[N, D]`.
+    """Accuracy 0..1 on `queries` `[M, D]` of logistic regression trained on `features` `[N, D]`.
 
-    Features are standardised with the mean and deviation of the fitted ones.
+    Features are standardised with the mean and standard deviation of the training features.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

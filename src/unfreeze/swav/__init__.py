@@ -1,4 +1,4 @@
-"""SwAV (Caron et al., arXiv 2006.09882): its mathematics, importable and pure."""
+"""SwAV (Caron et al., arXiv 2006.09882): pure functions for the codes, the loss and the crops."""
 
 from unfreeze.data.views import multicrop
 from unfreeze.optim.larc import LARC

@@ -1,4 +1,4 @@
-"""Codes for a step: Sinkhorn over the batch of all processes and the bank, once that serves."""
+"""SwAV's codes: Sinkhorn over the batch of all processes and, once it is in use, the queue."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,10 +22,10 @@ Say = Callable[[str], None]
 
 
 class Assigner(Targets):
-    """Codes of the views `assigned`; owns the bank of `length` features for each of them.
+    """Codes of the views `assigned`; owns the queue of `length` features for each of them.
 
-    `length` is global; this process keeps its share of it, the rows of its own share of the last
-    batches, so that the rows of all processes together are those of one.
+    `length` is global. Each process stores the features of its share of the last batches, so the
+    queues of all processes together hold what a single process would hold.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class Assigner(Targets):
         self.assigned, self.epsilon, self.iterations = tuple(assigned), epsilon, iterations
         self.temperature = temperature
         self.length, self.opens = length // world, 0 if gate else opens
-        self.gate = gate  # without one the bank serves from its epoch on, as published
+        self.gate = gate  # None: the queue is used from epoch `opens` on, as published
 
     @classmethod
     def of(cls, s: PretrainSettings, world: int, mean: Mean, say: Say) -> "Assigner":
-        """The one that a plan's settings ask for; `mean` is over processes, `say` tells people."""
+        """Build from resolved settings; `mean` averages over processes, `say` writes to the log."""
         gate, opens = None, s.epoch_queue_starts or 0
         if s.queue_start == "auto" and s.queue_length:
             chance = math.log(s.nmb_prototypes or 1)
-            early = s.warmup_epochs or 0  # until then little moves because the rate is small
+            early = s.warmup_epochs or 0  # during warm-up features move little for a low rate
             gate = Gate(earliest=early, latest=opens, chance=chance, mean=mean, say=say)
         return cls(
             s.crops_for_assign,
@@ -72,19 +72,19 @@ class Assigner(Targets):
         rescored: Scores,
         batch: Batch,
     ) -> list[torch.Tensor]:
-        """`[B, K]` for each assigned view, from `[B, d]` and `[B, K]` for every view."""
+        """Codes `[B, K]` of each assigned view, from features `[B, d]` and scores `[B, K]`."""
         bank = self.opened(batch.epoch, features[0])
-        gate = self.gate is None or self.gate.serves(batch.epoch)
-        serves = bank is not None and gate and bank.full
+        gate_open = self.gate is None or self.gate.serves(batch.epoch)
+        use_queue = bank is not None and gate_open and bank.full
         codes = []
-        for place, view in enumerate(self.assigned):
+        for index, view in enumerate(self.assigned):
             C = scores[view].detach()
             B = len(C)
-            if bank is not None and serves:
-                C = torch.cat([C, rescored(bank.features[place])])
+            if bank is not None and use_queue:
+                C = torch.cat([C, rescored(bank.features[index])])
             codes.append(self.balanced(C)[:B])
         if bank is not None:
-            self.watched(bank, scores, rescored, None if serves else codes)
+            self.watched(bank, scores, rescored, None if use_queue else codes)
             bank.push([features[view] for view in self.assigned])
         return codes
 
@@ -93,11 +93,11 @@ class Assigner(Targets):
         return swapped_prediction_loss(scores, codes, self.assigned, temperature=self.temperature)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the bank: what the gate saw."""
+        """State for a checkpoint besides the queue's features: that of the gate."""
         return {"gate": self.gate and self.gate.state()}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """The reverse of `state`; a gate brings its sums to the device itself."""
+        """Restore `state()`; the gate moves its sums to the device itself."""
         if self.gate and state["gate"]:
             self.gate.restore(state["gate"])
 
@@ -110,22 +110,22 @@ class Assigner(Targets):
         bank: Bank,
         scores: Sequence[torch.Tensor],
         rescored: Scores,
-        own: list[torch.Tensor] | None,
+        batch_codes: list[torch.Tensor] | None,
     ) -> None:
-        """Tell the gate what it judges by; `own` are the codes of the batch alone, if there yet."""
+        """Update the gate's statistics; `batch_codes`: codes without the queue, if known."""
         gate, T = self.gate, self.temperature
         if gate is None or not gate.judging:
             return
         plain = [s.detach() for s in scores]
         if bank.full and gate.opened is None:
-            B, held = len(plain[0]), bank.features[0]
-            ends = (plain[self.assigned[0]], rescored(held[:B]), rescored(held[-B:]))
-            gate.moved(*((C / T).softmax(dim=1).mean(dim=0) for C in ends))
-        own = own or [self.balanced(plain[view]) for view in self.assigned]
-        gate.lost(swapped_prediction_loss(plain, own, self.assigned, temperature=T))
+            B, queued = len(plain[0]), bank.features[0]
+            batches = (plain[self.assigned[0]], rescored(queued[:B]), rescored(queued[-B:]))
+            gate.moved(*((C / T).softmax(dim=1).mean(dim=0) for C in batches))
+        batch_codes = batch_codes or [self.balanced(plain[view]) for view in self.assigned]
+        gate.lost(swapped_prediction_loss(plain, batch_codes, self.assigned, temperature=T))
 
     def opened(self, epoch: int, like: torch.Tensor) -> Bank | None:
-        """The bank once its epoch has come; None before, or where there is none."""
+        """The queue, created when its start epoch is reached; None before, or without a queue."""
         if self.gate is not None and self.gate.dropped:
             self.bank = None
             return None
@@ -137,7 +137,7 @@ class Assigner(Targets):
 def without_memory(trainer: "Trainer") -> "Trainer":
     """The trainer with codes that need neither a queue nor a memory of all images.
 
-    For steps that are only timed: these need a run behind them and cost next to nothing.
+    For benchmark steps: queue and memory need earlier epochs, and their cost is negligible.
     """
     s = trainer.s
     codes = Assigner(s.crops_for_assign, epsilon=epsilon_of(s), iterations=s.sinkhorn_iterations)

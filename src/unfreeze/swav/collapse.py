@@ -1,4 +1,4 @@
-"""What follows from a verdict of the guard: the run saves and ends, or says so and goes on."""
+"""Handling of a collapse: save a checkpoint and stop, or log it and continue."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,34 +12,34 @@ if TYPE_CHECKING:
     from unfreeze.swav.trainer import Trainer
 
 
-# in checkpoints/, where a run may recover: its untrained start, and the last state that was good
+# in checkpoints/ with --on-collapse recover: the untrained start, and the last healthy state
 START, GOOD = "start.ckpt", "good.ckpt"
-GOOD_BEST = "good-best.ckpt"  # what best.ckpt was at the good state
+GOOD_BEST = "good-best.ckpt"  # best.ckpt as of that state
 
 
 class Collapsed(DivergedError):
-    """A run that collapsed: the guard's `verdict`, and the `remedies` there are, best first."""
+    """Training collapsed: the detector's `verdict`, and the `remedies`, best first."""
 
-    def __init__(self, verdict: Verdict, found: list[Remedy]) -> None:
-        self.verdict, self.remedies = verdict, found
+    def __init__(self, verdict: Verdict, options: list[Remedy]) -> None:
+        self.verdict, self.remedies = verdict, options
         super().__init__(
-            f"Training collapsed by step {verdict.step}: {verdict.diagnosis}.", advice(found)
+            f"Training collapsed by step {verdict.step}: {verdict.diagnosis}.", advice(options)
         )
 
 
-def advice(found: list[Remedy]) -> str:
-    """The next step in words: each remedy as a flag with its value."""
-    if not found:
-        return "The last checkpoint is whole. Look at the images with `unfreeze show`."
-    tries = "; ".join(f"{remedy.flags} ({remedy.why})" for remedy in found)
+def advice(options: list[Remedy]) -> str:
+    """The next step of the error: each remedy as a flag with its value."""
+    if not options:
+        return "The last checkpoint is intact. Check the images with `unfreeze show`."
+    flags = "; ".join(f"{remedy.flags} ({remedy.why})" for remedy in options)
     return (
-        f"Start anew with the first of these that helps: {tries}. "
-        "--on-collapse ignore goes on as it is."
+        f"Start a new run with the first of these that helps: {flags}. "
+        "--on-collapse ignore continues unchanged."
     )
 
 
 def recovery(back: int, remedy: Remedy, verdict: Verdict) -> dict[str, Any]:
-    """What checkpoints, records and results say of one; `worked` is known later."""
+    """A recovery as checkpoints and results record it; `worked` is filled in later."""
     return {
         "collapsed_at": verdict.step,
         "back_to": back,
@@ -51,7 +51,7 @@ def recovery(back: int, remedy: Remedy, verdict: Verdict) -> dict[str, Any]:
 
 
 def keep_good(trainer: "Trainer") -> None:
-    """Give the checkpoint that was just written a second name, if one may go back to it."""
+    """Link the checkpoint just written under a second name, if the run may recover from it."""
     folder = trainer.run.file("checkpoints")
     if trainer.s.on_collapse != "recover" or trainer.verdict is not None:
         return
@@ -64,20 +64,20 @@ def keep_good(trainer: "Trainer") -> None:
 
 
 def best_again(folder: Path) -> None:
-    """Take the good state's best look for the run's: what came after it is given up."""
+    """Restore best.ckpt of the last healthy state, dropping what came after it."""
     if (folder / GOOD_BEST).exists():
         second_name(folder / GOOD_BEST, folder / BEST)
 
 
 def heed(trainer: "Trainer") -> None:
-    """Raise Collapsed, after a checkpoint, where the guard spoke and the run should end by it."""
+    """Save a checkpoint and raise Collapsed if a collapse was detected and is not ignored."""
     verdict = trainer.verdict
     if verdict is None:
         return
     plan = trainer.plan
     images = len(trainer.loader.positions)
-    found = remedies(trainer.s, steps_per_epoch=plan.steps_per_epoch, images=images)
-    collapsed = Collapsed(verdict, found)
+    options = remedies(trainer.s, steps_per_epoch=plan.steps_per_epoch, images=images)
+    collapsed = Collapsed(verdict, options)
     if trainer.s.on_collapse == "ignore":
         trainer.verdict = None
         if not trainer.guard.spoken:

@@ -1,6 +1,6 @@
-"""Figures without labels: whether features and codes say anything, on a fixed sample.
+"""Label-free metrics of features and codes (RankMe, alignment, uniformity, ...).
 
-All of them are pure; features are `[N, d]`, codes and predictions `[N, K]` with rows that sum to 1.
+Pure functions. Features are `[N, d]`; codes and predictions `[N, K]`, each row sums to 1.
 """
 
 import math
@@ -8,14 +8,14 @@ import math
 import torch
 import torch.nn.functional as F
 
-SAME = 0.99  # cosine from which two prototypes count as one
+SAME = 0.99  # cosine from which two prototypes are duplicates
 
 
 def effective_rank(features: torch.Tensor) -> float:
-    """How many directions the features use, 1 .. d: exp of the entropy of their singular values.
+    """Effective rank of the features, 1 .. d: exp of the entropy of their singular values.
 
-    RankMe (Garrido et al., arXiv 2210.02885, equation 1), not centred: features that are all the
-    same have rank 1.
+    RankMe (Garrido et al., arXiv 2210.02885, equation 1), not centred: constant features
+    have rank 1.
     """
     # on the CPU in float64: squaring the singular values costs half of the digits
     X = features.detach().cpu().double()
@@ -24,15 +24,15 @@ def effective_rank(features: torch.Tensor) -> float:
 
 
 def perplexity(weights: torch.Tensor) -> float:
-    """Of how many equal parts a division has the entropy: exp of the entropy of `weights`."""
+    """Exp of the entropy of `weights`, normalised to sum 1: the effective number of parts."""
     p = weights / weights.sum().clamp_min(1e-300)
     return float(torch.exp(-torch.xlogy(p, p).sum()))
 
 
 def spread(features: torch.Tensor) -> float:
-    """Standard deviation of unit features a dimension, 0 .. 1; 1 is what evenly spread ones have.
+    """Mean standard deviation per dimension of unit features, 0 .. 1; 1: evenly spread.
 
-    The check for collapse of Chen and He (arXiv 2011.10566, section 4.1), times the root of d.
+    The collapse measure of Chen and He (arXiv 2011.10566, section 4.1), times sqrt(d).
     """
     Z = F.normalize(features.float(), dim=1)
     return float(Z.std(dim=0, correction=0).mean() * math.sqrt(Z.shape[1]))
@@ -48,7 +48,7 @@ def alignment(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def uniformity(features: torch.Tensor) -> float:
-    """Log of the mean of exp(-2 distance²) over pairs of unit features; 0 all the same, lower even.
+    """Log of the mean of exp(-2 distance²) over pairs of unit features; 0: constant, lower: even.
 
     Wang and Isola, arXiv 2005.10242, equation 2 with t = 2.
     """
@@ -57,36 +57,36 @@ def uniformity(features: torch.Tensor) -> float:
 
 
 def sharpness(codes: torch.Tensor) -> torch.Tensor:
-    """Mean entropy of a row as a share of ln K, a scalar on its device; 1: the rows say nothing."""
+    """Mean entropy of the rows as a share of ln K, a scalar on their device; 1: uniform rows."""
     return -torch.xlogy(codes, codes).sum(dim=1).mean() / math.log(codes.shape[1])
 
 
 def usage(codes: torch.Tensor) -> float:
-    """Entropy of the mean row as a share of ln K, 0 .. 1; 1: every prototype is used alike."""
+    """Entropy of the mean row as a share of ln K, 0 .. 1; 1: prototypes are used equally."""
     return math.log(perplexity(codes.mean(dim=0))) / math.log(codes.shape[1])
 
 
 def told(predictions: torch.Tensor) -> float:
-    """What a prediction tells about its image as a share of ln K, 0 .. 1: mutual information.
+    """Mutual information of image and prototype as a share of ln K, 0 .. 1.
 
-    The entropy of the mean row less the mean entropy of the rows: 0 where all say the same, and
-    where none says anything.
+    The entropy of the mean row minus the mean entropy of the rows: 0 for identical and for uniform
+    rows.
     """
     return usage(predictions) - float(sharpness(predictions))
 
 
 def in_use(nearest: torch.Tensor, prototypes: int) -> int:
-    """How many of the prototypes are the nearest one of some image."""
+    """Number of prototypes that are nearest to at least one image."""
     return int((nearest.bincount(minlength=prototypes) > 0).sum())
 
 
 def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Share of the images whose two views are given the same prototype by their codes."""
+    """Share of the images whose two views have the same prototype as the maximum of their codes."""
     return float((one.argmax(dim=1) == other.argmax(dim=1)).float().mean())
 
 
 def duplicates(prototypes: torch.Tensor, *, same: float = SAME) -> float:
-    """Share of the prototypes `[K, d]` that have another one at a cosine of `same` at least."""
+    """Share of the prototypes `[K, d]` with another prototype at a cosine of at least `same`."""
     C = F.normalize(prototypes.detach().float(), dim=1)
     cosines = (C @ C.T).fill_diagonal_(-1)
     return float((cosines >= same).any(dim=1).float().mean())

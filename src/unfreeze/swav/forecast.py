@@ -1,4 +1,4 @@
-"""What a plan comes to before anything is trained: its curve, its memory, the published values."""
+"""Forecast of a plan: learning-rate curve, memory use, and the published recipe nearest to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from unfreeze.swav.model import SwAV
 from unfreeze.swav.recipe import Plan, view_specs
 from unfreeze.swav.recipes import PUBLISHED
 
-LARGE = 1024  # from this batch on the published recipe for large batches is the nearer one
-_STATES = {"adamw": 2, "larc": 1, "sgd": 1}  # tensors that an optimizer keeps for each parameter
+LARGE = 1024  # from this batch size on, compare with the published large-batch recipe
+_STATES = {"adamw": 2, "larc": 1, "sgd": 1}  # state tensors of an optimizer per parameter
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def published(s: PretrainSettings) -> tuple[str, dict[str, Any]]:
-    """(name, settings) of the published recipe that a plan is compared with: its own or a near."""
+    """(name, settings) of the published recipe that a plan is compared with."""
     name = s.recipe
     if name == "auto":
         name = "swav-100ep" if (s.batch_size or 0) >= LARGE else "swav-200ep-bs256"
@@ -30,14 +30,14 @@ def published(s: PretrainSettings) -> tuple[str, dict[str, Any]]:
 
 
 def learning_rates(plan: Plan, points: int = 10) -> list[tuple[int, float]]:
-    """(step, learning rate) at so many steps, the first and the last among them."""
+    """(step, learning rate) at `points` evenly spaced steps, including the first and the last."""
     last = plan.steps - 1
     steps = sorted({round(last * k / (points - 1)) for k in range(points)}) if last >= 0 else []
     return [(step, float(f"{plan.learning_rate(step):.6g}")) for step in steps]
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """One bar a value, from the lowest to the highest."""
+    """One bar per value, scaled from the minimum to the maximum."""
     low, high = min(values, default=0.0), max(values, default=0.0)
     span = (high - low) or 1.0
     return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1))] for value in values)
@@ -45,32 +45,32 @@ def sparkline(values: Sequence[float]) -> str:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the device of one process in the heaviest moment of a step."""
+    """Peak device memory of one process during a step, in bytes."""
 
     parameters: int
     gradients: int
     optimizer: int
-    inputs: int  # the views of one part of the batch
-    activations: int  # what the backward pass needs
+    inputs: int  # the views of one micro-batch
+    activations: int  # saved for the backward pass
     codes: int  # Sinkhorn's matrices, and the queue
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all parts, in bytes."""
         parts = (self.parameters, self.gradients, self.optimizer)
         return sum(parts) + self.inputs + self.activations + self.codes
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one part of a batch does: bytes kept for the backward pass, operations forward."""
+    """Cost of one micro-batch: bytes saved for the backward pass, FLOPs of the forward pass."""
 
     activations: int
     operations: int
 
 
 def memory(model: SwAV, plan: Plan, work: Work, *, share: int, processes: int) -> Memory:
-    """The bytes of a plan whose `share` of the batch is one process's."""
+    """Peak memory of a plan; `share`: images of a batch per process."""
     s = plan.settings
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     rows, assigned = share // s.accumulate, len(s.crops_for_assign)
@@ -78,43 +78,43 @@ def memory(model: SwAV, plan: Plan, work: Work, *, share: int, processes: int) -
     pixels = sum(3 * spec.size**2 for spec in view_specs(s))
     return Memory(
         parameters=weights,
-        # what is sent between processes is copied once more
+        # data parallel: gradients are copied once for communication
         gradients=weights * (2 if processes > 1 else 1),
         optimizer=weights * _STATES[s.optimizer or "larc"],
-        inputs=rows * pixels * 4 + share * pixels,  # float32, and the bytes they come from
+        inputs=rows * pixels * 4 + share * pixels,  # float32, and the uint8 pixels
         activations=work.activations,
         codes=4 * (3 * (share + queue) * (s.nmb_prototypes or 0) + assigned * queue * s.feat_dim),
     )
 
 
 def work_of(model: SwAV, plan: Plan, *, rows: int, device: torch.device, precision: str) -> Work:
-    """A forward pass over the views of `rows` images with shapes alone: no arithmetic, no memory.
+    """Cost of a forward pass over the views of `rows` images, on fake tensors: shapes only.
 
-    Raises whatever a network raises that wants to see numbers.
+    Raises whatever a network with data-dependent control flow raises.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
 
     s = plan.settings
     shapes = FakeTensorMode()
-    own = {
+    state = {
         name: shapes.from_tensor(tensor.detach()).requires_grad_(tensor.is_floating_point())
         for name, tensor in model.named_parameters()
     }
-    own |= {name: shapes.from_tensor(buffer) for name, buffer in model.named_buffers()}
+    state |= {name: shapes.from_tensor(buffer) for name, buffer in model.named_buffers()}
     with shapes, FlopCounterMode(display=False) as counter:
         sizes = [spec.size for spec in view_specs(s)]
         views = [torch.zeros(rows, 3, size, size, device=device) for size in sizes]
         views = [view.to(memory_format=torch.channels_last) for view in views]
-        kept = Kept((*own.values(), *views))
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(kept.take, _as_it_is):
+        saved = Kept((*state.values(), *views))
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(saved.take, _unchanged):
             with autocast(device, precision):
-                _, scores = functional_call(model, own, (views,))
+                _, scores = functional_call(model, state, (views,))
             by_view = list(scores.chunk(len(views)))
             codes = [torch.zeros_like(by_view[view]) for view in s.crops_for_assign]
             swapped_prediction_loss(by_view, codes, s.crops_for_assign, temperature=s.temperature)
-    return Work(kept.bytes, counter.get_total_flops())
+    return Work(saved.bytes, counter.get_total_flops())
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
+def _unchanged(tensor: Tensor) -> Tensor:
     return tensor

@@ -1,4 +1,4 @@
-"""What the prototypes gathered: for the most used ones, the images nearest to them."""
+"""Gallery of the most used prototypes with their nearest images."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +19,8 @@ Pixels = npt.NDArray[np.uint8]
 class Gathered(NamedTuple):
     """The P most used prototypes and the M images nearest to each.
 
-    `share` `[P]`: part of the images that are nearest to it; `prototype` `[P]`: its number;
-    `nearest` `[P, M]`: positions.
+    `share` `[P]`: share of all images assigned to it; `prototype` `[P]`: its index;
+    `nearest` `[P, M]`: positions of the images.
     """
 
     share: npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ def gather(
     std: Sequence[float],
     batch: int = 256,
 ) -> Gathered:
-    """Assign `count` images to prototypes; `cut(positions)` gives uint8 `[B, S, S, 3]`."""
+    """Assign `count` images to prototypes; `cut(positions)` returns uint8 `[B, S, S, 3]`."""
     was_training = model.training
     model.eval()
     parts = []
@@ -54,8 +54,8 @@ def gather(
     return Gathered(used[top].double().numpy() / count, top.numpy(), nearest.numpy())
 
 
-def save_gallery(path: Path, found: Gathered, cut: Callable[[Sequence[int]], Pixels]) -> None:
+def save_gallery(path: Path, gallery: Gathered, cut: Callable[[Sequence[int]], Pixels]) -> None:
     """Write `prototypes.npz`: `images` uint8 `[P, M, S, S, 3]`, `prototype` and `share` `[P]`."""
-    images = np.stack([cut([int(i) for i in row]) for row in found.nearest])
+    images = np.stack([cut([int(i) for i in row]) for row in gallery.nearest])
     with replacing(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, images=images, prototype=found.prototype, share=found.share)
+        np.savez_compressed(stream, images=images, prototype=gallery.prototype, share=gallery.share)

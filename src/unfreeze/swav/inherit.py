@@ -1,8 +1,8 @@
-"""A start that is more than a backbone: projection head and prototypes of other SwAV weights.
+"""Loading of projection head and prototypes from other SwAV weights.
 
-Names differ from tool to tool and are found by shape and place: the reference's and our own
-`projection_head`, solo-learn's `projector`, lightly's `projection_head.layers`, VISSL's
-`heads.0.projection_head`; prototypes by their name, weight-normed ones by their direction.
+Parameter names differ between tools and are matched by name and shape: `projection_head` (the
+reference and unfreeze), `projector` (solo-learn), `projection_head.layers` (lightly),
+`heads.0.projection_head` (VISSL). Weight-normed prototypes are loaded by their direction.
 """
 
 import re
@@ -22,7 +22,7 @@ from unfreeze.swav.model import SwAV
 _PROTOTYPES = re.compile(r"(?:^|\.)prototypes\d*(?:\.heads\.\d+)?\.weight$")
 _HEAD = re.compile(r"(?:^|\.)(?:projection_head|projector)(?:\.layers)?\.(\d+)\.weight$")
 _OURS = re.compile(r"(?:^|\.)(?:projection_head|projector|prototypes\d*)(?:\.|$)")
-# What weight norm leaves of a matrix, in torch's older and newer writing; the direction is second.
+# Weight norm's parameters, old and new torch names: (length, direction).
 _NORMED = (
     ("weight_g", "weight_v"),
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),
@@ -31,86 +31,88 @@ _NORMED = (
 
 @dataclass(frozen=True)
 class Inherited:
-    """What was taken ("projection head", "prototypes"), and a sentence about each part."""
+    """The loaded parts ("projection head", "prototypes"), and a sentence about each part."""
 
     taken: tuple[str, ...]
     said: tuple[str, ...]
 
 
 def inherit(model: SwAV, rest: Mapping[str, torch.Tensor]) -> Inherited:
-    """Copy head and prototypes out of `rest` (tensors by name) where they fit, in place.
+    """Copy head and prototypes of `rest` (tensors by name) into `model` where they fit.
 
-    A head is one of SwAV only where prototypes are beside it, and prototypes mean something only
-    in the space of their own head: with another head they are left out, too.
+    A head counts as SwAV's only together with prototypes, and prototypes are meaningful only in
+    the space of their own head: with another head they are not loaded.
     """
     for name, tensor in rest.items():
         if _OURS.search(name) and (why := oddity(tensor, tensor)):
-            return Inherited((), (f"Projection head and prototypes start anew: {name} {why}.",))
+            return Inherited(
+                (), (f"Projection head and prototypes start at random: {name} {why}.",)
+            )
     plain = without_weight_norm(rest)
-    found = prototypes_in(plain)
-    if not found:
-        return Inherited((), ("No SwAV head in the weights: it starts at random.",))
-    why = _take_head(model, plain)
+    names = prototypes_in(plain)
+    if not names:
+        return Inherited((), ("No SwAV head in the weights: the head starts at random.",))
+    why = _load_head(model, plain)
     if why:
         return Inherited((), (f"The SwAV head starts at random: {why}.",))
-    own = model.prototypes.weight
-    fitting = next((name for name in found if plain[name].shape == own.shape), None)
-    if fitting is None:
-        K, d = plain[found[0]].shape
-        said = f"Prototypes start at random: {K:,} in the weights, {len(own):,} here"
-        said += f" (--nmb-prototypes {K} takes them)." if d == own.shape[1] else "."
-        return Inherited(("projection head",), ("Projection head loaded.", said))
+    current = model.prototypes.weight
+    matching = next((name for name in names if plain[name].shape == current.shape), None)
+    if matching is None:
+        K, d = plain[names[0]].shape
+        note = f"Prototypes start at random: {K:,} in the weights, {len(current):,} here"
+        note += f" (--nmb-prototypes {K} loads them)." if d == current.shape[1] else "."
+        return Inherited(("projection head",), ("Projection head loaded.", note))
     with torch.no_grad():
-        own.copy_(plain[fitting])
-    bias = fitting.removesuffix("weight") + "bias"
-    said = "Projection head and prototypes loaded"
-    said += "; the prototypes' bias is not used, scores are cosines." if bias in plain else "."
-    return Inherited(("projection head", "prototypes"), (said,))
+        current.copy_(plain[matching])
+    bias = matching.removesuffix("weight") + "bias"
+    note = "Projection head and prototypes loaded"
+    note += "; the prototypes' bias is not used, scores are cosines." if bias in plain else "."
+    return Inherited(("projection head", "prototypes"), (note,))
 
 
 def prototypes_in(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names of prototype matrices [K, d] among named tensors, in their order."""
+    """Names of the prototype matrices [K, d] among `tensors`, in order."""
     return [name for name, t in tensors.items() if t.dim() == 2 and _PROTOTYPES.search(name)]
 
 
 def near_identical(prototypes: torch.Tensor, *, cosine: float = 0.999, rows: int = 1024) -> int:
-    """How many of K prototypes [K, d] have a twin: another whose cosine with them is above."""
+    """Number of the prototypes [K, d] with another one at a cosine above `cosine`."""
     Z = F.normalize(prototypes.float(), dim=1)
     count = 0
     for start in range(0, len(Z), rows):
         block = Z[start : start + rows] @ Z.T
-        place = torch.arange(len(block))
-        block[place, start + place] = -1.0  # not with itself
+        index = torch.arange(len(block))
+        block[index, start + index] = -1.0  # not itself
         count += int((block > cosine).any(1).sum())
     return count
 
 
 def rest_of_run(spec: str) -> tuple[dict[str, torch.Tensor], str]:
-    """(head and prototypes of a pretraining run, why there are none): its model/ has none."""
+    """(head and prototypes of a pretraining run, reason if none): from its last checkpoint."""
     folder = model_folder(spec)
     last = Path(spec) / "checkpoints" / "last.ckpt"
     if folder is None or not last.exists():
-        return {}, "" if folder is None else f"{spec} holds the backbone alone"
+        return {}, "" if folder is None else f"{spec} holds only the backbone"
     contents = read_checkpoint(last)
     steps, step = card_of(folder).provenance.get("steps"), contents.meta.get("step")
     if steps != step:
-        return {}, f"{last} is of step {step}, the model of step {steps}"
+        return {}, f"{last} is of step {step}, the model is of step {steps}"
     parts = ("projection_head.", "prototypes.")
     return {name: t for name, t in contents.tensors.items() if name.startswith(parts)}, ""
 
 
-def _take_head(model: SwAV, plain: Mapping[str, torch.Tensor]) -> str:
-    """Copy the projection head where it fits whole; else why it does not."""
+def _load_head(model: SwAV, plain: Mapping[str, torch.Tensor]) -> str:
+    """Copy the projection head if all of it fits; else return why it does not."""
     state = {n: t for n, t in model.state_dict().items() if n.startswith("projection_head.")}
-    wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    pairs = match({n: tuple(t.shape) for n, t in plain.items()}, wanted).pairs
-    lacking = [n for n in wanted if n not in pairs and not n.endswith("num_batches_tracked")]
-    # a bias before a batch norm does nothing, and some leave it out
-    idle = "projection_head.0.bias"
-    if lacking == [idle] and "projection_head.1.running_mean" in pairs:
-        lacking = []
-    if lacking:
-        return f"theirs is {_widths(plain)}, here {_widths(state)}"
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    pairs = match({n: tuple(t.shape) for n, t in plain.items()}, shapes).pairs
+    missing = [n for n in shapes if n not in pairs and not n.endswith("num_batches_tracked")]
+    # a bias before batch norm has no effect, and some tools omit it
+    unused_bias = "projection_head.0.bias"
+    if missing == [unused_bias] and "projection_head.1.running_mean" in pairs:
+        missing = []
+    if missing:
+        return f"it is {_widths(plain)} in the weights, {_widths(state)} here"
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(plain[pairs[name]]) if name in pairs else tensor.zero_()
@@ -118,20 +120,20 @@ def _take_head(model: SwAV, plain: Mapping[str, torch.Tensor]) -> str:
 
 
 def _widths(tensors: Mapping[str, torch.Tensor]) -> str:
-    """`2048-2048-128 with batch norm` of the head among named tensors."""
-    layers = {int(hit[1]): t for n, t in tensors.items() if (hit := _HEAD.search(n))}
+    """Description of the head in `tensors`, as `2048-2048-128 with batch norm`."""
+    layers = {int(m[1]): t for n, t in tensors.items() if (m := _HEAD.search(n))}
     linear = [layers[number] for number in sorted(layers) if layers[number].dim() == 2]
     if not linear:
-        return "written in a way that is not known"
+        return "of unknown structure"
     widths = "-".join(str(n) for n in (linear[0].shape[1], *(t.shape[0] for t in linear)))
     normed = any(t.dim() == 1 for t in layers.values())
     return f"{widths} {'with' if normed else 'without'} batch norm"
 
 
 def without_weight_norm(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same with `weight_g, weight_v` as one `weight` of unit rows.
+    """The tensors with `weight_g, weight_v` replaced by one `weight` of unit rows.
 
-    Their lengths are no part of a prototype: its scores are cosines.
+    The lengths are dropped: scores are cosines.
     """
     plain = dict(tensors)
     for name in tensors:

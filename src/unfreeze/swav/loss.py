@@ -1,4 +1,4 @@
-"""Swapped prediction: each view predicts the codes of the others (paper, equations 1 and 2)."""
+"""Swapped prediction loss: each view predicts the codes of the others (paper, equations 1, 2)."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,16 @@ def swapped_prediction_loss(
     *,
     temperature: float = 0.1,
 ) -> torch.Tensor:
-    """The loss, a scalar: cross-entropy of codes and predictions, in float32 at least.
+    """Cross-entropy between codes and predictions, a scalar, computed in at least float32.
 
     `scores`: `[B, K]` for each view. `codes`: `[B, K]` for each view in `assign_views`.
     Mean over the assigned views, for each of them over all other views, and over B.
-    It starts near ln K.
+    An untrained network has a loss near ln K.
     """
     if len(scores) < 2 or len(codes) != len(assign_views):
         raise UsageError(
-            f"{len(scores)} views and {len(codes)} codes for views {list(assign_views)}: the loss "
-            "needs two views at least and one code for each assigned view."
+            f"Got {len(scores)} views and {len(codes)} codes for views {list(assign_views)}: the "
+            "loss needs at least two views and one code per assigned view."
         )
     log_p = [
         (s.to(torch.promote_types(s.dtype, torch.float32)) / temperature).log_softmax(dim=1)
@@ -31,7 +31,7 @@ def swapped_prediction_loss(
     ]
     total = log_p[0].new_zeros(())
     for i, Q in zip(assign_views, codes, strict=True):
-        # Q is the same in every term, so the predictions are summed before the one product
+        # Q is the same in every term: sum the predictions first, then multiply once
         others = sum(p for v, p in enumerate(log_p) if v != i)
         total = total - (Q * others).sum(dim=1).mean() / (len(scores) - 1)
     return total / len(assign_views)

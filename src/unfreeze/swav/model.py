@@ -9,9 +9,9 @@ from torch import nn
 
 
 class SwAV(nn.Module):
-    """Views in, (features, scores) out. Names are the reference's: `projection_head`, `prototypes`.
+    """Maps views to (features, scores). Parameter names are the reference implementation's.
 
-    `backbone` maps `[B, 3, S, S]` to `[B, width]`. `hidden` 0 makes the head one linear layer.
+    `backbone` maps `[B, 3, S, S]` to `[B, width]`. With `hidden` 0 the head is one linear layer.
     """
 
     def __init__(
@@ -33,18 +33,17 @@ class SwAV(nn.Module):
 
     @torch.no_grad()
     def normalise_prototypes(self) -> None:
-        """Put every prototype back on the unit sphere."""
+        """Normalise every prototype to length 1."""
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
     def forward(self, views: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit features `[V*B, d]` and cosines `[V*B, K]` for V views of `[B, 3, S, S]`.
 
-        In float32; float64 stays.
-
-        One pass of the backbone for each run of equal sizes, one of the head over everything.
+        Computed in float32 (float64 stays). The backbone runs once per group of adjacent views of
+        equal size, the head once over all views.
         """
-        runs = [list(same) for _, same in groupby(views, key=lambda view: view.shape[-1])]
-        return self.projected(torch.cat([self.backbone(torch.cat(run)) for run in runs]))
+        groups = [list(group) for _, group in groupby(views, key=lambda view: view.shape[-1])]
+        return self.projected(torch.cat([self.backbone(torch.cat(group)) for group in groups]))
 
     def projected(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit features `[B, d]` and cosines `[B, K]` of the backbone's features `[B, width]`."""

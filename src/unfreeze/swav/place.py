@@ -1,4 +1,4 @@
-"""Where the arithmetic happens, and how images get there."""
+"""Device, precision and memory format of a run, and where its crops are computed."""
 
 import math
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from unfreeze.data.views.multicrop import MEAN, STD
 from unfreeze.settings.pretrain import PretrainSettings
 from unfreeze.swav.facts import Facts
 
-SMALL = 64  # pixels; views of larger images are not cut on the device
+SMALL = 64  # pixels; crops of larger images are computed on the host
 
 
 @dataclass(frozen=True)
 class Place:
-    """The device, its precision, and the mean and deviation that images are normalised with.
+    """Device, precision, and the mean and standard deviation that images are normalised with.
 
-    `layout`: how images and weights lie in memory, channels_last or contiguous.
+    `layout`: memory format of images and weights, channels_last or contiguous.
     """
 
     device: torch.device
@@ -29,30 +29,30 @@ class Place:
     layout: str = "channels_last"
 
     def takes(self, view: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """A view `[B, S, S, 3]` as the network takes it: `[B, 3, S, S]`, normalised, in `dtype`."""
-        there = view.to(self.device, non_blocking=True)
-        found = normalise(there, self.mean, self.std).to(dtype)
-        return found.contiguous() if self.layout == "contiguous" else found
+        """Network input `[B, 3, S, S]` in `dtype`, normalised, of a uint8 view `[B, S, S, 3]`."""
+        moved = view.to(self.device, non_blocking=True)
+        images = normalise(moved, self.mean, self.std).to(dtype)
+        return images.contiguous() if self.layout == "contiguous" else images
 
 
 def views_on(s: PretrainSettings, facts: Facts) -> tuple[str, str]:
-    """(device or host, reason): where the views of a run are cut."""
+    """(device or host, reason): where the crops of a run are computed."""
     size = 4 * facts.side**2 * facts.images if facts.held is None else facts.held
     if facts.device != "cuda":
-        return "host", "one by one is faster without a GPU"
+        return "host", "without a GPU, one image at a time is faster"
     if facts.side > SMALL:
-        return "host", f"images of {facts.side} pixels; up to {SMALL} they go to the GPU"
+        return "host", f"images of {facts.side} pixels; the GPU crops up to {SMALL}"
     if s.workers:
-        return "host", "by the workers that were given"
+        return "host", "--workers is given"
     if s.store == "off" or s.scan != "full" or math.isinf(size):
-        return "host", "decoded images are not held"
+        return "host", "decoded images are not kept in memory"
     if size > facts.room:
-        return "host", f"{size / 2**30:.2f} GiB, the GPU has {facts.room / 2**30:.2f} for them"
-    return "device", f"{size / 2**30:.2f} GiB of small images, held as uint8 on the GPU"
+        return "host", f"{size / 2**30:.2f} GiB of images, the GPU has {facts.room / 2**30:.2f}"
+    return "device", f"{size / 2**30:.2f} GiB of small images, stored as uint8 on the GPU"
 
 
 def preprocess_of(s: PretrainSettings) -> Preprocess:
-    """The centre at the size of the large views; big images keep the usual margin."""
+    """Evaluation preprocessing: centre crop of the large views' size, usual margin."""
     size = (s.size_crops or (224,))[0]
     return Preprocess(
         size,

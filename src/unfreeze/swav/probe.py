@@ -1,7 +1,8 @@
-"""The probe before step 0: tries ways of computing a step, and never takes longer than it may.
+"""Throughput autotuning before step 0, within a time budget.
 
-Every step gets a limit and is cut off where it passes that, between two layers; a step that was cut
-says that its way is slow, which is all there is to know.
+Times a step with different numbers of threads and workers, precisions and memory formats. Every
+step has a time limit and is aborted between two layers when it exceeds it; an aborted step shows
+that its configuration is slow.
 """
 
 import statistics
@@ -13,22 +14,22 @@ from typing import Protocol
 from unfreeze.swav.ways import KNOBS, MARGIN, Choice, Round, Scope, Spent, Way, choose, tries
 
 SECONDS = 5.0
-SHARE = 0.05  # of the whole run, at most
-RESERVE = 0.5  # seconds for ending what was started
-LEAST = 0.1  # seconds left without which nothing more is begun
-WORKERS_LEAST = 1.0  # the same for ways whose workers have to be started
-FIRST = 2.0  # seconds that the first step of a way may take, which finds nothing in place
-LONGEST = 1.2  # and any other
+SHARE = 0.05  # maximum share of the run's time
+RESERVE = 0.5  # seconds reserved for shutting down
+LEAST = 0.1  # minimum seconds left to start another step
+WORKERS_LEAST = 1.0  # likewise, if workers have to be started
+FIRST = 2.0  # limit of a configuration's first step, with cold caches
+LONGEST = 1.2  # limit of any other step, in seconds
 TARGET = 0.08  # seconds of a step that is long enough to measure
 REPEATS = 3
-HOPELESS = 3.0  # times the seconds of the fastest
+HOPELESS = 3.0  # times the fastest step: not measured again
 
 
 class Measure(Protocol):
-    """Makes steps that change nothing, and times them."""
+    """Times training steps without changing the model."""
 
     def __call__(self, way: Way, rows: int, limit: float) -> Spent:
-        """One step of `rows` images in this way; cut off soon after `limit` seconds."""
+        """Time one step of `rows` images with `way`; aborted soon after `limit` seconds."""
 
 
 def probe(
@@ -40,9 +41,9 @@ def probe(
     steps: int,
     clock: Callable[[], float] = time.monotonic,
 ) -> Choice:
-    """What pays, by steps of `rows` (fewest, most) images; the run has so many `steps`.
+    """Choose the fastest configuration, timing steps of `rows` (minimum, maximum) images.
 
-    Ends within `SECONDS`, and earlier for a run that is soon over.
+    `steps`: of the run. Takes at most `SECONDS`, and less for a short run.
     """
     limited = _Limited(measure, clock, rows)
     way, rounds = usual, list[Round]()
@@ -53,31 +54,31 @@ def probe(
             continue
         size, spent = sized
         if knob == "workers" and spent.whole and spent.data < MARGIN * spent.total:
-            ways = ways[:1]  # nothing to win
-        found = limited.in_turn(ways, size) if len(ways) > 1 else {ways[0]: spent}
-        if found is not None:
-            rounds.append(Round(knob, size, found))
+            ways = ways[:1]  # workers cannot help
+        medians = limited.in_turn(ways, size) if len(ways) > 1 else {ways[0]: spent}
+        if medians is not None:
+            rounds.append(Round(knob, size, medians))
             way = choose(rounds, usual, scope).way
     return replace(choose(rounds, usual, scope, limited.ended), seconds=limited.elapsed)
 
 
 class _Limited:
-    """Measurements, as long as there is time for them."""
+    """Measurements within a time budget."""
 
     def __init__(self, measure: Measure, clock: Callable[[], float], rows: tuple[int, int]) -> None:
         self.measure, self.clock, self.rows = measure, clock, rows
         self.began, self.limit = clock(), SECONDS - RESERVE
         self.ended = "no time was left"
         self.warm: set[tuple[Way, int]] = set()
-        self.slow: dict[tuple[Way, int], Spent] = {}  # what was cut off
+        self.slow: dict[tuple[Way, int], Spent] = {}  # aborted steps
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return self.clock() - self.began
 
     def step(self, way: Way, rows: int, most: float) -> Spent | None:
-        """One step of at most so many seconds, or None where there is no time for it."""
+        """Time one step with a limit of `most` seconds; None if no time is left."""
         least = WORKERS_LEAST if way.workers and (way, rows) not in self.warm else LEAST
         left = self.limit - self.elapsed
         if left < least:
@@ -86,7 +87,7 @@ class _Limited:
         return self.measure(way, rows, min(left, most))
 
     def counted(self, way: Way, rows: int, most: float = LONGEST) -> Spent | None:
-        """The same, but not the first of its way, which counts for nothing."""
+        """Time a warm step: the first step of a configuration is not counted."""
         if (way, rows) not in self.warm:
             self.step(way, rows, FIRST)
         if (way, rows) in self.slow:
@@ -97,50 +98,52 @@ class _Limited:
         return spent
 
     def sized(self, way: Way, steps: int) -> tuple[int, Spent] | None:
-        """(images that make a step long enough to measure, that step); None without time."""
+        """(images of a step long enough to measure, its time); None if no time is left."""
         rows, most = self.rows
         while True:
             spent = self.counted(way, rows) or self.slow.get((way, rows))
             if spent is None:
                 return None
-            self._heed(steps, spent)
+            self._limit_budget(steps, spent)
             if rows >= most or 2 * spent.total > TARGET:
                 return rows, spent
             rows = min(most, rows * min(8, max(2, int(TARGET / max(spent.total, 1e-6)))))
 
-    def _heed(self, steps: int, spent: Spent) -> None:
-        """A run of so many steps, none shorter than this part of one, is worth a share of them."""
+    def _limit_budget(self, steps: int, spent: Spent) -> None:
+        """Limit the budget to a share of the run's time, estimated from one step's time."""
         if SHARE * steps * spent.total < self.limit:
             self.limit = SHARE * steps * spent.total
-            self.ended = f"a run of {steps:,} steps is too short for it to pay"
+            self.ended = f"a run of {steps:,} steps is too short to benefit"
 
     def in_turn(self, ways: Sequence[Way], rows: int) -> dict[Way, Spent] | None:
-        """Each way's median step, the ways alternating; None where there was nothing to compare.
+        """Median step time of each configuration, measured alternately; None without a comparison.
 
-        A way that there was no time for is left out, one that is far behind is not tried again.
+        A configuration without a measurement is omitted, one that is far slower is not repeated.
         """
-        found: dict[Way, list[Spent]] = {
+        measured: dict[Way, list[Spent]] = {
             way: [self.slow[way, rows]] if (way, rows) in self.slow else [] for way in ways
         }
         for _ in range(REPEATS):
-            for way, tried in found.items():
-                best = min((s.total for all_ in found.values() for s in all_ if s.whole), default=0)
+            for way, steps in measured.items():
+                best = min(
+                    (s.total for others in measured.values() for s in others if s.whole), default=0
+                )
                 most = min(LONGEST, HOPELESS * best) if best else LONGEST
-                if not tried or (_middle(tried).total < most and len(tried) * best < 4 * TARGET):
+                if not steps or (_median(steps).total < most and len(steps) * best < 4 * TARGET):
                     spent = self.counted(way, rows, most)
-                    tried += [spent] if spent is not None else []
-        medians = {way: _middle(tried) for way, tried in found.items() if tried}
+                    steps += [spent] if spent is not None else []
+        medians = {way: _median(steps) for way, steps in measured.items() if steps}
         fastest = min(medians.values(), key=lambda spent: spent.total, default=None)
         compared = ways[0] in medians and len(medians) > 1
         return medians if compared and fastest is not None and fastest.whole else None
 
 
-def _middle(tried: Sequence[Spent]) -> Spent:
-    """The median of steps; of one that was cut off that one."""
-    cut = [spent for spent in tried if not spent.whole]
-    if cut:
-        return cut[0]
+def _median(steps: Sequence[Spent]) -> Spent:
+    """Median of the steps; if one was aborted, that one."""
+    aborted = [spent for spent in steps if not spent.whole]
+    if aborted:
+        return aborted[0]
     return Spent(
-        statistics.median(spent.data for spent in tried),
-        statistics.median(spent.step for spent in tried),
+        statistics.median(spent.data for spent in steps),
+        statistics.median(spent.step for spent in steps),
     )

@@ -1,9 +1,9 @@
-"""The auto recipe: every value that was not given follows from the images, with a reason.
+"""The auto recipe: derives every value that was not given from the dataset, with a reason.
 
-A pure function: `plan(settings, facts) -> Plan`. What the published recipe fixes for ImageNet
-(1.28 million images, 4,096 a step) is here stated in epochs and shares, because raw counts
-carried over to small data fail: 5,005 steps of frozen prototypes are one epoch there and 250 epochs
-on 1,300 images; 3,840 queued features are 0.3 % of the data there and three times the data here.
+A pure function: `plan(settings, facts) -> Plan`. The published recipe is tuned for ImageNet
+(1.28 million images, batches of 4,096). Here its values are stated in epochs and shares, as its raw
+counts fail on small datasets: 5,005 steps of frozen prototypes are one epoch of ImageNet but 250
+epochs of 1,300 images; 3,840 queued features are 0.3 % of ImageNet but three times 1,300 images.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ from unfreeze.swav.methods import EPSILON, SHARPEST, check_method
 from unfreeze.swav.place import views_on
 from unfreeze.swav.recipes import PUBLISHED, small_side, usual_side, with_recipe
 
-TINY = 24  # pixels of the largest view, below which codes are sharper
+TINY = 24  # pixels of the largest view, below which epsilon is lower
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings without a gap, and why each derived value is what it is."""
+    """Complete settings, and the reason of each derived value."""
 
     settings: PretrainSettings
     reasons: dict[str, str]
@@ -35,7 +35,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Total steps of the run."""
         return self.steps_per_epoch * _int(self.settings.epochs)
 
     @property
@@ -45,12 +45,12 @@ class Plan:
 
     @property
     def loss_collapsed(self) -> float:
-        """The loss ln K of a network that tells no image from another: a run must get below."""
+        """The loss ln K of a collapsed network: a healthy run gets below."""
         return math.log(_int(self.settings.nmb_prototypes) or 1)
 
     @property
     def loss_at_start(self) -> float:
-        """About what an untrained network scores.
+        """Approximate loss of an untrained network.
 
         Cosines of d-dimensional directions have variance 1/d; divided by the temperature T they
         raise the mean of log-sum-exp over K prototypes to ln K + 1 / (2 d T^2).
@@ -59,7 +59,7 @@ class Plan:
         return self.loss_collapsed + 1 / (2 * s.feat_dim * s.temperature**2)
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of a global step."""
+        """Learning rate at a global step."""
         return warmup_cosine(
             step,
             total=self.steps,
@@ -72,13 +72,13 @@ class Plan:
 
 @dataclass
 class _Draft:
-    """Values while they are being filled in."""
+    """Settings under construction."""
 
     values: dict[str, Any]
     reasons: dict[str, str] = field(default_factory=dict)
 
     def fill(self, name: str, value: Any, reason: str) -> None:
-        """Take `value` unless the user gave one."""
+        """Set `value` unless the user gave one."""
         if self.values[name] is None:
             self.values[name] = value
             self.reasons[name] = reason
@@ -96,16 +96,16 @@ def choose_arch(settings: PretrainSettings, side: int, device: str) -> tuple[str
     if side <= 64:
         return "unfreeze/small", f"images of {side} pixels"
     if device == "cpu":
-        return "torchvision/resnet18", "no GPU: a fifth of ResNet-50's work"
+        return "torchvision/resnet18", "no GPU: a fifth of ResNet-50's cost"
     return "torchvision/resnet50", "the network SwAV was published with"
 
 
 def plan(settings: PretrainSettings, facts: Facts) -> Plan:
-    """Every open value filled in. DataError for too few images, UsageError for contradictions."""
+    """Derive every missing value. Raises DataError for too few images, UsageError for conflicts."""
     if facts.images < 2:
         raise DataError(
-            f"{facts.images} usable image is too few to learn from.",
-            "Add some hundreds at least.",
+            f"{facts.images} usable image is too few to train on.",
+            "Add at least a few hundred images.",
         )
     check_method(settings)
     settings, named = with_recipe(settings)
@@ -124,7 +124,7 @@ def plan(settings: PretrainSettings, facts: Facts) -> Plan:
 
 
 def view_specs(s: PretrainSettings) -> list[ViewSpec]:
-    """One spec for each view, large crops first, of a plan's settings."""
+    """The specification of each view, large crops first, from complete settings."""
     by_size = zip(
         s.size_crops or (),
         s.nmb_crops or (),
@@ -142,7 +142,7 @@ def _views(draft: _Draft, facts: Facts) -> None:
     given = draft["size_crops"]
     large = given[0] if given else draft["image_size"] or usual_side(facts.side, facts.device)
     why = f"the images have {facts.side} pixels" + (
-        "" if facts.device != "cpu" or facts.side <= 128 else "; 128 without a GPU"
+        "" if facts.device != "cpu" or facts.side <= 128 else "; at most 128 without a GPU"
     )
     if draft["image_size"]:
         why = "--image-size"
@@ -151,12 +151,12 @@ def _views(draft: _Draft, facts: Facts) -> None:
     draft.fill(
         "augment",
         "small" if small else "photo",
-        f"views of {large} pixels" + (": half the colour changes, no blur" if small else ""),
+        f"views of {large} pixels" + (": half the colour jitter, no blur" if small else ""),
     )
     if small:
         draft.fill("size_crops", (large,), why)
         draft.fill("nmb_crops", (2,), f"views of {large} pixels have no smaller crops")
-        draft.fill("min_scale_crops", (0.2,), "a crop keeps enough pixels to be recognised")
+        draft.fill("min_scale_crops", (0.2,), "smaller crops have too few pixels to recognise")
         draft.fill("max_scale_crops", (1.0,), "published")
     else:
         draft.fill("size_crops", (large, small_side(large)), "in proportion 224:96")
@@ -167,15 +167,14 @@ def _views(draft: _Draft, facts: Facts) -> None:
 
 
 def _batch(draft: _Draft, facts: Facts) -> None:
-    # more steps teach more than larger batches on small data (docs/LOG.md)
-    # but batch norm wants some images to look at
-    part = max(2, min(facts.images // 2, max(16, facts.images // 16)))
-    size = min(256, 1 << (part.bit_length() - 1))
+    # on small datasets more steps beat larger batches (docs/LOG.md), down to batch norm's needs
+    sixteenth = max(2, min(facts.images // 2, max(16, facts.images // 16)))
+    size = min(256, 1 << (sixteenth.bit_length() - 1))
     why = "the small published batch" if size == 256 else f"{facts.images // size} steps per epoch"
     shares = facts.processes * draft["accumulate"]
     if size % shares:
         size = max(2, round(size / shares)) * shares
-        why += f"; a multiple of {shares} shares"
+        why += f"; a multiple of {shares} (processes x --accumulate)"
     draft.fill("batch_size", size, why)
     if draft["batch_size"] > facts.images:
         raise _too_few(draft, facts)
@@ -187,26 +186,28 @@ def _too_few(draft: _Draft, facts: Facts) -> DataError:
     if recipe == "auto" or draft["batch_size"] != PUBLISHED[recipe]["batch_size"]:
         return DataError(f"{sentence}.", "Lower --batch-size, or add images.")
     return DataError(
-        f"{sentence}, which the recipe {recipe} asks for: it is made for ImageNet.",
-        "Leave --recipe out (values then follow from your images), or lower --batch-size.",
+        f"{sentence}, as the recipe {recipe} requires: it is made for ImageNet.",
+        "Leave out --recipe (values are then derived from your images), or lower --batch-size.",
     )
 
 
 def _length(draft: _Draft, facts: Facts) -> None:
     steps = facts.images // draft["batch_size"]
-    goal = 4_000 if facts.device == "cpu" else 20_000
-    epochs = min(400, max(25, round(goal / steps)))
+    target_steps = 4_000 if facts.device == "cpu" else 20_000
+    epochs = min(400, max(25, round(target_steps / steps)))
     draft.fill("epochs", epochs, f"about {epochs * steps:,} steps of {draft['batch_size']}")
-    draft.fill("warmup_epochs", min(10, round(0.1 * draft["epochs"])), "10, at most a tenth")
+    draft.fill(
+        "warmup_epochs", min(10, round(0.1 * draft["epochs"])), "10, at most 10 % of the epochs"
+    )
     if draft["method"] == "swav":
         draft.fill("freeze_prototypes_niters", steps, "one epoch, as published")
         return
     always = draft["epochs"] * steps
-    draft.fill("freeze_prototypes_niters", always, "they are the centroids of k-means")
+    draft.fill("freeze_prototypes_niters", always, "prototypes are the centroids of k-means")
     if draft["freeze_prototypes_niters"] != always:
         raise UsageError(
-            "--method deepcluster-v2 knows no --freeze-prototypes-niters: prototypes are the "
-            "centroids of k-means.",
+            "--freeze-prototypes-niters has no effect with --method deepcluster-v2: prototypes are "
+            "the centroids of k-means.",
             "Leave it out.",
         )
 
@@ -222,9 +223,9 @@ def _codes(draft: _Draft, facts: Facts) -> None:
         draft.fill("queue_length", 0, "labels come from k-means over all images")
         if draft["nmb_prototypes"] > images:
             raise UsageError(
-                f"--nmb-prototypes {draft['nmb_prototypes']:,} are more than the {images:,} "
-                "images, and k-means starts each cluster from one.",
-                f"Use {images:,} at most; far fewer teach more.",
+                f"--nmb-prototypes {draft['nmb_prototypes']:,} exceeds the {images:,} images, "
+                "and k-means starts each cluster from an image.",
+                f"Use at most {images:,}; far fewer work better.",
             )
     if draft["queue_length"]:
         start = max(1, min(15, round(0.15 * draft["epochs"])))
@@ -235,10 +236,10 @@ def _codes(draft: _Draft, facts: Facts) -> None:
 
 
 def _epsilon(augment: str, pixels: int) -> tuple[float, str]:
-    """(value, reason): where images look alike at first, the published codes stay uniform."""
+    """(value, reason): on very similar images the published epsilon leaves codes uniform."""
     if augment == "digits" or pixels < TINY:
-        what = "digits" if augment == "digits" else f"views of {pixels} pixels"
-        return SHARPEST, f"{what}: at {EPSILON} the loss stays at ln K (docs/LOG.md)"
+        reason = "digits" if augment == "digits" else f"views of {pixels} pixels"
+        return SHARPEST, f"{reason}: at {EPSILON} the loss stays at ln K (docs/LOG.md)"
     return EPSILON, "published"
 
 
@@ -252,15 +253,15 @@ def _optimizer(draft: _Draft, facts: Facts) -> None:
     )
     lr, why = usual_lr(draft["optimizer"], draft["batch_size"])
     if draft["init"] != "none":
-        lr, why = lr / 4, why + ", a quarter of it from pretrained weights"
+        lr, why = lr / 4, why + ", / 4 from pretrained weights"
     draft.fill("base_lr", float(f"{lr:.3g}"), why)
-    draft.fill("final_lr", float(f"{draft['base_lr'] / 1000:.6g}"), "a thousandth, as published")
+    draft.fill("final_lr", float(f"{draft['base_lr'] / 1000:.6g}"), "base_lr / 1000, as published")
     draft.fill("start_warmup", 0.0, "from zero")
     draft.fill("wd", 1e-2 if draft["optimizer"] == "adamw" else 1e-6, "the optimizer's default")
 
 
 def usual_lr(optimizer: str, batch: int) -> tuple[float, str]:
-    """(learning rate, rule) that an optimizer gets at a batch size."""
+    """(learning rate, rule) of an optimizer at a batch size."""
     share = batch / 256
     return {
         "adamw": (2e-3 * share**0.5, "0.002 x sqrt(batch / 256)"),
@@ -273,7 +274,7 @@ def _processes(draft: _Draft, facts: Facts) -> None:
     shares = facts.processes * draft["accumulate"]
     if draft["batch_size"] % shares:
         raise UsageError(
-            f"--batch-size {draft['batch_size']} cannot be shared equally by {facts.processes} "
+            f"--batch-size {draft['batch_size']} cannot be divided equally among {facts.processes} "
             f"processes with --accumulate {draft['accumulate']}.",
             f"Use a multiple of {shares}.",
         )
@@ -282,22 +283,22 @@ def _processes(draft: _Draft, facts: Facts) -> None:
         alone = facts.processes == 1
         draft.values["sync_bn"] = "none" if alone else "all"
         if not alone:
-            draft.reasons["sync_bn"] = "any number of processes computes the same result"
+            draft.reasons["sync_bn"] = "the same result with any number of processes"
     elif facts.processes == 1:
         draft.values["sync_bn"] = "none"
-        draft.reasons["sync_bn"] = "one process has nothing to synchronise"
+        draft.reasons["sync_bn"] = "a single process"
     elif draft["sync_bn"] == "groups" and facts.processes % group and group < facts.processes:
         raise UsageError(
-            f"{facts.processes} processes cannot be cut into groups of {group}.",
-            "Set --syncbn-process-group-size to a divisor.",
+            f"{facts.processes} processes cannot be split into groups of {group}.",
+            f"Set --syncbn-process-group-size to a divisor of {facts.processes}.",
         )
 
 
 def _watch(draft: _Draft, facts: Facts) -> None:
     by_size = zip(draft["size_crops"], draft["nmb_crops"], strict=False)
     work = sum(count * size**2 for size, count in by_size)
-    looks = Looks(facts.images, draft["epochs"], work, draft["size_crops"][0])
-    draft.fill("watch_every", looks.every, looks.why)
+    schedule = Looks(facts.images, draft["epochs"], work, draft["size_crops"][0])
+    draft.fill("watch_every", schedule.every, schedule.why)
 
 
 def _consistent(s: PretrainSettings) -> None:
@@ -307,26 +308,28 @@ def _consistent(s: PretrainSettings) -> None:
     if len(lengths) != 1:
         raise UsageError(
             "--nmb-crops, --size-crops, --min-scale-crops and --max-scale-crops differ in length.",
-            "Give one value of each for every resolution.",
+            "Give one value of each per resolution.",
         )
     views = sum(s.nmb_crops or ())
     if views < 2 or not s.crops_for_assign or max(s.crops_for_assign) >= views:
         raise UsageError(
-            f"{views} views cannot serve --crops-for-assign {list(s.crops_for_assign)}.",
-            "SwAV needs two views at least, and codes only from views that exist.",
+            f"--crops-for-assign {list(s.crops_for_assign)} does not fit {views} views.",
+            "Use at least two views, and view indices below their number.",
         )
     if any(
         low > high
         for low, high in zip(s.min_scale_crops or (), s.max_scale_crops or (), strict=True)
     ):
-        raise UsageError("A --min-scale-crops is above its --max-scale-crops.")
+        raise UsageError(
+            "A value of --min-scale-crops is above its --max-scale-crops.", "Lower it."
+        )
     if _int(s.warmup_epochs) > _int(s.epochs):
         raise UsageError(
-            f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.", "Lower it."
+            f"--warmup-epochs {s.warmup_epochs} exceeds --epochs {s.epochs}.", "Lower it."
         )
     if _int(s.queue_length) % _int(s.batch_size):
         raise UsageError(
-            f"--queue-length {s.queue_length} is no multiple of --batch-size {s.batch_size}.",
+            f"--queue-length {s.queue_length} is not a multiple of --batch-size {s.batch_size}.",
             f"Use {_int(s.queue_length) // _int(s.batch_size) * _int(s.batch_size)}.",
         )
 

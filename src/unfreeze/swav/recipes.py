@@ -1,9 +1,9 @@
-"""The published recipes by name: the values of SwAV's ImageNet runs, between defaults and user.
+"""Published recipes: the settings of SwAV's ImageNet runs, applied where the user gave none.
 
-The values are those of the reference's scripts for ResNet-50 and for the networks two and four
-times as wide (paper, appendix A). They are counts for 1.28 million images: 313 and 5,005 steps
-are one epoch there, at 4,096 and 256 a step.
-One constant is not theirs: images are divided by ImageNet's deviations, of which the first is
+The values are those of the reference's scripts for ResNet-50 and for networks two and four times
+as wide (paper, appendix A). Counts are for 1.28 million images: 313 and 5,005 steps are one epoch
+at batch sizes 4,096 and 256.
+One constant differs: images are divided by ImageNet's standard deviations, the first of which is
 0.229; the reference has 0.228.
 """
 
@@ -79,34 +79,34 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
 
 
 def with_recipe(settings: PretrainSettings) -> tuple[PretrainSettings, dict[str, str]]:
-    """The settings with their recipe's values where none was given, and which these are.
+    """(settings with their recipe's values where none was given, {setting: recipe name}).
 
-    With the recipe `auto` nothing changes. Applied twice, the second time changes nothing.
+    The recipe `auto` changes nothing. Idempotent.
     """
     name = settings.recipe
     if name == "auto":
         return settings, {}
     values = dict(PUBLISHED[name])
     if settings.size_crops:
-        del values["image_size"]  # it follows from the crops
+        del values["image_size"]  # derived from the crops
     elif settings.image_size:
         sizes = (settings.image_size, small_side(settings.image_size))
         values["size_crops"] = sizes[: len(values["size_crops"])]
-    taken = {key: value for key, value in values.items() if _open(settings, key)}
-    return replace(settings, **taken), dict.fromkeys(taken, name)
+    applied = {key: value for key, value in values.items() if _open(settings, key)}
+    return replace(settings, **applied), dict.fromkeys(applied, name)
 
 
 def small_side(large: int) -> int:
-    """The side of the small crops for that of the large ones: 96 to 224, a multiple of 8."""
+    """Size of the small crops for large crops of `large` pixels: 96 for 224, a multiple of 8."""
     return max(8, 8 * round(large * 96 / 224 / 8))
 
 
 def _open(settings: PretrainSettings, name: str) -> bool:
-    # the fields that have a default of their own have the published one; the stem's is "auto"
+    # other fields with a default have the published value; the stem's default is "auto"
     return getattr(settings, name) is None or (name == "stem" and settings.stem == "auto")
 
 
 def usual_side(side: int, device: str) -> int:
-    """Pixels of the large view for images of `side` pixels, where nothing else says it."""
-    roomy = side if device != "cpu" else min(side, 128)
-    return min(224, max(16, 8 * round(roomy / 8)))
+    """Default size of the large crops for images of `side` pixels."""
+    limited = side if device != "cpu" else min(side, 128)
+    return min(224, max(16, 8 * round(limited / 8)))

@@ -1,7 +1,7 @@
-"""What to change after a collapse: the remedies that apply to a run, in the order to try them.
+"""Remedies for a collapsed run, in the order to try them.
 
-The order is that of the reference's advice (its README, "Common Issues"), cheapest first; each one
-is a flag with a value, made from the run's own settings.
+The order follows the reference's advice (its README, "Common Issues"), cheapest first. Each remedy
+is a flag with a value derived from the run's settings.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ FEWEST = 16  # prototypes
 
 @dataclass(frozen=True)
 class Remedy:
-    """Settings to change, and why; `again` where it needs a run from its very start."""
+    """Settings to change, and why; `again`: the run must restart from step 0."""
 
     values: dict[str, Any]
     why: str
@@ -24,20 +24,20 @@ class Remedy:
 
     @property
     def kind(self) -> str:
-        """The setting that it is about."""
+        """Name of the setting that it changes."""
         return next(iter(self.values))
 
     @property
     def flags(self) -> str:
-        """As one types it."""
+        """The command-line flags."""
         return " ".join(f"{flag(name)} {_typed(value)}" for name, value in self.values.items())
 
 
 def remedies(s: PretrainSettings, *, steps_per_epoch: int, images: int) -> list[Remedy]:
-    """The remedies for a run with these settings (a plan's, without a gap), best first."""
-    found = [_sharper(s), _longer(s, steps_per_epoch), _slower(s), _softer(s), _fewer_crops(s)]
-    found += [_fewer_prototypes(s, images), _cooler(s), _queue(s)]
-    return [remedy for remedy in found if remedy is not None]
+    """Remedies for a run with these complete settings, best first."""
+    options = [_sharper(s), _longer(s, steps_per_epoch), _slower(s), _softer(s), _fewer_crops(s)]
+    options += [_fewer_prototypes(s, images), _cooler(s), _queue(s)]
+    return [remedy for remedy in options if remedy is not None]
 
 
 def _sharper(s: PretrainSettings) -> Remedy | None:
@@ -53,14 +53,17 @@ def _longer(s: PretrainSettings, epoch: int) -> Remedy | None:
     longer = min(max(2 * frozen, epoch), most)
     if longer <= frozen:
         return None
-    return Remedy({"freeze_prototypes_niters": longer}, "prototypes that stand still for longer")
+    return Remedy({"freeze_prototypes_niters": longer}, "prototypes frozen for longer")
 
 
 def _slower(s: PretrainSettings) -> Remedy | None:
     if not s.base_lr:
-        return Remedy({"base_lr": _usual_lr(s)}, "a learning rate at all")
+        return Remedy({"base_lr": _usual_lr(s)}, "a learning rate above 0")
     lr = min(s.base_lr / 3, _usual_lr(s))
-    return Remedy({"base_lr": float(f"{lr:.2g}"), "final_lr": float(f"{lr / 1000:.2g}")}, "less lr")
+    return Remedy(
+        {"base_lr": float(f"{lr:.2g}"), "final_lr": float(f"{lr / 1000:.2g}")},
+        "lower learning rate",
+    )
 
 
 def _usual_lr(s: PretrainSettings) -> float:
@@ -72,10 +75,10 @@ def _usual_lr(s: PretrainSettings) -> float:
 def _softer(s: PretrainSettings) -> Remedy | None:
     scales = s.min_scale_crops or ()
     if s.augment == "photo":
-        return Remedy({"augment": "small"}, "half the colour changes, no blur")
+        return Remedy({"augment": "small"}, "half the colour jitter, no blur")
     if scales and scales[0] < 0.4:
         return (
-            Remedy({"min_scale_crops": (0.5, *scales[1:])}, "views that show more")
+            Remedy({"min_scale_crops": (0.5, *scales[1:])}, "larger crops")
             if ((s.max_scale_crops or (1.0,))[0] >= 0.5)
             else None
         )

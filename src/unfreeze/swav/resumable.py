@@ -1,7 +1,7 @@
-"""What a pretraining run needs to go on, and whether a checkpoint is of the same run.
+"""Checkpoint state of a pretraining run, and the check that a checkpoint may be resumed.
 
-The state is that of the run, not of a process: the bank's rows stand in the order in which one
-process alone would hold them, so any number of processes can take them up.
+The state belongs to the run, not to a process: the queue's rows are in the order of a single
+process, so that any number of processes can resume.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -32,19 +32,19 @@ MAY_CHANGE = (
     "keep",
     "on_collapse",
     "logger",
-    "tune",  # a resumed run does not measure
-    "sync_bn",  # these two are compared by what they do
+    "tune",  # a resumed run is not tuned again
+    "sync_bn",  # these two are compared by their effect
     "syncbn_process_group_size",
 )
 
 
 def state_of(trainer: "Trainer") -> dict[str, Any]:
-    """Everything to go on from here. Collective: each process gives its share."""
+    """The complete state for a checkpoint. Collective: gathers the share of each process."""
     done = trainer.step // trainer.plan.steps_per_epoch
     return {
         "kind": "pretrain",
         "step": trainer.step,
-        "epoch": done,  # finished ones
+        "epoch": done,  # finished epochs
         "loss": trainer.loss,
         "metrics": {"loss": trainer.loss},
         "settings": as_dict(trainer.s),
@@ -53,12 +53,12 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "images": len(trainer.loader.positions),
         "threads": torch.get_num_threads(),
         "processes": trainer.processes.world,
-        "rng": trainer.processes.gather(torch.get_rng_state()),  # dropout's, by rank
-        "device_rng": _drawn(trainer),
+        "rng": trainer.processes.gather(torch.get_rng_state()),  # by rank; used by dropout
+        "device_rng": _device_rng(trainer),
         "model": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
-        "bank": _joined(trainer),
+        "bank": _joined_queue(trainer),
         "targets": trainer.assigner.state(),
         "watch": trainer.watch.state(),
         "guard": trainer.guard.state(),
@@ -67,9 +67,9 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
 
 
 def restore(trainer: "Trainer", state: dict[str, Any]) -> list[str]:
-    """Take up what `state` left; what to say about it.
+    """Load a checkpoint's `state`; returns notes for people.
 
-    UsageError or DataError where settings or data are other ones, WeightsError for another verb's.
+    Raises UsageError or DataError if settings or data differ, WeightsError for another command's.
     """
     _same_run(state, trainer)
     trainer.model.load_state_dict(state["model"])
@@ -79,9 +79,9 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> list[str]:
     processes = trainer.processes
     if state["processes"] == processes.world:
         torch.set_rng_state(state["rng"][processes.rank])
-        _draw_on(trainer.place.device, state.get("device_rng"), processes.rank)
+        _restore_device_rng(trainer.place.device, state.get("device_rng"), processes.rank)
     if state["bank"] is not None:
-        trainer.assigner.bank = _share(trainer, state["bank"])
+        trainer.assigner.bank = _queue_share(trainer, state["bank"])
     trainer.assigner.restore(state["targets"], trainer.place.device)
     trainer.watch.restore(state["watch"])
     trainer.guard.restore(state["guard"])
@@ -90,7 +90,7 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> list[str]:
 
 
 def _card(trainer: "Trainer") -> ModelCard:
-    """What whoever starts from this file must know of the backbone in it."""
+    """Model card of the backbone in the checkpoint."""
     s = trainer.s
     return ModelCard(
         kind="backbone",
@@ -101,23 +101,23 @@ def _card(trainer: "Trainer") -> ModelCard:
     )
 
 
-def _drawn(trainer: "Trainer") -> dict[str, Any] | None:
-    """The generators of the device, from which its dropout draws, by rank; None on the CPU."""
+def _device_rng(trainer: "Trainer") -> dict[str, Any] | None:
+    """Random states of the device by rank (used by dropout); None on the CPU."""
     device = trainer.place.device
     if device.type == "cpu":
         return None
-    own = torch.get_device_module(device).get_rng_state()
-    return {"kind": device.type, "states": trainer.processes.gather(own)}
+    state = torch.get_device_module(device).get_rng_state()
+    return {"kind": device.type, "states": trainer.processes.gather(state)}
 
 
-def _draw_on(device: torch.device, drawn: dict[str, Any] | None, rank: int) -> None:
-    """Take up a device's generator, where the run was on such a device."""
-    if drawn is not None and drawn["kind"] == device.type:
-        torch.get_device_module(device).set_rng_state(drawn["states"][rank])
+def _restore_device_rng(device: torch.device, saved: dict[str, Any] | None, rank: int) -> None:
+    """Restore the device's random state if it comes from the same kind of device."""
+    if saved is not None and saved["kind"] == device.type:
+        torch.get_device_module(device).set_rng_state(saved["states"][rank])
 
 
-def _joined(trainer: "Trainer") -> dict[str, Any] | None:
-    """The bank of all processes in one process's order: batch by batch, in each rank by rank."""
+def _joined_queue(trainer: "Trainer") -> dict[str, Any] | None:
+    """The queue of all processes in single-process order: by batch, then by rank."""
     bank, world = trainer.assigner.bank, trainer.processes.world
     if bank is None:
         return None
@@ -129,15 +129,15 @@ def _joined(trainer: "Trainer") -> dict[str, Any] | None:
     return {"features": features, "filled": bank.filled * world}
 
 
-def _share(trainer: "Trainer", joined: dict[str, Any]) -> Bank:
-    """The rows of a joined bank that are for this process."""
+def _queue_share(trainer: "Trainer", joined: dict[str, Any]) -> Bank:
+    """The rows of a joined queue that belong to this process."""
     rank, world = trainer.processes.rank, trainer.processes.world
     features = joined["features"]
     views, _, width = features.shape
     batches = features.view(views, -1, trainer.loader.batch_size, width).chunk(world, dim=2)
-    mine = batches[rank].reshape(views, -1, width)
-    bank = Bank(*mine.shape).to(trainer.place.device, mine.dtype)
-    bank.features.copy_(mine)
+    rows = batches[rank].reshape(views, -1, width)
+    bank = Bank(*rows.shape).to(trainer.place.device, rows.dtype)
+    bank.features.copy_(rows)
     bank.filled = joined["filled"] // world
     return bank
 
@@ -147,18 +147,18 @@ def _notes(state: dict[str, Any], world: int) -> list[str]:
     if state["processes"] != world:
         notes.append(
             f"Processes: {state['processes']} before, {world} now. Batches, codes and queue are "
-            "the same; sums are made in another order, so weights agree to rounding only."
+            "the same; the summation order differs, so weights agree only up to rounding."
         )
     elif state["threads"] != threads:
         notes.append(
-            f"Threads: {state['threads']} before, {threads} now. Sums are made in another order, "
-            f"so weights agree to rounding only (equal bits: OMP_NUM_THREADS={state['threads']})."
+            f"Threads: {state['threads']} before, {threads} now. The summation order differs, so "
+            f"weights agree only up to rounding (bit for bit: OMP_NUM_THREADS={state['threads']})."
         )
     return notes
 
 
-def _normed(settings: dict[str, Any], world: int) -> str:
-    """Over which images batch norm works: `all` of the batch, or what cuts it up."""
+def _norm_groups(settings: dict[str, Any], world: int) -> str:
+    """The images that share batch norm statistics: `all` of the batch, or groups of processes."""
     how = "all" if world == 1 else str(settings["sync_bn"])
     if how == "all":
         return how
@@ -168,29 +168,27 @@ def _normed(settings: dict[str, Any], world: int) -> str:
 
 def _same_run(state: dict[str, Any], trainer: "Trainer") -> None:
     if state.get("kind") != "pretrain":
-        raise WeightsError(
-            "That checkpoint is not one of a pretraining run.", "Name another --out."
-        )
+        raise WeightsError("The checkpoint is not from a pretraining run.", "Use another --out.")
     images = len(trainer.loader.positions)
     if (state["data"], state["images"]) != (trainer.fingerprint, images):
         raise DataError(
-            f"The data changed since the checkpoint: {state['images']:,} images then, "
+            f"The dataset changed since the checkpoint: {state['images']:,} images then, "
             f"{images:,} now.",
-            "Bring the files back, or start a new run (--init takes this one's weights).",
+            "Restore the files, or start a new run (--init loads this run's weights).",
         )
-    if _normed(state["settings"], state["processes"]) != _normed(
+    if _norm_groups(state["settings"], state["processes"]) != _norm_groups(
         as_dict(trainer.s), trainer.processes.world
     ):
         raise UsageError(
-            "A resumed run keeps its batch norm, but --sync-bn differs from the checkpoint's.",
-            "Give the --sync-bn and the number of processes it had.",
+            "--sync-bn differs from the checkpoint's: batch norm would use other images.",
+            "Use the --sync-bn and the number of processes of the checkpoint.",
         )
     old, new = state["settings"], as_dict(trainer.s)
     changed = [n for n in new if n in old and n not in MAY_CHANGE and old[n] != new[n]]
     if changed:
         shown = ", ".join(f"{flag(n)} {old[n]} -> {new[n]}" for n in changed)
         raise UsageError(
-            f"A resumed run keeps its settings, but these differ: {shown}.",
-            f"Leave them out, or start anew. Free to change: {', '.join(map(flag, MAY_CHANGE))}, "
-            "and the number of processes.",
+            f"These settings differ from the checkpoint's: {shown}.",
+            "Leave them out, or start a new run. These may change on resume: "
+            f"{', '.join(map(flag, MAY_CHANGE))}, and the number of processes.",
         )

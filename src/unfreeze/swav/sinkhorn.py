@@ -1,14 +1,14 @@
-"""Codes: which prototypes a batch is assigned to, shared out equally (paper, section 3.1).
+"""Codes: soft assignments of a batch to prototypes, balanced by Sinkhorn (paper, section 3.1).
 
 Maximise  Tr(Qᵀ C Zᵀ) + ε H(Q)  over the Q whose rows sum to 1/K and columns to 1/B (equations 2-3):
-Q* = diag(u) exp(scores / ε) diag(v), found by Sinkhorn-Knopp. Here in the log domain, where no ε
-overflows and no row can die.
+Q* = diag(u) exp(scores / ε) diag(v), by Sinkhorn-Knopp. Computed in the log domain, where no ε
+overflows and no row underflows to 0.
 """
 
 import torch
 import torch.distributed as dist
 
-_BLOCK = 2**19  # scores that stay in a processor's cache while they are worked on
+_BLOCK = 2**19  # scores that fit a CPU's cache
 
 
 @torch.no_grad()
@@ -18,9 +18,8 @@ def sinkhorn(
     """Codes `[B, K]` for `scores` `[B, K]`; each row sums to 1.
 
     Computed in float32 (float64 stays), over the batches of all processes where torch.distributed
-    is initialised. After the last iteration rows are exact; prototypes are used equally up to what
-    `iterations` rounds reach. `epsilon` is in the units of the scores (cosines). `alone` leaves the
-    other processes out.
+    is initialised (`alone`: of this process only). Rows sum to 1 exactly; how equally prototypes
+    are used depends on `iterations`. `epsilon` is in units of the scores (cosines).
     """
     L = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon  # [B, K]
     blocks = _blocks(L)
@@ -33,19 +32,19 @@ def sinkhorn(
 
 
 def _blocks(L: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Parts of `L`, rows after rows: a queue's scores are too many for a processor's cache."""
+    """Row blocks of `L`: the scores of a queue do not fit a CPU's cache."""
     rows = _BLOCK // L.shape[1] if L.device.type == "cpu" else len(L)
     return torch.split(L, max(1, rows))
 
 
 def _logsumexp_over_batch(blocks: tuple[torch.Tensor, ...], alone: bool) -> torch.Tensor:
-    """`[1, K]`: log of the sum over the rows of every process, or `alone` of this one."""
+    """Log-sum-exp over the rows of all processes, or `alone` of this one; `[1, K]`."""
     parts = [block.logsumexp(dim=0, keepdim=True) for block in blocks]
-    own = parts[0] if len(parts) == 1 else torch.cat(parts).logsumexp(dim=0, keepdim=True)
+    local = parts[0] if len(parts) == 1 else torch.cat(parts).logsumexp(dim=0, keepdim=True)
     if alone or not (dist.is_available() and dist.is_initialized()):
-        return own
-    peak = own.clone()
-    dist.all_reduce(peak, op=dist.ReduceOp.MAX)
-    total = (own - peak).exp()
+        return local
+    maximum = local.clone()
+    dist.all_reduce(maximum, op=dist.ReduceOp.MAX)
+    total = (local - maximum).exp()
     dist.all_reduce(total)
-    return peak + total.log()
+    return maximum + total.log()

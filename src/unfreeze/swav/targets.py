@@ -1,4 +1,4 @@
-"""What the views of a batch are to predict: the one thing in which the two methods differ."""
+"""Base class of the assignment methods: what the views of a batch are trained to predict."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ Scores = Callable[[torch.Tensor], torch.Tensor]  # unit features [B, d] -> cosin
 class Targets:
     """Codes for each batch, and the loss of predicting them."""
 
-    bank: Bank | None = None  # rows of the queue that this process keeps
+    bank: Bank | None = None  # this process's share of the queue
 
     def begin(self, trainer: "Trainer") -> None:
-        """Whatever is needed before the first step of a run or of its resumption."""
+        """Called before the first step of a run, also after a resume."""
 
     def turn(self, trainer: "Trainer", epoch: int) -> None:
         """Called before each step; `epoch` is the step's."""
@@ -34,17 +34,17 @@ class Targets:
     ) -> list[torch.Tensor]:
         """Codes `[B, K]`, from unit features `[B, d]` and scores of every view of a batch.
 
-        `rescored` gives other features their scores by the prototypes of today.
+        `rescored` computes scores of other features with the current prototypes.
         """
         raise NotImplementedError
 
     def loss(self, scores: Sequence[torch.Tensor], codes: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The loss, a scalar, of scores for each view."""
+        """The loss, a scalar, for the scores of each view."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the bank. Collective."""
+        """State for a checkpoint besides the queue's features. Collective."""
         return {}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """The reverse of `state`, whose tensors are on the CPU; `device` is where they are used."""
+        """Restore `state()`: its tensors are on the CPU and are used on `device`."""

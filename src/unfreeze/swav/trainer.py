@@ -1,4 +1,4 @@
-"""The pretraining loop: multi-crop batches in, prototypes and codes, swapped prediction."""
+"""The pretraining loop: multi-crop batches, codes, swapped prediction, optimizer step."""
 
 import contextlib
 import math
@@ -39,14 +39,14 @@ CHECKPOINT_SECONDS = 300
 Views = list[torch.Tensor]
 
 
-OnEpoch = Callable[["Trainer", int], None]  # told how many epochs are done
+OnEpoch = Callable[["Trainer", int], None]  # called with the number of finished epochs
 
 
 class Trainer:
-    """Holds what a checkpoint holds: model, optimizer, bank, scaler and the step.
+    """Owns the state of a checkpoint: model, optimizer, queue, gradient scaler and step.
 
-    With several processes each has its share of every batch; what they compute is what one
-    would: codes, batch norm (where it is synchronised) and gradients are those of the whole batch.
+    Data parallel: each process has a share of every batch. Codes, synchronised batch norm and
+    gradients are those of the complete batch, so the result equals that of a single process.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Trainer:
         self.processes = processes or Processes()
         self.watch = Watch(None, 0)
         self.guard = Guard.of(plan)
-        self.verdict: Verdict | None = None  # not heeded yet
+        self.verdict: Verdict | None = None  # a collapse that is not handled yet
         self.s: PretrainSettings = plan.settings
-        last = place.layout == "channels_last" and place.device.type in ("cpu", "cuda")
-        layout = torch.channels_last if last else None
-        self.model = model.to(place.device, memory_format=layout)  # type: ignore[call-overload]
+        channels_last = place.layout == "channels_last" and place.device.type in ("cpu", "cuda")
+        memory_format = torch.channels_last if channels_last else None
+        self.model = model.to(place.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.network = self.processes.wrapped(self.model)
         self.optimizer = for_network(
             self.s.optimizer or "larc",
@@ -77,8 +77,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=place.precision == "fp16")
         self.assigner = self.method()
         self.step = 0
-        self.fingerprint = ""  # of the data, so that a resumed run meets the same
-        self.loss = math.nan  # mean over the steps of the last record
+        self.fingerprint = ""  # of the dataset, compared on resume
+        self.loss = math.nan  # mean over the steps of the last training record
         self.meter, self.line = Meter(self.processes.mean), ""
         self.saved = (-1, 0.0)  # step and time of the last checkpoint
         self.deadline = Deadline()
@@ -86,7 +86,7 @@ class Trainer:
             self.model,
             self.optimizer,
             self.assigner,
-            # the scaler of fp16 asks the device at each step anyway
+            # the fp16 gradient scaler waits for the device at each step anyway
             prompt=place.device.type != "cuda" or self.scaler.is_enabled(),
             loader=loader,
             run=run,
@@ -95,33 +95,33 @@ class Trainer:
         self.recoveries: list[dict[str, Any]] = []  # from collapses, as in `collapse.recovery`
 
     def method(self) -> Targets:
-        """What the views are to predict, by `--method`."""
+        """The assignment method of `--method`."""
         if self.s.method == "deepcluster-v2":
             return Clusters(self.s, self.loader.positions, self.processes)
         return Assigner.of(self.s, self.loader.world, self.processes.mean, self.run.log)
 
     @property
     def bank(self) -> Bank | None:
-        """The rows of the queue that this process keeps, once there is one."""
+        """The queue's rows on this process; None before it exists."""
         return self.assigner.bank
 
     def fit(self, console: Console, on_epoch: OnEpoch | None = None) -> None:
-        """Train from the current step to the plan's last, saving on the way and at the end.
+        """Train from the current step to the last, saving checkpoints on the way and at the end.
 
-        `on_epoch` is called when an epoch has ended and what was due is saved. A file that is lost
-        or a signal ends the run by its error, after a checkpoint.
+        `on_epoch` is called after each epoch and its checkpoint. An unreadable file or a signal
+        saves a checkpoint and ends the run with an error.
         """
         total, self.finite.console = self.plan.steps, console
         self.loader.warn = console.warn
         self.watch.begin(self)
         self.assigner.begin(self)
         if not total or (not self.step and self.s.on_collapse == "recover"):
-            self.save()  # the untrained start is a start to go on from too
-        self.tell(on_epoch)  # once more after a resume: the last call may have been cut short
+            self.save()  # a recovery may restart from the untrained start
+        self.tell(on_epoch)  # again after a resume: the last call may have been interrupted
         self.saved = (self.step, time.monotonic())
         batches = self.loader.stream(self.step, total)
         with (
-            contextlib.closing(batches),  # its workers end here, whoever keeps the error
+            contextlib.closing(batches),  # ends the workers even while the error is referenced
             stop_requests() as stop,
             console.progress("pretrain", total, self.step) as advance,
         ):
@@ -144,8 +144,8 @@ class Trainer:
                 self.tell(on_epoch)
 
     def fetch(self, batches: Iterator[Batch], stop: StopRequest) -> Batch:
-        """The next batch; all processes leave here together where one has a reason to."""
-        # who was asked to stop needs no more
+        """The next batch; if one process must stop, all raise here together."""
+        # after a request to stop, no batch is needed
         batch, lost = (None, None) if stop else next_batch(batches, stop)
         late = time.monotonic() - self.saved[1] > CHECKPOINT_SECONDS or self.deadline.unmeasured
         any_lost, stopped, any_late = self.processes.any([lost is not None, bool(stop), late])
@@ -156,7 +156,7 @@ class Trainer:
         raise self.leaving(lost, any_lost, stop.name)
 
     def leaving(self, lost: UnfreezeError | None, any_lost: bool, signal: str) -> UnfreezeError:
-        """Why this process ends now: its own reason in words, another's without."""
+        """The error that ends this process: its own reason, or that of another process."""
         if any_lost:
             return lost_in_any(self.processes, lost)
         by = signal or ANOTHER
@@ -167,13 +167,13 @@ class Trainer:
         )
 
     def tell(self, on_epoch: OnEpoch | None) -> None:
-        """Call `on_epoch`, in the first process, where the last step ended an epoch."""
+        """Call `on_epoch` on rank 0 if the last step ended an epoch."""
         done, rest = divmod(self.step, self.plan.steps_per_epoch)
         if on_epoch is not None and done and not rest:
             self.processes.leads(lambda: on_epoch(self, done))
 
     def train_step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """One update; (loss, codes of the first assigned view). Nothing waits for the device."""
+        """One step: (loss, codes of the first assigned view). Never waits for the device."""
         set_lr(self.optimizer, self.learning_rate(self.step))
         self.assigner.turn(self, batch.epoch)
         self.finite.begin()
@@ -194,13 +194,13 @@ class Trainer:
         return torch.stack(losses).sum(), codes[0]
 
     def parts(self, batch: Batch) -> list[Views]:
-        """The views in as many parts as the batch is accumulated over: the same views of fewer."""
+        """Split the batch into micro-batches for gradient accumulation, each with all views."""
         k = self.s.accumulate
         split = [view.chunk(k) for view in batch.views]
         return [list(views) for views in zip(*split, strict=True)]
 
     def seen(self, network: torch.nn.Module, views: Views) -> tuple[Views, Views]:
-        """Unit features `[B, d]`, without gradient, and scores `[B, K]` of each view."""
+        """Forward pass: unit features `[B, d]`, detached, and scores `[B, K]` of each view."""
         dtype = self.model.prototypes.weight.dtype
         inputs = [self.place.takes(view, dtype) for view in views]
         with autocast(self.place.device, self.place.precision):
@@ -209,9 +209,9 @@ class Trainer:
 
     @torch.no_grad()
     def look_ahead(self, parts: list[Views], batch: Batch) -> list[torch.Tensor]:
-        """Codes of the whole batch before any part of it is learned from.
+        """Codes of the complete batch, before its micro-batches are trained on.
 
-        A first pass without gradients, as gradient caching does; it leaves running statistics be.
+        A first pass without gradients, as in gradient caching; running statistics do not change.
         """
         with frozen_statistics(self.model):
             passes = [self.seen(self.model, views) for views in parts]
@@ -226,7 +226,7 @@ class Trainer:
         return self.assigner.codes(features, scores, self.model.scores, batch)
 
     def update(self) -> None:
-        """One optimizer step, if it may be; prototypes stand still while they are frozen."""
+        """Optimizer step, skipped for non-finite gradients; prototypes may be frozen."""
         if self.step < (self.s.freeze_prototypes_niters or 0):
             self.model.prototypes.weight.grad = None  # no step, no decay, no momentum
         self.scaler.unscale_(self.optimizer)
@@ -238,7 +238,7 @@ class Trainer:
         return self.plan.learning_rate(step)
 
     def record(self, epoch: int, codes: torch.Tensor) -> None:
-        """Write a training line; DivergedError where the loss stopped being a number."""
+        """Write a training record; raises DivergedError for a NaN or inf loss."""
         self.finite.read()
         steps = self.meter.steps
         numbers = self.meter.read()
@@ -264,14 +264,14 @@ class Trainer:
         )
 
     def text(self) -> str:
-        """For people: the most important first, two spaces between what may be left out."""
+        """Progress text: most important first, two spaces between optional parts."""
         epoch = -(-self.step // self.plan.steps_per_epoch)
         loss = f"loss {self.loss:.3f}" if math.isfinite(self.loss) else ""
         parts = (f"epoch {epoch}/{self.s.epochs}", loss, self.watch.said, self.line)
         return "  ".join(part for part in parts if part)
 
     def ends_interval(self) -> bool:
-        """Whether the last step ended the epochs between two checkpoints, or the run."""
+        """Whether a checkpoint is due: --checkpoint-every, --keep-every, or the end of the run."""
         epochs, rest = divmod(self.step, self.plan.steps_per_epoch)
         every = (self.s.checkpoint_every, self.s.keep_every)
         return self.step == self.plan.steps or (
@@ -279,7 +279,7 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write checkpoints/last.ckpt, whole or not at all; never one with a broken loss."""
+        """Write checkpoints/last.ckpt atomically; never one with a non-finite loss."""
         self.finite.read()
         with self.deadline.timing("save"):
             state = state_of(self)
@@ -287,7 +287,7 @@ class Trainer:
         self.saved = (self.step, time.monotonic())
 
     def write(self, state: dict[str, Any]) -> None:
-        """The files of a checkpoint: the last one, and a copy of its own where asked."""
+        """Write last.ckpt and, if --keep-every is due, a numbered checkpoint."""
         save_last(self.run.file("checkpoints"), state)
         keep_good(self)
         done, rest = divmod(self.step, self.plan.steps_per_epoch)
@@ -296,7 +296,7 @@ class Trainer:
             save_state(self.run.file(name), state)
 
     def restore(self, state: dict[str, Any]) -> list[str]:
-        """Take up what a checkpoint left; what to say about it. Errors as in `resumable`."""
+        """Load a checkpoint's state; returns notes for people. Raises as `resumable.restore`."""
         return restore(self, state)
 
 

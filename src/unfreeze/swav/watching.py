@@ -1,7 +1,7 @@
-"""Seeing whether it works: figures of the network on a fixed sample, now and then.
+"""Feature evaluation during pretraining: metrics of the network on a fixed sample.
 
-Looking changes nothing: no random number is drawn, no statistic kept, every module goes back to
-its own mode. A run that is looked at equals, bit for bit, the one that is not.
+It does not affect training: no random number is drawn, no running statistic updated, and every
+module returns to its own mode. A run with evaluations equals a run without, bit for bit.
 """
 
 import contextlib
@@ -37,22 +37,21 @@ from unfreeze.swav.sinkhorn import sinkhorn
 if TYPE_CHECKING:
     from unfreeze.swav.trainer import Trainer
 
-ROWS = 256  # images through the network at once
-# what chooses the best epoch where there are no labels: of all figures it follows k-NN most closely
-# (rank correlation over the epochs of a run 0.51, of the effective rank 0.06: docs/LOG.md)
+ROWS = 256  # images per forward pass
+# selects the best epoch without labels: the metric closest to k-NN accuracy (rank correlation over
+# the epochs of a run 0.51; of the effective rank 0.06: docs/LOG.md)
 UNLABELLED = "information"
-LOOKED = "figures"  # the split that records of these figures name
-# uint8 [B, S, S, 3] of the images at these places: one tensor a view
+LOOKED = "figures"  # `split` of the records of these metrics
+# positions of images -> one uint8 tensor [B, S, S, 3] per view
 Cutter = Callable[[Sequence[int]], list[torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Images that stay the same over a run: `centres` of all, two random `views` of `pairs`.
+    """Fixed images of a run: centre crops of all (`centres`), two random `views` of `pairs`.
 
-    `labels` `[N]`, -1 where there is none. `queries` are labelled images of a validation split,
-    of which `ask` gives the centre; without them each labelled image of the sample is told by
-    the others.
+    `labels` `[N]`, -1: unlabelled. `queries`: labels of the images of a validation split, whose
+    centre crops `ask` returns; without them k-NN is leave-one-out on the labelled images.
     """
 
     centres: Cutter
@@ -64,16 +63,16 @@ class Sample:
 
     @property
     def asked(self) -> str:
-        """Which images k-NN judges: `val`, `held-out`, or "" where it cannot."""
-        known = self.labels[self.labels >= 0]
-        if len(torch.unique(known)) < 2 or len(known) < 20:
+        """Split that k-NN accuracy is computed on: `val`, `held-out`, or "" without labels."""
+        labels = self.labels[self.labels >= 0]
+        if len(torch.unique(labels)) < 2 or len(labels) < 20:
             return ""
         return "held-out" if self.queries is None else "val"
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen after `epoch` epochs: figures without labels, and k-NN where there are some."""
+    """A feature evaluation after `epoch` epochs: label-free metrics, and k-NN with labels."""
 
     epoch: int
     step: int
@@ -84,17 +83,17 @@ class Look:
 
     @property
     def knn(self) -> float | None:
-        """Share of the asked images whose class their neighbours know, 0..1."""
+        """k-NN accuracy, 0..1; None without labels."""
         return self.correct / self.total if self.total else None
 
     @property
     def score(self) -> float:
-        """What the best epoch has most of: k-NN, without labels the information of predictions."""
+        """The metric that selects the best epoch: k-NN accuracy, else `information`."""
         return self.figures[UNLABELLED] if self.knn is None else self.knn
 
 
 class Watch:
-    """Looks every `every` epochs, at the start and at the end; keeps the best beside the last."""
+    """Evaluates every `every` epochs, at the start and the end; saves the best checkpoint."""
 
     def __init__(self, sample: Sample | None, every: int) -> None:
         self.sample, self.every = sample, every
@@ -104,7 +103,7 @@ class Watch:
 
     @property
     def said(self) -> str:
-        """The progress line's part."""
+        """Text for the progress line."""
         if self.last is None:
             return ""
         if self.last.knn is None:
@@ -112,16 +111,16 @@ class Watch:
         return f"k-NN {100 * self.last.knn:.1f} %"
 
     def due(self, epochs: int, total: int) -> bool:
-        """Whether `epochs` finished ones of `total` call for a look."""
+        """Whether an evaluation is due after `epochs` of `total` epochs."""
         return bool(self.every) and (epochs % self.every == 0 or epochs == total)
 
     def begin(self, trainer: "Trainer") -> None:
-        """The look at the untrained start, which every later one is compared with."""
+        """Evaluate the untrained start, the baseline of all later evaluations."""
         if self.every and self.start is None and not trainer.step and trainer.plan.steps:
             self.start = self.look(trainer, 0)
 
     def after_step(self, trainer: "Trainer") -> Look | None:
-        """Look, where the last step ended an epoch that calls for it; keep it if it is the best."""
+        """Evaluate if it is due after the last step; save best.ckpt if the score is best."""
         epochs, rest = divmod(trainer.step, trainer.plan.steps_per_epoch)
         if rest or not self.due(epochs, trainer.s.epochs or 0):
             return None
@@ -133,52 +132,52 @@ class Watch:
             state = state_of(trainer)
             path = trainer.run.file(f"checkpoints/{BEST}")
             trainer.processes.leads(lambda: save_state(path, state))
-        trainer.meter.skip()  # the next record's times are of training alone
+        trainer.meter.skip()  # exclude the evaluation from the next record's times
         return self.last
 
     def look(self, trainer: "Trainer", epochs: int) -> Look:
-        """The figures now; written, and the same in every process."""
-        look = trainer.processes.leads(lambda: self._seen(trainer, epochs))
+        """Evaluate now and write the records; the same result in every process."""
+        look = trainer.processes.leads(lambda: self._evaluate(trainer, epochs))
         for record in records(look):
             trainer.run.metric(record)
         return look
 
-    def _seen(self, trainer: "Trainer", epochs: int) -> Look:
+    def _evaluate(self, trainer: "Trainer", epochs: int) -> Look:
         sample = self.sample
         if sample is None:
-            raise ValueError("only the first process looks, and it has the sample")
+            raise ValueError("only rank 0 evaluates, and it has the sample")
         with looking(trainer.model):
-            (h,), (Z,) = _through(trainer, sample.centres, len(sample.labels))
-            _, pair = _through(trainer, sample.views, sample.pairs)
+            (h,), (Z,) = _encode(trainer, sample.centres, len(sample.labels))
+            _, pair = _encode(trainer, sample.views, sample.pairs)
             figures = figures_of(h, Z, pair, trainer)
-            judged = _judged(sample, h, trainer)
-        return Look(epochs, trainer.step, figures, sample.asked, *judged)
+            counts = _knn_counts(sample, h, trainer)
+        return Look(epochs, trainer.step, figures, sample.asked, *counts)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State for a checkpoint."""
         looks = {"start": self.start, "last": self.last, "best": self.best}
         return {name: look and asdict(look) for name, look in looks.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """The reverse of `state`."""
+        """Restore `state()`."""
         looks = {name: look and Look(**look) for name, look in state.items()}
         self.start, self.last, self.best = looks["start"], looks["last"], looks["best"]
 
 
 def records(look: Look) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl for a look; epochs are counted from 0 there."""
-    place = {"step": look.step, "epoch": max(0, look.epoch - 1)}
+    """Records of an evaluation for metrics.jsonl, where epochs count from 0."""
+    position = {"step": look.step, "epoch": max(0, look.epoch - 1)}
     figures = {name: float(f"{value:.6g}") for name, value in look.figures.items()}
-    lines = [{**place, "split": LOOKED, **figures}]
+    lines = [{**position, "split": LOOKED, **figures}]
     if look.knn is not None:
         counts = {"correct": look.correct, "total": look.total}
-        lines.append({**place, "split": look.split, "knn_accuracy": look.knn, **counts})
+        lines.append({**position, "split": look.split, "knn_accuracy": look.knn, **counts})
     return lines
 
 
 @contextlib.contextmanager
 def looking(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode and keeps no gradients."""
+    """Context: the model is in eval mode, without gradients; modes are restored afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -192,13 +191,13 @@ def looking(model: nn.Module) -> Iterator[None]:
 def figures_of(
     h: torch.Tensor, Z: torch.Tensor, pair: list[torch.Tensor], trainer: "Trainer"
 ) -> dict[str, float]:
-    """Every figure without labels.
+    """All label-free metrics.
 
-    `h` `[N, width]` and `Z` `[N, d]` are the backbone's and the unit features of the centres,
-    `pair` the unit features of two views.
+    `h` `[N, width]`: backbone features of the centre crops; `Z` `[N, d]`: their projected unit
+    features; `pair`: projected unit features of two views.
     """
     s, K = trainer.s, trainer.s.nmb_prototypes or 1
-    # of several clusterings the first one is looked at
+    # with several clusterings, the first one is evaluated
     prototypes = F.normalize(trainer.model.prototypes.weight[:K], dim=1)
     scores = [F.linear(z, prototypes.to(z.dtype)) for z in (Z, *pair)]
     codes = [
@@ -223,10 +222,10 @@ def figures_of(
     }
 
 
-def _through(
+def _encode(
     trainer: "Trainer", cut: Cutter, count: int
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Backbone features and unit features of `count` images: one tensor a view."""
+    """(backbone features, projected unit features) of `count` images, one tensor per view."""
     parts = []
     for start in range(0, count, ROWS):
         views = cut(range(start, min(start + ROWS, count)))
@@ -244,22 +243,22 @@ def _features(trainer: "Trainer", view: torch.Tensor) -> tuple[torch.Tensor, tor
         return h, model.projected(h)[0]
 
 
-def _judged(sample: Sample, h: torch.Tensor, trainer: "Trainer") -> tuple[int, int]:
-    """(correct, asked) of k-NN on the backbone's features."""
+def _knn_counts(sample: Sample, h: torch.Tensor, trainer: "Trainer") -> tuple[int, int]:
+    """(correct, total) of k-NN on the backbone's features."""
     if not sample.asked:
         return 0, 0
     known = (sample.labels >= 0).nonzero().squeeze(1)
-    bank, labels = h.cpu()[known], sample.labels[known]
+    features, labels = h.cpu()[known], sample.labels[known]
     k = neighbours(labels)
     if sample.queries is None or sample.ask is None:
-        found, truth = leave_one_out(bank, labels, k=k), labels
+        predicted, truth = leave_one_out(features, labels, k=k), labels
     else:
         truth = sample.queries
-        (asked,), _ = _through(trainer, sample.ask, len(truth))
-        found = knn_predict(bank, labels, asked.cpu(), k=k)
-    return int((found == truth).sum()), len(truth)
+        (query_features,), _ = _encode(trainer, sample.ask, len(truth))
+        predicted = knn_predict(features, labels, query_features.cpu(), k=k)
+    return int((predicted == truth).sum()), len(truth)
 
 
 def neighbours(labels: torch.Tensor) -> int:
-    """How many neighbours vote: 20, and half of an even share of each class at most."""
+    """Number of neighbours k: 20, at most half of the mean class size."""
     return max(1, min(20, len(labels) // (2 * len(torch.unique(labels)))))

@@ -1,7 +1,7 @@
-"""Which way of computing a step pays: decided from measured seconds, without a clock.
+"""Choice of the fastest step configuration from measured times; pure, no clock.
 
-A way is left for another only where that is faster by more than `MARGIN`: what is as fast stays as
-it is, so that noise moves no run.
+The configuration changes only if another one is faster by more than `MARGIN`, so that noise does
+not change a run.
 """
 
 import math
@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 MARGIN = 0.1
-KNOBS = ("threads", "precision", "workers", "layout")  # in the order in which they are measured
+KNOBS = ("threads", "precision", "workers", "layout")  # in the order of measurement
 LAYOUTS = ("channels_last", "contiguous")
-_SPARE_WORKERS = 1.5  # times what the views need: their cost varies
+_SPARE_WORKERS = 1.5  # safety factor: the cost of views varies
 
 
 @dataclass(frozen=True)
 class Way:
-    """How steps are computed; `workers` processes make the views, 0: the main one does."""
+    """A step configuration; `workers`: processes that make the views, 0: the main process."""
 
     precision: str
     layout: str
@@ -27,9 +27,9 @@ class Way:
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds of one step: waiting for its views, and the network.
+    """Seconds of one step: waiting for data, and computation.
 
-    Not `whole`: the step was cut off after so long; infinite: it did not fit into memory.
+    Not `whole`: the step was aborted after that time; infinite: out of memory.
     """
 
     data: float
@@ -38,15 +38,15 @@ class Spent:
 
     @property
     def total(self) -> float:
-        """Both."""
+        """Data and computation together."""
         return self.data + self.step
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What may be tried: precisions and processors of this machine, but nothing that was `given`.
+    """What may be tuned on this machine.
 
-    `given`: knob -> who gave its value.
+    `given`: setting -> why it is fixed; such settings are not tuned.
     """
 
     device: str
@@ -57,9 +57,9 @@ class Scope:
 
 @dataclass(frozen=True)
 class Round:
-    """Ways that differ in one knob, tried in turn with steps of `rows` images.
+    """Configurations that differ in one setting, measured with steps of `rows` images.
 
-    The first of them is the one that was used so far.
+    The first one is the current configuration.
     """
 
     knob: str
@@ -69,7 +69,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Choice:
-    """The way to take, the reason for each knob, and what was measured in how many seconds."""
+    """The chosen configuration, the reason of each setting, and all measurements."""
 
     way: Way
     reasons: dict[str, str]
@@ -78,34 +78,33 @@ class Choice:
 
     @property
     def measured(self) -> tuple[int, Spent] | None:
-        """Images of the largest step that was measured in this way, and its seconds."""
-        found = [
+        """(images, time) of the largest step measured with this configuration."""
+        steps = [
             (tried.rows, tried.spent[self.way]) for tried in self.rounds if self.way in tried.spent
         ]
-        whole = [(rows, spent) for rows, spent in found if spent.whole]
-        return max(whole, key=lambda one: one[0], default=None)
+        whole = [(rows, spent) for rows, spent in steps if spent.whole]
+        return max(whole, key=lambda step: step[0], default=None)
 
     def record(self, device: str) -> dict[str, Any]:
-        """What config.toml keeps: all of it."""
+        """Plain values for config.toml."""
         figures = {
             f"{shown(way)}, {tried.rows} images": _ms(spent)
             for tried in self.rounds
             for way, spent in tried.spent.items()
         }
-        taken = {"device": device, "probe_seconds": round(self.seconds, 2)}
-        return {**asdict(self.way), **taken, "reasons": self.reasons, "steps": figures}
+        run = {"device": device, "probe_seconds": round(self.seconds, 2)}
+        return {**asdict(self.way), **run, "reasons": self.reasons, "steps": figures}
 
 
 def shown(way: Way) -> str:
-    """A way in a few words."""
+    """Short description of a configuration."""
     return f"{way.precision}, {way.layout}, {way.threads} threads, {way.workers} workers"
 
 
 def tries(knob: str, way: Way, scope: Scope) -> list[Way]:
-    """`way` and what to try beside it for this knob; [] where its value is given or the only one.
+    """`way` and its alternatives in this setting; [] if it is given or has no alternative.
 
-    Beside a GPU nothing is tried with workers: how many it needs is counted, which takes one
-    measurement without any.
+    With a GPU the number of workers is computed from one measurement without workers.
     """
     if knob in scope.given:
         return []
@@ -113,8 +112,8 @@ def tries(knob: str, way: Way, scope: Scope) -> list[Way]:
         way = replace(way, workers=0)
         if knob == "workers":
             return [way]
-    rivals = [other for other in _RIVALS[knob](way, scope) if other != way]
-    return [way, *rivals] if rivals else []
+    alternatives = [other for other in _ALTERNATIVES[knob](way, scope) if other != way]
+    return [way, *alternatives] if alternatives else []
 
 
 def _fewer_threads(way: Way, scope: Scope) -> list[Way]:
@@ -136,10 +135,10 @@ def _layouts(way: Way, scope: Scope) -> list[Way]:
 def _workers(way: Way, scope: Scope) -> list[Way]:
     if scope.device != "cpu" or scope.processors < 2:
         return []
-    return [_beside(way, workers, scope) for workers in sorted({1, scope.processors // 2})]
+    return [_with_workers(way, workers, scope) for workers in sorted({1, scope.processors // 2})]
 
 
-_RIVALS = {
+_ALTERNATIVES = {
     "threads": _fewer_threads,
     "precision": _precisions,
     "layout": _layouts,
@@ -147,8 +146,8 @@ _RIVALS = {
 }
 
 
-def _beside(way: Way, workers: int, scope: Scope) -> Way:
-    """`workers` more processes, and as many threads fewer where these are free."""
+def _with_workers(way: Way, workers: int, scope: Scope) -> Way:
+    """`way` with `workers`, and as many fewer threads unless they are given."""
     if "threads" in scope.given:
         return replace(way, workers=workers)
     threads = max(1, min(way.threads, scope.processors - workers))
@@ -158,18 +157,18 @@ def _beside(way: Way, workers: int, scope: Scope) -> Way:
 def choose(
     rounds: Sequence[Round], usual: Way, scope: Scope, ended: str = "no time was left"
 ) -> Choice:
-    """The way that the rounds, one after the other, lead to from `usual`; a reason for each knob.
+    """The fastest configuration by the rounds, applied in order to `usual`, with reasons.
 
-    A pure function of what was measured; `ended` says why a round may be missing.
+    A pure function of the measurements; `ended`: why a round may be missing.
     """
     way, reasons = usual, {}
     by_knob = {tried.knob: tried for tried in rounds}
     for knob in KNOBS:
         tried = by_knob.get(knob)
         if tried is None:
-            why = _untried(knob, way, scope, ended)
+            why = _not_measured(knob, way, scope, ended)
         elif knob == "workers" and scope.device == "cuda":
-            way, why = _enough(way, tried, scope)
+            way, why = _needed_workers(way, tried, scope)
         else:
             best, why = _fastest(tried)
             moved = ("workers", "threads") if knob == "workers" else (knob,)
@@ -179,16 +178,16 @@ def choose(
     return Choice(way, reasons, tuple(rounds))
 
 
-_NEVER = "compiling takes longer than the measurement may"
+_NEVER = "compiling takes longer than the time budget"
 
 
 def _fastest(tried: Round) -> tuple[Way, str]:
-    (first, so_far), *_ = tried.spent.items()
+    (first, current), *_ = tried.spent.items()
     if len(tried.spent) == 1:
-        part = f"{100 * so_far.data / so_far.total:.0f} %"
-        return first, f"views take {part} of a step, so more workers would not help"
+        share = f"{100 * current.data / current.total:.0f} %"
+        return first, f"data loading takes {share} of a step, so more workers would not help"
     best = min(tried.spent, key=lambda way: tried.spent[way].total)
-    if tried.spent[best].total >= so_far.total * (1 - MARGIN):
+    if tried.spent[best].total >= current.total * (1 - MARGIN):
         best = first
     others = [f"{_value(tried, way)} {_ms(tried.spent[way])}" for way in tried.spent if way != best]
     return best, f"{_ms(tried.spent[best])} for a step of {tried.rows} images; {', '.join(others)}"
@@ -202,31 +201,31 @@ def _value(tried: Round, way: Way) -> str:
     return value
 
 
-def _enough(way: Way, tried: Round, scope: Scope) -> tuple[Way, str]:
-    """As many workers as keep a GPU from waiting."""
+def _needed_workers(way: Way, tried: Round, scope: Scope) -> tuple[Way, str]:
+    """Enough workers to keep the GPU from waiting."""
     spent = next(iter(tried.spent.values()))
     need = math.ceil(_SPARE_WORKERS * spent.data / max(spent.step, 1e-6))
     workers = min(16, scope.processors, max(1, need))
-    part = f"{1000 * spent.data:.3g} of {1000 * spent.total:.3g} ms"
-    why = f"views took {part} of a step of {tried.rows} images without workers"
+    share = f"{1000 * spent.data:.3g} of {1000 * spent.total:.3g} ms"
+    why = f"data loading took {share} of a step of {tried.rows} images without workers"
     return replace(way, workers=workers), why
 
 
-def _untried(knob: str, way: Way, scope: Scope, ended: str) -> str:
+def _not_measured(knob: str, way: Way, scope: Scope, ended: str) -> str:
     if knob in scope.given:
         return scope.given[knob]
     if tries(knob, way, scope):
         return f"not measured, {ended}"
-    only = {
-        "threads": "there are no fewer" if scope.device == "cpu" else "the network is elsewhere",
-        "precision": f"nothing else is fast on this {scope.device}",
+    reasons = {
+        "threads": "already 1" if scope.device == "cpu" else f"the network is on {scope.device}",
+        "precision": f"no other is fast on this {scope.device}",
         "layout": f"the only one on {scope.device}",
-        "workers": "there is one processor" if scope.device == "cpu" else "the usual",
+        "workers": "a single processor" if scope.device == "cpu" else "default",
     }
-    return only[knob]
+    return reasons[knob]
 
 
 def _ms(spent: Spent) -> str:
     if math.isinf(spent.total):
-        return "does not fit"
+        return "out of memory"
     return f"{'' if spent.whole else 'over '}{1000 * spent.total:.3g} ms"

@@ -1,1 +1,1 @@
-"""Transfer: a network's head replaced, parts of it frozen, the rest trained, the best kept."""
+"""Fine-tuning: a new head, layer freezing, the feature cache, training and the best checkpoint."""

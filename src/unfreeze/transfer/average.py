@@ -1,4 +1,4 @@
-"""A running average of the weights, which is validated and kept in their place."""
+"""Exponential moving average (EMA) of the weights, which is validated and saved instead of them."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -10,45 +10,47 @@ from torch import Tensor, nn
 
 
 class Average:
-    """timm's exponential average of every entry of the state dict, with its warm-up of the decay.
+    """timm's EMA of every entry of the state dict, with its warm-up of the decay.
 
-    What has always stood still in the network is bit for bit the same here; what froze after it
-    had moved is still approached.
+    Entries that were always frozen are bit-identical to the network's. For entries frozen after
+    some training, the EMA still converges to the network's value.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self.kept: Any = ModelEmaV3(network, decay=decay, use_warmup=True)
+        self._ema: Any = ModelEmaV3(network, decay=decay, use_warmup=True)
 
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after step `step`, counted from 1."""
-        self.kept.update(network, step)
+        """Update with the weights after step `step`, counted from 1."""
+        self._ema.update(network, step)
 
     def state(self) -> dict[str, Tensor]:
-        """Its entries under the network's names."""
-        found: dict[str, Tensor] = self.kept.module.state_dict()
-        return found
+        """State dict of the average, with the network's names."""
+        averaged: dict[str, Tensor] = self._ema.module.state_dict()
+        return averaged
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state()` gave."""
-        self.kept.module.load_state_dict(state)
+        """Load what `state()` returned."""
+        self._ema.module.load_state_dict(state)
 
     def apart(self, network: nn.Module) -> set[str]:
-        """Names of the entries that are not what the network has."""
-        own = network.state_dict()
-        return {name for name, value in self.state().items() if not torch.equal(value, own[name])}
+        """Names of the entries that differ from the network's."""
+        current = network.state_dict()
+        return {
+            name for name, value in self.state().items() if not torch.equal(value, current[name])
+        }
 
     @contextlib.contextmanager
     def shown(self, network: nn.Module) -> Iterator[None]:
-        """Within the block the network's weights are the average."""
-        own = {name: value.clone() for name, value in network.state_dict().items()}
+        """Context manager: the network has the averaged weights inside the block."""
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(self.state())
         try:
             yield
         finally:
-            network.load_state_dict(own)
+            network.load_state_dict(weights)
 
 
 def served(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The weights of a checkpoint that are judged and travel: the average, where there is one."""
-    found: Mapping[str, Tensor] = state.get("average") or state["model"]
-    return found
+    """Weights of a checkpoint to evaluate and export: the EMA if there is one, else the model's."""
+    weights: Mapping[str, Tensor] = state.get("average") or state["model"]
+    return weights

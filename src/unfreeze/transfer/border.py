@@ -1,8 +1,8 @@
-"""The border of a frozen network: the input of the first part that moves, found and proved.
+"""Splits a partly frozen network at its last frozen tensor, and verifies both halves.
 
-Everything before it stands still, is in inference mode and draws no random number; its value is
-all of a image that the rest sees. What is kept there is the actual input of what follows, never
-a pooled version of it: the head of a SqueezeNet is a convolution, a ReLU and then the pooling.
+Everything before the split is frozen, in eval mode and deterministic, and the second half depends
+on the image through this tensor only. The tensor is the actual input of the next layer, never a
+pooled version of it: the head of a SqueezeNet is a convolution, a ReLU and then the pooling.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ from unfreeze.transfer.freeze import apply_freeze
 
 __all__ = ["Border", "NoBorder", "find_border", "work"]
 
-# what a forward pass may raise that was cut in two, or that was not made for these images
+# errors of a forward pass that was split, or that does not accept these images
 FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
-TOLERANCE = 1e-4  # of the largest value: the same arithmetic on the same numbers
-GROUPING = 1e-2  # likewise, for another number of images: other kernels, perhaps in TF32
+TOLERANCE = 1e-4  # of the largest value, for the same computation on the same inputs
+GROUPING = 1e-2  # likewise for another batch size: other kernels, perhaps in TF32
 
 
 @dataclass(frozen=True)
 class Border:
-    """Where a forward pass can be cut in two, and both halves.
+    """A forward pass split in two.
 
-    `name`: of the value that is kept; `shape`: its own for one image; `entries`: what of the
-    state dict it depends on; `text`: what is computed up to there, for a key. `before` takes
-    images to the value, `after` goes on to the scores in the network's present mode. `learner`:
-    name of the Linear that alone learns and makes the scores, fed by `approach`; else None.
-    `direct`: evaluated, it is fed the value as it is.
+    `name`, `shape`: of the cached tensor, for one image. `entries`: state dict entries it depends
+    on. `text`: the code up to it, for cache keys. `before` maps images to the tensor, `after` maps
+    it to the logits in the network's current mode. `learner`: name of the only trainable layer,
+    a Linear that computes the logits from the output of `approach`; else None. `direct`: in eval
+    mode `approach` is the identity.
     """
 
     name: str
@@ -50,165 +50,166 @@ class Border:
 
 
 def work(network: nn.Module, border: Border, side: int) -> tuple[float, float]:
-    """Multiplications and additions for one image: before the border, and after it."""
+    """FLOPs of one image: (before the split, after it)."""
     device = next(network.parameters()).device
-    two = torch.zeros(2, 3, side, side, device=device)
-    with _untouched(network), torch.no_grad(), FlopCounterMode(display=False) as count:
+    images = torch.zeros(2, 3, side, side, device=device)
+    with _restored(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.eval()
-        kept = border.before(two)
-        first = count.get_total_flops()
-        border.after(kept.clone())
-    return first / 2, (count.get_total_flops() - first) / 2
+        features = border.before(images)
+        first = counter.get_total_flops()
+        border.after(features.clone())
+    return first / 2, (counter.get_total_flops() - first) / 2
 
 
 def find_border(network: nn.Module, frozen: Collection[str], side: int) -> Border:
-    """The latest border of `network` with these parameters frozen, for images of `side` pixels.
+    """The latest possible split of `network` with `frozen` parameters, for `side`-pixel images.
 
-    Proved on two made-up images, in training and in evaluation mode: both halves give what the
-    whole gives. The freezing is applied; nothing else changes. NoBorder says why there is none.
+    Verified on two random images in train and eval mode: both halves together return what the
+    network returns. Applies the freezing and changes nothing else. Raises NoBorder with the reason
+    if there is no split.
     """
     device = next(network.parameters()).device
-    draw = torch.Generator().manual_seed(0)
-    two = torch.randn(2, 3, side, side, generator=draw).to(device)
-    with _untouched(network), torch.no_grad():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, side, side, generator=generator).to(device)
+    with _restored(network), torch.no_grad():
         apply_freeze(network, frozen)
         network.train()
         try:
-            border = _found(network, two)
+            border = _find(network, images)
         except FAILURES as error:
-            raise NoBorder(f"its forward pass fails on a made-up image: {error}") from error
-    apply_freeze(network, frozen)  # what stands still is in eval mode, also afterwards
+            raise NoBorder(f"the forward pass fails on a random image: {error}") from error
+    apply_freeze(network, frozen)  # frozen modules stay in eval mode
     return border
 
 
-def _found(network: nn.Module, two: Tensor) -> Border:
+def _find(network: nn.Module, images: Tensor) -> Border:
     try:
-        border = _by_graph(network, two)
+        border = _by_graph(network, images)
     except NoBorder as reason:
-        border = _by_hook(network, two, reason)
-    _prove(network, border, two)
+        border = _by_hook(network, images, reason)
+    _verify(network, border, images)
     network.eval()
-    kept = border.before(two)
-    same = border.approach is not None and torch.equal(border.approach(kept.clone()), kept)
+    features = border.before(images)
+    same = border.approach is not None and torch.equal(border.approach(features.clone()), features)
     return replace(border, direct=same)
 
 
-def _by_graph(network: nn.Module, two: Tensor) -> Border:
-    cut, root = _latest(network, two)
+def _by_graph(network: nn.Module, images: Tensor) -> Border:
+    cut, root = _latest(network, images)
     network.eval()
-    judged = _same_place(network, cut)
+    eval_cut = _in_eval_mode(network, cut)
     network.train()
-    before, learning, judging = cut.before(), cut.after(), judged.after()
-    layer = _learner(network)
+    before, train_after, eval_after = cut.before(), cut.after(), eval_cut.after()
+    layer = _only_trainable(network)
     approach = cut.approach(layer) if layer and _is_linear(network, layer) else None
 
-    def after(kept: Tensor) -> Tensor:
-        scores: Tensor = learning(kept) if network.training else judging(kept)
-        return scores
+    def after(features: Tensor) -> Tensor:
+        logits: Tensor = train_after(features) if network.training else eval_after(features)
+        return logits
 
     return Border(
         name=cut.at.name.removeprefix("network_"),
-        shape=tuple(before(two).shape[1:]),
+        shape=tuple(before(images).shape[1:]),
         entries=_entries(root, cut),
         text=_text(root, before),
-        before=functools.partial(_plain, before),
+        before=functools.partial(_without_grad, before),
         after=after,
         learner=layer if approach is not None else None,
         approach=approach,
     )
 
 
-def _by_hook(network: nn.Module, two: Tensor, reason: NoBorder) -> Border:
-    """For a network that cannot be followed: the input of its last layer, if only that learns."""
-    layer = _learner(network)
+def _by_hook(network: nn.Module, images: Tensor, reason: NoBorder) -> Border:
+    """For a network that torch.fx cannot trace: the input of its only trainable layer."""
+    layer = _only_trainable(network)
     if layer is None:
         raise reason
     before, after = functools.partial(input_of, network, layer), network.get_submodule(layer)
-    kept = before(two)
+    features = before(images)
     linear = _is_linear(network, layer)
     return Border(
         name=f"{layer}_input",
-        shape=tuple(kept.shape[1:]),
+        shape=tuple(features.shape[1:]),
         entries=tuple(n for n in network.state_dict() if not n.startswith(f"{layer}.")),
         text=repr(network),
         before=before,
         after=after,
         learner=layer if linear else None,
-        approach=_as_it_is if linear else None,
+        approach=_identity if linear else None,
     )
 
 
-class _Reached(Exception):
-    """The layer that is waited for was called: the rest of the pass is not needed."""
+class _Done(Exception):
+    """Stops a forward pass once the wanted layer is called."""
 
 
 def input_of(network: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """What `layer` is fed when `network` sees `images`; what follows it is not run."""
-    found = []
+    """Input of `layer` in a forward pass over `images`; later layers do not run."""
+    captured = []
 
-    def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(inputs[0])
-        raise _Reached
+    def capture(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured.append(inputs[0])
+        raise _Done
 
-    handle = network.get_submodule(layer).register_forward_pre_hook(take)
+    handle = network.get_submodule(layer).register_forward_pre_hook(capture)
     try:
-        with torch.no_grad(), contextlib.suppress(_Reached):
+        with torch.no_grad(), contextlib.suppress(_Done):
             network(images)
     finally:
         handle.remove()
-    if not found:
-        raise NoBorder(f"{layer} is not called in its forward pass")
-    return found[0]
+    if not captured:
+        raise NoBorder(f"{layer} is not called in the forward pass")
+    return captured[0]
 
 
-def _as_it_is(kept: Tensor) -> Tensor:
-    return kept
+def _identity(features: Tensor) -> Tensor:
+    return features
 
 
-def _latest(network: nn.Module, two: Tensor) -> tuple[Cut, Wrapped]:
+def _latest(network: nn.Module, images: Tensor) -> tuple[Cut, Wrapped]:
     root, graph = traced(network)
     recorder = Recorder(root, graph)
     try:
-        recorder.run(two)
-    except Exception as error:  # whatever the network does with real images after tracing
-        raise NoBorder(f"its traced forward pass does not run: {error}".splitlines()[0]) from error
+        recorder.run(images)
+    except Exception as error:  # any error of the network's code on real images
+        raise NoBorder(f"the traced forward pass fails: {error}".splitlines()[0]) from error
     for node in candidates(root, graph, recorder.values):
         cut = Cut(root, graph, node)
-        if _entries(root, cut) and _rows_are_images(cut, two):
+        if _entries(root, cut) and _rows_are_images(cut, images):
             return cut, root
-    raise NoBorder("nothing that stands still comes alone before the first part that learns")
+    raise NoBorder("no single frozen tensor comes before the first trainable layer")
 
 
-def _same_place(network: nn.Module, cut: Cut) -> Cut:
-    """The cut at the value of the same name in evaluation mode."""
+def _in_eval_mode(network: nn.Module, cut: Cut) -> Cut:
+    """The split at the node of the same name in the graph of eval mode."""
     root, graph = traced(network)
     node = next((node for node in graph.nodes if node.name == cut.at.name), None)
     if node is None:
-        raise NoBorder("it takes another way through its layers when it is evaluated")
+        raise NoBorder("its forward pass takes other layers in eval mode")
     return Cut(root, graph, node)
 
 
-def _rows_are_images(cut: Cut, two: Tensor) -> bool:
-    """Whether each row depends on its own image only."""
+def _rows_are_images(cut: Cut, images: Tensor) -> bool:
+    """Whether each row depends only on its own image."""
     before = cut.before()
-    both, first = before(two), before(two[:1])
+    both, first = before(images), before(images[:1])
     return first.shape[0] == 1 and _close(first, both[:1], GROUPING)
 
 
-def _plain(before: nn.Module, images: Tensor) -> Tensor:
+def _without_grad(before: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
-        kept: Tensor = before(images)
-    return kept
+        features: Tensor = before(images)
+    return features
 
 
-def _learner(network: nn.Module) -> str | None:
-    """The only layer with parameters that learn, if there is one alone."""
-    found = [
+def _only_trainable(network: nn.Module) -> str | None:
+    """Name of the only layer with trainable parameters; None if there are several or none."""
+    trainable = [
         name
         for name, module in network.named_modules()
         if any(parameter.requires_grad for parameter in module.parameters(recurse=False))
     ]
-    return found[0] if len(found) == 1 else None
+    return trainable[0] if len(trainable) == 1 else None
 
 
 def _is_linear(network: nn.Module, layer: str) -> bool:
@@ -216,7 +217,7 @@ def _is_linear(network: nn.Module, layer: str) -> bool:
 
 
 def _entries(root: Wrapped, cut: Cut) -> tuple[str, ...]:
-    """Names in the network's state dict of what the part before the cut reads."""
+    """Entries of the network's state dict that the part before the split uses."""
     targets = [
         str(node.target).removeprefix("network.")
         for node in cut.before().graph.nodes
@@ -229,7 +230,7 @@ def _entries(root: Wrapped, cut: Cut) -> tuple[str, ...]:
 
 
 def _text(root: Wrapped, before: Any) -> str:
-    """The code of the first half, and its layers as they print themselves."""
+    """Generated code of the first half, and a digest of its layers' reprs."""
     modules = dict(root.named_modules())
     layers = [
         f"{node.target}: {modules[str(node.target)]!r}"
@@ -240,34 +241,34 @@ def _text(root: Wrapped, before: Any) -> str:
     return f"{before.code}\n{digest}"
 
 
-def _prove(network: nn.Module, border: Border, two: Tensor) -> None:
+def _verify(network: nn.Module, border: Border, images: Tensor) -> None:
     for training in (True, False):
         network.train(training)
-        whole = _seeded(network, two, 1)
-        first = _seeded(border.before, two, 2)
-        if not torch.equal(first, _seeded(border.before, two, 3)):
-            raise NoBorder("what is frozen draws random numbers")
-        halves = _seeded(border.after, first, 1)
-        if whole.shape != halves.shape or not _close(whole, halves):
-            raise NoBorder("its two halves do not give what the whole gives")
+        expected = _seeded(network, images, 1)
+        features = _seeded(border.before, images, 2)
+        if not torch.equal(features, _seeded(border.before, images, 3)):
+            raise NoBorder("the frozen part draws random numbers")
+        logits = _seeded(border.after, features, 1)
+        if expected.shape != logits.shape or not _close(expected, logits):
+            raise NoBorder("its two halves do not return what the network returns")
 
 
-def _seeded(part: Callable[[Tensor], Any], value: Tensor, seed: int) -> Tensor:
+def _seeded(forward: Callable[[Tensor], Any], inputs: Tensor, seed: int) -> Tensor:
     torch.manual_seed(seed)
-    result = part(value.clone())  # a layer may write into its input
+    result = forward(inputs.clone())  # a layer may work in place
     if not isinstance(result, Tensor):
-        raise NoBorder(f"it returns {type(result).__name__}, not one tensor")
+        raise NoBorder(f"the network returns {type(result).__name__}, not one tensor")
     return result
 
 
-def _close(left: Tensor, right: Tensor, share: float = TOLERANCE) -> bool:
+def _close(left: Tensor, right: Tensor, tolerance: float = TOLERANCE) -> bool:
     scale = float(left.abs().max()) or 1.0
-    return bool((left - right).abs().max() <= share * scale)
+    return bool((left - right).abs().max() <= tolerance * scale)
 
 
 @contextlib.contextmanager
-def _untouched(network: nn.Module) -> Iterator[None]:
-    """Modes, buffers and the random state are afterwards what they were."""
+def _restored(network: nn.Module) -> Iterator[None]:
+    """Context manager: restores modes, buffers and the random state."""
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     device = next(network.parameters()).device

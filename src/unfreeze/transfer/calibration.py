@@ -1,4 +1,4 @@
-"""Whether a probability may be believed: expected calibration error, and a temperature."""
+"""Calibration of probabilities: expected calibration error (ECE) and temperature scaling."""
 
 import dataclasses
 
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 BINS = 15  # of equal width over the probability of the predicted class (Guo et al. 2017)
-COLDEST, HOTTEST = 0.01, 100.0  # beyond these a temperature changes nothing that can be measured
+COLDEST, HOTTEST = 0.01, 100.0  # range of the temperature; beyond it nothing measurable changes
 
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
     """Images whose predicted class has a probability in (low, high].
 
-    `confidence`: the mean of these probabilities; `accuracy`: the share that is right.
+    `confidence`: mean of these probabilities; `accuracy`: share of correct predictions.
     """
 
     low: float
@@ -25,45 +25,45 @@ class Bin:
 
 
 def calibration_bins(probabilities: Tensor, labels: Tensor) -> list[Bin]:
-    """The bins that hold a image, of probabilities [N, C] and labels [N]."""
-    best = probabilities.max(dim=1)
-    sure = best.values.double().cpu().numpy()
-    right = (best.indices == labels).double().cpu().numpy()
+    """The non-empty bins of probabilities [N, C] and labels [N]."""
+    top = probabilities.max(dim=1)
+    confidence = top.values.double().cpu().numpy()
+    correct = (top.indices == labels).double().cpu().numpy()
     edges = np.linspace(0, 1, BINS + 1)
-    places = np.searchsorted(edges[1:-1], sure)
+    bins = np.searchsorted(edges[1:-1], confidence)
     return [
         Bin(
-            float(edges[place]),
-            float(edges[place + 1]),
-            int((inside := places == place).sum()),
-            float(sure[inside].mean()),
-            float(right[inside].mean()),
+            float(edges[index]),
+            float(edges[index + 1]),
+            int((inside := bins == index).sum()),
+            float(confidence[inside].mean()),
+            float(correct[inside].mean()),
         )
-        for place in np.unique(places).tolist()
+        for index in np.unique(bins).tolist()
     ]
 
 
 def calibration_error(bins: list[Bin]) -> float:
-    """The mean over images of |accuracy - confidence| of their bin: ECE, from 0 to 1.
+    """ECE, 0 to 1: the mean over images of |accuracy - confidence| of their bin.
 
     Guo et al. 2017, section 2, equation 3.
     """
-    total = sum(one.n for one in bins)
-    return sum(one.n * abs(one.accuracy - one.confidence) for one in bins) / total
+    total = sum(bin_.n for bin_ in bins)
+    return sum(bin_.n * abs(bin_.accuracy - bin_.confidence) for bin_ in bins) / total
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T for which softmax(logits / T) has the lowest cross-entropy; logits [N, C], labels [N].
+    """The T that minimises the cross-entropy of softmax(logits / T); logits [N, C], labels [N].
 
-    In 1 / T the cross-entropy is convex (Guo et al. 2017, section 4.2), so its derivative is
-    halved in on. Where all images are right a lower T is always better: COLDEST is returned.
+    The cross-entropy is convex in 1 / T (Guo et al. 2017, section 4.2), so the root of its
+    derivative is bisected. If every prediction is correct, a lower T is always better: COLDEST.
     """
     logits = logits.double()
-    own = logits.gather(1, labels.long()[:, None])[:, 0]
+    target = logits.gather(1, labels.long()[:, None])[:, 0]
 
     def slope(inverse: float) -> float:
-        chances = (logits * inverse).softmax(dim=1)
-        return float(((chances * logits).sum(dim=1) - own).mean())
+        probabilities = (logits * inverse).softmax(dim=1)
+        return float(((probabilities * logits).sum(dim=1) - target).mean())
 
     low, high = 1 / HOTTEST, 1 / COLDEST
     if slope(high) <= 0:
@@ -77,5 +77,5 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def calibrated(logits: Tensor, temperature: float) -> Tensor:
-    """Logits whose softmax is that of the temperature; the order of classes stays."""
+    """Logits divided by the temperature; the order of the classes does not change."""
     return logits if temperature == 1 else logits / torch.tensor(temperature, dtype=logits.dtype)

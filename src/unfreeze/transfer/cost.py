@@ -1,4 +1,4 @@
-"""What a fine-tuning computes and holds, counted from shapes; seconds follow from a speed."""
+"""Compute and memory cost of fine-tuning, derived from layer shapes."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from unfreeze.settings.finetune import FinetuneSettings
 from unfreeze.transfer.freeze import FreezeSchedule
 from unfreeze.transfer.stretches import stretches, wanted
 
-_STATES = {"sgd": 1, "lars": 1, "adamw": 2}  # tensors that an optimizer keeps for each parameter
-EVALUATED = 64  # images of a batch that is only evaluated
+_STATES = {"sgd": 1, "lars": 1, "adamw": 2}  # state tensors per parameter
+EVALUATED = 64  # batch size of evaluation
 
 
 @dataclass(frozen=True)
 class Case:
-    """What the cost depends on beside the settings; `runs`: more than one with folds or repeats."""
+    """Inputs of the estimate besides the settings; `runs`: number of folds times repeats."""
 
     network: nn.Module
     schedule: FreezeSchedule
@@ -30,9 +30,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Amount:
-    """Operations of a run's training steps and of its evaluations; `views`: images cut for them.
+    """FLOPs of training and of evaluation; `views`: crops to compute from images.
 
-    `works`: of each stretch of the run, (frozen parameters, work for one image).
+    `works`: (frozen parameters, cost of one image) of each freezing phase.
     """
 
     training: float
@@ -42,49 +42,49 @@ class Amount:
 
     @property
     def operations(self) -> float:
-        """All of them."""
+        """FLOPs of training and evaluation."""
         return self.training + self.evaluation
 
     @property
     def heaviest(self) -> tuple[frozenset[str], Work]:
-        """The stretch that takes most memory and arithmetic for an image."""
+        """The freezing phase that stores the most activations per image."""
         return max(self.works, key=lambda entry: entry[1].kept)
 
 
 def amount(s: FinetuneSettings, case: Case) -> Amount | None:
-    """The amount of work of planned settings; None for a network that has to see numbers."""
+    """Cost of resolved settings; None if it cannot be derived from shapes."""
     side = s.image_size or 0
     training = evaluation = 0.0
     views, works = 0, []
-    for part in stretches(case.network, case.schedule, s.epochs, case.head):
-        work = work_of(case.network, part.frozen, side)
+    for phase in stretches(case.network, case.schedule, s.epochs, case.head):
+        work = work_of(case.network, phase.frozen, side)
         if work is None:
             return None
-        works.append((part.frozen, work))
+        works.append((phase.frozen, work))
         if s.head_solver == "logistic":
             count = s.cache_views or 1
             evaluation += work.forward * (count * case.images + case.held_out)
             views += count * case.images
-        elif s.cache not in ("off", "auto") and wanted(s.cache, part):
-            passes = len(part.views(s.cache_views or 1))
-            # a backward pass costs about two forward ones of what learns
+        elif s.cache not in ("off", "auto") and wanted(s.cache, phase):
+            passes = len(phase.views(s.cache_views or 1))
+            # a backward pass costs about two forward passes of the trained layers
             after = (work.training - work.forward) / 2
             evaluation += work.forward * (passes * case.images + case.held_out)
-            again = case.runs * part.epochs
-            training += 3 * after * again * case.images
-            evaluation += after * again * case.held_out
+            epochs = case.runs * phase.epochs
+            training += 3 * after * epochs * case.images
+            evaluation += after * epochs * case.held_out
             views += passes * case.images
         else:
-            again = case.runs * part.epochs
-            training += work.training * again * case.images
-            evaluation += work.forward * again * case.held_out
-            views += again * case.images
+            epochs = case.runs * phase.epochs
+            training += work.training * epochs * case.images
+            evaluation += work.forward * epochs * case.held_out
+            views += epochs * case.images
     return Amount(training, evaluation, views, tuple(works))
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the device of one process in the heaviest moment."""
+    """Peak device memory of one process, in bytes."""
 
     parameters: int
     gradients: int
@@ -94,33 +94,33 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all parts."""
         parts = (self.parameters, self.gradients, self.optimizer, self.inputs, self.activations)
         return sum(parts)
 
 
-def memory(s: FinetuneSettings, case: Case, found: Amount, processes: int = 1) -> Memory:
-    """The bytes of planned settings."""
-    side, (frozen, work) = s.image_size or 0, found.heaviest
+def memory(s: FinetuneSettings, case: Case, cost: Amount, processes: int = 1) -> Memory:
+    """Peak device memory of resolved settings."""
+    side, (frozen, work) = s.image_size or 0, cost.heaviest
     sizes = {name: p.numel() * p.element_size() for name, p in case.network.named_parameters()}
-    learning = sum(size for name, size in sizes.items() if name not in frozen)
+    trained = sum(size for name, size in sizes.items() if name not in frozen)
     solved = s.head_solver == "logistic"
-    rows = max(1, (s.batch_size or 1) // processes // s.accumulate)
-    half = 1 if s.precision == "fp32" else 2
-    kept = 0 if solved else rows * work.kept // half
+    micro_batch = max(1, (s.batch_size or 1) // processes // s.accumulate)
+    divisor = 1 if s.precision == "fp32" else 2  # 16 bits instead of 32
+    activations = 0 if solved else micro_batch * work.kept // divisor
     evaluated = min(EVALUATED, max(case.images if solved else 0, case.held_out))
     return Memory(
         parameters=sum(sizes.values()),
-        gradients=0 if solved else learning,
-        optimizer=0 if solved else learning * _STATES[s.optimizer],
-        inputs=max(0 if solved else rows, evaluated) * 3 * side**2 * 4,
-        # evaluation holds the input and the output of a layer at a time
-        activations=max(kept, evaluated * 2 * _largest(case.network, side)),
+        gradients=0 if solved else trained,
+        optimizer=0 if solved else trained * _STATES[s.optimizer],
+        inputs=max(0 if solved else micro_batch, evaluated) * 3 * side**2 * 4,
+        # evaluation stores one layer's input and output at a time
+        activations=max(activations, evaluated * 2 * _largest(case.network, side)),
     )
 
 
 def _largest(network: nn.Module, side: int) -> int:
-    """Bytes of the largest output of a layer for one image."""
+    """Bytes of the largest layer output for one image."""
     try:
         shapes = trace(network, (side, side)).shapes.values()
     except UsageError:

@@ -1,4 +1,4 @@
-"""A network's forward pass as a graph, and the last value of it that training cannot move."""
+"""torch.fx graph of a forward pass, and the nodes at which it can be split for a feature cache."""
 
 import inspect
 from collections.abc import Collection, Iterator
@@ -6,50 +6,47 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-# what draws random numbers in training mode, by the name of its class: libraries bring their own
+# class names of layers that are random in train mode; libraries define their own such classes
 DRAWING = ("Dropout", "DropPath", "DropBlock", "StochasticDepth", "PatchDropout", "RReLU")
-HEAD_LAYERS = 2  # so many layers that learn are a head: one, or two in distilled transformers
+HEAD_LAYERS = 2  # trainable layers of a head at most: one, or two in distilled transformers
 
 
 class NoBorder(Exception):
-    """Nothing before the first part that moves can be kept; the text says why."""
+    """The network cannot be split for a feature cache; the message is the reason."""
 
 
 class Wrapped(nn.Module):
-    """A network whose `forward` takes images and nothing else, whatever options it has."""
+    """Wraps a network so that `forward` takes images only, without its other arguments."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Any:
-        """What the network makes of them."""
+        """Output of the network."""
         return self.network(images)
 
 
 class Cut:
-    """One value in the graph of a forward pass: what comes before it, and what after.
-
-    `graph` and `root` are as `traced` gives them; `at` is the node whose value is kept.
-    """
+    """A graph split at the node `at`, whose value is cached; `root`, `graph`: from `traced`."""
 
     def __init__(self, root: nn.Module, graph: fx.Graph, at: fx.Node) -> None:
         self.root, self.graph, self.at = root, graph, at
 
     def before(self) -> fx.GraphModule:
-        """Images to the value."""
+        """Module from the images to the cached value."""
         return _part(self.root, self.graph, [self.at], at=None)
 
     def after(self) -> fx.GraphModule:
-        """The value to what the network returns."""
+        """Module from the cached value to the network's output."""
         ends = [node for node in self.graph.nodes if node.op == "output"]
         return _part(self.root, self.graph, ends, at=self.at)
 
     def approach(self, layer: str) -> fx.GraphModule | None:
-        """The value to what `layer` is fed, where nothing comes after it; else None."""
+        """Module from the cached value to the input of `layer`; None unless `layer` is the last."""
         end = next(node for node in self.graph.nodes if node.op == "output")
         last = end.args[0]
-        while isinstance(last, fx.Node) and _passes_on(self.root, last):
+        while isinstance(last, fx.Node) and _is_identity(self.root, last):
             last = last.args[0]
         if not (isinstance(last, fx.Node) and last.op == "call_module"):
             return None
@@ -59,51 +56,51 @@ class Cut:
 
 
 def traced(network: nn.Module) -> tuple[Wrapped, fx.Graph]:
-    """The graph of `network` in its present modes and with its present frozen parameters.
+    """The graph of `network` in its current mode with its currently frozen parameters.
 
-    Parts without a parameter that learns are single nodes; so are parts in which all learn, unless
-    only a head does: that is opened down to its layer. NoBorder where it cannot be followed.
+    A module is one node if all its parameters are frozen or all are trainable; if only a head is
+    trainable, its modules are traced down to the layers. Raises NoBorder if tracing fails.
     """
     root, closed = Wrapped(network), set[str]()
-    learning = [m for m in network.modules() if any(p.requires_grad for p in m.parameters(False))]
-    open_all = len(learning) <= HEAD_LAYERS
+    trainable = [m for m in network.modules() if any(p.requires_grad for p in m.parameters(False))]
+    open_all = len(trainable) <= HEAD_LAYERS
     while True:
         tracer = _Tracer(closed, open_all=open_all)
         try:
             return root, tracer.trace(root)
-        except Exception as error:  # anything a forward does with a stand-in for a tensor
+        except Exception as error:  # any error of the network's code on a proxy
             inner = tracer.inside[-1] if tracer.inside else "network"
             if inner == "network":
-                raise NoBorder(f"its forward pass cannot be followed ({_brief(error)})") from error
-            closed.add(inner)  # taken whole instead
+                raise NoBorder(f"torch.fx cannot trace the network ({_brief(error)})") from error
+            closed.add(inner)  # trace again with this module as one node
 
 
 def candidates(root: Wrapped, graph: fx.Graph, values: dict[fx.Node, Any]) -> Iterator[fx.Node]:
-    """Values that stand still and that everything after passes through, the latest first.
+    """Frozen nodes through which every path from the images to the output passes, latest first.
 
-    `values` are those of a pass over two images; only tensors with one row a image count.
+    `values`: of a forward pass over two images; only tensors with one row per image qualify.
     """
-    moving, live = _moving(root, graph)
+    changing, live = _changing(root, graph)
     end = next(node for node in graph.nodes if node.op == "output")
     for node in reversed(list(graph.nodes)):
         value = values.get(node)
-        if node in moving or node not in live or node.op == "placeholder":
+        if node in changing or node not in live or node.op == "placeholder":
             continue
         if not isinstance(value, Tensor) or value.dim() < 2 or value.shape[0] != 2:
             continue
-        if value.is_floating_point() and _all_through(end, node):
+        if value.is_floating_point() and _separates(end, node):
             yield node
 
 
 class Recorder(fx.Interpreter):
-    """Runs a graph and keeps every value."""
+    """Runs a graph and records the value of every node."""
 
     def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
         super().__init__(fx.GraphModule(root, graph))
         self.values: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """As the base class, noting the value; a layer may write into its input, so a copy."""
+        """Run the node and record a copy of its value, as layers may work in place."""
         value = super().run_node(n)
         self.values[n] = value.clone() if isinstance(value, Tensor) else value
         return value
@@ -118,103 +115,108 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if module_qualified_name in self.closed or not any(True for _ in m.children()):
             return True
-        learns = {parameter.requires_grad for parameter in m.parameters()}
-        return True not in learns or (len(learns) == 1 and not self.open_all)
+        trainable = {parameter.requires_grad for parameter in m.parameters()}
+        return True not in trainable or (len(trainable) == 1 and not self.open_all)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         self.inside.append(self.path_of_module(m))
         result = super().call_module(m, forward, args, kwargs)
-        self.inside.pop()  # not after an error: `traced` asks where it happened
+        self.inside.pop()  # not reached after an error: `traced` reads where it happened
         return result
 
 
-def _moving(root: Wrapped, graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
-    """(nodes that training can move or chance changes, nodes that depend on the images)."""
+def _changing(root: Wrapped, graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
+    """(nodes whose value is trainable or random, nodes that depend on the images)."""
     modules, parameters = dict(root.named_modules()), dict(root.named_parameters())
-    moving, live = set[fx.Node](), set[fx.Node]()
+    changing, live = set[fx.Node](), set[fx.Node]()
     for node in graph.nodes:
         inputs = node.all_input_nodes
-        if node.op == "placeholder" or any(one in live for one in inputs):
+        if node.op == "placeholder" or any(source in live for source in inputs):
             live.add(node)
-        if any(one in moving for one in inputs):
-            moving.add(node)
+        if any(source in changing for source in inputs):
+            changing.add(node)
         elif node.op == "get_attr":
-            held = parameters.get(str(node.target))
-            if held is not None and held.requires_grad:
-                moving.add(node)
-        elif _changes(node, modules):
-            moving.add(node)
-    return moving, live
+            parameter = parameters.get(str(node.target))
+            if parameter is not None and parameter.requires_grad:
+                changing.add(node)
+        elif _varies(node, modules):
+            changing.add(node)
+    return changing, live
 
 
-def _changes(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether the node itself, not what it is given, gives another value each time."""
+def _varies(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the node's value can change while its inputs do not."""
     if node.op == "call_module":
-        return _restless(modules[str(node.target)])
-    return node.op == "call_function" and _draws(node)
+        return _module_varies(modules[str(node.target)])
+    return node.op == "call_function" and _function_varies(node)
 
 
-def _restless(module: nn.Module) -> bool:
-    """Whether it learns, draws random numbers, or follows statistics in its present mode."""
+def _module_varies(module: nn.Module) -> bool:
+    """Whether the module is trainable, random or updates statistics in its current mode."""
     if any(parameter.requires_grad for parameter in module.parameters()):
         return True
     return any(
         inner.training
         and (
-            (any(word in type(inner).__name__ for word in DRAWING) and _chance(vars(inner)) > 0)
+            (
+                any(word in type(inner).__name__ for word in DRAWING)
+                and _probability(vars(inner)) > 0
+            )
             or any(True for _ in inner.buffers(recurse=False))
         )
         for inner in module.modules()
     )
 
 
-def _draws(node: fx.Node) -> bool:
-    """Whether a function is called with `training=True` and a chance, or drops attention."""
+def _function_varies(node: fx.Node) -> bool:
+    """Whether a function is called with dropout: `training=True` and p > 0, or `dropout_p`."""
     try:
-        given = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return False
-    given.apply_defaults()
-    said = given.arguments
-    return bool(said.get("training") and _chance(said) > 0) or said.get("dropout_p", 0) != 0
+    bound.apply_defaults()
+    arguments = bound.arguments
+    if arguments.get("training") and _probability(arguments) > 0:
+        return True
+    return bool(arguments.get("dropout_p", 0) != 0)
 
 
-def _chance(said: Any) -> float:
-    return float(next((said[k] for k in ("p", "drop_prob", "dropout") if k in said), 1.0) or 0)
+def _probability(arguments: Any) -> float:
+    names = ("p", "drop_prob", "dropout")
+    return float(next((arguments[name] for name in names if name in arguments), 1.0) or 0)
 
 
-def _passes_on(root: nn.Module, node: fx.Node) -> bool:
-    """Whether a layer gives what it is given."""
-    named = node.op == "call_module" and root.get_submodule(str(node.target))
-    return isinstance(named, nn.Identity)
+def _is_identity(root: nn.Module, node: fx.Node) -> bool:
+    module = node.op == "call_module" and root.get_submodule(str(node.target))
+    return isinstance(module, nn.Identity)
 
 
-def _all_through(end: fx.Node, at: fx.Node) -> bool:
-    return not any(node.op == "placeholder" for node in _needed([end], at))
+def _separates(end: fx.Node, at: fx.Node) -> bool:
+    return not any(node.op == "placeholder" for node in _ancestors([end], at))
 
 
-def _needed(ends: list[fx.Node], at: fx.Node | None) -> set[fx.Node]:
-    """Everything that `ends` are computed from, as far as `at`, which is not in it."""
-    found, todo = set[fx.Node](), list(ends)
+def _ancestors(ends: list[fx.Node], at: fx.Node | None) -> set[fx.Node]:
+    """`ends` and all nodes they are computed from, up to but without `at`."""
+    nodes, todo = set[fx.Node](), list(ends)
     while todo:
         node = todo.pop()
-        if node is not at and node not in found:
-            found.add(node)
+        if node is not at and node not in nodes:
+            nodes.add(node)
             todo += node.all_input_nodes
-    return found
+    return nodes
 
 
 def _part(
     root: nn.Module, graph: fx.Graph, ends: list[fx.Node], *, at: fx.Node | None
 ) -> fx.GraphModule:
-    """A module from the images (`at` None) or the value at `at` to the one of `ends`."""
+    """Module from the images (`at` None), or from the value of `at`, to the value of `ends`."""
     part, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     if at is not None:
         copies[at] = part.placeholder("kept")
-    wanted = _needed(ends, at)
+    needed = _ancestors(ends, at)
     for node in graph.nodes:
-        if node in wanted:
-            copies[node] = part.node_copy(node, lambda one: copies[one])
+        if node in needed:
+            copies[node] = part.node_copy(node, lambda source: copies[source])
     if ends[0].op != "output":
         part.output(copies[ends[0]])
     part.lint()

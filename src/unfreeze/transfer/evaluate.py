@@ -1,4 +1,4 @@
-"""How good class scores are: pure functions of logits and labels."""
+"""Classification metrics: pure functions of logits and labels."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class ClassScore:
-    """One class: how many images, precision, recall and F1 (None: there is nothing to count)."""
+    """Image count, precision, recall and F1 of one class (None: undefined)."""
 
     name: str
     n: int
@@ -27,11 +27,11 @@ class ClassScore:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Scores over N labelled images; `confusion` has truth in rows and prediction in columns.
+    """Metrics over N labelled images; `confusion` has true classes in rows, predicted in columns.
 
-    `balanced_accuracy`: the mean recall of the classes that are there. `macro_f1`: the mean F1 of
-    the classes that are there or were predicted. `calibration_error`: see `calibration_error`,
-    over the bins of `calibration`. `right`: which images were, in their order.
+    `balanced_accuracy`: mean recall over the classes present. `macro_f1`: mean F1 over the classes
+    present or predicted. `calibration_error`: see the function of that name, over the bins of
+    `calibration`. `right`: per image, whether the prediction is correct.
     """
 
     n: int
@@ -48,35 +48,35 @@ class Scores:
     right: npt.NDArray[np.bool_] = dataclasses.field(compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, without those of each image."""
-        found = dataclasses.asdict(self)
-        del found["right"]
-        return found
+        """Plain values for JSON, without the per-image ones."""
+        values = dataclasses.asdict(self)
+        del values["right"]
+        return values
 
     def accuracy_of(self, some: npt.NDArray[np.bool_]) -> float | None:
-        """The share of `some` of the images that were right; None where there are none."""
+        """Accuracy over the images of the mask `some` [N]; None if it is empty."""
         return float(self.right[some].mean()) if some.any() else None
 
 
 def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
-    """Scores of logits [N, C] against labels [N] in 0..C-1, N >= 1, in the order of `classes`.
+    """Metrics of logits [N, C] and labels [N] in 0..C-1, N >= 1, in the order of `classes`.
 
-    `loss` is the mean cross-entropy in nats; `top5` counts five classes, or all where fewer exist.
+    `loss`: mean cross-entropy in nats. `top5`: top-5 accuracy (top-C with fewer classes).
     """
     logits, labels = logits.double(), labels.long()
     predicted = logits.argmax(dim=1)
     table = confusion(predicted, labels, len(classes))
     n, correct = len(labels), int(table.trace())
-    best = logits.topk(min(5, len(classes)), dim=1).indices
+    top = logits.topk(min(5, len(classes)), dim=1).indices
     per_class = _per_class(table, classes)
     bins = calibration_bins(logits.softmax(dim=1), labels)
     return Scores(
         n=n,
         correct=correct,
         accuracy=correct / n,
-        balanced_accuracy=_mean([one.recall for one in per_class]),
-        macro_f1=_mean([one.f1 for one in per_class]),
-        top5=float((best == labels[:, None]).any(dim=1).double().mean()),
+        balanced_accuracy=_mean([entry.recall for entry in per_class]),
+        macro_f1=_mean([entry.f1 for entry in per_class]),
+        top5=float((top == labels[:, None]).any(dim=1).double().mean()),
         loss=float(functional.cross_entropy(logits, labels)),
         calibration_error=calibration_error(bins),
         calibration=bins,
@@ -87,7 +87,7 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
 
 
 def confusion(predicted: Tensor, labels: Tensor, count: int) -> Counts:
-    """Counts [C, C]: rows are the truth, columns the prediction."""
+    """Confusion matrix [C, C]: true classes in rows, predicted classes in columns."""
     pairs = labels.cpu().numpy().astype(np.int64) * count + predicted.cpu().numpy()
     return np.bincount(pairs, minlength=count * count).reshape(count, count)
 
@@ -98,18 +98,18 @@ def _per_class(table: Counts, classes: Sequence[str]) -> list[ClassScore]:
         ClassScore(
             name,
             int(truth[c]),
-            _share(hits[c], predicted[c]),
-            _share(hits[c], truth[c]),
-            _share(2 * hits[c], truth[c] + predicted[c]),
+            _ratio(hits[c], predicted[c]),
+            _ratio(hits[c], truth[c]),
+            _ratio(2 * hits[c], truth[c] + predicted[c]),
         )
         for c, name in enumerate(classes)
     ]
 
 
-def _share(part: np.int64, whole: np.int64) -> float | None:
-    return float(part / whole) if whole else None
+def _ratio(part: np.int64, total: np.int64) -> float | None:
+    return float(part / total) if total else None
 
 
 def _mean(values: list[float | None]) -> float:
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there)
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined)

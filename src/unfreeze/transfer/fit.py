@@ -1,19 +1,19 @@
-"""How a network is fitted, what came of it, and the random numbers of a step."""
+"""Training configuration, training result, and the seed of each step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
-RANK_STRIDE = 7919  # between the seeds of two processes
+RANK_STRIDE = 7919  # between the seeds of two ranks
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How to train: resolved values; `lr` is the rate after `warmup_epochs`.
+    """Resolved training configuration; `lr` is the learning rate after `warmup_epochs`.
 
-    `class_weights`: what a image of each class counts in the loss; () is 1. `classes` is needed
-    where labels are mixed.
+    `class_weights`: loss weight of each class, () for none. `classes`: their number, needed for
+    MixUp and CutMix.
     """
 
     epochs: int
@@ -25,11 +25,11 @@ class Fit:
     warmup_epochs: int = 0
     patience: int = 0
     select: str = "accuracy"
-    checkpoint_every: int | None = None  # None: 1, and with features kept each half minute
-    keep_every: int | None = None  # epochs between checkpoints that stay; None: there are none
+    checkpoint_every: int | None = None  # None: 1; with cached features every half minute
+    keep_every: int | None = None  # epochs between permanent checkpoints; None: no such checkpoints
     precision: str = "fp32"
     seed: int = 0
-    scales: Mapping[str, float] = field(default_factory=dict)  # parameter -> share of `lr`
+    scales: Mapping[str, float] = field(default_factory=dict)  # parameter -> factor on `lr`
     classes: int = 0
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
@@ -42,24 +42,24 @@ class Fit:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did; seconds and images are over all its starts, epochs count from 0."""
+    """Result of training; seconds and images include earlier sessions, epochs count from 0."""
 
-    epochs: int  # how many were finished
+    epochs: int  # finished epochs
     best_epoch: int | None
     val_accuracy: float | None
     images: int
     seconds: float
-    stopped: str  # "end", "early" (no better epoch within patience) or "asked" (from outside)
+    stopped: str  # "end", "early" (early stopping) or "asked" (a signal or time limit)
     asked_by: str = ""  # a signal, or --time-limit
-    step: int = 0  # steps made
-    steps: int = 0  # of the whole run
+    step: int = 0  # finished steps
+    steps: int = 0  # steps of the complete run
 
 
 def seed_step(seed: int, step: int, device: torch.device, rank: int = 0) -> None:
-    """Dropout and the like follow from (seed, step): what torch.manual_seed sets, on `device`.
+    """Seed torch's generators from (seed, step, rank), for dropout and the like.
 
-    That itself takes 1 ms a call while CUDA is not in use, longer than a step on features. Each
-    process draws its own.
+    Seeds the CPU and `device` only: torch.manual_seed takes 1 ms per call while CUDA is not in use,
+    longer than a step on cached features.
     """
     value = seed * 1_000_003 + step + RANK_STRIDE * rank
     torch.default_generator.manual_seed(value)

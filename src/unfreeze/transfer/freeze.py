@@ -1,7 +1,7 @@
-"""Freezing that holds: what stands still, kept in eval mode, and proven by hashes.
+"""Layer freezing: frozen parameters stay bit-identical, frozen modules stay in eval mode.
 
-A frozen part has no gradients, is not moved by the optimizer, and keeps its batch-norm statistics,
-dropout and stochastic depth in inference mode whoever calls `model.train()`.
+Frozen parameters have no gradients and the optimizer does not change them. Frozen modules keep
+their batch-norm statistics and disable dropout and stochastic depth, even after `model.train()`.
 """
 
 import dataclasses
@@ -19,31 +19,31 @@ from unfreeze.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class FreezeSchedule:
-    """Which parameters stand still from which epoch on: ((0, names), (5, fewer names), ...)."""
+    """Frozen parameters from each epoch on: ((0, names), (5, fewer names), ...)."""
 
     steps: tuple[tuple[int, frozenset[str]], ...]
 
     def at(self, epoch: int) -> frozenset[str]:
-        """The names frozen during `epoch`."""
+        """Names of the parameters frozen during `epoch`."""
         return [names for start, names in self.steps if start <= epoch][-1]
 
     @property
     def always(self) -> frozenset[str]:
-        """The names no epoch ever trains; every other parameter is in the optimizer from step 0."""
+        """Names frozen in every epoch; all other parameters are in the optimizer from step 0."""
         return frozenset.intersection(*(names for _, names in self.steps))
 
 
 def constant(names: Collection[str]) -> FreezeSchedule:
-    """The same names frozen from the first epoch to the last."""
+    """A schedule that freezes the same names in all epochs."""
     return FreezeSchedule(((0, frozenset(names)),))
 
 
 def select_frozen(model: nn.Module, spec: str, *, head: str | Collection[str]) -> set[str]:
-    """Names of the parameters that `--freeze` SPEC makes stand still.
+    """Names of the parameters that `--freeze` SPEC freezes.
 
     `none`; `all`: everything but `head` (names of modules or parameters); `norms`: the batch norms,
     with their statistics; `stage:N`: the stem and the first N stages; `regex:PATTERN`: every name
-    in which the pattern is found. UsageError says what there is.
+    that matches (`re.search`). Raises UsageError with the valid choices.
     """
     heads = (head,) if isinstance(head, str) else tuple(head)
     kind, _, rest = spec.partition(":")
@@ -59,22 +59,24 @@ def select_frozen(model: nn.Module, spec: str, *, head: str | Collection[str]) -
     if kind == "regex":
         return _matching(model, rest, heads)
     raise UsageError(
-        f"--freeze does not know {spec!r}.", "Use none, all, norms, stage:N or regex:PATTERN."
+        f"Invalid value for --freeze: {spec!r}.", "Use none, all, norms, stage:N or regex:PATTERN."
     )
 
 
 def apply_freeze(model: nn.Module, frozen: Collection[str]) -> list[str]:
-    """Freeze exactly these parameters (others thaw); returns the names of the pinned modules.
+    """Freeze exactly these parameters and unfreeze all others; returns the pinned modules' names.
 
-    A module is pinned to eval mode when all its parameters are frozen, or when it has none and
-    stands between frozen ones (in the order of registration). Safe to call again at any epoch.
+    A module is pinned to eval mode if all its parameters are frozen, or if it has none and
+    is registered between frozen modules. Can be called again at any epoch.
     """
     for module in model.modules():
         module.__dict__.pop("train", None)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
         if name in frozen:
-            parameter.grad = None  # a stale zero would let momentum and weight decay move it
+            parameter.grad = (
+                None  # with a zero gradient, momentum and weight decay would still change it
+            )
     pinned = to_pin(model, frozen)
     for name in pinned:
         module = model.get_submodule(name)
@@ -84,19 +86,19 @@ def apply_freeze(model: nn.Module, frozen: Collection[str]) -> list[str]:
 
 
 def to_pin(model: nn.Module, frozen: Collection[str]) -> list[str]:
-    """Names of the modules `apply_freeze` pins, in the order of registration, inner ones too."""
-    holders = [n for n, m in model.named_modules() if any(True for _ in m.parameters(False))]
-    still = {n: _all_frozen(model.get_submodule(n), n, frozen) for n in holders}
+    """Names of the modules `apply_freeze` pins, nested ones too, in order of registration."""
+    layers = [n for n, m in model.named_modules() if any(True for _ in m.parameters(False))]
+    all_frozen = {n: _all_frozen(model.get_submodule(n), n, frozen) for n in layers}
     names, previous = [], True
     order = [name for name, _ in model.named_modules()]
-    for place, name in enumerate(order):
+    for index, name in enumerate(order):
         module = model.get_submodule(name)
         if any(True for _ in module.parameters()):
             pin = _all_frozen(module, name, frozen)
-            previous = still.get(name, previous)
+            previous = all_frozen.get(name, previous)
         else:
-            following = next((still[n] for n in order[place + 1 :] if n in still), False)
-            # statistics belong to what came before; dropout regularises what comes after
+            following = next((all_frozen[n] for n in order[index + 1 :] if n in all_frozen), False)
+            # buffers are statistics of the layer before; dropout regularises the layer after
             pin = previous and (following or any(True for _ in module.buffers()))
         if pin and frozen:
             names.append(name)
@@ -104,7 +106,7 @@ def to_pin(model: nn.Module, frozen: Collection[str]) -> list[str]:
 
 
 def standing(model: nn.Module, frozen: Collection[str]) -> set[str]:
-    """Entries of the state dict that must not change: frozen parameters, buffers pinned modules."""
+    """State dict entries that must not change: frozen parameters, entries of pinned modules."""
     entries = set(model.state_dict(keep_vars=True))
     names = set(frozen) & entries
     for module in to_pin(model, frozen):
@@ -113,19 +115,19 @@ def standing(model: nn.Module, frozen: Collection[str]) -> set[str]:
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, str]:
-    """Name -> SHA-256 of type, shape and bytes; a name that is absent hashes to 'absent'."""
+    """Name -> SHA-256 of dtype, shape and bytes; 'absent' for a missing name."""
     return {name: _hash(tensors[name]) if name in tensors else "absent" for name in sorted(names)}
 
 
 def _hash(tensor: torch.Tensor) -> str:
-    whole = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{whole.dtype} {tuple(whole.shape)} ".encode())
-    digest.update(whole.reshape(-1).view(torch.uint8).numpy().tobytes())
+    tensor = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
-    """What `train` does on a pinned module: nothing but eval mode, for it and all inside."""
+    """`train` of a pinned module: sets eval mode, also for its submodules."""
     return nn.Module.train(module, False)
 
 
@@ -139,47 +141,51 @@ def _inside(name: str, module: str) -> bool:
 
 
 def _batch_norms(model: nn.Module) -> set[str]:
-    found = {
+    names = {
         f"{name}.{part}"
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
         for part, _ in module.named_parameters()
     }
-    if not found:
-        raise UsageError("--freeze norms: this network has no batch norm.", "Leave it out.")
-    return found
+    if not names:
+        raise UsageError(
+            "--freeze norms: this network has no batch norm.", "Leave out --freeze norms."
+        )
+    return names
 
 
 def _in_stages(model: nn.Module, count: str) -> set[str]:
-    found = stages(model)
-    listed = ", ".join(f"{place} {stage.name}" for place, stage in enumerate(found))
-    if not count.isdecimal() or int(count) >= len(found):
+    all_stages = stages(model)
+    listed = ", ".join(f"{index} {stage.name}" for index, stage in enumerate(all_stages))
+    if not count.isdecimal() or int(count) >= len(all_stages):
         raise UsageError(
-            f"--freeze stage:{count}: this network has stages 0 to {len(found) - 1}.",
-            f"They are: {listed}.",
+            f"--freeze stage:{count}: this network has stages 0 to {len(all_stages) - 1}.",
+            f"Use one of them: {listed}.",
         )
-    modules = [name for stage in found[: int(count) + 1] for name in stage.modules]
+    modules = [name for stage in all_stages[: int(count) + 1] for name in stage.modules]
     names = [name for name, _ in model.named_parameters()]
     return {name for name in names if any(_inside(name, module) for module in modules)}
 
 
 def _matching(model: nn.Module, pattern: str, heads: tuple[str, ...]) -> set[str]:
     try:
-        found = re.compile(pattern)
+        compiled = re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"--freeze regex:{pattern} is no regular expression: {error}.") from error
+        raise UsageError(
+            f"--freeze regex:{pattern} is not a valid regular expression: {error}."
+        ) from error
     names = [name for name, _ in model.named_parameters()]
-    matched = {name for name in names if found.search(name)}
+    matched = {name for name in names if compiled.search(name)}
     parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
     if not matched:
         raise UsageError(
             f"--freeze regex:{pattern} matches no parameter.",
-            f"Names begin with: {parts}; `unfreeze summary` lists them all.",
+            f"Parameter names begin with: {parts}; `unfreeze summary` lists them all.",
         )
-    touched = [name for name in sorted(matched) if any(_inside(name, head) for head in heads)]
-    if touched:
+    in_head = [name for name in sorted(matched) if any(_inside(name, head) for head in heads)]
+    if in_head:
         raise UsageError(
-            f"--freeze regex:{pattern} matches {touched[0]} of the new head, which must train.",
+            f"--freeze regex:{pattern} matches {in_head[0]} of the new head, which must train.",
             "Narrow the pattern.",
         )
     return matched

@@ -1,7 +1,7 @@
-"""Learning rates and weight decays tried at once on kept features, judged on validation.
+"""Grid search of learning rate and weight decay for a linear head on cached features.
 
-Linear heads that see the same batches are one matrix product: G heads for C classes are one layer
-of G * C outputs. Each has its own optimizer state, so each is trained as if it were alone.
+All heads train at once on the same batches: G heads for C classes are one linear layer of G * C
+outputs. Each head has its own optimizer state, so the result is that of training it alone.
 """
 
 import math
@@ -21,16 +21,16 @@ from unfreeze.transfer.objective import Objective
 from unfreeze.transfer.selection import Selection
 from unfreeze.transfer.shortcut import Shortcut
 
-RATES = (1.0, 0.1, 0.3, 3.0, 10.0, 30.0)  # times the planned rate; the first wins ties
+RATES = (1.0, 0.1, 0.3, 3.0, 10.0, 30.0)  # times the planned learning rate; first wins ties
 DECAYS = (1e-4, 1e-3, 1e-2)
-STEPS = 10_000  # at most, in whole epochs
-LEAST_WORK = 10**12  # multiplications that a sweep may always take
-TRAINING = 3  # a forward and a backward pass, in forward passes
+STEPS = 10_000  # at most, rounded down to full epochs
+LEAST_WORK = 10**12  # FLOPs that a sweep may always use
+TRAINING = 3  # cost of a training step, in forward passes
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One pair, and what its head scored on validation in its best epoch (None: it diverged)."""
+    """One (lr, weight decay) pair and the validation result of its best epoch (None: diverged)."""
 
     lr: float
     weight_decay: float
@@ -40,7 +40,7 @@ class Trial:
 
     @property
     def text(self) -> str:
-        """The pair and what came of it."""
+        """The pair and its result, for people."""
         pair = f"lr {self.lr:g}, weight decay {self.weight_decay:g}"
         if self.epoch is None:
             return f"{pair}: diverged"
@@ -49,7 +49,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is tried, and for how many epochs each."""
+    """The pairs to try, and for how many epochs."""
 
     trials: list[Trial]
     epochs: int
@@ -58,50 +58,50 @@ class Sweep:
 def sweep_epochs(
     epochs: int, steps_per_epoch: int, *, images: int, weights: int, heads: int, work: float
 ) -> int:
-    """How many of `epochs` a sweep trains, at least one: all, as far as that is cheap.
+    """Epochs of a sweep: as many of `epochs` as the budget allows, at least one.
 
-    It may take as much arithmetic as the pass of the frozen part did (`work`, multiplications).
-    `weights`: of one head.
+    The budget is the cost of computing the features (`work`, FLOPs). `weights`: of one head.
     """
     affordable = int(max(work, LEAST_WORK) / (TRAINING * images * weights * heads))
     return max(1, min(epochs, STEPS // steps_per_epoch, affordable))
 
 
 def pairs(lr: float, decay: float, *, free_lr: bool, free_decay: bool) -> list[Trial]:
-    """What is tried: all rates with all decays, or the one that is given; the planned pair first.
+    """The pairs to try, the planned one first: all rates times all decays.
 
-    `lr`, `decay`: planned or given. A given value is not varied.
+    `free_lr`, `free_decay`: False for a value that the user gave, which is not varied.
     """
-    rates = [float(f"{lr * times:.3g}") for times in RATES] if free_lr else [lr]
+    rates = [float(f"{lr * factor:.3g}") for factor in RATES] if free_lr else [lr]
     decays = list(dict.fromkeys((decay, *DECAYS))) if free_decay else [decay]
-    return [Trial(rate, one) for one in decays for rate in rates]
+    return [Trial(rate, weight_decay) for weight_decay in decays for rate in rates]
 
 
 def best(trials: Sequence[Trial]) -> Trial:
-    """The highest accuracy, then the lowest loss, then the first."""
+    """The trial with the highest accuracy, then the lowest loss, then the first."""
     return max(trials, key=lambda trial: (trial.accuracy, -trial.loss))
 
 
 class Grid:
-    """G heads in training on one shortcut; `network` has the untrained head as its `learner`."""
+    """Trains G heads on one feature cache; `network` has the untrained head."""
 
     def __init__(self, network: nn.Module, shortcut: Shortcut, sweep: Sweep, fit: Fit) -> None:
         border = shortcut.border
         if border.learner is None or border.approach is None:
-            raise ValueError("only a Linear that alone learns can be tried many times at once")
+            raise ValueError("a sweep needs a Linear as the only trainable layer")
         head = network.get_submodule(border.learner)
         if not isinstance(head, nn.Linear):
-            raise TypeError(f"{border.learner} is no Linear")
+            raise TypeError(f"{border.learner} is not a Linear")
         self.network, self.shortcut, self.approach = network, shortcut, border.approach
         self.trials, self.device = list(sweep.trials), head.weight.device
         warmup = round(fit.warmup_epochs * sweep.epochs / fit.epochs)
-        # in half precision one head's overflow would spoil the step of all
+        # in fp16, an overflow in one head would skip the step of all
         precision = "fp32" if fit.precision == "fp16" else fit.precision
         self.fit = replace(fit, epochs=sweep.epochs, warmup_epochs=warmup, precision=precision)
         count = len(self.trials)
         self.weights = [nn.Parameter(head.weight.detach().clone()) for _ in range(count)]
         self.biases = [
-            nn.Parameter(head.bias.detach().clone()) for _ in range(count if _has(head) else 0)
+            nn.Parameter(head.bias.detach().clone())
+            for _ in range(count if head.bias is not None else 0)
         ]
         self.classes, self.objective = head.out_features, Objective(fit, self.device)
         self.optimizer = make_optimizer(
@@ -110,10 +110,10 @@ class Grid:
         self.selections = [Selection(fit.patience) for _ in self.trials]
 
     def run(self, console: Console, stop: Callable[[], bool]) -> list[Trial] | None:
-        """Every trial with its score; None where `stop` said so before the end."""
+        """Train and evaluate all trials; None if `stop` returned true before the end."""
         steps = self.shortcut.loader.steps_per_epoch
         devices = [self.device] if self.device.type == "cuda" else []
-        label = f"trying {len(self.trials)} heads"
+        label = f"sweep of {len(self.trials)} heads"
         with (
             torch.random.fork_rng(devices),
             console.progress(label, steps * self.fit.epochs) as advance,
@@ -125,39 +125,39 @@ class Grid:
                         return None
                     self._step(batch.step, batch.views[0], batch.labels.to(self.device))
                     advance(1)
-                self._judge(epoch)
-                if all(one.exhausted for one in self.selections):
+                self._validate(epoch)
+                if all(selection.exhausted for selection in self.selections):
                     break
         return [
-            replace(trial, epoch=found.epoch, accuracy=found.accuracy, loss=found.loss)
-            for trial, found in zip(self.trials, self.selections, strict=True)
+            replace(trial, epoch=best.epoch, accuracy=best.accuracy, loss=best.loss)
+            for trial, best in zip(self.trials, self.selections, strict=True)
         ]
 
     def _groups(self) -> list[dict[str, object]]:
-        """As `decay_groups` for each head: weights decay, biases do not."""
+        """Parameter groups of each head, as `decay_groups`: biases have no weight decay."""
         groups: list[dict[str, object]] = []
-        for place, trial in enumerate(self.trials):
-            own = {"lr_scale": trial.lr}
-            weight = {"params": [self.weights[place]], "weight_decay": trial.weight_decay}
-            groups.append({**weight, **own})
+        for index, trial in enumerate(self.trials):
+            scale = {"lr_scale": trial.lr}
+            weight = {"params": [self.weights[index]], "weight_decay": trial.weight_decay}
+            groups.append({**weight, **scale})
             if self.biases:
-                groups.append({"params": [self.biases[place]], "weight_decay": 0.0, **own})
+                groups.append({"params": [self.biases[index]], "weight_decay": 0.0, **scale})
         return groups
 
     def _step(self, step: int, features: Tensor, labels: Tensor) -> None:
         fit, steps = self.fit, self.shortcut.loader.steps_per_epoch
         seed_step(fit.seed, step, self.device)
-        share = schedule_lr(
+        factor = schedule_lr(
             fit.schedule,
             step,
             total=steps * fit.epochs,
             warmup=steps * fit.warmup_epochs,
             base=1.0,
         )
-        set_lr(self.optimizer, share)
+        set_lr(self.optimizer, factor)
         with autocast(self.device, fit.precision):
             logits = self._logits(self.approach(features))
-        # a sum over heads: the gradient of each is that of its own mean loss
+        # summed over heads, so each head's gradient is that of its own mean loss
         loss = self.objective.loss(
             logits,
             labels[:, None].expand(-1, len(self.trials)),
@@ -168,32 +168,28 @@ class Grid:
         self.optimizer.step()
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        """Scores [B, C, G] of what the head is fed, [B, D]."""
+        """Logits [B, C, G] of head inputs [B, D]."""
         weight = torch.cat(tuple(self.weights))
         bias = torch.cat(tuple(self.biases)) if self.biases else None
-        scores = functional.linear(inputs, weight, bias)
-        return scores.view(len(inputs), len(self.trials), self.classes).transpose(1, 2)
+        logits = functional.linear(inputs, weight, bias)
+        return logits.view(len(inputs), len(self.trials), self.classes).transpose(1, 2)
 
     @torch.inference_mode()
-    def _judge(self, epoch: int) -> None:
-        holdout, held = self.shortcut.holdout, self.shortcut.held_out
-        if holdout is None or held is None:
-            raise ValueError("no image is held out")
+    def _validate(self, epoch: int) -> None:
+        holdout, features = self.shortcut.holdout, self.shortcut.held_out
+        if holdout is None or features is None:
+            raise ValueError("there is no validation set")
         self.network.eval()
         direct = self.shortcut.border.direct
-        inputs = (b if direct else self.approach(b) for b in held.blocks(copied=not direct))
-        logits = torch.cat([self._logits(one) for one in inputs])
+        inputs = (b if direct else self.approach(b) for b in features.blocks(copied=not direct))
+        logits = torch.cat([self._logits(block) for block in inputs])
         labels = holdout.labels.to(self.device)[:, None].expand(-1, len(self.trials))
         hits = (logits.argmax(dim=1) == labels).double().mean(dim=0).tolist()
         losses = functional.cross_entropy(logits.double(), labels, reduction="none").mean(dim=0)
-        for one, accuracy, loss in zip(self.selections, hits, losses.tolist(), strict=True):
-            if one.exhausted:
+        for selection, accuracy, loss in zip(self.selections, hits, losses.tolist(), strict=True):
+            if selection.exhausted:
                 continue
             if math.isfinite(loss):
-                one.update(epoch, accuracy, loss)
+                selection.update(epoch, accuracy, loss)
             else:
-                one.waited += 1
-
-
-def _has(head: nn.Linear) -> bool:
-    return head.bias is not None
+                selection.waited += 1

@@ -1,7 +1,7 @@
-"""`--head-solver`: with everything else frozen, a linear head is solved, not trained.
+"""`--head-solver`: fit a linear head on a frozen backbone by logistic regression.
 
-The network's features of each image are computed once; multinomial logistic regression by L-BFGS
-gives the head's weights (`probes.logistic`). There is no learning rate to choose and no epoch.
+The features of each image are computed once; multinomial logistic regression with L-BFGS gives the
+head's weights (`probes.logistic`). There is no learning rate and no epoch.
 """
 
 import functools
@@ -21,12 +21,11 @@ from unfreeze.transfer.border import Border, NoBorder, input_of
 from unfreeze.transfer.kept import free_bytes, kept_folder
 from unfreeze.transfer.plan import Plan
 
-TOLERANCE = 1e-4  # of the largest score
-RANDOM_VIEWS = 4  # of each image, where an --augment is given
-SOLVED_BYTES = 4 * 2**30  # features above this are too many to solve at once
+TOLERANCE = 1e-4  # of the largest logit
+RANDOM_VIEWS = 4  # per image, if --augment is given
+SOLVED_BYTES = 4 * 2**30  # of features at most: the solver needs them in memory
 
-# what only means something to a head that is trained step by step; where one of these is given,
-# training is what was asked for
+# settings that apply to SGD training only; if the user gives one, the head is trained with SGD
 TRAINING_OPTIONS = (
     "lr",
     "head_lr",
@@ -52,7 +51,7 @@ UNUSED = ("lr", "weight_decay", "cache", "cache_views", "batch_size", "sweep", "
 
 @dataclass(frozen=True)
 class SolverCase:
-    """What decides beside the settings; `head`: names of the head's parameters."""
+    """Inputs of the choice besides the settings; `head`: names of the head's parameters."""
 
     network: nn.Module
     head: Sequence[str]
@@ -62,9 +61,9 @@ class SolverCase:
 
 
 def choose_solver(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
-    """`logistic` or `sgd` for a head that alone learns, with the reason.
+    """`logistic` or `sgd` for a run that trains only the head, and the reason.
 
-    UsageError where `--head-solver logistic` cannot be.
+    Raises UsageError if `--head-solver logistic` is not possible.
     """
     if s.head_solver == "sgd":
         return "sgd", "given"
@@ -76,12 +75,12 @@ def choose_solver(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
 
 def _automatic(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
     if s.head != "replace":
-        return "sgd", f"--head {s.head} is more than one linear layer"
+        return "sgd", f"--head {s.head} has more than one linear layer"
     for name in TRAINING_OPTIONS:
         if getattr(s, name) not in (DEFAULTS[name], "last"):
-            return "sgd", f"{flag(name)} is given, which is for training"
+            return "sgd", f"{flag(name)} is given, which applies to SGD only"
     if s.cache in ("off", "activations"):
-        return "sgd", f"--cache {s.cache}: solving needs the features of all images"
+        return "sgd", f"--cache {s.cache}: logistic regression needs the feature cache"
     try:
         border = find_head_input(case.network, case.head, case.side)
     except NoBorder as reason:
@@ -89,27 +88,33 @@ def _automatic(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
     (width,) = border.shape
     size = 4 * width * (case.images * solver_views(s) + case.held_out)
     if size > SOLVED_BYTES:
-        return "sgd", f"{size / 2**30:.1f} GiB of features are too many to solve at once"
+        return (
+            "sgd",
+            f"{size / 2**30:.1f} GiB of features exceed the solver's {SOLVED_BYTES / 2**30:g} GiB",
+        )
     if size > s.cache_budget * 2**30:
-        return "sgd", f"the features do not fit --cache-budget {s.cache_budget:g}"
+        return "sgd", f"the features exceed --cache-budget {s.cache_budget:g}"
     if size + SPARE_BYTES > free_bytes():
-        return "sgd", f"{size / 2**30:.1f} GiB of features do not fit the disk of {kept_folder()}"
-    what = f"{width:,} features an image, {size / 2**20:,.1f} MiB in {kept_folder()}"
+        return (
+            "sgd",
+            f"{size / 2**30:.1f} GiB of features do not fit on the disk of {kept_folder()}",
+        )
+    what = f"{width:,} features per image, {size / 2**20:,.1f} MiB in {kept_folder()}"
     return "logistic", (
-        f"only the head learns: it is solved by logistic regression, not trained ({what}, of at "
-        f"most {s.cache_budget:g} GiB for all, --cache-budget); --head-solver sgd trains it"
+        f"only the head is trained: logistic regression on cached features ({what}; --cache-budget "
+        f"{s.cache_budget:g} GiB for all caches); --head-solver sgd trains it with SGD instead"
     )
 
 
 def solver_views(s: FinetuneSettings) -> int:
-    """How many views of each image are solved for: 1 without random views."""
+    """Views per image that the solver fits on: 1 without augmentation."""
     if s.augment == "none":
         return 1
     return s.cache_views or (1 if s.augment == "photo" else RANDOM_VIEWS)
 
 
 def solved(chosen: Plan, why: str) -> Plan:
-    """The plan of a head that is solved: one pass over the images, nothing is chosen by val."""
+    """The plan with the logistic solver: one pass over the images, no epochs to select from."""
     views = solver_views(chosen.settings)
     settings = replace(
         chosen.settings,
@@ -126,19 +131,18 @@ def solved(chosen: Plan, why: str) -> Plan:
     reasons = {name: text for name, text in chosen.reasons.items() if name not in UNUSED}
     reasons["head_solver"] = why
     if views > 1:
-        reasons["cache_views"] = "random views of each image, all of which are solved for"
+        reasons["cache_views"] = "random views of each image, all used by the solver"
     else:
-        reasons["augment"] = "features of the images as evaluation sees them; --cache-views 4 adds"
-        reasons["augment"] += " random views"
+        reasons["augment"] = "evaluation preprocessing; --cache-views 4 uses random views"
     return replace(chosen, settings=settings, reasons=reasons)
 
 
 def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> Border:
-    """The features [B, D] that a linear head is fed, proven to give what the network gives.
+    """Split at the input [B, D] of a linear head; verified against the network's output.
 
-    `head`: names of its parameters; `side`: of the network's input in pixels. Features of a 1x1
-    convolution in front of a pooling are pooled first, which is the same. NoBorder says why there
-    are none. The network is in evaluation mode afterwards.
+    `head`: names of its parameters; `side`: input size in pixels. A 1x1 convolution before a global
+    pooling counts as linear: its input is pooled first, which is equivalent. Raises NoBorder with
+    the reason if there is no such split. Leaves the network in eval mode.
     """
     layers = {name.rpartition(".")[0] for name in head}
     if len(layers) != 1:
@@ -147,24 +151,24 @@ def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> Borde
     module = network.get_submodule(layer)
     pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
     if not (type(module) is nn.Linear or pointwise):
-        raise NoBorder(f"{layer} is no linear layer")
+        raise NoBorder(f"{layer} is not a linear layer")
     network.eval()
     before = functools.partial(pooled_input, network, layer)
-    after = functools.partial(_scores, network, layer)
+    after = functools.partial(_logits, network, layer)
     device = next(network.parameters()).device
-    two = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
-        features = before(two)
-        whole, halves = network(two), after(features) if features.dim() == 2 else None
-    if halves is None or whole.shape != halves.shape:
-        raise NoBorder(f"what {layer} is fed is no vector for each image")
-    if (whole - halves).abs().max() > TOLERANCE * (whole.abs().max() + 1e-12):
-        raise NoBorder(f"the network does more than {layer} with its features")
+        features = before(images)
+        expected, logits = network(images), after(features) if features.dim() == 2 else None
+    if logits is None or expected.shape != logits.shape:
+        raise NoBorder(f"the input of {layer} is not one vector per image")
+    if (expected - logits).abs().max() > TOLERANCE * (expected.abs().max() + 1e-12):
+        raise NoBorder(f"the network applies more than {layer} to its features")
     return Border(
         name=f"{layer}.input",
         shape=tuple(features.shape[1:]),
         entries=tuple(n for n in network.state_dict() if not n.startswith(f"{layer}.")),
-        text=_layers(network, layer),
+        text=_digest(network, layer),
         before=before,
         after=after,
         learner=layer,
@@ -173,20 +177,20 @@ def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> Borde
 
 
 def pooled_input(network: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """What `layer` is fed for each image, [B, D]; maps are pooled."""
+    """Input of `layer` for each image, [B, D]; feature maps are averaged."""
     features = input_of(network, layer, images)
     return features.mean((2, 3)) if features.dim() == 4 else features
 
 
-def _scores(network: nn.Module, layer: str, features: Tensor) -> Tensor:
+def _logits(network: nn.Module, layer: str, features: Tensor) -> Tensor:
     head = network.get_submodule(layer)
     weight: Tensor = head.weight  # type: ignore[assignment]
     bias: Tensor | None = head.bias  # type: ignore[assignment]
     return functional.linear(features, weight.flatten(1), bias)
 
 
-def _layers(network: nn.Module, head: str) -> str:
-    """What the network is without its head, for a key of its features."""
+def _digest(network: nn.Module, head: str) -> str:
+    """Digest of the network's layers without the head, for cache keys."""
     lines = [
         f"{name}: {type(module).__qualname__} {module.extra_repr()}"
         for name, module in network.named_modules()

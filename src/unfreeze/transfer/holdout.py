@@ -1,4 +1,4 @@
-"""The validation images: cut once, exactly as `evaluate` will cut them, scored each epoch."""
+"""The validation set: preprocessed once, as in `evaluate`, and scored each epoch."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -18,9 +18,9 @@ BATCH = 64
 
 
 class HoldOut:
-    """Scores of `network` on labelled images; inputs stay in memory within `budget` bytes.
+    """Scores networks on a labelled dataset; inputs are kept in memory if they fit `budget` bytes.
 
-    Several processes take its batches in turn, and each knows the scores of all.
+    Processes share the batches round-robin, and every process gets the scores of all images.
     """
 
     def __init__(
@@ -37,30 +37,30 @@ class HoldOut:
         self.labels = torch.from_numpy(images.index.labels).long()
         self.holds = len(images) * preprocess.image_size**2 * 3 <= budget
         self.held: list[Tensor] = []
-        self.logits: Tensor | None = None  # of the last scores, in the first process
+        self.logits: Tensor | None = None  # of the last scores, on rank 0
 
     @torch.inference_mode()
     def score(self, network: nn.Module) -> Scores:
-        """Scores in evaluation mode; each module is back in its own mode afterwards."""
+        """Scores of the network in eval mode; its mode is restored afterwards."""
         training = network.training
         network.eval()
         device = next(network.parameters()).device
         # in full precision, as `evaluate` does
-        own = self.processes.together(
+        local = self.processes.together(
             lambda: [network(self.prepare(b.to(device))).cpu() for b in self._batches()]
         )
         network.train(training)
-        turns = itertools.zip_longest(*self.processes.collected(own))
+        turns = itertools.zip_longest(*self.processes.collected(local))
         logits = [batch for turn in turns for batch in turn if batch is not None]
         return self.judged(torch.cat(logits))
 
     def judged(self, logits: Tensor) -> Scores:
-        """Scores of logits [N, C] of all its images, in their order."""
+        """Scores from logits [N, C] of all images, in dataset order."""
         self.logits = logits.cpu()
         return score(self.logits, self.labels, self.images.index.classes)
 
     def record(self, network: nn.Module) -> dict[str, Any]:
-        """The numbers of a validation line."""
+        """Numbers for a validation line of metrics.jsonl."""
         return recorded(self.score(network))
 
     def batches(self, start: int = 0) -> Iterator[Tensor]:
@@ -68,33 +68,33 @@ class HoldOut:
         yield from self._read(range(start, len(self.images)))
 
     def _batches(self) -> Iterator[Tensor]:
-        """Those of this process."""
+        """Batches of this process."""
         if self.held:
             yield from self.held
             return
         count, world = len(self.images), self.processes.world
-        places = [
-            place
+        positions = [
+            position
             for first in range(self.processes.rank * BATCH, count, world * BATCH)
-            for place in range(first, min(first + BATCH, count))
+            for position in range(first, min(first + BATCH, count))
         ]
-        for batch in self._read(places):
+        for batch in self._read(positions):
             if self.holds:
                 self.held.append(batch)
             yield batch
 
-    def _read(self, places: Iterable[int]) -> Iterator[Tensor]:
-        reads = (partial(self.images.__getitem__, place) for place in places)
+    def _read(self, positions: Iterable[int]) -> Iterator[Tensor]:
+        reads = (partial(self.images.__getitem__, position) for position in positions)
         yield from in_order(reads, self.preprocess, batch_size=BATCH)
 
 
-def recorded(found: Scores) -> dict[str, Any]:
-    """What of the scores stands in a validation line."""
+def recorded(scores: Scores) -> dict[str, Any]:
+    """The scores that a validation line of metrics.jsonl contains."""
     return {
-        "accuracy": found.accuracy,
-        "correct": found.correct,
-        "total": found.n,
-        "loss": found.loss,
-        "balanced_accuracy": found.balanced_accuracy,
-        "macro_f1": found.macro_f1,
+        "accuracy": scores.accuracy,
+        "correct": scores.correct,
+        "total": scores.n,
+        "loss": scores.loss,
+        "balanced_accuracy": scores.balanced_accuracy,
+        "macro_f1": scores.macro_f1,
     }

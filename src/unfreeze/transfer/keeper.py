@@ -1,7 +1,7 @@
-"""Keeps what the frozen part makes of the images, and gives each stretch of epochs its shortcut.
+"""Feature cache of a run: computes or loads the features of the frozen layers for each phase.
 
-Features are found again by everything they follow from: the weights and layers before the border,
-the files, how a image enters the network, the view, the arithmetic.
+The cache key covers everything that determines the features: weights and layers before the split,
+image files, preprocessing, view and precision.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ from unfreeze.transfer.stretches import Stretch, wanted
 
 T = TypeVar("T")
 FORMAT = 1
-PASS_PIXELS = {"cpu": 2**19}  # of a forward pass of the frozen part, about; else:
+PASS_PIXELS = {"cpu": 2**19}  # pixels per forward pass, roughly; on other devices:
 PASS_PIXELS_DEVICE = 2**23
-PASS_MOST = 512  # images of a pass at most
+PASS_MOST = 512  # largest batch of a forward pass
 
 
 @dataclass(frozen=True)
 class Passing:
-    """Whose features are computed, and which of them the run's own images are (None: all)."""
+    """Datasets whose features are cached, and the rows of them that this run uses (None: all)."""
 
     loader: Loader
     holdout: HoldOut | None
@@ -47,11 +47,11 @@ class Passing:
 
 @dataclass(frozen=True)
 class Keeping:
-    """What is kept and how: `mode` is FEATURES or ACTIVATIONS; `views` of each image.
+    """Configuration of the cache: `mode` is FEATURES or ACTIVATIONS; `views` per image.
 
-    `prepare`: uint8 [B, side, side, 3] to the network's input. `memory`, `disk`: bytes that
-    features may take. `about`: what they follow from beyond the network, as plain values; `train`,
-    `val`: digests of the images.
+    `prepare`: uint8 [B, side, side, 3] to the network's input. `memory`, `disk`: limits in bytes.
+    `about`: plain values for the cache key beyond the network's; `train`, `val`: digests of the
+    images.
     """
 
     mode: str
@@ -64,11 +64,11 @@ class Keeping:
     about: Mapping[str, Any]
     train: Callable[[], str]
     val: Callable[[], str]
-    head: tuple[str, ...] = ()  # parameters of the head whose pooled input is kept, else a border
+    head: tuple[str, ...] = ()  # cache the pooled input of this head; (): split anywhere
 
 
 class Keeper:
-    """Shortcuts for the stretches of a run; one at a time is held."""
+    """Provides the cached features of each phase of a run; holds one phase at a time."""
 
     def __init__(
         self,
@@ -89,13 +89,13 @@ class Keeper:
         self._held: tuple[Stretch, Shortcut | None] | None = None
 
     def at(self, epoch: int, console: Console, stop: Callable[[], bool]) -> Shortcut | None:
-        """The shortcut of an epoch, its features computed where they are not kept yet.
+        """Cached features for an epoch; computes those that are missing.
 
-        None where the epoch needs the images themselves, or where `stop` said so on the way.
+        None if the epoch trains on images, or if `stop` returned true before the end.
         """
         stretch = next(s for s in self.stretches if s.first <= epoch < s.last)
         if self._held is None or self._held[0] != stretch:
-            self._held = None  # frees the memory of the last one first
+            self._held = None  # free the memory of the previous phase first
             shortcut = self._shortcut(stretch, console, stop)
             if shortcut is None and self.processes.any([stop()])[0]:
                 return None
@@ -109,11 +109,11 @@ class Keeper:
             return None
         try:
             border = self._border(stretch)
-            self.network.eval()  # the trainer says when training begins
+            self.network.eval()  # the trainer sets train mode
         except NoBorder as reason:
-            console.say(f"Nothing is kept from epoch {stretch.first} on: {reason}.")
+            console.say(f"No feature cache from epoch {stretch.first} on: {reason}.")
             return None
-        return _Stretched(self, stretch, border, console, stop).shortcut()
+        return _PhaseCache(self, stretch, border, console, stop).shortcut()
 
     def _border(self, stretch: Stretch) -> Border:
         if self.keeping.head:
@@ -122,8 +122,8 @@ class Keeper:
         return find_border(self.network, stretch.frozen, self.keeping.side)
 
 
-class _Stretched:
-    """The features of one stretch: which, from where, computed and opened."""
+class _PhaseCache:
+    """Computes or loads the features of one phase."""
 
     def __init__(
         self,
@@ -138,55 +138,55 @@ class _Stretched:
         self.keeping, self.device = keeper.keeping, keeper.device
         self.passing = keeper.passing
         self.hashes = fingerprint(keeper.network.state_dict(), border.entries)
-        self.probes = {one: self._probe(one) for one in {self.keeping.precision, "fp32"}}
+        self.probes = {name: self._probe(name) for name in {self.keeping.precision, "fp32"}}
         self.channels_last = self.probes["fp32"][0]
 
     def shortcut(self) -> Shortcut | None:
         keeper = self.keeper
         count = len(self.passing.loader.dataset.images)
         views = self.stretch.views(self.keeping.views)
-        wants = [self._wanted("train", view, count) for view in views]
+        keys = [self._key("train", view, count) for view in views]
         if self.passing.holdout is not None:
-            wants.append(self._wanted("val", 0, len(self.passing.holdout.images)))
-        keeper.processes.leads(lambda: self._make_room(wants))
-        found = []
-        for place, want in enumerate(wants):
-            produce = self._view(views[place]) if place < len(views) else self._validation
-            kept = keep(want, produce, self.console, self.stop, keeper.processes)
-            if kept is None:
+            keys.append(self._key("val", 0, len(self.passing.holdout.images)))
+        keeper.processes.leads(lambda: self._make_room(keys))
+        caches = []
+        for index, key in enumerate(keys):
+            produce = self._view(views[index]) if index < len(views) else self._validation
+            cache = keep(key, produce, self.console, self.stop, keeper.processes)
+            if cache is None:
                 return None
-            found.append(kept)
-        places = [*[self.passing.train] * len(views), self.passing.val]
-        held = [
-            Held(kept, channels_last=self.channels_last, device=self.device, places=own)
-            for kept, own in zip(self._in_memory(found), places, strict=False)
+            caches.append(cache)
+        rows = [*[self.passing.train] * len(views), self.passing.val]
+        features = [
+            Held(cache, channels_last=self.channels_last, device=self.device, places=places)
+            for cache, places in zip(self._in_memory(caches), rows, strict=False)
         ]
         return Shortcut(
             self.border,
-            dict(zip(views, held, strict=False)),
-            held[-1] if keeper.holdout is not None else None,
+            dict(zip(views, features, strict=False)),
+            features[-1] if keeper.holdout is not None else None,
             count=self.keeping.views,
             loader=keeper.loader,
             holdout=keeper.holdout,
             hashes=self.hashes,
         )
 
-    def _make_room(self, wants: list[Wanted]) -> None:
-        needed = sum(want.rows * want.row_bytes for want in wants if not want.folder.is_dir())
-        removed = make_room(self.keeping.disk, needed, spared=[w.key for w in wants])
+    def _make_room(self, keys: list[Wanted]) -> None:
+        needed = sum(key.rows * key.row_bytes for key in keys if not key.folder.is_dir())
+        removed = make_room(self.keeping.disk, needed, spared=[key.key for key in keys])
         if removed:
-            self.console.say(f"Removed {len(removed)} older sets of kept features for room.")
+            self.console.say(f"Removed {len(removed)} older feature caches to free disk space.")
         check_room(needed)
 
-    def _in_memory(self, found: list[Kept]) -> list[Kept]:
+    def _in_memory(self, caches: list[Kept]) -> list[Kept]:
         limit = self.keeping.memory
         if self.device.type == "cuda":
             limit = torch.cuda.mem_get_info(self.device)[0] // 4
-        if sum(kept.nbytes for kept in found) > limit:
-            return found
-        return [kept.held(self.device) for kept in found]
+        if sum(cache.nbytes for cache in caches) > limit:
+            return caches
+        return [cache.held(self.device) for cache in caches]
 
-    def _wanted(self, part: str, view: int, rows: int) -> Wanted:
+    def _key(self, part: str, view: int, rows: int) -> Wanted:
         precision = self.keeping.precision if part == "train" else "fp32"
         _, shape, dtype = self.probes[precision]
         batch = self._pass_size() if part == "train" else held_out.BATCH
@@ -206,7 +206,7 @@ class _Stretched:
             "batch": batch,
         }
         if part == "val":
-            about |= {"augment": None, "seed": None, "shrunk": None}  # nothing random, read whole
+            about |= {"augment": None, "seed": None, "shrunk": None}  # not random, full size
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:40]
         name = f"view {view}" if part == "train" else "validation"
         return Wanted(key, rows, shape, dtype, batch, f"{self.border.name}, {name}")
@@ -216,13 +216,13 @@ class _Stretched:
         return min(PASS_MOST, max(16, pixels // self.keeping.side**2))
 
     def _probe(self, precision: str) -> tuple[bool, tuple[int, ...], torch.dtype]:
-        """(are the channels last in memory, shape of one image's row on disk, type)."""
+        """(whether channels are last in memory, shape of one image's row on disk, dtype)."""
         blank = torch.zeros(2, self.keeping.side, self.keeping.side, 3, dtype=torch.uint8)
-        found = self._features(blank, precision)
-        last = found.dim() == 4 and found.is_contiguous(memory_format=torch.channels_last)
-        last = last and not found.is_contiguous()
-        shape = found.permute(0, 2, 3, 1).shape if last else found.shape
-        return last, tuple(shape[1:]), found.dtype
+        features = self._features(blank, precision)
+        last = features.dim() == 4 and features.is_contiguous(memory_format=torch.channels_last)
+        last = last and not features.is_contiguous()
+        shape = features.permute(0, 2, 3, 1).shape if last else features.shape
+        return last, tuple(shape[1:]), features.dtype
 
     def _features(self, images: Tensor, precision: str) -> Tensor:
         with torch.inference_mode(), autocast(self.device, precision):
@@ -230,15 +230,16 @@ class _Stretched:
             return self.border.before(prepared)
 
     def _rows(self, images: Tensor, precision: str) -> Tensor:
-        found = self._features(images, precision)
-        return (found.permute(0, 2, 3, 1) if self.channels_last else found).contiguous().cpu()
+        features = self._features(images, precision)
+        rows = features.permute(0, 2, 3, 1) if self.channels_last else features
+        return rows.contiguous().cpu()
 
     def _view(self, view: int) -> Callable[[int], Iterator[Tensor]]:
         def produce(start: int) -> Iterator[Tensor]:
-            places = np.arange(start, len(self.passing.loader.dataset.images))
+            positions = np.arange(start, len(self.passing.loader.dataset.images))
             size = self._pass_size()
-            batches = [places[at : at + size] for at in range(0, len(places), size)]
-            for batch in _ahead(self.passing.loader.these(batches, view)):
+            batches = [positions[first : first + size] for first in range(0, len(positions), size)]
+            for batch in _prefetched(self.passing.loader.these(batches, view)):
                 yield self._rows(batch.views[0], self.keeping.precision)
 
         return produce
@@ -249,11 +250,11 @@ class _Stretched:
                 yield self._rows(batch, "fp32")
 
 
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same, each prepared by a thread while the one before is in use."""
-    nothing = object()
+def _prefetched(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items, preparing the next one in a thread while one is in use."""
+    end = object()
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, nothing)
-        while (item := coming.result()) is not nothing:
-            coming = pool.submit(next, items, nothing)
-            yield item  # type: ignore[misc]  # never `nothing`
+        pending = pool.submit(next, items, end)
+        while (item := pending.result()) is not end:
+            pending = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]  # never `end`

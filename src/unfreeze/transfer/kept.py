@@ -1,7 +1,7 @@
-"""What a frozen part made of the images, kept in files: computed once, read back by row.
+"""On-disk feature cache: features of frozen layers in safetensors chunks, read by row.
 
-A view of all images is a folder of chunks, each a safetensors file that is whole or not there.
-Chunks are mapped into memory, not read; a pass that was cut off goes on after its last chunk.
+The features of one view of all images are a folder of chunks. Chunks are written atomically and
+memory-mapped; an interrupted pass resumes after its last chunk.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.processes import Processes
 
-CHUNK_BYTES = 64 * 2**20  # about; what is lost at most when a pass is cut off
+CHUNK_BYTES = 64 * 2**20  # about; an interrupted pass loses at most one chunk
 ENDING = ".safetensors"
-DONE = "used"  # its time of change: when these features were last wanted
+DONE = "used"  # marker file; its modification time is the time of last use
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Features of `rows` images under a `key`; `batch`: images of one forward pass.
+    """Identifies the cached features of `rows` images; `batch`: images per forward pass.
 
-    `shape` and `dtype`: of one image's. `name`: what they are, for people.
+    `shape`, `dtype`: of one image's features. `name`: description for people.
     """
 
     key: str
@@ -45,27 +45,27 @@ class Wanted:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one image."""
+        """Bytes of one image's features."""
         return self.dtype.itemsize * int(torch.Size(self.shape).numel())
 
     @property
     def chunk(self) -> int:
-        """Images of a chunk: whole batches, so that going on makes the same batches."""
+        """Images per chunk: a multiple of the batch, so a resumed pass has the same batches."""
         return self.batch * max(1, CHUNK_BYTES // max(1, self.row_bytes * self.batch))
 
     @property
     def chunks(self) -> int:
-        """How many there are."""
+        """Number of chunks."""
         return -(-self.rows // self.chunk)
 
     @property
     def folder(self) -> Path:
-        """Where they are kept."""
+        """Folder of the chunks."""
         return kept_folder() / self.key
 
 
 class Kept:
-    """Features by row: `take(rows)` is a tensor [B, ...] of its own memory."""
+    """Cached features; `take(rows)` copies rows into a new tensor [B, ...]."""
 
     def __init__(self, parts: Sequence[Tensor], chunk: int) -> None:
         self.parts, self.chunk = list(parts), chunk
@@ -75,45 +75,45 @@ class Kept:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows."""
+        """Size of all features in bytes."""
         return sum(part.nbytes for part in self.parts)
 
     def take(self, rows: Tensor) -> Tensor:
-        """The rows [B] int64, in this order."""
+        """Features of the rows [B] int64, in this order."""
         if len(self.parts) == 1:
             return self.parts[0].index_select(0, rows.to(self.parts[0].device))
-        which, inside = rows // self.chunk, rows % self.chunk
-        found = torch.empty((len(rows), *self.parts[0].shape[1:]), dtype=self.parts[0].dtype)
-        for number in sorted(set(which.tolist())):
-            places = (which == number).nonzero()[:, 0]
-            found[places] = self.parts[number].index_select(0, inside[places])
-        return found
+        chunks, offsets = rows // self.chunk, rows % self.chunk
+        result = torch.empty((len(rows), *self.parts[0].shape[1:]), dtype=self.parts[0].dtype)
+        for number in sorted(set(chunks.tolist())):
+            positions = (chunks == number).nonzero()[:, 0]
+            result[positions] = self.parts[number].index_select(0, offsets[positions])
+        return result
 
     def held(self, device: torch.device) -> "Kept":
-        """The same as one tensor in the memory of `device`."""
+        """The same features as one tensor in the memory of `device`."""
         return Kept([torch.cat([part.to(device) for part in self.parts])], max(1, len(self)))
 
 
 def kept_folder() -> Path:
-    """Where features lie: beside what else is kept between runs."""
+    """Folder of all feature caches, inside the project's cache folder."""
     return cache_folder() / "features"
 
 
 def opened(wanted: Wanted, console: Console) -> tuple[dict[int, Tensor], list[str]]:
-    """The chunks that are there and whole, by number, and what is wrong with the others.
+    """Intact chunks by number, and a message for each damaged one.
 
-    A chunk is whole when its key, place, type, shape and checksum are those that were written.
+    A chunk is intact if its key, number, dtype, shape and checksum match.
     """
-    found, wrong = dict[int, Tensor](), list[str]()
-    there = [n for n in range(wanted.chunks) if _path(wanted, n).exists()]
-    with console.progress("checking kept features", len(there)) as advance:
-        for number in there:
+    chunks, damaged = dict[int, Tensor](), list[str]()
+    existing = [n for n in range(wanted.chunks) if _path(wanted, n).exists()]
+    with console.progress("checking cached features", len(existing)) as advance:
+        for number in existing:
             try:
-                found[number] = _read(wanted, number)
+                chunks[number] = _read(wanted, number)
             except (SafetensorError, OSError, ValueError) as error:
-                wrong.append(f"{_path(wanted, number)}: {error}")
+                damaged.append(f"{_path(wanted, number)}: {error}")
             advance(1)
-    return found, wrong
+    return chunks, damaged
 
 
 def keep(
@@ -123,25 +123,25 @@ def keep(
     stop: Callable[[], bool],
     processes: Processes | None = None,
 ) -> Kept | None:
-    """Open what is kept, computing what is not; None where `stop` said so before the end.
+    """Load the cached features and compute those that are missing; None if `stop` returned true.
 
-    `produce(start)` yields the features of batches of `wanted.batch` rows from row `start` on.
-    Damaged and foreign chunks are named and computed again. ResourceError where the disk is full.
-    The processes of a machine share the chunks that are missing.
+    `produce(start)` yields features of batches of `wanted.batch` rows, starting at row `start`.
+    Damaged chunks are reported and computed again. Raises ResourceError if the disk is full.
+    The processes of a machine share the missing chunks.
     """
     processes = processes or Processes()
-    found, wrong = processes.together(lambda: opened(wanted, console))
-    for text in wrong:
-        console.warn(f"Cached features are damaged or foreign and are computed again: {text}")
-    missing = [number for number in range(wanted.chunks) if number not in found]
-    own = missing[processes.launch.local_rank :: processes.launch.local_world]
-    done = processes.together(lambda: _compute(wanted, own, produce, console, stop))
+    chunks, damaged = processes.together(lambda: opened(wanted, console))
+    for text in damaged:
+        console.warn(f"Cached features are damaged and are computed again: {text}")
+    missing = [number for number in range(wanted.chunks) if number not in chunks]
+    share = missing[processes.launch.local_rank :: processes.launch.local_world]
+    done = processes.together(lambda: _compute(wanted, share, produce, console, stop))
     if processes.any([not done])[0]:
         return None
     for number in missing:
-        found[number] = _read(wanted, number)
+        chunks[number] = _read(wanted, number)
     _touch(wanted)
-    return Kept([found[number] for number in range(wanted.chunks)], wanted.chunk)
+    return Kept([chunks[number] for number in range(wanted.chunks)], wanted.chunk)
 
 
 def _compute(
@@ -151,12 +151,12 @@ def _compute(
     console: Console,
     stop: Callable[[], bool],
 ) -> bool:
-    """Write these chunks; False where `stop` said so before the end."""
+    """Compute and write these chunks; False if `stop` returned true before the end."""
     if not numbers:
         return True
     rows = sum(_rows(wanted, number) for number in numbers)
     check_room(rows * wanted.row_bytes)
-    with console.progress(f"keeping {wanted.name}", rows) as advance:
+    with console.progress(f"caching {wanted.name}", rows) as advance:
         for first, last in _runs(numbers):
             batches = produce(first * wanted.chunk)
             with contextlib.closing(batches):  # type: ignore[type-var]
@@ -169,31 +169,31 @@ def _compute(
 
 
 def check_room(needed: int) -> None:
-    """ResourceError where the disk of the cache has no room for `needed` bytes."""
+    """Raise ResourceError if the disk of the cache has less than `needed` bytes free."""
     free = free_bytes()
     if needed + SPARE_BYTES > free:
         raise ResourceError(
-            f"Keeping features takes {needed / 2**30:.1f} GiB in {kept_folder()}, where "
+            f"The feature cache needs {needed / 2**30:.1f} GiB in {kept_folder()}, but only "
             f"{free / 2**30:.1f} GiB are free.",
-            "Free some space, let UNFREEZE_CACHE name a larger disk, or use --cache off.",
+            "Free disk space, set UNFREEZE_CACHE to a larger disk, or use --cache off.",
         )
 
 
 def free_bytes() -> int:
-    """Room on the disk of the cache."""
+    """Free bytes on the disk of the cache."""
     return room.free_bytes(kept_folder())
 
 
 def make_room(budget: int, needed: int, *, spared: Sequence[str] = ()) -> list[str]:
-    """Remove the features that were not wanted for longest until `needed` more fit `budget` bytes.
+    """Remove the least recently used features until `needed` more bytes fit into `budget`.
 
-    What `spared` names and what changed within the hour stays. Returns the keys removed.
+    Keys in `spared` and features changed within the last hour stay. Returns the removed keys.
     """
 
-    def ours(file: Path) -> bool:
+    def is_cache_file(file: Path) -> bool:
         return file.suffix == ENDING or file.name == DONE
 
-    return room.make_room(kept_folder(), budget, needed, ours=ours, spared=spared)
+    return room.make_room(kept_folder(), budget, needed, ours=is_cache_file, spared=spared)
 
 
 def _filled(
@@ -203,7 +203,7 @@ def _filled(
     advance: Callable[[int], None],
     stop: Callable[[], bool],
 ) -> Tensor | None:
-    """One chunk's rows from the next batches."""
+    """One chunk, filled from the next batches; None if `stop` returned true."""
     part = torch.empty((_rows(wanted, number), *wanted.shape), dtype=wanted.dtype)
     done = 0
     while done < len(part):
@@ -234,33 +234,38 @@ def _path(wanted: Wanted, number: int) -> Path:
 
 
 def _write(wanted: Wanted, number: int, part: Tensor) -> None:
-    about = {"key": wanted.key, "number": str(number), "sum": str(_sum(part)), "name": wanted.name}
+    about = {
+        "key": wanted.key,
+        "number": str(number),
+        "sum": str(_checksum(part)),
+        "name": wanted.name,
+    }
     with replacing(_path(wanted, number)) as temporary:
         try:
             save_file({"kept": part}, temporary, metadata=about)
         except SafetensorError as error:
-            # the library wraps what the system said; a full disk is the likely cause
+            # safetensors wraps the OS error; most likely the disk is full
             raise ResourceError(
-                f"{_path(wanted, number)} could not be written: {error}.",
-                "Free some space, or use --cache off.",
+                f"Cannot write {_path(wanted, number)}: {error}.",
+                "Free disk space, or use --cache off.",
             ) from error
 
 
 def _read(wanted: Wanted, number: int) -> Tensor:
-    """A chunk, mapped into memory; ValueError says in what it is not what was written."""
+    """A memory-mapped chunk; raises ValueError with what does not match."""
     with safe_open(_path(wanted, number), framework="pt") as file:
         about = file.metadata() or {}
         part: Tensor = file.get_tensor("kept")
     if about.get("key") != wanted.key or about.get("number") != str(number):
-        raise ValueError("it belongs to other features")
+        raise ValueError("the key is another one")
     if part.dtype != wanted.dtype or part.shape != (_rows(wanted, number), *wanted.shape):
-        raise ValueError(f"it holds {part.dtype} {tuple(part.shape)}")
-    if about.get("sum") != str(_sum(part)):
-        raise ValueError("its checksum does not match")
+        raise ValueError(f"unexpected {part.dtype} {tuple(part.shape)}")
+    if about.get("sum") != str(_checksum(part)):
+        raise ValueError("the checksum does not match")
     return part
 
 
-def _sum(part: Tensor) -> int:
+def _checksum(part: Tensor) -> int:
     return zlib.crc32(part.contiguous().view(-1).view(torch.uint8).numpy().data)
 
 

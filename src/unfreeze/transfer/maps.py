@@ -1,4 +1,4 @@
-"""The last feature map of a network: how much of a image's layout is left for the head."""
+"""Spatial size of a network's last feature map before global pooling."""
 
 from torch import nn
 
@@ -9,22 +9,22 @@ from unfreeze.backbones.trace import Shape, trace
 def final_map(model: nn.Module, size: int) -> tuple[int, int] | None:
     """(height, width) of the last map before global pooling, for `size` x `size` images.
 
-    None where no layer makes a map. For transformers on patches it is the grid of patches.
-    UsageError where the network does not accept such images.
+    None if there is no feature map. For vision transformers it is the patch grid. Raises UsageError
+    if the network does not accept images of this size.
     """
-    found, head = trace(model, (size, size)), find_head(model)
+    traced, head = trace(model, (size, size)), find_head(model)
     last: Shape | None = None
     pooled: Shape | None = None
-    for name in sorted(found.order, key=found.order.__getitem__):
-        module, shape = model.get_submodule(name), found.shapes.get(name, ())
+    for name in sorted(traced.order, key=traced.order.__getitem__):
+        module, shape = model.get_submodule(name), traced.shapes.get(name, ())
         if name == head:
             break
         if any(True for _ in module.children()):
             continue
         if isinstance(module, nn.Identity) or "Norm" in type(module).__name__:
-            continue  # they change no map, and within an attention see [B, heads, tokens, width]
+            continue  # they keep the shape; inside attention they get [B, heads, tokens, width]
         if "Adaptive" in type(module).__name__:
-            pooled = last  # the last such layer is the global pooling; what it is fed counts
+            pooled = last  # the last such layer is the global pooling: take its input
         elif len(shape) == 4:
             last = shape
     shape_before = pooled or last
@@ -33,5 +33,5 @@ def final_map(model: nn.Module, size: int) -> tuple[int, int] | None:
 
 def _sides(shape: Shape) -> tuple[int, int]:
     _, a, b, c = shape
-    channels_last = a == b != c  # Swin and its like keep [B, H, W, C]
+    channels_last = a == b != c  # Swin and similar networks use [B, H, W, C]
     return (a, b) if channels_last else (b, c)

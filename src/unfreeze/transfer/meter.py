@@ -1,4 +1,4 @@
-"""What training with labels measured since its last line: kept on the device until it is read."""
+"""Training metrics since the last line of metrics.jsonl, kept on the device until read."""
 
 import math
 
@@ -11,28 +11,28 @@ from unfreeze.transfer.step import Taken
 
 
 class LabelMeter(Meter):
-    """Also counts hits, and keeps each step's loss so that the one that broke can be named."""
+    """Adds accuracy, and stores each step's loss so that the first non-finite one can be named."""
 
     def reset(self) -> None:
-        """Start a new interval now."""
+        """Start a new interval."""
         super().reset()
         self.losses: list[Tensor] = []
         self.hits: list[Tensor] = []
         self.last_step = 0
 
     def take(self, step: int, taken: Taken) -> None:
-        """Take in step `step` (from 1), queued or done."""
+        """Add step `step` (from 1); does not wait for the device."""
         self.losses.append(taken.loss)
         self.hits.append((taken.logits.argmax(dim=1) == taken.labels).sum())
         self.last_step = step
         self.step_done(taken.loss, taken.images)
 
     def read(self) -> dict[str, float]:
-        """The line's numbers; waits for the device. DivergedError names the step that broke."""
+        """Metrics of the interval; waits for the device. DivergedError for a non-finite loss."""
         total, correct = self.images, int(self.over(torch.stack(self.hits).sum()))
         self._check(self.over(torch.stack(self.losses)).tolist())
-        shares = {"accuracy": correct / total, "correct": correct, "total": total}
-        return {**super().read(), **shares}
+        accuracy = {"accuracy": correct / total, "correct": correct, "total": total}
+        return {**super().read(), **accuracy}
 
     def _check(self, losses: list[float]) -> None:
         for step, loss in enumerate(losses, self.last_step - len(losses) + 1):
@@ -41,5 +41,5 @@ class LabelMeter(Meter):
 
 
 def diverged(sentence: str) -> DivergedError:
-    """What went wrong, with what helps."""
+    """DivergedError with the usual remedies as the next step."""
     return DivergedError(sentence, "Lower --lr, add --warmup-epochs, or use --precision fp32.")

@@ -1,4 +1,4 @@
-"""What a step makes smaller: cross-entropy, with smoothed, weighted or mixed labels."""
+"""Training loss: cross-entropy with label smoothing, class weights, MixUp and CutMix."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,11 @@ from unfreeze.transfer.fit import Fit
 
 
 class Objective:
-    """Mean cross-entropy over a batch of all processes, in nats.
+    """Mean cross-entropy over the global batch, in nats.
 
-    With weights the mean is theirs: sum(w_y * loss) / sum(w_y), as torch's. A batch that comes in
-    parts, or shared by processes, has the loss of the whole: each part is divided by its `total`.
+    With class weights it is the weighted mean sum(w_y * loss) / sum(w_y), as in torch. Gradient
+    accumulation and data parallelism do not change the loss: each part is divided by the `total`
+    weight of the global batch.
     """
 
     def __init__(self, fit: Fit, device: torch.device) -> None:
@@ -25,24 +26,21 @@ class Objective:
         self.mix = _mixer(fit)
 
     def mixed(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(inputs, targets) of the step: labels [B], or where they are mixed shares [B, C]."""
+        """(inputs, targets) of the step: labels [B], or soft labels [B, C]."""
         if self.mix is None or len(labels) < 2:
             return inputs, labels
         mixed, targets = self.mix(inputs, labels)
         return mixed, targets
 
     def total(self, labels: Tensor) -> float:
-        """What the images with these labels [B], on the host, count together.
+        """Total weight of images with these labels [B] (on the host).
 
-        Mixing pairs the images of a batch, each twice, and leaves it as it is.
+        MixUp and CutMix do not change it: each image of a batch is used twice.
         """
         return float(len(labels) if self.weights is None else self.weights[labels].sum())
 
     def loss(self, logits: Tensor, targets: Tensor, total: float) -> Tensor:
-        """The part of the mean that logits [B, C] with `targets` have in a batch of `total`.
-
-        Computed in float32 at least.
-        """
+        """Loss of logits [B, C], summed and divided by `total`, in at least float32."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         weight = None if self.on_device is None else self.on_device.to(logits.dtype)
         summed = functional.cross_entropy(
@@ -56,9 +54,9 @@ class Objective:
 
 
 def class_weights(labels: Sequence[int] | Any, classes: int, kind: str) -> tuple[float, ...]:
-    """What a image of each class counts: N / (C * n) (`balanced`, as scikit-learn's) or its root.
+    """Loss weight of each class: `balanced` is N / (C * n), as in scikit-learn; `sqrt` its root.
 
-    `sqrt` is scaled so that a image counts 1 on average, as with `balanced`; `none` is ().
+    `sqrt` is scaled so that the mean weight over images is 1, as with `balanced`; `none` is ().
     """
     if kind == "none":
         return ()
@@ -71,11 +69,11 @@ def class_weights(labels: Sequence[int] | Any, classes: int, kind: str) -> tuple
 
 
 def _mixer(fit: Fit) -> Any:
-    """Torchvision's MixUp, CutMix or a choice of them for each batch; None where none is asked."""
+    """Torchvision's MixUp, CutMix, or a random choice per batch; None if both are off."""
     if not (fit.mixup or fit.cutmix):
         return None
     from torchvision.transforms import v2
 
-    asked = ((v2.MixUp, fit.mixup), (v2.CutMix, fit.cutmix))
-    found = [kind(alpha=float(alpha), num_classes=fit.classes) for kind, alpha in asked if alpha]
-    return found[0] if len(found) == 1 else v2.RandomChoice(found)
+    alphas = ((v2.MixUp, fit.mixup), (v2.CutMix, fit.cutmix))
+    mixers = [kind(alpha=float(alpha), num_classes=fit.classes) for kind, alpha in alphas if alpha]
+    return mixers[0] if len(mixers) == 1 else v2.RandomChoice(mixers)

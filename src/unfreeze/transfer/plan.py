@@ -1,4 +1,4 @@
-"""What was not asked for, derived from the images and the start, each value with its reason."""
+"""Resolves the settings of fine-tuning: derived values, each with its reason."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,36 +9,40 @@ from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import UsageError
 from unfreeze.settings.finetune import FinetuneSettings
 
-DELICATE = ("alexnet", "vgg", "squeezenet")  # no normalisation: a usual rate makes them diverge
-USUAL = 224  # pixels: larger images are made smaller when nothing else says how large
+DELICATE = (
+    "alexnet",
+    "vgg",
+    "squeezenet",
+)  # no normalisation layers: the usual learning rate diverges
+USUAL = 224  # pixels; default input size of larger images
 SMALLEST_MAP = 2
 DECAY = 1e-4
-ENOUGH_TO_CHOOSE = 50  # validation images; below, the best of many epochs is the luckiest
+ENOUGH_TO_CHOOSE = 50  # validation images; with fewer, the best epoch is mostly noise
 Sides = Callable[[int], tuple[int, int] | None]
 
-# optimizer -> learning rate at a batch of 32: (new head alone, a trained network, from scratch)
+# optimizer -> learning rate at batch size 32: (head only, fine-tuning, from scratch)
 RATES = {
     "sgd": (0.03, 0.01, 0.05),
     "adamw": (1e-3, 2e-4, 2e-3),
-    "lars": (3.0, 3.0, 3.0),  # its trust ratio of 0.001 makes the steps of all layers small
+    "lars": (3.0, 3.0, 3.0),  # its trust ratio of 0.001 scales all steps down
 }
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the plan depends on beside the settings."""
+    """Inputs of the plan besides the settings."""
 
-    images: int  # to train on
+    images: int  # training images
     arch: str
     stem: str
-    head_only: bool  # everything but the new head is frozen
-    trained: bool  # the start has weights
-    processes: int = 1  # that share a batch
+    head_only: bool  # only the new head is trained
+    trained: bool  # the network starts from trained weights
+    processes: int = 1  # data-parallel processes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings without a gap, and why each derived value is what it is."""
+    """Complete settings, and the reason of each derived value."""
 
     settings: FinetuneSettings
     preprocess: Preprocess
@@ -46,28 +50,28 @@ class Plan:
 
     @property
     def batch_size(self) -> int:
-        """Images a step."""
+        """Images per step."""
         return self.settings.batch_size or 1
 
     @property
     def lr(self) -> float:
-        """Learning rate after the warm-up."""
+        """Learning rate after warm-up."""
         return self.settings.lr or 0.0
 
     @property
     def head_share(self) -> float:
-        """The new head's learning rate as a share of `lr`."""
+        """The new head's learning rate as a factor on `lr`."""
         given = self.settings.head_lr
         return 1.0 if given is None else given / self.lr
 
     @property
     def weight_decay(self) -> float:
-        """Of matrices and kernels; biases and normalisation do not decay."""
+        """Weight decay of weight matrices; biases and normalisation layers have none."""
         return self.settings.weight_decay or 0.0
 
 
 def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
-    """Batch size, learning rate and input filled in; UsageError for contradictions."""
+    """Fill in batch size, learning rate and preprocessing; UsageError for contradictions."""
     reasons: dict[str, str] = {}
     batch = s.batch_size
     if batch is None:
@@ -80,16 +84,17 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
     if lr is None:
         lr, reasons["lr"] = usual_lr(s.optimizer, batch, facts)
     elif s.find_lr:
-        raise UsageError("--find-lr looks for what --lr gives.", "Leave one of them out.")
+        raise UsageError("--find-lr and --lr exclude each other.", "Leave out one of them.")
     if s.head_lr is not None and not lr:
         raise UsageError(
-            "--head-lr is a share of --lr, which is 0.", "Use --freeze all, with --lr alone."
+            "--head-lr needs --lr above 0.", "Raise --lr, or train only the head with --freeze all."
         )
     if s.warmup_epochs > s.epochs:
         raise UsageError(
-            f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.", "Lower it."
+            f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.",
+            "Lower --warmup-epochs.",
         )
-    _balanced_once(s)
+    _check_balancing(s)
     decay = s.weight_decay
     if decay is None:
         decay, reasons["weight_decay"] = DECAY, "default"
@@ -111,7 +116,7 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
 
 
 def selected(chosen: Plan, held_out: int) -> Plan:
-    """The plan with what picks the epoch, by the number of validation images."""
+    """The plan with --select, which depends on the number of validation images."""
     s = chosen.settings
     if s.select is not None:
         return chosen
@@ -123,38 +128,38 @@ def selected(chosen: Plan, held_out: int) -> Plan:
     else:
         select = "last"
         reasons["select"] = (
-            f"{held_out} validation images cannot choose an epoch (from {ENOUGH_TO_CHOOSE} on they "
-            "do): the last one is kept, and they only measure"
+            f"{held_out} validation images are too few to select an epoch (at least "
+            f"{ENOUGH_TO_CHOOSE}): the last one is used, and they only measure accuracy"
         )
     return replace(chosen, settings=replace(s, select=select), reasons=reasons)
 
 
-def _balanced_once(s: FinetuneSettings) -> None:
+def _check_balancing(s: FinetuneSettings) -> None:
     if s.sampling == "balanced" and s.class_weights != "none":
         raise UsageError(
-            "--sampling balanced and --class-weights would both favour small classes.",
-            "Give one of them.",
+            "--sampling balanced and --class-weights both correct class imbalance.",
+            "Use one of them.",
         )
 
 
 def usual_batch(images: int) -> int:
-    """A power of two: about sixteen steps an epoch, 4 at least, 32 to 128 at most by size."""
+    """A power of two for about 16 steps per epoch, from 4 to 32, 64 or 128 by dataset size."""
     most = 32 if images < 5_000 else 64 if images < 20_000 else 128
     sixteenth = 1 << max(2, (images // 16).bit_length() - 1)
     return min(most, sixteenth)
 
 
 def usual_lr(optimizer: str, batch: int, facts: Facts) -> tuple[float, str]:
-    """(rate, reason): by what is trained, scaled with the batch, lower without normalisation."""
+    """(learning rate, reason): by what is trained, scaled with the batch size."""
     head, trained, scratch = RATES[optimizer]
     base, what = (head, "a new head") if facts.head_only else (trained, "fine-tuning")
     if not facts.trained:
         base, what = scratch, "training from scratch"
-    share = batch / 32
-    scaled = base * (share**0.5 if optimizer == "adamw" else share)
+    ratio = batch / 32
+    scaled = base * (ratio**0.5 if optimizer == "adamw" else ratio)
     how = "scaled with the square root of batch / 32" if optimizer == "adamw" else "x batch / 32"
     reason = f"{base:g} for {what} with {optimizer}, {how}"
-    # a head alone follows the scale of its features, once that is measured
+    # the rate of a head alone is adapted to the scale of its features later
     if not facts.head_only and any(name in facts.arch for name in DELICATE):
         scaled, reason = scaled / 10, f"{reason}, / 10 without normalisation layers"
     return float(f"{scaled:.3g}"), reason
@@ -163,39 +168,39 @@ def usual_lr(optimizer: str, batch: int, facts: Facts) -> tuple[float, str]:
 def choose_preprocess(
     s: FinetuneSettings, side: int, wants: Preprocess | None, sides: Sides
 ) -> tuple[Preprocess, dict[str, str]]:
-    """How images of `side` pixels enter a network whose last map is `sides(image_size)`.
+    """Preprocessing of `side`-pixel images; `sides(size)`: the network's last feature map.
 
-    Pretrained weights get the size they were trained with (small images are enlarged); from
-    scratch the images keep theirs, as far as the last map stays 2x2. Below that it is refused
-    unless `--image-size` asks for it.
+    Pretrained weights get the input size they were trained with (small images are enlarged). From
+    scratch, images keep their size if the last feature map has at least 2x2 positions. A smaller
+    map is a UsageError unless `--image-size` is given.
     """
     if s.image_size is not None:
-        chosen, why = _sized(s.image_size, wants), "given"
+        preprocess, why = _sized(s.image_size, wants), "given"
     elif wants is not None:
-        chosen, why = wants, f"what the weights were trained with; the images have {side} pixels"
+        preprocess, why = wants, f"input size of the weights; the images have {side} pixels"
     else:
-        chosen, why = _own(side, sides)
-    found = sides(chosen.image_size)
-    last = f"{found[0]}x{found[1]}" if found else "none"
-    if found and min(found) < SMALLEST_MAP:
+        preprocess, why = _from_images(side, sides)
+    last_map = sides(preprocess.image_size)
+    last = f"{last_map[0]}x{last_map[1]}" if last_map else "none"
+    if last_map and min(last_map) < SMALLEST_MAP:
         if s.image_size is None:
             raise UsageError(
-                f"Images of {chosen.image_size} pixels leave a last feature map of {last}.",
-                "Use --image-size with a larger number (or with this one, to insist), or "
-                "--stem small.",
+                f"Images of {preprocess.image_size} pixels give a last feature map of only {last}.",
+                f"Use a larger --image-size or --stem small, or force it with --image-size "
+                f"{preprocess.image_size}.",
             )
-        why += f", though only {last} is left of the layout"
+        why += f", although the last feature map is only {last}"
     reasons = {"image_size": why, "last_map": f"{last} before pooling"}
     if s.mean is None or s.std is None:
-        reasons["mean"] = "what the weights were trained with" if wants else "ImageNet's"
-    chosen = replace(
-        chosen,
-        mean=s.mean or chosen.mean,
-        std=s.std or chosen.std,
-        intensity=reading(s.range, s.channels, chosen.intensity),
+        reasons["mean"] = "those of the weights" if wants else "ImageNet's"
+    preprocess = replace(
+        preprocess,
+        mean=s.mean or preprocess.mean,
+        std=s.std or preprocess.std,
+        intensity=reading(s.range, s.channels, preprocess.intensity),
     )
-    _three(chosen)
-    return chosen, reasons
+    _check_normalisation(preprocess)
+    return preprocess, reasons
 
 
 def _sized(size: int, wants: Preprocess | None) -> Preprocess:
@@ -205,30 +210,33 @@ def _sized(size: int, wants: Preprocess | None) -> Preprocess:
 
 
 def _plain(size: int) -> Preprocess:
-    # images are shown whole when small, with the usual margin cut off when large
+    # small images are used completely, large ones lose the usual margin (256 to 224)
     return Preprocess(size, size if size <= 64 else round(size * 256 / 224))
 
 
-def _own(side: int, sides: Sides) -> tuple[Preprocess, str]:
-    own = min(USUAL, max(8, 8 * round(side / 8)))
+def _from_images(side: int, sides: Sides) -> tuple[Preprocess, str]:
+    rounded = min(USUAL, max(8, 8 * round(side / 8)))
     for size, why in (
-        (own, f"the images have {side} pixels"),
-        *((own * times, f"images of {side} pixels, enlarged: the last map must be 2x2 at least")
-          for times in (2, 4, 8)),
-        (USUAL, "what this kind of network needs"),
+        (rounded, f"the images have {side} pixels"),
+        *((rounded * k, f"{side} pixels, enlarged: the last feature map must be at least 2x2")
+          for k in (2, 4, 8)),
+        (USUAL, "the input size of this architecture"),
     ):  # fmt: skip
         try:
-            found = sides(size)
+            last_map = sides(size)
         except UsageError:
             continue
-        if found is None or min(found) >= SMALLEST_MAP:
+        if last_map is None or min(last_map) >= SMALLEST_MAP:
             return _plain(size), why
-    return _plain(own), f"the images have {side} pixels"
+    return _plain(rounded), f"the images have {side} pixels"
 
 
-def _three(chosen: Preprocess) -> None:
-    for name, values in (("mean", chosen.mean), ("std", chosen.std)):
+def _check_normalisation(preprocess: Preprocess) -> None:
+    for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
         if len(values) != 3:
-            raise UsageError(f"--{name} takes three numbers, not {len(values)}.", "Red green blue.")
-    if min(chosen.std) <= 0:
-        raise UsageError("--std must be above 0.", "Leave it out for what the weights want.")
+            raise UsageError(
+                f"--{name} takes three numbers, got {len(values)}.",
+                "Give one number each for red, green and blue.",
+            )
+    if min(preprocess.std) <= 0:
+        raise UsageError("--std must be above 0.", "Leave it out to use the weights' own.")

@@ -1,4 +1,4 @@
-"""ImageDataset whose kept features serve several runs, each of which trains on some of them."""
+"""A dataset whose cached features several runs share, as in cross-validation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from unfreeze.data.dataset import ImageDataset
 
 @dataclass(frozen=True)
 class Pool:
-    """All images of those runs, read as training and as validation reads them.
+    """All images of those runs, as a training and as a validation dataset.
 
-    Random views are those of `seed` in every run. `digest("train")`, `digest("val")`: hex of what
-    is in the images.
+    Random views use `seed` in every run. `digest("train")`, `digest("val")`: hex digest of the
+    images' contents.
     """
 
     train: ImageDataset
@@ -24,12 +24,12 @@ class Pool:
     digest: Callable[[str], str]
 
     def rows(self, images: ImageDataset) -> Tensor:
-        """Where these images stand in the pool, int64 [N]; KeyError where one does not."""
+        """Rows of these images in the pool, int64 [N]; KeyError if one is missing."""
         rows = self.train.index.rows
         order = np.argsort(rows, kind="stable")
         wanted = images.index.rows
-        places = np.searchsorted(rows, wanted, sorter=order).clip(max=len(rows) - 1)
-        found = order[places]
-        if not np.array_equal(rows[found], wanted):
-            raise KeyError("a image is not in the pool")
-        return torch.from_numpy(found.astype(np.int64))
+        ranks = np.searchsorted(rows, wanted, sorter=order).clip(max=len(rows) - 1)
+        positions = order[ranks]
+        if not np.array_equal(rows[positions], wanted):
+            raise KeyError("an image is not in the pool")
+        return torch.from_numpy(positions.astype(np.int64))

@@ -1,4 +1,4 @@
-"""Which images train and which choose: usable ones, subsets of labels, a part held out."""
+"""Training and validation sets: usable images, label subsets, hold-out split and folds."""
 
 import re
 from collections.abc import Hashable, Sequence
@@ -18,7 +18,7 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What of the training images is used; values as the flags of `finetune` give them."""
+    """Options of subsetting and splitting; values of the flags of `finetune`."""
 
     seed: int
     val: float
@@ -31,9 +31,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Portions:
-    """Positions of `index`: `train`, and `val` (maybe empty) with the reason for it.
+    """Positions in `index` of the training and validation set (`val` may be empty), and `reason`.
 
-    `alike`: positions of images that are near-duplicates of each other, in groups.
+    `alike`: groups of positions that are near-duplicates of each other.
     """
 
     index: Index
@@ -46,21 +46,21 @@ class Portions:
         """The lines of split.csv."""
         index = self.index
         return [
-            SplitRow(index.paths[place], index.classes[index.labels[place]], name)
-            for name, chosen in (("train", self.train), ("val", self.val))
-            for place in chosen.tolist()
+            SplitRow(index.paths[position], index.classes[index.labels[position]], name)
+            for name, positions in (("train", self.train), ("val", self.val))
+            for position in positions.tolist()
         ]
 
 
 def labelled(index: Index) -> Index:
-    """What `finetune` may look at: labelled images of train (or of all, without splits) and val.
+    """Labelled images of train and val (of all if there are no splits); never those of test.
 
-    Test images are not in it. DataError where there is nothing to learn a choice from.
+    Raises DataError for a dataset without labels or with fewer than two classes.
     """
     if index.layout == "flat" or not index.classes:
         raise DataError(
             f"{index.source.where} has no classes: its {len(index):,} images are unlabelled.",
-            "Put each class into a folder of its own, or give a CSV with path and label.",
+            "Use one folder per class, or a CSV with path and label.",
         )
     if len(index.classes) < 2:
         raise DataError(
@@ -70,7 +70,7 @@ def labelled(index: Index) -> Index:
     split = index.layout == "splits"
     if split and not len(index.where(TRAIN)):
         raise DataError(
-            f"{index.source.where} has splits but no train.", "Name one folder `train`."
+            f"{index.source.where} has splits but no train split.", "Name one folder `train`."
         )
     used = np.isin(index.splits, (TRAIN, VAL)) if split else np.ones(len(index), bool)
     return index.take(np.flatnonzero(used & (index.labels >= 0)))
@@ -79,10 +79,10 @@ def labelled(index: Index) -> Index:
 def portion(
     index: Index, usable: Positions, wanted: Wanted, alike: Groups | None = None
 ) -> Portions:
-    """Train and val of the `usable` positions: val as given, else a seeded share of train.
+    """Split the `usable` positions: the dataset's own val if there is one, else a hold-out split.
 
-    Where val is cut here, images that are `alike` stay on one side: what is measured on a
-    near-duplicate of a training image is memory, and only who cuts can avoid it.
+    A hold-out split is stratified and seeded, and keeps near-duplicates (`alike`) on one side to
+    avoid data leakage.
     """
     alike = alike or []
     given = usable[index.splits[usable] == VAL]
@@ -94,12 +94,12 @@ def portion(
         limit=wanted.limit,
         seed=wanted.seed,
     )
-    _every_class(index, train)
+    _check_classes(index, train)
     if len(given):
-        _apart(index, train, given, wanted.group_by)
-        own = f"as {wanted.split_from} says" if wanted.split_from else "the data's own val"
-        return Portions(index, train, given, own, alike)
-    rest, held = stratified(
+        _check_groups(index, train, given, wanted.group_by)
+        reason = f"from {wanted.split_from}" if wanted.split_from else "the dataset's own val split"
+        return Portions(index, train, given, reason, alike)
+    rest, held_out = stratified(
         index.labels,
         train,
         fraction=wanted.val,
@@ -107,74 +107,76 @@ def portion(
         groups=grouped(index, wanted.group_by),
         together=alike,
     )
-    reason = _reason(index, train, held, wanted)
-    if len(held) and (kept := _several(alike, train)):
-        said = worded(kept, "group of near-duplicates stays", "groups of near-duplicates stay")
-        reason += f"; {said} on one side, so that no held-out image is known from training"
-    return Portions(index, rest, held, reason, alike)
+    reason = _reason(index, train, held_out, wanted)
+    if len(held_out) and (count := _duplicate_groups(alike, train)):
+        groups = worded(count, "group of near-duplicates stays", "groups of near-duplicates stay")
+        reason += f"; {groups} on one side of the split, against data leakage"
+    return Portions(index, rest, held_out, reason, alike)
 
 
-def _several(alike: Groups, chosen: Positions) -> int:
-    """How many groups have two images or more among the chosen."""
-    there = set(chosen.tolist())
-    return sum(len(there.intersection(group)) > 1 for group in alike)
+def _duplicate_groups(alike: Groups, positions: Positions) -> int:
+    """Number of groups with at least two images among `positions`."""
+    members = set(positions.tolist())
+    return sum(len(members.intersection(group)) > 1 for group in alike)
 
 
 def folds(whole: Portions, wanted: Wanted, count: int) -> list[Portions]:
-    """`count` times train and val: the images of a run in parts, each held out once.
+    """Stratified k-fold cross-validation with `count` folds; each image is held out once.
 
-    Classes are in proportion in each part; groups, and near-duplicates, stay whole. A val that the
-    data brought stays out of it. DataError where a class has too few images or groups.
+    Groups and near-duplicates stay in one fold. The dataset's own val split is not used. Raises
+    DataError if a class has too few images or groups.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     index = whole.index
-    brought = (index.splits[whole.val] == VAL).any()
-    used = whole.train if brought else np.sort(np.concatenate([whole.train, whole.val]))
+    given = (index.splits[whole.val] == VAL).any()
+    used = whole.train if given else np.sort(np.concatenate([whole.train, whole.val]))
     labels = index.labels[used].astype(np.int64)
     groups = together(whole, used, wanted.group_by)
-    names = [place if groups is None else groups[place] for place in used.tolist()]
-    own = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    few = _fewest(index, labels, own)
-    if count < 2 or few[1] < count:
-        what = "groups" if groups is not None else "images"
+    names = [position if groups is None else groups[position] for position in used.tolist()]
+    group_ids = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    name, fewest = _fewest(index, labels, group_ids)
+    if count < 2 or fewest < count:
+        unit = "groups" if groups is not None else "images"
         raise DataError(
-            f"--folds {count}: the class {few[0]!r} has {few[1]} {what} to hold out in turn.",
-            f"Use 2 to {few[1]} folds, or add images." if few[1] > 1 else "Add images of it.",
+            f"--folds {count} is not possible: the class {name!r} has only {fewest} {unit}.",
+            f"Use 2 to {fewest} folds, or add images."
+            if fewest > 1
+            else "Add images of this class.",
         )
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    cut = kind(n_splits=count, shuffle=True, random_state=wanted.seed)
-    found = [
-        Portions(index, used[train], used[held], f"part {number} of {count} (--folds)", whole.alike)
-        for number, (train, held) in enumerate(
-            cut.split(used, labels, None if groups is None else own), 1
+    splitter = kind(n_splits=count, shuffle=True, random_state=wanted.seed)
+    result = [
+        Portions(index, used[train], used[val], f"fold {number} of {count} (--folds)", whole.alike)
+        for number, (train, val) in enumerate(
+            splitter.split(used, labels, None if groups is None else group_ids), 1
         )
     ]
-    for one in found:
-        _every_class(index, one.train)
-    return found
+    for fold in result:
+        _check_classes(index, fold.train)
+    return result
 
 
 def together(whole: Portions, used: Positions, by: str | None) -> Sequence[Hashable] | None:
-    """By position, the same for images that stay on one side of any cut of the `used` ones.
+    """Group of each position of the index: images of a group stay on one side of every split.
 
-    Those of one group of `--group-by`, and near-duplicates; None where each stands alone.
+    Joins the groups of `--group-by` with near-duplicates among `used`; None without any groups.
     """
     groups: Sequence[Hashable] | None = grouped(whole.index, by)
-    if _several(whole.alike, used):
+    if _duplicate_groups(whole.alike, used):
         groups = joined(groups or range(len(whole.index)), whole.alike)
     return groups
 
 
 def _fewest(index: Index, labels: Positions, groups: Positions) -> tuple[str, int]:
-    """The class with the fewest groups, and how many."""
-    counts = [len(np.unique(groups[labels == number])) for number in range(len(index.classes))]
-    least = int(np.argmin(counts))
-    return index.classes[least], counts[least]
+    """(class with the fewest groups, their number)."""
+    counts = [len(np.unique(groups[labels == label])) for label in range(len(index.classes))]
+    label = int(np.argmin(counts))
+    return index.classes[label], counts[label]
 
 
 def grouped(index: Index, by: str | None) -> Sequence[str] | None:
-    """What each image must stay together with: a CSV column's value or a pattern's group."""
+    """Group of each image: the value of a CSV column or the match of a pattern."""
     if by is None:
         return index.groups
     column = index.column(by)
@@ -183,48 +185,50 @@ def grouped(index: Index, by: str | None) -> Sequence[str] | None:
     try:
         pattern = re.compile(by)
     except re.error as error:
-        raise UsageError(f"--group-by {by}: no column, and no pattern: {error}.") from error
-    found = [pattern.search(path) for path in index.paths]
-    if not pattern.groups or not any(found):
         raise UsageError(
-            f"--group-by {by} is no column of the data, and no path has it as a pattern.",
-            "Name a column, or give a pattern with one group in parentheses.",
+            f"--group-by {by} is neither a column nor a valid pattern: {error}."
+        ) from error
+    matches = [pattern.search(path) for path in index.paths]
+    if not pattern.groups or not any(matches):
+        raise UsageError(
+            f"--group-by {by} is not a column, and matches no path as a pattern with a group.",
+            "Use the name of a column, or a pattern with one group in parentheses.",
         )
-    # a image without a group of its own is alone
-    return [m[1] if m and m[1] else path for m, path in zip(found, index.paths, strict=True)]
+    # an image without a match is a group of its own
+    return [m[1] if m and m[1] else path for m, path in zip(matches, index.paths, strict=True)]
 
 
-def _apart(index: Index, train: Positions, val: Positions, by: str | None) -> None:
-    """DataError where the val that was given shares a group with train, and groups were asked for.
+def _check_groups(index: Index, train: Positions, val: Positions, by: str | None) -> None:
+    """Raise DataError if the given val shares a group of `--group-by` with train.
 
-    A list's own column of groups is no such wish: its author may have split it otherwise.
+    A group column of the dataset alone does not count: its author may have split it otherwise.
     """
     groups = grouped(index, by) if by is not None else None
     if groups is None:
         return
-    both = {groups[place] for place in train.tolist()} & {groups[place] for place in val.tolist()}
-    if both:
+    shared = {groups[p] for p in train.tolist()} & {groups[p] for p in val.tolist()}
+    if shared:
         raise DataError(
-            f"{len(both):,} groups of --group-by {by} are in train and in val "
-            f"(the first: {min(both)}).",
-            "Correct the splits, or leave out val to have one cut.",
+            f"{len(shared):,} groups of --group-by {by} are in both train and val "
+            f"(the first: {min(shared)}).",
+            "Correct the splits, or leave out val to split automatically.",
         )
 
 
-def _every_class(index: Index, train: Positions) -> None:
+def _check_classes(index: Index, train: Positions) -> None:
     counts = np.bincount(index.labels[train], minlength=len(index.classes))
     empty = [name for name, count in zip(index.classes, counts, strict=True) if not count]
     if empty:
         raise DataError(
-            f"The class {empty[0]!r} has no training image that can be used.",
+            f"The class {empty[0]!r} has no usable training image.",
             "Add images to it (problems.csv names the broken ones), remove it, or raise --limit.",
         )
 
 
-def _reason(index: Index, train: Positions, held: Positions, wanted: Wanted) -> str:
-    if len(held):
-        return f"{len(held)} of {len(train)} training images held out (--val {wanted.val:g})"
+def _reason(index: Index, train: Positions, held_out: Positions, wanted: Wanted) -> str:
+    if len(held_out):
+        return f"{len(held_out)} of {len(train)} training images held out (--val {wanted.val:g})"
     if not wanted.val:
-        return "none, as asked (--val 0): the last weights are kept"
+        return "none (--val 0): the last weights are used"
     smallest = int(np.bincount(index.labels[train], minlength=len(index.classes)).min())
-    return f"none: the smallest class has {smallest} training images; the last weights are kept"
+    return f"none: the smallest class has {smallest} training images; the last weights are used"

@@ -1,4 +1,4 @@
-"""A trained classifier as one module: images in, labels and probabilities out."""
+"""Trained classifiers and backbones for inference: images in, labels or features out."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,7 +41,7 @@ class Prediction:
     probability: float
 
     def keys(self) -> tuple[str, ...]:
-        """The names, so that `dict(prediction)` is what `--json` shows."""
+        """Field names, so that `dict(prediction)` is the output of `--json`."""
         return tuple(field.name for field in fields(self))
 
     def __getitem__(self, name: str) -> Any:
@@ -60,10 +60,10 @@ class Network(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores [B, C], or features [B, D], of normalised images [B, 3, S, S]."""
+        """Logits [B, C] or features [B, D], float32, of normalised images [B, 3, S, S]."""
         with autocast(images.device, self.precision):
-            out: Tensor = self.network(images)
-        return out.float()
+            outputs: Tensor = self.network(images)
+        return outputs.float()
 
     def prepare(self, batch: Tensor) -> Tensor:
         """Input [B, 3, S, S] on the network's device of uint8 [B, S, S, 3]."""
@@ -77,9 +77,9 @@ class Network(nn.Module):
         batch_size: int = 64,
         skip: Callable[[int, Failure], None] | None = None,
     ) -> Iterator[Tensor]:
-        """float32 [B, C] on the CPU, batch by batch, of the images that `reads` give.
+        """Outputs float32 [B, C] on the CPU, batch by batch, of the images from `reads`.
 
-        What cannot be read is told to `skip` with its place; without `skip` it raises.
+        For unreadable images `skip(position, error)` is called; without `skip` the error is raised.
         """
         self.eval()
         for batch in in_order(reads, self.preprocess, batch_size=batch_size, skip=skip):
@@ -88,25 +88,25 @@ class Network(nn.Module):
 
 
 class Beside(nn.Module):
-    """Several networks on the same images: [B, 3, S, S] to [B, n * C], one after the other."""
+    """Concatenates the outputs of n networks: images [B, 3, S, S] to [B, n * C]."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """All their scores."""
+        """Outputs of all networks, concatenated."""
         return torch.cat([network(images) for network in self.networks], dim=1)
 
 
 class Classifier(Network):
-    """A network that knows its classes; `head`: names of its head's parameters."""
+    """A network with named classes; `head`: names of its head's parameters."""
 
     head: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names in the order of the scores."""
+        """Class names in the order of the logits."""
         return self.card.classes
 
     @isolated()
@@ -115,36 +115,36 @@ class Classifier(Network):
     ) -> list[Prediction]:
         """The most likely class of each image: paths, Pillow images, arrays [H, W, 3] or bytes.
 
-        One image, or anything to go through. What is no file is named by its position. The same
-        decoding and preprocessing as in training. UsageError for what is no image, and where there
-        is none; DataError names a file that cannot be read.
+        `images`: one image or an iterable. Images without a path are named by their position.
+        Decoding and preprocessing are those of training. Raises UsageError for objects that are not
+        images or an empty input, DataError for a file that cannot be read.
         """
-        given = image_list(images)
-        names = [_name(place, image) for place, image in enumerate(given)]
-        reads = [partial(_pixels, image, self.preprocess.intensity) for image in given]
+        inputs = image_list(images)
+        names = [_name(index, image) for index, image in enumerate(inputs)]
+        reads = [partial(_pixels, image, self.preprocess.intensity) for image in inputs]
         return self.label(names, torch.cat(list(self.outputs(reads, batch_size=batch_size))))
 
     @isolated()
     def label(self, names: Sequence[str], logits: Tensor) -> list[Prediction]:
         """Predictions of logits [N, C]."""
-        best = calibrated(logits, self.card.temperature).softmax(dim=1).max(dim=1)
-        found = zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
-        return [Prediction(name, self.classes[place], chance) for name, place, chance in found]
+        top = calibrated(logits, self.card.temperature).softmax(dim=1).max(dim=1)
+        rows = zip(names, top.indices.tolist(), top.values.tolist(), strict=True)
+        return [Prediction(name, self.classes[index], p) for name, index, p in rows]
 
 
 @isolated()
 def load_classifier(run: str | Path) -> Classifier:
-    """The classifier of a finished run, or of its `model/` folder; WeightsError for others."""
+    """The classifier of a finished run or its `model/` folder; WeightsError for a backbone."""
     tensors, card = load_model(run)
     if card.kind != "classifier" or not card.classes:
         raise WeightsError(
-            f"{run} is a backbone without classes.", "Fine-tune it first: --weights takes it."
+            f"{run} is a backbone without classes.", "Fine-tune it first: use it as --weights."
         )
     network, head = from_card(card)
     load_exactly(network, tensors)
-    made = Classifier(network, card, Preprocess.from_dict(card.preprocess))
-    made.head = tuple(head)
-    return made
+    classifier = Classifier(network, card, Preprocess.from_dict(card.preprocess))
+    classifier.head = tuple(head)
+    return classifier
 
 
 @isolated()
@@ -162,8 +162,8 @@ def load_features(run: str | Path) -> Network:
     return Network(network, card, Preprocess.from_dict(card.preprocess))
 
 
-def _name(place: int, image: Any) -> str:
-    return os.fsdecode(image) if is_path(image) else str(place)
+def _name(index: int, image: Any) -> str:
+    return os.fsdecode(image) if is_path(image) else str(index)
 
 
 def _pixels(image: Any, intensity: str) -> Pixels:
@@ -175,5 +175,5 @@ def _pixels(image: Any, intensity: str) -> Pixels:
     except DataError as error:
         raise DataError(f"{path}: {error.sentence}", error.next_step) from error
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read: {said}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"Cannot read {path}: {reason}.") from error

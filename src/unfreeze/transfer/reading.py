@@ -1,4 +1,4 @@
-"""Images in order, cut to the network's input, one batch ahead of whoever computes."""
+"""Decodes and preprocesses images in order, prefetching one batch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from torch import Tensor
 from unfreeze.data.preprocess import Pixels, Preprocess
 from unfreeze.data.undecodable import Undecodable
 
-THREADS = 4  # decoding and resizing leave Python's lock; more threads only hold more images
+THREADS = 4  # decoding and resizing release the GIL; more threads only use more memory
 Read = Callable[[], Pixels]
 Failure = OSError | Undecodable
 
@@ -23,13 +23,13 @@ def in_order(
     batch_size: int,
     skip: Callable[[int, Failure], None] | None = None,
 ) -> Iterator[Tensor]:
-    """uint8 [B, S, S, 3] of each `batch_size` images, in the order of `reads`.
+    """Batches uint8 [B, S, S, 3] of `batch_size` images, in the order of `reads`.
 
-    A image that cannot be read is left out and told to `skip` with its place; without `skip`
-    its error is raised.
+    For an image that cannot be read, `skip(position, error)` is called and the image is left out;
+    without `skip` its error is raised.
     """
 
-    def cut(read: Read) -> Pixels | Failure:
+    def load(read: Read) -> Pixels | Failure:
         try:
             return preprocess.pixels(read())
         except (OSError, Undecodable) as error:
@@ -39,17 +39,17 @@ def in_order(
 
     source, before = iter(reads), 0
     with ThreadPoolExecutor(THREADS) as pool:
-        coming = [pool.submit(cut, read) for read in islice(source, batch_size)]
-        while coming:
-            following = [pool.submit(cut, read) for read in islice(source, batch_size)]
+        current = [pool.submit(load, read) for read in islice(source, batch_size)]
+        while current:
+            following = [pool.submit(load, read) for read in islice(source, batch_size)]
             batch = []
-            for place, future in enumerate(coming, before):
+            for position, future in enumerate(current, before):
                 result = future.result()
                 if isinstance(result, np.ndarray):
                     batch.append(result)
                 elif skip is not None:
-                    skip(place, result)
-            before += len(coming)
+                    skip(position, result)
+            before += len(current)
             if batch:
                 yield torch.from_numpy(np.stack(batch))
-            coming = following
+            current = following

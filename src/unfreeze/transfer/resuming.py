@@ -1,4 +1,4 @@
-"""Going on with a run: what may change between two starts, and what may not."""
+"""Resume of a fine-tuning run: which settings may change and which may not."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from unfreeze.errors import DataError, UsageError, WeightsError
 from unfreeze.settings.finetune import FinetuneSettings
 
-# how the work is done and kept, not what comes out
+# settings that do not affect the result
 FREE = frozenset(
     (
         "data",
@@ -30,36 +30,36 @@ NEEDED = frozenset(
 
 
 def check_resumable(state: Mapping[str, Any], given: Mapping[str, Any], fingerprint: str) -> None:
-    """Raises where `state` cannot go on with the settings `given` or with these images.
+    """Raise if the checkpoint `state` cannot resume with the settings `given` or this dataset.
 
-    A value of None in `given` was left open and takes what the run began with. Whoever repeats
-    the command asks for what was asked for, also where something else came of it.
+    None in `given` means not set: the run's value is used. The value originally given is also
+    accepted where the run resolved it to another one, so that the same command can be repeated.
     """
-    lacking = sorted(NEEDED - set(state))
-    if lacking:
+    missing = sorted(NEEDED - set(state))
+    if missing:
         raise WeightsError(
-            f"The checkpoint is no fine-tuning's: it lacks {', '.join(lacking)} and has "
+            f"Not a checkpoint of finetune: it lacks {', '.join(missing)} and has "
             f"{', '.join(sorted(map(str, state)))}.",
-            "Name the folder of a fine-tuning run, or start anew in another one.",
+            "Use the folder of a fine-tuning run, or start a new run in another one.",
         )
     for name, value in given.items():
-        # an option that came later was off
+        # a setting that did not exist yet was off
         before = state["settings"].get(name, OFF.get(name))
-        asked = state.get("asked", {}).get(name, before)
-        if name not in FREE and value not in (None, "auto", before, asked):
+        original = state.get("asked", {}).get(name, before)
+        if name not in FREE and value not in (None, "auto", before, original):
             flag = "--" + name.replace("_", "-")
             raise UsageError(
-                f"The run began with {flag} {before}; it cannot go on with {value}.",
-                f"Leave {flag} as it was, or start anew in another --out.",
+                f"The run was started with {flag} {before} and cannot resume with {value}.",
+                f"Leave {flag} unchanged, or start a new run in another --out.",
             )
     if state["data"] != fingerprint:
         raise DataError(
-            "The images are not those the run began with (names, sizes or times differ).",
-            "Bring them back as they were, or start anew in another --out.",
+            "The dataset has changed since the run was started (names, sizes or times differ).",
+            "Restore the original files, or start a new run in another --out.",
         )
 
 
 def merged(state: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's settings, with what is free to change as `given` now."""
+    """The run's settings, with the current values of those that may change."""
     free = {name: value for name, value in given.items() if name in FREE}
     return {**state["settings"], **free}

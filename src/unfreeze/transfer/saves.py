@@ -1,4 +1,4 @@
-"""The checkpoints of a fine-tuning: the last one and the best, written by the first process."""
+"""Checkpoints of fine-tuning, last and best, written by rank 0."""
 
 import copy
 import time
@@ -10,57 +10,54 @@ from unfreeze.runtime.deadline import Deadline
 from unfreeze.runtime.processes import Processes
 from unfreeze.runtime.runfolder import RunFolder
 
-SAVE_SECONDS = 300.0  # a checkpoint at least this often, inside long epochs too
-SHORT_SECONDS = 30.0  # likewise where epochs take less than writing a checkpoint does
+SAVE_SECONDS = 300.0  # longest interval between checkpoints, also within an epoch
+SHORT_SECONDS = 30.0  # shortest interval when training on cached features
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
 
 class Saves:
-    """Writes states; a best one may wait in memory until the next last one is written."""
+    """Writes checkpoints; the best one may wait in memory until the next last.ckpt."""
 
     def __init__(self, folder: RunFolder, processes: Processes | None = None) -> None:
         self.folder, self.processes = folder, processes or Processes()
         self.deadline = Deadline()
-        self.waiting: dict[str, Any] | None = None  # a best state that is yet to be written
+        self.waiting: dict[str, Any] | None = None  # best state, not written yet
         self.written = time.monotonic()
-        self.step = -1  # of the last one
+        self.step = -1  # of last.ckpt
 
     @property
     def age(self) -> float:
-        """Seconds since something was written."""
+        """Seconds since the last write."""
         return time.monotonic() - self.written
 
     @property
     def late(self) -> bool:
-        """Whether a checkpoint has to be written inside an epoch."""
+        """Whether to write a checkpoint within the epoch."""
         return self.age > SAVE_SECONDS or self.deadline.unmeasured
 
     def last(self, state: dict[str, Any]) -> None:
-        """Where the run stands; the best one that waits comes first.
-
-        So whoever goes on from the last has the best that it speaks of.
-        """
+        """Write last.ckpt, after a waiting best.ckpt, so that a resume finds the best one."""
         waiting, self.waiting = self.waiting, None
         with self.deadline.timing("save"):
             self.processes.leads(lambda: self._write_last(state, waiting))
         self.written, self.step = time.monotonic(), int(state["step"])
 
     def best(self, state: dict[str, Any]) -> None:
-        """The best so far."""
+        """Write best.ckpt."""
         with self.deadline.timing("save"):
             self.processes.leads(lambda: save_state(self.folder.file(BEST), state))
         self.written = time.monotonic()
 
     def own(self, state: dict[str, Any]) -> None:
-        """One that stays, named by what it holds: epochs done, loss, accuracy where it is known."""
+        """Write a permanent checkpoint, named by epochs done, loss and, if known, accuracy."""
         accuracy = state["metrics"]["val_accuracy"]
-        figures = f"loss-{state['loss']:.3f}" + ("" if accuracy is None else f"_acc-{accuracy:.3f}")
-        path = self.folder.file(f"checkpoints/epoch-{state['epoch']:04d}_{figures}.ckpt")
+        metrics = f"loss-{state['loss']:.3f}" + ("" if accuracy is None else f"_acc-{accuracy:.3f}")
+        path = self.folder.file(f"checkpoints/epoch-{state['epoch']:04d}_{metrics}.ckpt")
         with self.deadline.timing("save"):
             self.processes.leads(lambda: save_state(path, state))
 
     def later(self, state: dict[str, Any], still: Collection[str]) -> None:
-        """Keep the best so far in memory; entries of `still` do not change and are not copied."""
+        """Keep the best state in memory; frozen entries (`still`) are not copied."""
         for name in {"model", "average"} & state.keys():
             state[name] = {
                 entry: value if entry in still else value.clone()
@@ -69,7 +66,7 @@ class Saves:
         self.waiting = {**state, "optimizer": copy.deepcopy(state["optimizer"])}
 
     def chosen(self) -> dict[str, Any]:
-        """The best one on the disk, in every process."""
+        """Load best.ckpt, on every process."""
         return self.processes.leads(lambda: load_state(self.folder.file(BEST)))
 
     def _write_last(self, state: dict[str, Any], waiting: dict[str, Any] | None) -> None:

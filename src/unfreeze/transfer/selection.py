@@ -1,10 +1,10 @@
-"""Which epoch is kept, and when to stop waiting for a better one."""
+"""Selection of the best checkpoint, and early stopping."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-# --select -> the number of a validation line that decides
+# --select -> key of a validation line
 DECIDES = {
     "accuracy": "accuracy",
     "balanced": "balanced_accuracy",
@@ -15,10 +15,10 @@ DECIDES = {
 
 @dataclass
 class Selection:
-    """The best validation result so far; the higher score wins, then the lower loss.
+    """The best validation result so far: the higher score, then the lower loss.
 
-    `accuracy` and `loss` are those of the best epoch, whatever it was chosen by. Epochs are counted
-    from 0, as in metrics.jsonl. `patience` 0 never stops.
+    `accuracy` and `loss` are those of the best epoch, whichever metric selects it. Epochs count
+    from 0, as in metrics.jsonl. `patience` 0 disables early stopping.
     """
 
     patience: int = 0
@@ -29,7 +29,7 @@ class Selection:
     score: float = float("-inf")
 
     def update(self, epoch: int, accuracy: float, loss: float, score: float | None = None) -> bool:
-        """Take one epoch's result in; whether it is the best so far (`score` None: accuracy)."""
+        """Add the result of an epoch; return whether it is the best (`score` None: accuracy)."""
         score = accuracy if score is None else score
         better = (score, -loss) > (self.score, -self.loss)
         if better:
@@ -41,7 +41,7 @@ class Selection:
 
     @property
     def exhausted(self) -> bool:
-        """Whether `patience` epochs have passed without a better one."""
+        """Whether `patience` epochs have passed without improvement."""
         return 0 < self.patience <= self.waited
 
     def state(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Selection:
         return asdict(self)
 
 
-def score_of(found: Mapping[str, Any], select: str) -> float:
-    """What `--select` makes of a validation line: more is better."""
-    value = float(found[DECIDES[select]])
+def score_of(line: Mapping[str, Any], select: str) -> float:
+    """Score of a validation line by `--select`; higher is better."""
+    value = float(line[DECIDES[select]])
     return -value if select == "loss" else value

@@ -1,4 +1,4 @@
-"""Training from the border on: kept features in the place of images and the frozen part."""
+"""Training on cached features instead of images and frozen layers."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -13,13 +13,13 @@ from unfreeze.transfer.evaluate import Scores
 from unfreeze.transfer.holdout import HoldOut, recorded
 from unfreeze.transfer.kept import Kept
 
-BLOCK_BYTES = 32 * 2**20  # of features that are scored at once
+BLOCK_BYTES = 32 * 2**20  # of features per forward pass of evaluation
 
 
 class Held:
-    """Features of images as the border gives them: maps are kept with their channels last.
+    """Cached features of a dataset; feature maps are stored with channels last.
 
-    `places`: which rows of `kept` they are, int64 [N]; None where they are all.
+    `places`: rows of `kept` that belong to the dataset, int64 [N]; None for all.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Held:
         return len(self.kept if self.places is None else self.places)
 
     def take(self, rows: Tensor) -> Tensor:
-        """Features [B, ...] of these rows, in memory of their own."""
-        places = rows if self.places is None else self.places[rows]
-        found = self.kept.take(places).to(self.device, non_blocking=True)
-        return found.permute(0, 3, 1, 2) if self.channels_last else found
+        """Features [B, ...] of these rows, as a new tensor."""
+        positions = rows if self.places is None else self.places[rows]
+        features = self.kept.take(positions).to(self.device, non_blocking=True)
+        return features.permute(0, 3, 1, 2) if self.channels_last else features
 
     def blocks(self, *, copied: bool = True) -> Iterator[Tensor]:
-        """All rows in order, some at a time; not `copied`, they are not to be written to."""
+        """All rows in order, in blocks; without `copied`, blocks may be read-only memory maps."""
         if not copied and not self.channels_last and self.places is None:
             yield from (part.to(self.device) for part in self.kept.parts)
             return
@@ -53,10 +53,10 @@ class Held:
 
 
 class Shortcut:
-    """One stretch of epochs on features: epoch e takes view e modulo `count`.
+    """Trains and validates one phase on cached features; epoch e uses view e modulo `count`.
 
-    The order of the images, their labels and what is scored are those of `loader` and `holdout`.
-    `hashes`: of the weights that the features follow from.
+    Batches and labels are those of `loader`, validation is that of `holdout`. `hashes`: of the
+    weights that the features were computed with.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Shortcut:
         self.loader, self.holdout, self.hashes = loader, holdout, hashes
 
     def whole(self) -> "Shortcut":
-        """The same with the batches of all processes."""
-        other = copy.copy(self)
-        other.loader = copy.copy(self.loader)
-        other.loader.rank, other.loader.world = 0, 1
-        return other
+        """A copy that yields the global batches instead of this process's share."""
+        clone = copy.copy(self)
+        clone.loader = copy.copy(self.loader)
+        clone.loader.rank, clone.loader.world = 0, 1
+        return clone
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches that `loader.epoch` would give, with features in the place of images."""
+        """The batches of `loader.epoch`, with features instead of images."""
         view = self.views[epoch % self.count]
         first = epoch * self.loader.steps_per_epoch
         for step in range(first + start, first + self.loader.steps_per_epoch):
@@ -91,14 +91,14 @@ class Shortcut:
             yield Batch(step, epoch, ids, self.loader.dataset.labels[rows], [view.take(rows)])
 
     def logits(self, batch: Batch) -> Tensor:
-        """Scores [B, C] of a batch."""
+        """Logits [B, C] of a batch."""
         return self.border.after(batch.views[0])
 
     @torch.inference_mode()
     def scores(self, network: nn.Module) -> Scores:
-        """What `holdout.score(network)` gives, from features."""
+        """Same as `holdout.score(network)`, from cached features."""
         if self.holdout is None or self.held_out is None:
-            raise ValueError("no image is held out")
+            raise ValueError("there is no validation set")
         training = network.training
         network.eval()
         after, learner = self.border.after, self.border.learner
@@ -110,5 +110,5 @@ class Shortcut:
         return self.holdout.judged(torch.cat(logits))
 
     def record(self, network: nn.Module) -> dict[str, Any]:
-        """The numbers of a validation line."""
+        """Numbers for a validation line of metrics.jsonl."""
         return recorded(self.scores(network))

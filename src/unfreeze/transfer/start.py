@@ -1,4 +1,4 @@
-"""The network a fine-tuning starts from: named, built, loaded, with a head for the new classes."""
+"""Builds the network to fine-tune: architecture, pretrained weights and a new head."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,10 @@ DEFAULT = "torchvision/resnet50"
 
 @dataclass(frozen=True)
 class Start:
-    """A network with its new head, and what was decided to get it.
+    """A network with its new head, and how it was built.
 
-    `head`: names of the new parameters. `loaded`: what came of the weights. `wants`: the
-    preprocessing they ask for, None from scratch.
+    `head`: names of the new parameters. `loaded`: report of loading the weights. `wants`: the
+    preprocessing of the weights, None from scratch.
     """
 
     network: nn.Module
@@ -48,13 +48,13 @@ def start(
 ) -> Start:
     """A network for `classes` from `--arch`, `--weights`, `--stem` and images of `side` pixels.
 
-    Without `fetch`, weights that are not a file here are left out (their preprocessing is known).
+    Without `fetch`, weights are loaded only from local files; their preprocessing is known anyway.
     """
-    own = network_of(weights, arch)
-    name = canonical(arch or (own.arch if own else DEFAULT))
-    reasons = {} if arch else {"arch": "that of the weights" if own else "default"}
+    trained = network_of(weights, arch)
+    name = canonical(arch or (trained.arch if trained else DEFAULT))
+    reasons = {} if arch else {"arch": "that of the weights" if trained else "default"}
     network = build(name, stem="imagenet" if stem == "auto" else stem)
-    kind, why = choose_stem(stem, network, weights, own.stem if own else None, side)
+    kind, why = choose_stem(stem, network, weights, trained.stem if trained else None, side)
     if stem == "auto":
         reasons["stem"] = why
         if kind == "small":
@@ -74,26 +74,26 @@ def start(
             reasons["weights"] = loaded.account
             reasons |= {"licence": loaded.licence} if loaded.licence else {}
         else:
-            reasons["weights"] = "not fetched in a dry run"
+            reasons["weights"] = "not downloaded in a dry run"
     if head == "append":
-        _old_head_is_there(network, loaded, fetch)
-    new = replace_head(network, classes, kind=head)
-    return Start(network, new, name, kind, loaded, wants, reasons)
+        _check_old_head(network, loaded, fetch)
+    head_names = replace_head(network, classes, kind=head)
+    return Start(network, head_names, name, kind, loaded, wants, reasons)
 
 
 def from_card(card: ModelCard) -> tuple[nn.Module, list[str]]:
-    """The untrained network of a classifier's card, and the names of its head's parameters."""
+    """The untrained network of a classifier's model card, and its head's parameter names."""
     network = build(card.arch, stem=card.stem)
     return network, replace_head(network, len(card.classes), kind=card.head)
 
 
-def _old_head_is_there(network: nn.Module, loaded: Loaded | None, fetch: bool) -> None:
-    """UsageError where `--head append` would build on outputs that mean nothing."""
-    left = {*loaded.random} if loaded else {name for name, _ in network.named_parameters()}
-    lost = [n for h in head_layers(network) for n in left if n.startswith(f"{h}.")]
-    if lost and (loaded or fetch):
+def _check_old_head(network: nn.Module, loaded: Loaded | None, fetch: bool) -> None:
+    """Raise UsageError if `--head append` would build on an untrained head."""
+    random = {*loaded.random} if loaded else {name for name, _ in network.named_parameters()}
+    untrained = [n for h in head_layers(network) for n in random if n.startswith(f"{h}.")]
+    if untrained and (loaded or fetch):
         raise UsageError(
-            "--head append builds on the old outputs, but the start has none: "
-            f"{lost[0]} would be random.",
-            "Use --head replace, or weights that come with their head.",
+            "--head append needs the trained head of the weights, but "
+            f"{untrained[0]} is randomly initialised.",
+            "Use --head replace, or weights that include their head.",
         )

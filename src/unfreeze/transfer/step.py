@@ -1,4 +1,4 @@
-"""One step: a batch through the network and back, by as many parts and processes as there are."""
+"""One training step: forward, backward and update, with accumulation and data parallelism."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,9 +17,9 @@ from unfreeze.transfer.update import Update
 
 
 class Taken(NamedTuple):
-    """What a step saw: this process's part of the loss, its logits [B, C] and labels [B].
+    """Result of a step: this process's part of the loss, its logits [B, C] and labels [B].
 
-    `images`: of all processes.
+    `images`: number over all processes.
     """
 
     loss: Tensor
@@ -29,7 +29,7 @@ class Taken(NamedTuple):
 
 
 class Stepper:
-    """Moves the weights of `network`; `named` are all parameters that any epoch trains."""
+    """Performs training steps on `network`; `named`: all parameters trained in any epoch."""
 
     def __init__(
         self,
@@ -49,28 +49,28 @@ class Stepper:
         self.average = Average(network, fit.ema) if fit.ema else None
 
     def take(self, step: int, batch: Batch, lr: float, shortcut: Shortcut | None = None) -> Taken:
-        """Step `step` (from 0) at rate `lr`; nothing waits for the device."""
+        """Step `step` (from 0) at learning rate `lr`; does not wait for the device."""
         fit = self.fit
         seed_step(fit.seed, step, self.device, self.processes.rank)
         self.update.begin(lr)
         labels = batch.labels.to(self.device, non_blocking=True)
         inputs, targets = self.objective.mixed(self._inputs(batch, shortcut), labels)
-        everyone = self.loader.batch(step)
-        total = self.objective.total(self.loader.dataset.labels[everyone])
+        global_batch = self.loader.batch(step)
+        total = self.objective.total(self.loader.dataset.labels[global_batch])
         forward = self.network if shortcut is None else shortcut.border.after
-        count = parts(len(everyone), self.processes.world, fit.accumulate)
-        losses, found = [], []
+        count = parts(len(global_batch), self.processes.world, fit.accumulate)
+        losses, outputs = [], []
         for part, target in zip(*(t.tensor_split(count) for t in (inputs, targets)), strict=True):
             with autocast(self.device, fit.precision):
                 logits = forward(part)
             loss = self.objective.loss(logits, target, total)
             self.update.backward(loss)
             losses.append(loss.detach())
-            found.append(logits.detach())
+            outputs.append(logits.detach())
         self.update.step()
         if self.average:
             self.average.update(self.network, step + 1)
-        return Taken(torch.stack(losses).sum(), torch.cat(found), labels, len(everyone))
+        return Taken(torch.stack(losses).sum(), torch.cat(outputs), labels, len(global_batch))
 
     def _inputs(self, batch: Batch, shortcut: Shortcut | None) -> Tensor:
         if shortcut is not None:
@@ -79,9 +79,9 @@ class Stepper:
 
 
 def parts(images: int, processes: int, wanted: int) -> int:
-    """In how many parts each process takes its share of a batch: `wanted`, of two at least.
+    """Gradient accumulation steps: `wanted`, or fewer so that each part has at least two images.
 
-    The same for all, though their shares differ by one: synchronised batch norms wait for each
-    other in every part, and a single image has no company.
+    The same on all processes although their shares may differ by one image, because synchronised
+    batch norms communicate in every part; batch norm cannot train on a single image.
     """
     return min(wanted, max(1, images // processes // 2))

@@ -1,4 +1,4 @@
-"""`--unfreeze-at`: parts that thaw, or freeze again, when their epoch has come."""
+"""`--unfreeze-at`: unfreeze or freeze parts of the network at given epochs."""
 
 from collections.abc import Collection
 
@@ -14,10 +14,10 @@ HOW = 'Use EPOCH:PART, as in "5:layer4,10:all"; -PART freezes again, epochs coun
 def freeze_schedule(
     model: nn.Module, freeze: str, unfreeze_at: str | None, *, head: Collection[str], epochs: int
 ) -> FreezeSchedule:
-    """`--freeze` at epoch 0, then what `--unfreeze-at` changes, entry by entry.
+    """Schedule of `--freeze` at epoch 0 and the changes of `--unfreeze-at`.
 
-    A part is `all`, a stage as `summary` lists it, or a module or parameter by its dotted name.
-    UsageError says what there is.
+    A part is `all`, a stage as listed by `summary`, or the dotted name of a module or parameter.
+    Raises UsageError with the valid choices.
     """
     names = frozenset(select_frozen(model, freeze, head=head))
     steps = [(0, names)]
@@ -28,12 +28,15 @@ def freeze_schedule(
                 HOW,
             )
         before = steps[-1][1]
-        meant = _meant(model, part.removeprefix("-"), head)
-        names = before | (meant - _of(model, head)) if part.startswith("-") else before - meant
+        part_names = _parameters(model, part.removeprefix("-"))
+        if part.startswith("-"):
+            names = before | (part_names - _head_parameters(model, head))
+        else:
+            names = before - part_names
         if names == before:
             raise UsageError(
-                f"--unfreeze-at {epoch}:{part} changes nothing: that is as it was.",
-                "Leave it out, or give --freeze what shall stand still first.",
+                f"--unfreeze-at {epoch}:{part} has no effect: that is already so.",
+                "Leave it out, or freeze the part first with --freeze.",
             )
         if steps[-1][0] == epoch and len(steps) > 1:
             steps.pop()
@@ -46,29 +49,29 @@ def _entries(text: str) -> list[tuple[int, str]]:
     for entry in filter(None, (part.strip() for part in text.split(","))):
         epoch, colon, part = (word.strip() for word in entry.partition(":"))
         if not (colon and epoch.isdecimal() and int(epoch) and part.removeprefix("-")):
-            raise UsageError(f"--unfreeze-at does not understand {entry!r}.", HOW)
+            raise UsageError(f"Invalid entry in --unfreeze-at: {entry!r}.", HOW)
         entries.append((int(epoch), part))
     return entries
 
 
-def _meant(model: nn.Module, part: str, head: Collection[str]) -> frozenset[str]:
+def _parameters(model: nn.Module, part: str) -> frozenset[str]:
     names = [name for name, _ in model.named_parameters()]
     if part == "all":
         return frozenset(names)
-    found = stages(model)
-    for stage in found:
+    all_stages = stages(model)
+    for stage in all_stages:
         if part == stage.name:
             return frozenset(name for name in names if stage.owns(name))
     inside = frozenset(name for name in names if name == part or name.startswith(f"{part}."))
     if not inside:
-        listed = ", ".join(stage.name for stage in found)
+        listed = ", ".join(stage.name for stage in all_stages)
         raise UsageError(
             f"--unfreeze-at: this network has no part {part!r}.",
-            f"Its stages are: {listed}. `unfreeze summary` lists every module.",
+            f"Use all, a stage ({listed}), or a module as listed by `unfreeze summary`.",
         )
     return inside
 
 
-def _of(model: nn.Module, head: Collection[str]) -> frozenset[str]:
+def _head_parameters(model: nn.Module, head: Collection[str]) -> frozenset[str]:
     names = [name for name, _ in model.named_parameters()]
     return frozenset(n for n in names if any(n == h or n.startswith(f"{h}.") for h in head))

@@ -1,7 +1,7 @@
-"""The fine-tuning loop: train an epoch, validate, keep the best on disk; load it once at the end.
+"""The fine-tuning loop: train, validate and save each epoch; load the best checkpoint at the end.
 
-Every random number of a step follows from (seed, step), so a run that was interrupted and resumed
-has the weights of one that was not, to the last bit on the same number of CPU threads.
+All random numbers of a step depend on (seed, step) only, so a resumed run has bit-identical weights
+to an uninterrupted one on the same number of CPU threads.
 """
 
 import contextlib
@@ -34,13 +34,12 @@ from unfreeze.transfer.step import Stepper
 
 
 class Trainer:
-    """Fits `network` to the batches of `loader`; all that moves is in `state()`.
+    """Trains `network` on `loader`; `state()` is the complete training state.
 
-    `prepare` turns a batch of uint8 [B, S, S, 3] on the network's device into its input;
-    `validate` gives accuracy, correct, total and loss, or is None where no image is held out;
-    `keep` is plain data that belongs to the run and goes into every checkpoint; `keeper` gives
-    the epochs that need no images their features. Several processes have a share of each batch
-    and compute what one would.
+    `prepare` maps uint8 [B, S, S, 3] on the network's device to its input. `validate` returns
+    accuracy, correct, total and loss; None without a validation set. `keep`: plain data of the run
+    that every checkpoint contains. `keeper`: feature cache for epochs that need no images. With
+    data parallelism the results are those of one process.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Trainer:
         self.saves, self.folder, self.processes = saves, saves.folder, saves.processes
         self.keep, self.keeper = dict(keep), keeper
         self.device = next(network.parameters()).device
-        # every parameter that any epoch trains is here from step 0: thawing changes no group
+        # all parameters trained in any epoch: unfreezing adds no parameter group
         named = [(n, p) for n, p in network.named_parameters() if n not in freeze.always]
         self.stepper = Stepper(
             network, loader, fit, named=named, prepare=prepare, processes=self.processes
@@ -71,18 +70,18 @@ class Trainer:
         self.warmup = loader.steps_per_epoch * fit.warmup_epochs
         self.selection, self.meter = Selection(fit.patience), LabelMeter(self.processes.sum)
         self.step, self.images, self.seconds, self.line = 0, 0, 0.0, dict[str, float]()
-        # of the last epoch that was judged, the best one or not
+        # of the last validated epoch, best or not
         self.figures: dict[str, float | None] = {"val_accuracy": None, "val_loss": None}
         self.began = time.monotonic()
         self.shortcut: Shortcut | None = None
-        self.frozen: frozenset[str] | None = None  # what was last made to stand still
-        # entries of the state dict that do not change with it; those whose average is another value
+        self.frozen: frozenset[str] | None = None  # parameters frozen at present
+        # frozen entries of the state dict; entries whose EMA differs from their value
         self.still, self.apart = set[str](), set[str]()
-        self.asked = False  # to stop; all processes know it at the same step
+        self.asked = False  # stop requested; all processes agree at the same step
 
     @property
     def deadline(self) -> Deadline:
-        """When the run has to have ended."""
+        """Deadline of the run (--time-limit)."""
         return self.saves.deadline
 
     @deadline.setter
@@ -90,7 +89,7 @@ class Trainer:
         self.saves.deadline = deadline
 
     def run(self, console: Console) -> Outcome:
-        """Train to the end, to the end of patience or until asked to stop; the best is loaded."""
+        """Train until the end, early stopping or a stop request; then load the best weights."""
         self.began = self.saves.written = time.monotonic()
         devices = [self.device] if self.device.type == "cuda" else []
         with (
@@ -107,7 +106,7 @@ class Trainer:
                     self._train(stop, advance)
                     if self.step > before and self.step % self.loader.steps_per_epoch == 0:
                         self._close_epoch()
-            except DataError:  # a file that is gone
+            except DataError:  # for example, a file was removed
                 if self.saves.step != self.step:
                     self.saves.last(self.state())
                 raise
@@ -117,24 +116,24 @@ class Trainer:
         return self._outcome(stop)
 
     def conclude(self, line: dict[str, float], shortcut: Shortcut) -> None:
-        """Validate and save a network whose head was solved: no step is left to be done.
+        """Validate and save a network whose head was fitted by the solver, without training steps.
 
-        `line`: the numbers of a training line; `shortcut`: the features of the whole run.
+        `line`: training metrics for metrics.jsonl; `shortcut`: the feature cache of the run.
         """
         self.step, self.images, self.line = self.total, int(line["total"]), line
         self.shortcut = shortcut
-        place = {"step": self.step, "epoch": self.fit.epochs - 1}
-        self.folder.metric({**place, "split": "train", **line, "learning_rate": None})
+        position = {"step": self.step, "epoch": self.fit.epochs - 1}
+        self.folder.metric({**position, "split": "train", **line, "learning_rate": None})
         if self.validate is not None:
             with self.saves.deadline.timing("validation"):
-                found = self._validated(self.validate)
-            self.folder.metric({**place, "split": "val", **found})
-            self.figures = {"val_accuracy": found["accuracy"], "val_loss": found["loss"]}
+                scores = self._validated(self.validate)
+            self.folder.metric({**position, "split": "val", **scores})
+            self.figures = {"val_accuracy": scores["accuracy"], "val_loss": scores["loss"]}
             self.saves.best(self.state())
         self.saves.last(self.state())
 
     def state(self) -> dict[str, Any]:
-        """Plain values and tensors: everything that resuming needs, and what the run is."""
+        """Checkpoint content: everything needed to resume, and the description of the run."""
         return {
             "step": self.step,
             "epoch": self.step // self.loader.steps_per_epoch,
@@ -151,7 +150,7 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state()` was taken."""
+        """Resume from what `state()` returned."""
         self.network.load_state_dict(state["model"])
         if self.average:
             self.average.restore(state["average"])
@@ -162,42 +161,44 @@ class Trainer:
         self.figures = dict(state["metrics"])
 
     def scores(self, plain: Callable[[], Scores]) -> Scores:
-        """What `plain` gives, by way of the features where they belong to these weights."""
+        """Scores from the feature cache if it fits the current weights, else from `plain`."""
         shortcut = self.shortcut
         if shortcut is None:
             return plain()
-        now = fingerprint(self.network.state_dict(), shortcut.hashes)
-        return shortcut.scores(self.network) if now == shortcut.hashes else plain()
+        current = fingerprint(self.network.state_dict(), shortcut.hashes)
+        return shortcut.scores(self.network) if current == shortcut.hashes else plain()
 
     def _freeze(self, console: Console, stop: StopRequest) -> None:
-        """What stands still in the epoch that comes; with another set, the features change."""
+        """Apply the freezing of the next epoch; if it changed, switch the feature cache."""
         epoch = self.step // self.loader.steps_per_epoch
         frozen = self.freeze.at(epoch)
         if frozen != self.frozen:
             if self.saves.waiting is not None:
-                self.saves.last(self.state())  # while what the best left out is as it was
+                self.saves.last(
+                    self.state()
+                )  # before entries change that the waiting best state shares
             apply_freeze(self.network, frozen)
             self.apart = self.average.apart(self.network) if self.average else set()
             self.frozen, self.still = frozen, standing(self.network, frozen) - self.apart
             self.shortcut = None
         if self.keeper is not None:
 
-            def asked() -> bool:
+            def stop_requested() -> bool:
                 stop.at(self.saves.deadline, 0.0)
                 return bool(stop)
 
-            self.shortcut = self.keeper.at(epoch, console, asked)
+            self.shortcut = self.keeper.at(epoch, console, stop_requested)
         self._agree(stop)
 
     def _agree(self, stop: StopRequest, *also: bool) -> list[bool]:
-        """Whether any process was asked to stop, into `asked`; for each of `also` likewise."""
-        self.asked, *found = self.processes.any([bool(stop), *also])
+        """Set `asked` if any process was asked to stop; return whether any has each of `also`."""
+        self.asked, *any_of = self.processes.any([bool(stop), *also])
         if self.asked and not stop:
             stop.name = ANOTHER
-        return found
+        return any_of
 
     def _train(self, stop: StopRequest, advance: Advance) -> None:
-        """The rest of the current epoch, or what of it comes before a request to stop."""
+        """Train to the end of the current epoch or to a stop request."""
         epoch, start = divmod(self.step, self.loader.steps_per_epoch)
         self.network.train()
         self.meter.reset()
@@ -220,26 +221,26 @@ class Trainer:
         self._write_line(epoch)
 
     def _fetch(self, batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
-        """The next batch; None where the signal that asked to stop ended a worker, too.
+        """The next batch; None if the signal to stop also ended a worker.
 
-        Where one process lost a file, or a worker otherwise, all save and end.
+        If any process lost a file or a worker, all processes save and raise.
         """
         if self.shortcut is not None:
             return next(batches)
         batch, lost = next_batch(batches, stop)
-        any_lost, none = self.processes.any([lost is not None, batch is None])
+        any_lost, any_missing = self.processes.any([lost is not None, batch is None])
         if any_lost:
             self.saves.last(self.state())
             raise lost_in_any(self.processes, lost)
-        if none:
+        if any_missing:
             self._agree(stop)
-        return None if none else batch
+        return None if any_missing else batch
 
     def _step(self, batch: Batch) -> None:
-        taken = self.stepper.take(self.step, batch, self._lr(self.step), self.shortcut)
+        result = self.stepper.take(self.step, batch, self._lr(self.step), self.shortcut)
         self.step += 1
-        self.images += taken.images
-        self.meter.take(self.step, taken)
+        self.images += result.images
+        self.meter.take(self.step, result)
 
     def _lr(self, step: int) -> float:
         fit = self.fit
@@ -248,73 +249,79 @@ class Trainer:
     def _write_line(self, epoch: int) -> None:
         if self.meter.steps:
             self.line = self.meter.read()
-            place = {"step": self.step, "epoch": epoch, "split": "train"}
-            self.folder.metric({**place, **self.line, "learning_rate": self._lr(self.step - 1)})
+            position = {"step": self.step, "epoch": epoch, "split": "train"}
+            self.folder.metric({**position, **self.line, "learning_rate": self._lr(self.step - 1)})
 
     def _close_epoch(self) -> None:
-        """Validate, keep the best, save."""
+        """Validate, save the best checkpoint and, if due, the last one."""
         done = self.step // self.loader.steps_per_epoch
         if self.validate is not None:
-            with self.saves.deadline.timing("validation"), self._judged():
-                found = self._validated(self.validate)
-            self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **found})
-            self.figures = {"val_accuracy": found["accuracy"], "val_loss": found["loss"]}
+            with self.saves.deadline.timing("validation"), self._with_average():
+                scores = self._validated(self.validate)
+            self.folder.metric({"step": self.step, "epoch": done - 1, "split": "val", **scores})
+            self.figures = {"val_accuracy": scores["accuracy"], "val_loss": scores["loss"]}
             if self.fit.select != "last":
-                score = score_of(found, self.fit.select)
-                if self.selection.update(done - 1, found["accuracy"], found["loss"], score):
-                    self._keep_best()
+                score = score_of(scores, self.fit.select)
+                if self.selection.update(done - 1, scores["accuracy"], scores["loss"], score):
+                    self._save_best()
         if self.fit.keep_every and done % self.fit.keep_every == 0:
             self.saves.own(self.state())
         ended = self.step == self.total or self.selection.exhausted
         if self.step == self.total and self.validate is not None and self.fit.select == "last":
-            self.saves.best(self.state())  # the weights that are kept, whatever picked them
+            self.saves.best(
+                self.state()
+            )  # with --select last, the final weights are the best checkpoint
         if ended or self._due(done):
             self.saves.last(self.state())
 
     def _validated(self, plain: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """From features, by one process for all; where they are not the average's, from images.
+        """Scores from the feature cache (on rank 0), or from images if the EMA's features differ.
 
-        DivergedError where the scores are no numbers.
+        Raises DivergedError for a non-finite loss.
         """
         shortcut = self.shortcut
         if shortcut is None or not self.apart.isdisjoint(shortcut.hashes):
-            found = dict(plain())
+            scores = dict(plain())
         else:
-            found = self.processes.leads(lambda: shortcut.record(self.network))
-        if not math.isfinite(found["loss"]):
-            raise diverged(f"The loss on val was {found['loss']} after step {self.step}.")
-        return found
+            scores = self.processes.leads(lambda: shortcut.record(self.network))
+        if not math.isfinite(scores["loss"]):
+            raise diverged(f"The validation loss was {scores['loss']} after step {self.step}.")
+        return scores
 
-    def _judged(self) -> contextlib.AbstractContextManager[None]:
-        """Within the block the network has the weights that are kept."""
+    def _with_average(self) -> contextlib.AbstractContextManager[None]:
+        """Context manager: the network has the EMA weights, if there are any, inside the block."""
         return self.average.shown(self.network) if self.average else contextlib.nullcontext()
 
     def _due(self, done: int) -> bool:
-        """Whether a checkpoint is written after epoch `done` (counted from 1)."""
+        """Whether the last checkpoint is written after epoch `done` (counted from 1)."""
         if self.fit.checkpoint_every is not None:
             return done % self.fit.checkpoint_every == 0
         return self.shortcut is None or self.saves.age > SHORT_SECONDS
 
-    def _keep_best(self) -> None:
-        """On disk at once; from features in memory, until the next checkpoint is written."""
+    def _save_best(self) -> None:
+        """Write the best checkpoint now; with cached features, together with the next one."""
         if self.shortcut is None:
             self.saves.best(self.state())
         else:
             self.saves.later(self.state(), self.still)
 
     def _load_best(self) -> None:
-        """The only place where earlier weights replace later ones: after the loop, once."""
+        """Load the best weights, once, after the loop; without selection, the EMA."""
         if self.selection.epoch is None:
             if self.average:
                 self.network.load_state_dict(self.average.state())
             return
         best = self.saves.chosen()
         self.network.load_state_dict(served(best))
-        # a run that was killed between the two files left a best one the last knows nothing of
-        told = Selection(**best["selection"])
-        chosen = self.selection
-        chosen.epoch, chosen.accuracy, chosen.loss = told.epoch, told.accuracy, told.loss
-        self.folder.log(f"loaded the weights of epoch {self.selection.epoch}, the best on val")
+        # if the run was killed between writing the two files, best.ckpt is newer than last.ckpt
+        saved = Selection(**best["selection"])
+        selection = self.selection
+        selection.epoch, selection.accuracy, selection.loss = (
+            saved.epoch,
+            saved.accuracy,
+            saved.loss,
+        )
+        self.folder.log(f"loaded the best checkpoint: epoch {self.selection.epoch}")
 
     def _outcome(self, stop: StopRequest) -> Outcome:
         ended = "early" if self.selection.exhausted else "end"
@@ -331,13 +338,13 @@ class Trainer:
         )
 
     def _accuracy(self) -> float | None:
-        """Of the selected epoch; where none is selected, of the last one that was validated."""
+        """Validation accuracy of the selected epoch, else of the last validated one."""
         if self.selection.epoch is not None:
             return self.selection.accuracy
         return self.figures["val_accuracy"]
 
     def _text(self) -> str:
-        """For people: the most important first, two spaces between what may be left out."""
+        """Progress text: most important first, two spaces between parts that may be cut off."""
         epoch = -(-self.step // self.loader.steps_per_epoch)
         parts = [f"epoch {epoch}/{self.fit.epochs}"]
         if self.figures["val_accuracy"] is not None:

@@ -1,4 +1,4 @@
-"""From the gradients of all processes to one step of the optimizer."""
+"""Optimizer step: gradient all-reduce, clipping and loss scaling."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from unfreeze.transfer.fit import Fit
 
 
 class Update:
-    """Holds optimizer and scaler; `named` is everything that any epoch trains."""
+    """Optimizer and gradient scaler; `named`: all parameters trained in any epoch."""
 
     def __init__(
         self,
@@ -30,16 +30,16 @@ class Update:
         self.scaler = torch.amp.GradScaler(device.type, enabled=fit.precision == "fp16")
 
     def begin(self, lr: float) -> None:
-        """A new step at this rate: no gradients yet."""
+        """Start a step: set the learning rate and clear the gradients."""
         set_lr(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a part of the step's loss."""
+        """Accumulate the gradients of a part of the step's loss."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> None:
-        """Add up what the processes found, clip it, take the step."""
+        """Sum the gradients over processes, clip them and step."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.processes.add_up(gradients)
         if self.clip:
