@@ -310,7 +310,7 @@ def test_the_folder_is_new_or_an_exports(untrained, tmp_path):
     export(str(run), "safetensors", str(out), overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     (out / "left over").touch()
-    with pytest.raises(UsageError, match="holds left over, which no export wrote"):
+    with pytest.raises(UsageError, match="holds left over, which was not written by an export"):
         export(str(run), "safetensors", str(out), overwrite=True)
     (out / "left over").unlink()
     (out / "export.json").unlink()

@@ -29,7 +29,7 @@ def canonical(arch: str) -> str:
         library, name = "unfreeze" if arch in WIDE else "torchvision", arch
     if library in ("torchvision", "timm", "unfreeze") and _knows(library, name):
         return f"{library}/{name}"
-    raise UsageError(f"There is no architecture called '{arch}'.", _suggestion(arch))
+    raise UsageError(f"Unknown architecture '{arch}'.", _suggestion(arch))
 
 
 def build(
@@ -42,7 +42,7 @@ def build(
     transformers take images of any size; with `image_size`, of this one alone.
     """
     if stem not in STEMS:
-        raise UsageError(f"'{stem}' is no stem.", "Use --stem imagenet or --stem small.")
+        raise UsageError(f"'{stem}' is not a stem.", "Use --stem imagenet or --stem small.")
     library, _, name = canonical(arch).partition("/")
     if name in OWN and library == "unfreeze":
         return _own(name, classes)

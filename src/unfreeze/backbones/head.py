@@ -36,7 +36,8 @@ def head_layers(model: nn.Module, *, found: Trace | None = None) -> tuple[str, .
     """
     if is_headless(model):
         raise UsageError(
-            f"{type(model).__name__} has no head any more.", "Build the network again to get one."
+            f"{type(model).__name__} no longer has a head.",
+            "Build the network again to get its head back.",
         )
     seen = found or trace(model)
     declared = _declared(model, seen)
@@ -95,7 +96,10 @@ def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> li
     every new parameter has a gradient.
     """
     if classes < 2:
-        raise UsageError(f"A head for {classes} classes decides nothing.", "Use at least two.")
+        raise UsageError(
+            f"A classifier needs at least two classes, not {classes}.",
+            "Use data with two or more classes.",
+        )
     names = head_layers(model)
     # kept alive: what is freed may lend its identity to what is made next
     before = [parameter for name in names for parameter in _layer(model, name).parameters()]
@@ -137,7 +141,7 @@ def _hidden(kind: str) -> int:
         return 0
     if name == "mlp" and width.isdecimal() and int(width):
         return int(width)
-    raise UsageError(f"--head does not know {kind!r}.", "Use replace, append or mlp:WIDTH.")
+    raise UsageError(f"--head does not support {kind!r}.", "Use replace, append or mlp:WIDTH.")
 
 
 def _made(old: Layer, classes: int, kind: str, width: int) -> nn.Module:

@@ -59,7 +59,7 @@ def fetch(spec: str, arch: str) -> Origin:
     if spec in PUBLISHED:
         return _from_published(spec, arch)
     if "/" in spec or "\\" in spec or spec.endswith(_FILES):
-        raise WeightsError(f"There is no file or folder {spec}.", "Check the path.")
+        raise WeightsError(f"No such file or folder: {spec}.", "Check the path.")
     library, _, name = arch.partition("/")
     if library == "torchvision":
         return _from_torchvision(name, spec)
@@ -156,7 +156,7 @@ def _torchvision_weights(name: str, spec: str) -> Any:
         return known[wanted]
     raise WeightsError(
         f"torchvision/{name} has no weights called '{spec}'.",
-        f"It has {', '.join(entry.name for entry in known)}; a file or a run will do, too.",
+        f"It has {', '.join(entry.name for entry in known)}; a file or a run also works.",
     )
 
 
@@ -233,7 +233,7 @@ def _downloading(what: str, where: str) -> Iterator[None]:
     except Exception as error:  # every client has its own errors: urllib, requests, httpx, hub
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(
-            f"{what} could not be had from {where}: {reason}",
-            "Check the network, or fetch the file elsewhere and give it with --weights FILE, or "
-            "start from scratch with --weights none (pretrain: --init).",
+            f"{what} could not be downloaded from {where}: {reason}",
+            "Check the connection, or download the file elsewhere and give it with --weights FILE, "
+            "or start from scratch with --weights none (pretrain: --init).",
         ) from error

@@ -49,20 +49,20 @@ def network_of(spec: str, arch: str | None = None) -> Known | None:
     best = identified(contents, place)
     if best is None:
         raise WeightsError(
-            f"{spec} is of no network that is known here by its names or shapes.",
-            "Name its network with --arch.",
+            f"{spec} matches no known architecture, by names or shapes.",
+            "Name its architecture with --arch.",
         )
     if best.share < ENOUGH or best.result.mismatched:
         raise WeightsError(
-            f"{spec} does not say which network it is of; the closest is {best.arch}, of whose "
+            f"{spec} does not say its architecture; the closest is {best.arch}, of whose "
             f"backbone {best.share:.1%} is there.",
-            f"Add --arch {best.arch} --allow-partial, or name the network with --arch.",
+            f"Add --arch {best.arch} --allow-partial, or name the architecture with --arch.",
         )
     if best.rivals:
         raise WeightsError(
             f"{spec} fits {', '.join((best.arch, *best.rivals))} equally, and they compute "
             "something else.",
-            "Name the one it is of with --arch.",
+            "Name the right one with --arch.",
         )
     return Known(best.arch, best.stem)
 

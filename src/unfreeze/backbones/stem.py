@@ -23,7 +23,7 @@ def choose_stem(
     if own is not None:
         return own, "that of the weights"
     if weights != "none":
-        return "imagenet", "loaded layers are never changed"
+        return "imagenet", "loaded layers are never modified"
     if side <= SMALL_IMAGE and has_small(network):
         return "small", f"keeps the resolution of images of {side} pixels"
     return "imagenet", "the network's own"
@@ -53,7 +53,7 @@ def small_stem(model: nn.Module) -> None:
             model.set_submodule(pooling, nn.Identity())
             return
     raise UsageError(
-        f"There is no small stem for {type(model).__name__}: only ResNets have one.",
+        f"No small stem for {type(model).__name__}: only ResNets have one.",
         "Use --stem imagenet with a larger --image-size, or a ResNet.",
     )
 

@@ -211,14 +211,14 @@ def _check(
         raise WeightsError(
             f"{origin.name} has the shapes of {arch} in order, but under other names, and that is "
             f"no proof: {result.doubt}.",
-            "Save it with the names that the library of --arch gives.",
+            "Save it with the parameter names of the library named in --arch.",
         )
     if share < ENOUGH:
         raise WeightsError(
             f"{origin.name} holds {share:.1%} of the parameters of {arch}: it looks like "
-            f"{_looks(origin.tensors)}, and wanted was {_example(model.state_dict())}.",
+            f"{_looks(origin.tensors)}, expected was {_example(model.state_dict())}.",
             "Name the architecture of the file with --arch (`unfreeze inspect` says which it is), "
-            "or give other weights" + ("; --allow-partial takes what fits." if share else "."),
+            "or give other weights" + ("; --allow-partial loads what fits." if share else "."),
         )
     if result.mismatched:
         raise _clash(model, origin, result.mismatched)
@@ -238,7 +238,7 @@ def _clash(model: nn.Module, origin: Origin, clashes: tuple[Mismatch, ...]) -> W
             f"The first convolution of {origin.name} is {_text(stem.found_shape)}: it takes "
             f"{stem.found_shape[1]} channels, and that of this network is "
             f"{_text(stem.wanted_shape)}.",
-            "Use the --arch and --stem it was made for.",
+            "Use the --arch and --stem it was trained with.",
         )
     if stem is not None:
         return WeightsError(
@@ -247,9 +247,9 @@ def _clash(model: nn.Module, origin: Origin, clashes: tuple[Mismatch, ...]) -> W
             "Use --stem small." if stem.found_shape[-1] == 3 else "Use --stem imagenet.",
         )
     return WeightsError(
-        f"{len(clashes)} tensors of {origin.name} have another shape than in this network, first "
+        f"{len(clashes)} tensors of {origin.name} differ in shape from this network, first "
         f"{first.wanted}: {_text(first.found_shape)} instead of {_text(first.wanted_shape)}.",
-        "Use the --arch and --image-size the weights were made for.",
+        "Use the --arch and --image-size the weights were trained with.",
     )
 
 

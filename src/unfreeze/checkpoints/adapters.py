@@ -25,8 +25,8 @@ _DOWN = re.compile(r"(.*)\.lora_(?:A|down)(?:\.(\w+))?\.weight")
 _UP = {"lora_A": "lora_B", "lora_down": "lora_up"}
 _CONFIG = "adapter_config.json"
 _MERGE = (
-    "Merge them where they were trained (PEFT: model.merge_and_unload()) and save the state_dict() "
-    "of that."
+    "Merge them with the library that trained them (PEFT: model.merge_and_unload()) and save "
+    "the state_dict() of the result."
 )
 
 
@@ -73,9 +73,9 @@ def _merged(tensors: Mapping[str, Tensor], found: list[str], settings: Mapping[s
     pairs = {name: hit for name in found if (hit := _DOWN.fullmatch(name))}
     other = next((n for n in found if n not in pairs and not _is_up(n, tensors)), None)
     if other is not None or settings.get("use_dora") or settings.get("fan_in_fan_out"):
-        raise _Unmergeable(f"{other or 'DoRA or transposed weights'} is no plain LoRA")
+        raise _Unmergeable(f"{other or 'DoRA or transposed weights'} is not plain LoRA")
     if len({hit[2] for hit in pairs.values()}) > 1:
-        raise _Unmergeable("they are of several adapters")
+        raise _Unmergeable("they belong to several adapters")
     for name, hit in pairs.items():
         base = hit[1]
         weight = next(
@@ -122,7 +122,7 @@ def _alpha(base: str, plain: Mapping[str, Tensor], settings: Mapping[str, Any]) 
             return float(value)
     alpha = settings.get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
-        raise _Unmergeable("nothing says their alpha, by which they are scaled")
+        raise _Unmergeable("their scaling factor (alpha) is unknown")
     return float(alpha)
 
 
@@ -152,5 +152,5 @@ def _settings(meta: Mapping[str, Any], place: Path | None) -> dict[str, Any]:
         try:
             said |= json.loads(config.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise _Unmergeable(f"{config} beside it is no JSON") from error
+            raise _Unmergeable(f"{config} beside it is not valid JSON") from error
     return said

@@ -172,8 +172,8 @@ def _read_card(path: Path) -> ModelCard:
     # null: somebody edited the file by hand and says so
     if written is not None and written != _checksum(values):
         raise WeightsError(
-            f"{path} was damaged or edited after it was written: it has another checksum.",
-            'Put back a whole one; where you edited it yourself, write "checksum": null in it.',
+            f"{path} was damaged or edited after it was written: its checksum does not match.",
+            'Restore an intact copy; if you edited it yourself, set "checksum": null in it.',
         )
     return card
 

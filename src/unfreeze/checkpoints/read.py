@@ -72,7 +72,7 @@ class Contents:
 
 
 class UnsafeFile(WeightsError):
-    """A pickle that could run code on loading: `format` and the `names` it would call."""
+    """A pickle that could run code when loaded: `format` and the `names` it would call."""
 
     def __init__(self, sentence: str, next_step: str, kind: str, names: list[str]) -> None:
         super().__init__(sentence, next_step)
@@ -91,7 +91,7 @@ def read_checkpoint(path: str | Path) -> Contents:
             last = place / "checkpoints" / "last.ckpt"
             raise WeightsError(
                 f"{place} is a folder without a model.",
-                f"The run has not ended: go on with --resume, or give {last}."
+                f"The run has not finished: continue with --resume, or give {last}."
                 if last.exists()
                 else "Give a run, a model/ folder or a file.",
             )
@@ -101,7 +101,7 @@ def read_checkpoint(path: str | Path) -> Contents:
         with place.open("rb") as file:
             start = file.read(512)
     except FileNotFoundError as error:
-        raise WeightsError(f"There is no file {place}.", "Check the path.") from error
+        raise WeightsError(f"No such file: {place}.", "Check the path.") from error
     contents = _reader(place, start)(place)
     return contents if contents.verified else _by_name(place, contents)
 
@@ -174,7 +174,9 @@ def _read_safetensors(place: Path) -> Contents:
         raise WeightsError(f"{place} is truncated or damaged: {error}.", _AGAIN) from error
     written = meta.pop(DIGEST, "")
     if written and digest(tensors) != written:
-        raise WeightsError(f"{place} is damaged: its tensors have another checksum.", _AGAIN)
+        raise WeightsError(
+            f"{place} is damaged: the checksum of its tensors does not match.", _AGAIN
+        )
     return Contents("safetensors", tensors, meta, verified="SHA-256" if written else "")
 
 
@@ -188,7 +190,7 @@ def _read_zip(place: Path) -> Contents:
         raise WeightsError(f"{place} is damaged ({error}).", _AGAIN) from error
     if not any(name.endswith("data.pkl") for name in names):
         raise WeightsError(
-            f"{place} is a zip archive, but no checkpoint.", "Give the file inside it."
+            f"{place} is a zip archive, not a checkpoint.", "Give the file inside the archive."
         )
     if any(name.endswith("constants.pkl") for name in names):
         raise WeightsError(
@@ -242,9 +244,9 @@ def _refused(place: Path, kind: str) -> UnsafeFile:
     what = "a plain pickle" if kind == "pickle" else "a pickle"
     whole = any(name.startswith("torch.nn.modules.") for name in names)
     return UnsafeFile(
-        f"{place} is {what} that could run code on loading ({listed or 'not from torch.save'})"
-        + (": a whole network, not its weights." if whole else "."),
-        "Where you trust it: load it there and save its state_dict() alone.",
+        f"{place} is {what} that could run code when loaded ({listed or 'not from torch.save'})"
+        + (": a whole model, not its weights." if whole else "."),
+        "If you trust it, load it with the library that wrote it and save only its state_dict().",
         kind,
         names,
     )

@@ -47,12 +47,12 @@ def load_state(path: str | Path, kind: str = "", *, mapped: bool = False) -> dic
         system = error.strerror if isinstance(error, OSError) else None
         raise WeightsError(
             f"The checkpoint {path} cannot be read: "
-            f"{system or 'it is cut off, damaged or not one of ours'}.",
-            "Put back a whole one, or start again with --overwrite.",
+            f"{system or 'it is truncated, damaged or not an unfreeze checkpoint'}.",
+            "Restore an intact copy, or start again with --overwrite.",
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise WeightsError(
-            f"{path} is a checkpoint, but not one that this version of unfreeze wrote.",
+            f"{path} is a checkpoint, but was not written by this version of unfreeze.",
             "Use it as a starting point instead: --init or --weights.",
         )
     if kind and state.get("kind") != kind:
@@ -106,7 +106,7 @@ def load_last(
         if not found:
             raise
         name = max(found, key=lambda name: int(found[name]["step"]))
-        return found[name], f"{error.sentence} {name} is taken instead."
+        return found[name], f"{error.sentence} {name} is used instead."
 
 
 def has_last(folder: str | Path, also: Sequence[str] = ()) -> bool:

@@ -48,8 +48,8 @@ def agreement(target: Target, subject: Subject, folder: Path, inputs: Tensor) ->
     except Exception as error:  # each tool has errors of its own
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"{subject.card.arch} was recorded, but the recording does not run: {said}",
-            "Use --to safetensors, which takes every network.",
+            f"{subject.card.arch} was exported, but the exported program does not run: {said}",
+            "Use --to safetensors, which supports every network.",
         ) from error
     scale = float(wanted.abs().max())
     difference = float("nan")

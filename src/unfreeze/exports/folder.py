@@ -19,7 +19,7 @@ def allowed(path: str | None, *, overwrite: bool, inputs: Sequence[str] = ()) ->
     `overwrite` wants a folder in which everything is an earlier export's, and none of `inputs`.
     """
     if not path:
-        raise UsageError("export needs a folder to write.", "Add --out DIR.")
+        raise UsageError("export needs an output folder.", "Add --out DIR.")
     folder = Path(path)
     writable("--out", folder)
     refuse_inputs("--out", folder, inputs)
@@ -30,8 +30,8 @@ def allowed(path: str | None, *, overwrite: bool, inputs: Sequence[str] = ()) ->
     strange = _strange(folder)
     if strange:
         raise UsageError(
-            f"--overwrite: {folder} holds {strange}, which no export wrote, so nothing was "
-            "deleted.",
+            f"--overwrite: {folder} holds {strange}, which was not written by an export, so "
+            "nothing was deleted.",
             "Name another folder, or empty this one yourself.",
         )
     refuse_inside("--overwrite", folder, inputs)

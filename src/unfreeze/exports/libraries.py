@@ -10,7 +10,7 @@ from unfreeze.errors import UsageError
 from unfreeze.exports.subject import Subject
 
 RESCALING = ("googlenet", "inception_v3")  # as torchvision builds them, they rescale their input
-REMAINS = "Use --to safetensors, which takes every network."
+REMAINS = "Use --to safetensors, which supports every network."
 
 
 def torchvision_options(subject: Subject) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Onnx:
                 )
         except torch.onnx.OnnxExporterError as error:
             raise WeightsError(
-                f"PyTorch cannot record {subject.card.arch} for ONNX: {_first_line(error)}",
+                f"PyTorch cannot export {subject.card.arch} to ONNX: {_first_line(error)}",
                 "Use --to torchscript or --to safetensors.",
             ) from error
         program.model.metadata_props.update(_metadata(subject))

@@ -23,7 +23,7 @@ class Torchvision:
         check_library("torchvision", subject, from_torchvision)
         if subject.resized:
             raise UsageError(
-                f"torchvision's {subject.name} takes images of one size alone, and this run's have "
+                f"torchvision's {subject.name} takes images of one size only, and this run used "
                 f"{subject.preprocess.image_size} pixels.",
                 REMAINS,
             )

@@ -15,7 +15,7 @@ from unfreeze.text import clean, clean_all
 _FULL = {
     errno.ENOSPC: "The disk is full",
     errno.EDQUOT: "The disk is full",
-    errno.EFBIG: "No file may be that large here (ulimit -f, or the file system)",
+    errno.EFBIG: "File size limit reached (ulimit -f, or the file system)",
 }
 
 
@@ -62,8 +62,8 @@ def in_words(error: OSError) -> str:
 def disk_full(target: Path, error: OSError) -> ResourceError:
     """The error for a write that found no room."""
     return ResourceError(
-        f"{in_words(error)}: {target} could not be written; what was there before is whole.",
-        "Make room, then go on with --resume.",
+        f"{in_words(error)}: {target} could not be written; the previous file is intact.",
+        "Free some space, then continue with --resume.",
     )
 
 

@@ -103,5 +103,5 @@ def _positive(text: str, seconds: float, flag: str) -> float:
 
 def _unclear(text: str, flag: str) -> UsageError:
     return UsageError(
-        f"{flag} {text} is no time.", "Write 30m, 2h, 1-12:00:00, or a number of minutes."
+        f"{flag} {text} is not a duration.", "Write 30m, 2h, 1-12:00:00, or a number of minutes."
     )

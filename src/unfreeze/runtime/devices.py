@@ -22,7 +22,7 @@ def pick_device(name: str) -> torch.device:
         name = next(kind for kind, there in present.items() if there)
     if not present[name]:
         raise UsageError(
-            f"--device {name}: torch sees no such device here.", "Use --device auto or cpu."
+            f"--device {name}: PyTorch finds no such device.", "Use --device auto or cpu."
         )
     if name == "cuda":
         return torch.device("cuda", torch.cuda.current_device())

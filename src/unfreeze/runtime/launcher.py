@@ -49,8 +49,8 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch:
 def _equal(launch: Launch) -> Launch:
     if not launch.local_world or launch.world % launch.local_world:
         raise UsageError(
-            f"{launch.world} processes are not shared equally by the machines.",
-            "Start the same number on each.",
+            f"{launch.world} processes are not split evenly across the machines.",
+            "Start the same number on each machine.",
         )
     return launch
 

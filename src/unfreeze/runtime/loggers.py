@@ -181,7 +181,7 @@ def available(names: Sequence[str]) -> tuple[str, ...]:
     """The loggers that were asked for; UsageError for one whose package is missing."""
     asked = tuple(dict.fromkeys(name for name in names if name != "none"))
     if asked and "none" in names:
-        raise UsageError(f"--logger none and {asked[0]} contradict each other.", "Leave one out.")
+        raise UsageError(f"--logger none and {asked[0]} cannot be combined.", "Leave one out.")
     for name in asked:
         if importlib.util.find_spec(name) is None:
             raise UsageError(
@@ -239,7 +239,7 @@ class Courier:
         self._waiting.put(None)
         self._thread.join(PATIENCE + 5)
         if self._thread.is_alive():
-            self._drop("it does not answer")
+            self._drop("no response")
 
     def _work(self, opening: Opening) -> None:
         try:
@@ -258,8 +258,8 @@ class Courier:
         if not self.dropped:
             self.dropped = True
             self.console.warn(
-                f"--logger {self.name} failed and gets nothing more: {why} "
-                "The run goes on; metrics.jsonl has everything."
+                f"--logger {self.name} failed and was switched off: {why} "
+                "The run continues; metrics.jsonl is complete."
             )
 
 

@@ -38,7 +38,7 @@ def output_file(
     if target.is_dir():
         raise UsageError(f"{flag} {target} is a folder.", "Name a file.")
     if not target.exists():
-        raise UsageError(f"{flag} {target} is a link that leads nowhere.", _NEW)
+        raise UsageError(f"{flag} {target} is a broken link.", _NEW)
     if not target.is_file():
         raise UsageError(f"{flag} {target} is a device or a pipe, not a file.", "Name a file.")
     refuse_foreign(flag, target, ours)
@@ -53,7 +53,7 @@ def refuse_foreign(flag: str, path: Path, ours: Ours) -> None:
         kept = True  # what cannot be read is not known to be ours
     if kept:
         raise UsageError(
-            f"{flag} {path} exists and this command did not write it, so it was left as it is.",
+            f"{flag} {path} exists and was not written by this command, so it was not overwritten.",
             _NEW,
         )
 
@@ -97,7 +97,7 @@ def writable(flag: str, folder: Path, target: Path | None = None) -> None:
     try:
         place = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
         if not place.is_dir():
-            what = "a file" if place.exists() else "a link that leads nowhere"
+            what = "a file" if place.exists() else "a broken link"
             inside = "" if place == spoken else f": {place}"
             raise UsageError(f"{flag} {spoken} is {'in ' * bool(inside)}{what}{inside}.", step)
         folder.lstat()  # a name that no system takes shows here
@@ -107,7 +107,7 @@ def writable(flag: str, folder: Path, target: Path | None = None) -> None:
         said = getattr(error, "strerror", None) or error
         raise UsageError(f"{flag} {str(spoken)[:80]} cannot be written: {said}.", step) from error
     if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{flag} {spoken}: {place} may not be written to.", step)
+        raise UsageError(f"{flag} {spoken}: {place} is not writable.", step)
 
 
 def table_of(columns: Sequence[str]) -> Ours:

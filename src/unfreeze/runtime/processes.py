@@ -156,7 +156,10 @@ def join(device: str) -> Processes:
     if launch.world == 1:
         return Processes()
     if device == "mps":
-        raise UsageError("--device mps is for one process.", "Use --device cpu, or no launcher.")
+        raise UsageError(
+            "--device mps supports one process only.",
+            "Use --device cpu, or run without a launcher.",
+        )
     kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     present = torch.cuda.device_count()
     if kind == "cuda" and present < launch.local_world:

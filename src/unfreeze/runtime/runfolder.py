@@ -126,7 +126,8 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number < len(lines):
                 raise DataError(
-                    f"{path}: line {number} is no JSON: {error}.", "Remove that line by hand."
+                    f"{path}: line {number} is not valid JSON: {error}.",
+                    "Remove that line by hand.",
                 ) from error
     return records
 
@@ -147,7 +148,7 @@ def allowed(
     writable("--out", folder)
     refuse_inputs("--out", folder, inputs)
     if resume and overwrite:
-        raise UsageError("--resume and --overwrite contradict each other.", "Give one.")
+        raise UsageError("--resume and --overwrite cannot be combined.", "Give one.")
     there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     there = [name for name in there if name not in LOCKS]
     if not there:
@@ -155,20 +156,21 @@ def allowed(
     if not resume and not overwrite:
         raise UsageError(
             f"--out {folder} is not empty.",
-            "Name a new folder, or add --resume to go on or --overwrite to start again.",
+            "Name a new folder, or add --resume to continue or --overwrite to start again.",
         )
     foreign = not is_run(folder)
     if resume:
         taken = [name for name in there if name in ENTRIES]
         if foreign and taken:
             raise UsageError(
-                f"--resume: {folder} is no run, but holds {taken[0]}: nothing was changed.",
+                f"--resume: {folder} is not a run folder; it holds {taken[0]}. Nothing was "
+                "changed.",
                 "Name the run's folder, or a new one.",
             )
         return folder
     strange = [name for name in there if name not in ENTRIES and not _INSIDE.fullmatch(name)]
     if foreign or strange:
-        what = f"holds {strange[0]}, which no run wrote" if strange else "is no run"
+        what = f"holds {strange[0]}, which was not written by a run" if strange else "is no run"
         raise UsageError(
             f"--overwrite: {folder} {what}, so nothing was deleted.",
             "Name another folder, or empty this one yourself.",

@@ -46,7 +46,7 @@ def processors() -> int:
 def threads_given() -> str:
     """Who set the number of threads; "" where it is torch's own choice for this machine.
 
-    Torch takes one for each processor, or for each of their cores where two share one.
+    Torch takes one per processor, or for each of their cores where two share one.
     """
     import torch
 
@@ -80,7 +80,7 @@ class Threads:
             return self.most, "all there are"
         worth = WORTH_SPINNING if spinning() else WORTH
         threads = min(self.most, max(1, int(operations / worth)))
-        each = f"one for each {worth / 1e9:g} GFLOP of a batch, which takes {operations / 1e9:.2g}"
+        each = f"one per {worth / 1e9:g} GFLOP of a batch, which takes {operations / 1e9:.2g}"
         return threads, each if threads < self.most else "all there are"
 
     def to_resume(self, before: int) -> int:

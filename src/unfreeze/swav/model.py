@@ -41,7 +41,7 @@ class SwAV(nn.Module):
 
         In float32; float64 stays.
 
-        One pass of the backbone for each run of equal sizes, one of the head over everything.
+        One pass of the backbone per run of equal sizes, one of the head over everything.
         """
         runs = [list(same) for _, same in groupby(views, key=lambda view: view.shape[-1])]
         return self.projected(torch.cat([self.backbone(torch.cat(run)) for run in runs]))
