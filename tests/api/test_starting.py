@@ -163,7 +163,7 @@ def test_two_files_of_one_name_are_two_files_and_a_page_is_not_kept(zoo, swav, t
             unfreeze.pretrain(
                 "digits", out=str(tmp_path / "b"), init=f"{address}page.pth", arch=TINY, **QUICK
             )
-    with pytest.raises(WeightsError, match="could not be had") as refused:
+    with pytest.raises(WeightsError, match="could not be downloaded") as refused:
         unfreeze.pretrain(
             "digits", out=str(tmp_path / "b"), init=f"{address}absent.pth", arch=TINY, **QUICK
         )

@@ -136,7 +136,7 @@ def test_an_address_is_as_good_as_a_file(run, table, tmp_path):
     assert code == 2 and "on this disk" in told
     memory.rm("/", recursive=True)
     code, _, told = called("pretrain", address, "--out", tmp_path / "p")
-    assert code == 3 and "No such file: at" in told
+    assert code == 3 and "There is no file at" in told
 
 
 def test_labels_for_a_folder_may_stand_in_a_parquet_file(images, tmp_path):

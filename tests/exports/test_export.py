@@ -314,7 +314,7 @@ def test_the_folder_is_new_or_an_exports(untrained, tmp_path):
         export(str(run), "safetensors", str(out), overwrite=True)
     (out / "left over").unlink()
     (out / "export.json").unlink()
-    with pytest.raises(UsageError, match="no export wrote"):
+    with pytest.raises(UsageError, match="not written by an export"):
         export(str(run), "safetensors", str(out), overwrite=True)
     with pytest.raises(UsageError, match="needs a folder"):
         export(str(run), "safetensors", "")

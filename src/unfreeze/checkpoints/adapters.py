@@ -73,7 +73,7 @@ def _merged(tensors: Mapping[str, Tensor], found: list[str], settings: Mapping[s
     pairs = {name: hit for name in found if (hit := _DOWN.fullmatch(name))}
     other = next((n for n in found if n not in pairs and not _is_up(n, tensors)), None)
     if other is not None or settings.get("use_dora") or settings.get("fan_in_fan_out"):
-        raise _Unmergeable(f"{other or 'DoRA or transposed weights'} is not plain LoRA")
+        raise _Unmergeable(f"{other or 'the adapter (DoRA or transposed)'} is not plain LoRA")
     if len({hit[2] for hit in pairs.values()}) > 1:
         raise _Unmergeable("they belong to several adapters")
     for name, hit in pairs.items():

@@ -31,7 +31,7 @@ def archive_fault(path: Path) -> tuple[str, bool]:
         return _first_line(error), False
     except Exception as error:  # damaged headers make zipfile raise nearly anything
         return _first_line(error), False
-    return (f"{damaged} has another checksum" if damaged else ""), True
+    return (f"{damaged} has a different checksum" if damaged else ""), True
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:

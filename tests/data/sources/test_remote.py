@@ -209,7 +209,7 @@ def test_over_http(made, served):
         [*words, f"{served}/p.zip", f"{served}/none.zip"], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (3, "")
-    assert f"No such file: at {served}/none.zip." in done.stderr
+    assert f"There is no file at {served}/none.zip." in done.stderr
     done = subprocess.run([*words, f"{served}/p.zip"], capture_output=True, text=True)
     assert done.returncode == 0 and "2 of 2 images can be used" in done.stdout
     # readline, which pytest loads, sets COLUMNS for the processes that it starts
