@@ -138,7 +138,7 @@ def test_a_head_that_cannot_be_swapped_is_an_error_and_not_a_broken_model():
 
 
 def test_a_network_without_scores_says_so():
-    with pytest.raises(UsageError, match="No layer of Sequential makes class scores"):
+    with pytest.raises(UsageError, match="No layer of Sequential produces class scores"):
         find_head(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)))
 
 

@@ -1,4 +1,4 @@
-"""Entries that fit after a change of shape: first layers of other channels, position embeddings."""
+"""Weights adapted to another shape: first convolutions (input channels), position embeddings."""
 
 import math
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from unfreeze.backbones.stem import first_convolution
 from unfreeze.checkpoints.keys import Match, Mismatch, Shape
 
 COLOURS = 3
-_POSITIONS = ("pos_embed", "pos_embedding")  # timm's and torchvision's last part of the name
+_POSITIONS = ("pos_embed", "pos_embedding")  # last part of the parameter name in timm, torchvision
 
 
 def adapted(model: nn.Module, result: Match) -> Match:
-    """The same pairing with the clashes that `fitted` can settle among the pairs."""
+    """The match, with the shape mismatches that `fitted` can resolve moved into its pairs."""
     settled = [clash for clash in result.mismatched if _note(model, clash)]
     if not settled:
         return result
@@ -29,7 +29,7 @@ def adapted(model: nn.Module, result: Match) -> Match:
 
 
 def fitted(model: nn.Module, name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
-    """The tensor in the shape of the entry `name` that it is paired with."""
+    """The tensor in the shape of `wanted`, the model's state-dict entry `name`."""
     if tensor.shape == wanted.shape:
         return tensor
     if name == first_convolution(model):
@@ -40,17 +40,17 @@ def fitted(model: nn.Module, name: str, tensor: Tensor, wanted: Tensor) -> Tenso
 
 
 def gathered(tensors: Mapping[str, Tensor], name: str, result: Match) -> Tensor:
-    """The tensor of a name in a pairing: of the file, or joined from several of it."""
+    """The tensor of a matched name: from the file, or several of its tensors concatenated."""
     if name in result.joined:
         return torch.cat([tensors[part] for part in result.joined[name]])
     return tensors[name]
 
 
 def _note(model: nn.Module, clash: Mismatch) -> str:
-    """What is done where the shapes differ; "" where nothing can be done."""
+    """How a shape mismatch is resolved; "" if it cannot be."""
     found, wanted = clash.found_shape, clash.wanted_shape
     if clash.wanted == first_convolution(model) and _only_channels(found, wanted):
-        return f"first layer of {found[1]} channels made one of 3 ({_how(found[1])})"
+        return f"first layer adapted from {found[1]} to 3 channels ({_how(found[1])})"
     if clash.wanted.rpartition(".")[2] in _POSITIONS and _grids(found, wanted, model):
         prefix = prefix_tokens(model)
         old, new = square(found[1], prefix), square(wanted[1], prefix)
@@ -68,13 +68,13 @@ def _only_channels(found: Shape, wanted: Shape) -> bool:
 
 def _how(channels: int) -> str:
     if channels == 1:
-        return "a third of it each: the same on grey images"
-    kept = "the first three" if channels > COLOURS else "the first again"
-    return f"{kept}, times {channels}/3"
+        return "weights divided by 3: same output on greyscale images"
+    kept = "first three channels" if channels > COLOURS else "channels repeated"
+    return f"{kept}, scaled by {channels}/3"
 
 
 def _colours(weight: Tensor) -> Tensor:
-    """Kernels [O, n, h, w] for three channels, as timm adapts them: repeated or cut, and scaled."""
+    """Kernels [O, n, h, w] as [O, 3, h, w], as timm does: channels repeated or dropped, scaled."""
     channels = weight.shape[1]
     repeated = weight.float().repeat(1, math.ceil(COLOURS / channels), 1, 1)[:, :COLOURS]
     return (repeated * (channels / COLOURS)).to(weight.dtype)

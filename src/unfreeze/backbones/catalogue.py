@@ -1,10 +1,11 @@
-"""Every network of torchvision's, timm's and our own by its shapes, so that a file can be known.
+"""An index of all torchvision, timm and unfreeze networks by parameter shapes.
 
-`catalogue.json` holds, for each set of networks of the same shapes, a sketch: the smallest of the
-hashes of (shape, how often) of its matrices and kernels without the head. A file's own hashes say
-in a millisecond which few of 1,400 networks are worth building and comparing. Within a set,
-networks that compute the same stand together. `python -m unfreeze.backbones.catalogue` writes it
-anew for the versions that are installed; a network that is not in it needs --arch.
+Identifies the architecture of a checkpoint. `catalogue.json` stores a MinHash sketch for each set
+of networks with equal shapes: the smallest hashes of (shape, count) over the backbone's matrices
+and kernels. A checkpoint's hashes select in a millisecond the few of 1,400 networks worth building
+and comparing. Within a set, networks with the same computation form a group.
+`python -m unfreeze.backbones.catalogue` regenerates the file for the installed versions; a network
+that is not in it needs --arch.
 """
 
 import hashlib
@@ -23,14 +24,14 @@ Shape = tuple[int, ...]
 
 FILE = "catalogue.json"
 KEPT = 12  # hashes of a sketch
-DIGITS = 6  # hexadecimal ones of a hash
-_POSITIONS = ("pos_embed", "pos_embedding")  # their number is that of the image's patches
+DIGITS = 6  # hexadecimal digits of a hash
+_POSITIONS = ("pos_embed", "pos_embedding")  # their shape depends on the image size
 _NOT_COMPUTED = {"training", "num_classes", "img_size", "dynamic_img_size", "dynamic_img_pad"}
 
 
 @dataclass(frozen=True)
 class Alike:
-    """Networks of the same shapes: in each of `groups` those that compute the same."""
+    """Networks with equal shapes; those in one of `groups` also compute the same function."""
 
     sketch: tuple[str, ...]
     groups: tuple[tuple[str, ...], ...]
@@ -38,7 +39,7 @@ class Alike:
 
 @cache
 def catalogue() -> tuple[Alike, ...]:
-    """All that is known."""
+    """All entries of `catalogue.json`."""
     held = json.loads((files(__package__) / FILE).read_text(encoding="utf-8"))
     return tuple(
         Alike(
@@ -50,7 +51,10 @@ def catalogue() -> tuple[Alike, ...]:
 
 
 def resembling(found: Mapping[str, Shape], *, most: int = 6, least: float = 0.3) -> list[Alike]:
-    """Sets of networks whose sketch is in a file's hashes, the most of it first; `most` of them."""
+    """Up to `most` entries by the share of their sketch found among the file's hashes, descending.
+
+    Entries with a share below `least` are dropped.
+    """
     theirs = hashes(found.values())
     shares = [
         (sum(one in theirs for one in alike.sketch) / len(alike.sketch), alike)
@@ -61,14 +65,14 @@ def resembling(found: Mapping[str, Shape], *, most: int = 6, least: float = 0.3)
 
 
 def same_computation(arch: str, other: str) -> bool:
-    """Whether two networks of the same names and shapes compute the same."""
+    """Whether two networks with equal names and shapes compute the same function."""
     return arch == other or any(
         arch in group and other in group for alike in catalogue() for group in alike.groups
     )
 
 
 def hashes(shapes: Iterable[Shape]) -> set[str]:
-    """Of each (shape, how often) among matrices and kernels."""
+    """Hashes of (shape, count) over matrices and kernels; vectors are ignored."""
     counts = Counter(shape for shape in shapes if len(shape) > 1)
     return {_hash(f"{shape} {count}") for shape, count in counts.items()}
 
@@ -78,7 +82,7 @@ def _hash(text: str) -> str:
 
 
 def backbone_shapes(model: nn.Module, heads: Iterable[str]) -> dict[str, Shape]:
-    """Shapes of the entries that say which network it is: no head, no position embeddings."""
+    """Shapes of the state dict without the head and the position embeddings."""
     return {
         name: tuple(tensor.shape)
         for name, tensor in model.state_dict().items()
@@ -88,7 +92,7 @@ def backbone_shapes(model: nn.Module, heads: Iterable[str]) -> dict[str, Shape]:
 
 
 def computation(model: nn.Module, heads: Iterable[str]) -> str:
-    """A hash of what the modules are and of their plain attributes, head left out."""
+    """A hash of the modules' types and plain attributes, without the head."""
     whole = hashlib.sha256()
     for name, module in model.named_modules():
         if name in heads:
@@ -115,7 +119,7 @@ def _plain(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Row:
-    """One network: hashes of its sketch, of its names and shapes, and of what it computes."""
+    """One network: its sketch, and hashes of its names and shapes and of its computation."""
 
     arch: str
     sketch: str
@@ -146,7 +150,7 @@ def _row(arch: str) -> _Row:
 
 
 def _same_numbers(arch: str, other: str) -> bool:
-    """Whether two networks with the same weights answer the same to one image of noise."""
+    """Whether two networks with equal weights have equal outputs on one image of noise."""
     import torch
 
     from unfreeze.backbones.build import build
@@ -166,13 +170,13 @@ def _same_numbers(arch: str, other: str) -> bool:
 
 
 def _grouped(rows: Iterable[_Row]) -> list[list[str]]:
-    """Networks of the same names and shapes, those together that compute the same."""
+    """Networks with equal names and shapes, grouped by equal computation."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
         groups[row.computes].append(row.arch)
     merged: list[list[str]] = []
     for group in groups.values():
-        # two libraries describe the same modules differently: their numbers decide
+        # two libraries describe the same modules differently: compare their outputs
         other = next((one for one in merged if _same_elsewhere(one[0], group[0])), None)
         if other is None:
             merged.append(group)
@@ -182,7 +186,7 @@ def _grouped(rows: Iterable[_Row]) -> list[list[str]]:
 
 
 def _same_elsewhere(arch: str, other: str) -> bool:
-    """Whether networks of two libraries are the same."""
+    """Whether two networks come from different libraries and have equal outputs."""
     return arch.partition("/")[0] != other.partition("/")[0] and _same_numbers(arch, other)
 
 

@@ -1,4 +1,4 @@
-"""Which network a file is of: candidates built without numbers, compared by names and shapes."""
+"""Identifies the architecture of a checkpoint by comparing names and shapes with candidates."""
 
 import math
 import re
@@ -19,22 +19,22 @@ from unfreeze.checkpoints.dialects import shape_of, variants
 from unfreeze.checkpoints.keys import Match, Shape, match
 from unfreeze.errors import UsageError
 
-# Below this share of its backbone a network is not what the file is of.
+# Below this share of matched backbone parameters a network is not considered the file's.
 LIKELY = 0.5
-# A network whose first layer is not in the file is taken for a part of another one by this factor.
+# Factor on the likeness of a network whose first layer is missing: the file is of a larger network.
 _WITHOUT_FIRST = 0.25
-# Names of entries -> how the networks are called that are meant where several fit: this one is the
-# port of TensorFlow's EfficientNet, which pads and normalises as TensorFlow does.
+# (parameter name, architecture) patterns that decide between equal fits: a checkpoint with this
+# parameter is a port of TensorFlow's EfficientNet, with TensorFlow's padding and normalisation.
 _MEANT = ((re.compile(r"(^|\.)_conv_stem\.weight$"), re.compile(r"timm/tf_")),)
 
 
 @dataclass(frozen=True)
 class Guess:
-    """A network and how a file fits it.
+    """An architecture and how well a file matches it.
 
-    `share`: of its backbone's parameters found, 0..1; `head`: names of its head's layers, `headed`:
-    whether the file has them in that shape; `result`: the pairing, without the head; `rivals`:
-    other networks that it fits as well and that compute something else.
+    `share`: matched share of the backbone's parameters, 0..1; `head`: names of the head's layers;
+    `headed`: whether the file has them with equal shapes; `result`: the match, without the head;
+    `rivals`: other architectures that match equally well but compute another function.
     """
 
     arch: str
@@ -47,11 +47,11 @@ class Guess:
 
 
 def guess(found: Mapping[str, Shape], hints: Iterable[str] = (), file: str = "") -> Guess | None:
-    """The closest network to a file's names and shapes; None where nothing fits at all.
+    """The architecture that best matches a file's names and shapes; None if nothing matches.
 
-    `hints`: what the file says of itself, tried first. Compared are those of torchvision's, timm's
-    and our own networks that have the most shapes in common with it. Of several that fit equally
-    the one is taken that the entries' names or the name of the `file` mean, if any.
+    `found`: shapes by parameter name; `hints`: architecture names from the file's metadata, tried
+    first. Then the torchvision, timm and unfreeze networks with the most shapes in common are
+    compared. Between equal matches, parameter names and the name of the `file` decide.
     """
     fits = _fits(found, _named(hints))
     if not fits or fits[0].likeness < LIKELY:
@@ -67,19 +67,22 @@ def guess(found: Mapping[str, Shape], hints: Iterable[str] = (), file: str = "")
 
 @dataclass(frozen=True)
 class _Fit:
-    """How like a network a file is, and by what: 0 names, 1 translated names, 2 order alone."""
+    """How well a file matches a network (`likeness`).
+
+    `way`: 0 by names, 1 by translated names, 2 by order of shapes.
+    """
 
     arch: str
     likeness: float
     way: int
 
     def order(self) -> tuple[float, int]:
-        """The best first."""
+        """Sort key: the best fit first."""
         return -self.likeness, self.way
 
 
 def _candidates(found: Mapping[str, Shape]) -> Iterator[str]:
-    """One network of each group that resembles the file, also where it is read by other rules."""
+    """One network of each group that resembles the file, as written or with translated names."""
     tables = [{name: shape_of(olds, found) for name, olds in t.items()} for _, t in variants(found)]
     for table in (found, *tables[-1:]):
         for alike in resembling(table):
@@ -88,21 +91,21 @@ def _candidates(found: Mapping[str, Shape]) -> Iterator[str]:
 
 
 def _by_size(group: Sequence[str], found: Mapping[str, Shape]) -> list[str]:
-    """A group's names; those first that say the image size the file's embeddings are for."""
+    """A group's names; first those with the image size that the file's position embeddings have."""
     patches = next((s for s in found.values() if len(s) == 4 and s[1] == 3), ())
     places = next((s for n, s in found.items() if re.search(r"pos(ition)?_embed", n)), ())
     if len(patches) != 4 or len(places) != 3:
         return list(group)
     side = math.isqrt(max(places[1] - 1, 0)) * patches[-1]
-    # of vit_, deit_ and longer names of one network the plainest
+    # prefer the shortest of several names for one network (vit_, deit_, ...)
     return sorted(group, key=lambda n: (not re.search(rf"(?<!\d){side}(?!\d)", n), len(n)))
 
 
 def _meant(best: Sequence[str], found: Mapping[str, Shape], file: str, way: int) -> str:
-    """Of networks that fit equally the one that names say; "" where none do.
+    """The network among equal matches that names point to; "" if none do.
 
-    The name of the file comes first; then torchvision's networks, whose names of entries others
-    took over with another computation; of translated vision transformers timm's.
+    The file name decides first. Then torchvision's network is preferred, as others reuse its
+    parameter names with another computation; for translated vision transformers, timm's.
     """
     for entries, archs in _MEANT:
         if any(entries.search(name) for name in found):
@@ -125,7 +128,7 @@ def _bare(arch: str) -> str:
 
 
 def fitted(found: Mapping[str, Shape], arch: str, stem: str = "imagenet") -> Guess:
-    """How a file fits one network; with the other stem where its first layer is of that."""
+    """How a file matches one architecture; with the other stem if its first layer has that."""
     model = skeleton(arch, stem)
     heads = head_layers(model)
     whole = match(found, _shapes(model))
@@ -135,7 +138,7 @@ def fitted(found: Mapping[str, Shape], arch: str, stem: str = "imagenet") -> Gue
         try:
             return fitted(found, arch, other)
         except UsageError:
-            pass  # the network has but one stem
+            pass  # the network has one stem only
     result = adapted(model, without_head(heads, whole))
     return Guess(
         arch=arch,
@@ -148,10 +151,10 @@ def fitted(found: Mapping[str, Shape], arch: str, stem: str = "imagenet") -> Gue
 
 
 def _fits(found: Mapping[str, Shape], candidates: Iterable[str]) -> list[_Fit]:
-    """How candidates fit, the best first; those are left out that cannot win.
+    """How well candidates match, the best first, without those that cannot win.
 
-    Pairing names is dear and counting shapes is cheap, and no pairing matches more than the shapes
-    that both sides have: candidates come in that order, until none left can be as good.
+    Matching names is slow; counting common shapes is fast and bounds the match from above. So
+    candidates are matched in order of that bound, until it drops below the best match.
     """
     theirs = Counter(found.values())
     for _, table in variants(found):
@@ -180,14 +183,14 @@ def _way(how: str) -> int:
 
 
 def _named_in(result: Match) -> set[str]:
-    """Wanted names for which the file has an entry, whatever its shape."""
+    """The model's names that the file has an entry for, of any shape."""
     return {*result.pairs, *(clash.wanted for clash in result.mismatched)}
 
 
 def _likeness(matched: int, ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> float:
-    """Matched elements over those of both sides: a part of a network is not the network."""
+    """Matched elements relative to those of both sides: a part of a network scores low."""
     whole, held = (_elements(Counter(shapes.values())) for shapes in (ours, theirs))
-    # what else a file holds (heads, copies) counts little: all candidates lack it
+    # other tensors of the file (heads, copies) count little: all candidates lack them
     return matched / max(whole + 0.01 * max(held - matched, 0), 1)
 
 

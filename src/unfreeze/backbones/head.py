@@ -1,4 +1,4 @@
-"""The layer that makes the class scores: found, taken off, or replaced, and each time verified."""
+"""Finds, removes or replaces the classification head, and verifies the result."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -13,26 +13,26 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Har
 
 
 class NoHead(nn.Identity):
-    """Stands where a head was taken off, so that nobody mistakes an inner layer for the head."""
+    """Marks a removed head, so that no inner layer is mistaken for the head."""
 
 
 class NoActivation(nn.Identity):
-    """Stands where an activation behind the head was taken away."""
+    """Marks a removed activation behind the head."""
 
 
 def find_head(model: nn.Module) -> str:
-    """Dotted name of the layer that makes the class scores (the first, if there are several).
+    """Dotted name of the layer that computes the class scores (the first of several).
 
-    UsageError: the head was taken off, or no layer makes what the network returns.
+    UsageError if the head was removed, or no layer produces the network's output.
     """
     return head_layers(model)[0]
 
 
 def head_layers(model: nn.Module, *, found: Trace | None = None) -> tuple[str, ...]:
-    """Dotted names of all layers that make class scores: one; two in distilled timm models.
+    """Dotted names of all layers that compute class scores: one, or two in distilled timm models.
 
-    timm says which they are. Elsewhere it is the last Linear or Conv2d that runs in a forward
-    pass and is as wide as what comes out.
+    timm declares them. Elsewhere it is the last Linear or Conv2d that runs in a forward pass and
+    has as many outputs as the network. `found`: the trace of the model, if already known.
     """
     if is_headless(model):
         raise UsageError(
@@ -47,33 +47,33 @@ def head_layers(model: nn.Module, *, found: Trace | None = None) -> tuple[str, .
         if _makes_scores(model, seen, name):
             return (name,)
     raise UsageError(
-        f"No layer of {type(model).__name__} makes class scores; it returns "
+        f"No layer of {type(model).__name__} produces class scores; it returns "
         f"{_text(tuple(seen.output.shape))}.",
         "Choose a classification model.",
     )
 
 
 def is_headless(model: nn.Module) -> bool:
-    """Whether `headless` was here."""
+    """Whether the head was removed by `headless`."""
     return bool(places_without(model))
 
 
 def places_without(model: nn.Module) -> tuple[str, ...]:
-    """Dotted names of the places from which a head was taken off."""
+    """Dotted names of the removed heads."""
     return tuple(name for name, module in model.named_modules() if isinstance(module, NoHead))
 
 
 def removed_activations(model: nn.Module) -> tuple[str, ...]:
-    """Dotted names of the places from which an activation behind the head was taken away."""
+    """Dotted names of the removed activations behind the head."""
     return tuple(name for name, module in model.named_modules() if isinstance(module, NoActivation))
 
 
 def headless(model: nn.Module) -> int:
-    """Take the head off in place: forward then returns features [B, D]; D is returned.
+    """Remove the head in place, so that forward returns features [B, D]; returns D.
 
-    The features are what the head was fed. For a convolution head (SqueezeNet: convolution, ReLU,
-    pooling) they are its input, pooled; the old head applied to pooled features is another
-    function than the old network.
+    The features are the head's input; for a convolution head (SqueezeNet: convolution, ReLU,
+    pooling) its pooled input. Applying the old head to pooled features does not give the old
+    network's scores.
     """
     for name in head_layers(model):
         model.set_submodule(name, NoHead())
@@ -87,13 +87,13 @@ def headless(model: nn.Module) -> int:
 
 
 def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> list[str]:
-    """Put a new head for `classes` scores in the place of the old; names of its parameters.
+    """Replace the head in place by one with `classes` outputs; returns its parameters' names.
 
-    `replace`: one layer of the old one's kind (Linear or Conv2d), with a bias where there was one.
-    `append`: the old layer stays and such a layer follows it. `mlp:WIDTH`: a hidden layer and ReLU
-    come before. Weights of the scoring layer are from N(0, 0.01), its bias 0: training starts at a
-    loss of ln(classes). The swap is then proved by a forward pass: scores are [1, classes] and
-    every new parameter has a gradient.
+    `replace`: a layer of the old type (Linear or Conv2d), with a bias if that had one. `append`:
+    such a layer after the old head. `mlp:WIDTH`: a hidden layer with ReLU before it. Its weights
+    are drawn from N(0, 0.01) with bias 0, so that training starts at a loss of ln(classes). A
+    forward and a backward pass verify that scores are [1, classes] and every new parameter has a
+    gradient; UsageError otherwise.
     """
     if classes < 2:
         raise UsageError(
@@ -101,14 +101,14 @@ def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> li
             "Use data with two or more classes.",
         )
     names = head_layers(model)
-    # kept alive: what is freed may lend its identity to what is made next
+    # referenced until the end: a freed parameter's id() could be reused by a new one
     before = [parameter for name in names for parameter in _layer(model, name).parameters()]
     old = {id(parameter) for parameter in before}
     width = _hidden(kind)
     for name in names:
         model.set_submodule(name, _made(_layer(model, name), classes, kind, width))
     if hasattr(model, "num_classes"):
-        vars(model)["num_classes"] = classes  # torchvision and timm keep count there
+        vars(model)["num_classes"] = classes  # read by torchvision and timm
     new = [
         f"{name}.{part}"
         for name in names
@@ -121,10 +121,10 @@ def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> li
 
 
 def _unbent(model: nn.Module, names: Sequence[str], classes: int) -> None:
-    """Take away activations behind the scoring layers.
+    """Remove activations behind the scoring layers.
 
-    SqueezeNet has a ReLU there. In a network that was trained with it that is harmless; a new head
-    dies of it: a class whose scores start below 0 never gets a gradient.
+    SqueezeNet has a ReLU there. With a new head, a class whose scores start below 0 would never
+    get a gradient.
     """
     seen = trace(model)
     last = max(seen.order[name] for name in names)
@@ -135,7 +135,7 @@ def _unbent(model: nn.Module, names: Sequence[str], classes: int) -> None:
 
 
 def _hidden(kind: str) -> int:
-    """Width of the hidden layer, 0 for none; UsageError for a kind that nobody knows."""
+    """Width of the hidden layer, 0 for none; UsageError for an unknown kind."""
     name, _, width = kind.partition(":")
     if kind in ("replace", "append"):
         return 0
@@ -152,12 +152,12 @@ def _made(old: Layer, classes: int, kind: str, width: int) -> nn.Module:
     hidden = _fresh(old, width)
     nn.init.kaiming_normal_(hidden.weight, nonlinearity="relu")
     if hidden.bias is not None:
-        nn.init.constant_(hidden.bias, 0.01)  # no unit is dead where features are 0 at first
+        nn.init.constant_(hidden.bias, 0.01)  # no dead units where features are 0
     return nn.Sequential(hidden, nn.ReLU(), _following(old, width, classes))
 
 
 def _following(old: Layer, width: int, classes: int) -> Layer:
-    """A scoring layer behind `width` outputs: a 1x1 convolution where the head is one."""
+    """A scoring layer with `width` inputs: a 1x1 convolution if the head is a convolution."""
     place: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
     wide = isinstance(old, nn.Conv2d)
     return _fresh(
@@ -203,7 +203,7 @@ def _fresh(old: Layer, classes: int) -> Layer:
 
 
 def _declared(model: nn.Module, seen: Trace) -> tuple[str, ...]:
-    """The scoring layers timm names in its configuration or holds inside its classifier."""
+    """The scoring layers that timm declares in its configuration or returns as its classifier."""
     written = (getattr(model, "default_cfg", None) or {}).get("classifier") or ()
     names = (written,) if isinstance(written, str) else tuple(written)
     ask = getattr(model, "get_classifier", None)

@@ -1,4 +1,4 @@
-"""Where weights come from: a library's published ones, an address, a file, a run."""
+"""Reads weights from their source: published weights of a library, a URL, a file or a run."""
 
 import hashlib
 import re
@@ -28,12 +28,12 @@ _HASHED = re.compile(r"-([a-f0-9]{8,})\.")
 
 @dataclass(frozen=True)
 class Origin:
-    """Named tensors and the preprocessing they want (None: unknown).
+    """Weights and the preprocessing they were trained with (None: unknown).
 
-    `name`: what the user called them, for messages; `source`: exactly what they are, to record;
-    `beside`: other sets of tensors in the file (a SwAV head kept apart); `licence`: a sentence for
-    whoever uses them, "" where none is known; `notes`: what is to be said of them;
-    `unproved`: whether no checksum says that they are what was written.
+    `name`: as the user wrote it, for messages; `source`: exact description, for the run's records;
+    `beside`: other sets of tensors in the file (such as a separate SwAV head); `licence`: a
+    sentence about the licence, "" if unknown; `notes`: remarks for the console and log;
+    `unproved`: whether no checksum confirms that the file is intact.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -47,10 +47,10 @@ class Origin:
 
 
 def fetch(spec: str, arch: str) -> Origin:
-    """The weights that `spec` (imagenet, NAME, URL, FILE or RUN) means for a canonical `arch`.
+    """The weights that `spec` (imagenet, NAME, URL, FILE or RUN) names, for a canonical `arch`.
 
-    A file's own preprocessing is not known; that of the architecture's default weights is taken
-    and named in `source`. WeightsError where nothing is found or a download fails.
+    Other tools' files do not state their preprocessing; that of the architecture's default weights
+    is assumed, and `source` says so. WeightsError if nothing is found or a download fails.
     """
     if "://" in spec:
         return _from_address(spec, arch, spec)
@@ -84,7 +84,7 @@ def _from_contents(contents: Contents, arch: str, spec: str, path: Path) -> Orig
     if contents.card is not None and contents.card.preprocess:
         assumed, name = Preprocess.from_dict(contents.card.preprocess), ""
     inside = f" [{contents.container}]" if contents.container else ""
-    averaged = ", the averaged copy" if is_averaged(contents.container) else ""
+    averaged = ", averaged (EMA) weights" if is_averaged(contents.container) else ""
     note = f", preprocessing of {name} assumed" if name else ""
     ready = usable(contents, path, spec)
     unproved = () if contents.verified else (f"no checksum in this {contents.format} file",)
@@ -106,7 +106,7 @@ def _from_address(url: str, arch: str, spec: str) -> Origin:
         return _from_contents(read_checkpoint(path), arch, spec, path)
     except WeightsError:
         if fresh:
-            path.unlink()  # a page instead of the file would lie in the cache for ever
+            path.unlink()  # an error page must not stay in the download cache
         raise
 
 
@@ -114,8 +114,8 @@ def _from_published(spec: str, arch: str) -> Origin:
     there = PUBLISHED[spec]
     if _bare(arch) != _bare(there.arch):
         raise WeightsError(
-            f"The weights '{spec}' are of a {_bare(there.arch)}, not of a {_bare(arch)}.",
-            f"Use --arch {there.arch}, or leave --arch out.",
+            f"The weights '{spec}' are for {_bare(there.arch)}, not for {_bare(arch)}.",
+            f"Use --arch {there.arch}, or omit --arch.",
         )
     origin = _from_address(there.url, arch, spec)
     return replace(origin, preprocess=WANTS, source=f"{spec} ({there.url})")
@@ -126,7 +126,7 @@ def _bare(arch: str) -> str:
 
 
 def default_preprocess(arch: str) -> tuple[Preprocess | None, str]:
-    """What the default weights of a canonical `arch` want, and their name; (None, "") for none."""
+    """(preprocessing, name) of the default weights of a canonical `arch`; (None, "") for none."""
     library, _, name = arch.partition("/")
     if library == "torchvision":
         weights = _torchvision_weights(name, "imagenet")
@@ -147,7 +147,7 @@ def _from_torchvision(name: str, spec: str) -> Origin:
 
 
 def _torchvision_weights(name: str, spec: str) -> Any:
-    """The member of the weights enum: `imagenet` is its default."""
+    """The member of torchvision's weights enum; `imagenet` means DEFAULT."""
     import torchvision
 
     known = torchvision.models.get_model_weights(name)
@@ -180,7 +180,7 @@ def _from_timm(name: str, spec: str) -> Origin:
         raise WeightsError(
             f"timm/{name} has no weights called '{spec}'.",
             f"It has {', '.join(tag.partition('.')[2] for tag in tags) or 'none'}; a file or a "
-            "run will do, too.",
+            "run also works.",
         )
     with _downloading(f"timm {full}", "huggingface.co"):
         model: Any = timm.create_model(full, pretrained=True)
@@ -193,7 +193,7 @@ def _timm_preprocess(name: str) -> Preprocess:
     from timm.data.config import resolve_data_config
 
     found: Any = timm.models.get_pretrained_cfg(name)
-    resolve: Any = resolve_data_config  # timm leaves it untyped
+    resolve: Any = resolve_data_config  # untyped in timm
     wanted = resolve(pretrained_cfg=found.to_dict() if found else {})
     side = int(wanted["input_size"][-1])
     return Preprocess(
@@ -206,10 +206,10 @@ def _timm_preprocess(name: str) -> Preprocess:
 
 
 def _downloaded(url: str) -> tuple[Path, bool]:
-    """The file behind an address, in torch's cache, and whether it was fetched just now.
+    """(path in torch's download cache, whether it was downloaded just now) of a URL.
 
-    A name with a hash in it is checked against it, and says which file it is, as do the published
-    ones; of any other the address becomes part of the name: many files are called `model.pth`.
+    A hash in the file name is verified. Names without one get a hash of the URL in front, unless
+    they are of SwAV's published weights: many files are called `model.pth`.
     """
     name = PurePosixPath(urlparse(url).path).name or "weights.pth"
     hashed = _HASHED.search(name)
@@ -230,7 +230,7 @@ def _downloaded(url: str) -> tuple[Path, bool]:
 def _downloading(what: str, where: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # every client has its own errors: urllib, requests, httpx, hub
+    except Exception as error:  # urllib, requests, httpx and the hub raise different errors
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(
             f"{what} could not be downloaded from {where}: {reason}",

@@ -1,4 +1,4 @@
-"""Which network weights are of: what they say themselves, or what can be told with certainty."""
+"""The architecture of weights: from their metadata, or identified by names and shapes."""
 
 import json
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from unfreeze.checkpoints.read import Contents, read_checkpoint
 from unfreeze.checkpoints.usable import usable
 from unfreeze.errors import WeightsError
 
-# Where programs write the name of the network, in the file or in `config.json` beside it.
+# Keys under which programs store the architecture, in the file or in `config.json` beside it.
 _NAMED = ("arch", "architecture", "model", "model_name")
 
 
 @dataclass(frozen=True)
 class Known:
-    """A network by name, with the stem that its weights were trained with."""
+    """An architecture and the stem that its weights were trained with."""
 
     arch: str
     stem: str
 
 
 def network_of(spec: str, arch: str | None = None) -> Known | None:
-    """The network that weights are of; nothing is fetched.
+    """The architecture of the weights `spec`; nothing is downloaded.
 
-    A run, its model/ folder, a checkpoint of ours and a published name say it. Of any other file
-    it is `arch`, where that is given, with the stem that fits; else what names and shapes tell
-    with certainty. None where `spec` is no file and says nothing ("imagenet", an address).
-    WeightsError for a file of which nothing certain is known.
+    A run, its model/ folder, an unfreeze checkpoint and a published name state it. For any other
+    file it is `arch`, if given, with the stem that fits; else the architecture that its names and
+    shapes identify. None for "none", "imagenet" and anything that is neither a file nor a
+    published name. WeightsError if the architecture is ambiguous or unknown.
     """
     place = Path(spec)
     if spec in PUBLISHED and not place.exists():
@@ -54,21 +54,21 @@ def network_of(spec: str, arch: str | None = None) -> Known | None:
         )
     if best.share < ENOUGH or best.result.mismatched:
         raise WeightsError(
-            f"{spec} does not say its architecture; the closest is {best.arch}, of whose "
-            f"backbone {best.share:.1%} is there.",
+            f"{spec} does not say its architecture; the closest is {best.arch}, with "
+            f"{best.share:.1%} of its backbone matched.",
             f"Add --arch {best.arch} --allow-partial, or name the architecture with --arch.",
         )
     if best.rivals:
         raise WeightsError(
-            f"{spec} fits {', '.join((best.arch, *best.rivals))} equally, and they compute "
-            "something else.",
+            f"{spec} matches {', '.join((best.arch, *best.rivals))} equally well, but their "
+            "outputs differ.",
             "Name the right one with --arch.",
         )
     return Known(best.arch, best.stem)
 
 
 def identified(contents: Contents, place: Path) -> Guess | None:
-    """The network of a file's tensors: as our own files say, else the closest that is known."""
+    """The architecture of a file: from its model card, else the closest match; None for none."""
     shapes = _shapes(contents, place)
     if contents.card is not None:
         return fitted(shapes, contents.card.arch, contents.card.stem)
@@ -76,15 +76,15 @@ def identified(contents: Contents, place: Path) -> Guess | None:
 
 
 def _shapes(contents: Contents, place: Path) -> dict[str, tuple[int, ...]]:
-    """By name, without adapters; of what cannot be used as it stands there."""
+    """Shapes by name, with adapters merged; of unusable files (quantised), as stored."""
     try:
         return {n: tuple(t.shape) for n, t in usable(contents, place, str(place)).tensors.items()}
-    except WeightsError:  # named where the weights are loaded; here only names and shapes count
+    except WeightsError:  # reported when the weights are loaded
         return contents.shapes
 
 
 def _hints(contents: Contents, place: Path) -> list[str]:
-    """Names of networks in the file's own words, or in those of a `config.json` beside it."""
+    """Architecture names in the file's metadata or in a `config.json` beside it."""
     said = [contents.meta]
     said += [value for value in contents.meta.values() if isinstance(value, dict)]
     config = place.with_name("config.json")
@@ -92,7 +92,7 @@ def _hints(contents: Contents, place: Path) -> list[str]:
         try:
             read = json.loads(config.read_text(encoding="utf-8"))
         except ValueError:
-            read = {}  # not of this file, then
+            read = {}  # not a config of this file
         said += [read] if isinstance(read, dict) else []
     words = [one.get(name) for one in said for name in _NAMED]
     return [word for word in words if isinstance(word, str) and word]

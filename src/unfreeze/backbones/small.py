@@ -1,8 +1,8 @@
-"""Two networks for small images and small machines: residual, batch-normed, 3x3 throughout.
+"""Two small residual networks (3x3 convolutions, batch norm) for small images and CPUs.
 
-`unfreeze/tiny`: 3 stages of 32, 64, 128 channels at full resolution, for 8 to 24 pixels.
+`unfreeze/tiny`: 3 stages of 32, 64, 128 channels from full resolution on, for 8 to 24 pixels.
 `unfreeze/small`: 3 stages of 64, 128, 256 channels from half resolution on, for 24 to 64 pixels: at
-full resolution the first stage alone takes longer than all the rest.
+full resolution the first stage would take longer than all others.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 
 class SmallNet(nn.Module):
-    """A 3x3 stem, one block a stage (halving from the second on), mean over space, a head."""
+    """A 3x3 stem, one block per stage (stride 2 from the second on), global mean, linear head."""
 
     def __init__(self, widths: Sequence[int], classes: int, *, stride: int = 1) -> None:
         super().__init__()

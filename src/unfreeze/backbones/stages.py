@@ -1,4 +1,4 @@
-"""A network as a stem and stages in forward order: the borders at which freezing can stop."""
+"""Divides a network into a stem and stages in forward order, the units of layer freezing."""
 
 import itertools
 import math
@@ -10,45 +10,49 @@ from torch import nn
 from unfreeze.backbones.head import head_layers, places_without
 from unfreeze.backbones.trace import Trace, trace
 
-# A container is opened where it does at least this share of the arithmetic ...
+# A container is split into its children if it does at least this share of the computation ...
 TRUNK = 0.5
-# ... and works at several resolutions, or does nearly everything.
+# ... and works at several resolutions, or if it does at least this share.
 WHOLE = 0.85
-# A map shrinks where its side falls to this much or less (299 to 149 does, 149 to 147 does not).
+# A feature map is downsampled if its side falls to this share (299 to 149 is, 149 to 147 is not).
 SHRINKS = 0.75
-# A network of one resolution or two (a vision transformer) is cut into this many runs of blocks.
+# A network of one or two resolutions (a vision transformer) is split into this many runs of blocks.
 PARTS = 4
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of layers. `modules`: dotted names of modules, or of single parameters beside them."""
+    """Consecutive layers. `modules`: dotted names of modules or of single parameters."""
 
     name: str
     modules: tuple[str, ...]
 
     def owns(self, parameter: str) -> bool:
-        """Whether a parameter or buffer of this name lies in the stage."""
+        """Whether the parameter or buffer of this name belongs to the stage."""
         return any(parameter == part or parameter.startswith(f"{part}.") for part in self.modules)
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """A module that is not cut further. `side`: of its output's map, 0 where it has none."""
+    """A module that is not split further.
+
+    `order`: position in the forward pass, -1 for bare parameters; `side`: of its output feature
+    map in pixels, 0 if it has none.
+    """
 
     name: str
     order: float
     side: float
-    single: bool  # one layer or a normalisation, not a block of several
+    single: bool  # one layer, not a block of several
     heavy: bool  # has weights beyond those of a normalisation
 
 
 def stages(model: nn.Module) -> list[Stage]:
-    """Stem and stages in forward order; every parameter but the head's lies in exactly one.
+    """Stem and stages in forward order; every parameter but the head's belongs to exactly one.
 
-    A new stage begins where the map shrinks, as in ResNet's layer1 to layer4 or between VGG's
-    poolings; a transformer of one resolution is cut into four equal runs of blocks. Layers
-    between the last map and the head (VGG's two Linears) are a last stage of their own;
+    A new stage begins where the feature map is downsampled, as in ResNet's layer1 to layer4 or
+    between VGG's poolings; a transformer of one resolution is split into four equal runs of blocks.
+    Layers between the last feature map and the head (VGG's two Linears) form a last stage;
     normalisations there belong to the stage before.
     """
     seen = trace(model)
@@ -65,8 +69,8 @@ def stages(model: nn.Module) -> list[Stage]:
 
 
 def _split_stem(units: list[_Unit]) -> tuple[list[_Unit], list[_Unit]]:
-    # The first module, and the single layers that follow it at the same resolution. Parameters
-    # beside the modules (class token, position embedding) sort first.
+    # The stem is the first module and the single layers after it at the same resolution. Bare
+    # parameters (class token, position embedding) sort first.
     cut = next((i for i, unit in enumerate(units) if unit.order >= 0), len(units)) + 1
     while cut < len(units) and units[cut].single and units[cut].side == units[cut - 1].side:
         cut += 1
@@ -99,11 +103,11 @@ def _equal_parts(units: list[_Unit], parts: int) -> list[list[_Unit]]:
 
 
 def _named(runs: list[list[_Unit]]) -> list[Stage]:
-    # Where every stage is one block, its own name is the clearest: layer1, stages.2.
+    # If every stage is one block, use the block names: layer1, stages.2.
     blocks = [[unit.name for unit in run if unit.heavy] for run in runs]
     if all(len(names) == 1 for names in blocks):
         return [Stage(names[0], _names(run)) for names, run in zip(blocks, runs, strict=True)]
-    # ShuffleNet's first stage is a module called stage2: another word, lest they be mixed up.
+    # ShuffleNet's first stage is a module called stage2: use another word to avoid confusion.
     taken = any(name.startswith("stage") for names in blocks for name in names)
     word = "part" if taken else "stage"
     return [Stage(f"{word}{i}", _names(run)) for i, run in enumerate(runs, start=1)]
@@ -157,7 +161,7 @@ def _unit(name: str, module: nn.Module, seen: Trace) -> _Unit:
 
 
 def _side(seen: Trace, name: str) -> float:
-    """Side of the square map a module puts out; a container that never runs: its last child."""
+    """Side of a module's output feature map; for a container without forward, of its last child."""
     if name not in seen.shapes:
         inside = [path for path in seen.shapes if _within(path, name)]
         if not inside:
@@ -187,7 +191,7 @@ def _has_parameters(module: nn.Module) -> bool:
 
 
 def _work(module: nn.Module, name: str, seen: Trace) -> float:
-    """Multiplications, about: each layer's own parameters times the places of its output."""
+    """Approximate multiplications: each layer's parameters times its output positions."""
     work = 0.0
     for own, layer in module.named_modules():
         shape = seen.shapes.get(_join(name, own) if own else name)

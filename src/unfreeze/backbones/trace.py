@@ -1,4 +1,4 @@
-"""One forward pass without arithmetic: which module ran when, and what shape came out."""
+"""Traces a forward pass on the meta device: order and output shape of each module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ Shape = tuple[int, ...]
 
 @dataclass
 class Trace:
-    """What one image's way through a network showed.
+    """The record of one image's forward pass.
 
-    `order`: modules by name in the order they were first entered (0, 1, ...); `shapes`: the last
-    output shape of each; `output`: what the network returned; `parameters`: the stand-ins it was
-    computed from, still connected to `output` for a gradient.
+    `order`: position of each module by name, in the order of first calls (0, 1, ...); `shapes`:
+    the last output shape of each; `output`: the network's output; `parameters`: the copies it was
+    computed from, still attached to the autograd graph of `output`.
     """
 
     order: dict[str, int] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Trace:
     parameters: dict[str, Tensor] = field(default_factory=dict)
 
     def reached(self, names: list[str]) -> bool:
-        """Whether every one of these parameters takes part in the output."""
+        """Whether the output depends on every one of these parameters."""
         wanted = [self.parameters[name] for name in names]
         if not wanted or not self.output.requires_grad:
             return not wanted
@@ -39,7 +39,7 @@ class Trace:
 
 
 def input_size(model: nn.Module) -> int:
-    """Side of the square image a network was made for: its library's word, else 224."""
+    """Side in pixels of the images a network was designed for, as declared; else 224."""
     declared = getattr(model, "default_cfg", None)
     if declared:
         return int(declared["input_size"][-1])
@@ -49,18 +49,19 @@ def input_size(model: nn.Module) -> int:
 
 @isolated()
 def trace(model: nn.Module, size: tuple[int, int] | None = None) -> Trace:
-    """Send one [1, 3, height, width] image through in evaluation mode; `model` stays as it is.
+    """Trace one [1, 3, height, width] image in evaluation mode; `model` is not modified.
 
-    `size`: height and width, by default those the network was made for.
+    `size`: (height, width), by default the network's input size. UsageError if the network does
+    not accept it.
 
-    Runs on the meta device, so that a large network costs milliseconds and no memory; a network
-    that must see numbers (rare) is run on zeros instead, which gives the same shapes.
+    Runs on the meta device, so that a large network takes milliseconds and no memory; a network
+    that needs real values (rare) is run on zeros instead, which gives the same shapes.
     """
     height, width = size or (input_size(model), input_size(model))
     try:
         return _trace(model, height, width, torch.device("meta"))
     except (RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError):
-        pass  # timm and torchvision assert sizes; the second attempt says it in words
+        pass  # timm and torchvision assert sizes; the second attempt reports it
     try:
         return _trace(model, height, width, next(model.parameters()).device)
     except (RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError) as error:
@@ -71,7 +72,7 @@ def trace(model: nn.Module, size: tuple[int, int] | None = None) -> Trace:
 
 
 def operations(model: nn.Module, side: int) -> float:
-    """Multiplications and additions of one [1, 3, side, side] image's forward pass."""
+    """FLOPs (multiplications and additions) of one [1, 3, side, side] image's forward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as count:
@@ -99,14 +100,14 @@ def _trace(model: nn.Module, height: int, width: int, device: torch.device) -> T
 
 
 def _own(tensor: Tensor, device: torch.device) -> Tensor:
-    """A stand-in that autograd may follow, also for a tensor made under `inference_mode`."""
+    """A detached copy that autograd accepts, also of a tensor created under `inference_mode`."""
     moved = tensor.detach().to(device)
     return moved.clone() if moved.is_inference() else moved
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each module's own mode again afterwards."""
+    """Within the block the model is in evaluation mode; then each module's mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

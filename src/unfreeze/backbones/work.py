@@ -1,4 +1,4 @@
-"""What a network computes, counted from shapes, and how fast this machine computes it."""
+"""FLOPs of a network, counted from shapes, and the measured speed of this machine."""
 
 import copy
 import time
@@ -14,14 +14,14 @@ from unfreeze.backbones.trace import evaluating
 from unfreeze.runtime.devices import autocast
 
 _REPEATS = 3
-_FEW, _SOME = 2, 8  # images of a first pass, and of one that is known to be cut off
+_FEW, _SOME = 2, 8  # images of the first pass, and of a pass that will be interrupted
 
 
 @dataclass(frozen=True)
 class Work:
-    """Operations for one image: `forward` and `training` (forward and backward).
+    """FLOPs per image: `forward`, and `training` (forward and backward).
 
-    `kept`: bytes in fp32 that the backward pass needs of it.
+    `kept`: bytes of fp32 activations saved for the backward pass, per image.
     """
 
     forward: float
@@ -30,15 +30,15 @@ class Work:
 
 
 class Kept:
-    """Adds up the storages that autograd keeps, each once; those of `known` tensors never."""
+    """Sums the bytes of storages saved by autograd, each once, without those of `known` tensors."""
 
     def __init__(self, known: Sequence[Tensor]) -> None:
         self.seen = {tensor.untyped_storage()._cdata for tensor in known}
-        self.held: list[Any] = []  # so that no address is used twice
+        self.held: list[Any] = []  # references, so that no address is reused
         self.bytes = 0
 
     def take(self, tensor: Tensor) -> Tensor:
-        """Called by autograd for each tensor that it keeps."""
+        """The pack hook: called by autograd for each tensor that it saves."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self.seen:
             self.seen.add(storage._cdata)
@@ -48,9 +48,10 @@ class Kept:
 
 
 def work_of(network: nn.Module, frozen: Collection[str], side: int) -> Work | None:
-    """The work for images of `side` pixels while these parameters are frozen.
+    """FLOPs and activation memory for images of `side` pixels with these parameters frozen.
 
-    Runs on the meta device: no arithmetic, no memory. None for a network that has to see numbers.
+    Runs on the meta device, without computation or memory. None for a network that needs real
+    values.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -68,16 +69,16 @@ def work_of(network: nn.Module, frozen: Collection[str], side: int) -> Work | No
             forward = counter.get_total_flops()
             if output.requires_grad:
                 output.sum().backward()
-        # a network says in its own way that it cannot be followed, or not at this size
+        # networks raise different errors where they cannot run on meta or at this size
         except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError):
             return None
     return Work(forward / 2, counter.get_total_flops() / 2, kept.bytes // 2)
 
 
 def product_speed(seconds: float = 0.05) -> float:
-    """Operations a second of a product of matrices on this CPU, as busy as it is now."""
+    """FLOPs per second of a matrix product on this CPU, under its current load."""
     square, count = torch.ones(512, 512), 0
-    square @ square  # the first one finds nothing in place
+    square @ square  # warm-up
     began = time.perf_counter()
     while not count or time.perf_counter() - began < seconds:
         square @ square
@@ -87,7 +88,7 @@ def product_speed(seconds: float = 0.05) -> float:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how a network is computed."""
+    """The device and precision of a computation."""
 
     device: torch.device
     precision: str
@@ -103,11 +104,11 @@ def measured_speed(
     training: bool = True,
     seconds: float = 1.0,
 ) -> float | None:
-    """Operations a second of this network here, measured in about `seconds`; None if it fails.
+    """FLOPs per second of this network here, measured in about `seconds`; None if it fails.
 
-    `rows`: images of a batch. Fewer are taken where they would take too long, and a pass that still
-    does is cut off between two layers: what was computed by then counts. `network` and the random
-    numbers stay as they are.
+    `rows`: batch size. Fewer images are used if they would take too long, and a pass that still
+    does is interrupted between two layers: the FLOPs up to there count. `network` and the random
+    state are unchanged.
     """
     cuda = machine.device.type == "cuda"
     with torch.random.fork_rng(devices=[machine.device] if cuda else []):
@@ -126,21 +127,21 @@ def measured_speed(
 
 
 class _Late(Exception):
-    """A pass took too long."""
+    """The pass exceeded its time."""
 
 
 class _Trial:
-    """Passes of a network over made-up images that end about `seconds` after the first began."""
+    """Times passes of a network over zero images, for about `seconds` in total."""
 
     def __init__(self, network: nn.Module, side: int, machine: Machine, seconds: float) -> None:
         self.network, self.side, self.machine, self.seconds = network, side, machine, seconds
         self.until = time.perf_counter() + seconds / 2
 
     def speed(self, most: int, each: float) -> float | None:
-        """Operations a second, with up to `most` images as time allows; `each` of an image."""
+        """FLOPs per second with batches of up to `most` images; `each`: FLOPs per image."""
         rows = min(most, _FEW)
         try:
-            _, whole = self._counted(rows)  # the first one finds nothing in place
+            _, whole = self._counted(rows)  # warm-up
             if not whole:
                 self.until = time.perf_counter() + self.seconds / 2
                 return self._counted(min(most, _SOME))[0]
@@ -155,7 +156,7 @@ class _Trial:
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return None
-        except (RuntimeError, TypeError, ValueError):  # not made for such images
+        except (RuntimeError, TypeError, ValueError):  # does not accept such images
             return None
         return each * rows * len(spents) / max(sum(spents), 1e-9)
 
@@ -163,7 +164,7 @@ class _Trial:
         return time.perf_counter() + seconds < self.until
 
     def _counted(self, rows: int) -> tuple[float, bool]:
-        """Operations a second of a pass, and whether it went through or was cut off."""
+        """(FLOPs per second of a pass, whether it completed before the time was up)."""
         from torch.utils.flop_counter import FlopCounterMode
 
         began, whole = time.perf_counter(), True
