@@ -368,5 +368,5 @@ def test_trap_ix_code_beside_bookkeeping_is_still_refused(tmp_path, foreign):
 
 def test_a_whole_pickled_network_is_named(tmp_path):
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "w.pth")
-    with pytest.raises(UnsafeFile, match="a whole model, not its weights"):
+    with pytest.raises(UnsafeFile, match="a pickled model, not a state dict"):
         read_checkpoint(tmp_path / "w.pth")

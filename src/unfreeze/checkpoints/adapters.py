@@ -1,8 +1,8 @@
-"""Low-rank adapters beside the weights: merged where their scale is known, refused by name else.
+"""Merges LoRA adapters into the weights, and refuses adapters that cannot be merged exactly.
 
-A network that was tuned with LoRA keeps its old weights W and two small matrices beside them; what
-it computes with is W + (alpha / r) B A (Hu et al., arXiv 2106.09685). Whoever loads W alone gets
-the network from before the tuning.
+A network tuned with LoRA stores its original weights W and two small matrices; its effective
+weights are W + (alpha / r) B A (Hu et al., arXiv 2106.09685). Loading W alone would give the
+network before tuning.
 """
 
 import json
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unfreeze.errors import WeightsError
 
-# names that only adapters have, of PEFT, loralib and kohya's tools
+# parameter names of adapters in PEFT, loralib and kohya's tools
 _ADAPTER = re.compile(
     r"(?:^|[._])(?:lora_(?!alpha)\w+|hada_w\d\w*|lokr_w\d\w*|ia3_l|oft_[rR]|oft_blocks|boft_\w+"
     r"|vera_lambda_\w+|dora_scale|adapter_(?:down|up)|prompt_embeddings)(?:\.|$)"
@@ -32,7 +32,7 @@ _MERGE = (
 
 @dataclass(frozen=True)
 class Merged:
-    """Tensors without adapters, and how many layers were changed by merging."""
+    """Tensors without adapters, and the number of layers with merged adapters."""
 
     tensors: dict[str, Tensor]
     layers: int = 0
@@ -43,17 +43,17 @@ class _Unmergeable(Exception):
 
 
 def adapters_in(names: Iterable[str]) -> list[str]:
-    """Names of tensors that belong to adapters and not to a network."""
+    """Names of adapter tensors."""
     return [name for name in names if _ADAPTER.search(name)]
 
 
 def merged(
     tensors: Mapping[str, Tensor], meta: Mapping[str, Any], place: Path | None, name: str
 ) -> Merged:
-    """The tensors with their LoRA adapters merged; as they are where there are none.
+    """The tensors with their LoRA adapters merged; unchanged if there are none.
 
-    `meta`: plain values in the file; `place`: the file, whose neighbour adapter_config.json may
-    say alpha; `name`: what messages call it. WeightsError where adapters cannot be merged exactly.
+    `meta`: the file's metadata; `place`: its path, for adapter_config.json beside it (None: no
+    file); `name`: for messages. WeightsError if adapters cannot be merged exactly.
     """
     found = adapters_in(tensors)
     if not found:
@@ -62,8 +62,7 @@ def merged(
         return _merged(tensors, found, _settings(meta, place))
     except _Unmergeable as why:
         raise WeightsError(
-            f"{name} holds adapters beside the weights ({len(found)} tensors such as {found[0]}), "
-            f"and {why}.",
+            f"{name} contains adapters ({len(found)} tensors such as {found[0]}), and {why}.",
             _MERGE,
         ) from why
 
@@ -82,7 +81,7 @@ def _merged(tensors: Mapping[str, Tensor], found: list[str], settings: Mapping[s
             (w for w in (f"{base}.base_layer.weight", f"{base}.weight") if w in plain), ""
         )
         if not weight:
-            raise _Unmergeable(f"the weights of {base} are not in it")
+            raise _Unmergeable(f"it lacks the weights of {base}")
         down, up = tensors[name], tensors[_partner(name)]
         share = _alpha(base, plain, settings) / _rank(down.shape[0], settings)
         plain[weight] = plain[weight] + share * _product(down, up, plain[weight])
@@ -91,7 +90,7 @@ def _merged(tensors: Mapping[str, Tensor], found: list[str], settings: Mapping[s
 
 
 def _named(name: str) -> str:
-    """A name as it was before PEFT wrapped the layer, or put a trained copy beside it."""
+    """A parameter name without the wrappers of PEFT."""
     return re.sub(r"\.modules_to_save\.\w+\.", ".", name.replace(".base_layer.", "."))
 
 
@@ -112,7 +111,7 @@ def _is_up(name: str, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _alpha(base: str, plain: Mapping[str, Tensor], settings: Mapping[str, Any]) -> float:
-    """Alpha of a layer: its own tensor's, else that of the settings."""
+    """Alpha of a layer: from its own tensor, else from the settings."""
     own = plain.get(f"{base}.alpha")
     if own is not None:
         return float(own)
@@ -131,7 +130,7 @@ def _rank(rank: int, settings: Mapping[str, Any]) -> float:
 
 
 def _product(down: Tensor, up: Tensor, weight: Tensor) -> Tensor:
-    """B A in the shape of the weight they change."""
+    """B A in the shape of `weight`."""
     if up.dim() > 2 and up.shape[2:].numel() != 1:
         raise _Unmergeable("an upper matrix is a convolution larger than 1x1")
     change = up.float().flatten(1) @ down.float().flatten(1)
@@ -143,7 +142,7 @@ def _product(down: Tensor, up: Tensor, weight: Tensor) -> Tensor:
 
 
 def _settings(meta: Mapping[str, Any], place: Path | None) -> dict[str, Any]:
-    """What the file, or adapter_config.json beside it, says of its adapters."""
+    """Adapter settings from the file's metadata and from adapter_config.json beside it."""
     said: dict[str, Any] = {}
     for values in (meta, *(v for v in meta.values() if isinstance(v, Mapping))):
         said |= {k: v for k, v in values.items() if k.startswith(("lora_", "use_", "fan_in"))}

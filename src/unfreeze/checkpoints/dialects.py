@@ -1,8 +1,8 @@
-"""The same networks under the names of other libraries, where a rule leads from one to the other.
+"""Translates parameter names between libraries (transformers, timm, torchvision) by rules.
 
-Transformers' ViT, DeiT and DINOv2 keep query, key and value apart where timm has them as one
-matrix; its ResNet has the shortcut before the layers. Torchvision and timm name the parts of a
-vision transformer differently and hold the same numbers.
+Transformers' ViT, DeiT and DINOv2 store query, key and value separately where timm has one matrix;
+its ResNet has the shortcut before the layers. torchvision and timm use different names for the
+same parameters of a vision transformer.
 """
 
 import re
@@ -21,7 +21,7 @@ _KEY_VALUE = {
     "q": ("k", "v"),
 }
 
-# (pattern of the whole name without what stands before it, the name in timm's words)
+# (pattern of the name without its prefix, timm's name)
 _TRANSFORMERS_VIT: Rules = (
     (r"embeddings\.cls_token", "cls_token"),
     (r"embeddings\.distillation_token", "dist_token"),
@@ -75,10 +75,10 @@ _PARTS = {"convolution": ("conv", "downsample.0"), "normalization": ("bn", "down
 
 
 def variants(found: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, tuple[str, ...]]]]:
-    """(whose names these are, new name -> names in the file) for each rule that fits some names.
+    """(library, translated name -> names in the file) for each set of rules that applies.
 
-    Of several names in the file the tensors are to be joined along their first dimension. A
-    variant holds what its rules name and, under its own name, everything else.
+    Tensors of several names are to be concatenated along their first dimension. Names without a
+    rule keep their own name.
     """
     whole = fused(found)
     plain = {name: (name,) for name in found}
@@ -96,11 +96,11 @@ def variants(found: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, tuple[
         if any(name.endswith(telling) for name in found):
             yield owner, _rewritten(plain, rules)
     if len(whole) < len(plain):
-        yield "a library that keeps query, key and value apart", whole
+        yield "a library with separate query, key and value", whole
 
 
 def fused(found: Mapping[str, Shape]) -> dict[str, tuple[str, ...]]:
-    """New name -> names in the file: query, key and value of one layer as one entry `qkv`."""
+    """New name -> names in the file, with query, key and value of a layer as one `qkv`."""
     joined: dict[str, tuple[str, ...]] = {}
     taken: set[str] = set()
     for name in found:
@@ -117,7 +117,7 @@ def fused(found: Mapping[str, Shape]) -> dict[str, tuple[str, ...]]:
 
 
 def shape_of(names: tuple[str, ...], found: Mapping[str, Shape]) -> Shape:
-    """The shape of entries joined along their first dimension."""
+    """The shape of tensors concatenated along their first dimension."""
     first = found[names[0]]
     if len(names) == 1:
         return first
@@ -125,7 +125,7 @@ def shape_of(names: tuple[str, ...], found: Mapping[str, Shape]) -> Shape:
 
 
 def _rewritten(names: Mapping[str, tuple[str, ...]], rules: Rules) -> dict[str, tuple[str, ...]]:
-    """Names by the first rule that fits the end of each; {} where none fits any."""
+    """Names translated by the first rule that matches the end of each; {} if none matches."""
     made: dict[str, tuple[str, ...]] = {}
     ruled = 0
     for name, olds in names.items():
@@ -141,7 +141,7 @@ def _rewritten(names: Mapping[str, tuple[str, ...]], rules: Rules) -> dict[str, 
 
 
 def _resnet(found: Mapping[str, Shape]) -> dict[str, tuple[str, ...]]:
-    """Transformers' ResNet in torchvision's words; {} where it is none."""
+    """Transformers' ResNet in torchvision's names; {} if it is not one."""
     made: dict[str, tuple[str, ...]] = {}
     ruled = 0
     for name in found:

@@ -1,4 +1,4 @@
-"""Whether a file holds what was written: checksums of archives, and our own of tensors."""
+"""File integrity: checksums of zip archives, SHA-256 digests of tensors and files."""
 
 import errno
 import functools
@@ -12,10 +12,10 @@ import torch
 
 
 def archive_fault(path: Path) -> tuple[str, bool]:
-    """(what is wrong with a zip archive, whether its checksums were compared).
+    """(fault of a zip archive, whether its checksums were verified); "" for an intact archive.
 
-    "" where every member is as it was written. PyTorch can be told to write no checksums
-    (`set_crc32_options`): all of them are 0 then, and nothing can be compared.
+    PyTorch can write archives without checksums (`set_crc32_options`): all of them are 0 then, and
+    nothing can be verified.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -35,7 +35,7 @@ def archive_fault(path: Path) -> tuple[str, bool]:
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values, in the order of the names."""
+    """SHA-256 over names, dtypes, shapes and values, sorted by name."""
     whole = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -45,9 +45,9 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def expected_hash(path: Path) -> str:
-    """The beginning of the SHA-256 that a file's own name promises; "" where it promises none.
+    """The SHA-256, or its first digits, in a file's name; "" if the name contains none.
 
-    The Hugging Face cache calls its blobs by their hash; torchvision's published files end with
+    Blobs in the Hugging Face cache are named by their hash; torchvision's published files end with
     the first digits of theirs.
     """
     blob = path.resolve().name

@@ -1,4 +1,4 @@
-"""Names in a checkpoint brought together with names in a network, by search instead of a list."""
+"""Matches a checkpoint's parameter names with a network's, by search instead of fixed rules."""
 
 import math
 import re
@@ -12,18 +12,18 @@ from unfreeze.checkpoints.respelled import numbered, renamed
 
 Shape = tuple[int, ...]
 
-# How many (strip, add) pairs are tried in full, those with the most agreeing weights first.
+# How many (strip, add) prefixes are tried in full, those with the most matching weights first.
 TRIED = 64
-# Of two copies that fit equally well the averaged one is taken: it is the better network.
+# Words for averaged (EMA) weights: of two copies that match equally, the averaged one is used.
 AVERAGED = {"ema", "teacher", "averaged", "average"}
-# Below this share the names are also read as children by number, as those of other libraries, and
-# at last not at all.
+# Below this matched share, names are also read as numbered children and as other libraries' names,
+# and finally ignored in favour of the order of shapes.
 PLAIN = 0.9
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A name that fits and a shape that does not."""
+    """A tensor of the file whose name matches an entry of the network, but not its shape."""
 
     found: str
     wanted: str
@@ -35,11 +35,11 @@ class Mismatch:
 class Match:
     """Which tensor of a file belongs to which entry of a network.
 
-    `prefix`: what stood before the names in the file; `pairs`: wanted name -> name in the file;
-    `missing`: wanted names the file lacks; `unexpected`: names in the file that found no place;
-    `share`: matched elements / wanted elements, 0..1; `joined`: names in `pairs` that are not in
-    the file -> those that make them, one below the other; `how`: in words, where not by plain
-    names; `doubt`: why a pairing by order was not taken; `notes`: what else is done to fit.
+    `prefix`: prefix of the names in the file; `pairs`: name in the network -> name in the file;
+    `missing`: names of the network that the file lacks; `unexpected`: unmatched names of the file;
+    `share`: matched elements / elements of the network, 0..1; `joined`: names in `pairs` that are
+    concatenated from these names of the file; `how`: the way of matching in words, "" for plain
+    names; `doubt`: why a match by order of shapes was rejected; `notes`: shape adaptations.
     """
 
     prefix: str
@@ -56,7 +56,7 @@ class Match:
 
 @dataclass(frozen=True)
 class _Repair:
-    """Take `strip` off the front of a name in the file, put `add` there."""
+    """Replaces the prefix `strip` of a name in the file by `add`."""
 
     strip: str = ""
     add: str = ""
@@ -66,14 +66,15 @@ class _Repair:
 
 
 def match(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
-    """The pairing of names with the most matched elements (by name and shape).
+    """The match with the most elements of equal name and shape.
 
-    Tried are all leading parts (`module.`, `model.backbone.`, ...) that make some name of the file
-    end like a wanted one; inside a name, parts that no wanted name has (`features.module.0`) are
-    passed over, and `norm.1` or `norm_1` is taken for `norm1`. What then lacks is sought under
-    another word for one part (`shortcut`, `downsample`), and where that is much, under the numbers
-    of the network's children (`4.0.conv1` for `layer1.0.conv1`), under the names of other
-    libraries, and by the order of shapes. Pure: shapes in, names out.
+    `found`: shapes in the file by name; `wanted`: shapes in the network. All prefixes (`module.`,
+    `model.backbone.`, ...) are tried with which some name of the file ends like one of the
+    network; inside a name, unknown parts (`features.module.0`) are skipped, and `norm.1` or
+    `norm_1` matches `norm1`. Missing names are then searched with another word for one part
+    (`shortcut`, `downsample`). If much is still missing, the network's children by number
+    (`4.0.conv1` for `layer1.0.conv1`), the names of other libraries and the order of shapes are
+    tried. Pure: shapes in, names out.
     """
     best = _by_name(found, wanted)
     if best.share < PLAIN:
@@ -87,7 +88,7 @@ def match(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
 
 
 def _in_other_words(best: Match, found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
-    """The pairing by other libraries' names or by the order of shapes, where that is better."""
+    """The match by other libraries' names or by the order of shapes, if better than `best`."""
     translated = list(variants(found))
     for owner, names in translated:
         shapes = {new: shape_of(olds, found) for new, olds in names.items()}
@@ -116,7 +117,7 @@ def _in_other_words(best: Match, found: Mapping[str, Shape], wanted: Mapping[str
 def _translated(
     made: Match, names: Mapping[str, tuple[str, ...]], found: Mapping[str, Shape], how: str
 ) -> Match:
-    """A match of translated entries in the words of the file; of joined ones in their own."""
+    """A match of translated names with the file's names; concatenated tensors keep the new one."""
     pairs = {
         want: names[new][0] if len(names[new]) == 1 else new for want, new in made.pairs.items()
     }
@@ -156,7 +157,7 @@ def _by_name(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
 def _as_written(
     made: Match, prefix: str, names: Mapping[str, str], found: Mapping[str, Shape]
 ) -> Match:
-    """A match of renamed entries in the words of the file."""
+    """A match of renamed entries, with the names of the file."""
     pairs = {want: names[new] for want, new in made.pairs.items()}
     clashing = tuple(replace(clash, found=names[clash.found]) for clash in made.mismatched)
     used = {*pairs.values(), *(clash.found for clash in clashing)}
@@ -179,7 +180,7 @@ def _by_another_word(
 
 
 def is_averaged(path: str) -> bool:
-    """Whether a dotted path has a word for averaged weights in it: `model_ema`, `teacher`."""
+    """Whether a dotted path contains a word for averaged weights: `model_ema`, `teacher`."""
     return not AVERAGED.isdisjoint(re.split(r"[._]", path.lower()))
 
 
@@ -197,7 +198,7 @@ def _score(
 def _candidates(
     found: Mapping[str, Shape], inner: Mapping[str, str], wanted: Mapping[str, Shape]
 ) -> list[_Repair]:
-    """Repairs on which some names agree; plain first, then by the weights that speak for them."""
+    """Prefix replacements that some names suggest: none first, then by number of elements."""
     endings: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in wanted:
         for start, ending in _endings(name):
@@ -219,7 +220,7 @@ def _agreeing(
     endings: Mapping[str, list[tuple[str, str]]],
     wanted: Mapping[str, Shape],
 ) -> list[_Repair]:
-    """Repairs by the longest ending this name shares with wanted names of its shape."""
+    """Replacements by the longest ending shared with names of the network of the same shape."""
     for strip, ending in _endings(name):
         starts = [start for start, want in endings.get(ending, ()) if wanted[want] == shape]
         if starts:
@@ -228,7 +229,7 @@ def _agreeing(
 
 
 def _squeezable(name: str, shape: Shape, squeezed: set[tuple[str, Shape]]) -> list[_Repair]:
-    """The repair that leaves a wanted name but for what separates its parts."""
+    """The replacement that gives a name of the network up to separators."""
     for strip, ending in _endings(name):
         if (_squeezed(ending), shape) in squeezed:
             return [_Repair(strip)]
@@ -236,7 +237,7 @@ def _squeezable(name: str, shape: Shape, squeezed: set[tuple[str, Shape]]) -> li
 
 
 def _endings(name: str) -> Iterable[tuple[str, str]]:
-    """(`a.b.`, `c`) for every place at which a dotted name can be cut, longest ending first."""
+    """(`a.b.`, `c`) for every split of a dotted name, the longest ending first."""
     parts = name.split(".")
     for cut in range(len(parts)):
         yield "".join(f"{part}." for part in parts[:cut]), ".".join(parts[cut:])
@@ -248,7 +249,7 @@ def _paired(
     inner: Mapping[str, str],
     wanted: Mapping[str, Shape],
 ) -> dict[str, str]:
-    """Wanted name -> found name: as written, then without wrappers inside, then without dots."""
+    """Network name -> file name: as written, then without inner wrappers, then without dots."""
     pairs: dict[str, str] = {}
     for write in (lambda name: name, lambda name: inner[name]):
         taken = set(pairs.values())
@@ -280,12 +281,12 @@ def _without_dots(
 
 
 def _squeezed(name: str) -> str:
-    """A name without what separates its parts: timm's feature extractors write `stages_0`."""
+    """A name without separators: timm's feature extractors write `stages_0`."""
     return name.replace(".", "").replace("_", "")
 
 
 def _unwrapped(name: str, known: set[str]) -> str:
-    """A name without the unknown parts that stand between known ones: wrappers, not layers."""
+    """A name without unknown parts between known ones: those are wrappers, not layers."""
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part in known), len(parts))
     middle = [part for part in parts[first:-1] if part in known or part.isdecimal()]

@@ -1,4 +1,4 @@
-"""The model that travels: `model.safetensors` with plain names, `model.json` with all else."""
+"""The `model/` folder: weights in `model.safetensors`, everything else in `model.json`."""
 
 import hashlib
 import json
@@ -24,18 +24,18 @@ TENSORS = "model.safetensors"
 CARD = "model.json"
 DIGEST = "unfreeze_sha256"  # in the header of our safetensors files
 _COPY = "Copy the whole model/ folder again."
-SEEN = "seen_images.npz"  # what tells the images of the training from others
+SEEN = "seen_images.npz"  # hashes of the training images, to detect data leakage
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the tensors are: enough to build the network and to use it.
+    """The contents of `model.json`: what is needed to build and use the network.
 
-    `kind`: "backbone" or "classifier"; `arch`, `stem`: for `backbones.build`; `head`: how the head
-    was made ("replace"), "none" for a backbone; `classes`: names in the order of the scores;
-    `preprocess`: as `Preprocess.as_dict()` writes it; `temperature`: what scores are divided by
-    before they become probabilities; `provenance`: where the weights come from; `sha256`: digests
-    of the tensors that the card is for (two while a model is being replaced; none in a checkpoint).
+    `kind`: "backbone" or "classifier"; `arch`, `stem`: for `backbones.build`; `head`: the `--head`
+    option, "none" for a backbone; `classes`: names in the order of the scores; `preprocess`: from
+    `Preprocess.as_dict()`; `temperature`: divisor of the scores before the softmax (calibration);
+    `provenance`: where the weights come from; `sha256`: digests of the tensors that belong to the
+    card (two while a model is being replaced; none in a checkpoint).
     """
 
     kind: str
@@ -56,7 +56,7 @@ class ModelCard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelCard":
-        """The reverse of `as_dict`; WeightsError where the format or a field is not ours."""
+        """The inverse of `as_dict`; WeightsError for another format version or missing fields."""
         version = values.get("format_version")
         if version != FORMAT_VERSION:
             raise WeightsError(
@@ -73,19 +73,20 @@ class ModelCard:
 
 
 def save_model(folder: str | Path, tensors: Mapping[str, torch.Tensor], card: ModelCard) -> None:
-    """Write both files into `folder`, each whole or not at all; the card last.
+    """Write both files into `folder`, each atomically, the card last.
 
-    WeightsError for names with a wrapper's `module.` in front: other tools would not find them.
+    WeightsError for names with the prefix `module.` of a wrapper, which other tools do not expect.
     """
     wrapped = next((name for name in tensors if name.startswith("module.")), None)
     if wrapped is not None:
         raise WeightsError(
-            f"'{wrapped}' carries the prefix of a wrapper.", "Save the wrapped network's own state."
+            f"'{wrapped}' has the prefix of a wrapper.",
+            "Save the state_dict() of the unwrapped model.",
         )
     place, whole = Path(folder), _own_memory(tensors)
     new = digest(whole)
     old = _digests(place) - {new}
-    if old:  # a crash between the two writes leaves a pair that fits
+    if old:  # so that a crash between the two writes leaves a consistent pair
         write_card(place, replace(card, sha256=(new, *sorted(old))))
     with replacing(place / TENSORS) as temporary:
         _save(whole, temporary, new)
@@ -93,20 +94,23 @@ def save_model(folder: str | Path, tensors: Mapping[str, torch.Tensor], card: Mo
 
 
 def write_card(folder: str | Path, card: ModelCard) -> None:
-    """Write `model.json` with a checksum over all that stands in it."""
-    values = clean_all(json.loads(json.dumps(card.as_dict())))  # as a reader will see them
+    """Write `model.json`, with a checksum of its contents."""
+    values = clean_all(json.loads(json.dumps(card.as_dict())))  # as they will be read
     write_json(Path(folder) / CARD, {**values, "checksum": _checksum(values)})
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """A safetensors file with a digest of its tensors in the header; whole or not at all."""
+    """Write a safetensors file atomically, with a digest of its tensors in the header."""
     whole = _own_memory(tensors)
     with replacing(path) as temporary:
         _save(whole, temporary, digest(whole))
 
 
 def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
-    """Tensors (on the CPU) and card of a run's folder, its `model/` folder, or a file in that."""
+    """(tensors on the CPU, card) of a run, its `model/` folder, or a file in that.
+
+    WeightsError if there is no model, or its tensors or card are damaged.
+    """
     folder = model_folder(path)
     if folder is None:
         raise _no_model(path)
@@ -127,7 +131,7 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
 
 
 def model_folder(path: str | Path) -> Path | None:
-    """The folder with model.json that a path means; None where there is none."""
+    """The folder with model.json of a run, model folder or file in it; None if there is none."""
     place = Path(path)
     if place.name in (CARD, TENSORS):
         place = place.parent
@@ -135,7 +139,7 @@ def model_folder(path: str | Path) -> Path | None:
 
 
 def card_of(path: str | Path) -> ModelCard:
-    """The card of a run's folder or its `model/` folder, without reading the tensors."""
+    """The model card of a run or its `model/` folder, without reading the tensors."""
     folder = model_folder(path)
     if folder is None:
         raise _no_model(path)
@@ -153,7 +157,7 @@ def _save(tensors: dict[str, torch.Tensor], path: Path, sha256: str) -> None:
     try:
         save_file(tensors, path, metadata={"format": "pt", DIGEST: sha256})
     except SafetensorError as error:
-        # the library wraps what the system said, a full disk too
+        # safetensors wraps OS errors, such as a full disk
         said = re.search(r"os error (\d+)", str(error))
         if said is None:
             raise
@@ -169,7 +173,7 @@ def _read_card(path: Path) -> ModelCard:
         raise WeightsError(f"{path} is not a model card.")
     written = values.pop("checksum", "")
     card = ModelCard.from_dict(values)
-    # null: somebody edited the file by hand and says so
+    # null: the user edited the file and disabled the check
     if written is not None and written != _checksum(values):
         raise WeightsError(
             f"{path} was damaged or edited after it was written: its checksum does not match.",
@@ -184,7 +188,7 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def _digests(folder: Path) -> set[str]:
-    """Of the tensors that the card in a folder is for; none where there is no sound card."""
+    """Digests in the card of a folder; none without a valid card."""
     try:
         return set(_read_card(folder / CARD).sha256)
     except (OSError, WeightsError):
@@ -192,7 +196,7 @@ def _digests(folder: Path) -> set[str]:
 
 
 def _own_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same values on the CPU, contiguous, no two in one memory (tied weights are doubled)."""
+    """Contiguous copies on the CPU that share no memory (tied weights are duplicated)."""
     seen: set[int] = set()
     whole: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():

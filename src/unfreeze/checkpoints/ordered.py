@@ -1,8 +1,8 @@
-"""The same network under names that no rule knows: paired by the order of shapes, or not at all.
+"""Matches a network with unknown parameter names by the order of shapes, if that is unambiguous.
 
-Two implementations of one network mostly define its layers in the same order, so that their state
-dicts are the same sequence of shapes. That is a proof only where nothing could be exchanged: of
-layers of the same shapes the names must tell the order, by their numbers or by the same words.
+Two implementations of a network mostly define its layers in the same order, so that their state
+dicts are the same sequence of shapes. This is conclusive only if no layers could be swapped: for
+layers with equal shapes the names must show the order, by numbers or by common words.
 """
 
 import re
@@ -13,7 +13,7 @@ from itertools import pairwise
 
 Shape = tuple[int, ...]
 
-# what the last part of a name says an entry is, in PyTorch's words
+# last part of a parameter name -> its role, with PyTorch's name
 _ROLES = {
     **dict.fromkeys(("weight", "kernel", "gamma", "w", "scale"), "weight"),
     **dict.fromkeys(("bias", "beta", "b", "offset"), "bias"),
@@ -22,12 +22,12 @@ _ROLES = {
 }
 _PLAIN = {name: name for name in ("weight", "bias", "running_mean", "running_var")}
 _COUNTS = "num_batches_tracked"
-FEWEST = 4  # layers: a shorter sequence proves nothing
+FEWEST = 4  # layers; a shorter sequence is not conclusive
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A matrix or kernel with the vectors that follow it: names and shapes in their order."""
+    """A matrix or kernel with the vectors that follow it: names and shapes in order."""
 
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
@@ -35,17 +35,17 @@ class _Layer:
 
 @dataclass(frozen=True)
 class InOrder:
-    """Wanted name -> name in the file. `doubt`: why this is no proof, "" where it is one."""
+    """`pairs`: network name -> file name; `doubt`: why the match is ambiguous, "" if it is not."""
 
     pairs: dict[str, str]
     doubt: str = ""
 
 
 def in_order(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> InOrder | None:
-    """The pairing by the order of shapes; None where the two sequences are not the same.
+    """The match by the order of shapes; None if the two sequences differ.
 
-    The wanted layers must stand in the file one after the other; the last one (a head) may be for
-    another number of classes, or absent. num_batches_tracked is left out of the order.
+    The network's layers must be consecutive in the file; the last one (a head) may have another
+    number of classes, or be absent. num_batches_tracked is ignored in the order.
     """
     ours, theirs = _layers(wanted), _layers(found)
     for wide, cut in ((ours, 0), (ours[:-1], 1)):
@@ -53,7 +53,7 @@ def in_order(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> InOrder
             return None
         starts = _places(theirs, wide)
         if len(starts) > 1:
-            return InOrder({}, f"the network stands in the file {len(starts)} times")
+            return InOrder({}, f"the network occurs {len(starts)} times in the file")
         if starts:
             same = theirs[starts[0] : starts[0] + len(wide)]
             return _proved(wide, same, _counts(found, wanted) if not cut else {})
@@ -72,7 +72,7 @@ def _layers(shapes: Mapping[str, Shape]) -> list[_Layer]:
 
 
 def _places(theirs: Sequence[_Layer], ours: Sequence[_Layer]) -> list[int]:
-    """Where the whole of ours stands in theirs."""
+    """Positions in the file's layers at which all of the network's layers begin."""
     left, right = [one.shapes for one in theirs], [one.shapes for one in ours]
     return [
         start
@@ -92,24 +92,24 @@ def _proved(ours: Sequence[_Layer], theirs: Sequence[_Layer], counts: Mapping[st
 
 
 def _counts(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> dict[str, str]:
-    """Batch counts by their order, where both sides have as many."""
+    """num_batches_tracked entries in order, if both sides have equally many."""
     have = [name for name in found if name.endswith(_COUNTS)]
     want = [name for name in wanted if name.endswith(_COUNTS)]
     return dict(zip(want, have, strict=True)) if len(have) == len(want) else {}
 
 
 def _other_role(ours: Sequence[_Layer], theirs: Sequence[_Layer]) -> str:
-    """A pair of which one is a weight and the other a bias, or vectors that could be either."""
+    """Why roles contradict (a weight matched with a bias) or are ambiguous; "" if they do not."""
     for our, their in zip(ours, theirs, strict=True):
         free: list[str] = []
         for want, have, shape in zip(our.names, their.names, our.shapes, strict=True):
             role, other = _role(want, _PLAIN), _role(have, _ROLES)
             if role != other and (role or _role(have, _PLAIN)):
-                return f"{have} is not what {want} is"
+                return f"{have} has another role than {want}"
             if role is None and len(shape) == 1:
                 free.append(have)
         if any(not _rises(a, b) for a, b in pairwise(free)):
-            return f"{free[0]} and {free[1]} have the same shapes, and either could be the first"
+            return f"{free[0]} and {free[1]} have the same shapes, and their order is ambiguous"
     return ""
 
 
@@ -118,7 +118,7 @@ def _role(name: str, roles: Mapping[str, str]) -> str | None:
 
 
 def _exchangeable(ours: Sequence[_Layer], theirs: Sequence[_Layer]) -> str:
-    """Two layers of the same shapes of which the names do not tell the order."""
+    """Why layers with equal shapes could be swapped; "" if their names show the order."""
     alike: defaultdict[tuple[Shape, ...], list[int]] = defaultdict(list)
     for place, layer in enumerate(ours):
         alike[layer.shapes].append(place)
@@ -132,12 +132,12 @@ def _exchangeable(ours: Sequence[_Layer], theirs: Sequence[_Layer]) -> str:
         words = ((_word(a), _word(c)), (_word(b), _word(d)))
         told = all(one == other or (one, other) in proved for one, other in words)
         if _word(a) == _word(b) or not told:
-            return f"{before} and {after} have the same shapes, and either could be the first"
+            return f"{before} and {after} have the same shapes, and their order is ambiguous"
     return ""
 
 
 def _rises(one: str, other: str) -> bool:
-    """Whether two names differ first in a number, and the second has the larger."""
+    """Whether the first differing parts of two names are numbered, the second one higher."""
     a, b = _where_they_differ(one, other)
     return _word(a) == _word(b) and _number(a) < _number(b)
 
@@ -145,7 +145,7 @@ def _rises(one: str, other: str) -> bool:
 def _words(
     ours: Sequence[_Layer], theirs: Sequence[_Layer], places: Sequence[int]
 ) -> set[tuple[str, str]]:
-    """(their word, our word) of layers that cannot be exchanged with any other."""
+    """(file's word, network's word) pairs from layers with unique shapes."""
     return {
         (_word(part), _word(other))
         for place in places

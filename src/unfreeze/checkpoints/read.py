@@ -1,4 +1,4 @@
-"""Checkpoints of any origin, read without running a line of code from them."""
+"""Reads checkpoints of any origin without executing code from them."""
 
 import argparse
 import pickletools
@@ -24,13 +24,13 @@ from unfreeze.checkpoints.state import is_own
 from unfreeze.errors import WeightsError
 
 DEEPEST = 5
-# An averaged copy with this share of the largest copy's weights is taken instead of it.
+# An averaged (EMA) copy with this share of the largest copy's elements is preferred to it.
 NEARLY = 0.8
-# What programs call the settings they keep beside the weights.
+# Keys under which programs store settings in a checkpoint.
 _SETTINGS = ("args", "card", "config", "hyper_parameters", "settings")
-# The number with which torch.save began its files before they were zip archives.
+# The magic number of torch.save's legacy format, before zip archives.
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
-# What torch's safe loader knows, for files it does not list the globals of.
+# Globals that torch's weights-only loader allows, for formats where torch does not list them.
 _HARMLESS = re.compile(
     r"collections\.(OrderedDict|Counter)|builtins\.(set|complex|bytearray)|_codecs\.encode"
     r"|torch(\.cuda|\.storage)?\.\w*Storage|torch\.(Size|device|Tensor|\w*(float|int|complex)\d+|bool)"
@@ -47,14 +47,13 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds.
+    """The contents of a checkpoint.
 
     `format`: "safetensors", "torch zip", "torch legacy" or "unfreeze model"; `tensors`: the
-    largest set of named tensors inside (of copies the averaged one), on the CPU; `container`: the
-    keys that led there ("" at the top, "state_dict", ...); `beside`: the other sets by their keys,
-    the optimizer's left out; `meta`: plain values beside them (epoch, arch, ...); `card`: what our
-    own files say of themselves; `verified`: by which checksum the values were compared with what
-    was written, "" where the format has none.
+    largest set of named tensors (of several copies the averaged one), on the CPU; `container`: the
+    keys that lead to it ("" at the top, "state_dict", ...); `beside`: the other sets by their
+    keys, without the optimizer's; `meta`: plain values (epoch, arch, ...); `card`: the model card,
+    in unfreeze files only; `verified`: the checksum that was verified, "" if there is none.
     """
 
     format: str
@@ -72,7 +71,7 @@ class Contents:
 
 
 class UnsafeFile(WeightsError):
-    """A pickle that could run code when loaded: `format` and the `names` it would call."""
+    """A pickle that could run code when loaded: its `format` and the `names` it refers to."""
 
     def __init__(self, sentence: str, next_step: str, kind: str, names: list[str]) -> None:
         super().__init__(sentence, next_step)
@@ -80,10 +79,10 @@ class UnsafeFile(WeightsError):
 
 
 def read_checkpoint(path: str | Path) -> Contents:
-    """Named tensors of a checkpoint, a run's folder or a `model/` folder.
+    """The contents of a checkpoint file, a run's folder or a `model/` folder.
 
-    WeightsError for what is no checkpoint (an LFS pointer, a web page, an empty or truncated
-    file) and for pickles that hold more than tensors and plain values.
+    WeightsError for anything else (an LFS pointer, a web page, an empty or truncated file);
+    UnsafeFile for pickles with more than tensors and plain values.
     """
     place = Path(path)
     if place.is_dir():
@@ -107,7 +106,7 @@ def read_checkpoint(path: str | Path) -> Contents:
 
 
 def _by_name(place: Path, contents: Contents) -> Contents:
-    """Contents that carry no checksum, compared with the hash in the file's name, if any."""
+    """Contents without a checksum, verified by the hash in the file's name, if any."""
     expected = expected_hash(place)
     if not expected:
         return contents
@@ -121,9 +120,9 @@ def _by_name(place: Path, contents: Contents) -> Contents:
 
 
 def unsafe_globals(path: str | Path) -> list[str]:
-    """Names of functions and classes a pickle refers to beyond tensors and plain values, sorted.
+    """Sorted names of functions and classes in a pickle other than tensors and plain values.
 
-    Found by looking at the pickle's instructions; nothing is run.
+    Reads the pickle's opcodes; nothing is executed.
     """
     place = Path(path)
     if zipfile.is_zipfile(place):
@@ -134,7 +133,7 @@ def unsafe_globals(path: str | Path) -> list[str]:
 
 
 def _reader(place: Path, start: bytes) -> Callable[[Path], Contents]:
-    """Who reads a file that begins like this; WeightsError that names what it is, if nobody."""
+    """The reader for a file that begins with `start`; WeightsError if there is none."""
     if not start:
         raise WeightsError(f"{place} is empty.", _AGAIN)
     if start.startswith(b"version https://git-lfs"):
@@ -210,7 +209,7 @@ def _read_legacy(place: Path) -> Contents:
 def _read_torch(place: Path, kind: str, verified: str) -> Contents:
     try:
         loaded = _loaded(place)
-    except Exception as error:  # torch raises whatever the bytes of a damaged file lead to
+    except Exception as error:  # a damaged file makes torch raise nearly anything
         if isinstance(error, UnpicklingError) and unsafe_globals(place):
             raise _refused(place, kind) from error
         reason = str(error).partition("\n")[0]
@@ -226,7 +225,7 @@ def _read_torch(place: Path, kind: str, verified: str) -> Contents:
 
 
 def _loaded(place: Path) -> Any:
-    """What torch's safe loader reads; known bookkeeping of frameworks is passed over."""
+    """The file as read by torch's weights-only loader, with stand-ins for framework classes."""
     try:
         with safe_globals(_allowed()):
             return torch.load(place, map_location="cpu", weights_only=True)
@@ -245,7 +244,7 @@ def _refused(place: Path, kind: str) -> UnsafeFile:
     whole = any(name.startswith("torch.nn.modules.") for name in names)
     return UnsafeFile(
         f"{place} is {what} that could run code when loaded ({listed or 'not from torch.save'})"
-        + (": a whole model, not its weights." if whole else "."),
+        + (": a pickled model, not a state dict." if whole else "."),
         "If you trust it, load it with the library that wrote it and save only its state_dict().",
         kind,
         names,
@@ -253,7 +252,7 @@ def _refused(place: Path, kind: str) -> UnsafeFile:
 
 
 def _largest(sets: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
-    """Path of the mapping with the most numbers; of copies that are alike the averaged one."""
+    """Path of the set with the most elements; of similar copies the averaged one."""
     sizes = {path: sum(t.numel() for t in inside.values()) for path, inside in sets.items()}
     most = max(sizes.values(), default=0)
     nearly = [path for path, size in sizes.items() if size >= NEARLY * most]
@@ -271,13 +270,13 @@ def _mappings(value: Any, path: str) -> Iterator[tuple[str, dict[str, torch.Tens
     else:
         return
     for key, inner in items:
-        # Momentum is as large as the weights and has their names in some tools.
+        # some tools store momentum under the names of the weights
         if not key.startswith("optim") and not isinstance(inner, torch.Tensor):
             yield from _mappings(inner, f"{path}.{key}" if path else key)
 
 
 def _plain(loaded: Any) -> dict[str, Any]:
-    """Numbers and texts at the top, and those in the settings of the program that wrote it."""
+    """Numbers and strings at the top level and in the stored settings."""
     plain: dict[str, Any] = {}
     for name, value in loaded.items() if isinstance(loaded, Mapping) else ():
         if isinstance(value, argparse.Namespace):
@@ -292,7 +291,7 @@ def _plain(loaded: Any) -> dict[str, Any]:
 
 
 def _allowed() -> list[Any]:
-    """Beyond what torch allows: argparse.Namespace and numpy scalars, which run nothing."""
+    """Safe globals in addition to torch's: argparse.Namespace and numpy scalars."""
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
     named = [(kind, f"numpy.dtypes.{kind.__name__}") for kind in kinds]
@@ -306,7 +305,7 @@ def _allowed() -> list[Any]:
 
 
 def _named_in(place: Path) -> Iterator[str]:
-    """Globals of the pickles a file begins with: a plain pickle is one, a legacy file has four."""
+    """Globals of the pickles at the start of a file: one, or four in torch's legacy format."""
     with place.open("rb") as file:
         for _ in range(4):
             texts: list[str] = []
@@ -318,7 +317,7 @@ def _named_in(place: Path) -> Iterator[str]:
                         yield from _unless_harmless(".".join(texts[-2:]))
                     elif isinstance(value, str):
                         texts.append(value)
-            except ValueError:  # the pickles have ended
+            except ValueError:  # end of the pickles
                 return
 
 
@@ -328,7 +327,7 @@ def _unless_harmless(name: str) -> Iterator[str]:
 
 
 def _today(module: str, name: str) -> str:
-    """A global by its name in Python 3: the pickles of torch.save use those of Python 2."""
+    """The Python 3 name of a global: torch.save's pickles use those of Python 2."""
     if (module, name) in NAME_MAPPING:
         module, name = NAME_MAPPING[module, name]
     return f"{IMPORT_MAPPING.get(module, module)}.{name}"

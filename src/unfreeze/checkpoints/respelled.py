@@ -1,7 +1,7 @@
-"""Names written another way: children by number, or one part of a name by another word.
+"""Matches renamed parameters: children by number, or one part of the name replaced.
 
-`nn.Sequential(*list(resnet.children())[:-1])`, as many keep a backbone, writes `4.0.conv1.weight`
-for `layer1.0.conv1.weight`; other ResNets write `shortcut` for `downsample`.
+`nn.Sequential(*list(resnet.children())[:-1])`, a common way to get a backbone, has
+`4.0.conv1.weight` for `layer1.0.conv1.weight`; other ResNets have `shortcut` for `downsample`.
 """
 
 import math
@@ -10,17 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping
 
 Shape = tuple[int, ...]
 
-# How many leading parts with numbered children are tried, those with the most weights first.
+# How many prefixes with numbered children are tried, those with the most elements first.
 TRIED = 4
 
 
 def numbered(
     found: Mapping[str, Shape], wanted: Iterable[str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """(prefix, new name -> name in the file) where children by number may be the wanted ones.
+    """(prefix, network name -> file name) for each prefix with numbered children.
 
-    The children that hold entries are paired in order: numbers leave gaps where a child holds
-    none (a ReLU), and where they leave them differs from one library to the next.
+    Children with parameters are matched in order: numbers have gaps at children without any (a
+    ReLU), and libraries differ in where these are.
     """
     children = list(dict.fromkeys(name.partition(".")[0] for name in wanted))
     groups: defaultdict[str, list[tuple[int, str, str]]] = defaultdict(list)
@@ -45,10 +45,11 @@ def numbered(
 def renamed(
     left: Mapping[str, Shape], lacking: Mapping[str, Shape], known: set[str]
 ) -> dict[str, str]:
-    """Lacking name -> name left over, where all but one inner part and the shape agree.
+    """Missing name -> unmatched name with an equal shape that differs in one inner part.
 
-    `left`: names of the file without their prefix; `known`: the parts of all wanted names. The
-    part must be a word that only one side has, and always the same one for the same other one.
+    `left`: unmatched shapes of the file, without prefix; `lacking`: missing shapes of the network;
+    `known`: the parts of all the network's names. The differing parts must be words that only
+    their side has, and always correspond to each other.
     """
     foreign = {part for name in left for part in name.split(".")}
     places: defaultdict[object, list[tuple[str, str]]] = defaultdict(list)
@@ -70,7 +71,7 @@ def renamed(
 
 
 def _frames(name: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(the name with one inner part blanked, that part): neither the first nor the last."""
+    """(name with one inner part as `*`, that part), for each part but the first and last."""
     parts = name.split(".")
     for place in range(1, len(parts) - 1):
         if not parts[place].isdecimal():
