@@ -1,4 +1,4 @@
-"""Whether what was written computes what the run computes."""
+"""Verifies an export: compares its outputs and tensors with the run's model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,15 @@ from unfreeze.errors import UnfreezeError, WeightsError
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import ReadBack, Target
 
-TOLERANCE = 1e-4  # of the largest output; float32 in another order of sums stays below 1e-5
+TOLERANCE = 1e-4  # relative to the largest output; float32 summation order stays below 1e-5
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """`max_difference` between outputs, what was allowed, and the verdict.
+    """The result of a verification.
 
-    `differing`: names of tensors that are not equal to the run's, bit for bit.
+    `max_difference`: largest absolute difference of outputs; `tolerance`: the allowed one;
+    `differing`: names of tensors that are not bit-equal to the run's.
     """
 
     max_difference: float
@@ -26,15 +27,15 @@ class Agreement:
 
     @property
     def matched(self) -> bool:
-        """Outputs within the tolerance (never true of a NaN) and every named tensor equal."""
+        """Whether outputs are within the tolerance (NaN never is) and all tensors are equal."""
         return self.max_difference <= self.tolerance and not self.differing
 
 
 def agreement(target: Target, subject: Subject, folder: Path, inputs: Tensor) -> Agreement:
-    """Read `folder` back and compare: all of `inputs` [B, 3, S, S] at once, against 1 and B - 1.
+    """Load the export in `folder` and compare its outputs on `inputs` [B, 3, S, S].
 
-    Two sizes of batch, so that a program that was recorded for one of them shows itself.
-    WeightsError where the format's own tool cannot read or run what was written.
+    The export runs batches of 1 and B - 1, to detect programs traced for one batch size.
+    WeightsError if the format's own tool cannot load or run it.
     """
     with torch.inference_mode():
         wanted = subject.network(inputs).float()
@@ -45,7 +46,7 @@ def agreement(target: Target, subject: Subject, folder: Path, inputs: Tensor) ->
             found = torch.cat([back.forward(part).float() for part in parts])
     except (UnfreezeError, MemoryError, OSError):
         raise
-    except Exception as error:  # each tool has errors of its own
+    except Exception as error:  # each tool raises its own errors
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(
             f"{subject.card.arch} was exported, but the exported program does not run: {said}",

@@ -1,4 +1,4 @@
-"""The folder of an export: complete and proved, or not there."""
+"""The output folder of an export, written atomically."""
 
 import json
 import shutil
@@ -14,9 +14,10 @@ ABOUT, README = "export.json", "README.md"
 
 
 def allowed(path: str | None, *, overwrite: bool, inputs: Sequence[str] = ()) -> Path:
-    """The folder, if an export may go there; UsageError otherwise. Nothing is touched.
+    """The output folder `path`; UsageError if an export may not be written there.
 
-    `overwrite` wants a folder in which everything is an earlier export's, and none of `inputs`.
+    `overwrite` requires a folder that contains only an earlier export, and none of `inputs`.
+    Nothing is changed.
     """
     if not path:
         raise UsageError("export needs an output folder.", "Add --out DIR.")
@@ -39,7 +40,7 @@ def allowed(path: str | None, *, overwrite: bool, inputs: Sequence[str] = ()) ->
 
 
 def _strange(folder: Path) -> str:
-    """The first of what lies there that no export wrote; "" where everything is an export's."""
+    """The first entry of the folder that was not written by an export; "" if there is none."""
     there = sorted(entry.name for entry in folder.iterdir())
     about = folder / ABOUT
     if not about.is_file() or not object_of("to", "unfreeze", "files")(about):
@@ -50,9 +51,9 @@ def _strange(folder: Path) -> str:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends well.
+    """A temporary folder that replaces `folder` when the block succeeds.
 
-    Where the block fails nothing is left, and what was there before still is.
+    If the block fails it is removed and `folder` is unchanged.
     """
     target = folder.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The lines of a README that use a model, and the preprocessing as other tools say it."""
+"""Code lines for an export's README, and preprocessing values in other tools' terms."""
 
 import math
 
@@ -7,11 +7,11 @@ from unfreeze.exports.folder import ABOUT
 from unfreeze.exports.subject import Subject
 
 PREPARE, IMAGE = "prepare.py", "image.jpg"
-_FROM = ("from prepare import prepare  # the file beside this one",)
+_FROM = ("from prepare import prepare  # prepare.py in this folder",)
 
 
 def torch_lines(subject: Subject) -> list[str]:
-    """Python lines from `model`, a module of PyTorch's, to what is printed for one image."""
+    """Python lines that print the output of `model`, a PyTorch module, for one image."""
     given = f'model(torch.from_numpy(prepare("{IMAGE}")[None]))'
     lines = [*_FROM, "with torch.inference_mode():", f"    {subject.gives} = {given}"]
     if subject.gives == "features":
@@ -20,7 +20,7 @@ def torch_lines(subject: Subject) -> list[str]:
 
 
 def numpy_lines(subject: Subject) -> list[str]:
-    """Python lines from `outputs`, a function of arrays, to what is printed for one image."""
+    """Python lines that print the result of `outputs`, a NumPy function, for one image."""
     lines = [*_FROM, f'{subject.gives} = outputs(prepare("{IMAGE}")[None])']
     if subject.gives == "features":
         return [*lines, "print(features.shape)"]
@@ -33,7 +33,7 @@ def numpy_lines(subject: Subject) -> list[str]:
 
 
 def _scaled(subject: Subject, scores: str = "scores") -> str:
-    """Scores as the softmax takes them."""
+    """The expression of scores divided by the calibration temperature."""
     temperature = subject.card.temperature
     return scores if temperature == 1 else f"(({scores}) / {temperature!r})"
 
@@ -46,14 +46,14 @@ def _printed() -> list[str]:
 
 
 def shorter(preprocess: Preprocess) -> int:
-    """Pixels of the shorter side before the centre is cut out."""
+    """Pixels of the shorter side after resizing, before the centre crop."""
     return max(preprocess.resize, preprocess.image_size)
 
 
 def crop_share(preprocess: Preprocess) -> float:
-    """The `crop_pct` of timm: the share for which timm arrives at the same shorter side.
+    """The `crop_pct` of timm, chosen so that timm resizes the shorter side to the same pixels.
 
-    timm takes the whole part of `image_size / crop_pct`, which a rounded share can miss by one.
+    timm truncates `image_size / crop_pct` to an integer; a rounded share can be off by one.
     """
     size, wanted = preprocess.image_size, shorter(preprocess)
     share = size / wanted

@@ -1,4 +1,4 @@
-"""safetensors: plain names, with the model card beside them; for every network."""
+"""safetensors export with the model card; supports every network."""
 
 from pathlib import Path
 from typing import cast
@@ -16,26 +16,26 @@ from unfreeze.transfer.predictor import load_classifier, load_features
 
 
 class Safetensors:
-    """`model.safetensors` and `model.json`: what any tool reads, and what unfreeze itself opens."""
+    """`model.safetensors` and `model.json`, the format of unfreeze's `model/` folder."""
 
     def check(self, subject: Subject) -> None:
-        """Every network has names."""
+        """Every network is supported."""
 
     def write(self, subject: Subject, folder: Path) -> None:
-        """Both files, and what tells the images of the training from others."""
+        """Write both files, and the hashes of the training images if the run has them."""
         save_model(folder, subject.tensors(), subject.card)
         seen = subject.folder / SEEN
         if seen.is_file():
             write_bytes(folder / SEEN, seen.read_bytes())
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
-        """The network that the card names, with the tensors of the file."""
+        """Build the network of the card and load the tensors."""
         tensors, card = load_model(folder)
         load = load_classifier if card.kind == "classifier" else load_features
         return ReadBack(load(folder), tensors)
 
     def snippet(self, subject: Subject) -> list[str]:
-        """With the library that builds the network, where one does; else through unfreeze."""
+        """Lines with torchvision or timm if they have the network, else with unfreeze."""
         plain = subject.card.head in ("replace", "none")
         if subject.library == "torchvision" and plain and not subject.resized:
             made = ["import torch, torchvision", *network_lines(subject), *_stem_lines(subject)]
@@ -73,7 +73,7 @@ def _opened(subject: Subject) -> list[str]:
 
 
 def _stem_lines(subject: Subject) -> list[str]:
-    """What changes a library's ResNet into one with the small stem."""
+    """Lines that give a library's ResNet the small stem."""
     if not subject.small_stem:
         return []
     first, pooling = _places(subject.network)

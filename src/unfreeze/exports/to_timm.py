@@ -1,4 +1,4 @@
-"""timm: a folder that `timm.create_model("local-dir:...", pretrained=True)` opens."""
+"""timm export: a folder for `timm.create_model("local-dir:...", pretrained=True)`."""
 
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,26 @@ TENSORS, CONFIG = "model.safetensors", "config.json"
 
 
 class Timm:
-    """`model.safetensors` and `config.json`, the layout of timm's hub."""
+    """`model.safetensors` and `config.json`, as in timm's models on the Hugging Face Hub."""
 
     def check(self, subject: Subject) -> None:
-        """Names and shapes must be those of timm's network."""
+        """UsageError unless names and shapes equal those of timm's network."""
         check_library("timm", subject, from_timm)
 
     def write(self, subject: Subject, folder: Path) -> None:
-        """The tensors, then the configuration with classes and preprocessing."""
+        """Write the tensors, then the configuration with classes and preprocessing."""
         save_tensors(folder / TENSORS, subject.tensors())
         write_json(folder / CONFIG, _configuration(subject))
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
-        """What timm makes of the folder."""
+        """Load the folder with timm."""
         import timm
 
         network: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
         return ReadBack(network.eval(), network.state_dict())
 
     def snippet(self, subject: Subject) -> list[str]:
-        """Through `timm.create_model`; the preprocessing comes from the folder too."""
+        """Lines with `timm.create_model`."""
         return [
             "import timm, torch",
             'model = timm.create_model("local-dir:.", pretrained=True).eval()',
