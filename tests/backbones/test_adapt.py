@@ -38,7 +38,10 @@ def test_more_channels_are_cut_and_scaled_as_timm_does(tmp_path):
     four = timm.create_model("resnet18", in_chans=4)
     model = build("resnet18")
     found = loaded(model, four.state_dict(), tmp_path, "resnet18")
-    assert "first layer adapted from 4 to 3 channels (first three channels, scaled by 4/3)" in found.account
+    assert (
+        "first layer adapted from 4 to 3 channels (first three channels, scaled by 4/3)"
+        in found.account
+    )
     assert torch.allclose(model.conv1.weight, four.conv1.weight[:, :3] * 4 / 3)
     two = timm.create_model("resnet18", in_chans=2)
     loaded(model, two.state_dict(), tmp_path, "resnet18")

@@ -18,7 +18,7 @@ def test_a_used_folder_is_refused_unless_told(tmp_path):
 
 def test_overwrite_never_empties_a_folder_that_is_no_run(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match=r"holds thesis\.tex, which was not written by a run"):
+    with pytest.raises(UsageError, match=r"holds thesis\.tex, which no run wrote"):
         RunFolder.create(tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").exists()
 

@@ -61,7 +61,7 @@ def check_library(library: str, subject: Subject, build: Callable[[Subject], nn.
     if odd:
         raise UsageError(
             f"{library}'s {subject.name} differs from {subject.card.arch} with the head of this "
-            f"run in {len(odd):,} parameters, first {odd[0]}.",
+            f"run in {len(odd):,} entries, first {odd[0]}.",
             REMAINS,
         )
 

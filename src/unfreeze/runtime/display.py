@@ -1,6 +1,6 @@
-"""What a command has to show at its end, described once: as text, in colour, in a notebook.
+"""Renders a command's result as text, with colours, or as HTML in a notebook.
 
-A result's `display()` is a `Display`; `text` and `html` draw it.
+A result's `display()` returns a `Display`; `text` and `html` render it.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from unfreeze.runtime.console import WARNING
 from unfreeze.runtime.layout import Table, command, facts, wrapped
 
-ROWS = 16  # of a table in a `repr`, which has to fit a screen
-SCROLLED = 200  # of a table in a notebook, where it scrolls
-LISTED = 8  # warnings and notes in either
-WIDTH = 98  # of a `repr`
+ROWS = 16  # table rows in a `repr`, which should fit a screen
+SCROLLED = 200  # table rows in a notebook, which scrolls
+LISTED = 8  # warnings and notes in both
+WIDTH = 98  # cells of a line in a `repr`
 
 Part = tuple[str, str]  # text and style
 _STYLE = "border-collapse:collapse;margin:.4em 0"
@@ -22,10 +22,10 @@ _STYLE = "border-collapse:collapse;margin:.4em 0"
 
 @dataclass(frozen=True)
 class Display:
-    """The answer first, then what it rests on.
+    """The parts of a result, in order.
 
-    `lead`: sentences, the answer. `warnings`: messages. `facts`: (name, value). `files`: (what,
-    path) that were written. `next`: commands to type.
+    `lead`: the main result, in sentences; `warnings`: messages; `facts`: (name, value); `tables`;
+    `notes`; `files`: (description, path) of written files; `next`: suggested commands.
     """
 
     lead: Sequence[str] = ()
@@ -37,7 +37,7 @@ class Display:
     next: Sequence[str] = ()
 
     def short(self, rows: int = ROWS) -> "Display":
-        """The same with the first rows of each table, the first warnings and the first notes."""
+        """A copy with the first `rows` of each table and the first warnings and notes."""
         return replace(
             self,
             tables=[table.first(rows) for table in self.tables],
@@ -52,19 +52,19 @@ def _first(lines: Sequence[str]) -> Sequence[str]:
 
 
 class Displayed:
-    """A result that describes itself: `str` is all of it, `repr` and a notebook fit a screen.
+    """Base class of results: `str` shows everything, `repr` and notebooks a screenful.
 
-    `shown_before`: a console has shown it while it was made, as it does a plan.
+    `shown_before`: whether the console showed it already while it was computed, as with a plan.
     """
 
     shown_before: ClassVar[bool] = False
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The parts to show."""
         raise NotImplementedError
 
     def rows(self) -> list[dict[str, Any]]:
-        """What `to_pandas` makes a table of: one dictionary a row."""
+        """The rows for `to_pandas`: one dictionary per row."""
         return [dict(vars(self))]
 
     def to_pandas(self) -> Any:
@@ -86,14 +86,14 @@ class Displayed:
 
 
 def text(display: Display, width: int | None = None, *, colour: bool = False) -> str:
-    """The display as lines of at most `width` cells; None: as wide as it gets, for files."""
+    """The display as lines of at most `width` cells; None: no limit, for files."""
     blocks = [block for block in _blocks(display, width) if block]
     lines = "\n\n".join("\n".join(_drawn(line, colour) for line in block) for block in blocks)
     return lines
 
 
 def _blocks(display: Display, width: int | None) -> list[list[list[Part]]]:
-    """Blocks of lines of parts."""
+    """Blocks of lines; a line is a list of (text, style)."""
     told = [wrapped(f"{WARNING}: {message}", width) for message in display.warnings]
     mark = len(WARNING) + 1
     warned = [
@@ -109,7 +109,7 @@ def _blocks(display: Display, width: int | None) -> list[list[list[Part]]]:
         _plain(facts(display.facts, width)),
         *tables,
         _plain([line for note in display.notes for line in wrapped(note, width)]),
-        _plain(facts(display.files)),  # a path is never broken
+        _plain(facts(display.files)),  # paths are never wrapped
         [[("Next:", "bold")], *([(line, "cyan")] for line in commands)] if commands else [],
     ]
 
@@ -124,7 +124,7 @@ def _titled(table: Table, width: int | None) -> list[list[Part]]:
 
 
 def _drawn(parts: Sequence[Part], colour: bool) -> str:
-    """A line with its colours as a terminal wants them, or without."""
+    """A line as a string, with ANSI colour codes if `colour`."""
     if not colour:
         return "".join(words for words, _ in parts).rstrip()
     from rich.style import Style
@@ -136,7 +136,7 @@ def _drawn(parts: Sequence[Part], colour: bool) -> str:
 
 
 def html(display: Display) -> str:
-    """The display as HTML that takes a notebook's own colours; long tables scroll."""
+    """The display as HTML in the notebook's colours; long tables scroll."""
     parts = [f"<p><b>{escape(lead)}</b></p>" for lead in display.lead]
     parts += [f"<p><b>{WARNING}:</b> {escape(message)}</p>" for message in display.warnings]
     parts += [_rows((), display.facts)] if display.facts else []
