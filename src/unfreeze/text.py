@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 _ESCAPED = rb"\\x(5c|[89a-f][0-9a-f])"
-_AS_BYTES = re.compile(_ESCAPED)
-_LIKE_ONE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))")
-_HALF = re.compile("[\ud800-\udfff]")
+_ESCAPE = re.compile(_ESCAPED)
+_LITERAL_ESCAPE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # control characters and line separators, which move a terminal's cursor or break a line
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _NO_COLOUR = re.compile(f"(?!\x1b\\[[0-9;]*m){_CONTROL.pattern}")
@@ -29,15 +29,15 @@ def as_text(name: str) -> str:
 
 def as_texts(names: list[str]) -> list[str]:
     """`as_text` of each name; fast if all are plain ASCII."""
-    together = "/".join(names)
-    if together.isascii() and "\\" not in together:
+    joined = "/".join(names)
+    if joined.isascii() and "\\" not in joined:
         return names
     return [as_text(name) for name in names]
 
 
 def text_of(raw: bytes) -> str:
     """The text of a name given as bytes."""
-    escaped = _LIKE_ONE.sub(r"\\x5c", raw.decode("utf-8", "surrogateescape"))
+    escaped = _LITERAL_ESCAPE.sub(r"\\x5c", raw.decode("utf-8", "surrogateescape"))
     return escaped.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -45,7 +45,7 @@ def as_name(text: str) -> str:
     """The file name of a text, as `os` functions accept it; the inverse of `as_text`."""
     if text.isascii() and "\\x" not in text:
         return text
-    raw = _AS_BYTES.sub(lambda found: bytes([int(found[1], 16)]), _utf_8(text))
+    raw = _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), _utf_8(text))
     try:
         return os.fsdecode(raw)
     except UnicodeDecodeError:
@@ -58,12 +58,12 @@ def given_path(name: str) -> str:
     If `name` exists as written it is returned as is, so that printed paths can be pasted back.
     """
     name = os.path.expanduser(name)  # noqa: PTH111 - a Path would remove `./` and more
-    other = as_name(name)
-    if other == name or os.path.lexists(name):  # False for strings that cannot be names
+    decoded_name = as_name(name)
+    if decoded_name == name or os.path.lexists(name):  # False for strings that cannot be names
         return name
     # in an ASCII locale a text with other characters cannot be a name as written
-    needed = not is_name(name) and not has_halves(name)
-    return other if needed or os.path.lexists(other) else name
+    escaped = not is_name(name) and not has_halves(name)
+    return decoded_name if escaped or os.path.lexists(decoded_name) else name
 
 
 def is_name(name: str) -> bool:
@@ -76,7 +76,7 @@ def is_name(name: str) -> bool:
 
 def has_halves(text: str) -> bool:
     """Whether the text contains surrogates, as names that are not valid UTF-8 do."""
-    return _HALF.search(text) is not None
+    return _SURROGATE.search(text) is not None
 
 
 def clean(text: str) -> str:
@@ -98,7 +98,7 @@ def clean_all(value: Any) -> Any:
 def for_screen(text: str, *, coloured: bool = False) -> str:
     """As `clean`, with control characters escaped too; `coloured` keeps ANSI colour codes."""
     control = _NO_COLOUR if coloured else _CONTROL
-    return control.sub(lambda found: f"\\x{ord(found[0]):02x}", clean(text))
+    return control.sub(lambda match: f"\\x{ord(match[0]):02x}", clean(text))
 
 
 def decoded(raw: bytes) -> str:

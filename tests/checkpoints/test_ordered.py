@@ -71,7 +71,8 @@ def test_what_stands_before_and_behind_is_left_alone():
                    "_bn.beta", *list(THEIRS)[5:]], THEIRS.values(), strict=True)),
          "has another role than norm"),
         # nothing says what the vectors are
-        (renamed(**{"_bn.gamma": "_bn.a0", "_bn.beta": "_bn.a1"}), "has another role than norm.weight"),
+        (renamed(**{"_bn.gamma": "_bn.a0", "_bn.beta": "_bn.a1"}),
+         "has another role than norm.weight"),
         # twice the same network
         ({**{f"a.{n}": s for n, s in THEIRS.items()}, **{f"b.{n}": s for n, s in THEIRS.items()}},
          "2 times"),

@@ -17,25 +17,25 @@ _POSITIONS = ("pos_embed", "pos_embedding")  # last part of the parameter name i
 
 def adapted(model: nn.Module, result: Match) -> Match:
     """The match, with the shape mismatches that `fitted` can resolve moved into its pairs."""
-    settled = [clash for clash in result.mismatched if _note(model, clash)]
-    if not settled:
+    resolved = [mismatch for mismatch in result.mismatched if _adaptation(model, mismatch)]
+    if not resolved:
         return result
     return replace(
         result,
-        pairs=result.pairs | {clash.wanted: clash.found for clash in settled},
-        mismatched=tuple(clash for clash in result.mismatched if clash not in settled),
-        notes=(*result.notes, *(_note(model, clash) for clash in settled)),
+        pairs=result.pairs | {mismatch.wanted: mismatch.found for mismatch in resolved},
+        mismatched=tuple(mismatch for mismatch in result.mismatched if mismatch not in resolved),
+        notes=(*result.notes, *(_adaptation(model, mismatch) for mismatch in resolved)),
     )
 
 
-def fitted(model: nn.Module, name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
+def fitted(model: nn.Module, name: str, tensor: Tensor, target: Tensor) -> Tensor:
     """The tensor in the shape of `wanted`, the model's state-dict entry `name`."""
-    if tensor.shape == wanted.shape:
+    if tensor.shape == target.shape:
         return tensor
     if name == first_convolution(model):
-        return _colours(tensor)
+        return _to_three_channels(tensor)
     prefix = prefix_tokens(model)
-    side = square(wanted.shape[1], prefix)
+    side = square(target.shape[1], prefix)
     return resampled(tensor, (side, side), prefix)
 
 
@@ -46,42 +46,48 @@ def gathered(tensors: Mapping[str, Tensor], name: str, result: Match) -> Tensor:
     return tensors[name]
 
 
-def _note(model: nn.Module, clash: Mismatch) -> str:
+def _adaptation(model: nn.Module, mismatch: Mismatch) -> str:
     """How a shape mismatch is resolved; "" if it cannot be."""
-    found, wanted = clash.found_shape, clash.wanted_shape
-    if clash.wanted == first_convolution(model) and _only_channels(found, wanted):
-        return f"first layer adapted from {found[1]} to 3 channels ({_how(found[1])})"
-    if clash.wanted.rpartition(".")[2] in _POSITIONS and _grids(found, wanted, model):
+    file_shape, model_shape = mismatch.found_shape, mismatch.wanted_shape
+    name = mismatch.wanted
+    if name == first_convolution(model) and _differ_in_channels(file_shape, model_shape):
+        channels = file_shape[1]
+        return f"first layer adapted from {channels} to 3 channels ({_channel_note(channels)})"
+    if name.rpartition(".")[2] in _POSITIONS and _square_grids(file_shape, model_shape, model):
         prefix = prefix_tokens(model)
-        old, new = square(found[1], prefix), square(wanted[1], prefix)
+        old, new = square(file_shape[1], prefix), square(model_shape[1], prefix)
         return f"position embeddings interpolated from {old}x{old} to {new}x{new}"
     return ""
 
 
-def _only_channels(found: Shape, wanted: Shape) -> bool:
+def _differ_in_channels(file_shape: Shape, model_shape: Shape) -> bool:
     return (
-        len(found) == len(wanted) == 4
-        and wanted[1] == COLOURS != found[1]
-        and (found[0], *found[2:]) == (wanted[0], *wanted[2:])
+        len(file_shape) == len(model_shape) == 4
+        and model_shape[1] == COLOURS != file_shape[1]
+        and (file_shape[0], *file_shape[2:]) == (model_shape[0], *model_shape[2:])
     )
 
 
-def _how(channels: int) -> str:
+def _channel_note(channels: int) -> str:
     if channels == 1:
         return "weights divided by 3: same output on greyscale images"
-    kept = "first three channels" if channels > COLOURS else "channels repeated"
-    return f"{kept}, scaled by {channels}/3"
+    used = "first three channels" if channels > COLOURS else "channels repeated"
+    return f"{used}, scaled by {channels}/3"
 
 
-def _colours(weight: Tensor) -> Tensor:
+def _to_three_channels(weight: Tensor) -> Tensor:
     """Kernels [O, n, h, w] as [O, 3, h, w], as timm does: channels repeated or dropped, scaled."""
     channels = weight.shape[1]
     repeated = weight.float().repeat(1, math.ceil(COLOURS / channels), 1, 1)[:, :COLOURS]
     return (repeated * (channels / COLOURS)).to(weight.dtype)
 
 
-def _grids(found: Shape, wanted: Shape, model: nn.Module) -> bool:
-    if len(found) != 3 or len(wanted) != 3 or (found[0], found[2]) != (wanted[0], wanted[2]):
+def _square_grids(file_shape: Shape, model_shape: Shape, model: nn.Module) -> bool:
+    if (
+        len(file_shape) != 3
+        or len(model_shape) != 3
+        or (file_shape[0], file_shape[2]) != (model_shape[0], model_shape[2])
+    ):
         return False
     prefix = prefix_tokens(model)
-    return bool(square(found[1], prefix) and square(wanted[1], prefix))
+    return bool(square(file_shape[1], prefix) and square(model_shape[1], prefix))

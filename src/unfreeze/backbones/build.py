@@ -27,9 +27,9 @@ def canonical(arch: str) -> str:
     library, slash, name = arch.partition("/")
     if not slash:
         library, name = "unfreeze" if arch in WIDE else "torchvision", arch
-    if library in ("torchvision", "timm", "unfreeze") and _knows(library, name):
+    if library in ("torchvision", "timm", "unfreeze") and _exists(library, name):
         return f"{library}/{name}"
-    raise UsageError(f"Unknown architecture '{arch}'.", _suggestion(arch))
+    raise UsageError(f"Unknown architecture '{arch}'.", _suggest(arch))
 
 
 def build(
@@ -45,7 +45,7 @@ def build(
         raise UsageError(f"'{stem}' is not a stem.", "Use --stem imagenet or --stem small.")
     library, _, name = canonical(arch).partition("/")
     if name in OWN and library == "unfreeze":
-        return _own(name, classes)
+        return _small(name, classes)
     makers = {"torchvision": _torchvision, "timm": _timm, "unfreeze": _wide}
     model = makers[library](name, classes, image_size)
     if stem == "small":
@@ -53,7 +53,7 @@ def build(
     return model
 
 
-def _own(name: str, classes: int | None) -> nn.Module:
+def _small(name: str, classes: int | None) -> nn.Module:
     # these networks are for small images and have one stem only: `stem` does not apply
     factory = OWN[name]
     return factory() if classes is None else factory(classes)
@@ -83,9 +83,9 @@ def _torchvision(name: str, classes: int | None, image_size: int | None) -> nn.M
 def _timm(name: str, classes: int | None, image_size: int | None) -> nn.Module:
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     try:
-        model = _created(name, options, {"img_size": image_size} if image_size else ANY_SIZE)
+        model = _create_timm(name, options, {"img_size": image_size} if image_size else ANY_SIZE)
     except RuntimeError as error:
-        raise UsageError(f"timm cannot build '{name}': {error}", _suggestion(name)) from error
+        raise UsageError(f"timm cannot build '{name}': {error}", _suggest(name)) from error
     if image_size is not None:
         model.default_cfg = dict(model.default_cfg, input_size=(3, image_size, image_size))
     if model.num_classes == 0:
@@ -94,7 +94,7 @@ def _timm(name: str, classes: int | None, image_size: int | None) -> nn.Module:
     return cast(nn.Module, model)
 
 
-def _created(name: str, options: dict[str, Any], size: dict[str, Any]) -> Any:
+def _create_timm(name: str, options: dict[str, Any], size: dict[str, Any]) -> Any:
     """The timm model; without the `size` arguments if its constructor does not accept them."""
     import timm
 
@@ -106,7 +106,7 @@ def _created(name: str, options: dict[str, Any], size: dict[str, Any]) -> Any:
         return timm.create_model(name, pretrained=False, **options)
 
 
-def _knows(library: str, name: str) -> bool:
+def _exists(library: str, name: str) -> bool:
     if library == "unfreeze":
         return name in (*OWN, *WIDE)
     if library == "torchvision":
@@ -123,13 +123,13 @@ def torchvision_names() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def _suggestion(arch: str) -> str:
+def _suggest(arch: str) -> str:
     import timm
 
     name = arch.rpartition("/")[2].lower()
-    known = [(found, f"torchvision/{found}") for found in torchvision_names()]
-    known += [(found, f"unfreeze/{found}") for found in (*OWN, *WIDE)]
-    known += [(found, f"timm/{found}") for found in timm.list_models()]
+    known = [(model, f"torchvision/{model}") for model in torchvision_names()]
+    known += [(model, f"unfreeze/{model}") for model in (*OWN, *WIDE)]
+    known += [(model, f"timm/{model}") for model in timm.list_models()]
     close = difflib.get_close_matches(name, [short for short, _ in known], n=4, cutoff=0.6)
     full = list(dict.fromkeys(full for match in close for short, full in known if short == match))
     if not full:

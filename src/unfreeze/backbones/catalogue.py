@@ -40,27 +40,29 @@ class Alike:
 @cache
 def catalogue() -> tuple[Alike, ...]:
     """All entries of `catalogue.json`."""
-    held = json.loads((files(__package__) / FILE).read_text(encoding="utf-8"))
+    stored = json.loads((files(__package__) / FILE).read_text(encoding="utf-8"))
     return tuple(
         Alike(
             tuple(sketch[i : i + DIGITS] for i in range(0, len(sketch), DIGITS)),
             tuple(tuple(group.split()) for group in groups),
         )
-        for sketch, groups in held["networks"].items()
+        for sketch, groups in stored["networks"].items()
     )
 
 
-def resembling(found: Mapping[str, Shape], *, most: int = 6, least: float = 0.3) -> list[Alike]:
+def resembling(
+    file_shapes: Mapping[str, Shape], *, most: int = 6, least: float = 0.3
+) -> list[Alike]:
     """Up to `most` entries by the share of their sketch found among the file's hashes, descending.
 
     Entries with a share below `least` are dropped.
     """
-    theirs = hashes(found.values())
+    file_hashes = hashes(file_shapes.values())
     shares = [
-        (sum(one in theirs for one in alike.sketch) / len(alike.sketch), alike)
+        (sum(value in file_hashes for value in alike.sketch) / len(alike.sketch), alike)
         for alike in catalogue()
     ]
-    best = sorted((one for one in shares if one[0] >= least), key=lambda one: -one[0])
+    best = sorted((value for value in shares if value[0] >= least), key=lambda value: -value[0])
     return [alike for _, alike in best[:most]]
 
 
@@ -93,7 +95,7 @@ def backbone_shapes(model: nn.Module, heads: Iterable[str]) -> dict[str, Shape]:
 
 def computation(model: nn.Module, heads: Iterable[str]) -> str:
     """A hash of the modules' types and plain attributes, without the head."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, module in model.named_modules():
         if name in heads:
             continue
@@ -102,8 +104,8 @@ def computation(model: nn.Module, heads: Iterable[str]) -> str:
             for key, value in vars(module).items()
             if key not in _NOT_COMPUTED and not key.startswith("_") and (text := _plain(value))
         }
-        whole.update(repr((name, type(module).__name__, sorted(plain.items()))).encode())
-    return whole.hexdigest()[:16]
+        digest.update(repr((name, type(module).__name__, sorted(plain.items()))).encode())
+    return digest.hexdigest()[:16]
 
 
 def _plain(value: Any) -> str:
@@ -127,7 +129,7 @@ class _Row:
     computes: str
 
 
-def _all() -> Iterator[str]:
+def _all_archs() -> Iterator[str]:
     import timm
 
     from unfreeze.backbones.build import OWN, WIDE, torchvision_names
@@ -137,7 +139,7 @@ def _all() -> Iterator[str]:
     yield from (f"timm/{name}" for name in timm.list_models())
 
 
-def _row(arch: str) -> _Row:
+def _row_of(arch: str) -> _Row:
     from unfreeze.backbones.build import skeleton
     from unfreeze.backbones.head import head_layers
 
@@ -149,7 +151,7 @@ def _row(arch: str) -> _Row:
     return _Row(arch, sketch, _hash(repr(sorted(shapes.items()))), computation(model, heads))
 
 
-def _same_numbers(arch: str, other: str) -> bool:
+def _same_outputs(arch: str, other: str) -> bool:
     """Whether two networks with equal weights have equal outputs on one image of noise."""
     import torch
 
@@ -169,7 +171,7 @@ def _same_numbers(arch: str, other: str) -> bool:
     return bool((a - b).abs().max() <= 1e-3 * a.abs().max())
 
 
-def _grouped(rows: Iterable[_Row]) -> list[list[str]]:
+def _group_by_computation(rows: Iterable[_Row]) -> list[list[str]]:
     """Networks with equal names and shapes, grouped by equal computation."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
@@ -177,7 +179,10 @@ def _grouped(rows: Iterable[_Row]) -> list[list[str]]:
     merged: list[list[str]] = []
     for group in groups.values():
         # two libraries describe the same modules differently: compare their outputs
-        other = next((one for one in merged if _same_elsewhere(one[0], group[0])), None)
+        other = next(
+            (candidate for candidate in merged if _same_in_other_library(candidate[0], group[0])),
+            None,
+        )
         if other is None:
             merged.append(group)
         else:
@@ -185,12 +190,12 @@ def _grouped(rows: Iterable[_Row]) -> list[list[str]]:
     return merged
 
 
-def _same_elsewhere(arch: str, other: str) -> bool:
+def _same_in_other_library(arch: str, other: str) -> bool:
     """Whether two networks come from different libraries and have equal outputs."""
-    return arch.partition("/")[0] != other.partition("/")[0] and _same_numbers(arch, other)
+    return arch.partition("/")[0] != other.partition("/")[0] and _same_outputs(arch, other)
 
 
-def _written(rows: Iterable[_Row]) -> str:
+def _to_json(rows: Iterable[_Row]) -> str:
     import timm
     import torchvision
 
@@ -199,10 +204,10 @@ def _written(rows: Iterable[_Row]) -> str:
         alike[row.sketch, row.named].append(row)
     networks: defaultdict[str, list[str]] = defaultdict(list)
     for (sketch, _), same in alike.items():
-        networks[sketch] += [" ".join(group) for group in _grouped(same)]
+        networks[sketch] += [" ".join(group) for group in _group_by_computation(same)]
     versions = {"timm": timm.__version__, "torchvision": torchvision.__version__}
     return json.dumps({**versions, "networks": networks}, indent=0) + "\n"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(_written(map(_row, _all())))
+    sys.stdout.write(_to_json(map(_row_of, _all_archs())))

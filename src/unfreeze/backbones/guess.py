@@ -46,23 +46,25 @@ class Guess:
     rivals: tuple[str, ...] = ()
 
 
-def guess(found: Mapping[str, Shape], hints: Iterable[str] = (), file: str = "") -> Guess | None:
+def guess(
+    file_shapes: Mapping[str, Shape], hints: Iterable[str] = (), file: str = ""
+) -> Guess | None:
     """The architecture that best matches a file's names and shapes; None if nothing matches.
 
     `found`: shapes by parameter name; `hints`: architecture names from the file's metadata, tried
     first. Then the torchvision, timm and unfreeze networks with the most shapes in common are
     compared. Between equal matches, parameter names and the name of the `file` decide.
     """
-    fits = _fits(found, _named(hints))
+    fits = _fits(file_shapes, _known_archs(hints))
     if not fits or fits[0].likeness < LIKELY:
-        fits = sorted([*fits, *_fits(found, _candidates(found))], key=_Fit.order)
+        fits = sorted([*fits, *_fits(file_shapes, _candidates(file_shapes))], key=_Fit.order)
     if not fits or not fits[0].likeness:
         return None
-    best = [fit.arch for fit in fits if fit.order() == fits[0].order()]
-    chosen = _meant(best, found, file, fits[0].way)
-    made = fitted(found, chosen or best[0])
-    rivals = tuple(arch for arch in best if not same_computation(arch, best[0]))
-    return made if chosen else replace(made, rivals=rivals)
+    best_archs = [fit.arch for fit in fits if fit.order() == fits[0].order()]
+    named_arch = _choose_by_names(best_archs, file_shapes, file, fits[0].way)
+    best_guess = fitted(file_shapes, named_arch or best_archs[0])
+    rivals = tuple(arch for arch in best_archs if not same_computation(arch, best_archs[0]))
+    return best_guess if named_arch else replace(best_guess, rivals=rivals)
 
 
 @dataclass(frozen=True)
@@ -81,44 +83,49 @@ class _Fit:
         return -self.likeness, self.way
 
 
-def _candidates(found: Mapping[str, Shape]) -> Iterator[str]:
+def _candidates(file_shapes: Mapping[str, Shape]) -> Iterator[str]:
     """One network of each group that resembles the file, as written or with translated names."""
-    tables = [{name: shape_of(olds, found) for name, olds in t.items()} for _, t in variants(found)]
-    for table in (found, *tables[-1:]):
-        for alike in resembling(table):
-            for group in alike.groups:
-                yield from islice(_named(_by_size(group, found)), 1)
+    tables = [
+        {name: shape_of(olds, file_shapes) for name, olds in t.items()}
+        for _, t in variants(file_shapes)
+    ]
+    for table in (file_shapes, *tables[-1:]):
+        for entry in resembling(table):
+            for group in entry.groups:
+                yield from islice(_known_archs(_sort_by_image_size(group, file_shapes)), 1)
 
 
-def _by_size(group: Sequence[str], found: Mapping[str, Shape]) -> list[str]:
+def _sort_by_image_size(group: Sequence[str], file_shapes: Mapping[str, Shape]) -> list[str]:
     """A group's names; first those with the image size that the file's position embeddings have."""
-    patches = next((s for s in found.values() if len(s) == 4 and s[1] == 3), ())
-    places = next((s for n, s in found.items() if re.search(r"pos(ition)?_embed", n)), ())
-    if len(patches) != 4 or len(places) != 3:
+    patch_kernel = next((s for s in file_shapes.values() if len(s) == 4 and s[1] == 3), ())
+    positions = next((s for n, s in file_shapes.items() if re.search(r"pos(ition)?_embed", n)), ())
+    if len(patch_kernel) != 4 or len(positions) != 3:
         return list(group)
-    side = math.isqrt(max(places[1] - 1, 0)) * patches[-1]
+    side = math.isqrt(max(positions[1] - 1, 0)) * patch_kernel[-1]
     # prefer the shortest of several names for one network (vit_, deit_, ...)
     return sorted(group, key=lambda n: (not re.search(rf"(?<!\d){side}(?!\d)", n), len(n)))
 
 
-def _meant(best: Sequence[str], found: Mapping[str, Shape], file: str, way: int) -> str:
+def _choose_by_names(
+    best: Sequence[str], file_shapes: Mapping[str, Shape], file: str, method: int
+) -> str:
     """The network among equal matches that names point to; "" if none do.
 
     The file name decides first. Then torchvision's network is preferred, as others reuse its
     parameter names with another computation; for translated vision transformers, timm's.
     """
     for entries, archs in _MEANT:
-        if any(entries.search(name) for name in found):
+        if any(entries.search(name) for name in file_shapes):
             best = [arch for arch in best if archs.match(arch)] or best
     flat = re.sub(r"[^a-z0-9]+", "_", file.lower())
-    within = [arch for arch in best if re.sub(r"[^a-z0-9]+", "_", _bare(arch)) in flat]
-    if within:
-        return max(within, key=lambda arch: len(_bare(arch)))
-    if way == 1:
+    in_file_name = [arch for arch in best if re.sub(r"[^a-z0-9]+", "_", _bare(arch)) in flat]
+    if in_file_name:
+        return max(in_file_name, key=lambda arch: len(_bare(arch)))
+    if method == 1:
         best = [arch for arch in best if not arch.startswith("torchvision/vit_")] or best
-    plain = [arch for arch in best if not arch.startswith("timm/")]
-    if len(plain) == 1 and way < 2:
-        return plain[0]
+    other_archs = [arch for arch in best if not arch.startswith("timm/")]
+    if len(other_archs) == 1 and method < 2:
+        return other_archs[0]
     same = all(same_computation(best[0], other) for other in best[1:])
     return best[0] if same else ""
 
@@ -127,78 +134,82 @@ def _bare(arch: str) -> str:
     return arch.partition("/")[2].partition(".")[0].lower()
 
 
-def fitted(found: Mapping[str, Shape], arch: str, stem: str = "imagenet") -> Guess:
+def fitted(file_shapes: Mapping[str, Shape], arch: str, stem: str = "imagenet") -> Guess:
     """How a file matches one architecture; with the other stem if its first layer has that."""
     model = skeleton(arch, stem)
     heads = head_layers(model)
-    whole = match(found, _shapes(model))
-    first = next((c for c in whole.mismatched if c.wanted == first_convolution(model)), None)
+    full_match = match(file_shapes, _shapes(model))
+    first = next((c for c in full_match.mismatched if c.wanted == first_convolution(model)), None)
     other = STEMS[1 - STEMS.index(stem)]
     if first is not None and first.found_shape[-1] == (3 if other == "small" else 7):
         try:
-            return fitted(found, arch, other)
+            return fitted(file_shapes, arch, other)
         except UsageError:
             pass  # the network has one stem only
-    result = adapted(model, without_head(heads, whole))
+    result = adapted(model, without_head(heads, full_match))
     return Guess(
         arch=arch,
         stem=stem,
         share=backbone_share(model, heads, result),
         head=heads,
-        headed=all(f"{head}.weight" in whole.pairs for head in heads),
+        headed=all(f"{head}.weight" in full_match.pairs for head in heads),
         result=result,
     )
 
 
-def _fits(found: Mapping[str, Shape], candidates: Iterable[str]) -> list[_Fit]:
+def _fits(file_shapes: Mapping[str, Shape], candidates: Iterable[str]) -> list[_Fit]:
     """How well candidates match, the best first, without those that cannot win.
 
     Matching names is slow; counting common shapes is fast and bounds the match from above. So
     candidates are matched in order of that bound, until it drops below the best match.
     """
-    theirs = Counter(found.values())
-    for _, table in variants(found):
-        theirs |= Counter(shape_of(olds, found) for olds in table.values())
+    file_counts = Counter(file_shapes.values())
+    for _, table in variants(file_shapes):
+        file_counts |= Counter(shape_of(olds, file_shapes) for olds in table.values())
     models = {arch: skeleton(arch) for arch in dict.fromkeys(candidates)}
-    wanted = {arch: _shapes(model) for arch, model in models.items()}
-    most = {
-        arch: _likeness(_elements(theirs & Counter(shapes.values())), shapes, found)
-        for arch, shapes in wanted.items()
+    model_shapes = {arch: _shapes(model) for arch, model in models.items()}
+    upper_bounds = {
+        arch: _likeness(_elements(file_counts & Counter(shapes.values())), shapes, file_shapes)
+        for arch, shapes in model_shapes.items()
     }
     fits: list[_Fit] = []
-    for arch in sorted(wanted, key=lambda one: -most[one]):
-        if fits and most[arch] < max(fit.likeness for fit in fits):
+    for arch in sorted(model_shapes, key=lambda candidate: -upper_bounds[candidate]):
+        if fits and upper_bounds[arch] < max(fit.likeness for fit in fits):
             break
-        result = match(found, wanted[arch])
-        matched = _elements(Counter(wanted[arch][name] for name in result.pairs))
-        likeness = _likeness(matched, wanted[arch], found)
-        if first_convolution(models[arch]) not in _named_in(result):
+        result = match(file_shapes, model_shapes[arch])
+        matched = _elements(Counter(model_shapes[arch][name] for name in result.pairs))
+        likeness = _likeness(matched, model_shapes[arch], file_shapes)
+        if first_convolution(models[arch]) not in _matched_names(result):
             likeness *= _WITHOUT_FIRST
-        fits.append(_Fit(arch, likeness, _way(result.how)))
+        fits.append(_Fit(arch, likeness, _method_of(result.how)))
     return sorted(fits, key=_Fit.order)
 
 
-def _way(how: str) -> int:
+def _method_of(how: str) -> int:
     return 0 if not how else 1 if "names" in how else 2
 
 
-def _named_in(result: Match) -> set[str]:
+def _matched_names(result: Match) -> set[str]:
     """The model's names that the file has an entry for, of any shape."""
     return {*result.pairs, *(clash.wanted for clash in result.mismatched)}
 
 
-def _likeness(matched: int, ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> float:
+def _likeness(
+    matched: int, model_shapes: Mapping[str, Shape], file_shapes: Mapping[str, Shape]
+) -> float:
     """Matched elements relative to those of both sides: a part of a network scores low."""
-    whole, held = (_elements(Counter(shapes.values())) for shapes in (ours, theirs))
+    model_elements, file_elements = (
+        _elements(Counter(shapes.values())) for shapes in (model_shapes, file_shapes)
+    )
     # other tensors of the file (heads, copies) count little: all candidates lack them
-    return matched / max(whole + 0.01 * max(held - matched, 0), 1)
+    return matched / max(model_elements + 0.01 * max(file_elements - matched, 0), 1)
 
 
 def _elements(shapes: Counter[Shape]) -> int:
     return sum(count * math.prod(shape) for shape, count in shapes.items())
 
 
-def _named(hints: Iterable[str]) -> Iterator[str]:
+def _known_archs(hints: Iterable[str]) -> Iterator[str]:
     for hint in dict.fromkeys(hints):
         for name in (hint, f"timm/{hint}"):
             try:

@@ -39,16 +39,16 @@ def head_layers(model: nn.Module, *, found: Trace | None = None) -> tuple[str, .
             f"{type(model).__name__} no longer has a head.",
             "Build the network again to get its head back.",
         )
-    seen = found or trace(model)
-    declared = _declared(model, seen)
+    traced = found or trace(model)
+    declared = _declared(model, traced)
     if declared:
         return declared
-    for name in reversed(seen.order):
-        if _makes_scores(model, seen, name):
+    for name in reversed(traced.order):
+        if _computes_scores(model, traced, name):
             return (name,)
     raise UsageError(
         f"No layer of {type(model).__name__} produces class scores; it returns "
-        f"{_text(tuple(seen.output.shape))}.",
+        f"{_shape_text(tuple(traced.output.shape))}.",
         "Choose a classification model.",
     )
 
@@ -77,10 +77,10 @@ def headless(model: nn.Module) -> int:
     """
     for name in head_layers(model):
         model.set_submodule(name, NoHead())
-    shape = tuple(_retraced(model).output.shape)
+    shape = tuple(_trace_again(model).output.shape)
     if len(shape) != 2:
         raise UsageError(
-            f"{type(model).__name__} without its head returns {_text(shape)}, not [1, D].",
+            f"{type(model).__name__} without its head returns {_shape_text(shape)}, not [1, D].",
             "Choose another --arch.",
         )
     return shape[1]
@@ -102,39 +102,39 @@ def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> li
         )
     names = head_layers(model)
     # referenced until the end: a freed parameter's id() could be reused by a new one
-    before = [parameter for name in names for parameter in _layer(model, name).parameters()]
-    old = {id(parameter) for parameter in before}
-    width = _hidden(kind)
+    old_parameters = [parameter for name in names for parameter in _layer(model, name).parameters()]
+    old_ids = {id(parameter) for parameter in old_parameters}
+    width = _hidden_width(kind)
     for name in names:
-        model.set_submodule(name, _made(_layer(model, name), classes, kind, width))
+        model.set_submodule(name, _new_head(_layer(model, name), classes, kind, width))
     if hasattr(model, "num_classes"):
         vars(model)["num_classes"] = classes  # read by torchvision and timm
     new = [
         f"{name}.{part}"
         for name in names
         for part, parameter in _layer(model, name).named_parameters()
-        if id(parameter) not in old
+        if id(parameter) not in old_ids
     ]
-    _prove(model, new, set() if kind == "append" else old, classes)
-    _unbent(model, names, classes)
+    _verify(model, new, set() if kind == "append" else old_ids, classes)
+    _remove_activations(model, names, classes)
     return new
 
 
-def _unbent(model: nn.Module, names: Sequence[str], classes: int) -> None:
+def _remove_activations(model: nn.Module, names: Sequence[str], classes: int) -> None:
     """Remove activations behind the scoring layers.
 
     SqueezeNet has a ReLU there. With a new head, a class whose scores start below 0 would never
     get a gradient.
     """
-    seen = trace(model)
-    last = max(seen.order[name] for name in names)
-    for name, place in seen.order.items():
+    traced = trace(model)
+    last = max(traced.order[name] for name in names)
+    for name, position in traced.order.items():
         module = model.get_submodule(name)
-        if place > last and isinstance(module, ACTIVATIONS) and classes in seen.shapes[name]:
+        if position > last and isinstance(module, ACTIVATIONS) and classes in traced.shapes[name]:
             model.set_submodule(name, NoActivation())
 
 
-def _hidden(kind: str) -> int:
+def _hidden_width(kind: str) -> int:
     """Width of the hidden layer, 0 for none; UsageError for an unknown kind."""
     name, _, width = kind.partition(":")
     if kind in ("replace", "append"):
@@ -144,41 +144,41 @@ def _hidden(kind: str) -> int:
     raise UsageError(f"--head does not support {kind!r}.", "Use replace, append or mlp:WIDTH.")
 
 
-def _made(old: Layer, classes: int, kind: str, width: int) -> nn.Module:
+def _new_head(old: Layer, classes: int, kind: str, width: int) -> nn.Module:
     if kind == "append":
-        return nn.Sequential(old, _following(old, old.weight.shape[0], classes))
+        return nn.Sequential(old, _scoring_layer(old, old.weight.shape[0], classes))
     if not width:
-        return _fresh(old, classes)
-    hidden = _fresh(old, width)
+        return _new_layer(old, classes)
+    hidden = _new_layer(old, width)
     nn.init.kaiming_normal_(hidden.weight, nonlinearity="relu")
     if hidden.bias is not None:
         nn.init.constant_(hidden.bias, 0.01)  # no dead units where features are 0
-    return nn.Sequential(hidden, nn.ReLU(), _following(old, width, classes))
+    return nn.Sequential(hidden, nn.ReLU(), _scoring_layer(old, width, classes))
 
 
-def _following(old: Layer, width: int, classes: int) -> Layer:
+def _scoring_layer(old: Layer, width: int, classes: int) -> Layer:
     """A scoring layer with `width` inputs: a 1x1 convolution if the head is a convolution."""
-    place: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
+    options: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
     wide = isinstance(old, nn.Conv2d)
-    return _fresh(
-        nn.Conv2d(width, 1, 1, **place) if wide else nn.Linear(width, 1, **place), classes
+    return _new_layer(
+        nn.Conv2d(width, 1, 1, **options) if wide else nn.Linear(width, 1, **options), classes
     )
 
 
-def _prove(model: nn.Module, new: list[str], old: set[int], classes: int) -> None:
-    after = _retraced(model)
-    shape = tuple(after.output.shape)
-    left = [name for name, parameter in model.named_parameters() if id(parameter) in old]
-    if shape == (1, classes) and after.reached(new) and not left:
+def _verify(model: nn.Module, new: list[str], old: set[int], classes: int) -> None:
+    traced = _trace_again(model)
+    shape = tuple(traced.output.shape)
+    old_names = [name for name, parameter in model.named_parameters() if id(parameter) in old]
+    if shape == (1, classes) and traced.reached(new) and not old_names:
         return
     raise UsageError(
         f"The head of {type(model).__name__} could not be replaced: after the swap it returns "
-        f"{_text(shape)}, and {', '.join(left) or 'a new parameter'} is out of place.",
+        f"{_shape_text(shape)}, and {', '.join(old_names) or 'a new parameter'} is out of place.",
         "Choose another --arch.",
     )
 
 
-def _retraced(model: nn.Module) -> Trace:
+def _trace_again(model: nn.Module) -> Trace:
     try:
         return trace(model)
     except UsageError as error:
@@ -187,40 +187,40 @@ def _retraced(model: nn.Module) -> Trace:
         ) from error
 
 
-def _fresh(old: Layer, classes: int) -> Layer:
-    place: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
-    place["bias"] = old.bias is not None
+def _new_layer(old: Layer, classes: int) -> Layer:
+    options: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
+    options["bias"] = old.bias is not None
     new: Layer
     if isinstance(old, nn.Linear):
-        new = nn.Linear(old.in_features, classes, **place)
+        new = nn.Linear(old.in_features, classes, **options)
     else:
-        place |= {"stride": old.stride, "padding": old.padding}
-        new = nn.Conv2d(old.in_channels, classes, cast(Any, old.kernel_size), **place)
+        options |= {"stride": old.stride, "padding": old.padding}
+        new = nn.Conv2d(old.in_channels, classes, cast(Any, old.kernel_size), **options)
     nn.init.normal_(new.weight, std=0.01)
     if new.bias is not None:
         nn.init.zeros_(new.bias)
     return new
 
 
-def _declared(model: nn.Module, seen: Trace) -> tuple[str, ...]:
+def _declared(model: nn.Module, traced: Trace) -> tuple[str, ...]:
     """The scoring layers that timm declares in its configuration or returns as its classifier."""
-    written = (getattr(model, "default_cfg", None) or {}).get("classifier") or ()
-    names = (written,) if isinstance(written, str) else tuple(written)
-    ask = getattr(model, "get_classifier", None)
-    given = ask() if callable(ask) else ()
-    parts = given if isinstance(given, tuple | list) else (given,)
+    declared = (getattr(model, "default_cfg", None) or {}).get("classifier") or ()
+    names = (declared,) if isinstance(declared, str) else tuple(declared)
+    getter = getattr(model, "get_classifier", None)
+    classifier = getter() if callable(getter) else ()
+    parts = classifier if isinstance(classifier, tuple | list) else (classifier,)
     inside = {layer for part in parts if isinstance(part, nn.Module) for layer in part.modules()}
     return tuple(
         name
         for name, layer in model.named_modules()
-        if (name in names or layer in inside) and _makes_scores(model, seen, name)
+        if (name in names or layer in inside) and _computes_scores(model, traced, name)
     )
 
 
-def _makes_scores(model: nn.Module, seen: Trace, name: str) -> bool:
-    if name not in seen.shapes or not isinstance(model.get_submodule(name), Layer):
+def _computes_scores(model: nn.Module, traced: Trace, name: str) -> bool:
+    if name not in traced.shapes or not isinstance(model.get_submodule(name), Layer):
         return False
-    scores, shape = seen.output.shape, seen.shapes[name]
+    scores, shape = traced.output.shape, traced.shapes[name]
     width = shape[-1] if isinstance(model.get_submodule(name), nn.Linear) else shape[1]
     return len(scores) == 2 and width == scores[1]
 
@@ -229,5 +229,5 @@ def _layer(model: nn.Module, name: str) -> Layer:
     return cast(Layer, model.get_submodule(name))
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"

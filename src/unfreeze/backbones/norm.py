@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 _Moments = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class _Normalised(torch.autograd.Function):
+class _BatchNormFunction(torch.autograd.Function):
     """Batch norm with the moments of the whole process group; saves only its input for backward."""
 
     @staticmethod
@@ -35,7 +35,7 @@ class _Normalised(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, mean, variance, count = ctx.saved_tensors
         # for constant moments: dy * weight / std, and this process's sums of dy * x^ and dy
-        own, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+        by_input, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
             grads[0], x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack([by_weight, by_bias])
@@ -43,8 +43,8 @@ class _Normalised(torch.autograd.Function):
         # the gradient through the moments, -(weight / std) * (x^ * mean(dy x^) + mean(dy)), has
         # the form of a batch norm
         scale, shift = -sums / count * weight * (variance + ctx.eps).rsqrt()
-        own += F.batch_norm(x, mean, variance, scale, shift, training=False, eps=ctx.eps)
-        return own, by_weight, by_bias, None, None
+        by_input += F.batch_norm(x, mean, variance, scale, shift, training=False, eps=ctx.eps)
+        return by_input, by_weight, by_bias, None, None
 
 
 def _moments(x: torch.Tensor, weight: torch.Tensor, group: Any) -> _Moments:
@@ -52,15 +52,15 @@ def _moments(x: torch.Tensor, weight: torch.Tensor, group: Any) -> _Moments:
     unused = torch.zeros_like(weight)  # its dtype sets that of the result
     mean, variance = torch.batch_norm_update_stats(x, unused, unused.clone(), 0.0)
     count = torch.full_like(mean, x.numel() / x.shape[1])
-    mine = torch.stack([mean, variance, count]).double()
-    all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(all_, mine, group=group)
-    means, variances, counts = torch.stack(all_, dim=1)
+    local = torch.stack([mean, variance, count]).double()
+    gathered = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(gathered, local, group=group)
+    means, variances, counts = torch.stack(gathered, dim=1)
     total = counts.sum(0)
-    middle = (counts * means).sum(0) / total
+    total_mean = (counts * means).sum(0) / total
     # deviations from the common mean: no cancellation of large squares
-    around = (counts * (variances + (means - middle).square())).sum(0) / total
-    return middle.to(mean), around.to(mean), total.to(mean)
+    total_variance = (counts * (variances + (means - total_mean).square())).sum(0) / total
+    return total_mean.to(mean), total_variance.to(mean), total.to(mean)
 
 
 class SynchronisedBatchNorm(_BatchNorm):
@@ -88,7 +88,9 @@ class SynchronisedBatchNorm(_BatchNorm):
             kind = torch.promote_types(input.dtype, torch.float32)
             weight = torch.ones(self.num_features, dtype=kind)
             bias = torch.zeros_like(weight)
-        y, mean, variance, count = _Normalised.apply(input, weight, bias, self.eps, self.group)
+        y, mean, variance, count = _BatchNormFunction.apply(
+            input, weight, bias, self.eps, self.group
+        )
         if self.track_running_stats:
             self._follow(mean, variance, count)
         normalised: torch.Tensor = y
@@ -119,13 +121,13 @@ def synchronised(model: nn.Module, group: Any = None) -> nn.Module:
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)  # type: ignore[no-untyped-call]
         return converted
     if isinstance(model, _BatchNorm) and not isinstance(model, SynchronisedBatchNorm):
-        return _converted(model, group)
+        return _convert(model, group)
     for name, child in model.named_children():
         setattr(model, name, synchronised(child, group))
     return model
 
 
-def _converted(old: _BatchNorm, group: Any) -> SynchronisedBatchNorm:
+def _convert(old: _BatchNorm, group: Any) -> SynchronisedBatchNorm:
     new = SynchronisedBatchNorm(
         old.num_features,
         group,
@@ -149,12 +151,12 @@ def groups_of(size: int, world: int, rank: int) -> Any:
     """
     if not size or size >= world:
         return None
-    mine = None
+    own_group = None
     for start in range(0, world, size):
         group = dist.new_group(list(range(start, start + size)))
         if start <= rank < start + size:
-            mine = group
-    return mine
+            own_group = group
+    return own_group
 
 
 @contextlib.contextmanager

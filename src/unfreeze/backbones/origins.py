@@ -53,7 +53,7 @@ def fetch(spec: str, arch: str) -> Origin:
     is assumed, and `source` says so. WeightsError if nothing is found or a download fails.
     """
     if "://" in spec:
-        return _from_address(spec, arch, spec)
+        return _from_url(spec, arch, spec)
     if spec != "imagenet" and Path(spec).exists():
         return _from_file(Path(spec), arch, spec)
     if spec in PUBLISHED:
@@ -74,8 +74,8 @@ def fetch(spec: str, arch: str) -> Origin:
 def _from_file(path: Path, arch: str, spec: str) -> Origin:
     if model_folder(path) is not None:
         tensors, card = load_model(path)
-        own = Preprocess.from_dict(card.preprocess) if card.preprocess else None
-        return Origin(tensors, own, spec, f"{spec} ({card.arch})")
+        preprocess = Preprocess.from_dict(card.preprocess) if card.preprocess else None
+        return Origin(tensors, preprocess, spec, f"{spec} ({card.arch})")
     return _from_contents(read_checkpoint(path), arch, spec, path)
 
 
@@ -100,8 +100,8 @@ def _from_contents(contents: Contents, arch: str, spec: str, path: Path) -> Orig
     )
 
 
-def _from_address(url: str, arch: str, spec: str) -> Origin:
-    path, fresh = _downloaded(url)
+def _from_url(url: str, arch: str, spec: str) -> Origin:
+    path, fresh = _download(url)
     try:
         return _from_contents(read_checkpoint(path), arch, spec, path)
     except WeightsError:
@@ -111,17 +111,18 @@ def _from_address(url: str, arch: str, spec: str) -> Origin:
 
 
 def _from_published(spec: str, arch: str) -> Origin:
-    there = PUBLISHED[spec]
-    if _bare(arch) != _bare(there.arch):
+    published = PUBLISHED[spec]
+    if _bare_name(arch) != _bare_name(published.arch):
         raise WeightsError(
-            f"The weights '{spec}' are for {_bare(there.arch)}, not for {_bare(arch)}.",
-            f"Use --arch {there.arch}, or omit --arch.",
+            f"The weights '{spec}' are for {_bare_name(published.arch)}, not for "
+            f"{_bare_name(arch)}.",
+            f"Use --arch {published.arch}, or omit --arch.",
         )
-    origin = _from_address(there.url, arch, spec)
-    return replace(origin, preprocess=WANTS, source=f"{spec} ({there.url})")
+    origin = _from_url(published.url, arch, spec)
+    return replace(origin, preprocess=WANTS, source=f"{spec} ({published.url})")
 
 
-def _bare(arch: str) -> str:
+def _bare_name(arch: str) -> str:
     return canonical(arch).partition("/")[2].partition(".")[0]
 
 
@@ -142,8 +143,8 @@ def _from_torchvision(name: str, spec: str) -> Origin:
         tensors = weights.get_state_dict(
             progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True
         )
-    wanted = _torchvision_preprocess(weights)
-    return Origin(dict(tensors), wanted, str(weights), f"torchvision {weights}")
+    preprocess = _torchvision_preprocess(weights)
+    return Origin(dict(tensors), preprocess, str(weights), f"torchvision {weights}")
 
 
 def _torchvision_weights(name: str, spec: str) -> Any:
@@ -151,9 +152,9 @@ def _torchvision_weights(name: str, spec: str) -> Any:
     import torchvision
 
     known = torchvision.models.get_model_weights(name)
-    wanted = "DEFAULT" if spec == "imagenet" else spec.rpartition(".")[2]
-    if wanted in known.__members__:
-        return known[wanted]
+    member = "DEFAULT" if spec == "imagenet" else spec.rpartition(".")[2]
+    if member in known.__members__:
+        return known[member]
     raise WeightsError(
         f"torchvision/{name} has no weights called '{spec}'.",
         f"It has {', '.join(entry.name for entry in known)}; a file or a run also works.",
@@ -192,20 +193,20 @@ def _timm_preprocess(name: str) -> Preprocess:
     import timm
     from timm.data.config import resolve_data_config
 
-    found: Any = timm.models.get_pretrained_cfg(name)
+    cfg: Any = timm.models.get_pretrained_cfg(name)
     resolve: Any = resolve_data_config  # untyped in timm
-    wanted = resolve(pretrained_cfg=found.to_dict() if found else {})
-    side = int(wanted["input_size"][-1])
+    data_config = resolve(pretrained_cfg=cfg.to_dict() if cfg else {})
+    side = int(data_config["input_size"][-1])
     return Preprocess(
         image_size=side,
-        resize=int(side / wanted["crop_pct"]),
-        interpolation="bicubic" if wanted["interpolation"] == "bicubic" else "bilinear",
-        mean=tuple(wanted["mean"]),
-        std=tuple(wanted["std"]),
+        resize=int(side / data_config["crop_pct"]),
+        interpolation="bicubic" if data_config["interpolation"] == "bicubic" else "bilinear",
+        mean=tuple(data_config["mean"]),
+        std=tuple(data_config["std"]),
     )
 
 
-def _downloaded(url: str) -> tuple[Path, bool]:
+def _download(url: str) -> tuple[Path, bool]:
     """(path in torch's download cache, whether it was downloaded just now) of a URL.
 
     A hash in the file name is verified. Names without one get a hash of the URL in front, unless
@@ -213,9 +214,9 @@ def _downloaded(url: str) -> tuple[Path, bool]:
     """
     name = PurePosixPath(urlparse(url).path).name or "weights.pth"
     hashed = _HASHED.search(name)
-    own = hashed or url in {one.url for one in PUBLISHED.values()}
-    kept = name if own else f"{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}"
-    target = Path(torch.hub.get_dir()) / "checkpoints" / kept
+    keep_name = hashed or url in {entry.url for entry in PUBLISHED.values()}
+    file_name = name if keep_name else f"{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}"
+    target = Path(torch.hub.get_dir()) / "checkpoints" / file_name
     if target.exists():
         return target, False
     target.parent.mkdir(parents=True, exist_ok=True)

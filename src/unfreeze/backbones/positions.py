@@ -64,10 +64,10 @@ def resampled(positions: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
     side = math.isqrt(positions.shape[1] - prefix)
     if grid == (side, side):
         return positions
-    found: Tensor = resample_abs_pos_embed(
+    embeddings: Tensor = resample_abs_pos_embed(
         positions, list(grid), [side, side], num_prefix_tokens=prefix
     )
-    return found
+    return embeddings
 
 
 def prefix_tokens(model: nn.Module) -> int:

@@ -32,21 +32,21 @@ def network_of(spec: str, arch: str | None = None) -> Known | None:
     shapes identify. None for "none", "imagenet" and anything that is neither a file nor a
     published name. WeightsError if the architecture is ambiguous or unknown.
     """
-    place = Path(spec)
-    if spec in PUBLISHED and not place.exists():
+    path = Path(spec)
+    if spec in PUBLISHED and not path.exists():
         return Known(PUBLISHED[spec].arch, "imagenet")
-    if spec in ("none", "imagenet") or not place.exists():
+    if spec in ("none", "imagenet") or not path.exists():
         return None
-    folder = model_folder(place)
+    folder = model_folder(path)
     if folder is not None:
         card = card_of(folder)
         return Known(card.arch, card.stem)
-    contents = read_checkpoint(place)
+    contents = read_checkpoint(path)
     if contents.card is not None:
         return Known(contents.card.arch, contents.card.stem)
     if arch is not None:
-        return Known(arch, fitted(_shapes(contents, place), arch).stem)
-    best = identified(contents, place)
+        return Known(arch, fitted(_shapes(contents, path), arch).stem)
+    best = identified(contents, path)
     if best is None:
         raise WeightsError(
             f"{spec} matches no known architecture, by names or shapes.",
@@ -67,32 +67,32 @@ def network_of(spec: str, arch: str | None = None) -> Known | None:
     return Known(best.arch, best.stem)
 
 
-def identified(contents: Contents, place: Path) -> Guess | None:
+def identified(contents: Contents, path: Path) -> Guess | None:
     """The architecture of a file: from its model card, else the closest match; None for none."""
-    shapes = _shapes(contents, place)
+    shapes = _shapes(contents, path)
     if contents.card is not None:
         return fitted(shapes, contents.card.arch, contents.card.stem)
-    return guess(shapes, _hints(contents, place), place.name)
+    return guess(shapes, _hints(contents, path), path.name)
 
 
-def _shapes(contents: Contents, place: Path) -> dict[str, tuple[int, ...]]:
+def _shapes(contents: Contents, path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by name, with adapters merged; of unusable files (quantised), as stored."""
     try:
-        return {n: tuple(t.shape) for n, t in usable(contents, place, str(place)).tensors.items()}
+        return {n: tuple(t.shape) for n, t in usable(contents, path, str(path)).tensors.items()}
     except WeightsError:  # reported when the weights are loaded
         return contents.shapes
 
 
-def _hints(contents: Contents, place: Path) -> list[str]:
+def _hints(contents: Contents, path: Path) -> list[str]:
     """Architecture names in the file's metadata or in a `config.json` beside it."""
-    said = [contents.meta]
-    said += [value for value in contents.meta.values() if isinstance(value, dict)]
-    config = place.with_name("config.json")
+    metadata = [contents.meta]
+    metadata += [value for value in contents.meta.values() if isinstance(value, dict)]
+    config = path.with_name("config.json")
     if config.is_file():
         try:
-            read = json.loads(config.read_text(encoding="utf-8"))
+            loaded = json.loads(config.read_text(encoding="utf-8"))
         except ValueError:
-            read = {}  # not a config of this file
-        said += [read] if isinstance(read, dict) else []
-    words = [one.get(name) for one in said for name in _NAMED]
-    return [word for word in words if isinstance(word, str) and word]
+            loaded = {}  # not a config of this file
+        metadata += [loaded] if isinstance(loaded, dict) else []
+    names = [entry.get(name) for entry in metadata for name in _NAMED]
+    return [word for word in names if isinstance(word, str) and word]

@@ -47,9 +47,9 @@ def small_stem(model: nn.Module) -> None:
     """
     modules = dict(model.named_modules())
     for convolution, pooling in PLACES:
-        first = modules.get(convolution)
-        if type(first) is nn.Conv2d and pooling in modules:
-            model.set_submodule(convolution, _small(first))
+        layer = modules.get(convolution)
+        if type(layer) is nn.Conv2d and pooling in modules:
+            model.set_submodule(convolution, _small_convolution(layer))
             model.set_submodule(pooling, nn.Identity())
             return
     raise UsageError(
@@ -66,7 +66,7 @@ def first_convolution(model: nn.Module) -> str | None:
     return None
 
 
-def _small(old: nn.Conv2d) -> nn.Conv2d:
+def _small_convolution(old: nn.Conv2d) -> nn.Conv2d:
     new = nn.Conv2d(
         old.in_channels,
         old.out_channels,

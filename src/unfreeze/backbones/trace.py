@@ -30,12 +30,12 @@ class Trace:
 
     def reached(self, names: list[str]) -> bool:
         """Whether the output depends on every one of these parameters."""
-        wanted = [self.parameters[name] for name in names]
-        if not wanted or not self.output.requires_grad:
-            return not wanted
+        parameters = [self.parameters[name] for name in names]
+        if not parameters or not self.output.requires_grad:
+            return not parameters
         with isolated():
-            found = torch.autograd.grad(self.output.sum(), wanted, allow_unused=True)
-        return all(gradient is not None for gradient in found)
+            gradients = torch.autograd.grad(self.output.sum(), parameters, allow_unused=True)
+        return all(gradient is not None for gradient in gradients)
 
 
 def input_size(model: nn.Module) -> int:
@@ -81,25 +81,25 @@ def operations(model: nn.Module, side: int) -> float:
 
 
 def _trace(model: nn.Module, height: int, width: int, device: torch.device) -> Trace:
-    found = Trace()
-    found.parameters = {
-        name: _own(parameter, device).requires_grad_(parameter.is_floating_point())
+    traced = Trace()
+    traced.parameters = {
+        name: _copy_of(parameter, device).requires_grad_(parameter.is_floating_point())
         for name, parameter in model.named_parameters()
     }
-    buffers = {name: _own(buffer, device) for name, buffer in model.named_buffers()}
+    buffers = {name: _copy_of(buffer, device) for name, buffer in model.named_buffers()}
     image = torch.zeros(1, 3, height, width, device=device)
-    with evaluating(model), _watching(model, found):
-        output = functional_call(model, {**found.parameters, **buffers}, (image,))
+    with evaluating(model), _recording(model, traced):
+        output = functional_call(model, {**traced.parameters, **buffers}, (image,))
     if not isinstance(output, Tensor):
         raise UsageError(
             f"{type(model).__name__} returns {type(output).__name__}, not one tensor of scores.",
             "Choose a classification model.",
         )
-    found.output = output
-    return found
+    traced.output = output
+    return traced
 
 
-def _own(tensor: Tensor, device: torch.device) -> Tensor:
+def _copy_of(tensor: Tensor, device: torch.device) -> Tensor:
     """A detached copy that autograd accepts, also of a tensor created under `inference_mode`."""
     moved = tensor.detach().to(device)
     return moved.clone() if moved.is_inference() else moved
@@ -118,19 +118,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _watching(model: nn.Module, found: Trace) -> Iterator[None]:
+def _recording(model: nn.Module, traced: Trace) -> Iterator[None]:
     names = {module: name for name, module in model.named_modules() if name}
 
-    def entered(module: nn.Module, inputs: object) -> None:
-        found.order.setdefault(names[module], len(found.order))
+    def pre_hook(module: nn.Module, inputs: object) -> None:
+        traced.order.setdefault(names[module], len(traced.order))
 
-    def left(module: nn.Module, inputs: object, output: object) -> None:
+    def post_hook(module: nn.Module, inputs: object, output: object) -> None:
         first = output[0] if isinstance(output, tuple | list) and output else output
         if isinstance(first, Tensor):
-            found.shapes[names[module]] = tuple(first.shape)
+            traced.shapes[names[module]] = tuple(first.shape)
 
-    handles = [module.register_forward_pre_hook(entered) for module in names]
-    handles += [module.register_forward_hook(left) for module in names]
+    handles = [module.register_forward_pre_hook(pre_hook) for module in names]
+    handles += [module.register_forward_hook(post_hook) for module in names]
     try:
         yield
     finally:

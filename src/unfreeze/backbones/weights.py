@@ -20,7 +20,7 @@ from unfreeze.errors import WeightsError
 # Below this matched share of the backbone's parameters a file counts as another network's.
 ENOUGH = 0.9
 # (part of a parameter name, network family), the most specific first: for the error message.
-_LOOKS = (
+_FAMILIES = (
     ("layer4.0.conv3", "a ResNet-50 or deeper"),
     ("layer4.0.conv2", "a ResNet-18 or -34"),
     ("denseblock1", "a DenseNet"),
@@ -74,8 +74,8 @@ class Loaded:
         said += self.notes
         said += [f"head {', '.join(self.head)} not loaded"] if self.head else []
         unused = [name.removeprefix(self.prefix) for name in self.unexpected]
-        said += [f"not used: {_grouped(unused)}"] if unused else []
-        said += [f"NOT LOADED (random): {_grouped(self.random)}"] if self.random else []
+        said += [f"not used: {_grouped_names(unused)}"] if unused else []
+        said += [f"NOT LOADED (random): {_grouped_names(self.random)}"] if self.random else []
         return "; ".join(said)
 
 
@@ -95,17 +95,17 @@ def load_weights(
     origin = fetch(spec, name)
     heads = head_layers(model) if skip_head and not is_headless(model) else ()
     entries = model.state_dict()
-    wanted = {entry: tuple(tensor.shape) for entry, tensor in entries.items()}
-    found = {entry: tuple(tensor.shape) for entry, tensor in origin.tensors.items()}
-    result = adapted(model, without_head(heads, match(found, wanted)))
+    model_shapes = {entry: tuple(tensor.shape) for entry, tensor in entries.items()}
+    file_shapes = {entry: tuple(tensor.shape) for entry, tensor in origin.tensors.items()}
+    result = adapted(model, without_head(heads, match(file_shapes, model_shapes)))
     share = backbone_share(model, heads, result)
     _check(model, origin, result, share, name, allow_partial)
     _check_values(origin, result, entries)
     with torch.no_grad():
-        for own, theirs in result.pairs.items():
-            tensor = gathered(origin.tensors, theirs, result)
-            entries[own].copy_(fitted(model, own, tensor, entries[own]))
-    left = {*result.missing, *(clash.wanted for clash in result.mismatched)}
+        for model_name, file_name in result.pairs.items():
+            tensor = gathered(origin.tensors, file_name, result)
+            entries[model_name].copy_(fitted(model, model_name, tensor, entries[model_name]))
+    unmatched = {*result.missing, *(clash.wanted for clash in result.mismatched)}
     return Loaded(
         share=share,
         matched=tuple(result.pairs),
@@ -115,8 +115,8 @@ def load_weights(
         source=origin.source,
         prefix=result.prefix,
         head=heads,
-        random=tuple(name for name, _ in model.named_parameters() if name in left),
-        rest=_rest(origin, result),
+        random=tuple(name for name, _ in model.named_parameters() if name in unmatched),
+        rest=_unused_tensors(origin, result),
         licence=origin.licence,
         notes=(*([f"matched {result.how}"] if result.how else []), *result.notes, *origin.notes),
     )
@@ -124,10 +124,10 @@ def load_weights(
 
 def _check_values(origin: Origin, result: Match, entries: Mapping[str, torch.Tensor]) -> None:
     """WeightsError if a tensor to load is not dense and finite, or looks damaged."""
-    for own, theirs in result.pairs.items():
-        for part in result.joined.get(theirs, (theirs,)):
+    for name, file_name in result.pairs.items():
+        for part in result.joined.get(file_name, (file_name,)):
             tensor = origin.tensors[part]
-            reason = oddity(tensor, entries[own])
+            reason = oddity(tensor, entries[name])
             if not reason and origin.unproved and (reason := scar(tensor)):
                 reason += ": the file is damaged (its format has no checksum)"
             if reason:
@@ -137,7 +137,7 @@ def _check_values(origin: Origin, result: Match, entries: Mapping[str, torch.Ten
                 )
 
 
-def _rest(origin: Origin, result: Match) -> dict[str, torch.Tensor]:
+def _unused_tensors(origin: Origin, result: Match) -> dict[str, torch.Tensor]:
     """Unused vectors and matrices: what could be a projection head or prototypes."""
     rest = {name: origin.tensors[name] for name in result.unexpected}
     for container, inside in origin.beside.items():
@@ -145,7 +145,7 @@ def _rest(origin: Origin, result: Match) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in rest.items() if tensor.dim() <= 2}
 
 
-def _grouped(names: Iterable[str]) -> str:
+def _grouped_names(names: Iterable[str]) -> str:
     """`projection_head (7), prototypes (1)`: names counted by their first part."""
     counts = Counter(name.partition(".")[0] for name in names)
     listed = [f"{part} ({count})" for part, count in counts.items()]
@@ -158,13 +158,13 @@ def load_exactly(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     Copies, because `load_state_dict` may need a version that safetensors does not store (MNASNet).
     """
     entries = model.state_dict()
-    odd = sorted(set(entries) ^ set(tensors)) or [
+    differing = sorted(set(entries) ^ set(tensors)) or [
         name for name, entry in entries.items() if entry.shape != tensors[name].shape
     ]
-    if odd:
+    if differing:
         raise WeightsError(
-            f"The saved model and {type(model).__name__} differ in {len(odd)} entries, first "
-            f"{odd[0]}.",
+            f"The saved model and {type(model).__name__} differ in {len(differing)} entries, first "
+            f"{differing[0]}.",
             "Use the --arch, --stem and classes it was saved with.",
         )
     with torch.no_grad():
@@ -185,7 +185,11 @@ def without_head(heads: tuple[str, ...], result: Match) -> Match:
 
     return replace(
         result,
-        pairs={own: theirs for own, theirs in result.pairs.items() if backbone(own)},
+        pairs={
+            model_name: file_name
+            for model_name, file_name in result.pairs.items()
+            if backbone(model_name)
+        },
         missing=tuple(name for name in result.missing if backbone(name)),
         mismatched=tuple(clash for clash in result.mismatched if backbone(clash.wanted)),
     )
@@ -216,54 +220,58 @@ def _check(
     if share < ENOUGH:
         raise WeightsError(
             f"{origin.name} holds {share:.1%} of the parameters of {arch}: it looks like "
-            f"{_looks(origin.tensors)}, expected {_example(model.state_dict())}.",
+            f"{_family(origin.tensors)}, expected {_example_tensor(model.state_dict())}.",
             "Name the architecture of the file with --arch (`unfreeze inspect` shows it), or give "
             "other weights" + ("; --allow-partial loads what matches." if share else "."),
         )
     if result.mismatched:
-        raise _clash(model, origin, result.mismatched)
-    lost = [name for name in result.missing if name.endswith(("running_mean", "running_var"))]
-    if lost:
+        raise _mismatch_error(model, origin, result.mismatched)
+    missing = [name for name in result.missing if name.endswith(("running_mean", "running_var"))]
+    if missing:
         raise WeightsError(
-            f"{origin.name} lacks batch-norm statistics ({len(lost)}, first {lost[0]}).",
+            f"{origin.name} lacks batch-norm statistics ({len(missing)}, first {missing[0]}).",
             "Save the complete state_dict(), not only the parameters.",
         )
 
 
-def _clash(model: nn.Module, origin: Origin, clashes: tuple[Mismatch, ...]) -> WeightsError:
+def _mismatch_error(
+    model: nn.Module, origin: Origin, clashes: tuple[Mismatch, ...]
+) -> WeightsError:
     first = clashes[0]
-    stem = next((one for one in clashes if one.wanted == first_convolution(model)), None)
+    stem = next((clash for clash in clashes if clash.wanted == first_convolution(model)), None)
     if stem is not None and stem.found_shape[1:2] != stem.wanted_shape[1:2]:
         return WeightsError(
-            f"The first convolution of {origin.name} is {_text(stem.found_shape)}: it takes "
+            f"The first convolution of {origin.name} is {_shape_text(stem.found_shape)}: it takes "
             f"{stem.found_shape[1]} channels, and that of this network is "
-            f"{_text(stem.wanted_shape)}.",
+            f"{_shape_text(stem.wanted_shape)}.",
             "Use the --arch and --stem it was trained with.",
         )
     if stem is not None:
         return WeightsError(
-            f"The first convolution of {origin.name} is {_text(stem.found_shape)}, that of this "
-            f"network {_text(stem.wanted_shape)}.",
+            f"The first convolution of {origin.name} is {_shape_text(stem.found_shape)}, that of "
+            f"this network {_shape_text(stem.wanted_shape)}.",
             "Use --stem small." if stem.found_shape[-1] == 3 else "Use --stem imagenet.",
         )
     return WeightsError(
         f"{len(clashes)} tensors of {origin.name} differ in shape from this network, first "
-        f"{first.wanted}: {_text(first.found_shape)} instead of {_text(first.wanted_shape)}.",
+        f"{first.wanted}: {_shape_text(first.found_shape)} instead of "
+        f"{_shape_text(first.wanted_shape)}.",
         "Use the --arch and --image-size the weights were trained with.",
     )
 
 
-def _looks(tensors: Mapping[str, torch.Tensor]) -> str:
+def _family(tensors: Mapping[str, torch.Tensor]) -> str:
     family = next(
-        (kind for part, kind in _LOOKS if any(part in name for name in tensors)), "another network"
+        (kind for part, kind in _FAMILIES if any(part in name for name in tensors)),
+        "another network",
     )
-    return f"{family} ({_example(tensors)})"
+    return f"{family} ({_example_tensor(tensors)})"
 
 
-def _example(tensors: Mapping[str, torch.Tensor]) -> str:
+def _example_tensor(tensors: Mapping[str, torch.Tensor]) -> str:
     name, tensor = next(iter(tensors.items()))
-    return f"{len(tensors)} tensors such as {name} {_text(tuple(tensor.shape))}"
+    return f"{len(tensors)} tensors such as {name} {_shape_text(tuple(tensor.shape))}"
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"

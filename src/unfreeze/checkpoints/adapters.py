@@ -48,35 +48,37 @@ def adapters_in(names: Iterable[str]) -> list[str]:
 
 
 def merged(
-    tensors: Mapping[str, Tensor], meta: Mapping[str, Any], place: Path | None, name: str
+    tensors: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path | None, name: str
 ) -> Merged:
     """The tensors with their LoRA adapters merged; unchanged if there are none.
 
     `meta`: the file's metadata; `place`: its path, for adapter_config.json beside it (None: no
     file); `name`: for messages. WeightsError if adapters cannot be merged exactly.
     """
-    found = adapters_in(tensors)
-    if not found:
+    adapters = adapters_in(tensors)
+    if not adapters:
         return Merged(dict(tensors))
     try:
-        return _merged(tensors, found, _settings(meta, place))
+        return _merge(tensors, adapters, _settings(meta, path))
     except _Unmergeable as why:
         raise WeightsError(
-            f"{name} contains adapters ({len(found)} tensors such as {found[0]}), and {why}.",
+            f"{name} contains adapters ({len(adapters)} tensors such as {adapters[0]}), and {why}.",
             _MERGE,
         ) from why
 
 
-def _merged(tensors: Mapping[str, Tensor], found: list[str], settings: Mapping[str, Any]) -> Merged:
-    plain = {name: t for name, t in tensors.items() if name not in found}
-    pairs = {name: hit for name in found if (hit := _DOWN.fullmatch(name))}
-    other = next((n for n in found if n not in pairs and not _is_up(n, tensors)), None)
-    if other is not None or settings.get("use_dora") or settings.get("fan_in_fan_out"):
-        raise _Unmergeable(f"{other or 'the adapter (DoRA or transposed)'} is not plain LoRA")
-    if len({hit[2] for hit in pairs.values()}) > 1:
+def _merge(
+    tensors: Mapping[str, Tensor], adapters: list[str], settings: Mapping[str, Any]
+) -> Merged:
+    plain = {name: t for name, t in tensors.items() if name not in adapters}
+    pairs = {name: match for name in adapters if (match := _DOWN.fullmatch(name))}
+    unsupported = next((n for n in adapters if n not in pairs and not _is_up(n, tensors)), None)
+    if unsupported is not None or settings.get("use_dora") or settings.get("fan_in_fan_out"):
+        raise _Unmergeable(f"{unsupported or 'the adapter (DoRA or transposed)'} is not plain LoRA")
+    if len({match[2] for match in pairs.values()}) > 1:
         raise _Unmergeable("they belong to several adapters")
-    for name, hit in pairs.items():
-        base = hit[1]
+    for name, match in pairs.items():
+        base = match[1]
         weight = next(
             (w for w in (f"{base}.base_layer.weight", f"{base}.weight") if w in plain), ""
         )
@@ -85,11 +87,11 @@ def _merged(tensors: Mapping[str, Tensor], found: list[str], settings: Mapping[s
         down, up = tensors[name], tensors[_partner(name)]
         share = _alpha(base, plain, settings) / _rank(down.shape[0], settings)
         plain[weight] = plain[weight] + share * _product(down, up, plain[weight])
-    left = [n for n in plain if not n.endswith(".alpha") and ".original_module." not in n]
-    return Merged({_named(name): plain[name] for name in left}, len(pairs))
+    names = [n for n in plain if not n.endswith(".alpha") and ".original_module." not in n]
+    return Merged({_without_wrappers(name): plain[name] for name in names}, len(pairs))
 
 
-def _named(name: str) -> str:
+def _without_wrappers(name: str) -> str:
     """A parameter name without the wrappers of PEFT."""
     return re.sub(r"\.modules_to_save\.\w+\.", ".", name.replace(".base_layer.", "."))
 
@@ -104,17 +106,17 @@ def _partner(name: str) -> str:
 
 def _is_up(name: str, tensors: Mapping[str, Tensor]) -> bool:
     for down, up in _UP.items():
-        start, found, rest = name.rpartition(f".{up}.")
-        if found:
+        start, separator, rest = name.rpartition(f".{up}.")
+        if separator:
             return f"{start}.{down}.{rest}" in tensors
     return False
 
 
 def _alpha(base: str, plain: Mapping[str, Tensor], settings: Mapping[str, Any]) -> float:
     """Alpha of a layer: from its own tensor, else from the settings."""
-    own = plain.get(f"{base}.alpha")
-    if own is not None:
-        return float(own)
+    alpha_tensor = plain.get(f"{base}.alpha")
+    if alpha_tensor is not None:
+        return float(alpha_tensor)
     pattern = settings.get("alpha_pattern") or {}
     for part, value in pattern.items():
         if re.fullmatch(rf"(.*\.)?({part})", base):
@@ -141,15 +143,15 @@ def _product(down: Tensor, up: Tensor, weight: Tensor) -> Tensor:
     return change.reshape(weight.shape).to(weight.dtype)
 
 
-def _settings(meta: Mapping[str, Any], place: Path | None) -> dict[str, Any]:
+def _settings(meta: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
     """Adapter settings from the file's metadata and from adapter_config.json beside it."""
-    said: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for values in (meta, *(v for v in meta.values() if isinstance(v, Mapping))):
-        said |= {k: v for k, v in values.items() if k.startswith(("lora_", "use_", "fan_in"))}
-    config = place.with_name(_CONFIG) if place is not None else None
+        settings |= {k: v for k, v in values.items() if k.startswith(("lora_", "use_", "fan_in"))}
+    config = path.with_name(_CONFIG) if path is not None else None
     if config is not None and config.is_file():
         try:
-            said |= json.loads(config.read_text(encoding="utf-8"))
+            settings |= json.loads(config.read_text(encoding="utf-8"))
         except ValueError as error:
             raise _Unmergeable(f"{config} beside it is not valid JSON") from error
-    return said
+    return settings

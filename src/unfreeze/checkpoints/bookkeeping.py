@@ -51,9 +51,9 @@ def stand_ins(names: Iterable[str]) -> list[tuple[Callable[..., Any], str]]:
     `names`: from `unsafe_globals`, those that torch would refuse. Names without a stand-in remain
     refused.
     """
-    found = [(_stand_in(name), name) for name in names]
-    return [(stand_in, name) for stand_in, name in found if stand_in is not None]
+    pairs = [(_stand_in(name), name) for name in names]
+    return [(stand_in, name) for stand_in, name in pairs if stand_in is not None]
 
 
 def _stand_in(name: str) -> Callable[..., Any] | None:
-    return next((made for pattern, made in _STANDINS if re.fullmatch(pattern, name)), None)
+    return next((stand_in for pattern, stand_in in _STANDINS if re.fullmatch(pattern, name)), None)

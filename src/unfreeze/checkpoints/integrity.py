@@ -19,8 +19,8 @@ def archive_fault(path: Path) -> tuple[str, bool]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [one for one in archive.infolist() if one.file_size]
-            if members and not any(one.CRC for one in members):
+            members = [member for member in archive.infolist() if member.file_size]
+            if members and not any(member.CRC for member in members):
                 return "", False
             damaged = archive.testzip()
     except MemoryError:
@@ -36,12 +36,12 @@ def archive_fault(path: Path) -> tuple[str, bool]:
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and values, sorted by name."""
-    whole = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return whole.hexdigest()
+        sha256.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
 
 
 def expected_hash(path: Path) -> str:
@@ -53,8 +53,8 @@ def expected_hash(path: Path) -> str:
     blob = path.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", blob):
         return blob
-    hit = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-    return hit[1] if hit and path.name in _published() else ""
+    match = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    return match[1] if match and path.name in _published_files() else ""
 
 
 def file_hash(path: Path) -> str:
@@ -64,7 +64,7 @@ def file_hash(path: Path) -> str:
 
 
 @functools.cache
-def _published() -> frozenset[str]:
+def _published_files() -> frozenset[str]:
     """Names of the weights files of torchvision's classification networks."""
     from torchvision import models
 

@@ -83,14 +83,14 @@ def save_model(folder: str | Path, tensors: Mapping[str, torch.Tensor], card: Mo
             f"'{wrapped}' has the prefix of a wrapper.",
             "Save the state_dict() of the unwrapped model.",
         )
-    place, whole = Path(folder), _own_memory(tensors)
-    new = digest(whole)
-    old = _digests(place) - {new}
-    if old:  # so that a crash between the two writes leaves a consistent pair
-        write_card(place, replace(card, sha256=(new, *sorted(old))))
-    with replacing(place / TENSORS) as temporary:
-        _save(whole, temporary, new)
-    write_card(place, replace(card, sha256=(new,)))
+    target, contiguous = Path(folder), _unshared(tensors)
+    new_digest = digest(contiguous)
+    old_digests = _digests(target) - {new_digest}
+    if old_digests:  # so that a crash between the two writes leaves a consistent pair
+        write_card(target, replace(card, sha256=(new_digest, *sorted(old_digests))))
+    with replacing(target / TENSORS) as temporary:
+        _save(contiguous, temporary, new_digest)
+    write_card(target, replace(card, sha256=(new_digest,)))
 
 
 def write_card(folder: str | Path, card: ModelCard) -> None:
@@ -101,9 +101,9 @@ def write_card(folder: str | Path, card: ModelCard) -> None:
 
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a safetensors file atomically, with a digest of its tensors in the header."""
-    whole = _own_memory(tensors)
+    contiguous = _unshared(tensors)
     with replacing(path) as temporary:
-        _save(whole, temporary, digest(whole))
+        _save(contiguous, temporary, digest(contiguous))
 
 
 def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
@@ -113,7 +113,7 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
     """
     folder = model_folder(path)
     if folder is None:
-        raise _no_model(path)
+        raise _no_model_error(path)
     card, path = _read_card(folder / CARD), folder / TENSORS
     try:
         tensors = load_file(path)
@@ -132,21 +132,21 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
 
 def model_folder(path: str | Path) -> Path | None:
     """The folder with model.json of a run, model folder or file in it; None if there is none."""
-    place = Path(path)
-    if place.name in (CARD, TENSORS):
-        place = place.parent
-    return next((inner for inner in (place, place / "model") if (inner / CARD).is_file()), None)
+    folder = Path(path)
+    if folder.name in (CARD, TENSORS):
+        folder = folder.parent
+    return next((inner for inner in (folder, folder / "model") if (inner / CARD).is_file()), None)
 
 
 def card_of(path: str | Path) -> ModelCard:
     """The model card of a run or its `model/` folder, without reading the tensors."""
     folder = model_folder(path)
     if folder is None:
-        raise _no_model(path)
+        raise _no_model_error(path)
     return _read_card(folder / CARD)
 
 
-def _no_model(path: str | Path) -> WeightsError:
+def _no_model_error(path: str | Path) -> WeightsError:
     return WeightsError(
         f"There is no model in {path}: no {CARD} there or in its model/ folder.",
         "Give the folder of a finished run, or its model/ folder.",
@@ -158,10 +158,10 @@ def _save(tensors: dict[str, torch.Tensor], path: Path, sha256: str) -> None:
         save_file(tensors, path, metadata={"format": "pt", DIGEST: sha256})
     except SafetensorError as error:
         # safetensors wraps OS errors, such as a full disk
-        said = re.search(r"os error (\d+)", str(error))
-        if said is None:
+        match = re.search(r"os error (\d+)", str(error))
+        if match is None:
             raise
-        raise OSError(int(said[1]), os.strerror(int(said[1])), str(path)) from error
+        raise OSError(int(match[1]), os.strerror(int(match[1])), str(path)) from error
 
 
 def _read_card(path: Path) -> ModelCard:
@@ -171,10 +171,10 @@ def _read_card(path: Path) -> ModelCard:
         raise WeightsError(f"{path} is not readable JSON: {error}.") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path} is not a model card.")
-    written = values.pop("checksum", "")
+    checksum = values.pop("checksum", "")
     card = ModelCard.from_dict(values)
     # null: the user edited the file and disabled the check
-    if written is not None and written != _checksum(values):
+    if checksum is not None and checksum != _checksum(values):
         raise WeightsError(
             f"{path} was damaged or edited after it was written: its checksum does not match.",
             'Restore an intact copy; if you edited it yourself, set "checksum": null in it.',
@@ -195,15 +195,15 @@ def _digests(folder: Path) -> set[str]:
         return set()
 
 
-def _own_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _unshared(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Contiguous copies on the CPU that share no memory (tied weights are duplicated)."""
-    seen: set[int] = set()
-    whole: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    copies: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
-        memory = value.untyped_storage()
-        if memory.data_ptr() in seen or memory.nbytes() != value.nbytes:
+        storage = value.untyped_storage()
+        if storage.data_ptr() in storages or storage.nbytes() != value.nbytes:
             value = value.clone()
-        seen.add(value.untyped_storage().data_ptr())
-        whole[name] = value
-    return whole
+        storages.add(value.untyped_storage().data_ptr())
+        copies[name] = value
+    return copies

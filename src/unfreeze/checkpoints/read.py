@@ -37,8 +37,8 @@ _HARMLESS = re.compile(
     r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
     r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
 )
-_AGAIN = "Download or copy it again."
-_OTHERS = (
+_DOWNLOAD_AGAIN = "Download or copy it again."
+_OTHER_FORMATS = (
     (b"\x89HDF", "an HDF5 file, as Keras writes them"),
     (b"\x1f\x8b", "compressed with gzip"),
     (b"GGUF", "a GGUF file"),
@@ -84,35 +84,35 @@ def read_checkpoint(path: str | Path) -> Contents:
     WeightsError for anything else (an LFS pointer, a web page, an empty or truncated file);
     UnsafeFile for pickles with more than tensors and plain values.
     """
-    place = Path(path)
-    if place.is_dir():
-        if model_folder(place) is None:
-            last = place / "checkpoints" / "last.ckpt"
+    file_path = Path(path)
+    if file_path.is_dir():
+        if model_folder(file_path) is None:
+            last = file_path / "checkpoints" / "last.ckpt"
             raise WeightsError(
-                f"{place} is a folder without a model.",
+                f"{file_path} is a folder without a model.",
                 f"The run has not finished: continue with --resume, or give {last}."
                 if last.exists()
                 else "Give a run, a model/ folder or a file.",
             )
-        tensors, card = load_model(place)
+        tensors, card = load_model(file_path)
         return Contents("unfreeze model", tensors, card.as_dict(), card=card, verified="SHA-256")
     try:
-        with place.open("rb") as file:
+        with file_path.open("rb") as file:
             start = file.read(512)
     except FileNotFoundError as error:
-        raise WeightsError(f"No such file: {place}.", "Check the path.") from error
-    contents = _reader(place, start)(place)
-    return contents if contents.verified else _by_name(place, contents)
+        raise WeightsError(f"No such file: {file_path}.", "Check the path.") from error
+    contents = _reader(file_path, start)(file_path)
+    return contents if contents.verified else _verified_by_name(file_path, contents)
 
 
-def _by_name(place: Path, contents: Contents) -> Contents:
+def _verified_by_name(path: Path, contents: Contents) -> Contents:
     """Contents without a checksum, verified by the hash in the file's name, if any."""
-    expected = expected_hash(place)
+    expected = expected_hash(path)
     if not expected:
         return contents
-    if not file_hash(place).startswith(expected):
+    if not file_hash(path).startswith(expected):
         raise WeightsError(
-            f"{place} is damaged, or not the published file of that name: its SHA-256 does not "
+            f"{path} is damaged, or not the published file of that name: its SHA-256 does not "
             f"begin with {expected[:8]}.",
             "Download it again; a file of your own needs another name.",
         )
@@ -124,127 +124,131 @@ def unsafe_globals(path: str | Path) -> list[str]:
 
     Reads the pickle's opcodes; nothing is executed.
     """
-    place = Path(path)
-    if zipfile.is_zipfile(place):
+    file_path = Path(path)
+    if zipfile.is_zipfile(file_path):
         with safe_globals(_allowed()):
-            return sorted(get_unsafe_globals_in_checkpoint(str(place)))
+            return sorted(get_unsafe_globals_in_checkpoint(str(file_path)))
     harmless = {name for _, name in _allowed()}
-    return sorted(set(_named_in(place)) - harmless)
+    return sorted(set(_globals_in(file_path)) - harmless)
 
 
-def _reader(place: Path, start: bytes) -> Callable[[Path], Contents]:
+def _reader(path: Path, start: bytes) -> Callable[[Path], Contents]:
     """The reader for a file that begins with `start`; WeightsError if there is none."""
     if not start:
-        raise WeightsError(f"{place} is empty.", _AGAIN)
+        raise WeightsError(f"{path} is empty.", _DOWNLOAD_AGAIN)
     if start.startswith(b"version https://git-lfs"):
         raise WeightsError(
-            f"{place} is a Git LFS pointer, not the weights.", "Run `git lfs pull` where it is."
+            f"{path} is a Git LFS pointer, not the weights.", "Run `git lfs pull` where it is."
         )
     if start.lstrip()[:1] == b"<":
         raise WeightsError(
-            f"{place} is a web page, not weights.", "Download the file behind it, not the page."
+            f"{path} is a web page, not weights.", "Download the file behind it, not the page."
         )
     if start.startswith(b"PK\x03\x04"):
         return _read_zip
     if start.startswith(_LEGACY):
         return _read_legacy
-    if start[8:9] == b"{" or place.suffix == ".safetensors":
+    if start[8:9] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors
     if start[257:262] == b"ustar":
         raise WeightsError(
-            f"{place} is a tar archive: either an archive with a checkpoint in it or a file of "
+            f"{path} is a tar archive: either an archive with a checkpoint in it or a file of "
             "PyTorch 0.1, which cannot be read safely.",
             "Unpack it, or save the state_dict again with a newer PyTorch.",
         )
     if start.startswith(b"\x80"):
-        raise _refused(place, "pickle")
-    other = next((kind for mark, kind in _OTHERS if start.startswith(mark)), None)
+        raise _unsafe_error(path, "pickle")
+    other = next((kind for mark, kind in _OTHER_FORMATS if start.startswith(mark)), None)
     if other is not None:
-        raise WeightsError(f"{place} is {other}.", "Give PyTorch's or safetensors' file instead.")
-    raise WeightsError(f"{place} is not a checkpoint.", "Give a .safetensors, .pth or .pt file.")
+        raise WeightsError(f"{path} is {other}.", "Give PyTorch's or safetensors' file instead.")
+    raise WeightsError(f"{path} is not a checkpoint.", "Give a .safetensors, .pth or .pt file.")
 
 
-def _read_safetensors(place: Path) -> Contents:
+def _read_safetensors(path: Path) -> Contents:
     try:
-        with safe_open(place, framework="pt", device="cpu") as file:
+        with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             meta = dict(file.metadata() or {})
     except SafetensorError as error:
-        raise WeightsError(f"{place} is truncated or damaged: {error}.", _AGAIN) from error
+        raise WeightsError(f"{path} is truncated or damaged: {error}.", _DOWNLOAD_AGAIN) from error
     written = meta.pop(DIGEST, "")
     if written and digest(tensors) != written:
         raise WeightsError(
-            f"{place} is damaged: the checksum of its tensors does not match.", _AGAIN
+            f"{path} is damaged: the checksum of its tensors does not match.", _DOWNLOAD_AGAIN
         )
     return Contents("safetensors", tensors, meta, verified="SHA-256" if written else "")
 
 
-def _read_zip(place: Path) -> Contents:
+def _read_zip(path: Path) -> Contents:
     try:
-        with zipfile.ZipFile(place) as archive:
+        with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise WeightsError(f"{place} is truncated: the archive has no end.", _AGAIN) from error
+        raise WeightsError(
+            f"{path} is truncated: the archive has no end.", _DOWNLOAD_AGAIN
+        ) from error
     except Exception as error:  # a damaged directory makes zipfile raise nearly anything
-        raise WeightsError(f"{place} is damaged ({error}).", _AGAIN) from error
+        raise WeightsError(f"{path} is damaged ({error}).", _DOWNLOAD_AGAIN) from error
     if not any(name.endswith("data.pkl") for name in names):
         raise WeightsError(
-            f"{place} is a zip archive, not a checkpoint.", "Give the file inside the archive."
+            f"{path} is a zip archive, not a checkpoint.", "Give the file inside the archive."
         )
     if any(name.endswith("constants.pkl") for name in names):
         raise WeightsError(
-            f"{place} is a TorchScript program, not weights.",
+            f"{path} is a TorchScript program, not weights.",
             "Save the state_dict of the network it was made from.",
         )
-    fault, compared = archive_fault(place)
+    fault, compared = archive_fault(path)
     if fault:
-        raise WeightsError(f"{place} is damaged: {fault}.", _AGAIN)
-    return _read_torch(place, "torch zip", "CRC-32" if compared else "")
+        raise WeightsError(f"{path} is damaged: {fault}.", _DOWNLOAD_AGAIN)
+    return _read_torch(path, "torch zip", "CRC-32" if compared else "")
 
 
-def _read_legacy(place: Path) -> Contents:
-    return _read_torch(place, "torch legacy", "")
+def _read_legacy(path: Path) -> Contents:
+    return _read_torch(path, "torch legacy", "")
 
 
-def _read_torch(place: Path, kind: str, verified: str) -> Contents:
+def _read_torch(file_path: Path, kind: str, verified: str) -> Contents:
     try:
-        loaded = _loaded(place)
+        loaded = _load(file_path)
     except Exception as error:  # a damaged file makes torch raise nearly anything
-        if isinstance(error, UnpicklingError) and unsafe_globals(place):
-            raise _refused(place, kind) from error
+        if isinstance(error, UnpicklingError) and unsafe_globals(file_path):
+            raise _unsafe_error(file_path, kind) from error
         reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{place} is truncated or damaged ({reason}).", _AGAIN) from error
+        raise WeightsError(
+            f"{file_path} is truncated or damaged ({reason}).", _DOWNLOAD_AGAIN
+        ) from error
     sets = dict(_mappings(loaded, ""))
     container = _largest(sets)
     tensors = sets.pop(container, {})
     if not tensors:
-        raise WeightsError(f"{place} holds no named tensors.", "Give a file with a state_dict.")
+        raise WeightsError(f"{file_path} holds no named tensors.", "Give a file with a state_dict.")
     beside = {path: inside for path, inside in sets.items() if inside}
     card = ModelCard.from_dict(loaded["card"]) if is_own(loaded) else None
     return Contents(kind, tensors, _plain(loaded), container, beside, card, verified)
 
 
-def _loaded(place: Path) -> Any:
+def _load(path: Path) -> Any:
     """The file as read by torch's weights-only loader, with stand-ins for framework classes."""
     try:
         with safe_globals(_allowed()):
-            return torch.load(place, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
-        passed = stand_ins(unsafe_globals(place))
+        passed = stand_ins(unsafe_globals(path))
         if not passed:
             raise
     with safe_globals([*_allowed(), *passed]):
-        return torch.load(place, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _refused(place: Path, kind: str) -> UnsafeFile:
-    names = unsafe_globals(place)
+def _unsafe_error(path: Path, kind: str) -> UnsafeFile:
+    names = unsafe_globals(path)
     listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     what = "a plain pickle" if kind == "pickle" else "a pickle"
-    whole = any(name.startswith("torch.nn.modules.") for name in names)
+    is_model = any(name.startswith("torch.nn.modules.") for name in names)
     return UnsafeFile(
-        f"{place} is {what} that could run code when loaded ({listed or 'not from torch.save'})"
-        + (": a pickled model, not a state dict." if whole else "."),
+        f"{path} is {what} that could run code when loaded ({listed or 'not from torch.save'})"
+        + (": a pickled model, not a state dict." if is_model else "."),
         "If you trust it, load it with the library that wrote it and save only its state_dict().",
         kind,
         names,
@@ -254,9 +258,9 @@ def _refused(place: Path, kind: str) -> UnsafeFile:
 def _largest(sets: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
     """Path of the set with the most elements; of similar copies the averaged one."""
     sizes = {path: sum(t.numel() for t in inside.values()) for path, inside in sets.items()}
-    most = max(sizes.values(), default=0)
-    nearly = [path for path, size in sizes.items() if size >= NEARLY * most]
-    return max(nearly, key=lambda path: (is_averaged(path), sizes[path]), default="")
+    largest = max(sizes.values(), default=0)
+    similar = [path for path, size in sizes.items() if size >= NEARLY * largest]
+    return max(similar, key=lambda path: (is_averaged(path), sizes[path]), default="")
 
 
 def _mappings(value: Any, path: str) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
@@ -266,7 +270,7 @@ def _mappings(value: Any, path: str) -> Iterator[tuple[str, dict[str, torch.Tens
         items = [(key, inner) for key, inner in value.items() if isinstance(key, str)]
         yield path, {key: inner for key, inner in items if isinstance(inner, torch.Tensor)}
     elif isinstance(value, list | tuple):
-        items = [(str(place), inner) for place, inner in enumerate(value)]
+        items = [(str(index), inner) for index, inner in enumerate(value)]
     else:
         return
     for key, inner in items:
@@ -304,15 +308,15 @@ def _allowed() -> list[Any]:
     ]
 
 
-def _named_in(place: Path) -> Iterator[str]:
+def _globals_in(path: Path) -> Iterator[str]:
     """Globals of the pickles at the start of a file: one, or four in torch's legacy format."""
-    with place.open("rb") as file:
+    with path.open("rb") as file:
         for _ in range(4):
             texts: list[str] = []
             try:
                 for code, value, _ in pickletools.genops(file):
                     if code.name == "GLOBAL":
-                        yield from _unless_harmless(_today(*str(value).split(" ", 1)))
+                        yield from _unless_harmless(_python3_name(*str(value).split(" ", 1)))
                     elif code.name == "STACK_GLOBAL":
                         yield from _unless_harmless(".".join(texts[-2:]))
                     elif isinstance(value, str):
@@ -326,7 +330,7 @@ def _unless_harmless(name: str) -> Iterator[str]:
         yield name
 
 
-def _today(module: str, name: str) -> str:
+def _python3_name(module: str, name: str) -> str:
     """The Python 3 name of a global: torch.save's pickles use those of Python 2."""
     if (module, name) in NAME_MAPPING:
         module, name = NAME_MAPPING[module, name]

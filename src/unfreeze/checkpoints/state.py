@@ -81,7 +81,7 @@ def save_last(folder: str | Path, state: dict[str, Any]) -> None:
     """
     last, before = Path(folder) / LAST, Path(folder) / BEFORE
     data = serialised({"format": FORMAT, **state})
-    if last.exists() and _serves(last, state.get("kind", "")):
+    if last.exists() and _is_usable(last, state.get("kind", "")):
         second_name(last, before)
     write_bytes(last, data)
 
@@ -97,16 +97,16 @@ def load_last(
     try:
         return load_state(folder / LAST, kind), ""
     except WeightsError as error:
-        found = {}
+        states = {}
         for name in (n for n in (BEFORE, *also) if (folder / n).exists()):
             try:
-                found[name] = load_state(folder / name, kind)
-            except WeightsError as another:
-                error.sentence += f" {another.sentence}"
-        if not found:
+                states[name] = load_state(folder / name, kind)
+            except WeightsError as other_error:
+                error.sentence += f" {other_error.sentence}"
+        if not states:
             raise
-        name = max(found, key=lambda name: int(found[name]["step"]))
-        return found[name], f"{error.sentence} {name} is used instead."
+        name = max(states, key=lambda name: int(states[name]["step"]))
+        return states[name], f"{error.sentence} {name} is used instead."
 
 
 def has_last(folder: str | Path, also: Sequence[str] = ()) -> bool:
@@ -114,7 +114,7 @@ def has_last(folder: str | Path, also: Sequence[str] = ()) -> bool:
     return any((Path(folder) / name).exists() for name in (LAST, BEFORE, *also))
 
 
-def _serves(path: Path, kind: str) -> bool:
+def _is_usable(path: Path, kind: str) -> bool:
     try:
         load_state(path, kind, mapped=True)
     except WeightsError:

@@ -21,7 +21,7 @@ class Usable:
     notes: tuple[str, ...] = ()
 
 
-def usable(contents: Contents, place: Path | None, name: str) -> Usable:
+def usable(contents: Contents, path: Path | None, name: str) -> Usable:
     """The tensors of a file, ready to be matched with a network's.
 
     `place`: the file's path; `name`: for messages. WeightsError for a quantised file and for
@@ -34,6 +34,6 @@ def usable(contents: Contents, place: Path | None, name: str) -> Usable:
             "codes, not a weight.",
             _UNQUANTISED,
         )
-    found = merged(contents.tensors, contents.meta, place, name)
-    note = f"LoRA adapters of {found.layers} layers merged"
-    return Usable(found.tensors, (note,) if found.layers else ())
+    merge = merged(contents.tensors, contents.meta, path, name)
+    note = f"LoRA adapters of {merge.layers} layers merged"
+    return Usable(merge.tensors, (note,) if merge.layers else ())

@@ -13,12 +13,12 @@ _SCALES = re.compile(
     r"|nested_quant_map|quant_state\.\w+|zero_point|_packed_params(?:\.\w+)?|weight_zero_point"
     r"|packed_weight|weight_packed)$"
 )
-_WHOLE = 1e30  # no weight is larger; a flipped exponent bit gives such values
+_LARGEST = 1e30  # no weight is larger; a flipped exponent bit gives such values
 _OUTLIER = 1e5  # times the 99th percentile of a layer; training produces no such weight
-_DOUBTFUL = 9  # largest values of a layer that are not used as its usual size, at least
-_HOLE = 128  # consecutive zeros: a disk sector of float32 values
-_REST = 8  # weights beside a run of zeros that are needed to judge their usual size
-_FEW = 3  # runs of zeros; more than that is pruning, not damage
+_IGNORED_LARGEST = 9  # largest values of a layer that are not used as its usual size, at least
+_ZERO_RUN = 128  # consecutive zeros: a disk sector of float32 values
+_NEIGHBOURS = 8  # weights beside a run of zeros that are needed to judge their usual size
+_MAX_RUNS = 3  # runs of zeros; more than that is pruning, not damage
 
 
 def scales_in(names: Iterable[str]) -> list[str]:
@@ -51,7 +51,7 @@ def _float_oddity(tensor: Tensor) -> str:
     if bad:
         what = "NaN" if bool(tensor.isnan().any()) else "infinite"
         return f"is not finite ({bad:,} of {tensor.numel():,} values, {what})"
-    if tensor.numel() and float(tensor.abs().max()) > _WHOLE:
+    if tensor.numel() and float(tensor.abs().max()) > _LARGEST:
         return f"holds {float(tensor.abs().max()):.1e}, an impossible weight: the file is damaged"
     return ""
 
@@ -63,36 +63,38 @@ def scar(tensor: Tensor) -> str:
     size, and a value 100,000 times as large as 99 % of the layer. Pruned filters, dead filters and
     zero-initialised layers are not.
     """
-    if tensor.dim() < 2 or tensor.numel() < _HOLE or not tensor.is_floating_point():
+    if tensor.dim() < 2 or tensor.numel() < _ZERO_RUN or not tensor.is_floating_point():
         return ""
     flat = tensor.detach().float().flatten()
     sizes = flat.abs()
     # not the median: weight decay shrinks dead filters to almost 0, often many of them
-    largest = sizes.topk(max(_DOUBTFUL, sizes.numel() // 100)).values
-    first, usual = float(largest[0]), float(largest[-1])
-    if usual and first > _OUTLIER * usual:
-        return f"holds {first:.1e}, where 99 % of its values are below {usual:.1e}"
-    holes = [hole for hole in _holes(flat == 0) if _amid(flat, *hole, tensor.shape[1:].numel())]
-    if 0 < len(holes) <= _FEW:
-        start, end = holes[0]
+    top_values = sizes.topk(max(_IGNORED_LARGEST, sizes.numel() // 100)).values
+    largest_value, usual = float(top_values[0]), float(top_values[-1])
+    if usual and largest_value > _OUTLIER * usual:
+        return f"holds {largest_value:.1e}, where 99 % of its values are below {usual:.1e}"
+    runs = [
+        run for run in _zero_runs(flat == 0) if _inside_filter(flat, *run, tensor.shape[1:].numel())
+    ]
+    if 0 < len(runs) <= _MAX_RUNS:
+        start, end = runs[0]
         return f"has {end - start:,} zeros in a row in the middle of a filter"
     return ""
 
 
-def _holes(zeros: Tensor) -> list[tuple[int, int]]:
+def _zero_runs(zeros: Tensor) -> list[tuple[int, int]]:
     """(start, end) of runs of at least `_HOLE` zeros."""
-    if int(zeros.sum()) < _HOLE:
+    if int(zeros.sum()) < _ZERO_RUN:
         return []
     edges = torch.diff(zeros.int(), prepend=torch.zeros(1), append=torch.zeros(1))
     starts, ends = (torch.nonzero(edges == step).flatten().tolist() for step in (1, -1))
-    return [(a, b) for a, b in zip(starts, ends, strict=True) if b - a >= _HOLE]
+    return [(a, b) for a, b in zip(starts, ends, strict=True) if b - a >= _ZERO_RUN]
 
 
-def _amid(flat: Tensor, start: int, end: int, row: int) -> bool:
+def _inside_filter(flat: Tensor, start: int, end: int, row: int) -> bool:
     """Whether a run begins or ends inside a filter of `row` weights whose rest has usual size."""
     usual = float(flat.square().mean().sqrt())
     before, after = flat[start - start % row : start], flat[end : end + -end % row]
     return any(
-        len(rest) >= _REST and float(rest.square().mean().sqrt()) > usual / 10
+        len(rest) >= _NEIGHBOURS and float(rest.square().mean().sqrt()) > usual / 10
         for rest in (before, after)
     )

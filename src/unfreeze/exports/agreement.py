@@ -38,36 +38,36 @@ def agreement(target: Target, subject: Subject, folder: Path, inputs: Tensor) ->
     WeightsError if the format's own tool cannot load or run it.
     """
     with torch.inference_mode():
-        wanted = subject.network(inputs).float()
+        expected = subject.network(inputs).float()
     try:
-        back = target.read(subject, folder)
+        exported = target.read(subject, folder)
         with torch.inference_mode():
             parts = [part for part in (inputs[:1], inputs[1:]) if len(part)]
-            found = torch.cat([back.forward(part).float() for part in parts])
+            outputs = torch.cat([exported.forward(part).float() for part in parts])
     except (UnfreezeError, MemoryError, OSError):
         raise
     except Exception as error:  # each tool raises its own errors
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"{subject.card.arch} was exported, but the exported program does not run: {said}",
+            f"{subject.card.arch} was exported, but the exported program does not run: {message}",
             "Use --to safetensors, which supports every network.",
         ) from error
-    scale = float(wanted.abs().max())
+    scale = float(expected.abs().max())
     difference = float("nan")
-    if found.shape == wanted.shape:
-        difference = float((found - wanted).abs().max())
-    return Agreement(difference, TOLERANCE * max(scale, 1e-6), _differing(subject, back))
+    if outputs.shape == expected.shape:
+        difference = float((outputs - expected).abs().max())
+    return Agreement(difference, TOLERANCE * max(scale, 1e-6), _differing(subject, exported))
 
 
-def _differing(subject: Subject, back: ReadBack) -> tuple[str, ...]:
-    if back.tensors is None:
+def _differing(subject: Subject, exported: ReadBack) -> tuple[str, ...]:
+    if exported.tensors is None:
         return ()
-    ours, theirs = subject.tensors(), back.tensors
+    run_tensors, exported_tensors = subject.tensors(), exported.tensors
     return tuple(
         name
-        for name in sorted({*ours, *theirs})
-        if name not in ours
-        or name not in theirs
-        or ours[name].dtype != theirs[name].dtype
-        or not torch.equal(ours[name], theirs[name])
+        for name in sorted({*run_tensors, *exported_tensors})
+        if name not in run_tensors
+        or name not in exported_tensors
+        or run_tensors[name].dtype != exported_tensors[name].dtype
+        or not torch.equal(run_tensors[name], exported_tensors[name])
     )

@@ -28,10 +28,10 @@ def allowed(path: str | None, *, overwrite: bool, inputs: Sequence[str] = ()) ->
         return folder
     if not overwrite:
         raise UsageError(f"--out {folder} is not empty.", "Name a new folder, or add --overwrite.")
-    strange = _strange(folder)
-    if strange:
+    foreign = _foreign_entry(folder)
+    if foreign:
         raise UsageError(
-            f"--overwrite: {folder} holds {strange}, which was not written by an export, so "
+            f"--overwrite: {folder} holds {foreign}, which was not written by an export, so "
             "nothing was deleted.",
             "Name another folder, or empty this one yourself.",
         )
@@ -39,14 +39,14 @@ def allowed(path: str | None, *, overwrite: bool, inputs: Sequence[str] = ()) ->
     return folder
 
 
-def _strange(folder: Path) -> str:
+def _foreign_entry(folder: Path) -> str:
     """The first entry of the folder that was not written by an export; "" if there is none."""
-    there = sorted(entry.name for entry in folder.iterdir())
+    names = sorted(entry.name for entry in folder.iterdir())
     about = folder / ABOUT
     if not about.is_file() or not object_of("to", "unfreeze", "files")(about):
-        return there[0]
+        return names[0]
     written = {ABOUT, README, *json.loads(about.read_bytes())["files"]}
-    return next((name for name in there if name not in written), "")
+    return next((name for name in names if name not in written), "")
 
 
 @contextmanager
@@ -57,16 +57,16 @@ def staged(folder: Path) -> Iterator[Path]:
     """
     target = folder.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    start = f".{target.name[:40]}."
-    made = Path(tempfile.mkdtemp(prefix=start, suffix=".tmp", dir=target.parent))
+    prefix = f".{target.name[:40]}."
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
     try:
-        inner = made / "new"
-        inner.mkdir()
-        yield inner
+        new_folder = temporary / "new"
+        new_folder.mkdir()
+        yield new_folder
         if target.exists():
-            target.rename(made / "old")
-        inner.replace(target)
+            target.rename(temporary / "old")
+        new_folder.replace(target)
     finally:
-        if (made / "old").exists() and not target.exists():
-            (made / "old").rename(target)
-        shutil.rmtree(made, ignore_errors=True)
+        if (temporary / "old").exists() and not target.exists():
+            (temporary / "old").rename(target)
+        shutil.rmtree(temporary, ignore_errors=True)

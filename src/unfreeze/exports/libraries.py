@@ -30,8 +30,8 @@ def from_torchvision(subject: Subject) -> nn.Module:
 
     options = torchvision_options(subject)
     network: nn.Module = torchvision.models.get_model(subject.name, weights=None, **options)
-    for place in subject.identities:
-        network.set_submodule(place, nn.Identity())
+    for name in subject.identities:
+        network.set_submodule(name, nn.Identity())
     return network
 
 
@@ -56,12 +56,12 @@ def check_library(library: str, subject: Subject, build: Callable[[Subject], nn.
     if subject.card.arch == f"torchvision/{subject.name}" and library == "timm":
         _check_rescaling(subject.name)
     with torch.device("meta"):
-        theirs = build(subject).state_dict()
-    odd = unlike(theirs, subject.tensors())
-    if odd:
+        library_tensors = build(subject).state_dict()
+    differing = unlike(library_tensors, subject.tensors())
+    if differing:
         raise UsageError(
             f"{library}'s {subject.name} differs from {subject.card.arch} with the head of this "
-            f"run in {len(odd):,} entries, first {odd[0]}.",
+            f"run in {len(differing):,} entries, first {differing[0]}.",
             REMAINS,
         )
 
@@ -84,6 +84,10 @@ def has(library: str, name: str) -> bool:
 
 def unlike(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
     """Sorted names that only one side has or whose shapes differ."""
-    left = {name: tuple(tensor.shape) for name, tensor in theirs.items()}
-    right = {name: tuple(tensor.shape) for name, tensor in ours.items()}
-    return [name for name in sorted({*left, *right}) if left.get(name) != right.get(name)]
+    library_shapes = {name: tuple(tensor.shape) for name, tensor in theirs.items()}
+    run_shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
+    return [
+        name
+        for name in sorted({*library_shapes, *run_shapes})
+        if library_shapes.get(name) != run_shapes.get(name)
+    ]

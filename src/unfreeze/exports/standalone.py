@@ -39,9 +39,9 @@ def prepare(path: str | Path, how: dict[str, Any] | None = None) -> npt.NDArray[
 
 def opened(path: str | Path, intensity: str = "image") -> Image.Image:
     """The image as upright RGB; ValueError if it cannot be read as in training."""
-    rule, chosen, _ = intensity.partition("@")
+    rule, channels, _ = intensity.partition("@")
     with Image.open(path) as file:
-        if chosen or _deep_colour(path, file):
+        if channels or _deep_colour(path, file):
             raise ValueError(
                 f"{path}: 16-bit colour and selected channels need `unfreeze predict`."
             )
@@ -49,9 +49,9 @@ def opened(path: str | Path, intensity: str = "image") -> Image.Image:
     if image.mode[0] in "IF":
         return Image.fromarray(to_uint8(np.asarray(image), rule)).convert("RGB")
     if image.has_transparency_data:
-        layered = image.convert("RGBA")
+        rgba = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
-        white.paste(layered, mask=layered.getchannel("A"))
+        white.paste(rgba, mask=rgba.getchannel("A"))
         return white
     return image.convert("RGB")
 
@@ -71,15 +71,17 @@ def to_uint8(values: npt.NDArray[Any], rule: str) -> npt.NDArray[np.uint8]:
     numbers = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
     finite = numbers[np.isfinite(numbers)]
     low, high = float(finite.min()), float(finite.max())
-    whole = np.issubdtype(values.dtype, np.integer)
+    is_integer = np.issubdtype(values.dtype, np.integer)
     dark, bright = np.percentile(finite, (0.5, 99.5)) if rule == "percentile" else (0, 0)
-    white = next((float(most) for most in (_WHITE if whole else (1,)) if high <= most), None)
+    white = next(
+        (float(limit) for limit in (_WHITE if is_integer else (1,)) if high <= limit), None
+    )
     if ":" in rule:
         low, high = map(float, rule.split(":"))
     elif dark < bright:
         low, high = float(dark), float(bright)
-    elif rule == "full" and low >= 0 and high <= (_WHITE[-1] if whole else 1):
-        low, high = 0.0, float(_WHITE[-1] if whole else 1)
+    elif rule == "full" and low >= 0 and high <= (_WHITE[-1] if is_integer else 1):
+        low, high = 0.0, float(_WHITE[-1] if is_integer else 1)
     elif low >= 0 and white is not None and (high >= white / 8 or high == 0):
         low, high = 0.0, white
     elif low == high:

@@ -76,16 +76,16 @@ class Subject:
             return self.network
         if size % self.network.get_parameter(first).shape[-1]:
             return self.network
-        made = build(self.card.arch, stem=self.card.stem, image_size=size)
+        network = build(self.card.arch, stem=self.card.stem, image_size=size)
         if self.missing:
-            headless(made)
+            headless(network)
         else:
-            replace_head(made, len(self.card.classes), kind=self.card.head)
-        entries = made.state_dict()
+            replace_head(network, len(self.card.classes), kind=self.card.head)
+        entries = network.state_dict()
         with torch.no_grad():
             for name, tensor in self.tensors().items():
-                entries[name].copy_(fitted(made, name, tensor, entries[name]))
-        return made.eval()
+                entries[name].copy_(fitted(network, name, tensor, entries[name]))
+        return network.eval()
 
     def tensors(self) -> dict[str, Tensor]:
         """The state dict, without wrapper prefixes."""
@@ -95,12 +95,12 @@ class Subject:
 def read_subject(run: str | Path) -> Subject:
     """The model of a finished run or its `model/` folder; WeightsError for anything else."""
     load = load_classifier if card_of(run).kind == "classifier" else load_features
-    found = load(run)
+    model = load(run)
     return Subject(
         run=Path(run).resolve().name,
         folder=model_folder(run) or Path(run),
-        network=found.network.eval(),
-        card=found.card,
-        preprocess=found.preprocess,
-        missing=places_without(found.network),
+        network=model.network.eval(),
+        card=model.card,
+        preprocess=model.preprocess,
+        missing=places_without(model.network),
     )

@@ -12,5 +12,5 @@ def target(name: str | None) -> Target:
     if name is None:
         raise UsageError("export needs a format.", f"Add --to with one of: {', '.join(FORMATS)}.")
     module = importlib.import_module(f"unfreeze.exports.to_{name}")
-    made: Target = getattr(module, name.capitalize())()
-    return made
+    instance: Target = getattr(module, name.capitalize())()
+    return instance

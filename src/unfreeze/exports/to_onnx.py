@@ -65,8 +65,8 @@ class Onnx:
         )
 
         def forward(images: Tensor) -> Tensor:
-            given = {INPUT: images.contiguous().numpy()}
-            return torch.from_numpy(session.run([subject.gives], given)[0])
+            inputs = {INPUT: images.contiguous().numpy()}
+            return torch.from_numpy(session.run([subject.gives], inputs)[0])
 
         return ReadBack(forward)
 

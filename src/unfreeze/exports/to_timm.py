@@ -26,7 +26,7 @@ class Timm:
     def write(self, subject: Subject, folder: Path) -> None:
         """Write the tensors, then the configuration with classes and preprocessing."""
         save_tensors(folder / TENSORS, subject.tensors())
-        write_json(folder / CONFIG, _configuration(subject))
+        write_json(folder / CONFIG, _config(subject))
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
         """Load the folder with timm."""
@@ -44,10 +44,10 @@ class Timm:
         ]
 
 
-def _configuration(subject: Subject) -> dict[str, Any]:
-    built: Any = from_timm(subject)
-    cfg, p, count = built.pretrained_cfg, subject.preprocess, len(subject.card.classes)
-    own = {
+def _config(subject: Subject) -> dict[str, Any]:
+    model: Any = from_timm(subject)
+    cfg, p, count = model.pretrained_cfg, subject.preprocess, len(subject.card.classes)
+    pretrained_cfg = {
         "input_size": [3, p.image_size, p.image_size],
         "fixed_input_size": bool(cfg.get("fixed_input_size", False)),
         "interpolation": p.interpolation,
@@ -60,12 +60,12 @@ def _configuration(subject: Subject) -> dict[str, Any]:
         "classifier": cfg.get("classifier"),
         "custom_load": False,
     }
-    named = {"label_names": list(subject.card.classes)} if count else {}
+    label_names = {"label_names": list(subject.card.classes)} if count else {}
     return {
         "architecture": subject.name,
         "num_classes": count,
-        "num_features": int(built.num_features),
-        **named,
+        "num_features": int(model.num_features),
+        **label_names,
         **({"model_args": ANY_SIZE} if subject.resized else {}),
-        "pretrained_cfg": own,
+        "pretrained_cfg": pretrained_cfg,
     }

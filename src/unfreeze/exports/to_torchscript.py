@@ -24,17 +24,17 @@ class Torchscript:
 
     def write(self, subject: Subject, folder: Path) -> None:
         """Trace with a batch of two, so that a batch size of 1 is not treated as constant."""
-        side, held = subject.preprocess.image_size, io.BytesIO()
-        with _deprecated(), torch.inference_mode(False), torch.no_grad():
+        side, buffer = subject.preprocess.image_size, io.BytesIO()
+        with _ignore_warnings(), torch.inference_mode(False), torch.no_grad():
             program = torch.jit.trace(  # type: ignore[no-untyped-call]
                 subject.recorded(), torch.zeros(2, 3, side, side)
             )
-            torch.jit.save(program, held)
-        write_bytes(folder / FILE, held.getvalue())
+            torch.jit.save(program, buffer)
+        write_bytes(folder / FILE, buffer.getvalue())
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
         """Load it with `torch.jit.load`."""
-        with _deprecated():
+        with _ignore_warnings():
             program = torch.jit.load(  # type: ignore[no-untyped-call]
                 str(folder / FILE), map_location="cpu"
             )
@@ -50,7 +50,7 @@ class Torchscript:
 
 
 @contextmanager
-def _deprecated() -> Iterator[None]:
+def _ignore_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         # PyTorch recommends torch.export, which libtorch cannot load
         warnings.filterwarnings("ignore", r".*torch\.jit\..* is deprecated", FutureWarning)

@@ -52,8 +52,8 @@ class Torchvision:
 
 def network_lines(subject: Subject) -> list[str]:
     """Lines that build `model`, untrained, as `from_torchvision` does."""
-    given = "".join(f", {name}={value}" for name, value in torchvision_options(subject).items())
+    arguments = "".join(f", {name}={value}" for name, value in torchvision_options(subject).items())
     return [
-        f'model = torchvision.models.get_model("{subject.name}", weights=None{given})',
-        *(f'model.set_submodule("{place}", torch.nn.Identity())' for place in subject.identities),
+        f'model = torchvision.models.get_model("{subject.name}", weights=None{arguments})',
+        *(f'model.set_submodule("{layer}", torch.nn.Identity())' for layer in subject.identities),
     ]

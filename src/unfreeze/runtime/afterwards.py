@@ -23,6 +23,6 @@ def afterwards(failed: str, run: RunFolder, console: Console, *, again: str = ""
     except Exception as error:  # no error here may fail a finished run
         with contextlib.suppress(Exception):  # such as a full disk
             run.log("".join(traceback.format_exception(error)).rstrip())
-        said = f"{failed} ({type(error).__name__}: {' '.join(str(error).split())})."
+        message = f"{failed} ({type(error).__name__}: {' '.join(str(error).split())})."
         retry = f" To try again: {again}" if again else ""
-        console.warn(f"{said} All other files were written.{retry}")
+        console.warn(f"{message} All other files were written.{retry}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 WAITING = 0.2  # from this share of the time on, data loading is the bottleneck
-_HARDLY = 0.05
+_NEGLIGIBLE = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def waited(records: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
     timed = [r for r in train if "seconds_data" in r and "seconds_step" in r]
     data = step = 0.0
     before = 0
-    for place, record in enumerate(timed):
+    for index, record in enumerate(timed):
         steps, before = record["step"] - before, record["step"]
-        if place or len(timed) == 1:
+        if index or len(timed) == 1:
             data += steps * record["seconds_data"]
             step += steps * record["seconds_step"]
     return (data, step) if data + step > 0 else None
@@ -53,23 +53,23 @@ def waited(records: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
 
 def bottleneck(records: Sequence[Mapping[str, Any]], where: Circumstances | None) -> str:
     """The sentence, with advice if `where` is given; "" if nothing was timed."""
-    found = waited(records)
-    if found is None:
+    seconds = waited(records)
+    if seconds is None:
         return ""
-    data, step = found
+    data, step = seconds
     share = data / (data + step)
     if share >= WAITING:
         sentence = f"Waiting for data took {_percent(share)} of the time"
-        advice = _for_images(where) if where else ""
+        advice = _data_advice(where) if where else ""
     else:
         sentence = f"The network took {_percent(1 - share)} of the time"
-        if share >= _HARDLY:
+        if share >= _NEGLIGIBLE:
             sentence += f", waiting for data {_percent(share)}"
-        advice = _for_the_network(where) if where else ""
+        advice = _network_advice(where) if where else ""
     return f"{sentence}: {advice}." if advice else f"{sentence}."
 
 
-def _for_images(where: Circumstances) -> str:
+def _data_advice(where: Circumstances) -> str:
     ways = []
     most = where.processors - (1 if where.device == "cpu" else 0)
     if where.views == "host" and where.workers < most:
@@ -81,7 +81,7 @@ def _for_images(where: Circumstances) -> str:
     return f"{' and '.join(ways)} would help"
 
 
-def _for_the_network(where: Circumstances) -> str:
+def _network_advice(where: Circumstances) -> str:
     ways = ["a smaller --arch", "smaller crops (--image-size)"]
     if where.device == "cpu":
         ways.insert(0, "a GPU")

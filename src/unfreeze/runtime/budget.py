@@ -40,9 +40,9 @@ def fitting(options: Iterable[Option], budget: float) -> Fitting | None:
         if each is None:
             continue
         epochs = min(option.most, int(SPARE * budget / max(each, 1e-9)))
-        found = Fitting(option.values, epochs, epochs * each)
+        fit = Fitting(option.values, epochs, epochs * each)
         if epochs >= option.least:
-            return found
+            return fit
         if epochs and (best is None or epochs > best.epochs):
-            best = found
+            best = fit
     return best

@@ -68,22 +68,22 @@ def seconds_in(text: str, flag: str = "--time-limit") -> float:
     """
     words = re.fullmatch(r"(?:[\d.]+[dhms])+", text.lower())
     if words:
-        found = re.findall(r"(\d+\.?\d*|\.\d+)([dhms])", words[0])
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in found)
-        written = "".join(number + unit for number, unit in found) == words[0]
-        return _positive(text, seconds if written else 0.0, flag)
+        amounts = re.findall(r"(\d+\.?\d*|\.\d+)([dhms])", words[0])
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in amounts)
+        written = "".join(number + unit for number, unit in amounts) == words[0]
+        return _require_positive(text, seconds if written else 0.0, flag)
     if re.fullmatch(r"\d+\.?\d*|\.\d+", text):
-        return _positive(text, 60.0 * float(text), flag)
+        return _require_positive(text, 60.0 * float(text), flag)
     clock = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", text)
     if not clock:
-        raise _unclear(text, flag)
+        raise _duration_error(text, flag)
     parts = [int(part) for part in clock[2].split(":")]
     if clock[1]:  # days, then hours first
         hours, minutes, rest = [*parts, 0, 0][:3]
     else:  # two are minutes and seconds
         hours, minutes, rest = [0, *parts][-3:]
     seconds = int(clock[1] or 0) * 86400 + hours * 3600 + minutes * 60 + rest
-    return _positive(text, float(seconds), flag)
+    return _require_positive(text, float(seconds), flag)
 
 
 def process_began() -> float:
@@ -98,13 +98,13 @@ def process_began() -> float:
     return time.monotonic() - max(0.0, age)
 
 
-def _positive(text: str, seconds: float, flag: str) -> float:
+def _require_positive(text: str, seconds: float, flag: str) -> float:
     if seconds <= 0:
-        raise _unclear(text, flag)
+        raise _duration_error(text, flag)
     return seconds
 
 
-def _unclear(text: str, flag: str) -> UsageError:
+def _duration_error(text: str, flag: str) -> UsageError:
     return UsageError(
         f"{flag} {text} is not a duration.", "Write 30m, 2h, 1-12:00:00, or a number of minutes."
     )

@@ -12,7 +12,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def pick_device(name: str) -> torch.device:
     """The device for `--device`; `auto` prefers CUDA, then MPS. UsageError if it is missing."""
-    _ask_for_large_pages()
+    _enable_huge_pages()
     present = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -29,7 +29,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _ask_for_large_pages() -> None:
+def _enable_huge_pages() -> None:
     """Let torch allocate tensors of 2 MiB and more on transparent huge pages (Linux).
 
     Must be set before torch's first allocation. Without it a step on the CPU spends 10 to 17 % of
@@ -47,7 +47,7 @@ def pick_precision(name: str, device: torch.device) -> tuple[str, str]:
     if device.type == "cuda":
         good = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16", "supported by the GPU") if good else ("fp32", "the GPU lacks bf16")
-    if device.type == "cpu" and _cpu_multiplies_bf16():
+    if device.type == "cpu" and _cpu_supports_bf16():
         return "bf16", "supported by the CPU"
     return "fp32", f"no bf16 hardware on this {device.type}"
 
@@ -67,7 +67,7 @@ def fast_precisions(device: torch.device) -> tuple[str, ...]:
     return ("bf16", "fp32") if usual == "bf16" else ("fp32",)
 
 
-def _cpu_multiplies_bf16() -> bool:
+def _cpu_supports_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 

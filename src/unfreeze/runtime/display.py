@@ -41,12 +41,12 @@ class Display:
         return replace(
             self,
             tables=[table.first(rows) for table in self.tables],
-            warnings=_first(self.warnings),
-            notes=_first(self.notes),
+            warnings=_first_lines(self.warnings),
+            notes=_first_lines(self.notes),
         )
 
 
-def _first(lines: Sequence[str]) -> Sequence[str]:
+def _first_lines(lines: Sequence[str]) -> Sequence[str]:
     more = len(lines) - LISTED
     return lines if more <= 0 else [*lines[:LISTED], f"and {more:,} more"]
 
@@ -88,18 +88,20 @@ class Displayed:
 def text(display: Display, width: int | None = None, *, colour: bool = False) -> str:
     """The display as lines of at most `width` cells; None: no limit, for files."""
     blocks = [block for block in _blocks(display, width) if block]
-    lines = "\n\n".join("\n".join(_drawn(line, colour) for line in block) for block in blocks)
+    lines = "\n\n".join("\n".join(_render_line(line, colour) for line in block) for block in blocks)
     return lines
 
 
 def _blocks(display: Display, width: int | None) -> list[list[list[Part]]]:
     """Blocks of lines; a line is a list of (text, style)."""
-    told = [wrapped(f"{WARNING}: {message}", width) for message in display.warnings]
-    mark = len(WARNING) + 1
+    warnings = [wrapped(f"{WARNING}: {message}", width) for message in display.warnings]
+    label_width = len(WARNING) + 1
     warned = [
-        [(line[:mark], "bold yellow"), (line[mark:], "bold")] if not place else [(line, "bold")]
-        for lines in told
-        for place, line in enumerate(lines)
+        [(line[:label_width], "bold yellow"), (line[label_width:], "bold")]
+        if not index
+        else [(line, "bold")]
+        for lines in warnings
+        for index, line in enumerate(lines)
     ]
     tables = [_titled(table, width) for table in display.tables if table.rows]
     commands = [line for one in display.next for line in command(one, width)]
@@ -123,7 +125,7 @@ def _titled(table: Table, width: int | None) -> list[list[Part]]:
     return title + _plain(table.lines(width))
 
 
-def _drawn(parts: Sequence[Part], colour: bool) -> str:
+def _render_line(parts: Sequence[Part], colour: bool) -> str:
     """A line as a string, with ANSI colour codes if `colour`."""
     if not colour:
         return "".join(words for words, _ in parts).rstrip()
@@ -146,8 +148,8 @@ def html(display: Display) -> str:
     parts += [f"<p>{escape(note)}</p>" for note in display.notes]
     parts += [_rows((), display.files)] if display.files else []
     if display.next:
-        said = "\n".join(escape(one) for one in display.next)
-        parts.append(f"<p>Next:</p><pre>{said}</pre>")
+        commands = "\n".join(escape(command_line) for command_line in display.next)
+        parts.append(f"<p>Next:</p><pre>{commands}</pre>")
     return f'<div class="unfreeze">{"".join(parts)}</div>'
 
 
@@ -156,15 +158,15 @@ def _columns(table: Table) -> range:
 
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] = ()) -> str:
-    def cell(kind: str, place: int, words: str) -> str:
-        side = "right" if place < len(right) and right[place] else "left"
+    def cell(kind: str, index: int, words: str) -> str:
+        side = "right" if index < len(right) and right[index] else "left"
         return f'<{kind} style="text-align:{side}">{escape(words)}</{kind}>'
 
-    names = "".join(cell("th", place, name) for place, name in enumerate(head))
+    names = "".join(cell("th", index, name) for index, name in enumerate(head))
     body = "".join(
         f'<tr><td colspan="{len(head)}" style="text-align:left"><i>{escape(row[0])}</i></td></tr>'
         if head and len(row) < len(head)
-        else f"<tr>{''.join(cell('td', place, words) for place, words in enumerate(row))}</tr>"
+        else f"<tr>{''.join(cell('td', i, words) for i, words in enumerate(row))}</tr>"
         for row in rows
     )
     top = f"<thead><tr>{names}</tr></thead>" if head else ""

@@ -75,10 +75,10 @@ def sentences(text: str, width: int | None) -> list[str]:
     """The lines of `text` for a terminal: prose is wrapped, a command at its end can be pasted."""
     if width is None or cells(text) <= width:
         return text.split("\n")
-    found = COMMAND.match(text)
-    if found is None:
+    match = COMMAND.match(text)
+    if match is None:
         return wrapped(text, width)
-    return [*wrapped(found[1].rstrip(), width), *command(found[2], width)]
+    return [*wrapped(match[1].rstrip(), width), *command(match[2], width)]
 
 
 def command(words: str, width: int | None, *, indent: int = 2) -> list[str]:
@@ -118,8 +118,8 @@ class Table:
 
     def numeric(self, column: int) -> bool:
         """Whether all non-empty cells of the column are numbers, and there is one."""
-        held = [row[column] for row in self.whole if row[column] not in ("", "-")]
-        return bool(held) and all(re.match(r"[-+±]?\.?\d", cell) for cell in held)
+        values = [row[column] for row in self.whole if row[column] not in ("", "-")]
+        return bool(values) and all(re.match(r"[-+±]?\.?\d", cell) for cell in values)
 
     @property
     def whole(self) -> list[Sequence[str]]:
@@ -165,8 +165,8 @@ def _row(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> li
     """The lines of a row, with its cells wrapped."""
     columns = [wrapped(cell, wide) for cell, wide in zip(row, widths, strict=True)]
     lines = []
-    for place in range(max(map(len, columns))):
-        parts = [column[place] if place < len(column) else "" for column in columns]
+    for index in range(max(map(len, columns))):
+        parts = [column[index] if index < len(column) else "" for column in columns]
         shown = [
             padded(part, wide, right=number)
             for part, wide, number in zip(parts, widths, right, strict=True)
@@ -182,26 +182,26 @@ def column_widths(table: Table, width: int | None) -> list[int] | None:
     space = GAP * (len(columns) - 1)
     if width is None or sum(natural) + space <= width:
         return natural
-    least = [
-        natural[place]
-        if table.numeric(place)
+    minimum = [
+        natural[index]
+        if table.numeric(index)
         else max(
             min(NARROW, max(map(cells, column[1:]), default=0)),
             *(_longest_word(cell) for cell in column),
         )
-        for place, column in enumerate(columns)
+        for index, column in enumerate(columns)
     ]
-    room = width - space - sum(least)
-    if room < 0:
+    free = width - space - sum(minimum)
+    if free < 0:
         return None
-    found = list(least)
+    widths = list(minimum)
     # narrow columns get their natural width; wider ones share the rest
-    wanting = sorted(range(len(found)), key=lambda place: natural[place] - least[place])
-    for number, place in enumerate(wanting):
-        share = room // (len(wanting) - number)
-        given = min(natural[place] - least[place], share)
-        found[place], room = found[place] + given, room - given
-    return found
+    order = sorted(range(len(widths)), key=lambda index: natural[index] - minimum[index])
+    for number, index in enumerate(order):
+        share = free // (len(order) - number)
+        extra = min(natural[index] - minimum[index], share)
+        widths[index], free = widths[index] + extra, free - extra
+    return widths
 
 
 def _longest_word(text: str) -> int:

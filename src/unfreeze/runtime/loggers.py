@@ -137,15 +137,17 @@ class MLflow:
         else:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             experiment = self.client.get_experiment_by_name(name)
-            place = experiment.experiment_id if experiment else self.client.create_experiment(name)
-            created = self.client.create_run(place, run_name=opening.run.path.name)
+            experiment_id = (
+                experiment.experiment_id if experiment else self.client.create_experiment(name)
+            )
+            created = self.client.create_run(experiment_id, run_name=opening.run.path.name)
             self.id = created.info.run_id
             params = [Param(k, str(_flat(v))) for k, v in opening.settings.items()]
             self.client.log_batch(self.id, params=params)
-        found = self.client.get_run(self.id).data.metrics
+        metrics = self.client.get_run(self.id).data.metrics
         self.there = {
             name: max(m.step for m in self.client.get_metric_history(self.id, name))
-            for name in found
+            for name in metrics
         }
 
     def metric(self, step: int, values: Values) -> None:
@@ -178,16 +180,16 @@ KINDS: dict[str, Callable[[Opening], Logger]] = {
 
 def available(names: Sequence[str]) -> tuple[str, ...]:
     """The requested loggers, without `none`; UsageError if a package is missing."""
-    asked = tuple(dict.fromkeys(name for name in names if name != "none"))
-    if asked and "none" in names:
-        raise UsageError(f"--logger none and {asked[0]} cannot be combined.", "Leave one out.")
-    for name in asked:
+    requested = tuple(dict.fromkeys(name for name in names if name != "none"))
+    if requested and "none" in names:
+        raise UsageError(f"--logger none and {requested[0]} cannot be combined.", "Leave one out.")
+    for name in requested:
         if importlib.util.find_spec(name) is None:
             raise UsageError(
                 f"--logger {name}: the package {name} is not installed.",
                 f"Install it: pip install 'unfreeze[{name}]'.",
             )
-    return asked
+    return requested
 
 
 @contextlib.contextmanager
@@ -243,7 +245,7 @@ class Courier:
     def _work(self, opening: Opening) -> None:
         try:
             logger = KINDS[self.name](opening)
-            _keep(opening.run, self.name, logger.id)
+            _store_id(opening.run, self.name, logger.id)
             while (record := self._waiting.get()) is not None:
                 logger.metric(record.get("step", 0), values_of(record))
                 if self._waiting.empty():
@@ -279,7 +281,7 @@ def _flat(value: Any) -> bool | int | float | str:
     return value if isinstance(value, (bool, int, float)) else str(value or "auto")
 
 
-_KEEPING = threading.Lock()
+_IDS_LOCK = threading.Lock()
 
 
 def _ids(run: RunFolder) -> dict[str, str]:
@@ -287,6 +289,6 @@ def _ids(run: RunFolder) -> dict[str, str]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def _keep(run: RunFolder, name: str, id: str) -> None:
-    with _KEEPING:
+def _store_id(run: RunFolder, name: str, id: str) -> None:
+    with _IDS_LOCK:
         write_json(run.file(IDS), {**_ids(run), name: id})

@@ -56,29 +56,29 @@ class Notebook:
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
         """Yields an `advance` that moves a bar; the bar is removed when the block ends."""
         began = drawn = self.clock()
-        count, said = done, ""
+        count, shown_text = done, ""
         handle = _display(bar(label, done, total, "", ""), label, updates=True)
 
         def advance(steps: int, text: str = "") -> None:
-            nonlocal count, said, drawn
-            count, said, now = count + steps, text or said, self.clock()
+            nonlocal count, shown_text, drawn
+            count, shown_text, now = count + steps, text or shown_text, self.clock()
             if now - drawn >= REDRAWN or count >= total:
                 drawn = now
                 left = time_left(count, done, total, now - began)
-                _update(handle, bar(label, count, total, said, left))
+                _update_display(handle, bar(label, count, total, shown_text, left))
 
         try:
             yield advance
         finally:
-            _update(handle, "")
+            _update_display(handle, "")
 
 
-def bar(label: str, done: int, total: int, said: str, left: str) -> str:
+def bar(label: str, done: int, total: int, text: str, left: str) -> str:
     """HTML of a progress bar with a label, text and the time left."""
     share = 100 * done / total if total else 100
-    words = " · ".join(escape(part) for part in (*said.split("  "), left) if part)
-    drawn = f'<progress value="{done}" max="{max(1, total)}" style="{_BAR}"></progress>'
-    return f"<div>{escape(label)} {drawn} {share:.0f} % {words}</div>"
+    words = " · ".join(escape(part) for part in (*text.split("  "), left) if part)
+    progress_tag = f'<progress value="{done}" max="{max(1, total)}" style="{_BAR}"></progress>'
+    return f"<div>{escape(label)} {progress_tag} {share:.0f} % {words}</div>"
 
 
 def _display(drawn: str, plain: str, *, updates: bool = False) -> Any:
@@ -88,6 +88,6 @@ def _display(drawn: str, plain: str, *, updates: bool = False) -> Any:
     return display(data, raw=True, display_id=updates or None)
 
 
-def _update(handle: Any, drawn: str) -> None:
+def _update_display(handle: Any, drawn: str) -> None:
     if handle is not None:
         handle.update({"text/html": drawn, "text/plain": ""}, raw=True)

@@ -14,7 +14,7 @@ from unfreeze.errors import UsageError
 Ours = Callable[[Path], bool]
 GENERATOR = "unfreeze"  # marks our pages and images: <meta name=generator>, PNG's Software
 _START = 4096  # bytes at the start of a file that contain the mark
-_NEW = "Name a new file, or move this one away."
+_NEW_FILE = "Name a new file, or move this one away."
 
 
 def output_file(
@@ -33,12 +33,14 @@ def output_file(
     except FileNotFoundError:
         return target
     except (OSError, ValueError) as error:  # an invalid file name
-        said = getattr(error, "strerror", None) or error
-        raise UsageError(f"{flag} {str(target)[:80]} cannot be a file: {said}.", _NEW) from error
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"{flag} {str(target)[:80]} cannot be a file: {reason}.", _NEW_FILE
+        ) from error
     if target.is_dir():
         raise UsageError(f"{flag} {target} is a folder.", "Name a file.")
     if not target.exists():
-        raise UsageError(f"{flag} {target} is a broken link.", _NEW)
+        raise UsageError(f"{flag} {target} is a broken link.", _NEW_FILE)
     if not target.is_file():
         raise UsageError(f"{flag} {target} is a device or a pipe, not a file.", "Name a file.")
     refuse_foreign(flag, target, ours)
@@ -48,13 +50,13 @@ def output_file(
 def refuse_foreign(flag: str, path: Path, ours: Ours) -> None:
     """UsageError if `path` is a non-empty file that is not `ours`."""
     try:
-        kept = path.is_file() and path.stat().st_size > 0 and not ours(path)
+        foreign = path.is_file() and path.stat().st_size > 0 and not ours(path)
     except OSError:
-        kept = True  # unreadable files are not known to be ours
-    if kept:
+        foreign = True  # unreadable files are not known to be ours
+    if foreign:
         raise UsageError(
             f"{flag} {path} exists and was not written by this command, so it was not overwritten.",
-            _NEW,
+            _NEW_FILE,
         )
 
 
@@ -69,10 +71,13 @@ def refuse_inputs(flag: str, target: Path, inputs: Iterable[str]) -> None:
 
 def refuse_inside(flag: str, folder: Path, inputs: Iterable[str]) -> None:
     """UsageError if an input is `folder` or inside it, and would be deleted with it."""
-    around = os.path.realpath(folder)
+    folder_path = os.path.realpath(folder)
     for name in inputs:
-        place = os.path.realpath(name)
-        inside = os.path.lexists(place) and os.path.commonpath([around, place]) == around
+        input_path = os.path.realpath(name)
+        inside = (
+            os.path.lexists(input_path)
+            and os.path.commonpath([folder_path, input_path]) == folder_path
+        )
         if inside or same_file(folder, name):
             raise UsageError(
                 f"{flag} would delete {name}, which this command reads.",
@@ -80,10 +85,10 @@ def refuse_inside(flag: str, folder: Path, inputs: Iterable[str]) -> None:
             )
 
 
-def same_file(one: str | Path, other: str | Path) -> bool:
+def same_file(path: str | Path, other: str | Path) -> bool:
     """Whether both paths exist and refer to the same file or folder."""
     try:
-        return Path(one).samefile(other)
+        return Path(path).samefile(other)
     except (OSError, ValueError):
         return False  # one does not exist or is not a path (a dataset name, a URL)
 
@@ -93,21 +98,21 @@ def writable(flag: str, folder: Path, target: Path | None = None) -> None:
 
     `target`: the path in messages, if it is a file in that folder.
     """
-    spoken, step = target or folder, f"Name a new {'file' if target else 'folder'}."
+    shown, step = target or folder, f"Name a new {'file' if target else 'folder'}."
     try:
-        place = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
-        if not place.is_dir():
-            what = "a file" if place.exists() else "a broken link"
-            inside = "" if place == spoken else f": {place}"
-            raise UsageError(f"{flag} {spoken} is {'in ' * bool(inside)}{what}{inside}.", step)
+        existing = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+        if not existing.is_dir():
+            what = "a file" if existing.exists() else "a broken link"
+            inside = "" if existing == shown else f": {existing}"
+            raise UsageError(f"{flag} {shown} is {'in ' * bool(inside)}{what}{inside}.", step)
         folder.lstat()  # raises for invalid names
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise UsageError(f"{flag} {str(spoken)[:80]} cannot be written: {said}.", step) from error
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{flag} {spoken}: {place} is not writable.", step)
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{flag} {str(shown)[:80]} cannot be written: {reason}.", step) from error
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag} {shown}: {existing} is not writable.", step)
 
 
 def table_of(columns: Sequence[str]) -> Ours:
@@ -132,8 +137,8 @@ def arrays_of(*names: str) -> Ours:
 
     def ours(path: Path) -> bool:
         try:
-            with zipfile.ZipFile(path) as held:
-                return sorted(held.namelist()) == sorted(f"{name}.npy" for name in names)
+            with zipfile.ZipFile(path) as archive:
+                return sorted(archive.namelist()) == sorted(f"{name}.npy" for name in names)
         except (zipfile.BadZipFile, ValueError, NotImplementedError):
             return False
 
@@ -145,10 +150,10 @@ def object_of(*keys: str) -> Ours:
 
     def ours(path: Path) -> bool:
         try:
-            held = json.loads(path.read_bytes())
+            value = json.loads(path.read_bytes())
         except ValueError:
             return False
-        return isinstance(held, dict) and set(keys) <= set(held)
+        return isinstance(value, dict) and set(keys) <= set(value)
 
     return ours
 

@@ -67,9 +67,9 @@ class Processes:
         """The values of all processes by rank: plain values and CPU tensors."""
         if self.world == 1:
             return [value]
-        found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value, group=self.words)
-        return found
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value, group=self.words)
+        return values
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """The tensors of all processes by rank."""
@@ -100,16 +100,16 @@ class Processes:
             result = work() if work else None
         except Exception as caught:
             error = caught
-        outcomes: list[Any] = [None] * self.world
-        dist.all_gather_object(outcomes, (_travelling(error), work is None), group=self.words)
-        failed = [rank for rank, (lost, _) in enumerate(outcomes) if lost]
+        reports: list[Any] = [None] * self.world
+        dist.all_gather_object(reports, (_error_record(error), work is None), group=self.words)
+        failed = [rank for rank, (failure, _) in enumerate(reports) if failure]
         if failed:
             if error is not None and failed[0] == self.rank:
                 error.spoken = False  # type: ignore[attr-defined]  # this process prints it
                 raise error
-            raise rebuilt(*outcomes[failed[0]][0])
+            raise rebuilt(*reports[failed[0]][0])
         from_first = [result if self.first else None]
-        if any(idle for _, idle in outcomes):
+        if any(idle for _, idle in reports):
             dist.broadcast_object_list(from_first, src=0, group=self.words)
         return result, from_first[0]
 
@@ -135,8 +135,8 @@ class Processes:
         """Within the block gradients are accumulated without synchronising, unless `last`."""
         if self.world == 1 or last:
             return contextlib.nullcontext()
-        held: contextlib.AbstractContextManager[Any] = self.fabric.no_backward_sync(model)
-        return held
+        context: contextlib.AbstractContextManager[Any] = self.fabric.no_backward_sync(model)
+        return context
 
 
 def lost_in_any(processes: Processes, lost: UnfreezeError | None) -> UnfreezeError:
@@ -193,7 +193,7 @@ def _fabric(launch: Launch, kind: str) -> Any:
     return fabric
 
 
-def _travelling(error: Exception | None) -> tuple[int, str, str] | None:
+def _error_record(error: Exception | None) -> tuple[int, str, str] | None:
     """(exit code, sentence, next step) of an error, to raise it in another process."""
     if isinstance(error, UnfreezeError):
         return error.exit_code, error.sentence, error.next_step

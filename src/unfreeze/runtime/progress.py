@@ -46,22 +46,22 @@ class Lines:
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
         """Yields an `advance`; steps without text print a line every ten seconds at most."""
-        count = _Count(label, total, done, self.clock())
-        spoken_at = count.started_at
+        count = _ProgressCount(label, total, done, self.clock())
+        printed_at = count.started_at
 
         def advance(steps: int, text: str = "") -> None:
-            nonlocal spoken_at
+            nonlocal printed_at
             before, now = count.done, self.clock()
             count.done += steps
-            turned = count.done // EVERY > before // EVERY or count.done == total
-            if turned if text else now - spoken_at >= PATIENCE:
+            due = count.done // EVERY > before // EVERY or count.done == total
+            if due if text else now - printed_at >= PATIENCE:
                 self.world.tell(count.line(text, now))
-                spoken_at = now
+                printed_at = now
 
         yield advance
 
 
-class _Count:
+class _ProgressCount:
     """Progress of one task."""
 
     def __init__(self, label: str, total: int, done: int, started_at: float) -> None:
@@ -70,17 +70,17 @@ class _Count:
 
     def line(self, text: str, now: float) -> str:
         """`label 50/400  text  2:10 left`."""
-        said = f"{self.label} {self.done}/{self.total}"
+        counter = f"{self.label} {self.done}/{self.total}"
         left = time_left(self.done, self.first, self.total, now - self.started_at)
-        return "  ".join(part for part in (said, text, left) if part)
+        return "  ".join(part for part in (counter, text, left) if part)
 
 
 def time_left(done: float, first: float, total: float, elapsed: float) -> str:
     """`2:10 left` at the rate since `first`; "" if unknown or finished."""
-    made = done - first
-    if made <= 0 or done >= total:
+    completed = done - first
+    if completed <= 0 or done >= total:
         return ""
-    return f"{duration(elapsed / made * (total - done))} left"
+    return f"{duration(elapsed / completed * (total - done))} left"
 
 
 def duration(seconds: float) -> str:
@@ -128,8 +128,8 @@ class Drawn:
             task = bars.add_task(label, total=total, completed=done, said="", first=done)
 
             def advance(steps: int, text: str = "") -> None:
-                said = {"said": text} if text else {}
-                bars.update(task, advance=steps, **said)  # type: ignore[arg-type]
+                fields = {"said": text} if text else {}
+                bars.update(task, advance=steps, **fields)  # type: ignore[arg-type]
 
             try:
                 yield advance
@@ -176,7 +176,7 @@ def _bars(screen: "Screen") -> "Progress":
 
 
 def bar_line(
-    label: str, share: float, said: Sequence[str], left: str, width: int
+    label: str, share: float, fields: Sequence[str], left: str, width: int
 ) -> list[tuple[str, str]]:
     """(text, style) of `label  epoch 3/30  loss 1.8 ━━━━━━──── 62 %  0:12 left` in `width` cells.
 
@@ -185,7 +185,7 @@ def bar_line(
     end = "  ".join(part for part in (f"{100 * share:3.0f} %", left) if part)
     room = width - cells(end) - SHORTEST - 2
     words = label if cells(label) <= room else label[: max(0, room - 1)] + "…"
-    for part in said:
+    for part in fields:
         if part and cells(words) + 2 + cells(part) > room:
             break  # later parts are less important
         words += f"  {part}" if part else ""

@@ -33,7 +33,7 @@ ENTRIES = {
     ),
 }
 # subfolders of comparisons and the demo, and temporary files of interrupted writes
-_INSIDE = re.compile(r"\d\d+-.+-seed-\d+(-.+)?|\w+-\d+-labels-seed-\d+|\..+\.tmp")
+_SUBFOLDERS = re.compile(r"\d\d+-.+-seed-\d+(-.+)?|\w+-\d+-labels-seed-\d+|\..+\.tmp")
 
 
 class RunFolder:
@@ -67,7 +67,7 @@ class RunFolder:
             allowed(path, **how)  # another run may have used it before the lock
         if overwrite:
             _empty(folder)
-        _sweep(folder)
+        _remove_temporary(folder)
         return cls(folder)
 
     def file(self, name: str) -> Path:
@@ -92,10 +92,10 @@ class RunFolder:
         """Drop records after `step`, which a resumed run writes again."""
         if not self.writes:
             return
-        found = self.metrics()
-        kept = [r for r in found if r.get("step", 0) <= step]
-        self.recorded = max((r.get("step", 0) for r in found), default=0)
-        write_text(self.file("metrics.jsonl"), "".join(json.dumps(r) + "\n" for r in kept))
+        records = self.metrics()
+        remaining = [r for r in records if r.get("step", 0) <= step]
+        self.recorded = max((r.get("step", 0) for r in records), default=0)
+        write_text(self.file("metrics.jsonl"), "".join(json.dumps(r) + "\n" for r in remaining))
 
     def _append(self, name: str, line: str) -> None:
         if not self.writes:
@@ -150,28 +150,34 @@ def allowed(
     refuse_inputs("--out", folder, inputs)
     if resume and overwrite:
         raise UsageError("--resume and --overwrite cannot be combined.", "Give one.")
-    there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    there = [name for name in there if name not in LOCKS]
-    if not there:
+    entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    entries = [name for name in entries if name not in LOCKS]
+    if not entries:
         return folder
     if not resume and not overwrite:
         raise UsageError(
             f"--out {folder} is not empty.",
             "Name a new folder, or add --resume to continue or --overwrite to start again.",
         )
-    foreign = not is_run(folder)
+    not_a_run = not is_run(folder)
     if resume:
-        taken = [name for name in there if name in ENTRIES]
-        if foreign and taken:
+        run_entries = [name for name in entries if name in ENTRIES]
+        if not_a_run and run_entries:
             raise UsageError(
-                f"--resume: {folder} is not a run folder; it holds {taken[0]}. Nothing was "
+                f"--resume: {folder} is not a run folder; it holds {run_entries[0]}. Nothing was "
                 "changed.",
                 "Name the run's folder, or a new one.",
             )
         return folder
-    strange = [name for name in there if name not in ENTRIES and not _INSIDE.fullmatch(name)]
-    if foreign or strange:
-        what = f"holds {strange[0]}, which no run wrote" if strange else "is not a run folder"
+    foreign_entries = [
+        name for name in entries if name not in ENTRIES and not _SUBFOLDERS.fullmatch(name)
+    ]
+    if not_a_run or foreign_entries:
+        what = (
+            f"holds {foreign_entries[0]}, which no run wrote"
+            if foreign_entries
+            else "is not a run folder"
+        )
         raise UsageError(
             f"--overwrite: {folder} {what}, so nothing was deleted.",
             "Name another folder, or empty this one yourself.",
@@ -182,10 +188,10 @@ def allowed(
 
 def is_run(folder: str | Path) -> bool:
     """Whether the folder was written by a run, a comparison or the demo."""
-    place = Path(folder)
-    demo, metrics = place / "demo.json", place / "metrics.jsonl"
+    path = Path(folder)
+    demo, metrics = path / "demo.json", path / "metrics.jsonl"
     try:
-        if is_own_toml(place / "config.toml"):
+        if is_own_toml(path / "config.toml"):
             return True
         if demo.is_file():
             return object_of("seconds", "results", "scores")(demo)
@@ -196,12 +202,12 @@ def is_run(folder: str | Path) -> bool:
         return False
 
 
-def _sweep(folder: Path) -> None:
+def _remove_temporary(folder: Path) -> None:
     """Remove temporary files of interrupted writes, in run folders only."""
     if is_run(folder):
         for pattern in (".*.tmp", "checkpoints/.*.tmp", "model/.*.tmp"):
-            for left in folder.glob(pattern):
-                left.unlink(missing_ok=True)
+            for file in folder.glob(pattern):
+                file.unlink(missing_ok=True)
 
 
 def _empty(folder: Path) -> None:

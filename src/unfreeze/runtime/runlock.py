@@ -54,13 +54,13 @@ class RunLocks:
     """The run folders locked by a call, until the end of its `with` block."""
 
     def __init__(self) -> None:
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _FolderLock] = {}
 
     def take(self, folder: str | Path) -> None:
         """Lock an existing folder; UsageError if another process uses it."""
-        place = Path(os.path.realpath(folder))
-        if str(place) not in self._held:
-            self._held[str(place)] = _Held(place, str(folder))
+        path = Path(os.path.realpath(folder))
+        if str(path) not in self._held:
+            self._held[str(path)] = _FolderLock(path, str(folder))
 
     def take_existing(self, folder: str | Path) -> None:
         """Lock a folder if it exists, to detect a conflict before any work."""
@@ -98,10 +98,10 @@ def alone(file: Path, seconds: float = 60.0) -> Iterator[None]:
                     mark.unlink(missing_ok=True)
 
 
-class _Held:
+class _FolderLock:
     """A folder locked by this process."""
 
-    def __init__(self, folder: Path, spoken: str) -> None:
+    def __init__(self, folder: Path, shown: str) -> None:
         self.folder = folder
         self.lock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False)
         self.released = threading.Event()
@@ -110,11 +110,17 @@ class _Held:
                 warnings.filterwarnings("ignore", "flock not supported", UserWarning)
                 self.lock.acquire()
         except filelock.Timeout:
-            raise _in_use(folder, spoken, isinstance(self.lock, filelock.SoftFileLock)) from None
+            raise _in_use_error(
+                folder, shown, isinstance(self.lock, filelock.SoftFileLock)
+            ) from None
         try:
-            before = Owner.of(folder)
-            if before and before.host != socket.gethostname() and _alive(folder / OWNER):
-                raise _in_use(folder, spoken, False)
+            previous = Owner.of(folder)
+            if (
+                previous
+                and previous.host != socket.gethostname()
+                and _has_heartbeat(folder / OWNER)
+            ):
+                raise _in_use_error(folder, shown, False)
             write_json(folder / OWNER, asdict(Owner.here()))
             threading.Thread(target=self._beat, daemon=True).start()
         except BaseException:
@@ -137,18 +143,18 @@ class _Held:
                 os.utime(self.folder / OWNER)
 
 
-def _alive(owner: Path) -> bool:
+def _has_heartbeat(owner: Path) -> bool:
     """Whether a heartbeat file's mtime changes while waiting; machines' clocks may differ."""
-    first = _touched(owner)
+    first_mtime = _mtime(owner)
     until = time.monotonic() + _BEATS * BEAT
     while time.monotonic() < until:
         time.sleep(BEAT / 5)
-        if _touched(owner) != first:
+        if _mtime(owner) != first_mtime:
             return True
     return False
 
 
-def _touched(owner: Path) -> int | None:
+def _mtime(owner: Path) -> int | None:
     try:
         with owner.open("rb") as stream:  # NFS refreshes attributes when a file is opened
             return os.fstat(stream.fileno()).st_mtime_ns
@@ -156,12 +162,12 @@ def _touched(owner: Path) -> int | None:
         return None
 
 
-def _in_use(folder: Path, spoken: str, marker: bool) -> UsageError:
+def _in_use_error(folder: Path, shown: str, soft_lock: bool) -> UsageError:
     owner = Owner.of(folder)
-    who = "another process runs in it"
+    user = "another process runs in it"
     if owner is not None:
-        who = f"process {owner.pid} on {owner.host} has been running in it since {owner.since}"
+        user = f"process {owner.pid} on {owner.host} has been running in it since {owner.since}"
     step = "Wait until it ends, or stop it, or name another --out."
-    if marker:  # without flock, it is unknown whether the process still exists
+    if soft_lock:  # without flock, it is unknown whether the process still exists
         step += f" If it no longer exists, delete {folder / LOCK}."
-    return UsageError(f"{spoken} is in use: {who}.", step)
+    return UsageError(f"{shown} is in use: {user}.", step)

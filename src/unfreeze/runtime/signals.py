@@ -20,7 +20,7 @@ ANOTHER = "a signal or the time limit in another process"
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 _AGAIN = 2.0  # seconds in which a repeated signal counts as the same (to process and group)
 WORKERS_FIRST = 1.0  # seconds by which a signal may reach workers before the main process
-_GRACE = 10.0  # seconds before a worker exits where the sender of a signal is unknown
+_EXIT_DELAY = 10.0  # seconds before a worker exits where the sender of a signal is unknown
 
 
 def spoken(number: int) -> str:
@@ -30,10 +30,10 @@ def spoken(number: int) -> str:
 
 def requests() -> list[signal.Signals]:
     """The stop signals; without SIGHUP if it is ignored (`nohup`)."""
-    found = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    signals = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     hangup = getattr(signal, "SIGHUP", None)
-    deaf = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
-    return [number for number in found if not (deaf and number == hangup)]
+    ignored = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
+    return [number for number in signals if not (ignored and number == hangup)]
 
 
 class StopRequest:
@@ -73,16 +73,16 @@ def stop_requests() -> Iterator[StopRequest]:
         yield request
         return
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt(spoken(number))
         request.name = request.name or spoken(number)
 
-    before = {number: signal.signal(number, note) for number in requests()}
+    previous = {number: signal.signal(number, on_signal) for number in requests()}
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
@@ -121,17 +121,17 @@ def ending_interrupts(whole_process: bool = False) -> Iterator[Ending]:
         yield ending
         return
     if whole_process:
-        atexit.register(_ignore)  # the interpreter restores default handlers at exit
-    before = {number: signal.signal(number, ending) for number in requests()}
+        atexit.register(_ignore_signals)  # the interpreter restores default handlers at exit
+    previous = {number: signal.signal(number, ending) for number in requests()}
     try:
         yield ending
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             if not whole_process:
                 signal.signal(number, handler)
 
 
-def _ignore() -> None:
+def _ignore_signals() -> None:
     for number in requests():
         signal.signal(number, signal.SIG_IGN)
 
@@ -142,26 +142,26 @@ def signals_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, requests())
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, requests())
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def ended_by_starter_only() -> None:
     """In a worker started within `signals_held`: exit on SIGTERM from the parent process only."""
     starter = multiprocessing.parent_process()
     if starter is not None and hasattr(signal, "sigwait"):
-        wait = threading.Thread(target=_wait_for_the_end, args=(starter.pid,), daemon=True)
+        wait = threading.Thread(target=_exit_on_sigterm, args=(starter.pid,), daemon=True)
         wait.start()
 
 
-def _wait_for_the_end(starter: int | None) -> None:
+def _exit_on_sigterm(starter: int | None) -> None:
     if hasattr(signal, "sigwaitinfo"):
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != starter:
             pass
     else:  # macOS does not provide the sender
         signal.sigwait([signal.SIGTERM])
-        time.sleep(_GRACE)
+        time.sleep(_EXIT_DELAY)
     os._exit(0)

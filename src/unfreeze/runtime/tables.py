@@ -11,15 +11,15 @@ from unfreeze.text import as_text, clean, has_halves
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """The rows as CSV; file names with invalid UTF-8 are escaped."""
-    held = io.StringIO()
-    plain = csv.writer(held, lineterminator="\n")
+    buffer = io.StringIO()
+    plain = csv.writer(buffer, lineterminator="\n")
     # csv.writer does not quote carriage returns, which csv.reader refuses unquoted
-    quoted = csv.writer(held, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in rows:
         cells = [as_text(c) if isinstance(c, str) and has_halves(c) else c for c in row]
-        odd = any(isinstance(cell, str) and "\r" in cell for cell in cells)
-        (quoted if odd else plain).writerow(cells)
-    return held.getvalue()
+        has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoted if has_return else plain).writerow(cells)
+    return buffer.getvalue()
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -81,8 +81,8 @@ class Threads:
             return self.most, "all available"
         worth = WORTH_SPINNING if spinning() else WORTH
         threads = min(self.most, max(1, int(operations / worth)))
-        each = f"one per {worth / 1e9:g} GFLOP of a batch, which takes {operations / 1e9:.2g}"
-        return threads, each if threads < self.most else "all available"
+        reason = f"one per {worth / 1e9:g} GFLOP of a batch, which takes {operations / 1e9:.2g}"
+        return threads, reason if threads < self.most else "all available"
 
     def to_resume(self, before: int) -> int:
         """Threads for resuming a run that used `before`: as many, unless the user set a number.

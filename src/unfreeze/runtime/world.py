@@ -25,16 +25,16 @@ def is_terminal(stream: TextIO) -> bool:
 
 def columns(stream: TextIO) -> int | None:
     """Width in cells: `COLUMNS`, else of the terminal; None if the stream is not a terminal."""
-    told = os.environ.get("COLUMNS", "")
-    if told.isdigit() and int(told):
-        return max(NARROWEST, int(told))
+    setting = os.environ.get("COLUMNS", "")
+    if setting.isdigit() and int(setting):
+        return max(NARROWEST, int(setting))
     if not is_terminal(stream):
         return None
     try:
-        found = os.get_terminal_size(stream.fileno()).columns
+        width = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):  # a terminal without file descriptor or size
-        found = 0
-    return max(NARROWEST, found) if found else USUAL
+        width = 0
+    return max(NARROWEST, width) if width else USUAL
 
 
 def open_streams() -> None:
@@ -52,7 +52,7 @@ def open_streams() -> None:
             setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-class _Nowhere(io.TextIOBase):
+class _NullStream(io.TextIOBase):
     """A stream that discards text."""
 
     def write(self, text: str) -> int:
@@ -60,17 +60,17 @@ class _Nowhere(io.TextIOBase):
         return len(text)
 
 
-def _there(stream: TextIO | None) -> TextIO:
+def _or_null(stream: TextIO | None) -> TextIO:
     """The stream, or one that discards text if there is none (services, pythonw)."""
-    return cast(TextIO, _Nowhere()) if stream is None else stream
+    return cast(TextIO, _NullStream()) if stream is None else stream
 
 
-def _gone(stream: TextIO, error: Exception) -> bool:
+def _is_closed(stream: TextIO, error: Exception) -> bool:
     """Whether a write failed because the reader closed the stream."""
     return stream.closed or (isinstance(error, OSError) and not is_full(error))
 
 
-def _lead_nowhere(stream: TextIO) -> None:
+def _redirect_to_null(stream: TextIO) -> None:
     """Redirect the stream to /dev/null, as flushing it at exit would fail again."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
@@ -78,7 +78,7 @@ def _lead_nowhere(stream: TextIO) -> None:
         os.close(null)
 
 
-class _Listeners:
+class _SafeStream:
     """A stream that ignores write errors after its reader or terminal has gone."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -100,9 +100,9 @@ class _Listeners:
         try:
             return work()
         except (OSError, ValueError) as error:
-            if not isinstance(error, OSError) and not _gone(self._stream, error):
+            if not isinstance(error, OSError) and not _is_closed(self._stream, error):
                 raise
-            _lead_nowhere(self._stream)
+            _redirect_to_null(self._stream)
             return otherwise
 
     def __getattr__(self, name: str) -> Any:
@@ -113,11 +113,11 @@ class _Listeners:
 class World:
     """Standard output and error, and their properties."""
 
-    stdout: TextIO = dataclasses.field(default_factory=lambda: _there(sys.stdout))
-    stderr: TextIO = dataclasses.field(default_factory=lambda: _there(sys.stderr))
+    stdout: TextIO = dataclasses.field(default_factory=lambda: _or_null(sys.stdout))
+    stderr: TextIO = dataclasses.field(default_factory=lambda: _or_null(sys.stderr))
 
     def __post_init__(self) -> None:
-        self.stderr = cast(TextIO, _Listeners(self.stderr))
+        self.stderr = cast(TextIO, _SafeStream(self.stderr))
 
     @property
     def watched(self) -> bool:
@@ -151,8 +151,8 @@ class World:
             self.stdout.flush()
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
-                _lead_nowhere(self.stdout)
-            if not _gone(self.stdout, error):
+                _redirect_to_null(self.stdout)
+            if not _is_closed(self.stdout, error):
                 raise
 
     def _write(self, text: str) -> None:
