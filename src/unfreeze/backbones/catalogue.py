@@ -59,17 +59,17 @@ def resembling(
     """
     file_hashes = hashes(file_shapes.values())
     shares = [
-        (sum(value in file_hashes for value in alike.sketch) / len(alike.sketch), alike)
-        for alike in catalogue()
+        (sum(value in file_hashes for value in entry.sketch) / len(entry.sketch), entry)
+        for entry in catalogue()
     ]
     best = sorted((value for value in shares if value[0] >= least), key=lambda value: -value[0])
-    return [alike for _, alike in best[:most]]
+    return [entry for _, entry in best[:most]]
 
 
 def same_computation(arch: str, other: str) -> bool:
     """Whether two networks with equal names and shapes compute the same function."""
     return arch == other or any(
-        arch in group and other in group for alike in catalogue() for group in alike.groups
+        arch in group and other in group for entry in catalogue() for group in entry.groups
     )
 
 
@@ -199,12 +199,12 @@ def _to_json(rows: Iterable[_Row]) -> str:
     import timm
     import torchvision
 
-    alike: defaultdict[tuple[str, str], list[_Row]] = defaultdict(list)
+    by_shapes: defaultdict[tuple[str, str], list[_Row]] = defaultdict(list)
     for row in rows:
-        alike[row.sketch, row.named].append(row)
+        by_shapes[row.sketch, row.named].append(row)
     networks: defaultdict[str, list[str]] = defaultdict(list)
-    for (sketch, _), same in alike.items():
-        networks[sketch] += [" ".join(group) for group in _group_by_computation(same)]
+    for (sketch, _), equal_rows in by_shapes.items():
+        networks[sketch] += [" ".join(group) for group in _group_by_computation(equal_rows)]
     versions = {"timm": timm.__version__, "torchvision": torchvision.__version__}
     return json.dumps({**versions, "networks": networks}, indent=0) + "\n"
 

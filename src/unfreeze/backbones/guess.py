@@ -51,7 +51,7 @@ def guess(
 ) -> Guess | None:
     """The architecture that best matches a file's names and shapes; None if nothing matches.
 
-    `found`: shapes by parameter name; `hints`: architecture names from the file's metadata, tried
+    `file_shapes`: by parameter name; `hints`: architecture names from the file's metadata, tried
     first. Then the torchvision, timm and unfreeze networks with the most shapes in common are
     compared. Between equal matches, parameter names and the name of the `file` decide.
     """

@@ -28,18 +28,18 @@ def find_head(model: nn.Module) -> str:
     return head_layers(model)[0]
 
 
-def head_layers(model: nn.Module, *, found: Trace | None = None) -> tuple[str, ...]:
+def head_layers(model: nn.Module, *, known_trace: Trace | None = None) -> tuple[str, ...]:
     """Dotted names of all layers that compute class scores: one, or two in distilled timm models.
 
     timm declares them. Elsewhere it is the last Linear or Conv2d that runs in a forward pass and
-    has as many outputs as the network. `found`: the trace of the model, if already known.
+    has as many outputs as the network. `known_trace`: the model's trace, if there is one.
     """
     if is_headless(model):
         raise UsageError(
             f"{type(model).__name__} no longer has a head.",
             "Build the network again to get its head back.",
         )
-    traced = found or trace(model)
+    traced = known_trace or trace(model)
     declared = _declared(model, traced)
     if declared:
         return declared

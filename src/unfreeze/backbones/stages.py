@@ -56,7 +56,7 @@ def stages(model: nn.Module) -> list[Stage]:
     normalisations there belong to the stage before.
     """
     traced = trace(model)
-    heads = places_without(model) or head_layers(model, found=traced)
+    heads = places_without(model) or head_layers(model, known_trace=traced)
     units = sorted(_units(model, traced, heads), key=lambda unit: unit.order)
     stem, rest = _split_stem(units)
     runs, tail = _split_runs(rest)

@@ -68,15 +68,15 @@ class Loaded:
     @property
     def account(self) -> str:
         """One line: how much was loaded from where, what was not used, and what stayed random."""
-        said = [f"{self.share or 0:.1%} of the backbone loaded from {self.source}"]
-        said += [f"prefix '{self.prefix}' removed"] if self.prefix else []
-        said += ["averaged (EMA) weights"] if is_averaged(self.prefix) else []
-        said += self.notes
-        said += [f"head {', '.join(self.head)} not loaded"] if self.head else []
+        parts = [f"{self.share or 0:.1%} of the backbone loaded from {self.source}"]
+        parts += [f"prefix '{self.prefix}' removed"] if self.prefix else []
+        parts += ["averaged (EMA) weights"] if is_averaged(self.prefix) else []
+        parts += self.notes
+        parts += [f"head {', '.join(self.head)} not loaded"] if self.head else []
         unused = [name.removeprefix(self.prefix) for name in self.unexpected]
-        said += [f"not used: {_grouped_names(unused)}"] if unused else []
-        said += [f"NOT LOADED (random): {_grouped_names(self.random)}"] if self.random else []
-        return "; ".join(said)
+        parts += [f"not used: {_grouped_names(unused)}"] if unused else []
+        parts += [f"NOT LOADED (random): {_grouped_names(self.random)}"] if self.random else []
+        return "; ".join(parts)
 
 
 def load_weights(

@@ -52,7 +52,7 @@ def merged(
 ) -> Merged:
     """The tensors with their LoRA adapters merged; unchanged if there are none.
 
-    `meta`: the file's metadata; `place`: its path, for adapter_config.json beside it (None: no
+    `meta`: the file's metadata; `path`: its path, for adapter_config.json beside it (None: no
     file); `name`: for messages. WeightsError if adapters cannot be merged exactly.
     """
     adapters = adapters_in(tensors)

@@ -68,11 +68,10 @@ class _PrefixChange:
 def match(file_shapes: Mapping[str, Shape], model_shapes: Mapping[str, Shape]) -> Match:
     """The match with the most elements of equal name and shape.
 
-    `found`: shapes in the file by name; `wanted`: shapes in the network. All prefixes (`module.`,
-    `model.backbone.`, ...) are tried with which some name of the file ends like one of the
-    network; inside a name, unknown parts (`features.module.0`) are skipped, and `norm.1` or
-    `norm_1` matches `norm1`. Missing names are then searched with another word for one part
-    (`shortcut`, `downsample`). If much is still missing, the network's children by number
+    All prefixes (`module.`, `model.backbone.`, ...) are tried with which some name of the file
+    ends like one of the network; inside a name, unknown parts (`features.module.0`) are skipped,
+    and `norm.1` or `norm_1` matches `norm1`. Missing names are then searched with another word for
+    one part (`shortcut`, `downsample`). If much is still missing, the network's children by number
     (`4.0.conv1` for `layer1.0.conv1`), the names of other libraries and the order of shapes are
     tried. Pure: shapes in, names out.
     """

@@ -47,7 +47,7 @@ def renamed(
 ) -> dict[str, str]:
     """Missing name -> unmatched name with an equal shape that differs in one inner part.
 
-    `left`: unmatched shapes of the file, without prefix; `lacking`: missing shapes of the network;
+    `unmatched`: shapes of the file's names without their prefix; `missing`: shapes in the network;
     `known`: the parts of all the network's names. The differing parts must be words that only
     their side has, and always correspond to each other.
     """

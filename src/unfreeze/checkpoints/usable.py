@@ -24,7 +24,7 @@ class Usable:
 def usable(contents: Contents, path: Path | None, name: str) -> Usable:
     """The tensors of a file, ready to be matched with a network's.
 
-    `place`: the file's path; `name`: for messages. WeightsError for a quantised file and for
+    `path`: the file's path; `name`: for messages. WeightsError for a quantised file and for
     adapters that cannot be merged.
     """
     scales = scales_in(contents.tensors)

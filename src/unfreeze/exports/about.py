@@ -21,7 +21,7 @@ def write_prepare(folder: Path) -> None:
 
 
 def write_about(
-    folder: Path, subject: Subject, to: str, found: Agreement, *, compared_on: str
+    folder: Path, subject: Subject, to: str, agreement: Agreement, *, compared_on: str
 ) -> dict[str, Any]:
     """Write and return export.json: the model, its provenance and how it was verified.
 
@@ -39,9 +39,9 @@ def write_about(
         "temperature": card.temperature,
         "preprocess": subject.preprocess.as_dict(),
         "provenance": {"run": subject.run, **card.provenance},
-        "matched": found.matched,
-        "max_difference": found.max_difference,
-        "tolerance": found.tolerance,
+        "matched": agreement.matched,
+        "max_difference": agreement.max_difference,
+        "tolerance": agreement.tolerance,
         "compared_on": compared_on,
         "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
     }
@@ -50,7 +50,7 @@ def write_about(
 
 
 def write_readme(
-    folder: Path, subject: Subject, target: Target, found: Agreement, *, compared_on: str
+    folder: Path, subject: Subject, target: Target, agreement: Agreement, *, compared_on: str
 ) -> None:
     """Write README.md: how to load the model, and what it is."""
     card = subject.card
@@ -62,8 +62,8 @@ def write_readme(
         "",
         _what(subject),
         f"Exported by unfreeze {__version__}. Verified by loading these files and comparing "
-        f"outputs on {compared_on}: they differ by {found.max_difference:.2g} at most "
-        f"(tolerance {found.tolerance:.2g}).",
+        f"outputs on {compared_on}: they differ by {agreement.max_difference:.2g} at most "
+        f"(tolerance {agreement.tolerance:.2g}).",
         *(["", f"**{licence}**"] if licence else []),
         "",
         "```python",

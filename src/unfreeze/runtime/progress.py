@@ -180,7 +180,7 @@ def bar_line(
 ) -> list[tuple[str, str]]:
     """(text, style) of `label  epoch 3/30  loss 1.8 ━━━━━━──── 62 %  0:12 left` in `width` cells.
 
-    Parts of `said` are included, the most important first, as far as the shortest bar allows.
+    `fields` are included, the most important first, as far as the shortest bar allows.
     """
     end = "  ".join(part for part in (f"{100 * share:3.0f} %", left) if part)
     room = width - cells(end) - SHORTEST - 2
