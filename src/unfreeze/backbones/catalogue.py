@@ -120,7 +120,7 @@ def _plain(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _NetworkHashes:
     """One network: its sketch, and hashes of its names and shapes and of its computation."""
 
     arch: str
@@ -139,7 +139,7 @@ def _all_archs() -> Iterator[str]:
     yield from (f"timm/{name}" for name in timm.list_models())
 
 
-def _row_of(arch: str) -> _Row:
+def _hash_network(arch: str) -> _NetworkHashes:
     from unfreeze.backbones.build import skeleton
     from unfreeze.backbones.head import head_layers
 
@@ -148,7 +148,9 @@ def _row_of(arch: str) -> _Row:
     heads = (declared,) if isinstance(declared, str) else tuple(declared) or head_layers(model)
     shapes = backbone_shapes(model, heads)
     sketch = "".join(sorted(hashes(shapes.values()))[:KEPT])
-    return _Row(arch, sketch, _hash(repr(sorted(shapes.items()))), computation(model, heads))
+    return _NetworkHashes(
+        arch, sketch, _hash(repr(sorted(shapes.items()))), computation(model, heads)
+    )
 
 
 def _same_outputs(arch: str, other: str) -> bool:
@@ -171,7 +173,7 @@ def _same_outputs(arch: str, other: str) -> bool:
     return bool((a - b).abs().max() <= 1e-3 * a.abs().max())
 
 
-def _group_by_computation(rows: Iterable[_Row]) -> list[list[str]]:
+def _group_by_computation(rows: Iterable[_NetworkHashes]) -> list[list[str]]:
     """Networks with equal names and shapes, grouped by equal computation."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
@@ -195,11 +197,11 @@ def _same_in_other_library(arch: str, other: str) -> bool:
     return arch.partition("/")[0] != other.partition("/")[0] and _same_outputs(arch, other)
 
 
-def _to_json(rows: Iterable[_Row]) -> str:
+def _to_json(rows: Iterable[_NetworkHashes]) -> str:
     import timm
     import torchvision
 
-    by_shapes: defaultdict[tuple[str, str], list[_Row]] = defaultdict(list)
+    by_shapes: defaultdict[tuple[str, str], list[_NetworkHashes]] = defaultdict(list)
     for row in rows:
         by_shapes[row.sketch, row.named].append(row)
     networks: defaultdict[str, list[str]] = defaultdict(list)
@@ -210,4 +212,4 @@ def _to_json(rows: Iterable[_Row]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(_to_json(map(_row_of, _all_archs())))
+    sys.stdout.write(_to_json(map(_hash_network, _all_archs())))

@@ -156,7 +156,7 @@ PLAIN = str.maketrans("━─…", "#-.")
 def _bars(screen: "Screen") -> "Progress":
     from rich.progress import Progress, ProgressColumn
 
-    class Line(ProgressColumn):
+    class TaskLine(ProgressColumn):
         """The complete line of a task, so that its parts can share the width."""
 
         def render(self, task: "Task") -> "Text":
@@ -172,7 +172,7 @@ def _bars(screen: "Screen") -> "Progress":
                 parts = [(words.translate(PLAIN), style) for words, style in parts]
             return Text.assemble(*parts, no_wrap=True)
 
-    return Progress(Line(), console=screen, transient=True)
+    return Progress(TaskLine(), console=screen, transient=True)
 
 
 def bar_line(
