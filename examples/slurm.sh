@@ -5,7 +5,7 @@
 
 #SBATCH --job-name=unfreeze
 #SBATCH --nodes=2
-#SBATCH --ntasks-per-node=4      # one process for each GPU
+#SBATCH --ntasks-per-node=4      # one process per GPU
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=8        # shared by the workers that read and cut images
 #SBATCH --time=04:00:00

@@ -70,7 +70,7 @@ def test_a_checkpoint_needs_no_architecture_where_it_tells_its_network(run, tmp_
         found = embed(str(tmp_path / "plain.pth"), str(data), str(tmp_path / "f.npz"), **how)
         assert (found.width, found.arch) == (512, "torchvision/resnet18")
     torch.save({"a": torch.ones(3, 3)}, tmp_path / "odd.pth")
-    with pytest.raises(WeightsError, match="no network that is known"):
+    with pytest.raises(WeightsError, match="matches no known architecture"):
         embed(str(tmp_path / "odd.pth"), str(data), str(tmp_path / "f.npz"))
     with pytest.raises(UsageError, match="does not name its architecture"):
         embed("imagenet", str(data), str(tmp_path / "f.npz"))

@@ -279,7 +279,7 @@ def test_what_is_missing_is_said(coloured, tmp_path):
         finetune(data, **TINY)
     with pytest.raises(WeightsError):
         finetune(data, out=str(tmp_path / "run"), arch="unfreeze/tiny")  # no published weights
-    with pytest.raises(UsageError, match="no architecture"):
+    with pytest.raises(UsageError, match="Unknown architecture"):
         finetune(data, out=str(tmp_path / "run"), arch="unfreeze/tinny", weights="none")
     with pytest.raises(UsageError, match="stages 0 to 3"):
         finetune(data, out=str(tmp_path / "run"), freeze="stage:9", **TINY)

@@ -43,7 +43,7 @@ def reasons(run):
 def test_finetuning_a_small_network_takes_one_thread(four, worthwhile, coloured, tmp_path):
     data = str(coloured("pics", {"red": 12, "blue": 12}))
     said = unfreeze.finetune(data, dry_run=True, **FINETUNE).reasons["threads"]
-    assert said.startswith("1: one for each") and four == [1]
+    assert said.startswith("1: one per") and four == [1]
     with pytest.raises(Interrupted):
         unfreeze.finetune(data, out=str(tmp_path / "run"), time_limit="0.01s", **FINETUNE)
     assert four == [1, 1] and reasons(tmp_path / "run") == said

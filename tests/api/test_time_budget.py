@@ -86,7 +86,7 @@ def test_what_is_given_stays_and_reasons_stand_at_what_was_open(speed, photos):
 def test_a_budget_that_nothing_fits_is_refused(speed, photos):
     with pytest.raises(UsageError, match=r"Not even one epoch .* fits into --time-budget 0.001s"):
         time_budget.for_pretrain(asked(photos, time_budget="0.001s"), 1, noised)
-    with pytest.raises(UsageError, match="--time-budget soon is no time"):
+    with pytest.raises(UsageError, match="--time-budget soon is not a duration"):
         time_budget.for_pretrain(asked(photos, time_budget="soon"), 1, noised)
 
 

@@ -96,7 +96,7 @@ def test_the_command_ends_with_130_and_one_sentence(slow, tmp_path, monkeypatch,
 def test_what_is_no_time_is_refused_before_anything_is_read(verb, tmp_path, capsys):
     words = [verb, str(tmp_path / "nothing"), "--out", str(tmp_path / "run")]
     assert main([*words, "--time-limit", "soon"]) == 2
-    assert "--time-limit soon is no time" in capsys.readouterr().err
+    assert "--time-limit soon is not a duration" in capsys.readouterr().err
 
 
 def _late_in_one(rank, out):

@@ -25,7 +25,7 @@ def test_one_channel_computes_the_same_on_grey_images(arch, tmp_path):
     grey = timm.create_model(arch.removeprefix("timm/"), in_chans=1, num_classes=5).eval()
     model = build(arch, classes=5).eval()
     found = loaded(model, grey.state_dict(), tmp_path, arch, skip_head=False)
-    assert found.share == 1.0 and "first layer of 1 channels made one of 3" in found.account
+    assert found.share == 1.0 and "first layer adapted from 1 to 3 channels" in found.account
     size = 224 if arch == VIT else 64
     x = torch.randn(1, 1, size, size)
     with torch.no_grad():
@@ -38,7 +38,10 @@ def test_more_channels_are_cut_and_scaled_as_timm_does(tmp_path):
     four = timm.create_model("resnet18", in_chans=4)
     model = build("resnet18")
     found = loaded(model, four.state_dict(), tmp_path, "resnet18")
-    assert "first layer of 4 channels made one of 3 (the first three, times 4/3)" in found.account
+    assert (
+        "first layer adapted from 4 to 3 channels (first three channels, scaled by 4/3)"
+        in found.account
+    )
     assert torch.allclose(model.conv1.weight, four.conv1.weight[:, :3] * 4 / 3)
     two = timm.create_model("resnet18", in_chans=2)
     loaded(model, two.state_dict(), tmp_path, "resnet18")

@@ -238,7 +238,7 @@ def test_t9_and_t14_every_entry_of_every_tools_file_finds_its_place(name, zipped
     assert loaded.head == ("fc",)
     assert all(name.endswith("num_batches_tracked") for name in loaded.missing)
     expected = {"dino": "teacher", "timm, with EMA": "state_dict_ema"}.get(name)
-    assert ("averaged copy" in loaded.account) == bool(expected)
+    assert ("averaged (EMA) weights" in loaded.account) == bool(expected)
 
 
 def test_safetensors_of_any_prefix(tmp_path):
@@ -265,9 +265,9 @@ def test_vgg_wrapped_inside(tmp_path):
 def test_the_account_says_what_was_taken_and_what_was_not(tmp_path):
     torch.save(containers()["swav, published"][2], tmp_path / "w.pth")
     _, loaded = loaded_from(tmp_path / "w.pth")
-    assert loaded.account.startswith("100.0% of the backbone found in ")
+    assert loaded.account.startswith("100.0% of the backbone loaded from ")
     for part in (
-        "'module.' taken off the names",
+        "prefix 'module.' removed",
         "head fc not loaded",
         "not used: projection_head (9), prototypes (1)",
     ):
@@ -292,7 +292,7 @@ def test_t9_below_nine_tenths_is_refused_unless_allowed_and_then_said(tmp_path):
     assert wrong(model, but=("fc.", "layer4.", "num_batches_tracked")) == []
     assert loaded.share == pytest.approx(0.249, abs=0.001)
     assert {name.partition(".")[0] for name in loaded.random} == {"layer4"}
-    assert "STAYED RANDOM: layer4 (15)" in loaded.account
+    assert "NOT LOADED (random): layer4 (15)" in loaded.account
     torch.manual_seed(0)
     assert torch.equal(model.layer4[1].conv2.weight, build(ARCH).layer4[1].conv2.weight)
 
@@ -368,5 +368,5 @@ def test_trap_ix_code_beside_bookkeeping_is_still_refused(tmp_path, foreign):
 
 def test_a_whole_pickled_network_is_named(tmp_path):
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "w.pth")
-    with pytest.raises(UnsafeFile, match="a whole network, not its weights"):
+    with pytest.raises(UnsafeFile, match="a pickled model, not a state dict"):
         read_checkpoint(tmp_path / "w.pth")

@@ -139,7 +139,7 @@ def test_a_head_that_cannot_be_swapped_is_an_error_and_not_a_broken_model():
 
 
 def test_a_network_without_scores_says_so():
-    with pytest.raises(UsageError, match="No layer of Sequential makes class scores"):
+    with pytest.raises(UsageError, match="No layer of Sequential produces class scores"):
         find_head(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)))
 
 
@@ -151,7 +151,7 @@ def test_one_class_is_refused(meta):
 def test_an_inner_layer_is_not_taken_for_a_head_that_was_taken_off(meta):
     model = meta("vit_b_32")
     headless(model)
-    with pytest.raises(UsageError, match="no head any more"):
+    with pytest.raises(UsageError, match="no longer has a head"):
         find_head(model)
 
 
@@ -207,5 +207,5 @@ def test_other_kinds_of_head_verify_themselves(arch, kind):
 
 @pytest.mark.parametrize("kind", ["mlp", "mlp:0", "mlp:x", "other"])
 def test_a_kind_of_head_that_nobody_knows_is_refused(kind):
-    with pytest.raises(UsageError, match="--head does not know"):
+    with pytest.raises(UsageError, match="head does not know"):
         replace_head(build("unfreeze/tiny"), 3, kind=kind)

@@ -46,7 +46,7 @@ def test_of_a_part_the_closest_is_named_with_what_to_type(tmp_path):
 
 def test_what_is_no_network_is_refused_and_not_taken_for_the_default(tmp_path):
     torch.save({"a.weight": torch.zeros(3, 4)}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="of no network that is known here") as refused:
+    with pytest.raises(WeightsError, match="matches no known architecture") as refused:
         network_of(str(tmp_path / "w.pth"))
     assert "--arch" in refused.value.next_step
 

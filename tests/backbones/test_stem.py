@@ -27,7 +27,7 @@ def test_the_new_convolution_is_3x3_and_learns():
 
 @pytest.mark.parametrize("arch", ["vgg11", "vit_b_32", "timm/convnext_atto"])
 def test_networks_without_such_a_stem_say_so(arch, meta):
-    with pytest.raises(UsageError, match="no small stem"):
+    with pytest.raises(UsageError, match="No small stem"):
         meta(arch, stem="small")
 
 

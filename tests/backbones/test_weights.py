@@ -188,7 +188,7 @@ def test_our_own_networks_have_no_published_weights():
 
 @pytest.mark.parametrize("spec", ["absent.pth", "runs/absent", "./absent"])
 def test_an_absent_file_is_not_taken_for_a_name(spec, meta):
-    with pytest.raises(WeightsError, match="no file or folder"):
+    with pytest.raises(WeightsError, match="No such file or folder"):
         load_weights(meta("resnet18"), spec, arch="resnet18")
 
 
@@ -226,7 +226,7 @@ def test_a_download_that_fails_names_the_way_out(arch, meta, tmp_path, monkeypat
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     monkeypatch.setattr("timm.create_model", offline)
-    with pytest.raises(WeightsError, match=r"could not be had .*Name or service") as refused:
+    with pytest.raises(WeightsError, match=r"could not be downloaded .*Name or service") as refused:
         load_weights(model, "imagenet", arch=arch)
     assert "--weights FILE" in refused.value.next_step
     assert refused.value.exit_code == 4

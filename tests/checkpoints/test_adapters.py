@@ -75,20 +75,21 @@ def test_it_is_merged_by_its_own_alpha(tmp_path):
 @pytest.mark.parametrize(
     ("state", "config", "says"),
     [
-        (tuned(), None, "nothing says their alpha"),
-        (tuned(), {"r": 4}, "nothing says their alpha"),
-        (tuned(), {"lora_alpha": 8, "use_dora": True}, "no plain LoRA"),
+        (tuned(), None, "scaling factor .alpha. is unknown"),
+        (tuned(), {"r": 4}, "scaling factor .alpha. is unknown"),
+        (tuned(), {"lora_alpha": 8, "use_dora": True}, "not plain LoRA"),
         (tuned() | {f"base_model.model.{LAYER}.lora_magnitude_vector": torch.ones(3)},
-         {"lora_alpha": 8}, r"lora_magnitude_vector is no plain LoRA"),
+         {"lora_alpha": 8}, r"lora_magnitude_vector is not plain LoRA"),
         ({n: t for n, t in tuned().items() if "base_layer" not in n}, {"lora_alpha": 8},
-         "the weights of .* are not in it"),
-        ({n: t for n, t in tuned().items() if "lora_" in n}, {"lora_alpha": 8}, "not in it"),
+         "it lacks the weights of "),
+        ({n: t for n, t in tuned().items() if "lora_" in n}, {"lora_alpha": 8},
+         "it lacks the weights of "),
         (tuned("one") | {n: t for n, t in tuned("two").items() if "lora_" in n},
-         {"lora_alpha": 8}, "of several adapters"),
+         {"lora_alpha": 8}, "belong to several adapters"),
         (tuned() | {"base_model.model.x.hada_w1_a": torch.ones(2, 2)}, {"lora_alpha": 8},
-         "hada_w1_a is no plain LoRA"),
+         "hada_w1_a is not plain LoRA"),
         ({**build(TINY).state_dict(), f"{LAYER}.lora_A": torch.ones(4, 9)}, {"lora_alpha": 8},
-         "lora_A is no plain LoRA"),
+         "lora_A is not plain LoRA"),
         ({**build(TINY).state_dict(), "blocks.0.ia3_l": torch.ones(4)}, None, "ia3_l"),
     ],
     ids=["no-config", "no-alpha", "dora", "magnitude", "no-base", "alone", "two", "loha", "loralib",
@@ -99,7 +100,7 @@ def test_what_cannot_be_merged_exactly_is_refused_by_name(tmp_path, state, confi
     if config is not None:
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     for partial in (False, True):
-        with pytest.raises(WeightsError, match=f"holds adapters beside the weights .*{says}"):
+        with pytest.raises(WeightsError, match=f"contains adapters .*{says}"):
             loaded(tmp_path / "w.pth", allow_partial=partial)
 
 

@@ -62,16 +62,17 @@ def test_what_stands_before_and_behind_is_left_alone():
     ("file", "says"),
     [
         # twins whose names do not say which is the first
-        ({**renamed(), "_layer.3.w": None, "_layer.7.w": None}, "either could be the first"),
+        ({**renamed(), "_layer.3.w": None, "_layer.7.w": None}, "their order is ambiguous"),
         # the numbers fall: the order of definition is not that of the numbers
         (dict(zip([*list(THEIRS)[:5], "_layer.7.w", "_layer.3.w", *list(THEIRS)[7:]],
-                  THEIRS.values(), strict=True)), "either could be the first"),
+                  THEIRS.values(), strict=True)), "their order is ambiguous"),
         # the statistics stand where weight and bias are
         (dict(zip(["_stem.kernel", "_bn.moving_mean", "_bn.moving_variance", "_bn.gamma",
                    "_bn.beta", *list(THEIRS)[5:]], THEIRS.values(), strict=True)),
-         "is not what norm"),
+         "has another role than norm"),
         # nothing says what the vectors are
-        (renamed(**{"_bn.gamma": "_bn.a0", "_bn.beta": "_bn.a1"}), "is not what norm.weight is"),
+        (renamed(**{"_bn.gamma": "_bn.a0", "_bn.beta": "_bn.a1"}),
+         "has another role than norm.weight"),
         # twice the same network
         ({**{f"a.{n}": s for n, s in THEIRS.items()}, **{f"b.{n}": s for n, s in THEIRS.items()}},
          "2 times"),
@@ -111,4 +112,4 @@ def test_words_that_are_proved_elsewhere_tell_twins_apart():
     cut = {n: s for n, s in found.items() if not n.startswith("v")} | {"e.w": (5, 5), "f.w": (6, 6)}
     less = {n: s for n, s in wanted.items() if not n.startswith("b")}
     less |= {"e.weight": (5, 5), "f.weight": (6, 6)}
-    assert "either could be" in in_order(cut, less).doubt
+    assert "their order is ambiguous" in in_order(cut, less).doubt

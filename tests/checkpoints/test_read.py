@@ -166,11 +166,11 @@ def test_a_truncated_file_is_named(tmp_path, kind, left):
 def test_other_archives_and_folders_are_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("a.jpg", b"x")
-    with pytest.raises(WeightsError, match="zip archive, but no checkpoint"):
+    with pytest.raises(WeightsError, match="zip archive, not a checkpoint"):
         read_checkpoint(tmp_path / "images.zip")
     with pytest.raises(WeightsError, match="folder without a model"):
         read_checkpoint(tmp_path)
-    with pytest.raises(WeightsError, match="There is no file"):
+    with pytest.raises(WeightsError, match="No such file"):
         read_checkpoint(tmp_path / "absent.pth")
 
 

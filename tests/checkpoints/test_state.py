@@ -152,7 +152,7 @@ def test_a_broken_last_is_said_and_the_one_before_is_taken(folder, how):
     last = folder / "last.ckpt"
     last.write_bytes(BROKEN[how](last.read_bytes()))
     found, note = load_last(folder, "pretrain")
-    assert found["step"] == 1 and "last.ckpt" in note and "before.ckpt is taken" in note
+    assert found["step"] == 1 and "last.ckpt" in note and "before.ckpt is used" in note
     # and the next save does not put the broken one in the place of the whole one
     before = folder / "before.ckpt"
     whole = before.read_bytes()
@@ -183,7 +183,7 @@ def test_the_furthest_that_can_serve_is_taken(folder):
     assert load_last(folder, "pretrain", ("best.ckpt",))[0]["step"] == 2
     (folder / "last.ckpt").write_bytes(b"")
     found, note = load_last(folder, "pretrain", ("best.ckpt",))
-    assert found["step"] == 7 and "best.ckpt is taken" in note
+    assert found["step"] == 7 and "best.ckpt is used" in note
     (folder / "last.ckpt").unlink()
     (folder / "before.ckpt").unlink()
     assert has_last(folder, ("best.ckpt",)) and not has_last(folder)

@@ -40,7 +40,7 @@ def put(value):
 ODD = {
     "NaN": (with_one(put(float("nan"))), "is not finite .*NaN"),
     "infinite": (with_one(put(float("-inf"))), "is not finite .*infinite"),
-    "a flipped exponent": (with_one(put(1e37)), "which is no weight"),
+    "a flipped exponent": (with_one(put(1e37)), "an impossible weight"),
     "int8": (with_one(lambda t: (t * 100).to(torch.int8)), "holds int8"),
     "int32": (with_one(lambda t: (t * 100).to(torch.int32)), "holds int32"),
     "bool": (with_one(lambda t: t > 0), "holds bool"),
@@ -118,7 +118,7 @@ def test_a_hole_in_the_middle_of_filters_is_a_scar(weights):
         assert "zeros in a row in the middle of a filter" in scar(hurt), (start, count)
     hurt = weights.clone()
     hurt.view(-1)[77] = 4e4
-    assert "4.0e+04, where 99 % of its numbers are below" in scar(hurt)
+    assert "4.0e+04, where 99 % of its values are below" in scar(hurt)
 
 
 def test_what_people_do_to_weights_is_no_scar(weights):

@@ -119,7 +119,7 @@ def own_sigchld():
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), 6, "--batch-size"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), 6, "--batch-size"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 6, "The disk is full at /x"),
-        (OSError(errno.EFBIG, "File too large", "/x"), 6, "No file may be that large here"),
+        (OSError(errno.EFBIG, "File too large", "/x"), 6, "File size limit reached"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 6, "--workers"),
         (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), 6, "--workers"),
         (RuntimeError("Caught KeyError in DataLoader worker process 0."), 1, "report it"),

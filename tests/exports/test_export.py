@@ -310,11 +310,11 @@ def test_the_folder_is_new_or_an_exports(untrained, tmp_path):
     export(str(run), "safetensors", str(out), overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     (out / "left over").touch()
-    with pytest.raises(UsageError, match="holds left over, which no export wrote"):
+    with pytest.raises(UsageError, match="holds left over, which was not written by an export"):
         export(str(run), "safetensors", str(out), overwrite=True)
     (out / "left over").unlink()
     (out / "export.json").unlink()
-    with pytest.raises(UsageError, match="no export wrote"):
+    with pytest.raises(UsageError, match="not written by an export"):
         export(str(run), "safetensors", str(out), overwrite=True)
     with pytest.raises(UsageError, match="needs a folder"):
         export(str(run), "safetensors", "")

@@ -79,7 +79,7 @@ def test_what_it_cannot_read_in_the_same_way_it_refuses(tmp_path):
         opened(tmp_path / "deep.png")
     with pytest.raises((ValueError, OSError)):  # Pillow itself refuses most such TIFF files
         opened(tmp_path / "deep.tif")
-    with pytest.raises(ValueError, match="chosen channels"):
+    with pytest.raises(ValueError, match="selected channels"):
         opened(tmp_path / "plain.png", "image@2,1,0")
 
 

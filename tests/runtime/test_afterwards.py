@@ -23,7 +23,7 @@ def test_a_fault_is_a_warning_with_the_way_to_try_again(tmp_path):
     with afterwards("The page could not be drawn", run, heard, again="unfreeze report run"):
         raise ValueError("no\ncolours")
     assert heard.warnings == [
-        "The page could not be drawn (ValueError: no colours). Everything else is written. "
+        "The page could not be drawn (ValueError: no colours). All other files were written. "
         "To try again: unfreeze report run"
     ]
     assert "test_afterwards.py" in (tmp_path / "log.txt").read_text()
@@ -33,7 +33,7 @@ def test_it_is_told_where_even_the_log_cannot_be_written(tmp_path):
     heard = Heard()
     with afterwards("The table could not be written", RunFolder(tmp_path / "no"), heard):
         raise OSError(28, "No space left on device")
-    assert heard.warnings[0].endswith("Everything else is written.")
+    assert heard.warnings[0].endswith("All other files were written.")
 
 
 @pytest.mark.parametrize("stop", [Interrupted("Stopped.", ""), KeyboardInterrupt()])

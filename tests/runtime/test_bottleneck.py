@@ -51,7 +51,7 @@ def test_the_advice_is_something_that_is_not_done_yet():
     assert "--workers 2" in bottleneck(records, replace(HERE, workers=1))
     assert "--store memory or disk" in bottleneck(records, replace(HERE, store="none"))
     full = bottleneck(records, replace(HERE, workers=3))
-    assert "--workers" not in full and "fewer or smaller views" in full
+    assert "--workers" not in full and "fewer or smaller crops" in full
     assert "--workers" not in bottleneck(records, replace(HERE, views="device"))
     gpu = replace(HERE, device="cuda", workers=3)
     assert "--workers 4" in bottleneck(records, gpu)

@@ -36,7 +36,7 @@ def test_a_process_is_alone_unless_a_launcher_says_otherwise(environment):
 
 
 def test_unequal_machines_are_refused():
-    with pytest.raises(UsageError, match="not shared equally"):
+    with pytest.raises(UsageError, match="not split evenly"):
         launched({**SLURM, "SLURM_STEP_NUM_TASKS": "7"})
-    with pytest.raises(UsageError, match="not shared equally"):
+    with pytest.raises(UsageError, match="not split evenly"):
         launched({**TORCHRUN, "LOCAL_WORLD_SIZE": "3"})

@@ -38,7 +38,7 @@ def test_a_new_file_an_empty_one_and_an_earlier_one_may_be_written(mine):
 def test_a_file_of_somebody_else_is_refused_by_every_name(mine, name):
     (mine / "linked.csv").symlink_to("mine.csv")
     os.link("mine.csv", "hard.csv")
-    with pytest.raises(UsageError, match="did not write it"):
+    with pytest.raises(UsageError, match="not written by this command"):
         output_file(name, ours=OURS)
 
 

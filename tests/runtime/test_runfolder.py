@@ -46,7 +46,7 @@ def test_names_like_ours_make_no_run_and_are_not_resumed(tmp_path, name):
         mine.mkdir()
     assert not is_run(mine.parent)
     for how in ({"overwrite": True}, {"resume": "auto"}):
-        with pytest.raises(UsageError, match="is no run"):
+        with pytest.raises(UsageError, match="is not a run folder"):
             RunFolder.create(mine.parent, **how)
     assert mine.exists()
 
@@ -73,7 +73,7 @@ def test_a_file_in_the_way_and_contradictions(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         RunFolder.create(tmp_path / "file")
-    with pytest.raises(UsageError, match="contradict"):
+    with pytest.raises(UsageError, match="cannot be combined"):
         RunFolder.create(tmp_path / "run", resume="yes", overwrite=True)
 
 
@@ -99,7 +99,7 @@ def test_what_cannot_become_a_folder_is_wrong_use(tmp_path, name):
 
 def test_a_place_that_may_not_be_written_to_is_said_early(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda place, mode: False)
-    with pytest.raises(UsageError, match="may not be written to"):
+    with pytest.raises(UsageError, match="is not writable"):
         RunFolder.create(tmp_path / "run")
 
 

@@ -101,8 +101,8 @@ def test_whoever_holds_a_folder_touches_its_file(tmp_path, monkeypatch):
     monkeypatch.setattr(runlock, "BEAT", 0.05)
     with RunLocks() as locks:
         locks.take(tmp_path)
-        assert runlock._alive(tmp_path / OWNER)
-    assert not runlock._alive(tmp_path / OWNER)
+        assert runlock._has_heartbeat(tmp_path / OWNER)
+    assert not runlock._has_heartbeat(tmp_path / OWNER)
 
 
 def test_without_flock_a_file_is_the_lock(tmp_path, monkeypatch):

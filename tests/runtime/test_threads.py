@@ -65,8 +65,8 @@ def test_a_small_batch_takes_one_thread_and_a_large_one_all(unset):
     unset.setenv("OMP_WAIT_POLICY", "PASSIVE")
     free = Threads(8)
     assert [free.for_batches(work * 1e9)[0] for work in (0.1, 1.9, 2, 3.5, 100)] == [1, 1, 2, 3, 8]
-    assert free.for_batches(0.1e9)[1] == "one for each 1 GFLOP of a batch, which takes 0.1"
-    assert free.for_batches(100e9)[1] == free.for_batches(None)[1] == "all there are"
+    assert free.for_batches(0.1e9)[1] == "one per 1 GFLOP of a batch, which takes 0.1"
+    assert free.for_batches(100e9)[1] == free.for_batches(None)[1] == "all available"
     assert free.for_batches(None)[0] == 8
     unset.delenv("OMP_WAIT_POLICY")  # they spin: only a large batch is worth that
     assert [free.for_batches(work * 1e9)[0] for work in (3.5, 19, 20, 100)] == [1, 1, 2, 8]

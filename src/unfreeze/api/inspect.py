@@ -79,7 +79,8 @@ class Inspection(Displayed):
         names = ", ".join(self.unsafe[:6])
         return WeightsError(
             f"{self.file} could run code on loading ({names}); it was not loaded.",
-            "If you trust it: load it in PyTorch and save its state_dict() alone.",
+            "If you trust it, load it with the library that wrote it and save only its "
+            "state_dict().",
         )
 
     def display(self) -> Display:

@@ -1,1 +1,1 @@
-"""Networks by name: built, cut, given a new head, and loaded with weights from anywhere."""
+"""Backbones by name: building, heads, stages, and loading weights from any source."""

@@ -1,4 +1,4 @@
-"""Entries that fit after a change of shape: first layers of other channels, position embeddings."""
+"""Weights adapted to another shape: first convolutions (input channels), position embeddings."""
 
 import math
 from collections.abc import Mapping
@@ -12,76 +12,82 @@ from unfreeze.backbones.stem import first_convolution
 from unfreeze.checkpoints.keys import Match, Mismatch, Shape
 
 COLOURS = 3
-_POSITIONS = ("pos_embed", "pos_embedding")  # timm's and torchvision's last part of the name
+_POSITIONS = ("pos_embed", "pos_embedding")  # last part of the parameter name in timm, torchvision
 
 
 def adapted(model: nn.Module, result: Match) -> Match:
-    """The same pairing with the clashes that `fitted` can settle among the pairs."""
-    settled = [clash for clash in result.mismatched if _note(model, clash)]
-    if not settled:
+    """The match, with the shape mismatches that `fitted` can resolve moved into its pairs."""
+    resolved = [mismatch for mismatch in result.mismatched if _adaptation(model, mismatch)]
+    if not resolved:
         return result
     return replace(
         result,
-        pairs=result.pairs | {clash.wanted: clash.found for clash in settled},
-        mismatched=tuple(clash for clash in result.mismatched if clash not in settled),
-        notes=(*result.notes, *(_note(model, clash) for clash in settled)),
+        pairs=result.pairs | {mismatch.wanted: mismatch.found for mismatch in resolved},
+        mismatched=tuple(mismatch for mismatch in result.mismatched if mismatch not in resolved),
+        notes=(*result.notes, *(_adaptation(model, mismatch) for mismatch in resolved)),
     )
 
 
-def fitted(model: nn.Module, name: str, tensor: Tensor, wanted: Tensor) -> Tensor:
-    """The tensor in the shape of the entry `name` that it is paired with."""
-    if tensor.shape == wanted.shape:
+def fitted(model: nn.Module, name: str, tensor: Tensor, target: Tensor) -> Tensor:
+    """The tensor in the shape of `wanted`, the model's state-dict entry `name`."""
+    if tensor.shape == target.shape:
         return tensor
     if name == first_convolution(model):
-        return _colours(tensor)
+        return _to_three_channels(tensor)
     prefix = prefix_tokens(model)
-    side = square(wanted.shape[1], prefix)
+    side = square(target.shape[1], prefix)
     return resampled(tensor, (side, side), prefix)
 
 
 def gathered(tensors: Mapping[str, Tensor], name: str, result: Match) -> Tensor:
-    """The tensor of a name in a pairing: of the file, or joined from several of it."""
+    """The tensor of a matched name: from the file, or several of its tensors concatenated."""
     if name in result.joined:
         return torch.cat([tensors[part] for part in result.joined[name]])
     return tensors[name]
 
 
-def _note(model: nn.Module, clash: Mismatch) -> str:
-    """What is done where the shapes differ; "" where nothing can be done."""
-    found, wanted = clash.found_shape, clash.wanted_shape
-    if clash.wanted == first_convolution(model) and _only_channels(found, wanted):
-        return f"first layer of {found[1]} channels made one of 3 ({_how(found[1])})"
-    if clash.wanted.rpartition(".")[2] in _POSITIONS and _grids(found, wanted, model):
+def _adaptation(model: nn.Module, mismatch: Mismatch) -> str:
+    """How a shape mismatch is resolved; "" if it cannot be."""
+    file_shape, model_shape = mismatch.found_shape, mismatch.wanted_shape
+    name = mismatch.wanted
+    if name == first_convolution(model) and _differ_in_channels(file_shape, model_shape):
+        channels = file_shape[1]
+        return f"first layer adapted from {channels} to 3 channels ({_channel_note(channels)})"
+    if name.rpartition(".")[2] in _POSITIONS and _square_grids(file_shape, model_shape, model):
         prefix = prefix_tokens(model)
-        old, new = square(found[1], prefix), square(wanted[1], prefix)
+        old, new = square(file_shape[1], prefix), square(model_shape[1], prefix)
         return f"position embeddings interpolated from {old}x{old} to {new}x{new}"
     return ""
 
 
-def _only_channels(found: Shape, wanted: Shape) -> bool:
+def _differ_in_channels(file_shape: Shape, model_shape: Shape) -> bool:
     return (
-        len(found) == len(wanted) == 4
-        and wanted[1] == COLOURS != found[1]
-        and (found[0], *found[2:]) == (wanted[0], *wanted[2:])
+        len(file_shape) == len(model_shape) == 4
+        and model_shape[1] == COLOURS != file_shape[1]
+        and (file_shape[0], *file_shape[2:]) == (model_shape[0], *model_shape[2:])
     )
 
 
-def _how(channels: int) -> str:
+def _channel_note(channels: int) -> str:
     if channels == 1:
-        return "a third of it each: the same on grey images"
-    kept = "the first three" if channels > COLOURS else "the first again"
-    return f"{kept}, times {channels}/3"
+        return "weights divided by 3: same output on greyscale images"
+    used = "first three channels" if channels > COLOURS else "channels repeated"
+    return f"{used}, scaled by {channels}/3"
 
 
-def _colours(weight: Tensor) -> Tensor:
-    """Kernels [O, n, h, w] for three channels, as timm adapts them: repeated or cut, and scaled."""
+def _to_three_channels(weight: Tensor) -> Tensor:
+    """Kernels [O, n, h, w] as [O, 3, h, w], as timm does: channels repeated or dropped, scaled."""
     channels = weight.shape[1]
     repeated = weight.float().repeat(1, math.ceil(COLOURS / channels), 1, 1)[:, :COLOURS]
     return (repeated * (channels / COLOURS)).to(weight.dtype)
 
 
-def _grids(found: Shape, wanted: Shape, model: nn.Module) -> bool:
-    if len(found) != 3 or len(wanted) != 3 or (found[0], found[2]) != (wanted[0], wanted[2]):
+def _square_grids(file_shape: Shape, model_shape: Shape, model: nn.Module) -> bool:
+    if (
+        len(file_shape) != 3
+        or len(model_shape) != 3
+        or (file_shape[0], file_shape[2]) != (model_shape[0], model_shape[2])
+    ):
         return False
     prefix = prefix_tokens(model)
-    return bool(square(found[1], prefix) and square(wanted[1], prefix))
+    return bool(square(file_shape[1], prefix) and square(model_shape[1], prefix))

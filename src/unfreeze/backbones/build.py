@@ -1,4 +1,4 @@
-"""Networks by name: `torchvision/resnet50`, `timm/vit_small_patch16_224`, `unfreeze/small`."""
+"""Builds networks by name: torchvision/resnet50, timm/vit_small_patch16_224, unfreeze/small."""
 
 import difflib
 from typing import Any, cast
@@ -15,37 +15,37 @@ from unfreeze.errors import UsageError
 OWN = {"small": small, "tiny": tiny}
 WIDE = ("resnet50w2", "resnet50w4", "resnet50w5")  # SwAV's, under the names of its flags
 STEMS = ("imagenet", "small")
-# what initialisers call
+# in-place functions that weight initialisers call
 _FILLS = {"normal_", "uniform_", "erfinv_", "fill_", "zero_", "mul_", "add_", "clamp_"}
 
 
 def canonical(arch: str) -> str:
-    """The full name of an architecture: a bare name means torchvision's, or SwAV's wide networks.
+    """The full name of an architecture; a bare name means torchvision, or SwAV's wide ResNets.
 
-    UsageError: nobody has this name; the closest ones are listed.
+    UsageError for an unknown name; it suggests the closest ones.
     """
     library, slash, name = arch.partition("/")
     if not slash:
         library, name = "unfreeze" if arch in WIDE else "torchvision", arch
-    if library in ("torchvision", "timm", "unfreeze") and _knows(library, name):
+    if library in ("torchvision", "timm", "unfreeze") and _exists(library, name):
         return f"{library}/{name}"
-    raise UsageError(f"There is no architecture called '{arch}'.", _suggestion(arch))
+    raise UsageError(f"Unknown architecture '{arch}'.", _suggest(arch))
 
 
 def build(
     arch: str, *, stem: str = "imagenet", classes: int | None = None, image_size: int | None = None
 ) -> nn.Module:
-    """An untrained network with a head for `classes` scores (None: the library's own number).
+    """An untrained network with a head of `classes` outputs (None: the library's default).
 
-    Auxiliary classifiers are left out. `stem="small"` makes the first convolution 3x3 with
-    stride 1 and drops the pooling after it, for images of some 32 to 64 pixels. Vision
-    transformers take images of any size; with `image_size`, of this one alone.
+    No auxiliary classifiers. `stem="small"` makes the first convolution 3x3 with stride 1 and
+    removes the pooling after it, for images of 32 to 64 pixels. Vision transformers accept any
+    image size, or only `image_size` if it is given.
     """
     if stem not in STEMS:
-        raise UsageError(f"'{stem}' is no stem.", "Use --stem imagenet or --stem small.")
+        raise UsageError(f"'{stem}' is not a stem.", "Use --stem imagenet or --stem small.")
     library, _, name = canonical(arch).partition("/")
     if name in OWN and library == "unfreeze":
-        return _own(name, classes)
+        return _small(name, classes)
     makers = {"torchvision": _torchvision, "timm": _timm, "unfreeze": _wide}
     model = makers[library](name, classes, image_size)
     if stem == "small":
@@ -53,8 +53,8 @@ def build(
     return model
 
 
-def _own(name: str, classes: int | None) -> nn.Module:
-    # Made for small images: there is one stem, and it is the small one.
+def _small(name: str, classes: int | None) -> nn.Module:
+    # these networks are for small images and have one stem only: `stem` does not apply
     factory = OWN[name]
     return factory() if classes is None else factory(classes)
 
@@ -71,8 +71,8 @@ def _torchvision(name: str, classes: int | None, image_size: int | None) -> nn.M
 
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if name in ("googlenet", "inception_v3"):
-        # The published weights expect inputs rescaled inside the network. Always on, so that the
-        # name alone says what the network computes, trained or not.
+        # The published weights expect inputs rescaled inside the network. Always on, so that a
+        # name means one computation, with or without weights.
         options |= {"aux_logits": False, "init_weights": True, "transform_input": True}
     if image_size is not None and name.startswith("vit_"):
         options["image_size"] = image_size
@@ -83,19 +83,19 @@ def _torchvision(name: str, classes: int | None, image_size: int | None) -> nn.M
 def _timm(name: str, classes: int | None, image_size: int | None) -> nn.Module:
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     try:
-        model = _created(name, options, {"img_size": image_size} if image_size else ANY_SIZE)
+        model = _create_timm(name, options, {"img_size": image_size} if image_size else ANY_SIZE)
     except RuntimeError as error:
-        raise UsageError(f"timm cannot build '{name}': {error}", _suggestion(name)) from error
+        raise UsageError(f"timm cannot build '{name}': {error}", _suggest(name)) from error
     if image_size is not None:
         model.default_cfg = dict(model.default_cfg, input_size=(3, image_size, image_size))
     if model.num_classes == 0:
-        # Published without a head (self-supervised or masked pretraining).
+        # published without a head (self-supervised pretraining)
         model.reset_classifier(1000)
     return cast(nn.Module, model)
 
 
-def _created(name: str, options: dict[str, Any], size: dict[str, Any]) -> Any:
-    """What timm makes; `size` is left out where the network's constructor does not know it."""
+def _create_timm(name: str, options: dict[str, Any], size: dict[str, Any]) -> Any:
+    """The timm model; without the `size` arguments if its constructor does not accept them."""
     import timm
 
     try:
@@ -106,7 +106,7 @@ def _created(name: str, options: dict[str, Any], size: dict[str, Any]) -> Any:
         return timm.create_model(name, pretrained=False, **options)
 
 
-def _knows(library: str, name: str) -> bool:
+def _exists(library: str, name: str) -> bool:
     if library == "unfreeze":
         return name in (*OWN, *WIDE)
     if library == "torchvision":
@@ -117,19 +117,19 @@ def _knows(library: str, name: str) -> bool:
 
 
 def torchvision_names() -> list[str]:
-    """Torchvision's classification networks, by their bare names."""
+    """Names of torchvision's classification models, without `torchvision/`."""
     import torchvision
 
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def _suggestion(arch: str) -> str:
+def _suggest(arch: str) -> str:
     import timm
 
     name = arch.rpartition("/")[2].lower()
-    known = [(found, f"torchvision/{found}") for found in torchvision_names()]
-    known += [(found, f"unfreeze/{found}") for found in (*OWN, *WIDE)]
-    known += [(found, f"timm/{found}") for found in timm.list_models()]
+    known = [(model, f"torchvision/{model}") for model in torchvision_names()]
+    known += [(model, f"unfreeze/{model}") for model in (*OWN, *WIDE)]
+    known += [(model, f"timm/{model}") for model in timm.list_models()]
     close = difflib.get_close_matches(name, [short for short, _ in known], n=4, cutoff=0.6)
     full = list(dict.fromkeys(full for match in close for short, full in known if short == match))
     if not full:
@@ -138,22 +138,22 @@ def _suggestion(arch: str) -> str:
 
 
 def skeleton(arch: str, stem: str = "imagenet") -> nn.Module:
-    """The network on the meta device: names and shapes, no memory, no arithmetic."""
+    """The network on the meta device: names and shapes without memory or computation."""
     try:
         with _Weightless():
             return build(arch, stem=stem).to("meta")
-    except (UsageError, RuntimeError):  # some of timm's compute with weights while they are built
+    except (UsageError, RuntimeError):  # some timm constructors compute with their weights
         return build(arch, stem=stem).to("meta")
 
 
 class _Weightless(TorchFunctionMode):
-    """Large tensors are made without memory; small ones that a constructor computes with stay."""
+    """Creates weights on the meta device; other tensors that a constructor needs stay real."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """`torch.empty`, from which all layers make their weights, makes them on meta."""
+        """Redirects `torch.empty`, with which all layers allocate their weights, to meta."""
         options = dict(kwargs or {})
         if func is torch.empty:
             options["device"] = "meta"
         elif func.__name__ in _FILLS and args and args[0].is_meta:
-            return args[0]  # there are no numbers to set, and finding that out takes long
+            return args[0]  # nothing to initialise, and torch's meta kernels are slow
         return func(*args, **options)

@@ -1,10 +1,11 @@
-"""Every network of torchvision's, timm's and our own by its shapes, so that a file can be known.
+"""An index of all torchvision, timm and unfreeze networks by parameter shapes.
 
-`catalogue.json` holds, for each set of networks of the same shapes, a sketch: the smallest of the
-hashes of (shape, how often) of its matrices and kernels without the head. A file's own hashes say
-in a millisecond which few of 1,400 networks are worth building and comparing. Within a set,
-networks that compute the same stand together. `python -m unfreeze.backbones.catalogue` writes it
-anew for the versions that are installed; a network that is not in it needs --arch.
+Identifies the architecture of a checkpoint. `catalogue.json` stores a MinHash sketch for each set
+of networks with equal shapes: the smallest hashes of (shape, count) over the backbone's matrices
+and kernels. A checkpoint's hashes select in a millisecond the few of 1,400 networks worth building
+and comparing. Within a set, networks with the same computation form a group.
+`python -m unfreeze.backbones.catalogue` regenerates the file for the installed versions; a network
+that is not in it needs --arch.
 """
 
 import hashlib
@@ -23,14 +24,14 @@ Shape = tuple[int, ...]
 
 FILE = "catalogue.json"
 KEPT = 12  # hashes of a sketch
-DIGITS = 6  # hexadecimal ones of a hash
-_POSITIONS = ("pos_embed", "pos_embedding")  # their number is that of the image's patches
+DIGITS = 6  # hexadecimal digits of a hash
+_POSITIONS = ("pos_embed", "pos_embedding")  # their shape depends on the image size
 _NOT_COMPUTED = {"training", "num_classes", "img_size", "dynamic_img_size", "dynamic_img_pad"}
 
 
 @dataclass(frozen=True)
 class Alike:
-    """Networks of the same shapes: in each of `groups` those that compute the same."""
+    """Networks with equal shapes; those in one of `groups` also compute the same function."""
 
     sketch: tuple[str, ...]
     groups: tuple[tuple[str, ...], ...]
@@ -38,37 +39,42 @@ class Alike:
 
 @cache
 def catalogue() -> tuple[Alike, ...]:
-    """All that is known."""
-    held = json.loads((files(__package__) / FILE).read_text(encoding="utf-8"))
+    """All entries of `catalogue.json`."""
+    stored = json.loads((files(__package__) / FILE).read_text(encoding="utf-8"))
     return tuple(
         Alike(
             tuple(sketch[i : i + DIGITS] for i in range(0, len(sketch), DIGITS)),
             tuple(tuple(group.split()) for group in groups),
         )
-        for sketch, groups in held["networks"].items()
+        for sketch, groups in stored["networks"].items()
     )
 
 
-def resembling(found: Mapping[str, Shape], *, most: int = 6, least: float = 0.3) -> list[Alike]:
-    """Sets of networks whose sketch is in a file's hashes, the most of it first; `most` of them."""
-    theirs = hashes(found.values())
+def resembling(
+    file_shapes: Mapping[str, Shape], *, most: int = 6, least: float = 0.3
+) -> list[Alike]:
+    """Up to `most` entries by the share of their sketch found among the file's hashes, descending.
+
+    Entries with a share below `least` are dropped.
+    """
+    file_hashes = hashes(file_shapes.values())
     shares = [
-        (sum(one in theirs for one in alike.sketch) / len(alike.sketch), alike)
-        for alike in catalogue()
+        (sum(value in file_hashes for value in entry.sketch) / len(entry.sketch), entry)
+        for entry in catalogue()
     ]
-    best = sorted((one for one in shares if one[0] >= least), key=lambda one: -one[0])
-    return [alike for _, alike in best[:most]]
+    best = sorted((value for value in shares if value[0] >= least), key=lambda value: -value[0])
+    return [entry for _, entry in best[:most]]
 
 
 def same_computation(arch: str, other: str) -> bool:
-    """Whether two networks of the same names and shapes compute the same."""
+    """Whether two networks with equal names and shapes compute the same function."""
     return arch == other or any(
-        arch in group and other in group for alike in catalogue() for group in alike.groups
+        arch in group and other in group for entry in catalogue() for group in entry.groups
     )
 
 
 def hashes(shapes: Iterable[Shape]) -> set[str]:
-    """Of each (shape, how often) among matrices and kernels."""
+    """Hashes of (shape, count) over matrices and kernels; vectors are ignored."""
     counts = Counter(shape for shape in shapes if len(shape) > 1)
     return {_hash(f"{shape} {count}") for shape, count in counts.items()}
 
@@ -78,7 +84,7 @@ def _hash(text: str) -> str:
 
 
 def backbone_shapes(model: nn.Module, heads: Iterable[str]) -> dict[str, Shape]:
-    """Shapes of the entries that say which network it is: no head, no position embeddings."""
+    """Shapes of the state dict without the head and the position embeddings."""
     return {
         name: tuple(tensor.shape)
         for name, tensor in model.state_dict().items()
@@ -88,8 +94,8 @@ def backbone_shapes(model: nn.Module, heads: Iterable[str]) -> dict[str, Shape]:
 
 
 def computation(model: nn.Module, heads: Iterable[str]) -> str:
-    """A hash of what the modules are and of their plain attributes, head left out."""
-    whole = hashlib.sha256()
+    """A hash of the modules' types and plain attributes, without the head."""
+    digest = hashlib.sha256()
     for name, module in model.named_modules():
         if name in heads:
             continue
@@ -98,8 +104,8 @@ def computation(model: nn.Module, heads: Iterable[str]) -> str:
             for key, value in vars(module).items()
             if key not in _NOT_COMPUTED and not key.startswith("_") and (text := _plain(value))
         }
-        whole.update(repr((name, type(module).__name__, sorted(plain.items()))).encode())
-    return whole.hexdigest()[:16]
+        digest.update(repr((name, type(module).__name__, sorted(plain.items()))).encode())
+    return digest.hexdigest()[:16]
 
 
 def _plain(value: Any) -> str:
@@ -114,8 +120,8 @@ def _plain(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One network: hashes of its sketch, of its names and shapes, and of what it computes."""
+class _NetworkHashes:
+    """One network: its sketch, and hashes of its names and shapes and of its computation."""
 
     arch: str
     sketch: str
@@ -123,7 +129,7 @@ class _Row:
     computes: str
 
 
-def _all() -> Iterator[str]:
+def _all_archs() -> Iterator[str]:
     import timm
 
     from unfreeze.backbones.build import OWN, WIDE, torchvision_names
@@ -133,7 +139,7 @@ def _all() -> Iterator[str]:
     yield from (f"timm/{name}" for name in timm.list_models())
 
 
-def _row(arch: str) -> _Row:
+def _hash_network(arch: str) -> _NetworkHashes:
     from unfreeze.backbones.build import skeleton
     from unfreeze.backbones.head import head_layers
 
@@ -142,11 +148,13 @@ def _row(arch: str) -> _Row:
     heads = (declared,) if isinstance(declared, str) else tuple(declared) or head_layers(model)
     shapes = backbone_shapes(model, heads)
     sketch = "".join(sorted(hashes(shapes.values()))[:KEPT])
-    return _Row(arch, sketch, _hash(repr(sorted(shapes.items()))), computation(model, heads))
+    return _NetworkHashes(
+        arch, sketch, _hash(repr(sorted(shapes.items()))), computation(model, heads)
+    )
 
 
-def _same_numbers(arch: str, other: str) -> bool:
-    """Whether two networks with the same weights answer the same to one image of noise."""
+def _same_outputs(arch: str, other: str) -> bool:
+    """Whether two networks with equal weights have equal outputs on one image of noise."""
     import torch
 
     from unfreeze.backbones.build import build
@@ -165,15 +173,18 @@ def _same_numbers(arch: str, other: str) -> bool:
     return bool((a - b).abs().max() <= 1e-3 * a.abs().max())
 
 
-def _grouped(rows: Iterable[_Row]) -> list[list[str]]:
-    """Networks of the same names and shapes, those together that compute the same."""
+def _group_by_computation(rows: Iterable[_NetworkHashes]) -> list[list[str]]:
+    """Networks with equal names and shapes, grouped by equal computation."""
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
         groups[row.computes].append(row.arch)
     merged: list[list[str]] = []
     for group in groups.values():
-        # two libraries describe the same modules differently: their numbers decide
-        other = next((one for one in merged if _same_elsewhere(one[0], group[0])), None)
+        # two libraries describe the same modules differently: compare their outputs
+        other = next(
+            (candidate for candidate in merged if _same_in_other_library(candidate[0], group[0])),
+            None,
+        )
         if other is None:
             merged.append(group)
         else:
@@ -181,24 +192,24 @@ def _grouped(rows: Iterable[_Row]) -> list[list[str]]:
     return merged
 
 
-def _same_elsewhere(arch: str, other: str) -> bool:
-    """Whether networks of two libraries are the same."""
-    return arch.partition("/")[0] != other.partition("/")[0] and _same_numbers(arch, other)
+def _same_in_other_library(arch: str, other: str) -> bool:
+    """Whether two networks come from different libraries and have equal outputs."""
+    return arch.partition("/")[0] != other.partition("/")[0] and _same_outputs(arch, other)
 
 
-def _written(rows: Iterable[_Row]) -> str:
+def _to_json(rows: Iterable[_NetworkHashes]) -> str:
     import timm
     import torchvision
 
-    alike: defaultdict[tuple[str, str], list[_Row]] = defaultdict(list)
+    by_shapes: defaultdict[tuple[str, str], list[_NetworkHashes]] = defaultdict(list)
     for row in rows:
-        alike[row.sketch, row.named].append(row)
+        by_shapes[row.sketch, row.named].append(row)
     networks: defaultdict[str, list[str]] = defaultdict(list)
-    for (sketch, _), same in alike.items():
-        networks[sketch] += [" ".join(group) for group in _grouped(same)]
+    for (sketch, _), equal_rows in by_shapes.items():
+        networks[sketch] += [" ".join(group) for group in _group_by_computation(equal_rows)]
     versions = {"timm": timm.__version__, "torchvision": torchvision.__version__}
     return json.dumps({**versions, "networks": networks}, indent=0) + "\n"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(_written(map(_row, _all())))
+    sys.stdout.write(_to_json(map(_hash_network, _all_archs())))

@@ -1,4 +1,4 @@
-"""Which network a file is of: candidates built without numbers, compared by names and shapes."""
+"""Identifies the architecture of a checkpoint by comparing names and shapes with candidates."""
 
 import math
 import re
@@ -19,22 +19,22 @@ from unfreeze.checkpoints.dialects import shape_of, variants
 from unfreeze.checkpoints.keys import Match, Shape, match
 from unfreeze.errors import UsageError
 
-# Below this share of its backbone a network is not what the file is of.
+# Below this share of matched backbone parameters a network is not considered the file's.
 LIKELY = 0.5
-# A network whose first layer is not in the file is taken for a part of another one by this factor.
+# Factor on the likeness of a network whose first layer is missing: the file is of a larger network.
 _WITHOUT_FIRST = 0.25
-# Names of entries -> how the networks are called that are meant where several fit: this one is the
-# port of TensorFlow's EfficientNet, which pads and normalises as TensorFlow does.
+# (parameter name, architecture) patterns that decide between equal fits: a checkpoint with this
+# parameter is a port of TensorFlow's EfficientNet, with TensorFlow's padding and normalisation.
 _MEANT = ((re.compile(r"(^|\.)_conv_stem\.weight$"), re.compile(r"timm/tf_")),)
 
 
 @dataclass(frozen=True)
 class Guess:
-    """A network and how a file fits it.
+    """An architecture and how well a file matches it.
 
-    `share`: of its backbone's parameters found, 0..1; `head`: names of its head's layers, `headed`:
-    whether the file has them in that shape; `result`: the pairing, without the head; `rivals`:
-    other networks that it fits as well and that compute something else.
+    `share`: matched share of the backbone's parameters, 0..1; `head`: names of the head's layers;
+    `headed`: whether the file has them with equal shapes; `result`: the match, without the head;
+    `rivals`: other architectures that match equally well but compute another function.
     """
 
     arch: str
@@ -46,76 +46,86 @@ class Guess:
     rivals: tuple[str, ...] = ()
 
 
-def guess(found: Mapping[str, Shape], hints: Iterable[str] = (), file: str = "") -> Guess | None:
-    """The closest network to a file's names and shapes; None where nothing fits at all.
+def guess(
+    file_shapes: Mapping[str, Shape], hints: Iterable[str] = (), file: str = ""
+) -> Guess | None:
+    """The architecture that best matches a file's names and shapes; None if nothing matches.
 
-    `hints`: what the file says of itself, tried first. Compared are those of torchvision's, timm's
-    and our own networks that have the most shapes in common with it. Of several that fit equally
-    the one is taken that the entries' names or the name of the `file` mean, if any.
+    `file_shapes`: by parameter name; `hints`: architecture names from the file's metadata, tried
+    first. Then the torchvision, timm and unfreeze networks with the most shapes in common are
+    compared. Between equal matches, parameter names and the name of the `file` decide.
     """
-    fits = _fits(found, _named(hints))
+    fits = _fits(file_shapes, _known_archs(hints))
     if not fits or fits[0].likeness < LIKELY:
-        fits = sorted([*fits, *_fits(found, _candidates(found))], key=_Fit.order)
+        fits = sorted([*fits, *_fits(file_shapes, _candidates(file_shapes))], key=_Fit.order)
     if not fits or not fits[0].likeness:
         return None
-    best = [fit.arch for fit in fits if fit.order() == fits[0].order()]
-    chosen = _meant(best, found, file, fits[0].way)
-    made = fitted(found, chosen or best[0])
-    rivals = tuple(arch for arch in best if not same_computation(arch, best[0]))
-    return made if chosen else replace(made, rivals=rivals)
+    best_archs = [fit.arch for fit in fits if fit.order() == fits[0].order()]
+    named_arch = _choose_by_names(best_archs, file_shapes, file, fits[0].way)
+    best_guess = fitted(file_shapes, named_arch or best_archs[0])
+    rivals = tuple(arch for arch in best_archs if not same_computation(arch, best_archs[0]))
+    return best_guess if named_arch else replace(best_guess, rivals=rivals)
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """How like a network a file is, and by what: 0 names, 1 translated names, 2 order alone."""
+    """How well a file matches a network (`likeness`).
+
+    `way`: 0 by names, 1 by translated names, 2 by order of shapes.
+    """
 
     arch: str
     likeness: float
     way: int
 
     def order(self) -> tuple[float, int]:
-        """The best first."""
+        """Sort key: the best fit first."""
         return -self.likeness, self.way
 
 
-def _candidates(found: Mapping[str, Shape]) -> Iterator[str]:
-    """One network of each group that resembles the file, also where it is read by other rules."""
-    tables = [{name: shape_of(olds, found) for name, olds in t.items()} for _, t in variants(found)]
-    for table in (found, *tables[-1:]):
-        for alike in resembling(table):
-            for group in alike.groups:
-                yield from islice(_named(_by_size(group, found)), 1)
+def _candidates(file_shapes: Mapping[str, Shape]) -> Iterator[str]:
+    """One network of each group that resembles the file, as written or with translated names."""
+    tables = [
+        {name: shape_of(olds, file_shapes) for name, olds in t.items()}
+        for _, t in variants(file_shapes)
+    ]
+    for table in (file_shapes, *tables[-1:]):
+        for entry in resembling(table):
+            for group in entry.groups:
+                yield from islice(_known_archs(_sort_by_image_size(group, file_shapes)), 1)
 
 
-def _by_size(group: Sequence[str], found: Mapping[str, Shape]) -> list[str]:
-    """A group's names; those first that say the image size the file's embeddings are for."""
-    patches = next((s for s in found.values() if len(s) == 4 and s[1] == 3), ())
-    places = next((s for n, s in found.items() if re.search(r"pos(ition)?_embed", n)), ())
-    if len(patches) != 4 or len(places) != 3:
+def _sort_by_image_size(group: Sequence[str], file_shapes: Mapping[str, Shape]) -> list[str]:
+    """A group's names; first those with the image size that the file's position embeddings have."""
+    patch_kernel = next((s for s in file_shapes.values() if len(s) == 4 and s[1] == 3), ())
+    positions = next((s for n, s in file_shapes.items() if re.search(r"pos(ition)?_embed", n)), ())
+    if len(patch_kernel) != 4 or len(positions) != 3:
         return list(group)
-    side = math.isqrt(max(places[1] - 1, 0)) * patches[-1]
-    # of vit_, deit_ and longer names of one network the plainest
+    side = math.isqrt(max(positions[1] - 1, 0)) * patch_kernel[-1]
+    # prefer the shortest of several names for one network (vit_, deit_, ...)
     return sorted(group, key=lambda n: (not re.search(rf"(?<!\d){side}(?!\d)", n), len(n)))
 
 
-def _meant(best: Sequence[str], found: Mapping[str, Shape], file: str, way: int) -> str:
-    """Of networks that fit equally the one that names say; "" where none do.
+def _choose_by_names(
+    best: Sequence[str], file_shapes: Mapping[str, Shape], file: str, method: int
+) -> str:
+    """The network among equal matches that names point to; "" if none do.
 
-    The name of the file comes first; then torchvision's networks, whose names of entries others
-    took over with another computation; of translated vision transformers timm's.
+    The file name decides first. Then torchvision's network is preferred, as others reuse its
+    parameter names with another computation; for translated vision transformers, timm's.
     """
     for entries, archs in _MEANT:
-        if any(entries.search(name) for name in found):
+        if any(entries.search(name) for name in file_shapes):
             best = [arch for arch in best if archs.match(arch)] or best
     flat = re.sub(r"[^a-z0-9]+", "_", file.lower())
-    within = [arch for arch in best if re.sub(r"[^a-z0-9]+", "_", _bare(arch)) in flat]
-    if within:
-        return max(within, key=lambda arch: len(_bare(arch)))
-    if way == 1:
+    in_file_name = [arch for arch in best if re.sub(r"[^a-z0-9]+", "_", _bare(arch)) in flat]
+    if in_file_name:
+        return max(in_file_name, key=lambda arch: len(_bare(arch)))
+    if method == 1:
         best = [arch for arch in best if not arch.startswith("torchvision/vit_")] or best
-    plain = [arch for arch in best if not arch.startswith("timm/")]
-    if len(plain) == 1 and way < 2:
-        return plain[0]
+    other_archs = [arch for arch in best if not arch.startswith("timm/")]
+    if len(other_archs) == 1 and method < 2:
+        return other_archs[0]
     same = all(same_computation(best[0], other) for other in best[1:])
     return best[0] if same else ""
 
@@ -124,78 +134,82 @@ def _bare(arch: str) -> str:
     return arch.partition("/")[2].partition(".")[0].lower()
 
 
-def fitted(found: Mapping[str, Shape], arch: str, stem: str = "imagenet") -> Guess:
-    """How a file fits one network; with the other stem where its first layer is of that."""
+def fitted(file_shapes: Mapping[str, Shape], arch: str, stem: str = "imagenet") -> Guess:
+    """How a file matches one architecture; with the other stem if its first layer has that."""
     model = skeleton(arch, stem)
     heads = head_layers(model)
-    whole = match(found, _shapes(model))
-    first = next((c for c in whole.mismatched if c.wanted == first_convolution(model)), None)
+    full_match = match(file_shapes, _shapes(model))
+    first = next((c for c in full_match.mismatched if c.wanted == first_convolution(model)), None)
     other = STEMS[1 - STEMS.index(stem)]
     if first is not None and first.found_shape[-1] == (3 if other == "small" else 7):
         try:
-            return fitted(found, arch, other)
+            return fitted(file_shapes, arch, other)
         except UsageError:
-            pass  # the network has but one stem
-    result = adapted(model, without_head(heads, whole))
+            pass  # the network has one stem only
+    result = adapted(model, without_head(heads, full_match))
     return Guess(
         arch=arch,
         stem=stem,
         share=backbone_share(model, heads, result),
         head=heads,
-        headed=all(f"{head}.weight" in whole.pairs for head in heads),
+        headed=all(f"{head}.weight" in full_match.pairs for head in heads),
         result=result,
     )
 
 
-def _fits(found: Mapping[str, Shape], candidates: Iterable[str]) -> list[_Fit]:
-    """How candidates fit, the best first; those are left out that cannot win.
+def _fits(file_shapes: Mapping[str, Shape], candidates: Iterable[str]) -> list[_Fit]:
+    """How well candidates match, the best first, without those that cannot win.
 
-    Pairing names is dear and counting shapes is cheap, and no pairing matches more than the shapes
-    that both sides have: candidates come in that order, until none left can be as good.
+    Matching names is slow; counting common shapes is fast and bounds the match from above. So
+    candidates are matched in order of that bound, until it drops below the best match.
     """
-    theirs = Counter(found.values())
-    for _, table in variants(found):
-        theirs |= Counter(shape_of(olds, found) for olds in table.values())
+    file_counts = Counter(file_shapes.values())
+    for _, table in variants(file_shapes):
+        file_counts |= Counter(shape_of(olds, file_shapes) for olds in table.values())
     models = {arch: skeleton(arch) for arch in dict.fromkeys(candidates)}
-    wanted = {arch: _shapes(model) for arch, model in models.items()}
-    most = {
-        arch: _likeness(_elements(theirs & Counter(shapes.values())), shapes, found)
-        for arch, shapes in wanted.items()
+    model_shapes = {arch: _shapes(model) for arch, model in models.items()}
+    upper_bounds = {
+        arch: _likeness(_elements(file_counts & Counter(shapes.values())), shapes, file_shapes)
+        for arch, shapes in model_shapes.items()
     }
     fits: list[_Fit] = []
-    for arch in sorted(wanted, key=lambda one: -most[one]):
-        if fits and most[arch] < max(fit.likeness for fit in fits):
+    for arch in sorted(model_shapes, key=lambda candidate: -upper_bounds[candidate]):
+        if fits and upper_bounds[arch] < max(fit.likeness for fit in fits):
             break
-        result = match(found, wanted[arch])
-        matched = _elements(Counter(wanted[arch][name] for name in result.pairs))
-        likeness = _likeness(matched, wanted[arch], found)
-        if first_convolution(models[arch]) not in _named_in(result):
+        result = match(file_shapes, model_shapes[arch])
+        matched = _elements(Counter(model_shapes[arch][name] for name in result.pairs))
+        likeness = _likeness(matched, model_shapes[arch], file_shapes)
+        if first_convolution(models[arch]) not in _matched_names(result):
             likeness *= _WITHOUT_FIRST
-        fits.append(_Fit(arch, likeness, _way(result.how)))
+        fits.append(_Fit(arch, likeness, _method_of(result.how)))
     return sorted(fits, key=_Fit.order)
 
 
-def _way(how: str) -> int:
+def _method_of(how: str) -> int:
     return 0 if not how else 1 if "names" in how else 2
 
 
-def _named_in(result: Match) -> set[str]:
-    """Wanted names for which the file has an entry, whatever its shape."""
+def _matched_names(result: Match) -> set[str]:
+    """The model's names that the file has an entry for, of any shape."""
     return {*result.pairs, *(clash.wanted for clash in result.mismatched)}
 
 
-def _likeness(matched: int, ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> float:
-    """Matched elements over those of both sides: a part of a network is not the network."""
-    whole, held = (_elements(Counter(shapes.values())) for shapes in (ours, theirs))
-    # what else a file holds (heads, copies) counts little: all candidates lack it
-    return matched / max(whole + 0.01 * max(held - matched, 0), 1)
+def _likeness(
+    matched: int, model_shapes: Mapping[str, Shape], file_shapes: Mapping[str, Shape]
+) -> float:
+    """Matched elements relative to those of both sides: a part of a network scores low."""
+    model_elements, file_elements = (
+        _elements(Counter(shapes.values())) for shapes in (model_shapes, file_shapes)
+    )
+    # other tensors of the file (heads, copies) count little: all candidates lack them
+    return matched / max(model_elements + 0.01 * max(file_elements - matched, 0), 1)
 
 
 def _elements(shapes: Counter[Shape]) -> int:
     return sum(count * math.prod(shape) for shape, count in shapes.items())
 
 
-def _named(hints: Iterable[str]) -> Iterator[str]:
+def _known_archs(hints: Iterable[str]) -> Iterator[str]:
     for hint in dict.fromkeys(hints):
         for name in (hint, f"timm/{hint}"):
             try:

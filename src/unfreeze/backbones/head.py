@@ -1,4 +1,4 @@
-"""The layer that makes the class scores: found, taken off, or replaced, and each time verified."""
+"""Finds, removes or replaces the classification head, and verifies the result."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -13,168 +13,172 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Har
 
 
 class NoHead(nn.Identity):
-    """Stands where a head was taken off, so that nobody mistakes an inner layer for the head."""
+    """Marks a removed head, so that no inner layer is mistaken for the head."""
 
 
 class NoActivation(nn.Identity):
-    """Stands where an activation behind the head was taken away."""
+    """Marks a removed activation behind the head."""
 
 
 def find_head(model: nn.Module) -> str:
-    """Dotted name of the layer that makes the class scores (the first, if there are several).
+    """Dotted name of the layer that computes the class scores (the first of several).
 
-    UsageError: the head was taken off, or no layer makes what the network returns.
+    UsageError if the head was removed, or no layer produces the network's output.
     """
     return head_layers(model)[0]
 
 
-def head_layers(model: nn.Module, *, found: Trace | None = None) -> tuple[str, ...]:
-    """Dotted names of all layers that make class scores: one; two in distilled timm models.
+def head_layers(model: nn.Module, *, known_trace: Trace | None = None) -> tuple[str, ...]:
+    """Dotted names of all layers that compute class scores: one, or two in distilled timm models.
 
-    timm says which they are. Elsewhere it is the last Linear or Conv2d that runs in a forward
-    pass and is as wide as what comes out.
+    timm declares them. Elsewhere it is the last Linear or Conv2d that runs in a forward pass and
+    has as many outputs as the network. `known_trace`: the model's trace, if there is one.
     """
     if is_headless(model):
         raise UsageError(
-            f"{type(model).__name__} has no head any more.", "Build the network again to get one."
+            f"{type(model).__name__} no longer has a head.",
+            "Build the network again to get its head back.",
         )
-    seen = found or trace(model)
-    declared = _declared(model, seen)
+    traced = known_trace or trace(model)
+    declared = _declared(model, traced)
     if declared:
         return declared
-    for name in reversed(seen.order):
-        if _makes_scores(model, seen, name):
+    for name in reversed(traced.order):
+        if _computes_scores(model, traced, name):
             return (name,)
     raise UsageError(
-        f"No layer of {type(model).__name__} makes class scores; it returns "
-        f"{_text(tuple(seen.output.shape))}.",
+        f"No layer of {type(model).__name__} produces class scores; it returns "
+        f"{_shape_text(tuple(traced.output.shape))}.",
         "Choose a classification model.",
     )
 
 
 def is_headless(model: nn.Module) -> bool:
-    """Whether `headless` was here."""
+    """Whether the head was removed by `headless`."""
     return bool(places_without(model))
 
 
 def places_without(model: nn.Module) -> tuple[str, ...]:
-    """Dotted names of the places from which a head was taken off."""
+    """Dotted names of the removed heads."""
     return tuple(name for name, module in model.named_modules() if isinstance(module, NoHead))
 
 
 def removed_activations(model: nn.Module) -> tuple[str, ...]:
-    """Dotted names of the places from which an activation behind the head was taken away."""
+    """Dotted names of the removed activations behind the head."""
     return tuple(name for name, module in model.named_modules() if isinstance(module, NoActivation))
 
 
 def headless(model: nn.Module) -> int:
-    """Take the head off in place: forward then returns features [B, D]; D is returned.
+    """Remove the head in place, so that forward returns features [B, D]; returns D.
 
-    The features are what the head was fed. For a convolution head (SqueezeNet: convolution, ReLU,
-    pooling) they are its input, pooled; the old head applied to pooled features is another
-    function than the old network.
+    The features are the head's input; for a convolution head (SqueezeNet: convolution, ReLU,
+    pooling) its pooled input. Applying the old head to pooled features does not give the old
+    network's scores.
     """
     for name in head_layers(model):
         model.set_submodule(name, NoHead())
-    shape = tuple(_retraced(model).output.shape)
+    shape = tuple(_trace_again(model).output.shape)
     if len(shape) != 2:
         raise UsageError(
-            f"{type(model).__name__} without its head returns {_text(shape)}, not [1, D].",
+            f"{type(model).__name__} without its head returns {_shape_text(shape)}, not [1, D].",
             "Choose another --arch.",
         )
     return shape[1]
 
 
 def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> list[str]:
-    """Put a new head for `classes` scores in the place of the old; names of its parameters.
+    """Replace the head in place by one with `classes` outputs; returns its parameters' names.
 
-    `replace`: one layer of the old one's kind (Linear or Conv2d), with a bias where there was one.
-    `append`: the old layer stays and such a layer follows it. `mlp:WIDTH`: a hidden layer and ReLU
-    come before. Weights of the scoring layer are from N(0, 0.01), its bias 0: training starts at a
-    loss of ln(classes). The swap is then proved by a forward pass: scores are [1, classes] and
-    every new parameter has a gradient.
+    `replace`: a layer of the old type (Linear or Conv2d), with a bias if that had one. `append`:
+    such a layer after the old head. `mlp:WIDTH`: a hidden layer with ReLU before it. Its weights
+    are drawn from N(0, 0.01) with bias 0, so that training starts at a loss of ln(classes). A
+    forward and a backward pass verify that scores are [1, classes] and every new parameter has a
+    gradient; UsageError otherwise.
     """
     if classes < 2:
-        raise UsageError(f"A head for {classes} classes decides nothing.", "Use at least two.")
+        raise UsageError(
+            f"A classifier needs at least two classes, not {classes}.",
+            "Use data with two or more classes.",
+        )
     names = head_layers(model)
-    # kept alive: what is freed may lend its identity to what is made next
-    before = [parameter for name in names for parameter in _layer(model, name).parameters()]
-    old = {id(parameter) for parameter in before}
-    width = _hidden(kind)
+    # referenced until the end: a freed parameter's id() could be reused by a new one
+    old_parameters = [parameter for name in names for parameter in _layer(model, name).parameters()]
+    old_ids = {id(parameter) for parameter in old_parameters}
+    width = _hidden_width(kind)
     for name in names:
-        model.set_submodule(name, _made(_layer(model, name), classes, kind, width))
+        model.set_submodule(name, _new_head(_layer(model, name), classes, kind, width))
     if hasattr(model, "num_classes"):
-        vars(model)["num_classes"] = classes  # torchvision and timm keep count there
+        vars(model)["num_classes"] = classes  # read by torchvision and timm
     new = [
         f"{name}.{part}"
         for name in names
         for part, parameter in _layer(model, name).named_parameters()
-        if id(parameter) not in old
+        if id(parameter) not in old_ids
     ]
-    _prove(model, new, set() if kind == "append" else old, classes)
-    _unbent(model, names, classes)
+    _verify(model, new, set() if kind == "append" else old_ids, classes)
+    _remove_activations(model, names, classes)
     return new
 
 
-def _unbent(model: nn.Module, names: Sequence[str], classes: int) -> None:
-    """Take away activations behind the scoring layers.
+def _remove_activations(model: nn.Module, names: Sequence[str], classes: int) -> None:
+    """Remove activations behind the scoring layers.
 
-    SqueezeNet has a ReLU there. In a network that was trained with it that is harmless; a new head
-    dies of it: a class whose scores start below 0 never gets a gradient.
+    SqueezeNet has a ReLU there. With a new head, a class whose scores start below 0 would never
+    get a gradient.
     """
-    seen = trace(model)
-    last = max(seen.order[name] for name in names)
-    for name, place in seen.order.items():
+    traced = trace(model)
+    last = max(traced.order[name] for name in names)
+    for name, position in traced.order.items():
         module = model.get_submodule(name)
-        if place > last and isinstance(module, ACTIVATIONS) and classes in seen.shapes[name]:
+        if position > last and isinstance(module, ACTIVATIONS) and classes in traced.shapes[name]:
             model.set_submodule(name, NoActivation())
 
 
-def _hidden(kind: str) -> int:
-    """Width of the hidden layer, 0 for none; UsageError for a kind that nobody knows."""
+def _hidden_width(kind: str) -> int:
+    """Width of the hidden layer, 0 for none; UsageError for an unknown kind."""
     name, _, width = kind.partition(":")
     if kind in ("replace", "append"):
         return 0
     if name == "mlp" and width.isdecimal() and int(width):
         return int(width)
-    raise UsageError(f"--head does not know {kind!r}.", "Use replace, append or mlp:WIDTH.")
+    raise UsageError(f"--head does not support {kind!r}.", "Use replace, append or mlp:WIDTH.")
 
 
-def _made(old: Layer, classes: int, kind: str, width: int) -> nn.Module:
+def _new_head(old: Layer, classes: int, kind: str, width: int) -> nn.Module:
     if kind == "append":
-        return nn.Sequential(old, _following(old, old.weight.shape[0], classes))
+        return nn.Sequential(old, _scoring_layer(old, old.weight.shape[0], classes))
     if not width:
-        return _fresh(old, classes)
-    hidden = _fresh(old, width)
+        return _new_layer(old, classes)
+    hidden = _new_layer(old, width)
     nn.init.kaiming_normal_(hidden.weight, nonlinearity="relu")
     if hidden.bias is not None:
-        nn.init.constant_(hidden.bias, 0.01)  # no unit is dead where features are 0 at first
-    return nn.Sequential(hidden, nn.ReLU(), _following(old, width, classes))
+        nn.init.constant_(hidden.bias, 0.01)  # no dead units where features are 0
+    return nn.Sequential(hidden, nn.ReLU(), _scoring_layer(old, width, classes))
 
 
-def _following(old: Layer, width: int, classes: int) -> Layer:
-    """A scoring layer behind `width` outputs: a 1x1 convolution where the head is one."""
-    place: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
+def _scoring_layer(old: Layer, width: int, classes: int) -> Layer:
+    """A scoring layer with `width` inputs: a 1x1 convolution if the head is a convolution."""
+    options: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
     wide = isinstance(old, nn.Conv2d)
-    return _fresh(
-        nn.Conv2d(width, 1, 1, **place) if wide else nn.Linear(width, 1, **place), classes
+    return _new_layer(
+        nn.Conv2d(width, 1, 1, **options) if wide else nn.Linear(width, 1, **options), classes
     )
 
 
-def _prove(model: nn.Module, new: list[str], old: set[int], classes: int) -> None:
-    after = _retraced(model)
-    shape = tuple(after.output.shape)
-    left = [name for name, parameter in model.named_parameters() if id(parameter) in old]
-    if shape == (1, classes) and after.reached(new) and not left:
+def _verify(model: nn.Module, new: list[str], old: set[int], classes: int) -> None:
+    traced = _trace_again(model)
+    shape = tuple(traced.output.shape)
+    old_names = [name for name, parameter in model.named_parameters() if id(parameter) in old]
+    if shape == (1, classes) and traced.reached(new) and not old_names:
         return
     raise UsageError(
         f"The head of {type(model).__name__} could not be replaced: after the swap it returns "
-        f"{_text(shape)}, and {', '.join(left) or 'a new parameter'} is out of place.",
+        f"{_shape_text(shape)}, and {', '.join(old_names) or 'a new parameter'} is out of place.",
         "Choose another --arch.",
     )
 
 
-def _retraced(model: nn.Module) -> Trace:
+def _trace_again(model: nn.Module) -> Trace:
     try:
         return trace(model)
     except UsageError as error:
@@ -183,40 +187,40 @@ def _retraced(model: nn.Module) -> Trace:
         ) from error
 
 
-def _fresh(old: Layer, classes: int) -> Layer:
-    place: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
-    place["bias"] = old.bias is not None
+def _new_layer(old: Layer, classes: int) -> Layer:
+    options: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
+    options["bias"] = old.bias is not None
     new: Layer
     if isinstance(old, nn.Linear):
-        new = nn.Linear(old.in_features, classes, **place)
+        new = nn.Linear(old.in_features, classes, **options)
     else:
-        place |= {"stride": old.stride, "padding": old.padding}
-        new = nn.Conv2d(old.in_channels, classes, cast(Any, old.kernel_size), **place)
+        options |= {"stride": old.stride, "padding": old.padding}
+        new = nn.Conv2d(old.in_channels, classes, cast(Any, old.kernel_size), **options)
     nn.init.normal_(new.weight, std=0.01)
     if new.bias is not None:
         nn.init.zeros_(new.bias)
     return new
 
 
-def _declared(model: nn.Module, seen: Trace) -> tuple[str, ...]:
-    """The scoring layers timm names in its configuration or holds inside its classifier."""
-    written = (getattr(model, "default_cfg", None) or {}).get("classifier") or ()
-    names = (written,) if isinstance(written, str) else tuple(written)
-    ask = getattr(model, "get_classifier", None)
-    given = ask() if callable(ask) else ()
-    parts = given if isinstance(given, tuple | list) else (given,)
+def _declared(model: nn.Module, traced: Trace) -> tuple[str, ...]:
+    """The scoring layers that timm declares in its configuration or returns as its classifier."""
+    declared = (getattr(model, "default_cfg", None) or {}).get("classifier") or ()
+    names = (declared,) if isinstance(declared, str) else tuple(declared)
+    getter = getattr(model, "get_classifier", None)
+    classifier = getter() if callable(getter) else ()
+    parts = classifier if isinstance(classifier, tuple | list) else (classifier,)
     inside = {layer for part in parts if isinstance(part, nn.Module) for layer in part.modules()}
     return tuple(
         name
         for name, layer in model.named_modules()
-        if (name in names or layer in inside) and _makes_scores(model, seen, name)
+        if (name in names or layer in inside) and _computes_scores(model, traced, name)
     )
 
 
-def _makes_scores(model: nn.Module, seen: Trace, name: str) -> bool:
-    if name not in seen.shapes or not isinstance(model.get_submodule(name), Layer):
+def _computes_scores(model: nn.Module, traced: Trace, name: str) -> bool:
+    if name not in traced.shapes or not isinstance(model.get_submodule(name), Layer):
         return False
-    scores, shape = seen.output.shape, seen.shapes[name]
+    scores, shape = traced.output.shape, traced.shapes[name]
     width = shape[-1] if isinstance(model.get_submodule(name), nn.Linear) else shape[1]
     return len(scores) == 2 and width == scores[1]
 
@@ -225,5 +229,5 @@ def _layer(model: nn.Module, name: str) -> Layer:
     return cast(Layer, model.get_submodule(name))
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"

@@ -1,7 +1,7 @@
-"""Batch norm over the batch of several processes, on any device.
+"""Synchronised batch norm for several processes, on any device.
 
-torch's SyncBatchNorm refuses the CPU. This one puts the processes' means and variances together and
-leaves all work on images to torch's own kernels; it is used wherever torch's is not.
+torch.nn.SyncBatchNorm supports CUDA only. This one combines the processes' means and variances and
+uses torch's batch-norm kernels for everything else; on CUDA torch's own is used.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 _Moments = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class _Normalised(torch.autograd.Function):
-    """Batch norm by the moments of the whole group; of its input alone something is kept."""
+class _BatchNormFunction(torch.autograd.Function):
+    """Batch norm with the moments of the whole process group; saves only its input for backward."""
 
     @staticmethod
     def forward(
@@ -34,39 +34,39 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, mean, variance, count = ctx.saved_tensors
-        # with given moments: dy * weight / deviation, and here the sums of dy * x^ and of dy
-        own, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+        # for constant moments: dy * weight / std, and this process's sums of dy * x^ and dy
+        by_input, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
             grads[0], x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack([by_weight, by_bias])
         dist.all_reduce(sums, group=ctx.group)
-        # the moments' own share, -(weight / deviation) * (x^ * mean(dy x^) + mean(dy)), is a batch
-        # norm again
+        # the gradient through the moments, -(weight / std) * (x^ * mean(dy x^) + mean(dy)), has
+        # the form of a batch norm
         scale, shift = -sums / count * weight * (variance + ctx.eps).rsqrt()
-        own += F.batch_norm(x, mean, variance, scale, shift, training=False, eps=ctx.eps)
-        return own, by_weight, by_bias, None, None
+        by_input += F.batch_norm(x, mean, variance, scale, shift, training=False, eps=ctx.eps)
+        return by_input, by_weight, by_bias, None, None
 
 
 def _moments(x: torch.Tensor, weight: torch.Tensor, group: Any) -> _Moments:
-    """Mean and variance `[C]` of `x` `[B, C, ...]` over the group, and how many numbers of each."""
-    unused = torch.zeros_like(weight)  # whose type is that of the answer
+    """Mean, variance and count, each `[C]`, of `x` `[B, C, ...]` over the process group."""
+    unused = torch.zeros_like(weight)  # its dtype sets that of the result
     mean, variance = torch.batch_norm_update_stats(x, unused, unused.clone(), 0.0)
     count = torch.full_like(mean, x.numel() / x.shape[1])
-    mine = torch.stack([mean, variance, count]).double()
-    all_ = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(all_, mine, group=group)
-    means, variances, counts = torch.stack(all_, dim=1)
+    local = torch.stack([mean, variance, count]).double()
+    gathered = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(gathered, local, group=group)
+    means, variances, counts = torch.stack(gathered, dim=1)
     total = counts.sum(0)
-    middle = (counts * means).sum(0) / total
-    # around the common mean: no difference of large squares
-    around = (counts * (variances + (means - middle).square())).sum(0) / total
-    return middle.to(mean), around.to(mean), total.to(mean)
+    total_mean = (counts * means).sum(0) / total
+    # deviations from the common mean: no cancellation of large squares
+    total_variance = (counts * (variances + (means - total_mean).square())).sum(0) / total
+    return total_mean.to(mean), total_variance.to(mean), total.to(mean)
 
 
 class SynchronisedBatchNorm(_BatchNorm):
-    """Batch norm of `[B, C]` or `[B, C, ...]` with the statistics of a whole group of processes.
+    """Batch norm of `[B, C]` or `[B, C, ...]` with statistics over a process group.
 
-    Statistics have the type of its parameters. In evaluation it is batch norm as ever.
+    Statistics have the dtype of its parameters. In evaluation mode it is ordinary batch norm.
     """
 
     def __init__(self, num_features: int, group: Any = None, **options: Any) -> None:
@@ -78,7 +78,7 @@ class SynchronisedBatchNorm(_BatchNorm):
             raise ValueError(f"expected [B, C, ...], got {list(input.shape)}")
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """The input with each channel at mean 0 and variance 1, times weight, plus bias."""
+        """The input normalised per channel, times weight, plus bias; the same shape."""
         if not self.training:
             return super().forward(input)
         self._check_input_dim(input)
@@ -88,7 +88,9 @@ class SynchronisedBatchNorm(_BatchNorm):
             kind = torch.promote_types(input.dtype, torch.float32)
             weight = torch.ones(self.num_features, dtype=kind)
             bias = torch.zeros_like(weight)
-        y, mean, variance, count = _Normalised.apply(input, weight, bias, self.eps, self.group)
+        y, mean, variance, count = _BatchNormFunction.apply(
+            input, weight, bias, self.eps, self.group
+        )
         if self.track_running_stats:
             self._follow(mean, variance, count)
         normalised: torch.Tensor = y
@@ -96,7 +98,7 @@ class SynchronisedBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _follow(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
-        """Move the running statistics; theirs is the unbiased variance."""
+        """Update the running statistics, with the unbiased variance."""
         if self.running_mean is None or self.running_var is None:
             return
         share = self.momentum or 0.0
@@ -110,22 +112,22 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 def synchronised(model: nn.Module, group: Any = None) -> nn.Module:
-    """The model with every batch norm over the processes of `group` (None: all of them).
+    """The model with every batch norm synchronised over `group` (None: all processes).
 
-    Parameters and buffers stay the same objects under the same names. On CUDA torch's own
-    SyncBatchNorm is taken.
+    Parameters and buffers stay the same objects with the same names. On CUDA this uses
+    torch.nn.SyncBatchNorm.
     """
     if any(p.is_cuda for p in model.parameters()):
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)  # type: ignore[no-untyped-call]
         return converted
     if isinstance(model, _BatchNorm) and not isinstance(model, SynchronisedBatchNorm):
-        return _converted(model, group)
+        return _convert(model, group)
     for name, child in model.named_children():
         setattr(model, name, synchronised(child, group))
     return model
 
 
-def _converted(old: _BatchNorm, group: Any) -> SynchronisedBatchNorm:
+def _convert(old: _BatchNorm, group: Any) -> SynchronisedBatchNorm:
     new = SynchronisedBatchNorm(
         old.num_features,
         group,
@@ -143,23 +145,23 @@ def _converted(old: _BatchNorm, group: Any) -> SynchronisedBatchNorm:
 
 
 def groups_of(size: int, world: int, rank: int) -> Any:
-    """The process group of `size` neighbours this process is in; None for all processes.
+    """The group of `size` consecutive ranks with this process; None for all processes.
 
     Collective: every process makes every group. `world` is a multiple of `size`.
     """
     if not size or size >= world:
         return None
-    mine = None
+    own_group = None
     for start in range(0, world, size):
         group = dist.new_group(list(range(start, start + size)))
         if start <= rank < start + size:
-            mine = group
-    return mine
+            own_group = group
+    return own_group
 
 
 @contextlib.contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Within the block batch norms use each batch's statistics and remember none of them."""
+    """Within the block batch norms use batch statistics and do not update running statistics."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False

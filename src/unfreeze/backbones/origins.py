@@ -1,4 +1,4 @@
-"""Where weights come from: a library's published ones, an address, a file, a run."""
+"""Reads weights from their source: published weights of a library, a URL, a file or a run."""
 
 import hashlib
 import re
@@ -28,12 +28,12 @@ _HASHED = re.compile(r"-([a-f0-9]{8,})\.")
 
 @dataclass(frozen=True)
 class Origin:
-    """Named tensors and the preprocessing they want (None: unknown).
+    """Weights and the preprocessing they were trained with (None: unknown).
 
-    `name`: what the user called them, for messages; `source`: exactly what they are, to record;
-    `beside`: other sets of tensors in the file (a SwAV head kept apart); `licence`: a sentence for
-    whoever uses them, "" where none is known; `notes`: what is to be said of them;
-    `unproved`: whether no checksum says that they are what was written.
+    `name`: as the user wrote it, for messages; `source`: exact description, for the run's records;
+    `beside`: other sets of tensors in the file (such as a separate SwAV head); `licence`: a
+    sentence about the licence, "" if unknown; `notes`: remarks for the console and log;
+    `unproved`: whether no checksum confirms that the file is intact.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -47,19 +47,19 @@ class Origin:
 
 
 def fetch(spec: str, arch: str) -> Origin:
-    """The weights that `spec` (imagenet, NAME, URL, FILE or RUN) means for a canonical `arch`.
+    """The weights that `spec` (imagenet, NAME, URL, FILE or RUN) names, for a canonical `arch`.
 
-    A file's own preprocessing is not known; that of the architecture's default weights is taken
-    and named in `source`. WeightsError where nothing is found or a download fails.
+    Other tools' files do not state their preprocessing; that of the architecture's default weights
+    is assumed, and `source` says so. WeightsError if nothing is found or a download fails.
     """
     if "://" in spec:
-        return _from_address(spec, arch, spec)
+        return _from_url(spec, arch, spec)
     if spec != "imagenet" and Path(spec).exists():
         return _from_file(Path(spec), arch, spec)
     if spec in PUBLISHED:
         return _from_published(spec, arch)
     if "/" in spec or "\\" in spec or spec.endswith(_FILES):
-        raise WeightsError(f"There is no file or folder {spec}.", "Check the path.")
+        raise WeightsError(f"No such file or folder: {spec}.", "Check the path.")
     library, _, name = arch.partition("/")
     if library == "torchvision":
         return _from_torchvision(name, spec)
@@ -74,8 +74,8 @@ def fetch(spec: str, arch: str) -> Origin:
 def _from_file(path: Path, arch: str, spec: str) -> Origin:
     if model_folder(path) is not None:
         tensors, card = load_model(path)
-        own = Preprocess.from_dict(card.preprocess) if card.preprocess else None
-        return Origin(tensors, own, spec, f"{spec} ({card.arch})")
+        preprocess = Preprocess.from_dict(card.preprocess) if card.preprocess else None
+        return Origin(tensors, preprocess, spec, f"{spec} ({card.arch})")
     return _from_contents(read_checkpoint(path), arch, spec, path)
 
 
@@ -84,7 +84,7 @@ def _from_contents(contents: Contents, arch: str, spec: str, path: Path) -> Orig
     if contents.card is not None and contents.card.preprocess:
         assumed, name = Preprocess.from_dict(contents.card.preprocess), ""
     inside = f" [{contents.container}]" if contents.container else ""
-    averaged = ", the averaged copy" if is_averaged(contents.container) else ""
+    averaged = ", averaged (EMA) weights" if is_averaged(contents.container) else ""
     note = f", preprocessing of {name} assumed" if name else ""
     ready = usable(contents, path, spec)
     unproved = () if contents.verified else (f"no checksum in this {contents.format} file",)
@@ -100,33 +100,34 @@ def _from_contents(contents: Contents, arch: str, spec: str, path: Path) -> Orig
     )
 
 
-def _from_address(url: str, arch: str, spec: str) -> Origin:
-    path, fresh = _downloaded(url)
+def _from_url(url: str, arch: str, spec: str) -> Origin:
+    path, fresh = _download(url)
     try:
         return _from_contents(read_checkpoint(path), arch, spec, path)
     except WeightsError:
         if fresh:
-            path.unlink()  # a page instead of the file would lie in the cache for ever
+            path.unlink()  # an error page must not stay in the download cache
         raise
 
 
 def _from_published(spec: str, arch: str) -> Origin:
-    there = PUBLISHED[spec]
-    if _bare(arch) != _bare(there.arch):
+    published = PUBLISHED[spec]
+    if _bare_name(arch) != _bare_name(published.arch):
         raise WeightsError(
-            f"The weights '{spec}' are of a {_bare(there.arch)}, not of a {_bare(arch)}.",
-            f"Use --arch {there.arch}, or leave --arch out.",
+            f"The weights '{spec}' are for {_bare_name(published.arch)}, not for "
+            f"{_bare_name(arch)}.",
+            f"Use --arch {published.arch}, or omit --arch.",
         )
-    origin = _from_address(there.url, arch, spec)
-    return replace(origin, preprocess=WANTS, source=f"{spec} ({there.url})")
+    origin = _from_url(published.url, arch, spec)
+    return replace(origin, preprocess=WANTS, source=f"{spec} ({published.url})")
 
 
-def _bare(arch: str) -> str:
+def _bare_name(arch: str) -> str:
     return canonical(arch).partition("/")[2].partition(".")[0]
 
 
 def default_preprocess(arch: str) -> tuple[Preprocess | None, str]:
-    """What the default weights of a canonical `arch` want, and their name; (None, "") for none."""
+    """(preprocessing, name) of the default weights of a canonical `arch`; (None, "") for none."""
     library, _, name = arch.partition("/")
     if library == "torchvision":
         weights = _torchvision_weights(name, "imagenet")
@@ -142,21 +143,21 @@ def _from_torchvision(name: str, spec: str) -> Origin:
         tensors = weights.get_state_dict(
             progress=sys.stderr.isatty(), check_hash=True, map_location="cpu", weights_only=True
         )
-    wanted = _torchvision_preprocess(weights)
-    return Origin(dict(tensors), wanted, str(weights), f"torchvision {weights}")
+    preprocess = _torchvision_preprocess(weights)
+    return Origin(dict(tensors), preprocess, str(weights), f"torchvision {weights}")
 
 
 def _torchvision_weights(name: str, spec: str) -> Any:
-    """The member of the weights enum: `imagenet` is its default."""
+    """The member of torchvision's weights enum; `imagenet` means DEFAULT."""
     import torchvision
 
     known = torchvision.models.get_model_weights(name)
-    wanted = "DEFAULT" if spec == "imagenet" else spec.rpartition(".")[2]
-    if wanted in known.__members__:
-        return known[wanted]
+    member = "DEFAULT" if spec == "imagenet" else spec.rpartition(".")[2]
+    if member in known.__members__:
+        return known[member]
     raise WeightsError(
         f"torchvision/{name} has no weights called '{spec}'.",
-        f"It has {', '.join(entry.name for entry in known)}; a file or a run will do, too.",
+        f"It has {', '.join(entry.name for entry in known)}; a file or a run also works.",
     )
 
 
@@ -180,7 +181,7 @@ def _from_timm(name: str, spec: str) -> Origin:
         raise WeightsError(
             f"timm/{name} has no weights called '{spec}'.",
             f"It has {', '.join(tag.partition('.')[2] for tag in tags) or 'none'}; a file or a "
-            "run will do, too.",
+            "run also works.",
         )
     with _downloading(f"timm {full}", "huggingface.co"):
         model: Any = timm.create_model(full, pretrained=True)
@@ -192,30 +193,30 @@ def _timm_preprocess(name: str) -> Preprocess:
     import timm
     from timm.data.config import resolve_data_config
 
-    found: Any = timm.models.get_pretrained_cfg(name)
-    resolve: Any = resolve_data_config  # timm leaves it untyped
-    wanted = resolve(pretrained_cfg=found.to_dict() if found else {})
-    side = int(wanted["input_size"][-1])
+    cfg: Any = timm.models.get_pretrained_cfg(name)
+    resolve: Any = resolve_data_config  # untyped in timm
+    data_config = resolve(pretrained_cfg=cfg.to_dict() if cfg else {})
+    side = int(data_config["input_size"][-1])
     return Preprocess(
         image_size=side,
-        resize=int(side / wanted["crop_pct"]),
-        interpolation="bicubic" if wanted["interpolation"] == "bicubic" else "bilinear",
-        mean=tuple(wanted["mean"]),
-        std=tuple(wanted["std"]),
+        resize=int(side / data_config["crop_pct"]),
+        interpolation="bicubic" if data_config["interpolation"] == "bicubic" else "bilinear",
+        mean=tuple(data_config["mean"]),
+        std=tuple(data_config["std"]),
     )
 
 
-def _downloaded(url: str) -> tuple[Path, bool]:
-    """The file behind an address, in torch's cache, and whether it was fetched just now.
+def _download(url: str) -> tuple[Path, bool]:
+    """(path in torch's download cache, whether it was downloaded just now) of a URL.
 
-    A name with a hash in it is checked against it, and says which file it is, as do the published
-    ones; of any other the address becomes part of the name: many files are called `model.pth`.
+    A hash in the file name is verified. Names without one get a hash of the URL in front, unless
+    they are of SwAV's published weights: many files are called `model.pth`.
     """
     name = PurePosixPath(urlparse(url).path).name or "weights.pth"
     hashed = _HASHED.search(name)
-    own = hashed or url in {one.url for one in PUBLISHED.values()}
-    kept = name if own else f"{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}"
-    target = Path(torch.hub.get_dir()) / "checkpoints" / kept
+    keep_name = hashed or url in {entry.url for entry in PUBLISHED.values()}
+    file_name = name if keep_name else f"{hashlib.sha256(url.encode()).hexdigest()[:12]}_{name}"
+    target = Path(torch.hub.get_dir()) / "checkpoints" / file_name
     if target.exists():
         return target, False
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -230,10 +231,10 @@ def _downloaded(url: str) -> tuple[Path, bool]:
 def _downloading(what: str, where: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # every client has its own errors: urllib, requests, httpx, hub
+    except Exception as error:  # urllib, requests, httpx and the hub raise different errors
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(
-            f"{what} could not be had from {where}: {reason}",
-            "Check the network, or fetch the file elsewhere and give it with --weights FILE, or "
-            "start from scratch with --weights none (pretrain: --init).",
+            f"{what} could not be downloaded from {where}: {reason}",
+            "Check the connection, or download the file elsewhere and give it with --weights FILE, "
+            "or start from scratch with --weights none (pretrain: --init).",
         ) from error

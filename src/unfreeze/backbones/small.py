@@ -1,8 +1,8 @@
-"""Two networks for small images and small machines: residual, batch-normed, 3x3 throughout.
+"""Two small residual networks (3x3 convolutions, batch norm) for small images and CPUs.
 
-`unfreeze/tiny`: 3 stages of 32, 64, 128 channels at full resolution, for 8 to 24 pixels.
+`unfreeze/tiny`: 3 stages of 32, 64, 128 channels from full resolution on, for 8 to 24 pixels.
 `unfreeze/small`: 3 stages of 64, 128, 256 channels from half resolution on, for 24 to 64 pixels: at
-full resolution the first stage alone takes longer than all the rest.
+full resolution the first stage would take longer than all others.
 """
 
 from collections.abc import Sequence
@@ -14,16 +14,17 @@ from torch import nn
 class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al., arXiv 1512.03385)."""
 
-    def __init__(self, inward: int, outward: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inward, outward, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outward)
-        self.conv2 = nn.Conv2d(outward, outward, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outward)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inward != outward:
+        if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inward, outward, 1, stride, bias=False), nn.BatchNorm2d(outward)
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -33,7 +34,7 @@ class Block(nn.Module):
 
 
 class SmallNet(nn.Module):
-    """A 3x3 stem, one block a stage (halving from the second on), mean over space, a head."""
+    """A 3x3 stem, one block per stage (stride 2 from the second on), global mean, linear head."""
 
     def __init__(self, widths: Sequence[int], classes: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -41,11 +42,11 @@ class SmallNet(nn.Module):
             nn.Conv2d(3, widths[0], 3, stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
         self.depth = len(widths)
-        inward = widths[0]
+        channels = widths[0]
         for number, width in enumerate(widths, 1):
-            self.add_module(f"stage{number}", Block(inward, width, 1 if number == 1 else 2))
-            inward = width
-        self.head: nn.Module = nn.Linear(inward, classes)
+            self.add_module(f"stage{number}", Block(channels, width, 1 if number == 1 else 2))
+            channels = width
+        self.head: nn.Module = nn.Linear(channels, classes)
         _initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -67,7 +68,7 @@ def small(classes: int = 10) -> SmallNet:
     return SmallNet((64, 128, 256), classes, stride=2)
 
 
-def _initialise(net: nn.Module) -> None:
-    for module in net.modules():
+def _initialise(network: nn.Module) -> None:
+    for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""One forward pass without arithmetic: which module ran when, and what shape came out."""
+"""Traces a forward pass on the meta device: order and output shape of each module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ Shape = tuple[int, ...]
 
 @dataclass
 class Trace:
-    """What one image's way through a network showed.
+    """The record of one image's forward pass.
 
-    `order`: modules by name in the order they were first entered (0, 1, ...); `shapes`: the last
-    output shape of each; `output`: what the network returned; `parameters`: the stand-ins it was
-    computed from, still connected to `output` for a gradient.
+    `order`: position of each module by name, in the order of first calls (0, 1, ...); `shapes`:
+    the last output shape of each; `output`: the network's output; `parameters`: the copies it was
+    computed from, still attached to the autograd graph of `output`.
     """
 
     order: dict[str, int] = field(default_factory=dict)
@@ -29,17 +29,17 @@ class Trace:
     parameters: dict[str, Tensor] = field(default_factory=dict)
 
     def reached(self, names: list[str]) -> bool:
-        """Whether every one of these parameters takes part in the output."""
-        wanted = [self.parameters[name] for name in names]
-        if not wanted or not self.output.requires_grad:
-            return not wanted
+        """Whether the output depends on every one of these parameters."""
+        parameters = [self.parameters[name] for name in names]
+        if not parameters or not self.output.requires_grad:
+            return not parameters
         with isolated():
-            found = torch.autograd.grad(self.output.sum(), wanted, allow_unused=True)
-        return all(gradient is not None for gradient in found)
+            gradients = torch.autograd.grad(self.output.sum(), parameters, allow_unused=True)
+        return all(gradient is not None for gradient in gradients)
 
 
 def input_size(model: nn.Module) -> int:
-    """Side of the square image a network was made for: its library's word, else 224."""
+    """Side in pixels of the images a network was designed for, as declared; else 224."""
     declared = getattr(model, "default_cfg", None)
     if declared:
         return int(declared["input_size"][-1])
@@ -49,18 +49,19 @@ def input_size(model: nn.Module) -> int:
 
 @isolated()
 def trace(model: nn.Module, size: tuple[int, int] | None = None) -> Trace:
-    """Send one [1, 3, height, width] image through in evaluation mode; `model` stays as it is.
+    """Trace one [1, 3, height, width] image in evaluation mode; `model` is not modified.
 
-    `size`: height and width, by default those the network was made for.
+    `size`: (height, width), by default the network's input size. UsageError if the network does
+    not accept it.
 
-    Runs on the meta device, so that a large network costs milliseconds and no memory; a network
-    that must see numbers (rare) is run on zeros instead, which gives the same shapes.
+    Runs on the meta device, so that a large network takes milliseconds and no memory; a network
+    that needs real values (rare) is run on zeros instead, which gives the same shapes.
     """
     height, width = size or (input_size(model), input_size(model))
     try:
         return _trace(model, height, width, torch.device("meta"))
     except (RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError):
-        pass  # timm and torchvision assert sizes; the second attempt says it in words
+        pass  # timm and torchvision assert sizes; the second attempt reports it
     try:
         return _trace(model, height, width, next(model.parameters()).device)
     except (RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError) as error:
@@ -71,7 +72,7 @@ def trace(model: nn.Module, size: tuple[int, int] | None = None) -> Trace:
 
 
 def operations(model: nn.Module, side: int) -> float:
-    """Multiplications and additions of one [1, 3, side, side] image's forward pass."""
+    """FLOPs (multiplications and additions) of one [1, 3, side, side] image's forward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as count:
@@ -80,33 +81,33 @@ def operations(model: nn.Module, side: int) -> float:
 
 
 def _trace(model: nn.Module, height: int, width: int, device: torch.device) -> Trace:
-    found = Trace()
-    found.parameters = {
-        name: _own(parameter, device).requires_grad_(parameter.is_floating_point())
+    traced = Trace()
+    traced.parameters = {
+        name: _copy_of(parameter, device).requires_grad_(parameter.is_floating_point())
         for name, parameter in model.named_parameters()
     }
-    buffers = {name: _own(buffer, device) for name, buffer in model.named_buffers()}
+    buffers = {name: _copy_of(buffer, device) for name, buffer in model.named_buffers()}
     image = torch.zeros(1, 3, height, width, device=device)
-    with evaluating(model), _watching(model, found):
-        output = functional_call(model, {**found.parameters, **buffers}, (image,))
+    with evaluating(model), _recording(model, traced):
+        output = functional_call(model, {**traced.parameters, **buffers}, (image,))
     if not isinstance(output, Tensor):
         raise UsageError(
             f"{type(model).__name__} returns {type(output).__name__}, not one tensor of scores.",
             "Choose a classification model.",
         )
-    found.output = output
-    return found
+    traced.output = output
+    return traced
 
 
-def _own(tensor: Tensor, device: torch.device) -> Tensor:
-    """A stand-in that autograd may follow, also for a tensor made under `inference_mode`."""
+def _copy_of(tensor: Tensor, device: torch.device) -> Tensor:
+    """A detached copy that autograd accepts, also of a tensor created under `inference_mode`."""
     moved = tensor.detach().to(device)
     return moved.clone() if moved.is_inference() else moved
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each module's own mode again afterwards."""
+    """Within the block the model is in evaluation mode; then each module's mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -117,19 +118,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _watching(model: nn.Module, found: Trace) -> Iterator[None]:
+def _recording(model: nn.Module, traced: Trace) -> Iterator[None]:
     names = {module: name for name, module in model.named_modules() if name}
 
-    def entered(module: nn.Module, inputs: object) -> None:
-        found.order.setdefault(names[module], len(found.order))
+    def pre_hook(module: nn.Module, inputs: object) -> None:
+        traced.order.setdefault(names[module], len(traced.order))
 
-    def left(module: nn.Module, inputs: object, output: object) -> None:
+    def post_hook(module: nn.Module, inputs: object, output: object) -> None:
         first = output[0] if isinstance(output, tuple | list) and output else output
         if isinstance(first, Tensor):
-            found.shapes[names[module]] = tuple(first.shape)
+            traced.shapes[names[module]] = tuple(first.shape)
 
-    handles = [module.register_forward_pre_hook(entered) for module in names]
-    handles += [module.register_forward_hook(left) for module in names]
+    handles = [module.register_forward_pre_hook(pre_hook) for module in names]
+    handles += [module.register_forward_hook(post_hook) for module in names]
     try:
         yield
     finally:

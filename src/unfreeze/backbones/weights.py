@@ -1,4 +1,4 @@
-"""Weights from anywhere into a network, with an account of what found its place."""
+"""Loads weights from any source into a network and reports what was matched."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,10 +17,10 @@ from unfreeze.checkpoints.values import oddity, scar
 from unfreeze.data.preprocess import Preprocess
 from unfreeze.errors import WeightsError
 
-# Below this share of the backbone's parameters a file is taken for another network's.
+# Below this matched share of the backbone's parameters a file counts as another network's.
 ENOUGH = 0.9
-# Telling parts of names, the most telling first: what a file looks like that does not fit.
-_LOOKS = (
+# (part of a parameter name, network family), the most specific first: for the error message.
+_FAMILIES = (
     ("layer4.0.conv3", "a ResNet-50 or deeper"),
     ("layer4.0.conv2", "a ResNet-18 or -34"),
     ("denseblock1", "a DenseNet"),
@@ -40,16 +40,16 @@ _LOOKS = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came of loading weights.
+    """The result of loading weights.
 
-    `share`: of the backbone's parameters, 0..1 (None: no weights were asked for); `matched`,
-    `missing`: names in the network, `unexpected`: names in the file; the head stands in none of
-    them where it was skipped, but in `head`. `preprocess`: what the weights want (None: unknown);
-    `source`: what they are, in words. `prefix`: what stood before the names in the file; `random`:
-    parameters of the backbone that kept their untrained values (only where that was allowed);
-    `rest`: vectors and matrices of the file that found no place, a SwAV head among them, under
-    their names with the keys that led there; `licence`: a sentence for whoever uses them, or "";
-    `notes`: what was done so that they fit, and whether a checksum vouches for them.
+    `share`: loaded share of the backbone's parameters, 0..1 (None: no weights were requested);
+    `matched`, `missing`: names in the network; `unexpected`: names in the file. A skipped head is
+    in none of them, but in `head`. `preprocess`: the weights' preprocessing (None: unknown);
+    `source`: a description of the weights; `prefix`: prefix of the names in the file; `random`:
+    backbone parameters that keep their random initialisation (only with `allow_partial`); `rest`:
+    unused vectors and matrices of the file, such as a SwAV head, by name with the keys of their
+    container; `licence`: a sentence about the licence, or ""; `notes`: how the weights were
+    adapted, and whether the file has no checksum.
     """
 
     share: float | None
@@ -67,16 +67,16 @@ class Loaded:
 
     @property
     def account(self) -> str:
-        """One line: how much was found where, what found no place, and what stayed random."""
-        said = [f"{self.share or 0:.1%} of the backbone found in {self.source}"]
-        said += [f"'{self.prefix}' taken off the names"] if self.prefix else []
-        said += ["an averaged copy"] if is_averaged(self.prefix) else []
-        said += self.notes
-        said += [f"head {', '.join(self.head)} not loaded"] if self.head else []
+        """One line: how much was loaded from where, what was not used, and what stayed random."""
+        parts = [f"{self.share or 0:.1%} of the backbone loaded from {self.source}"]
+        parts += [f"prefix '{self.prefix}' removed"] if self.prefix else []
+        parts += ["averaged (EMA) weights"] if is_averaged(self.prefix) else []
+        parts += self.notes
+        parts += [f"head {', '.join(self.head)} not loaded"] if self.head else []
         unused = [name.removeprefix(self.prefix) for name in self.unexpected]
-        said += [f"not used: {_grouped(unused)}"] if unused else []
-        said += [f"STAYED RANDOM: {_grouped(self.random)}"] if self.random else []
-        return "; ".join(said)
+        parts += [f"not used: {_grouped_names(unused)}"] if unused else []
+        parts += [f"NOT LOADED (random): {_grouped_names(self.random)}"] if self.random else []
+        return "; ".join(parts)
 
 
 def load_weights(
@@ -84,10 +84,10 @@ def load_weights(
 ) -> Loaded:
     """Load `spec` (none, imagenet, NAME, URL, FILE or RUN) into a network in place.
 
-    The network is touched only when all is well. WeightsError where less than 90 % of the
-    backbone's parameters are found, where any of them has another shape or a batch norm would be
-    left without its statistics (with `allow_partial` only where nothing is found), where a tensor
-    holds no plain, finite numbers, and where the weights cannot be had.
+    On an error the network is unchanged. WeightsError if less than 90 % of the backbone's
+    parameters are matched, if any of them has another shape or batch-norm statistics are missing
+    (with `allow_partial` only if nothing is matched), if a tensor is not dense and finite, and if
+    the weights cannot be read or downloaded.
     """
     if spec == "none":
         return Loaded(None, (), (), (), None, "none")
@@ -95,17 +95,17 @@ def load_weights(
     origin = fetch(spec, name)
     heads = head_layers(model) if skip_head and not is_headless(model) else ()
     entries = model.state_dict()
-    wanted = {entry: tuple(tensor.shape) for entry, tensor in entries.items()}
-    found = {entry: tuple(tensor.shape) for entry, tensor in origin.tensors.items()}
-    result = adapted(model, without_head(heads, match(found, wanted)))
+    model_shapes = {entry: tuple(tensor.shape) for entry, tensor in entries.items()}
+    file_shapes = {entry: tuple(tensor.shape) for entry, tensor in origin.tensors.items()}
+    result = adapted(model, without_head(heads, match(file_shapes, model_shapes)))
     share = backbone_share(model, heads, result)
     _check(model, origin, result, share, name, allow_partial)
     _check_values(origin, result, entries)
     with torch.no_grad():
-        for own, theirs in result.pairs.items():
-            tensor = gathered(origin.tensors, theirs, result)
-            entries[own].copy_(fitted(model, own, tensor, entries[own]))
-    left = {*result.missing, *(clash.wanted for clash in result.mismatched)}
+        for model_name, file_name in result.pairs.items():
+            tensor = gathered(origin.tensors, file_name, result)
+            entries[model_name].copy_(fitted(model, model_name, tensor, entries[model_name]))
+    unmatched = {*result.missing, *(clash.wanted for clash in result.mismatched)}
     return Loaded(
         share=share,
         matched=tuple(result.pairs),
@@ -115,19 +115,19 @@ def load_weights(
         source=origin.source,
         prefix=result.prefix,
         head=heads,
-        random=tuple(name for name, _ in model.named_parameters() if name in left),
-        rest=_rest(origin, result),
+        random=tuple(name for name, _ in model.named_parameters() if name in unmatched),
+        rest=_unused_tensors(origin, result),
         licence=origin.licence,
-        notes=(*([f"paired {result.how}"] if result.how else []), *result.notes, *origin.notes),
+        notes=(*([f"matched {result.how}"] if result.how else []), *result.notes, *origin.notes),
     )
 
 
 def _check_values(origin: Origin, result: Match, entries: Mapping[str, torch.Tensor]) -> None:
-    """WeightsError where a tensor that would be loaded is not plain, or not finite."""
-    for own, theirs in result.pairs.items():
-        for part in result.joined.get(theirs, (theirs,)):
+    """WeightsError if a tensor to load is not dense and finite, or looks damaged."""
+    for name, file_name in result.pairs.items():
+        for part in result.joined.get(file_name, (file_name,)):
             tensor = origin.tensors[part]
-            reason = oddity(tensor, entries[own])
+            reason = oddity(tensor, entries[name])
             if not reason and origin.unproved and (reason := scar(tensor)):
                 reason += ": the file is damaged (its format has no checksum)"
             if reason:
@@ -137,34 +137,34 @@ def _check_values(origin: Origin, result: Match, entries: Mapping[str, torch.Ten
                 )
 
 
-def _rest(origin: Origin, result: Match) -> dict[str, torch.Tensor]:
-    """What a projection head or prototypes could be: nothing that a convolution needs."""
+def _unused_tensors(origin: Origin, result: Match) -> dict[str, torch.Tensor]:
+    """Unused vectors and matrices: what could be a projection head or prototypes."""
     rest = {name: origin.tensors[name] for name in result.unexpected}
     for container, inside in origin.beside.items():
         rest |= {f"{container}.{name}" if container else name: t for name, t in inside.items()}
     return {name: tensor for name, tensor in rest.items() if tensor.dim() <= 2}
 
 
-def _grouped(names: Iterable[str]) -> str:
-    """`projection_head (7), prototypes (1)`: names by their first part."""
+def _grouped_names(names: Iterable[str]) -> str:
+    """`projection_head (7), prototypes (1)`: names counted by their first part."""
     counts = Counter(name.partition(".")[0] for name in names)
     listed = [f"{part} ({count})" for part, count in counts.items()]
     return ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")
 
 
 def load_exactly(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Load our own saved state: the same names and shapes on both sides, else WeightsError.
+    """Load an unfreeze model's tensors in place; WeightsError unless all names and shapes match.
 
-    Copies, because `load_state_dict` may want a version that safetensors does not carry (MNASNet).
+    Copies, because `load_state_dict` may need a version that safetensors does not store (MNASNet).
     """
     entries = model.state_dict()
-    odd = sorted(set(entries) ^ set(tensors)) or [
+    differing = sorted(set(entries) ^ set(tensors)) or [
         name for name, entry in entries.items() if entry.shape != tensors[name].shape
     ]
-    if odd:
+    if differing:
         raise WeightsError(
-            f"The saved model and {type(model).__name__} differ in {len(odd)} entries, first "
-            f"{odd[0]}.",
+            f"The saved model and {type(model).__name__} differ in {len(differing)} entries, first "
+            f"{differing[0]}.",
             "Use the --arch, --stem and classes it was saved with.",
         )
     with torch.no_grad():
@@ -172,27 +172,31 @@ def load_exactly(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
             if reason := oddity(tensors[name], entry):
                 raise WeightsError(
                     f"The saved model cannot be used: {name} {reason}.",
-                    "Take an earlier checkpoint of the run, or train it again.",
+                    "Use an earlier checkpoint of the run, or train it again.",
                 )
             entry.copy_(tensors[name])
 
 
 def without_head(heads: tuple[str, ...], result: Match) -> Match:
-    """The same pairing with the head's entries in none of its parts."""
+    """The match without the head's entries."""
 
     def backbone(name: str) -> bool:
         return not any(name.startswith(f"{head}.") for head in heads)
 
     return replace(
         result,
-        pairs={own: theirs for own, theirs in result.pairs.items() if backbone(own)},
+        pairs={
+            model_name: file_name
+            for model_name, file_name in result.pairs.items()
+            if backbone(model_name)
+        },
         missing=tuple(name for name in result.missing if backbone(name)),
         mismatched=tuple(clash for clash in result.mismatched if backbone(clash.wanted)),
     )
 
 
 def backbone_share(model: nn.Module, heads: tuple[str, ...], result: Match) -> float:
-    """Matched share of the parameters; buffers are loaded, but a few more would hide a layer."""
+    """Matched share of the backbone's parameters, 0..1; buffers do not count."""
     sizes = {
         name: parameter.numel()
         for name, parameter in model.named_parameters()
@@ -209,61 +213,65 @@ def _check(
         return
     if share < ENOUGH and result.doubt:
         raise WeightsError(
-            f"{origin.name} has the shapes of {arch} in order, but under other names, and that is "
-            f"no proof: {result.doubt}.",
-            "Save it with the names that the library of --arch gives.",
+            f"{origin.name} has the shapes of {arch} in order, but other names, which is not "
+            f"conclusive: {result.doubt}.",
+            "Save it with the parameter names of the library named in --arch.",
         )
     if share < ENOUGH:
         raise WeightsError(
             f"{origin.name} holds {share:.1%} of the parameters of {arch}: it looks like "
-            f"{_looks(origin.tensors)}, and wanted was {_example(model.state_dict())}.",
-            "Name the architecture of the file with --arch (`unfreeze inspect` says which it is), "
-            "or give other weights" + ("; --allow-partial takes what fits." if share else "."),
+            f"{_family(origin.tensors)}, expected {_example_tensor(model.state_dict())}.",
+            "Name the architecture of the file with --arch (`unfreeze inspect` shows it), or give "
+            "other weights" + ("; --allow-partial loads what matches." if share else "."),
         )
     if result.mismatched:
-        raise _clash(model, origin, result.mismatched)
-    lost = [name for name in result.missing if name.endswith(("running_mean", "running_var"))]
-    if lost:
+        raise _mismatch_error(model, origin, result.mismatched)
+    missing = [name for name in result.missing if name.endswith(("running_mean", "running_var"))]
+    if missing:
         raise WeightsError(
-            f"{origin.name} lacks batch-norm statistics ({len(lost)}, first {lost[0]}).",
-            "Save the whole state_dict(), not the parameters alone.",
+            f"{origin.name} lacks batch-norm statistics ({len(missing)}, first {missing[0]}).",
+            "Save the complete state_dict(), not only the parameters.",
         )
 
 
-def _clash(model: nn.Module, origin: Origin, clashes: tuple[Mismatch, ...]) -> WeightsError:
+def _mismatch_error(
+    model: nn.Module, origin: Origin, clashes: tuple[Mismatch, ...]
+) -> WeightsError:
     first = clashes[0]
-    stem = next((one for one in clashes if one.wanted == first_convolution(model)), None)
+    stem = next((clash for clash in clashes if clash.wanted == first_convolution(model)), None)
     if stem is not None and stem.found_shape[1:2] != stem.wanted_shape[1:2]:
         return WeightsError(
-            f"The first convolution of {origin.name} is {_text(stem.found_shape)}: it takes "
+            f"The first convolution of {origin.name} is {_shape_text(stem.found_shape)}: it takes "
             f"{stem.found_shape[1]} channels, and that of this network is "
-            f"{_text(stem.wanted_shape)}.",
-            "Use the --arch and --stem it was made for.",
+            f"{_shape_text(stem.wanted_shape)}.",
+            "Use the --arch and --stem it was trained with.",
         )
     if stem is not None:
         return WeightsError(
-            f"The first convolution of {origin.name} is {_text(stem.found_shape)}, that of this "
-            f"network {_text(stem.wanted_shape)}.",
+            f"The first convolution of {origin.name} is {_shape_text(stem.found_shape)}, that of "
+            f"this network {_shape_text(stem.wanted_shape)}.",
             "Use --stem small." if stem.found_shape[-1] == 3 else "Use --stem imagenet.",
         )
     return WeightsError(
-        f"{len(clashes)} tensors of {origin.name} have another shape than in this network, first "
-        f"{first.wanted}: {_text(first.found_shape)} instead of {_text(first.wanted_shape)}.",
-        "Use the --arch and --image-size the weights were made for.",
+        f"{len(clashes)} tensors of {origin.name} differ in shape from this network, first "
+        f"{first.wanted}: {_shape_text(first.found_shape)} instead of "
+        f"{_shape_text(first.wanted_shape)}.",
+        "Use the --arch and --image-size the weights were trained with.",
     )
 
 
-def _looks(tensors: Mapping[str, torch.Tensor]) -> str:
+def _family(tensors: Mapping[str, torch.Tensor]) -> str:
     family = next(
-        (kind for part, kind in _LOOKS if any(part in name for name in tensors)), "another network"
+        (kind for part, kind in _FAMILIES if any(part in name for name in tensors)),
+        "another network",
     )
-    return f"{family} ({_example(tensors)})"
+    return f"{family} ({_example_tensor(tensors)})"
 
 
-def _example(tensors: Mapping[str, torch.Tensor]) -> str:
+def _example_tensor(tensors: Mapping[str, torch.Tensor]) -> str:
     name, tensor = next(iter(tensors.items()))
-    return f"{len(tensors)} tensors such as {name} {_text(tuple(tensor.shape))}"
+    return f"{len(tensors)} tensors such as {name} {_shape_text(tuple(tensor.shape))}"
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"

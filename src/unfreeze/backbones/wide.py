@@ -1,8 +1,8 @@
-"""SwAV's wide networks: a ResNet-50 whose every layer has w times the channels (paper, table 2).
+"""SwAV's wide networks: ResNet-50 with w times the channels in every layer (paper, table 2).
 
-The width multiplies all of it, the stem's 64 channels too: features are 2048 w wide. (torchvision's
-`wide_resnet50_2` widens the 3x3 convolutions alone.) Names are those of torchvision's ResNet, whose
-blocks and forward pass these are; the published files have the same names, and no `fc`.
+The width multiplies all layers, including the stem's 64 channels: features are 2048 w wide.
+(torchvision's `wide_resnet50_2` widens only the 3x3 convolutions.) Blocks, forward pass and names
+are torchvision's ResNet's; the published files have the same names, and no `fc`.
 """
 
 from torch import nn
@@ -12,7 +12,7 @@ BLOCKS = (3, 4, 6, 3)
 
 
 class WideResNet50(ResNet):  # type: ignore[misc]  # torchvision is untyped
-    """A ResNet-50 of `width` times the channels; [B, 3, H, W] to [B, classes]."""
+    """A ResNet-50 with `width` times the channels; [B, 3, H, W] to [B, classes]."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__(Bottleneck, list(BLOCKS), num_classes=classes)

@@ -1,4 +1,4 @@
-"""What a network computes, counted from shapes, and how fast this machine computes it."""
+"""FLOPs of a network, counted from shapes, and the measured speed of this machine."""
 
 import copy
 import time
@@ -14,14 +14,15 @@ from unfreeze.backbones.trace import evaluating
 from unfreeze.runtime.devices import autocast
 
 _REPEATS = 3
-_FEW, _SOME = 2, 8  # images of a first pass, and of one that is known to be cut off
+_WARM_UP_ROWS = 2  # images of the first pass
+_PARTIAL_ROWS = 8  # images of a pass that will be interrupted
 
 
 @dataclass(frozen=True)
 class Work:
-    """Operations for one image: `forward` and `training` (forward and backward).
+    """FLOPs per image: `forward`, and `training` (forward and backward).
 
-    `kept`: bytes in fp32 that the backward pass needs of it.
+    `kept`: bytes of fp32 activations saved for the backward pass, per image.
     """
 
     forward: float
@@ -30,15 +31,15 @@ class Work:
 
 
 class Kept:
-    """Adds up the storages that autograd keeps, each once; those of `known` tensors never."""
+    """Sums the bytes of storages saved by autograd, each once, without those of `known` tensors."""
 
     def __init__(self, known: Sequence[Tensor]) -> None:
         self.seen = {tensor.untyped_storage()._cdata for tensor in known}
-        self.held: list[Any] = []  # so that no address is used twice
+        self.held: list[Any] = []  # references, so that no address is reused
         self.bytes = 0
 
     def take(self, tensor: Tensor) -> Tensor:
-        """Called by autograd for each tensor that it keeps."""
+        """The pack hook: called by autograd for each tensor that it saves."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self.seen:
             self.seen.add(storage._cdata)
@@ -48,46 +49,47 @@ class Kept:
 
 
 def work_of(network: nn.Module, frozen: Collection[str], side: int) -> Work | None:
-    """The work for images of `side` pixels while these parameters are frozen.
+    """FLOPs and activation memory for images of `side` pixels with these parameters frozen.
 
-    Runs on the meta device: no arithmetic, no memory. None for a network that has to see numbers.
+    Runs on the meta device, without computation or memory. None for a network that needs real
+    values.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    own = {
+    parameters = {
         name: p.detach().to("meta").requires_grad_(p.is_floating_point() and name not in frozen)
         for name, p in network.named_parameters()
     }
     buffers = {name: buffer.detach().to("meta") for name, buffer in network.named_buffers()}
-    two = torch.zeros(2, 3, side, side, device="meta")
-    kept = Kept((*own.values(), *buffers.values(), two))
+    images = torch.zeros(2, 3, side, side, device="meta")
+    saved = Kept((*parameters.values(), *buffers.values(), images))
     with torch.enable_grad(), evaluating(network), FlopCounterMode(display=False) as counter:
         try:
-            with torch.autograd.graph.saved_tensors_hooks(kept.take, _as_it_is):
-                output = functional_call(network, {**own, **buffers}, (two,))
+            with torch.autograd.graph.saved_tensors_hooks(saved.take, _unpack):
+                output = functional_call(network, {**parameters, **buffers}, (images,))
             forward = counter.get_total_flops()
             if output.requires_grad:
                 output.sum().backward()
-        # a network says in its own way that it cannot be followed, or not at this size
+        # networks raise different errors where they cannot run on meta or at this size
         except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError):
             return None
-    return Work(forward / 2, counter.get_total_flops() / 2, kept.bytes // 2)
+    return Work(forward / 2, counter.get_total_flops() / 2, saved.bytes // 2)
 
 
 def product_speed(seconds: float = 0.05) -> float:
-    """Operations a second of a product of matrices on this CPU, as busy as it is now."""
+    """FLOPs per second of a matrix product on this CPU, under its current load."""
     square, count = torch.ones(512, 512), 0
-    square @ square  # the first one finds nothing in place
-    began = time.perf_counter()
-    while not count or time.perf_counter() - began < seconds:
+    square @ square  # warm-up
+    start = time.perf_counter()
+    while not count or time.perf_counter() - start < seconds:
         square @ square
         count += 1
-    return 2 * 512**3 * count / max(time.perf_counter() - began, 1e-6)
+    return 2 * 512**3 * count / max(time.perf_counter() - start, 1e-6)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how a network is computed."""
+    """The device and precision of a computation."""
 
     device: torch.device
     precision: str
@@ -103,97 +105,99 @@ def measured_speed(
     training: bool = True,
     seconds: float = 1.0,
 ) -> float | None:
-    """Operations a second of this network here, measured in about `seconds`; None if it fails.
+    """FLOPs per second of this network here, measured in about `seconds`; None if it fails.
 
-    `rows`: images of a batch. Fewer are taken where they would take too long, and a pass that still
-    does is cut off between two layers: what was computed by then counts. `network` and the random
-    numbers stay as they are.
+    `rows`: batch size. Fewer images are used if they would take too long, and a pass that still
+    does is interrupted between two layers: the FLOPs up to there count. `network` and the random
+    state are unchanged.
     """
     cuda = machine.device.type == "cuda"
     with torch.random.fork_rng(devices=[machine.device] if cuda else []):
-        own = copy.deepcopy(network).to(machine.device)
+        model = copy.deepcopy(network).to(machine.device)
         if machine.device.type in ("cpu", "cuda"):
-            own = own.to(memory_format=torch.channels_last)
-        for name, parameter in own.named_parameters():
-            learns = training and name not in frozen and parameter.is_floating_point()
-            parameter.requires_grad_(learns)
-        still = {name for name, p in own.named_parameters() if not p.requires_grad}
-        work = work_of(own, still, side)
+            model = model.to(memory_format=torch.channels_last)
+        for name, parameter in model.named_parameters():
+            trainable = training and name not in frozen and parameter.is_floating_point()
+            parameter.requires_grad_(trainable)
+        frozen_names = {name for name, p in model.named_parameters() if not p.requires_grad}
+        work = work_of(model, frozen_names, side)
         if work is None:
             return None
-        own.train(training)
-        return _Trial(own, side, machine, seconds).speed(max(1, rows), work.training)
+        model.train(training)
+        return _SpeedTest(model, side, machine, seconds).speed(max(1, rows), work.training)
 
 
-class _Late(Exception):
-    """A pass took too long."""
+class _TimeUp(Exception):
+    """The pass exceeded its time."""
 
 
-class _Trial:
-    """Passes of a network over made-up images that end about `seconds` after the first began."""
+class _SpeedTest:
+    """Times passes of a network over zero images, for about `seconds` in total."""
 
     def __init__(self, network: nn.Module, side: int, machine: Machine, seconds: float) -> None:
         self.network, self.side, self.machine, self.seconds = network, side, machine, seconds
         self.until = time.perf_counter() + seconds / 2
 
-    def speed(self, most: int, each: float) -> float | None:
-        """Operations a second, with up to `most` images as time allows; `each` of an image."""
-        rows = min(most, _FEW)
+    def speed(self, max_rows: int, flops_per_image: float) -> float | None:
+        """FLOPs per second with batches of up to `most` images; `each`: FLOPs per image."""
+        rows = min(max_rows, _WARM_UP_ROWS)
         try:
-            _, whole = self._counted(rows)  # the first one finds nothing in place
-            if not whole:
+            _, complete = self._timed_pass(rows)  # warm-up
+            if not complete:
                 self.until = time.perf_counter() + self.seconds / 2
-                return self._counted(min(most, _SOME))[0]
+                return self._timed_pass(min(max_rows, _PARTIAL_ROWS))[0]
             self.until = time.perf_counter() + self.seconds / 2
-            spent = self._pass(rows)
-            while rows < most and self._time_for(3 * spent):
-                rows = min(most, 2 * rows)
-                spent = self._pass(rows)
-            spents = [spent]
-            while len(spents) < _REPEATS and self._time_for(spent):
-                spents.append(self._pass(rows))
+            seconds = self._pass(rows)
+            while rows < max_rows and self._time_for(3 * seconds):
+                rows = min(max_rows, 2 * rows)
+                seconds = self._pass(rows)
+            durations = [seconds]
+            while len(durations) < _REPEATS and self._time_for(seconds):
+                durations.append(self._pass(rows))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return None
-        except (RuntimeError, TypeError, ValueError):  # not made for such images
+        except (RuntimeError, TypeError, ValueError):  # does not accept such images
             return None
-        return each * rows * len(spents) / max(sum(spents), 1e-9)
+        return flops_per_image * rows * len(durations) / max(sum(durations), 1e-9)
 
     def _time_for(self, seconds: float) -> bool:
         return time.perf_counter() + seconds < self.until
 
-    def _counted(self, rows: int) -> tuple[float, bool]:
-        """Operations a second of a pass, and whether it went through or was cut off."""
+    def _timed_pass(self, rows: int) -> tuple[float, bool]:
+        """(FLOPs per second of a pass, whether it completed before the time was up)."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        began, whole = time.perf_counter(), True
-        hooks: list[Any] = [m.register_forward_pre_hook(self._look) for m in self.network.modules()]
+        start, complete = time.perf_counter(), True
+        hooks: list[Any] = [
+            m.register_forward_pre_hook(self._check_time) for m in self.network.modules()
+        ]
         for weight in self.network.parameters():
             if weight.requires_grad:
-                hooks.append(weight.register_post_accumulate_grad_hook(self._look))  # type: ignore[no-untyped-call]
+                hooks.append(weight.register_post_accumulate_grad_hook(self._check_time))  # type: ignore[no-untyped-call]
         try:
             with FlopCounterMode(display=False) as counter:
                 self._pass(rows)
-        except _Late:
-            whole = False
+        except _TimeUp:
+            complete = False
             self.network.zero_grad(set_to_none=True)
         finally:
             for hook in hooks:
                 hook.remove()
         operations: int = counter.get_total_flops()
-        return operations / (time.perf_counter() - began), whole
+        return operations / (time.perf_counter() - start), complete
 
-    def _look(self, *_: Any) -> None:
+    def _check_time(self, *_: Any) -> None:
         if time.perf_counter() > self.until:
-            raise _Late
+            raise _TimeUp
 
     def _pass(self, rows: int) -> float:
         device = self.machine.device
         images = torch.zeros(rows, 3, self.side, self.side, device=device)
         images = images.to(memory_format=torch.channels_last)
-        began = time.perf_counter()
-        learns = any(p.requires_grad for p in self.network.parameters())
-        with torch.set_grad_enabled(learns), autocast(device, self.machine.precision):
+        start = time.perf_counter()
+        trainable = any(p.requires_grad for p in self.network.parameters())
+        with torch.set_grad_enabled(trainable), autocast(device, self.machine.precision):
             output = self.network(images)
         value = output.float().square().mean()
         if value.requires_grad:
@@ -202,8 +206,8 @@ class _Trial:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         self.network.zero_grad(set_to_none=True)
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
+def _unpack(tensor: Tensor) -> Tensor:
     return tensor

@@ -1,1 +1,1 @@
-"""Files that hold weights: read safely, matched by name, written whole."""
+"""Weight files: safe reading, key matching, atomic writing."""

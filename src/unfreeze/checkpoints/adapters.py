@@ -1,8 +1,8 @@
-"""Low-rank adapters beside the weights: merged where their scale is known, refused by name else.
+"""Merges LoRA adapters into the weights, and refuses adapters that cannot be merged exactly.
 
-A network that was tuned with LoRA keeps its old weights W and two small matrices beside them; what
-it computes with is W + (alpha / r) B A (Hu et al., arXiv 2106.09685). Whoever loads W alone gets
-the network from before the tuning.
+A network tuned with LoRA stores its original weights W and two small matrices; its effective
+weights are W + (alpha / r) B A (Hu et al., arXiv 2106.09685). Loading W alone would give the
+network before tuning.
 """
 
 import json
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unfreeze.errors import WeightsError
 
-# names that only adapters have, of PEFT, loralib and kohya's tools
+# parameter names of adapters in PEFT, loralib and kohya's tools
 _ADAPTER = re.compile(
     r"(?:^|[._])(?:lora_(?!alpha)\w+|hada_w\d\w*|lokr_w\d\w*|ia3_l|oft_[rR]|oft_blocks|boft_\w+"
     r"|vera_lambda_\w+|dora_scale|adapter_(?:down|up)|prompt_embeddings)(?:\.|$)"
@@ -25,14 +25,14 @@ _DOWN = re.compile(r"(.*)\.lora_(?:A|down)(?:\.(\w+))?\.weight")
 _UP = {"lora_A": "lora_B", "lora_down": "lora_up"}
 _CONFIG = "adapter_config.json"
 _MERGE = (
-    "Merge them where they were trained (PEFT: model.merge_and_unload()) and save the state_dict() "
-    "of that."
+    "Merge them with the library that trained them (PEFT: model.merge_and_unload()) and save "
+    "the state_dict() of the result."
 )
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Tensors without adapters, and how many layers were changed by merging."""
+    """Tensors without adapters, and the number of layers with merged adapters."""
 
     tensors: dict[str, Tensor]
     layers: int = 0
@@ -43,55 +43,56 @@ class _Unmergeable(Exception):
 
 
 def adapters_in(names: Iterable[str]) -> list[str]:
-    """Names of tensors that belong to adapters and not to a network."""
+    """Names of adapter tensors."""
     return [name for name in names if _ADAPTER.search(name)]
 
 
 def merged(
-    tensors: Mapping[str, Tensor], meta: Mapping[str, Any], place: Path | None, name: str
+    tensors: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path | None, name: str
 ) -> Merged:
-    """The tensors with their LoRA adapters merged; as they are where there are none.
+    """The tensors with their LoRA adapters merged; unchanged if there are none.
 
-    `meta`: plain values in the file; `place`: the file, whose neighbour adapter_config.json may
-    say alpha; `name`: what messages call it. WeightsError where adapters cannot be merged exactly.
+    `meta`: the file's metadata; `path`: its path, for adapter_config.json beside it (None: no
+    file); `name`: for messages. WeightsError if adapters cannot be merged exactly.
     """
-    found = adapters_in(tensors)
-    if not found:
+    adapters = adapters_in(tensors)
+    if not adapters:
         return Merged(dict(tensors))
     try:
-        return _merged(tensors, found, _settings(meta, place))
+        return _merge(tensors, adapters, _settings(meta, path))
     except _Unmergeable as why:
         raise WeightsError(
-            f"{name} holds adapters beside the weights ({len(found)} tensors such as {found[0]}), "
-            f"and {why}.",
+            f"{name} contains adapters ({len(adapters)} tensors such as {adapters[0]}), and {why}.",
             _MERGE,
         ) from why
 
 
-def _merged(tensors: Mapping[str, Tensor], found: list[str], settings: Mapping[str, Any]) -> Merged:
-    plain = {name: t for name, t in tensors.items() if name not in found}
-    pairs = {name: hit for name in found if (hit := _DOWN.fullmatch(name))}
-    other = next((n for n in found if n not in pairs and not _is_up(n, tensors)), None)
-    if other is not None or settings.get("use_dora") or settings.get("fan_in_fan_out"):
-        raise _Unmergeable(f"{other or 'DoRA or transposed weights'} is no plain LoRA")
-    if len({hit[2] for hit in pairs.values()}) > 1:
-        raise _Unmergeable("they are of several adapters")
-    for name, hit in pairs.items():
-        base = hit[1]
+def _merge(
+    tensors: Mapping[str, Tensor], adapters: list[str], settings: Mapping[str, Any]
+) -> Merged:
+    plain = {name: t for name, t in tensors.items() if name not in adapters}
+    pairs = {name: match for name in adapters if (match := _DOWN.fullmatch(name))}
+    unsupported = next((n for n in adapters if n not in pairs and not _is_up(n, tensors)), None)
+    if unsupported is not None or settings.get("use_dora") or settings.get("fan_in_fan_out"):
+        raise _Unmergeable(f"{unsupported or 'the adapter (DoRA or transposed)'} is not plain LoRA")
+    if len({match[2] for match in pairs.values()}) > 1:
+        raise _Unmergeable("they belong to several adapters")
+    for name, match in pairs.items():
+        base = match[1]
         weight = next(
             (w for w in (f"{base}.base_layer.weight", f"{base}.weight") if w in plain), ""
         )
         if not weight:
-            raise _Unmergeable(f"the weights of {base} are not in it")
+            raise _Unmergeable(f"it lacks the weights of {base}")
         down, up = tensors[name], tensors[_partner(name)]
         share = _alpha(base, plain, settings) / _rank(down.shape[0], settings)
         plain[weight] = plain[weight] + share * _product(down, up, plain[weight])
-    left = [n for n in plain if not n.endswith(".alpha") and ".original_module." not in n]
-    return Merged({_named(name): plain[name] for name in left}, len(pairs))
+    names = [n for n in plain if not n.endswith(".alpha") and ".original_module." not in n]
+    return Merged({_without_wrappers(name): plain[name] for name in names}, len(pairs))
 
 
-def _named(name: str) -> str:
-    """A name as it was before PEFT wrapped the layer, or put a trained copy beside it."""
+def _without_wrappers(name: str) -> str:
+    """A parameter name without the wrappers of PEFT."""
     return re.sub(r"\.modules_to_save\.\w+\.", ".", name.replace(".base_layer.", "."))
 
 
@@ -105,24 +106,24 @@ def _partner(name: str) -> str:
 
 def _is_up(name: str, tensors: Mapping[str, Tensor]) -> bool:
     for down, up in _UP.items():
-        start, found, rest = name.rpartition(f".{up}.")
-        if found:
+        start, separator, rest = name.rpartition(f".{up}.")
+        if separator:
             return f"{start}.{down}.{rest}" in tensors
     return False
 
 
 def _alpha(base: str, plain: Mapping[str, Tensor], settings: Mapping[str, Any]) -> float:
-    """Alpha of a layer: its own tensor's, else that of the settings."""
-    own = plain.get(f"{base}.alpha")
-    if own is not None:
-        return float(own)
+    """Alpha of a layer: from its own tensor, else from the settings."""
+    alpha_tensor = plain.get(f"{base}.alpha")
+    if alpha_tensor is not None:
+        return float(alpha_tensor)
     pattern = settings.get("alpha_pattern") or {}
     for part, value in pattern.items():
         if re.fullmatch(rf"(.*\.)?({part})", base):
             return float(value)
     alpha = settings.get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
-        raise _Unmergeable("nothing says their alpha, by which they are scaled")
+        raise _Unmergeable("their scaling factor (alpha) is unknown")
     return float(alpha)
 
 
@@ -131,7 +132,7 @@ def _rank(rank: int, settings: Mapping[str, Any]) -> float:
 
 
 def _product(down: Tensor, up: Tensor, weight: Tensor) -> Tensor:
-    """B A in the shape of the weight they change."""
+    """B A in the shape of `weight`."""
     if up.dim() > 2 and up.shape[2:].numel() != 1:
         raise _Unmergeable("an upper matrix is a convolution larger than 1x1")
     change = up.float().flatten(1) @ down.float().flatten(1)
@@ -142,15 +143,15 @@ def _product(down: Tensor, up: Tensor, weight: Tensor) -> Tensor:
     return change.reshape(weight.shape).to(weight.dtype)
 
 
-def _settings(meta: Mapping[str, Any], place: Path | None) -> dict[str, Any]:
-    """What the file, or adapter_config.json beside it, says of its adapters."""
-    said: dict[str, Any] = {}
+def _settings(meta: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
+    """Adapter settings from the file's metadata and from adapter_config.json beside it."""
+    settings: dict[str, Any] = {}
     for values in (meta, *(v for v in meta.values() if isinstance(v, Mapping))):
-        said |= {k: v for k, v in values.items() if k.startswith(("lora_", "use_", "fan_in"))}
-    config = place.with_name(_CONFIG) if place is not None else None
+        settings |= {k: v for k, v in values.items() if k.startswith(("lora_", "use_", "fan_in"))}
+    config = path.with_name(_CONFIG) if path is not None else None
     if config is not None and config.is_file():
         try:
-            said |= json.loads(config.read_text(encoding="utf-8"))
+            settings |= json.loads(config.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise _Unmergeable(f"{config} beside it is no JSON") from error
-    return said
+            raise _Unmergeable(f"{config} beside it is not valid JSON") from error
+    return settings

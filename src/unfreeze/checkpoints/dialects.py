@@ -1,8 +1,8 @@
-"""The same networks under the names of other libraries, where a rule leads from one to the other.
+"""Translates parameter names between libraries (transformers, timm, torchvision) by rules.
 
-Transformers' ViT, DeiT and DINOv2 keep query, key and value apart where timm has them as one
-matrix; its ResNet has the shortcut before the layers. Torchvision and timm name the parts of a
-vision transformer differently and hold the same numbers.
+Transformers' ViT, DeiT and DINOv2 store query, key and value separately where timm has one matrix;
+its ResNet has the shortcut before the layers. torchvision and timm use different names for the
+same parameters of a vision transformer.
 """
 
 import re
@@ -21,7 +21,7 @@ _KEY_VALUE = {
     "q": ("k", "v"),
 }
 
-# (pattern of the whole name without what stands before it, the name in timm's words)
+# (pattern of the name without its prefix, timm's name)
 _TRANSFORMERS_VIT: Rules = (
     (r"embeddings\.cls_token", "cls_token"),
     (r"embeddings\.distillation_token", "dist_token"),
@@ -74,94 +74,94 @@ _TIMM_VIT: Rules = (
 _PARTS = {"convolution": ("conv", "downsample.0"), "normalization": ("bn", "downsample.1")}
 
 
-def variants(found: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, tuple[str, ...]]]]:
-    """(whose names these are, new name -> names in the file) for each rule that fits some names.
+def variants(file_shapes: Mapping[str, Shape]) -> Iterator[tuple[str, dict[str, tuple[str, ...]]]]:
+    """(library, translated name -> names in the file) for each set of rules that applies.
 
-    Of several names in the file the tensors are to be joined along their first dimension. A
-    variant holds what its rules name and, under its own name, everything else.
+    Tensors of several names are to be concatenated along their first dimension. Names without a
+    rule keep their own name.
     """
-    whole = fused(found)
-    plain = {name: (name,) for name in found}
-    vit = _rewritten(whole, _TRANSFORMERS_VIT)
+    fused_names = fused(file_shapes)
+    plain = {name: (name,) for name in file_shapes}
+    vit = _translate(fused_names, _TRANSFORMERS_VIT)
     if vit and any(n.endswith("attn.qkv.weight") for n in vit):
         yield "transformers", vit
-        yield "transformers", _rewritten(vit, _TIMM_VIT)
-    resnet = _resnet(found)
+        yield "transformers", _translate(vit, _TIMM_VIT)
+    resnet = _resnet(file_shapes)
     if resnet:
         yield "transformers", resnet
-    for owner, rules, telling in (
+    for owner, rules, marker in (
         ("torchvision", _TORCHVISION_VIT, "in_proj_weight"),
         ("timm", _TIMM_VIT, "attn.qkv.weight"),
     ):
-        if any(name.endswith(telling) for name in found):
-            yield owner, _rewritten(plain, rules)
-    if len(whole) < len(plain):
-        yield "a library that keeps query, key and value apart", whole
+        if any(name.endswith(marker) for name in file_shapes):
+            yield owner, _translate(plain, rules)
+    if len(fused_names) < len(plain):
+        yield "a library with separate query, key and value", fused_names
 
 
-def fused(found: Mapping[str, Shape]) -> dict[str, tuple[str, ...]]:
-    """New name -> names in the file: query, key and value of one layer as one entry `qkv`."""
+def fused(file_shapes: Mapping[str, Shape]) -> dict[str, tuple[str, ...]]:
+    """New name -> names in the file, with query, key and value of a layer as one `qkv`."""
     joined: dict[str, tuple[str, ...]] = {}
-    taken: set[str] = set()
-    for name in found:
-        hit = _QUERY.fullmatch(name)
-        key, value = _KEY_VALUE[hit[2]] if hit else ("", "")
-        start, end = ((hit[1] or ""), hit[3]) if hit else ("", "")
-        three = (name, f"{start}{key}.{end}", f"{start}{value}.{end}")
-        if hit and all(found.get(one) == found[name] for one in three):
-            joined[f"{start}qkv.{end}"] = three
-            taken.update(three)
-        elif name not in taken:
+    used: set[str] = set()
+    for name in file_shapes:
+        match = _QUERY.fullmatch(name)
+        key, value = _KEY_VALUE[match[2]] if match else ("", "")
+        start, end = ((match[1] or ""), match[3]) if match else ("", "")
+        parts = (name, f"{start}{key}.{end}", f"{start}{value}.{end}")
+        if match and all(file_shapes.get(part) == file_shapes[name] for part in parts):
+            joined[f"{start}qkv.{end}"] = parts
+            used.update(parts)
+        elif name not in used:
             joined[name] = (name,)
-    return {new: olds for new, olds in joined.items() if len(olds) > 1 or olds[0] not in taken}
+    return {new: olds for new, olds in joined.items() if len(olds) > 1 or olds[0] not in used}
 
 
-def shape_of(names: tuple[str, ...], found: Mapping[str, Shape]) -> Shape:
-    """The shape of entries joined along their first dimension."""
-    first = found[names[0]]
+def shape_of(names: tuple[str, ...], file_shapes: Mapping[str, Shape]) -> Shape:
+    """The shape of tensors concatenated along their first dimension."""
+    first = file_shapes[names[0]]
     if len(names) == 1:
         return first
-    return (sum(found[name][0] for name in names), *first[1:])
+    return (sum(file_shapes[name][0] for name in names), *first[1:])
 
 
-def _rewritten(names: Mapping[str, tuple[str, ...]], rules: Rules) -> dict[str, tuple[str, ...]]:
-    """Names by the first rule that fits the end of each; {} where none fits any."""
-    made: dict[str, tuple[str, ...]] = {}
-    ruled = 0
+def _translate(names: Mapping[str, tuple[str, ...]], rules: Rules) -> dict[str, tuple[str, ...]]:
+    """Names translated by the first rule that matches the end of each; {} if none matches."""
+    renamed: dict[str, tuple[str, ...]] = {}
+    matches = 0
     for name, olds in names.items():
-        for pattern, wanted in rules:
-            hit = re.fullmatch(rf"(?:.*\.)?{pattern}", name)
-            if hit:
-                ruled += 1
-                made.setdefault(hit.expand(wanted), olds)
+        for pattern, template in rules:
+            match = re.fullmatch(rf"(?:.*\.)?{pattern}", name)
+            if match:
+                matches += 1
+                renamed.setdefault(match.expand(template), olds)
                 break
         else:
-            made[name] = olds
-    return made if ruled else {}
+            renamed[name] = olds
+    return renamed if matches else {}
 
 
-def _resnet(found: Mapping[str, Shape]) -> dict[str, tuple[str, ...]]:
-    """Transformers' ResNet in torchvision's words; {} where it is none."""
-    made: dict[str, tuple[str, ...]] = {}
-    ruled = 0
-    for name in found:
+def _resnet(file_shapes: Mapping[str, Shape]) -> dict[str, tuple[str, ...]]:
+    """Transformers' ResNet in torchvision's names; {} if it is not one."""
+    renamed: dict[str, tuple[str, ...]] = {}
+    matches = 0
+    for name in file_shapes:
         new = _resnet_name(name)
-        ruled += new != name
-        made[new] = (name,)
-    return made if ruled > 1 else {}
+        matches += new != name
+        renamed[new] = (name,)
+    return renamed if matches > 1 else {}
 
 
 def _resnet_name(name: str) -> str:
     stem = re.fullmatch(r"(?:.*\.)?embedder\.embedder\.(convolution|normalization)\.(\w+)", name)
     if stem:
         return f"{_PARTS[stem[1]][0]}1.{stem[2]}"
-    hit = re.fullmatch(
+    match = re.fullmatch(
         r"(?:.*\.)?encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)|shortcut)"
         r"\.(convolution|normalization)\.(\w+)",
         name,
     )
-    if hit is None:
+    if match is None:
         return re.sub(r"^classifier\.1\.", "fc.", name)
-    block, (word, shortcut) = f"layer{int(hit[1]) + 1}.{hit[2]}", _PARTS[hit[4]]
-    part = shortcut if hit[3] is None else f"{word}{int(hit[3]) + 1}"
-    return f"{block}.{part}.{hit[5]}"
+    block, (word, shortcut) = f"layer{int(match[1]) + 1}.{match[2]}", _PARTS[match[4]]
+    part = shortcut if match[3] is None else f"{word}{int(match[3]) + 1}"
+    return f"{block}.{part}.{match[5]}"

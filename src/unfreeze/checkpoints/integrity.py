@@ -1,4 +1,4 @@
-"""Whether a file holds what was written: checksums of archives, and our own of tensors."""
+"""File integrity: checksums of zip archives, SHA-256 digests of tensors and files."""
 
 import errno
 import functools
@@ -12,15 +12,15 @@ import torch
 
 
 def archive_fault(path: Path) -> tuple[str, bool]:
-    """(what is wrong with a zip archive, whether its checksums were compared).
+    """(fault of a zip archive, whether its checksums were verified); "" for an intact archive.
 
-    "" where every member is as it was written. PyTorch can be told to write no checksums
-    (`set_crc32_options`): all of them are 0 then, and nothing can be compared.
+    PyTorch can write archives without checksums (`set_crc32_options`): all of them are 0 then, and
+    nothing can be verified.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [one for one in archive.infolist() if one.file_size]
-            if members and not any(one.CRC for one in members):
+            members = [member for member in archive.infolist() if member.file_size]
+            if members and not any(member.CRC for member in members):
                 return "", False
             damaged = archive.testzip()
     except MemoryError:
@@ -31,30 +31,30 @@ def archive_fault(path: Path) -> tuple[str, bool]:
         return _first_line(error), False
     except Exception as error:  # damaged headers make zipfile raise nearly anything
         return _first_line(error), False
-    return (f"{damaged} has another checksum" if damaged else ""), True
+    return (f"{damaged} has a different checksum" if damaged else ""), True
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values, in the order of the names."""
-    whole = hashlib.sha256()
+    """SHA-256 over names, dtypes, shapes and values, sorted by name."""
+    sha256 = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return whole.hexdigest()
+        sha256.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
 
 
 def expected_hash(path: Path) -> str:
-    """The beginning of the SHA-256 that a file's own name promises; "" where it promises none.
+    """The SHA-256, or its first digits, in a file's name; "" if the name contains none.
 
-    The Hugging Face cache calls its blobs by their hash; torchvision's published files end with
+    Blobs in the Hugging Face cache are named by their hash; torchvision's published files end with
     the first digits of theirs.
     """
     blob = path.resolve().name
     if re.fullmatch(r"[0-9a-f]{64}", blob):
         return blob
-    hit = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-    return hit[1] if hit and path.name in _published() else ""
+    match = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    return match[1] if match and path.name in _published_files() else ""
 
 
 def file_hash(path: Path) -> str:
@@ -64,7 +64,7 @@ def file_hash(path: Path) -> str:
 
 
 @functools.cache
-def _published() -> frozenset[str]:
+def _published_files() -> frozenset[str]:
     """Names of the weights files of torchvision's classification networks."""
     from torchvision import models
 

@@ -1,4 +1,4 @@
-"""Names in a checkpoint brought together with names in a network, by search instead of a list."""
+"""Matches a checkpoint's parameter names with a network's, by search instead of fixed rules."""
 
 import math
 import re
@@ -12,18 +12,18 @@ from unfreeze.checkpoints.respelled import numbered, renamed
 
 Shape = tuple[int, ...]
 
-# How many (strip, add) pairs are tried in full, those with the most agreeing weights first.
+# How many (strip, add) prefixes are tried in full, those with the most matching weights first.
 TRIED = 64
-# Of two copies that fit equally well the averaged one is taken: it is the better network.
+# Words for averaged (EMA) weights: of two copies that match equally, the averaged one is used.
 AVERAGED = {"ema", "teacher", "averaged", "average"}
-# Below this share the names are also read as children by number, as those of other libraries, and
-# at last not at all.
+# Below this matched share, names are also read as numbered children and as other libraries' names,
+# and finally ignored in favour of the order of shapes.
 PLAIN = 0.9
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A name that fits and a shape that does not."""
+    """A tensor of the file whose name matches an entry of the network, but not its shape."""
 
     found: str
     wanted: str
@@ -35,11 +35,11 @@ class Mismatch:
 class Match:
     """Which tensor of a file belongs to which entry of a network.
 
-    `prefix`: what stood before the names in the file; `pairs`: wanted name -> name in the file;
-    `missing`: wanted names the file lacks; `unexpected`: names in the file that found no place;
-    `share`: matched elements / wanted elements, 0..1; `joined`: names in `pairs` that are not in
-    the file -> those that make them, one below the other; `how`: in words, where not by plain
-    names; `doubt`: why a pairing by order was not taken; `notes`: what else is done to fit.
+    `prefix`: prefix of the names in the file; `pairs`: name in the network -> name in the file;
+    `missing`: names of the network that the file lacks; `unexpected`: unmatched names of the file;
+    `share`: matched elements / elements of the network, 0..1; `joined`: names in `pairs` that are
+    concatenated from these names of the file; `how`: the way of matching in words, "" for plain
+    names; `doubt`: why a match by order of shapes was rejected; `notes`: shape adaptations.
     """
 
     prefix: str
@@ -55,8 +55,8 @@ class Match:
 
 
 @dataclass(frozen=True)
-class _Repair:
-    """Take `strip` off the front of a name in the file, put `add` there."""
+class _PrefixChange:
+    """Replaces the prefix `strip` of a name in the file by `add`."""
 
     strip: str = ""
     add: str = ""
@@ -65,227 +65,249 @@ class _Repair:
         return self.add + name[len(self.strip) :] if name.startswith(self.strip) else None
 
 
-def match(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
-    """The pairing of names with the most matched elements (by name and shape).
+def match(file_shapes: Mapping[str, Shape], model_shapes: Mapping[str, Shape]) -> Match:
+    """The match with the most elements of equal name and shape.
 
-    Tried are all leading parts (`module.`, `model.backbone.`, ...) that make some name of the file
-    end like a wanted one; inside a name, parts that no wanted name has (`features.module.0`) are
-    passed over, and `norm.1` or `norm_1` is taken for `norm1`. What then lacks is sought under
-    another word for one part (`shortcut`, `downsample`), and where that is much, under the numbers
-    of the network's children (`4.0.conv1` for `layer1.0.conv1`), under the names of other
-    libraries, and by the order of shapes. Pure: shapes in, names out.
+    All prefixes (`module.`, `model.backbone.`, ...) are tried with which some name of the file
+    ends like one of the network; inside a name, unknown parts (`features.module.0`) are skipped,
+    and `norm.1` or `norm_1` matches `norm1`. Missing names are then searched with another word for
+    one part (`shortcut`, `downsample`). If much is still missing, the network's children by number
+    (`4.0.conv1` for `layer1.0.conv1`), the names of other libraries and the order of shapes are
+    tried. Pure: shapes in, names out.
     """
-    best = _by_name(found, wanted)
+    best = _by_name(file_shapes, model_shapes)
     if best.share < PLAIN:
-        for prefix, names in numbered(found, wanted):
-            other = _by_name({new: found[name] for new, name in names.items()}, wanted)
-            if other.share > best.share:
-                best = _as_written(other, prefix, names, found)
+        for prefix, names in numbered(file_shapes, model_shapes):
+            candidate = _by_name(
+                {new: file_shapes[name] for new, name in names.items()}, model_shapes
+            )
+            if candidate.share > best.share:
+                best = _with_original_names(candidate, prefix, names, file_shapes)
     if best.share < PLAIN:
-        best = _in_other_words(best, found, wanted)
+        best = _by_translation(best, file_shapes, model_shapes)
     return best
 
 
-def _in_other_words(best: Match, found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
-    """The pairing by other libraries' names or by the order of shapes, where that is better."""
-    translated = list(variants(found))
+def _by_translation(
+    best: Match, file_shapes: Mapping[str, Shape], model_shapes: Mapping[str, Shape]
+) -> Match:
+    """The match by other libraries' names or by the order of shapes, if better than `best`."""
+    translated = list(variants(file_shapes))
     for owner, names in translated:
-        shapes = {new: shape_of(olds, found) for new, olds in names.items()}
-        other = _by_name(shapes, wanted)
-        if other.share > best.share:
-            best = _translated(other, names, found, f"by the names of {owner}")
+        shapes = {new: shape_of(olds, file_shapes) for new, olds in names.items()}
+        candidate = _by_name(shapes, model_shapes)
+        if candidate.share > best.share:
+            best = _with_file_names(candidate, names, file_shapes, f"by the names of {owner}")
     if best.share >= PLAIN:
         return best
-    tried: list[Mapping[str, tuple[str, ...]]] = [{name: (name,) for name in found}]
-    tried += [names for _, names in translated[-1:]]
-    for table in tried:
-        shapes = {new: shape_of(olds, found) for new, olds in table.items()}
-        order = in_order(shapes, wanted)
+    tables: list[Mapping[str, tuple[str, ...]]] = [{name: (name,) for name in file_shapes}]
+    tables += [names for _, names in translated[-1:]]
+    for table in tables:
+        shapes = {new: shape_of(olds, file_shapes) for new, olds in table.items()}
+        order = in_order(shapes, model_shapes)
         if order is None:
             continue
         if order.doubt:
             return replace(best, doubt=order.doubt)
-        share = _elements(order.pairs, wanted) / max(_elements(wanted, wanted), 1)
+        share = _elements(order.pairs, model_shapes) / max(_elements(model_shapes, model_shapes), 1)
         if share > best.share:
-            missing = tuple(name for name in wanted if name not in order.pairs)
-            made = Match("", order.pairs, missing, (), (), share)
-            best = _translated(made, table, found, "by the order of their shapes")
+            missing = tuple(name for name in model_shapes if name not in order.pairs)
+            matched = Match("", order.pairs, missing, (), (), share)
+            best = _with_file_names(matched, table, file_shapes, "by the order of their shapes")
     return best
 
 
-def _translated(
-    made: Match, names: Mapping[str, tuple[str, ...]], found: Mapping[str, Shape], how: str
+def _with_file_names(
+    matched: Match, names: Mapping[str, tuple[str, ...]], file_shapes: Mapping[str, Shape], how: str
 ) -> Match:
-    """A match of translated entries in the words of the file; of joined ones in their own."""
+    """A match of translated names with the file's names; concatenated tensors keep the new one."""
     pairs = {
-        want: names[new][0] if len(names[new]) == 1 else new for want, new in made.pairs.items()
+        model_name: names[new][0] if len(names[new]) == 1 else new
+        for model_name, new in matched.pairs.items()
     }
-    taken = [*made.pairs.values(), *(clash.found for clash in made.mismatched)]
-    used = {old for new in taken for old in names[new]}
-    left = tuple(name for name in found if name not in used)
-    joined = {new: names[new] for new in made.pairs.values() if len(names[new]) > 1}
-    return replace(made, prefix="", pairs=pairs, unexpected=left, joined=joined, how=how)
+    used_names = [*matched.pairs.values(), *(clash.found for clash in matched.mismatched)]
+    used = {old for new in used_names for old in names[new]}
+    unexpected = tuple(name for name in file_shapes if name not in used)
+    joined = {new: names[new] for new in matched.pairs.values() if len(names[new]) > 1}
+    return replace(matched, prefix="", pairs=pairs, unexpected=unexpected, joined=joined, how=how)
 
 
-def _by_name(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> Match:
-    known = {part for name in wanted for part in name.split(".")}
-    inner = {name: _unwrapped(name, known) for name in found}
+def _by_name(file_shapes: Mapping[str, Shape], model_shapes: Mapping[str, Shape]) -> Match:
+    known = {part for name in model_shapes for part in name.split(".")}
+    inner = {name: _unwrapped(name, known) for name in file_shapes}
     best = max(
-        _candidates(found, inner, wanted),
-        key=lambda repair: _score(repair, found, inner, wanted),
+        _candidates(file_shapes, inner, model_shapes),
+        key=lambda change: _score(change, file_shapes, inner, model_shapes),
     )
-    named = _paired(best, found, inner, wanted)
-    named |= _by_another_word(best, found, wanted, named)
-    fitting = {want: have for want, have in named.items() if found[have] == wanted[want]}
+    matched = _pair_names(best, file_shapes, inner, model_shapes)
+    matched |= _by_renaming(best, file_shapes, model_shapes, matched)
+    fitting = {
+        model_name: file_name
+        for model_name, file_name in matched.items()
+        if file_shapes[file_name] == model_shapes[model_name]
+    }
     clashing = [
-        Mismatch(have, want, tuple(found[have]), tuple(wanted[want]))
-        for want, have in named.items()
-        if want not in fitting
+        Mismatch(
+            file_name, model_name, tuple(file_shapes[file_name]), tuple(model_shapes[model_name])
+        )
+        for model_name, file_name in matched.items()
+        if model_name not in fitting
     ]
-    used = set(named.values())
+    used = set(matched.values())
     return Match(
-        prefix=best.strip if named else "",
+        prefix=best.strip if matched else "",
         pairs=fitting,
-        missing=tuple(name for name in wanted if name not in named),
-        unexpected=tuple(name for name in found if name not in used),
+        missing=tuple(name for name in model_shapes if name not in matched),
+        unexpected=tuple(name for name in file_shapes if name not in used),
         mismatched=tuple(clashing),
-        share=_elements(fitting, wanted) / max(_elements(wanted, wanted), 1),
+        share=_elements(fitting, model_shapes) / max(_elements(model_shapes, model_shapes), 1),
     )
 
 
-def _as_written(
-    made: Match, prefix: str, names: Mapping[str, str], found: Mapping[str, Shape]
+def _with_original_names(
+    matched: Match, prefix: str, names: Mapping[str, str], file_shapes: Mapping[str, Shape]
 ) -> Match:
-    """A match of renamed entries in the words of the file."""
-    pairs = {want: names[new] for want, new in made.pairs.items()}
-    clashing = tuple(replace(clash, found=names[clash.found]) for clash in made.mismatched)
+    """A match of renamed entries, with the names of the file."""
+    pairs = {model_name: names[new] for model_name, new in matched.pairs.items()}
+    clashing = tuple(replace(clash, found=names[clash.found]) for clash in matched.mismatched)
     used = {*pairs.values(), *(clash.found for clash in clashing)}
-    left = tuple(name for name in found if name not in used)
-    return replace(made, prefix=prefix, pairs=pairs, unexpected=left, mismatched=clashing)
+    unexpected = tuple(name for name in file_shapes if name not in used)
+    return replace(matched, prefix=prefix, pairs=pairs, unexpected=unexpected, mismatched=clashing)
 
 
-def _by_another_word(
-    repair: _Repair,
-    found: Mapping[str, Shape],
-    wanted: Mapping[str, Shape],
-    named: Mapping[str, str],
+def _by_renaming(
+    change: _PrefixChange,
+    file_shapes: Mapping[str, Shape],
+    model_shapes: Mapping[str, Shape],
+    matched: Mapping[str, str],
 ) -> dict[str, str]:
-    lacking = {name: shape for name, shape in wanted.items() if name not in named}
-    taken = set(named.values())
-    left = {repair(name) or "": name for name in found if lacking and name not in taken}
-    shapes = {target: found[name] for target, name in left.items() if target}
-    known = {part for name in wanted for part in name.split(".")}
-    return {want: left[have] for want, have in renamed(shapes, lacking, known).items()}
+    missing = {name: shape for name, shape in model_shapes.items() if name not in matched}
+    used = set(matched.values())
+    unmatched = {change(name) or "": name for name in file_shapes if missing and name not in used}
+    shapes = {target: file_shapes[name] for target, name in unmatched.items() if target}
+    known = {part for name in model_shapes for part in name.split(".")}
+    return {
+        model_name: unmatched[file_name]
+        for model_name, file_name in renamed(shapes, missing, known).items()
+    }
 
 
 def is_averaged(path: str) -> bool:
-    """Whether a dotted path has a word for averaged weights in it: `model_ema`, `teacher`."""
+    """Whether a dotted path contains a word for averaged weights: `model_ema`, `teacher`."""
     return not AVERAGED.isdisjoint(re.split(r"[._]", path.lower()))
 
 
 def _score(
-    repair: _Repair,
-    found: Mapping[str, Shape],
+    change: _PrefixChange,
+    file_shapes: Mapping[str, Shape],
     inner: Mapping[str, str],
-    wanted: Mapping[str, Shape],
+    model_shapes: Mapping[str, Shape],
 ) -> tuple[int, bool, int]:
-    named = _paired(repair, found, inner, wanted)
-    elements = _elements((w for w, f in named.items() if found[f] == wanted[w]), wanted)
-    return elements, is_averaged(repair.strip), len(named)
+    matched = _pair_names(change, file_shapes, inner, model_shapes)
+    elements = _elements(
+        (w for w, f in matched.items() if file_shapes[f] == model_shapes[w]), model_shapes
+    )
+    return elements, is_averaged(change.strip), len(matched)
 
 
 def _candidates(
-    found: Mapping[str, Shape], inner: Mapping[str, str], wanted: Mapping[str, Shape]
-) -> list[_Repair]:
-    """Repairs on which some names agree; plain first, then by the weights that speak for them."""
+    file_shapes: Mapping[str, Shape], inner: Mapping[str, str], model_shapes: Mapping[str, Shape]
+) -> list[_PrefixChange]:
+    """Prefix replacements that some names suggest: none first, then by number of elements."""
     endings: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    for name in wanted:
+    for name in model_shapes:
         for start, ending in _endings(name):
             endings[ending].append((start, name))
-    squeezed = {(_squeezed(name), shape) for name, shape in wanted.items()}
-    votes: Counter[_Repair] = Counter()
-    for name, shape in found.items():
+    squeezed = {(_without_separators(name), shape) for name, shape in model_shapes.items()}
+    votes: Counter[_PrefixChange] = Counter()
+    for name, shape in file_shapes.items():
         for written in dict.fromkeys((name, inner[name])):
-            agreeing = _agreeing(written, shape, endings, wanted)
-            for repair in {*agreeing, *_squeezable(written, shape, squeezed)}:
-                votes[repair] += math.prod(shape)
-    ranked = [repair for repair, _ in votes.most_common(TRIED)]
-    return list(dict.fromkeys([_Repair(), *ranked]))
+            agreeing = _by_ending(written, shape, endings, model_shapes)
+            for change in {*agreeing, *_by_squeezed_ending(written, shape, squeezed)}:
+                votes[change] += math.prod(shape)
+    ranked = [change for change, _ in votes.most_common(TRIED)]
+    return list(dict.fromkeys([_PrefixChange(), *ranked]))
 
 
-def _agreeing(
+def _by_ending(
     name: str,
     shape: Shape,
     endings: Mapping[str, list[tuple[str, str]]],
-    wanted: Mapping[str, Shape],
-) -> list[_Repair]:
-    """Repairs by the longest ending this name shares with wanted names of its shape."""
+    model_shapes: Mapping[str, Shape],
+) -> list[_PrefixChange]:
+    """Replacements by the longest ending shared with names of the network of the same shape."""
     for strip, ending in _endings(name):
-        starts = [start for start, want in endings.get(ending, ()) if wanted[want] == shape]
+        starts = [start for start, want in endings.get(ending, ()) if model_shapes[want] == shape]
         if starts:
-            return [_Repair(strip, add) for add in starts]
+            return [_PrefixChange(strip, add) for add in starts]
     return []
 
 
-def _squeezable(name: str, shape: Shape, squeezed: set[tuple[str, Shape]]) -> list[_Repair]:
-    """The repair that leaves a wanted name but for what separates its parts."""
+def _by_squeezed_ending(
+    name: str, shape: Shape, squeezed: set[tuple[str, Shape]]
+) -> list[_PrefixChange]:
+    """The replacement that gives a name of the network up to separators."""
     for strip, ending in _endings(name):
-        if (_squeezed(ending), shape) in squeezed:
-            return [_Repair(strip)]
+        if (_without_separators(ending), shape) in squeezed:
+            return [_PrefixChange(strip)]
     return []
 
 
 def _endings(name: str) -> Iterable[tuple[str, str]]:
-    """(`a.b.`, `c`) for every place at which a dotted name can be cut, longest ending first."""
+    """(`a.b.`, `c`) for every split of a dotted name, the longest ending first."""
     parts = name.split(".")
-    for cut in range(len(parts)):
-        yield "".join(f"{part}." for part in parts[:cut]), ".".join(parts[cut:])
+    for split in range(len(parts)):
+        yield "".join(f"{part}." for part in parts[:split]), ".".join(parts[split:])
 
 
-def _paired(
-    repair: _Repair,
-    found: Mapping[str, Shape],
+def _pair_names(
+    change: _PrefixChange,
+    file_shapes: Mapping[str, Shape],
     inner: Mapping[str, str],
-    wanted: Mapping[str, Shape],
+    model_shapes: Mapping[str, Shape],
 ) -> dict[str, str]:
-    """Wanted name -> found name: as written, then without wrappers inside, then without dots."""
+    """Network name -> file name: as written, then without inner wrappers, then without dots."""
     pairs: dict[str, str] = {}
     for write in (lambda name: name, lambda name: inner[name]):
-        taken = set(pairs.values())
-        for name in found:
-            target = repair(write(name))
-            if target and target in wanted and target not in pairs and name not in taken:
+        used = set(pairs.values())
+        for name in file_shapes:
+            target = change(write(name))
+            if target and target in model_shapes and target not in pairs and name not in used:
                 pairs[target] = name
-    return pairs | _without_dots(repair, found, wanted, pairs)
+    return pairs | _pair_without_separators(change, file_shapes, model_shapes, pairs)
 
 
-def _without_dots(
-    repair: _Repair,
-    found: Mapping[str, Shape],
-    wanted: Mapping[str, Shape],
+def _pair_without_separators(
+    change: _PrefixChange,
+    file_shapes: Mapping[str, Shape],
+    model_shapes: Mapping[str, Shape],
     pairs: Mapping[str, str],
 ) -> dict[str, str]:
-    taken = set(pairs.values())
-    left: defaultdict[str, list[str]] = defaultdict(list)
-    for name in wanted:
+    used = set(pairs.values())
+    missing: defaultdict[str, list[str]] = defaultdict(list)
+    for name in model_shapes:
         if name not in pairs:
-            left[_squeezed(name)].append(name)
+            missing[_without_separators(name)].append(name)
     extra: dict[str, str] = {}
-    for name, shape in found.items():
-        target = repair(name) if left and name not in taken else None
-        places = left.get(_squeezed(target), []) if target else []
-        if len(places) == 1 and places[0] not in extra and wanted[places[0]] == shape:
-            extra[places[0]] = name
+    for name, shape in file_shapes.items():
+        target = change(name) if missing and name not in used else None
+        candidates = missing.get(_without_separators(target), []) if target else []
+        if (
+            len(candidates) == 1
+            and candidates[0] not in extra
+            and model_shapes[candidates[0]] == shape
+        ):
+            extra[candidates[0]] = name
     return extra
 
 
-def _squeezed(name: str) -> str:
-    """A name without what separates its parts: timm's feature extractors write `stages_0`."""
+def _without_separators(name: str) -> str:
+    """A name without separators: timm's feature extractors write `stages_0`."""
     return name.replace(".", "").replace("_", "")
 
 
 def _unwrapped(name: str, known: set[str]) -> str:
-    """A name without the unknown parts that stand between known ones: wrappers, not layers."""
+    """A name without unknown parts between known ones: those are wrappers, not layers."""
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part in known), len(parts))
     middle = [part for part in parts[first:-1] if part in known or part.isdecimal()]

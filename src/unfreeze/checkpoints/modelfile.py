@@ -1,4 +1,4 @@
-"""The model that travels: `model.safetensors` with plain names, `model.json` with all else."""
+"""The `model/` folder: weights in `model.safetensors`, everything else in `model.json`."""
 
 import hashlib
 import json
@@ -24,18 +24,18 @@ TENSORS = "model.safetensors"
 CARD = "model.json"
 DIGEST = "unfreeze_sha256"  # in the header of our safetensors files
 _COPY = "Copy the whole model/ folder again."
-SEEN = "seen_images.npz"  # what tells the images of the training from others
+SEEN = "seen_images.npz"  # hashes of the training images, to detect data leakage
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the tensors are: enough to build the network and to use it.
+    """The contents of `model.json`: what is needed to build and use the network.
 
-    `kind`: "backbone" or "classifier"; `arch`, `stem`: for `backbones.build`; `head`: how the head
-    was made ("replace"), "none" for a backbone; `classes`: names in the order of the scores;
-    `preprocess`: as `Preprocess.as_dict()` writes it; `temperature`: what scores are divided by
-    before they become probabilities; `provenance`: where the weights come from; `sha256`: digests
-    of the tensors that the card is for (two while a model is being replaced; none in a checkpoint).
+    `kind`: "backbone" or "classifier"; `arch`, `stem`: for `backbones.build`; `head`: the `--head`
+    option, "none" for a backbone; `classes`: names in the order of the scores; `preprocess`: from
+    `Preprocess.as_dict()`; `temperature`: divisor of the scores before the softmax (calibration);
+    `provenance`: where the weights come from; `sha256`: digests of the tensors that belong to the
+    card (two while a model is being replaced; none in a checkpoint).
     """
 
     kind: str
@@ -56,7 +56,7 @@ class ModelCard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelCard":
-        """The reverse of `as_dict`; WeightsError where the format or a field is not ours."""
+        """The inverse of `as_dict`; WeightsError for another format version or missing fields."""
         version = values.get("format_version")
         if version != FORMAT_VERSION:
             raise WeightsError(
@@ -73,43 +73,47 @@ class ModelCard:
 
 
 def save_model(folder: str | Path, tensors: Mapping[str, torch.Tensor], card: ModelCard) -> None:
-    """Write both files into `folder`, each whole or not at all; the card last.
+    """Write both files into `folder`, each atomically, the card last.
 
-    WeightsError for names with a wrapper's `module.` in front: other tools would not find them.
+    WeightsError for names with the prefix `module.` of a wrapper, which other tools do not expect.
     """
     wrapped = next((name for name in tensors if name.startswith("module.")), None)
     if wrapped is not None:
         raise WeightsError(
-            f"'{wrapped}' carries the prefix of a wrapper.", "Save the wrapped network's own state."
+            f"'{wrapped}' has the prefix of a wrapper.",
+            "Save the state_dict() of the unwrapped model.",
         )
-    place, whole = Path(folder), _own_memory(tensors)
-    new = digest(whole)
-    old = _digests(place) - {new}
-    if old:  # a crash between the two writes leaves a pair that fits
-        write_card(place, replace(card, sha256=(new, *sorted(old))))
-    with replacing(place / TENSORS) as temporary:
-        _save(whole, temporary, new)
-    write_card(place, replace(card, sha256=(new,)))
+    target, contiguous = Path(folder), _unshared(tensors)
+    new_digest = digest(contiguous)
+    old_digests = _digests(target) - {new_digest}
+    if old_digests:  # so that a crash between the two writes leaves a consistent pair
+        write_card(target, replace(card, sha256=(new_digest, *sorted(old_digests))))
+    with replacing(target / TENSORS) as temporary:
+        _save(contiguous, temporary, new_digest)
+    write_card(target, replace(card, sha256=(new_digest,)))
 
 
 def write_card(folder: str | Path, card: ModelCard) -> None:
-    """Write `model.json` with a checksum over all that stands in it."""
-    values = clean_all(json.loads(json.dumps(card.as_dict())))  # as a reader will see them
+    """Write `model.json`, with a checksum of its contents."""
+    values = clean_all(json.loads(json.dumps(card.as_dict())))  # as they will be read
     write_json(Path(folder) / CARD, {**values, "checksum": _checksum(values)})
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """A safetensors file with a digest of its tensors in the header; whole or not at all."""
-    whole = _own_memory(tensors)
+    """Write a safetensors file atomically, with a digest of its tensors in the header."""
+    contiguous = _unshared(tensors)
     with replacing(path) as temporary:
-        _save(whole, temporary, digest(whole))
+        _save(contiguous, temporary, digest(contiguous))
 
 
 def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
-    """Tensors (on the CPU) and card of a run's folder, its `model/` folder, or a file in that."""
+    """(tensors on the CPU, card) of a run, its `model/` folder, or a file in that.
+
+    WeightsError if there is no model, or its tensors or card are damaged.
+    """
     folder = model_folder(path)
     if folder is None:
-        raise _no_model(path)
+        raise _no_model_error(path)
     card, path = _read_card(folder / CARD), folder / TENSORS
     try:
         tensors = load_file(path)
@@ -127,22 +131,22 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
 
 
 def model_folder(path: str | Path) -> Path | None:
-    """The folder with model.json that a path means; None where there is none."""
-    place = Path(path)
-    if place.name in (CARD, TENSORS):
-        place = place.parent
-    return next((inner for inner in (place, place / "model") if (inner / CARD).is_file()), None)
+    """The folder with model.json of a run, model folder or file in it; None if there is none."""
+    folder = Path(path)
+    if folder.name in (CARD, TENSORS):
+        folder = folder.parent
+    return next((inner for inner in (folder, folder / "model") if (inner / CARD).is_file()), None)
 
 
 def card_of(path: str | Path) -> ModelCard:
-    """The card of a run's folder or its `model/` folder, without reading the tensors."""
+    """The model card of a run or its `model/` folder, without reading the tensors."""
     folder = model_folder(path)
     if folder is None:
-        raise _no_model(path)
+        raise _no_model_error(path)
     return _read_card(folder / CARD)
 
 
-def _no_model(path: str | Path) -> WeightsError:
+def _no_model_error(path: str | Path) -> WeightsError:
     return WeightsError(
         f"There is no model in {path}: no {CARD} there or in its model/ folder.",
         "Give the folder of a finished run, or its model/ folder.",
@@ -153,11 +157,11 @@ def _save(tensors: dict[str, torch.Tensor], path: Path, sha256: str) -> None:
     try:
         save_file(tensors, path, metadata={"format": "pt", DIGEST: sha256})
     except SafetensorError as error:
-        # the library wraps what the system said, a full disk too
-        said = re.search(r"os error (\d+)", str(error))
-        if said is None:
+        # safetensors wraps OS errors, such as a full disk
+        match = re.search(r"os error (\d+)", str(error))
+        if match is None:
             raise
-        raise OSError(int(said[1]), os.strerror(int(said[1])), str(path)) from error
+        raise OSError(int(match[1]), os.strerror(int(match[1])), str(path)) from error
 
 
 def _read_card(path: Path) -> ModelCard:
@@ -167,13 +171,13 @@ def _read_card(path: Path) -> ModelCard:
         raise WeightsError(f"{path} is not readable JSON: {error}.") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path} is not a model card.")
-    written = values.pop("checksum", "")
+    checksum = values.pop("checksum", "")
     card = ModelCard.from_dict(values)
-    # null: somebody edited the file by hand and says so
-    if written is not None and written != _checksum(values):
+    # null: the user edited the file and disabled the check
+    if checksum is not None and checksum != _checksum(values):
         raise WeightsError(
-            f"{path} was damaged or edited after it was written: it has another checksum.",
-            'Put back a whole one; where you edited it yourself, write "checksum": null in it.',
+            f"{path} was damaged or edited after it was written: its checksum does not match.",
+            'Restore an intact copy; if you edited it yourself, set "checksum": null in it.',
         )
     return card
 
@@ -184,22 +188,22 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 
 def _digests(folder: Path) -> set[str]:
-    """Of the tensors that the card in a folder is for; none where there is no sound card."""
+    """Digests in the card of a folder; none without a valid card."""
     try:
         return set(_read_card(folder / CARD).sha256)
     except (OSError, WeightsError):
         return set()
 
 
-def _own_memory(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same values on the CPU, contiguous, no two in one memory (tied weights are doubled)."""
-    seen: set[int] = set()
-    whole: dict[str, torch.Tensor] = {}
+def _unshared(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous copies on the CPU that share no memory (tied weights are duplicated)."""
+    storages: set[int] = set()
+    copies: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
-        memory = value.untyped_storage()
-        if memory.data_ptr() in seen or memory.nbytes() != value.nbytes:
+        storage = value.untyped_storage()
+        if storage.data_ptr() in storages or storage.nbytes() != value.nbytes:
             value = value.clone()
-        seen.add(value.untyped_storage().data_ptr())
-        whole[name] = value
-    return whole
+        storages.add(value.untyped_storage().data_ptr())
+        copies[name] = value
+    return copies

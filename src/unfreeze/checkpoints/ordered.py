@@ -1,8 +1,8 @@
-"""The same network under names that no rule knows: paired by the order of shapes, or not at all.
+"""Matches a network with unknown parameter names by the order of shapes, if that is unambiguous.
 
-Two implementations of one network mostly define its layers in the same order, so that their state
-dicts are the same sequence of shapes. That is a proof only where nothing could be exchanged: of
-layers of the same shapes the names must tell the order, by their numbers or by the same words.
+Two implementations of a network mostly define its layers in the same order, so that their state
+dicts are the same sequence of shapes. This is conclusive only if no layers could be swapped: for
+layers with equal shapes the names must show the order, by numbers or by common words.
 """
 
 import re
@@ -13,7 +13,7 @@ from itertools import pairwise
 
 Shape = tuple[int, ...]
 
-# what the last part of a name says an entry is, in PyTorch's words
+# last part of a parameter name -> its role, with PyTorch's name
 _ROLES = {
     **dict.fromkeys(("weight", "kernel", "gamma", "w", "scale"), "weight"),
     **dict.fromkeys(("bias", "beta", "b", "offset"), "bias"),
@@ -22,12 +22,12 @@ _ROLES = {
 }
 _PLAIN = {name: name for name in ("weight", "bias", "running_mean", "running_var")}
 _COUNTS = "num_batches_tracked"
-FEWEST = 4  # layers: a shorter sequence proves nothing
+FEWEST = 4  # layers; a shorter sequence is not conclusive
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A matrix or kernel with the vectors that follow it: names and shapes in their order."""
+    """A matrix or kernel with the vectors that follow it: names and shapes in order."""
 
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
@@ -35,28 +35,30 @@ class _Layer:
 
 @dataclass(frozen=True)
 class InOrder:
-    """Wanted name -> name in the file. `doubt`: why this is no proof, "" where it is one."""
+    """`pairs`: network name -> file name; `doubt`: why the match is ambiguous, "" if it is not."""
 
     pairs: dict[str, str]
     doubt: str = ""
 
 
-def in_order(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> InOrder | None:
-    """The pairing by the order of shapes; None where the two sequences are not the same.
+def in_order(file_shapes: Mapping[str, Shape], model_shapes: Mapping[str, Shape]) -> InOrder | None:
+    """The match by the order of shapes; None if the two sequences differ.
 
-    The wanted layers must stand in the file one after the other; the last one (a head) may be for
-    another number of classes, or absent. num_batches_tracked is left out of the order.
+    The network's layers must be consecutive in the file; the last one (a head) may have another
+    number of classes, or be absent. num_batches_tracked is ignored in the order.
     """
-    ours, theirs = _layers(wanted), _layers(found)
-    for wide, cut in ((ours, 0), (ours[:-1], 1)):
-        if len(wide) < FEWEST:
+    model_layers, file_layers = _layers(model_shapes), _layers(file_shapes)
+    for layers, dropped in ((model_layers, 0), (model_layers[:-1], 1)):
+        if len(layers) < FEWEST:
             return None
-        starts = _places(theirs, wide)
+        starts = _positions_of(file_layers, layers)
         if len(starts) > 1:
-            return InOrder({}, f"the network stands in the file {len(starts)} times")
+            return InOrder({}, f"the network occurs {len(starts)} times in the file")
         if starts:
-            same = theirs[starts[0] : starts[0] + len(wide)]
-            return _proved(wide, same, _counts(found, wanted) if not cut else {})
+            same = file_layers[starts[0] : starts[0] + len(layers)]
+            return _conclude(
+                layers, same, _batch_counts(file_shapes, model_shapes) if not dropped else {}
+            )
     return None
 
 
@@ -71,45 +73,59 @@ def _layers(shapes: Mapping[str, Shape]) -> list[_Layer]:
     return [_Layer(tuple(n for n, _ in g), tuple(s for _, s in g)) for g in groups if g]
 
 
-def _places(theirs: Sequence[_Layer], ours: Sequence[_Layer]) -> list[int]:
-    """Where the whole of ours stands in theirs."""
-    left, right = [one.shapes for one in theirs], [one.shapes for one in ours]
+def _positions_of(file_layers: Sequence[_Layer], model_layers: Sequence[_Layer]) -> list[int]:
+    """Positions in the file's layers at which all of the network's layers begin."""
+    file_sequence, model_sequence = (
+        [layer.shapes for layer in file_layers],
+        [layer.shapes for layer in model_layers],
+    )
     return [
         start
-        for start in range(len(left) - len(right) + 1)
-        if left[start : start + len(right)] == right
+        for start in range(len(file_sequence) - len(model_sequence) + 1)
+        if file_sequence[start : start + len(model_sequence)] == model_sequence
     ]
 
 
-def _proved(ours: Sequence[_Layer], theirs: Sequence[_Layer], counts: Mapping[str, str]) -> InOrder:
+def _conclude(
+    model_layers: Sequence[_Layer], file_layers: Sequence[_Layer], counts: Mapping[str, str]
+) -> InOrder:
     pairs = {
-        want: have
-        for our, their in zip(ours, theirs, strict=True)
-        for want, have in zip(our.names, their.names, strict=True)
+        name: file_name
+        for model_layer, file_layer in zip(model_layers, file_layers, strict=True)
+        for name, file_name in zip(model_layer.names, file_layer.names, strict=True)
     }
-    doubt = _other_role(ours, theirs) or _exchangeable(ours, theirs)
+    doubt = _role_conflict(model_layers, file_layers) or _ambiguous_order(model_layers, file_layers)
     return InOrder({} if doubt else pairs | dict(counts), doubt)
 
 
-def _counts(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> dict[str, str]:
-    """Batch counts by their order, where both sides have as many."""
-    have = [name for name in found if name.endswith(_COUNTS)]
-    want = [name for name in wanted if name.endswith(_COUNTS)]
-    return dict(zip(want, have, strict=True)) if len(have) == len(want) else {}
+def _batch_counts(
+    file_shapes: Mapping[str, Shape], model_shapes: Mapping[str, Shape]
+) -> dict[str, str]:
+    """num_batches_tracked entries in order, if both sides have equally many."""
+    file_names = [name for name in file_shapes if name.endswith(_COUNTS)]
+    model_names = [name for name in model_shapes if name.endswith(_COUNTS)]
+    return (
+        dict(zip(model_names, file_names, strict=True))
+        if len(file_names) == len(model_names)
+        else {}
+    )
 
 
-def _other_role(ours: Sequence[_Layer], theirs: Sequence[_Layer]) -> str:
-    """A pair of which one is a weight and the other a bias, or vectors that could be either."""
-    for our, their in zip(ours, theirs, strict=True):
-        free: list[str] = []
-        for want, have, shape in zip(our.names, their.names, our.shapes, strict=True):
-            role, other = _role(want, _PLAIN), _role(have, _ROLES)
-            if role != other and (role or _role(have, _PLAIN)):
-                return f"{have} is not what {want} is"
+def _role_conflict(model_layers: Sequence[_Layer], file_layers: Sequence[_Layer]) -> str:
+    """Why roles contradict (a weight matched with a bias) or are ambiguous; "" if they do not."""
+    for model_layer, file_layer in zip(model_layers, file_layers, strict=True):
+        ambiguous: list[str] = []
+        for name, file_name, shape in zip(
+            model_layer.names, file_layer.names, model_layer.shapes, strict=True
+        ):
+            role, other = _role(name, _PLAIN), _role(file_name, _ROLES)
+            if role != other and (role or _role(file_name, _PLAIN)):
+                return f"{file_name} has another role than {name}"
             if role is None and len(shape) == 1:
-                free.append(have)
-        if any(not _rises(a, b) for a, b in pairwise(free)):
-            return f"{free[0]} and {free[1]} have the same shapes, and either could be the first"
+                ambiguous.append(file_name)
+        if any(not _is_numbered_up(a, b) for a, b in pairwise(ambiguous)):
+            first, second = ambiguous[:2]
+            return f"{first} and {second} have the same shapes, and their order is ambiguous"
     return ""
 
 
@@ -117,48 +133,54 @@ def _role(name: str, roles: Mapping[str, str]) -> str | None:
     return roles.get(name.rpartition(".")[2])
 
 
-def _exchangeable(ours: Sequence[_Layer], theirs: Sequence[_Layer]) -> str:
-    """Two layers of the same shapes of which the names do not tell the order."""
-    alike: defaultdict[tuple[Shape, ...], list[int]] = defaultdict(list)
-    for place, layer in enumerate(ours):
-        alike[layer.shapes].append(place)
-    proved = _words(ours, theirs, [places[0] for places in alike.values() if len(places) == 1])
-    for first, second in (pair for places in alike.values() for pair in pairwise(places)):
-        before, after = theirs[first].names[0], theirs[second].names[0]
-        if _rises(before, after):
+def _ambiguous_order(model_layers: Sequence[_Layer], file_layers: Sequence[_Layer]) -> str:
+    """Why layers with equal shapes could be swapped; "" if their names show the order."""
+    same_shapes: defaultdict[tuple[Shape, ...], list[int]] = defaultdict(list)
+    for position, layer in enumerate(model_layers):
+        same_shapes[layer.shapes].append(position)
+    proved = _corresponding_words(
+        model_layers,
+        file_layers,
+        [positions[0] for positions in same_shapes.values() if len(positions) == 1],
+    )
+    for first, second in (
+        pair for positions in same_shapes.values() for pair in pairwise(positions)
+    ):
+        before, after = file_layers[first].names[0], file_layers[second].names[0]
+        if _is_numbered_up(before, after):
             continue
-        a, b = _where_they_differ(before, after)
-        c, d = _where_they_differ(ours[first].names[0], ours[second].names[0])
+        a, b = _first_difference(before, after)
+        c, d = _first_difference(model_layers[first].names[0], model_layers[second].names[0])
         words = ((_word(a), _word(c)), (_word(b), _word(d)))
-        told = all(one == other or (one, other) in proved for one, other in words)
-        if _word(a) == _word(b) or not told:
-            return f"{before} and {after} have the same shapes, and either could be the first"
+        consistent = all(one == other or (one, other) in proved for one, other in words)
+        if _word(a) == _word(b) or not consistent:
+            return f"{before} and {after} have the same shapes, and their order is ambiguous"
     return ""
 
 
-def _rises(one: str, other: str) -> bool:
-    """Whether two names differ first in a number, and the second has the larger."""
-    a, b = _where_they_differ(one, other)
+def _is_numbered_up(name: str, other: str) -> bool:
+    """Whether the first differing parts of two names are numbered, the second one higher."""
+    a, b = _first_difference(name, other)
     return _word(a) == _word(b) and _number(a) < _number(b)
 
 
-def _words(
-    ours: Sequence[_Layer], theirs: Sequence[_Layer], places: Sequence[int]
+def _corresponding_words(
+    model_layers: Sequence[_Layer], file_layers: Sequence[_Layer], positions: Sequence[int]
 ) -> set[tuple[str, str]]:
-    """(their word, our word) of layers that cannot be exchanged with any other."""
+    """(file's word, network's word) pairs from layers with unique shapes."""
     return {
         (_word(part), _word(other))
-        for place in places
-        for part in theirs[place].names[0].split(".")[:-1]
-        for other in ours[place].names[0].split(".")[:-1]
+        for position in positions
+        for part in file_layers[position].names[0].split(".")[:-1]
+        for other in model_layers[position].names[0].split(".")[:-1]
     }
 
 
-def _where_they_differ(one: str, other: str) -> tuple[str, str]:
-    for a, b in zip(one.split("."), other.split("."), strict=False):
+def _first_difference(name: str, other: str) -> tuple[str, str]:
+    for a, b in zip(name.split("."), other.split("."), strict=False):
         if a != b:
             return a, b
-    return one, other
+    return name, other
 
 
 def _word(part: str) -> str:

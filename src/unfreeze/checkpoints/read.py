@@ -1,4 +1,4 @@
-"""Checkpoints of any origin, read without running a line of code from them."""
+"""Reads checkpoints of any origin without executing code from them."""
 
 import argparse
 import pickletools
@@ -24,21 +24,21 @@ from unfreeze.checkpoints.state import is_own
 from unfreeze.errors import WeightsError
 
 DEEPEST = 5
-# An averaged copy with this share of the largest copy's weights is taken instead of it.
+# An averaged (EMA) copy with this share of the largest copy's elements is preferred to it.
 NEARLY = 0.8
-# What programs call the settings they keep beside the weights.
+# Keys under which programs store settings in a checkpoint.
 _SETTINGS = ("args", "card", "config", "hyper_parameters", "settings")
-# The number with which torch.save began its files before they were zip archives.
+# The magic number of torch.save's legacy format, before zip archives.
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
-# What torch's safe loader knows, for files it does not list the globals of.
+# Globals that torch's weights-only loader allows, for formats where torch does not list them.
 _HARMLESS = re.compile(
     r"collections\.(OrderedDict|Counter)|builtins\.(set|complex|bytearray)|_codecs\.encode"
     r"|torch(\.cuda|\.storage)?\.\w*Storage|torch\.(Size|device|Tensor|\w*(float|int|complex)\d+|bool)"
     r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2"
     r"|torch\.nn\.parameter\.Parameter|torch\.serialization\._get_layout"
 )
-_AGAIN = "Download or copy it again."
-_OTHERS = (
+_DOWNLOAD_AGAIN = "Download or copy it again."
+_OTHER_FORMATS = (
     (b"\x89HDF", "an HDF5 file, as Keras writes them"),
     (b"\x1f\x8b", "compressed with gzip"),
     (b"GGUF", "a GGUF file"),
@@ -47,14 +47,13 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds.
+    """The contents of a checkpoint.
 
     `format`: "safetensors", "torch zip", "torch legacy" or "unfreeze model"; `tensors`: the
-    largest set of named tensors inside (of copies the averaged one), on the CPU; `container`: the
-    keys that led there ("" at the top, "state_dict", ...); `beside`: the other sets by their keys,
-    the optimizer's left out; `meta`: plain values beside them (epoch, arch, ...); `card`: what our
-    own files say of themselves; `verified`: by which checksum the values were compared with what
-    was written, "" where the format has none.
+    largest set of named tensors (of several copies the averaged one), on the CPU; `container`: the
+    keys that lead to it ("" at the top, "state_dict", ...); `beside`: the other sets by their
+    keys, without the optimizer's; `meta`: plain values (epoch, arch, ...); `card`: the model card,
+    in unfreeze files only; `verified`: the checksum that was verified, "" if there is none.
     """
 
     format: str
@@ -72,7 +71,7 @@ class Contents:
 
 
 class UnsafeFile(WeightsError):
-    """A pickle that could run code on loading: `format` and the `names` it would call."""
+    """A pickle that could run code when loaded: its `format` and the `names` it refers to."""
 
     def __init__(self, sentence: str, next_step: str, kind: str, names: list[str]) -> None:
         super().__init__(sentence, next_step)
@@ -80,40 +79,40 @@ class UnsafeFile(WeightsError):
 
 
 def read_checkpoint(path: str | Path) -> Contents:
-    """Named tensors of a checkpoint, a run's folder or a `model/` folder.
+    """The contents of a checkpoint file, a run's folder or a `model/` folder.
 
-    WeightsError for what is no checkpoint (an LFS pointer, a web page, an empty or truncated
-    file) and for pickles that hold more than tensors and plain values.
+    WeightsError for anything else (an LFS pointer, a web page, an empty or truncated file);
+    UnsafeFile for pickles with more than tensors and plain values.
     """
-    place = Path(path)
-    if place.is_dir():
-        if model_folder(place) is None:
-            last = place / "checkpoints" / "last.ckpt"
+    file_path = Path(path)
+    if file_path.is_dir():
+        if model_folder(file_path) is None:
+            last = file_path / "checkpoints" / "last.ckpt"
             raise WeightsError(
-                f"{place} is a folder without a model.",
-                f"The run has not ended: go on with --resume, or give {last}."
+                f"{file_path} is a folder without a model.",
+                f"The run has not finished: continue with --resume, or give {last}."
                 if last.exists()
                 else "Give a run, a model/ folder or a file.",
             )
-        tensors, card = load_model(place)
+        tensors, card = load_model(file_path)
         return Contents("unfreeze model", tensors, card.as_dict(), card=card, verified="SHA-256")
     try:
-        with place.open("rb") as file:
+        with file_path.open("rb") as file:
             start = file.read(512)
     except FileNotFoundError as error:
-        raise WeightsError(f"There is no file {place}.", "Check the path.") from error
-    contents = _reader(place, start)(place)
-    return contents if contents.verified else _by_name(place, contents)
+        raise WeightsError(f"No such file: {file_path}.", "Check the path.") from error
+    contents = _reader(file_path, start)(file_path)
+    return contents if contents.verified else _verified_by_name(file_path, contents)
 
 
-def _by_name(place: Path, contents: Contents) -> Contents:
-    """Contents that carry no checksum, compared with the hash in the file's name, if any."""
-    expected = expected_hash(place)
+def _verified_by_name(path: Path, contents: Contents) -> Contents:
+    """Contents without a checksum, verified by the hash in the file's name, if any."""
+    expected = expected_hash(path)
     if not expected:
         return contents
-    if not file_hash(place).startswith(expected):
+    if not file_hash(path).startswith(expected):
         raise WeightsError(
-            f"{place} is damaged, or not the published file of that name: its SHA-256 does not "
+            f"{path} is damaged, or not the published file of that name: its SHA-256 does not "
             f"begin with {expected[:8]}.",
             "Download it again; a file of your own needs another name.",
         )
@@ -121,141 +120,147 @@ def _by_name(place: Path, contents: Contents) -> Contents:
 
 
 def unsafe_globals(path: str | Path) -> list[str]:
-    """Names of functions and classes a pickle refers to beyond tensors and plain values, sorted.
+    """Sorted names of functions and classes in a pickle other than tensors and plain values.
 
-    Found by looking at the pickle's instructions; nothing is run.
+    Reads the pickle's opcodes; nothing is executed.
     """
-    place = Path(path)
-    if zipfile.is_zipfile(place):
+    file_path = Path(path)
+    if zipfile.is_zipfile(file_path):
         with safe_globals(_allowed()):
-            return sorted(get_unsafe_globals_in_checkpoint(str(place)))
+            return sorted(get_unsafe_globals_in_checkpoint(str(file_path)))
     harmless = {name for _, name in _allowed()}
-    return sorted(set(_named_in(place)) - harmless)
+    return sorted(set(_globals_in(file_path)) - harmless)
 
 
-def _reader(place: Path, start: bytes) -> Callable[[Path], Contents]:
-    """Who reads a file that begins like this; WeightsError that names what it is, if nobody."""
+def _reader(path: Path, start: bytes) -> Callable[[Path], Contents]:
+    """The reader for a file that begins with `start`; WeightsError if there is none."""
     if not start:
-        raise WeightsError(f"{place} is empty.", _AGAIN)
+        raise WeightsError(f"{path} is empty.", _DOWNLOAD_AGAIN)
     if start.startswith(b"version https://git-lfs"):
         raise WeightsError(
-            f"{place} is a Git LFS pointer, not the weights.", "Run `git lfs pull` where it is."
+            f"{path} is a Git LFS pointer, not the weights.", "Run `git lfs pull` where it is."
         )
     if start.lstrip()[:1] == b"<":
         raise WeightsError(
-            f"{place} is a web page, not weights.", "Download the file behind it, not the page."
+            f"{path} is a web page, not weights.", "Download the file behind it, not the page."
         )
     if start.startswith(b"PK\x03\x04"):
         return _read_zip
     if start.startswith(_LEGACY):
         return _read_legacy
-    if start[8:9] == b"{" or place.suffix == ".safetensors":
+    if start[8:9] == b"{" or path.suffix == ".safetensors":
         return _read_safetensors
     if start[257:262] == b"ustar":
         raise WeightsError(
-            f"{place} is a tar archive: either an archive with a checkpoint in it or a file of "
+            f"{path} is a tar archive: either an archive with a checkpoint in it or a file of "
             "PyTorch 0.1, which cannot be read safely.",
             "Unpack it, or save the state_dict again with a newer PyTorch.",
         )
     if start.startswith(b"\x80"):
-        raise _refused(place, "pickle")
-    other = next((kind for mark, kind in _OTHERS if start.startswith(mark)), None)
+        raise _unsafe_error(path, "pickle")
+    other = next((kind for mark, kind in _OTHER_FORMATS if start.startswith(mark)), None)
     if other is not None:
-        raise WeightsError(f"{place} is {other}.", "Give PyTorch's or safetensors' file instead.")
-    raise WeightsError(f"{place} is not a checkpoint.", "Give a .safetensors, .pth or .pt file.")
+        raise WeightsError(f"{path} is {other}.", "Give PyTorch's or safetensors' file instead.")
+    raise WeightsError(f"{path} is not a checkpoint.", "Give a .safetensors, .pth or .pt file.")
 
 
-def _read_safetensors(place: Path) -> Contents:
+def _read_safetensors(path: Path) -> Contents:
     try:
-        with safe_open(place, framework="pt", device="cpu") as file:
+        with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             meta = dict(file.metadata() or {})
     except SafetensorError as error:
-        raise WeightsError(f"{place} is truncated or damaged: {error}.", _AGAIN) from error
+        raise WeightsError(f"{path} is truncated or damaged: {error}.", _DOWNLOAD_AGAIN) from error
     written = meta.pop(DIGEST, "")
     if written and digest(tensors) != written:
-        raise WeightsError(f"{place} is damaged: its tensors have another checksum.", _AGAIN)
+        raise WeightsError(
+            f"{path} is damaged: the checksum of its tensors does not match.", _DOWNLOAD_AGAIN
+        )
     return Contents("safetensors", tensors, meta, verified="SHA-256" if written else "")
 
 
-def _read_zip(place: Path) -> Contents:
+def _read_zip(path: Path) -> Contents:
     try:
-        with zipfile.ZipFile(place) as archive:
+        with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
-        raise WeightsError(f"{place} is truncated: the archive has no end.", _AGAIN) from error
+        raise WeightsError(
+            f"{path} is truncated: the archive has no end.", _DOWNLOAD_AGAIN
+        ) from error
     except Exception as error:  # a damaged directory makes zipfile raise nearly anything
-        raise WeightsError(f"{place} is damaged ({error}).", _AGAIN) from error
+        raise WeightsError(f"{path} is damaged ({error}).", _DOWNLOAD_AGAIN) from error
     if not any(name.endswith("data.pkl") for name in names):
         raise WeightsError(
-            f"{place} is a zip archive, but no checkpoint.", "Give the file inside it."
+            f"{path} is a zip archive, not a checkpoint.", "Give the file inside the archive."
         )
     if any(name.endswith("constants.pkl") for name in names):
         raise WeightsError(
-            f"{place} is a TorchScript program, not weights.",
+            f"{path} is a TorchScript program, not weights.",
             "Save the state_dict of the network it was made from.",
         )
-    fault, compared = archive_fault(place)
+    fault, compared = archive_fault(path)
     if fault:
-        raise WeightsError(f"{place} is damaged: {fault}.", _AGAIN)
-    return _read_torch(place, "torch zip", "CRC-32" if compared else "")
+        raise WeightsError(f"{path} is damaged: {fault}.", _DOWNLOAD_AGAIN)
+    return _read_torch(path, "torch zip", "CRC-32" if compared else "")
 
 
-def _read_legacy(place: Path) -> Contents:
-    return _read_torch(place, "torch legacy", "")
+def _read_legacy(path: Path) -> Contents:
+    return _read_torch(path, "torch legacy", "")
 
 
-def _read_torch(place: Path, kind: str, verified: str) -> Contents:
+def _read_torch(file_path: Path, kind: str, verified: str) -> Contents:
     try:
-        loaded = _loaded(place)
-    except Exception as error:  # torch raises whatever the bytes of a damaged file lead to
-        if isinstance(error, UnpicklingError) and unsafe_globals(place):
-            raise _refused(place, kind) from error
+        loaded = _load(file_path)
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        if isinstance(error, UnpicklingError) and unsafe_globals(file_path):
+            raise _unsafe_error(file_path, kind) from error
         reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{place} is truncated or damaged ({reason}).", _AGAIN) from error
+        raise WeightsError(
+            f"{file_path} is truncated or damaged ({reason}).", _DOWNLOAD_AGAIN
+        ) from error
     sets = dict(_mappings(loaded, ""))
     container = _largest(sets)
     tensors = sets.pop(container, {})
     if not tensors:
-        raise WeightsError(f"{place} holds no named tensors.", "Give a file with a state_dict.")
+        raise WeightsError(f"{file_path} holds no named tensors.", "Give a file with a state_dict.")
     beside = {path: inside for path, inside in sets.items() if inside}
     card = ModelCard.from_dict(loaded["card"]) if is_own(loaded) else None
     return Contents(kind, tensors, _plain(loaded), container, beside, card, verified)
 
 
-def _loaded(place: Path) -> Any:
-    """What torch's safe loader reads; known bookkeeping of frameworks is passed over."""
+def _load(path: Path) -> Any:
+    """The file as read by torch's weights-only loader, with stand-ins for framework classes."""
     try:
         with safe_globals(_allowed()):
-            return torch.load(place, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
-        passed = stand_ins(unsafe_globals(place))
+        passed = stand_ins(unsafe_globals(path))
         if not passed:
             raise
     with safe_globals([*_allowed(), *passed]):
-        return torch.load(place, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _refused(place: Path, kind: str) -> UnsafeFile:
-    names = unsafe_globals(place)
+def _unsafe_error(path: Path, kind: str) -> UnsafeFile:
+    names = unsafe_globals(path)
     listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     what = "a plain pickle" if kind == "pickle" else "a pickle"
-    whole = any(name.startswith("torch.nn.modules.") for name in names)
+    is_model = any(name.startswith("torch.nn.modules.") for name in names)
     return UnsafeFile(
-        f"{place} is {what} that could run code on loading ({listed or 'not from torch.save'})"
-        + (": a whole network, not its weights." if whole else "."),
-        "Where you trust it: load it there and save its state_dict() alone.",
+        f"{path} is {what} that could run code when loaded ({listed or 'not from torch.save'})"
+        + (": a pickled model, not a state dict." if is_model else "."),
+        "If you trust it, load it with the library that wrote it and save only its state_dict().",
         kind,
         names,
     )
 
 
 def _largest(sets: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
-    """Path of the mapping with the most numbers; of copies that are alike the averaged one."""
+    """Path of the set with the most elements; of similar copies the averaged one."""
     sizes = {path: sum(t.numel() for t in inside.values()) for path, inside in sets.items()}
-    most = max(sizes.values(), default=0)
-    nearly = [path for path, size in sizes.items() if size >= NEARLY * most]
-    return max(nearly, key=lambda path: (is_averaged(path), sizes[path]), default="")
+    largest = max(sizes.values(), default=0)
+    similar = [path for path, size in sizes.items() if size >= NEARLY * largest]
+    return max(similar, key=lambda path: (is_averaged(path), sizes[path]), default="")
 
 
 def _mappings(value: Any, path: str) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
@@ -265,17 +270,17 @@ def _mappings(value: Any, path: str) -> Iterator[tuple[str, dict[str, torch.Tens
         items = [(key, inner) for key, inner in value.items() if isinstance(key, str)]
         yield path, {key: inner for key, inner in items if isinstance(inner, torch.Tensor)}
     elif isinstance(value, list | tuple):
-        items = [(str(place), inner) for place, inner in enumerate(value)]
+        items = [(str(index), inner) for index, inner in enumerate(value)]
     else:
         return
     for key, inner in items:
-        # Momentum is as large as the weights and has their names in some tools.
+        # some tools store momentum under the names of the weights
         if not key.startswith("optim") and not isinstance(inner, torch.Tensor):
             yield from _mappings(inner, f"{path}.{key}" if path else key)
 
 
 def _plain(loaded: Any) -> dict[str, Any]:
-    """Numbers and texts at the top, and those in the settings of the program that wrote it."""
+    """Numbers and strings at the top level and in the stored settings."""
     plain: dict[str, Any] = {}
     for name, value in loaded.items() if isinstance(loaded, Mapping) else ():
         if isinstance(value, argparse.Namespace):
@@ -290,7 +295,7 @@ def _plain(loaded: Any) -> dict[str, Any]:
 
 
 def _allowed() -> list[Any]:
-    """Beyond what torch allows: argparse.Namespace and numpy scalars, which run nothing."""
+    """Safe globals in addition to torch's: argparse.Namespace and numpy scalars."""
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
     named = [(kind, f"numpy.dtypes.{kind.__name__}") for kind in kinds]
@@ -303,20 +308,20 @@ def _allowed() -> list[Any]:
     ]
 
 
-def _named_in(place: Path) -> Iterator[str]:
-    """Globals of the pickles a file begins with: a plain pickle is one, a legacy file has four."""
-    with place.open("rb") as file:
+def _globals_in(path: Path) -> Iterator[str]:
+    """Globals of the pickles at the start of a file: one, or four in torch's legacy format."""
+    with path.open("rb") as file:
         for _ in range(4):
             texts: list[str] = []
             try:
                 for code, value, _ in pickletools.genops(file):
                     if code.name == "GLOBAL":
-                        yield from _unless_harmless(_today(*str(value).split(" ", 1)))
+                        yield from _unless_harmless(_python3_name(*str(value).split(" ", 1)))
                     elif code.name == "STACK_GLOBAL":
                         yield from _unless_harmless(".".join(texts[-2:]))
                     elif isinstance(value, str):
                         texts.append(value)
-            except ValueError:  # the pickles have ended
+            except ValueError:  # end of the pickles
                 return
 
 
@@ -325,8 +330,8 @@ def _unless_harmless(name: str) -> Iterator[str]:
         yield name
 
 
-def _today(module: str, name: str) -> str:
-    """A global by its name in Python 3: the pickles of torch.save use those of Python 2."""
+def _python3_name(module: str, name: str) -> str:
+    """The Python 3 name of a global: torch.save's pickles use those of Python 2."""
     if (module, name) in NAME_MAPPING:
         module, name = NAME_MAPPING[module, name]
     return f"{IMPORT_MAPPING.get(module, module)}.{name}"

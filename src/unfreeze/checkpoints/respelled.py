@@ -1,7 +1,7 @@
-"""Names written another way: children by number, or one part of a name by another word.
+"""Matches renamed parameters: children by number, or one part of the name replaced.
 
-`nn.Sequential(*list(resnet.children())[:-1])`, as many keep a backbone, writes `4.0.conv1.weight`
-for `layer1.0.conv1.weight`; other ResNets write `shortcut` for `downsample`.
+`nn.Sequential(*list(resnet.children())[:-1])`, a common way to get a backbone, has
+`4.0.conv1.weight` for `layer1.0.conv1.weight`; other ResNets have `shortcut` for `downsample`.
 """
 
 import math
@@ -10,32 +10,32 @@ from collections.abc import Iterable, Iterator, Mapping
 
 Shape = tuple[int, ...]
 
-# How many leading parts with numbered children are tried, those with the most weights first.
+# How many prefixes with numbered children are tried, those with the most elements first.
 TRIED = 4
 
 
 def numbered(
-    found: Mapping[str, Shape], wanted: Iterable[str]
+    file_shapes: Mapping[str, Shape], model_names: Iterable[str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """(prefix, new name -> name in the file) where children by number may be the wanted ones.
+    """(prefix, network name -> file name) for each prefix with numbered children.
 
-    The children that hold entries are paired in order: numbers leave gaps where a child holds
-    none (a ReLU), and where they leave them differs from one library to the next.
+    Children with parameters are matched in order: numbers have gaps at children without any (a
+    ReLU), and libraries differ in where these are.
     """
-    children = list(dict.fromkeys(name.partition(".")[0] for name in wanted))
+    children = list(dict.fromkeys(name.partition(".")[0] for name in model_names))
     groups: defaultdict[str, list[tuple[int, str, str]]] = defaultdict(list)
-    for name in found:
+    for name in file_shapes:
         parts = name.split(".")
-        for place in range(len(parts) - 1):
-            if parts[place].isdecimal():
-                prefix = "".join(f"{part}." for part in parts[:place])
-                rest = ".".join(parts[place + 1 :])
-                groups[prefix].append((int(parts[place]), rest, name))
-    held = {
-        prefix: sum(math.prod(found[name]) for _, _, name in group)
+        for position in range(len(parts) - 1):
+            if parts[position].isdecimal():
+                prefix = "".join(f"{part}." for part in parts[:position])
+                rest = ".".join(parts[position + 1 :])
+                groups[prefix].append((int(parts[position]), rest, name))
+    elements = {
+        prefix: sum(math.prod(file_shapes[name]) for _, _, name in group)
         for prefix, group in groups.items()
     }
-    for prefix in sorted(groups, key=lambda one: -held[one])[:TRIED]:
+    for prefix in sorted(groups, key=lambda candidate: -elements[candidate])[:TRIED]:
         numbers = sorted({number for number, _, _ in groups[prefix]})
         if len(numbers) <= len(children):
             child = dict(zip(numbers, children, strict=False))
@@ -43,35 +43,40 @@ def numbered(
 
 
 def renamed(
-    left: Mapping[str, Shape], lacking: Mapping[str, Shape], known: set[str]
+    unmatched: Mapping[str, Shape], missing: Mapping[str, Shape], known: set[str]
 ) -> dict[str, str]:
-    """Lacking name -> name left over, where all but one inner part and the shape agree.
+    """Missing name -> unmatched name with an equal shape that differs in one inner part.
 
-    `left`: names of the file without their prefix; `known`: the parts of all wanted names. The
-    part must be a word that only one side has, and always the same one for the same other one.
+    `unmatched`: shapes of the file's names without their prefix; `missing`: shapes in the network;
+    `known`: the parts of all the network's names. The differing parts must be words that only
+    their side has, and always correspond to each other.
     """
-    foreign = {part for name in left for part in name.split(".")}
-    places: defaultdict[object, list[tuple[str, str]]] = defaultdict(list)
-    for name, shape in lacking.items():
+    foreign = {part for name in unmatched for part in name.split(".")}
+    candidates: defaultdict[object, list[tuple[str, str]]] = defaultdict(list)
+    for name, shape in missing.items():
         for frame, word in _frames(name):
             if word not in foreign:
-                places[frame, shape].append((word, name))
+                candidates[frame, shape].append((word, name))
     fits = [
-        (theirs, *places[frame, shape][0], name)
-        for name, shape in left.items()
-        for frame, theirs in _frames(name)
-        if theirs not in known and len(places.get((frame, shape), ())) == 1
+        (file_word, *candidates[frame, shape][0], name)
+        for name, shape in unmatched.items()
+        for frame, file_word in _frames(name)
+        if file_word not in known and len(candidates.get((frame, shape), ())) == 1
     ]
     words: dict[str, str] = {}
-    for (theirs, ours), _ in Counter((fit[0], fit[1]) for fit in fits).most_common():
-        if theirs not in words and ours not in words.values():
-            words[theirs] = ours
-    return {want: name for theirs, ours, want, name in fits if words.get(theirs) == ours}
+    for (file_word, model_word), _ in Counter((fit[0], fit[1]) for fit in fits).most_common():
+        if file_word not in words and model_word not in words.values():
+            words[file_word] = model_word
+    return {
+        model_name: name
+        for file_word, model_word, model_name, name in fits
+        if words.get(file_word) == model_word
+    }
 
 
 def _frames(name: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(the name with one inner part blanked, that part): neither the first nor the last."""
+    """(name with one inner part as `*`, that part), for each part but the first and last."""
     parts = name.split(".")
-    for place in range(1, len(parts) - 1):
-        if not parts[place].isdecimal():
-            yield (*parts[:place], "*", *parts[place + 1 :]), parts[place]
+    for position in range(1, len(parts) - 1):
+        if not parts[position].isdecimal():
+            yield (*parts[:position], "*", *parts[position + 1 :]), parts[position]

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on, in one file that is whole or not there."""
+"""Training checkpoints: everything a run needs to resume, in one file written atomically."""
 
 import io
 import os
@@ -18,28 +18,28 @@ LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Write plain values and tensors so that `torch.load(weights_only=True)` reads them."""
+    """Write plain values and tensors atomically, readable by `torch.load(weights_only=True)`."""
     write_bytes(path, serialised({"format": FORMAT, **state}))
 
 
 def serialised(value: Any) -> bytes:
-    """What torch.save writes; in memory, so that a full disk is an OSError of our own write."""
+    """The bytes of torch.save; in memory, so that a full disk raises OSError at our write."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
 def load_state(path: str | Path, kind: str = "", *, mapped: bool = False) -> dict[str, Any]:
-    """What `save_state` wrote, on the CPU. WeightsError for anything else.
+    """The state written by `save_state`, on the CPU; WeightsError for anything else.
 
-    The file's checksums are compared first: torch reads over a damaged byte without a word.
-    `kind` is the verb whose state it must be, where that matters.
+    Verifies the file's checksums first, which torch does not. `kind`: the command whose checkpoint
+    it must be ("": any); `mapped`: map the tensors into memory instead of reading them.
     """
     try:
         fault, _ = archive_fault(Path(path))
         if fault:
             raise ValueError(fault)
-        # mapped, the tensors are read where they are used: to look at the rest costs little
+        # with mmap, tensors are read on access, so that checking a file is cheap
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError:
         raise
@@ -47,12 +47,12 @@ def load_state(path: str | Path, kind: str = "", *, mapped: bool = False) -> dic
         system = error.strerror if isinstance(error, OSError) else None
         raise WeightsError(
             f"The checkpoint {path} cannot be read: "
-            f"{system or 'it is cut off, damaged or not one of ours'}.",
-            "Put back a whole one, or start again with --overwrite.",
+            f"{system or 'it is truncated, damaged or not an unfreeze checkpoint'}.",
+            "Restore an intact copy, or start again with --overwrite.",
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise WeightsError(
-            f"{path} is a checkpoint, but not one that this version of unfreeze wrote.",
+            f"{path} is a checkpoint, but was not written by this version of unfreeze.",
             "Use it as a starting point instead: --init or --weights.",
         )
     if kind and state.get("kind") != kind:
@@ -64,7 +64,7 @@ def load_state(path: str | Path, kind: str = "", *, mapped: bool = False) -> dic
 
 
 def is_own(loaded: Any) -> bool:
-    """Whether this is the state of a run of ours, which says what its network is."""
+    """Whether `loaded` is an unfreeze training checkpoint with a model card."""
     return (
         isinstance(loaded, dict)
         and loaded.get("format") == FORMAT
@@ -74,14 +74,14 @@ def is_own(loaded: Any) -> bool:
 
 
 def save_last(folder: str | Path, state: dict[str, Any]) -> None:
-    """Write `last.ckpt` in `folder`; the one that was there stays as `before.ckpt`.
+    """Write `last.ckpt` in `folder`; the previous one becomes `before.ckpt`.
 
-    At any moment one of the two is whole, whatever happens to this process or to its disk; a
-    `last.ckpt` that cannot serve takes no other's place.
+    One of the two is intact at any moment, whatever happens to this process or the disk. A damaged
+    `last.ckpt` does not replace `before.ckpt`.
     """
     last, before = Path(folder) / LAST, Path(folder) / BEFORE
     data = serialised({"format": FORMAT, **state})
-    if last.exists() and _serves(last, state.get("kind", "")):
+    if last.exists() and _is_usable(last, state.get("kind", "")):
         second_name(last, before)
     write_bytes(last, data)
 
@@ -89,32 +89,32 @@ def save_last(folder: str | Path, state: dict[str, Any]) -> None:
 def load_last(
     folder: str | Path, kind: str = "", also: Sequence[str] = ()
 ) -> tuple[dict[str, Any], str]:
-    """(state, note): of `last.ckpt`; where that cannot serve, of the furthest that can, said so.
+    """(state of `last.ckpt`, ""); if that is damaged, (the latest usable state, a note about it).
 
-    Besides `before.ckpt` those are the files named in `also`. WeightsError where none can serve.
+    Alternatives are `before.ckpt` and the files named in `also`. WeightsError if none is usable.
     """
     folder = Path(folder)
     try:
         return load_state(folder / LAST, kind), ""
     except WeightsError as error:
-        found = {}
+        states = {}
         for name in (n for n in (BEFORE, *also) if (folder / n).exists()):
             try:
-                found[name] = load_state(folder / name, kind)
-            except WeightsError as another:
-                error.sentence += f" {another.sentence}"
-        if not found:
+                states[name] = load_state(folder / name, kind)
+            except WeightsError as other_error:
+                error.sentence += f" {other_error.sentence}"
+        if not states:
             raise
-        name = max(found, key=lambda name: int(found[name]["step"]))
-        return found[name], f"{error.sentence} {name} is taken instead."
+        name = max(states, key=lambda name: int(states[name]["step"]))
+        return states[name], f"{error.sentence} {name} is used instead."
 
 
 def has_last(folder: str | Path, also: Sequence[str] = ()) -> bool:
-    """Whether there is a checkpoint to go on from, whole or not."""
+    """Whether there is a checkpoint to resume from, intact or not."""
     return any((Path(folder) / name).exists() for name in (LAST, BEFORE, *also))
 
 
-def _serves(path: Path, kind: str) -> bool:
+def _is_usable(path: Path, kind: str) -> bool:
     try:
         load_state(path, kind, mapped=True)
     except WeightsError:
@@ -123,7 +123,7 @@ def _serves(path: Path, kind: str) -> bool:
 
 
 def second_name(last: Path, before: Path) -> None:
-    """Let `before` be the file that `last` is now: no bytes are copied where there are links."""
+    """Make `before` a second name of the file `last`: a hard link, else a copy."""
     spare = before.with_name(f".{before.name}.tmp")
     spare.unlink(missing_ok=True)
     try:
@@ -131,5 +131,5 @@ def second_name(last: Path, before: Path) -> None:
     except OSError:  # a file system without links
         shutil.copy2(last, spare)
     spare.replace(before)
-    # two names of one file, as a crash can leave last and before: renaming removes neither
+    # after a crash both may already be one file; rename() then does nothing and leaves `spare`
     spare.unlink(missing_ok=True)

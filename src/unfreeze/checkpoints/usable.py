@@ -1,4 +1,4 @@
-"""What of a file a network can be given: adapters merged, codes of quantised files refused."""
+"""Prepares a file's tensors for loading: merges adapters, refuses quantised weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,24 +15,25 @@ _UNQUANTISED = "Give the weights from before the quantisation, or dequantise and
 
 @dataclass(frozen=True)
 class Usable:
-    """Named tensors as a network would have them, and what was done for that."""
+    """Named tensors ready to load, and notes on what was changed."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
 
 
-def usable(contents: Contents, place: Path | None, name: str) -> Usable:
-    """The tensors of a file, ready to be paired with a network's.
+def usable(contents: Contents, path: Path | None, name: str) -> Usable:
+    """The tensors of a file, ready to be matched with a network's.
 
-    WeightsError for a quantised file and for adapters that cannot be merged.
+    `path`: the file's path; `name`: for messages. WeightsError for a quantised file and for
+    adapters that cannot be merged.
     """
     scales = scales_in(contents.tensors)
     if scales:
         raise WeightsError(
-            f"{name} is quantised: {scales[0]} ({len(scales)} such tensors) scales codes that are "
-            "no weights by themselves.",
+            f"{name} is quantised: {scales[0]} ({len(scales)} such tensors) is a scale for integer "
+            "codes, not a weight.",
             _UNQUANTISED,
         )
-    found = merged(contents.tensors, contents.meta, place, name)
-    note = f"LoRA adapters of {found.layers} layers merged"
-    return Usable(found.tensors, (note,) if found.layers else ())
+    merge = merged(contents.tensors, contents.meta, path, name)
+    note = f"LoRA adapters of {merge.layers} layers merged"
+    return Usable(merge.tensors, (note,) if merge.layers else ())

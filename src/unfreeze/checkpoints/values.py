@@ -1,4 +1,4 @@
-"""Whether a tensor holds plain numbers that a network can compute with."""
+"""Checks tensors before loading: dense, finite, not quantised, not damaged."""
 
 import re
 from collections.abc import Iterable
@@ -6,28 +6,28 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-# tensors that stand beside codes and turn them into weights
+# names of scales and other quantisation parameters
 _SCALES = re.compile(
     r"(?:^|\.)(?:\w*_?SCB|weight_format|weight_scale(?:_inv|_2)?|scale_weight|scale_input"
     r"|input_scale|scaled_fp8|qweight|qzeros|scales|g_idx|absmax|nested_absmax|quant_map"
     r"|nested_quant_map|quant_state\.\w+|zero_point|_packed_params(?:\.\w+)?|weight_zero_point"
     r"|packed_weight|weight_packed)$"
 )
-_WHOLE = 1e30  # no weight is larger; a flipped bit of an exponent makes such numbers
-_OUTLIER = 1e5  # times what nearly all weights of a layer are below: no training makes one
-_DOUBTFUL = 9  # numbers of a layer, at least, that damage may have made so large
-_HOLE = 128  # zeros in a row: a sector of a disk in float32
-_REST = 8  # weights beside a hole that say of what size they usually are
-_FEW = 3  # holes; where there are more, somebody made them
+_LARGEST = 1e30  # no weight is larger; a flipped exponent bit gives such values
+_OUTLIER = 1e5  # times the 99th percentile of a layer; training produces no such weight
+_IGNORED_LARGEST = 9  # largest values of a layer that are not used as its usual size, at least
+_ZERO_RUN = 128  # consecutive zeros: a disk sector of float32 values
+_NEIGHBOURS = 8  # weights beside a run of zeros that are needed to judge their usual size
+_MAX_RUNS = 3  # runs of zeros; more than that is pruning, not damage
 
 
 def scales_in(names: Iterable[str]) -> list[str]:
-    """Names of tensors by which codes of a quantised network are scaled."""
+    """Names of the quantisation scales of a quantised network."""
     return [name for name in names if _SCALES.search(name)]
 
 
 def oddity(tensor: Tensor, wanted: Tensor) -> str:
-    """Why a tensor cannot stand for an entry of a network, in words; "" where it can."""
+    """Why a tensor cannot be loaded into the entry `wanted` of a network; "" if it can."""
     if tensor.is_quantized:
         return "is quantised"
     if tensor.is_meta:
@@ -44,55 +44,57 @@ def oddity(tensor: Tensor, wanted: Tensor) -> str:
 def _float_oddity(tensor: Tensor) -> str:
     kind = str(tensor.dtype).removeprefix("torch.")
     if not tensor.is_floating_point():
-        return f"holds {kind}, where the network has fractions: codes of a quantised file"
+        return f"holds {kind}, where the network has floating-point weights: a quantised file"
     if tensor.element_size() == 1:
-        return f"holds {kind}: codes that need a scale to be weights"
+        return f"holds {kind}: quantised weights without their scale"
     bad = int((~torch.isfinite(tensor)).sum())
     if bad:
         what = "NaN" if bool(tensor.isnan().any()) else "infinite"
-        return f"is not finite ({bad:,} of {tensor.numel():,} numbers, {what})"
-    if tensor.numel() and float(tensor.abs().max()) > _WHOLE:
-        return f"holds {float(tensor.abs().max()):.1e}, which is no weight: the file is damaged"
+        return f"is not finite ({bad:,} of {tensor.numel():,} values, {what})"
+    if tensor.numel() and float(tensor.abs().max()) > _LARGEST:
+        return f"holds {float(tensor.abs().max()):.1e}, an impossible weight: the file is damaged"
     return ""
 
 
 def scar(tensor: Tensor) -> str:
-    """What damage leaves in trained weights, in words; "" for none. For files without a checksum.
+    """A sign of file damage in trained weights, in words; "" for none. For files without checksum.
 
-    A block of zeros that begins or ends in the middle of a filter whose other weights are of the
-    usual size, and a number that is 100,000 times as large as nearly all others. Pruned and dead
-    filters and layers that begin at zero are neither.
+    Signs are a run of zeros that begins or ends inside a filter whose other weights have the usual
+    size, and a value 100,000 times as large as 99 % of the layer. Pruned filters, dead filters and
+    zero-initialised layers are not.
     """
-    if tensor.dim() < 2 or tensor.numel() < _HOLE or not tensor.is_floating_point():
+    if tensor.dim() < 2 or tensor.numel() < _ZERO_RUN or not tensor.is_floating_point():
         return ""
     flat = tensor.detach().float().flatten()
     sizes = flat.abs()
-    # not the median: weight decay shrinks filters that are dead to almost nothing, often many
-    largest = sizes.topk(max(_DOUBTFUL, sizes.numel() // 100)).values
-    first, usual = float(largest[0]), float(largest[-1])
-    if usual and first > _OUTLIER * usual:
-        return f"holds {first:.1e}, where 99 % of its numbers are below {usual:.1e}"
-    holes = [hole for hole in _holes(flat == 0) if _amid(flat, *hole, tensor.shape[1:].numel())]
-    if 0 < len(holes) <= _FEW:
-        start, end = holes[0]
+    # not the median: weight decay shrinks dead filters to almost 0, often many of them
+    top_values = sizes.topk(max(_IGNORED_LARGEST, sizes.numel() // 100)).values
+    largest_value, usual = float(top_values[0]), float(top_values[-1])
+    if usual and largest_value > _OUTLIER * usual:
+        return f"holds {largest_value:.1e}, where 99 % of its values are below {usual:.1e}"
+    runs = [
+        run for run in _zero_runs(flat == 0) if _inside_filter(flat, *run, tensor.shape[1:].numel())
+    ]
+    if 0 < len(runs) <= _MAX_RUNS:
+        start, end = runs[0]
         return f"has {end - start:,} zeros in a row in the middle of a filter"
     return ""
 
 
-def _holes(zeros: Tensor) -> list[tuple[int, int]]:
-    """(start, end) of runs of `_HOLE` and more."""
-    if int(zeros.sum()) < _HOLE:
+def _zero_runs(zeros: Tensor) -> list[tuple[int, int]]:
+    """(start, end) of runs of at least `_HOLE` zeros."""
+    if int(zeros.sum()) < _ZERO_RUN:
         return []
     edges = torch.diff(zeros.int(), prepend=torch.zeros(1), append=torch.zeros(1))
     starts, ends = (torch.nonzero(edges == step).flatten().tolist() for step in (1, -1))
-    return [(a, b) for a, b in zip(starts, ends, strict=True) if b - a >= _HOLE]
+    return [(a, b) for a, b in zip(starts, ends, strict=True) if b - a >= _ZERO_RUN]
 
 
-def _amid(flat: Tensor, start: int, end: int, row: int) -> bool:
-    """Whether a run is cut out of filters of `row` weights each that are else of the usual size."""
+def _inside_filter(flat: Tensor, start: int, end: int, row: int) -> bool:
+    """Whether a run begins or ends inside a filter of `row` weights whose rest has usual size."""
     usual = float(flat.square().mean().sqrt())
     before, after = flat[start - start % row : start], flat[end : end + -end % row]
     return any(
-        len(rest) >= _REST and float(rest.square().mean().sqrt()) > usual / 10
+        len(rest) >= _NEIGHBOURS and float(rest.square().mean().sqrt()) > usual / 10
         for rest in (before, after)
     )

@@ -1,1 +1,1 @@
-"""A run's model in other tools' formats; each is read back with that tool before it counts."""
+"""Exports a run's model to other tools' formats, each verified by reading it back."""

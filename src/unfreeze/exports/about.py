@@ -1,4 +1,4 @@
-"""What goes along with the weights: `export.json` for programs, `README.md` for people."""
+"""Files beside the exported weights: `export.json`, `README.md`, `prepare.py`."""
 
 import hashlib
 from importlib.resources import files
@@ -15,15 +15,18 @@ from unfreeze.runtime.atomic import write_json, write_text
 
 
 def write_prepare(folder: Path) -> None:
-    """What reads images as in training, for whoever has no unfreeze: our own file, copied."""
+    """Write prepare.py, the preprocessing without unfreeze: a copy of standalone.py."""
     source = files(__package__).joinpath("standalone.py").read_text(encoding="utf-8")
     write_text(folder / PREPARE, source)
 
 
 def write_about(
-    folder: Path, subject: Subject, to: str, found: Agreement, *, compared_on: str
+    folder: Path, subject: Subject, to: str, agreement: Agreement, *, compared_on: str
 ) -> dict[str, Any]:
-    """Write and return export.json: what this is, where it is from, how it was proved."""
+    """Write and return export.json: the model, its provenance and how it was verified.
+
+    `to`: the format; `compared_on`: the images of the verification, in words.
+    """
     card = subject.card
     about = {
         "to": to,
@@ -36,9 +39,9 @@ def write_about(
         "temperature": card.temperature,
         "preprocess": subject.preprocess.as_dict(),
         "provenance": {"run": subject.run, **card.provenance},
-        "matched": found.matched,
-        "max_difference": found.max_difference,
-        "tolerance": found.tolerance,
+        "matched": agreement.matched,
+        "max_difference": agreement.max_difference,
+        "tolerance": agreement.tolerance,
         "compared_on": compared_on,
         "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
     }
@@ -47,9 +50,9 @@ def write_about(
 
 
 def write_readme(
-    folder: Path, subject: Subject, target: Target, found: Agreement, *, compared_on: str
+    folder: Path, subject: Subject, target: Target, agreement: Agreement, *, compared_on: str
 ) -> None:
-    """README.md: the lines that use the model, and what is known of it."""
+    """Write README.md: how to load the model, and what it is."""
     card = subject.card
     code = ["import json, pathlib"] if subject.gives == "scores" else []
     code += target.snippet(subject)
@@ -58,20 +61,20 @@ def write_readme(
         f"# {card.arch}, from {subject.run}",
         "",
         _what(subject),
-        f"Exported by unfreeze {__version__}. Read back from these files and compared on "
-        f"{compared_on}: the outputs differ by {found.max_difference:.2g} at most "
-        f"(allowed: {found.tolerance:.2g}).",
+        f"Exported by unfreeze {__version__}. Verified by loading these files and comparing "
+        f"outputs on {compared_on}: they differ by {agreement.max_difference:.2g} at most "
+        f"(tolerance {agreement.tolerance:.2g}).",
         *(["", f"**{licence}**"] if licence else []),
         "",
         "```python",
         *code,
         "```",
         "",
-        f"`{PREPARE}` needs numpy and Pillow alone and reads an image as `unfreeze predict` does: "
-        "turned upright, transparent parts white, grey of 16 bits by the range of the training. "
-        "What it cannot read in the same way (colour of 16 bits, chosen channels) it refuses.",
+        f"`{PREPARE}` needs only numpy and Pillow and preprocesses an image as `unfreeze predict` "
+        "does: EXIF rotation applied, transparent parts white, 16-bit greyscale scaled by the "
+        "range used in training. It refuses 16-bit colour and selected channels.",
         "",
-        f"`{ABOUT}` holds classes, preprocessing, where the weights come from, and a SHA-256 of "
+        f"`{ABOUT}` contains classes, preprocessing, the origin of the weights, and a SHA-256 of "
         "each file.",
     ]
     write_text(folder / README, "\n".join(lines) + "\n")
@@ -79,9 +82,9 @@ def write_readme(
 
 def _what(subject: Subject) -> str:
     if subject.gives == "features":
-        return "A backbone without its head: it gives features."
+        return "A backbone without a head: it outputs features."
     return (
-        f"A classifier of {len(subject.card.classes)} classes: {', '.join(subject.card.classes)}."
+        f"A classifier with {len(subject.card.classes)} classes: {', '.join(subject.card.classes)}."
     )
 
 

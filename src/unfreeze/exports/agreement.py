@@ -1,4 +1,4 @@
-"""Whether what was written computes what the run computes."""
+"""Verifies an export: compares its outputs and tensors with the run's model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,15 @@ from unfreeze.errors import UnfreezeError, WeightsError
 from unfreeze.exports.subject import Subject
 from unfreeze.exports.target import ReadBack, Target
 
-TOLERANCE = 1e-4  # of the largest output; float32 in another order of sums stays below 1e-5
+TOLERANCE = 1e-4  # relative to the largest output; float32 summation order stays below 1e-5
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """`max_difference` between outputs, what was allowed, and the verdict.
+    """The result of a verification.
 
-    `differing`: names of tensors that are not equal to the run's, bit for bit.
+    `max_difference`: largest absolute difference of outputs; `tolerance`: the allowed one;
+    `differing`: names of tensors that are not bit-equal to the run's.
     """
 
     max_difference: float
@@ -26,47 +27,47 @@ class Agreement:
 
     @property
     def matched(self) -> bool:
-        """Outputs within the tolerance (never true of a NaN) and every named tensor equal."""
+        """Whether outputs are within the tolerance (NaN never is) and all tensors are equal."""
         return self.max_difference <= self.tolerance and not self.differing
 
 
 def agreement(target: Target, subject: Subject, folder: Path, inputs: Tensor) -> Agreement:
-    """Read `folder` back and compare: all of `inputs` [B, 3, S, S] at once, against 1 and B - 1.
+    """Load the export in `folder` and compare its outputs on `inputs` [B, 3, S, S].
 
-    Two sizes of batch, so that a program that was recorded for one of them shows itself.
-    WeightsError where the format's own tool cannot read or run what was written.
+    The export runs batches of 1 and B - 1, to detect programs traced for one batch size.
+    WeightsError if the format's own tool cannot load or run it.
     """
     with torch.inference_mode():
-        wanted = subject.network(inputs).float()
+        expected = subject.network(inputs).float()
     try:
-        back = target.read(subject, folder)
+        exported = target.read(subject, folder)
         with torch.inference_mode():
             parts = [part for part in (inputs[:1], inputs[1:]) if len(part)]
-            found = torch.cat([back.forward(part).float() for part in parts])
+            outputs = torch.cat([exported.forward(part).float() for part in parts])
     except (UnfreezeError, MemoryError, OSError):
         raise
-    except Exception as error:  # each tool has errors of its own
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # each tool raises its own errors
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"{subject.card.arch} was recorded, but the recording does not run: {said}",
-            "Use --to safetensors, which takes every network.",
+            f"{subject.card.arch} was exported, but the exported program does not run: {message}",
+            "Use --to safetensors, which supports every network.",
         ) from error
-    scale = float(wanted.abs().max())
+    scale = float(expected.abs().max())
     difference = float("nan")
-    if found.shape == wanted.shape:
-        difference = float((found - wanted).abs().max())
-    return Agreement(difference, TOLERANCE * max(scale, 1e-6), _differing(subject, back))
+    if outputs.shape == expected.shape:
+        difference = float((outputs - expected).abs().max())
+    return Agreement(difference, TOLERANCE * max(scale, 1e-6), _differing(subject, exported))
 
 
-def _differing(subject: Subject, back: ReadBack) -> tuple[str, ...]:
-    if back.tensors is None:
+def _differing(subject: Subject, exported: ReadBack) -> tuple[str, ...]:
+    if exported.tensors is None:
         return ()
-    ours, theirs = subject.tensors(), back.tensors
+    run_tensors, exported_tensors = subject.tensors(), exported.tensors
     return tuple(
         name
-        for name in sorted({*ours, *theirs})
-        if name not in ours
-        or name not in theirs
-        or ours[name].dtype != theirs[name].dtype
-        or not torch.equal(ours[name], theirs[name])
+        for name in sorted({*run_tensors, *exported_tensors})
+        if name not in run_tensors
+        or name not in exported_tensors
+        or run_tensors[name].dtype != exported_tensors[name].dtype
+        or not torch.equal(run_tensors[name], exported_tensors[name])
     )

@@ -1,4 +1,4 @@
-"""The folder of an export: complete and proved, or not there."""
+"""The output folder of an export, written atomically."""
 
 import json
 import shutil
@@ -14,12 +14,13 @@ ABOUT, README = "export.json", "README.md"
 
 
 def allowed(path: str | None, *, overwrite: bool, inputs: Sequence[str] = ()) -> Path:
-    """The folder, if an export may go there; UsageError otherwise. Nothing is touched.
+    """The output folder `path`; UsageError if an export may not be written there.
 
-    `overwrite` wants a folder in which everything is an earlier export's, and none of `inputs`.
+    `overwrite` requires a folder that contains only an earlier export, and none of `inputs`.
+    Nothing is changed.
     """
     if not path:
-        raise UsageError("export needs a folder to write.", "Add --out DIR.")
+        raise UsageError("export needs an output folder.", "Add --out DIR.")
     folder = Path(path)
     writable("--out", folder)
     refuse_inputs("--out", folder, inputs)
@@ -27,45 +28,45 @@ def allowed(path: str | None, *, overwrite: bool, inputs: Sequence[str] = ()) ->
         return folder
     if not overwrite:
         raise UsageError(f"--out {folder} is not empty.", "Name a new folder, or add --overwrite.")
-    strange = _strange(folder)
-    if strange:
+    foreign = _foreign_entry(folder)
+    if foreign:
         raise UsageError(
-            f"--overwrite: {folder} holds {strange}, which no export wrote, so nothing was "
-            "deleted.",
+            f"--overwrite: {folder} holds {foreign}, which was not written by an export, so "
+            "nothing was deleted.",
             "Name another folder, or empty this one yourself.",
         )
     refuse_inside("--overwrite", folder, inputs)
     return folder
 
 
-def _strange(folder: Path) -> str:
-    """The first of what lies there that no export wrote; "" where everything is an export's."""
-    there = sorted(entry.name for entry in folder.iterdir())
+def _foreign_entry(folder: Path) -> str:
+    """The first entry of the folder that was not written by an export; "" if there is none."""
+    names = sorted(entry.name for entry in folder.iterdir())
     about = folder / ABOUT
     if not about.is_file() or not object_of("to", "unfreeze", "files")(about):
-        return there[0]
+        return names[0]
     written = {ABOUT, README, *json.loads(about.read_bytes())["files"]}
-    return next((name for name in there if name not in written), "")
+    return next((name for name in names if name not in written), "")
 
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends well.
+    """A temporary folder that replaces `folder` when the block succeeds.
 
-    Where the block fails nothing is left, and what was there before still is.
+    If the block fails it is removed and `folder` is unchanged.
     """
     target = folder.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    start = f".{target.name[:40]}."
-    made = Path(tempfile.mkdtemp(prefix=start, suffix=".tmp", dir=target.parent))
+    prefix = f".{target.name[:40]}."
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
     try:
-        inner = made / "new"
-        inner.mkdir()
-        yield inner
+        new_folder = temporary / "new"
+        new_folder.mkdir()
+        yield new_folder
         if target.exists():
-            target.rename(made / "old")
-        inner.replace(target)
+            target.rename(temporary / "old")
+        new_folder.replace(target)
     finally:
-        if (made / "old").exists() and not target.exists():
-            (made / "old").rename(target)
-        shutil.rmtree(made, ignore_errors=True)
+        if (temporary / "old").exists() and not target.exists():
+            (temporary / "old").rename(target)
+        shutil.rmtree(temporary, ignore_errors=True)

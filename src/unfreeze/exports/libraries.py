@@ -1,4 +1,4 @@
-"""The same network as torchvision or timm builds it, and why they sometimes have none."""
+"""Builds a run's network with torchvision or timm, and reports where they have no equal one."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from unfreeze.errors import UsageError
 from unfreeze.exports.subject import Subject
 
-RESCALING = ("googlenet", "inception_v3")  # as torchvision builds them, they rescale their input
-REMAINS = "Use --to safetensors, which takes every network."
+RESCALING = ("googlenet", "inception_v3")  # torchvision's versions rescale their input
+REMAINS = "Use --to safetensors, which supports every network."
 
 
 def torchvision_options(subject: Subject) -> dict[str, Any]:
-    """What `torchvision.models.get_model` must be told beside the name."""
+    """Keyword arguments for `torchvision.models.get_model`."""
     options: dict[str, Any] = {}
     if subject.card.classes:
         options["num_classes"] = len(subject.card.classes)
@@ -25,18 +25,18 @@ def torchvision_options(subject: Subject) -> dict[str, Any]:
 
 
 def from_torchvision(subject: Subject) -> nn.Module:
-    """The untrained network of that name, without the layers that ours has not."""
+    """The untrained torchvision network, with Identity for layers that the run lacks."""
     import torchvision
 
     options = torchvision_options(subject)
     network: nn.Module = torchvision.models.get_model(subject.name, weights=None, **options)
-    for place in subject.identities:
-        network.set_submodule(place, nn.Identity())
+    for name in subject.identities:
+        network.set_submodule(name, nn.Identity())
     return network
 
 
 def from_timm(subject: Subject) -> nn.Module:
-    """The untrained network of that name; `num_classes=0` for a backbone."""
+    """The untrained timm network; `num_classes=0` for a backbone."""
     import timm
 
     network: Any = timm.create_model(subject.name, num_classes=len(subject.card.classes))
@@ -44,24 +44,24 @@ def from_timm(subject: Subject) -> nn.Module:
 
 
 def check_library(library: str, subject: Subject, build: Callable[[Subject], nn.Module]) -> None:
-    """UsageError where `build` does not make a network with the names and shapes of `subject`."""
+    """UsageError if the network from `build` has other names or shapes than the `subject`."""
     if subject.small_stem:
         raise UsageError(
             f"{subject.run} has the small stem (3x3, stride 1, no pooling); {library}'s "
-            f"{subject.name} has not.",
-            "Use --to safetensors: its README has the lines that change the network into this one.",
+            f"{subject.name} does not.",
+            "Use --to safetensors: its README shows how to modify the network.",
         )
     if subject.ours or not has(library, subject.name):
         raise UsageError(f"{library} has no {subject.card.arch}.", REMAINS)
     if subject.card.arch == f"torchvision/{subject.name}" and library == "timm":
         _check_rescaling(subject.name)
     with torch.device("meta"):
-        theirs = build(subject).state_dict()
-    odd = unlike(theirs, subject.tensors())
-    if odd:
+        library_tensors = build(subject).state_dict()
+    differing = unlike(library_tensors, subject.tensors())
+    if differing:
         raise UsageError(
-            f"{library}'s {subject.name} is another network than {subject.card.arch} with the head "
-            f"of this run: {odd[0]} has no counterpart, and {len(odd) - 1:,} others.",
+            f"{library}'s {subject.name} differs from {subject.card.arch} with the head of this "
+            f"run in {len(differing):,} entries, first {differing[0]}.",
             REMAINS,
         )
 
@@ -72,7 +72,7 @@ def _check_rescaling(name: str) -> None:
 
 
 def has(library: str, name: str) -> bool:
-    """Whether a library builds a network of this name."""
+    """Whether `library` (torchvision or timm) has a network of this name."""
     if library == "timm":
         import timm
 
@@ -83,7 +83,11 @@ def has(library: str, name: str) -> bool:
 
 
 def unlike(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
-    """Names that only one side has, or whose shapes differ."""
-    left = {name: tuple(tensor.shape) for name, tensor in theirs.items()}
-    right = {name: tuple(tensor.shape) for name, tensor in ours.items()}
-    return [name for name in sorted({*left, *right}) if left.get(name) != right.get(name)]
+    """Sorted names that only one side has or whose shapes differ."""
+    library_shapes = {name: tuple(tensor.shape) for name, tensor in theirs.items()}
+    run_shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
+    return [
+        name
+        for name in sorted({*library_shapes, *run_shapes})
+        if library_shapes.get(name) != run_shapes.get(name)
+    ]

@@ -1,9 +1,9 @@
-"""Images as the model beside this file sees them; needs numpy and Pillow alone.
+"""Preprocesses images for the model in this folder; needs only numpy and Pillow.
 
-`prepare("photo.jpg")` returns what the network takes for one image. A file is read as in training:
-turned upright by its EXIF, transparent parts white, CMYK as RGB, and the values of 16-bit and
-float grey images by the range in export.json. What cannot be read here in the same way (colour of
-16 bits, chosen channels of many) is refused; `unfreeze predict` reads it.
+`prepare("photo.jpg")` returns the network's input for one image. Files are read as in training:
+EXIF rotation applied, transparent parts white, CMYK as RGB, and 16-bit and float greyscale scaled
+by the range in export.json. 16-bit colour and selected channels are not supported here and raise
+ValueError; `unfreeze predict` reads them.
 """
 
 import json
@@ -17,13 +17,13 @@ from PIL import Image, ImageOps
 HERE = Path(__file__).parent
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _WHITE = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14, 16 bits
-_BITS = 258  # TIFF's tag with the bits of each channel
+_BITS = 258  # the TIFF tag BitsPerSample
 
 
 def prepare(path: str | Path, how: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
-    """float32 [3, S, S]: shorter side resized, centre cut out, normalised.
+    """float32 [3, S, S]: shorter side resized, centre crop, normalised.
 
-    `how`: the preprocessing; by default that in export.json beside this file.
+    `how`: the preprocessing; by default from export.json beside this file.
     """
     p = how or json.loads((HERE / "export.json").read_text(encoding="utf-8"))["preprocess"]
     image, side = opened(path, p["intensity"]), p["image_size"]
@@ -38,24 +38,26 @@ def prepare(path: str | Path, how: dict[str, Any] | None = None) -> npt.NDArray[
 
 
 def opened(path: str | Path, intensity: str = "image") -> Image.Image:
-    """The image as RGB, upright. ValueError where it cannot be read as in training."""
-    rule, chosen, _ = intensity.partition("@")
+    """The image as upright RGB; ValueError if it cannot be read as in training."""
+    rule, channels, _ = intensity.partition("@")
     with Image.open(path) as file:
-        if chosen or _deep_colour(path, file):
-            raise ValueError(f"{path}: 16-bit colour and chosen channels need `unfreeze predict`.")
+        if channels or _deep_colour(path, file):
+            raise ValueError(
+                f"{path}: 16-bit colour and selected channels need `unfreeze predict`."
+            )
         image: Image.Image = ImageOps.exif_transpose(file)
     if image.mode[0] in "IF":
         return Image.fromarray(to_uint8(np.asarray(image), rule)).convert("RGB")
     if image.has_transparency_data:
-        layered = image.convert("RGBA")
+        rgba = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
-        white.paste(layered, mask=layered.getchannel("A"))
+        white.paste(rgba, mask=rgba.getchannel("A"))
         return white
     return image.convert("RGB")
 
 
 def _deep_colour(path: str | Path, image: Image.Image) -> bool:
-    """Whether a file holds colour of more than eight bits, of which Pillow shows the upper byte."""
+    """Whether a file has colour with more than 8 bits, which Pillow reduces to 8."""
     if image.format == "PNG":
         with Path(path).open("rb") as file:
             head = file.read(26)
@@ -65,19 +67,21 @@ def _deep_colour(path: str | Path, image: Image.Image) -> bool:
 
 
 def to_uint8(values: npt.NDArray[Any], rule: str) -> npt.NDArray[np.uint8]:
-    """Grey values of 16 bits or fractions as uint8, by the rule that the model was trained with."""
+    """16-bit or float greyscale values as uint8, scaled by the `rule` used in training."""
     numbers = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
     finite = numbers[np.isfinite(numbers)]
     low, high = float(finite.min()), float(finite.max())
-    whole = np.issubdtype(values.dtype, np.integer)
+    is_integer = np.issubdtype(values.dtype, np.integer)
     dark, bright = np.percentile(finite, (0.5, 99.5)) if rule == "percentile" else (0, 0)
-    white = next((float(most) for most in (_WHITE if whole else (1,)) if high <= most), None)
+    white = next(
+        (float(limit) for limit in (_WHITE if is_integer else (1,)) if high <= limit), None
+    )
     if ":" in rule:
         low, high = map(float, rule.split(":"))
     elif dark < bright:
         low, high = float(dark), float(bright)
-    elif rule == "full" and low >= 0 and high <= (_WHITE[-1] if whole else 1):
-        low, high = 0.0, float(_WHITE[-1] if whole else 1)
+    elif rule == "full" and low >= 0 and high <= (_WHITE[-1] if is_integer else 1):
+        low, high = 0.0, float(_WHITE[-1] if is_integer else 1)
     elif low >= 0 and white is not None and (high >= white / 8 or high == 0):
         low, high = 0.0, white
     elif low == high:

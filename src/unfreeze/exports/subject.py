@@ -1,4 +1,4 @@
-"""What is carried elsewhere: a run's network as it is used, with all that must go along."""
+"""The model to export: a run's network with its card and preprocessing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ from unfreeze.transfer.predictor import load_classifier, load_features
 class Subject:
     """A network on the CPU in evaluation mode: [B, 3, S, S] to scores [B, C] or features [B, D].
 
-    `run` is the name of the folder it comes from, `folder` where its model lies; `missing`: dotted
-    names of the places from which a backbone's head was taken off, () for a classifier.
+    `run`: name of the run's folder; `folder`: the model's folder; `missing`: dotted names of a
+    backbone's removed head, () for a classifier.
     """
 
     run: str
@@ -38,69 +38,69 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """The architecture's name in its library, without the tag of timm's weights."""
+        """The architecture's name in its library, without timm's pretrained tag."""
         return self.card.arch.partition("/")[2].partition(".")[0]
 
     @property
     def small_stem(self) -> bool:
-        """Whether the first layers were changed, so that no library builds this network."""
+        """Whether a library's first layers were replaced by the small stem."""
         return self.card.stem == "small" and not self.ours
 
     @property
     def ours(self) -> bool:
-        """Whether only unfreeze builds this network, whatever its first layers."""
+        """Whether the architecture is one of unfreeze, not of torchvision or timm."""
         return self.library == "unfreeze" and self.name in (*OWN, *WIDE)
 
     @property
     def gives(self) -> str:
-        """What comes out: `scores` or `features`."""
+        """The output: `scores` or `features`."""
         return "features" if self.missing else "scores"
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """Dotted names of the places where the library's network has a layer and this has none."""
+        """Dotted names of layers of the library's network that are Identity in this one."""
         return (*self.missing, *removed_activations(self.network))
 
     @property
     def resized(self) -> bool:
-        """Whether it is a vision transformer for images of another size than its library's."""
+        """Whether it is a vision transformer with another image size than its library's."""
         return native_size(self.network) not in (None, self.preprocess.image_size)
 
     def recorded(self) -> nn.Module:
-        """The network as a program is recorded from it: a vision transformer for one size alone.
+        """The network to trace: a vision transformer with its image size fixed.
 
-        Where its patches do not fill that size it stays as it is.
+        Unchanged if the image size is not a multiple of its patch size.
         """
         size, first = self.preprocess.image_size, first_convolution(self.network)
         if native_size(self.network) is None or first is None:
             return self.network
         if size % self.network.get_parameter(first).shape[-1]:
             return self.network
-        made = build(self.card.arch, stem=self.card.stem, image_size=size)
+        network = build(self.card.arch, stem=self.card.stem, image_size=size)
         if self.missing:
-            headless(made)
+            headless(network)
         else:
-            replace_head(made, len(self.card.classes), kind=self.card.head)
-        entries = made.state_dict()
+            replace_head(network, len(self.card.classes), kind=self.card.head)
+        entries = network.state_dict()
         with torch.no_grad():
             for name, tensor in self.tensors().items():
-                entries[name].copy_(fitted(made, name, tensor, entries[name]))
-        return made.eval()
+                entries[name].copy_(fitted(network, name, tensor, entries[name]))
+        return network.eval()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state dict: plain names, no wrapper's prefix."""
+        """The state dict, without wrapper prefixes."""
         return dict(self.network.state_dict())
 
 
 def read_subject(run: str | Path) -> Subject:
-    """The network of a finished run, or of its `model/` folder; WeightsError for others."""
+    """The model of a finished run or its `model/` folder; WeightsError for anything else."""
     load = load_classifier if card_of(run).kind == "classifier" else load_features
-    found = load(run)
+    model = load(run)
     return Subject(
         run=Path(run).resolve().name,
         folder=model_folder(run) or Path(run),
-        network=found.network.eval(),
-        card=found.card,
-        preprocess=found.preprocess,
-        missing=places_without(found.network),
+        network=model.network.eval(),
+        card=model.card,
+        preprocess=model.preprocess,
+        missing=places_without(model.network),
     )

@@ -1,4 +1,4 @@
-"""What a format is: files it writes, and a way to read them back that knows nothing of the run."""
+"""The interface of an export format: write files, and load them with the format's own tool."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from unfreeze.exports.subject import Subject
 
 @dataclass(frozen=True)
 class ReadBack:
-    """What was written, as its own tool reads it.
+    """An export as loaded by the format's own tool.
 
-    `forward`: normalised images [B, 3, S, S] to outputs [B, C]. `tensors`: by name, None for
-    formats that keep a program and not named tensors.
+    `forward`: normalised images [B, 3, S, S] to outputs [B, C]; `tensors`: by name, None for
+    formats that store a program instead of named tensors.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -23,19 +23,19 @@ class ReadBack:
 
 
 class Target(Protocol):
-    """One format."""
+    """One export format."""
 
     def check(self, subject: Subject) -> None:
-        """UsageError, with what can be used instead, where the format has no such network."""
+        """UsageError, with an alternative, if the format does not support the network."""
 
     def write(self, subject: Subject, folder: Path) -> None:
-        """Put the files of the format into `folder`."""
+        """Write the files of the format into `folder`."""
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
-        """What stands in `folder`, through the format's own tool.
+        """Load the export in `folder` with the format's own tool.
 
-        Of `subject` only what the README tells its reader may be used: names, never tensors.
+        May use of `subject` only what the README states: names, never tensors.
         """
 
     def snippet(self, subject: Subject) -> list[str]:
-        """Python lines that load the model and print its answer to one image."""
+        """Python lines that load the model and print its output for one image."""

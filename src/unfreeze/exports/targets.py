@@ -1,4 +1,4 @@
-"""The formats by name."""
+"""Export formats by name."""
 
 import importlib
 
@@ -8,9 +8,9 @@ from unfreeze.settings.export import FORMATS
 
 
 def target(name: str | None) -> Target:
-    """The format of `--to`; its own tool is imported only here. UsageError for None."""
+    """The format of `--to`, imported on demand; UsageError for None."""
     if name is None:
         raise UsageError("export needs a format.", f"Add --to with one of: {', '.join(FORMATS)}.")
     module = importlib.import_module(f"unfreeze.exports.to_{name}")
-    made: Target = getattr(module, name.capitalize())()
-    return made
+    instance: Target = getattr(module, name.capitalize())()
+    return instance

@@ -1,4 +1,4 @@
-"""ONNX: network and weights for any runtime, proved with ONNX Runtime."""
+"""ONNX export, verified with ONNX Runtime."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ class Onnx:
     """`model.onnx` with the input `images` and the output `scores` or `features`."""
 
     def check(self, subject: Subject) -> None:
-        """UsageError where the packages are not installed."""
+        """UsageError if a required package is not installed."""
         for name in NEEDS:
             try:
                 importlib.import_module(name)
@@ -34,11 +34,11 @@ class Onnx:
                 ) from error
 
     def write(self, subject: Subject, folder: Path) -> None:
-        """Recorded through torch.export, for any size of batch."""
+        """Export with torch.export and a dynamic batch size; WeightsError if that fails."""
         side, network = subject.preprocess.image_size, subject.recorded()
         try:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-                warnings.simplefilter("ignore")  # the exporter's notes on its own workings
+                warnings.simplefilter("ignore")  # internal warnings of the exporter
                 program: Any = torch.onnx.export(
                     network,
                     (torch.zeros(2, 3, side, side),),
@@ -50,14 +50,14 @@ class Onnx:
                 )
         except torch.onnx.OnnxExporterError as error:
             raise WeightsError(
-                f"PyTorch cannot record {subject.card.arch} for ONNX: {_first_line(error)}",
+                f"PyTorch cannot export {subject.card.arch} to ONNX: {_first_line(error)}",
                 "Use --to torchscript or --to safetensors.",
             ) from error
         program.model.metadata_props.update(_metadata(subject))
         program.save(str(folder / FILE))
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
-        """The program in ONNX Runtime, on the CPU."""
+        """Load it in ONNX Runtime, on the CPU."""
         import onnxruntime
 
         session = onnxruntime.InferenceSession(
@@ -65,13 +65,13 @@ class Onnx:
         )
 
         def forward(images: Tensor) -> Tensor:
-            given = {INPUT: images.contiguous().numpy()}
-            return torch.from_numpy(session.run([subject.gives], given)[0])
+            inputs = {INPUT: images.contiguous().numpy()}
+            return torch.from_numpy(session.run([subject.gives], inputs)[0])
 
         return ReadBack(forward)
 
     def snippet(self, subject: Subject) -> list[str]:
-        """Through onnxruntime and numpy: nothing of PyTorch is needed."""
+        """Lines with onnxruntime and numpy, without PyTorch."""
         return [
             "import numpy, onnxruntime",
             f'session = onnxruntime.InferenceSession("{FILE}")',
@@ -81,7 +81,7 @@ class Onnx:
 
 
 def _metadata(subject: Subject) -> dict[str, str]:
-    """What stands in the file itself, for whoever has nothing else: texts, JSON where needed."""
+    """Metadata inside the ONNX file: strings, with lists and objects as JSON."""
     card = subject.card
     return {
         "classes": json.dumps(list(card.classes), ensure_ascii=False),

@@ -1,4 +1,4 @@
-"""safetensors: plain names, with the model card beside them; for every network."""
+"""safetensors export with the model card; supports every network."""
 
 from pathlib import Path
 from typing import cast
@@ -16,46 +16,46 @@ from unfreeze.transfer.predictor import load_classifier, load_features
 
 
 class Safetensors:
-    """`model.safetensors` and `model.json`: what any tool reads, and what unfreeze itself opens."""
+    """`model.safetensors` and `model.json`, the format of unfreeze's `model/` folder."""
 
     def check(self, subject: Subject) -> None:
-        """Every network has names."""
+        """Every network is supported."""
 
     def write(self, subject: Subject, folder: Path) -> None:
-        """Both files, and what tells the images of the training from others."""
+        """Write both files, and the hashes of the training images if the run has them."""
         save_model(folder, subject.tensors(), subject.card)
-        seen = subject.folder / SEEN
-        if seen.is_file():
-            write_bytes(folder / SEEN, seen.read_bytes())
+        hashes = subject.folder / SEEN
+        if hashes.is_file():
+            write_bytes(folder / SEEN, hashes.read_bytes())
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
-        """The network that the card names, with the tensors of the file."""
+        """Build the network of the card and load the tensors."""
         tensors, card = load_model(folder)
         load = load_classifier if card.kind == "classifier" else load_features
         return ReadBack(load(folder), tensors)
 
     def snippet(self, subject: Subject) -> list[str]:
-        """With the library that builds the network, where one does; else through unfreeze."""
+        """Lines with torchvision or timm if they have the network, else with unfreeze."""
         plain = subject.card.head in ("replace", "none")
         if subject.library == "torchvision" and plain and not subject.resized:
-            made = ["import torch, torchvision", *network_lines(subject), *_stem_lines(subject)]
+            lines = ["import torch, torchvision", *network_lines(subject), *_stem_lines(subject)]
         elif subject.library == "timm" and plain:
             options = {"num_classes": len(subject.card.classes)}
             options |= ANY_SIZE if subject.resized else {}
-            given = "".join(f", {name}={value}" for name, value in options.items())
-            made = [
+            arguments = "".join(f", {name}={value}" for name, value in options.items())
+            lines = [
                 "import timm, torch",
-                f'model = timm.create_model("{subject.name}"{given})',
+                f'model = timm.create_model("{subject.name}"{arguments})',
                 *_stem_lines(subject),
             ]
         else:
             return [
                 "import torch, unfreeze",
-                *_opened(subject),
+                *_load_lines(subject),
                 *torch_lines(subject),
             ]
         return [
-            *made,
+            *lines,
             "from safetensors.torch import load_file",
             f'model.load_state_dict(load_file("{TENSORS}"))',
             "model.eval()",
@@ -63,7 +63,7 @@ class Safetensors:
         ]
 
 
-def _opened(subject: Subject) -> list[str]:
+def _load_lines(subject: Subject) -> list[str]:
     if subject.gives == "scores":
         return ['model = unfreeze.load(".")']
     return [
@@ -73,23 +73,23 @@ def _opened(subject: Subject) -> list[str]:
 
 
 def _stem_lines(subject: Subject) -> list[str]:
-    """What changes a library's ResNet into one with the small stem."""
+    """Lines that give a library's ResNet the small stem."""
     if not subject.small_stem:
         return []
-    first, pooling = _places(subject.network)
+    first, pooling = _stem_names(subject.network)
     layer = cast(nn.Conv2d, subject.network.get_submodule(first))
-    made = (
+    convolution = (
         f"torch.nn.Conv2d({layer.in_channels}, {layer.out_channels}, 3, padding=1, "
         f"bias={layer.bias is not None})"
     )
     return [
-        f'model.set_submodule("{first}", {made})',
+        f'model.set_submodule("{first}", {convolution})',
         f'model.set_submodule("{pooling}", torch.nn.Identity())',
     ]
 
 
-def _places(network: nn.Module) -> tuple[str, str]:
+def _stem_names(network: nn.Module) -> tuple[str, str]:
     from unfreeze.backbones.stem import PLACES
 
     names = dict(network.named_modules())
-    return next(place for place in PLACES if place[0] in names and place[1] in names)
+    return next(pair for pair in PLACES if pair[0] in names and pair[1] in names)

@@ -1,4 +1,4 @@
-"""timm: a folder that `timm.create_model("local-dir:...", pretrained=True)` opens."""
+"""timm export: a folder for `timm.create_model("local-dir:...", pretrained=True)`."""
 
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,26 @@ TENSORS, CONFIG = "model.safetensors", "config.json"
 
 
 class Timm:
-    """`model.safetensors` and `config.json`, the layout of timm's hub."""
+    """`model.safetensors` and `config.json`, as in timm's models on the Hugging Face Hub."""
 
     def check(self, subject: Subject) -> None:
-        """Names and shapes must be those of timm's network."""
+        """UsageError unless names and shapes equal those of timm's network."""
         check_library("timm", subject, from_timm)
 
     def write(self, subject: Subject, folder: Path) -> None:
-        """The tensors, then the configuration with classes and preprocessing."""
+        """Write the tensors, then the configuration with classes and preprocessing."""
         save_tensors(folder / TENSORS, subject.tensors())
-        write_json(folder / CONFIG, _configuration(subject))
+        write_json(folder / CONFIG, _config(subject))
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
-        """What timm makes of the folder."""
+        """Load the folder with timm."""
         import timm
 
         network: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
         return ReadBack(network.eval(), network.state_dict())
 
     def snippet(self, subject: Subject) -> list[str]:
-        """Through `timm.create_model`; the preprocessing comes from the folder too."""
+        """Lines with `timm.create_model`."""
         return [
             "import timm, torch",
             'model = timm.create_model("local-dir:.", pretrained=True).eval()',
@@ -44,10 +44,10 @@ class Timm:
         ]
 
 
-def _configuration(subject: Subject) -> dict[str, Any]:
-    built: Any = from_timm(subject)
-    cfg, p, count = built.pretrained_cfg, subject.preprocess, len(subject.card.classes)
-    own = {
+def _config(subject: Subject) -> dict[str, Any]:
+    model: Any = from_timm(subject)
+    cfg, p, count = model.pretrained_cfg, subject.preprocess, len(subject.card.classes)
+    pretrained_cfg = {
         "input_size": [3, p.image_size, p.image_size],
         "fixed_input_size": bool(cfg.get("fixed_input_size", False)),
         "interpolation": p.interpolation,
@@ -60,12 +60,12 @@ def _configuration(subject: Subject) -> dict[str, Any]:
         "classifier": cfg.get("classifier"),
         "custom_load": False,
     }
-    named = {"label_names": list(subject.card.classes)} if count else {}
+    label_names = {"label_names": list(subject.card.classes)} if count else {}
     return {
         "architecture": subject.name,
         "num_classes": count,
-        "num_features": int(built.num_features),
-        **named,
+        "num_features": int(model.num_features),
+        **label_names,
         **({"model_args": ANY_SIZE} if subject.resized else {}),
-        "pretrained_cfg": own,
+        "pretrained_cfg": pretrained_cfg,
     }

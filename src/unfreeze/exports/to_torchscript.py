@@ -1,4 +1,4 @@
-"""TorchScript: network and weights in one file, for libtorch and whoever has no Python code."""
+"""TorchScript export: network and weights in one file, also for libtorch."""
 
 import io
 import warnings
@@ -17,31 +17,31 @@ FILE = "model.ts"
 
 
 class Torchscript:
-    """`model.ts`, recorded from one forward pass; any size of batch."""
+    """`model.ts`, traced from one forward pass, for any batch size."""
 
     def check(self, subject: Subject) -> None:
-        """Whether a network can be recorded shows when it is."""
+        """No check: tracing itself shows whether it is possible."""
 
     def write(self, subject: Subject, folder: Path) -> None:
-        """Recorded on a batch of two, so that no layer takes the batch for a constant one."""
-        side, held = subject.preprocess.image_size, io.BytesIO()
-        with _deprecated(), torch.inference_mode(False), torch.no_grad():
+        """Trace with a batch of two, so that a batch size of 1 is not treated as constant."""
+        side, buffer = subject.preprocess.image_size, io.BytesIO()
+        with _ignore_warnings(), torch.inference_mode(False), torch.no_grad():
             program = torch.jit.trace(  # type: ignore[no-untyped-call]
                 subject.recorded(), torch.zeros(2, 3, side, side)
             )
-            torch.jit.save(program, held)
-        write_bytes(folder / FILE, held.getvalue())
+            torch.jit.save(program, buffer)
+        write_bytes(folder / FILE, buffer.getvalue())
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
-        """The program, through `torch.jit.load`."""
-        with _deprecated():
+        """Load it with `torch.jit.load`."""
+        with _ignore_warnings():
             program = torch.jit.load(  # type: ignore[no-untyped-call]
                 str(folder / FILE), map_location="cpu"
             )
         return ReadBack(program)
 
     def snippet(self, subject: Subject) -> list[str]:
-        """Through `torch.jit.load`."""
+        """Lines with `torch.jit.load`."""
         return [
             "import torch",
             f'model = torch.jit.load("{FILE}")',
@@ -50,11 +50,11 @@ class Torchscript:
 
 
 @contextmanager
-def _deprecated() -> Iterator[None]:
+def _ignore_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
-        # PyTorch points to torch.export, which libtorch without Python does not read
+        # PyTorch recommends torch.export, which libtorch cannot load
         warnings.filterwarnings("ignore", r".*torch\.jit\..* is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", r".*torch\.jit\..*", DeprecationWarning)
-        # shape checks inside networks are recorded as passed; other sizes are not promised
+        # shape checks inside networks are traced as passed; other image sizes are not supported
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         yield

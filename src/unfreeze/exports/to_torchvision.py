@@ -1,4 +1,4 @@
-"""torchvision: a state dict for the network that torchvision builds by name."""
+"""torchvision export: a state dict for a torchvision model."""
 
 from pathlib import Path
 
@@ -16,31 +16,31 @@ FILE = "model.pth"
 
 
 class Torchvision:
-    """`model.pth`: tensors alone, as `torch.load(weights_only=True)` reads them."""
+    """`model.pth`: a state dict, readable by `torch.load(weights_only=True)`."""
 
     def check(self, subject: Subject) -> None:
-        """Names and shapes must be those of torchvision's network."""
+        """UsageError unless names and shapes equal those of torchvision's network."""
         check_library("torchvision", subject, from_torchvision)
         if subject.resized:
             raise UsageError(
-                f"torchvision's {subject.name} takes images of one size alone, and this run's have "
+                f"torchvision's {subject.name} takes images of one size only, and this run used "
                 f"{subject.preprocess.image_size} pixels.",
                 REMAINS,
             )
 
     def write(self, subject: Subject, folder: Path) -> None:
-        """The state dict."""
+        """Write the state dict."""
         tensors = {name: tensor.contiguous() for name, tensor in subject.tensors().items()}
         write_bytes(folder / FILE, serialised(tensors))
 
     def read(self, subject: Subject, folder: Path) -> ReadBack:
-        """The network by name with what stands in the file, strictly."""
+        """Build the network by name and load the state dict strictly."""
         network = from_torchvision(subject).eval()
         network.load_state_dict(torch.load(folder / FILE, weights_only=True), strict=True)
         return ReadBack(network, network.state_dict())
 
     def snippet(self, subject: Subject) -> list[str]:
-        """Through `torchvision.models.get_model`."""
+        """Lines with `torchvision.models.get_model`."""
         return [
             "import torch, torchvision",
             *network_lines(subject),
@@ -51,9 +51,9 @@ class Torchvision:
 
 
 def network_lines(subject: Subject) -> list[str]:
-    """`model`, untrained, as `from_torchvision` builds it."""
-    given = "".join(f", {name}={value}" for name, value in torchvision_options(subject).items())
+    """Lines that build `model`, untrained, as `from_torchvision` does."""
+    arguments = "".join(f", {name}={value}" for name, value in torchvision_options(subject).items())
     return [
-        f'model = torchvision.models.get_model("{subject.name}", weights=None{given})',
-        *(f'model.set_submodule("{place}", torch.nn.Identity())' for place in subject.identities),
+        f'model = torchvision.models.get_model("{subject.name}", weights=None{arguments})',
+        *(f'model.set_submodule("{layer}", torch.nn.Identity())' for layer in subject.identities),
     ]

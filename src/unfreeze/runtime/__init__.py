@@ -1,1 +1,1 @@
-"""Devices, processes, a run's folder and atomic writes."""
+"""Devices, data parallel processes, run folders, atomic writes, signals and the console."""

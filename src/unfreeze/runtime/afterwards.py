@@ -1,4 +1,4 @@
-"""What is done for people once the work itself is safe on the disk."""
+"""Optional steps after a run's results are saved, such as its report."""
 
 import contextlib
 import traceback
@@ -11,18 +11,18 @@ from unfreeze.runtime.runfolder import RunFolder
 
 @contextlib.contextmanager
 def afterwards(failed: str, run: RunFolder, console: Console, *, again: str = "") -> Iterator[None]:
-    """Within the block a fault fails nothing: what was made before is whole, and that is said.
+    """Within the block an exception becomes a warning, and its traceback goes to the run's log.
 
-    `failed` says what could not be done, `again` is the command that tries it again. Where it broke
-    stands in the run's log. A run that is asked to stop stops.
+    `failed`: what could not be done, in words; `again`: the command that tries it again.
+    Interrupted is raised as usual.
     """
     try:
         yield
     except Interrupted:
         raise
-    except Exception as error:  # whatever it is, the model is worth more
-        with contextlib.suppress(Exception):  # a full disk, maybe: that is said below
+    except Exception as error:  # no error here may fail a finished run
+        with contextlib.suppress(Exception):  # such as a full disk
             run.log("".join(traceback.format_exception(error)).rstrip())
-        said = f"{failed} ({type(error).__name__}: {' '.join(str(error).split())})."
+        message = f"{failed} ({type(error).__name__}: {' '.join(str(error).split())})."
         retry = f" To try again: {again}" if again else ""
-        console.warn(f"{said} Everything else is written.{retry}")
+        console.warn(f"{message} All other files were written.{retry}")

@@ -1,4 +1,4 @@
-"""Writes that a reader, or a crash, never meets half-done."""
+"""Atomic file writes: neither a reader nor a crash leaves a partial file."""
 
 import contextlib
 import errno
@@ -15,22 +15,22 @@ from unfreeze.text import clean, clean_all
 _FULL = {
     errno.ENOSPC: "The disk is full",
     errno.EDQUOT: "The disk is full",
-    errno.EFBIG: "No file may be that large here (ulimit -f, or the file system)",
+    errno.EFBIG: "File size limit reached (ulimit -f, or the file system)",
 }
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well.
+    """A temporary path beside `path` that replaces it when the block succeeds.
 
-    The data is on the disk (fsync) before the name changes. A full disk raises ResourceError
-    and leaves what was there before.
+    The data is synced to disk (fsync) before the rename. A full disk raises ResourceError and
+    leaves the previous file intact.
     """
     target = Path(path)
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # a long name must not become too long by what is added
+        # shorten the name, so that prefix and suffix fit the limit of the file system
         start = f".{target.name[:40]}."
         handle, name = tempfile.mkstemp(prefix=start, suffix=".tmp", dir=target.parent)
         os.close(handle)
@@ -50,36 +50,36 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether a write failed for want of room."""
+    """Whether a write failed because the disk, a quota or a size limit is full."""
     return error.errno in _FULL
 
 
 def in_words(error: OSError) -> str:
-    """What stood in the way of a write that found no room."""
+    """The cause of a write that failed with `is_full`, in words."""
     return _FULL[error.errno or errno.ENOSPC]
 
 
 def disk_full(target: Path, error: OSError) -> ResourceError:
-    """The error for a write that found no room."""
+    """The ResourceError for a write that failed with `is_full`."""
     return ResourceError(
-        f"{in_words(error)}: {target} could not be written; what was there before is whole.",
-        "Make room, then go on with --resume.",
+        f"{in_words(error)}: {target} could not be written; the previous file is intact.",
+        "Free some space, then continue with --resume.",
     )
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all."""
+    """Write `data` to `path` atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Put UTF-8 `text` at `path`, whole or not at all; what is no UTF-8 stands escaped."""
+    """Write `text` to `path` as UTF-8, atomically; surrogates are escaped."""
     write_bytes(path, clean(text).encode("utf-8"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Put `value` at `path` as indented JSON, whole or not at all; names stand as text."""
+    """Write `value` to `path` as indented JSON, atomically; file names are written as text."""
     write_text(path, json.dumps(clean_all(value), indent=2, ensure_ascii=False) + "\n")
 
 

@@ -1,19 +1,19 @@
-"""What a run waited for, in one sentence, from the records that it left."""
+"""Reports a run's throughput bottleneck in one sentence, from its metrics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-WAITING = 0.2  # from this share on it is worth the user's while
-_HARDLY = 0.05
+WAITING = 0.2  # from this share of the time on, data loading is the bottleneck
+_NEGLIGIBLE = 0.05
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What could be changed: the device, its precision, workers of how many processors, the store.
+    """Settings of a run that affect its throughput.
 
-    `store`: where decoded images are held, `memory`, `disk` or `none`; `views`: where they are
-    cut, on the `device` or the `host`.
+    `store`: the pixel cache, `memory`, `disk` or `none`; `views`: where crops are computed, on the
+    `device` or the `host`; `processors`: CPUs available to the workers.
     """
 
     device: str
@@ -25,7 +25,7 @@ class Circumstances:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Circumstances | None":
-        """From the facts of a run's config.toml; None where they lack some."""
+        """From the facts in a run's config.toml; None if any is missing."""
         names = [field.name for field in fields(cls)]
         if any(name not in facts for name in names):
             return None
@@ -34,42 +34,42 @@ class Circumstances:
 
 
 def waited(records: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """(seconds of waiting for data, seconds of steps) over all training records; None without.
+    """(seconds waiting for data, seconds in steps) over all training records; None without any.
 
-    A record is the mean over the steps since the one before. The first is left out where there are
-    others: then nothing is in place yet.
+    A record is the mean over the steps since the previous one. The first is dropped as warm-up if
+    there are others.
     """
     train = [record for record in records if record.get("split") == "train"]
     timed = [r for r in train if "seconds_data" in r and "seconds_step" in r]
     data = step = 0.0
     before = 0
-    for place, record in enumerate(timed):
+    for index, record in enumerate(timed):
         steps, before = record["step"] - before, record["step"]
-        if place or len(timed) == 1:
+        if index or len(timed) == 1:
             data += steps * record["seconds_data"]
             step += steps * record["seconds_step"]
     return (data, step) if data + step > 0 else None
 
 
 def bottleneck(records: Sequence[Mapping[str, Any]], where: Circumstances | None) -> str:
-    """The sentence; "" where nothing was timed. Without `where` there is no advice in it."""
-    found = waited(records)
-    if found is None:
+    """The sentence, with advice if `where` is given; "" if nothing was timed."""
+    seconds = waited(records)
+    if seconds is None:
         return ""
-    data, step = found
+    data, step = seconds
     share = data / (data + step)
     if share >= WAITING:
         sentence = f"Waiting for data took {_percent(share)} of the time"
-        advice = _for_images(where) if where else ""
+        advice = _data_advice(where) if where else ""
     else:
         sentence = f"The network took {_percent(1 - share)} of the time"
-        if share >= _HARDLY:
+        if share >= _NEGLIGIBLE:
             sentence += f", waiting for data {_percent(share)}"
-        advice = _for_the_network(where) if where else ""
+        advice = _network_advice(where) if where else ""
     return f"{sentence}: {advice}." if advice else f"{sentence}."
 
 
-def _for_images(where: Circumstances) -> str:
+def _data_advice(where: Circumstances) -> str:
     ways = []
     most = where.processors - (1 if where.device == "cpu" else 0)
     if where.views == "host" and where.workers < most:
@@ -77,12 +77,12 @@ def _for_images(where: Circumstances) -> str:
     if where.store == "none":
         ways.append("--store memory or disk")
     if not ways:
-        return "fewer or smaller views (--nmb-crops, --image-size) or more processors would help"
+        return "fewer or smaller crops (--nmb-crops, --image-size) or more processors would help"
     return f"{' and '.join(ways)} would help"
 
 
-def _for_the_network(where: Circumstances) -> str:
-    ways = ["a smaller --arch", "smaller views (--image-size)"]
+def _network_advice(where: Circumstances) -> str:
+    ways = ["a smaller --arch", "smaller crops (--image-size)"]
     if where.device == "cpu":
         ways.insert(0, "a GPU")
     else:

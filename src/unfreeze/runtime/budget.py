@@ -1,17 +1,17 @@
-"""`--time-budget`: the first of several options, from the largest down, that fits a time."""
+"""`--time-budget`: chooses the largest option that fits the time."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-SPARE = 0.85  # of the budget is planned for; the rest is for decoding, evaluations and saves
+SPARE = 0.85  # share of the budget for training; the rest is for decoding, evaluation and saving
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to run: `values` of settings, and from `least` to `most` epochs.
+    """One configuration: `values` of settings, and between `least` and `most` epochs.
 
-    `seconds`: of one epoch, measured when asked for; None where it cannot be computed here.
+    `seconds`: measures the seconds of one epoch when called; None if it cannot run here.
     """
 
     values: dict[str, Any]
@@ -22,7 +22,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Fitting:
-    """What fits: the option's values, how many epochs, and the seconds that they take."""
+    """The chosen option: its values, the number of epochs and their expected seconds."""
 
     values: dict[str, Any]
     epochs: int
@@ -30,9 +30,9 @@ class Fitting:
 
 
 def fitting(options: Iterable[Option], budget: float) -> Fitting | None:
-    """The first option of which the least epochs fit into `budget` seconds, with all that fit.
+    """The first option whose minimum epochs fit into `budget` seconds, with all epochs that fit.
 
-    Where none has so much time, the one of which most epochs fit; None where not even one does.
+    If there is none, the option with the most epochs that fit; None if no epoch of any fits.
     """
     best: Fitting | None = None
     for option in options:
@@ -40,9 +40,9 @@ def fitting(options: Iterable[Option], budget: float) -> Fitting | None:
         if each is None:
             continue
         epochs = min(option.most, int(SPARE * budget / max(each, 1e-9)))
-        found = Fitting(option.values, epochs, epochs * each)
+        fit = Fitting(option.values, epochs, epochs * each)
         if epochs >= option.least:
-            return found
+            return fit
         if epochs and (best is None or epochs > best.epochs):
-            best = found
+            best = fit
     return best

@@ -1,6 +1,7 @@
-"""What people see while the tool works: lines and progress, always on stderr.
+"""Console output during a run, always on stderr: lines, warnings, tables and progress.
 
-`Console` is what trainers ask for; the command line gives one that draws, libraries `Quiet`.
+`Console` is the interface that trainers use; the command line passes one that draws, Python calls
+may pass `Quiet`.
 """
 
 import contextlib
@@ -11,32 +12,32 @@ from unfreeze.runtime.layout import Table
 from unfreeze.runtime.runfolder import RunFolder
 from unfreeze.text import clean
 
-WARNING = "warning"  # the word before a warning, where there is no colour
+WARNING = "warning"  # the word before a warning
 
 
 class Advance(Protocol):
-    """Moves a progress line: `advance(steps, text)`."""
+    """Advances a progress bar: `advance(steps, text)`."""
 
     def __call__(self, steps: int, text: str = "") -> None:
-        """`steps` further; `text` stands beside the bar."""
+        """Advance by `steps`; `text` is shown beside the bar."""
 
 
 class Console(Protocol):
-    """Lines, warnings and progress for people."""
+    """The interface for lines, warnings, tables and progress."""
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Show one line."""
 
     def warn(self, message: str) -> None:
-        """A warning: `warning: MESSAGE`, and weight and colour on a terminal."""
+        """Show a warning: `warning: MESSAGE`, bold and coloured on a terminal."""
 
     def table(self, table: Table) -> None:
-        """Rows under a head, as wide as there is room."""
+        """Show a table, fitted to the width."""
 
     def progress(
         self, label: str, total: int, done: int = 0
     ) -> contextlib.AbstractContextManager[Advance]:
-        """A progress line over `total` steps, `done` of them behind us."""
+        """A progress bar of `total` steps, `done` of them completed."""
 
 
 class Quiet:
@@ -46,7 +47,7 @@ class Quiet:
         """Nothing."""
 
     def warn(self, message: str) -> None:
-        """As a line: whoever remembers lines remembers warnings."""
+        """As a line, for subclasses that record lines."""
         self.say(f"{WARNING}: {message}")
 
     def table(self, table: Table) -> None:
@@ -65,7 +66,7 @@ class Quiet:
 
 
 class Hushed:
-    """Another console without its lines: only progress is shown, of one piece of work of many."""
+    """Wraps a console and shows only progress, for one of many runs."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -74,7 +75,7 @@ class Hushed:
         """Nothing."""
 
     def warn(self, message: str) -> None:
-        """Nothing: whoever runs the many says what is common to them."""
+        """Nothing: the caller reports warnings common to all runs."""
 
     def table(self, table: Table) -> None:
         """Nothing."""
@@ -87,7 +88,7 @@ class Hushed:
 
 
 class Logged:
-    """Another console, whose lines also go to the run's log; they wait until there is a run."""
+    """Wraps a console and also writes its lines to the run's log, buffered until there is a run."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -95,24 +96,24 @@ class Logged:
         self._waiting: list[str] = []
 
     def into(self, run: RunFolder) -> None:
-        """From now on lines go to this run's log, those that were said before first."""
+        """Write buffered and all further lines to this run's log."""
         self.run = run
         for text in self._waiting:
             run.log(text)
         self._waiting.clear()
 
     def say(self, text: str) -> None:
-        """One line, shown and kept."""
+        """Show and log one line."""
         self.console.say(text)
         self._log(text)
 
     def warn(self, message: str) -> None:
-        """A warning, shown and kept."""
+        """Show and log a warning."""
         self.console.warn(message)
         self._log(f"{WARNING}: {message}")
 
     def table(self, table: Table) -> None:
-        """Rows, shown and kept."""
+        """Show and log a table."""
         self.console.table(table)
         for line in table.lines():
             self._log(line)
@@ -131,10 +132,10 @@ class Logged:
 
 
 def told(name: str) -> str:
-    """A name that can be written anywhere: names on a disk need not be UTF-8."""
+    """A file name as printable text: names on disk need not be valid UTF-8."""
     return clean(name)
 
 
 def worded(count: int, one: str, several: str) -> str:
-    """`1 image has no label`, `2 images have no label`: a count with the words it needs."""
+    """`1 image has no label`, `2 images have no label`: a count with singular or plural."""
     return f"{count:,} {one if count == 1 else several}"

@@ -1,4 +1,4 @@
-"""A time limit: when a run has to save and end so that it does not pass it."""
+"""`--time-limit`: decides when a run must save and stop to stay within it."""
 
 import contextlib
 import os
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from unfreeze.errors import UsageError
 
-SPARE = 5.0  # seconds for what nobody measured: files closed, the interpreter's end
+SPARE = 5.0  # seconds for unmeasured work: closing files, interpreter shutdown
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 class Deadline:
-    """Asked after each step whether there is time for another one and for the end after it.
+    """Checks after each step whether there is time for another step and for stopping after it.
 
-    `limit` is in seconds after `began` (on `clock`); None is no limit. The end is what `timing`
-    has seen so far: the longest time of each part of it, twice for safety.
+    `limit`: seconds after `began` (on `clock`), None for no limit. The time for stopping is twice
+    the sum of the longest times of its parts, as measured by `timing`.
     """
 
     def __init__(
@@ -27,18 +27,21 @@ class Deadline:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limit, self.began, self.clock = limit, began, clock
-        self.ending: dict[str, float] = {}  # part of the end -> seconds
+        self.ending: dict[str, float] = {}  # part of stopping -> longest seconds
         self._step = 0.0
 
     @classmethod
     def of(cls, text: str | None, began: float | None = None) -> "Deadline":
-        """The deadline that `--time-limit text` names, counted from the process's start."""
+        """The deadline of `--time-limit text`, by default counted from the process start."""
         limit = None if text is None else seconds_in(text)
         return cls(limit, process_began() if began is None else began)
 
     def reached(self, step_seconds: float) -> bool:
-        """Whether another step and the end would pass the limit; `step_seconds` took the last."""
-        self._step = max(step_seconds, 0.9 * self._step)  # a slow one is remembered for a while
+        """Whether another step and stopping would exceed the limit.
+
+        `step_seconds`: duration of the last step.
+        """
+        self._step = max(step_seconds, 0.9 * self._step)  # decaying maximum
         if self.limit is None:
             return False
         left = self.limit - (self.clock() - self.began)
@@ -46,12 +49,12 @@ class Deadline:
 
     @property
     def unmeasured(self) -> bool:
-        """Whether there is a limit and nobody knows yet how long a save takes."""
+        """Whether there is a limit and no save has been timed yet."""
         return self.limit is not None and "save" not in self.ending
 
     @contextlib.contextmanager
     def timing(self, part: str) -> Iterator[None]:
-        """Measures what the block does as a part of the end."""
+        """Times the block as a part of stopping (`save`, ...)."""
         began = self.clock()
         yield
         self.ending[part] = max(self.ending.get(part, 0.0), self.clock() - began)
@@ -60,31 +63,31 @@ class Deadline:
 def seconds_in(text: str, flag: str = "--time-limit") -> float:
     """Seconds of `90s`, `30m`, `2h`, `1h30m`, `1d`, of minutes, or of SLURM's `D-HH:MM:SS`.
 
-    As in SLURM `30` is minutes, `30:00` minutes and seconds, `1-12` days and hours. UsageError
-    for anything else, and for no time at all; it names the `flag`.
+    As in SLURM, `30` is minutes, `30:00` minutes and seconds, `1-12` days and hours. UsageError
+    for anything else and for 0; `flag` is the option it names.
     """
     words = re.fullmatch(r"(?:[\d.]+[dhms])+", text.lower())
     if words:
-        found = re.findall(r"(\d+\.?\d*|\.\d+)([dhms])", words[0])
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in found)
-        written = "".join(number + unit for number, unit in found) == words[0]
-        return _positive(text, seconds if written else 0.0, flag)
+        amounts = re.findall(r"(\d+\.?\d*|\.\d+)([dhms])", words[0])
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in amounts)
+        written = "".join(number + unit for number, unit in amounts) == words[0]
+        return _require_positive(text, seconds if written else 0.0, flag)
     if re.fullmatch(r"\d+\.?\d*|\.\d+", text):
-        return _positive(text, 60.0 * float(text), flag)
+        return _require_positive(text, 60.0 * float(text), flag)
     clock = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", text)
     if not clock:
-        raise _unclear(text, flag)
+        raise _duration_error(text, flag)
     parts = [int(part) for part in clock[2].split(":")]
     if clock[1]:  # days, then hours first
         hours, minutes, rest = [*parts, 0, 0][:3]
     else:  # two are minutes and seconds
         hours, minutes, rest = [0, *parts][-3:]
     seconds = int(clock[1] or 0) * 86400 + hours * 3600 + minutes * 60 + rest
-    return _positive(text, float(seconds), flag)
+    return _require_positive(text, float(seconds), flag)
 
 
 def process_began() -> float:
-    """When this process was started, on time.monotonic(); where nothing tells, now."""
+    """Start time of this process on time.monotonic(); now, if the OS does not provide it."""
     try:
         stat = Path("/proc/self/stat").read_text()
         ticks = int(stat.rpartition(")")[2].split()[19])
@@ -95,13 +98,13 @@ def process_began() -> float:
     return time.monotonic() - max(0.0, age)
 
 
-def _positive(text: str, seconds: float, flag: str) -> float:
+def _require_positive(text: str, seconds: float, flag: str) -> float:
     if seconds <= 0:
-        raise _unclear(text, flag)
+        raise _duration_error(text, flag)
     return seconds
 
 
-def _unclear(text: str, flag: str) -> UsageError:
+def _duration_error(text: str, flag: str) -> UsageError:
     return UsageError(
-        f"{flag} {text} is no time.", "Write 30m, 2h, 1-12:00:00, or a number of minutes."
+        f"{flag} {text} is not a duration.", "Write 30m, 2h, 1-12:00:00, or a number of minutes."
     )

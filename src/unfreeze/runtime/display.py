@@ -1,6 +1,6 @@
-"""What a command has to show at its end, described once: as text, in colour, in a notebook.
+"""Renders a command's result as text, with colours, or as HTML in a notebook.
 
-A result's `display()` is a `Display`; `text` and `html` draw it.
+A result's `display()` returns a `Display`; `text` and `html` render it.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from unfreeze.runtime.console import WARNING
 from unfreeze.runtime.layout import Table, command, facts, wrapped
 
-ROWS = 16  # of a table in a `repr`, which has to fit a screen
-SCROLLED = 200  # of a table in a notebook, where it scrolls
-LISTED = 8  # warnings and notes in either
-WIDTH = 98  # of a `repr`
+ROWS = 16  # table rows in a `repr`, which should fit a screen
+SCROLLED = 200  # table rows in a notebook, which scrolls
+LISTED = 8  # warnings and notes in both
+WIDTH = 98  # cells of a line in a `repr`
 
 Part = tuple[str, str]  # text and style
 _STYLE = "border-collapse:collapse;margin:.4em 0"
@@ -22,10 +22,10 @@ _STYLE = "border-collapse:collapse;margin:.4em 0"
 
 @dataclass(frozen=True)
 class Display:
-    """The answer first, then what it rests on.
+    """The parts of a result, in order.
 
-    `lead`: sentences, the answer. `warnings`: messages. `facts`: (name, value). `files`: (what,
-    path) that were written. `next`: commands to type.
+    `lead`: the main result, in sentences; `warnings`: messages; `facts`: (name, value); `tables`;
+    `notes`; `files`: (description, path) of written files; `next`: suggested commands.
     """
 
     lead: Sequence[str] = ()
@@ -37,34 +37,34 @@ class Display:
     next: Sequence[str] = ()
 
     def short(self, rows: int = ROWS) -> "Display":
-        """The same with the first rows of each table, the first warnings and the first notes."""
+        """A copy with the first `rows` of each table and the first warnings and notes."""
         return replace(
             self,
             tables=[table.first(rows) for table in self.tables],
-            warnings=_first(self.warnings),
-            notes=_first(self.notes),
+            warnings=_first_lines(self.warnings),
+            notes=_first_lines(self.notes),
         )
 
 
-def _first(lines: Sequence[str]) -> Sequence[str]:
+def _first_lines(lines: Sequence[str]) -> Sequence[str]:
     more = len(lines) - LISTED
     return lines if more <= 0 else [*lines[:LISTED], f"and {more:,} more"]
 
 
 class Displayed:
-    """A result that describes itself: `str` is all of it, `repr` and a notebook fit a screen.
+    """Base class of results: `str` shows everything, `repr` and notebooks a screenful.
 
-    `shown_before`: a console has shown it while it was made, as it does a plan.
+    `shown_before`: whether the console showed it already while it was computed, as with a plan.
     """
 
     shown_before: ClassVar[bool] = False
 
     def display(self) -> Display:
-        """What there is to show."""
+        """The parts to show."""
         raise NotImplementedError
 
     def rows(self) -> list[dict[str, Any]]:
-        """What `to_pandas` makes a table of: one dictionary a row."""
+        """The rows for `to_pandas`: one dictionary per row."""
         return [dict(vars(self))]
 
     def to_pandas(self) -> Any:
@@ -86,20 +86,22 @@ class Displayed:
 
 
 def text(display: Display, width: int | None = None, *, colour: bool = False) -> str:
-    """The display as lines of at most `width` cells; None: as wide as it gets, for files."""
+    """The display as lines of at most `width` cells; None: no limit, for files."""
     blocks = [block for block in _blocks(display, width) if block]
-    lines = "\n\n".join("\n".join(_drawn(line, colour) for line in block) for block in blocks)
+    lines = "\n\n".join("\n".join(_render_line(line, colour) for line in block) for block in blocks)
     return lines
 
 
 def _blocks(display: Display, width: int | None) -> list[list[list[Part]]]:
-    """Blocks of lines of parts."""
-    told = [wrapped(f"{WARNING}: {message}", width) for message in display.warnings]
-    mark = len(WARNING) + 1
+    """Blocks of lines; a line is a list of (text, style)."""
+    warnings = [wrapped(f"{WARNING}: {message}", width) for message in display.warnings]
+    label_width = len(WARNING) + 1
     warned = [
-        [(line[:mark], "bold yellow"), (line[mark:], "bold")] if not place else [(line, "bold")]
-        for lines in told
-        for place, line in enumerate(lines)
+        [(line[:label_width], "bold yellow"), (line[label_width:], "bold")]
+        if not index
+        else [(line, "bold")]
+        for lines in warnings
+        for index, line in enumerate(lines)
     ]
     tables = [_titled(table, width) for table in display.tables if table.rows]
     commands = [line for one in display.next for line in command(one, width)]
@@ -109,7 +111,7 @@ def _blocks(display: Display, width: int | None) -> list[list[list[Part]]]:
         _plain(facts(display.facts, width)),
         *tables,
         _plain([line for note in display.notes for line in wrapped(note, width)]),
-        _plain(facts(display.files)),  # a path is never broken
+        _plain(facts(display.files)),  # paths are never wrapped
         [[("Next:", "bold")], *([(line, "cyan")] for line in commands)] if commands else [],
     ]
 
@@ -123,8 +125,8 @@ def _titled(table: Table, width: int | None) -> list[list[Part]]:
     return title + _plain(table.lines(width))
 
 
-def _drawn(parts: Sequence[Part], colour: bool) -> str:
-    """A line with its colours as a terminal wants them, or without."""
+def _render_line(parts: Sequence[Part], colour: bool) -> str:
+    """A line as a string, with ANSI colour codes if `colour`."""
     if not colour:
         return "".join(words for words, _ in parts).rstrip()
     from rich.style import Style
@@ -136,7 +138,7 @@ def _drawn(parts: Sequence[Part], colour: bool) -> str:
 
 
 def html(display: Display) -> str:
-    """The display as HTML that takes a notebook's own colours; long tables scroll."""
+    """The display as HTML in the notebook's colours; long tables scroll."""
     parts = [f"<p><b>{escape(lead)}</b></p>" for lead in display.lead]
     parts += [f"<p><b>{WARNING}:</b> {escape(message)}</p>" for message in display.warnings]
     parts += [_rows((), display.facts)] if display.facts else []
@@ -146,8 +148,8 @@ def html(display: Display) -> str:
     parts += [f"<p>{escape(note)}</p>" for note in display.notes]
     parts += [_rows((), display.files)] if display.files else []
     if display.next:
-        said = "\n".join(escape(one) for one in display.next)
-        parts.append(f"<p>Next:</p><pre>{said}</pre>")
+        commands = "\n".join(escape(command_line) for command_line in display.next)
+        parts.append(f"<p>Next:</p><pre>{commands}</pre>")
     return f'<div class="unfreeze">{"".join(parts)}</div>'
 
 
@@ -156,15 +158,15 @@ def _columns(table: Table) -> range:
 
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] = ()) -> str:
-    def cell(kind: str, place: int, words: str) -> str:
-        side = "right" if place < len(right) and right[place] else "left"
+    def cell(kind: str, index: int, words: str) -> str:
+        side = "right" if index < len(right) and right[index] else "left"
         return f'<{kind} style="text-align:{side}">{escape(words)}</{kind}>'
 
-    names = "".join(cell("th", place, name) for place, name in enumerate(head))
+    names = "".join(cell("th", index, name) for index, name in enumerate(head))
     body = "".join(
         f'<tr><td colspan="{len(head)}" style="text-align:left"><i>{escape(row[0])}</i></td></tr>'
         if head and len(row) < len(head)
-        else f"<tr>{''.join(cell('td', place, words) for place, words in enumerate(row))}</tr>"
+        else f"<tr>{''.join(cell('td', i, words) for i, words in enumerate(row))}</tr>"
         for row in rows
     )
     top = f"<thead><tr>{names}</tr></thead>" if head else ""

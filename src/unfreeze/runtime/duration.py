@@ -1,4 +1,4 @@
-"""Durations as people say them."""
+"""Durations in words."""
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 

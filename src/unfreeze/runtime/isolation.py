@@ -1,7 +1,7 @@
-"""A call computes in its own way and leaves the caller's process as it was.
+"""Isolates a call from the caller's torch and numpy settings, and restores them afterwards.
 
-A notebook or a program may have switched gradients off, or another default type or device on: none
-of that is meant for us, and nothing that we set is meant for it.
+A notebook or program may have disabled gradients or changed the default dtype or device; these
+settings must not affect a call, nor its settings the caller.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ from unfreeze.runtime.threads import threads_kept
 
 @contextlib.contextmanager
 def isolated() -> Iterator[None]:
-    """Within the block torch and numpy are as they come; after it as the caller had them.
+    """Within the block torch and numpy have default settings; afterwards the caller's again.
 
-    That is gradients, default type and device, autocast, anomaly detection (we look for what is no
-    number ourselves), deterministic algorithms (kept where torch has one), random numbers and
-    threads.
+    Covers gradients, default dtype and device, autocast, anomaly detection (we check for NaN
+    ourselves), deterministic algorithms (kept, but only as warnings), the random state and the
+    number of threads.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
-        if "torch" in sys.modules:  # else nobody can have changed anything
+        if "torch" in sys.modules:  # else there is nothing to restore
             _torch(stack)
         yield
 

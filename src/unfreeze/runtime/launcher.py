@@ -1,4 +1,4 @@
-"""What a launcher (torchrun, TorchElastic, SLURM) tells its processes through the environment."""
+"""Reads the environment variables of launchers: torchrun, TorchElastic, SLURM."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from unfreeze.errors import UsageError
 
 @dataclass(frozen=True)
 class Launch:
-    """Which process of how many this is; `kind` is alone, torchrun or slurm."""
+    """Rank and world size of this process; `kind` is alone, torchrun or slurm."""
 
     kind: str = "alone"
     rank: int = 0
@@ -19,24 +19,24 @@ class Launch:
 
     @property
     def nodes(self) -> int:
-        """Machines that take part, each with the same number of processes."""
+        """Number of machines, each with the same number of processes."""
         return self.world // self.local_world
 
 
 def launched(environment: Mapping[str, str] | None = None) -> Launch:
-    """What this process was started as. UsageError where machines have unequal shares.
+    """How this process was launched; UsageError if machines have unequal numbers of processes.
 
-    One task of SLURM, or one process of torchrun, is a run of its own: `alone`.
+    A single SLURM task or torchrun process is `alone`.
     """
     env = os.environ if environment is None else environment
     if "WORLD_SIZE" in env and "RANK" in env:
         world = _number(env, "WORLD_SIZE", 1)
         if world == 1:
-            return Launch()  # whatever srun started torchrun itself with
+            return Launch()  # ignore the variables of an srun that started torchrun
         local = _number(env, "LOCAL_WORLD_SIZE", world)
         rank, local_rank = _number(env, "RANK", 0), _number(env, "LOCAL_RANK", 0)
         return _equal(Launch("torchrun", rank, world, local_rank, local))
-    # SLURM_NTASKS stands in a batch script too; what srun started has a step
+    # SLURM_NTASKS is also set in batch scripts; a step exists only in processes of srun
     if _number(env, "SLURM_STEP_NUM_TASKS", 1) > 1:
         world = _number(env, "SLURM_STEP_NUM_TASKS", 1)
         nodes = _number(env, "SLURM_STEP_NUM_NODES", _number(env, "SLURM_NNODES", 1))
@@ -49,8 +49,8 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch:
 def _equal(launch: Launch) -> Launch:
     if not launch.local_world or launch.world % launch.local_world:
         raise UsageError(
-            f"{launch.world} processes are not shared equally by the machines.",
-            "Start the same number on each.",
+            f"{launch.world} processes are not split evenly across the machines.",
+            "Start the same number on each machine.",
         )
     return launch
 

@@ -1,6 +1,6 @@
-"""Lines of text that fit a width: words are never broken, columns stand beside or below each other.
+"""Text layout for terminals: wrapping, tables, commands. Words are never broken.
 
-Widths are in cells of a terminal: a Chinese character and most emoji take two.
+Widths are in terminal cells: a Chinese character and most emoji take two.
 """
 
 import re
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 GAP = 2  # spaces between columns
-NARROW = 18  # a column of text that has less is no longer read
-LONGEST = 28  # cells of a word in a table; of longer ones, paths mostly, the end is shown
-# a command at the end of a sentence, and its words: quotes are not opened
+NARROW = 18  # minimum cells of a text column
+LONGEST = 28  # cells of a word in a table; longer ones, mostly paths, are shortened
+# a command at the end of a sentence, and its words; quoted strings are one word
 COMMAND = re.compile(r"^(.*?[:;] )(unfreeze [a-z]+(?: .*)?)$", re.DOTALL)
 WORD = re.compile(r"""(?:'[^']*'|"[^"]*"|\S)+""")
 
 
 def cells(text: str) -> int:
-    """How many cells `text` takes."""
+    """Width of `text` in terminal cells."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -25,15 +25,15 @@ def cells(text: str) -> int:
 
 
 def padded(text: str, width: int, *, right: bool = False) -> str:
-    """`text` with spaces up to `width` cells."""
+    """`text` padded with spaces to `width` cells."""
     space = " " * max(0, width - cells(text))
     return space + text if right else text + space
 
 
 def wrapped(text: str, width: int | None) -> list[str]:
-    """The lines of `text`, each at most `width` cells, longer only where a single word is.
+    """The lines of `text`, each at most `width` cells unless a single word is longer.
 
-    Lines that go on keep the indentation of the first. None: no limit.
+    Continuation lines keep the indentation of the first. None: no limit.
     """
     lines: list[str] = []
     for line in text.split("\n"):
@@ -58,7 +58,7 @@ def _filled(words: Sequence[str], width: int, indent: str) -> list[str]:
 
 
 def shortened(word: str, limit: int) -> str:
-    """A word of at most `limit` cells: of a path its last parts, of others the two ends."""
+    """A word shortened to `limit` cells: a path to its last parts, others to both ends."""
     if cells(word) <= limit:
         return word
     tail = ""
@@ -72,17 +72,17 @@ def shortened(word: str, limit: int) -> str:
 
 
 def sentences(text: str, width: int | None) -> list[str]:
-    """`text` for a terminal: prose is wrapped, a command at its end can be pasted as it stands."""
+    """The lines of `text` for a terminal: prose is wrapped, a command at its end can be pasted."""
     if width is None or cells(text) <= width:
         return text.split("\n")
-    found = COMMAND.match(text)
-    if found is None:
+    match = COMMAND.match(text)
+    if match is None:
         return wrapped(text, width)
-    return [*wrapped(found[1].rstrip(), width), *command(found[2], width)]
+    return [*wrapped(match[1].rstrip(), width), *command(match[2], width)]
 
 
 def command(words: str, width: int | None, *, indent: int = 2) -> list[str]:
-    """A command on lines of its own; one that goes on ends in a backslash, as shells have it."""
+    """A command on separate lines, continued with a backslash as in shells."""
     space = " " * indent
     if width is None or cells(words) + indent <= width:
         return [space + words]
@@ -97,7 +97,7 @@ def command(words: str, width: int | None, *, indent: int = 2) -> list[str]:
 
 
 def _parts(words: str) -> list[str]:
-    """The words of a command, a flag together with its value."""
+    """The words of a command, each flag together with its value."""
     parts: list[str] = []
     for word in WORD.findall(words):
         flag = parts[-1] if parts else ""
@@ -110,16 +110,16 @@ def _parts(words: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a head; numbers stand to the right. A row of one cell is a subtitle."""
+    """Rows of text under a header; numbers are right-aligned. A row of one cell is a subtitle."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
 
     def numeric(self, column: int) -> bool:
-        """Whether the column holds numbers, or nothing."""
-        held = [row[column] for row in self.whole if row[column] not in ("", "-")]
-        return bool(held) and all(re.match(r"[-+±]?\.?\d", cell) for cell in held)
+        """Whether all non-empty cells of the column are numbers, and there is one."""
+        values = [row[column] for row in self.whole if row[column] not in ("", "-")]
+        return bool(values) and all(re.match(r"[-+±]?\.?\d", cell) for cell in values)
 
     @property
     def whole(self) -> list[Sequence[str]]:
@@ -127,7 +127,7 @@ class Table:
         return [row for row in self.rows if len(row) == len(self.head)]
 
     def first(self, rows: int) -> "Table":
-        """The first rows, and how many more there are."""
+        """The first `rows`, and a row with the number of omitted ones."""
         more = len(self.rows) - rows
         if more <= 0:
             return self
@@ -135,7 +135,7 @@ class Table:
         return replace(self, rows=[*self.rows[:rows], last])
 
     def _shortened(self, limit: int) -> "Table":
-        """The same without words, paths mostly, that would take the room of all others."""
+        """The table with words longer than `limit` cells, mostly paths, shortened."""
         rows = [
             [" ".join(shortened(w, limit) for w in cell.split(" ")) for cell in row]
             for row in self.rows
@@ -143,7 +143,7 @@ class Table:
         return replace(self, rows=rows)
 
     def lines(self, width: int | None = None) -> list[str]:
-        """The head, a rule and the rows, in `width` cells; below each other where they must be."""
+        """The header, a rule and the rows in `width` cells; stacked if that is too narrow."""
         if width is not None:
             self = self._shortened(max(LONGEST, width // 3))
         widths = column_widths(self, width)
@@ -162,11 +162,11 @@ class Table:
 
 
 def _row(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
-    """The lines of a row: as many as its longest cell."""
+    """The lines of a row, with its cells wrapped."""
     columns = [wrapped(cell, wide) for cell, wide in zip(row, widths, strict=True)]
     lines = []
-    for place in range(max(map(len, columns))):
-        parts = [column[place] if place < len(column) else "" for column in columns]
+    for index in range(max(map(len, columns))):
+        parts = [column[index] if index < len(column) else "" for column in columns]
         shown = [
             padded(part, wide, right=number)
             for part, wide, number in zip(parts, widths, right, strict=True)
@@ -176,32 +176,32 @@ def _row(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> li
 
 
 def column_widths(table: Table, width: int | None) -> list[int] | None:
-    """Cells of each column; None where they do not fit beside each other."""
+    """Width of each column in cells; None if they do not fit in `width`."""
     columns = list(zip(table.head, *table.whole, strict=True))
     natural = [max(map(cells, column)) for column in columns]
     space = GAP * (len(columns) - 1)
     if width is None or sum(natural) + space <= width:
         return natural
-    least = [
-        natural[place]
-        if table.numeric(place)
+    minimum = [
+        natural[index]
+        if table.numeric(index)
         else max(
             min(NARROW, max(map(cells, column[1:]), default=0)),
             *(_longest_word(cell) for cell in column),
         )
-        for place, column in enumerate(columns)
+        for index, column in enumerate(columns)
     ]
-    room = width - space - sum(least)
-    if room < 0:
+    free = width - space - sum(minimum)
+    if free < 0:
         return None
-    found = list(least)
-    # the columns that want least get it; those that want more share what is left
-    wanting = sorted(range(len(found)), key=lambda place: natural[place] - least[place])
-    for number, place in enumerate(wanting):
-        share = room // (len(wanting) - number)
-        given = min(natural[place] - least[place], share)
-        found[place], room = found[place] + given, room - given
-    return found
+    widths = list(minimum)
+    # narrow columns get their natural width; wider ones share the rest
+    order = sorted(range(len(widths)), key=lambda index: natural[index] - minimum[index])
+    for number, index in enumerate(order):
+        share = free // (len(order) - number)
+        extra = min(natural[index] - minimum[index], share)
+        widths[index], free = widths[index] + extra, free - extra
+    return widths
 
 
 def _longest_word(text: str) -> int:
@@ -209,7 +209,7 @@ def _longest_word(text: str) -> int:
 
 
 def _stacked(table: Table, width: int) -> list[str]:
-    """Each row as a few lines: its first cell, and below it the others with their names."""
+    """Each row as several lines: its first cell, then the others with their column names."""
     lines = []
     for row in table.rows:
         lines += wrapped(row[0], width)
@@ -220,7 +220,7 @@ def _stacked(table: Table, width: int) -> list[str]:
 
 
 def facts(pairs: Sequence[tuple[str, str]], width: int | None = None) -> list[str]:
-    """`name  value`, one a line; a value that is too long goes on below itself."""
+    """`name  value` lines; long values are wrapped in their column."""
     left = max((cells(name) for name, _ in pairs), default=0)
     lines = []
     for name, value in pairs:

@@ -1,9 +1,8 @@
-"""Loggers beside metrics.jsonl: TensorBoard, W&B and MLflow, each loaded only when it is asked for.
+"""Experiment trackers beside metrics.jsonl: TensorBoard, W&B and MLflow, imported on demand.
 
-Every record of a run is passed on with its step and split, by a thread of the logger's own: a step
-never waits for a network. metrics.jsonl stays the record; a logger that fails is named once, in
-the log and on the console, and dropped. The run's `loggers.json` keeps the ids under which the
-loggers know the run, so that a resumed run goes on there.
+Each logger gets every record of a run in a separate thread, so that a step never waits for the
+network. metrics.jsonl remains the reference; a logger that fails is reported once and disabled.
+The run's `loggers.json` stores the loggers' run ids, so that a resumed run continues there.
 """
 
 import contextlib
@@ -24,46 +23,46 @@ from unfreeze.runtime.console import Console
 from unfreeze.runtime.runfolder import RunFolder, read_metrics
 
 IDS = "loggers.json"
-PROJECT = "unfreeze"  # W&B's project and MLflow's experiment, where their variables name no other
-PATIENCE = 60.0  # seconds that a logger gets at the end to send what it still holds
+PROJECT = "unfreeze"  # default W&B project and MLflow experiment
+PATIENCE = 60.0  # seconds for a logger to send its remaining records at the end
 Values = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a logger is opened with; `known` is the id of an earlier start, "" for a new run."""
+    """Arguments of a logger; `known` is the logger's run id when resuming, "" for a new run."""
 
     run: RunFolder
     settings: Mapping[str, Any]
-    step: int  # where the run begins or goes on
-    recorded: int  # the last step that an earlier start has recorded
+    step: int  # where the run starts or resumes
+    recorded: int  # the last recorded step of the earlier process
     known: str
 
 
 class Logger(Protocol):
-    """One logger, open; `id` is what it is opened with again."""
+    """The interface of a logger; `id` is its run id, for resuming."""
 
     id: str
 
     def metric(self, step: int, values: Values) -> None:
-        """Take `split/name` -> number of one step; what is there from an earlier start is kept."""
+        """Log `split/name` -> number of one step; steps logged before a resume are kept."""
 
     def settled(self) -> None:
-        """Nothing more is waiting: a time to write."""
+        """Called when no record is waiting: a good time to flush."""
 
     def close(self) -> None:
-        """Write and send everything."""
+        """Write and send everything, and close."""
 
 
 class TensorBoard:
-    """Event files in the run's `tensorboard/`; a resumed run hides there what it writes again."""
+    """Event files in the run's `tensorboard/`; a resumed run purges the steps it repeats."""
 
     def __init__(self, opening: Opening) -> None:
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
         self.id = opening.known or "tensorboard"
-        # a run that starts over, for want of a checkpoint, hides everything
+        # a run that starts over without a checkpoint purges everything
         self.begins = opening.step + 1 if opening.known and opening.step else 0
         folder = str(opening.run.file(self.id))
         purge = self.begins if opening.known else None
@@ -74,13 +73,13 @@ class TensorBoard:
                 self.writer.file_writer.add_summary(summary)
 
     def metric(self, step: int, values: Values) -> None:
-        """One scalar for each value."""
+        """Log one scalar per value."""
         if step >= self.begins:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
 
     def settled(self) -> None:
-        """On the disk, so that a crash loses nothing."""
+        """Flush to disk."""
         self.writer.flush()
 
     def close(self) -> None:
@@ -89,7 +88,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A W&B run; of steps that are computed again W&B keeps the first values."""
+    """A W&B run; for steps that are repeated after a resume the first values are kept."""
 
     def __init__(self, opening: Opening) -> None:
         import wandb
@@ -107,25 +106,25 @@ class WandB:
         )
         settings = {name: _flat(value) for name, value in opening.settings.items()}
         self.wandb_run.config.update(settings, allow_val_change=True)
-        # the server knows what it has; without one, what was recorded is in the files of before
+        # the server knows its last step; offline, the files of the earlier process have it
         before = opening.recorded + 1 if opening.known else 0
         self.begins = before if self.wandb_run.offline else int(self.wandb_run.step)
 
     def metric(self, step: int, values: Values) -> None:
-        """One row; the values of both splits of a step share it."""
+        """Log one row; both splits of a step share it."""
         if step >= self.begins:
             self.wandb_run.log(dict(values), step=step)
 
     def settled(self) -> None:
-        """Its own process sends."""
+        """Nothing: W&B sends in its own process."""
 
     def close(self) -> None:
-        """Waits for what is under way; raises where the server does not answer."""
+        """Wait until everything is sent; raises if the server does not respond."""
         self.wandb_run.finish()
 
 
 class MLflow:
-    """An MLflow run where MLFLOW_TRACKING_URI says; steps that are there are not sent again."""
+    """An MLflow run at MLFLOW_TRACKING_URI; steps that it already has are not sent again."""
 
     def __init__(self, opening: Opening) -> None:
         from mlflow.entities import Param
@@ -138,19 +137,21 @@ class MLflow:
         else:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             experiment = self.client.get_experiment_by_name(name)
-            place = experiment.experiment_id if experiment else self.client.create_experiment(name)
-            created = self.client.create_run(place, run_name=opening.run.path.name)
+            experiment_id = (
+                experiment.experiment_id if experiment else self.client.create_experiment(name)
+            )
+            created = self.client.create_run(experiment_id, run_name=opening.run.path.name)
             self.id = created.info.run_id
             params = [Param(k, str(_flat(v))) for k, v in opening.settings.items()]
             self.client.log_batch(self.id, params=params)
-        found = self.client.get_run(self.id).data.metrics
+        metrics = self.client.get_run(self.id).data.metrics
         self.there = {
             name: max(m.step for m in self.client.get_metric_history(self.id, name))
-            for name in found
+            for name in metrics
         }
 
     def metric(self, step: int, values: Values) -> None:
-        """One batch of metrics."""
+        """Log one batch of metrics."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -163,10 +164,10 @@ class MLflow:
             self.client.log_batch(self.id, metrics=new)
 
     def settled(self) -> None:
-        """Everything was sent at once."""
+        """Nothing: metrics are sent immediately."""
 
     def close(self) -> None:
-        """The run has ended; a resumed one is set running again."""
+        """Mark the run as terminated; a resumed one is set to running again."""
         self.client.set_terminated(self.id)
 
 
@@ -178,17 +179,17 @@ KINDS: dict[str, Callable[[Opening], Logger]] = {
 
 
 def available(names: Sequence[str]) -> tuple[str, ...]:
-    """The loggers that were asked for; UsageError for one whose package is missing."""
-    asked = tuple(dict.fromkeys(name for name in names if name != "none"))
-    if asked and "none" in names:
-        raise UsageError(f"--logger none and {asked[0]} contradict each other.", "Leave one out.")
-    for name in asked:
+    """The requested loggers, without `none`; UsageError if a package is missing."""
+    requested = tuple(dict.fromkeys(name for name in names if name != "none"))
+    if requested and "none" in names:
+        raise UsageError(f"--logger none and {requested[0]} cannot be combined.", "Leave one out.")
+    for name in requested:
         if importlib.util.find_spec(name) is None:
             raise UsageError(
                 f"--logger {name}: the package {name} is not installed.",
                 f"Install it: pip install 'unfreeze[{name}]'.",
             )
-    return asked
+    return requested
 
 
 @contextlib.contextmanager
@@ -199,10 +200,10 @@ def passed_on(
     step: int,
     console: Console,
 ) -> Iterator[None]:
-    """Within the block what `run` records also goes to these loggers.
+    """Within the block records of `run` also go to these loggers.
 
-    `settings` become hyper-parameters; `step` is where the run begins or goes on. A logger that
-    the run did not have before is given what metrics.jsonl holds.
+    `settings`: logged as hyper-parameters; `step`: where the run starts or resumes. A logger that
+    is new to the run first gets the records in metrics.jsonl.
     """
     ids = _ids(run)
     couriers = []
@@ -219,7 +220,7 @@ def passed_on(
 
 
 class Courier:
-    """Carries records to one logger on a thread of its own; what fails is said once."""
+    """Sends records to one logger in a separate thread; a failure is reported once."""
 
     def __init__(self, name: str, opening: Opening, console: Console) -> None:
         self.name, self.console, self.dropped = name, console, False
@@ -230,27 +231,27 @@ class Courier:
         self._thread.start()
 
     def take(self, record: dict[str, Any]) -> None:
-        """One record of metrics.jsonl; returns at once."""
+        """Queue one record of metrics.jsonl; returns immediately."""
         if not self.dropped:
             self._waiting.put(dict(record))
 
     def close(self) -> None:
-        """Waits until everything is delivered, a minute or so at most."""
+        """Wait until all records are sent, for about a minute at most."""
         self._waiting.put(None)
         self._thread.join(PATIENCE + 5)
         if self._thread.is_alive():
-            self._drop("it does not answer")
+            self._drop("no response")
 
     def _work(self, opening: Opening) -> None:
         try:
             logger = KINDS[self.name](opening)
-            _keep(opening.run, self.name, logger.id)
+            _store_id(opening.run, self.name, logger.id)
             while (record := self._waiting.get()) is not None:
                 logger.metric(record.get("step", 0), values_of(record))
                 if self._waiting.empty():
                     logger.settled()
             logger.close()
-        # whatever a foreign library raises, the training is worth more
+        # no error of a logger may fail the training
         except (Exception, SystemExit) as error:
             self._drop(" ".join(f"{type(error).__name__}: {error}".split())[:300])
 
@@ -258,13 +259,13 @@ class Courier:
         if not self.dropped:
             self.dropped = True
             self.console.warn(
-                f"--logger {self.name} failed and gets nothing more: {why} "
-                "The run goes on; metrics.jsonl has everything."
+                f"--logger {self.name} failed and was switched off: {why} "
+                "The run continues; metrics.jsonl is complete."
             )
 
 
 def values_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """`split/name` -> number, of everything in a record that is one; the step is no value."""
+    """`split/name` -> number for all numbers in a record except the step."""
     split = record.get("split", "train")
     return {
         f"{split}/{name}": float(value)
@@ -274,13 +275,13 @@ def values_of(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _flat(value: Any) -> bool | int | float | str:
-    """A setting as every logger takes it: lists by words, None by its own word."""
+    """A setting as a scalar for all loggers: lists joined by spaces, None as `auto`."""
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value))
     return value if isinstance(value, (bool, int, float)) else str(value or "auto")
 
 
-_KEEPING = threading.Lock()
+_IDS_LOCK = threading.Lock()
 
 
 def _ids(run: RunFolder) -> dict[str, str]:
@@ -288,6 +289,6 @@ def _ids(run: RunFolder) -> dict[str, str]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def _keep(run: RunFolder, name: str, id: str) -> None:
-    with _KEEPING:
+def _store_id(run: RunFolder, name: str, id: str) -> None:
+    with _IDS_LOCK:
         write_json(run.file(IDS), {**_ids(run), name: id})

@@ -1,4 +1,4 @@
-"""Times and sums over the steps since the last line: what a training record is made of."""
+"""Loss, step times and throughput of the steps since the last training record."""
 
 import time
 from collections.abc import Callable
@@ -7,30 +7,30 @@ import torch
 
 
 class Meter:
-    """Sums the loss on its device and the host's seconds; read on a cadence, never each step.
+    """Accumulates the loss on its device and seconds on the host; read once per interval.
 
-    `over` makes one loss of those of several processes.
+    `over`: reduces the summed loss over several processes.
     """
 
     def __init__(self, over: Callable[[torch.Tensor], torch.Tensor] = lambda own: own) -> None:
         self.over = over
-        self.last = 0.0  # seconds of the last step with its data
+        self.last = 0.0  # seconds of the last step, including its data
         self.reset()
 
     def reset(self) -> None:
-        """Start a new interval now."""
+        """Start a new interval."""
         self.loss: torch.Tensor | None = None
         self.steps = self.images = 0
         self.seconds_data = self.seconds_step = 0.0
         self._mark = time.perf_counter()
 
     def data_ready(self) -> None:
-        """The batch is here: what passed since the last mark was waiting for data."""
+        """Count the time since the last mark as waiting for data."""
         self.last = self._lap()
         self.seconds_data += self.last
 
     def step_done(self, loss: torch.Tensor, images: int) -> None:
-        """The step is queued or done: what passed since `data_ready` was the step."""
+        """Count the time since `data_ready` as a step, with its loss and number of images."""
         loss = loss.detach()
         self.loss = loss if self.loss is None else self.loss + loss
         self.steps += 1
@@ -40,11 +40,11 @@ class Meter:
         self.last += lap
 
     def skip(self) -> None:
-        """What passed since the last mark counts for nothing."""
+        """Ignore the time since the last mark."""
         self._lap()
 
     def read(self) -> dict[str, float]:
-        """Mean loss and rates of the interval (waits for the device), then a new interval."""
+        """The interval's mean loss and rates; synchronises with the device and resets."""
         loss = float(self.over(self.loss)) / self.steps if self.loss is not None else float("nan")
         self.seconds_step += self._lap()
         seconds = self.seconds_data + self.seconds_step

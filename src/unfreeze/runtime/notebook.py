@@ -1,4 +1,4 @@
-"""What a Python call shows: in a notebook lines and a bar without widgets, else as a terminal."""
+"""Console output of Python calls: HTML without widgets in notebooks, else as on a terminal."""
 
 import contextlib
 import sys
@@ -12,7 +12,7 @@ from unfreeze.runtime.layout import Table
 from unfreeze.runtime.progress import make_console, time_left
 from unfreeze.runtime.world import World
 
-REDRAWN = 0.2  # seconds between two drawings of a bar
+REDRAWN = 0.2  # seconds between updates of a bar
 _BAR = "width:14em;vertical-align:middle"
 
 
@@ -24,7 +24,7 @@ def in_notebook() -> bool:
 
 
 def python_console(progress: bool | None = None) -> Console:
-    """What a Python call shows: all of it in a notebook or a terminal, or as `progress` says."""
+    """The console of a Python call; `progress`: None shows output in notebooks and terminals."""
     notebook, world = in_notebook(), World()
     wanted = notebook or world.watched if progress is None else progress
     if not wanted:
@@ -33,52 +33,52 @@ def python_console(progress: bool | None = None) -> Console:
 
 
 class Notebook:
-    """A console whose lines go to the cell's output, and whose bars stay there."""
+    """A console that writes to the output of a notebook cell."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         sys.stdout.write(f"{text}\n")
 
     def warn(self, message: str) -> None:
-        """A line in bold."""
+        """Show a warning with a bold label."""
         _display(f"<b>{WARNING}:</b> {escape(message)}", f"{WARNING}: {message}")
 
     def table(self, table: Table) -> None:
-        """Rows below a head."""
+        """Show a table."""
         from unfreeze.runtime.display import Display, html
 
         _display(html(Display(tables=[table])), "\n".join(table.lines()))
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """Yields an `advance` that moves a bar; the bar goes when the block ends."""
+        """Yields an `advance` that moves a bar; the bar is removed when the block ends."""
         began = drawn = self.clock()
-        count, said = done, ""
+        count, shown_text = done, ""
         handle = _display(bar(label, done, total, "", ""), label, updates=True)
 
         def advance(steps: int, text: str = "") -> None:
-            nonlocal count, said, drawn
-            count, said, now = count + steps, text or said, self.clock()
+            nonlocal count, shown_text, drawn
+            count, shown_text, now = count + steps, text or shown_text, self.clock()
             if now - drawn >= REDRAWN or count >= total:
                 drawn = now
                 left = time_left(count, done, total, now - began)
-                _update(handle, bar(label, count, total, said, left))
+                _update_display(handle, bar(label, count, total, shown_text, left))
 
         try:
             yield advance
         finally:
-            _update(handle, "")
+            _update_display(handle, "")
 
 
-def bar(label: str, done: int, total: int, said: str, left: str) -> str:
-    """HTML of a bar with words on both sides."""
+def bar(label: str, done: int, total: int, text: str, left: str) -> str:
+    """HTML of a progress bar with a label, text and the time left."""
     share = 100 * done / total if total else 100
-    words = " · ".join(escape(part) for part in (*said.split("  "), left) if part)
-    drawn = f'<progress value="{done}" max="{max(1, total)}" style="{_BAR}"></progress>'
-    return f"<div>{escape(label)} {drawn} {share:.0f} % {words}</div>"
+    words = " · ".join(escape(part) for part in (*text.split("  "), left) if part)
+    progress_tag = f'<progress value="{done}" max="{max(1, total)}" style="{_BAR}"></progress>'
+    return f"<div>{escape(label)} {progress_tag} {share:.0f} % {words}</div>"
 
 
 def _display(drawn: str, plain: str, *, updates: bool = False) -> Any:
@@ -88,6 +88,6 @@ def _display(drawn: str, plain: str, *, updates: bool = False) -> Any:
     return display(data, raw=True, display_id=updates or None)
 
 
-def _update(handle: Any, drawn: str) -> None:
+def _update_display(handle: Any, drawn: str) -> None:
     if handle is not None:
         handle.update({"text/html": drawn, "text/plain": ""}, raw=True)

@@ -1,6 +1,6 @@
-"""Where results may be written: never over an input, nor over a file that we did not make.
+"""Checks output paths: never overwrite an input or a file that unfreeze did not write.
 
-Every command that takes `--out` asks here before it does any work.
+Every command with `--out` calls these checks before any work.
 """
 
 import json
@@ -12,18 +12,18 @@ from pathlib import Path
 from unfreeze.errors import UsageError
 
 Ours = Callable[[Path], bool]
-GENERATOR = "unfreeze"  # who wrote a page or a image: <meta name=generator>, PNG's Software
-_START = 4096  # bytes in which a file shows who made it
-_NEW = "Name a new file, or move this one away."
+GENERATOR = "unfreeze"  # marks our pages and images: <meta name=generator>, PNG's Software
+_START = 4096  # bytes at the start of a file that contain the mark
+_NEW_FILE = "Name a new file, or move this one away."
 
 
 def output_file(
     path: str | Path, *, ours: Ours, inputs: Iterable[str] = (), flag: str = "--out"
 ) -> Path:
-    """The file to write at `path`, links followed; UsageError where it may not be written.
+    """The resolved output path `path`; UsageError if it may not be written.
 
-    `ours` says whether an existing file is one that this command wrote before; any other is
-    refused, as is one of the `inputs` by whatever name. An empty file has nothing to lose.
+    `ours`: whether an existing file was written by this command; other files are refused unless
+    empty, and so are `inputs`, also through links. `flag`: the option for messages.
     """
     target = Path(path)
     writable(flag, target.absolute().parent, target)
@@ -32,13 +32,15 @@ def output_file(
         target.lstat()
     except FileNotFoundError:
         return target
-    except (OSError, ValueError) as error:  # a name that no system takes
-        said = getattr(error, "strerror", None) or error
-        raise UsageError(f"{flag} {str(target)[:80]} cannot be a file: {said}.", _NEW) from error
+    except (OSError, ValueError) as error:  # an invalid file name
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"{flag} {str(target)[:80]} cannot be a file: {reason}.", _NEW_FILE
+        ) from error
     if target.is_dir():
         raise UsageError(f"{flag} {target} is a folder.", "Name a file.")
     if not target.exists():
-        raise UsageError(f"{flag} {target} is a link that leads nowhere.", _NEW)
+        raise UsageError(f"{flag} {target} is a broken link.", _NEW_FILE)
     if not target.is_file():
         raise UsageError(f"{flag} {target} is a device or a pipe, not a file.", "Name a file.")
     refuse_foreign(flag, target, ours)
@@ -46,33 +48,36 @@ def output_file(
 
 
 def refuse_foreign(flag: str, path: Path, ours: Ours) -> None:
-    """UsageError where there is a file at `path` that is not `ours`."""
+    """UsageError if `path` is a non-empty file that is not `ours`."""
     try:
-        kept = path.is_file() and path.stat().st_size > 0 and not ours(path)
+        foreign = path.is_file() and path.stat().st_size > 0 and not ours(path)
     except OSError:
-        kept = True  # what cannot be read is not known to be ours
-    if kept:
+        foreign = True  # unreadable files are not known to be ours
+    if foreign:
         raise UsageError(
-            f"{flag} {path} exists and this command did not write it, so it was left as it is.",
-            _NEW,
+            f"{flag} {path} exists and was not written by this command, so it was not overwritten.",
+            _NEW_FILE,
         )
 
 
 def refuse_inputs(flag: str, target: Path, inputs: Iterable[str]) -> None:
-    """UsageError where `target` is one of the inputs, also by a link or another spelling."""
+    """UsageError if `target` is one of the inputs, also through a link or another path."""
     for name in inputs:
         if same_file(target, name):
             raise UsageError(
-                f"{flag} {target} is an input of this command ({name}).", "Name another place."
+                f"{flag} {target} is an input of this command ({name}).", "Name another path."
             )
 
 
 def refuse_inside(flag: str, folder: Path, inputs: Iterable[str]) -> None:
-    """UsageError where one of the inputs is `folder` or lies in it, and would go with it."""
-    around = os.path.realpath(folder)
+    """UsageError if an input is `folder` or inside it, and would be deleted with it."""
+    folder_path = os.path.realpath(folder)
     for name in inputs:
-        place = os.path.realpath(name)
-        inside = os.path.lexists(place) and os.path.commonpath([around, place]) == around
+        input_path = os.path.realpath(name)
+        inside = (
+            os.path.lexists(input_path)
+            and os.path.commonpath([folder_path, input_path]) == folder_path
+        )
         if inside or same_file(folder, name):
             raise UsageError(
                 f"{flag} would delete {name}, which this command reads.",
@@ -80,60 +85,60 @@ def refuse_inside(flag: str, folder: Path, inputs: Iterable[str]) -> None:
             )
 
 
-def same_file(one: str | Path, other: str | Path) -> bool:
-    """Whether both paths exist and mean the same file or folder."""
+def same_file(path: str | Path, other: str | Path) -> bool:
+    """Whether both paths exist and refer to the same file or folder."""
     try:
-        return Path(one).samefile(other)
+        return Path(path).samefile(other)
     except (OSError, ValueError):
-        return False  # one of them does not exist, or is no path at all: a name, an address
+        return False  # one does not exist or is not a path (a dataset name, a URL)
 
 
 def writable(flag: str, folder: Path, target: Path | None = None) -> None:
-    """UsageError where `folder` is not, or cannot become, a folder to write into.
+    """UsageError if `folder` cannot be created or written to.
 
-    `target` is what is spoken of, where it is a file in that folder.
+    `target`: the path in messages, if it is a file in that folder.
     """
-    spoken, step = target or folder, f"Name a new {'file' if target else 'folder'}."
+    shown, step = target or folder, f"Name a new {'file' if target else 'folder'}."
     try:
-        place = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
-        if not place.is_dir():
-            what = "a file" if place.exists() else "a link that leads nowhere"
-            inside = "" if place == spoken else f": {place}"
-            raise UsageError(f"{flag} {spoken} is {'in ' * bool(inside)}{what}{inside}.", step)
-        folder.lstat()  # a name that no system takes shows here
+        existing = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+        if not existing.is_dir():
+            what = "a file" if existing.exists() else "a broken link"
+            inside = "" if existing == shown else f": {existing}"
+            raise UsageError(f"{flag} {shown} is {'in ' * bool(inside)}{what}{inside}.", step)
+        folder.lstat()  # raises for invalid names
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise UsageError(f"{flag} {str(spoken)[:80]} cannot be written: {said}.", step) from error
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"{flag} {spoken}: {place} may not be written to.", step)
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{flag} {str(shown)[:80]} cannot be written: {reason}.", step) from error
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag} {shown}: {existing} is not writable.", step)
 
 
 def table_of(columns: Sequence[str]) -> Ours:
-    """A CSV that begins with exactly these columns."""
+    """A check for a CSV file with exactly these columns."""
     first = ",".join(columns).encode()
     return lambda path: _start(path).partition(b"\n")[0].rstrip(b"\r") == first
 
 
 def is_our_page(path: Path) -> bool:
-    """An HTML page that says that we wrote it."""
+    """Whether an HTML page was written by unfreeze."""
     return f'<meta name="generator" content="{GENERATOR}'.encode() in _start(path)
 
 
 def is_our_image(path: Path) -> bool:
-    """A PNG that says that we drew it."""
+    """Whether a PNG was written by unfreeze."""
     start = _start(path)
     return start.startswith(b"\x89PNG") and b"tEXtSoftware\0" + GENERATOR.encode() in start
 
 
 def arrays_of(*names: str) -> Ours:
-    """An .npz with exactly these arrays."""
+    """A check for an .npz file with exactly these arrays."""
 
     def ours(path: Path) -> bool:
         try:
-            with zipfile.ZipFile(path) as held:
-                return sorted(held.namelist()) == sorted(f"{name}.npy" for name in names)
+            with zipfile.ZipFile(path) as archive:
+                return sorted(archive.namelist()) == sorted(f"{name}.npy" for name in names)
         except (zipfile.BadZipFile, ValueError, NotImplementedError):
             return False
 
@@ -141,14 +146,14 @@ def arrays_of(*names: str) -> Ours:
 
 
 def object_of(*keys: str) -> Ours:
-    """A JSON object that has these keys."""
+    """A check for a JSON object with these keys."""
 
     def ours(path: Path) -> bool:
         try:
-            held = json.loads(path.read_bytes())
+            value = json.loads(path.read_bytes())
         except ValueError:
             return False
-        return isinstance(held, dict) and set(keys) <= set(held)
+        return isinstance(value, dict) and set(keys) <= set(value)
 
     return ours
 

@@ -1,6 +1,7 @@
-"""The processes of one run: started by torchrun or SLURM, joined through Lightning Fabric.
+"""Data parallel processes of one run, started by torchrun or SLURM, via Lightning Fabric.
 
-Every call here is collective: all processes make it, in the same order. Alone, each costs nothing.
+All methods are collective: every process calls them, in the same order. With one process they are
+no-ops.
 """
 
 import contextlib
@@ -19,22 +20,22 @@ Result = TypeVar("Result")
 
 
 class Processes:
-    """One process among all of a run; without a launcher it is alone."""
+    """One process and its communication with the others of the run."""
 
     def __init__(self, launch: Launch | None = None, fabric: Any = None) -> None:
         self.launch = launch or Launch()
         self.rank, self.world = self.launch.rank, self.launch.world
         self.fabric = fabric
-        # words between processes travel beside the device: no step waits for a GPU to speak
+        # objects and flags use gloo on the CPU, so that they do not synchronise with the GPU
         self.words: Any = dist.new_group(backend="gloo") if self.world > 1 else None
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     def any(self, flags: Sequence[bool]) -> list[bool]:
-        """For each flag, whether any process raised it."""
+        """For each flag, whether it is true in any process."""
         if self.world == 1:
             return list(flags)
         votes = torch.tensor(flags, dtype=torch.int32)
@@ -42,11 +43,11 @@ class Processes:
         return [bool(vote) for vote in votes]
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean over the processes of a tensor of the same shape in each."""
+        """The mean over the processes of a tensor of equal shape."""
         return value if self.world == 1 else self.sum(value) / self.world
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum over the processes of a tensor of the same shape in each."""
+        """The sum over the processes of a tensor of equal shape."""
         if self.world == 1:
             return value
         total = value.clone()
@@ -54,7 +55,7 @@ class Processes:
         return total
 
     def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Make each tensor the sum over the processes, in place; they travel together."""
+        """Replace each tensor by its sum over the processes, in place, with one all-reduce."""
         if self.world == 1 or not tensors:
             return
         total = self.sum(torch.cat([tensor.reshape(-1) for tensor in tensors]))
@@ -63,15 +64,15 @@ class Processes:
             tensor.copy_(part.view_as(tensor))
 
     def collected(self, value: Any) -> list[Any]:
-        """What every process has, by rank: plain values and tensors on the host."""
+        """The values of all processes by rank: plain values and CPU tensors."""
         if self.world == 1:
             return [value]
-        found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value, group=self.words)
-        return found
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value, group=self.words)
+        return values
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """The tensor of every process, by rank."""
+        """The tensors of all processes by rank."""
         if self.world == 1:
             return [tensor]
         parts = [torch.empty_like(tensor) for _ in range(self.world)]
@@ -82,48 +83,48 @@ class Processes:
         return self.words if tensor.device.type == "cpu" else None
 
     def together(self, work: Callable[[], Result]) -> Result:
-        """Every process does `work`; where one fails all raise, and the first of those speaks."""
+        """Run `work` on all processes; if any fails, all raise the error of the lowest rank."""
         return work() if self.world == 1 else self._settled(work)[0]
 
     def leads(self, work: Callable[[], Result]) -> Result:
-        """The first process does `work`; the others wait for its result, or its error."""
+        """Run `work` on rank 0; the others wait and get its result or error."""
         if self.world == 1:
             return work()
         result: Result = self._settled(work if self.first else None)[1]
         return result
 
     def _settled(self, work: Callable[[], Any] | None) -> tuple[Any, Any]:
-        """(own result, the first process's where the others have no `work`)."""
+        """(own result, rank 0's result if the others have no `work`)."""
         result, error = None, None
         try:
             result = work() if work else None
         except Exception as caught:
             error = caught
-        outcomes: list[Any] = [None] * self.world
-        dist.all_gather_object(outcomes, (_travelling(error), work is None), group=self.words)
-        failed = [rank for rank, (lost, _) in enumerate(outcomes) if lost]
+        reports: list[Any] = [None] * self.world
+        dist.all_gather_object(reports, (_error_record(error), work is None), group=self.words)
+        failed = [rank for rank, (failure, _) in enumerate(reports) if failure]
         if failed:
             if error is not None and failed[0] == self.rank:
-                error.spoken = False  # type: ignore[attr-defined]  # whatever it is, it is ours
+                error.spoken = False  # type: ignore[attr-defined]  # this process prints it
                 raise error
-            raise rebuilt(*outcomes[failed[0]][0])
+            raise rebuilt(*reports[failed[0]][0])
         from_first = [result if self.first else None]
-        if any(idle for _, idle in outcomes):
+        if any(idle for _, idle in reports):
             dist.broadcast_object_list(from_first, src=0, group=self.words)
         return result, from_first[0]
 
     def in_turn(self, work: Callable[[], Result]) -> Result:
-        """The first process does `work`, then the others: what it left on the disk serves them."""
+        """Run `work` on rank 0 first, then on the others, which can use the files it wrote."""
         done: list[Result] = []
         self.leads(lambda: done.append(work()))
         return self.together(lambda: done[0] if done else work())
 
     def wrapped(self, model: nn.Module) -> nn.Module:
-        """The model whose gradients are averaged over the processes; alone, itself."""
+        """The model wrapped in DDP, which averages gradients; unchanged with one process."""
         if self.world == 1:
             return model
         with warnings.catch_warnings():
-            # the newest torch has another word for it, which older ones do not know
+            # newer versions of torch renamed the argument, older ones lack the new name
             warnings.filterwarnings("ignore", ".*broadcast_buffers.* is deprecated", FutureWarning)
             wrapped: nn.Module = self.fabric.setup_module(model, move_to_device=False)
         return wrapped
@@ -131,39 +132,42 @@ class Processes:
     def alone_until_last(
         self, model: nn.Module, last: bool
     ) -> contextlib.AbstractContextManager[Any]:
-        """Within the block gradients only add up here, unless it is the last part of a step."""
+        """Within the block gradients are accumulated without synchronising, unless `last`."""
         if self.world == 1 or last:
             return contextlib.nullcontext()
-        held: contextlib.AbstractContextManager[Any] = self.fabric.no_backward_sync(model)
-        return held
+        context: contextlib.AbstractContextManager[Any] = self.fabric.no_backward_sync(model)
+        return context
 
 
 def lost_in_any(processes: Processes, lost: UnfreezeError | None) -> UnfreezeError:
-    """The error of this process, which lost a file or a worker; of the others one that is quiet.
+    """The error of this process, which lost a file or a worker; in the others, one without output.
 
-    Collective: every process calls it once any of them lost something.
+    Collective: every process calls it as soon as any of them lost something.
     """
     codes = [code for code in processes.collected(lost.exit_code if lost else 0) if code]
     return lost or rebuilt(codes[0], "Another process lost a file or a worker.", "")
 
 
 def join(device: str) -> Processes:
-    """Meet the other processes that the launcher started; `device` is auto, cpu or cuda.
+    """Join the processes of the launcher; `device` is auto, cpu or cuda.
 
-    UsageError where they cannot meet on such a device.
+    UsageError if the device does not support several processes, or a machine has too few GPUs.
     """
     launch = launched()
     if launch.world == 1:
         return Processes()
     if device == "mps":
-        raise UsageError("--device mps is for one process.", "Use --device cpu, or no launcher.")
+        raise UsageError(
+            "--device mps supports one process only.",
+            "Use --device cpu, or run without a launcher.",
+        )
     kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     present = torch.cuda.device_count()
     if kind == "cuda" and present < launch.local_world:
         raise UsageError(
             f"{launch.local_world} processes on this machine, but {present} GPUs.",
-            "Start one process for each GPU (with srun: --gpus-per-node, so that each sees all of "
-            "them), or add --device cpu.",
+            "Start one process per GPU (with srun use --gpus-per-node, so that each process sees "
+            "all of them), or add --device cpu.",
         )
     return Processes(launch, _fabric(launch, kind))
 
@@ -181,7 +185,7 @@ def _fabric(launch: Launch, kind: str) -> Any:
             accelerator=kind,
             devices=launch.local_world,
             num_nodes=launch.nodes,
-            # batch norm's buffers are equal by construction where they are synchronised
+            # synchronised batch norm keeps buffers equal in all processes
             strategy=DDPStrategy(broadcast_buffers=False),
             plugins=[where],
         )
@@ -189,8 +193,8 @@ def _fabric(launch: Launch, kind: str) -> Any:
     return fabric
 
 
-def _travelling(error: Exception | None) -> tuple[int, str, str] | None:
-    """What another process needs to raise the same."""
+def _error_record(error: Exception | None) -> tuple[int, str, str] | None:
+    """(exit code, sentence, next step) of an error, to raise it in another process."""
     if isinstance(error, UnfreezeError):
         return error.exit_code, error.sentence, error.next_step
     return None if error is None else (1, f"{type(error).__name__}: {error}", "")

@@ -1,4 +1,4 @@
-"""Progress for people: a redrawn line on a terminal, plain lines elsewhere."""
+"""Console output with progress: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
 import time
@@ -16,53 +16,53 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 EVERY = 50  # steps between plain lines
-PATIENCE = 10.0  # seconds between plain lines about what says nothing
+PATIENCE = 10.0  # seconds between plain lines for progress without text
 
 
 def make_console(world: World) -> Console:
-    """A console that draws where somebody watches, and writes lines where nobody does."""
+    """A console with progress bars on a terminal, and plain lines elsewhere."""
     return Drawn(world) if world.watched else Lines(world)
 
 
 class Lines:
-    """Plain lines: one each 50 steps, with the time that is left."""
+    """A console of plain lines; progress is one line every 50 steps, with the time left."""
 
     def __init__(self, world: World, clock: Callable[[], float] = time.monotonic) -> None:
         self.world = world
         self.clock = clock
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self.world.tell(text)
 
     def warn(self, message: str) -> None:
-        """One line that begins with `warning:`."""
+        """Print a line that begins with `warning:`."""
         self.world.tell(f"{WARNING}: {message}")
 
     def table(self, table: Table) -> None:
-        """Rows below a head; they are wrapped where COLUMNS says how wide a line is."""
+        """Print a table, wrapped if COLUMNS is set."""
         self.world.tell("\n".join(table.lines(columns(self.world.stderr))))
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """Yields an `advance`; steps without a text are worth a line only every ten seconds."""
-        count = _Count(label, total, done, self.clock())
-        spoken_at = count.started_at
+        """Yields an `advance`; steps without text print a line every ten seconds at most."""
+        count = _ProgressCount(label, total, done, self.clock())
+        printed_at = count.started_at
 
         def advance(steps: int, text: str = "") -> None:
-            nonlocal spoken_at
+            nonlocal printed_at
             before, now = count.done, self.clock()
             count.done += steps
-            turned = count.done // EVERY > before // EVERY or count.done == total
-            if turned if text else now - spoken_at >= PATIENCE:
+            due = count.done // EVERY > before // EVERY or count.done == total
+            if due if text else now - printed_at >= PATIENCE:
                 self.world.tell(count.line(text, now))
-                spoken_at = now
+                printed_at = now
 
         yield advance
 
 
-class _Count:
-    """How far a piece of work is."""
+class _ProgressCount:
+    """Progress of one task."""
 
     def __init__(self, label: str, total: int, done: int, started_at: float) -> None:
         self.label, self.total, self.done = label, total, done
@@ -70,17 +70,17 @@ class _Count:
 
     def line(self, text: str, now: float) -> str:
         """`label 50/400  text  2:10 left`."""
-        said = f"{self.label} {self.done}/{self.total}"
+        counter = f"{self.label} {self.done}/{self.total}"
         left = time_left(self.done, self.first, self.total, now - self.started_at)
-        return "  ".join(part for part in (said, text, left) if part)
+        return "  ".join(part for part in (counter, text, left) if part)
 
 
 def time_left(done: float, first: float, total: float, elapsed: float) -> str:
-    """`2:10 left` at the rate since `first`; empty where it is not known, or nothing is left."""
-    made = done - first
-    if made <= 0 or done >= total:
+    """`2:10 left` at the rate since `first`; "" if unknown or finished."""
+    completed = done - first
+    if completed <= 0 or done >= total:
         return ""
-    return f"{duration(elapsed / made * (total - done))} left"
+    return f"{duration(elapsed / completed * (total - done))} left"
 
 
 def duration(seconds: float) -> str:
@@ -91,21 +91,21 @@ def duration(seconds: float) -> str:
 
 
 class Drawn:
-    """Bars with the time left, redrawn in place; lines scroll above them."""
+    """A console with progress bars redrawn in place; lines scroll above them."""
 
     def __init__(self, world: World) -> None:
         from rich.console import Console as Screen
 
         self.world = world
         self.screen = Screen(file=world.stderr, highlight=False)
-        self._bars: Progress | None = None  # one display for bars inside bars
+        self._bars: Progress | None = None  # shared by nested bars
 
     def say(self, text: str) -> None:
-        """One line; words are not broken, and a command at its end can be pasted."""
+        """Print one line, wrapped between words; a command at its end can be pasted."""
         self._print(sentences(for_screen(text), self.screen.width))
 
     def warn(self, message: str) -> None:
-        """The word in colour, the message in bold."""
+        """Print a warning, the label in colour, the message in bold."""
         from rich.text import Text
 
         first, *rest = wrapped(for_screen(f"{WARNING}: {message}"), self.screen.width)
@@ -114,7 +114,7 @@ class Drawn:
         self._print([head, *(Text(line, "bold") for line in rest)])
 
     def table(self, table: Table) -> None:
-        """Rows below a head."""
+        """Print a table."""
         self._print(table.lines(self.screen.width))
 
     def _print(self, lines: Sequence["str | Text"]) -> None:
@@ -123,13 +123,13 @@ class Drawn:
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """Yields an `advance` that moves a bar; the bar goes when the block ends."""
+        """Yields an `advance` that moves a bar; the bar is removed when the block ends."""
         with self._display() as bars:
             task = bars.add_task(label, total=total, completed=done, said="", first=done)
 
             def advance(steps: int, text: str = "") -> None:
-                said = {"said": text} if text else {}
-                bars.update(task, advance=steps, **said)  # type: ignore[arg-type]
+                fields = {"said": text} if text else {}
+                bars.update(task, advance=steps, **fields)  # type: ignore[arg-type]
 
             try:
                 yield advance
@@ -156,8 +156,8 @@ PLAIN = str.maketrans("━─…", "#-.")
 def _bars(screen: "Screen") -> "Progress":
     from rich.progress import Progress, ProgressColumn
 
-    class Line(ProgressColumn):
-        """A task's whole line: columns of their own could not give way to each other."""
+    class TaskLine(ProgressColumn):
+        """The complete line of a task, so that its parts can share the width."""
 
         def render(self, task: "Task") -> "Text":
             from rich.text import Text
@@ -172,22 +172,22 @@ def _bars(screen: "Screen") -> "Progress":
                 parts = [(words.translate(PLAIN), style) for words, style in parts]
             return Text.assemble(*parts, no_wrap=True)
 
-    return Progress(Line(), console=screen, transient=True)
+    return Progress(TaskLine(), console=screen, transient=True)
 
 
 def bar_line(
-    label: str, share: float, said: Sequence[str], left: str, width: int
+    label: str, share: float, fields: Sequence[str], left: str, width: int
 ) -> list[tuple[str, str]]:
     """(text, style) of `label  epoch 3/30  loss 1.8 ━━━━━━──── 62 %  0:12 left` in `width` cells.
 
-    Of `said`, the most important first, there is as much as fits beside the shortest bar.
+    `fields` are included, the most important first, as far as the shortest bar allows.
     """
     end = "  ".join(part for part in (f"{100 * share:3.0f} %", left) if part)
     room = width - cells(end) - SHORTEST - 2
     words = label if cells(label) <= room else label[: max(0, room - 1)] + "…"
-    for part in said:
+    for part in fields:
         if part and cells(words) + 2 + cells(part) > room:
-            break  # what follows matters less
+            break  # later parts are less important
         words += f"  {part}" if part else ""
     bar = min(LONGEST, width - cells(words) - cells(end) - 2)
     done = round(share * bar)

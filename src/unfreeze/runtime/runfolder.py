@@ -1,4 +1,4 @@
-"""A run's folder: who may write into it, its metrics and its log."""
+"""The run folder: creation, metrics.jsonl and log.txt."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from unfreeze.runtime.runlock import FILES as LOCKS
 from unfreeze.settings.build import is_own_toml
 from unfreeze.text import clean_all, for_screen
 
-# everything that a run, a comparison or a demonstration writes at the top of its folder
+# all top-level entries of the folder of a run, a comparison or the demo
 ENTRIES = {
     *("config.toml", "metrics.jsonl", "log.txt", "problems.csv", "split.csv", "checkpoints"),
     *("model", "views.npz", "prototypes.npz", "prototypes.png", "curves.png", "report.html"),
@@ -32,8 +32,8 @@ ENTRIES = {
         "checkpoint.pth.tar",
     ),
 }
-# runs inside of a comparison and of a demonstration, and what a killed write leaves
-_INSIDE = re.compile(r"\d\d+-.+-seed-\d+(-.+)?|\w+-\d+-labels-seed-\d+|\..+\.tmp")
+# subfolders of comparisons and the demo, and temporary files of interrupted writes
+_SUBFOLDERS = re.compile(r"\d\d+-.+-seed-\d+(-.+)?|\w+-\d+-labels-seed-\d+|\..+\.tmp")
 
 
 class RunFolder:
@@ -41,9 +41,9 @@ class RunFolder:
 
     def __init__(self, path: str | Path, *, writes: bool = True) -> None:
         self.path = Path(path)
-        self.writes = writes  # of many processes only the first does
-        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # told of each record
-        self.recorded = 0  # last step on record, those that were dropped again included
+        self.writes = writes  # true for rank 0 only
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # called with each record
+        self.recorded = 0  # last recorded step before a resume, dropped records included
 
     @classmethod
     def create(
@@ -55,19 +55,19 @@ class RunFolder:
         inputs: Iterable[str] = (),
         hold: Callable[[Path], None] | None = None,
     ) -> "RunFolder":
-        """A folder ready to be written; with `overwrite` it is empty now.
+        """Create the folder, or check and prepare an existing one; `overwrite` empties it.
 
-        `hold` keeps others out of the folder before anything in it is touched (`RunLocks.take`).
+        `hold`: locks the folder before anything in it is changed (`RunLocks.take`).
         """
         how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "inputs": list(inputs)}
         folder = allowed(path, **how)
         folder.mkdir(parents=True, exist_ok=True)
         if hold is not None:
             hold(folder)
-            allowed(path, **how)  # another run may have come and gone
+            allowed(path, **how)  # another run may have used it before the lock
         if overwrite:
             _empty(folder)
-        _sweep(folder)
+        _remove_temporary(folder)
         return cls(folder)
 
     def file(self, name: str) -> Path:
@@ -75,27 +75,27 @@ class RunFolder:
         return self.path / name
 
     def metric(self, record: dict[str, Any]) -> None:
-        """Append one JSON object to metrics.jsonl; whoever listens is told."""
+        """Append one record to metrics.jsonl and pass it to the listeners."""
         self._append("metrics.jsonl", json.dumps(clean_all(record)))
         for listen in self.listeners:
             listen(record)
 
     def log(self, text: str) -> None:
-        """Append one dated line to log.txt."""
+        """Append one line with date and time to log.txt."""
         self._append("log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {for_screen(text)}")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every record of metrics.jsonl; a last line cut by a crash is left out."""
+        """All records of metrics.jsonl, without a last line truncated by a crash."""
         return read_metrics(self.path)
 
     def rewind_metrics(self, step: int) -> None:
-        """Drop what was recorded after `step`: a resumed run writes those lines again."""
+        """Drop records after `step`, which a resumed run writes again."""
         if not self.writes:
             return
-        found = self.metrics()
-        kept = [r for r in found if r.get("step", 0) <= step]
-        self.recorded = max((r.get("step", 0) for r in found), default=0)
-        write_text(self.file("metrics.jsonl"), "".join(json.dumps(r) + "\n" for r in kept))
+        records = self.metrics()
+        remaining = [r for r in records if r.get("step", 0) <= step]
+        self.recorded = max((r.get("step", 0) for r in records), default=0)
+        write_text(self.file("metrics.jsonl"), "".join(json.dumps(r) + "\n" for r in remaining))
 
     def _append(self, name: str, line: str) -> None:
         if not self.writes:
@@ -109,13 +109,13 @@ class RunFolder:
             raise
 
 
-RESULT = "result.json"  # of a run that has ended
+RESULT = "result.json"  # written when a run is complete
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, in order; [] where there is none.
+    """The records of a run's metrics.jsonl in order; [] if there is none.
 
-    A last line that a crash cut off is left out; a broken line before it is a DataError.
+    A last line truncated by a crash is ignored; DataError for any other invalid line.
     """
     path = Path(folder) / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -126,7 +126,8 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number < len(lines):
                 raise DataError(
-                    f"{path}: line {number} is no JSON: {error}.", "Remove that line by hand."
+                    f"{path}: line {number} is not valid JSON: {error}.",
+                    "Remove that line by hand.",
                 ) from error
     return records
 
@@ -138,37 +139,45 @@ def allowed(
     overwrite: bool = False,
     inputs: Iterable[str] = (),
 ) -> Path:
-    """The path, if a run may go there; UsageError otherwise. Nothing is touched.
+    """The path as a run folder; UsageError if a run may not be written there.
 
-    A folder with something in it needs `resume` or `overwrite`, and both want a run's folder: what
-    no run wrote is neither deleted nor written over. None of the `inputs` may be, or lie, there.
+    A non-empty folder requires `resume` or `overwrite`, and both require a run folder: other files
+    are neither deleted nor overwritten. It must not contain any of the `inputs`. Nothing is
+    changed.
     """
     folder, inputs = Path(path), list(inputs)
     writable("--out", folder)
     refuse_inputs("--out", folder, inputs)
     if resume and overwrite:
-        raise UsageError("--resume and --overwrite contradict each other.", "Give one.")
-    there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    there = [name for name in there if name not in LOCKS]
-    if not there:
+        raise UsageError("--resume and --overwrite cannot be combined.", "Give one.")
+    entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    entries = [name for name in entries if name not in LOCKS]
+    if not entries:
         return folder
     if not resume and not overwrite:
         raise UsageError(
             f"--out {folder} is not empty.",
-            "Name a new folder, or add --resume to go on or --overwrite to start again.",
+            "Name a new folder, or add --resume to continue or --overwrite to start again.",
         )
-    foreign = not is_run(folder)
+    not_a_run = not is_run(folder)
     if resume:
-        taken = [name for name in there if name in ENTRIES]
-        if foreign and taken:
+        run_entries = [name for name in entries if name in ENTRIES]
+        if not_a_run and run_entries:
             raise UsageError(
-                f"--resume: {folder} is no run, but holds {taken[0]}: nothing was changed.",
+                f"--resume: {folder} is not a run folder; it holds {run_entries[0]}. Nothing was "
+                "changed.",
                 "Name the run's folder, or a new one.",
             )
         return folder
-    strange = [name for name in there if name not in ENTRIES and not _INSIDE.fullmatch(name)]
-    if foreign or strange:
-        what = f"holds {strange[0]}, which no run wrote" if strange else "is no run"
+    foreign_entries = [
+        name for name in entries if name not in ENTRIES and not _SUBFOLDERS.fullmatch(name)
+    ]
+    if not_a_run or foreign_entries:
+        what = (
+            f"holds {foreign_entries[0]}, which no run wrote"
+            if foreign_entries
+            else "is not a run folder"
+        )
         raise UsageError(
             f"--overwrite: {folder} {what}, so nothing was deleted.",
             "Name another folder, or empty this one yourself.",
@@ -178,11 +187,11 @@ def allowed(
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether the folder is one that a run, a comparison or a demonstration wrote."""
-    place = Path(folder)
-    demo, metrics = place / "demo.json", place / "metrics.jsonl"
+    """Whether the folder was written by a run, a comparison or the demo."""
+    path = Path(folder)
+    demo, metrics = path / "demo.json", path / "metrics.jsonl"
     try:
-        if is_own_toml(place / "config.toml"):
+        if is_own_toml(path / "config.toml"):
             return True
         if demo.is_file():
             return object_of("seconds", "results", "scores")(demo)
@@ -193,18 +202,18 @@ def is_run(folder: str | Path) -> bool:
         return False
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what a process left that was killed while it wrote; only inside a run."""
+def _remove_temporary(folder: Path) -> None:
+    """Remove temporary files of interrupted writes, in run folders only."""
     if is_run(folder):
         for pattern in (".*.tmp", "checkpoints/.*.tmp", "model/.*.tmp"):
-            for left in folder.glob(pattern):
-                left.unlink(missing_ok=True)
+            for file in folder.glob(pattern):
+                file.unlink(missing_ok=True)
 
 
 def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.name in LOCKS:
-            continue  # this process holds the folder
+            continue  # in use by this process
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

@@ -1,9 +1,8 @@
-"""One process in a run's folder: the second one is refused while the first lives.
+"""Locks a run folder, so that only one process writes to it at a time.
 
-The lock is the system's own (flock, through `filelock`): it ends with its process, however that
-ends, and on NFS it counts on every machine. Some cluster file systems keep such locks to one
-machine; so whoever holds one also touches a file beside it, and a process on another machine looks
-whether that goes on.
+Uses a lock of the OS (flock, via `filelock`), which is released when its process ends in any way
+and works across machines on NFS. Some cluster file systems restrict such locks to one machine, so
+the owner also touches a heartbeat file, which processes on other machines check.
 """
 
 import contextlib
@@ -25,13 +24,13 @@ from unfreeze.runtime.atomic import write_json
 
 LOCK, OWNER = ".lock", ".owner.json"
 FILES = frozenset((LOCK, OWNER))
-BEAT = 5.0  # seconds between two touches
-_BEATS = 3  # without one, whoever held a folder on another machine is gone
+BEAT = 5.0  # seconds between heartbeats
+_BEATS = 3  # missed heartbeats after which an owner on another machine counts as ended
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who runs in a folder."""
+    """The process that uses a run folder."""
 
     host: str
     pid: int
@@ -39,12 +38,12 @@ class Owner:
 
     @classmethod
     def here(cls) -> "Owner":
-        """As the owner, this process."""
+        """The current process as the owner."""
         return cls(socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"))
 
     @classmethod
     def of(cls, folder: Path) -> "Owner | None":
-        """Whoever wrote it down last and did not take it back; None where nobody did."""
+        """The owner recorded in the folder; None if there is none."""
         try:
             return cls(**json.loads((folder / OWNER).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -52,19 +51,19 @@ class Owner:
 
 
 class RunLocks:
-    """The run folders that a call holds, until the end of its `with` block."""
+    """The run folders locked by a call, until the end of its `with` block."""
 
     def __init__(self) -> None:
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _FolderLock] = {}
 
     def take(self, folder: str | Path) -> None:
-        """Hold a folder that is there; UsageError where another process does."""
-        place = Path(os.path.realpath(folder))
-        if str(place) not in self._held:
-            self._held[str(place)] = _Held(place, str(folder))
+        """Lock an existing folder; UsageError if another process uses it."""
+        path = Path(os.path.realpath(folder))
+        if str(path) not in self._held:
+            self._held[str(path)] = _FolderLock(path, str(folder))
 
     def take_existing(self, folder: str | Path) -> None:
-        """Hold a folder if it is there: a run in it is met before any work is done."""
+        """Lock a folder if it exists, to detect a conflict before any work."""
         if Path(folder).is_dir():
             self.take(folder)
 
@@ -77,18 +76,18 @@ class RunLocks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let all of them go."""
+        """Release all locks."""
         while self._held:
             self._held.popitem()[1].release()
 
 
 @contextlib.contextmanager
 def alone(file: Path, seconds: float = 60.0) -> Iterator[None]:
-    """Within the block no other process is in one for the same `file`, which is read and written.
+    """Within the block this process has exclusive access to `file`.
 
-    OSError where another one stays that long, or nothing can be written there.
+    OSError if another process keeps it for `seconds`, or the lock file cannot be written.
     """
-    mark = file.with_name(f".{file.stem}.tmp")  # whatever a killed process leaves is swept up
+    mark = file.with_name(f".{file.stem}.tmp")  # removed later if the process is killed
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "flock not supported", UserWarning)
         lock = filelock.FileLock(mark, timeout=seconds, thread_local=False)
@@ -99,23 +98,29 @@ def alone(file: Path, seconds: float = 60.0) -> Iterator[None]:
                     mark.unlink(missing_ok=True)
 
 
-class _Held:
-    """A folder that this process holds."""
+class _FolderLock:
+    """A folder locked by this process."""
 
-    def __init__(self, folder: Path, spoken: str) -> None:
+    def __init__(self, folder: Path, shown: str) -> None:
         self.folder = folder
         self.lock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False)
         self.released = threading.Event()
         try:
-            with warnings.catch_warnings():  # without flock a file that is there is the lock
+            with warnings.catch_warnings():  # without flock, the file's existence is the lock
                 warnings.filterwarnings("ignore", "flock not supported", UserWarning)
                 self.lock.acquire()
         except filelock.Timeout:
-            raise _in_use(folder, spoken, isinstance(self.lock, filelock.SoftFileLock)) from None
+            raise _in_use_error(
+                folder, shown, isinstance(self.lock, filelock.SoftFileLock)
+            ) from None
         try:
-            before = Owner.of(folder)
-            if before and before.host != socket.gethostname() and _alive(folder / OWNER):
-                raise _in_use(folder, spoken, False)
+            previous = Owner.of(folder)
+            if (
+                previous
+                and previous.host != socket.gethostname()
+                and _has_heartbeat(folder / OWNER)
+            ):
+                raise _in_use_error(folder, shown, False)
             write_json(folder / OWNER, asdict(Owner.here()))
             threading.Thread(target=self._beat, daemon=True).start()
         except BaseException:
@@ -123,46 +128,46 @@ class _Held:
             raise
 
     def release(self) -> None:
-        """Let it go, and leave no trace."""
+        """Release the lock and remove its files."""
         self.released.set()
         (self.folder / OWNER).unlink(missing_ok=True)
         if not isinstance(self.lock, filelock.SoftFileLock):
             with contextlib.suppress(OSError):  # Windows keeps what is open
-                # while it is held: whoever opened it before sees that it has no name any more
+                # before release: a process that has the file open sees that it was unlinked
                 (self.folder / LOCK).unlink(missing_ok=True)
         self.lock.release()
 
     def _beat(self) -> None:
         while not self.released.wait(BEAT):
-            with contextlib.suppress(OSError):  # a server that is away for a while
+            with contextlib.suppress(OSError):  # the file server may be unavailable for a while
                 os.utime(self.folder / OWNER)
 
 
-def _alive(owner: Path) -> bool:
-    """Whether a file is touched while one looks. Its own times count: clocks differ."""
-    first = _touched(owner)
+def _has_heartbeat(owner: Path) -> bool:
+    """Whether a heartbeat file's mtime changes while waiting; machines' clocks may differ."""
+    first_mtime = _mtime(owner)
     until = time.monotonic() + _BEATS * BEAT
     while time.monotonic() < until:
         time.sleep(BEAT / 5)
-        if _touched(owner) != first:
+        if _mtime(owner) != first_mtime:
             return True
     return False
 
 
-def _touched(owner: Path) -> int | None:
+def _mtime(owner: Path) -> int | None:
     try:
-        with owner.open("rb") as stream:  # NFS asks the server only when a file is opened
+        with owner.open("rb") as stream:  # NFS refreshes attributes when a file is opened
             return os.fstat(stream.fileno()).st_mtime_ns
     except OSError:
         return None
 
 
-def _in_use(folder: Path, spoken: str, marker: bool) -> UsageError:
+def _in_use_error(folder: Path, shown: str, soft_lock: bool) -> UsageError:
     owner = Owner.of(folder)
-    who = "another process runs in it"
+    user = "another process runs in it"
     if owner is not None:
-        who = f"process {owner.pid} on {owner.host} has been running in it since {owner.since}"
+        user = f"process {owner.pid} on {owner.host} has been running in it since {owner.since}"
     step = "Wait until it ends, or stop it, or name another --out."
-    if marker:  # nothing tells whether a process on another machine still lives
-        step += f" If it is long gone, delete {folder / LOCK}."
-    return UsageError(f"{spoken} is in use: {who}.", step)
+    if soft_lock:  # without flock, it is unknown whether the process still exists
+        step += f" If it no longer exists, delete {folder / LOCK}."
+    return UsageError(f"{shown} is in use: {user}.", step)

@@ -1,7 +1,7 @@
-"""Being asked to stop: the step under way is finished, the state saved, then the run ends.
+"""Stop signals: the current step is finished, a checkpoint saved, then the run ends.
 
-Schedulers signal every process of a job, terminals every process of a group: the processes that a
-run starts leave all of that to the run.
+Schedulers signal every process of a job, terminals every process of a group; worker processes
+leave the handling to the run's main process.
 """
 
 import atexit
@@ -18,26 +18,26 @@ from unfreeze.runtime.deadline import Deadline
 
 ANOTHER = "a signal or the time limit in another process"
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-_AGAIN = 2.0  # seconds in which the same request comes twice: to a process and to its group
-WORKERS_FIRST = 1.0  # seconds by which a signal may reach a run later than its workers
-_GRACE = 10.0  # seconds that a worker lives on where nobody can tell who ends it
+_AGAIN = 2.0  # seconds in which a repeated signal counts as the same (to process and group)
+WORKERS_FIRST = 1.0  # seconds by which a signal may reach workers before the main process
+_EXIT_DELAY = 10.0  # seconds before a worker exits where the sender of a signal is unknown
 
 
 def spoken(number: int) -> str:
-    """What people call a signal."""
+    """The name of a signal for messages."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def requests() -> list[signal.Signals]:
-    """The signals that ask a process to end; not SIGHUP where `nohup` makes it ignored."""
-    found = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    """The stop signals; without SIGHUP if it is ignored (`nohup`)."""
+    signals = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     hangup = getattr(signal, "SIGHUP", None)
-    deaf = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
-    return [number for number in found if not (deaf and number == hangup)]
+    ignored = hangup is not None and signal.getsignal(hangup) == signal.SIG_IGN
+    return [number for number in signals if not (ignored and number == hangup)]
 
 
 class StopRequest:
-    """Which signal asked, or that the time is up; "" while nothing did."""
+    """A request to stop; `name` is the signal or `--time-limit`, "" without a request."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -46,12 +46,12 @@ class StopRequest:
         return bool(self.name)
 
     def at(self, deadline: Deadline, step_seconds: float) -> None:
-        """Set the request where the deadline leaves no time for another step."""
+        """Set the request if the deadline leaves no time for another step."""
         if deadline.reached(step_seconds) and not self:
             self.name = "--time-limit"
 
     def comes(self, seconds: float) -> bool:
-        """Whether it is set, now or within so many seconds."""
+        """Whether it is set now or within `seconds`; waits for it."""
         until = time.monotonic() + seconds
         while not self and time.monotonic() < until:
             time.sleep(0.02)
@@ -64,32 +64,32 @@ def _main_thread() -> bool:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the block the first signal only sets the request.
+    """Within the block a signal only sets the request; a second Ctrl-C interrupts at once.
 
-    A second Ctrl-C interrupts at once. Outside the main thread signals are left alone.
+    Outside the main thread signals are not handled.
     """
     request = StopRequest()
     if not _main_thread():
         yield request
         return
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:
             raise KeyboardInterrupt(spoken(number))
         request.name = request.name or spoken(number)
 
-    before = {number: signal.signal(number, note) for number in requests()}
+    previous = {number: signal.signal(number, on_signal) for number in requests()}
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 class Ending:
-    """What a signal does to a command: it interrupts, until the command is `over`.
+    """A signal handler that raises KeyboardInterrupt, until the command is `over`.
 
-    Once there is an exit `code`, a signal ends the process with it.
+    Once the exit `code` is set, a signal ends the process with it.
     """
 
     def __init__(self) -> None:
@@ -98,9 +98,9 @@ class Ending:
         self._process, self._at = os.getpid(), -_AGAIN
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal."""
+        """Handle a signal."""
         if os.getpid() != self._process:
-            os._exit(128 + number)  # a forked worker that has no handler of its own yet
+            os._exit(128 + number)  # a forked worker without its own handler yet
         if self.code is not None:
             os._exit(self.code)
         again = time.monotonic() - self._at < _AGAIN and number != signal.SIGINT
@@ -111,57 +111,57 @@ class Ending:
 
 @contextlib.contextmanager
 def ending_interrupts(whole_process: bool = False) -> Iterator[Ending]:
-    """Within the block every signal ends like Ctrl-C: by KeyboardInterrupt, with its name.
+    """Within the block every stop signal raises KeyboardInterrupt with its name, like Ctrl-C.
 
-    Where steps can be saved `stop_requests` takes over. For a `whole_process` the handlers stay to
-    its end, so that no late signal changes its exit code.
+    During training `stop_requests` replaces it. With `whole_process` the handlers stay installed
+    until the process ends, so that a late signal does not change its exit code.
     """
     ending = Ending()
     if not _main_thread():
         yield ending
         return
     if whole_process:
-        atexit.register(_ignore)  # the interpreter ends by taking its own handlers away
-    before = {number: signal.signal(number, ending) for number in requests()}
+        atexit.register(_ignore_signals)  # the interpreter restores default handlers at exit
+    previous = {number: signal.signal(number, ending) for number in requests()}
     try:
         yield ending
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             if not whole_process:
                 signal.signal(number, handler)
 
 
-def _ignore() -> None:
+def _ignore_signals() -> None:
     for number in requests():
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Within the block this thread gets no signals; processes that it starts never get any."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows has no signals either
+    """Within the block stop signals are blocked in this thread and in processes it starts."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, requests())
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, requests())
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def ended_by_starter_only() -> None:
-    """In a worker that was started with `signals_held`: SIGTERM of who started it ends it."""
+    """In a worker started within `signals_held`: exit on SIGTERM from the parent process only."""
     starter = multiprocessing.parent_process()
     if starter is not None and hasattr(signal, "sigwait"):
-        wait = threading.Thread(target=_wait_for_the_end, args=(starter.pid,), daemon=True)
+        wait = threading.Thread(target=_exit_on_sigterm, args=(starter.pid,), daemon=True)
         wait.start()
 
 
-def _wait_for_the_end(starter: int | None) -> None:
+def _exit_on_sigterm(starter: int | None) -> None:
     if hasattr(signal, "sigwaitinfo"):
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != starter:
             pass
-    else:  # macOS does not tell who sent it
+    else:  # macOS does not provide the sender
         signal.sigwait([signal.SIGTERM])
-        time.sleep(_GRACE)
+        time.sleep(_EXIT_DELAY)
     os._exit(0)

@@ -1,4 +1,4 @@
-"""CSV as all of our tables are written and read: UTF-8, names as text, quoted where needed."""
+"""Reads and writes CSV files: UTF-8, file names as text, quoted where needed."""
 
 import csv
 import io
@@ -10,27 +10,27 @@ from unfreeze.text import as_text, clean, has_halves
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """The rows, one a line; a cell that is a name the system gave stands as its text."""
-    held = io.StringIO()
-    plain = csv.writer(held, lineterminator="\n")
-    # Python's writer leaves a carriage return without quotes, and its reader refuses that
-    quoted = csv.writer(held, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    """The rows as CSV; file names with invalid UTF-8 are escaped."""
+    buffer = io.StringIO()
+    plain = csv.writer(buffer, lineterminator="\n")
+    # csv.writer does not quote carriage returns, which csv.reader refuses unquoted
+    quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for row in rows:
         cells = [as_text(c) if isinstance(c, str) and has_halves(c) else c for c in row]
-        odd = any(isinstance(cell, str) and "\r" in cell for cell in cells)
-        (quoted if odd else plain).writerow(cells)
-    return held.getvalue()
+        has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoted if has_return else plain).writerow(cells)
+    return buffer.getvalue()
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns and rows at `path`, whole or not at all."""
+    """Write columns and rows to `path` atomically."""
     atomic.write_text(path, csv_text([columns, *rows]))
 
 
 def read_csv(path: str | Path) -> list[list[str]]:
-    """Every row of one of our tables, its columns first; OSError or csv.Error where it is none.
+    """All rows of a CSV file, the columns first; OSError or csv.Error if it cannot be read.
 
-    Bytes that are no UTF-8, which somebody may have typed into it, are read as in names.
+    Bytes that are not valid UTF-8 are escaped as in file names.
     """
     text = Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
     rows = csv.reader(io.StringIO(clean(text), newline=""))
@@ -38,6 +38,6 @@ def read_csv(path: str | Path) -> list[list[str]]:
 
 
 def records(path: str | Path) -> list[dict[str, str]]:
-    """The rows below the columns, by column."""
+    """The rows as dictionaries by column."""
     rows = read_csv(path)
     return [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]

@@ -1,6 +1,6 @@
-"""How many threads a process computes with, and how they wait for each other.
+"""The number of CPU threads, and how OpenMP threads wait.
 
-Nothing here imports torch before it is needed: `wait_passively` has to come first.
+torch is imported only inside functions, since `wait_passively` must run before it is loaded.
 """
 
 import contextlib
@@ -10,43 +10,44 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-# variables that say how OpenMP's threads wait, and the value that makes them sleep
+# variables for how OpenMP threads wait, and the value that makes them sleep
 _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 
-# Operations of a batch's forward pass that make one more thread worth its waiting. Measured with
+# FLOPs of a batch's forward pass for which one more thread pays off. Measured with
 # torch 2.15 on two cores of a Xeon of 2.5 GHz, 13 networks from 0.4 to 58 GFLOP a batch: two
 # threads were 1.09 to 1.33 times as fast below 2 GFLOP, 1.37 to 1.86 times from there on.
 WORTH = 1e9
-# Threads that spin lose a time slice at each barrier where another program uses a core: about a
-# second a step, whatever its size. Below 20 GFLOP two of them were slower than one beside one.
+# The same for spinning threads, which lose a time slice at each barrier if another program uses a
+# core: about a second per step of any size. Below 20 GFLOP two were slower than one beside another
+# program.
 WORTH_SPINNING = 1e10
 
 
 def wait_passively() -> None:
-    """Make OpenMP's threads sleep while they wait, unless the user said how they are to wait.
+    """Make OpenMP threads sleep while they wait, unless the user's environment sets this.
 
-    OpenMP reads that when torch is loaded: afterwards it is too late, and nothing is changed.
+    OpenMP reads the setting when torch is loaded; afterwards this does nothing.
     """
     if "torch" not in sys.modules and not any(name in os.environ for name in _WAITING):
         os.environ["OMP_WAIT_POLICY"] = _WAITING["OMP_WAIT_POLICY"]
 
 
 def spinning() -> bool:
-    """Whether OpenMP's threads use their cores while they wait."""
+    """Whether OpenMP threads spin while they wait."""
     return not any(os.environ.get(name, "").upper() == value for name, value in _WAITING.items())
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
 
 
 def threads_given() -> str:
-    """Who set the number of threads; "" where it is torch's own choice for this machine.
+    """What set the number of threads; "" if it is torch's default for this machine.
 
-    Torch takes one for each processor, or for each of their cores where two share one.
+    The default is one per processor, or per core with hyper-threading.
     """
     import torch
 
@@ -57,42 +58,42 @@ def threads_given() -> str:
 
 @dataclass(frozen=True)
 class Threads:
-    """Threads that a run on the CPU may use: `most`; `given` names who set that number."""
+    """`most`: threads that a run on the CPU may use; `given`: what set it, "" if default."""
 
     most: int
     given: str = ""
 
     @classmethod
     def now(cls) -> "Threads":
-        """Those of this process as it is."""
+        """The threads of this process."""
         import torch
 
         return cls(torch.get_num_threads(), threads_given())
 
     def for_batches(self, operations: float | None) -> tuple[int, str]:
-        """(threads, reason) for batches whose forward pass takes so many operations.
+        """(threads, reason) for batches whose forward pass takes `operations` FLOPs.
 
-        None: they could not be counted, so the batch is taken for a large one.
+        None: unknown, treated as a large batch.
         """
         if self.given:
             return self.most, f"set by {self.given}"
         if operations is None or self.most == 1:
-            return self.most, "all there are"
+            return self.most, "all available"
         worth = WORTH_SPINNING if spinning() else WORTH
         threads = min(self.most, max(1, int(operations / worth)))
-        each = f"one for each {worth / 1e9:g} GFLOP of a batch, which takes {operations / 1e9:.2g}"
-        return threads, each if threads < self.most else "all there are"
+        reason = f"one per {worth / 1e9:g} GFLOP of a batch, which takes {operations / 1e9:.2g}"
+        return threads, reason if threads < self.most else "all available"
 
     def to_resume(self, before: int) -> int:
-        """Threads for a run that had `before`: as many, unless somebody set another number.
+        """Threads for resuming a run that used `before`: as many, unless the user set a number.
 
-        Never more than there are processors.
+        Not more than there are processors.
         """
         return self.most if self.given else min(before, processors())
 
 
 def set_threads(count: int) -> None:
-    """Compute with so many threads from now on."""
+    """Set the number of torch's threads."""
     import torch
 
     if torch.get_num_threads() != count:
@@ -101,9 +102,9 @@ def set_threads(count: int) -> None:
 
 @contextlib.contextmanager
 def one_thread(wanted: bool = True) -> Iterator[None]:
-    """Within the block torch and the BLAS of NumPy and SciPy have one thread, where `wanted`.
+    """Within the block torch and the BLAS of NumPy and SciPy use one thread, if `wanted`.
 
-    Tiny operations are faster so, and beside another busy program many times faster.
+    Tiny operations are faster with one, and many times faster beside another busy program.
     """
     if not wanted:
         yield
@@ -117,7 +118,7 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def threads_kept() -> Iterator[None]:
-    """After the block torch has as many threads as before."""
+    """After the block torch's number of threads is restored."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The world outside as an object, so that tests can call the command line in-process."""
+"""The process's standard streams as an object, so that tests can run commands in-process."""
 
 import contextlib
 import dataclasses
@@ -13,96 +13,96 @@ from unfreeze.runtime.layout import sentences
 from unfreeze.text import clean, for_screen
 
 Result = TypeVar("Result")
-NARROWEST, USUAL = 40, 80  # cells of a line: at least, and where a terminal does not say
-# what our own tables and sentences have, for screens that lack it
+NARROWEST, USUAL = 40, 80  # width of a line in cells: minimum, and default if unknown
+# ASCII replacements for characters in our output
 PLAIN = str.maketrans({"─": "-", "━": "#", "…": "...", "±": "+-", "×": "x", "·": "-"})
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether it is a terminal, and open."""
+    """Whether the stream is an open terminal."""
     return not stream.closed and stream.isatty()
 
 
 def columns(stream: TextIO) -> int | None:
-    """`COLUMNS`, else what the terminal says; None for what is no terminal."""
-    told = os.environ.get("COLUMNS", "")
-    if told.isdigit() and int(told):
-        return max(NARROWEST, int(told))
+    """Width in cells: `COLUMNS`, else of the terminal; None if the stream is not a terminal."""
+    setting = os.environ.get("COLUMNS", "")
+    if setting.isdigit() and int(setting):
+        return max(NARROWEST, int(setting))
     if not is_terminal(stream):
         return None
     try:
-        found = os.get_terminal_size(stream.fileno()).columns
-    except (OSError, ValueError):  # it says to be a terminal and has no number, or no size
-        found = 0
-    return max(NARROWEST, found) if found else USUAL
+        width = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # a terminal without file descriptor or size
+        width = 0
+    return max(NARROWEST, width) if width else USUAL
 
 
 def open_streams() -> None:
-    """Standard streams that the process was started without lead nowhere.
+    """Open missing standard streams as /dev/null.
 
-    Else the next file that is opened gets their number, and what a library prints goes into it.
+    Otherwise the next opened file would get their descriptor and receive printed text.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-class _Nowhere(io.TextIOBase):
-    """Takes text and drops it."""
+class _NullStream(io.TextIOBase):
+    """A stream that discards text."""
 
     def write(self, text: str) -> int:
-        """Drops it."""
+        """Discard the text."""
         return len(text)
 
 
-def _there(stream: TextIO | None) -> TextIO:
-    """The stream, or one that leads nowhere where there is none (services, pythonw)."""
-    return cast(TextIO, _Nowhere()) if stream is None else stream
+def _or_null(stream: TextIO | None) -> TextIO:
+    """The stream, or one that discards text if there is none (services, pythonw)."""
+    return cast(TextIO, _NullStream()) if stream is None else stream
 
 
-def _gone(stream: TextIO, error: Exception) -> bool:
-    """Whether a write failed because nobody reads the stream any more."""
+def _is_closed(stream: TextIO, error: Exception) -> bool:
+    """Whether a write failed because the reader closed the stream."""
     return stream.closed or (isinstance(error, OSError) and not is_full(error))
 
 
-def _lead_nowhere(stream: TextIO) -> None:
-    """The interpreter flushes a stream once more when it ends, and would complain."""
+def _redirect_to_null(stream: TextIO) -> None:
+    """Redirect the stream to /dev/null, as flushing it at exit would fail again."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
 
 
-class _Listeners:
-    """A stream for people: if they have left, or its terminal is gone, nothing is lost."""
+class _SafeStream:
+    """A stream that ignores write errors after its reader or terminal has gone."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """As much as there is somebody to read it."""
+        """Write the text, unless the reader has gone."""
         return self._try(lambda: self._stream.write(text), len(text))
 
     def flush(self) -> None:
-        """Likewise."""
+        """Flush, unless the reader has gone."""
         self._try(self._stream.flush, None)
 
     def isatty(self) -> bool:
-        """Whether it is a terminal, and open."""
+        """Whether the stream is an open terminal."""
         return not self._stream.closed and self._stream.isatty()
 
     def _try(self, work: Callable[[], Result], otherwise: Result) -> Result:
         try:
             return work()
         except (OSError, ValueError) as error:
-            if not isinstance(error, OSError) and not _gone(self._stream, error):
+            if not isinstance(error, OSError) and not _is_closed(self._stream, error):
                 raise
-            _lead_nowhere(self._stream)
+            _redirect_to_null(self._stream)
             return otherwise
 
     def __getattr__(self, name: str) -> Any:
@@ -111,48 +111,48 @@ class _Listeners:
 
 @dataclasses.dataclass
 class World:
-    """Streams, and whether somebody watches them."""
+    """Standard output and error, and their properties."""
 
-    stdout: TextIO = dataclasses.field(default_factory=lambda: _there(sys.stdout))
-    stderr: TextIO = dataclasses.field(default_factory=lambda: _there(sys.stderr))
+    stdout: TextIO = dataclasses.field(default_factory=lambda: _or_null(sys.stdout))
+    stderr: TextIO = dataclasses.field(default_factory=lambda: _or_null(sys.stderr))
 
     def __post_init__(self) -> None:
-        self.stderr = cast(TextIO, _Listeners(self.stderr))
+        self.stderr = cast(TextIO, _SafeStream(self.stderr))
 
     @property
     def watched(self) -> bool:
-        """True where stderr is a terminal on which a line can be redrawn."""
+        """Whether stderr is a terminal on which lines can be redrawn."""
         return self.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     @property
     def width(self) -> int | None:
-        """Cells of a line of the result; None where nothing limits it, as in a file."""
+        """Width of stdout in cells; None if unlimited, as in a file."""
         return columns(self.stdout)
 
     @property
     def colour(self) -> bool:
-        """Whether the result is shown on a terminal that takes colours."""
+        """Whether stdout is a terminal with colours."""
         dumb = os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
         return is_terminal(self.stdout) and not dumb
 
     def tell(self, text: str) -> None:
-        """Lines for people; a reader who has left is no reason to stop."""
+        """Print text to stderr; a closed stderr is ignored."""
         lines = sentences(for_screen(text), columns(self.stderr))
         self._put(self.stderr, "\n".join(lines) + "\n")
         self.stderr.flush()
 
     def answer(self, text: str) -> None:
-        """The result, on stdout; a reader who has had enough ends it quietly.
+        """Print the result to stdout; a closed pipe is ignored.
 
-        OSError where it goes into a file for which there is no room.
+        OSError if it is written to a file on a full disk.
         """
         try:
             self._write(text + "\n")
             self.stdout.flush()
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
-                _lead_nowhere(self.stdout)
-            if not _gone(self.stdout, error):
+                _redirect_to_null(self.stdout)
+            if not _is_closed(self.stdout, error):
                 raise
 
     def _write(self, text: str) -> None:
@@ -160,12 +160,12 @@ class World:
             self._put(self.stdout, for_screen(text, coloured=True))
         elif (buffer := getattr(self.stdout, "buffer", None)) is None:
             self.stdout.write(clean(text))
-        else:  # into a file or a program: UTF-8, whatever the locale says
+        else:  # a file or pipe: UTF-8 in any locale
             self.stdout.flush()
             buffer.write(clean(text).encode("utf-8"))
 
     def _put(self, stream: TextIO, text: str) -> None:
-        """On a screen, or into its log: what its encoding lacks stands escaped."""
+        """Write text, with characters missing in the stream's encoding escaped."""
         try:
             stream.write(text)
         except UnicodeEncodeError:
@@ -175,6 +175,6 @@ class World:
 
     @contextlib.contextmanager
     def quiet_stdout(self) -> Iterator[None]:
-        """What libraries print goes to stderr: stdout belongs to the result."""
+        """Within the block stdout is redirected to stderr: only the result goes to stdout."""
         with contextlib.redirect_stdout(self.stderr):
             yield
