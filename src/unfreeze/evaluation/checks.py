@@ -125,14 +125,14 @@ def _why_nothing(trained: Training | None, *, lr: float | None, few: bool, froze
         return "The learning rate is 0. Leave out --lr, or give one above 0."
     if trained is None:
         return (
-            "The features probably say nothing about these classes, or the training failed: look "
-            "at the report of the run, and try other --weights."
+            "The features probably do not separate these classes, or training failed: check the "
+            "report of the run, and try other --weights."
         )
     if few:
         return f"{worded(trained.steps, 'step is', 'steps are')} probably too few: raise --epochs."
     if frozen:
         return (
-            "The frozen features probably say little about these classes: try other --weights, or "
+            "The frozen features probably do not separate these classes: try other --weights, or "
             "--freeze none."
         )
     return (
@@ -159,8 +159,8 @@ def _one_class(truth: Counts, only: int, names: Sequence[str]) -> list[RunWarnin
     if POOR**others > LEVEL:
         return []
     said = (
-        f"All {int(truth.sum()):,} images are predicted as {told(names[only])!r}, though "
-        f"{others:,} of them are not. The training probably failed (a rate that is too high, dead "
+        f"All {int(truth.sum()):,} images are predicted as {told(names[only])!r}, although "
+        f"{others:,} have another label. Training probably failed (learning rate too high, dead "
         "features), or one class outnumbers the others: try a lower --lr, and --class-weights "
         "balanced."
     )
@@ -183,8 +183,8 @@ def _never_predicted(truth: Counts, predicted: Counts, names: Sequence[str]) -> 
     more = f" and {len(never) - 5:,} more" if len(never) > 5 else ""
     said = (
         f"{worded(len(never), 'class is', 'classes are')} never predicted: {some}{more}. There are "
-        "probably too few training images of it, or its labels are mixed up with another's: look "
-        "at the confusion matrix in the report, and try --sampling balanced."
+        "probably too few training images of it, or its labels are mixed up with another class: "
+        "check the confusion matrix in the report, and try --sampling balanced."
     )
     return [RunWarning("class_never_predicted", said)]
 
@@ -206,10 +206,9 @@ def _majority_accuracy(confusion: Counts, names: Sequence[str]) -> list[RunWarni
         return []  # it tells the small classes from the large one, at the cost of some hits
     largest = told(names[int(truth.argmax())])
     said = (
-        f"Accuracy is {correct / n:.3f}, and always answering {largest!r} would be right in "
-        f"{share:.3f} of the {n:,} images. Little or nothing was learned that tells the classes "
-        "apart: look at balanced accuracy, check the labels, and try --class-weights balanced or "
-        "other --weights."
+        f"Accuracy on {n:,} images is {correct / n:.3f}, and always predicting {largest!r} would "
+        f"give {share:.3f}. The model learned little or nothing that separates the classes: check "
+        "balanced accuracy and the labels, and try --class-weights balanced or other --weights."
     )
     return [RunWarning("majority_accuracy", said)]
 
@@ -270,11 +269,11 @@ def few_validation_images(n: int, *, choose: bool) -> list[RunWarning]:
     """
     if not 0 < n < FEW:
         return []
-    so = "which epoch is best is left to chance" if choose else "the accuracy on val says little"
+    so = "the best epoch is mostly chance" if choose else "the validation accuracy is unreliable"
     said = (
-        f"{worded(n, 'validation image', 'validation images')}: one of them is "
+        f"{worded(n, 'validation image', 'validation images')}: each is worth "
         f"{100 / n:.0f} points of accuracy, so {so}. Label more images, raise --val, or use "
-        "--folds to hold out each in turn."
+        "--folds for cross-validation."
     )
     return [RunWarning("few_validation_images", said)]
 
@@ -291,16 +290,16 @@ def leakage(
     what = (
         f"{leaked:,} of {n:,} images of {split}" if leaked < n else f"All {n:,} images of {split}"
     )
-    said = f"{what} are in the training images, too, as they are or nearly"
+    said = f"{what} are duplicates or near-duplicates of training images (data leakage)"
     if leaked == n:
-        said += ": how good the model is on new images is not measured. "
+        said += ": accuracy on new images is not measured. "
     elif accuracy is not None and unleaked is not None:
         said += f": accuracy is {accuracy:.3f} with them and {unleaked:.3f} without. "
     else:
-        said += ": what is measured on them is too good. "
+        said += ": the accuracy on them is too high. "
     said += (
-        "The same image, or the same scene, was probably put into both: `unfreeze scan DATA` names "
-        "each pair (across splits); take them out of one side."
+        "`unfreeze scan DATA` lists each pair (across splits): remove one image of each from its "
+        "split."
     )
     return [RunWarning("leakage", said)]
 
@@ -314,18 +313,18 @@ def constant_features(found: FeatureStatistics | None) -> list[RunWarning]:
     if found is None or found.images < 2:
         return []
     cause = (
-        "The weights are probably damaged, do not belong to this network, or come from a training "
-        "that collapsed: look at them with `unfreeze inspect`, and try others."
+        "The weights are probably damaged, of another network, or from a collapsed training run: "
+        "check them with `unfreeze inspect`, and try other --weights."
     )
     if found.spread < SAME:
-        said = f"The features are the same for all {found.images:,} images that were looked at. "
+        said = f"The features are the same for all {found.images:,} evaluated images. "
         return [RunWarning("constant_features", said + cause)]
     enough = found.width * (1 - RARE) ** found.images <= LEVEL
     if not enough or found.dead < DEAD * found.width:
         return []
     said = (
-        f"{found.dead:,} of {found.width:,} feature dimensions are the same for all "
-        f"{found.images:,} images that were looked at. "
+        f"{found.dead:,} of {found.width:,} feature dimensions are constant over "
+        f"{found.images:,} evaluated images. "
     )
     return [RunWarning("constant_features", said + cause)]
 

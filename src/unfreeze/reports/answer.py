@@ -1,4 +1,4 @@
-"""The first sentence of a report and of a command's end: did it go well, and by what."""
+"""The headline of a report and of a command's output: the result in one sentence."""
 
 import math
 import shlex
@@ -17,7 +17,7 @@ SPLITS = {
     "all": "images",
     "held-out": "labelled images",
 }
-# of ln K: a loss and an entropy of the codes, from which on nothing was learned
+# shares of ln K: from this loss and this code entropy on, nothing was learned
 NOTHING, BLANK = 0.995, 0.99
 
 
@@ -27,7 +27,7 @@ def on_images(n: int, split: str | None) -> str:
 
 
 def classification(evaluation: Mapping[str, Any] | None) -> str:
-    """What an evaluation says, against always answering the most frequent class; "" without one."""
+    """Accuracy beside that of the majority class; "" without an evaluation."""
     if not evaluation or evaluation.get("accuracy") is None or not evaluation.get("n"):
         return ""
     n, accuracy = evaluation["n"], evaluation["accuracy"]
@@ -39,33 +39,34 @@ def classification(evaluation: Mapping[str, Any] | None) -> str:
     most = majority(evaluation)
     if most is None:
         return f"{said}."
-    against = f"always answering the most frequent class would give {percent(most)}"
+    against = f"always predicting the most frequent class would give {percent(most)}"
     if low > most:
         return f"{said}; {against}."
     if high < most:
-        return f"{said}, which is worse than a constant answer: {against}."
-    return f"{said}, which is no better than a constant answer: {against}."
+        return f"{said}, which is worse than a constant prediction: {against}."
+    return f"{said}, which is no better than a constant prediction: {against}."
 
 
 def _in_short(evaluation: Mapping[str, Any] | None) -> str:
-    """The same for a page, where the number and its interval stand below."""
+    """The same for the page, which shows the number and its interval separately."""
     if not evaluation or evaluation.get("accuracy") is None or not evaluation.get("n"):
         return ""
     n, accuracy, most = evaluation["n"], evaluation["accuracy"], majority(evaluation)
     images = on_images(n, evaluation.get("split"))
     if most is None:
-        return f"The model is right on {percent(accuracy, 0)} of {images}."
+        return f"The model classifies {percent(accuracy, 0)} of {images} correctly."
     low, high = wilson(round(accuracy * n), n)
     if low <= most:
         how = "worse" if high < most else "no better"
         return (
-            f"The model is {how} than always answering the most frequent class: right on "
-            f"{percent(accuracy, 0)} of {images}, against {percent(most, 0)}."
+            f"The model is {how} than always predicting the most frequent class: "
+            f"{percent(accuracy, 0)} of {images} are classified correctly, against "
+            f"{percent(most, 0)}."
         )
     weak = _weakest(evaluation)
     return (
-        f"The model is right on {percent(accuracy, 0)} of {images}; always answering the most "
-        f"frequent class would be right on {percent(most, 0)}.{weak}"
+        f"The model classifies {percent(accuracy, 0)} of {images} correctly; always predicting "
+        f"the most frequent class would give {percent(most, 0)}.{weak}"
     )
 
 
@@ -81,11 +82,11 @@ def _weakest(evaluation: Mapping[str, Any]) -> str:
     recall, name = min(shares)
     if recall > evaluation["accuracy"] - 0.1:
         return ""
-    return f" It is weakest on {name}: {percent(recall, 0)} of them are found."
+    return f" The lowest recall is {percent(recall, 0)}, for {name}."
 
 
 def majority(evaluation: Mapping[str, Any]) -> float | None:
-    """The share of the most frequent class among the evaluated images; None where not known."""
+    """Accuracy of always predicting the most frequent class; None if not known."""
     rows = [sum(row) for row in evaluation.get("confusion") or ()]
     return max(rows) / sum(rows) if rows and sum(rows) else None
 
@@ -93,9 +94,9 @@ def majority(evaluation: Mapping[str, Any]) -> float | None:
 def pretraining(
     metrics: Sequence[Mapping[str, Any]], prototypes: int | None, *, interval: bool = True
 ) -> str:
-    """Whether a pretraining learned anything, by k-NN where there are labels; "" before a record.
+    """Whether pretraining learned anything, by k-NN accuracy if there is one; "" without records.
 
-    `prototypes` is K: a loss of ln K is guessing. `interval`: whether the k-NN accuracy has one.
+    `prototypes` is K: a loss of ln K is chance level. `interval`: add that of the k-NN accuracy.
     """
     knn = [r for r in metrics if r.get("knn_accuracy") is not None]
     looks = [r for r in metrics if r.get("split") == "figures"]
@@ -108,17 +109,17 @@ def pretraining(
     if share is not None and share >= NOTHING and entropy >= BLANK:
         return (
             f"Nothing was learned: the loss is {losses[-1]:.2f}, and guessing among "
-            f"{prototypes:,} prototypes scores ln {prototypes:,} = {chance:.2f}."
+            f"{prototypes:,} prototypes gives ln {prototypes:,} = {chance:.2f}."
         )
     if len(knn) > 1 or (knn and knn[0].get("step")):
         return _by_neighbours(knn, interval)
     fell = f"the loss is {losses[-1]:.2f}"
     if share is not None:
-        fell += f", {percent(share, 0)} of what guessing scores"
+        fell += f", {percent(share, 0)} of what guessing gives"
     if len(looks) > 1 and finite(looks[-1].get("information")):
         first, last = looks[0]["information"], looks[-1]["information"]
         return _by_information(fell, first, last)
-    return f"Pretraining went on without an evaluation of its features: {fell}."
+    return f"The features were not evaluated during pretraining: {fell}."
 
 
 def _by_neighbours(knn: Sequence[Mapping[str, Any]], interval: bool) -> str:
@@ -137,22 +138,22 @@ def _by_neighbours(knn: Sequence[Mapping[str, Any]], interval: bool) -> str:
         return f"Pretraining improved the features: {now}, {began}."
     if high < before:
         return f"Pretraining made the features worse: {now}, {began}."
-    return f"Whether pretraining improved the features is open: {now}, {began}."
+    return f"It is not clear whether pretraining improved the features: {now}, {began}."
 
 
 def _by_information(fell: str, first: float, last: float) -> str:
-    told = f"a prototype says {percent(last, 0)} of what it could about an image"
+    told = f"prototypes carry {percent(last, 0)} of the most information about an image"
     began = f"{percent(first, 0)} before the first step"
     if last <= max(2 * first, first + 0.02):
-        return f"Pretraining learned little so far: {fell}, and {told} ({began})."
+        return f"Pretraining has learned little so far: {fell}, and {told} ({began})."
     return (
-        f"Pretraining learned to tell images apart: {fell}, and {told} ({began}). Whether that "
-        "suits your task, a few labels will tell."
+        f"Pretraining learned to tell images apart: {fell}, and {told} ({began}). A few labels "
+        "will show whether these features suit your task."
     )
 
 
 def verdict(findings: Findings, compared: Sequence[str] = ()) -> list[str]:
-    """The sentences at the top of a run's report; `compared`: those of a comparison."""
+    """The sentences at the top of a run's report; `compared`: those of a comparison, if any."""
     if compared:
         return list(compared)
     if findings.demo is not None:
@@ -165,22 +166,22 @@ def verdict(findings: Findings, compared: Sequence[str] = ()) -> list[str]:
         return [said]
     if findings.unfinished:
         return ["There is no result yet."]
-    return ["The model is trained; how good it is was not evaluated."]
+    return ["The model is trained but was not evaluated."]
 
 
 def labels_needed(results: Mapping[str, Any]) -> str:
-    """What a demo shows: SwAV's features beside training from scratch, with the fewest labels."""
+    """The result of a demo: SwAV features beside training from scratch, with the fewest labels."""
     few = min(results["swav"], key=int)
     swav, scratch = (results[name][few][0] for name in ("swav", "scratch"))
     return (
-        f"With {few} label{'s' if few != '1' else ''} a class the SwAV features classify "
+        f"With {few} label{'s' if few != '1' else ''} per class, SwAV features classify "
         f"{percent(swav)} of the test digits correctly, training from scratch {percent(scratch)}."
     )
 
 
 @dataclass(frozen=True)
 class Hero:
-    """The one number: `at`, `low`, `high` and `mark` are places on a scale from 0 to 100."""
+    """The headline number; `at`, `low`, `high` and `mark` are in percent."""
 
     value: str
     label: str
@@ -193,12 +194,14 @@ class Hero:
 
 
 def hero(findings: Findings) -> Hero | None:
-    """The accuracy, or the k-NN accuracy of a pretraining; None where neither is known."""
+    """The accuracy, or the k-NN accuracy of a pretraining run; None if neither is known."""
     e = findings.evaluation
     if e and e.get("accuracy") is not None and e.get("n"):
         most = majority(e)
         label = f"accuracy on {on_images(e['n'], e.get('split'))}"
-        return _hero(e["accuracy"], e["n"], label, most, "always answering the most frequent class")
+        return _hero(
+            e["accuracy"], e["n"], label, most, "always predicting the most frequent class"
+        )
     knn = [r for r in findings.metrics if r.get("knn_accuracy") is not None and r.get("total")]
     if not knn:
         return None
@@ -223,12 +226,12 @@ def _hero(share: float, n: int, label: str, mark: float | None, mark_name: str) 
 
 
 def unfinished(findings: Findings) -> dict[str, str] | None:
-    """How far a run came that has not ended, and the command that resumes it."""
+    """Progress of an unfinished run and the command that resumes it; None if it is finished."""
     if not findings.unfinished:
         return None
     steps, total = findings.metrics[-1].get("step") if findings.metrics else 0, None
     total = findings.facts.get("steps")
-    far = f"It has done {steps:,} of {total:,} steps." if steps and total else "It has just begun."
+    far = f"{steps:,} of {total:,} steps are done." if steps and total else "It has just started."
     data = named(findings.settings.get("data"))
     verb, out = findings.kind, shlex.quote(str(findings.folder))
     saved = (findings.folder / "checkpoints").is_dir()
@@ -237,7 +240,7 @@ def unfinished(findings: Findings) -> dict[str, str] | None:
 
 
 def finite(value: Any) -> bool:
-    """Whether it is a number that can be shown."""
+    """Whether `value` is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

@@ -1,4 +1,4 @@
-"""What a comparison of starts says: a sentence, a table, and marks on a scale for the page."""
+"""Result of `compare`: a sentence, a CSV table, and data for the page's interval plots."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -85,11 +85,11 @@ def _sentences(
 
 def _failure(start: str, count: int, names: Mapping[str, str], seeds: int) -> str:
     runs = "its run" if seeds == 1 else f"{count} of {seeds} runs"
-    return f"{_named(start, names)} did not learn: in {runs} it is no better than guessing."
+    return f"{_named(start, names)} did not learn: it is no better than guessing in {runs}."
 
 
 def _named(start: str, names: Mapping[str, str]) -> str:
-    return "The start from nothing" if start == "none" else names[start]
+    return "Training from scratch" if start == "none" else names[start]
 
 
 def _unknown(d: Mapping[str, Any], names: Mapping[str, str], scratch: str) -> str:
@@ -97,9 +97,8 @@ def _unknown(d: Mapping[str, Any], names: Mapping[str, str], scratch: str) -> st
     points, (low, high) = 100 * d["difference"], (100 * v for v in d["interval"])
     what = f"whether {start} pays" if scratch else f"whether {start} is better than {against}"
     return (
-        f"So this does not tell {what}: {points:+.1f} points against {against} (95 %: {low:+.1f} "
-        f"to {high:+.1f}) are between runs of which some failed. See their warnings, and compare "
-        "again."
+        f"So this does not show {what}: {points:+.1f} points against {against} (95 %: {low:+.1f} "
+        f"to {high:+.1f}) include failed runs. See their warnings, and compare again."
     )
 
 
@@ -129,7 +128,7 @@ def chosen_by_validation(runs: Sequence[Mapping[str, Any]], rates: str) -> list[
 def caveats(about: Mapping[str, Any]) -> list[str]:
     """What the sentences rest on, and what makes them doubtful."""
     seeds = (
-        "one seed, which says nothing about others"
+        "one seed, so the interval leaves out variation between seeds"
         if about["seeds"] == 1
         else (f"{about['seeds']} seeds")
     )
@@ -137,11 +136,15 @@ def caveats(about: Mapping[str, Any]) -> list[str]:
     chose = [what for what in ("epochs", "learning rates") if what in about.get("chose", ())]
     if about["split"] == "val" and chose:
         what = " and ".join(chose)
-        said.append(f"They also chose the {what}, so the accuracies are slightly too good.")
+        said.append(
+            f"The {what} were also selected on them, so the accuracies are slightly too good."
+        )
     if about["rates"] == "own":
-        said.append("Each start had its own default learning rate; --rates tries several for each.")
+        said.append(
+            "Learning rates are the defaults for each set of weights; --rates tries several."
+        )
     if not about["same"]:
-        said.append("The starts did not train on the same images: this comparison is not valid.")
+        said.append("The runs did not train on the same images: this comparison is not valid.")
     return said
 
 

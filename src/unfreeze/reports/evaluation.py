@@ -1,4 +1,4 @@
-"""What the page says of an evaluation: figures with their meaning and doubts, and images."""
+"""The evaluation on the page: metrics with their meaning, caveats, and example images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ from unfreeze.reports.results_models import TOP5
 KEYS = ("balanced_accuracy", "macro_f1", "top5", "loss", "calibration_error")
 TITLES = {
     WRONG: ("Wrong", "The most certain mistakes. mistakes.csv lists all of them."),
-    UNSURE: ("Unsure", "The images with the lowest probability for any class."),
-    RIGHT: ("Right", "Classified correctly, with the highest probability in each class."),
+    UNSURE: ("Unsure", "The images with the lowest confidence."),
+    RIGHT: ("Right", "Classified correctly with the highest confidence, class by class."),
 }
 
 
@@ -43,18 +43,18 @@ def notes(evaluation: Mapping[str, Any] | None) -> list[str]:
     """Sentences: what makes the figure too good, which epoch it is, a temperature."""
     found, said = evaluation or {}, []
     if found.get("used_for_choosing"):
-        said.append("These images also chose the epoch: expect less on new images.")
+        said.append("The best epoch was selected on these images: expect less on new images.")
     if seen := found.get("seen_in_training"):
-        said.append(f"{seen:,} of these images were trained on.")
+        said.append(f"{seen:,} of these images were in the training set.")
     if found.get("test_uses"):
         uses = found["test_uses"]
-        often = "once" if uses == 1 else f"{uses} times; choices made since the first flatter it"
+        often = "once" if uses == 1 else f"{uses} times; choices made since then bias the accuracy"
         said.append(f"The test images were evaluated {often}.")
     if found.get("last"):
         last = found["last"]
         said.append(
             f"These are the weights of epoch {found['epoch']}, the best on validation; those of "
-            f"the last epoch, {last['epoch']}, reach {percent(last['accuracy'])} "
+            f"the last epoch, {last['epoch']}, give {percent(last['accuracy'])} "
             f"({_range(last['interval'])})."
         )
     if found.get("temperature"):

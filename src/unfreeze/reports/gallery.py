@@ -1,4 +1,4 @@
-"""Contact sheets: what the prototypes gathered, and the views a network saw."""
+"""Contact sheets: the images nearest to each prototype, and rows of crops."""
 
 import io
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from PIL.PngImagePlugin import PngInfo
 from unfreeze.reports.findings import Pixels, Prototypes
 from unfreeze.runtime.outputs import GENERATOR
 
-GAP = 2  # pixels between images of a strip, before enlarging
-SIDE = 56  # pixels of a image on a sheet, at least
-CAPTION = 110  # pixels for the words on the left of a sheet
+GAP = 2  # pixels between images of a row, before upscaling
+SIDE = 56  # pixels of an image on a sheet, at least
+CAPTION = 110  # pixels for the captions on the left of a sheet
 
 
 def strip(images: Sequence[Pixels] | Pixels) -> bytes:
-    """PNG of uint8 `[M, S, S, 3]` in a row, nothing between them but transparent gaps."""
+    """PNG of uint8 images `[M, S, S, 3]` in a row, separated by transparent gaps."""
     return _png(_row(images))
 
 
@@ -29,7 +29,7 @@ def _row(images: Sequence[Pixels] | Pixels) -> Image.Image:
 
 
 def sheet(prototypes: Prototypes, *, limit: int = 24) -> bytes:
-    """PNG of the largest prototypes, a row each: number, share, the images nearest to it."""
+    """PNG of the most used prototypes, a row each: number, share, nearest images."""
     shown = min(limit, len(prototypes.number))
     side = prototypes.images.shape[2]
     scale = max(1, -(-SIDE // side))

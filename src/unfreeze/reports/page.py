@@ -28,7 +28,7 @@ TITLES = {
     "demo": "Demo",
     "pretrain": "Pretraining",
     "finetune": "Transfer learning",
-    "compare": "Comparison of starts",
+    "compare": "Comparison of initial weights",
     "run": "Run",
 }
 STRIPS = 36  # prototypes on the page
@@ -38,12 +38,12 @@ WIDEST = 1600  # pixels of a row of images
 
 
 def page(findings: Findings) -> str:
-    """The page's text; nothing in it refers to anything outside it."""
+    """The HTML of the page, without references to other files."""
     return rendered("page.html", _context(findings))
 
 
 def rendered(template: str, context: dict[str, Any]) -> str:
-    """A template of this room with the pages' style, everything in it escaped."""
+    """Render a template of this package with the shared style; values are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"number": number, "percent": percent}
     ours = resources.files("unfreeze.reports")
@@ -90,7 +90,7 @@ def _context(findings: Findings) -> dict[str, Any]:
 
 
 def figures(findings: Findings) -> list[tuple[str, str]]:
-    """(name, value) of the few facts that stand at the top."""
+    """(name, value) of the facts at the top of the page."""
     train = [r for r in findings.metrics if r.get("split") == "train"]
     facts, found = findings.facts, list[tuple[str, str]]()
     arch = (findings.comparison or findings.settings).get("arch")
@@ -105,7 +105,7 @@ def figures(findings: Findings) -> list[tuple[str, str]]:
         found.append(("epochs", f"{epochs:.3g} of {number(findings.settings.get('epochs'))}"))
     if train:
         rates = sorted(r["images_per_second"] for r in train if r.get("images_per_second"))
-        found += [("images a second", number(round(rates[len(rates) // 2])))] if rates else []
+        found += [("images per second", number(round(rates[len(rates) // 2])))] if rates else []
     seconds = (findings.demo or findings.result or {}).get("seconds")
     if seconds:
         found.append(("time", duration(seconds)))
@@ -113,7 +113,7 @@ def figures(findings: Findings) -> list[tuple[str, str]]:
 
 
 def _looks(metrics: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """The figures without labels, untrained and now, each with its meaning."""
+    """Rows of the feature evaluation: first and last values, each with its meaning."""
     looks = [record for record in metrics if record.get("split") == "figures"]
     if not looks:
         return []
@@ -132,7 +132,7 @@ def _looks(metrics: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _repeated(found: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """Accuracy over folds and seeds, in the last epoch."""
+    """Cross-validation accuracy over folds and seeds, in the last epoch."""
     if found is None:
         return []
     how = f"{found['folds']} folds, " if found["folds"] else ""
@@ -143,7 +143,7 @@ def _repeated(found: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _demo(demo: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Counts and rows of the demo's table; the best mean of a column is marked."""
+    """Numbers of labels and rows of the demo's table; the best mean of a column is marked."""
     if demo is None:
         return None
     results = demo["results"]
@@ -160,7 +160,7 @@ def _demo(demo: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def sorted_cells(row: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Number of labels and result, fewest labels first."""
+    """(number of labels, result) pairs, fewest labels first."""
     return sorted(row.items(), key=lambda item: int(item[0]))
 
 
@@ -205,7 +205,7 @@ def _prototypes(findings: Findings) -> list[dict[str, Any]]:
 
 
 def _row(pixels: Pixels) -> str:
-    """Images beside each other, as an address that holds them."""
+    """A row of images as one data URI."""
     png = strip(pixels)
     with Image.open(io.BytesIO(png)) as row:
         if row.height <= SMALL:
@@ -219,7 +219,7 @@ def _row(pixels: Pixels) -> str:
 
 
 def uri(pixels: Pixels) -> str:
-    """An image as an address that holds it: exact where it is small, else JPEG."""
+    """An image as a data URI: lossless if it is small, else JPEG."""
     return _data(encoded(pixels))
 
 
@@ -229,7 +229,7 @@ def _data(image: bytes) -> str:
 
 
 def number(value: Any) -> str:
-    """A value as people read it: thousands apart, four digits, lists with spaces."""
+    """Format a value: thousands separators, four digits, lists with spaces."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if isinstance(value, bool):

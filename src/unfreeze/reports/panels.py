@@ -1,4 +1,4 @@
-"""Which curves a run has: its records sorted into panels."""
+"""The plots of a run: its metrics sorted into panels."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from typing import Any
 from unfreeze.reports.findings import Findings
 from unfreeze.reports.glossary import FIGURES
 
-ENOUGH = 10  # images behind a point of the reliability diagram
-POINTS = 120  # of a curve, at most: records are dense in the first steps and sparse afterwards
+ENOUGH = 10  # images per bin of the reliability diagram, at least
+POINTS = 120  # per curve, at most: records are dense in the first steps and sparse afterwards
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve; `spread` draws error bars, `faint` steps back."""
+    """One curve; `spread` draws error bars, `faint` uses a muted colour."""
 
     name: str
     x: list[float]
@@ -25,10 +25,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; `level` is a dashed line with its name, `note` explains it.
+    """One pair of axes; `level` is a dashed horizontal line and its name, `note` the caption.
 
-    `span`: how far the y axis reaches at least, so that noise does not fill it. `shows`: values
-    that it reaches in any case. `low`, `high`: what it never leaves.
+    `span`: the smallest range of the y axis, so that noise does not fill it. `shows`: values that
+    the y axis always includes. `low`, `high`: its limits.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Panel:
 
 
 def panels(findings: Findings) -> list[Panel]:
-    """The panels that have something to show, in reading order; a single point is no curve."""
+    """The panels with at least one curve of two points or more, in reading order."""
     made = (
         _demo(findings.demo),
         _loss(findings),
@@ -69,20 +69,20 @@ def _demo(demo: Mapping[str, Any] | None) -> Panel | None:
         means, spreads = zip(*(row[count] for count in counts), strict=True)
         lines.append(Line(method, [float(c) for c in counts], list(means), spread=list(spreads)))
     return Panel(
-        "Accuracy by number of labels", lines, x_name="labels a class", share=True, high=1.0
+        "Accuracy by number of labels", lines, x_name="labels per class", share=True, high=1.0
     )
 
 
 def _loss(findings: Findings) -> Panel:
     K = findings.settings.get("nmb_prototypes")
-    level, note = None, "Cross-entropy of the labels, the mean over each interval."
+    level, note = None, "Cross-entropy, averaged over each interval."
     if isinstance(K, int) and K > 1:
         level = (math.log(K), f"ln {K} = {math.log(K):.2f}: guessing")
         note = (
-            "Cross-entropy between the codes of two crops. A loss that stays at the dashed line "
-            "means collapse; the codes change too, so it may rise again."
+            "Cross-entropy between codes and predictions of different crops. A loss that stays at "
+            "the dashed line means collapse; the codes change too, so the loss may rise again."
         )
-    # the rates of --find-lr are all tried at step 0, up to where the loss explodes
+    # --find-lr logs every rate at step 0, up to where the loss diverges
     trained = [record for record in findings.metrics if record.get("split") != "find-lr"]
     lines = _lines(findings, trained, "loss")
     largest = max((abs(v) for line in lines for v in line.y), default=1.0)
@@ -108,7 +108,7 @@ def _prototypes(findings: Findings) -> Panel:
     K = findings.settings.get("nmb_prototypes")
     level = (float(K), f"all {K}") if isinstance(K, int) else None
     lines = _lines(findings, findings.metrics, "prototypes_used")
-    note = "How many prototypes share the images of a batch (perplexity of their mean code)."
+    note = "Effective number of prototypes used by a batch (perplexity of its mean code)."
     return Panel("Prototypes in use", lines, level=level, shows=(0.0,), low=0.0, note=note)
 
 
@@ -151,17 +151,17 @@ def _calibration(evaluation: Mapping[str, Any] | None) -> Panel | None:
     return Panel(
         "Reliability diagram",
         lines,
-        x_name="stated probability",
+        x_name="confidence",
         share=True,
         x_share=True,
         shows=(0.0, 1.0),
-        note="Of the images with a stated probability, the share that is right. Below the "
-        "diagonal the model is more certain than it should be.",
+        note="Accuracy of the images in each confidence bin. Below the diagonal the model is "
+        "overconfident.",
     )
 
 
 def _merged(bins: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    """(confidence, accuracy) of bins with enough images each for a share to say something."""
+    """(confidence, accuracy) of the bins, merged until each has enough images."""
     enough = max(ENOUGH, sum(b["n"] for b in bins) // 10)
     groups: list[list[Mapping[str, Any]]] = [[]]
     for one in bins:
@@ -181,8 +181,8 @@ def _merged(bins: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]
 def _lines(
     findings: Findings, metrics: Sequence[Mapping[str, Any]], key: str, *, mean: bool = True
 ) -> list[Line]:
-    """One line a split, training stepping back where there is another; x counts epochs."""
-    steps = findings.facts.get("steps_per_epoch") or 1  # without it x counts steps
+    """One line per split over epochs; `train` is faint if there is another split."""
+    steps = findings.facts.get("steps_per_epoch") or 1  # without steps_per_epoch, x is in steps
     found = [record for record in metrics if _number(record.get(key)) and "step" in record]
     names = list(dict.fromkeys(str(record.get("split", "train")) for record in found))
     lines = []
@@ -198,9 +198,9 @@ def _lines(
 def evenly(
     x: Sequence[float], y: Sequence[float], *, points: int = POINTS, mean: bool = True
 ) -> tuple[list[float], list[float]]:
-    """The same curve with about equal steps along x: the mean of what lies in each, or the last.
+    """The curve resampled to at most `points` equal bins of x: the mean of each bin, or its last.
 
-    The first and the last point stay where they are.
+    The first and the last point are kept.
     """
     if len(x) <= 2 or x[-1] <= x[0]:
         return list(x), list(y)

@@ -22,14 +22,16 @@ def cached(r: Any) -> Display:
     lead = f"{amount(r.bytes)} are cached in {r.folder}."
     if r.cleared:
         lead = f"{amount(r.cleared)} were removed. {lead}"
-    notes = [f"Left, because unfreeze did not write it: {path}" for path in r.foreign[:FOREIGN]]
+    notes = [
+        f"Not removed, because unfreeze did not write it: {path}" for path in r.foreign[:FOREIGN]
+    ]
     if len(r.foreign) > FOREIGN:
-        notes.append(f"Left likewise: {len(r.foreign) - FOREIGN:,} more.")
+        notes.append(f"{len(r.foreign) - FOREIGN:,} more were not removed for the same reason.")
     return Display(
         lead=[lead],
-        warnings=[f"Not removed: {told}. Try again when no run uses it." for told in r.stuck],
+        warnings=[f"Not removed: {reason}. Try again when no run uses it." for reason in r.stuck],
         tables=[Table(("cache", "holds", "files", "size", "limit"), rows)],
-        notes=[*notes, "UNFREEZE_CACHE names another folder for all of it."],
+        notes=[*notes, "Set UNFREEZE_CACHE to use another folder."],
         next=["unfreeze cache --clear"] if r.bytes else [],
     )
 
@@ -58,7 +60,10 @@ def scanned(r: Any) -> Display:
         lead=[scan_lead(r)],
         warnings=messages(r),
         tables=[Table(("finding", "files", "used", "for example"), rows)],
-        notes=[*spared(r.rules), seen + (f", {known:,} known from before." if known else ".")],
+        notes=[
+            *spared(r.rules),
+            seen + (f", {known:,} cached from an earlier scan." if known else "."),
+        ],
         files=[(what, p) for what, p in (("page", r.page), ("table", r.table)) if p],
         next=_after_scan(r, broken),
     )

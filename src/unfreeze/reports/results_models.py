@@ -39,13 +39,13 @@ _WRITTEN = ("report.html", "predictions.csv", "mistakes.csv", "evaluation.json")
 
 
 def _temperature(t: Any) -> str:
-    kept = "kept with the model" if t.kept else "not kept"
+    saved = "saved with the model" if t.kept else "not saved"
     said = (
-        f"{t.value:.3g}, fitted on {t.n:,} validation images ({kept}): cross-entropy "
+        f"{t.value:.3g}, fitted on {t.n:,} validation images ({saved}): cross-entropy "
         f"{t.loss:.3f}, calibration error {percent(t.calibration_error)}"
     )
     if t.bounded:
-        said += "; all of them are right, so it says little"
+        said += "; all of them are classified correctly, so it is unreliable"
     return said
 
 
@@ -56,16 +56,16 @@ def doubts(r: Any) -> list[str]:
         low, high = (percent(bound) for bound in r.last.interval)
         lines.append(
             f"These are the weights of epoch {r.epoch}, the best on validation; those of the last "
-            f"epoch, {r.last.epoch}, reach {percent(r.last.accuracy)} (95 %: {low} to {high})."
+            f"epoch, {r.last.epoch}, give {percent(r.last.accuracy)} (95 %: {low} to {high})."
         )
     if r.used_for_choosing:
-        lines.append("These images also chose the epoch: expect less on new images.")
+        lines.append("The best epoch was selected on these images: expect less on new images.")
     if r.seen_in_training:
-        lines.append(f"{r.seen_in_training:,} of these images were trained on.")
+        lines.append(f"{r.seen_in_training:,} of these images were in the training set.")
     if r.test_uses and r.test_uses > 1:
         lines.append(
             f"The test images were evaluated {r.test_uses} times with this run: choices made "
-            "since the first time make the figure too good."
+            "since the first time bias the accuracy upwards."
         )
     elif r.test_uses:
         lines.append("The test images were evaluated once with this run.")
@@ -82,13 +82,15 @@ def each_class(classes: list[str], confusion: list[list[int]]) -> Table:
         predicted = sum(other[place] for other in confusion)
         shares = [percent(row[place] / all) if all else "-" for all in (sum(row), predicted)]
         rows.append((name, f"{sum(row):,}", f"{row[place]:,}", *shares, taken))
-    return Table(("class", "images", "right", "recall", "precision", "most often taken for"), rows)
+    return Table(
+        ("class", "images", "correct", "recall", "precision", "most often confused with"), rows
+    )
 
 
 def embedded(r: Any) -> Display:
     """Of an `EmbedResult`."""
     return Display(
-        lead=[f"{r.images:,} images as {r.width:,} features each, by {r.arch}."],
+        lead=[f"{r.width:,} features for each of {r.images:,} images, from {r.arch}."],
         facts=[("classes", named_classes(r.classes))] if r.classes else [],
         files=[("features", r.out)],
         next=[f"python -c \"import numpy; print(numpy.load('{r.out}')['features'].shape)\""],
@@ -103,7 +105,7 @@ def exported(r: Any) -> Display:
             f"difference {r.max_difference:.2g}, allowed {r.tolerance:.2g})."
         ],
         facts=[("classes", named_classes(r.classes))] if r.classes else [],
-        files=[("folder", r.out), ("in it", ", ".join(r.files))],
+        files=[("folder", r.out), ("contents", ", ".join(r.files))],
         next=[f"cat {r.out}/README.md"],
     )
 

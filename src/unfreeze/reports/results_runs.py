@@ -26,7 +26,7 @@ def finetuned(r: Any) -> Display:
         ("network", r.arch),
         ("weights", "" if r.weights_matched is None else _matched(r.weights_matched)),
         ("classes", named_classes(r.classes)),
-        ("trained", _trained(r)),
+        ("trainable", _trained(r)),
         ("epochs", _epochs(r)),
         ("time", _time(r)),
         ("cross-validation", _repeated(r.repeated) if r.repeated else ""),
@@ -42,7 +42,7 @@ def finetuned(r: Any) -> Display:
 
 def _validated(r: Any) -> str:
     if r.val_accuracy is None:
-        return "Trained on all images: none were held out, so its accuracy is not known."
+        return "Trained on all images: there was no validation set, so the accuracy is not known."
     low, high = (percent(bound) for bound in r.val_interval)
     said = (
         f"{percent(r.val_accuracy)} of {on_images(r.val_images, 'val')} are classified correctly "
@@ -50,7 +50,7 @@ def _validated(r: Any) -> str:
     )
     if r.best_epoch is None:
         return f"{said}."
-    return f"{said}. They also chose the epoch: expect less on new images."
+    return f"{said}. The best epoch was selected on them: expect less on new images."
 
 
 def _matched(share: float) -> str:
@@ -69,8 +69,8 @@ def _trained(r: Any) -> str:
     said = f"{r.parameters_trainable:,} of {total:,} parameters"
     if not r.parameters_frozen:
         return said
-    kept = "unchanged" if r.frozen_unchanged else "NOT unchanged"
-    return f"{said}; {r.parameters_frozen:,} were frozen and are {kept} in the written model"
+    state = "unchanged" if r.frozen_unchanged else "NOT unchanged"
+    return f"{said}; {r.parameters_frozen:,} are frozen and {state} in the saved model"
 
 
 def _epochs(r: Any) -> str:
@@ -115,7 +115,7 @@ def pretrained(r: Any) -> Display:
     ]
     changed = [_recovery(one) for one in r.recoveries]
     return Display(
-        lead=[lead] if lead else ["The untrained start was written."],
+        lead=[lead] if lead else ["The untrained weights were saved."],
         warnings=messages(r),
         facts=[pair for pair in facts if pair[1]],
         tables=[_figures(metrics, r.figures)] if r.figures else [],
@@ -178,13 +178,13 @@ def compared(r: Any) -> Display:
     ]
     where = f"Accuracy on {on_images(r.n, r.split)}"
     if r.split == "val" and any(one.best_epoch is not None for one in r.runs):
-        where += ", used for choosing the epoch: expect less on new images"
+        where += ", on which the best epoch was selected: expect less on new images"
     best = max(r.starts, key=lambda start: start.accuracy)
     run = next((one.run for one in r.runs if one.weights == best.weights), r.out)
     return Display(
         lead=[r.verdict],
         warnings=messages(r),
-        tables=[Table(("start", "accuracy", "95 % interval", "each seed, %"), rows)],
+        tables=[Table(("weights", "accuracy", "95 % interval", "each seed, %"), rows)],
         notes=[f"{where}."],
         files=files_of(r.out, "report.html", "compare.csv"),
         next=[one for one in commands(run) if " predict " in one],
@@ -198,7 +198,7 @@ def demonstrated(r: Any) -> Display:
         (method, *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in row.values()))
         for method, row in r.results.items()
     ]
-    head = ("accuracy on test, %", *(f"{count} a class" for count in counts))
+    head = ("accuracy on test, %", *(f"{count} per class" for count in counts))
     return Display(
         lead=[labels_needed(r.results)],
         tables=[Table(head, rows)],
@@ -230,11 +230,11 @@ def plan_finetune(r: Any) -> Display:
     facts = [
         ("images", f"{r.images:,} to train on, {r.steps:,} steps"),
         ("classes", named_classes(r.classes)),
-        ("trained", f"{r.parameters_trainable:,} parameters; {r.parameters_frozen:,} are frozen"),
+        ("trainable", f"{r.parameters_trainable:,} parameters; {r.parameters_frozen:,} are frozen"),
         *_cost(r),
     ]
     return Display(
-        lead=["A plan: nothing was written."],
+        lead=["Dry run: nothing was written."],
         facts=[pair for pair in facts if pair[1]],
         tables=[planned(r.reasons, r.settings)],
     )
@@ -247,7 +247,7 @@ def plan_pretrained(r: Any) -> Display:
         *_cost(r),
     ]
     return Display(
-        lead=["A plan: nothing was written."],
+        lead=["Dry run: nothing was written."],
         warnings=r.warnings,
         facts=facts,
         tables=[planned(r.reasons, r.settings)],
@@ -257,7 +257,7 @@ def plan_pretrained(r: Any) -> Display:
 def plan_compare(r: Any) -> Display:
     """Of a `ComparePlan`."""
     return Display(
-        lead=["A plan: nothing was written."],
+        lead=["Dry run: nothing was written."],
         facts=[("evaluated on", r.judged_by), ("runs", f"{len(r.runs):,}: {', '.join(r.runs)}")],
         tables=[planned(r.reasons, r.settings)],
     )
