@@ -9,7 +9,7 @@
 settings, on the same images: 1, 5, 10 and 50 labels per class, five seeds, the same test images.
 For each backbone and dataset the commands `finetune` and `evaluate` are run once, to show that they
 give the accuracy of the solver. `--photos`: `DIR/<class>/*.jpg`; `--cifar`:
-`cifar10/test/<class>/*`; `--scenes`: `DIR/{images,masks}/<split>/*`, from which patches are labelled
+`cifar10/test/<class>/*`; `--scenes`: `DIR/{images,masks}/<split>/*`, whose patches are labelled
 by their largest class. Results in `--scratch` are reused.
 """
 
