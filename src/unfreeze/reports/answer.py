@@ -32,22 +32,22 @@ def classification(evaluation: Mapping[str, Any] | None) -> str:
         return ""
     n, accuracy = evaluation["n"], evaluation["accuracy"]
     low, high = wilson(round(accuracy * n), n)
-    said = (
+    result = (
         f"{percent(accuracy)} of {on_images(n, evaluation.get('split'))} are classified correctly "
         f"(95 % interval {percent(low)} to {percent(high)})"
     )
     most = majority(evaluation)
     if most is None:
-        return f"{said}."
-    against = f"always predicting the most frequent class would give {percent(most)}"
+        return f"{result}."
+    baseline = f"always predicting the most frequent class would give {percent(most)}"
     if low > most:
-        return f"{said}; {against}."
+        return f"{result}; {baseline}."
     if high < most:
-        return f"{said}, which is worse than a constant prediction: {against}."
-    return f"{said}, which is no better than a constant prediction: {against}."
+        return f"{result}, which is worse than a constant prediction: {baseline}."
+    return f"{result}, which is no better than a constant prediction: {baseline}."
 
 
-def _in_short(evaluation: Mapping[str, Any] | None) -> str:
+def _short(evaluation: Mapping[str, Any] | None) -> str:
     """The same for the page, which shows the number and its interval separately."""
     if not evaluation or evaluation.get("accuracy") is None or not evaluation.get("n"):
         return ""
@@ -57,29 +57,29 @@ def _in_short(evaluation: Mapping[str, Any] | None) -> str:
         return f"The model classifies {percent(accuracy, 0)} of {images} correctly."
     low, high = wilson(round(accuracy * n), n)
     if low <= most:
-        how = "worse" if high < most else "no better"
+        relation = "worse" if high < most else "no better"
         return (
-            f"The model is {how} than always predicting the most frequent class: "
+            f"The model is {relation} than always predicting the most frequent class: "
             f"{percent(accuracy, 0)} of {images} are classified correctly, against "
             f"{percent(most, 0)}."
         )
-    weak = _weakest(evaluation)
+    lowest = _lowest_recall(evaluation)
     return (
         f"The model classifies {percent(accuracy, 0)} of {images} correctly; always predicting "
-        f"the most frequent class would give {percent(most, 0)}.{weak}"
+        f"the most frequent class would give {percent(most, 0)}.{lowest}"
     )
 
 
-def _weakest(evaluation: Mapping[str, Any]) -> str:
-    """The class with the lowest recall, where it is far below the accuracy."""
-    shares = [
-        (row[place] / sum(row), name)
-        for place, (name, row) in enumerate(
+def _lowest_recall(evaluation: Mapping[str, Any]) -> str:
+    """A sentence on the class with the lowest recall if it is far below the accuracy, else ""."""
+    recalls = [
+        (row[index] / sum(row), name)
+        for index, (name, row) in enumerate(
             zip(evaluation["classes"], evaluation["confusion"], strict=True)
         )
         if sum(row)
     ]
-    recall, name = min(shares)
+    recall, name = min(recalls)
     if recall > evaluation["accuracy"] - 0.1:
         return ""
     return f" The lowest recall is {percent(recall, 0)}, for {name}."
@@ -99,56 +99,56 @@ def pretraining(
     `prototypes` is K: a loss of ln K is chance level. `interval`: add that of the k-NN accuracy.
     """
     knn = [r for r in metrics if r.get("knn_accuracy") is not None]
-    looks = [r for r in metrics if r.get("split") == "figures"]
+    evaluations = [r for r in metrics if r.get("split") == "figures"]
     losses = [r["loss"] for r in metrics if r.get("split") == "train" and finite(r.get("loss"))]
     if not losses:
         return ""
     chance = math.log(prototypes) if prototypes and prototypes > 1 else None
     share = losses[-1] / chance if chance else None
-    entropy = next((r["code_entropy"] for r in reversed(looks) if "code_entropy" in r), 1.0)
+    entropy = next((r["code_entropy"] for r in reversed(evaluations) if "code_entropy" in r), 1.0)
     if share is not None and share >= NOTHING and entropy >= BLANK:
         return (
             f"Nothing was learned: the loss is {losses[-1]:.2f}, and guessing among "
             f"{prototypes:,} prototypes gives ln {prototypes:,} = {chance:.2f}."
         )
     if len(knn) > 1 or (knn and knn[0].get("step")):
-        return _by_neighbours(knn, interval)
-    fell = f"the loss is {losses[-1]:.2f}"
+        return _by_knn(knn, interval)
+    loss = f"the loss is {losses[-1]:.2f}"
     if share is not None:
-        fell += f", {percent(share, 0)} of what guessing gives"
-    if len(looks) > 1 and finite(looks[-1].get("information")):
-        first, last = looks[0]["information"], looks[-1]["information"]
-        return _by_information(fell, first, last)
-    return f"The features were not evaluated during pretraining: {fell}."
+        loss += f", {percent(share, 0)} of what guessing gives"
+    if len(evaluations) > 1 and finite(evaluations[-1].get("information")):
+        first, last = (evaluations[k]["information"] for k in (0, -1))
+        return _by_information(loss, first, last)
+    return f"The features were not evaluated during pretraining: {loss}."
 
 
-def _by_neighbours(knn: Sequence[Mapping[str, Any]], interval: bool) -> str:
+def _by_knn(knn: Sequence[Mapping[str, Any]], interval: bool) -> str:
     first, last = knn[0], knn[-1]
     n, correct = int(last.get("total") or 0), int(last.get("correct") or 0)
     low, high = wilson(correct, n)
-    where = f"{n:,} labelled images" if last.get("split") == "held-out" else on_images(n, "val")
-    now = f"k-NN accuracy on {where} is {percent(last['knn_accuracy'])}"
+    images = f"{n:,} labelled images" if last.get("split") == "held-out" else on_images(n, "val")
+    now = f"k-NN accuracy on {images} is {percent(last['knn_accuracy'])}"
     if interval:
         now += f" (95 % interval {percent(low)} to {percent(high)})"
     if first.get("step") or first is last:
         return f"After pretraining {now}."
-    before = first["knn_accuracy"]
-    began = f"{percent(before)} before the first step"
-    if low > before:
-        return f"Pretraining improved the features: {now}, {began}."
-    if high < before:
-        return f"Pretraining made the features worse: {now}, {began}."
-    return f"It is not clear whether pretraining improved the features: {now}, {began}."
+    start = first["knn_accuracy"]
+    before = f"{percent(start)} before the first step"
+    if low > start:
+        return f"Pretraining improved the features: {now}, {before}."
+    if high < start:
+        return f"Pretraining made the features worse: {now}, {before}."
+    return f"It is not clear whether pretraining improved the features: {now}, {before}."
 
 
-def _by_information(fell: str, first: float, last: float) -> str:
-    told = f"prototypes carry {percent(last, 0)} of the most information about an image"
-    began = f"{percent(first, 0)} before the first step"
+def _by_information(loss: str, first: float, last: float) -> str:
+    information = f"prototypes carry {percent(last, 0)} of the most information about an image"
+    before = f"{percent(first, 0)} before the first step"
     if last <= max(2 * first, first + 0.02):
-        return f"Pretraining has learned little so far: {fell}, and {told} ({began})."
+        return f"Pretraining has learned little so far: {loss}, and {information} ({before})."
     return (
-        f"Pretraining learned to tell images apart: {fell}, and {told} ({began}). A few labels "
-        "will show whether these features suit your task."
+        f"Pretraining learned to tell images apart: {loss}, and {information} ({before}). "
+        "A few labels will show whether these features suit your task."
     )
 
 
@@ -158,12 +158,12 @@ def verdict(findings: Findings, compared: Sequence[str] = ()) -> list[str]:
         return list(compared)
     if findings.demo is not None:
         return [labels_needed(findings.demo["results"])]
-    said = _in_short(findings.evaluation)
-    if not said and findings.kind == "pretrain":
+    result = _short(findings.evaluation)
+    if not result and findings.kind == "pretrain":
         K = findings.settings.get("nmb_prototypes")
-        said = pretraining(findings.metrics, K, interval=False)
-    if said:
-        return [said]
+        result = pretraining(findings.metrics, K, interval=False)
+    if result:
+        return [result]
     if findings.unfinished:
         return ["There is no result yet."]
     return ["The model is trained but was not evaluated."]
@@ -231,12 +231,14 @@ def unfinished(findings: Findings) -> dict[str, str] | None:
         return None
     steps, total = findings.metrics[-1].get("step") if findings.metrics else 0, None
     total = findings.facts.get("steps")
-    far = f"{steps:,} of {total:,} steps are done." if steps and total else "It has just started."
+    progress = (
+        f"{steps:,} of {total:,} steps are done." if steps and total else "It has just started."
+    )
     data = named(findings.settings.get("data"))
     verb, out = findings.kind, shlex.quote(str(findings.folder))
     saved = (findings.folder / "checkpoints").is_dir()
     command = f"unfreeze {verb} {data} --out {out} --resume" if saved else ""
-    return {"sentence": f"{far} To resume:" if command else far, "command": command}
+    return {"sentence": f"{progress} To resume:" if command else progress, "command": command}
 
 
 def finite(value: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from unfreeze.reports.dataset import Strip, shown
 from unfreeze.reports.page import rendered
 
-LISTED = 200  # files of one kind that are named on the page
+LISTED = 200  # files listed per reason
 
 # reason -> what it means or what is done about it
 MEANING = {
@@ -40,7 +40,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Kind:
-    """Files with one problem: `problems` as rows, `samples` some of them as images."""
+    """Files with the same problem: rows of `problems`, and thumbnails of some."""
 
     reason: str
     left_out: bool
@@ -50,7 +50,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Visit:
-    """Everything the page shows."""
+    """Contents of the page."""
 
     name: str
     lead: str
@@ -61,8 +61,8 @@ class Visit:
     more_twins: int
 
 
-def clinic(visit: Visit) -> str:
-    """The page's text; nothing in it refers to anything outside it."""
+def clinic(content: Visit) -> str:
+    """The HTML of the page, without references to other files."""
     kinds = [
         {
             "reason": kind.reason,
@@ -72,7 +72,7 @@ def clinic(visit: Visit) -> str:
             "listed": kind.problems[:LISTED],
             "samples": shown(kind.samples),
         }
-        for kind in visit.kinds
+        for kind in content.kinds
     ]
-    twins = [shown(strip) for strip in visit.twins]
-    return rendered("clinic.html", {"visit": visit, "kinds": kinds, "twins": twins})
+    twins = [shown(strip) for strip in content.twins]
+    return rendered("clinic.html", {"content": content, "kinds": kinds, "twins": twins})

@@ -22,12 +22,12 @@ FILES = (
 
 
 def files_of(run: str | Path, *names: str) -> list[tuple[str, str]]:
-    """(what, path) of the existing `FILES`, or of those in `names`."""
+    """(label, path) of the existing `FILES`, or of those in `names`."""
     files = []
-    for what, name in FILES:
+    for label, name in FILES:
         path = Path(run) / name
         if (not names or name in names) and path.exists() and not _empty(path):
-            files.append((what, str(path)))
+            files.append((label, str(path)))
     return files
 
 

@@ -46,7 +46,7 @@ class Panel:
 
 def panels(findings: Findings) -> list[Panel]:
     """The panels with at least one curve of two points or more, in reading order."""
-    made = (
+    candidates = (
         _demo(findings.demo),
         _loss(findings),
         _accuracy(findings),
@@ -56,7 +56,7 @@ def panels(findings: Findings) -> list[Panel]:
         _calibration(findings.evaluation),
     )
     x = "epoch" if findings.facts.get("steps_per_epoch") else "step"
-    curves = [p for p in made if p is not None and any(len(line.x) > 1 for line in p.lines)]
+    curves = [p for p in candidates if p is not None and any(len(line.x) > 1 for line in p.lines)]
     return [replace(p, x_name=x) if p.x_name == "epoch" else p for p in curves]
 
 
@@ -114,11 +114,11 @@ def _prototypes(findings: Findings) -> Panel:
 
 def _figures(findings: Findings) -> Panel:
     keys = ("information", "agreement", "code_entropy")
-    looked = [record for record in findings.metrics if record.get("split") == "figures"]
+    evaluations = [record for record in findings.metrics if record.get("split") == "figures"]
     lines = [
         replace(line, name=FIGURES[key].name)
         for key in keys
-        for line in _lines(findings, looked, key)
+        for line in _lines(findings, evaluations, key)
     ]
     note = " ".join(
         f"{FIGURES[key].name.capitalize()}: {FIGURES[key].meaning}."
@@ -143,10 +143,10 @@ def _calibration(evaluation: Mapping[str, Any] | None) -> Panel | None:
     bins = (evaluation or {}).get("calibration")
     if not bins or not evaluation:
         return None
-    sure, right = _merged(bins)
+    confidence, accuracy = _merged(bins)
     lines = [
         Line("perfectly calibrated", [0.0, 1.0], [0.0, 1.0], faint=True),
-        Line(str(evaluation.get("split", "model")), sure, right),
+        Line(str(evaluation.get("split", "model")), confidence, accuracy),
     ]
     return Panel(
         "Reliability diagram",
@@ -164,13 +164,13 @@ def _merged(bins: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]
     """(confidence, accuracy) of the bins, merged until each has enough images."""
     enough = max(ENOUGH, sum(b["n"] for b in bins) // 10)
     groups: list[list[Mapping[str, Any]]] = [[]]
-    for one in bins:
+    for calibration_bin in bins:
         if sum(b["n"] for b in groups[-1]) >= enough:
             groups.append([])
-        groups[-1].append(one)
+        groups[-1].append(calibration_bin)
     if len(groups) > 1 and sum(b["n"] for b in groups[-1]) < enough:
-        rest = groups.pop()
-        groups[-1] += rest
+        last = groups.pop()
+        groups[-1] += last
     means = [
         [sum(b[key] * b["n"] for b in group) / sum(b["n"] for b in group) for group in groups]
         for key in ("confidence", "accuracy")
@@ -183,14 +183,14 @@ def _lines(
 ) -> list[Line]:
     """One line per split over epochs; `train` is faint if there is another split."""
     steps = findings.facts.get("steps_per_epoch") or 1  # without steps_per_epoch, x is in steps
-    found = [record for record in metrics if _number(record.get(key)) and "step" in record]
-    names = list(dict.fromkeys(str(record.get("split", "train")) for record in found))
+    logged = [record for record in metrics if _number(record.get(key)) and "step" in record]
+    names = list(dict.fromkeys(str(record.get("split", "train")) for record in logged))
     lines = []
     for name in names:
-        rows = [record for record in found if str(record.get("split", "train")) == name]
+        rows = [record for record in logged if str(record.get("split", "train")) == name]
         x, y = [float(r["step"]) for r in rows], [float(r[key]) for r in rows]
         x, y = evenly(x, y, mean=mean)
-        epochs = [place / steps for place in x]
+        epochs = [step / steps for step in x]
         lines.append(Line(name, epochs, y, faint=name == "train" and len(names) > 1))
     return lines
 
@@ -204,16 +204,16 @@ def evenly(
     """
     if len(x) <= 2 or x[-1] <= x[0]:
         return list(x), list(y)
-    wide = (x[-1] - x[0]) / points
-    held: dict[int, list[int]] = {}
-    for place, value in enumerate(x):
-        held.setdefault(min(points - 1, int((value - x[0]) / wide)), []).append(place)
-    bins = list(held.values())
+    width = (x[-1] - x[0]) / points
+    members: dict[int, list[int]] = {}
+    for index, value in enumerate(x):
+        members.setdefault(min(points - 1, int((value - x[0]) / width)), []).append(index)
+    bins = list(members.values())
     if mean:
-        xs = [sum(x[p] for p in some) / len(some) for some in bins]
-        ys = [sum(y[p] for p in some) / len(some) for some in bins]
+        xs = [sum(x[i] for i in indices) / len(indices) for indices in bins]
+        ys = [sum(y[i] for i in indices) / len(indices) for indices in bins]
     else:
-        xs, ys = [x[some[-1]] for some in bins], [y[some[-1]] for some in bins]
+        xs, ys = ([values[indices[-1]] for indices in bins] for values in (x, y))
     if not mean or len(bins[0]) == 1:
         xs[0], ys[0] = x[0], y[0]
     return xs, ys
