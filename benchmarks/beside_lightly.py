@@ -1,21 +1,22 @@
-"""SwAV by unfreeze beside SwAV built from the package lightly: same images, network, judge.
+"""Compare unfreeze's SwAV with SwAV built from lightly: same images, network and evaluation.
 
-    pip install lightly    # 1.6.0 was measured; any folder that holds it on PYTHONPATH does too
+    pip install lightly    # tested with 1.6.0; a copy on PYTHONPATH works too
     OMP_NUM_THREADS=1 python benchmarks/beside_lightly.py --archive cifar10.zip --json beside.json
 
-Three variants for each seed, all from the same random network of that seed:
+Three variants per seed, all from the same random initialization:
 
 `ours`     `unfreeze.pretrain` with the auto recipe, as `benchmarks/cifar.py` runs it.
 `matched`  lightly's transform, head, prototypes and loss with every value of `ours` (batch, crops,
            jitter, prototypes, their freezing, widths, temperature, epsilon, optimizer, schedule).
-`example`  the same blocks as lightly's own example has them: Adam 0.001, batch 128, 512
-           prototypes, the transform's defaults; only the crops are brought from 224 and 96 down to
-           32 and 16 pixels. The example has no memory bank, so there is none. `--small-crops 2`
-           cuts two small crops instead of six: little more than half of the time.
+`example`  the same blocks with the settings of lightly's example: Adam 0.001, batch 128, 512
+           prototypes, the transform's defaults; only the crop sizes are 32 and 16 pixels instead of
+           224 and 96. The example has no memory bank, so there is none. `--small-crops 2` makes
+           two small crops instead of six and takes little more than half of the time.
 
-lightly's loop is that of its example: one pass a view. Backbone and head run in bf16 where ours do,
-normalisation, prototypes and loss in float32 as in ours. Every finished run is written to `--json`
-at once; what is there already is not run again. The last epoch is judged: nothing is selected.
+lightly's loop is the one of its example: one forward pass per view. Backbone and head run in bf16
+if ours do; normalisation, prototypes and loss run in float32 as in ours. Each finished run is
+written to `--json` at once, and runs that are already there are skipped. The last epoch is
+evaluated: no checkpoint is selected.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import unfreeze
-from cifar import judged, machine, one_run, unpack
+from cifar import evaluate_backbone, machine, one_run, unpack
 from unfreeze.api.pretrain import PretrainPlan
 from unfreeze.backbones.build import build
 from unfreeze.backbones.head import headless
@@ -58,7 +59,7 @@ VARIANTS = ("matched", "example", "ours")
 
 
 class InMemory(Dataset):
-    """Decoded images and the views that a transform makes of them."""
+    """A dataset of decoded images in memory; each item is a list of views."""
 
     def __init__(self, folder: Path, transform: SwaVTransform) -> None:
         self.transform = transform
@@ -67,12 +68,12 @@ class InMemory(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, place: int) -> list[torch.Tensor]:
-        return self.transform(self.images[place])
+    def __getitem__(self, index: int) -> list[torch.Tensor]:
+        return self.transform(self.images[index])
 
 
 class LightlySwaV(nn.Module):
-    """lightly's blocks behind a backbone, put together as its example does."""
+    """A backbone with lightly's head and prototypes, as in lightly's example."""
 
     def __init__(
         self, backbone: nn.Module, head: SwaVProjectionHead, prototypes: SwaVPrototypes
@@ -89,7 +90,7 @@ class LightlySwaV(nn.Module):
 
 @dataclass
 class Setup:
-    """Everything in which the two lightly variants differ; `schedule` None: a constant rate."""
+    """The settings in which the two lightly variants differ; `schedule` None: a constant rate."""
 
     model: LightlySwaV
     transform: SwaVTransform
@@ -101,7 +102,7 @@ class Setup:
 
 
 def example(backbone: nn.Module, width: int, small_crops: int) -> Setup:
-    """As lightly's example, with small crops for small images."""
+    """The settings of lightly's example, with smaller crops."""
     head = SwaVProjectionHead(width, width, 128)
     model = LightlySwaV(backbone, head, SwaVPrototypes(128, n_prototypes=512))
     return Setup(
@@ -115,11 +116,11 @@ def example(backbone: nn.Module, width: int, small_crops: int) -> Setup:
 
 
 def matched(backbone: nn.Module, width: int, plan: PretrainPlan) -> Setup:
-    """Lightly's blocks with the values of `plan`, what `unfreeze.pretrain` itself would use."""
+    """Lightly's blocks with the values of `plan`, the ones that `unfreeze.pretrain` uses."""
     s = plan.settings
     views = preset(s["augment"], s["size_crops"][0], (0.0, 1.0))
     if s["queue_length"] or s["optimizer"] != "adamw":
-        raise SystemExit("matched knows AdamW without a queue.")
+        raise SystemExit("The matched variant supports AdamW without a queue only.")
     model = LightlySwaV(
         backbone,
         SwaVProjectionHead(width, s["hidden_mlp"], s["feat_dim"]),
@@ -158,7 +159,7 @@ def matched(backbone: nn.Module, width: int, plan: PretrainPlan) -> Setup:
 
 
 def trained(setup: Setup, data: Path, epochs: int) -> Iterator[float]:
-    """Trains; the mean loss after each epoch."""
+    """Train; yields the mean loss of each epoch."""
     loader = DataLoader(
         InMemory(data / "train", setup.transform),
         batch_size=setup.batch_size,
@@ -189,7 +190,7 @@ def trained(setup: Setup, data: Path, epochs: int) -> Iterator[float]:
 def lightly_run(
     data: Path, seed: int, variant: str, args: argparse.Namespace, scratch: Path
 ) -> dict:
-    """The curve of one seed of lightly's blocks; judged when the training is over."""
+    """Train one seed of a lightly variant; evaluated after the training has ended."""
     torch.manual_seed(seed)  # before the network is built, as unfreeze.pretrain does
     np.random.seed(seed)  # lightly's blur draws from numpy
     random.seed(seed)
@@ -215,42 +216,42 @@ def lightly_run(
     curve = []
     for epoch, state in states.items():
         save_model(scratch / "at" / "model", state, card)
-        curve.append({"epoch": epoch, **judged(scratch / "at", data, scratch)})
+        curve.append({"epoch": epoch, **evaluate_backbone(scratch / "at", data, scratch)})
     return {"seed": seed, "curve": curve, "loss": loss, "seconds": round(seconds, 1)}
 
 
 def differences(runs: list[dict]) -> dict[str, dict]:
-    """Ours minus theirs in points of last-epoch k-NN: each seed, mean, 95 % interval of Student."""
+    """Last-epoch k-NN accuracy, ours minus theirs in points: per seed, mean, 95 % t interval."""
     last = {(r["variant"], r["seed"]): 100 * r["curve"][-1]["knn"] for r in runs}
-    found = {}
+    results = {}
     for variant in VARIANTS[:-1]:
         seeds = sorted(s for v, s in last if v == variant and ("ours", s) in last)
         gaps = np.array([last["ours", s] - last[variant, s] for s in seeds])
         if len(gaps) < 2:
             continue
         half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
-        found[f"ours - {variant}"] = {
+        results[f"ours - {variant}"] = {
             "seeds": seeds,
             "points": [round(float(g), 2) for g in gaps],
             "mean": round(float(gaps.mean()), 2),
             "interval_95": [round(float(gaps.mean() + sign * half), 2) for sign in (-1, 1)],
         }
-    return found
+    return results
 
 
 def commit() -> str:
-    """The commit of this file's checkout, with a + where files differ from it."""
+    """The commit of this checkout, with a + if files were changed."""
     here = Path(__file__).parent
     described = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     return subprocess.run(described, cwd=here, capture_output=True, text=True).stdout.strip()
 
 
 def write(path: Path, args: argparse.Namespace, runs: list[dict]) -> None:
-    """All runs so far and what follows from them."""
-    shown = {k: v for k, v in vars(args).items() if k not in ("archive", "json", "seeds")}
+    """Write all finished runs and their differences as JSON."""
+    settings = {k: v for k, v in vars(args).items() if k not in ("archive", "json", "seeds")}
     versions = {"lightly": lightly.__version__, "torchvision": torchvision.__version__}
     report = {
-        "settings": {k: v for k, v in shown.items() if k != "variants"},
+        "settings": {k: v for k, v in settings.items() if k != "variants"},
         "machine": machine() | versions,
         "runs": runs,
         "differences": differences(runs),
@@ -259,17 +260,19 @@ def write(path: Path, args: argparse.Namespace, runs: list[dict]) -> None:
 
 
 def main() -> None:
-    """Runs what is not in the JSON yet, seed by seed, and prints the differences."""
+    """Run what is not in the JSON file yet, seed by seed, and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archive", required=True)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--every", type=int, default=5)
     parser.add_argument("--arch", default="unfreeze/small")
-    parser.add_argument("--small-crops", type=int, default=6, help="of the example; its own are 6")
+    parser.add_argument("--small-crops", type=int, default=6, help="of the example variant")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--json", type=Path, required=True, help="finished runs are kept here")
+    parser.add_argument(
+        "--json", type=Path, required=True, help="results; finished runs are skipped"
+    )
     args = parser.parse_args()
     args.optimizer, args.device = "adamw", "cpu"
     runs = json.loads(args.json.read_text())["runs"] if args.json.exists() else []
@@ -285,7 +288,7 @@ def main() -> None:
                     run = one_run(data, seed, args, scratch)
                 else:
                     run = lightly_run(data, seed, variant, args, scratch)
-                spent = round(time.process_time() - started, 1)  # with judging, in each variant
+                spent = round(time.process_time() - started, 1)  # evaluation included
                 runs.append({"variant": variant, "commit": commit(), "cpu_seconds": spent, **run})
                 write(args.json, args, runs)
                 points = ", ".join(f"{p['epoch']}: {p['knn']:.4f}" for p in run["curve"])

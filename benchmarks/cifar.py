@@ -1,11 +1,11 @@
-"""SwAV on CIFAR-10 images: k-NN and a linear probe before, during and after.
+"""SwAV on CIFAR-10: k-NN and linear-probe accuracy before, during and after pretraining.
 
     python benchmarks/cifar.py --archive cifar10.zip --seeds 0 1 2 --optimizer adamw
 
-`--archive` holds `cifar10/{train,test}/<class>/*.jpg`. The first `--images` / 10 names of each
-class of `train` are pretrained on without labels; every image of `test` is judged by them: k-NN
-(k 20, cosine, all labels) and logistic regression on 100 labels a class. Epoch 0 is the random
-start.
+`--archive` holds `cifar10/{train,test}/<class>/*.jpg`. Pretraining uses the first `--images` / 10
+names of each class of `train`, without labels. The features are evaluated on all of `test`: k-NN
+(k 20, cosine, all labels) and logistic regression on 100 labels per class. Epoch 0 is the random
+initialization.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from unfreeze.probes.linear import linear_accuracy
 
 
 def unpack(archive: str, images: int, folder: Path) -> None:
-    """The first images / 10 of each class of train, and all of test."""
+    """Extract the first `images` / 10 images of each class of train, and all of test."""
     with zipfile.ZipFile(archive) as members:
         by_class = defaultdict(list)
         for name in sorted(members.namelist()):
@@ -43,8 +43,8 @@ def unpack(archive: str, images: int, folder: Path) -> None:
                 target.write_bytes(members.read(name))
 
 
-def judged(model: Path, data: Path, scratch: Path) -> dict[str, float]:
-    """k-NN and linear accuracy of a model folder."""
+def evaluate_backbone(model: Path, data: Path, scratch: Path) -> dict[str, float]:
+    """k-NN and linear-probe accuracy of a model folder."""
     files = {}
     for split in ("train", "test"):
         out = scratch / f"{split}.npz"
@@ -64,11 +64,11 @@ def judged(model: Path, data: Path, scratch: Path) -> dict[str, float]:
 
 
 def one_run(data: Path, seed: int, args: argparse.Namespace, scratch: Path) -> dict:
-    """The curve over epochs of one seed."""
+    """Pretrain one seed; the accuracies over epochs."""
     common = {"arch": args.arch, "seed": seed, "optimizer": args.optimizer, "device": args.device}
     start = scratch / f"start-{seed}"
     unfreeze.pretrain(str(data), out=str(start), epochs=0, **common)
-    curve = [{"epoch": 0, **judged(start, data, scratch)}]
+    curve = [{"epoch": 0, **evaluate_backbone(start, data, scratch)}]
     run = scratch / f"run-{seed}"
     result = unfreeze.pretrain(
         str(data), out=str(run), epochs=args.epochs, keep_every=args.every, **common
@@ -79,7 +79,7 @@ def one_run(data: Path, seed: int, args: argparse.Namespace, scratch: Path) -> d
         inner = {n.removeprefix("backbone."): t for n, t in tensors.items() if "backbone." in n}
         save_model(scratch / "at" / "model", inner, card)
         epoch = int(path.name.split("_")[0].removeprefix("epoch-"))
-        curve.append({"epoch": epoch, **judged(scratch / "at", data, scratch)})
+        curve.append({"epoch": epoch, **evaluate_backbone(scratch / "at", data, scratch)})
         print(f"seed {seed} {curve[-1]}", flush=True)
     return {
         "seed": seed,
@@ -91,7 +91,7 @@ def one_run(data: Path, seed: int, args: argparse.Namespace, scratch: Path) -> d
 
 
 def machine() -> dict[str, str | int]:
-    """Where it ran."""
+    """The machine and the versions."""
     return {
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
@@ -102,7 +102,7 @@ def machine() -> dict[str, str | int]:
 
 
 def main() -> None:
-    """Runs, prints a line a seed, writes JSON."""
+    """Run all seeds, print one line per seed and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archive", required=True)
     parser.add_argument("--images", type=int, default=10_000)
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--json", help="file for the results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     started = time.time()

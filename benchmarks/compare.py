@@ -1,11 +1,12 @@
-"""Did SwAV pay on CIFAR-10 images: `unfreeze compare` with 1 %, 10 % and all labels of a subset.
+"""Does SwAV help on CIFAR-10: `unfreeze compare` with 1 %, 10 % and all labels of a subset.
 
     python benchmarks/compare.py --archive cifar10.zip --threads 1 --json compare.json
 
-`--archive` holds `cifar10/{train,test}/<class>/*.jpg`. SwAV learns from the first `--images` / 10
-names of each class of `train`, without labels; then classifiers learn from scratch and from its
-weights, with the same images, epochs and seeds, each with its best of three rates by validation.
-Judged by the first `--test` / 10 names of each class of `test`, read once a run.
+`--archive` holds `cifar10/{train,test}/<class>/*.jpg`. SwAV is pretrained on the first `--images`
+/ 10 names of each class of `train`, without labels. Then classifiers are trained from scratch and
+from its weights on the same images, for the same epochs and seeds, each with the best of three
+learning rates by validation accuracy. The test set is the first `--test` / 10 names of each class
+of `test`, evaluated once per run.
 """
 
 import argparse
@@ -24,12 +25,12 @@ import torch
 import unfreeze
 
 RATES = (0.01, 0.03, 0.1)
-# share of the labels -> epochs: about 500, 1,000 and 1,250 steps with 4,000 images to learn from
+# share of the labels -> epochs: about 500, 1,000 and 1,250 steps with 4,000 training images
 EPOCHS = {0.01: 50, 0.1: 40, 1.0: 10}
 
 
 def unpack(archive: str, counts: dict[str, int], folder: Path) -> None:
-    """The first counts[split] / 10 of each class."""
+    """Extract the first counts[split] / 10 images of each class."""
     with zipfile.ZipFile(archive) as members:
         by_class = defaultdict(list)
         for name in sorted(members.namelist()):
@@ -44,13 +45,13 @@ def unpack(archive: str, counts: dict[str, int], folder: Path) -> None:
 
 
 def compared(data: Path, swav: Path, share: float, freeze: str, args: argparse.Namespace) -> dict:
-    """One comparison; of a folder that is finished what it says."""
+    """Run one comparison, or read its result if the folder is complete."""
     began = time.time()
-    # a frozen backbone's head tries its own rates on the features that are kept
-    chosen: dict[str, Any] = {"rates": RATES} if freeze == "none" else {}
+    # with a frozen backbone the head tries its own learning rates on cached features
+    options: dict[str, Any] = {"rates": RATES} if freeze == "none" else {}
     if share < 1:
-        chosen["label_fraction"] = share
-    found = unfreeze.compare(
+        options["label_fraction"] = share
+    result = unfreeze.compare(
         str(data),
         ["none", str(swav)],
         out=str(Path(args.out) / f"{share:g}-{freeze}"),
@@ -59,17 +60,17 @@ def compared(data: Path, swav: Path, share: float, freeze: str, args: argparse.N
         seeds=args.seeds,
         epochs=EPOCHS[share],
         device=args.device,
-        **chosen,
+        **options,
     )
     seconds = round(time.time() - began, 1)
     print(
-        f"{share:.0%} of the labels, --freeze {freeze}: {found.verdict} [{seconds} s]", flush=True
+        f"{share:.0%} of the labels, --freeze {freeze}: {result.verdict} [{seconds} s]", flush=True
     )
-    return {"share": share, "freeze": freeze, "seconds": seconds, **asdict(found)}
+    return {"share": share, "freeze": freeze, "seconds": seconds, **asdict(result)}
 
 
 def main() -> None:
-    """Pretrains once, compares, prints a verdict each, writes JSON."""
+    """Pretrain once, run all comparisons, print each verdict and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archive", required=True)
     parser.add_argument("--images", type=int, default=5_000)
@@ -81,8 +82,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", help="keep the runs here, and go on with them")
-    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--out", help="folder for the runs; existing runs are resumed")
+    parser.add_argument("--json", help="file for the results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     began = time.time()
@@ -91,11 +92,11 @@ def main() -> None:
         data, swav = Path(args.out) / "data", Path(args.out) / "swav"
         if not data.exists():
             unpack(args.archive, {"train": args.images, "test": args.test}, data)
-        made = unfreeze.pretrain(
+        pretrained = unfreeze.pretrain(
             str(data), out=str(swav), arch=args.arch, epochs=args.pretrain_epochs,
             device=args.device, resume="auto",
         )  # fmt: skip
-        print(f"pretrained: loss {made.loss:.3f}, {made.seconds:.0f} s", flush=True)
+        print(f"pretrained: loss {pretrained.loss:.3f}, {pretrained.seconds:.0f} s", flush=True)
         tables = [compared(data, swav, s, f, args) for f in args.freeze for s in args.shares]
     report = {
         "settings": {k: v for k, v in vars(args).items() if k not in ("archive", "out", "json")},
@@ -105,7 +106,7 @@ def main() -> None:
             "torch": torch.__version__,
             "unfreeze": unfreeze.__version__,
         },
-        "pretraining_seconds": made.seconds,
+        "pretraining_seconds": pretrained.seconds,
         "comparisons": tables,
         "seconds": round(time.time() - began, 1),
     }

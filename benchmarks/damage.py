@@ -1,18 +1,18 @@
-"""Damaged checkpoints of six writers, offered as weights: how many are taken as whole.
+"""Load damaged checkpoints of six writers: how many are accepted as intact.
 
     python benchmarks/damage.py --files 1000 --json damage.json
 
-Each file is one that PyTorch, safetensors, Lightning or unfreeze itself writes, with a seeded
-damage: bits flipped, the end cut off, a range zeroed, or two ranges (members of an archive, where
-there are some) exchanged. What becomes of it:
+Each file is written by PyTorch, safetensors, Lightning or unfreeze and then damaged with a seeded
+random generator: bits are flipped, the end is removed, a range is zeroed, or two ranges (members of
+an archive, if it is one) are exchanged. Outcomes:
 
-- refused: an error of ours that names the file.
-- unharmed: taken, and every value is what was written: the damage hit nothing that counts.
-- unverified: taken with other values, and the account says that the format has no checksum.
-- whole: taken with other values and not a word. There must be none of these.
-- crashed: anything else than an error of ours. None of these either.
+- refused: a WeightsError that names the file.
+- unharmed: loaded, and every value equals what was written: the damage hit unused bytes.
+- unverified: loaded with wrong values, with the note that the format has no checksum.
+- whole: loaded with wrong values without a note. This must never happen.
+- crashed: any other exception. This must never happen either.
 
-Exit code 1 if there is one of the last two.
+Exits with code 1 if one of the last two happens.
 """
 
 import argparse
@@ -41,7 +41,7 @@ DAMAGES = ("flip", "cut", "zero", "swap")
 
 
 def network(seed):
-    """Every entry of a small network as after training: nothing is 0 or 1."""
+    """A small network with values as after training: no entry is 0 or 1."""
     torch.manual_seed(seed)
     model = build(ARCH)
     for name, entry in model.state_dict().items():
@@ -53,42 +53,42 @@ def network(seed):
 
 
 def optimizer_of(model):
-    """The state of SGD with momentum after a step, which leaves the weights as they are."""
-    made = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9)
+    """State dict of SGD with momentum after a step with learning rate 0."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    made.step()
-    return made.state_dict()
+    optimizer.step()
+    return optimizer.state_dict()
 
 
 def torch_zip(folder, model):
-    """`torch.save` as it is today."""
+    """The current format of `torch.save`."""
     torch.save(model.state_dict(), folder / "w.pth")
 
 
 def torch_legacy(folder, model):
-    """`torch.save` as it was before version 1.6."""
+    """The format of `torch.save` before version 1.6."""
     torch.save(model.state_dict(), folder / "w.pth", _use_new_zipfile_serialization=False)
 
 
 def safetensors(folder, model):
-    """Anybody's safetensors."""
+    """A safetensors file."""
     save_file(model.state_dict(), folder / "w.safetensors", metadata={"format": "pt"})
 
 
 def last_ckpt(folder, model):
-    """The state of a run of ours."""
+    """A `last.ckpt` of unfreeze."""
     state = {"kind": "finetune", "step": 7, "card": CARD.as_dict(), "model": model.state_dict()}
     save_state(folder / "last.ckpt", state | {"optimizer": optimizer_of(model)})
 
 
 def model_folder(folder, model):
-    """The model that travels: two files."""
+    """A `model/` folder of unfreeze: two files."""
     save_model(folder / "model", model.state_dict(), CARD)
 
 
 def lightning(folder, model):
-    """A checkpoint of PyTorch Lightning's kind."""
+    """A PyTorch Lightning checkpoint."""
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     state = {"epoch": 3, "state_dict": state, "hyper_parameters": {"lr": 0.1, "arch": "tiny"}}
     torch.save(state | {"optimizer_states": [optimizer_of(model)]}, folder / "epoch=3.ckpt")
@@ -105,7 +105,7 @@ WRITERS = {
 
 
 def damaged(path, how, draw):
-    """Damage a file in place."""
+    """Damage a file in place; `draw`: a NumPy random generator."""
     data = bytearray(path.read_bytes())
     if how == "flip":
         for _ in range(int(draw.choice([1, 1, 2, 8, 64]))):
@@ -124,94 +124,94 @@ def damaged(path, how, draw):
 
 
 def _ranges(path, size, draw):
-    """(first, second, length) of two ranges of a file: members of an archive where there are."""
+    """(first, second, length) of two ranges of a file: members if it is an archive."""
     if zipfile.is_zipfile(path) and draw.random() < 0.7:
         with zipfile.ZipFile(path) as archive:
-            members = [one for one in archive.infolist() if one.file_size > 64]
+            members = [info for info in archive.infolist() if info.file_size > 64]
             a, b = (members[int(i)] for i in draw.choice(len(members), 2, replace=False))
-            places = []
+            offsets = []
             for member in (a, b):
                 with archive.open(member) as file:
-                    places.append(getattr(file, "_orig_compress_start"))  # noqa: B009
-        return *places, min(a.file_size, b.file_size)
+                    offsets.append(getattr(file, "_orig_compress_start"))  # noqa: B009
+        return *offsets, min(a.file_size, b.file_size)
     length = int(2 ** draw.uniform(4, 14))
     starts = draw.integers(max(size - length, 1), size=2)
     return int(starts[0]), int(starts[1]), length
 
 
-def outcome(folder, wanted):
-    """What becomes of the files in a folder, and what was said."""
+def outcome(folder, expected):
+    """(outcome, message) of loading the checkpoint in a folder."""
     (path,) = folder.iterdir()
     try:
-        if path.name == "last.ckpt":  # as a run that goes on reads it
-            _same(load_state(path)["model"], wanted)
+        if path.name == "last.ckpt":  # as `--resume` reads it
+            _check_equal(load_state(path)["model"], expected)
         if path.name == "model":
-            _same(load_model(path)[0], wanted)
+            _check_equal(load_model(path)[0], expected)
         model = build(ARCH)
         loaded = load_weights(model, str(path), arch=ARCH, skip_head=False)
     except WeightsError as refusal:
         return "refused", refusal.sentence
-    except Other as other:
-        return "whole", str(other)
-    except Exception as error:  # whatever it is, it is a fault of ours
+    except WrongValues as error:
+        return "whole", str(error)
+    except Exception as error:  # any other exception is a bug
         return "crashed", f"{type(error).__name__}: {error}"
     try:
-        _same(model.state_dict(), wanted)
-    except Other as other:
-        said = any("no checksum" in note for note in loaded.notes)
-        return ("unverified" if said else "whole"), str(other)
+        _check_equal(model.state_dict(), expected)
+    except WrongValues as error:
+        noted = any("no checksum" in note for note in loaded.notes)
+        return ("unverified" if noted else "whole"), str(error)
     return "unharmed", ""
 
 
-class Other(Exception):
-    """Values that are not what was written."""
+class WrongValues(Exception):
+    """Loaded values differ from what was written."""
 
 
-def _same(found, wanted):
-    for name, tensor in wanted.items():
-        if name not in found or not torch.equal(found[name], tensor):
-            raise Other(f"{name} has other values")
+def _check_equal(loaded, expected):
+    for name, tensor in expected.items():
+        if name not in loaded or not torch.equal(loaded[name], tensor):
+            raise WrongValues(f"{name} has other values")
 
 
 def main() -> None:
-    """Counts by writer and damage."""
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--files", type=int, default=1000)
-    ask.add_argument("--seed", type=int, default=0)
-    ask.add_argument("--json")
-    given = ask.parse_args()
+    """Count outcomes by writer and damage and print them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json")
+    args = parser.parse_args()
     began = time.monotonic()
-    model = network(given.seed)
-    wanted = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model = network(args.seed)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     table, bad = defaultdict(Counter), []
-    with tempfile.TemporaryDirectory() as place:
-        whole = {name: Path(place) / f"{i}" for i, name in enumerate(WRITERS)}
+    with tempfile.TemporaryDirectory() as scratch:
+        intact = {name: Path(scratch) / f"{i}" for i, name in enumerate(WRITERS)}
         for name, write in WRITERS.items():
-            whole[name].mkdir()
-            write(whole[name], network(given.seed))
-            found, said = outcome(whole[name], wanted)
-            if found != "unharmed":
-                sys.exit(f"{name} is not read even where it is whole: {said}")
-        for n in range(given.files):
-            draw = np.random.default_rng((given.seed, n))
+            intact[name].mkdir()
+            write(intact[name], network(args.seed))
+            result, message = outcome(intact[name], expected)
+            if result != "unharmed":
+                sys.exit(f"{name} cannot be loaded even without damage: {message}")
+        for n in range(args.files):
+            draw = np.random.default_rng((args.seed, n))
             name = list(WRITERS)[n % len(WRITERS)]
             how = DAMAGES[n // len(WRITERS) % len(DAMAGES)]
-            copy = Path(place) / "copy"
-            shutil.copytree(whole[name], copy)
+            copy = Path(scratch) / "copy"
+            shutil.copytree(intact[name], copy)
             files = sorted(path for path in copy.rglob("*") if path.is_file())
             damaged(files[int(draw.integers(len(files)))], how, draw)
-            found, said = outcome(copy, wanted)
-            table[name][f"{how} {found}"] += 1
-            table[name][found] += 1
-            if found in ("whole", "crashed"):
-                bad.append({"file": n, "writer": name, "damage": how, "said": said})
+            result, message = outcome(copy, expected)
+            table[name][f"{how} {result}"] += 1
+            table[name][result] += 1
+            if result in ("whole", "crashed"):
+                bad.append({"file": n, "writer": name, "damage": how, "said": message})
             shutil.rmtree(copy)
     ends = Counter()
     for counts in table.values():
         ends.update({k: v for k, v in counts.items() if " " not in k})
     report = {
-        "files": given.files,
-        "seed": given.seed,
+        "files": args.files,
+        "seed": args.seed,
         "ends": dict(ends.most_common()),
         "writers": {name: dict(sorted(counts.items())) for name, counts in table.items()},
         "taken_as_whole": ends["whole"],
@@ -221,8 +221,8 @@ def main() -> None:
         "seconds": round(time.monotonic() - began, 1),
     }
     print(json.dumps(report, indent=1))
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
     sys.exit(bool(bad))
 
 

@@ -1,11 +1,12 @@
-"""Whether the device computes what float64 on the CPU computes, and never waits inside a step.
+"""Check a device against float64 on the CPU, and that a training step never synchronises.
 
     python benchmarks/device_check.py --device cuda --json check.json
 
-Codes by the paper's formula, loss and its gradient, the optimizer's updates, the normalising of
-views, and the losses of whole training steps in float32 (without TF32) and in the precision that
-`auto` takes. `waits`: a step under torch's mode that makes a wait for the device an error. A line
-each with the largest difference and its bound; exit code 1 if one is above.
+Checks the codes (by the paper's formula), the loss and its gradient, optimizer updates, the
+normalisation of views, and the losses of complete training steps in float32 (without TF32) and in
+the precision that `auto` selects. `waits`: whether a step synchronises with the device, by
+`torch.cuda.set_sync_debug_mode`. Prints one line per check with the largest difference and its
+bound; exits with code 1 if a bound is exceeded.
 """
 
 import argparse
@@ -36,20 +37,20 @@ TINY: dict[str, Any] = {
     "min_scale_crops": (0.2, 0.05),
     "max_scale_crops": (1.0, 0.2),
 }
-# large enough that what moves is more than the rounding of what it moves
+# large enough that the updates exceed the rounding of the weights
 RATES = {"larc": 10.0, "adamw": 0.1, "sgd": 0.1}
-Found = tuple[str, float, float]  # what, the largest difference, its bound
+Check = tuple[str, float, float]  # name, largest difference, bound
 
 
 def cosines(rows: int, K: int) -> torch.Tensor:
-    """`[rows, K]`, float64."""
+    """Random cosine similarities, float64 `[rows, K]`."""
     draw = torch.Generator().manual_seed(K)
     Z, C = (torch.randn(n, 16, generator=draw, dtype=torch.float64) for n in (rows, K))
     return F.normalize(Z, dim=1) @ F.normalize(C, dim=1).T
 
 
 def paper(C: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Codes by the formula, three rounds."""
+    """Codes by the paper's formula, three Sinkhorn iterations."""
     Q = torch.exp(C / epsilon).T
     Q = Q / Q.sum()
     for _ in range(3):
@@ -58,28 +59,28 @@ def paper(C: torch.Tensor, epsilon: float) -> torch.Tensor:
     return (Q * Q.shape[1]).T
 
 
-def codes(device: torch.device) -> Iterator[Found]:
-    """Sinkhorn."""
+def codes(device: torch.device) -> Iterator[Check]:
+    """Codes of `sinkhorn` on the device."""
     for rows, K in ((64, 7), (64, 300), (64, 3_000), (4_096, 3_000)):
         for epsilon in (0.005, 0.05):
             C = cosines(rows, K)
-            own = sinkhorn(C.float().to(device), epsilon=epsilon).cpu()
-            worst = float((own - paper(C, epsilon)).abs().max())
+            Q = sinkhorn(C.float().to(device), epsilon=epsilon).cpu()
+            worst = float((Q - paper(C, epsilon)).abs().max())
             yield f"codes, {rows} x {K}, epsilon {epsilon}", worst, 2e-5
 
 
-def losses(device: torch.device) -> Iterator[Found]:
+def losses(device: torch.device) -> Iterator[Check]:
     """The loss and its gradient."""
     for K in (7, 300, 3_000):
         raw = [cosines(32, K).roll(shift, 0) for shift in range(4)]
-        given = [sinkhorn(raw[view]) for view in (0, 1)]
+        targets = [sinkhorn(raw[view]) for view in (0, 1)]
         exact = [scores.clone().requires_grad_() for scores in raw]
         single = [scores.float().to(device).requires_grad_() for scores in raw]
-        wanted = swapped_prediction_loss(exact, given, (0, 1))
-        found = swapped_prediction_loss(single, [Q.float().to(device) for Q in given], (0, 1))
-        wanted.backward()
-        found.backward()
-        yield f"loss, K {K}", abs(float(found.detach().cpu()) / float(wanted.detach()) - 1), 1e-5
+        expected = swapped_prediction_loss(exact, targets, (0, 1))
+        loss = swapped_prediction_loss(single, [Q.float().to(device) for Q in targets], (0, 1))
+        expected.backward()
+        loss.backward()
+        yield f"loss, K {K}", abs(float(loss.detach().cpu()) / float(expected.detach()) - 1), 1e-5
         gaps = [
             float((a.grad.cpu() - b.grad).abs().max() / b.grad.abs().max())
             for a, b in zip(single, exact, strict=True)
@@ -87,7 +88,7 @@ def losses(device: torch.device) -> Iterator[Found]:
         yield f"gradient, K {K}", max(gaps), 1e-5
 
 
-def updates(device: torch.device) -> Iterator[Found]:
+def updates(device: torch.device) -> Iterator[Check]:
     """Three steps of each optimizer with the same gradients."""
     for name in RATES:
         torch.manual_seed(0)
@@ -108,48 +109,48 @@ def updates(device: torch.device) -> Iterator[Found]:
         yield f"update of {name}", max(moved), 1e-4
 
 
-def views(device: torch.device) -> Iterator[Found]:
-    """uint8 to normalised."""
+def views(device: torch.device) -> Iterator[Check]:
+    """Normalisation of uint8 views."""
     view = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
-    wanted = (view.permute(0, 3, 1, 2).double() / 255 - torch.tensor(MEAN)[:, None, None]) / (
+    expected = (view.permute(0, 3, 1, 2).double() / 255 - torch.tensor(MEAN)[:, None, None]) / (
         torch.tensor(STD)[:, None, None]
     )
-    found = normalise(view.to(device), MEAN, STD).cpu().double()
-    yield "normalising", float((found - wanted).abs().max()), 1e-5
+    normalised = normalise(view.to(device), MEAN, STD).cpu().double()
+    yield "normalising", float((normalised - expected).abs().max()), 1e-5
 
 
-def steps(device: torch.device) -> Iterator[Found]:
-    """Losses of four steps beside the mathematics written plainly in float64 on the CPU."""
+def steps(device: torch.device) -> Iterator[Check]:
+    """Losses of four steps against a plain float64 implementation on the CPU."""
     torch.backends.cudnn.allow_tf32 = False
     automatic, _ = pick_precision("auto", device)
     draw = torch.Generator().manual_seed(0)
-    given = [
+    images = [
         torch.randint(0, 256, (16, size, size, 3), generator=draw, dtype=torch.uint8)
         for size in (32, 32, 16, 16)
     ]
-    asked, cpu = step.settings(TINY), torch.device("cpu")
+    settings, cpu = step.settings(TINY), torch.device("cpu")
     for precision, bound in {
         "fp32": 1e-4,
         automatic: 1e-4 if automatic == "fp32" else 2e-2,
     }.items():
         with tempfile.TemporaryDirectory() as folder:
             trainer = step.ours(TINY, device, folder, precision)
-            plain = step.Plain(step.network(TINY, asked).double(), cpu, scale=1.0)
+            plain = step.Plain(step.network(TINY, settings).double(), cpu, scale=1.0)
             gaps = []
             for k in range(4):
                 plain.rate = trainer.learning_rate(k)
-                loss, _ = trainer.train_step(step.batch_of(given))
+                loss, _ = trainer.train_step(step.batch_of(images))
                 trainer.step += 1
-                gaps.append(abs(float(loss) / float(plain(given)) - 1))
+                gaps.append(abs(float(loss) / float(plain(images)) - 1))
         worst = max(gaps)
         yield f"losses of 4 steps, {precision}", worst, bound
 
 
 def waits(device: torch.device) -> bool | None:
-    """Whether a step waits for the device; None on a CPU, where nothing can be waited for."""
+    """Whether a step synchronises with the device; None on a CPU."""
     if device.type != "cuda":
         return None
-    given = [torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8).pin_memory()] * 2
+    images = [torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8).pin_memory()] * 2
     with tempfile.TemporaryDirectory() as folder:
         trainer = step.ours(TINY | {"size_crops": (32,), "nmb_crops": (2,)}, device, folder)
         for mode in ("default", "error"):
@@ -157,11 +158,11 @@ def waits(device: torch.device) -> bool | None:
             torch.cuda.set_sync_debug_mode(mode)
             try:
                 for _ in range(3):
-                    loss, _ = trainer.train_step(step.batch_of(given))
+                    loss, _ = trainer.train_step(step.batch_of(images))
                     trainer.finite.done(trainer.step, loss)
                     trainer.step += 1
             except RuntimeError as error:
-                print(f"A step waits for the device: {error}", flush=True)
+                print(f"A step synchronises with the device: {error}", flush=True)
                 return True
             finally:
                 torch.cuda.set_sync_debug_mode("default")
@@ -169,20 +170,20 @@ def waits(device: torch.device) -> bool | None:
 
 
 def main() -> None:
-    """A line for each comparison."""
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--device", default="auto")
-    ask.add_argument("--json")
-    given = ask.parse_args()
-    device = pick_device(given.device)
+    """Run all checks and print one line for each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    device = pick_device(args.device)
     rows = []
     for kind in (codes, losses, updates, views, steps):
-        for what, worst, bound in kind(device):
+        for name, worst, bound in kind(device):
             ok = worst <= bound
-            rows.append({"what": what, "difference": worst, "bound": bound, "ok": ok})
-            print(f"{'ok  ' if ok else 'FAIL'} {worst:9.2e} <= {bound:.0e}  {what}", flush=True)
+            rows.append({"what": name, "difference": worst, "bound": bound, "ok": ok})
+            print(f"{'ok  ' if ok else 'FAIL'} {worst:9.2e} <= {bound:.0e}  {name}", flush=True)
     waiting = waits(device)
-    print(f"A step waits for the device: {waiting}", flush=True)
+    print(f"A step synchronises with the device: {waiting}", flush=True)
     report = {
         "device": str(device),
         "torch": torch.__version__,
@@ -191,8 +192,8 @@ def main() -> None:
         "ok": all(row["ok"] for row in rows) and not waiting,
         "checks": rows,
     }
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
     sys.exit(not report["ok"])
 
 

@@ -1,16 +1,16 @@
-"""From files on the disk to updated weights: images a second, ours beside a peer.
+"""End-to-end throughput from files on disk to updated weights, ours against a peer.
 
-    pip install lightly    # 1.6.0; any folder that holds it on PYTHONPATH does too
+    pip install lightly    # tested with 1.6.0; a copy on PYTHONPATH works too
     python benchmarks/end_to_end.py --images photographs/ --json end-to-end.json
     python benchmarks/end_to_end.py --images photographs/ --peer plain --device cuda
 
-A ResNet-18 on JPEG photographs, 2x224 + 6x96. `lightly`: its transform, head, prototypes and loss
-in the plain loop of its example (float32, one pass a view, Adam). `plain`: Pillow and torchvision's
-transforms (benchmarks/plain.py) and the mathematics written plainly (benchmarks/step.py; on a GPU
-fp16 autocast). Both read images by `--workers` loader processes. Ours: `unfreeze.pretrain` as it
-comes, with the same crops, batch and prototypes. Each round trains both on the same files, in turn;
-start-up, the check of the files and the first epoch are not counted. CPU seconds are of the process
-and its children that ended, ours with start-up and check.
+ResNet-18 on JPEG photographs, 2x224 + 6x96 crops. `lightly`: its transform, head, prototypes and
+loss in the loop of its example (float32, one forward pass per view, Adam). `plain`: the transforms
+of Pillow and torchvision (benchmarks/plain.py) and a plain training step (benchmarks/step.py; fp16
+autocast on a GPU). Both use `--workers` DataLoader workers. Ours: `unfreeze.pretrain` with its
+defaults and the same crops, batch size and prototypes. Each round trains both on the same files, in
+turn; start-up, validation of the files and the first epoch are excluded. CPU seconds are those of
+the process and its finished children; ours include start-up and validation.
 """
 
 import argparse
@@ -46,7 +46,7 @@ Step = Callable[[Views], object]
 
 
 class Files(Dataset):
-    """Views of images that are read when they are asked for."""
+    """A dataset that reads and transforms images on access."""
 
     def __init__(self, files: list[Path], transform: Callable[[Image.Image], Views]) -> None:
         self.files, self.transform = files, transform
@@ -54,35 +54,35 @@ class Files(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> Views:
-        return self.transform(Image.open(self.files[place]).convert("RGB"))
+    def __getitem__(self, index: int) -> Views:
+        return self.transform(Image.open(self.files[index]).convert("RGB"))
 
 
 class PlainViews:
-    """What benchmarks/plain.py makes of one image."""
+    """The views of benchmarks/plain.py for one image."""
 
     def __init__(self) -> None:
         self.views = plain.Plain().views
 
     def __call__(self, image: Image.Image) -> Views:
-        """Eight views."""
+        """Return eight views."""
         return [make(image) for make in self.views]
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children that ended."""
+    """CPU seconds of this process and its finished children."""
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def plain_peer(device: torch.device) -> tuple[Callable[[Image.Image], Views], Step]:
-    """(its transform, its step)."""
+    """(transform, training step) of the plain peer."""
     settings = step.settings({**HOW, "batch_size": 2})
     return PlainViews(), step.Plain(step.network(HOW, settings, K), device)
 
 
 def lightly_peer(device: torch.device) -> tuple[Callable[[Image.Image], Views], Step]:
-    """(lightly's transform, the step of its example)."""
+    """(transform, training step) of lightly's example."""
     from lightly.loss import SwaVLoss
     from lightly.models.modules import SwaVProjectionHead, SwaVPrototypes
     from lightly.transforms import SwaVTransform
@@ -112,21 +112,21 @@ PEERS = {"lightly": lightly_peer, "plain": plain_peer}
 
 
 def theirs(
-    files: list[Path], device: torch.device, given: argparse.Namespace
+    files: list[Path], device: torch.device, args: argparse.Namespace
 ) -> tuple[float, float]:
-    """(images a second, CPU seconds an image) of the epochs after the first."""
-    transform, update = PEERS[given.peer](device)
+    """(images per second, CPU seconds per image) of the peer, first epoch excluded."""
+    transform, update = PEERS[args.peer](device)
     loader = DataLoader(
         Files(files, transform),
-        batch_size=given.batch_size,
+        batch_size=args.batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=given.workers,
-        persistent_workers=given.workers > 0,
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
         pin_memory=device.type == "cuda",
     )
     took, used, processor = 0.0, 0, 0.0
-    for epoch in range(given.epochs):
+    for epoch in range(args.epochs):
         began, before = time.perf_counter(), cpu_seconds()
         for views in loader:
             update(views)
@@ -135,83 +135,83 @@ def theirs(
         if epoch:
             took += time.perf_counter() - began
             processor += cpu_seconds() - before
-            used += len(files) // given.batch_size * given.batch_size
+            used += len(files) // args.batch_size * args.batch_size
     return used / took, processor / used
 
 
 def ours(
-    folder: Path, count: int, device: torch.device, given: argparse.Namespace
+    folder: Path, count: int, device: torch.device, args: argparse.Namespace
 ) -> tuple[float, float, float]:
-    """(images a second, CPU seconds an image, share of a step that waits for data)."""
-    with tempfile.TemporaryDirectory() as place:
+    """(images per second, CPU seconds per image, share of a step spent waiting for data)."""
+    with tempfile.TemporaryDirectory() as scratch:
         before = cpu_seconds()
         unfreeze.pretrain(
             str(folder),
-            out=f"{place}/run",
+            out=f"{scratch}/run",
             image_size=224,
             augment="photo",
             nmb_prototypes=K,
-            batch_size=given.batch_size,
-            epochs=given.epochs,
-            workers=given.workers,
-            store=given.store,
+            batch_size=args.batch_size,
+            epochs=args.epochs,
+            workers=args.workers,
+            store=args.store,
             watch_every=0,
             on_collapse="ignore",
             **{**HOW, "device": device.type},
         )
         processor = cpu_seconds() - before
-        found = spent(f"{place}/run", count // given.batch_size)
-    rate = found.steps * given.batch_size / (found.data + found.step)
-    return rate, processor / (given.epochs * count), found.waiting
+        time_spent = spent(f"{scratch}/run", count // args.batch_size)
+    rate = time_spent.steps * args.batch_size / (time_spent.data + time_spent.step)
+    return rate, processor / (args.epochs * count), time_spent.waiting
 
 
 def main() -> None:
-    """Medians over rounds."""
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--images", required=True, help="folder of JPEG files")
-    ask.add_argument("--count", type=int, default=64)
-    ask.add_argument("--batch-size", type=int, default=16)
-    ask.add_argument("--epochs", type=int, default=2, help="of a round; the first is not counted")
-    ask.add_argument("--workers", type=int, default=1, help="of the loader, for both")
-    ask.add_argument("--store", default="auto", help="whether ours holds decoded images")
-    ask.add_argument("--peer", choices=list(PEERS), default="lightly")
-    ask.add_argument("--device", default="cpu")
-    ask.add_argument("--rounds", type=int, default=5)
-    ask.add_argument("--threads", type=int, default=torch.get_num_threads())
-    ask.add_argument("--json")
-    ask.add_argument("--plot")
-    given = ask.parse_args()
-    torch.set_num_threads(given.threads)
-    device = pick_device(given.device)
-    found = sorted(Path(given.images).rglob("*.jp*g"))
-    chosen = found[:: max(1, len(found) // given.count)][: given.count]
+    """Run all rounds and print the medians."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", required=True, help="folder of JPEG files")
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=2, help="per round; the first is excluded")
+    parser.add_argument("--workers", type=int, default=1, help="DataLoader workers, for both")
+    parser.add_argument("--store", default="auto", help="pixel cache of unfreeze")
+    parser.add_argument("--peer", choices=list(PEERS), default="lightly")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json")
+    parser.add_argument("--plot")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    paths = sorted(Path(args.images).rglob("*.jp*g"))
+    chosen = paths[:: max(1, len(paths) // args.count)][: args.count]
     rounds = []
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "images"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "images"
         folder.mkdir()
         for number, path in enumerate(chosen):
             shutil.copy(path, folder / f"{number:04}.jpg")
         files = sorted(folder.iterdir())
-        for _ in range(given.rounds):
-            rate, processor = theirs(files, device, given)
-            own, own_processor, waiting = ours(folder, len(files), device, given)
+        for _ in range(args.rounds):
+            rate, processor = theirs(files, device, args)
+            our_rate, our_processor, waiting = ours(folder, len(files), device, args)
             rounds.append(
                 {
-                    given.peer: rate,
-                    f"{given.peer}_cpu": processor,
-                    "ours": own,
-                    "ours_cpu": own_processor,
+                    args.peer: rate,
+                    f"{args.peer}_cpu": processor,
+                    "ours": our_rate,
+                    "ours_cpu": our_processor,
                     "waiting": waiting,
                 }
             )
             print({name: round(value, 3) for name, value in rounds[-1].items()}, flush=True)
     middle = {name: statistics.median(row[name] for row in rounds) for name in rounds[0]}
-    ratio = statistics.median(row["ours"] / row[given.peer] for row in rounds)
-    print(f"{ratio:.2f} x {given.peer}; waiting for data {100 * middle['waiting']:.1f} % of a step")
+    ratio = statistics.median(row["ours"] / row[args.peer] for row in rounds)
+    print(f"{ratio:.2f} x {args.peer}; waiting for data {100 * middle['waiting']:.1f} % of a step")
     report = {
-        "settings": {k: v for k, v in vars(given).items() if k not in ("images", "json", "plot")},
+        "settings": {k: v for k, v in vars(args).items() if k not in ("images", "json", "plot")},
         "processor": platform.processor() or platform.machine(),
-        "peer": version(given.peer) if given.peer == "lightly" else torchvision.__version__,
+        "peer": version(args.peer) if args.peer == "lightly" else torchvision.__version__,
         "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
         "torch": torch.__version__,
         "unfreeze": unfreeze.__version__,
@@ -219,11 +219,11 @@ def main() -> None:
         "ratio": ratio,
         "rounds": rounds,
     }
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
-    if given.plot:
-        ways = {name: [row[name] for row in rounds] for name in (given.peer, "ours")}
-        draw_rounds(given.plot, {"ResNet-18, 2x224 + 6x96": ways}, "images/s", peer=given.peer)
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+    if args.plot:
+        ways = {name: [row[name] for row in rounds] for name in (args.peer, "ours")}
+        draw_rounds(args.plot, {"ResNet-18, 2x224 + 6x96": ways}, "images/s", peer=args.peer)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Seconds of an epoch of SwAV on CIFAR-10: ResNet-18 with a stem for small images, 2x32 views.
+"""Seconds per epoch of SwAV on CIFAR-10: ResNet-18 with the small stem, 2x32 crops.
 
     python benchmarks/epoch.py --archive cifar10.zip --device cuda --json epoch.json
 
-`unfreeze.pretrain` as it comes on the 50,000 images of train, without looks; the first epoch is
-not counted. Seconds are of the clock from one epoch's end to the next, saving included; also what
-share of the steps' time waits for data.
+`unfreeze.pretrain` with its defaults on the 50,000 training images, without feature evaluation; the
+first epoch is excluded. Wall-clock seconds from the end of one epoch to the end of the next,
+checkpoints included, and the share of step time spent waiting for data.
 """
 
 import argparse
@@ -30,26 +30,26 @@ AIM = 4.0  # seconds on a GPU like an H200
 
 
 def main() -> None:
-    """A line for each epoch."""
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--archive", required=True, help="zip or folder with CIFAR-10's images")
-    ask.add_argument("--device", default="auto")
-    ask.add_argument("--arch", default="resnet18")
-    ask.add_argument("--epochs", type=int, default=6)
-    ask.add_argument("--batch-size", type=int, default=512)
-    ask.add_argument("--limit", type=int)
-    ask.add_argument("--workers", type=int)
-    ask.add_argument("--json")
-    ask.add_argument("--plot")
-    given = ask.parse_args()
+    """Pretrain and print the median seconds per epoch."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--archive", required=True, help="zip or folder with CIFAR-10's images")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--arch", default="resnet18")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=512)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--json")
+    parser.add_argument("--plot")
+    args = parser.parse_args()
     ends = []
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         settings = layered(
             PretrainSettings,
             {
-                "data": given.archive,
-                "out": f"{place}/run",
-                "arch": given.arch,
+                "data": args.archive,
+                "out": f"{folder}/run",
+                "arch": args.arch,
                 "image_size": 32,
                 "size_crops": (32,),
                 "nmb_crops": (2,),
@@ -58,42 +58,44 @@ def main() -> None:
                 "augment": "small",
                 "nmb_prototypes": 300,
                 "queue_length": 0,
-                "batch_size": given.batch_size,
-                "epochs": given.epochs,
-                "limit": given.limit,
-                "workers": given.workers,
-                "device": given.device,
+                "batch_size": args.batch_size,
+                "epochs": args.epochs,
+                "limit": args.limit,
+                "workers": args.workers,
+                "device": args.device,
                 "watch_every": 0,
                 "on_collapse": "ignore",
             },
         )
         began = time.perf_counter()
-        done = run_pretrain(settings, Quiet(), on_epoch=lambda *_: ends.append(time.perf_counter()))
-        steps = done.steps // given.epochs
-        time_of = spent(done.run, steps)
-    took = [b - a for a, b in itertools.pairwise(ends)]
-    seconds = statistics.median(took)
+        result = run_pretrain(
+            settings, Quiet(), on_epoch=lambda *_: ends.append(time.perf_counter())
+        )
+        steps = result.steps // args.epochs
+        time_of = spent(result.run, steps)
+    epochs = [b - a for a, b in itertools.pairwise(ends)]
+    seconds = statistics.median(epochs)
     report = {
-        "images": done.images,
+        "images": result.images,
         "seconds": round(seconds, 3),
-        "epochs": [round(one, 3) for one in took],
+        "epochs": [round(value, 3) for value in epochs],
         "start_and_first_epoch": round(ends[0] - began, 2),
-        "images_per_second": round(steps * given.batch_size / seconds, 1),
+        "images_per_second": round(steps * args.batch_size / seconds, 1),
         "waiting": round(time_of.waiting, 4),
-        "settings": {k: v for k, v in vars(given).items() if k not in ("json", "plot", "archive")},
+        "settings": {k: v for k, v in vars(args).items() if k not in ("json", "plot", "archive")},
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "unfreeze": unfreeze.__version__,
     }
     print(
-        f"{seconds:.2f} s an epoch of {done.images:,} images (aim {AIM:g} on a GPU), "
+        f"{seconds:.2f} s per epoch of {result.images:,} images (aim {AIM:g} on a GPU), "
         f"{report['images_per_second']:,} images/s, waiting for data {100 * time_of.waiting:.1f} %"
     )
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
-    if given.plot:
-        draw_rounds(given.plot, {"an epoch of CIFAR-10": {"ours": took}}, "s")
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+    if args.plot:
+        draw_rounds(args.plot, {"an epoch of CIFAR-10": {"ours": epochs}}, "s")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""A frozen ResNet-50 on CIFAR-10 images: the plain loop beside features kept.
+"""Feature cache: a frozen ResNet-50 on CIFAR-10, cached features against a plain loop.
 
     python benchmarks/frozen.py --archive cifar10.zip --json benchmarks/results/frozen.json
 
-`--archive` holds `cifar10/{train,test}/<class>/*.jpg`, 50,000 and 10,000 images of 32x32: train
-trains, test validates, so all 60,000 pass through each epoch. Both ways see the images as they
-are, in batches of 200, with one learning rate. The weights are random and ImageNet-shaped, with
-batch-norm statistics of the images: what is compared is time, and that accuracy is the same.
-Another file can be given with `--weights`.
+`--archive` holds `cifar10/{train,test}/<class>/*.jpg`, 50,000 and 10,000 images of 32x32. `train`
+is the training set, `test` the validation set, so each epoch processes all 60,000 images, without
+augmentation, in batches of 200, with one learning rate. The weights are random and ImageNet-shaped,
+with batch-norm statistics of the images: the benchmark compares time, and that accuracy is equal.
+`--weights` takes another file.
 
-Three ways: the loop that people write (decode, float32 through the frozen network in evaluation
-mode, a linear layer, SGD); `finetune --cache off`; features kept. Whole runs are timed by the clock
+Three variants: a plain loop (decode, frozen network in eval mode in float32, linear layer, SGD);
+`finetune --cache off`; `finetune` with the feature cache. Complete runs are timed by the clock
 around `unfreeze.finetune`, epochs by when their line appears in metrics.jsonl; the first epoch is a
-warm-up and not counted. Each run with features kept begins with an empty cache.
+warm-up and excluded. Each run with cached features starts with an empty cache.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SPLITS = {"train": "train", "test": "val"}
 
 
 def repack(archive: str, share: float, target: Path) -> dict[str, int]:
-    """The first `share` of each class of train and of test (as val); how many there are."""
+    """Copy the first `share` of each class of train and test (as val); returns the counts."""
     counts: dict[str, int] = defaultdict(int)
     with zipfile.ZipFile(archive) as members, zipfile.ZipFile(target, "w") as packed:
         by_class = defaultdict(list)
@@ -52,7 +52,7 @@ def repack(archive: str, share: float, target: Path) -> dict[str, int]:
 
 
 def random_weights(arch: str, data: Path, target: Path) -> None:
-    """A state dict of torchvision's `arch` whose batch norms know 512 of the images."""
+    """Save a random state dict of `arch` with batch-norm statistics of 512 images."""
     torch.manual_seed(0)
     network = torchvision.models.get_model(arch, weights=None)
     with zipfile.ZipFile(data) as members:
@@ -64,7 +64,7 @@ def random_weights(arch: str, data: Path, target: Path) -> None:
         ]
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean over all that is seen
+            module.momentum = None  # cumulative average over all batches
     with torch.no_grad():
         for batch in torch.stack(pixels).split(64):
             network((batch - 0.45) / 0.225)
@@ -72,11 +72,11 @@ def random_weights(arch: str, data: Path, target: Path) -> None:
 
 
 class Watch:
-    """Notes when each epoch's validation line appears in a run's metrics.jsonl."""
+    """Records when each epoch's validation line appears in a run's metrics.jsonl."""
 
     def __init__(self, run: Path) -> None:
         self.path, self.times, self.ended = run / "metrics.jsonl", list[float](), False
-        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread = threading.Thread(target=self._poll, daemon=True)
 
     def __enter__(self) -> "Watch":
         self.thread.start()
@@ -86,7 +86,7 @@ class Watch:
         self.ended = True
         self.thread.join()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         while not self.ended:
             time.sleep(0.02)
             if self.path.exists():
@@ -95,9 +95,9 @@ class Watch:
 
 
 def timed(args, data: Path, weights: str, scratch: Path, name: str, **how) -> dict:
-    """One run from an empty cache: seconds of the whole, of its training, of its epochs."""
+    """One run from an empty cache: seconds of the run, of training and of each epoch."""
     os.environ["UNFREEZE_CACHE"] = str(scratch / f"cache-{name}")
-    given = {
+    settings = {
         "arch": f"torchvision/{args.arch}",
         "weights": weights,
         "freeze": "all",
@@ -111,28 +111,28 @@ def timed(args, data: Path, weights: str, scratch: Path, name: str, **how) -> di
     }
     began = time.perf_counter()
     with Watch(scratch / name) as watch:
-        result = unfreeze.finetune(str(data), out=str(scratch / name), **{**given, **how})
+        result = unfreeze.finetune(str(data), out=str(scratch / name), **{**settings, **how})
     whole = time.perf_counter() - began
     epochs = [b - a for a, b in zip(watch.times, watch.times[1:], strict=False)]
-    found = {
+    times = {
         "epochs": result.epochs,
         "whole": whole,
-        "training": result.seconds,  # the pass included
+        "training": result.seconds,  # feature extraction included
         "epoch_seconds": epochs,
         "val_accuracy": result.val_accuracy,
         "frozen_unchanged": result.frozen_unchanged,
     }
     print(
-        f"{name}: {result.epochs} epochs, {whole:.1f} s whole, {result.seconds:.1f} s training, "
+        f"{name}: {result.epochs} epochs, {whole:.1f} s in total, {result.seconds:.1f} s training, "
         f"epoch {statistics.median(epochs or [float('nan')]):.3f} s, val "
         f"{result.val_accuracy:.4f}",
         flush=True,
     )
-    return found
+    return times
 
 
 def loop(args, data: Path, weights: str) -> list[float]:
-    """Seconds of each epoch of the loop that people write, the first one a warm-up."""
+    """Seconds of each epoch of the plain loop, after one warm-up epoch."""
     network = torchvision.models.get_model(args.arch, weights=None)
     network.load_state_dict(torch.load(weights, weights_only=True))
     width = network.fc.in_features
@@ -158,8 +158,8 @@ def loop(args, data: Path, weights: str) -> list[float]:
         for _ in range(args.plain_epochs + 1):
             began = time.perf_counter()
             order = torch.randperm(len(names["train"])).tolist()
-            for split, places in (("train", order), ("val", range(len(names["val"])))):
-                chosen = [names[split][place] for place in places]
+            for split, indices in (("train", order), ("val", range(len(names["val"])))):
+                chosen = [names[split][index] for index in indices]
                 for start in range(0, len(chosen), args.batch_size):
                     images, labels = batch(chosen[start : start + args.batch_size])
                     with torch.no_grad():
@@ -175,7 +175,7 @@ def loop(args, data: Path, weights: str) -> list[float]:
 
 
 def figures(runs: dict[str, dict], epochs: int) -> dict[str, float]:
-    """What is compared: an epoch, `epochs` of them, slopes and whole runs."""
+    """The compared figures: one epoch, `epochs` epochs, slopes and complete runs."""
     plain, one, few, many = (runs[k] for k in ("plain", "plain-1", "kept", "kept-many"))
     median = statistics.median(plain["epoch_seconds"])
     slope = (plain["whole"] - one["whole"]) / (plain["epochs"] - one["epochs"])
@@ -200,7 +200,7 @@ def figures(runs: dict[str, dict], epochs: int) -> dict[str, float]:
 
 
 def machine() -> dict[str, str | int]:
-    """Where it ran."""
+    """The machine and the versions."""
     return {
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
@@ -211,21 +211,25 @@ def machine() -> dict[str, str | int]:
 
 
 def main() -> None:
-    """Runs, prints a line a run and the figures, writes JSON."""
+    """Run all variants, print the figures and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archive", required=True)
-    parser.add_argument("--share", type=float, default=1.0, help="of the images")
-    parser.add_argument("--arch", default="resnet50", help="torchvision's name")
-    parser.add_argument("--weights", help="a file; default: random, ImageNet-shaped")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the images to use")
+    parser.add_argument("--arch", default="resnet50", help="torchvision model name")
+    parser.add_argument("--weights", help="checkpoint file (default: random, ImageNet-shaped)")
     parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--plain-epochs", type=int, default=3, help="timed ones")
+    parser.add_argument(
+        "--plain-epochs", type=int, default=3, help="timed epochs of the plain loop"
+    )
     parser.add_argument("--batch-size", type=int, default=200)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--sweep", action="store_true", help="also a run that tries 18 pairs")
-    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument(
+        "--sweep", action="store_true", help="also a run that sweeps 18 pairs of settings"
+    )
+    parser.add_argument("--json", help="file for the results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     few = args.plain_epochs + 1
@@ -236,24 +240,24 @@ def main() -> None:
         weights = args.weights or str(scratch / "random.pth")
         if not args.weights:
             random_weights(args.arch, data, Path(weights))
-        place = (args, data, weights, scratch)
+        common = (args, data, weights, scratch)
         runs = {
             "loop": {"epoch_seconds": loop(args, data, weights)},
-            "plain-1": timed(*place, "plain-1", cache="off", epochs=1),
-            "plain": timed(*place, "plain", cache="off", epochs=few),
-            "kept": timed(*place, "kept", cache="features", epochs=few),
-            "kept-many": timed(*place, "kept-many", cache="features", epochs=args.epochs),
+            "plain-1": timed(*common, "plain-1", cache="off", epochs=1),
+            "plain": timed(*common, "plain", cache="off", epochs=few),
+            "kept": timed(*common, "kept", cache="features", epochs=few),
+            "kept-many": timed(*common, "kept-many", cache="features", epochs=args.epochs),
         }
         if args.sweep:
             free = {"lr": None, "weight_decay": None}
-            runs["swept"] = timed(*place, "swept", cache="features", epochs=args.epochs, **free)
-    found = figures(runs, args.epochs)
-    for name, value in found.items():
+            runs["swept"] = timed(*common, "swept", cache="features", epochs=args.epochs, **free)
+    results = figures(runs, args.epochs)
+    for name, value in results.items():
         print(f"{name:28} {value:.4g}")
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k not in ("archive", "json", "weights")}
         settings |= {"weights": "a file" if args.weights else "random", "images": counts}
-        report = {"settings": settings, "machine": machine(), "figures": found, "runs": runs}
+        report = {"settings": settings, "machine": machine(), "figures": results, "runs": runs}
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -1,11 +1,12 @@
-"""Mutated image files through `scan`'s decoders: crashes, hangs and unnamed problems.
+"""Fuzz the image decoders of `scan`: count crashes, hangs and unnamed problems.
 
     python benchmarks/fuzz.py --files 10000 --json fuzz.json
 
-Seeds are written by Pillow in seven formats and several modes. Each file is a seed with a seeded
-mutation: bytes flipped, set, cut off, taken out, put in, doubled, swapped with another seed's, or
-numbers changed. Every one must end usable or left out with a reason of the vocabulary, in
-processes that watch time and memory. Exit code 1 if any did not.
+Pillow writes seed files in seven formats and several modes. Each test file is a seed with random,
+reproducible mutations: bytes are flipped, overwritten, truncated, deleted, inserted, repeated,
+replaced by those of another seed, or numbers are changed. Every file must be usable or be left out
+with one of the known reasons, in worker processes with limits on time and memory. Exits with code 1
+if any file fails this.
 """
 
 import argparse
@@ -37,8 +38,8 @@ FORMATS = {
 
 
 def seeds() -> list[tuple[str, bytes]]:
-    """(format, bytes) of every format and mode, small and a little larger."""
-    found = []
+    """(format, bytes) of a seed file for every format, mode and two sizes."""
+    files = []
     draw = np.random.default_rng(0)
     for kind, modes in FORMATS.items():
         for mode in modes:
@@ -56,20 +57,20 @@ def seeds() -> list[tuple[str, bytes]]:
                 if kind == "JPEG":
                     options += [{"progressive": True}]
                 for option in options:
-                    held = io.BytesIO()
-                    image.save(held, kind, **option)
-                    found.append((kind, held.getvalue()))
-    return found
+                    stream = io.BytesIO()
+                    image.save(stream, kind, **option)
+                    files.append((kind, stream.getvalue()))
+    return files
 
 
 class Mutants:
-    """`mutants(n)`: (format, examination) of the n-th file. What processes run."""
+    """`mutants(n)`: (format, examination) of the n-th file; called in worker processes."""
 
     def __init__(self, seed: int) -> None:
         self.seed, self.seeds = seed, seeds()
 
     def data(self, n: int) -> tuple[str, bytes]:
-        """The n-th file: always the same one."""
+        """(format, bytes) of the n-th file; deterministic."""
         draw = np.random.default_rng((self.seed, n))
         kind, data = self.seeds[int(draw.integers(len(self.seeds)))]
         changed = bytearray(data)
@@ -80,72 +81,72 @@ class Mutants:
     def _once(self, data: bytearray, draw: np.random.Generator) -> bytearray:
         if not data:
             return data
-        early = draw.random() < 0.5  # headers are where decoders are led astray
-        place = int(draw.integers(min(64, len(data)) if early else len(data)))
+        early = draw.random() < 0.5  # headers are where decoders fail most
+        offset = int(draw.integers(min(64, len(data)) if early else len(data)))
         length = int(draw.integers(1, 9))
         match int(draw.integers(8)):
             case 0:
-                data[place] ^= 1 << int(draw.integers(8))
+                data[offset] ^= 1 << int(draw.integers(8))
             case 1:
-                data[place : place + length] = (
+                data[offset : offset + length] = (
                     bytes([int(draw.choice([0, 255, 127, 128]))]) * length
                 )
             case 2:
                 del data[int(draw.integers(len(data))) :]
             case 3:
-                del data[place : place + length]
+                del data[offset : offset + length]
             case 4:
-                data[place:place] = draw.bytes(length)
+                data[offset:offset] = draw.bytes(length)
             case 5:
-                data[place:place] = data[place : place + int(draw.integers(1, 200))]
+                data[offset:offset] = data[offset : offset + int(draw.integers(1, 200))]
             case 6:
                 other = self.seeds[int(draw.integers(len(self.seeds)))][1]
-                data[place : place + 16] = other[place : place + 16]
+                data[offset : offset + 16] = other[offset : offset + 16]
             case 7:
                 size = int(draw.choice([2, 4]))
                 value = int(draw.choice([0, 1, 2**31 - 1, 2**16 - 1, 2**15])) % 256**size
                 order = "big" if draw.random() < 0.5 else "little"
-                data[place : place + size] = value.to_bytes(size, order)
+                data[offset : offset + size] = value.to_bytes(size, order)
         return data
 
     def __call__(self, n: int) -> tuple[str, Examination]:
-        """Mutates and examines."""
+        """Examine the n-th file."""
         kind, data = self.data(n)
         return kind, examine(data, f"{n}.{kind.lower()}")
 
 
 def main() -> None:
-    """Counts by format and by what became of each file."""
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--files", type=int, default=10_000)
-    ask.add_argument("--seed", type=int, default=0)
-    ask.add_argument("--workers", type=int, default=2)
-    ask.add_argument("--seconds", type=float, default=20.0, help="for one file")
-    ask.add_argument("--json")
-    given = ask.parse_args()
+    """Examine all files and print counts by format and outcome as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=20.0, help="time limit per file")
+    parser.add_argument("--json")
+    args = parser.parse_args()
     began = time.monotonic()
     formats: Counter[str] = Counter()
     ends: Counter[str] = Counter()
     bad: list[tuple[int, str]] = []
-    # by the name that other processes find it under
-    mutants = importlib.import_module("fuzz").Mutants(given.seed)
+    # imported by name, so that worker processes can unpickle it
+    mutants = importlib.import_module("fuzz").Mutants(args.seed)
     watched = supervised(
-        mutants, range(given.files), given.workers, seconds=given.seconds, memory=MEMORY
+        mutants, range(args.files), args.workers, seconds=args.seconds, memory=MEMORY
     )
-    for n, answer in watched:
-        if isinstance(answer, Lost):
-            ends[answer.kind] += 1
-            bad.append((n, answer.detail))
+    for n, result in watched:
+        if isinstance(result, Lost):
+            ends[result.kind] += 1
+            bad.append((n, result.detail))
             continue
-        kind, found = answer
+        kind, examination = result
         formats[kind] += 1
-        end = found.reason or "usable"
+        end = examination.reason or "usable"
         ends[end] += 1
-        if end != "usable" and (end not in get_args(Reason) or not found.detail):
-            bad.append((n, f"unnamed: {end!r} {found.detail!r}"))
+        if end != "usable" and (end not in get_args(Reason) or not examination.detail):
+            bad.append((n, f"unnamed: {end!r} {examination.detail!r}"))
     report = {
-        "files": given.files,
-        "seed": given.seed,
+        "files": args.files,
+        "seed": args.seed,
         "formats": dict(formats.most_common()),
         "ends": dict(ends.most_common()),
         "crashes": ends["crashed"],
@@ -155,8 +156,8 @@ def main() -> None:
         "seconds": round(time.monotonic() - began, 1),
     }
     print(json.dumps(report, indent=1))
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
     sys.exit(bool(bad))
 
 

@@ -1,6 +1,6 @@
-"""One point of `growth.py`, in a process of its own: asked for and told as JSON.
+"""Measure one point of `growth.py` in its own process: JSON in, JSON out.
 
-As in `python benchmarks/growing.py '{"what": "step", "prototypes": 3000, "rounds": 5}'`.
+Example: `python benchmarks/growing.py '{"what": "step", "prototypes": 3000, "rounds": 5}'`.
 """
 
 import contextlib
@@ -39,8 +39,8 @@ from unfreeze.swav.recipe import plan, view_specs
 from unfreeze.swav.trainer import Trainer
 
 ARCH, SIDE, BATCH, K, WIDTH = "unfreeze/tiny", 16, 64, 300, 128
-WARM = 3  # steps that are not counted: the first touch of memory is slow
-FIXED: dict[str, Any] = {  # what a recipe would choose by the number of images
+WARM = 3  # warm-up steps, not counted
+FIXED: dict[str, Any] = {  # values that the auto recipe derives from the number of images
     "arch": ARCH,
     "image_size": SIDE,
     "size_crops": (SIDE,),
@@ -57,15 +57,15 @@ FIXED: dict[str, Any] = {  # what a recipe would choose by the number of images
 
 
 class FirstStep(Exception):
-    """The first step is done; nothing more is wanted."""
+    """Raised after the first step to stop the run."""
 
 
 class UntilFirstStep(Quiet):
-    """Leaves a run after its first step."""
+    """A console that stops a run after its first step."""
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """Only training counts as steps."""
+        """Count training steps only."""
 
         def advance(steps: int, text: str = "") -> None:
             if label == "pretrain":
@@ -75,27 +75,27 @@ class UntilFirstStep(Quiet):
 
 
 def peak() -> float:
-    """MiB of memory that this process had at most."""
+    """Peak memory of this process, MiB."""
     status = Path("/proc/self/status")
-    if status.exists():  # unlike getrusage it says nothing of the process that started this one
+    if status.exists():  # unlike getrusage, excludes the parent process
         return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def start(data: str, device: str = "cpu") -> dict[str, float]:
-    """Seconds from the call of `pretrain` until its first step is done, and those of the index."""
+    """Seconds from the call of `pretrain` to the end of its first step, and of the index."""
     began = time.process_time()
     count = len(build_index(open_source(data), strange_classes=True))
     index = time.process_time() - began
-    with tempfile.TemporaryDirectory() as place:
-        asked = {"data": data, "out": f"{place}/run", "store": "off", "device": device, **FIXED}
-        settings = layered(PretrainSettings, asked)
-        began, own = time.perf_counter(), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        values = {"data": data, "out": f"{folder}/run", "store": "off", "device": device, **FIXED}
+        settings = layered(PretrainSettings, values)
+        began, cpu = time.perf_counter(), time.process_time()
         with contextlib.suppress(FirstStep):
             run_pretrain(settings, UntilFirstStep())
-        took, own = time.perf_counter() - began, time.process_time() - own
-    return {"images": count, "index": index, "seconds": took, "processor": own}
+        took, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return {"images": count, "index": index, "seconds": took, "processor": cpu}
 
 
 def step(
@@ -107,37 +107,37 @@ def step(
     batch: int = BATCH,
     device: str = "cpu",
 ) -> dict[str, float]:
-    """Seconds of a training step, and of cutting its views: the fastest after some not counted."""
+    """Seconds of a training step and of making its views: the fastest after the warm-up."""
     where = pick_device(device)
-    # one thread's own time: a processor that is shared changes it little
+    # CPU time of one thread: other programs on a shared machine change it little
     clock = time.process_time if where.type == "cpu" else time.perf_counter
     with tempfile.TemporaryDirectory() as folder:
-        trainer = made(folder, where, crops, prototypes, queue, batch)
+        trainer = make_trainer(folder, where, crops, prototypes, queue, batch)
         took: dict[str, list[float]] = {"seconds": [], "views": []}
         for turn in range(-WARM, rounds):
             began = clock()
-            given = trainer.loader.dataset[(0, 0, trainer.loader.positions[:batch])]
-            cut = clock()
-            loss, _ = trainer.train_step(given)
+            views = trainer.loader.dataset[(0, 0, trainer.loader.positions[:batch])]
+            made_views = clock()
+            loss, _ = trainer.train_step(views)
             trainer.step += 1
             float(loss)
             if turn >= 0:
-                took["views"].append(cut - began)
-                took["seconds"].append(clock() - cut)
+                took["views"].append(made_views - began)
+                took["seconds"].append(clock() - made_views)
         if queue and not (trainer.bank and trainer.bank.full):
-            raise SystemExit("The queue did not serve.")
+            raise SystemExit("The queue is not full.")
     if where.type == "cuda":
         took["device_mib"] = [torch.cuda.max_memory_allocated() / 2**20]
     return {name: min(values) for name, values in took.items()}
 
 
-def made(
+def make_trainer(
     folder: str, where: torch.device, crops: int, prototypes: int, queue: int, batch: int
 ) -> Trainer:
-    """A trainer on digits with a full queue; the network is small, so that the rest shows."""
-    asked = {**FIXED, "nmb_crops": (crops,), "nmb_prototypes": prototypes, "batch_size": batch}
-    asked |= {"queue_length": queue, "epoch_queue_starts": 0, "freeze_prototypes_niters": 0}
-    chosen = plan(layered(PretrainSettings, asked), Facts(10_000, SIDE, where.type))
+    """A trainer on digits with a full queue, and a small network so that other costs show."""
+    values = {**FIXED, "nmb_crops": (crops,), "nmb_prototypes": prototypes, "batch_size": batch}
+    values |= {"queue_length": queue, "epoch_queue_starts": 0, "freeze_prototypes_niters": 0}
+    chosen = plan(layered(PretrainSettings, values), Facts(10_000, SIDE, where.type))
     s = chosen.settings
     torch.manual_seed(0)
     backbone = build(ARCH)
@@ -152,8 +152,8 @@ def made(
         drop_last=True,
     )
     precision, _ = pick_precision("auto", where)
-    run, place = RunFolder(folder, writes=False), Place(where, precision, MEAN, STD)
-    trainer = Trainer(model, chosen, loader, run, place)
+    run, device_context = RunFolder(folder, writes=False), Place(where, precision, MEAN, STD)
+    trainer = Trainer(model, chosen, loader, run, device_context)
     if queue:
         trainer.assigner.bank = bank = Bank(2, queue, WIDTH).to(where)
         bank.push([F.normalize(torch.randn(queue, WIDTH), dim=1) for _ in range(2)])
@@ -161,40 +161,40 @@ def made(
 
 
 def processes(data: str, epochs: int = 3, device: str = "cpu") -> dict[str, float]:
-    """Seconds of a step in the last epoch; the launcher says of how many processes this is one."""
-    # one folder for all of them; images are held, so that reading does not count
+    """Seconds of a step in the last epoch; the launcher sets the number of processes."""
+    # one run folder for all processes; images are cached in memory, so reading does not count
     out, ends = Path(data).with_suffix(".run"), []
-    asked = {**FIXED, "data": data, "out": str(out), "epochs": epochs, "device": device}
-    asked |= {"batch_size": 256, "tune": "off", "store": "memory", "watch_every": 0}
-    settings = layered(PretrainSettings, asked | {"overwrite": True})
-    done = run_pretrain(settings, Quiet(), on_epoch=lambda *_: ends.append(time.process_time()))
-    each = done.steps // epochs
+    values = {**FIXED, "data": data, "out": str(out), "epochs": epochs, "device": device}
+    values |= {"batch_size": 256, "tune": "off", "store": "memory", "watch_every": 0}
+    settings = layered(PretrainSettings, values | {"overwrite": True})
+    result = run_pretrain(settings, Quiet(), on_epoch=lambda *_: ends.append(time.process_time()))
+    each = result.steps // epochs
     lines = [line for line in read_metrics(out) if line["split"] == "train"][-each:]
     took = [line["seconds_data"] + line["seconds_step"] for line in lines]
-    own = [(b - a) / each for a, b in itertools.pairwise(ends)]  # only the first one is told
-    found = {"seconds": min(took), "processor": min(own, default=0.0), "shared": 0.0}
-    if done.processes > 1:
-        torch.distributed.barrier()  # while every process is there
-        found["shared"] = shared() * (1 - 1 / done.processes)
+    cpu = [(b - a) / each for a, b in itertools.pairwise(ends)]  # rank 0 only
+    values = {"seconds": min(took), "processor": min(cpu, default=0.0), "shared": 0.0}
+    if result.processes > 1:
+        torch.distributed.barrier()  # while all processes are alive
+        values["shared"] = shared() * (1 - 1 / result.processes)
         torch.distributed.barrier()
-    return {"processes": done.processes, **found}
+    return {"processes": result.processes, **values}
 
 
 def shared() -> float:
-    """MiB that this process has in common with others: torch's libraries."""
-    told = Path("/proc/self/smaps_rollup")
-    if not told.exists():
+    """MiB that this process shares with others: torch's libraries."""
+    rollup = Path("/proc/self/smaps_rollup")
+    if not rollup.exists():
         return 0.0
-    return int(re.search(r"Shared_Clean: +(\d+) kB", told.read_text())[1]) / 1024
+    return int(re.search(r"Shared_Clean: +(\d+) kB", rollup.read_text())[1]) / 1024
 
 
 WHAT = {"start": start, "step": step, "processes": processes}
 
 
-def point(what: str, **asked: Any) -> dict[str, float]:
-    """What was found, with the most memory that this process had, MiB."""
-    found = WHAT[what](**asked)
-    return {**{name: float(f"{v:.5g}") for name, v in found.items()}, "mib": round(peak(), 1)}
+def point(what: str, **options: Any) -> dict[str, float]:
+    """The measured values, with the peak memory of this process, MiB."""
+    values = WHAT[what](**options)
+    return {**{name: float(f"{v:.5g}") for name, v in values.items()}, "mib": round(peak(), 1)}
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""A frozen network's head against scikit-learn: backbones x data sets x labels a class.
+"""Frozen backbone: our head solver against scikit-learn, by backbone, dataset and labels.
 
     python benchmarks/head.py --photos photographs.zip --cifar cifar10.zip --scenes scenes.zip \
         --squeezenet squeezenet1_1.pth --efficientnet lite0.pth --scratch .bench/head \
         --json head.json
 
-`unfreeze embed` gives the features of every image once. From them the head is solved as `finetune
---freeze all` solves it, and scikit-learn's logistic regression is fitted in several usual ways, on
-the same images: 1, 5, 10 and 50 labels a class, five seeds, judged on the same test images. Once
-for each backbone and data set the whole command (`finetune`, `evaluate`) is run, to show that it
-gives what the solver gives. `--photos`: `DIR/<class>/*.jpg`; `--cifar`: `cifar10/test/<class>/*`;
-`--scenes`: `DIR/{images,masks}/<split>/*`, of which patches are named by their largest class.
-What stands in `--scratch` is not done again.
+`unfreeze embed` computes the features of every image once. On them the head is solved as `finetune
+--freeze all` does it, and scikit-learn's logistic regression is fitted with several common
+settings, on the same images: 1, 5, 10 and 50 labels per class, five seeds, the same test images.
+For each backbone and dataset the commands `finetune` and `evaluate` are run once, to show that they
+give the accuracy of the solver. `--photos`: `DIR/<class>/*.jpg`; `--cifar`:
+`cifar10/test/<class>/*`; `--scenes`: `DIR/{images,masks}/<split>/*`, whose patches are labelled
+by their largest class. Results in `--scratch` are reused.
 """
 
 import argparse
@@ -37,7 +37,7 @@ import unfreeze
 from unfreeze.probes.logistic import fit_logistic
 
 LABELS, SEEDS = (1, 5, 10, 50), 5
-TRAIN, TEST = 60, 60  # images of each class: to draw labels from, and to judge by
+TRAIN, TEST = 60, 60  # images per class: to draw labels from, and for the test set
 UNTRAINED = ("resnet18", "mobilenet_v3_small", "vgg11", "timm/convnext_atto")
 VIT = "timm/vit_tiny_patch16_224"
 PATCH = 64
@@ -46,7 +46,7 @@ Images = Iterator[tuple[str, Image.Image]]
 
 
 def photographs(path: str) -> Images:
-    """(class, image) of `DIR/<class>/*.jpg`."""
+    """(class, image) pairs of `DIR/<class>/*.jpg`."""
     with zipfile.ZipFile(path) as members:
         for name in sorted(members.namelist()):
             if name.lower().endswith((".jpg", ".png")):
@@ -54,7 +54,7 @@ def photographs(path: str) -> Images:
 
 
 def cifar(path: str) -> Images:
-    """The test images, which no own run was pretrained on."""
+    """The test images of CIFAR-10, on which no SwAV run was pretrained."""
     with zipfile.ZipFile(path) as members:
         for name in sorted(members.namelist()):
             if "/test/" in name and name.endswith(".jpg"):
@@ -63,14 +63,14 @@ def cifar(path: str) -> Images:
 
 def digits() -> Images:
     """scikit-learn's handwritten digits, at 32 pixels."""
-    found = load_digits()
-    for image, label in zip(found.images, found.target, strict=True):
+    bunch = load_digits()
+    for image, label in zip(bunch.images, bunch.target, strict=True):
         pixels = Image.fromarray((image * 15.9).astype(np.uint8))
         yield str(label), pixels.resize((32, 32), Image.Resampling.BICUBIC)
 
 
 def patches(path: str) -> Images:
-    """Squares of street scenes, more than three fifths of which are of one class."""
+    """Square patches of street scenes with one class on more than 60 % of the pixels."""
     draw = np.random.default_rng(0)
     with zipfile.ZipFile(path) as members:
         for name in sorted(members.namelist()):
@@ -89,40 +89,40 @@ def patches(path: str) -> Images:
 
 
 def laid_out(images: Images, folder: Path) -> Path:
-    """`folder/{train,test}/<class>/`: TRAIN and at most TEST images of each class with enough."""
+    """Write TRAIN and at most TEST images of each large enough class to `folder/{train,test}`."""
     if folder.exists():
         return folder
     by_class = defaultdict(list)
     for label, image in images:
         by_class[label].append(image.convert("RGB"))
-    for label, own in by_class.items():
-        if len(own) < 1.5 * TRAIN:
+    for label, members in by_class.items():
+        if len(members) < 1.5 * TRAIN:
             continue
-        order = np.random.default_rng(0).permutation(len(own))
+        order = np.random.default_rng(0).permutation(len(members))
         for split, some in (("train", order[:TRAIN]), ("test", order[TRAIN : TRAIN + TEST])):
             target = folder / split / f"class-{label}"
             target.mkdir(parents=True)
             for number in some:
-                own[number].save(target / f"{number:04d}.png")
+                members[number].save(target / f"{number:04d}.png")
     return folder
 
 
 def backbones(args: argparse.Namespace, data: dict[str, Path]) -> dict[str, dict]:
-    """Name -> what `finetune` and `embed` are told of it. Own runs are pretrained here."""
-    found: dict[str, dict] = {}
+    """Name -> arguments of `finetune` and `embed`. The SwAV backbones are pretrained here."""
+    results: dict[str, dict] = {}
     if args.squeezenet:
-        found["squeezenet1_1, ImageNet"] = {"weights": args.squeezenet, "arch": "squeezenet1_1"}
+        results["squeezenet1_1, ImageNet"] = {"weights": args.squeezenet, "arch": "squeezenet1_1"}
     if args.efficientnet:
         arch = "timm/tf_efficientnet_lite0"
-        found["efficientnet_lite0, ImageNet"] = {"weights": args.efficientnet, "arch": arch}
+        results["efficientnet_lite0, ImageNet"] = {"weights": args.efficientnet, "arch": arch}
     runs = args.scratch / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     torch.save(timm.create_model(VIT.split("/")[1]).state_dict(), runs / "vit.pth")
-    found["vit_tiny, untrained"] = {"weights": str(runs / "vit.pth"), "arch": VIT}
+    results["vit_tiny, untrained"] = {"weights": str(runs / "vit.pth"), "arch": VIT}
     small = {"image_size": 64, "batch_size": 32, "device": "cpu", "tune": "off"}
     start = {"epochs": 0, "stem": "imagenet"}
-    own = {
+    configs = {
         **{f"{arch.split('/')[-1]}, untrained": {"arch": arch, **start} for arch in UNTRAINED},
         "unfreeze/small, SwAV": {"arch": "unfreeze/small", "epochs": args.epochs},
         "resnet18, SwAV": {
@@ -133,7 +133,7 @@ def backbones(args: argparse.Namespace, data: dict[str, Path]) -> dict[str, dict
         },
         "squeezenet1_1, SwAV": {"arch": "squeezenet1_1", "epochs": args.epochs},
     }
-    for name, settings in own.items():
+    for name, settings in configs.items():
         run = runs / name.replace("/", "-").replace(", ", "-")
         source = data["photos"] if name.startswith("squeezenet") else data["cifar"]
         if name.startswith("squeezenet") and args.squeezenet:
@@ -142,18 +142,18 @@ def backbones(args: argparse.Namespace, data: dict[str, Path]) -> dict[str, dict
             unfreeze.pretrain(
                 str(source), out=str(run), overwrite=run.exists(), **{**small, **settings}
             )
-        found[name] = {"weights": str(run)}
-    return found
+        results[name] = {"weights": str(run)}
+    return results
 
 
 def embedded(data: Path, backbone: dict, out: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features [N, D], labels [N], and whether each image is of `train`."""
+    """Features `[N, D]`, labels `[N]`, and a mask `[N]` of the images in `train`."""
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         unfreeze.embed(backbone["weights"], str(data), out=str(out), **_arch(backbone))
-    found = np.load(out)
-    train = np.array([path.startswith("train/") for path in found["paths"]])
-    return found["features"], found["labels"], train
+    arrays = np.load(out)
+    train = np.array([path.startswith("train/") for path in arrays["paths"]])
+    return arrays["features"], arrays["labels"], train
 
 
 def _arch(backbone: dict) -> dict:
@@ -161,7 +161,7 @@ def _arch(backbone: dict) -> dict:
 
 
 def way(scaler: type | None, strength: float) -> Callable[[], object]:
-    """A pipeline of scikit-learn's, unfitted."""
+    """A factory of unfitted scikit-learn pipelines; `strength`: C."""
 
     def make() -> object:
         model = LogisticRegression(C=strength, max_iter=1000)
@@ -180,30 +180,30 @@ WAYS = {
 
 
 def cell(features: np.ndarray, labels: np.ndarray, train: np.ndarray, count: int) -> dict:
-    """Accuracies of `count` labels a class over the seeds: ours, and scikit-learn's ways."""
-    found: dict[str, list[float]] = defaultdict(list)
+    """Accuracies with `count` labels per class for each seed: ours and scikit-learn's."""
+    accuracies: dict[str, list[float]] = defaultdict(list)
     classes, test = int(labels.max()) + 1, np.flatnonzero(~train)
     seconds = 0.0
     for seed in range(SEEDS):
         order = np.random.default_rng(seed).permutation(np.flatnonzero(train))
-        some = np.concatenate([order[labels[order] == one][:count] for one in range(classes)])
+        some = np.concatenate([order[labels[order] == label][:count] for label in range(classes)])
         x, y = features[some], labels[some]
         began = time.perf_counter()
         fitted = fit_logistic(torch.from_numpy(x), torch.from_numpy(y).long(), classes, seed=seed)
         seconds += time.perf_counter() - began
         assert fitted is not None
         scores = features[test] @ fitted.weight.numpy().T + fitted.bias.numpy()
-        found["ours"].append(float((scores.argmax(1) == labels[test]).mean()))
+        accuracies["ours"].append(float((scores.argmax(1) == labels[test]).mean()))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of iterations and of arguments that will be renamed
+            warnings.simplefilter("ignore")  # convergence and deprecation warnings
             for name, make in WAYS.items():
                 model = make().fit(x, y)  # type: ignore[attr-defined]
-                found[name].append(float(model.score(features[test], labels[test])))
-    return {"accuracies": dict(found), "seconds": seconds / SEEDS}
+                accuracies[name].append(float(model.score(features[test], labels[test])))
+    return {"accuracies": dict(accuracies), "seconds": seconds / SEEDS}
 
 
-def judged(result: dict) -> dict:
-    """The best of scikit-learn's ways on the mean, and ours beside it, paired by seed."""
+def compare_best(result: dict) -> dict:
+    """Ours against the best scikit-learn setting by mean accuracy, paired by seed."""
     accuracies = {name: np.array(values) for name, values in result["accuracies"].items()}
     ours = accuracies.pop("ours")
     best = max(accuracies, key=lambda name: accuracies[name].mean())
@@ -218,7 +218,7 @@ def judged(result: dict) -> dict:
 
 
 def command(data: Path, backbone: dict, run: Path, features: tuple) -> dict:
-    """`finetune --freeze all` and `evaluate` with 10 labels a class, and the solver on `embed`."""
+    """Accuracy of `finetune --freeze all` with 10 labels per class, and of the solver alone."""
     values, labels, train = features
     done = run / "command.json"
     if not done.exists():
@@ -236,7 +236,7 @@ def command(data: Path, backbone: dict, run: Path, features: tuple) -> dict:
     lines = (run / "split.csv").read_text().splitlines()[1:]
     used = {line.split(",")[0] for line in lines if line.endswith(",train")}
     paths = np.load(run.parent.parent / "features" / f"{run.name}.npz")["paths"]
-    some = np.array([place for place, path in enumerate(paths) if path in used])
+    some = np.array([index for index, path in enumerate(paths) if path in used])
     fitted = fit_logistic(
         torch.from_numpy(values[some]),
         torch.from_numpy(labels[some]).long(),
@@ -251,11 +251,13 @@ def command(data: Path, backbone: dict, run: Path, features: tuple) -> dict:
 
 
 def main() -> None:
-    """All cells, one line each."""
+    """Run all cells and print one line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("photos", "cifar", "scenes", "squeezenet", "efficientnet"):
         parser.add_argument(f"--{name}")
-    parser.add_argument("--epochs", type=int, default=10, help="of own pretraining runs")
+    parser.add_argument(
+        "--epochs", type=int, default=10, help="epochs of the SwAV pretraining runs"
+    )
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -270,23 +272,23 @@ def main() -> None:
     for name, backbone in backbones(args, data).items():
         for source, folder in data.items():
             slug = f"{source}-{name}".replace("/", "-").replace(", ", "-")
-            found = embedded(folder, backbone, args.scratch / "features" / f"{slug}.npz")
-            norm = float(np.linalg.norm(found[0], axis=1).mean())
-            whole = command(folder, backbone, args.scratch / "commands" / slug, found)
+            arrays = embedded(folder, backbone, args.scratch / "features" / f"{slug}.npz")
+            norm = float(np.linalg.norm(arrays[0], axis=1).mean())
+            end_to_end = command(folder, backbone, args.scratch / "commands" / slug, arrays)
             for count in LABELS:
-                kept = args.scratch / "cells" / f"{slug}-{count}.json"
-                if not kept.exists():
-                    kept.parent.mkdir(exist_ok=True)
-                    kept.write_text(json.dumps(cell(*found, count)))
-                result = json.loads(kept.read_text())
+                cached = args.scratch / "cells" / f"{slug}-{count}.json"
+                if not cached.exists():
+                    cached.parent.mkdir(exist_ok=True)
+                    cached.write_text(json.dumps(cell(*arrays, count)))
+                result = json.loads(cached.read_text())
                 row = {
                     "backbone": name,
                     "data": source,
                     "labels": count,
                     "norm": norm,
-                    **judged(result),
+                    **compare_best(result),
                     **result,
-                    "command": whole,
+                    "command": end_to_end,
                 }
                 rows.append(row)
                 print(
@@ -295,12 +297,15 @@ def main() -> None:
                     f"{row['difference']:+.3f} ± {row['error']:.3f}  {row['seconds']:.2f} s",
                     flush=True,
                 )
-            print(f"    command {whole['accuracy']:.3f}, solver {whole['solver']:.3f}", flush=True)
+            print(
+                f"    command {end_to_end['accuracy']:.3f}, solver {end_to_end['solver']:.3f}",
+                flush=True,
+            )
             if args.json:
                 about = {"machine": platform.processor(), "torch": torch.__version__}
                 args.json.write_text(json.dumps({**about, "rows": rows}, indent=1))
     below = [row for row in rows if row["difference"] < -0.01]
-    print(f"{len(rows)} cells, {len(below)} more than a point below scikit-learn's best")
+    print(f"{len(rows)} cells; {len(below)} are over 1 point below the best of scikit-learn")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Names of every kind through every command: no crash, nothing written elsewhere, all read back.
+"""Fuzz file, class and folder names: no command crashes, writes elsewhere or alters a name.
 
     python benchmarks/names.py --rounds 40 --seed 0 --json names.json
 
-Each round draws names (bytes that are no text, emoji, line breaks, quotes, reserved words, 255
-bytes) for a dataset, its classes and files, a run and what is written, and calls every command in
-this process. Run it in another locale as well: LC_ALL=C PYTHONUTF8=0 python benchmarks/names.py.
+Each round draws random names (invalid UTF-8, emoji, line breaks, quotes, reserved words, 255 bytes)
+for a dataset, its classes and files, a run and all outputs, and calls every command in this
+process. Run it in another locale as well: LC_ALL=C PYTHONUTF8=0 python benchmarks/names.py.
 """
 
-# names are bytes, and paths are put together as such
+# names are bytes, and paths are joined as bytes
 # ruff: noqa: PTH103, PTH118, PTH120, PTH123
 
 import argparse
@@ -67,15 +67,15 @@ KINDS: dict[str, list[bytes]] = {
 }
 FORMS = ("folder", "splits", "zip", "tar", "list")
 QUICK = ["--arch", "unfreeze/tiny", "--image-size", "16", "--device", "cpu", "--workers", "0"]
-EACH = 5  # images of a class
+EACH = 5  # images per class
 
 
 class Failure(Exception):
-    """What is not as it should be."""
+    """A check failed."""
 
 
 class Round:
-    """One draw of names, and the files that have them, below `root`."""
+    """Random names and a dataset with these names below `root`."""
 
     def __init__(self, root: Path, seed: int, kinds: dict[str, list[bytes]] = KINDS) -> None:
         self.root, self.kinds = root, kinds
@@ -85,24 +85,24 @@ class Round:
         self.form = FORMS[seed % len(FORMS)]
         self.classes = self.some(4)
         self.stems = self.some(EACH)
-        self.data = self.made()
+        self.data = self.write()
 
     def some(self, count: int) -> list[bytes]:
-        """Different names of different kinds."""
+        """Draw `count` distinct names."""
         chosen: list[bytes] = []
         while len(chosen) < count:
             kind = str(self.draw.choice(list(self.kinds)))
             name = self.kinds[kind][int(self.draw.integers(len(self.kinds[kind])))]
-            # in archives a backslash is what Windows puts between folders
+            # in archives a backslash is the path separator of Windows
             windows = self.form in ("zip", "tar") and b"\\" in name
-            cells = {in_a_list(text_of(one)) for one in chosen}
+            cells = {in_a_list(text_of(other)) for other in chosen}
             if in_a_list(text_of(name)) not in cells and not windows:
                 chosen.append(name)
                 self.used[kind] += 1
         return chosen
 
-    def place(self, folder: str, ending: str = "") -> str:
-        """A path that is not there yet."""
+    def new_path(self, folder: str, ending: str = "") -> str:
+        """A random path in `folder` that was not used before."""
         while True:
             name = self.some(1)[0][: 255 - len(ending)] + ending.encode()
             path = os.fsdecode(os.fsencode(self.root) + f"/{folder}/".encode() + name)
@@ -111,22 +111,22 @@ class Round:
                 return path
 
     def members(self) -> list[tuple[bytes, bytes]]:
-        """(name inside the dataset, bytes) of every image."""
-        found = []
+        """(name in the dataset, PNG bytes) of every image."""
+        files = []
         for number, label in enumerate(self.classes):
             for stem in self.stems:
                 pixels = self.draw.integers(0, 90, (12, 12, 3), np.uint8)
                 pixels[..., number % 3] += 120
-                held = io.BytesIO()
-                Image.fromarray(pixels).save(held, "PNG")
-                found.append((label + b"/" + stem[:251] + b".png", held.getvalue()))
-        return found
+                stream = io.BytesIO()
+                Image.fromarray(pixels).save(stream, "PNG")
+                files.append((label + b"/" + stem[:251] + b".png", stream.getvalue()))
+        return files
 
-    def made(self) -> str:
-        """The dataset in its form; its path."""
+    def write(self) -> str:
+        """Write the dataset in its form; returns its path."""
         ending = {"zip": ".zip", "tar": ".tar", "list": ".csv"}.get(self.form, "")
         (self.root / "in").mkdir()
-        path = self.place("in", ending)
+        path = self.new_path("in", ending)
         members = self.members()
         if self.form == "splits":
             members = [(b"train/" + n, d) for n, d in members] + [
@@ -153,13 +153,13 @@ class Round:
                     stream.write(data)
         if self.form == "list":
             with open(path, "w", encoding="utf-8", newline="") as stream:
-                write = csv.writer(stream, quoting=csv.QUOTE_ALL)
-                write.writerow(("path", "label"))
-                write.writerows((text, in_a_list(text.rpartition("/")[0])) for text in self.texts)
+                writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
+                writer.writerow(("path", "label"))
+                writer.writerows((text, in_a_list(text.rpartition("/")[0])) for text in self.texts)
         return path
 
     def _zip(self, path: str, members: list[tuple[bytes, bytes]]) -> None:
-        """As zip of Linux writes it: names by their bytes, without saying in what."""
+        """Write a zip as Linux's `zip` does: raw bytes as names, without an encoding flag."""
         with zipfile.ZipFile(path, "w") as archive:
             for number, (name, data) in enumerate(members):
                 archive.writestr(_stand_in(number, name), data)
@@ -170,17 +170,17 @@ class Round:
 
 
 def in_a_list(label: str) -> str:
-    """A class as a cell of a list: spaces around it mean nothing there, and none is no class."""
+    """A class name as CSV cell: outer spaces are stripped, and an empty one is replaced."""
     return label.strip() or "blank"
 
 
 def _stand_in(number: int, name: bytes) -> str:
-    """As many letters as the name has bytes, different for each number."""
+    """A unique ASCII placeholder with as many letters as the name has bytes."""
     return f"{number:05}".rjust(len(name), "Q")
 
 
 class Caller:
-    """Calls commands, and looks at what they left."""
+    """Calls commands and checks the files that they wrote."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -191,40 +191,40 @@ class Caller:
         self.crashes = self.outside = self.unread = 0
 
     def call(self, *words: str, into: tuple[str, ...] = (), json_: bool = True) -> Any:
-        """The document of a command that must succeed; Failure where it does not."""
+        """Run a command and return its JSON document; Failure if it does not succeed."""
         before = everything(self.root)
         out, err = io.StringIO(), io.StringIO()
-        given = [*words, *(["--json"] if json_ else [])]
+        argv = [*words, *(["--json"] if json_ else [])]
         try:
-            code = command(given, World(out, err))
-        except BaseException as error:  # the command line never raises
+            code = command(argv, World(out, err))
+        except BaseException as error:  # the command line must never raise
             self.crashes += 1
             raise Failure(f"{words[0]} raised {type(error).__name__}: {error}") from error
         self.calls[words[0]] += 1
         self.ends[code] += 1
-        said = as_text(err.getvalue().strip()[-300:])
-        allowed = tuple(os.path.realpath(place) for place in into)
+        message = as_text(err.getvalue().strip()[-300:])
+        allowed = tuple(os.path.realpath(path) for path in into)
         new = [p for p in everything(self.root) - before if not p.startswith(allowed or ("\0",))]
         if new:
             self.outside += 1
             raise Failure(f"{words[0]} wrote {new[:3]!r}")
-        if code == 1 or "Traceback" in said:
+        if code == 1 or "Traceback" in message:
             self.crashes += 1
-            raise Failure(f"{words[0]} broke: {said}")
+            raise Failure(f"{words[0]} failed: {message}")
         if code:
-            self.refusals.append(f"{words[0]} {code}: {said}")
-            raise Failure(f"{words[0]} refused with {code}: {said}")
+            self.refusals.append(f"{words[0]} {code}: {message}")
+            raise Failure(f"{words[0]} refused with {code}: {message}")
         return json.loads(out.getvalue()) if json_ and out.getvalue() else None
 
-    def same(self, what: str, found: object, expected: object) -> None:
-        """Failure where something is not read back as it was."""
-        if found != expected:
+    def same(self, what: str, actual: object, expected: object) -> None:
+        """Failure if a value differs from the expected one."""
+        if actual != expected:
             self.unread += 1
-            raise Failure(f"{what}: {str(found)[:300]!r} is not {str(expected)[:300]!r}")
+            raise Failure(f"{what}: {str(actual)[:300]!r} is not {str(expected)[:300]!r}")
 
 
 def everything(folder: Path) -> set[str]:
-    """Every path below, by its real name."""
+    """All paths below `folder`, resolved."""
     return {
         os.path.join(around, name)
         for around, folders, files in os.walk(os.path.realpath(folder))
@@ -233,83 +233,83 @@ def everything(folder: Path) -> set[str]:
 
 
 def inner(path: str, data: str) -> str:
-    """A path that `predict` gives, as one inside the dataset."""
+    """The path of a prediction, relative to the dataset."""
     return path.removeprefix(as_text(data) + "/").removeprefix(as_text(os.path.dirname(data)) + "/")
 
 
-def once(it: Round, caller: Caller) -> None:
-    """Every command on the names of one round."""
+def once(case: Round, caller: Caller) -> None:
+    """Run every command with the names of one round."""
     call, same = caller.call, caller.same
-    data, run = it.data, it.place("out")
-    page, table, arrays = (it.place("out", end) for end in (".html", ".csv", ".npz"))
-    scanned, exported = it.place("out"), it.place("out")
-    found = call("scan", data, "--out", scanned, into=(scanned,))
-    same("scan: images", found["pictures"], len(it.texts))
-    found = call("show", data, "--out", page, into=(page,))
-    same("show: classes", found["classes"], it.labels)
+    data, run = case.data, case.new_path("out")
+    page, table, arrays = (case.new_path("out", end) for end in (".html", ".csv", ".npz"))
+    scanned, exported = case.new_path("out"), case.new_path("out")
+    result = call("scan", data, "--out", scanned, into=(scanned,))
+    same("scan: images", result["pictures"], len(case.texts))
+    result = call("show", data, "--out", page, into=(page,))
+    same("show: classes", result["classes"], case.labels)
     finetune = ["finetune", data, *QUICK, "--weights", "none", "--epochs", "1", "--out", run]
-    found = call(*finetune, into=(run,))
-    same("finetune: classes", found["classes"], it.labels)
-    same("finetune: run", given_path(found["run"]), run)  # what is told can be pasted
-    of_run(it, Path(run), caller)
-    found = call("evaluate", run, data, "--split", "all", into=(run,))
-    same("evaluate: images", found["n"], len(it.texts))
-    same("evaluate: classes", found["classes"], it.labels)
-    said = call("predict", run, data)
-    same("predict: paths", sorted(inner(one["path"], data) for one in said), it.texts)
+    result = call(*finetune, into=(run,))
+    same("finetune: classes", result["classes"], case.labels)
+    same("finetune: run", given_path(result["run"]), run)  # printed paths can be pasted
+    of_run(case, Path(run), caller)
+    result = call("evaluate", run, data, "--split", "all", into=(run,))
+    same("evaluate: images", result["n"], len(case.texts))
+    same("evaluate: classes", result["classes"], case.labels)
+    predictions = call("predict", run, data)
+    same("predict: paths", sorted(inner(p["path"], data) for p in predictions), case.texts)
     call("predict", run, data, "--out", table, into=(table,), json_=False)
     with open(table, encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     same(
         "predict: table",
         [(r["path"], r["label"]) for r in rows],
-        [(p["path"], p["label"]) for p in said],
+        [(p["path"], p["label"]) for p in predictions],
     )
     call("embed", run, data, "--out", arrays, into=(arrays,))
-    with np.load(arrays, allow_pickle=False) as held:
-        same("embed: paths", sorted(held["paths"].tolist()), it.texts)
-        same("embed: classes", held["classes"].tolist(), it.labels)
+    with np.load(arrays, allow_pickle=False) as features:
+        same("embed: paths", sorted(features["paths"].tolist()), case.texts)
+        same("embed: classes", features["classes"].tolist(), case.labels)
     call("export", run, "--to", "safetensors", "--out", exported, into=(exported,))
     about = json.loads(Path(exported, "export.json").read_text(encoding="utf-8"))
-    same("export: classes", about["classes"], it.labels)
+    same("export: classes", about["classes"], case.labels)
     call("inspect", os.path.join(run, "model", "model.safetensors"))
     call("summary", run)
     call("report", run, into=(run,))
     call("finetune", data, "--out", run, "--resume", into=(run,))
     call("evaluate", exported, data, "--split", "all", into=(exported,))
-    more(it, caller, run)
+    more(case, caller, run)
 
 
-def of_run(it: Round, run: Path, caller: Caller) -> None:
-    """What the run's own files say."""
+def of_run(case: Round, run: Path, caller: Caller) -> None:
+    """Check the files of the run."""
     same = caller.same
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
-    same("config.toml: data", given_path(config["data"]), it.data)
-    same("config.toml: classes", config["facts"]["classes"], it.labels)
+    same("config.toml: data", given_path(config["data"]), case.data)
+    same("config.toml: classes", config["facts"]["classes"], case.labels)
     card = json.loads((run / "model/model.json").read_text(encoding="utf-8"))
-    same("model.json: classes", card["classes"], it.labels)
+    same("model.json: classes", card["classes"], case.labels)
     with (run / "split.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    same("split.csv: paths", sorted(row["path"] for row in rows), it.texts)
-    same("split.csv: labels", {row["label"] for row in rows}, set(it.labels))
+    same("split.csv: paths", sorted(row["path"] for row in rows), case.texts)
+    same("split.csv: labels", {row["label"] for row in rows}, set(case.labels))
     if not (run / "report.html").is_file():
-        raise Failure("no report")
+        raise Failure("report.html is missing")
 
 
-def more(it: Round, caller: Caller, run: str) -> None:
-    """Lists, their columns, splits of a run, quarantine, pretraining."""
+def more(case: Round, caller: Caller, run: str) -> None:
+    """Label files, `--split-from`, pretraining and quarantine."""
     call, same = caller.call, caller.same
-    listed, again, pre = it.place("in", ".csv"), it.place("out"), it.place("out")
-    column, group = (text_of(name) for name in it.some(2))
+    listed, again, pre = case.new_path("in", ".csv"), case.new_path("out"), case.new_path("out")
+    column, group = (text_of(name) for name in case.some(2))
     with open(listed, "w", encoding="utf-8", newline="") as stream:
-        write = csv.writer(stream, quoting=csv.QUOTE_ALL)
-        write.writerow(("path", "label", f"c {column}", f"g {group}"))
-        for text in it.texts:
-            write.writerow((text, in_a_list(text.split("/")[-2]), column, text))
+        writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
+        writer.writerow(("path", "label", f"c {column}", f"g {group}"))
+        for text in case.texts:
+            writer.writerow((text, in_a_list(text.split("/")[-2]), column, text))
     words = [*QUICK, "--weights", "none", "--epochs", "1", "--out", again]
-    found = call(
+    result = call(
         "finetune",
-        it.data,
+        case.data,
         "--labels",
         listed,
         "--group-by",
@@ -317,13 +317,13 @@ def more(it: Round, caller: Caller, run: str) -> None:
         *words,
         into=(again,),
     )
-    same("labels: classes", found["classes"], sorted(set(map(in_a_list, it.labels))))
+    same("labels: classes", result["classes"], sorted(set(map(in_a_list, case.labels))))
     shutil.rmtree(again)
-    found = call("finetune", it.data, "--split-from", run, *words, into=(again,))
-    same("split of a run: images", found["images"] + found["val_images"], len(it.texts))
+    result = call("finetune", case.data, "--split-from", run, *words, into=(again,))
+    same("split of a run: images", result["images"] + result["val_images"], len(case.texts))
     call(
         "pretrain",
-        it.data,
+        case.data,
         *QUICK,
         "--epochs",
         "1",
@@ -337,26 +337,26 @@ def more(it: Round, caller: Caller, run: str) -> None:
         pre,
         into=(pre,),
     )
-    if it.form in ("folder", "splits"):
-        aside = it.place("out")
+    if case.form in ("folder", "splits"):
+        aside = case.new_path("out")
         broken = os.path.join(
-            it.data, os.fsdecode(it.classes[0]), os.fsdecode(it.some(1)[0][:240]) + " no.png"
+            case.data, os.fsdecode(case.classes[0]), os.fsdecode(case.some(1)[0][:240]) + " no.png"
         )
-        if it.form == "splits":
-            broken = os.path.join(it.data, "train", os.path.relpath(broken, it.data))
+        if case.form == "splits":
+            broken = os.path.join(case.data, "train", os.path.relpath(broken, case.data))
         Path(broken).write_text("no image")
-        before = everything(it.root / "in")
-        call("scan", it.data, "--quarantine", aside, into=(aside,))
-        same("quarantine", everything(it.root / "in"), before - {os.path.realpath(broken)})
-        call("scan", it.data, "--undo", aside, into=(broken,))
-        same("undo", everything(it.root / "in"), before)
+        before = everything(case.root / "in")
+        call("scan", case.data, "--quarantine", aside, into=(aside,))
+        same("quarantine", everything(case.root / "in"), before - {os.path.realpath(broken)})
+        call("scan", case.data, "--undo", aside, into=(broken,))
+        same("undo", everything(case.root / "in"), before)
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder in which all of a round happens, its home and its cache as well."""
+    """A temporary folder for one round, also as home and cache folder."""
     before, folder = Path.cwd(), Path(tempfile.mkdtemp(prefix="names"))
-    kept = {name: os.environ.get(name) for name in ("HOME", "UNFREEZE_CACHE", "MPLCONFIGDIR")}
+    saved = {name: os.environ.get(name) for name in ("HOME", "UNFREEZE_CACHE", "MPLCONFIGDIR")}
     (folder / "all/out").mkdir(parents=True)
     (folder / "all/home").mkdir()
     os.environ |= {"HOME": str(folder / "all/home"), "UNFREEZE_CACHE": str(folder / "cache")}
@@ -366,33 +366,33 @@ def scratch() -> Iterator[Path]:
         yield folder / "all"
     finally:
         os.chdir(before)
-        for name, value in kept.items():
+        for name, value in saved.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         shutil.rmtree(folder)
 
 
 def fuzz(
-    rounds: int, seed: int, tell: Callable[[str], object] = lambda text: None
+    rounds: int, seed: int, log: Callable[[str], object] = lambda text: None
 ) -> dict[str, object]:
-    """Counts over all rounds; `bad` says what went wrong, with the round's seed."""
+    """Counts over all rounds; `bad` lists the failures with the seed of their round."""
     began, calls, ends, kinds = time.monotonic(), Counter[str](), Counter[int](), Counter[str]()
     totals, bad = Counter[str](), []
     for number in range(seed, seed + rounds):
         with scratch() as root:
             caller = Caller(root)
-            it = Round(root, number)
+            case = Round(root, number)
             try:
-                once(it, caller)
+                once(case, caller)
             except Failure as failure:
-                names = [ascii(n)[:60] for n in (it.data, *it.classes, *it.stems)]
-                bad.append(f"seed {number}, {it.form}: {failure} | {' '.join(names)}")
-                tell(bad[-1])
+                names = [ascii(n)[:60] for n in (case.data, *case.classes, *case.stems)]
+                bad.append(f"seed {number}, {case.form}: {failure} | {' '.join(names)}")
+                log(bad[-1])
         calls += caller.calls
         ends += caller.ends
-        kinds += it.used
+        kinds += case.used
         totals += Counter({n: getattr(caller, n) for n in ("crashes", "outside", "unread")})
         totals["refused"] += len(caller.refusals)
-        tell(f"{number - seed + 1}/{rounds} {sum(calls.values())} calls, {len(bad)} bad")
+        log(f"{number - seed + 1}/{rounds} {sum(calls.values())} calls, {len(bad)} bad")
     return {
         "rounds": rounds,
         "seed": seed,
@@ -408,16 +408,16 @@ def fuzz(
 
 
 def main() -> None:
-    """Counts of calls, ends and names, and whatever went wrong."""
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--rounds", type=int, default=40)
-    ask.add_argument("--seed", type=int, default=0)
-    ask.add_argument("--json")
-    given = ask.parse_args()
-    report = fuzz(given.rounds, given.seed, lambda text: print(ascii(text), file=sys.stderr))
+    """Run all rounds and print the counts and failures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    report = fuzz(args.rounds, args.seed, lambda text: print(ascii(text), file=sys.stderr))
     print(json.dumps(report, indent=1))
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
     sys.exit(bool(report["bad"]))
 
 

@@ -1,8 +1,8 @@
-"""The plain multi-crop pipeline that benchmarks and tests compare with: Pillow and torchvision.
+"""A plain multi-crop pipeline of Pillow and torchvision, the baseline of benchmarks and tests.
 
-Written from the paper (arXiv 2006.09882, section 3.3 and appendix; colours of SimCLR, arXiv
-2002.05709): for each view a random resized crop, flip, colour jitter, grey, Gaussian blur,
-normalisation.
+Written from the paper (arXiv 2006.09882, section 3.3 and appendix; color jitter of SimCLR, arXiv
+2002.05709): for each view a random resized crop, horizontal flip, color jitter, grayscale,
+Gaussian blur and normalisation.
 """
 
 import io
@@ -17,13 +17,13 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Blur:
-    """Pillow's Gaussian blur with a radius between `low` and `high`, half of the time."""
+    """Gaussian blur with a random radius between `low` and `high`, applied with probability 0.5."""
 
     def __init__(self, low: float = 0.1, high: float = 2.0) -> None:
         self.low, self.high = low, high
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """The image, blurred or as it is."""
+        """The image, blurred or unchanged."""
         if random.random() >= 0.5:
             return image
         return image.filter(ImageFilter.GaussianBlur(random.uniform(self.low, self.high)))
@@ -32,7 +32,7 @@ class Blur:
 def view(
     size: int, scale: tuple[float, float], *, strength: float = 1.0, blur: bool = True
 ) -> transforms.Compose:
-    """One view of `size` pixels, up to normalised float32 `[3, size, size]`."""
+    """The transform of one view: image to normalised float32 `[3, size, size]`."""
     jitter = transforms.ColorJitter(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
     return transforms.Compose(
         [
@@ -48,7 +48,7 @@ def view(
 
 
 class Plain:
-    """`plain(images)`: one float32 `[B, 3, S, S]` a view, from encoded bytes or uint8 pixels."""
+    """`plain(images)`: one float32 `[B, 3, S, S]` per view, from encoded bytes or uint8 pixels."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Plain:
 
     def __call__(self, images: Sequence[object]) -> list[torch.Tensor]:
         """All views of a batch."""
-        by_image = [[make(one) for make in self.views] for one in map(_opened, images)]
+        by_image = [[make(image) for make in self.views] for image in map(_opened, images)]
         return [torch.stack(list(same)) for same in zip(*by_image, strict=True)]
 
 

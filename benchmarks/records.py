@@ -1,4 +1,4 @@
-"""What the records of a finished run say about where its time went."""
+"""Time spent on data and on steps, from the metrics.jsonl of a finished run."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from unfreeze.runtime.runfolder import read_metrics
 
 
 class Spent(NamedTuple):
-    """Steps, and the seconds that they waited for data and worked."""
+    """Steps, seconds spent waiting for data, and seconds spent on steps."""
 
     steps: int
     data: float
@@ -15,12 +15,12 @@ class Spent(NamedTuple):
 
     @property
     def waiting(self) -> float:
-        """Share of the time that waits for data."""
+        """Share of the time spent waiting for data."""
         return self.data / (self.data + self.step)
 
 
 def spent(run: str | Path, after: int) -> Spent:
-    """Of the steps beyond step `after`; a record stands for the steps since the one before it."""
+    """Time of the steps after step `after`; a record covers the steps since the previous one."""
     before, steps, data, step = 0, 0, 0.0, 0.0
     for line in read_metrics(run):
         if line["split"] != "train":

@@ -1,11 +1,11 @@
-"""`scan` beside a loop of Pillow's `Image.open(path).load()`, on a folder of photographs.
+"""Speed of `scan` against a loop of Pillow's `Image.open(path).load()` on photographs.
 
     python benchmarks/scan.py --archive trashnet-subset.zip --json scan.json
 
-`--archive` holds JPEG photographs; each is written `--copies` times with a comment of its own, so
-that no two files are the same. Rounds alternate: the loop; decoding only (the check that a training
-run makes); `unfreeze.scan` with every check. Each begins without anything known, and the first
-round is not counted. Files are in the page cache for all three.
+`--archive` holds JPEG photographs; each is written `--copies` times with a unique comment, so that
+no two files are equal. Rounds alternate between the loop, decoding only (the validation before
+training) and `unfreeze.scan` with every check. Each starts with an empty cache, and the first round
+is excluded. Files are in the page cache for all three.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from unfreeze.data.sources.open import open_source
 
 
 def unpack(archive: str, copies: int, folder: Path) -> int:
-    """Photographs with a JPEG comment each; how many."""
+    """Write the photographs with unique JPEG comments; returns their number."""
     count = 0
     with zipfile.ZipFile(archive) as members:
         for name in sorted(members.namelist()):
@@ -50,22 +50,22 @@ def unpack(archive: str, copies: int, folder: Path) -> int:
 
 
 def loop(folder: Path) -> None:
-    """What people write."""
+    """The baseline: open and load each file with Pillow."""
     for path in sorted(folder.rglob("*.jp*g")):
         with Image.open(path) as image:
             image.load()
 
 
 def decoding(folder: Path) -> None:
-    """Every file decoded, nothing else; ordinary JPEG is put together small."""
+    """Decode every file without other checks; baseline JPEG is decoded at reduced size."""
     index = build_index(open_source(str(folder)))
     assert len(check(index).usable) == len(index)
 
 
 def every_check(folder: Path) -> None:
-    """Oddities, duplicates and all."""
-    found = unfreeze.scan(str(folder))
-    assert found.usable == found.pictures == found.decoded
+    """`unfreeze.scan` with all checks."""
+    result = unfreeze.scan(str(folder))
+    assert result.usable == result.pictures == result.decoded
 
 
 WAYS: dict[str, Callable[[Path], None]] = {
@@ -76,42 +76,44 @@ WAYS: dict[str, Callable[[Path], None]] = {
 
 
 def timed(way: str, folder: Path, cache: Path) -> float:
-    """Seconds, with nothing known before, in a process of its own, its imports not counted.
+    """Seconds with an empty cache in a new process, imports excluded.
 
-    One process for all would do wrong to some: Pillow's loop takes 0.73 or 1.0 ms a file by what
-    its process allocated before.
+    One process for all would bias the results: Pillow's loop takes 0.73 or 1.0 ms per file,
+    depending on what its process allocated before.
     """
     shutil.rmtree(cache, ignore_errors=True)
     command = [sys.executable, __file__, "--archive", str(folder), "--way", way]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(process.stdout)
 
 
 def once(way: str, folder: Path) -> None:
-    """Prints the seconds that a way takes."""
+    """Run one variant and print its seconds."""
     began = time.perf_counter()
     WAYS[way](folder)
     print(time.perf_counter() - began)
 
 
 def main() -> None:
-    """Medians, spread and ratios."""
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--archive", required=True)
-    ask.add_argument("--copies", type=int, default=4)
-    ask.add_argument("--rounds", type=int, default=5)
-    ask.add_argument("--json")
-    ask.add_argument("--plot")
-    ask.add_argument("--way", choices=list(WAYS), help="this one alone, of the folder --archive")
-    given = ask.parse_args()
-    if given.way:
-        return once(given.way, Path(given.archive))
+    """Run all rounds and print medians, range and ratios as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--archive", required=True)
+    parser.add_argument("--copies", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json")
+    parser.add_argument("--plot")
+    parser.add_argument(
+        "--way", choices=list(WAYS), help="only this variant, on the folder --archive"
+    )
+    args = parser.parse_args()
+    if args.way:
+        return once(args.way, Path(args.archive))
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
-    with tempfile.TemporaryDirectory() as place:
-        folder, cache = Path(place) / "data", Path(place) / "cache"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, cache = Path(scratch) / "data", Path(scratch) / "cache"
         os.environ["UNFREEZE_CACHE"] = str(cache)
-        count = unpack(given.archive, given.copies, folder)
-        for turn in range(given.rounds + 1):
+        count = unpack(args.archive, args.copies, folder)
+        for turn in range(args.rounds + 1):
             for name in WAYS:
                 took = timed(name, folder, cache)
                 if turn:
@@ -125,23 +127,23 @@ def main() -> None:
             "ratio": round(
                 statistics.median(a / b for a, b in zip(seconds["loop"], took, strict=True)), 2
             ),
-            "rounds": [round(one, 3) for one in took],
+            "rounds": [round(value, 3) for value in took],
         }
         for name, took in seconds.items()
     }
     report = {
         "files": count,
-        "rounds": given.rounds,
+        "rounds": args.rounds,
         "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),
         "unfreeze": unfreeze.__version__,
         "seconds": rows,
     }
     print(json.dumps(report, indent=1))
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
-    if given.plot:
-        draw_rounds(given.plot, {f"{count:,} photographs": seconds}, "s", peer="loop", less=True)
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+    if args.plot:
+        draw_rounds(args.plot, {f"{count:,} photographs": seconds}, "s", peer="loop", less=True)
 
 
 if __name__ == "__main__":

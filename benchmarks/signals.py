@@ -1,12 +1,12 @@
-"""Signals at random moments of real commands: exit codes, and resumes that are exact to the bit.
+"""Send signals to real commands at random moments: exit codes, and bit-exact resume.
 
     python benchmarks/signals.py --moments 200 --json signals.json
 
 `finetune` and `pretrain` of a tiny network, with and without workers, get INT, TERM, HUP or KILL at
-a random moment of their life: the command itself, its whole process group, the process that started
-it, or one of its workers. The same command then resumes, and is signalled again, until it ends by
-itself. Every exit code has to be the one that is promised, and the model that comes out the one of
-a run that nobody disturbed, bit by bit. Exit code 1 if anything was not so. Linux only.
+a random moment. The signal goes to the command, its process group, its parent process or one of its
+workers. The same command then resumes and is signalled again, until it ends without a signal. Every
+exit code must be the documented one, and the final model must equal that of an uninterrupted run
+bit for bit. Exits with code 1 otherwise. Linux only.
 """
 
 import argparse
@@ -45,13 +45,13 @@ VERBS = {
 }
 PROMISED = {"INT": 130, "TERM": 130, "HUP": 130, "KILL": -signal.SIGKILL}
 WORKER_LOST = 6
-LANES = 2  # runs at once
-COLD = 0.1  # share of starts that import everything
+LANES = 2  # runs in parallel
+COLD = 0.1  # share of starts in a new interpreter, imports included
 Kind = tuple[str, int]  # verb and workers
-PATIENCE = 600.0  # seconds for one start, on a machine that has other work
-SUBREAPER = 36  # prctl: children of a process that ended become ours
-# Starts commands by forking, each through a process that starts it: the imports are there already.
-# `python -m unfreeze` itself runs where "cold" is said; what it imports is signalled then, too.
+PATIENCE = 600.0  # seconds for one start, on a busy machine
+SUBREAPER = 36  # prctl option: orphaned processes become our children
+# Forks each command from a process that has imported everything, through an intermediate parent.
+# With "cold" it runs `python -m unfreeze` instead, so that signals can hit the imports, too.
 STARTER = """
 import json, os, pkgutil, runpy, signal, sys
 import torch, torchvision, timm
@@ -62,29 +62,30 @@ for module in pkgutil.walk_packages(unfreeze.__path__, "unfreeze."):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 for line in sys.stdin:
-    told = json.loads(line)
-    between = os.fork()  # ends at once: the next one's parent is the benchmark
+    request = json.loads(line)
+    between = os.fork()  # exits at once, so that the benchmark adopts the next process
     if between:
         os.waitpid(between, 0)
         continue
     if os.fork():
         os._exit(0)
     os.setsid()
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's would be inherited
-    answers = os.dup(1)
-    quiet, log = os.open(os.devnull, os.O_RDONLY), os.open(told["log"], os.O_WRONLY | os.O_APPEND)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # undo an inherited SIG_IGN of nohup
+    reply = os.dup(1)
+    quiet = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(request["log"], os.O_WRONLY | os.O_APPEND)
     for number, file in enumerate((quiet, log, log)):
         os.dup2(file, number)
     command = os.fork()
     if command:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.write(answers, f"{os.getpid()} {command}\\n".encode())
-        os.close(answers)
+        os.write(reply, f"{os.getpid()} {command}\\n".encode())
+        os.close(reply)
         os._exit(os.waitstatus_to_exitcode(os.waitpid(command, 0)[1]) & 255)
-    os.close(answers)
-    if told["cold"]:
-        os.execv(sys.executable, [sys.executable, "-m", "unfreeze", *told["words"]])
-    sys.argv = ["unfreeze", *told["words"]]
+    os.close(reply)
+    if request["cold"]:
+        os.execv(sys.executable, [sys.executable, "-m", "unfreeze", *request["words"]])
+    sys.argv = ["unfreeze", *request["words"]]
     runpy.run_module("unfreeze", run_name="__main__", alter_sys=True)
     sys.exit(0)
 """
@@ -102,26 +103,26 @@ class Starter:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         if self.process.stdout.readline() != "ready\n":
-            sys.exit("commands cannot be started")
+            sys.exit("The process that starts commands failed.")
 
     def start(self, words: list[str], log: Path, cold: bool) -> tuple[int, int]:
-        """Process ids of a command's parent and of the command."""
+        """Start a command; process ids of its parent and of the command."""
         log.touch()
-        told = {"words": words, "log": str(log), "cold": cold}
-        self.process.stdin.write(json.dumps(told) + "\n")
+        request = {"words": words, "log": str(log), "cold": cold}
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         parent, command = self.process.stdout.readline().split()
         return int(parent), int(command)
 
     def close(self) -> None:
-        """It ends."""
+        """Stop the process."""
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
 
 
 def images(folder: Path) -> Path:
-    """Small noisy images of two colours, as files: they are decoded in processes of their own."""
+    """Write small noisy images of two classes as files, which are decoded in worker processes."""
     draw = np.random.default_rng(0)
     for channel, name in enumerate(("red", "green")):
         (folder / name).mkdir(parents=True)
@@ -133,7 +134,7 @@ def images(folder: Path) -> Path:
 
 
 class Command:
-    """One start of a command, through a process that starts it, in a session of its own."""
+    """One start of a command, with its own parent process and session."""
 
     def __init__(self, by: Starter, words: list[str], log: Path, cold: bool) -> None:
         self.parent, self.pid = by.start(words, log, cold)
@@ -141,25 +142,25 @@ class Command:
         self.parents: int | None = None
 
     def ended(self) -> bool:
-        """Whether the command has ended; its code is known then, whoever started it."""
+        """Whether the command has ended; sets its exit code."""
         if self.parents is None:
             self.parents = _ended(self.parent)
         if self.code is None and self.parents is not None:
             self.code = _ended(self.pid)
             if self.code is None and not Path(f"/proc/{self.pid}").exists():
-                code = self.parents  # its parent told us
+                code = self.parents  # passed on by its parent
                 self.code = code - 256 if code > 192 else code
         return self.code is not None
 
     def wait(self, seconds: float) -> bool:
-        """Whether it ended within so many seconds."""
+        """Wait up to `seconds`; whether the command has ended."""
         until = time.monotonic() + seconds
         while not self.ended() and time.monotonic() < until:
             time.sleep(0.005)
         return self.ended()
 
-    def heeds(self) -> bool:
-        """Whether it handles signals yet: before, the interpreter itself is starting."""
+    def handles_signals(self) -> bool:
+        """Whether its signal handlers are installed: not while the interpreter is starting."""
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
                 if line.startswith("SigCgt:"):
@@ -167,17 +168,17 @@ class Command:
         return False
 
     def workers(self) -> list[int]:
-        """Forked children: those that read images for the training."""
-        found = []
+        """Process ids of its DataLoader workers (forked children)."""
+        pids = []
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{self.pid}/cmdline").read_bytes()
             for task in Path(f"/proc/{self.pid}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-            found = [n for n in found if Path(f"/proc/{n}/cmdline").read_bytes() == command]
-        return found
+                pids += [int(child) for child in (task / "children").read_text().split()]
+            pids = [n for n in pids if Path(f"/proc/{n}/cmdline").read_bytes() == command]
+        return pids
 
     def signalled(self, name: str, target: str) -> str:
-        """Sends it; which target it was, "" where there was none any more."""
+        """Send a signal; returns the target that got it, "" if it had ended."""
         number = getattr(signal, f"SIG{name}")
         workers = self.workers() if target == "worker" else []
         if target == "worker" and not workers:
@@ -186,14 +187,14 @@ class Command:
             if target == "group":
                 os.killpg(self.parent, number)
             else:
-                place = {"process": self.pid, "parent": self.parent}
-                os.kill(place[target] if target in place else random.choice(workers), number)
+                pids = {"process": self.pid, "parent": self.parent}
+                os.kill(pids[target] if target in pids else random.choice(workers), number)
         except ProcessLookupError:
             return ""
         return target
 
     def close(self) -> None:
-        """Nothing of it is left."""
+        """Kill and reap all of its processes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.parent, signal.SIGKILL)
         for pid in (self.parent, self.pid):
@@ -202,7 +203,7 @@ class Command:
 
 
 def _ended(pid: int) -> int | None:
-    """The exit code of a child that has ended; None for one that lives or is not ours (yet)."""
+    """The exit code of a finished child; None while it runs or is not (yet) our child."""
     with contextlib.suppress(ChildProcessError):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -211,54 +212,54 @@ def _ended(pid: int) -> int | None:
 
 
 def expected(name: str, target: str) -> set[int]:
-    """Codes that are right; 0 is always: it may have ended before the signal came."""
+    """Allowed exit codes; 0 is always allowed: the run may end before the signal arrives."""
     if target == "parent" or (target == "worker" and name != "KILL"):
-        return {0}  # that is no business of the run's
+        return {0}  # must not affect the run
     if target == "worker":
         return {0, WORKER_LOST}
     return {0, PROMISED[name]}
 
 
 class Trial:
-    """A run that is signalled and resumed until it ends by itself."""
+    """A run that is signalled and resumed until it ends without a signal."""
 
     def __init__(self, by: Starter, verb: str, workers: int, folder: Path) -> None:
         self.by, self.verb, self.workers, self.folder = by, verb, workers, folder
         folder.mkdir()
-        self.out, self.log = folder / "run", folder / "said.txt"
+        self.out, self.log = folder / "run", folder / "log.txt"
         self.moments: list[dict[str, object]] = []
         self.wrong: list[str] = []
 
     def command(self, cold: bool = False) -> Command:
-        """The same command, once more."""
+        """Start the command once more."""
         words = [self.verb, str(self.folder.parent / "images"), "--out", str(self.out)]
         words += [*VERBS[self.verb], "--workers", str(self.workers)]
         return Command(self.by, words, self.log, cold)
 
     def start(self, wait: float, name: str, target: str, cold: bool) -> bool:
-        """One start with one signal after `wait` seconds of work; whether the run is done."""
+        """One start with one signal after `wait` seconds; whether the run is finished."""
         command = self.command(cold)
         try:
-            while not command.heeds() and not command.wait(0.01):
+            while not command.handles_signals() and not command.wait(0.01):
                 pass
             command.wait(wait)
             hit = "" if command.ended() else command.signalled(name, target)
             if not command.wait(PATIENCE):
-                self.wrong.append(f"SIG{name} to {hit}: it did not end in {PATIENCE:.0f} s")
+                self.wrong.append(f"SIG{name} to {hit}: no exit within {PATIENCE:.0f} s")
                 return True
             if hit:
                 self._note(name, hit, command.code, cold)
             elif command.code:
-                self.wrong.append(f"ended with {command.code} by itself")
+                self.wrong.append(f"exit code {command.code} without a signal")
             return command.code == 0 or bool(self.wrong)
         finally:
             command.close()
 
     def finish(self, cold: bool = False) -> float:
-        """The same command without a signal; the seconds that it takes."""
+        """Run the command to its end without a signal; its seconds."""
         command, began = self.command(cold), time.monotonic()
         if not command.wait(PATIENCE) or command.code:
-            self.wrong.append(f"ended with {command.code} by itself")
+            self.wrong.append(f"exit code {command.code} without a signal")
         command.close()
         return time.monotonic() - began
 
@@ -270,52 +271,56 @@ class Trial:
             self.wrong.append(f"SIG{name} to {target}: exit code {code}")
 
     def compared(self, straight: Path) -> None:
-        """Adds what differs from a run that nobody disturbed."""
+        """Compare with an uninterrupted run; adds the differences to `wrong`."""
         ours, theirs = (load_file(run / "model/model.safetensors") for run in (self.out, straight))
         if ours.keys() != theirs.keys() or any((ours[n] != theirs[n]).any() for n in theirs):
-            self.wrong.append("the model is another one")
+            self.wrong.append("the model differs")
         for split in ("train", "val"):
             steps = [
                 [line["step"] for line in read_metrics(run) if line["split"] == split]
                 for run in (self.out, straight)
             ]
             if steps[0] != steps[1]:
-                self.wrong.append(f"{split} records of other steps")
-        self.wrong += [f"left behind: {path.name}" for path in self.out.rglob("*.tmp")]
-        self.wrong += [f"left behind: {path.name}" for path in self.out.glob(".[lo]*")]
+                self.wrong.append(f"the {split} records have other steps")
+        self.wrong += [
+            f"temporary file left behind: {path.name}" for path in self.out.rglob("*.tmp")
+        ]
+        self.wrong += [
+            f"temporary file left behind: {path.name}" for path in self.out.glob(".[lo]*")
+        ]
 
 
 class Straight(NamedTuple):
-    """A run that nobody disturbs: its folder, and seconds that it takes."""
+    """An uninterrupted run: its folder and its seconds."""
 
     out: Path
     seconds: float
 
     @classmethod
     def of(cls, by: Starter, verb: str, workers: int, folder: Path, cold: bool) -> "Straight":
-        """It is made."""
+        """Run it."""
         trial = Trial(by, verb, workers, folder)
         seconds = trial.finish(cold)
         if trial.wrong:
-            sys.exit(f"an undisturbed {verb} {trial.wrong[0]}: {trial.log.read_text()}")
+            sys.exit(f"An uninterrupted {verb} failed: {trial.wrong[0]}: {trial.log.read_text()}")
         return cls(trial.out, seconds)
 
 
 class Lane:
-    """Trials one after the other; several lanes run at once."""
+    """A sequence of trials; several lanes run in parallel."""
 
     def __init__(
-        self, number: int, given: argparse.Namespace, whole: dict[Kind, Straight], cold: float
+        self, number: int, args: argparse.Namespace, whole: dict[Kind, Straight], cold: float
     ) -> None:
-        self.number, self.each, self.whole, self.cold = number, given.each, whole, cold
-        self.moments = given.moments // LANES + (number < given.moments % LANES)
-        self.draw, self.by = random.Random(f"{given.seed} {number}"), Starter()
+        self.number, self.each, self.whole, self.cold = number, args.each, whole, cold
+        self.moments = args.moments // LANES + (number < args.moments % LANES)
+        self.draw, self.by = random.Random(f"{args.seed} {number}"), Starter()
         self.kinds = list(whole)[number:] + list(whole)[:number]
         self.left: dict[Kind, list[tuple[str, str]]] = {kind: [] for kind in whole}
         self.trials: list[Trial] = []
 
     def run(self, folder: Path) -> list[Trial]:
-        """All of them."""
+        """Run the trials."""
         done = 0
         while done < self.moments:
             name = f"trial-{self.number}-{len(self.trials)}"
@@ -337,7 +342,7 @@ class Lane:
 
     def _signalled(self, trial: Trial, kind: Kind, most: int) -> None:
         while len(trial.moments) < most:
-            if not self.left[kind]:  # every signal and target, in another order each time
+            if not self.left[kind]:  # every signal and target, in random order
                 targets = TARGETS if kind[1] else TARGETS[:-1]
                 self.left[kind] = list(itertools.product(SIGNALS, targets))
                 self.draw.shuffle(self.left[kind])
@@ -349,13 +354,13 @@ class Lane:
 
 
 def main() -> None:
-    """A line for each run, and counts."""
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--moments", type=int, default=200)
-    ask.add_argument("--seed", type=int, default=0)
-    ask.add_argument("--each", type=int, default=4, help="signals to one run, at most")
-    ask.add_argument("--json")
-    given = ask.parse_args()
+    """Run all trials; print one line for each and the counts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--moments", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--each", type=int, default=4, help="maximum number of signals per run")
+    parser.add_argument("--json")
+    args = parser.parse_args()
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
@@ -369,17 +374,17 @@ def main() -> None:
         kind = next(iter(whole))
         cold = Straight.of(by, *kind, folder / "cold", True).seconds - whole[kind].seconds
         by.close()
-        lanes = [Lane(number, given, whole, max(0.0, cold)) for number in range(LANES)]
+        lanes = [Lane(number, args, whole, max(0.0, cold)) for number in range(LANES)]
         with ThreadPoolExecutor(LANES) as pool:
             trials = list(itertools.chain(*pool.map(lambda lane: lane.run(folder), lanes)))
     every = [moment for trial in trials for moment in trial.moments]
     report = {
         "moments": len(every),
         "runs": len(trials),
-        "seed": given.seed,
+        "seed": args.seed,
         "straight_seconds": {
-            f"{verb}, {workers} workers": round(one.seconds, 1)
-            for (verb, workers), one in whole.items()
+            f"{verb}, {workers} workers": round(straight.seconds, 1)
+            for (verb, workers), straight in whole.items()
         },
         "import_seconds": round(cold, 1),
         "codes": dict(
@@ -394,8 +399,8 @@ def main() -> None:
         "seconds": round(time.monotonic() - began, 1),
     }
     print(json.dumps({k: v for k, v in report.items() if k != "each"}, indent=1))
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
     sys.exit(bool(report["wrong"]))
 
 

@@ -1,9 +1,9 @@
-"""Seconds from the command to its end where there is next to nothing to do.
+"""Start-up time of commands that have next to nothing to do.
 
     python benchmarks/startup.py --json startup.json
 
-`--help`, `pretrain digits --dry-run`, one step of `finetune`, `scan` of nothing new; and of each
-the seconds that go into importing what it needs. Medians of `--rounds` after one not counted.
+Measures `--help`, `pretrain digits --dry-run`, one step of `finetune` and a cached `scan`, and the
+import time of each. Medians of `--rounds` after one warm-up round.
 """
 
 import argparse
@@ -33,19 +33,19 @@ IMPORTS = {
 
 
 def seconds(command: list[str]) -> float:
-    """From start to end of a process."""
+    """Wall-clock seconds of a process."""
     began = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """A line for each command."""
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--rounds", type=int, default=5)
-    ask.add_argument("--json")
-    ask.add_argument("--plot")
-    given = ask.parse_args()
+    """Run all commands and print one line for each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json")
+    parser.add_argument("--plot")
+    args = parser.parse_args()
     python, rows = sys.executable, {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["UNFREEZE_CACHE"] = str(Path(folder) / "cache")
@@ -57,25 +57,25 @@ def main() -> None:
             "scan, all known": [*run, "scan", "digits"],
         }
         for name, command in commands.items():
-            took = [seconds(command) for _ in range(given.rounds + 1)][1:]
-            bare = [seconds([python, "-c", IMPORTS[name]]) for _ in range(given.rounds + 1)][1:]
+            took = [seconds(command) for _ in range(args.rounds + 1)][1:]
+            bare = [seconds([python, "-c", IMPORTS[name]]) for _ in range(args.rounds + 1)][1:]
             rows[name] = {
                 "seconds": round(statistics.median(took), 2),
                 "slowest": round(max(took), 2),
                 "imports": round(statistics.median(bare), 2),
                 "rounds": {"command": took, "imports": bare},
             }
-            told = {k: v for k, v in rows[name].items() if k != "rounds"}
-            print(f"{name:20} {told}", flush=True)
+            shown = {k: v for k, v in rows[name].items() if k != "rounds"}
+            print(f"{name:20} {shown}", flush=True)
     report = {
         "processor": platform.processor() or platform.machine(),
         "unfreeze": unfreeze.__version__,
         "commands": rows,
     }
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
-    if given.plot:
-        draw_rounds(given.plot, {name: row["rounds"] for name, row in rows.items()}, "s")
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+    if args.plot:
+        draw_rounds(args.plot, {name: row["rounds"] for name, row in rows.items()}, "s")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""A training step of SwAV, images a second, beside the same mathematics written plainly.
+"""Training-step throughput of SwAV in images per second, against a plain implementation.
 
     python benchmarks/step.py --threads 1 --json step.json
 
-Plain: float32 (on a GPU fp16 autocast with a fixed loss scale), NCHW, one pass a resolution,
-Sinkhorn, loss, and SwAV's optimizer as a loop over tensors. Ours: `Trainer.train_step` with the
-precision and layout that `auto` chooses here, from the same uint8 views, normalising included for
-both. Rounds alternate; the first is a warm-up. Also what share of our step codes, loss and the
-optimizer take.
+Plain: float32 (on a GPU fp16 autocast with a fixed loss scale), NCHW, one forward pass per
+resolution, Sinkhorn, loss, and LARC as a loop over tensors. Ours: `Trainer.train_step` with the
+precision and memory format that `auto` selects, on the same uint8 views; both include the
+normalisation. Rounds alternate; the first is a warm-up. Also reports the share of our step that
+codes, loss and optimizer take.
 """
 
 import argparse
@@ -58,11 +58,11 @@ CASES: dict[str, dict[str, Any]] = {
     "resnet50, 2x224 + 6x96": {"arch": "resnet50", "batch_size": 4, **PHOTO},
 }
 K = 300
-SCALE = 1024.0  # of the loss in fp16: where gradients of bits that it lacks are kept
+SCALE = 1024.0  # loss scale in fp16, against underflow of gradients
 
 
 def network(how: dict[str, Any], s: PretrainSettings, prototypes: int = K) -> SwAV:
-    """The same start for both."""
+    """The network, with the same random initialization for both."""
     torch.manual_seed(0)
     backbone = build(how["arch"], stem=how.get("stem", "imagenet"))
     width = headless(backbone)
@@ -85,7 +85,7 @@ def settings(how: dict[str, Any]) -> PretrainSettings:
 
 
 class Plain:
-    """The mathematics as one writes it down."""
+    """A plain SwAV training step."""
 
     def __init__(self, model: SwAV, device: torch.device, scale: float | None = None) -> None:
         self.model, self.device = model.to(device).train(), device
@@ -97,15 +97,15 @@ class Plain:
         self.std = torch.tensor(STD, device=device)[:, None, None]
 
     def __call__(self, views: list[torch.Tensor]) -> torch.Tensor:
-        """One step; the loss."""
+        """Run one step; returns the loss."""
         model = self.model
         with torch.no_grad():
             model.prototypes.weight.copy_(F.normalize(model.prototypes.weight, dim=1))
-        given = [self._normalised(view.to(self.device)) for view in views]
-        sizes = sorted({v.shape[-1] for v in given}, reverse=True)
+        inputs = [self._normalised(view.to(self.device)) for view in views]
+        sizes = sorted({v.shape[-1] for v in inputs}, reverse=True)
         with torch.autocast(self.device.type, torch.float16, enabled=self.half):
             h = torch.cat(
-                [model.backbone(torch.cat([v for v in given if v.shape[-1] == s])) for s in sizes]
+                [model.backbone(torch.cat([v for v in inputs if v.shape[-1] == s])) for s in sizes]
             )
             Z = F.normalize(model.projection_head(h), dim=1)
             scores = Z @ model.prototypes.weight.T
@@ -130,7 +130,7 @@ class Plain:
 
     def _normalised(self, view: torch.Tensor) -> torch.Tensor:
         if view.is_floating_point():
-            return view  # by whoever cut it
+            return view  # normalised already
         return (view.permute(0, 3, 1, 2).contiguous().to(self.dtype) / 255 - self.mean) / self.std
 
     @torch.no_grad()
@@ -149,7 +149,7 @@ class Plain:
 def ours(
     how: dict[str, Any], device: torch.device, folder: str, precision: str = "auto"
 ) -> Trainer:
-    """A trainer that is ready for its first step."""
+    """A trainer before its first step."""
     chosen = plan(settings(how), Facts(10_000, 256, device.type))
     s = chosen.settings
     precision, _ = pick_precision(precision, device)
@@ -160,27 +160,27 @@ def ours(
         seed=0,
         drop_last=True,
     )
-    place = Place(device, precision, MEAN, STD)
-    return Trainer(network(how, s), chosen, loader, RunFolder(folder, writes=False), place)
+    device_context = Place(device, precision, MEAN, STD)
+    return Trainer(network(how, s), chosen, loader, RunFolder(folder, writes=False), device_context)
 
 
 def batch_of(views: list[torch.Tensor]) -> Batch:
-    """A batch of these views, uint8 `[B, S, S, 3]`."""
+    """A batch of views, each uint8 `[B, S, S, 3]`."""
     count = len(views[0])
     return Batch(0, 0, torch.arange(count).numpy(), torch.zeros(count), views)
 
 
 def shares(trainer: Trainer, batch: Batch) -> float:
-    """Share of a step that codes, loss and optimizer take, on the CPU."""
+    """Share of a step's time that codes, loss and optimizer take, on the CPU."""
     inside = 0.0
 
     def timed(work: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*given: Any, **named: Any) -> Any:
+        def call(*inputs: Any, **named: Any) -> Any:
             nonlocal inside
             began = time.perf_counter()
-            found = work(*given, **named)
+            result = work(*inputs, **named)
             inside += time.perf_counter() - began
-            return found
+            return result
 
         return call
 
@@ -191,21 +191,21 @@ def shares(trainer: Trainer, batch: Batch) -> float:
     for _ in range(3):
         trainer.train_step(batch)
         trainer.step += 1
-    whole = time.perf_counter() - began
+    total = time.perf_counter() - began
     for owner, name in parts:
         delattr(owner, name)
-    return inside / whole
+    return inside / total
 
 
 def measured(how: dict[str, Any], device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
-    """Images a second of both, and the ratio."""
+    """Images per second of both, and the ratio."""
     views = [
         torch.randint(0, 256, (how["batch_size"], size, size, 3), dtype=torch.uint8)
         for size, count in zip(how["size_crops"], how["nmb_crops"], strict=True)
         for _ in range(count)
     ]
     if device.type == "cuda":
-        views = [view.pin_memory() for view in views]  # as the loader gives them
+        views = [view.pin_memory() for view in views]  # as from the loader
     with tempfile.TemporaryDirectory() as folder:
         trainer = ours(how, device, folder)
         plain = Plain(network(how, settings(how)), device)
@@ -246,29 +246,29 @@ def measured(how: dict[str, Any], device: torch.device, rounds: int, steps: int)
 
 
 def main() -> None:
-    """A line for each case."""
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--device", default="auto")
-    ask.add_argument("--rounds", type=int, default=5)
-    ask.add_argument("--steps", type=int, default=2, help="of a round")
-    ask.add_argument("--batch-factor", type=int, default=1, help="larger batches, for a GPU")
-    ask.add_argument("--threads", type=int)
-    ask.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    ask.add_argument("--json")
-    ask.add_argument("--plot")
-    given = ask.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    device, rows = pick_device(given.device), {}
-    for name in given.cases:
+    """Run all cases and print one line for each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="steps per round")
+    parser.add_argument("--batch-factor", type=int, default=1, help="larger batches, for a GPU")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--json")
+    parser.add_argument("--plot")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device, rows = pick_device(args.device), {}
+    for name in args.cases:
         how = CASES[name]
-        sized = {**how, "batch_size": how["batch_size"] * given.batch_factor}
-        rows[name] = row = measured(sized, device, given.rounds, given.steps)
+        sized = {**how, "batch_size": how["batch_size"] * args.batch_factor}
+        rows[name] = row = measured(sized, device, args.rounds, args.steps)
         share = row["codes_loss_optimizer"]
-        told = "" if share is None else f", codes, loss and optimizer {100 * share:.1f} %"
+        overhead = "" if share is None else f", codes, loss and optimizer {100 * share:.1f} %"
         print(
             f"{name:28} plain {row['plain']:8.1f}  ours {row['ours']:8.1f} images/s  "
-            f"{row['ratio']:.2f} x ({row['precision']}){told}",
+            f"{row['ratio']:.2f} x ({row['precision']}){overhead}",
             flush=True,
         )
     report = {
@@ -279,11 +279,11 @@ def main() -> None:
         "unfreeze": unfreeze.__version__,
         "cases": rows,
     }
-    if given.json:
-        Path(given.json).write_text(json.dumps(report, indent=1) + "\n")
-    if given.plot:
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+    if args.plot:
         rounds = {name: row["rounds"] for name, row in rows.items()}
-        draw_rounds(given.plot, rounds, "images/s", peer="plain")
+        draw_rounds(args.plot, rounds, "images/s", peer="plain")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_clearing_removes_what_is_ours_and_nothing_else(filled):
     assert (found.bytes, found.cleared) == (0, sum(ours.values()))
     assert not any((around / name).exists() for name in ours)
     assert all((around / name).read_bytes() == b"x" * 7 for name in others)
-    assert f"Left, because unfreeze did not write it: {around / others[1]}" in str(found)
+    assert f"Not removed, because unfreeze did not write it: {around / others[1]}" in str(found)
 
 
 def test_what_cannot_be_removed_is_named_and_still_counted(filled, monkeypatch):
@@ -76,7 +76,8 @@ def test_many_files_of_others_are_counted(filled):
     for number in range(30):
         (around / "checks" / f"note-{number}.txt").write_text("mine")
     found = unfreeze.cache()
-    assert len(found.foreign) == 32 and "Left likewise: 27 more." in str(found)
+    assert len(found.foreign) == 32
+    assert "27 more were not removed for the same reason." in str(found)
 
 
 def test_the_limits_are_those_of_the_settings():

@@ -270,7 +270,7 @@ def test_copies_on_both_sides_are_counted_and_said(coloured, tmp_path):
     found = evaluate(result.run, str(data))
     assert told["n"] == found.n == 7 and told["seen_in_training"] == found.seen_in_training > 0
     assert result.leaked == found.leaked == 1
-    assert "in the training images, too" in (tmp_path / "run/log.txt").read_text()
+    assert "near-duplicates of training images" in (tmp_path / "run/log.txt").read_text()
 
 
 def test_what_is_missing_is_said(coloured, tmp_path):

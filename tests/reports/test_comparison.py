@@ -36,8 +36,8 @@ def test_it_says_that_a_start_did_not_learn_and_not_that_it_cannot_tell():
     about = ABOUT | {"failed": {"/runs/swav": 3}}
     for apart in (open_, worse):
         said = sentence([apart], NAMES, about)
-        assert said.startswith("swav did not learn: in 3 of 3 runs it is no better than guessing.")
-        assert "does not tell whether swav pays" in said
+        assert said.startswith("swav did not learn: it is no better than guessing in 3 of 3 runs.")
+        assert "does not show whether swav pays" in said
         assert "Can't tell" not in said and "did not pay" not in said
     # two starts, of which one learned
     other = between(0.1, 0.05, 0.15, start="imagenet")
@@ -49,17 +49,22 @@ def test_a_start_from_nothing_that_did_not_learn_still_shows_that_another_pays()
     about = ABOUT | {"failed": {"none": 2}}
     said = sentence([between(0.3, 0.25, 0.35)], NAMES, about)
     assert said.startswith("Pretraining paid: swav is 30.0 points better")
-    assert "The start from nothing did not learn: in 2 of 3 runs" in said
+    assert (
+        "Training from scratch did not learn: it is no better than guessing in 2 of 3 runs" in said
+    )
     said = sentence([between(0.01, -0.03, 0.05)], NAMES, about)
-    assert said.startswith("The start from nothing did not learn") and "Can't tell" not in said
+    assert said.startswith("Training from scratch did not learn") and "Can't tell" not in said
 
 
 @pytest.mark.parametrize(
     ("about", "caveat"),
     [
-        ({"seeds": 1}, "One seed, which says nothing about others"),
-        ({"split": "val", "chose": ["epochs"]}, "They also chose the epochs, so"),
-        ({"split": "val", "chose": ["learning rates"]}, "They also chose the learning rates, so"),
+        ({"seeds": 1}, "One seed, so the interval leaves out variation"),
+        ({"split": "val", "chose": ["epochs"]}, "The epochs were also selected on them, so"),
+        (
+            {"split": "val", "chose": ["learning rates"]},
+            "The learning rates were also selected on them, so",
+        ),
         ({"same": False}, "did not train on the same images"),
         ({"rates": "own"}, "--rates tries several"),
     ],

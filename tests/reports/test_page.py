@@ -57,7 +57,7 @@ def test_what_ran_stands_there(pretraining):
         "grows with 1,437 images",
         "no. 11",
         "5.0 %",
-        "Random views",
+        "Random crops",
     ):
         assert text in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
@@ -66,9 +66,9 @@ def test_what_ran_stands_there(pretraining):
 
 def test_evaluation_with_interval_and_confusion(finetuning):
     html = page(read_findings(finetuning))
-    assert "The model is right on 90 % of 60 test images" in html
+    assert "The model classifies 90 % of 60 test images correctly" in html
     assert "95 % interval 79.9 % to 95.3 %" in html and "33.3 %" in html
-    assert "&lt;metal&gt; taken for cardboard (4)" in html
+    assert "&lt;metal&gt; as cardboard (4)" in html
     assert html.count("<td") > 9
 
 
@@ -80,8 +80,8 @@ def test_many_classes_are_told_by_their_worst_mixups(finetuning):
     evaluation |= {"classes": [f"class {c}" for c in range(count)], "confusion": matrix}
     (finetuning / "evaluation.json").write_text(json.dumps(evaluation))
     html = page(read_findings(finetuning))
-    assert "class 3 taken for class 7 (2)." in html
-    assert "These images also chose the epoch" in html
+    assert "class 3 as class 7 (2)." in html
+    assert "The best epoch was selected on these images" in html
     assert "too many for a matrix" in html and "class 42" not in html
 
 
@@ -115,7 +115,7 @@ def test_report_draws_into_the_run_and_can_be_redrawn(pretraining):
 def test_a_run_that_has_only_started_gets_a_page(bare):
     drawn = unfreeze.report(str(bare))
     assert (drawn.curves, drawn.prototypes) == (None, None)
-    assert "The plan" in (bare / "report.html").read_text()
+    assert "<h2>Settings</h2>" in (bare / "report.html").read_text()
 
 
 def test_a_demo_without_its_pretraining_still_draws(demonstration):
@@ -176,12 +176,12 @@ def test_the_answer_comes_first(finetuning):
     (finetuning / "config.toml").write_text('freeze = "all"\n[reasons]\n"lr" = "usual"\n')
     examples(finetuning)
     html = page(read_findings(finetuning))
-    order = ["The model is right on 90 %", "90.0 %</p>", "3 of 60 images were trained on."]
-    order += ["Confusion matrix", ">Wrong<", ">Unsure<", ">Right<", ">Curves<", ">The plan<"]
+    order = ["The model classifies 90 %", "90.0 %</p>", "3 of 60 images were trained on."]
+    order += ["Confusion matrix", ">Wrong<", ">Unsure<", ">Right<", ">Curves<", ">Settings<"]
     places = [html.index(word) for word in order]
     assert places == sorted(places)
     assert html.count("3 of 60 images were trained on.") == 1  # said once
-    assert "Reliability diagram" in html and "more certain than it should be" in html
+    assert "Reliability diagram" in html and "the model is overconfident" in html
 
 
 def test_images_enlarge_without_a_script(finetuning):
@@ -199,7 +199,7 @@ def test_a_run_that_was_interrupted_says_so(finetuning):
     (finetuning / "config.toml").write_text(config)
     (finetuning / "checkpoints").mkdir()
     html = page(read_findings(finetuning))
-    assert "This run is not finished.</b> It has done 120 of 240 steps." in html
+    assert "This run is not finished.</b> 120 of 240 steps are done." in html
     assert f"unfreeze finetune &#39;two words&#39; --out {finetuning} --resume" in html
     add(finetuning, "result.json", seconds=1.0)
     assert "not finished" not in page(read_findings(finetuning))
@@ -213,7 +213,7 @@ def test_a_pretraining_says_whether_it_went_well_and_explains_its_figures(pretra
     html = page(read_findings(pretraining))
     first = re.search('<h1 class="verdict">([^<]*)', html)[1]
     assert first.startswith("Pretraining learned to tell images apart")
-    assert "how many directions the backbone" in html and "2.0 %" in html and "40.0 %" in html
+    assert "how many dimensions the backbone" in html and "2.0 %" in html and "40.0 %" in html
 
 
 def test_a_page_fits_a_narrow_screen(finetuning):

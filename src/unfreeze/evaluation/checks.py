@@ -1,8 +1,7 @@
-"""What must not go unnoticed in a run's numbers: pure checks over what was measured or written.
+"""Checks of a run's metrics that return warnings; pure functions.
 
-Each check returns warnings with what happened, the likely cause and a next step, and none where the
-numbers could as well be those of a healthy run: thresholds are tests at a stated level, so that a
-few images, of which almost nothing is certain, raise nothing.
+Each warning states what happened, the likely cause and a next step. A healthy run raises none:
+thresholds are hypothesis tests at level LEVEL, so that a few images are not enough for a warning.
 """
 
 import math
@@ -17,25 +16,25 @@ from unfreeze.data.dataset_warnings import Cropped
 from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.runtime.console import told, worded
 
-LEVEL = 0.05  # of every test: how often a healthy run may raise the warning, at most
-USEFUL = 0.25  # of the way from guessing to perfect: a classifier that gets so far is useful
-POOR = 0.5  # recall of a class, below which a classifier does not work for it
-NEAR = 0.02  # share of ln K: within this, a loss is at ln K
-# one image is more than 5 points of accuracy, and the 95 % interval at .5 is wider than +-20 points
+LEVEL = 0.05  # significance level: false positive rate of each warning, at most
+USEFUL = 0.25  # of the way from guessing to perfect: from here on a classifier is useful
+POOR = 0.5  # recall of a class below which a classifier fails on it
+NEAR = 0.02  # relative distance to ln K within which a loss is at ln K
+# below this, an image is over 5 points of accuracy and the 95 % interval at .5 over +-20 points
 FEW = 20
-ABOVE = 1.1  # times ln K: a loss that is worse than guessing, whatever the noise
+ABOVE = 1.1  # times ln K: a loss clearly worse than guessing
 RISE, NOISE = 0.25, 5.0  # see `_risen`
-TREND = 5  # epochs, below which no order of them is improbable enough
-SAME = 1e-3  # spread of unit features (1: even in all directions) at which they are one point
-DEAD = 0.5  # share of the feature dimensions
-RARE = 0.05  # share of images in which a dimension must be alive to count as alive
+TREND = 5  # epochs: fewer cannot show a significant trend
+SAME = 1e-3  # spread of unit features (see `FeatureStatistics`) below which they are constant
+DEAD = 0.5  # share of dead feature dimensions
+RARE = 0.05  # share of images with another value for a dimension to count as alive
 FEW_STEPS = 50
 Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Training:
-    """Mean training loss of each epoch; of the last one the images and the hits; all steps."""
+    """Mean training loss of each epoch; images and correct predictions of the last; total steps."""
 
     losses: tuple[float, ...]
     correct: int
@@ -45,10 +44,10 @@ class Training:
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """What a network's features are over some images.
+    """Statistics of a network's features over some images.
 
-    `spread`: standard deviation of unit features a dimension, times the root of `width`; 1 is even
-    in all directions, 0 the same for every image. `dead`: dimensions with one value for all.
+    `spread`: standard deviation per dimension of L2-normalised features, times sqrt(`width`): 1 is
+    even in all directions, 0 constant. `dead`: number of dimensions with a constant value.
     """
 
     images: int
@@ -58,7 +57,7 @@ class FeatureStatistics:
 
 
 def training(records: Iterable[Mapping[str, Any]]) -> Training | None:
-    """From the lines of metrics.jsonl; None where nothing was trained."""
+    """From the records of metrics.jsonl; None if nothing was trained."""
     lines = [r for r in records if r.get("split") == "train" and r.get("total")]
     if not lines:
         return None
@@ -66,8 +65,8 @@ def training(records: Iterable[Mapping[str, Any]]) -> Training | None:
     for line in lines:
         epochs.setdefault(line["epoch"], []).append(line)
     losses = [
-        sum(line["loss"] * line["total"] for line in some) / sum(line["total"] for line in some)
-        for some in epochs.values()
+        sum(line["loss"] * line["total"] for line in epoch) / sum(line["total"] for line in epoch)
+        for epoch in epochs.values()
     ]
     last = epochs[max(epochs)]
     return Training(
@@ -90,49 +89,48 @@ def nothing_learned(
     frozen: bool = False,
     solved: bool = False,
 ) -> list[RunWarning]:
-    """`nothing_learned`: the loss is at ln K (or above), and no accuracy is above guessing.
+    """`nothing_learned`: the loss is at ln K (or above), and no accuracy is above chance.
 
-    `confusion`, `loss`: of the images that judge, None where there are none. `majority`: share of
-    the largest class among the training images. Without `trained`, where only a model is there,
-    the loss of the judging images must be ln K itself. `frozen`: the head alone learned, or was
-    `solved`.
+    `confusion`, `loss`: of the evaluated images, None without them. `majority`: share of the
+    largest class in the training set. Without `trained` (only a model is known), the evaluation
+    loss must be ln K itself. `frozen`: only the head was trained, or `solved`.
     """
     chance = math.log(classes)
     if trained is not None:
-        at, what = trained.losses[-1], "training loss"
-        stuck = at >= (1 - NEAR) * chance
+        value, name = trained.losses[-1], "training loss"
+        stuck = value >= (1 - NEAR) * chance
         stuck &= not above(trained.correct, trained.images, majority)
     elif loss is not None:
-        at, what = loss, "loss"
-        stuck = abs(at - chance) <= NEAR * chance
+        value, name = loss, "loss"
+        stuck = abs(value - chance) <= NEAR * chance
     else:
         return []
     if confusion is not None and confusion.sum():
         stuck &= not above(int(confusion.trace()), int(confusion.sum()), _majority(confusion))
     if not stuck:
         return []
-    said = f"The network learned nothing: the {what} is {at:.3f}, and guessing gives ln {classes} "
-    said += f"= {chance:.3f}"
+    text = f"The network learned nothing: the {name} is {value:.3f}, and guessing gives ln "
+    text += f"{classes} = {chance:.3f}"
     if best_epoch == 0 and trained is not None and len(trained.losses) > 1:
-        said += f"; the best of {len(trained.losses)} epochs is the first"
+        text += f"; the best of {len(trained.losses)} epochs is the first"
     few = trained is not None and trained.steps < FEW_STEPS and not solved
-    why = _why_nothing(trained, lr=lr, few=few, frozen=frozen)
-    return [RunWarning("nothing_learned", f"{said}. {why}")]
+    advice = _advice(trained, lr=lr, few=few, frozen=frozen)
+    return [RunWarning("nothing_learned", f"{text}. {advice}")]
 
 
-def _why_nothing(trained: Training | None, *, lr: float | None, few: bool, frozen: bool) -> str:
+def _advice(trained: Training | None, *, lr: float | None, few: bool, frozen: bool) -> str:
     if lr == 0:
         return "The learning rate is 0. Leave out --lr, or give one above 0."
     if trained is None:
         return (
-            "The features probably say nothing about these classes, or the training failed: look "
-            "at the report of the run, and try other --weights."
+            "The features probably do not separate these classes, or training failed: check the "
+            "report of the run, and try other --weights."
         )
     if few:
         return f"{worded(trained.steps, 'step is', 'steps are')} probably too few: raise --epochs."
     if frozen:
         return (
-            "The frozen features probably say little about these classes: try other --weights, or "
+            "The frozen features probably do not separate these classes: try other --weights, or "
             "--freeze none."
         )
     return (
@@ -142,100 +140,99 @@ def _why_nothing(trained: Training | None, *, lr: float | None, few: bool, froze
 
 
 def predictions(confusion: Counts, names: Sequence[str]) -> list[RunWarning]:
-    """`one_class`, `class_never_predicted` and `majority_accuracy`, from truth x prediction."""
+    """`one_class`, `class_never_predicted`, `majority_accuracy`; `confusion`: label x prediction."""
     if not confusion.sum():
         return []
     truth, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     if (predicted > 0).sum() == 1:
-        found = _one_class(truth, int(predicted.argmax()), names)
+        warnings = _one_class(truth, int(predicted.argmax()), names)
     else:
-        found = _never_predicted(truth, predicted, names)
-    return found + _majority_accuracy(confusion, names)
+        warnings = _never_predicted(truth, predicted, names)
+    return warnings + _majority_accuracy(confusion, names)
 
 
 def _one_class(truth: Counts, only: int, names: Sequence[str]) -> list[RunWarning]:
     others = int(truth.sum() - truth[only])
-    # of a poor but working classifier each of them is taken for `only` half of the time at most
+    # a poor but working classifier predicts `only` for each of them with probability 1 - POOR
     if POOR**others > LEVEL:
         return []
-    said = (
-        f"All {int(truth.sum()):,} images are predicted as {told(names[only])!r}, though "
-        f"{others:,} of them are not. The training probably failed (a rate that is too high, dead "
+    text = (
+        f"All {int(truth.sum()):,} images are predicted as {told(names[only])!r}, although "
+        f"{others:,} have another label. Training probably failed (learning rate too high, dead "
         "features), or one class outnumbers the others: try a lower --lr, and --class-weights "
         "balanced."
     )
-    return [RunWarning("one_class", said)]
+    return [RunWarning("one_class", text)]
 
 
 def _never_predicted(truth: Counts, predicted: Counts, names: Sequence[str]) -> list[RunWarning]:
-    there = int((truth > 0).sum())
-    # of so many classes one may be missed by chance: the level is shared among them
+    present = int((truth > 0).sum())
+    # Bonferroni correction for the number of classes
     never = [
-        place
-        for place in np.flatnonzero((truth > 0) & (predicted == 0)).tolist()
-        if POOR ** int(truth[place]) <= LEVEL / there
+        index
+        for index in np.flatnonzero((truth > 0) & (predicted == 0)).tolist()
+        if POOR ** int(truth[index]) <= LEVEL / present
     ]
     if not never:
         return []
     some = ", ".join(
-        f"{told(names[place])!r} ({int(truth[place]):,} images)" for place in never[:5]
+        f"{told(names[index])!r} ({int(truth[index]):,} images)" for index in never[:5]
     )
     more = f" and {len(never) - 5:,} more" if len(never) > 5 else ""
-    said = (
+    text = (
         f"{worded(len(never), 'class is', 'classes are')} never predicted: {some}{more}. There are "
-        "probably too few training images of it, or its labels are mixed up with another's: look "
-        "at the confusion matrix in the report, and try --sampling balanced."
+        "probably too few training images of it, or its labels are mixed up with another class: "
+        "check the confusion matrix in the report, and try --sampling balanced."
     )
-    return [RunWarning("class_never_predicted", said)]
+    return [RunWarning("class_never_predicted", text)]
 
 
 def _majority_accuracy(confusion: Counts, names: Sequence[str]) -> list[RunWarning]:
     n, correct = int(confusion.sum()), int(confusion.trace())
     truth = confusion.sum(axis=1)
-    share, there = _majority(confusion), truth > 0
-    if there.sum() < 2 or above(correct, n, share):
+    share, present = _majority(confusion), truth > 0
+    if present.sum() < 2 or above(correct, n, share):
         return []
     from scipy.special import bdtr
 
     useful = share + USEFUL * (1 - share)
     if bdtr(correct, n, useful) > LEVEL:
-        return []  # so few images, or so near to it, that it may be useful all the same
-    recalls = confusion.diagonal()[there] / truth[there]
-    chance = 1 / int(there.sum())
+        return []  # too few images to exclude a useful classifier
+    recalls = confusion.diagonal()[present] / truth[present]
+    chance = 1 / int(present.sum())
     if recalls.mean() > chance + USEFUL * (1 - chance):
-        return []  # it tells the small classes from the large one, at the cost of some hits
+        return []  # it separates the small classes, at the cost of some accuracy
     largest = told(names[int(truth.argmax())])
-    said = (
-        f"Accuracy is {correct / n:.3f}, and always answering {largest!r} would be right in "
-        f"{share:.3f} of the {n:,} images. Little or nothing was learned that tells the classes "
-        "apart: look at balanced accuracy, check the labels, and try --class-weights balanced or "
-        "other --weights."
+    text = (
+        f"Accuracy on {n:,} images is {correct / n:.3f}, and always predicting {largest!r} would "
+        f"give {share:.3f}. The model learned little or nothing that separates the classes: check "
+        "balanced accuracy and the labels, and try --class-weights balanced or other --weights."
     )
-    return [RunWarning("majority_accuracy", said)]
+    return [RunWarning("majority_accuracy", text)]
 
 
 def diverging(classes: int, losses: Sequence[float], images: int) -> list[RunWarning]:
-    """`diverging`: the mean training loss of the epochs, over `images` each, rose."""
+    """`diverging`: the mean training loss per epoch, over `images` each, rose."""
     if len(losses) < 2:
         return []
     chance, first, last = math.log(classes), losses[0], losses[-1]
     low, high = min(losses[:-1]), max(losses)
-    lost = last > ABOVE * chance and (_risen(low, last, images) or _risen(first, high, images))
-    if not lost and not (_risen(first, last, images) and _rising(losses)):
+    diverged = last > ABOVE * chance and (_risen(low, last, images) or _risen(first, high, images))
+    if not diverged and not (_risen(first, last, images) and _rising(losses)):
         return []
-    said = (
+    text = (
         f"The training loss rose: {_sequence(losses)} over {len(losses)} epochs (guessing gives "
         f"{chance:.3f}). The learning rate is probably too high: try --lr at a tenth, --find-lr, "
         "or --warmup-epochs."
     )
-    return [RunWarning("diverging", said)]
+    return [RunWarning("diverging", text)]
 
 
 def _risen(before: float, after: float, images: int) -> bool:
-    """Whether a mean loss over `images` rose by more than it scatters.
+    """Whether a mean loss over `images` rose by more than its noise.
 
-    Losses scatter about as much as they are large, so a mean of n of them by 1/sqrt(n) of itself.
-    NOISE of that is 3.5 deviations of a difference, enough for the largest of many epochs.
+    The standard deviation of losses is about their mean, so that of a mean of n is 1/sqrt(n) of it.
+    NOISE times that is 3.5 standard deviations of a difference: enough for the maximum over epochs.
     """
     return after > before * (1 + max(RISE, NOISE / math.sqrt(max(images, 1))))
 
@@ -246,88 +243,90 @@ def _rising(losses: Sequence[float]) -> bool:
         return False
     from scipy.stats import kendalltau
 
-    found = kendalltau(range(len(losses)), losses, alternative="greater")
-    return bool(found.pvalue < LEVEL / TREND)
+    test = kendalltau(range(len(losses)), losses, alternative="greater")
+    return bool(test.pvalue < LEVEL / TREND)
 
 
 def _sequence(losses: Sequence[float]) -> str:
-    """First, lowest, highest and last, in their order."""
-    places = {0, losses.index(min(losses)), losses.index(max(losses)), len(losses) - 1}
-    return " -> ".join(f"{losses[place]:.3g}" for place in sorted(places))
+    """The first, lowest, highest and last loss, in order of epochs."""
+    epochs = {0, losses.index(min(losses)), losses.index(max(losses)), len(losses) - 1}
+    return " -> ".join(f"{losses[epoch]:.3g}" for epoch in sorted(epochs))
 
 
 def cropped_warning(cropped: Cropped | None) -> list[RunWarning]:
-    """`cropped_away`: many images are much wider or taller than what the network sees."""
+    """`cropped_away`: the centre crop cuts off much of many images."""
     if cropped is None or cropped.warning is None:
         return []
     return [RunWarning("cropped_away", cropped.warning)]
 
 
 def few_validation_images(n: int, *, choose: bool) -> list[RunWarning]:
-    """`few_validation_images`: fewer than FEW are held out; none where nothing is.
+    """`few_validation_images`: the validation set has fewer than FEW images, but is not empty.
 
-    `choose`: whether they pick the epoch, too.
+    `choose`: whether the best epoch is selected on it.
     """
     if not 0 < n < FEW:
         return []
-    so = "which epoch is best is left to chance" if choose else "the accuracy on val says little"
-    said = (
-        f"{worded(n, 'validation image', 'validation images')}: one of them is "
-        f"{100 / n:.0f} points of accuracy, so {so}. Label more images, raise --val, or use "
-        "--folds to hold out each in turn."
+    effect = (
+        "the best epoch is mostly chance" if choose else "the validation accuracy is unreliable"
     )
-    return [RunWarning("few_validation_images", said)]
+    text = (
+        f"{worded(n, 'validation image', 'validation images')}: each is worth "
+        f"{100 / n:.0f} points of accuracy, so {effect}. Label more images, raise --val, or use "
+        "--folds for cross-validation."
+    )
+    return [RunWarning("few_validation_images", text)]
 
 
 def leakage(
     leaked: int | None, n: int, split: str, accuracy: float | None, unleaked: float | None
 ) -> list[RunWarning]:
-    """`leakage`: of the `n` images that judge some have a duplicate among the training images.
+    """`leakage`: `leaked` of the `n` images of `split` have a near-duplicate in the training set.
 
-    `accuracy` on all of them, `unleaked` on the others; None where it is not known yet.
+    `accuracy` on all of them, `unleaked` without those; None if not known yet.
     """
     if not leaked:
         return []
-    what = (
+    subject = (
         f"{leaked:,} of {n:,} images of {split}" if leaked < n else f"All {n:,} images of {split}"
     )
-    said = f"{what} are in the training images, too, as they are or nearly"
+    text = f"{subject} are duplicates or near-duplicates of training images (data leakage)"
     if leaked == n:
-        said += ": how good the model is on new images is not measured. "
+        text += ": accuracy on new images is not measured. "
     elif accuracy is not None and unleaked is not None:
-        said += f": accuracy is {accuracy:.3f} with them and {unleaked:.3f} without. "
+        text += f": accuracy is {accuracy:.3f} with them and {unleaked:.3f} without. "
     else:
-        said += ": what is measured on them is too good. "
-    said += (
-        "The same image, or the same scene, was probably put into both: `unfreeze scan DATA` names "
-        "each pair (across splits); take them out of one side."
+        text += ": the accuracy on them is too high. "
+    text += (
+        "`unfreeze scan DATA` lists each pair (across splits): remove one image of each from its "
+        "split."
     )
-    return [RunWarning("leakage", said)]
+    return [RunWarning("leakage", text)]
 
 
-def constant_features(found: FeatureStatistics | None) -> list[RunWarning]:
-    """`constant_features`: the network gives the same features for every image, or for too much.
+def constant_features(statistics: FeatureStatistics | None) -> list[RunWarning]:
+    """`constant_features`: features, or at least DEAD of their dimensions, are constant.
 
-    A dimension is dead where it has one value for all images; only where so many were seen that a
-    dimension that is alive in RARE of the images would have shown it.
+    Dimensions are checked only if there are enough images that one which varies in a share RARE of
+    them would not be constant by chance.
     """
-    if found is None or found.images < 2:
+    if statistics is None or statistics.images < 2:
         return []
     cause = (
-        "The weights are probably damaged, do not belong to this network, or come from a training "
-        "that collapsed: look at them with `unfreeze inspect`, and try others."
+        "The weights are probably damaged, of another network, or from a collapsed training run: "
+        "check them with `unfreeze inspect`, and try other --weights."
     )
-    if found.spread < SAME:
-        said = f"The features are the same for all {found.images:,} images that were looked at. "
-        return [RunWarning("constant_features", said + cause)]
-    enough = found.width * (1 - RARE) ** found.images <= LEVEL
-    if not enough or found.dead < DEAD * found.width:
+    if statistics.spread < SAME:
+        text = f"The features are the same for all {statistics.images:,} evaluated images. "
+        return [RunWarning("constant_features", text + cause)]
+    enough = statistics.width * (1 - RARE) ** statistics.images <= LEVEL
+    if not enough or statistics.dead < DEAD * statistics.width:
         return []
-    said = (
-        f"{found.dead:,} of {found.width:,} feature dimensions are the same for all "
-        f"{found.images:,} images that were looked at. "
+    text = (
+        f"{statistics.dead:,} of {statistics.width:,} feature dimensions are constant over "
+        f"{statistics.images:,} evaluated images. "
     )
-    return [RunWarning("constant_features", said + cause)]
+    return [RunWarning("constant_features", text + cause)]
 
 
 def _majority(confusion: Counts) -> float:
@@ -335,7 +334,7 @@ def _majority(confusion: Counts) -> float:
 
 
 def above(correct: int, n: int, share: float) -> bool:
-    """Whether more are right than an answer would have that is right with probability `share`."""
+    """Whether the accuracy is significantly above `share` (one-sided binomial test)."""
     from scipy.special import bdtrc
 
     return correct > 0 and bool(bdtrc(correct - 1, n, share) <= LEVEL)

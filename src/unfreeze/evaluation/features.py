@@ -1,4 +1,4 @@
-"""Statistics of a network's features, gathered on the way while it is evaluated."""
+"""Statistics of a network's features, accumulated by a forward hook during evaluation."""
 
 import contextlib
 import math
@@ -11,18 +11,18 @@ from unfreeze.evaluation.checks import FeatureStatistics
 
 
 class FeatureMeter:
-    """What `layer` is fed, image by image: extremes and moments only, in float64 on the CPU."""
+    """Running extremes and moments of the inputs of `layer` in float64 on the CPU."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
         self.images = 0
         self.low = self.high = self.total = self.squares = torch.zeros(0, dtype=torch.float64)
 
-    def take(self, fed: Tensor) -> None:
-        """Takes in a batch as the layer gets it; maps and tokens are averaged over places."""
-        if not len(fed):
+    def take(self, inputs: Tensor) -> None:
+        """Add a batch of the layer's inputs; maps and tokens are averaged over positions."""
+        if not len(inputs):
             return
-        h = self._pooled(fed.detach().double()).cpu()
+        h = self._pooled(inputs.detach().double()).cpu()
         unit = h / h.norm(dim=1, keepdim=True).clamp_min(1e-300)
         low, high = h.amin(dim=0), h.amax(dim=0)
         if self.images:
@@ -33,7 +33,7 @@ class FeatureMeter:
         self.low, self.high, self.images = low, high, self.images + len(h)
 
     def statistics(self) -> FeatureStatistics | None:
-        """Of all that was taken in; None where nothing was."""
+        """Statistics over all batches; None without images."""
         if not self.images:
             return None
         width, mean = len(self.low), self.total / self.images
@@ -45,26 +45,26 @@ class FeatureMeter:
             dead=int((self.low == self.high).sum()),
         )
 
-    def _pooled(self, fed: Tensor) -> Tensor:
-        if fed.dim() < 3:
-            return fed.reshape(len(fed), -1)
-        channels = 1 if isinstance(self.layer, nn.Conv2d) else fed.dim() - 1
-        return fed.mean(dim=[d for d in range(1, fed.dim()) if d != channels])
+    def _pooled(self, inputs: Tensor) -> Tensor:
+        if inputs.dim() < 3:
+            return inputs.reshape(len(inputs), -1)
+        channels = 1 if isinstance(self.layer, nn.Conv2d) else inputs.dim() - 1
+        return inputs.mean(dim=[d for d in range(1, inputs.dim()) if d != channels])
 
 
 @contextlib.contextmanager
 def metered(network: nn.Module, head: list[str] | tuple[str, ...]) -> Iterator[FeatureMeter]:
-    """Within the block everything that the head is fed goes into the meter that this yields.
+    """Yield a `FeatureMeter` that accumulates all inputs of the head inside the block.
 
     `head`: names of the head's parameters, those of its first layer first.
     """
     layer = network.get_submodule(head[0].rpartition(".")[0])
     meter = FeatureMeter(layer)
 
-    def taking(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         meter.take(inputs[0])
 
-    handle = layer.register_forward_pre_hook(taking)
+    handle = layer.register_forward_pre_hook(hook)
     try:
         yield meter
     finally:

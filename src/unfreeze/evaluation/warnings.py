@@ -1,13 +1,13 @@
-"""A warning about a run, and the warnings of several runs or steps together."""
+"""Warnings about a run, and merging those of several runs or steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unfreeze.runtime.console import told
 
-# codes of a model that is no better than guessing
+# codes of a model that is no better than chance
 NO_LEARNING = frozenset(("nothing_learned", "one_class", "majority_accuracy"))
-# codes that are about the images, whatever was trained on them
+# codes about the dataset, independent of the model
 OF_DATA = frozenset(
     (
         *("leakage", "few_validation_images", "cropped_away"),
@@ -18,7 +18,7 @@ OF_DATA = frozenset(
 
 @dataclass(frozen=True)
 class RunWarning:
-    """A warning about a run: a code that does not change, and a message for people.
+    """A warning about a run: a stable code, and a message to display.
 
     Read as `x.code` or `x["code"]`.
     """
@@ -31,34 +31,41 @@ class RunWarning:
         return self.message
 
     def keys(self) -> tuple[str, ...]:
-        """The names, so that `dict(warning)` is what `--json` shows."""
+        """Field names, so that `dict(warning)` is the JSON object."""
         return "code", "message"
 
     def __getitem__(self, name: str) -> str:
         if name not in self.keys():
             raise KeyError(name)
-        found: str = getattr(self, name)
-        return found
+        value: str = getattr(self, name)
+        return value
 
 
 def latest(*several: Sequence[RunWarning]) -> list[RunWarning]:
-    """All of them; of one code those of the last list that has it."""
-    codes = {one.code: place for place, some in enumerate(several) for one in some}
-    return [one for place, some in enumerate(several) for one in some if codes[one.code] == place]
+    """All warnings in order; of each code only those of the last list that has it."""
+    last = {warning.code: index for index, warnings in enumerate(several) for warning in warnings}
+    return [
+        warning
+        for index, warnings in enumerate(several)
+        for warning in warnings
+        if last[warning.code] == index
+    ]
 
 
 def over_runs(
     by_start: Mapping[str, Sequence[Sequence[RunWarning]]],
 ) -> list[RunWarning]:
-    """The warnings of several runs of several starts as one list, each with whose it is."""
-    found, said = [], set()
+    """Merge the warnings of several runs of several starts; each message names its start."""
+    merged, dataset_codes = [], set()
     for name, runs in by_start.items():
-        for code in dict.fromkeys(one.code for run in runs for one in run):
-            whose = [one for run in runs for one in run if one.code == code]
-            who = f"{told(name)}, {len(whose)} of {len(runs)} runs" if len(runs) > 1 else told(name)
+        for code in dict.fromkeys(warning.code for run in runs for warning in run):
+            same = [warning for run in runs for warning in run if warning.code == code]
+            start = told(name)
+            if len(runs) > 1:
+                start += f", {len(same)} of {len(runs)} runs"
             if code not in OF_DATA:
-                found.append(RunWarning(code, f"{who}: {whose[0].message}"))
-            elif code not in said:  # the same for all
-                found.append(whose[0])
-                said.add(code)
-    return found
+                merged.append(RunWarning(code, f"{start}: {same[0].message}"))
+            elif code not in dataset_codes:  # the same for all starts
+                merged.append(same[0])
+                dataset_codes.add(code)
+    return merged

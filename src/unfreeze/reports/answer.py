@@ -1,4 +1,4 @@
-"""The first sentence of a report and of a command's end: did it go well, and by what."""
+"""The headline of a report and of a command's output: the result in one sentence."""
 
 import math
 import shlex
@@ -17,7 +17,7 @@ SPLITS = {
     "all": "images",
     "held-out": "labelled images",
 }
-# of ln K: a loss and an entropy of the codes, from which on nothing was learned
+# shares of ln K: from this loss and this code entropy on, nothing was learned
 NOTHING, BLANK = 0.995, 0.99
 
 
@@ -27,65 +27,66 @@ def on_images(n: int, split: str | None) -> str:
 
 
 def classification(evaluation: Mapping[str, Any] | None) -> str:
-    """What an evaluation says, against always answering the most frequent class; "" without one."""
+    """Accuracy beside that of the majority class; "" without an evaluation."""
     if not evaluation or evaluation.get("accuracy") is None or not evaluation.get("n"):
         return ""
     n, accuracy = evaluation["n"], evaluation["accuracy"]
     low, high = wilson(round(accuracy * n), n)
-    said = (
+    result = (
         f"{percent(accuracy)} of {on_images(n, evaluation.get('split'))} are classified correctly "
         f"(95 % interval {percent(low)} to {percent(high)})"
     )
     most = majority(evaluation)
     if most is None:
-        return f"{said}."
-    against = f"always answering the most frequent class would give {percent(most)}"
+        return f"{result}."
+    baseline = f"always predicting the most frequent class would give {percent(most)}"
     if low > most:
-        return f"{said}; {against}."
+        return f"{result}; {baseline}."
     if high < most:
-        return f"{said}, which is worse than a constant answer: {against}."
-    return f"{said}, which is no better than a constant answer: {against}."
+        return f"{result}, which is worse than a constant prediction: {baseline}."
+    return f"{result}, which is no better than a constant prediction: {baseline}."
 
 
-def _in_short(evaluation: Mapping[str, Any] | None) -> str:
-    """The same for a page, where the number and its interval stand below."""
+def _short(evaluation: Mapping[str, Any] | None) -> str:
+    """The same for the page, which shows the number and its interval separately."""
     if not evaluation or evaluation.get("accuracy") is None or not evaluation.get("n"):
         return ""
     n, accuracy, most = evaluation["n"], evaluation["accuracy"], majority(evaluation)
     images = on_images(n, evaluation.get("split"))
     if most is None:
-        return f"The model is right on {percent(accuracy, 0)} of {images}."
+        return f"The model classifies {percent(accuracy, 0)} of {images} correctly."
     low, high = wilson(round(accuracy * n), n)
     if low <= most:
-        how = "worse" if high < most else "no better"
+        relation = "worse" if high < most else "no better"
         return (
-            f"The model is {how} than always answering the most frequent class: right on "
-            f"{percent(accuracy, 0)} of {images}, against {percent(most, 0)}."
+            f"The model is {relation} than always predicting the most frequent class: "
+            f"{percent(accuracy, 0)} of {images} are classified correctly, against "
+            f"{percent(most, 0)}."
         )
-    weak = _weakest(evaluation)
+    lowest = _lowest_recall(evaluation)
     return (
-        f"The model is right on {percent(accuracy, 0)} of {images}; always answering the most "
-        f"frequent class would be right on {percent(most, 0)}.{weak}"
+        f"The model classifies {percent(accuracy, 0)} of {images} correctly; always predicting "
+        f"the most frequent class would give {percent(most, 0)}.{lowest}"
     )
 
 
-def _weakest(evaluation: Mapping[str, Any]) -> str:
-    """The class with the lowest recall, where it is far below the accuracy."""
-    shares = [
-        (row[place] / sum(row), name)
-        for place, (name, row) in enumerate(
+def _lowest_recall(evaluation: Mapping[str, Any]) -> str:
+    """A sentence on the class with the lowest recall if it is far below the accuracy, else ""."""
+    recalls = [
+        (row[index] / sum(row), name)
+        for index, (name, row) in enumerate(
             zip(evaluation["classes"], evaluation["confusion"], strict=True)
         )
         if sum(row)
     ]
-    recall, name = min(shares)
+    recall, name = min(recalls)
     if recall > evaluation["accuracy"] - 0.1:
         return ""
-    return f" It is weakest on {name}: {percent(recall, 0)} of them are found."
+    return f" The lowest recall is {percent(recall, 0)}, for {name}."
 
 
 def majority(evaluation: Mapping[str, Any]) -> float | None:
-    """The share of the most frequent class among the evaluated images; None where not known."""
+    """Accuracy of always predicting the most frequent class; None if not known."""
     rows = [sum(row) for row in evaluation.get("confusion") or ()]
     return max(rows) / sum(rows) if rows and sum(rows) else None
 
@@ -93,94 +94,94 @@ def majority(evaluation: Mapping[str, Any]) -> float | None:
 def pretraining(
     metrics: Sequence[Mapping[str, Any]], prototypes: int | None, *, interval: bool = True
 ) -> str:
-    """Whether a pretraining learned anything, by k-NN where there are labels; "" before a record.
+    """Whether pretraining learned anything, by k-NN accuracy if there is one; "" without records.
 
-    `prototypes` is K: a loss of ln K is guessing. `interval`: whether the k-NN accuracy has one.
+    `prototypes` is K: a loss of ln K is chance level. `interval`: add that of the k-NN accuracy.
     """
     knn = [r for r in metrics if r.get("knn_accuracy") is not None]
-    looks = [r for r in metrics if r.get("split") == "figures"]
+    evaluations = [r for r in metrics if r.get("split") == "figures"]
     losses = [r["loss"] for r in metrics if r.get("split") == "train" and finite(r.get("loss"))]
     if not losses:
         return ""
     chance = math.log(prototypes) if prototypes and prototypes > 1 else None
     share = losses[-1] / chance if chance else None
-    entropy = next((r["code_entropy"] for r in reversed(looks) if "code_entropy" in r), 1.0)
+    entropy = next((r["code_entropy"] for r in reversed(evaluations) if "code_entropy" in r), 1.0)
     if share is not None and share >= NOTHING and entropy >= BLANK:
         return (
             f"Nothing was learned: the loss is {losses[-1]:.2f}, and guessing among "
-            f"{prototypes:,} prototypes scores ln {prototypes:,} = {chance:.2f}."
+            f"{prototypes:,} prototypes gives ln {prototypes:,} = {chance:.2f}."
         )
     if len(knn) > 1 or (knn and knn[0].get("step")):
-        return _by_neighbours(knn, interval)
-    fell = f"the loss is {losses[-1]:.2f}"
+        return _by_knn(knn, interval)
+    loss = f"the loss is {losses[-1]:.2f}"
     if share is not None:
-        fell += f", {percent(share, 0)} of what guessing scores"
-    if len(looks) > 1 and finite(looks[-1].get("information")):
-        first, last = looks[0]["information"], looks[-1]["information"]
-        return _by_information(fell, first, last)
-    return f"Pretraining went on without an evaluation of its features: {fell}."
+        loss += f", {percent(share, 0)} of what guessing gives"
+    if len(evaluations) > 1 and finite(evaluations[-1].get("information")):
+        first, last = (evaluations[k]["information"] for k in (0, -1))
+        return _by_information(loss, first, last)
+    return f"The features were not evaluated during pretraining: {loss}."
 
 
-def _by_neighbours(knn: Sequence[Mapping[str, Any]], interval: bool) -> str:
+def _by_knn(knn: Sequence[Mapping[str, Any]], interval: bool) -> str:
     first, last = knn[0], knn[-1]
     n, correct = int(last.get("total") or 0), int(last.get("correct") or 0)
     low, high = wilson(correct, n)
-    where = f"{n:,} labelled images" if last.get("split") == "held-out" else on_images(n, "val")
-    now = f"k-NN accuracy on {where} is {percent(last['knn_accuracy'])}"
+    images = f"{n:,} labelled images" if last.get("split") == "held-out" else on_images(n, "val")
+    now = f"k-NN accuracy on {images} is {percent(last['knn_accuracy'])}"
     if interval:
         now += f" (95 % interval {percent(low)} to {percent(high)})"
     if first.get("step") or first is last:
         return f"After pretraining {now}."
-    before = first["knn_accuracy"]
-    began = f"{percent(before)} before the first step"
-    if low > before:
-        return f"Pretraining improved the features: {now}, {began}."
-    if high < before:
-        return f"Pretraining made the features worse: {now}, {began}."
-    return f"Whether pretraining improved the features is open: {now}, {began}."
+    start = first["knn_accuracy"]
+    before = f"{percent(start)} before the first step"
+    if low > start:
+        return f"Pretraining improved the features: {now}, {before}."
+    if high < start:
+        return f"Pretraining made the features worse: {now}, {before}."
+    return f"It is not clear whether pretraining improved the features: {now}, {before}."
 
 
-def _by_information(fell: str, first: float, last: float) -> str:
-    told = f"a prototype says {percent(last, 0)} of what it could about an image"
-    began = f"{percent(first, 0)} before the first step"
+def _by_information(loss: str, first: float, last: float) -> str:
+    information = f"prototypes carry {percent(last, 0)} of the most information about an image"
+    before = f"{percent(first, 0)} before the first step"
     if last <= max(2 * first, first + 0.02):
-        return f"Pretraining learned little so far: {fell}, and {told} ({began})."
+        return f"Pretraining has learned little so far: {loss}, and {information} ({before})."
     return (
-        f"Pretraining learned to tell images apart: {fell}, and {told} ({began}). Whether that "
-        "suits your task, a few labels will tell."
+        f"Pretraining learned to tell images apart: {loss}, and {information} ({before}). "
+        "A few labels will show whether these features suit your task."
     )
 
 
 def verdict(findings: Findings, compared: Sequence[str] = ()) -> list[str]:
-    """The sentences at the top of a run's report; `compared`: those of a comparison."""
+    """The sentences at the top of a run's report; `compared`: those of a comparison, if any."""
     if compared:
         return list(compared)
     if findings.demo is not None:
         return [labels_needed(findings.demo["results"])]
-    said = _in_short(findings.evaluation)
-    if not said and findings.kind == "pretrain":
+    result = _short(findings.evaluation)
+    if not result and findings.kind == "pretrain":
         K = findings.settings.get("nmb_prototypes")
-        said = pretraining(findings.metrics, K, interval=False)
-    if said:
-        return [said]
+        result = pretraining(findings.metrics, K, interval=False)
+    if result:
+        return [result]
     if findings.unfinished:
         return ["There is no result yet."]
-    return ["The model is trained; how good it is was not evaluated."]
+    return ["The model is trained but was not evaluated."]
 
 
 def labels_needed(results: Mapping[str, Any]) -> str:
-    """What a demo shows: SwAV's features beside training from scratch, with the fewest labels."""
+    """The result of a demo: SwAV features beside training from scratch, with the fewest labels."""
     few = min(results["swav"], key=int)
     swav, scratch = (results[name][few][0] for name in ("swav", "scratch"))
     return (
-        f"With {few} label{'s' if few != '1' else ''} a class the SwAV features classify "
+        f"With {few} label{'s' if few != '1' else ''} per class, SwAV features classify "
         f"{percent(swav)} of the test digits correctly, training from scratch {percent(scratch)}."
     )
 
 
 @dataclass(frozen=True)
 class Hero:
-    """The one number: `at`, `low`, `high` and `mark` are places on a scale from 0 to 100."""
+    """The headline number; `at`, `low`, `high` and `mark` are in percent."""
 
     value: str
     label: str
@@ -193,12 +194,14 @@ class Hero:
 
 
 def hero(findings: Findings) -> Hero | None:
-    """The accuracy, or the k-NN accuracy of a pretraining; None where neither is known."""
+    """The accuracy, or the k-NN accuracy of a pretraining run; None if neither is known."""
     e = findings.evaluation
     if e and e.get("accuracy") is not None and e.get("n"):
         most = majority(e)
         label = f"accuracy on {on_images(e['n'], e.get('split'))}"
-        return _hero(e["accuracy"], e["n"], label, most, "always answering the most frequent class")
+        return _hero(
+            e["accuracy"], e["n"], label, most, "always predicting the most frequent class"
+        )
     knn = [r for r in findings.metrics if r.get("knn_accuracy") is not None and r.get("total")]
     if not knn:
         return None
@@ -223,21 +226,23 @@ def _hero(share: float, n: int, label: str, mark: float | None, mark_name: str) 
 
 
 def unfinished(findings: Findings) -> dict[str, str] | None:
-    """How far a run came that has not ended, and the command that resumes it."""
+    """Progress of an unfinished run and the command that resumes it; None if it is finished."""
     if not findings.unfinished:
         return None
     steps, total = findings.metrics[-1].get("step") if findings.metrics else 0, None
     total = findings.facts.get("steps")
-    far = f"It has done {steps:,} of {total:,} steps." if steps and total else "It has just begun."
+    progress = (
+        f"{steps:,} of {total:,} steps are done." if steps and total else "It has just started."
+    )
     data = named(findings.settings.get("data"))
     verb, out = findings.kind, shlex.quote(str(findings.folder))
     saved = (findings.folder / "checkpoints").is_dir()
     command = f"unfreeze {verb} {data} --out {out} --resume" if saved else ""
-    return {"sentence": f"{far} To resume:" if command else far, "command": command}
+    return {"sentence": f"{progress} To resume:" if command else progress, "command": command}
 
 
 def finite(value: Any) -> bool:
-    """Whether it is a number that can be shown."""
+    """Whether `value` is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

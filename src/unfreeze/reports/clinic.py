@@ -1,4 +1,4 @@
-"""One self-contained HTML page about what `scan` found: each group with its thumbnails."""
+"""One self-contained HTML page with the results of `scan`: each problem with thumbnails."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,40 +7,40 @@ from typing import Any
 from unfreeze.reports.dataset import Strip, shown
 from unfreeze.reports.page import rendered
 
-LISTED = 200  # files of one kind that are named on the page
+LISTED = 200  # files listed per reason
 
-# kind -> what is done about it
+# reason -> what it means or what is done about it
 MEANING = {
     "empty": "The file has no bytes.",
     "not an image": "The content is not of any known image format, whatever the name says.",
     "truncated": "The end of the file is missing: an incomplete copy or download.",
-    "bomb": "More pixels or bytes than are ever decoded: it may be an attack.",
+    "bomb": "More pixels or bytes than are ever decoded: possibly a decompression bomb.",
     "unreadable": "The decoder failed.",
     "crashed": "The decoder crashed its process.",
     "hung": "The decoder did not finish in time.",
-    "left out": "Excluded by the list beside the archive.",
-    "decoder warning": "Decoded with a warning: look at these.",
-    "wrong extension": "The content is another format than the name says. Read by content.",
+    "left out": "Excluded by the ignore list beside the archive.",
+    "decoder warning": "Decoded with a warning: check these.",
+    "wrong extension": "The content is of another format than the extension says. Read by content.",
     "animated": "The first frame is used.",
     "CMYK": "Converted to RGB by plain inversion.",
-    "16-bit": "Converted to 8 bits by a stated rule, never clipped to black.",
-    "float": "Converted to 8 bits by a stated rule.",
+    "16-bit": "Converted to 8 bits by the rule of --range, never clipped to black.",
+    "float": "Converted to 8 bits by the rule of --range.",
     "alpha": "Transparent parts become white.",
     "palette": "Converted to RGB by its palette.",
     "grey": "One channel, repeated three times.",
-    "rotated": "Turned upright as EXIF says.",
+    "rotated": "Rotated upright according to EXIF.",
     "extreme shape": "One side is five times the other or more.",
     "tiny": "Much smaller than the others.",
     "duplicate": "Exact copies of another file: these images count more than once.",
-    "near-duplicate": "Looks the same as another image: resized or saved again.",
+    "near-duplicate": "Visually identical to another image: resized or saved again.",
     "two labels": "The same image under two labels: at least one of them is wrong.",
-    "across splits": "The same image in two splits: an accuracy measured on it is too good.",
+    "across splits": "The same image in two splits (data leakage): accuracy on it is too high.",
 }
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Files with one problem: `problems` as rows, `samples` some of them as images."""
+    """Files with the same problem: rows of `problems`, and thumbnails of some."""
 
     reason: str
     left_out: bool
@@ -50,7 +50,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Visit:
-    """Everything the page shows."""
+    """Contents of the page."""
 
     name: str
     lead: str
@@ -61,8 +61,8 @@ class Visit:
     more_twins: int
 
 
-def clinic(visit: Visit) -> str:
-    """The page's text; nothing in it refers to anything outside it."""
+def clinic(content: Visit) -> str:
+    """The HTML of the page, without references to other files."""
     kinds = [
         {
             "reason": kind.reason,
@@ -72,7 +72,7 @@ def clinic(visit: Visit) -> str:
             "listed": kind.problems[:LISTED],
             "samples": shown(kind.samples),
         }
-        for kind in visit.kinds
+        for kind in content.kinds
     ]
-    twins = [shown(strip) for strip in visit.twins]
-    return rendered("clinic.html", {"visit": visit, "kinds": kinds, "twins": twins})
+    twins = [shown(strip) for strip in content.twins]
+    return rendered("clinic.html", {"content": content, "kinds": kinds, "twins": twins})

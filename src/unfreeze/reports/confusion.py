@@ -1,18 +1,18 @@
-"""A confusion matrix for people: shares to shade by, and the worst mix-ups in words."""
+"""The confusion matrix of the page: cell shades, and the most frequent confusions."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from unfreeze.reports.interval import wilson
 
-LARGEST = 40  # classes; beyond that a table is no longer read
+LARGEST = 40  # classes of a readable matrix
 WORST = 10
-SHOWN = 15  # classes of the lowest recall, where there are too many
+SHOWN = 15  # classes of lowest recall, listed instead of a larger matrix
 
 
 @dataclass(frozen=True)
 class Cell:
-    """How many images, and which share of their row."""
+    """Number of images, and their share of the row."""
 
     count: int
     share: float
@@ -34,45 +34,45 @@ class Row:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Rows are the truth, columns the prediction."""
+    """Rows are labels, columns predictions."""
 
     classes: list[str]
     rows: list[Row]
-    worst: list[tuple[str, str, int]]  # truth, prediction, how many; most first
+    worst: list[tuple[str, str, int]]  # label, prediction, count; largest first
     readable: bool
 
     @property
     def lowest(self) -> list[Row]:
         """The classes with the lowest recall."""
-        there = [row for row in self.rows if row.recall is not None]
-        return sorted(there, key=lambda row: (row.recall or 0.0, -row.total))[:SHOWN]
+        labelled = [row for row in self.rows if row.recall is not None]
+        return sorted(labelled, key=lambda row: (row.recall or 0.0, -row.total))[:SHOWN]
 
 
 def confusion(evaluation: dict[str, Any] | None) -> Confusion | None:
-    """From the fields `classes` and `confusion`; None where they are not there."""
+    """From the fields `classes` and `confusion` of an evaluation; None without them."""
     if not evaluation or not evaluation.get("classes") or not evaluation.get("confusion"):
         return None
     classes, counts = list(evaluation["classes"]), evaluation["confusion"]
     rows = [
-        _row(place, name, counts[place], sum(row[place] for row in counts))
-        for place, name in enumerate(classes)
+        _row(index, name, counts[index], sum(row[index] for row in counts))
+        for index, name in enumerate(classes)
     ]
-    mixed = sorted(
-        (-counts[truth][taken], truth, taken)
-        for truth in range(len(classes))
-        for taken in range(len(classes))
-        if truth != taken and counts[truth][taken]
+    confused = sorted(
+        (-counts[label][predicted], label, predicted)
+        for label in range(len(classes))
+        for predicted in range(len(classes))
+        if label != predicted and counts[label][predicted]
     )
-    worst = [(classes[truth], classes[taken], -count) for count, truth, taken in mixed[:WORST]]
+    worst = [(classes[label], classes[other], -n) for n, label, other in confused[:WORST]]
     return Confusion(classes, rows, worst, len(classes) <= LARGEST)
 
 
-def _row(place: int, name: str, counts: list[int], said: int) -> Row:
+def _row(index: int, name: str, counts: list[int], predicted: int) -> Row:
     total = sum(counts)
     cells = [
-        Cell(count, count / total if total else 0.0, other == place)
+        Cell(count, count / total if total else 0.0, other == index)
         for other, count in enumerate(counts)
     ]
-    recall = counts[place] / total if total else None
-    precision = counts[place] / said if said else None
-    return Row(name, total, recall, precision, *wilson(counts[place], total), cells)
+    recall = counts[index] / total if total else None
+    precision = counts[index] / predicted if predicted else None
+    return Row(name, total, recall, precision, *wilson(counts[index], total), cells)

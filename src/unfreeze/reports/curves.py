@@ -1,4 +1,4 @@
-"""A run's curves as PNG, for light pages and dark ones."""
+"""Plots of a run as PNG, with a light and a dark theme."""
 
 import io
 import math
@@ -16,17 +16,17 @@ from unfreeze.runtime.outputs import GENERATOR
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKED = 25  # points; fewer are marked
-MARGIN = 0.03  # of the span, beside what is drawn
-TINY = 1e-3  # below it a power of ten is taken out
+MARKED = 25  # curves with fewer points get markers
+MARGIN = 0.03  # of the span, around the curves
+TINY = 1e-3  # below it, tick labels are scaled by a power of ten
 RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
-# inches of a panel and of the margins inside it; fixed, because measuring text costs half the time
+# inches of a panel and of its margins; fixed, because measuring text takes half of the time
 PANEL, LEFT, RIGHT, TOP, BOTTOM = (4.2, 3.1), 0.68, 0.14, 0.42, 0.52
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a drawing; lines take `series` in turn."""
+    """Colours of a plot; curves cycle through `series`."""
 
     paper: str
     ink: str
@@ -40,20 +40,20 @@ DARK = Theme("#16181b", "#e6e6e3", "#9aa0a6", "#33373c", ("#6fa8dc", "#e39a5f", 
 
 
 def draw(panels: Sequence[Panel], theme: Theme = LIGHT, *, columns: int = 3) -> bytes:
-    """One PNG of all panels, `columns` beside each other at most."""
+    """One PNG of all panels, in at most `columns` columns."""
     rows = -(-len(panels) // columns)
-    columns = -(-len(panels) // rows)  # four stand two by two, not three and one
+    columns = -(-len(panels) // rows)  # four panels: 2 x 2, not 3 + 1
     width, height = PANEL[0] * columns, PANEL[1] * rows
     figure = Figure(figsize=(width, height), dpi=160, facecolor=theme.paper)
-    for place, panel in enumerate(panels):
-        row, column = divmod(place, columns)
+    for index, panel in enumerate(panels):
+        row, column = divmod(index, columns)
         left, bottom = PANEL[0] * column + LEFT, height - PANEL[1] * (row + 1) + BOTTOM
         size = (PANEL[0] - LEFT - RIGHT) / width, (PANEL[1] - BOTTOM - TOP) / height
         _panel(figure.add_axes((left / width, bottom / height, *size)), panel, theme)
     FigureCanvasAgg(figure)
-    held = io.BytesIO()
-    figure.savefig(held, format="png", metadata={"Software": GENERATOR})
-    return held.getvalue()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": GENERATOR})
+    return buffer.getvalue()
 
 
 def _panel(axes: "Axes", panel: Panel, theme: Theme) -> None:
@@ -63,7 +63,7 @@ def _panel(axes: "Axes", panel: Panel, theme: Theme) -> None:
     axes.set_ylim(*y_limits(panel))
     if panel.level is not None:
         _level(axes, *panel.level, theme)
-    _dress(axes, panel, theme)
+    _style(axes, panel, theme)
     if len(panel.lines) > 1:
         axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink, handlelength=1.2)
 
@@ -78,7 +78,7 @@ def _line(axes: "Axes", line: Line, colour: str) -> None:
 
 
 def y_limits(panel: Panel) -> tuple[float, float]:
-    """What the y axis shows: all values, at least the panel's span, never beyond its bounds."""
+    """Limits of the y axis: all values, at least the panel's span, within its bounds."""
     values = [*panel.shows, *(v for line in panel.lines for v in line.y)]
     values += [
         y + sign * error
@@ -90,9 +90,9 @@ def y_limits(panel: Panel) -> tuple[float, float]:
         values.append(panel.level[0])
     low, high = min(values), max(values)
     span = max(high - low, panel.span) or abs(high) or 1.0
-    room = (span - (high - low)) / 2
-    low, high = low - room, high + room
-    # what reaches over a bound on one side is shown on the other
+    extra = (span - (high - low)) / 2
+    low, high = low - extra, high + extra
+    # shift the range back inside the bounds
     if low < panel.low:
         low, high = panel.low, min(panel.high, high + panel.low - low)
     if high > panel.high:
@@ -118,7 +118,7 @@ def _level(axes: "Axes", value: float, name: str, theme: Theme) -> None:
     )
 
 
-def _dress(axes: "Axes", panel: Panel, theme: Theme) -> None:
+def _style(axes: "Axes", panel: Panel, theme: Theme) -> None:
     axes.set_facecolor(theme.paper)
     axes.set_xlabel(panel.x_name, fontsize=8.5, color=theme.quiet)
     axes.tick_params(colors=theme.quiet, labelsize=8.5, length=0)
@@ -127,21 +127,21 @@ def _dress(axes: "Axes", panel: Panel, theme: Theme) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(theme.rule)
-    at, words, _ = ticks(*axes.get_xlim(), share=panel.x_share)
-    axes.set_xticks(at, words)
-    at, words, unit = ticks(*axes.get_ylim(), share=panel.share)
-    axes.set_yticks(at, words)
+    positions, labels, _ = ticks(*axes.get_xlim(), share=panel.x_share)
+    axes.set_xticks(positions, labels)
+    positions, labels, unit = ticks(*axes.get_ylim(), share=panel.share)
+    axes.set_yticks(positions, labels)
     axes.set_title(panel.title + unit, loc="left", fontsize=10.5, color=theme.ink)
 
 
 def ticks(low: float, high: float, *, share: bool = False) -> tuple[list[float], list[str], str]:
-    """Where an axis has ticks, what stands there, and the power of ten that all are times.
+    """Tick positions, tick labels, and the unit (a power of ten) for the axis title.
 
-    As many digits as tell them apart, the same for all.
+    All labels have the same number of digits, as few as distinguish them.
     """
     scale = 100.0 if share else 1.0
-    places = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low * scale, high * scale)
-    inside = [float(v) for v in places if low * scale <= v <= high * scale]
+    candidates = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low * scale, high * scale)
+    inside = [float(v) for v in candidates if low * scale <= v <= high * scale]
     largest = max((abs(v) for v in inside), default=0.0)
     power = math.floor(math.log10(largest)) if largest and largest < TINY else 0
     shown = [v / 10**power for v in inside]
@@ -153,6 +153,6 @@ def ticks(low: float, high: float, *, share: bool = False) -> tuple[list[float],
         ),
         9,
     )
-    words = [f"{v + 0.0:,.{digits}f}{' %' if share else ''}" for v in shown]
+    labels = [f"{v + 0.0:,.{digits}f}{' %' if share else ''}" for v in shown]
     unit = f" (×10{str(power).translate(RAISED)})" if power else ""
-    return [v / scale for v in inside], words, unit
+    return [v / scale for v in inside], labels, unit

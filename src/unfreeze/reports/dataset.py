@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a data set: samples, counts, sizes, views, problems."""
+"""One self-contained HTML page about a dataset: samples, counts, sizes, crops, problems."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Strip:
-    """Images of one class, or of one image's views, each with a word below it."""
+    """A row of images (a class's samples, or crops of one image), each with its caption."""
 
     name: str
     images: Sequence[tuple[str, Pixels]]
@@ -29,10 +29,10 @@ class Strip:
 
 @dataclass(frozen=True)
 class Seen:
-    """Everything that the page shows.
+    """Contents of the page.
 
-    `figures`: (name, value) of what stands at the top. `counts`: images by class and split.
-    `shorter`: of the images whose size is known, pixels. `sized`: how they became known.
+    `figures`: (name, value) pairs at the top. `counts`: images by class and split. `shorter`: the
+    shorter side in pixels, of the images whose size is known. `sized`: which images these are.
     `problems`: rows with path, reason, detail and left_out.
     """
 
@@ -51,25 +51,25 @@ class Seen:
     problems_note: str
 
 
-def dataset(seen: Seen) -> str:
-    """The page's text; nothing in it refers to anything outside it."""
+def dataset(content: Seen) -> str:
+    """The HTML of the page, without references to other files."""
     return rendered(
         "dataset.html",
         {
-            "seen": seen,
-            "rows": _rows(seen),
-            "hidden": max(0, len(seen.counts) - CLASSES),
-            "samples": [shown(strip) for strip in seen.samples],
-            "views": [shown(strip) for strip in seen.views],
-            "bars": histogram(seen.shorter),
-            "kinds": Counter(str(row["reason"]) for row in seen.problems).most_common(),
-            "listed": seen.problems[:PROBLEMS],
+            "content": content,
+            "rows": _rows(content),
+            "hidden": max(0, len(content.counts) - CLASSES),
+            "samples": [shown(strip) for strip in content.samples],
+            "views": [shown(strip) for strip in content.views],
+            "bars": histogram(content.shorter),
+            "kinds": Counter(str(row["reason"]) for row in content.problems).most_common(),
+            "listed": content.problems[:PROBLEMS],
         },
     )
 
 
 def histogram(sides: npt.NDArray[np.int64]) -> list[tuple[str, int, float]]:
-    """(range of pixels, images, share of the fullest bar), ranges growing by a factor."""
+    """(range in pixels, images, height relative to the largest bar), in geometric bins."""
     if not len(sides):
         return []
     low, high = int(sides.min()), int(sides.max())
@@ -87,28 +87,28 @@ def _range(first: int, last: int) -> str:
     return number(first) if last <= first else f"{number(first)} to {number(last)}"
 
 
-def _rows(seen: Seen) -> list[dict[str, Any]]:
-    """Classes with their counts; the share of the largest class draws a bar."""
-    totals = {name: sum(row.values()) for name, row in seen.counts.items()}
+def _rows(content: Seen) -> list[dict[str, Any]]:
+    """Table rows: class, counts per split, total, and total relative to the largest class."""
+    totals = {name: sum(row.values()) for name, row in content.counts.items()}
     most = max(totals.values(), default=0) or 1
     return [
         {
             "name": name,
-            "cells": [row.get(split, 0) for split in seen.splits],
+            "cells": [row.get(split, 0) for split in content.splits],
             "total": totals[name],
             "share": totals[name] / most,
         }
-        for name, row in list(seen.counts.items())[:CLASSES]
+        for name, row in list(content.counts.items())[:CLASSES]
     ]
 
 
 def shown(strip: Strip) -> dict[str, Any]:
-    """What a template needs of a strip."""
+    """Template data of a strip."""
     return {
         "name": strip.name,
         "aside": strip.aside,
         "images": [
-            {"word": word, "uri": uri(pixels), "coarse": max(pixels.shape[:2]) <= SMALL}
-            for word, pixels in strip.images
+            {"caption": caption, "uri": uri(pixels), "coarse": max(pixels.shape[:2]) <= SMALL}
+            for caption, pixels in strip.images
         ],
     }

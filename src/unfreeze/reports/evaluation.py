@@ -1,4 +1,4 @@
-"""What the page says of an evaluation: figures with their meaning and doubts, and images."""
+"""The evaluation on the page: metrics with their meaning, caveats, and example images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ from unfreeze.reports.results_models import TOP5
 KEYS = ("balanced_accuracy", "macro_f1", "top5", "loss", "calibration_error")
 TITLES = {
     WRONG: ("Wrong", "The most certain mistakes. mistakes.csv lists all of them."),
-    UNSURE: ("Unsure", "The images with the lowest probability for any class."),
-    RIGHT: ("Right", "Classified correctly, with the highest probability in each class."),
+    UNSURE: ("Unsure", "The images with the lowest confidence."),
+    RIGHT: ("Right", "Classified correctly with the highest confidence, class by class."),
 }
 
 
 class Score(NamedTuple):
-    """A figure beside the accuracy: name, value, interval or "", and what it means."""
+    """A metric beside the accuracy: name, value, interval or "", and its meaning."""
 
     name: str
     value: str
@@ -27,53 +27,53 @@ class Score(NamedTuple):
 
 
 def figures(evaluation: Mapping[str, Any] | None) -> list[Score]:
-    """What stands beside the accuracy."""
-    found = evaluation or {}
+    """The metrics shown beside the accuracy."""
+    values = evaluation or {}
     rows = []
     for key in KEYS:
-        if found.get(key) is None or (key == "top5" and len(found.get("classes") or ()) < TOP5):
+        if values.get(key) is None or (key == "top5" and len(values.get("classes") or ()) < TOP5):
             continue
-        limits = found.get("balanced_interval") if key == "balanced_accuracy" else None
+        limits = values.get("balanced_interval") if key == "balanced_accuracy" else None
         term = FIGURES[key]
-        rows.append(Score(term.name, figure(key, found[key]), _range(limits), term.meaning))
+        rows.append(Score(term.name, figure(key, values[key]), _range(limits), term.meaning))
     return rows
 
 
 def notes(evaluation: Mapping[str, Any] | None) -> list[str]:
-    """Sentences: what makes the figure too good, which epoch it is, a temperature."""
-    found, said = evaluation or {}, []
-    if found.get("used_for_choosing"):
-        said.append("These images also chose the epoch: expect less on new images.")
-    if seen := found.get("seen_in_training"):
-        said.append(f"{seen:,} of these images were trained on.")
-    if found.get("test_uses"):
-        uses = found["test_uses"]
-        often = "once" if uses == 1 else f"{uses} times; choices made since the first flatter it"
-        said.append(f"The test images were evaluated {often}.")
-    if found.get("last"):
-        last = found["last"]
-        said.append(
-            f"These are the weights of epoch {found['epoch']}, the best on validation; those of "
-            f"the last epoch, {last['epoch']}, reach {percent(last['accuracy'])} "
+    """Caveats: selection on these images, leakage, the epoch, temperature scaling."""
+    values, sentences = evaluation or {}, []
+    if values.get("used_for_choosing"):
+        sentences.append("The best epoch was selected on these images: expect less on new images.")
+    if overlap := values.get("seen_in_training"):
+        sentences.append(f"{overlap:,} of these images were in the training set.")
+    if values.get("test_uses"):
+        uses = values["test_uses"]
+        times = "once" if uses == 1 else f"{uses} times; choices made since then bias the accuracy"
+        sentences.append(f"The test images were evaluated {times}.")
+    if values.get("last"):
+        last = values["last"]
+        sentences.append(
+            f"These are the weights of epoch {values['epoch']}, the best on validation; those of "
+            f"the last epoch, {last['epoch']}, give {percent(last['accuracy'])} "
             f"({_range(last['interval'])})."
         )
-    if found.get("temperature"):
-        warm = found["temperature"]
-        said.append(
-            f"A temperature of {warm['value']:.3g}, fitted on {warm['n']:,} validation images, "
-            f"gives a calibration error of {percent(warm['calibration_error'])}."
+    if values.get("temperature"):
+        scaling = values["temperature"]
+        sentences.append(
+            f"A temperature of {scaling['value']:.3g}, fitted on {scaling['n']:,} validation images, "
+            f"gives a calibration error of {percent(scaling['calibration_error'])}."
         )
-    return said
+    return sentences
 
 
 def gallery(examples: Sequence[Example]) -> list[tuple[str, str, list[Example]]]:
-    """(title, explanation, images) of each kind that there is."""
-    by_kind = {kind: [one for one in examples if one.kind == kind] for kind in TITLES}
-    return [(*TITLES[kind], found) for kind, found in by_kind.items() if found]
+    """(title, explanation, images) of each kind with images."""
+    by_kind = {kind: [example for example in examples if example.kind == kind] for kind in TITLES}
+    return [(*TITLES[kind], images) for kind, images in by_kind.items() if images]
 
 
 def interval(evaluation: Mapping[str, Any] | None) -> tuple[float, float] | None:
-    """Of the accuracy, 95 %."""
+    """The 95 % interval of the accuracy; None without one."""
     if not evaluation or evaluation.get("accuracy") is None or not evaluation.get("n"):
         return None
     return wilson(round(evaluation["accuracy"] * evaluation["n"]), evaluation["n"])

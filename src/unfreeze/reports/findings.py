@@ -1,4 +1,4 @@
-"""What a run's folder says: every file read once, each of them optional."""
+"""Reads the files of a run folder; each of them is optional."""
 
 import json
 import tomllib
@@ -20,23 +20,23 @@ from unfreeze.runtime.tables import records
 
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
-# a run's folder has one of these
+# a run folder has at least one of these
 MARKS = ("config.toml", "metrics.jsonl", "demo.json", "compare.json")
-PRETRAINING = "pretrain"  # where a demo keeps its pretraining run
+PRETRAINING = "pretrain"  # the pretraining run inside the folder of a demo
 
 
 @dataclass(frozen=True)
 class Prototypes:
-    """What the prototypes gathered, the largest first."""
+    """Nearest images and usage of each prototype, most used first."""
 
-    images: Pixels  # [P, M, S, S, 3]: for each prototype the images nearest to it
+    images: Pixels  # [P, M, S, S, 3]: the images nearest to each prototype
     number: NDArray[np.int64]  # [P]
-    share: NDArray[np.float64]  # [P], of all images
+    share: NDArray[np.float64]  # [P], share of all images
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The files of a run; what is not there is empty or None."""
+    """Contents of a run folder; missing files are empty or None."""
 
     folder: Path
     settings: dict[str, Any]
@@ -51,19 +51,19 @@ class Findings:
     repeated: dict[str, Any] | None
     prototypes: Prototypes | None
     views: Pixels | None  # [n, v, S, S, 3]
-    warned: list[dict[str, str]]  # of the run itself
-    result: dict[str, Any] | None  # of a run that has ended
+    warned: list[dict[str, str]]  # warnings.json
+    result: dict[str, Any] | None  # result.json, None while the run is unfinished
 
     @property
     def warnings(self) -> list[RunWarning]:
-        """Those of the run, then of what was evaluated since or compared.
+        """Warnings of the run, of its latest evaluation and of a comparison.
 
-        Of one code the latest stands: it is about the images that judged last.
+        Of each code only the latest, which is about the images evaluated last.
         """
         evaluated = (self.evaluation or {}).get("warnings", ())
         compared = (self.comparison or {}).get("warnings", ())
-        parts = [[RunWarning(**one) for one in some] for some in (self.warned, evaluated, compared)]
-        return latest(*parts)
+        sources = (self.warned, evaluated, compared)
+        return latest(*([RunWarning(**fields) for fields in source] for source in sources))
 
     @property
     def kind(self) -> str:
@@ -78,29 +78,29 @@ class Findings:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a run began and has not come to its end."""
+        """Whether a pretraining or fine-tuning run has started but not finished."""
         if self.kind not in ("pretrain", "finetune") or self.result is not None:
             return False
         done = self.metrics[-1].get("step") if self.metrics else None
-        whole = (self.folder / "model" / "model.json").is_file()
-        return not (whole and done == self.facts.get("steps"))
+        saved = (self.folder / "model" / "model.json").is_file()
+        return not (saved and done == self.facts.get("steps"))
 
 
 def read_findings(run: str | Path) -> Findings:
-    """Everything a report draws from; UsageError for a folder that is no run's.
+    """Read a run folder; UsageError if it is not one, DataError for an unreadable file.
 
-    A demo's own folder holds its table; the rest is looked for in its pretraining run.
+    The folder of a demo has its table; other files are read from its pretraining run.
     """
     folder = Path(run)
     if not any((folder / mark).is_file() for mark in MARKS):
         raise UsageError(
-            f"{folder} is not a run's folder: it has none of {', '.join(MARKS)}.",
-            "Name the folder that was given as --out.",
+            f"{folder} is not a run folder: it has none of {', '.join(MARKS)}.",
+            "Pass the folder that a command wrote with --out.",
         )
-    places = [folder, folder / PRETRAINING] if (folder / "demo.json").is_file() else [folder]
+    folders = [folder, folder / PRETRAINING] if (folder / "demo.json").is_file() else [folder]
 
     def find(name: str, read: Callable[[Path], T]) -> T | None:
-        path = next((place / name for place in places if (place / name).is_file()), None)
+        path = next((parent / name for parent in folders if (parent / name).is_file()), None)
         return None if path is None else _read(path, read)
 
     config = find("config.toml", _toml) or {}
@@ -128,18 +128,18 @@ def _read(path: Path, read: Callable[[Path], T]) -> T:
         return read(path)
     except (ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path} cannot be read: {error}.", "Move it away; the report is drawn without it."
+            f"{path} cannot be read: {error}.", "Move it away to generate the report without it."
         ) from error
 
 
 def _warnings(path: Path) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    rows: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    return rows
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -151,12 +151,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _prototypes(path: Path) -> Prototypes:
-    with np.load(path, allow_pickle=False) as held:
-        share = np.asarray(held["share"], np.float64)
+    with np.load(path, allow_pickle=False) as arrays:
+        share = np.asarray(arrays["share"], np.float64)
         order = np.argsort(-share, kind="stable")
-        return Prototypes(held["images"][order], held["prototype"][order], share[order])
+        return Prototypes(arrays["images"][order], arrays["prototype"][order], share[order])
 
 
 def _views(path: Path) -> Pixels:
-    with np.load(path, allow_pickle=False) as held:
-        return np.asarray(held["views"], np.uint8)
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays["views"], np.uint8)

@@ -1,29 +1,29 @@
-"""The names of figures as the field has them, and what each means in one sentence."""
+"""Standard names of metrics, and what each means in one sentence."""
 
 from typing import NamedTuple
 
 
 class Term(NamedTuple):
-    """A figure: its name, what it means, and which way is better ("up", "down" or "")."""
+    """A metric: its name, what it means, and which way is better ("up", "down" or "")."""
 
     name: str
     meaning: str
     better: str = ""
 
 
-# key of a record or a result -> what it is
+# key in metrics.jsonl or a result -> term
 FIGURES = {
     "knn_accuracy": Term(
         "k-NN accuracy",
-        "share of labelled images whose class most of their nearest neighbours have, by features "
-        "alone: nothing is trained",
+        "share of labelled images whose class is that of most of their nearest neighbours in "
+        "feature space; nothing is trained",
         "up",
     ),
     "information": Term(
         "information",
-        "how much the prototype of an image says about the image, of the most it could (mutual "
-        "information over ln K): 0 where all images get the same prototype or none is certain, "
-        "1 where each is certain and all prototypes are used alike",
+        "mutual information between image and prototype, divided by its maximum ln K: 0 if all "
+        "images get the same prototype or every assignment is uniform, 1 if each assignment is "
+        "certain and all prototypes are used equally",
         "up",
     ),
     "agreement": Term(
@@ -33,64 +33,71 @@ FIGURES = {
     ),
     "effective_rank": Term(
         "effective rank",
-        "how many directions the backbone's features use (RankMe); near 1 all images look the "
-        "same to the network",
+        "how many dimensions the backbone's features use (RankMe); near 1, all images have nearly "
+        "the same features",
         "up",
     ),
     "effective_rank_projected": Term(
         "effective rank, projected",
-        "the same behind the projection head; below 1.5 counts as collapsed",
+        "the same after the projection head; below 1.5 counts as collapse",
         "up",
     ),
     "feature_std": Term(
         "feature spread",
-        "standard deviation of unit-length features: 0 where all are the same, 1 where they are "
+        "standard deviation of L2-normalised features: 0 if all are the same, 1 if they are "
         "spread evenly",
         "up",
     ),
     "code_entropy": Term(
         "code entropy",
-        "how undecided an image's code (its share of each prototype) is: 0 one, 1 all alike",
+        "normalised entropy of an image's code (its soft assignment to prototypes): 0 is one "
+        "prototype, 1 is uniform",
     ),
     "usage_entropy": Term(
         "prototype usage",
-        "how evenly the prototypes are used over all images: 1 is even",
+        "normalised entropy of the prototypes' use over all images: 1 is even",
         "up",
     ),
     "prototypes_in_use": Term(
-        "prototypes in use", "prototypes that are the nearest one of at least one image", "up"
+        "prototypes in use", "prototypes that are nearest to at least one image", "up"
     ),
     "duplicate_prototypes": Term(
-        "duplicate prototypes", "share of prototypes that nearly equal another one", "down"
+        "duplicate prototypes", "share of prototypes nearly equal to another prototype", "down"
     ),
     "alignment": Term(
-        "alignment", "distance between the features of two crops of one image: 0 to 4", "down"
+        "alignment",
+        "squared distance between the features of two crops of an image: 0 to 4",
+        "down",
     ),
     "uniformity": Term(
         "uniformity",
-        "how evenly features cover the sphere: 0 all in one place, below -2 spread out",
+        "how evenly features cover the unit sphere: 0 is a single point, below -2 is spread out",
         "down",
     ),
     "loss_share": Term(
-        "loss / ln K", "the loss as a share of what guessing scores: 1 is nothing learned", "down"
+        "loss / ln K", "the loss divided by the loss at chance: 1 means nothing was learned", "down"
     ),
     "accuracy": Term("accuracy", "share of images whose predicted class is their label", "up"),
     "balanced_accuracy": Term(
-        "balanced accuracy", "mean of the classes' recall: each class counts the same", "up"
+        "balanced accuracy", "mean recall over classes: each class counts the same", "up"
     ),
     "macro_f1": Term(
         "macro-F1", "mean over classes of F1, the harmonic mean of precision and recall", "up"
     ),
-    "top5": Term("top-5 accuracy", "share of images whose label is among the five likeliest", "up"),
-    "loss": Term("cross-entropy", "mean of -ln of the probability given to the label", "down"),
+    "top5": Term(
+        "top-5 accuracy",
+        "share of images whose label is among the five most probable classes",
+        "up",
+    ),
+    "loss": Term("cross-entropy", "mean negative log-likelihood of the label", "down"),
     "calibration_error": Term(
         "calibration error",
-        "how far stated probabilities are from the share that is right (ECE): 0 % is honest",
+        "expected calibration error (ECE): gap between confidence and accuracy; 0 % is calibrated",
         "down",
     ),
 }
 
-SHARES = {  # shown in percent
+SHARES = {  # formatted as percent
     "knn_accuracy",
     "information",
     "agreement",
@@ -106,7 +113,7 @@ SHARES = {  # shown in percent
 
 
 def figure(key: str, value: float | None) -> str:
-    """A figure's value for people: `37.2 %`, `133.6`, `-2.51`."""
+    """Format a metric's value: `37.2 %`, `133.6`, `-2.51`; `-` for None."""
     if value is None:
         return "-"
     if key in SHARES:

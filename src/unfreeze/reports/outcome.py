@@ -1,4 +1,4 @@
-"""What a run's folder holds that people open, and which command comes next."""
+"""Files of a run folder to open, and commands to run next."""
 
 import csv
 import shlex
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# what stands in a run's folder, in the order of interest
+# files of a run folder that a result lists, most useful first
 FILES = (
     ("report", "report.html"),
     ("model", "model"),
@@ -22,17 +22,17 @@ FILES = (
 
 
 def files_of(run: str | Path, *names: str) -> list[tuple[str, str]]:
-    """(what, path) of the files that exist; of `names`, or of all that there can be."""
-    found = []
-    for what, name in FILES:
+    """(label, path) of the existing `FILES`, or of those in `names`."""
+    files = []
+    for label, name in FILES:
         path = Path(run) / name
         if (not names or name in names) and path.exists() and not _empty(path):
-            found.append((what, str(path)))
-    return found
+            files.append((label, str(path)))
+    return files
 
 
 def _empty(path: Path) -> bool:
-    """A table of problems with nothing below its head is none."""
+    """Whether it is a problems.csv without rows."""
     if path.name != "problems.csv":
         return False
     with path.open("rb") as stream:
@@ -40,7 +40,7 @@ def _empty(path: Path) -> bool:
 
 
 def settings_of(run: str | Path) -> dict[str, Any]:
-    """The settings in a run's config.toml; {} where there is none, or it cannot be read."""
+    """The settings in a run's config.toml; {} if it is missing or unreadable."""
     try:
         return tomllib.loads((Path(run) / "config.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -48,33 +48,33 @@ def settings_of(run: str | Path) -> dict[str, Any]:
 
 
 def named(data: str | Sequence[str] | None) -> str:
-    """DATA as one types it."""
+    """DATA, quoted for a shell."""
     if not data:
         return "DATA"
     return shlex.join([data] if isinstance(data, str) else list(data))
 
 
 def commands(run: str | Path) -> list[str]:
-    """What to type after the command that made this run."""
-    s, place = settings_of(run), shlex.quote(str(run))
-    data = named(s.get("data"))
-    if "nmb_prototypes" in s:
+    """Commands to run next, for a run folder."""
+    settings, run_path = settings_of(run), shlex.quote(str(run))
+    data = named(settings.get("data"))
+    if "nmb_prototypes" in settings:
         data += "" if _labelled(Path(run) / "split.csv") else " --labels LABELS.csv"
-        beside = shlex.quote(str(Path(run).with_name(f"{Path(run).name}-finetuned")))
-        return [f"unfreeze finetune {data} --weights {place} --freeze all --out {beside}"]
-    if "seeds" in s:
+        out = shlex.quote(str(Path(run).with_name(f"{Path(run).name}-finetuned")))
+        return [f"unfreeze finetune {data} --weights {run_path} --freeze all --out {out}"]
+    if "seeds" in settings:
         return []
-    told = "".join(
-        f" --{name.replace('_', '-')} {shlex.quote(str(s[name]))}"
+    options = "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(str(settings[name]))}"
         for name in ("labels", "split_from")
-        if s.get(name)
+        if settings.get(name)
     )
-    evaluate = f"unfreeze evaluate {place} {data}{told}"
-    return [evaluate, f"unfreeze predict {place} IMAGE..."]
+    evaluate = f"unfreeze evaluate {run_path} {data}{options}"
+    return [evaluate, f"unfreeze predict {run_path} IMAGE..."]
 
 
 def _labelled(path: Path) -> bool:
-    """Whether the first image that a run used has a label."""
+    """Whether the first row of split.csv has a label."""
     if not path.is_file():
         return False
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:

@@ -28,7 +28,7 @@ TITLES = {
     "demo": "Demo",
     "pretrain": "Pretraining",
     "finetune": "Transfer learning",
-    "compare": "Comparison of starts",
+    "compare": "Comparison of initial weights",
     "run": "Run",
 }
 STRIPS = 36  # prototypes on the page
@@ -38,19 +38,19 @@ WIDEST = 1600  # pixels of a row of images
 
 
 def page(findings: Findings) -> str:
-    """The page's text; nothing in it refers to anything outside it."""
+    """The HTML of the page, without references to other files."""
     return rendered("page.html", _context(findings))
 
 
 def rendered(template: str, context: dict[str, Any]) -> str:
-    """A template of this room with the pages' style, everything in it escaped."""
+    """Render a template of this package with the shared style; values are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"number": number, "percent": percent}
-    ours = resources.files("unfreeze.reports")
-    style = Markup(ours.joinpath("style.css").read_text("utf-8"))
-    text = ours.joinpath(template).read_text("utf-8")
-    given = {"style": style, "version": __version__, **context}
-    return environment.from_string(text).render(**given) + "\n"
+    package = resources.files("unfreeze.reports")
+    style = Markup(package.joinpath("style.css").read_text("utf-8"))
+    text = package.joinpath(template).read_text("utf-8")
+    values = {"style": style, "version": __version__, **context}
+    return environment.from_string(text).render(**values) + "\n"
 
 
 def _context(findings: Findings) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _context(findings: Findings) -> dict[str, Any]:
         "confusion": confusion(findings.evaluation),
         "prototypes": _prototypes(findings),
         "prototype_count": findings.settings.get("nmb_prototypes"),
-        "looks": _looks(findings.metrics),
+        "feature_evaluation": _feature_evaluation(findings.metrics),
         "views": [] if findings.views is None else [_row(v) for v in findings.views[:8]],
         "fine": findings.views is not None and findings.views.shape[2] >= 64,
         "problems": findings.problems[:PROBLEMS],
@@ -90,35 +90,36 @@ def _context(findings: Findings) -> dict[str, Any]:
 
 
 def figures(findings: Findings) -> list[tuple[str, str]]:
-    """(name, value) of the few facts that stand at the top."""
+    """(name, value) of the facts at the top of the page."""
     train = [r for r in findings.metrics if r.get("split") == "train"]
-    facts, found = findings.facts, list[tuple[str, str]]()
+    facts, rows = findings.facts, list[tuple[str, str]]()
     arch = (findings.comparison or findings.settings).get("arch")
     if arch:
-        found.append(("network", str(arch)))
+        rows.append(("network", str(arch)))
     if findings.settings.get("data"):
-        found.append(("data", spoken(findings.settings["data"])))
+        rows.append(("data", spoken(findings.settings["data"])))
     if facts.get("images"):
-        found.append(("training images", number(facts["images"])))
+        rows.append(("training images", number(facts["images"])))
     if train and facts.get("steps_per_epoch"):
         epochs = train[-1]["step"] / facts["steps_per_epoch"]
-        found.append(("epochs", f"{epochs:.3g} of {number(findings.settings.get('epochs'))}"))
+        rows.append(("epochs", f"{epochs:.3g} of {number(findings.settings.get('epochs'))}"))
     if train:
         rates = sorted(r["images_per_second"] for r in train if r.get("images_per_second"))
-        found += [("images a second", number(round(rates[len(rates) // 2])))] if rates else []
+        rows += [("images per second", number(round(rates[len(rates) // 2])))] if rates else []
     seconds = (findings.demo or findings.result or {}).get("seconds")
     if seconds:
-        found.append(("time", duration(seconds)))
-    return found + _repeated(findings.repeated)
+        rows.append(("time", duration(seconds)))
+    return rows + _repeated(findings.repeated)
 
 
-def _looks(metrics: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """The figures without labels, untrained and now, each with its meaning."""
-    looks = [record for record in metrics if record.get("split") == "figures"]
-    if not looks:
+def _feature_evaluation(metrics: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows of the feature evaluation: first and last values, each with its meaning."""
+    evaluations = [record for record in metrics if record.get("split") == "figures"]
+    if not evaluations:
         return []
-    last = looks[-1]
-    first = looks[0] if looks[0].get("step") == 0 and last is not looks[0] else {}
+    last = evaluations[-1]
+    started = evaluations[0].get("step") == 0 and last is not evaluations[0]
+    first = evaluations[0] if started else {}
     return [
         {
             "name": term.name,
@@ -131,19 +132,19 @@ def _looks(metrics: list[dict[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _repeated(found: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """Accuracy over folds and seeds, in the last epoch."""
-    if found is None:
+def _repeated(results: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Cross-validation accuracy over folds and seeds, in the last epoch."""
+    if results is None:
         return []
-    how = f"{found['folds']} folds, " if found["folds"] else ""
-    seeds = f"{len(found['seeds'])} seeds, " if len(found["seeds"]) > 1 else ""
-    low, high = (percent(bound) for bound in found["interval"])
-    name = f"cross-validation ({how}{seeds}{number(found['n'])} images, 95 %)"
-    return [(name, f"{percent(found['accuracy'])} [{low}, {high}]")]
+    folds = f"{results['folds']} folds, " if results["folds"] else ""
+    seeds = f"{len(results['seeds'])} seeds, " if len(results["seeds"]) > 1 else ""
+    low, high = (percent(bound) for bound in results["interval"])
+    name = f"cross-validation ({folds}{seeds}{number(results['n'])} images, 95 %)"
+    return [(name, f"{percent(results['accuracy'])} [{low}, {high}]")]
 
 
 def _demo(demo: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Counts and rows of the demo's table; the best mean of a column is marked."""
+    """Numbers of labels and rows of the demo's table; the best mean of a column is marked."""
     if demo is None:
         return None
     results = demo["results"]
@@ -160,7 +161,7 @@ def _demo(demo: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def sorted_cells(row: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Number of labels and result, fewest labels first."""
+    """(number of labels, result) pairs, fewest labels first."""
     return sorted(row.items(), key=lambda item: int(item[0]))
 
 
@@ -168,68 +169,68 @@ def _chart(panel: Panel) -> dict[str, str]:
     return {
         "title": panel.title,
         "note": panel.note,
-        "light": _data(draw([panel], LIGHT)),
-        "dark": _data(draw([panel], DARK)),
+        "light": _data_uri(draw([panel], LIGHT)),
+        "dark": _data_uri(draw([panel], DARK)),
     }
 
 
 def _gallery(findings: Findings) -> list[tuple[str, str, list[dict[str, Any]]]]:
     return [
-        (title, explained, [_face(one) for one in images])
+        (title, explained, [_example(example) for example in images])
         for title, explained, images in evaluation.gallery(findings.examples)
     ]
 
 
-def _face(one: Example) -> dict[str, Any]:
+def _example(example: Example) -> dict[str, Any]:
     return {
-        **{name: value for name, value in vars(one).items() if name != "image"},
-        "file": one.path.rpartition("/")[2],
-        "coarse": one.image.startswith(PNG),
-        "uri": _data(one.image),
+        **{name: value for name, value in vars(example).items() if name != "image"},
+        "file": example.path.rpartition("/")[2],
+        "coarse": example.image.startswith(PNG),
+        "uri": _data_uri(example.image),
     }
 
 
 def _prototypes(findings: Findings) -> list[dict[str, Any]]:
-    held = findings.prototypes
-    if held is None:
+    prototypes = findings.prototypes
+    if prototypes is None:
         return []
     return [
         {
-            "number": int(held.number[p]),
-            "share": float(held.share[p]),
-            "images": [uri(image) for image in held.images[p]],
-            "coarse": held.images.shape[2] <= SMALL,
+            "number": int(prototypes.number[p]),
+            "share": float(prototypes.share[p]),
+            "images": [uri(image) for image in prototypes.images[p]],
+            "coarse": prototypes.images.shape[2] <= SMALL,
         }
-        for p in range(min(STRIPS, len(held.number)))
+        for p in range(min(STRIPS, len(prototypes.number)))
     ]
 
 
 def _row(pixels: Pixels) -> str:
-    """Images beside each other, as an address that holds them."""
+    """A row of images as one data URI."""
     png = strip(pixels)
     with Image.open(io.BytesIO(png)) as row:
         if row.height <= SMALL:
-            return _data(png)
+            return _data_uri(png)
         row.thumbnail((WIDEST, WIDEST))
-        paper = Image.new("RGB", row.size, "white")
-        paper.paste(row, mask=row.getchannel("A"))
-    held = io.BytesIO()
-    paper.save(held, "JPEG", quality=QUALITY)
-    return _data(held.getvalue())
+        canvas = Image.new("RGB", row.size, "white")
+        canvas.paste(row, mask=row.getchannel("A"))
+    buffer = io.BytesIO()
+    canvas.save(buffer, "JPEG", quality=QUALITY)
+    return _data_uri(buffer.getvalue())
 
 
 def uri(pixels: Pixels) -> str:
-    """An image as an address that holds it: exact where it is small, else JPEG."""
-    return _data(encoded(pixels))
+    """An image as a data URI: lossless if it is small, else JPEG."""
+    return _data_uri(encoded(pixels))
 
 
-def _data(image: bytes) -> str:
+def _data_uri(image: bytes) -> str:
     kind = "png" if image.startswith(PNG) else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def number(value: Any) -> str:
-    """A value as people read it: thousands apart, four digits, lists with spaces."""
+    """Format a value: thousands separators, four digits, lists with spaces."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if isinstance(value, bool):

@@ -1,8 +1,8 @@
-"""Accuracies over seeds and images, and what one start is better than another, with intervals.
+"""Accuracies over seeds and images, and paired differences between them, with intervals.
 
-Two things are left to chance: the seed of a run and the images it is judged by. Each gives an
-interval of its own; their distances from the middle are added as squares. What both have in common
-is counted twice by that, so the intervals are rather too wide than too narrow.
+Two sources of variation: the seed of a run and the test images. Each gives an interval; the
+distances from the estimate to their limits are added in quadrature. Variation that both share is
+counted twice, so the intervals are conservative.
 """
 
 import math
@@ -19,7 +19,7 @@ Right = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its 95 % interval; `deviation` over seeds, None for one of them."""
+    """A mean over seeds with its 95 % interval; `deviation` over seeds, None for one seed."""
 
     mean: float
     low: float
@@ -28,51 +28,51 @@ class Estimate:
 
 
 def accuracy(right: Sequence[Right], images: int) -> Estimate:
-    """Of the arrays of one start, one a seed: which images were right.
+    """Mean accuracy of one start; `right`: for each seed, which images are classified correctly.
 
-    `images`: how many different ones there are over all seeds; one that is judged again is no
-    new one. Wilson's interval for the images, Student's t for the seeds; one seed says nothing
-    of others.
+    `images`: number of distinct images over all seeds. Wilson's interval for the images, Student's
+    t for the seeds (none with a single seed).
     """
-    means = [float(one.mean()) for one in right]
+    means = [float(hits.mean()) for hits in right]
     mean = sum(means) / len(means)
     low, high = wilson_of_share(mean, images)
-    apart = _seeds(means)
+    width = _seed_interval(means)
     return Estimate(
         mean,
-        max(0.0, mean - math.hypot(mean - low, apart)),
-        min(1.0, mean + math.hypot(high - mean, apart)),
+        max(0.0, mean - math.hypot(mean - low, width)),
+        min(1.0, mean + math.hypot(high - mean, width)),
         _deviation(means),
     )
 
 
 def difference(
-    one: Sequence[Right], other: Sequence[Right], images: int, *, shared: bool
+    first: Sequence[Right], second: Sequence[Right], images: int, *, shared: bool
 ) -> Estimate:
-    """How much more of the same images `one` has right than `other`, paired by seed and image.
+    """Accuracy of `first` minus that of `second`, paired by seed and image.
 
-    `images` as above; `shared`: every seed is judged by all of them. For the images the
-    interval of Bonett and Price (2012), which thinks of one image more for either side;
+    `images` as above; `shared`: every seed is evaluated on all of them. For the images the
+    interval of Bonett and Price (2012), which adds one pseudo-observation to each side;
     Student's t for the seeds.
     """
-    each = [a.astype(np.float64) - b for a, b in zip(one, other, strict=True)]
-    means = [float(d.mean()) for d in each]
+    differences = [a.astype(np.float64) - b for a, b in zip(first, second, strict=True)]
+    means = [float(d.mean()) for d in differences]
     mean = sum(means) / len(means)
-    found = np.mean(each, axis=0) if shared else np.concatenate(each)
-    thought = np.append(found, [1.0, -1.0])
-    apart = math.hypot(Z95 * float(thought.std()) / math.sqrt(images + 2), _seeds(means))
-    middle = float(thought.mean())
-    return Estimate(mean, max(-1.0, middle - apart), min(1.0, middle + apart), _deviation(means))
+    by_image = np.mean(differences, axis=0) if shared else np.concatenate(differences)
+    adjusted = np.append(by_image, [1.0, -1.0])
+    image_width = Z95 * float(adjusted.std()) / math.sqrt(images + 2)
+    width = math.hypot(image_width, _seed_interval(means))
+    middle = float(adjusted.mean())
+    return Estimate(mean, max(-1.0, middle - width), min(1.0, middle + width), _deviation(means))
 
 
 def wilson_of_share(share: float, n: int) -> tuple[float, float]:
-    """Wilson's interval for a mean of counts, which need not be a count itself."""
+    """Wilson's interval for a mean proportion, for which `share * n` may be fractional."""
     low, high = wilson(math.floor(share * n), n)[0], wilson(math.ceil(share * n), n)[1]
     return low, high
 
 
-def _seeds(means: Sequence[float]) -> float:
-    """Half the interval that the spread over seeds alone gives."""
+def _seed_interval(means: Sequence[float]) -> float:
+    """Half width of Student's t interval over seeds; 0 for one seed."""
     spread = _deviation(means)
     if spread is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""Which curves a run has: its records sorted into panels."""
+"""The plots of a run: its metrics sorted into panels."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from typing import Any
 from unfreeze.reports.findings import Findings
 from unfreeze.reports.glossary import FIGURES
 
-ENOUGH = 10  # images behind a point of the reliability diagram
-POINTS = 120  # of a curve, at most: records are dense in the first steps and sparse afterwards
+ENOUGH = 10  # images per bin of the reliability diagram, at least
+POINTS = 120  # per curve, at most: records are dense in the first steps and sparse afterwards
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve; `spread` draws error bars, `faint` steps back."""
+    """One curve; `spread` draws error bars, `faint` uses a muted colour."""
 
     name: str
     x: list[float]
@@ -25,10 +25,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; `level` is a dashed line with its name, `note` explains it.
+    """One pair of axes; `level` is a dashed horizontal line and its name, `note` the caption.
 
-    `span`: how far the y axis reaches at least, so that noise does not fill it. `shows`: values
-    that it reaches in any case. `low`, `high`: what it never leaves.
+    `span`: the smallest range of the y axis, so that noise does not fill it. `shows`: values that
+    the y axis always includes. `low`, `high`: its limits.
     """
 
     title: str
@@ -45,8 +45,8 @@ class Panel:
 
 
 def panels(findings: Findings) -> list[Panel]:
-    """The panels that have something to show, in reading order; a single point is no curve."""
-    made = (
+    """The panels with at least one curve of two points or more, in reading order."""
+    candidates = (
         _demo(findings.demo),
         _loss(findings),
         _accuracy(findings),
@@ -56,7 +56,7 @@ def panels(findings: Findings) -> list[Panel]:
         _calibration(findings.evaluation),
     )
     x = "epoch" if findings.facts.get("steps_per_epoch") else "step"
-    curves = [p for p in made if p is not None and any(len(line.x) > 1 for line in p.lines)]
+    curves = [p for p in candidates if p is not None and any(len(line.x) > 1 for line in p.lines)]
     return [replace(p, x_name=x) if p.x_name == "epoch" else p for p in curves]
 
 
@@ -69,20 +69,20 @@ def _demo(demo: Mapping[str, Any] | None) -> Panel | None:
         means, spreads = zip(*(row[count] for count in counts), strict=True)
         lines.append(Line(method, [float(c) for c in counts], list(means), spread=list(spreads)))
     return Panel(
-        "Accuracy by number of labels", lines, x_name="labels a class", share=True, high=1.0
+        "Accuracy by number of labels", lines, x_name="labels per class", share=True, high=1.0
     )
 
 
 def _loss(findings: Findings) -> Panel:
     K = findings.settings.get("nmb_prototypes")
-    level, note = None, "Cross-entropy of the labels, the mean over each interval."
+    level, note = None, "Cross-entropy, averaged over each interval."
     if isinstance(K, int) and K > 1:
         level = (math.log(K), f"ln {K} = {math.log(K):.2f}: guessing")
         note = (
-            "Cross-entropy between the codes of two crops. A loss that stays at the dashed line "
-            "means collapse; the codes change too, so it may rise again."
+            "Cross-entropy between codes and predictions of different crops. A loss that stays at "
+            "the dashed line means collapse; the codes change too, so the loss may rise again."
         )
-    # the rates of --find-lr are all tried at step 0, up to where the loss explodes
+    # --find-lr logs every rate at step 0, up to where the loss diverges
     trained = [record for record in findings.metrics if record.get("split") != "find-lr"]
     lines = _lines(findings, trained, "loss")
     largest = max((abs(v) for line in lines for v in line.y), default=1.0)
@@ -108,17 +108,17 @@ def _prototypes(findings: Findings) -> Panel:
     K = findings.settings.get("nmb_prototypes")
     level = (float(K), f"all {K}") if isinstance(K, int) else None
     lines = _lines(findings, findings.metrics, "prototypes_used")
-    note = "How many prototypes share the images of a batch (perplexity of their mean code)."
+    note = "Effective number of prototypes used by a batch (perplexity of its mean code)."
     return Panel("Prototypes in use", lines, level=level, shows=(0.0,), low=0.0, note=note)
 
 
 def _figures(findings: Findings) -> Panel:
     keys = ("information", "agreement", "code_entropy")
-    looked = [record for record in findings.metrics if record.get("split") == "figures"]
+    evaluations = [record for record in findings.metrics if record.get("split") == "figures"]
     lines = [
         replace(line, name=FIGURES[key].name)
         for key in keys
-        for line in _lines(findings, looked, key)
+        for line in _lines(findings, evaluations, key)
     ]
     note = " ".join(
         f"{FIGURES[key].name.capitalize()}: {FIGURES[key].meaning}."
@@ -143,34 +143,34 @@ def _calibration(evaluation: Mapping[str, Any] | None) -> Panel | None:
     bins = (evaluation or {}).get("calibration")
     if not bins or not evaluation:
         return None
-    sure, right = _merged(bins)
+    confidence, accuracy = _merged(bins)
     lines = [
         Line("perfectly calibrated", [0.0, 1.0], [0.0, 1.0], faint=True),
-        Line(str(evaluation.get("split", "model")), sure, right),
+        Line(str(evaluation.get("split", "model")), confidence, accuracy),
     ]
     return Panel(
         "Reliability diagram",
         lines,
-        x_name="stated probability",
+        x_name="confidence",
         share=True,
         x_share=True,
         shows=(0.0, 1.0),
-        note="Of the images with a stated probability, the share that is right. Below the "
-        "diagonal the model is more certain than it should be.",
+        note="Accuracy of the images in each confidence bin. Below the diagonal the model is "
+        "overconfident.",
     )
 
 
 def _merged(bins: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    """(confidence, accuracy) of bins with enough images each for a share to say something."""
+    """(confidence, accuracy) of the bins, merged until each has enough images."""
     enough = max(ENOUGH, sum(b["n"] for b in bins) // 10)
     groups: list[list[Mapping[str, Any]]] = [[]]
-    for one in bins:
+    for calibration_bin in bins:
         if sum(b["n"] for b in groups[-1]) >= enough:
             groups.append([])
-        groups[-1].append(one)
+        groups[-1].append(calibration_bin)
     if len(groups) > 1 and sum(b["n"] for b in groups[-1]) < enough:
-        rest = groups.pop()
-        groups[-1] += rest
+        last = groups.pop()
+        groups[-1] += last
     means = [
         [sum(b[key] * b["n"] for b in group) / sum(b["n"] for b in group) for group in groups]
         for key in ("confidence", "accuracy")
@@ -181,16 +181,16 @@ def _merged(bins: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]
 def _lines(
     findings: Findings, metrics: Sequence[Mapping[str, Any]], key: str, *, mean: bool = True
 ) -> list[Line]:
-    """One line a split, training stepping back where there is another; x counts epochs."""
-    steps = findings.facts.get("steps_per_epoch") or 1  # without it x counts steps
-    found = [record for record in metrics if _number(record.get(key)) and "step" in record]
-    names = list(dict.fromkeys(str(record.get("split", "train")) for record in found))
+    """One line per split over epochs; `train` is faint if there is another split."""
+    steps = findings.facts.get("steps_per_epoch") or 1  # without steps_per_epoch, x is in steps
+    logged = [record for record in metrics if _number(record.get(key)) and "step" in record]
+    names = list(dict.fromkeys(str(record.get("split", "train")) for record in logged))
     lines = []
     for name in names:
-        rows = [record for record in found if str(record.get("split", "train")) == name]
+        rows = [record for record in logged if str(record.get("split", "train")) == name]
         x, y = [float(r["step"]) for r in rows], [float(r[key]) for r in rows]
         x, y = evenly(x, y, mean=mean)
-        epochs = [place / steps for place in x]
+        epochs = [step / steps for step in x]
         lines.append(Line(name, epochs, y, faint=name == "train" and len(names) > 1))
     return lines
 
@@ -198,22 +198,22 @@ def _lines(
 def evenly(
     x: Sequence[float], y: Sequence[float], *, points: int = POINTS, mean: bool = True
 ) -> tuple[list[float], list[float]]:
-    """The same curve with about equal steps along x: the mean of what lies in each, or the last.
+    """The curve resampled to at most `points` equal bins of x: the mean of each bin, or its last.
 
-    The first and the last point stay where they are.
+    The first and the last point are kept.
     """
     if len(x) <= 2 or x[-1] <= x[0]:
         return list(x), list(y)
-    wide = (x[-1] - x[0]) / points
-    held: dict[int, list[int]] = {}
-    for place, value in enumerate(x):
-        held.setdefault(min(points - 1, int((value - x[0]) / wide)), []).append(place)
-    bins = list(held.values())
+    width = (x[-1] - x[0]) / points
+    members: dict[int, list[int]] = {}
+    for index, value in enumerate(x):
+        members.setdefault(min(points - 1, int((value - x[0]) / width)), []).append(index)
+    bins = list(members.values())
     if mean:
-        xs = [sum(x[p] for p in some) / len(some) for some in bins]
-        ys = [sum(y[p] for p in some) / len(some) for some in bins]
+        xs = [sum(x[i] for i in indices) / len(indices) for indices in bins]
+        ys = [sum(y[i] for i in indices) / len(indices) for indices in bins]
     else:
-        xs, ys = [x[some[-1]] for some in bins], [y[some[-1]] for some in bins]
+        xs, ys = ([values[indices[-1]] for indices in bins] for values in (x, y))
     if not mean or len(bins[0]) == 1:
         xs[0], ys[0] = x[0], y[0]
     return xs, ys

@@ -1,4 +1,4 @@
-"""What the commands that look at data show at their end, from the fields of their results."""
+"""What `cache`, `scan` and `show` print at the end, from the fields of their results."""
 
 import shlex
 from collections import Counter
@@ -10,26 +10,29 @@ from unfreeze.runtime.console import worded
 from unfreeze.runtime.display import Display
 from unfreeze.runtime.layout import Table
 
-FOREIGN = 5  # files that `cache` names because it leaves them
-CLASSES = 40  # that a table on the terminal lists
+FOREIGN = 5  # files of others that `cache` lists
+CLASSES = 40  # rows of a table on the terminal
 
 
 def cached(r: Any) -> Display:
-    """Of a `CacheResult`."""
+    """Display of a `CacheResult`."""
     rows = [
-        (one.name, one.holds, f"{one.files:,}", amount(one.bytes), one.bound) for one in r.entries
+        (entry.name, entry.holds, f"{entry.files:,}", amount(entry.bytes), entry.bound)
+        for entry in r.entries
     ]
     lead = f"{amount(r.bytes)} are cached in {r.folder}."
     if r.cleared:
         lead = f"{amount(r.cleared)} were removed. {lead}"
-    notes = [f"Left, because unfreeze did not write it: {path}" for path in r.foreign[:FOREIGN]]
+    notes = [
+        f"Not removed, because unfreeze did not write it: {path}" for path in r.foreign[:FOREIGN]
+    ]
     if len(r.foreign) > FOREIGN:
-        notes.append(f"Left likewise: {len(r.foreign) - FOREIGN:,} more.")
+        notes.append(f"{len(r.foreign) - FOREIGN:,} more were not removed for the same reason.")
     return Display(
         lead=[lead],
-        warnings=[f"Not removed: {told}. Try again when no run uses it." for told in r.stuck],
+        warnings=[f"Not removed: {reason}. Try again when no run uses it." for reason in r.stuck],
         tables=[Table(("cache", "holds", "files", "size", "limit"), rows)],
-        notes=[*notes, "UNFREEZE_CACHE names another folder for all of it."],
+        notes=[*notes, "Set UNFREEZE_CACHE to use another folder."],
         next=["unfreeze cache --clear"] if r.bytes else [],
     )
 
@@ -43,38 +46,41 @@ def amount(size: int) -> str:
 
 
 def scanned(r: Any) -> Display:
-    """Of a `ScanResult`."""
+    """Display of a `ScanResult`."""
     broken, known = r.pictures - r.usable, r.pictures - r.decoded
-    counts = Counter((one["left_out"], one["reason"]) for one in r.problems)
+    counts = Counter((problem["left_out"], problem["reason"]) for problem in r.problems)
     order = sorted(counts, key=lambda kind: (not kind[0], -counts[kind], kind[1]))
     rows = []
     for left_out, reason in order:
         first = next(p for p in r.problems if (p["left_out"], p["reason"]) == (left_out, reason))
-        what = "no" if left_out else "yes"
+        used = "no" if left_out else "yes"
         example = f"{first['path']}: {first['detail']}" if first["detail"] else first["path"]
-        rows.append((reason, f"{counts[left_out, reason]:,}", what, example))
-    seen = f"{r.decoded:,} decoded in {r.seconds:.1f} s"
+        rows.append((reason, f"{counts[left_out, reason]:,}", used, example))
+    decoded = f"{r.decoded:,} decoded in {r.seconds:.1f} s"
     return Display(
         lead=[scan_lead(r)],
         warnings=messages(r),
         tables=[Table(("finding", "files", "used", "for example"), rows)],
-        notes=[*spared(r.rules), seen + (f", {known:,} known from before." if known else ".")],
-        files=[(what, p) for what, p in (("page", r.page), ("table", r.table)) if p],
+        notes=[
+            *spared(r.rules),
+            decoded + (f", {known:,} cached from an earlier scan." if known else "."),
+        ],
+        files=[(label, path) for label, path in (("page", r.page), ("table", r.table)) if path],
         next=_after_scan(r, broken),
     )
 
 
 def scan_lead(r: Any) -> str:
-    """How many images can be used."""
+    """A sentence: how many images can be used."""
     broken = r.pictures - r.usable
-    said = f"{r.usable:,} of {r.pictures:,} images can be used"
-    said += f", {broken:,} cannot" if broken else ""
+    usable = f"{r.usable:,} of {r.pictures:,} images can be used"
+    usable += f", {broken:,} cannot" if broken else ""
     other = worded(r.other, "other file is", "other files are")
-    return f"{said}; {other} ignored." if r.other else f"{said}."
+    return f"{usable}; {other} ignored." if r.other else f"{usable}."
 
 
 def _after_scan(r: Any, broken: int) -> list[str]:
-    data = _typed(r.data)
+    data = _quoted(r.data)
     if broken and not r.quarantined:
         return [f"unfreeze scan {data} --quarantine broken"]
     if not r.page:
@@ -82,7 +88,7 @@ def _after_scan(r: Any, broken: int) -> list[str]:
     return [f"unfreeze pretrain {data} --dry-run"]
 
 
-# rule of other tools -> what it would do
+# check of other tools -> what it would do
 _RULES = {
     "jpeg without JFIF in its first ten bytes": "would be deleted by tools that look for JFIF in "
     "the first ten bytes",
@@ -91,7 +97,7 @@ _RULES = {
 
 
 def spared(rules: dict[str, int]) -> list[str]:
-    """What a simpler check would have thrown away."""
+    """Sentences on usable images that simpler checks would reject."""
     return [
         f"{worded(count, 'usable image', 'usable images')} {_RULES[rule]}."
         for rule, count in rules.items()
@@ -100,7 +106,7 @@ def spared(rules: dict[str, int]) -> list[str]:
 
 
 def shown(r: Any) -> Display:
-    """Of a `ShowResult`: classes with their counts, and what to think of."""
+    """Display of a `ShowResult`: class counts and notes."""
     splits = list(r.splits)
     head = ("class", *("images" if split == "all" else split for split in splits))
     rows = [
@@ -109,7 +115,7 @@ def shown(r: Any) -> Display:
     ]
     if (more := len(r.counts) - CLASSES) > 0:
         rows.append((f"and {more:,} more", *[""] * len(splits)))
-    data = _typed(r.data)
+    data = _quoted(r.data)
     labelled = f"unfreeze finetune {data} --dry-run"
     return Display(
         lead=[show_lead(r)],
@@ -122,12 +128,12 @@ def shown(r: Any) -> Display:
 
 
 def show_lead(r: Any) -> str:
-    """How many images there are."""
+    """A sentence: how many images and classes there are."""
     classes = f" of {len(r.classes):,} classes" if r.classes else " without labels"
-    left = f", {len(r.problems):,} cannot be read" if r.problems else ""
-    return f"{r.images:,} images{classes}{left}."
+    unreadable = f", {len(r.problems):,} cannot be read" if r.problems else ""
+    return f"{r.images:,} images{classes}{unreadable}."
 
 
-def _typed(data: str) -> str:
-    """DATA as one types it; of several sources only that there are some."""
+def _quoted(data: str) -> str:
+    """DATA, quoted for a shell; `DATA` itself for several sources."""
     return "DATA" if ", " in data and not Path(data).exists() else shlex.quote(data)

@@ -1,4 +1,4 @@
-"""What the commands that use a model show at their end, from the fields of their results."""
+"""What commands that use a model print at the end, from the fields of their results."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from unfreeze.reports.results_runs import messages, named_classes
 from unfreeze.runtime.display import Display
 from unfreeze.runtime.layout import Table
 
-CLASSES = 40  # that a table on the terminal lists
-TOP5 = 20  # classes from which one of the five likeliest says something
+CLASSES = 40  # rows of a table on the terminal
+TOP5 = 20  # classes from which on top-5 accuracy is informative
 BESIDE = ("macro_f1", "top5", "loss", "calibration_error")
 
 
 def evaluated(r: Any, run: str | None) -> Display:
-    """Of an `Evaluation`; `run`: its folder, where there is one."""
+    """Display of an `Evaluation`; `run`: the run folder, if there is one."""
     low, high = (percent(bound) for bound in r.balanced_interval)
     facts = [("balanced accuracy", f"{percent(r.balanced_accuracy)} (95 %: {low} to {high})")]
     facts += [
@@ -31,7 +31,7 @@ def evaluated(r: Any, run: str | None) -> Display:
         tables=[each_class(r.classes, r.confusion)] if len(r.classes) <= CLASSES else [],
         notes=doubts(r),
         files=files_of(run, *_WRITTEN) if run else [],
-        next=[one for one in commands(run) if " predict " in one] if run else [],
+        next=[command for command in commands(run) if " predict " in command] if run else [],
     )
 
 
@@ -39,33 +39,33 @@ _WRITTEN = ("report.html", "predictions.csv", "mistakes.csv", "evaluation.json")
 
 
 def _temperature(t: Any) -> str:
-    kept = "kept with the model" if t.kept else "not kept"
-    said = (
-        f"{t.value:.3g}, fitted on {t.n:,} validation images ({kept}): cross-entropy "
+    saved = "saved with the model" if t.kept else "not saved"
+    text = (
+        f"{t.value:.3g}, fitted on {t.n:,} validation images ({saved}): cross-entropy "
         f"{t.loss:.3f}, calibration error {percent(t.calibration_error)}"
     )
     if t.bounded:
-        said += "; all of them are right, so it says little"
-    return said
+        text += "; all of them are classified correctly, so it is unreliable"
+    return text
 
 
 def doubts(r: Any) -> list[str]:
-    """Which weights these are, and what makes the figure too good."""
+    """Which weights were evaluated, and what biases the accuracy."""
     lines = []
     if r.last:
         low, high = (percent(bound) for bound in r.last.interval)
         lines.append(
             f"These are the weights of epoch {r.epoch}, the best on validation; those of the last "
-            f"epoch, {r.last.epoch}, reach {percent(r.last.accuracy)} (95 %: {low} to {high})."
+            f"epoch, {r.last.epoch}, give {percent(r.last.accuracy)} (95 %: {low} to {high})."
         )
     if r.used_for_choosing:
-        lines.append("These images also chose the epoch: expect less on new images.")
+        lines.append("The best epoch was selected on these images: expect less on new images.")
     if r.seen_in_training:
-        lines.append(f"{r.seen_in_training:,} of these images were trained on.")
+        lines.append(f"{r.seen_in_training:,} of these images were in the training set.")
     if r.test_uses and r.test_uses > 1:
         lines.append(
             f"The test images were evaluated {r.test_uses} times with this run: choices made "
-            "since the first time make the figure too good."
+            "since the first time bias the accuracy upwards."
         )
     elif r.test_uses:
         lines.append("The test images were evaluated once with this run.")
@@ -73,22 +73,24 @@ def doubts(r: Any) -> list[str]:
 
 
 def each_class(classes: list[str], confusion: list[list[int]]) -> Table:
-    """Recall, precision and the most frequent mistake of each class."""
+    """Table of recall, precision and most frequent confusion of each class."""
     rows = []
-    for place, (name, row) in enumerate(zip(classes, confusion, strict=True)):
-        wrong = [0 if other == place else count for other, count in enumerate(row)]
+    for index, (name, row) in enumerate(zip(classes, confusion, strict=True)):
+        wrong = [0 if other == index else count for other, count in enumerate(row)]
         worst = max(range(len(row)), key=wrong.__getitem__) if any(wrong) else None
-        taken = "" if worst is None else f"{classes[worst]} ({wrong[worst]})"
-        predicted = sum(other[place] for other in confusion)
-        shares = [percent(row[place] / all) if all else "-" for all in (sum(row), predicted)]
-        rows.append((name, f"{sum(row):,}", f"{row[place]:,}", *shares, taken))
-    return Table(("class", "images", "right", "recall", "precision", "most often taken for"), rows)
+        confused = "" if worst is None else f"{classes[worst]} ({wrong[worst]})"
+        predicted = sum(other[index] for other in confusion)
+        shares = [percent(row[index] / n) if n else "-" for n in (sum(row), predicted)]
+        rows.append((name, f"{sum(row):,}", f"{row[index]:,}", *shares, confused))
+    return Table(
+        ("class", "images", "correct", "recall", "precision", "most often confused with"), rows
+    )
 
 
 def embedded(r: Any) -> Display:
-    """Of an `EmbedResult`."""
+    """Display of an `EmbedResult`."""
     return Display(
-        lead=[f"{r.images:,} images as {r.width:,} features each, by {r.arch}."],
+        lead=[f"{r.width:,} features for each of {r.images:,} images, from {r.arch}."],
         facts=[("classes", named_classes(r.classes))] if r.classes else [],
         files=[("features", r.out)],
         next=[f"python -c \"import numpy; print(numpy.load('{r.out}')['features'].shape)\""],
@@ -96,20 +98,20 @@ def embedded(r: Any) -> Display:
 
 
 def exported(r: Any) -> Display:
-    """Of an `ExportResult`."""
+    """Display of an `ExportResult`."""
     return Display(
         lead=[
             f"{r.arch} for {r.to}: its outputs equal the run's on {r.compared_on} (largest "
             f"difference {r.max_difference:.2g}, allowed {r.tolerance:.2g})."
         ],
         facts=[("classes", named_classes(r.classes))] if r.classes else [],
-        files=[("folder", r.out), ("in it", ", ".join(r.files))],
+        files=[("folder", r.out), ("contents", ", ".join(r.files))],
         next=[f"cat {r.out}/README.md"],
     )
 
 
 def drawn(r: Any) -> Display:
-    """Of a `Report`."""
+    """Display of a `Report`."""
     return Display(
         files=files_of(r.run, "report.html", "curves.png", "prototypes.png"),
         next=commands(r.run),
@@ -117,33 +119,33 @@ def drawn(r: Any) -> Display:
 
 
 def predicted(r: list[Any]) -> Display:
-    """Of `Predictions`: how many of each label, and each image."""
+    """Display of `Predictions`: counts of labels, then each image."""
     counts: dict[str, int] = {}
-    for one in r:
-        counts[one.label] = counts.get(one.label, 0) + 1
+    for prediction in r:
+        counts[prediction.label] = counts.get(prediction.label, 0) + 1
     most = sorted(counts, key=lambda label: -counts[label])
-    said = ", ".join(f"{label} {counts[label]:,}" for label in most[:8])
+    labels = ", ".join(f"{label} {counts[label]:,}" for label in most[:8])
     more = f" and {len(most) - 8:,} other labels" if len(most) > 8 else ""
-    rows = [(one.path, one.label, percent(one.probability)) for one in r]
+    rows = [(p.path, p.label, percent(p.probability)) for p in r]
     return Display(
-        lead=[f"{len(r):,} images: {said}{more}." if r else "No images."],
+        lead=[f"{len(r):,} images: {labels}{more}." if r else "No images."],
         tables=[Table(("path", "label", "probability"), rows)],
     )
 
 
 def written(r: Any) -> Display:
-    """Of a `Written`."""
+    """Display of a `Written`."""
     return Display(lead=[f"{r.images:,} images were classified."], files=[("predictions", r.out)])
 
 
 def summarised(r: Any) -> Display:
-    """Of a `Summary`: the familiar table, a line for each stage, the totals."""
+    """Display of a `Summary`: the layer table by stage, and totals."""
     rows: list[tuple[str, ...]] = []
-    before: object = object()
+    stage: object = object()
     for layer in r.layers:
-        if layer["stage"] != before:
-            before = layer["stage"]
-            rows.append((_title(before, r.stages),))
+        if layer["stage"] != stage:
+            stage = layer["stage"]
+            rows.append((_title(stage, r.stages),))
         rows.append(_cells(layer))
     share = r.megabytes / max(r.parameters_total, 1)
     totals = [
@@ -172,5 +174,5 @@ def _title(number: object, stages: list[dict[str, Any]]) -> str:
 def _cells(layer: dict[str, Any]) -> tuple[str, str, str, str]:
     batch = [] if layer["type"] == "Parameter" else ["None"]
     shape = f"({', '.join([*batch, *map(str, layer['output'])])})" if layer["output"] else "-"
-    turns = ("Y" if layer["trainable"] else "N") if layer["parameters"] else "-"
-    return f"{layer['name']} ({layer['type']})", shape, f"{layer['parameters']:,}", turns
+    trainable = ("Y" if layer["trainable"] else "N") if layer["parameters"] else "-"
+    return f"{layer['name']} ({layer['type']})", shape, f"{layer['parameters']:,}", trainable

@@ -1,4 +1,4 @@
-"""What the commands that train show at their end, from the fields of their results."""
+"""What commands that train print at the end, from the fields of their results."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,21 +12,21 @@ from unfreeze.runtime.layout import Table
 from unfreeze.runtime.runfolder import read_metrics
 
 SHOWN = ("information", "agreement", "effective_rank", "effective_rank_projected", "code_entropy")
-CLASSES = 8  # whose names stand in a line
+CLASSES = 8  # names listed in one line
 
 
 def messages(result: Any) -> list[str]:
-    """The warnings of a result, in words."""
-    return [one["message"] for one in getattr(result, "warnings", None) or ()]
+    """The messages of a result's warnings."""
+    return [warning["message"] for warning in getattr(result, "warnings", None) or ()]
 
 
 def finetuned(r: Any) -> Display:
-    """Of a `FinetuneResult`."""
+    """Display of a `FinetuneResult`."""
     facts = [
         ("network", r.arch),
         ("weights", "" if r.weights_matched is None else _matched(r.weights_matched)),
         ("classes", named_classes(r.classes)),
-        ("trained", _trained(r)),
+        ("trainable", _trained(r)),
         ("epochs", _epochs(r)),
         ("time", _time(r)),
         ("cross-validation", _repeated(r.repeated) if r.repeated else ""),
@@ -42,15 +42,15 @@ def finetuned(r: Any) -> Display:
 
 def _validated(r: Any) -> str:
     if r.val_accuracy is None:
-        return "Trained on all images: none were held out, so its accuracy is not known."
+        return "Trained on all images: there was no validation set, so the accuracy is not known."
     low, high = (percent(bound) for bound in r.val_interval)
-    said = (
+    accuracy = (
         f"{percent(r.val_accuracy)} of {on_images(r.val_images, 'val')} are classified correctly "
         f"(95 % interval {low} to {high})"
     )
     if r.best_epoch is None:
-        return f"{said}."
-    return f"{said}. They also chose the epoch: expect less on new images."
+        return f"{accuracy}."
+    return f"{accuracy}. The best epoch was selected on them: expect less on new images."
 
 
 def _matched(share: float) -> str:
@@ -66,11 +66,11 @@ def named_classes(classes: list[str]) -> str:
 
 def _trained(r: Any) -> str:
     total = r.parameters_trainable + r.parameters_frozen
-    said = f"{r.parameters_trainable:,} of {total:,} parameters"
+    trainable = f"{r.parameters_trainable:,} of {total:,} parameters"
     if not r.parameters_frozen:
-        return said
-    kept = "unchanged" if r.frozen_unchanged else "NOT unchanged"
-    return f"{said}; {r.parameters_frozen:,} were frozen and are {kept} in the written model"
+        return trainable
+    state = "unchanged" if r.frozen_unchanged else "NOT unchanged"
+    return f"{trainable}; {r.parameters_frozen:,} are frozen and {state} in the saved model"
 
 
 def _epochs(r: Any) -> str:
@@ -100,7 +100,7 @@ def _repeated(r: Any) -> str:
 
 
 def pretrained(r: Any) -> Display:
-    """Of a `PretrainResult`."""
+    """Display of a `PretrainResult`."""
     metrics, K = read_metrics(r.run), settings_of(r.run).get("nmb_prototypes")
     lead = pretraining(metrics, K)
     facts = [
@@ -108,24 +108,24 @@ def pretrained(r: Any) -> Display:
         ("epochs", f"{r.epochs:,} over {r.images:,} images, {r.steps:,} steps"),
         ("processes", f"{r.processes:,}" if r.processes > 1 else ""),
         ("loss", "" if r.loss is None else f"{r.loss:.3f}"),
-        ("k-NN", _neighbours(r.knn)),
+        ("k-NN", _knn(r.knn)),
         ("best", _best(r.best)),
         ("model", "weights of the best epoch" if r.kept == "best" else ""),
         ("time", _time(r)),
     ]
-    changed = [_recovery(one) for one in r.recoveries]
+    recoveries = [_recovery(recovery) for recovery in r.recoveries]
     return Display(
-        lead=[lead] if lead else ["The untrained start was written."],
+        lead=[lead] if lead else ["The untrained weights were saved."],
         warnings=messages(r),
         facts=[pair for pair in facts if pair[1]],
         tables=[_figures(metrics, r.figures)] if r.figures else [],
-        notes=changed,
+        notes=recoveries,
         files=files_of(r.run, "report.html", "model", "prototypes.png", "problems.csv"),
         next=commands(r.run),
     )
 
 
-def _neighbours(knn: Mapping[str, Any] | None) -> str:
+def _knn(knn: Mapping[str, Any] | None) -> str:
     if not knn:
         return ""
     low, high = (percent(bound) for bound in wilson(knn["correct"], knn["total"]))
@@ -144,19 +144,21 @@ def _best(best: Mapping[str, Any] | None) -> str:
     return f"epoch {best['epoch']} by {by} ({percent(best['value'])}): {best['checkpoint']}"
 
 
-def _recovery(one: Mapping[str, Any]) -> str:
-    helped = {True: "which helped", False: "which did not help", None: "so far"}[one["worked"]]
-    return f"Collapsed at step {one['collapsed_at']:,}; changed to {one['remedy']}, {helped}."
+def _recovery(recovery: Mapping[str, Any]) -> str:
+    outcomes = {True: "which helped", False: "which did not help", None: "so far"}
+    outcome = outcomes[recovery["worked"]]
+    step, remedy = recovery["collapsed_at"], recovery["remedy"]
+    return f"Collapsed at step {step:,}; changed to {remedy}, {outcome}."
 
 
 def _figures(metrics: list[dict[str, Any]], last: Mapping[str, float]) -> Table:
-    """The figures without labels that are worth a line, at the start and at the end."""
+    """Table of the main feature evaluation metrics, before the first step and at the end."""
     first = next((r for r in metrics if r.get("split") == "figures"), {})
-    began = first if first.get("step") == 0 else {}
+    untrained = first if first.get("step") == 0 else {}
     rows = [
         (
             FIGURES[key].name,
-            figure(key, began.get(key) if finite(began.get(key)) else None),
+            figure(key, untrained.get(key) if finite(untrained.get(key)) else None),
             figure(key, last[key]),
         )
         for key in SHOWN
@@ -166,39 +168,39 @@ def _figures(metrics: list[dict[str, Any]], last: Mapping[str, float]) -> Table:
 
 
 def compared(r: Any) -> Display:
-    """Of a `Comparison`."""
+    """Display of a `Comparison`."""
     rows = [
         (
             start.name,
             percent(start.accuracy),
             "{} to {}".format(*(percent(bound) for bound in start.interval)),
-            " ".join(f"{100 * one:.1f}" for one in start.accuracies),
+            " ".join(f"{100 * accuracy:.1f}" for accuracy in start.accuracies),
         )
         for start in r.starts
     ]
     where = f"Accuracy on {on_images(r.n, r.split)}"
-    if r.split == "val" and any(one.best_epoch is not None for one in r.runs):
-        where += ", used for choosing the epoch: expect less on new images"
+    if r.split == "val" and any(run.best_epoch is not None for run in r.runs):
+        where += ", on which the best epoch was selected: expect less on new images"
     best = max(r.starts, key=lambda start: start.accuracy)
-    run = next((one.run for one in r.runs if one.weights == best.weights), r.out)
+    run = next((trial.run for trial in r.runs if trial.weights == best.weights), r.out)
     return Display(
         lead=[r.verdict],
         warnings=messages(r),
-        tables=[Table(("start", "accuracy", "95 % interval", "each seed, %"), rows)],
+        tables=[Table(("weights", "accuracy", "95 % interval", "each seed, %"), rows)],
         notes=[f"{where}."],
         files=files_of(r.out, "report.html", "compare.csv"),
-        next=[one for one in commands(run) if " predict " in one],
+        next=[command for command in commands(run) if " predict " in command],
     )
 
 
 def demonstrated(r: Any) -> Display:
-    """Of a `DemoResult`: accuracy by method and number of labels, mean and deviation."""
+    """Display of a `DemoResult`: accuracy by method and number of labels, mean and deviation."""
     counts = list(next(iter(r.results.values()), {}))
     rows = [
         (method, *(f"{100 * mean:.1f} ± {100 * std:.1f}" for mean, std in row.values()))
         for method, row in r.results.items()
     ]
-    head = ("accuracy on test, %", *(f"{count} a class" for count in counts))
+    head = ("accuracy on test, %", *(f"{count} per class" for count in counts))
     return Display(
         lead=[labels_needed(r.results)],
         tables=[Table(head, rows)],
@@ -209,7 +211,7 @@ def demonstrated(r: Any) -> Display:
 
 
 def planned(reasons: Mapping[str, str], settings: Mapping[str, Any]) -> Table:
-    """Each derived setting with its value and reason."""
+    """Table of derived settings with value and reason."""
     rows = [
         (name.replace("_", "-"), shown(settings.get(name, "")), reason)
         for name, reason in reasons.items()
@@ -218,7 +220,7 @@ def planned(reasons: Mapping[str, str], settings: Mapping[str, Any]) -> Table:
 
 
 def plan_rows(r: Any) -> list[dict[str, Any]]:
-    """One row a derived setting of a plan."""
+    """One row per derived setting of a plan."""
     return [
         {"setting": name, "value": r.settings.get(name), "why": why}
         for name, why in r.reasons.items()
@@ -226,28 +228,28 @@ def plan_rows(r: Any) -> list[dict[str, Any]]:
 
 
 def plan_finetune(r: Any) -> Display:
-    """Of a `FinetunePlan`."""
+    """Display of a `FinetunePlan`."""
     facts = [
         ("images", f"{r.images:,} to train on, {r.steps:,} steps"),
         ("classes", named_classes(r.classes)),
-        ("trained", f"{r.parameters_trainable:,} parameters; {r.parameters_frozen:,} are frozen"),
+        ("trainable", f"{r.parameters_trainable:,} parameters; {r.parameters_frozen:,} are frozen"),
         *_cost(r),
     ]
     return Display(
-        lead=["A plan: nothing was written."],
+        lead=["Dry run: nothing was written."],
         facts=[pair for pair in facts if pair[1]],
         tables=[planned(r.reasons, r.settings)],
     )
 
 
 def plan_pretrained(r: Any) -> Display:
-    """Of a `PretrainPlan`."""
+    """Display of a `PretrainPlan`."""
     facts = [
         ("images", f"{r.images:,}, {r.steps:,} steps, {r.steps_per_epoch:,} per epoch"),
         *_cost(r),
     ]
     return Display(
-        lead=["A plan: nothing was written."],
+        lead=["Dry run: nothing was written."],
         warnings=r.warnings,
         facts=facts,
         tables=[planned(r.reasons, r.settings)],
@@ -255,24 +257,24 @@ def plan_pretrained(r: Any) -> Display:
 
 
 def plan_compare(r: Any) -> Display:
-    """Of a `ComparePlan`."""
+    """Display of a `ComparePlan`."""
     return Display(
-        lead=["A plan: nothing was written."],
+        lead=["Dry run: nothing was written."],
         facts=[("evaluated on", r.judged_by), ("runs", f"{len(r.runs):,}: {', '.join(r.runs)}")],
         tables=[planned(r.reasons, r.settings)],
     )
 
 
 def _cost(r: Any) -> list[tuple[str, str]]:
-    """Time and memory, where they were estimated; each with its basis."""
-    seconds, held = r.time.get("seconds"), r.memory.get("total")
-    spent = r.time["basis"] if seconds is None else f"{duration(seconds)} ({r.time['basis']})"
-    room = r.memory["basis"] if held is None else f"{held / 2**20:,.0f} MiB ({r.memory['basis']})"
-    return [("time", spent), ("memory", room)]
+    """Estimated time and memory, each with the basis of the estimate."""
+    seconds, size = r.time.get("seconds"), r.memory.get("total")
+    time = r.time["basis"] if seconds is None else f"{duration(seconds)} ({r.time['basis']})"
+    memory = r.memory["basis"] if size is None else f"{size / 2**20:,.0f} MiB ({r.memory['basis']})"
+    return [("time", time), ("memory", memory)]
 
 
 def shown(value: Any) -> str:
-    """A setting as one would type it."""
+    """A setting as typed on the command line."""
     if value is None:
         return "-"
     if isinstance(value, (list, tuple)):
