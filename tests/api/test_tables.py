@@ -97,7 +97,7 @@ def test_predict_embed_and_scan_read_them(run, table, shards, tmp_path):
     code, found, _ = called("embed", run[0], shards, "--out", tmp_path / "f.npz", "--split", "test")
     assert (code, found["images"]) == (0, 6)
     code, found, _ = called("scan", shards, table)
-    assert (code, found["images"], len(found["duplicates"])) == (0, 44, 22)
+    assert (code, found["pictures"], len(found["duplicates"])) == (0, 44, 22)
     assert found["other"] == 22  # a class beside each image of the shards
 
 
