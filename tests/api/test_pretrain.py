@@ -192,7 +192,7 @@ def test_a_start_without_a_checkpoint_records_no_step_twice(photos, tmp_path):
 
 
 def test_a_dry_run_fetches_nothing(photos, tmp_path):
-    with pytest.raises(DataError, match="a dry run fetches nothing"):
+    with pytest.raises(DataError, match="a dry run downloads nothing"):
         unfreeze.pretrain("cifar10", data_root=str(tmp_path / "root"), dry_run=True)
     assert not (tmp_path / "root").exists()
     found = unfreeze.pretrain(str(photos), arch="resnet18", init="imagenet", dry_run=True)
