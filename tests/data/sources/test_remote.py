@@ -53,7 +53,9 @@ def test_an_archive_is_fetched_once_and_said_with_its_size(made, memory):
     index = build_index(source)
     assert (index.classes, source.where) == (("cat", "dog"), "memory://bucket/p.zip")
     assert source.read(source.names.index("cat/1.png")) == members["cat/1.png"]
-    assert len(first.lines) == 1 and first.lines[0].startswith("Downloading memory://bucket/p.zip (")
+    assert len(first.lines) == 1 and first.lines[0].startswith(
+        "Downloading memory://bucket/p.zip ("
+    )
     assert "MiB) to" in first.lines[0]
     again = open_source("memory://bucket/p.zip", console=second)
     assert second.lines == [
