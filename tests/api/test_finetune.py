@@ -352,7 +352,7 @@ def test_a_file_that_is_lost_saves_the_run_first(coloured, tmp_path, monkeypatch
     monkeypatch.setattr("unfreeze.data.dataset._PAUSES", ())
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", losing)
-        with pytest.raises(DataError, match="in three tries: gone"):
+        with pytest.raises(DataError, match="in three attempts: gone"):
             finetune(data, out=str(tmp_path / "run"), **options)
     state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert state["step"] == 7

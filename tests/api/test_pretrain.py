@@ -175,7 +175,7 @@ def test_a_file_that_is_lost_saves_the_run_first(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("unfreeze.data.dataset._PAUSES", ())
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", losing)
-        with pytest.raises(DataError, match="in three tries: gone"):
+        with pytest.raises(DataError, match="in three attempts: gone"):
             unfreeze.pretrain(str(photos), out=str(tmp_path / "run"), **options)
     state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     assert state["step"] == 4
@@ -192,7 +192,7 @@ def test_a_start_without_a_checkpoint_records_no_step_twice(photos, tmp_path):
 
 
 def test_a_dry_run_fetches_nothing(photos, tmp_path):
-    with pytest.raises(DataError, match="a dry run fetches nothing"):
+    with pytest.raises(DataError, match="a dry run downloads nothing"):
         unfreeze.pretrain("cifar10", data_root=str(tmp_path / "root"), dry_run=True)
     assert not (tmp_path / "root").exists()
     found = unfreeze.pretrain(str(photos), arch="resnet18", init="imagenet", dry_run=True)

@@ -126,12 +126,12 @@ def test_an_address_is_as_good_as_a_file(run, table, tmp_path):
     address = "memory://here/colours.parquet"
     words = ["--labels", "colour", *TINY, "--out", tmp_path / "r"]
     code, _, told = called("finetune", address, *words, "--dry-run")
-    assert code == 3 and "a dry run fetches nothing" in told
+    assert code == 3 and "a dry run downloads nothing" in told
     code, scores, told = called("evaluate", run[0], address, "--labels", "colour")
     assert (code, scores["n"]) == (0, 6), told
     code, found, told = called("finetune", address, *words)
     assert code == 0 and found["images"] == run[1]["images"]
-    assert "since an earlier run" in told
+    assert "Using the cached copy" in told
     code, _, told = called("scan", address, "--quarantine", tmp_path / "q")
     assert code == 2 and "Use a local folder or archive" in told
     memory.rm("/", recursive=True)

@@ -53,7 +53,9 @@ def refused(answer, code, *words):
 @pytest.mark.parametrize("verb", ["pretrain", "finetune"])
 def test_an_empty_folder_and_a_missing_one(call, tmp_path, verb):
     (tmp_path / "empty").mkdir()
-    refused(call(verb, tmp_path / "empty", "--out", tmp_path / "run", *QUICK), 3, "holds no files")
+    refused(
+        call(verb, tmp_path / "empty", "--out", tmp_path / "run", *QUICK), 3, "contains no files"
+    )
     refused(call(verb, tmp_path / "gone", "--out", tmp_path / "run", *QUICK), 3, "gone")
     assert not (tmp_path / "run").exists()
 

@@ -104,7 +104,7 @@ def _from_folders(source: Source, *, whole: bool) -> Draft:
     used = [entry or _NO_LABEL for entry in entries if entry is not None or whole]
     notes = source.notes + _nested_archive_notes(source) + folder_layout.notes
     if stray:
-        subject = worded(stray, "image lies", "images lie")
+        subject = worded(stray, "image is", "images are")
         notes += (f"{subject} outside the class folders: ignored.",)
     return Draft(
         source,

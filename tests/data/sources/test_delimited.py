@@ -52,7 +52,7 @@ def test_every_separator_line_end_and_encoding(read, separator, ends, encoding):
 
 def test_what_is_guessed_is_said(read, tmp_path):
     (note,) = read(written(";").encode("cp1252")).notes
-    assert note == f"{tmp_path / 'list.csv'} is not UTF-8: it is read as Windows-1252."
+    assert note == f"{tmp_path / 'list.csv'} is not UTF-8: read as Windows-1252."
 
 
 def test_names_that_are_no_text_are_kept_where_such_files_are_there(read):
@@ -116,7 +116,7 @@ def archive():
 def test_what_is_no_text_is_refused_as_what_it_is(read, data, what):
     with pytest.raises(DataError) as raised:
         read(data)
-    assert f"is {what}, not a list in text" in raised.value.sentence
+    assert f"is {what}, not a CSV" in raised.value.sentence
     assert "CSV" in raised.value.next_step
 
 
@@ -126,10 +126,10 @@ def test_what_is_no_text_is_refused_as_what_it_is(read, data, what):
         ("", "is empty"),
         (" \n\n", "is empty"),
         ("path,label,label\n1.png,a,b\n", "two columns named 'label'"),
-        ("a/1.png,cat\na/2.png,dog\n", "names no columns: a/1.png, cat"),
-        ("path,label\n1.png\n", "line 2: 1 fields, but the header names 2"),
+        ("a/1.png,cat\na/2.png,dog\n", "contains no column names: a/1.png, cat"),
+        ("path,label\n1.png\n", "line 2: 1 fields, but the header has 2"),
         ("path;label\n1.png;a;b\n2.png;a\n", "line 2: 3 fields"),
-        ('path,label\n"1.png,a\n2.png,b\n', "1 fields, but the header names 2"),
+        ('path,label\n"1.png,a\n2.png,b\n', "1 fields, but the header has 2"),
     ],
 )
 def test_what_is_wrong_with_a_list(read, text, message):
@@ -138,7 +138,7 @@ def test_what_is_wrong_with_a_list(read, text, message):
 
 
 def test_a_packed_list_that_is_cut(read):
-    with pytest.raises(DataError, match="packed by gzip, and cut or damaged"):
+    with pytest.raises(DataError, match="is a truncated or corrupt gzip file"):
         read(gzip.compress(written(",").encode() * 99)[:60])
 
 

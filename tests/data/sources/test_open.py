@@ -22,7 +22,7 @@ def test_what_is_not_there_and_what_is_no_source(made):
     with pytest.raises(DataError, match="neither a folder nor"):
         open_source(str(image))
     (made.root / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no files"):
+    with pytest.raises(DataError, match="contains no files"):
         open_source(str(made.root / "empty"))
 
 
@@ -117,7 +117,7 @@ def test_cifar10_that_cannot_be_fetched_says_the_way_out(made, monkeypatch, caps
 
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", fail)
     monkeypatch.setattr("urllib.request.urlretrieve", fail)
-    with pytest.raises(DataError, match="could not be fetched") as raised:
+    with pytest.raises(DataError, match="cannot be downloaded") as raised:
         open_source("cifar10", data_root=str(made.root / "absent"))
     assert "--data-root" in raised.value.next_step
     assert capsys.readouterr().out == ""
@@ -126,12 +126,12 @@ def test_cifar10_that_cannot_be_fetched_says_the_way_out(made, monkeypatch, caps
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("path,label\na.png,x\nb.png,y\n", "line 3: there is no file 'b.png'"),
-        ("label,age\nx,7\n", "no column `path`; it has label, age"),
+        ("path,label\na.png,x\nb.png,y\n", "line 3: the file 'b.png' does not exist"),
+        ("label,age\nx,7\n", "no column `path`; its columns are label, age"),
         ("path,label\na.png\n", "line 2: 1 fields"),
         ("path,label\na.png,x\na.png,y\n", "lists a.png twice, on lines 2 and 3"),
-        ("path\nfolder\n", "'folder' is no file"),
-        ("path\n", "holds no files"),
+        ("path\nfolder\n", "'folder' is not a regular file"),
+        ("path\n", "contains no files"),
         ("", "is empty"),
     ],
 )
@@ -190,6 +190,6 @@ def test_names_of_built_in_datasets(made, monkeypatch):
     with pytest.raises(DataError, match="no built-in dataset 'mnist'"):
         open_source("builtin:mnist")
     (made.root / "digits").mkdir()
-    with pytest.raises(DataError, match="digits holds no files") as raised:
+    with pytest.raises(DataError, match="digits contains no files") as raised:
         open_source("digits")
     assert "builtin:digits" in raised.value.next_step

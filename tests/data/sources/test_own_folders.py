@@ -38,7 +38,7 @@ def test_what_this_tool_wrote_is_passed_over_and_named(made, pack, kind, where):
     source = open_source(str(packed(made, members, pack)))
     index = build_index(source)
     assert (index.paths, index.classes) == (list(IMAGES), ("a", "b"))
-    assert f"A folder that unfreeze wrote is not read as data: {where}." in index.notes
+    assert f"A folder written by unfreeze is ignored: {where}." in index.notes
 
 
 @pytest.mark.parametrize("pack", ["folder", "zip"])
@@ -49,7 +49,7 @@ def test_several_are_one_sentence(made, pack):
     members |= inside("runs/0/folds/1", RUN, made)  # runs have runs in them
     source = open_source(str(packed(made, members, pack)))
     (note,) = [note for note in build_index(source).notes if "unfreeze" in note]
-    assert note.startswith("5 folders that unfreeze wrote are not read as data: runs/0, runs/1,")
+    assert note.startswith("5 folders written by unfreeze are ignored: runs/0, runs/1,")
 
 
 def test_with_labels_from_elsewhere_they_are_passed_over_too(made):
@@ -69,7 +69,7 @@ def test_a_run_that_is_written_does_not_change_the_data(made):
 @pytest.mark.parametrize("pack", ["folder", "zip"])
 def test_a_run_itself_is_no_data(made, pack):
     members = RUN | {"curves.png": made.encoded()}
-    with pytest.raises(DataError, match="is the folder of a run, not data"):
+    with pytest.raises(DataError, match="is a run folder, not a dataset"):
         open_source(str(packed(made, members, pack)))
 
 

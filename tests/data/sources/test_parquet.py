@@ -71,10 +71,10 @@ def test_a_list_is_what_the_same_csv_is(made):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"path": ["a.png", "b.png"]}, r"row 2: there is no file 'b\.png' beside the list"),
+        ({"path": ["a.png", "b.png"]}, r"row 2: the file 'b\.png' does not exist"),
         ({"path": ["a.png", "a.png"]}, "lists a.png twice, on rows 1 and 2"),
-        ({"age": ["7"]}, "no column `path`; it has age"),
-        ({"path": []}, "holds no files"),
+        ({"age": ["7"]}, "no column `path`; its columns are age"),
+        ({"path": []}, "contains no files"),
     ],
 )
 def test_what_is_wrong_with_a_list_is_named_with_its_row(made, columns, message):
@@ -173,7 +173,7 @@ def test_a_class_without_a_name_and_a_broken_file(made, inside):
     table = inside.set_column(1, "label", pa.array([0, 1, 2, 0]))
     path = made.root / "d.parquet"
     pq.write_table(table.replace_schema_metadata(inside.schema.metadata), path)
-    with pytest.raises(DataError, match="beyond the classes"):
+    with pytest.raises(DataError, match="a label without a class name"):
         open_source(str(path))
     for cut in (0, 10, path.stat().st_size // 2):
         (made.root / "cut.parquet").write_bytes(path.read_bytes()[:cut])

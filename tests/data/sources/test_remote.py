@@ -53,11 +53,13 @@ def test_an_archive_is_fetched_once_and_said_with_its_size(made, memory):
     index = build_index(source)
     assert (index.classes, source.where) == (("cat", "dog"), "memory://bucket/p.zip")
     assert source.read(source.names.index("cat/1.png")) == members["cat/1.png"]
-    assert len(first.lines) == 1 and first.lines[0].startswith("Fetching memory://bucket/p.zip (")
-    assert "MiB) into" in first.lines[0]
+    assert len(first.lines) == 1 and first.lines[0].startswith(
+        "Downloading memory://bucket/p.zip ("
+    )
+    assert "MiB) to" in first.lines[0]
     again = open_source("memory://bucket/p.zip", console=second)
     assert second.lines == [
-        f"memory://bucket/p.zip is in {copies()[0].parent} since an earlier run."
+        f"Using the cached copy of memory://bucket/p.zip in {copies()[0].parent}."
     ]
     assert again.fingerprint() == source.fingerprint()
     assert [path.name for path in copies()] == ["p.zip"]
@@ -73,7 +75,7 @@ def test_another_file_at_the_address_is_fetched_anew(made, memory):
 
 def test_a_dry_run_fetches_nothing(made, memory):
     memory.pipe("p.zip", made.zip(made.members(["1.png"])).read_bytes())
-    with pytest.raises(DataError, match="a dry run fetches nothing"):
+    with pytest.raises(DataError, match="a dry run downloads nothing"):
         open_source("memory://p.zip", fetch=False)
     assert not copies()
     open_source("memory://p.zip")
@@ -86,9 +88,9 @@ def test_what_is_not_there_and_what_cannot_be_named(memory):
     assert raised.value.exit_code == 3
     with pytest.raises(UsageError, match="Protocol not known: foo"):
         open_source("foo://x.zip")
-    with pytest.raises(DataError, match="is no archive"):
+    with pytest.raises(DataError, match="is not an archive"):
         open_source("memory://bucket/photos")
-    with pytest.raises(DataError, match="is no archive"):
+    with pytest.raises(DataError, match="is not an archive"):
         open_source("memory://bucket/list.csv")
     memory.pipe("folder.zip/a.png", b"x")
     with pytest.raises(DataError, match="is a folder"):
@@ -112,7 +114,7 @@ def test_a_parquet_file_with_images_inside_but_no_list(made, memory, tmp_path):
     made.folder(made.members(["1.png"]), "fetched")
     pq.write_table(pa.table({"path": pa.array([], pa.string())}), tmp_path / "b.parquet")
     memory.pipe("b.parquet", (tmp_path / "b.parquet").read_bytes())
-    with pytest.raises(DataError, match="lists files that lie beside it"):
+    with pytest.raises(DataError, match="lists files next to it, which are not downloaded"):
         open_source("memory://b.parquet")
 
 
@@ -145,7 +147,7 @@ def test_nothing_half_done_stays(made, memory, monkeypatch, fault):
     monkeypatch.setattr(kind, "get_file", get_file)
     error, said = {
         "short": (DataError, f"ended after {len(data) - 20:,} of {len(data):,} bytes"),
-        "broken": (DataError, r"cannot be fetched \(RuntimeError\): connection reset"),
+        "broken": (DataError, r"cannot be downloaded \(RuntimeError\): connection reset"),
         "full": (ResourceError, "disk is full"),
     }[fault]
     with pytest.raises(error, match=said):
@@ -157,7 +159,7 @@ def test_nothing_half_done_stays(made, memory, monkeypatch, fault):
 def test_what_does_not_fit_is_not_begun(made, memory, monkeypatch):
     memory.pipe("p.zip", made.zip(made.members(["1.png"])).read_bytes())
     monkeypatch.setattr(module, "free_bytes", lambda place: 1000)
-    with pytest.raises(ResourceError, match=r"has room for 0\.0") as raised:
+    with pytest.raises(ResourceError, match=r"but only 0\.0 MiB can be used") as raised:
         open_source("memory://p.zip")
     assert "UNFREEZE_CACHE" in raised.value.next_step and not copies()
 
@@ -213,4 +215,4 @@ def test_over_http(made, served):
     done = subprocess.run([*words, f"{served}/p.zip"], capture_output=True, text=True)
     assert done.returncode == 0 and "2 of 2 images can be used" in done.stdout
     # readline, which pytest loads, sets COLUMNS for the processes that it starts
-    assert "since an earlier run" in " ".join(done.stderr.split())
+    assert "Using the cached copy" in " ".join(done.stderr.split())

@@ -55,14 +55,14 @@ def test_of_several_columns_of_paths_the_first_that_names_images_counts():
     known = {"1.png", "2.png"}
     assert roles(columns, "list.csv", names_image=known.__contains__)["path"] == "scan"
     assert guessed({"path": "scan", "label": "label"}, "l.csv") == (
-        "Images are the column 'scan' of l.csv.",
+        "Images are read from the column 'scan' of l.csv.",
     )
 
 
 def test_the_column_that_is_asked_for():
     columns = of({"path": "P", "label": "L", "Other": "L"})
     assert roles(columns, "list.csv", label="other")["label"] == "Other"
-    with pytest.raises(DataError, match="no column 'absent'; it has path, label, Other"):
+    with pytest.raises(DataError, match="no column 'absent'; its columns are path, label, Other"):
         roles(columns, "list.csv", label="absent")
 
 

@@ -77,7 +77,7 @@ def test_splits_are_folders_and_strange_ones_are_named(made, saved):
     index = build_index(source)
     assert index.splits.tolist() == [TRAIN] * 3 + [TEST]
     assert index.paths[-1] == "test/data-00000-of-00001/0"
-    assert any("not read: extra." in note for note in index.notes)
+    assert any("ignored: extra." in note for note in index.notes)
     assert len(open_source(str(root / "extra"))) == 2
 
 
@@ -97,7 +97,7 @@ def test_what_is_broken_is_named(made, saved):
     with pytest.raises(DataError, match="cannot be read as a table"):
         open_source(str(folder))
     file.unlink()
-    with pytest.raises(DataError, match="which is not there"):
+    with pytest.raises(DataError, match="which does not exist"):
         open_source(str(folder))
     (folder / "state.json").write_text("{")
     with pytest.raises(DataError, match=r"state\.json cannot be read"):
@@ -116,7 +116,7 @@ def test_files_outside_of_the_folder_are_not_read(made, saved, outside):
 def test_compressed_files_and_other_columns_are_refused_with_a_next_step(made, saved):
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     folder = saved(made.root / "packed", [0, 1], options=options)
-    with pytest.raises(DataError, match="compressed inside"):
+    with pytest.raises(DataError, match="is compressed and cannot be read in place"):
         open_source(str(folder))
     folder = saved(made.root / "text", [0, 1])
     table = pa.table({"text": ["a", "b"]})

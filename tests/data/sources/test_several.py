@@ -103,13 +103,13 @@ def test_places_are_told_apart_by_as_many_folders_as_it_takes():
 
 
 def test_what_overlaps_is_refused(three, made):
-    with pytest.raises(UsageError, match="named twice"):
+    with pytest.raises(UsageError, match="given twice"):
         open_source([three[0], three[1], three[0]])
     link = made.root / "link"
     link.symlink_to(three[1])
-    with pytest.raises(UsageError, match="named twice"):
+    with pytest.raises(UsageError, match="given twice"):
         open_source([three[1], str(link)])
-    with pytest.raises(UsageError, match=r"b/train lies inside .*b\."):
+    with pytest.raises(UsageError, match=r"b/train is inside .*b\."):
         open_source([f"{three[1]}/train", three[1]])
 
 
