@@ -123,8 +123,8 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
         raise WeightsError(f"{path} is damaged: {error}.", _COPY) from error
     if digest(tensors) not in card.sha256:
         raise WeightsError(
-            f"{path} is damaged, or not the file that {CARD} beside it was written with: its "
-            "tensors have another checksum.",
+            f"{path} is damaged, or not the file that {CARD} beside it was written with: the "
+            "checksum of its tensors does not match.",
             _COPY,
         )
     return tensors, card
