@@ -60,8 +60,8 @@ def notes(evaluation: Mapping[str, Any] | None) -> list[str]:
     if values.get("temperature"):
         scaling = values["temperature"]
         sentences.append(
-            f"A temperature of {scaling['value']:.3g}, fitted on {scaling['n']:,} validation images, "
-            f"gives a calibration error of {percent(scaling['calibration_error'])}."
+            f"A temperature of {scaling['value']:.3g}, fitted on {scaling['n']:,} validation "
+            f"images, gives a calibration error of {percent(scaling['calibration_error'])}."
         )
     return sentences
 
