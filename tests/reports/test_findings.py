@@ -7,9 +7,9 @@ from unfreeze.reports.findings import read_findings
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(UsageError, match="not a run's folder"):
+    with pytest.raises(UsageError, match="not a run folder"):
         read_findings(tmp_path)
-    with pytest.raises(UsageError, match="not a run's folder"):
+    with pytest.raises(UsageError, match="not a run folder"):
         read_findings(tmp_path / "absent")
 
 

@@ -127,7 +127,7 @@ def test_the_command_line_refuses_what_is_no_run(tmp_path, capsys):
     from unfreeze.cli.main import main
 
     assert main(["report", str(tmp_path)]) == 2
-    assert "not a run's folder" in capsys.readouterr().err
+    assert "not a run folder" in capsys.readouterr().err
 
 
 def test_the_page_names_what_the_run_waited_for(pretraining):

@@ -167,7 +167,7 @@ def test_a_pretraining_says_whether_it_learned(pretraining):
     said = text(pretrained(made))
     assert said.startswith("Pretraining learned to tell images apart: the loss is")
     assert (
-        "prototypes carry 37 % of the most information" in said
+        "prototypes carry 37 % of the maximum information" in said
         and "(3 % before the first step)" in said
     )
     rows = [line.split() for line in said.splitlines()]

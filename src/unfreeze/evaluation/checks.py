@@ -140,7 +140,7 @@ def _advice(trained: Training | None, *, lr: float | None, few: bool, frozen: bo
 
 
 def predictions(confusion: Counts, names: Sequence[str]) -> list[RunWarning]:
-    """`one_class`, `class_never_predicted`, `majority_accuracy`; `confusion`: label x class."""
+    """`one_class`, `class_never_predicted`, `majority_accuracy` from counts [label, prediction]."""
     if not confusion.sum():
         return []
     truth, predicted = confusion.sum(axis=1), confusion.sum(axis=0)

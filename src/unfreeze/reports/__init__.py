@@ -1,1 +1,1 @@
-"""What a run's folder shows: curves, galleries and the HTML page, drawn from files alone."""
+"""Reports made from a run's files: curves, galleries, HTML pages and terminal summaries."""

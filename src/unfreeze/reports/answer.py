@@ -142,7 +142,7 @@ def _by_knn(knn: Sequence[Mapping[str, Any]], interval: bool) -> str:
 
 
 def _by_information(loss: str, first: float, last: float) -> str:
-    information = f"prototypes carry {percent(last, 0)} of the most information about an image"
+    information = f"prototypes carry {percent(last, 0)} of the maximum information about an image"
     before = f"{percent(first, 0)} before the first step"
     if last <= max(2 * first, first + 0.02):
         return f"Pretraining has learned little so far: {loss}, and {information} ({before})."

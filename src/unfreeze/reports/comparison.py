@@ -97,7 +97,7 @@ def _inconclusive(d: Mapping[str, Any], names: Mapping[str, str], scratch: str) 
     points, (low, high) = 100 * d["difference"], (100 * v for v in d["interval"])
     question = f"whether {start} pays" if scratch else f"whether {start} is better than {against}"
     return (
-        f"So this does not show {question}: {points:+.1f} points against {against} (95 %: "
+        f"So this does not show {question}: the {points:+.1f} points against {against} (95 %: "
         f"{low:+.1f} to {high:+.1f}) include failed runs. See their warnings, and compare again."
     )
 
