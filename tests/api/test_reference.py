@@ -306,7 +306,7 @@ def test_the_same_command_goes_on_exactly(run, tmp_path):
 @pytest.mark.parametrize(
     "advice, said",
     [
-        ("Free some space, then continue with --resume.", "go on with the same command."),
+        ("Free some space, then continue with --resume.", "continue with the same command."),
         ("Name another --out.", "Name another --dump_path."),
         ("Lower --base-lr, or use --precision fp32.", "or use --use_fp16 false."),
     ],
