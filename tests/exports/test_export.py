@@ -316,7 +316,7 @@ def test_the_folder_is_new_or_an_exports(untrained, tmp_path):
     (out / "export.json").unlink()
     with pytest.raises(UsageError, match="not written by an export"):
         export(str(run), "safetensors", str(out), overwrite=True)
-    with pytest.raises(UsageError, match="needs a folder"):
+    with pytest.raises(UsageError, match="export needs an output folder"):
         export(str(run), "safetensors", "")
     with pytest.raises(UsageError, match="torchvision, timm"):
         unfreeze.export(str(run), None, str(out))
