@@ -46,7 +46,7 @@ bench: .venv/installed-dev ## the figures of speed: make bench PHOTOS=photograph
 	@echo "All in $$(( $$(date +%s) - $$(cat .bench/began) )) s; figures and images are in .bench."
 
 docs: .venv/installed ## write docs/SETTINGS.md and the types of `import unfreeze` from the settings
-	$(BIN)/python -m unfreeze.cli.reference > docs/SETTINGS.md
+	$(BIN)/python -m unfreeze.cli.settings_page > docs/SETTINGS.md
 	$(BIN)/python -m unfreeze.cli.stub > .stub.pyi
 	mv .stub.pyi src/unfreeze/__init__.pyi
 

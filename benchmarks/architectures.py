@@ -22,9 +22,9 @@ import torch
 import torchvision
 from torch import nn
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import replace_head
-from unfreeze.transfer.freeze import select_frozen
+from unfreeze.models.build import build
+from unfreeze.models.head import replace_head
+from unfreeze.transfer.freezing.freeze import select_frozen
 
 CLASSES = 7
 

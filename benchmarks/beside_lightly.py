@@ -45,15 +45,14 @@ from torch.utils.data import DataLoader, Dataset
 
 import unfreeze
 from cifar import evaluate_backbone, machine, one_run, unpack
-from unfreeze.api.pretrain import PretrainPlan
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import headless
-from unfreeze.checkpoints.modelfile import ModelCard, save_model
-from unfreeze.data.preprocess import Preprocess
-from unfreeze.data.views import preset
-from unfreeze.optim.make import decay_groups, set_lr
-from unfreeze.optim.schedules import warmup_cosine
-from unfreeze.runtime.devices import autocast, pick_precision
+from unfreeze.checkpoints.model_file import ModelCard, save_model
+from unfreeze.commands.pretrain import PretrainPlan
+from unfreeze.data.augment import preset
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.models.build import build
+from unfreeze.models.head import remove_head
+from unfreeze.optim.optimizer import decay_groups, set_lr, warmup_cosine
+from unfreeze.runtime.device import autocast, pick_precision
 
 VARIANTS = ("matched", "example", "ours")
 
@@ -195,7 +194,7 @@ def lightly_run(
     np.random.seed(seed)  # lightly's blur draws from numpy
     random.seed(seed)
     backbone = build(args.arch)
-    width = headless(backbone)
+    width = remove_head(backbone)
     states = {0: copy.deepcopy(backbone.state_dict())}
     if variant == "example":
         setup = example(backbone, width, args.small_crops)

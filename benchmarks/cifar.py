@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 import unfreeze
-from unfreeze.checkpoints.modelfile import load_model, save_model
+from unfreeze.checkpoints.model_file import load_model, save_model
 from unfreeze.checkpoints.read import read_checkpoint
-from unfreeze.data.splits import subset
-from unfreeze.probes.knn import knn_accuracy
-from unfreeze.probes.linear import linear_accuracy
+from unfreeze.data.index.splits import subset
+from unfreeze.evaluation.knn import knn_accuracy
+from unfreeze.evaluation.logistic_regression import linear_accuracy
 
 
 def unpack(archive: str, images: int, folder: Path) -> None:

@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.weights import load_weights
-from unfreeze.checkpoints.modelfile import ModelCard, load_model, save_model
+from unfreeze.checkpoints.model_file import ModelCard, load_model, save_model
 from unfreeze.checkpoints.state import load_state, save_state
 from unfreeze.errors import WeightsError
+from unfreeze.models.build import build
+from unfreeze.models.load_weights import load_weights
 
 ARCH = "unfreeze/tiny"
 CARD = ModelCard("backbone", ARCH, preprocess={"image_size": 16, "resize": 16})

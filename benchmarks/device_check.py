@@ -23,10 +23,10 @@ import torch.nn.functional as F
 
 import step
 import unfreeze
-from unfreeze.data.views import normalise
-from unfreeze.data.views.multicrop import MEAN, STD
-from unfreeze.optim.make import for_network
-from unfreeze.runtime.devices import pick_device, pick_precision
+from unfreeze.data.augment import normalize
+from unfreeze.data.augment.multicrop import MEAN, STD
+from unfreeze.optim.optimizer import optimizer_for_network
+from unfreeze.runtime.device import pick_device, pick_precision
 from unfreeze.swav import sinkhorn, swapped_prediction_loss
 
 TINY: dict[str, Any] = {
@@ -96,7 +96,7 @@ def updates(device: torch.device) -> Iterator[Check]:
         single = copy.deepcopy(exact).float().to(device)
         start = [p.detach().clone() for p in exact.parameters()]
         for model in (exact, single):
-            optimizer = for_network(name, model, lr=RATES[name], weight_decay=1e-4)
+            optimizer = optimizer_for_network(name, model, lr=RATES[name], weight_decay=1e-4)
             draw = torch.Generator().manual_seed(1)
             for _ in range(3):
                 for p in model.parameters():
@@ -115,7 +115,7 @@ def views(device: torch.device) -> Iterator[Check]:
     expected = (view.permute(0, 3, 1, 2).double() / 255 - torch.tensor(MEAN)[:, None, None]) / (
         torch.tensor(STD)[:, None, None]
     )
-    normalised = normalise(view.to(device), MEAN, STD).cpu().double()
+    normalised = normalize(view.to(device), MEAN, STD).cpu().double()
     yield "normalising", float((normalised - expected).abs().max()), 1e-5
 
 

@@ -37,7 +37,7 @@ import step
 import unfreeze
 from drawing import draw_rounds
 from records import spent
-from unfreeze.runtime.devices import pick_device
+from unfreeze.runtime.device import pick_device
 
 K = 128
 HOW: dict[str, Any] = {"arch": "resnet18", **step.PHOTO}

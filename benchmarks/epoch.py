@@ -21,10 +21,10 @@ import torch
 import unfreeze
 from drawing import draw_rounds
 from records import spent
-from unfreeze.api.pretrain import run_pretrain
-from unfreeze.runtime.console import Quiet
-from unfreeze.settings.build import layered
-from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.commands.pretrain import run_pretrain
+from unfreeze.config.layering import load_settings
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.runtime.console import QuietConsole
 
 AIM = 4.0  # seconds on a GPU like an H200
 
@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     ends = []
     with tempfile.TemporaryDirectory() as folder:
-        settings = layered(
+        settings = load_settings(
             PretrainSettings,
             {
                 "data": args.archive,
@@ -69,7 +69,7 @@ def main() -> None:
         )
         began = time.perf_counter()
         result = run_pretrain(
-            settings, Quiet(), on_epoch=lambda *_: ends.append(time.perf_counter())
+            settings, QuietConsole(), on_epoch=lambda *_: ends.append(time.perf_counter())
         )
         steps = result.steps // args.epochs
         time_of = spent(result.run, steps)

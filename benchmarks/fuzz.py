@@ -22,9 +22,9 @@ from typing import get_args
 import numpy as np
 from PIL import Image
 
-from unfreeze.data.examine import Examination, examine
-from unfreeze.data.supervised import MEMORY, Lost, supervised
-from unfreeze.data.undecodable import Reason
+from unfreeze.data.images.errors import Reason
+from unfreeze.data.validate.checks import ImageCheck, check_image
+from unfreeze.data.validate.worker_pool import MEMORY, LostTask, run_in_workers
 
 FORMATS = {
     "JPEG": ("RGB", "L", "CMYK"),
@@ -109,10 +109,10 @@ class Mutants:
                 data[offset : offset + size] = value.to_bytes(size, order)
         return data
 
-    def __call__(self, n: int) -> tuple[str, Examination]:
+    def __call__(self, n: int) -> tuple[str, ImageCheck]:
         """Examine the n-th file."""
         kind, data = self.data(n)
-        return kind, examine(data, f"{n}.{kind.lower()}")
+        return kind, check_image(data, f"{n}.{kind.lower()}")
 
 
 def main() -> None:
@@ -130,11 +130,11 @@ def main() -> None:
     bad: list[tuple[int, str]] = []
     # imported by name, so that worker processes can unpickle it
     mutants = importlib.import_module("fuzz").Mutants(args.seed)
-    watched = supervised(
+    watched = run_in_workers(
         mutants, range(args.files), args.workers, seconds=args.seconds, memory=MEMORY
     )
     for n, result in watched:
-        if isinstance(result, Lost):
+        if isinstance(result, LostTask):
             ends[result.kind] += 1
             bad.append((n, result.detail))
             continue

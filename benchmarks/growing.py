@@ -18,25 +18,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from unfreeze.api.pretrain import run_pretrain
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import headless
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Loader
+from unfreeze.commands.pretrain import run_pretrain
+from unfreeze.config.layering import load_settings
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.augment.multicrop import MEAN, STD, MultiCropTransform
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.views.multicrop import MEAN, STD, Cut
-from unfreeze.runtime.console import Advance, Quiet
-from unfreeze.runtime.devices import pick_device, pick_precision
-from unfreeze.runtime.runfolder import RunFolder, read_metrics
-from unfreeze.settings.build import layered
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.bank import Bank
-from unfreeze.swav.facts import Facts
+from unfreeze.models.build import build
+from unfreeze.models.head import remove_head
+from unfreeze.runtime.console import ProgressCallback, QuietConsole
+from unfreeze.runtime.device import pick_device, pick_precision
+from unfreeze.runtime.run_folder import RunFolder, read_metrics
+from unfreeze.swav.auto_recipe import plan, view_specs
+from unfreeze.swav.device_context import ComputeContext, DatasetStats
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.place import Place
-from unfreeze.swav.recipe import plan, view_specs
-from unfreeze.swav.trainer import Trainer
+from unfreeze.swav.queue import FeatureQueue
+from unfreeze.swav.trainer import PretrainTrainer
 
 ARCH, SIDE, BATCH, K, WIDTH = "unfreeze/tiny", 16, 64, 300, 128
 WARM = 3  # warm-up steps, not counted
@@ -60,11 +59,11 @@ class FirstStep(Exception):
     """Raised after the first step to stop the run."""
 
 
-class UntilFirstStep(Quiet):
+class UntilFirstStep(QuietConsole):
     """A console that stops a run after its first step."""
 
     @contextlib.contextmanager
-    def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+    def progress(self, label: str, total: int, done: int = 0) -> Iterator[ProgressCallback]:
         """Count training steps only."""
 
         def advance(steps: int, text: str = "") -> None:
@@ -90,7 +89,7 @@ def start(data: str, device: str = "cpu") -> dict[str, float]:
     index = time.process_time() - began
     with tempfile.TemporaryDirectory() as folder:
         values = {"data": data, "out": f"{folder}/run", "store": "off", "device": device, **FIXED}
-        settings = layered(PretrainSettings, values)
+        settings = load_settings(PretrainSettings, values)
         began, cpu = time.perf_counter(), time.process_time()
         with contextlib.suppress(FirstStep):
             run_pretrain(settings, UntilFirstStep())
@@ -133,29 +132,32 @@ def step(
 
 def make_trainer(
     folder: str, where: torch.device, crops: int, prototypes: int, queue: int, batch: int
-) -> Trainer:
+) -> PretrainTrainer:
     """A trainer on digits with a full queue, and a small network so that other costs show."""
     values = {**FIXED, "nmb_crops": (crops,), "nmb_prototypes": prototypes, "batch_size": batch}
     values |= {"queue_length": queue, "epoch_queue_starts": 0, "freeze_prototypes_niters": 0}
-    chosen = plan(layered(PretrainSettings, values), Facts(10_000, SIDE, where.type))
+    chosen = plan(load_settings(PretrainSettings, values), DatasetStats(10_000, SIDE, where.type))
     s = chosen.settings
     torch.manual_seed(0)
     backbone = build(ARCH)
-    width = headless(backbone)
+    width = remove_head(backbone)
     model = SwAV(backbone, width, hidden=s.hidden_mlp, feat_dim=WIDTH, prototypes=prototypes)
     images = ImageDataset(build_index(open_source("digits")))
     loader = Loader(
         images,
-        Cut(0, view_specs(s)),
+        MultiCropTransform(0, view_specs(s)),
         batch_size=min(batch, len(images)),
         seed=0,
         drop_last=True,
     )
     precision, _ = pick_precision("auto", where)
-    run, device_context = RunFolder(folder, writes=False), Place(where, precision, MEAN, STD)
-    trainer = Trainer(model, chosen, loader, run, device_context)
+    run, device_context = (
+        RunFolder(folder, writes=False),
+        ComputeContext(where, precision, MEAN, STD),
+    )
+    trainer = PretrainTrainer(model, chosen, loader, run, device_context)
     if queue:
-        trainer.assigner.bank = bank = Bank(2, queue, WIDTH).to(where)
+        trainer.assigner.bank = bank = FeatureQueue(2, queue, WIDTH).to(where)
         bank.push([F.normalize(torch.randn(queue, WIDTH), dim=1) for _ in range(2)])
     return trainer
 
@@ -166,8 +168,10 @@ def processes(data: str, epochs: int = 3, device: str = "cpu") -> dict[str, floa
     out, ends = Path(data).with_suffix(".run"), []
     values = {**FIXED, "data": data, "out": str(out), "epochs": epochs, "device": device}
     values |= {"batch_size": 256, "tune": "off", "store": "memory", "watch_every": 0}
-    settings = layered(PretrainSettings, values | {"overwrite": True})
-    result = run_pretrain(settings, Quiet(), on_epoch=lambda *_: ends.append(time.process_time()))
+    settings = load_settings(PretrainSettings, values | {"overwrite": True})
+    result = run_pretrain(
+        settings, QuietConsole(), on_epoch=lambda *_: ends.append(time.process_time())
+    )
     each = result.steps // epochs
     lines = [line for line in read_metrics(out) if line["split"] == "train"][-each:]
     took = [line["seconds_data"] + line["seconds_step"] for line in lines]

@@ -34,7 +34,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 import unfreeze
-from unfreeze.probes.logistic import fit_logistic
+from unfreeze.evaluation.logistic_regression import fit_logistic
 
 LABELS, SEEDS = (1, 5, 10, 50), 5
 TRAIN, TEST = 60, 60  # images per class: to draw labels from, and for the test set

@@ -32,8 +32,8 @@ import numpy as np
 from PIL import Image
 
 from unfreeze.cli.main import main as command
-from unfreeze.runtime.world import World
-from unfreeze.text import as_text, given_path, text_of
+from unfreeze.runtime.terminal import Environment
+from unfreeze.text import as_text, path_argument, text_of
 
 
 def _long(unit: str) -> bytes:
@@ -196,7 +196,7 @@ class Caller:
         out, err = io.StringIO(), io.StringIO()
         argv = [*words, *(["--json"] if json_ else [])]
         try:
-            code = command(argv, World(out, err))
+            code = command(argv, Environment(out, err))
         except BaseException as error:  # the command line must never raise
             self.crashes += 1
             raise Failure(f"{words[0]} raised {type(error).__name__}: {error}") from error
@@ -250,7 +250,7 @@ def once(case: Round, caller: Caller) -> None:
     finetune = ["finetune", data, *QUICK, "--weights", "none", "--epochs", "1", "--out", run]
     result = call(*finetune, into=(run,))
     same("finetune: classes", result["classes"], case.labels)
-    same("finetune: run", given_path(result["run"]), run)  # printed paths can be pasted
+    same("finetune: run", path_argument(result["run"]), run)  # printed paths can be pasted
     of_run(case, Path(run), caller)
     result = call("evaluate", run, data, "--split", "all", into=(run,))
     same("evaluate: images", result["n"], len(case.texts))
@@ -284,7 +284,7 @@ def of_run(case: Round, run: Path, caller: Caller) -> None:
     """Check the files of the run."""
     same = caller.same
     config = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
-    same("config.toml: data", given_path(config["data"]), case.data)
+    same("config.toml: data", path_argument(config["data"]), case.data)
     same("config.toml: classes", config["facts"]["classes"], case.labels)
     card = json.loads((run / "model/model.json").read_text(encoding="utf-8"))
     same("model.json: classes", card["classes"], case.labels)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.run_folder import read_metrics
 
 
 class Spent(NamedTuple):

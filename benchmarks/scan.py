@@ -26,9 +26,9 @@ from PIL import Image
 
 import unfreeze
 from drawing import draw_rounds
-from unfreeze.data.index import build_index
-from unfreeze.data.scan import check
+from unfreeze.data.index.index import build_index
 from unfreeze.data.sources.open import open_source
+from unfreeze.data.validate.precheck import check_images
 
 
 def unpack(archive: str, copies: int, folder: Path) -> int:
@@ -59,7 +59,7 @@ def loop(folder: Path) -> None:
 def decoding(folder: Path) -> None:
     """Decode every file without other checks; baseline JPEG is decoded at reduced size."""
     index = build_index(open_source(str(folder)))
-    assert len(check(index).usable) == len(index)
+    assert len(check_images(index).usable) == len(index)
 
 
 def every_check(folder: Path) -> None:

@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file
 
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.run_folder import read_metrics
 
 SIGNALS = ("INT", "TERM", "HUP", "KILL")
 TARGETS = ("process", "group", "parent", "worker")

@@ -26,9 +26,10 @@ STEP = [
 ]
 IMPORTS = {
     "--help": "import unfreeze.cli.main",
-    "pretrain --dry-run": "import unfreeze.api.pretrain",
-    "finetune, one step": "import unfreeze.api.finetune, unfreeze.reports.page, matplotlib.figure",
-    "scan, all known": "import unfreeze.api.scan",
+    "pretrain --dry-run": "import unfreeze.commands.pretrain",
+    "finetune, one step": "import unfreeze.commands.finetune, unfreeze.reports.page, "
+    "matplotlib.figure",
+    "scan, all known": "import unfreeze.commands.scan",
 }
 
 

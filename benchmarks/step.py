@@ -24,21 +24,20 @@ import torch.nn.functional as F
 
 import unfreeze
 from drawing import draw_rounds
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import headless
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Batch, Loader
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.augment.multicrop import MEAN, STD, MultiCropTransform
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.loader import Batch, Loader
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.views.multicrop import MEAN, STD, Cut
-from unfreeze.runtime.devices import pick_device, pick_precision
-from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.facts import Facts
+from unfreeze.models.build import build
+from unfreeze.models.head import remove_head
+from unfreeze.runtime.device import pick_device, pick_precision
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.swav.auto_recipe import plan, view_specs
+from unfreeze.swav.device_context import ComputeContext, DatasetStats
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.place import Place
-from unfreeze.swav.recipe import plan, view_specs
-from unfreeze.swav.trainer import Trainer
+from unfreeze.swav.trainer import PretrainTrainer
 
 PHOTO = {
     "size_crops": (224, 96),
@@ -65,7 +64,7 @@ def network(how: dict[str, Any], s: PretrainSettings, prototypes: int = K) -> Sw
     """The network, with the same random initialization for both."""
     torch.manual_seed(0)
     backbone = build(how["arch"], stem=how.get("stem", "imagenet"))
-    width = headless(backbone)
+    width = remove_head(backbone)
     return SwAV(backbone, width, hidden=2048, feat_dim=s.feat_dim, prototypes=prototypes)
 
 
@@ -148,20 +147,22 @@ class Plain:
 
 def ours(
     how: dict[str, Any], device: torch.device, folder: str, precision: str = "auto"
-) -> Trainer:
+) -> PretrainTrainer:
     """A trainer before its first step."""
-    chosen = plan(settings(how), Facts(10_000, 256, device.type))
+    chosen = plan(settings(how), DatasetStats(10_000, 256, device.type))
     s = chosen.settings
     precision, _ = pick_precision(precision, device)
     loader = Loader(
         ImageDataset(build_index(open_source("digits"))),
-        Cut(0, view_specs(s)),
+        MultiCropTransform(0, view_specs(s)),
         batch_size=s.batch_size or 1,
         seed=0,
         drop_last=True,
     )
-    device_context = Place(device, precision, MEAN, STD)
-    return Trainer(network(how, s), chosen, loader, RunFolder(folder, writes=False), device_context)
+    device_context = ComputeContext(device, precision, MEAN, STD)
+    return PretrainTrainer(
+        network(how, s), chosen, loader, RunFolder(folder, writes=False), device_context
+    )
 
 
 def batch_of(views: list[torch.Tensor]) -> Batch:
@@ -170,7 +171,7 @@ def batch_of(views: list[torch.Tensor]) -> Batch:
     return Batch(0, 0, torch.arange(count).numpy(), torch.zeros(count), views)
 
 
-def shares(trainer: Trainer, batch: Batch) -> float:
+def shares(trainer: PretrainTrainer, batch: Batch) -> float:
     """Share of a step's time that codes, loss and optimizer take, on the CPU."""
     inside = 0.0
 

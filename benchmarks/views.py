@@ -25,9 +25,9 @@ import torch
 import unfreeze
 from drawing import draw_rounds
 from plain import Plain
-from unfreeze.data.decode import decode, decode_all, shrink
-from unfreeze.data.views.multicrop import Cut
-from unfreeze.data.views.spec import preset
+from unfreeze.data.augment.config import preset
+from unfreeze.data.augment.multicrop import MultiCropTransform
+from unfreeze.data.images.decode import decode, decode_all, resize_shorter_side
 
 PHOTO: dict[str, Any] = {
     "sizes": (224, 96),
@@ -48,8 +48,8 @@ def specs(how: dict[str, Any], augment: str) -> list[Any]:
 def photographs(files: list[Path]) -> dict[str, Round]:
     """One round of each variant on photographs."""
     ids = np.arange(len(files))
-    plain, cut = Plain(**PHOTO), Cut(0, specs(PHOTO, "photo"))
-    cached = [shrink(decode(path.read_bytes()), CACHED) for path in files]
+    plain, cut = Plain(**PHOTO), MultiCropTransform(0, specs(PHOTO, "photo"))
+    cached = [resize_shorter_side(decode(path.read_bytes()), CACHED) for path in files]
 
     def read() -> list[bytes]:
         return [path.read_bytes() for path in files]
@@ -69,7 +69,7 @@ def small(files: list[Path]) -> dict[str, Round]:
     """One round of each variant on images of 32 pixels."""
     ids, cached = np.arange(len(files)), [decode(path.read_bytes()) for path in files]
     plain = Plain(**SMALL, strength=0.5, blur=False)
-    cut = Cut(0, specs(SMALL, "small"))
+    cut = MultiCropTransform(0, specs(SMALL, "small"))
     return {
         "plain": lambda turn: plain(cached),
         "float32": lambda turn: unfreeze.swav.multicrop(

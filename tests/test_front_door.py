@@ -52,8 +52,8 @@ def test_help_imports_nothing_heavy():
     seen = in_a_fresh_interpreter(
         "import io, sys\n"
         "from unfreeze.cli.main import main\n"
-        "from unfreeze.runtime.world import World\n"
-        "world = World(io.StringIO(), io.StringIO())\n"
+        "from unfreeze.runtime.terminal import Environment\n"
+        "world = Environment(io.StringIO(), io.StringIO())\n"
         "assert main(['--help'], world) == main(['pretrain', '--help'], world) == 0\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
@@ -69,24 +69,24 @@ def test_a_name_that_is_not_there():
 def test_every_verb_is_a_function(name):
     verb = getattr(unfreeze, name)
     assert isinstance(verb, types.FunctionType)
-    assert verb.__module__ == f"unfreeze.api.{name}"
+    assert verb.__module__ == f"unfreeze.commands.{name}"
 
 
 def test_rooms_do_not_hide_verbs():
     """Importing a room puts its name on the package: it must not be a verb's name."""
-    rooms = "reports checkpoints backbones data settings runtime transfer swav probes optim cli api"
-    for room in [*rooms.split(), "exports"]:
+    rooms = "reports checkpoints models data config runtime transfer swav evaluation optim cli"
+    for room in [*rooms.split(), "exports", "runs", "commands"]:
         importlib.import_module(f"unfreeze.{room}")
     for name in VERBS:
-        importlib.import_module(f"unfreeze.api.{name}")
+        importlib.import_module(f"unfreeze.commands.{name}")
     assert all(callable(getattr(unfreeze, name)) for name in VERBS)
     assert callable(unfreeze.swav.sinkhorn)
 
 
 def test_every_verb_of_the_command_line_works_from_a_settings_object():
-    from unfreeze.cli.verbs import SETTINGS, work
+    from unfreeze.cli.registry import SETTINGS, command_function
 
-    assert all(callable(work(verb)) for verb in SETTINGS)
+    assert all(callable(command_function(verb)) for verb in SETTINGS)
 
 
 @pytest.mark.parametrize(

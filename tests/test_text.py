@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unfreeze.text import as_name, as_text, clean, clean_all, decoded, for_screen, given_path
+from unfreeze.text import (
+    as_name,
+    as_text,
+    clean_all,
+    decode_text,
+    for_screen,
+    path_argument,
+    without_surrogates,
+)
 
 NAMES = st.binary(min_size=1, max_size=40).filter(lambda raw: not set(raw) & {0, 47})
 LIKE_OURS = st.lists(
@@ -35,7 +43,7 @@ def test_two_names_have_two_texts(pair):
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\\\0"), min_size=1))
 def test_what_is_utf_8_is_its_own_text(name):
-    assert as_text(name) == name == as_name(name) == clean(name)
+    assert as_text(name) == name == as_name(name) == without_surrogates(name)
 
 
 def test_the_texts_are_those_that_are_documented():
@@ -49,14 +57,14 @@ def test_a_text_of_ours_can_be_typed_and_a_home_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     raw = os.fsdecode(b"caf\xe9")
-    assert given_path(r"caf\xe9") == r"caf\xe9"  # there is neither: as it stands
+    assert path_argument(r"caf\xe9") == r"caf\xe9"  # there is neither: as it stands
     (tmp_path / raw).mkdir()
-    assert given_path(r"caf\xe9") == raw == given_path(raw)
+    assert path_argument(r"caf\xe9") == raw == path_argument(raw)
     (tmp_path / r"caf\xe9").mkdir()
-    assert given_path(r"caf\xe9") == r"caf\xe9"  # there is such a name
-    assert given_path(r"caf\x5cxe9") == r"caf\xe9"
-    assert given_path("~/run") == str(tmp_path / "home/run")
-    assert given_path("~") == str(tmp_path / "home") and given_path("./~") == "./~"
+    assert path_argument(r"caf\xe9") == r"caf\xe9"  # there is such a name
+    assert path_argument(r"caf\x5cxe9") == r"caf\xe9"
+    assert path_argument("~/run") == str(tmp_path / "home/run")
+    assert path_argument("~") == str(tmp_path / "home") and path_argument("./~") == "./~"
 
 
 def test_everything_in_a_value_becomes_text():
@@ -79,7 +87,7 @@ def test_nothing_in_a_name_moves_the_cursor():
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_files_of_every_editor_are_read(encoding):
     marks = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}
-    assert decoded(marks.get(encoding, b"") + "é = 1\r\n".encode(encoding)) == "é = 1\r\n"
+    assert decode_text(marks.get(encoding, b"") + "é = 1\r\n".encode(encoding)) == "é = 1\r\n"
 
 
 @pytest.mark.parametrize("locale", ["C", "en_US.ISO-8859-1"])

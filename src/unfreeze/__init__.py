@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("unfreeze.swav")
     if name not in __all__:
         raise AttributeError(f"module 'unfreeze' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"unfreeze.api.{name}"), name)
+    value = getattr(importlib.import_module(f"unfreeze.commands.{name}"), name)
     globals()[name] = value
     return value
 

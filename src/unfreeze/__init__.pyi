@@ -7,24 +7,24 @@ from numpy import ndarray
 from PIL.Image import Image
 
 from unfreeze import swav as swav
-from unfreeze.api.cache import CacheResult as CacheResult
-from unfreeze.api.compare import ComparePlan as ComparePlan
-from unfreeze.api.compare import Comparison as Comparison
-from unfreeze.api.demo import DemoResult as DemoResult
-from unfreeze.api.embed import EmbedResult as EmbedResult
-from unfreeze.api.evaluate import Evaluation as Evaluation
-from unfreeze.api.export import ExportResult as ExportResult
-from unfreeze.api.finetune import FinetunePlan as FinetunePlan
-from unfreeze.api.finetune import FinetuneResult as FinetuneResult
-from unfreeze.api.inspect import inspect as inspect
-from unfreeze.api.load import load as load
-from unfreeze.api.predict import Predictions as Predictions
-from unfreeze.api.pretrain import PretrainPlan as PretrainPlan
-from unfreeze.api.pretrain import PretrainResult as PretrainResult
-from unfreeze.api.report import Report as Report
-from unfreeze.api.scan import ScanResult as ScanResult
-from unfreeze.api.show import ShowResult as ShowResult
-from unfreeze.api.summary import Summary as Summary
+from unfreeze.commands.cache import CacheResult as CacheResult
+from unfreeze.commands.compare import ComparePlan as ComparePlan
+from unfreeze.commands.compare import Comparison as Comparison
+from unfreeze.commands.demo import DemoResult as DemoResult
+from unfreeze.commands.embed import EmbedResult as EmbedResult
+from unfreeze.commands.evaluate import Evaluation as Evaluation
+from unfreeze.commands.export import ExportResult as ExportResult
+from unfreeze.commands.finetune import FinetunePlan as FinetunePlan
+from unfreeze.commands.finetune import FinetuneResult as FinetuneResult
+from unfreeze.commands.inspect import inspect as inspect
+from unfreeze.commands.load import load as load
+from unfreeze.commands.predict import Predictions as Predictions
+from unfreeze.commands.pretrain import PretrainPlan as PretrainPlan
+from unfreeze.commands.pretrain import PretrainResult as PretrainResult
+from unfreeze.commands.report import ReportResult as ReportResult
+from unfreeze.commands.scan import ScanResult as ScanResult
+from unfreeze.commands.show import ShowResult as ShowResult
+from unfreeze.commands.summary import Summary as Summary
 from unfreeze.errors import DataError as DataError
 from unfreeze.errors import DivergedError as DivergedError
 from unfreeze.errors import Interrupted as Interrupted
@@ -1146,7 +1146,7 @@ def report(
     *,
     config: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> Report:
+) -> ReportResult:
     """Write `report.html`, `curves.png` and `prototypes.png` into the run folder.
 
     Needs one of `config.toml`, `metrics.jsonl` and `demo.json` in the folder, else UsageError;

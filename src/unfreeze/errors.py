@@ -67,7 +67,7 @@ class Interrupted(UnfreezeError):
     exit_code = 130
 
 
-def rebuilt(exit_code: int, sentence: str, next_step: str) -> UnfreezeError:
+def error_from_exit_code(exit_code: int, sentence: str, next_step: str) -> UnfreezeError:
     """The error of another process, from its serialized fields; that process prints it."""
     kinds = (UsageError, DataError, WeightsError, DivergedError, ResourceError, Interrupted)
     kind = next((k for k in kinds if k.exit_code == exit_code), UnfreezeError)
@@ -76,7 +76,7 @@ def rebuilt(exit_code: int, sentence: str, next_step: str) -> UnfreezeError:
     return error
 
 
-def go_on(verb: str, data: str | Sequence[str], run: Path) -> str:
+def resume_command(verb: str, data: str | Sequence[str], run: Path) -> str:
     """The next step after an interruption: a command to copy and paste."""
     words = shlex.join([data] if isinstance(data, str) else data)
     return f"Resume with: unfreeze {verb} {words} --out {shlex.quote(str(run))} --resume"

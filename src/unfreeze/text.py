@@ -52,7 +52,7 @@ def as_name(text: str) -> str:
         return text  # on Windows names are not bytes, so the text is the name
 
 
-def given_path(name: str) -> str:
+def path_argument(name: str) -> str:
     """The path of a user's argument: `~` is expanded, and escapes as printed by us are decoded.
 
     If `name` exists as written it is returned as is, so that printed paths can be pasted back.
@@ -62,7 +62,7 @@ def given_path(name: str) -> str:
     if decoded_name == name or os.path.lexists(name):  # False for strings that cannot be names
         return name
     # in an ASCII locale a text with other characters cannot be a name as written
-    escaped = not is_name(name) and not has_halves(name)
+    escaped = not is_name(name) and not has_surrogates(name)
     return decoded_name if escaped or os.path.lexists(decoded_name) else name
 
 
@@ -74,14 +74,14 @@ def is_name(name: str) -> bool:
         return False
 
 
-def has_halves(text: str) -> bool:
+def has_surrogates(text: str) -> bool:
     """Whether the text contains surrogates, as names that are not valid UTF-8 do."""
     return _SURROGATE.search(text) is not None
 
 
-def clean(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """The text with surrogates escaped, so that it can be encoded as UTF-8."""
-    if not has_halves(text):
+    if not has_surrogates(text):
         return text
     return _bytes_of(text).decode("utf-8", "backslashreplace")
 
@@ -89,7 +89,7 @@ def clean(text: str) -> str:
 def clean_all(value: Any) -> Any:
     """JSON-like values (dicts, lists, strings) with file names in them as text."""
     if isinstance(value, str):
-        return as_text(value) if has_halves(value) else value
+        return as_text(value) if has_surrogates(value) else value
     if isinstance(value, Mapping):
         return {clean_all(key): clean_all(item) for key, item in value.items()}
     return [clean_all(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -98,10 +98,10 @@ def clean_all(value: Any) -> Any:
 def for_screen(text: str, *, coloured: bool = False) -> str:
     """As `clean`, with control characters escaped too; `coloured` keeps ANSI colour codes."""
     control = _NO_COLOUR if coloured else _CONTROL
-    return control.sub(lambda match: f"\\x{ord(match[0]):02x}", clean(text))
+    return control.sub(lambda match: f"\\x{ord(match[0]):02x}", without_surrogates(text))
 
 
-def decoded(raw: bytes) -> str:
+def decode_text(raw: bytes) -> str:
     """The text of a file's bytes: UTF-8 with or without a BOM, or UTF-16 with one."""
     encoding = next((name for mark, name in _BOMS if raw.startswith(mark)), "utf-8")
     return raw.decode(encoding)

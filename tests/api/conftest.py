@@ -5,14 +5,14 @@ import signal
 
 import pytest
 
-from unfreeze.api import finetune as verb
-from unfreeze.transfer.step import Stepper
+from unfreeze.commands import finetune as verb
+from unfreeze.transfer.train_step import Stepper
 
 
 @pytest.fixture
 def no_drawing(monkeypatch):
     """No report at a run's end: matplotlib takes longer than a tiny training."""
-    monkeypatch.setattr(verb, "redrawn", lambda run, console: None)
+    monkeypatch.setattr(verb, "write_report_or_warn", lambda run, console: None)
 
 
 @pytest.fixture

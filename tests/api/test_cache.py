@@ -9,8 +9,8 @@ import pytest
 
 import unfreeze
 from unfreeze.cli.main import main
-from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.settings.pretrain import PretrainSettings
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.pretrain import PretrainSettings
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

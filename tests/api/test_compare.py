@@ -8,26 +8,25 @@ from pathlib import Path
 import pytest
 
 import unfreeze
-from unfreeze.api import trials
-from unfreeze.api.compare import compare
-from unfreeze.api.starts import starts
-from unfreeze.api.trials import best_on_validation, tried
 from unfreeze.cli.main import main
-from unfreeze.data.splits import read_split_csv
+from unfreeze.commands import compare_runs
+from unfreeze.commands.compare import compare
+from unfreeze.commands.compare_runs import all_starts, best_on_validation, run_trial
+from unfreeze.config.commands import CompareSettings
+from unfreeze.config.layering import read_toml
+from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
-from unfreeze.reports.findings import read_findings
-from unfreeze.reports.page import page
-from unfreeze.runtime.runfolder import read_metrics
-from unfreeze.runtime.world import World
-from unfreeze.settings.build import read_toml
-from unfreeze.settings.compare import CompareSettings
+from unfreeze.reports.page import run_page
+from unfreeze.reports.run_reader import read_run
+from unfreeze.runtime.run_folder import read_metrics
+from unfreeze.runtime.terminal import Environment
 
 ONE = {"epochs": 1, "augment": "none", "precision": "fp32", "val": 0.25}
 
 
 @pytest.fixture(autouse=True)
 def _no_pages_of_runs(monkeypatch):
-    monkeypatch.setattr("unfreeze.api.trials.report", lambda run: None)
+    monkeypatch.setattr("unfreeze.commands.compare_runs.report", lambda run: None)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def good(data, tmp_path_factory):
     """Weights that know the colours already: a start that must pay."""
     out = tmp_path_factory.mktemp("good") / "knows-colours"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unfreeze.api.finetune.redrawn", lambda run, console: None)
+        patch.setattr("unfreeze.commands.finetune.write_report_or_warn", lambda run, console: None)
         made = unfreeze.finetune(
             data,
             out=str(out),
@@ -60,7 +59,7 @@ def good(data, tmp_path_factory):
 def done(data, good, tmp_path_factory):
     out = tmp_path_factory.mktemp("done") / "cmp"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unfreeze.api.trials.report", lambda run: None)
+        patch.setattr("unfreeze.commands.compare_runs.report", lambda run: None)
         found = compare(data, ["none", good], out=str(out), seeds=2, freeze="all", lr=0.003, **ONE)
     return found
 
@@ -103,12 +102,14 @@ def test_every_start_gets_the_same_images_network_and_size(done):
 
 
 def test_a_start_from_nothing_reads_images_as_the_run_does(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("unfreeze.api.finetune.redrawn", lambda run, console: None)
+    monkeypatch.setattr(
+        "unfreeze.commands.finetune.write_report_or_warn", lambda run, console: None
+    )
     how = {**ONE, "arch": "unfreeze/tiny", "weights": "none", "range": "percentile"}
     own = unfreeze.finetune(data, out=str(tmp_path / "own"), channels=(2, 1, 0), **how).run
 
     def read(**changed):
-        ready = starts(CompareSettings(data=(data,), weights=("none", own), **changed))
+        ready = all_starts(CompareSettings(data=(data,), weights=("none", own), **changed))
         return {one.name: (one.settings.range, one.settings.channels) for one in ready}
 
     assert read()["none"] == ("percentile", (2, 1, 0))
@@ -129,7 +130,7 @@ def test_what_is_said_is_what_the_runs_left(done):
     html = Path(done.report).read_text()
     assert "Pretraining paid" in html and "knows-colours" in html
     assert "<dd>unfreeze/tiny</dd>" in html
-    assert html.count("<svg") == 3 and html == page(read_findings(done.out))
+    assert html.count("<svg") == 3 and html == run_page(read_run(done.out))
 
 
 def test_pain_25_test_images_are_read_once_a_run_at_its_end(done, data, monkeypatch):
@@ -138,8 +139,10 @@ def test_pain_25_test_images_are_read_once_a_run_at_its_end(done, data, monkeypa
         assert [(use["split"], use["n"]) for use in uses] == [("test", 36)] and one.test_uses == 1
         used = {row.path for row in read_split_csv(Path(one.run) / "split.csv")}
         assert not any(path.startswith("test/") for path in used)
-    monkeypatch.setattr(trials, "run_finetune", None)
-    monkeypatch.setattr(trials, "answers", None)  # nothing is trained or judged again
+    monkeypatch.setattr(compare_runs, "run_finetune", None)
+    monkeypatch.setattr(
+        compare_runs, "evaluate_with_predictions", None
+    )  # nothing is trained or judged again
     again = compare(data, [r.weights for r in done.starts], out=done.out, resume=True)
     assert again.runs == done.runs and again.verdict == done.verdict
 
@@ -153,18 +156,20 @@ def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, mo
         if len(trained) == 2:
             raise Interrupted("Stopped.", "Resume with: unfreeze finetune ...")
         trained.append(trial.folder.name)
-        return tried(trial, *rest, **more)
+        return run_trial(trial, *rest, **more)
 
-    monkeypatch.setattr("unfreeze.api.compare.tried", stopping)
+    monkeypatch.setattr("unfreeze.commands.compare.run_trial", stopping)
     with pytest.raises(Interrupted, match="run 3 of 4") as caught:
         compare(data, ["none", good], **settings)
     assert "unfreeze.compare(" in caught.value.next_step and "resume=True" in caught.value.next_step
     assert not (tmp_path / "cmp" / "compare.json").exists()
     monkeypatch.undo()
-    monkeypatch.setattr("unfreeze.api.trials.report", lambda run: None)
-    done, ran = trials.run_finetune, []
+    monkeypatch.setattr("unfreeze.commands.compare_runs.report", lambda run: None)
+    done, ran = compare_runs.run_finetune, []
     monkeypatch.setattr(
-        trials, "run_finetune", lambda s, *a, **k: ran.append(Path(s.out).name) or done(s, *a, **k)
+        compare_runs,
+        "run_finetune",
+        lambda s, *a, **k: ran.append(Path(s.out).name) or done(s, *a, **k),
     )
     found = compare(data, ["none", good], resume=True, **settings)
     assert ran == ["01-none-seed-1", "02-knows-colours-seed-1"] and len(found.runs) == 4
@@ -243,7 +248,7 @@ def test_without_a_test_split_validation_judges_and_it_is_said(coloured, good, t
 def test_weights_that_cannot_be_had_are_found_before_anything_is_trained(data, tmp_path):
     import torch
 
-    from unfreeze.checkpoints.modelfile import ModelCard, save_model
+    from unfreeze.checkpoints.model_file import ModelCard, save_model
 
     save_model(tmp_path / "odd", {"x": torch.zeros(2)}, ModelCard("backbone", "unfreeze/tiny"))
     with pytest.raises(WeightsError):
@@ -263,7 +268,7 @@ def test_wrong_use_is_told(data, good, tmp_path):
 def test_runs_of_different_networks_are_no_comparison(data, good, tmp_path):
     from dataclasses import replace
 
-    from unfreeze.checkpoints.modelfile import load_model, save_model
+    from unfreeze.checkpoints.model_file import load_model, save_model
 
     tensors, card = load_model(good)
     save_model(tmp_path / "other", tensors, replace(card, arch="unfreeze/small"))
@@ -272,7 +277,7 @@ def test_runs_of_different_networks_are_no_comparison(data, good, tmp_path):
 
 
 def test_a_dry_run_names_every_run_and_touches_nothing(data, good, tmp_path):
-    world = World(io.StringIO(), io.StringIO())
+    world = Environment(io.StringIO(), io.StringIO())
     words = ["compare", data, "--weights", "none", good, "--seeds", "2", "--dry-run"]
     assert main([*words, "--out", str(tmp_path / "x")], world) == 0
     said = world.stderr.getvalue()

@@ -5,8 +5,8 @@ import json
 import pytest
 
 import unfreeze
-from unfreeze.api import demo as module
-from unfreeze.api.evaluate import evaluate
+from unfreeze.commands import demo as module
+from unfreeze.commands.evaluate import evaluate
 from unfreeze.errors import Interrupted
 
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.api.embed import embed
-from unfreeze.api.finetune import finetune
-from unfreeze.api.load import load
+from unfreeze.commands.embed import embed
+from unfreeze.commands.finetune import finetune
+from unfreeze.commands.load import load
 from unfreeze.errors import DataError, UsageError, WeightsError
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}
@@ -61,7 +61,7 @@ def test_splits_can_be_chosen(run, coloured, tmp_path):
 
 
 def test_a_checkpoint_needs_no_architecture_where_it_tells_its_network(run, tmp_path):
-    from unfreeze.backbones.build import build
+    from unfreeze.models.build import build
 
     data, _ = run
     network = build("resnet18")

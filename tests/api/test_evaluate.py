@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.api.evaluate import evaluate
-from unfreeze.api.finetune import finetune
-from unfreeze.api.load import load
-from unfreeze.api.predict import predict
-from unfreeze.checkpoints.modelfile import load_model, save_model
+from unfreeze.checkpoints.model_file import load_model, save_model
 from unfreeze.checkpoints.state import load_state
 from unfreeze.cli.main import main
-from unfreeze.data.splits import read_split_csv
+from unfreeze.commands.evaluate import evaluate
+from unfreeze.commands.finetune import finetune
+from unfreeze.commands.load import load
+from unfreeze.commands.predict import predict
+from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import DataError, UsageError, WeightsError
 from unfreeze.reports.examples import read_examples
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.run_folder import read_metrics
 
 TINY = {
     **{"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"},
@@ -158,7 +158,7 @@ def test_a_run_that_may_only_be_read_is_evaluated_too(run, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     data, result = run
-    monkeypatch.setattr("unfreeze.api.evaluate.write_json", refused)
+    monkeypatch.setattr("unfreeze.commands.evaluate.write_json", refused)
     assert evaluate(result.run, str(data)).n == 4
 
 
@@ -273,7 +273,7 @@ def test_what_was_written_is_named_and_only_that(hard, tmp_path, capsys, monkeyp
 
 
 def test_a_report_that_cannot_be_drawn_fails_nothing(hard, tmp_path, monkeypatch, capsys):
-    from unfreeze.api import report as module
+    from unfreeze.commands import report as module
 
     def broken(run):
         raise ValueError("no colours")

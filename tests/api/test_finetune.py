@@ -8,17 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unfreeze.api import finetune as verb
-from unfreeze.api import single
-from unfreeze.api.evaluate import evaluate
-from unfreeze.api.finetune import finetune
-from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.checkpoints.model_file import load_model
 from unfreeze.cli.main import main
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.splits import read_split_csv
+from unfreeze.commands import finetune as verb
+from unfreeze.commands.evaluate import evaluate
+from unfreeze.commands.finetune import finetune
+from unfreeze.data.index.splits import read_split_csv
+from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
-from unfreeze.runtime.runfolder import RunFolder, read_metrics
-from unfreeze.transfer.trainer import Trainer
+from unfreeze.runs.finetuning import train
+from unfreeze.runtime.run_folder import RunFolder, read_metrics
+from unfreeze.transfer.trainer import FinetuneTrainer
 
 TINY = {
     **{"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"},
@@ -48,7 +48,7 @@ def run(colours, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _no_more_drawing(run, monkeypatch):
-    monkeypatch.setattr(verb, "redrawn", lambda run, console: None)
+    monkeypatch.setattr(verb, "write_report_or_warn", lambda run, console: None)
 
 
 def test_a_run_learns_and_leaves_the_promised_files(run):
@@ -93,7 +93,7 @@ def test_frozen_unchanged_is_read_from_the_written_file(coloured, tmp_path, run)
 @pytest.mark.parametrize("broken", ["stage2.conv1.weight", "stage2.bn1.running_mean"])
 def test_frozen_unchanged_turns_false_when_the_file_differs(run, tmp_path, monkeypatch, broken):
     data, first = run
-    save = single.save_model
+    save = train.save_model
 
     def tampering(folder, tensors, card):
         held = {
@@ -103,7 +103,7 @@ def test_frozen_unchanged_turns_false_when_the_file_differs(run, tmp_path, monke
         held[broken].view(-1)[0] += 1e-3
         save(folder, held, card)
 
-    monkeypatch.setattr(single, "save_model", tampering)
+    monkeypatch.setattr(train, "save_model", tampering)
     options = {**TINY, "weights": first.run, "freeze": "all", "epochs": 1}
     result = finetune(str(data), out=str(tmp_path / "frozen"), **options)
     assert result.frozen_unchanged is False
@@ -113,14 +113,14 @@ def test_frozen_unchanged_turns_false_when_training_moves_what_is_frozen(
     run, tmp_path, monkeypatch
 ):
     data, first = run
-    step = Trainer._step
+    step = FinetuneTrainer._step
 
     def drifting(self, batch):
         step(self, batch)
         with torch.no_grad():
             self.network.stem[1].running_var.mul_(1.01)
 
-    monkeypatch.setattr(Trainer, "_step", drifting)
+    monkeypatch.setattr(FinetuneTrainer, "_step", drifting)
     options = {**TINY, "weights": first.run, "freeze": "all", "epochs": 1}
     result = finetune(str(data), out=str(tmp_path / "frozen"), **options)
     assert result.frozen_unchanged is False
@@ -328,8 +328,8 @@ def test_the_next_step_of_an_interruption_can_be_pasted(coloured, tmp_path, monk
         signal.raise_signal(signal.SIGTERM)
         raise_at_once(self, batch)
 
-    raise_at_once = Trainer._step
-    monkeypatch.setattr(Trainer, "_step", stopping)
+    raise_at_once = FinetuneTrainer._step
+    monkeypatch.setattr(FinetuneTrainer, "_step", stopping)
     with pytest.raises(Interrupted) as caught:
         finetune(data, out=str(tmp_path / "run"), epochs=2, **TINY)
     call = caught.value.next_step.removeprefix("Resume with: ")
@@ -339,7 +339,7 @@ def test_the_next_step_of_an_interruption_can_be_pasted(coloured, tmp_path, monk
 def test_a_file_that_is_lost_saves_the_run_first(coloured, tmp_path, monkeypatch):
     data = str(coloured("colours", COLOURS))
     options = {**TINY, "epochs": 3, "batch_size": 4, "store_budget": 0, "checkpoint_every": 9}
-    step = Trainer._step
+    step = FinetuneTrainer._step
 
     def losing(self, batch):
         step(self, batch)
@@ -349,9 +349,9 @@ def test_a_file_that_is_lost_saves_the_run_first(coloured, tmp_path, monkeypatch
     def gone(self, row):
         raise OSError("gone")
 
-    monkeypatch.setattr("unfreeze.data.dataset._PAUSES", ())
+    monkeypatch.setattr("unfreeze.data.loading.dataset._PAUSES", ())
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", losing)
+        patch.setattr(FinetuneTrainer, "_step", losing)
         with pytest.raises(DataError, match="in three attempts: gone"):
             finetune(data, out=str(tmp_path / "run"), **options)
     state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)

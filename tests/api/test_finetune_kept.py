@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from unfreeze.api import finetune as verb
-from unfreeze.api import fitting, single
-from unfreeze.api.evaluate import evaluate
-from unfreeze.api.finetune import finetune
-from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.checkpoints.model_file import load_model
+from unfreeze.commands import finetune as verb
+from unfreeze.commands.evaluate import evaluate
+from unfreeze.commands.finetune import finetune
 from unfreeze.errors import Interrupted, UsageError
-from unfreeze.runtime.runfolder import read_metrics
-from unfreeze.transfer import saves as saves_module
+from unfreeze.runs.finetuning import build, train
+from unfreeze.runtime.run_folder import read_metrics
+from unfreeze.transfer import checkpoints as saves_module
 from unfreeze.transfer import trainer as trainer_module
-from unfreeze.transfer.grid import Grid
-from unfreeze.transfer.kept import kept_folder
-from unfreeze.transfer.trainer import Trainer
+from unfreeze.transfer.feature_cache.store import feature_cache_folder
+from unfreeze.transfer.linear_sweep import LinearHeadSweep
+from unfreeze.transfer.trainer import FinetuneTrainer
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 COLOURS = {"red": 8, "green": 8, "blue": 8}
@@ -46,7 +46,7 @@ def begin(colours, tmp_path_factory):
     folder = tmp_path_factory.mktemp("begin")
     data = colours(folder / "colours", COLOURS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "redrawn", lambda run, console: None)
+        patch.setattr(verb, "write_report_or_warn", lambda run, console: None)
         start = {**HOW, "freeze": "none", "weights": "none", "epochs": 1}
         run = finetune(str(data), out=str(folder / "start"), augment="none", **start)
     return data, run.run
@@ -69,7 +69,7 @@ def config(result):
 
 
 def keys():
-    return {place.name for place in kept_folder().glob("*")}
+    return {place.name for place in feature_cache_folder().glob("*")}
 
 
 def weights(run):
@@ -117,27 +117,27 @@ def test_cached_equals_uncached(tune, changed, stores):
 
 
 def test_a_written_model_that_differs_is_seen(tune, monkeypatch):
-    save = single.save_model
+    save = train.save_model
 
     def tampering(folder, tensors, card):
         held = {name: tensor.clone() for name, tensor in tensors.items()}
         held["stage2.conv1.weight"][0, 0, 0, 0] += 1e-3
         save(folder, held, card)
 
-    monkeypatch.setattr(single, "save_model", tampering)
+    monkeypatch.setattr(train, "save_model", tampering)
     assert tune("run", **PAIR).frozen_unchanged is False
 
 
 def test_drift_behind_the_features_is_seen_and_not_judged_by_them(tune, monkeypatch):
-    step, scored = Trainer._step, []
+    step, scored = FinetuneTrainer._step, []
 
     def drifting(self, batch):
         step(self, batch)
         with torch.no_grad():
             self.network.stem[1].running_var.mul_(1.01)
 
-    score = fitting.Parts.trainer
-    monkeypatch.setattr(Trainer, "_step", drifting)
+    score = build.TrainingParts.trainer
+    monkeypatch.setattr(FinetuneTrainer, "_step", drifting)
 
     def noting(self, *args):
         trainer = score(self, *args)
@@ -145,7 +145,7 @@ def test_drift_behind_the_features_is_seen_and_not_judged_by_them(tune, monkeypa
         self.holdout.score = lambda network: scored.append(1) or plain(network)
         return trainer
 
-    monkeypatch.setattr(fitting.Parts, "trainer", noting)
+    monkeypatch.setattr(build.TrainingParts, "trainer", noting)
     assert tune("run", **PAIR).frozen_unchanged is False
     assert scored == [1]  # the last evaluation went by the images
 
@@ -183,7 +183,7 @@ def test_features_are_found_again_by_all_they_follow_from(tune, begin, tmp_path,
 def test_a_file_that_changes_behind_its_first_bytes_is_another(
     tune, tmp_path, colours, monkeypatch
 ):
-    monkeypatch.setattr("unfreeze.api.labelling.HEAD", 50)
+    monkeypatch.setattr("unfreeze.runs.finetuning.data.HEAD", 50)
     data = colours(tmp_path / "colours", COLOURS)
     tune("first", data=data, **PAIR)
     first = keys()
@@ -308,7 +308,7 @@ def test_only_what_is_not_given_is_swept(tune):
 
 
 def test_a_sweep_that_is_interrupted_begins_again(tune, monkeypatch):
-    step = Grid._step
+    step = LinearHeadSweep._step
 
     def stopping(self, number, *rest):
         step(self, number, *rest)
@@ -316,11 +316,13 @@ def test_a_sweep_that_is_interrupted_begins_again(tune, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Grid, "_step", stopping)
+        patch.setattr(LinearHeadSweep, "_step", stopping)
         with pytest.raises(Interrupted, match="before the first step") as caught:
             tune("run")
     assert "resume=True" in caught.value.next_step
-    made = {place: place.stat().st_mtime_ns for place in kept_folder().glob("*/*.safetensors")}
+    made = {
+        place: place.stat().st_mtime_ns for place in feature_cache_folder().glob("*/*.safetensors")
+    }
     result = tune("run", resume="auto")
     assert result.epochs == 4
     assert made == {place: place.stat().st_mtime_ns for place in made}
@@ -331,7 +333,7 @@ def test_a_dry_run_says_it_all_and_keeps_nothing(begin, tmp_path):
     found = finetune(str(begin[0]), dry_run=True, **options)
     assert found.settings["cache"] == "features" and found.settings["cache_views"] == 4
     assert "KiB per image" in found.reasons["cache"] and "18 pairs" in found.reasons["sweep"]
-    assert not kept_folder().exists() and not any(tmp_path.iterdir())
+    assert not feature_cache_folder().exists() and not any(tmp_path.iterdir())
 
 
 def test_what_cannot_be_kept_is_refused_before_the_folder_is_made(tune, tmp_path):

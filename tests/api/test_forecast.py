@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import unfreeze
-from unfreeze.api import forecast
 from unfreeze.cli.main import main
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runs.pretraining import dry_run
+from unfreeze.runtime.run_folder import read_metrics
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipes import PUBLISHED
+from unfreeze.swav.presets import PUBLISHED
 
 QUICK = {"limit": 256, "device": "cpu", "epochs": 3}
 
@@ -82,7 +82,7 @@ def test_memory_that_does_not_suffice_is_an_answer(monkeypatch):
     def full(trainer, rows):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(forecast, "_step", full)
+    monkeypatch.setattr(dry_run, "_step", full)
     made = unfreeze.pretrain("digits", dry_run=True, **QUICK)
     assert made.time["seconds"] is None and "does not fit" in made.time["basis"]
     assert made.memory["total"] > 0
@@ -118,14 +118,14 @@ class Machine:
             self.now += fixed + each * rows + 0.01 * rows
             return 0.01 * rows, fixed + each * rows
 
-        monkeypatch.setattr(forecast, "_step", step)
-        monkeypatch.setattr(forecast, "product_speed", lambda: 1e10)
-        monkeypatch.setattr(forecast.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(dry_run, "_step", step)
+        monkeypatch.setattr(dry_run, "matmul_flops_per_second", lambda: 1e10)
+        monkeypatch.setattr(dry_run.time, "perf_counter", lambda: self.now)
 
 
 def test_a_quick_step_is_measured_whole(monkeypatch):
     machine = Machine(monkeypatch, fixed=0.01, each=0.001)
-    timing, why = forecast._measure(machine, 64, None)
+    timing, why = dry_run._measure(machine, 64, None)
     assert machine.sizes[-1] == 64 and why == "" and "in a step of 64" in timing.how
     assert timing.step == pytest.approx(0.074) and timing.data == pytest.approx(0.64)
 
@@ -133,8 +133,8 @@ def test_a_quick_step_is_measured_whole(monkeypatch):
 @pytest.mark.parametrize("fixed, each", [(0.2, 0.01), (0.05, 0.05), (0.0, 0.1)])
 def test_a_slow_step_is_drawn_out_along_its_line_within_the_budget(monkeypatch, fixed, each):
     machine = Machine(monkeypatch, fixed, each)
-    timing, _ = forecast._measure(machine, 256, None)
-    assert machine.now <= forecast.BUDGET and 2 < max(machine.sizes) < 256
+    timing, _ = dry_run._measure(machine, 256, None)
+    assert machine.now <= dry_run.BUDGET and 2 < max(machine.sizes) < 256
     assert timing.step == pytest.approx(fixed + each * 256)
     assert timing.data == pytest.approx(2.56)
     assert "for a batch of 256" in timing.how
@@ -142,14 +142,14 @@ def test_a_slow_step_is_drawn_out_along_its_line_within_the_budget(monkeypatch, 
 
 def test_parts_of_an_accumulated_batch_have_two_images_at_least(monkeypatch):
     machine = Machine(monkeypatch, 0.01, 0.001, accumulate=4)
-    forecast._measure(machine, 64, None)
+    dry_run._measure(machine, 64, None)
     assert machine.sizes[0] == 8 and all(rows % 4 == 0 for rows in machine.sizes)
 
 
 def test_a_step_too_heavy_for_the_cpu_is_not_tried(monkeypatch):
     machine = Machine(monkeypatch, 0.01, 0.001, device="cpu")
-    work = forecast.Work(activations=1, operations=10**18)
-    timing, why = forecast._measure(machine, 64, work)
+    work = dry_run.MicroBatchCost(activations=1, operations=10**18)
+    timing, why = dry_run._measure(machine, 64, work)
     assert timing is None and machine.sizes == [] and "a step of 2 images" in why
 
 

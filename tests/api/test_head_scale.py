@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from unfreeze.api import finetune as verb
-from unfreeze.api.finetune import finetune
-from unfreeze.checkpoints.modelfile import load_model, save_model
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.checkpoints.model_file import load_model, save_model
+from unfreeze.commands import finetune as verb
+from unfreeze.commands.finetune import finetune
+from unfreeze.runtime.run_folder import read_metrics
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 COLOURS = {"red": 10, "green": 10, "blue": 10}
@@ -22,7 +22,7 @@ def scaled(colours, tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     data = colours(folder / "colours", COLOURS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "redrawn", lambda run, console: None)
+        patch.setattr(verb, "write_report_or_warn", lambda run, console: None)
         run = finetune(str(data), out=str(folder / "run"), weights="none", epochs=2, **HOW)
     tensors, card = load_model(run.run)
 

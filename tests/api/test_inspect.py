@@ -9,25 +9,25 @@ import torch
 from safetensors.torch import save_file
 
 import unfreeze
-from unfreeze.backbones.build import build
-from unfreeze.backbones.guess import skeleton
 from unfreeze.cli.main import main
 from unfreeze.errors import WeightsError
-from unfreeze.runtime.world import World
+from unfreeze.models.build import build
+from unfreeze.models.identify import build_on_meta
+from unfreeze.runtime.terminal import Environment
 
 
 def constant(arch, prefix="", drop=("fc.",), stem="imagenet"):
     """The entries of a network; one number stands for a whole tensor."""
     return {
         prefix + name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
-        for name, tensor in skeleton(arch, stem).state_dict().items()
+        for name, tensor in build_on_meta(arch, stem).state_dict().items()
         if not name.startswith(drop)
     }
 
 
 def call(*words):
     out, err = io.StringIO(), io.StringIO()
-    code = main(list(words), World(out, err))
+    code = main(list(words), Environment(out, err))
     return code, out.getvalue(), err.getvalue()
 
 

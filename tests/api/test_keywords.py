@@ -3,12 +3,12 @@
 import pytest
 
 import unfreeze
-from unfreeze.api.keywords import worded
-from unfreeze.settings.compare import CompareSettings
-from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.settings.signature import parameters
+from unfreeze.config.commands import CompareSettings
+from unfreeze.config.field import python_settings
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.runs.python_call import flags_to_keywords
 
-KNOWN = parameters(FinetuneSettings) | parameters(CompareSettings)
+KNOWN = python_settings(FinetuneSettings) | python_settings(CompareSettings)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ KNOWN = parameters(FinetuneSettings) | parameters(CompareSettings)
     ],
 )  # fmt: skip
 def test_flags_become_keywords(said, wanted):
-    assert worded(said, KNOWN) == wanted
+    assert flags_to_keywords(said, KNOWN) == wanted
 
 
 def test_errors_of_a_call_are_worded_so(tmp_path):

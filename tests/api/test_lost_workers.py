@@ -6,8 +6,8 @@ import pytest
 
 import unfreeze
 from unfreeze.checkpoints.state import load_last
-from unfreeze.data.loader import Loader
-from unfreeze.data.workers import worker_lost
+from unfreeze.data.loading.loader import Loader
+from unfreeze.data.loading.workers import worker_lost_error
 from unfreeze.errors import Interrupted, ResourceError
 
 SMALL = {"arch": "unfreeze/tiny", "image_size": 16, "batch_size": 4, "device": "cpu", "epochs": 2}
@@ -28,7 +28,7 @@ def test_what_was_trained_is_saved(monkeypatch, coloured, tmp_path, verb, steps,
             if place == steps:
                 for _ in range(signals):
                     signal.raise_signal(signal.SIGTERM)
-                raise worker_lost()
+                raise worker_lost_error()
             yield batch
 
     monkeypatch.setattr(Loader, "_batches", losing)
@@ -38,6 +38,6 @@ def test_what_was_trained_is_saved(monkeypatch, coloured, tmp_path, verb, steps,
     if signals:
         assert caught.value.sentence.startswith(f"Stopped by SIGTERM after step {steps} of ")
     else:
-        assert caught.value.sentence == worker_lost().sentence
+        assert caught.value.sentence == worker_lost_error().sentence
     if steps:
         assert load_last(out / "checkpoints")[0]["step"] == steps

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from unfreeze.api.finetune import finetune
 from unfreeze.cli.main import main
-from unfreeze.cli.verbs import SETTINGS, settings_class
-from unfreeze.runtime.world import World
-from unfreeze.settings.knob import knobs
+from unfreeze.cli.registry import SETTINGS, settings_class
+from unfreeze.commands.finetune import finetune
+from unfreeze.config.field import settings_of
+from unfreeze.runtime.terminal import Environment
 
 TINY = ["--arch", "unfreeze/tiny", "--image-size", "16", "--epochs", "1", "--device", "cpu"]
 SCRATCH = [*TINY, "--weights", "none"]
@@ -48,7 +48,7 @@ MORE = {
 
 def call(*words):
     out, err = io.StringIO(), io.StringIO()
-    code = main(list(map(str, words)), World(out, err))
+    code = main(list(map(str, words)), Environment(out, err))
     return code, out.getvalue(), err.getvalue()
 
 
@@ -95,7 +95,7 @@ def test_every_place_to_write_to_is_tried_here():
     there = {
         (verb, name)
         for verb in SETTINGS
-        for name, (spec, _, _) in knobs(settings_class(verb)).items()
+        for name, (spec, _, _) in settings_of(settings_class(verb)).items()
         if spec.path == "output" and name != "data_root"
     }
     assert there == set(COMMANDS)

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.api.finetune import finetune
-from unfreeze.api.load import load
-from unfreeze.api.predict import Written, predict, run_predict
 from unfreeze.cli.output import plain
+from unfreeze.commands.finetune import finetune
+from unfreeze.commands.load import load
+from unfreeze.commands.predict import WrittenPredictions, predict, run_predict
+from unfreeze.config.commands import PredictSettings
+from unfreeze.config.layering import build
 from unfreeze.errors import DataError, UsageError
-from unfreeze.runtime.console import Quiet
-from unfreeze.settings.build import build
-from unfreeze.settings.use import PredictSettings
+from unfreeze.runtime.console import QuietConsole
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}
 
 
-class Heard(Quiet):
+class Heard(QuietConsole):
     """A console that remembers."""
 
     def __init__(self):
@@ -77,7 +77,7 @@ def test_out_is_a_csv(run, tmp_path):
     data, model = run
     out = tmp_path / "found.csv"
     settings = build(PredictSettings, {"run": model, "images": [str(data)], "out": str(out)})
-    assert run_predict(settings, Heard()) == Written(str(out), 16)
+    assert run_predict(settings, Heard()) == WrittenPredictions(str(out), 16)
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert list(rows[0]) == ["path", "label", "probability"] and len(rows) == 16
 

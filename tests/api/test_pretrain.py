@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 import unfreeze
-from unfreeze.api.pretrain import PretrainPlan
-from unfreeze.backbones.build import build as build_network
-from unfreeze.checkpoints.modelfile import load_model
-from unfreeze.data.dataset import ImageDataset
+from unfreeze.checkpoints.model_file import load_model
+from unfreeze.commands.pretrain import PretrainPlan
+from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.errors import DataError, UsageError, WeightsError
-from unfreeze.runtime.bottleneck import Circumstances, bottleneck
-from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.swav.trainer import Trainer
+from unfreeze.models.build import build as build_network
+from unfreeze.runtime.bottleneck import ThroughputSettings, bottleneck
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.swav.trainer import PretrainTrainer
 
 QUICK = {"epochs": 2, "limit": 200, "device": "cpu", "nmb_prototypes": 16}
 
@@ -159,7 +159,7 @@ def test_a_used_folder_is_refused_and_kept_even_when_the_data_is_wrong(run, tmp_
 
 
 def test_a_file_that_is_lost_saves_the_run_first(photos, tmp_path, monkeypatch):
-    step = Trainer.train_step
+    step = PretrainTrainer.train_step
 
     def losing(self, batch):
         found = step(self, batch)
@@ -172,9 +172,9 @@ def test_a_file_that_is_lost_saves_the_run_first(photos, tmp_path, monkeypatch):
 
     options = {"arch": "unfreeze/tiny", "image_size": 16, "epochs": 4, "batch_size": 8}
     options |= {"device": "cpu", "store_budget": 0, "checkpoint_every": 9}
-    monkeypatch.setattr("unfreeze.data.dataset._PAUSES", ())
+    monkeypatch.setattr("unfreeze.data.loading.dataset._PAUSES", ())
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", losing)
+        patch.setattr(PretrainTrainer, "train_step", losing)
         with pytest.raises(DataError, match="in three attempts: gone"):
             unfreeze.pretrain(str(photos), out=str(tmp_path / "run"), **options)
     state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
@@ -207,7 +207,7 @@ def test_resuming_another_verbs_run_is_said(run):
 
 def test_what_draws_is_not_loaded_by_what_plans():
     # matplotlib writes a cache of fonts on import; a dry run touches no file
-    code = "import sys, unfreeze.api.demo; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, unfreeze.commands.demo; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -215,7 +215,7 @@ def test_the_run_names_its_bottleneck_at_the_end(run):
     _, folder = run
     written = bottleneck(
         RunFolder(folder).metrics(),
-        Circumstances.of(tomllib.loads((folder / "config.toml").read_text())["facts"]),
+        ThroughputSettings.of(tomllib.loads((folder / "config.toml").read_text())["facts"]),
     )
     assert " % of the time" in written and ": " in written
     assert (folder / "log.txt").read_text().rstrip().endswith(written)

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 import unfreeze
-from unfreeze.api import readback, single
-from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.checkpoints.model_file import load_model
 from unfreeze.errors import DataError
-from unfreeze.transfer.step import Stepper
+from unfreeze.runs import readback
+from unfreeze.runs.finetuning import train
+from unfreeze.transfer.train_step import Stepper
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "epochs": 1, "image_size": 16, "workers": 0}
 NAMES = ("a\nb", "q\"u,o;t'e", "caf\udce9", r"caf\xe9", "🐶", " a", "=1+1", "NaN")
@@ -47,13 +48,13 @@ def test_what_cannot_be_read_back_is_refused_before_the_first_step(
         read = readback.read_split_csv
         monkeypatch.setattr(readback, "read_split_csv", lambda path: read(path)[1:])
     else:
-        held = readback.card_of
+        held = readback.read_card
 
         def shorter(place):
             card = held(place)
             return type(card)(card.kind, card.arch, classes=card.classes[1:])
 
-        monkeypatch.setattr(readback, "card_of", shorter)
+        monkeypatch.setattr(readback, "read_card", shorter)
     monkeypatch.setattr(Stepper, "take", step)
     with pytest.raises(DataError, match=f"{file} cannot store"):
         unfreeze.finetune(str(named), out=str(tmp_path / "run"), **TINY)
@@ -64,8 +65,8 @@ def test_a_run_whose_extras_fail_is_a_run(named, tmp_path, monkeypatch):
         raise RuntimeError("none of these today")
 
     for name in ("answered", "_feed_meter"):
-        monkeypatch.setattr(single, name, broken)
-    monkeypatch.setattr(single.Checked, "write_seen", broken)
+        monkeypatch.setattr(train, name, broken)
+    monkeypatch.setattr(train.LabelledDataset, "write_seen", broken)
     made = unfreeze.finetune(str(named), out=str(tmp_path / "run"), **TINY)
     assert made.frozen_unchanged is None and (tmp_path / "run" / "result.json").is_file()
     log = (tmp_path / "run" / "log.txt").read_text()

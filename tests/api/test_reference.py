@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.api import reference
-from unfreeze.api.reference import run_reference, translated
-from unfreeze.backbones.build import build as network
-from unfreeze.backbones.build import canonical
-from unfreeze.backbones.head import headless
 from unfreeze.cli.main import main
 from unfreeze.cli.parser import parse
+from unfreeze.commands import swav
+from unfreeze.commands.swav import run_swav, translate
+from unfreeze.config.layering import build
+from unfreeze.config.main_swav import ReferenceSettings
+from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import DataError, Interrupted, UnfreezeError, UsageError, WeightsError
-from unfreeze.runtime.console import Quiet
-from unfreeze.runtime.world import World
-from unfreeze.settings.build import build
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.settings.reference import ReferenceSettings
-from unfreeze.swav.facts import Facts
-from unfreeze.swav.recipe import plan
+from unfreeze.models.build import build as network
+from unfreeze.models.build import canonical_arch
+from unfreeze.models.head import remove_head
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.runtime.terminal import Environment
+from unfreeze.swav.auto_recipe import plan
+from unfreeze.swav.device_context import DatasetStats
 
 CPU = torch.device("cpu")
 # the flags of the reference's script for 200 epochs with small batches
@@ -89,8 +89,8 @@ def test_every_flag_of_the_reference_with_its_default():
 
 
 def test_a_script_of_the_reference_is_its_recipe():
-    made = translated(parse("swav", SCRIPT), CPU, processes=4)
-    facts = Facts(1_281_167, 375, "cuda", 2048, processes=4)
+    made = translate(parse("swav", SCRIPT), CPU, processes=4)
+    facts = DatasetStats(1_281_167, 375, "cuda", 2048, processes=4)
     mine = dataclasses.asdict(plan(made.settings, facts).settings)
     published = dataclasses.asdict(
         plan(PretrainSettings(recipe="swav-200ep-bs256"), facts).settings
@@ -103,7 +103,7 @@ def test_a_script_of_the_reference_is_its_recipe():
 
 @pytest.mark.parametrize("processes, batch", [(1, 64), (8, 512)])
 def test_the_batch_is_that_of_each_process(processes, batch):
-    made = translated(parse("swav", SCRIPT), CPU, processes).settings
+    made = translate(parse("swav", SCRIPT), CPU, processes).settings
     assert made.batch_size == batch and made.queue_length == 3840 // batch * batch
 
 
@@ -111,7 +111,7 @@ def test_the_batch_is_that_of_each_process(processes, batch):
     "word, kept", [("pytorch", "all"), ("apex", "groups"), ("no", "none"), ("False", "none")]
 )
 def test_sync_bn_in_the_references_words(word, kept):
-    assert translated(settings(sync_bn=word), CPU).settings.sync_bn == kept
+    assert translate(settings(sync_bn=word), CPU).settings.sync_bn == kept
 
 
 def test_what_a_launcher_adds_is_taken_and_named_once():
@@ -119,7 +119,7 @@ def test_what_a_launcher_adds_is_taken_and_named_once():
         "--data_path pics --local-rank=3 --rank 0 --world_size -1 --sync_bn apex "
         "--syncbn_process_group_size 8 --improve_numerical_stability true"
     )
-    made = translated(parse("swav", words), CPU)
+    made = translate(parse("swav", words), CPU)
     assert parse("swav", ["--local_rank", "3"]).local_rank == 3
     said = [note for note in made.notes if "Ignored: " in note]
     assert len(said) == 1 and "log domain" in said[0]
@@ -127,23 +127,23 @@ def test_what_a_launcher_adds_is_taken_and_named_once():
         assert flag in said[0]
     assert "dist_url" not in said[0]
     assert (made.settings.sync_bn, made.settings.syncbn_process_group_size) == ("groups", 8)
-    assert translated(settings(use_fp16=False), CPU).notes == ()
+    assert translate(settings(use_fp16=False), CPU).notes == ()
 
 
 def test_fp16_is_for_cuda_and_said_elsewhere():
-    on_cuda = translated(settings(), torch.device("cuda"))
+    on_cuda = translate(settings(), torch.device("cuda"))
     assert (on_cuda.settings.precision, on_cuda.notes) == ("fp16", ())
-    here = translated(settings(), CPU)
+    here = translate(settings(), CPU)
     assert here.settings.precision == "auto"
     assert "--use_fp16" in here.notes[0] and ("bf16" in here.notes[0] or "fp32" in here.notes[0])
-    assert translated(settings(use_fp16="false"), CPU).settings.precision == "fp32"
+    assert translate(settings(use_fp16="false"), CPU).settings.precision == "fp32"
 
 
 @pytest.mark.parametrize(
     "asked, kept, said", [(3840, 3840, ""), (3900, 3840, "3840"), (60, 0, "off")]
 )
 def test_the_queue_is_whole_batches(asked, kept, said):
-    made = translated(settings(queue_length=asked, batch_size=64, use_fp16=False), CPU)
+    made = translate(settings(queue_length=asked, batch_size=64, use_fp16=False), CPU)
     assert made.settings.queue_length == kept
     assert said in " ".join(made.notes) and bool(made.notes) == bool(said)
 
@@ -161,44 +161,44 @@ def test_the_script_of_a_wide_network_is_its_recipe(width):
         --final_lr 0.0048 --start_warmup 0.3 --hidden_mlp 8192 --arch resnet50w{width}
         {words[width]}"""),
     )
-    facts = Facts(1_281_167, 375, "cuda", 2048 * width)
-    mine = dataclasses.asdict(plan(translated(given, CPU).settings, facts).settings)
+    facts = DatasetStats(1_281_167, 375, "cuda", 2048 * width)
+    mine = dataclasses.asdict(plan(translate(given, CPU).settings, facts).settings)
     recipe = PretrainSettings(recipe=f"swav-w{width}-400ep")
     published = dataclasses.asdict(plan(recipe, facts).settings)
     other = {name for name in mine if mine[name] != published[name]}
     told = {"data", "out", "resume", "recipe", "seed", "workers", "precision", "arch", "tune"}
     assert other <= told
-    assert canonical(mine["arch"]) == published["arch"]
+    assert canonical_arch(mine["arch"]) == published["arch"]
 
 
 def test_a_run_shorter_than_its_warmup_only_rises_as_there():
     steps, start = 7, 0.25
-    made = translated(settings(epochs=4, start_warmup=start, use_fp16=False), CPU)
+    made = translate(settings(epochs=4, start_warmup=start, use_fp16=False), CPU)
     (said,) = made.notes
     assert said.startswith("--warmup_epochs 10 is more than --epochs 4") and "2.07" in said
-    facts = Facts(images=64 * steps, side=224, device="cpu")
+    facts = DatasetStats(images=64 * steps, side=224, device="cpu")
     mine = plan(made.settings, facts)
     theirs = np.linspace(start, 4.8, 10 * steps)[: 4 * steps]  # of its ten epochs the first four
     rates = [mine.learning_rate(step) for step in range(mine.steps)]
     assert len(rates) == len(theirs) and np.allclose(rates, theirs, atol=0.04)
-    assert translated(settings(epochs=0, use_fp16=False), CPU).notes == ()
-    assert translated(settings(epochs=10, use_fp16=False), CPU).settings.base_lr == 4.8
+    assert translate(settings(epochs=0, use_fp16=False), CPU).notes == ()
+    assert translate(settings(epochs=10, use_fp16=False), CPU).settings.base_lr == 4.8
 
 
 def test_the_data_must_be_named(tmp_path):
     with pytest.raises(UsageError, match="--data_path"):
-        run_reference(ReferenceSettings(dump_path=str(tmp_path)), Quiet())
+        run_swav(ReferenceSettings(dump_path=str(tmp_path)), QuietConsole())
 
 
 def test_b1_another_programs_run_is_refused_and_kept(tmp_path):
     theirs = tmp_path / "checkpoint.pth.tar"
     theirs.write_bytes(b"theirs")
     with pytest.raises(WeightsError, match="a run of another program") as error:
-        run_reference(settings(dump_path=str(tmp_path)), Quiet())
+        run_swav(settings(dump_path=str(tmp_path)), QuietConsole())
     assert f"--init {theirs}" in error.value.next_step
     assert [p.name for p in tmp_path.iterdir()] == [theirs.name]
     with pytest.raises(UsageError, match="is a file"):
-        run_reference(settings(dump_path=str(theirs)), Quiet())
+        run_swav(settings(dump_path=str(theirs)), QuietConsole())
 
 
 FLAGS = shlex.split("""--arch unfreeze/tiny --epochs 3 --batch_size 8 --workers 0 --use_fp16 false
@@ -213,7 +213,7 @@ def run(tmp_path_factory, colours):
     place = tmp_path_factory.mktemp("swav")
     data = colours(place / "images", {"red": 8, "blue": 8})
     dump = place / "new" / "dump"
-    world = World(io.StringIO(), io.StringIO())
+    world = Environment(io.StringIO(), io.StringIO())
     words = ["swav", "--data_path", str(data), "--dump_path", str(dump), *FLAGS, "--json"]
     code = main(words, world)
     said = world.stderr.getvalue()
@@ -252,7 +252,7 @@ def test_the_checkpoint_is_the_references(run):
     assert not [name for name in tensors if name.startswith(("module.", "backbone."))]
     assert torch.equal(tensors["prototypes.weight"], own["model"]["prototypes.weight"])
     backbone = network("unfreeze/tiny")
-    headless(backbone)
+    remove_head(backbone)
     mine = {n: t for n, t in tensors.items() if not n.startswith(("projection", "prototypes"))}
     backbone.load_state_dict(mine, strict=True)
     first = torch.load(dump / "checkpoints/ckp-0.pth", weights_only=True)
@@ -260,7 +260,7 @@ def test_the_checkpoint_is_the_references(run):
     assert saved["optimizer"]["param_groups"][0]["weight_decay"] == 1e-6
 
 
-class StopsAfter(Quiet):
+class StopsAfter(QuietConsole):
     """Asks the run to stop once it made `steps` steps."""
 
     def __init__(self, steps):
@@ -287,11 +287,11 @@ def test_the_same_command_goes_on_exactly(run, tmp_path):
     (dump / "queue0.pth").write_bytes(b"a leftover queue is never read")
     given = parse("swav", ["--data_path", str(data), "--dump_path", str(dump), *FLAGS])
     with pytest.raises(Interrupted) as stopped:
-        run_reference(given, StopsAfter(5))
+        run_swav(given, StopsAfter(5))
     assert stopped.value.next_step == "Resume with the same command."
     assert torch.load(dump / "checkpoint.pth.tar", weights_only=True)["epoch"] == 2
     again = StopsAfter(99)
-    assert run_reference(given, again).steps == 6
+    assert run_swav(given, again).steps == 6
     assert any("Resuming from step 5" in line for line in again.said)
     for name in ("checkpoint.pth.tar", "checkpoints/ckp-2.pth"):
         a, b = (torch.load(f / name, weights_only=True) for f in (straight, dump))
@@ -299,7 +299,7 @@ def test_the_same_command_goes_on_exactly(run, tmp_path):
         assert all(torch.equal(a["state_dict"][n], b["state_dict"][n]) for n in a["state_dict"])
     # a run that is done stays as it is, and what a kill cut short is written again
     (dump / "checkpoint.pth.tar").unlink()
-    assert run_reference(given, Quiet()).steps == 6
+    assert run_swav(given, QuietConsole()).steps == 6
     assert torch.load(dump / "checkpoint.pth.tar", weights_only=True)["epoch"] == 3
 
 
@@ -315,9 +315,9 @@ def test_advice_names_flags_that_this_verb_has(monkeypatch, tmp_path, advice, sa
     def fails(*_, **__):
         raise DataError("It broke.", advice)
 
-    monkeypatch.setattr(reference, "run_pretrain", fails)
+    monkeypatch.setattr(swav, "run_pretrain", fails)
     with pytest.raises(DataError) as error:
-        run_reference(settings(dump_path=str(tmp_path)), Quiet())
+        run_swav(settings(dump_path=str(tmp_path)), QuietConsole())
     assert error.value.next_step.endswith(said)
 
 
@@ -327,4 +327,4 @@ def test_other_settings_are_no_resume(run):
         "swav", ["--data_path", str(data), "--dump_path", str(dump), *FLAGS, "--epsilon=1"]
     )
     with pytest.raises(UnfreezeError, match=r"epsilon 0\.05 -> 1"):
-        run_reference(given, Quiet())
+        run_swav(given, QuietConsole())

@@ -9,14 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unfreeze.api.finetune import finetune
-from unfreeze.api.repeating import Part, sentence, summed
-from unfreeze.data.splits import read_split_csv
+from unfreeze.commands.finetune import finetune
+from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError
-from unfreeze.reports.interval import wilson
-from unfreeze.reports.pairs import wilson_of_share
-from unfreeze.runtime.runfolder import read_metrics
-from unfreeze.transfer import kept
+from unfreeze.reports.intervals import wilson_interval, wilson_of_share
+from unfreeze.runs.finetuning.cross_validation import FoldResult, combine, summary_line
+from unfreeze.runtime.run_folder import read_metrics
+from unfreeze.transfer.feature_cache import store
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "precision": "fp32", "epochs": 3}
@@ -60,7 +59,7 @@ def test_every_image_is_held_out_once_and_the_model_is_the_one_without(tune, tmp
         assert part.correct_last == last["correct"]
     right = sum(part.correct_last for part in found.runs)
     assert found.accuracy == pytest.approx(right / 30)
-    assert found.interval == pytest.approx(wilson(right, 30))
+    assert found.interval == pytest.approx(wilson_interval(right, 30))
     assert json.loads((tmp_path / "folded/folds.json").read_text())["n"] == 30
     assert found.chose == "the epoch alone"
 
@@ -68,8 +67,8 @@ def test_every_image_is_held_out_once_and_the_model_is_the_one_without(tune, tmp
 @pytest.mark.slow
 def test_features_are_computed_once_for_all_and_are_the_same(tune, monkeypatch):
     written = []
-    write = kept._write
-    monkeypatch.setattr(kept, "_write", lambda *a: (written.append(a[0].key), write(*a)))
+    write = store._write
+    monkeypatch.setattr(store, "_write", lambda *a: (written.append(a[0].key), write(*a)))
     start = tune("start", **{**TINY, "epochs": 1})  # random weights would be other ones each seed
     options = {**FROZEN, "folds": 3, "repeats": 2, "weights": start.run}
     found = tune("kept", cache="features", **options)
@@ -137,7 +136,7 @@ def test_the_datas_own_val_is_not_more_images_for_being_judged_again(coloured, t
     assert found.n == 12 and [part.n for part in found.runs] == [12] * 3
     low, high = wilson_of_share(found.accuracy, 12)
     assert found.interval[0] <= low and found.interval[1] >= high
-    assert "the same validation images" in sentence(found)
+    assert "the same validation images" in summary_line(found)
 
 
 def test_groups_stay_whole(coloured, tmp_path):
@@ -182,10 +181,10 @@ def test_a_sweep_is_said_to_have_chosen(tune):
 
 def test_seeds_and_images_both_widen_the_interval():
     def parts(*correct):
-        return [Part("", s, 0, 100, c, c) for s, c in enumerate(correct)]
+        return [FoldResult("", s, 0, 100, c, c) for s, c in enumerate(correct)]
 
     def all_of(some, images=100, folds=2):
-        return summed(some, "", folds=folds, images=images)
+        return combine(some, "", folds=folds, images=images)
 
     same, apart = all_of(parts(80, 80, 80)), all_of(parts(70, 80, 90))
     assert [same.accuracy, apart.accuracy] == pytest.approx([0.8, 0.8])
@@ -195,7 +194,7 @@ def test_seeds_and_images_both_widen_the_interval():
     assert apart.interval[0] < same.interval[0] < 0.8 < same.interval[1] < apart.interval[1]
     more = all_of(parts(80, 80, 80), 250, folds=0)  # some were held out by two of the three
     assert same.n == 100 and more.n == 250 and more.interval[0] > same.interval[0]
-    assert "different validation splits" in sentence(more)
-    assert "2 folds, 3 seeds" in sentence(apart) and "accuracy 0.800 on 100 images" in sentence(
+    assert "different validation splits" in summary_line(more)
+    assert "2 folds, 3 seeds" in summary_line(
         apart
-    )
+    ) and "accuracy 0.800 on 100 images" in summary_line(apart)

@@ -14,14 +14,14 @@ from PIL import Image
 
 import unfreeze
 from unfreeze.cli.main import main
-from unfreeze.data import clinic as clinic_module
-from unfreeze.data import watched
-from unfreeze.data.clinic import attend
-from unfreeze.data.examine import Examiner
-from unfreeze.data.index import build_index
-from unfreeze.data.scan import check
+from unfreeze.data.index.index import build_index
 from unfreeze.data.sources import open_source
-from unfreeze.runtime.console import Quiet
+from unfreeze.data.validate import report as clinic_module
+from unfreeze.data.validate import worker_pool
+from unfreeze.data.validate.checks import ImageChecker
+from unfreeze.data.validate.precheck import check_images
+from unfreeze.data.validate.report import check_dataset
+from unfreeze.runtime.console import QuietConsole
 
 
 def scene(seed, side=64):
@@ -101,7 +101,7 @@ def test_an_archive_says_what_its_folder_says(folder, archive):
 
 def reads(index, monkeypatch):
     """Rows that are read from now on, here or given to other processes."""
-    rows, kind, given = [], type(index.source), watched.supervised
+    rows, kind, given = [], type(index.source), worker_pool.run_in_workers
     read = kind.read
     monkeypatch.setattr(kind, "read", lambda source, row: (rows.append(row), read(source, row))[1])
 
@@ -109,7 +109,7 @@ def reads(index, monkeypatch):
         rows.extend(asked)
         return given(work, asked, *more, **named)
 
-    monkeypatch.setattr(watched, "supervised", told)
+    monkeypatch.setattr(worker_pool, "run_in_workers", told)
     return rows
 
 
@@ -120,14 +120,14 @@ def test_a_second_scan_and_the_first_training_read_nothing_twice(archive, monkey
     rows = reads(index, monkeypatch)
     again = unfreeze.scan(str(archive))
     assert again.decoded == 0 and again.problems == first.problems
-    found = check(index)
+    found = check_images(index)
     assert (found.decoded, found.known, rows) == (0, 11, [])
     assert len(found.usable) == first.usable
     left_out = {p["path"] for p in first.problems if p["left_out"]}
     assert {p.path for p in found.problems} == left_out
 
 
-class Deadly(Examiner):
+class Deadly(ImageChecker):
     """A decoder that is brought down by some files, and stuck in another."""
 
     def __call__(self, row):
@@ -144,18 +144,20 @@ class Deadly(Examiner):
 def test_a_decoder_that_dies_or_hangs_is_named_and_costs_one_file(folder, monkeypatch):
     index = build_index(open_source(str(folder)))
     with monkeypatch.context() as patch:
-        patch.setattr(clinic_module, "Examiner", Deadly)
-        found = attend(index, workers=2, console=Quiet(), seconds=1.5)
+        patch.setattr(clinic_module, "ImageChecker", Deadly)
+        found = check_dataset(index, workers=2, console=QuietConsole(), seconds=1.5)
     reasons = {p.path: (p.reason, p.left_out) for p in found.problems}
     assert reasons["train/dog/3.png"] == ("crashed", True)
     assert reasons["test/dog/4.png"] == ("hung", True)
     assert len(found.usable) == 6
-    trained = check(build_index(open_source(str(folder))))  # what is known keeps training alive
+    trained = check_images(
+        build_index(open_source(str(folder)))
+    )  # what is known keeps training alive
     assert len(trained.usable) == 6 and trained.decoded == 0
 
 
 def test_an_interrupted_scan_keeps_what_it_had(folder, monkeypatch):
-    real, seen = watched.supervised, []
+    real, seen = worker_pool.run_in_workers, []
 
     def cut(*given, **named):
         for place, answer in enumerate(real(*given, **named)):
@@ -165,7 +167,7 @@ def test_an_interrupted_scan_keeps_what_it_had(folder, monkeypatch):
             yield answer
 
     with monkeypatch.context() as patch:
-        patch.setattr(watched, "supervised", cut)
+        patch.setattr(worker_pool, "run_in_workers", cut)
         with pytest.raises(KeyboardInterrupt):
             unfreeze.scan(str(folder))
     assert unfreeze.scan(str(folder)).decoded == 11 - len(seen) == 7
@@ -197,7 +199,7 @@ def test_an_archives_list_is_honoured_by_later_runs(archive, tmp_path, monkeypat
         lines.write("train/cat/1.png,mine,\n")
     index = build_index(open_source(str(archive)))
     rows = reads(index, monkeypatch)
-    found = check(index)
+    found = check_images(index)
     assert len(rows) == 7 and len(found.usable) == 7
     assert {p.reason for p in found.problems} == {"left out"}
     unfreeze.scan(str(archive), undo=str(aside))
@@ -268,5 +270,7 @@ def test_the_difficult_images(shared, tmp_path, monkeypatch):
     assert [{**p, "path": p["path"].removeprefix("nasty/")} for p in unpacked.problems] == strip
     known = {p["path"] for p in packed.problems if p["left_out"]}
     monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path / "empty"))  # judged afresh
-    direct = check(build_index(open_source(str(archive)), strange_classes=True), refuse_above=None)
+    direct = check_images(
+        build_index(open_source(str(archive)), strange_classes=True), refuse_above=None
+    )
     assert known == {p.path for p in direct.problems} and packed.usable == len(direct.usable)

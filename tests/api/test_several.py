@@ -11,12 +11,12 @@ import pytest
 import unfreeze
 from unfreeze.cli.main import main
 from unfreeze.errors import UsageError
-from unfreeze.runtime.world import World
+from unfreeze.runtime.terminal import Environment
 
 
 def called(*words):
     """(exit code, the JSON document, what people were told)."""
-    world = World(io.StringIO(), io.StringIO())
+    world = Environment(io.StringIO(), io.StringIO())
     code = main([*map(str, words), "--json"], world)
     text = world.stdout.getvalue()
     return code, json.loads(text) if text else None, world.stderr.getvalue()

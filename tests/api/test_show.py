@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 import unfreeze
-from unfreeze.api.lookout import lookout
 from unfreeze.cli.main import main
-from unfreeze.data.preprocess import Preprocess
-from unfreeze.data.views.multicrop import make_views
-from unfreeze.runtime.world import World
-from unfreeze.settings.build import build
-from unfreeze.settings.use import ShowSettings
+from unfreeze.commands.show import view_maker
+from unfreeze.config.commands import ShowSettings
+from unfreeze.config.layering import build
+from unfreeze.data.augment.multicrop import make_crops
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.runtime.terminal import Environment
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -39,7 +39,7 @@ class Images(HTMLParser):
 
 
 def command(*words):
-    world = World(io.StringIO(), io.StringIO())
+    world = Environment(io.StringIO(), io.StringIO())
     return main(words, world), world.stdout.getvalue(), world.stderr.getvalue()
 
 
@@ -98,7 +98,7 @@ def test_what_people_read_and_where_the_page_goes(photos, tmp_path, monkeypatch)
 
 
 def test_unlabelled_images_and_a_sample(coloured, tmp_path, monkeypatch):
-    monkeypatch.setattr("unfreeze.data.scan.SAMPLE", 6)
+    monkeypatch.setattr("unfreeze.data.validate.precheck.SAMPLE", 6)
     folder = coloured("flat", {"": 10}, side=20)
     found = unfreeze.show(folder, out=str(tmp_path / "a.html"))
     assert (found.classes, found.counts, found.imbalance) == ([], {}, None)
@@ -115,11 +115,11 @@ def test_unlabelled_images_and_a_sample(coloured, tmp_path, monkeypatch):
 
 def test_views_are_those_of_training_denormalised():
     images = [np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)]
-    look = lookout(build(ShowSettings, {"data": "x", "seed": 3}), 70, 1)
+    look = view_maker(build(ShowSettings, {"data": "x", "seed": 3}), 70, 1)
     (row,) = look.rows(images, np.array([5]))
     words, shown = zip(*row, strict=True)
     assert words[0] == "input, 72 px"
-    expected = make_views(images, np.array([5]), 0, 3, look.cut.specs)
+    expected = make_crops(images, np.array([5]), 0, 3, look.cut.specs)
     assert len(shown) == 1 + len(expected)
     for seen, view in zip(shown[1:], expected, strict=True):
         assert np.array_equal(seen, view[0].numpy())
@@ -130,7 +130,7 @@ def test_a_run_shows_its_own_views_and_input(photos, tmp_path):
     run = tmp_path / "run"
     given = {"arch": "unfreeze/tiny", "image_size": 32, "epochs": 1, "device": "cpu"}
     unfreeze.finetune(str(photos / "train"), out=str(run), weights="none", **given, mean=[0.1] * 3)
-    look = lookout(build(ShowSettings, {"data": "x", "run": str(run)}), 70, 1)
+    look = view_maker(build(ShowSettings, {"data": "x", "run": str(run)}), 70, 1)
     assert isinstance(look.preprocess, Preprocess)
     assert look.mean == (0.1, 0.1, 0.1)
     image = np.full((40, 40, 3), 200, np.uint8)
@@ -141,10 +141,10 @@ def test_a_run_shows_its_own_views_and_input(photos, tmp_path):
     assert f"First the network input of {run}" in (tmp_path / "p.html").read_text()
     assert found.images == 18
     unfreeze.pretrain(str(photos), out=str(tmp_path / "swav"), batch_size=4, **given)
-    look = lookout(build(ShowSettings, {"data": "x", "run": str(tmp_path / "swav")}), 70, 1)
+    look = view_maker(build(ShowSettings, {"data": "x", "run": str(tmp_path / "swav")}), 70, 1)
     assert {spec.size for spec in look.cut.specs} == {32}
     shutil.copytree(run / "model", tmp_path / "alone")
-    look = lookout(build(ShowSettings, {"data": "x", "run": str(tmp_path / "alone")}), 70, 1)
+    look = view_maker(build(ShowSettings, {"data": "x", "run": str(tmp_path / "alone")}), 70, 1)
     assert (look.cut, look.rows([image], np.array([0]))[0][0][0]) == (None, "input, 32 px")
     assert torch.get_num_threads() >= 1
 

@@ -12,17 +12,17 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 
 import unfreeze
-from unfreeze.api import finetune as verb
-from unfreeze.api import solve_head
-from unfreeze.api.embed import embed
-from unfreeze.api.evaluate import evaluate
-from unfreeze.api.finetune import finetune
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import removed_activations, replace_head
-from unfreeze.checkpoints.modelfile import load_model
-from unfreeze.data.splits import read_split_csv
+from unfreeze.checkpoints.model_file import load_model
+from unfreeze.commands import finetune as verb
+from unfreeze.commands.embed import embed
+from unfreeze.commands.evaluate import evaluate
+from unfreeze.commands.finetune import finetune
+from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import Interrupted, UsageError
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.models.build import build
+from unfreeze.models.head import removed_activations, replace_head
+from unfreeze.runs.finetuning import solve_head
+from unfreeze.runtime.run_folder import read_metrics
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 COLOURS = {"red": 10, "green": 10, "blue": 10}
@@ -35,7 +35,7 @@ def start(colours, tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     data = colours(folder / "colours", COLOURS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "redrawn", lambda run, console: None)
+        patch.setattr(verb, "write_report_or_warn", lambda run, console: None)
         trained = {**HOW, "freeze": "none", "weights": "none", "epochs": 1}
         run = finetune(str(data), out=str(folder / "run"), augment="none", **trained)
     return data, run.run

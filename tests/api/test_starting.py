@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import unfreeze
-from unfreeze.backbones import published
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import headless
-from unfreeze.backbones.recognise import Known, network_of
-from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.checkpoints.model_file import load_model
 from unfreeze.errors import WeightsError
+from unfreeze.models import weight_sources
+from unfreeze.models.build import build
+from unfreeze.models.head import remove_head
+from unfreeze.models.identify_file import KnownArchitecture, arch_of_weights
 from unfreeze.swav.model import SwAV
 
 # torch.hub leaves its connection to the garbage collector, which `swav` calls at its end
@@ -36,7 +36,7 @@ def zoo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
     torch.manual_seed(3)
     backbone = build(TINY)
-    model = SwAV(backbone, headless(backbone), hidden=512, feat_dim=128, prototypes=16)
+    model = SwAV(backbone, remove_head(backbone), hidden=512, feat_dim=128, prototypes=16)
     state = {f"module.{n}".replace("backbone.", ""): t for n, t in model.state_dict().items()}
     torch.save(state, folder / FILE)
     (folder / "page.pth").write_text("<html>moved</html>")
@@ -61,7 +61,9 @@ def swav(zoo, tmp_path, monkeypatch):
     address, state = zoo
     ASKED.clear()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setitem(published.PUBLISHED, "swav", published.Published(address + FILE, TINY))
+    monkeypatch.setitem(
+        weight_sources.PUBLISHED, "swav", weight_sources.PublishedWeights(address + FILE, TINY)
+    )
     yield state
     gc.collect()
 
@@ -88,7 +90,7 @@ def test_t13_pretraining_goes_on_from_published_weights_head_and_prototypes_too(
     assert reasons["arch"] == "architecture of the weights"
     # whoever uses them is told the terms, in the log, in the plan and in what travels
     assert "no commercial use" in (tmp_path / "run/log.txt").read_text()
-    assert reasons["licence"] == card.provenance["licence"] == published.LICENCE
+    assert reasons["licence"] == card.provenance["licence"] == weight_sources.LICENCE
 
 
 def test_t13_another_number_of_prototypes_keeps_the_head(swav, tmp_path):
@@ -125,7 +127,7 @@ def test_published_weights_serve_finetune_and_embed(swav, tmp_path, coloured):
     )
     assert (made.arch, made.weights_matched) == (TINY, 1.0)
     _, card = load_model(made.run)
-    assert card.provenance["licence"] == published.LICENCE
+    assert card.provenance["licence"] == weight_sources.LICENCE
     # the published networks saw 0.228 where ImageNet has 0.229
     assert card.preprocess["std"] == [0.228, 0.224, 0.225]
     assert "no commercial use" in (tmp_path / "run/log.txt").read_text()
@@ -134,13 +136,13 @@ def test_published_weights_serve_finetune_and_embed(swav, tmp_path, coloured):
 
 
 def test_the_published_names_say_their_network():
-    assert network_of("swav") == Known("torchvision/resnet50", "imagenet")
-    assert network_of("swav-w5") == Known("unfreeze/resnet50w5", "imagenet")
-    assert network_of("imagenet") is None
-    for there in published.PUBLISHED.values():
+    assert arch_of_weights("swav") == KnownArchitecture("torchvision/resnet50", "imagenet")
+    assert arch_of_weights("swav-w5") == KnownArchitecture("unfreeze/resnet50w5", "imagenet")
+    assert arch_of_weights("imagenet") is None
+    for there in weight_sources.PUBLISHED.values():
         assert there.url.startswith("https://dl.fbaipublicfiles.com/deepcluster/swav_")
-    assert published.licence_of(f"/somewhere/{FILE}") == published.LICENCE
-    assert published.licence_of("/somewhere/mine.pth") == ""
+    assert weight_sources.licence_of(f"/somewhere/{FILE}") == weight_sources.LICENCE
+    assert weight_sources.licence_of("/somewhere/mine.pth") == ""
 
 
 def test_another_network_is_refused_before_the_download(swav, tmp_path):

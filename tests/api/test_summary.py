@@ -2,12 +2,12 @@ import pytest
 import torch
 import torchinfo
 
-from unfreeze.api.finetune import finetune
-from unfreeze.api.summary import Summary, summary
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import headless, replace_head
-from unfreeze.checkpoints.modelfile import ModelCard, save_model
+from unfreeze.checkpoints.model_file import ModelCard, save_model
+from unfreeze.commands.finetune import finetune
+from unfreeze.commands.summary import Summary, summary
 from unfreeze.errors import UsageError
+from unfreeze.models.build import build
+from unfreeze.models.head import remove_head, replace_head
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_trap_iii_too_small_a_image_is_refused():
 
 def test_a_pretraining_run_has_no_head(tmp_path):
     network = build("unfreeze/tiny")
-    headless(network)
+    remove_head(network)
     how = {"image_size": 16, "resize": 16}
     card = ModelCard("backbone", "unfreeze/tiny", preprocess=how)
     save_model(tmp_path / "model", network.state_dict(), card)

@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from unfreeze.cli.main import main
-from unfreeze.runtime.world import World
+from unfreeze.runtime.terminal import Environment
 
 TINY = ("--arch", "unfreeze/tiny", "--weights", "none", "--epochs", "2", "--augment", "none")
 
 
 def called(*words):
     """(exit code, the JSON document, what people were told)."""
-    world = World(io.StringIO(), io.StringIO())
+    world = Environment(io.StringIO(), io.StringIO())
     code = main([*map(str, words), "--json"], world)
     text = world.stdout.getvalue()
     return code, json.loads(text) if text else None, world.stderr.getvalue()

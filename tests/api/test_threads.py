@@ -5,10 +5,12 @@ import tomllib
 import pytest
 
 import unfreeze
-from unfreeze.api import pretrain, single, tuning
+from unfreeze.commands import pretrain
 from unfreeze.errors import Interrupted
+from unfreeze.runs.finetuning import train
+from unfreeze.runs.pretraining import autotune
 from unfreeze.runtime import threads
-from unfreeze.runtime.threads import Threads
+from unfreeze.runtime.threads import ThreadCount
 
 SMALL = {"arch": "unfreeze/tiny", "image_size": 16, "batch_size": 8, "device": "cpu"}
 PRETRAIN = {**SMALL, "nmb_prototypes": 8, "epochs": 2, "watch_every": 0}
@@ -19,10 +21,10 @@ FINETUNE = {**SMALL, "weights": "none", "epochs": 2, "cache": "off"}
 def four(monkeypatch):
     """A process with four free threads; the list gets every number that is set."""
     taken = []
-    monkeypatch.setattr(Threads, "now", lambda: Threads(4))
+    monkeypatch.setattr(ThreadCount, "now", lambda: ThreadCount(4))
     monkeypatch.setattr(threads, "processors", lambda: 4)
-    monkeypatch.setattr(tuning, "threads_given", lambda: "")
-    for module in (single, tuning, pretrain):
+    monkeypatch.setattr(autotune, "threads_set_by", lambda: "")
+    for module in (train, autotune, pretrain):
         monkeypatch.setattr(module, "set_threads", taken.append)
     return taken
 
@@ -31,8 +33,8 @@ def four(monkeypatch):
 def worthwhile(monkeypatch):
     """From now on every batch is worth all threads."""
     return lambda: (
-        monkeypatch.setattr(threads, "WORTH_SPINNING", 1.0)
-        or monkeypatch.setattr(threads, "WORTH", 1.0)
+        monkeypatch.setattr(threads, "FLOPS_PER_SPINNING_THREAD", 1.0)
+        or monkeypatch.setattr(threads, "FLOPS_PER_THREAD", 1.0)
     )
 
 

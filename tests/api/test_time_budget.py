@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import unfreeze
-from unfreeze.api import cost, time_budget
 from unfreeze.errors import UsageError
+from unfreeze.runs import time_budget, training_cost
 
 SPEED = 1e10  # operations a second
 
@@ -23,9 +23,9 @@ def speed(monkeypatch):
         return 3 * operations * s.accumulate * plan.steps_per_epoch / SPEED
 
     monkeypatch.setattr(time_budget, "epoch_seconds", epoch)
-    monkeypatch.setattr(cost, "measured_speed", lambda *args, **options: SPEED)
-    monkeypatch.setattr(cost, "product_speed", lambda: SPEED)
-    monkeypatch.setattr(cost, "seconds_of_view", lambda job: 0.0)
+    monkeypatch.setattr(training_cost, "network_flops_per_second", lambda *args, **options: SPEED)
+    monkeypatch.setattr(training_cost, "matmul_flops_per_second", lambda: SPEED)
+    monkeypatch.setattr(training_cost, "seconds_of_view", lambda job: 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_less_time_takes_fewer_epochs_then_smaller_images_then_a_smaller_network
     assert options[-1].values == {"arch": "unfreeze/small", "image_size": 32}
     whole = options[0].seconds() * options[0].most
     shares = (2, 0.5, 0.05, 0.01)
-    fits = [time_budget.fitting(options, whole * share) for share in shares]
+    fits = [time_budget.choose_option(options, whole * share) for share in shares]
     assert fits[0].epochs == options[0].most and fits[0].values == usual
     assert fits[1].epochs < options[0].most and fits[1].values == usual
     assert fits[2].values["image_size"] < 128
@@ -63,8 +63,8 @@ def test_less_time_takes_fewer_epochs_then_smaller_images_then_a_smaller_network
 
 
 def asked(photos, **given):
-    from unfreeze.settings.build import build
-    from unfreeze.settings.pretrain import PretrainSettings
+    from unfreeze.config.layering import build
+    from unfreeze.config.pretrain import PretrainSettings
 
     return build(PretrainSettings, {"data": photos, "device": "cpu", **given})
 
@@ -75,25 +75,25 @@ def noised(prepared):
 
 def test_what_is_given_stays_and_reasons_stand_at_what_was_open(speed, photos):
     given = asked(photos, arch="unfreeze/small", image_size=64, time_budget="5m")
-    found, why = time_budget.for_pretrain(given, 1, noised)
+    found, why = time_budget.budget_pretrain(given, 1, noised)
     assert (found.arch, found.image_size) == ("unfreeze/small", 64) and set(why) == {"epochs"}
     assert "--time-budget 5m" in why["epochs"]
     given = asked(photos, epochs=30, time_budget="5m")
-    found, why = time_budget.for_pretrain(given, 1, noised)
+    found, why = time_budget.budget_pretrain(given, 1, noised)
     assert found.epochs == 30 and set(why) == {"arch", "image_size"}
 
 
 def test_a_budget_that_nothing_fits_is_refused(speed, photos):
     with pytest.raises(UsageError, match=r"Not even one epoch .* fits into --time-budget 0.001s"):
-        time_budget.for_pretrain(asked(photos, time_budget="0.001s"), 1, noised)
+        time_budget.budget_pretrain(asked(photos, time_budget="0.001s"), 1, noised)
     with pytest.raises(UsageError, match="--time-budget soon is not a duration"):
-        time_budget.for_pretrain(asked(photos, time_budget="soon"), 1, noised)
+        time_budget.budget_pretrain(asked(photos, time_budget="soon"), 1, noised)
 
 
 def test_epochs_that_are_given_and_do_not_fit_are_refused(speed, photos):
     given = asked(photos, arch="unfreeze/small", image_size=64, epochs=30, time_budget="1s")
     with pytest.raises(UsageError, match="--time-budget 1s"):
-        time_budget.for_pretrain(given, 1, noised)
+        time_budget.budget_pretrain(given, 1, noised)
 
 
 def finetune(data, **given):
@@ -124,8 +124,10 @@ def test_a_solved_head_only_gets_smaller_images(speed, photos):
 
 @pytest.mark.slow
 def test_above_an_hour_what_fits_into_one_is_said(monkeypatch, speed, photos):
-    monkeypatch.setattr(cost, "measured_speed", lambda *args, **options: SPEED / 300)
-    monkeypatch.setattr(cost, "product_speed", lambda: SPEED / 300)
+    monkeypatch.setattr(
+        training_cost, "network_flops_per_second", lambda *args, **options: SPEED / 300
+    )
+    monkeypatch.setattr(training_cost, "matmul_flops_per_second", lambda: SPEED / 300)
     lines = []
     found = finetune(photos, arch="torchvision/resnet18")
     hint = found.time["fits_one_hour"]

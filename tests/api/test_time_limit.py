@@ -6,18 +6,18 @@ import pytest
 import torch
 
 import unfreeze
-from unfreeze.api.pretrain import run_pretrain
-from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.checkpoints.model_file import load_model
 from unfreeze.checkpoints.state import load_last
 from unfreeze.cli.main import main
+from unfreeze.commands.pretrain import run_pretrain
+from unfreeze.config.layering import load_settings
+from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import Interrupted
-from unfreeze.runtime import deadline
-from unfreeze.runtime.console import Quiet
-from unfreeze.runtime.runfolder import read_metrics
-from unfreeze.settings.build import layered
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.trainer import Trainer as Pretraining
-from unfreeze.transfer.trainer import Trainer as Tuning
+from unfreeze.runtime import time_limit
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.runtime.run_folder import read_metrics
+from unfreeze.swav.trainer import PretrainTrainer as Pretraining
+from unfreeze.transfer.trainer import FinetuneTrainer as Tuning
 
 PRETRAIN = {"limit": 96, "batch_size": 16, "epochs": 3, "device": "cpu", "nmb_prototypes": 16}
 STEPS = 18
@@ -80,7 +80,7 @@ def test_finetuning_ends_in_time_and_goes_on_to_the_same_weights(slow, tmp_path,
 
 
 def test_the_command_ends_with_130_and_one_sentence(slow, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(deadline, "process_began", time.monotonic)  # the tests' process is older
+    monkeypatch.setattr(time_limit, "process_start", time.monotonic)  # the tests' process is older
     words = ["pretrain", "digits", "--out", str(tmp_path / "run"), "--time-limit", "1s"]
     words += ["--limit", "96", "--batch-size", "16", "--epochs", "3", "--device", "cpu"]
     assert main(words) == 130
@@ -101,11 +101,11 @@ def test_what_is_no_time_is_refused_before_anything_is_read(verb, tmp_path, caps
 
 def _late_in_one(rank, out):
     """Pretraining in one of the processes; the time is up in the second only."""
-    settings = layered(
+    settings = load_settings(
         PretrainSettings, {**PRETRAIN, "data": "digits", "out": out, "time_limit": "60s"}
     )
     try:
-        run_pretrain(settings, Quiet(), began=time.monotonic() - 100 * rank)
+        run_pretrain(settings, QuietConsole(), began=time.monotonic() - 100 * rank)
     except Interrupted as stop:
         return stop.sentence
     return "it went on"

@@ -9,14 +9,14 @@ import pytest
 
 from unfreeze.cli.main import main
 from unfreeze.errors import DataError
-from unfreeze.runtime.world import World
-from unfreeze.transfer.portions import Wanted, portion
+from unfreeze.runtime.terminal import Environment
+from unfreeze.transfer.train_val_split import SplitOptions, split_train_val
 
 TINY = "--arch unfreeze/tiny --image-size 16 --epochs 1 --batch-size 8 --device cpu --json"
 
 
 def command(*words):
-    world = World(io.StringIO(), io.StringIO())
+    world = Environment(io.StringIO(), io.StringIO())
     more = ["--json"] if words[0] == "evaluate" else TINY.split()
     code = main([*map(str, words), *more], world)
     out = world.stdout.getvalue()
@@ -119,7 +119,7 @@ def test_labels_that_changed_are_noticed_when_going_on(flat, table, tmp_path):
 
 
 def test_a_given_split_that_parts_a_group_is_refused(flat, table):
-    from unfreeze.data.index import TRAIN, VAL, build_index
+    from unfreeze.data.index.index import TRAIN, VAL, build_index
     from unfreeze.data.sources.open import open_source
 
     index = build_index(open_source(str(flat)), labels=str(table))
@@ -127,10 +127,10 @@ def test_a_given_split_that_parts_a_group_is_refused(flat, table):
     index.splits[[1, 3]] = VAL
     everything = range(len(index))
     with pytest.raises(DataError, match="2 groups of --group-by patient are in both train and val"):
-        portion(index, _array(everything), Wanted(0, 0.2, group_by="patient"))
+        split_train_val(index, _array(everything), SplitOptions(0, 0.2, group_by="patient"))
     index.splits[:4] = VAL
     index.splits[16:20] = VAL  # the patients p0 and p1 of both colours
-    found = portion(index, _array(everything), Wanted(0, 0.2, group_by="patient"))
+    found = split_train_val(index, _array(everything), SplitOptions(0, 0.2, group_by="patient"))
     assert len(found.val) == 8
 
 
@@ -145,7 +145,7 @@ def test_an_unknown_class_stops_only_what_learns_from_labels(coloured, tmp_path)
     code, _, said = command("finetune", folder, "--weights", "none", "--dry-run")
     assert (code, "'green'" in said) == (3, True)
     assert command("pretrain", folder, "--out", tmp_path / "swav")[0] == 0
-    world = World(io.StringIO(), io.StringIO())
+    world = Environment(io.StringIO(), io.StringIO())
     words = ["embed", str(tmp_path / "swav"), str(folder), "--out", str(tmp_path / "f.npz")]
     assert main(words, world) == 0, world.stderr.getvalue()
     code = main(["show", str(folder), "--out", str(tmp_path / "p.html")], world)

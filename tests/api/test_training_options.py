@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unfreeze.api.evaluate import evaluate
-from unfreeze.api.finetune import finetune
 from unfreeze.checkpoints.state import load_state, save_state
 from unfreeze.cli.main import main
-from unfreeze.data.splits import read_split_csv
+from unfreeze.commands.evaluate import evaluate
+from unfreeze.commands.finetune import finetune
+from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import Interrupted, UsageError
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.run_folder import read_metrics
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "precision": "fp32", "epochs": 2}

@@ -8,16 +8,23 @@ import pytest
 import torch
 
 import unfreeze
-from unfreeze.api import tuning
-from unfreeze.api.pretrain import run_pretrain
-from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.checkpoints.model_file import load_model
+from unfreeze.commands.pretrain import run_pretrain
+from unfreeze.config.layering import load_settings
+from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import Interrupted, UsageError
-from unfreeze.runtime.console import Quiet
-from unfreeze.settings.build import layered
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.probe import RESERVE, SECONDS, probe
-from unfreeze.swav.trainer import Trainer
-from unfreeze.swav.ways import Choice, Scope, Way, choose
+from unfreeze.runs.pretraining import autotune
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.swav.throughput import (
+    RESERVE,
+    SECONDS,
+    StepConfig,
+    TuningResult,
+    TuningScope,
+    choose_config,
+    probe_ways,
+)
+from unfreeze.swav.trainer import PretrainTrainer
 
 GIVEN = {
     "data": "digits",
@@ -32,8 +39,8 @@ GIVEN = {
 
 
 def run(out, **changed):
-    settings = layered(PretrainSettings, {**GIVEN, "out": str(out), **changed})
-    return run_pretrain(settings, Quiet())
+    settings = load_settings(PretrainSettings, {**GIVEN, "out": str(out), **changed})
+    return run_pretrain(settings, QuietConsole())
 
 
 def weights(folder):
@@ -54,12 +61,12 @@ def decided(monkeypatch):
 
     def to(**changed):
         def instead(usual, scope, measure, *, rows, steps):
-            for way in (usual, Way("fp32", "contiguous", 1, 0)):
+            for way in (usual, StepConfig("fp32", "contiguous", 1, 0)):
                 assert measure(way, 8, 60.0).whole
-            way = Way(**{**vars(usual), **changed})
-            return Choice(way, {k: f"{v}: decided" for k, v in vars(way).items()}, (), 0.5)
+            way = StepConfig(**{**vars(usual), **changed})
+            return TuningResult(way, {k: f"{v}: decided" for k, v in vars(way).items()}, (), 0.5)
 
-        monkeypatch.setattr(tuning, "probe", instead)
+        monkeypatch.setattr(autotune, "probe_ways", instead)
 
     return to
 
@@ -69,7 +76,7 @@ def forbidden(monkeypatch):
     def never(*_, **__):
         raise AssertionError("measured")
 
-    return lambda: monkeypatch.setattr(tuning, "probe", never)
+    return lambda: monkeypatch.setattr(autotune, "probe_ways", never)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +133,7 @@ def test_threads_are_set_for_the_run_and_given_back(tmp_path, decided, monkeypat
         seen.append(torch.get_num_threads())
         raise Interrupted("enough")
 
-    monkeypatch.setattr(Trainer, "fit", fit)
+    monkeypatch.setattr(PretrainTrainer, "fit", fit)
     decided(threads=before + 1)
     with pytest.raises(Interrupted):
         run(tmp_path / "run")
@@ -135,30 +142,30 @@ def test_threads_are_set_for_the_run_and_given_back(tmp_path, decided, monkeypat
 
 
 def test_values_of_the_user_are_given():
-    free = tuning.scope_of(PretrainSettings(), torch.device("cpu"))
+    free = autotune.scope_of(PretrainSettings(), torch.device("cpu"))
     assert set(free.given) <= {"threads"}
-    asked = tuning.scope_of(PretrainSettings(workers=0, precision="fp32"), torch.device("cpu"))
+    asked = autotune.scope_of(PretrainSettings(workers=0, precision="fp32"), torch.device("cpu"))
     assert asked.given["workers"] == asked.given["precision"] == "given"
 
 
 def test_threads_count_as_given_where_somebody_set_them(monkeypatch):
     device = torch.device("cpu")
-    monkeypatch.setattr(tuning, "threads_given", lambda: "OMP_NUM_THREADS")
-    given = tuning.scope_of(PretrainSettings(), device).given
+    monkeypatch.setattr(autotune, "threads_set_by", lambda: "OMP_NUM_THREADS")
+    given = autotune.scope_of(PretrainSettings(), device).given
     assert given["threads"] == "set by OMP_NUM_THREADS"
-    monkeypatch.setattr(tuning, "threads_given", lambda: "")
-    assert "threads" not in tuning.scope_of(PretrainSettings(), device).given
+    monkeypatch.setattr(autotune, "threads_set_by", lambda: "")
+    assert "threads" not in autotune.scope_of(PretrainSettings(), device).given
 
 
 def test_what_is_given_on_resume_wins_over_the_record():
     record = {"device": "cpu", "precision": "fp32", "layout": "contiguous", "threads": 2}
     record |= {"workers": 1}
-    usual = Way("bf16", "channels_last", 1, 3)
-    given = Scope("cpu", ("bf16",), 8, {"workers": "asked for"})
-    assert tuning._recorded_way(record, usual, given, 1) == Way("fp32", "contiguous", 2, 3)
+    usual = StepConfig("bf16", "channels_last", 1, 3)
+    given = TuningScope("cpu", ("bf16",), 8, {"workers": "asked for"})
+    assert autotune._recorded_way(record, usual, given, 1) == StepConfig("fp32", "contiguous", 2, 3)
     # more processes share the processors; another device is another choice
-    assert tuning._recorded_way(record, usual, given, 4) == Way("fp32", "contiguous", 1, 3)
-    assert tuning._recorded_way({**record, "device": "cuda"}, usual, given, 1) == usual
+    assert autotune._recorded_way(record, usual, given, 4) == StepConfig("fp32", "contiguous", 1, 3)
+    assert autotune._recorded_way({**record, "device": "cuda"}, usual, given, 1) == usual
 
 
 class Slow(torch.nn.Module):
@@ -180,9 +187,9 @@ def measuring(monkeypatch):
             for name, value in changed.items():
                 setattr(measure, name, value)
             look(usual, scope, measure, known)
-            return choose([], usual, scope)
+            return choose_config([], usual, scope)
 
-        monkeypatch.setattr(tuning, "probe", by)
+        monkeypatch.setattr(autotune, "probe_ways", by)
 
     return instead
 
@@ -202,7 +209,7 @@ def test_a_step_is_cut_off_between_layers(untuned, tmp_path, measuring):
         measure.make, began = slow, Slow.now
         cut = measure(usual, 4, 3.0)
         assert not cut.whole and 3.0 < Slow.now - began <= 4.0
-        found = probe(usual, scope, measure, **known, clock=measure.clock)
+        found = probe_ways(usual, scope, measure, **known, clock=measure.clock)
         assert found.way == usual and found.seconds <= SECONDS - RESERVE + 1.0
 
     measuring(look, clock=lambda: Slow.now)
@@ -213,7 +220,7 @@ def test_a_step_is_cut_off_between_layers(untuned, tmp_path, measuring):
 def test_a_way_that_does_not_fit_ends_no_run(tmp_path, measuring, monkeypatch):
     def look(usual, scope, measure, known):
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "train_step", full)
+            patch.setattr(PretrainTrainer, "train_step", full)
             assert math.isinf(measure(usual, 8, 60.0).total)
         assert measure(usual, 8, 60.0).whole
 
@@ -237,7 +244,7 @@ def test_in_the_long_run_workers_are_as_fast_as_they_cut(tmp_path, measuring):
 
 
 def test_a_real_probe_is_quick_and_leaves_its_figures(tmp_path, monkeypatch):
-    monkeypatch.setattr("unfreeze.swav.probe.SHARE", 1e9)  # a run worth measuring
+    monkeypatch.setattr("unfreeze.swav.throughput.SHARE", 1e9)  # a run worth measuring
     run(tmp_path / "run", epochs=1)
     kept = config(tmp_path / "run")["tuned"]
     assert kept["probe_seconds"] <= 5.5 and set(kept["reasons"]) >= {"precision", "layout"}
@@ -274,7 +281,7 @@ def test_a_run_that_is_stopped_while_it_measures_goes_on_as_it_was_asked(tmp_pat
         raise Interrupted("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tuning, "_measure", stopped)
+        patch.setattr(autotune, "_measure", stopped)
         with pytest.raises(Interrupted):
             run(tmp_path, tune="auto")
     done = unfreeze.pretrain("digits", out=str(tmp_path), resume=True)

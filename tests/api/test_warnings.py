@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import unfreeze
-from unfreeze.checkpoints.modelfile import load_model, save_model
-from unfreeze.data.splits import read_split_csv
+from unfreeze.checkpoints.model_file import load_model, save_model
+from unfreeze.data.index.splits import read_split_csv
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "device": "cpu"}
 QUICK = {**TINY, "image_size": 16, "epochs": 1}
@@ -21,9 +21,13 @@ PAIRS = 4
 
 @pytest.fixture(autouse=True)
 def _no_drawing(monkeypatch):
-    monkeypatch.setattr("unfreeze.api.finetune.redrawn", lambda run, console: None)
-    monkeypatch.setattr("unfreeze.api.pretrain.redrawn", lambda run, console: None)
-    monkeypatch.setattr("unfreeze.api.trials.report", lambda run: None)
+    monkeypatch.setattr(
+        "unfreeze.commands.finetune.write_report_or_warn", lambda run, console: None
+    )
+    monkeypatch.setattr(
+        "unfreeze.commands.pretrain.write_report_or_warn", lambda run, console: None
+    )
+    monkeypatch.setattr("unfreeze.commands.compare_runs.report", lambda run: None)
 
 
 def codes(result):
@@ -142,7 +146,7 @@ def colour_run(colours, tmp_path_factory):
     counts = {"red": 40, "green": 40, "blue": 40}
     data = colours(folder / "data", counts, side=16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unfreeze.api.finetune.redrawn", lambda run, console: None)
+        patch.setattr("unfreeze.commands.finetune.write_report_or_warn", lambda run, console: None)
         return data, unfreeze.finetune(data, out=str(folder / "run"), epochs=6, lr=0.05, **TINY)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 import unfreeze
 from unfreeze.cli.main import main
-from unfreeze.runtime.world import World
+from unfreeze.runtime.terminal import Environment
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "image_size": 16, "epochs": 1, "workers": 0}
 FEW = ["--arch", "unfreeze/tiny", "--image-size", "16", "--workers", "0", "--dry-run"]
@@ -25,7 +25,7 @@ def run(colours, tmp_path_factory):
 
 def told(*words):
     """(exit code, what people were told)."""
-    world = World(io.StringIO(), io.StringIO())
+    world = Environment(io.StringIO(), io.StringIO())
     code = main([*map(str, words)], world)
     return code, " ".join(world.stderr.getvalue().split())
 

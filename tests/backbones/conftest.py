@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unfreeze.backbones.build import build
+from unfreeze.models.build import build
 
 SAMPLE = (
     *("alexnet", "vgg11", "vgg11_bn", "googlenet", "inception_v3", "squeezenet1_1", "densenet121"),

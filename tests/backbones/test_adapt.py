@@ -6,10 +6,10 @@ import torch
 import torchvision
 from timm.layers.pos_embed import resample_abs_pos_embed
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.guess import fitted
-from unfreeze.backbones.weights import load_weights
 from unfreeze.errors import WeightsError
+from unfreeze.models.build import build
+from unfreeze.models.identify import match_arch
+from unfreeze.models.load_weights import load_weights
 
 VIT = "timm/vit_tiny_patch16_224"
 
@@ -31,7 +31,7 @@ def test_one_channel_computes_the_same_on_grey_images(arch, tmp_path):
     with torch.no_grad():
         assert torch.allclose(model(x.expand(-1, 3, -1, -1)), grey(x), atol=1e-4)
     shapes = {n: tuple(t.shape) for n, t in grey.state_dict().items()}
-    assert fitted(shapes, arch).result.mismatched == ()
+    assert match_arch(shapes, arch).result.mismatched == ()
 
 
 def test_more_channels_are_cut_and_scaled_as_timm_does(tmp_path):

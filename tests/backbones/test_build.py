@@ -4,8 +4,8 @@ import pytest
 import torch
 import torchvision
 
-from unfreeze.backbones.build import build, canonical
 from unfreeze.errors import UsageError
+from unfreeze.models.build import build, canonical_arch
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ from unfreeze.errors import UsageError
     ],
 )
 def test_a_bare_name_means_torchvision(written, full):
-    assert canonical(written) == full
-    assert canonical(full) == full
+    assert canonical_arch(written) == full
+    assert canonical_arch(full) == full
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,13 @@ def test_a_bare_name_means_torchvision(written, full):
 )
 def test_an_unknown_name_is_refused_with_the_nearest(wrong, meant):
     with pytest.raises(UsageError) as refused:
-        canonical(wrong)
+        canonical_arch(wrong)
     assert meant in refused.value.next_step
 
 
 def test_nonsense_shows_how_names_look():
     with pytest.raises(UsageError, match="Unknown architecture 'qqqqqqqq'"):
-        canonical("qqqqqqqq")
+        canonical_arch("qqqqqqqq")
 
 
 @pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])
@@ -74,4 +74,4 @@ def test_an_unknown_stem_is_refused():
 
 def test_every_name_of_torchvision_is_known():
     for name in torchvision.models.list_models(module=torchvision.models):
-        assert canonical(name) == f"torchvision/{name}"
+        assert canonical_arch(name) == f"torchvision/{name}"

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.weights import load_weights
-from unfreeze.checkpoints.read import UnsafeFile, read_checkpoint
+from unfreeze.checkpoints.read import UnsafeCheckpoint, read_checkpoint
 from unfreeze.errors import WeightsError
+from unfreeze.models.build import build
+from unfreeze.models.load_weights import load_weights
 
 ARCH = "torchvision/resnet18"
 
@@ -360,7 +360,7 @@ def test_trap_ix_code_beside_bookkeeping_is_still_refused(tmp_path, foreign):
 
     tree = foreign("omegaconf.dictconfig", "DictConfig")
     torch.save({"state_dict": entries(), "cfg": tree(), "x": Runs()}, tmp_path / "w.ckpt")
-    with pytest.raises(UnsafeFile, match="exec") as refused:
+    with pytest.raises(UnsafeCheckpoint, match="exec") as refused:
         read_checkpoint(tmp_path / "w.ckpt")
     assert not (tmp_path / "mark").exists()
     assert any("exec" in name for name in refused.value.names)
@@ -368,5 +368,5 @@ def test_trap_ix_code_beside_bookkeeping_is_still_refused(tmp_path, foreign):
 
 def test_a_whole_pickled_network_is_named(tmp_path):
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "w.pth")
-    with pytest.raises(UnsafeFile, match="a pickled model, not a state dict"):
+    with pytest.raises(UnsafeCheckpoint, match="a pickled model, not a state dict"):
         read_checkpoint(tmp_path / "w.pth")

@@ -5,10 +5,10 @@ import torch
 import torchvision
 from torch import nn
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import find_head, head_layers, headless, replace_head
-from unfreeze.backbones.trace import input_size
 from unfreeze.errors import UsageError
+from unfreeze.models.build import build
+from unfreeze.models.head import find_head, head_layers, remove_head, replace_head
+from unfreeze.models.shape_trace import input_size
 
 HEADS = {
     "alexnet": "classifier.6",
@@ -45,7 +45,7 @@ def prove(model):
     assert [type(model.get_submodule(name)) for name in heads] == [
         nn.Conv2d if issubclass(kind, nn.Conv2d) else nn.Linear for kind in kinds
     ]
-    width = headless(model)
+    width = remove_head(model)
     assert model(image).shape == (1, width)
     assert set(model.state_dict()) == rest
 
@@ -150,7 +150,7 @@ def test_one_class_is_refused(meta):
 
 def test_an_inner_layer_is_not_taken_for_a_head_that_was_taken_off(meta):
     model = meta("vit_b_32")
-    headless(model)
+    remove_head(model)
     with pytest.raises(UsageError, match="no longer has a head"):
         find_head(model)
 
@@ -161,7 +161,7 @@ def test_squeezenet_features_are_the_pooled_input_of_its_convolution():
     image = torch.randn(2, 3, 64, 64)
     maps = model.features(image)
     scores, convolution = model(image), model.classifier[1]
-    assert headless(model) == 512
+    assert remove_head(model) == 512
     torch.testing.assert_close(model.eval()(image), maps.mean(dim=(2, 3)))
     # why the features can't be cached under this head: ReLU stands between it and the pooling
     pooled = torch.relu(convolution(maps.mean(dim=(2, 3), keepdim=True))).flatten(1)

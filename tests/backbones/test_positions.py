@@ -5,13 +5,13 @@ import timm
 import torch
 import torchvision
 
-from unfreeze.api.summary import summary
-from unfreeze.backbones.adapt import fitted
-from unfreeze.backbones.build import build
-from unfreeze.backbones.positions import ANY_SIZE, any_size
-from unfreeze.backbones.stages import stages
+from unfreeze.commands.summary import summary
 from unfreeze.errors import UsageError
-from unfreeze.transfer.maps import final_map
+from unfreeze.models.adapt import adapt_tensor
+from unfreeze.models.build import build
+from unfreeze.models.position_embeddings import ANY_SIZE, allow_any_size
+from unfreeze.models.stages import stages
+from unfreeze.transfer.plan import last_feature_map_size
 
 VIT = "timm/vit_tiny_patch16_224"
 
@@ -24,11 +24,13 @@ def networks(kind, size=64):
         ours = timm.models.VisionTransformer(224, **options, **ANY_SIZE)
         theirs = timm.models.VisionTransformer(size, **options)
     else:
-        ours = any_size(torchvision.models.VisionTransformer(224, 16, 2, 3, 48, 96, num_classes=3))
+        ours = allow_any_size(
+            torchvision.models.VisionTransformer(224, 16, 2, 3, 48, 96, num_classes=3)
+        )
         theirs = torchvision.models.VisionTransformer(size, 16, 2, 3, 48, 96, num_classes=3)
     entries = theirs.state_dict()
     for name, tensor in ours.state_dict().items():
-        entries[name].copy_(fitted(theirs, name, tensor, entries[name]))
+        entries[name].copy_(adapt_tensor(theirs, name, tensor, entries[name]))
     return ours.eval(), theirs.eval()
 
 
@@ -60,7 +62,10 @@ def test_its_stages_and_maps_are_known_at_every_size(arch):
     with torch.device("meta"):
         model = build(arch)
     assert len(stages(model)) == 5
-    assert final_map(model, 224) == (14, 14) and final_map(model, 96) == (6, 6)
+    assert last_feature_map_size(model, 224) == (14, 14) and last_feature_map_size(model, 96) == (
+        6,
+        6,
+    )
 
 
 def test_a_summary_at_another_size():

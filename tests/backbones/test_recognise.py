@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.recognise import Known, network_of
-from unfreeze.checkpoints.modelfile import ModelCard
+from unfreeze.checkpoints.model_file import ModelCard
 from unfreeze.checkpoints.state import save_state
 from unfreeze.errors import WeightsError
+from unfreeze.models.build import build
+from unfreeze.models.identify_file import KnownArchitecture, arch_of_weights
 
 TINY = "unfreeze/tiny"
 
@@ -21,17 +21,21 @@ def test_a_checkpoint_of_ours_says_its_network(tmp_path, kind, name):
     save_state(
         tmp_path / name, {"kind": kind, "card": card.as_dict(), "model": {"x": torch.ones(2)}}
     )
-    assert network_of(str(tmp_path / name)) == Known("torchvision/resnet18", "small")
+    assert arch_of_weights(str(tmp_path / name)) == KnownArchitecture(
+        "torchvision/resnet18", "small"
+    )
 
 
 def test_a_file_whose_names_tell_needs_no_more(tmp_path):
     torch.save({f"module.{n}": t for n, t in build(TINY).state_dict().items()}, tmp_path / "w.pth")
-    assert network_of(str(tmp_path / "w.pth")) == Known(TINY, "imagenet")
+    assert arch_of_weights(str(tmp_path / "w.pth")) == KnownArchitecture(TINY, "imagenet")
 
 
 def test_the_stem_of_a_file_is_seen_beside_a_given_architecture(tmp_path):
     torch.save(build("resnet18", stem="small").state_dict(), tmp_path / "w.pth")
-    assert network_of(str(tmp_path / "w.pth"), "resnet18") == Known("resnet18", "small")
+    assert arch_of_weights(str(tmp_path / "w.pth"), "resnet18") == KnownArchitecture(
+        "resnet18", "small"
+    )
 
 
 def test_of_a_part_the_closest_is_named_with_what_to_type(tmp_path):
@@ -40,17 +44,17 @@ def test_of_a_part_the_closest_is_named_with_what_to_type(tmp_path):
     with pytest.raises(
         WeightsError, match=r"closest is torchvision/resnet18, .* 81\.2%"
     ) as refused:
-        network_of(str(tmp_path / "w.pth"))
+        arch_of_weights(str(tmp_path / "w.pth"))
     assert "--arch torchvision/resnet18 --allow-partial" in refused.value.next_step
 
 
 def test_what_is_no_network_is_refused_and_not_taken_for_the_default(tmp_path):
     torch.save({"a.weight": torch.zeros(3, 4)}, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="matches no known architecture") as refused:
-        network_of(str(tmp_path / "w.pth"))
+        arch_of_weights(str(tmp_path / "w.pth"))
     assert "--arch" in refused.value.next_step
 
 
 @pytest.mark.parametrize("spec", ["none", "imagenet", "https://example.org/w.pth"])
 def test_names_and_addresses_say_nothing(spec):
-    assert network_of(spec) is None
+    assert arch_of_weights(spec) is None

@@ -2,8 +2,8 @@ import pytest
 import torchvision
 from torch import nn
 
-from unfreeze.backbones.head import head_layers, headless
-from unfreeze.backbones.stages import stages
+from unfreeze.models.head import head_layers, remove_head
+from unfreeze.models.stages import stages
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_no_stage_takes_the_name_of_another_module(listed):
 def test_stages_are_the_same_without_the_head_and_with_a_small_image_stem(arch, meta):
     model = meta(arch)
     before = stages(model)
-    headless(model)
+    remove_head(model)
     assert stages(model) == before
     if arch == "resnet18":
         assert stages(meta(arch, stem="small")) == before

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.stem import first_convolution
-from unfreeze.backbones.trace import trace
 from unfreeze.errors import UsageError
+from unfreeze.models.build import build
+from unfreeze.models.shape_trace import trace_forward
+from unfreeze.models.stem import first_convolution
 
 
 @pytest.mark.parametrize(
@@ -12,8 +12,8 @@ from unfreeze.errors import UsageError
     [("resnet18", "layer4"), ("timm/resnet18", "layer4"), ("timm/resnetv2_50", "stages.3")],
 )
 def test_pain_17_a_small_image_reaches_the_last_stage_with_a_layout(arch, last, meta):
-    assert trace(meta(arch), (32, 32)).shapes[last][2:] == (1, 1)
-    assert trace(meta(arch, stem="small"), (32, 32)).shapes[last][2:] == (4, 4)
+    assert trace_forward(meta(arch), (32, 32)).shapes[last][2:] == (1, 1)
+    assert trace_forward(meta(arch, stem="small"), (32, 32)).shapes[last][2:] == (4, 4)
 
 
 def test_the_new_convolution_is_3x3_and_learns():

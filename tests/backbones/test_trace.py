@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from unfreeze.backbones.head import replace_head
-from unfreeze.backbones.trace import trace
 from unfreeze.errors import UsageError
+from unfreeze.models.head import replace_head
+from unfreeze.models.shape_trace import trace_forward
 
 
 class Looks(nn.Module):
@@ -23,7 +23,7 @@ class Looks(nn.Module):
 
 
 def test_order_and_shapes(meta):
-    seen = trace(meta("resnet18"), (32, 64))
+    seen = trace_forward(meta("resnet18"), (32, 64))
     assert list(seen.order)[:4] == ["conv1", "bn1", "relu", "maxpool"]
     assert seen.shapes["conv1"] == (1, 64, 16, 32)
     assert seen.shapes["layer4"] == (1, 512, 1, 2)
@@ -33,14 +33,14 @@ def test_order_and_shapes(meta):
 def test_a_network_that_looks_at_numbers_is_run_on_them():
     model = Looks()
     assert replace_head(model, 3) == ["head.weight", "head.bias"]
-    assert trace(model).shapes["head"] == (1, 3)
+    assert trace_forward(model).shapes["head"] == (1, 3)
 
 
 def test_what_takes_part_in_the_output_is_known():
     model = Looks()
     model.spare = nn.Linear(4, 4)
-    assert trace(model).reached(["head.weight", "convolution.weight"])
-    assert not trace(model).reached(["head.weight", "spare.weight"])
+    assert trace_forward(model).reached(["head.weight", "convolution.weight"])
+    assert not trace_forward(model).reached(["head.weight", "spare.weight"])
 
 
 def test_a_gradient_is_found_inside_no_grad(meta):
@@ -50,4 +50,4 @@ def test_a_gradient_is_found_inside_no_grad(meta):
 
 def test_trap_iii_a_image_too_small_for_the_network_is_refused(meta):
     with pytest.raises(UsageError, match="AlexNet does not accept a 3x32x32 image"):
-        trace(meta("alexnet"), (32, 32))
+        trace_forward(meta("alexnet"), (32, 32))

@@ -7,13 +7,13 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import headless, replace_head
-from unfreeze.backbones.origins import default_preprocess, fetch
-from unfreeze.backbones.weights import load_exactly, load_weights
-from unfreeze.checkpoints.modelfile import ModelCard, save_model
-from unfreeze.data.preprocess import Preprocess
+from unfreeze.checkpoints.model_file import ModelCard, save_model
+from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import WeightsError
+from unfreeze.models.build import build
+from unfreeze.models.head import remove_head, replace_head
+from unfreeze.models.load_weights import load_strict, load_weights
+from unfreeze.models.weight_sources import default_preprocess, read_weights
 
 TINY = "unfreeze/tiny"
 
@@ -73,7 +73,7 @@ def test_the_head_is_loaded_where_asked(saved, trained):
 
 def test_a_network_without_a_head_is_loaded_whole(saved, trained):
     model = build(TINY)
-    headless(model)
+    remove_head(model)
     assert load_weights(model, saved(), arch=TINY).unexpected == ("head.weight", "head.bias")
     assert same_backbone(model, trained)
 
@@ -289,7 +289,7 @@ def test_saved_entries_go_back_where_they_came_from(arch, tmp_path):
     torch.manual_seed(0)
     model, other = build(arch), build(arch)
     save_model(tmp_path, model.state_dict(), ModelCard(kind="classifier", arch=arch))
-    load_exactly(other, fetch(str(tmp_path), arch).tensors)
+    load_strict(other, read_weights(str(tmp_path), arch).tensors)
     mine, theirs = model.state_dict(), other.state_dict()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
@@ -301,4 +301,4 @@ def test_entries_that_differ_are_refused():
         {"weight": torch.zeros(3), "bias": torch.zeros(3)},
     ):
         with pytest.raises(WeightsError, match="differ in 1 entries"):
-            load_exactly(model, wrong)
+            load_strict(model, wrong)

@@ -4,18 +4,18 @@ import pytest
 import torch
 import torchvision
 
-from unfreeze.backbones.build import canonical
-from unfreeze.backbones.head import headless
-from unfreeze.backbones.stages import stages
-from unfreeze.backbones.wide import WideResNet50
+from unfreeze.models.build import canonical_arch
+from unfreeze.models.head import remove_head
+from unfreeze.models.resnet_wide import WideResNet50
+from unfreeze.models.stages import stages
 
 
 @pytest.mark.parametrize(("width", "millions"), [(2, 94), (4, 375), (5, 586)])
 def test_the_papers_numbers_of_parameters(width, millions, meta):
     model = meta(f"resnet50w{width}")
-    assert headless(model) == 2048 * width
+    assert remove_head(model) == 2048 * width
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
-    assert canonical(f"resnet50w{width}") == f"unfreeze/resnet50w{width}"
+    assert canonical_arch(f"resnet50w{width}") == f"unfreeze/resnet50w{width}"
 
 
 @pytest.mark.parametrize("width", [2, 5])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from unfreeze.backbones import work
-from unfreeze.backbones.work import Machine, measured_speed, work_of
+from unfreeze.models import layer_costs
+from unfreeze.models.layer_costs import ComputeDevice, network_cost, network_flops_per_second
 
-CPU = Machine(torch.device("cpu"), "fp32")
+CPU = ComputeDevice(torch.device("cpu"), "fp32")
 
 
 def network():
@@ -21,26 +21,26 @@ LINEAR = 2 * 8 * 16 * 5
 
 
 def test_a_backward_pass_costs_what_learns():
-    free = work_of(network(), (), 4)
+    free = network_cost(network(), (), 4)
     # of the first layer only the weights have gradients, of the last the input, too
     assert free.forward == CONV + LINEAR and free.training == 2 * CONV + 3 * LINEAR
-    frozen = work_of(network(), {"0.weight", "0.bias"}, 4)
+    frozen = network_cost(network(), {"0.weight", "0.bias"}, 4)
     assert frozen.training == CONV + 2 * LINEAR and frozen.kept <= free.kept
-    still = work_of(network(), {name for name, _ in network().named_parameters()}, 4)
+    still = network_cost(network(), {name for name, _ in network().named_parameters()}, 4)
     assert still.training == still.forward and still.kept == 0
 
 
 def test_what_is_kept_is_what_autograd_keeps():
     own, images = network(), torch.zeros(2, 3, 4, 4)
-    kept = work.Kept([*own.parameters(), images])
+    kept = layer_costs.SavedTensorBytes([*own.parameters(), images])
     with torch.autograd.graph.saved_tensors_hooks(kept.take, lambda tensor: tensor):
         own(images)
-    assert work_of(own, (), 4).kept == kept.bytes / 2 > 0
+    assert network_cost(own, (), 4).kept == kept.bytes / 2 > 0
 
 
 def test_a_network_that_does_not_take_the_size_is_not_counted():
-    assert work_of(network(), (), 5) is None
-    assert measured_speed(network(), (), 5, rows=4, machine=CPU) is None
+    assert network_cost(network(), (), 5) is None
+    assert network_flops_per_second(network(), (), 5, rows=4, machine=CPU) is None
 
 
 def test_measuring_changes_nothing():
@@ -49,7 +49,7 @@ def test_measuring_changes_nothing():
     torch.manual_seed(3)
     drawn = torch.rand(4)
     torch.manual_seed(3)
-    assert measured_speed(own, (), 8, rows=8, machine=CPU, seconds=0.02) > 0
+    assert network_flops_per_second(own, (), 8, rows=8, machine=CPU, seconds=0.02) > 0
     assert torch.equal(torch.rand(4), drawn)
     assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in own.parameters())
@@ -67,12 +67,12 @@ class Clock:
 
         for module in own:
             module.register_forward_pre_hook(layer)
-        monkeypatch.setattr(work.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(layer_costs.time, "perf_counter", lambda: self.now)
 
 
 @pytest.fixture
 def clocked(monkeypatch):
-    monkeypatch.setattr(work.copy, "deepcopy", lambda network: network)  # the hooks count
+    monkeypatch.setattr(layer_costs.copy, "deepcopy", lambda network: network)  # the hooks count
 
     def made(seconds):
         own = network()
@@ -83,13 +83,13 @@ def clocked(monkeypatch):
 
 def test_a_fast_network_is_measured_with_the_whole_batch(clocked):
     own, clock = clocked(1e-4)
-    speed = measured_speed(own, (), 4, rows=32, machine=CPU)
+    speed = network_flops_per_second(own, (), 4, rows=32, machine=CPU)
     assert clock.rows[-1] == 32
     assert speed == pytest.approx((2 * CONV + 3 * LINEAR) / (4 * 1e-4))
 
 
 def test_a_slow_one_is_cut_off_between_layers_and_what_was_done_counts(clocked):
     own, clock = clocked(0.2)
-    speed = measured_speed(own, (), 4, rows=2, machine=CPU, seconds=1.5)
+    speed = network_flops_per_second(own, (), 4, rows=2, machine=CPU, seconds=1.5)
     # counting by shapes takes 1.6 s here; each pass ends before its second layer is computed
     assert clock.now == pytest.approx(1.6 + 2 * 0.8) and speed == pytest.approx(2 * CONV / 0.8)

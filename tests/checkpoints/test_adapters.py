@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.weights import load_weights
-from unfreeze.checkpoints.adapters import adapters_in, merged
+from unfreeze.checkpoints.adapters import adapter_names, merge_adapters
 from unfreeze.errors import WeightsError
+from unfreeze.models.build import build
+from unfreeze.models.load_weights import load_weights
 
 TINY = "unfreeze/tiny"
 LAYER = "stage1.conv1"
@@ -109,7 +109,7 @@ def test_a_head_that_was_trained_beside_them_is_the_one(tmp_path):
     head = state.pop("base_model.model.head.weight")
     state["base_model.model.head.original_module.weight"] = head
     state["base_model.model.head.modules_to_save.default.weight"] = head + 1
-    found = merged(state, {"hyper_parameters": {"lora_alpha": 8}}, None, "x").tensors
+    found = merge_adapters(state, {"hyper_parameters": {"lora_alpha": 8}}, None, "x").tensors
     assert torch.equal(found["base_model.model.head.weight"], head + 1)
     assert not any("original" in name for name in found)
 
@@ -117,4 +117,4 @@ def test_a_head_that_was_trained_beside_them_is_the_one(tmp_path):
 def test_names_of_plain_networks_are_no_adapters():
     for arch in ("resnet18", "timm/vit_tiny_patch16_224", "timm/convnext_atto"):
         with torch.device("meta"):
-            assert adapters_in(build(arch).state_dict()) == []
+            assert adapter_names(build(arch).state_dict()) == []

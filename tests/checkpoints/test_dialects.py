@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.weights import load_weights
-from unfreeze.checkpoints.dialects import fused
-from unfreeze.checkpoints.keys import match
+from unfreeze.checkpoints.key_dialects import fuse_qkv
+from unfreeze.checkpoints.key_matching import match_keys
+from unfreeze.models.build import build
+from unfreeze.models.load_weights import load_weights
 
 
 def resnet_of_transformers(state):
@@ -153,7 +153,7 @@ def test_timms_and_torchvisions_vision_transformers_are_one(direction):
     ).eval()
     first, second = (ours, theirs) if direction == "to torchvision" else (theirs, ours)
     state, entries = first.state_dict(), second.state_dict()
-    found = match(shapes(first), shapes(second))
+    found = match_keys(shapes(first), shapes(second))
     assert found.share == 1.0 and found.how.startswith("by the names of")
     for name, entry in entries.items():
         entry.copy_(state[found.pairs[name]])
@@ -168,6 +168,6 @@ def test_only_whole_triples_are_fused():
         "b.query.weight": (4, 4), "b.key.weight": (2, 4), "b.value.weight": (2, 4),
         "c.query.weight": (4, 4),
     }  # fmt: skip
-    names = fused(found)
+    names = fuse_qkv(found)
     assert names["a.qkv.weight"] == ("a.query.weight", "a.key.weight", "a.value.weight")
     assert set(names) == {"a.qkv.weight", *list(found)[3:]}

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from unfreeze.checkpoints.integrity import archive_fault, digest, file_hash
-from unfreeze.checkpoints.modelfile import (
+from unfreeze.checkpoints.integrity import archive_fault, file_sha256, tensors_sha256
+from unfreeze.checkpoints.model_file import (
     CARD,
     TENSORS,
     ModelCard,
-    card_of,
     load_model,
+    read_card,
     save_model,
     write_card,
 )
@@ -85,7 +85,7 @@ def test_a_card_that_was_changed_is_refused_unless_that_is_said(tmp_path):
     assert load_model(tmp_path)[1].classes == ("b", "a")
     (tmp_path / CARD).write_text(json.dumps({k: v for k, v in written.items() if k != "checksum"}))
     with pytest.raises(WeightsError, match="damaged or edited"):
-        card_of(tmp_path)
+        read_card(tmp_path)
 
 
 def test_a_card_with_names_of_any_bytes_is_known_again(tmp_path):
@@ -106,9 +106,9 @@ def test_a_crash_while_a_model_is_replaced_leaves_a_pair_that_fits(tmp_path, mon
     """`writes`: how many of the three files are written before the end."""
     save_model(tmp_path, STATE, OURS)
     left = [writes]
-    from unfreeze.checkpoints import modelfile
+    from unfreeze.checkpoints import model_file
 
-    plain = modelfile.replacing
+    plain = model_file.replacing
 
     def counted(path):
         if not left[0]:
@@ -116,27 +116,29 @@ def test_a_crash_while_a_model_is_replaced_leaves_a_pair_that_fits(tmp_path, mon
         left[0] -= 1
         return plain(path)
 
-    monkeypatch.setattr(modelfile, "replacing", counted)
+    monkeypatch.setattr(model_file, "replacing", counted)
     monkeypatch.setattr("unfreeze.runtime.atomic.replacing", counted)
     new = {name: tensor + 1 for name, tensor in STATE.items()}
     with pytest.raises(KeyboardInterrupt):
         save_model(tmp_path, new, OURS)
     found, _ = load_model(tmp_path)
-    assert digest(found) == digest(new if writes == 2 else STATE)
+    assert tensors_sha256(found) == tensors_sha256(new if writes == 2 else STATE)
 
 
 def test_a_digest_sees_names_types_shapes_and_values():
     base = {"a": torch.zeros(4), "b": torch.ones((), dtype=torch.int64)}
     same = {"b": torch.ones((), dtype=torch.int64), "a": torch.zeros(4)}
-    assert digest(base) == digest(same)
+    assert tensors_sha256(base) == tensors_sha256(same)
     for other in (
         {**base, "a": torch.zeros(2, 2)},
         {**base, "a": torch.zeros(4, dtype=torch.int32)},
         {**base, "a": torch.tensor([0.0, 0, 0, -0.0])},
         {"c": base["a"], "b": base["b"]},
     ):
-        assert digest(other) != digest(base)
-    assert len(digest({"x": torch.ones(3, dtype=torch.bfloat16), "e": torch.empty(0)})) == 64
+        assert tensors_sha256(other) != tensors_sha256(base)
+    assert (
+        len(tensors_sha256({"x": torch.ones(3, dtype=torch.bfloat16), "e": torch.empty(0)})) == 64
+    )
 
 
 def test_a_rewritten_card_keeps_the_digests_of_its_tensors(tmp_path):
@@ -159,7 +161,7 @@ def test_a_published_file_is_compared_with_the_hash_in_its_name(tmp_path):
 
 def test_a_blob_of_the_hub_is_compared_with_its_name(tmp_path):
     save_file(STATE, tmp_path / "blob")
-    blob = tmp_path / file_hash(tmp_path / "blob")
+    blob = tmp_path / file_sha256(tmp_path / "blob")
     (tmp_path / "blob").rename(blob)
     (tmp_path / "model.safetensors").symlink_to(blob)
     assert read_checkpoint(tmp_path / "model.safetensors").verified == "SHA-256"

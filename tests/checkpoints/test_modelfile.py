@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
-from unfreeze.checkpoints import modelfile
-from unfreeze.checkpoints.integrity import digest
-from unfreeze.checkpoints.modelfile import ModelCard, load_model, model_folder, save_model
+from unfreeze.checkpoints import model_file
+from unfreeze.checkpoints.integrity import tensors_sha256
+from unfreeze.checkpoints.model_file import ModelCard, load_model, model_folder, save_model
 from unfreeze.errors import ResourceError, WeightsError
 
 CARD = ModelCard(
@@ -30,7 +30,7 @@ def run(tmp_path):
 @pytest.mark.parametrize("inside", ["", "model", "model/model.json", "model/model.safetensors"])
 def test_what_is_saved_is_loaded_from_the_run_or_its_model_folder(run, inside):
     tensors, card = load_model(run / inside)
-    assert card == replace(CARD, sha256=(digest(TENSORS),))
+    assert card == replace(CARD, sha256=(tensors_sha256(TENSORS),))
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
     assert set(tensors) == set(TENSORS)
 
@@ -44,7 +44,7 @@ def test_only_the_two_files_are_left_behind(run):
 
 def test_other_tools_read_the_tensors(run):
     with safe_open(run / "model" / "model.safetensors", framework="pt") as file:
-        assert file.metadata() == {"format": "pt", "unfreeze_sha256": digest(TENSORS)}
+        assert file.metadata() == {"format": "pt", "unfreeze_sha256": tensors_sha256(TENSORS)}
 
 
 def test_a_name_with_a_wrappers_prefix_is_refused(tmp_path):
@@ -106,7 +106,7 @@ def test_a_full_disk_keeps_the_model_that_was_there(tmp_path, monkeypatch):
     def full(*_, **__):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(modelfile, "save_file", full)
+    monkeypatch.setattr(model_file, "save_file", full)
     with pytest.raises(ResourceError, match="disk is full"):
         save_model(tmp_path, {"weight": torch.zeros(3)}, card)
     assert load_model(tmp_path)[0]["weight"].sum() == 3

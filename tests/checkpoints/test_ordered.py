@@ -2,8 +2,8 @@
 
 import pytest
 
-from unfreeze.checkpoints.keys import match
-from unfreeze.checkpoints.ordered import in_order
+from unfreeze.checkpoints.key_matching import match_keys
+from unfreeze.checkpoints.shape_matching import match_by_order
 
 # a network of five layers, one of them with a twin of the same shapes
 WANTED = {
@@ -38,7 +38,7 @@ def renamed(**new):
 
 
 def test_the_same_sequence_under_other_names_is_paired_whole():
-    found = match(THEIRS, WANTED)
+    found = match_keys(THEIRS, WANTED)
     want = [name for name in WANTED if not name.endswith("tracked")]
     assert found.pairs == dict(zip(want, THEIRS, strict=True))
     assert (found.how, found.doubt) == ("by the order of their shapes", "")
@@ -48,14 +48,14 @@ def test_the_same_sequence_under_other_names_is_paired_whole():
 def test_a_head_for_other_classes_or_none_is_no_obstacle():
     other = THEIRS | {"_fc.w": (7, 16), "_fc.b": (7,)}
     for file in (other, {n: s for n, s in THEIRS.items() if not n.startswith("_fc")}):
-        found = in_order(file, WANTED)
+        found = match_by_order(file, WANTED)
         assert found.doubt == "" and len(found.pairs) == 8
         assert "head.weight" not in found.pairs
 
 
 def test_what_stands_before_and_behind_is_left_alone():
     more = {"ema.decay": (1, 4), **THEIRS, "projector.w": (3, 3)}
-    assert len(in_order(more, WANTED).pairs) == 10
+    assert len(match_by_order(more, WANTED).pairs) == 10
 
 
 @pytest.mark.parametrize(
@@ -84,17 +84,17 @@ def test_where_another_order_is_possible_it_is_no_proof(file, says):
         names = ["left.w" if n == "_layer.3.w" else "right.w" if n == "_layer.7.w" else n
                  for n in file]  # fmt: skip
         file = dict(zip(names, THEIRS.values(), strict=True))
-    found = in_order(file, WANTED)
+    found = match_by_order(file, WANTED)
     assert says in found.doubt and found.pairs == {}
-    assert says in match(file, WANTED).doubt
+    assert says in match_keys(file, WANTED).doubt
 
 
 def test_another_sequence_is_no_match():
     names = list(THEIRS)
     names[7], names[8] = names[8], names[7]  # the head before the last layer
-    assert in_order({name: THEIRS[name] for name in names}, WANTED) is None
-    assert in_order({}, WANTED) is None
-    assert in_order({"a.w": (3, 4), "b.w": (5, 6)}, {"x.weight": (3, 4)}) is None
+    assert match_by_order({name: THEIRS[name] for name in names}, WANTED) is None
+    assert match_by_order({}, WANTED) is None
+    assert match_by_order({"a.w": (3, 4), "b.w": (5, 6)}, {"x.weight": (3, 4)}) is None
 
 
 def test_words_that_are_proved_elsewhere_tell_twins_apart():
@@ -107,9 +107,9 @@ def test_words_that_are_proved_elsewhere_tell_twins_apart():
     }
     theirs = ["s.weight", "u.path.weight", "u.skip.weight", "v.path.weight", "v.skip.weight"]
     found = dict(zip(theirs, wanted.values(), strict=True))
-    assert in_order(found, wanted).doubt == ""
+    assert match_by_order(found, wanted).doubt == ""
     # without the second block nothing says which word is which
     cut = {n: s for n, s in found.items() if not n.startswith("v")} | {"e.w": (5, 5), "f.w": (6, 6)}
     less = {n: s for n, s in wanted.items() if not n.startswith("b")}
     less |= {"e.weight": (5, 5), "f.weight": (6, 6)}
-    assert "their order is ambiguous" in in_order(cut, less).doubt
+    assert "their order is ambiguous" in match_by_order(cut, less).doubt

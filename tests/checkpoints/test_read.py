@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from unfreeze.checkpoints.modelfile import ModelCard, save_model
+from unfreeze.checkpoints.model_file import ModelCard, save_model
 from unfreeze.checkpoints.read import read_checkpoint, unsafe_globals
 from unfreeze.errors import WeightsError
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from unfreeze.api.inspect import inspect
-from unfreeze.backbones.build import build
-from unfreeze.backbones.weights import load_exactly, load_weights
 from unfreeze.checkpoints.read import read_checkpoint
-from unfreeze.checkpoints.values import oddity, scales_in, scar
+from unfreeze.checkpoints.tensor_values import damage_sign, quantisation_scales, why_unusable
+from unfreeze.commands.inspect import inspect
 from unfreeze.errors import WeightsError
+from unfreeze.models.build import build
+from unfreeze.models.load_weights import load_strict, load_weights
 
 TINY = "unfreeze/tiny"
 NAME = "stage3.conv2.weight"
@@ -88,7 +88,7 @@ def test_a_scale_beside_the_codes_gives_a_quantised_file_away(tmp_path, beside):
 def test_no_plain_network_looks_quantised():
     for arch in ("resnet18", "timm/vit_tiny_patch16_224", "timm/swinv2_tiny_window8_256"):
         with torch.device("meta"):
-            assert scales_in(build(arch).state_dict()) == []
+            assert quantisation_scales(build(arch).state_dict()) == []
 
 
 def test_half_precision_whole_counts_and_what_no_entry_wants_are_fine(tmp_path):
@@ -97,12 +97,12 @@ def test_half_precision_whole_counts_and_what_no_entry_wants_are_fine(tmp_path):
     torch.save(state, tmp_path / "w.pth")
     assert load_weights(build(TINY), str(tmp_path / "w.pth"), arch=TINY).share == 1.0
     count = torch.ones((), dtype=torch.int64)
-    assert oddity(count, count) == ""
+    assert why_unusable(count, count) == ""
 
 
 def test_a_saved_model_that_is_not_finite_is_refused():
     with pytest.raises(WeightsError, match=r"stage3\.conv2\.weight is not finite"):
-        load_exactly(build(TINY), with_one(put(float("nan"))))
+        load_strict(build(TINY), with_one(put(float("nan"))))
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,10 @@ def test_a_hole_in_the_middle_of_filters_is_a_scar(weights):
     for start, count in ((1000, 700), (288 * 5 + 40, 200), (0, 288 * 2 + 150)):
         hurt = weights.clone()
         hurt.view(-1)[start : start + count] = 0
-        assert "zeros in a row in the middle of a filter" in scar(hurt), (start, count)
+        assert "zeros in a row in the middle of a filter" in damage_sign(hurt), (start, count)
     hurt = weights.clone()
     hurt.view(-1)[77] = 4e4
-    assert "4.0e+04, where 99 % of its values are below" in scar(hurt)
+    assert "4.0e+04, where 99 % of its values are below" in damage_sign(hurt)
 
 
 def test_what_people_do_to_weights_is_no_scar(weights):
@@ -133,7 +133,7 @@ def test_what_people_do_to_weights_is_no_scar(weights):
     blocks = torch.block_diag(*torch.randn(6, 40, 200))
     for plain in (weights, dead, faded, decayed, pruned, blocks, torch.zeros(64, 64), torch.eye(64),
                   torch.ones(9), weights.half()):  # fmt: skip
-        assert scar(plain) == ""
+        assert damage_sign(plain) == ""
 
 
 @pytest.mark.parametrize("kind", ["legacy", "safetensors", "zip"])
@@ -158,4 +158,4 @@ def test_a_scar_refuses_only_files_without_a_checksum(tmp_path, kind):
                                   "minilm-l6/model.safetensors"])  # fmt: skip
 def test_real_weights_have_no_scar(shared, name):
     tensors = read_checkpoint(shared / "weights" / name).tensors
-    assert [name for name, tensor in tensors.items() if scar(tensor)] == []
+    assert [name for name, tensor in tensors.items() if damage_sign(tensor)] == []

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from unfreeze.checkpoints.state import load_last
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.run_folder import read_metrics
 
 TINY = [
     *("--batch-size", "16", "--nmb-prototypes", "12", "--arch", "unfreeze/tiny", "--device", "cpu"),

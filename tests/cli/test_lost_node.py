@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.run_folder import read_metrics
 
 EPOCHS, STEPS = 24, 4  # of 64 images by 16
 WORDS = [

@@ -12,10 +12,10 @@ import pytest
 
 import unfreeze
 from unfreeze import errors
-from unfreeze.cli import verbs
+from unfreeze.cli import registry
 from unfreeze.cli.main import main
 from unfreeze.runtime.display import Display, Displayed
-from unfreeze.runtime.world import World
+from unfreeze.runtime.terminal import Environment
 
 
 @dataclasses.dataclass(repr=False)
@@ -38,8 +38,8 @@ def command(monkeypatch):
 
     def call(*words, work=None):
         if work is not None:
-            monkeypatch.setattr(verbs, "work", lambda verb: work)
-        world = World(io.StringIO(), io.StringIO())
+            monkeypatch.setattr(registry, "command_function", lambda verb: work)
+        world = Environment(io.StringIO(), io.StringIO())
         code = main(words, world)
         return code, world.stdout.getvalue(), world.stderr.getvalue()
 
@@ -57,7 +57,7 @@ def test_version_and_overview(command):
     assert command("--version") == (0, f"unfreeze {unfreeze.__version__}\n", "")
     code, out, _ = command("--help")
     assert code == 0
-    assert all(f"  {verb} " in out for verb in verbs.SETTINGS)
+    assert all(f"  {verb} " in out for verb in registry.SETTINGS)
 
 
 def test_no_verb_and_a_wrong_one(command):
@@ -164,17 +164,19 @@ def test_a_reader_who_leaves_ends_it_quietly(monkeypatch):
         def write(self, text):
             raise BrokenPipeError
 
-    monkeypatch.setattr(verbs, "work", lambda verb: lambda settings, console: Result("r"))
-    world = World(Gone(), io.StringIO())
+    monkeypatch.setattr(
+        registry, "command_function", lambda verb: lambda settings, console: Result("r")
+    )
+    world = Environment(Gone(), io.StringIO())
     assert main(["report", "r"], world) == 0
     assert world.stderr.getvalue() == ""
-    assert main(["report"], World(io.StringIO(), Gone())) == 2
+    assert main(["report"], Environment(io.StringIO(), Gone())) == 2
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252", "utf-16"])
 def test_a_result_is_utf_8_whatever_the_locale_and_the_names(encoding):
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    World(out, io.StringIO()).answer("bad\udcff é 🐶.png\x1b")
+    Environment(out, io.StringIO()).answer("bad\udcff é 🐶.png\x1b")
     assert out.buffer.getvalue() == "bad\\xff é 🐶.png\x1b\n".encode()
 
 
@@ -185,7 +187,7 @@ def test_a_screen_shows_what_it_can_and_no_name_moves_its_cursor(encoding):
             return True
 
     out, err = (Screen(io.BytesIO(), encoding=encoding) for _ in range(2))
-    world = World(out, err)
+    world = Environment(out, err)
     world.answer("bad\udcff é 🐶\x1b[2J")
     world.tell("bad\udcff é 🐶\x1b[2J")
     out.flush()
@@ -196,7 +198,7 @@ def test_a_screen_shows_what_it_can_and_no_name_moves_its_cursor(encoding):
 
 def test_a_screen_of_ascii_shows_tables_with_its_own_lines():
     err = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    World(io.StringIO(), err).tell("──\n0.5 ± 0.1 …")
+    Environment(io.StringIO(), err).tell("──\n0.5 ± 0.1 …")
     err.flush()
     assert err.buffer.getvalue() == b"--\n0.5 +- 0.1 ...\n"
 
@@ -221,25 +223,29 @@ def test_whoever_tells_people_is_not_stopped_by_their_stream(monkeypatch, number
             advance(1, "text")
         return Result("r")
 
-    monkeypatch.setattr(verbs, "work", lambda verb: work)
-    world = World(io.StringIO(), Broken(number))
+    monkeypatch.setattr(registry, "command_function", lambda verb: work)
+    world = Environment(io.StringIO(), Broken(number))
     assert main(["report", "r"], world) == 0 and "r" in world.stdout.getvalue()
 
 
 def test_a_result_for_which_there_is_no_room_is_an_error(monkeypatch):
-    monkeypatch.setattr(verbs, "work", lambda verb: lambda settings, console: Result("r"))
+    monkeypatch.setattr(
+        registry, "command_function", lambda verb: lambda settings, console: Result("r")
+    )
     for number, code in ((errno.EIO, 0), (errno.EBADF, 0), (errno.ENOSPC, 6)):
-        world = World(Broken(number), io.StringIO())
+        world = Environment(Broken(number), io.StringIO())
         assert main(["report", "r"], world) == code
     assert "The disk is full" in world.stderr.getvalue()
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_streams_that_are_closed_or_none_end_nothing(monkeypatch, stream):
-    monkeypatch.setattr(verbs, "work", lambda verb: lambda settings, console: Result("r"))
+    monkeypatch.setattr(
+        registry, "command_function", lambda verb: lambda settings, console: Result("r")
+    )
     closed = io.StringIO()
     closed.close()
-    assert main(["report", "r"], World(**{stream: closed})) == 0
+    assert main(["report", "r"], Environment(**{stream: closed})) == 0
     monkeypatch.setattr(sys, stream, None)
     assert main(["report", "r"]) == 0
 

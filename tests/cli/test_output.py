@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unfreeze.api.finetune import FinetunePlan
-from unfreeze.api.predict import Predictions
-from unfreeze.api.summary import summary
-from unfreeze.cli.output import after_plan, as_json, as_text
+from unfreeze.cli.output import as_json, as_text, command_after_dry_run
+from unfreeze.commands.finetune import FinetunePlan
+from unfreeze.commands.predict import Predictions
+from unfreeze.commands.summary import summary
 from unfreeze.transfer.predictor import Prediction
 
 
@@ -49,13 +49,13 @@ def test_a_plan_was_told_while_it_was_made():
 
 def test_a_plan_ends_with_the_command_that_does_it():
     words = ["my photos", "--dry-run", "--epochs", "3"]
-    assert after_plan("finetune", words, None).endswith(
+    assert command_after_dry_run("finetune", words, None).endswith(
         "  unfreeze finetune 'my photos' --epochs 3 --out RUN"
     )
-    assert after_plan("pretrain", ["d", "--out=r", "--dry-run"], None).endswith(
+    assert command_after_dry_run("pretrain", ["d", "--out=r", "--dry-run"], None).endswith(
         "  unfreeze pretrain d --out=r"
     )
-    assert after_plan("demo", ["--dry-run"], None).endswith("  unfreeze demo")
+    assert command_after_dry_run("demo", ["--dry-run"], None).endswith("  unfreeze demo")
 
 
 def test_a_result_is_text_as_wide_as_it_may_be():

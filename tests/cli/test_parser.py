@@ -4,21 +4,21 @@ import shlex
 
 import pytest
 
-from unfreeze.cli.parser import help_text, overview, parse, typed, verb_parser
-from unfreeze.cli.verbs import EXAMPLES, SETTINGS, settings_class
+from unfreeze.cli.parser import command_parser, help_text, overview, parse, typed_values
+from unfreeze.cli.registry import EXAMPLES, SETTINGS, settings_class
+from unfreeze.config.field import settings_of
 from unfreeze.errors import UsageError
-from unfreeze.settings.knob import knobs
 
 
 @pytest.mark.parametrize("verb", SETTINGS)
 def test_every_knob_is_in_the_help(verb):
-    text = verb_parser(verb).format_help()
-    for name, (spec, _, _) in knobs(settings_class(verb)).items():
+    text = command_parser(verb).format_help()
+    for name, (spec, _, _) in settings_of(settings_class(verb)).items():
         assert (name.upper() if spec.positional else f"  {spec.flag(name)}") in text
 
 
 def test_only_what_was_typed_is_passed_on():
-    given = typed("pretrain", ["pics", "--nmb-crops", "2", "6", "--json", "--out=r"])
+    given = typed_values("pretrain", ["pics", "--nmb-crops", "2", "6", "--json", "--out=r"])
     assert given == {"data": ["pics"], "nmb_crops": "2 6", "json": "true", "out": "r"}
 
 
@@ -62,7 +62,7 @@ def test_words_and_flags_may_mix():
 def test_the_references_flags_keep_underscores_take_values_and_know_dashes():
     words = ["--nmb_crops", "2", "6", "--use_fp16", "off", "--warmup-epochs", "0"]
     words += ["--local-rank=1", "--json"]
-    given = typed("swav", words)
+    given = typed_values("swav", words)
     assert given == {
         "nmb_crops": "2 6",
         "use_fp16": "off",
@@ -80,12 +80,12 @@ def test_several_images_with_spaces_in_their_names():
 
 
 def test_what_is_not_derived_says_so_instead_of_auto():
-    shown = " ".join(verb_parser("finetune").format_help().split())
+    shown = " ".join(command_parser("finetune").format_help().split())
     assert "at most N training images [all]" in shown
     assert "training images of each class [all]" in shown
     assert "fraction of the training images [all]" in shown
     assert "column `group`, if any) --" in shown
-    assert "[off]" in " ".join(verb_parser("pretrain").format_help().split())
+    assert "[off]" in " ".join(command_parser("pretrain").format_help().split())
     assert parse("finetune", ["pics", "--limit", "all"]).limit is None
     assert parse("pretrain", ["pics", "--keep-every", "off"]).keep_every is None
 
@@ -130,7 +130,7 @@ def test_help_keeps_to_its_width_and_its_examples_are_understood(verb, width):
     assert max(map(len, text.splitlines())) <= width
     assert all(
         spec.flag(name) in text
-        for name, (spec, _, _) in knobs(settings_class(verb)).items()
+        for name, (spec, _, _) in settings_of(settings_class(verb)).items()
         if not spec.positional
     )
     for example in EXAMPLES[verb]:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.run_folder import read_metrics
 
 TINY = [
     *("--limit", "64", "--batch-size", "16", "--nmb-prototypes", "12", "--epochs", "2"),

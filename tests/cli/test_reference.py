@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unfreeze.cli.reference import document
+from unfreeze.cli.settings_page import document
 
 PAGE = Path(__file__).parents[2] / "docs" / "SETTINGS.md"
 

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from unfreeze.cli.main import main
-from unfreeze.runtime.world import World
+from unfreeze.runtime.terminal import Environment
 
 
 @pytest.fixture
 def call():
     def called(*words):
         out, err = io.StringIO(), io.StringIO()
-        code = main([str(word) for word in words], World(out, err))
+        code = main([str(word) for word in words], Environment(out, err))
         return code, out.getvalue(), err.getvalue()
 
     return called
@@ -82,7 +82,7 @@ def test_text_called_cat_jpg_is_left_out_and_named(call, tmp_path, two_classes):
 
 
 def test_a_checkpoint_of_another_architecture(call, tmp_path, two_classes):
-    from unfreeze.backbones.small import small
+    from unfreeze.models.build import small
 
     torch.save(small().state_dict(), tmp_path / "small.pth")
     answer = call(

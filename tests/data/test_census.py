@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from unfreeze.data.census import census
-from unfreeze.data.index import build_index
+from unfreeze.data.index.class_stats import class_counts
+from unfreeze.data.index.index import build_index
 from unfreeze.data.sources import open_source
-from unfreeze.runtime.console import worded
+from unfreeze.runtime.console import pluralised
 
 
 def counted(made, *names):
     index = build_index(open_source(str(made.zip(dict.fromkeys(names, b"")))), strange_classes=True)
-    return census(index)
+    return class_counts(index)
 
 
 def of(split, label, count):
@@ -46,7 +46,7 @@ def test_without_splits_and_without_labels(made):
 def test_unlabelled_rows_of_a_list_are_said(made):
     made.folder({f"{n}.png": b"x" for n in range(4)}, ".")
     (made.root / "list.csv").write_text("path,label\n0.png,a\n1.png,\n2.png,b\n3.png,\n")
-    found = census(build_index(open_source(str(made.root / "list.csv"))))
+    found = class_counts(build_index(open_source(str(made.root / "list.csv"))))
     assert found.unlabelled == {"all": 2}
     assert "2 images are unlabelled." in found.notes()
 
@@ -59,5 +59,5 @@ def test_many_names_are_cut_short(made, classes):
 
 
 def test_one_is_said_as_one():
-    assert worded(1, "image has", "images have") == "1 image has"
-    assert worded(1000, "image has", "images have") == "1,000 images have"
+    assert pluralised(1, "image has", "images have") == "1 image has"
+    assert pluralised(1000, "image has", "images have") == "1,000 images have"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from unfreeze.data import channels as module
-from unfreeze.data.channels import layout
-from unfreeze.data.decode import decode, header_size
-from unfreeze.data.examine import examine
-from unfreeze.data.intensity import parsed, reading, to_uint8
-from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.images import multichannel as module
+from unfreeze.data.images.decode import decode, header_size
+from unfreeze.data.images.errors import Undecodable
+from unfreeze.data.images.intensity import format_intensity, parse_intensity, to_uint8
+from unfreeze.data.images.multichannel import read_tiff_header
+from unfreeze.data.validate.checks import check_image
 from unfreeze.errors import UsageError
 
 SIDES = (20, 24)
@@ -62,7 +62,7 @@ def test_of_many_the_first_three_are_used(packed, kind):
     data = tiff(values, **fitting(packed, kind))
     assert (decode(data) == expected).all()
     assert header_size(data) == SIDES
-    found = examine(data, "a.tif")
+    found = check_image(data, "a.tif")
     assert found.reason is None and (found.height, found.width) == SIDES
     assert ("channels", "7 channels; only the first three are used") in found.notes
 
@@ -91,7 +91,7 @@ def test_deep_png_goes_by_the_rule_too():
     data = cv2.imencode(".png", dark[..., ::-1])[1].tobytes()
     assert (decode(data) == to_uint8(dark)).all() and decode(data).max() > 120
     assert (decode(data, "full") == to_uint8(dark, "full")).all()
-    assert any(note.reason == "16-bit" for note in examine(data, "a.png").notes)
+    assert any(note.reason == "16-bit" for note in check_image(data, "a.png").notes)
     with pytest.raises(Undecodable) as raised:
         decode(data[: len(data) // 2])
     assert raised.value.reason == "truncated"
@@ -107,7 +107,7 @@ def test_deep_alpha_is_put_on_white():
         assert (decode(one) == expected).all()
     spare = tiff(values, photometric="rgb", extrasamples=["unspecified"])
     assert (decode(spare) == to_uint8(values[..., :3])).all()
-    assert ("channels", "4 channels; only the first three are used") in examine(
+    assert ("channels", "4 channels; only the first three are used") in check_image(
         spare, "a.tif"
     ).notes
 
@@ -118,7 +118,7 @@ def test_two_channels_are_the_first_as_grey(kind):
     one = values[..., :1] if kind is np.uint8 else to_uint8(values[..., :1])
     data = tiff(values)
     assert (decode(data) == np.repeat(one, 3, axis=2)).all()
-    assert ("channels", "2 channels; only the first is used") in examine(data, "a.tif").notes
+    assert ("channels", "2 channels; only the first is used") in check_image(data, "a.tif").notes
 
 
 @pytest.mark.parametrize("chosen", [(6, 0, 3), (2,), (1, 1, 1)])
@@ -127,7 +127,7 @@ def test_chosen_channels_are_those(chosen, options):
     values = noise(7)
     picked = to_uint8(values[..., list(chosen)])
     picked = np.repeat(picked, 3 // len(chosen), axis=2)
-    word = reading(None, chosen)
+    word = format_intensity(None, chosen)
     assert (decode(tiff(values, **options), word) == picked).all()
 
 
@@ -152,17 +152,17 @@ def test_chosen_channels_of_other_formats(made):
 
 
 def test_the_word_that_a_model_keeps():
-    assert reading(None, None) == "auto" and parsed("auto") == ("auto", None)
-    assert reading("percentile", (3, 2, 1)) == "percentile@3,2,1"
-    assert parsed("percentile@3,2,1") == ("percentile", (3, 2, 1))
-    assert reading(None, None, "full@4") == "full@4"
-    assert reading("auto", None, "full@4") == "auto@4"
-    assert reading(None, (1,), "full@4") == "full@1"
+    assert format_intensity(None, None) == "auto" and parse_intensity("auto") == ("auto", None)
+    assert format_intensity("percentile", (3, 2, 1)) == "percentile@3,2,1"
+    assert parse_intensity("percentile@3,2,1") == ("percentile", (3, 2, 1))
+    assert format_intensity(None, None, "full@4") == "full@4"
+    assert format_intensity("auto", None, "full@4") == "auto@4"
+    assert format_intensity(None, (1,), "full@4") == "full@1"
     with pytest.raises(UsageError, match="one or three numbers, not 2"):
-        reading(None, (1, 2))
+        format_intensity(None, (1, 2))
     for wrong in ("dark", "auto@", "auto@1,2", "auto@x", "auto@-1", "auto@1,2,3,4"):
         with pytest.raises(ValueError):
-            parsed(wrong)
+            parse_intensity(wrong)
 
 
 def test_without_tifffile_the_extra_is_named_and_nothing_is_shown_wrongly(monkeypatch):
@@ -221,11 +221,11 @@ def test_mutated_files_never_escape():
 
 def test_what_claims_too_much_is_a_bomb():
     data = bytearray(tiff(noise(6), metadata=None))
-    found = layout(bytes(data))
+    found = read_tiff_header(bytes(data))
     assert found is not None and (found.channels, found.bits, found.whole) == (6, 16, True)
     data = bytes(data).replace((20).to_bytes(4, "little"), (60_000).to_bytes(4, "little"), 1)
     data = data.replace((24).to_bytes(4, "little"), (60_000).to_bytes(4, "little"), 1)
-    huge = layout(data)
+    huge = read_tiff_header(data)
     assert huge is not None
     with pytest.raises(Undecodable) as raised:
         decode(data)

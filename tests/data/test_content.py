@@ -4,10 +4,16 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from unfreeze.data.content import Seen, content_keys, load_seen, save_seen
-from unfreeze.data.duplicates import SIGNATURE, signature
-from unfreeze.data.index import build_index
+from unfreeze.data.index.index import build_index
 from unfreeze.data.sources.open import open_source
+from unfreeze.data.validate.duplicates import (
+    SIGNATURE,
+    TrainedImages,
+    content_keys,
+    load_trained_images,
+    save_trained_images,
+    signature,
+)
 
 
 def keys(data):
@@ -75,19 +81,21 @@ def test_what_was_seen_is_written_and_read(tmp_path):
     flat = np.full((64, 64, 3), 200, np.uint8)
     keys = np.array([3, 1, 2], np.uint64)
     table = signed(image(0), flat, image(1))
-    save_seen(path, Seen(keys, np.array([], np.uint64), table))
-    found = load_seen(path)
+    save_trained_images(path, TrainedImages(keys, np.array([], np.uint64), table))
+    found = load_trained_images(path)
     assert found.train.tolist() == [1, 2, 3] and len(found.val) == 0
     assert len(found.signatures) == 2  # a flat image is known by its bytes alone
     none = np.array([9, 9, 1], np.uint64)
     judged = signed(image(0, 90), image(2), flat)
     assert found.leaked(none, judged).tolist() == [True, False, True]
-    assert load_seen(tmp_path / "none.npz") is None
+    assert load_trained_images(tmp_path / "none.npz") is None
 
 
 def test_without_signatures_only_the_same_bytes_are_known(tmp_path):
-    save_seen(tmp_path / "a.npz", Seen(np.array([1], np.uint64), np.array([], np.uint64)))
-    found = load_seen(tmp_path / "a.npz")
+    save_trained_images(
+        tmp_path / "a.npz", TrainedImages(np.array([1], np.uint64), np.array([], np.uint64))
+    )
+    found = load_trained_images(tmp_path / "a.npz")
     assert found.signatures is None
     judged = np.array([1, 2], np.uint64)
     assert found.leaked(judged, signed(image(0), image(0))).tolist() == [True, False]

@@ -5,10 +5,10 @@ import unicodedata
 import numpy as np
 import pytest
 
-from unfreeze.data.dataset_warnings import cropped_away, dataset_warnings, labels_differ_by_case
-from unfreeze.data.index import build_index
-from unfreeze.data.label_names import same_but_for_case
+from unfreeze.data.index.index import build_index
+from unfreeze.data.index.labels import names_differing_by_case
 from unfreeze.data.sources import open_source
+from unfreeze.data.validate.warnings import cropped_away, dataset_warnings, labels_differ_by_case
 from unfreeze.errors import DataError
 
 CAFE = "caf\u00e9"
@@ -34,7 +34,7 @@ def test_classes_that_a_person_would_take_for_one():
         "CAF\u00c9",
         unicodedata.normalize("NFD", "caf\u00e9"),
     ]
-    groups = same_but_for_case(names)
+    groups = names_differing_by_case(names)
     assert [set(group) for group in groups] == [{" dog", "dog"}, set(names[6:]), {*names[:3]}]
     message = labels_differ_by_case(("Cat", "bird", "cat", "cat "))
     assert "'Cat', 'cat', 'cat '" in message

@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from unfreeze.data import decode as module
-from unfreeze.data import silence
-from unfreeze.data.decode import decode, decode_told, header_size, measured, shrink
-from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.images import decode as module
+from unfreeze.data.images import errors as silence
+from unfreeze.data.images.decode import (
+    decode,
+    decoded_size,
+    header_size,
+    reduced_with_warnings,
+    resize_shorter_side,
+)
+from unfreeze.data.images.errors import Undecodable
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:
@@ -58,8 +64,8 @@ def test_an_orientation_that_nobody_knows_turns_nothing(made, orientation):
     exif[0x0112] = orientation
     for kind in ("JPEG", "PNG"):
         data = saved(Image.fromarray(made.noise()), kind, exif=exif)
-        assert decode(data).shape[:2] == measured(data) == (12, 16)
-        assert decode_told(data, lambda image: None, 128)[1] == (12, 16)
+        assert decode(data).shape[:2] == decoded_size(data) == (12, 16)
+        assert reduced_with_warnings(data, lambda image: None, 128)[1] == (12, 16)
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("L", "PNG"), ("1", "PNG"), ("L", "JPEG")])
@@ -242,13 +248,13 @@ def test_warnings_of_pillow_never_escape_and_filters_are_left_as_they_were(made,
     ],
 )
 def test_shrinking(made, shape, shorter, expected):
-    assert shrink(made.noise(*shape), shorter).shape == (*expected, 3)
+    assert resize_shorter_side(made.noise(*shape), shorter).shape == (*expected, 3)
 
 
 def test_shrinking_is_antialiased():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    inside = shrink(stripes, 16)[:, 2:-2]
+    inside = resize_shorter_side(stripes, 16)[:, 2:-2]
     assert np.abs(inside.astype(int) - 128).max() < 12
 
 

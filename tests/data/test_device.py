@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.device import Held, HeldLoader, bytes_held
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Loader
+from unfreeze.data.augment.config import preset
+from unfreeze.data.augment.multicrop import MultiCropTransform
+from unfreeze.data.cache.policy import MemoryPixelCache
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.device_loader import DeviceImages, DeviceLoader, bytes_held
+from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.builtin import ArraySource
-from unfreeze.data.store import PixelStore
-from unfreeze.data.views.multicrop import Cut
-from unfreeze.data.views.spec import preset
 from unfreeze.errors import ResourceError
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def loaders(images, rank=0, world=1):
     positions = np.arange(3, 40)
     known = {
         "images": images,
-        "make": Cut(5, SPECS),
+        "make": MultiCropTransform(5, SPECS),
         "batch_size": 8,
         "seed": 5,
         "drop_last": True,
@@ -38,8 +38,8 @@ def loaders(images, rank=0, world=1):
         "rank": rank,
         "world": world,
     }
-    held = Held(images, positions, CPU, most=2**20)
-    return Loader(**known), HeldLoader(held, SPECS, **known)
+    held = DeviceImages(images, positions, CPU, most=2**20)
+    return Loader(**known), DeviceLoader(held, SPECS, **known)
 
 
 def test_the_batches_are_those_of_the_plain_loader(images):
@@ -67,17 +67,17 @@ def test_these_are_cut_too(images):
 
 def test_too_many_bytes_are_refused_with_a_way_out(images):
     with pytest.raises(ResourceError, match="--views-on host"):
-        Held(images, np.arange(40), CPU, most=1000)
+        DeviceImages(images, np.arange(40), CPU, most=1000)
 
 
 def test_sizes_are_known_from_the_store_and_without_one_not(images):
     assert bytes_held(images, np.arange(40)) is None
-    store = PixelStore(40, capacity=100, resize_to=None)
+    store = MemoryPixelCache(40, capacity=100, resize_to=None)
     for row in range(40):
         store.add(row, images[row][: 10 + row % 3])
     stored = ImageDataset(images.index, store)
     assert bytes_held(stored, np.arange(40)) == 40 * 3 * 12 * 28
     assert bytes_held(stored, np.array([0, 3])) == 2 * 3 * 10 * 28
-    held = Held(stored, np.array([0, 1, 1, 5]), CPU, most=2**20)
+    held = DeviceImages(stored, np.array([0, 1, 1, 5]), CPU, most=2**20)
     assert held.pixels.shape == (3, 3, 12, 28)
     assert torch.equal(held.pixels[0, :, :10].permute(1, 2, 0), torch.from_numpy(stored[0]))

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.data import duplicates
-from unfreeze.data.decode import decode, reduced
-from unfreeze.data.duplicates import SIGNATURE, across, near_across, signature
+from unfreeze.data.images.decode import decode, decode_reduced
+from unfreeze.data.validate import duplicates
+from unfreeze.data.validate.duplicates import (
+    SIGNATURE,
+    duplicates_across_splits,
+    near_duplicates_across_splits,
+    signature,
+)
 
 
 def each_with_each(looks, thumbs):
@@ -23,8 +28,8 @@ def each_with_each(looks, thumbs):
         return place
 
     for one, two in itertools.combinations(range(len(looks)), 2):
-        alike = np.corrcoef(rows[one], rows[two])[0, 1] >= duplicates.ALIKE
-        if alike and int(looks[one] ^ looks[two]).bit_count() <= duplicates.FAR:
+        alike = np.corrcoef(rows[one], rows[two])[0, 1] >= duplicates.MIN_CORRELATION
+        if alike and int(looks[one] ^ looks[two]).bit_count() <= duplicates.MAX_HAMMING:
             first, second = sorted((root(one), root(two)))
             parents[second] = first
     groups = {}
@@ -50,22 +55,22 @@ def test_bytes_find_what_comparing_all_pairs_finds(seed, monkeypatch):
     noise = draw.integers(-12, 13, (60, 256)) * draw.integers(1, 4, (60, 1))
     near = np.clip(thumbs[originals].astype(int) + noise, 0, 255).astype(np.uint8)
     looks, thumbs = np.r_[looks, np.array(copies, np.uint64)], np.r_[thumbs, near]
-    found = duplicates.near(looks, thumbs)
+    found = duplicates.near_groups(looks, thumbs)
     assert found == each_with_each(looks, thumbs) and found
 
 
 def test_the_same_bits_of_another_image_are_no_twin():
     thumbs = np.random.default_rng(0).integers(0, 256, (2, 256), np.uint8)
-    assert duplicates.near(np.zeros(2, np.uint64), thumbs) == []
+    assert duplicates.near_groups(np.zeros(2, np.uint64), thumbs) == []
 
 
 def test_the_same_bytes():
     digests = np.array([b"a" * 16, b"b" * 16, b"a" * 16, b"c" * 16, b"b" * 16], "V16")
-    assert duplicates.exact(digests) == [[0, 2], [1, 4]]
+    assert duplicates.exact_groups(digests) == [[0, 2], [1, 4]]
     assert (
-        duplicates.exact(np.zeros(0, "V16"))
+        duplicates.exact_groups(np.zeros(0, "V16"))
         == []
-        == duplicates.near(np.zeros(0, np.uint64), np.zeros((0, 256), np.uint8))
+        == duplicates.near_groups(np.zeros(0, np.uint64), np.zeros((0, 256), np.uint8))
     )
 
 
@@ -75,7 +80,7 @@ def test_frames_of_a_camera_that_stands_still_are_brought_together_once(monkeypa
     thumbs = (frame + draw.integers(-3, 4, (500, 256))).astype(np.uint8)
     unions, union = [], duplicates._union
     monkeypatch.setattr(duplicates, "_union", lambda *given: unions.append(given) or union(*given))
-    assert duplicates.near(np.full(500, 2**40 + 7, np.uint64), thumbs) == [list(range(500))]
+    assert duplicates.near_groups(np.full(500, 2**40 + 7, np.uint64), thumbs) == [list(range(500))]
     assert len(unions) < 1_000  # of 125,000 pairs that look alike
 
 
@@ -110,10 +115,10 @@ def test_across_is_each_with_each_of_a_lower_side(seed):
     rows = thumbs.astype(float) - thumbs.mean(axis=1, keepdims=True)
 
     def same(a, b):
-        near = int(looks[a] ^ looks[b]).bit_count() <= duplicates.FAR
+        near = int(looks[a] ^ looks[b]).bit_count() <= duplicates.MAX_HAMMING
         return keys[a] == keys[b] or (near and np.corrcoef(rows[a], rows[b])[0, 1] >= 0.985)
 
-    found = across(sides, keys, table_of(looks, thumbs))
+    found = duplicates_across_splits(sides, keys, table_of(looks, thumbs))
     lower = [
         {a for a in range(len(looks)) if 0 < sides[a] < sides[b] and same(a, b)}
         for b in range(len(looks))
@@ -129,23 +134,25 @@ def test_a_chain_of_pairs_is_no_pair():
     first, last = draw.normal(0, 50, 256), draw.normal(0, 50, 256)
     steps = [128 + first * np.cos(a) + last * np.sin(a) for a in (0, 0.15, 0.3)]
     table = table_of(np.zeros(3, np.uint64), np.clip(steps, 0, 255).astype(np.uint8))
-    assert duplicates.near(table["hash"], table["thumb"]) == [[0, 1, 2]]
-    assert near_across(np.array([1, 2, 2]), table).tolist() == [-1, 0, -1]
-    assert near_across(np.array([1, 1, 2]), table).tolist() == [-1, -1, 1]
+    assert duplicates.near_groups(table["hash"], table["thumb"]) == [[0, 1, 2]]
+    assert near_duplicates_across_splits(np.array([1, 2, 2]), table).tolist() == [-1, 0, -1]
+    assert near_duplicates_across_splits(np.array([1, 1, 2]), table).tolist() == [-1, -1, 1]
 
 
 def test_flat_images_are_the_same_only_by_their_bytes():
     table = table_of(np.zeros(4, np.uint64), np.zeros((4, 256), np.uint8), flat=range(4))
-    assert across(np.array([1, 1, 2, 2]), np.array([7, 8, 7, 9]), table).tolist() == [-1, -1, 0, -1]
+    assert duplicates_across_splits(
+        np.array([1, 1, 2, 2]), np.array([7, 8, 7, 9]), table
+    ).tolist() == [-1, -1, 0, -1]
 
 
 def test_what_was_not_looked_at_is_like_nothing():
     looks, thumbs = some_alike(0, 1, 0)
     table = table_of(np.repeat(looks, 2), np.repeat(thumbs, 2, axis=0))
-    assert near_across(np.array([1, 2]), table).tolist() == [-1, 0]
+    assert near_duplicates_across_splits(np.array([1, 2]), table).tolist() == [-1, 0]
     table["known"][0] = False
-    assert near_across(np.array([1, 2]), table).tolist() == [-1, -1]
-    assert near_across(np.zeros(0, int), table[:0]).tolist() == []
+    assert near_duplicates_across_splits(np.array([1, 2]), table).tolist() == [-1, -1]
+    assert near_duplicates_across_splits(np.zeros(0, int), table[:0]).tolist() == []
 
 
 def scene(side, seed=0):
@@ -164,7 +171,7 @@ def saved(image, kind, **options):
 def test_a_signature_is_the_same_whole_and_reduced(side, kind):
     """What `scan` and a check without a store make of reduced images, others make of whole ones."""
     data = saved(scene(side), kind)
-    grey, size = reduced(data, "auto", 128)
+    grey, size = decode_reduced(data, "auto", 128)
     assert size == (side, side * 4 // 3)
     one, two = signature(grey), signature(decode(data))
     assert (one.hash ^ two.hash).bit_count() <= 2
@@ -177,4 +184,8 @@ def test_a_smaller_save_of_an_image_is_the_same_and_another_image_is_not():
     table = np.zeros(3, SIGNATURE)
     for place, one in enumerate((np.array(original), small, np.array(other))):
         signature(one).into(table, place)
-    assert across(np.array([1, 2, 2]), np.arange(3), table).tolist() == [-1, 0, -1]
+    assert duplicates_across_splits(np.array([1, 2, 2]), np.arange(3), table).tolist() == [
+        -1,
+        0,
+        -1,
+    ]

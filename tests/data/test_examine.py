@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from unfreeze.data.decode import decode, decode_told
-from unfreeze.data.examine import Examiner, Note, examine
+from unfreeze.data.images.decode import decode, reduced_with_warnings
+from unfreeze.data.validate.checks import ImageChecker, ImageNote, check_image
 
 
 def scene(side=96, seed=0):
@@ -24,7 +24,7 @@ def saved(image, kind, **options):
 
 
 def notes(data, name="a"):
-    found = examine(data, name)
+    found = check_image(data, name)
     assert found.reason is None
     return {note.reason for note in found.notes}
 
@@ -91,8 +91,8 @@ def test_what_the_decoder_says_is_kept():
     data = saved(scene(), "TIFF")
     whole = saved(scene(), "JPEG")
     assert notes(data) == set()
-    assert Note("decoder warning", "complete, but the end-of-file marker is missing") in (
-        examine(whole[:-2] + b"\0" * 80, "a").notes
+    assert ImageNote("decoder warning", "complete, but the end-of-file marker is missing") in (
+        check_image(whole[:-2] + b"\0" * 80, "a").notes
     )
 
 
@@ -106,16 +106,16 @@ def test_what_the_decoder_says_is_kept():
     ],
 )
 def test_what_is_broken_has_its_reason(data, reason):
-    assert examine(data, "a.jpg").reason == reason
+    assert check_image(data, "a.jpg").reason == reason
 
 
 def test_sizes_are_those_of_what_is_used_and_pixels_hold_the_same():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = saved(scene().resize((40, 20)), "JPEG", exif=exif)
-    found = examine(data, "a.jpg")
+    found = check_image(data, "a.jpg")
     assert (found.height, found.width) == decode(data).shape[:2] == (40, 20)
-    assert examine(decode(data), "a").signature.hash == found.signature.hash
+    assert check_image(decode(data), "a").signature.hash == found.signature.hash
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -125,7 +125,7 @@ def test_a_large_image_is_looked_at_small_and_upright(orientation, kind):
     exif[0x0112] = orientation
     data = saved(scene(200).resize((408, 304)), kind, exif=exif)
     shorter = 100 if kind == "JPEG" else 50  # of every n-th pixel twice as many are left
-    small, size, _ = decode_told(data, lambda image: None, shorter)
+    small, size, _ = reduced_with_warnings(data, lambda image: None, shorter)
     whole = cv2.cvtColor(decode(data), cv2.COLOR_RGB2GRAY)
     assert size == whole.shape
     step = 2 if kind == "JPEG" else 3  # JPEG can be halved
@@ -138,12 +138,14 @@ def test_a_large_image_is_looked_at_small_and_upright(orientation, kind):
 def test_a_grey_image_that_is_half_transparent_is_looked_at_on_white():
     grey = np.full((40, 40), 90, np.uint8)
     data = saved(Image.fromarray(grey), "PNG", transparency=90)
-    assert (decode_told(data, lambda image: None, 100)[0] == 255).all()
+    assert (reduced_with_warnings(data, lambda image: None, 100)[0] == 255).all()
 
 
 def test_a_look_survives_another_size_and_another_save_but_not_another_image():
     def apart(one, two):
-        return (examine(one, "a").signature.hash ^ examine(two, "a").signature.hash).bit_count()
+        return (
+            check_image(one, "a").signature.hash ^ check_image(two, "a").signature.hash
+        ).bit_count()
 
     for seed in range(10):
         image = scene(256, seed)
@@ -155,16 +157,18 @@ def test_a_look_survives_another_size_and_another_save_but_not_another_image():
 
 
 def test_a_flat_image_looks_like_nothing():
-    assert examine(saved(Image.new("RGB", (64, 64), "white"), "PNG"), "a").signature.thumb is None
+    assert (
+        check_image(saved(Image.new("RGB", (64, 64), "white"), "PNG"), "a").signature.thumb is None
+    )
 
 
 def test_camera_images_without_jfif_are_counted_as_the_rule_of_others_has_it():
     data = saved(scene(), "JPEG")
-    assert not examine(data, "a.jpg").keras
+    assert not check_image(data, "a.jpg").keras
     app0 = data.index(b"\xff\xe0")
     length = int.from_bytes(data[app0 + 2 : app0 + 4], "big")
     camera = data[:app0] + data[app0 + 2 + length :]
-    found = examine(camera, "a.jpg")
+    found = check_image(camera, "a.jpg")
     assert found.keras and found.reason is None
 
 
@@ -174,17 +178,19 @@ def test_what_cannot_be_read_is_not_held_against_the_image(tmp_path):
     (tmp_path / "a.png").write_bytes(saved(scene(), "PNG"))
     source = open_source(str(tmp_path))
     (tmp_path / "a.png").unlink()
-    found = Examiner(source)(0)
+    found = ImageChecker(source)(0)
     assert (found.reason, found.passing) == ("unreadable", True)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP", "JPEG"])
 def test_looking_does_not_change_what_is_decoded(kind):
-    from unfreeze.data import examine as module
+    from unfreeze.data.validate import checks as module
 
     many = {} if kind == "JPEG" else {"save_all": True, "append_images": [scene(seed=1)]}
     data = saved(scene().quantize(32).convert("RGB"), kind, **many)
-    grey, size, _ = decode_told(data, lambda image: module._header_notes(image, data, "a"), 96)
+    grey, size, _ = reduced_with_warnings(
+        data, lambda image: module._header_notes(image, data, "a"), 96
+    )
     expected = cv2.cvtColor(decode(data), cv2.COLOR_RGB2GRAY)
     apart = np.abs(grey.astype(int) - expected)  # a JPEG's grey is not by way of its colours
     assert apart.max() <= (40 if kind == "JPEG" else 0) and apart.mean() < 1
@@ -195,7 +201,7 @@ def test_looking_does_not_change_what_is_decoded(kind):
 def test_flipped_bytes_are_usable_or_named(kind):
     from typing import get_args
 
-    from unfreeze.data.undecodable import Reason
+    from unfreeze.data.images.errors import Reason
 
     data, draw = saved(scene(40), kind), np.random.default_rng(0)
     ends = set()
@@ -203,7 +209,7 @@ def test_flipped_bytes_are_usable_or_named(kind):
         flipped = bytearray(data)
         for place in draw.integers(0, len(data), 4):
             flipped[place] ^= 1 << int(draw.integers(8))
-        found = examine(bytes(flipped), "a")
+        found = check_image(bytes(flipped), "a")
         assert found.reason is None or (found.reason in get_args(Reason) and found.detail)
         ends.add(found.reason)
     assert len(ends) > 1 or kind == "BMP"  # some are broken by it: BMP hardly notices

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.data.decode import decode
-from unfreeze.data.given import image_list, is_path, pixels_of
+from unfreeze.data.images.decode import decode
+from unfreeze.data.images.in_memory import as_image_list, is_path, pixels_of
 from unfreeze.errors import UsageError
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
@@ -61,16 +61,16 @@ def test_arrays_of_every_kind():
 def test_one_image_is_a_list_of_one(tmp_path):
     image = Image.fromarray(COLOUR)
     for one in ("a.png", tmp_path, b"a.png", encoded(image), image, COLOUR, COLOUR[..., 0]):
-        (found,) = image_list(one)
+        (found,) = as_image_list(one)
         assert found is one
 
 
 def test_anything_to_go_through_is_gone_through():
     paths = ["a.png", "b.png"]
     for many in (paths, tuple(paths), iter(paths), (p for p in paths)):
-        assert image_list(many) == paths
-    assert image_list(np.array(paths)) == paths
-    assert [x.shape for x in image_list(np.stack([COLOUR, COLOUR]))] == [(5, 7, 3)] * 2
+        assert as_image_list(many) == paths
+    assert as_image_list(np.array(paths)) == paths
+    assert [x.shape for x in as_image_list(np.stack([COLOUR, COLOUR]))] == [(5, 7, 3)] * 2
     assert is_path("a") and is_path(b"a.png") and not is_path(encoded(Image.fromarray(COLOUR)))
 
 
@@ -86,7 +86,7 @@ def test_anything_to_go_through_is_gone_through():
 )
 def test_everything_else_is_refused_and_never_nothing(wrong):
     with pytest.raises(UsageError) as caught:
-        image_list(wrong)
+        as_image_list(wrong)
     assert caught.value.next_step
 
 
@@ -95,4 +95,4 @@ def test_tensors_are_refused():
 
     for tensor in (torch.zeros(3, 4, 4), [torch.zeros(4, 4, 3)]):
         with pytest.raises(UsageError, match="Tensor"):
-            image_list(tensor)
+            as_image_list(tensor)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unfreeze.data.index import NONE, TEST, TRAIN, VAL, build_index
+from unfreeze.data.index.index import NONE, TEST, TRAIN, VAL, build_index
 from unfreeze.data.sources import open_source
 from unfreeze.errors import DataError
 

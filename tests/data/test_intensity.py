@@ -1,8 +1,16 @@
 import numpy as np
 import pytest
 
-from unfreeze.data.intensity import Extent, beyond, extent, fixed, one_range, parsed, to_uint8
-from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.images.errors import Undecodable
+from unfreeze.data.images.intensity import (
+    ValueRange,
+    count_clipped,
+    extent,
+    parse_intensity,
+    parse_range,
+    shared_range,
+    to_uint8,
+)
 
 
 @pytest.mark.parametrize(
@@ -93,13 +101,13 @@ def test_a_fixed_range_is_the_same_for_every_image():
 
 @pytest.mark.parametrize("word", ["0:0", "5:1", "a:b", "1:", ":1", "0:inf", "nan:1", "0-4095"])
 def test_what_is_no_range(word):
-    assert fixed(word) is None
+    assert parse_range(word) is None
     with pytest.raises(ValueError, match="is not a valid range"):
-        parsed(word)
+        parse_intensity(word)
 
 
 def extents(*highs, low=0.0, whole=True):
-    return [Extent(whole, low, high) for high in highs]
+    return [ValueRange(whole, low, high) for high in highs]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +127,7 @@ def extents(*highs, low=0.0, whole=True):
     ],
 )
 def test_one_range_for_a_dataset_where_its_values_allow_it(found, rule):
-    chosen, reason = one_range(found)
+    chosen, reason = shared_range(found)
     assert chosen == rule
     assert ("brightness" in reason) == (rule == "image")
 
@@ -127,8 +135,8 @@ def test_one_range_for_a_dataset_where_its_values_allow_it(found, rule):
 def test_an_extent_leaves_single_pixels_out():
     values = np.full((100, 100), 900, np.uint16)
     values[0, :5] = 65_535
-    assert extent(values) == Extent(True, 900, 900)
+    assert extent(values) == ValueRange(True, 900, 900)
     assert extent(np.full(3, np.nan)) is None
-    assert extent(np.array([np.nan, 0.5])) == Extent(False, 0.5, 0.5)
-    assert beyond("0:1023", extents(900, 1_024, 4_000)) == 2
-    assert beyond("image", extents(900)) == 0
+    assert extent(np.array([np.nan, 0.5])) == ValueRange(False, 0.5, 0.5)
+    assert count_clipped("0:1023", extents(900, 1_024, 4_000)) == 2
+    assert count_clipped("image", extents(900)) == 0

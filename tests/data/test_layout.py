@@ -1,6 +1,6 @@
 import pytest
 
-from unfreeze.data.layout import NONE, TEST, TRAIN, VAL, Place, read_layout
+from unfreeze.data.index.folder_layout import NONE, TEST, TRAIN, VAL, FolderRole, read_layout
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_what_folders_mean(folders, kind, places):
     assert found.kind == kind
     assert set(found.places) == set(folders)
     for folder, place in places.items():
-        assert found.places[folder] == (None if place is None else Place(*place)), folder
+        assert found.places[folder] == (None if place is None else FolderRole(*place)), folder
 
 
 def test_folders_that_share_a_beginning_are_told_apart():
@@ -61,7 +61,12 @@ def test_every_word_for_a_split_with_every_other_in_any_case(wrapper):
         found = read_layout(dict.fromkeys(names, 5))
         assert found.kind == "splits", names
         assert [*found.places.values()] == [
-            *(Place(TRAIN, "a"), Place(TRAIN, "b"), Place(split, "a"), Place(split, "b"))
+            *(
+                FolderRole(TRAIN, "a"),
+                FolderRole(TRAIN, "b"),
+                FolderRole(split, "a"),
+                FolderRole(split, "b"),
+            )
         ], names
         assert found.doubt is None
 
@@ -136,7 +141,7 @@ def test_splits_in_the_ways_that_datasets_are_packed(folders, places):
     found = read_layout(folders)
     assert found.kind == "splits" and found.doubt is None
     for folder, place in places.items():
-        assert found.places[folder] == (None if place is None else Place(*place)), folder
+        assert found.places[folder] == (None if place is None else FolderRole(*place)), folder
 
 
 @pytest.mark.parametrize(

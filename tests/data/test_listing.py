@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from unfreeze.data.index import TEST, TRAIN, VAL, build_index
-from unfreeze.data.listing import read_listing, read_pattern
+from unfreeze.data.index.index import TEST, TRAIN, VAL, build_index
+from unfreeze.data.index.label_file import read_listing, read_pattern
 from unfreeze.data.sources import open_source
 from unfreeze.errors import DataError, UsageError
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.data import loader as module
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Loader
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading import loader as module
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources import open_source
 from unfreeze.errors import ResourceError
 

@@ -11,26 +11,32 @@ import numpy as np
 import pytest
 from tests.data.doubtful import doubtful
 
-from unfreeze.data import holding as held_by
-from unfreeze.data import mapped as module
-from unfreeze.data import mapping
-from unfreeze.data.decode import decode, shrink
-from unfreeze.data.holding import holding
-from unfreeze.data.index import build_index
-from unfreeze.data.mapped import MappedStore, is_ours, pixels_folder, read_chunk, wanted
-from unfreeze.data.room import make_room
-from unfreeze.data.scan import check
+from unfreeze.data.cache import builder
+from unfreeze.data.cache import memory_map as module
+from unfreeze.data.cache import policy as held_by
+from unfreeze.data.cache.folder import evict_caches
+from unfreeze.data.cache.memory_map import (
+    MappedPixelCache,
+    is_cache_file,
+    pixel_cache_key,
+    pixels_folder,
+    read_chunk,
+)
+from unfreeze.data.cache.policy import plan_pixel_cache
+from unfreeze.data.images.decode import decode, resize_shorter_side
+from unfreeze.data.index.index import build_index
 from unfreeze.data.sources import open_source
-from unfreeze.data.supervised import Lost
-from unfreeze.data.verdicts import UNUSABLE, Verdicts
+from unfreeze.data.validate.precheck import check_images
+from unfreeze.data.validate.verdicts import UNUSABLE, VerdictCache
+from unfreeze.data.validate.worker_pool import LostTask
 from unfreeze.errors import ResourceError
-from unfreeze.runtime.console import Quiet
+from unfreeze.runtime.console import QuietConsole
 
 NAMES = tuple(f"{kind}/{number:02}.png" for kind in ("cat", "dog") for number in range(20))
 BROKEN = {"cat/03.png": b"<html>", "dog/00.png": b""}
 
 
-class Saying(Quiet):
+class Saying(QuietConsole):
     def __init__(self) -> None:
         self.said: list[str] = []
 
@@ -49,12 +55,14 @@ def indexed(path):
 
 
 def disk(index, resize_to=6, **options):
-    return holding(index.source, index.rows, resize_to, store="disk", **options)
+    return plan_pixel_cache(index.source, index.rows, resize_to, store="disk", **options)
 
 
 def checked(index, resize_to=6, console=None, **options):
     hold = disk(index, resize_to)
-    return check(index, hold=hold, resize_to=resize_to, console=console, workers=2, **options)
+    return check_images(
+        index, hold=hold, resize_to=resize_to, console=console, workers=2, **options
+    )
 
 
 def equals_decoding(index, scan, resize_to):
@@ -62,7 +70,7 @@ def equals_decoding(index, scan, resize_to):
     assert len(images) == len(index) - len(scan.problems)
     for position, row in enumerate(images.index.rows.tolist()):
         assert row in scan.store
-        fresh = shrink(decode(index.source.read(row)), resize_to)
+        fresh = resize_shorter_side(decode(index.source.read(row)), resize_to)
         assert np.array_equal(images[position], fresh)
 
 
@@ -71,7 +79,7 @@ def test_the_map_equals_decoding_afresh(made, members, pack):
     path = made.tar(members, "data.tar.gz") if "." in pack else getattr(made, pack)(members)
     index = indexed(path)
     scan = checked(index)
-    assert isinstance(scan.store, MappedStore)
+    assert isinstance(scan.store, MappedPixelCache)
     assert (scan.decoded, scan.known) == (40, 0)
     assert {problem.path: problem.reason for problem in scan.problems} == {
         "cat/03.png": "not an image",
@@ -79,7 +87,7 @@ def test_the_map_equals_decoding_afresh(made, members, pack):
     }
     assert scan.heights[index.paths.index("dog/07.png")] == 40  # before shrinking
     equals_decoding(index, scan, 6)
-    plain = check(index, resize_to=6)
+    plain = check_images(index, resize_to=6)
     assert plain.problems == scan.problems
     assert plain.decoded == 0  # what the store found out is known
 
@@ -135,15 +143,15 @@ def test_processes_share_the_pages_and_nobody_changes_the_file(made, members):
 KILLED = """
 import os, sys
 from unfreeze.data import mapping
-from unfreeze.data.supervised import supervised
-from unfreeze.data.holding import holding
-from unfreeze.data.index import build_index
-from unfreeze.data.scan import check
+from unfreeze.data.validate.worker_pool import run_in_workers
+from unfreeze.data.cache.policy import plan_pixel_cache
+from unfreeze.data.index.index import build_index
+from unfreeze.data.validate.precheck import check_images
 from unfreeze.data.sources import open_source
 
 def some(*given, **named):
     made = set()
-    for chunk, done in supervised(*given, **named):
+    for chunk, done in run_in_workers(*given, **named):
         yield chunk, done
         made.add(chunk.number)
         if len(made) == 7:  # of which the last has just begun
@@ -151,8 +159,8 @@ def some(*given, **named):
 
 mapping.supervised = some
 index = build_index(open_source(sys.argv[1]))
-hold = holding(index.source, index.rows, 6, store="disk")
-check(index, hold=hold, resize_to=6, workers=1)
+hold = plan_pixel_cache(index.source, index.rows, 6, store="disk")
+check_images(index, hold=hold, resize_to=6, workers=1)
 """
 
 
@@ -165,7 +173,7 @@ def test_a_killed_build_goes_on(made, members):
     )
     assert ended.returncode == -signal.SIGKILL
     index = indexed(path)
-    want = wanted(index.source, index.rows, 6, 0)
+    want = pixel_cache_key(index.source, index.rows, 6, 0)
     deadline = time.monotonic() + 10
     while list(want.folder.glob(".*")) and time.monotonic() < deadline:
         time.sleep(0.05)  # the worker ends after its chunk
@@ -178,18 +186,18 @@ def test_a_killed_build_goes_on(made, members):
 
 
 def test_files_that_bring_their_process_down_are_left_out(made, members, monkeypatch):
-    monkeypatch.setattr(mapping, "_SECONDS", 3.0)
+    monkeypatch.setattr(builder, "_SECONDS", 3.0)
     # two in one chunk, and one that is stuck
     deeds = {"cat/05.png": "exit", "cat/06.png": "crash", "dog/11.png": "hang"}
     index = doubtful(indexed(made.zip(members)), deeds)
     scan = checked(index)
-    assert isinstance(scan.store, MappedStore)
+    assert isinstance(scan.store, MappedPixelCache)
     reasons = {problem.path: problem.reason for problem in scan.problems}
     assert [reasons.pop(name) for name in deeds] == ["crashed", "crashed", "hung"]
     assert set(reasons.values()) == {"not an image", "empty"}
     equals_decoding(index, scan, 6)
     assert scan.decoded == 40
-    states = Verdicts(index.source).states  # and no later run meets them again
+    states = VerdictCache(index.source).states  # and no later run meets them again
     assert all(states[index.source.names.index(name)] == UNUSABLE for name in deeds)
 
 
@@ -197,15 +205,15 @@ def test_processes_that_end_at_the_disk_are_an_error_where_it_was_asked_for(
     made, members, monkeypatch
 ):
     def gone(work, todo, *more, **named):
-        yield todo.popleft(), Lost("hung", "not done within 120 s")
+        yield todo.popleft(), LostTask("hung", "not done within 120 s")
 
-    monkeypatch.setattr(mapping, "supervised", gone)
+    monkeypatch.setattr(builder, "run_in_workers", gone)
     index = indexed(made.zip(members))
     with pytest.raises(ResourceError, match="could not be cached on disk: not done within"):
         checked(index)
     console = Saying()
-    hold = held_by.Holding("disk", 1, 2**30, "")  # not asked for: the run goes on without
-    scan = check(index, hold=hold, resize_to=6, workers=2, console=console)
+    hold = held_by.PixelCachePlan("disk", 1, 2**30, "")  # not asked for: the run goes on without
+    scan = check_images(index, hold=hold, resize_to=6, workers=2, console=console)
     assert scan.store is None
     assert len(scan.usable) == 38
     assert "Decoded images are not cached" in console.said[0]
@@ -215,7 +223,7 @@ def test_where_pixels_are_held_and_why(made, members, monkeypatch):
     index = indexed(made.zip(members))
 
     def where(**options):
-        found = holding(index.source, index.rows, None, **options)
+        found = plan_pixel_cache(index.source, index.rows, None, **options)
         return found.place, found.reason
 
     assert where() == ("memory", "0.00 GiB of pixels, decoded once")
@@ -253,14 +261,14 @@ def test_older_stores_make_room(made, members):
     long_ago = time.time() - 7200
     for file in [*first.iterdir(), pixels_folder() / "not-ours" / "letter.txt"]:
         os.utime(file, (long_ago, long_ago))
-    hold = held_by.Holding("disk", 1, 1, "", asked=True)
+    hold = held_by.PixelCachePlan("disk", 1, 1, "", asked=True)
     console = Saying()
-    second = check(index, hold=hold, resize_to=5, console=console).store.want.folder
+    second = check_images(index, hold=hold, resize_to=5, console=console).store.want.folder
     assert not first.exists()
     assert (pixels_folder() / "not-ours").exists()
     assert second.exists()
     assert f"Removed old pixel cache {first.name}" in console.said[0]
-    assert make_room(pixels_folder(), 0, 1, ours=is_ours) == []  # in use within the hour
+    assert evict_caches(pixels_folder(), 0, 1, ours=is_cache_file) == []  # in use within the hour
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(made, members, monkeypatch):
@@ -268,8 +276,8 @@ def test_a_cache_that_cannot_be_written_stops_nothing(made, members, monkeypatch
     monkeypatch.setenv("UNFREEZE_CACHE", str(made.root / "file"))
     index = indexed(made.zip(members))
     console = Saying()
-    hold = held_by.Holding("disk", 1, 2**30, "")
-    scan = check(index, hold=hold, resize_to=6, console=console)
+    hold = held_by.PixelCachePlan("disk", 1, 2**30, "")
+    scan = check_images(index, hold=hold, resize_to=6, console=console)
     assert scan.store is None
     assert len(scan.usable) == 38
     assert "Decoded images are not cached" in console.said[0]
@@ -278,16 +286,16 @@ def test_a_cache_that_cannot_be_written_stops_nothing(made, members, monkeypatch
 def test_the_number_of_chunks_is_that_of_the_files(made, members, monkeypatch):
     index = indexed(made.zip(members))
     assert checked(index).store.want.chunks == 16
-    assert wanted(index.source, index.rows, 6, 10 * 2**30).chunks == 16
-    assert wanted(index.source, index.rows, 7, 10 * 2**30).chunks == 40  # one image each
+    assert pixel_cache_key(index.source, index.rows, 6, 10 * 2**30).chunks == 16
+    assert pixel_cache_key(index.source, index.rows, 7, 10 * 2**30).chunks == 40  # one image each
     monkeypatch.setattr(module, "MOST_CHUNKS", 20)
-    assert wanted(index.source, index.rows, 7, 2**50).chunks == 20
+    assert pixel_cache_key(index.source, index.rows, 7, 2**50).chunks == 20
 
 
 def test_a_chunk_says_what_it_is_not(made, members):
     index = indexed(made.zip(members))
     want = checked(index).store.want
     with pytest.raises(FileNotFoundError):
-        read_chunk(wanted(index.source, index.rows, 8, 0), 0)
+        read_chunk(pixel_cache_key(index.source, index.rows, 8, 0), 0)
     pixels, shapes = read_chunk(want, 0)
     assert len(pixels) == shapes[:, :2].astype(int).prod(axis=1).sum() * 3

@@ -2,8 +2,8 @@
 
 import pytest
 
-from unfreeze.data.index import build_index
-from unfreeze.data.multilabel import separator
+from unfreeze.data.index.index import build_index
+from unfreeze.data.index.labels import label_separator
 from unfreeze.data.sources import open_source
 from unfreeze.errors import DataError
 
@@ -22,7 +22,7 @@ from unfreeze.errors import DataError
     ],
 )
 def test_what_separates(labels, sign):
-    assert separator(labels) == sign
+    assert label_separator(labels) == sign
 
 
 @pytest.fixture

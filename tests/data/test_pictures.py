@@ -4,10 +4,10 @@ import pickle
 import numpy as np
 import pytest
 
-from unfreeze.data import dataset as module
-from unfreeze.data.dataset import FileLost, ImageDataset
-from unfreeze.data.decode import decode
-from unfreeze.data.index import build_index
+from unfreeze.data.images.decode import decode
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading import dataset as module
+from unfreeze.data.loading.dataset import FileLost, ImageDataset
 from unfreeze.data.sources import open_source
 
 NAMES = ("a/1.png", "a/2.png", "b/3.png")

@@ -5,10 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from unfreeze.data import quarantine as module
-from unfreeze.data.leftout import list_of, read_list, write_list
-from unfreeze.data.quarantine import MANIFEST, quarantine, read_manifest, set_aside, undo
 from unfreeze.data.sources import open_source
+from unfreeze.data.validate import quarantine as module
+from unfreeze.data.validate.quarantine import (
+    MANIFEST,
+    add_to_ignore_list,
+    quarantine,
+    read_manifest,
+    undo,
+)
+from unfreeze.data.validate.verdicts import ignore_list_path, read_ignore_list, write_ignore_list
 from unfreeze.errors import DataError, UsageError
 from unfreeze.text import as_text
 
@@ -168,17 +174,19 @@ def test_names_that_are_no_text(tmp_path):
 
 def test_of_an_archive_a_list_is_kept_and_peoples_own_lines_stay(made, tmp_path):
     source = open_source(str(made.zip(made.members(["a/1.png", "a/2.png", "b/3.png"]))))
-    listed = list_of(source)
-    write_list(listed, {"b/3.png": ("ugly", "")})
-    moved = set_aside(source, tmp_path / "aside", [("a/1.png", "truncated", "why")])
+    listed = ignore_list_path(source)
+    write_ignore_list(listed, {"b/3.png": ("ugly", "")})
+    moved = add_to_ignore_list(source, tmp_path / "aside", [("a/1.png", "truncated", "why")])
     assert [line.path for line in moved] == ["a/1.png"]
-    assert set(read_list(listed)) == {"a/1.png", "b/3.png"}
+    assert set(read_ignore_list(listed)) == {"a/1.png", "b/3.png"}
     undo(tmp_path / "aside")
-    assert read_list(listed) == {"b/3.png": ("ugly", "")} and not (tmp_path / "aside").exists()
-    write_list(listed, {})
+    assert (
+        read_ignore_list(listed) == {"b/3.png": ("ugly", "")} and not (tmp_path / "aside").exists()
+    )
+    write_ignore_list(listed, {})
     assert not Path(listed).exists()
 
 
 def test_what_has_no_files_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no files to move"):
-        set_aside(open_source("digits"), tmp_path / "aside", [])
+        add_to_ignore_list(open_source("digits"), tmp_path / "aside", [])

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from unfreeze.data.decode import decode
-from unfreeze.data.index import build_index
-from unfreeze.data.sample import sampled
+from unfreeze.data.images.decode import decode
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.sample import sample_dataset
 from unfreeze.data.sources import open_source
 from unfreeze.errors import DataError
 
@@ -38,7 +38,7 @@ def indexed(path):
 @pytest.mark.parametrize("colour", [False, True])
 def test_classes_that_differ_in_brightness_alone_stay_apart(made, kind, colour):
     index, everything = indexed(deep(made, kind, colour=colour))
-    rule, reason = sampled(index, everything).intensity("auto")
+    rule, reason = sample_dataset(index, everything).intensity("auto")
     assert (
         rule == "0:4095"
         and "one range for all images (12 bits): 12 sampled high-bit-depth images" in reason
@@ -53,7 +53,7 @@ def test_classes_that_differ_in_brightness_alone_stay_apart(made, kind, colour):
 
 def test_what_is_asked_for_or_stored_stays_and_what_it_cuts_off_is_counted(made):
     index, everything = indexed(deep(made, "png"))
-    found = sampled(index, everything)
+    found = sample_dataset(index, everything)
     rule, reason = found.intensity("0:1023")
     assert rule == "0:1023" and "6 of 12 sampled high-bit-depth images exceed it" in reason
     assert found.intensity("percentile")[0] == "percentile"
@@ -62,7 +62,7 @@ def test_what_is_asked_for_or_stored_stays_and_what_it_cuts_off_is_counted(made)
 
 def test_of_plain_images_nothing_is_said(made):
     index, everything = indexed(made.zip(made.members(["a/1.png", "b/2.png"])))
-    found = sampled(index, everything)
+    found = sample_dataset(index, everything)
     assert found.intensity("auto") == ("auto", None)
     assert (found.side, found.heights.tolist(), found.widths.tolist()) == (12, [12, 12], [16, 16])
 
@@ -70,4 +70,4 @@ def test_of_plain_images_nothing_is_said(made):
 def test_where_no_header_can_be_read(made):
     index, everything = indexed(made.zip({"a/1.png": b"x", "b/2.png": b"y"}))
     with pytest.raises(DataError, match="None of the sampled files"):
-        sampled(index, everything)
+        sample_dataset(index, everything)

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from unfreeze.data.sampling import balanced
+from unfreeze.data.loading.loader import class_balanced_order
 
 LABELS = np.repeat([0, 1, 2], [60, 9, 4])
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 2, 7])
 def test_every_class_has_the_same_number_to_one_image(epoch):
-    order = balanced(LABELS, 0)(epoch)
+    order = class_balanced_order(LABELS, 0)(epoch)
     assert len(order) == len(LABELS)
     counts = np.bincount(LABELS[order], minlength=3)
     assert counts.max() - counts.min() <= 1
@@ -19,7 +19,7 @@ def test_every_class_has_the_same_number_to_one_image(epoch):
 
 
 def test_a_large_class_is_seen_whole_over_epochs_and_extras_move_on():
-    order = balanced(LABELS, 0)
+    order = class_balanced_order(LABELS, 0)
     drawn = np.concatenate([order(epoch) for epoch in range(12)])
     assert set(drawn) == set(range(len(LABELS)))
     counts = np.bincount(LABELS[drawn], minlength=3)
@@ -27,14 +27,18 @@ def test_a_large_class_is_seen_whole_over_epochs_and_extras_move_on():
 
 
 def test_it_follows_from_seed_and_epoch_and_is_shuffled():
-    assert np.array_equal(balanced(LABELS, 5)(3), balanced(LABELS, 5)(3))
-    assert not np.array_equal(balanced(LABELS, 5)(3), balanced(LABELS, 6)(3))
-    assert not np.array_equal(balanced(LABELS, 5)(3), balanced(LABELS, 5)(4))
-    changes = np.count_nonzero(np.diff(LABELS[balanced(LABELS, 0)(0)]))
+    assert np.array_equal(class_balanced_order(LABELS, 5)(3), class_balanced_order(LABELS, 5)(3))
+    assert not np.array_equal(
+        class_balanced_order(LABELS, 5)(3), class_balanced_order(LABELS, 6)(3)
+    )
+    assert not np.array_equal(
+        class_balanced_order(LABELS, 5)(3), class_balanced_order(LABELS, 5)(4)
+    )
+    changes = np.count_nonzero(np.diff(LABELS[class_balanced_order(LABELS, 0)(0)]))
     assert changes > 30  # classes alternate: sorted there would be two changes
 
 
 def test_classes_without_a_image_take_no_share():
     labels = np.array([0, 0, 0, 2])
-    order = balanced(labels, 0)(0)
+    order = class_balanced_order(labels, 0)(0)
     assert sorted(labels[order]) == [0, 0, 2, 2]

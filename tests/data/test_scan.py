@@ -10,23 +10,23 @@ import pytest
 from PIL import Image
 from tests.data.doubtful import doubtful
 
-from unfreeze.data import scan as module
-from unfreeze.data import watched
-from unfreeze.data.clinic import attend
-from unfreeze.data.decode import decode, shrink
-from unfreeze.data.duplicates import signature
-from unfreeze.data.holding import Holding
-from unfreeze.data.index import build_index
-from unfreeze.data.scan import Problem, check, write_problems_csv
+from unfreeze.data.cache.policy import PixelCachePlan
+from unfreeze.data.images.decode import decode, resize_shorter_side
+from unfreeze.data.index.index import build_index
 from unfreeze.data.sources import open_source
-from unfreeze.data.verdicts import Verdicts
+from unfreeze.data.validate import precheck as module
+from unfreeze.data.validate import worker_pool
+from unfreeze.data.validate.duplicates import signature
+from unfreeze.data.validate.precheck import ImageProblem, check_images, write_problems_csv
+from unfreeze.data.validate.report import check_dataset
+from unfreeze.data.validate.verdicts import VerdictCache
 from unfreeze.errors import DataError
-from unfreeze.runtime.console import Quiet
+from unfreeze.runtime.console import QuietConsole
 
 NAMES = tuple(f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(10))
 
 
-class Listening(Quiet):
+class Listening(QuietConsole):
     def __init__(self) -> None:
         self.said: list[str] = []
         self.steps: list[int] = []
@@ -50,7 +50,7 @@ def indexed(made, **spoilt: bytes):
 def counted(index, monkeypatch) -> list[int]:
     """Rows that are read from now on, here or given to other processes."""
     rows: list[int] = []
-    kind, given = type(index.source), watched.supervised
+    kind, given = type(index.source), worker_pool.run_in_workers
     read = kind.read
     monkeypatch.setattr(kind, "read", lambda source, row: (rows.append(row), read(source, row))[1])
 
@@ -58,14 +58,14 @@ def counted(index, monkeypatch) -> list[int]:
         rows.extend(asked)
         return given(work, asked, *more, **named)
 
-    monkeypatch.setattr(watched, "supervised", told)
+    monkeypatch.setattr(worker_pool, "run_in_workers", told)
     return rows
 
 
 def test_unusable_files_are_left_out_with_their_reasons(made):
     index = indexed(made, _3=b"", _5=b"<html>", _7=made.encoded()[:-100])
     console = Listening()
-    found = check(index, workers=2, console=console)
+    found = check_images(index, workers=2, console=console)
     assert [(problem.path, problem.reason) for problem in found.problems] == [
         ("cat/3.png", "empty"),
         ("cat/5.png", "not an image"),
@@ -85,10 +85,10 @@ def test_unusable_files_are_left_out_with_their_reasons(made):
 
 
 def test_a_second_run_reads_nothing(made, monkeypatch):
-    first = check(indexed(made, _3=b"<html>"))
+    first = check_images(indexed(made, _3=b"<html>"))
     index = indexed(made, _3=b"<html>")
     rows = counted(index, monkeypatch)
-    second = check(index)
+    second = check_images(index)
     assert rows == []
     assert (second.decoded, second.known) == (0, 20)
     assert second.problems == first.problems
@@ -100,42 +100,42 @@ def test_a_part_after_the_whole_reads_nothing_and_the_whole_after_a_part_the_res
     made, monkeypatch
 ):
     index = indexed(made)
-    check(index.take(np.arange(5)))
+    check_images(index.take(np.arange(5)))
     rows = counted(index, monkeypatch)
-    assert check(index).decoded == 15
+    assert check_images(index).decoded == 15
     assert sorted(rows) == sorted(index.rows[5:].tolist())
-    assert check(index.take([7, 3])).decoded == 0
+    assert check_images(index.take([7, 3])).decoded == 0
 
 
 def test_other_content_is_checked_anew(made):
-    assert check(indexed(made)).decoded == 20
-    assert check(indexed(made, _3=made.encoded())).decoded == 20
+    assert check_images(indexed(made)).decoded == 20
+    assert check_images(indexed(made, _3=made.encoded())).decoded == 20
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 and nothing more", b"text"])
 def test_a_damaged_cache_is_not_believed(made, damage):
-    from unfreeze.data.verdicts import Verdicts
+    from unfreeze.data.validate.verdicts import VerdictCache
 
     index = indexed(made)
-    check(index)
-    path = Verdicts(index.source).path
+    check_images(index)
+    path = VerdictCache(index.source).path
     assert path.exists()
     path.write_bytes(damage)
-    assert check(index).decoded == 20
+    assert check_images(index).decoded == 20
 
 
 def test_a_disk_that_fails_is_not_remembered(made):
-    found = check(doubtful(indexed(made), {"cat/3.png": "away"}))
+    found = check_images(doubtful(indexed(made), {"cat/3.png": "away"}))
     assert [(p.path, p.reason) for p in found.problems] == [("cat/3.png", "unreadable")]
-    again = check(indexed(made))
+    again = check_images(indexed(made))
     assert (again.decoded, again.problems) == (1, [])
 
 
 @pytest.mark.parametrize("store_budget", [0, 2**20])
 def test_a_decoder_that_dies_hangs_or_swells_costs_its_file_alone(made, monkeypatch, store_budget):
-    monkeypatch.setattr(watched, "SECONDS", 3.0)
+    monkeypatch.setattr(worker_pool, "SECONDS", 3.0)
     deeds = {"cat/1.png": "crash", "cat/5.png": "hang", "dog/2.png": "memory", "dog/9.png": "exit"}
-    found = check(doubtful(indexed(made), deeds), workers=2, store_budget=store_budget)
+    found = check_images(doubtful(indexed(made), deeds), workers=2, store_budget=store_budget)
     assert {p.path: p.reason for p in found.problems} == {
         "cat/1.png": "crashed",
         "cat/5.png": "hung",
@@ -148,27 +148,27 @@ def test_a_decoder_that_dies_hangs_or_swells_costs_its_file_alone(made, monkeypa
     if store_budget:
         for position, row in enumerate(found.images().index.rows.tolist()):
             assert np.array_equal(found.images()[position], made.noise(seed=row))
-    assert check(indexed(made)).decoded == 1  # want of memory while reading may pass
+    assert check_images(indexed(made)).decoded == 1  # want of memory while reading may pass
 
 
 def test_who_was_killed_by_another_is_left_out_of_this_run_alone(made):
-    found = check(doubtful(indexed(made), {"cat/1.png": "killed"}))
+    found = check_images(doubtful(indexed(made), {"cat/1.png": "killed"}))
     assert [(p.path, p.reason) for p in found.problems] == [("cat/1.png", "crashed")]
-    again = check(indexed(made))
+    again = check_images(indexed(made))
     assert (again.decoded, again.problems) == (1, [])
 
 
 def test_processes_are_started_where_there_is_work_for_them(made, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        watched, "supervised", lambda work, rows, workers, **_: asked.append(workers) or []
+        worker_pool, "run_in_workers", lambda work, rows, workers, **_: asked.append(workers) or []
     )
-    check(indexed(made), workers=8)
+    check_images(indexed(made), workers=8)
     index = indexed(made)
     index.source.sizes[:] = 2**20
-    check(index, workers=8)
-    check(index, workers=2)
-    check(build_index(open_source("digits")), store_budget=2**20)  # pixels: nothing to watch
+    check_images(index, workers=8)
+    check_images(index, workers=2)
+    check_images(build_index(open_source("digits")), store_budget=2**20)  # pixels: nothing to watch
     assert asked == [1, 6, 2]
 
 
@@ -176,7 +176,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(made, monkeypatch):
     (made.root / "file").write_text("in the way")
     monkeypatch.setenv("UNFREEZE_CACHE", str(made.root / "file"))
     console = Listening()
-    assert len(check(indexed(made), console=console).usable) == 20
+    assert len(check_images(indexed(made), console=console).usable) == 20
     assert "could not be cached" in console.said[0]
 
 
@@ -194,39 +194,39 @@ def test_what_was_found_before_an_interruption_is_kept(made):
             yield advance
 
     with pytest.raises(KeyboardInterrupt):
-        check(index, workers=1, console=Impatient())
-    assert check(index).known == 2
+        check_images(index, workers=1, console=Impatient())
+    assert check_images(index).known == 2
 
 
 def test_above_half_unusable_is_an_error(made):
     spoilt = {f"_{number}": b"<html>" for number in range(10)}
-    assert len(check(indexed(made, **spoilt)).usable) == 10
+    assert len(check_images(indexed(made, **spoilt)).usable) == 10
     index = indexed(made, **spoilt, other=b"")
     with pytest.raises(DataError, match=r"11 of 21 images .* cat/0\.png, not an image"):
-        check(index)
-    assert len(check(index, refuse_above=None).problems) == 11
+        check_images(index)
+    assert len(check_images(index, refuse_above=None).problems) == 11
 
 
 @pytest.mark.parametrize("resize_to", [None, 6])
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_store_equals_decoding_afresh(made, resize_to, workers):
     index = indexed(made, _3=b"<html>", _4=made.encoded(made.noise(30, 9), "JPEG"))
-    found = check(index, workers=workers, store_budget=2**20, resize_to=resize_to)
+    found = check_images(index, workers=workers, store_budget=2**20, resize_to=resize_to)
     assert found.store is not None
     images = found.images()
     assert len(images) == 19
     for position, row in enumerate(images.index.rows.tolist()):
         assert row in found.store
-        fresh = shrink(decode(index.source.read(row)), resize_to)
+        fresh = resize_shorter_side(decode(index.source.read(row)), resize_to)
         assert np.array_equal(images[position], fresh)
     assert found.heights[4] == 30  # before shrinking
 
 
 def test_the_store_is_filled_also_where_verdicts_are_known(made, monkeypatch):
     index = indexed(made, _3=b"<html>")
-    check(index)
+    check_images(index)
     rows = counted(index, monkeypatch)
-    found = check(index, store_budget=2**20)
+    found = check_images(index, store_budget=2**20)
     assert (found.decoded, found.known) == (19, 20)
     assert len(rows) == 19  # sizes are known: no headers, and the bad file is not read again
     assert found.store is not None
@@ -235,17 +235,17 @@ def test_the_store_is_filled_also_where_verdicts_are_known(made, monkeypatch):
 def test_a_store_over_the_budget_is_not_built(made, monkeypatch):
     index = indexed(made)
     one = 12 * 16 * 3
-    assert check(index, store_budget=20 * one - 1).store is None
-    exact = check(index, store_budget=20 * one)
+    assert check_images(index, store_budget=20 * one - 1).store is None
+    exact = check_images(index, store_budget=20 * one)
     assert exact.store is not None
     assert exact.store.used == 20 * one
 
 
 def test_a_store_that_outgrows_its_estimate_is_given_up(made, monkeypatch):
     index = indexed(made)
-    monkeypatch.setattr("unfreeze.data.sweep.mean_bytes", lambda *_: 1.0)
+    monkeypatch.setattr("unfreeze.data.validate.precheck.mean_bytes", lambda *_: 1.0)
     console = Listening()
-    found = check(index, store_budget=1_000, console=console)
+    found = check_images(index, store_budget=1_000, console=console)
     assert found.store is None
     assert len(found.usable) == 20
     assert "the pixel cache is off" in console.said[0]
@@ -256,21 +256,21 @@ def test_sample_and_off_say_so(made, monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 8)
     console = Listening()
     index = indexed(made, **{f"_{number}": b"<html>" for number in range(4)})
-    sample = check(index, mode="sample", seed=1, console=console, store_budget=2**20)
+    sample = check_images(index, mode="sample", seed=1, console=console, store_budget=2**20)
     assert sample.decoded == 8
     assert sample.store is None
     assert "8 of 20" in console.said[0]
     assert len(sample.usable) + len(sample.problems) == 20
-    check(index)  # what a full check knows changes neither
-    again = check(index, mode="sample", seed=1)
+    check_images(index)  # what a full check knows changes neither
+    again = check_images(index, mode="sample", seed=1)
     assert again.usable.tolist() == sample.usable.tolist()
-    off = check(index, mode="off", console=console)
+    off = check_images(index, mode="off", console=console)
     assert (len(off.usable), off.problems) == (20, [])
     assert "(--scan off): 20 images" in console.said[-1]
 
 
 def test_problems_csv(made):
-    problem = Problem("a,b.png", "unreadable", 'said "no"', True)
+    problem = ImageProblem("a,b.png", "unreadable", 'said "no"', True)
     write_problems_csv(made.root / "problems.csv", [problem])
     with (made.root / "problems.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -280,7 +280,7 @@ def test_problems_csv(made):
 
 
 def test_digits_need_no_decoding_but_are_held():
-    found = check(build_index(open_source("digits")), store_budget=2**20)
+    found = check_images(build_index(open_source("digits")), store_budget=2**20)
     assert len(found.usable) == 1797
     assert found.store is not None
     assert found.store.block(np.arange(1797)).shape == (1797, 8, 8, 3)
@@ -294,7 +294,7 @@ def test_nasty_images_agree_with_pillow(shared, made, caplog):
         rows = list(csv.DictReader(io.StringIO(archive.read(manifest).decode())))
         contents = {row["file"]: archive.read(f"nasty/{row['file']}") for row in rows}
     index = build_index(open_source(str(path)))
-    found = check(index, refuse_above=None)
+    found = check_images(index, refuse_above=None)
     assert not caplog.records
     left_out = {problem.path.rpartition("/")[2] for problem in found.problems}
     seen = {name.rpartition("/")[2] for name in index.paths}
@@ -314,7 +314,7 @@ def test_nasty_images_agree_with_pillow(shared, made, caplog):
     # the same from a folder
     (made.root / "nasty" / manifest).unlink()
     unpacked = build_index(open_source(str(made.root / "nasty")))
-    same = check(unpacked, refuse_above=None)
+    same = check_images(unpacked, refuse_above=None)
     assert same.problems == found.problems
     shutil.rmtree(made.root / "nasty")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -323,7 +323,7 @@ def test_nasty_images_agree_with_pillow(shared, made, caplog):
 
 def test_nasty_images_that_are_kept_are_not_black_and_held_as_decoded(shared):
     index = build_index(open_source(str(shared / "data" / "nasty-images.zip")))
-    images = check(index, refuse_above=None, store_budget=2**30).images()
+    images = check_images(index, refuse_above=None, store_budget=2**30).images()
     assert images.store is not None
     for position, path in enumerate(images.index.paths):
         pixels = images[position]
@@ -332,7 +332,7 @@ def test_nasty_images_that_are_kept_are_not_black_and_held_as_decoded(shared):
 
 
 def test_trashnet_is_whole(shared):
-    found = check(build_index(open_source(str(shared / "data" / "trashnet-subset.zip"))))
+    found = check_images(build_index(open_source(str(shared / "data" / "trashnet-subset.zip"))))
     assert len(found.usable) == 720
     assert set(zip(found.heights.tolist(), found.widths.tolist(), strict=True)) == {(512, 384)}
 
@@ -340,9 +340,9 @@ def test_trashnet_is_whole(shared):
 @pytest.mark.parametrize("place", ["none", "memory", "disk"])
 def test_signatures_are_made_of_what_is_decoded_anyway(made, monkeypatch, place):
     index = indexed(made, _3=b"")
-    hold = Holding(place, 2**16, 2**26, "")
+    hold = PixelCachePlan(place, 2**16, 2**26, "")
     rows = counted(index, monkeypatch)
-    found = check(index, workers=2, hold=hold, resize_to=32, sign=True)
+    found = check_images(index, workers=2, hold=hold, resize_to=32, sign=True)
     if place == "none":  # else headers are read first, to see how large the pixels are
         assert sorted(rows) == index.rows.tolist()
     assert found.decoded == 20
@@ -351,31 +351,31 @@ def test_signatures_are_made_of_what_is_decoded_anyway(made, monkeypatch, place)
         one = signature(decode(index.source.read(int(index.rows[place_]))))
         assert one.hash == found.signatures["hash"][place_]
     rows.clear()
-    again = check(index, hold=Holding("none", 0, 0, ""), sign=True)
+    again = check_images(index, hold=PixelCachePlan("none", 0, 0, ""), sign=True)
     assert (again.decoded, rows) == (0, [])
     assert np.array_equal(again.signatures, found.signatures)
 
 
 def test_a_file_that_was_checked_without_a_signature_is_decoded_once_more(made):
     index = indexed(made, _3=b"")
-    assert check(index).decoded == 20
-    assert check(index).signatures is None
-    assert check(index, sign=True).decoded == 19  # the broken one has none
-    assert check(index, sign=True).decoded == 0
-    signed = Verdicts(index.source, sign=True).signed
+    assert check_images(index).decoded == 20
+    assert check_images(index).signatures is None
+    assert check_images(index, sign=True).decoded == 19  # the broken one has none
+    assert check_images(index, sign=True).decoded == 0
+    signed = VerdictCache(index.source, sign=True).signed
     signed.write_bytes(signed.read_bytes()[:100])
-    assert check(index, sign=True).decoded == 19
+    assert check_images(index, sign=True).decoded == 19
 
 
 def test_a_scan_and_a_check_know_each_others_signatures(made):
     index = indexed(made)
-    attend(index, workers=2, console=Listening())
-    found = check(index, sign=True)
+    check_dataset(index, workers=2, console=Listening())
+    found = check_images(index, sign=True)
     assert found.decoded == 0 and found.signatures["known"].all()
 
 
 def test_a_sample_has_signatures_of_the_sample_alone(made, monkeypatch):
     monkeypatch.setattr(module, "SAMPLE", 6)
-    found = check(indexed(made), mode="sample", sign=True)
+    found = check_images(indexed(made), mode="sample", sign=True)
     assert found.signatures["known"].sum() == 6
-    assert not check(indexed(made, _3=b"x"), mode="off", sign=True).signatures["known"].any()
+    assert not check_images(indexed(made, _3=b"x"), mode="off", sign=True).signatures["known"].any()

@@ -3,7 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from unfreeze.data.signatures import HEAD, cut_short, is_junk, known, may_be_junk, named_as_image
+from unfreeze.data.images.signatures import (
+    HEAD,
+    format_of_signature,
+    has_image_suffix,
+    is_junk,
+    lacks_end_marker,
+    may_be_junk,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,19 +32,19 @@ def test_signatures_of_what_pillow_writes(made, kind, name):
     Image.init()
     if kind not in Image.SAVE:
         pytest.skip(f"this Pillow does not write {kind}")
-    assert known(made.encoded(kind=kind)[:HEAD]) == name
+    assert format_of_signature(made.encoded(kind=kind)[:HEAD]) == name
 
 
 @pytest.mark.parametrize("head", [b"", b"<html>", b"BMW is a car, not a image", b"Plan", b"PK\3"])
 def test_text_and_archives_are_no_images(head):
-    assert known(head) is None
+    assert format_of_signature(head) is None
 
 
 def test_names():
-    assert named_as_image("a/B.JPG")
-    assert named_as_image("x.tar.jpeg")
-    assert not named_as_image("jpg")
-    assert not named_as_image("a.jpg/readme")
+    assert has_image_suffix("a/B.JPG")
+    assert has_image_suffix("x.tar.jpeg")
+    assert not has_image_suffix("jpg")
+    assert not has_image_suffix("a.jpg/readme")
     assert is_junk("__MACOSX/a/._b.jpg")
     assert is_junk("a/.ipynb_checkpoints/b.png")
     assert is_junk("a/Thumbs.db")
@@ -67,6 +74,6 @@ def test_ordinary_names_are_not_looked_at_one_by_one():
 
 def test_end_marks(made):
     files = {kind: made.encoded(kind=kind) for kind in ("PNG", "JPEG", "GIF", "BMP")}
-    assert not any(map(cut_short, files.values()))
-    assert cut_short(files["PNG"][:-20])
-    assert cut_short(files["JPEG"][:-2])
+    assert not any(map(lacks_end_marker, files.values()))
+    assert lacks_end_marker(files["PNG"][:-20])
+    assert lacks_end_marker(files["JPEG"][:-2])

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as some
 
-from unfreeze.data.splits import (
+from unfreeze.data.index.splits import (
     SplitRow,
-    joined,
+    merge_groups,
     read_split_csv,
-    stratified,
+    stratified_split,
     subset,
     write_split_csv,
 )
@@ -85,14 +85,14 @@ def test_the_choice_never_changes():
     # runs of years ago must be repeatable: these numbers may not move
     labels = labels_of([10, 20])
     assert subset(labels, np.arange(30), per_class=2, seed=0).tolist() == [7, 10, 12, 15]
-    _, held = stratified(labels, np.arange(30), fraction=0.2, seed=0)
+    _, held = stratified_split(labels, np.arange(30), fraction=0.2, seed=0)
     assert held.tolist() == [0, 4, 14, 23, 24, 27]
 
 
 @given(some.lists(some.integers(5, 60), min_size=1, max_size=6), SEEDS, some.floats(0, 1))
 def test_held_out_by_largest_remainder(counts, seed, fraction):
     labels = labels_of(counts)
-    train, val = stratified(labels, np.arange(len(labels)), fraction=fraction, seed=seed)
+    train, val = stratified_split(labels, np.arange(len(labels)), fraction=fraction, seed=seed)
     assert sorted([*train, *val]) == list(range(len(labels)))
     kept = np.bincount(labels[train], minlength=len(counts))
     assert (kept >= 1).all()
@@ -105,9 +105,9 @@ def test_held_out_by_largest_remainder(counts, seed, fraction):
 
 def test_below_five_a_class_nothing_is_held_out():
     labels = labels_of([100, 4])
-    train, val = stratified(labels, np.arange(104), fraction=0.2, seed=0)
+    train, val = stratified_split(labels, np.arange(104), fraction=0.2, seed=0)
     assert (len(train), len(val)) == (104, 0)
-    train, val = stratified(labels, [], fraction=0.2, seed=0)
+    train, val = stratified_split(labels, [], fraction=0.2, seed=0)
     assert (len(train), len(val)) == (0, 0)
 
 
@@ -116,7 +116,9 @@ def test_below_five_a_class_nothing_is_held_out():
 def test_groups_stay_on_one_side(counts, seed, size):
     labels = labels_of(counts)
     groups = (np.random.default_rng(seed).permutation(len(labels)) // size).tolist()
-    train, val = stratified(labels, np.arange(len(labels)), fraction=0.2, seed=seed, groups=groups)
+    train, val = stratified_split(
+        labels, np.arange(len(labels)), fraction=0.2, seed=seed, groups=groups
+    )
     assert not {groups[p] for p in train} & {groups[p] for p in val}
     assert sorted([*train, *val]) == list(range(len(labels)))
     assert (np.bincount(labels[train], minlength=len(counts)) >= 1).all()
@@ -126,13 +128,13 @@ def test_groups_stay_on_one_side(counts, seed, size):
 def test_groups_of_one_class_come_near_the_share():
     labels = labels_of([300, 300])
     groups = [f"{label}-{n // 3}" for n, label in enumerate(labels)]
-    _, val = stratified(labels, np.arange(600), fraction=0.2, seed=3, groups=groups)
+    _, val = stratified_split(labels, np.arange(600), fraction=0.2, seed=3, groups=groups)
     assert np.abs(np.bincount(labels[val]) - 60).max() <= 2
 
 
 def test_one_group_for_all_holds_nothing_out():
     labels = labels_of([30, 30])
-    train, val = stratified(labels, np.arange(60), fraction=0.2, seed=0, groups=["p"] * 60)
+    train, val = stratified_split(labels, np.arange(60), fraction=0.2, seed=0, groups=["p"] * 60)
     assert (len(train), len(val)) == (60, 0)
 
 
@@ -190,12 +192,12 @@ def test_what_belongs_together_is_on_one_side_and_train_keeps_every_class(counts
         group = sorted({p % len(labels) for p in some_} - taken)
         taken |= set(group)
         groups += [group] if len(group) > 1 else []
-    train, val = stratified(labels, everything, fraction=0.3, seed=seed, together=groups)
+    train, val = stratified_split(labels, everything, fraction=0.3, seed=seed, together=groups)
     assert sorted([*train, *val]) == everything.tolist()
     assert all(set(group) <= set(val) or not set(group) & set(val) for group in groups)
     assert (np.bincount(labels[train], minlength=len(counts)) > 0).all()
     if not groups:
-        plain = stratified(labels, everything, fraction=0.3, seed=seed)
+        plain = stratified_split(labels, everything, fraction=0.3, seed=seed)
         assert np.array_equal(val, plain[1])
 
 
@@ -204,19 +206,30 @@ def test_pairs_are_held_out_as_often_as_others():
     labels = np.zeros(400, np.int32)
     pairs = [[place, place + 1] for place in range(0, 200, 2)]
     shares = [
-        (stratified(labels, np.arange(400), fraction=0.2, seed=seed, together=pairs)[1] < 200).sum()
+        (
+            stratified_split(labels, np.arange(400), fraction=0.2, seed=seed, together=pairs)[1]
+            < 200
+        ).sum()
         for seed in range(20)
     ]
     assert 35 < np.mean(shares) < 45
 
 
 def test_groups_that_share_a_near_duplicate_are_one():
-    assert joined(["a", "b", "c", "d", "e"], [[0, 2], [3, 4], [2, 3]]) == ["a", "b", "a", "a", "a"]
-    assert joined(["a", "a", "b"], [[0, 1]]) == ["a", "a", "b"]
+    assert merge_groups(["a", "b", "c", "d", "e"], [[0, 2], [3, 4], [2, 3]]) == [
+        "a",
+        "b",
+        "a",
+        "a",
+        "a",
+    ]
+    assert merge_groups(["a", "a", "b"], [[0, 1]]) == ["a", "a", "b"]
     groups = [f"patient {place // 4}" for place in range(80)]
     labels = np.arange(80, dtype=np.int32) // 4 % 2
     alike = [[0, 4], [8, 12]]
-    held = stratified(labels, np.arange(80), fraction=0.3, seed=0, groups=groups, together=alike)[1]
+    held = stratified_split(
+        labels, np.arange(80), fraction=0.3, seed=0, groups=groups, together=alike
+    )[1]
     for one, other in alike:
         assert (one in held) == (other in held)
     assert all(len({place in held for place in range(p, p + 4)}) == 1 for p in range(0, 80, 4))

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from unfreeze.data.store import PixelStore
+from unfreeze.data.cache.policy import MemoryPixelCache
 
 
 def test_images_of_any_shape_come_back(made):
     images = {row: made.noise(3 + row, 5, seed=row) for row in (4, 0, 2)}
-    store = PixelStore(6, capacity=10, resize_to=None)  # too small: it grows
+    store = MemoryPixelCache(6, capacity=10, resize_to=None)  # too small: it grows
     for row, pixels in images.items():
         store.add(row, pixels)
     for row, pixels in images.items():
@@ -20,7 +20,7 @@ def test_images_of_any_shape_come_back(made):
 
 
 def test_blocks_of_one_shape(made):
-    store = PixelStore(4, capacity=10_000, resize_to=None)
+    store = MemoryPixelCache(4, capacity=10_000, resize_to=None)
     for row in range(3):
         store.add(row, made.noise(seed=row))
     expected = np.stack([made.noise(seed=row) for row in range(3)])

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unfreeze.data import supervised as supervising
-from unfreeze.data.supervised import Lost, supervised
+from unfreeze.data.validate import worker_pool as supervising
+from unfreeze.data.validate.worker_pool import LostTask, run_in_workers
 
 MARK = f"UNFREEZE_TEST_OF_{os.getpid()}"
 
@@ -74,14 +74,14 @@ class Sent:
 
 
 def run(tasks, work=doubtful, workers=2, seconds=20.0, memory=0):
-    return dict(supervised(work, tasks, workers, seconds=seconds, memory=memory))
+    return dict(run_in_workers(work, tasks, workers, seconds=seconds, memory=memory))
 
 
 @pytest.mark.parametrize("workers", [1, 3, 50])
 def test_every_task_is_done_once(workers):
-    done = list(supervised(doubled, range(40), workers, seconds=20))
+    done = list(run_in_workers(doubled, range(40), workers, seconds=20))
     assert sorted(done) == [(n, 2 * n) for n in range(40)]
-    assert list(supervised(doubled, [], workers, seconds=20)) == []
+    assert list(run_in_workers(doubled, [], workers, seconds=20)) == []
 
 
 @pytest.mark.parametrize("how", ["exit", "crash"])
@@ -90,7 +90,7 @@ def test_a_process_that_dies_costs_one_task(how, workers):
     tasks = [*range(12), how, *range(12, 30)]
     done = run(tasks, workers=workers)
     lost = done.pop(how)
-    assert isinstance(lost, Lost) and lost.kind == "crashed"
+    assert isinstance(lost, LostTask) and lost.kind == "crashed"
     assert ("signal 11" if how == "crash" else "exit code 3") in lost.detail
     assert done == {n: n for n in range(30)}
 
@@ -105,7 +105,7 @@ def test_one_that_hangs_is_ended_in_time_and_costs_one_task():
 
 def test_many_deaths_in_a_row():
     tasks = [("exit" if n % 3 == 0 else n) for n in range(9)]
-    done = list(supervised(doubtful, tasks, 2, seconds=20))
+    done = list(run_in_workers(doubtful, tasks, 2, seconds=20))
     assert [answer.kind for task, answer in done if task == "exit"] == ["crashed"] * 3
     assert sorted(task for task, _ in done if task != "exit") == [1, 2, 4, 5, 7, 8]
 
@@ -134,9 +134,9 @@ def test_where_no_process_can_be_started_this_one_does_the_work(monkeypatch, wor
     elif how == "no python":
         monkeypatch.setattr(sys, "executable", None)
     else:
-        monkeypatch.setattr(supervising, "START", "import a_module_that_is_not_there")
+        monkeypatch.setattr(supervising, "WORKER_COMMAND", "import a_module_that_is_not_there")
     said = []
-    done = list(supervised(work, range(3), 2, seconds=20, warn=said.append))
+    done = list(run_in_workers(work, range(3), 2, seconds=20, warn=said.append))
     assert len(said) == 1 and said[0].startswith("No process can be started to decode images (")
     whole = {n: 2 * n for n in range(3)} if work is doubled else None
     assert (
@@ -153,7 +153,7 @@ def test_fewer_processes_than_wanted_are_enough(monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
 def test_signals_to_the_group_reach_no_process():
     todo, done = deque(range(4)), {}
-    for task, answer in supervised(slowly, todo, 2, seconds=20):
+    for task, answer in run_in_workers(slowly, todo, 2, seconds=20):
         done[task] = answer
         for process in running():
             for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
@@ -178,7 +178,7 @@ def test_a_bug_is_raised_here():
 
 def test_a_task_may_have_several_answers_and_each_is_watched():
     found = {}
-    for task, answer in supervised(several, [0, "exit", 1, "hang", 2], 2, seconds=1.0):
+    for task, answer in run_in_workers(several, [0, "exit", 1, "hang", 2], 2, seconds=1.0):
         found.setdefault(task, []).append(answer)
     whole = {task: [(task, 0), (task, 1), (task, 2)] for task in range(3)}
     kinds = {task: found[task].pop().kind for task in ("exit", "hang")}
@@ -189,7 +189,7 @@ def test_a_task_may_have_several_answers_and_each_is_watched():
 @pytest.mark.parametrize("ahead", [1, 8])
 def test_tasks_that_come_up_on_the_way_are_done(ahead):
     todo, done = deque([1]), []
-    for task, answer in supervised(doubled, todo, 2, seconds=20, ahead=ahead):
+    for task, answer in run_in_workers(doubled, todo, 2, seconds=20, ahead=ahead):
         done.append(answer)
         if task < 50:
             todo.extend([answer, 100])
@@ -197,14 +197,14 @@ def test_tasks_that_come_up_on_the_way_are_done(ahead):
 
 
 def test_who_takes_an_answer_slowly_lets_no_process_hang():
-    for task, answer in supervised(doubled, range(12), 1, seconds=0.5, ahead=4):
+    for task, answer in run_in_workers(doubled, range(12), 1, seconds=0.5, ahead=4):
         assert answer == 2 * task
         time.sleep(0.6 if task in (3, 5) else 0)
 
 
 def test_who_waited_for_work_is_not_taken_for_hung():
     todo, found = deque(["hang", 1]), []
-    for task, answer in supervised(slowly, todo, 2, seconds=2.0, ahead=1):
+    for task, answer in run_in_workers(slowly, todo, 2, seconds=2.0, ahead=1):
         found.append((task, getattr(answer, "kind", answer)))
         if task == "hang":
             todo.extend([2, 3])  # to one that has been idle for long, and to a new one
@@ -219,7 +219,7 @@ def test_arrays_travel_whole_and_can_be_written_to():
         np.arange(24).reshape(4, 6).T,
     ]
     places = range(len(arrays))
-    found = dict(supervised(Sent(arrays), places, 1, seconds=20))
+    found = dict(run_in_workers(Sent(arrays), places, 1, seconds=20))
     for place in places:
         assert np.array_equal(found[place], arrays[place][::-1])
         found[place][...] = 0
@@ -243,17 +243,17 @@ class Unopened:
 
 def test_what_keeps_a_process_from_beginning_is_said():
     with pytest.raises(json.JSONDecodeError):
-        list(supervised(Unopened(False), [1], 1, seconds=20))
+        list(run_in_workers(Unopened(False), [1], 1, seconds=20))
 
 
 def test_an_exception_that_cannot_travel_is_said_in_words():
     with pytest.raises(RuntimeError, match="Own: a bug of ours"):
-        list(supervised(Unopened(True), [1], 1, seconds=20))
+        list(run_in_workers(Unopened(True), [1], 1, seconds=20))
 
 
 def test_work_that_cannot_travel_is_said_at_once():
     with pytest.raises((pickle.PicklingError, AttributeError)):
-        list(supervised(lambda task: task, [1], 1, seconds=20))
+        list(run_in_workers(lambda task: task, [1], 1, seconds=20))
 
 
 KILLED = """
@@ -285,7 +285,7 @@ def marked():
 
 
 def test_leaving_early_leaves_nothing_behind():
-    watched = supervised(doubtful, [1, "hang", "hang", "hang"], 2, seconds=600)
+    watched = run_in_workers(doubtful, [1, "hang", "hang", "hang"], 2, seconds=600)
     next(watched)
     watched.close()
     assert running() == []

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch.utils.data import _utils
 
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Loader
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources import open_source
 from unfreeze.errors import ResourceError
 
@@ -121,9 +121,9 @@ def test_workers_that_cannot_start_are_replaced_by_none(monkeypatch, batches, wh
         monkeypatch.setattr(multiprocessing.context.ForkProcess, "start", lacking)
     elif why == "cannot travel":
         loader = made_loader(2, lambda *given: cut(*given))
-        monkeypatch.setattr("unfreeze.data.loader.start_method", lambda: "spawn")
+        monkeypatch.setattr("unfreeze.data.loading.loader.start_method", lambda: "spawn")
     else:
-        monkeypatch.setattr("unfreeze.data.loader.in_a_worker", ends)
+        monkeypatch.setattr("unfreeze.data.loading.loader.worker_init", ends)
         monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
     for _ in range(2):  # it is said once
         assert [batch.ids.tolist() for batch in loader.stream(0, 12)] == batches

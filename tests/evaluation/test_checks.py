@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unfreeze.evaluation import checks
-from unfreeze.evaluation.checks import FeatureStatistics, Training
+from unfreeze.evaluation.checks import FeatureStatistics, TrainingLosses
 
 NAMES = tuple("abcdefghij")
 
@@ -41,7 +41,7 @@ def test_a_classifier_that_works_poorly_but_works_is_rarely_warned_of(classes, e
     recall = 1 / classes + 0.5 * (1 - 1 / classes)
     names = [str(number) for number in range(classes)]
     found = [
-        codes(checks.predictions(confused([each] * classes, recall, seed), names))
+        codes(checks.prediction_warnings(confused([each] * classes, recall, seed), names))
         for seed in range(400)
     ]
     for code in ("one_class", "class_never_predicted", "majority_accuracy"):
@@ -52,60 +52,60 @@ def test_a_classifier_that_works_poorly_but_works_is_rarely_warned_of(classes, e
 def test_a_classifier_that_guesses_is_warned_of(classes, each):
     names = [str(number) for number in range(classes)]
     found = [
-        codes(checks.predictions(confused([each] * classes, 1 / classes, seed), names))
+        codes(checks.prediction_warnings(confused([each] * classes, 1 / classes, seed), names))
         for seed in range(50)
     ]
     assert sum("majority_accuracy" in one for one in found) >= 40
 
 
 def test_one_class_for_everything():
-    found = checks.predictions(always([6, 6, 6], 1), NAMES)
+    found = checks.prediction_warnings(always([6, 6, 6], 1), NAMES)
     assert codes(found) == ["one_class"]
     assert "All 18 images are predicted as 'b'" in found[0].message
     table = always([6, 6, 6], 1)
     table[0] = [3, 3, 0]
-    assert codes(checks.predictions(table, NAMES)) == ["class_never_predicted"]
+    assert codes(checks.prediction_warnings(table, NAMES)) == ["class_never_predicted"]
     # four of another class are too few to say so, and where there is one class nothing is wrong
-    assert codes(checks.predictions(always([4, 30, 0], 1), NAMES)) == []
-    assert codes(checks.predictions(always([5, 30, 0], 1), NAMES)) == ["one_class"]
+    assert codes(checks.prediction_warnings(always([4, 30, 0], 1), NAMES)) == []
+    assert codes(checks.prediction_warnings(always([5, 30, 0], 1), NAMES)) == ["one_class"]
     both = ["one_class", "majority_accuracy"]
-    assert codes(checks.predictions(always([60, 60, 0], 1), NAMES)) == both
-    assert checks.predictions(always([0, 30, 0], 1), NAMES) == []
+    assert codes(checks.prediction_warnings(always([60, 60, 0], 1), NAMES)) == both
+    assert checks.prediction_warnings(always([0, 30, 0], 1), NAMES) == []
 
 
 def test_a_class_that_is_never_predicted():
     table = np.diag([20, 20, 0]) + np.array([[0, 0, 0], [0, 0, 0], [10, 8, 0]])
-    found = checks.predictions(table, NAMES)
+    found = checks.prediction_warnings(table, NAMES)
     assert codes(found) == ["class_never_predicted"] and "'c' (18 images)" in found[0].message
     table[2] = [9, 8, 1]  # once is enough
-    assert checks.predictions(table, NAMES) == []
+    assert checks.prediction_warnings(table, NAMES) == []
     table[2] = [3, 2, 0]  # of five images chance may miss all
-    assert checks.predictions(table, NAMES) == []
+    assert checks.prediction_warnings(table, NAMES) == []
     table[2] = [0, 0, 0]  # a class that does not occur cannot be missed
-    assert checks.predictions(table, NAMES) == []
+    assert checks.prediction_warnings(table, NAMES) == []
 
 
 def test_accuracy_at_the_share_of_the_majority():
     # 80 % right by answering the large class nearly always: what a hurried reader is content with
-    found = checks.predictions(np.array([[396, 4], [98, 2]]), ("train", "val"))
+    found = checks.prediction_warnings(np.array([[396, 4], [98, 2]]), ("train", "val"))
     assert codes(found) == ["majority_accuracy"]
     assert "0.796" in found[0].message and "0.800" in found[0].message
     # the same accuracy, and both classes told apart: not what the majority would give
-    assert checks.predictions(np.array([[315, 85], [17, 83]]), ("a", "b")) == []
-    assert checks.predictions(np.array([[360, 40], [20, 80]]), ("a", "b")) == []
+    assert checks.prediction_warnings(np.array([[315, 85], [17, 83]]), ("a", "b")) == []
+    assert checks.prediction_warnings(np.array([[360, 40], [20, 80]]), ("a", "b")) == []
     # twelve images say nothing
-    assert checks.predictions(np.array([[4, 2], [4, 2]]), ("a", "b")) == []
+    assert checks.prediction_warnings(np.array([[4, 2], [4, 2]]), ("a", "b")) == []
 
 
 def test_no_images_no_warning():
-    assert checks.predictions(np.zeros((3, 3), np.int64), NAMES) == []
+    assert checks.prediction_warnings(np.zeros((3, 3), np.int64), NAMES) == []
 
 
 # --- training ------------------------------------------------------------------------------------
 
 
 def trained(*losses, correct=40, images=120, steps=200):
-    return Training(losses, correct, images, steps)
+    return TrainingLosses(losses, correct, images, steps)
 
 
 def test_a_loss_at_ln_k_is_nothing_learned():
@@ -190,10 +190,10 @@ def test_epochs_are_read_from_the_records():
         line(1, 3, 0.5, 4, 4),
         line(1, 4, 0.2, 2, 2),
     ]
-    found = checks.training(records)
+    found = checks.training_losses(records)
     assert found.losses == pytest.approx((1.5, 0.4))
     assert (found.correct, found.images, found.steps) == (6, 6, 4)
-    assert checks.training([line(0, 0, 1.0, 1, 1, "sweep")]) is None
+    assert checks.training_losses([line(0, 0, 1.0, 1, 1, "sweep")]) is None
 
 
 # --- images and features -------------------------------------------------------------------------
@@ -208,46 +208,49 @@ def test_few_images_choose():
     assert checks.few_validation_images(checks.FEW, choose=True) == []
     assert checks.few_validation_images(0, choose=True) == []  # nothing is chosen by them
     # the reason for the threshold
-    from unfreeze.reports.interval import wilson
+    from unfreeze.reports.intervals import wilson_interval
 
-    low, high = wilson(checks.FEW // 2, checks.FEW)
+    low, high = wilson_interval(checks.FEW // 2, checks.FEW)
     assert high - low > 0.4 and 1 / (checks.FEW - 1) > 0.05
 
 
 def test_a_leak():
-    found = checks.leakage(12, 32, "val", 0.9, 0.85)
+    found = checks.leakage_warning(12, 32, "val", 0.9, 0.85)
     assert codes(found) == ["leakage"]
     assert "12 of 32 images of val" in found[0].message
     assert "0.900 with them and 0.850 without" in found[0].message
-    assert "not measured" in checks.leakage(32, 32, "val", 0.9, None)[0].message
-    assert "accuracy on them is too high" in checks.leakage(3, 32, "val", None, None)[0].message
-    assert checks.leakage(0, 32, "val", 0.9, 0.9) == []
-    assert checks.leakage(None, 32, "val", 0.9, None) == []
+    assert "not measured" in checks.leakage_warning(32, 32, "val", 0.9, None)[0].message
+    assert (
+        "accuracy on them is too high"
+        in checks.leakage_warning(3, 32, "val", None, None)[0].message
+    )
+    assert checks.leakage_warning(0, 32, "val", 0.9, 0.9) == []
+    assert checks.leakage_warning(None, 32, "val", 0.9, None) == []
 
 
 def test_features_that_say_nothing():
-    assert codes(checks.constant_features(FeatureStatistics(40, 512, 1e-7, 512))) == [
+    assert codes(checks.constant_features_warning(FeatureStatistics(40, 512, 1e-7, 512))) == [
         "constant_features"
     ]
-    assert codes(checks.constant_features(FeatureStatistics(300, 512, 0.4, 300))) == [
+    assert codes(checks.constant_features_warning(FeatureStatistics(300, 512, 0.4, 300))) == [
         "constant_features"
     ]
     # a dimension that is seldom alive is dead in twelve images, in three hundred it is not
-    assert checks.constant_features(FeatureStatistics(12, 512, 0.4, 300)) == []
-    assert checks.constant_features(FeatureStatistics(300, 512, 0.4, 60)) == []
-    assert checks.constant_features(FeatureStatistics(1, 512, 0.0, 512)) == []
-    assert checks.constant_features(None) == []
+    assert checks.constant_features_warning(FeatureStatistics(12, 512, 0.4, 300)) == []
+    assert checks.constant_features_warning(FeatureStatistics(300, 512, 0.4, 60)) == []
+    assert checks.constant_features_warning(FeatureStatistics(1, 512, 0.0, 512)) == []
+    assert checks.constant_features_warning(None) == []
 
 
 def test_each_message_has_a_next_step():
     found = [
-        *checks.predictions(always([60, 60], 0), NAMES),
-        *checks.predictions(np.array([[20, 0, 0], [0, 20, 0], [10, 10, 0]]), NAMES),
+        *checks.prediction_warnings(always([60, 60], 0), NAMES),
+        *checks.prediction_warnings(np.array([[20, 0, 0], [0, 20, 0], [10, 10, 0]]), NAMES),
         *checks.nothing_learned(2, trained(0.7, 0.7, steps=90), None, None, majority=0.5),
         *checks.diverging(6, [57, 71, 115, 3.6], 48),
         *checks.few_validation_images(4, choose=True),
-        *checks.leakage(2, 8, "test", 0.9, 0.8),
-        *checks.constant_features(FeatureStatistics(40, 512, 1e-7, 512)),
+        *checks.leakage_warning(2, 8, "test", 0.9, 0.8),
+        *checks.constant_features_warning(FeatureStatistics(40, 512, 1e-7, 512)),
     ]
     assert len({one.code for one in found}) == 8
     for one in found:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from unfreeze.evaluation.features import FeatureMeter, metered
-from unfreeze.swav.figures import spread
+from unfreeze.evaluation.features import FeatureMeter, feature_meter
+from unfreeze.swav.metrics import feature_std
 
 
 def test_batches_together_are_what_all_at_once_is():
@@ -18,7 +18,7 @@ def test_batches_together_are_what_all_at_once_is():
         meter.take(batch)
     found = meter.statistics()
     assert (found.images, found.width, found.dead) == (50, 12, 2)
-    assert found.spread == pytest.approx(spread(features), rel=1e-4)
+    assert found.spread == pytest.approx(feature_std(features), rel=1e-4)
     assert FeatureMeter(nn.Linear(12, 2)).statistics() is None
 
 
@@ -39,7 +39,7 @@ def test_the_same_features_for_all_have_no_spread():
 )
 def test_what_the_head_is_fed_is_met_on_the_way(head, shape):
     network = nn.Sequential(nn.Identity(), head)
-    with metered(network, ["1.weight", "1.bias"]) as meter:
+    with feature_meter(network, ["1.weight", "1.bias"]) as meter:
         network(torch.randn(shape))
         network(torch.randn(shape))
     network(torch.randn(shape))  # no longer looked at

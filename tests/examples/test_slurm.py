@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unfreeze.checkpoints.state import load_last
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.run_folder import read_metrics
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm.sh"
 JOB = "4711"
@@ -72,11 +72,11 @@ def test_a_job_that_cannot_work_is_not_requeued(cluster):
 
 
 def test_the_time_limit_is_below_the_jobs_and_the_script_is_whole():
-    from unfreeze.runtime.deadline import seconds_in
+    from unfreeze.runtime.time_limit import parse_duration
 
     text = SCRIPT.read_text()
     asked = next(line for line in text.splitlines() if "SBATCH --time=" in line).split("=")[1]
     limit = text.split("--time-limit ")[1].split()[0]
-    assert 300 <= seconds_in(asked) - seconds_in(limit) <= 1200
+    assert 300 <= parse_duration(asked) - parse_duration(limit) <= 1200
     assert subprocess.run(["bash", "-n", SCRIPT], check=False).returncode == 0
     assert os.access(SCRIPT, os.X_OK)

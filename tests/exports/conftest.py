@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import headless, replace_head
-from unfreeze.backbones.stem import small_stem
-from unfreeze.checkpoints.modelfile import ModelCard, save_model
-from unfreeze.data.preprocess import Preprocess
+from unfreeze.checkpoints.model_file import ModelCard, save_model
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.models.build import build
+from unfreeze.models.head import remove_head, replace_head
+from unfreeze.models.stem import apply_small_stem
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -24,11 +24,11 @@ def untrained(tmp_path_factory):
             torch.manual_seed(0)
             network = build(arch)
             if stem == "small":
-                small_stem(network)
+                apply_small_stem(network)
             if head:
                 replace_head(network, len(CLASSES))
             else:
-                headless(network)
+                remove_head(network)
             stir(network)
             made[key] = tmp_path_factory.mktemp("run") / "swav"
             about = {"kind": "classifier", "head": "replace", "classes": CLASSES}

@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 import unfreeze
-from unfreeze.api.export import export
 from unfreeze.cli.main import main
-from unfreeze.data.preprocess import Preprocess
+from unfreeze.commands.export import export
+from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import UsageError, WeightsError
-from unfreeze.exports.agreement import agreement
-from unfreeze.exports.preparing import crop_share
-from unfreeze.exports.subject import read_subject
-from unfreeze.exports.targets import target
-from unfreeze.runtime.world import World
+from unfreeze.exports.exported_model import load_exported_model
+from unfreeze.exports.format import export_format
+from unfreeze.exports.verify import verify_export
+from unfreeze.exports.write import timm_crop_pct
+from unfreeze.runtime.terminal import Environment
 from unfreeze.transfer.predictor import load_classifier, load_features
 
 FIELDS = {"out", "to", "arch", "kind", "classes", "matched", "max_difference", "tolerance"}
@@ -137,7 +137,7 @@ def test_timm_opens_the_folder_with_classes_and_preprocessing(untrained, photo, 
 def test_the_crop_that_timm_computes_is_ours():
     for size in range(16, 400, 7):
         for resize in range(size, size + 60):
-            share = crop_share(Preprocess(size, resize))
+            share = timm_crop_pct(Preprocess(size, resize))
             assert int(np.floor(size / share)) == resize and share == pytest.approx(size / resize)
 
 
@@ -145,9 +145,11 @@ def test_what_safetensors_holds_opens_here_too(untrained, tmp_path):
     run = untrained("unfreeze/tiny")
     out = tmp_path / "out"
     export(str(run), "safetensors", str(out))
-    again = read_subject(out)
-    assert again.card == read_subject(run).card
-    assert all(torch.equal(t, again.tensors()[n]) for n, t in read_subject(run).tensors().items())
+    again = load_exported_model(out)
+    assert again.card == load_exported_model(run).card
+    assert all(
+        torch.equal(t, again.tensors()[n]) for n, t in load_exported_model(run).tensors().items()
+    )
 
 
 @pytest.mark.parametrize("name", ["alpha", "sixteen"])
@@ -230,12 +232,12 @@ def change_one_weight(folder):
 
 
 def test_what_is_written_is_what_is_judged(untrained, tmp_path):
-    subject = read_subject(untrained(SQUEEZENET))
-    chosen, x = target("torchvision"), images(32)
+    subject = load_exported_model(untrained(SQUEEZENET))
+    chosen, x = export_format("torchvision"), images(32)
     chosen.write(subject, tmp_path)
-    assert agreement(chosen, subject, tmp_path, x).matched
+    assert verify_export(chosen, subject, tmp_path, x).matched
     change_one_weight(tmp_path)
-    found = agreement(chosen, subject, tmp_path, x)
+    found = verify_export(chosen, subject, tmp_path, x)
     assert not found.matched and found.differing == ("features.3.squeeze.weight",)
 
 
@@ -248,21 +250,21 @@ def test_what_is_written_is_what_is_judged(untrained, tmp_path):
     ],
 )
 def test_a_program_or_a_folder_with_other_weights_is_seen(arch, name, to, untrained, tmp_path):
-    subject, other = read_subject(untrained(arch)), read_subject(untrained(arch))
+    subject, other = load_exported_model(untrained(arch)), load_exported_model(untrained(arch))
     other.network.state_dict()[name].add_(0.5)
-    chosen, x = target(to), images(32)
+    chosen, x = export_format(to), images(32)
     chosen.write(other, tmp_path)
-    found = agreement(chosen, subject, tmp_path, x)
+    found = verify_export(chosen, subject, tmp_path, x)
     assert not found.matched and found.max_difference > found.tolerance
 
 
 def test_nan_never_matches(untrained, tmp_path):
-    subject = read_subject(untrained("unfreeze/tiny"))
-    other = read_subject(untrained("unfreeze/tiny"))
+    subject = load_exported_model(untrained("unfreeze/tiny"))
+    other = load_exported_model(untrained("unfreeze/tiny"))
     other.network.head.bias.data[0] = float("nan")
-    chosen = target("torchscript")
+    chosen = export_format("torchscript")
     chosen.write(other, tmp_path)
-    assert not agreement(chosen, subject, tmp_path, images(32)).matched
+    assert not verify_export(chosen, subject, tmp_path, images(32)).matched
 
 
 class ForTwo(nn.Module):
@@ -273,11 +275,11 @@ class ForTwo(nn.Module):
 
 
 def test_a_program_recorded_for_one_size_of_batch_is_seen(untrained, tmp_path):
-    subject = replace(read_subject(untrained("unfreeze/tiny")), network=ForTwo())
-    chosen = target("torchscript")
+    subject = replace(load_exported_model(untrained("unfreeze/tiny")), network=ForTwo())
+    chosen = export_format("torchscript")
     chosen.write(subject, tmp_path)
     with pytest.raises(WeightsError, match="does not run"):
-        agreement(chosen, subject, tmp_path, images(32))
+        verify_export(chosen, subject, tmp_path, images(32))
 
 
 def test_a_mismatch_is_an_error_and_leaves_nothing(untrained, tmp_path, monkeypatch):
@@ -294,7 +296,7 @@ def test_a_mismatch_is_an_error_and_leaves_nothing(untrained, tmp_path, monkeypa
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     monkeypatch.setattr(Torchvision, "write", broken)
     for out, more in (("new", []), ("out", ["--overwrite"])):
-        world = World(io.StringIO(), io.StringIO())
+        world = Environment(io.StringIO(), io.StringIO())
         words = ["export", str(run), "--to", "torchvision", "--out", str(tmp_path / out), *more]
         assert main(words, world) == WeightsError.exit_code
         assert "1 tensors differ" in world.stderr.getvalue() and not world.stdout.getvalue()

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import unfreeze
-from unfreeze.api.export import export
-from unfreeze.exports.agreement import agreement
-from unfreeze.exports.subject import read_subject
-from unfreeze.exports.targets import target
+from unfreeze.commands.export import export
+from unfreeze.exports.exported_model import load_exported_model
+from unfreeze.exports.format import export_format
+from unfreeze.exports.verify import verify_export
 from unfreeze.transfer.predictor import load_classifier, load_features
 
 pytest.importorskip("onnxscript")
@@ -85,9 +85,9 @@ def test_a_vision_transformer_is_recorded_for_its_size(size, untrained, tmp_path
 
 
 def test_other_weights_are_seen(untrained, tmp_path):
-    subject = read_subject(untrained("unfreeze/tiny"))
-    other = read_subject(untrained("unfreeze/tiny"))
+    subject = load_exported_model(untrained("unfreeze/tiny"))
+    other = load_exported_model(untrained("unfreeze/tiny"))
     other.network.head.bias.data += 0.5
-    target("onnx").write(other, tmp_path)
-    found = agreement(target("onnx"), subject, tmp_path, torch.randn(3, 3, 32, 32))
+    export_format("onnx").write(other, tmp_path)
+    found = verify_export(export_format("onnx"), subject, tmp_path, torch.randn(3, 3, 32, 32))
     assert not found.matched and found.max_difference == pytest.approx(0.5, rel=1e-3)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.data.decode import decode
-from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.images.decode import decode
+from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.exports import standalone
-from unfreeze.exports.standalone import opened, prepare
+from unfreeze.exports.standalone import open_image, prepare
 
 DRAW = np.random.default_rng(0)
 SIZE = (70, 50)  # width, height
@@ -65,7 +65,7 @@ def test_every_image_is_prepared_as_predict_does(name, interpolation, tmp_path):
     for rule in RULES if deep else RULES[:1]:
         how = Preprocess(32, 40, interpolation, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), rule)
         pixels = decode((tmp_path / name).read_bytes(), rule)
-        assert np.array_equal(np.asarray(opened(tmp_path / name, rule)), pixels), rule
+        assert np.array_equal(np.asarray(open_image(tmp_path / name, rule)), pixels), rule
         ours = how.apply(pixels).numpy()
         found = prepare(tmp_path / name, how.as_dict())
         assert found.dtype == np.float32 and np.allclose(found, ours, atol=1e-6)
@@ -76,11 +76,11 @@ def test_what_it_cannot_read_in_the_same_way_it_refuses(tmp_path):
     cv2.imwrite(str(tmp_path / "deep.tif"), noise(3, np.uint16, 65536))
     Image.fromarray(noise(3)).save(tmp_path / "plain.png")
     with pytest.raises(ValueError, match="unfreeze predict"):
-        opened(tmp_path / "deep.png")
+        open_image(tmp_path / "deep.png")
     with pytest.raises((ValueError, OSError)):  # Pillow itself refuses most such TIFF files
-        opened(tmp_path / "deep.tif")
+        open_image(tmp_path / "deep.tif")
     with pytest.raises(ValueError, match="selected channels"):
-        opened(tmp_path / "plain.png", "image@2,1,0")
+        open_image(tmp_path / "plain.png", "image@2,1,0")
 
 
 def test_it_needs_numpy_and_pillow_alone(tmp_path):

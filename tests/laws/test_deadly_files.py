@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import unfreeze
-from unfreeze.data import judging, mapping, sweep, watched
+from unfreeze.data.cache import builder
+from unfreeze.data.validate import decode_check, precheck, worker_pool
 
 QUICK = {"arch": "unfreeze/tiny", "image_size": 16, "epochs": 1, "batch_size": 8, "device": "cpu"}
 
 
-class Deadly(judging.Judge):
+class Deadly(decode_check.DecodeCheck):
     """Decodes, but not these."""
 
     def __call__(self, row):
@@ -39,9 +40,9 @@ def table(run, name):
     ("verb", "store"), [("pretrain", "memory"), ("finetune", "off"), ("finetune", "disk")]
 )
 def test_the_run_goes_on_without_it(coloured, tmp_path, monkeypatch, verb, store):
-    monkeypatch.setattr(watched, "SECONDS", 3.0)
-    monkeypatch.setattr(mapping, "_SECONDS", 3.0)
-    for module in (sweep, mapping):
+    monkeypatch.setattr(worker_pool, "SECONDS", 3.0)
+    monkeypatch.setattr(builder, "_SECONDS", 3.0)
+    for module in (precheck, builder):
         monkeypatch.setattr(module, "Judge", Deadly)
     data = coloured("data", {"red": 12, "blue": 12}, side=40)
     more = {"weights": "none"} if verb == "finetune" else {}

@@ -10,28 +10,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unfreeze.api import finetune as verb
-from unfreeze.api.finetune import finetune
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import replace_head
-from unfreeze.backbones.norm import synchronised
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Loader
-from unfreeze.data.preprocess import Preprocess
+from unfreeze.commands import finetune as verb
+from unfreeze.commands.finetune import finetune
+from unfreeze.data.augment import normalize
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.views import normalise
 from unfreeze.errors import Interrupted
-from unfreeze.runtime.console import Quiet
-from unfreeze.runtime.processes import Processes, join
-from unfreeze.runtime.runfolder import RunFolder, read_metrics
-from unfreeze.transfer.augment import maker
-from unfreeze.transfer.fit import Fit
-from unfreeze.transfer.freeze import constant, select_frozen
-from unfreeze.transfer.holdout import HoldOut
-from unfreeze.transfer.saves import Saves
-from unfreeze.transfer.step import Stepper
-from unfreeze.transfer.trainer import Trainer
+from unfreeze.models.build import build
+from unfreeze.models.head import replace_head
+from unfreeze.models.norm import convert_sync_batchnorm
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.runtime.distributed import Distributed, init_distributed
+from unfreeze.runtime.run_folder import RunFolder, read_metrics
+from unfreeze.transfer.augment import view_maker_of
+from unfreeze.transfer.checkpoints import CheckpointWriter
+from unfreeze.transfer.freezing.freeze import constant_schedule, select_frozen
+from unfreeze.transfer.loss import TrainingConfig
+from unfreeze.transfer.train_step import Stepper
+from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.validation import ValidationSet
 
 PLAIN = Preprocess(8, 8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 CASES = {
@@ -55,15 +55,15 @@ def trainer(processes, folder, *, count=75, sync=True, freeze="none", **fit):
     head = replace_head(network, 10)
     network = network.double()
     if sync and processes.world > 1:
-        network = synchronised(network)
+        network = convert_sync_batchnorm(network)
     index = build_index(open_source("digits"))
 
     def prepare(images):
-        return normalise(images, PLAIN.mean, PLAIN.std).double()
+        return normalize(images, PLAIN.mean, PLAIN.std).double()
 
     loader = Loader(
         ImageDataset(index.take(np.arange(count))),
-        maker("digits", PLAIN, 0),
+        view_maker_of("digits", PLAIN, 0),
         batch_size=16,
         seed=0,
         drop_last=False,
@@ -71,23 +71,23 @@ def trainer(processes, folder, *, count=75, sync=True, freeze="none", **fit):
         world=processes.world,
     )
     held = ImageDataset(index.take(np.arange(200, 350)))
-    holdout = HoldOut(held, PLAIN, prepare=prepare, budget=2**20, processes=processes)
+    holdout = ValidationSet(held, PLAIN, prepare=prepare, budget=2**20, processes=processes)
     folder.mkdir(exist_ok=True, parents=True)
-    return Trainer(
+    return FinetuneTrainer(
         network,
         loader,
-        Fit(**{"epochs": 3, "lr": 0.02, **fit}),
+        TrainingConfig(**{"epochs": 3, "lr": 0.02, **fit}),
         prepare=prepare,
         validate=partial(holdout.record, network),
-        freeze=constant(select_frozen(network, freeze, head=head)),
-        saves=Saves(RunFolder(folder, writes=processes.first), processes),
+        freeze=constant_schedule(select_frozen(network, freeze, head=head)),
+        saves=CheckpointWriter(RunFolder(folder, writes=processes.first), processes),
         keep={"kind": "finetune"},
     )
 
 
 def trained(rank, folder, options):
-    made = trainer(join("cpu"), folder, **options)
-    outcome = made.run(Quiet())
+    made = trainer(init_distributed("cpu"), folder, **options)
+    outcome = made.run(QuietConsole())
     return outcome, {name: value.numpy() for name, value in made.network.state_dict().items()}
 
 
@@ -105,8 +105,8 @@ def lines(folder, *names):
 @pytest.mark.parametrize("case", CASES)
 def test_one_process_equals_two(processes, tmp_path, case):
     options = CASES[case]
-    alone = trainer(Processes(), tmp_path / "one", **options)
-    outcome = alone.run(Quiet())
+    alone = trainer(Distributed(), tmp_path / "one", **options)
+    outcome = alone.run(QuietConsole())
     one = {name: value.numpy() for name, value in alone.network.state_dict().items()}
     (first, two), (_, other) = processes(2, trained, tmp_path / "two", options)
     assert difference(two, other) == 0  # they hold the same network
@@ -122,8 +122,8 @@ def test_one_process_equals_two(processes, tmp_path, case):
 
 
 def test_that_the_law_can_fail(processes, tmp_path):
-    alone = trainer(Processes(), tmp_path / "one")
-    alone.run(Quiet())
+    alone = trainer(Distributed(), tmp_path / "one")
+    alone.run(QuietConsole())
     one = {name: value.numpy() for name, value in alone.network.state_dict().items()}
     (_, two), _ = processes(2, trained, tmp_path / "two", {"sync": False})
     assert difference(one, two) > 1e-4
@@ -131,7 +131,7 @@ def test_that_the_law_can_fail(processes, tmp_path):
 
 def run(rank, data, out, options):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "redrawn", lambda run, console: None)
+        patch.setattr(verb, "write_report_or_warn", lambda run, console: None)
         return finetune(data, out=out, device="cpu", precision="fp32", **options)
 
 

@@ -10,27 +10,27 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import replace_head
 from unfreeze.checkpoints.state import load_state
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Loader
-from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.augment import normalize
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.builtin import ArraySource
-from unfreeze.data.views import normalise
-from unfreeze.runtime.console import Quiet
-from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.transfer.augment import maker
-from unfreeze.transfer.fit import Fit
-from unfreeze.transfer.freeze import FreezeSchedule, select_frozen
-from unfreeze.transfer.grid import Grid, Sweep, Trial
-from unfreeze.transfer.holdout import HoldOut
-from unfreeze.transfer.keeper import Keeper, Keeping
-from unfreeze.transfer.kept import kept_folder
-from unfreeze.transfer.saves import BEST, LAST, Saves
-from unfreeze.transfer.stretches import ACTIVATIONS, stretches
-from unfreeze.transfer.trainer import Trainer
+from unfreeze.models.build import build
+from unfreeze.models.head import replace_head
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.transfer.augment import view_maker_of
+from unfreeze.transfer.checkpoints import BEST, LAST, CheckpointWriter
+from unfreeze.transfer.feature_cache.builder import CacheConfig, FeatureCache
+from unfreeze.transfer.feature_cache.store import feature_cache_folder
+from unfreeze.transfer.freezing.freeze import FreezeSchedule, select_frozen
+from unfreeze.transfer.freezing.schedule import ACTIVATIONS, frozen_phases
+from unfreeze.transfer.linear_sweep import LinearHeadSweep, SweepPlan, SweepTrial
+from unfreeze.transfer.loss import TrainingConfig
+from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.validation import ValidationSet
 
 SIDE = 32
 PLAIN = Preprocess(SIDE, SIDE)
@@ -62,7 +62,7 @@ def started(arch):
     return model.to(memory_format=torch.channels_last), head
 
 
-class Heard(Quiet):
+class Heard(QuietConsole):
     def __init__(self):
         self.said, self.work = [], []
 
@@ -83,14 +83,14 @@ def make(tmp_path):
         steps = freeze if isinstance(freeze, tuple) else ((0, freeze),)
         frozen = [(first, select_frozen(network, spec, head=head)) for first, spec in steps]
         schedule = FreezeSchedule(tuple((first, frozenset(names)) for first, names in frozen))
-        prepare = partial(normalise, mean=PLAIN.mean, std=PLAIN.std)
-        make_views = maker(augment, PLAIN, seed)
+        prepare = partial(normalize, mean=PLAIN.mean, std=PLAIN.std)
+        make_views = view_maker_of(augment, PLAIN, seed)
         loader = Loader(noisy(22, 0), make_views, batch_size=8, seed=0, drop_last=False)
-        holdout = HoldOut(noisy(9, 1), PLAIN, prepare=prepare, budget=2**24)
-        fit = Fit(**{"epochs": 3, "lr": 0.02, "checkpoint_every": 1, **how})
+        holdout = ValidationSet(noisy(9, 1), PLAIN, prepare=prepare, budget=2**24)
+        fit = TrainingConfig(**{"epochs": 3, "lr": 0.02, "checkpoint_every": 1, **how})
         keeper = None
         if cached:
-            keeping = Keeping(
+            keeping = CacheConfig(
                 mode=ACTIVATIONS,
                 views=views,
                 prepare=prepare,
@@ -102,16 +102,16 @@ def make(tmp_path):
                 train=lambda: "train",
                 val=lambda: "val",
             )
-            parts = stretches(network, schedule, fit.epochs, head)
-            keeper = Keeper(network, loader, holdout, keeping=keeping, stretches=parts)
-        return Trainer(
+            parts = frozen_phases(network, schedule, fit.epochs, head)
+            keeper = FeatureCache(network, loader, holdout, keeping=keeping, stretches=parts)
+        return FinetuneTrainer(
             network,
             loader,
             fit,
             prepare=prepare,
             validate=partial(holdout.record, network),
             freeze=schedule,
-            saves=Saves(_folder(tmp_path / name)),
+            saves=CheckpointWriter(_folder(tmp_path / name)),
             keep={"kind": "finetune"},
             keeper=keeper,
         )
@@ -126,7 +126,7 @@ def _folder(path):
 
 def learnt(trainer):
     """Last weights (not the best), the numbers of the lines, what was chosen."""
-    outcome = trainer.run(Quiet())
+    outcome = trainer.run(QuietConsole())
     last = load_state(trainer.folder.file(LAST))["model"]
     lines = [(m["split"], m["step"], m["loss"], m["accuracy"]) for m in trainer.folder.metrics()]
     return last, lines, outcome
@@ -160,7 +160,9 @@ def test_cached_and_uncached_agree(make, arch, freeze):
     epochs = 5 if freeze is SCHEDULE else 2
     plain = learnt(make("plain", arch, freeze, cached=False, epochs=epochs))
     cached = learnt(make("cached", arch, freeze, cached=True, epochs=epochs))
-    assert len(list(kept_folder().glob("*/*.safetensors"))) >= 2  # or it was the plain loop again
+    assert (
+        len(list(feature_cache_folder().glob("*/*.safetensors"))) >= 2
+    )  # or it was the plain loop again
     close(plain[0], cached[0])
     assert [line[:2] for line in plain[1]] == [line[:2] for line in cached[1]]
     assert np.allclose([x[2:] for x in plain[1]], [x[2:] for x in cached[1]], atol=1e-4)
@@ -172,7 +174,7 @@ def test_the_frozen_part_sees_each_image_once_and_never_again(make):
     for name in ("run", "again"):
         trainer = make(name, "unfreeze/small", "all", cached=True, lr=0.5)
         trainer.network.stem.register_forward_hook(lambda m, x, y: seen.append(len(y)))
-        trainer.run(Quiet())
+        trainer.run(QuietConsole())
     # the proof and the look at the type take two made-up images
     assert [count for count in seen if count > 2] == [22, 9]
 
@@ -192,7 +194,7 @@ def test_a_border_that_moves_has_its_store_cut_again(make):
 def test_views_are_those_of_the_plain_loops_first_epochs(make):
     options = {"augment": "photo", "epochs": 5}
     trainer = make("cached", "unfreeze/small", "all", cached=True, views=3, **options)
-    shortcut = trainer.keeper.at(0, Quiet(), lambda: False)
+    shortcut = trainer.keeper.at(0, QuietConsole(), lambda: False)
     everything = torch.arange(22)
     views = [shortcut.views[v].take(everything) for v in range(3)]
     assert not torch.allclose(views[0], views[1]) and not torch.allclose(views[1], views[2])
@@ -243,9 +245,9 @@ def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(make, arch, freeze,
     for step in (4, 8):  # in the first stretch and in the second, inside an epoch
         first = make(f"broken{step}", arch, freeze, **how)
         stop_at(first, step)
-        assert first.run(Quiet()).stopped == "asked"
+        assert first.run(QuietConsole()).stopped == "asked"
         if purge:
-            shutil.rmtree(kept_folder())
+            shutil.rmtree(feature_cache_folder())
         second = make(f"broken{step}", arch, freeze, **how)
         second.restore(load_state(second.folder.file(LAST)))
         second.folder.rewind_metrics(second.step)
@@ -259,10 +261,10 @@ def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(make, arch, freeze,
 
 
 def test_stopped_while_features_are_computed_goes_on_after_the_last_chunk(make, monkeypatch):
-    monkeypatch.setattr("unfreeze.transfer.kept.CHUNK_BYTES", 1)
-    monkeypatch.setattr("unfreeze.transfer.keeper.PASS_PIXELS", {"cpu": 1})
+    monkeypatch.setattr("unfreeze.transfer.feature_cache.store.CHUNK_BYTES", 1)
+    monkeypatch.setattr("unfreeze.transfer.feature_cache.builder.PASS_PIXELS", {"cpu": 1})
     wanted = learnt(make("straight", "unfreeze/small", "all", cached=True))
-    shutil.rmtree(kept_folder())
+    shutil.rmtree(feature_cache_folder())
     first = make("broken", "unfreeze/small", "all", cached=True)
     rows = []
     row = type(first.keeper)
@@ -273,12 +275,12 @@ def test_stopped_while_features_are_computed_goes_on_after_the_last_chunk(make, 
             signal.raise_signal(signal.SIGTERM)
         return before(self, images, precision)
 
-    from unfreeze.transfer import keeper as keeper_module
+    from unfreeze.transfer.feature_cache import builder as keeper_module
 
     before = keeper_module._PhaseCache._rows
     with monkeypatch.context() as patch:
         patch.setattr(keeper_module._PhaseCache, "_rows", stopping)
-        assert first.run(Quiet()).stopped == "asked" and first.step == 0
+        assert first.run(QuietConsole()).stopped == "asked" and first.step == 0
     assert rows == [16, 6] and row is not None
     second = make("broken", "unfreeze/small", "all", cached=True)
     second.restore(load_state(second.folder.file(LAST)))
@@ -298,9 +300,9 @@ def test_features_that_memory_does_not_hold_are_read_from_the_map(make, monkeypa
     mapped = make("mapped", "unfreeze/small", "stage:1", cached=True, memory=0)
     found = learnt(mapped)
     assert all(torch.equal(found[0][name], wanted[0][name]) for name in wanted[0])
-    shutil.rmtree(kept_folder())
-    monkeypatch.setattr("unfreeze.transfer.kept.CHUNK_BYTES", 1)
-    monkeypatch.setattr("unfreeze.transfer.keeper.PASS_PIXELS", {"cpu": 1})
+    shutil.rmtree(feature_cache_folder())
+    monkeypatch.setattr("unfreeze.transfer.feature_cache.store.CHUNK_BYTES", 1)
+    monkeypatch.setattr("unfreeze.transfer.feature_cache.builder.PASS_PIXELS", {"cpu": 1})
     cut = make("cut", "unfreeze/small", "stage:1", cached=True, memory=0)
     found = learnt(cut)
     close(found[0], wanted[0])
@@ -332,13 +334,13 @@ def test_what_is_kept_in_bf16_is_what_the_plain_loop_computes(make):
 def test_a_head_of_the_sweep_is_trained_as_if_it_were_alone(make, arch, optimizer, rates):
     how = {"cached": True, "optimizer": optimizer, "warmup_epochs": 1}
     first = make("grid", arch, "all", **how)
-    trials = [Trial(rate, decay) for rate in rates for decay in (1e-4, 1e-1)]
-    trials.insert(1, Trial(1e18, 0.0))  # it diverges, alone
-    shortcut = first.keeper.at(0, Quiet(), lambda: False)
-    grid = Grid(first.network, shortcut, Sweep(trials, epochs=3), first.fit)
+    trials = [SweepTrial(rate, decay) for rate in rates for decay in (1e-4, 1e-1)]
+    trials.insert(1, SweepTrial(1e18, 0.0))  # it diverges, alone
+    shortcut = first.keeper.at(0, QuietConsole(), lambda: False)
+    grid = LinearHeadSweep(first.network, shortcut, SweepPlan(trials, epochs=3), first.fit)
     name = shortcut.border.learner
     untouched = first.network.get_submodule(name).weight.detach().clone()
-    found = grid.run(Quiet(), lambda: False)
+    found = grid.run(QuietConsole(), lambda: False)
     assert torch.equal(first.network.get_submodule(name).weight, untouched)
     chosen = [place for place, trial in enumerate(found) if trial.lr != 1e18]
     for place in chosen:

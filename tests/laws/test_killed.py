@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import unfreeze
-from unfreeze.checkpoints.modelfile import load_model
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.checkpoints.model_file import load_model
+from unfreeze.runtime.run_folder import read_metrics
 
 INTERVAL, EPOCHS = 4, 8  # steps between two checkpoints, and how many of them
 GIVEN = {
@@ -41,10 +41,10 @@ GIVEN = {
 
 def _train(rank, out, beside):
     """One start of the command; `beside` gets a line for every step that was really made."""
-    from unfreeze.swav.trainer import Trainer
+    from unfreeze.swav.trainer import PretrainTrainer
 
     sys.stderr = sys.stdout = (beside / f"said-{rank}").open("a")
-    done = Trainer.train_step
+    done = PretrainTrainer.train_step
 
     def counted(trainer, batch):
         result = done(trainer, batch)
@@ -53,7 +53,7 @@ def _train(rank, out, beside):
                 stream.write(f"{trainer.step + 1}\n")
         return result
 
-    Trainer.train_step = counted
+    PretrainTrainer.train_step = counted
     unfreeze.pretrain(out=str(out), resume="auto", **GIVEN)
 
 
@@ -160,7 +160,7 @@ def _imported():
     """What a run imports, once, so that processes are forked with it."""
     import lightning_fabric  # noqa: F401
 
-    import unfreeze.api.pretrain  # noqa: F401
+    import unfreeze.commands.pretrain  # noqa: F401
 
 
 @pytest.mark.slow

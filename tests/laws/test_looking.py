@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import unfreeze
-from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.checkpoints.model_file import load_model
 from unfreeze.errors import Interrupted
-from unfreeze.runtime.runfolder import read_metrics
-from unfreeze.swav.figures import spread
-from unfreeze.swav.watching import looking
+from unfreeze.runtime.run_folder import read_metrics
+from unfreeze.swav.feature_evaluation import evaluating
+from unfreeze.swav.metrics import feature_std
 
 GIVEN = {
     "epochs": 3,
@@ -80,11 +80,11 @@ def test_the_figures_are_those_of_the_written_model(looked, tmp_path):
     mine = [k for k, path in enumerate(held["paths"]) if str(path) in used]
     features = torch.from_numpy(held["features"][mine])
     assert len(mine) == 200
-    from unfreeze.swav.figures import effective_rank
+    from unfreeze.swav.metrics import effective_rank
 
     # the run may have computed in bf16
     assert effective_rank(features) == pytest.approx(result.figures["effective_rank"], rel=0.02)
-    assert spread(features) == pytest.approx(result.figures["feature_std"], rel=0.02)
+    assert feature_std(features) == pytest.approx(result.figures["feature_std"], rel=0.02)
 
 
 def test_the_best_epoch_stands_beside_the_last_and_may_be_kept(looked, tmp_path):
@@ -105,9 +105,9 @@ def test_the_best_epoch_stands_beside_the_last_and_may_be_kept(looked, tmp_path)
 
 
 def test_a_resumed_run_has_seen_what_the_straight_one_saw(looked, tmp_path, monkeypatch):
-    from unfreeze.swav.trainer import Trainer
+    from unfreeze.swav.trainer import PretrainTrainer
 
-    step = Trainer.train_step
+    step = PretrainTrainer.train_step
 
     def stopped(self, batch):
         if self.step == 14:
@@ -116,7 +116,7 @@ def test_a_resumed_run_has_seen_what_the_straight_one_saw(looked, tmp_path, monk
         return step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stopped)
+        patch.setattr(PretrainTrainer, "train_step", stopped)
         with pytest.raises(Interrupted):
             run(tmp_path / "run", watch_every=1)
     result = run(tmp_path / "run", watch_every=1, resume="yes")
@@ -129,7 +129,7 @@ def test_a_resumed_run_has_seen_what_the_straight_one_saw(looked, tmp_path, monk
 def test_modules_go_back_to_their_own_mode():
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout())
     model[0].eval()
-    with pytest.raises(RuntimeError), looking(model):
+    with pytest.raises(RuntimeError), evaluating(model):
         assert not any(module.training for module in model.modules())
         assert not torch.is_grad_enabled()
         raise RuntimeError

@@ -9,19 +9,18 @@ import torch
 from PIL import Image
 
 import unfreeze
-from unfreeze.api.export import _images
-from unfreeze.api.lookout import intensity
-from unfreeze.api.predict import _inputs as asked
-from unfreeze.api.serving import reads_of
-from unfreeze.data.decode import decode
-from unfreeze.data.holding import Holding
-from unfreeze.data.index import build_index
-from unfreeze.data.preprocess import Preprocess
-from unfreeze.data.scan import check
+from unfreeze.commands.export import _images
+from unfreeze.commands.predict import _inputs as asked
+from unfreeze.commands.show import intensity_rule
+from unfreeze.config.commands import ExportSettings, ShowSettings
+from unfreeze.data.augment import multicrop
+from unfreeze.data.cache.policy import PixelCachePlan
+from unfreeze.data.images.decode import decode
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.index.index import build_index
 from unfreeze.data.sources import open_source
-from unfreeze.data.views import multicrop
-from unfreeze.settings.export import ExportSettings
-from unfreeze.settings.use import ShowSettings
+from unfreeze.data.validate.precheck import check_images
+from unfreeze.runs.inference import readers_of
 from unfreeze.transfer.predictor import _pixels
 
 SIDES = (40, 30)
@@ -83,9 +82,9 @@ def test_every_way_to_a_image_gives_the_same_pixels(root, how):
             assert np.array_equal(one, other), path
 
     for place in ("none", "memory", "disk"):  # training
-        images = check(index, hold=Holding(place, 1, 2**30, ""), workers=1).images()
+        images = check_images(index, hold=PixelCachePlan(place, 1, 2**30, ""), workers=1).images()
         same(images[position] for position in range(len(index)))
-    same(read() for read in reads_of(index))  # evaluate, embed
+    same(read() for read in readers_of(index))  # evaluate, embed
     same(image.read() for image in asked(str(root), "data", how))  # predict a folder
     same(next(asked(str(root / path), "data", how)).read() for path in index.paths)  # and files
     same(_pixels(root / path, how) for path in index.paths)  # load(RUN).predict
@@ -94,7 +93,7 @@ def test_every_way_to_a_image_gives_the_same_pixels(root, how):
     places = np.unique(np.linspace(0, len(index) - 1, len(chosen)).astype(int))
     for one, place in zip(chosen, places, strict=True):
         assert np.array_equal(one, expected[place])
-    assert intensity(ShowSettings(data=str(root), range=how)) == how
+    assert intensity_rule(ShowSettings(data=str(root), range=how)) == how
 
 
 def test_encoded_bytes_and_pixels_give_the_same_views():

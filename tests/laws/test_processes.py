@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from unfreeze.backbones.norm import groups_of, synchronised
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Loader
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.augment.multicrop import MEAN, STD, MultiCropTransform
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.views.multicrop import MEAN, STD, Cut
-from unfreeze.runtime.console import Quiet
-from unfreeze.runtime.processes import Processes, join
-from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.facts import Facts
-from unfreeze.swav.methods import prototypes_of
+from unfreeze.models.norm import batchnorm_process_group, convert_sync_batchnorm
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.runtime.distributed import Distributed, init_distributed
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.swav.auto_recipe import plan, view_specs
+from unfreeze.swav.device_context import DatasetStats
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipe import plan, view_specs
-from unfreeze.swav.trainer import Place, Trainer
+from unfreeze.swav.presets import prototypes_of
+from unfreeze.swav.trainer import ComputeContext, PretrainTrainer
 
 CLUSTERED = {
     "method": "deepcluster-v2",
@@ -66,15 +66,15 @@ def network():
 def trainer(processes, folder, steps_limit=64, **changed):
     """A trainer in float64 on the built-in digits, the same in any number of processes."""
     torch.manual_seed(0)
-    facts = Facts(steps_limit, 8, "cpu", 8, processes.world)
+    facts = DatasetStats(steps_limit, 8, "cpu", 8, processes.world)
     chosen = plan(PretrainSettings(**{**GIVEN, **changed}), facts)
     s = chosen.settings
     model = SwAV(network(), 8, hidden=16, feat_dim=s.feat_dim, prototypes=prototypes_of(s)).double()
     if s.sync_bn != "none":
-        model = synchronised(model)
+        model = convert_sync_batchnorm(model)
     loader = Loader(
         ImageDataset(build_index(open_source("digits"))),
-        Cut(0, view_specs(s)),
+        MultiCropTransform(0, view_specs(s)),
         batch_size=s.batch_size,
         seed=0,
         drop_last=True,
@@ -82,16 +82,16 @@ def trainer(processes, folder, steps_limit=64, **changed):
         rank=processes.rank,
         world=processes.world,
     )
-    place = Place(torch.device("cpu"), "fp32", MEAN, STD)
+    place = ComputeContext(torch.device("cpu"), "fp32", MEAN, STD)
     folder.mkdir(exist_ok=True, parents=True)
     run = RunFolder(folder, writes=processes.first)
-    return Trainer(model, chosen, loader, run, place, processes)
+    return PretrainTrainer(model, chosen, loader, run, place, processes)
 
 
 def trained(rank, folder, changed):
-    processes = join("cpu")
+    processes = init_distributed("cpu")
     made = trainer(processes, folder, **changed)
-    made.fit(Quiet())
+    made.fit(QuietConsole())
     return {name: tensor.numpy() for name, tensor in made.model.state_dict().items()}
 
 
@@ -104,8 +104,8 @@ def difference(one, two):
 
 
 def alone(folder, **changed):
-    made = trainer(Processes(), folder, **changed)
-    made.fit(Quiet())
+    made = trainer(Distributed(), folder, **changed)
+    made.fit(QuietConsole())
     return made
 
 
@@ -140,19 +140,19 @@ def test_without_synchronised_batch_norm_they_differ(processes, tmp_path):
 
 
 def _resumed(rank, folder, changed):
-    processes = join("cpu")
+    processes = init_distributed("cpu")
     made = trainer(processes, folder, **changed)
     from unfreeze.checkpoints.state import load_last
 
     notes = made.restore(load_last(folder / "checkpoints")[0])
-    made.fit(Quiet())
+    made.fit(QuietConsole())
     return notes, {name: tensor.numpy() for name, tensor in made.model.state_dict().items()}
 
 
 def test_a_run_begun_by_one_process_is_ended_by_two(processes, tmp_path):
     changed = {"optimizer": "larc", "base_lr": 0.01}
     straight = alone(tmp_path / "straight", **changed).model.state_dict()
-    half = trainer(Processes(), tmp_path / "run", **changed)
+    half = trainer(Distributed(), tmp_path / "run", **changed)
     for batch in half.loader.stream(0, 5):
         half.train_step(batch)
         half.step += 1
@@ -180,8 +180,8 @@ def test_a_batch_in_parts_equals_the_whole_but_for_batch_norm(processes, tmp_pat
         return built
 
     def run(rank, parts):
-        built = made(join("cpu") if world > 1 else Processes(), parts)
-        built.fit(Quiet())
+        built = made(init_distributed("cpu") if world > 1 else Distributed(), parts)
+        built.fit(QuietConsole())
         return {name: tensor.numpy() for name, tensor in built.model.state_dict().items()}
 
     if world == 1:
@@ -192,7 +192,7 @@ def test_a_batch_in_parts_equals_the_whole_but_for_batch_norm(processes, tmp_pat
 
 
 def test_looking_ahead_leaves_running_statistics_be(tmp_path):
-    made = trainer(Processes(), tmp_path, accumulate=4)
+    made = trainer(Distributed(), tmp_path, accumulate=4)
     batch = next(made.loader.stream(0, 1))
     before = copy.deepcopy(made.model.state_dict())
     codes = made.look_ahead(made.parts(batch), batch)
@@ -206,7 +206,7 @@ def test_looking_ahead_leaves_running_statistics_be(tmp_path):
 
 
 def _ids(rank, folder):
-    processes = join("cpu")
+    processes = init_distributed("cpu")
     made = trainer(processes, folder)
     seen = []
     read = made.loader.dataset.images
@@ -219,7 +219,7 @@ def _ids(rank, folder):
             return read[i]
 
     made.loader.dataset.images = Counted()
-    made.fit(Quiet())
+    made.fit(QuietConsole())
     return seen
 
 
@@ -232,15 +232,15 @@ def test_a_process_reads_its_share_of_the_images_and_no_more(processes, tmp_path
 
 
 def _norm(rank, x, upstream, group_size):
-    processes = join("cpu")
+    processes = init_distributed("cpu")
     torch.manual_seed(3)
     norm = nn.BatchNorm1d if x.ndim == 2 else nn.BatchNorm2d
     model = norm(x.shape[1]).double()
     nn.init.uniform_(model.weight)
     nn.init.uniform_(model.bias)
     plain = copy.deepcopy(model)
-    group = groups_of(group_size, processes.world, processes.rank)
-    model = synchronised(model, group)
+    group = batchnorm_process_group(group_size, processes.world, processes.rank)
+    model = convert_sync_batchnorm(model, group)
     mine = x.chunk(processes.world)[rank].clone().requires_grad_()
     y = model(mine)
     y.backward(upstream.chunk(processes.world)[rank])
@@ -273,8 +273,8 @@ def test_synchronised_batch_norm_is_that_of_the_joined_batch(processes, shape):
 
 
 def _shared_unevenly(rank, x, upstream, sizes, affine):
-    join("cpu")
-    model = synchronised(nn.BatchNorm2d(x.shape[1], affine=affine))
+    init_distributed("cpu")
+    model = convert_sync_batchnorm(nn.BatchNorm2d(x.shape[1], affine=affine))
     mine = x.split(sizes)[rank].clone().requires_grad_()
     model(mine).backward(upstream.split(sizes)[rank])
     return mine.grad.float().numpy(), model.running_mean.numpy(), model.running_var.numpy()

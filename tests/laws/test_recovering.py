@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 import unfreeze
 from unfreeze.errors import DivergedError, Interrupted
-from unfreeze.runtime.runfolder import RunFolder, read_metrics
-from unfreeze.swav.guard import Guard, Verdict
-from unfreeze.swav.trainer import Trainer
-from unfreeze.swav.watching import Look, Watch
+from unfreeze.runtime.run_folder import RunFolder, read_metrics
+from unfreeze.swav.collapse_detector import Collapse, CollapseDetector
+from unfreeze.swav.feature_evaluation import FeatureEvaluation, FeatureEvaluator
+from unfreeze.swav.trainer import PretrainTrainer
 
 GIVEN = {
     "epochs": 4,
@@ -32,7 +32,7 @@ GIVEN = {
 @pytest.fixture
 def collapses(monkeypatch):
     """`collapses(7, 9)`: the guard speaks at these steps, once each; state is good before 6."""
-    record = Guard.record
+    record = CollapseDetector.record
 
     def at(*steps):
         left = list(steps)
@@ -41,10 +41,10 @@ def collapses(monkeypatch):
             record(self, step, steps, loss, code_entropy)
             self.share = self.lowest = 0.5 if step < 6 else 1.0
             if left and step == left[0]:
-                return Verdict(left.pop(0), "stuck", "made up")
+                return Collapse(left.pop(0), "stuck", "made up")
             return None
 
-        monkeypatch.setattr(Guard, "record", judged)
+        monkeypatch.setattr(CollapseDetector, "record", judged)
 
     return at
 
@@ -81,13 +81,13 @@ def test_what_follows_is_the_run_that_had_the_remedy_from_there(collapses, tmp_p
     collapses(7)
     run(tmp_path / "run")
     collapses()
-    step = Trainer.train_step
+    step = PretrainTrainer.train_step
 
     def sharper(self, batch):
         self.assigner.epsilon = 0.05 if self.step < 5 else 0.03
         return step(self, batch)
 
-    monkeypatch.setattr(Trainer, "train_step", sharper)
+    monkeypatch.setattr(PretrainTrainer, "train_step", sharper)
     run(tmp_path / "straight", on_collapse="stop")
     one, other = state(tmp_path / "run"), state(tmp_path / "straight")
     assert all(torch.equal(one["model"][n], other["model"][n]) for n in one["model"])
@@ -115,14 +115,14 @@ def test_the_best_look_of_what_was_given_up_is_not_the_runs(collapses, tmp_path,
     collapses(12)
     scores = iter([0.0, 0.5, 0.9, 0.1, 0.1, 0.1])  # epoch 2 is the best, and is dropped
 
-    seen = Watch._evaluate
+    seen = FeatureEvaluator._evaluate
 
     def made_up(self, trainer, epochs):
         look = seen(self, trainer, epochs)
         return dataclasses.replace(look, figures={**look.figures, "made up": next(scores)})
 
-    monkeypatch.setattr(Watch, "_evaluate", made_up)
-    monkeypatch.setattr(Look, "score", property(lambda look: look.figures["made up"]))
+    monkeypatch.setattr(FeatureEvaluator, "_evaluate", made_up)
+    monkeypatch.setattr(FeatureEvaluation, "score", property(lambda look: look.figures["made up"]))
     found = run(tmp_path / "run", watch_every=1, keep="best")
     assert (found.best["epoch"], found.best["value"]) == (1, 0.5)
     best = state(tmp_path / "run", "best")
@@ -148,7 +148,7 @@ def test_a_resumed_run_keeps_what_was_changed_whatever_it_is_told(collapses, tmp
     collapses(7)
     run(tmp_path / "straight")
     collapses(7)
-    step = Trainer.train_step
+    step = PretrainTrainer.train_step
 
     def stopped(self, batch):
         if self.step == 12:
@@ -157,7 +157,7 @@ def test_a_resumed_run_keeps_what_was_changed_whatever_it_is_told(collapses, tmp
         return step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stopped)
+        patch.setattr(PretrainTrainer, "train_step", stopped)
         with pytest.raises(Interrupted):
             run(tmp_path / "run")
     collapses()
@@ -197,7 +197,7 @@ def _apart(rank, folder, stops):
     out = folder / str(rank)  # as on the disks of two machines
     if not stops:
         return run(out, sync_bn="all", workers=0, resume="auto").recoveries
-    step = Trainer.train_step
+    step = PretrainTrainer.train_step
 
     def stopped(self, batch):
         if self.step == 12:
@@ -205,7 +205,7 @@ def _apart(rank, folder, stops):
             raise Interrupted("now")
         return step(self, batch)
 
-    Trainer.train_step = stopped  # in a process of its own
+    PretrainTrainer.train_step = stopped  # in a process of its own
     with pytest.raises(Interrupted):
         run(out, sync_bn="all", workers=0)
     return []

@@ -7,14 +7,14 @@ import signal
 import pytest
 import torch
 
-from unfreeze.api.pretrain import run_pretrain
-from unfreeze.checkpoints.modelfile import load_model
-from unfreeze.data.loader import Loader
+from unfreeze.checkpoints.model_file import load_model
+from unfreeze.commands.pretrain import run_pretrain
+from unfreeze.config.layering import load_settings
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.loading.loader import Loader
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
-from unfreeze.runtime.console import Quiet
-from unfreeze.settings.build import layered
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.trainer import Trainer
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.swav.trainer import PretrainTrainer
 
 GIVEN = {
     "data": "digits",
@@ -29,7 +29,7 @@ GIVEN = {
 }
 
 
-class StopsAfter(Quiet):
+class StopsAfter(QuietConsole):
     """Sends a signal once `steps` steps were made."""
 
     def __init__(self, steps, number=signal.SIGTERM):
@@ -56,8 +56,8 @@ class StopsPretraining(StopsAfter):
 
 
 def run(out, console=None, **changed):
-    settings = layered(PretrainSettings, {**GIVEN, "out": str(out), **changed})
-    return run_pretrain(settings, console or Quiet())
+    settings = load_settings(PretrainSettings, {**GIVEN, "out": str(out), **changed})
+    return run_pretrain(settings, console or QuietConsole())
 
 
 def everything(folder):
@@ -95,7 +95,7 @@ def test_stopped_at_any_step_and_resumed_is_the_straight_run(straight, tmp_path,
     resumed = everything(out)
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
-    from unfreeze.runtime.runfolder import read_metrics
+    from unfreeze.runtime.run_folder import read_metrics
 
     assert [r["step"] for r in read_metrics(out) if r["split"] == "train"] == list(range(1, 28))
 
@@ -114,7 +114,7 @@ def test_an_error_that_is_kept_keeps_no_worker(tmp_path, monkeypatch):
         streams.append(stream(self, start, stop))
         return streams[-1]
 
-    step = Trainer.train_step
+    step = PretrainTrainer.train_step
 
     def fails(self, batch):
         if not streams:  # what a step costs is measured before
@@ -122,7 +122,7 @@ def test_an_error_that_is_kept_keeps_no_worker(tmp_path, monkeypatch):
         raise KeyError("made up")
 
     monkeypatch.setattr(Loader, "stream", kept)
-    monkeypatch.setattr(Trainer, "train_step", fails)
+    monkeypatch.setattr(PretrainTrainer, "train_step", fails)
     with pytest.raises(KeyError):
         run(tmp_path, workers=1, tune="off")
     assert [inspect.getgeneratorstate(one) for one in streams] == ["GEN_CLOSED"]

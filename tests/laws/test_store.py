@@ -9,14 +9,14 @@ import pytest
 from safetensors.torch import load_file
 
 from unfreeze.cli.main import main
-from unfreeze.data.mapped import MappedStore, pixels_folder
-from unfreeze.runtime.world import World
+from unfreeze.data.cache.memory_map import MappedPixelCache, pixels_folder
+from unfreeze.runtime.terminal import Environment
 
 QUICK = "--arch unfreeze/tiny --image-size 16 --epochs 1 --batch-size 8 --device cpu"
 
 
 def run(verb, photos, out, *more):
-    world = World(io.StringIO(), io.StringIO())
+    world = Environment(io.StringIO(), io.StringIO())
     code = main([verb, str(photos), "--out", str(out), *QUICK.split(), *more], world)
     assert code == 0, world.stderr.getvalue()
     return load_file(out / "model/model.safetensors"), world.stderr.getvalue()
@@ -49,7 +49,7 @@ def test_runs_are_the_same_wherever_pixels_are_held(verb, photos, tmp_path):
 def _maps(rank, photos, out):
     """Trains as one of two processes; the pixel files that it has mapped, by the kernel's word."""
     found = []
-    before = MappedStore.__getitem__
+    before = MappedPixelCache.__getitem__
 
     def looked(self, row):
         if not found:
@@ -57,9 +57,9 @@ def _maps(rank, photos, out):
             found.append(sorted({line.split()[-1] for line in lines if ".pixels" in line}))
         return before(self, row)
 
-    MappedStore.__getitem__ = looked
+    MappedPixelCache.__getitem__ = looked
     with contextlib.redirect_stdout(io.StringIO()):
-        world = World(io.StringIO(), io.StringIO())
+        world = Environment(io.StringIO(), io.StringIO())
         code = main(["pretrain", str(photos), "--out", str(out), *QUICK.split()], world)
     return code, found, os.getpid(), world.stderr.getvalue()
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.data import decode as module
-from unfreeze.data import jpeg
-from unfreeze.data.decode import decode, measured
-from unfreeze.data.examine import examine
-from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.images import decode as module
+from unfreeze.data.images import jpeg
+from unfreeze.data.images.decode import decode, decoded_size
+from unfreeze.data.images.errors import Undecodable
+from unfreeze.data.validate.checks import check_image
 
 WRITTEN = (
     {},
@@ -99,7 +99,7 @@ def pillow_alone(monkeypatch):
 
     def asked(data):
         with monkeypatch.context() as patch:
-            patch.setattr(module, "quick_pixels", lambda *_: None)
+            patch.setattr(module, "decode_jpeg_fast", lambda *_: None)
             return answer(data)
 
     return asked
@@ -108,14 +108,14 @@ def pillow_alone(monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """How often the other decoder's pixels were taken."""
-    taken, real = [], module.quick_pixels
+    taken, real = [], module.decode_jpeg_fast
 
     def counting(data, image):
         found = real(data, image)
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(module, "quick_pixels", counting)
+    monkeypatch.setattr(module, "decode_jpeg_fast", counting)
     return taken
 
 
@@ -141,7 +141,7 @@ def test_broken_files(count, pillow_alone, quick, capfd):
 
 
 def examined(data):
-    found = examine(data, "a.jpg")
+    found = check_image(data, "a.jpg")
     return (found.reason, found.detail) if found.reason else (found.height, found.width)
 
 
@@ -162,7 +162,7 @@ def test_who_looks_at_a_fraction_of_the_size_refuses_the_same(count, capfd):
 def test_the_check_refuses_the_same(capfd):
     def checked(data):
         try:
-            return measured(data)
+            return decoded_size(data)
         except Undecodable as error:
             return error.reason, error.detail
 
@@ -195,7 +195,7 @@ def test_what_is_cut_or_goes_on_is_named(cut, pillow_alone):
 
 
 def test_without_the_look_at_markers_they_disagree(monkeypatch, pillow_alone, capfd):
-    monkeypatch.setattr(jpeg, "ordinary", lambda data: True)
+    monkeypatch.setattr(jpeg, "is_complete_jpeg", lambda data: True)
     assert not all(agrees(mutant(n), pillow_alone) for n in range(2_000))
     capfd.readouterr()
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from scipy import stats
 
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Loader
+from unfreeze.data.augment.config import preset
+from unfreeze.data.augment.multicrop import MultiCropTransform, multicrop
+from unfreeze.data.augment.parameters import permutation, uniforms
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.views.draws import permutation, uniforms
-from unfreeze.data.views.multicrop import Cut, multicrop
-from unfreeze.data.views.spec import preset
 
 SIZES = {"sizes": (24, 12), "counts": (2, 2), "scales": ((0.14, 1.0), (0.05, 0.14))}
 
@@ -58,7 +58,7 @@ def loader(workers=0, rank=0, world=1):
     specs = [preset("photo", 12, (0.2, 1.0))] * 2
     return Loader(
         images,
-        Cut(1, specs),
+        MultiCropTransform(1, specs),
         batch_size=64,
         seed=1,
         drop_last=True,

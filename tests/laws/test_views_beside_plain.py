@@ -82,7 +82,7 @@ def test_colours_and_sharpness_are_those_of_the_plain_pipeline(size, scale, augm
 def test_normalised_on_the_cpu_equals_the_formula_to_the_bit():
     import importlib
 
-    module = importlib.import_module("unfreeze.data.views.multicrop")
+    module = importlib.import_module("unfreeze.data.augment.multicrop")
     views = torch.randint(0, 256, (3, 20, 24, 3), dtype=torch.uint8)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     expected = (views.float() - torch.tensor(mean) * 255) * (1 / (torch.tensor(std) * 255))

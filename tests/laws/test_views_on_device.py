@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import unfreeze
-from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.checkpoints.model_file import load_model
 from unfreeze.errors import Interrupted, UsageError
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.run_folder import read_metrics
 
 GIVEN = {
     "limit": 160,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from unfreeze.optim.schedules import schedule_lr, warmup_cosine
+from unfreeze.optim.optimizer import schedule_lr, warmup_cosine
 
 
 @pytest.mark.parametrize("warmup, start", [(10, 0.3), (0, 0.0), (1, 0.2)])

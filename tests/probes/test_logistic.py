@@ -6,14 +6,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
-from unfreeze.probes import logistic
-from unfreeze.probes.logistic import (
+from unfreeze.evaluation import logistic_regression
+from unfreeze.evaluation.logistic_regression import (
     SCALINGS,
     STRENGTHS,
-    Problem,
-    choose,
+    LogisticProblem,
+    choose_candidate,
     fit_logistic,
-    scale,
+    scale_features,
     split_folds,
 )
 
@@ -36,8 +36,8 @@ def accuracy(found, features, labels):
 @pytest.mark.parametrize("strength", [0.1, 10.0])
 def test_the_solution_is_scikit_learns(width, strength):
     features, labels = samples(width=width)
-    scaled = scale(features, SCALINGS[1])
-    problem = Problem.of(scaled, labels, torch.ones(3), 0.0)
+    scaled = scale_features(features, SCALINGS[1])
+    problem = LogisticProblem.of(scaled, labels, torch.ones(3), 0.0)
     weight, bias = problem.solve(strength)
     theirs = LogisticRegression(C=strength, tol=1e-8, max_iter=5000)
     theirs.fit(scaled.training.numpy(), labels.numpy())
@@ -51,8 +51,8 @@ def test_the_solution_is_scikit_learns(width, strength):
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda s: s.name)
 def test_scaling_and_basis_are_folded_into_one_layer(scaling):
     features, labels = samples(width=200)
-    scaled = scale(features * 30 + 7, scaling)
-    layer = Problem.of(scaled, labels, torch.ones(3), 0.0).solve(10.0)
+    scaled = scale_features(features * 30 + 7, scaling)
+    layer = LogisticProblem.of(scaled, labels, torch.ones(3), 0.0).solve(10.0)
     weight, bias = scaled.layer(*layer)
     served = functional.linear(scaled.served, *layer).float()
     assert torch.allclose(functional.linear(features * 30 + 7, weight, bias), served, atol=1e-3)
@@ -85,16 +85,19 @@ def test_class_weights_count_as_repeated_samples():
     features, labels = samples(count=40, classes=2)
     heavy = labels == 1
     twice = torch.cat([features, features[heavy]]), torch.cat([labels, labels[heavy]])
-    scaled = scale(features, SCALINGS[1])
-    weighted = Problem.of(scaled, labels, torch.tensor([1.0, 2.0]), 0.0).solve(10.0)
+    scaled = scale_features(features, SCALINGS[1])
+    weighted = LogisticProblem.of(scaled, labels, torch.tensor([1.0, 2.0]), 0.0).solve(10.0)
     again = torch.cat([scaled.training, scaled.training[heavy]])
-    repeated = Problem(again, again, twice[1], torch.ones(2).double(), 0.0).solve(10.0)
+    repeated = LogisticProblem(again, again, twice[1], torch.ones(2).double(), 0.0).solve(10.0)
     assert torch.allclose(weighted[0], repeated[0], atol=1e-4)
 
 
 def test_smoothed_labels_give_softer_scores():
     features, labels = samples(noise=0.1)
-    problem = [Problem.of(scale(features, SCALINGS[1]), labels, torch.ones(3), s) for s in (0, 0.2)]
+    problem = [
+        LogisticProblem.of(scale_features(features, SCALINGS[1]), labels, torch.ones(3), s)
+        for s in (0, 0.2)
+    ]
     sharp, soft = (functional.linear(p.training, *p.solve(100.0)).softmax(1).max(1)[0].mean()
                    for p in problem)  # fmt: skip
     assert soft < sharp
@@ -127,7 +130,7 @@ def test_the_choice_is_by_held_out_samples_and_the_weakest_of_equals():
     found = fit_logistic(features, labels, 3)
     assert len(found.candidates) == len(SCALINGS) * len(STRENGTHS)
     best = min(found.candidates, key=lambda one: one.loss)
-    taken = choose(found.candidates)
+    taken = choose_candidate(found.candidates)
     assert taken.strength >= best.strength and taken.not_worse_than(best)
     assert (found.scaling, found.strength) == (taken.scaling, taken.strength)
     worse = [one for one in found.candidates if one.strength > taken.strength]
@@ -143,12 +146,12 @@ def test_it_is_the_same_again_and_stops_when_told():
 
 def test_of_many_samples_some_choose_and_all_are_solved_for(monkeypatch):
     features, labels = samples(count=300)
-    monkeypatch.setattr(logistic, "CHOOSE_FROM", 60)
-    monkeypatch.setattr(logistic, "ONE_FOLD_FROM", 100)
+    monkeypatch.setattr(logistic_regression, "CHOOSE_FROM", 60)
+    monkeypatch.setattr(logistic_regression, "ONE_FOLD_FROM", 100)
     found = fit_logistic(features, labels, 3)
     assert found.folds == 1 and len(found.candidates[0].losses) == 12
-    whole = Problem.of(
-        scale(features, next(s for s in SCALINGS if s.name == found.scaling)),
+    whole = LogisticProblem.of(
+        scale_features(features, next(s for s in SCALINGS if s.name == found.scaling)),
         labels,
         torch.ones(3),
         0.0,

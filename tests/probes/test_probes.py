@@ -2,8 +2,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from unfreeze.probes.knn import knn_accuracy, knn_predict, leave_one_out
-from unfreeze.probes.linear import linear_accuracy
+from unfreeze.evaluation.knn import knn_accuracy, knn_predict, leave_one_out
+from unfreeze.evaluation.logistic_regression import linear_accuracy
 
 
 def clouds(n, seed):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unfreeze.reports.comparison import sentence, shown
+from unfreeze.reports.comparison import comparison_sentence, comparison_view
 
 NAMES = {"none": "none", "/runs/swav": "swav", "imagenet": "imagenet"}
 ABOUT = {"n": 360, "split": "test", "seeds": 3, "same": True, "rates": "several"}
@@ -15,19 +15,19 @@ def between(value, low, high, *, start="/runs/swav", than="none"):
 
 
 def test_it_says_that_pretraining_paid_and_by_how_much():
-    assert sentence([between(0.062, 0.031, 0.093)], NAMES, ABOUT) == (
+    assert comparison_sentence([between(0.062, 0.031, 0.093)], NAMES, ABOUT) == (
         "Pretraining paid: swav is 6.2 points better than training from scratch "
         "(95 %: +3.1 to +9.3). 3 seeds, 360 test images."
     )
 
 
 def test_it_says_that_it_did_not():
-    said = sentence([between(-0.05, -0.09, -0.01)], NAMES, ABOUT)
+    said = comparison_sentence([between(-0.05, -0.09, -0.01)], NAMES, ABOUT)
     assert "did not pay: swav is 5.0 points worse" in said and "-9.0 to -1.0" in said
 
 
 def test_it_says_that_it_cannot_tell():
-    said = sentence([between(0.008, -0.012, 0.028)], NAMES, ABOUT)
+    said = comparison_sentence([between(0.008, -0.012, 0.028)], NAMES, ABOUT)
     assert said.startswith("Can't tell whether swav pays: +0.8 points") and "paid" not in said
 
 
@@ -35,24 +35,24 @@ def test_it_says_that_a_start_did_not_learn_and_not_that_it_cannot_tell():
     open_, worse = between(-0.006, -0.03, 0.02), between(-0.3, -0.35, -0.25)
     about = ABOUT | {"failed": {"/runs/swav": 3}}
     for apart in (open_, worse):
-        said = sentence([apart], NAMES, about)
+        said = comparison_sentence([apart], NAMES, about)
         assert said.startswith("swav did not learn: it is no better than guessing in 3 of 3 runs.")
         assert "does not show whether swav pays" in said
         assert "Can't tell" not in said and "did not pay" not in said
     # two starts, of which one learned
     other = between(0.1, 0.05, 0.15, start="imagenet")
-    said = sentence([open_, other], NAMES, about)
+    said = comparison_sentence([open_, other], NAMES, about)
     assert "Pretraining paid: imagenet is 10.0 points better" in said
 
 
 def test_a_start_from_nothing_that_did_not_learn_still_shows_that_another_pays():
     about = ABOUT | {"failed": {"none": 2}}
-    said = sentence([between(0.3, 0.25, 0.35)], NAMES, about)
+    said = comparison_sentence([between(0.3, 0.25, 0.35)], NAMES, about)
     assert said.startswith("Pretraining paid: swav is 30.0 points better")
     assert (
         "Training from scratch did not learn: it is no better than guessing in 2 of 3 runs" in said
     )
-    said = sentence([between(0.01, -0.03, 0.05)], NAMES, about)
+    said = comparison_sentence([between(0.01, -0.03, 0.05)], NAMES, about)
     assert said.startswith("Training from scratch did not learn") and "Can't tell" not in said
 
 
@@ -70,21 +70,23 @@ def test_a_start_from_nothing_that_did_not_learn_still_shows_that_another_pays()
     ],
 )
 def test_doubts_are_said(about, caveat):
-    plain = sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT)
-    frozen = sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT | {"frozen": True})
+    plain = comparison_sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT)
+    frozen = comparison_sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT | {"frozen": True})
     assert frozen == plain.replace("training from scratch", "a frozen random network") != plain
     assert caveat not in plain
-    assert caveat in sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT | about)
+    assert caveat in comparison_sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT | about)
 
 
 def test_validation_images_that_chose_nothing_are_not_said_to_have_chosen():
-    said = sentence([between(0.1, 0.05, 0.15)], NAMES, ABOUT | {"split": "val", "chose": []})
+    said = comparison_sentence(
+        [between(0.1, 0.05, 0.15)], NAMES, ABOUT | {"split": "val", "chose": []}
+    )
     assert "chose" not in said
 
 
 def test_without_a_start_from_scratch_the_first_is_the_measure():
     apart = between(0.03, 0.01, 0.05, than="imagenet")
-    assert "swav is 3.0 points better than imagenet" in sentence([apart], NAMES, ABOUT)
+    assert "swav is 3.0 points better than imagenet" in comparison_sentence([apart], NAMES, ABOUT)
 
 
 def test_marks_lie_where_the_numbers_are():
@@ -99,7 +101,7 @@ def test_marks_lie_where_the_numbers_are():
         }
         for w, a in (("none", 0.5), ("/runs/swav", 0.7))
     ]
-    found = shown(
+    found = comparison_view(
         {
             "starts": starts,
             "differences": [between(0.2, 0.1, 0.3)],
@@ -111,7 +113,7 @@ def test_marks_lie_where_the_numbers_are():
             "runs": [],
         }
     )
-    assert found.ends == ("38 %", "82 %") and shown(None) is None
+    assert found.ends == ("38 %", "82 %") and comparison_view(None) is None
     none, swav = (line.scale for line in found.starts)
     assert 0 < none.low < none.dots[0] < none.middle < none.dots[1] < none.high
     assert none.high == pytest.approx(swav.low) and swav.high < 300 and none.zero is None

@@ -5,13 +5,12 @@ import io
 import numpy as np
 from PIL import Image
 
-from unfreeze.reports.findings import read_findings
-from unfreeze.reports.gallery import GAP, sheet, strip
+from unfreeze.reports.run_reader import GAP, contact_sheet, image_row_png, read_run
 
 
 def test_a_strip_holds_the_images_unchanged():
     given = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    made = np.asarray(Image.open(io.BytesIO(strip(given))))
+    made = np.asarray(Image.open(io.BytesIO(image_row_png(given))))
     assert made.shape == (16, 3 * 16 + 2 * GAP, 4)
     for place in range(3):
         left = place * (16 + GAP)
@@ -21,6 +20,6 @@ def test_a_strip_holds_the_images_unchanged():
 
 
 def test_a_sheet_has_a_row_for_each_prototype(pretraining):
-    held = read_findings(pretraining).prototypes
-    whole, part = (Image.open(io.BytesIO(sheet(held, limit=n))) for n in (99, 3))
+    held = read_run(pretraining).prototypes
+    whole, part = (Image.open(io.BytesIO(contact_sheet(held, limit=n))) for n in (99, 3))
     assert whole.height - 8 == 4 * (part.height - 8)  # twelve rows and three

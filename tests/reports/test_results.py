@@ -6,9 +6,14 @@ from types import SimpleNamespace as Fields
 
 import pytest
 
-from unfreeze.reports.results_data import scanned, shown
-from unfreeze.reports.results_models import evaluated, exported
-from unfreeze.reports.results_runs import compared, demonstrated, finetuned, pretrained
+from unfreeze.reports.results_data import scan_display, shown
+from unfreeze.reports.results_models import evaluate_display, export_display
+from unfreeze.reports.results_runs import (
+    compare_display,
+    demo_display,
+    finetune_display,
+    pretrain_display,
+)
 from unfreeze.runtime.display import html, text
 
 WARNING = {"code": "nothing_learned", "message": "The loss stayed at ln 3."}
@@ -60,7 +65,7 @@ def judged(run=None, **changed):
         "confusion": [[45, 5], [5, 45]],
         "run": run,
     }
-    return evaluated(Fields(**{**fields, **changed}), run)
+    return evaluate_display(Fields(**{**fields, **changed}), run)
 
 
 @pytest.fixture
@@ -71,28 +76,28 @@ def run(finetuning):
 
 
 def test_an_accuracy_names_split_size_interval_and_what_it_was_used_for(run):
-    said = text(finetuned(tuned(run)))
+    said = text(finetune_display(tuned(run)))
     assert said.startswith(
         "90.0 % of 100 validation images are classified correctly (95 % interval 82.6 % to "
         "94.5 %). The best epoch was selected on them: expect less on new images."
     )
-    without = finetuned(tuned(run, val_accuracy=None, val_interval=None, best_epoch=None))
+    without = finetune_display(tuned(run, val_accuracy=None, val_interval=None, best_epoch=None))
     assert "the accuracy is not known" in text(without)
 
 
 def test_a_transfer_ends_with_its_files_and_the_next_command(run):
-    said = text(finetuned(tuned(run)))
+    said = text(finetune_display(tuned(run)))
     assert f"report  {run}/report.html" in said and f"model   {run}/model" in said
     assert said.endswith(
         f"Next:\n  unfreeze evaluate {run} pics\n  unfreeze predict {run} IMAGE..."
     )
     (run / "report.html").unlink()
-    assert "report.html" not in text(finetuned(tuned(run)))
+    assert "report.html" not in text(finetune_display(tuned(run)))
 
 
 def test_numbers_are_words_and_no_dictionaries(run):
     repeated = Fields(folds=5, seeds=[0, 1], n=60, accuracy=0.5667, interval=(0.441, 0.684))
-    said = text(finetuned(tuned(run, repeated=repeated)))
+    said = text(finetune_display(tuned(run, repeated=repeated)))
     assert "100 % of the backbone's parameters were loaded" in said
     assert "56.7 % of 60 images (95 % interval 44.1 % to 68.4 %; 5 folds, 2 seeds)" in said
     assert "11,176,512 are frozen and unchanged in the saved model" in said
@@ -100,13 +105,15 @@ def test_numbers_are_words_and_no_dictionaries(run):
 
 
 def test_warnings_stand_before_the_facts(run):
-    said = text(finetuned(tuned(run, warnings=[WARNING])))
+    said = text(finetune_display(tuned(run, warnings=[WARNING])))
     assert said.index("warning: The loss stayed at ln 3.") < said.index("network")
-    assert "<b>warning:</b> The loss stayed" in html(finetuned(tuned(run, warnings=[WARNING])))
+    assert "<b>warning:</b> The loss stayed" in html(
+        finetune_display(tuned(run, warnings=[WARNING]))
+    )
 
 
 def test_a_frozen_part_that_changed_is_loud(run):
-    assert "NOT unchanged" in text(finetuned(tuned(run, frozen_unchanged=False)))
+    assert "NOT unchanged" in text(finetune_display(tuned(run, frozen_unchanged=False)))
 
 
 def test_an_evaluation_is_measured_by_the_constant_answer():
@@ -164,7 +171,7 @@ def look(step, information, **more):
 def test_a_pretraining_says_whether_it_learned(pretraining):
     add(pretraining, look(0, 0.03, effective_rank=12.0), look(400, 0.37, effective_rank=133.6))
     made = pretraining_result(pretraining, figures={"information": 0.37, "effective_rank": 133.6})
-    said = text(pretrained(made))
+    said = text(pretrain_display(made))
     assert said.startswith("Pretraining learned to tell images apart: the loss is")
     assert (
         "prototypes carry 37 % of the maximum information" in said
@@ -183,17 +190,17 @@ def test_a_pretraining_with_labels_is_judged_by_k_nn(pretraining):
         return {"step": step, "split": "val", **counts}
 
     add(pretraining, knn(0, 60), knn(400, 120))
-    good = text(pretrained(pretraining_result(pretraining)))
+    good = text(pretrain_display(pretraining_result(pretraining)))
     assert good.startswith("Pretraining improved the features: k-NN accuracy on 200 validation")
     add(pretraining, knn(500, 62))
-    assert "It is not clear whether" in text(pretrained(pretraining_result(pretraining)))
+    assert "It is not clear whether" in text(pretrain_display(pretraining_result(pretraining)))
     add(pretraining, knn(600, 20))
-    assert "made the features worse" in text(pretrained(pretraining_result(pretraining)))
+    assert "made the features worse" in text(pretrain_display(pretraining_result(pretraining)))
 
 
 def test_a_loss_at_chance_is_nothing_learned(bare):
     add(bare, {"step": 100, "split": "train", "loss": 4.158})
-    said = text(pretrained(pretraining_result(bare)))
+    said = text(pretrain_display(pretraining_result(bare)))
     assert said.startswith("Nothing was learned: the loss is 4.16, and guessing among 64")
 
 
@@ -201,17 +208,17 @@ def test_a_comparison_leads_with_its_verdict(run):
     start = Fields(weights="none", name="none", accuracy=0.5, interval=(0.2, 0.8), accuracies=[0.5])
     one = Fields(weights="none", run=str(run), best_epoch=1)
     made = Fields(starts=[start], split="val", n=1200, verdict="No.", out=str(run), runs=[one])
-    said = text(compared(made))
+    said = text(compare_display(made))
     assert said.startswith("No.") and "20.0 % to 80.0 %" in said
     assert "1,200 validation images, on which the best epoch was selected" in " ".join(said.split())
     made.split = "test"
-    assert "epoch was selected" not in text(compared(made))
+    assert "epoch was selected" not in text(compare_display(made))
 
 
 def test_a_demo_is_a_table_of_means(demonstration):
     results = json.loads((demonstration / "demo.json").read_text())["results"]
     made = Fields(run=str(demonstration), seconds=88.2, results=results)
-    said = text(demonstrated(made))
+    said = text(demo_display(made))
     assert "96.0 ± 0.4" in said and "With 1 label per class, SwAV features classify 77.0 %" in said
 
 
@@ -235,13 +242,13 @@ def found(**changed):
 
 
 def test_a_scan_leads_with_what_can_be_used_and_goes_on_to_quarantine():
-    said = text(scanned(found()))
+    said = text(scan_display(found()))
     assert said.startswith("9 of 10 images can be used, 1 cannot; 2 other files are ignored.")
     assert said.index("truncated") < said.index("two labels")
     assert "1 usable image would be skipped by tools that go by file extensions." in said
     assert said.endswith("unfreeze scan photos --quarantine broken")
     clean = found(usable=10, problems=[], page="scan/scan.html", table="scan/problems.csv")
-    assert text(scanned(clean)).endswith("unfreeze pretrain photos --dry-run")
+    assert text(scan_display(clean)).endswith("unfreeze pretrain photos --dry-run")
 
 
 def test_a_page_about_data_says_what_there_is():
@@ -271,7 +278,7 @@ def test_an_export_says_how_far_it_is_off():
         tolerance=1e-4,
         compared_on="16 views",
     )
-    said = text(exported(made))
+    said = text(export_display(made))
     assert "its outputs equal the run's on 16 views (largest difference 1.2e-06" in said
 
 
@@ -279,5 +286,9 @@ def test_an_export_says_how_far_it_is_off():
 def test_all_of_it_keeps_to_its_width(width, run, monkeypatch):
     monkeypatch.chdir(run.parent)
     here = Path(run.name)
-    for display in (finetuned(tuned(here, warnings=[WARNING])), judged(), scanned(found())):
+    for display in (
+        finetune_display(tuned(here, warnings=[WARNING])),
+        judged(),
+        scan_display(found()),
+    ):
         assert max(map(len, text(display, width).splitlines())) <= width

@@ -3,12 +3,12 @@
 import pytest
 
 from unfreeze.errors import Interrupted
-from unfreeze.runtime.afterwards import afterwards
-from unfreeze.runtime.console import Quiet
-from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime.after_run import warn_on_failure
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.runtime.run_folder import RunFolder
 
 
-class Heard(Quiet):
+class Heard(QuietConsole):
     """A console that keeps its warnings."""
 
     def __init__(self):
@@ -20,7 +20,7 @@ class Heard(Quiet):
 
 def test_a_fault_is_a_warning_with_the_way_to_try_again(tmp_path):
     heard, run = Heard(), RunFolder(tmp_path)
-    with afterwards("The page could not be drawn", run, heard, again="unfreeze report run"):
+    with warn_on_failure("The page could not be drawn", run, heard, again="unfreeze report run"):
         raise ValueError("no\ncolours")
     assert heard.warnings == [
         "The page could not be drawn (ValueError: no colours). All other files were written. "
@@ -31,7 +31,7 @@ def test_a_fault_is_a_warning_with_the_way_to_try_again(tmp_path):
 
 def test_it_is_told_where_even_the_log_cannot_be_written(tmp_path):
     heard = Heard()
-    with afterwards("The table could not be written", RunFolder(tmp_path / "no"), heard):
+    with warn_on_failure("The table could not be written", RunFolder(tmp_path / "no"), heard):
         raise OSError(28, "No space left on device")
     assert heard.warnings[0].endswith("All other files were written.")
 
@@ -41,7 +41,7 @@ def test_who_asks_to_stop_is_heard(tmp_path, stop):
     heard = Heard()
     with (
         pytest.raises(type(stop)),
-        afterwards("The page could not be drawn", RunFolder(tmp_path), heard),
+        warn_on_failure("The page could not be drawn", RunFolder(tmp_path), heard),
     ):
         raise stop
     assert not heard.warnings

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from unfreeze.runtime.bottleneck import Circumstances, bottleneck, waited
+from unfreeze.runtime.bottleneck import ThroughputSettings, bottleneck, data_and_step_seconds
 
-HERE = Circumstances("cpu", "bf16", workers=0, processors=4, store="memory", views="host")
+HERE = ThroughputSettings("cpu", "bf16", workers=0, processors=4, store="memory", views="host")
 
 
 def record(step, data, rest):
@@ -24,24 +24,24 @@ def test_the_slower_part_is_named_with_its_share():
 
 def test_records_count_by_the_steps_they_are_the_mean_of():
     records = [record(1, 1.0, 1.0), record(2, 1.0, 0.0), record(52, 0.0, 1.0)]
-    assert waited(records) == (1.0, 50.0)
+    assert data_and_step_seconds(records) == (1.0, 50.0)
 
 
 def test_the_first_record_counts_only_where_it_is_the_only_one():
-    assert waited([record(1, 2.0, 1.0)]) == (2.0, 1.0)
-    assert waited([record(1, 2.0, 1.0), record(2, 0.0, 1.0)]) == (0.0, 1.0)
+    assert data_and_step_seconds([record(1, 2.0, 1.0)]) == (2.0, 1.0)
+    assert data_and_step_seconds([record(1, 2.0, 1.0), record(2, 0.0, 1.0)]) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(
     "records", [[], [{"step": 1, "split": "val"}], [{"step": 1, "split": "train", "loss": 2.0}]]
 )
 def test_nothing_timed_nothing_said(records):
-    assert waited(records) is None and bottleneck(records, HERE) == ""
+    assert data_and_step_seconds(records) is None and bottleneck(records, HERE) == ""
 
 
 def test_other_records_between_count_for_nothing():
     looks = {"step": 2, "split": "train-look", "seconds_data": 99.0, "seconds_step": 1.0}
-    assert waited([record(2, 1.0, 3.0), looks]) == (2.0, 6.0)
+    assert data_and_step_seconds([record(2, 1.0, 3.0), looks]) == (2.0, 6.0)
 
 
 def test_the_advice_is_something_that_is_not_done_yet():
@@ -62,6 +62,6 @@ def test_the_advice_is_something_that_is_not_done_yet():
 
 def test_without_circumstances_there_is_no_advice():
     assert bottleneck([record(1, 0.0, 1.0)], None) == "The network took 100 % of the time."
-    assert Circumstances.of({"device": "cpu"}) is None
+    assert ThroughputSettings.of({"device": "cpu"}) is None
     facts = {**vars(HERE), "device": "cuda:1", "images": 3}
-    assert Circumstances.of(facts) == replace(HERE, device="cuda")
+    assert ThroughputSettings.of(facts) == replace(HERE, device="cuda")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unfreeze.runtime.budget import SPARE, Option, fitting
+from unfreeze.runs.time_budget import SPARE, BudgetOption, choose_option
 
 
 def option(name, seconds, least=10, most=30, asked=None):
@@ -11,31 +11,33 @@ def option(name, seconds, least=10, most=30, asked=None):
             asked.append(name)
         return seconds
 
-    return Option({"arch": name}, least, most, measured)
+    return BudgetOption({"arch": name}, least, most, measured)
 
 
 def test_the_first_with_enough_epochs_is_taken_and_nothing_behind_it_is_measured():
     asked = []
     options = [option(n, s, asked=asked) for n, s in (("large", 100), ("mid", 10), ("small", 1))]
-    found = fitting(options, 200)
+    found = choose_option(options, 200)
     assert found.values == {"arch": "mid"} and asked == ["large", "mid"]
     assert found.epochs == int(SPARE * 200 / 10) and found.seconds == 10 * found.epochs
 
 
 def test_never_more_epochs_than_are_wanted():
-    found = fitting([option("large", 1)], 3600)
+    found = choose_option([option("large", 1)], 3600)
     assert found.epochs == 30 and found.seconds == 30
 
 
 def test_where_none_has_enough_most_epochs_count():
-    found = fitting([option("large", 60), option("small", 20), option("odd", 30)], 100)
+    found = choose_option([option("large", 60), option("small", 20), option("odd", 30)], 100)
     assert found.values == {"arch": "small"} and found.epochs == 4
 
 
 @pytest.mark.parametrize("seconds", [1000, None])
 def test_nothing_fits(seconds):
-    assert fitting([option("large", seconds)], 100) is None
+    assert choose_option([option("large", seconds)], 100) is None
 
 
 def test_what_cannot_be_computed_is_passed_over():
-    assert fitting([option("broken", None), option("small", 1)], 100).values == {"arch": "small"}
+    assert choose_option([option("broken", None), option("small", 1)], 100).values == {
+        "arch": "small"
+    }

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from unfreeze.errors import UsageError
-from unfreeze.runtime.deadline import Deadline, process_began, seconds_in
 from unfreeze.runtime.signals import StopRequest, stop_requests
+from unfreeze.runtime.time_limit import TimeLimit, parse_duration, process_start
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ from unfreeze.runtime.signals import StopRequest, stop_requests
     ],
 )
 def test_times_in_every_spelling(text, seconds):
-    assert seconds_in(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_times_in_every_spelling(text, seconds):
 )
 def test_what_is_no_time_is_refused_with_an_example(text):
     with pytest.raises(UsageError) as caught:
-        seconds_in(text)
+        parse_duration(text)
     assert "1-12:00:00" in caught.value.next_step
 
 
@@ -55,7 +55,7 @@ class Clock:
 def steps_made(limit, step, save, *, validation=0.0):
     """Seconds since the start at which a run of equal steps has ended, and how many it made."""
     clock = Clock()
-    deadline = Deadline(limit, clock.now, clock)
+    deadline = TimeLimit(limit, clock.now, clock)
     for made in range(1, 100_000):
         clock.now += step
         if deadline.unmeasured or deadline.reached(step):
@@ -91,7 +91,7 @@ def test_a_start_that_is_late_already_still_makes_a_step():
 
 def test_a_slow_step_is_remembered_for_a_while():
     clock = Clock()
-    deadline = Deadline(100, clock.now, clock)
+    deadline = TimeLimit(100, clock.now, clock)
     clock.now += 70
     assert not deadline.reached(1.0)
     assert not deadline.reached(20.0)  # 70 + 20 + 5 is below 100
@@ -103,19 +103,19 @@ def test_a_slow_step_is_remembered_for_a_while():
 
 
 def test_no_limit_is_never_reached():
-    deadline = Deadline.of(None)
+    deadline = TimeLimit.of(None)
     assert not deadline.unmeasured and not deadline.reached(1e9)
 
 
 def test_the_deadline_asks_through_the_stop_request_and_a_signal_keeps_its_name():
     with stop_requests() as stop:
-        stop.at(Deadline(), 1.0)
+        stop.at(TimeLimit(), 1.0)
         assert not stop
-        stop.at(Deadline(1.0, time.monotonic() - 10), 1.0)
+        stop.at(TimeLimit(1.0, time.monotonic() - 10), 1.0)
         assert stop and stop.name == "--time-limit"
     asked = StopRequest()
     asked.name = "SIGTERM"
-    asked.at(Deadline(1.0, time.monotonic() - 10), 1.0)
+    asked.at(TimeLimit(1.0, time.monotonic() - 10), 1.0)
     assert asked.name == "SIGTERM"
 
 
@@ -123,9 +123,9 @@ def test_time_counts_from_the_start_of_the_process():
     began = time.monotonic()
     code = (
         "import time; time.sleep(0.5)\n"
-        "from unfreeze.runtime.deadline import process_began\n"
-        "print(process_began())"
+        "from unfreeze.runtime.time_limit import process_start\n"
+        "print(process_start())"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert abs(float(said.stdout) - began) < 0.3
-    assert process_began() < time.monotonic()
+    assert process_start() < time.monotonic()

@@ -7,8 +7,8 @@ import pytest
 PROBE = """
 import sys
 import torch
-import unfreeze.api.finetune, unfreeze.api.pretrain  # no tensor is made by importing
-from unfreeze.runtime.devices import pick_device
+import unfreeze.commands.finetune, unfreeze.commands.pretrain  # no tensor is made by importing
+from unfreeze.runtime.device import pick_device
 if "ask" in sys.argv:
     pick_device("cpu")
 print(torch.empty(2**20).data_ptr() % 4096)  # torch starts at a page what it asks large ones for

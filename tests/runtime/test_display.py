@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import pytest
 
 from unfreeze.runtime.display import Display, Displayed, html, text
-from unfreeze.runtime.layout import Table
+from unfreeze.runtime.text_layout import TextTable
 
 SHOWN = Display(
     lead=["It went <well>."],
     warnings=["One doubt."],
     facts=[("network", "resnet18")],
-    tables=[Table(("class", "n"), [("a", "1"), ("of many",), ("b", "22")], title="Classes")],
+    tables=[TextTable(("class", "n"), [("a", "1"), ("of many",), ("b", "22")], title="Classes")],
     notes=["A note."],
     files=[("report", "r/report.html")],
     next=["unfreeze predict r IMAGE..."],
@@ -25,7 +25,7 @@ class Result(Displayed):
     lines: int
 
     def display(self):
-        return Display(tables=[Table(("n",), [(str(n),) for n in range(self.lines)])])
+        return Display(tables=[TextTable(("n",), [(str(n),) for n in range(self.lines)])])
 
     def rows(self):
         return [{"n": n} for n in range(self.lines)]
@@ -79,7 +79,7 @@ def test_rows_become_a_table_of_pandas():
 
 
 def test_pandas_is_loaded_only_when_it_is_wanted():
-    code = "import sys, unfreeze, unfreeze.api.finetune; print('pandas' in sys.modules)"
+    code = "import sys, unfreeze, unfreeze.commands.finetune; print('pandas' in sys.modules)"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert made.stdout == "False\n"
 

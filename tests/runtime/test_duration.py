@@ -2,7 +2,7 @@
 
 import pytest
 
-from unfreeze.runtime.duration import spoken
+from unfreeze.runtime.time_limit import rough_duration
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ from unfreeze.runtime.duration import spoken
     ],
 )
 def test_people_count_in_minutes_hours_and_days(seconds, words):
-    assert spoken(seconds) == words
+    assert rough_duration(seconds) == words

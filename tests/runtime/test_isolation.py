@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import unfreeze
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import replace_head
-from unfreeze.checkpoints.modelfile import load_model
-from unfreeze.cli.verbs import SETTINGS, work
+from unfreeze.checkpoints.model_file import load_model
+from unfreeze.cli.registry import SETTINGS, command_function
+from unfreeze.models.build import build
+from unfreeze.models.head import replace_head
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.threads import set_threads
 from unfreeze.transfer.predictor import load_features
@@ -85,7 +85,7 @@ def test_within_the_block_it_is_as_it_comes_and_after_it_as_it_was(kind):
 
 @pytest.mark.parametrize("verb", sorted(SETTINGS.keys() - {"cache"}))  # it computes nothing
 def test_every_verb_is_isolated(verb):
-    assert hasattr(work(verb), "__wrapped__")
+    assert hasattr(command_function(verb), "__wrapped__")
 
 
 TINY = {"arch": "unfreeze/tiny", "image_size": 16, "device": "cpu", "epochs": 1, "batch_size": 8}

@@ -3,7 +3,7 @@
 import pytest
 
 from unfreeze.errors import UsageError
-from unfreeze.runtime.launcher import Launch, launched
+from unfreeze.runtime.launcher import LaunchInfo, detect_launcher
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 SLURM = {
@@ -15,9 +15,9 @@ SLURM = {
 
 
 def test_torchrun_and_slurm_say_the_same():
-    assert launched(TORCHRUN) == Launch("torchrun", 5, 8, 1, 4)
-    assert launched(SLURM) == Launch("slurm", 5, 8, 1, 4)
-    assert launched(SLURM).nodes == 2
+    assert detect_launcher(TORCHRUN) == LaunchInfo("torchrun", 5, 8, 1, 4)
+    assert detect_launcher(SLURM) == LaunchInfo("slurm", 5, 8, 1, 4)
+    assert detect_launcher(SLURM).nodes == 2
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ def test_torchrun_and_slurm_say_the_same():
     ],
 )
 def test_a_process_is_alone_unless_a_launcher_says_otherwise(environment):
-    assert launched(environment) == Launch()
+    assert detect_launcher(environment) == LaunchInfo()
 
 
 def test_unequal_machines_are_refused():
     with pytest.raises(UsageError, match="not split evenly"):
-        launched({**SLURM, "SLURM_STEP_NUM_TASKS": "7"})
+        detect_launcher({**SLURM, "SLURM_STEP_NUM_TASKS": "7"})
     with pytest.raises(UsageError, match="not split evenly"):
-        launched({**TORCHRUN, "LOCAL_WORLD_SIZE": "3"})
+        detect_launcher({**TORCHRUN, "LOCAL_WORLD_SIZE": "3"})

@@ -13,15 +13,15 @@ import warnings
 import pytest
 
 from unfreeze.errors import UsageError
-from unfreeze.runtime import loggers
-from unfreeze.runtime.console import Logged, Quiet
-from unfreeze.runtime.loggers import available, passed_on, values_of
-from unfreeze.runtime.runfolder import RunFolder
+from unfreeze.runtime import trackers
+from unfreeze.runtime.console import LoggingConsole, QuietConsole
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.runtime.trackers import check_loggers, logging_to, values_of
 
 SETTINGS = {"epochs": 2, "base_lr": 0.002, "size_crops": [16, 12], "limit": None, "scan": "full"}
 
 
-class Kept(Quiet):
+class Kept(QuietConsole):
     def __init__(self):
         self.lines = []
 
@@ -37,7 +37,7 @@ def record(run, names, first, last, *, step=None, console=None):
     """A start of a run that records these steps; with `step` it goes on from there."""
     if step is not None:
         run.rewind_metrics(step)
-    with passed_on(names, run, SETTINGS, max(0, step or 0), console or Quiet()):
+    with logging_to(names, run, SETTINGS, max(0, step or 0), console or QuietConsole()):
         for number in range(first, last + 1):
             run.metric(line(number))
             if number % 5 == 0:
@@ -99,11 +99,11 @@ def test_tensorboard_goes_on_and_steps_written_again_count_once(tensorboard, tmp
 def test_a_killed_run_leaves_its_last_record_in_tensorboard(tensorboard, tmp_path):
     script = (
         "import os, sys, time\n"
-        "from unfreeze.runtime.console import Quiet\n"
-        "from unfreeze.runtime.loggers import passed_on\n"
-        "from unfreeze.runtime.runfolder import RunFolder\n"
+        "from unfreeze.runtime.console import QuietConsole\n"
+        "from unfreeze.runtime.trackers import logging_to\n"
+        "from unfreeze.runtime.run_folder import RunFolder\n"
         f"run = RunFolder.create({str(tmp_path / 'run')!r})\n"
-        "with passed_on(['tensorboard'], run, {}, 0, Quiet()):\n"
+        "with logging_to(['tensorboard'], run, {}, 0, QuietConsole()):\n"
         "    [run.metric({'step': n, 'split': 'train', 'loss': 1.0}) for n in range(1, 8)]\n"
         "    time.sleep(30)\n"
     )
@@ -135,7 +135,7 @@ def test_settings_are_tensorboards_hyper_parameters(tensorboard, tmp_path):
 def test_a_logger_added_on_resume_gets_what_was_recorded_before(tensorboard, tmp_path):
     run = RunFolder.create(tmp_path / "run")
     record(run, ["none"], 1, 6)
-    assert not run.file(loggers.IDS).exists()
+    assert not run.file(trackers.IDS).exists()
     record(run, ["tensorboard"], 5, 8, step=4)
     assert events(run.file("tensorboard")) == expected(run)
     assert set(expected(run)["train/loss"]) == set(range(1, 9))
@@ -156,7 +156,7 @@ def mlflow(tmp_path, monkeypatch):
 
 
 def history(client, run):
-    id = json.loads(run.file(loggers.IDS).read_text())["mlflow"]
+    id = json.loads(run.file(trackers.IDS).read_text())["mlflow"]
     found = client.get_run(id)
     points = {
         name: [(m.step, m.value) for m in client.get_metric_history(id, name)]
@@ -225,7 +225,7 @@ def test_wandb_offline_goes_on_under_the_same_id(wandb, tmp_path):
     record(run, ["wandb"], 1, 10, console=console)
     time.sleep(1.1)  # W&B names its folders by the second
     record(run, ["wandb"], 8, 15, step=7, console=console)
-    id = json.loads(run.file(loggers.IDS).read_text())["wandb"]
+    id = json.loads(run.file(trackers.IDS).read_text())["wandb"]
     files = sorted(run.file("wandb").glob("offline-run-*/*.wandb"))
     assert {f.stem for f in files} == {f"run-{id}"} and console.lines == []
     assert [offline_steps(f) for f in files] == [[*range(1, 11)], [*range(11, 16)]]
@@ -236,7 +236,7 @@ def test_wandb_dying_under_a_run_ends_nothing(wandb, tmp_path):
         "import os, signal, subprocess, sys, time\n"
         "from pathlib import Path\n"
         "from unfreeze.runtime import loggers\n"
-        "from unfreeze.runtime.runfolder import RunFolder\n"
+        "from unfreeze.runtime.run_folder import RunFolder\n"
         "class Out:\n"
         "    def say(self, text): print(text)\n"
         f"run = RunFolder.create({str(tmp_path / 'run')!r})\n"
@@ -380,9 +380,9 @@ class Breaks:
 
 def test_a_logger_that_fails_is_said_once_and_dropped(monkeypatch, tmp_path):
     module(monkeypatch, "wandb")
-    monkeypatch.setitem(loggers.KINDS, "wandb", Breaks)
+    monkeypatch.setitem(trackers.KINDS, "wandb", Breaks)
     run, shown = RunFolder.create(tmp_path / "run"), Kept()
-    console = Logged(shown)
+    console = LoggingConsole(shown)
     console.into(run)
     record(run, ["wandb"], 1, 20, console=console)
     assert len(run.metrics()) == 24 and run.listeners == []
@@ -398,8 +398,8 @@ class Hangs(Breaks):
 
 def test_a_logger_that_hangs_holds_up_neither_steps_nor_the_end(monkeypatch, tmp_path):
     module(monkeypatch, "wandb")
-    monkeypatch.setitem(loggers.KINDS, "wandb", Hangs)
-    monkeypatch.setattr(loggers, "PATIENCE", -4.9)
+    monkeypatch.setitem(trackers.KINDS, "wandb", Hangs)
+    monkeypatch.setattr(trackers, "CLOSE_TIMEOUT", -4.9)
     run, console = RunFolder.create(tmp_path / "run"), Kept()
     began = time.monotonic()
     record(run, ["wandb"], 1, 20, console=console)
@@ -409,12 +409,12 @@ def test_a_logger_that_hangs_holds_up_neither_steps_nor_the_end(monkeypatch, tmp
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError) as caught:
-        available(["wandb"])
+        check_loggers(["wandb"])
     assert "wandb is not installed" in caught.value.sentence
     assert "'unfreeze[wandb]'" in caught.value.next_step
-    assert available(["none"]) == ()
+    assert check_loggers(["none"]) == ()
 
 
 def test_none_and_another_contradict():
     with pytest.raises(UsageError, match="cannot be combined"):
-        available(["none", "wandb"])
+        check_loggers(["none", "wandb"])

@@ -5,10 +5,10 @@ import types
 
 import pytest
 
-from unfreeze.runtime.console import Quiet
-from unfreeze.runtime.layout import Table
-from unfreeze.runtime.notebook import Notebook, bar, in_notebook, python_console
-from unfreeze.runtime.progress import Drawn, Lines
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.runtime.notebook import NotebookConsole, bar, in_notebook, python_console
+from unfreeze.runtime.progress import PlainConsole, TerminalConsole
+from unfreeze.runtime.text_layout import TextTable
 
 
 class Clock:
@@ -43,19 +43,21 @@ def kernel(monkeypatch):
 
 def test_nobody_watches(monkeypatch):
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
-    assert not in_notebook() and isinstance(python_console(), Quiet)
-    assert isinstance(python_console(True), Lines)
+    assert not in_notebook() and isinstance(python_console(), QuietConsole)
+    assert isinstance(python_console(True), PlainConsole)
 
 
 def test_a_terminal_watches(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert isinstance(python_console(), Drawn) and isinstance(python_console(False), Quiet)
+    assert isinstance(python_console(), TerminalConsole) and isinstance(
+        python_console(False), QuietConsole
+    )
 
 
 def test_a_notebook_watches(kernel):
-    assert in_notebook() and isinstance(python_console(), Notebook)
-    assert isinstance(python_console(False), Quiet)
+    assert in_notebook() and isinstance(python_console(), NotebookConsole)
+    assert isinstance(python_console(False), QuietConsole)
 
 
 def test_ipython_in_a_terminal_is_no_notebook(kernel):
@@ -65,7 +67,7 @@ def test_ipython_in_a_terminal_is_no_notebook(kernel):
 
 def test_a_bar_is_redrawn_in_place_and_goes(kernel):
     clock = Clock()
-    console = Notebook(clock)
+    console = NotebookConsole(clock)
     with console.progress("finetune", 100) as advance:
         for _ in range(100):
             clock.now += 0.125
@@ -78,10 +80,10 @@ def test_a_bar_is_redrawn_in_place_and_goes(kernel):
 
 
 def test_lines_warnings_and_tables(kernel, capsys):
-    console = Notebook()
+    console = NotebookConsole()
     console.say("a line")
     console.warn("a <doubt>")
-    console.table(Table(("name", "n"), [("a", "5")]))
+    console.table(TextTable(("name", "n"), [("a", "5")]))
     assert capsys.readouterr().out == "a line\n"
     assert kernel[0].drawn[0] == "<b>warning:</b> a &lt;doubt&gt;"
     assert "<th" in kernel[1].drawn[0] and ">5</td>" in kernel[1].drawn[0]

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from unfreeze.errors import UsageError
-from unfreeze.runtime.outputs import (
-    arrays_of,
+from unfreeze.runtime.output_files import (
+    check_output_file,
+    is_csv_with,
+    is_json_with,
+    is_npz_with,
     is_our_page,
-    object_of,
-    output_file,
     refuse_inside,
     same_file,
-    table_of,
 )
 
-OURS = table_of(("path", "label"))
+OURS = is_csv_with(("path", "label"))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def mine(tmp_path, monkeypatch):
 def test_a_new_file_an_empty_one_and_an_earlier_one_may_be_written(mine):
     (mine / "empty").write_text("")
     for name in ("new.csv", "folder/to/come.csv", "empty", "earlier.csv"):
-        assert output_file(name, ours=OURS).name == name.rpartition("/")[2]
+        assert check_output_file(name, ours=OURS).name == name.rpartition("/")[2]
     assert not (mine / "folder").exists()
 
 
@@ -39,7 +39,7 @@ def test_a_file_of_somebody_else_is_refused_by_every_name(mine, name):
     (mine / "linked.csv").symlink_to("mine.csv")
     os.link("mine.csv", "hard.csv")
     with pytest.raises(UsageError, match="not written by this command"):
-        output_file(name, ours=OURS)
+        check_output_file(name, ours=OURS)
 
 
 @pytest.mark.parametrize("name", ["earlier.csv", "./earlier.csv", "linked.csv", "hard.csv", "a/.."])
@@ -49,12 +49,12 @@ def test_an_input_is_refused_by_every_name_also_where_we_wrote_it(mine, name):
     (mine / "a").mkdir()
     target = "a/../earlier.csv" if name == "a/.." else name
     with pytest.raises(UsageError, match="is an input"):
-        output_file(target, ours=OURS, inputs=["digits", str(mine / "earlier.csv")])
+        check_output_file(target, ours=OURS, inputs=["digits", str(mine / "earlier.csv")])
 
 
 def test_a_link_to_an_earlier_result_is_followed_and_not_replaced(mine):
     (mine / "latest.csv").symlink_to("earlier.csv")
-    assert output_file("latest.csv", ours=OURS) == (mine / "earlier.csv").resolve()
+    assert check_output_file("latest.csv", ours=OURS) == (mine / "earlier.csv").resolve()
 
 
 @pytest.mark.parametrize("name", ["pipe", "/dev/null", "folder", "dangling", "x" * 300, "a\0b"])
@@ -63,25 +63,27 @@ def test_what_is_no_file_is_refused(mine, name):
     (mine / "folder").mkdir()
     (mine / "dangling").symlink_to("nowhere")
     with pytest.raises(UsageError) as caught:
-        output_file(name, ours=lambda path: True)
+        check_output_file(name, ours=lambda path: True)
     assert caught.value.next_step
 
 
 def test_a_file_inside_an_archive_is_none(mine):
     (mine / "d.zip").write_bytes(b"PK")
     with pytest.raises(UsageError, match="in a file"):
-        output_file("d.zip/found.csv", ours=OURS)
+        check_output_file("d.zip/found.csv", ours=OURS)
 
 
 def test_our_files_are_known_by_what_is_in_them(mine):
     np.savez(mine / "two.npz", paths=np.zeros(1), images=np.zeros(1))
-    assert arrays_of("images", "paths")(mine / "two.npz")
-    assert not arrays_of("paths")(mine / "two.npz") and not arrays_of("paths")(mine / "mine.csv")
+    assert is_npz_with("images", "paths")(mine / "two.npz")
+    assert not is_npz_with("paths")(mine / "two.npz") and not is_npz_with("paths")(
+        mine / "mine.csv"
+    )
     (mine / "page.html").write_text("<html><title>unfreeze</title></html>")
     assert not is_our_page(mine / "page.html")
     (mine / "a.json").write_text('{"n": 1, "split": "val"}')
-    assert object_of("n")(mine / "a.json") and not object_of("n", "x")(mine / "a.json")
-    assert not object_of("n")(mine / "mine.csv")
+    assert is_json_with("n")(mine / "a.json") and not is_json_with("n", "x")(mine / "a.json")
+    assert not is_json_with("n")(mine / "mine.csv")
     assert not OURS(mine / "mine.csv") and OURS(mine / "earlier.csv")
 
 

@@ -4,9 +4,15 @@ import io
 
 import pytest
 
-from unfreeze.runtime.layout import Table
-from unfreeze.runtime.progress import Drawn, Lines, bar_line, duration, make_console
-from unfreeze.runtime.world import World
+from unfreeze.runtime.progress import (
+    PlainConsole,
+    TerminalConsole,
+    bar_line,
+    duration,
+    make_console,
+)
+from unfreeze.runtime.terminal import Environment
+from unfreeze.runtime.text_layout import TextTable
 
 
 class Terminal(io.StringIO):
@@ -22,8 +28,8 @@ class Clock:
 
 
 def test_one_line_each_fifty_steps_with_the_time_left():
-    world, clock = World(io.StringIO(), io.StringIO()), Clock()
-    with Lines(world, clock).progress("pretrain", 120) as advance:
+    world, clock = Environment(io.StringIO(), io.StringIO()), Clock()
+    with PlainConsole(world, clock).progress("pretrain", 120) as advance:
         for _ in range(120):
             clock.now += 2.0
             advance(1, "loss 3.2  data 1 ms  step 80 ms")
@@ -35,16 +41,16 @@ def test_one_line_each_fifty_steps_with_the_time_left():
 
 
 def test_a_resumed_count_does_not_flatter_the_rate():
-    world, clock = World(io.StringIO(), io.StringIO()), Clock()
-    with Lines(world, clock).progress("pretrain", 200, done=90) as advance:
+    world, clock = Environment(io.StringIO(), io.StringIO()), Clock()
+    with PlainConsole(world, clock).progress("pretrain", 200, done=90) as advance:
         clock.now = 10.0
         advance(10, "loss 1")
     assert world.stderr.getvalue() == "pretrain 100/200  loss 1  1:40 left\n"
 
 
 def test_silent_steps_are_worth_a_line_every_ten_seconds():
-    world, clock = World(io.StringIO(), io.StringIO()), Clock()
-    with Lines(world, clock).progress("decoding", 10_000) as advance:
+    world, clock = Environment(io.StringIO(), io.StringIO()), Clock()
+    with PlainConsole(world, clock).progress("decoding", 10_000) as advance:
         for _ in range(10_000):
             clock.now += 0.0025
             advance(1)
@@ -56,13 +62,13 @@ def test_durations():
 
 
 def test_the_stream_decides():
-    assert isinstance(make_console(World(io.StringIO(), io.StringIO())), Lines)
-    assert isinstance(make_console(World(io.StringIO(), Terminal())), Drawn)
+    assert isinstance(make_console(Environment(io.StringIO(), io.StringIO())), PlainConsole)
+    assert isinstance(make_console(Environment(io.StringIO(), Terminal())), TerminalConsole)
 
 
 def test_bars_inside_bars_and_lines_above_them(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
-    world = World(io.StringIO(), Terminal())
+    world = Environment(io.StringIO(), Terminal())
     console = make_console(world)
     with console.progress("outer", 2) as outer:
         with console.progress("inner", 3) as inner:
@@ -76,11 +82,11 @@ def test_bars_inside_bars_and_lines_above_them(monkeypatch):
 
 
 def test_warnings_look_like_warnings(monkeypatch):
-    plain = World(io.StringIO(), io.StringIO())
+    plain = Environment(io.StringIO(), io.StringIO())
     make_console(plain).warn("Nothing was learned.")
     assert plain.stderr.getvalue() == "warning: Nothing was learned.\n"
     monkeypatch.setenv("TERM", "xterm-256color")
-    terminal = World(io.StringIO(), Terminal())
+    terminal = Environment(io.StringIO(), Terminal())
     make_console(terminal).warn("[red] is no markup.")
     shown = terminal.stderr.getvalue()
     assert "\x1b[1;33mwarning:" in shown and "\x1b[1m [red] is no markup." in shown
@@ -89,8 +95,8 @@ def test_warnings_look_like_warnings(monkeypatch):
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_what_a_file_holds_gives_the_terminal_no_orders(monkeypatch, stream):
     monkeypatch.setenv("TERM", "dumb")
-    world = World(io.StringIO(), stream())
-    for console in (make_console(world), Drawn(world)):
+    world = Environment(io.StringIO(), stream())
+    for console in (make_console(world), TerminalConsole(world)):
         console.say("say \x1b]0;title\x07.")
         console.warn("warn \x9b2J.")
     shown = world.stderr.getvalue()
@@ -121,11 +127,11 @@ def test_a_long_label_gives_way():
 def test_lines_of_a_terminal_are_wrapped_between_words(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "60")
-    world = World(io.StringIO(), Terminal())
+    world = Environment(io.StringIO(), Terminal())
     console = make_console(world)
     console.say("Four sentences of moderate length do not fit into sixty columns of a terminal.")
     console.say("Resume with: unfreeze finetune 'my photos' --labels l.csv --out runs/one --resume")
-    console.table(Table(("setting", "value", "why"), [("batch-size", "32", "word " * 20)]))
+    console.table(TextTable(("setting", "value", "why"), [("batch-size", "32", "word " * 20)]))
     lines = world.stderr.getvalue().splitlines()
     assert max(map(len, lines)) <= 60
     assert lines[:4] == [

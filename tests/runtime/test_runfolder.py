@@ -3,8 +3,8 @@ import os
 import pytest
 
 from unfreeze.errors import DataError, UsageError
-from unfreeze.runtime.console import Logged, Quiet
-from unfreeze.runtime.runfolder import ENTRIES, RunFolder, is_run, read_metrics
+from unfreeze.runtime.console import LoggingConsole, QuietConsole
+from unfreeze.runtime.run_folder import ENTRIES, RunFolder, is_run_folder, read_metrics
 
 
 def test_a_used_folder_is_refused_unless_told(tmp_path):
@@ -44,7 +44,7 @@ def test_names_like_ours_make_no_run_and_are_not_resumed(tmp_path, name):
         mine.write_text("epochs = 3\n")
     else:
         mine.mkdir()
-    assert not is_run(mine.parent)
+    assert not is_run_folder(mine.parent)
     for how in ({"overwrite": True}, {"resume": "auto"}):
         with pytest.raises(UsageError, match="is not a run folder"):
             RunFolder.create(mine.parent, **how)
@@ -119,7 +119,7 @@ def test_what_a_killed_process_left_goes_and_nothing_of_others(tmp_path):
 
 
 def test_lines_said_before_there_is_a_run_are_in_its_log(tmp_path):
-    console = Logged(Quiet())
+    console = LoggingConsole(QuietConsole())
     console.say("before")
     run = RunFolder.create(tmp_path / "run")
     console.into(run)

@@ -12,16 +12,16 @@ import threading
 import pytest
 
 import unfreeze
-from unfreeze.api.uses import record_test_use, uses_of_test
 from unfreeze.errors import UsageError
-from unfreeze.runtime import runlock
-from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.runtime.runlock import LOCK, OWNER, RunLocks, alone
+from unfreeze.runs.test_usage import record_test_use, test_set_uses
+from unfreeze.runtime import run_lock
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.runtime.run_lock import LOCK, OWNER, RunFolderLocks, exclusive_access
 
 HOLDS = """
 import os, sys, time
-from unfreeze.runtime.runlock import RunLocks
-locks = RunLocks()
+from unfreeze.runtime.run_lock import RunFolderLocks
+locks = RunFolderLocks()
 locks.take(sys.argv[1])
 if not os.fork():  # as a loader starts a worker
     print(os.getpid(), flush=True)
@@ -31,22 +31,22 @@ time.sleep(60)
 
 def test_the_second_is_refused_and_nothing_is_left_behind(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
-    with RunLocks() as locks:
+    with RunFolderLocks() as locks:
         locks.take(tmp_path)
         locks.take(tmp_path)  # once more by the same call
-        with RunLocks() as others, pytest.raises(UsageError) as caught:
+        with RunFolderLocks() as others, pytest.raises(UsageError) as caught:
             others.take(tmp_path / "link")
         who = f"process {os.getpid()} on {socket.gethostname()} has been running in it since 20"
         assert f"link is in use: {who}" in caught.value.sentence and caught.value.exit_code == 2
         assert "stop it, or name another --out" in caught.value.next_step
         assert {path.name for path in tmp_path.iterdir()} == {"link", LOCK, OWNER}
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
-    with RunLocks() as locks:
+    with RunFolderLocks() as locks:
         locks.take(tmp_path)
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path):
-    with RunLocks() as locks:
+    with RunFolderLocks() as locks:
         locks.take_existing(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -57,11 +57,11 @@ def test_it_dies_with_its_process_though_a_worker_lives_on(tmp_path):
     worker = int(holder.stdout.readline())
     try:
         with pytest.raises(UsageError, match=f"process {holder.pid} on"):
-            RunLocks().take(tmp_path)
+            RunFolderLocks().take(tmp_path)
         holder.kill()
         holder.wait()
         os.kill(worker, 0)  # it is there
-        with RunLocks() as locks:
+        with RunFolderLocks() as locks:
             locks.take(tmp_path)
             assert json.loads((tmp_path / OWNER).read_text())["pid"] == os.getpid()
     finally:
@@ -72,7 +72,7 @@ def test_it_dies_with_its_process_though_a_worker_lives_on(tmp_path):
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """A process on another machine left its name in `tmp_path`; locks do not reach that far."""
-    monkeypatch.setattr(runlock, "BEAT", 0.1)
+    monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.1)
     owner = tmp_path / OWNER
     owner.write_text(json.dumps({"host": "elsewhere", "pid": 7, "since": "2030-01-01 00:00:00"}))
     return owner
@@ -89,20 +89,20 @@ def test_on_another_machine_it_lives_while_its_file_is_touched(elsewhere, tmp_pa
     thread.start()
     try:
         with pytest.raises(UsageError, match="process 7 on elsewhere"):
-            RunLocks().take(tmp_path)
+            RunFolderLocks().take(tmp_path)
     finally:
         over.set()
         thread.join()
-    with RunLocks() as locks:  # and then no longer
+    with RunFolderLocks() as locks:  # and then no longer
         locks.take(tmp_path)
 
 
 def test_whoever_holds_a_folder_touches_its_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(runlock, "BEAT", 0.05)
-    with RunLocks() as locks:
+    monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.05)
+    with RunFolderLocks() as locks:
         locks.take(tmp_path)
-        assert runlock._has_heartbeat(tmp_path / OWNER)
-    assert not runlock._has_heartbeat(tmp_path / OWNER)
+        assert run_lock._has_heartbeat(tmp_path / OWNER)
+    assert not run_lock._has_heartbeat(tmp_path / OWNER)
 
 
 def test_without_flock_a_file_is_the_lock(tmp_path, monkeypatch):
@@ -110,10 +110,10 @@ def test_without_flock_a_file_is_the_lock(tmp_path, monkeypatch):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", missing)
-    with RunLocks() as locks:
+    with RunFolderLocks() as locks:
         locks.take(tmp_path)
         with pytest.raises(UsageError, match=f"process {os.getpid()} on") as caught:
-            RunLocks().take(tmp_path)
+            RunFolderLocks().take(tmp_path)
         assert f"delete {tmp_path / LOCK}" in caught.value.next_step
     assert list(tmp_path.iterdir()) == []
 
@@ -121,17 +121,17 @@ def test_without_flock_a_file_is_the_lock(tmp_path, monkeypatch):
 def test_what_a_killed_process_left_counts_as_an_empty_folder(tmp_path):
     for name in (LOCK, OWNER):
         (tmp_path / name).write_text("")
-    with RunLocks() as locks:
+    with RunFolderLocks() as locks:
         RunFolder.create(tmp_path, hold=locks.take)
 
 
 def test_starting_again_empties_the_folder_but_keeps_hold_of_it(tmp_path):
     RunFolder.create(tmp_path).metric({"step": 1})
-    with RunLocks() as locks:
+    with RunFolderLocks() as locks:
         run = RunFolder.create(tmp_path, overwrite=True, hold=locks.take)
         assert run.metrics() == []
         with pytest.raises(UsageError, match="is in use"):
-            RunFolder.create(tmp_path, overwrite=True, hold=RunLocks().take)
+            RunFolder.create(tmp_path, overwrite=True, hold=RunFolderLocks().take)
 
 
 def test_uses_of_the_test_set_that_are_counted_at_once_are_all_counted(tmp_path):
@@ -146,12 +146,16 @@ def test_uses_of_the_test_set_that_are_counted_at_once_are_all_counted(tmp_path)
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(counts) == list(range(1, 21)) and uses_of_test(tmp_path) == 20
+    assert sorted(counts) == list(range(1, 21)) and test_set_uses(tmp_path) == 20
     assert [path.name for path in tmp_path.iterdir()] == ["test_uses.json"]
 
 
 def test_whoever_waits_too_long_for_another_goes_without(tmp_path):
-    with alone(tmp_path / "x.json"), pytest.raises(OSError), alone(tmp_path / "x.json", 0.05):
+    with (
+        exclusive_access(tmp_path / "x.json"),
+        pytest.raises(OSError),
+        exclusive_access(tmp_path / "x.json", 0.05),
+    ):
         pass
 
 
@@ -169,7 +173,7 @@ TINY = {"arch": "unfreeze/tiny", "device": "cpu", "resume": "auto"}
     ids=["pretrain", "finetune", "compare", "demo"],
 )
 def test_no_verb_enters_a_folder_in_which_another_runs(tmp_path, start):
-    with RunLocks() as locks:
+    with RunFolderLocks() as locks:
         locks.take(tmp_path)
         with pytest.raises(UsageError, match="is in use: process"):
             start(str(tmp_path))

@@ -11,9 +11,9 @@ from unfreeze.runtime import signals
 from unfreeze.runtime.signals import (
     StopRequest,
     ending_interrupts,
-    requests,
-    signals_held,
+    signals_blocked,
     stop_requests,
+    stop_signals,
 )
 
 NAMES = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"]
@@ -60,7 +60,7 @@ def test_other_threads_are_left_alone():
 def test_a_hangup_that_nohup_ignores_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert signal.SIGHUP not in requests() and signal.SIGTERM in requests()
+        assert signal.SIGHUP not in stop_signals() and signal.SIGTERM in stop_signals()
         with stop_requests() as stop, ending_interrupts():
             signal.raise_signal(signal.SIGHUP)
         assert not stop
@@ -119,7 +119,7 @@ def test_a_late_signal_changes_no_exit_code(moment):
 
 
 def test_processes_that_start_while_signals_are_held_get_none():
-    with signals_held():
+    with signals_blocked():
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # waits, or it would end us
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         signal.sigwait([signal.SIGUSR1])

@@ -6,7 +6,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unfreeze.runtime.tables import csv_text, read_csv, records, write_csv
+from unfreeze.runtime.text_layout import csv_text, read_csv, read_records, write_csv
 from unfreeze.text import as_text
 
 CELLS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -29,6 +29,6 @@ def test_names_that_are_no_utf_8_stand_as_text(tmp_path):
     raw = os.fsdecode(b"caf\xe9\r")
     write_csv(tmp_path / "t.csv", ["path"], [[raw]])
     assert (tmp_path / "t.csv").read_bytes() == b'path\n"caf\\xe9\r"\n'
-    assert records(tmp_path / "t.csv") == [{"path": as_text(raw)}]
+    assert read_records(tmp_path / "t.csv") == [{"path": as_text(raw)}]
     (tmp_path / "typed.csv").write_bytes(b"\xef\xbb\xbfpath\r\ncaf\xe9\r\n")
-    assert records(tmp_path / "typed.csv") == [{"path": r"caf\xe9"}]
+    assert read_records(tmp_path / "typed.csv") == [{"path": r"caf\xe9"}]

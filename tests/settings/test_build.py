@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unfreeze.cli.verbs import SETTINGS, settings_class
+from unfreeze.cli.registry import SETTINGS, settings_class
+from unfreeze.config.commands import PredictSettings, ShowSettings
+from unfreeze.config.field import settings_of, split_type
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.layering import as_dict, build, load_settings, to_toml
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.config.shared import data_name
 from unfreeze.errors import UsageError
-from unfreeze.settings.build import as_dict, build, layered, to_toml
-from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.settings.knob import knobs, parts
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.settings.shared import spoken
-from unfreeze.settings.use import PredictSettings, ShowSettings
 from unfreeze.text import as_text
 
 
@@ -29,8 +29,8 @@ def test_a_place_is_one_value_whatever_its_name_holds():
 
 
 def test_what_may_be_a_password_is_not_spoken():
-    assert spoken("a?b.zip") == "a?b.zip"
-    assert spoken(["x", "https://host/p.zip?token=secret"]) == "x, https://host/p.zip"
+    assert data_name("a?b.zip") == "a?b.zip"
+    assert data_name(["x", "https://host/p.zip?token=secret"]) == "x, https://host/p.zip"
 
 
 def test_text_and_values_become_one_type():
@@ -85,33 +85,33 @@ def test_file_below_keywords_above_and_a_runs_own_file_reads_back(tmp_path):
     path = tmp_path / "config.toml"
     settings = build(FinetuneSettings, {"data": "x", "epochs": 7, "mean": (0.5, 0.5, 0.5)})
     path.write_text(to_toml(as_dict(settings), {"facts": {"threads": 2}, "reasons": {"lr": "a\n"}}))
-    assert as_dict(layered(FinetuneSettings, {"config": str(path)})) == as_dict(settings)
-    assert layered(FinetuneSettings, {"config": str(path), "epochs": 9}).epochs == 9
+    assert as_dict(load_settings(FinetuneSettings, {"config": str(path)})) == as_dict(settings)
+    assert load_settings(FinetuneSettings, {"config": str(path), "epochs": 9}).epochs == 9
     assert tomllib.loads(path.read_text())["facts"]["threads"] == 2
     ranged = build(FinetuneSettings, {"data": "x", "range": "auto"})  # a choice, not "derived"
     path.write_text(to_toml(as_dict(ranged), {}))
-    assert layered(FinetuneSettings, {"config": str(path)}).range == "auto"
+    assert load_settings(FinetuneSettings, {"config": str(path)}).range == "auto"
 
 
 def test_kebab_case_and_unknown_keys_in_a_file(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("batch-size = 8\n")
-    assert layered(PretrainSettings, {"config": str(path)}).batch_size == 8
+    assert load_settings(PretrainSettings, {"config": str(path)}).batch_size == 8
     path.write_text("bach-size = 8\n")
     with pytest.raises(UsageError, match="batch_size"):
-        layered(PretrainSettings, {"config": str(path)})
+        load_settings(PretrainSettings, {"config": str(path)})
     with pytest.raises(UsageError, match="cannot be read"):
-        layered(PretrainSettings, {"config": str(tmp_path / "none.toml")})
+        load_settings(PretrainSettings, {"config": str(tmp_path / "none.toml")})
 
 
 def test_a_resumed_run_takes_its_own_settings(tmp_path):
     (tmp_path / "config.toml").write_text(to_toml({"epochs": 11}, {}))
-    resumed = layered(PretrainSettings, {"out": str(tmp_path), "resume": "yes", "seed": 3})
+    resumed = load_settings(PretrainSettings, {"out": str(tmp_path), "resume": "yes", "seed": 3})
     assert resumed.epochs == 11 and resumed.seed == 3
-    assert layered(PretrainSettings, {"out": str(tmp_path)}).epochs is None
+    assert load_settings(PretrainSettings, {"out": str(tmp_path)}).epochs is None
     (tmp_path / "config.toml").write_text("epochs = 11\n")  # of some project
     with pytest.raises(UsageError, match=r"not the config\.toml of a run"):
-        layered(PretrainSettings, {"out": str(tmp_path), "resume": "yes"})
+        load_settings(PretrainSettings, {"out": str(tmp_path), "resume": "yes"})
 
 
 def test_names_of_any_kind_stand_in_a_runs_file_and_read_back(tmp_path):
@@ -121,7 +121,7 @@ def test_names_of_any_kind_stand_in_a_runs_file_and_read_back(tmp_path):
     own = tmp_path / "config.toml"
     facts = {"classes": [as_text(raw)], "odd\nkey": math.inf}
     own.write_text(to_toml(as_dict(settings), {"facts": facts}), encoding="utf-8", newline="")
-    again = layered(FinetuneSettings, {"out": str(tmp_path), "resume": "yes"})
+    again = load_settings(FinetuneSettings, {"out": str(tmp_path), "resume": "yes"})
     assert as_dict(again) == as_dict(settings)
     assert tomllib.loads(own.read_text(encoding="utf-8"))["facts"] == facts
 
@@ -130,11 +130,11 @@ def test_names_of_any_kind_stand_in_a_runs_file_and_read_back(tmp_path):
 def test_a_settings_file_of_any_editor(tmp_path, encoding):
     path = tmp_path / "s.toml"
     path.write_bytes("epochs = 9\r\ndata = 'é 🐶'\r\n".encode(encoding))
-    settings = layered(PretrainSettings, {"config": path})
+    settings = load_settings(PretrainSettings, {"config": path})
     assert settings.epochs == 9 and settings.data == ("é 🐶",)
     path.write_bytes("data = 'é'".encode("latin-1"))
     with pytest.raises(UsageError, match="not TOML"):
-        layered(PretrainSettings, {"config": str(path)})
+        load_settings(PretrainSettings, {"config": str(path)})
 
 
 def test_every_path_has_its_home_expanded_wherever_it_comes_from(tmp_path, monkeypatch):
@@ -142,13 +142,13 @@ def test_every_path_has_its_home_expanded_wherever_it_comes_from(tmp_path, monke
     (tmp_path / "s.toml").write_text('out = "~/toml"\n')
     for verb in SETTINGS:
         cls = settings_class(verb)
-        for name, (spec, kind, _) in knobs(cls).items():
+        for name, (spec, kind, _) in settings_of(cls).items():
             if not spec.path:
                 continue
             for given in ("~/x", Path("~/x"), b"~/x"):
                 found = getattr(build(cls, {name: given}), name)
-                assert found == ((f"{tmp_path}/x",) if parts(kind)[1] else f"{tmp_path}/x")
-    assert layered(PretrainSettings, {"config": "~/s.toml"}).out == f"{tmp_path}/toml"
+                assert found == ((f"{tmp_path}/x",) if split_type(kind)[1] else f"{tmp_path}/x")
+    assert load_settings(PretrainSettings, {"config": "~/s.toml"}).out == f"{tmp_path}/toml"
 
 
 def test_every_setting_that_names_a_file_says_so():
@@ -156,7 +156,7 @@ def test_every_setting_that_names_a_file_says_so():
     paths = {"data", "images", "labels", "split_from", "weights", "init", "test", "run", "config"}
     paths |= {"file", "undo", "out", "quarantine", "data_root", "data_path", "dump_path"}
     for verb in SETTINGS:
-        for name, (spec, _, _) in knobs(settings_class(verb)).items():
+        for name, (spec, _, _) in settings_of(settings_class(verb)).items():
             wanted = name in paths or spec.metavar in ("FILE", "DIR", "RUN")
             assert bool(spec.path) == wanted or (verb, name) == ("summary", "arch"), (verb, name)
 

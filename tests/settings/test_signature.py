@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import unfreeze
+from unfreeze.cli.registry import settings_class
 from unfreeze.cli.stub import document
-from unfreeze.cli.verbs import settings_class
-from unfreeze.settings.knob import knobs
+from unfreeze.config.field import settings_of
 
 VERBS = ["cache", "compare", "demo", "embed", "evaluate", "export", "finetune", "predict"]
 VERBS += ["pretrain", "report", "scan", "show", "summary"]
@@ -19,7 +19,7 @@ VERBS += ["pretrain", "report", "scan", "show", "summary"]
 def test_the_signature_lists_every_setting_with_type_and_default(verb):
     function = getattr(unfreeze, verb)
     known = inspect.signature(function).parameters
-    for name, (spec, _, default) in knobs(settings_class(verb)).items():
+    for name, (spec, _, default) in settings_of(settings_class(verb)).items():
         if name in ("json", "debug"):
             assert name not in known  # of the command line alone
             continue

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from unfreeze.errors import UsageError
-from unfreeze.swav.bank import Bank
+from unfreeze.swav.queue import FeatureQueue
 
 
 def batch(value, B=2):
@@ -10,7 +10,7 @@ def batch(value, B=2):
 
 
 def test_newest_first_oldest_out_and_full_only_when_real():
-    bank = Bank(2, 6, 3)
+    bank = FeatureQueue(2, 6, 3)
     for step in range(1, 5):
         assert bank.full == (step > 3)
         bank.push(batch(step))
@@ -19,7 +19,7 @@ def test_newest_first_oldest_out_and_full_only_when_real():
 
 
 def test_its_state_brings_back_how_full_it_is():
-    bank, other = Bank(2, 4, 3), Bank(2, 4, 3)
+    bank, other = FeatureQueue(2, 4, 3), FeatureQueue(2, 4, 3)
     bank.push(batch(1))
     other.load_state_dict(bank.state_dict())
     assert other.filled == 2 and torch.equal(other.features, bank.features)
@@ -27,4 +27,4 @@ def test_its_state_brings_back_how_full_it_is():
 
 def test_a_length_that_is_no_multiple_of_the_batch_is_refused():
     with pytest.raises(UsageError, match="multiple of 4"):
-        Bank(2, 6, 3).push(batch(1, B=4))
+        FeatureQueue(2, 6, 3).push(batch(1, B=4))

@@ -11,18 +11,17 @@ from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
 import unfreeze
-from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.checkpoints.model_file import load_model
 from unfreeze.checkpoints.state import load_last
 from unfreeze.cli.main import main
-from unfreeze.data.loader import Batch
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.loading.loader import Batch
 from unfreeze.errors import UsageError
-from unfreeze.runtime.processes import Processes
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.clusters import Clusters
-from unfreeze.swav.doubts import doubts
-from unfreeze.swav.facts import Facts
-from unfreeze.swav.kmeans import nearest, spherical_kmeans
-from unfreeze.swav.recipe import plan
+from unfreeze.runtime.distributed import Distributed
+from unfreeze.swav.auto_recipe import plan
+from unfreeze.swav.cost import plan_warnings
+from unfreeze.swav.deepcluster_v2 import ClusterAssignment, nearest, spherical_kmeans
+from unfreeze.swav.device_context import DatasetStats
 
 RUN = {
     "data": "digits",
@@ -67,13 +66,13 @@ def test_an_empty_cluster_keeps_its_centroid():
 def test_rows_in_parts_are_rows_at_once(monkeypatch):
     Z, C = torch.randn(50, 4), torch.randn(7, 4)
     whole = nearest(Z, C)
-    monkeypatch.setattr("unfreeze.swav.kmeans.CELLS", 64)
+    monkeypatch.setattr("unfreeze.swav.deepcluster_v2.CELLS", 64)
     assert torch.equal(nearest(Z, C), whole)
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_all_views_and_clusterings():
     s = PretrainSettings(nmb_prototypes=5, clusterings=3)
-    clusters = Clusters(s, np.arange(8), Processes())
+    clusters = ClusterAssignment(s, np.arange(8), Distributed())
     clusters.labels = torch.randint(5, (3, 8))
     Z = [F.normalize(torch.randn(4, 6), dim=1) for _ in range(4)]
     scores = [torch.randn(4, 15, dtype=torch.float64) for _ in Z]
@@ -90,8 +89,8 @@ def test_the_loss_is_the_mean_cross_entropy_of_all_views_and_clusterings():
 
 
 def test_rows_that_are_not_numbers_are_not_remembered():
-    clusters = Clusters(
-        PretrainSettings(nmb_prototypes=2, clusterings=1), np.arange(4), Processes()
+    clusters = ClusterAssignment(
+        PretrainSettings(nmb_prototypes=2, clusterings=1), np.arange(4), Distributed()
     )
     clusters.memory, clusters.labels = torch.zeros(2, 4, 3), torch.zeros(1, 4, dtype=torch.int64)
     Z = [torch.ones(2, 3), torch.ones(2, 3)]
@@ -103,14 +102,14 @@ def test_rows_that_are_not_numbers_are_not_remembered():
 
 def test_the_prototypes_are_the_centroids_of_the_memory_at_the_epochs_start(tmp_path, monkeypatch):
     held = {}
-    turn = Clusters.turn
+    turn = ClusterAssignment.turn
 
     def watched(clusters, trainer, epoch):
         if epoch == 2 and not held:
             held["memory"] = clusters.state()["memory"].clone()
         turn(clusters, trainer, epoch)
 
-    monkeypatch.setattr(Clusters, "turn", watched)
+    monkeypatch.setattr(ClusterAssignment, "turn", watched)
     unfreeze.pretrain(out=str(tmp_path / "run"), **RUN)
     state = load_last(tmp_path / "run/checkpoints")[0]
     kept, weight = state["targets"], state["model"]["prototypes.weight"]
@@ -138,20 +137,20 @@ def test_a_run_learns(tmp_path):
     "at", [7, *(pytest.param(at, marks=pytest.mark.slow) for at in (12, 13))]
 )  # 6 steps an epoch: inside one, at its end, after it
 def test_resumed_is_straight_to_the_bit(tmp_path, monkeypatch, at):
-    from unfreeze.swav.trainer import Trainer
+    from unfreeze.swav.trainer import PretrainTrainer
 
     unfreeze.pretrain(out=str(tmp_path / "straight"), **RUN)
-    fetch = Trainer.fetch
+    fetch = PretrainTrainer.fetch
 
     def stopped(trainer, batches, stop):
         if trainer.step == at:
             stop.name = "SIGTERM"
         return fetch(trainer, batches, stop)
 
-    monkeypatch.setattr(Trainer, "fetch", stopped)
+    monkeypatch.setattr(PretrainTrainer, "fetch", stopped)
     with pytest.raises(unfreeze.errors.Interrupted):
         unfreeze.pretrain(out=str(tmp_path / "cut"), **RUN)
-    monkeypatch.setattr(Trainer, "fetch", fetch)
+    monkeypatch.setattr(PretrainTrainer, "fetch", fetch)
     unfreeze.pretrain(out=str(tmp_path / "cut"), resume="auto", **RUN)
     states = [load_last(tmp_path / name / "checkpoints")[0] for name in ("straight", "cut")]
     for one, other in zip(states[0]["model"].values(), states[1]["model"].values(), strict=True):
@@ -160,10 +159,10 @@ def test_resumed_is_straight_to_the_bit(tmp_path, monkeypatch, at):
 
 
 def test_filling_the_memory_changes_nothing_else(tmp_path, monkeypatch):
-    from unfreeze.swav.trainer import Trainer
+    from unfreeze.swav.trainer import PretrainTrainer
 
     seen = {}
-    begin = Clusters.begin
+    begin = ClusterAssignment.begin
 
     def watched(clusters, trainer):
         before = copy.deepcopy(trainer.model.state_dict())
@@ -175,8 +174,8 @@ def test_filling_the_memory_changes_nothing_else(tmp_path, monkeypatch):
         seen["rng"] = torch.equal(torch.get_rng_state(), rng)
         seen["whole"] = bool(clusters.memory.norm(dim=2).gt(0.5).all())
 
-    monkeypatch.setattr(Clusters, "begin", watched)
-    monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("began"))
+    monkeypatch.setattr(ClusterAssignment, "begin", watched)
+    monkeypatch.setattr(PretrainTrainer, "train_step", lambda *_: pytest.fail("began"))
     with pytest.raises(pytest.fail.Exception):
         unfreeze.pretrain(out=str(tmp_path / "run"), tune="off", **RUN)
     assert seen == {"same": True, "mode": True, "rng": True, "whole": True}
@@ -198,34 +197,34 @@ def test_what_a_method_has_no_use_for_is_refused(capsys, words, named):
 
 
 def test_the_plan_says_what_prototypes_are():
-    made = plan(PretrainSettings(method="deepcluster-v2"), Facts(2_000, 32, "cpu"))
+    made = plan(PretrainSettings(method="deepcluster-v2"), DatasetStats(2_000, 32, "cpu"))
     assert made.settings.queue_length == 0
     assert made.settings.freeze_prototypes_niters == made.steps
     assert "k-means" in made.reasons["queue_length"]
     with pytest.raises(UsageError, match="freeze-prototypes"):
         plan(
             PretrainSettings(method="deepcluster-v2", freeze_prototypes_niters=3),
-            Facts(2_000, 32, "cpu"),
+            DatasetStats(2_000, 32, "cpu"),
         )
 
 
 def test_nothing_speaks_against_the_recipes_own_values():
-    facts = Facts(100_000, 32, "cpu")
+    facts = DatasetStats(100_000, 32, "cpu")
     made = plan(PretrainSettings(method="deepcluster-v2"), facts)
-    assert doubts(made, facts) == ()
+    assert plan_warnings(made, facts) == ()
 
 
 def test_more_clusters_than_images_are_refused():
     asked = PretrainSettings(method="deepcluster-v2", nmb_prototypes=50)
-    assert plan(asked, Facts(50, 32, "cpu")).settings.nmb_prototypes == 50
+    assert plan(asked, DatasetStats(50, 32, "cpu")).settings.nmb_prototypes == 50
     with pytest.raises(UsageError, match="50 exceeds the 49 images"):
-        plan(asked, Facts(49, 32, "cpu"))
+        plan(asked, DatasetStats(49, 32, "cpu"))
 
 
 def test_what_a_checkpoint_kept_goes_to_the_device_where_rows_are_looked_up():
     """A checkpoint is read on the CPU; rows of a batch are on the network's device."""
     settings = PretrainSettings(nmb_prototypes=3)
-    made = Clusters(settings, np.arange(4), Processes())
+    made = ClusterAssignment(settings, np.arange(4), Distributed())
     state = {"memory": torch.zeros(2, 4, 8), "labels": torch.zeros(3, 4).long(), "epoch": 1}
     made.restore(state, torch.device("meta"))
     assert made.memory.device.type == made.labels.device.type == "meta" and made.epoch == 1
@@ -242,9 +241,9 @@ def test_one_process_clusters_for_all(tmp_path, monkeypatch):
         said.append(torch.roll(centroids, 1, dims=0))
         return said[-1], labels
 
-    made = Clusters(PretrainSettings(nmb_prototypes=3), np.arange(40), Processes())
+    made = ClusterAssignment(PretrainSettings(nmb_prototypes=3), np.arange(40), Distributed())
     made.memory = F.normalize(torch.randn(2, 40, 8), dim=2)
-    monkeypatch.setattr(Processes, "leads", leads)
+    monkeypatch.setattr(Distributed, "leads", leads)
     weight = torch.zeros(9, 8)
     made.turn(SimpleNamespace(model=SimpleNamespace(prototypes=SimpleNamespace(weight=weight))), 0)
     assert torch.equal(weight, said[0]) and made.labels.shape == (3, 40)

@@ -3,15 +3,15 @@
 import torch
 import torchvision
 
-from unfreeze.backbones.head import headless
-from unfreeze.swav.dump import published_names
+from unfreeze.models.head import remove_head
 from unfreeze.swav.model import SwAV
+from unfreeze.swav.reference_checkpoint import published_names
 
 
 def test_the_backbone_loads_strictly_into_torchvisions():
     torch.manual_seed(0)
     network = torchvision.models.resnet18()
-    width = headless(network)
+    width = remove_head(network)
     model = SwAV(network, width, hidden=16, feat_dim=8, prototypes=4)
     tensors = published_names(model.to(memory_format=torch.channels_last))
     own = {n for n in tensors if n.startswith(("projection_head.", "prototypes."))}

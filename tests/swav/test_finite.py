@@ -7,26 +7,26 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.backbones.small import tiny
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Loader
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.augment.multicrop import MEAN, STD, MultiCropTransform
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import DivergedError
-from unfreeze.runtime.console import Quiet
-from unfreeze.runtime.processes import Processes, join
-from unfreeze.runtime.runfolder import RunFolder, read_metrics
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav import assigner as assigner_module
-from unfreeze.swav import finite as guard_module
-from unfreeze.swav.facts import Facts
-from unfreeze.swav.finite import Finite, choose
+from unfreeze.models.build import tiny
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.runtime.distributed import Distributed, init_distributed
+from unfreeze.runtime.run_folder import RunFolder, read_metrics
+from unfreeze.swav import assignment as assigner_module
+from unfreeze.swav import nan_guard as guard_module
+from unfreeze.swav.auto_recipe import plan, view_specs
+from unfreeze.swav.device_context import DatasetStats
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipe import plan, view_specs
+from unfreeze.swav.nan_guard import NanGuard, revert_if
 from unfreeze.swav.sinkhorn import sinkhorn
-from unfreeze.swav.trainer import Place, Trainer
+from unfreeze.swav.trainer import ComputeContext, PretrainTrainer
 
 GIVEN = {
     "epochs": 2,
@@ -48,7 +48,7 @@ GIVEN = {
 }
 
 
-class Hears(Quiet):
+class Hears(QuietConsole):
     def __init__(self):
         self.said = []
 
@@ -58,15 +58,15 @@ class Hears(Quiet):
 
 def made(folder, processes=None, precision="fp32", **changed):
     torch.manual_seed(0)
-    processes = processes or Processes()
-    chosen = plan(PretrainSettings(**{**GIVEN, **changed}), Facts(128, 8, "cpu", 128))
+    processes = processes or Distributed()
+    chosen = plan(PretrainSettings(**{**GIVEN, **changed}), DatasetStats(128, 8, "cpu", 128))
     s = chosen.settings
     network = tiny()
     network.head = torch.nn.Identity()
     model = SwAV(network, 128, hidden=16, feat_dim=8, prototypes=s.nmb_prototypes)
     loader = Loader(
         ImageDataset(build_index(open_source("digits"))),
-        Cut(0, view_specs(s)),
+        MultiCropTransform(0, view_specs(s)),
         batch_size=s.batch_size,
         seed=0,
         drop_last=True,
@@ -76,8 +76,8 @@ def made(folder, processes=None, precision="fp32", **changed):
     )
     folder.mkdir(parents=True, exist_ok=True)
     run = RunFolder(folder, writes=processes.first)
-    place = Place(torch.device("cpu"), precision, MEAN, STD)
-    return Trainer(model, chosen, loader, run, place, processes)
+    place = ComputeContext(torch.device("cpu"), precision, MEAN, STD)
+    return PretrainTrainer(model, chosen, loader, run, place, processes)
 
 
 def everything(trainer):
@@ -155,7 +155,7 @@ def test_told_at_once_and_told_later_are_the_same_run(tmp_path):
         trainer = made(tmp_path / str(prompt), optimizer="adamw")
         trainer.finite.prompt = prompt
         breaks_at(trainer, {1, 7, 8})
-        trainer.fit(Quiet())
+        trainer.fit(QuietConsole())
         runs.append(everything(trainer))
     assert runs[0].keys() == runs[1].keys()
     assert [k for k in runs[0] if not torch.equal(runs[0][k], runs[1][k])] == []
@@ -163,11 +163,11 @@ def test_told_at_once_and_told_later_are_the_same_run(tmp_path):
 
 def test_without_the_guard_the_weights_are_lost(tmp_path, monkeypatch):
     # that the tests above can fail
-    monkeypatch.setattr(Finite, "judged", lambda self: torch.tensor(False))
+    monkeypatch.setattr(NanGuard, "judged", lambda self: torch.tensor(False))
     trainer = made(tmp_path, optimizer="sgd")
     breaks_at(trainer, {5})
     with pytest.raises(DivergedError):
-        trainer.fit(Quiet())
+        trainer.fit(QuietConsole())
     assert not all(torch.isfinite(p).all() for p in trainer.model.parameters())
 
 
@@ -178,7 +178,7 @@ def test_too_many_in_a_row_end_the_run(tmp_path, monkeypatch, prompt):
     trainer.finite.prompt = prompt
     breaks_at(trainer, {2, 3, 4, 6, 9, 10, 11, 12, 13})
     with pytest.raises(DivergedError, match=r"4 steps in a row .* step 13 ") as error:
-        trainer.fit(Quiet())
+        trainer.fit(QuietConsole())
     assert error.value.exit_code == 5 and trainer.loader.paths(12)[0] in error.value.sentence
     saved = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert saved["step"] == 8
@@ -214,7 +214,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_named(tmp_path, how, promp
         trainer.loader.dataset.make = lambda *given: [view.float() for view in cut(*given)]
     poisoned(trainer, 10, how)
     with pytest.raises(DivergedError, match=r"The loss was (nan|inf) at step 11 ") as error:
-        trainer.fit(Quiet())
+        trainer.fit(QuietConsole())
     assert trainer.loader.paths(10)[0] in error.value.sentence
     assert "and 13 more" in error.value.sentence and error.value.exit_code == 5
     last = read_metrics(tmp_path)[-1]
@@ -233,14 +233,14 @@ def test_a_broken_loss_is_found_before_a_checkpoint(tmp_path):
     trainer.record = lambda *_: None  # as between two records of a long run
     poisoned(trainer, 3, "loss")
     with pytest.raises(DivergedError, match="at step 4 "):
-        trainer.fit(Quiet())
+        trainer.fit(QuietConsole())
     assert not (tmp_path / "checkpoints/last.ckpt").exists()
 
 
 def test_accumulated_steps_are_guarded_too(tmp_path):
     trainer = made(tmp_path, accumulate=2)
     moved = breaks_at(trainer, {0, 5})
-    trainer.fit(Quiet())
+    trainer.fit(QuietConsole())
     assert moved[0] == moved[5] == []
 
 
@@ -257,7 +257,7 @@ def test_choosing_is_exact_to_the_bit(bad):
     old = [torch.empty_like(t).copy_(torch.randn(t.shape, generator=g)) for t in new]
     old[0][:2] = torch.tensor([-0.0, math.nan])
     expected = copy.deepcopy(old if bad else new)
-    choose(new, old, torch.tensor(bad))
+    revert_if(new, old, torch.tensor(bad))
     for mine, theirs in zip(new, expected, strict=True):
         assert mine.stride() == theirs.stride()
         assert (
@@ -268,12 +268,12 @@ def test_choosing_is_exact_to_the_bit(bad):
 
 
 def _two(rank, folder):
-    processes = join("cpu")
+    processes = init_distributed("cpu")
     trainer = made(folder, processes, optimizer="larc")
     weight = next(trainer.model.backbone.parameters())
     # only the second process meets it; the sum over both is broken in both
     weight.register_hook(lambda g: g * math.nan if rank and trainer.step in (2, 7) else g)
-    trainer.fit(Quiet())
+    trainer.fit(QuietConsole())
     return trainer.finite.skipped, {k: v.numpy() for k, v in trainer.model.state_dict().items()}
 
 
@@ -313,7 +313,7 @@ def test_codes_and_loss_are_in_float32_whatever_the_network_computes_in(
     trainer.model.projection_head[0].register_forward_hook(
         lambda module, given, out: seen["network"].add(out.dtype)
     )
-    trainer.fit(Quiet())
+    trainer.fit(QuietConsole())
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     assert seen == {"network": {kind}, "codes": {torch.float32}, "loss": {torch.float32}}
     assert trainer.bank.features.dtype == torch.float32
@@ -340,7 +340,7 @@ def test_fp16_scales_its_loss_and_finds_its_scale(tmp_path):
     assert trainer.scaler.is_enabled() and trainer.finite.prompt
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**18, growth_interval=3)
     moved = breaks_at(trainer, set())
-    trainer.fit(Quiet())
+    trainer.fit(QuietConsole())
     skipped = [r["step"] for r in read_metrics(tmp_path) if r["split"] == "skipped"]
     # halved at each step that overflows, doubled after three that do not, and halved again
     leading = sum(step == place for place, step in enumerate(skipped, 1))
@@ -354,7 +354,7 @@ def test_fp16_scales_its_loss_and_finds_its_scale(tmp_path):
 @pytest.mark.slow  # fp16 convolutions take seconds a step on a CPU
 def test_fp16_resumed_is_the_straight_run(tmp_path):
     straight = made(tmp_path / "straight", precision="fp16")
-    straight.fit(Quiet())
+    straight.fit(QuietConsole())
     half = made(tmp_path / "run", precision="fp16")
     for batch in half.loader.stream(0, 5):
         half.train_step(batch)
@@ -362,7 +362,7 @@ def test_fp16_resumed_is_the_straight_run(tmp_path):
     half.save()
     again = made(tmp_path / "run", precision="fp16")
     again.restore(torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True))
-    again.fit(Quiet())
+    again.fit(QuietConsole())
     one, two = everything(straight), everything(again)
     assert [k for k in one if not torch.equal(one[k], two[k])] == []
     assert straight.scaler.state_dict() == again.scaler.state_dict()

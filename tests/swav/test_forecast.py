@@ -3,24 +3,31 @@
 import pytest
 import torch
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import headless
-from unfreeze.optim.make import make_optimizer
-from unfreeze.runtime.devices import autocast
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.facts import Facts
-from unfreeze.swav.forecast import Work, learning_rates, memory, published, sparkline, work_of
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.models.build import build
+from unfreeze.models.head import remove_head
+from unfreeze.optim.optimizer import make_optimizer
+from unfreeze.runtime.device import autocast
+from unfreeze.swav.auto_recipe import plan, view_specs
+from unfreeze.swav.cost import (
+    MicroBatchCost,
+    learning_rates,
+    micro_batch_cost,
+    pretrain_memory,
+    published_recipe,
+    sparkline,
+)
+from unfreeze.swav.device_context import DatasetStats
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipe import plan, view_specs
 
 CPU = torch.device("cpu")
 
 
 def made(arch="unfreeze/tiny", images=1000, processes=1, **given):
     network = build(arch)
-    width = headless(network)
-    facts = Facts(images, 20, "cpu", width, processes)
+    width = remove_head(network)
+    facts = DatasetStats(images, 20, "cpu", width, processes)
     chosen = plan(PretrainSettings(arch=arch, **given), facts)
     s = chosen.settings
     model = SwAV(network, width, hidden=64, feat_dim=s.feat_dim, prototypes=s.nmb_prototypes)
@@ -66,7 +73,7 @@ def test_the_bytes_kept_for_the_backward_pass_are_counted_without_arithmetic(arc
     given |= {"min_scale_crops": (0.2, 0.1), "max_scale_crops": (1.0, 0.2)}
     model, chosen = made(arch, **given)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    work = work_of(model, chosen, rows=rows, device=CPU, precision=precision)
+    work = micro_batch_cost(model, chosen, rows=rows, device=CPU, precision=precision)
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     # in bf16 libraries keep a little of their own
     inexact = 0.01 if precision == "bf16" else 0.0
@@ -77,7 +84,7 @@ def test_the_bytes_kept_for_the_backward_pass_are_counted_without_arithmetic(arc
 @pytest.mark.parametrize("optimizer", ["adamw", "larc", "sgd"])
 def test_the_optimizers_bytes_are_those_it_keeps(optimizer):
     model, chosen = made(optimizer=optimizer, batch_size=16)
-    counted = memory(model, chosen, Work(1000, 0), share=16, processes=1)
+    counted = pretrain_memory(model, chosen, MicroBatchCost(1000, 0), share=16, processes=1)
     update = make_optimizer(optimizer, model.parameters(), lr=0.1)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -95,7 +102,7 @@ def test_shares_parts_and_queue_are_in_the_sum():
     # a batch of 32 in two processes of two parts each
     given = {"batch_size": 32, "accumulate": 2, "queue_length": 64, "nmb_prototypes": 40}
     model, chosen = made(processes=2, **given)
-    counted = memory(model, chosen, Work(0, 0), share=16, processes=2)
+    counted = pretrain_memory(model, chosen, MicroBatchCost(0, 0), share=16, processes=2)
     pixels = 3 * 16**2 * 2
     assert [spec.size for spec in view_specs(chosen.settings)] == [16, 16]
     assert counted.inputs == 8 * pixels * 4 + 16 * pixels
@@ -136,6 +143,6 @@ def test_a_sparkline_goes_from_the_lowest_to_the_highest():
     ],
 )
 def test_the_published_recipe_beside_it_is_its_own_or_the_nearer_one(given, name):
-    found, values = published(PretrainSettings(**given))
+    found, values = published_recipe(PretrainSettings(**given))
     assert found == name and values["nmb_prototypes"] == 3000
     assert values["epochs"] == int(name.split("-")[1].removesuffix("ep"))

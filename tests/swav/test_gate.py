@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import unfreeze
-from unfreeze.data.loader import Batch
+from unfreeze.data.loading.loader import Batch
 from unfreeze.errors import Interrupted
-from unfreeze.runtime.runfolder import read_metrics
-from unfreeze.swav.assigner import Assigner
-from unfreeze.swav.gate import Gate
-from unfreeze.swav.trainer import Trainer
+from unfreeze.runtime.run_folder import read_metrics
+from unfreeze.swav.assignment import SinkhornAssignment
+from unfreeze.swav.queue_start import QueueSchedule
+from unfreeze.swav.trainer import PretrainTrainer
 
 LN = math.log(64)
 
@@ -36,7 +36,7 @@ def gone(gate, losses, far=0.5, near=0.1, first=0):
 def made(**changed):
     said = []
     given = {"earliest": 1, "latest": 6, "chance": LN, "say": said.append, **changed}
-    return Gate(**given), said
+    return QueueSchedule(**given), said
 
 
 def test_trap_t7_it_opens_when_features_have_settled():
@@ -88,8 +88,8 @@ def test_the_loss_it_judges_by_is_that_of_the_batchs_own_codes():
     noted = []
     gate, _ = made(latest=0)
     gate.lost = lambda loss: noted.append(float(loss))
-    with_queue = Assigner((0, 1), epsilon=0.05, iterations=3, length=16, gate=gate)
-    plain = Assigner((0, 1), epsilon=0.05, iterations=3)
+    with_queue = SinkhornAssignment((0, 1), epsilon=0.05, iterations=3, length=16, gate=gate)
+    plain = SinkhornAssignment((0, 1), epsilon=0.05, iterations=3)
     W = torch.nn.functional.normalize(torch.randn(12, 4, generator=g), dim=1)
     batch = Batch(0, 0, None, None, [])
     for step in range(4):
@@ -126,7 +126,7 @@ def run(out, **changed):
 )
 def test_a_resumed_run_has_the_same_queue(tmp_path, monkeypatch, stop):
     straight = run(tmp_path / "straight")
-    step = Trainer.train_step
+    step = PretrainTrainer.train_step
 
     def stopped(self, batch):
         if self.step == stop:
@@ -135,7 +135,7 @@ def test_a_resumed_run_has_the_same_queue(tmp_path, monkeypatch, stop):
         return step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stopped)
+        patch.setattr(PretrainTrainer, "train_step", stopped)
         with pytest.raises(Interrupted):
             run(tmp_path / "run")
     resumed = run(tmp_path / "run", resume="yes")

@@ -7,13 +7,13 @@ import re
 import pytest
 
 import unfreeze
+from unfreeze.config.field import keyword_settings
+from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import DivergedError
-from unfreeze.runtime.runfolder import read_metrics
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.settings.signature import keywords
-from unfreeze.swav.facts import Facts
-from unfreeze.swav.guard import Guard
-from unfreeze.swav.recipe import plan
+from unfreeze.runtime.run_folder import read_metrics
+from unfreeze.swav.auto_recipe import plan
+from unfreeze.swav.collapse_detector import CollapseDetector
+from unfreeze.swav.device_context import DatasetStats
 
 LN = math.log(64)
 FINE = {"effective_rank_projected": 12.0, "prototypes_in_use": 40}
@@ -30,7 +30,7 @@ def first(guard, history):
 
 def test_trap_t1_a_loss_that_stands_at_ln_k_is_named_with_its_numbers():
     """swav#12 and many others: one user trained 163 epochs at 8.006."""
-    verdict = first(Guard(64, start=20, window=50), [(1.0003, 0.997)] * 200)
+    verdict = first(CollapseDetector(64, start=20, window=50), [(1.0003, 0.997)] * 200)
     assert verdict.kind == "stuck" and verdict.step == 70
     assert "ln 64 = 4.159" in verdict.diagnosis and "99.70%" in verdict.diagnosis
 
@@ -38,13 +38,13 @@ def test_trap_t1_a_loss_that_stands_at_ln_k_is_named_with_its_numbers():
 def test_trap_t3_a_loss_that_fell_and_came_back_is_named():
     """swav#37: down to 7.2, then back to 8.006."""
     history = [(1.0, 0.99)] * 20 + [(0.9, 0.8)] * 300 + [(1.0, 0.998)] * 60
-    guard = Guard(64, start=20, window=50)
+    guard = CollapseDetector(64, start=20, window=50)
     assert first(guard, history).step == 370
     assert not guard.good
 
 
 def test_good_is_what_has_learned_and_lost_nothing():
-    guard = Guard(64, start=0, window=50)
+    guard = CollapseDetector(64, start=0, window=50)
     assert first(guard, [(1.0, 0.9)] * 100) is None and not guard.good
     assert first(guard, [(0.8, 0.7)] * 100) is None and guard.good
     assert first(guard, [(0.9, 0.7)] * 100) is None and not guard.good
@@ -62,21 +62,21 @@ def test_good_is_what_has_learned_and_lost_nothing():
     ],
 )
 def test_it_is_silent_on(history, why):
-    assert first(Guard(64, start=20, window=50), history) is None, why
+    assert first(CollapseDetector(64, start=20, window=50), history) is None, why
 
 
 def test_worse_than_guessing_is_a_verdict():
-    assert first(Guard(64, start=20, window=50), [(1.6, 0.9)] * 100).kind == "diverged"
+    assert first(CollapseDetector(64, start=20, window=50), [(1.6, 0.9)] * 100).kind == "diverged"
 
 
 def test_long_records_count_by_their_steps():
-    guard = Guard(64, start=20, window=50)
+    guard = CollapseDetector(64, start=20, window=50)
     assert guard.record(50, 50, LN, 1.0) is None  # it began before the start
     assert guard.record(100, 50, LN, 1.0).step == 100
 
 
 def test_features_that_are_one_point_are_a_verdict():
-    guard = Guard(64, start=20, window=50)
+    guard = CollapseDetector(64, start=20, window=50)
     assert guard.look(70, FINE) is None
     assert guard.look(70, {**FINE, "effective_rank_projected": 1.2}).kind == "shrunk"
     assert "1 of 64 prototypes" in guard.look(70, {**FINE, "prototypes_in_use": 1}).diagnosis
@@ -86,14 +86,17 @@ def test_features_that_are_one_point_are_a_verdict():
 def test_frozen_prototypes_excuse_a_quarter_of_a_run_at_most():
     """swav#78: 250 of 400 epochs were frozen."""
     given = {"freeze_prototypes_niters": 5005, "epochs": 400, "batch_size": 64}
-    made = plan(PretrainSettings(**given), Facts(1300, 300, "cpu"))
+    made = plan(PretrainSettings(**given), DatasetStats(1300, 300, "cpu"))
     assert made.steps == 8000
-    assert Guard.of(made).start == 2000
+    assert CollapseDetector.of(made).start == 2000
 
 
 def test_its_state_travels():
     history = [(1.0003, 0.997)] * 60
-    one, other = Guard(64, start=20, window=50), Guard(64, start=20, window=50)
+    one, other = (
+        CollapseDetector(64, start=20, window=50),
+        CollapseDetector(64, start=20, window=50),
+    )
     assert first(one, history) is None
     other.restore(json.loads(json.dumps(one.state())))
     for step in range(61, 75):
@@ -167,7 +170,7 @@ def test_it_speaks_on_runs_made_to_collapse(how, tmp_path, same):
         )
     assert error.value.exit_code == 5
     words = set(re.findall(r"[a-z_]+", error.value.next_step))
-    assert words & {*keywords(PretrainSettings)} - {"out", "init"}  # a setting to change
+    assert words & {*keyword_settings(PretrainSettings)} - {"out", "init"}  # a setting to change
     last = read_metrics(tmp_path / "run")[-1]["step"]
     import torch
 

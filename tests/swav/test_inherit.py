@@ -5,9 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unfreeze.checkpoints.modelfile import ModelCard, save_model
+from unfreeze.checkpoints.model_file import ModelCard, save_model
 from unfreeze.checkpoints.state import save_state
-from unfreeze.swav.inherit import inherit, near_identical, prototypes_in, rest_of_run
+from unfreeze.swav.head_weights import (
+    count_near_identical,
+    head_weights_of_run,
+    load_swav_head,
+    prototypes_in,
+)
 from unfreeze.swav.model import SwAV
 
 
@@ -74,7 +79,7 @@ def test_t13_head_and_prototypes_of_every_tool_are_taken_over(way):
             theirs.projection_head[0].bias.zero_()
         del state["projection_head.layers.0.bias"]
         state["prototypes.heads.0.bias"] = torch.ones(6)
-    found = inherit(mine, state)
+    found = load_swav_head(mine, state)
     assert found.taken == ("projection head", "prototypes")
     assert same_function(mine, theirs)
     assert ("bias is not used" in found.said[0]) == (way == "lightly")
@@ -86,14 +91,14 @@ def test_the_newer_writing_of_weight_norm_is_known():
     del state["prototypes.weight"]
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 6, bias=False), dim=0)
     state |= {f"prototypes.{name}": tensor for name, tensor in layer.state_dict().items()}
-    assert inherit(mine, state).taken == ("projection head", "prototypes")
+    assert load_swav_head(mine, state).taken == ("projection head", "prototypes")
     assert torch.allclose(mine.prototypes.weight, F.normalize(layer.weight), atol=1e-6)
 
 
 def test_other_numbers_of_prototypes_are_left_out_with_the_way_to_take_them():
     mine, theirs = swav(0), swav(1, prototypes=30)
     before = mine.prototypes.weight.clone()
-    found = inherit(mine, renamed(head_of(theirs), WAYS["reference"]))
+    found = load_swav_head(mine, renamed(head_of(theirs), WAYS["reference"]))
     assert found.taken == ("projection head",)
     assert "30 in the weights, 6 here (--nmb-prototypes 30 loads them)" in found.said[1]
     assert torch.equal(mine.prototypes.weight, before)
@@ -112,7 +117,7 @@ def test_other_numbers_of_prototypes_are_left_out_with_the_way_to_take_them():
 def test_another_head_is_left_out_whole_and_its_prototypes_with_it(other, says):
     mine, theirs = swav(0), swav(1, **other)
     before = {name: tensor.clone() for name, tensor in mine.state_dict().items()}
-    found = inherit(mine, renamed(head_of(theirs), WAYS["ours"]))
+    found = load_swav_head(mine, renamed(head_of(theirs), WAYS["ours"]))
     assert found.taken == () and says in found.said[0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in mine.state_dict().items())
 
@@ -126,26 +131,28 @@ def test_a_head_without_batch_norm_is_another_head():
         "module.projection_head.2.bias": torch.randn(4),
         "module.prototypes.weight": torch.randn(6, 4),
     }
-    found = inherit(swav(0), theirs)
+    found = load_swav_head(swav(0), theirs)
     assert found.taken == () and "5-8-4 without batch norm" in found.said[0]
 
 
 def test_a_projector_without_prototypes_is_another_methods():
     state = renamed(head_of(swav(1)), {"projection_head.": "projector."})
-    found = inherit(swav(0), state)
+    found = load_swav_head(swav(0), state)
     assert found.taken == () and "No SwAV head" in found.said[0]
 
 
 def test_t18_identical_prototypes_are_counted():
     torch.manual_seed(0)
     prototypes = torch.randn(2500, 64)
-    assert near_identical(prototypes) == 0
+    assert count_near_identical(prototypes) == 0
     prototypes[7] = 3 * prototypes[2000]  # the same direction, further out
     prototypes[2400] = prototypes[2000] + 1e-3 * torch.randn(64)
     prototypes[11] = -prototypes[12]
-    assert near_identical(prototypes) == 3
+    assert count_near_identical(prototypes) == 3
     # all three find each other whatever the size of a block of rows
-    assert near_identical(prototypes, rows=7) == near_identical(prototypes, rows=9999) == 3
+    assert (
+        count_near_identical(prototypes, rows=7) == count_near_identical(prototypes, rows=9999) == 3
+    )
 
 
 def test_prototypes_are_known_by_name_and_shape():
@@ -173,21 +180,21 @@ def written(folder, *, steps=9, step=9):
 def test_the_head_of_a_run_stands_in_its_last_checkpoint(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     theirs, mine = written(tmp_path), swav(0)
-    rest, why = rest_of_run(str(tmp_path))
-    assert why == "" and inherit(mine, rest).taken == ("projection head", "prototypes")
+    rest, why = head_weights_of_run(str(tmp_path))
+    assert why == "" and load_swav_head(mine, rest).taken == ("projection head", "prototypes")
     assert same_function(mine, theirs)
 
 
 def test_a_checkpoint_of_another_step_is_not_the_models(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     written(tmp_path, step=12)
-    rest, why = rest_of_run(str(tmp_path))
+    rest, why = head_weights_of_run(str(tmp_path))
     assert not rest and "is of step 12, the model is of step 9" in why
 
 
 def test_a_model_folder_alone_holds_no_head(tmp_path):
     save_model(tmp_path, {"stem.weight": torch.zeros(2)}, ModelCard("backbone", "unfreeze/tiny"))
-    assert rest_of_run(str(tmp_path)) == ({}, f"{tmp_path} holds only the backbone")
+    assert head_weights_of_run(str(tmp_path)) == ({}, f"{tmp_path} holds only the backbone")
 
 
 @pytest.mark.parametrize("name", ["prototypes.weight", "projection_head.0.weight"])
@@ -196,6 +203,6 @@ def test_a_head_that_is_not_finite_is_left_out_and_named(name):
     before = {n: t.clone() for n, t in head_of(model).items()}
     state[name] = state[name].clone()
     state[name].view(-1)[0] = float("nan")
-    found = inherit(model, state | {"mask": torch.tensor(float("-inf"))})
+    found = load_swav_head(model, state | {"mask": torch.tensor(float("-inf"))})
     assert found.taken == () and f"{name} is not finite" in found.said[0]
     assert all(torch.equal(before[n], t) for n, t in head_of(model).items())

@@ -5,20 +5,20 @@ import math
 import pytest
 import torch
 
+from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import UsageError
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.doubts import doubts
-from unfreeze.swav.facts import Facts
+from unfreeze.swav.auto_recipe import plan
+from unfreeze.swav.cost import plan_warnings
+from unfreeze.swav.device_context import DatasetStats
 from unfreeze.swav.loss import swapped_prediction_loss
-from unfreeze.swav.recipe import plan
-from unfreeze.swav.recipes import PUBLISHED
+from unfreeze.swav.presets import PUBLISHED
 from unfreeze.swav.sinkhorn import sinkhorn
 
 
 def planned(images, device="cuda", **given):
-    facts = Facts(images, 300, device, 2048)
+    facts = DatasetStats(images, 300, device, 2048)
     made = plan(PretrainSettings(**given), facts)
-    return made, doubts(made, facts)
+    return made, plan_warnings(made, facts)
 
 
 # ------------------------------------------------- 1,300 images of 15 classes, worse than nothing

@@ -2,11 +2,10 @@
 
 import pytest
 
-from unfreeze.swav.probe import SECONDS, probe
-from unfreeze.swav.ways import Scope, Spent, Way
+from unfreeze.swav.throughput import SECONDS, StepConfig, StepTime, TuningScope, probe_ways
 
-USUAL = Way("bf16", "channels_last", 2, 0)
-CPU = Scope("cpu", ("bf16", "fp32"), 2)
+USUAL = StepConfig("bf16", "channels_last", 2, 0)
+CPU = TuningScope("cpu", ("bf16", "fp32"), 2)
 LONG = 10**9  # steps of a run that is never over
 
 
@@ -29,10 +28,10 @@ class Machine:
         whole = took <= limit
         took = took if whole else limit + self.grain
         self.now += took
-        return Spent(self.data * took, (1 - self.data) * took, whole)
+        return StepTime(self.data * took, (1 - self.data) * took, whole)
 
     def probed(self, scope=CPU, rows=(2, 64), steps=LONG):
-        return probe(USUAL, scope, self, rows=rows, steps=steps, clock=self.clock)
+        return probe_ways(USUAL, scope, self, rows=rows, steps=steps, clock=self.clock)
 
 
 @pytest.mark.parametrize("seconds", [1e-4, 0.01, 0.3, 0.9, 1.19, 1.21, 7.0, 1e4])
@@ -65,7 +64,7 @@ def test_each_knob_goes_to_the_faster_way():
         return 0.002 * rows * (1 + slow) / (1 + way.workers)
 
     found = Machine(seconds).probed()
-    assert found.way == Way("fp32", "contiguous", 1, 1)
+    assert found.way == StepConfig("fp32", "contiguous", 1, 1)
 
 
 def test_steps_are_made_long_enough_to_measure_but_no_longer_than_the_batch():

@@ -2,14 +2,14 @@ import dataclasses
 
 import pytest
 
+from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import DataError, UsageError
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.facts import Facts
-from unfreeze.swav.recipe import choose_arch, plan, view_specs
+from unfreeze.swav.auto_recipe import choose_arch, plan, view_specs
+from unfreeze.swav.device_context import DatasetStats
 
 
 def planned(images=1300, side=300, device="cpu", **given):
-    return plan(PretrainSettings(**given), Facts(images, side, device))
+    return plan(PretrainSettings(**given), DatasetStats(images, side, device))
 
 
 def test_1300_images_do_not_get_imagenets_settings():
@@ -97,16 +97,16 @@ def test_networks_follow_image_and_device():
 @pytest.mark.parametrize(
     "facts, given, place, why",
     [
-        (Facts(50_000, 32, "cuda"), {}, "device", "0.19 GiB"),
-        (Facts(50_000, 32, "cuda", held=153_600_000), {}, "device", "0.14 GiB"),
-        (Facts(50_000, 32, "cpu"), {}, "host", "without a GPU"),
-        (Facts(50_000, 65, "cuda"), {}, "host", "images of 65 pixels"),
-        (Facts(50_000, 32, "cuda", room=1e8), {}, "host", "the GPU has 0.09"),
-        (Facts(50_000, 32, "cuda", held=float("inf")), {}, "host", "not kept in memory"),
-        (Facts(50_000, 32, "cuda"), {"store": "off"}, "host", "not kept in memory"),
-        (Facts(50_000, 32, "cuda"), {"scan": "off"}, "host", "not kept in memory"),
-        (Facts(50_000, 32, "cuda"), {"workers": 4}, "host", "given"),
-        (Facts(50_000, 32, "cuda"), {"workers": 0}, "device", "stored as uint8"),
+        (DatasetStats(50_000, 32, "cuda"), {}, "device", "0.19 GiB"),
+        (DatasetStats(50_000, 32, "cuda", held=153_600_000), {}, "device", "0.14 GiB"),
+        (DatasetStats(50_000, 32, "cpu"), {}, "host", "without a GPU"),
+        (DatasetStats(50_000, 65, "cuda"), {}, "host", "images of 65 pixels"),
+        (DatasetStats(50_000, 32, "cuda", room=1e8), {}, "host", "the GPU has 0.09"),
+        (DatasetStats(50_000, 32, "cuda", held=float("inf")), {}, "host", "not kept in memory"),
+        (DatasetStats(50_000, 32, "cuda"), {"store": "off"}, "host", "not kept in memory"),
+        (DatasetStats(50_000, 32, "cuda"), {"scan": "off"}, "host", "not kept in memory"),
+        (DatasetStats(50_000, 32, "cuda"), {"workers": 4}, "host", "given"),
+        (DatasetStats(50_000, 32, "cuda"), {"workers": 0}, "device", "stored as uint8"),
     ],
 )
 def test_small_images_go_to_a_gpu_if_they_fit_and_nobody_wants_workers(facts, given, place, why):
@@ -115,5 +115,5 @@ def test_small_images_go_to_a_gpu_if_they_fit_and_nobody_wants_workers(facts, gi
 
 
 def test_where_views_are_cut_can_be_said():
-    found = plan(PretrainSettings(views_on="device"), Facts(50_000, 300, "cpu"))
+    found = plan(PretrainSettings(views_on="device"), DatasetStats(50_000, 300, "cpu"))
     assert found.settings.views_on == "device" and "views_on" not in found.reasons

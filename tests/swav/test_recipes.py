@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 import unfreeze
+from unfreeze.config.layering import build
+from unfreeze.config.pretrain import RECIPES, PretrainSettings
 from unfreeze.errors import DataError, UsageError
-from unfreeze.optim.schedules import warmup_cosine
-from unfreeze.settings.build import build
-from unfreeze.settings.pretrain import RECIPES, PretrainSettings
-from unfreeze.swav.facts import Facts
-from unfreeze.swav.recipe import plan
-from unfreeze.swav.recipes import PUBLISHED, with_recipe
+from unfreeze.optim.optimizer import warmup_cosine
+from unfreeze.swav.auto_recipe import plan
+from unfreeze.swav.device_context import DatasetStats
+from unfreeze.swav.presets import PUBLISHED, with_recipe
 
-IMAGENET = Facts(1_281_167, 375, "cuda", 2048)
+IMAGENET = DatasetStats(1_281_167, 375, "cuda", 2048)
 
 # the flags of the reference's scripts, one row a script; the batch is that of all processes
 SCRIPTS = {

@@ -2,16 +2,16 @@
 
 import shlex
 
-from unfreeze.cli.parser import typed
-from unfreeze.settings.build import layered
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.facts import Facts
-from unfreeze.swav.recipe import plan
-from unfreeze.swav.remedies import remedies
+from unfreeze.cli.parser import typed_values
+from unfreeze.config.layering import load_settings
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.swav.auto_recipe import plan
+from unfreeze.swav.collapse_remedies import remedies
+from unfreeze.swav.device_context import DatasetStats
 
 
 def found(images=1300, side=32, **given):
-    made = plan(PretrainSettings(**given), Facts(images, side, "cpu"))
+    made = plan(PretrainSettings(**given), DatasetStats(images, side, "cpu"))
     s = made.settings
     return remedies(s, steps_per_epoch=made.steps_per_epoch, images=images), s
 
@@ -41,9 +41,9 @@ def test_only_what_applies_is_offered():
 def test_each_remedy_can_be_typed_and_planned():
     tries, s = found(side=224, queue_length=256, base_lr=5.0, optimizer="larc")
     for remedy in tries:
-        meant = layered(PretrainSettings, typed("pretrain", shlex.split(remedy.flags)))
+        meant = load_settings(PretrainSettings, typed_values("pretrain", shlex.split(remedy.flags)))
         given = {name: getattr(s, name) for name in vars(s)} | remedy.values
-        assert plan(PretrainSettings(**given), Facts(1300, 224, "cpu")).settings
+        assert plan(PretrainSettings(**given), DatasetStats(1300, 224, "cpu")).settings
         assert all(getattr(meant, name) == value for name, value in remedy.values.items())
 
 

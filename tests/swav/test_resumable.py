@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from unfreeze.runtime.processes import Processes
-from unfreeze.swav.resumable import _device_rng, _restore_device_rng
+from unfreeze.runtime.distributed import Distributed
+from unfreeze.swav.train_state import _device_rng, _restore_device_rng
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
@@ -18,7 +18,7 @@ def test_a_devices_generator_is_kept_and_taken_up(monkeypatch, kind):
         monkeypatch.setattr(place, "set_rng_state", taken.append)
     device = torch.device(kind)
     place = SimpleNamespace(device=device)
-    kept = _device_rng(SimpleNamespace(place=place, processes=Processes()))
+    kept = _device_rng(SimpleNamespace(place=place, processes=Distributed()))
     _restore_device_rng(device, kept, 0)
     assert [int(state) for state in taken] == [1 if kind == "cuda" else 2]
 
@@ -29,4 +29,4 @@ def test_another_kind_of_device_takes_nothing_up(monkeypatch):
     _restore_device_rng(torch.device("cuda"), None, 0)  # the run was on a CPU
     _restore_device_rng(torch.device("cpu"), {"kind": "cuda", "states": []}, 0)
     place = SimpleNamespace(device=torch.device("cpu"))
-    assert _device_rng(SimpleNamespace(place=place, processes=Processes())) is None
+    assert _device_rng(SimpleNamespace(place=place, processes=Distributed())) is None

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.backbones.small import tiny
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Batch, Loader
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.augment.multicrop import MEAN, STD, MultiCropTransform
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.loader import Batch, Loader
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.views.multicrop import MEAN, STD, Cut
 from unfreeze.errors import DivergedError
-from unfreeze.runtime.console import Quiet
-from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.facts import Facts
+from unfreeze.models.build import tiny
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.swav.auto_recipe import plan, view_specs
+from unfreeze.swav.device_context import DatasetStats
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.recipe import plan, view_specs
-from unfreeze.swav.trainer import Place, Trainer
+from unfreeze.swav.trainer import ComputeContext, PretrainTrainer
 
 GIVEN = {
     "epochs": 3,
@@ -44,7 +44,7 @@ def images():
 def make(images, tmp_path):
     def made(**changed):
         torch.manual_seed(0)
-        chosen = plan(PretrainSettings(**{**GIVEN, **changed}), Facts(128, 8, "cpu", 128))
+        chosen = plan(PretrainSettings(**{**GIVEN, **changed}), DatasetStats(128, 8, "cpu", 128))
         s = chosen.settings
         network = tiny()
         network.head = torch.nn.Identity()
@@ -53,14 +53,16 @@ def make(images, tmp_path):
         )
         loader = Loader(
             images,
-            Cut(0, view_specs(s)),
+            MultiCropTransform(0, view_specs(s)),
             batch_size=s.batch_size,
             seed=0,
             drop_last=True,
             positions=np.arange(128),
         )
         run = RunFolder.create(tmp_path / "run", resume="yes")
-        return Trainer(model, chosen, loader, run, Place(torch.device("cpu"), "fp32", MEAN, STD))
+        return PretrainTrainer(
+            model, chosen, loader, run, ComputeContext(torch.device("cpu"), "fp32", MEAN, STD)
+        )
 
     return made
 
@@ -79,7 +81,7 @@ def watch(trainer):
         return result
 
     trainer.train_step = step
-    trainer.fit(Quiet())
+    trainer.fit(QuietConsole())
     return seen
 
 
@@ -111,7 +113,7 @@ def test_codes_with_a_full_queue_are_those_of_the_joined_batch(make):
     from unfreeze.swav.sinkhorn import sinkhorn
 
     trainer = make()
-    trainer.fit(Quiet())
+    trainer.fit(QuietConsole())
     Z = torch.nn.functional.normalize(torch.randn(2, 32, 16), dim=2)
     held = trainer.bank.features.clone()
     scores = [trainer.model.scores(z).detach() for z in Z]
@@ -125,7 +127,7 @@ def test_codes_with_a_full_queue_are_those_of_the_joined_batch(make):
 def test_the_loss_falls(make):
     given = {"queue_length": 0, "base_lr": 2e-3, "feat_dim": 128, "epsilon": 0.03}
     trainer = make(epochs=25, min_scale_crops=(0.5,), **given)
-    trainer.fit(Quiet())
+    trainer.fit(QuietConsole())
     losses = [r["loss"] for r in trainer.run.metrics()]
     assert abs(losses[0] - np.log(16)) < 0.5
     assert np.mean(losses[-8:]) < 0.8 * np.log(16)  # 0.72 measured; 1.00 is a collapse
@@ -141,7 +143,7 @@ def test_a_broken_loss_names_the_step_and_saves_nothing(make):
 
     trainer.train_step = broken
     with pytest.raises(DivergedError, match="at step 6 ") as error:
-        trainer.fit(Quiet())
+        trainer.fit(QuietConsole())
     assert error.value.exit_code == 5
     saved = torch.load(trainer.run.file("checkpoints/last.ckpt"), weights_only=True)
     assert saved["step"] == 4 and np.isfinite(saved["loss"])
@@ -155,15 +157,15 @@ def test_the_hook_is_called_when_an_epoch_has_ended_and_is_saved(make):
         seen.append((done, told.step, saved["step"]))
 
     trainer = make(epochs=2)
-    trainer.fit(Quiet(), hook)
+    trainer.fit(QuietConsole(), hook)
     assert seen == [(1, 4, 4), (2, 8, 8)]
-    trainer.fit(Quiet(), hook)  # nothing is left to do, and the last call is made again
+    trainer.fit(QuietConsole(), hook)  # nothing is left to do, and the last call is made again
     assert seen[2:] == [(2, 8, 8)]
 
 
 def test_records_are_json_with_the_contracts_names(make):
     trainer = make()
-    trainer.fit(Quiet())
+    trainer.fit(QuietConsole())
     lines = trainer.run.file("metrics.jsonl").read_text().splitlines()
     record = json.loads(lines[0])
     assert len(lines) == 12

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import replace_head
-from unfreeze.data.dataset import ImageDataset
-from unfreeze.data.index import build_index
-from unfreeze.data.loader import Loader
-from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.augment import normalize
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.builtin import ArraySource
-from unfreeze.data.views import normalise
-from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.transfer.augment import maker
-from unfreeze.transfer.fit import Fit
-from unfreeze.transfer.freeze import constant, select_frozen
-from unfreeze.transfer.holdout import HoldOut
-from unfreeze.transfer.saves import Saves
-from unfreeze.transfer.trainer import Trainer
+from unfreeze.models.build import build
+from unfreeze.models.head import replace_head
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.transfer.augment import view_maker_of
+from unfreeze.transfer.checkpoints import CheckpointWriter
+from unfreeze.transfer.freezing.freeze import constant_schedule, select_frozen
+from unfreeze.transfer.loss import TrainingConfig
+from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.validation import ValidationSet
 
 SIDE = 8
 PLAIN = Preprocess(SIDE, SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -46,24 +46,24 @@ def make_trainer(tmp_path):
         torch.manual_seed(0)
         network = build("unfreeze/tiny")
         head = replace_head(network, 3)
-        prepare = partial(normalise, mean=PLAIN.mean, std=PLAIN.std)
+        prepare = partial(normalize, mean=PLAIN.mean, std=PLAIN.std)
         loader = Loader(
             noisy(count, 0),
-            maker("digits", PLAIN, 0),
+            view_maker_of("digits", PLAIN, 0),
             batch_size=batch_size,
             seed=0,
             drop_last=False,
         )
-        holdout = HoldOut(noisy(18, 1), PLAIN, prepare=prepare, budget=2**20)
+        holdout = ValidationSet(noisy(18, 1), PLAIN, prepare=prepare, budget=2**20)
         frozen = select_frozen(network, "none", head=head)
-        return Trainer(
+        return FinetuneTrainer(
             network,
             loader,
-            Fit(**{"epochs": 4, "lr": 0.05, **fit}),
+            TrainingConfig(**{"epochs": 4, "lr": 0.05, **fit}),
             prepare=prepare,
             validate=partial(holdout.record, network) if validate else None,
-            freeze=freeze or constant(frozen),
-            saves=Saves(RunFolder.create(tmp_path / name, resume="yes")),
+            freeze=freeze or constant_schedule(frozen),
+            saves=CheckpointWriter(RunFolder.create(tmp_path / name, resume="yes")),
             keep={"kind": "finetune"},
         )
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from unfreeze.data.preprocess import Preprocess
-from unfreeze.transfer.augment import POLICIES, maker, view
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.transfer.augment import POLICIES, training_view, view_maker_of
 
 PREPROCESS = Preprocess(32, 32)
 
@@ -18,7 +18,7 @@ def noise(count, side=48):
 @pytest.mark.parametrize("augment", ["photo", "mono", "digits", *POLICIES])
 def test_a_view_follows_from_seed_epoch_and_image_alone(augment):
     images, ids = noise(6), np.arange(6)
-    cut = maker(augment, PREPROCESS, 7)
+    cut = view_maker_of(augment, PREPROCESS, 7)
     torch.manual_seed(1)
     together = cut(images, ids, 3)[0]
     assert together.shape == (6, 32, 32, 3) and together.dtype == torch.uint8
@@ -28,15 +28,15 @@ def test_a_view_follows_from_seed_epoch_and_image_alone(augment):
     assert torch.equal(together, alone)
     assert torch.equal(state, torch.get_rng_state())  # the caller's generator is left alone
     assert not torch.equal(together, cut(images, ids, 4)[0])
-    assert not torch.equal(together, maker(augment, PREPROCESS, 8)(images, ids, 3)[0])
+    assert not torch.equal(together, view_maker_of(augment, PREPROCESS, 8)(images, ids, 3)[0])
 
 
 @pytest.mark.parametrize("augment", POLICIES)
 def test_a_policy_is_torchvisions_after_crop_and_flip(augment, monkeypatch):
     images, ids = noise(40), np.arange(40)
-    spec = view(augment, 32)
+    spec = training_view(augment, 32)
     assert (spec.jitter, spec.grey, spec.blur) == (0, 0, 0) and spec.flip == 0.5
-    plain = maker("photo", PREPROCESS, 0)
+    plain = view_maker_of("photo", PREPROCESS, 0)
     plain.spec = spec
     cropped, seen = plain(images, ids, 0)[0], []
 
@@ -44,9 +44,9 @@ def test_a_policy_is_torchvisions_after_crop_and_flip(augment, monkeypatch):
         seen.append(image.clone())
         return image
 
-    changed = maker(augment, PREPROCESS, 0)(images, ids, 0)[0]
+    changed = view_maker_of(augment, PREPROCESS, 0)(images, ids, 0)[0]
     monkeypatch.setattr(getattr(v2, POLICIES[augment]), "forward", noting)
-    untouched = maker(augment, PREPROCESS, 0)(images, ids, 0)[0]
+    untouched = view_maker_of(augment, PREPROCESS, 0)(images, ids, 0)[0]
     assert torch.equal(untouched, cropped)
     assert torch.equal(torch.stack(seen).permute(0, 2, 3, 1), cropped)
     different = (changed != cropped).flatten(1).any(1)
@@ -55,8 +55,8 @@ def test_a_policy_is_torchvisions_after_crop_and_flip(augment, monkeypatch):
 
 def test_policies_change_colours_and_shapes_by_many_operations():
     image, ids = noise(1) * 60, np.arange(60)
-    cut = maker("trivialaugment", PREPROCESS, 0)
-    cut.crop.spec = view("trivialaugment", 32)
+    cut = view_maker_of("trivialaugment", PREPROCESS, 0)
+    cut.crop.spec = training_view("trivialaugment", 32)
     found = cut(image, ids, 0)[0].float().flatten(1)
     assert found.mean(1).std() > 5  # brightness and the like
     assert len({tuple(row.tolist()) for row in found}) == 60

@@ -2,18 +2,18 @@ import pytest
 import torch
 from torch import nn
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import replace_head
-from unfreeze.transfer import border as border_module
-from unfreeze.transfer.border import NoBorder, find_border, work
-from unfreeze.transfer.freeze import apply_freeze, select_frozen
+from unfreeze.models.build import build
+from unfreeze.models.head import replace_head
+from unfreeze.transfer.freezing import split_model as border_module
+from unfreeze.transfer.freezing.freeze import apply_freeze, select_frozen
+from unfreeze.transfer.freezing.split_model import NoSplitPoint, find_split_point, split_flops
 
 
 def cut(arch, spec, side=64, network=None):
     torch.manual_seed(0)
     network = build(arch) if network is None else network
     head = replace_head(network, 3)
-    return network, find_border(network, select_frozen(network, spec, head=head), side)
+    return network, find_split_point(network, select_frozen(network, spec, head=head), side)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_is_fed_to_the_learner_comes_by_the_approach():
     assert border.direct and torch.equal(border.approach(kept), kept)  # no dropout in evaluation
     head = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 3))
     bare = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
-    stepped = find_border(bare, {"0.weight", "0.bias"}, 16)
+    stepped = find_split_point(bare, {"0.weight", "0.bias"}, 16)
     assert stepped.learner == "3.1"
     if stepped.name == "_2":  # the ReLU learns nothing and may be on either side
         assert not stepped.direct
@@ -104,7 +104,7 @@ def test_finding_it_changes_nothing_but_the_freezing():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    find_border(network, frozen, 32)
+    find_split_point(network, frozen, 32)
     assert torch.equal(torch.rand(3), expected)
     after = network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -125,7 +125,7 @@ def test_entries_are_what_the_first_half_reads():
 
 def test_the_arithmetic_of_both_halves_is_that_of_the_whole():
     network, border = cut("unfreeze/small", "stage:1", side=32)
-    first, rest = work(network, border, 32)
+    first, rest = split_flops(network, border, 32)
     conv = 2 * (3 * 64 * 9 + 2 * 64 * 64 * 9) * 16 * 16  # two operations a multiplication
     assert first == conv and rest > 0
 
@@ -175,38 +175,38 @@ def small(kind):
 @pytest.mark.parametrize("kind", [Noisy, Bypassed])
 def test_what_cannot_be_cut_is_said(kind):
     network, frozen = small(kind)
-    with pytest.raises(NoBorder, match="two halves do not return what the network returns"):
-        find_border(network, frozen, 16)
+    with pytest.raises(NoSplitPoint, match="two halves do not return what the network returns"):
+        find_split_point(network, frozen, 16)
 
 
 def test_a_value_that_mixes_images_is_not_kept():
     network, frozen = small(Mixing)
-    border = find_border(network, frozen, 16)
+    border = find_split_point(network, frozen, 16)
     assert border.name == "mean"  # before the mean over images is taken off
 
 
 def test_a_network_that_cannot_be_followed_is_cut_at_its_last_layer():
     network, frozen = small(Branching)
-    border = find_border(network, frozen, 16)
+    border = find_split_point(network, frozen, 16)
     assert border.name == "head_input" and border.shape == (4,) and border.learner == "head"
     images = torch.randn(3, 3, 16, 16)
     assert torch.allclose(border.after(border.before(images)), network(images))
-    with pytest.raises(NoBorder, match=r"torch\.fx cannot trace the network"):
-        find_border(network, {"body.bias"}, 16)
+    with pytest.raises(NoSplitPoint, match=r"torch\.fx cannot trace the network"):
+        find_split_point(network, {"body.bias"}, 16)
 
 
 def test_nothing_frozen_has_no_border():
-    with pytest.raises(NoBorder, match="no single frozen tensor"):
+    with pytest.raises(NoSplitPoint, match="no single frozen tensor"):
         cut("unfreeze/tiny", "none", side=16)
 
 
 def test_halves_that_differ_are_seen(monkeypatch):
-    right = border_module.Cut.after
+    right = border_module.GraphSplit.after
 
     def wrong(self):
         half = right(self)
         return nn.Sequential(half, nn.Dropout(0.0), nn.Softmax(dim=1))
 
-    monkeypatch.setattr(border_module.Cut, "after", wrong)
-    with pytest.raises(NoBorder, match="two halves"):
+    monkeypatch.setattr(border_module.GraphSplit, "after", wrong)
+    with pytest.raises(NoSplitPoint, match="two halves"):
         cut("unfreeze/tiny", "all", side=16)

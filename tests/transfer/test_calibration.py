@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss
 from unfreeze.transfer.calibration import (
     BINS,
     COLDEST,
-    calibrated,
+    apply_temperature,
     calibration_bins,
     calibration_error,
     fit_temperature,
@@ -74,5 +74,5 @@ def test_where_all_is_right_there_is_no_limit():
 
 def test_a_temperature_keeps_the_order():
     logits, _ = drawn(50, 4, 1.0)
-    assert torch.equal(calibrated(logits, 3.7).argmax(1), logits.argmax(1))
-    assert calibrated(logits, 1.0) is logits
+    assert torch.equal(apply_temperature(logits, 3.7).argmax(1), logits.argmax(1))
+    assert apply_temperature(logits, 1.0) is logits

@@ -11,15 +11,15 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from unfreeze.transfer.evaluate import confusion, score
-from unfreeze.transfer.selection import DECIDES, Selection, score_of
+from unfreeze.transfer.early_stopping import DECIDES, BestEpoch, score_of
+from unfreeze.transfer.evaluate import classification_metrics, confusion
 
 
 def test_scores_are_those_of_scikit_learn():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 7, generator=generator)
     labels = torch.randint(0, 7, (200,), generator=generator)
-    found = score(logits, labels, "abcdefg")
+    found = classification_metrics(logits, labels, "abcdefg")
     truth, predicted = labels.numpy(), logits.argmax(1).numpy()
     assert found.confusion == confusion_matrix(truth, predicted).tolist()
     assert found.accuracy == (truth == predicted).mean() == found.correct / found.n
@@ -37,7 +37,9 @@ def test_scores_are_those_of_scikit_learn():
 
 
 def test_a_class_that_is_not_there_has_no_recall():
-    found = score(torch.tensor([[2.0, 1, 0], [0, 2, 1]]), torch.tensor([0, 0]), "abc")
+    found = classification_metrics(
+        torch.tensor([[2.0, 1, 0], [0, 2, 1]]), torch.tensor([0, 0]), "abc"
+    )
     assert found.confusion == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
     assert [c.recall for c in found.per_class] == [0.5, None, None]
     assert [c.precision for c in found.per_class] == [1.0, 0.0, None]
@@ -49,13 +51,13 @@ def test_rows_are_the_truth():
 
 
 def test_the_best_is_accuracy_then_loss_and_patience_runs_out():
-    best = Selection(patience=2)
+    best = BestEpoch(patience=2)
     assert best.update(0, 0.5, 1.0) and best.update(1, 0.5, 0.9)
     assert not best.update(2, 0.5, 0.9) and not best.exhausted
     assert not best.update(3, 0.4, 0.1) and best.exhausted
     assert (best.epoch, best.accuracy) == (1, 0.5)
-    assert Selection(**best.state()) == best
-    endless = Selection()
+    assert BestEpoch(**best.state()) == best
+    endless = BestEpoch()
     assert not any(endless.update(e, 0.5, 1.0) and endless.exhausted for e in range(50))
 
 
@@ -65,7 +67,7 @@ def test_means_over_classes_leave_out_those_that_are_not_there():
     logits = torch.randn(60, 6, generator=generator)
     logits[:, 5] = -9  # never predicted
     labels = torch.randint(0, 3, (60,), generator=generator)  # 3, 4 and 5 never there
-    found = score(logits, labels, "abcdef")
+    found = classification_metrics(logits, labels, "abcdef")
     truth, predicted = labels.numpy(), logits.argmax(1).numpy()
     assert set(predicted) == {0, 1, 2, 3, 4}
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
@@ -83,10 +85,10 @@ def test_each_way_to_select_has_its_own_best_epoch(select):
         {"accuracy": 0.7, "balanced_accuracy": 0.6, "macro_f1": 0.8, "loss": 0.7},
         {"accuracy": 0.6, "balanced_accuracy": 0.4, "macro_f1": 0.4, "loss": 0.1},
     ]
-    best = Selection()
+    best = BestEpoch()
     for epoch, found in enumerate(epochs):
         best.update(epoch, found["accuracy"], found["loss"], score_of(found, select))
     assert best.epoch == list(DECIDES).index(select)
     chosen = epochs[best.epoch]
     assert (best.accuracy, best.loss) == (chosen["accuracy"], chosen["loss"])
-    assert Selection(**best.state()) == best
+    assert BestEpoch(**best.state()) == best

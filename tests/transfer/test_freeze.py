@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import replace_head
-from unfreeze.backbones.stages import stages
 from unfreeze.errors import UsageError
-from unfreeze.transfer.freeze import (
+from unfreeze.models.build import build
+from unfreeze.models.head import replace_head
+from unfreeze.models.stages import stages
+from unfreeze.transfer.freezing.freeze import (
     FreezeSchedule,
     apply_freeze,
-    constant,
-    fingerprint,
+    constant_schedule,
+    frozen_entries,
+    hash_tensors,
     select_frozen,
-    standing,
 )
 
 
@@ -118,7 +118,7 @@ def test_batch_norm_alone_can_be_frozen():
 def test_statistics_without_parameters_belong_to_the_layer_before():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 2, 1))
     assert apply_freeze(model, {"0.weight", "0.bias"}) == ["0", "1"]
-    assert standing(model, {"0.weight", "0.bias"}) == {
+    assert frozen_entries(model, {"0.weight", "0.bias"}) == {
         "0.weight", "0.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked",
     }  # fmt: skip
 
@@ -140,20 +140,20 @@ def test_a_schedule_says_what_is_frozen_when_and_what_always():
     assert schedule.at(0) == schedule.at(4) == frozenset("abc")
     assert schedule.at(5) == frozenset("ab") and schedule.at(30) == frozenset("bc")
     assert schedule.always == frozenset("b")
-    assert constant({"x"}).at(7) == constant({"x"}).always == {"x"}
+    assert constant_schedule({"x"}).at(7) == constant_schedule({"x"}).always == {"x"}
 
 
 def test_a_fingerprint_sees_every_bit_shape_and_absence():
     tensors = {"a": torch.zeros(4), "n": torch.tensor(3), "h": torch.ones(2, 2).bfloat16()}
-    before = fingerprint(tensors, tensors)
-    assert before == fingerprint({k: v.clone() for k, v in tensors.items()}, tensors)
+    before = hash_tensors(tensors, tensors)
+    assert before == hash_tensors({k: v.clone() for k, v in tensors.items()}, tensors)
     for name, changed in (
         ("a", torch.tensor([0.0, 0.0, 0.0, -0.0])),
         ("a", torch.zeros(2, 2)),
         ("n", torch.tensor(4)),
     ):
-        assert fingerprint({**tensors, name: changed}, tensors)[name] != before[name]
-    assert fingerprint({}, ["a"]) == {"a": "absent"}
+        assert hash_tensors({**tensors, name: changed}, tensors)[name] != before[name]
+    assert hash_tensors({}, ["a"]) == {"a": "absent"}
     kernel = torch.randn(2, 3, 4, 4)
     last = kernel.contiguous(memory_format=torch.channels_last)
-    assert fingerprint({"k": kernel}, ["k"]) == fingerprint({"k": last}, ["k"])
+    assert hash_tensors({"k": kernel}, ["k"]) == hash_tensors({"k": last}, ["k"])

@@ -2,26 +2,34 @@ import math
 
 import pytest
 
-from unfreeze.transfer.grid import DECAYS, RATES, STEPS, Trial, best, pairs, sweep_epochs
+from unfreeze.transfer.linear_sweep import (
+    DECAYS,
+    RATES,
+    STEPS,
+    SweepTrial,
+    best_trial,
+    sweep_epochs,
+    sweep_trials,
+)
 
 
 def test_the_planned_pair_is_first_and_what_is_given_is_not_varied():
-    both = pairs(0.03, 1e-4, free_lr=True, free_decay=True)
-    assert both[0] == Trial(0.03, 1e-4)
+    both = sweep_trials(0.03, 1e-4, free_lr=True, free_decay=True)
+    assert both[0] == SweepTrial(0.03, 1e-4)
     assert len(both) == len(RATES) * len(DECAYS) == len({(t.lr, t.weight_decay) for t in both})
-    rates = pairs(0.03, 0.5, free_lr=True, free_decay=False)
+    rates = sweep_trials(0.03, 0.5, free_lr=True, free_decay=False)
     assert {t.weight_decay for t in rates} == {0.5} and len(rates) == len(RATES)
-    decays = pairs(0.7, 1e-4, free_lr=False, free_decay=True)
+    decays = sweep_trials(0.7, 1e-4, free_lr=False, free_decay=True)
     assert {t.lr for t in decays} == {0.7} and [t.weight_decay for t in decays] == list(DECAYS)
 
 
 def test_the_best_is_accuracy_then_loss_then_the_planned_one():
-    planned = Trial(0.1, 1e-4, epoch=3, accuracy=0.8, loss=0.5)
-    better = Trial(0.3, 1e-4, epoch=1, accuracy=0.8, loss=0.4)
-    same = Trial(1.0, 1e-4, epoch=1, accuracy=0.8, loss=0.5)
-    diverged = Trial(9.0, 1e-4)
-    assert best([planned, same, diverged]) is planned
-    assert best([diverged, planned, better]) is better
+    planned = SweepTrial(0.1, 1e-4, epoch=3, accuracy=0.8, loss=0.5)
+    better = SweepTrial(0.3, 1e-4, epoch=1, accuracy=0.8, loss=0.4)
+    same = SweepTrial(1.0, 1e-4, epoch=1, accuracy=0.8, loss=0.5)
+    diverged = SweepTrial(9.0, 1e-4)
+    assert best_trial([planned, same, diverged]) is planned
+    assert best_trial([diverged, planned, better]) is better
     assert "diverged" in diverged.text and "0.8000, loss 0.4000 in epoch 1" in better.text
 
 

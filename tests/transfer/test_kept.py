@@ -6,12 +6,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unfreeze.errors import ResourceError
-from unfreeze.runtime.console import Quiet
-from unfreeze.transfer import kept as kept_module
-from unfreeze.transfer.kept import Wanted, check_room, keep, kept_folder, make_room, opened
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.transfer.feature_cache import store as kept_module
+from unfreeze.transfer.feature_cache.store import (
+    CacheKey,
+    cache_features,
+    check_disk_space,
+    evict,
+    feature_cache_folder,
+    open_chunks,
+)
 
 
-class Heard(Quiet):
+class Heard(QuietConsole):
     def __init__(self):
         self.said = []
 
@@ -25,7 +32,7 @@ def _small_chunks(monkeypatch):
 
 
 def wanted(key="a" * 40, rows=23, dtype=torch.float32, shape=(2, 3)):
-    return Wanted(key, rows, shape, dtype, 4, "test")  # 24 bytes a row, chunks of 8
+    return CacheKey(key, rows, shape, dtype, 4, "test")  # 24 bytes a row, chunks of 8
 
 
 def rows_of(want):
@@ -46,7 +53,7 @@ class Maker:
 
 
 def kept(want, make, console=None, stop=lambda: False):
-    return keep(want, make, console or Heard(), stop)
+    return cache_features(want, make, console or Heard(), stop)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -73,7 +80,7 @@ def test_a_pass_that_was_stopped_goes_on_after_its_last_chunk():
     want = wanted()
     make, calls = Maker(want), iter([False] * 3 + [True])
     assert kept(want, make, stop=lambda: next(calls)) is None
-    assert len(opened(want, Quiet())[0]) == 1
+    assert len(open_chunks(want, QuietConsole())[0]) == 1
     assert torch.equal(kept(want, make).take(torch.arange(23)), make.rows)
     assert make.asked == [0, 8]
 
@@ -120,9 +127,9 @@ def test_a_damaged_or_foreign_chunk_is_named_and_alone_computed_again(damage, sa
 
 def test_a_full_disk_is_said_before_anything_is_written(monkeypatch):
     monkeypatch.setattr(kept_module, "free_bytes", lambda: 10 * 2**30)
-    check_room(9 * 2**30)
+    check_disk_space(9 * 2**30)
     with pytest.raises(ResourceError, match=r"needs 9\.9 GiB .* 10\.0 GiB are free") as caught:
-        check_room(int(9.9 * 2**30))
+        check_disk_space(int(9.9 * 2**30))
     assert "--cache off" in caught.value.next_step
     monkeypatch.setattr(kept_module, "free_bytes", lambda: 0)
     want = wanted()
@@ -138,9 +145,9 @@ def test_the_least_recently_wanted_makes_room():
         for file in want.folder.iterdir():
             os.utime(file, (time.time() - 8000 + 1000 * age,) * 2)
     one = sum(file.stat().st_size for file in wants[0].folder.iterdir())
-    assert make_room(4 * one, 0) == []
-    assert make_room(4 * one, one) == ["a" * 40]
-    assert make_room(2 * one, 0, spared=["b" * 40]) == ["c" * 40]
-    (kept_folder() / ("b" * 40) / "mine.txt").write_text("not ours")
+    assert evict(4 * one, 0) == []
+    assert evict(4 * one, one) == ["a" * 40]
+    assert evict(2 * one, 0, spared=["b" * 40]) == ["c" * 40]
+    (feature_cache_folder() / ("b" * 40) / "mine.txt").write_text("not ours")
     kept(wants[3], Maker(wants[3]))  # wanted just now
-    assert make_room(0, 0) == [] and (kept_folder() / ("d" * 40)).is_dir()
+    assert evict(0, 0) == [] and (feature_cache_folder() / ("d" * 40)).is_dir()

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from unfreeze.backbones.build import build
 from unfreeze.errors import UsageError
-from unfreeze.transfer.maps import final_map
+from unfreeze.models.build import build
+from unfreeze.transfer.plan import last_feature_map_size
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ from unfreeze.transfer.maps import final_map
 def test_the_last_map_before_pooling(arch, size, sides):
     with torch.device("meta"):
         model = build(arch)
-    assert final_map(model, size) == sides
+    assert last_feature_map_size(model, size) == sides
 
 
 def test_a_small_stem_keeps_the_map():
-    assert final_map(build("resnet18", stem="small"), 32) == (4, 4)
+    assert last_feature_map_size(build("resnet18", stem="small"), 32) == (4, 4)
 
 
 def test_a_image_the_network_cannot_take_is_refused():
     with pytest.raises(UsageError, match="32x32"):
-        final_map(build("alexnet"), 32)
+        last_feature_map_size(build("alexnet"), 32)

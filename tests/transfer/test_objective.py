@@ -4,15 +4,14 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
-from unfreeze.transfer.fit import Fit, seed_step
-from unfreeze.transfer.objective import Objective, class_weights
+from unfreeze.transfer.loss import TrainingConfig, TrainingLoss, class_weights, seed_step
 
 CPU = torch.device("cpu")
 LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2])
 
 
 def objective(**options):
-    return Objective(Fit(epochs=1, lr=0.1, classes=3, **options), CPU)
+    return TrainingLoss(TrainingConfig(epochs=1, lr=0.1, classes=3, **options), CPU)
 
 
 def logits(count=8):

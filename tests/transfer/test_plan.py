@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.backbones.build import build as network
-from unfreeze.backbones.stem import choose_stem, has_small
-from unfreeze.data.preprocess import Preprocess
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.layering import build
+from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import UsageError
-from unfreeze.settings.build import build
-from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.transfer.augment import maker, view
-from unfreeze.transfer.plan import Facts, choose_preprocess, plan, usual_batch, usual_lr
-from unfreeze.transfer.start import start
+from unfreeze.models.build import build as network
+from unfreeze.models.stem import choose_stem, supports_small_stem
+from unfreeze.transfer.augment import training_view, view_maker_of
+from unfreeze.transfer.initialize import build_start
+from unfreeze.transfer.plan import FinetuneFacts, choose_preprocess, plan, usual_batch, usual_lr
 
 USUAL = Preprocess(224, 256)
 
@@ -21,7 +21,7 @@ def made(**given):
 
 def facts(**changed):
     given = {"images": 576, "arch": "torchvision/resnet18", "stem": "imagenet"}
-    return Facts(**{**given, "head_only": False, "trained": True, **changed})
+    return FinetuneFacts(**{**given, "head_only": False, "trained": True, **changed})
 
 
 def test_every_open_value_is_filled_and_has_a_reason():
@@ -80,11 +80,11 @@ def test_a_loaded_stem_is_never_changed():
     assert choose_stem("auto", resnet, "imagenet", None, 32)[0] == "imagenet"
     assert choose_stem("auto", vgg, "none", None, 32)[0] == "imagenet"
     assert choose_stem("small", vgg, "none", None, 32)[0] == "small"
-    assert not has_small(network("unfreeze/tiny"))
+    assert not supports_small_stem(network("unfreeze/tiny"))
 
 
 def test_a_small_stem_is_put_in_from_scratch_only():
-    begun = start("resnet18", "none", "auto", classes=3, side=32)
+    begun = build_start("resnet18", "none", "auto", classes=3, side=32)
     assert begun.stem == "small" and begun.network.conv1.kernel_size == (3, 3)
     assert begun.loaded is None and begun.wants is None and begun.head == ["fc.weight", "fc.bias"]
 
@@ -92,21 +92,21 @@ def test_a_small_stem_is_put_in_from_scratch_only():
 def test_no_augmentation_is_what_evaluation_sees():
     images = [np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)] * 2
     preprocess = Preprocess(16, 18)
-    plain = maker("none", preprocess, 0)(images, np.array([4, 5]), 3)[0]
+    plain = view_maker_of("none", preprocess, 0)(images, np.array([4, 5]), 3)[0]
     assert plain.shape == (2, 16, 16, 3) and plain.dtype == torch.uint8
     assert np.array_equal(plain[0].numpy(), preprocess.pixels(images[0]))
-    views = maker("photo", preprocess, 0)
+    views = view_maker_of("photo", preprocess, 0)
     first = views(images, np.array([4, 5]), 3)[0]
     assert torch.equal(first, views(images, np.array([4, 5]), 3)[0])
     assert not torch.equal(first[0], first[1])
 
 
 def test_training_views_are_gentler_than_pretraining():
-    from unfreeze.data.views.spec import preset
+    from unfreeze.data.augment.config import preset
 
-    ours, theirs = view("photo", 224), preset("photo", 224, (0.14, 1.0))
+    ours, theirs = training_view("photo", 224), preset("photo", 224, (0.14, 1.0))
     assert ours.scale[0] > theirs.scale[0] and ours.brightness < theirs.brightness
-    assert ours.blur == ours.grey == 0 and view("digits", 16).flip == 0
+    assert ours.blur == ours.grey == 0 and training_view("digits", 16).flip == 0
 
 
 @pytest.mark.parametrize("arch", ["squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small"])

@@ -4,23 +4,23 @@ import pytest
 import torch
 
 import unfreeze
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import replace_head
-from unfreeze.backbones.stages import stages
 from unfreeze.errors import UsageError
-from unfreeze.optim.make import decay_groups, set_lr
-from unfreeze.transfer.rates import layer_scales
+from unfreeze.models.build import build
+from unfreeze.models.head import replace_head
+from unfreeze.models.stages import stages
+from unfreeze.optim.optimizer import decay_groups, set_lr
+from unfreeze.transfer.plan import layer_lr_scales
 
 
 def test_shares_fall_with_the_distance_from_the_head():
     model = build("resnet18")
     head = replace_head(model, 3)
-    scales = layer_scales(model, 0.5, head)
+    scales = layer_lr_scales(model, 0.5, head)
     assert set(scales) == {name for name, _ in model.named_parameters()}
     assert scales["fc.weight"] == 1 and scales["layer4.0.conv1.weight"] == 0.5
     assert scales["layer1.0.conv1.weight"] == 0.5**4
     assert scales["conv1.weight"] == 0.5 ** len(stages(model))
-    assert layer_scales(model, 1.0, head) == {}
+    assert layer_lr_scales(model, 1.0, head) == {}
 
 
 def test_a_step_is_in_proportion_to_its_share():
@@ -46,8 +46,8 @@ def test_without_shares_groups_are_as_ever():
 def test_a_head_has_a_rate_of_its_own():
     model = build("resnet18")
     head = replace_head(model, 3)
-    assert layer_scales(model, 1.0, head, head_share=250.0) == dict.fromkeys(head, 250.0)
-    scales = layer_scales(model, 0.5, head, head_share=3.0)
+    assert layer_lr_scales(model, 1.0, head, head_share=250.0) == dict.fromkeys(head, 250.0)
+    scales = layer_lr_scales(model, 0.5, head, head_share=3.0)
     assert scales["fc.weight"] == 3 and scales["layer4.0.conv1.weight"] == 0.5
 
 

@@ -3,14 +3,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import replace_head
+from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.errors import UsageError
-from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.transfer import savings
-from unfreeze.transfer.freeze import FreezeSchedule, constant, select_frozen
-from unfreeze.transfer.plan import Plan
-from unfreeze.transfer.savings import VIEWS, Case, check_asked, decide, settled
+from unfreeze.models.build import build
+from unfreeze.models.head import replace_head
+from unfreeze.transfer.feature_cache import policy
+from unfreeze.transfer.feature_cache.policy import (
+    VIEWS,
+    CacheCase,
+    check_cache_settings,
+    decide_cache,
+    with_cache_decision,
+)
+from unfreeze.transfer.freezing.freeze import FreezeSchedule, constant_schedule, select_frozen
+from unfreeze.transfer.plan import FinetuneRecipe
 
 FILLED = FinetuneSettings(
     data="x", image_size=16, epochs=30, lr=0.1, weight_decay=0.0, batch_size=4, precision="fp32"
@@ -27,16 +33,16 @@ def network():
 def case(network, *specs, images=1000, held_out=100):
     model, head = network
     steps = [(first, frozenset(select_frozen(model, spec, head=head))) for first, spec in specs]
-    return Case(model, FreezeSchedule(tuple(steps)), head, images=images, held_out=held_out)
+    return CacheCase(model, FreezeSchedule(tuple(steps)), head, images=images, held_out=held_out)
 
 
 def decided(network, *specs, **changed):
-    return decide(replace(FILLED, **changed), case(network, *(specs or ((0, "all"),))))
+    return decide_cache(replace(FILLED, **changed), case(network, *(specs or ((0, "all"),))))
 
 
 def asked(network, *specs, **changed):
     one = case(network, *specs)
-    check_asked(replace(FILLED, **changed), one.network, one.schedule, one.head, 16)
+    check_cache_settings(replace(FILLED, **changed), one.network, one.schedule, one.head, 16)
 
 
 def test_a_frozen_backbone_has_its_features_kept_with_a_few_views(network):
@@ -53,7 +59,7 @@ def test_a_frozen_backbone_has_its_features_kept_with_a_few_views(network):
 
 def test_one_view_means_no_augmentation_and_is_said(network):
     found = decided(network, cache_views=1)
-    chosen = settled(Plan(FILLED, None, {}), found)
+    chosen = with_cache_decision(FinetuneRecipe(FILLED, None, {}), found)
     assert (found.views, chosen.settings.augment, chosen.settings.cache) == (1, "none", "features")
     assert "no augmentation" in chosen.reasons["augment"]
     plain = decided(network, augment="none", cache_views=7)
@@ -75,7 +81,7 @@ def test_auto_keeps_nothing_where_it_gains_nothing_and_says_why(network, changed
 
 
 def test_auto_minds_the_disk(network, monkeypatch):
-    monkeypatch.setattr(savings, "free_bytes", lambda: 2**28)
+    monkeypatch.setattr(policy, "free_bytes", lambda: 2**28)
     assert "do not fit on the disk" in decided(network).reasons["cache"]
 
 
@@ -127,22 +133,22 @@ def test_what_cannot_be_is_refused(network, specs, changed, says):
 
 def test_a_network_without_a_border_is_trained_the_plain_way_in_words(network, monkeypatch):
     def none(*args):
-        raise savings.NoBorder("it draws random numbers")
+        raise policy.NoSplitPoint("it draws random numbers")
 
-    monkeypatch.setattr(savings, "find_border", none)
+    monkeypatch.setattr(policy, "find_split_point", none)
     assert decided(network).reasons["cache"] == "it draws random numbers"
     with pytest.raises(UsageError, match="it draws random numbers"):
         asked(network, (0, "all"), cache="features")
 
 
 def test_the_ratio_counts_passes_and_what_is_left(network):
-    one = savings._stored(FILLED, case(network, (0, "all")), _stretch(network, "all", 100), 1)
+    one = policy._stored(FILLED, case(network, (0, "all")), _stretch(network, "all", 100), 1)
     assert one.ratio == pytest.approx(100, rel=0.02) and one.work > 0
-    half = savings._stored(FILLED, case(network, (0, "all")), _stretch(network, "stage:2", 100), 1)
+    half = policy._stored(FILLED, case(network, (0, "all")), _stretch(network, "stage:2", 100), 1)
     assert 1.2 < half.ratio < 5 and half.bytes == 4 * 64 * 64 * (1000 + 100)
 
 
 def _stretch(network, spec, epochs):
     model, head = network
-    frozen = constant(select_frozen(model, spec, head=head))
-    return savings.stretches(model, frozen, epochs, head)[0]
+    frozen = constant_schedule(select_frozen(model, spec, head=head))
+    return policy.frozen_phases(model, frozen, epochs, head)[0]

@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 
-from unfreeze.api.finetune import finetune
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import replace_head
 from unfreeze.checkpoints.state import load_state
+from unfreeze.commands.finetune import finetune
 from unfreeze.errors import UsageError
-from unfreeze.transfer.thaw import freeze_schedule
+from unfreeze.models.build import build
+from unfreeze.models.head import replace_head
+from unfreeze.transfer.freezing.schedule import freeze_schedule
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +68,13 @@ def test_lp_ft_moves_the_head_first_and_everything_after(coloured, tmp_path, mon
     """Linear probing, then fine-tuning: Kumar et al., arXiv 2202.10054."""
     from unfreeze.transfer import trainer
 
-    states, original = [], trainer.Trainer._close_epoch
+    states, original = [], trainer.FinetuneTrainer._close_epoch
 
     def watching(self):
         states.append({n: t.clone() for n, t in self.network.state_dict().items()})
         original(self)
 
-    monkeypatch.setattr(trainer.Trainer, "_close_epoch", watching)
+    monkeypatch.setattr(trainer.FinetuneTrainer, "_close_epoch", watching)
     data = coloured("d", {"red": 12, "blue": 12}, 32)
     given = {"arch": "unfreeze/small", "weights": "none", "epochs": 3, "device": "cpu"}
     result = finetune(

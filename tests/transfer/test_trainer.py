@@ -5,15 +5,15 @@ import signal
 import pytest
 import torch
 
-from unfreeze.backbones.build import build
 from unfreeze.checkpoints.state import load_state
-from unfreeze.data.preprocess import Preprocess
+from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import DivergedError
-from unfreeze.runtime.console import Quiet
-from unfreeze.transfer import saves as saves_module
-from unfreeze.transfer.freeze import FreezeSchedule, constant, select_frozen
-from unfreeze.transfer.reading import in_order
-from unfreeze.transfer.step import parts
+from unfreeze.models.build import build
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.transfer import checkpoints as saves_module
+from unfreeze.transfer.freezing.freeze import FreezeSchedule, constant_schedule, select_frozen
+from unfreeze.transfer.predictor import read_in_order
+from unfreeze.transfer.train_step import parts
 
 
 def weights(trainer):
@@ -40,14 +40,14 @@ def stop_at(trainer, step):
 @pytest.mark.parametrize("step", [3, 6])  # an epoch's end and its middle
 def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(make_trainer, fit, step):
     straight = make_trainer("straight", validate=False, **fit)
-    straight.run(Quiet())
+    straight.run(QuietConsole())
     first = make_trainer("broken", validate=False, **fit)
     stop_at(first, step)
-    assert first.run(Quiet()).stopped == "asked" and first.step == step
+    assert first.run(QuietConsole()).stopped == "asked" and first.step == step
     second = make_trainer("broken", validate=False, **fit)
     second.restore(load_state(second.folder.file(saves_module.LAST)))
     second.folder.rewind_metrics(second.step)
-    outcome = second.run(Quiet())
+    outcome = second.run(QuietConsole())
     assert outcome.stopped == "end" and outcome.epochs == 4
     assert same(weights(straight), weights(second))
     lines = [(m["step"], m["loss"]) for m in second.folder.metrics()]
@@ -61,14 +61,14 @@ def test_dropout_is_resumed_too(make_trainer):
         return trainer
 
     straight = with_dropout("straight")
-    straight.run(Quiet())
+    straight.run(QuietConsole())
     first = with_dropout("broken")
     stop_at(first, 5)
-    first.run(Quiet())
+    first.run(QuietConsole())
     torch.rand(7)  # whatever happened to the global generator meanwhile
     second = with_dropout("broken")
     second.restore(load_state(second.folder.file(saves_module.LAST)))
-    second.run(Quiet())
+    second.run(QuietConsole())
     assert same(weights(straight), weights(second))
 
 
@@ -77,7 +77,7 @@ def test_the_callers_generator_is_left_alone(make_trainer):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    trainer.run(Quiet())
+    trainer.run(QuietConsole())
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -88,17 +88,17 @@ def test_resume_across_a_thaw(make_trainer):
     schedule = FreezeSchedule(((0, everything), (2, later)))
     straight = make_trainer("straight", freeze=schedule)
     start = weights(straight)
-    straight.run(Quiet())
+    straight.run(QuietConsole())
     moved = {n for n in start if not torch.equal(start[n], straight.network.state_dict()[n])}
     assert moved and all(n.startswith(("stage3", "head")) for n in moved)
     first = make_trainer("broken", freeze=schedule)
     stop_at(first, 5)
-    first.run(Quiet())
+    first.run(QuietConsole())
     assert same({n: v for n, v in start.items() if "head" not in n},
                 {n: v for n, v in weights(first).items() if "head" not in n})  # fmt: skip
     second = make_trainer("broken", freeze=schedule)
     second.restore(load_state(second.folder.file(saves_module.LAST)))
-    second.run(Quiet())
+    second.run(QuietConsole())
     assert same(weights(straight), weights(second))
 
 
@@ -112,18 +112,18 @@ def test_frozen_parameters_are_not_in_the_optimizer(make_trainer):
 
 def test_early_stop_ends_the_run_and_stays_ended(make_trainer):
     trainer = make_trainer(epochs=40, patience=2, lr=0.0)
-    outcome = trainer.run(Quiet())
+    outcome = trainer.run(QuietConsole())
     assert (outcome.stopped, outcome.epochs, outcome.best_epoch) == ("early", 3, 0) or (
         outcome.stopped == "early" and outcome.epochs == outcome.best_epoch + 3
     )
     again = make_trainer(epochs=40, patience=2, lr=0.0)
     again.restore(load_state(again.folder.file(saves_module.LAST)))
-    assert again.run(Quiet()).epochs == outcome.epochs
+    assert again.run(QuietConsole()).epochs == outcome.epochs
 
 
 def test_metrics_have_the_promised_lines(make_trainer):
     trainer = make_trainer(epochs=2)
-    trainer.run(Quiet())
+    trainer.run(QuietConsole())
     lines = trainer.folder.metrics()
     training = [m for m in lines if m["split"] == "train"]
     assert [m["step"] for m in training] == list(range(1, 9))
@@ -140,7 +140,7 @@ def test_metrics_have_the_promised_lines(make_trainer):
 @pytest.mark.slow
 def test_after_a_hundred_steps_one_line_in_fifty(make_trainer):
     trainer = make_trainer(epochs=80, validate=False, batch_size=13)
-    trainer.run(Quiet())
+    trainer.run(QuietConsole())
     steps = [m["step"] for m in trainer.folder.metrics()]
     assert steps[:100] == list(range(1, 101))
     assert {150} <= set(steps) and steps[-1] == 160
@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_names_its_step_and_spares_the_checkpoint(make_
     before = trainer._lr
     trainer._lr = lambda step: math.inf if step == 4 else before(step)
     with pytest.raises(DivergedError, match="at step 6"):
-        trainer.run(Quiet())
+        trainer.run(QuietConsole())
     saved = load_state(trainer.folder.file(saves_module.LAST))
     assert saved["step"] == 4
     assert all(torch.isfinite(v).all() for v in saved["model"].values())
@@ -164,13 +164,13 @@ def test_long_epochs_are_saved_on_the_way(make_trainer, monkeypatch):
     steps = []
     save = trainer.saves.last
     trainer.saves.last = lambda state: (steps.append(trainer.step), save(state))
-    trainer.run(Quiet())
+    trainer.run(QuietConsole())
     assert steps == [1, 2, 3, 4, 4]
 
 
 def test_states_are_plain_and_carry_what_the_contract_names(make_trainer):
     trainer = make_trainer(epochs=1)
-    trainer.run(Quiet())
+    trainer.run(QuietConsole())
     for name in (saves_module.LAST, saves_module.BEST):
         state = torch.load(trainer.folder.file(name), weights_only=True)
         assert {"epoch", "loss", "metrics", "step", "model", "optimizer"} <= set(state)
@@ -179,7 +179,7 @@ def test_states_are_plain_and_carry_what_the_contract_names(make_trainer):
 
 def test_checkpoints_that_stay_are_asked_for_and_say_what_they_hold(make_trainer):
     trainer = make_trainer(epochs=5, keep_every=2)
-    trainer.run(Quiet())
+    trainer.run(QuietConsole())
     judged = [line for line in trainer.folder.metrics() if line["split"] == "val"]
     kept = sorted(trainer.folder.path.glob("checkpoints/epoch-*"))
     assert len(kept) == 2
@@ -194,7 +194,7 @@ def test_checkpoints_that_stay_are_asked_for_and_say_what_they_hold(make_trainer
 
 def test_without_validation_their_names_have_no_accuracy(make_trainer):
     trainer = make_trainer(epochs=1, keep_every=1, validate=False)
-    trainer.run(Quiet())
+    trainer.run(QuietConsole())
     (kept,) = trainer.folder.path.glob("checkpoints/epoch-*")
     assert re.fullmatch(r"epoch-0001_loss-\d+\.\d{3}\.ckpt", kept.name)
 
@@ -210,11 +210,11 @@ def test_images_come_in_order_and_what_fails_is_told():
     told = {}
     reads = [lambda v=v: read(v) for v in range(13)]
     plain = Preprocess(4, 4)
-    batches = list(in_order(reads, plain, batch_size=4, skip=told.__setitem__))
+    batches = list(read_in_order(reads, plain, batch_size=4, skip=told.__setitem__))
     assert torch.cat(batches)[:, 0, 0, 0].tolist() == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11, 12]
     assert list(told) == [3, 8]
     with pytest.raises(OSError, match="gone"):
-        list(in_order(reads, plain, batch_size=4))
+        list(read_in_order(reads, plain, batch_size=4))
 
 
 def flat(trainer):
@@ -226,7 +226,9 @@ def flat(trainer):
 def in_double(make_trainer, name, **options):
     """With batch norms that stand still no image looks at another one."""
     still = select_frozen(build("unfreeze/tiny"), "norms", head=["head.weight", "head.bias"])
-    trainer = make_trainer(name, validate=False, epochs=2, freeze=constant(still), **options)
+    trainer = make_trainer(
+        name, validate=False, epochs=2, freeze=constant_schedule(still), **options
+    )
     trainer.network.double()
     before = trainer.stepper.prepare
     trainer.stepper.prepare = lambda images: before(images).double()
@@ -247,8 +249,8 @@ def test_a_batch_in_parts_is_the_whole_batch(make_trainer, fit):
     whole = in_double(make_trainer, "whole", **fit)
     parts = in_double(make_trainer, "parts", accumulate=3, **fit)
     start = flat(whole)
-    whole.run(Quiet())
-    parts.run(Quiet())
+    whole.run(QuietConsole())
+    parts.run(QuietConsole())
     moved = (flat(whole) - start).norm()
     assert moved > 1e-3 and (flat(whole) - flat(parts)).norm() / moved < 1e-6
     losses = [[m["loss"] for m in t.folder.metrics()] for t in (whole, parts)]
@@ -276,7 +278,7 @@ def test_steps_are_clipped_as_torch_does(make_trainer):
             seen.append(float((flat_parameters(trainer) - before).norm()))
 
         trainer._step = stepping
-        trainer.run(Quiet())
+        trainer.run(QuietConsole())
         return [seen.pop() for _ in range(len(seen))]
 
     free, clipped = norms(), norms(clip_grad=0.05)
@@ -290,7 +292,7 @@ def flat_parameters(trainer):
 
 
 def test_the_average_is_judged_kept_and_resumed(make_trainer):
-    from unfreeze.transfer.average import served
+    from unfreeze.transfer.ema import weights_to_serve
 
     options = {"ema": 0.9, "epochs": 4}
     straight = make_trainer("straight", **options)
@@ -301,7 +303,7 @@ def test_the_average_is_judged_kept_and_resumed(make_trainer):
         own.append({n: v.clone() for n, v in straight.network.state_dict().items()})
 
     straight._step = stepping
-    straight.run(Quiet())
+    straight.run(QuietConsole())
     # by hand: timm's warm-up is 1 - (step)^(-2/3) of the step from 1, at most the decay
     mean = None
     for number, state in enumerate(own, 1):
@@ -318,13 +320,13 @@ def test_the_average_is_judged_kept_and_resumed(make_trainer):
     assert all(torch.allclose(mean[n], v, atol=1e-6) for n, v in last["average"].items())
     assert same(dict(last["model"]), own[-1]) and not same(dict(last["model"]), last["average"])
     best = load_state(straight.folder.file(saves_module.BEST))
-    assert same(weights(straight), dict(served(best)))
+    assert same(weights(straight), dict(weights_to_serve(best)))
     first = make_trainer("broken", **options)
     stop_at(first, 6)
-    first.run(Quiet())
+    first.run(QuietConsole())
     second = make_trainer("broken", **options)
     second.restore(load_state(second.folder.file(saves_module.LAST)))
-    second.run(Quiet())
+    second.run(QuietConsole())
     assert same(weights(straight), weights(second))
 
 
@@ -333,7 +335,7 @@ def test_the_average_of_what_stands_still_is_itself(make_trainer):
     frozen = frozenset(n for n, _ in network.named_parameters() if not n.startswith("head"))
     trainer = make_trainer(ema=0.99, freeze=FreezeSchedule(((0, frozen),)))
     start = weights(trainer)
-    trainer.run(Quiet())
+    trainer.run(QuietConsole())
     end = weights(trainer)
     assert [n for n in start if "head" not in n and not torch.equal(start[n], end[n])] == []
     assert not torch.equal(start["head.weight"], end["head.weight"])
@@ -341,7 +343,7 @@ def test_the_average_of_what_stands_still_is_itself(make_trainer):
 
 def test_without_validation_the_average_is_the_model(make_trainer):
     trainer = make_trainer(ema=0.9, validate=False, epochs=2)
-    trainer.run(Quiet())
+    trainer.run(QuietConsole())
     last = load_state(trainer.folder.file(saves_module.LAST))
     assert same(weights(trainer), dict(last["average"]))
 
@@ -357,6 +359,6 @@ def test_scores_that_are_no_numbers_are_never_the_best(make_trainer):
 
     trainer.validate = validate
     with pytest.raises(DivergedError, match="The validation loss was nan after step 8"):
-        trainer.run(Quiet())
+        trainer.run(QuietConsole())
     assert load_state(trainer.folder.file(saves_module.BEST))["step"] == seen[0]
     assert [m["epoch"] for m in trainer.folder.metrics() if m["split"] == "val"] == [0]

@@ -13,24 +13,28 @@ import pytest
 import torch
 from torch import nn
 
-from unfreeze.api.evaluate import evaluate
-from unfreeze.api.finetune import finetune
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import head_layers, replace_head
-from unfreeze.checkpoints.modelfile import load_model
+from unfreeze.checkpoints.model_file import load_model
 from unfreeze.checkpoints.state import load_state, save_state
+from unfreeze.commands.evaluate import evaluate
+from unfreeze.commands.finetune import finetune
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.layering import build as settings
+from unfreeze.data.index.splits import read_split_csv
 from unfreeze.data.sources.folder import FolderSource
-from unfreeze.data.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
-from unfreeze.optim.make import decay_groups, make_optimizer
-from unfreeze.runtime.console import Quiet
-from unfreeze.settings.build import build as settings
-from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.transfer import saves as saves_module
+from unfreeze.models.build import build
+from unfreeze.models.head import head_layers, replace_head
+from unfreeze.optim.optimizer import decay_groups, make_optimizer
+from unfreeze.runtime.console import QuietConsole
+from unfreeze.transfer import checkpoints as saves_module
 from unfreeze.transfer import trainer as trainer_module
-from unfreeze.transfer.freeze import apply_freeze, fingerprint, select_frozen, standing
-from unfreeze.transfer.maps import final_map
-from unfreeze.transfer.plan import choose_preprocess
+from unfreeze.transfer.freezing.freeze import (
+    apply_freeze,
+    frozen_entries,
+    hash_tensors,
+    select_frozen,
+)
+from unfreeze.transfer.plan import choose_preprocess, last_feature_map_size
 from unfreeze.transfer.predictor import load_classifier
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}
@@ -38,7 +42,9 @@ TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precisio
 
 @pytest.fixture(autouse=True)
 def _no_drawing(monkeypatch):
-    monkeypatch.setattr("unfreeze.api.finetune.redrawn", lambda run, console: None)
+    monkeypatch.setattr(
+        "unfreeze.commands.finetune.write_report_or_warn", lambda run, console: None
+    )
 
 
 def same(left, right):
@@ -59,8 +65,8 @@ def test_trap_01_best_weights_are_loaded_once_after_the_loop(make_trainer, monke
     choosing, blind = make_trainer("choosing"), make_trainer("blind", validate=False)
     scores = iter([0.5, 0.9, 0.6, 0.8])
     choosing.validate = lambda: {"accuracy": next(scores), "loss": 1.0}
-    outcome = choosing.run(Quiet())
-    blind.run(Quiet())
+    outcome = choosing.run(QuietConsole())
+    blind.run(QuietConsole())
     assert loads == ["best.ckpt"] and outcome.best_epoch == 1
     last = load_state(choosing.folder.file("checkpoints/last.ckpt"))
     best = load_state(choosing.folder.file("checkpoints/best.ckpt"))
@@ -75,7 +81,7 @@ def test_trap_01_best_weights_are_loaded_once_after_the_loop(make_trainer, monke
 def test_trap_01_best_weights_are_loaded_after_an_early_stop_too(make_trainer, monkeypatch):
     loads = counting_loads(monkeypatch)
     trainer = make_trainer(epochs=40, patience=2)
-    outcome = trainer.run(Quiet())
+    outcome = trainer.run(QuietConsole())
     assert outcome.stopped == "early" and loads == ["best.ckpt"]
     best = load_state(trainer.folder.file("checkpoints/best.ckpt"))
     assert same(trainer.network.state_dict(), best["model"])
@@ -92,7 +98,7 @@ def test_trap_01_best_weights_are_loaded_after_ctrl_c_too(make_trainer, monkeypa
             signal.raise_signal(signal.SIGINT)
 
     trainer._step = stepping
-    assert trainer.run(Quiet()).stopped == "asked" and loads == ["best.ckpt"]
+    assert trainer.run(QuietConsole()).stopped == "asked" and loads == ["best.ckpt"]
     best = load_state(trainer.folder.file("checkpoints/best.ckpt"))
     assert same(trainer.network.state_dict(), best["model"])
     assert load_state(trainer.folder.file("checkpoints/last.ckpt"))["step"] == 18
@@ -101,7 +107,7 @@ def test_trap_01_best_weights_are_loaded_after_ctrl_c_too(make_trainer, monkeypa
 def test_trap_02_the_cosine_spans_the_steps_that_are_run(make_trainer):
     for epochs in (2, 6):
         trainer = make_trainer(f"run{epochs}", epochs=epochs, validate=False, lr=0.1)
-        trainer.run(Quiet())
+        trainer.run(QuietConsole())
         rates = [m["learning_rate"] for m in trainer.folder.metrics()]
         total = 4 * epochs
         wanted = [0.05 * (1 + math.cos(math.pi * step / total)) for step in range(total)]
@@ -112,7 +118,7 @@ def test_trap_02_the_cosine_spans_the_steps_that_are_run(make_trainer):
 def test_trap_03_a_last_map_of_one_pixel_is_seen_and_not_chosen():
     with torch.device("meta"):
         network = build("resnet50")
-    sides = partial(final_map, network)
+    sides = partial(last_feature_map_size, network)
     assert sides(32) == (1, 1)
     auto = settings(FinetuneSettings, {"data": "x"})
     chosen, reasons = choose_preprocess(auto, 32, None, sides)
@@ -166,18 +172,18 @@ def test_trap_07_a_frozen_batch_norm_does_not_move():
     network = build("resnet18")
     frozen = select_frozen(network, "all", head=replace_head(network, 3))
     apply_freeze(network, frozen)
-    names = standing(network, frozen)
+    names = frozen_entries(network, frozen)
     assert len([n for n in names if n.endswith(("running_mean", "num_batches_tracked"))]) == 40
-    before = fingerprint(network.state_dict(), names)
+    before = hash_tensors(network.state_dict(), names)
     for _ in range(3):
         network.train()  # as every loop does, each epoch
         network(3 + 5 * torch.randn(2, 3, 64, 64)).sum().backward()
-    assert fingerprint(network.state_dict(), names) == before
+    assert hash_tensors(network.state_dict(), names) == before
     for module in network.modules():
         module.__dict__.pop("train", None)  # what happens without the pin
     network.train()
     network(torch.randn(2, 3, 64, 64))
-    assert fingerprint(network.state_dict(), names) != before
+    assert hash_tensors(network.state_dict(), names) != before
 
 
 def packed(path, inside):
@@ -327,7 +333,7 @@ def test_trap_classes_come_from_train_and_are_matched_by_name(coloured, tmp_path
 
 def test_trap_an_interrupted_run_can_be_used_and_resumed(coloured, tmp_path, monkeypatch):
     data = str(coloured("colours", {"red": 8, "blue": 8}))
-    step = trainer_module.Trainer._step
+    step = trainer_module.FinetuneTrainer._step
 
     def stepping(self, batch):
         step(self, batch)
@@ -335,7 +341,7 @@ def test_trap_an_interrupted_run_can_be_used_and_resumed(coloured, tmp_path, mon
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.Trainer, "_step", stepping)
+        patch.setattr(trainer_module.FinetuneTrainer, "_step", stepping)
         with pytest.raises(Interrupted) as caught:
             finetune(data, out=str(tmp_path / "run"), epochs=9, **TINY)
     assert caught.value.exit_code == 130

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
+from unfreeze.checkpoints.read import CheckpointContents
+from unfreeze.checkpoints.tensor_values import quantisation_scales
 from unfreeze.errors import WeightsError
 
 # parameter names of adapters in PEFT, loralib and kohya's tools
@@ -31,7 +33,7 @@ _MERGE = (
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedAdapters:
     """Tensors without adapters, and the number of layers with merged adapters."""
 
     tensors: dict[str, Tensor]
@@ -42,22 +44,22 @@ class _Unmergeable(Exception):
     """Why adapters cannot be merged."""
 
 
-def adapters_in(names: Iterable[str]) -> list[str]:
+def adapter_names(names: Iterable[str]) -> list[str]:
     """Names of adapter tensors."""
     return [name for name in names if _ADAPTER.search(name)]
 
 
-def merged(
+def merge_adapters(
     tensors: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path | None, name: str
-) -> Merged:
+) -> MergedAdapters:
     """The tensors with their LoRA adapters merged; unchanged if there are none.
 
     `meta`: the file's metadata; `path`: its path, for adapter_config.json beside it (None: no
     file); `name`: for messages. WeightsError if adapters cannot be merged exactly.
     """
-    adapters = adapters_in(tensors)
+    adapters = adapter_names(tensors)
     if not adapters:
-        return Merged(dict(tensors))
+        return MergedAdapters(dict(tensors))
     try:
         return _merge(tensors, adapters, _settings(meta, path))
     except _Unmergeable as why:
@@ -69,7 +71,7 @@ def merged(
 
 def _merge(
     tensors: Mapping[str, Tensor], adapters: list[str], settings: Mapping[str, Any]
-) -> Merged:
+) -> MergedAdapters:
     plain = {name: t for name, t in tensors.items() if name not in adapters}
     pairs = {name: match for name in adapters if (match := _DOWN.fullmatch(name))}
     unsupported = next((n for n in adapters if n not in pairs and not _is_up(n, tensors)), None)
@@ -88,7 +90,7 @@ def _merge(
         share = _alpha(base, plain, settings) / _rank(down.shape[0], settings)
         plain[weight] = plain[weight] + share * _product(down, up, plain[weight])
     names = [n for n in plain if not n.endswith(".alpha") and ".original_module." not in n]
-    return Merged({_without_wrappers(name): plain[name] for name in names}, len(pairs))
+    return MergedAdapters({_without_wrappers(name): plain[name] for name in names}, len(pairs))
 
 
 def _without_wrappers(name: str) -> str:
@@ -155,3 +157,32 @@ def _settings(meta: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
         except ValueError as error:
             raise _Unmergeable(f"{config} beside it is not valid JSON") from error
     return settings
+
+
+_UNQUANTISED = "Give the weights from before the quantisation, or dequantise and save them."
+
+
+@dataclass(frozen=True)
+class LoadableTensors:
+    """Named tensors ready to load, and notes on what was changed."""
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def loadable_tensors(contents: CheckpointContents, path: Path | None, name: str) -> LoadableTensors:
+    """The tensors of a file, ready to be matched with a network's.
+
+    `path`: the file's path; `name`: for messages. WeightsError for a quantised file and for
+    adapters that cannot be merged.
+    """
+    scales = quantisation_scales(contents.tensors)
+    if scales:
+        raise WeightsError(
+            f"{name} is quantised: {scales[0]} ({len(scales)} such tensors) is a scale for integer "
+            "codes, not a weight.",
+            _UNQUANTISED,
+        )
+    merge = merge_adapters(contents.tensors, contents.meta, path, name)
+    note = f"LoRA adapters of {merge.layers} layers merged"
+    return LoadableTensors(merge.tensors, (note,) if merge.layers else ())

@@ -34,7 +34,7 @@ def archive_fault(path: Path) -> tuple[str, bool]:
     return (f"{damaged} has a different checksum" if damaged else ""), True
 
 
-def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and values, sorted by name."""
     sha256 = hashlib.sha256()
     for name in sorted(tensors):
@@ -44,7 +44,7 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return sha256.hexdigest()
 
 
-def expected_hash(path: Path) -> str:
+def hash_in_name(path: Path) -> str:
     """The SHA-256, or its first digits, in a file's name; "" if the name contains none.
 
     Blobs in the Hugging Face cache are named by their hash; torchvision's published files end with
@@ -57,7 +57,7 @@ def expected_hash(path: Path) -> str:
     return match[1] if match and path.name in _published_files() else ""
 
 
-def file_hash(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

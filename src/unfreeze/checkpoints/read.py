@@ -5,7 +5,8 @@ import pickletools
 import re
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,16 +17,63 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from unfreeze.checkpoints.bookkeeping import stand_ins
-from unfreeze.checkpoints.integrity import archive_fault, digest, expected_hash, file_hash
-from unfreeze.checkpoints.keys import is_averaged
-from unfreeze.checkpoints.modelfile import DIGEST, ModelCard, load_model, model_folder
-from unfreeze.checkpoints.state import is_own
+from unfreeze.checkpoints.integrity import archive_fault, file_sha256, hash_in_name, tensors_sha256
+from unfreeze.checkpoints.key_matching import is_averaged
+from unfreeze.checkpoints.model_file import DIGEST, ModelCard, load_model, model_folder
+from unfreeze.checkpoints.state import is_unfreeze_checkpoint
 from unfreeze.errors import WeightsError
 
-DEEPEST = 5
+
+class IgnoredObject:
+    """Replaces a framework's object: accepts any arguments and stores nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "IgnoredObject":
+        """Ignores all arguments."""
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        """Ignores the state."""
+
+
+def _mapping(*_: Any) -> OrderedDict[Any, Any]:
+    return OrderedDict()
+
+
+def _path(*parts: Any) -> str:
+    return "/".join(map(str, parts))
+
+
+# (pattern of the full name, stand-in); the first match is used
+_STANDINS: tuple[tuple[str, Callable[..., Any]], ...] = (
+    (r"pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path", _path),
+    (r"(pytorch_lightning|lightning(\.pytorch)?)\.utilities\.parsing\.AttributeDict", OrderedDict),
+    (r"lightning(\.|_)fabric\.utilities\.data\.AttributeDict", OrderedDict),
+    (r"collections\.defaultdict", _mapping),
+    (r"(omegaconf|mmengine)\.[\w.]+", IgnoredObject),
+    (r"(pytorch_lightning|lightning(\.pytorch)?)\.callbacks\.[\w.]+", IgnoredObject),
+    (r"numpy(\.core|\._core)\.multiarray\._reconstruct|numpy\.ndarray|typing\.Any", IgnoredObject),
+    # value types in an OmegaConf tree; calling a stand-in does nothing
+    (r"(builtins|__builtin__)?\.?(dict|list|int|float|str|bool|object)", IgnoredObject),
+)
+
+
+def stand_ins(names: Iterable[str]) -> list[tuple[Callable[..., Any], str]]:
+    """(stand-in, name) for each name that has one, as `torch.serialization.safe_globals` expects.
+
+    `names`: from `unsafe_globals`, those that torch would refuse. Names without a stand-in remain
+    refused.
+    """
+    pairs = [(_stand_in(name), name) for name in names]
+    return [(stand_in, name) for stand_in, name in pairs if stand_in is not None]
+
+
+def _stand_in(name: str) -> Callable[..., Any] | None:
+    return next((stand_in for pattern, stand_in in _STANDINS if re.fullmatch(pattern, name)), None)
+
+
+MAX_DEPTH = 5
 # An averaged (EMA) copy with this share of the largest copy's elements is preferred to it.
-NEARLY = 0.8
+SIMILAR_SHARE = 0.8
 # Keys under which programs store settings in a checkpoint.
 _SETTINGS = ("args", "card", "config", "hyper_parameters", "settings")
 # The magic number of torch.save's legacy format, before zip archives.
@@ -46,7 +94,7 @@ _OTHER_FORMATS = (
 
 
 @dataclass(frozen=True)
-class Contents:
+class CheckpointContents:
     """The contents of a checkpoint.
 
     `format`: "safetensors", "torch zip", "torch legacy" or "unfreeze model"; `tensors`: the
@@ -70,7 +118,7 @@ class Contents:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
 
-class UnsafeFile(WeightsError):
+class UnsafeCheckpoint(WeightsError):
     """A pickle that could run code when loaded: its `format` and the `names` it refers to."""
 
     def __init__(self, sentence: str, next_step: str, kind: str, names: list[str]) -> None:
@@ -78,7 +126,7 @@ class UnsafeFile(WeightsError):
         self.format, self.names = kind, names
 
 
-def read_checkpoint(path: str | Path) -> Contents:
+def read_checkpoint(path: str | Path) -> CheckpointContents:
     """The contents of a checkpoint file, a run's folder or a `model/` folder.
 
     WeightsError for anything else (an LFS pointer, a web page, an empty or truncated file);
@@ -95,7 +143,9 @@ def read_checkpoint(path: str | Path) -> Contents:
                 else "Give a run, a model/ folder or a file.",
             )
         tensors, card = load_model(file_path)
-        return Contents("unfreeze model", tensors, card.as_dict(), card=card, verified="SHA-256")
+        return CheckpointContents(
+            "unfreeze model", tensors, card.as_dict(), card=card, verified="SHA-256"
+        )
     try:
         with file_path.open("rb") as file:
             start = file.read(512)
@@ -105,12 +155,12 @@ def read_checkpoint(path: str | Path) -> Contents:
     return contents if contents.verified else _verified_by_name(file_path, contents)
 
 
-def _verified_by_name(path: Path, contents: Contents) -> Contents:
+def _verified_by_name(path: Path, contents: CheckpointContents) -> CheckpointContents:
     """Contents without a checksum, verified by the hash in the file's name, if any."""
-    expected = expected_hash(path)
+    expected = hash_in_name(path)
     if not expected:
         return contents
-    if not file_hash(path).startswith(expected):
+    if not file_sha256(path).startswith(expected):
         raise WeightsError(
             f"{path} is damaged, or not the published file of that name: its SHA-256 does not "
             f"begin with {expected[:8]}.",
@@ -132,7 +182,7 @@ def unsafe_globals(path: str | Path) -> list[str]:
     return sorted(set(_globals_in(file_path)) - harmless)
 
 
-def _reader(path: Path, start: bytes) -> Callable[[Path], Contents]:
+def _reader(path: Path, start: bytes) -> Callable[[Path], CheckpointContents]:
     """The reader for a file that begins with `start`; WeightsError if there is none."""
     if not start:
         raise WeightsError(f"{path} is empty.", _DOWNLOAD_AGAIN)
@@ -164,7 +214,7 @@ def _reader(path: Path, start: bytes) -> Callable[[Path], Contents]:
     raise WeightsError(f"{path} is not a checkpoint.", "Give a .safetensors, .pth or .pt file.")
 
 
-def _read_safetensors(path: Path) -> Contents:
+def _read_safetensors(path: Path) -> CheckpointContents:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -172,14 +222,14 @@ def _read_safetensors(path: Path) -> Contents:
     except SafetensorError as error:
         raise WeightsError(f"{path} is truncated or damaged: {error}.", _DOWNLOAD_AGAIN) from error
     written = meta.pop(DIGEST, "")
-    if written and digest(tensors) != written:
+    if written and tensors_sha256(tensors) != written:
         raise WeightsError(
             f"{path} is damaged: the checksum of its tensors does not match.", _DOWNLOAD_AGAIN
         )
-    return Contents("safetensors", tensors, meta, verified="SHA-256" if written else "")
+    return CheckpointContents("safetensors", tensors, meta, verified="SHA-256" if written else "")
 
 
-def _read_zip(path: Path) -> Contents:
+def _read_zip(path: Path) -> CheckpointContents:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -204,11 +254,11 @@ def _read_zip(path: Path) -> Contents:
     return _read_torch(path, "torch zip", "CRC-32" if compared else "")
 
 
-def _read_legacy(path: Path) -> Contents:
+def _read_legacy(path: Path) -> CheckpointContents:
     return _read_torch(path, "torch legacy", "")
 
 
-def _read_torch(file_path: Path, kind: str, verified: str) -> Contents:
+def _read_torch(file_path: Path, kind: str, verified: str) -> CheckpointContents:
     try:
         loaded = _load(file_path)
     except Exception as error:  # a damaged file makes torch raise nearly anything
@@ -224,8 +274,8 @@ def _read_torch(file_path: Path, kind: str, verified: str) -> Contents:
     if not tensors:
         raise WeightsError(f"{file_path} holds no named tensors.", "Give a file with a state_dict.")
     beside = {path: inside for path, inside in sets.items() if inside}
-    card = ModelCard.from_dict(loaded["card"]) if is_own(loaded) else None
-    return Contents(kind, tensors, _plain(loaded), container, beside, card, verified)
+    card = ModelCard.from_dict(loaded["card"]) if is_unfreeze_checkpoint(loaded) else None
+    return CheckpointContents(kind, tensors, _plain(loaded), container, beside, card, verified)
 
 
 def _load(path: Path) -> Any:
@@ -241,12 +291,12 @@ def _load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _unsafe_error(path: Path, kind: str) -> UnsafeFile:
+def _unsafe_error(path: Path, kind: str) -> UnsafeCheckpoint:
     names = unsafe_globals(path)
     listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     what = "a plain pickle" if kind == "pickle" else "a pickle"
     is_model = any(name.startswith("torch.nn.modules.") for name in names)
-    return UnsafeFile(
+    return UnsafeCheckpoint(
         f"{path} is {what} that could run code when loaded ({listed or 'not from torch.save'})"
         + (": a pickled model, not a state dict." if is_model else "."),
         "If you trust it, load it with the library that wrote it and save only its state_dict().",
@@ -259,12 +309,12 @@ def _largest(sets: Mapping[str, Mapping[str, torch.Tensor]]) -> str:
     """Path of the set with the most elements; of similar copies the averaged one."""
     sizes = {path: sum(t.numel() for t in inside.values()) for path, inside in sets.items()}
     largest = max(sizes.values(), default=0)
-    similar = [path for path, size in sizes.items() if size >= NEARLY * largest]
+    similar = [path for path, size in sizes.items() if size >= SIMILAR_SHARE * largest]
     return max(similar, key=lambda path: (is_averaged(path), sizes[path]), default="")
 
 
 def _mappings(value: Any, path: str) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    if path.count(".") > DEEPEST:
+    if path.count(".") > MAX_DEPTH:
         return
     if isinstance(value, Mapping):
         items = [(key, inner) for key, inner in value.items() if isinstance(key, str)]

@@ -14,15 +14,15 @@ from unfreeze.errors import WeightsError
 from unfreeze.runtime.atomic import write_bytes
 
 FORMAT = 1
-LAST, BEFORE, BEST = "last.ckpt", "before.ckpt", "best.ckpt"
+LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "before.ckpt", "best.ckpt"
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
     """Write plain values and tensors atomically, readable by `torch.load(weights_only=True)`."""
-    write_bytes(path, serialised({"format": FORMAT, **state}))
+    write_bytes(path, to_bytes({"format": FORMAT, **state}))
 
 
-def serialised(value: Any) -> bytes:
+def to_bytes(value: Any) -> bytes:
     """The bytes of torch.save; in memory, so that a full disk raises OSError at our write."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -63,7 +63,7 @@ def load_state(path: str | Path, kind: str = "", *, mapped: bool = False) -> dic
     return state
 
 
-def is_own(loaded: Any) -> bool:
+def is_unfreeze_checkpoint(loaded: Any) -> bool:
     """Whether `loaded` is an unfreeze training checkpoint with a model card."""
     return (
         isinstance(loaded, dict)
@@ -79,10 +79,10 @@ def save_last(folder: str | Path, state: dict[str, Any]) -> None:
     One of the two is intact at any moment, whatever happens to this process or the disk. A damaged
     `last.ckpt` does not replace `before.ckpt`.
     """
-    last, before = Path(folder) / LAST, Path(folder) / BEFORE
-    data = serialised({"format": FORMAT, **state})
+    last, before = Path(folder) / LAST_CHECKPOINT, Path(folder) / PREVIOUS_CHECKPOINT
+    data = to_bytes({"format": FORMAT, **state})
     if last.exists() and _is_usable(last, state.get("kind", "")):
-        second_name(last, before)
+        link_checkpoint(last, before)
     write_bytes(last, data)
 
 
@@ -95,10 +95,10 @@ def load_last(
     """
     folder = Path(folder)
     try:
-        return load_state(folder / LAST, kind), ""
+        return load_state(folder / LAST_CHECKPOINT, kind), ""
     except WeightsError as error:
         states = {}
-        for name in (n for n in (BEFORE, *also) if (folder / n).exists()):
+        for name in (n for n in (PREVIOUS_CHECKPOINT, *also) if (folder / n).exists()):
             try:
                 states[name] = load_state(folder / name, kind)
             except WeightsError as other_error:
@@ -111,7 +111,9 @@ def load_last(
 
 def has_last(folder: str | Path, also: Sequence[str] = ()) -> bool:
     """Whether there is a checkpoint to resume from, intact or not."""
-    return any((Path(folder) / name).exists() for name in (LAST, BEFORE, *also))
+    return any(
+        (Path(folder) / name).exists() for name in (LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, *also)
+    )
 
 
 def _is_usable(path: Path, kind: str) -> bool:
@@ -122,7 +124,7 @@ def _is_usable(path: Path, kind: str) -> bool:
     return True
 
 
-def second_name(last: Path, before: Path) -> None:
+def link_checkpoint(last: Path, before: Path) -> None:
     """Make `before` a second name of the file `last`: a hard link, else a copy."""
     spare = before.with_name(f".{before.name}.tmp")
     spare.unlink(missing_ok=True)

@@ -1,18 +1,62 @@
 """Entry point: runs one command; an error is printed as a sentence and a next step."""
 
+import contextlib
 import errno
+import json
+import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from unfreeze import __version__
-from unfreeze.cli.parser import help_text, known_verb, overview, parse
-from unfreeze.cli.processes import launcher_told, one_process, peer_lost, started_rank
+from unfreeze.cli.parser import help_text, known_command, overview, parse
 from unfreeze.errors import DivergedError, Interrupted, ResourceError, UnfreezeError, UsageError
-from unfreeze.runtime.atomic import in_words, is_full
+from unfreeze.runtime.atomic import full_reason, is_full
+from unfreeze.runtime.launcher import detect_launcher
 from unfreeze.runtime.signals import ending_interrupts
-from unfreeze.runtime.world import World, is_terminal, open_streams
+from unfreeze.runtime.terminal import Environment, is_terminal, open_standard_streams
+
+MANY = ("pretrain", "finetune", "swav")  # commands that support data parallel training
+
+
+def launcher_rank() -> int:
+    """The rank of this process; 0 without a launcher or with invalid variables of one."""
+    with contextlib.suppress(UsageError):
+        return detect_launcher().rank
+    return 0
+
+
+def require_single_process(verb: str) -> None:
+    """UsageError if a launcher started several processes of a single-process command."""
+    if verb not in MANY and (world := detect_launcher().world) > 1:
+        raise UsageError(
+            f"unfreeze {verb} runs in one process, but the launcher started {world}.",
+            f"Run it without a launcher; {', '.join(MANY[:-1])} and {MANY[-1]} support several.",
+        )
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether this process fails only because another one ended."""
+    if not isinstance(error, RuntimeError) or isinstance(error, UnfreezeError):
+        return False
+    named = type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError")
+    message = str(error).lower()
+    return named or any(word in message for word in ("gloo", "connection closed by peer", "nccl"))
+
+
+def write_launcher_error(error: UnfreezeError) -> None:
+    """Write the error to the file from which torchrun reports failures."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE", "")
+    if not path or error.spoken:
+        return
+    text = " ".join(part for part in (error.sentence, error.next_step) if part)
+    extra = {"timestamp": str(int(time.time())), "py_callstack": text}
+    with contextlib.suppress(OSError):  # the error is printed to stderr too
+        Path(path).write_text(json.dumps({"message": {"message": text, "extraInfo": extra}}))
+
 
 # command -> what it needs to resume from the last checkpoint
 _RESUMED_BY = {
@@ -23,35 +67,35 @@ _RESUMED_BY = {
 }
 
 
-def main(argv: Sequence[str] | None = None, world: World | None = None) -> int:
+def main(argv: Sequence[str] | None = None, world: Environment | None = None) -> int:
     """Run the command in `argv` and return the exit code; never raises.
 
     None: the arguments of this process; signals are then handled until the process ends.
     """
     if argv is None:
-        open_streams()
+        open_standard_streams()
     words = list(sys.argv[1:] if argv is None else argv)
-    world = world or World()
+    world = world or Environment()
     with ending_interrupts(whole_process=argv is None) as ending:
         try:
-            code = program(words, world)
+            code = run_program(words, world)
         except (Exception, KeyboardInterrupt) as error:
             ending.over = True
-            code = failed(error, words, world)
+            code = report_error(error, words, world)
         ending.code = code
     return code
 
 
-def failed(error: BaseException, words: list[str], world: World) -> int:
+def report_error(error: BaseException, words: list[str], world: Environment) -> int:
     """Print the error, once for all processes of a run, and return its exit code."""
     if "--debug" in words:
         world.tell("".join(traceback.format_exception(error)).rstrip())
-    user_error = understood(error, words[0] if words else "")
+    user_error = as_user_error(error, words[0] if words else "")
     if _worker_lost(error) and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else torch prints it again at exit
     spoken = getattr(error, "spoken", None)
-    launcher_told(user_error)
-    if not (silent(error) if spoken is None else spoken):
+    write_launcher_error(user_error)
+    if not (is_printed_by_rank_zero(error) if spoken is None else spoken):
         interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
         world.tell(user_error.sentence if interrupted else f"error: {user_error.sentence}")
         if user_error.next_step:
@@ -59,13 +103,13 @@ def failed(error: BaseException, words: list[str], world: World) -> int:
     return user_error.exit_code
 
 
-def silent(error: BaseException) -> bool:
+def is_printed_by_rank_zero(error: BaseException) -> bool:
     """Whether rank 0 prints the error, because all processes raise it."""
     everywhere = isinstance(error, (UsageError, DivergedError, Interrupted, KeyboardInterrupt))
-    return (everywhere or peer_lost(error)) and started_rank() > 0
+    return (everywhere or is_lost_peer(error)) and launcher_rank() > 0
 
 
-def program(words: list[str], world: World) -> int:
+def run_program(words: list[str], world: Environment) -> int:
     """The command without error handling."""
     if not words:
         world.tell(overview(world.width))
@@ -78,31 +122,31 @@ def program(words: list[str], world: World) -> int:
     if words[0] == "--version":
         world.answer(f"unfreeze {__version__}")
         return 0
-    verb = known_verb(words[0])
-    one_process(verb)
+    verb = known_command(words[0])
+    require_single_process(verb)
     if {"-h", "--help"} & set(words):
         world.answer(help_text(verb, world.width))
         return 0
-    return call(verb, words[1:], world)
+    return run_command(verb, words[1:], world)
 
 
-def call(verb: str, words: list[str], world: World) -> int:
+def run_command(verb: str, words: list[str], world: Environment) -> int:
     """Run one command and print its result; imports only what that command needs."""
     settings = parse(verb, words)
 
-    from unfreeze.cli.output import after_plan, as_json, as_text
-    from unfreeze.cli.verbs import work
+    from unfreeze.cli.output import as_json, as_text, command_after_dry_run
+    from unfreeze.cli.registry import command_function
     from unfreeze.runtime.progress import make_console
 
     with world.quiet_stdout():
-        result = work(verb)(settings, make_console(world))
+        result = command_function(verb)(settings, make_console(world))
     if settings.json:
         text = as_json(result)
     elif getattr(result, "shown_before", False):
-        text = after_plan(verb, words, world.width, colour=world.colour)
+        text = command_after_dry_run(verb, words, world.width, colour=world.colour)
     else:
         text = as_text(verb, result, world.width, colour=world.colour)
-    if text and not started_rank():
+    if text and not launcher_rank():
         if is_terminal(world.stdout):
             world.answer("")  # a blank line after the console lines of the run
         world.answer(text)
@@ -112,11 +156,11 @@ def call(verb: str, words: list[str], world: World) -> int:
     return 0
 
 
-def understood(error: BaseException, verb: str) -> UnfreezeError:
+def as_user_error(error: BaseException, verb: str) -> UnfreezeError:
     """The error as an UnfreezeError, with advice where the user can fix it."""
     if isinstance(error, UnfreezeError):
         return error
-    if peer_lost(error):
+    if is_lost_peer(error):
         return Interrupted(
             "Another process of this run ended, so this one cannot continue.",
             "If it printed no error, the operating system probably killed it (out of memory?). "
@@ -136,9 +180,9 @@ def understood(error: BaseException, verb: str) -> UnfreezeError:
             "Use a smaller --batch-size or --image-size, or fewer --workers.",
         )
     if _worker_lost(error):
-        from unfreeze.data.workers import worker_lost
+        from unfreeze.data.loading.workers import worker_lost_error
 
-        return worker_lost()
+        return worker_lost_error()
     if isinstance(error, OSError):
         return _from_system(error)
     return _ours(error)
@@ -160,7 +204,7 @@ def _worker_lost(error: BaseException) -> bool:
 def _from_system(error: OSError) -> UnfreezeError:
     if is_full(error):
         return ResourceError(
-            f"{in_words(error)}{_at(error)}. The last checkpoint is intact.",
+            f"{full_reason(error)}{_at(error)}. The last checkpoint is intact.",
             "Free some space, then resume.",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename is not None:

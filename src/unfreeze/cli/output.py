@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from unfreeze.runtime.display import Display, Displayed, text
-from unfreeze.runtime.tables import csv_text
+from unfreeze.runtime.text_layout import csv_text
 from unfreeze.text import clean_all
 
 
@@ -44,7 +44,9 @@ def as_text(verb: str, result: Any, width: int | None = None, *, colour: bool = 
     return text(result.display(), width, colour=colour)
 
 
-def after_plan(verb: str, words: Sequence[str], width: int | None, *, colour: bool = False) -> str:
+def command_after_dry_run(
+    verb: str, words: Sequence[str], width: int | None, *, colour: bool = False
+) -> str:
     """The command that runs what a dry run has planned."""
     arguments = [word for word in words if word != "--dry-run"]
     if verb != "demo" and not any(word.partition("=")[0] == "--out" for word in arguments):

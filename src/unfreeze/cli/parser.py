@@ -1,6 +1,6 @@
 """Argument parsers generated from the settings classes.
 
-Values are passed on as text; `unfreeze.settings.build` checks types, choices and bounds. Only
+Values are passed on as text; `unfreeze.config.layering` checks types, choices and bounds. Only
 flags that were typed are passed on, so that a settings file can come between the defaults and the
 command line.
 """
@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any, NoReturn
 
 from unfreeze import __version__
-from unfreeze.cli.verbs import EXAMPLES, SETTINGS, line, settings_class
+from unfreeze.cli.registry import EXAMPLES, SETTINGS, description, settings_class
+from unfreeze.config.field import Setting, flag, settings_of, split_type
+from unfreeze.config.layering import load_settings
 from unfreeze.errors import UsageError
-from unfreeze.runtime.layout import command, facts, wrapped
-from unfreeze.settings.build import layered
-from unfreeze.settings.knob import Knob, flag, knobs, parts
+from unfreeze.runtime.text_layout import command_lines, facts, wrapped
 
 GROUPS = {
     "options": "options",
@@ -57,7 +57,7 @@ def _format(width: int | None) -> Callable[[str], argparse.HelpFormatter]:
 def overview(width: int | None = None) -> str:
     """The help of `unfreeze` alone: one line for each command."""
     wide = min(WIDEST, width or USUAL)
-    verbs = facts([(f"  {verb}", line(verb)) for verb in SETTINGS], wide)
+    verbs = facts([(f"  {verb}", description(verb)) for verb in SETTINGS], wide)
     about = (
         "Image classifiers from unlabelled images and a few labels: SwAV pretraining, then "
         "transfer learning."
@@ -77,7 +77,7 @@ def overview(width: int | None = None) -> str:
     )
 
 
-def known_verb(word: str) -> str:
+def known_command(word: str) -> str:
     """`word` if it is a command; else UsageError with the closest match."""
     if word in SETTINGS:
         return word
@@ -86,7 +86,7 @@ def known_verb(word: str) -> str:
     raise UsageError(f"Unknown command {word!r}.", hint)
 
 
-def verb_parser(verb: str, width: int | None = None) -> argparse.ArgumentParser:
+def command_parser(verb: str, width: int | None = None) -> argparse.ArgumentParser:
     """The argparse parser of one command; its namespace has only the flags that were typed.
 
     `width`: of the help, in columns.
@@ -94,7 +94,7 @@ def verb_parser(verb: str, width: int | None = None) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"unfreeze {verb}",
         usage=usage(verb),
-        description=line(verb),
+        description=description(verb),
         epilog="[auto]: derived from the images or the weights; --dry-run shows the reason.",
         formatter_class=_format(width),  # type: ignore[arg-type]  # it is only called
         argument_default=argparse.SUPPRESS,
@@ -102,7 +102,7 @@ def verb_parser(verb: str, width: int | None = None) -> argparse.ArgumentParser:
         add_help=False,
     )
     groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
-    for name, entry in knobs(settings_class(verb)).items():
+    for name, entry in settings_of(settings_class(verb)).items():
         if entry[0].positional:
             _add_positional(parser, name, entry)
         else:
@@ -113,9 +113,9 @@ def verb_parser(verb: str, width: int | None = None) -> argparse.ArgumentParser:
 
 def usage(verb: str) -> str:
     """`unfreeze finetune DATA... --out RUN [options]`."""
-    known = knobs(settings_class(verb))
+    known = settings_of(settings_class(verb))
     words = [
-        f"{name.upper()}..." if parts(kind)[1] else name.upper()
+        f"{name.upper()}..." if split_type(kind)[1] else name.upper()
         for name, (spec, kind, _) in known.items()
         if spec.positional
     ]
@@ -126,22 +126,28 @@ def usage(verb: str) -> str:
 def help_text(verb: str, width: int | None = None) -> str:
     """The help of a command: its options and examples."""
     wide = min(WIDEST, width or USUAL)
-    examples = [line for example in EXAMPLES[verb] for line in command(f"unfreeze {example}", wide)]
-    return "\n".join([verb_parser(verb, width).format_help().rstrip(), "", "examples:", *examples])
+    examples = [
+        description
+        for example in EXAMPLES[verb]
+        for description in command_lines(f"unfreeze {example}", wide)
+    ]
+    return "\n".join(
+        [command_parser(verb, width).format_help().rstrip(), "", "examples:", *examples]
+    )
 
 
 def _add_positional(
-    parser: argparse.ArgumentParser, name: str, entry: tuple[Knob, Any, Any]
+    parser: argparse.ArgumentParser, name: str, entry: tuple[Setting, Any, Any]
 ) -> None:
-    many = parts(entry[1])[1]
+    many = split_type(entry[1])[1]
     parser.add_argument(
         name, nargs="*" if many else "?", metavar=name.upper(), help=_plain(entry[0].help)
     )
 
 
-def _add_flag(group: Any, name: str, entry: tuple[Knob, Any, Any]) -> None:
+def _add_flag(group: Any, name: str, entry: tuple[Setting, Any, Any]) -> None:
     spec, kind, _ = entry
-    scalar, many, _ = parts(kind)
+    scalar, many, _ = split_type(kind)
     shape: dict[str, Any] = {"metavar": _metavar(scalar, spec)}
     if scalar is bool and not spec.verbatim:
         shape = {"action": "store_const", "const": "true"}
@@ -149,12 +155,12 @@ def _add_flag(group: Any, name: str, entry: tuple[Knob, Any, Any]) -> None:
         shape["nargs"] = "+"
     elif spec.bare is not None:
         shape["nargs"] = "?"
-    group.add_argument(spec.flag(name), dest=name, help=_plain(described(entry)), **shape)
+    group.add_argument(spec.flag(name), dest=name, help=_plain(help_with_default(entry)), **shape)
     if spec.flag(name) != flag(name):  # with dashes it is understood too
         group.add_argument(flag(name), dest=name, help=argparse.SUPPRESS, **shape)
 
 
-def _metavar(scalar: Any, spec: Knob) -> str:
+def _metavar(scalar: Any, spec: Setting) -> str:
     if spec.bare is not None:
         return "|".join(choice for choice in spec.choices if choice != spec.bare)
     if spec.metavar:
@@ -166,19 +172,19 @@ def _metavar(scalar: Any, spec: Knob) -> str:
     return {int: "N", float: "X", bool: "{true,false}"}.get(scalar, "TEXT")
 
 
-def described(entry: tuple[Knob, Any, Any]) -> str:
+def help_with_default(entry: tuple[Setting, Any, Any]) -> str:
     """A setting's help with its default; `auto` for derived values."""
     shown, help = default_text(entry), entry[0].help
-    shape = _metavar(parts(entry[1])[0], entry[0])
+    shape = _metavar(split_type(entry[1])[0], entry[0])
     if entry[0].choices and entry[0].bare is None and not shape.startswith("{"):
         help += f"; one of: {', '.join(entry[0].words)}"
     return help if not shown or "(auto:" in help else f"{help} [{shown}]"
 
 
-def default_text(entry: tuple[Knob, Any, Any]) -> str:
+def default_text(entry: tuple[Setting, Any, Any]) -> str:
     """The default as text for the command line; "" for flags that are off."""
     spec, kind, default = entry
-    if spec.positional or (parts(kind)[0] is bool and not spec.verbatim):
+    if spec.positional or (split_type(kind)[0] is bool and not spec.verbatim):
         return ""
     if default is None:
         # options of the call are not derived from anything: no default to show
@@ -195,9 +201,9 @@ def _plain(text: str) -> str:
 def parse(verb: str, argv: Sequence[str]) -> Any:
     """The command's settings: defaults <- the file of --config <- the command line."""
     cls = settings_class(verb)
-    given = typed(verb, argv)
-    settings = layered(cls, given)
-    for name, (spec, _, _) in knobs(cls).items():
+    given = typed_values(verb, argv)
+    settings = load_settings(cls, given)
+    for name, (spec, _, _) in settings_of(cls).items():
         if spec.positional and not getattr(settings, name):
             raise UsageError(
                 f"unfreeze {verb} needs {name.upper()}: {spec.help}.",
@@ -206,10 +212,10 @@ def parse(verb: str, argv: Sequence[str]) -> Any:
     return settings
 
 
-def typed(verb: str, argv: Sequence[str]) -> dict[str, Any]:
+def typed_values(verb: str, argv: Sequence[str]) -> dict[str, Any]:
     """Name -> text of each flag on the command line; UsageError for an unknown flag."""
-    known = knobs(settings_class(verb))
-    namespace, rest = verb_parser(verb).parse_known_intermixed_args(_spelled_out(argv, known))
+    known = settings_of(settings_class(verb))
+    namespace, rest = command_parser(verb).parse_known_intermixed_args(_spelled_out(argv, known))
     if rest:
         raise _unknown(verb, rest, [spec.flag(name) for name, (spec, _, _) in known.items()])
     given = {}
@@ -217,12 +223,12 @@ def typed(verb: str, argv: Sequence[str]) -> dict[str, Any]:
         entry = known[name]
         if value is None or value == []:
             continue  # a positional that was not given
-        is_text = parts(entry[1])[0] is str
+        is_text = split_type(entry[1])[0] is str
         given[name] = value if isinstance(value, str) or is_text else " ".join(value)
     return given
 
 
-def _spelled_out(argv: Sequence[str], known: dict[str, tuple[Knob, Any, Any]]) -> list[str]:
+def _spelled_out(argv: Sequence[str], known: dict[str, tuple[Setting, Any, Any]]) -> list[str]:
     # `--resume DATA` must not consume DATA: a flag with an optional value gets its default here
     bare = {spec.flag(name): spec for name, (spec, _, _) in known.items() if spec.bare is not None}
     spelled = []
@@ -232,12 +238,12 @@ def _spelled_out(argv: Sequence[str], known: dict[str, tuple[Knob, Any, Any]]) -
     return _joined(spelled, known)
 
 
-def _joined(argv: Sequence[str], known: dict[str, tuple[Knob, Any, Any]]) -> list[str]:
+def _joined(argv: Sequence[str], known: dict[str, tuple[Setting, Any, Any]]) -> list[str]:
     # `--logger wandb mlflow DATA`: a list of choices ends at the first word that is not a choice
     lists = {
         spec.flag(name): set(spec.choices)
         for name, (spec, kind, _) in known.items()
-        if spec.choices and parts(kind)[1]
+        if spec.choices and split_type(kind)[1]
     }
     joined: list[str] = []
     current = ""  # the flag whose list is being read

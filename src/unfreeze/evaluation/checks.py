@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.dataset_warnings import Cropped
+from unfreeze.data.validate.warnings import CroppedImages
 from unfreeze.evaluation.warnings import RunWarning
-from unfreeze.runtime.console import told, worded
+from unfreeze.runtime.console import pluralised, printable
 
 LEVEL = 0.05  # significance level: false positive rate of each warning, at most
 USEFUL = 0.25  # of the way from guessing to perfect: from here on a classifier is useful
@@ -33,7 +33,7 @@ Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingLosses:
     """Mean training loss of each epoch; images and correct predictions of the last; total steps."""
 
     losses: tuple[float, ...]
@@ -56,7 +56,7 @@ class FeatureStatistics:
     dead: int
 
 
-def training(records: Iterable[Mapping[str, Any]]) -> Training | None:
+def training_losses(records: Iterable[Mapping[str, Any]]) -> TrainingLosses | None:
     """From the records of metrics.jsonl; None if nothing was trained."""
     lines = [r for r in records if r.get("split") == "train" and r.get("total")]
     if not lines:
@@ -69,7 +69,7 @@ def training(records: Iterable[Mapping[str, Any]]) -> Training | None:
         for epoch in epochs.values()
     ]
     last = epochs[max(epochs)]
-    return Training(
+    return TrainingLosses(
         tuple(losses),
         sum(int(line["correct"]) for line in last),
         sum(int(line["total"]) for line in last),
@@ -79,7 +79,7 @@ def training(records: Iterable[Mapping[str, Any]]) -> Training | None:
 
 def nothing_learned(
     classes: int,
-    trained: Training | None,
+    trained: TrainingLosses | None,
     confusion: Counts | None,
     loss: float | None,
     *,
@@ -99,14 +99,16 @@ def nothing_learned(
     if trained is not None:
         value, name = trained.losses[-1], "training loss"
         stuck = value >= (1 - NEAR) * chance
-        stuck &= not above(trained.correct, trained.images, majority)
+        stuck &= not significantly_above(trained.correct, trained.images, majority)
     elif loss is not None:
         value, name = loss, "loss"
         stuck = abs(value - chance) <= NEAR * chance
     else:
         return []
     if confusion is not None and confusion.sum():
-        stuck &= not above(int(confusion.trace()), int(confusion.sum()), _majority(confusion))
+        stuck &= not significantly_above(
+            int(confusion.trace()), int(confusion.sum()), _majority(confusion)
+        )
     if not stuck:
         return []
     text = f"The network learned nothing: the {name} is {value:.3f}, and guessing gives ln "
@@ -118,7 +120,7 @@ def nothing_learned(
     return [RunWarning("nothing_learned", f"{text}. {advice}")]
 
 
-def _advice(trained: Training | None, *, lr: float | None, few: bool, frozen: bool) -> str:
+def _advice(trained: TrainingLosses | None, *, lr: float | None, few: bool, frozen: bool) -> str:
     if lr == 0:
         return "The learning rate is 0. Leave out --lr, or give one above 0."
     if trained is None:
@@ -127,7 +129,9 @@ def _advice(trained: Training | None, *, lr: float | None, few: bool, frozen: bo
             "report of the run, and try other --weights."
         )
     if few:
-        return f"{worded(trained.steps, 'step is', 'steps are')} probably too few: raise --epochs."
+        return (
+            f"{pluralised(trained.steps, 'step is', 'steps are')} probably too few: raise --epochs."
+        )
     if frozen:
         return (
             "The frozen features probably do not separate these classes: try other --weights, or "
@@ -139,7 +143,7 @@ def _advice(trained: Training | None, *, lr: float | None, few: bool, frozen: bo
     )
 
 
-def predictions(confusion: Counts, names: Sequence[str]) -> list[RunWarning]:
+def prediction_warnings(confusion: Counts, names: Sequence[str]) -> list[RunWarning]:
     """`one_class`, `class_never_predicted`, `majority_accuracy` from counts [label, prediction]."""
     if not confusion.sum():
         return []
@@ -157,7 +161,7 @@ def _one_class(truth: Counts, only: int, names: Sequence[str]) -> list[RunWarnin
     if POOR**others > LEVEL:
         return []
     text = (
-        f"All {int(truth.sum()):,} images are predicted as {told(names[only])!r}, although "
+        f"All {int(truth.sum()):,} images are predicted as {printable(names[only])!r}, although "
         f"{others:,} have another label. Training probably failed (learning rate too high, dead "
         "features), or one class outnumbers the others: try a lower --lr, and --class-weights "
         "balanced."
@@ -176,11 +180,12 @@ def _never_predicted(truth: Counts, predicted: Counts, names: Sequence[str]) -> 
     if not never:
         return []
     some = ", ".join(
-        f"{told(names[index])!r} ({int(truth[index]):,} images)" for index in never[:5]
+        f"{printable(names[index])!r} ({int(truth[index]):,} images)" for index in never[:5]
     )
     more = f" and {len(never) - 5:,} more" if len(never) > 5 else ""
     text = (
-        f"{worded(len(never), 'class is', 'classes are')} never predicted: {some}{more}. There are "
+        f"{pluralised(len(never), 'class is', 'classes are')} never predicted: {some}{more}. "
+        "There are "
         "probably too few training images of it, or its labels are mixed up with another class: "
         "check the confusion matrix in the report, and try --sampling balanced."
     )
@@ -191,7 +196,7 @@ def _majority_accuracy(confusion: Counts, names: Sequence[str]) -> list[RunWarni
     n, correct = int(confusion.sum()), int(confusion.trace())
     truth = confusion.sum(axis=1)
     share, present = _majority(confusion), truth > 0
-    if present.sum() < 2 or above(correct, n, share):
+    if present.sum() < 2 or significantly_above(correct, n, share):
         return []
     from scipy.special import bdtr
 
@@ -202,7 +207,7 @@ def _majority_accuracy(confusion: Counts, names: Sequence[str]) -> list[RunWarni
     chance = 1 / int(present.sum())
     if recalls.mean() > chance + USEFUL * (1 - chance):
         return []  # it separates the small classes, at the cost of some accuracy
-    largest = told(names[int(truth.argmax())])
+    largest = printable(names[int(truth.argmax())])
     text = (
         f"Accuracy on {n:,} images is {correct / n:.3f}, and always predicting {largest!r} would "
         f"give {share:.3f}. The model learned little or nothing that separates the classes: check "
@@ -253,7 +258,7 @@ def _sequence(losses: Sequence[float]) -> str:
     return " -> ".join(f"{losses[epoch]:.3g}" for epoch in sorted(epochs))
 
 
-def cropped_warning(cropped: Cropped | None) -> list[RunWarning]:
+def cropped_warning(cropped: CroppedImages | None) -> list[RunWarning]:
     """`cropped_away`: the centre crop cuts off much of many images."""
     if cropped is None or cropped.warning is None:
         return []
@@ -271,14 +276,14 @@ def few_validation_images(n: int, *, choose: bool) -> list[RunWarning]:
         "the best epoch is mostly chance" if choose else "the validation accuracy is unreliable"
     )
     text = (
-        f"{worded(n, 'validation image', 'validation images')}: each is worth "
+        f"{pluralised(n, 'validation image', 'validation images')}: each is worth "
         f"{100 / n:.0f} points of accuracy, so {effect}. Label more images, raise --val, or use "
         "--folds for cross-validation."
     )
     return [RunWarning("few_validation_images", text)]
 
 
-def leakage(
+def leakage_warning(
     leaked: int | None, n: int, split: str, accuracy: float | None, unleaked: float | None
 ) -> list[RunWarning]:
     """`leakage`: `leaked` of the `n` images of `split` have a near-duplicate in the training set.
@@ -304,7 +309,7 @@ def leakage(
     return [RunWarning("leakage", text)]
 
 
-def constant_features(statistics: FeatureStatistics | None) -> list[RunWarning]:
+def constant_features_warning(statistics: FeatureStatistics | None) -> list[RunWarning]:
     """`constant_features`: features, or at least DEAD of their dimensions, are constant.
 
     Dimensions are checked only if there are enough images that one which varies in a share RARE of
@@ -333,7 +338,7 @@ def _majority(confusion: Counts) -> float:
     return float(confusion.sum(axis=1).max() / confusion.sum())
 
 
-def above(correct: int, n: int, share: float) -> bool:
+def significantly_above(correct: int, n: int, share: float) -> bool:
     """Whether the accuracy is significantly above `share` (one-sided binomial test)."""
     from scipy.special import bdtrc
 

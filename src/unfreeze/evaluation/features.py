@@ -53,7 +53,7 @@ class FeatureMeter:
 
 
 @contextlib.contextmanager
-def metered(network: nn.Module, head: list[str] | tuple[str, ...]) -> Iterator[FeatureMeter]:
+def feature_meter(network: nn.Module, head: list[str] | tuple[str, ...]) -> Iterator[FeatureMeter]:
     """Yield a `FeatureMeter` that accumulates all inputs of the head inside the block.
 
     `head`: names of the head's parameters, those of its first layer first.

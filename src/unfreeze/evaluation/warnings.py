@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from unfreeze.runtime.console import told
+from unfreeze.runtime.console import printable
 
 # codes of a model that is no better than chance
 NO_LEARNING = frozenset(("nothing_learned", "one_class", "majority_accuracy"))
 # codes about the dataset, independent of the model
-OF_DATA = frozenset(
+DATASET_CODES = frozenset(
     (
         *("leakage", "few_validation_images", "cropped_away"),
         *("splits_look_like_classes", "labels_differ_by_case"),
@@ -41,7 +41,7 @@ class RunWarning:
         return value
 
 
-def latest(*several: Sequence[RunWarning]) -> list[RunWarning]:
+def merge_latest(*several: Sequence[RunWarning]) -> list[RunWarning]:
     """All warnings in order; of each code only those of the last list that has it."""
     last = {warning.code: index for index, warnings in enumerate(several) for warning in warnings}
     return [
@@ -52,7 +52,7 @@ def latest(*several: Sequence[RunWarning]) -> list[RunWarning]:
     ]
 
 
-def over_runs(
+def merge_over_runs(
     by_start: Mapping[str, Sequence[Sequence[RunWarning]]],
 ) -> list[RunWarning]:
     """Merge the warnings of several runs of several starts; each message names its start."""
@@ -60,10 +60,10 @@ def over_runs(
     for name, runs in by_start.items():
         for code in dict.fromkeys(warning.code for run in runs for warning in run):
             same = [warning for run in runs for warning in run if warning.code == code]
-            start = told(name)
+            start = printable(name)
             if len(runs) > 1:
                 start += f", {len(same)} of {len(runs)} runs"
-            if code not in OF_DATA:
+            if code not in DATASET_CODES:
                 merged.append(RunWarning(code, f"{start}: {same[0].message}"))
             elif code not in dataset_codes:  # the same for all starts
                 merged.append(same[0])

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze.errors import UsageError
-from unfreeze.exports.subject import Subject
+from unfreeze.exports.exported_model import ExportedModel
 
 RESCALING = ("googlenet", "inception_v3")  # torchvision's versions rescale their input
-REMAINS = "Use --to safetensors, which supports every network."
+USE_SAFETENSORS = "Use --to safetensors, which supports every network."
 
 
-def torchvision_options(subject: Subject) -> dict[str, Any]:
+def torchvision_options(subject: ExportedModel) -> dict[str, Any]:
     """Keyword arguments for `torchvision.models.get_model`."""
     options: dict[str, Any] = {}
     if subject.card.classes:
@@ -24,7 +24,7 @@ def torchvision_options(subject: Subject) -> dict[str, Any]:
     return options
 
 
-def from_torchvision(subject: Subject) -> nn.Module:
+def from_torchvision(subject: ExportedModel) -> nn.Module:
     """The untrained torchvision network, with Identity for layers that the run lacks."""
     import torchvision
 
@@ -35,7 +35,7 @@ def from_torchvision(subject: Subject) -> nn.Module:
     return network
 
 
-def from_timm(subject: Subject) -> nn.Module:
+def from_timm(subject: ExportedModel) -> nn.Module:
     """The untrained timm network; `num_classes=0` for a backbone."""
     import timm
 
@@ -43,7 +43,9 @@ def from_timm(subject: Subject) -> nn.Module:
     return cast(nn.Module, network)
 
 
-def check_library(library: str, subject: Subject, build: Callable[[Subject], nn.Module]) -> None:
+def check_library(
+    library: str, subject: ExportedModel, build: Callable[[ExportedModel], nn.Module]
+) -> None:
     """UsageError if the network from `build` has other names or shapes than the `subject`."""
     if subject.small_stem:
         raise UsageError(
@@ -51,27 +53,29 @@ def check_library(library: str, subject: Subject, build: Callable[[Subject], nn.
             f"{subject.name} does not.",
             "Use --to safetensors: its README shows how to modify the network.",
         )
-    if subject.ours or not has(library, subject.name):
-        raise UsageError(f"{library} has no {subject.card.arch}.", REMAINS)
+    if subject.ours or not library_has(library, subject.name):
+        raise UsageError(f"{library} has no {subject.card.arch}.", USE_SAFETENSORS)
     if subject.card.arch == f"torchvision/{subject.name}" and library == "timm":
         _check_rescaling(subject.name)
     with torch.device("meta"):
         library_tensors = build(subject).state_dict()
-    differing = unlike(library_tensors, subject.tensors())
+    differing = differing_entries(library_tensors, subject.tensors())
     if differing:
         raise UsageError(
             f"{library}'s {subject.name} differs from {subject.card.arch} with the head of this "
             f"run in {len(differing):,} entries, first {differing[0]}.",
-            REMAINS,
+            USE_SAFETENSORS,
         )
 
 
 def _check_rescaling(name: str) -> None:
     if name in RESCALING:
-        raise UsageError(f"torchvision's {name} rescales its input; timm's does not.", REMAINS)
+        raise UsageError(
+            f"torchvision's {name} rescales its input; timm's does not.", USE_SAFETENSORS
+        )
 
 
-def has(library: str, name: str) -> bool:
+def library_has(library: str, name: str) -> bool:
     """Whether `library` (torchvision or timm) has a network of this name."""
     if library == "timm":
         import timm
@@ -82,7 +86,7 @@ def has(library: str, name: str) -> bool:
     return name in torchvision.models.list_models(module=torchvision.models)
 
 
-def unlike(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
+def differing_entries(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
     """Sorted names that only one side has or whose shapes differ."""
     library_shapes = {name: tuple(tensor.shape) for name, tensor in theirs.items()}
     run_shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}

@@ -26,7 +26,7 @@ def prepare(path: str | Path, how: dict[str, Any] | None = None) -> npt.NDArray[
     `how`: the preprocessing; by default from export.json beside this file.
     """
     p = how or json.loads((HERE / "export.json").read_text(encoding="utf-8"))["preprocess"]
-    image, side = opened(path, p["intensity"]), p["image_size"]
+    image, side = open_image(path, p["intensity"]), p["image_size"]
     shorter, target = min(image.size), max(p["resize"], side)
     width, height = (max(side, int(length * target / shorter)) for length in image.size)
     if (width, height) != image.size:
@@ -37,7 +37,7 @@ def prepare(path: str | Path, how: dict[str, Any] | None = None) -> npt.NDArray[
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
 
 
-def opened(path: str | Path, intensity: str = "image") -> Image.Image:
+def open_image(path: str | Path, intensity: str = "image") -> Image.Image:
     """The image as upright RGB; ValueError if it cannot be read as in training."""
     rule, channels, _ = intensity.partition("@")
     with Image.open(path) as file:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from unfreeze import __version__
 from unfreeze.errors import UsageError, WeightsError
-from unfreeze.exports.preparing import numpy_lines
-from unfreeze.exports.subject import Subject
-from unfreeze.exports.target import ReadBack
+from unfreeze.exports.exported_model import ExportedModel
+from unfreeze.exports.format import LoadedExport
+from unfreeze.exports.write import numpy_lines
 
 FILE, INPUT = "model.onnx", "images"
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
@@ -23,7 +23,7 @@ NEEDS = ("onnx", "onnxscript", "onnxruntime")
 class Onnx:
     """`model.onnx` with the input `images` and the output `scores` or `features`."""
 
-    def check(self, subject: Subject) -> None:
+    def check(self, subject: ExportedModel) -> None:
         """UsageError if a required package is not installed."""
         for name in NEEDS:
             try:
@@ -33,7 +33,7 @@ class Onnx:
                     f"--to onnx needs the package {name}.", "pip install 'unfreeze[onnx]'"
                 ) from error
 
-    def write(self, subject: Subject, folder: Path) -> None:
+    def write(self, subject: ExportedModel, folder: Path) -> None:
         """Export with torch.export and a dynamic batch size; WeightsError if that fails."""
         side, network = subject.preprocess.image_size, subject.recorded()
         try:
@@ -56,7 +56,7 @@ class Onnx:
         program.model.metadata_props.update(_metadata(subject))
         program.save(str(folder / FILE))
 
-    def read(self, subject: Subject, folder: Path) -> ReadBack:
+    def read(self, subject: ExportedModel, folder: Path) -> LoadedExport:
         """Load it in ONNX Runtime, on the CPU."""
         import onnxruntime
 
@@ -68,9 +68,9 @@ class Onnx:
             inputs = {INPUT: images.contiguous().numpy()}
             return torch.from_numpy(session.run([subject.gives], inputs)[0])
 
-        return ReadBack(forward)
+        return LoadedExport(forward)
 
-    def snippet(self, subject: Subject) -> list[str]:
+    def snippet(self, subject: ExportedModel) -> list[str]:
         """Lines with onnxruntime and numpy, without PyTorch."""
         return [
             "import numpy, onnxruntime",
@@ -80,7 +80,7 @@ class Onnx:
         ]
 
 
-def _metadata(subject: Subject) -> dict[str, str]:
+def _metadata(subject: ExportedModel) -> dict[str, str]:
     """Metadata inside the ONNX file: strings, with lists and objects as JSON."""
     card = subject.card
     return {

@@ -5,12 +5,12 @@ from typing import cast
 
 from torch import nn
 
-from unfreeze.backbones.positions import ANY_SIZE
-from unfreeze.checkpoints.modelfile import SEEN, TENSORS, load_model, save_model
-from unfreeze.exports.preparing import torch_lines
-from unfreeze.exports.subject import Subject
-from unfreeze.exports.target import ReadBack
+from unfreeze.checkpoints.model_file import TENSORS, TRAINED_IMAGES, load_model, save_model
+from unfreeze.exports.exported_model import ExportedModel
+from unfreeze.exports.format import LoadedExport
 from unfreeze.exports.to_torchvision import network_lines
+from unfreeze.exports.write import torch_lines
+from unfreeze.models.position_embeddings import ANY_SIZE
 from unfreeze.runtime.atomic import write_bytes
 from unfreeze.transfer.predictor import load_classifier, load_features
 
@@ -18,23 +18,23 @@ from unfreeze.transfer.predictor import load_classifier, load_features
 class Safetensors:
     """`model.safetensors` and `model.json`, the format of unfreeze's `model/` folder."""
 
-    def check(self, subject: Subject) -> None:
+    def check(self, subject: ExportedModel) -> None:
         """Every network is supported."""
 
-    def write(self, subject: Subject, folder: Path) -> None:
+    def write(self, subject: ExportedModel, folder: Path) -> None:
         """Write both files, and the hashes of the training images if the run has them."""
         save_model(folder, subject.tensors(), subject.card)
-        hashes = subject.folder / SEEN
+        hashes = subject.folder / TRAINED_IMAGES
         if hashes.is_file():
-            write_bytes(folder / SEEN, hashes.read_bytes())
+            write_bytes(folder / TRAINED_IMAGES, hashes.read_bytes())
 
-    def read(self, subject: Subject, folder: Path) -> ReadBack:
+    def read(self, subject: ExportedModel, folder: Path) -> LoadedExport:
         """Build the network of the card and load the tensors."""
         tensors, card = load_model(folder)
         load = load_classifier if card.kind == "classifier" else load_features
-        return ReadBack(load(folder), tensors)
+        return LoadedExport(load(folder), tensors)
 
-    def snippet(self, subject: Subject) -> list[str]:
+    def snippet(self, subject: ExportedModel) -> list[str]:
         """Lines with torchvision or timm if they have the network, else with unfreeze."""
         plain = subject.card.head in ("replace", "none")
         if subject.library == "torchvision" and plain and not subject.resized:
@@ -63,7 +63,7 @@ class Safetensors:
         ]
 
 
-def _load_lines(subject: Subject) -> list[str]:
+def _load_lines(subject: ExportedModel) -> list[str]:
     if subject.gives == "scores":
         return ['model = unfreeze.load(".")']
     return [
@@ -72,7 +72,7 @@ def _load_lines(subject: Subject) -> list[str]:
     ]
 
 
-def _stem_lines(subject: Subject) -> list[str]:
+def _stem_lines(subject: ExportedModel) -> list[str]:
     """Lines that give a library's ResNet the small stem."""
     if not subject.small_stem:
         return []
@@ -89,7 +89,7 @@ def _stem_lines(subject: Subject) -> list[str]:
 
 
 def _stem_names(network: nn.Module) -> tuple[str, str]:
-    from unfreeze.backbones.stem import PLACES
+    from unfreeze.models.stem import STEM_LAYERS
 
     names = dict(network.named_modules())
-    return next(pair for pair in PLACES if pair[0] in names and pair[1] in names)
+    return next(pair for pair in STEM_LAYERS if pair[0] in names and pair[1] in names)

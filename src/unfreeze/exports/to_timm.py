@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from unfreeze.backbones.positions import ANY_SIZE
-from unfreeze.checkpoints.modelfile import save_tensors
+from unfreeze.checkpoints.model_file import save_tensors
+from unfreeze.exports.exported_model import ExportedModel
+from unfreeze.exports.format import LoadedExport
 from unfreeze.exports.libraries import check_library, from_timm
-from unfreeze.exports.preparing import crop_share, torch_lines
-from unfreeze.exports.subject import Subject
-from unfreeze.exports.target import ReadBack
+from unfreeze.exports.write import timm_crop_pct, torch_lines
+from unfreeze.models.position_embeddings import ANY_SIZE
 from unfreeze.runtime.atomic import write_json
 
 TENSORS, CONFIG = "model.safetensors", "config.json"
@@ -19,23 +19,23 @@ TENSORS, CONFIG = "model.safetensors", "config.json"
 class Timm:
     """`model.safetensors` and `config.json`, as in timm's models on the Hugging Face Hub."""
 
-    def check(self, subject: Subject) -> None:
+    def check(self, subject: ExportedModel) -> None:
         """UsageError unless names and shapes equal those of timm's network."""
         check_library("timm", subject, from_timm)
 
-    def write(self, subject: Subject, folder: Path) -> None:
+    def write(self, subject: ExportedModel, folder: Path) -> None:
         """Write the tensors, then the configuration with classes and preprocessing."""
         save_tensors(folder / TENSORS, subject.tensors())
         write_json(folder / CONFIG, _config(subject))
 
-    def read(self, subject: Subject, folder: Path) -> ReadBack:
+    def read(self, subject: ExportedModel, folder: Path) -> LoadedExport:
         """Load the folder with timm."""
         import timm
 
         network: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
-        return ReadBack(network.eval(), network.state_dict())
+        return LoadedExport(network.eval(), network.state_dict())
 
-    def snippet(self, subject: Subject) -> list[str]:
+    def snippet(self, subject: ExportedModel) -> list[str]:
         """Lines with `timm.create_model`."""
         return [
             "import timm, torch",
@@ -44,14 +44,14 @@ class Timm:
         ]
 
 
-def _config(subject: Subject) -> dict[str, Any]:
+def _config(subject: ExportedModel) -> dict[str, Any]:
     model: Any = from_timm(subject)
     cfg, p, count = model.pretrained_cfg, subject.preprocess, len(subject.card.classes)
     pretrained_cfg = {
         "input_size": [3, p.image_size, p.image_size],
         "fixed_input_size": bool(cfg.get("fixed_input_size", False)),
         "interpolation": p.interpolation,
-        "crop_pct": crop_share(p),
+        "crop_pct": timm_crop_pct(p),
         "crop_mode": "center",
         "mean": list(p.mean),
         "std": list(p.std),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from unfreeze.exports.preparing import torch_lines
-from unfreeze.exports.subject import Subject
-from unfreeze.exports.target import ReadBack
+from unfreeze.exports.exported_model import ExportedModel
+from unfreeze.exports.format import LoadedExport
+from unfreeze.exports.write import torch_lines
 from unfreeze.runtime.atomic import write_bytes
 
 FILE = "model.ts"
@@ -19,10 +19,10 @@ FILE = "model.ts"
 class Torchscript:
     """`model.ts`, traced from one forward pass, for any batch size."""
 
-    def check(self, subject: Subject) -> None:
+    def check(self, subject: ExportedModel) -> None:
         """No check: tracing itself shows whether it is possible."""
 
-    def write(self, subject: Subject, folder: Path) -> None:
+    def write(self, subject: ExportedModel, folder: Path) -> None:
         """Trace with a batch of two, so that a batch size of 1 is not treated as constant."""
         side, buffer = subject.preprocess.image_size, io.BytesIO()
         with _ignore_warnings(), torch.inference_mode(False), torch.no_grad():
@@ -32,15 +32,15 @@ class Torchscript:
             torch.jit.save(program, buffer)
         write_bytes(folder / FILE, buffer.getvalue())
 
-    def read(self, subject: Subject, folder: Path) -> ReadBack:
+    def read(self, subject: ExportedModel, folder: Path) -> LoadedExport:
         """Load it with `torch.jit.load`."""
         with _ignore_warnings():
             program = torch.jit.load(  # type: ignore[no-untyped-call]
                 str(folder / FILE), map_location="cpu"
             )
-        return ReadBack(program)
+        return LoadedExport(program)
 
-    def snippet(self, subject: Subject) -> list[str]:
+    def snippet(self, subject: ExportedModel) -> list[str]:
         """Lines with `torch.jit.load`."""
         return [
             "import torch",

@@ -4,12 +4,17 @@ from pathlib import Path
 
 import torch
 
-from unfreeze.checkpoints.state import serialised
+from unfreeze.checkpoints.state import to_bytes
 from unfreeze.errors import UsageError
-from unfreeze.exports.libraries import REMAINS, check_library, from_torchvision, torchvision_options
-from unfreeze.exports.preparing import torch_lines
-from unfreeze.exports.subject import Subject
-from unfreeze.exports.target import ReadBack
+from unfreeze.exports.exported_model import ExportedModel
+from unfreeze.exports.format import LoadedExport
+from unfreeze.exports.libraries import (
+    USE_SAFETENSORS,
+    check_library,
+    from_torchvision,
+    torchvision_options,
+)
+from unfreeze.exports.write import torch_lines
 from unfreeze.runtime.atomic import write_bytes
 
 FILE = "model.pth"
@@ -18,28 +23,28 @@ FILE = "model.pth"
 class Torchvision:
     """`model.pth`: a state dict, readable by `torch.load(weights_only=True)`."""
 
-    def check(self, subject: Subject) -> None:
+    def check(self, subject: ExportedModel) -> None:
         """UsageError unless names and shapes equal those of torchvision's network."""
         check_library("torchvision", subject, from_torchvision)
         if subject.resized:
             raise UsageError(
                 f"torchvision's {subject.name} takes images of one size only, and this run used "
                 f"{subject.preprocess.image_size} pixels.",
-                REMAINS,
+                USE_SAFETENSORS,
             )
 
-    def write(self, subject: Subject, folder: Path) -> None:
+    def write(self, subject: ExportedModel, folder: Path) -> None:
         """Write the state dict."""
         tensors = {name: tensor.contiguous() for name, tensor in subject.tensors().items()}
-        write_bytes(folder / FILE, serialised(tensors))
+        write_bytes(folder / FILE, to_bytes(tensors))
 
-    def read(self, subject: Subject, folder: Path) -> ReadBack:
+    def read(self, subject: ExportedModel, folder: Path) -> LoadedExport:
         """Build the network by name and load the state dict strictly."""
         network = from_torchvision(subject).eval()
         network.load_state_dict(torch.load(folder / FILE, weights_only=True), strict=True)
-        return ReadBack(network, network.state_dict())
+        return LoadedExport(network, network.state_dict())
 
-    def snippet(self, subject: Subject) -> list[str]:
+    def snippet(self, subject: ExportedModel) -> list[str]:
         """Lines with `torchvision.models.get_model`."""
         return [
             "import torch, torchvision",
@@ -50,7 +55,7 @@ class Torchvision:
         ]
 
 
-def network_lines(subject: Subject) -> list[str]:
+def network_lines(subject: ExportedModel) -> list[str]:
     """Lines that build `model`, untrained, as `from_torchvision` does."""
     arguments = "".join(f", {name}={value}" for name, value in torchvision_options(subject).items())
     return [

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unfreeze.runtime.tables import write_csv
+from unfreeze.runtime.text_layout import write_csv
 
 WIDTH = 300  # units of a scale, left to right
 
 
 @dataclass(frozen=True)
-class Scale:
+class IntervalPlot:
     """An interval drawn on an axis, in units from 0 to WIDTH; `zero`: position of 0, if shown."""
 
     low: float
@@ -23,30 +23,30 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparisonRow:
     """One row: name, formatted value and interval, and the interval plot."""
 
     name: str
     value: str
     interval: str
     aside: str
-    scale: Scale
+    scale: IntervalPlot
 
 
 @dataclass(frozen=True)
-class Shown:
+class ComparisonView:
     """A comparison, formatted for the page."""
 
     verdict: list[str]
-    starts: list[Line]
+    starts: list[ComparisonRow]
     ends: tuple[str, str]
-    differences: list[Line]
+    differences: list[ComparisonRow]
     difference_ends: tuple[str, str]
     notes: list[str]
     runs: list[Mapping[str, Any]]
 
 
-def sentence(
+def comparison_sentence(
     differences: Sequence[Mapping[str, Any]], names: Mapping[str, str], about: Mapping[str, Any]
 ) -> str:
     """Did pretraining pay: a sentence for each start against the baseline (`none`, if included).
@@ -119,7 +119,7 @@ def _conclusion(d: Mapping[str, Any], names: Mapping[str, str], scratch: str) ->
     return f"{start} is {abs(points):.1f} points {d['verdict']} than {base} {range_}."
 
 
-def chosen_by_validation(runs: Sequence[Mapping[str, Any]], rates: str) -> list[str]:
+def selected_on_validation(runs: Sequence[Mapping[str, Any]], rates: str) -> list[str]:
     """What was selected on the validation set: `epochs`, `learning rates`, both or nothing."""
     chose = ["epochs"] if any(run["best_epoch"] is not None for run in runs) else []
     return [*chose, "learning rates"] if rates == "several" else chose
@@ -159,7 +159,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_csv(path, list(flat[0]), (list(row.values()) for row in flat))
 
 
-def shown(results: Mapping[str, Any] | None) -> Shown | None:
+def comparison_view(results: Mapping[str, Any] | None) -> ComparisonView | None:
     """The page's data from the fields of compare.json; None without them."""
     if not results:
         return None
@@ -170,8 +170,8 @@ def shown(results: Mapping[str, Any] | None) -> Shown | None:
     about = {"n": results["n"], "split": results["split"], "seeds": len(results["seeds"])}
     about |= {"same": results["same_images"], "rates": results["rates"]}
     about |= {"frozen": results.get("frozen"), "failed": results.get("failed")}
-    about["chose"] = chosen_by_validation(results["runs"], results["rates"])
-    return Shown(
+    about["chose"] = selected_on_validation(results["runs"], results["rates"])
+    return ComparisonView(
         verdict=_sentences(differences, names, about),
         starts=[_start_line(start, limits) for start in starts],
         ends=_ends(limits, "{:.0f} %"),
@@ -182,10 +182,10 @@ def shown(results: Mapping[str, Any] | None) -> Shown | None:
     )
 
 
-def _start_line(start: Mapping[str, Any], limits: tuple[float, float]) -> Line:
+def _start_line(start: Mapping[str, Any], limits: tuple[float, float]) -> ComparisonRow:
     low, high = start["interval"]
     deviation = start["deviation"]
-    return Line(
+    return ComparisonRow(
         name=start["name"],
         value=f"{100 * start['accuracy']:.1f} %",
         interval=f"{100 * low:.1f} % to {100 * high:.1f} %",
@@ -196,9 +196,9 @@ def _start_line(start: Mapping[str, Any], limits: tuple[float, float]) -> Line:
 
 def _difference_line(
     d: Mapping[str, Any], names: Mapping[str, str], limits: tuple[float, float]
-) -> Line:
+) -> ComparisonRow:
     low, high = d["interval"]
-    return Line(
+    return ComparisonRow(
         name=f"{names[d['start']]} against {names[d['than']]}",
         value=f"{100 * d['difference']:+.1f}",
         interval=f"{100 * low:+.1f} to {100 * high:+.1f}",
@@ -213,11 +213,11 @@ def _scale(
     dots: Sequence[float],
     limits: tuple[float, float],
     zero: bool,
-) -> Scale:
+) -> IntervalPlot:
     def at(value: float) -> float:
         return round(WIDTH * (value - limits[0]) / (limits[1] - limits[0]), 1)
 
-    return Scale(
+    return IntervalPlot(
         at(interval[0]), at(interval[1]), at(middle), [at(v) for v in dots], at(0) if zero else None
     )
 

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from unfreeze.reports.panels import Line, Panel
-from unfreeze.runtime.outputs import GENERATOR
+from unfreeze.reports.charts import Curve, PlotPanel
+from unfreeze.runtime.output_files import GENERATOR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ LIGHT = Theme("#ffffff", "#1f2328", "#6b7280", "#e3e5e8", ("#2563a8", "#c2571a",
 DARK = Theme("#16181b", "#e6e6e3", "#9aa0a6", "#33373c", ("#6fa8dc", "#e39a5f", "#86c08f"))
 
 
-def draw(panels: Sequence[Panel], theme: Theme = LIGHT, *, columns: int = 3) -> bytes:
+def draw(panels: Sequence[PlotPanel], theme: Theme = LIGHT, *, columns: int = 3) -> bytes:
     """One PNG of all panels, in at most `columns` columns."""
     rows = -(-len(panels) // columns)
     columns = -(-len(panels) // rows)  # four panels: 2 x 2, not 3 + 1
@@ -56,7 +56,7 @@ def draw(panels: Sequence[Panel], theme: Theme = LIGHT, *, columns: int = 3) -> 
     return buffer.getvalue()
 
 
-def _panel(axes: "Axes", panel: Panel, theme: Theme) -> None:
+def _panel(axes: "Axes", panel: PlotPanel, theme: Theme) -> None:
     colours = dict(zip((line.name for line in panel.lines), theme.series * 4, strict=False))
     for line in panel.lines:
         _line(axes, line, theme.quiet if line.faint else colours[line.name])
@@ -68,7 +68,7 @@ def _panel(axes: "Axes", panel: Panel, theme: Theme) -> None:
         axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink, handlelength=1.2)
 
 
-def _line(axes: "Axes", line: Line, colour: str) -> None:
+def _line(axes: "Axes", line: Curve, colour: str) -> None:
     if line.spread is not None:
         style = {"marker": "o", "markersize": 4.0, "capsize": 2.5, "linewidth": 1.5}
         axes.errorbar(line.x, line.y, line.spread, color=colour, label=line.name, **style)  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def _line(axes: "Axes", line: Line, colour: str) -> None:
     axes.plot(line.x, line.y, color=colour, lw=1.5, marker=marker, markersize=3, label=line.name)
 
 
-def y_limits(panel: Panel) -> tuple[float, float]:
+def y_limits(panel: PlotPanel) -> tuple[float, float]:
     """Limits of the y axis: all values, at least the panel's span, within its bounds."""
     values = [*panel.shows, *(v for line in panel.lines for v in line.y)]
     values += [
@@ -118,7 +118,7 @@ def _level(axes: "Axes", value: float, name: str, theme: Theme) -> None:
     )
 
 
-def _style(axes: "Axes", panel: Panel, theme: Theme) -> None:
+def _style(axes: "Axes", panel: PlotPanel, theme: Theme) -> None:
     axes.set_facecolor(theme.paper)
     axes.set_xlabel(panel.x_name, fontsize=8.5, color=theme.quiet)
     axes.tick_params(colors=theme.quiet, labelsize=8.5, length=0)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.reports.examples import SMALL
-from unfreeze.reports.page import number, rendered, uri
+from unfreeze.reports.page import format_number, image_data_uri, render_template
 
 CLASSES = 200  # rows of the table
 PROBLEMS = 200  # rows of the list
@@ -19,7 +19,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Strip:
+class ImageRow:
     """A row of images (a class's samples, or crops of one image), each with its caption."""
 
     name: str
@@ -28,7 +28,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Seen:
+class DatasetPage:
     """Contents of the page.
 
     `figures`: (name, value) pairs at the top. `counts`: images by class and split. `shorter`: the
@@ -42,18 +42,18 @@ class Seen:
     notes: Sequence[str]
     splits: Sequence[str]
     counts: Mapping[str, Mapping[str, int]]
-    samples: Sequence[Strip]
+    samples: Sequence[ImageRow]
     shorter: npt.NDArray[np.int64]
     sized: str
-    views: Sequence[Strip]
+    views: Sequence[ImageRow]
     views_note: str
     problems: Sequence[Mapping[str, Any]]
     problems_note: str
 
 
-def dataset(content: Seen) -> str:
+def dataset_page(content: DatasetPage) -> str:
     """The HTML of the page, without references to other files."""
-    return rendered(
+    return render_template(
         "dataset.html",
         {
             "content": content,
@@ -84,10 +84,14 @@ def histogram(sides: npt.NDArray[np.int64]) -> list[tuple[str, int, float]]:
 
 
 def _range(first: int, last: int) -> str:
-    return number(first) if last <= first else f"{number(first)} to {number(last)}"
+    return (
+        format_number(first)
+        if last <= first
+        else f"{format_number(first)} to {format_number(last)}"
+    )
 
 
-def _rows(content: Seen) -> list[dict[str, Any]]:
+def _rows(content: DatasetPage) -> list[dict[str, Any]]:
     """Table rows: class, counts per split, total, and total relative to the largest class."""
     totals = {name: sum(row.values()) for name, row in content.counts.items()}
     most = max(totals.values(), default=0) or 1
@@ -102,13 +106,17 @@ def _rows(content: Seen) -> list[dict[str, Any]]:
     ]
 
 
-def shown(strip: Strip) -> dict[str, Any]:
+def shown(strip: ImageRow) -> dict[str, Any]:
     """Template data of a strip."""
     return {
         "name": strip.name,
         "aside": strip.aside,
         "images": [
-            {"caption": caption, "uri": uri(pixels), "coarse": max(pixels.shape[:2]) <= SMALL}
+            {
+                "caption": caption,
+                "uri": image_data_uri(pixels),
+                "coarse": max(pixels.shape[:2]) <= SMALL,
+            }
             for caption, pixels in strip.images
         ],
     }

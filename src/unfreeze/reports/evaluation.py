@@ -1,23 +1,24 @@
 """The evaluation on the page: metrics with their meaning, caveats, and example images."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from unfreeze.reports.answer import percent
-from unfreeze.reports.examples import RIGHT, UNSURE, WRONG, Example
-from unfreeze.reports.glossary import FIGURES, figure
-from unfreeze.reports.interval import wilson
+from unfreeze.reports.examples import CORRECT, LOW_CONFIDENCE, WRONG, Example
+from unfreeze.reports.glossary import METRICS, format_metric
+from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.results_models import TOP5
+from unfreeze.reports.verdict import percent
 
 KEYS = ("balanced_accuracy", "macro_f1", "top5", "loss", "calibration_error")
 TITLES = {
     WRONG: ("Wrong", "The most certain mistakes. mistakes.csv lists all of them."),
-    UNSURE: ("Unsure", "The images with the lowest confidence."),
-    RIGHT: ("Right", "Classified correctly with the highest confidence, class by class."),
+    LOW_CONFIDENCE: ("Unsure", "The images with the lowest confidence."),
+    CORRECT: ("Right", "Classified correctly with the highest confidence, class by class."),
 }
 
 
-class Score(NamedTuple):
+class MetricRow(NamedTuple):
     """A metric beside the accuracy: name, value, interval or "", and its meaning."""
 
     name: str
@@ -26,7 +27,7 @@ class Score(NamedTuple):
     meaning: str
 
 
-def figures(evaluation: Mapping[str, Any] | None) -> list[Score]:
+def metric_rows(evaluation: Mapping[str, Any] | None) -> list[MetricRow]:
     """The metrics shown beside the accuracy."""
     values = evaluation or {}
     rows = []
@@ -34,12 +35,14 @@ def figures(evaluation: Mapping[str, Any] | None) -> list[Score]:
         if values.get(key) is None or (key == "top5" and len(values.get("classes") or ()) < TOP5):
             continue
         limits = values.get("balanced_interval") if key == "balanced_accuracy" else None
-        term = FIGURES[key]
-        rows.append(Score(term.name, figure(key, values[key]), _range(limits), term.meaning))
+        term = METRICS[key]
+        rows.append(
+            MetricRow(term.name, format_metric(key, values[key]), _range(limits), term.meaning)
+        )
     return rows
 
 
-def notes(evaluation: Mapping[str, Any] | None) -> list[str]:
+def caveats(evaluation: Mapping[str, Any] | None) -> list[str]:
     """Caveats: selection on these images, leakage, the epoch, temperature scaling."""
     values, sentences = evaluation or {}, []
     if values.get("used_for_choosing"):
@@ -76,8 +79,83 @@ def interval(evaluation: Mapping[str, Any] | None) -> tuple[float, float] | None
     """The 95 % interval of the accuracy; None without one."""
     if not evaluation or evaluation.get("accuracy") is None or not evaluation.get("n"):
         return None
-    return wilson(round(evaluation["accuracy"] * evaluation["n"]), evaluation["n"])
+    return wilson_interval(round(evaluation["accuracy"] * evaluation["n"]), evaluation["n"])
 
 
 def _range(limits: Any) -> str:
     return f"{100 * limits[0]:.1f} % to {100 * limits[1]:.1f} %" if limits else ""
+
+
+LARGEST = 40  # classes of a readable matrix
+WORST = 10
+SHOWN = 15  # classes of lowest recall, listed instead of a larger matrix
+
+
+@dataclass(frozen=True)
+class ConfusionCell:
+    """Number of images, and their share of the row."""
+
+    count: int
+    share: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class ConfusionRow:
+    """One true class."""
+
+    name: str
+    total: int
+    recall: float | None
+    precision: float | None
+    low: float
+    high: float
+    cells: list[ConfusionCell]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Rows are labels, columns predictions."""
+
+    classes: list[str]
+    rows: list[ConfusionRow]
+    worst: list[tuple[str, str, int]]  # label, prediction, count; largest first
+    readable: bool
+
+    @property
+    def lowest(self) -> list[ConfusionRow]:
+        """The classes with the lowest recall."""
+        labelled = [row for row in self.rows if row.recall is not None]
+        return sorted(labelled, key=lambda row: (row.recall or 0.0, -row.total))[:SHOWN]
+
+
+def confusion(evaluation: dict[str, Any] | None) -> Confusion | None:
+    """From the fields `classes` and `confusion` of an evaluation; None without them."""
+    if not evaluation or not evaluation.get("classes") or not evaluation.get("confusion"):
+        return None
+    classes, counts = list(evaluation["classes"]), evaluation["confusion"]
+    rows = [
+        _row(index, name, counts[index], sum(row[index] for row in counts))
+        for index, name in enumerate(classes)
+    ]
+    confused = sorted(
+        (-counts[label][predicted], label, predicted)
+        for label in range(len(classes))
+        for predicted in range(len(classes))
+        if label != predicted and counts[label][predicted]
+    )
+    worst = [(classes[label], classes[other], -n) for n, label, other in confused[:WORST]]
+    return Confusion(classes, rows, worst, len(classes) <= LARGEST)
+
+
+def _row(index: int, name: str, counts: list[int], predicted: int) -> ConfusionRow:
+    total = sum(counts)
+    cells = [
+        ConfusionCell(count, count / total if total else 0.0, other == index)
+        for other, count in enumerate(counts)
+    ]
+    recall = counts[index] / total if total else None
+    precision = counts[index] / predicted if predicted else None
+    return ConfusionRow(
+        name, total, recall, precision, *wilson_interval(counts[index], total), cells
+    )

@@ -14,8 +14,8 @@ from unfreeze.runtime.atomic import replacing
 
 FILE = "examples.npz"
 ARRAYS = ("kind", "path", "label", "predicted", "probability", "image", "bytes")  # of the .npz
-WRONG, UNSURE, RIGHT = "wrong", "unsure", "right"
-MOST = {WRONG: 20, UNSURE: 10, RIGHT: 10}
+WRONG, LOW_CONFIDENCE, CORRECT = "wrong", "unsure", "right"
+LIMITS = {WRONG: 20, LOW_CONFIDENCE: 10, CORRECT: 10}
 SIDE = 480  # pixels of the longer side, at most
 SMALL = 48  # pixels; up to this size images are stored losslessly and upscaled by nearest neighbour
 QUALITY = 82
@@ -34,7 +34,7 @@ class Example:
     image: bytes
 
 
-def chosen(
+def select_examples(
     predicted: Sequence[str], labels: Sequence[str], probabilities: Sequence[float]
 ) -> list[tuple[str, int]]:
     """(kind, index) of the images to show.
@@ -44,21 +44,21 @@ def chosen(
     """
     right = [prediction == label for prediction, label in zip(predicted, labels, strict=True)]
     order = sorted(range(len(labels)), key=lambda index: (-probabilities[index], index))
-    wrong = [index for index in order if not right[index]][: MOST[WRONG]]
+    wrong = [index for index in order if not right[index]][: LIMITS[WRONG]]
     rest = [index for index in reversed(order) if index not in set(wrong)]
-    unsure = rest[: min(MOST[UNSURE], len(rest) // 2)]
+    unsure = rest[: min(LIMITS[LOW_CONFIDENCE], len(rest) // 2)]
     rounds: dict[str, int] = {}
     correct = []
     for index in order:
         if right[index] and index not in set(unsure):
             rank = rounds[labels[index]] = rounds.get(labels[index], 0) + 1
             correct.append((rank, index))
-    confident = [index for _, index in sorted(correct, key=lambda pair: pair[0])[: MOST[RIGHT]]]
-    kinds = ((WRONG, wrong), (UNSURE, unsure), (RIGHT, confident))
+    confident = [index for _, index in sorted(correct, key=lambda pair: pair[0])[: LIMITS[CORRECT]]]
+    kinds = ((WRONG, wrong), (LOW_CONFIDENCE, unsure), (CORRECT, confident))
     return [(kind, index) for kind, indices in kinds for index in indices]
 
 
-def encoded(pixels: Pixels) -> bytes:
+def encode_image(pixels: Pixels) -> bytes:
     """An image encoded for a page: JPEG of at most `SIDE` pixels, small ones as lossless PNG."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     buffer = io.BytesIO()

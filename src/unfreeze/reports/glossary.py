@@ -12,7 +12,7 @@ class Term(NamedTuple):
 
 
 # key in metrics.jsonl or a result -> term
-FIGURES = {
+METRICS = {
     "knn_accuracy": Term(
         "k-NN accuracy",
         "share of labelled images whose class is that of most of their nearest neighbours in "
@@ -97,7 +97,7 @@ FIGURES = {
     ),
 }
 
-SHARES = {  # formatted as percent
+PERCENT_METRICS = {  # formatted as percent
     "knn_accuracy",
     "information",
     "agreement",
@@ -112,10 +112,10 @@ SHARES = {  # formatted as percent
 }
 
 
-def figure(key: str, value: float | None) -> str:
+def format_metric(key: str, value: float | None) -> str:
     """Format a metric's value: `37.2 %`, `133.6`, `-2.51`; `-` for None."""
     if value is None:
         return "-"
-    if key in SHARES:
+    if key in PERCENT_METRICS:
         return f"{100 * value:.1f} %"
     return f"{value:,.0f}" if key == "prototypes_in_use" else f"{value:.3g}"

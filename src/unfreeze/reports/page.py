@@ -12,17 +12,16 @@ from markupsafe import Markup
 from PIL import Image
 
 from unfreeze import __version__
-from unfreeze.reports import answer, comparison, evaluation
-from unfreeze.reports.confusion import confusion
+from unfreeze.config.shared import data_name
+from unfreeze.reports import comparison, evaluation, verdict
+from unfreeze.reports.charts import PlotPanel, panels
 from unfreeze.reports.curves import DARK, LIGHT, draw
-from unfreeze.reports.examples import QUALITY, SMALL, Example, Pixels, encoded
-from unfreeze.reports.findings import Findings
-from unfreeze.reports.gallery import strip
-from unfreeze.reports.glossary import FIGURES, figure
-from unfreeze.reports.panels import Panel, panels
-from unfreeze.reports.results_runs import duration
-from unfreeze.runtime.bottleneck import Circumstances, bottleneck
-from unfreeze.settings.shared import spoken
+from unfreeze.reports.evaluation import confusion
+from unfreeze.reports.examples import QUALITY, SMALL, Example, Pixels, encode_image
+from unfreeze.reports.glossary import METRICS, format_metric
+from unfreeze.reports.results_runs import format_duration
+from unfreeze.reports.run_reader import RunData, image_row_png
+from unfreeze.runtime.bottleneck import ThroughputSettings, bottleneck
 
 TITLES = {
     "demo": "Demo",
@@ -37,15 +36,15 @@ PNG = b"\x89PNG"
 WIDEST = 1600  # pixels of a row of images
 
 
-def page(findings: Findings) -> str:
+def run_page(findings: RunData) -> str:
     """The HTML of the page, without references to other files."""
-    return rendered("page.html", _context(findings))
+    return render_template("page.html", _context(findings))
 
 
-def rendered(template: str, context: dict[str, Any]) -> str:
+def render_template(template: str, context: dict[str, Any]) -> str:
     """Render a template of this package with the shared style; values are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"number": number, "percent": percent}
+    environment.filters |= {"number": format_number, "percent": format_percent}
     package = resources.files("unfreeze.reports")
     style = Markup(package.joinpath("style.css").read_text("utf-8"))
     text = package.joinpath(template).read_text("utf-8")
@@ -53,22 +52,22 @@ def rendered(template: str, context: dict[str, Any]) -> str:
     return environment.from_string(text).render(**values) + "\n"
 
 
-def _context(findings: Findings) -> dict[str, Any]:
-    compared = comparison.shown(findings.comparison)
+def _context(findings: RunData) -> dict[str, Any]:
+    compared = comparison.comparison_view(findings.comparison)
     return {
         "title": TITLES[findings.kind],
         "name": findings.folder.resolve().name,
-        "verdict": answer.verdict(findings, compared.verdict if compared else ()),
-        "hero": answer.hero(findings),
-        "unfinished": answer.unfinished(findings),
+        "verdict": verdict.headline(findings, compared.verdict if compared else ()),
+        "hero": verdict.headline_number(findings),
+        "unfinished": verdict.resume_hint(findings),
         "warnings": findings.warnings,
-        "notes": [*(compared.notes if compared else ()), *evaluation.notes(findings.evaluation)],
-        "figures": figures(findings),
-        "bottleneck": bottleneck(findings.metrics, Circumstances.of(findings.facts)),
+        "notes": [*(compared.notes if compared else ()), *evaluation.caveats(findings.evaluation)],
+        "figures": header_facts(findings),
+        "bottleneck": bottleneck(findings.metrics, ThroughputSettings.of(findings.facts)),
         "demo": _demo(findings.demo),
         "charts": [_chart(panel) for panel in panels(findings)],
         "comparison": compared,
-        "scores": evaluation.figures(findings.evaluation),
+        "scores": evaluation.metric_rows(findings.evaluation),
         "gallery": _gallery(findings),
         "confusion": confusion(findings.evaluation),
         "prototypes": _prototypes(findings),
@@ -81,7 +80,7 @@ def _context(findings: Findings) -> dict[str, Any]:
         "problem_kinds": Counter(row.get("reason", "") for row in findings.problems).most_common(),
         "reasons": [(k, findings.settings.get(k), why) for k, why in findings.reasons.items()],
         "settings": {
-            k: spoken(v) if k == "data" else v
+            k: data_name(v) if k == "data" else v
             for k, v in findings.settings.items()
             if k not in findings.reasons
         },
@@ -89,7 +88,7 @@ def _context(findings: Findings) -> dict[str, Any]:
     }
 
 
-def figures(findings: Findings) -> list[tuple[str, str]]:
+def header_facts(findings: RunData) -> list[tuple[str, str]]:
     """(name, value) of the facts at the top of the page."""
     train = [r for r in findings.metrics if r.get("split") == "train"]
     facts, rows = findings.facts, list[tuple[str, str]]()
@@ -97,18 +96,20 @@ def figures(findings: Findings) -> list[tuple[str, str]]:
     if arch:
         rows.append(("network", str(arch)))
     if findings.settings.get("data"):
-        rows.append(("data", spoken(findings.settings["data"])))
+        rows.append(("data", data_name(findings.settings["data"])))
     if facts.get("images"):
-        rows.append(("training images", number(facts["images"])))
+        rows.append(("training images", format_number(facts["images"])))
     if train and facts.get("steps_per_epoch"):
         epochs = train[-1]["step"] / facts["steps_per_epoch"]
-        rows.append(("epochs", f"{epochs:.3g} of {number(findings.settings.get('epochs'))}"))
+        rows.append(("epochs", f"{epochs:.3g} of {format_number(findings.settings.get('epochs'))}"))
     if train:
         rates = sorted(r["images_per_second"] for r in train if r.get("images_per_second"))
-        rows += [("images per second", number(round(rates[len(rates) // 2])))] if rates else []
+        rows += (
+            [("images per second", format_number(round(rates[len(rates) // 2])))] if rates else []
+        )
     seconds = (findings.demo or findings.result or {}).get("seconds")
     if seconds:
-        rows.append(("time", duration(seconds)))
+        rows.append(("time", format_duration(seconds)))
     return rows + _repeated(findings.repeated)
 
 
@@ -123,11 +124,11 @@ def _feature_evaluation(metrics: list[dict[str, Any]]) -> list[dict[str, str]]:
     return [
         {
             "name": term.name,
-            "first": figure(key, first.get(key)),
-            "last": figure(key, last[key]),
+            "first": format_metric(key, first.get(key)),
+            "last": format_metric(key, last[key]),
             "meaning": term.meaning,
         }
-        for key, term in FIGURES.items()
+        for key, term in METRICS.items()
         if key in last and key != "loss"
     ]
 
@@ -138,9 +139,9 @@ def _repeated(results: dict[str, Any] | None) -> list[tuple[str, str]]:
         return []
     folds = f"{results['folds']} folds, " if results["folds"] else ""
     seeds = f"{len(results['seeds'])} seeds, " if len(results["seeds"]) > 1 else ""
-    low, high = (percent(bound) for bound in results["interval"])
-    name = f"cross-validation ({folds}{seeds}{number(results['n'])} images, 95 %)"
-    return [(name, f"{percent(results['accuracy'])} [{low}, {high}]")]
+    low, high = (format_percent(bound) for bound in results["interval"])
+    name = f"cross-validation ({folds}{seeds}{format_number(results['n'])} images, 95 %)"
+    return [(name, f"{format_percent(results['accuracy'])} [{low}, {high}]")]
 
 
 def _demo(demo: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -165,7 +166,7 @@ def sorted_cells(row: dict[str, Any]) -> list[tuple[str, Any]]:
     return sorted(row.items(), key=lambda item: int(item[0]))
 
 
-def _chart(panel: Panel) -> dict[str, str]:
+def _chart(panel: PlotPanel) -> dict[str, str]:
     return {
         "title": panel.title,
         "note": panel.note,
@@ -174,7 +175,7 @@ def _chart(panel: Panel) -> dict[str, str]:
     }
 
 
-def _gallery(findings: Findings) -> list[tuple[str, str, list[dict[str, Any]]]]:
+def _gallery(findings: RunData) -> list[tuple[str, str, list[dict[str, Any]]]]:
     return [
         (title, explained, [_example(example) for example in images])
         for title, explained, images in evaluation.gallery(findings.examples)
@@ -190,7 +191,7 @@ def _example(example: Example) -> dict[str, Any]:
     }
 
 
-def _prototypes(findings: Findings) -> list[dict[str, Any]]:
+def _prototypes(findings: RunData) -> list[dict[str, Any]]:
     prototypes = findings.prototypes
     if prototypes is None:
         return []
@@ -198,7 +199,7 @@ def _prototypes(findings: Findings) -> list[dict[str, Any]]:
         {
             "number": int(prototypes.number[p]),
             "share": float(prototypes.share[p]),
-            "images": [uri(image) for image in prototypes.images[p]],
+            "images": [image_data_uri(image) for image in prototypes.images[p]],
             "coarse": prototypes.images.shape[2] <= SMALL,
         }
         for p in range(min(STRIPS, len(prototypes.number)))
@@ -207,7 +208,7 @@ def _prototypes(findings: Findings) -> list[dict[str, Any]]:
 
 def _row(pixels: Pixels) -> str:
     """A row of images as one data URI."""
-    png = strip(pixels)
+    png = image_row_png(pixels)
     with Image.open(io.BytesIO(png)) as row:
         if row.height <= SMALL:
             return _data_uri(png)
@@ -219,9 +220,9 @@ def _row(pixels: Pixels) -> str:
     return _data_uri(buffer.getvalue())
 
 
-def uri(pixels: Pixels) -> str:
+def image_data_uri(pixels: Pixels) -> str:
     """An image as a data URI: lossless if it is small, else JPEG."""
-    return _data_uri(encoded(pixels))
+    return _data_uri(encode_image(pixels))
 
 
 def _data_uri(image: bytes) -> str:
@@ -229,7 +230,7 @@ def _data_uri(image: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
-def number(value: Any) -> str:
+def format_number(value: Any) -> str:
     """Format a value: thousands separators, four digits, lists with spaces."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
@@ -240,10 +241,10 @@ def number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return " ".join(number(item) for item in value)
+        return " ".join(format_number(item) for item in value)
     return str(value)
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """`0.9561` -> `95.6 %`."""
     return "-" if value is None else f"{100 * value:.1f} %"

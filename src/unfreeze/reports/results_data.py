@@ -5,24 +5,24 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from unfreeze.reports.results_runs import messages
-from unfreeze.runtime.console import worded
+from unfreeze.reports.results_runs import warning_messages
+from unfreeze.runtime.console import pluralised
 from unfreeze.runtime.display import Display
-from unfreeze.runtime.layout import Table
+from unfreeze.runtime.text_layout import TextTable
 
 FOREIGN = 5  # files of others that `cache` lists
 CLASSES = 40  # rows of a table on the terminal
 
 
-def cached(r: Any) -> Display:
+def cache_display(r: Any) -> Display:
     """Display of a `CacheResult`."""
     rows = [
-        (entry.name, entry.holds, f"{entry.files:,}", amount(entry.bytes), entry.bound)
+        (entry.name, entry.holds, f"{entry.files:,}", format_bytes(entry.bytes), entry.bound)
         for entry in r.entries
     ]
-    lead = f"{amount(r.bytes)} are cached in {r.folder}."
+    lead = f"{format_bytes(r.bytes)} are cached in {r.folder}."
     if r.cleared:
-        lead = f"{amount(r.cleared)} were removed. {lead}"
+        lead = f"{format_bytes(r.cleared)} were removed. {lead}"
     notes = [
         f"Not removed, because unfreeze did not write it: {path}" for path in r.foreign[:FOREIGN]
     ]
@@ -31,13 +31,13 @@ def cached(r: Any) -> Display:
     return Display(
         lead=[lead],
         warnings=[f"Not removed: {reason}. Try again when no run uses it." for reason in r.stuck],
-        tables=[Table(("cache", "holds", "files", "size", "limit"), rows)],
+        tables=[TextTable(("cache", "holds", "files", "size", "limit"), rows)],
         notes=[*notes, "Set UNFREEZE_CACHE to use another folder."],
         next=["unfreeze cache --clear"] if r.bytes else [],
     )
 
 
-def amount(size: int) -> str:
+def format_bytes(size: int) -> str:
     """`1.8 GiB`, `24.5 MiB`, `3 KiB`."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
         if size >= unit:
@@ -45,7 +45,7 @@ def amount(size: int) -> str:
     return f"{size / 2**10:,.0f} KiB"
 
 
-def scanned(r: Any) -> Display:
+def scan_display(r: Any) -> Display:
     """Display of a `ScanResult`."""
     broken, known = r.pictures - r.usable, r.pictures - r.decoded
     counts = Counter((problem["left_out"], problem["reason"]) for problem in r.problems)
@@ -59,10 +59,10 @@ def scanned(r: Any) -> Display:
     decoded = f"{r.decoded:,} decoded in {r.seconds:.1f} s"
     return Display(
         lead=[scan_lead(r)],
-        warnings=messages(r),
-        tables=[Table(("finding", "files", "used", "for example"), rows)],
+        warnings=warning_messages(r),
+        tables=[TextTable(("finding", "files", "used", "for example"), rows)],
         notes=[
-            *spared(r.rules),
+            *usable_despite(r.rules),
             decoded + (f", {known:,} cached from an earlier scan." if known else "."),
         ],
         files=[(label, path) for label, path in (("page", r.page), ("table", r.table)) if path],
@@ -75,7 +75,7 @@ def scan_lead(r: Any) -> str:
     broken = r.pictures - r.usable
     usable = f"{r.usable:,} of {r.pictures:,} images can be used"
     usable += f", {broken:,} cannot" if broken else ""
-    other = worded(r.other, "other file is", "other files are")
+    other = pluralised(r.other, "other file is", "other files are")
     return f"{usable}; {other} ignored." if r.other else f"{usable}."
 
 
@@ -96,10 +96,10 @@ _RULES = {
 }
 
 
-def spared(rules: dict[str, int]) -> list[str]:
+def usable_despite(rules: dict[str, int]) -> list[str]:
     """Sentences on usable images that simpler checks would reject."""
     return [
-        f"{worded(count, 'usable image', 'usable images')} {_RULES[rule]}."
+        f"{pluralised(count, 'usable image', 'usable images')} {_RULES[rule]}."
         for rule, count in rules.items()
         if count
     ]
@@ -119,8 +119,8 @@ def shown(r: Any) -> Display:
     labelled = f"unfreeze finetune {data} --dry-run"
     return Display(
         lead=[show_lead(r)],
-        warnings=messages(r),
-        tables=[Table(head, rows)] if rows else [],
+        warnings=warning_messages(r),
+        tables=[TextTable(head, rows)] if rows else [],
         notes=r.notes,
         files=[("page", r.out)],
         next=[f"unfreeze pretrain {data} --dry-run", *([labelled] if r.classes else [])],

@@ -2,36 +2,35 @@
 
 from typing import Any
 
-from unfreeze.reports.answer import classification, percent
-from unfreeze.reports.glossary import FIGURES, figure
-from unfreeze.reports.outcome import commands, files_of
-from unfreeze.reports.results_runs import messages, named_classes
+from unfreeze.reports.glossary import METRICS, format_metric
+from unfreeze.reports.results_runs import named_classes, warning_messages
+from unfreeze.reports.verdict import accuracy_sentence, existing_files, next_commands, percent
 from unfreeze.runtime.display import Display
-from unfreeze.runtime.layout import Table
+from unfreeze.runtime.text_layout import TextTable
 
 CLASSES = 40  # rows of a table on the terminal
 TOP5 = 20  # classes from which on top-5 accuracy is informative
-BESIDE = ("macro_f1", "top5", "loss", "calibration_error")
+SECONDARY_METRICS = ("macro_f1", "top5", "loss", "calibration_error")
 
 
-def evaluated(r: Any, run: str | None) -> Display:
+def evaluate_display(r: Any, run: str | None) -> Display:
     """Display of an `Evaluation`; `run`: the run folder, if there is one."""
     low, high = (percent(bound) for bound in r.balanced_interval)
     facts = [("balanced accuracy", f"{percent(r.balanced_accuracy)} (95 %: {low} to {high})")]
     facts += [
-        (FIGURES[key].name, figure(key, getattr(r, key)))
-        for key in BESIDE
+        (METRICS[key].name, format_metric(key, getattr(r, key)))
+        for key in SECONDARY_METRICS
         if key != "top5" or len(r.classes) >= TOP5
     ]
     facts += [("temperature", _temperature(r.temperature))] if r.temperature else []
     return Display(
-        lead=[classification(vars(r))],
-        warnings=messages(r),
+        lead=[accuracy_sentence(vars(r))],
+        warnings=warning_messages(r),
         facts=facts,
-        tables=[each_class(r.classes, r.confusion)] if len(r.classes) <= CLASSES else [],
-        notes=doubts(r),
-        files=files_of(run, *_WRITTEN) if run else [],
-        next=[command for command in commands(run) if " predict " in command] if run else [],
+        tables=[class_table(r.classes, r.confusion)] if len(r.classes) <= CLASSES else [],
+        notes=caveats(r),
+        files=existing_files(run, *_WRITTEN) if run else [],
+        next=[command for command in next_commands(run) if " predict " in command] if run else [],
     )
 
 
@@ -49,7 +48,7 @@ def _temperature(t: Any) -> str:
     return text
 
 
-def doubts(r: Any) -> list[str]:
+def caveats(r: Any) -> list[str]:
     """Which weights were evaluated, and what biases the accuracy."""
     lines = []
     if r.last:
@@ -72,22 +71,22 @@ def doubts(r: Any) -> list[str]:
     return lines
 
 
-def each_class(classes: list[str], confusion: list[list[int]]) -> Table:
-    """Table of recall, precision and most frequent confusion of each class."""
+def class_table(classes: list[str], confusion: list[list[int]]) -> TextTable:
+    """TextTable of recall, precision and most frequent confusion of each class."""
     rows = []
     for index, (name, row) in enumerate(zip(classes, confusion, strict=True)):
         wrong = [0 if other == index else count for other, count in enumerate(row)]
         worst = max(range(len(row)), key=wrong.__getitem__) if any(wrong) else None
         confused = "" if worst is None else f"{classes[worst]} ({wrong[worst]})"
-        predicted = sum(other[index] for other in confusion)
-        shares = [percent(row[index] / n) if n else "-" for n in (sum(row), predicted)]
+        predict_display = sum(other[index] for other in confusion)
+        shares = [percent(row[index] / n) if n else "-" for n in (sum(row), predict_display)]
         rows.append((name, f"{sum(row):,}", f"{row[index]:,}", *shares, confused))
-    return Table(
+    return TextTable(
         ("class", "images", "correct", "recall", "precision", "most often confused with"), rows
     )
 
 
-def embedded(r: Any) -> Display:
+def embed_display(r: Any) -> Display:
     """Display of an `EmbedResult`."""
     return Display(
         lead=[f"{r.width:,} features for each of {r.images:,} images, from {r.arch}."],
@@ -97,7 +96,7 @@ def embedded(r: Any) -> Display:
     )
 
 
-def exported(r: Any) -> Display:
+def export_display(r: Any) -> Display:
     """Display of an `ExportResult`."""
     return Display(
         lead=[
@@ -110,15 +109,15 @@ def exported(r: Any) -> Display:
     )
 
 
-def drawn(r: Any) -> Display:
+def report_display(r: Any) -> Display:
     """Display of a `Report`."""
     return Display(
-        files=files_of(r.run, "report.html", "curves.png", "prototypes.png"),
-        next=commands(r.run),
+        files=existing_files(r.run, "report.html", "curves.png", "prototypes.png"),
+        next=next_commands(r.run),
     )
 
 
-def predicted(r: list[Any]) -> Display:
+def predict_display(r: list[Any]) -> Display:
     """Display of `Predictions`: counts of labels, then each image."""
     counts: dict[str, int] = {}
     for prediction in r:
@@ -129,16 +128,16 @@ def predicted(r: list[Any]) -> Display:
     rows = [(p.path, p.label, percent(p.probability)) for p in r]
     return Display(
         lead=[f"{len(r):,} images: {labels}{more}." if r else "No images."],
-        tables=[Table(("path", "label", "probability"), rows)],
+        tables=[TextTable(("path", "label", "probability"), rows)],
     )
 
 
-def written(r: Any) -> Display:
+def predictions_file_display(r: Any) -> Display:
     """Display of a `Written`."""
     return Display(lead=[f"{r.images:,} images were classified."], files=[("predictions", r.out)])
 
 
-def summarised(r: Any) -> Display:
+def summary_display(r: Any) -> Display:
     """Display of a `Summary`: the layer table by stage, and totals."""
     rows: list[tuple[str, ...]] = []
     stage: object = object()
@@ -156,7 +155,7 @@ def summarised(r: Any) -> Display:
     head = ("Layer (type)", "Output shape", "Param #", "Trainable")
     return Display(
         lead=[r.arch],
-        tables=[Table(head, rows)],
+        tables=[TextTable(head, rows)],
         notes=totals,
         next=[f"unfreeze finetune DATA --arch {r.arch} --freeze stage:1 --out RUN"]
         if len(r.stages) > 1

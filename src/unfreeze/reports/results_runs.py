@@ -3,24 +3,32 @@
 from collections.abc import Mapping
 from typing import Any
 
-from unfreeze.reports.answer import finite, labels_needed, on_images, percent, pretraining
-from unfreeze.reports.glossary import FIGURES, figure
-from unfreeze.reports.interval import wilson
-from unfreeze.reports.outcome import commands, files_of, settings_of
+from unfreeze.reports.glossary import METRICS, format_metric
+from unfreeze.reports.intervals import wilson_interval
+from unfreeze.reports.verdict import (
+    demo_sentence,
+    existing_files,
+    finite,
+    next_commands,
+    on_images,
+    percent,
+    pretraining_sentence,
+    read_settings,
+)
 from unfreeze.runtime.display import Display
-from unfreeze.runtime.layout import Table
-from unfreeze.runtime.runfolder import read_metrics
+from unfreeze.runtime.run_folder import read_metrics
+from unfreeze.runtime.text_layout import TextTable
 
 SHOWN = ("information", "agreement", "effective_rank", "effective_rank_projected", "code_entropy")
 CLASSES = 8  # names listed in one line
 
 
-def messages(result: Any) -> list[str]:
+def warning_messages(result: Any) -> list[str]:
     """The messages of a result's warnings."""
     return [warning["message"] for warning in getattr(result, "warnings", None) or ()]
 
 
-def finetuned(r: Any) -> Display:
+def finetune_display(r: Any) -> Display:
     """Display of a `FinetuneResult`."""
     facts = [
         ("network", r.arch),
@@ -33,10 +41,10 @@ def finetuned(r: Any) -> Display:
     ]
     return Display(
         lead=[_validated(r)],
-        warnings=messages(r),
+        warnings=warning_messages(r),
         facts=[pair for pair in facts if pair[1]],
-        files=files_of(r.run, "report.html", "model", "problems.csv"),
-        next=commands(r.run),
+        files=existing_files(r.run, "report.html", "model", "problems.csv"),
+        next=next_commands(r.run),
     )
 
 
@@ -80,10 +88,10 @@ def _epochs(r: Any) -> str:
 
 def _time(r: Any) -> str:
     rate = f", {r.images_per_second:,.0f} images/s" if r.images_per_second else ""
-    return f"{duration(r.seconds)}{rate}"
+    return f"{format_duration(r.seconds)}{rate}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`25 s`, `4.5 min`, `3.2 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
@@ -99,10 +107,10 @@ def _repeated(r: Any) -> str:
     )
 
 
-def pretrained(r: Any) -> Display:
+def pretrain_display(r: Any) -> Display:
     """Display of a `PretrainResult`."""
-    metrics, K = read_metrics(r.run), settings_of(r.run).get("nmb_prototypes")
-    lead = pretraining(metrics, K)
+    metrics, K = read_metrics(r.run), read_settings(r.run).get("nmb_prototypes")
+    lead = pretraining_sentence(metrics, K)
     facts = [
         ("network", r.arch),
         ("epochs", f"{r.epochs:,} over {r.images:,} images, {r.steps:,} steps"),
@@ -116,19 +124,19 @@ def pretrained(r: Any) -> Display:
     recoveries = [_recovery(recovery) for recovery in r.recoveries]
     return Display(
         lead=[lead] if lead else ["The untrained weights were saved."],
-        warnings=messages(r),
+        warnings=warning_messages(r),
         facts=[pair for pair in facts if pair[1]],
         tables=[_figures(metrics, r.figures)] if r.figures else [],
         notes=recoveries,
-        files=files_of(r.run, "report.html", "model", "prototypes.png", "problems.csv"),
-        next=commands(r.run),
+        files=existing_files(r.run, "report.html", "model", "prototypes.png", "problems.csv"),
+        next=next_commands(r.run),
     )
 
 
 def _knn(knn: Mapping[str, Any] | None) -> str:
     if not knn:
         return ""
-    low, high = (percent(bound) for bound in wilson(knn["correct"], knn["total"]))
+    low, high = (percent(bound) for bound in wilson_interval(knn["correct"], knn["total"]))
     start = knn.get("at_start")
     before = "" if start is None else f"; {percent(start)} before the first step"
     return (
@@ -151,23 +159,23 @@ def _recovery(recovery: Mapping[str, Any]) -> str:
     return f"Collapsed at step {step:,}; changed to {remedy}, {outcome}."
 
 
-def _figures(metrics: list[dict[str, Any]], last: Mapping[str, float]) -> Table:
-    """Table of the main feature evaluation metrics, before the first step and at the end."""
+def _figures(metrics: list[dict[str, Any]], last: Mapping[str, float]) -> TextTable:
+    """TextTable of the main feature evaluation metrics, before the first step and at the end."""
     first = next((r for r in metrics if r.get("split") == "figures"), {})
     untrained = first if first.get("step") == 0 else {}
     rows = [
         (
-            FIGURES[key].name,
-            figure(key, untrained.get(key) if finite(untrained.get(key)) else None),
-            figure(key, last[key]),
+            METRICS[key].name,
+            format_metric(key, untrained.get(key) if finite(untrained.get(key)) else None),
+            format_metric(key, last[key]),
         )
         for key in SHOWN
         if key in last
     ]
-    return Table(("feature evaluation", "untrained", "now"), rows)
+    return TextTable(("feature evaluation", "untrained", "now"), rows)
 
 
-def compared(r: Any) -> Display:
+def compare_display(r: Any) -> Display:
     """Display of a `Comparison`."""
     rows = [
         (
@@ -185,15 +193,15 @@ def compared(r: Any) -> Display:
     run = next((trial.run for trial in r.runs if trial.weights == best.weights), r.out)
     return Display(
         lead=[r.verdict],
-        warnings=messages(r),
-        tables=[Table(("weights", "accuracy", "95 % interval", "each seed, %"), rows)],
+        warnings=warning_messages(r),
+        tables=[TextTable(("weights", "accuracy", "95 % interval", "each seed, %"), rows)],
         notes=[f"{where}."],
-        files=files_of(r.out, "report.html", "compare.csv"),
-        next=[command for command in commands(run) if " predict " in command],
+        files=existing_files(r.out, "report.html", "compare.csv"),
+        next=[command for command in next_commands(run) if " predict " in command],
     )
 
 
-def demonstrated(r: Any) -> Display:
+def demo_display(r: Any) -> Display:
     """Display of a `DemoResult`: accuracy by method and number of labels, mean and deviation."""
     counts = list(next(iter(r.results.values()), {}))
     rows = [
@@ -202,21 +210,24 @@ def demonstrated(r: Any) -> Display:
     ]
     head = ("accuracy on test, %", *(f"{count} per class" for count in counts))
     return Display(
-        lead=[labels_needed(r.results)],
-        tables=[Table(head, rows)],
-        notes=[f"Mean and standard deviation over draws of labels. {duration(r.seconds)} in all."],
-        files=files_of(r.run, "report.html", "curves.png", "prototypes.png"),
+        lead=[demo_sentence(r.results)],
+        tables=[TextTable(head, rows)],
+        notes=[
+            f"Mean and standard deviation over draws of labels. {format_duration(r.seconds)} "
+            "in all."
+        ],
+        files=existing_files(r.run, "report.html", "curves.png", "prototypes.png"),
         next=["unfreeze pretrain YOUR_IMAGES --dry-run"],
     )
 
 
-def planned(reasons: Mapping[str, str], settings: Mapping[str, Any]) -> Table:
-    """Table of derived settings with value and reason."""
+def settings_table(reasons: Mapping[str, str], settings: Mapping[str, Any]) -> TextTable:
+    """TextTable of derived settings with value and reason."""
     rows = [
-        (name.replace("_", "-"), shown(settings.get(name, "")), reason)
+        (name.replace("_", "-"), format_setting(settings.get(name, "")), reason)
         for name, reason in reasons.items()
     ]
-    return Table(("setting", "value", "why"), rows)
+    return TextTable(("setting", "value", "why"), rows)
 
 
 def plan_rows(r: Any) -> list[dict[str, Any]]:
@@ -227,7 +238,7 @@ def plan_rows(r: Any) -> list[dict[str, Any]]:
     ]
 
 
-def plan_finetune(r: Any) -> Display:
+def finetune_plan_display(r: Any) -> Display:
     """Display of a `FinetunePlan`."""
     facts = [
         ("images", f"{r.images:,} to train on, {r.steps:,} steps"),
@@ -238,11 +249,11 @@ def plan_finetune(r: Any) -> Display:
     return Display(
         lead=["Dry run: nothing was written."],
         facts=[pair for pair in facts if pair[1]],
-        tables=[planned(r.reasons, r.settings)],
+        tables=[settings_table(r.reasons, r.settings)],
     )
 
 
-def plan_pretrained(r: Any) -> Display:
+def pretrain_plan_display(r: Any) -> Display:
     """Display of a `PretrainPlan`."""
     facts = [
         ("images", f"{r.images:,}, {r.steps:,} steps, {r.steps_per_epoch:,} per epoch"),
@@ -252,31 +263,31 @@ def plan_pretrained(r: Any) -> Display:
         lead=["Dry run: nothing was written."],
         warnings=r.warnings,
         facts=facts,
-        tables=[planned(r.reasons, r.settings)],
+        tables=[settings_table(r.reasons, r.settings)],
     )
 
 
-def plan_compare(r: Any) -> Display:
+def compare_plan_display(r: Any) -> Display:
     """Display of a `ComparePlan`."""
     return Display(
         lead=["Dry run: nothing was written."],
         facts=[("evaluated on", r.judged_by), ("runs", f"{len(r.runs):,}: {', '.join(r.runs)}")],
-        tables=[planned(r.reasons, r.settings)],
+        tables=[settings_table(r.reasons, r.settings)],
     )
 
 
 def _cost(r: Any) -> list[tuple[str, str]]:
     """Estimated time and memory, each with the basis of the estimate."""
     seconds, size = r.time.get("seconds"), r.memory.get("total")
-    time = r.time["basis"] if seconds is None else f"{duration(seconds)} ({r.time['basis']})"
+    time = r.time["basis"] if seconds is None else f"{format_duration(seconds)} ({r.time['basis']})"
     memory = r.memory["basis"] if size is None else f"{size / 2**20:,.0f} MiB ({r.memory['basis']})"
     return [("time", time), ("memory", memory)]
 
 
-def shown(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A setting as typed on the command line."""
     if value is None:
         return "-"
     if isinstance(value, (list, tuple)):
-        return " ".join(map(shown, value))
+        return " ".join(map(format_setting, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

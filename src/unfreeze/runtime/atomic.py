@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.errors import ResourceError
-from unfreeze.text import clean, clean_all
+from unfreeze.text import clean_all, without_surrogates
 
 _FULL = {
     errno.ENOSPC: "The disk is full",
@@ -54,7 +54,7 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def in_words(error: OSError) -> str:
+def full_reason(error: OSError) -> str:
     """The cause of a write that failed with `is_full`, in words."""
     return _FULL[error.errno or errno.ENOSPC]
 
@@ -62,7 +62,7 @@ def in_words(error: OSError) -> str:
 def disk_full(target: Path, error: OSError) -> ResourceError:
     """The ResourceError for a write that failed with `is_full`."""
     return ResourceError(
-        f"{in_words(error)}: {target} could not be written; the previous file is intact.",
+        f"{full_reason(error)}: {target} could not be written; the previous file is intact.",
         "Free some space, then continue with --resume.",
     )
 
@@ -75,7 +75,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically; surrogates are escaped."""
-    write_bytes(path, clean(text).encode("utf-8"))
+    write_bytes(path, without_surrogates(text).encode("utf-8"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

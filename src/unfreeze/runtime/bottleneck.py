@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-WAITING = 0.2  # from this share of the time on, data loading is the bottleneck
+DATA_BOUND_SHARE = 0.2  # from this share of the time on, data loading is the bottleneck
 _NEGLIGIBLE = 0.05
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class ThroughputSettings:
     """Settings of a run that affect its throughput.
 
     `store`: the pixel cache, `memory`, `disk` or `none`; `views`: where crops are computed, on the
@@ -24,7 +24,7 @@ class Circumstances:
     views: str
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> "Circumstances | None":
+    def of(cls, facts: Mapping[str, Any]) -> "ThroughputSettings | None":
         """From the facts in a run's config.toml; None if any is missing."""
         names = [field.name for field in fields(cls)]
         if any(name not in facts for name in names):
@@ -33,7 +33,7 @@ class Circumstances:
         return cls(**{**{name: facts[name] for name in names}, "device": device})
 
 
-def waited(records: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+def data_and_step_seconds(records: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
     """(seconds waiting for data, seconds in steps) over all training records; None without any.
 
     A record is the mean over the steps since the previous one. The first is dropped as warm-up if
@@ -51,14 +51,14 @@ def waited(records: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
     return (data, step) if data + step > 0 else None
 
 
-def bottleneck(records: Sequence[Mapping[str, Any]], where: Circumstances | None) -> str:
+def bottleneck(records: Sequence[Mapping[str, Any]], where: ThroughputSettings | None) -> str:
     """The sentence, with advice if `where` is given; "" if nothing was timed."""
-    seconds = waited(records)
+    seconds = data_and_step_seconds(records)
     if seconds is None:
         return ""
     data, step = seconds
     share = data / (data + step)
-    if share >= WAITING:
+    if share >= DATA_BOUND_SHARE:
         sentence = f"Waiting for data took {_percent(share)} of the time"
         advice = _data_advice(where) if where else ""
     else:
@@ -69,7 +69,7 @@ def bottleneck(records: Sequence[Mapping[str, Any]], where: Circumstances | None
     return f"{sentence}: {advice}." if advice else f"{sentence}."
 
 
-def _data_advice(where: Circumstances) -> str:
+def _data_advice(where: ThroughputSettings) -> str:
     ways = []
     most = where.processors - (1 if where.device == "cpu" else 0)
     if where.views == "host" and where.workers < most:
@@ -81,7 +81,7 @@ def _data_advice(where: Circumstances) -> str:
     return f"{' and '.join(ways)} would help"
 
 
-def _network_advice(where: Circumstances) -> str:
+def _network_advice(where: ThroughputSettings) -> str:
     ways = ["a smaller --arch", "smaller crops (--image-size)"]
     if where.device == "cpu":
         ways.insert(0, "a GPU")

@@ -8,14 +8,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
-from unfreeze.runtime.layout import Table
-from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.text import clean
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.runtime.text_layout import TextTable
+from unfreeze.text import without_surrogates
 
 WARNING = "warning"  # the word before a warning
 
 
-class Advance(Protocol):
+class ProgressCallback(Protocol):
     """Advances a progress bar: `advance(steps, text)`."""
 
     def __call__(self, steps: int, text: str = "") -> None:
@@ -31,16 +31,16 @@ class Console(Protocol):
     def warn(self, message: str) -> None:
         """Show a warning: `warning: MESSAGE`, bold and coloured on a terminal."""
 
-    def table(self, table: Table) -> None:
+    def table(self, table: TextTable) -> None:
         """Show a table, fitted to the width."""
 
     def progress(
         self, label: str, total: int, done: int = 0
-    ) -> contextlib.AbstractContextManager[Advance]:
+    ) -> contextlib.AbstractContextManager[ProgressCallback]:
         """A progress bar of `total` steps, `done` of them completed."""
 
 
-class Quiet:
+class QuietConsole:
     """A console that shows nothing."""
 
     def say(self, text: str) -> None:
@@ -50,13 +50,13 @@ class Quiet:
         """As a line, for subclasses that record lines."""
         self.say(f"{WARNING}: {message}")
 
-    def table(self, table: Table) -> None:
+    def table(self, table: TextTable) -> None:
         """As lines."""
         for line in table.lines():
             self.say(line)
 
     @contextlib.contextmanager
-    def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+    def progress(self, label: str, total: int, done: int = 0) -> Iterator[ProgressCallback]:
         """Yields an `advance` that shows nothing."""
 
         def advance(steps: int, text: str = "") -> None:
@@ -65,7 +65,7 @@ class Quiet:
         yield advance
 
 
-class Hushed:
+class ProgressOnlyConsole:
     """Wraps a console and shows only progress, for one of many runs."""
 
     def __init__(self, console: Console) -> None:
@@ -77,17 +77,17 @@ class Hushed:
     def warn(self, message: str) -> None:
         """Nothing: the caller reports warnings common to all runs."""
 
-    def table(self, table: Table) -> None:
+    def table(self, table: TextTable) -> None:
         """Nothing."""
 
     def progress(
         self, label: str, total: int, done: int = 0
-    ) -> contextlib.AbstractContextManager[Advance]:
+    ) -> contextlib.AbstractContextManager[ProgressCallback]:
         """The other console's."""
         return self.console.progress(label, total, done)
 
 
-class Logged:
+class LoggingConsole:
     """Wraps a console and also writes its lines to the run's log, buffered until there is a run."""
 
     def __init__(self, console: Console) -> None:
@@ -112,7 +112,7 @@ class Logged:
         self.console.warn(message)
         self._log(f"{WARNING}: {message}")
 
-    def table(self, table: Table) -> None:
+    def table(self, table: TextTable) -> None:
         """Show and log a table."""
         self.console.table(table)
         for line in table.lines():
@@ -126,16 +126,16 @@ class Logged:
 
     def progress(
         self, label: str, total: int, done: int = 0
-    ) -> contextlib.AbstractContextManager[Advance]:
+    ) -> contextlib.AbstractContextManager[ProgressCallback]:
         """The other console's."""
         return self.console.progress(label, total, done)
 
 
-def told(name: str) -> str:
+def printable(name: str) -> str:
     """A file name as printable text: names on disk need not be valid UTF-8."""
-    return clean(name)
+    return without_surrogates(name)
 
 
-def worded(count: int, one: str, several: str) -> str:
+def pluralised(count: int, one: str, several: str) -> str:
     """`1 image has no label`, `2 images have no label`: a count with singular or plural."""
     return f"{count:,} {one if count == 1 else several}"

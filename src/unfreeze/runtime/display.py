@@ -9,7 +9,7 @@ from html import escape
 from typing import Any, ClassVar
 
 from unfreeze.runtime.console import WARNING
-from unfreeze.runtime.layout import Table, command, facts, wrapped
+from unfreeze.runtime.text_layout import TextTable, command_lines, facts, wrapped
 
 ROWS = 16  # table rows in a `repr`, which should fit a screen
 SCROLLED = 200  # table rows in a notebook, which scrolls
@@ -31,7 +31,7 @@ class Display:
     lead: Sequence[str] = ()
     warnings: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
-    tables: Sequence[Table] = ()
+    tables: Sequence[TextTable] = ()
     notes: Sequence[str] = ()
     files: Sequence[tuple[str, str]] = ()
     next: Sequence[str] = ()
@@ -104,7 +104,7 @@ def _blocks(display: Display, width: int | None) -> list[list[list[Part]]]:
         for index, line in enumerate(lines)
     ]
     tables = [_titled(table, width) for table in display.tables if table.rows]
-    commands = [line for one in display.next for line in command(one, width)]
+    commands = [line for one in display.next for line in command_lines(one, width)]
     return [
         [[(line, "bold")] for lead in display.lead for line in wrapped(lead, width)],
         warned,
@@ -120,7 +120,7 @@ def _plain(lines: Sequence[str]) -> list[list[Part]]:
     return [[(line, "")] for line in lines]
 
 
-def _titled(table: Table, width: int | None) -> list[list[Part]]:
+def _titled(table: TextTable, width: int | None) -> list[list[Part]]:
     title: list[list[Part]] = [[(table.title, "bold")]] if table.title else []
     return title + _plain(table.lines(width))
 
@@ -153,7 +153,7 @@ def html(display: Display) -> str:
     return f'<div class="unfreeze">{"".join(parts)}</div>'
 
 
-def _columns(table: Table) -> range:
+def _columns(table: TextTable) -> range:
     return range(len(table.head))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from unfreeze.runtime.threads import threads_kept
+from unfreeze.runtime.threads import restored_threads
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def isolated() -> Iterator[None]:
 def _torch(stack: contextlib.ExitStack) -> None:
     import torch
 
-    stack.enter_context(threads_kept())
+    stack.enter_context(restored_threads())
     cuda: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count()) if cuda else []))
     stack.enter_context(torch.inference_mode(False))

@@ -8,7 +8,7 @@ from unfreeze.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchInfo:
     """Rank and world size of this process; `kind` is alone, torchrun or slurm."""
 
     kind: str = "alone"
@@ -23,7 +23,7 @@ class Launch:
         return self.world // self.local_world
 
 
-def launched(environment: Mapping[str, str] | None = None) -> Launch:
+def detect_launcher(environment: Mapping[str, str] | None = None) -> LaunchInfo:
     """How this process was launched; UsageError if machines have unequal numbers of processes.
 
     A single SLURM task or torchrun process is `alone`.
@@ -32,21 +32,21 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch:
     if "WORLD_SIZE" in env and "RANK" in env:
         world = _number(env, "WORLD_SIZE", 1)
         if world == 1:
-            return Launch()  # ignore the variables of an srun that started torchrun
+            return LaunchInfo()  # ignore the variables of an srun that started torchrun
         local = _number(env, "LOCAL_WORLD_SIZE", world)
         rank, local_rank = _number(env, "RANK", 0), _number(env, "LOCAL_RANK", 0)
-        return _equal(Launch("torchrun", rank, world, local_rank, local))
+        return _equal(LaunchInfo("torchrun", rank, world, local_rank, local))
     # SLURM_NTASKS is also set in batch scripts; a step exists only in processes of srun
     if _number(env, "SLURM_STEP_NUM_TASKS", 1) > 1:
         world = _number(env, "SLURM_STEP_NUM_TASKS", 1)
         nodes = _number(env, "SLURM_STEP_NUM_NODES", _number(env, "SLURM_NNODES", 1))
         rank, local_rank = _number(env, "SLURM_PROCID", 0), _number(env, "SLURM_LOCALID", 0)
         local = world // nodes if world % nodes == 0 else 0
-        return _equal(Launch("slurm", rank, world, local_rank, local))
-    return Launch()
+        return _equal(LaunchInfo("slurm", rank, world, local_rank, local))
+    return LaunchInfo()
 
 
-def _equal(launch: Launch) -> Launch:
+def _equal(launch: LaunchInfo) -> LaunchInfo:
     if not launch.local_world or launch.world % launch.local_world:
         raise UsageError(
             f"{launch.world} processes are not split evenly across the machines.",

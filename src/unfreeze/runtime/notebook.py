@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from html import escape
 from typing import Any
 
-from unfreeze.runtime.console import WARNING, Advance, Console, Quiet
-from unfreeze.runtime.layout import Table
+from unfreeze.runtime.console import WARNING, Console, ProgressCallback, QuietConsole
 from unfreeze.runtime.progress import make_console, time_left
-from unfreeze.runtime.world import World
+from unfreeze.runtime.terminal import Environment
+from unfreeze.runtime.text_layout import TextTable
 
 REDRAWN = 0.2  # seconds between updates of a bar
 _BAR = "width:14em;vertical-align:middle"
@@ -25,14 +25,14 @@ def in_notebook() -> bool:
 
 def python_console(progress: bool | None = None) -> Console:
     """The console of a Python call; `progress`: None shows output in notebooks and terminals."""
-    notebook, world = in_notebook(), World()
+    notebook, world = in_notebook(), Environment()
     wanted = notebook or world.watched if progress is None else progress
     if not wanted:
-        return Quiet()
-    return Notebook() if notebook else make_console(world)
+        return QuietConsole()
+    return NotebookConsole() if notebook else make_console(world)
 
 
-class Notebook:
+class NotebookConsole:
     """A console that writes to the output of a notebook cell."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,14 +46,14 @@ class Notebook:
         """Show a warning with a bold label."""
         _display(f"<b>{WARNING}:</b> {escape(message)}", f"{WARNING}: {message}")
 
-    def table(self, table: Table) -> None:
+    def table(self, table: TextTable) -> None:
         """Show a table."""
         from unfreeze.runtime.display import Display, html
 
         _display(html(Display(tables=[table])), "\n".join(table.lines()))
 
     @contextlib.contextmanager
-    def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+    def progress(self, label: str, total: int, done: int = 0) -> Iterator[ProgressCallback]:
         """Yields an `advance` that moves a bar; the bar is removed when the block ends."""
         began = drawn = self.clock()
         count, shown_text = done, ""

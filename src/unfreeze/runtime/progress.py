@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from unfreeze.runtime.console import WARNING, Advance, Console
-from unfreeze.runtime.layout import Table, cells, sentences, wrapped
-from unfreeze.runtime.world import World, columns
+from unfreeze.runtime.console import WARNING, Console, ProgressCallback
+from unfreeze.runtime.terminal import Environment, terminal_width
+from unfreeze.runtime.text_layout import TextTable, cell_width, wrapped, wrapped_with_command
 from unfreeze.text import for_screen
 
 if TYPE_CHECKING:
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 EVERY = 50  # steps between plain lines
-PATIENCE = 10.0  # seconds between plain lines for progress without text
+SILENT_INTERVAL = 10.0  # seconds between plain lines for progress without text
 
 
-def make_console(world: World) -> Console:
+def make_console(world: Environment) -> Console:
     """A console with progress bars on a terminal, and plain lines elsewhere."""
-    return Drawn(world) if world.watched else Lines(world)
+    return TerminalConsole(world) if world.watched else PlainConsole(world)
 
 
-class Lines:
+class PlainConsole:
     """A console of plain lines; progress is one line every 50 steps, with the time left."""
 
-    def __init__(self, world: World, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, world: Environment, clock: Callable[[], float] = time.monotonic) -> None:
         self.world = world
         self.clock = clock
 
@@ -39,12 +39,12 @@ class Lines:
         """Print a line that begins with `warning:`."""
         self.world.tell(f"{WARNING}: {message}")
 
-    def table(self, table: Table) -> None:
+    def table(self, table: TextTable) -> None:
         """Print a table, wrapped if COLUMNS is set."""
-        self.world.tell("\n".join(table.lines(columns(self.world.stderr))))
+        self.world.tell("\n".join(table.lines(terminal_width(self.world.stderr))))
 
     @contextlib.contextmanager
-    def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+    def progress(self, label: str, total: int, done: int = 0) -> Iterator[ProgressCallback]:
         """Yields an `advance`; steps without text print a line every ten seconds at most."""
         count = _ProgressCount(label, total, done, self.clock())
         printed_at = count.started_at
@@ -54,7 +54,7 @@ class Lines:
             before, now = count.done, self.clock()
             count.done += steps
             due = count.done // EVERY > before // EVERY or count.done == total
-            if due if text else now - printed_at >= PATIENCE:
+            if due if text else now - printed_at >= SILENT_INTERVAL:
                 self.world.tell(count.line(text, now))
                 printed_at = now
 
@@ -90,10 +90,10 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class Drawn:
+class TerminalConsole:
     """A console with progress bars redrawn in place; lines scroll above them."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Environment) -> None:
         from rich.console import Console as Screen
 
         self.world = world
@@ -102,7 +102,7 @@ class Drawn:
 
     def say(self, text: str) -> None:
         """Print one line, wrapped between words; a command at its end can be pasted."""
-        self._print(sentences(for_screen(text), self.screen.width))
+        self._print(wrapped_with_command(for_screen(text), self.screen.width))
 
     def warn(self, message: str) -> None:
         """Print a warning, the label in colour, the message in bold."""
@@ -113,7 +113,7 @@ class Drawn:
         head = Text.assemble((first[:mark], "bold yellow"), (first[mark:], "bold"))
         self._print([head, *(Text(line, "bold") for line in rest)])
 
-    def table(self, table: Table) -> None:
+    def table(self, table: TextTable) -> None:
         """Print a table."""
         self._print(table.lines(self.screen.width))
 
@@ -122,7 +122,7 @@ class Drawn:
             self.screen.print(line, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
-    def progress(self, label: str, total: int, done: int = 0) -> Iterator[Advance]:
+    def progress(self, label: str, total: int, done: int = 0) -> Iterator[ProgressCallback]:
         """Yields an `advance` that moves a bar; the bar is removed when the block ends."""
         with self._display() as bars:
             task = bars.add_task(label, total=total, completed=done, said="", first=done)
@@ -183,13 +183,13 @@ def bar_line(
     `fields` are included, the most important first, as far as the shortest bar allows.
     """
     end = "  ".join(part for part in (f"{100 * share:3.0f} %", left) if part)
-    room = width - cells(end) - SHORTEST - 2
-    words = label if cells(label) <= room else label[: max(0, room - 1)] + "…"
+    room = width - cell_width(end) - SHORTEST - 2
+    words = label if cell_width(label) <= room else label[: max(0, room - 1)] + "…"
     for part in fields:
-        if part and cells(words) + 2 + cells(part) > room:
+        if part and cell_width(words) + 2 + cell_width(part) > room:
             break  # later parts are less important
         words += f"  {part}" if part else ""
-    bar = min(LONGEST, width - cells(words) - cells(end) - 2)
+    bar = min(LONGEST, width - cell_width(words) - cell_width(end) - 2)
     done = round(share * bar)
     return [
         (f"{words} ", ""),

@@ -14,21 +14,21 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-from unfreeze.runtime.deadline import Deadline
+from unfreeze.runtime.time_limit import TimeLimit
 
-ANOTHER = "a signal or the time limit in another process"
+STOPPED_ELSEWHERE = "a signal or the time limit in another process"
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 _AGAIN = 2.0  # seconds in which a repeated signal counts as the same (to process and group)
-WORKERS_FIRST = 1.0  # seconds by which a signal may reach workers before the main process
+SIGNAL_DELAY = 1.0  # seconds by which a signal may reach workers before the main process
 _EXIT_DELAY = 10.0  # seconds before a worker exits where the sender of a signal is unknown
 
 
-def spoken(number: int) -> str:
+def signal_name(number: int) -> str:
     """The name of a signal for messages."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
-def requests() -> list[signal.Signals]:
+def stop_signals() -> list[signal.Signals]:
     """The stop signals; without SIGHUP if it is ignored (`nohup`)."""
     signals = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     hangup = getattr(signal, "SIGHUP", None)
@@ -45,7 +45,7 @@ class StopRequest:
     def __bool__(self) -> bool:
         return bool(self.name)
 
-    def at(self, deadline: Deadline, step_seconds: float) -> None:
+    def at(self, deadline: TimeLimit, step_seconds: float) -> None:
         """Set the request if the deadline leaves no time for another step."""
         if deadline.reached(step_seconds) and not self:
             self.name = "--time-limit"
@@ -75,10 +75,10 @@ def stop_requests() -> Iterator[StopRequest]:
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if request and number == signal.SIGINT:
-            raise KeyboardInterrupt(spoken(number))
-        request.name = request.name or spoken(number)
+            raise KeyboardInterrupt(signal_name(number))
+        request.name = request.name or signal_name(number)
 
-    previous = {number: signal.signal(number, on_signal) for number in requests()}
+    previous = {number: signal.signal(number, on_signal) for number in stop_signals()}
     try:
         yield request
     finally:
@@ -86,7 +86,7 @@ def stop_requests() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-class Ending:
+class SignalHandler:
     """A signal handler that raises KeyboardInterrupt, until the command is `over`.
 
     Once the exit `code` is set, a signal ends the process with it.
@@ -106,23 +106,23 @@ class Ending:
         again = time.monotonic() - self._at < _AGAIN and number != signal.SIGINT
         if not self.over and not again:
             self._at = time.monotonic()
-            raise KeyboardInterrupt(spoken(number))
+            raise KeyboardInterrupt(signal_name(number))
 
 
 @contextlib.contextmanager
-def ending_interrupts(whole_process: bool = False) -> Iterator[Ending]:
+def ending_interrupts(whole_process: bool = False) -> Iterator[SignalHandler]:
     """Within the block every stop signal raises KeyboardInterrupt with its name, like Ctrl-C.
 
     During training `stop_requests` replaces it. With `whole_process` the handlers stay installed
     until the process ends, so that a late signal does not change its exit code.
     """
-    ending = Ending()
+    ending = SignalHandler()
     if not _main_thread():
         yield ending
         return
     if whole_process:
         atexit.register(_ignore_signals)  # the interpreter restores default handlers at exit
-    previous = {number: signal.signal(number, ending) for number in requests()}
+    previous = {number: signal.signal(number, ending) for number in stop_signals()}
     try:
         yield ending
     finally:
@@ -132,24 +132,24 @@ def ending_interrupts(whole_process: bool = False) -> Iterator[Ending]:
 
 
 def _ignore_signals() -> None:
-    for number in requests():
+    for number in stop_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def signals_held() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Within the block stop signals are blocked in this thread and in processes it starts."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, requests())
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def ended_by_starter_only() -> None:
+def exit_on_parent_sigterm() -> None:
     """In a worker started within `signals_held`: exit on SIGTERM from the parent process only."""
     starter = multiprocessing.parent_process()
     if starter is not None and hasattr(signal, "sigwait"):

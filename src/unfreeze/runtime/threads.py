@@ -16,11 +16,11 @@ _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME"
 # FLOPs of a batch's forward pass for which one more thread pays off. Measured with
 # torch 2.15 on two cores of a Xeon of 2.5 GHz, 13 networks from 0.4 to 58 GFLOP a batch: two
 # threads were 1.09 to 1.33 times as fast below 2 GFLOP, 1.37 to 1.86 times from there on.
-WORTH = 1e9
+FLOPS_PER_THREAD = 1e9
 # The same for spinning threads, which lose a time slice at each barrier if another program uses a
 # core: about a second per step of any size. Below 20 GFLOP two were slower than one beside another
 # program.
-WORTH_SPINNING = 1e10
+FLOPS_PER_SPINNING_THREAD = 1e10
 
 
 def wait_passively() -> None:
@@ -32,7 +32,7 @@ def wait_passively() -> None:
         os.environ["OMP_WAIT_POLICY"] = _WAITING["OMP_WAIT_POLICY"]
 
 
-def spinning() -> bool:
+def threads_spin() -> bool:
     """Whether OpenMP threads spin while they wait."""
     return not any(os.environ.get(name, "").upper() == value for name, value in _WAITING.items())
 
@@ -44,7 +44,7 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def threads_given() -> str:
+def threads_set_by() -> str:
     """What set the number of threads; "" if it is torch's default for this machine.
 
     The default is one per processor, or per core with hyper-threading.
@@ -57,18 +57,18 @@ def threads_given() -> str:
 
 
 @dataclass(frozen=True)
-class Threads:
+class ThreadCount:
     """`most`: threads that a run on the CPU may use; `given`: what set it, "" if default."""
 
     most: int
     given: str = ""
 
     @classmethod
-    def now(cls) -> "Threads":
+    def now(cls) -> "ThreadCount":
         """The threads of this process."""
         import torch
 
-        return cls(torch.get_num_threads(), threads_given())
+        return cls(torch.get_num_threads(), threads_set_by())
 
     def for_batches(self, operations: float | None) -> tuple[int, str]:
         """(threads, reason) for batches whose forward pass takes `operations` FLOPs.
@@ -79,7 +79,7 @@ class Threads:
             return self.most, f"set by {self.given}"
         if operations is None or self.most == 1:
             return self.most, "all available"
-        worth = WORTH_SPINNING if spinning() else WORTH
+        worth = FLOPS_PER_SPINNING_THREAD if threads_spin() else FLOPS_PER_THREAD
         threads = min(self.most, max(1, int(operations / worth)))
         reason = f"one per {worth / 1e9:g} GFLOP of a batch, which takes {operations / 1e9:.2g}"
         return threads, reason if threads < self.most else "all available"
@@ -111,13 +111,13 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
         return
     from threadpoolctl import threadpool_limits
 
-    with threads_kept(), threadpool_limits(1, "blas"):
+    with restored_threads(), threadpool_limits(1, "blas"):
         set_threads(1)
         yield
 
 
 @contextlib.contextmanager
-def threads_kept() -> Iterator[None]:
+def restored_threads() -> Iterator[None]:
     """After the block torch's number of threads is restored."""
     import torch
 

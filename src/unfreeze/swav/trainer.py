@@ -8,41 +8,44 @@ from typing import Any
 
 import torch
 
-from unfreeze.backbones.norm import frozen_statistics
 from unfreeze.checkpoints.state import save_last, save_state
-from unfreeze.data.loader import Batch, Loader, next_batch
-from unfreeze.errors import Interrupted, UnfreezeError, go_on
-from unfreeze.optim.make import for_network, set_lr
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.loading.loader import Batch, Loader, next_batch
+from unfreeze.errors import Interrupted, UnfreezeError, resume_command
+from unfreeze.models.norm import frozen_running_statistics
+from unfreeze.optim.optimizer import optimizer_for_network, set_lr
 from unfreeze.runtime.console import Console
-from unfreeze.runtime.deadline import Deadline
-from unfreeze.runtime.devices import autocast
-from unfreeze.runtime.meter import Meter, due
-from unfreeze.runtime.processes import Processes, lost_in_any
-from unfreeze.runtime.runfolder import RunFolder
-from unfreeze.runtime.signals import ANOTHER, StopRequest, stop_requests
-from unfreeze.settings.pretrain import PretrainSettings
-from unfreeze.swav.assigner import Assigner
-from unfreeze.swav.bank import Bank
-from unfreeze.swav.clusters import Clusters
-from unfreeze.swav.collapse import heed, keep_good
-from unfreeze.swav.figures import perplexity, sharpness
-from unfreeze.swav.finite import Finite
-from unfreeze.swav.guard import Guard, Verdict
+from unfreeze.runtime.device import autocast
+from unfreeze.runtime.distributed import Distributed, error_of_lost
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.runtime.signals import STOPPED_ELSEWHERE, StopRequest, stop_requests
+from unfreeze.runtime.step_timer import StepMeter, is_record_due
+from unfreeze.runtime.time_limit import TimeLimit
+from unfreeze.swav.assignment import Assignment, SinkhornAssignment
+from unfreeze.swav.auto_recipe import PretrainRecipe
+from unfreeze.swav.collapse_detector import (
+    Collapse,
+    CollapseDetector,
+    link_healthy_checkpoint,
+    raise_if_collapsed,
+)
+from unfreeze.swav.deepcluster_v2 import ClusterAssignment
+from unfreeze.swav.device_context import ComputeContext
+from unfreeze.swav.feature_evaluation import FeatureEvaluator
+from unfreeze.swav.metrics import code_entropy, perplexity
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.place import Place
-from unfreeze.swav.recipe import Plan
-from unfreeze.swav.resumable import restore, state_of
-from unfreeze.swav.targets import Targets
-from unfreeze.swav.watching import Watch
+from unfreeze.swav.nan_guard import NanGuard
+from unfreeze.swav.queue import FeatureQueue
+from unfreeze.swav.train_state import load_training_state, training_state
 
 CHECKPOINT_SECONDS = 300
 Views = list[torch.Tensor]
 
 
-OnEpoch = Callable[["Trainer", int], None]  # called with the number of finished epochs
+OnEpoch = Callable[["PretrainTrainer", int], None]  # called with the number of finished epochs
 
 
-class Trainer:
+class PretrainTrainer:
     """Owns the state of a checkpoint: model, optimizer, queue, gradient scaler and step.
 
     Data parallel: each process has a share of every batch. Codes, synchronised batch norm and
@@ -52,23 +55,23 @@ class Trainer:
     def __init__(
         self,
         model: SwAV,
-        plan: Plan,
+        plan: PretrainRecipe,
         loader: Loader,
         run: RunFolder,
-        place: Place,
-        processes: Processes | None = None,
+        place: ComputeContext,
+        processes: Distributed | None = None,
     ) -> None:
         self.plan, self.loader, self.run, self.place = plan, loader, run, place
-        self.processes = processes or Processes()
-        self.watch = Watch(None, 0)
-        self.guard = Guard.of(plan)
-        self.verdict: Verdict | None = None  # a collapse that is not handled yet
+        self.processes = processes or Distributed()
+        self.watch = FeatureEvaluator(None, 0)
+        self.guard = CollapseDetector.of(plan)
+        self.verdict: Collapse | None = None  # a collapse that is not handled yet
         self.s: PretrainSettings = plan.settings
         channels_last = place.layout == "channels_last" and place.device.type in ("cpu", "cuda")
         memory_format = torch.channels_last if channels_last else None
         self.model = model.to(place.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.network = self.processes.wrapped(self.model)
-        self.optimizer = for_network(
+        self.optimizer = optimizer_for_network(
             self.s.optimizer or "larc",
             model,
             lr=self.s.base_lr or 0.0,
@@ -79,10 +82,10 @@ class Trainer:
         self.step = 0
         self.fingerprint = ""  # of the dataset, compared on resume
         self.loss = math.nan  # mean over the steps of the last training record
-        self.meter, self.line = Meter(self.processes.mean), ""
+        self.meter, self.line = StepMeter(self.processes.mean), ""
         self.saved = (-1, 0.0)  # step and time of the last checkpoint
-        self.deadline = Deadline()
-        self.finite = Finite(
+        self.deadline = TimeLimit()
+        self.finite = NanGuard(
             self.model,
             self.optimizer,
             self.assigner,
@@ -94,14 +97,14 @@ class Trainer:
         )
         self.recoveries: list[dict[str, Any]] = []  # from collapses, as in `collapse.recovery`
 
-    def method(self) -> Targets:
+    def method(self) -> Assignment:
         """The assignment method of `--method`."""
         if self.s.method == "deepcluster-v2":
-            return Clusters(self.s, self.loader.positions, self.processes)
-        return Assigner.of(self.s, self.loader.world, self.processes.mean, self.run.log)
+            return ClusterAssignment(self.s, self.loader.positions, self.processes)
+        return SinkhornAssignment.of(self.s, self.loader.world, self.processes.mean, self.run.log)
 
     @property
-    def bank(self) -> Bank | None:
+    def bank(self) -> FeatureQueue | None:
         """The queue's rows on this process; None before it exists."""
         return self.assigner.bank
 
@@ -133,14 +136,14 @@ class Trainer:
                 self.finite.done(self.step, loss)
                 self.step += 1
                 self.meter.step_done(loss, len(batch.ids))
-                if due(self.step) or self.step == total:
+                if is_record_due(self.step) or self.step == total:
                     self.record(batch.epoch, codes)
                 advance(1, self.text())
                 stop.at(self.deadline, self.meter.last)
                 self.watch.after_step(self)
                 if self.ends_interval():
                     self.save()
-                heed(self)
+                raise_if_collapsed(self)
                 self.tell(on_epoch)
 
     def fetch(self, batches: Iterator[Batch], stop: StopRequest) -> Batch:
@@ -158,12 +161,12 @@ class Trainer:
     def leaving(self, lost: UnfreezeError | None, any_lost: bool, signal: str) -> UnfreezeError:
         """The error that ends this process: its own reason, or that of another process."""
         if any_lost:
-            return lost_in_any(self.processes, lost)
-        by = signal or ANOTHER
+            return error_of_lost(self.processes, lost)
+        by = signal or STOPPED_ELSEWHERE
         self.run.log(f"stopped by {by} after step {self.step}")
         return Interrupted(
             f"Stopped by {by} after step {self.step} of {self.plan.steps}.",
-            go_on("pretrain", self.s.data, self.run.path),
+            resume_command("pretrain", self.s.data, self.run.path),
         )
 
     def tell(self, on_epoch: OnEpoch | None) -> None:
@@ -213,7 +216,7 @@ class Trainer:
 
         A first pass without gradients, as in gradient caching; running statistics do not change.
         """
-        with frozen_statistics(self.model):
+        with frozen_running_statistics(self.model):
             passes = [self.seen(self.model, views) for views in parts]
         features, scores = zip(*passes, strict=True)
         joined = [torch.cat(same) for same in zip(*features, strict=True)]
@@ -249,7 +252,7 @@ class Trainer:
             f"step {1000 * numbers['seconds_step']:.0f} ms"
         )
         used = perplexity(self.processes.mean(codes.mean(0)))
-        entropy = float(self.processes.mean(sharpness(codes)))
+        entropy = float(self.processes.mean(code_entropy(codes)))
         self.verdict = self.guard.record(self.step, steps, self.loss, entropy)
         self.run.metric(
             {
@@ -282,14 +285,14 @@ class Trainer:
         """Write checkpoints/last.ckpt atomically; never one with a non-finite loss."""
         self.finite.read()
         with self.deadline.timing("save"):
-            state = state_of(self)
+            state = training_state(self)
             self.processes.leads(lambda: self.write(state))
         self.saved = (self.step, time.monotonic())
 
     def write(self, state: dict[str, Any]) -> None:
         """Write last.ckpt and, if --keep-every is due, a numbered checkpoint."""
         save_last(self.run.file("checkpoints"), state)
-        keep_good(self)
+        link_healthy_checkpoint(self)
         done, rest = divmod(self.step, self.plan.steps_per_epoch)
         if done and rest == 0 and self.s.keep_every and done % self.s.keep_every == 0:
             name = f"checkpoints/epoch-{done:04d}_loss-{self.loss:.3f}.ckpt"
@@ -297,7 +300,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> list[str]:
         """Load a checkpoint's state; returns notes for people. Raises as `resumable.restore`."""
-        return restore(self, state)
+        return load_training_state(self, state)
 
 
 def _part(codes: list[torch.Tensor], k: int, parts: int) -> list[torch.Tensor]:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from unfreeze.data.loader import Ids, Make
-from unfreeze.data.preprocess import Pixels, Preprocess
-from unfreeze.data.views.draws import uniforms
-from unfreeze.data.views.multicrop import make_views
-from unfreeze.data.views.spec import ViewSpec, preset
+from unfreeze.data.augment.config import CropSpec, preset
+from unfreeze.data.augment.multicrop import make_crops
+from unfreeze.data.augment.parameters import uniforms
+from unfreeze.data.images.preprocess import Pixels, Preprocess
+from unfreeze.data.loading.loader import Ids, Make
 
 SCALES = {"photo": (0.35, 1.0), "mono": (0.35, 1.0), "digits": (0.6, 1.0)}
 POLICIES = {"randaugment": "RandAugment", "trivialaugment": "TrivialAugmentWide"}
@@ -23,7 +23,7 @@ SMALL_SIDE = 64  # pixels; smaller images get larger crops
 SMALL_SCALE = (0.6, 1.0)
 
 
-def view(augment: str, size: int) -> ViewSpec:
+def training_view(augment: str, size: int) -> CropSpec:
     """View parameters of `--augment` at `size` pixels."""
     scale = SMALL_SCALE if size < SMALL_SIDE else SCALES.get(augment, (0.35, 1.0))
     if augment in POLICIES:  # only crop and flip; the policy does the rest
@@ -40,11 +40,11 @@ def view(augment: str, size: int) -> ViewSpec:
     )
 
 
-def maker(augment: str, preprocess: Preprocess, seed: int) -> Make:
+def view_maker_of(augment: str, preprocess: Preprocess, seed: int) -> Make:
     """The loader's transform: a batch to uint8 [B, S, S, 3]; `none` is evaluation preprocessing."""
     if augment == "none":
         return _Plain(preprocess.pixels)
-    crop = _Random(view(augment, preprocess.image_size), seed)
+    crop = _Random(training_view(augment, preprocess.image_size), seed)
     return _Policy(crop, POLICIES[augment], seed) if augment in POLICIES else crop
 
 
@@ -61,11 +61,11 @@ class _Plain:
 class _Random:
     """One random view, determined by (seed, epoch, image)."""
 
-    def __init__(self, spec: ViewSpec, seed: int) -> None:
+    def __init__(self, spec: CropSpec, seed: int) -> None:
         self.spec, self.seed = spec, seed
 
     def __call__(self, images: Sequence[Pixels], ids: Ids, epoch: int) -> list[torch.Tensor]:
-        return make_views(images, ids, epoch, self.seed, [self.spec])
+        return make_crops(images, ids, epoch, self.seed, [self.spec])
 
 
 class _Policy:

@@ -11,7 +11,7 @@ COLDEST, HOTTEST = 0.01, 100.0  # range of the temperature; beyond it nothing me
 
 
 @dataclasses.dataclass(frozen=True)
-class Bin:
+class CalibrationBin:
     """Images whose predicted class has a probability in (low, high].
 
     `confidence`: mean of these probabilities; `accuracy`: share of correct predictions.
@@ -24,7 +24,7 @@ class Bin:
     accuracy: float
 
 
-def calibration_bins(probabilities: Tensor, labels: Tensor) -> list[Bin]:
+def calibration_bins(probabilities: Tensor, labels: Tensor) -> list[CalibrationBin]:
     """The non-empty bins of probabilities [N, C] and labels [N]."""
     top = probabilities.max(dim=1)
     confidence = top.values.double().cpu().numpy()
@@ -32,7 +32,7 @@ def calibration_bins(probabilities: Tensor, labels: Tensor) -> list[Bin]:
     edges = np.linspace(0, 1, BINS + 1)
     bins = np.searchsorted(edges[1:-1], confidence)
     return [
-        Bin(
+        CalibrationBin(
             float(edges[index]),
             float(edges[index + 1]),
             int((inside := bins == index).sum()),
@@ -43,7 +43,7 @@ def calibration_bins(probabilities: Tensor, labels: Tensor) -> list[Bin]:
     ]
 
 
-def calibration_error(bins: list[Bin]) -> float:
+def calibration_error(bins: list[CalibrationBin]) -> float:
     """ECE, 0 to 1: the mean over images of |accuracy - confidence| of their bin.
 
     Guo et al. 2017, section 2, equation 3.
@@ -76,6 +76,6 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return 2 / (low + high)
 
 
-def calibrated(logits: Tensor, temperature: float) -> Tensor:
+def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Logits divided by the temperature; the order of the classes does not change."""
     return logits if temperature == 1 else logits / torch.tensor(temperature, dtype=logits.dtype)

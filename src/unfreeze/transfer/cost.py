@@ -5,19 +5,19 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from unfreeze.backbones.trace import trace
-from unfreeze.backbones.work import Work, work_of
+from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.errors import UsageError
-from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.transfer.freeze import FreezeSchedule
-from unfreeze.transfer.stretches import stretches, wanted
+from unfreeze.models.layer_costs import NetworkCost, network_cost
+from unfreeze.models.shape_trace import trace_forward
+from unfreeze.transfer.freezing.freeze import FreezeSchedule
+from unfreeze.transfer.freezing.schedule import frozen_phases, is_cached
 
 _STATES = {"sgd": 1, "lars": 1, "adamw": 2}  # state tensors per parameter
 EVALUATED = 64  # batch size of evaluation
 
 
 @dataclass(frozen=True)
-class Case:
+class CostInput:
     """Inputs of the estimate besides the settings; `runs`: number of folds times repeats."""
 
     network: nn.Module
@@ -29,7 +29,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Amount:
+class TrainingCost:
     """FLOPs of training and of evaluation; `views`: crops to compute from images.
 
     `works`: (frozen parameters, cost of one image) of each freezing phase.
@@ -38,7 +38,7 @@ class Amount:
     training: float
     evaluation: float
     views: int
-    works: tuple[tuple[frozenset[str], Work], ...]
+    works: tuple[tuple[frozenset[str], NetworkCost], ...]
 
     @property
     def operations(self) -> float:
@@ -46,18 +46,18 @@ class Amount:
         return self.training + self.evaluation
 
     @property
-    def heaviest(self) -> tuple[frozenset[str], Work]:
+    def heaviest(self) -> tuple[frozenset[str], NetworkCost]:
         """The freezing phase that stores the most activations per image."""
         return max(self.works, key=lambda entry: entry[1].kept)
 
 
-def amount(s: FinetuneSettings, case: Case) -> Amount | None:
+def training_cost(s: FinetuneSettings, case: CostInput) -> TrainingCost | None:
     """Cost of resolved settings; None if it cannot be derived from shapes."""
     side = s.image_size or 0
     training = evaluation = 0.0
     views, works = 0, []
-    for phase in stretches(case.network, case.schedule, s.epochs, case.head):
-        work = work_of(case.network, phase.frozen, side)
+    for phase in frozen_phases(case.network, case.schedule, s.epochs, case.head):
+        work = network_cost(case.network, phase.frozen, side)
         if work is None:
             return None
         works.append((phase.frozen, work))
@@ -65,7 +65,7 @@ def amount(s: FinetuneSettings, case: Case) -> Amount | None:
             count = s.cache_views or 1
             evaluation += work.forward * (count * case.images + case.held_out)
             views += count * case.images
-        elif s.cache not in ("off", "auto") and wanted(s.cache, phase):
+        elif s.cache not in ("off", "auto") and is_cached(s.cache, phase):
             passes = len(phase.views(s.cache_views or 1))
             # a backward pass costs about two forward passes of the trained layers
             after = (work.training - work.forward) / 2
@@ -79,11 +79,11 @@ def amount(s: FinetuneSettings, case: Case) -> Amount | None:
             training += work.training * epochs * case.images
             evaluation += work.forward * epochs * case.held_out
             views += epochs * case.images
-    return Amount(training, evaluation, views, tuple(works))
+    return TrainingCost(training, evaluation, views, tuple(works))
 
 
 @dataclass(frozen=True)
-class Memory:
+class FinetuneMemory:
     """Peak device memory of one process, in bytes."""
 
     parameters: int
@@ -99,7 +99,9 @@ class Memory:
         return sum(parts)
 
 
-def memory(s: FinetuneSettings, case: Case, cost: Amount, processes: int = 1) -> Memory:
+def finetune_memory(
+    s: FinetuneSettings, case: CostInput, cost: TrainingCost, processes: int = 1
+) -> FinetuneMemory:
     """Peak device memory of resolved settings."""
     side, (frozen, work) = s.image_size or 0, cost.heaviest
     sizes = {name: p.numel() * p.element_size() for name, p in case.network.named_parameters()}
@@ -109,7 +111,7 @@ def memory(s: FinetuneSettings, case: Case, cost: Amount, processes: int = 1) ->
     divisor = 1 if s.precision == "fp32" else 2  # 16 bits instead of 32
     activations = 0 if solved else micro_batch * work.kept // divisor
     evaluated = min(EVALUATED, max(case.images if solved else 0, case.held_out))
-    return Memory(
+    return FinetuneMemory(
         parameters=sum(sizes.values()),
         gradients=0 if solved else trained,
         optimizer=0 if solved else trained * _STATES[s.optimizer],
@@ -122,7 +124,7 @@ def memory(s: FinetuneSettings, case: Case, cost: Amount, processes: int = 1) ->
 def _largest(network: nn.Module, side: int) -> int:
     """Bytes of the largest layer output for one image."""
     try:
-        shapes = trace(network, (side, side)).shapes.values()
+        shapes = trace_forward(network, (side, side)).shapes.values()
     except UsageError:
         return 0
     sizes = [4]

@@ -9,13 +9,13 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.nn import functional
 
-from unfreeze.transfer.calibration import Bin, calibration_bins, calibration_error
+from unfreeze.transfer.calibration import CalibrationBin, calibration_bins, calibration_error
 
 Counts = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassScore:
+class ClassMetrics:
     """Image count, precision, recall and F1 of one class (None: undefined)."""
 
     name: str
@@ -26,7 +26,7 @@ class ClassScore:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
+class ClassificationMetrics:
     """Metrics over N labelled images; `confusion` has true classes in rows, predicted in columns.
 
     `balanced_accuracy`: mean recall over the classes present. `macro_f1`: mean F1 over the classes
@@ -42,9 +42,9 @@ class Scores:
     top5: float
     loss: float
     calibration_error: float
-    calibration: list[Bin]
+    calibration: list[CalibrationBin]
     confusion: list[list[int]]
-    per_class: list[ClassScore]
+    per_class: list[ClassMetrics]
     right: npt.NDArray[np.bool_] = dataclasses.field(compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,7 +58,9 @@ class Scores:
         return float(self.right[some].mean()) if some.any() else None
 
 
-def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
+def classification_metrics(
+    logits: Tensor, labels: Tensor, classes: Sequence[str]
+) -> ClassificationMetrics:
     """Metrics of logits [N, C] and labels [N] in 0..C-1, N >= 1, in the order of `classes`.
 
     `loss`: mean cross-entropy in nats. `top5`: top-5 accuracy (top-C with fewer classes).
@@ -70,7 +72,7 @@ def score(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
     top = logits.topk(min(5, len(classes)), dim=1).indices
     per_class = _per_class(table, classes)
     bins = calibration_bins(logits.softmax(dim=1), labels)
-    return Scores(
+    return ClassificationMetrics(
         n=n,
         correct=correct,
         accuracy=correct / n,
@@ -92,10 +94,10 @@ def confusion(predicted: Tensor, labels: Tensor, count: int) -> Counts:
     return np.bincount(pairs, minlength=count * count).reshape(count, count)
 
 
-def _per_class(table: Counts, classes: Sequence[str]) -> list[ClassScore]:
+def _per_class(table: Counts, classes: Sequence[str]) -> list[ClassMetrics]:
     truth, predicted, hits = table.sum(axis=1), table.sum(axis=0), table.diagonal()
     return [
-        ClassScore(
+        ClassMetrics(
             name,
             int(truth[c]),
             _ratio(hits[c], predicted[c]),

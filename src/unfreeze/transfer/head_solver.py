@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unfreeze.data.room import SPARE_BYTES
+from unfreeze.config.field import flag
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.data.cache.folder import RESERVED_BYTES
 from unfreeze.errors import UsageError
-from unfreeze.settings.finetune import FinetuneSettings
-from unfreeze.settings.knob import flag
-from unfreeze.transfer.border import Border, NoBorder, input_of
-from unfreeze.transfer.kept import free_bytes, kept_folder
-from unfreeze.transfer.plan import Plan
+from unfreeze.transfer.feature_cache.store import feature_cache_folder, free_bytes
+from unfreeze.transfer.freezing.split_model import NoSplitPoint, SplitPoint, layer_input
+from unfreeze.transfer.plan import FinetuneRecipe
 
 TOLERANCE = 1e-4  # of the largest logit
 RANDOM_VIEWS = 4  # per image, if --augment is given
@@ -83,7 +83,7 @@ def _automatic(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
         return "sgd", f"--cache {s.cache}: logistic regression needs the feature cache"
     try:
         border = find_head_input(case.network, case.head, case.side)
-    except NoBorder as reason:
+    except NoSplitPoint as reason:
         return "sgd", str(reason)
     (width,) = border.shape
     size = 4 * width * (case.images * solver_views(s) + case.held_out)
@@ -94,12 +94,13 @@ def _automatic(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
         )
     if size > s.cache_budget * 2**30:
         return "sgd", f"the features exceed --cache-budget {s.cache_budget:g}"
-    if size + SPARE_BYTES > free_bytes():
+    if size + RESERVED_BYTES > free_bytes():
         return (
             "sgd",
-            f"{size / 2**30:.1f} GiB of features do not fit on the disk of {kept_folder()}",
+            f"{size / 2**30:.1f} GiB of features do not fit on the disk of "
+            f"{feature_cache_folder()}",
         )
-    what = f"{width:,} features per image, {size / 2**20:,.1f} MiB in {kept_folder()}"
+    what = f"{width:,} features per image, {size / 2**20:,.1f} MiB in {feature_cache_folder()}"
     return "logistic", (
         f"only the head is trained: logistic regression on cached features ({what}; --cache-budget "
         f"{s.cache_budget:g} GiB for all caches); --head-solver sgd trains it with SGD instead"
@@ -113,7 +114,7 @@ def solver_views(s: FinetuneSettings) -> int:
     return s.cache_views or (1 if s.augment == "photo" else RANDOM_VIEWS)
 
 
-def solved(chosen: Plan, why: str) -> Plan:
+def plan_with_solver(chosen: FinetuneRecipe, why: str) -> FinetuneRecipe:
     """The plan with the logistic solver: one pass over the images, no epochs to select from."""
     views = solver_views(chosen.settings)
     settings = replace(
@@ -137,7 +138,7 @@ def solved(chosen: Plan, why: str) -> Plan:
     return replace(chosen, settings=settings, reasons=reasons)
 
 
-def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> Border:
+def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> SplitPoint:
     """Split at the input [B, D] of a linear head; verified against the network's output.
 
     `head`: names of its parameters; `side`: input size in pixels. A 1x1 convolution before a global
@@ -146,12 +147,12 @@ def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> Borde
     """
     layers = {name.rpartition(".")[0] for name in head}
     if len(layers) != 1:
-        raise NoBorder(f"the network has {len(layers)} heads")
+        raise NoSplitPoint(f"the network has {len(layers)} heads")
     (layer,) = layers
     module = network.get_submodule(layer)
     pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
     if not (type(module) is nn.Linear or pointwise):
-        raise NoBorder(f"{layer} is not a linear layer")
+        raise NoSplitPoint(f"{layer} is not a linear layer")
     network.eval()
     before = functools.partial(pooled_input, network, layer)
     after = functools.partial(_logits, network, layer)
@@ -161,10 +162,10 @@ def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> Borde
         features = before(images)
         expected, logits = network(images), after(features) if features.dim() == 2 else None
     if logits is None or expected.shape != logits.shape:
-        raise NoBorder(f"the input of {layer} is not one vector per image")
+        raise NoSplitPoint(f"the input of {layer} is not one vector per image")
     if (expected - logits).abs().max() > TOLERANCE * (expected.abs().max() + 1e-12):
-        raise NoBorder(f"the network applies more than {layer} to its features")
-    return Border(
+        raise NoSplitPoint(f"the network applies more than {layer} to its features")
+    return SplitPoint(
         name=f"{layer}.input",
         shape=tuple(features.shape[1:]),
         entries=tuple(n for n in network.state_dict() if not n.startswith(f"{layer}.")),
@@ -178,7 +179,7 @@ def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> Borde
 
 def pooled_input(network: nn.Module, layer: str, images: Tensor) -> Tensor:
     """Input of `layer` for each image, [B, D]; feature maps are averaged."""
-    features = input_of(network, layer, images)
+    features = layer_input(network, layer, images)
     return features.mean((2, 3)) if features.dim() == 4 else features
 
 

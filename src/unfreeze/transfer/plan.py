@@ -1,13 +1,18 @@
 """Resolves the settings of fine-tuning: derived values, each with its reason."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from unfreeze.data.intensity import parsed, reading
-from unfreeze.data.loader import steps_of
-from unfreeze.data.preprocess import Preprocess
+from torch import nn
+
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.data.images.intensity import format_intensity, parse_intensity
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.loading.loader import steps_per_epoch
 from unfreeze.errors import UsageError
-from unfreeze.settings.finetune import FinetuneSettings
+from unfreeze.models.head import find_head
+from unfreeze.models.shape_trace import Shape, trace_forward
+from unfreeze.models.stages import stages
 
 DELICATE = (
     "alexnet",
@@ -29,7 +34,7 @@ RATES = {
 
 
 @dataclass(frozen=True)
-class Facts:
+class FinetuneFacts:
     """Inputs of the plan besides the settings."""
 
     images: int  # training images
@@ -41,7 +46,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FinetuneRecipe:
     """Complete settings, and the reason of each derived value."""
 
     settings: FinetuneSettings
@@ -70,13 +75,15 @@ class Plan:
         return self.settings.weight_decay or 0.0
 
 
-def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
+def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> FinetuneRecipe:
     """Fill in batch size, learning rate and preprocessing; UsageError for contradictions."""
     reasons: dict[str, str] = {}
     batch = s.batch_size
     if batch is None:
         batch = usual_batch(facts.images)
-        reasons["batch_size"] = f"{steps_of(facts.images, batch, drop_last=False)} steps per epoch"
+        reasons["batch_size"] = (
+            f"{steps_per_epoch(facts.images, batch, drop_last=False)} steps per epoch"
+        )
         if batch % facts.processes:
             batch = facts.processes * -(-batch // facts.processes)
             reasons["batch_size"] += f", shared by {facts.processes} processes"
@@ -98,7 +105,7 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
     decay = s.weight_decay
     if decay is None:
         decay, reasons["weight_decay"] = DECAY, "default"
-    rule, channels = parsed(preprocess.intensity)
+    rule, channels = parse_intensity(preprocess.intensity)
     filled = replace(
         s,
         range=s.range if rule == "auto" else rule,
@@ -112,10 +119,10 @@ def plan(s: FinetuneSettings, facts: Facts, preprocess: Preprocess) -> Plan:
         lr=lr,
         weight_decay=decay,
     )
-    return Plan(filled, preprocess, reasons)
+    return FinetuneRecipe(filled, preprocess, reasons)
 
 
-def selected(chosen: Plan, held_out: int) -> Plan:
+def with_selection(chosen: FinetuneRecipe, held_out: int) -> FinetuneRecipe:
     """The plan with --select, which depends on the number of validation images."""
     s = chosen.settings
     if s.select is not None:
@@ -149,7 +156,7 @@ def usual_batch(images: int) -> int:
     return min(most, sixteenth)
 
 
-def usual_lr(optimizer: str, batch: int, facts: Facts) -> tuple[float, str]:
+def usual_lr(optimizer: str, batch: int, facts: FinetuneFacts) -> tuple[float, str]:
     """(learning rate, reason): by what is trained, scaled with the batch size."""
     head, trained, scratch = RATES[optimizer]
     base, what = (head, "a new head") if facts.head_only else (trained, "fine-tuning")
@@ -197,7 +204,7 @@ def choose_preprocess(
         preprocess,
         mean=s.mean or preprocess.mean,
         std=s.std or preprocess.std,
-        intensity=reading(s.range, s.channels, preprocess.intensity),
+        intensity=format_intensity(s.range, s.channels, preprocess.intensity),
     )
     _check_normalisation(preprocess)
     return preprocess, reasons
@@ -240,3 +247,52 @@ def _check_normalisation(preprocess: Preprocess) -> None:
             )
     if min(preprocess.std) <= 0:
         raise UsageError("--std must be above 0.", "Leave it out to use the weights' own.")
+
+
+def last_feature_map_size(model: nn.Module, size: int) -> tuple[int, int] | None:
+    """(height, width) of the last map before global pooling, for `size` x `size` images.
+
+    None if there is no feature map. For vision transformers it is the patch grid. Raises UsageError
+    if the network does not accept images of this size.
+    """
+    traced, head = trace_forward(model, (size, size)), find_head(model)
+    last: Shape | None = None
+    pooled: Shape | None = None
+    for name in sorted(traced.order, key=traced.order.__getitem__):
+        module, shape = model.get_submodule(name), traced.shapes.get(name, ())
+        if name == head:
+            break
+        if any(True for _ in module.children()):
+            continue
+        if isinstance(module, nn.Identity) or "Norm" in type(module).__name__:
+            continue  # they keep the shape; inside attention they get [B, heads, tokens, width]
+        if "Adaptive" in type(module).__name__:
+            pooled = last  # the last such layer is the global pooling: take its input
+        elif len(shape) == 4:
+            last = shape
+    shape_before = pooled or last
+    return None if shape_before is None else _sides(shape_before)
+
+
+def _sides(shape: Shape) -> tuple[int, int]:
+    _, a, b, c = shape
+    channels_last = a == b != c  # Swin and similar networks use [B, H, W, C]
+    return (a, b) if channels_last else (b, c)
+
+
+def layer_lr_scales(
+    model: nn.Module, decay: float, head: Collection[str], *, head_share: float = 1.0
+) -> dict[str, float]:
+    """Parameter -> factor on the learning rate: `decay` for the last stage, `decay`**2 below, ...
+
+    Howard and Ruder, "Universal language model fine-tuning" (arXiv 1801.06146), section 3.2, with
+    the stages listed by `summary`. `head` has the factor `head_share`. Empty if all factors are 1.
+    """
+    scales: dict[str, float] = {} if head_share == 1 else dict.fromkeys(head, head_share)
+    if decay == 1:
+        return scales
+    for distance, stage in enumerate(reversed(stages(model)), 1):
+        for name, _ in model.named_parameters():
+            if stage.owns(name):
+                scales[name] = decay**distance
+    return scales | dict.fromkeys(head, head_share)

@@ -2,32 +2,79 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from unfreeze.backbones.build import build
-from unfreeze.backbones.head import headless
-from unfreeze.backbones.weights import load_exactly
-from unfreeze.checkpoints.modelfile import ModelCard, load_model
-from unfreeze.data.decode import decode
-from unfreeze.data.given import image_list, is_path, pixels_of
-from unfreeze.data.preprocess import Pixels, Preprocess
-from unfreeze.data.views import normalise
+from unfreeze.checkpoints.model_file import ModelCard, load_model
+from unfreeze.data.augment import normalize
+from unfreeze.data.images.decode import decode
+from unfreeze.data.images.errors import Undecodable
+from unfreeze.data.images.in_memory import as_image_list, is_path, pixels_of
+from unfreeze.data.images.preprocess import Pixels, Preprocess
 from unfreeze.errors import DataError, WeightsError
-from unfreeze.runtime.devices import autocast
+from unfreeze.models.build import build
+from unfreeze.models.head import remove_head
+from unfreeze.models.load_weights import load_strict
+from unfreeze.runtime.device import autocast
 from unfreeze.runtime.isolation import isolated
-from unfreeze.text import given_path
-from unfreeze.transfer.calibration import calibrated
-from unfreeze.transfer.reading import Failure, Read, in_order
-from unfreeze.transfer.start import from_card
+from unfreeze.text import path_argument
+from unfreeze.transfer.calibration import apply_temperature
+from unfreeze.transfer.initialize import network_from_card
+
+THREADS = 4  # decoding and resizing release the GIL; more threads only use more memory
+Read = Callable[[], Pixels]
+Failure = OSError | Undecodable
+
+
+def read_in_order(
+    reads: Iterable[Read],
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    skip: Callable[[int, Failure], None] | None = None,
+) -> Iterator[Tensor]:
+    """Batches uint8 [B, S, S, 3] of `batch_size` images, in the order of `reads`.
+
+    For an image that cannot be read, `skip(position, error)` is called and the image is left out;
+    without `skip` its error is raised.
+    """
+
+    def load(read: Read) -> Pixels | Failure:
+        try:
+            return preprocess.pixels(read())
+        except (OSError, Undecodable) as error:
+            if skip is None:
+                raise
+            return error
+
+    source, before = iter(reads), 0
+    with ThreadPoolExecutor(THREADS) as pool:
+        current = [pool.submit(load, read) for read in islice(source, batch_size)]
+        while current:
+            following = [pool.submit(load, read) for read in islice(source, batch_size)]
+            batch = []
+            for position, future in enumerate(current, before):
+                result = future.result()
+                if isinstance(result, np.ndarray):
+                    batch.append(result)
+                elif skip is not None:
+                    skip(position, result)
+            before += len(current)
+            if batch:
+                yield torch.from_numpy(np.stack(batch))
+            current = following
+
 
 ImageInput = str | PathLike[str] | bytes | npt.NDArray[Any] | Image
 
@@ -50,7 +97,7 @@ class Prediction:
         return getattr(self, name)
 
 
-class Network(nn.Module):
+class InferenceNetwork(nn.Module):
     """A network with its preprocessing, in evaluation mode; `forward` takes normalised images."""
 
     def __init__(self, network: nn.Module, card: ModelCard, preprocess: Preprocess) -> None:
@@ -68,7 +115,7 @@ class Network(nn.Module):
     def prepare(self, batch: Tensor) -> Tensor:
         """Input [B, 3, S, S] on the network's device of uint8 [B, S, S, 3]."""
         device = next(self.network.parameters()).device
-        return normalise(batch.to(device), self.preprocess.mean, self.preprocess.std)
+        return normalize(batch.to(device), self.preprocess.mean, self.preprocess.std)
 
     def outputs(
         self,
@@ -82,12 +129,12 @@ class Network(nn.Module):
         For unreadable images `skip(position, error)` is called; without `skip` the error is raised.
         """
         self.eval()
-        for batch in in_order(reads, self.preprocess, batch_size=batch_size, skip=skip):
+        for batch in read_in_order(reads, self.preprocess, batch_size=batch_size, skip=skip):
             with torch.inference_mode():
                 yield self(self.prepare(batch)).cpu()
 
 
-class Beside(nn.Module):
+class ParallelNetworks(nn.Module):
     """Concatenates the outputs of n networks: images [B, 3, S, S] to [B, n * C]."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -99,7 +146,7 @@ class Beside(nn.Module):
         return torch.cat([network(images) for network in self.networks], dim=1)
 
 
-class Classifier(Network):
+class Classifier(InferenceNetwork):
     """A network with named classes; `head`: names of its head's parameters."""
 
     head: tuple[str, ...] = ()
@@ -119,7 +166,7 @@ class Classifier(Network):
         Decoding and preprocessing are those of training. Raises UsageError for objects that are not
         images or an empty input, DataError for a file that cannot be read.
         """
-        inputs = image_list(images)
+        inputs = as_image_list(images)
         names = [_name(index, image) for index, image in enumerate(inputs)]
         reads = [partial(_pixels, image, self.preprocess.intensity) for image in inputs]
         return self.label(names, torch.cat(list(self.outputs(reads, batch_size=batch_size))))
@@ -127,7 +174,7 @@ class Classifier(Network):
     @isolated()
     def label(self, names: Sequence[str], logits: Tensor) -> list[Prediction]:
         """Predictions of logits [N, C]."""
-        top = calibrated(logits, self.card.temperature).softmax(dim=1).max(dim=1)
+        top = apply_temperature(logits, self.card.temperature).softmax(dim=1).max(dim=1)
         rows = zip(names, top.indices.tolist(), top.values.tolist(), strict=True)
         return [Prediction(name, self.classes[index], p) for name, index, p in rows]
 
@@ -140,26 +187,26 @@ def load_classifier(run: str | Path) -> Classifier:
         raise WeightsError(
             f"{run} is a backbone without classes.", "Fine-tune it first: use it as --weights."
         )
-    network, head = from_card(card)
-    load_exactly(network, tensors)
+    network, head = network_from_card(card)
+    load_strict(network, tensors)
     classifier = Classifier(network, card, Preprocess.from_dict(card.preprocess))
     classifier.head = tuple(head)
     return classifier
 
 
 @isolated()
-def load_features(run: str | Path) -> Network:
+def load_features(run: str | Path) -> InferenceNetwork:
     """The network of a run without its head: `forward` gives features [B, D]."""
     tensors, card = load_model(run)
     if card.kind == "classifier":
-        network, _ = from_card(card)
-        load_exactly(network, tensors)
-        headless(network)
+        network, _ = network_from_card(card)
+        load_strict(network, tensors)
+        remove_head(network)
     else:
         network = build(card.arch, stem=card.stem)
-        headless(network)
-        load_exactly(network, tensors)
-    return Network(network, card, Preprocess.from_dict(card.preprocess))
+        remove_head(network)
+        load_strict(network, tensors)
+    return InferenceNetwork(network, card, Preprocess.from_dict(card.preprocess))
 
 
 def _name(index: int, image: Any) -> str:
@@ -169,7 +216,7 @@ def _name(index: int, image: Any) -> str:
 def _pixels(image: Any, intensity: str) -> Pixels:
     if not is_path(image):
         return pixels_of(image, intensity)
-    path = Path(given_path(os.fsdecode(image)))
+    path = Path(path_argument(os.fsdecode(image)))
     try:
         return decode(path.read_bytes(), intensity)
     except DataError as error:

@@ -13,27 +13,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unfreeze.data.loader import Batch, Loader, next_batch
+from unfreeze.data.loading.loader import Batch, Loader, next_batch
 from unfreeze.errors import DataError
-from unfreeze.optim.schedules import schedule_lr
-from unfreeze.runtime.console import Advance, Console
-from unfreeze.runtime.deadline import Deadline
-from unfreeze.runtime.meter import due
-from unfreeze.runtime.processes import lost_in_any
-from unfreeze.runtime.signals import ANOTHER, StopRequest, stop_requests
-from unfreeze.transfer.average import served
-from unfreeze.transfer.evaluate import Scores
-from unfreeze.transfer.fit import Fit, Outcome
-from unfreeze.transfer.freeze import FreezeSchedule, apply_freeze, fingerprint, standing
-from unfreeze.transfer.keeper import Keeper
-from unfreeze.transfer.meter import LabelMeter, diverged
-from unfreeze.transfer.saves import SHORT_SECONDS, Saves
-from unfreeze.transfer.selection import Selection, score_of
-from unfreeze.transfer.shortcut import Shortcut
-from unfreeze.transfer.step import Stepper
+from unfreeze.optim.optimizer import schedule_lr
+from unfreeze.runtime.console import Console, ProgressCallback
+from unfreeze.runtime.distributed import error_of_lost
+from unfreeze.runtime.signals import STOPPED_ELSEWHERE, StopRequest, stop_requests
+from unfreeze.runtime.step_timer import is_record_due
+from unfreeze.runtime.time_limit import TimeLimit
+from unfreeze.transfer.checkpoints import SHORT_SECONDS, CheckpointWriter
+from unfreeze.transfer.early_stopping import BestEpoch, score_of
+from unfreeze.transfer.ema import weights_to_serve
+from unfreeze.transfer.evaluate import ClassificationMetrics
+from unfreeze.transfer.feature_cache.builder import FeatureCache
+from unfreeze.transfer.feature_cache.loader import CachedLoader
+from unfreeze.transfer.freezing.freeze import (
+    FreezeSchedule,
+    apply_freeze,
+    frozen_entries,
+    hash_tensors,
+)
+from unfreeze.transfer.loss import TrainingConfig, TrainingResult
+from unfreeze.transfer.train_step import LabelMeter, Stepper, diverged_error
 
 
-class Trainer:
+class FinetuneTrainer:
     """Trains `network` on `loader`; `state()` is the complete training state.
 
     `prepare` maps uint8 [B, S, S, 3] on the network's device to its input. `validate` returns
@@ -46,14 +50,14 @@ class Trainer:
         self,
         network: nn.Module,
         loader: Loader,
-        fit: Fit,
+        fit: TrainingConfig,
         *,
         prepare: Callable[[Tensor], Tensor],
         validate: Callable[[], Mapping[str, Any]] | None,
         freeze: FreezeSchedule,
-        saves: Saves,
+        saves: CheckpointWriter,
         keep: Mapping[str, Any],
-        keeper: Keeper | None = None,
+        keeper: FeatureCache | None = None,
     ) -> None:
         self.network, self.loader, self.fit = network, loader, fit
         self.validate, self.freeze = validate, freeze
@@ -68,27 +72,27 @@ class Trainer:
         self.update, self.average = self.stepper.update, self.stepper.average
         self.total = loader.steps_per_epoch * fit.epochs
         self.warmup = loader.steps_per_epoch * fit.warmup_epochs
-        self.selection, self.meter = Selection(fit.patience), LabelMeter(self.processes.sum)
+        self.selection, self.meter = BestEpoch(fit.patience), LabelMeter(self.processes.sum)
         self.step, self.images, self.seconds, self.line = 0, 0, 0.0, dict[str, float]()
         # of the last validated epoch, best or not
         self.figures: dict[str, float | None] = {"val_accuracy": None, "val_loss": None}
         self.began = time.monotonic()
-        self.shortcut: Shortcut | None = None
+        self.shortcut: CachedLoader | None = None
         self.frozen: frozenset[str] | None = None  # parameters frozen at present
         # frozen entries of the state dict; entries whose EMA differs from their value
         self.still, self.apart = set[str](), set[str]()
         self.asked = False  # stop requested; all processes agree at the same step
 
     @property
-    def deadline(self) -> Deadline:
+    def deadline(self) -> TimeLimit:
         """Deadline of the run (--time-limit)."""
         return self.saves.deadline
 
     @deadline.setter
-    def deadline(self, deadline: Deadline) -> None:
+    def deadline(self, deadline: TimeLimit) -> None:
         self.saves.deadline = deadline
 
-    def run(self, console: Console) -> Outcome:
+    def run(self, console: Console) -> TrainingResult:
         """Train until the end, early stopping or a stop request; then load the best weights."""
         self.began = self.saves.written = time.monotonic()
         devices = [self.device] if self.device.type == "cuda" else []
@@ -115,7 +119,7 @@ class Trainer:
         self._load_best()
         return self._outcome(stop)
 
-    def conclude(self, line: dict[str, float], shortcut: Shortcut) -> None:
+    def conclude(self, line: dict[str, float], shortcut: CachedLoader) -> None:
         """Validate and save a network whose head was fitted by the solver, without training steps.
 
         `line`: training metrics for metrics.jsonl; `shortcut`: the feature cache of the run.
@@ -156,16 +160,16 @@ class Trainer:
             self.average.restore(state["average"])
         self.update.optimizer.load_state_dict(state["optimizer"])
         self.update.scaler.load_state_dict(state["scaler"])
-        self.selection = Selection(**{**state["selection"], "patience": self.fit.patience})
+        self.selection = BestEpoch(**{**state["selection"], "patience": self.fit.patience})
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
         self.figures = dict(state["metrics"])
 
-    def scores(self, plain: Callable[[], Scores]) -> Scores:
+    def scores(self, plain: Callable[[], ClassificationMetrics]) -> ClassificationMetrics:
         """Scores from the feature cache if it fits the current weights, else from `plain`."""
         shortcut = self.shortcut
         if shortcut is None:
             return plain()
-        current = fingerprint(self.network.state_dict(), shortcut.hashes)
+        current = hash_tensors(self.network.state_dict(), shortcut.hashes)
         return shortcut.scores(self.network) if current == shortcut.hashes else plain()
 
     def _freeze(self, console: Console, stop: StopRequest) -> None:
@@ -179,7 +183,7 @@ class Trainer:
                 )  # before entries change that the waiting best state shares
             apply_freeze(self.network, frozen)
             self.apart = self.average.apart(self.network) if self.average else set()
-            self.frozen, self.still = frozen, standing(self.network, frozen) - self.apart
+            self.frozen, self.still = frozen, frozen_entries(self.network, frozen) - self.apart
             self.shortcut = None
         if self.keeper is not None:
 
@@ -194,10 +198,10 @@ class Trainer:
         """Set `asked` if any process was asked to stop; return whether any has each of `also`."""
         self.asked, *any_of = self.processes.any([bool(stop), *also])
         if self.asked and not stop:
-            stop.name = ANOTHER
+            stop.name = STOPPED_ELSEWHERE
         return any_of
 
-    def _train(self, stop: StopRequest, advance: Advance) -> None:
+    def _train(self, stop: StopRequest, advance: ProgressCallback) -> None:
         """Train to the end of the current epoch or to a stop request."""
         epoch, start = divmod(self.step, self.loader.steps_per_epoch)
         self.network.train()
@@ -211,7 +215,7 @@ class Trainer:
             self._step(batch)
             stop.at(self.saves.deadline, self.meter.last)
             (late,) = self._agree(stop, self.saves.late)
-            if due(self.step) or late:
+            if is_record_due(self.step) or late:
                 self._write_line(epoch)
             if late:
                 self.saves.last(self.state())
@@ -231,7 +235,7 @@ class Trainer:
         any_lost, any_missing = self.processes.any([lost is not None, batch is None])
         if any_lost:
             self.saves.last(self.state())
-            raise lost_in_any(self.processes, lost)
+            raise error_of_lost(self.processes, lost)
         if any_missing:
             self._agree(stop)
         return None if any_missing else batch
@@ -285,7 +289,9 @@ class Trainer:
         else:
             scores = self.processes.leads(lambda: shortcut.record(self.network))
         if not math.isfinite(scores["loss"]):
-            raise diverged(f"The validation loss was {scores['loss']} after step {self.step}.")
+            raise diverged_error(
+                f"The validation loss was {scores['loss']} after step {self.step}."
+            )
         return scores
 
     def _with_average(self) -> contextlib.AbstractContextManager[None]:
@@ -312,9 +318,9 @@ class Trainer:
                 self.network.load_state_dict(self.average.state())
             return
         best = self.saves.chosen()
-        self.network.load_state_dict(served(best))
+        self.network.load_state_dict(weights_to_serve(best))
         # if the run was killed between writing the two files, best.ckpt is newer than last.ckpt
-        saved = Selection(**best["selection"])
+        saved = BestEpoch(**best["selection"])
         selection = self.selection
         selection.epoch, selection.accuracy, selection.loss = (
             saved.epoch,
@@ -323,9 +329,9 @@ class Trainer:
         )
         self.folder.log(f"loaded the best checkpoint: epoch {self.selection.epoch}")
 
-    def _outcome(self, stop: StopRequest) -> Outcome:
+    def _outcome(self, stop: StopRequest) -> TrainingResult:
         ended = "early" if self.selection.exhausted else "end"
-        return Outcome(
+        return TrainingResult(
             epochs=self.step // self.loader.steps_per_epoch,
             best_epoch=self.selection.epoch,
             val_accuracy=self._accuracy(),

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from unfreeze.cli.main import main
-from unfreeze.runtime.world import World
+from unfreeze.runtime.terminal import Environment
 
 PLAN = ["--dry-run", "--device", "cpu", "--arch", "unfreeze/tiny", "--image-size", "16"]
 NAMES = tuple(f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(6))
@@ -26,7 +26,7 @@ NAMES = tuple(f"{kind}/{number}.png" for kind in ("cat", "dog") for number in ra
 
 def planned(data, verb="pretrain"):
     """(exit code, what was said) of a plan for `data`; it has ten seconds."""
-    world = World(io.StringIO(), io.StringIO())
+    world = Environment(io.StringIO(), io.StringIO())
     began = time.monotonic()
     code = main([verb, str(data), "--batch-size", "4", *PLAN], world)
     assert time.monotonic() - began < 10
@@ -113,7 +113,7 @@ def test_bombs_are_named_and_take_no_memory(made):
         wide = whole[:12] + said + struct.pack(">I", zlib.crc32(said)) + whole[33:]
         archive.writestr("cat/wide.png", wide)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    world = World(io.StringIO(), io.StringIO())
+    world = Environment(io.StringIO(), io.StringIO())
     out = made.root / "run"
     short = ["--epochs", "1", "--batch-size", "4", *PLAN[1:]]
     assert main(["pretrain", str(path), "--out", str(out), *short], world) == 0
@@ -148,8 +148,8 @@ def test_equal_names_count_once_and_it_is_said(made):
 PRIVATE = """
 import os, re, sys
 from pathlib import Path
-from unfreeze.data.index import build_index
-from unfreeze.data.dataset import ImageDataset
+from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.sources import open_source
 
 index = build_index(open_source(sys.argv[1]))

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from unfreeze.data.sources.lookup import SEVERAL, Lookup
+from unfreeze.data.sources.paths import AMBIGUOUS, ImageLookup
 
 NAMES = [
     "wrap/a/1.png",
@@ -32,8 +32,8 @@ NAMES = [
         ("7", 4),  # zeros that a spreadsheet dropped
         ("caf\u00e9.png", 5),
         (unicodedata.normalize("NFD", "caf\u00e9.png"), 5),
-        ("1.png", SEVERAL),
-        ("1", SEVERAL),
+        ("1.png", AMBIGUOUS),
+        ("1", AMBIGUOUS),
         ("c/3.jpg", None),
         ("8", None),
         ("", None),
@@ -41,10 +41,10 @@ NAMES = [
     ],
 )
 def test_texts_and_the_images_they_mean(text, place):
-    assert Lookup(NAMES)(text) == place
+    assert ImageLookup(NAMES)(text) == place
 
 
 def test_a_name_as_it_stands_comes_first():
     odd = ["a\\1.png", "a/1.png", "1.png", "b/1.png", "caf\u00e9", "cafe\u0301"]
-    lookup = Lookup(odd)
+    lookup = ImageLookup(odd)
     assert [lookup(name) for name in odd] == [*range(6)]

@@ -6,10 +6,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from unfreeze.data.index import build_index
+from unfreeze.data.index.index import build_index
 from unfreeze.data.sources import open_source
 from unfreeze.data.sources.folder import FileSource
-from unfreeze.data.sources.source import digest
+from unfreeze.data.sources.source import hash_names
 from unfreeze.errors import DataError
 
 BYTES_A_FILE = 200  # beyond the name itself
@@ -59,8 +59,8 @@ def test_a_digest_is_of_every_name_and_number_however_many():
     for name in names:
         expected.update(name.encode("utf-8", "surrogateescape") + b"\0")
     expected.update(column.tobytes())
-    assert digest(names, column) == expected.hexdigest()
-    assert digest([]) == hashlib.sha256().hexdigest()
+    assert hash_names(names, column) == expected.hexdigest()
+    assert hash_names([]) == hashlib.sha256().hexdigest()
 
 
 def test_fingerprints_follow_the_content(made):
@@ -175,7 +175,7 @@ def test_the_index_of_a_folder_is_light(made):
 @pytest.mark.parametrize("name", ["digits", "cifar10"])
 def test_a_folder_that_is_called_like_a_built_in_dataset_is_read(made, monkeypatch, name):
     monkeypatch.chdir(made.root)
-    monkeypatch.setattr("unfreeze.data.sources.open.cifar10", lambda root, fetch: root)
+    monkeypatch.setattr("unfreeze.data.sources.open.load_cifar10", lambda root, fetch: root)
     made.folder(made.members(["one/1.png", "two/2.png"]), name)
     source = open_source(name)
     assert build_index(source).classes == ("one", "two")

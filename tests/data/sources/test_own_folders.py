@@ -2,7 +2,7 @@
 
 import pytest
 
-from unfreeze.data.index import build_index
+from unfreeze.data.index.index import build_index
 from unfreeze.data.sources import open_source
 from unfreeze.errors import DataError
 

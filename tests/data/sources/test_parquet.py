@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from unfreeze.data.index import TEST, TRAIN, build_index
-from unfreeze.data.scan import check
+from unfreeze.data.index.index import TEST, TRAIN, build_index
 from unfreeze.data.sources import open_source
 from unfreeze.data.sources.csv import CsvSource
+from unfreeze.data.validate.precheck import check_images
 from unfreeze.errors import DataError, UsageError
 
 NAMES = ["cat", "dog"]
@@ -97,7 +97,7 @@ def test_images_inside_come_with_their_classes_splits_and_groups(made, inside):
     assert source.column("patient") == ["a", "b", "", "a"]
     index = build_index(source)
     assert (index.classes, index.splits.tolist()) == (("cat", "dog"), [TRAIN, TRAIN, 0, TEST])
-    found = check(index, workers=1)
+    found = check_images(index, workers=1)
     assert [(one.path, one.reason) for one in found.problems] == [("2.png", "empty")]
     again = pickle.loads(pickle.dumps(source))
     assert [again.read(row) for row in range(4)] == wanted
@@ -107,7 +107,7 @@ def test_images_inside_come_with_their_classes_splits_and_groups(made, inside):
 def test_pickled_where_open_files_have_no_names_it_unpacks_again(made, inside, monkeypatch):
     pq.write_table(inside, made.root / "d.parquet")
     source = open_source(str(made.root / "d.parquet"))
-    monkeypatch.setattr("unfreeze.data.sources.positional.PositionalFile.alias", None)
+    monkeypatch.setattr("unfreeze.data.sources.byte_ranges.PositionalFile.alias", None)
     again = pickle.loads(pickle.dumps(source))
     assert again.read(3) == source.read(3) and again._files[0] is not source._files[0]
 

@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from unfreeze.data.cache import cache_folder
-from unfreeze.data.index import build_index
-from unfreeze.data.leftout import list_of
+from unfreeze.data.cache.folder import cache_folder
+from unfreeze.data.index.index import build_index
 from unfreeze.data.sources import open_source
 from unfreeze.data.sources import remote as module
+from unfreeze.data.validate.verdicts import ignore_list_path
 from unfreeze.errors import DataError, ResourceError, UsageError
-from unfreeze.runtime.console import Quiet
+from unfreeze.runtime.console import QuietConsole
 
 
-class Heard(Quiet):
+class Heard(QuietConsole):
     def __init__(self):
         self.lines, self.steps = [], 0
 
@@ -63,7 +63,7 @@ def test_an_archive_is_fetched_once_and_said_with_its_size(made, memory):
     ]
     assert again.fingerprint() == source.fingerprint()
     assert [path.name for path in copies()] == ["p.zip"]
-    assert list_of(source) is None
+    assert ignore_list_path(source) is None
 
 
 def test_another_file_at_the_address_is_fetched_anew(made, memory):
@@ -175,7 +175,7 @@ def test_files_of_this_machine_are_read_in_place(made):
 
 
 def test_what_follows_the_question_mark_is_not_shown(memory, monkeypatch):
-    assert module.name_of("https://host/a/p%20q.zip?token=secret") == "p q.zip"
+    assert module.url_file_name("https://host/a/p%20q.zip?token=secret") == "p q.zip"
     monkeypatch.setattr(fsspec.core, "url_to_fs", lambda address: (memory, "absent.zip"))
     with pytest.raises(DataError) as raised:
         open_source("https://host/absent.zip?token=secret")

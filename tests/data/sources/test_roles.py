@@ -2,7 +2,12 @@
 
 import pytest
 
-from unfreeze.data.sources.roles import guessed, named, plain_labels, roles
+from unfreeze.data.sources.columns import (
+    find_column,
+    find_columns,
+    guessed_column_notes,
+    normalize_label_column,
+)
 from unfreeze.errors import DataError
 
 IMAGES = ["1", "2", "3", "4"]
@@ -35,13 +40,13 @@ def of(header, **values):
     ],
 )
 def test_columns_by_their_usual_names(header, expected):
-    found = roles(of(header), "list.csv")
+    found = find_columns(of(header), "list.csv")
     assert (found.get("path"), found.get("label"), found.get("split")) == expected
 
 
 def test_a_column_that_names_each_image_once_is_no_label():
-    assert "label" not in roles({"path": IMAGES, "caption of it": list("abcd")}, "list.csv")
-    assert "label" not in roles({"path": IMAGES, "row": ["0", "1", "2", "3"]}, "list.csv")
+    assert "label" not in find_columns({"path": IMAGES, "caption of it": list("abcd")}, "list.csv")
+    assert "label" not in find_columns({"path": IMAGES, "row": ["0", "1", "2", "3"]}, "list.csv")
 
 
 def test_of_several_columns_of_paths_the_first_that_names_images_counts():
@@ -51,31 +56,31 @@ def test_of_several_columns_of_paths_the_first_that_names_images_counts():
         "scan": ["1.png", "2.png"],
         "label": ["x", "y"],
     }
-    assert roles(columns, "list.csv")["path"] == "name"
+    assert find_columns(columns, "list.csv")["path"] == "name"
     known = {"1.png", "2.png"}
-    assert roles(columns, "list.csv", names_image=known.__contains__)["path"] == "scan"
-    assert guessed({"path": "scan", "label": "label"}, "l.csv") == (
+    assert find_columns(columns, "list.csv", names_image=known.__contains__)["path"] == "scan"
+    assert guessed_column_notes({"path": "scan", "label": "label"}, "l.csv") == (
         "Images are read from the column 'scan' of l.csv.",
     )
 
 
 def test_the_column_that_is_asked_for():
     columns = of({"path": "P", "label": "L", "Other": "L"})
-    assert roles(columns, "list.csv", label="other")["label"] == "Other"
+    assert find_columns(columns, "list.csv", label="other")["label"] == "Other"
     with pytest.raises(DataError, match="no column 'absent'; its columns are path, label, Other"):
-        roles(columns, "list.csv", label="absent")
+        find_columns(columns, "list.csv", label="absent")
 
 
 def test_two_columns_of_one_name_are_refused():
     for twice in (("label", "Label"), ("class name", "class_name")):
         with pytest.raises(DataError, match="two columns named"):
-            roles({"path": IMAGES} | dict.fromkeys(twice, CLASSES), "list.csv")
+            find_columns({"path": IMAGES} | dict.fromkeys(twice, CLASSES), "list.csv")
 
 
 def test_a_column_is_named_in_any_case():
-    assert named({"Patient ID": []}, "patient_id") == "Patient ID"
-    assert named({"a": [], "A": []}, "A") == "A"
-    assert named({"a": [], "A": []}, "a ") is None
+    assert find_column({"Patient ID": []}, "patient_id") == "Patient ID"
+    assert find_column({"a": [], "A": []}, "A") == "A"
+    assert find_column({"a": [], "A": []}, "a ") is None
 
 
 @pytest.mark.parametrize(
@@ -90,4 +95,4 @@ def test_a_column_is_named_in_any_case():
     ],
 )
 def test_whole_numbers_are_labels_without_a_fraction(given, expected):
-    assert plain_labels(given) == expected
+    assert normalize_label_column(given) == expected

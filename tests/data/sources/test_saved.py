@@ -6,9 +6,9 @@ import pickle
 import pyarrow as pa
 import pytest
 
-from unfreeze.data.index import TEST, TRAIN, build_index
-from unfreeze.data.scan import check
+from unfreeze.data.index.index import TEST, TRAIN, build_index
 from unfreeze.data.sources import open_source
+from unfreeze.data.validate.precheck import check_images
 from unfreeze.errors import DataError
 
 
@@ -65,7 +65,7 @@ def test_images_are_read_in_place_with_their_classes(made, saved):
     assert source.splits is None and source.column("patient") == ["p0", "p0", "p0", "p1", "p1"]
     again = pickle.loads(pickle.dumps(source))
     assert [again.read(row) for row in range(5)] == wanted
-    assert not check(build_index(source), workers=1).problems
+    assert not check_images(build_index(source), workers=1).problems
 
 
 def test_splits_are_folders_and_strange_ones_are_named(made, saved):

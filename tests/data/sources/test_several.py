@@ -4,12 +4,12 @@ import pickle
 
 import pytest
 
-from unfreeze.data.drafts import drafted
-from unfreeze.data.index import NONE, TEST, TRAIN, build_index
-from unfreeze.data.scan import check
+from unfreeze.data.index.index import NONE, TEST, TRAIN, build_index
+from unfreeze.data.index.rows import find_images
 from unfreeze.data.sources import open_source
-from unfreeze.data.sources.several import titles
-from unfreeze.data.verdicts import UNUSABLE, Verdicts
+from unfreeze.data.sources.concat import unique_titles
+from unfreeze.data.validate.precheck import check_images
+from unfreeze.data.validate.verdicts import UNUSABLE, VerdictCache
 from unfreeze.errors import DataError, UsageError
 
 
@@ -79,7 +79,7 @@ def test_classes_are_matched_by_name_and_each_keeps_its_splits(three):
 
 
 def test_without_splits_anywhere_none_are_made_up(three):
-    draft = drafted(open_source([three[0], three[2]]))
+    draft = find_images(open_source([three[0], three[2]]))
     assert set(draft.splits.tolist()) == {NONE}
 
 
@@ -96,10 +96,10 @@ def test_a_source_without_images_is_named(three, made):
 
 
 def test_places_are_told_apart_by_as_many_folders_as_it_takes():
-    assert titles(["x/a.zip", "y/b.zip"]) == ["a.zip", "b.zip"]
-    assert titles(["x/photos", "y/photos/"]) == ["x/photos", "y/photos"]
-    assert titles(["photos", "y/photos"]) == ["photos", "y/photos"]
-    assert titles(["1/x/p", "2/x/p", "2/y/p"]) == ["1/x/p", "2/x/p", "2/y/p"]
+    assert unique_titles(["x/a.zip", "y/b.zip"]) == ["a.zip", "b.zip"]
+    assert unique_titles(["x/photos", "y/photos/"]) == ["x/photos", "y/photos"]
+    assert unique_titles(["photos", "y/photos"]) == ["photos", "y/photos"]
+    assert unique_titles(["1/x/p", "2/x/p", "2/y/p"]) == ["1/x/p", "2/x/p", "2/y/p"]
 
 
 def test_what_overlaps_is_refused(three, made):
@@ -115,16 +115,16 @@ def test_what_overlaps_is_refused(three, made):
 
 def test_what_one_run_found_of_a_source_holds_in_any_combination(three, made):
     made.folder({"train/cat/bad.png": b"<html>"}, "b")
-    first = check(build_index(open_source(three[:2])), workers=1, refuse_above=None)
+    first = check_images(build_index(open_source(three[:2])), workers=1, refuse_above=None)
     assert [one.path for one in first.problems] == ["b/train/cat/bad.png"]
-    again = check(build_index(open_source(three)), workers=1, refuse_above=None)
+    again = check_images(build_index(open_source(three)), workers=1, refuse_above=None)
     assert (again.decoded, again.known) == (2, 5)
     alone = open_source(three[1])
-    bad = Verdicts(alone).states == UNUSABLE
+    bad = VerdictCache(alone).states == UNUSABLE
     assert [alone.names[row] for row in bad.nonzero()[0]] == ["train/cat/bad.png"]
 
 
 def test_the_list_beside_one_archive_holds_for_it(three, made):
     (made.root / "a.zip.left-out.csv").write_text("path,reason,detail\ncat/1.png,ugly,\n")
-    found = check(build_index(open_source(three)), workers=1, refuse_above=None)
+    found = check_images(build_index(open_source(three)), workers=1, refuse_above=None)
     assert [(one.path, one.reason) for one in found.problems] == [("a.zip/cat/1.png", "left out")]

@@ -5,10 +5,10 @@ import pickle
 
 import pytest
 
-from unfreeze.data.index import TEST, TRAIN, build_index
-from unfreeze.data.scan import check
+from unfreeze.data.index.index import TEST, TRAIN, build_index
 from unfreeze.data.sources import open_source
-from unfreeze.data.sources.shards import expanded
+from unfreeze.data.sources.shards import expand_braces
+from unfreeze.data.validate.precheck import check_images
 from unfreeze.errors import DataError
 
 
@@ -55,7 +55,7 @@ def test_a_folder_of_shards(made, shard):
     image = made.encoded(made.noise(seed=1))
     assert source.read(2) == image
     assert pickle.loads(pickle.dumps(source)).read(2) == image
-    assert not check(index, workers=1).problems
+    assert not check_images(index, workers=1).problems
 
 
 def test_a_pattern_with_braces_and_one_shard_alone_are_the_same_rows(made, shard):
@@ -80,14 +80,14 @@ def test_the_index_names_the_shard_that_is_missing(made, shard):
 
 
 def test_patterns_are_written_out():
-    assert expanded("a.tar") == ["a.tar"]
-    assert expanded("a-{8..11}.tar") == [f"a-{n}.tar" for n in (8, 9, 10, 11)]
-    assert expanded("{train,val}-{0..1}") == ["train-0", "train-1", "val-0", "val-1"]
-    assert expanded("odd{.tar") == ["odd{.tar"]
+    assert expand_braces("a.tar") == ["a.tar"]
+    assert expand_braces("a-{8..11}.tar") == [f"a-{n}.tar" for n in (8, 9, 10, 11)]
+    assert expand_braces("{train,val}-{0..1}") == ["train-0", "train-1", "val-0", "val-1"]
+    assert expand_braces("odd{.tar") == ["odd{.tar"]
     with pytest.raises(DataError, match="not a range of numbers"):
-        expanded("{a..f}.tar")
+        expand_braces("{a..f}.tar")
     with pytest.raises(DataError, match="more than"):
-        expanded("{0..99999999999}.tar")
+        expand_braces("{0..99999999999}.tar")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_shard_that_shrinks_later_is_named(made, shard):
     path = shard("set/0.tar", {"a": "1", "b": "2"})
     source = open_source(str(path.parent))
     path.write_bytes(path.read_bytes()[:600])
-    found = check(build_index(source), workers=1, refuse_above=None)
+    found = check_images(build_index(source), workers=1, refuse_above=None)
     assert {one.reason for one in found.problems} == {"truncated"}
     path.unlink()
     assert source.head(0, 4) == b""

@@ -6,8 +6,8 @@ import tarfile
 import numpy as np
 import pytest
 
+from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.sources import open_source
-from unfreeze.data.undecodable import Undecodable
 from unfreeze.errors import DataError
 
 

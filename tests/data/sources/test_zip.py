@@ -7,9 +7,9 @@ import zipfile
 
 import pytest
 
+from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.sources import open_source
 from unfreeze.data.sources.source import MEMBER_LIMIT
-from unfreeze.data.undecodable import Undecodable
 from unfreeze.errors import DataError
 
 

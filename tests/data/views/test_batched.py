@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.data.views import batched, colour, geometry
-from unfreeze.data.views.batched import batched_views
-from unfreeze.data.views.drawn import DRAWS, TAPS, Drawn, table
-from unfreeze.data.views.draws import uniforms
-from unfreeze.data.views.multicrop import make_views
-from unfreeze.data.views.spec import ViewSpec, preset
+from unfreeze.data.augment import batched, color, random_resized_crop
+from unfreeze.data.augment.batched import crop_batch
+from unfreeze.data.augment.config import CropSpec, preset
+from unfreeze.data.augment.multicrop import make_crops
+from unfreeze.data.augment.parameters import DRAWS, TAPS, CropParameters, parameter_table, uniforms
 
 
 def images(count, low, high, seed=0):
@@ -43,15 +42,17 @@ def sides(shots):
 
 def drawn(shots, spec, *, epoch=1, seed=7, view=0):
     ids = np.arange(len(shots)) + 100
-    return Drawn(torch.from_numpy(table(sides(shots), ids, epoch, seed, [(view, spec)])))
+    return CropParameters(
+        torch.from_numpy(parameter_table(sides(shots), ids, epoch, seed, [(view, spec)]))
+    )
 
 
 def both(shots, spec, **keyed):
     """(one by one, at once), int."""
     how = {"epoch": 1, "seed": 7, **keyed}
     ids = np.arange(len(shots)) + 100
-    alone = make_views(shots, ids, how["epoch"], how["seed"], [spec])[0]
-    at_once = batched_views(padded(shots), drawn(shots, spec, **how), spec)
+    alone = make_crops(shots, ids, how["epoch"], how["seed"], [spec])[0]
+    at_once = crop_batch(padded(shots), drawn(shots, spec, **how), spec)
     assert at_once.dtype == torch.uint8 and at_once.shape == alone.shape
     return alone.int(), at_once.int()
 
@@ -69,7 +70,7 @@ def test_every_preset_agrees(name, size, scale):
 
 
 def test_bare_crops_agree_to_rounding():
-    bare = ViewSpec(32, (0.05, 1.0), jitter=0, grey=0, blur=0)
+    bare = CropSpec(32, (0.05, 1.0), jitter=0, grey=0, blur=0)
     for low, high in ((8, 30), (33, 64), (16, 64)):  # enlarged, shrunk, both
         alone, at_once = both(images(60, low, high), bare)
         apart = (alone - at_once).abs()
@@ -84,18 +85,18 @@ def test_hue_agrees_to_the_bit_with_opencvs(turn):
     hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(turn)
     expected = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL).astype(int)
-    found = batched.hued(padded([pixels]).float(), torch.tensor([float(turn)]))
+    found = batched.adjust_hue_batch(padded([pixels]).float(), torch.tensor([float(turn)]))
     apart = np.abs(found[0].permute(1, 2, 0).numpy() - expected)
     assert apart.max() <= 1 and apart.mean() < 1e-3
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.4, 1.0, 1.6, 2.0])
 def test_blur_agrees_and_repeats_the_edges(sigma):
-    spec = ViewSpec(32, (1.0, 1.0), (1.0, 1.0), 0, jitter=0, grey=0, blur=1.0, sigma=(sigma,) * 2)
+    spec = CropSpec(32, (1.0, 1.0), (1.0, 1.0), 0, jitter=0, grey=0, blur=1.0, sigma=(sigma,) * 2)
     shots = images(6, 32, 32)
-    found = batched.blurred(padded(shots).float(), drawn(shots, spec)["taps"])
+    found = batched.gaussian_blur_batch(padded(shots).float(), drawn(shots, spec)["taps"])
     for shot, own in zip(shots, found, strict=True):
-        expected = colour.blur(shot, sigma).astype(int)
+        expected = color.gaussian_blur(shot, sigma).astype(int)
         assert np.abs(own.permute(1, 2, 0).numpy() - expected).max() <= 1
 
 
@@ -103,9 +104,11 @@ def test_the_table_holds_what_the_host_draws():
     spec, shots = preset("photo", 32, (0.2, 1.0)), images(50, 20, 64)
     found = drawn(shots, spec, epoch=3, seed=5, view=2)
     draws = uniforms(5, 3, np.arange(50) + 100, 2, DRAWS)
-    assert np.array_equal(found["box"].numpy(), geometry.boxes(sides(shots), draws, spec))
-    assert np.array_equal(found["flip"].numpy(), draws[:, geometry.DRAWS] < 0.5)
-    orders = [colour.ORDERS[int(row[geometry.DRAWS + 7] * 24)] for row in draws]
+    assert np.array_equal(
+        found["box"].numpy(), random_resized_crop.random_boxes(sides(shots), draws, spec)
+    )
+    assert np.array_equal(found["flip"].numpy(), draws[:, random_resized_crop.DRAWS] < 0.5)
+    orders = [color.ORDERS[int(row[random_resized_crop.DRAWS + 7] * 24)] for row in draws]
     assert np.array_equal(found["order"].numpy(), orders)
     assert found["taps"].shape == (50, TAPS)
     assert found["taps"].sum(1).numpy() == pytest.approx(np.ones(50))
@@ -116,7 +119,7 @@ def test_views_are_keyed_by_seed_epoch_id_and_view():
     one = both(shots, spec)[1]
     for other in ({"seed": 8}, {"epoch": 2}):
         assert not torch.equal(one, both(shots, spec, **other)[1])
-    view = batched_views(padded(shots), drawn(shots, spec, view=1), spec)
+    view = crop_batch(padded(shots), drawn(shots, spec, view=1), spec)
     assert not torch.equal(one, view.int())
 
 
@@ -124,8 +127,8 @@ def test_company_and_what_lies_beside_a_image_do_not_matter():
     spec, shots = preset("photo", 24, (0.2, 1.0)), images(12, 20, 40)
     for name in ("photo", "digits"):
         spec = preset(name, 24, (0.2, 1.0))
-        whole = batched_views(padded(shots), drawn(shots, spec), spec)
-        white = batched_views(padded(shots, rest=255), drawn(shots, spec), spec)
+        whole = crop_batch(padded(shots), drawn(shots, spec), spec)
+        white = crop_batch(padded(shots, rest=255), drawn(shots, spec), spec)
         assert torch.equal(whole, white)
 
 
@@ -134,8 +137,8 @@ def test_nothing_asks_the_device_for_a_value():
     shots = images(5, 20, 40)
     for name in ("photo", "digits"):
         spec = preset(name, 24, (0.2, 1.0))
-        nowhere = Drawn(drawn(shots, spec).table.to("meta"))
-        view = batched_views(padded(shots).to("meta"), nowhere, spec)
+        nowhere = CropParameters(drawn(shots, spec).table.to("meta"))
+        view = crop_batch(padded(shots).to("meta"), nowhere, spec)
         assert view.shape == (5, 24, 24, 3) and view.device.type == "meta"
     with pytest.raises(RuntimeError):
         bool(nowhere["flip"].any())

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.sources.source import Source, digest
-from unfreeze.data.splits import stratified
+from unfreeze.data.index.splits import stratified_split
+from unfreeze.data.sources.source import Source, hash_names
 from unfreeze.errors import DataError
 
 _DIGITS_TEST = 360  # of 1,797
@@ -45,10 +45,10 @@ class ArraySource(Source):
 
     def fingerprint(self) -> str:
         """Names and pixels."""
-        return digest(self.names, self._pixels)
+        return hash_names(self.names, self._pixels)
 
 
-def digits() -> ArraySource:
+def load_digits_dataset() -> ArraySource:
     """Scikit-learn's handwritten digits: 8x8, 1,437 train and 360 test with a fixed seed.
 
     Grey levels 0..16 are scaled to 0..255. The number in each name is the row in scikit-learn.
@@ -59,14 +59,16 @@ def digits() -> ArraySource:
     grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     labels = np.asarray(bunch.target, np.int32)
     positions = np.arange(len(labels))
-    _, test = stratified(labels, positions, fraction=_DIGITS_TEST / len(labels), seed=_DIGITS_SEED)
+    _, test = stratified_split(
+        labels, positions, fraction=_DIGITS_TEST / len(labels), seed=_DIGITS_SEED
+    )
     splits = np.full(len(labels), "train", dtype=object)
     splits[test] = "test"
     pixels = np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=3))
     return ArraySource("digits", pixels, [str(label) for label in labels], splits.tolist())
 
 
-def cifar10(data_root: str, *, fetch: bool = True) -> ArraySource:
+def load_cifar10(data_root: str, *, fetch: bool = True) -> ArraySource:
     """CIFAR-10 through torchvision; `fetch` downloads it to `data_root` if it is missing."""
     from torchvision.datasets import CIFAR10
 

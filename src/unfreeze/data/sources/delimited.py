@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from unfreeze.data.signatures import HEAD, known, named_as_image
-from unfreeze.data.sources.roles import two_columns
+from unfreeze.data.images.signatures import HEAD, format_of_signature, has_image_suffix
+from unfreeze.data.sources.columns import duplicate_column_error
 from unfreeze.errors import DataError
-from unfreeze.text import as_text, clean, has_halves
+from unfreeze.text import as_text, has_surrogates, without_surrogates
 
 SEPARATORS = ",;\t|"
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")  # of files read as CSV
@@ -84,15 +84,15 @@ def read_delimited(
             notes = (f"{path} is not UTF-8: read as Windows-1252.",)
     _refuse_other_formats(path, text)
     columns, lines = _table(path, text)
-    if has_halves(text):
-        columns = {clean(name): _texts(column) for name, column in columns.items()}
+    if has_surrogates(text):
+        columns = {without_surrogates(name): _texts(column) for name, column in columns.items()}
     if strip:
         columns = {name: [*map(str.strip, column)] for name, column in columns.items()}
     return DelimitedTable(columns, lines, notes)
 
 
 def _texts(column: Sequence[str]) -> list[str]:
-    return [as_text(value) if has_halves(value) else value for value in column]
+    return [as_text(value) if has_surrogates(value) else value for value in column]
 
 
 def _bytes(path: Path) -> bytes:
@@ -126,7 +126,7 @@ def _binary(data: bytes) -> str | None:
     if data.startswith(b"PK\x03\x04"):
         return next((kind for sign, kind in _ZIPPED if sign in data), "a zip archive")
     kind = next((kind for sign, kind in _BINARY if data.startswith(sign)), None)
-    if kind is None and (image := known(data[:HEAD])) is not None and image != "PNM":
+    if kind is None and (image := format_of_signature(data[:HEAD])) is not None and image != "PNM":
         return f"an image ({image})"
     return kind
 
@@ -177,7 +177,7 @@ def _not_utf_8(path: Path, text: str) -> Iterator[str]:
     """The fields that contain bytes that are not UTF-8."""
     columns, _ = _table(path, text)
     for column in columns.values():
-        yield from map(as_text, filter(has_halves, column))
+        yield from map(as_text, filter(has_surrogates, column))
 
 
 def _refuse_other_formats(path: Path, text: str) -> None:
@@ -259,14 +259,14 @@ def _head_rows(head: str, separator: str, *, complete: bool) -> list[list[str]]:
 
 
 def _refuse_header(path: Path, header: Sequence[str]) -> None:
-    if any(map(named_as_image, header)):
+    if any(map(has_image_suffix, header)):
         raise DataError(
             f"The first line of {path} contains no column names: {', '.join(header)[:80]}.",
             "Add a header line such as path,label.",
         )
     repeated = next((name for i, name in enumerate(header) if name and name in header[:i]), None)
     if repeated is not None:
-        raise two_columns(path, repeated, repeated)
+        raise duplicate_column_error(path, repeated, repeated)
 
 
 def _uneven(

@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from unfreeze.data.sources.own_folders import (
     HEAD,
-    MARKS,
+    MARKER_FILES,
     is_output,
     is_run,
     outputs_note,
-    refuse_run,
+    run_folder_error,
 )
-from unfreeze.data.sources.source import Source, digest, refuse_oversize
+from unfreeze.data.sources.source import Source, check_member_size, hash_names
 from unfreeze.errors import DataError
 from unfreeze.text import as_name, as_text, as_texts
 
@@ -37,7 +37,7 @@ class FileSource(Source):
     def read(self, row: int) -> bytes:
         """The bytes of the file; raises OSError, or Undecodable above the size limit."""
         with open(self._path(row), "rb") as file:  # noqa: PTH123 - names may not be UTF-8
-            refuse_oversize(os.fstat(file.fileno()).st_size, MEMBER_PACKED)
+            check_member_size(os.fstat(file.fileno()).st_size, MEMBER_PACKED)
             return file.read()
 
     def head(self, row: int, count: int) -> bytes:
@@ -50,7 +50,7 @@ class FileSource(Source):
 
     def fingerprint(self) -> str:
         """Names, sizes and modification times."""
-        return digest(self.names, self.sizes, self._times)
+        return hash_names(self.names, self.sizes, self._times)
 
     def _path(self, row: int) -> str:
         return os.path.join(self._root, as_name(self.names[row]))  # noqa: PTH118
@@ -99,7 +99,7 @@ class _Walk:
             return
         with os.scandir(folder) as iterator:
             entries = sorted(iterator, key=attrgetter("name"))
-        marked = not MARKS.isdisjoint(entry.name for entry in entries)
+        marked = not MARKER_FILES.isdisjoint(entry.name for entry in entries)
         if marked and self._is_output(folder, prefix, {entry.name for entry in entries}):
             return
         for entry in entries:
@@ -125,7 +125,7 @@ class _Walk:
 
         if not prefix:  # a quarantine folder can be read as data
             if is_run(entries, head):
-                raise refuse_run(folder)
+                raise run_folder_error(folder)
             return False
         output = is_output(entries, head)
         if output:

@@ -4,38 +4,43 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from unfreeze.data.signatures import HEAD, known, named_as_image
-from unfreeze.data.sources.builtin import cifar10, digits
-from unfreeze.data.sources.csv import CsvSource
+from unfreeze.data.images.signatures import HEAD, format_of_signature, has_image_suffix
+from unfreeze.data.sources.arrow_dataset import ArrowDatasetSource, is_arrow_dataset
+from unfreeze.data.sources.builtin import load_cifar10, load_digits_dataset
+from unfreeze.data.sources.concat import ConcatSource, refuse_overlap
+from unfreeze.data.sources.csv import CsvSource, FileTableSource
 from unfreeze.data.sources.delimited import SUFFIXES
-from unfreeze.data.sources.filelist import FileListSource
 from unfreeze.data.sources.folder import FolderSource
 from unfreeze.data.sources.parquet import ParquetSource, open_parquet
-from unfreeze.data.sources.remote import fetched, is_address, local, name_of, spoken
-from unfreeze.data.sources.saved import SavedSource, is_saved
-from unfreeze.data.sources.several import SeveralSource, refuse_overlap
-from unfreeze.data.sources.shards import ShardsSource, expanded, labelled_shard
+from unfreeze.data.sources.remote import (
+    download,
+    file_url_to_path,
+    is_url,
+    url_file_name,
+    without_query,
+)
+from unfreeze.data.sources.shards import WebDatasetSource, expand_braces, is_webdataset_shard
 from unfreeze.data.sources.source import Source
-from unfreeze.data.sources.tar import PackedTarSource, TarSource
+from unfreeze.data.sources.tar import TarGzSource, TarSource
 from unfreeze.data.sources.zip import ZipSource
 from unfreeze.errors import DataError
-from unfreeze.runtime.console import Console, Quiet
+from unfreeze.runtime.console import Console, QuietConsole
 
 _REMOTE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".parquet")
 BUILT_IN = ("digits", "cifar10")
-PREFIX = "builtin:"  # distinguishes a built-in dataset from a file of that name
+BUILTIN_PREFIX = "builtin:"  # distinguishes a built-in dataset from a file of that name
 
 
 def _open_tar(path: Path) -> Source:
     tar = TarSource(path)
-    return ShardsSource(str(path), [(path.name, path)]) if labelled_shard(tar) else tar
+    return WebDatasetSource(str(path), [(path.name, path)]) if is_webdataset_shard(tar) else tar
 
 
 _FORMATS: dict[str, Callable[[Path], Source]] = {
     ".zip": ZipSource,
     ".tar": _open_tar,
-    ".tar.gz": PackedTarSource,
-    ".tgz": PackedTarSource,
+    ".tar.gz": TarGzSource,
+    ".tgz": TarGzSource,
     **dict.fromkeys(SUFFIXES, CsvSource),
     ".parquet": open_parquet,
 }
@@ -59,14 +64,18 @@ def open_source(
         parts = [
             open_source(name, data_root=data_root, fetch=fetch, console=console) for name in data
         ]
-        return parts[0] if len(parts) == 1 else SeveralSource(parts)
-    name = built_in(data)
+        return parts[0] if len(parts) == 1 else ConcatSource(parts)
+    name = builtin_name(data)
     if name is not None:
-        return digits() if name == "digits" else cifar10(data_root or "data", fetch=fetch)
-    data = local(data)
+        return (
+            load_digits_dataset()
+            if name == "digits"
+            else load_cifar10(data_root or "data", fetch=fetch)
+        )
+    data = file_url_to_path(data)
     try:
-        if is_address(data):
-            source = _open_address(data, fetch, console or Quiet())
+        if is_url(data):
+            source = _open_address(data, fetch, console or QuietConsole())
         else:
             source = _open_path(Path(data))
     except OSError as error:
@@ -82,10 +91,10 @@ def open_source(
     return source
 
 
-def built_in(data: str) -> str | None:
+def builtin_name(data: str) -> str | None:
     """The built-in dataset that `data` names, or None: `builtin:digits`, `digits`."""
-    name = data.removeprefix(PREFIX)
-    if data.startswith(PREFIX) and name not in BUILT_IN:
+    name = data.removeprefix(BUILTIN_PREFIX)
+    if data.startswith(BUILTIN_PREFIX) and name not in BUILT_IN:
         raise DataError(
             f"There is no built-in dataset {name!r}.",
             f"The built-in datasets are {' and '.join(BUILT_IN)}.",
@@ -97,11 +106,11 @@ def built_in(data: str) -> str | None:
 def _suggestion(data: str) -> str:
     """The next step: the built-in dataset of that name, or a folder or archive."""
     if data in BUILT_IN:
-        return f"The built-in dataset is {PREFIX}{data}."
+        return f"The built-in dataset is {BUILTIN_PREFIX}{data}."
     return "Give a folder or an archive with images."
 
 
-def is_collection(name: str) -> bool:
+def is_archive_or_table(name: str) -> bool:
     """Whether a file of this name is an archive or table of images."""
     return name.lower().endswith(tuple(_FORMATS))
 
@@ -110,7 +119,7 @@ def _open_path(path: Path) -> Source:
     if not path.exists():
         return _open_pattern(str(path))
     if path.is_dir():
-        return SavedSource(path) if is_saved(path) else _open_folder(path)
+        return ArrowDatasetSource(path) if is_arrow_dataset(path) else _open_folder(path)
     for suffix, opener in _FORMATS.items():
         if path.name.lower().endswith(suffix):
             if not path.is_file():  # opening a pipe would block
@@ -134,7 +143,7 @@ def _open_folder(path: Path) -> Source:
     if not any(files.values()) or any(_is_image(source, row) for row in range(len(source))):
         return source
     if files[".tar"]:
-        return ShardsSource(str(path), [(name, path / name) for name in files[".tar"]])
+        return WebDatasetSource(str(path), [(name, path / name) for name in files[".tar"]])
     return ParquetSource(str(path), path, [path / name for name in files[".parquet"]])
 
 
@@ -143,12 +152,15 @@ def _has_suffix(name: str, suffix: str) -> bool:
 
 
 def _is_image(source: Source, row: int) -> bool:
-    return named_as_image(source.names[row]) or known(source.head(row, HEAD)) is not None
+    return (
+        has_image_suffix(source.names[row])
+        or format_of_signature(source.head(row, HEAD)) is not None
+    )
 
 
 def _open_pattern(pattern: str) -> Source:
     """The shards named by a brace pattern such as `train-{000..127}.tar`."""
-    names = expanded(pattern)
+    names = expand_braces(pattern)
     missing = next((name for name in names if not Path(name).is_file()), None)
     if missing is not None:
         named_by = "" if missing == pattern else f" (from {pattern})"
@@ -164,31 +176,32 @@ def _shards(pattern: str, paths: dict[str, Path]) -> Source:
         raise DataError(
             f"{pattern} matches files other than .tar shards.", "Give the other files one by one."
         )
-    return ShardsSource(pattern, [*paths.items()])
+    return WebDatasetSource(pattern, [*paths.items()])
 
 
 def _open_address(address: str, fetch: bool, console: Console) -> Source:
     """A remote archive, Parquet file or set of shards, read from its local copy."""
-    names = expanded(address)
+    names = expand_braces(address)
     if not all(map(_is_supported, names)):
         raise DataError(
-            f"{spoken(address)} is not an archive; only {', '.join(_REMOTE_SUFFIXES)} can be "
+            f"{without_query(address)} is not an archive; only {', '.join(_REMOTE_SUFFIXES)} "
+            "can be "
             "downloaded.",
             "Pack the images into an archive, or download them and give the local copy.",
         )
-    paths = {name: fetched(name, fetch=fetch, console=console) for name in names}
+    paths = {name: download(name, fetch=fetch, console=console) for name in names}
     if len(paths) > 1:
         source = _shards(address, paths)
     else:
         source = _open_path(paths[address])
-        if isinstance(source, FileListSource):
+        if isinstance(source, FileTableSource):
             raise DataError(
-                f"{spoken(address)} lists files next to it, which are not downloaded.",
+                f"{without_query(address)} lists files next to it, which are not downloaded.",
                 "Pack the images into an archive, or store them in the Parquet file.",
             )
-    source.where = spoken(address)
+    source.where = without_query(address)
     return source
 
 
 def _is_supported(address: str) -> bool:
-    return name_of(address).lower().endswith(_REMOTE_SUFFIXES)
+    return url_file_name(address).lower().endswith(_REMOTE_SUFFIXES)

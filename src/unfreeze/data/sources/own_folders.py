@@ -12,7 +12,7 @@ _SETTINGS = re.compile(rb"^store_budget *=", re.MULTILINE)
 _RUN_FILES = ("metrics.jsonl", "log.txt", "checkpoints", "compare.json")
 _QUARANTINE = b"path,reason,detail,bytes,sha256,from"
 _DEMO = (b'"results"', b'"scores"')
-MARKS = frozenset(
+MARKER_FILES = frozenset(
     ("config.toml", "demo.json", "manifest.csv")
 )  # only folders with one of these are checked
 
@@ -28,27 +28,29 @@ def is_run(entries: Collection[str], head: Head) -> bool:
 
 def is_output(entries: Collection[str], head: Head) -> bool:
     """Whether a folder is a run, or a quarantine folder of `scan --quarantine`."""
-    if MARKS.isdisjoint(entries):
+    if MARKER_FILES.isdisjoint(entries):
         return False
     quarantine = "manifest.csv" in entries and head("manifest.csv").startswith(_QUARANTINE)
     return quarantine or is_run(entries, head)
 
 
-def outputs_of(source: Source) -> tuple[str, ...]:
+def output_folders(source: Source) -> tuple[str, ...]:
     """The folders of an archive that unfreeze wrote; DataError if its root is one."""
     outputs = _outputs(source.names, lambda row: source.head(row, HEAD))
     if "" in outputs:
-        raise refuse_run(source.where)
+        raise run_folder_error(source.where)
     return tuple(outputs)
 
 
 def _outputs(names: Sequence[str], head: Callable[[int], bytes]) -> list[str]:
     joined = "\n".join(names)  # one search is faster than one per name
-    if not any(mark in joined for mark in MARKS):
+    if not any(mark in joined for mark in MARKER_FILES):
         return []
     rows = {name: row for row, name in enumerate(names)}
     outputs = []
-    for folder in {name.rpartition("/")[0] for name in names if name.rpartition("/")[2] in MARKS}:
+    for folder in {
+        name.rpartition("/")[0] for name in names if name.rpartition("/")[2] in MARKER_FILES
+    }:
         prefix = f"{folder}/" if folder else ""
         entries = {n[len(prefix) :].partition("/")[0] for n in names if n.startswith(prefix)}
 
@@ -61,10 +63,10 @@ def _outputs(names: Sequence[str], head: Callable[[int], bytes]) -> list[str]:
 
 
 def _is_nested(folder: str, others: Iterable[str]) -> bool:
-    return any(other != folder and lies_in(f"{folder}/", [other]) for other in others)
+    return any(other != folder and is_inside(f"{folder}/", [other]) for other in others)
 
 
-def lies_in(name: str, folders: Sequence[str]) -> bool:
+def is_inside(name: str, folders: Sequence[str]) -> bool:
     """Whether a path is inside one of these folders."""
     return any(not folder or name.startswith(f"{folder}/") for folder in folders)
 
@@ -82,7 +84,7 @@ def outputs_note(folders: Sequence[str]) -> tuple[str, ...]:
     return (f"{subject} ignored: {listed}.",)
 
 
-def refuse_run(where: str) -> DataError:
+def run_folder_error(where: str) -> DataError:
     """The error for data that is a run folder."""
     return DataError(
         f"{where} is a run folder, not a dataset.", "Give the folder or archive of the images."

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.sources import tables
-from unfreeze.data.sources.filelist import FileListSource
-from unfreeze.data.sources.positional import PositionalFile
-from unfreeze.data.sources.roles import two_columns
-from unfreeze.data.sources.slices import SliceSource, splits_of
+from unfreeze.data.sources.byte_ranges import ByteRangeSource, PositionalFile, splits_of_file_names
+from unfreeze.data.sources.columns import duplicate_column_error
+from unfreeze.data.sources.csv import FileTableSource
 from unfreeze.data.sources.source import Source
 from unfreeze.errors import DataError, ResourceError
 
@@ -21,7 +20,7 @@ _BATCH = 16  # images read at once
 _BUFFER = 2**20  # bytes read at once
 
 
-class ParquetListSource(FileListSource):
+class ParquetListSource(FileTableSource):
     """The files listed in a Parquet table, in order, as in a CSV."""
 
     kind = "parquet"
@@ -31,7 +30,7 @@ class ParquetListSource(FileListSource):
         self._table = path
         columns = read_columns(path)
         count = max(map(len, columns.values()), default=0)
-        label = tables.roles(_schema(path)).get("label")
+        label = tables.find_arrow_columns(_schema(path)).get("label")
         super().__init__(path, columns, range(1, count + 1), label=label)
 
     def column(self, name: str) -> list[str] | None:
@@ -44,11 +43,11 @@ def read_columns(path: Path) -> dict[str, list[str]]:
     names = tables.text_columns(_schema(path))
     repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if repeated is not None:
-        raise two_columns(path, repeated, repeated)
+        raise duplicate_column_error(path, repeated, repeated)
     return _read(path, {name: name for name in names})
 
 
-class ParquetSource(SliceSource):
+class ParquetSource(ByteRangeSource):
     """Images in Parquet files, extracted once into an unnamed temporary file.
 
     Parquet compresses many rows together, so that single images cannot be read in place. Names are
@@ -60,15 +59,15 @@ class ParquetSource(SliceSource):
     def __init__(self, where: str, root: Path, paths: Sequence[Path]) -> None:
         self.where, self._root, self._paths = where, root, list(paths)
         relative = [path.relative_to(root).as_posix() for path in paths]
-        splits = splits_of(relative, where) if len(paths) > 1 else [""]
+        splits = splits_of_file_names(relative, where) if len(paths) > 1 else [""]
         parts = [_part(path, split) for path, split in zip(paths, splits, strict=True)]
         with tempfile.TemporaryFile() as temporary:
             slices, names = _extract(temporary, paths, relative)
             file = PositionalFile.of_descriptor(os.dup(temporary.fileno()))
         self._hold([file], names, slices)
-        self.labels = tables.said(parts, "label")
-        self.splits = tables.said(parts, "split")
-        self.groups = tables.said(parts, "group")
+        self.labels = tables.concat_role(parts, "label")
+        self.splits = tables.concat_role(parts, "split")
+        self.groups = tables.concat_role(parts, "group")
         size = int(self.sizes.sum()) / 2**20
         self.notes = (
             f"The images of {Path(where).name} ({size:,.1f} MiB) are extracted to "
@@ -105,20 +104,20 @@ def _from_state(state: dict[str, Any]) -> ParquetSource:
 
 
 def _schema(path: Path) -> Any:
-    arrow = tables.pyarrow()
+    arrow = tables.import_pyarrow()
     try:
         return arrow.parquet.read_schema(path)
     except (arrow.ArrowException, OSError) as error:
-        raise tables.damaged(path, error) from error
+        raise tables.table_error(path, error) from error
 
 
 def _read(path: Path, wanted: dict[str, str]) -> dict[str, list[str]]:
-    arrow = tables.pyarrow()
+    arrow = tables.import_pyarrow()
     try:
         table = arrow.parquet.read_table(path, columns=sorted({*wanted.values()}))
     except (arrow.ArrowException, OSError) as error:
-        raise tables.damaged(path, error) from error
-    return tables.columns_of(table, wanted, path)
+        raise tables.table_error(path, error) from error
+    return tables.columns_as_text(table, wanted, path)
 
 
 def _column(paths: Sequence[Path], name: str) -> list[str] | None:
@@ -127,10 +126,10 @@ def _column(paths: Sequence[Path], name: str) -> list[str] | None:
     return [text for path in paths for text in _read(path, {name: name})[name]]
 
 
-def _part(path: Path, split: str) -> tables.Part:
+def _part(path: Path, split: str) -> tables.TablePart:
     schema = _schema(path)
-    rows = tables.pyarrow().parquet.read_metadata(path).num_rows
-    return tables.Part(rows, split, _read(path, tables.roles(schema)))
+    rows = tables.import_pyarrow().parquet.read_metadata(path).num_rows
+    return tables.TablePart(rows, split, _read(path, tables.find_arrow_columns(schema)))
 
 
 def _image_column(path: Path) -> str:
@@ -169,7 +168,7 @@ def _extract(
 
 def _images(path: Path, column: str) -> Iterator[tuple[bytes, str]]:
     """Yields the bytes and name of each row, empty if missing."""
-    arrow = tables.pyarrow()
+    arrow = tables.import_pyarrow()
     try:
         # streamed: otherwise a row group is in memory three times
         options: Any = {"pre_buffer": False, "buffer_size": _BUFFER}
@@ -179,7 +178,7 @@ def _images(path: Path, column: str) -> Iterator[tuple[bytes, str]]:
                     image = value if isinstance(value, dict) else {"bytes": value}
                     yield image.get("bytes") or b"", str(image.get("path") or "")
     except arrow.ArrowException as error:
-        raise tables.damaged(path, error) from error
+        raise tables.table_error(path, error) from error
 
 
 def named(names: Sequence[str]) -> list[str]:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from unfreeze.data.cache import cache_folder
-from unfreeze.data.room import SPARE_BYTES, free_bytes
+from unfreeze.data.cache.folder import RESERVED_BYTES, cache_folder, free_bytes
 from unfreeze.errors import DataError, ResourceError, UnfreezeError, UsageError
 from unfreeze.runtime import atomic
-from unfreeze.runtime.console import Advance, Console
+from unfreeze.runtime.console import Console, ProgressCallback
 
 # fields of fsspec's `info` that identify the version of a file
 _VERSION: tuple[str, ...] = (
@@ -28,12 +27,12 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _MEBIBYTE = 2**20
 
 
-def is_address(data: str) -> bool:
+def is_url(data: str) -> bool:
     """Whether `data` is a URL."""
     return "://" in data
 
 
-def local(data: str) -> str:
+def file_url_to_path(data: str) -> str:
     """The path of a `file://` URL; other names unchanged."""
     if not data.startswith("file://"):
         return data
@@ -42,19 +41,19 @@ def local(data: str) -> str:
     return url2pathname(urlsplit(data).path)
 
 
-def spoken(address: str) -> str:
+def without_query(address: str) -> str:
     """The address without its query, which can contain credentials."""
     return address.partition("?")[0]
 
 
-def name_of(address: str) -> str:
+def url_file_name(address: str) -> str:
     """The file name of an address."""
     protocol = address.partition("://")[0].lower()
     path = unquote(urlsplit(address).path) if protocol in ("http", "https") else address
     return path.rstrip("/").rpartition("/")[2]
 
 
-def fetched(address: str, *, fetch: bool, console: Console) -> Path:
+def download(address: str, *, fetch: bool, console: Console) -> Path:
     """The local copy of the file at `address`, downloaded if it is new or has changed.
 
     DataError if it does not exist or cannot be downloaded, or if `fetch` is false and there is no
@@ -64,18 +63,18 @@ def fetched(address: str, *, fetch: bool, console: Console) -> Path:
     info = _info(system, path, address)
     copy = _cache_path(address, info)
     if copy.exists():
-        console.say(f"Using the cached copy of {spoken(address)} in {copy.parent}.")
+        console.say(f"Using the cached copy of {without_query(address)} in {copy.parent}.")
         return copy
     if not fetch:
         raise DataError(
-            f"{spoken(address)} is not in the cache, and a dry run downloads nothing.",
+            f"{without_query(address)} is not in the cache, and a dry run downloads nothing.",
             "Run without --dry-run, or download it and give the local file.",
         )
     size = info.get("size")
     size = int(size) if isinstance(size, int) else None
     _require_space(address, size, copy)
     shown_size = "unknown size" if size is None else f"{size / _MEBIBYTE:,.1f} MiB"
-    console.say(f"Downloading {spoken(address)} ({shown_size}) to {copy.parent}.")
+    console.say(f"Downloading {without_query(address)} ({shown_size}) to {copy.parent}.")
     _download(system, path, address, copy, size, console)
     return copy
 
@@ -95,7 +94,7 @@ def _file_system(address: str) -> tuple[Any, str]:
         ) from error
     except ValueError as error:
         raise UsageError(
-            f"{spoken(address)}: {' '.join(str(error).split())}.", "Check the address."
+            f"{without_query(address)}: {' '.join(str(error).split())}.", "Check the address."
         ) from error
     return system, str(path)
 
@@ -104,12 +103,14 @@ def _info(system: Any, path: str, address: str) -> dict[str, Any]:
     try:
         info: dict[str, Any] = system.info(path)
     except FileNotFoundError as error:
-        raise DataError(f"There is no file at {spoken(address)}.", "Check the address.") from error
+        raise DataError(
+            f"There is no file at {without_query(address)}.", "Check the address."
+        ) from error
     except Exception as error:  # file systems raise various errors
         raise _unreachable(address, error) from error
     if info.get("type") == "directory":
         raise DataError(
-            f"{spoken(address)} is a folder.",
+            f"{without_query(address)} is a folder.",
             "Pack it as a zip or tar, or download it (`aws s3 sync`) and give the local copy.",
         )
     return info
@@ -119,15 +120,15 @@ def _cache_path(address: str, info: dict[str, Any]) -> Path:
     version = {key: str(info[key]) for key in _VERSION if info.get(key) is not None}
     identity = json.dumps([address, version], sort_keys=True)
     key = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    return cache_folder() / "fetched" / key / name_of(address)
+    return cache_folder() / "fetched" / key / url_file_name(address)
 
 
 def _require_space(address: str, size: int | None, copy: Path) -> None:
     free = free_bytes(copy.parent)
-    if size is not None and size + SPARE_BYTES > free:
+    if size is not None and size + RESERVED_BYTES > free:
         raise ResourceError(
-            f"{spoken(address)} has {size / _MEBIBYTE:,.1f} MiB, but only "
-            f"{max(0, free - SPARE_BYTES) / _MEBIBYTE:,.1f} MiB can be used in {copy.parent}.",
+            f"{without_query(address)} has {size / _MEBIBYTE:,.1f} MiB, but only "
+            f"{max(0, free - RESERVED_BYTES) / _MEBIBYTE:,.1f} MiB can be used in {copy.parent}.",
             "Free disk space, or set UNFREEZE_CACHE to a folder on a larger disk.",
         )
 
@@ -146,7 +147,7 @@ def _download(
             received = partial.stat().st_size
             if size is not None and received != size:
                 raise DataError(
-                    f"{spoken(address)} ended after {received:,} of {size:,} bytes.",
+                    f"{without_query(address)} ended after {received:,} of {size:,} bytes.",
                     "Try again.",
                 )
     except UnfreezeError:
@@ -155,7 +156,7 @@ def _download(
         raise _unreachable(address, error) from error
 
 
-def _progress_callback(advance: Advance) -> Any:
+def _progress_callback(advance: ProgressCallback) -> Any:
     """An fsspec callback that reports progress in MiB."""
     from fsspec.callbacks import Callback
 
@@ -174,6 +175,6 @@ def _progress_callback(advance: Advance) -> Any:
 def _unreachable(address: str, error: Exception) -> DataError:
     message = " ".join(str(error).split()) or type(error).__name__
     return DataError(
-        f"{spoken(address)} cannot be downloaded ({type(error).__name__}): {message}.",
+        f"{without_query(address)} cannot be downloaded ({type(error).__name__}): {message}.",
         "Check the network and the credentials, or download it and give the local file.",
     )

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unfreeze.data.signatures import is_junk, named_as_image
-from unfreeze.data.sources.slices import SliceSource, splits_of
-from unfreeze.data.sources.tables import SEVERAL
+from unfreeze.data.images.signatures import has_image_suffix, is_junk
+from unfreeze.data.sources.byte_ranges import ByteRangeSource, splits_of_file_names
+from unfreeze.data.sources.tables import LABEL_SEPARATOR
 from unfreeze.data.sources.tar import TarSource
 from unfreeze.errors import DataError
-from unfreeze.text import clean
+from unfreeze.text import without_surrogates
 
 CLASS = ".cls"
 _SUFFIXES = (CLASS, ".json", ".txt")
@@ -19,7 +19,7 @@ _SHARD_LIMIT = 1_000_000
 _TEXT_LIMIT = 2**20  # bytes of an annotation
 
 
-class ShardsSource(SliceSource):
+class WebDatasetSource(ByteRangeSource):
     """The images of tar shards by offset, in the order of the shards and their members.
 
     Labels are read from `.cls`, else from `label`, `cls`, `class`, `category` or `target` in
@@ -32,7 +32,9 @@ class ShardsSource(SliceSource):
     def __init__(self, where: str, shards: Sequence[tuple[str, Path]]) -> None:
         self.where = where
         names, slices, annotations = list[str](), list[tuple[int, int, int]](), list[_Annotation]()
-        splits = splits_of([name for name, _ in shards], where) if len(shards) > 1 else [""]
+        splits = (
+            splits_of_file_names([name for name, _ in shards], where) if len(shards) > 1 else [""]
+        )
         counts, notes = list[int](), list[str]()
         for number, (name, path) in enumerate(shards):
             tar = TarSource(path)
@@ -68,7 +70,7 @@ def _images(tar: TarSource) -> Iterator[tuple[int, _Annotation]]:
         if suffix.lower() in _SUFFIXES:
             by_key.setdefault(key, {})[suffix.lower()] = row
     for row, name in enumerate(tar.names):
-        if named_as_image(name) and not is_junk(name):
+        if has_image_suffix(name) and not is_junk(name):
             rows = by_key.get(_key(name)[0], {})
             yield row, _Annotation(*(_text(tar, rows.get(suffix)) for suffix in _SUFFIXES))
 
@@ -120,30 +122,30 @@ def _json_label(text: str) -> str:
     value = data
     if isinstance(data, dict):
         value = next((data[key] for key in _LABEL_KEYS if data.get(key) is not None), None)
-    return clean(_plain(value))
+    return without_surrogates(_plain(value))
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
-        return SEVERAL.join(map(_plain, value))
+        return LABEL_SEPARATOR.join(map(_plain, value))
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip() if isinstance(value, str | int | float) else ""
 
 
-def labelled_shard(tar: TarSource) -> bool:
+def is_webdataset_shard(tar: TarSource) -> bool:
     """Whether a single tar is a WebDataset shard: it has a `.cls` for an image."""
     keys = {_key(name)[0] for name in tar.names if name.lower().endswith(CLASS)}
-    return any(named_as_image(name) and _key(name)[0] in keys for name in tar.names)
+    return any(has_image_suffix(name) and _key(name)[0] in keys for name in tar.names)
 
 
-def expanded(pattern: str) -> list[str]:
+def expand_braces(pattern: str) -> list[str]:
     """Brace expansion of `x-{00..11}.tar` and `{a,b}.tar`; [pattern] without braces."""
     prefix, opening, rest = pattern.partition("{")
     inside, closing, suffix = rest.partition("}")
     if not opening or not closing:
         return [pattern]
-    return [prefix + choice + tail for choice in _choices(inside) for tail in expanded(suffix)]
+    return [prefix + choice + tail for choice in _choices(inside) for tail in expand_braces(suffix)]
 
 
 def _choices(inside: str) -> list[str]:

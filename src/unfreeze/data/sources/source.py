@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.images.errors import Undecodable
 
 MEMBER_LIMIT = 768 * 2**20  # bytes; larger encoded images are never read
 _RATIO_LIMIT = 200  # compression ratio above which a large member is a decompression bomb
@@ -59,7 +59,7 @@ class Source(ABC):
         return None
 
 
-def digest(names: Sequence[str], *columns: npt.NDArray[np.generic]) -> str:
+def hash_names(names: Sequence[str], *columns: npt.NDArray[np.generic]) -> str:
     """SHA-256 of names and columns in order, as 64 hex digits."""
     hasher = hashlib.sha256()
     for start in range(0, len(names), _CHUNK):
@@ -70,7 +70,7 @@ def digest(names: Sequence[str], *columns: npt.NDArray[np.generic]) -> str:
     return hasher.hexdigest()
 
 
-def refuse_oversize(size: int, packed: int) -> None:
+def check_member_size(size: int, packed: int) -> None:
     """Raises Undecodable for files that are too large and for decompression bombs."""
     if size > MEMBER_LIMIT:
         raise Undecodable("bomb", f"{size:,} bytes, more than the limit of {MEMBER_LIMIT:,}")

@@ -9,16 +9,16 @@ from pathlib import Path
 from sys import intern
 from typing import Any, NamedTuple
 
-from unfreeze.data.multilabel import SEPARATORS
-from unfreeze.data.sources.roles import GROUPS, LABELS, SPLITS, plain
+from unfreeze.data.index.labels import SEPARATORS
+from unfreeze.data.sources.columns import GROUPS, LABELS, SPLITS, normalize_column_name
 from unfreeze.errors import DataError, UsageError
 
-SEVERAL = SEPARATORS[0]  # separates the labels of one image
+LABEL_SEPARATOR = SEPARATORS[0]  # separates the labels of one image
 _IMAGES = ("image", "img", "picture", "jpg", "png", "bytes")
 _ROLES = {"label": LABELS, "split": SPLITS, "group": GROUPS}
 
 
-class Part(NamedTuple):
+class TablePart(NamedTuple):
     """Labels, splits and groups of one file; `split`: the split in its name ("" if none)."""
 
     rows: int
@@ -26,7 +26,7 @@ class Part(NamedTuple):
     columns: dict[str, list[str]]
 
 
-def said(parts: Sequence[Part], role: str) -> list[str] | None:
+def concat_role(parts: Sequence[TablePart], role: str) -> list[str] | None:
     """The `label`, `split` or `group` of all rows of all parts; None if no part has it."""
     if not any(role in part.columns or (role == "split" and part.split) for part in parts):
         return None
@@ -37,7 +37,7 @@ def said(parts: Sequence[Part], role: str) -> list[str] | None:
     return values
 
 
-def pyarrow() -> Any:
+def import_pyarrow() -> Any:
     """The pyarrow module with the submodules used; UsageError if it is not installed."""
     try:
         import pyarrow
@@ -51,7 +51,7 @@ def pyarrow() -> Any:
     return pyarrow
 
 
-def damaged(path: Path, error: Exception) -> DataError:
+def table_error(path: Path, error: Exception) -> DataError:
     """The error for a file that pyarrow cannot read."""
     message = " ".join(str(error).split()) or type(error).__name__
     return DataError(f"{path} cannot be read as a table: {message}.", "Download or write it again.")
@@ -93,22 +93,22 @@ def _has_bytes(struct: Any) -> bool:
 
 
 def _is_bytes(kind: Any) -> bool:
-    types = pyarrow().types
+    types = import_pyarrow().types
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def is_struct(kind: Any) -> bool:
     """Whether an Arrow type is a struct."""
-    return bool(pyarrow().types.is_struct(kind))
+    return bool(import_pyarrow().types.is_struct(kind))
 
 
-def roles(schema: Any) -> dict[str, str]:
+def find_arrow_columns(schema: Any) -> dict[str, str]:
     """The column of each role (`label`, `split`, `group`) that the table has.
 
     If no column of labels has a usual name, it is the only column with class names.
     """
     by_role = {}
-    known = {plain(name): name for name in reversed(schema.names)}
+    known = {normalize_column_name(name): name for name in reversed(schema.names)}
     for role, names in _ROLES.items():
         column = next((known[name] for name in names if name in known), None)
         if column is not None and _is_text(schema.field(column).type):
@@ -125,7 +125,7 @@ def text_columns(schema: Any) -> list[str]:
 
 
 def _is_text(kind: Any) -> bool:
-    types = pyarrow().types
+    types = import_pyarrow().types
     if types.is_list(kind) or types.is_large_list(kind):
         return _is_text(kind.value_type)
     if types.is_dictionary(kind):
@@ -140,7 +140,7 @@ def _is_text(kind: Any) -> bool:
     return any(is_type(kind) for is_type in strings_and_numbers)
 
 
-def texts(column: Any, names: Sequence[str] | None) -> list[str]:
+def column_as_text(column: Any, names: Sequence[str] | None) -> list[str]:
     """The values of a column as text; `names`: its class names, if it has class indices.
 
     Null becomes "", lists are joined by `;`. IndexError for an index without a class name.
@@ -152,7 +152,7 @@ def _text(value: Any, names: Sequence[str] | None) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        return SEVERAL.join(_text(item, names) for item in value)
+        return LABEL_SEPARATOR.join(_text(item, names) for item in value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # pandas stores integers with missing values as float
     if isinstance(value, float) and value != value:
@@ -162,11 +162,13 @@ def _text(value: Any, names: Sequence[str] | None) -> str:
     return str(value).strip()
 
 
-def columns_of(table: Any, wanted: Mapping[str, str], where: Path) -> dict[str, list[str]]:
+def columns_as_text(table: Any, wanted: Mapping[str, str], where: Path) -> dict[str, list[str]]:
     """Columns as text: `wanted` maps the keys of the result to column names."""
     names = class_names(table.schema)
     try:
-        return {key: texts(table[column], names.get(column)) for key, column in wanted.items()}
+        return {
+            key: column_as_text(table[column], names.get(column)) for key, column in wanted.items()
+        }
     except IndexError as error:
         raise DataError(
             f"{where} contains a label without a class name.", "Write the dataset again."

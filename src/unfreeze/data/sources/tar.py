@@ -12,20 +12,20 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.sources.members import (
-    BACKSLASHES,
-    last_of_each,
-    plain,
-    refuse_slip,
+from unfreeze.data.images.errors import Undecodable
+from unfreeze.data.sources.byte_ranges import PositionalFile
+from unfreeze.data.sources.own_folders import output_folders, outputs_note
+from unfreeze.data.sources.paths import (
+    BACKSLASH_NOTE,
+    normalize_name,
+    refuse_path_traversal,
     skipped_note,
-    slashed,
+    with_slashes,
+    without_duplicates,
 )
-from unfreeze.data.sources.own_folders import outputs_note, outputs_of
-from unfreeze.data.sources.positional import PositionalFile
-from unfreeze.data.sources.source import Source, digest, refuse_oversize
-from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.sources.source import Source, check_member_size, hash_names
 from unfreeze.errors import DataError, ResourceError
-from unfreeze.text import clean
+from unfreeze.text import without_surrogates
 
 _BLOCK = 512
 _RATIO_LIMIT = 30  # images hardly compress; tars of many tiny files do, up to sixfold
@@ -57,23 +57,27 @@ class TarSource(Source):
                     special += [] if member.isdir() else [member.name]
                     continue
                 windows = windows or "\\" in member.name
-                names.append(clean(plain(slashed(member.name))))
+                names.append(without_surrogates(normalize_name(with_slashes(member.name))))
                 columns.append((member.size, member.offset_data, int(member.mtime)))
-        positions, replaced_note = last_of_each(names)
-        self.notes = (*skipped_note(special), *replaced_note, *([BACKSLASHES] if windows else ()))
+        positions, replaced_note = without_duplicates(names)
+        self.notes = (
+            *skipped_note(special),
+            *replaced_note,
+            *([BACKSLASH_NOTE] if windows else ()),
+        )
         self.skipped = len(special) + len(names) - len(positions)
         table = np.array([columns[position] for position in positions], np.int64).reshape(-1, 3)
         self.names = [names[position] for position in positions]
         self.sizes: npt.NDArray[np.int64] = np.ascontiguousarray(table[:, 0])
         self._offsets = np.ascontiguousarray(table[:, 1])
         self._times = np.ascontiguousarray(table[:, 2])
-        self.outputs = outputs_of(self)
+        self.outputs = output_folders(self)
         self.notes += outputs_note(self.outputs)
 
     def read(self, row: int) -> bytes:
         """The bytes of the member; Undecodable if the archive is truncated."""
         size = int(self.sizes[row])
-        refuse_oversize(size, size)
+        check_member_size(size, size)
         data = self._file.read(int(self._offsets[row]), size)
         if len(data) < size:
             raise Undecodable("truncated", "the archive is truncated inside this member")
@@ -90,10 +94,10 @@ class TarSource(Source):
     def fingerprint(self) -> str:
         """Names, sizes, offsets and modification times (a tar has no checksums of content)."""
         modified = np.array([self._path.stat().st_mtime_ns], np.int64)
-        return digest(self.names, self.sizes, self._offsets, self._times, modified)
+        return hash_names(self.names, self.sizes, self._offsets, self._times, modified)
 
 
-class PackedTarSource(TarSource):
+class TarGzSource(TarSource):
     """A `.tar.gz`, decompressed into an unnamed tar in the temporary folder.
 
     The decompressed size is limited. Other processes use the same file on Linux; elsewhere they
@@ -108,7 +112,7 @@ class PackedTarSource(TarSource):
 
     def __reduce__(self) -> Any:
         if self._file.alias is None:
-            return PackedTarSource, (self._path,), {"intensity": self.intensity}
+            return TarGzSource, (self._path,), {"intensity": self.intensity}
         return _from_state, (self.__dict__,)
 
 
@@ -123,7 +127,7 @@ def _headers(stream: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]
-                refuse_slip(member.name, where)
+                refuse_path_traversal(member.name, where)
                 if member.isreg() and member.offset_data + member.size > size:
                     raise _corrupt(where, f"it ends inside the member {member.name!r}")
                 yield member
@@ -136,9 +140,9 @@ def _headers(stream: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
         raise _corrupt(where, f"no valid header at byte {end:,}")
 
 
-def _from_state(state: dict[str, Any]) -> PackedTarSource:
+def _from_state(state: dict[str, Any]) -> TarGzSource:
     """The source in another process, which uses the file decompressed by the first one."""
-    source = PackedTarSource.__new__(PackedTarSource)
+    source = TarGzSource.__new__(TarGzSource)
     source.__dict__.update(state)
     return source
 

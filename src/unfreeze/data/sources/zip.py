@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.sources.directory import Directory, read_directory
-from unfreeze.data.sources.members import (
-    BACKSLASHES,
-    last_of_each,
-    plain_names,
-    refuse_slip,
+from unfreeze.data.images.errors import Undecodable
+from unfreeze.data.sources.byte_ranges import PositionalFile
+from unfreeze.data.sources.own_folders import output_folders, outputs_note
+from unfreeze.data.sources.paths import (
+    BACKSLASH_NOTE,
+    normalize_names,
+    refuse_path_traversal,
     skipped_note,
-    slashed,
+    with_slashes,
+    without_duplicates,
 )
-from unfreeze.data.sources.own_folders import outputs_note, outputs_of
-from unfreeze.data.sources.positional import PositionalFile
-from unfreeze.data.sources.source import Source, digest, refuse_oversize
-from unfreeze.data.undecodable import Undecodable
+from unfreeze.data.sources.source import Source, check_member_size, hash_names
+from unfreeze.data.sources.zip_directory import ZipDirectory, read_directory
 from unfreeze.errors import DataError
-from unfreeze.text import clean
+from unfreeze.text import without_surrogates
 
 _LOCAL = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
 _ENCRYPTED = 0x1
@@ -49,17 +49,17 @@ class ZipSource(Source):
         entries = _directory(path)
         windows = any("\\" in name for name in entries.names)
         if windows:
-            entries = entries._replace(names=[slashed(name) for name in entries.names])
+            entries = entries._replace(names=[with_slashes(name) for name in entries.names])
         folders = np.array([name.endswith("/") for name in entries.names], bool)
         special = _are_special(entries) & ~folders
         links = [entries.names[index] for index in np.flatnonzero(special)]
         files = np.flatnonzero(~folders & ~special)
         _refuse(entries, files, self.where, self._file.size)
-        names = plain_names([entries.names[index] for index in files.tolist()], self.where)
-        positions, replaced_note = last_of_each(names)
-        self.notes = (*skipped_note(links), *replaced_note, *([BACKSLASHES] if windows else ()))
+        names = normalize_names([entries.names[index] for index in files.tolist()], self.where)
+        positions, replaced_note = without_duplicates(names)
+        self.notes = (*skipped_note(links), *replaced_note, *([BACKSLASH_NOTE] if windows else ()))
         self.skipped = len(links) + len(names) - len(positions)
-        self.names = [clean(names[position]) for position in positions]
+        self.names = [without_surrogates(names[position]) for position in positions]
         rows = files[positions]
         self.sizes: npt.NDArray[np.int64] = entries.sizes[rows]
         self._compressed = entries.packed[rows]
@@ -67,7 +67,7 @@ class ZipSource(Source):
         self._checksums = entries.checksums[rows]
         self._deflated = entries.methods[rows] == zipfile.ZIP_DEFLATED
         self._unsupported = dict(zip(*_unsupported(entries, rows), strict=True))
-        self.outputs = outputs_of(self)
+        self.outputs = output_folders(self)
         self.notes += outputs_note(self.outputs)
 
     def read(self, row: int) -> bytes:
@@ -75,7 +75,7 @@ class ZipSource(Source):
         if row in self._unsupported:
             raise Undecodable("unreadable", self._unsupported[row])
         size, compressed = int(self.sizes[row]), int(self._compressed[row])
-        refuse_oversize(size, compressed)
+        check_member_size(size, compressed)
         data = self._file.read(self._start(row), compressed)
         if len(data) < compressed:
             raise Undecodable("truncated", "the archive is truncated inside this member")
@@ -103,7 +103,7 @@ class ZipSource(Source):
 
     def fingerprint(self) -> str:
         """Names, sizes and checksums."""
-        return digest(self.names, self.sizes, self._checksums)
+        return hash_names(self.names, self.sizes, self._checksums)
 
     def _start(self, row: int) -> int:
         offset = int(self._offsets[row])
@@ -116,7 +116,7 @@ class ZipSource(Source):
         return offset + _LOCAL.size + int(name) + int(extra)
 
 
-def _directory(path: Path) -> Directory:
+def _directory(path: Path) -> ZipDirectory:
     try:
         return read_directory(path)
     except ValueError as error:
@@ -126,18 +126,18 @@ def _directory(path: Path) -> Directory:
         ) from error
 
 
-def _are_special(entries: Directory) -> npt.NDArray[np.bool_]:
+def _are_special(entries: ZipDirectory) -> npt.NDArray[np.bool_]:
     """Mask of links and devices, by the Unix mode in the upper half of the attributes."""
     types = (entries.attributes >> 16) & 0o170000
     return np.asarray((entries.systems == _UNIX) & (types != 0) & (types != stat.S_IFREG))
 
 
-def _refuse(entries: Directory, rows: Rows, where: str, archive_size: int) -> None:
+def _refuse(entries: ZipDirectory, rows: Rows, where: str, archive_size: int) -> None:
     """DataError if the archive is truncated, or if none of these members can be read."""
     beyond = entries.offsets[rows] + entries.packed[rows] > archive_size
     for index in np.flatnonzero(beyond)[:1]:
         name = entries.names[rows[index]]
-        refuse_slip(name, where)
+        refuse_path_traversal(name, where)
         raise DataError(
             f"{where} is truncated or corrupt: the member {name!r} is beyond its end.",
             "Download the archive again.",
@@ -145,11 +145,11 @@ def _refuse(entries: Directory, rows: Rows, where: str, archive_size: int) -> No
     positions, reasons = _unsupported(entries, rows)
     if len(rows) and len(positions) == len(rows):
         name = entries.names[rows[0]]
-        refuse_slip(name, where)
+        refuse_path_traversal(name, where)
         raise DataError(f"{where}: the member {name!r} is {reasons[0]}.", _NEXT_STEP)
 
 
-def _unsupported(entries: Directory, rows: Rows) -> tuple[list[int], list[str]]:
+def _unsupported(entries: ZipDirectory, rows: Rows) -> tuple[list[int], list[str]]:
     """Positions in `rows` of members that cannot be read, and the reasons."""
     encrypted = (entries.flags[rows] & _ENCRYPTED) > 0
     methods = entries.methods[rows]

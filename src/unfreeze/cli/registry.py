@@ -1,0 +1,75 @@
+"""The commands: their settings classes, functions and examples."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from unfreeze.config.shared import CallOptions
+
+# command -> module and class of its settings; its function: `run_COMMAND` in commands/COMMAND.py
+SETTINGS = {
+    "scan": ("commands", "ScanSettings"),
+    "show": ("commands", "ShowSettings"),
+    "pretrain": ("pretrain", "PretrainSettings"),
+    "finetune": ("finetune", "FinetuneSettings"),
+    "compare": ("commands", "CompareSettings"),
+    "evaluate": ("commands", "EvaluateSettings"),
+    "predict": ("commands", "PredictSettings"),
+    "embed": ("commands", "EmbedSettings"),
+    "inspect": ("commands", "InspectSettings"),
+    "summary": ("commands", "SummarySettings"),
+    "export": ("commands", "ExportSettings"),
+    "report": ("commands", "ReportSettings"),
+    "cache": ("commands", "CacheSettings"),
+    "swav": ("main_swav", "ReferenceSettings"),
+    "demo": ("commands", "DemoSettings"),
+}
+# examples in a command's help, each without the leading `unfreeze`
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "scan": ("scan photos --out scan", "scan photos --quarantine broken"),
+    "show": ("show photos", "show photos --run runs/pretrain"),
+    "pretrain": (
+        "pretrain photos --dry-run",
+        "pretrain photos --out runs/pretrain",
+        "pretrain photos --out runs/pretrain --resume",
+    ),
+    "finetune": (
+        "finetune photos --weights runs/pretrain --freeze all --out runs/frozen",
+        "finetune photos --labels labels.csv --weights imagenet --out runs/all-layers",
+        "finetune photos --freeze all --unfreeze-at 5:layer4,10:all --out runs/staged",
+    ),
+    "compare": ("compare photos --weights none imagenet runs/pretrain --out runs/compared",),
+    "evaluate": ("evaluate runs/frozen photos", "evaluate runs/frozen photos --split test --json"),
+    "predict": (
+        "predict runs/frozen new/*.jpg",
+        "predict runs/frozen new --out predictions.csv",
+    ),
+    "embed": ("embed runs/pretrain photos --out features.npz",),
+    "inspect": ("inspect checkpoint.pth",),
+    "summary": ("summary resnet18 --freeze stage:2", "summary runs/frozen"),
+    "export": ("export runs/frozen --to onnx --out exported",),
+    "report": ("report runs/frozen",),
+    "cache": ("cache", "cache --clear"),
+    "swav": ("swav --data_path photos --epochs 100 --dump_path runs/swav",),
+    "demo": ("demo", "demo --seeds 1 --out runs/demo"),
+}
+
+
+def settings_class(verb: str) -> type[CallOptions]:
+    """The settings class of a command."""
+    module, name = SETTINGS[verb]
+    cls: type[CallOptions] = getattr(importlib.import_module(f"unfreeze.config.{module}"), name)
+    return cls
+
+
+def description(verb: str) -> str:
+    """The description of a command, in one sentence."""
+    first = (settings_class(verb).__doc__ or "").strip().splitlines()[0]
+    return first.split(". ")[0].rstrip(".") + "."
+
+
+def command_function(verb: str) -> Callable[..., Any]:
+    """The command's function `(settings, console) -> result`; imports its module."""
+    module = importlib.import_module(f"unfreeze.commands.{verb}")
+    function: Callable[..., Any] = getattr(module, f"run_{verb}")
+    return function

@@ -1,0 +1,159 @@
+"""`predict`: the most likely class of each image, with its probability."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unfreeze.config.commands import PredictSettings
+from unfreeze.config.field import inputs_of
+from unfreeze.config.layering import load_settings
+from unfreeze.data.images.decode import decode
+from unfreeze.data.images.in_memory import as_image_list, is_path, pixels_of
+from unfreeze.data.images.preprocess import Pixels
+from unfreeze.data.index.rows import image_rows
+from unfreeze.data.sources import Source
+from unfreeze.data.sources.csv import FileTableSource
+from unfreeze.data.sources.open import builtin_name, is_archive_or_table, open_source
+from unfreeze.errors import UsageError
+from unfreeze.reports.results_models import predict_display, predictions_file_display
+from unfreeze.runs.inference import on_device, reader_of_row, run_inference
+from unfreeze.runs.python_call import python_call
+from unfreeze.runtime.console import Console, QuietConsole
+from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.notebook import python_console
+from unfreeze.runtime.output_files import check_output_file, is_csv_with
+from unfreeze.runtime.text_layout import write_csv
+from unfreeze.text import as_text
+from unfreeze.transfer.predictor import ImageInput, Prediction, Read, load_classifier
+
+COLUMNS = ("path", "label", "probability")
+
+
+@dataclass(frozen=True, repr=False)
+class WrittenPredictions(Displayed):
+    """The CSV file of predictions, and their number."""
+
+    out: str
+    images: int
+
+    def display(self) -> Display:
+        """The content to display on a console or in a notebook."""
+        return predictions_file_display(self)
+
+
+class Predictions(Displayed, list[Prediction]):
+    """The predictions in the order of the images."""
+
+    def display(self) -> Display:
+        """The content to display on a console or in a notebook."""
+        return predict_display(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per image: `path, label, probability`."""
+        return [dict(prediction) for prediction in self]
+
+
+class _Input(NamedTuple):
+    path: str
+    read: Read
+
+
+@python_call(PredictSettings)
+@isolated()
+def predict(
+    run: str | PathLike[str],
+    images: ImageInput | Iterable[ImageInput],
+    *,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Predictions:
+    """Predict the most likely class of each image.
+
+    `images`: one image or an iterable of paths (files, folders, archives), Pillow images, arrays
+    [H, W, 3] or encoded bytes; images in memory are named by their position. Unreadable files are
+    left out; DataError if none can be read, UsageError for other types and without images.
+    """
+    inputs = as_image_list(images)
+    paths = [os.fsdecode(image) for image in inputs if is_path(image)]
+    config = load_settings(PredictSettings, {"run": str(run), "images": paths, **settings})
+    named = iter(config.images)
+    items = [next(named) if is_path(image) else image for image in inputs]
+    return _predictions(config, python_console(progress), items)
+
+
+@isolated()
+def run_predict(settings: PredictSettings, console: Console) -> Predictions | WrittenPredictions:
+    """The same from a settings object; with `--out` returns the path of the CSV file."""
+    predictions = _predictions(settings, console, settings.images)
+    return (
+        WrittenPredictions(settings.out, len(predictions))
+        if settings.out and not settings.json
+        else predictions
+    )
+
+
+def _predictions(s: PredictSettings, console: Console, images: Sequence[Any]) -> Predictions:
+    if not images:
+        raise UsageError("predict needs images.", "Give files, folders or archives after RUN.")
+    # check before the work, not after
+    out = (
+        check_output_file(s.out, ours=is_csv_with(COLUMNS), inputs=inputs_of(s)) if s.out else None
+    )
+    network = on_device(load_classifier(s.run), s.device, s.precision)
+    intensity = network.preprocess.intensity
+    inputs = [
+        item
+        for position, image in enumerate(images)
+        for item in (
+            _inputs(image, s.data_root, intensity, console)
+            if isinstance(image, str)
+            else [_Input(str(position), partial(pixels_of, image, intensity))]
+        )
+    ]
+    names = [item.path for item in inputs]
+    reads = (item.read for item in inputs)
+    outputs = run_inference(network, names, reads, batch_size=s.batch_size, console=console)
+    if outputs.cropped is not None and outputs.cropped.warning is not None:
+        console.warn(outputs.cropped.warning)
+    predictions = network.label(
+        [names[position] for position in outputs.kept.tolist()], outputs.values
+    )
+    if out:
+        rows = (
+            (prediction.path, prediction.label, f"{prediction.probability:.6f}")
+            for prediction in predictions
+        )
+        write_csv(out, COLUMNS, rows)
+    return Predictions(predictions)
+
+
+def _inputs(
+    name: str, data_root: str, intensity: str, console: Console | None = None
+) -> Iterator[_Input]:
+    path = Path(name)
+    if path.is_file() and not is_archive_or_table(path.name):
+        yield _Input(name, partial(_decode_file, path, intensity))
+        return
+    source = open_source(name, data_root=data_root)
+    source.intensity = intensity
+    for note in source.notes:
+        (console or QuietConsole()).say(note)
+    # paths in a list are relative to its folder; members of an archive are inside it
+    prefix = as_text(f"{path.parent if isinstance(source, FileTableSource) else name}/")
+    for row in _rows(source):
+        inner = source.names[row]
+        yield _Input(("" if builtin_name(name) else prefix) + inner, reader_of_row(source, row))
+
+
+def _rows(source: Source) -> Iterable[int]:
+    """Rows to predict: all rows of a list, otherwise those that are image files."""
+    return range(len(source)) if source.listed else image_rows(source)
+
+
+def _decode_file(path: Path, intensity: str) -> Pixels:
+    return decode(path.read_bytes(), intensity)

@@ -1,0 +1,226 @@
+"""Settings of `finetune`."""
+
+from dataclasses import dataclass
+
+from unfreeze.config.field import setting
+from unfreeze.config.shared import (
+    CallOptions,
+    ImageOptions,
+    LabelOptions,
+    MachineOptions,
+    RunOptions,
+    TimeBudgetOptions,
+    data_setting,
+)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Each is off by default."""
+
+    label_smoothing: float = setting(
+        0.0,
+        "label smoothing: fraction of each label that is spread over all classes",
+        low=0,
+        high=0.9,
+        group="training",
+    )
+    class_weights: str = setting(
+        "none",
+        "class weights in the loss: equal (none), inverse frequency (balanced), or its square root "
+        "(sqrt)",
+        choices=("none", "balanced", "sqrt"),
+        group="training",
+    )
+    sampling: str = setting(
+        "natural",
+        "sampling of an epoch: each image once (natural), or the same number of every class "
+        "(balanced)",
+        choices=("natural", "balanced"),
+        group="training",
+    )
+    mixup: float = setting(
+        0.0,
+        "mixup: alpha of the beta distribution, often 0.2 (0: off)",
+        low=0,
+        group="training",
+    )
+    cutmix: float = setting(
+        0.0,
+        "CutMix: alpha of the beta distribution, often 1 (0: off); with --mixup each batch uses "
+        "one of the two",
+        low=0,
+        group="training",
+    )
+    clip_grad: float = setting(
+        0.0, "gradient clipping: maximum norm (0: off)", low=0, group="training"
+    )
+    accumulate: int = setting(
+        1,
+        "gradient accumulation steps per batch, to save memory; batch norm uses each part alone",
+        low=1,
+        group="training",
+    )
+    ema: float = setting(
+        0.0,
+        "exponential moving average (EMA) of the weights: decay, often 0.99 to 0.9999 (0: off)",
+        low=0,
+        high=0.999999,
+        group="training",
+    )
+
+
+@dataclass(frozen=True)
+class FinetuneOptions(
+    CallOptions, RunOptions, LabelOptions, ImageOptions, MachineOptions, TrainingOptions
+):
+    """Settings of one transfer learning run; `compare` shares them."""
+
+    data: tuple[str, ...] = data_setting()
+    arch: str | None = setting(
+        None,
+        "architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: the run's, or resnet50)",
+    )
+    weights: str = setting(
+        "imagenet", "initial weights: none, imagenet, swav, NAME, URL, FILE or RUN", path="input"
+    )
+    allow_partial: bool = setting(
+        False,
+        "accept weights that match less than 90 % of the backbone; the rest starts at random",
+    )
+    freeze: str = setting(
+        "none",
+        "layers to freeze: none, all (except the head), norms, stage:N (the stem and the first N "
+        "stages) or regex:PATTERN",
+    )
+    unfreeze_at: str | None = setting(
+        None,
+        'layers to unfreeze at an epoch (with -: to freeze again): "5:layer4,10:all,20:-layer1"',
+        unset="never",
+    )
+    layer_decay: float = setting(
+        1.0,
+        "layer-wise learning rate decay: factor from each stage to the stage before it (1: off)",
+        low=0.01,
+        high=1,
+    )
+    head: str = setting(
+        "replace", "new head: replace, append (after the original outputs) or mlp:WIDTH"
+    )
+    stem: str = setting(
+        "auto",
+        "stem (first layers): small keeps the resolution of small images",
+        choices=("auto", "imagenet", "small"),
+    )
+    image_size: int | None = setting(None, "input image size in pixels", low=8)
+    epochs: int = setting(30, "training epochs", low=1)
+    batch_size: int | None = setting(None, "images per step, over all processes", low=1)
+    lr: float | None = setting(None, "peak learning rate, after the warm-up", low=0)
+    find_lr: bool = setting(
+        False,
+        "learning rate finder: run an LR range test and use the rate of the steepest descent",
+    )
+    head_lr: float | None = setting(
+        None, "learning rate of the new head", low=0, unset="that of --lr"
+    )
+    optimizer: str = setting("sgd", "optimizer", choices=("sgd", "adamw", "lars"))
+    momentum: float = setting(0.9, "momentum of SGD and LARS", low=0, high=0.9999)
+    weight_decay: float | None = setting(None, "weight decay (auto: 0.0001, or the sweep's)", low=0)
+    head_solver: str = setting(
+        "auto",
+        "solver of a linear head when everything else is frozen: auto solves it (logistic "
+        "regression on the features), sgd trains it",
+        choices=("auto", "logistic", "sgd"),
+    )
+    sweep: str = setting(
+        "auto",
+        "hyperparameter sweep when a linear head is trained on cached features: try learning rates "
+        "and weight decays that are not given, and use the best on validation",
+        choices=("auto", "off"),
+    )
+    schedule: str = setting(
+        "cosine", "learning rate schedule", choices=("cosine", "constant", "step")
+    )
+    warmup_epochs: int = setting(0, "epochs of linear learning rate warm-up", low=0)
+    augment: str = setting(
+        "photo",
+        "data augmentation: photo (crop, flip, slight colour jitter), mono (photo for grayscale "
+        "images), digits (slight rotation, no flip), randaugment or trivialaugment (crop, flip and "
+        "torchvision's policy)",
+        choices=("none", "photo", "mono", "digits", "randaugment", "trivialaugment"),
+    )
+    mean: tuple[float, ...] | None = setting(
+        None, "normalisation: mean of each channel (auto: from the weights)"
+    )
+    std: tuple[float, ...] | None = setting(
+        None, "normalisation: standard deviation of each channel (auto: from the weights)"
+    )
+    patience: int = setting(0, "early stopping: epochs without improvement (0: off)", low=0)
+    checkpoint_every: int | None = setting(  # type: ignore[assignment]  # finer than the shared one
+        None,
+        "epochs between checkpoints (auto: 1, with the feature cache every 30 seconds; always at "
+        "the end and at least every 5 minutes)",
+        low=1,
+        group="run",
+    )
+    cache: str = setting(
+        "auto",
+        "feature cache: compute the output of the frozen layers once and train on it (features: "
+        "only the head trains; activations: other layers train too)",
+        choices=("auto", "off", "features", "activations"),
+    )
+    cache_views: int | None = setting(
+        None,
+        "random views of each image in the feature cache (1: no augmentation)",
+        low=1,
+    )
+    cache_budget: float = setting(
+        16.0,
+        "disk space of all feature caches in GiB; the least recently used are removed first",
+        low=0,
+    )
+    select: str | None = setting(
+        None,
+        "validation metric that selects the best checkpoint; balanced and macro-f1 weight all "
+        "classes equally, last uses the last epoch",
+        choices=("accuracy", "balanced", "macro-f1", "loss", "last"),
+        unset="accuracy; last with fewer than 50 validation images",
+    )
+    val: float = setting(
+        0.2,
+        "fraction of train held out as validation set if the data has none",
+        low=0,
+        high=0.9,
+        group="data",
+    )
+    labels_per_class: int | None = setting(
+        None, "use at most N training images of each class", low=1, group="data", unset="all"
+    )
+    label_fraction: float | None = setting(
+        None, "use this fraction of the training images", low=0, high=1, group="data", unset="all"
+    )
+    group_by: str | None = setting(
+        None,
+        "keep images of one group in the same split: a CSV column, or a regular expression whose "
+        "first group names the group (default: the CSV's column `group`, if any)",
+        group="data",
+        unset="",  # no word for None: a column `group` is used in any case
+    )
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(FinetuneOptions, TimeBudgetOptions):
+    """Transfer learning: replaces the head, freezes layers, trains, keeps the best checkpoint."""
+
+    folds: int = setting(
+        0,
+        "k-fold cross-validation before the run itself: number of folds (0: off)",
+        low=0,
+        group="data",
+    )
+    repeats: int = setting(
+        1,
+        "repeat cross-validation with N seeds; without --folds, N validation splits",
+        low=1,
+        group="data",
+    )

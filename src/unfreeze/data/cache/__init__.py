@@ -1,0 +1,1 @@
+"""The pixel cache: policy, store, eviction."""

@@ -1,0 +1,82 @@
+"""Preprocessing for evaluation and prediction (no augmentation), stored with every model."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from unfreeze.data.images.intensity import parse_intensity
+from unfreeze.errors import WeightsError
+
+Pixels = npt.NDArray[np.uint8]
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize the shorter side to `resize` (antialiased), centre crop to `image_size`, normalise."""
+
+    image_size: int
+    resize: int
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    intensity: str = "auto"  # rule for high bit depth and (after @) channels, see `reading`
+
+    def pixels(self, source: Pixels) -> Pixels:
+        """uint8 `[image_size, image_size, 3]` of a uint8 `[H, W, 3]` image."""
+        height, width = source.shape[:2]
+        shorter = min(height, width)
+        target = max(self.resize, self.image_size)
+        size = (
+            max(self.image_size, int(width * target / shorter)),
+            max(self.image_size, int(height * target / shorter)),
+        )
+        image = Image.fromarray(source)
+        if size != (width, height):
+            image = image.resize(size, _FILTERS[self.interpolation])
+        left = round((size[0] - self.image_size) / 2)
+        top = round((size[1] - self.image_size) / 2)
+        return np.asarray(image.crop((left, top, left + self.image_size, top + self.image_size)))
+
+    def apply(self, image: Pixels) -> torch.Tensor:
+        """float32 `[3, image_size, image_size]` of a uint8 `[H, W, 3]` image."""
+        planes = torch.from_numpy(self.pixels(image).copy()).permute(2, 0, 1).float()
+        shift, scale = (
+            torch.tensor(values, device="cpu", dtype=torch.float32)[:, None, None] * 255
+            for values in (self.mean, self.std)
+        )
+        return (planes - shift) / scale
+
+    def batch(self, images: Sequence[Pixels]) -> torch.Tensor:
+        """float32 `[B, 3, image_size, image_size]`."""
+        return torch.stack([self.apply(image) for image in images])
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-compatible dict."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
+        """The inverse of `as_dict`; WeightsError if a field is missing or unknown."""
+        try:
+            plain: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+            }
+            preprocess = cls(**plain)
+        except TypeError as error:
+            raise WeightsError(f"The model's preprocessing is invalid: {error}.") from error
+        try:
+            parse_intensity(preprocess.intensity)
+        except (ValueError, AttributeError) as error:
+            message = f"The model's intensity range {preprocess.intensity!r} is unknown."
+            raise WeightsError(message) from error
+        if preprocess.interpolation not in _FILTERS:
+            raise WeightsError(
+                f"The model's interpolation {preprocess.interpolation!r} is unknown."
+            )
+        return preprocess

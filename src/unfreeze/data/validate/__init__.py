@@ -1,0 +1,1 @@
+"""Which files are broken, odd or duplicates."""

@@ -1,0 +1,106 @@
+"""The model to export: a run's network with its card and preprocessing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from unfreeze.checkpoints.model_file import ModelCard, model_folder, read_card
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.models.adapt import adapt_tensor
+from unfreeze.models.build import SMALL_NETWORKS, WIDE_NETWORKS, build
+from unfreeze.models.head import remove_head, removed_activations, removed_heads, replace_head
+from unfreeze.models.position_embeddings import native_size
+from unfreeze.models.stem import first_convolution
+from unfreeze.transfer.predictor import load_classifier, load_features
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A network on the CPU in evaluation mode: [B, 3, S, S] to scores [B, C] or features [B, D].
+
+    `run`: name of the run's folder; `folder`: the model's folder; `missing`: dotted names of a
+    backbone's removed head, () for a classifier.
+    """
+
+    run: str
+    folder: Path
+    network: nn.Module
+    card: ModelCard
+    preprocess: Preprocess
+    missing: tuple[str, ...]
+
+    @property
+    def library(self) -> str:
+        """`torchvision`, `timm` or `unfreeze`."""
+        return self.card.arch.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The architecture's name in its library, without timm's pretrained tag."""
+        return self.card.arch.partition("/")[2].partition(".")[0]
+
+    @property
+    def small_stem(self) -> bool:
+        """Whether a library's first layers were replaced by the small stem."""
+        return self.card.stem == "small" and not self.ours
+
+    @property
+    def ours(self) -> bool:
+        """Whether the architecture is one of unfreeze, not of torchvision or timm."""
+        return self.library == "unfreeze" and self.name in (*SMALL_NETWORKS, *WIDE_NETWORKS)
+
+    @property
+    def gives(self) -> str:
+        """The output: `scores` or `features`."""
+        return "features" if self.missing else "scores"
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """Dotted names of layers of the library's network that are Identity in this one."""
+        return (*self.missing, *removed_activations(self.network))
+
+    @property
+    def resized(self) -> bool:
+        """Whether it is a vision transformer with another image size than its library's."""
+        return native_size(self.network) not in (None, self.preprocess.image_size)
+
+    def recorded(self) -> nn.Module:
+        """The network to trace: a vision transformer with its image size fixed.
+
+        Unchanged if the image size is not a multiple of its patch size.
+        """
+        size, first = self.preprocess.image_size, first_convolution(self.network)
+        if native_size(self.network) is None or first is None:
+            return self.network
+        if size % self.network.get_parameter(first).shape[-1]:
+            return self.network
+        network = build(self.card.arch, stem=self.card.stem, image_size=size)
+        if self.missing:
+            remove_head(network)
+        else:
+            replace_head(network, len(self.card.classes), kind=self.card.head)
+        entries = network.state_dict()
+        with torch.no_grad():
+            for name, tensor in self.tensors().items():
+                entries[name].copy_(adapt_tensor(network, name, tensor, entries[name]))
+        return network.eval()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state dict, without wrapper prefixes."""
+        return dict(self.network.state_dict())
+
+
+def load_exported_model(run: str | Path) -> ExportedModel:
+    """The model of a finished run or its `model/` folder; WeightsError for anything else."""
+    load = load_classifier if read_card(run).kind == "classifier" else load_features
+    model = load(run)
+    return ExportedModel(
+        run=Path(run).resolve().name,
+        folder=model_folder(run) or Path(run),
+        network=model.network.eval(),
+        card=model.card,
+        preprocess=model.preprocess,
+        missing=removed_heads(model.network),
+    )

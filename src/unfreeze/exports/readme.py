@@ -1,0 +1,102 @@
+"""Files beside the exported weights: `export.json`, `README.md`, `prepare.py`."""
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from unfreeze import __version__
+from unfreeze.exports.exported_model import ExportedModel
+from unfreeze.exports.format import ExportFormat
+from unfreeze.exports.verify import ExportVerification
+from unfreeze.exports.write import ABOUT, PREPARE, README
+from unfreeze.runtime.atomic import write_json, write_text
+
+
+def write_prepare(folder: Path) -> None:
+    """Write prepare.py, the preprocessing without unfreeze: a copy of standalone.py."""
+    source = files(__package__).joinpath("standalone.py").read_text(encoding="utf-8")
+    write_text(folder / PREPARE, source)
+
+
+def write_about(
+    folder: Path,
+    subject: ExportedModel,
+    to: str,
+    agreement: ExportVerification,
+    *,
+    compared_on: str,
+) -> dict[str, Any]:
+    """Write and return export.json: the model, its provenance and how it was verified.
+
+    `to`: the format; `compared_on`: the images of the verification, in words.
+    """
+    card = subject.card
+    about = {
+        "to": to,
+        "unfreeze": __version__,
+        "arch": card.arch,
+        "stem": card.stem,
+        "kind": card.kind,
+        "gives": subject.gives,
+        "classes": list(card.classes),
+        "temperature": card.temperature,
+        "preprocess": subject.preprocess.as_dict(),
+        "provenance": {"run": subject.run, **card.provenance},
+        "matched": agreement.matched,
+        "max_difference": agreement.max_difference,
+        "tolerance": agreement.tolerance,
+        "compared_on": compared_on,
+        "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
+    }
+    write_json(folder / ABOUT, about)
+    return about
+
+
+def write_readme(
+    folder: Path,
+    subject: ExportedModel,
+    target: ExportFormat,
+    agreement: ExportVerification,
+    *,
+    compared_on: str,
+) -> None:
+    """Write README.md: how to load the model, and what it is."""
+    card = subject.card
+    code = ["import json, pathlib"] if subject.gives == "scores" else []
+    code += target.snippet(subject)
+    licence = card.provenance.get("licence")
+    lines = [
+        f"# {card.arch}, from {subject.run}",
+        "",
+        _what(subject),
+        f"Exported by unfreeze {__version__}. Verified by loading these files and comparing "
+        f"outputs on {compared_on}: they differ by {agreement.max_difference:.2g} at most "
+        f"(tolerance {agreement.tolerance:.2g}).",
+        *(["", f"**{licence}**"] if licence else []),
+        "",
+        "```python",
+        *code,
+        "```",
+        "",
+        f"`{PREPARE}` needs only numpy and Pillow and preprocesses an image as `unfreeze predict` "
+        "does: EXIF rotation applied, transparent parts white, 16-bit greyscale scaled by the "
+        "range used in training. It refuses 16-bit colour and selected channels.",
+        "",
+        f"`{ABOUT}` contains classes, preprocessing, the origin of the weights, and a SHA-256 of "
+        "each file.",
+    ]
+    write_text(folder / README, "\n".join(lines) + "\n")
+
+
+def _what(subject: ExportedModel) -> str:
+    if subject.gives == "features":
+        return "A backbone without a head: it outputs features."
+    return (
+        f"A classifier with {len(subject.card.classes)} classes: {', '.join(subject.card.classes)}."
+    )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,82 @@
+"""Vision transformers for any image size: position embeddings are resampled to the patch grid.
+
+timm has an option for this; torchvision's accept one size only.
+"""
+
+import math
+from typing import Any, cast
+
+import torch.nn.functional as F
+from timm.layers.pos_embed import resample_abs_pos_embed
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import Encoder, VisionTransformer
+
+# arguments of timm's vision transformers: any patch grid, padding up to whole patches
+ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
+
+
+class AnyGridEncoder(Encoder):  # type: ignore[misc]  # torchvision is untyped
+    """torchvision's encoder with position embeddings resampled to `grid` (rows, columns)."""
+
+    grid = (0, 0)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Tokens [B, 1 + rows * columns, D] to tokens of the same shape."""
+        positions = resample_positions(self.pos_embedding, self.grid, 1)
+        return cast(Tensor, self.ln(self.layers(self.dropout(input + positions))))
+
+
+class AnySizeVisionTransformer(VisionTransformer):  # type: ignore[misc]
+    """torchvision's vision transformer for any image size; unchanged at its native size."""
+
+    def _process_input(self, x: Tensor) -> Tensor:
+        """Patch tokens [B, N, D] of images [B, 3, H, W], zero-padded to whole patches."""
+        p, (height, width) = self.patch_size, x.shape[-2:]
+        if height % p or width % p:
+            x = F.pad(x, (0, -width % p, 0, -height % p))
+        cast(AnyGridEncoder, self.encoder).grid = (-(-height // p), -(-width // p))
+        return cast(Tensor, self.conv_proj(x).flatten(2).transpose(1, 2))
+
+
+def allow_any_size(model: nn.Module) -> nn.Module:
+    """The same model; torchvision's vision transformers then accept any image size."""
+    if type(model) is VisionTransformer:
+        model.__class__ = AnySizeVisionTransformer
+        model.encoder.__class__ = AnyGridEncoder
+    return model
+
+
+def native_size(model: nn.Module) -> int | None:
+    """Native image size in pixels of a vision transformer for any size; None for other models."""
+    if isinstance(model, AnySizeVisionTransformer):
+        return int(model.image_size)
+    if getattr(model, "dynamic_img_size", False):
+        declared: Any = getattr(model, "default_cfg", {})
+        return int(declared["input_size"][-1])
+    return None
+
+
+def resample_positions(positions: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
+    """Position embeddings [1, prefix + N, D] of a square grid, resampled to `grid`.
+
+    Returns [1, prefix + rows * columns, D].
+    """
+    side = math.isqrt(positions.shape[1] - prefix)
+    if grid == (side, side):
+        return positions
+    embeddings: Tensor = resample_abs_pos_embed(
+        positions, list(grid), [side, side], num_prefix_tokens=prefix
+    )
+    return embeddings
+
+
+def prefix_tokens(model: nn.Module) -> int:
+    """Number of a vision transformer's position embeddings without a patch (class token, ...)."""
+    count = getattr(model, "num_prefix_tokens", 1)
+    return 0 if getattr(model, "no_embed_class", False) else int(count)
+
+
+def grid_side(tokens: int, prefix: int) -> int:
+    """Side of the square grid of `tokens` position embeddings; 0 if they form no square."""
+    side = math.isqrt(max(tokens - prefix, 0))
+    return side if side**2 == tokens - prefix else 0

@@ -1,1 +1,0 @@
-"""Evaluation of frozen features: k-NN accuracy and linear probe."""

@@ -1,0 +1,353 @@
+"""One fine-tuning run: from a dataset that is read to a model that is written."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unfreeze import __version__
+from unfreeze.runs.readback import check_same_images
+from unfreeze.runs.prediction_files import predictions_of
+from unfreeze.runs.finetuning.build import TrainingParts, build_training, run_lr_finder, run_sweep
+from unfreeze.runs.finetuning.solve_head import scale_head
+from unfreeze.runs.finetuning.setup import FinetuneJob, new_job, load_checkpoint, resumed_job, set_up_model, choose_threads
+from unfreeze.runs.finetuning.data import LabelledDataset, LabelledListing
+from unfreeze.runs.readback import check_names_read_back
+from unfreeze.runs.finetuning.solve_head import solve_head
+from unfreeze.models.norm import convert_sync_batchnorm
+from unfreeze.checkpoints.model_file import save_model
+from unfreeze.data.cache.policy import PixelCachePlan
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.augment import normalize
+from unfreeze.errors import Interrupted, resume_command
+from unfreeze.evaluation.checks import FeatureStatistics
+from unfreeze.evaluation.features import FeatureMeter, feature_meter
+from unfreeze.runtime.after_run import warn_on_failure
+from unfreeze.runtime.atomic import replacing, write_json, write_text
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.time_limit import TimeLimit
+from unfreeze.runtime.trackers import logging_to
+from unfreeze.runtime.distributed import Distributed
+from unfreeze.runtime.run_folder import RESULT, RunFolder
+from unfreeze.runtime.run_lock import RunFolderLocks
+from unfreeze.runtime.threads import ThreadCount, set_threads
+from unfreeze.config.layering import as_dict, to_toml
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.field import inputs_of
+from unfreeze.transfer.augment import view_maker_of
+from unfreeze.transfer.evaluate import ClassificationMetrics
+from unfreeze.transfer.loss import TrainingResult
+from unfreeze.transfer.validation import BATCH, ValidationSet
+from unfreeze.transfer.feature_cache.shared_rows import SharedCachePool
+from unfreeze.transfer.trainer import FinetuneTrainer
+
+SHOWN = 8  # training images shown in the report, half as many augmented views of each
+FEATURE_SAMPLE = 256  # images for feature statistics if validation computed none
+ReadyFor = Callable[[FinetuneSettings, Preprocess], LabelledDataset]
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all runs of one call share.
+
+    `threads`: number of CPU threads at its start; `locks`: locks of run folders.
+    """
+
+    found: LabelledListing
+    device: torch.device
+    deadline: TimeLimit
+    processes: Distributed
+    threads: ThreadCount
+    locks: RunFolderLocks
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run with its network and dataset; `state`: the checkpoint to resume from, or None."""
+
+    run: RunFolder
+    job: FinetuneJob
+    ready: LabelledDataset
+    state: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A trained job, its outcome, the scores of its model on val, and feature statistics.
+
+    `scores`: None without a validation set, or if the run was stopped.
+    """
+
+    job: FinetuneJob
+    outcome: TrainingResult
+    scores: ClassificationMetrics | None
+    features: FeatureStatistics | None
+
+
+def open_run(scene: RunContext, s: FinetuneSettings, ready_for: ReadyFor, console: Console) -> OpenedRun:
+    """Open the run of `s`, new or resumed; `ready_for` decodes and splits the images.
+
+    Collective. The folder is created, or emptied by `--overwrite`, after everything else succeeded.
+    """
+    processes, data = scene.processes, scene.found
+    torch.manual_seed(s.seed)
+    state = processes.leads(lambda: load_checkpoint(s, data, console))
+    network_setup = processes.in_turn(lambda: set_up_model(s, data)) if state is None else None
+
+    def prepared() -> tuple[FinetuneJob, LabelledDataset]:
+        if state is not None or network_setup is None:
+            job = resumed_job(s, state or {})
+            ready = ready_for(job.plan.settings, job.plan.preprocess)
+            return job, ready.recorded(RunFolder(str(s.out), writes=False))
+        ready = ready_for(s, network_setup.preprocess)
+        counts = {"images": len(ready.train), "held_out": len(ready.val)}
+        return new_job(
+            s, data, network_setup, scene.device, **counts, processes=processes.world
+        ), ready
+
+    job, ready = processes.in_turn(prepared)
+    check_same_images(processes, ready.train.index, ready.val.index)
+    # only now: an error above neither creates nor deletes a folder
+    folder_options: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
+    folder_options |= {"inputs": inputs_of(s), "hold": scene.locks.take}
+    processes.leads(lambda: RunFolder.create(str(s.out), **folder_options))
+    run = RunFolder(str(s.out), writes=processes.first)
+    if state is None:
+        # a run stopped before its first checkpoint starts again with the same settings
+        processes.leads(lambda: write_text(run.file("config.toml"), to_toml(as_dict(s), {})))
+    console.into(run)  # type: ignore[attr-defined]  # a Logged one
+    job = _set_threads(scene, job, state, console)
+    job = replace(job, network=_on_device(job.network, scene.device, processes))
+    return OpenedRun(run, with_cache_reason(job, ready.hold), ready, state)
+
+
+def _set_threads(scene: RunContext, job: FinetuneJob, state: dict[str, Any] | None, console: Console) -> FinetuneJob:
+    """Set the number of CPU threads; the job with the reason for it."""
+    threads, world = scene.threads, scene.processes.world
+    if state is None:
+        count, why = choose_threads(job, threads, scene.device, world)
+        return with_threads(job, count, why)
+    previous = int(state["threads"])
+    count = threads.to_resume(previous) if world == 1 else threads.most
+    if count != previous:
+        console.say(
+            f"The run began with {previous} CPU threads and resumes with {count}: results may "
+            "differ in the last bits."
+        )
+    return with_threads(job, count, "as the run began" if count == previous else "")
+
+
+def train_run(scene: RunContext, this_run: OpenedRun, console: Console, pool: SharedCachePool | None = None) -> TrainedRun:
+    """Train the job and write its model; `pool`: images of a shared feature cache."""
+    processes, run, ready, job = scene.processes, this_run.run, this_run.ready, this_run.job
+    parts = processes.together(lambda: build_training(job, ready, processes, pool))
+    parts.loader.warn = console.warn
+    solution = None
+    if this_run.state is None:
+        run.rewind_metrics(-1)
+    if this_run.state is None and job.plan.settings.head_solver == "logistic":
+        job, solution = solve_head(
+            job,
+            parts,
+            run,
+            console,
+            scene.deadline,
+            groups=ready.groups(job.plan.settings.group_by),
+        )
+    elif this_run.state is None:
+        job = scale_head(job, parts)
+        job = run_sweep(job, parts, run, console, scene.deadline)
+        job = run_lr_finder(job, parts, run, scene.found.fingerprint, console, scene.deadline)
+    trainer = parts.trainer(job, run, scene.found.fingerprint)
+    if this_run.state is not None:
+        trainer.restore(this_run.state)
+        run.rewind_metrics(trainer.step)
+    trainer.deadline = scene.deadline
+    processes.leads(lambda: _write_start(run, job, ready, trainer))
+    if solution is not None:
+        trainer.conclude(solution.line, solution.shortcut)
+    s = job.plan.settings
+    with logging_to(s.logger, run, as_dict(s), trainer.step, console):
+        outcome = trainer.run(console)
+    # the model first: a failure in the steps below must not lose it
+    processes.leads(lambda: _write_model(run, job, ready, outcome, console))
+    with feature_meter(job.network, job.head) as meter:
+        scores = _scores(job, parts, trainer, outcome)
+        if outcome.stopped != "asked":
+            # on rank 0: other ranks may have no validation images
+            processes.leads(lambda: _measure_features(meter, job, ready, trainer, run, console))
+    if scores is not None and parts.holdout is not None:
+        holdout = parts.holdout
+        processes.leads(lambda: _write_scores(run, job, ready, outcome, scores, holdout, console))
+    return TrainedRun(job, outcome, scores, meter.statistics())
+
+
+def with_threads(job: FinetuneJob, count: int, why: str) -> FinetuneJob:
+    """The job with the reason for its number of CPU threads, which is set; "": none is given."""
+    set_threads(count)
+    if not why:
+        return job
+    reasons = {**job.plan.reasons, "threads": f"{count}: {why}"}
+    return replace(job, plan=replace(job.plan, reasons=reasons))
+
+
+def with_cache_reason(job: FinetuneJob, hold: PixelCachePlan) -> FinetuneJob:
+    """The job with the reason for where its images are held."""
+    reasons = {**job.plan.reasons, "store": f"{hold.place}: {hold.reason}"}
+    return replace(job, plan=replace(job.plan, reasons=reasons))
+
+
+def _on_device(network: nn.Module, device: torch.device, processes: Distributed) -> nn.Module:
+    """On its device, with batch norms over all processes."""
+    if processes.world > 1:
+        network = convert_sync_batchnorm(network.to(device))
+    if device.type in ("cpu", "cuda"):
+        # convolutions read channels last faster; other layers do not care
+        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(device)
+
+
+def _write_start(run: RunFolder, job: FinetuneJob, dataset: LabelledDataset, trainer: FinetuneTrainer) -> None:
+    s, device = job.plan.settings, next(job.network.parameters()).device
+    trainable, frozen = job.counts
+    run.file(RESULT).unlink(missing_ok=True)  # a resumed run is not finished
+    facts = {
+        "unfreeze": __version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "processes": trainer.processes.world,
+        "classes": list(job.card.classes),
+        "images": len(dataset.train),
+        "validation_images": len(dataset.val),
+        "validation": dataset.portions.reason,
+        "fingerprint": job.card.provenance["fingerprint"],
+        "steps": trainer.total,
+        "steps_per_epoch": trainer.loader.steps_per_epoch,
+        "parameters_trainable": trainable,
+        "parameters_frozen": frozen,
+        **({"tried": list(job.tried)} if job.tried else {}),
+        **({"class_weights": list(trainer.fit.class_weights)} if trainer.fit.class_weights else {}),
+    }
+    tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
+    write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
+    dataset.write(run)
+    check_names_read_back(run, as_dict(s), dataset.portions.rows(), dataset.problems, job.card)
+    positions = np.arange(min(SHOWN, len(dataset.train)))
+    images = [dataset.train[int(i)] for i in positions]
+    augment = view_maker_of(s.augment, job.plan.preprocess, s.seed)
+    views = [
+        augment(images, positions, epoch)[0].numpy() for epoch in range(min(SHOWN // 2, s.epochs))
+    ]
+    with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
+        np.savez_compressed(stream, views=np.stack(views, 1))
+
+
+def _scores(job: FinetuneJob, parts: TrainingParts, trainer: FinetuneTrainer, outcome: TrainingResult) -> ClassificationMetrics | None:
+    """Scores of the selected weights on val; None after a stop request, which must end soon."""
+    if parts.holdout is None or outcome.stopped == "asked":
+        return None
+    return trainer.scores(partial(parts.holdout.score, job.network))
+
+
+def _measure_features(
+    meter: FeatureMeter,
+    job: FinetuneJob,
+    dataset: LabelledDataset,
+    trainer: FinetuneTrainer,
+    run: RunFolder,
+    console: Console,
+) -> None:
+    """Measure features of some images if validation measured none."""
+    if meter.images:
+        return
+    failed = "The features could not be checked"
+    with warn_on_failure(failed, run, console), torch.inference_mode():
+        _feed_meter(meter, job, dataset, trainer)
+
+
+def _feed_meter(meter: FeatureMeter, job: FinetuneJob, dataset: LabelledDataset, trainer: FinetuneTrainer) -> None:
+    shortcut = trainer.shortcut
+    job.network.eval()
+    if shortcut is not None and shortcut.border.learner is not None:
+        cached = shortcut.held_out or next(iter(shortcut.views.values()))
+        activations = cached.take(torch.from_numpy(_spread_positions(len(cached))))
+        approach = shortcut.border.approach  # None: the cache holds the head's input
+        meter.take(activations if approach is None else approach(activations))
+        return
+    images = dataset.val if len(dataset.val) else dataset.train
+    device, preprocess = next(job.network.parameters()).device, job.plan.preprocess
+    positions = _spread_positions(len(images)).tolist()
+    for start in range(0, len(positions), BATCH):
+        pixels = np.stack([preprocess.pixels(images[p]) for p in positions[start : start + BATCH]])
+        job.network(normalize(torch.from_numpy(pixels).to(device), preprocess.mean, preprocess.std))
+
+
+def _spread_positions(count: int) -> np.ndarray:
+    """At most FEATURE_SAMPLE positions, evenly spread, as images are often sorted by class."""
+    return np.unique(np.linspace(0, count - 1, min(FEATURE_SAMPLE, count)).astype(np.int64))
+
+
+def _write_model(
+    run: RunFolder, job: FinetuneJob, dataset: LabelledDataset, outcome: TrainingResult, console: Console
+) -> None:
+    """Write model/ with the record of its training images."""
+    results = {
+        "images": len(dataset.train),
+        "epochs": outcome.epochs,
+        "best_epoch": outcome.best_epoch,
+        "val_accuracy": outcome.val_accuracy,
+    }
+    card = replace(job.card, provenance={**job.card.provenance, **results})
+    save_model(run.file("model"), job.network.state_dict(), card)
+    failed = "The record of the training images (for data leakage checks) could not be written"
+    with warn_on_failure(failed, run, console):
+        dataset.write_seen(run)
+
+
+def _write_scores(
+    run: RunFolder,
+    job: FinetuneJob,
+    dataset: LabelledDataset,
+    outcome: TrainingResult,
+    scores: ClassificationMetrics,
+    holdout: ValidationSet,
+    console: Console,
+) -> None:
+    """Write the scores on val, the predictions, and the example images of the report."""
+    classes = list(job.card.classes)
+    chose = outcome.best_epoch is not None
+    about = {"split": "val", "used_for_choosing": chose, "seen_in_training": dataset.copies}
+    leaked = {
+        "leaked": int(dataset.leaked.sum()),
+        "accuracy_unleaked": scores.accuracy_of(~dataset.leaked),
+    }
+    evaluation = {**about, **leaked, "classes": classes, **scores.as_dict()}
+    again = f"unfreeze evaluate {shlex.quote(str(run.path))} {_words(job.plan.settings.data)}"
+    with warn_on_failure("The predictions could not be written", run, console, again=again):
+        write_json(run.file("evaluation.json"), evaluation)
+        if holdout.logits is None:
+            return
+        index, images = dataset.val.index, dataset.val
+        reads = [partial(images.__getitem__, position) for position in range(len(index))]
+        labels = index.labels.astype(np.int64)
+        predictions_of(index.paths, reads, classes, labels, holdout.logits).write(run.path)
+
+
+def _words(data: str | Sequence[str]) -> str:
+    return shlex.join([data] if isinstance(data, str) else data)
+
+
+def interrupted_error(run: RunFolder, job: FinetuneJob, outcome: TrainingResult) -> Interrupted:
+    """The error of a run that a signal or time limit stopped."""
+    s = job.plan.settings
+    return Interrupted(
+        f"Stopped by {outcome.asked_by} after step {outcome.step} of {outcome.steps} "
+        f"({outcome.epochs} of {s.epochs} epochs); model/ holds the best weights so far.",
+        resume_command("finetune", s.data, run.path),
+    )

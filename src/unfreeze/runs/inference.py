@@ -1,0 +1,139 @@
+"""Batch inference for the commands that use a model."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from unfreeze.data.validate.warnings import CroppedImages, cropped_away
+from unfreeze.data.images.decode import decode
+from unfreeze.data.validate.duplicates import SIGNATURE, Signatures, signature
+from unfreeze.data.index.index import Index
+from unfreeze.data.images.preprocess import Pixels
+from unfreeze.data.sources import Source
+from unfreeze.data.images.errors import Undecodable
+from unfreeze.errors import DataError, WeightsError
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.device import pick_device, pick_precision
+from unfreeze.transfer.predictor import InferenceNetwork
+from unfreeze.transfer.predictor import Failure, Read
+
+N = TypeVar("N", bound=InferenceNetwork)
+REPORTED_FAILURES = 5  # unreadable files shown by name
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Outputs float32 [N, C] of the images that could be read; `kept`: their positions.
+
+    `cropped`: statistics of images of which the network sees less than half.
+    """
+
+    kept: npt.NDArray[np.int64]
+    values: Tensor
+    cropped: CroppedImages | None = None
+
+
+def on_device(network: N, device: str, precision: str) -> N:
+    """The network on its device; in fp32 unless another precision is given."""
+    target = pick_device(device)
+    if precision != "auto":
+        network.precision, _ = pick_precision(precision, target)
+    network.to(target)
+    return network
+
+
+def reader_of_row(source: Source, row: int) -> Read:
+    """A function that decodes a row's image."""
+    return partial(_decoded, source, row)
+
+
+def readers_of(index: Index) -> list[Read]:
+    """A function that decodes it, for each image of an index."""
+    return [reader_of_row(index.source, row) for row in index.rows.tolist()]
+
+
+class Signed:
+    """Read functions that also record the near-duplicate signature of each image."""
+
+    def __init__(self, reads: Sequence[Read]) -> None:
+        self.signatures: Signatures = np.zeros(len(reads), SIGNATURE)
+        self.reads = [partial(self._read, position, read) for position, read in enumerate(reads)]
+
+    def _read(self, position: int, read: Read) -> Pixels:
+        pixels = read()
+        signature(pixels).into(self.signatures, position)
+        return pixels
+
+
+def run_inference(
+    network: InferenceNetwork,
+    names: Sequence[str],
+    reads: Iterable[Read],
+    *,
+    batch_size: int,
+    console: Console,
+) -> Outputs:
+    """Run the network on every image; unreadable images are reported and left out.
+
+    DataError if none can be read; WeightsError for outputs that are NaN or infinite.
+    """
+    failed: dict[int, Failure] = {}
+    batches, sizes = [], list[tuple[int, int]]()
+
+    def measured(read: Read) -> Pixels:
+        pixels = read()
+        sizes.append((pixels.shape[0], pixels.shape[1]))  # in any order: only counts are used
+        return pixels
+
+    reads = (partial(measured, read) for read in reads)
+    with console.progress("images", len(names)) as advance:
+        for batch in network.outputs(reads, batch_size=batch_size, skip=failed.__setitem__):
+            batches.append(batch)
+            advance(len(batch))
+    _report_failures(failed, names, console)
+    readable = np.setdiff1d(np.arange(len(names)), np.array(sorted(failed), np.int64))
+    _check_finite(torch.cat(batches), [names[position] for position in readable])
+    heights, widths = np.array(sizes, np.int64).reshape(-1, 2).T
+    return Outputs(readable, torch.cat(batches), cropped_away(heights, widths))
+
+
+def _check_finite(outputs: Tensor, names: Sequence[str]) -> None:
+    """WeightsError if outputs are NaN or infinite."""
+    bad = torch.nonzero(~torch.isfinite(outputs).all(dim=1)).flatten().tolist()
+    if bad:
+        raise WeightsError(
+            f"The outputs of {len(bad):,} of {len(names):,} images are NaN or infinite, the first: "
+            f"{names[bad[0]]}.",
+            "Use other weights; with --precision fp16 or bf16, try fp32.",
+        )
+
+
+def _report_failures(failed: dict[int, Failure], names: Sequence[str], console: Console) -> None:
+    lines = [f"{names[position]}: {_reason(failed[position])}" for position in sorted(failed)]
+    if len(failed) == len(names):
+        raise DataError(
+            f"None of {len(names):,} images could be read; the first: {lines[0]}."
+            if lines
+            else "No images.",
+            "Check the files, or give others.",
+        )
+    for line in lines[:REPORTED_FAILURES]:
+        console.warn(f"left out: {line}")
+    if len(lines) > REPORTED_FAILURES:
+        console.warn(f"left out: {len(lines) - REPORTED_FAILURES:,} more files that cannot be read")
+
+
+def _reason(failure: Failure) -> str:
+    if isinstance(failure, Undecodable):
+        return f"{failure.reason} ({failure.detail})"
+    return failure.strerror or str(failure)
+
+
+def _decoded(source: Source, row: int) -> Pixels:
+    return decode(source.read(row), source.intensity)

@@ -1,0 +1,132 @@
+"""The images for feature evaluation of a pretraining run: of train, and of val if there is one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from unfreeze.runs.pretraining.data import UnlabelledDataset
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.index.index import VAL, Index
+from unfreeze.data.validate.precheck import Mode, check_images
+from unfreeze.data.index.splits import subset
+from unfreeze.data.augment.multicrop import make_crops
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.swav.auto_recipe import EvaluationSchedule
+from unfreeze.swav.device_context import evaluation_preprocess
+from unfreeze.swav.auto_recipe import view_specs
+from unfreeze.swav.feature_evaluation import UNLABELLED, Cutter, EvaluationSample, FeatureEvaluator
+
+HELD = 2**28  # bytes of crops kept in memory; more are computed again at each evaluation
+SHOWN = 2  # augmented views per image
+
+
+def evaluation_sample(
+    s: PretrainSettings, dataset: UnlabelledDataset, everything: Index, console: Console
+) -> EvaluationSample:
+    """A seeded, stratified sample of the training images, and of val if there is one.
+
+    `everything`: the index of all splits. The test set is not read.
+    """
+    sizes = list(zip(s.size_crops or (), s.nmb_crops or (), strict=True))
+    pixels = sum(count * size**2 for size, count in sizes)
+    evaluations = EvaluationSchedule(len(dataset.train), s.epochs or 0, pixels, sizes[0][0])
+    labels = dataset.index.labels
+    chosen = subset(labels, dataset.train, limit=evaluations.sample, seed=s.seed)
+    centres = cached_views(_center_crops(s, dataset.images, chosen), len(chosen), _bytes_per_image(s))
+    pairs = np.random.default_rng(s.seed).permutation(chosen)[: max(2, len(chosen) // 2)]
+    views = cached_views(_crops(s, dataset.images, pairs), len(pairs), _bytes_per_image(s) * SHOWN)
+    train_labels = torch.from_numpy(labels[chosen]).long()
+    val = everything.where(VAL)
+    val = val[everything.labels[val] >= 0]
+    if not len(val) or not (train_labels >= 0).any():
+        return EvaluationSample(centres, views, len(pairs), train_labels)
+    val_images = _decoded(
+        s, everything.take(_val_sample(everything, val, evaluations.sample, s.seed)), console
+    )
+    queries = torch.from_numpy(val_images.index.labels).long()
+    val_views = cached_views(
+        _center_crops(s, val_images, np.arange(len(val_images))),
+        len(val_images),
+        _bytes_per_image(s),
+    )
+    return EvaluationSample(centres, views, len(pairs), train_labels, queries, val_views)
+
+
+def evaluation_summary(watch: FeatureEvaluator, run: RunFolder) -> dict[str, Any]:
+    """The fields `figures`, `knn` and `best` of a run's result, from its feature evaluations."""
+    last, best, knn = watch.last, watch.best, None
+    if last is not None and last.knn is not None:
+        knn = {
+            "accuracy": last.knn,
+            "correct": last.correct,
+            "total": last.total,
+            "split": last.split,
+            "at_start": watch.start.knn if watch.start else None,
+        }
+    return {
+        "figures": last.figures if last else {},
+        "knn": knn,
+        "best": best
+        and {
+            "epoch": best.epoch,
+            "figure": UNLABELLED if best.knn is None else "knn",
+            "value": best.score,
+            "checkpoint": str(run.file("checkpoints/best.ckpt")),
+        },
+    }
+
+
+def cached_views(make_views: Cutter, count: int, size: int) -> Cutter:
+    """`cut`, with its output cached in memory if `count` images of `size` bytes fit."""
+    if count * size > HELD:
+        return make_views
+    cached: list[torch.Tensor] = []
+
+    def of(indices: Sequence[int]) -> list[torch.Tensor]:
+        if not cached:
+            cached.extend(make_views(range(count)))
+        return [view[list(indices)] for view in cached]
+
+    return of
+
+
+def _val_sample(index: Index, val: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    return subset(index.labels, val, limit=limit, seed=seed)
+
+
+def _decoded(s: PretrainSettings, index: Index, console: Console) -> ImageDataset:
+    mode: Mode = "full" if s.scan == "full" else "off"
+    side = 2 * max(s.size_crops or ())
+    return check_images(
+        index, workers=s.workers, resize_to=side, console=console, mode=mode, refuse_above=None
+    ).images()
+
+
+def _bytes_per_image(s: PretrainSettings) -> int:
+    return 3 * max(s.size_crops or ()) ** 2
+
+
+def _center_crops(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
+    preprocess = evaluation_preprocess(s)
+
+    def cut(indices: Sequence[int]) -> list[torch.Tensor]:
+        centres = [preprocess.pixels(images[int(positions[index])]) for index in indices]
+        return [torch.from_numpy(np.stack(centres))]
+
+    return cut
+
+
+def _crops(s: PretrainSettings, images: ImageDataset, positions: np.ndarray) -> Cutter:
+    """The first two crops of the first epoch: the same at each evaluation."""
+    specs = view_specs(s)[:SHOWN]
+
+    def cut(indices: Sequence[int]) -> list[torch.Tensor]:
+        ids = positions[list(indices)]
+        pixels = [images[int(i)] for i in ids]
+        return make_crops(pixels, ids, 0, s.seed, specs)
+
+    return cut

@@ -1,0 +1,116 @@
+"""The warnings of a run, from its data, metrics and scores."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from unfreeze.runs.pretraining.data import UnlabelledDataset
+from unfreeze.runs.finetuning.data import LabelledDataset
+from unfreeze.runs.finetuning.train import TrainedRun
+from unfreeze.evaluation import checks
+from unfreeze.evaluation.warnings import RunWarning, merge_latest
+from unfreeze.runtime.atomic import write_json
+from unfreeze.runtime.console import WARNING, Console, pluralised
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.swav.collapse_detector import remedies_text
+from unfreeze.swav.collapse_remedies import remedies
+from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.swav.feature_evaluation import FeatureEvaluator
+
+FILE = "warnings.json"
+# kinds of collapse
+CODES = {"stuck": "nothing_learned", "diverged": "diverging", "shrunk": "constant_features"}
+
+
+def data_warnings(dataset: LabelledDataset, *, choose: bool) -> list[RunWarning]:
+    """Warnings before training; `choose`: whether the checkpoint is selected on val."""
+    leaked, validation_images = int(dataset.leaked.sum()), len(dataset.val)
+    return [
+        *dataset.data_warnings,
+        *checks.leakage_warning(leaked, validation_images, "val", None, None),
+        *checks.few_validation_images(validation_images, choose=choose),
+    ]
+
+
+def finetune_warnings(run: RunFolder, dataset: LabelledDataset, run_result: TrainedRun) -> list[RunWarning]:
+    """Warnings after training: from metrics, scores, features and data."""
+    job, scores, chosen = run_result.job, run_result.scores, run_result.outcome.best_epoch
+    settings, classes = job.plan.settings, job.card.classes
+    training = checks.training_losses(run.metrics())
+    table = None if scores is None else np.array(scores.confusion)
+    sizes = np.bincount(dataset.train.index.labels, minlength=len(classes))
+    balanced = settings.sampling == "balanced"
+    warnings = checks.constant_features_warning(run_result.features)
+    warnings += checks.nothing_learned(
+        len(classes),
+        training,
+        table,
+        None if scores is None else scores.loss,
+        majority=1 / len(classes) if balanced else float(sizes.max() / sizes.sum()),
+        best_epoch=chosen,
+        lr=settings.lr,
+        frozen=settings.freeze == "all",
+        solved=settings.head_solver == "logistic",
+    )
+    if training is not None:
+        warnings += checks.diverging(len(classes), training.losses, training.images)
+    if scores is None or table is None:
+        return warnings + data_warnings(dataset, choose=False)
+    warnings += checks.prediction_warnings(table, classes)
+    clean = scores.accuracy_of(~dataset.leaked)
+    leak = checks.leakage_warning(int(dataset.leaked.sum()), scores.n, "val", scores.accuracy, clean)
+    return merge_latest(warnings, data_warnings(dataset, choose=chosen is not None), leak)
+
+
+def pretrain_warnings(trainer: PretrainTrainer, dataset: UnlabelledDataset) -> list[RunWarning]:
+    """Warnings after pretraining: from the collapse detector and the data."""
+    doubts = [*dataset.doubts, *checks.cropped_warning(dataset.sample.cropped)]
+    return _collapse_warnings(trainer) + doubts if trainer.step else doubts
+
+
+def _collapse_warnings(trainer: PretrainTrainer) -> list[RunWarning]:
+    watch, plan = trainer.watch, trainer.plan
+    verdict = trainer.guard.at_end(trainer.step, watch.last.figures if watch.last else None)
+    if verdict is None or (verdict.kind == "stuck" and _knn_improved(watch)):
+        return []
+    if not trainer.s.base_lr:
+        next_step = "The learning rate is 0. Omit --base-lr, or use a value above 0."
+    elif trainer.step < checks.FEW_STEPS:
+        count_text = pluralised(trainer.step, "step is", "steps are")
+        next_step = f"{count_text} probably too few: increase --epochs."
+    else:
+        images = len(trainer.loader.positions)
+        tries = remedies(trainer.s, steps_per_epoch=plan.steps_per_epoch, images=images)
+        next_step = remedies_text(tries)
+    message = f"Pretraining learned nothing useful: {verdict.diagnosis}. {next_step}"
+    return [RunWarning(CODES[verdict.kind], message)]
+
+
+def _knn_improved(watch: FeatureEvaluator) -> bool:
+    """Whether k-NN accuracy is better than that of the untrained network."""
+    if watch.start is None or watch.last is None or watch.start.knn is None:
+        return False
+    return checks.significantly_above(watch.last.correct, watch.last.total, watch.start.knn)
+
+
+def show_warnings(warnings: Sequence[RunWarning], console: Console) -> None:
+    """Show each on the console, and in the log."""
+    for warning in warnings:
+        console.warn(warning.message)
+
+
+def show_result_warnings(
+    warnings: Sequence[RunWarning], console: Console, *, json: bool, run: RunFolder | None = None
+) -> None:
+    """Log the warnings of a result; show them only with JSON, as the result's text has them."""
+    if json:
+        show_warnings(warnings, console)
+    elif run is not None:
+        for warning in warnings:
+            run.log(f"{WARNING}: {warning.message}")
+
+
+def write_warnings(warnings: Sequence[RunWarning], run: RunFolder) -> None:
+    """Write warnings.json into the run folder, for the report."""
+    write_json(run.file(FILE), [asdict(warning) for warning in warnings])

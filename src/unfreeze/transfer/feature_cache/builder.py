@@ -1,0 +1,266 @@
+"""Feature cache of a run: computes or loads the features of the frozen layers for each phase.
+
+The cache key covers everything that determines the features: weights and layers before the split,
+image files, preprocessing, view and precision.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unfreeze.data.loading.loader import Loader
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.device import autocast
+from unfreeze.runtime.distributed import Distributed
+from unfreeze.transfer import validation as held_out
+from unfreeze.transfer.feature_cache.loader import CachedLoader, CachedView
+from unfreeze.transfer.feature_cache.store import (
+    CachedFeatures,
+    CacheKey,
+    cache_features,
+    check_disk_space,
+    evict,
+)
+from unfreeze.transfer.freezing.freeze import apply_freeze, hash_tensors
+from unfreeze.transfer.freezing.schedule import FrozenPhase, is_cached
+from unfreeze.transfer.freezing.split_model import NoSplitPoint, SplitPoint, find_split_point
+from unfreeze.transfer.head_solver import find_head_input
+from unfreeze.transfer.validation import ValidationSet
+
+T = TypeVar("T")
+FORMAT = 1
+PASS_PIXELS = {"cpu": 2**19}  # pixels per forward pass, roughly; on other devices:
+PASS_PIXELS_DEVICE = 2**23
+PASS_MOST = 512  # largest batch of a forward pass
+
+
+@dataclass(frozen=True)
+class CacheSource:
+    """Datasets whose features are cached, and the rows of them that this run uses (None: all)."""
+
+    loader: Loader
+    holdout: ValidationSet | None
+    train: Tensor | None = None
+    val: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Configuration of the cache: `mode` is FEATURES or ACTIVATIONS; `views` per image.
+
+    `prepare`: uint8 [B, side, side, 3] to the network's input. `memory`, `disk`: limits in bytes.
+    `about`: plain values for the cache key beyond the network's; `train`, `val`: digests of the
+    images.
+    """
+
+    mode: str
+    views: int
+    prepare: Callable[[Tensor], Tensor]
+    side: int
+    precision: str
+    memory: int
+    disk: int
+    about: Mapping[str, Any]
+    train: Callable[[], str]
+    val: Callable[[], str]
+    head: tuple[str, ...] = ()  # cache the pooled input of this head; (): split anywhere
+
+
+class FeatureCache:
+    """Provides the cached features of each phase of a run; holds one phase at a time."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loader: Loader,
+        holdout: ValidationSet | None,
+        *,
+        keeping: CacheConfig,
+        stretches: Sequence[FrozenPhase],
+        processes: Distributed | None = None,
+        passing: CacheSource | None = None,
+    ) -> None:
+        self.network, self.loader, self.holdout = network, loader, holdout
+        self.keeping, self.stretches = keeping, list(stretches)
+        self.processes = processes or Distributed()
+        self.passing = passing or CacheSource(loader, holdout)
+        self.device = next(network.parameters()).device
+        self._held: tuple[FrozenPhase, CachedLoader | None] | None = None
+
+    def at(self, epoch: int, console: Console, stop: Callable[[], bool]) -> CachedLoader | None:
+        """Cached features for an epoch; computes those that are missing.
+
+        None if the epoch trains on images, or if `stop` returned true before the end.
+        """
+        stretch = next(s for s in self.stretches if s.first <= epoch < s.last)
+        if self._held is None or self._held[0] != stretch:
+            self._held = None  # free the memory of the previous phase first
+            shortcut = self._shortcut(stretch, console, stop)
+            if shortcut is None and self.processes.any([stop()])[0]:
+                return None
+            self._held = stretch, shortcut
+        return self._held[1]
+
+    def _shortcut(
+        self, stretch: FrozenPhase, console: Console, stop: Callable[[], bool]
+    ) -> CachedLoader | None:
+        if not is_cached(self.keeping.mode, stretch):
+            return None
+        try:
+            border = self._border(stretch)
+            self.network.eval()  # the trainer sets train mode
+        except NoSplitPoint as reason:
+            console.say(f"No feature cache from epoch {stretch.first} on: {reason}.")
+            return None
+        return _PhaseCache(self, stretch, border, console, stop).shortcut()
+
+    def _border(self, stretch: FrozenPhase) -> SplitPoint:
+        if self.keeping.head:
+            apply_freeze(self.network, stretch.frozen)
+            return find_head_input(self.network, self.keeping.head, self.keeping.side)
+        return find_split_point(self.network, stretch.frozen, self.keeping.side)
+
+
+class _PhaseCache:
+    """Computes or loads the features of one phase."""
+
+    def __init__(
+        self,
+        keeper: FeatureCache,
+        stretch: FrozenPhase,
+        border: SplitPoint,
+        console: Console,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.keeper, self.stretch, self.border = keeper, stretch, border
+        self.console, self.stop = console, stop
+        self.keeping, self.device = keeper.keeping, keeper.device
+        self.passing = keeper.passing
+        self.hashes = hash_tensors(keeper.network.state_dict(), border.entries)
+        self.probes = {name: self._probe(name) for name in {self.keeping.precision, "fp32"}}
+        self.channels_last = self.probes["fp32"][0]
+
+    def shortcut(self) -> CachedLoader | None:
+        keeper = self.keeper
+        count = len(self.passing.loader.dataset.images)
+        views = self.stretch.views(self.keeping.views)
+        keys = [self._key("train", view, count) for view in views]
+        if self.passing.holdout is not None:
+            keys.append(self._key("val", 0, len(self.passing.holdout.images)))
+        keeper.processes.leads(lambda: self._make_room(keys))
+        caches = []
+        for index, key in enumerate(keys):
+            produce = self._view(views[index]) if index < len(views) else self._validation
+            cache = cache_features(key, produce, self.console, self.stop, keeper.processes)
+            if cache is None:
+                return None
+            caches.append(cache)
+        rows = [*[self.passing.train] * len(views), self.passing.val]
+        features = [
+            CachedView(cache, channels_last=self.channels_last, device=self.device, places=places)
+            for cache, places in zip(self._in_memory(caches), rows, strict=False)
+        ]
+        return CachedLoader(
+            self.border,
+            dict(zip(views, features, strict=False)),
+            features[-1] if keeper.holdout is not None else None,
+            count=self.keeping.views,
+            loader=keeper.loader,
+            holdout=keeper.holdout,
+            hashes=self.hashes,
+        )
+
+    def _make_room(self, keys: list[CacheKey]) -> None:
+        needed = sum(key.rows * key.row_bytes for key in keys if not key.folder.is_dir())
+        removed = evict(self.keeping.disk, needed, spared=[key.key for key in keys])
+        if removed:
+            self.console.say(f"Removed {len(removed)} older feature caches to free disk space.")
+        check_disk_space(needed)
+
+    def _in_memory(self, caches: list[CachedFeatures]) -> list[CachedFeatures]:
+        limit = self.keeping.memory
+        if self.device.type == "cuda":
+            limit = torch.cuda.mem_get_info(self.device)[0] // 4
+        if sum(cache.nbytes for cache in caches) > limit:
+            return caches
+        return [cache.held(self.device) for cache in caches]
+
+    def _key(self, part: str, view: int, rows: int) -> CacheKey:
+        precision = self.keeping.precision if part == "train" else "fp32"
+        _, shape, dtype = self.probes[precision]
+        batch = self._pass_size() if part == "train" else held_out.BATCH
+        about = {
+            **self.keeping.about,
+            "format": FORMAT,
+            "torch": torch.__version__,
+            "device": self.device.type,
+            "precision": precision,
+            "border": self.border.name,
+            "text": self.border.text,
+            "weights": self.hashes,
+            "channels_last": self.channels_last,
+            "part": part,
+            "view": view,
+            "images": self.keeping.train() if part == "train" else self.keeping.val(),
+            "batch": batch,
+        }
+        if part == "val":
+            about |= {"augment": None, "seed": None, "shrunk": None}  # not random, full size
+        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:40]
+        name = f"view {view}" if part == "train" else "validation"
+        return CacheKey(key, rows, shape, dtype, batch, f"{self.border.name}, {name}")
+
+    def _pass_size(self) -> int:
+        pixels = PASS_PIXELS.get(self.device.type, PASS_PIXELS_DEVICE)
+        return min(PASS_MOST, max(16, pixels // self.keeping.side**2))
+
+    def _probe(self, precision: str) -> tuple[bool, tuple[int, ...], torch.dtype]:
+        """(whether channels are last in memory, shape of one image's row on disk, dtype)."""
+        blank = torch.zeros(2, self.keeping.side, self.keeping.side, 3, dtype=torch.uint8)
+        features = self._features(blank, precision)
+        last = features.dim() == 4 and features.is_contiguous(memory_format=torch.channels_last)
+        last = last and not features.is_contiguous()
+        shape = features.permute(0, 2, 3, 1).shape if last else features.shape
+        return last, tuple(shape[1:]), features.dtype
+
+    def _features(self, images: Tensor, precision: str) -> Tensor:
+        with torch.inference_mode(), autocast(self.device, precision):
+            prepared = self.keeping.prepare(images.to(self.device, non_blocking=True))
+            return self.border.before(prepared)
+
+    def _rows(self, images: Tensor, precision: str) -> Tensor:
+        features = self._features(images, precision)
+        rows = features.permute(0, 2, 3, 1) if self.channels_last else features
+        return rows.contiguous().cpu()
+
+    def _view(self, view: int) -> Callable[[int], Iterator[Tensor]]:
+        def produce(start: int) -> Iterator[Tensor]:
+            positions = np.arange(start, len(self.passing.loader.dataset.images))
+            size = self._pass_size()
+            batches = [positions[first : first + size] for first in range(0, len(positions), size)]
+            for batch in _prefetched(self.passing.loader.these(batches, view)):
+                yield self._rows(batch.views[0], self.keeping.precision)
+
+        return produce
+
+    def _validation(self, start: int) -> Iterator[Tensor]:
+        if self.passing.holdout is not None:
+            for batch in self.passing.holdout.batches(start):
+                yield self._rows(batch, "fp32")
+
+
+def _prefetched(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items, preparing the next one in a thread while one is in use."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, items, end)
+        while (item := pending.result()) is not end:
+            pending = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]  # never `end`

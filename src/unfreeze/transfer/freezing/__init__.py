@@ -1,0 +1,1 @@
+"""Layer freezing: what is frozen, when it is unfrozen, where the network can be split."""
