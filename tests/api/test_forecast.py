@@ -106,7 +106,7 @@ def test_a_network_that_wants_to_see_numbers_is_not_counted_and_says_so(monkeypa
 
 
 class Machine:
-    """A trainer whose steps take `fixed` seconds and `each` a image, on a clock of its own."""
+    """A trainer whose steps take `fixed` seconds and `each` an image, on a clock of its own."""
 
     def __init__(self, monkeypatch, fixed, each, accumulate=1, device="cuda"):
         self.now, self.sizes = 0.0, []

@@ -59,7 +59,7 @@ def test_files_folders_and_archives_give_the_same(run, tmp_path):
 def test_an_unreadable_file_is_told_and_the_rest_predicted(run, tmp_path):
     data, model = run
     bad, good = tmp_path / "cat.jpg", str(data / "red/000.png")
-    bad.write_text("I am not a image")
+    bad.write_text("I am not an image")
     console = Heard()
     settings = build(PredictSettings, {"run": model, "images": [str(bad), good]})
     found = run_predict(settings, console)

@@ -47,7 +47,7 @@ def command(*words):
 def photos(coloured):
     folder = coloured("photos", COUNTS, side=80)
     (folder / "train/red/broken <b>.jpg").write_bytes(b"\xff\xd8\xff and no more")
-    (folder / "notes.txt").write_text("not a image")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 

@@ -25,7 +25,7 @@ class Made:
         return buffer.getvalue()
 
     def members(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Names ending in .png get a image of their own, others text."""
+        """Names ending in .png get an image of their own, others text."""
         return {
             name: self.encoded(self.noise(seed=seed)) if name.endswith(".png") else b"text"
             for seed, name in enumerate(names)

@@ -12,7 +12,7 @@ from unfreeze.data.validate.checks import ImageChecker, ImageNote, check_image
 
 
 def scene(side=96, seed=0):
-    """A image with something in it: blurred noise, not flat."""
+    """An image with something in it: blurred noise, not flat."""
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     return Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC)
 

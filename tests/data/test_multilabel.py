@@ -1,4 +1,4 @@
-"""Several labels to a image: told from names with a sign in them, refused or not used."""
+"""Several labels to an image: told from names with a sign in them, refused or not used."""
 
 import pytest
 

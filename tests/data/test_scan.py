@@ -299,7 +299,7 @@ def test_nasty_images_agree_with_pillow(shared, made, caplog):
     left_out = {problem.path.rpartition("/")[2] for problem in found.problems}
     seen = {name.rpartition("/")[2] for name in index.paths}
     stages = {row["file"]: row["pil_stage"] for row in rows}
-    # one bomb has neither a image's name nor a signature: it is no image at all
+    # one bomb has neither an image's name nor a signature: it is no image at all
     assert {stages[name] for name in stages if name not in seen} == {"bomb"}
     assert all(name in left_out for name in seen if stages[name] != "ok")
     # Some that the manifest calls fine are left out: Pillow's first load() fails and only a

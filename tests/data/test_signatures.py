@@ -35,7 +35,7 @@ def test_signatures_of_what_pillow_writes(made, kind, name):
     assert format_of_signature(made.encoded(kind=kind)[:HEAD]) == name
 
 
-@pytest.mark.parametrize("head", [b"", b"<html>", b"BMW is a car, not a image", b"Plan", b"PK\3"])
+@pytest.mark.parametrize("head", [b"", b"<html>", b"BMW is a car, not an image", b"Plan", b"PK\3"])
 def test_text_and_archives_are_no_images(head):
     assert format_of_signature(head) is None
 

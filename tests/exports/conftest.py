@@ -58,7 +58,7 @@ def stir(network):
 
 @pytest.fixture
 def photo(tmp_path):
-    """A image that is neither square nor of any network's size."""
+    """An image that is neither square nor of any network's size."""
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)

@@ -57,7 +57,7 @@ def images(size, count=5):
 
 
 def run_readme(folder, photo, monkeypatch):
-    """What the README's own lines leave behind, run where it lies beside a image."""
+    """What the README's own lines leave behind, run where it lies beside an image."""
     text = (folder / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     shutil.copy(photo, folder / "image.jpg")  # Pillow goes by content

@@ -26,7 +26,7 @@ augment = "digits"
 """
 PROBLEMS = """\
 path,reason,detail,left_out
-a/<b>cat.jpg,undecodable,"text, not a image",true
+a/<b>cat.jpg,undecodable,"text, not an image",true
 b/scan.tif,grey,one channel,false
 """
 

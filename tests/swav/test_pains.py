@@ -109,7 +109,7 @@ def test_more_prototypes_than_a_small_batch_can_fill_are_doubted():
 
 
 def test_why_the_codes_of_few_images_leave_prototypes_empty():
-    # equal shares of 1,500 prototypes over 16 images: none gets a hundredth of a image
+    # equal shares of 1,500 prototypes over 16 images: none gets a hundredth of an image
     torch.manual_seed(0)
     scores = torch.nn.functional.normalize(torch.randn(16, 128)) @ torch.randn(128, 1500) / 12
     taken = set(sinkhorn(scores).argmax(dim=1).tolist())

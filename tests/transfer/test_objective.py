@@ -48,7 +48,7 @@ def test_class_weights_are_scikit_learns_and_average_to_one():
 
 @pytest.mark.parametrize("options", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1}])
 def test_mixed_labels_are_the_shares_of_the_images_and_follow_from_the_step(options):
-    # a image of class c is c everywhere: the share of a value is the share of its label
+    # an image of class c is c everywhere: the share of a value is the share of its label
     images = LABELS[:, None, None, None].float().expand(-1, 3, 16, 16).clone()
     made, seen = objective(**options), []
     for step in range(20):

@@ -30,7 +30,7 @@ PRETRAINING = "pretrain"  # the pretraining run inside the folder of a demo
 
 
 @dataclass(frozen=True)
-class PrototypeGallery:
+class PrototypeImages:
     """Nearest images and usage of each prototype, most used first."""
 
     images: Pixels  # [P, M, S, S, 3]: the images nearest to each prototype
@@ -53,7 +53,7 @@ class RunData:
     demo: dict[str, Any] | None
     comparison: dict[str, Any] | None
     repeated: dict[str, Any] | None
-    prototypes: PrototypeGallery | None
+    prototypes: PrototypeImages | None
     views: Pixels | None  # [n, v, S, S, 3]
     warned: list[dict[str, str]]  # warnings.json
     result: dict[str, Any] | None  # result.json, None while the run is unfinished
@@ -154,11 +154,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return read_records(path)
 
 
-def _prototypes(path: Path) -> PrototypeGallery:
+def _prototypes(path: Path) -> PrototypeImages:
     with np.load(path, allow_pickle=False) as arrays:
         share = np.asarray(arrays["share"], np.float64)
         order = np.argsort(-share, kind="stable")
-        return PrototypeGallery(arrays["images"][order], arrays["prototype"][order], share[order])
+        return PrototypeImages(arrays["images"][order], arrays["prototype"][order], share[order])
 
 
 def _views(path: Path) -> Pixels:
@@ -184,7 +184,7 @@ def _row(images: Sequence[Pixels] | Pixels) -> Image.Image:
     return row
 
 
-def contact_sheet(prototypes: PrototypeGallery, *, limit: int = 24) -> bytes:
+def contact_sheet(prototypes: PrototypeImages, *, limit: int = 24) -> bytes:
     """PNG of the most used prototypes, a row each: number, share, nearest images."""
     shown = min(limit, len(prototypes.number))
     side = prototypes.images.shape[2]

@@ -118,7 +118,7 @@ def test_a_broken_json_says_nothing_and_cls_comes_first(made):
 def test_texts_are_classes_only_where_they_come_again(made, shard):
     shard("set/0.tar", {key: "cat" if key < "c" else "dog" for key in "abcd"}, ".txt")
     assert open_source(str(made.root / "set")).labels == ["cat", "cat", "dog", "dog"]
-    shard("other/0.tar", {key: f"a image of {key}" for key in "abcd"}, ".txt")
+    shard("other/0.tar", {key: f"an image of {key}" for key in "abcd"}, ".txt")
     source = open_source(str(made.root / "other"))
     assert source.labels is None
     assert any("4 different texts: they are captions" in note for note in source.notes)

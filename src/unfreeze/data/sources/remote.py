@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from unfreeze.data.cache.folder import RESERVED_BYTES, cache_folder, free_bytes
 from unfreeze.errors import DataError, ResourceError, UnfreezeError, UsageError
 from unfreeze.runtime import atomic
-from unfreeze.runtime.console import Console, ProgressCallback
+from unfreeze.runtime.console import Console, TransferProgress
 
 # fields of fsspec's `info` that identify the version of a file
 _VERSION: tuple[str, ...] = (
@@ -156,11 +156,11 @@ def _download(
         raise _unreachable(address, error) from error
 
 
-def _progress_callback(advance: ProgressCallback) -> Any:
+def _progress_callback(advance: TransferProgress) -> Any:
     """An fsspec callback that reports progress in MiB."""
     from fsspec.callbacks import Callback
 
-    class ProgressCallback(Callback):  # type: ignore[misc]  # fsspec has no types
+    class TransferProgress(Callback):  # type: ignore[misc]  # fsspec has no types
         shown = 0
 
         def call(self, *args: Any, **kwargs: Any) -> None:
@@ -169,7 +169,7 @@ def _progress_callback(advance: ProgressCallback) -> Any:
                 self.shown += steps
                 advance(steps)
 
-    return ProgressCallback()
+    return TransferProgress()
 
 
 def _unreachable(address: str, error: Exception) -> DataError:
