@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from unfreeze.data.cache.folder import RESERVED_BYTES, cache_folder, free_bytes
 from unfreeze.errors import DataError, ResourceError, UnfreezeError, UsageError
 from unfreeze.runtime import atomic
-from unfreeze.runtime.console import Console, TransferProgress
+from unfreeze.runtime.console import Console, ProgressCallback
 
 # fields of fsspec's `info` that identify the version of a file
 _VERSION: tuple[str, ...] = (
@@ -156,7 +156,7 @@ def _download(
         raise _unreachable(address, error) from error
 
 
-def _progress_callback(advance: TransferProgress) -> Any:
+def _progress_callback(advance: ProgressCallback) -> Any:
     """An fsspec callback that reports progress in MiB."""
     from fsspec.callbacks import Callback
 
