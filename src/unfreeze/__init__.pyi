@@ -915,7 +915,6 @@ def pretrain(
     nmb_prototypes: int | None = None,
     queue_length: int | None = None,
     epoch_queue_starts: int | None = None,
-    queue_start: Literal["epoch", "auto"] = "epoch",
     clusterings: int = 3,
     kmeans_iterations: int = 10,
     base_lr: float | None = None,
@@ -988,7 +987,6 @@ def pretrain(
         nmb_prototypes: number of prototypes K.
         queue_length: queue of past features for the assignments: length over all processes (0: off).
         epoch_queue_starts: epoch from which the queue is filled, counted from 0.
-        queue_start: when the queue starts: epoch (as published), or auto (earlier if features are stable, off again if the loss rises). One of: 'epoch', 'auto'.
         clusterings: k-means clusterings of deepcluster-v2, each with its own prototypes.
         kmeans_iterations: k-means iterations before an epoch.
         base_lr: peak learning rate, after the warm-up.
@@ -1059,7 +1057,6 @@ def pretrain(
     nmb_prototypes: int | None = None,
     queue_length: int | None = None,
     epoch_queue_starts: int | None = None,
-    queue_start: Literal["epoch", "auto"] = "epoch",
     clusterings: int = 3,
     kmeans_iterations: int = 10,
     base_lr: float | None = None,
@@ -1130,7 +1127,6 @@ def pretrain(
     nmb_prototypes: int | None = None,
     queue_length: int | None = None,
     epoch_queue_starts: int | None = None,
-    queue_start: Literal["epoch", "auto"] = "epoch",
     clusterings: int = 3,
     kmeans_iterations: int = 10,
     base_lr: float | None = None,

@@ -265,7 +265,6 @@ def test_a_plan_says_that_it_will_be_measured():
     [
         {"method": "deepcluster-v2"},
         {"queue_length": 32, "epoch_queue_starts": 0},
-        {"queue_length": 32, "queue_start": "auto"},
         {"accumulate": 2},
     ],
 )

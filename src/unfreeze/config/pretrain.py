@@ -164,13 +164,6 @@ class PretrainSettings(
     epoch_queue_starts: int | None = setting(
         None, "epoch from which the queue is filled, counted from 0", low=0, group="swav"
     )
-    queue_start: str = setting(
-        "epoch",
-        "when the queue starts: epoch (as published), or auto (earlier if features are stable, off "
-        "again if the loss rises)",
-        choices=("epoch", "auto"),
-        group="swav",
-    )
     clusterings: int = setting(
         3,
         "k-means clusterings of deepcluster-v2, each with its own prototypes",

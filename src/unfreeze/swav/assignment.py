@@ -1,6 +1,5 @@
 """SwAV's codes: Sinkhorn over the batch of all processes and, once it is in use, the queue."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ from unfreeze.data.loading.loader import Batch
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.presets import epsilon_of
 from unfreeze.swav.queue import FeatureQueue
-from unfreeze.swav.queue_start import Mean, QueueSchedule
 from unfreeze.swav.sinkhorn import sinkhorn
 
 if TYPE_CHECKING:
@@ -57,9 +55,6 @@ class Assignment:
         """Restore `state()`: its tensors are on the CPU and are used on `device`."""
 
 
-Say = Callable[[str], None]
-
-
 class SinkhornAssignment(Assignment):
     """Codes of the views `assigned`; owns the queue of `length` features for each of them.
 
@@ -77,30 +72,22 @@ class SinkhornAssignment(Assignment):
         opens: int = 0,
         world: int = 1,
         temperature: float = 0.1,
-        gate: QueueSchedule | None = None,
     ) -> None:
         self.assigned, self.epsilon, self.iterations = tuple(assigned), epsilon, iterations
         self.temperature = temperature
-        self.length, self.opens = length // world, 0 if gate else opens
-        self.gate = gate  # None: the queue is used from epoch `opens` on, as published
+        self.length, self.opens = length // world, opens
 
     @classmethod
-    def of(cls, s: PretrainSettings, world: int, mean: Mean, say: Say) -> "SinkhornAssignment":
-        """Build from resolved settings; `mean` averages over processes, `say` writes to the log."""
-        gate, opens = None, s.epoch_queue_starts or 0
-        if s.queue_start == "auto" and s.queue_length:
-            chance = math.log(s.nmb_prototypes or 1)
-            early = s.warmup_epochs or 0  # during warm-up features move little for a low rate
-            gate = QueueSchedule(earliest=early, latest=opens, chance=chance, mean=mean, say=say)
+    def of(cls, s: PretrainSettings, world: int) -> "SinkhornAssignment":
+        """Build from resolved settings for one of `world` processes."""
         return cls(
             s.crops_for_assign,
             epsilon=epsilon_of(s),
             iterations=s.sinkhorn_iterations,
             length=s.queue_length or 0,
-            opens=opens,
+            opens=s.epoch_queue_starts or 0,
             world=world,
             temperature=s.temperature,
-            gate=gate,
         )
 
     @torch.no_grad()
@@ -113,17 +100,14 @@ class SinkhornAssignment(Assignment):
     ) -> list[torch.Tensor]:
         """Codes `[B, K]` of each assigned view, from features `[B, d]` and scores `[B, K]`."""
         bank = self.opened(batch.epoch, features[0])
-        gate_open = self.gate is None or self.gate.serves(batch.epoch)
-        use_queue = bank is not None and gate_open and bank.full
         codes = []
         for index, view in enumerate(self.assigned):
             C = scores[view].detach()
             B = len(C)
-            if bank is not None and use_queue:
+            if bank is not None and bank.full:
                 C = torch.cat([C, rescored(bank.features[index])])
             codes.append(self.balanced(C)[:B])
         if bank is not None:
-            self.watched(bank, scores, rescored, None if use_queue else codes)
             bank.push([features[view] for view in self.assigned])
         return codes
 
@@ -131,43 +115,12 @@ class SinkhornAssignment(Assignment):
         """The swapped prediction loss."""
         return swapped_prediction_loss(scores, codes, self.assigned, temperature=self.temperature)
 
-    def state(self) -> dict[str, Any]:
-        """State for a checkpoint besides the queue's features: that of the gate."""
-        return {"gate": self.gate and self.gate.state()}
-
-    def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Restore `state()`; the gate moves its sums to the device itself."""
-        if self.gate and state["gate"]:
-            self.gate.restore(state["gate"])
-
     def balanced(self, C: torch.Tensor) -> torch.Tensor:
         """Sinkhorn's codes `[B, K]` of scores `[B, K]`."""
         return sinkhorn(C, epsilon=self.epsilon, iterations=self.iterations)
 
-    def watched(
-        self,
-        bank: FeatureQueue,
-        scores: Sequence[torch.Tensor],
-        rescored: Scores,
-        batch_codes: list[torch.Tensor] | None,
-    ) -> None:
-        """Update the gate's statistics; `batch_codes`: codes without the queue, if known."""
-        gate, T = self.gate, self.temperature
-        if gate is None or not gate.judging:
-            return
-        plain = [s.detach() for s in scores]
-        if bank.full and gate.opened is None:
-            B, queued = len(plain[0]), bank.features[0]
-            batches = (plain[self.assigned[0]], rescored(queued[:B]), rescored(queued[-B:]))
-            gate.moved(*((C / T).softmax(dim=1).mean(dim=0) for C in batches))
-        batch_codes = batch_codes or [self.balanced(plain[view]) for view in self.assigned]
-        gate.lost(swapped_prediction_loss(plain, batch_codes, self.assigned, temperature=T))
-
     def opened(self, epoch: int, like: torch.Tensor) -> FeatureQueue | None:
         """The queue, created when its start epoch is reached; None before, or without a queue."""
-        if self.gate is not None and self.gate.dropped:
-            self.bank = None
-            return None
         if self.bank is None and self.length and epoch >= self.opens:
             self.bank = FeatureQueue(len(self.assigned), self.length, like.shape[1]).to(like)
         return self.bank

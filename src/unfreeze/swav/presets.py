@@ -116,7 +116,7 @@ def usual_side(side: int, device: str) -> int:
 
 
 # settings of one method only
-SINKHORN = ("epsilon", "sinkhorn_iterations", "queue_length", "epoch_queue_starts", "queue_start")
+SINKHORN = ("epsilon", "sinkhorn_iterations", "queue_length", "epoch_queue_starts")
 EPSILON = 0.05  # arXiv 2006.09882, appendix A.1
 SHARPEST = 0.03  # the reference's advice against collapse, and what works on digits
 KMEANS = ("clusterings", "kmeans_iterations")

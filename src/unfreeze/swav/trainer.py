@@ -101,7 +101,7 @@ class PretrainTrainer:
         """The assignment method of `--method`."""
         if self.s.method == "deepcluster-v2":
             return ClusterAssignment(self.s, self.loader.positions, self.processes)
-        return SinkhornAssignment.of(self.s, self.loader.world, self.processes.mean, self.run.log)
+        return SinkhornAssignment.of(self.s, self.loader.world)
 
     @property
     def bank(self) -> FeatureQueue | None:
