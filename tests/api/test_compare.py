@@ -139,10 +139,14 @@ def test_pain_25_test_images_are_read_once_a_run_at_its_end(done, data, monkeypa
         assert [(use["split"], use["n"]) for use in uses] == [("test", 36)] and one.test_uses == 1
         used = {row.path for row in read_split_csv(Path(one.run) / "split.csv")}
         assert not any(path.startswith("test/") for path in used)
-    monkeypatch.setattr(compare_runs, "run_finetune", None)
-    monkeypatch.setattr(
-        compare_runs, "evaluate_with_predictions", None
-    )  # nothing is trained or judged again
+    planned = compare_runs.run_finetune
+
+    def only_plans(settings, console, **more):
+        assert settings.dry_run
+        return planned(settings, console, **more)
+
+    monkeypatch.setattr(compare_runs, "run_finetune", only_plans)  # nothing is trained again,
+    monkeypatch.setattr(compare_runs, "evaluate_with_predictions", None)  # nor evaluated
     again = compare(data, [r.weights for r in done.starts], out=done.out, resume=True)
     assert again.runs == done.runs and again.verdict == done.verdict
 

@@ -64,7 +64,7 @@ def test_a_run_whose_extras_fail_is_a_run(named, tmp_path, monkeypatch):
     def broken(*given, **more):
         raise RuntimeError("none of these today")
 
-    for name in ("answered", "_feed_meter"):
+    for name in ("predictions_of", "_feed_meter"):
         monkeypatch.setattr(train, name, broken)
     monkeypatch.setattr(train.LabelledDataset, "write_seen", broken)
     made = unfreeze.finetune(str(named), out=str(tmp_path / "run"), **TINY)

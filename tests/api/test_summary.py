@@ -109,7 +109,7 @@ def test_a_pretraining_run_has_no_head(tmp_path):
     save_model(tmp_path / "model", network.state_dict(), card)
     found = summary(str(tmp_path), input="3x16x16")
     assert found.parameters_total == sum(p.numel() for p in network.parameters())
-    assert found.layers[-1]["type"] == "NoHead" and found.layers[-1]["parameters"] == 0
+    assert found.layers[-1]["type"] == "RemovedHead" and found.layers[-1]["parameters"] == 0
     assert summary(str(tmp_path), input="3x16x16", classes=7).layers[-1]["output"] == [7]
 
 

@@ -99,7 +99,7 @@ def test_a_split_goes_from_run_to_run(flat, table, tmp_path):
     assert code == 0, said
     assert splits(second) == splits(first)  # labels came along, too
     assert "2 images are not listed in" in said
-    assert f"as {first} says" in said
+    assert f"{first}/split.csv" in said
     code, found, said = command(
         "pretrain", elsewhere, "--out", tmp_path / "swav", "--split-from", first
     )

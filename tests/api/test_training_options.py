@@ -134,7 +134,7 @@ def test_options_that_contradict_are_refused_in_words(tune):
         tune("a", sampling="balanced", class_weights="sqrt")
     with pytest.raises(UsageError, match="new images in each step"):
         tune("b", mixup=0.2, cache="features", freeze="all")
-    with pytest.raises(UsageError, match="find_lr and lr exclude each other"):
+    with pytest.raises(UsageError, match="find_lr=True and lr exclude each other"):
         tune("c", find_lr=True, lr=0.1)
 
 

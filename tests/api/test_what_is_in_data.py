@@ -40,7 +40,7 @@ def test_a_run_inside_the_data_is_no_class_in_any_verb(run, tmp_path):
     ):
         code, said = told(*words)
         assert code == 0, said
-        assert said.count("not read as data: runs/first.") == 1, words
+        assert said.count("A folder written by unfreeze is ignored: runs/first.") == 1, words
     assert unfreeze.finetune(str(data), dry_run=True, **TINY).classes == ["green", "red"]
     assert unfreeze.scan(str(data)).pictures == 12
     shown = unfreeze.show(str(data), str(tmp_path / "data.html"))

@@ -142,7 +142,7 @@ def test_processes_share_the_pages_and_nobody_changes_the_file(made, members):
 
 KILLED = """
 import os, sys
-from unfreeze.data import mapping
+from unfreeze.data.cache import builder
 from unfreeze.data.validate.worker_pool import run_in_workers
 from unfreeze.data.cache.policy import plan_pixel_cache
 from unfreeze.data.index.index import build_index
@@ -157,7 +157,7 @@ def some(*given, **named):
         if len(made) == 7:  # of which the last has just begun
             os.kill(os.getpid(), 9)
 
-mapping.supervised = some
+builder.run_in_workers = some
 index = build_index(open_source(sys.argv[1]))
 hold = plan_pixel_cache(index.source, index.rows, 6, store="disk")
 check_images(index, hold=hold, resize_to=6, workers=1)

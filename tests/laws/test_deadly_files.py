@@ -43,7 +43,7 @@ def test_the_run_goes_on_without_it(coloured, tmp_path, monkeypatch, verb, store
     monkeypatch.setattr(worker_pool, "SECONDS", 3.0)
     monkeypatch.setattr(builder, "_SECONDS", 3.0)
     for module in (precheck, builder):
-        monkeypatch.setattr(module, "Judge", Deadly)
+        monkeypatch.setattr(module, "DecodeCheck", Deadly)
     data = coloured("data", {"red": 12, "blue": 12}, side=40)
     more = {"weights": "none"} if verb == "finetune" else {}
     run = getattr(unfreeze, verb)(

@@ -86,6 +86,6 @@ def test_normalised_on_the_cpu_equals_the_formula_to_the_bit():
     views = torch.randint(0, 256, (3, 20, 24, 3), dtype=torch.uint8)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     expected = (views.float() - torch.tensor(mean) * 255) * (1 / (torch.tensor(std) * 255))
-    found = module.normalise(views, mean, std)
+    found = module.normalize(views, mean, std)
     assert torch.equal(found, expected.permute(0, 3, 1, 2))
     assert found.is_contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ import pytest
 
 import unfreeze
 from unfreeze.errors import UsageError
-from unfreeze.runs.test_usage import record_test_use, test_set_uses
+from unfreeze.runs.test_set_usage import count_test_uses, record_test_use
 from unfreeze.runtime import run_lock
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.runtime.run_lock import LOCK, OWNER, RunFolderLocks, exclusive_access
@@ -146,7 +146,7 @@ def test_uses_of_the_test_set_that_are_counted_at_once_are_all_counted(tmp_path)
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(counts) == list(range(1, 21)) and test_set_uses(tmp_path) == 20
+    assert sorted(counts) == list(range(1, 21)) and count_test_uses(tmp_path) == 20
     assert [path.name for path in tmp_path.iterdir()] == ["test_uses.json"]
 
 

@@ -37,7 +37,7 @@ from unfreeze.runs.prediction_files import (
 )
 from unfreeze.runs.python_call import python_call
 from unfreeze.runs.run_warnings import show_result_warnings
-from unfreeze.runs.test_usage import record_test_use, run_folder, test_set_uses
+from unfreeze.runs.test_set_usage import count_test_uses, record_test_use, run_folder
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, printable
 from unfreeze.runtime.display import Display, Displayed
@@ -414,7 +414,7 @@ def _write(
     """The evaluation with its count of test uses; writes it into the run folder."""
     candidates = (Path(s.run), *Path(s.run).parents)  # as given: shorter than the absolute path
     run = next((str(path) for path in candidates if path.absolute() == folder), str(folder))
-    uses = test_set_uses(folder) + eval_set.is_test
+    uses = count_test_uses(folder) + eval_set.is_test
     evaluation = replace(evaluation, test_uses=uses)
     try:
         if eval_set.is_test:

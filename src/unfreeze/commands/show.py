@@ -35,7 +35,7 @@ from unfreeze.reports.dataset import DatasetPage, ImageRow, dataset_page
 from unfreeze.reports.page import format_number
 from unfreeze.reports.results_data import show_lead, shown
 from unfreeze.runs.python_call import python_call
-from unfreeze.runs.test_usage import run_folder
+from unfreeze.runs.test_set_usage import run_folder
 from unfreeze.runtime.atomic import write_text
 from unfreeze.runtime.console import Console, printable
 from unfreeze.runtime.device import pick_device

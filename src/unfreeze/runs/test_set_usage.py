@@ -23,7 +23,7 @@ def run_folder(path: str | Path) -> Path | None:
     return next((folder for folder in candidates if is_run_config(folder / "config.toml")), None)
 
 
-def test_set_uses(run: Path) -> int:
+def count_test_uses(run: Path) -> int:
     """The number of evaluations so far."""
     return len(_read_uses(run))
 
