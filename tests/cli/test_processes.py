@@ -35,7 +35,7 @@ def test_two_processes_are_one_run(tmp_path):
     assert (answer["processes"], answer["steps"], answer["images"]) == (2, 8, 64)
     steps = [r["step"] for r in read_metrics(tmp_path / "run") if r["split"] == "train"]
     assert steps == list(range(1, 9))  # one of them writes
-    assert done.stderr.count("the loss starts near") == 1
+    assert done.stderr.count("The loss starts near") == 1
     assert "\nprocesses = 2\n" in (tmp_path / "run/config.toml").read_text()
 
 

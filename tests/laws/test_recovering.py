@@ -166,7 +166,7 @@ def test_a_resumed_run_keeps_what_was_changed_whatever_it_is_told(collapses, tmp
     one, other = state(tmp_path / "run"), state(tmp_path / "straight")
     assert all(torch.equal(one["model"][n], other["model"][n]) for n in one["model"])
     assert (
-        "keeps what was changed: --epsilon 0.03"
+        "recovered from a collapse with changed settings: --epsilon 0.03"
         in RunFolder(tmp_path / "run").file("log.txt").read_text()
     )
 
