@@ -72,9 +72,11 @@ class SinkhornAssignment(Assignment):
         opens: int = 0,
         world: int = 1,
         temperature: float = 0.1,
+        alone: bool = False,
     ) -> None:
         self.assigned, self.epsilon, self.iterations = tuple(assigned), epsilon, iterations
         self.temperature = temperature
+        self.alone = alone  # codes of this process's batch only
         self.length, self.opens = length // world, opens
 
     @classmethod
@@ -117,7 +119,7 @@ class SinkhornAssignment(Assignment):
 
     def balanced(self, C: torch.Tensor) -> torch.Tensor:
         """Sinkhorn's codes `[B, K]` of scores `[B, K]`."""
-        return sinkhorn(C, epsilon=self.epsilon, iterations=self.iterations)
+        return sinkhorn(C, epsilon=self.epsilon, iterations=self.iterations, alone=self.alone)
 
     def opened(self, epoch: int, like: torch.Tensor) -> FeatureQueue | None:
         """The queue, created when its start epoch is reached; None before, or without a queue."""
@@ -133,7 +135,10 @@ def with_queueless_codes(trainer: "PretrainTrainer") -> "PretrainTrainer":
     """
     s = trainer.s
     codes = SinkhornAssignment(
-        s.crops_for_assign, epsilon=epsilon_of(s), iterations=s.sinkhorn_iterations
+        s.crops_for_assign,
+        epsilon=epsilon_of(s),
+        iterations=s.sinkhorn_iterations,
+        alone=True,  # one process may measure while the others wait
     )
     trainer.assigner = trainer.finite.assigner = codes
     return trainer
