@@ -49,15 +49,8 @@ FAMILIES = {
 BY_LAYER = {"timm/twins_svt_small", "timm/hrnet_w18_small"}  # their forward cannot be followed
 
 
-# since they take any image size, their forward branches on it, which torch.fx cannot follow
-ANY_SIZE = pytest.mark.xfail(strict=True, reason="no split point in networks for any image size")
-SIZELESS = {"vit_b_32", "timm/vit_tiny_patch16_224", *(f for f in FAMILIES if "deit" in f)}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "arch", [pytest.param(f, marks=ANY_SIZE if f in SIZELESS else ()) for f in FAMILIES]
-)
+@pytest.mark.parametrize("arch", FAMILIES)
 def test_every_family_is_cut_before_its_head_and_most_between_stages(arch):
     """`find_border` itself proves both halves against the whole."""
     side = FAMILIES[arch]

@@ -6,6 +6,7 @@ timm has an option for this; torchvision's accept one size only.
 import math
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
@@ -15,34 +16,36 @@ from torchvision.models.vision_transformer import Encoder, VisionTransformer
 ANY_SIZE = {"dynamic_img_size": True, "dynamic_img_pad": True}
 
 
-class AnyGridEncoder(Encoder):  # type: ignore[misc]  # torchvision is untyped
-    """torchvision's encoder with position embeddings resampled to `grid` (rows, columns)."""
-
-    grid = (0, 0)
+class PositionlessEncoder(Encoder):  # type: ignore[misc]  # torchvision is untyped
+    """torchvision's encoder for tokens that have their position embeddings already."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Tokens [B, 1 + rows * columns, D] to tokens of the same shape."""
-        positions = resample_positions(self.pos_embedding, self.grid, 1)
-        return cast(Tensor, self.ln(self.layers(self.dropout(input + positions))))
+        """Tokens [B, N, D] to tokens of the same shape."""
+        return cast(Tensor, self.ln(self.layers(self.dropout(input))))
 
 
 class AnySizeVisionTransformer(VisionTransformer):  # type: ignore[misc]
-    """torchvision's vision transformer for any image size; unchanged at its native size."""
+    """torchvision's vision transformer for any image size; unchanged at its native size.
 
-    def _process_input(self, x: Tensor) -> Tensor:
-        """Patch tokens [B, N, D] of images [B, 3, H, W], zero-padded to whole patches."""
+    No step depends on the image size in Python, so that torch.fx can trace it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, C] of images [B, 3, H, W], which are zero-padded to whole patches."""
         p, (height, width) = self.patch_size, x.shape[-2:]
-        if height % p or width % p:
-            x = F.pad(x, (0, -width % p, 0, -height % p))
-        cast(AnyGridEncoder, self.encoder).grid = (-(-height // p), -(-width // p))
-        return cast(Tensor, self.conv_proj(x).flatten(2).transpose(1, 2))
+        x = F.pad(x, (0, -width % p, 0, -height % p))
+        patches = self.conv_proj(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches], dim=1)
+        grid = (-(-height // p), -(-width // p))
+        tokens = tokens + resample_positions(self.encoder.pos_embedding, grid, 1)
+        return cast(Tensor, self.heads(self.encoder(tokens)[:, 0]))
 
 
 def allow_any_size(model: nn.Module) -> nn.Module:
     """The same model; torchvision's vision transformers then accept any image size."""
     if type(model) is VisionTransformer:
         model.__class__ = AnySizeVisionTransformer
-        model.encoder.__class__ = AnyGridEncoder
+        model.encoder.__class__ = PositionlessEncoder
     return model
 
 

@@ -1,10 +1,15 @@
 """torch.fx graph of a forward pass, and the nodes at which it can be split for a feature cache."""
 
 import inspect
+import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from timm.layers import resample_abs_pos_embed
+from timm.models import deit, vision_transformer
 from torch import Tensor, fx, nn
+
+from unfreeze.models.position_embeddings import resample_positions
 
 # class names of layers that are random in train mode; libraries define their own such classes
 DRAWING = ("Dropout", "DropPath", "DropBlock", "StochasticDepth", "PatchDropout", "RReLU")
@@ -112,7 +117,11 @@ class ValueRecorder(fx.Interpreter):
 
 class _Tracer(fx.Tracer):
     def __init__(self, closed: Collection[str], *, open_all: bool) -> None:
-        super().__init__()
+        # resampling of position embeddings branches on the image size: one node each
+        super().__init__(
+            autowrap_modules=(math, deit, vision_transformer),
+            autowrap_functions=(resample_positions, resample_abs_pos_embed),
+        )
         self.closed, self.open_all = closed, open_all
         self.inside: list[str] = []
 
