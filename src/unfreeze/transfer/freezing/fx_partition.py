@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from timm.layers import resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import deit, vision_transformer
 from torch import Tensor, fx, nn
 
