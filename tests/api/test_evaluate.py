@@ -231,6 +231,7 @@ def test_the_model_alone_does_not_know_its_last_epoch(hard, tmp_path):
         evaluate(str(alone), str(data), weights_of="last")
 
 
+@pytest.mark.real_charts
 def test_mistakes_are_named_worst_first_with_their_images(hard, tmp_path):
     data, result = hard
     run = shutil.copytree(result.run, tmp_path / "run")

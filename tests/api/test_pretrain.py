@@ -46,6 +46,7 @@ def photos(tmp_path):
     return path
 
 
+@pytest.mark.real_charts
 def test_everything_the_contract_names_is_written(run):
     result, folder = run
     for name in (
