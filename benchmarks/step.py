@@ -3,8 +3,8 @@
     python benchmarks/step.py --threads 1 --json step.json
 
 Plain: float32 (on a GPU fp16 autocast with a fixed loss scale), NCHW, one forward pass per
-resolution, Sinkhorn, loss, and LARC as a loop over tensors. Ours: `Trainer.train_step` with the
-precision and memory format that `auto` selects, on the same uint8 views; both include the
+resolution, Sinkhorn, loss, and LARC as a loop over tensors. Ours: `PretrainTrainer.train_step` with
+the precision and memory format that `auto` selects, on the same uint8 views; both include the
 normalisation. Rounds alternate; the first is a warm-up. Also reports the share of our step that
 codes, loss and optimizer take.
 """

@@ -52,7 +52,7 @@ BY_LAYER = {"timm/twins_svt_small", "timm/hrnet_w18_small"}  # their forward can
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_every_family_is_cut_before_its_head_and_most_between_stages(arch):
-    """`find_border` itself proves both halves against the whole."""
+    """`find_split_point` itself proves both halves against the whole."""
     side = FAMILIES[arch]
     _, border = cut(arch, "all", side=side)
     assert border.entries

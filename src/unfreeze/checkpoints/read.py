@@ -130,7 +130,7 @@ def read_checkpoint(path: str | Path) -> CheckpointContents:
     """The contents of a checkpoint file, a run's folder or a `model/` folder.
 
     WeightsError for anything else (an LFS pointer, a web page, an empty or truncated file);
-    UnsafeFile for pickles with more than tensors and plain values.
+    UnsafeCheckpoint for pickles with more than tensors and plain values.
     """
     file_path = Path(path)
     if file_path.is_dir():

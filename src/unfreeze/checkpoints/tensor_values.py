@@ -82,7 +82,7 @@ def damage_sign(tensor: Tensor) -> str:
 
 
 def _zero_runs(zeros: Tensor) -> list[tuple[int, int]]:
-    """(start, end) of runs of at least `_HOLE` zeros."""
+    """(start, end) of runs of at least `_ZERO_RUN` zeros."""
     if int(zeros.sum()) < _ZERO_RUN:
         return []
     edges = torch.diff(zeros.int(), prepend=torch.zeros(1), append=torch.zeros(1))

@@ -53,7 +53,7 @@ class Setting:
 
 
 def setting(default: Any, help: str, **extra: Any) -> Any:
-    """A dataclass field whose metadata is a `Knob`."""
+    """A dataclass field whose metadata is a `Setting`."""
     return dataclasses.field(default=default, metadata={"knob": Setting(help, **extra)})
 
 

@@ -63,7 +63,7 @@ def head_layers(model: nn.Module, *, known_trace: ForwardTrace | None = None) ->
 
 
 def is_headless(model: nn.Module) -> bool:
-    """Whether the head was removed by `headless`."""
+    """Whether the head was removed by `remove_head`."""
     return bool(removed_heads(model))
 
 

@@ -110,7 +110,7 @@ def export_display(r: Any) -> Display:
 
 
 def report_display(r: Any) -> Display:
-    """Display of a `Report`."""
+    """Display of a `ReportResult`."""
     return Display(
         files=existing_files(r.run, "report.html", "curves.png", "prototypes.png"),
         next=next_commands(r.run),
@@ -133,7 +133,7 @@ def predict_display(r: list[Any]) -> Display:
 
 
 def predictions_file_display(r: Any) -> Display:
-    """Display of a `Written`."""
+    """Display of a `WrittenPredictions`."""
     return Display(lead=[f"{r.images:,} images were classified."], files=[("predictions", r.out)])
 
 

@@ -1,7 +1,7 @@
 """Console output during a run, always on stderr: lines, warnings, tables and progress.
 
 `Console` is the interface that trainers use; the command line passes one that draws, Python calls
-may pass `Quiet`.
+may pass `QuietConsole`.
 """
 
 import contextlib

@@ -57,7 +57,7 @@ class RunFolder:
     ) -> "RunFolder":
         """Create the folder, or check and prepare an existing one; `overwrite` empties it.
 
-        `hold`: locks the folder before anything in it is changed (`RunLocks.take`).
+        `hold`: locks the folder before anything in it is changed (`RunFolderLocks.take`).
         """
         how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "inputs": list(inputs)}
         folder = check_run_folder(path, **how)

@@ -150,7 +150,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 def exit_on_parent_sigterm() -> None:
-    """In a worker started within `signals_held`: exit on SIGTERM from the parent process only."""
+    """In a worker started within `signals_blocked`: exit on SIGTERM from the parent only."""
     starter = multiprocessing.parent_process()
     if starter is not None and hasattr(signal, "sigwait"):
         wait = threading.Thread(target=_exit_on_sigterm, args=(starter.pid,), daemon=True)

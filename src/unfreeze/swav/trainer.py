@@ -299,7 +299,7 @@ class PretrainTrainer:
             save_state(self.run.file(name), state)
 
     def restore(self, state: dict[str, Any]) -> list[str]:
-        """Load a checkpoint's state; returns notes for people. Raises as `resumable.restore`."""
+        """Load a checkpoint's state; returns notes for people. Raises as `load_training_state`."""
         return load_training_state(self, state)
 
 

@@ -142,8 +142,8 @@ def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> Split
     """Split at the input [B, D] of a linear head; verified against the network's output.
 
     `head`: names of its parameters; `side`: input size in pixels. A 1x1 convolution before a global
-    pooling counts as linear: its input is pooled first, which is equivalent. Raises NoBorder with
-    the reason if there is no such split. Leaves the network in eval mode.
+    pooling counts as linear: its input is pooled first, which is equivalent. Raises NoSplitPoint
+    with the reason if there is no such split. Leaves the network in eval mode.
     """
     layers = {name.rpartition(".")[0] for name in head}
     if len(layers) != 1:

@@ -1,7 +1,7 @@
 """Crops of a complete batch as tensor operations on any device.
 
-Each operation equals that of `geometry` and `colour`, including rounding, in float32. Random
-parameters are drawn on the host, so that nothing here synchronises with the device. Images are
+Each operation equals that of `random_resized_crop` and `colour`, including rounding, in float32.
+Random parameters are drawn on the host, so that nothing here synchronises with the device. Images are
 `[B, 3, H, W]` with values 0 to 255.
 """
 
@@ -41,7 +41,7 @@ def resize_boxes(x: Tensor, drawn: CropParameters, size: int) -> Tensor:
     across = _weights(left, width, x.shape[3], size)
     down = _weights(top, height, x.shape[2], size)
     rows = x @ across.transpose(1, 2)[:, None]  # [B, 3, H, S]
-    # rounded between the two passes if it shrinks, as in `geometry`
+    # rounded between the two passes if it shrinks, as in `random_resized_crop`
     shrinks = ((height > size) | (width > size)).view(-1, 1, 1, 1)
     rows = torch.where(shrinks, _rounded(rows), rows)
     return _rounded(down[:, None] @ rows)

@@ -62,7 +62,7 @@ def resized_crop(image: Pixels, box: npt.NDArray[np.int64], size: int) -> Pixels
 
 
 def rotated_crop(image: Pixels, box: npt.NDArray[np.int64], size: int, degrees: float) -> Pixels:
-    """As `resample`, with the box rotated about its centre; edges are repeated."""
+    """As `resized_crop`, with the box rotated about its centre; edges are repeated."""
     top, left, height, width = (float(v) for v in box)
     angle = np.deg2rad(degrees)
     cos, sin = np.cos(angle), np.sin(angle)

@@ -77,7 +77,7 @@ def decode(data: bytes | npt.NDArray[np.uint8], intensity: str = "auto") -> npt.
     EXIF orientation is applied, grey is repeated to three channels, transparency is composited on
     white, CMYK is converted by plain inversion, and of animations the first frame is used. Values
     of more than 8 bits are scaled by `to_uint8` with the rule `intensity`, which may also select
-    channels (see `reading`). Images above PIXEL_LIMIT are refused before decoding. Raises
+    channels (see `format_intensity`). Images above PIXEL_LIMIT are refused before decoding. Raises
     Undecodable; Pillow's warnings and log messages are suppressed.
     """
     if isinstance(data, np.ndarray):
@@ -179,7 +179,7 @@ def decode_reduced(data: bytes, intensity: str, shorter: int) -> tuple[Pixels, t
 def reduced_with_warnings(
     data: bytes, on_open: OnOpen, shorter: int, intensity: str = "auto"
 ) -> tuple[Pixels, tuple[int, int], list[str]]:
-    """`reduced`, and Pillow's warnings; `on_open` is called with the opened image.
+    """`decode_reduced`, and Pillow's warnings; `on_open` is called with the opened image.
 
     Only for single-threaded processes: warnings are recorded for the whole process.
     """

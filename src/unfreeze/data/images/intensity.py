@@ -39,7 +39,7 @@ def format_intensity(
 
 
 def parse_intensity(word: str) -> tuple[str, tuple[int, ...] | None]:
-    """(rule, channels) of a string from `reading`; ValueError if it is invalid."""
+    """(rule, channels) of a string from `format_intensity`; ValueError if it is invalid."""
     rule, separator, numbers = word.partition("@")
     channels = tuple(int(number) for number in numbers.split(",")) if separator else None
     valid = (rule in RANGES or parse_range(rule) is not None) and (

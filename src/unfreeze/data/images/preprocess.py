@@ -25,7 +25,9 @@ class Preprocess:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    intensity: str = "auto"  # rule for high bit depth and (after @) channels, see `reading`
+    intensity: str = (
+        "auto"  # rule for high bit depth and (after @) channels, see `format_intensity`
+    )
 
     def pixels(self, source: Pixels) -> Pixels:
         """uint8 `[image_size, image_size, 3]` of a uint8 `[H, W, 3]` image."""

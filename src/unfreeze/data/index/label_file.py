@@ -36,7 +36,7 @@ def read_listing(
 ) -> LabelFile:
     """The columns of the CSV or Parquet file at `path`, joined to the images `names`.
 
-    `Lookup` matches lines to images, and `roles` finds the columns; `label` is the label column.
+    `ImageLookup` matches lines to images; `label` is the label column, else found by its name.
     DataError if the file or the column `needs` is missing, a line matches several images, two lines
     match the same image, or no line matches any.
     """

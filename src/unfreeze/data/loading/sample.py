@@ -75,7 +75,7 @@ class DatasetSample:
     def intensity(self, word: str) -> tuple[str, str | None]:
         """(the intensity rule to use, the reason or None) for the requested rule `word`.
 
-        `word` is a string from `reading`. `auto` becomes one range for the whole dataset if it has
+        `word` is a string from `format_intensity`. `auto` becomes one range for the dataset if it has
         high-bit-depth images.
         """
         rule, separator, channels = word.partition("@")
@@ -92,7 +92,7 @@ class DatasetSample:
 def sample_dataset(
     index: Index, positions: npt.NDArray[np.int64], intensity: str = "auto"
 ) -> DatasetSample:
-    """`looked_at`; DataError if no header is readable."""
+    """`sample_images`; DataError if no header is readable."""
     sample = sample_images(index, positions, intensity)
     if not len(sample.heights):
         raise DataError(
@@ -107,7 +107,7 @@ def sample_images(
 ) -> DatasetSample:
     """Sizes and value ranges of images evenly spread over these positions.
 
-    `intensity`: a string from `reading`, for its channels.
+    `intensity`: a string from `format_intensity`, for its channels.
     """
     channels = parse_intensity(intensity)[1]
     selected = positions[:: max(1, len(positions) // HEADERS)]

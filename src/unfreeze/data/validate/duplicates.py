@@ -289,7 +289,7 @@ def save_trained_images(path: Path, seen: TrainedImages) -> None:
 
 
 def load_trained_images(path: Path) -> TrainedImages | None:
-    """The inverse of `save_seen`; None if the file does not exist."""
+    """The inverse of `save_trained_images`; None if the file does not exist."""
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as file:

@@ -2,7 +2,7 @@
 
 Workers are new processes without torch, so they inherit no locks, threads or memory. Each returns
 results task by task, so that the parent knows the current task of each worker. Time is limited per
-result, memory per process; a task that exceeds a limit becomes a `Lost`.
+result, memory per process; a task that exceeds a limit becomes a `LostTask`.
 """
 
 import contextlib
@@ -194,10 +194,10 @@ def run_in_workers(
     ahead: int = AHEAD,
     warn: Callable[[str], object] = warnings.warn,
 ) -> Iterator[tuple[Any, Any]]:
-    """Yields (task, work(task) or Lost) in order of completion, from up to `workers` new processes.
+    """Yields (task, work(task) or LostTask) in order of completion, from `workers` new processes.
 
-    If `work` is a generator function, each item it yields is a pair; after a Lost there are no more
-    pairs of that task. If `tasks` is a deque it is consumed, and tasks that are added to it during
+    If `work` is a generator function, each item it yields is a pair; after a LostTask there are
+    no more pairs of that task. If `tasks` is a deque it is consumed, and tasks that are added to it during
     the iteration are run, too.
 
     `seconds`: time limit per result. `memory`: limit of the address space per process in bytes
@@ -411,9 +411,9 @@ def run_on_rows(
     seconds: float | None = None,
     warn: Callable[[str], object] = warnings.warn,
 ) -> Iterator[tuple[int, Any]]:
-    """Yields (row, work(row) or Lost) in order of completion; `workers` None: one per processor.
+    """Yields (row, work(row) or LostTask) in order of completion; `workers` None: one per CPU.
 
-    Uses `supervised` with limits of time and memory, and fewer workers for small datasets. Array
+    Uses `run_in_workers` with limits of time and memory, and fewer workers for small data. Array
     sources need no decoder and are processed here. `warn`: called if no process can be started.
     """
     if isinstance(source, ArraySource):

@@ -206,7 +206,7 @@ def run_lr_finder(
     with pre_training_phase(job, parts, run, deadline) as should_stop:
         curve = find_lr(parts.trainer(job, run, data), console, should_stop)
     if curve is None:
-        return job  # stopped: `before_training` raised Interrupted
+        return job  # stopped: `pre_training_phase` raised Interrupted
     for rate, loss, smoothed in zip(curve.rates, curve.losses, curve.smoothed, strict=True):
         line = {"step": 0, "epoch": 0, "split": "find-lr", "learning_rate": rate}
         run.metric({**line, "loss": _finite(loss), "smoothed": _finite(smoothed)})

@@ -47,7 +47,7 @@ def solve_head(
     with pre_training_phase(job, parts, run, deadline) as should_stop:
         shortcut = parts.keeper.at(0, console, should_stop) if parts.keeper else None
         if shortcut is None:
-            return job, None  # stopped: `before_training` raises Interrupted
+            return job, None  # stopped: `pre_training_phase` raises Interrupted
         features_ready = time.monotonic()
         features, labels, images = _training_set(shortcut)
         if not bool(torch.isfinite(features).all()):

@@ -127,7 +127,7 @@ def choose_way(
 ) -> ComputeSettings:
     """The settings to compute with: those of the resumed run, else measured, else the defaults.
 
-    Sets the number of threads. `operations`: as in `usual_way`; `previous`: threads of the
+    Sets the number of threads. `operations`: as in `default_way`; `previous`: threads of the
     checkpoint to resume from.
     """
     s = plan.settings

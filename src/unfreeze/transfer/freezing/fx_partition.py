@@ -64,7 +64,7 @@ def trace_graph(network: nn.Module) -> tuple[ImageOnlyModule, fx.Graph]:
     """The graph of `network` in its current mode with its currently frozen parameters.
 
     A module is one node if all its parameters are frozen or all are trainable; if only a head is
-    trainable, its modules are traced down to the layers. Raises NoBorder if tracing fails.
+    trainable, its modules are traced down to the layers. Raises NoSplitPoint if tracing fails.
     """
     root, closed = ImageOnlyModule(network), set[str]()
     trainable = [m for m in network.modules() if any(p.requires_grad for p in m.parameters(False))]

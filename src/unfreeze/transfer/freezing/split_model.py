@@ -72,8 +72,8 @@ def find_split_point(network: nn.Module, frozen: Collection[str], side: int) -> 
     """The latest possible split of `network` with `frozen` parameters, for `side`-pixel images.
 
     Verified on two random images in train and eval mode: both halves together return what the
-    network returns. Applies the freezing and changes nothing else. Raises NoBorder with the reason
-    if there is no split.
+    network returns. Applies the freezing and changes nothing else. Raises NoSplitPoint with
+    the reason if there is no split.
     """
     device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(0)
