@@ -1,8 +1,8 @@
 """Crops of a complete batch as tensor operations on any device.
 
 Each operation equals that of `random_resized_crop` and `colour`, including rounding, in float32.
-Random parameters are drawn on the host, so that nothing here synchronises with the device. Images are
-`[B, 3, H, W]` with values 0 to 255.
+Random parameters are drawn on the host, so that nothing here synchronises with the device. Images
+are `[B, 3, H, W]` with values 0 to 255.
 """
 
 from functools import cache

@@ -75,8 +75,8 @@ class DatasetSample:
     def intensity(self, word: str) -> tuple[str, str | None]:
         """(the intensity rule to use, the reason or None) for the requested rule `word`.
 
-        `word` is a string from `format_intensity`. `auto` becomes one range for the dataset if it has
-        high-bit-depth images.
+        `word` is a string from `format_intensity`. `auto` becomes one range for the dataset if
+        it has high-bit-depth images.
         """
         rule, separator, channels = word.partition("@")
         if not self.extents:

@@ -197,8 +197,8 @@ def run_in_workers(
     """Yields (task, work(task) or LostTask) in order of completion, from `workers` new processes.
 
     If `work` is a generator function, each item it yields is a pair; after a LostTask there are
-    no more pairs of that task. If `tasks` is a deque it is consumed, and tasks that are added to it during
-    the iteration are run, too.
+    no more pairs of that task. If `tasks` is a deque it is consumed, and tasks that are
+    added to it during the iteration are run, too.
 
     `seconds`: time limit per result. `memory`: limit of the address space per process in bytes
     (Linux only; 0 is unlimited), above which `work` raises MemoryError. `ahead`: number of tasks
