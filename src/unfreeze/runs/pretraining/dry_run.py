@@ -193,12 +193,13 @@ def _time_of(
     data = timing.data / max(1, workers)
     step_seconds = max(timing.step, data) if workers else timing.step + data
     values = {"seconds": step_seconds * steps, "seconds_step": timing.step, "seconds_data": data}
+    values = {name: float(f"{value:.4g}") for name, value in values.items()}  # as shown
     starts = {}
     if plan.settings.time_limit is not None:
         starts["starts"] = math.ceil(values["seconds"] / parse_duration(plan.settings.time_limit))
     without = "without reading files, feature evaluations and checkpoints"
     basis = f"{timing.how}, on this machine at its present load, {without}"
-    return {**{k: float(f"{v:.4g}") for k, v in values.items()}, **starts, "basis": basis}
+    return {**values, **starts, "basis": basis}
 
 
 def _timing_by_speed(trainer: PretrainTrainer, share: int, work: MicroBatchCost) -> _Timing | None:
