@@ -54,6 +54,11 @@ def test_every_room_stands_on_a_floor():
     assert {room(path) for path in FILES} - {"__init__"} <= set(FLOORS)
 
 
+def test_every_folder_is_a_package():
+    """A folder without `__init__.py` can be imported here, and is missing in what pip installs."""
+    assert {path.parent for path in FILES} == {path.parent for path in ROOT.rglob("__init__.py")}
+
+
 def test_imports_only_go_down():
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {other}"

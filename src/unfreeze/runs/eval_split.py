@@ -6,15 +6,20 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.checkpoints.model_file import TRAINED_IMAGES, ModelCard, model_folder
-from unfreeze.data.validate.duplicates import Keys, TrainedImages, content_keys, load_trained_images
-from unfreeze.data.validate.duplicates import Signatures
-from unfreeze.data.index.index import TEST, VAL, Index, build_index
-from unfreeze.data.index.folder_layout import SPLIT_NAMES
-from unfreeze.data.images.preprocess import Preprocess
-from unfreeze.data.sources.open import open_source
-from unfreeze.errors import DataError
-from unfreeze.config.shared import label_arguments
 from unfreeze.config.commands import EvaluateSettings
+from unfreeze.config.shared import label_arguments
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.index.folder_layout import SPLIT_NAMES
+from unfreeze.data.index.index import TEST, VAL, Index, build_index
+from unfreeze.data.sources.open import open_source
+from unfreeze.data.validate.duplicates import (
+    Keys,
+    Signatures,
+    TrainedImages,
+    content_keys,
+    load_trained_images,
+)
+from unfreeze.errors import DataError
 
 Positions = npt.NDArray[np.int64]
 

@@ -10,18 +10,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unfreeze.data.validate.warnings import CroppedImages, cropped_away
 from unfreeze.data.images.decode import decode
-from unfreeze.data.validate.duplicates import SIGNATURE, Signatures, signature
-from unfreeze.data.index.index import Index
-from unfreeze.data.images.preprocess import Pixels
-from unfreeze.data.sources import Source
 from unfreeze.data.images.errors import Undecodable
+from unfreeze.data.images.preprocess import Pixels
+from unfreeze.data.index.index import Index
+from unfreeze.data.sources import Source
+from unfreeze.data.validate.duplicates import SIGNATURE, Signatures, signature
+from unfreeze.data.validate.warnings import CroppedImages, cropped_away
 from unfreeze.errors import DataError, WeightsError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import pick_device, pick_precision
-from unfreeze.transfer.predictor import InferenceNetwork
-from unfreeze.transfer.predictor import Failure, Read
+from unfreeze.transfer.predictor import Failure, InferenceNetwork, Read
 
 N = TypeVar("N", bound=InferenceNetwork)
 REPORTED_FAILURES = 5  # unreadable files shown by name

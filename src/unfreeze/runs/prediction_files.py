@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from unfreeze.reports.examples import FILE as EXAMPLES
-from unfreeze.reports.examples import Example, select_examples, encode_image, save_examples
+from unfreeze.reports.examples import Example, encode_image, save_examples, select_examples
 from unfreeze.runtime.console import printable
 from unfreeze.runtime.text_layout import write_csv
 from unfreeze.transfer.predictor import Read

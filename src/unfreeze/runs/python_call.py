@@ -8,9 +8,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import unfreeze
+from unfreeze.config.field import (
+    SHELL_ONLY,
+    Setting,
+    keyword_settings,
+    parameters_help,
+    python_settings,
+    signature_of,
+    split_type,
+)
 from unfreeze.errors import UnfreezeError, UsageError
-from unfreeze.config.field import Setting, split_type
-from unfreeze.config.field import SHELL_ONLY, parameters_help, keyword_settings, python_settings, signature_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 Known = dict[str, tuple[Setting, Any, Any]]

@@ -9,19 +9,20 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
+
 from unfreeze.checkpoints.model_file import ModelCard, read_card, write_card
-from unfreeze.data.validate.precheck import ImageProblem
+from unfreeze.data.index.index import Index
 from unfreeze.data.index.splits import read_split_csv
+from unfreeze.data.sources.source import hash_names
+from unfreeze.data.validate.precheck import ImageProblem
 from unfreeze.errors import DataError
 from unfreeze.runtime.atomic import write_json
+from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RESULT, RunFolder
 from unfreeze.runtime.text_layout import read_csv
 from unfreeze.text import as_text, clean_all, has_surrogates
-from typing import NamedTuple
-from unfreeze.data.index.index import Index
-from unfreeze.data.sources.source import hash_names
-from unfreeze.runtime.distributed import Distributed
+
 
 def check_names_read_back(
     run: RunFolder,

@@ -5,18 +5,18 @@ from dataclasses import asdict
 
 import numpy as np
 
-from unfreeze.runs.pretraining.data import UnlabelledDataset
-from unfreeze.runs.finetuning.data import LabelledDataset
-from unfreeze.runs.finetuning.train import TrainedRun
 from unfreeze.evaluation import checks
 from unfreeze.evaluation.warnings import RunWarning, merge_latest
+from unfreeze.runs.finetuning.data import LabelledDataset
+from unfreeze.runs.finetuning.train import TrainedRun
+from unfreeze.runs.pretraining.data import UnlabelledDataset
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import WARNING, Console, pluralised
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.swav.collapse_detector import remedies_text
 from unfreeze.swav.collapse_remedies import remedies
-from unfreeze.swav.trainer import PretrainTrainer
 from unfreeze.swav.feature_evaluation import FeatureEvaluator
+from unfreeze.swav.trainer import PretrainTrainer
 
 FILE = "warnings.json"
 # kinds of collapse
@@ -33,7 +33,9 @@ def data_warnings(dataset: LabelledDataset, *, choose: bool) -> list[RunWarning]
     ]
 
 
-def finetune_warnings(run: RunFolder, dataset: LabelledDataset, run_result: TrainedRun) -> list[RunWarning]:
+def finetune_warnings(
+    run: RunFolder, dataset: LabelledDataset, run_result: TrainedRun
+) -> list[RunWarning]:
     """Warnings after training: from metrics, scores, features and data."""
     job, scores, chosen = run_result.job, run_result.scores, run_result.outcome.best_epoch
     settings, classes = job.plan.settings, job.card.classes
@@ -59,7 +61,9 @@ def finetune_warnings(run: RunFolder, dataset: LabelledDataset, run_result: Trai
         return warnings + data_warnings(dataset, choose=False)
     warnings += checks.prediction_warnings(table, classes)
     clean = scores.accuracy_of(~dataset.leaked)
-    leak = checks.leakage_warning(int(dataset.leaked.sum()), scores.n, "val", scores.accuracy, clean)
+    leak = checks.leakage_warning(
+        int(dataset.leaked.sum()), scores.n, "val", scores.accuracy, clean
+    )
     return merge_latest(warnings, data_warnings(dataset, choose=chosen is not None), leak)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.checkpoints.model_file import CARD, TENSORS
+from unfreeze.config.layering import is_run_config
 from unfreeze.errors import DataError
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.run_lock import exclusive_access
-from unfreeze.config.layering import is_run_config
 
 FILE = "test_uses.json"
 

@@ -3,30 +3,28 @@
 Only settings that are not given are derived; no image is decoded.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
 import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
 import torch
-from unfreeze.runs.training_cost import finetune_cost
-from unfreeze.runs.pretraining.dry_run import epoch_seconds
-from unfreeze.runs.pretraining.data import list_images
-from unfreeze.runs.finetuning.setup import new_job, set_up_model
-from unfreeze.runs.finetuning.data import LabelledListing, split_undecoded
-from unfreeze.runs.pretraining.setup import PreparedPretraining, prepared_for
-from unfreeze.runs.finetuning.cross_validation import number_of_runs
-from unfreeze.errors import UsageError
-from unfreeze.runtime.console import Console, QuietConsole
-from unfreeze.runtime.time_limit import parse_duration
-from unfreeze.runtime.device import pick_device
-from unfreeze.runtime.time_limit import HOUR, rough_duration
-from unfreeze.config.finetune import FinetuneSettings
+
 from unfreeze.config.field import flag
+from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.errors import UsageError
+from unfreeze.runs.finetuning.cross_validation import number_of_runs
+from unfreeze.runs.finetuning.data import LabelledListing, split_undecoded
+from unfreeze.runs.finetuning.setup import new_job, set_up_model
+from unfreeze.runs.pretraining.data import list_images
+from unfreeze.runs.pretraining.dry_run import epoch_seconds
+from unfreeze.runs.pretraining.setup import PreparedPretraining, prepared_for
+from unfreeze.runs.training_cost import finetune_cost
+from unfreeze.runtime.console import Console, QuietConsole
+from unfreeze.runtime.device import pick_device
+from unfreeze.runtime.time_limit import HOUR, parse_duration, rough_duration
 from unfreeze.swav.auto_recipe import choose_arch
 from unfreeze.swav.presets import with_recipe
 from unfreeze.transfer.cost import CostInput
@@ -114,7 +112,9 @@ def pretrain_hint(s: PretrainSettings, processes: int, noised: Noised) -> dict[s
     return _hint(s, choose_option(pretrain_options(s, processes, noised, HOUR), HOUR))
 
 
-def finetune_hint(s: FinetuneSettings, data: LabelledListing, processes: int) -> dict[str, Any] | None:
+def finetune_hint(
+    s: FinetuneSettings, data: LabelledListing, processes: int
+) -> dict[str, Any] | None:
     """The values that fit into an hour; None if none do."""
     return _hint(s, choose_option(finetune_options(s, data, processes, HOUR), HOUR))
 
@@ -157,7 +157,10 @@ def _with_choice(s: S, choice: BudgetChoice | None) -> tuple[S, dict[str, str]]:
     values = {"epochs": choice.epochs, **choice.values}
     default = {entry.name: entry.default for entry in fields(s)}
     reasons = {
-        name: f"fits {FLAG} {s.time_budget}: {rough_duration(choice.seconds)} by the measured step time"
+        name: (
+            f"fits {FLAG} {s.time_budget}: {rough_duration(choice.seconds)} "
+            "by the measured step time"
+        )
         for name, value in values.items()
         if getattr(s, name) == default[name] and value != default[name]
     }
@@ -263,7 +266,9 @@ def _finetune_option(
         values, least, most = {**values, "epochs": s.epochs}, 1, 1
     elif s.epochs != default:
         least = s.epochs
-    case = CostInput(job.network, job.schedule, job.head, **counts, runs=number_of_runs(s, portions))
+    case = CostInput(
+        job.network, job.schedule, job.head, **counts, runs=number_of_runs(s, portions)
+    )
     epochs = 1 if cached else s.epochs
 
     def seconds() -> float | None:

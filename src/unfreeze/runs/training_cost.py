@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from unfreeze.runs.finetuning.setup import FinetuneJob
-from unfreeze.models.layer_costs import ComputeDevice, network_flops_per_second, matmul_flops_per_second
 from unfreeze.data.augment.multicrop import Pixels
+from unfreeze.models.layer_costs import (
+    ComputeDevice,
+    matmul_flops_per_second,
+    network_flops_per_second,
+)
+from unfreeze.runs.finetuning.setup import FinetuneJob
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.time_limit import rough_duration
 from unfreeze.transfer.augment import view_maker_of
-from unfreeze.transfer.cost import TrainingCost, CostInput, training_cost, finetune_memory
+from unfreeze.transfer.cost import CostInput, TrainingCost, finetune_memory, training_cost
 
 # speeds that any machine reaches: a run below QUICK seconds at these is not measured
 SLOW = {"cpu": 2e9, "mps": 2e10, "cuda": 2e11}  # FLOP per second
@@ -102,7 +106,10 @@ def _time_of(
 def seconds_of_view(job: FinetuneJob) -> float:
     """Seconds to make one training view, measured on random images."""
     s = job.plan.settings
-    augment = partial(view_maker_of(s.augment, job.plan.preprocess, s.seed), random_images(2 * (s.image_size or 0)))
+    augment = partial(
+        view_maker_of(s.augment, job.plan.preprocess, s.seed),
+        random_images(2 * (s.image_size or 0)),
+    )
     augment(np.arange(FEW), 0)  # warm-up
     began = time.perf_counter()
     augment(np.arange(FEW), 0)

@@ -11,34 +11,32 @@ import torch
 from torch import Tensor
 
 from unfreeze import __version__
-from unfreeze.runs.finetuning.setup import FinetuneJob
-from unfreeze.runs.finetuning.data import LabelledDataset
-from unfreeze.data.images.decode import DECODER
-from unfreeze.data.cache.policy import memory_budget
-from unfreeze.data.loading.loader import Loader
-from unfreeze.data.images.preprocess import Preprocess
-from unfreeze.data.loading.loader import class_balanced_order
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.layering import as_dict
 from unfreeze.data.augment import normalize
+from unfreeze.data.cache.policy import memory_budget
+from unfreeze.data.images.decode import DECODER
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.loading.loader import Loader, class_balanced_order
 from unfreeze.errors import DataError, Interrupted, resume_command
+from unfreeze.runs.finetuning.data import LabelledDataset
+from unfreeze.runs.finetuning.setup import FinetuneJob
 from unfreeze.runtime.console import Console
-from unfreeze.runtime.time_limit import TimeLimit
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.runtime.signals import STOPPED_ELSEWHERE, stop_requests
-from unfreeze.config.layering import as_dict
-from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.runtime.time_limit import TimeLimit
 from unfreeze.transfer.augment import view_maker_of
-from unfreeze.transfer.lr_finder import find_lr
-from unfreeze.transfer.loss import TrainingConfig
-from unfreeze.transfer.linear_sweep import LinearHeadSweep, SweepTrial, best_trial
-from unfreeze.transfer.validation import ValidationSet
-from unfreeze.transfer.feature_cache.builder import FeatureCache, CacheConfig, CacheSource
-from unfreeze.transfer.loss import class_weights
-from unfreeze.transfer.feature_cache.shared_rows import SharedCachePool
-from unfreeze.transfer.plan import layer_lr_scales
 from unfreeze.transfer.checkpoints import CheckpointWriter
+from unfreeze.transfer.feature_cache.builder import CacheConfig, CacheSource, FeatureCache
+from unfreeze.transfer.feature_cache.shared_rows import SharedCachePool
 from unfreeze.transfer.freezing.schedule import frozen_phases
+from unfreeze.transfer.linear_sweep import LinearHeadSweep, SweepTrial, best_trial
+from unfreeze.transfer.loss import TrainingConfig, class_weights
+from unfreeze.transfer.lr_finder import find_lr
+from unfreeze.transfer.plan import layer_lr_scales
 from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.validation import ValidationSet
 
 
 @dataclass
@@ -80,7 +78,12 @@ class TrainingParts:
         return trainer
 
 
-def build_training(job: FinetuneJob, dataset: LabelledDataset, processes: Distributed, pool: SharedCachePool | None = None) -> TrainingParts:
+def build_training(
+    job: FinetuneJob,
+    dataset: LabelledDataset,
+    processes: Distributed,
+    pool: SharedCachePool | None = None,
+) -> TrainingParts:
     """Data loader, validation and feature cache of a job whose network is on its device.
 
     `pool`: images of a feature cache that several runs share.
@@ -103,7 +106,9 @@ def build_training(job: FinetuneJob, dataset: LabelledDataset, processes: Distri
         loader.order = class_balanced_order(labels, s.seed)
     weights = class_weights(labels, len(job.card.classes), s.class_weights)
     budget = memory_budget(s.store_budget) // 4
-    holdout = ValidationSet(dataset.val, preprocess, prepare=prepare, budget=budget, processes=processes)
+    holdout = ValidationSet(
+        dataset.val, preprocess, prepare=prepare, budget=budget, processes=processes
+    )
     validation = holdout if len(dataset.val) else None
     if s.cache in ("off", "auto"):  # auto: of a run older than the feature cache
         return TrainingParts(loader, validation, None, weights, processes)
@@ -125,7 +130,10 @@ def build_training(job: FinetuneJob, dataset: LabelledDataset, processes: Distri
 
 
 def _cache_source(
-    job: FinetuneJob, dataset: LabelledDataset, prepare: Callable[[Tensor], Tensor], pool: SharedCachePool
+    job: FinetuneJob,
+    dataset: LabelledDataset,
+    prepare: Callable[[Tensor], Tensor],
+    pool: SharedCachePool,
 ) -> CacheSource:
     s, preprocess = job.plan.settings, job.plan.preprocess
     loader = Loader(
@@ -153,7 +161,9 @@ def _batch_size(batch_size: int, images: int, processes: int) -> int:
     return min(batch_size, limit)
 
 
-def run_sweep(job: FinetuneJob, parts: TrainingParts, run: RunFolder, console: Console, deadline: TimeLimit) -> FinetuneJob:
+def run_sweep(
+    job: FinetuneJob, parts: TrainingParts, run: RunFolder, console: Console, deadline: TimeLimit
+) -> FinetuneJob:
     """The job with the learning rate and weight decay that are best on validation."""
     if job.sweep is None or parts.keeper is None:
         return job
@@ -195,7 +205,12 @@ def pre_training_phase(
 
 
 def run_lr_finder(
-    job: FinetuneJob, parts: TrainingParts, run: RunFolder, data: str, console: Console, deadline: TimeLimit
+    job: FinetuneJob,
+    parts: TrainingParts,
+    run: RunFolder,
+    data: str,
+    console: Console,
+    deadline: TimeLimit,
 ) -> FinetuneJob:
     """The job with the learning rate of `--find-lr`; unchanged after a sweep."""
     s = job.plan.settings
@@ -225,7 +240,9 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _with_best_trial(job: FinetuneJob, trials: list[SweepTrial], run: RunFolder, console: Console) -> FinetuneJob:
+def _with_best_trial(
+    job: FinetuneJob, trials: list[SweepTrial], run: RunFolder, console: Console
+) -> FinetuneJob:
     for trial in trials:
         run.metric(
             {
@@ -270,7 +287,9 @@ def training_config(job: FinetuneJob, weights: tuple[float, ...]) -> TrainingCon
         keep_every=s.keep_every,
         precision=s.precision,
         seed=s.seed,
-        scales=layer_lr_scales(job.network, s.layer_decay, job.head, head_share=job.plan.head_share),
+        scales=layer_lr_scales(
+            job.network, s.layer_decay, job.head, head_share=job.plan.head_share
+        ),
         classes=len(job.card.classes),
         label_smoothing=s.label_smoothing,
         class_weights=weights,
@@ -283,7 +302,10 @@ def training_config(job: FinetuneJob, weights: tuple[float, ...]) -> TrainingCon
 
 
 def _cache_config(
-    job: FinetuneJob, dataset: LabelledDataset, prepare: Callable[[Tensor], Tensor], pool: SharedCachePool | None
+    job: FinetuneJob,
+    dataset: LabelledDataset,
+    prepare: Callable[[Tensor], Tensor],
+    pool: SharedCachePool | None,
 ) -> CacheConfig:
     s = job.plan.settings
     digest, seed = (pool.digest, pool.seed) if pool else (dataset.digest, s.seed)

@@ -8,21 +8,27 @@ from typing import Any
 
 import numpy as np
 
-from unfreeze.runs.finetuning.setup import FinetuneJob
-from unfreeze.runs.finetuning.data import LabelledDataset, split_options
-from unfreeze.runs.finetuning.train import OpenedRun, RunContext, open_run, interrupted_error, train_run
+from unfreeze.config.field import flag
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.layering import as_dict, build
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import DataError, Interrupted, UsageError, resume_command
 from unfreeze.reports.intervals import IntervalEstimate, accuracy_over_seeds
+from unfreeze.runs.finetuning.data import LabelledDataset, split_options
+from unfreeze.runs.finetuning.setup import FinetuneJob
+from unfreeze.runs.finetuning.train import (
+    OpenedRun,
+    RunContext,
+    interrupted_error,
+    open_run,
+    train_run,
+)
 from unfreeze.runtime.atomic import write_json
-from unfreeze.runtime.console import Console, ProgressOnlyConsole, LoggingConsole
+from unfreeze.runtime.console import Console, LoggingConsole, ProgressOnlyConsole
 from unfreeze.runtime.run_folder import read_metrics
-from unfreeze.config.layering import as_dict, build
-from unfreeze.config.finetune import FinetuneSettings
-from unfreeze.config.field import flag
+from unfreeze.transfer.checkpoints import FREE
 from unfreeze.transfer.feature_cache.shared_rows import SharedCachePool
 from unfreeze.transfer.train_val_split import TrainValSplit, cross_validation_folds, split_train_val
-from unfreeze.transfer.checkpoints import FREE
 
 FOLDER, DONE = "folds", "held-out.json"
 
@@ -64,7 +70,9 @@ class CrossValidationResult:
     runs: list[FoldResult]
 
 
-def repeated(context: RunContext, s: FinetuneSettings, main: OpenedRun, console: Console) -> CrossValidationResult | None:
+def repeated(
+    context: RunContext, s: FinetuneSettings, main: OpenedRun, console: Console
+) -> CrossValidationResult | None:
     """All runs of `--folds` and `--repeats`, each in its own folder; None if neither is given.
 
     Finished runs are read, not repeated.
@@ -82,7 +90,12 @@ def repeated(context: RunContext, s: FinetuneSettings, main: OpenedRun, console:
         part = context.processes.leads(lambda run_settings=run_settings: _stored(run_settings))  # type: ignore[misc]
         if part is None:
             part = _run_one(
-                context, run_settings, dataset.chosen(portions), pool, fold, ProgressOnlyConsole(console)
+                context,
+                run_settings,
+                dataset.chosen(portions),
+                pool,
+                fold,
+                ProgressOnlyConsole(console),
             )
         parts.append(part)
         console.say(
@@ -115,7 +128,9 @@ def number_of_runs(s: FinetuneSettings, portions: TrainValSplit) -> int:
     return 1 if not s.folds and s.repeats == 1 else 1 + len(list(_trials(s, portions)))
 
 
-def combine(parts: list[FoldResult], chose: str, *, folds: int, images: int) -> CrossValidationResult:
+def combine(
+    parts: list[FoldResult], chose: str, *, folds: int, images: int
+) -> CrossValidationResult:
     """The combined result; `images`: number of distinct held-out images."""
     seeds = sorted({part.seed for part in parts})
     by_seed = [[part for part in parts if part.seed == seed] for seed in seeds]
@@ -143,7 +158,9 @@ def combine(parts: list[FoldResult], chose: str, *, folds: int, images: int) -> 
     )
 
 
-def _estimate(by_seed: list[list[FoldResult]], correct: list[list[int]], images: int) -> IntervalEstimate:
+def _estimate(
+    by_seed: list[list[FoldResult]], correct: list[list[int]], images: int
+) -> IntervalEstimate:
     """Accuracy over seeds and images, with its interval."""
     right = [
         np.arange(sum(part.n for part in seed_parts)) < sum(counts)
@@ -178,7 +195,9 @@ def shared_cache_pool(dataset: LabelledDataset, seed: int) -> SharedCachePool:
     return SharedCachePool(both.train, both.val, seed, both.digest)
 
 
-def _trials(s: FinetuneSettings, portions: TrainValSplit) -> Iterator[tuple[int, int | None, TrainValSplit]]:
+def _trials(
+    s: FinetuneSettings, portions: TrainValSplit
+) -> Iterator[tuple[int, int | None, TrainValSplit]]:
     """(seed, fold, split) of each run, seed by seed."""
     for seed in range(s.seed, s.seed + s.repeats):
         selection = replace(split_options(s), seed=seed)

@@ -9,26 +9,49 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.checkpoints.model_file import TRAINED_IMAGES
-from unfreeze.data.index.class_stats import ClassCounts, class_counts
-from unfreeze.data.validate.duplicates import HEAD, Keys, TrainedImages, content_keys, save_trained_images
-from unfreeze.data.loading.dataset import ImageDataset
-from unfreeze.data.validate.warnings import CroppedImages, cropped_away, dataset_warnings
-from unfreeze.data.validate.duplicates import SIGNATURE, Groups, Signatures, comparable, exact_groups, near_groups
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.shared import label_arguments
 from unfreeze.data.cache.policy import PixelCachePlan, plan_pixel_cache
-from unfreeze.data.index.index import Index, build_index
 from unfreeze.data.images.intensity import format_intensity
 from unfreeze.data.images.preprocess import Preprocess
-from unfreeze.data.loading.sample import DatasetSample, sample_dataset
-from unfreeze.data.validate.precheck import ImageProblem, DatasetCheck, check_images, write_problems_csv
-from unfreeze.data.sources.open import open_source
+from unfreeze.data.index.class_stats import ClassCounts, class_counts
+from unfreeze.data.index.index import Index, build_index
 from unfreeze.data.index.splits import read_split_csv, write_split_csv
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.sample import DatasetSample, sample_dataset
+from unfreeze.data.sources.open import open_source
+from unfreeze.data.validate.duplicates import (
+    HEAD,
+    SIGNATURE,
+    Groups,
+    Keys,
+    Signatures,
+    TrainedImages,
+    comparable,
+    content_keys,
+    exact_groups,
+    near_groups,
+    save_trained_images,
+)
+from unfreeze.data.validate.precheck import (
+    DatasetCheck,
+    ImageProblem,
+    check_images,
+    write_problems_csv,
+)
+from unfreeze.data.validate.warnings import CroppedImages, cropped_away, dataset_warnings
 from unfreeze.evaluation.checks import cropped_warning
 from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.runtime.console import Console, pluralised
 from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.config.finetune import FinetuneSettings
-from unfreeze.config.shared import label_arguments
-from unfreeze.transfer.train_val_split import TrainValSplit, Positions, SplitOptions, labelled_images, split_train_val, split_groups
+from unfreeze.transfer.train_val_split import (
+    Positions,
+    SplitOptions,
+    TrainValSplit,
+    labelled_images,
+    split_groups,
+    split_train_val,
+)
 
 
 @dataclass(frozen=True)

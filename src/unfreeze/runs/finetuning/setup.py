@@ -10,30 +10,46 @@ from typing import Any
 import torch
 from torch import nn
 
-from unfreeze.runs.finetuning.data import LabelledListing
-from unfreeze.models.build import canonical_arch
-from unfreeze.models.shape_trace import forward_flops
 from unfreeze.checkpoints.model_file import ModelCard
 from unfreeze.checkpoints.state import has_last, load_last
-from unfreeze.data.loading.loader import steps_per_epoch
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.layering import as_dict, build
 from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.loading.loader import steps_per_epoch
 from unfreeze.errors import UsageError
+from unfreeze.models.build import canonical_arch
+from unfreeze.models.shape_trace import forward_flops
+from unfreeze.runs.finetuning.data import LabelledListing
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import pick_precision
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.runtime.threads import ThreadCount
-from unfreeze.config.layering import as_dict, build
-from unfreeze.config.finetune import FinetuneSettings
-from unfreeze.transfer.freezing.freeze import FreezeSchedule, hash_tensors, frozen_entries, modules_to_pin
-from unfreeze.transfer.linear_sweep import SweepPlan, sweep_trials, sweep_epochs
-from unfreeze.transfer.head_solver import SolverCase, choose_solver, plan_with_solver
-from unfreeze.transfer.plan import last_feature_map_size
-from unfreeze.transfer.plan import FinetuneFacts, FinetuneRecipe, choose_preprocess, plan, with_selection
-from unfreeze.transfer.checkpoints import check_resumable, merge_settings
-from unfreeze.transfer.checkpoints import BEST
-from unfreeze.transfer.feature_cache.policy import CacheCase, CacheDecision, check_cache_settings, decide_cache, with_cache_decision
-from unfreeze.transfer.initialize import FinetuneStart, network_from_card, build_start
+from unfreeze.transfer.checkpoints import BEST, check_resumable, merge_settings
+from unfreeze.transfer.feature_cache.policy import (
+    CacheCase,
+    CacheDecision,
+    check_cache_settings,
+    decide_cache,
+    with_cache_decision,
+)
+from unfreeze.transfer.freezing.freeze import (
+    FreezeSchedule,
+    frozen_entries,
+    hash_tensors,
+    modules_to_pin,
+)
 from unfreeze.transfer.freezing.schedule import freeze_schedule
+from unfreeze.transfer.head_solver import SolverCase, choose_solver, plan_with_solver
+from unfreeze.transfer.initialize import FinetuneStart, build_start, network_from_card
+from unfreeze.transfer.linear_sweep import SweepPlan, sweep_epochs, sweep_trials
+from unfreeze.transfer.plan import (
+    FinetuneFacts,
+    FinetuneRecipe,
+    choose_preprocess,
+    last_feature_map_size,
+    plan,
+    with_selection,
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,9 @@ def set_up_model(s: FinetuneSettings, data: LabelledListing) -> ModelSetup:
     schedule = freeze_schedule(
         network_start.network, s.freeze, s.unfreeze_at, head=network_start.head, epochs=s.epochs
     )
-    check_cache_settings(s, network_start.network, schedule, network_start.head, preprocess.image_size)
+    check_cache_settings(
+        s, network_start.network, schedule, network_start.head, preprocess.image_size
+    )
     return ModelSetup(network_start, schedule, preprocess, {**network_start.reasons, **reasons})
 
 
@@ -163,7 +181,9 @@ def new_job(
         chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
     hashes = hash_tensors(network.state_dict(), frozen_entries(network, frozen))
     card = _card(network_setup.start, chosen, data)
-    return FinetuneJob(network, chosen, card, network_setup.schedule, hashes, head, sweep, asked=as_dict(s))
+    return FinetuneJob(
+        network, chosen, card, network_setup.schedule, hashes, head, sweep, asked=as_dict(s)
+    )
 
 
 def _sweep(
@@ -209,7 +229,9 @@ def _sweep(
     return SweepPlan(tried, epochs), why
 
 
-def load_checkpoint(s: FinetuneSettings, data: LabelledListing, console: Console) -> dict[str, Any] | None:
+def load_checkpoint(
+    s: FinetuneSettings, data: LabelledListing, console: Console
+) -> dict[str, Any] | None:
     """The checkpoint to resume from; None for a new run."""
     folder = RunFolder(str(s.out)).file("checkpoints")
     if not s.resume:
@@ -228,7 +250,9 @@ def load_checkpoint(s: FinetuneSettings, data: LabelledListing, console: Console
     return state
 
 
-def choose_threads(job: FinetuneJob, threads: ThreadCount, device: torch.device, world: int) -> tuple[int, str]:
+def choose_threads(
+    job: FinetuneJob, threads: ThreadCount, device: torch.device, world: int
+) -> tuple[int, str]:
     """(CPU threads, reason) of a new run; reason "" if the number does not matter."""
     if device.type != "cpu":
         return threads.most, ""

@@ -3,23 +3,23 @@
 import time
 from dataclasses import dataclass, replace
 from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from unfreeze.runs.finetuning.build import TrainingParts, pre_training_phase
-from unfreeze.runs.finetuning.setup import FinetuneJob
-from unfreeze.errors import DataError
-from unfreeze.evaluation.logistic_regression import LogisticRegression, Positions, fit_logistic
-from unfreeze.runtime.console import Console
-from unfreeze.runtime.time_limit import TimeLimit
-from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.transfer.feature_cache.loader import CachedLoader
-from dataclasses import replace
-from unfreeze.runs.finetuning.build import TrainingParts, normalised_input
+
 from unfreeze.data.loading.loader import Loader
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import DataError, UnfreezeError
+from unfreeze.evaluation.logistic_regression import LogisticRegression, Positions, fit_logistic
+from unfreeze.runs.finetuning.build import TrainingParts, normalised_input, pre_training_phase
+from unfreeze.runs.finetuning.setup import FinetuneJob
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.runtime.time_limit import TimeLimit
+from unfreeze.transfer.feature_cache.loader import CachedLoader
 from unfreeze.transfer.head_solver import pooled_input
+
 
 @dataclass(frozen=True)
 class SolvedHead:

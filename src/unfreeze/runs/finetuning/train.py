@@ -11,40 +11,45 @@ import torch
 from torch import nn
 
 from unfreeze import __version__
-from unfreeze.runs.readback import check_same_images
-from unfreeze.runs.prediction_files import predictions_of
-from unfreeze.runs.finetuning.build import TrainingParts, build_training, run_lr_finder, run_sweep
-from unfreeze.runs.finetuning.solve_head import scale_head
-from unfreeze.runs.finetuning.setup import FinetuneJob, new_job, load_checkpoint, resumed_job, set_up_model, choose_threads
-from unfreeze.runs.finetuning.data import LabelledDataset, LabelledListing
-from unfreeze.runs.readback import check_names_read_back
-from unfreeze.runs.finetuning.solve_head import solve_head
-from unfreeze.models.norm import convert_sync_batchnorm
 from unfreeze.checkpoints.model_file import save_model
+from unfreeze.config.field import inputs_of
+from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.layering import as_dict, to_toml
+from unfreeze.data.augment import normalize
 from unfreeze.data.cache.policy import PixelCachePlan
 from unfreeze.data.images.preprocess import Preprocess
-from unfreeze.data.augment import normalize
 from unfreeze.errors import Interrupted, resume_command
 from unfreeze.evaluation.checks import FeatureStatistics
 from unfreeze.evaluation.features import FeatureMeter, feature_meter
+from unfreeze.models.norm import convert_sync_batchnorm
+from unfreeze.runs.finetuning.build import TrainingParts, build_training, run_lr_finder, run_sweep
+from unfreeze.runs.finetuning.data import LabelledDataset, LabelledListing
+from unfreeze.runs.finetuning.setup import (
+    FinetuneJob,
+    choose_threads,
+    load_checkpoint,
+    new_job,
+    resumed_job,
+    set_up_model,
+)
+from unfreeze.runs.finetuning.solve_head import scale_head, solve_head
+from unfreeze.runs.prediction_files import predictions_of
+from unfreeze.runs.readback import check_names_read_back, check_same_images
 from unfreeze.runtime.after_run import warn_on_failure
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console
-from unfreeze.runtime.time_limit import TimeLimit
-from unfreeze.runtime.trackers import logging_to
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RESULT, RunFolder
 from unfreeze.runtime.run_lock import RunFolderLocks
 from unfreeze.runtime.threads import ThreadCount, set_threads
-from unfreeze.config.layering import as_dict, to_toml
-from unfreeze.config.finetune import FinetuneSettings
-from unfreeze.config.field import inputs_of
+from unfreeze.runtime.time_limit import TimeLimit
+from unfreeze.runtime.trackers import logging_to
 from unfreeze.transfer.augment import view_maker_of
 from unfreeze.transfer.evaluate import ClassificationMetrics
-from unfreeze.transfer.loss import TrainingResult
-from unfreeze.transfer.validation import BATCH, ValidationSet
 from unfreeze.transfer.feature_cache.shared_rows import SharedCachePool
+from unfreeze.transfer.loss import TrainingResult
 from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.validation import BATCH, ValidationSet
 
 SHOWN = 8  # training images shown in the report, half as many augmented views of each
 FEATURE_SAMPLE = 256  # images for feature statistics if validation computed none
@@ -89,7 +94,9 @@ class TrainedRun:
     features: FeatureStatistics | None
 
 
-def open_run(scene: RunContext, s: FinetuneSettings, ready_for: ReadyFor, console: Console) -> OpenedRun:
+def open_run(
+    scene: RunContext, s: FinetuneSettings, ready_for: ReadyFor, console: Console
+) -> OpenedRun:
     """Open the run of `s`, new or resumed; `ready_for` decodes and splits the images.
 
     Collective. The folder is created, or emptied by `--overwrite`, after everything else succeeded.
@@ -126,7 +133,9 @@ def open_run(scene: RunContext, s: FinetuneSettings, ready_for: ReadyFor, consol
     return OpenedRun(run, with_cache_reason(job, ready.hold), ready, state)
 
 
-def _set_threads(scene: RunContext, job: FinetuneJob, state: dict[str, Any] | None, console: Console) -> FinetuneJob:
+def _set_threads(
+    scene: RunContext, job: FinetuneJob, state: dict[str, Any] | None, console: Console
+) -> FinetuneJob:
     """Set the number of CPU threads; the job with the reason for it."""
     threads, world = scene.threads, scene.processes.world
     if state is None:
@@ -142,7 +151,9 @@ def _set_threads(scene: RunContext, job: FinetuneJob, state: dict[str, Any] | No
     return with_threads(job, count, "as the run began" if count == previous else "")
 
 
-def train_run(scene: RunContext, this_run: OpenedRun, console: Console, pool: SharedCachePool | None = None) -> TrainedRun:
+def train_run(
+    scene: RunContext, this_run: OpenedRun, console: Console, pool: SharedCachePool | None = None
+) -> TrainedRun:
     """Train the job and write its model; `pool`: images of a shared feature cache."""
     processes, run, ready, job = scene.processes, this_run.run, this_run.ready, this_run.job
     parts = processes.together(lambda: build_training(job, ready, processes, pool))
@@ -212,7 +223,9 @@ def _on_device(network: nn.Module, device: torch.device, processes: Distributed)
     return network.to(device)
 
 
-def _write_start(run: RunFolder, job: FinetuneJob, dataset: LabelledDataset, trainer: FinetuneTrainer) -> None:
+def _write_start(
+    run: RunFolder, job: FinetuneJob, dataset: LabelledDataset, trainer: FinetuneTrainer
+) -> None:
     s, device = job.plan.settings, next(job.network.parameters()).device
     trainable, frozen = job.counts
     run.file(RESULT).unlink(missing_ok=True)  # a resumed run is not finished
@@ -248,7 +261,9 @@ def _write_start(run: RunFolder, job: FinetuneJob, dataset: LabelledDataset, tra
         np.savez_compressed(stream, views=np.stack(views, 1))
 
 
-def _scores(job: FinetuneJob, parts: TrainingParts, trainer: FinetuneTrainer, outcome: TrainingResult) -> ClassificationMetrics | None:
+def _scores(
+    job: FinetuneJob, parts: TrainingParts, trainer: FinetuneTrainer, outcome: TrainingResult
+) -> ClassificationMetrics | None:
     """Scores of the selected weights on val; None after a stop request, which must end soon."""
     if parts.holdout is None or outcome.stopped == "asked":
         return None
@@ -271,7 +286,9 @@ def _measure_features(
         _feed_meter(meter, job, dataset, trainer)
 
 
-def _feed_meter(meter: FeatureMeter, job: FinetuneJob, dataset: LabelledDataset, trainer: FinetuneTrainer) -> None:
+def _feed_meter(
+    meter: FeatureMeter, job: FinetuneJob, dataset: LabelledDataset, trainer: FinetuneTrainer
+) -> None:
     shortcut = trainer.shortcut
     job.network.eval()
     if shortcut is not None and shortcut.border.learner is not None:
@@ -294,7 +311,11 @@ def _spread_positions(count: int) -> np.ndarray:
 
 
 def _write_model(
-    run: RunFolder, job: FinetuneJob, dataset: LabelledDataset, outcome: TrainingResult, console: Console
+    run: RunFolder,
+    job: FinetuneJob,
+    dataset: LabelledDataset,
+    outcome: TrainingResult,
+    console: Console,
 ) -> None:
     """Write model/ with the record of its training images."""
     results = {

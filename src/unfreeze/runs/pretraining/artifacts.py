@@ -7,22 +7,22 @@ import numpy as np
 import torch
 
 from unfreeze import __version__
+from unfreeze.checkpoints.model_file import ModelCard, save_model
+from unfreeze.config.layering import as_dict, to_toml
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.augment.multicrop import MultiCropTransform
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.models.load_weights import LoadedWeights
 from unfreeze.runs.pretraining.data import UnlabelledDataset
 from unfreeze.runs.readback import check_names_read_back
-from unfreeze.models.load_weights import LoadedWeights
-from unfreeze.checkpoints.model_file import ModelCard, save_model
-from unfreeze.data.images.preprocess import Preprocess
-from unfreeze.data.augment.multicrop import MultiCropTransform
 from unfreeze.runtime.after_run import warn_on_failure
 from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.run_folder import RESULT, RunFolder
 from unfreeze.runtime.threads import processors
-from unfreeze.config.layering import as_dict, to_toml
-from unfreeze.config.pretrain import PretrainSettings
-from unfreeze.swav.prototype_images import make_gallery, save_gallery
-from unfreeze.swav.device_context import evaluation_preprocess
 from unfreeze.swav.auto_recipe import view_specs
+from unfreeze.swav.device_context import evaluation_preprocess
+from unfreeze.swav.prototype_images import make_gallery, save_gallery
 from unfreeze.swav.trainer import PretrainTrainer
 
 GALLERY_IMAGES = 4_000
@@ -83,7 +83,10 @@ def write_start(
 
 
 def write_model(
-    trainer: PretrainTrainer, dataset: UnlabelledDataset, loaded: LoadedWeights | None, console: Console
+    trainer: PretrainTrainer,
+    dataset: UnlabelledDataset,
+    loaded: LoadedWeights | None,
+    console: Console,
 ) -> None:
     """Write model/ (last epoch or best checkpoint) and the images nearest to each prototype."""
     run, plan = trainer.run, trainer.plan
@@ -118,5 +121,7 @@ def write_model(
         save_gallery(run.file("prototypes.npz"), gathered, cut)
 
 
-def _views_of(dataset: UnlabelledDataset, preprocess: Preprocess, positions: Any, indices: Any) -> Any:
+def _views_of(
+    dataset: UnlabelledDataset, preprocess: Preprocess, positions: Any, indices: Any
+) -> Any:
     return np.stack([preprocess.pixels(dataset.images[int(positions[i])]) for i in indices])

@@ -13,21 +13,33 @@ from typing import Any
 import torch
 
 from unfreeze.checkpoints.state import has_last
+from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.loading.loader import Batch
 from unfreeze.data.loading.workers import cannot_start_workers
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import fast_precisions
-from unfreeze.runtime.text_layout import TextTable
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.runtime.threads import ThreadCount, processors, set_threads, threads_set_by, restored_threads
-from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.runtime.text_layout import TextTable
+from unfreeze.runtime.threads import (
+    ThreadCount,
+    processors,
+    restored_threads,
+    set_threads,
+    threads_set_by,
+)
 from unfreeze.swav.assignment import with_queueless_codes
-from unfreeze.swav.device_context import ComputeContext
-from unfreeze.swav.throughput import SECONDS, probe_ways
 from unfreeze.swav.auto_recipe import PretrainRecipe
+from unfreeze.swav.device_context import ComputeContext
+from unfreeze.swav.throughput import (
+    SECONDS,
+    StepConfig,
+    StepTime,
+    TuningResult,
+    TuningScope,
+    probe_ways,
+)
 from unfreeze.swav.trainer import PretrainTrainer
-from unfreeze.swav.throughput import TuningResult, TuningScope, StepTime, StepConfig
 
 Make = Callable[[StepConfig], PretrainTrainer]
 GIVEN = "given"
@@ -172,7 +184,9 @@ def _stored_table(run: RunFolder) -> dict[str, Any] | None:
     return table
 
 
-def _recorded_way(record: dict[str, Any], usual: StepConfig, scope: TuningScope, world: int) -> StepConfig:
+def _recorded_way(
+    record: dict[str, Any], usual: StepConfig, scope: TuningScope, world: int
+) -> StepConfig:
     """The recorded settings, overridden by those given now, if the type of device is the same."""
     if record["device"] != scope.device:
         return usual
@@ -186,7 +200,9 @@ def _recorded_way(record: dict[str, Any], usual: StepConfig, scope: TuningScope,
     return replace(usual, **{knob: v for knob, v in recorded.items() if knob not in scope.given})
 
 
-def _measure(plan: PretrainRecipe, usual: StepConfig, scope: TuningScope, make: Make, device: torch.device) -> TuningResult:
+def _measure(
+    plan: PretrainRecipe, usual: StepConfig, scope: TuningScope, make: Make, device: torch.device
+) -> TuningResult:
     """Measure and select; random state, weights and threads are unchanged afterwards."""
     s = plan.settings
     rows = min(2 * s.accumulate, s.batch_size or 0), s.batch_size or 0

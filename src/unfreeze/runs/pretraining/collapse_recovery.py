@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.checkpoints.state import has_last, load_last, load_state
-from unfreeze.runtime.console import Console
-from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.config.layering import as_dict, build
 from unfreeze.config.pretrain import PretrainSettings
-from unfreeze.swav.collapse_detector import GOOD, START, CollapseError, restore_best_checkpoint, recovery_record
+from unfreeze.runtime.console import Console
+from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.swav.auto_recipe import PretrainRecipe
+from unfreeze.swav.collapse_detector import (
+    GOOD,
+    START,
+    CollapseError,
+    recovery_record,
+    restore_best_checkpoint,
+)
 from unfreeze.swav.collapse_remedies import Remedy
 from unfreeze.swav.trainer import OnEpoch, PretrainTrainer
 
@@ -28,7 +34,9 @@ def with_values(chosen: PretrainRecipe, values: Mapping[str, Any]) -> PretrainRe
     return replace(chosen, settings=build(PretrainSettings, {**current, **values}))
 
 
-def kept(chosen: PretrainRecipe, run: RunFolder, console: Console) -> tuple[PretrainRecipe, int | None]:
+def kept(
+    chosen: PretrainRecipe, run: RunFolder, console: Console
+) -> tuple[PretrainRecipe, int | None]:
     """(plan, CPU threads) of a resumed run, with the changes of its recoveries, which are shown.
 
     Threads None: there is no checkpoint yet.
@@ -70,7 +78,9 @@ def train_with_recovery(
             return trainer
 
 
-def recover(trainer: PretrainTrainer, collapse: CollapseError, make: Build, console: Console) -> PretrainTrainer:
+def recover(
+    trainer: PretrainTrainer, collapse: CollapseError, make: Build, console: Console
+) -> PretrainTrainer:
     """A trainer with the next remedy; raises `collapse` if no remedy is left."""
     # on rank 0: other ranks may not see the run folder
     on_rank_zero = trainer.processes.leads
@@ -144,7 +154,9 @@ def mark_recovered(trainer: PretrainTrainer, console: Console) -> None:
         console.say(f"Recovered from collapse with: {trainer.recoveries[-1]['remedy']}.")
 
 
-def _show(fresh: PretrainTrainer, collapse: CollapseError, remedy: Remedy, console: Console) -> None:
+def _show(
+    fresh: PretrainTrainer, collapse: CollapseError, remedy: Remedy, console: Console
+) -> None:
     console.say(
         f"{collapse.sentence} Resuming from step {fresh.step:,} with {remedy.flags} ({remedy.why})."
     )

@@ -8,25 +8,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unfreeze.data.loading.dataset import ImageDataset
-from unfreeze.data.validate.warnings import dataset_warnings
-from unfreeze.data.loading.device_loader import DeviceImages, DeviceLoader
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.config.shared import label_arguments
+from unfreeze.data.augment.multicrop import MultiCropTransform
 from unfreeze.data.cache.policy import PixelCachePlan, plan_pixel_cache
-from unfreeze.data.index.index import TRAIN, Index, build_index
 from unfreeze.data.images.intensity import format_intensity
+from unfreeze.data.index.index import TRAIN, Index, build_index
+from unfreeze.data.index.splits import subset, write_split_csv
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.loading.device_loader import DeviceImages, DeviceLoader
 from unfreeze.data.loading.loader import Loader
 from unfreeze.data.loading.sample import DatasetSample, sample_dataset
-from unfreeze.data.validate.precheck import ImageProblem, check_images, write_problems_csv
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.index.splits import subset, write_split_csv
-from unfreeze.data.augment.multicrop import MultiCropTransform
+from unfreeze.data.validate.precheck import ImageProblem, check_images, write_problems_csv
+from unfreeze.data.validate.warnings import dataset_warnings
 from unfreeze.errors import DataError
 from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.runtime.console import Console, pluralised
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.config.pretrain import PretrainSettings
-from unfreeze.config.shared import label_arguments
 from unfreeze.swav.auto_recipe import view_specs
 
 Positions = npt.NDArray[np.int64]
@@ -95,7 +95,12 @@ class UnlabelledDataset:
         return DeviceImages(self.images, self.train, device, most=int(most))
 
     def loader(
-        self, s: PretrainSettings, processes: Distributed, *, workers: int, held: DeviceImages | None
+        self,
+        s: PretrainSettings,
+        processes: Distributed,
+        *,
+        workers: int,
+        held: DeviceImages | None,
     ) -> Loader:
         """The data loader for multi-crop batches."""
         specs = view_specs(s)

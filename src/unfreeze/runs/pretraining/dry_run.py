@@ -9,22 +9,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from unfreeze.runs.training_cost import COUNTED, FEW, QUICK, fastest_seconds, cost_lines, is_quick
-from unfreeze.models.layer_costs import ComputeDevice, network_flops_per_second, matmul_flops_per_second
-from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.index.index import build_index
+from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.sources.builtin import ArraySource
+from unfreeze.models.layer_costs import (
+    ComputeDevice,
+    matmul_flops_per_second,
+    network_flops_per_second,
+)
 from unfreeze.reports.results_runs import format_setting
+from unfreeze.runs.training_cost import COUNTED, FEW, QUICK, cost_lines, fastest_seconds, is_quick
 from unfreeze.runtime.console import Console
-from unfreeze.runtime.time_limit import parse_duration
 from unfreeze.runtime.text_layout import TextTable
+from unfreeze.runtime.time_limit import parse_duration
 from unfreeze.swav.assignment import with_queueless_codes
-from unfreeze.swav.cost import plan_warnings
-from unfreeze.swav.device_context import DatasetStats
-from unfreeze.swav.cost import MicroBatchCost, learning_rates, pretrain_memory, published_recipe, sparkline, micro_batch_cost
 from unfreeze.swav.auto_recipe import PretrainRecipe
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.swav.cost import (
+    MicroBatchCost,
+    learning_rates,
+    micro_batch_cost,
+    plan_warnings,
+    pretrain_memory,
+    published_recipe,
+    sparkline,
+)
+from unfreeze.swav.device_context import DatasetStats
 from unfreeze.swav.throughput import StepTime
+from unfreeze.swav.trainer import PretrainTrainer
 
 BUDGET = 4.0  # about the seconds for measuring steps in a dry run
 NEAR = 4  # a step of 1 / NEAR of the batch is extrapolated to the whole batch
@@ -50,7 +61,9 @@ class Forecast:
     warnings: list[str]
 
 
-Make = Callable[[ImageDataset, Any], PretrainTrainer]  # images and the positions of one batch of them
+Make = Callable[
+    [ImageDataset, Any], PretrainTrainer
+]  # images and the positions of one batch of them
 
 
 def forecast(plan: PretrainRecipe, facts: DatasetStats, make: Make) -> Forecast:
@@ -176,7 +189,12 @@ class _Timing:
 
 
 def _time_of(
-    trainer: PretrainTrainer, plan: PretrainRecipe, share: int, work: MicroBatchCost | None, steps: int, budget: float
+    trainer: PretrainTrainer,
+    plan: PretrainRecipe,
+    share: int,
+    work: MicroBatchCost | None,
+    steps: int,
+    budget: float,
 ) -> dict[str, Any]:
     """Seconds of a step and of `steps` steps, measured within `budget` seconds."""
     timing: _Timing | None
@@ -283,7 +301,9 @@ def _first_line(error: Exception) -> str:
 # --------------------------------------------------------------------------------------- console
 
 
-def show_plan(plan: PretrainRecipe, reasons: dict[str, str], facts: DatasetStats, console: Console) -> None:
+def show_plan(
+    plan: PretrainRecipe, reasons: dict[str, str], facts: DatasetStats, console: Console
+) -> None:
     """Show the plan as a table: each derived value, the published one, and the reason."""
     settings, (recipe, published_values) = asdict(plan.settings), published_recipe(plan.settings)
     console.say(f"{facts.images:,} images, {facts.side} pixels on the shorter side (median).")
@@ -316,7 +336,9 @@ def show_forecast(plan: PretrainRecipe, result: Forecast, console: Console) -> N
     show_pretrain_cost(plan, {"time": result.time, "memory": result.memory}, console)
 
 
-def show_pretrain_cost(plan: PretrainRecipe, costs: dict[str, dict[str, Any]], console: Console) -> None:
+def show_pretrain_cost(
+    plan: PretrainRecipe, costs: dict[str, dict[str, Any]], console: Console
+) -> None:
     """Show time and memory."""
     time_use = costs["time"]
     for line in cost_lines(time_use, costs["memory"]):

@@ -6,18 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from unfreeze.runs.pretraining.data import UnlabelledDataset
-from unfreeze.data.loading.dataset import ImageDataset
-from unfreeze.data.index.index import VAL, Index
-from unfreeze.data.validate.precheck import Mode, check_images
-from unfreeze.data.index.splits import subset
+from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.augment.multicrop import make_crops
+from unfreeze.data.index.index import VAL, Index
+from unfreeze.data.index.splits import subset
+from unfreeze.data.loading.dataset import ImageDataset
+from unfreeze.data.validate.precheck import Mode, check_images
+from unfreeze.runs.pretraining.data import UnlabelledDataset
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.config.pretrain import PretrainSettings
-from unfreeze.swav.auto_recipe import EvaluationSchedule
+from unfreeze.swav.auto_recipe import EvaluationSchedule, view_specs
 from unfreeze.swav.device_context import evaluation_preprocess
-from unfreeze.swav.auto_recipe import view_specs
 from unfreeze.swav.feature_evaluation import UNLABELLED, Cutter, EvaluationSample, FeatureEvaluator
 
 HELD = 2**28  # bytes of crops kept in memory; more are computed again at each evaluation
@@ -36,7 +35,9 @@ def evaluation_sample(
     evaluations = EvaluationSchedule(len(dataset.train), s.epochs or 0, pixels, sizes[0][0])
     labels = dataset.index.labels
     chosen = subset(labels, dataset.train, limit=evaluations.sample, seed=s.seed)
-    centres = cached_views(_center_crops(s, dataset.images, chosen), len(chosen), _bytes_per_image(s))
+    centres = cached_views(
+        _center_crops(s, dataset.images, chosen), len(chosen), _bytes_per_image(s)
+    )
     pairs = np.random.default_rng(s.seed).permutation(chosen)[: max(2, len(chosen) // 2)]
     views = cached_views(_crops(s, dataset.images, pairs), len(pairs), _bytes_per_image(s) * SHOWN)
     train_labels = torch.from_numpy(labels[chosen]).long()

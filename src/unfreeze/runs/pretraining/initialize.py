@@ -6,21 +6,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from unfreeze.checkpoints.model_file import model_folder
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.errors import UsageError
 from unfreeze.models.build import build, canonical_arch
 from unfreeze.models.head import remove_head
 from unfreeze.models.identify_file import arch_of_weights
-from unfreeze.models.stem import choose_stem, apply_small_stem
 from unfreeze.models.load_weights import LoadedWeights, load_weights
-from unfreeze.checkpoints.model_file import model_folder
-from unfreeze.errors import UsageError
+from unfreeze.models.stem import apply_small_stem, choose_stem
 from unfreeze.runtime.console import Console
-from unfreeze.config.pretrain import PretrainSettings
-from unfreeze.swav.head_weights import load_swav_head, head_weights_of_run
-from unfreeze.swav.model import SwAV
 from unfreeze.swav.auto_recipe import choose_arch
+from unfreeze.swav.head_weights import head_weights_of_run, load_swav_head
+from unfreeze.swav.model import SwAV
 from unfreeze.swav.presets import usual_side
-from unfreeze.transfer.plan import last_feature_map_size
-from unfreeze.transfer.plan import SMALLEST_MAP
+from unfreeze.transfer.plan import SMALLEST_MAP, last_feature_map_size
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,16 @@ def initial_network(settings: PretrainSettings, side: int, device: torch.device)
     return PretrainStart(network, width, replace(settings, arch=arch, stem=stem), reasons, loaded)
 
 
-def inherit_head(model: SwAV, start: PretrainStart, reasons: dict[str, str], console: Console) -> None:
+def inherit_head(
+    model: SwAV, start: PretrainStart, reasons: dict[str, str], console: Console
+) -> None:
     """Copy projection head and prototypes of `--init` if they fit; add a note to `reasons`."""
     loaded, init = start.loaded, start.settings.init
     if loaded is None:
         return
-    tensors, why = head_weights_of_run(init) if model_folder(init) is not None else (loaded.rest, "")
+    tensors, why = (
+        head_weights_of_run(init) if model_folder(init) is not None else (loaded.rest, "")
+    )
     messages = (
         (f"{why}: the SwAV head is initialised at random.",)
         if why

@@ -8,32 +8,30 @@ from typing import Any
 
 import torch
 
-from unfreeze.runs.readback import check_same_images
-from unfreeze.runs.pretraining.dry_run import show_plan
-from unfreeze.runs.pretraining.data import UnlabelledDataset, list_images
-from unfreeze.runs.pretraining.initialize import PretrainStart, initial_network
-from unfreeze.runs.pretraining.autotune import plan_line
+from unfreeze.config.pretrain import PretrainSettings
+from unfreeze.data.augment.multicrop import MEAN, STD
+from unfreeze.data.cache.policy import PixelCachePlan
+from unfreeze.data.images.intensity import format_intensity, parse_intensity
+from unfreeze.data.loading.device_loader import DeviceImages, bytes_held
+from unfreeze.data.loading.sample import DatasetSample
+from unfreeze.errors import UsageError
 from unfreeze.models.norm import batchnorm_process_group, convert_sync_batchnorm
 from unfreeze.models.shape_trace import forward_flops, trace_forward
-from unfreeze.data.loading.device_loader import DeviceImages, bytes_held
-from unfreeze.data.cache.policy import PixelCachePlan
-from unfreeze.data.images.intensity import parse_intensity, format_intensity
-from unfreeze.data.loading.sample import DatasetSample
-from unfreeze.data.augment.multicrop import MEAN, STD
-from unfreeze.errors import UsageError
+from unfreeze.runs.pretraining.autotune import plan_line
+from unfreeze.runs.pretraining.data import UnlabelledDataset, list_images
+from unfreeze.runs.pretraining.dry_run import show_plan
+from unfreeze.runs.pretraining.initialize import PretrainStart, initial_network
+from unfreeze.runs.readback import check_same_images
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import image_memory_budget, pick_device, pick_precision
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.config.pretrain import PretrainSettings
-from unfreeze.swav.device_context import DatasetStats
-from unfreeze.swav.presets import check_method, prototypes_of
-from unfreeze.swav.model import SwAV
-from unfreeze.swav.device_context import ComputeContext
 from unfreeze.swav.auto_recipe import PretrainRecipe, plan, view_specs
-from unfreeze.swav.presets import with_recipe
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.swav.device_context import ComputeContext, DatasetStats
+from unfreeze.swav.model import SwAV
+from unfreeze.swav.presets import check_method, prototypes_of, with_recipe
 from unfreeze.swav.throughput import StepConfig
+from unfreeze.swav.trainer import PretrainTrainer
 
 _NOWHERE = RunFolder("", writes=False)
 
@@ -150,10 +148,14 @@ def prepared_for(
     start = _with_range(initial_network(settings, dataset.side, device), dataset.sample)
     dataset.index.source.intensity = format_intensity(start.settings.range, start.settings.channels)
     room = image_memory_budget(device)
-    facts = DatasetStats(len(dataset.train), dataset.side, device.type, start.width, processes, room=room)
+    facts = DatasetStats(
+        len(dataset.train), dataset.side, device.type, start.width, processes, room=room
+    )
     chosen = plan(start.settings, facts)
     for size in sorted(set(chosen.settings.size_crops or ())):
-        trace_forward(start.network, (size, size))  # an unsupported size fails here, also in a dry run
+        trace_forward(
+            start.network, (size, size)
+        )  # an unsupported size fails here, also in a dry run
     hold = dataset.holding(settings, _largest(chosen), processes)
     reasons = {**named, **start.reasons, **chosen.reasons, "precision": f"{precision}: {why}"}
     reasons["store"] = f"{hold.place}: {hold.reason}"
@@ -165,7 +167,9 @@ def prepared_for(
 def _with_range(start: PretrainStart, sample: DatasetSample) -> PretrainStart:
     """The start with range and channels as given, else of the weights, else of the data."""
     preprocess, s = start.loaded.preprocess if start.loaded else None, start.settings
-    rule_given = format_intensity(s.range, s.channels, preprocess.intensity if preprocess else "auto")
+    rule_given = format_intensity(
+        s.range, s.channels, preprocess.intensity if preprocess else "auto"
+    )
     rule_text, why = sample.intensity(rule_given)
     rule, channels = parse_intensity(rule_text)
     reasons = start.reasons | ({"range": why} if why else {})

@@ -1,0 +1,1 @@
+"""A fine-tuning run: labelled data, network, plan, training, what is written."""

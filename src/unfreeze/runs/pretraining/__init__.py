@@ -1,0 +1,1 @@
+"""A pretraining run: data, network, recipe, training, what is written."""
