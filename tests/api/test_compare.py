@@ -185,6 +185,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, mo
     assert len(ran) == 4 and len(grown.runs) == 6 and grown.runs[:4] == found.runs
 
 
+@pytest.mark.slow
 def test_of_several_rates_validation_picks_and_only_that_run_sees_test(data, good, tmp_path):
     found = compare(
         data, ["none", good], out=str(tmp_path / "cmp"), seeds=1, freeze="all",

@@ -36,6 +36,7 @@ def test_every_number_is_that_of_a_runs_own_evaluation(done):
             assert result.results[method][n][0] == pytest.approx(sum(again) / 2, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.real_charts
 def test_all_methods_learn_from_the_same_images_and_the_head_alone_moves(done):
     _, folder = done

@@ -100,6 +100,7 @@ def finetune(data, **given):
     return unfreeze.finetune(data, dry_run=True, device="cpu", weights="none", **given)
 
 
+@pytest.mark.slow
 def test_finetune_takes_what_fits(speed, photos):
     free = finetune(photos, arch="torchvision/resnet18")
     seconds = free.time["operations"] / SPEED

@@ -99,6 +99,7 @@ def test_off_measures_nothing_and_writes_no_choice(untuned, tmp_path, forbidden)
     assert "tuned" not in config(tmp_path / "run") and config(tmp_path / "run")["tune"] == "off"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_reads_the_choice_and_equals_the_straight_one(tmp_path, decided, forbidden):
     chosen = {"precision": "fp32", "layout": "contiguous", "workers": 1}
     decided(**chosen)

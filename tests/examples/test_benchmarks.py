@@ -75,6 +75,7 @@ def test_time_spent_is_weighted_by_the_steps_of_a_record(benchmark, tmp_path):
     assert found.waiting == pytest.approx(5.5 / 22)
 
 
+@pytest.mark.slow
 def test_the_cpu_computes_what_float64_does(benchmark):
     import torch
 

@@ -77,6 +77,7 @@ def test_it_goes_back_to_the_last_good_state_with_the_first_remedy(collapses, tm
     )
 
 
+@pytest.mark.slow
 def test_what_follows_is_the_run_that_had_the_remedy_from_there(collapses, tmp_path, monkeypatch):
     collapses(7)
     run(tmp_path / "run")
@@ -110,6 +111,7 @@ def test_one_remedy_after_another_from_the_start_and_then_the_collapse(collapses
     assert "Tried: epsilon=0.03" in error.value.next_step
 
 
+@pytest.mark.slow
 def test_the_best_look_of_what_was_given_up_is_not_the_runs(collapses, tmp_path, monkeypatch):
     """Its weights would be called those of an earlier epoch."""
     collapses(12)

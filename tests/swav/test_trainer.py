@@ -124,6 +124,7 @@ def test_codes_with_a_full_queue_are_those_of_the_joined_batch(make):
         assert torch.equal(trainer.bank.features[v, :32], Z[v])
 
 
+@pytest.mark.slow
 def test_the_loss_falls(make):
     given = {"queue_length": 0, "base_lr": 2e-3, "feat_dim": 128, "epsilon": 0.03}
     trainer = make(epochs=25, min_scale_crops=(0.5,), **given)
