@@ -58,7 +58,7 @@ def test_a_job_is_requeued_until_its_last_step(cluster, tmp_path):
             assert told == [f"requeue {JOB}"]
             assert "Stopped by --time-limit after step" in said
     assert turns == [130, 130, 0] and told == []
-    assert "Going on from step 2 of 3." in said
+    assert "Resuming from step 2 of 3." in said
     trained = [r["step"] for r in read_metrics(tmp_path / "run") if r["split"] == "train"]
     assert trained == [1, 2, 3]
     assert load_last(tmp_path / "run/checkpoints")[0]["step"] == 3

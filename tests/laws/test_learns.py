@@ -25,9 +25,9 @@ def test_five_epochs_on_cifar_gain_two_and_a_half_points_of_knn(shared, benchmar
     benchmark.unpack(str(shared / "data" / "cifar10.zip"), 10_000, data)
     common = {"arch": "unfreeze/small", "device": "cpu"}
     unfreeze.pretrain(str(data), out=str(tmp_path / "start"), epochs=0, **common)
-    before = benchmark.judged(tmp_path / "start", data, tmp_path)
+    before = benchmark.evaluate_backbone(tmp_path / "start", data, tmp_path)
     result = unfreeze.pretrain(str(data), out=str(tmp_path / "run"), epochs=5, **common)
-    after = benchmark.judged(tmp_path / "run", data, tmp_path)
+    after = benchmark.evaluate_backbone(tmp_path / "run", data, tmp_path)
     assert result.images == 10_000
     assert after["knn"] >= before["knn"] + 0.025
     assert after["linear_100"] >= before["linear_100"]

@@ -58,6 +58,8 @@ def write_launcher_error(error: UnfreezeError) -> None:
         Path(path).write_text(json.dumps({"message": {"message": text, "extraInfo": extra}}))
 
 
+RANK_ZERO_SECONDS = 30  # how much later than the others rank 0 may start on a busy machine
+
 # command -> what it needs to resume from the last checkpoint
 _RESUMED_BY = {
     "pretrain": "with --resume ",
@@ -82,6 +84,8 @@ def main(argv: Sequence[str] | None = None, world: Environment | None = None) ->
         except (Exception, KeyboardInterrupt) as error:
             ending.over = True
             code = report_error(error, words, world)
+            if argv is None:
+                wait_for_rank_zero(error)
         ending.code = code
     return code
 
@@ -107,6 +111,17 @@ def is_printed_by_rank_zero(error: BaseException) -> bool:
     """Whether rank 0 prints the error, because all processes raise it."""
     everywhere = isinstance(error, (UsageError, DivergedError, Interrupted, KeyboardInterrupt))
     return (everywhere or is_lost_peer(error)) and launcher_rank() > 0
+
+
+def wait_for_rank_zero(error: BaseException) -> None:
+    """Under torchrun, let rank 0 print what all processes raise: torchrun ends all at the first.
+
+    Without this a rank that starts sooner than rank 0 gets the error first, and nobody prints it.
+    """
+    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    if torchrun and isinstance(error, UsageError) and is_printed_by_rank_zero(error):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how torchrun ends it, mostly at once
+        time.sleep(RANK_ZERO_SECONDS)
 
 
 def run_program(words: list[str], world: Environment) -> int:
