@@ -47,7 +47,7 @@ import unfreeze
 from cifar import evaluate_backbone, machine, one_run, unpack
 from unfreeze.checkpoints.model_file import ModelCard, save_model
 from unfreeze.commands.pretrain import PretrainPlan
-from unfreeze.data.augment import preset
+from unfreeze.data.augment.config import preset
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.models.build import build
 from unfreeze.models.head import remove_head

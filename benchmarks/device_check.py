@@ -23,8 +23,7 @@ import torch.nn.functional as F
 
 import step
 import unfreeze
-from unfreeze.data.augment import normalize
-from unfreeze.data.augment.multicrop import MEAN, STD
+from unfreeze.data.augment.multicrop import MEAN, STD, normalize
 from unfreeze.optim.optimizer import optimizer_for_network
 from unfreeze.runtime.device import pick_device, pick_precision
 from unfreeze.swav import sinkhorn, swapped_prediction_loss
@@ -138,9 +137,9 @@ def steps(device: torch.device) -> Iterator[Check]:
             plain = step.Plain(step.network(TINY, settings).double(), cpu, scale=1.0)
             gaps = []
             for k in range(4):
-                plain.rate = trainer.learning_rate(k)
-                loss, _ = trainer.train_step(step.batch_of(images))
-                trainer.step += 1
+                plain.rate = trainer.plan.learning_rate(k)
+                loss = trainer.train_step(step.batch_of(images))
+                trainer.state.step += 1
                 gaps.append(abs(float(loss) / float(plain(images)) - 1))
         worst = max(gaps)
         yield f"losses of 4 steps, {precision}", worst, bound
@@ -158,9 +157,9 @@ def waits(device: torch.device) -> bool | None:
             torch.cuda.set_sync_debug_mode(mode)
             try:
                 for _ in range(3):
-                    loss, _ = trainer.train_step(step.batch_of(images))
-                    trainer.finite.done(trainer.step, loss)
-                    trainer.step += 1
+                    loss = trainer.train_step(step.batch_of(images))
+                    trainer.guard.done(trainer.step, loss)
+                    trainer.state.step += 1
             except RuntimeError as error:
                 print(f"A step synchronises with the device: {error}", flush=True)
                 return True

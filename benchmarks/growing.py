@@ -28,14 +28,18 @@ from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.open import open_source
 from unfreeze.models.build import build
 from unfreeze.models.head import remove_head
+from unfreeze.runs.pretraining.setup import build_trainer
 from unfreeze.runtime.console import ProgressCallback, QuietConsole
 from unfreeze.runtime.device import pick_device, pick_precision
+from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder, read_metrics
 from unfreeze.swav.auto_recipe import plan, view_specs
-from unfreeze.swav.device_context import ComputeContext, DatasetStats
-from unfreeze.swav.model import SwAV
+from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.queue import FeatureQueue
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.swav.task import SwAVTask
+from unfreeze.tasks import TaskContext
+from unfreeze.training.compute import ComputeContext
+from unfreeze.training.trainer import Trainer
 
 ARCH, SIDE, BATCH, K, WIDTH = "unfreeze/tiny", 16, 64, 300, 128
 WARM = 3  # warm-up steps, not counted
@@ -117,13 +121,15 @@ def step(
             began = clock()
             views = trainer.loader.dataset[(0, 0, trainer.loader.positions[:batch])]
             made_views = clock()
-            loss, _ = trainer.train_step(views)
-            trainer.step += 1
+            loss = trainer.train_step(views)
+            trainer.state.step += 1
             float(loss)
             if turn >= 0:
                 took["views"].append(made_views - began)
                 took["seconds"].append(clock() - made_views)
-        if queue and not (trainer.bank and trainer.bank.full):
+        assert isinstance(trainer.task, SwAVTask)
+        filled = trainer.task.assignment.queue
+        if queue and not (filled and filled.full):
             raise SystemExit("The queue is not full.")
     if where.type == "cuda":
         took["device_mib"] = [torch.cuda.max_memory_allocated() / 2**20]
@@ -132,7 +138,7 @@ def step(
 
 def make_trainer(
     folder: str, where: torch.device, crops: int, prototypes: int, queue: int, batch: int
-) -> PretrainTrainer:
+) -> Trainer:
     """A trainer on digits with a full queue, and a small network so that other costs show."""
     values = {**FIXED, "nmb_crops": (crops,), "nmb_prototypes": prototypes, "batch_size": batch}
     values |= {"queue_length": queue, "epoch_queue_starts": 0, "freeze_prototypes_niters": 0}
@@ -141,7 +147,6 @@ def make_trainer(
     torch.manual_seed(0)
     backbone = build(ARCH)
     width = remove_head(backbone)
-    model = SwAV(backbone, width, hidden=s.hidden_mlp, feat_dim=WIDTH, prototypes=prototypes)
     images = ImageDataset(build_index(open_source("digits")))
     loader = Loader(
         images,
@@ -151,15 +156,12 @@ def make_trainer(
         drop_last=True,
     )
     precision, _ = pick_precision("auto", where)
-    run, device_context = (
-        RunFolder(folder, writes=False),
-        ComputeContext(where, precision, MEAN, STD),
-    )
-    trainer = PretrainTrainer(model, chosen, loader, run, device_context)
+    run, compute = RunFolder(folder, writes=False), ComputeContext(where, precision, MEAN, STD)
+    task = SwAVTask(TaskContext(backbone, width, s, loader.positions, Distributed()))
     if queue:
-        trainer.assigner.bank = bank = FeatureQueue(2, queue, WIDTH).to(where)
-        bank.push([F.normalize(torch.randn(queue, WIDTH), dim=1) for _ in range(2)])
-    return trainer
+        task.assignment.queue = features = FeatureQueue(2, queue, WIDTH).to(where)
+        features.push([F.normalize(torch.randn(queue, WIDTH), dim=1) for _ in range(2)])
+    return build_trainer(task, chosen, loader, run, compute)
 
 
 def processes(data: str, epochs: int = 3, device: str = "cpu") -> dict[str, float]:

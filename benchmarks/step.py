@@ -3,7 +3,7 @@
     python benchmarks/step.py --threads 1 --json step.json
 
 Plain: float32 (on a GPU fp16 autocast with a fixed loss scale), NCHW, one forward pass per
-resolution, Sinkhorn, loss, and LARC as a loop over tensors. Ours: `PretrainTrainer.train_step` with
+resolution, Sinkhorn, loss, and LARC as a loop over tensors. Ours: `Trainer.train_step` with
 the precision and memory format that `auto` selects, on the same uint8 views; both include the
 normalisation. Rounds alternate; the first is a warm-up. Also reports the share of our step that
 codes, loss and optimizer take.
@@ -32,12 +32,17 @@ from unfreeze.data.loading.loader import Batch, Loader
 from unfreeze.data.sources.open import open_source
 from unfreeze.models.build import build
 from unfreeze.models.head import remove_head
+from unfreeze.runs.pretraining.setup import build_trainer
 from unfreeze.runtime.device import pick_device, pick_precision
+from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.swav.auto_recipe import plan, view_specs
-from unfreeze.swav.device_context import ComputeContext, DatasetStats
+from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.model import SwAV
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.swav.task import SwAVTask
+from unfreeze.tasks import TaskContext
+from unfreeze.training.compute import ComputeContext
+from unfreeze.training.trainer import Trainer
 
 PHOTO = {
     "size_crops": (224, 96),
@@ -147,7 +152,7 @@ class Plain:
 
 def ours(
     how: dict[str, Any], device: torch.device, folder: str, precision: str = "auto"
-) -> PretrainTrainer:
+) -> Trainer:
     """A trainer before its first step."""
     chosen = plan(settings(how), DatasetStats(10_000, 256, device.type))
     s = chosen.settings
@@ -159,10 +164,12 @@ def ours(
         seed=0,
         drop_last=True,
     )
-    device_context = ComputeContext(device, precision, MEAN, STD)
-    return PretrainTrainer(
-        network(how, s), chosen, loader, RunFolder(folder, writes=False), device_context
-    )
+    compute = ComputeContext(device, precision, MEAN, STD)
+    model = network(how, s)
+    width = next(model.projection_head.parameters()).shape[1]
+    task = SwAVTask(TaskContext(model.backbone, width, s, loader.positions, Distributed()))
+    task.model = model
+    return build_trainer(task, chosen, loader, RunFolder(folder, writes=False), compute)
 
 
 def batch_of(views: list[torch.Tensor]) -> Batch:
@@ -171,7 +178,7 @@ def batch_of(views: list[torch.Tensor]) -> Batch:
     return Batch(0, 0, torch.arange(count).numpy(), torch.zeros(count), views)
 
 
-def shares(trainer: PretrainTrainer, batch: Batch) -> float:
+def shares(trainer: Trainer, batch: Batch) -> float:
     """Share of a step's time that codes, loss and optimizer take, on the CPU."""
     inside = 0.0
 
@@ -185,13 +192,15 @@ def shares(trainer: PretrainTrainer, batch: Batch) -> float:
 
         return call
 
-    parts = (trainer.assigner, "codes"), (trainer.assigner, "loss"), (trainer, "update")
+    task = trainer.task
+    assert isinstance(task, SwAVTask)
+    parts = (task.assignment, "codes"), (task.assignment, "loss"), (trainer.guard, "update")
     for owner, name in parts:
         setattr(owner, name, timed(getattr(owner, name)))
     began = time.perf_counter()
     for _ in range(3):
         trainer.train_step(batch)
-        trainer.step += 1
+        trainer.state.step += 1
     total = time.perf_counter() - began
     for owner, name in parts:
         delattr(owner, name)
@@ -214,8 +223,8 @@ def measured(how: dict[str, Any], device: torch.device, rounds: int, steps: int)
 
         def own() -> None:
             for _ in range(steps):
-                loss, _ = trainer.train_step(batch)
-                trainer.step += 1
+                loss = trainer.train_step(batch)
+                trainer.state.step += 1
             float(loss)
 
         def theirs() -> None:
@@ -231,7 +240,7 @@ def measured(how: dict[str, Any], device: torch.device, rounds: int, steps: int)
                 if turn:
                     took[name].append((time.perf_counter() - began) / steps)
         share = shares(trainer, batch) if device.type == "cpu" else None
-        precision = trainer.place.precision
+        precision = trainer.compute.precision
     B = how["batch_size"]
     ratios = [a / b for a, b in zip(took["plain"], took["ours"], strict=True)]
     return {

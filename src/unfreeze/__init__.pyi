@@ -886,7 +886,7 @@ def pretrain(
     arch: str | None = None,
     init: str | PathLike[str] = "none",
     allow_partial: bool = False,
-    method: Literal["swav", "deepcluster-v2"] = "swav",
+    method: str = "swav",
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
@@ -894,7 +894,7 @@ def pretrain(
     epochs: int | None = None,
     watch_every: int | None = None,
     keep: Literal["last", "best"] = "last",
-    on_collapse: Literal["stop", "recover", "ignore"] = "stop",
+    on_collapse: Literal["stop", "ignore"] = "stop",
     batch_size: int | None = None,
     accumulate: int = 1,
     sync_bn: Literal["auto", "all", "groups", "none"] = "auto",
@@ -958,7 +958,7 @@ def pretrain(
         arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: by image size and device).
         init: initial weights: none, imagenet, swav, NAME, URL, FILE or RUN (loads a SwAV head too).
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
-        method: method: swav (assignments by Sinkhorn-Knopp) or deepcluster-v2 (by k-means before each epoch). One of: 'swav', 'deepcluster-v2'.
+        method: method: swav (assignments by Sinkhorn-Knopp), deepcluster-v2 (by k-means before each epoch), or one that another package registers. One of: 'swav', 'deepcluster-v2'.
         recipe: defaults of settings that are not given: derived from the images (auto), or a published ImageNet recipe. One of: 'auto', 'swav-100ep', 'swav-200ep', 'swav-400ep', 'swav-800ep', 'swav-200ep-bs256', 'swav-400ep-bs256', 'swav-400ep-2x224', 'swav-w2-400ep', 'swav-w4-400ep'.
         stem: stem (first layers): small keeps the resolution of small images. One of: 'auto', 'imagenet', 'small'.
         image_size: size of the large crops in pixels; the small crops scale with it.
@@ -966,7 +966,7 @@ def pretrain(
         epochs: epochs (0: write the untrained model).
         watch_every: epochs between feature evaluations, with k-NN accuracy if labels exist (0: never).
         keep: weights to write to model/: of the last epoch, or the best checkpoint (checkpoints/best.ckpt). One of: 'last', 'best'.
-        on_collapse: on representation collapse: save and stop, recover (return to an earlier checkpoint and change a setting), or ignore it. One of: 'stop', 'recover', 'ignore'.
+        on_collapse: on representation collapse: save a checkpoint and stop, or ignore it. One of: 'stop', 'ignore'.
         batch_size: images per step, over all processes.
         accumulate: gradient accumulation steps per batch, to save memory; assignments use the full batch.
         sync_bn: synchronised batch norm: over all processes (auto, all), within groups of neighbouring ranks, or none. One of: 'auto', 'all', 'groups', 'none'.
@@ -1028,7 +1028,7 @@ def pretrain(
     arch: str | None = None,
     init: str | PathLike[str] = "none",
     allow_partial: bool = False,
-    method: Literal["swav", "deepcluster-v2"] = "swav",
+    method: str = "swav",
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
@@ -1036,7 +1036,7 @@ def pretrain(
     epochs: int | None = None,
     watch_every: int | None = None,
     keep: Literal["last", "best"] = "last",
-    on_collapse: Literal["stop", "recover", "ignore"] = "stop",
+    on_collapse: Literal["stop", "ignore"] = "stop",
     batch_size: int | None = None,
     accumulate: int = 1,
     sync_bn: Literal["auto", "all", "groups", "none"] = "auto",
@@ -1098,7 +1098,7 @@ def pretrain(
     arch: str | None = None,
     init: str | PathLike[str] = "none",
     allow_partial: bool = False,
-    method: Literal["swav", "deepcluster-v2"] = "swav",
+    method: str = "swav",
     recipe: Literal["auto", "swav-100ep", "swav-200ep", "swav-400ep", "swav-800ep", "swav-200ep-bs256", "swav-400ep-bs256", "swav-400ep-2x224", "swav-w2-400ep", "swav-w4-400ep"] = "auto",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
@@ -1106,7 +1106,7 @@ def pretrain(
     epochs: int | None = None,
     watch_every: int | None = None,
     keep: Literal["last", "best"] = "last",
-    on_collapse: Literal["stop", "recover", "ignore"] = "stop",
+    on_collapse: Literal["stop", "ignore"] = "stop",
     batch_size: int | None = None,
     accumulate: int = 1,
     sync_bn: Literal["auto", "all", "groups", "none"] = "auto",

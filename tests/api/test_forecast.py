@@ -110,8 +110,8 @@ class Machine:
 
     def __init__(self, monkeypatch, fixed, each, accumulate=1, device="cuda"):
         self.now, self.sizes = 0.0, []
-        self.s = type("S", (), {"accumulate": accumulate})
-        self.place = type("P", (), {"device": torch.device(device)})
+        self.plan = type("S", (), {"accumulate": accumulate})
+        self.compute = type("P", (), {"device": torch.device(device)})
 
         def step(trainer, rows):
             self.sizes.append(rows)

@@ -8,7 +8,7 @@ import pytest
 from unfreeze.cli.main import main
 from unfreeze.cli.parser import parse
 from unfreeze.errors import UsageError
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.training.trainer import Trainer
 
 QUICK = ("--limit", "64", "--batch-size", "16", "--epochs", "2", "--device", "cpu")
 
@@ -44,7 +44,7 @@ def test_pretraining_that_crashed_and_went_on_is_whole_in_tensorboard(
 ):
     run = tmp_path / "run"
     words = ["pretrain", "digits", "--out", str(run), *QUICK, "--logger", "tensorboard"]
-    step = PretrainTrainer.train_step
+    step = Trainer.train_step
 
     def crashes(trainer, batch):
         if trainer.step == 6:
@@ -52,7 +52,7 @@ def test_pretraining_that_crashed_and_went_on_is_whole_in_tensorboard(
         return step(trainer, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PretrainTrainer, "train_step", crashes)
+        patch.setattr(Trainer, "train_step", crashes)
         assert main(words) == 1
     assert len(scalars(run)) == len(recorded(run)) > 0
     assert main([*words, "--resume", "auto"]) == 0

@@ -20,7 +20,7 @@ from unfreeze.errors import DataError, UsageError, WeightsError
 from unfreeze.models.build import build as build_network
 from unfreeze.runtime.bottleneck import ThroughputSettings, bottleneck
 from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.training.trainer import Trainer
 
 QUICK = {"epochs": 2, "limit": 200, "device": "cpu", "nmb_prototypes": 16}
 
@@ -160,7 +160,7 @@ def test_a_used_folder_is_refused_and_kept_even_when_the_data_is_wrong(run, tmp_
 
 
 def test_a_file_that_is_lost_saves_the_run_first(photos, tmp_path, monkeypatch):
-    step = PretrainTrainer.train_step
+    step = Trainer.train_step
 
     def losing(self, batch):
         found = step(self, batch)
@@ -175,7 +175,7 @@ def test_a_file_that_is_lost_saves_the_run_first(photos, tmp_path, monkeypatch):
     options |= {"device": "cpu", "store_budget": 0, "checkpoint_every": 9}
     monkeypatch.setattr("unfreeze.data.loading.dataset._PAUSES", ())
     with monkeypatch.context() as patch:
-        patch.setattr(PretrainTrainer, "train_step", losing)
+        patch.setattr(Trainer, "train_step", losing)
         with pytest.raises(DataError, match="in three attempts: gone"):
             unfreeze.pretrain(str(photos), out=str(tmp_path / "run"), **options)
     state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)

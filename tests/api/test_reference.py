@@ -26,7 +26,7 @@ from unfreeze.models.head import remove_head
 from unfreeze.runtime.console import QuietConsole
 from unfreeze.runtime.terminal import Environment
 from unfreeze.swav.auto_recipe import plan
-from unfreeze.swav.device_context import DatasetStats
+from unfreeze.swav.dataset_stats import DatasetStats
 
 CPU = torch.device("cpu")
 # the flags of the reference's script for 200 epochs with small batches

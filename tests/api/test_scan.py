@@ -15,7 +15,7 @@ from PIL import Image
 import unfreeze
 from unfreeze.cli.main import main
 from unfreeze.data.index.index import build_index
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate import report as clinic_module
 from unfreeze.data.validate import worker_pool
 from unfreeze.data.validate.checks import ImageChecker

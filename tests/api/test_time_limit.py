@@ -16,7 +16,7 @@ from unfreeze.errors import Interrupted
 from unfreeze.runtime import time_limit
 from unfreeze.runtime.console import QuietConsole
 from unfreeze.runtime.run_folder import read_metrics
-from unfreeze.swav.trainer import PretrainTrainer as Pretraining
+from unfreeze.training.trainer import Trainer as Pretraining
 from unfreeze.transfer.trainer import FinetuneTrainer as Tuning
 
 PRETRAIN = {"limit": 96, "batch_size": 16, "epochs": 3, "device": "cpu", "nmb_prototypes": 16}

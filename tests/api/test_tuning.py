@@ -24,7 +24,7 @@ from unfreeze.swav.throughput import (
     choose_config,
     probe_ways,
 )
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.training.trainer import Trainer
 
 GIVEN = {
     "data": "digits",
@@ -134,7 +134,7 @@ def test_threads_are_set_for_the_run_and_given_back(tmp_path, decided, monkeypat
         seen.append(torch.get_num_threads())
         raise Interrupted("enough")
 
-    monkeypatch.setattr(PretrainTrainer, "fit", fit)
+    monkeypatch.setattr(Trainer, "fit", fit)
     decided(threads=before + 1)
     with pytest.raises(Interrupted):
         run(tmp_path / "run")
@@ -204,7 +204,9 @@ def test_a_step_is_cut_off_between_layers(untuned, tmp_path, measuring):
         def slow(way):
             trainer = make(way)
             layers = (Slow() for _ in range(40))
-            trainer.model.backbone = torch.nn.Sequential(*layers, trainer.model.backbone)
+            trainer.state.model.backbone = torch.nn.Sequential(
+                *layers, trainer.state.model.backbone
+            )
             return trainer
 
         measure.make, began = slow, Slow.now
@@ -221,7 +223,7 @@ def test_a_step_is_cut_off_between_layers(untuned, tmp_path, measuring):
 def test_a_way_that_does_not_fit_ends_no_run(tmp_path, measuring, monkeypatch):
     def look(usual, scope, measure, known):
         with monkeypatch.context() as patch:
-            patch.setattr(PretrainTrainer, "train_step", full)
+            patch.setattr(Trainer, "train_step", full)
             assert math.isinf(measure(usual, 8, 60.0).total)
         assert measure(usual, 8, 60.0).whole
 

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from unfreeze.data.sources import Source
+from unfreeze.data.sources.source import Source
 
 
 class Doubtful(Source):

@@ -3,7 +3,7 @@ import pytest
 
 from unfreeze.data.index.class_stats import class_counts
 from unfreeze.data.index.index import build_index
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.runtime.console import pluralised
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from unfreeze.data.index.index import build_index
 from unfreeze.data.index.labels import names_differing_by_case
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate.warnings import cropped_away, dataset_warnings, labels_differ_by_case
 from unfreeze.errors import DataError
 

@@ -173,7 +173,7 @@ def test_camera_images_without_jfif_are_counted_as_the_rule_of_others_has_it():
 
 
 def test_what_cannot_be_read_is_not_held_against_the_image(tmp_path):
-    from unfreeze.data.sources import open_source
+    from unfreeze.data.sources.open import open_source
 
     (tmp_path / "a.png").write_bytes(saved(scene(), "PNG"))
     source = open_source(str(tmp_path))

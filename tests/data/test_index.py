@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from unfreeze.data.index.index import NONE, TEST, TRAIN, VAL, build_index
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError
 
 TREE = (

@@ -6,7 +6,7 @@ import pytest
 
 from unfreeze.data.index.index import TEST, TRAIN, VAL, build_index
 from unfreeze.data.index.label_file import read_listing, read_pattern
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError, UsageError
 
 NAMES = ("wrap/a/1.png", "wrap/a/2.png", "wrap/b/1.png", "wrap/b/3.jpg")

@@ -8,7 +8,7 @@ from unfreeze.data.index.index import build_index
 from unfreeze.data.loading import loader as module
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.loading.loader import Loader
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.errors import ResourceError
 
 

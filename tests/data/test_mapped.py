@@ -25,7 +25,7 @@ from unfreeze.data.cache.memory_map import (
 from unfreeze.data.cache.policy import plan_pixel_cache
 from unfreeze.data.images.decode import decode, resize_shorter_side
 from unfreeze.data.index.index import build_index
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate.precheck import check_images
 from unfreeze.data.validate.verdicts import UNUSABLE, VerdictCache
 from unfreeze.data.validate.worker_pool import LostTask
@@ -147,7 +147,7 @@ from unfreeze.data.validate.worker_pool import run_in_workers
 from unfreeze.data.cache.policy import plan_pixel_cache
 from unfreeze.data.index.index import build_index
 from unfreeze.data.validate.precheck import check_images
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 
 def some(*given, **named):
     made = set()

@@ -4,7 +4,7 @@ import pytest
 
 from unfreeze.data.index.index import build_index
 from unfreeze.data.index.labels import label_separator
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError
 
 

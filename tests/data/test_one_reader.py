@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from unfreeze.data.index.index import build_index
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError
 
 NAMES = [f"{folder}/{number:03}.png" for folder in ("caf\u00e9", "b") for number in range(1, 4)]

@@ -8,7 +8,7 @@ from unfreeze.data.images.decode import decode
 from unfreeze.data.index.index import build_index
 from unfreeze.data.loading import dataset as module
 from unfreeze.data.loading.dataset import FileLost, ImageDataset
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 
 NAMES = ("a/1.png", "a/2.png", "b/3.png")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate import quarantine as module
 from unfreeze.data.validate.quarantine import (
     MANIFEST,

@@ -6,7 +6,7 @@ import pytest
 from unfreeze.data.images.decode import decode
 from unfreeze.data.index.index import build_index
 from unfreeze.data.loading.sample import sample_dataset
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError
 
 CLASSES = {"negative": 100, "positive": 1_600}

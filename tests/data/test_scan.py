@@ -13,7 +13,7 @@ from tests.data.doubtful import doubtful
 from unfreeze.data.cache.policy import PixelCachePlan
 from unfreeze.data.images.decode import decode, resize_shorter_side
 from unfreeze.data.index.index import build_index
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate import precheck as module
 from unfreeze.data.validate import worker_pool
 from unfreeze.data.validate.duplicates import signature

@@ -17,7 +17,7 @@ from torch.utils.data import _utils
 from unfreeze.data.index.index import build_index
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.loading.loader import Loader
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.errors import ResourceError
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")

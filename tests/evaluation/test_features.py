@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from unfreeze.evaluation.feature_metrics import feature_std
 from unfreeze.evaluation.features import FeatureMeter, feature_meter
-from unfreeze.swav.metrics import feature_std
 
 
 def test_batches_together_are_what_all_at_once_is():

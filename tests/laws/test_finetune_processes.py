@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from unfreeze.commands import finetune as verb
 from unfreeze.commands.finetune import finetune
-from unfreeze.data.augment import normalize
+from unfreeze.data.augment.multicrop import normalize
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.index import build_index
 from unfreeze.data.loading.dataset import ImageDataset

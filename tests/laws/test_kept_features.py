@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from unfreeze.checkpoints.state import load_state
-from unfreeze.data.augment import normalize
+from unfreeze.data.augment.multicrop import normalize
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.index import build_index
 from unfreeze.data.loading.dataset import ImageDataset

@@ -41,10 +41,10 @@ GIVEN = {
 
 def _train(rank, out, beside):
     """One start of the command; `beside` gets a line for every step that was really made."""
-    from unfreeze.swav.trainer import PretrainTrainer
+    from unfreeze.training.trainer import Trainer
 
     sys.stderr = sys.stdout = (beside / f"said-{rank}").open("a")
-    done = PretrainTrainer.train_step
+    done = Trainer.train_step
 
     def counted(trainer, batch):
         result = done(trainer, batch)
@@ -53,7 +53,7 @@ def _train(rank, out, beside):
                 stream.write(f"{trainer.step + 1}\n")
         return result
 
-    PretrainTrainer.train_step = counted
+    Trainer.train_step = counted
     unfreeze.pretrain(out=str(out), resume="auto", **GIVEN)
 
 
@@ -70,7 +70,7 @@ def everything(out):
                 walk(f"{name}.{key}", inner)
 
     state = torch.load(out / "checkpoints/last.ckpt", weights_only=True)
-    walk("last", {key: state[key] for key in ("model", "optimizer", "bank", "rng")})
+    walk("last", {key: state[key] for key in ("model", "optimizer", "task", "rng")})
     return found
 
 
@@ -171,7 +171,7 @@ def test_killed_at_random_and_resumed_is_the_straight_run(launched, tmp_path, wo
     for process in launched(world, _train, tmp_path / "straight/run", tmp_path / "straight"):
         process.join(60)
     straight = everything(tmp_path / "straight/run")
-    assert straight["last.bank.features"].shape == (2, 32, 8)
+    assert straight["last.task.queue"].shape == (2, 32, 8)
     kills, twice = 0, []
     while kills < least:
         folder = tmp_path / f"after-{kills}"

@@ -8,9 +8,9 @@ import torch
 import unfreeze
 from unfreeze.checkpoints.model_file import load_model
 from unfreeze.errors import Interrupted
+from unfreeze.evaluation.feature_metrics import feature_std
 from unfreeze.runtime.run_folder import read_metrics
-from unfreeze.swav.feature_evaluation import evaluating
-from unfreeze.swav.metrics import feature_std
+from unfreeze.training.feature_evaluation import evaluating
 
 GIVEN = {
     "epochs": 3,
@@ -32,7 +32,7 @@ def run(out, **changed):
 def weights(out):
     state = torch.load(out / "checkpoints/last.ckpt", weights_only=True)
     moments = [v for slot in state["optimizer"]["state"].values() for v in slot.values()]
-    return [*state["model"].values(), *moments, state["bank"]["features"], *state["rng"]]
+    return [*state["model"].values(), *moments, state["task"]["queue"], *state["rng"]]
 
 
 def lines(out, split):
@@ -80,7 +80,7 @@ def test_the_figures_are_those_of_the_written_model(looked, tmp_path):
     mine = [k for k, path in enumerate(held["paths"]) if str(path) in used]
     features = torch.from_numpy(held["features"][mine])
     assert len(mine) == 200
-    from unfreeze.swav.metrics import effective_rank
+    from unfreeze.evaluation.feature_metrics import effective_rank
 
     # the run may have computed in bf16
     assert effective_rank(features) == pytest.approx(result.figures["effective_rank"], rel=0.02)
@@ -105,9 +105,9 @@ def test_the_best_epoch_stands_beside_the_last_and_may_be_kept(looked, tmp_path)
 
 
 def test_a_resumed_run_has_seen_what_the_straight_one_saw(looked, tmp_path, monkeypatch):
-    from unfreeze.swav.trainer import PretrainTrainer
+    from unfreeze.training.trainer import Trainer
 
-    step = PretrainTrainer.train_step
+    step = Trainer.train_step
 
     def stopped(self, batch):
         if self.step == 14:
@@ -116,7 +116,7 @@ def test_a_resumed_run_has_seen_what_the_straight_one_saw(looked, tmp_path, monk
         return step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PretrainTrainer, "train_step", stopped)
+        patch.setattr(Trainer, "train_step", stopped)
         with pytest.raises(Interrupted):
             run(tmp_path / "run", watch_every=1)
     result = run(tmp_path / "run", watch_every=1, resume="yes")

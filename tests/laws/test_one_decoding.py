@@ -13,12 +13,12 @@ from unfreeze.commands.export import _images
 from unfreeze.commands.predict import _inputs as asked
 from unfreeze.commands.show import intensity_rule
 from unfreeze.config.commands import ExportSettings, ShowSettings
-from unfreeze.data.augment import multicrop
+from unfreeze.data.augment.multicrop import multicrop
 from unfreeze.data.cache.policy import PixelCachePlan
 from unfreeze.data.images.decode import decode
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.index import build_index
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate.precheck import check_images
 from unfreeze.runs.inference import readers_of
 from unfreeze.transfer.predictor import _pixels

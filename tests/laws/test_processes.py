@@ -14,14 +14,16 @@ from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.open import open_source
 from unfreeze.models.norm import batchnorm_process_group, convert_sync_batchnorm
+from unfreeze.runs.pretraining.resume import resume_notes
+from unfreeze.runs.pretraining.setup import CallbackOptions, build_trainer
 from unfreeze.runtime.console import QuietConsole
 from unfreeze.runtime.distributed import Distributed, init_distributed
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.swav.auto_recipe import plan, view_specs
-from unfreeze.swav.device_context import DatasetStats
-from unfreeze.swav.model import SwAV
-from unfreeze.swav.presets import prototypes_of
-from unfreeze.swav.trainer import ComputeContext, PretrainTrainer
+from unfreeze.swav.dataset_stats import DatasetStats
+from unfreeze.tasks import TaskContext
+from unfreeze.tasks.registry import pretrain_task
+from unfreeze.training.compute import ComputeContext
 
 CLUSTERED = {
     "method": "deepcluster-v2",
@@ -69,9 +71,11 @@ def trainer(processes, folder, steps_limit=64, **changed):
     facts = DatasetStats(steps_limit, 8, "cpu", 8, processes.world)
     chosen = plan(PretrainSettings(**{**GIVEN, **changed}), facts)
     s = chosen.settings
-    model = SwAV(network(), 8, hidden=16, feat_dim=s.feat_dim, prototypes=prototypes_of(s)).double()
+    context = TaskContext(network(), 8, s, np.arange(steps_limit), processes)
+    task = pretrain_task(s.method)(context)
+    task.model = task.model.double()
     if s.sync_bn != "none":
-        model = convert_sync_batchnorm(model)
+        task.model = convert_sync_batchnorm(task.model)
     loader = Loader(
         ImageDataset(build_index(open_source("digits"))),
         MultiCropTransform(0, view_specs(s)),
@@ -82,17 +86,18 @@ def trainer(processes, folder, steps_limit=64, **changed):
         rank=processes.rank,
         world=processes.world,
     )
-    place = ComputeContext(torch.device("cpu"), "fp32", MEAN, STD)
+    compute = ComputeContext(torch.device("cpu"), "fp32", MEAN, STD)
     folder.mkdir(exist_ok=True, parents=True)
     run = RunFolder(folder, writes=processes.first)
-    return PretrainTrainer(model, chosen, loader, run, place, processes)
+    options = CallbackOptions()
+    return build_trainer(task, chosen, loader, run, compute, processes=processes, options=options)
 
 
 def trained(rank, folder, changed):
     processes = init_distributed("cpu")
     made = trainer(processes, folder, **changed)
     made.fit(QuietConsole())
-    return {name: tensor.numpy() for name, tensor in made.model.state_dict().items()}
+    return {name: tensor.numpy() for name, tensor in made.state.model.state_dict().items()}
 
 
 def difference(one, two):
@@ -113,8 +118,8 @@ def alone(folder, **changed):
 def test_one_process_equals_two_after_eight_steps_queue_included(processes, tmp_path, optimizer):
     changed = {"optimizer": optimizer, "base_lr": 0.01}
     one = alone(tmp_path / "one", **changed)
-    assert one.step == 8 and one.bank.full
-    joined = {name: tensor.numpy() for name, tensor in one.model.state_dict().items()}
+    assert one.step == 8 and one.task.assignment.queue.full
+    joined = {name: tensor.numpy() for name, tensor in one.state.model.state_dict().items()}
     two, other = processes(2, trained, tmp_path / "two", changed)
     assert difference(two, other) == 0  # the processes hold the same network
     # Adam divides by the gradient's size: of a bias before batch norm it is rounding noise alone
@@ -123,8 +128,8 @@ def test_one_process_equals_two_after_eight_steps_queue_included(processes, tmp_
         torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
         for name in ("one", "two")
     ]
-    banks = [state["bank"]["features"] for state in saved]
-    assert banks[0].shape == (2, 32, 8) and saved[1]["bank"]["filled"] == 32
+    banks = [state["task"]["queue"] for state in saved]
+    assert banks[0].shape == (2, 32, 8) and saved[1]["task"]["filled"] == 32
     assert (banks[0] - banks[1]).norm() / banks[0].norm() < (1e-7 if optimizer == "adamw" else 1e-9)
     losses = [[r["loss"] for r in RunFolder(tmp_path / n).metrics()] for n in ("one", "two")]
     assert np.allclose(*losses, rtol=1e-5)
@@ -133,7 +138,7 @@ def test_one_process_equals_two_after_eight_steps_queue_included(processes, tmp_
 def test_without_synchronised_batch_norm_they_differ(processes, tmp_path):
     # that the law above can fail
     changed = {"optimizer": "sgd", "base_lr": 0.01}
-    one = alone(tmp_path / "one", **changed).model.state_dict()
+    one = alone(tmp_path / "one", **changed).state.model.state_dict()
     joined = {name: tensor.numpy() for name, tensor in one.items()}
     two, _ = processes(2, trained, tmp_path / "two", {**changed, "sync_bn": "none"})
     assert difference(joined, two) > 1e-4
@@ -144,18 +149,20 @@ def _resumed(rank, folder, changed):
     made = trainer(processes, folder, **changed)
     from unfreeze.checkpoints.state import load_last
 
-    notes = made.restore(load_last(folder / "checkpoints")[0])
+    state = load_last(folder / "checkpoints")[0]
+    made.load_state_dict(state)
+    notes = resume_notes(state, processes.world)
     made.fit(QuietConsole())
-    return notes, {name: tensor.numpy() for name, tensor in made.model.state_dict().items()}
+    return notes, {name: tensor.numpy() for name, tensor in made.state.model.state_dict().items()}
 
 
 def test_a_run_begun_by_one_process_is_ended_by_two(processes, tmp_path):
     changed = {"optimizer": "larc", "base_lr": 0.01}
-    straight = alone(tmp_path / "straight", **changed).model.state_dict()
+    straight = alone(tmp_path / "straight", **changed).state.model.state_dict()
     half = trainer(Distributed(), tmp_path / "run", **changed)
     for batch in half.loader.stream(0, 5):
         half.train_step(batch)
-        half.step += 1
+        half.state.step += 1
     half.save()
     (notes, two), (_, other) = processes(2, _resumed, tmp_path / "run", changed)
     assert len(notes) == 1 and notes[0].startswith("Processes: 1 before, 2 now.")
@@ -173,7 +180,7 @@ def test_a_batch_in_parts_equals_the_whole_but_for_batch_norm(processes, tmp_pat
         built = trainer(
             processes, tmp_path / f"{world}-{parts}", accumulate=parts, base_lr=0.01, **method
         )
-        for module in built.model.modules():
+        for module in built.state.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
                 module.train = lambda mode=True, kept=module: kept
@@ -182,7 +189,7 @@ def test_a_batch_in_parts_equals_the_whole_but_for_batch_norm(processes, tmp_pat
     def run(rank, parts):
         built = made(init_distributed("cpu") if world > 1 else Distributed(), parts)
         built.fit(QuietConsole())
-        return {name: tensor.numpy() for name, tensor in built.model.state_dict().items()}
+        return {name: tensor.numpy() for name, tensor in built.state.model.state_dict().items()}
 
     if world == 1:
         whole, parts = run(0, 1), run(0, 4)
@@ -194,14 +201,14 @@ def test_a_batch_in_parts_equals_the_whole_but_for_batch_norm(processes, tmp_pat
 def test_looking_ahead_leaves_running_statistics_be(tmp_path):
     made = trainer(Distributed(), tmp_path, accumulate=4)
     batch = next(made.loader.stream(0, 1))
-    before = copy.deepcopy(made.model.state_dict())
-    codes = made.look_ahead(made.parts(batch), batch)
-    assert [tuple(Q.shape) for Q in codes] == [(16, 12)] * 2
-    after = made.model.state_dict()
+    before = copy.deepcopy(made.state.model.state_dict())
+    codes = made.task.share(made.micro_batches(batch), batch, made.forward)
+    assert [[tuple(Q.shape) for Q in part] for part in codes] == [[(4, 12)] * 2] * 4
+    after = made.state.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     made.train_step(batch)
     assert not torch.equal(
-        made.model.state_dict()["backbone.1.running_mean"], before["backbone.1.running_mean"]
+        made.state.model.state_dict()["backbone.1.running_mean"], before["backbone.1.running_mean"]
     )
 
 
@@ -315,12 +322,12 @@ def test_batch_norm_in_groups_knows_its_own_group_only(processes):
 def test_one_process_equals_two_with_clusters_for_codes(processes, tmp_path):
     changed = {**CLUSTERED, "optimizer": "larc", "base_lr": 0.01}
     one = alone(tmp_path / "one", **changed)
-    joined = {name: tensor.numpy() for name, tensor in one.model.state_dict().items()}
+    joined = {name: tensor.numpy() for name, tensor in one.state.model.state_dict().items()}
     two, other = processes(2, trained, tmp_path / "two", changed)
     assert difference(two, other) == 0
     assert difference(joined, two) < 1e-9
     kept = [
-        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["targets"]
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["task"]
         for name in ("one", "two")
     ]
     assert kept[0]["memory"].shape == (2, 64, 8)

@@ -14,7 +14,7 @@ from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.loading.loader import Loader
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
 from unfreeze.runtime.console import QuietConsole
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.training.trainer import Trainer
 
 GIVEN = {
     "data": "digits",
@@ -73,7 +73,7 @@ def everything(folder):
         tensors
         | {f"model.{k}": v for k, v in state["model"].items()}
         | flat
-        | {"bank": state["bank"]["features"]}
+        | {"queue": state["task"]["queue"]}
     )
 
 
@@ -114,7 +114,7 @@ def test_an_error_that_is_kept_keeps_no_worker(tmp_path, monkeypatch):
         streams.append(stream(self, start, stop))
         return streams[-1]
 
-    step = PretrainTrainer.train_step
+    step = Trainer.train_step
 
     def fails(self, batch):
         if not streams:  # what a step costs is measured before
@@ -122,7 +122,7 @@ def test_an_error_that_is_kept_keeps_no_worker(tmp_path, monkeypatch):
         raise KeyError("made up")
 
     monkeypatch.setattr(Loader, "stream", kept)
-    monkeypatch.setattr(PretrainTrainer, "train_step", fails)
+    monkeypatch.setattr(Trainer, "train_step", fails)
     with pytest.raises(KeyError):
         run(tmp_path, workers=1, tune="off")
     assert [inspect.getgeneratorstate(one) for one in streams] == ["GEN_CLOSED"]

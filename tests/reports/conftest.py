@@ -10,6 +10,7 @@ data = "digits"
 arch = "unfreeze/tiny"
 epochs = 40
 seed = 0
+size_crops = [16]
 crops_for_assign = [0, 1]
 nmb_prototypes = 64
 queue_length = 0

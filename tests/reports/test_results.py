@@ -154,7 +154,6 @@ def pretraining_result(run, **changed):
         "figures": {},
         "knn": None,
         "best": None,
-        "recoveries": [],
     }
     return Fields(**{**fields, **changed})
 

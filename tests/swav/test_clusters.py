@@ -1,7 +1,6 @@
 """DeepCluster-v2: k-means over the memory, centroids for prototypes, labels for codes."""
 
 import copy
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +19,13 @@ from unfreeze.errors import UsageError
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.swav.auto_recipe import plan
 from unfreeze.swav.cost import plan_warnings
-from unfreeze.swav.deepcluster_v2 import ClusterAssignment, nearest, spherical_kmeans
-from unfreeze.swav.device_context import DatasetStats
+from unfreeze.swav.dataset_stats import DatasetStats
+from unfreeze.swav.deepcluster_v2 import (
+    ClusterAssignment,
+    DeepClusterTask,
+    nearest,
+    spherical_kmeans,
+)
 
 RUN = {
     "data": "digits",
@@ -96,23 +100,23 @@ def test_rows_that_are_not_numbers_are_not_remembered():
     Z = [torch.ones(2, 3), torch.ones(2, 3)]
     Z[1][1, 0] = torch.nan
     clusters.codes(Z, [torch.zeros(2, 2)] * 2, None, Batch(0, 0, np.array([3, 1]), None, []))
-    memory = clusters.state()["memory"]
+    memory = clusters.state_dict()["memory"]
     assert torch.equal(memory[:, 3], torch.ones(2, 3)) and not memory[:, :3].any()
 
 
 def test_the_prototypes_are_the_centroids_of_the_memory_at_the_epochs_start(tmp_path, monkeypatch):
     held = {}
-    turn = ClusterAssignment.turn
+    prototypes = ClusterAssignment.prototypes
 
-    def watched(clusters, trainer, epoch):
+    def watched(clusters, epoch):
         if epoch == 2 and not held:
-            held["memory"] = clusters.state()["memory"].clone()
-        turn(clusters, trainer, epoch)
+            held["memory"] = clusters.state_dict()["memory"].clone()
+        return prototypes(clusters, epoch)
 
-    monkeypatch.setattr(ClusterAssignment, "turn", watched)
+    monkeypatch.setattr(ClusterAssignment, "prototypes", watched)
     unfreeze.pretrain(out=str(tmp_path / "run"), **RUN)
     state = load_last(tmp_path / "run/checkpoints")[0]
-    kept, weight = state["targets"], state["model"]["prototypes.weight"]
+    kept, weight = state["task"], state["model"]["prototypes.weight"]
     assert weight.shape == (20, 128) and kept["memory"].shape == (2, 200, 128)
     assert kept["labels"].shape == (2, 200) and kept["epoch"] == 2
     assert torch.allclose(kept["memory"].norm(dim=2), torch.ones(2, 200), atol=1e-4)
@@ -137,45 +141,45 @@ def test_a_run_learns(tmp_path):
     "at", [7, *(pytest.param(at, marks=pytest.mark.slow) for at in (12, 13))]
 )  # 6 steps an epoch: inside one, at its end, after it
 def test_resumed_is_straight_to_the_bit(tmp_path, monkeypatch, at):
-    from unfreeze.swav.trainer import PretrainTrainer
+    from unfreeze.training.trainer import Trainer
 
     unfreeze.pretrain(out=str(tmp_path / "straight"), **RUN)
-    fetch = PretrainTrainer.fetch
+    next_batch = Trainer.next_batch
 
     def stopped(trainer, batches, stop):
         if trainer.step == at:
             stop.name = "SIGTERM"
-        return fetch(trainer, batches, stop)
+        return next_batch(trainer, batches, stop)
 
-    monkeypatch.setattr(PretrainTrainer, "fetch", stopped)
+    monkeypatch.setattr(Trainer, "next_batch", stopped)
     with pytest.raises(unfreeze.errors.Interrupted):
         unfreeze.pretrain(out=str(tmp_path / "cut"), **RUN)
-    monkeypatch.setattr(PretrainTrainer, "fetch", fetch)
+    monkeypatch.setattr(Trainer, "next_batch", next_batch)
     unfreeze.pretrain(out=str(tmp_path / "cut"), resume="auto", **RUN)
     states = [load_last(tmp_path / name / "checkpoints")[0] for name in ("straight", "cut")]
     for one, other in zip(states[0]["model"].values(), states[1]["model"].values(), strict=True):
         assert torch.equal(one, other)
-    assert torch.equal(states[0]["targets"]["memory"], states[1]["targets"]["memory"])
+    assert torch.equal(states[0]["task"]["memory"], states[1]["task"]["memory"])
 
 
 def test_filling_the_memory_changes_nothing_else(tmp_path, monkeypatch):
-    from unfreeze.swav.trainer import PretrainTrainer
+    from unfreeze.training.trainer import Trainer
 
     seen = {}
-    begin = ClusterAssignment.begin
+    begin = DeepClusterTask.begin
 
-    def watched(clusters, trainer):
-        before = copy.deepcopy(trainer.model.state_dict())
-        mode, rng = trainer.model.training, torch.get_rng_state()
-        begin(clusters, trainer)
-        after = trainer.model.state_dict()
+    def watched(task, loader, forward):
+        before = copy.deepcopy(task.model.state_dict())
+        mode, rng = task.model.training, torch.get_rng_state()
+        begin(task, loader, forward)
+        after = task.model.state_dict()
         seen["same"] = all(torch.equal(before[name], after[name]) for name in before)
-        seen["mode"] = trainer.model.training == mode
+        seen["mode"] = task.model.training == mode
         seen["rng"] = torch.equal(torch.get_rng_state(), rng)
-        seen["whole"] = bool(clusters.memory.norm(dim=2).gt(0.5).all())
+        seen["whole"] = bool(task.assignment.memory.norm(dim=2).gt(0.5).all())
 
-    monkeypatch.setattr(ClusterAssignment, "begin", watched)
-    monkeypatch.setattr(PretrainTrainer, "train_step", lambda *_: pytest.fail("began"))
+    monkeypatch.setattr(DeepClusterTask, "begin", watched)
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: pytest.fail("began"))
     with pytest.raises(pytest.fail.Exception):
         unfreeze.pretrain(out=str(tmp_path / "run"), tune="off", **RUN)
     assert seen == {"same": True, "mode": True, "rng": True, "whole": True}
@@ -226,9 +230,9 @@ def test_what_a_checkpoint_kept_goes_to_the_device_where_rows_are_looked_up():
     settings = PretrainSettings(nmb_prototypes=3)
     made = ClusterAssignment(settings, np.arange(4), Distributed())
     state = {"memory": torch.zeros(2, 4, 8), "labels": torch.zeros(3, 4).long(), "epoch": 1}
-    made.restore(state, torch.device("meta"))
+    made.load_state_dict(state, torch.device("meta"))
     assert made.memory.device.type == made.labels.device.type == "meta" and made.epoch == 1
-    made.restore({**state, "memory": None}, torch.device("meta"))
+    made.load_state_dict({**state, "memory": None}, torch.device("meta"))
     assert made.memory is None
 
 
@@ -244,6 +248,5 @@ def test_one_process_clusters_for_all(tmp_path, monkeypatch):
     made = ClusterAssignment(PretrainSettings(nmb_prototypes=3), np.arange(40), Distributed())
     made.memory = F.normalize(torch.randn(2, 40, 8), dim=2)
     monkeypatch.setattr(Distributed, "leads", leads)
-    weight = torch.zeros(9, 8)
-    made.turn(SimpleNamespace(model=SimpleNamespace(prototypes=SimpleNamespace(weight=weight))), 0)
-    assert torch.equal(weight, said[0]) and made.labels.shape == (3, 40)
+    assert torch.equal(made.prototypes(0), said[0]) and made.labels.shape == (3, 40)
+    assert made.prototypes(0) is None  # once an epoch

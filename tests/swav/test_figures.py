@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unfreeze.swav import metrics
+from unfreeze.evaluation import feature_metrics as metrics
 from unfreeze.swav.sinkhorn import sinkhorn
 
 

@@ -15,18 +15,20 @@ from unfreeze.data.loading.loader import Loader
 from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DivergedError
 from unfreeze.models.build import tiny
+from unfreeze.runs.pretraining.setup import CallbackOptions, build_trainer
 from unfreeze.runtime.console import QuietConsole
 from unfreeze.runtime.distributed import Distributed, init_distributed
 from unfreeze.runtime.run_folder import RunFolder, read_metrics
 from unfreeze.swav import assignment as assigner_module
-from unfreeze.swav import nan_guard as guard_module
 from unfreeze.swav.auto_recipe import plan, view_specs
-from unfreeze.swav.device_context import DatasetStats
+from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.loss import swapped_prediction_loss
-from unfreeze.swav.model import SwAV
-from unfreeze.swav.nan_guard import NanGuard, revert_if
 from unfreeze.swav.sinkhorn import sinkhorn
-from unfreeze.swav.trainer import ComputeContext, PretrainTrainer
+from unfreeze.swav.task import SwAVTask
+from unfreeze.tasks import TaskContext
+from unfreeze.training import nan_guard as guard_module
+from unfreeze.training.compute import ComputeContext
+from unfreeze.training.nan_guard import NanGuard, revert_if
 
 GIVEN = {
     "epochs": 2,
@@ -63,7 +65,6 @@ def made(folder, processes=None, precision="fp32", **changed):
     s = chosen.settings
     network = tiny()
     network.head = torch.nn.Identity()
-    model = SwAV(network, 128, hidden=16, feat_dim=8, prototypes=s.nmb_prototypes)
     loader = Loader(
         ImageDataset(build_index(open_source("digits"))),
         MultiCropTransform(0, view_specs(s)),
@@ -76,18 +77,27 @@ def made(folder, processes=None, precision="fp32", **changed):
     )
     folder.mkdir(parents=True, exist_ok=True)
     run = RunFolder(folder, writes=processes.first)
-    place = ComputeContext(torch.device("cpu"), precision, MEAN, STD)
-    return PretrainTrainer(model, chosen, loader, run, place, processes)
+    compute = ComputeContext(torch.device("cpu"), precision, MEAN, STD)
+    context = TaskContext(network, 128, s, loader.positions, processes)
+    return build_trainer(
+        SwAVTask(context),
+        chosen,
+        loader,
+        run,
+        compute,
+        processes=processes,
+        options=CallbackOptions(),
+    )
 
 
 def everything(trainer):
     """Clones of all that a step may move."""
-    found = {f"model.{k}": v.clone() for k, v in trainer.model.state_dict().items()}
-    for number, kept in trainer.optimizer.state_dict()["state"].items():
+    found = {f"model.{k}": v.clone() for k, v in trainer.state.model.state_dict().items()}
+    for number, kept in trainer.state.optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{number}.{k}": v.clone() for k, v in kept.items()}
-    if trainer.bank is not None:
-        found |= {"bank": trainer.bank.features.clone()}
-        found["filled"] = torch.tensor(trainer.bank.filled)
+    if trainer.task.assignment.queue is not None:
+        found |= {"queue": trainer.task.assignment.queue.features.clone()}
+        found["filled"] = torch.tensor(trainer.task.assignment.queue.filled)
     return found
 
 
@@ -101,7 +111,7 @@ def changed(before, after):
 def breaks_at(trainer, bad_steps, value=math.nan):
     """The gradient of one weight is `value` in those steps (from 0); all that moved is kept."""
     moved, original = {}, trainer.train_step
-    weight = next(trainer.model.backbone.parameters())
+    weight = next(trainer.state.model.backbone.parameters())
 
     def broken(gradient):
         return torch.full_like(gradient, value) if trainer.step in bad_steps else gradient
@@ -123,7 +133,7 @@ def breaks_at(trainer, bad_steps, value=math.nan):
 def test_a_step_with_a_bad_gradient_changes_nothing(tmp_path, prompt, optimizer, value):
     """Told at once, or only by the device: at the first step, while the queue fills, and after."""
     trainer = made(tmp_path, optimizer=optimizer)
-    trainer.finite.prompt = prompt
+    trainer.guard.prompt = prompt
     bad = {0, 2, 9}
     moved = breaks_at(trainer, bad, value)
     console = Hears()
@@ -132,7 +142,7 @@ def test_a_step_with_a_bad_gradient_changes_nothing(tmp_path, prompt, optimizer,
     assert all(len(moved[k]) > 20 for k in range(16) if k not in bad)
     assert all(torch.isfinite(t).all() for t in everything(trainer).values())
     # 32 features at 16 a step: full after two good steps
-    assert trainer.bank.full
+    assert trainer.task.assignment.queue.full
     records = read_metrics(tmp_path)
     assert [r["step"] for r in records if r["split"] == "train"] == list(range(1, 17))
     skipped = [r for r in records if r["split"] == "skipped"]
@@ -153,7 +163,7 @@ def test_told_at_once_and_told_later_are_the_same_run(tmp_path):
     runs = []
     for prompt in (True, False):
         trainer = made(tmp_path / str(prompt), optimizer="adamw")
-        trainer.finite.prompt = prompt
+        trainer.guard.prompt = prompt
         breaks_at(trainer, {1, 7, 8})
         trainer.fit(QuietConsole())
         runs.append(everything(trainer))
@@ -168,14 +178,14 @@ def test_without_the_guard_the_weights_are_lost(tmp_path, monkeypatch):
     breaks_at(trainer, {5})
     with pytest.raises(DivergedError):
         trainer.fit(QuietConsole())
-    assert not all(torch.isfinite(p).all() for p in trainer.model.parameters())
+    assert not all(torch.isfinite(p).all() for p in trainer.state.model.parameters())
 
 
 @pytest.mark.parametrize("prompt", [True, False])
 def test_too_many_in_a_row_end_the_run(tmp_path, monkeypatch, prompt):
     monkeypatch.setattr(guard_module, "IN_A_ROW", 3)
     trainer = made(tmp_path)
-    trainer.finite.prompt = prompt
+    trainer.guard.prompt = prompt
     breaks_at(trainer, {2, 3, 4, 6, 9, 10, 11, 12, 13})
     with pytest.raises(DivergedError, match=r"4 steps in a row .* step 13 ") as error:
         trainer.fit(QuietConsole())
@@ -191,14 +201,14 @@ def poisoned(trainer, step, how):
     def stepping(batch):
         if trainer.step == step and how == "weight":
             with torch.no_grad():
-                next(trainer.model.backbone.parameters())[0, 0, 0, 0] = math.inf
+                next(trainer.state.model.backbone.parameters())[0, 0, 0, 0] = math.inf
         if trainer.step == step and how == "image":
             batch.views[0][0].fill_(math.nan)
         return original(batch)
 
     if how == "loss":
-        loss_of = trainer.assigner.loss
-        trainer.assigner.loss = lambda *given: (
+        loss_of = trainer.task.assignment.loss
+        trainer.task.assignment.loss = lambda *given: (
             loss_of(*given) * (math.nan if trainer.step == step else 1.0)
         )
     trainer.train_step = stepping
@@ -208,7 +218,7 @@ def poisoned(trainer, step, how):
 @pytest.mark.parametrize("prompt", [True, False])
 def test_a_loss_that_is_no_number_ends_the_run_and_is_named(tmp_path, how, prompt):
     trainer = made(tmp_path)
-    trainer.finite.prompt = prompt
+    trainer.guard.prompt = prompt
     if how == "image":  # views travel as numbers that can be none
         cut = trainer.loader.dataset.make
         trainer.loader.dataset.make = lambda *given: [view.float() for view in cut(*given)]
@@ -229,8 +239,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_named(tmp_path, how, promp
 
 def test_a_broken_loss_is_found_before_a_checkpoint(tmp_path):
     trainer = made(tmp_path)
-    trainer.finite.prompt = False
-    trainer.record = lambda *_: None  # as between two records of a long run
+    trainer.guard.prompt = False
+    trainer.record = lambda *_: {}  # as between two records of a long run
     poisoned(trainer, 3, "loss")
     with pytest.raises(DivergedError, match="at step 4 "):
         trainer.fit(QuietConsole())
@@ -270,11 +280,13 @@ def test_choosing_is_exact_to_the_bit(bad):
 def _two(rank, folder):
     processes = init_distributed("cpu")
     trainer = made(folder, processes, optimizer="larc")
-    weight = next(trainer.model.backbone.parameters())
+    weight = next(trainer.state.model.backbone.parameters())
     # only the second process meets it; the sum over both is broken in both
     weight.register_hook(lambda g: g * math.nan if rank and trainer.step in (2, 7) else g)
     trainer.fit(QuietConsole())
-    return trainer.finite.skipped, {k: v.numpy() for k, v in trainer.model.state_dict().items()}
+    return trainer.guard.skipped, {
+        k: v.numpy() for k, v in trainer.state.model.state_dict().items()
+    }
 
 
 def test_what_one_of_two_processes_meets_both_leave_out(processes, tmp_path):
@@ -310,14 +322,14 @@ def test_codes_and_loss_are_in_float32_whatever_the_network_computes_in(
     monkeypatch.setattr(assigner_module, "sinkhorn", codes)
     monkeypatch.setattr(assigner_module, "swapped_prediction_loss", loss)
     trainer = made(tmp_path, precision=precision, epochs=1)
-    trainer.model.projection_head[0].register_forward_hook(
+    trainer.state.model.projection_head[0].register_forward_hook(
         lambda module, given, out: seen["network"].add(out.dtype)
     )
     trainer.fit(QuietConsole())
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     assert seen == {"network": {kind}, "codes": {torch.float32}, "loss": {torch.float32}}
-    assert trainer.bank.features.dtype == torch.float32
-    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    assert trainer.task.assignment.queue.features.dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in trainer.state.model.parameters())
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
@@ -337,8 +349,8 @@ def test_the_pure_functions_keep_float32_inside_somebodys_autocast(kind):
 @pytest.mark.slow  # fp16 convolutions take seconds a step on a CPU
 def test_fp16_scales_its_loss_and_finds_its_scale(tmp_path):
     trainer = made(tmp_path, precision="fp16", optimizer="adamw", base_lr=1e-3)
-    assert trainer.scaler.is_enabled() and trainer.finite.prompt
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**18, growth_interval=3)
+    assert trainer.state.scaler.is_enabled() and trainer.guard.prompt
+    trainer.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**18, growth_interval=3)
     moved = breaks_at(trainer, set())
     trainer.fit(QuietConsole())
     skipped = [r["step"] for r in read_metrics(tmp_path) if r["split"] == "skipped"]
@@ -347,7 +359,7 @@ def test_fp16_scales_its_loss_and_finds_its_scale(tmp_path):
     assert 1 <= leading < 10
     assert all(moved[k - 1] == [] for k in skipped) and moved[leading] != []
     state = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
-    assert state["scaler"] == trainer.scaler.state_dict()
+    assert state["scaler"] == trainer.state.scaler.state_dict()
     assert state["scaler"]["scale"] < 2.0**18
 
 
@@ -358,7 +370,7 @@ def test_fp16_resumed_is_the_straight_run(tmp_path):
     half = made(tmp_path / "run", precision="fp16")
     for batch in half.loader.stream(0, 5):
         half.train_step(batch)
-        half.step += 1
+        half.state.step += 1
     half.save()
     again = made(tmp_path / "run", precision="fp16")
     again.restore(torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True))

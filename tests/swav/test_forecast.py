@@ -1,5 +1,6 @@
 """What a plan is said to cost is what it costs, byte by byte; its curve is the schedule's."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,6 +9,7 @@ from unfreeze.models.build import build
 from unfreeze.models.head import remove_head
 from unfreeze.optim.optimizer import make_optimizer
 from unfreeze.runtime.device import autocast
+from unfreeze.runtime.distributed import Distributed
 from unfreeze.swav.auto_recipe import plan, view_specs
 from unfreeze.swav.cost import (
     MicroBatchCost,
@@ -17,9 +19,11 @@ from unfreeze.swav.cost import (
     published_recipe,
     sparkline,
 )
-from unfreeze.swav.device_context import DatasetStats
+from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.model import SwAV
+from unfreeze.swav.task import SwAVTask
+from unfreeze.tasks import TaskContext
 
 CPU = torch.device("cpu")
 
@@ -73,7 +77,11 @@ def test_the_bytes_kept_for_the_backward_pass_are_counted_without_arithmetic(arc
     given |= {"min_scale_crops": (0.2, 0.1), "max_scale_crops": (1.0, 0.2)}
     model, chosen = made(arch, **given)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    work = micro_batch_cost(model, chosen, rows=rows, device=CPU, precision=precision)
+    width = next(model.projection_head.parameters()).shape[1]
+    context = TaskContext(model.backbone, width, chosen.settings, np.arange(100), Distributed())
+    task = SwAVTask(context)
+    task.model = model
+    work = micro_batch_cost(task, chosen, rows=rows, device=CPU, precision=precision)
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     # in bf16 libraries keep a little of their own
     inexact = 0.01 if precision == "bf16" else 0.0

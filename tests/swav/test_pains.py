@@ -9,7 +9,7 @@ from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import UsageError
 from unfreeze.swav.auto_recipe import plan
 from unfreeze.swav.cost import plan_warnings
-from unfreeze.swav.device_context import DatasetStats
+from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.presets import PUBLISHED
 from unfreeze.swav.sinkhorn import sinkhorn

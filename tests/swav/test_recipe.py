@@ -5,7 +5,7 @@ import pytest
 from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import DataError, UsageError
 from unfreeze.swav.auto_recipe import choose_arch, plan, view_specs
-from unfreeze.swav.device_context import DatasetStats
+from unfreeze.swav.dataset_stats import DatasetStats
 
 
 def planned(images=1300, side=300, device="cpu", **given):

@@ -11,7 +11,7 @@ from unfreeze.config.pretrain import RECIPES, PretrainSettings
 from unfreeze.errors import DataError, UsageError
 from unfreeze.optim.optimizer import warmup_cosine
 from unfreeze.swav.auto_recipe import plan
-from unfreeze.swav.device_context import DatasetStats
+from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.presets import PUBLISHED, with_recipe
 
 IMAGENET = DatasetStats(1_281_167, 375, "cuda", 2048)

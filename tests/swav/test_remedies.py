@@ -7,7 +7,7 @@ from unfreeze.config.layering import load_settings
 from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.swav.auto_recipe import plan
 from unfreeze.swav.collapse_remedies import remedies
-from unfreeze.swav.device_context import DatasetStats
+from unfreeze.swav.dataset_stats import DatasetStats
 
 
 def found(images=1300, side=32, **given):

@@ -1,12 +1,10 @@
 """What a checkpoint keeps of the machine: the generators that dropout draws from."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from unfreeze.runtime.distributed import Distributed
-from unfreeze.swav.train_state import _device_rng, _restore_device_rng
+from unfreeze.training.state import device_rng, restore_device_rng
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
@@ -17,16 +15,14 @@ def test_a_devices_generator_is_kept_and_taken_up(monkeypatch, kind):
         monkeypatch.setattr(place, "get_rng_state", lambda own=own: own)
         monkeypatch.setattr(place, "set_rng_state", taken.append)
     device = torch.device(kind)
-    place = SimpleNamespace(device=device)
-    kept = _device_rng(SimpleNamespace(place=place, processes=Distributed()))
-    _restore_device_rng(device, kept, 0)
+    kept = device_rng(device, Distributed())
+    restore_device_rng(device, kept, 0)
     assert [int(state) for state in taken] == [1 if kind == "cuda" else 2]
 
 
 def test_another_kind_of_device_takes_nothing_up(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_rng_state", None)  # calling it would fail
-    _restore_device_rng(torch.device("cuda"), {"kind": "mps", "states": []}, 0)
-    _restore_device_rng(torch.device("cuda"), None, 0)  # the run was on a CPU
-    _restore_device_rng(torch.device("cpu"), {"kind": "cuda", "states": []}, 0)
-    place = SimpleNamespace(device=torch.device("cpu"))
-    assert _device_rng(SimpleNamespace(place=place, processes=Distributed())) is None
+    restore_device_rng(torch.device("cuda"), {"kind": "mps", "states": []}, 0)
+    restore_device_rng(torch.device("cuda"), None, 0)  # the run was on a CPU
+    restore_device_rng(torch.device("cpu"), {"kind": "cuda", "states": []}, 0)
+    assert device_rng(torch.device("cpu"), Distributed()) is None

@@ -14,12 +14,16 @@ from unfreeze.data.loading.loader import Batch, Loader
 from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DivergedError
 from unfreeze.models.build import tiny
+from unfreeze.runs.pretraining.setup import CallbackOptions, build_trainer
 from unfreeze.runtime.console import QuietConsole
+from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.swav.auto_recipe import plan, view_specs
-from unfreeze.swav.device_context import DatasetStats
-from unfreeze.swav.model import SwAV
-from unfreeze.swav.trainer import ComputeContext, PretrainTrainer
+from unfreeze.swav.dataset_stats import DatasetStats
+from unfreeze.swav.task import SwAVTask
+from unfreeze.tasks import TaskContext
+from unfreeze.training.callbacks import EpochCallback
+from unfreeze.training.compute import ComputeContext
 
 GIVEN = {
     "epochs": 3,
@@ -48,9 +52,6 @@ def make(images, tmp_path):
         s = chosen.settings
         network = tiny()
         network.head = torch.nn.Identity()
-        model = SwAV(
-            network, 128, hidden=s.hidden_mlp, feat_dim=s.feat_dim, prototypes=s.nmb_prototypes
-        )
         loader = Loader(
             images,
             MultiCropTransform(0, view_specs(s)),
@@ -60,9 +61,10 @@ def make(images, tmp_path):
             positions=np.arange(128),
         )
         run = RunFolder.create(tmp_path / "run", resume="yes")
-        return PretrainTrainer(
-            model, chosen, loader, run, ComputeContext(torch.device("cpu"), "fp32", MEAN, STD)
-        )
+        context = TaskContext(network, 128, s, loader.positions, Distributed())
+        compute = ComputeContext(torch.device("cpu"), "fp32", MEAN, STD)
+        options = CallbackOptions()
+        return build_trainer(SwAVTask(context), chosen, loader, run, compute, options=options)
 
     return made
 
@@ -72,11 +74,11 @@ def watch(trainer):
     seen, original = [], trainer.train_step
 
     def step(batch):
-        before = trainer.model.prototypes.weight.detach().clone()
-        full = trainer.bank is not None and trainer.bank.full
+        before = trainer.state.model.prototypes.weight.detach().clone()
+        full = trainer.task.assignment.queue is not None and trainer.task.assignment.queue.full
         result = original(batch)
-        after = trainer.model.prototypes.weight.detach().clone()
-        rates = {group["lr"] for group in trainer.optimizer.param_groups}
+        after = trainer.state.model.prototypes.weight.detach().clone()
+        rates = {group["lr"] for group in trainer.state.optimizer.param_groups}
         seen.append((before, after, rates, full))
         return result
 
@@ -98,10 +100,10 @@ def test_every_steps_learning_rate_is_the_schedules(make):
     trainer = make()
     seen = watch(trainer)
     assert [rates for _, _, rates, _ in seen] == [
-        {trainer.learning_rate(k)} for k in range(trainer.plan.steps)
+        {trainer.plan.learning_rate(k)} for k in range(trainer.plan.steps)
     ]
     written = [r["learning_rate"] for r in trainer.run.metrics()]
-    assert written == [trainer.learning_rate(k) for k in range(12)]
+    assert written == [trainer.plan.learning_rate(k) for k in range(12)]
 
 
 def test_the_queue_fills_from_its_epoch_and_serves_once_full(make):
@@ -115,13 +117,13 @@ def test_codes_with_a_full_queue_are_those_of_the_joined_batch(make):
     trainer = make()
     trainer.fit(QuietConsole())
     Z = torch.nn.functional.normalize(torch.randn(2, 32, 16), dim=2)
-    held = trainer.bank.features.clone()
-    scores = [trainer.model.scores(z).detach() for z in Z]
-    codes = trainer.assign(list(Z), scores, Batch(0, 2, None, None, []))
+    held = trainer.task.assignment.queue.features.clone()
+    scores = [trainer.state.model.scores(z).detach() for z in Z]
+    codes = trainer.task.assign(list(Z), scores, Batch(0, 2, None, None, []))
     for v in range(2):
-        joined = torch.cat([scores[v], trainer.model.scores(held[v]).detach()])
-        assert torch.equal(codes[v], sinkhorn(joined, epsilon=trainer.s.epsilon)[:32])
-        assert torch.equal(trainer.bank.features[v, :32], Z[v])
+        joined = torch.cat([scores[v], trainer.state.model.scores(held[v]).detach()])
+        assert torch.equal(codes[v], sinkhorn(joined, epsilon=trainer.task.settings.epsilon)[:32])
+        assert torch.equal(trainer.task.assignment.queue.features[v, :32], Z[v])
 
 
 @pytest.mark.slow
@@ -139,8 +141,8 @@ def test_a_broken_loss_names_the_step_and_saves_nothing(make):
     original = trainer.train_step
 
     def broken(batch):
-        loss, codes = original(batch)
-        return (loss * float("nan") if trainer.step == 5 else loss), codes
+        loss = original(batch)
+        return loss * float("nan") if trainer.step == 5 else loss
 
     trainer.train_step = broken
     with pytest.raises(DivergedError, match="at step 6 ") as error:
@@ -152,15 +154,16 @@ def test_a_broken_loss_names_the_step_and_saves_nothing(make):
 
 def test_the_hook_is_called_when_an_epoch_has_ended_and_is_saved(make):
     seen = []
-
-    def hook(told, done):
-        saved = torch.load(told.run.file("checkpoints/last.ckpt"), weights_only=True)
-        seen.append((done, told.step, saved["step"]))
-
     trainer = make(epochs=2)
-    trainer.fit(QuietConsole(), hook)
+
+    def hook(state, done):
+        saved = torch.load(trainer.run.file("checkpoints/last.ckpt"), weights_only=True)
+        seen.append((done, state.step, saved["step"]))
+
+    trainer.callbacks.append(EpochCallback(hook, Distributed()))
+    trainer.fit(QuietConsole())
     assert seen == [(1, 4, 4), (2, 8, 8)]
-    trainer.fit(QuietConsole(), hook)  # nothing is left to do, and the last call is made again
+    trainer.fit(QuietConsole())  # nothing is left to do, and the last call is made again
     assert seen[2:] == [(2, 8, 8)]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.data.augment import normalize
+from unfreeze.data.augment.multicrop import normalize
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.index import build_index
 from unfreeze.data.loading.dataset import ImageDataset

@@ -15,9 +15,9 @@ from unfreeze.data.images.decode import decode
 from unfreeze.data.images.in_memory import as_image_list, is_path, pixels_of
 from unfreeze.data.images.preprocess import Pixels
 from unfreeze.data.index.rows import image_rows
-from unfreeze.data.sources import Source
 from unfreeze.data.sources.csv import FileTableSource
 from unfreeze.data.sources.open import builtin_name, is_archive_or_table, open_source
+from unfreeze.data.sources.source import Source
 from unfreeze.errors import UsageError
 from unfreeze.reports.results_models import predict_display, predictions_file_display
 from unfreeze.runs.inference import on_device, reader_of_row, run_inference

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 
-from unfreeze.checkpoints.state import has_last, load_last, load_state
 from unfreeze.commands.report import write_report_or_warn
 from unfreeze.config.field import inputs_of
 from unfreeze.config.layering import as_dict, load_settings
@@ -17,7 +16,6 @@ from unfreeze.config.shared import Data
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.errors import UsageError
 from unfreeze.evaluation.warnings import RunWarning
-from unfreeze.models.load_weights import LoadedWeights
 from unfreeze.reports.results_runs import plan_rows, pretrain_display, pretrain_plan_display
 from unfreeze.runs.pretraining.artifacts import (
     facts_of,
@@ -26,7 +24,6 @@ from unfreeze.runs.pretraining.artifacts import (
     write_start,
 )
 from unfreeze.runs.pretraining.autotune import ComputeSettings, choose_way, default_way, show_choice
-from unfreeze.runs.pretraining.collapse_recovery import kept, train_with_recovery
 from unfreeze.runs.pretraining.data import UnlabelledDataset
 from unfreeze.runs.pretraining.dry_run import (
     Forecast,
@@ -38,7 +35,12 @@ from unfreeze.runs.pretraining.dry_run import (
 )
 from unfreeze.runs.pretraining.evaluation_data import evaluation_sample, evaluation_summary
 from unfreeze.runs.pretraining.initialize import inherit_head
-from unfreeze.runs.pretraining.setup import PreparedPretraining, prepare_pretraining
+from unfreeze.runs.pretraining.resume import checkpoint_threads, resume_trainer
+from unfreeze.runs.pretraining.setup import (
+    CallbackOptions,
+    PreparedPretraining,
+    prepare_pretraining,
+)
 from unfreeze.runs.python_call import python_call
 from unfreeze.runs.run_warnings import pretrain_warnings, show_result_warnings, write_warnings
 from unfreeze.runs.time_budget import budget_pretrain, pretrain_hint, show_hint, with_budget_choice
@@ -56,9 +58,10 @@ from unfreeze.runtime.threads import restored_threads, set_threads
 from unfreeze.runtime.time_limit import HOUR, TimeLimit
 from unfreeze.runtime.trackers import check_loggers, logging_to
 from unfreeze.swav.auto_recipe import PretrainRecipe
-from unfreeze.swav.feature_evaluation import FeatureEvaluator
 from unfreeze.swav.throughput import StepConfig
-from unfreeze.swav.trainer import OnEpoch, PretrainTrainer
+from unfreeze.training.callbacks import OnEpoch
+from unfreeze.training.feature_evaluation import FeatureEvaluator
+from unfreeze.training.trainer import Trainer
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,8 +71,7 @@ class PretrainResult(Displayed):
     `figures`: metrics of the last feature evaluation that need no labels. `knn`: k-NN accuracy,
     correct, total and split of the last evaluation, and accuracy of the untrained network; None
     without labels. `best`: epoch (counted from 1), metric, value and checkpoint of the best
-    evaluation. `kept`: "last" or "best", the weights in `model`. `recoveries`: settings changed
-    after a collapse, and whether that helped. `warnings`: see `RunWarning`.
+    evaluation. `kept`: "last" or "best", the weights in `model`. `warnings`: see `RunWarning`.
     """
 
     run: str
@@ -86,7 +88,6 @@ class PretrainResult(Displayed):
     figures: dict[str, float]
     knn: dict[str, Any] | None
     best: dict[str, Any] | None
-    recoveries: list[dict[str, Any]]
     warnings: list[RunWarning]
 
     def display(self) -> Display:
@@ -194,82 +195,65 @@ def _trained(
     run = RunFolder(out, writes=processes.first)
     processes.leads(lambda: write_initial_config(run, settings))
     console.into(run)
-    chosen, threads = processes.leads(lambda: kept(prepared.planned(dataset), run, console))
-    device, room = prepared.place.device, prepared.facts.room
+    chosen = prepared.planned(dataset)
+    threads = processes.leads(lambda: checkpoint_threads(chosen.settings, run))
+    device, room = prepared.compute.device, prepared.facts.room
     device_images = processes.together(lambda: dataset.held(chosen.settings, device, room))
     make = partial(prepared.trainer, dataset=dataset, processes=processes, held=device_images)
     flops = prepared.operations(chosen, processes.world)
-    way = partial(choose_way, chosen, prepared.place, run, processes, partial(make, chosen))
+    way = partial(choose_way, chosen, prepared.compute, run, processes, partial(make, chosen))
     tuning = processes.together(lambda: way(operations=flops, previous=threads))
     show_choice(tuning, console)
-
-    def make_trainer(plan: PretrainRecipe) -> PretrainTrainer:
-        return processes.together(lambda: make(plan, tuning.way, run=run))
-
-    trainer = make_trainer(chosen)
-    inherit_head(trainer.model, prepared.start, prepared.reasons, console)
-    trainer.deadline = deadline
-    trainer.watch = processes.together(lambda: _watch(trainer, dataset, prepared.found, console))
     # of rank 0: modification times differ between copies of the data on several machines
-    _resume(trainer, run, processes.leads(lambda: dataset.fingerprint), console)
+    fingerprint = processes.leads(lambda: dataset.fingerprint)
+    evaluates = bool(chosen.settings.watch_every and chosen.settings.epochs)
+    here, listed = evaluates and processes.first, prepared.found.index
+    sample = processes.together(
+        lambda: evaluation_sample(chosen.settings, dataset, listed, console) if here else None
+    )
+    options = CallbackOptions(fingerprint, deadline, evaluates, sample, on_epoch)
+    trainer = processes.together(lambda: make(chosen, tuning.way, run=run, options=options))
+    inherit_head(trainer.task, prepared.start, prepared.reasons, console)
+    resume_trainer(trainer, chosen.settings, fingerprint, console)
     reasons = {**prepared.reasons, **chosen.reasons, **tuning.reasons}
-    _show_cost(prepared, trainer, tuning, console, given)
+    _show_cost(prepared, chosen, trainer, tuning, console, given)
     with logging_to(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
-
-        def begins(trainer: PretrainTrainer) -> None:
-            processes.leads(lambda: write_start(trainer, dataset, reasons, tuning.tables()))
-
-        trainer = train_with_recovery(
-            trainer, make_trainer, console, begins=begins, on_epoch=on_epoch
-        )
-    processes.leads(lambda: _write_model(trainer, dataset, prepared.start.loaded, console))
-    return _finish(trainer, dataset, started, console)
+        processes.leads(lambda: write_start(trainer, chosen, dataset, reasons, tuning.tables()))
+        trainer.fit(console)
+    loaded = prepared.start.loaded
+    processes.leads(lambda: write_model(trainer, chosen.settings, dataset, loaded, console))
+    return _finish(trainer, chosen, dataset, started, console)
 
 
 def _finish(
-    trainer: PretrainTrainer, dataset: UnlabelledDataset, started: float, console: Console
+    trainer: Trainer,
+    chosen: PretrainRecipe,
+    dataset: UnlabelledDataset,
+    started: float,
+    console: Console,
 ) -> PretrainResult:
     """The result of a run that began at `started`, with its warnings; both are written."""
-    on_rank_zero = trainer.processes.leads
-    warnings = on_rank_zero(lambda: _warnings(trainer, dataset, console))
+    on_rank_zero, run = trainer.processes.leads, trainer.run
+
+    def warn() -> list[RunWarning]:
+        warnings = pretrain_warnings(trainer, chosen.settings, dataset)
+        write_warnings(warnings, run)
+        show_result_warnings(warnings, console, json=chosen.settings.json, run=run)
+        return warnings
+
+    warnings = on_rank_zero(warn)
     seconds = time.monotonic() - started
-    result = _result(trainer.run, trainer.plan, trainer, len(dataset.train), seconds, warnings)
-    on_rank_zero(lambda: _write_result(result, trainer, dataset, console))
+    result = _result(trainer, chosen.settings, len(dataset.train), seconds, warnings)
+
+    def write() -> None:
+        write_json(run.file(RESULT), asdict(result))  # marks the run as finished
+        write_report_or_warn(str(run.path), console)
+        settings = ThroughputSettings.of(facts_of(trainer, chosen, dataset))
+        if message := bottleneck(run.metrics(), settings):
+            console.say(message)
+
+    on_rank_zero(write)
     return result
-
-
-def _warnings(
-    trainer: PretrainTrainer, dataset: UnlabelledDataset, console: Console
-) -> list[RunWarning]:
-    """Collect the warnings, write them for the report, and show them."""
-    warnings = pretrain_warnings(trainer, dataset)
-    write_warnings(warnings, trainer.run)
-    show_result_warnings(warnings, console, json=trainer.s.json, run=trainer.run)
-    return warnings
-
-
-def _write_model(
-    trainer: PretrainTrainer,
-    dataset: UnlabelledDataset,
-    loaded: LoadedWeights | None,
-    console: Console,
-) -> None:
-    if trainer.s.keep == "best" and trainer.watch.best:
-        best = load_state(trainer.run.file("checkpoints/best.ckpt"))
-        trainer.model.load_state_dict(best["model"])
-    write_model(trainer, dataset, loaded, console)
-
-
-def _write_result(
-    result: PretrainResult, trainer: PretrainTrainer, dataset: UnlabelledDataset, console: Console
-) -> None:
-    """Write result.json, which marks the run as finished, and the report."""
-    write_json(trainer.run.file(RESULT), asdict(result))
-    write_report_or_warn(str(trainer.run.path), console)
-    if message := bottleneck(
-        trainer.run.metrics(), ThroughputSettings.of(facts_of(trainer, dataset))
-    ):
-        console.say(message)
 
 
 def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
@@ -280,7 +264,7 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
     chosen = prepared.plan
     flops = prepared.operations(chosen, world)
 
-    way = default_way(chosen.settings, prepared.place, 1, flops)
+    way = default_way(chosen.settings, prepared.compute, 1, flops)
     set_threads(way.threads)
     make = _noise_maker(prepared, chosen, way)
     result = forecast(chosen, prepared.facts, make)
@@ -298,13 +282,14 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
 
 def _show_cost(
     prepared: PreparedPretraining,
-    trainer: PretrainTrainer,
+    plan: PretrainRecipe,
+    trainer: Trainer,
     tuning: ComputeSettings,
     console: Console,
     given: PretrainSettings,
 ) -> None:
     """Show time and memory of the remaining steps; measured on rank 0, the others wait."""
-    plan, done = trainer.plan, trainer.step
+    done = trainer.step
 
     def show() -> None:
         make = _noise_maker(prepared, plan, tuning.way)
@@ -330,7 +315,7 @@ def _hint(
 def _default_maker(prepared: PreparedPretraining) -> Make:
     """Makes trainers over random images with the default threads and precision; sets threads."""
     flops = prepared.operations(prepared.plan, prepared.facts.processes)
-    way = default_way(prepared.plan.settings, prepared.place, 1, flops)
+    way = default_way(prepared.plan.settings, prepared.compute, 1, flops)
     set_threads(way.threads)
     return _noise_maker(prepared, prepared.plan, way)
 
@@ -338,10 +323,10 @@ def _default_maker(prepared: PreparedPretraining) -> Make:
 def _noise_maker(prepared: PreparedPretraining, chosen: PretrainRecipe, way: StepConfig) -> Make:
     """Makes single-process trainers over random images."""
 
-    def make(images: ImageDataset, positions: Any) -> PretrainTrainer:
+    def make(images: ImageDataset, positions: Any) -> Trainer:
         alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
         dataset = replace(prepared.found, images=images, train=positions)
-        device_images = dataset.held(alone.settings, prepared.place.device, prepared.facts.room)
+        device_images = dataset.held(alone.settings, prepared.compute.device, prepared.facts.room)
         return prepared.trainer(
             alone, way, dataset=dataset, processes=Distributed(), held=device_images
         )
@@ -349,63 +334,27 @@ def _noise_maker(prepared: PreparedPretraining, chosen: PretrainRecipe, way: Ste
     return make
 
 
-def _watch(
-    trainer: PretrainTrainer,
-    dataset: UnlabelledDataset,
-    listed: UnlabelledDataset,
-    console: Console,
-) -> FeatureEvaluator:
-    s = trainer.s
-    evaluates = s.watch_every and s.epochs and trainer.processes.first
-    return FeatureEvaluator(
-        evaluation_sample(s, dataset, listed.index, console) if evaluates else None,
-        s.watch_every or 0,
-    )
-
-
-def _resume(trainer: PretrainTrainer, run: RunFolder, fingerprint: str, console: Console) -> None:
-    trainer.fingerprint = fingerprint
-    if not trainer.s.resume:
-        return
-    processes, folder = trainer.processes, run.file("checkpoints")
-    # read on rank 0 alone: all ranks must resume from the same checkpoint
-    checkpoint = processes.leads(
-        lambda: load_last(folder, "pretrain") if has_last(folder) else None
-    )
-    if checkpoint is None:
-        console.say(f"No checkpoint in {run.path} yet: starting from the beginning.")
-    else:
-        state, note = checkpoint
-        for message in (note, *processes.together(lambda: trainer.restore(state))):
-            if message:
-                console.say(message)
-    processes.leads(lambda: run.rewind_metrics(-1 if checkpoint is None else trainer.step))
-    if checkpoint is not None:
-        console.say(f"Resuming from step {trainer.step:,} of {trainer.plan.steps:,}.")
-
-
 def _result(
-    run: RunFolder,
-    chosen: PretrainRecipe,
-    trainer: PretrainTrainer,
+    trainer: Trainer,
+    s: PretrainSettings,
     images: int,
     seconds: float,
     warnings: list[RunWarning],
 ) -> PretrainResult:
+    run, loss = trainer.run, trainer.state.loss
     rates = [r["images_per_second"] for r in run.metrics() if r.get("split") == "train"]
     return PretrainResult(
         run=str(run.path),
-        arch=chosen.settings.arch or "",
-        epochs=chosen.settings.epochs or 0,
+        arch=s.arch or "",
+        epochs=s.epochs or 0,
         steps=trainer.step,
         images=images,
         processes=trainer.processes.world,
-        loss=trainer.loss if math.isfinite(trainer.loss) else None,
+        loss=loss if math.isfinite(loss) else None,
         images_per_second=float(np.median(rates)) if rates else None,
         seconds=round(seconds, 3),
         model=str(run.file("model")),
-        kept=chosen.settings.keep,
-        recoveries=trainer.recoveries,
+        kept=s.keep,
         warnings=warnings,
-        **evaluation_summary(trainer.watch, run),
+        **evaluation_summary(trainer.callback(FeatureEvaluator), run),
     )

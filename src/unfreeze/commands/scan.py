@@ -10,8 +10,8 @@ from unfreeze.config.field import inputs_of
 from unfreeze.config.layering import load_settings
 from unfreeze.config.shared import Data, data_name
 from unfreeze.data.index.index import Index, build_index
-from unfreeze.data.sources import Source
 from unfreeze.data.sources.open import open_source
+from unfreeze.data.sources.source import Source
 from unfreeze.data.validate.check_cache import CheckCache
 from unfreeze.data.validate.precheck import ImageProblem, write_problems_csv
 from unfreeze.data.validate.quarantine import (

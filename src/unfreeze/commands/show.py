@@ -16,8 +16,7 @@ from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import build, load_settings, read_run_config
 from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.config.shared import Data, data_name, label_arguments
-from unfreeze.data.augment import normalize
-from unfreeze.data.augment.multicrop import MEAN, STD, MultiCropTransform
+from unfreeze.data.augment.multicrop import MEAN, STD, MultiCropTransform, normalize
 from unfreeze.data.images.decode import resize_shorter_side
 from unfreeze.data.images.intensity import format_intensity
 from unfreeze.data.images.preprocess import Pixels, Preprocess
@@ -44,7 +43,7 @@ from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.output_files import check_output_file, is_our_page
 from unfreeze.swav.auto_recipe import plan, view_specs
-from unfreeze.swav.device_context import DatasetStats, evaluation_preprocess
+from unfreeze.swav.dataset_stats import DatasetStats, evaluation_preprocess
 from unfreeze.transfer.augment import view_maker_of
 
 RANDOM = 3  # epochs of augmented views shown for a fine-tuning run

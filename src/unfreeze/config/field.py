@@ -14,6 +14,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Literal
 
+from unfreeze.config.plugins import registered
 from unfreeze.errors import UsageError
 from unfreeze.text import is_name, path_argument
 
@@ -41,11 +42,13 @@ class Setting:
     needed: bool = False  # required
     path: str = ""  # "input" or "output": the value is, or may be, a path
     verbatim: bool = False  # the flag keeps its underscores, and a bool takes a value
+    plugins: str = ""  # also allowed: names that other packages register, of this kind
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The allowed values: the choices, and the form of `shape`."""
-        return (*self.choices, self.shape[1]) if self.shape else self.choices
+        """The allowed values: the choices, registered names, and the form of `shape`."""
+        names = (*self.choices, *(registered(self.plugins) if self.plugins else ()))
+        return (*names, self.shape[1]) if self.shape else names
 
     def flag(self, name: str) -> str:
         """The command line flag of this setting."""
@@ -164,7 +167,7 @@ def _truth(name: str, value: Any, spec: Setting) -> bool:
 
 def _inside(name: str, value: Any, spec: Setting) -> Any:
     shaped = spec.shape is not None and re.fullmatch(spec.shape[0], str(value)) is not None
-    if spec.choices and value not in spec.choices and not shaped:
+    if spec.choices and value not in spec.choices and not shaped and value not in spec.words:
         raise UsageError(
             f"{spec.flag(name)} does not accept {value!r}.",
             f"Choose from: {', '.join(spec.words)}.",
@@ -211,7 +214,7 @@ def python_type(entry: tuple[Setting, Any, Any]) -> Any:
     item: Any = scalar
     if spec.bare is not None:
         item = bool | Literal[tuple(choice for choice in spec.choices if choice != spec.bare)]
-    elif spec.choices and not spec.shape and scalar is str:
+    elif spec.choices and not (spec.shape or spec.plugins) and scalar is str:
         item = Literal[spec.choices]
     elif spec.path and scalar is str:
         item = str | os.PathLike[str]

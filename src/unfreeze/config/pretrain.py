@@ -56,9 +56,10 @@ class PretrainSettings(
     )
     method: str = setting(
         "swav",
-        "method: swav (assignments by Sinkhorn-Knopp) or deepcluster-v2 (by k-means before each "
-        "epoch)",
+        "method: swav (assignments by Sinkhorn-Knopp), deepcluster-v2 (by k-means before each "
+        "epoch), or one that another package registers",
         choices=METHODS,
+        plugins="pretrain",
     )
     recipe: str = setting(
         "auto",
@@ -91,9 +92,8 @@ class PretrainSettings(
     )
     on_collapse: str = setting(
         "stop",
-        "on representation collapse: save and stop, recover (return to an earlier checkpoint and "
-        "change a setting), or ignore it",
-        choices=("stop", "recover", "ignore"),
+        "on representation collapse: save a checkpoint and stop, or ignore it",
+        choices=("stop", "ignore"),
         group="run",
     )
     batch_size: int | None = setting(None, "images per step, over all processes", low=2)

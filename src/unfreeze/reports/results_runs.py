@@ -121,13 +121,11 @@ def pretrain_display(r: Any) -> Display:
         ("model", "weights of the best epoch" if r.kept == "best" else ""),
         ("time", _time(r)),
     ]
-    recoveries = [_recovery(recovery) for recovery in r.recoveries]
     return Display(
         lead=[lead] if lead else ["The untrained weights were saved."],
         warnings=warning_messages(r),
         facts=[pair for pair in facts if pair[1]],
         tables=[_figures(metrics, r.figures)] if r.figures else [],
-        notes=recoveries,
         files=existing_files(r.run, "report.html", "model", "prototypes.png", "problems.csv"),
         next=next_commands(r.run),
     )
@@ -148,15 +146,10 @@ def _knn(knn: Mapping[str, Any] | None) -> str:
 def _best(best: Mapping[str, Any] | None) -> str:
     if not best:
         return ""
-    by = "k-NN" if best["figure"] == "knn" else best["figure"]
-    return f"epoch {best['epoch']} by {by} ({percent(best['value'])}): {best['checkpoint']}"
-
-
-def _recovery(recovery: Mapping[str, Any]) -> str:
-    outcomes = {True: "which helped", False: "which did not help", None: "so far"}
-    outcome = outcomes[recovery["worked"]]
-    step, remedy = recovery["collapsed_at"], recovery["remedy"]
-    return f"Collapsed at step {step:,}; changed to {remedy}, {outcome}."
+    share = best["figure"] in ("knn", "information")
+    by = "k-NN" if best["figure"] == "knn" else best["figure"].replace("_", " ")
+    value = percent(best["value"]) if share else f"{best['value']:.2f}"
+    return f"epoch {best['epoch']} by {by} ({value}): {best['checkpoint']}"
 
 
 def _figures(metrics: list[dict[str, Any]], last: Mapping[str, float]) -> TextTable:

@@ -76,7 +76,7 @@ class RunData:
             return "compare"
         if self.demo is not None:
             return "demo"
-        if "nmb_prototypes" in self.settings:
+        if "size_crops" in self.settings:
             return "pretrain"
         return "finetune" if "freeze" in self.settings else "run"
 

@@ -63,7 +63,7 @@ def next_commands(run: str | Path) -> list[str]:
     """Commands to run next, for a run folder."""
     settings, run_path = read_settings(run), shlex.quote(str(run))
     data = quote_data(settings.get("data"))
-    if "nmb_prototypes" in settings:
+    if "size_crops" in settings:
         data += "" if _labelled(Path(run) / "split.csv") else " --labels LABELS.csv"
         out = shlex.quote(str(Path(run).with_name(f"{Path(run).name}-finetuned")))
         return [f"unfreeze finetune {data} --weights {run_path} --freeze all --out {out}"]

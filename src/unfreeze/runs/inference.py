@@ -14,7 +14,7 @@ from unfreeze.data.images.decode import decode
 from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.images.preprocess import Pixels
 from unfreeze.data.index.index import Index
-from unfreeze.data.sources import Source
+from unfreeze.data.sources.source import Source
 from unfreeze.data.validate.duplicates import SIGNATURE, Signatures, signature
 from unfreeze.data.validate.warnings import CroppedImages, cropped_away
 from unfreeze.errors import DataError, WeightsError

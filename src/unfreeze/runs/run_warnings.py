@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.evaluation import checks
 from unfreeze.evaluation.warnings import RunWarning, merge_latest
 from unfreeze.runs.finetuning.data import LabelledDataset
@@ -13,10 +14,9 @@ from unfreeze.runs.pretraining.data import UnlabelledDataset
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import WARNING, Console, pluralised
 from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.swav.collapse_detector import remedies_text
-from unfreeze.swav.collapse_remedies import remedies
-from unfreeze.swav.feature_evaluation import FeatureEvaluator
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.swav.collapse_detector import CollapseDetector, remedies_text
+from unfreeze.training.feature_evaluation import FeatureEvaluator
+from unfreeze.training.trainer import Trainer
 
 FILE = "warnings.json"
 # kinds of collapse
@@ -67,35 +67,39 @@ def finetune_warnings(
     return merge_latest(warnings, data_warnings(dataset, choose=chosen is not None), leak)
 
 
-def pretrain_warnings(trainer: PretrainTrainer, dataset: UnlabelledDataset) -> list[RunWarning]:
+def pretrain_warnings(
+    trainer: Trainer, s: PretrainSettings, dataset: UnlabelledDataset
+) -> list[RunWarning]:
     """Warnings after pretraining: from the collapse detector and the data."""
     doubts = [*dataset.doubts, *checks.cropped_warning(dataset.sample.cropped)]
-    return _collapse_warnings(trainer) + doubts if trainer.step else doubts
+    return _collapse_warnings(trainer, s) + doubts if trainer.step else doubts
 
 
-def _collapse_warnings(trainer: PretrainTrainer) -> list[RunWarning]:
-    watch, plan = trainer.watch, trainer.plan
-    verdict = trainer.guard.at_end(trainer.step, watch.last.figures if watch.last else None)
-    if verdict is None or (verdict.kind == "stuck" and _knn_improved(watch)):
+def _collapse_warnings(trainer: Trainer, s: PretrainSettings) -> list[RunWarning]:
+    evaluator, detector = trainer.callback(FeatureEvaluator), trainer.callback(CollapseDetector)
+    figures = evaluator.last.figures if evaluator and evaluator.last else None
+    verdict = detector.at_end(trainer.step, figures) if detector else None
+    if detector is None or verdict is None:
         return []
-    if not trainer.s.base_lr:
+    if verdict.kind == "stuck" and evaluator is not None and _knn_improved(evaluator):
+        return []
+    if not s.base_lr:
         next_step = "The learning rate is 0. Omit --base-lr, or use a value above 0."
     elif trainer.step < checks.FEW_STEPS:
         count_text = pluralised(trainer.step, "step is", "steps are")
         next_step = f"{count_text} probably too few: increase --epochs."
     else:
-        images = len(trainer.loader.positions)
-        tries = remedies(trainer.s, steps_per_epoch=plan.steps_per_epoch, images=images)
-        next_step = remedies_text(tries)
+        next_step = remedies_text(detector.remedies)
     message = f"Pretraining learned nothing useful: {verdict.diagnosis}. {next_step}"
     return [RunWarning(CODES[verdict.kind], message)]
 
 
-def _knn_improved(watch: FeatureEvaluator) -> bool:
+def _knn_improved(evaluator: FeatureEvaluator) -> bool:
     """Whether k-NN accuracy is better than that of the untrained network."""
-    if watch.start is None or watch.last is None or watch.start.knn is None:
+    if evaluator.start is None or evaluator.last is None or evaluator.start.knn is None:
         return False
-    return checks.significantly_above(watch.last.correct, watch.last.total, watch.start.knn)
+    last = evaluator.last
+    return checks.significantly_above(last.correct, last.total, evaluator.start.knn)
 
 
 def show_warnings(warnings: Sequence[RunWarning], console: Console) -> None:

@@ -1,34 +1,37 @@
 """SwAV's codes: Sinkhorn over the batch of all processes and, once it is in use, the queue."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from unfreeze.config.pretrain import PretrainSettings
-from unfreeze.data.loading.loader import Batch
+from unfreeze.data.loading.loader import Batch, Loader
+from unfreeze.runtime.distributed import Distributed
 from unfreeze.swav.loss import swapped_prediction_loss
 from unfreeze.swav.presets import epsilon_of
 from unfreeze.swav.queue import FeatureQueue
 from unfreeze.swav.sinkhorn import sinkhorn
 
-if TYPE_CHECKING:
-    from unfreeze.swav.trainer import PretrainTrainer
-
-
 Scores = Callable[[torch.Tensor], torch.Tensor]  # unit features [B, d] -> cosines [B, K]
+# views of a batch -> unit features [B, d] of each, without gradient
+Features = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
 
 
 class Assignment:
     """Codes for each batch, and the loss of predicting them."""
 
-    bank: FeatureQueue | None = None  # this process's share of the queue
+    queue: FeatureQueue | None = None  # this process's share of the queue
 
-    def begin(self, trainer: "PretrainTrainer") -> None:
+    def begin(self, loader: Loader, features: Features) -> None:
         """Called before the first step of a run, also after a resume."""
 
-    def turn(self, trainer: "PretrainTrainer", epoch: int) -> None:
-        """Called before each step; `epoch` is the step's."""
+    def prototypes(self, epoch: int) -> torch.Tensor | None:
+        """Prototypes `[K, d]` to use from this step on, None for those that are trained.
+
+        Called before each step; `epoch` is the step's.
+        """
+        return None
 
     def codes(
         self,
@@ -47,12 +50,13 @@ class Assignment:
         """The loss, a scalar, for the scores of each view."""
         raise NotImplementedError
 
-    def state(self) -> dict[str, Any]:
-        """State for a checkpoint besides the queue's features. Collective."""
-        return {}
+    def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint. Collective."""
+        raise NotImplementedError
 
-    def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Restore `state()`: its tensors are on the CPU and are used on `device`."""
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Restore `state_dict()`: its tensors are on the CPU and are used on `device`."""
+        raise NotImplementedError
 
 
 class SinkhornAssignment(Assignment):
@@ -70,26 +74,40 @@ class SinkhornAssignment(Assignment):
         iterations: int,
         length: int = 0,
         opens: int = 0,
-        world: int = 1,
+        batch_size: int = 0,
+        processes: Distributed | None = None,
         temperature: float = 0.1,
         alone: bool = False,
     ) -> None:
         self.assigned, self.epsilon, self.iterations = tuple(assigned), epsilon, iterations
         self.temperature = temperature
         self.alone = alone  # codes of this process's batch only
-        self.length, self.opens = length // world, opens
+        self.processes, self.batch_size = processes or Distributed(), batch_size
+        self.length, self.opens = length // self.processes.world, opens
 
     @classmethod
-    def of(cls, s: PretrainSettings, world: int) -> "SinkhornAssignment":
-        """Build from resolved settings for one of `world` processes."""
+    def of(cls, s: PretrainSettings, processes: Distributed) -> "SinkhornAssignment":
+        """Build from complete settings."""
         return cls(
             s.crops_for_assign,
             epsilon=epsilon_of(s),
             iterations=s.sinkhorn_iterations,
             length=s.queue_length or 0,
             opens=s.epoch_queue_starts or 0,
-            world=world,
+            batch_size=s.batch_size or 0,
+            processes=processes,
             temperature=s.temperature,
+        )
+
+    @classmethod
+    def without_queue(cls, s: PretrainSettings) -> "SinkhornAssignment":
+        """Codes of this process's batch alone, which need no earlier step: for measuring steps."""
+        return cls(
+            s.crops_for_assign,
+            epsilon=epsilon_of(s),
+            iterations=s.sinkhorn_iterations,
+            temperature=s.temperature,
+            alone=True,
         )
 
     @torch.no_grad()
@@ -101,16 +119,16 @@ class SinkhornAssignment(Assignment):
         batch: Batch,
     ) -> list[torch.Tensor]:
         """Codes `[B, K]` of each assigned view, from features `[B, d]` and scores `[B, K]`."""
-        bank = self.opened(batch.epoch, features[0])
+        queue = self.opened(batch.epoch, features[0])
         codes = []
         for index, view in enumerate(self.assigned):
             C = scores[view].detach()
             B = len(C)
-            if bank is not None and bank.full:
-                C = torch.cat([C, rescored(bank.features[index])])
+            if queue is not None and queue.full:
+                C = torch.cat([C, rescored(queue.features[index])])
             codes.append(self.balanced(C)[:B])
-        if bank is not None:
-            bank.push([features[view] for view in self.assigned])
+        if queue is not None:
+            queue.push([features[view] for view in self.assigned])
         return codes
 
     def loss(self, scores: Sequence[torch.Tensor], codes: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -123,22 +141,31 @@ class SinkhornAssignment(Assignment):
 
     def opened(self, epoch: int, like: torch.Tensor) -> FeatureQueue | None:
         """The queue, created when its start epoch is reached; None before, or without a queue."""
-        if self.bank is None and self.length and epoch >= self.opens:
-            self.bank = FeatureQueue(len(self.assigned), self.length, like.shape[1]).to(like)
-        return self.bank
+        if self.queue is None and self.length and epoch >= self.opens:
+            self.queue = FeatureQueue(len(self.assigned), self.length, like.shape[1]).to(like)
+        return self.queue
 
+    def state_dict(self) -> dict[str, Any]:
+        """The queue of all processes in single-process order: by batch, then by rank."""
+        queue, world = self.queue, self.processes.world
+        if queue is None:
+            return {"queue": None, "filled": 0}
+        B = self.batch_size // world
+        parts = torch.stack(self.processes.gather(queue.features))  # [ranks, views, length, width]
+        ranks, views, length, width = parts.shape
+        batches = parts.view(ranks, views, length // B, B, width)
+        features = batches.permute(1, 2, 0, 3, 4).reshape(views, -1, width)
+        return {"queue": features, "filled": queue.filled * world}
 
-def with_queueless_codes(trainer: "PretrainTrainer") -> "PretrainTrainer":
-    """The trainer with codes that need neither a queue nor a memory of all images.
-
-    For benchmark steps: queue and memory need earlier epochs, and their cost is negligible.
-    """
-    s = trainer.s
-    codes = SinkhornAssignment(
-        s.crops_for_assign,
-        epsilon=epsilon_of(s),
-        iterations=s.sinkhorn_iterations,
-        alone=True,  # one process may measure while the others wait
-    )
-    trainer.assigner = trainer.finite.assigner = codes
-    return trainer
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Restore the rows of `state_dict()` that belong to this process."""
+        self.queue, features = None, state["queue"]
+        if features is None:
+            return
+        rank, world = self.processes.rank, self.processes.world
+        views, _, width = features.shape
+        batches = features.view(views, -1, self.batch_size, width).chunk(world, dim=2)
+        rows = batches[rank].reshape(views, -1, width)
+        self.queue = FeatureQueue(*rows.shape).to(device, rows.dtype)
+        self.queue.features.copy_(rows)
+        self.queue.filled = state["filled"] // world

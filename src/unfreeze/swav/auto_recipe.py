@@ -15,7 +15,7 @@ from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.augment.config import CropSpec, preset
 from unfreeze.errors import DataError, UsageError
 from unfreeze.optim.optimizer import warmup_cosine
-from unfreeze.swav.device_context import DatasetStats, choose_crop_device
+from unfreeze.swav.dataset_stats import DatasetStats, choose_crop_device
 from unfreeze.swav.presets import (
     EPSILON,
     PUBLISHED,
@@ -25,6 +25,7 @@ from unfreeze.swav.presets import (
     usual_side,
     with_recipe,
 )
+from unfreeze.tasks.registry import pretrain_task
 
 PROTOTYPES_MOST = 3_000  # prototypes, as published for 1.28 million images
 # up to this many prototypes per image of a batch no queue is needed; on 10,000 images a queue
@@ -288,7 +289,10 @@ def _length(draft: _Draft, facts: DatasetStats) -> None:
     draft.fill(
         "warmup_epochs", min(10, round(0.1 * draft["epochs"])), "10, at most 10 % of the epochs"
     )
-    if draft["method"] == "swav":
+    uses = pretrain_task(draft["method"]).uses
+    if "freeze_prototypes_niters" not in uses:
+        return
+    if "clusterings" not in uses:
         draft.fill("freeze_prototypes_niters", steps, "one epoch, as published")
         return
     always = draft["epochs"] * steps
@@ -303,11 +307,12 @@ def _length(draft: _Draft, facts: DatasetStats) -> None:
 
 def _codes(draft: _Draft, facts: DatasetStats) -> None:
     images, batch = facts.images, draft["batch_size"]
-    if draft["method"] == "swav":
+    uses = pretrain_task(draft["method"]).uses
+    if "epsilon" in uses:
         draft.fill("nmb_prototypes", *prototype_count(images, batch, draft["queue_length"]))
         draft.fill("queue_length", *queue_length(images, batch, draft["nmb_prototypes"]))
         draft.fill("epsilon", *_epsilon(draft["augment"], draft["size_crops"][0]))
-    else:
+    elif "clusterings" in uses:
         draft.fill("nmb_prototypes", *prototype_count(images, None, None))
         draft.fill("queue_length", 0, "labels come from k-means over all images")
         if draft["nmb_prototypes"] > images:

@@ -6,25 +6,22 @@ steps were measured (docs/LOG.md). Inputs are the same in every process, and so 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from unfreeze.checkpoints.state import BEST_CHECKPOINT, LAST_CHECKPOINT, link_checkpoint
+from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import DivergedError
-from unfreeze.swav.auto_recipe import PretrainRecipe
+from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.swav.collapse_remedies import Remedy, remedies
-
-if TYPE_CHECKING:
-    from unfreeze.swav.trainer import PretrainTrainer
-
+from unfreeze.training.callbacks import Action, Callback, Logs, StopTraining
+from unfreeze.training.state import TrainState
 
 # collapsed runs: loss 0.9995 to 1.0003 of ln K with code entropy of at least 0.996; healthy runs
 # after the start: loss of at most 0.97, or (slow starts) code entropy of at most 0.95
 STUCK, BLANK = 0.995, 0.99  # shares of ln K: the loss, and the entropy of the codes
 DIVERGED = 1.1  # share of ln K
-LEARNED, BACK = 0.97, 0.03  # shares of ln K: a loss that shows learning, and its allowed rise
+LEARNED = 0.97  # share of ln K: a loss that shows learning
 POINT = 1.5  # effective rank of the projected features, below which they collapsed
 SHORTEST, WINDOW = 50, 100  # steps over which the loss is averaged: an epoch, within these limits
 LATEST = 5  # minimum steps for the verdict at the end of a run
@@ -50,23 +47,60 @@ class LossRecord:
     code_entropy: float
 
 
-class CollapseDetector:
-    """Gets every training record and feature evaluation; returns a verdict on collapse."""
+class CollapseDetector(Callback):
+    """Gets every training record and feature evaluation, and ends a run that collapsed."""
 
-    def __init__(self, prototypes: int, *, start: int, window: int) -> None:
+    key = "collapse"
+
+    def __init__(
+        self,
+        prototypes: int,
+        *,
+        start: int,
+        window: int,
+        remedies: Sequence[Remedy] = (),
+        run: RunFolder | None = None,
+        ignore: bool = False,
+    ) -> None:
         self.K, self.start, self.window = prototypes, start, window
+        self.remedies, self.run, self.ignore = list(remedies), run, ignore
         self.chance = max(math.log(prototypes), 1e-9)
         self.seen: list[LossRecord] = []
         self.share = self.lowest = math.inf  # loss as a share of ln K, now and at best
-        self.spoken = False  # whether an ignored verdict was reported
+        self.reported = False  # whether an ignored verdict is in the log
 
     @classmethod
-    def of(cls, plan: PretrainRecipe) -> "CollapseDetector":
-        """Build for a plan: no verdict while prototypes are frozen or during warm-up."""
-        s = plan.settings
-        start = min(max(s.freeze_prototypes_niters or 0, plan.warmup_steps), plan.steps // EARLY)
-        window = max(SHORTEST, min(WINDOW, plan.steps_per_epoch))
-        return cls(s.nmb_prototypes or 1, start=start, window=window)
+    def of(
+        cls, s: PretrainSettings, *, steps_per_epoch: int, images: int, run: RunFolder | None = None
+    ) -> "CollapseDetector":
+        """Build from complete settings: no verdict while prototypes are frozen or in warm-up."""
+        steps, warmup = (steps_per_epoch * (n or 0) for n in (s.epochs, s.warmup_epochs))
+        return cls(
+            s.nmb_prototypes or 1,
+            start=min(max(s.freeze_prototypes_niters or 0, warmup), steps // EARLY),
+            window=max(SHORTEST, min(WINDOW, steps_per_epoch)),
+            remedies=remedies(s, steps_per_epoch=steps_per_epoch, images=images),
+            run=run,
+            ignore=s.on_collapse == "ignore",
+        )
+
+    def after_step(self, state: TrainState, logs: Logs) -> Action | None:
+        """Stop the run at a collapse, unless it is ignored."""
+        verdict = None
+        if "loss" in logs:
+            verdict = self.record(state.step, logs["steps"], logs["loss"], logs["code_entropy"])
+        if "figures" in logs:
+            verdict = verdict or self.check_features(state.step, logs["figures"])
+        if verdict is None:
+            return None
+        collapsed = CollapseError(verdict, self.remedies)
+        note = " Ignored by --on-collapse ignore." if self.ignore else ""
+        if self.run is not None and not self.reported:
+            self.run.log(collapsed.sentence + note)
+        if not self.ignore:
+            return StopTraining(collapsed)
+        self.reported = True
+        return None
 
     def record(self, step: int, steps: int, loss: float, code_entropy: float) -> Collapse | None:
         """Check a training record: mean loss over `steps` steps, code entropy (share of ln K).
@@ -130,12 +164,7 @@ class CollapseDetector:
             f"ln {self.K} = {self.chance:.3f}, which is chance level",
         )
 
-    @property
-    def good(self) -> bool:
-        """Whether this state is worth recovering: the loss has fallen and is near its minimum."""
-        return self.share < min(LEARNED, self.lowest + BACK)
-
-    def look(self, step: int, figures: Mapping[str, float]) -> Collapse | None:
+    def check_features(self, step: int, figures: Mapping[str, float]) -> Collapse | None:
         """Check a feature evaluation; None for a healthy run and during its first steps."""
         return None if step < self.start + self.window else self._from_features(step, figures)
 
@@ -150,22 +179,17 @@ class CollapseDetector:
             "prototypes are nearest to any image: all images have the same features",
         )
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
         records = [asdict(record) for record in self.seen]
         shares = [None if math.isinf(value) else value for value in (self.share, self.lowest)]
-        return {"seen": records, "shares": shares, "spoken": self.spoken}
+        return {"seen": records, "shares": shares, "reported": self.reported}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Restore `state()`."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict()`."""
         self.seen = [LossRecord(**record) for record in state["seen"]]
         shares = [math.inf if value is None else value for value in state["shares"]]
-        (self.share, self.lowest), self.spoken = shares, state["spoken"]
-
-
-# in checkpoints/ with --on-collapse recover: the untrained start, and the last healthy state
-START, GOOD = "start.ckpt", "good.ckpt"
-GOOD_BEST = "good-best.ckpt"  # best.ckpt as of that state
+        (self.share, self.lowest), self.reported = shares, state["reported"]
 
 
 class CollapseError(DivergedError):
@@ -188,55 +212,3 @@ def remedies_text(options: list[Remedy]) -> str:
         f"Start a new run with the first of these that helps: {flags}. "
         "--on-collapse ignore continues unchanged."
     )
-
-
-def recovery_record(back: int, remedy: Remedy, verdict: Collapse) -> dict[str, Any]:
-    """A recovery as checkpoints and results record it; `worked` is filled in later."""
-    return {
-        "collapsed_at": verdict.step,
-        "back_to": back,
-        "remedy": remedy.flags,
-        "values": {k: list(v) if isinstance(v, tuple) else v for k, v in remedy.values.items()},
-        "diagnosis": verdict.diagnosis,
-        "worked": None,
-    }
-
-
-def link_healthy_checkpoint(trainer: "PretrainTrainer") -> None:
-    """Link the checkpoint just written under a second name, if the run may recover from it."""
-    folder = trainer.run.file("checkpoints")
-    if trainer.s.on_collapse != "recover" or trainer.verdict is not None:
-        return
-    if not trainer.step:
-        link_checkpoint(folder / LAST_CHECKPOINT, folder / START)
-    if not trainer.step or trainer.guard.good:
-        link_checkpoint(folder / LAST_CHECKPOINT, folder / GOOD)
-        if trainer.watch.best is not None:
-            link_checkpoint(folder / BEST_CHECKPOINT, folder / GOOD_BEST)
-
-
-def restore_best_checkpoint(folder: Path) -> None:
-    """Restore best.ckpt of the last healthy state, dropping what came after it."""
-    if (folder / GOOD_BEST).exists():
-        link_checkpoint(folder / GOOD_BEST, folder / BEST_CHECKPOINT)
-
-
-def raise_if_collapsed(trainer: "PretrainTrainer") -> None:
-    """Save a checkpoint and raise CollapseError if a collapse was detected and is not ignored."""
-    verdict = trainer.verdict
-    if verdict is None:
-        return
-    plan = trainer.plan
-    images = len(trainer.loader.positions)
-    options = remedies(trainer.s, steps_per_epoch=plan.steps_per_epoch, images=images)
-    collapsed = CollapseError(verdict, options)
-    if trainer.s.on_collapse == "ignore":
-        trainer.verdict = None
-        if not trainer.guard.spoken:
-            trainer.run.log(f"{collapsed.sentence} Ignored by --on-collapse ignore.")
-        trainer.guard.spoken = True
-        return
-    trainer.run.log(collapsed.sentence)
-    if trainer.saved[0] != trainer.step:
-        trainer.save()
-    raise collapsed

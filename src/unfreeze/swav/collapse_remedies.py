@@ -16,16 +16,10 @@ FEWEST = 16  # prototypes
 
 @dataclass(frozen=True)
 class Remedy:
-    """Settings to change, and why; `again`: the run must restart from step 0."""
+    """Settings to change, and why."""
 
     values: dict[str, Any]
     why: str
-    again: bool = False
-
-    @property
-    def kind(self) -> str:
-        """Name of the setting that it changes."""
-        return next(iter(self.values))
 
     @property
     def flags(self) -> str:
@@ -97,7 +91,7 @@ def _fewer_prototypes(s: PretrainSettings, images: int) -> Remedy | None:
     fewer = max(FEWEST, min(K // 2, images // 8, 2 * (s.batch_size or 0)))
     if fewer >= K:
         return None
-    return Remedy({"nmb_prototypes": fewer}, "fewer prototypes", again=True)
+    return Remedy({"nmb_prototypes": fewer}, "fewer prototypes")
 
 
 def _cooler(s: PretrainSettings) -> Remedy | None:

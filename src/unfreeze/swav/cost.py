@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.models.layer_costs import SavedTensorBytes
 from unfreeze.runtime.device import autocast
 from unfreeze.swav.auto_recipe import PretrainRecipe, max_prototypes, usual_lr, view_specs
-from unfreeze.swav.device_context import DatasetStats
-from unfreeze.swav.loss import swapped_prediction_loss
-from unfreeze.swav.model import SwAV
+from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.presets import PUBLISHED
+from unfreeze.tasks.base import PretrainTask
 
 LARGE = 1024  # from this batch size on, compare with the published large-batch recipe
 _STATES = {"adamw": 2, "larc": 1, "sgd": 1}  # state tensors of an optimizer per parameter
@@ -71,7 +70,7 @@ class MicroBatchCost:
 
 
 def pretrain_memory(
-    model: SwAV, plan: PretrainRecipe, work: MicroBatchCost, *, share: int, processes: int
+    model: nn.Module, plan: PretrainRecipe, work: MicroBatchCost, *, share: int, processes: int
 ) -> PretrainMemory:
     """Peak memory of a plan; `share`: images of a batch per process."""
     s = plan.settings
@@ -91,7 +90,7 @@ def pretrain_memory(
 
 
 def micro_batch_cost(
-    model: SwAV, plan: PretrainRecipe, *, rows: int, device: torch.device, precision: str
+    task: PretrainTask, plan: PretrainRecipe, *, rows: int, device: torch.device, precision: str
 ) -> MicroBatchCost:
     """Cost of a forward pass over the views of `rows` images, on fake tensors: shapes only.
 
@@ -104,9 +103,9 @@ def micro_batch_cost(
     shapes = FakeTensorMode()
     state = {
         name: shapes.from_tensor(tensor.detach()).requires_grad_(tensor.is_floating_point())
-        for name, tensor in model.named_parameters()
+        for name, tensor in task.model.named_parameters()
     }
-    state |= {name: shapes.from_tensor(buffer) for name, buffer in model.named_buffers()}
+    state |= {name: shapes.from_tensor(buffer) for name, buffer in task.model.named_buffers()}
     with shapes, FlopCounterMode(display=False) as counter:
         sizes = [spec.size for spec in view_specs(s)]
         views = [torch.zeros(rows, 3, size, size, device=device) for size in sizes]
@@ -114,10 +113,8 @@ def micro_batch_cost(
         saved = SavedTensorBytes((*state.values(), *views))
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(saved.take, _unchanged):
             with autocast(device, precision):
-                _, scores = functional_call(model, state, (views,))
-            by_view = list(scores.chunk(len(views)))
-            codes = [torch.zeros_like(by_view[view]) for view in s.crops_for_assign]
-            swapped_prediction_loss(by_view, codes, s.crops_for_assign, temperature=s.temperature)
+                output = functional_call(task.model, state, (views,))
+            task.example_loss(output, len(views))
     return MicroBatchCost(saved.bytes, counter.get_total_flops())
 
 

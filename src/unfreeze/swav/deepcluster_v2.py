@@ -5,8 +5,8 @@ epoch are clustered several times. Centroids become the prototypes, and every vi
 cluster of its image. Assignments are known before the step: no Sinkhorn, no queue.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +14,12 @@ import torch.nn.functional as F
 
 from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.loading.device_loader import to_device_async
-from unfreeze.data.loading.loader import Batch
-from unfreeze.models.norm import frozen_running_statistics
+from unfreeze.data.loading.loader import Batch, Loader
 from unfreeze.runtime.distributed import Distributed
-from unfreeze.swav.assignment import Assignment, Scores
-
-if TYPE_CHECKING:
-    from unfreeze.swav.trainer import PretrainTrainer
-
+from unfreeze.swav.assignment import Assignment, Features, Scores
+from unfreeze.swav.presets import KMEANS, PROTOTYPES
+from unfreeze.swav.task import SwAVTask
+from unfreeze.tasks.base import TaskContext
 
 CELLS = 2**26  # cosines computed at once
 
@@ -69,27 +67,24 @@ class ClusterAssignment(Assignment):
         self.epoch = -1  # epoch that `labels` belong to
         self._new: list[tuple[torch.Tensor, torch.Tensor]] = []  # rows, [V, B, d]; not merged yet
 
-    def begin(self, trainer: "PretrainTrainer") -> None:
+    def begin(self, loader: Loader, features: Features) -> None:
         """Fill an empty memory with the current network's features; changes nothing else."""
-        if self.memory is not None or not trainer.plan.steps:
+        if self.memory is not None:
             return
-        loader, model = trainer.loader, trainer.model
         batches = np.array_split(self.positions, -(-len(self.positions) // loader.batch_size))
         shares = [np.array_split(ids, loader.world)[loader.rank] for ids in batches]
-        with torch.no_grad(), frozen_running_statistics(model):
-            for batch in loader.these(shares, 0):
-                self._store(trainer.seen(model, batch.views)[0], batch)
+        for batch in loader.these(shares, 0):
+            self._store(features(batch.views), batch)
         self._merge()
 
-    def turn(self, trainer: "PretrainTrainer", epoch: int) -> None:
-        """Cluster again at the start of an epoch and copy the centroids into the prototypes."""
+    def prototypes(self, epoch: int) -> torch.Tensor | None:
+        """The centroids of new clusterings at the start of an epoch."""
         if epoch == self.epoch:
-            return
+            return None
         memory = self._merge()
         centroids, labels = self.processes.leads(lambda: self._clustered(memory, epoch))
         self.labels, self.epoch = labels.to(memory.device), epoch
-        with torch.no_grad():
-            trainer.model.prototypes.weight.copy_(centroids)
+        return centroids
 
     def codes(
         self,
@@ -114,13 +109,13 @@ class ClusterAssignment(Assignment):
                 total = total - (Q * log_p).sum(dim=1).mean()
         return total / (len(scores) * self.clusterings)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Memory and labels. Collective: merges the features of all processes first."""
         memory = self._merge() if self.memory is not None or self._new else None
         return {"memory": memory, "labels": self.labels, "epoch": self.epoch}
 
-    def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Restore `state()`, with memory and labels on `device`."""
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Restore `state_dict()`, with memory and labels on `device`."""
         memory: torch.Tensor | None = state["memory"]
         self.memory = None if memory is None else memory.to(device)
         self.labels, self.epoch = state["labels"].to(device), state["epoch"]
@@ -166,3 +161,13 @@ class ClusterAssignment(Assignment):
         if self.memory is None:
             raise ValueError("the feature memory is empty")
         return self.memory
+
+
+class DeepClusterTask(SwAVTask):
+    """SwAV's network with labels from k-means instead of Sinkhorn's codes."""
+
+    uses = frozenset((*PROTOTYPES, *KMEANS))
+
+    def make_assignment(self, context: TaskContext) -> Assignment:
+        """Labels from k-means over the features of all images."""
+        return ClusterAssignment(context.settings, context.positions, context.processes)

@@ -15,6 +15,7 @@ from typing import Any
 from unfreeze.config.field import flag
 from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import UsageError
+from unfreeze.tasks.registry import pretrain_task
 
 _SHARED: dict[str, Any] = {
     "arch": "torchvision/resnet50",
@@ -115,28 +116,27 @@ def usual_side(side: int, device: str) -> int:
     return min(224, max(16, 8 * round(limited / 8)))
 
 
-# settings of one method only
-SINKHORN = ("epsilon", "sinkhorn_iterations", "queue_length", "epoch_queue_starts")
 EPSILON = 0.05  # arXiv 2006.09882, appendix A.1
 SHARPEST = 0.03  # the reference's advice against collapse, and what works on digits
+# settings that only some methods use
+SINKHORN = ("epsilon", "sinkhorn_iterations", "queue_length", "epoch_queue_starts")
 KMEANS = ("clusterings", "kmeans_iterations")
+PROTOTYPES = ("crops_for_assign", "temperature", "nmb_prototypes", "freeze_prototypes_niters")
 
 
 def check_method(s: PretrainSettings) -> None:
-    """Raise UsageError for a given setting that the method does not have."""
-    clustered = s.method == "deepcluster-v2"
-    inapplicable = SINKHORN if clustered else KMEANS
+    """Raise UsageError for a given setting that the method does not use."""
+    uses = pretrain_task(s.method).uses
     defaults = {field.name: field.default for field in dataclasses.fields(s)}
-    given = [name for name in inapplicable if getattr(s, name) not in (defaults[name], 0)]
+    given = [
+        name
+        for name in (*SINKHORN, *KMEANS, *PROTOTYPES)
+        if name not in uses and getattr(s, name) not in (defaults[name], 0)
+    ]
     if given:
-        raise UsageError(
-            f"{flag(given[0])} has no effect with --method {s.method}.",
-            "Leave it out: " + ("codes come from k-means." if clustered else "no k-means here."),
-        )
-    if clustered and s.recipe != "auto":
-        raise UsageError(
-            f"--recipe {s.recipe} is for --method swav.", "Leave out --recipe or --method."
-        )
+        raise UsageError(f"{flag(given[0])} has no effect with --method {s.method}.", "Omit it.")
+    if s.method != "swav" and s.recipe != "auto":
+        raise UsageError(f"--recipe {s.recipe} is for --method swav.", "Omit one of the two.")
 
 
 def epsilon_of(s: PretrainSettings) -> float:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from unfreeze.checkpoints.state import has_last, to_bytes
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.atomic import write_bytes
-from unfreeze.swav.model import SwAV
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.training.state import TrainState
 
 CHECKPOINT = "checkpoint.pth.tar"
 
@@ -24,13 +24,13 @@ class ReferenceCheckpoints:
     def __init__(self, folder: str | Path, every: int, epochs: int) -> None:
         self.folder, self.every, self.epochs = Path(folder), every, epochs
 
-    def __call__(self, trainer: PretrainTrainer, done: int) -> None:
+    def __call__(self, state: TrainState, done: int) -> None:
         """Write the files after `done` epochs, each one atomically."""
         data = to_bytes(
             {
                 "epoch": done,  # index of the next epoch, from 0
-                "state_dict": published_names(trainer.model),
-                "optimizer": _to_cpu(trainer.optimizer.state_dict()),
+                "state_dict": published_names(state.model),
+                "optimizer": _to_cpu(state.optimizer.state_dict()),
             }
         )
         last = done - 1
@@ -39,7 +39,7 @@ class ReferenceCheckpoints:
         write_bytes(self.folder / CHECKPOINT, data)
 
 
-def published_names(model: SwAV) -> dict[str, torch.Tensor]:
+def published_names(model: nn.Module) -> dict[str, torch.Tensor]:
     """State dict under the reference's names: backbone without prefix, then head and prototypes."""
     state = model.state_dict()
     return {k.removeprefix("backbone."): v.cpu().contiguous() for k, v in state.items()}

@@ -17,7 +17,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from unfreeze.checkpoints.model_file import ModelCard, load_model
-from unfreeze.data.augment import normalize
+from unfreeze.data.augment.multicrop import normalize
 from unfreeze.data.images.decode import decode
 from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.images.in_memory import as_image_list, is_path, pixels_of

@@ -150,7 +150,7 @@ import os, re, sys
 from pathlib import Path
 from unfreeze.data.index.index import build_index
 from unfreeze.data.loading.dataset import ImageDataset
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 
 index = build_index(open_source(sys.argv[1]))
 images = ImageDataset(index)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from unfreeze.data.index.index import build_index
-from unfreeze.data.sources import open_source
 from unfreeze.data.sources.folder import FileSource
+from unfreeze.data.sources.open import open_source
 from unfreeze.data.sources.source import hash_names
 from unfreeze.errors import DataError
 

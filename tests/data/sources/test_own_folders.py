@@ -3,7 +3,7 @@
 import pytest
 
 from unfreeze.data.index.index import build_index
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError
 
 SETTINGS = b'store_budget = 16.0\nseed = 0\n[facts]\nunfreeze = "1"\n'

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from unfreeze.data.index.index import TEST, TRAIN, build_index
-from unfreeze.data.sources import open_source
 from unfreeze.data.sources.csv import CsvSource
+from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate.precheck import check_images
 from unfreeze.errors import DataError, UsageError
 

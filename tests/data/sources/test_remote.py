@@ -11,8 +11,8 @@ import pytest
 
 from unfreeze.data.cache.folder import cache_folder
 from unfreeze.data.index.index import build_index
-from unfreeze.data.sources import open_source
 from unfreeze.data.sources import remote as module
+from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate.verdicts import ignore_list_path
 from unfreeze.errors import DataError, ResourceError, UsageError
 from unfreeze.runtime.console import QuietConsole

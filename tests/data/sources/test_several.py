@@ -6,8 +6,8 @@ import pytest
 
 from unfreeze.data.index.index import NONE, TEST, TRAIN, build_index
 from unfreeze.data.index.rows import find_images
-from unfreeze.data.sources import open_source
 from unfreeze.data.sources.concat import unique_titles
+from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate.precheck import check_images
 from unfreeze.data.validate.verdicts import UNUSABLE, VerdictCache
 from unfreeze.errors import DataError, UsageError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unfreeze.data.images.errors import Undecodable
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError
 
 

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from unfreeze.data.images.errors import Undecodable
-from unfreeze.data.sources import open_source
+from unfreeze.data.sources.open import open_source
 from unfreeze.data.sources.source import MEMBER_LIMIT
 from unfreeze.errors import DataError
 

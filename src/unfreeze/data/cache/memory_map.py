@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from unfreeze.data.cache.folder import cache_folder
 from unfreeze.data.images.decode import DECODER
-from unfreeze.data.sources import Source
+from unfreeze.data.sources.source import Source
 from unfreeze.runtime.atomic import replacing
 
 ENDING = ".pixels"

@@ -10,7 +10,7 @@ from unfreeze.data.cache.folder import RESERVED_BYTES, free_bytes
 from unfreeze.data.cache.memory_map import ENDING, PixelCacheKey, pixel_cache_key, pixels_folder
 from unfreeze.data.images.decode import header_size
 from unfreeze.data.images.errors import Undecodable
-from unfreeze.data.sources import Source
+from unfreeze.data.sources.source import Source
 from unfreeze.data.validate.verdicts import UNKNOWN, VerdictCache
 from unfreeze.errors import ResourceError
 

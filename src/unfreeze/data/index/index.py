@@ -14,9 +14,9 @@ from unfreeze.data.index.label_file import read_listing, read_pattern
 from unfreeze.data.index.labels import normalize_labels, similar_name
 from unfreeze.data.index.rows import DraftIndex, find_images, no_images_error, split_numbers
 from unfreeze.data.index.split_names import split_name
-from unfreeze.data.sources import Source
 from unfreeze.data.sources.columns import normalize_label_column
 from unfreeze.data.sources.delimited import SUFFIXES
+from unfreeze.data.sources.source import Source
 from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.console import pluralised
 from unfreeze.text import as_name

@@ -18,9 +18,9 @@ from unfreeze.data.images.signatures import (
 from unfreeze.data.index import folder_layout as layout
 from unfreeze.data.index.folder_layout import NONE, TRAIN
 from unfreeze.data.index.split_names import splits_of_words
-from unfreeze.data.sources import Source
 from unfreeze.data.sources.concat import ConcatSource
 from unfreeze.data.sources.own_folders import is_inside
+from unfreeze.data.sources.source import Source
 from unfreeze.errors import DataError
 from unfreeze.runtime.console import pluralised
 

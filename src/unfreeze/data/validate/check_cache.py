@@ -6,8 +6,8 @@ import zipfile
 
 import numpy as np
 
-from unfreeze.data.sources import Source
 from unfreeze.data.sources.concat import ConcatSource
+from unfreeze.data.sources.source import Source
 from unfreeze.data.validate.checks import ImageCheck, ImageNote
 from unfreeze.data.validate.duplicates import Signatures
 from unfreeze.data.validate.verdicts import UNKNOWN, USABLE, FileVerdict, VerdictCache, within

@@ -12,7 +12,7 @@ from unfreeze.data.images.errors import Reason, Undecodable
 from unfreeze.data.images.high_bit_depth import is_deep
 from unfreeze.data.images.multichannel import read_tiff_header
 from unfreeze.data.images.signatures import lacks_end_marker
-from unfreeze.data.sources import Source
+from unfreeze.data.sources.source import Source
 from unfreeze.data.validate.duplicates import Signature, signature
 
 Pixels = npt.NDArray[np.uint8]

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from unfreeze.data.images.decode import decode, decode_reduced, resize_shorter_side
 from unfreeze.data.images.errors import Undecodable
-from unfreeze.data.sources import Source
+from unfreeze.data.sources.source import Source
 from unfreeze.data.validate.checks import SIGNATURE_SIDE
 from unfreeze.data.validate.duplicates import Signature, signature
 from unfreeze.data.validate.verdicts import FileVerdict

@@ -21,7 +21,7 @@ from unfreeze.data.cache.memory_map import (
 from unfreeze.data.cache.policy import NO_PIXEL_CACHE, MemoryPixelCache, PixelCachePlan, mean_bytes
 from unfreeze.data.index.index import Index
 from unfreeze.data.loading.dataset import ImageDataset
-from unfreeze.data.sources import Source
+from unfreeze.data.sources.source import Source
 from unfreeze.data.validate.decode_check import DecodeCheck, lost_verdict
 from unfreeze.data.validate.duplicates import Signatures
 from unfreeze.data.validate.verdicts import UNKNOWN, UNUSABLE, FileVerdict, VerdictCache

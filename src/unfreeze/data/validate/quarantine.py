@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from unfreeze.data.sources import Source
+from unfreeze.data.sources.source import Source
 from unfreeze.data.validate.verdicts import (
     ENDING,
     ignore_list_path,

@@ -12,7 +12,7 @@ from unfreeze.data.images.decode import decode, resize_shorter_side
 from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.index.folder_layout import SPLIT_NAMES
 from unfreeze.data.index.index import Index
-from unfreeze.data.sources import Source
+from unfreeze.data.sources.source import Source
 from unfreeze.data.validate import duplicates
 from unfreeze.data.validate.check_cache import CheckCache
 from unfreeze.data.validate.checks import ImageCheck, ImageChecker

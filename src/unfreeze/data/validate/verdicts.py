@@ -15,10 +15,10 @@ import numpy.typing as npt
 from unfreeze.data.cache.folder import cache_folder
 from unfreeze.data.images.decode import DECODER
 from unfreeze.data.images.errors import Reason
-from unfreeze.data.sources import Source
 from unfreeze.data.sources.concat import ConcatSource
 from unfreeze.data.sources.delimited import read_delimited
 from unfreeze.data.sources.remote import is_url
+from unfreeze.data.sources.source import Source
 from unfreeze.data.validate.duplicates import SIGNATURE, Signature, Signatures
 from unfreeze.errors import DataError
 from unfreeze.runtime import atomic

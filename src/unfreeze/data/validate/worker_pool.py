@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from unfreeze.data.sources import Source
 from unfreeze.data.sources.builtin import ArraySource
+from unfreeze.data.sources.source import Source
 from unfreeze.runtime.signals import signals_blocked
 from unfreeze.runtime.threads import processors
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from unfreeze import __version__
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import as_dict
-from unfreeze.data.augment import normalize
+from unfreeze.data.augment.multicrop import normalize
 from unfreeze.data.cache.policy import memory_budget
 from unfreeze.data.images.decode import DECODER
 from unfreeze.data.images.preprocess import Preprocess

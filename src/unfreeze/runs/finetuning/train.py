@@ -15,7 +15,7 @@ from unfreeze.checkpoints.model_file import save_model
 from unfreeze.config.field import inputs_of
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import as_dict, to_toml
-from unfreeze.data.augment import normalize
+from unfreeze.data.augment.multicrop import normalize
 from unfreeze.data.cache.policy import PixelCachePlan
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import Interrupted, resume_command

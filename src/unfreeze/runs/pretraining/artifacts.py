@@ -8,6 +8,7 @@ import torch
 
 from unfreeze import __version__
 from unfreeze.checkpoints.model_file import ModelCard, save_model
+from unfreeze.checkpoints.state import BEST_CHECKPOINT, load_state
 from unfreeze.config.layering import as_dict, to_toml
 from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.augment.multicrop import MultiCropTransform
@@ -20,17 +21,19 @@ from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.run_folder import RESULT, RunFolder
 from unfreeze.runtime.threads import processors
-from unfreeze.swav.auto_recipe import view_specs
-from unfreeze.swav.device_context import evaluation_preprocess
+from unfreeze.swav.auto_recipe import PretrainRecipe, view_specs
+from unfreeze.swav.dataset_stats import evaluation_preprocess
+from unfreeze.swav.model import SwAV
 from unfreeze.swav.prototype_images import make_gallery, save_gallery
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.training.feature_evaluation import FeatureEvaluator
+from unfreeze.training.trainer import Trainer
 
 GALLERY_IMAGES = 4_000
 
 
-def facts_of(trainer: PretrainTrainer, dataset: UnlabelledDataset) -> dict[str, Any]:
+def facts_of(trainer: Trainer, plan: PretrainRecipe, dataset: UnlabelledDataset) -> dict[str, Any]:
     """The table `facts` of config.toml: versions, device, sizes."""
-    plan, compute = trainer.plan, trainer.place
+    compute = trainer.compute
     return {
         "unfreeze": __version__,
         "torch": torch.__version__,
@@ -58,17 +61,18 @@ def write_initial_config(run: RunFolder, settings: PretrainSettings) -> None:
 
 
 def write_start(
-    trainer: PretrainTrainer,
+    trainer: Trainer,
+    plan: PretrainRecipe,
     dataset: UnlabelledDataset,
     reasons: dict[str, str],
     extra: dict[str, dict[str, Any]],
 ) -> None:
-    """Write config.toml (with `more` tables), problems.csv, split.csv and views.npz."""
-    run, plan = trainer.run, trainer.plan
+    """Write config.toml (with the `extra` tables), problems.csv, split.csv and views.npz."""
+    run = trainer.run
     run.file(RESULT).unlink(missing_ok=True)  # a resumed run is not finished
     tables: dict[str, dict[str, Any]] = {
         "reasons": reasons,
-        "facts": facts_of(trainer, dataset),
+        "facts": facts_of(trainer, plan, dataset),
         **extra,
     }
     write_text(run.file("config.toml"), to_toml(as_dict(plan.settings), tables))
@@ -83,16 +87,19 @@ def write_start(
 
 
 def write_model(
-    trainer: PretrainTrainer,
+    trainer: Trainer,
+    s: PretrainSettings,
     dataset: UnlabelledDataset,
     loaded: LoadedWeights | None,
     console: Console,
 ) -> None:
     """Write model/ (last epoch or best checkpoint) and the images nearest to each prototype."""
-    run, plan = trainer.run, trainer.plan
-    s, model, compute = plan.settings, trainer.model, trainer.place
+    run, model, compute = trainer.run, trainer.state.model, trainer.compute
     preprocess = evaluation_preprocess(s)
-    best = trainer.watch.best if s.keep == "best" else None
+    evaluator = trainer.callback(FeatureEvaluator)
+    best = evaluator.best if evaluator and s.keep == "best" else None
+    if best:
+        model.load_state_dict(load_state(run.file(f"checkpoints/{BEST_CHECKPOINT}"))["model"])
     card = ModelCard(
         kind="backbone",
         arch=s.arch or "",
@@ -110,8 +117,8 @@ def write_model(
             "seed": s.seed,
         },
     )
-    save_model(run.file("model"), model.backbone.state_dict(), card)
-    if not trainer.step:
+    save_model(run.file("model"), trainer.task.backbone.state_dict(), card)
+    if not trainer.step or not isinstance(model, SwAV):
         return
     positions = dataset.train[:GALLERY_IMAGES]
     cut = partial(_views_of, dataset, preprocess, positions)

@@ -28,9 +28,7 @@ from unfreeze.runtime.threads import (
     set_threads,
     threads_set_by,
 )
-from unfreeze.swav.assignment import with_queueless_codes
 from unfreeze.swav.auto_recipe import PretrainRecipe
-from unfreeze.swav.device_context import ComputeContext
 from unfreeze.swav.throughput import (
     SECONDS,
     StepConfig,
@@ -39,9 +37,10 @@ from unfreeze.swav.throughput import (
     TuningScope,
     probe_ways,
 )
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.training.compute import ComputeContext
+from unfreeze.training.trainer import Trainer
 
-Make = Callable[[StepConfig], PretrainTrainer]
+Make = Callable[[StepConfig], Trainer]
 GIVEN = "given"
 _BATCHES = 100  # more than the probe takes from one stream
 
@@ -229,7 +228,7 @@ class ProbeSteps:
     def __init__(self, make: Make, clock: Callable[[], float] = time.perf_counter) -> None:
         self.make, self.clock = make, clock
         self.until = math.inf
-        self._trainers: dict[tuple[str, str], PretrainTrainer] = {}
+        self._trainers: dict[tuple[str, str], Trainer] = {}
         self._streams: dict[tuple[StepConfig, int], Iterator[Batch]] = {}
         self._cut: dict[int, float] = {}  # rows -> seconds of data loading in the main process
 
@@ -242,7 +241,7 @@ class ProbeSteps:
         try:
             batch = next(self._stream(way, trainer, rows))
             ready = self.clock()
-            loss, _ = trainer.train_step(batch)
+            loss = trainer.train_step(batch)
             loss.item()
         except _TimeLimit:
             return StepTime(ready - began, self.clock() - ready, whole=False)
@@ -269,19 +268,19 @@ class ProbeSteps:
         self._trainers.clear()
         gc.collect()
 
-    def _trainer(self, way: StepConfig) -> PretrainTrainer:
+    def _trainer(self, way: StepConfig) -> Trainer:
         key = way.precision, way.layout
         if key not in self._trainers:
-            trainer = with_queueless_codes(self.make(way))
+            trainer = self.make(way)
             trainer.loader.warn = _ignore_warning
-            for module in trainer.model.modules():
+            for module in trainer.state.model.modules():
                 module.register_forward_pre_hook(self._look)
-            for weight in trainer.model.parameters():
-                weight.register_post_accumulate_grad_hook(self._look)
+            for weight in trainer.state.model.parameters():
+                weight.register_post_accumulate_grad_hook(self._look)  # type: ignore[no-untyped-call]
             self._trainers[key] = trainer
         return self._trainers[key]
 
-    def _stream(self, way: StepConfig, trainer: PretrainTrainer, rows: int) -> Iterator[Batch]:
+    def _stream(self, way: StepConfig, trainer: Trainer, rows: int) -> Iterator[Batch]:
         if (way, rows) not in self._streams:
             trainer.loader.workers = way.workers
             batches = [trainer.loader.batch(0)[:rows]] * _BATCHES

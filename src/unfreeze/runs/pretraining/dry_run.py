@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.index.index import build_index
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.sources.builtin import ArraySource
@@ -22,7 +23,6 @@ from unfreeze.runs.training_cost import COUNTED, FEW, QUICK, cost_lines, fastest
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.text_layout import TextTable
 from unfreeze.runtime.time_limit import parse_duration
-from unfreeze.swav.assignment import with_queueless_codes
 from unfreeze.swav.auto_recipe import PretrainRecipe
 from unfreeze.swav.cost import (
     MicroBatchCost,
@@ -33,9 +33,9 @@ from unfreeze.swav.cost import (
     published_recipe,
     sparkline,
 )
-from unfreeze.swav.device_context import DatasetStats
+from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.throughput import StepTime
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.training.trainer import Trainer
 
 BUDGET = 4.0  # about the seconds for measuring steps in a dry run
 NEAR = 4  # a step of 1 / NEAR of the batch is extrapolated to the whole batch
@@ -48,7 +48,8 @@ class Forecast:
     """The forecast of a run.
 
     `reference`: the published `recipe` for comparison and its `settings`. `learning_rate`: [step,
-    rate] at ten steps. `loss`: of an `untrained` and a `collapsed` network. `memory`: bytes on the
+    rate] at ten steps. `loss`: of an `untrained` and a `collapsed` network, empty for a method
+    without prototypes. `memory`: bytes on the
     device of one process. `time`: seconds per step and in all. Both have their `basis`, and None
     for unknown values. `warnings`: settings that do not suit the data.
     """
@@ -61,9 +62,7 @@ class Forecast:
     warnings: list[str]
 
 
-Make = Callable[
-    [ImageDataset, Any], PretrainTrainer
-]  # images and the positions of one batch of them
+Make = Callable[[ImageDataset, Any], Trainer]  # images and the positions of one batch of them
 
 
 def forecast(plan: PretrainRecipe, facts: DatasetStats, make: Make) -> Forecast:
@@ -79,7 +78,9 @@ def forecast(plan: PretrainRecipe, facts: DatasetStats, make: Make) -> Forecast:
         loss={
             "untrained": round(plan.loss_at_start, 4),
             "collapsed": round(plan.loss_collapsed, 4),
-        },
+        }
+        if s.nmb_prototypes
+        else {},
         memory=memory_use,
         time=_time_of(trainer, plan, share, work, plan.steps, BUDGET),
         warnings=list(plan_warnings(plan, facts)),
@@ -89,7 +90,7 @@ def forecast(plan: PretrainRecipe, facts: DatasetStats, make: Make) -> Forecast:
 def pretrain_cost(
     plan: PretrainRecipe,
     facts: DatasetStats,
-    trainer: PretrainTrainer,
+    trainer: Trainer,
     make: Make,
     *,
     done: int = 0,
@@ -113,7 +114,7 @@ def pretrain_cost(
     ):
         spent_in_all = {"seconds": QUICK, "at_most": True, "basis": "estimated from shapes"}
     else:
-        cuda = [trainer.place.device] if _device_type(trainer) == "cuda" else []
+        cuda = [trainer.compute.device] if _device_type(trainer) == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             temporary = _trainer_on_noise(plan, facts, make)
             spent_in_all = _time_of(temporary, plan, share, work, left, SHORT)
@@ -146,29 +147,29 @@ def epoch_seconds(
     return None if seconds is None else float(seconds)
 
 
-def _device_type(trainer: PretrainTrainer) -> str:
-    return trainer.place.device.type
+def _device_type(trainer: Trainer) -> str:
+    return trainer.compute.device.type
 
 
-def _trainer_on_noise(plan: PretrainRecipe, facts: DatasetStats, make: Make) -> PretrainTrainer:
+def _trainer_on_noise(plan: PretrainRecipe, facts: DatasetStats, make: Make) -> Trainer:
     s = plan.settings
     side = min(facts.side, 2 * max(s.size_crops or (facts.side,)))
-    return with_queueless_codes(make(_images(side), np.arange(s.batch_size or 0) % DIFFERENT))
+    return make(_images(side), np.arange(s.batch_size or 0) % DIFFERENT)
 
 
 def _memory_of(
-    trainer: PretrainTrainer, plan: PretrainRecipe, share: int, processes: int
+    trainer: Trainer, plan: PretrainRecipe, share: int, processes: int
 ) -> tuple[MicroBatchCost | None, dict[str, Any]]:
     """(FLOPs and activations of a part of the batch, bytes by purpose); None if unknown."""
-    place, rows = trainer.place, share // plan.settings.accumulate
+    compute, rows = trainer.compute, share // plan.settings.accumulate
     try:
         work = micro_batch_cost(
-            trainer.model, plan, rows=rows, device=place.device, precision=place.precision
+            trainer.task, plan, rows=rows, device=compute.device, precision=compute.precision
         )
     # networks that cannot run on the meta device raise various errors
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError) as error:
         return None, {"total": None, "basis": f"unknown: {_first_line(error)}"}
-    counted = pretrain_memory(trainer.model, plan, work, share=share, processes=processes)
+    counted = pretrain_memory(trainer.state.model, plan, work, share=share, processes=processes)
     return work, {**asdict(counted), "total": counted.total, "basis": COUNTED}
 
 
@@ -189,7 +190,7 @@ class _Timing:
 
 
 def _time_of(
-    trainer: PretrainTrainer,
+    trainer: Trainer,
     plan: PretrainRecipe,
     share: int,
     work: MicroBatchCost | None,
@@ -204,7 +205,7 @@ def _time_of(
         timing, why = None, f"a step of {share} images does not fit into the device's memory"
     else:
         if timing is None and work:
-            timing = _timing_by_speed(trainer, share, work)
+            timing = _timing_by_speed(trainer, plan.settings, share, work)
     if timing is None:
         return {"seconds": None, "seconds_step": None, "basis": f"not measured: {why}"}
     workers = trainer.loader.workers
@@ -220,36 +221,38 @@ def _time_of(
     return {**values, **starts, "basis": basis}
 
 
-def _timing_by_speed(trainer: PretrainTrainer, share: int, work: MicroBatchCost) -> _Timing | None:
+def _timing_by_speed(
+    trainer: Trainer, s: PretrainSettings, share: int, work: MicroBatchCost
+) -> _Timing | None:
     """Timing of a step that is too slow to measure, by its FLOPs and the speed of a part of it."""
-    s, rows = trainer.s, min(FEW, share)
+    accumulate, rows = trainer.plan.accumulate, min(FEW, share)
     began = time.perf_counter()
     next(trainer.loader.these([trainer.loader.positions[:rows]], 0))
     data = (time.perf_counter() - began) / rows * share
     speed = network_flops_per_second(
-        trainer.model.backbone,
+        trainer.task.backbone,
         (),
         max(s.size_crops or ()),
-        rows=share // s.accumulate,
-        machine=ComputeDevice(trainer.place.device, trainer.place.precision),
+        rows=share // accumulate,
+        machine=ComputeDevice(trainer.compute.device, trainer.compute.precision),
     )
     if speed is None:
         return None
-    seconds = 3 * work.operations * s.accumulate / speed
+    seconds = 3 * work.operations * accumulate / speed
     return _Timing(data, seconds, "estimated from shapes, at a speed measured for a second")
 
 
 def _measure(
-    trainer: PretrainTrainer, share: int, work: MicroBatchCost | None, budget: float = BUDGET
+    trainer: Trainer, share: int, work: MicroBatchCost | None, budget: float = BUDGET
 ) -> tuple[_Timing | None, str]:
     """(timing of a step of `share` images, or None and why).
 
     Measures steps of more and more images within the budget. If that ends below `share`,
     extrapolates linearly from the last two, as a step also has constant costs.
     """
-    began, accumulate = time.perf_counter(), trainer.s.accumulate
+    began, accumulate = time.perf_counter(), trainer.plan.accumulate
     sizes = [n for n in range(2 * accumulate, share + 1, accumulate) if share % n == 0] or [share]
-    if trainer.place.device.type == "cpu":
+    if trainer.compute.device.type == "cpu":
         heavy = _seconds_at_most(work, sizes[0] / (share // accumulate)) if work else math.inf
         if heavy > budget:
             return None, f"a step of {sizes[0]} images may take more than {budget:g} s"
@@ -283,13 +286,13 @@ def _seconds_at_most(work: MicroBatchCost, parts: float) -> float:
     return 3 * work.operations * parts / (matmul_flops_per_second() / 8)
 
 
-def _step(trainer: PretrainTrainer, rows: int) -> tuple[float, float]:
+def _step(trainer: Trainer, rows: int) -> tuple[float, float]:
     """Seconds for the crops and for the network of one step over `rows` random images."""
     began = time.perf_counter()
     ids = trainer.loader.positions[:rows]
     batch = next(trainer.loader.these([ids], 0))
     loaded = time.perf_counter()
-    loss, _ = trainer.train_step(batch)
+    loss = trainer.train_step(batch)
     float(loss)  # waits for the device
     return loaded - began, time.perf_counter() - loaded
 
@@ -320,11 +323,16 @@ def show_plan(
     console.say(f"* in the recipe {recipe}, for the 1,281,167 images of ImageNet")
     for doubt in plan_warnings(plan, facts):
         console.warn(doubt)
+    expected = ""
+    if plan.settings.nmb_prototypes:
+        expected = (
+            f"The loss starts near {plan.loss_at_start:.2f}; a loss that stays at "
+            f"ln K = {plan.loss_collapsed:.3f} means collapse. "
+        )
     console.say(
         f"{plan.settings.epochs} epochs of {plan.steps_per_epoch:,} steps, {plan.steps:,} in all. "
-        f"The loss starts near {plan.loss_at_start:.2f}; a loss that stays at "
-        f"ln K = {plan.loss_collapsed:.3f} means collapse. The loss does not measure the quality "
-        "of the features: evaluate them with labels."
+        f"{expected}The loss does not measure the quality of the features: evaluate them with "
+        "labels."
     )
 
 

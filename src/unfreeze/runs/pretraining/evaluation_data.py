@@ -16,8 +16,8 @@ from unfreeze.runs.pretraining.data import UnlabelledDataset
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.swav.auto_recipe import EvaluationSchedule, view_specs
-from unfreeze.swav.device_context import evaluation_preprocess
-from unfreeze.swav.feature_evaluation import UNLABELLED, Cutter, EvaluationSample, FeatureEvaluator
+from unfreeze.swav.dataset_stats import evaluation_preprocess
+from unfreeze.training.feature_evaluation import Cutter, EvaluationSample, FeatureEvaluator
 
 HELD = 2**28  # bytes of crops kept in memory; more are computed again at each evaluation
 SHOWN = 2  # augmented views per image
@@ -57,16 +57,18 @@ def evaluation_sample(
     return EvaluationSample(centres, views, len(pairs), train_labels, queries, val_views)
 
 
-def evaluation_summary(watch: FeatureEvaluator, run: RunFolder) -> dict[str, Any]:
+def evaluation_summary(evaluator: FeatureEvaluator | None, run: RunFolder) -> dict[str, Any]:
     """The fields `figures`, `knn` and `best` of a run's result, from its feature evaluations."""
-    last, best, knn = watch.last, watch.best, None
+    if evaluator is None:
+        return {"figures": {}, "knn": None, "best": None}
+    last, best, knn = evaluator.last, evaluator.best, None
     if last is not None and last.knn is not None:
         knn = {
             "accuracy": last.knn,
             "correct": last.correct,
             "total": last.total,
             "split": last.split,
-            "at_start": watch.start.knn if watch.start else None,
+            "at_start": evaluator.start.knn if evaluator.start else None,
         }
     return {
         "figures": last.figures if last else {},
@@ -74,7 +76,7 @@ def evaluation_summary(watch: FeatureEvaluator, run: RunFolder) -> dict[str, Any
         "best": best
         and {
             "epoch": best.epoch,
-            "figure": UNLABELLED if best.knn is None else "knn",
+            "figure": best.metric if best.knn is None else "knn",
             "value": best.score,
             "checkpoint": str(run.file("checkpoints/best.ckpt")),
         },

@@ -16,9 +16,9 @@ from unfreeze.models.load_weights import LoadedWeights, load_weights
 from unfreeze.models.stem import apply_small_stem, choose_stem
 from unfreeze.runtime.console import Console
 from unfreeze.swav.auto_recipe import choose_arch
-from unfreeze.swav.head_weights import head_weights_of_run, load_swav_head
-from unfreeze.swav.model import SwAV
+from unfreeze.swav.head_weights import head_weights_of_run
 from unfreeze.swav.presets import usual_side
+from unfreeze.tasks.base import PretrainTask
 from unfreeze.transfer.plan import SMALLEST_MAP, last_feature_map_size
 
 
@@ -68,9 +68,9 @@ def initial_network(settings: PretrainSettings, side: int, device: torch.device)
 
 
 def inherit_head(
-    model: SwAV, start: PretrainStart, reasons: dict[str, str], console: Console
+    task: PretrainTask, start: PretrainStart, reasons: dict[str, str], console: Console
 ) -> None:
-    """Copy projection head and prototypes of `--init` if they fit; add a note to `reasons`."""
+    """Copy what `--init` holds besides the backbone if it fits; add a note to `reasons`."""
     loaded, init = start.loaded, start.settings.init
     if loaded is None:
         return
@@ -78,12 +78,11 @@ def inherit_head(
         head_weights_of_run(init) if model_folder(init) is not None else (loaded.rest, "")
     )
     messages = (
-        (f"{why}: the SwAV head is initialised at random.",)
-        if why
-        else load_swav_head(model, tensors).said
+        (f"{why}: the SwAV head is initialised at random.",) if why else task.load_head(tensors)
     )
-    reasons["swav_head"] = " ".join(messages)
-    console.say(reasons["swav_head"])
+    if messages:
+        reasons["swav_head"] = " ".join(messages)
+        console.say(reasons["swav_head"])
 
 
 def _enlarge_if_small(

@@ -3,8 +3,7 @@
 import copy
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -13,25 +12,32 @@ from unfreeze.data.augment.multicrop import MEAN, STD
 from unfreeze.data.cache.policy import PixelCachePlan
 from unfreeze.data.images.intensity import format_intensity, parse_intensity
 from unfreeze.data.loading.device_loader import DeviceImages, bytes_held
+from unfreeze.data.loading.loader import Loader
 from unfreeze.data.loading.sample import DatasetSample
-from unfreeze.errors import UsageError
+from unfreeze.errors import UsageError, resume_command
 from unfreeze.models.norm import batchnorm_process_group, convert_sync_batchnorm
 from unfreeze.models.shape_trace import forward_flops, trace_forward
 from unfreeze.runs.pretraining.autotune import plan_line
 from unfreeze.runs.pretraining.data import UnlabelledDataset, list_images
 from unfreeze.runs.pretraining.dry_run import show_plan
 from unfreeze.runs.pretraining.initialize import PretrainStart, initial_network
+from unfreeze.runs.pretraining.resume import describe_run
 from unfreeze.runs.readback import check_same_images
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import image_memory_budget, pick_device, pick_precision
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.runtime.time_limit import TimeLimit
 from unfreeze.swav.auto_recipe import PretrainRecipe, plan, view_specs
-from unfreeze.swav.device_context import ComputeContext, DatasetStats
-from unfreeze.swav.model import SwAV
-from unfreeze.swav.presets import check_method, prototypes_of, with_recipe
+from unfreeze.swav.dataset_stats import DatasetStats
+from unfreeze.swav.presets import check_method, with_recipe
 from unfreeze.swav.throughput import StepConfig
-from unfreeze.swav.trainer import PretrainTrainer
+from unfreeze.tasks.base import PretrainTask, TaskContext
+from unfreeze.tasks.registry import pretrain_task
+from unfreeze.training.callbacks import Callback, EpochCallback, OnEpoch, PeriodicCheckpoints
+from unfreeze.training.compute import ComputeContext
+from unfreeze.training.feature_evaluation import EvaluationSample, FeatureEvaluator
+from unfreeze.training.trainer import Trainer, TrainingPlan
 
 _NOWHERE = RunFolder("", writes=False)
 
@@ -47,7 +53,7 @@ class PreparedPretraining:
     start: PretrainStart
     facts: DatasetStats
     plan: PretrainRecipe
-    place: ComputeContext
+    compute: ComputeContext
     hold: PixelCachePlan
     reasons: dict[str, str]
 
@@ -80,6 +86,25 @@ class PreparedPretraining:
             return None
         return each * (s.batch_size or 0) / processes / s.accumulate
 
+    def task(
+        self, s: PretrainSettings, dataset: UnlabelledDataset, processes: Distributed
+    ) -> PretrainTask:
+        """The task of `--method` around a copy of the initial network, on the run's device."""
+        task = pretrain_task(s.method)(
+            TaskContext(
+                copy.deepcopy(self.start.network),  # trainers that measure start from it too
+                self.start.width,
+                s,
+                dataset.train,
+                processes,
+            )
+        )
+        if s.sync_bn in ("all", "groups"):
+            size = s.syncbn_process_group_size if s.sync_bn == "groups" else 0
+            group = batchnorm_process_group(size, processes.world, processes.rank)
+            task.model = convert_sync_batchnorm(task.model.to(self.compute.device), group)
+        return task
+
     def trainer(
         self,
         chosen: PretrainRecipe,
@@ -89,28 +114,101 @@ class PreparedPretraining:
         processes: Distributed,
         held: DeviceImages | None,
         run: RunFolder = _NOWHERE,
-    ) -> PretrainTrainer:
-        """A trainer with the settings of `way`; without a run folder it writes nothing."""
-        s, compute = (
-            chosen.settings,
-            replace(self.place, precision=way.precision, layout=way.layout),
-        )
-        model: Any = SwAV(
-            copy.deepcopy(self.start.network),  # a recovery needs the initial weights
-            self.start.width,
-            hidden=s.hidden_mlp or 0,
-            feat_dim=s.feat_dim,
-            prototypes=prototypes_of(s),
-        )
-        if s.sync_bn in ("all", "groups"):
-            size = s.syncbn_process_group_size if s.sync_bn == "groups" else 0
-            group = batchnorm_process_group(size, processes.world, processes.rank)
-            model = convert_sync_batchnorm(model.to(compute.device), group)
+        options: "CallbackOptions | None" = None,
+    ) -> Trainer:
+        """A trainer with the settings of `way`; without `options` it measures steps only."""
+        s = chosen.settings
+        compute = replace(self.compute, precision=way.precision, layout=way.layout)
+        task = self.task(s, dataset, processes)
+        if options is None:
+            task.for_timing()
         if not processes.first:
             torch.manual_seed(s.seed + 7919 * processes.rank)  # other dropout masks on each rank
         loader = dataset.loader(s, processes, workers=way.workers, held=held)
         loader.pinned = compute.device.type == "cuda"
-        return PretrainTrainer(model, chosen, loader, run, compute, processes)
+        return build_trainer(
+            task, chosen, loader, run, compute, processes=processes, options=options
+        )
+
+
+@dataclass(frozen=True)
+class CallbackOptions:
+    """What the trainer of a run has, and one that measures steps has not.
+
+    `fingerprint`: of rank 0's data; `sample`: images of the feature evaluations, on rank 0 alone.
+    """
+
+    fingerprint: str = ""
+    time_limit: TimeLimit = field(default_factory=TimeLimit)
+    evaluates: bool = False
+    sample: EvaluationSample | None = None
+    on_epoch: OnEpoch | None = None
+
+    def callbacks(
+        self,
+        s: PretrainSettings,
+        task: PretrainTask,
+        compute: ComputeContext,
+        run: RunFolder,
+        processes: Distributed,
+        steps_per_epoch: int,
+    ) -> list[Callback]:
+        """The callbacks of a run, in the order in which they are called."""
+        callbacks: list[Callback] = [
+            FeatureEvaluator(
+                self.sample,
+                (s.watch_every or 0) if self.evaluates else 0,
+                compute,
+                run,
+                processes=processes,
+                time_limit=self.time_limit,
+            ),
+            *task.callbacks(run, steps_per_epoch),
+            PeriodicCheckpoints(s.checkpoint_every, s.keep_every),
+        ]
+        if self.on_epoch is not None:
+            callbacks.append(EpochCallback(self.on_epoch, processes))
+        return callbacks
+
+
+def build_trainer(
+    task: PretrainTask,
+    recipe: PretrainRecipe,
+    loader: Loader,
+    run: RunFolder,
+    compute: ComputeContext,
+    *,
+    processes: Distributed | None = None,
+    options: CallbackOptions | None = None,
+) -> Trainer:
+    """The trainer of a task; without `options` it has no callbacks."""
+    s, processes = recipe.settings, processes or Distributed()
+    steps, images = recipe.steps_per_epoch, len(loader.positions)
+    callbacks: list[Callback] = []
+    fingerprint = ""
+    if options is not None:
+        fingerprint = options.fingerprint
+        callbacks = options.callbacks(s, task, compute, run, processes, steps)
+    plan = TrainingPlan(
+        epochs=s.epochs or 0,
+        steps_per_epoch=steps,
+        optimizer=s.optimizer or "larc",
+        weight_decay=s.wd or 0.0,
+        learning_rate=recipe.learning_rate,
+        accumulate=s.accumulate,
+        describe=lambda step: describe_run(s, fingerprint, images, step),
+        resume_command=resume_command("pretrain", s.data, run.path),
+    )
+    return Trainer(
+        task,
+        plan,
+        loader,
+        run,
+        compute,
+        processes=processes,
+        callbacks=callbacks,
+        time_limit=options.time_limit if options else None,
+    )
 
 
 def prepare_pretraining(

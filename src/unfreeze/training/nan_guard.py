@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from unfreeze.data.loading.loader import Loader
 from unfreeze.errors import DivergedError
 from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.swav.assignment import Assignment
+from unfreeze.tasks.base import PretrainTask
 
 IN_A_ROW = 20  # skipped steps before the run ends; fp16 needs a few to find its loss scale
 SHOWN = 3  # images named on the console; log.txt and metrics.jsonl name all
@@ -28,27 +27,24 @@ class NanGuard:
 
     def __init__(
         self,
-        model: nn.Module,
+        task: PretrainTask,
         optimizer: torch.optim.Optimizer,
-        assigner: Assignment,
         *,
         prompt: bool,
         loader: Loader,
         run: RunFolder,
         processes: Distributed,
     ) -> None:
-        self.model, self.optimizer, self.assigner = model, optimizer, assigner
+        self.task, self.model, self.optimizer = task, task.model, optimizer
         self.prompt, self.loader, self.run, self.processes = prompt, loader, run, processes
         self.console: Console = QuietConsole()
         self.skipped = self.in_a_row = 0
         self._pending: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # step, loss, whether bad
 
     def begin(self) -> None:
-        """Save what a forward pass changes: running statistics and the queue."""
+        """Save what a forward pass changes: running statistics and the task's state."""
         self._buffers = [buffer.detach().clone() for buffer in self.model.buffers()]
-        bank = self.assigner.bank
-        self._queue_full = bank is not None and bank.full
-        self._queue = (bank, bank.features, bank.filled) if bank is not None else None
+        self._snapshot = self.task.snapshot()
 
     def update(self, step: Callable[[], Any]) -> None:
         """Call the optimizer's `step`; with a NaN or inf gradient nothing changes."""
@@ -60,7 +56,7 @@ class NanGuard:
         else:
             for buffer, before in zip(self.model.buffers(), self._buffers, strict=True):
                 buffer.copy_(before)
-            self._restore_queue()
+            self.task.revert(self._snapshot)
 
     def judged(self) -> torch.Tensor:
         """Whether any gradient is NaN or inf: bool [], the same in every process."""
@@ -69,10 +65,9 @@ class NanGuard:
 
     @property
     def waits(self) -> bool:
-        """Whether the host waits: always, or until optimizer state and queue exist."""
+        """Whether the host waits: always, or until optimizer and task have their whole state."""
         begun = all(p in self.optimizer.state for p in self._trainable())
-        filling = self.assigner.bank is not None and not self._queue_full
-        return self.prompt or not begun or filling
+        return self.prompt or not begun or self.task.growing(self._snapshot)
 
     def done(self, step: int, loss: torch.Tensor) -> None:
         """Record step `step` (from 0); with `prompt`, handle a bad one now."""
@@ -136,16 +131,7 @@ class NanGuard:
         step()
         revert_if(tensors, saved, self.bad)
         revert_if(list(self.model.buffers()), self._buffers, self.bad)
-        if self._queue is not None:
-            bank, features, _ = self._queue
-            bank.features = torch.where(self.bad, features, bank.features)
-
-    def _restore_queue(self) -> None:
-        self.assigner.bank = None
-        if self._queue is not None:
-            bank, features, filled = self._queue
-            bank.features, bank.filled = features, filled
-            self.assigner.bank = bank
+        self.task.revert(self._snapshot, self.bad)
 
     def _trainable(self) -> Iterator[torch.Tensor]:
         for group in self.optimizer.param_groups:

@@ -1,12 +1,9 @@
-"""Device, precision and memory format of a run, and where its crops are computed."""
+"""Facts about dataset and hardware that a plan depends on; where the crops are computed."""
 
 import math
 from dataclasses import dataclass
 
-import torch
-
 from unfreeze.config.pretrain import PretrainSettings
-from unfreeze.data.augment import normalize
 from unfreeze.data.augment.multicrop import MEAN, STD
 from unfreeze.data.images.intensity import format_intensity
 from unfreeze.data.images.preprocess import Preprocess
@@ -26,26 +23,6 @@ class DatasetStats:
 
 
 SMALL = 64  # pixels; crops of larger images are computed on the host
-
-
-@dataclass(frozen=True)
-class ComputeContext:
-    """Device, precision, and the mean and standard deviation that images are normalised with.
-
-    `layout`: memory format of images and weights, channels_last or contiguous.
-    """
-
-    device: torch.device
-    precision: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    layout: str = "channels_last"
-
-    def takes(self, view: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Network input `[B, 3, S, S]` in `dtype`, normalised, of a uint8 view `[B, S, S, 3]`."""
-        moved = view.to(self.device, non_blocking=True)
-        images = normalize(moved, self.mean, self.std).to(dtype)
-        return images.contiguous() if self.layout == "contiguous" else images
 
 
 def choose_crop_device(s: PretrainSettings, facts: DatasetStats) -> tuple[str, str]:

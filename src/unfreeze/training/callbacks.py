@@ -1,0 +1,94 @@
+"""Callbacks of the training loop: what happens after a step, besides training.
+
+A callback gets the state and the metrics of the step, and may return an action: to save a
+checkpoint, or to stop. It does not change the trainer. Callbacks run in the order of their list, on
+every process, so that collective operations match.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from unfreeze.errors import UnfreezeError
+from unfreeze.runtime.distributed import Distributed
+from unfreeze.training.state import TrainState
+
+Logs = dict[str, Any]  # metrics of a step; callbacks add theirs for those after them
+
+
+@dataclass(frozen=True)
+class SaveCheckpoint:
+    """Save the state as `name` in checkpoints/ (if given), and as the last checkpoint."""
+
+    name: str = ""
+    last: bool = True
+
+
+@dataclass(frozen=True)
+class StopTraining:
+    """Save the last checkpoint and raise the error."""
+
+    error: UnfreezeError
+
+
+Action = SaveCheckpoint | StopTraining
+
+
+class Callback:
+    """Base class; every method is optional."""
+
+    key: ClassVar[str] = ""  # of its state in checkpoints; "": it has none
+    progress: str = ""  # text for the progress line
+
+    def on_start(self, state: TrainState) -> None:
+        """Called before the first step of a run, also after a resume."""
+
+    def after_step(self, state: TrainState, logs: Logs) -> Action | None:
+        """Called after each step; `logs` has a training record (`loss`, ...) if one was written."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict()`."""
+
+
+@dataclass(frozen=True)
+class PeriodicCheckpoints(Callback):
+    """The last checkpoint every `every` epochs and at the end; a numbered one every `keep`."""
+
+    every: int | None
+    keep: int | None
+
+    def after_step(self, state: TrainState, logs: Logs) -> Action | None:
+        """Save if a checkpoint is due."""
+        if state.step == state.steps or self._due(state, self.every) or self._due(state, self.keep):
+            numbered = f"epoch-{state.epoch:04d}_loss-{state.loss:.3f}.ckpt"
+            return SaveCheckpoint(numbered if self._due(state, self.keep) else "")
+        return None
+
+    def _due(self, state: TrainState, every: int | None) -> bool:
+        return bool(every) and state.ends_epoch and state.epoch % (every or 1) == 0
+
+
+OnEpoch = Callable[[TrainState, int], None]  # state and number of finished epochs
+
+
+@dataclass(frozen=True)
+class EpochCallback(Callback):
+    """Calls a function on rank 0 after each epoch and its checkpoint."""
+
+    function: OnEpoch
+    processes: Distributed
+
+    def on_start(self, state: TrainState) -> None:
+        """Call again after a resume: the last call may have been interrupted."""
+        self.after_step(state, {})
+
+    def after_step(self, state: TrainState, logs: Logs) -> Action | None:
+        """Call the function if the step ended an epoch."""
+        if state.ends_epoch:
+            self.processes.leads(lambda: self.function(state, state.epoch))
+        return None
