@@ -188,7 +188,7 @@ def compare(
         arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: the run's, or resnet50).
         weights: two or more initial weights, as in finetune: none, imagenet, swav, NAME, URL, FILE, RUN.
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
-        freeze: layers to freeze: none, all (except the head), norms, stage:N (the stem and the first N stages) or regex:PATTERN.
+        freeze: layers to freeze: none, all (but the head), norms, stage:N (stem and first N stages) or regex:PATTERN.
         unfreeze_at: layers to unfreeze at an epoch (with -: to freeze again): "5:layer4,10:all,20:-layer1".
         layer_decay: layer-wise learning rate decay: factor from each stage to the stage before it (1: off).
         head: new head: replace, append (after the original outputs) or mlp:WIDTH.
@@ -644,7 +644,7 @@ def finetune(
         arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: the run's, or resnet50).
         weights: initial weights: none, imagenet, swav, NAME, URL, FILE or RUN.
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
-        freeze: layers to freeze: none, all (except the head), norms, stage:N (the stem and the first N stages) or regex:PATTERN.
+        freeze: layers to freeze: none, all (but the head), norms, stage:N (stem and first N stages) or regex:PATTERN.
         unfreeze_at: layers to unfreeze at an epoch (with -: to freeze again): "5:layer4,10:all,20:-layer1".
         layer_decay: layer-wise learning rate decay: factor from each stage to the stage before it (1: off).
         head: new head: replace, append (after the original outputs) or mlp:WIDTH.
@@ -956,12 +956,12 @@ def pretrain(
         logger: experiment trackers for the metrics, one or more, each an extra (unfreeze[wandb]); a tracker that fails does not stop the run. One of: 'none', 'tensorboard', 'wandb', 'mlflow'.
         config: read settings from a TOML file.
         arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: by image size and device).
-        init: initial weights: none, imagenet, swav, NAME, URL, FILE or RUN (loads a SwAV head too).
+        init: initial weights: none, imagenet, swav, NAME, URL, FILE or RUN (and its SwAV head).
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
-        method: method: swav (assignments by Sinkhorn-Knopp), deepcluster-v2 (by k-means before each epoch), or one that another package registers. One of: 'swav', 'deepcluster-v2'.
+        method: method: swav, deepcluster-v2 (k-means instead of Sinkhorn-Knopp), or one that another package registers. One of: 'swav', 'deepcluster-v2'.
         recipe: defaults of settings that are not given: derived from the images (auto), or a published ImageNet recipe. One of: 'auto', 'swav-100ep', 'swav-200ep', 'swav-400ep', 'swav-800ep', 'swav-200ep-bs256', 'swav-400ep-bs256', 'swav-400ep-2x224', 'swav-w2-400ep', 'swav-w4-400ep'.
         stem: stem (first layers): small keeps the resolution of small images. One of: 'auto', 'imagenet', 'small'.
-        image_size: size of the large crops in pixels; the small crops scale with it.
+        image_size: large crops in pixels; small ones in proportion.
         augment: data augmentation by type of image. One of: 'photo', 'small', 'mono', 'digits'.
         epochs: epochs (0: write the untrained model).
         watch_every: epochs between feature evaluations, with k-NN accuracy if labels exist (0: never).

@@ -143,6 +143,14 @@ def test_the_overview_keeps_to_its_width(width):
     assert max(map(len, overview(width).splitlines())) <= width
 
 
+@pytest.mark.parametrize("verb", ["pretrain", "finetune", "compare"])
+def test_what_everybody_needs_comes_first(verb):
+    """Within 25 lines of a terminal: what to write, and the options that most runs set."""
+    lines = help_text(verb, 80).splitlines()
+    first = lines.index("basic options:")
+    assert lines.index("", first) <= 25 and lines[first + 1].split()[0] == "--out"
+
+
 def test_no_word_of_help_is_broken():
     wide, narrow = (help_text("finetune", width).split() for width in (200, 60))
     assert set(narrow) - {"\\"} <= set(wide)

@@ -19,12 +19,15 @@ from unfreeze.errors import UsageError
 from unfreeze.runtime.text_layout import command_lines, facts, wrapped
 
 GROUPS = {
+    "basic": "basic options",
     "options": "options",
-    "swav": "SwAV",
-    "training": "training",
-    "data": "data",
-    "run": "run",
-    "machine": "machine",
+    "model": "model: layers, weights, normalisation",
+    "training": "training: optimizer, schedule, augmentation, regularisation",
+    "cache": "feature cache",
+    "swav": "SwAV: crops, assignments, learning rate",
+    "data": "data: labels, splits, decoding, pixel cache",
+    "run": "run: checkpoints, time, trackers",
+    "machine": "machine: device, precision, workers",
     "call": "call",
 }
 WIDEST, USUAL = 98, 80  # columns of the help: maximum, and default
@@ -102,13 +105,30 @@ def command_parser(verb: str, width: int | None = None) -> argparse.ArgumentPars
         add_help=False,
     )
     groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
-    for name, entry in settings_of(settings_class(verb)).items():
+    for name, entry in in_order_of_help(settings_of(settings_class(verb))).items():
         if entry[0].positional:
             _add_positional(parser, name, entry)
         else:
-            _add_flag(groups[entry[0].group], name, entry)
+            _add_flag(groups[help_group(entry[0])], name, entry)
     groups["call"].add_argument("-h", "--help", action="store_true", help="show this help and exit")
     return parser
+
+
+def help_group(spec: Setting) -> str:
+    """The key of the group of options that a setting is shown in."""
+    return "basic" if spec.basic else spec.group
+
+
+def in_order_of_help(
+    known: dict[str, tuple[Setting, Any, Any]],
+) -> dict[str, tuple[Setting, Any, Any]]:
+    """Settings as in the help: by group, basic ones by their rank."""
+    order = list(GROUPS)
+    return dict(
+        sorted(
+            known.items(), key=lambda pair: (order.index(help_group(pair[1][0])), pair[1][0].basic)
+        )
+    )
 
 
 def usage(verb: str) -> str:

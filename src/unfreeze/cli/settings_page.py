@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from unfreeze.cli.parser import GROUPS, default_text
+from unfreeze.cli.parser import default_text, in_order_of_help
 from unfreeze.cli.registry import SETTINGS, description, settings_class
 from unfreeze.config.field import Setting, settings_of, split_type
 
@@ -24,10 +24,7 @@ def document() -> str:
 def _section(verb: str) -> str:
     known = settings_of(settings_class(verb))
     positionals = [name for name, entry in known.items() if entry[0].positional]
-    flags = sorted(
-        (name for name in known if name not in positionals),
-        key=lambda name: list(GROUPS).index(known[name][0].group),
-    )
+    flags = [name for name in in_order_of_help(known) if name not in positionals]
     rows = [_row(name, known[name]) for name in (*positionals, *flags)]
     head = "| setting | values | default | description |\n|---|---|---|---|\n"
     return f"\n## {verb}\n\n{description(verb)}\n\n{head}" + "".join(rows)

@@ -36,6 +36,7 @@ class Setting:
     bare: str | None = None  # the value of a flag without a value
     unset: str = "auto"  # the word for None
     group: str = "options"
+    basic: int = 0  # shown first in the help, in this order
     cli_only: bool = False  # an option of the call: not written to config.toml
     whole: bool = False  # a string is one value, not split at spaces and commas (paths)
     metavar: str = ""  # placeholder of the value in the help: FILE, DIR, RUN

@@ -80,82 +80,105 @@ class FinetuneOptions(
     arch: str | None = setting(
         None,
         "architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: the run's, or resnet50)",
+        basic=2,
     )
     weights: str = setting(
-        "imagenet", "initial weights: none, imagenet, swav, NAME, URL, FILE or RUN", path="input"
+        "imagenet",
+        "initial weights: none, imagenet, swav, NAME, URL, FILE or RUN",
+        path="input",
+        basic=3,
     )
     allow_partial: bool = setting(
         False,
         "accept weights that match less than 90 % of the backbone; the rest starts at random",
+        group="model",
     )
     freeze: str = setting(
         "none",
-        "layers to freeze: none, all (except the head), norms, stage:N (the stem and the first N "
-        "stages) or regex:PATTERN",
+        "layers to freeze: none, all (but the head), norms, stage:N (stem and first N stages) or "
+        "regex:PATTERN",
+        basic=4,
     )
     unfreeze_at: str | None = setting(
         None,
         'layers to unfreeze at an epoch (with -: to freeze again): "5:layer4,10:all,20:-layer1"',
         unset="never",
+        group="model",
     )
     layer_decay: float = setting(
         1.0,
         "layer-wise learning rate decay: factor from each stage to the stage before it (1: off)",
         low=0.01,
         high=1,
+        group="training",
     )
     head: str = setting(
-        "replace", "new head: replace, append (after the original outputs) or mlp:WIDTH"
+        "replace",
+        "new head: replace, append (after the original outputs) or mlp:WIDTH",
+        group="model",
     )
     stem: str = setting(
         "auto",
         "stem (first layers): small keeps the resolution of small images",
         choices=("auto", "imagenet", "small"),
+        group="model",
     )
-    image_size: int | None = setting(None, "input image size in pixels", low=8)
-    epochs: int = setting(30, "training epochs", low=1)
-    batch_size: int | None = setting(None, "images per step, over all processes", low=1)
-    lr: float | None = setting(None, "peak learning rate, after the warm-up", low=0)
+    image_size: int | None = setting(None, "input image size in pixels", low=8, basic=8)
+    epochs: int = setting(30, "training epochs", low=1, basic=5)
+    batch_size: int | None = setting(None, "images per step, over all processes", low=1, basic=6)
+    lr: float | None = setting(None, "peak learning rate, after the warm-up", low=0, basic=7)
     find_lr: bool = setting(
         False,
         "learning rate finder: run an LR range test and use the rate of the steepest descent",
+        group="training",
     )
     head_lr: float | None = setting(
-        None, "learning rate of the new head", low=0, unset="that of --lr"
+        None, "learning rate of the new head", low=0, unset="that of --lr", group="training"
     )
-    optimizer: str = setting("sgd", "optimizer", choices=("sgd", "adamw", "lars"))
-    momentum: float = setting(0.9, "momentum of SGD and LARS", low=0, high=0.9999)
-    weight_decay: float | None = setting(None, "weight decay (auto: 0.0001, or the sweep's)", low=0)
+    optimizer: str = setting("sgd", "optimizer", choices=("sgd", "adamw", "lars"), group="training")
+    momentum: float = setting(0.9, "momentum of SGD and LARS", low=0, high=0.9999, group="training")
+    weight_decay: float | None = setting(
+        None, "weight decay (auto: 0.0001, or the sweep's)", low=0, group="training"
+    )
     head_solver: str = setting(
         "auto",
         "solver of a linear head when everything else is frozen: auto solves it (logistic "
         "regression on the features), sgd trains it",
         choices=("auto", "logistic", "sgd"),
+        group="training",
     )
     sweep: str = setting(
         "auto",
         "hyperparameter sweep when a linear head is trained on cached features: try learning rates "
         "and weight decays that are not given, and use the best on validation",
         choices=("auto", "off"),
+        group="training",
     )
     schedule: str = setting(
-        "cosine", "learning rate schedule", choices=("cosine", "constant", "step")
+        "cosine", "learning rate schedule", choices=("cosine", "constant", "step"), group="training"
     )
-    warmup_epochs: int = setting(0, "epochs of linear learning rate warm-up", low=0)
+    warmup_epochs: int = setting(
+        0, "epochs of linear learning rate warm-up", low=0, group="training"
+    )
     augment: str = setting(
         "photo",
         "data augmentation: photo (crop, flip, slight colour jitter), mono (photo for grayscale "
         "images), digits (slight rotation, no flip), randaugment or trivialaugment (crop, flip and "
         "torchvision's policy)",
         choices=("none", "photo", "mono", "digits", "randaugment", "trivialaugment"),
+        group="training",
     )
     mean: tuple[float, ...] | None = setting(
-        None, "normalisation: mean of each channel (auto: from the weights)"
+        None, "normalisation: mean of each channel (auto: from the weights)", group="model"
     )
     std: tuple[float, ...] | None = setting(
-        None, "normalisation: standard deviation of each channel (auto: from the weights)"
+        None,
+        "normalisation: standard deviation of each channel (auto: from the weights)",
+        group="model",
     )
-    patience: int = setting(0, "early stopping: epochs without improvement (0: off)", low=0)
+    patience: int = setting(
+        0, "early stopping: epochs without improvement (0: off)", low=0, group="training"
+    )
     checkpoint_every: int | None = setting(  # type: ignore[assignment]  # finer than the shared one
         None,
         "epochs between checkpoints (auto: 1, with the feature cache every 30 seconds; always at "
@@ -168,16 +191,19 @@ class FinetuneOptions(
         "feature cache: compute the output of the frozen layers once and train on it (features: "
         "only the head trains; activations: other layers train too)",
         choices=("auto", "off", "features", "activations"),
+        group="cache",
     )
     cache_views: int | None = setting(
         None,
         "random views of each image in the feature cache (1: no augmentation)",
         low=1,
+        group="cache",
     )
     cache_budget: float = setting(
         16.0,
         "disk space of all feature caches in GiB; the least recently used are removed first",
         low=0,
+        group="cache",
     )
     select: str | None = setting(
         None,
@@ -185,6 +211,7 @@ class FinetuneOptions(
         "classes equally, last uses the last epoch",
         choices=("accuracy", "balanced", "macro-f1", "loss", "last"),
         unset="accuracy; last with fewer than 50 validation images",
+        group="training",
     )
     val: float = setting(
         0.2,
@@ -210,7 +237,7 @@ class FinetuneOptions(
 
 @dataclass(frozen=True)
 class FinetuneSettings(FinetuneOptions, TimeBudgetOptions):
-    """Transfer learning: replaces the head, freezes layers, trains, keeps the best checkpoint."""
+    """Transfer learning: replaces the head, freezes layers, keeps the best checkpoint."""
 
     folds: int = setting(
         0,

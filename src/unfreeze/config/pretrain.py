@@ -44,39 +44,47 @@ class PretrainSettings(
         None,
         "architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: by image size and "
         "device)",
+        basic=2,
     )
     init: str = setting(
         "none",
-        "initial weights: none, imagenet, swav, NAME, URL, FILE or RUN (loads a SwAV head too)",
+        "initial weights: none, imagenet, swav, NAME, URL, FILE or RUN (and its SwAV head)",
         path="input",
+        basic=3,
     )
     allow_partial: bool = setting(
         False,
         "accept weights that match less than 90 % of the backbone; the rest starts at random",
+        group="model",
     )
     method: str = setting(
         "swav",
-        "method: swav (assignments by Sinkhorn-Knopp), deepcluster-v2 (by k-means before each "
-        "epoch), or one that another package registers",
+        "method: swav, deepcluster-v2 (k-means instead of Sinkhorn-Knopp), or one that another "
+        "package registers",
         choices=METHODS,
         plugins="pretrain",
+        basic=4,
     )
     recipe: str = setting(
         "auto",
         "defaults of settings that are not given: derived from the images (auto), or a published "
         "ImageNet recipe",
         choices=RECIPES,
+        group="training",
     )
     stem: str = setting(
         "auto",
         "stem (first layers): small keeps the resolution of small images",
         choices=("auto", "imagenet", "small"),
+        group="model",
     )
     image_size: int | None = setting(
-        None, "size of the large crops in pixels; the small crops scale with it", low=8
+        None, "large crops in pixels; small ones in proportion", low=8, basic=8
     )
-    augment: str | None = setting(None, "data augmentation by type of image", choices=AUGMENTS)
-    epochs: int | None = setting(None, "epochs (0: write the untrained model)", low=0)
+    augment: str | None = setting(
+        None, "data augmentation by type of image", choices=AUGMENTS, group="training"
+    )
+    epochs: int | None = setting(None, "epochs (0: write the untrained model)", low=0, basic=5)
     watch_every: int | None = setting(
         None,
         "epochs between feature evaluations, with k-NN accuracy if labels exist (0: never)",
@@ -96,11 +104,12 @@ class PretrainSettings(
         choices=("stop", "ignore"),
         group="run",
     )
-    batch_size: int | None = setting(None, "images per step, over all processes", low=2)
+    batch_size: int | None = setting(None, "images per step, over all processes", low=2, basic=6)
     accumulate: int = setting(
         1,
         "gradient accumulation steps per batch, to save memory; assignments use the full batch",
         low=1,
+        group="training",
     )
     sync_bn: str = setting(
         "auto",
@@ -127,7 +136,7 @@ class PretrainSettings(
         group="machine",
     )
     optimizer: str | None = setting(
-        None, "optimizer; larc is the published one", choices=OPTIMIZERS
+        None, "optimizer; larc is the published one", choices=OPTIMIZERS, group="training"
     )
 
     nmb_crops: tuple[int, ...] | None = setting(

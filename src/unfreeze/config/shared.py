@@ -50,7 +50,11 @@ class MachineOptions:
     """Device, precision and workers."""
 
     device: str = setting(
-        "auto", "compute device", choices=("auto", "cpu", "cuda", "mps"), group="machine"
+        "auto",
+        "compute device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        group="machine",
+        basic=9,
     )
     precision: str = setting(
         "auto",
@@ -160,6 +164,7 @@ class RunOptions:
         metavar="RUN",
         needed=True,
         path="output",
+        basic=1,
     )
     resume: str | None = setting(
         None,
@@ -168,12 +173,17 @@ class RunOptions:
         choices=("yes", "auto"),
         group="run",
         cli_only=True,
+        basic=10,
     )
     overwrite: bool = setting(
         False, "delete the previous run in that folder first", group="run", cli_only=True
     )
     dry_run: bool = setting(
-        False, "print the plan with its reasons; write nothing", group="run", cli_only=True
+        False,
+        "print the plan with its reasons; write nothing",
+        group="run",
+        cli_only=True,
+        basic=11,
     )
     seed: int = setting(0, "random seed", low=0, high=SEEDS, group="run")
     checkpoint_every: int = setting(
