@@ -72,7 +72,8 @@ class LoadedWeights:
         parts += [f"prefix '{self.prefix}' removed"] if self.prefix else []
         parts += ["averaged (EMA) weights"] if is_averaged(self.prefix) else []
         parts += self.notes
-        parts += [f"head {', '.join(self.head)} not loaded"] if self.head else []
+        names = "" if self.head == ("head",) else f" {', '.join(self.head)}"
+        parts += [f"head{names} not loaded"] if self.head else []
         unused = [name.removeprefix(self.prefix) for name in self.unexpected]
         parts += [f"not used: {_grouped_names(unused)}"] if unused else []
         parts += [f"NOT LOADED (random): {_grouped_names(self.random)}"] if self.random else []

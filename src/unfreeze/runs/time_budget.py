@@ -30,7 +30,7 @@ from unfreeze.swav.presets import with_recipe
 from unfreeze.transfer.cost import CostInput
 from unfreeze.transfer.initialize import DEFAULT
 
-SPARE = 0.85  # share of the budget for training; the rest is for decoding, evaluation and saving
+SPARE = 0.75  # share of the budget for training; the rest is for decoding, evaluation and saving
 
 
 @dataclass(frozen=True)
