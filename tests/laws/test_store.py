@@ -40,7 +40,7 @@ def test_runs_are_the_same_wherever_pixels_are_held(verb, photos, tmp_path):
         assert told in said
         assert found.keys() == plain.keys()
         assert all((found[name] == plain[name]).all() for name in plain)
-    assert list(pixels_folder().glob("*/*.pixels"))
+    assert list(pixels_folder().glob("*/*.safetensors"))
     again, said = run(verb, photos, tmp_path / "again", "--store", "disk", *more)
     assert "reused from an earlier run" in said
     assert all((again[name] == plain[name]).all() for name in plain)
@@ -54,7 +54,7 @@ def _maps(rank, photos, out):
     def looked(self, row):
         if not found:
             lines = Path("/proc/self/maps").read_text().splitlines()
-            found.append(sorted({line.split()[-1] for line in lines if ".pixels" in line}))
+            found.append(sorted({line.split()[-1] for line in lines if "/pixels/" in line}))
         return before(self, row)
 
     MappedPixelCache.__getitem__ = looked
