@@ -13,10 +13,10 @@ from tests.data.doubtful import doubtful
 
 from unfreeze.data.cache import builder
 from unfreeze.data.cache import policy as held_by
+from unfreeze.data.cache.folder import PIXEL_CACHE
 from unfreeze.data.cache.memory_map import (
     MappedPixelCache,
     pixel_cache_key,
-    pixels_folder,
     read_chunk,
 )
 from unfreeze.data.cache.policy import plan_pixel_cache
@@ -98,7 +98,7 @@ def test_a_later_run_decodes_nothing_and_other_pixels_are_another_store(made, me
     whole = checked(indexed(path), None)
     assert whole.decoded == 38  # the bad ones are known
     equals_decoding(whole.index, whole, None)
-    assert len(list(pixels_folder().iterdir())) == 2
+    assert len(list(PIXEL_CACHE.folder.iterdir())) == 2
     changed = made.zip(members | {"cat/01.png": made.encoded()})
     assert checked(indexed(changed)).decoded == 40
 
@@ -227,7 +227,7 @@ def test_where_pixels_are_held_and_why(made, members, monkeypatch):
     place, why = where(processes=4)
     assert place == "disk"
     assert "shared by 4 processes" in why
-    assert str(pixels_folder()) in why
+    assert str(PIXEL_CACHE.folder) in why
     monkeypatch.setattr(held_by, "MEMORY", 1000)
     assert where()[0] == "disk"
     assert where(store="memory")[0] == "memory"
@@ -253,16 +253,16 @@ def test_older_stores_make_room(made, members):
     path = made.zip(members)
     index = indexed(path)
     first = checked(index, 4).store.want.store.folder
-    (pixels_folder() / "not-ours").mkdir()
-    (pixels_folder() / "not-ours" / "letter.txt").write_text("mine")
+    (PIXEL_CACHE.folder / "not-ours").mkdir()
+    (PIXEL_CACHE.folder / "not-ours" / "letter.txt").write_text("mine")
     long_ago = time.time() - 7200
-    for file in [*first.iterdir(), pixels_folder() / "not-ours" / "letter.txt"]:
+    for file in [*first.iterdir(), PIXEL_CACHE.folder / "not-ours" / "letter.txt"]:
         os.utime(file, (long_ago, long_ago))
     hold = held_by.PixelCachePlan("disk", 1, 1, "", asked=True)
     console = Saying()
     second = check_images(index, hold=hold, resize_to=5, console=console).store.want.store.folder
     assert not first.exists()
-    assert (pixels_folder() / "not-ours").exists()
+    assert (PIXEL_CACHE.folder / "not-ours").exists()
     assert second.exists()
     assert f"Removed old pixel cache {first.name}" in console.said[0]
 

@@ -6,7 +6,6 @@ A chunk has the pixels of consecutive images in one flat tensor, and their sizes
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,11 +59,6 @@ def pixel_cache_key(
     )
     store = ChunkStore(PIXEL_CACHE, key, len(rows), -(-len(rows) // chunks), _TENSORS)
     return PixelCacheKey(source, rows, resize_to, store)
-
-
-def pixels_folder() -> Path:
-    """The folder of all pixel caches."""
-    return PIXEL_CACHE.folder
 
 
 class StoredImage(NamedTuple):

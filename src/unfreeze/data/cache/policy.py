@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.cache.folder import RESERVED_BYTES, free_bytes
-from unfreeze.data.cache.memory_map import pixel_cache_key, pixels_folder
+from unfreeze.data.cache.folder import PIXEL_CACHE, RESERVED_BYTES, free_bytes
+from unfreeze.data.cache.memory_map import pixel_cache_key
 from unfreeze.data.images.decode import header_size
 from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.sources import Source
@@ -76,9 +76,9 @@ def plan_pixel_cache(
     if store == "memory" or (store == "auto" and processes == 1 and total <= MEMORY):
         return PixelCachePlan("memory", total, budget, f"{size}, decoded once", store == "memory")
     missing = pixel_cache_key(source, rows, resize_to, total).store.missing_bytes(total)
-    free = free_bytes(pixels_folder())
+    free = free_bytes(PIXEL_CACHE.folder)
     if missing and missing + RESERVED_BYTES > free:
-        shortage = f"{size} do not fit in {pixels_folder()}: {free / 2**30:.1f} GiB free"
+        shortage = f"{size} do not fit in {PIXEL_CACHE.folder}: {free / 2**30:.1f} GiB free"
         if store == "disk":
             raise ResourceError(
                 f"{shortage}.",
@@ -88,7 +88,7 @@ def plan_pixel_cache(
     sharing = f"shared by {processes} processes and later runs" if processes > 1 else "decoded once"
     reused = "" if missing else ", reused from an earlier run"
     limit = f"at most {gibibytes:g} GiB (--store-budget)"
-    reason = f"{size}, memory-mapped in {pixels_folder()}{reused}: {sharing}; {limit}"
+    reason = f"{size}, memory-mapped in {PIXEL_CACHE.folder}{reused}: {sharing}; {limit}"
     return PixelCachePlan("disk", total, budget, reason, store == "disk")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.cache.builder import build_mapped_cache
-from unfreeze.data.cache.chunk_store import ChunkStore, evict
+from unfreeze.data.cache.chunk_store import evict
 from unfreeze.data.cache.folder import PIXEL_CACHE
 from unfreeze.data.cache.memory_map import MappedPixelCache, pixel_cache_key
 from unfreeze.data.cache.policy import NO_PIXEL_CACHE, MemoryPixelCache, PixelCachePlan, mean_bytes
@@ -252,7 +252,8 @@ class _Check:
             return 0, None
         want = pixel_cache_key(self.source, self.rows, self.resize_to, hold.bytes)
         if not want.store.folder.exists():
-            self._evict_old_caches(want.store, hold)
+            for name in evict(PIXEL_CACHE, hold.budget, hold.bytes):
+                self.console.say(f"Removed old pixel cache {name} to free space (--store-budget).")
         try:
             return build_mapped_cache(
                 want, self.verdicts, workers=self.workers, console=self.console
@@ -262,11 +263,6 @@ class _Check:
                 raise
             self.console.warn(f"Decoded images are not cached on disk: {error}")
             return 0, None
-
-    def _evict_old_caches(self, store: ChunkStore, hold: PixelCachePlan) -> None:
-        removed = evict(PIXEL_CACHE, hold.budget, hold.bytes, spared=[store.key])
-        for name in removed:
-            self.console.say(f"Removed old pixel cache {name} to free space (--store-budget).")
 
 
 def write_problems_csv(path: Path, problems: Iterable[ImageProblem]) -> None:

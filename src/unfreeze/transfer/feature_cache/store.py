@@ -159,8 +159,7 @@ def check_disk_space(needed: int) -> None:
     if needed + RESERVED_BYTES > free:
         raise ResourceError(
             f"The feature cache needs {needed / 2**30:.1f} GiB in {feature_cache_folder()}, "
-            "but only "
-            f"{free / 2**30:.1f} GiB are free.",
+            f"but only {free / 2**30:.1f} GiB are free.",
             "Free disk space, set UNFREEZE_CACHE to a larger disk, or use --cache off.",
         )
 
