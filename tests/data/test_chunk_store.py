@@ -175,13 +175,13 @@ def test_a_damaged_or_foreign_chunk_is_refused_and_named(store, damage, message)
     with pytest.raises(ValueError, match=message):
         store.read(1)
     counted = []
-    chunks, damaged = store.intact(lambda number: read(store, number), counted.append)
+    chunks, damaged = store.intact(lambda number: read(store, number).sum(), counted.append)
     assert list(chunks) == [0, 2] and counted == [1, 1, 1]
     assert len(damaged) == 1 and damaged[0].startswith(f"{store.path(1)}: ")
     store.path(1).unlink()
     with pytest.raises(FileNotFoundError):
         store.read(1)
-    assert store.intact(lambda number: read(store, number)) == (chunks, [])
+    assert store.intact(lambda number: read(store, number).sum()) == (chunks, [])
 
 
 def test_the_contents_of_flat_tensors_are_not_read():
@@ -214,8 +214,18 @@ def test_tensors_are_maps_of_the_file_that_hold_no_file_handle(store):
     mapped = Path("/proc/self/maps").read_text()
     assert [str(store.path(number)) in mapped for number in range(3)] == [True] * 3
     assert len(list(Path("/proc/self/fd").iterdir())) == handles
-    starts = [int(line.split("-")[0], 16) for line in mapped.splitlines() if store.key in line]
+    lines = [line for line in mapped.splitlines() if str(store.folder) in line]
+    starts = [int(line.split("-")[0], 16) for line in lines]
     assert sorted(tensor.ctypes.data - 4096 for tensor in tensors) == sorted(starts)
+
+
+def test_a_file_that_torch_cannot_map_is_an_error_of_the_system(store, monkeypatch):
+    def no_memory(*_, **__):
+        raise RuntimeError("unable to mmap 4288 bytes: Cannot allocate memory (12)")
+
+    monkeypatch.setattr("torch.UntypedStorage.from_file", no_memory)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        store.read(0)
 
 
 def test_worker_processes_write_without_torch():

@@ -111,8 +111,8 @@ class ChunkStore:
     def read(self, number: int) -> dict[str, "Tensor"]:
         """Memory-mapped tensors of a chunk by name; changes of them stay in this process.
 
-        FileNotFoundError if the chunk is missing; ValueError if it is damaged or another one. The
-        contents of flat tensors are not read.
+        OSError if the chunk is missing or cannot be mapped; ValueError if it is damaged or another
+        one. The contents of flat tensors are not read.
         """
         import torch  # not above: worker processes write chunks without it
 
@@ -134,6 +134,8 @@ class ChunkStore:
                         checksum = zlib.crc32(content, checksum)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
+        except RuntimeError as error:  # torch cannot map the file, such as for lack of memory
+            raise OSError(str(error)) from error
         if metadata.get("crc32") != str(checksum):
             raise ValueError("the checksum does not match")
         return tensors

@@ -112,7 +112,8 @@ def read_chunk(want: PixelCacheKey, number: int) -> PixelChunk:
 
 
 def _byte_counts(shapes: npt.NDArray[np.int32]) -> Rows:
-    return shapes[:, :2].astype(np.int64).prod(axis=1) * 3
+    counts: Rows = shapes[:, :2].astype(np.int64).prod(axis=1) * 3
+    return counts
 
 
 class MappedPixelCache:
