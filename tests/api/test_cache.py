@@ -20,9 +20,9 @@ def filled():
     """A cache with something of each kind, and files of others beside it."""
     around = Path(os.environ["UNFREEZE_CACHE"])
     ours = {
-        f"features/{KEY}/00000.safetensors": 3 * 2**20,
+        f"features/{KEY}/00000-of-00001.safetensors": 3 * 2**20,
         f"features/{KEY}/used": 0,
-        f"pixels/{KEY}/0000-of-0002.pixels": 2**20,
+        f"pixels/{KEY}/00000-of-00002.safetensors": 2**20,
         f"fetched/{KEY[:24]}/photos.zip": 2**19,
         f"checks/{KEY}.npz": 500,
         f"checks/{KEY}.scan.npz": 524,
@@ -90,12 +90,12 @@ def test_links_are_not_followed(tmp_path):
     around = Path(os.environ["UNFREEZE_CACHE"])
     mine = tmp_path / KEY
     mine.mkdir()
-    (mine / "00000.safetensors").write_text("mine")
+    (mine / "00000-of-00001.safetensors").write_text("mine")
     (around / "features").mkdir(parents=True)
     (around / "features" / KEY).symlink_to(mine)
     (around / "pixels").symlink_to(tmp_path)
     assert unfreeze.cache(clear=True).cleared == 0
-    assert (mine / "00000.safetensors").read_text() == "mine"
+    assert (mine / "00000-of-00001.safetensors").read_text() == "mine"
 
 
 def test_the_command_line_and_an_empty_cache(filled, capsys):

@@ -261,7 +261,7 @@ def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(make, arch, freeze,
 
 
 def test_stopped_while_features_are_computed_goes_on_after_the_last_chunk(make, monkeypatch):
-    monkeypatch.setattr("unfreeze.transfer.feature_cache.store.CHUNK_BYTES", 1)
+    monkeypatch.setattr("unfreeze.data.cache.chunk_store.CHUNK_BYTES", 1)
     monkeypatch.setattr("unfreeze.transfer.feature_cache.builder.PASS_PIXELS", {"cpu": 1})
     wanted = learnt(make("straight", "unfreeze/small", "all", cached=True))
     shutil.rmtree(feature_cache_folder())
@@ -301,7 +301,7 @@ def test_features_that_memory_does_not_hold_are_read_from_the_map(make, monkeypa
     found = learnt(mapped)
     assert all(torch.equal(found[0][name], wanted[0][name]) for name in wanted[0])
     shutil.rmtree(feature_cache_folder())
-    monkeypatch.setattr("unfreeze.transfer.feature_cache.store.CHUNK_BYTES", 1)
+    monkeypatch.setattr("unfreeze.data.cache.chunk_store.CHUNK_BYTES", 1)
     monkeypatch.setattr("unfreeze.transfer.feature_cache.builder.PASS_PIXELS", {"cpu": 1})
     cut = make("cut", "unfreeze/small", "stage:1", cached=True, memory=0)
     found = learnt(cut)

@@ -9,7 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from unfreeze.cli.main import main
-from unfreeze.data.cache.memory_map import MappedPixelCache, pixels_folder
+from unfreeze.data.cache.folder import PIXEL_CACHE
+from unfreeze.data.cache.memory_map import MappedPixelCache
 from unfreeze.runtime.terminal import Environment
 
 QUICK = "--arch unfreeze/tiny --image-size 16 --epochs 1 --batch-size 8 --device cpu"
@@ -34,13 +35,13 @@ def test_runs_are_the_same_wherever_pixels_are_held(verb, photos, tmp_path):
     assert "decoded in every epoch, as requested" in said
     for store, told in (
         ("memory", "memory: "),
-        ("disk", f"memory-mapped in {pixels_folder()}: decoded"),
+        ("disk", f"memory-mapped in {PIXEL_CACHE.folder}: decoded"),
     ):
         found, said = run(verb, photos, tmp_path / store, "--store", store, *more)
         assert told in said
         assert found.keys() == plain.keys()
         assert all((found[name] == plain[name]).all() for name in plain)
-    assert list(pixels_folder().glob("*/*.pixels"))
+    assert list(PIXEL_CACHE.folder.glob("*/*.safetensors"))
     again, said = run(verb, photos, tmp_path / "again", "--store", "disk", *more)
     assert "reused from an earlier run" in said
     assert all((again[name] == plain[name]).all() for name in plain)
@@ -54,7 +55,7 @@ def _maps(rank, photos, out):
     def looked(self, row):
         if not found:
             lines = Path("/proc/self/maps").read_text().splitlines()
-            found.append(sorted({line.split()[-1] for line in lines if ".pixels" in line}))
+            found.append(sorted({line.split()[-1] for line in lines if "/pixels/" in line}))
         return before(self, row)
 
     MappedPixelCache.__getitem__ = looked

@@ -1,1 +1,1 @@
-"""The pixel cache: policy, store, eviction."""
+"""The cache folder, the chunk store of all caches, and the pixel cache."""

@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,6 @@ from unfreeze.errors import ResourceError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.threads import processors
 
-_ABANDONED_SECONDS = 3600.0  # age at which a temporary file is abandoned
 _SECONDS = 120.0  # limit for one file, and for writing a chunk to a slow disk
 _SAVE_SECONDS = 30.0  # between saves of the verdicts
 
@@ -65,7 +63,7 @@ def build_mapped_cache(
     is unusable, and its chunk is built again without it. ResourceError if the disk is full, or if
     processes end for another reason.
     """
-    _remove_abandoned(want.folder)
+    want.store.remove_abandoned()
     decoded = 0
     if missing := _missing(want, verdicts, console):
         decoded = _Build(want, verdicts).build(missing, workers or processors(), console)
@@ -139,23 +137,11 @@ class _Build:
 
 def _missing(want: PixelCacheKey, verdicts: VerdictCache, console: Console) -> list[int]:
     """Numbers of missing chunks; verdicts get the image sizes of the others."""
-    missing = []
-    for number in range(want.chunks):
-        try:
-            shapes, rows = read_chunk(want, number)[1], want.part(number)
-            for position in np.flatnonzero((verdicts.states[rows] == UNKNOWN) & (shapes[:, 0] > 0)):
-                verdicts.set(int(rows[position]), FileVerdict(*shapes[position, 2:].tolist()))
-        except (FileNotFoundError, NotADirectoryError):
-            missing.append(number)
-        except (OSError, ValueError) as error:
-            path = want.path(number)
-            console.warn(f"A pixel cache file is damaged and will be rebuilt: {path}: {error}.")
-            missing.append(number)
-    return missing
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes temporary files of killed processes."""
-    for file in folder.glob(".*.tmp"):
-        if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
-            file.unlink(missing_ok=True)
+    chunks, damaged = want.store.intact(lambda number: read_chunk(want, number).shapes)
+    for message in damaged:
+        console.warn(f"A pixel cache file is damaged and will be rebuilt: {message}.")
+    for number, shapes in chunks.items():
+        rows = want.part(number)
+        for position in np.flatnonzero((verdicts.states[rows] == UNKNOWN) & (shapes[:, 0] > 0)):
+            verdicts.set(int(rows[position]), FileVerdict(*shapes[position, 2:].tolist()))
+    return [number for number in range(want.store.chunks) if number not in chunks]

@@ -3,8 +3,7 @@
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,23 +31,21 @@ class CacheKind:
     entry: str
     inside: str | None
 
+    @property
+    def folder(self) -> Path:
+        """Path of the subfolder."""
+        return cache_folder() / self.name
+
 
 _UNFINISHED = r"\..+\.tmp"  # left by an interrupted write
+_CHUNKS = r"[0-9a-f]{40}", rf"\d+-of-\d+\.safetensors|used|{_UNFINISHED}"
+FEATURE_CACHE = CacheKind(
+    "features", "outputs of frozen layers", "16 GiB (finetune --cache-budget)", *_CHUNKS
+)
+PIXEL_CACHE = CacheKind("pixels", "decoded images", "16 GiB (--store-budget)", *_CHUNKS)
 CACHE_KINDS = (
-    CacheKind(
-        "features",
-        "outputs of frozen layers",
-        "16 GiB (finetune --cache-budget)",
-        r"[0-9a-f]{40}",
-        rf"\d+\.safetensors|used|{_UNFINISHED}",
-    ),
-    CacheKind(
-        "pixels",
-        "decoded images",
-        "16 GiB (--store-budget)",
-        r"[0-9a-f]{40}",
-        rf"\d+-of-\d+\.pixels|used|{_UNFINISHED}",
-    ),
+    FEATURE_CACHE,
+    PIXEL_CACHE,
     CacheKind("fetched", "downloaded datasets", "none", r"[0-9a-f]{24}", r".+"),
     CacheKind(
         "checks",
@@ -78,11 +75,11 @@ class CacheContents:
 
 def cache_contents(kind: CacheKind, *, clear: bool = False) -> CacheContents:
     """Contents of a subfolder; `clear` removes the entries of unfreeze, but no foreign ones."""
-    folder = cache_folder() / kind.name
+    folder = kind.folder
     files = size = 0
     foreign, stuck = [], []
     for entry in _entries(folder):
-        entry_files = _ours(entry, kind)
+        entry_files = own_files(entry, kind)
         if entry_files is None:
             foreign.append(entry)
             continue
@@ -104,7 +101,7 @@ def _entries(folder: Path) -> Iterator[Path]:
         yield from sorted(folder.iterdir())
 
 
-def _ours(entry: Path, kind: CacheKind) -> list[Path] | None:
+def own_files(entry: Path, kind: CacheKind) -> list[Path] | None:
     """The files of an entry that unfreeze wrote; None for foreign entries and for links."""
     if entry.is_symlink() or not re.fullmatch(kind.entry, entry.name):
         return None
@@ -121,7 +118,6 @@ def _ours(entry: Path, kind: CacheKind) -> list[Path] | None:
 
 
 RESERVED_BYTES = 256 * 2**20  # disk space that caches leave free
-RECENT_SECONDS = 3600.0  # a folder modified within this time may be in use by another run
 
 
 def free_bytes(path: Path) -> int:
@@ -129,41 +125,3 @@ def free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-def evict_caches(
-    around: Path,
-    budget: int,
-    needed: int,
-    *,
-    ours: Callable[[Path], bool],
-    spared: Sequence[str] = (),
-) -> list[str]:
-    """Remove folders in `around`, least recently used first, until `needed` bytes fit `budget`.
-
-    Keeps folders named in `spared`, with files that are not `ours`, or modified within the last
-    hour. Returns the names of the removed folders.
-    """
-    folders = [folder for folder in around.glob("*") if folder.is_dir()]
-    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
-    removed = []
-    for folder in sorted(folders, key=_last_used):
-        if sum(sizes.values()) + needed <= budget:
-            break
-        only_ours = all(ours(file) for file in folder.iterdir())
-        if (
-            only_ours
-            and folder.name not in spared
-            and time.time() - _last_used(folder) > RECENT_SECONDS
-        ):
-            shutil.rmtree(
-                folder, ignore_errors=True
-            )  # fails on some systems if another run uses it
-            if not folder.exists():
-                removed.append(folder.name)
-                del sizes[folder]
-    return removed
-
-
-def _last_used(folder: Path) -> float:
-    return max((file.stat().st_mtime for file in folder.iterdir()), default=folder.stat().st_mtime)

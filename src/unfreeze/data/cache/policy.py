@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.cache.folder import RESERVED_BYTES, free_bytes
-from unfreeze.data.cache.memory_map import ENDING, PixelCacheKey, pixel_cache_key, pixels_folder
+from unfreeze.data.cache.folder import PIXEL_CACHE, RESERVED_BYTES, free_bytes
+from unfreeze.data.cache.memory_map import pixel_cache_key
 from unfreeze.data.images.decode import header_size
 from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.sources.source import Source
@@ -75,10 +75,10 @@ def plan_pixel_cache(
         return PixelCachePlan("none", total, 0, reason)
     if store == "memory" or (store == "auto" and processes == 1 and total <= MEMORY):
         return PixelCachePlan("memory", total, budget, f"{size}, decoded once", store == "memory")
-    missing = _missing_bytes(pixel_cache_key(source, rows, resize_to, total), total)
-    free = free_bytes(pixels_folder())
+    missing = pixel_cache_key(source, rows, resize_to, total).store.missing_bytes(total)
+    free = free_bytes(PIXEL_CACHE.folder)
     if missing and missing + RESERVED_BYTES > free:
-        shortage = f"{size} do not fit in {pixels_folder()}: {free / 2**30:.1f} GiB free"
+        shortage = f"{size} do not fit in {PIXEL_CACHE.folder}: {free / 2**30:.1f} GiB free"
         if store == "disk":
             raise ResourceError(
                 f"{shortage}.",
@@ -88,14 +88,8 @@ def plan_pixel_cache(
     sharing = f"shared by {processes} processes and later runs" if processes > 1 else "decoded once"
     reused = "" if missing else ", reused from an earlier run"
     limit = f"at most {gibibytes:g} GiB (--store-budget)"
-    reason = f"{size}, memory-mapped in {pixels_folder()}{reused}: {sharing}; {limit}"
+    reason = f"{size}, memory-mapped in {PIXEL_CACHE.folder}{reused}: {sharing}; {limit}"
     return PixelCachePlan("disk", total, budget, reason, store == "disk")
-
-
-def _missing_bytes(want: PixelCacheKey, total: int) -> int:
-    present = sum(file.stat().st_size for file in want.folder.glob(f"*{ENDING}"))
-    complete = all(want.path(number).exists() for number in range(want.chunks))
-    return 0 if complete else max(total - present, 0)
 
 
 def mean_bytes(source: Source, rows: Rows, verdicts: VerdictCache, resize_to: int | None) -> float:
@@ -156,18 +150,3 @@ class MemoryPixelCache:
             raise KeyError(row)
         height, width = (int(side) for side in self.shapes[row])
         return self.buffer[start : start + height * width * 3].reshape(height, width, 3)
-
-    def block(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | None:
-        """Pixels [N, H, W, 3] of rows of equal shape, else None.
-
-        A view if the rows are adjacent in the buffer, else a copy.
-        """
-        shapes, offsets = self.shapes[rows], self.offsets[rows]
-        if not len(rows) or (offsets < 0).any() or (shapes != shapes[0]).any():
-            return None
-        height, width = (int(side) for side in shapes[0])
-        size = height * width * 3
-        if (np.diff(offsets) == size).all():
-            flat = self.buffer[offsets[0] : offsets[0] + size * len(rows)]
-            return flat.reshape(len(rows), height, width, 3)
-        return np.stack([self[int(row)] for row in rows])

@@ -10,14 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unfreeze.data.cache.builder import build_mapped_cache
-from unfreeze.data.cache.folder import evict_caches
-from unfreeze.data.cache.memory_map import (
-    MappedPixelCache,
-    PixelCacheKey,
-    is_cache_file,
-    pixel_cache_key,
-    pixels_folder,
-)
+from unfreeze.data.cache.chunk_store import evict
+from unfreeze.data.cache.folder import PIXEL_CACHE
+from unfreeze.data.cache.memory_map import MappedPixelCache, pixel_cache_key
 from unfreeze.data.cache.policy import NO_PIXEL_CACHE, MemoryPixelCache, PixelCachePlan, mean_bytes
 from unfreeze.data.index.index import Index
 from unfreeze.data.loading.dataset import ImageDataset
@@ -256,8 +251,9 @@ class _Check:
         if not len(self.rows):
             return 0, None
         want = pixel_cache_key(self.source, self.rows, self.resize_to, hold.bytes)
-        if not want.folder.exists():
-            self._evict_old_caches(want, hold)
+        if not want.store.folder.exists():
+            for name in evict(PIXEL_CACHE, hold.budget, hold.bytes):
+                self.console.say(f"Removed old pixel cache {name} to free space (--store-budget).")
         try:
             return build_mapped_cache(
                 want, self.verdicts, workers=self.workers, console=self.console
@@ -267,14 +263,6 @@ class _Check:
                 raise
             self.console.warn(f"Decoded images are not cached on disk: {error}")
             return 0, None
-
-    def _evict_old_caches(self, want: PixelCacheKey, hold: PixelCachePlan) -> None:
-        around = pixels_folder()
-        removed = evict_caches(
-            around, hold.budget, hold.bytes, ours=is_cache_file, spared=[want.key]
-        )
-        for name in removed:
-            self.console.say(f"Removed old pixel cache {name} to free space (--store-budget).")
 
 
 def write_problems_csv(path: Path, problems: Iterable[ImageProblem]) -> None:

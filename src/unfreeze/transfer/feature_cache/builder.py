@@ -4,7 +4,6 @@ The cache key covers everything that determines the features: weights and layers
 image files, preprocessing, view and precision.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unfreeze.data.cache.chunk_store import cache_key, evict
+from unfreeze.data.cache.folder import FEATURE_CACHE
 from unfreeze.data.loading.loader import Loader
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import autocast
@@ -26,7 +27,6 @@ from unfreeze.transfer.feature_cache.store import (
     CacheKey,
     cache_features,
     check_disk_space,
-    evict,
 )
 from unfreeze.transfer.freezing.freeze import apply_freeze, hash_tensors
 from unfreeze.transfer.freezing.schedule import FrozenPhase, is_cached
@@ -35,7 +35,6 @@ from unfreeze.transfer.head_solver import find_head_input
 from unfreeze.transfer.validation import ValidationSet
 
 T = TypeVar("T")
-FORMAT = 1
 PASS_PIXELS = {"cpu": 2**19}  # pixels per forward pass, roughly; on other devices:
 PASS_PIXELS_DEVICE = 2**23
 PASS_MOST = 512  # largest batch of a forward pass
@@ -178,8 +177,9 @@ class _PhaseCache:
         )
 
     def _make_room(self, keys: list[CacheKey]) -> None:
-        needed = sum(key.rows * key.row_bytes for key in keys if not key.folder.is_dir())
-        removed = evict(self.keeping.disk, needed, spared=[key.key for key in keys])
+        needed = sum(key.store.missing_bytes(key.rows * key.row_bytes) for key in keys)
+        spared = [key.key for key in keys]
+        removed = evict(FEATURE_CACHE, self.keeping.disk, needed, spared=spared)
         if removed:
             self.console.say(f"Removed {len(removed)} older feature caches to free disk space.")
         check_disk_space(needed)
@@ -198,7 +198,6 @@ class _PhaseCache:
         batch = self._pass_size() if part == "train" else held_out.BATCH
         about = {
             **self.keeping.about,
-            "format": FORMAT,
             "torch": torch.__version__,
             "device": self.device.type,
             "precision": precision,
@@ -213,7 +212,7 @@ class _PhaseCache:
         }
         if part == "val":
             about |= {"augment": None, "seed": None, "shrunk": None}  # not random, full size
-        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:40]
+        key = cache_key(json.dumps(about, sort_keys=True).encode())
         name = f"view {view}" if part == "train" else "validation"
         return CacheKey(key, rows, shape, dtype, batch, f"{self.border.name}, {name}")
 
