@@ -17,6 +17,7 @@ from unfreeze import __version__
 from unfreeze.checkpoints.integrity import tensors_sha256
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.atomic import replacing, write_json
+from unfreeze.runtime.utf8_path import utf8_path
 from unfreeze.text import clean_all
 
 FORMAT_VERSION = 1
@@ -116,7 +117,8 @@ def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
         raise _no_model_error(path)
     card, path = _read_card(folder / CARD), folder / TENSORS
     try:
-        tensors = load_file(path)
+        with utf8_path(path) as readable:
+            tensors = load_file(readable)
     except FileNotFoundError as error:
         raise WeightsError(f"{folder} has a {CARD} but no {TENSORS}.", _COPY) from error
     except SafetensorError as error:

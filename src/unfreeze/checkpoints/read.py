@@ -22,6 +22,7 @@ from unfreeze.checkpoints.key_matching import is_averaged
 from unfreeze.checkpoints.model_file import DIGEST, ModelCard, load_model, model_folder
 from unfreeze.checkpoints.state import is_unfreeze_checkpoint
 from unfreeze.errors import WeightsError
+from unfreeze.runtime.utf8_path import utf8_path
 
 
 class IgnoredObject:
@@ -216,7 +217,10 @@ def _reader(path: Path, start: bytes) -> Callable[[Path], CheckpointContents]:
 
 def _read_safetensors(path: Path) -> CheckpointContents:
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with (
+            utf8_path(path) as readable,
+            safe_open(readable, framework="pt", device="cpu") as file,
+        ):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             meta = dict(file.metadata() or {})
     except SafetensorError as error:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from unfreeze.data.cache.folder import CacheKind, own_files
 from unfreeze.runtime.atomic import replacing
+from unfreeze.runtime.utf8_path import utf8_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,7 +119,10 @@ class ChunkStore:
 
         tensors, checksum = dict[str, torch.Tensor](), 0
         try:
-            with safe_open(self.path(number), framework="pt") as file:
+            with (
+                utf8_path(self.path(number)) as path,
+                safe_open(path, framework="pt") as file,
+            ):
                 metadata = file.metadata() or {}
                 if (metadata.get("key"), metadata.get("number")) != (self.key, str(number)):
                     raise ValueError("the key is another one")
