@@ -19,9 +19,10 @@ FLOORS = {
     "reports": 5,
     "exports": 5,
     "runs": 6,
-    "commands": 7,
-    "cli": 8,
-    "__main__": 9,
+    "experiments": 7,
+    "commands": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 LOOPS = {("swav", "fit"), ("transfer", "fit")}  # the two training loops may reach 80 lines
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "misc"}

@@ -27,7 +27,7 @@ def _no_drawing(monkeypatch):
     monkeypatch.setattr(
         "unfreeze.commands.pretrain.write_report_or_warn", lambda run, console: None
     )
-    monkeypatch.setattr("unfreeze.commands.compare_runs.report", lambda run: None)
+    monkeypatch.setattr("unfreeze.commands.compare.report", lambda run: None)
 
 
 def codes(result):

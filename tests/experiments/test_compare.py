@@ -9,13 +9,14 @@ import pytest
 
 import unfreeze
 from unfreeze.cli.main import main
-from unfreeze.commands import compare_runs
-from unfreeze.commands.compare import compare
-from unfreeze.commands.compare_runs import all_starts, best_on_validation, run_trial
+from unfreeze.commands import compare as command
+from unfreeze.commands.compare import best_on_validation, compare, plan_run, run_trial
+from unfreeze.commands.report import report
 from unfreeze.config.commands import CompareSettings
 from unfreeze.config.layering import read_toml
 from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
+from unfreeze.experiments.compare_starts import all_starts
 from unfreeze.reports.page import run_page
 from unfreeze.reports.run_reader import read_run
 from unfreeze.runtime.run_folder import read_metrics
@@ -24,9 +25,15 @@ from unfreeze.runtime.terminal import Environment
 ONE = {"epochs": 1, "augment": "none", "precision": "fp32", "val": 0.25}
 
 
+def page_of_comparison(folder):
+    """The page of a comparison, none of its runs: drawing takes longer than a tiny training."""
+    if (Path(folder) / "compare.json").exists():
+        report(folder)
+
+
 @pytest.fixture(autouse=True)
 def _no_pages_of_runs(monkeypatch):
-    monkeypatch.setattr("unfreeze.commands.compare_runs.report", lambda run: None)
+    monkeypatch.setattr(command, "report", page_of_comparison)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,7 @@ def good(data, tmp_path_factory):
 def done(data, good, tmp_path_factory):
     out = tmp_path_factory.mktemp("done") / "cmp"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unfreeze.commands.compare_runs.report", lambda run: None)
+        patch.setattr(command, "report", page_of_comparison)
         found = compare(data, ["none", good], out=str(out), seeds=2, freeze="all", lr=0.003, **ONE)
     return found
 
@@ -109,7 +116,9 @@ def test_a_start_from_nothing_reads_images_as_the_run_does(data, tmp_path, monke
     own = unfreeze.finetune(data, out=str(tmp_path / "own"), channels=(2, 1, 0), **how).run
 
     def read(**changed):
-        ready = all_starts(CompareSettings(data=(data,), weights=("none", own), **changed))
+        ready = all_starts(
+            CompareSettings(data=(data,), weights=("none", own), **changed), plan_run
+        )
         return {one.name: (one.settings.range, one.settings.channels) for one in ready}
 
     assert read()["none"] == ("percentile", (2, 1, 0))
@@ -139,14 +148,14 @@ def test_pain_25_test_images_are_read_once_a_run_at_its_end(done, data, monkeypa
         assert [(use["split"], use["n"]) for use in uses] == [("test", 36)] and one.test_uses == 1
         used = {row.path for row in read_split_csv(Path(one.run) / "split.csv")}
         assert not any(path.startswith("test/") for path in used)
-    planned = compare_runs.run_finetune
+    planned = command.run_finetune
 
     def only_plans(settings, console, **more):
         assert settings.dry_run
         return planned(settings, console, **more)
 
-    monkeypatch.setattr(compare_runs, "run_finetune", only_plans)  # nothing is trained again,
-    monkeypatch.setattr(compare_runs, "evaluate_with_predictions", None)  # nor evaluated
+    monkeypatch.setattr(command, "run_finetune", only_plans)  # nothing is trained again,
+    monkeypatch.setattr(command, "evaluate_with_predictions", None)  # nor evaluated
     again = compare(data, [r.weights for r in done.starts], out=done.out, resume=True)
     assert again.runs == done.runs and again.verdict == done.verdict
 
@@ -168,10 +177,10 @@ def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, mo
     assert "unfreeze.compare(" in caught.value.next_step and "resume=True" in caught.value.next_step
     assert not (tmp_path / "cmp" / "compare.json").exists()
     monkeypatch.undo()
-    monkeypatch.setattr("unfreeze.commands.compare_runs.report", lambda run: None)
-    done, ran = compare_runs.run_finetune, []
+    monkeypatch.setattr(command, "report", page_of_comparison)
+    done, ran = command.run_finetune, []
     monkeypatch.setattr(
-        compare_runs,
+        command,
         "run_finetune",
         lambda s, *a, **k: (not s.dry_run and ran.append(Path(s.out).name)) or done(s, *a, **k),
     )
