@@ -1,4 +1,4 @@
-"""A table of runs: what is finished is read, what is not is run, and a result names its settings."""
+"""A table of runs: finished ones are read, others are run, and results name their settings."""
 
 import json
 from dataclasses import dataclass, replace

@@ -42,7 +42,7 @@ from unfreeze.runtime.console import Console, ProgressOnlyConsole, QuietConsole
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
-from unfreeze.runtime.run_folder import RunFolder, check_run_folder, read_metrics
+from unfreeze.runtime.run_folder import RunFolder, check_run_folder
 from unfreeze.runtime.run_lock import RunFolderLocks
 from unfreeze.runtime.text_layout import TextTable
 
@@ -179,9 +179,9 @@ def run_trial(
     resolved = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
     values = {**vars(finetuned), **vars(evaluation), "run": finetuned.run}
     values |= {"weights": spec.start.weights, "seed": s.seed, "lr": resolved.get("lr")}
-    values |= {"image_size": int(resolved["image_size"])}
     # a head may sweep by itself
-    values |= {"tried": len(runs) * max(1, len(resolved["facts"].get("tried", ())))}
+    tried = len(runs) * max(1, len(resolved["facts"].get("tried", ())))
+    values |= {"image_size": int(resolved["image_size"]), "tried": tried}
     values |= {"warnings": merge_latest(finetuned.warnings, evaluation.warnings)}
     outcome = CompareRunResult(**{f.name: values[f.name] for f in fields(CompareRunResult)})
     report(finetuned.run)
@@ -198,14 +198,13 @@ def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
             "--rates needs a validation set, but no images are held out.",
             "Use one --lr instead of --rates, or add images of each class.",
         )
-    return max(runs, key=lambda run: (run.val_accuracy or 0.0, -_validation_loss(run)))
 
+    def quality(run: FinetuneResult) -> tuple[float, float]:
+        lines = [m for m in run.rows() if m.get("split") == "val"]
+        epoch = lines[-1]["epoch"] if run.best_epoch is None else run.best_epoch
+        return run.val_accuracy or 0.0, -next(m["loss"] for m in lines if m["epoch"] == epoch)
 
-def _validation_loss(run: FinetuneResult) -> float:
-    """Validation loss of the selected epoch, from metrics.jsonl."""
-    lines = [m for m in read_metrics(run.run) if m.get("split") == "val"]
-    best = lines[-1]["epoch"] if run.best_epoch is None else run.best_epoch
-    return float(next(m["loss"] for m in lines if m["epoch"] == best))
+    return max(runs, key=quality)
 
 
 def _show_plan(

@@ -78,9 +78,9 @@ def cross_validate(
 
     Collective. Finished runs are read, not trained again.
     """
-    specs = _fold_runs(s, main)
-    if not specs:
+    if not s.folds and s.repeats == 1:
         return None
+    specs = _fold_runs(s, main)
     pool = shared_cache_pool(main.ready, s.seed)
     parts = run_all(
         specs,
