@@ -10,7 +10,7 @@ import pytest
 import unfreeze
 from unfreeze.cli.main import main
 from unfreeze.commands import compare as command
-from unfreeze.commands.compare import best_on_validation, compare, plan_run, run_trial
+from unfreeze.commands.compare import best_on_validation, compare, plan_run, train_and_evaluate
 from unfreeze.commands.report import report
 from unfreeze.config.commands import CompareSettings
 from unfreeze.config.layering import read_toml
@@ -169,9 +169,9 @@ def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, mo
         if len(trained) == 2:
             raise Interrupted("Stopped.", "Resume with: unfreeze finetune ...")
         trained.append(trial.folder.name)
-        return run_trial(trial, *rest, **more)
+        return train_and_evaluate(trial, *rest, **more)
 
-    monkeypatch.setattr("unfreeze.commands.compare.run_trial", stopping)
+    monkeypatch.setattr("unfreeze.commands.compare.train_and_evaluate", stopping)
     with pytest.raises(Interrupted, match="run 3 of 4") as caught:
         compare(data, ["none", good], **settings)
     assert "unfreeze.compare(" in caught.value.next_step and "resume=True" in caught.value.next_step

@@ -119,7 +119,9 @@ def run_compare(
         write_text(run.file("config.toml"), to_toml(as_dict(s), {"reasons": {}}))
         results = run_all(
             specs,
-            lambda spec: run_trial(spec, eval_data, ProgressOnlyConsole(console), began=began),
+            lambda spec: train_and_evaluate(
+                spec, eval_data, ProgressOnlyConsole(console), began=began
+            ),
             read,
             console,
             summary=lambda one: f"accuracy {one.outcome.accuracy:.3f} on {one.outcome.split}",
@@ -159,7 +161,7 @@ def plan_run(settings: FinetuneSettings) -> FinetunePlan:
     return cast(FinetunePlan, run_finetune(replace(settings, dry_run=True), QuietConsole()))
 
 
-def run_trial(
+def train_and_evaluate(
     spec: CompareRun, eval_data: dict[str, Any], console: Console, *, began: float
 ) -> EvaluatedRun:
     """Train a run with each of its learning rates and evaluate the best on validation.
