@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,10 +14,10 @@ from unfreeze.commands import compare as command
 from unfreeze.commands.compare import best_on_validation, compare, plan_run, train_and_evaluate
 from unfreeze.commands.report import report
 from unfreeze.config.commands import CompareSettings
-from unfreeze.config.layering import read_toml
+from unfreeze.config.layering import as_dict, read_toml
 from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
-from unfreeze.experiments.compare_starts import all_starts
+from unfreeze.experiments.compare_starts import all_starts, compare_runs
 from unfreeze.reports.page import run_page
 from unfreeze.reports.run_reader import read_run
 from unfreeze.runtime.run_folder import read_metrics
@@ -192,6 +193,21 @@ def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, mo
         compare(data, [good, "none"], resume=True, **settings)
     grown = compare(data, ["none", good], resume=True, **{**settings, "seeds": 3})
     assert len(ran) == 4 and len(grown.runs) == 6 and grown.runs[:4] == found.runs
+
+
+def test_more_weights_leave_results_valid_that_would_be_the_same(good):
+    def run_settings(*weights, image_size=16):
+        def plan_of(s):
+            derived = {"arch": "unfreeze/tiny", "stem": "small", "image_size": image_size}
+            derived |= {"mean": [0.5] * 3, "std": [0.2] * 3}
+            return SimpleNamespace(settings={**as_dict(s), **derived})
+
+        s = CompareSettings(data=("d",), weights=weights, seeds=1)
+        return [run.result_settings() for run in compare_runs(s, all_starts(s, plan_of), Path())]
+
+    two = run_settings("none", "imagenet")
+    assert run_settings("none", "imagenet", good)[:2] == two
+    assert run_settings("none", "imagenet", image_size=32) != two
 
 
 @pytest.mark.slow

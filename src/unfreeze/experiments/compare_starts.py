@@ -21,6 +21,7 @@ from unfreeze.runs.finetuning.data import read_labels, split_undecoded
 from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.transfer.initialize import build_start
 
+INHERITED = ("arch", "stem", "image_size", "mean", "std")
 PlanOf = Callable[[FinetuneSettings], Any]  # the `FinetunePlan` of a run with these settings
 
 
@@ -40,11 +41,10 @@ class CompareStart:
 
 @dataclass(frozen=True)
 class CompareRun(RunSpec):
-    """A start with a seed.
+    """A start with a seed; its `settings` have the resolved network and preprocessing.
 
-    `run_name`: name of its folder, such as `02-swav-seed-1`. `variants`: settings for each of
-    `--rates`, each with a folder of its own (`run_name` and the rate); without rates one, in the
-    folder of that name.
+    `run_name`: name of its folder, such as `02-swav-seed-1`. `variants`: settings as given, for
+    each of `--rates` with a folder of its own (`run_name` and the rate); without rates one.
     """
 
     start: CompareStart
@@ -69,8 +69,7 @@ def all_starts(s: CompareSettings, plan_of: PlanOf) -> list[CompareStart]:
         unfreeze_runs = [w for w in by_weights if arch_of_weights(w, arch) is not None]
         model = next(iter(unfreeze_runs or by_weights))
         reference = by_weights[model].plan.settings
-        names = ("arch", "stem", "image_size", "mean", "std")
-        filled = {n: reference[n] for n in names if getattr(s, n) in (None, "auto")}
+        filled = {n: reference[n] for n in INHERITED if getattr(s, n) in (None, "auto")}
         filled |= {n: v for n, v in _decoding_of(model).items() if getattr(s, n) is None}
         by_weights["none"] = _start(s, "none", filled, plan_of)
     return [by_weights[weights] for weights in s.weights]
@@ -93,8 +92,8 @@ def _start(
     for name, value in extra.items():
         if value is not None:
             values[name] = tuple(value) if isinstance(value, list) else value
-    values |= {"weights": weights, "resume": None, "overwrite": False, "out": None}
-    config = FinetuneSettings(**values | {"dry_run": False})
+    values |= {"weights": weights, "resume": None, "overwrite": False}
+    config = FinetuneSettings(**values | {"out": None, "dry_run": False})
     return CompareStart(weights, config, plan_of(config))
 
 
@@ -125,8 +124,10 @@ def compare_runs(s: CompareSettings, starts: list[CompareStart], folder: Path) -
                 replace(start.settings, seed=seed, out=out, lr=lr)
                 for out, lr in (rate_of or {str(path): start.settings.lr}).items()
             )
-            name, first = f"{start.name}, seed {seed}", variants[0]
-            runs.append(CompareRun(name, Path(str(first.out)), first, start, path.name, variants))
+            # resolved: other --weights may give the same value
+            resolved = replace(variants[0], **{n: start.plan.settings[n] for n in INHERITED})
+            name, first = f"{start.name}, seed {seed}", Path(str(resolved.out))
+            runs.append(CompareRun(name, first, resolved, start, path.name, variants))
     return runs
 
 
