@@ -124,10 +124,12 @@ def compare_runs(s: CompareSettings, starts: list[CompareStart], folder: Path) -
                 replace(start.settings, seed=seed, out=out, lr=lr)
                 for out, lr in (rate_of or {str(path): start.settings.lr}).items()
             )
-            # resolved: other --weights may give the same value
-            resolved = replace(variants[0], **{n: start.plan.settings[n] for n in INHERITED})
-            name, first = f"{start.name}, seed {seed}", Path(str(resolved.out))
-            runs.append(CompareRun(name, first, resolved, start, path.name, variants))
+            # resolved: other --weights may lead to the same values
+            resolved = {n: start.plan.settings[n] for n in (*INHERITED, "range", "channels")}
+            resolved["range"] = resolved["range"] or "auto"
+            settings = replace(variants[0], **resolved)
+            name, first = f"{start.name}, seed {seed}", Path(str(settings.out))
+            runs.append(CompareRun(name, first, settings, start, path.name, variants))
     return runs
 
 
