@@ -119,10 +119,10 @@ def compare_runs(s: CompareSettings, starts: list[CompareStart], folder: Path) -
             # numbered by start, so that a comparison can be extended
             slug = re.sub(r"[^A-Za-z0-9._-]+", "-", start.name)[:40].strip("-.") or "start"
             path = folder / f"{number:02}-{slug}-seed-{seed}"
-            rate_of = {f"{path}-lr-{rate:g}": rate for rate in s.rates or ()}
+            lr_of: dict[str, float | None] = {f"{path}-lr-{r:g}": r for r in s.rates or ()}
             variants = tuple(
                 replace(start.settings, seed=seed, out=out, lr=lr)
-                for out, lr in (rate_of or {str(path): start.settings.lr}).items()
+                for out, lr in (lr_of or {str(path): start.settings.lr}).items()
             )
             # resolved: other --weights may lead to the same values
             resolved = {n: start.plan.settings[n] for n in (*INHERITED, "range", "channels")}
