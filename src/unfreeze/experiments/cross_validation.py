@@ -6,10 +6,9 @@ import numpy as np
 
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import as_dict, build
-from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.errors import resume_command
 from unfreeze.experiments.run_table import RunSpec, run_all
-from unfreeze.reports.intervals import IntervalEstimate, accuracy_over_seeds
+from unfreeze.reports.intervals import accuracy_over_seeds
 from unfreeze.runs.finetuning.data import LabelledDataset, split_options
 from unfreeze.runs.finetuning.train import (
     OpenedRun,
@@ -110,27 +109,25 @@ def combine(
 ) -> CrossValidationResult:
     """The combined result; `images`: number of distinct held-out images."""
     seeds = sorted({part.seed for part in parts})
-    by_seed = [[part for part in parts if part.seed == seed] for seed in seeds]
-
-    def estimate(field: str) -> tuple[IntervalEstimate, list[float]]:
-        """(estimate over seeds and images, accuracy of each seed)."""
-        totals = [
-            (sum(getattr(part, field) for part in of_seed), sum(part.n for part in of_seed))
-            for of_seed in by_seed
-        ]
-        masks = [np.arange(n) < right for right, n in totals]
-        return accuracy_over_seeds(masks, images), [right / n for right, n in totals]
-
-    last, accuracies = estimate("correct_last")
+    totals, last, best = (
+        [sum(getattr(part, field) for part in parts if part.seed == seed) for seed in seeds]
+        for field in ("n", "correct_last", "correct")
+    )
+    estimate, selected = (
+        accuracy_over_seeds(
+            [np.arange(n) < right for right, n in zip(correct, totals, strict=True)], images
+        )
+        for correct in (last, best)
+    )
     return CrossValidationResult(
         folds=folds,
         seeds=seeds,
         n=images,
-        accuracy=last.mean,
-        interval=(last.low, last.high),
-        deviation=last.deviation,
-        accuracies=accuracies,
-        selected=estimate("correct")[0].mean,
+        accuracy=estimate.mean,
+        interval=(estimate.low, estimate.high),
+        deviation=estimate.deviation,
+        accuracies=[right / n for right, n in zip(last, totals, strict=True)],
+        selected=selected.mean,
         chose=chose,
         runs=parts,
     )
@@ -187,11 +184,8 @@ def _run_one(
     pool: SharedCachePool,
     console: Console,
 ) -> FoldResult:
-    def ready_for(_: FinetuneSettings, preprocess: Preprocess) -> LabelledDataset:
-        return dataset.chosen(spec.portions)
-
     quiet = LoggingConsole(console)
-    this_run = open_run(context, spec.settings, ready_for, quiet)
+    this_run = open_run(context, spec.settings, lambda *_: dataset.chosen(spec.portions), quiet)
     trained = train_run(context, this_run, quiet, pool)
     if trained.outcome.stopped == "asked" or trained.scores is None:
         raise interrupted_error(this_run.run, trained.job, trained.outcome)
