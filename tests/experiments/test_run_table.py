@@ -9,6 +9,7 @@ from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.errors import DataError, Interrupted, UsageError
 from unfreeze.experiments.run_table import RESULT_FILE, RunSpec, run_all, stored_result
 from unfreeze.runtime.console import QuietConsole
+from unfreeze.runtime.distributed import init_distributed
 
 
 @dataclass(frozen=True)
@@ -109,3 +110,22 @@ def test_a_result_that_cannot_be_read_is_named(specs, results, text):
     with pytest.raises(DataError, match=RESULT_FILE) as caught:
         results(specs)
     assert "train this run again" in caught.value.next_step
+
+
+def _with_others(rank, specs):
+    def run_one(spec):
+        ran.append(spec.settings.seed)
+        return Score(spec.settings.seed, rank)  # a result of rank 0 is stored
+
+    processes, ran = init_distributed("cpu"), []
+    how = {"summary": str, "stopped": str, "resume": "", "processes": processes}
+    first = run_all(specs[:2], run_one, read, QuietConsole(), **how)
+    again = run_all(specs, run_one, read, QuietConsole(), **how)
+    return ran, [score.right for score in first], [score.right for score in again]
+
+
+def test_all_processes_run_what_rank_0_has_not_stored(specs, processes):
+    (ran, first, again), (ran_1, first_1, again_1) = processes(2, _with_others, specs)
+    assert ran == ran_1 == [0, 1, 2]
+    assert (first, again) == ([0, 0], [0, 0, 0])
+    assert (first_1, again_1) == ([1, 1], [0, 0, 1])  # the first two are those of rank 0
