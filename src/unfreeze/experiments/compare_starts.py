@@ -44,7 +44,8 @@ class CompareRun(RunSpec):
     """A start with a seed; its `settings` have the resolved network and preprocessing.
 
     `run_name`: name of its folder, such as `02-swav-seed-1`. `variants`: settings as given, for
-    each of `--rates` with a folder of its own (`run_name` and the rate); without rates one.
+    each of `--rates` with a folder of its own (`run_name` and the rate); without rates one. The
+    result is stored in the folder of the first.
     """
 
     start: CompareStart
