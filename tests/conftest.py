@@ -1,7 +1,9 @@
 """What all tests share: real data where it is there, and a cache of their own."""
 
+import contextlib
 import io
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,3 +172,34 @@ def launched():
     for process in everyone:
         process.kill()
         process.join()
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """No report at a run's end: matplotlib takes longer than a tiny training."""
+    monkeypatch.setattr(
+        "unfreeze.commands.finetune.write_report_or_warn", lambda run, console: None
+    )
+
+
+@pytest.fixture
+def stopped_after(monkeypatch):
+    """`with stopped_after(9) as steps`: SIGTERM comes with the ninth step; `steps` goes on."""
+    from unfreeze.transfer.train_step import Stepper
+
+    @contextlib.contextmanager
+    def within(count):
+        take, steps = Stepper.take, []
+
+        def stopping(self, step, *rest):
+            steps.append(step)
+            taken = take(self, step, *rest)
+            if len(steps) == count:
+                signal.raise_signal(signal.SIGTERM)
+            return taken
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Stepper, "take", stopping)
+            yield steps
+
+    return within

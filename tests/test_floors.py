@@ -21,9 +21,10 @@ FLOORS = {
     "reports": 7,
     "exports": 7,
     "runs": 8,
-    "commands": 9,
-    "cli": 10,
-    "__main__": 11,
+    "experiments": 9,
+    "commands": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 LOOPS = {("training", "fit"), ("transfer", "fit")}  # the two training loops may reach 80 lines
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "misc"}

@@ -55,7 +55,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("unfreeze.swav")
     if name not in __all__:
         raise AttributeError(f"module 'unfreeze' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"unfreeze.commands.{name}"), name)
+    module = "predict" if name == "load" else name
+    value = getattr(importlib.import_module(f"unfreeze.commands.{module}"), name)
     globals()[name] = value
     return value
 

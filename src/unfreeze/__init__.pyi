@@ -9,7 +9,6 @@ from PIL.Image import Image
 from unfreeze import swav as swav
 from unfreeze.commands.cache import CacheResult as CacheResult
 from unfreeze.commands.compare import ComparePlan as ComparePlan
-from unfreeze.commands.compare import Comparison as Comparison
 from unfreeze.commands.demo import DemoResult as DemoResult
 from unfreeze.commands.embed import EmbedResult as EmbedResult
 from unfreeze.commands.evaluate import Evaluation as Evaluation
@@ -17,8 +16,8 @@ from unfreeze.commands.export import ExportResult as ExportResult
 from unfreeze.commands.finetune import FinetunePlan as FinetunePlan
 from unfreeze.commands.finetune import FinetuneResult as FinetuneResult
 from unfreeze.commands.inspect import inspect as inspect
-from unfreeze.commands.load import load as load
 from unfreeze.commands.predict import Predictions as Predictions
+from unfreeze.commands.predict import load as load
 from unfreeze.commands.pretrain import PretrainPlan as PretrainPlan
 from unfreeze.commands.pretrain import PretrainResult as PretrainResult
 from unfreeze.commands.report import ReportResult as ReportResult
@@ -32,6 +31,7 @@ from unfreeze.errors import ResourceError as ResourceError
 from unfreeze.errors import UnfreezeError as UnfreezeError
 from unfreeze.errors import UsageError as UsageError
 from unfreeze.errors import WeightsError as WeightsError
+from unfreeze.experiments.compare import Comparison as Comparison
 
 __version__: str
 __all__ = [

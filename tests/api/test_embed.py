@@ -4,7 +4,7 @@ import torch
 
 from unfreeze.commands.embed import embed
 from unfreeze.commands.finetune import finetune
-from unfreeze.commands.load import load
+from unfreeze.commands.predict import load
 from unfreeze.errors import DataError, UsageError, WeightsError
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}

@@ -14,8 +14,7 @@ from unfreeze.checkpoints.state import load_state
 from unfreeze.cli.main import main
 from unfreeze.commands.evaluate import evaluate
 from unfreeze.commands.finetune import finetune
-from unfreeze.commands.load import load
-from unfreeze.commands.predict import predict
+from unfreeze.commands.predict import load, predict
 from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import DataError, UsageError, WeightsError
 from unfreeze.reports.examples import read_examples

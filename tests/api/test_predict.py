@@ -8,8 +8,7 @@ from PIL import Image
 
 from unfreeze.cli.output import plain
 from unfreeze.commands.finetune import finetune
-from unfreeze.commands.load import load
-from unfreeze.commands.predict import WrittenPredictions, predict, run_predict
+from unfreeze.commands.predict import WrittenPredictions, load, predict, run_predict
 from unfreeze.config.commands import PredictSettings
 from unfreeze.config.layering import build
 from unfreeze.errors import DataError, UsageError

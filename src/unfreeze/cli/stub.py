@@ -34,7 +34,7 @@ def document() -> str:
     functions = {name: getattr(unfreeze, name) for name in verbs if name not in PLAIN}
     classes = {kind for verb in functions.values() for kind in _returned(verb)}
     imports = [(kind.__module__, kind.__name__) for kind in classes]
-    imports += [(f"unfreeze.commands.{name}", name) for name in PLAIN]
+    imports += [(getattr(unfreeze, name).__module__, name) for name in PLAIN]
     imports += [("unfreeze.errors", name) for name in _errors()]
     lines = [f"from {module} import {name} as {name}\n" for module, name in sorted(imports)]
     body = "".join(_stub(name, verb) for name, verb in functions.items())

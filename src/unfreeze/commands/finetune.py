@@ -17,6 +17,7 @@ from unfreeze.data.loading.loader import steps_per_epoch
 from unfreeze.errors import UsageError
 from unfreeze.evaluation.checks import cropped_warning
 from unfreeze.evaluation.warnings import RunWarning
+from unfreeze.experiments.cross_validation import CrossValidationResult, cross_validate
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.results_runs import (
     finetune_display,
@@ -24,17 +25,12 @@ from unfreeze.reports.results_runs import (
     plan_rows,
     settings_table,
 )
-from unfreeze.runs.finetuning.cross_validation import (
-    CrossValidationResult,
-    number_of_runs,
-    repeated,
-    with_repeats_in_plan,
-)
 from unfreeze.runs.finetuning.data import (
     LabelledDataset,
     LabelledListing,
     choose_pixel_cache,
     decode_and_split,
+    number_of_runs,
     read_labels,
     split_undecoded,
 )
@@ -227,7 +223,7 @@ def _trained(
         processes.leads(
             lambda: _show_cost(this_run.job, this_run.ready.portions, context, console, given)
         )
-    repeats = repeated(context, settings, this_run, console)
+    repeats = cross_validate(context, settings, this_run, console)
     trained = train_run(context, this_run, console)
     ended = trained.outcome.stopped != "asked"
     result = (
@@ -254,7 +250,9 @@ def _plan_run(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     job = new_job(settings, data, network, device, **counts, processes=processes)
     job = with_cache_reason(job, choose_pixel_cache(settings, data, network.preprocess, processes))
     job = with_threads(job, *choose_threads(job, ThreadCount.now(), device, processes))
-    job = _with_reasons(with_repeats_in_plan(job, portions), why)
+    if repeats := number_of_runs(job.plan.settings, portions) - 1:
+        why = {"folds": f"{repeats} runs before this one", **why}
+    job = _with_reasons(job, why)
     return _show_and_plan(job, data, portions, console, processes, device, given)
 
 

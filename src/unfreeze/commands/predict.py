@@ -1,4 +1,4 @@
-"""`predict`: the most likely class of each image, with its probability."""
+"""`predict` and `load`: the most likely class of each image, and the model itself."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,13 @@ from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.output_files import check_output_file, is_csv_with
 from unfreeze.runtime.text_layout import write_csv
 from unfreeze.text import as_text
-from unfreeze.transfer.predictor import ImageInput, Prediction, Read, load_classifier
+from unfreeze.transfer.predictor import (
+    Classifier,
+    ImageInput,
+    Prediction,
+    Read,
+    load_classifier,
+)
 
 COLUMNS = ("path", "label", "probability")
 
@@ -56,6 +62,16 @@ class Predictions(Displayed, list[Prediction]):
     def rows(self) -> list[dict[str, Any]]:
         """One row per image: `path, label, probability`."""
         return [dict(prediction) for prediction in self]
+
+
+@isolated()
+def load(run: str | Path) -> Classifier:
+    """The classifier of a run folder or its `model/` folder, on the CPU and in eval mode.
+
+    It has `.classes`, `.preprocess` and `.predict(files or arrays)`; its forward pass maps
+    normalised images float32 [B, 3, S, S] to logits [B, C]. WeightsError if there is no model.
+    """
+    return load_classifier(run)
 
 
 class _Input(NamedTuple):

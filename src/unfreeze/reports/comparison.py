@@ -58,6 +58,21 @@ def comparison_sentence(
     return " ".join([*_sentences(differences, names, about), *caveats(about)])
 
 
+def comparison_verdict(results: Mapping[str, Any]) -> str:
+    """The `comparison_sentence` of the fields of compare.json."""
+    return comparison_sentence(results["differences"], *_names_and_facts(results))
+
+
+def _names_and_facts(results: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """`names` and `about` of `comparison_sentence`, from the fields of compare.json."""
+    names = {start["weights"]: start["name"] for start in results["starts"]}
+    about = {"n": results["n"], "split": results["split"], "seeds": len(results["seeds"])}
+    about |= {"same": results["same_images"], "rates": results["rates"]}
+    about |= {"frozen": results.get("frozen"), "failed": results.get("failed")}
+    about["chose"] = selected_on_validation(results["runs"], results["rates"])
+    return names, about
+
+
 def _sentences(
     differences: Sequence[Mapping[str, Any]], names: Mapping[str, str], about: Mapping[str, Any]
 ) -> list[str]:
@@ -164,13 +179,9 @@ def comparison_view(results: Mapping[str, Any] | None) -> ComparisonView | None:
     if not results:
         return None
     starts, differences = results["starts"], results["differences"]
-    names = {start["weights"]: start["name"] for start in starts}
+    names, about = _names_and_facts(results)
     limits = _axis([v for s in starts for v in (*s["interval"], *s["accuracies"])])
     difference_limits = _axis([0.0, *(v for d in differences for v in d["interval"])])
-    about = {"n": results["n"], "split": results["split"], "seeds": len(results["seeds"])}
-    about |= {"same": results["same_images"], "rates": results["rates"]}
-    about |= {"frozen": results.get("frozen"), "failed": results.get("failed")}
-    about["chose"] = selected_on_validation(results["runs"], results["rates"])
     return ComparisonView(
         verdict=_sentences(differences, names, about),
         starts=[_start_line(start, limits) for start in starts],

@@ -15,8 +15,7 @@ from unfreeze.config.field import flag
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import UsageError
-from unfreeze.runs.finetuning.cross_validation import number_of_runs
-from unfreeze.runs.finetuning.data import LabelledListing, split_undecoded
+from unfreeze.runs.finetuning.data import LabelledListing, number_of_runs, split_undecoded
 from unfreeze.runs.finetuning.setup import new_job, set_up_model
 from unfreeze.runs.pretraining.data import list_images
 from unfreeze.runs.pretraining.dry_run import epoch_seconds

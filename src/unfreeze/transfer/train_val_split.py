@@ -1,8 +1,8 @@
 """Training and validation sets: usable images, label subsets, hold-out split and folds."""
 
 import re
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -161,6 +161,31 @@ def cross_validation_folds(
     for fold in result:
         _check_classes(index, fold.train)
     return result
+
+
+def repeated_splits(
+    whole: TrainValSplit, wanted: SplitOptions, *, folds: int, repeats: int
+) -> Iterator[tuple[int, int | None, TrainValSplit]]:
+    """(seed, fold, split) of each run of `--folds` and `--repeats`, seed by seed; none without.
+
+    `fold` counts from 0, None without folds. DataError if there is too little data.
+    """
+    for seed in range(wanted.seed, wanted.seed + repeats) if folds or repeats > 1 else ():
+        seeded = replace(wanted, seed=seed)
+        if folds:
+            splits = cross_validation_folds(whole, seeded, folds)
+            yield from ((seed, number, split) for number, split in enumerate(splits))
+            continue
+        positions = np.sort(np.concatenate([whole.train, whole.val]))
+        # the same images as the run's own, split by another seed
+        unlimited = replace(seeded, labels_per_class=None, label_fraction=None, limit=None)
+        split = split_train_val(whole.index, positions, unlimited, whole.alike)
+        if not len(split.val):
+            raise DataError(
+                "--repeats needs a validation set, but no images are held out.",
+                "Add images of each class, or omit --repeats.",
+            )
+        yield seed, None, split
 
 
 def split_groups(

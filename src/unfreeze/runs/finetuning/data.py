@@ -49,6 +49,7 @@ from unfreeze.transfer.train_val_split import (
     SplitOptions,
     TrainValSplit,
     labelled_images,
+    repeated_splits,
     split_groups,
     split_train_val,
 )
@@ -212,6 +213,15 @@ def _said(index: Index) -> str:
 def split_undecoded(s: FinetuneSettings, data: LabelledListing) -> TrainValSplit:
     """The split if every file can be decoded, for a dry run."""
     return split_train_val(data.index, np.arange(len(data.index)), split_options(s))
+
+
+def number_of_runs(s: FinetuneSettings, portions: TrainValSplit) -> int:
+    """The number of training runs: the run itself, and those of `--folds` and `--repeats`.
+
+    DataError if there is too little data for them.
+    """
+    splits = repeated_splits(portions, split_options(s), folds=s.folds, repeats=s.repeats)
+    return 1 + len(list(splits))
 
 
 def decode_and_split(

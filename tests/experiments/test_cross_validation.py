@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from unfreeze.commands.finetune import finetune
 from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError
+from unfreeze.experiments.cross_validation import FoldResult, combine, summary_line
 from unfreeze.reports.intervals import wilson_interval, wilson_of_share
-from unfreeze.runs.finetuning.cross_validation import FoldResult, combine, summary_line
 from unfreeze.runtime.run_folder import read_metrics
 from unfreeze.transfer.feature_cache import store
 

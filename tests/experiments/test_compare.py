@@ -4,18 +4,20 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import unfreeze
 from unfreeze.cli.main import main
-from unfreeze.commands import compare_runs
-from unfreeze.commands.compare import compare
-from unfreeze.commands.compare_runs import all_starts, best_on_validation, run_trial
+from unfreeze.commands import compare as command
+from unfreeze.commands.compare import best_on_validation, compare, plan_run, train_and_evaluate
+from unfreeze.commands.report import report
 from unfreeze.config.commands import CompareSettings
-from unfreeze.config.layering import read_toml
+from unfreeze.config.layering import as_dict, read_toml
 from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
+from unfreeze.experiments.compare_starts import all_starts, compare_runs
 from unfreeze.reports.page import run_page
 from unfreeze.reports.run_reader import read_run
 from unfreeze.runtime.run_folder import read_metrics
@@ -24,9 +26,15 @@ from unfreeze.runtime.terminal import Environment
 ONE = {"epochs": 1, "augment": "none", "precision": "fp32", "val": 0.25}
 
 
+def page_of_comparison(folder):
+    """The page of a comparison, none of its runs: drawing takes longer than a tiny training."""
+    if (Path(folder) / "compare.json").exists():
+        report(folder)
+
+
 @pytest.fixture(autouse=True)
 def _no_pages_of_runs(monkeypatch):
-    monkeypatch.setattr("unfreeze.commands.compare_runs.report", lambda run: None)
+    monkeypatch.setattr(command, "report", page_of_comparison)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +67,7 @@ def good(data, tmp_path_factory):
 def done(data, good, tmp_path_factory):
     out = tmp_path_factory.mktemp("done") / "cmp"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("unfreeze.commands.compare_runs.report", lambda run: None)
+        patch.setattr(command, "report", page_of_comparison)
         found = compare(data, ["none", good], out=str(out), seeds=2, freeze="all", lr=0.003, **ONE)
     return found
 
@@ -109,7 +117,9 @@ def test_a_start_from_nothing_reads_images_as_the_run_does(data, tmp_path, monke
     own = unfreeze.finetune(data, out=str(tmp_path / "own"), channels=(2, 1, 0), **how).run
 
     def read(**changed):
-        ready = all_starts(CompareSettings(data=(data,), weights=("none", own), **changed))
+        ready = all_starts(
+            CompareSettings(data=(data,), weights=("none", own), **changed), plan_run
+        )
         return {one.name: (one.settings.range, one.settings.channels) for one in ready}
 
     assert read()["none"] == ("percentile", (2, 1, 0))
@@ -139,14 +149,14 @@ def test_pain_25_test_images_are_read_once_a_run_at_its_end(done, data, monkeypa
         assert [(use["split"], use["n"]) for use in uses] == [("test", 36)] and one.test_uses == 1
         used = {row.path for row in read_split_csv(Path(one.run) / "split.csv")}
         assert not any(path.startswith("test/") for path in used)
-    planned = compare_runs.run_finetune
+    planned = command.run_finetune
 
     def only_plans(settings, console, **more):
         assert settings.dry_run
         return planned(settings, console, **more)
 
-    monkeypatch.setattr(compare_runs, "run_finetune", only_plans)  # nothing is trained again,
-    monkeypatch.setattr(compare_runs, "evaluate_with_predictions", None)  # nor evaluated
+    monkeypatch.setattr(command, "run_finetune", only_plans)  # nothing is trained again,
+    monkeypatch.setattr(command, "evaluate_with_predictions", None)  # nor evaluated
     again = compare(data, [r.weights for r in done.starts], out=done.out, resume=True)
     assert again.runs == done.runs and again.verdict == done.verdict
 
@@ -160,18 +170,18 @@ def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, mo
         if len(trained) == 2:
             raise Interrupted("Stopped.", "Resume with: unfreeze finetune ...")
         trained.append(trial.folder.name)
-        return run_trial(trial, *rest, **more)
+        return train_and_evaluate(trial, *rest, **more)
 
-    monkeypatch.setattr("unfreeze.commands.compare.run_trial", stopping)
+    monkeypatch.setattr("unfreeze.commands.compare.train_and_evaluate", stopping)
     with pytest.raises(Interrupted, match="run 3 of 4") as caught:
         compare(data, ["none", good], **settings)
     assert "unfreeze.compare(" in caught.value.next_step and "resume=True" in caught.value.next_step
     assert not (tmp_path / "cmp" / "compare.json").exists()
     monkeypatch.undo()
-    monkeypatch.setattr("unfreeze.commands.compare_runs.report", lambda run: None)
-    done, ran = compare_runs.run_finetune, []
+    monkeypatch.setattr(command, "report", page_of_comparison)
+    done, ran = command.run_finetune, []
     monkeypatch.setattr(
-        compare_runs,
+        command,
         "run_finetune",
         lambda s, *a, **k: (not s.dry_run and ran.append(Path(s.out).name)) or done(s, *a, **k),
     )
@@ -183,6 +193,21 @@ def test_an_interrupted_comparison_goes_on_where_it_was(data, good, tmp_path, mo
         compare(data, [good, "none"], resume=True, **settings)
     grown = compare(data, ["none", good], resume=True, **{**settings, "seeds": 3})
     assert len(ran) == 4 and len(grown.runs) == 6 and grown.runs[:4] == found.runs
+
+
+def test_more_weights_leave_results_valid_that_would_be_the_same(good):
+    def run_settings(*weights, image_size=16):
+        def plan_of(s):
+            derived = {"arch": "unfreeze/tiny", "stem": "small", "image_size": image_size}
+            derived |= {"mean": [0.5] * 3, "std": [0.2] * 3}
+            return SimpleNamespace(settings={**as_dict(s), **derived})
+
+        s = CompareSettings(data=("d",), weights=weights, seeds=1)
+        return [run.result_settings() for run in compare_runs(s, all_starts(s, plan_of), Path())]
+
+    two = run_settings("none", "imagenet")
+    assert run_settings("none", "imagenet", good)[:2] == two
+    assert run_settings("none", "imagenet", image_size=32) != two
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Experiments of many runs: comparisons of initial weights, cross-validation and repeats."""

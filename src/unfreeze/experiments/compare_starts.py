@@ -1,0 +1,174 @@
+"""The initial weights of a comparison, the runs from each, and what they are evaluated on."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from unfreeze.checkpoints.model_file import model_folder, read_card
+from unfreeze.config.commands import CompareSettings
+from unfreeze.config.finetune import FinetuneOptions, FinetuneSettings
+from unfreeze.config.shared import data_name, label_arguments
+from unfreeze.data.images.intensity import parse_intensity
+from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.index.index import TEST, build_index
+from unfreeze.data.sources.open import open_source
+from unfreeze.errors import DataError, UsageError
+from unfreeze.experiments.run_table import RunSpec
+from unfreeze.models.identify_file import arch_of_weights
+from unfreeze.runs.finetuning.data import read_labels, split_undecoded
+from unfreeze.runtime.console import Console, QuietConsole
+from unfreeze.transfer.initialize import build_start
+
+INHERITED = ("arch", "stem", "image_size", "mean", "std")
+PlanOf = Callable[[FinetuneSettings], Any]  # the `FinetunePlan` of a run with these settings
+
+
+@dataclass(frozen=True)
+class CompareStart:
+    """One value of `--weights`, the settings of its runs, and the plan of the first run."""
+
+    weights: str
+    settings: FinetuneSettings
+    plan: Any  # a `FinetunePlan`
+
+    @property
+    def name(self) -> str:
+        """The name to display; of a path its last part."""
+        return Path(self.weights).name if Path(self.weights).exists() else self.weights
+
+
+@dataclass(frozen=True)
+class CompareRun(RunSpec):
+    """A start with a seed; its `settings` have the resolved network and preprocessing.
+
+    `run_name`: name of its folder, such as `02-swav-seed-1`. `variants`: settings as given, for
+    each of `--rates` with a folder of its own (`run_name` and the rate); without rates one. The
+    result is stored in the folder of the first.
+    """
+
+    start: CompareStart
+    run_name: str
+    variants: tuple[FinetuneSettings, ...]
+
+
+def all_starts(s: CompareSettings, plan_of: PlanOf) -> list[CompareStart]:
+    """All starts, in the order of `--weights`; trains and downloads nothing.
+
+    Values of `--arch`, `--stem`, `--image-size`, `--mean`, `--std`, `--range` and `--channels`
+    that are not given are for `none` those of the first pretrained start (runs before others), so
+    that only the weights differ.
+    """
+    if len(s.weights) < 2 or len(set(s.weights)) < len(s.weights):
+        raise UsageError(
+            "compare needs two or more different --weights.", "For example: --weights none RUN."
+        )
+    arch = s.arch or _common_arch(s.weights)
+    by_weights = {w: _start(s, w, {"arch": arch}, plan_of) for w in s.weights if w != "none"}
+    if "none" in s.weights:
+        unfreeze_runs = [w for w in by_weights if arch_of_weights(w, arch) is not None]
+        model = next(iter(unfreeze_runs or by_weights))
+        reference = by_weights[model].plan.settings
+        filled = {n: reference[n] for n in INHERITED if getattr(s, n) in (None, "auto")}
+        filled |= {n: v for n, v in _decoding_of(model).items() if getattr(s, n) is None}
+        by_weights["none"] = _start(s, "none", filled, plan_of)
+    return [by_weights[weights] for weights in s.weights]
+
+
+def _decoding_of(weights: str) -> dict[str, Any]:
+    """The intensity range and channels of a run; {} if `weights` is not a run."""
+    if not Path(weights).exists() or model_folder(weights) is None:
+        return {}
+    preprocess = Preprocess.from_dict(read_card(weights).preprocess)
+    rule, channels = parse_intensity(preprocess.intensity)
+    return {"range": rule, "channels": channels}
+
+
+def _start(
+    s: CompareSettings, weights: str, extra: dict[str, Any], plan_of: PlanOf
+) -> CompareStart:
+    """The start of `weights`, with its settings and the plan of a dry run."""
+    values = {entry.name: getattr(s, entry.name) for entry in fields(FinetuneOptions)}
+    for name, value in extra.items():
+        if value is not None:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    values |= {"weights": weights, "resume": None, "overwrite": False}
+    config = FinetuneSettings(**values | {"out": None, "dry_run": False})
+    return CompareStart(weights, config, plan_of(config))
+
+
+def _common_arch(weights: tuple[str, ...]) -> str | None:
+    """The architecture of the checkpoints among the weights; None if none of them names one."""
+    arch_of = {
+        w: known.arch for w in weights if w != "none" and (known := arch_of_weights(w)) is not None
+    }
+    if len(set(arch_of.values())) > 1:
+        list_of = ", ".join(f"{name} is a {arch}" for name, arch in arch_of.items())
+        raise UsageError(
+            f"The weights are of different architectures: {list_of}.",
+            "Compare weights of one architecture.",
+        )
+    return next(iter(arch_of.values()), None)
+
+
+def compare_runs(s: CompareSettings, starts: list[CompareStart], folder: Path) -> list[CompareRun]:
+    """All runs, seed by seed, so that an interrupted comparison has complete seeds."""
+    runs = []
+    for seed in range(s.seed, s.seed + s.seeds):
+        for number, start in enumerate(starts, 1):
+            # numbered by start, so that a comparison can be extended
+            slug = re.sub(r"[^A-Za-z0-9._-]+", "-", start.name)[:40].strip("-.") or "start"
+            path = folder / f"{number:02}-{slug}-seed-{seed}"
+            lr_of: dict[str, float | None] = {f"{path}-lr-{r:g}": r for r in s.rates or ()}
+            variants = tuple(
+                replace(start.settings, seed=seed, out=out, lr=lr)
+                for out, lr in (lr_of or {str(path): start.settings.lr}).items()
+            )
+            # resolved: other --weights may lead to the same values
+            resolved = {n: start.plan.settings[n] for n in (*INHERITED, "range", "channels")}
+            resolved["range"] = resolved["range"] or "auto"
+            settings = replace(variants[0], **resolved)
+            name, first = f"{start.name}, seed {seed}", Path(str(settings.out))
+            runs.append(CompareRun(name, first, settings, start, path.name, variants))
+    return runs
+
+
+def check_weights(start: CompareStart, s: CompareSettings, console: Console) -> None:
+    """Load the weights once before training; WeightsError if they are missing or do not fit."""
+    if start.weights == "none":
+        return
+    settings = start.settings
+    loaded = build_start(
+        str(start.plan.settings["arch"]),
+        start.weights,
+        settings.stem,
+        classes=len(start.plan.classes),
+        side=read_labels(settings, QuietConsole()).side,
+        allow_partial=s.allow_partial,
+    ).loaded
+    if loaded is not None:
+        console.say(f"{start.name}: {loaded.account}")
+        if loaded.licence:
+            console.say(loaded.licence)
+
+
+def evaluation_data(s: CompareSettings, finetune_settings: FinetuneSettings) -> dict[str, Any]:
+    """Settings for `evaluate`: the data of `--test`, else test of DATA, else the validation set.
+
+    DataError if there is no validation set either.
+    """
+    if s.test:
+        return {"data": (s.test,), "split": None}
+    labels = label_arguments(s)
+    index = build_index(open_source(s.data, data_root=s.data_root), **labels)
+    if len(index.where(TEST)):
+        return {"data": s.data, "split": "test", **labels}
+    listing = read_labels(finetune_settings, QuietConsole())
+    if not len(split_undecoded(finetune_settings, listing).val):
+        raise DataError(
+            f"Nothing to evaluate on: {data_name(s.data)} has no test split, and no validation "
+            "images are held out.",
+            "Give labelled images with --test, or add a test split to DATA.",
+        )
+    return {"data": s.data, "split": "val", **labels}
