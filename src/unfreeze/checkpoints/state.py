@@ -12,6 +12,7 @@ import torch
 from unfreeze.checkpoints.integrity import archive_fault
 from unfreeze.errors import WeightsError
 from unfreeze.runtime.atomic import write_bytes
+from unfreeze.runtime.utf8_path import utf8_path
 
 FORMAT = 1
 LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT = "last.ckpt", "before.ckpt", "best.ckpt"
@@ -40,7 +41,8 @@ def load_state(path: str | Path, kind: str = "", *, mapped: bool = False) -> dic
         if fault:
             raise ValueError(fault)
         # with mmap, tensors are read on access, so that checking a file is cheap
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with utf8_path(path) as readable:
+            state = torch.load(readable, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything

@@ -15,6 +15,7 @@ from unfreeze.errors import UsageError, WeightsError
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import LoadedExport
 from unfreeze.exports.write import numpy_lines
+from unfreeze.runtime.utf8_path import utf8_path
 
 FILE, INPUT = "model.onnx", "images"
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
@@ -60,9 +61,8 @@ class Onnx:
         """Load it in ONNX Runtime, on the CPU."""
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(
-            str(folder / FILE), providers=["CPUExecutionProvider"]
-        )
+        with utf8_path(folder / FILE) as path:
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
         def forward(images: Tensor) -> Tensor:
             inputs = {INPUT: images.contiguous().numpy()}

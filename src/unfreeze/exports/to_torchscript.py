@@ -12,6 +12,7 @@ from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import LoadedExport
 from unfreeze.exports.write import torch_lines
 from unfreeze.runtime.atomic import write_bytes
+from unfreeze.runtime.utf8_path import utf8_path
 
 FILE = "model.ts"
 
@@ -34,10 +35,8 @@ class Torchscript:
 
     def read(self, subject: ExportedModel, folder: Path) -> LoadedExport:
         """Load it with `torch.jit.load`."""
-        with _ignore_warnings():
-            program = torch.jit.load(  # type: ignore[no-untyped-call]
-                str(folder / FILE), map_location="cpu"
-            )
+        with _ignore_warnings(), utf8_path(folder / FILE) as path:
+            program = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
         return LoadedExport(program)
 
     def snippet(self, subject: ExportedModel) -> list[str]:
