@@ -154,7 +154,7 @@ def test_of_networks_that_compute_something_else_none_is_chosen_unless_a_name_sa
 
 @pytest.mark.parametrize("arch", ["timm/vit_tiny_patch16_224", "torchvision/resnet50"])
 def test_names_of_transformers_are_known(arch):
-    from tests.checkpoints.test_dialects import resnet_of_transformers, vit_of_transformers
+    from tests.checkpoints.test_key_dialects import resnet_of_transformers, vit_of_transformers
 
     state = BUILT(arch).state_dict()
     theirs = vit_of_transformers(state) if "vit" in arch else resnet_of_transformers(state)

@@ -258,7 +258,7 @@ def test_work_that_cannot_travel_is_said_at_once():
 
 KILLED = """
 import os
-from tests.data.test_supervised import doubtful, supervised
+from tests.data.validate.test_worker_pool import doubtful, supervised
 for task, answer in supervised(doubtful, [1, "hang"], 1, seconds=600):
     os.kill(os.getpid(), 9)
 """
