@@ -80,7 +80,7 @@ def trainer(processes, folder, *, count=75, sync=True, freeze="none", **fit):
         prepare=prepare,
         validate=partial(holdout.record, network),
         freeze=constant_schedule(select_frozen(network, freeze, head=head)),
-        saves=CheckpointWriter(RunFolder(folder, writes=processes.first), processes),
+        saves=CheckpointWriter(RunFolder(folder, writes=processes.is_rank_zero), processes),
         keep={"kind": "finetune"},
     )
 

@@ -88,7 +88,7 @@ def trainer(processes, folder, steps_limit=64, **changed):
     )
     compute = ComputeContext(torch.device("cpu"), "fp32", MEAN, STD)
     folder.mkdir(exist_ok=True, parents=True)
-    run = RunFolder(folder, writes=processes.first)
+    run = RunFolder(folder, writes=processes.is_rank_zero)
     options = CallbackOptions()
     return build_trainer(task, chosen, loader, run, compute, processes=processes, options=options)
 

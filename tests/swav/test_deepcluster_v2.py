@@ -240,13 +240,13 @@ def test_one_process_clusters_for_all(tmp_path, monkeypatch):
     """A GPU adds up in any order: what each finds for itself may differ."""
     said = []
 
-    def leads(self, work):
+    def on_rank_zero(self, work):
         centroids, labels = work()
         said.append(torch.roll(centroids, 1, dims=0))
         return said[-1], labels
 
     made = ClusterAssignment(PretrainSettings(nmb_prototypes=3), np.arange(40), Distributed())
     made.memory = F.normalize(torch.randn(2, 40, 8), dim=2)
-    monkeypatch.setattr(Distributed, "leads", leads)
+    monkeypatch.setattr(Distributed, "on_rank_zero", on_rank_zero)
     assert torch.equal(made.prototypes(0), said[0]) and made.labels.shape == (3, 40)
     assert made.prototypes(0) is None  # once an epoch

@@ -76,7 +76,7 @@ def made(folder, processes=None, precision="fp32", **changed):
         world=processes.world,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    run = RunFolder(folder, writes=processes.first)
+    run = RunFolder(folder, writes=processes.is_rank_zero)
     compute = ComputeContext(torch.device("cpu"), precision, MEAN, STD)
     context = TaskContext(network, 128, s, loader.positions, processes)
     return build_trainer(

@@ -200,11 +200,11 @@ def _trained(
     folder_options: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     check_run_folder(str(settings.out), **folder_options, inputs=inputs_of(settings))
     processes = init_distributed(settings.device)
-    processes.leads(lambda: locks.take_existing(str(settings.out)))
-    console = LoggingConsole(console if processes.first else QuietConsole())
+    processes.on_rank_zero(lambda: locks.take_existing(str(settings.out)))
+    console = LoggingConsole(console if processes.is_rank_zero else QuietConsole())
     device = pick_device(settings.device)
     # rank 0 first: the others read its downloads from disk
-    data = processes.in_turn(lambda: read_labels(settings, console))
+    data = processes.rank_zero_first(lambda: read_labels(settings, console))
     context = RunContext(data, device, deadline, processes, ThreadCount.now(), locks)
 
     def ready_for(s: FinetuneSettings, preprocess: Preprocess) -> LabelledDataset:
@@ -212,27 +212,27 @@ def _trained(
 
     given = settings
     # measured on rank 0 alone: all ranks must use the same values
-    budgeted, why = processes.leads(lambda: budget_finetune(given, data, processes.world))
+    budgeted, why = processes.on_rank_zero(lambda: budget_finetune(given, data, processes.world))
     settings = with_budget_choice(given, budgeted)
     this_run = open_run(context, settings, ready_for, console)
     this_run = replace(this_run, job=_with_reasons(this_run.job, why))
     _show_plan(this_run.job, len(this_run.ready.train), this_run.ready.portions.reason, console)
-    processes.leads(lambda: _warn_of_data(this_run, console))
+    processes.on_rank_zero(lambda: _warn_of_data(this_run, console))
     if this_run.state is None:
         # measured on rank 0 alone: the others wait
-        processes.leads(
+        processes.on_rank_zero(
             lambda: _show_cost(this_run.job, this_run.ready.portions, context, console, given)
         )
     repeats = cross_validate(context, settings, this_run, console)
     trained = train_run(context, this_run, console)
     ended = trained.outcome.stopped != "asked"
     result = (
-        processes.leads(lambda: _result(this_run, trained, repeats, console, settings))
+        processes.on_rank_zero(lambda: _result(this_run, trained, repeats, console, settings))
         if ended
         else None
     )
     if draw:
-        processes.leads(lambda: write_report_or_warn(str(this_run.run.path), console))
+        processes.on_rank_zero(lambda: write_report_or_warn(str(this_run.run.path), console))
     if result is None:
         raise interrupted_error(this_run.run, trained.job, trained.outcome)
     return result

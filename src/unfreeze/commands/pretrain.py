@@ -176,52 +176,56 @@ def _trained(
 ) -> PretrainResult:
     started, out = time.monotonic(), str(settings.out)
     processes = init_distributed(settings.device)
-    console = LoggingConsole(console if processes.first else QuietConsole())
+    console = LoggingConsole(console if processes.is_rank_zero else QuietConsole())
     folder_options: dict[str, Any] = {"resume": settings.resume, "overwrite": settings.overwrite}
     folder_options["inputs"] = inputs_of(settings)
-    processes.leads(lambda: check_run_folder(out, **folder_options))
-    processes.leads(lambda: locks.take_existing(out))
+    processes.on_rank_zero(lambda: check_run_folder(out, **folder_options))
+    processes.on_rank_zero(lambda: locks.take_existing(out))
     given = settings
     # measured on rank 0 alone: all ranks must use the same values
-    budgeted, why = processes.leads(lambda: budget_pretrain(given, processes.world, _default_maker))
+    budgeted, why = processes.on_rank_zero(
+        lambda: budget_pretrain(given, processes.world, _default_maker)
+    )
     settings = with_budget_choice(given, budgeted)
     # rank 0 first: the others read its downloads from disk
-    prepared = processes.in_turn(
+    prepared = processes.rank_zero_first(
         lambda: prepare_pretraining(settings, console, processes.world, why)
     )
     dataset = prepared.checked(processes, console)
     # as late as possible: --overwrite deletes the old run
-    processes.leads(lambda: RunFolder.create(out, **folder_options, hold=locks.take))
-    run = RunFolder(out, writes=processes.first)
-    processes.leads(lambda: write_initial_config(run, settings))
+    processes.on_rank_zero(lambda: RunFolder.create(out, **folder_options, hold=locks.take))
+    run = RunFolder(out, writes=processes.is_rank_zero)
+    processes.on_rank_zero(lambda: write_initial_config(run, settings))
     console.into(run)
     chosen = prepared.planned(dataset)
-    threads = processes.leads(lambda: checkpoint_threads(chosen.settings, run))
+    threads = processes.on_rank_zero(lambda: checkpoint_threads(chosen.settings, run))
     device, room = prepared.compute.device, prepared.facts.room
-    device_images = processes.together(lambda: dataset.held(chosen.settings, device, room))
+    device_images = processes.on_all_ranks(lambda: dataset.held(chosen.settings, device, room))
     make = partial(prepared.trainer, dataset=dataset, processes=processes, held=device_images)
     flops = prepared.operations(chosen, processes.world)
     way = partial(choose_way, chosen, prepared.compute, run, processes, partial(make, chosen))
-    tuning = processes.together(lambda: way(operations=flops, previous=threads))
+    tuning = processes.on_all_ranks(lambda: way(operations=flops, previous=threads))
     show_choice(tuning, console)
     # of rank 0: modification times differ between copies of the data on several machines
-    fingerprint = processes.leads(lambda: dataset.fingerprint)
+    fingerprint = processes.on_rank_zero(lambda: dataset.fingerprint)
     evaluates = bool(chosen.settings.watch_every and chosen.settings.epochs)
-    here, listed = evaluates and processes.first, prepared.found.index
-    sample = processes.together(
+    here, listed = evaluates and processes.is_rank_zero, prepared.found.index
+    sample = processes.on_all_ranks(
         lambda: evaluation_sample(chosen.settings, dataset, listed, console) if here else None
     )
     options = CallbackOptions(fingerprint, deadline, evaluates, sample, on_epoch)
-    trainer = processes.together(lambda: make(chosen, tuning.way, run=run, options=options))
+    trainer = processes.on_all_ranks(lambda: make(chosen, tuning.way, run=run, options=options))
     inherit_head(trainer.task, prepared.start, prepared.reasons, console)
     resume_trainer(trainer, chosen.settings, fingerprint, console)
     reasons = {**prepared.reasons, **chosen.reasons, **tuning.reasons}
     _show_cost(prepared, chosen, trainer, tuning, console, given)
     with logging_to(settings.logger, run, as_dict(chosen.settings), trainer.step, console):
-        processes.leads(lambda: write_start(trainer, chosen, dataset, reasons, tuning.tables()))
+        processes.on_rank_zero(
+            lambda: write_start(trainer, chosen, dataset, reasons, tuning.tables())
+        )
         trainer.fit(console)
     loaded = prepared.start.loaded
-    processes.leads(lambda: write_model(trainer, chosen.settings, dataset, loaded, console))
+    processes.on_rank_zero(lambda: write_model(trainer, chosen.settings, dataset, loaded, console))
     return _finish(trainer, chosen, dataset, started, console)
 
 
@@ -233,7 +237,7 @@ def _finish(
     console: Console,
 ) -> PretrainResult:
     """The result of a run that began at `started`, with its warnings; both are written."""
-    on_rank_zero, run = trainer.processes.leads, trainer.run
+    on_rank_zero, run = trainer.processes.on_rank_zero, trainer.run
 
     def warn() -> list[RunWarning]:
         warnings = pretrain_warnings(trainer, chosen.settings, dataset)
@@ -299,7 +303,7 @@ def _show_cost(
         _hint(costs["time"], given, prepared.facts.processes, console)
 
     if done < plan.steps:
-        trainer.processes.leads(show)
+        trainer.processes.on_rank_zero(show)
 
 
 def _hint(

@@ -99,7 +99,7 @@ def cross_validate(
         chose = "nothing"
     images = len(np.unique(np.concatenate([spec.portions.val for spec in specs])))
     result = combine(parts, chose, folds=s.folds, images=images)
-    context.processes.leads(lambda: write_json(main.run.file("folds.json"), asdict(result)))
+    context.processes.on_rank_zero(lambda: write_json(main.run.file("folds.json"), asdict(result)))
     console.say(summary_line(result))
     return result
 

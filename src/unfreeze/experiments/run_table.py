@@ -91,7 +91,7 @@ def run_all(
     `stored_result`.
     """
     processes, results = processes or Distributed(), []
-    stored = processes.leads(lambda: [stored_result(spec, from_record) for spec in specs])
+    stored = processes.on_rank_zero(lambda: [stored_result(spec, from_record) for spec in specs])
     for number, (spec, result) in enumerate(zip(specs, stored, strict=True), 1):
         mark = "" if result is None else finished
         if result is None:
@@ -99,7 +99,7 @@ def run_all(
                 result = run_one(spec)
             except Interrupted as error:
                 raise Interrupted(stopped(number, error), resume) from error
-            processes.leads(partial(_store, spec, result))
+            processes.on_rank_zero(partial(_store, spec, result))
         results.append(result)
         console.say(f"{number}/{len(specs)} {spec.name}: {summary(result)}{mark}")
     return results

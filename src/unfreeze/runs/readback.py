@@ -95,8 +95,8 @@ def check_same_images(processes: Distributed, *indexes: Index) -> None:
         return
     count = sum(map(len, indexes))
     names = "".join(hash_names(index.paths, index.labels) for index in indexes)
-    everyone = processes.collected(ImageSetDigest(count, names))
-    processes.leads(lambda: _compare_digests(everyone))
+    everyone = processes.gather_objects(ImageSetDigest(count, names))
+    processes.on_rank_zero(lambda: _compare_digests(everyone))
 
 
 def _compare_digests(everyone: list[ImageSetDigest]) -> None:

@@ -27,10 +27,10 @@ class Distributed:
         self.rank, self.world = self.launch.rank, self.launch.world
         self.fabric = fabric
         # objects and flags use gloo on the CPU, so that they do not synchronise with the GPU
-        self.words: Any = dist.new_group(backend="gloo") if self.world > 1 else None
+        self.cpu_group: Any = dist.new_group(backend="gloo") if self.world > 1 else None
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
@@ -39,7 +39,7 @@ class Distributed:
         if self.world == 1:
             return list(flags)
         votes = torch.tensor(flags, dtype=torch.int32)
-        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.words)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.cpu_group)
         return [bool(vote) for vote in votes]
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ class Distributed:
         dist.all_reduce(total, group=self._group(total))
         return total
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace each tensor by its sum over the processes, in place, with one all-reduce."""
         if self.world == 1 or not tensors:
             return
@@ -63,12 +63,12 @@ class Distributed:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def collected(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: Any) -> list[Any]:
         """The values of all processes by rank: plain values and CPU tensors."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value, group=self.words)
+        dist.all_gather_object(values, value, group=self.cpu_group)
         return values
 
     def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
@@ -80,17 +80,17 @@ class Distributed:
         return parts
 
     def _group(self, tensor: torch.Tensor) -> Any:
-        return self.words if tensor.device.type == "cpu" else None
+        return self.cpu_group if tensor.device.type == "cpu" else None
 
-    def together(self, work: Callable[[], Result]) -> Result:
+    def on_all_ranks(self, work: Callable[[], Result]) -> Result:
         """Run `work` on all processes; if any fails, all raise the error of the lowest rank."""
         return work() if self.world == 1 else self._settled(work)[0]
 
-    def leads(self, work: Callable[[], Result]) -> Result:
+    def on_rank_zero(self, work: Callable[[], Result]) -> Result:
         """Run `work` on rank 0; the others wait and get its result or error."""
         if self.world == 1:
             return work()
-        result: Result = self._settled(work if self.first else None)[1]
+        result: Result = self._settled(work if self.is_rank_zero else None)[1]
         return result
 
     def _settled(self, work: Callable[[], Any] | None) -> tuple[Any, Any]:
@@ -101,23 +101,23 @@ class Distributed:
         except Exception as caught:
             error = caught
         reports: list[Any] = [None] * self.world
-        dist.all_gather_object(reports, (_error_record(error), work is None), group=self.words)
+        dist.all_gather_object(reports, (_error_record(error), work is None), group=self.cpu_group)
         failed = [rank for rank, (failure, _) in enumerate(reports) if failure]
         if failed:
             if error is not None and failed[0] == self.rank:
                 error.spoken = False  # type: ignore[attr-defined]  # this process prints it
                 raise error
             raise error_from_exit_code(*reports[failed[0]][0])
-        from_first = [result if self.first else None]
+        from_first = [result if self.is_rank_zero else None]
         if any(idle for _, idle in reports):
-            dist.broadcast_object_list(from_first, src=0, group=self.words)
+            dist.broadcast_object_list(from_first, src=0, group=self.cpu_group)
         return result, from_first[0]
 
-    def in_turn(self, work: Callable[[], Result]) -> Result:
+    def rank_zero_first(self, work: Callable[[], Result]) -> Result:
         """Run `work` on rank 0 first, then on the others, which can use the files it wrote."""
         done: list[Result] = []
-        self.leads(lambda: done.append(work()))
-        return self.together(lambda: done[0] if done else work())
+        self.on_rank_zero(lambda: done.append(work()))
+        return self.on_all_ranks(lambda: done[0] if done else work())
 
     def wrapped(self, model: nn.Module) -> nn.Module:
         """The model wrapped in DDP, which averages gradients; unchanged with one process."""
@@ -129,7 +129,7 @@ class Distributed:
             wrapped: nn.Module = self.fabric.setup_module(model, move_to_device=False)
         return wrapped
 
-    def alone_until_last(
+    def no_sync_until_last(
         self, model: nn.Module, last: bool
     ) -> contextlib.AbstractContextManager[Any]:
         """Within the block gradients are accumulated without synchronising, unless `last`."""
@@ -144,7 +144,7 @@ def error_of_lost(processes: Distributed, lost: UnfreezeError | None) -> Unfreez
 
     Collective: every process calls it as soon as any of them lost something.
     """
-    codes = [code for code in processes.collected(lost.exit_code if lost else 0) if code]
+    codes = [code for code in processes.gather_objects(lost.exit_code if lost else 0) if code]
     return lost or error_from_exit_code(codes[0], "Another process lost a file or a worker.", "")
 
 

@@ -82,7 +82,7 @@ class ClusterAssignment(Assignment):
         if epoch == self.epoch:
             return None
         memory = self._merge()
-        centroids, labels = self.processes.leads(lambda: self._clustered(memory, epoch))
+        centroids, labels = self.processes.on_rank_zero(lambda: self._clustered(memory, epoch))
         self.labels, self.epoch = labels.to(memory.device), epoch
         return centroids
 

@@ -280,7 +280,7 @@ def probe_ways(
         size, spent = sized
         if knob == "workers" and spent.whole and spent.data < MARGIN * spent.total:
             ways = ways[:1]  # workers cannot help
-        medians = limited.in_turn(ways, size) if len(ways) > 1 else {ways[0]: spent}
+        medians = limited.alternating(ways, size) if len(ways) > 1 else {ways[0]: spent}
         if medians is not None:
             rounds.append(TuningRound(knob, size, medians))
             way = choose_config(rounds, usual, scope).way
@@ -342,7 +342,9 @@ class _TimedSteps:
             self.limit = SHARE * steps * spent.total
             self.ended = f"a run of {steps:,} steps is too short to benefit"
 
-    def in_turn(self, ways: Sequence[StepConfig], rows: int) -> dict[StepConfig, StepTime] | None:
+    def alternating(
+        self, ways: Sequence[StepConfig], rows: int
+    ) -> dict[StepConfig, StepTime] | None:
         """Median step time of each configuration, measured alternately; None without a comparison.
 
         A configuration without a measurement is omitted, one that is far slower is not repeated.

@@ -90,5 +90,5 @@ class EpochCallback(Callback):
     def after_step(self, state: TrainState, logs: Logs) -> Action | None:
         """Call the function if the step ended an epoch."""
         if state.ends_epoch:
-            self.processes.leads(lambda: self.function(state, state.epoch))
+            self.processes.on_rank_zero(lambda: self.function(state, state.epoch))
         return None

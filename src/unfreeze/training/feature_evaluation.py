@@ -128,7 +128,7 @@ class FeatureEvaluator(Callback):
 
     def evaluate(self, state: TrainState) -> FeatureEvaluation:
         """Evaluate now and write the records; the same result in every process."""
-        result = self.processes.leads(lambda: self._evaluate(state))
+        result = self.processes.on_rank_zero(lambda: self._evaluate(state))
         for record in metric_records(result):
             self.run.metric(record)
         return result

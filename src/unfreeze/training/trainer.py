@@ -160,7 +160,7 @@ class Trainer:
         shared = task.share(parts, batch, self.forward) if len(parts) > 1 else ()
         losses, forward = [], partial(self.forward, network=self.network)
         for k, views in enumerate(parts):
-            with self.processes.alone_until_last(self.network, k + 1 == len(parts)):
+            with self.processes.no_sync_until_last(self.network, k + 1 == len(parts)):
                 known = shared[k] if shared else None
                 loss = task.training_step(views, batch, forward, known) / len(parts)
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -264,7 +264,7 @@ class Trainer:
                 if last:
                     save_last(folder, state)
 
-            self.processes.leads(write)
+            self.processes.on_rank_zero(write)
         if last:
             self.saved = (self.step, time.monotonic())
 

@@ -42,13 +42,13 @@ class CheckpointWriter:
         """Write last.ckpt, after a waiting best.ckpt, so that a resume finds the best one."""
         waiting, self.waiting = self.waiting, None
         with self.deadline.timing("save"):
-            self.processes.leads(lambda: self._write_last(state, waiting))
+            self.processes.on_rank_zero(lambda: self._write_last(state, waiting))
         self.written, self.step = time.monotonic(), int(state["step"])
 
     def best(self, state: dict[str, Any]) -> None:
         """Write best.ckpt."""
         with self.deadline.timing("save"):
-            self.processes.leads(lambda: save_state(self.folder.file(BEST), state))
+            self.processes.on_rank_zero(lambda: save_state(self.folder.file(BEST), state))
         self.written = time.monotonic()
 
     def own(self, state: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ class CheckpointWriter:
         metrics = f"loss-{state['loss']:.3f}" + ("" if accuracy is None else f"_acc-{accuracy:.3f}")
         path = self.folder.file(f"checkpoints/epoch-{state['epoch']:04d}_{metrics}.ckpt")
         with self.deadline.timing("save"):
-            self.processes.leads(lambda: save_state(path, state))
+            self.processes.on_rank_zero(lambda: save_state(path, state))
 
     def later(self, state: dict[str, Any], still: Collection[str]) -> None:
         """Keep the best state in memory; frozen entries (`still`) are not copied."""
@@ -70,7 +70,7 @@ class CheckpointWriter:
 
     def chosen(self) -> dict[str, Any]:
         """Load best.ckpt, on every process."""
-        return self.processes.leads(lambda: load_state(self.folder.file(BEST)))
+        return self.processes.on_rank_zero(lambda: load_state(self.folder.file(BEST)))
 
     def _write_last(self, state: dict[str, Any], waiting: dict[str, Any] | None) -> None:
         if waiting is not None:

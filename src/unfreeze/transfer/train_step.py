@@ -51,7 +51,7 @@ class OptimizerStep:
     def step(self) -> None:
         """Sum the gradients over processes, clip them and step."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.processes.add_up(gradients)
+        self.processes.all_reduce(gradients)
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.clip)

@@ -287,7 +287,7 @@ class FinetuneTrainer:
         if shortcut is None or not self.apart.isdisjoint(shortcut.hashes):
             scores = dict(plain())
         else:
-            scores = self.processes.leads(lambda: shortcut.record(self.network))
+            scores = self.processes.on_rank_zero(lambda: shortcut.record(self.network))
         if not math.isfinite(scores["loss"]):
             raise diverged_error(
                 f"The validation loss was {scores['loss']} after step {self.step}."

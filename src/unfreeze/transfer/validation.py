@@ -46,11 +46,11 @@ class ValidationSet:
         network.eval()
         device = next(network.parameters()).device
         # in full precision, as `evaluate` does
-        local = self.processes.together(
+        local = self.processes.on_all_ranks(
             lambda: [network(self.prepare(b.to(device))).cpu() for b in self._batches()]
         )
         network.train(training)
-        turns = itertools.zip_longest(*self.processes.collected(local))
+        turns = itertools.zip_longest(*self.processes.gather_objects(local))
         logits = [batch for turn in turns for batch in turn if batch is not None]
         return self.judged(torch.cat(logits))
 

@@ -174,7 +174,7 @@ def run_sweep(
             settings = training_config(job, parts.class_weights)
             grid = LinearHeadSweep(job.network, shortcut.whole(), job.sweep, settings)
             # on rank 0 alone: heads are small, and all ranks must use the same pair
-            trials = parts.processes.leads(lambda: grid.run(console, should_stop))
+            trials = parts.processes.on_rank_zero(lambda: grid.run(console, should_stop))
     if trials is None:
         return job  # no cache: its reason was shown
     return _with_best_trial(job, trials, run, console)

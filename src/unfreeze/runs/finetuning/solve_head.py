@@ -72,7 +72,7 @@ def solve_head(
                     stop=should_stop,
                 )
 
-        solution = parts.processes.leads(fitted)
+        solution = parts.processes.on_rank_zero(fitted)
         if solution is not None:
             _copy_into_network(job, solution)
             job = _record(job, solution, run, console, len(images))
@@ -174,7 +174,7 @@ def scale_head(job: FinetuneJob, parts: TrainingParts) -> FinetuneJob:
     not grow with the gradient: its rate scales with 1 / norm; LARS needs no change.
     """
     s, plan = job.plan.settings, job.plan
-    norm = parts.processes.leads(lambda: feature_norm(job, parts.loader))
+    norm = parts.processes.on_rank_zero(lambda: feature_norm(job, parts.loader))
     if not norm:
         return job
     ratio = USUAL_NORM / norm

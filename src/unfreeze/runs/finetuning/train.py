@@ -103,8 +103,10 @@ def open_run(
     """
     processes, data = scene.processes, scene.found
     torch.manual_seed(s.seed)
-    state = processes.leads(lambda: load_checkpoint(s, data, console))
-    network_setup = processes.in_turn(lambda: set_up_model(s, data)) if state is None else None
+    state = processes.on_rank_zero(lambda: load_checkpoint(s, data, console))
+    network_setup = (
+        processes.rank_zero_first(lambda: set_up_model(s, data)) if state is None else None
+    )
 
     def prepared() -> tuple[FinetuneJob, LabelledDataset]:
         if state is not None or network_setup is None:
@@ -117,16 +119,16 @@ def open_run(
             s, data, network_setup, scene.device, **counts, processes=processes.world
         ), ready
 
-    job, ready = processes.in_turn(prepared)
+    job, ready = processes.rank_zero_first(prepared)
     check_same_images(processes, ready.train.index, ready.val.index)
     # only now: an error above neither creates nor deletes a folder
     folder_options: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
     folder_options |= {"inputs": inputs_of(s), "hold": scene.locks.take}
-    processes.leads(lambda: RunFolder.create(str(s.out), **folder_options))
-    run = RunFolder(str(s.out), writes=processes.first)
+    processes.on_rank_zero(lambda: RunFolder.create(str(s.out), **folder_options))
+    run = RunFolder(str(s.out), writes=processes.is_rank_zero)
     if state is None:
         # a run stopped before its first checkpoint starts again with the same settings
-        processes.leads(lambda: write_text(run.file("config.toml"), to_toml(as_dict(s), {})))
+        processes.on_rank_zero(lambda: write_text(run.file("config.toml"), to_toml(as_dict(s), {})))
     console.into(run)  # type: ignore[attr-defined]  # a Logged one
     job = _set_threads(scene, job, state, console)
     job = replace(job, network=_on_device(job.network, scene.device, processes))
@@ -156,7 +158,7 @@ def train_run(
 ) -> TrainedRun:
     """Train the job and write its model; `pool`: images of a shared feature cache."""
     processes, run, ready, job = scene.processes, this_run.run, this_run.ready, this_run.job
-    parts = processes.together(lambda: build_training(job, ready, processes, pool))
+    parts = processes.on_all_ranks(lambda: build_training(job, ready, processes, pool))
     parts.loader.warn = console.warn
     solution = None
     if this_run.state is None:
@@ -179,22 +181,26 @@ def train_run(
         trainer.restore(this_run.state)
         run.rewind_metrics(trainer.step)
     trainer.deadline = scene.deadline
-    processes.leads(lambda: _write_start(run, job, ready, trainer))
+    processes.on_rank_zero(lambda: _write_start(run, job, ready, trainer))
     if solution is not None:
         trainer.conclude(solution.line, solution.shortcut)
     s = job.plan.settings
     with logging_to(s.logger, run, as_dict(s), trainer.step, console):
         outcome = trainer.run(console)
     # the model first: a failure in the steps below must not lose it
-    processes.leads(lambda: _write_model(run, job, ready, outcome, console))
+    processes.on_rank_zero(lambda: _write_model(run, job, ready, outcome, console))
     with feature_meter(job.network, job.head) as meter:
         scores = _scores(job, parts, trainer, outcome)
         if outcome.stopped != "asked":
             # on rank 0: other ranks may have no validation images
-            processes.leads(lambda: _measure_features(meter, job, ready, trainer, run, console))
+            processes.on_rank_zero(
+                lambda: _measure_features(meter, job, ready, trainer, run, console)
+            )
     if scores is not None and parts.holdout is not None:
         holdout = parts.holdout
-        processes.leads(lambda: _write_scores(run, job, ready, outcome, scores, holdout, console))
+        processes.on_rank_zero(
+            lambda: _write_scores(run, job, ready, outcome, scores, holdout, console)
+        )
     return TrainedRun(job, outcome, scores, meter.statistics())
 
 

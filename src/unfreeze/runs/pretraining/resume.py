@@ -74,7 +74,7 @@ def resume_trainer(
     processes, run = trainer.processes, trainer.run
     folder = run.file("checkpoints")
     # read on rank 0 alone: all ranks must resume from the same checkpoint
-    checkpoint = processes.leads(
+    checkpoint = processes.on_rank_zero(
         lambda: load_last(folder, "pretrain") if has_last(folder) else None
     )
     if checkpoint is None:
@@ -82,12 +82,12 @@ def resume_trainer(
     else:
         state, note = checkpoint
         current = describe_run(s, fingerprint, len(trainer.loader.positions), trainer.step)
-        processes.together(lambda: check_same_run(state, current, processes.world))
-        processes.together(lambda: trainer.load_state_dict(state))
+        processes.on_all_ranks(lambda: check_same_run(state, current, processes.world))
+        processes.on_all_ranks(lambda: trainer.load_state_dict(state))
         for message in (note, *resume_notes(state, processes.world)):
             if message:
                 console.say(message)
-    processes.leads(lambda: run.rewind_metrics(-1 if checkpoint is None else trainer.step))
+    processes.on_rank_zero(lambda: run.rewind_metrics(-1 if checkpoint is None else trainer.step))
     if checkpoint is not None:
         console.say(f"Resuming from step {trainer.step:,} of {trainer.state.steps:,}.")
 

@@ -61,7 +61,7 @@ class PreparedPretraining:
         """The images after decoding each once; verified to be the same in every process."""
         s, side = self.start.settings, _largest(self.plan)
         # rank 0 first: the others read its pixel cache from disk
-        dataset = processes.in_turn(lambda: self.found.checked(s, side, self.hold, console))
+        dataset = processes.rank_zero_first(lambda: self.found.checked(s, side, self.hold, console))
         check_same_images(processes, dataset.index)
         return dataset
 
@@ -122,7 +122,7 @@ class PreparedPretraining:
         task = self.task(s, dataset, processes)
         if options is None:
             task.for_timing()
-        if not processes.first:
+        if not processes.is_rank_zero:
             torch.manual_seed(s.seed + 7919 * processes.rank)  # other dropout masks on each rank
         loader = dataset.loader(s, processes, workers=way.workers, held=held)
         loader.pinned = compute.device.type == "cuda"

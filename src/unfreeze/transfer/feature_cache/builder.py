@@ -153,7 +153,7 @@ class _PhaseCache:
         keys = [self._key("train", view, count) for view in views]
         if self.passing.holdout is not None:
             keys.append(self._key("val", 0, len(self.passing.holdout.images)))
-        keeper.processes.leads(lambda: self._make_room(keys))
+        keeper.processes.on_rank_zero(lambda: self._make_room(keys))
         caches = []
         for index, key in enumerate(keys):
             produce = self._view(views[index]) if index < len(views) else self._validation

@@ -114,12 +114,12 @@ def cache_features(
     """
     processes, store = processes or Distributed(), wanted.store
     store.remove_abandoned()
-    chunks, damaged = processes.together(lambda: open_chunks(wanted, console))
+    chunks, damaged = processes.on_all_ranks(lambda: open_chunks(wanted, console))
     for text in damaged:
         console.warn(f"Cached features are damaged and are computed again: {text}")
     missing = [number for number in range(store.chunks) if number not in chunks]
     share = missing[processes.launch.local_rank :: processes.launch.local_world]
-    done = processes.together(lambda: _compute(wanted, share, produce, console, stop))
+    done = processes.on_all_ranks(lambda: _compute(wanted, share, produce, console, stop))
     if processes.any([not done])[0]:
         return None
     for number in missing:
