@@ -26,7 +26,7 @@ def test_a_fault_is_a_warning_with_the_way_to_try_again(tmp_path):
         "The page could not be drawn (ValueError: no colours). All other files were written. "
         "To try again: unfreeze report run"
     ]
-    assert "test_afterwards.py" in (tmp_path / "log.txt").read_text()
+    assert "test_after_run.py" in (tmp_path / "log.txt").read_text()
 
 
 def test_it_is_told_where_even_the_log_cannot_be_written(tmp_path):
