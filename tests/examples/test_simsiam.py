@@ -126,6 +126,21 @@ def test_a_package_that_is_broken_is_named(installed, tmp_path, capsys, value, s
     assert main(["pretrain", "--help"]) == 0  # names are listed without an import
 
 
+def test_features_that_collapse_end_the_run(installed, tmp_path, capsys):
+    """Without "stop-gradient" and predictor SimSiam has a shortcut: one feature for all images."""
+    module = installed / "unfreeze_simsiam.py"
+    text = module.read_text().replace("part.detach() for part", "part for part")
+    text = text.replace("return z, self.predictor(z)", "return z, z")
+    # without batch norm at its end nothing else keeps the projections apart
+    module.write_text(text.replace("last_norm=True", "last_norm=False"))
+    sys.modules.pop("unfreeze_simsiam", None)
+    words = ["pretrain", "digits", "--out", str(tmp_path / "run"), *SHORT, "--watch-every", "1"]
+    assert main([*words, "--epochs", "12", "--base-lr", "0.03"]) == 5
+    assert "so all images have the same features." in capsys.readouterr().err
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
+    sys.modules.pop("unfreeze_simsiam")
+
+
 def test_gradient_accumulation_is_the_mean_of_its_parts(installed, tmp_path):
     """Without batch norm's statistics of a smaller batch the two would be equal."""
     for name, accumulate in (("one", "1"), ("two", "2")):

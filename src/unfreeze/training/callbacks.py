@@ -5,12 +5,14 @@ checkpoint, or to stop. It does not change the trainer. Callbacks run in the ord
 every process, so that collective operations match.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from unfreeze.errors import UnfreezeError
+from unfreeze.errors import DivergedError, UnfreezeError
 from unfreeze.runtime.distributed import Distributed
+from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.training.state import TrainState
 
 Logs = dict[str, Any]  # metrics of a step; callbacks add theirs for those after them
@@ -71,6 +73,36 @@ class PeriodicCheckpoints(Callback):
 
     def _due(self, state: TrainState, every: int | None) -> bool:
         return bool(every) and state.ends_epoch and state.epoch % (every or 1) == 0
+
+
+LOWEST_RANK = 1.5  # effective rank of projected features, below which they collapsed
+START = 4  # the start of a run, where nothing is judged, ends after 1/4 of it
+
+
+@dataclass(frozen=True)
+class FeatureCollapse(Callback):
+    """Ends a run whose images all get the same features, for tasks without a detector of their own.
+
+    `ignore`: only write it to the log.
+    """
+
+    run: RunFolder
+    ignore: bool = False
+
+    def after_step(self, state: TrainState, logs: Logs) -> Action | None:
+        """Check a feature evaluation, except in the first quarter of the run."""
+        rank = logs.get("figures", {}).get("effective_rank_projected", math.inf)
+        if rank >= LOWEST_RANK or state.step * START < state.steps:
+            return None
+        sentence = (
+            f"Training collapsed by step {state.step}: the projected features have an effective "
+            f"rank of {rank:.2f}, so all images have the same features."
+        )
+        self.run.log(sentence + (" Ignored by --on-collapse ignore." if self.ignore else ""))
+        if self.ignore:
+            return None
+        next_step = "Start a new run with a lower --base-lr, or with --method swav."
+        return StopTraining(DivergedError(sentence, next_step))
 
 
 OnEpoch = Callable[[TrainState, int], None]  # state and number of finished epochs

@@ -34,7 +34,13 @@ from unfreeze.swav.presets import check_method, with_recipe
 from unfreeze.swav.throughput import StepConfig
 from unfreeze.tasks.base import PretrainTask, TaskContext
 from unfreeze.tasks.registry import pretrain_task
-from unfreeze.training.callbacks import Callback, EpochCallback, OnEpoch, PeriodicCheckpoints
+from unfreeze.training.callbacks import (
+    Callback,
+    EpochCallback,
+    FeatureCollapse,
+    OnEpoch,
+    PeriodicCheckpoints,
+)
 from unfreeze.training.compute import ComputeContext
 from unfreeze.training.feature_evaluation import EvaluationSample, FeatureEvaluator
 from unfreeze.training.trainer import Trainer, TrainingPlan
@@ -154,6 +160,7 @@ class CallbackOptions:
         steps_per_epoch: int,
     ) -> list[Callback]:
         """The callbacks of a run, in the order in which they are called."""
+        ignore = s.on_collapse == "ignore"
         callbacks: list[Callback] = [
             FeatureEvaluator(
                 self.sample,
@@ -163,7 +170,7 @@ class CallbackOptions:
                 processes=processes,
                 time_limit=self.time_limit,
             ),
-            *task.callbacks(run, steps_per_epoch),
+            *(task.callbacks(run, steps_per_epoch) or [FeatureCollapse(run, ignore)]),
             PeriodicCheckpoints(s.checkpoint_every, s.keep_every),
         ]
         if self.on_epoch is not None:
