@@ -21,6 +21,22 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+# files with a test of minutes: they start first, so that no worker is left with one at the end
+LONG = (
+    "test_learns.py",
+    "test_timm_families.py",
+    "test_two_decoders_are_one.py",
+    "test_benchmarks.py",
+    "test_losses.py",
+    "test_killed_resumes_exactly.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the rest in its order."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of real data beside the repository; the test is skipped where it is absent."""

@@ -145,7 +145,16 @@ def test_gradient_accumulation_is_the_mean_of_its_parts(installed, tmp_path):
     """Without batch norm's statistics of a smaller batch the two would be equal."""
     for name, accumulate in (("one", "1"), ("two", "2")):
         words = ["pretrain", "digits", "--out", str(tmp_path / name), *SHORT]
-        assert main([*words, "--accumulate", accumulate,]) == 0
+        assert (
+            main(
+                [
+                    *words,
+                    "--accumulate",
+                    accumulate,
+                ]
+            )
+            == 0
+        )
     losses = [
         [r["loss"] for r in read_metrics(tmp_path / name) if r["split"] == "train"]
         for name in ("one", "two")
@@ -155,7 +164,15 @@ def test_gradient_accumulation_is_the_mean_of_its_parts(installed, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed_is_straight_to_the_bit(installed, tmp_path):
-    words = ["-m", "unfreeze", "pretrain", "digits", *SHORT, "--epochs", "20",]
+    words = [
+        "-m",
+        "unfreeze",
+        "pretrain",
+        "digits",
+        *SHORT,
+        "--epochs",
+        "20",
+    ]
     straight = command(installed, *words, "--out", tmp_path / "straight")
     done = subprocess.run(**straight)
     assert done.returncode == 0, done.stderr
@@ -184,7 +201,8 @@ def test_killed_and_resumed_is_straight_to_the_bit(installed, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_are_one_run(installed, tmp_path):
-    words = ["pretrain", "digits", *SHORT,]
+    # AdamW divides by gradients that are rounding noise before a batch norm; SGD does not
+    words = ["pretrain", "digits", *SHORT, "--optimizer", "sgd", "--base-lr", "0.05"]
     one = subprocess.run(**command(installed, "-m", "unfreeze", *words, "--out", tmp_path / "one"))
     assert one.returncode == 0, one.stderr
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -373,8 +373,8 @@ def test_fp16_resumed_is_the_straight_run(tmp_path):
         half.state.step += 1
     half.save()
     again = made(tmp_path / "run", precision="fp16")
-    again.restore(torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True))
+    again.load_state_dict(torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True))
     again.fit(QuietConsole())
     one, two = everything(straight), everything(again)
     assert [k for k in one if not torch.equal(one[k], two[k])] == []
-    assert straight.scaler.state_dict() == again.scaler.state_dict()
+    assert straight.state.scaler.state_dict() == again.state.scaler.state_dict()
