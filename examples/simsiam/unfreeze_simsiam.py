@@ -44,6 +44,11 @@ class SimSiamModel(nn.Module):
         return z, self.predictor(z)
 
 
+def unit(rows: Tensor) -> Tensor:
+    """Rows of length 1, in float32 also under mixed precision (float64 stays)."""
+    return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1)
+
+
 class SimSiam(PretrainTask):
     """`--hidden-mlp` and `--feat-dim` are the widths of the projector."""
 
@@ -56,11 +61,11 @@ class SimSiam(PretrainTask):
 
     def loss(self, output: tuple[Tensor, Tensor], views: int) -> Tensor:
         """Negative cosine of each view's prediction with the other large views' projections."""
-        z, p = (F.normalize(part.float(), dim=1).chunk(views) for part in output)
+        z, p = (unit(part).chunk(views) for part in output)
         targets = [part.detach() for part in z[:2]]  # the large crops: "stop-gradient"
         pairs = [(i, j) for i in range(views) for j in range(2) if i != j]
         return -torch.stack([(p[i] * targets[j]).sum(dim=1).mean() for i, j in pairs]).mean()
 
     def project(self, h: Tensor) -> Tensor:
         """Unit projections `[B, dim]`, for the feature evaluations."""
-        return F.normalize(self.model.projector(h).float(), dim=1)
+        return unit(self.model.projector(h))

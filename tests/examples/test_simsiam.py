@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tests.laws.test_pretraining_processes_equal_one as laws
 import torch
 
 from unfreeze.cli.main import main
@@ -197,6 +198,18 @@ def test_killed_and_resumed_is_straight_to_the_bit(installed, tmp_path):
     assert 6 <= step < 120
     one, other = weights(tmp_path / "straight"), weights(killed)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("optimizer", ["larc", "adamw", "sgd"])
+def test_one_process_equals_two_in_float64(installed, processes, tmp_path, optimizer):
+    ours = ("queue_length", "epoch_queue_starts", "freeze_prototypes_niters", "nmb_prototypes")
+    changed = {**dict.fromkeys(ours), "method": "simsiam", "optimizer": optimizer, "base_lr": 0.01}
+    one = laws.alone(tmp_path / "one", **changed)
+    assert one.step == 8
+    joined = {name: tensor.numpy() for name, tensor in one.state.model.state_dict().items()}
+    two, other = processes(2, laws.trained, tmp_path / "two", changed)
+    assert laws.difference(two, other) == 0
+    assert laws.difference(joined, two) < 1e-7
 
 
 @pytest.mark.slow
