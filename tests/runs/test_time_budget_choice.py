@@ -6,7 +6,7 @@ from unfreeze.runs.time_budget import SPARE, BudgetOption, choose_option
 
 
 def option(name, seconds, least=10, most=30, asked=None):
-    def measured():
+    def measured(enough):
         if asked is not None:
             asked.append(name)
         return seconds
@@ -41,3 +41,15 @@ def test_what_cannot_be_computed_is_passed_over():
     assert choose_option([option("broken", None), option("small", 1)], 100).values == {
         "arch": "small"
     }
+
+
+def test_a_lower_bound_decides_nothing():
+    """At the machine's peak an epoch takes 1 s, in truth 20: too few fit, and those are counted."""
+
+    def seconds(enough):
+        return 1.0 if enough < 2 else 20.0
+
+    slow = BudgetOption({"arch": "slow"}, 100, 200, seconds)
+    assert choose_option([slow], 100).epochs == int(SPARE * 100 / 20)
+    # another that is measured to have more is taken
+    assert choose_option([slow, option("small", 5, least=50)], 100).values == {"arch": "small"}

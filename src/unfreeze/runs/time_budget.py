@@ -3,6 +3,7 @@
 Only settings that are not given are derived; no image is decoded.
 """
 
+import math
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
@@ -36,13 +37,14 @@ SPARE = 0.75  # share of the budget for training; the rest is for decoding, eval
 class BudgetOption:
     """One configuration: `values` of settings, and between `least` and `most` epochs.
 
-    `seconds`: measures the seconds of one epoch when called; None if it cannot run here.
+    `seconds(enough)`: measures the seconds of one epoch, or returns a lower bound if that is above
+    `enough`; None if it cannot run here.
     """
 
     values: dict[str, Any]
     least: int
     most: int
-    seconds: Callable[[], float | None]
+    seconds: Callable[[float], float | None]
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,30 @@ def choose_option(options: Iterable[BudgetOption], budget: float) -> BudgetChoic
 
     If there is none, the option with the most epochs that fit; None if no epoch of any fits.
     """
-    best: BudgetChoice | None = None
+    others = list[tuple[int, BudgetOption]]()  # by their epochs at most, as some are lower bounds
     for option in options:
-        each = option.seconds()
-        if each is None:
-            continue
-        epochs = min(option.most, int(SPARE * budget / max(each, 1e-9)))
-        fit = BudgetChoice(option.values, epochs, epochs * each)
-        if epochs >= option.least:
-            return fit
-        if epochs and (best is None or epochs > best.epochs):
-            best = fit
+        choice = _fit(option, budget, enough=budget / option.least)
+        if choice is not None and choice.epochs >= option.least:
+            return choice
+        if choice is not None:
+            others.append((choice.epochs, option))
+    best: BudgetChoice | None = None
+    for most, option in sorted(others, key=lambda other: other[0], reverse=True):
+        if best is not None and most <= best.epochs:
+            break
+        choice = _fit(option, budget, enough=math.inf)
+        if choice is not None and (best is None or choice.epochs > best.epochs):
+            best = choice
     return best
+
+
+def _fit(option: BudgetOption, budget: float, *, enough: float) -> BudgetChoice | None:
+    """As many epochs of the option as fit; None for none."""
+    each = option.seconds(enough)
+    if each is None:
+        return None
+    epochs = min(option.most, int(SPARE * budget / max(each, 1e-9)))
+    return BudgetChoice(option.values, epochs, epochs * each) if epochs else None
 
 
 FLAG = "--time-budget"
@@ -88,7 +102,7 @@ def budget_pretrain(
     if s.time_budget is None or _is_resumed(s):
         return s, {}
     budget = parse_duration(s.time_budget, FLAG)
-    return _with_choice(s, choose_option(pretrain_options(s, processes, noised, budget), budget))
+    return _with_choice(s, choose_option(pretrain_options(s, processes, noised), budget))
 
 
 def budget_finetune(
@@ -98,7 +112,7 @@ def budget_finetune(
     if s.time_budget is None or _is_resumed(s):
         return s, {}
     budget = parse_duration(s.time_budget, FLAG)
-    return _with_choice(s, choose_option(finetune_options(s, data, processes, budget), budget))
+    return _with_choice(s, choose_option(finetune_options(s, data, processes), budget))
 
 
 def with_budget_choice(s: S, chosen: S) -> S:
@@ -108,14 +122,14 @@ def with_budget_choice(s: S, chosen: S) -> S:
 
 def pretrain_hint(s: PretrainSettings, processes: int, noised: Noised) -> dict[str, Any] | None:
     """The values that fit into an hour; None if none do."""
-    return _hint(s, choose_option(pretrain_options(s, processes, noised, HOUR), HOUR))
+    return _hint(s, choose_option(pretrain_options(s, processes, noised), HOUR))
 
 
 def finetune_hint(
     s: FinetuneSettings, data: LabelledListing, processes: int
 ) -> dict[str, Any] | None:
     """The values that fit into an hour; None if none do."""
-    return _hint(s, choose_option(finetune_options(s, data, processes, HOUR), HOUR))
+    return _hint(s, choose_option(finetune_options(s, data, processes), HOUR))
 
 
 def show_hint(hint: dict[str, Any] | None, console: Console) -> None:
@@ -173,13 +187,8 @@ def _flags(s: Any) -> str:
 # ------------------------------------------------------------------------------- pretrain
 
 
-def pretrain_options(
-    s: PretrainSettings, processes: int, noised: Noised, budget: float
-) -> Iterator[BudgetOption]:
-    """Options from the default down to the smallest network at 32 pixels.
-
-    Options that need more than `budget` seconds even at this machine's peak speed are not measured.
-    """
+def pretrain_options(s: PretrainSettings, processes: int, noised: Noised) -> Iterator[BudgetOption]:
+    """Options from the default down to the smallest network at 32 pixels."""
     device = pick_device(s.device)
     s = replace(s, dry_run=True)
     dataset = list_images(s, QuietConsole())
@@ -201,7 +210,7 @@ def pretrain_options(
             values: dict[str, Any] = {"arch": arch} if free else {}
             values |= {} if sized else {"image_size": side}
 
-            def seconds(values: dict[str, Any] = values) -> float | None:
+            def seconds(enough: float, values: dict[str, Any] = values) -> float | None:
                 try:
                     option_settings = replace(filled, **values)
                     prepared = prepared_for(option_settings, named, dataset, device, processes)
@@ -210,9 +219,7 @@ def pretrain_options(
                 flops = prepared.operations(prepared.plan, processes)
                 if flops is None:
                     return None
-                return epoch_seconds(
-                    prepared.plan, prepared.facts, noised(prepared), flops, budget / least
-                )
+                return epoch_seconds(prepared.plan, prepared.facts, noised(prepared), flops, enough)
 
             yield BudgetOption(values, least, most, seconds)
 
@@ -225,7 +232,7 @@ def _smaller(arch: str) -> tuple[str, ...]:
 
 
 def finetune_options(
-    s: FinetuneSettings, data: LabelledListing, processes: int, budget: float
+    s: FinetuneSettings, data: LabelledListing, processes: int
 ) -> Iterator[BudgetOption]:
     """Options from the default down; other architectures only without weights and `--arch`."""
     s, device = replace(s, dry_run=True, time_budget=None), pick_device(s.device)
@@ -239,7 +246,7 @@ def finetune_options(
             values: dict[str, Any] = {"arch": arch} if free else {}
             values |= {} if sides else {"image_size": side}
             fresh = replace(arch_settings, **values)
-            yield from _finetune_option(fresh, values, data, device, processes, budget)
+            yield from _finetune_option(fresh, values, data, device, processes)
 
 
 def _finetune_option(
@@ -248,7 +255,6 @@ def _finetune_option(
     data: LabelledListing,
     device: torch.device,
     processes: int,
-    budget: float,
 ) -> Iterator[BudgetOption]:
     portions = split_undecoded(s, data)
     counts = {"images": len(portions.train), "held_out": len(portions.val)}
@@ -270,9 +276,9 @@ def _finetune_option(
     )
     epochs = 1 if cached else s.epochs
 
-    def seconds() -> float | None:
-        enough = budget * epochs / least
-        total = finetune_cost(job, case, device, processes, enough=enough)["time"]["seconds"]
+    def seconds(enough: float) -> float | None:
+        most_seconds = enough * epochs
+        total = finetune_cost(job, case, device, processes, enough=most_seconds)["time"]["seconds"]
         return None if total is None else total / epochs
 
     yield BudgetOption(values, least, most, seconds)
