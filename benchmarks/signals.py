@@ -43,6 +43,7 @@ VERBS = {
     "finetune": [*SMALL, "--weights", "none", "--epochs", "5", "--cache", "off"],
     "pretrain": [*SMALL, "--epochs", "3", "--nmb-prototypes", "12", "--tune", "off"],
 }
+UNKNOWN = 999  # exit code that was lost with the parent process
 PROMISED = {"INT": 130, "TERM": 130, "HUP": 130, "KILL": -signal.SIGKILL}
 WORKER_LOST = 6
 LANES = 2  # runs in parallel
@@ -150,6 +151,8 @@ class Command:
             if self.code is None and not Path(f"/proc/{self.pid}").exists():
                 code = self.parents  # passed on by its parent
                 self.code = code - 256 if code > 192 else code
+                if code < 0:  # the signal to the group ended the parent after it had reaped it
+                    self.code = UNKNOWN
         return self.code is not None
 
     def wait(self, seconds: float) -> bool:
@@ -211,8 +214,10 @@ def _ended(pid: int) -> int | None:
     return None
 
 
-def expected(name: str, target: str) -> set[int]:
+def expected(name: str, target: str, code: int | None) -> set[int]:
     """Allowed exit codes; 0 is always allowed: the run may end before the signal arrives."""
+    if code == UNKNOWN:
+        return {UNKNOWN} if target == "group" else set()
     if target == "parent" or (target == "worker" and name != "KILL"):
         return {0}  # must not affect the run
     if target == "worker":
@@ -267,7 +272,7 @@ class Trial:
         steps = len(read_metrics(self.out)) if self.out.exists() else 0
         known = {"verb": self.verb, "workers": self.workers, "signal": name, "target": target}
         self.moments.append({**known, "code": code, "cold": cold, "records": steps})
-        if code not in expected(name, target):
+        if code not in expected(name, target, code):
             self.wrong.append(f"SIG{name} to {target}: exit code {code}")
 
     def compared(self, straight: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+remove_folder = shutil.rmtree  # some tests replace it
+# under nohup it is ignored, and so it would be in the processes that tests start
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # tiny tensors gain nothing from threads, and threads that wait for a busy core cost minutes
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # a busy machine is slow, not wrong: the default of 200 ms an example fails there
@@ -47,9 +51,14 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _plain_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _plain_world(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
-    monkeypatch.setenv("UNFREEZE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("UNFREEZE_CACHE", str(cache))
+    yield
+    remove_folder(cache, ignore_errors=True)  # thousands of them would fill a small disk
 
 
 @pytest.fixture(autouse=True)
@@ -201,21 +210,21 @@ def no_drawing(monkeypatch):
 @pytest.fixture
 def stopped_after(monkeypatch):
     """`with stopped_after(9) as steps`: SIGTERM comes with the ninth step; `steps` goes on."""
-    from unfreeze.transfer.train_step import Stepper
+    from unfreeze.transfer.training_run import FinetuneTrainer
 
     @contextlib.contextmanager
     def within(count):
-        take, steps = Stepper.take, []
+        take, steps = FinetuneTrainer.train_step, []
 
-        def stopping(self, step, *rest):
-            steps.append(step)
-            taken = take(self, step, *rest)
+        def stopping(self, batch):
+            steps.append(self.step)
+            taken = take(self, batch)
             if len(steps) == count:
                 signal.raise_signal(signal.SIGTERM)
             return taken
 
         with monkeypatch.context() as patch:
-            patch.setattr(Stepper, "take", stopping)
+            patch.setattr(FinetuneTrainer, "train_step", stopping)
             yield steps
 
     return within

@@ -17,6 +17,7 @@ from unfreeze.commands.finetune import FinetunePlan as FinetunePlan
 from unfreeze.commands.finetune import FinetuneResult as FinetuneResult
 from unfreeze.commands.inspect import inspect as inspect
 from unfreeze.commands.predict import Predictions as Predictions
+from unfreeze.commands.predict import TaskPredictions as TaskPredictions
 from unfreeze.commands.predict import load as load
 from unfreeze.commands.pretrain import PretrainPlan as PretrainPlan
 from unfreeze.commands.pretrain import PretrainResult as PretrainResult
@@ -32,6 +33,7 @@ from unfreeze.errors import UnfreezeError as UnfreezeError
 from unfreeze.errors import UsageError as UsageError
 from unfreeze.errors import WeightsError as WeightsError
 from unfreeze.experiments.compare import Comparison as Comparison
+from unfreeze.runs.task_evaluation import TaskEvaluation as TaskEvaluation
 
 __version__: str
 __all__ = [
@@ -136,7 +138,7 @@ def compare(
     cache: Literal["auto", "off", "features", "activations"] = "auto",
     cache_views: int | None = None,
     cache_budget: float = 16.0,
-    select: Literal["accuracy", "balanced", "macro-f1", "loss", "last"] | None = None,
+    select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
@@ -213,7 +215,7 @@ def compare(
         cache: feature cache: compute the output of the frozen layers once and train on it (features: only the head trains; activations: other layers train too). One of: 'auto', 'off', 'features', 'activations'.
         cache_views: random views of each image in the feature cache (1: no augmentation).
         cache_budget: disk space of all feature caches in GiB; the least recently used are removed first.
-        select: validation metric that selects the best checkpoint; balanced and macro-f1 weight all classes equally, last uses the last epoch. One of: 'accuracy', 'balanced', 'macro-f1', 'loss', 'last'.
+        select: validation metric that selects the best checkpoint; balanced and macro-f1 weight all classes equally, metric is that of another task, last uses the last epoch. One of: 'accuracy', 'balanced', 'macro-f1', 'miou', 'metric', 'loss', 'last'.
         val: fraction of train held out as validation set if the data has none.
         labels_per_class: use at most N training images of each class.
         label_fraction: use this fraction of the training images.
@@ -286,7 +288,7 @@ def compare(
     cache: Literal["auto", "off", "features", "activations"] = "auto",
     cache_views: int | None = None,
     cache_budget: float = 16.0,
-    select: Literal["accuracy", "balanced", "macro-f1", "loss", "last"] | None = None,
+    select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
@@ -359,7 +361,7 @@ def compare(
     cache: Literal["auto", "off", "features", "activations"] = "auto",
     cache_views: int | None = None,
     cache_budget: float = 16.0,
-    select: Literal["accuracy", "balanced", "macro-f1", "loss", "last"] | None = None,
+    select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
@@ -478,14 +480,16 @@ def evaluate(
     label_column: str | None = None,
     split_from: str | PathLike[str] | None = None,
     config: str | PathLike[str] | None = None,
+    masks: str | PathLike[str] | None = None,
     split: Literal["train", "val", "test", "all"] | None = None,
     weights_of: Literal["both", "best", "last"] = "both",
     temperature: Literal["off", "fit", "keep"] = "off",
     progress: bool | None = None,
-) -> Evaluation:
+) -> Evaluation | TaskEvaluation:
     """Evaluate a run's model on `data`: on test, else val, else held-out images, else all.
 
-    DataError for a class that the model does not know.
+    Returns a `TaskEvaluation` for a model of another task than classification. DataError for a
+    class that the model does not know.
 
     Parameters:
         run: a run folder, or its model/ folder.
@@ -499,6 +503,7 @@ def evaluate(
         label_column: column of the labels in the file of labels, or in DATA if that is a list.
         split_from: source of the splits: a run, or a CSV like its split.csv; images that it does not list are not used.
         config: read settings from a TOML file.
+        masks: segmentation: folder or archive with the masks, under the names of the images.
         split: split to evaluate (None: test, else val, else what the run held out, else everything). One of: 'train', 'val', 'test', 'all'.
         weights_of: weights to evaluate: of the best epoch, of the last, or both. One of: 'both', 'best', 'last'.
         temperature: temperature scaling of the probabilities, fitted on the validation images: fit shows the effect, keep also stores it with the model for predict. One of: 'off', 'fit', 'keep'.
@@ -594,16 +599,22 @@ def finetune(
     cache: Literal["auto", "off", "features", "activations"] = "auto",
     cache_views: int | None = None,
     cache_budget: float = 16.0,
-    select: Literal["accuracy", "balanced", "macro-f1", "loss", "last"] | None = None,
+    select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
+    task: str = "auto",
+    masks: str | PathLike[str] | None = None,
+    mask_classes: str | PathLike[str] | None = None,
+    ignore_index: int | None = None,
+    fit: Literal["squash", "tile"] | None = None,
+    loss: str | None = None,
     folds: int = 0,
     repeats: int = 1,
     progress: bool | None = None,
 ) -> FinetuneResult:
-    """Train a classifier on the labelled images of `data`.
+    """Train a classifier, or a model of another task, on the labelled images of `data`.
 
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
 
@@ -669,11 +680,17 @@ def finetune(
         cache: feature cache: compute the output of the frozen layers once and train on it (features: only the head trains; activations: other layers train too). One of: 'auto', 'off', 'features', 'activations'.
         cache_views: random views of each image in the feature cache (1: no augmentation).
         cache_budget: disk space of all feature caches in GiB; the least recently used are removed first.
-        select: validation metric that selects the best checkpoint; balanced and macro-f1 weight all classes equally, last uses the last epoch. One of: 'accuracy', 'balanced', 'macro-f1', 'loss', 'last'.
+        select: validation metric that selects the best checkpoint; balanced and macro-f1 weight all classes equally, metric is that of another task, last uses the last epoch. One of: 'accuracy', 'balanced', 'macro-f1', 'miou', 'metric', 'loss', 'last'.
         val: fraction of train held out as validation set if the data has none.
         labels_per_class: use at most N training images of each class.
         label_fraction: use this fraction of the training images.
         group_by: keep images of one group in the same split: a CSV column, or a regular expression whose first group names the group (default: the CSV's column `group`, if any).
+        task: what is learned: classification, segmentation, or a task that another package registers; auto is segmentation if masks lie beside the images. One of: 'auto', 'classification', 'segmentation'.
+        masks: folder or archive with the masks, under the names of the images.
+        mask_classes: CSV that names the classes of mask values or colours: id,name or r,g,b,name.
+        ignore_index: mask value that counts neither in the loss nor in metrics.
+        fit: how an image comes to the network: resized whole (squash), or in tiles at its own size (tile), which overlap in evaluate and predict. One of: 'squash', 'tile'.
+        loss: loss: ce (cross-entropy), dice, focal, jaccard, lovasz or tversky, or a sum such as ce+dice.
         folds: k-fold cross-validation before the run itself: number of folds (0: off).
         repeats: repeat cross-validation with N seeds; without folds, N validation splits.
         progress: show progress (None: if in a notebook or a terminal).
@@ -742,11 +759,17 @@ def finetune(
     cache: Literal["auto", "off", "features", "activations"] = "auto",
     cache_views: int | None = None,
     cache_budget: float = 16.0,
-    select: Literal["accuracy", "balanced", "macro-f1", "loss", "last"] | None = None,
+    select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
+    task: str = "auto",
+    masks: str | PathLike[str] | None = None,
+    mask_classes: str | PathLike[str] | None = None,
+    ignore_index: int | None = None,
+    fit: Literal["squash", "tile"] | None = None,
+    loss: str | None = None,
     folds: int = 0,
     repeats: int = 1,
     progress: bool | None = None,
@@ -815,11 +838,17 @@ def finetune(
     cache: Literal["auto", "off", "features", "activations"] = "auto",
     cache_views: int | None = None,
     cache_budget: float = 16.0,
-    select: Literal["accuracy", "balanced", "macro-f1", "loss", "last"] | None = None,
+    select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
+    task: str = "auto",
+    masks: str | PathLike[str] | None = None,
+    mask_classes: str | PathLike[str] | None = None,
+    ignore_index: int | None = None,
+    fit: Literal["squash", "tile"] | None = None,
+    loss: str | None = None,
     folds: int = 0,
     repeats: int = 1,
     progress: bool | None = None,
@@ -835,8 +864,9 @@ def predict(
     data_root: str | PathLike[str] = "data",
     config: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
+    overlay: bool = False,
     progress: bool | None = None,
-) -> Predictions:
+) -> Predictions | TaskPredictions:
     """Predict the most likely class of each image.
 
     `images`: one image or an iterable of paths (files, folders, archives), Pillow images, arrays
@@ -852,7 +882,8 @@ def predict(
         batch_size: images per batch.
         data_root: folder for built-in datasets.
         config: read settings from a TOML file.
-        out: write the CSV to this file instead of stdout.
+        out: write the CSV to this file instead of stdout; segmentation: the masks into this folder.
+        overlay: segmentation: also write the images with their classes in colour.
         progress: show progress (None: if in a notebook or a terminal).
     """
 @overload

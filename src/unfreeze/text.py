@@ -4,10 +4,11 @@ A byte that is not valid UTF-8 is escaped as `\xe9`; if a name contains such a s
 its backslash is escaped as `\x5c`. The mapping between names and texts is one-to-one.
 """
 
+import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _ESCAPED = rb"\\x(5c|[89a-f][0-9a-f])"
@@ -87,12 +88,23 @@ def without_surrogates(text: str) -> str:
 
 
 def clean_all(value: Any) -> Any:
-    """JSON-like values (dicts, lists, strings) with file names in them as text."""
+    """JSON-like values with file names as text, and NaN and infinity, which JSON lacks, as None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return _clean(value, clean_all)
+
+
+def clean_names(value: Any) -> Any:
+    """JSON-like values with file names as text."""
+    return _clean(value, clean_names)
+
+
+def _clean(value: Any, inside: Callable[[Any], Any]) -> Any:
     if isinstance(value, str):
         return as_text(value) if has_surrogates(value) else value
     if isinstance(value, Mapping):
-        return {clean_all(key): clean_all(item) for key, item in value.items()}
-    return [clean_all(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {inside(key): inside(item) for key, item in value.items()}
+    return [inside(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def for_screen(text: str, *, coloured: bool = False) -> str:

@@ -353,5 +353,5 @@ def test_select_is_what_picks_the_best(hard, tmp_path):
     assert again == val  # what is chosen by changes no training
     best = load_state(Path(chosen.run) / "checkpoints" / "best.ckpt")
     assert best["epoch"] == chosen.best_epoch + 1
-    assert best["selection"]["score"] == -val[chosen.best_epoch]["loss"]
+    assert best["callbacks"]["validation"]["best"]["score"] == -val[chosen.best_epoch]["loss"]
     assert torch.equal(load(chosen.run).network.head.weight, best["model"]["head.weight"])

@@ -18,7 +18,7 @@ from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
 from unfreeze.runs.finetuning import train
 from unfreeze.runtime.run_folder import RunFolder, read_metrics
-from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.training_run import FinetuneTrainer
 
 TINY = {
     **{"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"},
@@ -29,7 +29,7 @@ FIELDS = [
     *("run", "arch", "classes", "epochs", "best_epoch", "val_accuracy", "parameters_trainable"),
     *("parameters_frozen", "frozen_unchanged", "weights_matched", "images", "images_per_second"),
     *("seconds", "model", "val_images", "val_interval", "leaked", "accuracy_unleaked", "warnings"),
-    "repeated",
+    *("repeated", "task", "val_metrics"),
 ]
 FILES = [
     *("config.toml", "metrics.jsonl", "log.txt", "problems.csv", "split.csv", "evaluation.json"),
@@ -113,14 +113,15 @@ def test_frozen_unchanged_turns_false_when_training_moves_what_is_frozen(
     run, tmp_path, monkeypatch
 ):
     data, first = run
-    step = FinetuneTrainer._step
+    step = FinetuneTrainer.train_step
 
     def drifting(self, batch):
-        step(self, batch)
+        loss = step(self, batch)
         with torch.no_grad():
             self.network.stem[1].running_var.mul_(1.01)
+        return loss
 
-    monkeypatch.setattr(FinetuneTrainer, "_step", drifting)
+    monkeypatch.setattr(FinetuneTrainer, "train_step", drifting)
     options = {**TINY, "weights": first.run, "freeze": "all", "epochs": 1}
     result = finetune(str(data), out=str(tmp_path / "frozen"), **options)
     assert result.frozen_unchanged is False
@@ -326,10 +327,10 @@ def test_the_next_step_of_an_interruption_can_be_pasted(coloured, tmp_path, monk
 
     def stopping(self, batch):
         signal.raise_signal(signal.SIGTERM)
-        raise_at_once(self, batch)
+        return raise_at_once(self, batch)
 
-    raise_at_once = FinetuneTrainer._step
-    monkeypatch.setattr(FinetuneTrainer, "_step", stopping)
+    raise_at_once = FinetuneTrainer.train_step
+    monkeypatch.setattr(FinetuneTrainer, "train_step", stopping)
     with pytest.raises(Interrupted) as caught:
         finetune(data, out=str(tmp_path / "run"), epochs=2, **TINY)
     call = caught.value.next_step.removeprefix("Resume with: ")
@@ -339,19 +340,20 @@ def test_the_next_step_of_an_interruption_can_be_pasted(coloured, tmp_path, monk
 def test_a_file_that_is_lost_saves_the_run_first(coloured, tmp_path, monkeypatch):
     data = str(coloured("colours", COLOURS))
     options = {**TINY, "epochs": 3, "batch_size": 4, "store_budget": 0, "checkpoint_every": 9}
-    step = FinetuneTrainer._step
+    step = FinetuneTrainer.train_step
 
     def losing(self, batch):
-        step(self, batch)
-        if self.step == 7:
+        loss = step(self, batch)
+        if self.step == 6:
             monkeypatch.setattr(ImageDataset, "_decode", gone)
+        return loss
 
     def gone(self, row):
         raise OSError("gone")
 
     monkeypatch.setattr("unfreeze.data.loading.dataset._PAUSES", ())
     with monkeypatch.context() as patch:
-        patch.setattr(FinetuneTrainer, "_step", losing)
+        patch.setattr(FinetuneTrainer, "train_step", losing)
         with pytest.raises(DataError, match="in three attempts: gone"):
             finetune(data, out=str(tmp_path / "run"), **options)
     state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)

@@ -18,7 +18,7 @@ from unfreeze.commands.pretrain import PretrainPlan
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.errors import DataError, UsageError, WeightsError
 from unfreeze.models.build import build as build_network
-from unfreeze.runtime.bottleneck import ThroughputSettings, bottleneck
+from unfreeze.reports.bottleneck import ThroughputSettings, bottleneck
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.training.trainer import Trainer
 

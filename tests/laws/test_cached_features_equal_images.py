@@ -22,14 +22,13 @@ from unfreeze.models.head import replace_head
 from unfreeze.runtime.console import QuietConsole
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.transfer.augment import view_maker_of
-from unfreeze.transfer.checkpoints import BEST, LAST, CheckpointWriter
 from unfreeze.transfer.feature_cache.builder import CacheConfig, FeatureCache
 from unfreeze.transfer.feature_cache.store import feature_cache_folder
 from unfreeze.transfer.freezing.freeze import FreezeSchedule, select_frozen
 from unfreeze.transfer.freezing.schedule import ACTIVATIONS, frozen_phases
 from unfreeze.transfer.linear_sweep import LinearHeadSweep, SweepPlan, SweepTrial
 from unfreeze.transfer.loss import TrainingConfig
-from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.training_run import FinetuneTrainer, Run
 from unfreeze.transfer.validation import ValidationSet
 
 SIDE = 32
@@ -88,9 +87,9 @@ def make(tmp_path):
         loader = Loader(noisy(22, 0), make_views, batch_size=8, seed=0, drop_last=False)
         holdout = ValidationSet(noisy(9, 1), PLAIN, prepare=prepare, budget=2**24)
         fit = TrainingConfig(**{"epochs": 3, "lr": 0.02, "checkpoint_every": 1, **how})
-        keeper = None
+        feature_cache = None
         if cached:
-            keeping = CacheConfig(
+            config = CacheConfig(
                 mode=ACTIVATIONS,
                 views=views,
                 prepare=prepare,
@@ -103,17 +102,16 @@ def make(tmp_path):
                 val=lambda: "val",
             )
             parts = frozen_phases(network, schedule, fit.epochs, head)
-            keeper = FeatureCache(network, loader, holdout, keeping=keeping, stretches=parts)
+            feature_cache = FeatureCache(network, loader, holdout, config=config, phases=parts)
         return FinetuneTrainer(
             network,
             loader,
             fit,
+            Run(_folder(tmp_path / name)),
             prepare=prepare,
             validate=partial(holdout.record, network),
             freeze=schedule,
-            saves=CheckpointWriter(_folder(tmp_path / name)),
-            keep={"kind": "finetune"},
-            keeper=keeper,
+            cache=feature_cache,
         )
 
     return made
@@ -126,9 +124,9 @@ def _folder(path):
 
 def learnt(trainer):
     """Last weights (not the best), the numbers of the lines, what was chosen."""
-    outcome = trainer.run(QuietConsole())
-    last = load_state(trainer.folder.file(LAST))["model"]
-    lines = [(m["split"], m["step"], m["loss"], m["accuracy"]) for m in trainer.folder.metrics()]
+    outcome = trainer.train_to_best(QuietConsole())
+    last = load_state(trainer.run.file("checkpoints/last.ckpt"))["model"]
+    lines = [(m["split"], m["step"], m["loss"], m["accuracy"]) for m in trainer.run.metrics()]
     return last, lines, outcome
 
 
@@ -148,7 +146,7 @@ def close(left, right, share=1e-4):
     [
         ("squeezenet1_1", "all"),  # convolution, ReLU, pooling: pooled features would not do
         ("resnet18", "all"),
-        ("vit", "all"),  # dropout between the border and the head
+        ("vit", "all"),  # dropout between the split and the head
         ("unfreeze/small", "stage:1"),
         ("unfreeze/small", "stage:2"),
         ("vit", "stage:1"),
@@ -174,7 +172,7 @@ def test_the_frozen_part_sees_each_image_once_and_never_again(make):
     for name in ("run", "again"):
         trainer = make(name, "unfreeze/small", "all", cached=True, lr=0.5)
         trainer.network.stem.register_forward_hook(lambda m, x, y: seen.append(len(y)))
-        trainer.run(QuietConsole())
+        trainer.train_to_best(QuietConsole())
     # the proof and the look at the type take two made-up images
     assert [count for count in seen if count > 2] == [22, 9]
 
@@ -182,50 +180,53 @@ def test_the_frozen_part_sees_each_image_once_and_never_again(make):
 def test_a_border_that_moves_has_its_store_cut_again(make):
     console = Heard()
     trainer = make("run", "unfreeze/small", SCHEDULE, cached=True, epochs=5)
-    trainer.run(console)
+    trainer.train_to_best(console)
     kept = [label for label, _ in console.work if label.startswith("caching")]
     assert kept == [
         *("caching mean, view 0", "caching mean, validation"),
         *("caching stage2, view 0", "caching stage2, validation"),
     ]
-    assert trainer.shortcut is None  # in the last epoch everything learns
+    assert trainer.cached is None  # in the last epoch everything learns
 
 
 def test_views_are_those_of_the_plain_loops_first_epochs(make):
     options = {"augment": "photo", "epochs": 5}
     trainer = make("cached", "unfreeze/small", "all", cached=True, views=3, **options)
-    shortcut = trainer.keeper.at(0, QuietConsole(), lambda: False)
+    cached = trainer.freezing.cache.at(0, QuietConsole(), lambda: False)
     everything = torch.arange(22)
-    views = [shortcut.views[v].take(everything) for v in range(3)]
+    views = [cached.views[v].take(everything) for v in range(3)]
     assert not torch.allclose(views[0], views[1]) and not torch.allclose(views[1], views[2])
     plain = make("plain", "unfreeze/small", "all", cached=False, **options)
     for epoch in range(5):
-        theirs, ours = plain.loader.epoch(epoch), shortcut.epoch(epoch)
+        theirs, ours = (
+            source.stream(3 * epoch, 3 * epoch + 3) for source in (plain.loader, cached)
+        )
         for batch, other in zip(theirs, ours, strict=True):
             assert np.array_equal(batch.ids, other.ids) and batch.step == other.step
-            assert torch.equal(batch.labels, other.labels)
+            assert torch.equal(batch.target, other.target)
             if epoch >= 3:
                 continue
             with torch.inference_mode():
-                features = shortcut.border.before(plain.stepper.prepare(batch.views[0]))
+                features = cached.split_point.before(plain.task.prepare(batch.views[0]))
             assert torch.allclose(features, other.views[0], atol=1e-5)
     with_three = learnt(trainer)[0]
     # as many views as epochs: nothing differs from the plain loop
     close(learnt(plain)[0], learnt(make("five", "unfreeze/small", "all", cached=True, views=5,
                                         **options))[0])  # fmt: skip
-    plain_weights = load_state(plain.folder.file(LAST))["model"]
+    plain_weights = load_state(plain.run.file("checkpoints/last.ckpt"))["model"]
     assert (with_three["head.weight"] - plain_weights["head.weight"]).abs().max() > 1e-4
 
 
 def stop_at(trainer, step):
-    before = trainer._step
+    before = trainer.train_step
 
     def stepping(batch):
-        before(batch)
-        if trainer.step == step:
+        loss = before(batch)
+        if trainer.step + 1 == step:
             signal.raise_signal(signal.SIGTERM)
+        return loss
 
-    trainer._step = stepping
+    trainer.train_step = stepping
 
 
 @pytest.mark.parametrize(
@@ -241,21 +242,21 @@ def test_stopped_and_resumed_is_the_straight_run_bit_for_bit(make, arch, freeze,
     how = {"cached": True, "epochs": 5, "augment": "photo", "views": 2, "checkpoint_every": every}
     straight = make("straight", arch, freeze, **how)
     wanted = learnt(straight)
-    best = load_state(straight.folder.file(BEST))["model"]
-    for step in (4, 8):  # in the first stretch and in the second, inside an epoch
+    best = load_state(straight.run.file("checkpoints/best.ckpt"))["model"]
+    for step in (4, 8):  # in the first phase and in the second, inside an epoch
         first = make(f"broken{step}", arch, freeze, **how)
         stop_at(first, step)
-        assert first.run(QuietConsole()).stopped == "asked"
+        assert first.train_to_best(QuietConsole()).interrupted
         if purge:
             shutil.rmtree(feature_cache_folder())
         second = make(f"broken{step}", arch, freeze, **how)
-        second.restore(load_state(second.folder.file(LAST)))
-        second.folder.rewind_metrics(second.step)
+        second.load_state_dict(load_state(second.run.file("checkpoints/last.ckpt")))
+        second.run.rewind_metrics(second.step)
         found = learnt(second)
         assert [
             name for name in wanted[0] if not torch.equal(found[0][name], wanted[0][name])
         ] == []
-        written = load_state(second.folder.file(BEST))["model"]
+        written = load_state(second.run.file("checkpoints/best.ckpt"))["model"]
         assert [name for name in best if not torch.equal(written[name], best[name])] == []
         assert found[1] == wanted[1] and found[2].best_epoch == wanted[2].best_epoch
 
@@ -267,7 +268,7 @@ def test_stopped_while_features_are_computed_goes_on_after_the_last_chunk(make, 
     shutil.rmtree(feature_cache_folder())
     first = make("broken", "unfreeze/small", "all", cached=True)
     rows = []
-    row = type(first.keeper)
+    row = type(first.freezing.cache)
 
     def stopping(self, images, precision):
         rows.append(len(images))
@@ -280,16 +281,16 @@ def test_stopped_while_features_are_computed_goes_on_after_the_last_chunk(make, 
     before = keeper_module._PhaseCache._rows
     with monkeypatch.context() as patch:
         patch.setattr(keeper_module._PhaseCache, "_rows", stopping)
-        assert first.run(QuietConsole()).stopped == "asked" and first.step == 0
+        assert first.train_to_best(QuietConsole()).interrupted and first.step == 0
     assert rows == [16, 6] and row is not None
     second = make("broken", "unfreeze/small", "all", cached=True)
-    second.restore(load_state(second.folder.file(LAST)))
+    second.load_state_dict(load_state(second.run.file("checkpoints/last.ckpt")))
     console, passes = Heard(), []
     these = second.loader.these
     second.loader.these = lambda batches, epoch: (
         passes.append([len(b) for b in batches]) or these(batches, epoch)
     )
-    second.keeper.at(0, console, lambda: False)
+    second.freezing.cache.at(0, console, lambda: False)
     assert passes == []  # both chunks of the view were whole
     found = learnt(second)
     assert all(torch.equal(found[0][name], wanted[0][name]) for name in wanted[0])
@@ -306,7 +307,7 @@ def test_features_that_memory_does_not_hold_are_read_from_the_map(make, monkeypa
     cut = make("cut", "unfreeze/small", "stage:1", cached=True, memory=0)
     found = learnt(cut)
     close(found[0], wanted[0])
-    assert len(cut.shortcut.views[0].kept.parts) == 2
+    assert len(cut.cached.views[0].kept.parts) == 2
 
 
 def test_what_is_kept_in_bf16_is_what_the_plain_loop_computes(make):
@@ -317,10 +318,10 @@ def test_what_is_kept_in_bf16_is_what_the_plain_loop_computes(make):
     assert np.allclose([x[2] for x in plain[1]], [x[2] for x in cached[1]], atol=2e-2)
     [batch] = trainer.loader.these([np.arange(22)], 0)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        features = trainer.shortcut.border.before(trainer.stepper.prepare(batch.views[0]))
-    kept = trainer.shortcut.views[0].take(torch.arange(22))
+        features = trainer.cached.split_point.before(trainer.task.prepare(batch.views[0]))
+    kept = trainer.cached.views[0].take(torch.arange(22))
     assert kept.dtype == torch.bfloat16 and torch.equal(kept, features)
-    assert trainer.shortcut.held_out.take(torch.arange(9)).dtype == torch.float32
+    assert trainer.cached.held_out.take(torch.arange(9)).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -336,9 +337,9 @@ def test_a_head_of_the_sweep_is_trained_as_if_it_were_alone(make, arch, optimize
     first = make("grid", arch, "all", **how)
     trials = [SweepTrial(rate, decay) for rate in rates for decay in (1e-4, 1e-1)]
     trials.insert(1, SweepTrial(1e18, 0.0))  # it diverges, alone
-    shortcut = first.keeper.at(0, QuietConsole(), lambda: False)
-    grid = LinearHeadSweep(first.network, shortcut, SweepPlan(trials, epochs=3), first.fit)
-    name = shortcut.border.learner
+    cached = first.freezing.cache.at(0, QuietConsole(), lambda: False)
+    grid = LinearHeadSweep(first.network, cached, SweepPlan(trials, epochs=3), first.task.fit)
+    name = cached.split_point.learner
     untouched = first.network.get_submodule(name).weight.detach().clone()
     found = grid.run(QuietConsole(), lambda: False)
     assert torch.equal(first.network.get_submodule(name).weight, untouched)

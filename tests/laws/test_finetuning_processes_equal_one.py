@@ -26,11 +26,9 @@ from unfreeze.runtime.console import QuietConsole
 from unfreeze.runtime.distributed import Distributed, init_distributed
 from unfreeze.runtime.run_folder import RunFolder, read_metrics
 from unfreeze.transfer.augment import view_maker_of
-from unfreeze.transfer.checkpoints import CheckpointWriter
 from unfreeze.transfer.freezing.freeze import constant_schedule, select_frozen
 from unfreeze.transfer.loss import TrainingConfig
-from unfreeze.transfer.train_step import Stepper
-from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.training_run import FinetuneTrainer, Run
 from unfreeze.transfer.validation import ValidationSet
 
 PLAIN = Preprocess(8, 8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -77,17 +75,16 @@ def trainer(processes, folder, *, count=75, sync=True, freeze="none", **fit):
         network,
         loader,
         TrainingConfig(**{"epochs": 3, "lr": 0.02, **fit}),
+        Run(RunFolder(folder, writes=processes.is_rank_zero), processes),
         prepare=prepare,
         validate=partial(holdout.record, network),
         freeze=constant_schedule(select_frozen(network, freeze, head=head)),
-        saves=CheckpointWriter(RunFolder(folder, writes=processes.is_rank_zero), processes),
-        keep={"kind": "finetune"},
     )
 
 
 def trained(rank, folder, options):
     made = trainer(init_distributed("cpu"), folder, **options)
-    outcome = made.run(QuietConsole())
+    outcome = made.train_to_best(QuietConsole())
     return outcome, {name: value.numpy() for name, value in made.network.state_dict().items()}
 
 
@@ -106,7 +103,7 @@ def lines(folder, *names):
 def test_one_process_equals_two(processes, tmp_path, case):
     options = CASES[case]
     alone = trainer(Distributed(), tmp_path / "one", **options)
-    outcome = alone.run(QuietConsole())
+    outcome = alone.train_to_best(QuietConsole())
     one = {name: value.numpy() for name, value in alone.network.state_dict().items()}
     (first, two), (_, other) = processes(2, trained, tmp_path / "two", options)
     assert difference(two, other) == 0  # they hold the same network
@@ -123,7 +120,7 @@ def test_one_process_equals_two(processes, tmp_path, case):
 
 def test_that_the_law_can_fail(processes, tmp_path):
     alone = trainer(Distributed(), tmp_path / "one")
-    alone.run(QuietConsole())
+    alone.train_to_best(QuietConsole())
     one = {name: value.numpy() for name, value in alone.network.state_dict().items()}
     (_, two), _ = processes(2, trained, tmp_path / "two", {"sync": False})
     assert difference(one, two) > 1e-4
@@ -187,16 +184,16 @@ def test_they_agree_on_a_rate(processes, data, tmp_path):
 
 
 def stopped(rank, data, out, options):
-    take = Stepper.take
+    take = FinetuneTrainer.train_step
 
-    def stopping(self, step, *rest):
-        taken = take(self, step, *rest)
-        if step == 4 and rank == 1:  # one of them alone hears it
+    def stopping(self, batch):
+        loss = take(self, batch)
+        if self.step == 4 and rank == 1:  # one of them alone hears it
             signal.raise_signal(signal.SIGTERM)
-        return taken
+        return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stepper, "take", stopping)
+        patch.setattr(FinetuneTrainer, "train_step", stopping)
         with pytest.raises(Interrupted):
             run(rank, data, out, options)
     return True

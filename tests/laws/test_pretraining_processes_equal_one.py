@@ -202,7 +202,11 @@ def test_looking_ahead_leaves_running_statistics_be(tmp_path):
     made = trainer(Distributed(), tmp_path, accumulate=4)
     batch = next(made.loader.stream(0, 1))
     before = copy.deepcopy(made.state.model.state_dict())
-    codes = made.task.share(made.micro_batches(batch), batch, made.forward)
+    codes = made.task.share(
+        [part.views for part in made.task.split_batch(batch, made.plan.accumulate, made.forward)],
+        batch,
+        made.forward,
+    )
     assert [[tuple(Q.shape) for Q in part] for part in codes] == [[(4, 12)] * 2] * 4
     after = made.state.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -143,9 +143,9 @@ def test_a_network_without_scores_says_so():
         find_head(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)))
 
 
-def test_one_class_is_refused(meta):
-    with pytest.raises(UsageError, match="at least two classes, not 1"):
-        replace_head(meta("resnet18"), 1)
+def test_a_head_without_outputs_is_refused(meta):
+    with pytest.raises(UsageError, match="at least one output, not 0"):
+        replace_head(meta("resnet18"), 0)
 
 
 def test_an_inner_layer_is_not_taken_for_a_head_that_was_taken_off(meta):

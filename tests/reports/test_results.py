@@ -39,6 +39,7 @@ def tuned(run, **changed):
         "model": str(run / "model"),
         "repeated": None,
         "warnings": [],
+        "task": "classification",
     }
     return Fields(**{**fields, **changed})
 

@@ -11,7 +11,7 @@ from unfreeze.checkpoints.model_file import load_model
 from unfreeze.errors import DataError
 from unfreeze.runs import readback
 from unfreeze.runs.finetuning import train
-from unfreeze.transfer.train_step import Stepper
+from unfreeze.transfer.training_run import FinetuneTrainer
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "epochs": 1, "image_size": 16, "workers": 0}
 NAMES = ("a\nb", "q\"u,o;t'e", "caf\udce9", r"caf\xe9", "🐶", " a", "=1+1", "NaN")
@@ -55,7 +55,7 @@ def test_what_cannot_be_read_back_is_refused_before_the_first_step(
             return type(card)(card.kind, card.arch, classes=card.classes[1:])
 
         monkeypatch.setattr(readback, "read_card", shorter)
-    monkeypatch.setattr(Stepper, "take", step)
+    monkeypatch.setattr(FinetuneTrainer, "train_step", step)
     with pytest.raises(DataError, match=f"{file} cannot store"):
         unfreeze.finetune(str(named), out=str(tmp_path / "run"), **TINY)
 

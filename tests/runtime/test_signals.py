@@ -12,6 +12,7 @@ from unfreeze.runtime.signals import (
     StopRequest,
     ending_interrupts,
     signals_blocked,
+    signals_deferred,
     stop_requests,
     stop_signals,
 )
@@ -129,3 +130,44 @@ def test_processes_that_start_while_signals_are_held_get_none():
     assert child.poll() is None
     child.kill()
     assert child.wait() == -signal.SIGKILL
+
+
+def test_signals_wait_for_the_end_of_a_block_and_then_have_their_handler():
+    finished = []
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), ending_interrupts():
+        with signals_deferred():
+            signal.raise_signal(signal.SIGTERM)
+            with signals_deferred():
+                signal.raise_signal(signal.SIGTERM)
+            finished.append(True)
+        finished.append(False)  # never
+    assert finished == [True]
+    with stop_requests() as stop:
+        with signals_deferred():
+            signal.raise_signal(signal.SIGTERM)
+            assert not stop
+        assert stop.name == "SIGTERM"
+
+
+def test_a_failing_block_restores_the_handlers():
+    before = [signal.getsignal(number) for number in stop_signals()]
+    with pytest.raises(ZeroDivisionError), signals_deferred():
+        raise ZeroDivisionError
+    assert [signal.getsignal(number) for number in stop_signals()] == before
+
+
+def test_a_signal_during_a_trace_interrupts_after_it():
+    from unfreeze.models.build import build
+    from unfreeze.models.shape_trace import trace_forward
+
+    network, order = build("unfreeze/tiny"), []
+
+    def signalled(*_):
+        order.append("signal")
+        signal.raise_signal(signal.SIGTERM)
+
+    network.stage2.register_forward_pre_hook(signalled)
+    network.head.register_forward_pre_hook(lambda *_: order.append("end"))
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), ending_interrupts():
+        trace_forward(network, (32, 32))
+    assert order == ["signal", "end"]

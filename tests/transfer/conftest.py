@@ -16,10 +16,9 @@ from unfreeze.models.build import build
 from unfreeze.models.head import replace_head
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.transfer.augment import view_maker_of
-from unfreeze.transfer.checkpoints import CheckpointWriter
 from unfreeze.transfer.freezing.freeze import constant_schedule, select_frozen
 from unfreeze.transfer.loss import TrainingConfig
-from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.training_run import FinetuneTrainer, Run
 from unfreeze.transfer.validation import ValidationSet
 
 SIDE = 8
@@ -60,11 +59,10 @@ def make_trainer(tmp_path):
             network,
             loader,
             TrainingConfig(**{"epochs": 4, "lr": 0.05, **fit}),
+            Run(RunFolder.create(tmp_path / name, resume="yes"), content={"kind": "finetune"}),
             prepare=prepare,
             validate=partial(holdout.record, network) if validate else None,
             freeze=freeze or constant_schedule(frozen),
-            saves=CheckpointWriter(RunFolder.create(tmp_path / name, resume="yes")),
-            keep={"kind": "finetune"},
         )
 
     return make

@@ -1,4 +1,4 @@
-"""What a fine-tuning costs: counted by stretches, with and without kept features."""
+"""What a fine-tuning costs: counted by phases, with and without kept features."""
 
 from dataclasses import replace
 

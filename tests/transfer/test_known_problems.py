@@ -26,8 +26,7 @@ from unfreeze.models.build import build
 from unfreeze.models.head import head_layers, replace_head
 from unfreeze.optim.optimizer import decay_groups, make_optimizer
 from unfreeze.runtime.console import QuietConsole
-from unfreeze.transfer import checkpoints as saves_module
-from unfreeze.transfer import trainer as trainer_module
+from unfreeze.transfer import training_run as trainer_module
 from unfreeze.transfer.freezing.freeze import (
     apply_freeze,
     frozen_entries,
@@ -55,7 +54,7 @@ def counting_loads(monkeypatch):
     """How often, and after which step, a checkpoint is read while training."""
     loads = []
     monkeypatch.setattr(
-        saves_module, "load_state", lambda path: loads.append(path.name) or load_state(path)
+        trainer_module, "load_state", lambda path: loads.append(path.name) or load_state(path)
     )
     return loads
 
@@ -64,51 +63,52 @@ def test_trap_01_best_weights_are_loaded_once_after_the_loop(make_trainer, monke
     loads = counting_loads(monkeypatch)
     choosing, blind = make_trainer("choosing"), make_trainer("blind", validate=False)
     scores = iter([0.5, 0.9, 0.6, 0.8])
-    choosing.validate = lambda: {"accuracy": next(scores), "loss": 1.0}
-    outcome = choosing.run(QuietConsole())
-    blind.run(QuietConsole())
+    choosing.validation.validate = lambda: {"accuracy": next(scores), "loss": 1.0}
+    outcome = choosing.train_to_best(QuietConsole())
+    blind.train_to_best(QuietConsole())
     assert loads == ["best.ckpt"] and outcome.best_epoch == 1
-    last = load_state(choosing.folder.file("checkpoints/last.ckpt"))
-    best = load_state(choosing.folder.file("checkpoints/best.ckpt"))
+    last = load_state(choosing.run.file("checkpoints/last.ckpt"))
+    best = load_state(choosing.run.file("checkpoints/best.ckpt"))
     # keeping the best has not touched training: it ended where it ends without any validation
     assert same(last["model"], blind.network.state_dict())
     assert same(choosing.network.state_dict(), best["model"])
     assert not same(best["model"], last["model"])
     assert best["epoch"] == outcome.best_epoch + 1
-    assert f"epoch {outcome.best_epoch}" in choosing.folder.file("log.txt").read_text()
+    assert f"epoch {outcome.best_epoch}" in choosing.run.file("log.txt").read_text()
 
 
 def test_trap_01_best_weights_are_loaded_after_an_early_stop_too(make_trainer, monkeypatch):
     loads = counting_loads(monkeypatch)
     trainer = make_trainer(epochs=40, patience=2)
-    outcome = trainer.run(QuietConsole())
-    assert outcome.stopped == "early" and loads == ["best.ckpt"]
-    best = load_state(trainer.folder.file("checkpoints/best.ckpt"))
+    outcome = trainer.train_to_best(QuietConsole())
+    assert outcome.ended_early and loads == ["best.ckpt"]
+    best = load_state(trainer.run.file("checkpoints/best.ckpt"))
     assert same(trainer.network.state_dict(), best["model"])
 
 
 def test_trap_01_best_weights_are_loaded_after_ctrl_c_too(make_trainer, monkeypatch):
     loads = counting_loads(monkeypatch)
     trainer = make_trainer(epochs=40)
-    step = trainer._step
+    step = trainer.train_step
 
     def stepping(batch):
-        step(batch)
-        if trainer.step == 18:
+        loss = step(batch)
+        if trainer.step == 17:
             signal.raise_signal(signal.SIGINT)
+        return loss
 
-    trainer._step = stepping
-    assert trainer.run(QuietConsole()).stopped == "asked" and loads == ["best.ckpt"]
-    best = load_state(trainer.folder.file("checkpoints/best.ckpt"))
+    trainer.train_step = stepping
+    assert trainer.train_to_best(QuietConsole()).interrupted and loads == ["best.ckpt"]
+    best = load_state(trainer.run.file("checkpoints/best.ckpt"))
     assert same(trainer.network.state_dict(), best["model"])
-    assert load_state(trainer.folder.file("checkpoints/last.ckpt"))["step"] == 18
+    assert load_state(trainer.run.file("checkpoints/last.ckpt"))["step"] == 18
 
 
 def test_trap_02_the_cosine_spans_the_steps_that_are_run(make_trainer):
     for epochs in (2, 6):
         trainer = make_trainer(f"run{epochs}", epochs=epochs, validate=False, lr=0.1)
-        trainer.run(QuietConsole())
-        rates = [m["learning_rate"] for m in trainer.folder.metrics()]
+        trainer.train_to_best(QuietConsole())
+        rates = [m["learning_rate"] for m in trainer.run.metrics()]
         total = 4 * epochs
         wanted = [0.05 * (1 + math.cos(math.pi * step / total)) for step in range(total)]
         assert rates == pytest.approx(wanted)
@@ -333,15 +333,16 @@ def test_trap_classes_come_from_train_and_are_matched_by_name(coloured, tmp_path
 
 def test_trap_an_interrupted_run_can_be_used_and_resumed(coloured, tmp_path, monkeypatch):
     data = str(coloured("colours", {"red": 8, "blue": 8}))
-    step = trainer_module.FinetuneTrainer._step
+    step = trainer_module.FinetuneTrainer.train_step
 
     def stepping(self, batch):
-        step(self, batch)
-        if self.step == 6:
+        loss = step(self, batch)
+        if self.step == 5:
             signal.raise_signal(signal.SIGINT)
+        return loss
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.FinetuneTrainer, "_step", stepping)
+        patch.setattr(trainer_module.FinetuneTrainer, "train_step", stepping)
         with pytest.raises(Interrupted) as caught:
             finetune(data, out=str(tmp_path / "run"), epochs=9, **TINY)
     assert caught.value.exit_code == 130

@@ -35,7 +35,7 @@ def test_the_steepest_fall_is_taken_and_none_where_nothing_falls():
 
 def test_the_run_is_as_it_was_and_the_rate_is_of_use(make_trainer):
     straight = make_trainer("straight", validate=False)
-    straight.run(QuietConsole())
+    straight.train_to_best(QuietConsole())
     probed = make_trainer("probed", validate=False)
     torch.manual_seed(3)
     state = torch.get_rng_state()
@@ -43,7 +43,7 @@ def test_the_run_is_as_it_was_and_the_rate_is_of_use(make_trainer):
     assert torch.equal(state, torch.get_rng_state())
     assert len(found.rates) == len(found.losses) == len(found.smoothed) <= 100
     assert found.lr is None or 5e-5 <= found.lr <= 50
-    probed.run(QuietConsole())
+    probed.train_to_best(QuietConsole())
     one, other = straight.network.state_dict(), probed.network.state_dict()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 

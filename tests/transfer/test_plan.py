@@ -84,7 +84,7 @@ def test_a_loaded_stem_is_never_changed():
 
 
 def test_a_small_stem_is_put_in_from_scratch_only():
-    begun = build_start("resnet18", "none", "auto", classes=3, side=32)
+    begun = build_start("resnet18", "none", "auto", outputs=3, side=32)
     assert begun.stem == "small" and begun.network.conv1.kernel_size == (3, 3)
     assert begun.loaded is None and begun.wants is None and begun.head == ["fc.weight", "fc.bias"]
 

@@ -32,8 +32,10 @@ TRAINED_IMAGES = "seen_images.npz"  # hashes of the training images, to detect d
 class ModelCard:
     """The contents of `model.json`: what is needed to build and use the network.
 
-    `kind`: "backbone" or "classifier"; `arch`, `stem`: for `backbones.build`; `head`: the `--head`
-    option, "none" for a backbone; `classes`: names in the order of the scores; `preprocess`: from
+    `kind`: "backbone", "classifier" or "predictor" (of another task); `arch`, `stem`: for
+    `backbones.build`; `head`: the `--head` option, "none" for a backbone; `classes`: names in the
+    order of the scores; `task`: its name; `outputs`: width of the last layer if it is not the
+    number of classes; `task_state`: plain values of the task; `preprocess`: from
     `Preprocess.as_dict()`; `temperature`: divisor of the scores before the softmax (calibration);
     `provenance`: where the weights come from; `sha256`: digests of the tensors that belong to the
     card (two while a model is being replaced; none in a checkpoint).
@@ -44,6 +46,9 @@ class ModelCard:
     stem: str = "imagenet"
     head: str = "none"
     classes: tuple[str, ...] = ()
+    task: str = "classification"
+    outputs: int = 0
+    task_state: dict[str, Any] = field(default_factory=dict)
     preprocess: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
     provenance: dict[str, Any] = field(default_factory=dict)

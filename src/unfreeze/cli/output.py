@@ -16,9 +16,11 @@ from unfreeze.text import clean_all
 def plain(value: Any) -> Any:
     """`value` for JSON: dataclasses as objects, arrays as lists, non-finite numbers as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
+        fields = {
             field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
         }
+        more = value.more_fields() if isinstance(value, Displayed) else {}
+        return fields | {name: plain(item) for name, item in more.items()}
     if isinstance(value, Mapping):
         return {clean_all(str(key)): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):  # a NumPy array or scalar, or a tensor
@@ -56,6 +58,13 @@ def command_after_dry_run(
 
 
 def _predictions(result: Sequence[Any]) -> str:
-    """CSV: path, label, probability."""
+    """CSV: path, label, probability; or the values of another task."""
+    if result and isinstance(result[0], dict):
+        values = ([_shown(value) for value in row.values()] for row in result)
+        return csv_text([tuple(result[0]), *values]).rstrip("\n")
     rows = [(row["path"], row["label"], f"{row['probability']:.4f}") for row in result]
     return csv_text([("path", "label", "probability"), *rows]).rstrip("\n")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -23,6 +23,8 @@ GROUPS = {
     "options": "options",
     "model": "model: layers, weights, normalisation",
     "training": "training: optimizer, schedule, augmentation, regularisation",
+    "segmentation": "segmentation: masks and loss",
+    "text-classification": "text classification: columns and tokens",
     "cache": "feature cache",
     "swav": "SwAV: crops, assignments, learning rate",
     "data": "data: labels, splits, decoding, pixel cache",

@@ -58,7 +58,7 @@ def _returned(verb: Callable[..., Any]) -> tuple[type, ...]:
 def _stub(name: str, verb: Callable[..., Any]) -> str:
     """The function with its keywords; one overload for each type that `dry_run` selects."""
     results = _returned(verb)
-    if len(results) == 1:
+    if "dry_run" not in inspect.signature(verb).parameters:
         return _function(name, verb, {}, results, documented=True)
     result, plan = results
     kinds: list[tuple[dict[str, str], tuple[type, ...]]] = [

@@ -16,6 +16,8 @@ from unfreeze.config.field import flag, inputs_of
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import as_dict, load_settings, read_run_config, to_toml
 from unfreeze.config.shared import Data, data_name
+from unfreeze.data.index.mask_pairs import has_masks
+from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError, UsageError, resume_command
 from unfreeze.evaluation.warnings import merge_latest
 from unfreeze.experiments.compare import (
@@ -101,6 +103,11 @@ def run_compare(
             locks.take_existing(str(s.out))
         if s.rates and s.lr is not None:
             raise UsageError("--lr and --rates exclude each other.", "Give only one of them.")
+        if has_masks(open_source(s.data, data_root=s.data_root)):
+            raise UsageError(
+                "compare supports classification only, and this data has masks.",
+                "Run finetune with each of the --weights, then evaluate both runs.",
+            )
         starts = all_starts(s, plan_run)
         eval_data = evaluation_data(s, starts[0].settings)
         _show_plan(starts, eval_data, s, console)

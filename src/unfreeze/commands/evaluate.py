@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unfreeze.checkpoints.model_file import ModelCard, model_folder, write_card
+from unfreeze.checkpoints.model_file import ModelCard, model_folder, read_card, write_card
 from unfreeze.checkpoints.state import load_state
 from unfreeze.commands.report import write_report_or_warn
 from unfreeze.config.commands import EvaluateSettings
@@ -37,6 +37,7 @@ from unfreeze.runs.prediction_files import (
 )
 from unfreeze.runs.python_call import python_call
 from unfreeze.runs.run_warnings import show_result_warnings
+from unfreeze.runs.task_evaluation import TaskEvaluation, evaluate_task
 from unfreeze.runs.test_set_usage import count_test_uses, record_test_use, run_folder
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, printable
@@ -44,6 +45,7 @@ from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.output_files import is_csv_with, is_json_with, is_npz_with, refuse_foreign
+from unfreeze.training.ema import weights_to_serve
 from unfreeze.transfer.calibration import (
     COLDEST,
     HOTTEST,
@@ -51,7 +53,6 @@ from unfreeze.transfer.calibration import (
     apply_temperature,
     fit_temperature,
 )
-from unfreeze.transfer.ema import weights_to_serve
 from unfreeze.transfer.evaluate import ClassificationMetrics, ClassMetrics, classification_metrics
 from unfreeze.transfer.predictor import (
     Classifier,
@@ -200,22 +201,29 @@ class Evaluation(Displayed):
 @python_call(EvaluateSettings)
 def evaluate(
     run: str | PathLike[str], data: Data, *, progress: bool | None = None, **settings: Any
-) -> Evaluation:
+) -> Evaluation | TaskEvaluation:
     """Evaluate a run's model on `data`: on test, else val, else held-out images, else all.
 
-    DataError for a class that the model does not know.
+    Returns a `TaskEvaluation` for a model of another task than classification. DataError for a
+    class that the model does not know.
     """
     values = {"run": str(run), "data": data, **settings}
     return run_evaluate(load_settings(EvaluateSettings, values), python_console(progress))
 
 
 @isolated()
-def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation:
+def run_evaluate(settings: EvaluateSettings, console: Console) -> Evaluation | TaskEvaluation:
     """The same from a settings object.
 
     Also writes evaluation.json, predictions.csv, mistakes.csv, test_uses.json and the report into
     the run folder.
     """
+    if model_folder(settings.run) is not None and read_card(settings.run).kind == "predictor":
+        result = evaluate_task(settings, console)
+        show_result_warnings(result.warnings, console, json=settings.json)
+        if result.run is not None:
+            write_report_or_warn(result.run, console)
+        return result
     evaluation = evaluate_with_predictions(settings, console)[0]
     show_result_warnings(evaluation.warnings, console, json=settings.json)
     if evaluation.run is not None:
@@ -250,9 +258,8 @@ def evaluate_with_predictions(
             ),
         )
     index = eval_set.index.take(eval_set.positions[readable])
-    predictions = predictions_of(
-        index.paths, readers_of(index), best.classes, labels.numpy(), logits
-    )
+    shown = [] if index.source.noun == "text" else readers_of(index)
+    predictions = predictions_of(index.paths, shown, best.classes, labels.numpy(), logits)
     evaluation = replace(evaluation, mistakes=predictions.worst())
     return (
         _write(s, folder, evaluation, predictions, eval_set, console) if folder else evaluation
@@ -283,10 +290,15 @@ def _outputs(
         ParallelNetworks([n.network for n in networks]), first.card, first.preprocess
     )
     ensemble = on_device(ensemble, s.device, s.precision)
-    signed = Signed(readers_of(index))
+    texts = index.source.noun == "text"  # compared by their content alone
+    signed = Signed([] if texts else readers_of(index), len(index))
     with feature_meter(first.network, first.head) as meter:
         outputs = run_inference(
-            ensemble, index.paths, signed.reads, batch_size=s.batch_size, console=console
+            ensemble,
+            index.paths,
+            readers_of(index) if texts else signed.reads,
+            batch_size=s.batch_size,
+            console=console,
         )
     values = list(outputs.values.chunk(len(networks), dim=1))
     return _ModelOutputs(

@@ -29,6 +29,7 @@ from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
+from unfreeze.tasks.segmentation.crops import mirrored
 
 IMAGES = 16  # number of images to compare outputs on
 
@@ -140,4 +141,7 @@ def _images(s: ExportSettings, preprocess: Preprocess) -> tuple[list[Pixels], st
 
 
 def _inputs(images: Sequence[Pixels], preprocess: Preprocess) -> Tensor:
+    if preprocess.fit == "tile":  # the first tile of each image
+        height, width = preprocess.shape
+        images = [mirrored(image, preprocess.shape)[:height, :width] for image in images]
     return torch.stack([preprocess.apply(image) for image in images])

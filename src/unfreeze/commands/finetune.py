@@ -1,7 +1,8 @@
 """`finetune`: transfer learning on labelled images."""
 
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, overload
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from unfreeze.checkpoints.model_file import load_model
 from unfreeze.commands.report import write_report_or_warn
 from unfreeze.config.field import inputs_of
-from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.finetune import CLASSIFICATION, FinetuneSettings
 from unfreeze.config.layering import as_dict, load_settings
 from unfreeze.config.shared import Data
 from unfreeze.data.images.preprocess import Preprocess
@@ -69,6 +70,7 @@ from unfreeze.runtime.threads import ThreadCount
 from unfreeze.runtime.time_limit import HOUR, TimeLimit
 from unfreeze.runtime.trackers import check_loggers
 from unfreeze.transfer.cost import CostInput
+from unfreeze.transfer.evaluate import TaskMetrics
 from unfreeze.transfer.freezing.freeze import hash_tensors
 from unfreeze.transfer.train_val_split import TrainValSplit
 
@@ -80,7 +82,8 @@ class FinetuneResult(Displayed):
     `best_epoch` counts from 0; it and `val_accuracy` are None without a validation set.
     `val_images`: size of the validation set, which also selected the epoch; `val_interval`: 95 %
     (Wilson). `leaked`: number of validation images with a duplicate or near-duplicate in the
-    training set; `accuracy_unleaked`: on the others, None if there are none. `frozen_unchanged`:
+    training set; `val_metrics`: the validation line of metrics.jsonl;
+    `accuracy_unleaked`: on the others, None if there are none. `frozen_unchanged`:
     whether the frozen entries of the written model equal the initial ones by hash; None if nothing
     is frozen. `repeated`: result of `--folds` and `--repeats`. `warnings`: see `RunWarning`.
     """
@@ -105,6 +108,8 @@ class FinetuneResult(Displayed):
     accuracy_unleaked: float | None
     warnings: list[RunWarning]
     repeated: CrossValidationResult | None = None
+    task: str = CLASSIFICATION
+    val_metrics: dict[str, float] = field(default_factory=dict)
 
     def display(self) -> Display:
         """The content to display on a console or in a notebook."""
@@ -113,6 +118,11 @@ class FinetuneResult(Displayed):
     def rows(self) -> list[dict[str, Any]]:
         """The records of the run's metrics.jsonl."""
         return read_metrics(self.run)
+
+    def more_fields(self) -> Mapping[str, Any]:
+        """`val_NAME` of the metrics of another task, such as `val_miou`."""
+        other = () if self.task == CLASSIFICATION else self.val_metrics
+        return {f"val_{name}": self.val_metrics[name] for name in other if name != "total"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,7 +171,7 @@ def finetune(data: Data, **settings: Any) -> FinetuneResult | FinetunePlan: ...
 def finetune(
     data: Data, *, progress: bool | None = None, **settings: Any
 ) -> FinetuneResult | FinetunePlan:
-    """Train a classifier on the labelled images of `data`.
+    """Train a classifier, or a model of another task, on the labelled images of `data`.
 
     Returns a `FinetunePlan` with `dry_run=True`. Raises the errors of `unfreeze.errors`.
     """
@@ -225,7 +235,7 @@ def _trained(
         )
     repeats = cross_validate(context, settings, this_run, console)
     trained = train_run(context, this_run, console)
-    ended = trained.outcome.stopped != "asked"
+    ended = trained.outcome.interrupted is None
     result = (
         processes.on_rank_zero(lambda: _result(this_run, trained, repeats, console, settings))
         if ended
@@ -234,7 +244,7 @@ def _trained(
     if draw:
         processes.on_rank_zero(lambda: write_report_or_warn(str(this_run.run.path), console))
     if result is None:
-        raise interrupted_error(this_run.run, trained.job, trained.outcome)
+        raise interrupted_error(trained.job, trained.outcome)
     return result
 
 
@@ -267,7 +277,8 @@ def _result(
     run_warnings = finetune_warnings(this_run.run, this_run.ready, trained)
     write_warnings(run_warnings, this_run.run)
     show_result_warnings(run_warnings, console, json=given.json, run=this_run.run)
-    run, job, outcome, scores = this_run.run, trained.job, trained.outcome, trained.scores
+    run, job, outcome = this_run.run, trained.job, trained.outcome
+    scores = None if isinstance(trained.scores, TaskMetrics) else trained.scores
     trainable, frozen = job.counts
     accuracy, validation_images = outcome.val_accuracy, len(this_run.ready.val)
     result = FinetuneResult(
@@ -277,6 +288,8 @@ def _result(
         epochs=outcome.epochs,
         best_epoch=outcome.best_epoch,
         val_accuracy=accuracy,
+        task=job.card.task,
+        val_metrics=outcome.val_metrics,
         parameters_trainable=trainable,
         parameters_frozen=frozen,
         frozen_unchanged=unchanged(run, job.hashes) if job.frozen else None,
@@ -326,9 +339,9 @@ def _show_and_plan(
         settings=as_dict(s),
         reasons={**job.plan.reasons, "val": validation},
         classes=list(job.card.classes),
-        counts=data.census.counts,
+        counts=data.census.counts if data.task is None else {},
         images=images,
-        steps=s.epochs
+        steps=(s.epochs or 0)
         * steps_per_epoch(images, job.plan.batch_size, drop_last=False, world=processes),
         parameters_trainable=trainable,
         parameters_frozen=frozen,
@@ -384,7 +397,8 @@ def _with_reasons(job: FinetuneJob, reasons_of_budget: dict[str, str]) -> Finetu
 
 def _show_plan(job: FinetuneJob, images: int, validation: str, console: Console) -> None:
     trainable, frozen = job.counts
-    console.say(f"{images:,} training images of {len(job.card.classes)} classes.")
+    classes = f" of {len(job.card.classes)} classes" if job.task is None else ""
+    console.say(f"{images:,} training images{classes}.")
     console.say(f"Validation: {validation}.")
     console.table(settings_table(job.plan.reasons, asdict(job.plan.settings)))
     console.say(f"{trainable:,} trainable parameters, {frozen:,} frozen.")

@@ -245,7 +245,7 @@ def _commands(
     prototypes: list[dict[str, Any]],
 ) -> Iterator[str]:
     path = shlex.quote(str(source))
-    if contents.format == "unfreeze model" and contents.meta["kind"] == "classifier":
+    if contents.format == "unfreeze model" and contents.meta["kind"] != "backbone":
         yield f"unfreeze predict {path} IMAGE..."
         return
     if match is None:

@@ -8,19 +8,26 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unfreeze.checkpoints.model_file import model_folder, read_card
 from unfreeze.config.commands import PredictSettings
 from unfreeze.config.field import inputs_of
 from unfreeze.config.layering import load_settings
 from unfreeze.data.images.decode import decode
 from unfreeze.data.images.in_memory import as_image_list, is_path, pixels_of
 from unfreeze.data.images.preprocess import Pixels
+from unfreeze.data.index.mask_pairs import has_masks, mask_rows
 from unfreeze.data.index.rows import image_rows
 from unfreeze.data.sources.csv import FileTableSource
 from unfreeze.data.sources.open import builtin_name, is_archive_or_table, open_source
 from unfreeze.data.sources.source import Source
 from unfreeze.errors import UsageError
-from unfreeze.reports.results_models import predict_display, predictions_file_display
+from unfreeze.reports.results_models import (
+    predict_display,
+    predictions_file_display,
+    task_predictions_display,
+)
 from unfreeze.runs.inference import on_device, reader_of_row, run_inference
+from unfreeze.runs.mask_prediction import predict_masks
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.runtime.display import Display, Displayed
@@ -34,7 +41,10 @@ from unfreeze.transfer.predictor import (
     ImageInput,
     Prediction,
     Read,
+    TaskModel,
     load_classifier,
+    load_fine_tuned,
+    load_task_model,
 )
 
 COLUMNS = ("path", "label", "probability")
@@ -64,14 +74,26 @@ class Predictions(Displayed, list[Prediction]):
         return [dict(prediction) for prediction in self]
 
 
+class TaskPredictions(Displayed, list[dict[str, Any]]):
+    """The predictions of another task than classification, in the order of the images."""
+
+    def display(self) -> Display:
+        """The content to display on a console or in a notebook."""
+        return task_predictions_display(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per image: `path` and the task's values."""
+        return list(self)
+
+
 @isolated()
-def load(run: str | Path) -> Classifier:
-    """The classifier of a run folder or its `model/` folder, on the CPU and in eval mode.
+def load(run: str | Path) -> Classifier | TaskModel:
+    """The model of a run folder or its `model/` folder, on the CPU and in eval mode.
 
     It has `.classes`, `.preprocess` and `.predict(files or arrays)`; its forward pass maps
     normalised images float32 [B, 3, S, S] to logits [B, C]. WeightsError if there is no model.
     """
-    return load_classifier(run)
+    return load_fine_tuned(run)
 
 
 class _Input(NamedTuple):
@@ -87,7 +109,7 @@ def predict(
     *,
     progress: bool | None = None,
     **settings: Any,
-) -> Predictions:
+) -> Predictions | TaskPredictions:
     """Predict the most likely class of each image.
 
     `images`: one image or an iterable of paths (files, folders, archives), Pillow images, arrays
@@ -103,7 +125,9 @@ def predict(
 
 
 @isolated()
-def run_predict(settings: PredictSettings, console: Console) -> Predictions | WrittenPredictions:
+def run_predict(
+    settings: PredictSettings, console: Console
+) -> Predictions | TaskPredictions | WrittenPredictions:
     """The same from a settings object; with `--out` returns the path of the CSV file."""
     predictions = _predictions(settings, console, settings.images)
     return (
@@ -113,32 +137,48 @@ def run_predict(settings: PredictSettings, console: Console) -> Predictions | Wr
     )
 
 
-def _predictions(s: PredictSettings, console: Console, images: Sequence[Any]) -> Predictions:
+def _predictions(
+    s: PredictSettings, console: Console, images: Sequence[Any]
+) -> Predictions | TaskPredictions:
     if not images:
         raise UsageError("predict needs images.", "Give files, folders or archives after RUN.")
+    columns: tuple[str, ...] = COLUMNS
+    other: TaskModel | None = None
+    if model_folder(s.run) is not None and read_card(s.run).kind == "predictor":
+        other = load_task_model(s.run)
+        columns = other.columns
+    dense = other is not None and other.task.dense
+    if s.overlay and not dense:
+        raise UsageError("--overlay is for segmentation.", "Omit it.")
     # check before the work, not after
-    out = (
-        check_output_file(s.out, ours=is_csv_with(COLUMNS), inputs=inputs_of(s)) if s.out else None
-    )
-    network = on_device(load_classifier(s.run), s.device, s.precision)
+    out = None
+    if s.out and not dense:
+        out = check_output_file(s.out, ours=is_csv_with(columns), inputs=inputs_of(s))
+    network = on_device(other or load_classifier(s.run), s.device, s.precision)
     intensity = network.preprocess.intensity
     inputs = [
         item
         for position, image in enumerate(images)
         for item in (
-            _inputs(image, s.data_root, intensity, console)
+            _inputs(image, s.data_root, intensity, console, masked=dense)
             if isinstance(image, str)
             else [_Input(str(position), partial(pixels_of, image, intensity))]
         )
     ]
     names = [item.path for item in inputs]
     reads = (item.read for item in inputs)
+    if isinstance(network, TaskModel) and dense:
+        return TaskPredictions(predict_masks(network, names, reads, s, console))
     outputs = run_inference(network, names, reads, batch_size=s.batch_size, console=console)
     if outputs.cropped is not None and outputs.cropped.warning is not None:
         console.warn(outputs.cropped.warning)
-    predictions = network.label(
-        [names[position] for position in outputs.kept.tolist()], outputs.values
-    )
+    readable = [names[position] for position in outputs.kept.tolist()]
+    if isinstance(network, TaskModel):
+        values = network.label(readable, outputs.values)
+        if out:
+            write_csv(out, columns, ([str(v) for v in value.values()] for value in values))
+        return TaskPredictions(values)
+    predictions = network.label(readable, outputs.values)
     if out:
         rows = (
             (prediction.path, prediction.label, f"{prediction.probability:.6f}")
@@ -149,8 +189,14 @@ def _predictions(s: PredictSettings, console: Console, images: Sequence[Any]) ->
 
 
 def _inputs(
-    name: str, data_root: str, intensity: str, console: Console | None = None
+    name: str,
+    data_root: str,
+    intensity: str,
+    console: Console | None = None,
+    *,
+    masked: bool = False,
 ) -> Iterator[_Input]:
+    """The images of a file, folder or archive; `masked`: without masks beside them."""
     path = Path(name)
     if path.is_file() and not is_archive_or_table(path.name):
         yield _Input(name, partial(_decode_file, path, intensity))
@@ -161,7 +207,10 @@ def _inputs(
         (console or QuietConsole()).say(note)
     # paths in a list are relative to its folder; members of an archive are inside it
     prefix = as_text(f"{path.parent if isinstance(source, FileTableSource) else name}/")
+    masks = set(mask_rows(source)) if masked and has_masks(source) else ()
     for row in _rows(source):
+        if row in masks:
+            continue
         inner = source.names[row]
         yield _Input(("" if builtin_name(name) else prefix) + inner, reader_of_row(source, row))
 

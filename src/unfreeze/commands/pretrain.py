@@ -16,6 +16,7 @@ from unfreeze.config.shared import Data
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.errors import UsageError
 from unfreeze.evaluation.warnings import RunWarning
+from unfreeze.reports.bottleneck import ThroughputSettings, bottleneck
 from unfreeze.reports.results_runs import plan_rows, pretrain_display, pretrain_plan_display
 from unfreeze.runs.pretraining.artifacts import (
     facts_of,
@@ -45,7 +46,6 @@ from unfreeze.runs.python_call import python_call
 from unfreeze.runs.run_warnings import pretrain_warnings, show_result_warnings, write_warnings
 from unfreeze.runs.time_budget import budget_pretrain, pretrain_hint, show_hint, with_budget_choice
 from unfreeze.runtime.atomic import write_json
-from unfreeze.runtime.bottleneck import ThroughputSettings, bottleneck
 from unfreeze.runtime.console import Console, LoggingConsole, QuietConsole
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.distributed import Distributed, init_distributed
@@ -61,7 +61,7 @@ from unfreeze.swav.auto_recipe import PretrainRecipe
 from unfreeze.swav.throughput import StepConfig
 from unfreeze.training.callbacks import OnEpoch
 from unfreeze.training.feature_evaluation import FeatureEvaluator
-from unfreeze.training.trainer import Trainer
+from unfreeze.training.trainer import PretrainTrainer
 
 
 @dataclass(frozen=True, repr=False)
@@ -230,7 +230,7 @@ def _trained(
 
 
 def _finish(
-    trainer: Trainer,
+    trainer: PretrainTrainer,
     chosen: PretrainRecipe,
     dataset: UnlabelledDataset,
     started: float,
@@ -287,7 +287,7 @@ def plan_pretrain(settings: PretrainSettings, console: Console) -> PretrainPlan:
 def _show_cost(
     prepared: PreparedPretraining,
     plan: PretrainRecipe,
-    trainer: Trainer,
+    trainer: PretrainTrainer,
     tuning: ComputeSettings,
     console: Console,
     given: PretrainSettings,
@@ -327,7 +327,7 @@ def _default_maker(prepared: PreparedPretraining) -> Make:
 def _noise_maker(prepared: PreparedPretraining, chosen: PretrainRecipe, way: StepConfig) -> Make:
     """Makes single-process trainers over random images."""
 
-    def make(images: ImageDataset, positions: Any) -> Trainer:
+    def make(images: ImageDataset, positions: Any) -> PretrainTrainer:
         alone = replace(chosen, settings=replace(chosen.settings, sync_bn="none"))
         dataset = replace(prepared.found, images=images, train=positions)
         device_images = dataset.held(alone.settings, prepared.compute.device, prepared.facts.room)
@@ -339,7 +339,7 @@ def _noise_maker(prepared: PreparedPretraining, chosen: PretrainRecipe, way: Ste
 
 
 def _result(
-    trainer: Trainer,
+    trainer: PretrainTrainer,
     s: PretrainSettings,
     images: int,
     seconds: float,

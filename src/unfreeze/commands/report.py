@@ -9,8 +9,8 @@ from typing import Any
 from unfreeze.config.commands import ReportSettings
 from unfreeze.config.layering import load_settings
 from unfreeze.reports.results_models import report_display
+from unfreeze.runs.after_run import warn_on_failure
 from unfreeze.runs.python_call import python_call
-from unfreeze.runtime.after_run import warn_on_failure
 from unfreeze.runtime.atomic import write_bytes, write_text
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed

@@ -10,6 +10,7 @@ from unfreeze.config.field import inputs_of
 from unfreeze.config.layering import load_settings
 from unfreeze.config.shared import Data, data_name
 from unfreeze.data.index.index import Index, build_index
+from unfreeze.data.index.mask_pairs import has_masks
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.sources.source import Source
 from unfreeze.data.validate.check_cache import CheckCache
@@ -108,10 +109,14 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     source = open_source(s.data, data_root=s.data_root, console=console)
     if s.quarantine:
         _refuse_quarantine(s, source, Path(s.quarantine))  # check before the work, not after
-    index = build_index(source, strange_classes=True)
-    notes += list(index.notes)
-    clinic = check_dataset(index, workers=s.workers, console=console, seconds=s.seconds)
-    result = replace(_result(s, index, clinic, notes), warnings=_warnings(index, clinic))
+    if has_masks(source):
+        index, clinic = _check_with_masks(s, source, console, notes)
+        result = _result(s, index, clinic, notes)
+    else:
+        index = build_index(source, strange_classes=True)
+        notes += list(index.notes)
+        clinic = check_dataset(index, workers=s.workers, console=console, seconds=s.seconds)
+        result = replace(_result(s, index, clinic, notes), warnings=_warnings(index, clinic))
     for note in index.notes:
         console.say(note)
     for warning in result.warnings:
@@ -122,6 +127,20 @@ def run_scan(settings: ScanSettings, console: Console) -> ScanResult:
     if out:
         result = _write(replace(result, restored=restored), out, clinic)
     return replace(result, restored=restored)
+
+
+def _check_with_masks(
+    s: ScanSettings, source: Source, console: Console, notes: list[str]
+) -> tuple[Index, DatasetReport]:
+    """The images without the masks, and the problems of both; adds to `notes`."""
+    # imported here: it needs torch, which takes seconds and other scans do without
+    from unfreeze.tasks.segmentation.checks import class_notes, images_with_masks, mask_problems
+
+    masked = images_with_masks(source)
+    notes += [*masked.index.notes, *class_notes(masked)]
+    clinic = check_dataset(masked.index, workers=s.workers, console=console, seconds=s.seconds)
+    problems = [*clinic.problems, *mask_problems(masked)]
+    return masked.index, replace(clinic, problems=problems)
 
 
 def _output_folder(s: ScanSettings) -> Path | None:

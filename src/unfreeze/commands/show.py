@@ -1,7 +1,7 @@
 """`show`: an HTML page about a dataset."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from unfreeze.data.images.intensity import format_intensity
 from unfreeze.data.images.preprocess import Pixels, Preprocess
 from unfreeze.data.index.class_stats import ClassCounts, class_counts
 from unfreeze.data.index.index import TRAIN, Index, build_index
+from unfreeze.data.index.mask_pairs import has_masks
 from unfreeze.data.index.splits import subset
 from unfreeze.data.loading.dataset import FileLost, ImageDataset
 from unfreeze.data.loading.sample import sample_dataset, sample_images
@@ -44,6 +45,14 @@ from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.output_files import check_output_file, is_our_page
 from unfreeze.swav.auto_recipe import plan, view_specs
 from unfreeze.swav.dataset_stats import DatasetStats, evaluation_preprocess
+from unfreeze.tasks.segmentation.checks import (
+    MaskedImages,
+    class_notes,
+    images_with_masks,
+    mask_of_row,
+    mask_problems,
+)
+from unfreeze.tasks.segmentation.overlay import overlay
 from unfreeze.transfer.augment import view_maker_of
 
 RANDOM = 3  # epochs of augmented views shown for a fine-tuning run
@@ -145,6 +154,7 @@ def _to_uint8(planes: torch.Tensor, mean: Sequence[float], std: Sequence[float])
 THUMBNAIL = 144  # pixels of the shorter side, at most
 STRIPS = 40  # classes with samples on the page
 UNLABELLED = 24  # samples where there are no classes
+MASKED = 12  # samples of segmentation, each with its mask
 VIEWED = 4  # images shown with their augmented views
 
 Positions = npt.NDArray[np.int64]
@@ -204,10 +214,11 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     # check before the work, not after
     path = check_output_file(out, ours=is_our_page, inputs=inputs_of(s))
     source = open_source(s.data, data_root=s.data_root, console=console)
-    index = build_index(
-        source,
-        strange_classes=True,
-        **label_arguments(s),
+    masked = images_with_masks(source) if has_masks(source) else None
+    index = (
+        build_index(source, strange_classes=True, **label_arguments(s))
+        if masked is None
+        else masked.index
     )
     rule = intensity_rule(s)
     source.intensity, why = sample_images(index, np.arange(len(index)), rule).intensity(rule)
@@ -216,8 +227,13 @@ def run_show(settings: ShowSettings, console: Console) -> ShowResult:
     doubts = [message for _, message in dataset_warnings(index)]
     notes = [*doubts, *index.notes, *counted.notes()]
     notes += [f"Range {source.intensity}: {why}."] if why else []
+    notes += [] if masked is None else class_notes(masked)
+    if masked is not None:
+        checked = replace(checked, problems=[*checked.problems, *mask_problems(masked)])
     result = _result(data_name(s.data), out, index, checked, counted, notes)
-    write_text(path, dataset_page(_page_data(s, checked, counted, result)))
+    if masked is not None and masked.task is not None:
+        result = replace(result, classes=list(masked.task.classes))
+    write_text(path, dataset_page(_page_data(s, checked, counted, result, masked)))
     return result
 
 
@@ -282,10 +298,14 @@ def _sizes(sides: npt.NDArray[np.int64]) -> dict[str, float] | None:
 
 
 def _page_data(
-    s: ShowSettings, checked: _Checked, counted: ClassCounts, result: ShowResult
+    s: ShowSettings,
+    checked: _Checked,
+    counted: ClassCounts,
+    result: ShowResult,
+    masked: MaskedImages | None,
 ) -> DatasetPage:
     index = checked.index
-    samples = _Sampler(s, checked)
+    samples = _Sampler(s, checked, masked)
     views, note = _views(s, index, samples)
     sized = f"of {len(checked.shorter):,} images that were decoded"
     coverage = (
@@ -331,7 +351,8 @@ def _figures(counted: ClassCounts, result: ShowResult) -> list[tuple[str, str]]:
 class _Sampler:
     """Seeded samples of the usable images: of train if there is one, some of each class."""
 
-    def __init__(self, s: ShowSettings, checked: _Checked) -> None:
+    def __init__(self, s: ShowSettings, checked: _Checked, masked: MaskedImages | None) -> None:
+        self.masked = masked
         self.s, self.index = s, checked.index
         self.images = ImageDataset(checked.index)
         train = checked.usable[self.index.splits[checked.usable] == TRAIN]
@@ -339,6 +360,9 @@ class _Sampler:
 
     def strips(self) -> list[ImageRow]:
         """A strip for each of the first classes; a single one without classes."""
+        if self.masked is not None:
+            pairs = [self._pair(int(p)) for p in self._drawn(self.usable, MASKED)]
+            return [ImageRow("", [shown for pair in pairs for shown in pair])]
         if not self.index.classes:
             return [self._strip("", self._drawn(self.usable, UNLABELLED))]
         strips = []
@@ -368,6 +392,16 @@ class _Sampler:
             if image is not None
         ]
         return ImageRow(name, shown)
+
+    def _pair(self, position: int) -> list[tuple[str, Pixels]]:
+        """The image and its mask in colour, each with its caption."""
+        image, masked, name = self._read(position), self.masked, _file(self.index.paths[position])
+        shown = [] if image is None else [(name, resize_shorter_side(image, THUMBNAIL))]
+        ids = None if masked is None else mask_of_row(masked, int(self.index.rows[position]))
+        if image is not None and ids is not None and ids.shape == image.shape[:2]:
+            colours = overlay(image, ids, masked.task.known_classes)  # type: ignore[union-attr]
+            shown.append(("mask", resize_shorter_side(colours, THUMBNAIL)))
+        return shown
 
     def _read(self, position: int) -> Pixels | None:
         try:

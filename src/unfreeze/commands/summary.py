@@ -17,6 +17,7 @@ from unfreeze.errors import UsageError
 from unfreeze.models.build import build as build_network
 from unfreeze.models.head import head_layers, is_headless, remove_head, replace_head
 from unfreeze.models.identify_file import KnownArchitecture, arch_of_weights
+from unfreeze.models.segmentation import SEGMENTATION_HEADS, is_segmentation_arch
 from unfreeze.models.shape_trace import ForwardTrace, trace_forward
 from unfreeze.models.stages import Stage, stages
 from unfreeze.reports.results_models import summary_display
@@ -102,15 +103,20 @@ def _network(settings: SummarySettings) -> tuple[str, nn.Module, frozenset[str]]
         arch, stem = known.arch, known.stem
     if card is not None:
         arch, stem = card.arch, card.stem
-        classes = classes or len(card.classes) or None
+        classes = classes or card.outputs or len(card.classes) or None
         bare = card.kind == "backbone" and classes is None
-        if card.kind == "classifier":
+        if card.kind != "backbone":
             kind = "replace" if card.head == "none" else card.head
-        if card.kind == "classifier" and not settings.freeze:
+        if card.kind != "backbone" and not settings.freeze:
             freeze = card.provenance.get("freeze", "none")
             unfreeze_at = card.provenance.get("unfreeze_at")
+    if is_segmentation_arch(arch):
+        model = build_network(arch, classes=classes)
+        head: Collection[str] = SEGMENTATION_HEADS
+        schedule = freeze_schedule(model, freeze, unfreeze_at, head=head, epochs=sys.maxsize)
+        return arch, model, schedule.always
     model = build_network(arch, stem=stem)
-    head: Collection[str] = ()
+    head = ()
     if classes is not None:
         head = replace_head(model, classes, kind=kind)
     elif bare:
@@ -168,7 +174,7 @@ def _order(name: str, traced: ForwardTrace) -> int:
 def _stage_of(
     name: str, stage_list: list[Stage], heads: tuple[str, ...], previous: int | None
 ) -> int | None:
-    if name in heads:
+    if any(name == head or name.startswith(f"{head}.") for head in heads):
         return None
     return next((number for number, stage in enumerate(stage_list) if stage.owns(name)), previous)
 

@@ -124,6 +124,13 @@ class EvaluateSettings(CallOptions, LabelOptions, _InferenceOptions):
 
     run: str = setting("", "a run folder, or its model/ folder", positional=True, path="input")
     data: tuple[str, ...] = data_setting()
+    masks: str | None = setting(
+        None,
+        "segmentation: folder or archive with the masks, under the names of the images",
+        path="input",
+        metavar="DIR",
+        unset="beside the images",
+    )
     split: str | None = setting(
         None,
         "split to evaluate (auto: test, else val, else what the run held out, else everything)",
@@ -151,7 +158,13 @@ class PredictSettings(CallOptions, _InferenceOptions):
         (), "images, folders or archives", positional=True, whole=True, path="input"
     )
     out: str | None = setting(
-        None, "write the CSV to this file instead of stdout", metavar="FILE", path="output"
+        None,
+        "write the CSV to this file instead of stdout; segmentation: the masks into this folder",
+        metavar="FILE|DIR",
+        path="output",
+    )
+    overlay: bool = setting(
+        False, "segmentation: also write the images with their classes in colour"
     )
 
 

@@ -13,6 +13,9 @@ from unfreeze.config.shared import (
     data_setting,
 )
 
+CLASSIFICATION, SEGMENTATION = "classification", "segmentation"  # built-in tasks
+TEXT_CLASSIFICATION = "text-classification"
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -79,7 +82,8 @@ class FinetuneOptions(
     data: tuple[str, ...] = data_setting()
     arch: str | None = setting(
         None,
-        "architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: the run's, or resnet50)",
+        "architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (auto: the run's, or "
+        "resnet50); for texts hf/NAME or hf/FOLDER",
         basic=2,
     )
     weights: str = setting(
@@ -124,7 +128,9 @@ class FinetuneOptions(
         group="model",
     )
     image_size: int | None = setting(None, "input image size in pixels", low=8, basic=8)
-    epochs: int = setting(30, "training epochs", low=1, basic=5)
+    epochs: int | None = setting(
+        None, "training epochs (auto: 30; 4 for texts)", low=1, basic=5, unset=""
+    )
     batch_size: int | None = setting(None, "images per step, over all processes", low=1, basic=6)
     lr: float | None = setting(None, "peak learning rate, after the warm-up", low=0, basic=7)
     find_lr: bool = setting(
@@ -135,10 +141,15 @@ class FinetuneOptions(
     head_lr: float | None = setting(
         None, "learning rate of the new head", low=0, unset="that of --lr", group="training"
     )
-    optimizer: str = setting("sgd", "optimizer", choices=("sgd", "adamw", "lars"), group="training")
+    optimizer: str = setting(
+        "auto",
+        "optimizer (auto: sgd; adamw for texts)",
+        choices=("auto", "sgd", "adamw", "lars"),
+        group="training",
+    )
     momentum: float = setting(0.9, "momentum of SGD and LARS", low=0, high=0.9999, group="training")
     weight_decay: float | None = setting(
-        None, "weight decay (auto: 0.0001, or the sweep's)", low=0, group="training"
+        None, "weight decay (auto: 0.0001, or the sweep's; 0.01 for texts)", low=0, group="training"
     )
     head_solver: str = setting(
         "auto",
@@ -208,8 +219,8 @@ class FinetuneOptions(
     select: str | None = setting(
         None,
         "validation metric that selects the best checkpoint; balanced and macro-f1 weight all "
-        "classes equally, last uses the last epoch",
-        choices=("accuracy", "balanced", "macro-f1", "loss", "last"),
+        "classes equally, metric is that of another task, last uses the last epoch",
+        choices=("accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"),
         unset="accuracy; last with fewer than 50 validation images",
         group="training",
     )
@@ -219,6 +230,27 @@ class FinetuneOptions(
         low=0,
         high=0.9,
         group="data",
+    )
+    text_column: str | None = setting(
+        None,
+        "column of the texts in a table",
+        group=TEXT_CLASSIFICATION,
+        metavar="NAME",
+        unset="text, sentence, review, content, ...",
+    )
+    text_pair_column: str | None = setting(
+        None,
+        "column of the second text, if the samples are pairs of texts",
+        group=TEXT_CLASSIFICATION,
+        metavar="NAME",
+        unset="text_pair, sentence2, hypothesis, if there is one",
+    )
+    max_length: int | None = setting(
+        None,
+        "largest number of tokens of a text; the rest is cut",
+        low=4,
+        group=TEXT_CLASSIFICATION,
+        unset="what the encoder takes, at most 512",
     )
     labels_per_class: int | None = setting(
         None, "use at most N training images of each class", low=1, group="data", unset="all"
@@ -239,6 +271,53 @@ class FinetuneOptions(
 class FinetuneSettings(FinetuneOptions, TimeBudgetOptions):
     """Transfer learning: replaces the head, freezes layers, keeps the best checkpoint."""
 
+    task: str = setting(
+        "auto",
+        "what is learned: classification, segmentation, text-classification, or a task that "
+        "another package registers; auto is segmentation if masks lie beside the images, and "
+        "text-classification for a table with a column of texts",
+        choices=("auto", CLASSIFICATION, SEGMENTATION, TEXT_CLASSIFICATION),
+        plugins="finetune",
+        group="data",
+    )
+    masks: str | None = setting(
+        None,
+        "folder or archive with the masks, under the names of the images",
+        path="input",
+        group=SEGMENTATION,
+        metavar="DIR",
+        unset="beside the images",
+    )
+    mask_classes: str | None = setting(
+        None,
+        "CSV that names the classes of mask values or colours: id,name or r,g,b,name",
+        path="input",
+        group=SEGMENTATION,
+        metavar="FILE",
+        unset="classes.csv or class_dict.csv beside the images, else the values",
+    )
+    ignore_index: int | None = setting(
+        None,
+        "mask value that counts neither in the loss nor in metrics",
+        low=0,
+        group=SEGMENTATION,
+        unset="255 and classes called void, unless 255 is a class",
+    )
+    fit: str | None = setting(
+        None,
+        "how an image comes to the network: resized whole (squash), or in tiles at its own size "
+        "(tile), which overlap in evaluate and predict",
+        choices=("squash", "tile"),
+        group=SEGMENTATION,
+        unset="tile for images of 1,024 pixels and more",
+    )
+    loss: str | None = setting(
+        None,
+        "loss: ce (cross-entropy), dice, focal, jaccard, lovasz or tversky, or a sum such as "
+        "ce+dice",
+        group=SEGMENTATION,
+        unset="ce+dice",
+    )
     folds: int = setting(
         0,
         "k-fold cross-validation before the run itself: number of folds (0: off)",

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from unfreeze import __version__
 from unfreeze.config.field import Setting, coerce, flag, settings_of
 from unfreeze.errors import UsageError
-from unfreeze.text import as_name, as_text, clean_all, decode_text
+from unfreeze.text import as_name, as_text, clean_names, decode_text
 
 S = TypeVar("S")
 MARK = "# unfreeze"  # first characters of every run's config.toml
@@ -117,7 +117,7 @@ def _nested(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         node = root
         for part in title.split("."):
             node = node.setdefault(part, {})
-        node |= clean_all(_plain(table))
+        node |= clean_names(_plain(table))
     return root
 
 

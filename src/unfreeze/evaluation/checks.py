@@ -265,20 +265,25 @@ def cropped_warning(cropped: CroppedImages | None) -> list[RunWarning]:
     return [RunWarning("cropped_away", cropped.warning)]
 
 
-def few_validation_images(n: int, *, choose: bool) -> list[RunWarning]:
+def few_validation_images(n: int, *, choose: bool, classes: bool = True) -> list[RunWarning]:
     """`few_validation_images`: the validation set has fewer than FEW images, but is not empty.
 
-    `choose`: whether the best epoch is selected on it.
+    `choose`: whether the best epoch is selected on it. `classes`: False for tasks that have neither
+    an accuracy nor `--folds`.
     """
     if not 0 < n < FEW:
         return []
+    count = pluralised(n, "validation image", "validation images")
+    if not classes:
+        effect = "the best epoch is partly chance" if choose else "the metrics are uncertain"
+        text = f"{count}: {effect}. Label more images, or raise --val."
+        return [RunWarning("few_validation_images", text)]
     effect = (
         "the best epoch is mostly chance" if choose else "the validation accuracy is unreliable"
     )
     text = (
-        f"{pluralised(n, 'validation image', 'validation images')}: each is worth "
-        f"{100 / n:.0f} points of accuracy, so {effect}. Label more images, raise --val, or use "
-        "--folds for cross-validation."
+        f"{count}: each is worth {100 / n:.0f} points of accuracy, so {effect}. Label more images, "
+        "raise --val, or use --folds for cross-validation."
     )
     return [RunWarning("few_validation_images", text)]
 

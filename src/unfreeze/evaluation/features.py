@@ -13,7 +13,7 @@ from unfreeze.evaluation.checks import FeatureStatistics
 class FeatureMeter:
     """Running extremes and moments of the inputs of `layer` in float64 on the CPU."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module | None) -> None:
         self.layer = layer
         self.images = 0
         self.low = self.high = self.total = self.squares = torch.zeros(0, dtype=torch.float64)
@@ -56,8 +56,11 @@ class FeatureMeter:
 def feature_meter(network: nn.Module, head: list[str] | tuple[str, ...]) -> Iterator[FeatureMeter]:
     """Yield a `FeatureMeter` that accumulates all inputs of the head inside the block.
 
-    `head`: names of the head's parameters, those of its first layer first.
+    `head`: names of the head's parameters, those of its first layer first; none: no features.
     """
+    if not head:
+        yield FeatureMeter(None)
+        return
     layer = network.get_submodule(head[0].rpartition(".")[0])
     meter = FeatureMeter(layer)
 

@@ -143,7 +143,7 @@ def check_weights(start: CompareStart, s: CompareSettings, console: Console) -> 
         str(start.plan.settings["arch"]),
         start.weights,
         settings.stem,
-        classes=len(start.plan.classes),
+        outputs=len(start.plan.classes),
         side=read_labels(settings, QuietConsole()).side,
         allow_partial=s.allow_partial,
     ).loaded

@@ -10,6 +10,7 @@ from unfreeze.errors import resume_command
 from unfreeze.experiments.run_table import RunSpec, run_all
 from unfreeze.reports.intervals import accuracy_over_seeds
 from unfreeze.runs.finetuning.data import LabelledDataset, split_options
+from unfreeze.runs.finetuning.resume import FREE
 from unfreeze.runs.finetuning.train import (
     OpenedRun,
     RunContext,
@@ -20,7 +21,7 @@ from unfreeze.runs.finetuning.train import (
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, LoggingConsole, ProgressOnlyConsole
 from unfreeze.runtime.run_folder import read_metrics
-from unfreeze.transfer.checkpoints import FREE
+from unfreeze.transfer.evaluate import ClassificationMetrics
 from unfreeze.transfer.feature_cache.shared_rows import SharedCachePool
 from unfreeze.transfer.train_val_split import TrainValSplit, repeated_splits
 
@@ -187,14 +188,15 @@ def _run_one(
     quiet = LoggingConsole(console)
     this_run = open_run(context, spec.settings, lambda *_: dataset.chosen(spec.portions), quiet)
     trained = train_run(context, this_run, quiet, pool)
-    if trained.outcome.stopped == "asked" or trained.scores is None:
-        raise interrupted_error(this_run.run, trained.job, trained.outcome)
+    scores = trained.scores
+    if trained.outcome.interrupted is not None or not isinstance(scores, ClassificationMetrics):
+        raise interrupted_error(trained.job, trained.outcome)
     last = [line for line in read_metrics(spec.folder) if line["split"] == "val"][-1]
     return FoldResult(
         run=str(spec.folder),
         seed=spec.settings.seed,
         fold=spec.fold,
-        n=trained.scores.n,
-        correct=trained.scores.correct,
+        n=scores.n,
+        correct=scores.correct,
         correct_last=int(last["correct"]),
     )

@@ -11,11 +11,11 @@ from unfreeze.config.field import flag
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import as_dict
 from unfreeze.errors import DataError, Interrupted, UsageError
+from unfreeze.runs.finetuning.resume import FREE
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.text import clean_all
-from unfreeze.transfer.checkpoints import FREE
 
 RESULT_FILE = "experiment.json"
 

@@ -8,20 +8,28 @@ from torch import Tensor, nn
 
 from unfreeze.checkpoints.model_file import ModelCard, model_folder, read_card
 from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.errors import UsageError
 from unfreeze.models.adapt import adapt_tensor
 from unfreeze.models.build import SMALL_NETWORKS, WIDE_NETWORKS, build
 from unfreeze.models.head import remove_head, removed_activations, removed_heads, replace_head
 from unfreeze.models.position_embeddings import native_size
+from unfreeze.models.segmentation import is_segmentation_arch
 from unfreeze.models.stem import first_convolution
-from unfreeze.transfer.predictor import load_classifier, load_features
+from unfreeze.transfer.predictor import (
+    InferenceNetwork,
+    load_classifier,
+    load_features,
+    load_task_model,
+)
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A network on the CPU in evaluation mode: [B, 3, S, S] to scores [B, C] or features [B, D].
+    """A network on the CPU in evaluation mode: images to scores [B, C], features [B, D] or maps.
 
-    `run`: name of the run's folder; `folder`: the model's folder; `missing`: dotted names of a
-    backbone's removed head, () for a classifier.
+    Maps [B, C, h, w] are the scores of each pixel of a segmentation network. `run`: name of the
+    run's folder; `folder`: the model's folder; `missing`: dotted names of a backbone's removed
+    head, () for a classifier.
     """
 
     run: str
@@ -53,7 +61,9 @@ class ExportedModel:
 
     @property
     def gives(self) -> str:
-        """The output: `scores` or `features`."""
+        """The output: `scores`, `features` or `maps`."""
+        if is_segmentation_arch(self.card.arch):
+            return "maps"
         return "features" if self.missing else "scores"
 
     @property
@@ -61,9 +71,15 @@ class ExportedModel:
         """Dotted names of layers of the library's network that are Identity in this one."""
         return (*self.missing, *removed_activations(self.network))
 
+    def example(self) -> Tensor:
+        """A batch of two black images, to trace a program that takes any number."""
+        return torch.zeros(2, 3, *self.preprocess.shape)
+
     @property
     def resized(self) -> bool:
         """Whether it is a vision transformer with another image size than its library's."""
+        if self.gives == "maps":
+            return False
         return native_size(self.network) not in (None, self.preprocess.image_size)
 
     def recorded(self) -> nn.Module:
@@ -71,6 +87,8 @@ class ExportedModel:
 
         Unchanged if the image size is not a multiple of its patch size.
         """
+        if self.gives == "maps":
+            return self.network
         size, first = self.preprocess.image_size, first_convolution(self.network)
         if native_size(self.network) is None or first is None:
             return self.network
@@ -80,7 +98,7 @@ class ExportedModel:
         if self.missing:
             remove_head(network)
         else:
-            replace_head(network, len(self.card.classes), kind=self.card.head)
+            replace_head(network, self.card.outputs or len(self.card.classes), kind=self.card.head)
         entries = network.state_dict()
         with torch.no_grad():
             for name, tensor in self.tensors().items():
@@ -94,13 +112,25 @@ class ExportedModel:
 
 def load_exported_model(run: str | Path) -> ExportedModel:
     """The model of a finished run or its `model/` folder; WeightsError for anything else."""
-    load = load_classifier if read_card(run).kind == "classifier" else load_features
-    model = load(run)
+    card = read_card(run)
+    dense = is_segmentation_arch(card.arch)
+    if card.kind == "predictor" and not dense:
+        raise UsageError(
+            f"Models of the task {card.task} cannot be exported.",
+            "unfreeze.load(RUN) returns it as an nn.Module; the model/ folder alone is enough.",
+        )
+    model: InferenceNetwork
+    if dense:
+        model = load_task_model(run)
+    elif card.kind == "classifier":
+        model = load_classifier(run)
+    else:
+        model = load_features(run)
     return ExportedModel(
         run=Path(run).resolve().name,
         folder=model_folder(run) or Path(run),
         network=model.network.eval(),
         card=model.card,
         preprocess=model.preprocess,
-        missing=removed_heads(model.network),
+        missing=() if dense else removed_heads(model.network),
     )

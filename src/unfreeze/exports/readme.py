@@ -63,7 +63,7 @@ def write_readme(
 ) -> None:
     """Write README.md: how to load the model, and what it is."""
     card = subject.card
-    code = ["import json, pathlib"] if subject.gives == "scores" else []
+    code = [] if subject.gives == "features" else ["import json, pathlib"]
     code += target.snippet(subject)
     licence = card.provenance.get("licence")
     lines = [
@@ -92,6 +92,17 @@ def write_readme(
 def _what(subject: ExportedModel) -> str:
     if subject.gives == "features":
         return "A backbone without a head: it outputs features."
+    if subject.gives == "maps":
+        tiles = (
+            " It was trained on tiles of that size: cut larger images into overlapping tiles, as "
+            "`unfreeze predict` does; prepare() shrinks the whole image."
+        )
+        height, width = subject.preprocess.shape
+        return (
+            f"A segmentation network with {len(subject.card.classes)} classes: "
+            f"{', '.join(subject.card.classes)}. It maps images of {height}x{width} pixels to the "
+            f"scores of each pixel.{tiles * (subject.preprocess.fit == 'tile')}"
+        )
     return (
         f"A classifier with {len(subject.card.classes)} classes: {', '.join(subject.card.classes)}."
     )

@@ -23,16 +23,25 @@ _BITS = 258  # the TIFF tag BitsPerSample
 def prepare(path: str | Path, how: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
     """float32 [3, S, S]: shorter side resized, centre crop, normalised.
 
+    For segmentation [3, H, W]: the whole image resized.
+
     `how`: the preprocessing; by default from export.json beside this file.
     """
     p = how or json.loads((HERE / "export.json").read_text(encoding="utf-8"))["preprocess"]
     image, side = open_image(path, p["intensity"]), p["image_size"]
+    if p.get("fit", "crop") != "crop":
+        image = image.resize((p["width"] or side, side), _FILTERS[p["interpolation"]])
+        return _normalised(image, p)
     shorter, target = min(image.size), max(p["resize"], side)
     width, height = (max(side, int(length * target / shorter)) for length in image.size)
     if (width, height) != image.size:
         image = image.resize((width, height), _FILTERS[p["interpolation"]])
     left, top = round((width - side) / 2), round((height - side) / 2)
-    pixels = np.asarray(image.crop((left, top, left + side, top + side)), np.float32)
+    return _normalised(image.crop((left, top, left + side, top + side)), p)
+
+
+def _normalised(image: Image.Image, p: dict[str, Any]) -> npt.NDArray[np.float32]:
+    pixels = np.asarray(image, np.float32)
     mean, std = (np.array(p[name], np.float32) * 255 for name in ("mean", "std"))
     return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
 

@@ -22,7 +22,7 @@ NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Onnx:
-    """`model.onnx` with the input `images` and the output `scores` or `features`."""
+    """`model.onnx` with the input `images` and the output `scores`, `features` or `maps`."""
 
     def check(self, subject: ExportedModel) -> None:
         """UsageError if a required package is not installed."""
@@ -36,13 +36,13 @@ class Onnx:
 
     def write(self, subject: ExportedModel, folder: Path) -> None:
         """Export with torch.export and a dynamic batch size; WeightsError if that fails."""
-        side, network = subject.preprocess.image_size, subject.recorded()
+        network = subject.recorded()
         try:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
                 warnings.simplefilter("ignore")  # internal warnings of the exporter
                 program: Any = torch.onnx.export(
                     network,
-                    (torch.zeros(2, 3, side, side),),
+                    (subject.example(),),
                     dynamo=True,
                     input_names=[INPUT],
                     output_names=[subject.gives],

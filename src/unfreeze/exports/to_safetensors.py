@@ -12,7 +12,7 @@ from unfreeze.exports.to_torchvision import network_lines
 from unfreeze.exports.write import torch_lines
 from unfreeze.models.position_embeddings import ANY_SIZE
 from unfreeze.runtime.atomic import write_bytes
-from unfreeze.transfer.predictor import load_classifier, load_features
+from unfreeze.transfer.predictor import load_classifier, load_features, load_task_model
 
 
 class Safetensors:
@@ -31,6 +31,8 @@ class Safetensors:
     def read(self, subject: ExportedModel, folder: Path) -> LoadedExport:
         """Build the network of the card and load the tensors."""
         tensors, card = load_model(folder)
+        if subject.gives == "maps":
+            return LoadedExport(load_task_model(folder), tensors)
         load = load_classifier if card.kind == "classifier" else load_features
         return LoadedExport(load(folder), tensors)
 
@@ -64,7 +66,7 @@ class Safetensors:
 
 
 def _load_lines(subject: ExportedModel) -> list[str]:
-    if subject.gives == "scores":
+    if subject.gives != "features":
         return ['model = unfreeze.load(".")']
     return [
         "from unfreeze.transfer.predictor import load_features",

@@ -25,10 +25,10 @@ class Torchscript:
 
     def write(self, subject: ExportedModel, folder: Path) -> None:
         """Trace with a batch of two, so that a batch size of 1 is not treated as constant."""
-        side, buffer = subject.preprocess.image_size, io.BytesIO()
+        buffer = io.BytesIO()
         with _ignore_warnings(), torch.inference_mode(False), torch.no_grad():
             program = torch.jit.trace(  # type: ignore[no-untyped-call]
-                subject.recorded(), torch.zeros(2, 3, side, side)
+                subject.recorded(), subject.example()
             )
             torch.jit.save(program, buffer)
         write_bytes(folder / FILE, buffer.getvalue())

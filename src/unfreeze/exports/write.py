@@ -76,6 +76,16 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 PREPARE, IMAGE = "prepare.py", "image.jpg"
+# the maps at the image's own size, and the class of each pixel
+_MASK_LINES = (
+    "import PIL.Image",
+    "from prepare import open_image",
+    f'size = open_image("{IMAGE}").size',
+    "wide = [PIL.Image.fromarray(one).resize(size, PIL.Image.BILINEAR) for one in maps[0]]",
+    "ids = numpy.stack(wide).argmax(axis=0)",
+    f'classes = json.loads(pathlib.Path("{ABOUT}").read_text(encoding="utf-8"))["classes"]',
+    "print({name: float((ids == number).mean()) for number, name in enumerate(classes)})",
+)
 _IMPORT = ("from prepare import prepare  # prepare.py in this folder",)
 
 
@@ -85,6 +95,8 @@ def torch_lines(subject: ExportedModel) -> list[str]:
     lines = [*_IMPORT, "with torch.inference_mode():", f"    {subject.gives} = {call}"]
     if subject.gives == "features":
         return [*lines, "print(features.shape)"]
+    if subject.gives == "maps":
+        return ["import numpy", *lines, "maps = maps.numpy()", *_MASK_LINES]
     return [
         *lines,
         f"probabilities = {_scaled_scores(subject)}.softmax(dim=1)[0].numpy()",
@@ -97,6 +109,8 @@ def numpy_lines(subject: ExportedModel) -> list[str]:
     lines = [*_IMPORT, f'{subject.gives} = outputs(prepare("{IMAGE}")[None])']
     if subject.gives == "features":
         return [*lines, "print(features.shape)"]
+    if subject.gives == "maps":
+        return [*lines, *_MASK_LINES]
     return [
         *lines,
         f"powers = numpy.exp({_scaled_scores(subject, 'scores - scores.max()')})[0]",

@@ -10,7 +10,14 @@ from torch.overrides import TorchFunctionMode
 
 from unfreeze.errors import UsageError
 from unfreeze.models.position_embeddings import ANY_SIZE, allow_any_size
+from unfreeze.models.segmentation import (
+    build_segmentation,
+    canonical_segmentation_arch,
+    is_segmentation_arch,
+)
 from unfreeze.models.stem import apply_small_stem
+from unfreeze.models.text import LIBRARY as TEXT_LIBRARY
+from unfreeze.models.text import TextClassifier, encoder_name, is_text_arch, load_encoder_of
 
 
 class ResidualBlock(nn.Module):
@@ -90,6 +97,10 @@ def canonical_arch(arch: str) -> str:
 
     UsageError for an unknown name; it suggests the closest ones.
     """
+    if is_segmentation_arch(arch):
+        return canonical_segmentation_arch(arch)
+    if is_text_arch(arch):
+        return f"{TEXT_LIBRARY}/{encoder_name(arch)}"
     library, slash, name = arch.partition("/")
     if not slash:
         library, name = "unfreeze" if arch in WIDE_NETWORKS else "torchvision", arch
@@ -109,6 +120,11 @@ def build(
     """
     if stem not in STEMS:
         raise UsageError(f"'{stem}' is not a stem.", "Use --stem imagenet or --stem small.")
+    if is_segmentation_arch(arch):
+        return build_segmentation(arch, 2 if classes is None else classes)
+    if is_text_arch(arch):
+        loaded = load_encoder_of(encoder_name(arch), trained=False)
+        return TextClassifier(loaded.encoder, loaded.pooling, 2 if classes is None else classes)
     library, _, name = canonical_arch(arch).partition("/")
     if name in SMALL_NETWORKS and library == "unfreeze":
         return _small(name, classes)

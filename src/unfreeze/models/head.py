@@ -6,7 +6,9 @@ from typing import Any, cast
 from torch import nn
 
 from unfreeze.errors import UsageError
+from unfreeze.models.segmentation import SEGMENTATION_HEADS, is_segmentation_network
 from unfreeze.models.shape_trace import ForwardTrace, trace_forward
+from unfreeze.models.text import is_text_network
 
 Layer = nn.Linear | nn.Conv2d
 ACTIVATION_TYPES = (
@@ -41,8 +43,13 @@ def head_layers(model: nn.Module, *, known_trace: ForwardTrace | None = None) ->
     """Dotted names of all layers that compute class scores: one, or two in distilled timm models.
 
     timm declares them. Elsewhere it is the last Linear or Conv2d that runs in a forward pass and
-    has as many outputs as the network. `known_trace`: the model's trace, if there is one.
+    has as many outputs as the network. `known_trace`: the model's trace, if there is one. Of a
+    segmentation network: its decoder and its head.
     """
+    if is_segmentation_network(model):
+        return SEGMENTATION_HEADS
+    if is_text_network(model) and not is_headless(model):
+        return ("head",)
     if is_headless(model):
         raise UsageError(
             f"{type(model).__name__} no longer has a head.",
@@ -86,6 +93,11 @@ def remove_head(model: nn.Module) -> int:
     pooling) its pooled input. Applying the old head to pooled features does not give the old
     network's scores.
     """
+    if is_segmentation_network(model):
+        raise UsageError(
+            "A segmentation network has no single head to remove.",
+            "Use its encoder's classification network, such as torchvision/resnet18.",
+        )
     for name in head_layers(model):
         model.set_submodule(name, RemovedHead())
     shape = tuple(_trace_again(model).output.shape)
@@ -106,11 +118,10 @@ def replace_head(model: nn.Module, classes: int, *, kind: str = "replace") -> li
     forward and a backward pass verify that scores are [1, classes] and every new parameter has a
     gradient; UsageError otherwise.
     """
-    if classes < 2:
-        raise UsageError(
-            f"A classifier needs at least two classes, not {classes}.",
-            "Use data with two or more classes.",
-        )
+    if classes < 1:
+        raise UsageError(f"A head needs at least one output, not {classes}.", "Give more classes.")
+    if is_segmentation_network(model):
+        raise UsageError("The head of a segmentation network is built with it.", "Give --classes.")
     names = head_layers(model)
     # referenced until the end: a freed parameter's id() could be reused by a new one
     old_parameters = [parameter for name in names for parameter in _layer(model, name).parameters()]

@@ -154,7 +154,7 @@ def match_arch(
         stem=stem,
         share=backbone_share(model, heads, result),
         head=heads,
-        headed=all(f"{head}.weight" in full_match.pairs for head in heads),
+        headed=all(any(name.startswith(f"{head}.") for name in full_match.pairs) for head in heads),
         result=result,
     )
 

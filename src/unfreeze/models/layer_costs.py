@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from unfreeze.models.shape_trace import evaluation_mode
+from unfreeze.models.shape_trace import evaluation_mode, example_input
 from unfreeze.runtime.device import autocast
+from unfreeze.runtime.signals import signals_deferred
 
 _REPEATS = 3
 _WARM_UP_ROWS = 2  # images of the first pass
@@ -61,9 +62,14 @@ def network_cost(network: nn.Module, frozen: Collection[str], side: int) -> Netw
         for name, p in network.named_parameters()
     }
     buffers = {name: buffer.detach().to("meta") for name, buffer in network.named_buffers()}
-    images = torch.zeros(2, 3, side, side, device="meta")
+    images = example_input(network, (side, side), 2, device=torch.device("meta"))
     saved = SavedTensorBytes((*parameters.values(), *buffers.values(), images))
-    with torch.enable_grad(), evaluation_mode(network), FlopCounterMode(display=False) as counter:
+    with (
+        signals_deferred(),
+        torch.enable_grad(),
+        evaluation_mode(network),
+        FlopCounterMode(display=False) as counter,
+    ):
         try:
             with torch.autograd.graph.saved_tensors_hooks(saved.take, _unpack):
                 output = functional_call(network, {**parameters, **buffers}, (images,))
@@ -178,7 +184,7 @@ class _SpeedTest:
             if weight.requires_grad:
                 hooks.append(weight.register_post_accumulate_grad_hook(self._check_time))  # type: ignore[no-untyped-call]
         try:
-            with FlopCounterMode(display=False) as counter:
+            with signals_deferred(), FlopCounterMode(display=False) as counter:
                 self._pass(rows)
         except _TimeUp:
             complete = False
@@ -195,8 +201,9 @@ class _SpeedTest:
 
     def _pass(self, rows: int) -> float:
         device = self.machine.device
-        images = torch.zeros(rows, 3, self.side, self.side, device=device)
-        images = images.to(memory_format=torch.channels_last)
+        images = example_input(self.network, (self.side, self.side), rows, device=device)
+        if images.dim() == 4:
+            images = images.to(memory_format=torch.channels_last)
         start = time.perf_counter()
         trainable = any(p.requires_grad for p in self.network.parameters())
         with torch.set_grad_enabled(trainable), autocast(device, self.machine.precision):

@@ -111,14 +111,29 @@ class SyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var), share)
 
 
+class SyncBatchNormWithActivation(SyncBatchNorm):
+    """timm's batch norm with an activation behind it (`BatchNormAct2d`), synchronised."""
+
+    def __init__(self, old: Any, group: Any = None, **options: Any) -> None:
+        super().__init__(old.num_features, group, **options)
+        self.drop, self.act = old.drop, old.act
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """The input normalised, then dropout (if any) and the activation."""
+        activated: torch.Tensor = self.act(self.drop(super().forward(input)))
+        return activated
+
+
 def convert_sync_batchnorm(model: nn.Module, group: Any = None) -> nn.Module:
     """The model with every batch norm synchronised over `group` (None: all processes).
 
     Parameters and buffers stay the same objects with the same names. On CUDA this uses
-    torch.nn.SyncBatchNorm.
+    torch.nn.SyncBatchNorm, by timm's function, which keeps the activations of timm's batch norms.
     """
     if any(p.is_cuda for p in model.parameters()):
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)  # type: ignore[no-untyped-call]
+        import timm.layers
+
+        converted: nn.Module = timm.layers.convert_sync_batchnorm(model, group)  # type: ignore[no-untyped-call,attr-defined]
         return converted
     if isinstance(model, _BatchNorm) and not isinstance(model, SyncBatchNorm):
         return _convert(model, group)
@@ -128,14 +143,16 @@ def convert_sync_batchnorm(model: nn.Module, group: Any = None) -> nn.Module:
 
 
 def _convert(old: _BatchNorm, group: Any) -> SyncBatchNorm:
-    new = SyncBatchNorm(
-        old.num_features,
-        group,
-        eps=old.eps,
-        momentum=old.momentum,
-        affine=old.affine,
-        track_running_stats=old.track_running_stats,
-    )
+    options: dict[str, Any] = {
+        "eps": old.eps,
+        "momentum": old.momentum,
+        "affine": old.affine,
+        "track_running_stats": old.track_running_stats,
+    }
+    if isinstance(getattr(old, "act", None), nn.Module):
+        new: SyncBatchNorm = SyncBatchNormWithActivation(old, group, **options)
+    else:
+        new = SyncBatchNorm(old.num_features, group, **options)
     for name, parameter in old._parameters.items():
         new._parameters[name] = parameter
     for name, buffer in old._buffers.items():

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from unfreeze.errors import UsageError
 from unfreeze.runtime.isolation import isolated
+from unfreeze.runtime.signals import signals_deferred
 
 Shape = tuple[int, ...]
 
@@ -38,6 +39,27 @@ class ForwardTrace:
         return all(gradient is not None for gradient in gradients)
 
 
+def example_input(
+    model: nn.Module,
+    size: tuple[int, int],
+    count: int,
+    *,
+    device: torch.device,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """An input of `count` samples: images [count, 3, *size] of zeros, or random by `generator`.
+
+    Networks for other samples make their own (`example_input(count, device)`).
+    """
+    make = getattr(model, "example_input", None)
+    if make is not None:
+        sample: Tensor = make(count, device)
+        return sample
+    if generator is None:
+        return torch.zeros(count, 3, *size, device=device)
+    return torch.randn(count, 3, *size, generator=generator).to(device)
+
+
 def input_size(model: nn.Module) -> int:
     """Side in pixels of the images a network was designed for, as declared; else 224."""
     declared = getattr(model, "default_cfg", None)
@@ -59,7 +81,8 @@ def trace_forward(model: nn.Module, size: tuple[int, int] | None = None) -> Forw
     """
     height, width = size or (input_size(model), input_size(model))
     try:
-        return _trace(model, height, width, torch.device("meta"))
+        with signals_deferred():
+            return _trace(model, height, width, torch.device("meta"))
     except (RuntimeError, ValueError, TypeError, AssertionError, ArithmeticError):
         pass  # timm and torchvision assert sizes; the second attempt reports it
     try:
@@ -75,7 +98,7 @@ def forward_flops(model: nn.Module, side: int) -> float:
     """FLOPs (multiplications and additions) of one [1, 3, side, side] image's forward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as count:
+    with signals_deferred(), FlopCounterMode(display=False) as count:
         trace_forward(model, (side, side))
     return float(count.get_total_flops())
 
@@ -87,7 +110,7 @@ def _trace(model: nn.Module, height: int, width: int, device: torch.device) -> F
         for name, parameter in model.named_parameters()
     }
     buffers = {name: _copy_of(buffer, device) for name, buffer in model.named_buffers()}
-    image = torch.zeros(1, 3, height, width, device=device)
+    image = example_input(model, (height, width), 1, device=device)
     with evaluation_mode(model), _recording(model, traced):
         output = functional_call(model, {**traced.parameters, **buffers}, (image,))
     if not isinstance(output, Tensor):

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from unfreeze.models.head import head_layers, removed_heads
+from unfreeze.models.segmentation import EncoderFeatures, is_segmentation_network
 from unfreeze.models.shape_trace import ForwardTrace, trace_forward
+from unfreeze.models.text import TextClassifier, layers_of
 
 # A container is split into its children if it does at least this share of the computation ...
 TRUNK_SHARE = 0.5
@@ -55,8 +57,14 @@ def stages(model: nn.Module) -> list[Stage]:
     Layers between the last feature map and the head (VGG's two Linears) form a last stage;
     normalisations there belong to the stage before.
     """
+    if isinstance(model, TextClassifier):
+        return _text_stages(model)
+    heads: tuple[str, ...] = ()
+    if is_segmentation_network(model):  # decoder and head belong to no stage
+        model = EncoderFeatures(model)
     traced = trace_forward(model)
-    heads = removed_heads(model) or head_layers(model, known_trace=traced)
+    if not isinstance(model, EncoderFeatures):
+        heads = removed_heads(model) or head_layers(model, known_trace=traced)
     units = sorted(_units(model, traced, heads), key=lambda unit: unit.order)
     stem, rest = _split_stem(units)
     runs, tail = _split_runs(rest)
@@ -66,6 +74,14 @@ def stages(model: nn.Module) -> list[Stage]:
     if tail:
         runs.append(tail)
     return [Stage("stem", _unit_names(stem)), *_named_stages(runs)]
+
+
+def _text_stages(model: TextClassifier) -> list[Stage]:
+    """The embeddings, then each layer of the encoder; what follows belongs to the last one."""
+    before, layers, after = layers_of(model.encoder)
+    runs = [("embeddings", before), *((f"layer{n}", [name]) for n, name in enumerate(layers, 1))]
+    runs[-1][1].extend(after)
+    return [Stage(name, tuple(f"encoder.{part}" for part in parts)) for name, parts in runs]
 
 
 def _split_stem(units: list[_Unit]) -> tuple[list[_Unit], list[_Unit]]:

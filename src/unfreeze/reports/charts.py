@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from unfreeze.config.finetune import CLASSIFICATION
 from unfreeze.reports.glossary import METRICS
 from unfreeze.reports.run_reader import RunData
 
@@ -49,7 +50,7 @@ def panels(findings: RunData) -> list[PlotPanel]:
     candidates = (
         _demo(findings.demo),
         _loss(findings),
-        _accuracy(findings),
+        *(_task_metrics(findings) if other_task(findings) else [_accuracy(findings)]),
         _figures(findings),
         _prototypes(findings),
         _learning_rate(findings),
@@ -75,7 +76,8 @@ def _demo(demo: Mapping[str, Any] | None) -> PlotPanel | None:
 
 def _loss(findings: RunData) -> PlotPanel:
     K = findings.settings.get("nmb_prototypes")
-    level, note = None, "Cross-entropy, averaged over each interval."
+    what = f"Loss of the task {other_task(findings)}" if other_task(findings) else "Cross-entropy"
+    level, note = None, f"{what}, averaged over each interval."
     if isinstance(K, int) and K > 1:
         level = (math.log(K), f"ln {K} = {math.log(K):.2f}: guessing")
         note = (
@@ -87,6 +89,26 @@ def _loss(findings: RunData) -> PlotPanel:
     lines = _lines(findings, trained, "loss")
     largest = max((abs(v) for line in lines for v in line.y), default=1.0)
     return PlotPanel("Loss", lines, level=level, span=0.1 * largest, low=0.0, note=note)
+
+
+def other_task(findings: RunData) -> str:
+    """The name of a task other than classification; "" for classification."""
+    task = findings.settings.get("task", CLASSIFICATION)
+    return "" if task in ("auto", CLASSIFICATION) else str(task)
+
+
+# values of a validation line that are no metrics of the task
+POSITION = ("step", "epoch", "split", "total", "loss")
+
+
+def _task_metrics(findings: RunData) -> list[PlotPanel]:
+    """A panel for each metric of another task."""
+    validated = [record for record in findings.metrics if record.get("split") == "val"]
+    names = [name for name in (validated[-1] if validated else {}) if name not in POSITION]
+    return [
+        PlotPanel(f"{name.replace('_', ' ')} (val)", _lines(findings, validated, name))
+        for name in names
+    ]
 
 
 def _accuracy(findings: RunData) -> PlotPanel:

@@ -1,20 +1,32 @@
 """The evaluation on the page: metrics with their meaning, caveats, and example images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from unfreeze.reports.examples import CORRECT, LOW_CONFIDENCE, WRONG, Example
-from unfreeze.reports.glossary import METRICS, format_metric
+from unfreeze.reports.examples import (
+    BEST_MAPS,
+    CORRECT,
+    LOW_CONFIDENCE,
+    MEDIAN_MAPS,
+    WORST_MAPS,
+    WRONG,
+    Example,
+)
+from unfreeze.reports.glossary import METRICS, format_metric, metric_name
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.results_models import TOP5
-from unfreeze.reports.verdict import percent
+from unfreeze.reports.verdict import percent, short_number
 
 KEYS = ("balanced_accuracy", "macro_f1", "top5", "loss", "calibration_error")
+SIDE_BY_SIDE = "Image, label and prediction; pixels without colour are ignored."
 TITLES = {
     WRONG: ("Wrong", "The most certain mistakes. mistakes.csv lists all of them."),
     LOW_CONFIDENCE: ("Unsure", "The images with the lowest confidence."),
     CORRECT: ("Right", "Classified correctly with the highest confidence, class by class."),
+    WORST_MAPS: ("Lowest mIoU", f"{SIDE_BY_SIDE} The mIoU is that of the image alone."),
+    MEDIAN_MAPS: ("Around the median", SIDE_BY_SIDE),
+    BEST_MAPS: ("Highest mIoU", SIDE_BY_SIDE),
 }
 
 
@@ -30,28 +42,44 @@ class MetricRow(NamedTuple):
 def metric_rows(evaluation: Mapping[str, Any] | None) -> list[MetricRow]:
     """The metrics shown beside the accuracy."""
     values = evaluation or {}
-    rows = []
+    rows = [
+        MetricRow(
+            metric_name(name),
+            short_number(value),
+            _bounds(values, name),
+            METRICS[name].meaning if name in METRICS else "",
+        )
+        for name, value in values.get("metrics", {}).items()
+    ]
     for key in KEYS:
         if values.get(key) is None or (key == "top5" and len(values.get("classes") or ()) < TOP5):
             continue
         limits = values.get("balanced_interval") if key == "balanced_accuracy" else None
+        # another task has its own loss
         term = METRICS[key]
-        rows.append(
-            MetricRow(term.name, format_metric(key, values[key]), _range(limits), term.meaning)
-        )
+        name, meaning = (key, "") if "task" in values else (term.name, term.meaning)
+        rows.append(MetricRow(name, format_metric(key, values[key]), _range(limits), meaning))
     return rows
+
+
+def _bounds(values: Mapping[str, Any], name: str) -> str:
+    limits = (values.get("intervals") or {}).get(name)
+    return f"{limits[0]:.4g} to {limits[1]:.4g}" if limits else ""
 
 
 def caveats(evaluation: Mapping[str, Any] | None) -> list[str]:
     """Caveats: selection on these images, leakage, the epoch, temperature scaling."""
     values, sentences = evaluation or {}, []
     if values.get("used_for_choosing"):
-        sentences.append("The best epoch was selected on these images: expect less on new images.")
+        expect = "worse values" if "task" in values else "less"
+        sentences.append(
+            f"The best epoch was selected on these images: expect {expect} on new images."
+        )
     if overlap := values.get("seen_in_training"):
         sentences.append(f"{overlap:,} of these images were in the training set.")
     if values.get("test_uses"):
         uses = values["test_uses"]
-        times = "once" if uses == 1 else f"{uses} times; choices made since then bias the accuracy"
+        times = "once" if uses == 1 else f"{uses} times; choices made since then bias the result"
         sentences.append(f"The test images were evaluated {times}.")
     if values.get("last"):
         last = values["last"]
@@ -121,6 +149,9 @@ class Confusion:
     rows: list[ConfusionRow]
     worst: list[tuple[str, str, int]]  # label, prediction, count; largest first
     readable: bool
+    # of segmentation, whose counts are pixels: colour and IoU of each class
+    colours: dict[str, str] = field(default_factory=dict)
+    iou: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def lowest(self) -> list[ConfusionRow]:
@@ -145,7 +176,8 @@ def confusion(evaluation: dict[str, Any] | None) -> Confusion | None:
         if label != predicted and counts[label][predicted]
     )
     worst = [(classes[label], classes[other], -n) for n, label, other in confused[:WORST]]
-    return Confusion(classes, rows, worst, len(classes) <= LARGEST)
+    maps = {"colours": evaluation.get("colours", {}), "iou": evaluation.get("iou", {})}
+    return Confusion(classes, rows, worst, len(classes) <= LARGEST, **maps)
 
 
 def _row(index: int, name: str, counts: list[int], predicted: int) -> ConfusionRow:

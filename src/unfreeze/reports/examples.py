@@ -15,6 +15,7 @@ from unfreeze.runtime.atomic import replacing
 FILE = "examples.npz"
 ARRAYS = ("kind", "path", "label", "predicted", "probability", "image", "bytes")  # of the .npz
 WRONG, LOW_CONFIDENCE, CORRECT = "wrong", "unsure", "right"
+WORST_MAPS, MEDIAN_MAPS, BEST_MAPS = "worst", "median", "best"  # of segmentation
 LIMITS = {WRONG: 20, LOW_CONFIDENCE: 10, CORRECT: 10}
 SIDE = 480  # pixels of the longer side, at most
 SMALL = 48  # pixels; up to this size images are stored losslessly and upscaled by nearest neighbour

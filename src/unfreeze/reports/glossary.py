@@ -13,6 +13,22 @@ class Term(NamedTuple):
 
 # key in metrics.jsonl or a result -> term
 METRICS = {
+    "miou": Term(
+        "mIoU",
+        "mean over the classes of intersection over union: pixels that are of a class and were "
+        "predicted so, divided by those that are either, over all images at their own size",
+        "up",
+    ),
+    "dice": Term(
+        "Dice",
+        "mean over the classes of the F1 score of their pixels",
+        "up",
+    ),
+    "pixel_accuracy": Term(
+        "pixel accuracy",
+        "share of the pixels with the right class; high if one class fills the images",
+        "up",
+    ),
     "knn_accuracy": Term(
         "k-NN accuracy",
         "share of labelled images whose class is that of most of their nearest neighbours in "
@@ -110,6 +126,11 @@ PERCENT_METRICS = {  # formatted as percent
     "top5",
     "calibration_error",
 }
+
+
+def metric_name(key: str) -> str:
+    """The name of a metric for people, also of one that only a task has."""
+    return METRICS[key].name if key in METRICS else key.replace("_", " ")
 
 
 def format_metric(key: str, value: float | None) -> str:

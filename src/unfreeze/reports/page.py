@@ -14,6 +14,7 @@ from PIL import Image
 from unfreeze import __version__
 from unfreeze.config.shared import data_name
 from unfreeze.reports import comparison, evaluation, verdict
+from unfreeze.reports.bottleneck import ThroughputSettings, bottleneck
 from unfreeze.reports.charts import PlotPanel, panels
 from unfreeze.reports.curves import DARK, LIGHT, draw
 from unfreeze.reports.evaluation import confusion
@@ -21,7 +22,6 @@ from unfreeze.reports.examples import QUALITY, SMALL, Example, Pixels, encode_im
 from unfreeze.reports.glossary import METRICS, format_metric
 from unfreeze.reports.results_runs import format_duration
 from unfreeze.reports.run_reader import RunData, image_row_png
-from unfreeze.runtime.bottleneck import ThroughputSettings, bottleneck
 
 TITLES = {
     "demo": "Demo",

@@ -130,8 +130,11 @@ def shown(r: Any) -> Display:
 def show_lead(r: Any) -> str:
     """A sentence: how many images and classes there are."""
     classes = f" of {len(r.classes):,} classes" if r.classes else " without labels"
-    unreadable = f", {len(r.problems):,} cannot be read" if r.problems else ""
-    return f"{r.images:,} images{classes}{unreadable}."
+    unreadable = sum(problem["left_out"] for problem in r.problems)
+    parts = [f", {unreadable:,} cannot be read"] if unreadable else []
+    if others := len(r.problems) - unreadable:
+        parts.append(f", {others:,} other {'problem' if others == 1 else 'problems'}")
+    return f"{r.images:,} images{classes}{''.join(parts)}."
 
 
 def _quoted(data: str) -> str:

@@ -2,9 +2,16 @@
 
 from typing import Any
 
-from unfreeze.reports.glossary import METRICS, format_metric
+from unfreeze.reports.glossary import METRICS, format_metric, metric_name
 from unfreeze.reports.results_runs import named_classes, warning_messages
-from unfreeze.reports.verdict import accuracy_sentence, existing_files, next_commands, percent
+from unfreeze.reports.verdict import (
+    accuracy_sentence,
+    existing_files,
+    next_commands,
+    on_images,
+    percent,
+    short_number,
+)
 from unfreeze.runtime.display import Display
 from unfreeze.runtime.text_layout import TextTable
 
@@ -132,9 +139,41 @@ def predict_display(r: list[Any]) -> Display:
     )
 
 
+def task_predictions_display(r: list[dict[str, Any]]) -> Display:
+    """Display of `TaskPredictions`: the values of each image."""
+    rows = [tuple(f"{v:.4g}" if isinstance(v, float) else str(v) for v in p.values()) for p in r]
+    return Display(
+        lead=[f"{len(r):,} images." if r else "No images."],
+        tables=[TextTable(tuple(r[0]), rows)] if r else [],
+    )
+
+
+def task_evaluation_display(r: Any) -> Display:
+    """Display of a `TaskEvaluation`."""
+    facts = []
+    for name, value in r.metrics.items():
+        limits = r.intervals.get(name)
+        bounds = f" (95 %: {limits[0]:.4g} to {limits[1]:.4g})" if limits else ""
+        facts.append((metric_name(name), f"{short_number(value)}{bounds}"))
+    iou = r.details.get("iou", {})
+    rows = [(name, "no pixels" if v is None else f"{v:.3f}") for name, v in iou.items()]
+    return Display(
+        lead=[f"Evaluated on {on_images(r.n, r.split)} (task {r.task})."],
+        warnings=warning_messages(r),
+        facts=[*facts, ("loss", f"{r.loss:.4g}")],
+        tables=[TextTable(("class", "IoU"), rows)] if rows else [],
+        files=existing_files(r.run, "report.html", "predictions.csv", "evaluation.json")
+        if r.run
+        else [],
+        next=[command for command in next_commands(r.run) if " predict " in command]
+        if r.run
+        else [],
+    )
+
+
 def predictions_file_display(r: Any) -> Display:
     """Display of a `WrittenPredictions`."""
-    return Display(lead=[f"{r.images:,} images were classified."], files=[("predictions", r.out)])
+    return Display(lead=[f"Predictions for {r.images:,} images."], files=[("predictions", r.out)])
 
 
 def summary_display(r: Any) -> Display:

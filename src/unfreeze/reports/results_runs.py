@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from unfreeze.reports.glossary import METRICS, format_metric
+from unfreeze.config.finetune import CLASSIFICATION
+from unfreeze.reports.glossary import METRICS, format_metric, metric_name
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.verdict import (
     demo_sentence,
@@ -14,6 +15,7 @@ from unfreeze.reports.verdict import (
     percent,
     pretraining_sentence,
     read_settings,
+    short_number,
 )
 from unfreeze.runtime.display import Display
 from unfreeze.runtime.run_folder import read_metrics
@@ -49,6 +51,9 @@ def finetune_display(r: Any) -> Display:
 
 
 def _validated(r: Any) -> str:
+    if r.task != CLASSIFICATION and r.val_metrics:
+        chosen = " The best epoch was selected on them." if r.best_epoch is not None else ""
+        return f"On {on_images(r.val_images, 'val')}: {metrics_text(r.val_metrics)}.{chosen}"
     if r.val_accuracy is None:
         return "Trained on all images: there was no validation set, so the accuracy is not known."
     low, high = (percent(bound) for bound in r.val_interval)
@@ -59,6 +64,12 @@ def _validated(r: Any) -> str:
     if r.best_epoch is None:
         return f"{accuracy}."
     return f"{accuracy}. The best epoch was selected on them: expect less on new images."
+
+
+def metrics_text(values: Mapping[str, Any]) -> str:
+    """Metrics of a task, as `name value, name value`."""
+    shown = ((name, value) for name, value in values.items() if name not in ("total", "n"))
+    return ", ".join(f"{metric_name(name)} {short_number(value)}" for name, value in shown)
 
 
 def _matched(share: float) -> str:

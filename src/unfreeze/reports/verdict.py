@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unfreeze.reports.glossary import metric_name
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.run_reader import RunData
 
@@ -234,7 +235,7 @@ def headline(findings: RunData, compared: Sequence[str] = ()) -> list[str]:
         return list(compared)
     if findings.demo is not None:
         return [demo_sentence(findings.demo["results"])]
-    result = _short(findings.evaluation)
+    result = _short(findings.evaluation) or task_sentence(findings.evaluation)
     if not result and findings.kind == "pretrain":
         K = findings.settings.get("nmb_prototypes")
         result = pretraining_sentence(findings.metrics, K, interval=False)
@@ -243,6 +244,24 @@ def headline(findings: RunData, compared: Sequence[str] = ()) -> list[str]:
     if findings.unfinished:
         return ["There is no result yet."]
     return ["The model is trained but was not evaluated."]
+
+
+def task_sentence(evaluation: Mapping[str, Any] | None) -> str:
+    """The metrics of a task other than classification; "" without them."""
+    if not evaluation or "task" not in evaluation or not evaluation.get("n"):
+        return ""
+    limits = evaluation.get("intervals") or {}
+    texts = []
+    for name, value in evaluation["metrics"].items():
+        bounds = limits.get(name)
+        interval = f" (95 % interval {bounds[0]:.4g} to {bounds[1]:.4g})" if bounds else ""
+        texts.append(f"{metric_name(name)} {short_number(value)}{interval}")
+    return f"On {on_images(evaluation['n'], evaluation.get('split'))}: {', '.join(texts)}."
+
+
+def short_number(value: float | None) -> str:
+    """The number with four digits; NaN, which files hold as null, as "undefined"."""
+    return "undefined" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
 def demo_sentence(results: Mapping[str, Any]) -> str:

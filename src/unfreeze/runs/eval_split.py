@@ -8,10 +8,8 @@ import numpy.typing as npt
 from unfreeze.checkpoints.model_file import TRAINED_IMAGES, ModelCard, model_folder
 from unfreeze.config.commands import EvaluateSettings
 from unfreeze.config.shared import label_arguments
-from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.folder_layout import SPLIT_NAMES
 from unfreeze.data.index.index import TEST, VAL, Index, build_index
-from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate.duplicates import (
     Keys,
     Signatures,
@@ -20,6 +18,9 @@ from unfreeze.data.validate.duplicates import (
     load_trained_images,
 )
 from unfreeze.errors import DataError
+from unfreeze.runs.finetuning.texts import open_samples
+from unfreeze.tasks.supervised import SupervisedTask
+from unfreeze.transfer.initialize import preprocess_of
 
 Positions = npt.NDArray[np.int64]
 
@@ -64,14 +65,20 @@ class EvaluationSet:
         return self.known.leaked(self.keys[self.positions][kept], signatures)
 
 
-def choose_evaluation_set(s: EvaluateSettings, card: ModelCard) -> EvaluationSet:
+def choose_evaluation_set(
+    s: EvaluateSettings, card: ModelCard, task: SupervisedTask | None = None
+) -> EvaluationSet:
     """The images to evaluate on: test, else val, else those the run held out, else all.
 
     DataError without labels, or for a class that the model does not know.
     """
-    source = open_source(s.data, data_root=s.data_root)
-    source.intensity = Preprocess.from_dict(card.preprocess).intensity
-    index = build_index(source, **label_arguments(s))
+    source = open_samples(s.data, card, data_root=s.data_root)
+    preprocess_of(card, s.run).attach(source)
+    index = (
+        build_index(source, **label_arguments(s))
+        if task is None
+        else task.index(source, **label_arguments(s))
+    )
     index = index.take(np.flatnonzero(index.labels >= 0))
     if not len(index):
         raise DataError(
@@ -80,7 +87,12 @@ def choose_evaluation_set(s: EvaluateSettings, card: ModelCard) -> EvaluationSet
         )
     usage = _usage(s.run, index)
     positions, name = _choose(index, s.split, usage)
-    labels, held_out = _labels(index, positions, card.classes), _held_out(index, usage)
+    held_out = _held_out(index, usage)
+    labels = (
+        index.labels.astype(np.int64)
+        if task is not None
+        else _labels(index, positions, card.classes)
+    )
     chose = card.provenance.get("best_epoch") is not None
     return EvaluationSet(
         index=index,

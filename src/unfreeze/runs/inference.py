@@ -1,6 +1,6 @@
 """Batch inference for the commands that use a model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unfreeze.data.images.decode import decode
 from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.images.preprocess import Pixels
 from unfreeze.data.index.index import Index
@@ -23,6 +22,7 @@ from unfreeze.runtime.device import pick_device, pick_precision
 from unfreeze.transfer.predictor import Failure, InferenceNetwork, Read
 
 N = TypeVar("N", bound=InferenceNetwork)
+Keep = Callable[[Tensor, list[int]], Tensor]
 REPORTED_FAILURES = 5  # unreadable files shown by name
 
 
@@ -49,7 +49,7 @@ def on_device(network: N, device: str, precision: str) -> N:
 
 def reader_of_row(source: Source, row: int) -> Read:
     """A function that decodes a row's image."""
-    return partial(_decoded, source, row)
+    return partial(source.sample, row)
 
 
 def readers_of(index: Index) -> list[Read]:
@@ -60,8 +60,8 @@ def readers_of(index: Index) -> list[Read]:
 class Signed:
     """Read functions that also record the near-duplicate signature of each image."""
 
-    def __init__(self, reads: Sequence[Read]) -> None:
-        self.signatures: Signatures = np.zeros(len(reads), SIGNATURE)
+    def __init__(self, reads: Sequence[Read], count: int | None = None) -> None:
+        self.signatures: Signatures = np.zeros(len(reads) if count is None else count, SIGNATURE)
         self.reads = [partial(self._read, position, read) for position, read in enumerate(reads)]
 
     def _read(self, position: int, read: Read) -> Pixels:
@@ -77,10 +77,12 @@ def run_inference(
     *,
     batch_size: int,
     console: Console,
+    keep: Keep | None = None,
 ) -> Outputs:
     """Run the network on every image; unreadable images are reported and left out.
 
-    DataError if none can be read; WeightsError for outputs that are NaN or infinite.
+    `keep(outputs, positions)`: what to keep of a batch's outputs. DataError if none can be read;
+    WeightsError for outputs that are NaN or infinite.
     """
     failed: dict[int, Failure] = {}
     batches, sizes = [], list[tuple[int, int]]()
@@ -92,19 +94,28 @@ def run_inference(
 
     reads = (partial(measured, read) for read in reads)
     with console.progress("images", len(names)) as advance:
+        position = 0
         for batch in network.outputs(reads, batch_size=batch_size, skip=failed.__setitem__):
+            positions = list[int]()
+            while len(positions) < len(batch):  # those before were read, or have failed
+                positions += [] if position in failed else [position]
+                position += 1
+            if keep is not None:  # checked before anything is made of it
+                _check_finite(batch, [names[p] for p in positions])
+                batch = keep(batch, positions)
             batches.append(batch)
             advance(len(batch))
     _report_failures(failed, names, console)
     readable = np.setdiff1d(np.arange(len(names)), np.array(sorted(failed), np.int64))
     _check_finite(torch.cat(batches), [names[position] for position in readable])
     heights, widths = np.array(sizes, np.int64).reshape(-1, 2).T
-    return Outputs(readable, torch.cat(batches), cropped_away(heights, widths))
+    cropped = cropped_away(heights, widths) if network.preprocess.fit == "crop" else None
+    return Outputs(readable, torch.cat(batches), cropped)
 
 
 def _check_finite(outputs: Tensor, names: Sequence[str]) -> None:
     """WeightsError if outputs are NaN or infinite."""
-    bad = torch.nonzero(~torch.isfinite(outputs).all(dim=1)).flatten().tolist()
+    bad = torch.nonzero(~torch.isfinite(outputs).flatten(1).all(dim=1)).flatten().tolist()
     if bad:
         raise WeightsError(
             f"The outputs of {len(bad):,} of {len(names):,} images are NaN or infinite, the first: "
@@ -132,7 +143,3 @@ def _reason(failure: Failure) -> str:
     if isinstance(failure, Undecodable):
         return f"{failure.reason} ({failure.detail})"
     return failure.strerror or str(failure)
-
-
-def _decoded(source: Source, row: int) -> Pixels:
-    return decode(source.read(row), source.intensity)

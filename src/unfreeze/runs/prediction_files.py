@@ -1,8 +1,9 @@
 """Predictions for each image: predictions.csv, mistakes.csv, and example images of the report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,10 @@ class PredictedImage:
 
 @dataclass(frozen=True)
 class EvaluatedPredictions:
-    """Predictions in the order of the images, and functions that read each image again."""
+    """Predictions in the order of the images, and functions that read each image again.
+
+    `reads` is empty for samples that cannot be shown as images.
+    """
 
     each: list[PredictedImage]
     reads: Sequence[Read]
@@ -55,7 +59,8 @@ class EvaluatedPredictions:
         wrong = self.mistakes()
         write_csv(folder / "predictions.csv", COLUMNS, map(_row, self.each))
         write_csv(folder / "mistakes.csv", COLUMNS, (_row(self.each[p]) for p in wrong))
-        save_examples(folder / EXAMPLES, list(self._examples()))
+        if self.reads:
+            save_examples(folder / EXAMPLES, list(self._examples()))
 
     def _examples(self) -> Iterator[Example]:
         columns = zip(*((a.predicted, a.label, a.probability) for a in self.each), strict=True)
@@ -95,6 +100,20 @@ def predictions_of(
         )
     ]
     return EvaluatedPredictions(each, reads)
+
+
+def write_predictions(
+    path: Path,
+    paths: Sequence[str],
+    labels: Sequence[str],
+    predicted: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write a CSV with the path, the label and the prediction of each image."""
+    rows = (
+        (name, label, *map(str, values.values()))
+        for name, label, values in zip(paths, labels, predicted, strict=True)
+    )
+    write_csv(path, ("path", "label", *predicted[0]), rows)
 
 
 def _row(a: PredictedImage) -> tuple[str, ...]:

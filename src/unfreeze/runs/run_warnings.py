@@ -11,12 +11,14 @@ from unfreeze.evaluation.warnings import RunWarning, merge_latest
 from unfreeze.runs.finetuning.data import LabelledDataset
 from unfreeze.runs.finetuning.train import TrainedRun
 from unfreeze.runs.pretraining.data import UnlabelledDataset
+from unfreeze.runs.task_evaluation import undefined_metrics
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import WARNING, Console, pluralised
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.swav.collapse_detector import CollapseDetector, remedies_text
 from unfreeze.training.feature_evaluation import FeatureEvaluator
-from unfreeze.training.trainer import Trainer
+from unfreeze.training.trainer import PretrainTrainer
+from unfreeze.transfer.evaluate import TaskMetrics
 
 FILE = "warnings.json"
 # kinds of collapse
@@ -29,7 +31,9 @@ def data_warnings(dataset: LabelledDataset, *, choose: bool) -> list[RunWarning]
     return [
         *dataset.data_warnings,
         *checks.leakage_warning(leaked, validation_images, "val", None, None),
-        *checks.few_validation_images(validation_images, choose=choose),
+        *checks.few_validation_images(
+            validation_images, choose=choose, classes=dataset.task is None
+        ),
     ]
 
 
@@ -37,8 +41,13 @@ def finetune_warnings(
     run: RunFolder, dataset: LabelledDataset, run_result: TrainedRun
 ) -> list[RunWarning]:
     """Warnings after training: from metrics, scores, features and data."""
-    job, scores, chosen = run_result.job, run_result.scores, run_result.outcome.best_epoch
+    job, chosen = run_result.job, run_result.outcome.best_epoch
+    scores = None if isinstance(run_result.scores, TaskMetrics) else run_result.scores
     settings, classes = job.plan.settings, job.card.classes
+    if job.task is not None:
+        constant = checks.constant_features_warning(run_result.features)
+        undefined = undefined_metrics(run_result.outcome.val_metrics)
+        return constant + undefined + data_warnings(dataset, choose=chosen is not None)
     training = checks.training_losses(run.metrics())
     table = None if scores is None else np.array(scores.confusion)
     sizes = np.bincount(dataset.train.index.labels, minlength=len(classes))
@@ -68,14 +77,14 @@ def finetune_warnings(
 
 
 def pretrain_warnings(
-    trainer: Trainer, s: PretrainSettings, dataset: UnlabelledDataset
+    trainer: PretrainTrainer, s: PretrainSettings, dataset: UnlabelledDataset
 ) -> list[RunWarning]:
     """Warnings after pretraining: from the collapse detector and the data."""
     doubts = [*dataset.doubts, *checks.cropped_warning(dataset.sample.cropped)]
     return _collapse_warnings(trainer, s) + doubts if trainer.step else doubts
 
 
-def _collapse_warnings(trainer: Trainer, s: PretrainSettings) -> list[RunWarning]:
+def _collapse_warnings(trainer: PretrainTrainer, s: PretrainSettings) -> list[RunWarning]:
     evaluator, detector = trainer.callback(FeatureEvaluator), trainer.callback(CollapseDetector)
     figures = evaluator.last.figures if evaluator and evaluator.last else None
     verdict = detector.at_end(trainer.step, figures) if detector else None

@@ -3,7 +3,7 @@
 A result's `display()` returns a `Display`; `text` and `html` render it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, ClassVar
@@ -58,6 +58,17 @@ class Displayed:
     """
 
     shown_before: ClassVar[bool] = False
+
+    def more_fields(self) -> Mapping[str, Any]:
+        """Fields whose names depend on the task, such as `val_miou`; they also stand in JSON."""
+        return {}
+
+    def __getattr__(self, name: str) -> Any:
+        """One of `more_fields`."""
+        own = getattr(type(self), "__dataclass_fields__", {})
+        if name.startswith("_") or name in own or name not in (more := self.more_fields()):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return more[name]
 
     def display(self) -> Display:
         """The parts to show."""

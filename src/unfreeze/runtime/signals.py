@@ -149,6 +149,36 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
+@contextlib.contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Within the block stop signals are only noted; their handlers are called at its end.
+
+    For Python code that PyTorch calls from C++, such as dispatch modes on the meta device: an
+    exception that a signal raises there can abort the process. Outside the main thread signals are
+    not handled, so nothing changes.
+    """
+    if not _main_thread():
+        yield
+        return
+    came: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in stop_signals()
+        if signal.getsignal(number) is not None  # a handler that Python cannot restore
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    for sent in came:
+        handler = previous[signal.Signals(sent)]
+        if callable(handler):
+            handler(sent, None)
+        elif handler == signal.SIG_DFL:
+            os.kill(os.getpid(), sent)
+
+
 def exit_on_parent_sigterm() -> None:
     """In a worker started within `signals_blocked`: exit on SIGTERM from the parent only."""
     starter = multiprocessing.parent_process()

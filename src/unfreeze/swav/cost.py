@@ -11,6 +11,7 @@ from torch.func import functional_call
 from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.models.layer_costs import SavedTensorBytes
 from unfreeze.runtime.device import autocast
+from unfreeze.runtime.signals import signals_deferred
 from unfreeze.swav.auto_recipe import PretrainRecipe, max_prototypes, usual_lr, view_specs
 from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.presets import PUBLISHED
@@ -106,7 +107,7 @@ def micro_batch_cost(
         for name, tensor in task.model.named_parameters()
     }
     state |= {name: shapes.from_tensor(buffer) for name, buffer in task.model.named_buffers()}
-    with shapes, FlopCounterMode(display=False) as counter:
+    with signals_deferred(), shapes, FlopCounterMode(display=False) as counter:
         sizes = [spec.size for spec in view_specs(s)]
         views = [torch.zeros(rows, 3, size, size, device=device) for size in sizes]
         views = [view.to(memory_format=torch.channels_last) for view in views]

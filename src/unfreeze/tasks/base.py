@@ -1,7 +1,7 @@
-"""The interface of a pretraining method: a network, its loss, and the state that only it has.
+"""What a trainer trains: a model, the loss of a batch, and the state that only this task has.
 
 The trainer does everything else: batches, precision, data parallel gradients, accumulation, the
-learning rate, checkpoints, exact resume, feature evaluation and signals.
+learning rate, checkpoints, exact resume, evaluation and signals.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +24,75 @@ Views = list[Tensor]  # uint8 [B, S, S, 3] each, the large crops first
 Forward = Callable[[Views], Any]  # output of `model` for views: normalised, in the run's precision
 
 
+class Task:
+    """A model and the loss of a batch; the hooks are listed in the order in which they are called.
+
+    `adds_losses`: the losses of data parallel processes are parts of one sum, so gradients are
+    added; otherwise they are means over each process's images, and gradients are averaged.
+    """
+
+    model: nn.Module
+    adds_losses: ClassVar[bool] = False
+
+    def begin(self, loader: Loader, forward: Forward) -> None:
+        """Called before the first step of a run, also after a resume."""
+
+    def begin_step(self, step: int, epoch: int) -> None:
+        """Called before each step; steps and epochs count from 0."""
+
+    def split_batch(self, batch: Batch, count: int, forward: Forward) -> Sequence[Any]:
+        """Split a batch into `count` parts for gradient accumulation (1: no accumulation).
+
+        `forward` computes outputs of the model without data parallelism, to look ahead.
+        """
+        raise NotImplementedError
+
+    def part_loss(self, part: Any, forward: Forward) -> Tensor:
+        """The loss of one part, a scalar; the losses of a batch's parts add up to its loss."""
+        raise NotImplementedError
+
+    def before_update(self, step: int) -> None:
+        """Called after the backward pass and before the optimizer's step."""
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the steps since the last training record. Collective."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What only this task has besides the model, for a checkpoint. Collective."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Restore `state_dict()`: its tensors are on the CPU and are used on `device`."""
+
+    def snapshot(self) -> Any:
+        """What `revert` needs to undo a step's changes of this state."""
+        return None
+
+    def revert(self, snapshot: Any, bad: Tensor | None = None) -> None:
+        """Undo the changes since `snapshot`: all, or on the device where `bad` (bool []) is true.
+
+        A step with a NaN or infinite gradient is skipped like this.
+        """
+
+    def growing(self, snapshot: Any) -> bool:
+        """Whether this state still changes its size, so that `revert` needs the host to wait."""
+        return False
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A part of a pretraining batch; `shared`: its part of what `PretrainTask.share` returned."""
+
+    views: Views
+    batch: Batch
+    shared: Any
+    count: int  # parts of the batch
+
+
 @dataclass(frozen=True)
 class TaskContext:
-    """What a task is built for.
+    """What a pretraining task is built for.
 
     `backbone` maps `[B, 3, S, S]` to `[B, width]`. `settings` are complete: nothing is None that
     the method uses. `positions` `[N]`: the training images. `processes`: this process and the
@@ -40,7 +106,7 @@ class TaskContext:
     processes: Distributed
 
 
-class PretrainTask:
+class PretrainTask(Task):
     """A pretraining method: subclasses build `model` and define `loss`; the rest is optional.
 
     `model` holds every trained parameter, with the backbone as `model.backbone`. Its forward takes
@@ -50,7 +116,6 @@ class PretrainTask:
     # settings of the group "swav" that this method uses; others are refused if given
     uses: ClassVar[frozenset[str]] = frozenset()
     selection_metric: ClassVar[str] = "effective_rank"  # selects the best epoch without labels
-    model: nn.Module
 
     def __init__(self, context: TaskContext) -> None:
         self.settings, self.processes = context.settings, context.processes
@@ -70,14 +135,6 @@ class PretrainTask:
         """The loss, a scalar, of the model's output for `views` views: a mean over images."""
         raise NotImplementedError
 
-    # ------------------------------------------------------------- in the order they are called
-
-    def begin(self, loader: Loader, forward: Forward) -> None:
-        """Called before the first step of a run, also after a resume."""
-
-    def begin_step(self, step: int, epoch: int) -> None:
-        """Called before each step; steps and epochs count from 0."""
-
     def share(self, parts: list[Views], batch: Batch, forward: Forward) -> Sequence[Any]:
         """With gradient accumulation: what each micro-batch needs to know of the complete batch.
 
@@ -90,14 +147,21 @@ class PretrainTask:
         """The loss of one micro-batch; `shared`: its part of what `share` returned, or None."""
         return self.loss(forward(views), len(views))
 
-    def before_update(self, step: int) -> None:
-        """Called after the backward pass and before the optimizer's step."""
+    def split_batch(self, batch: Batch, count: int, forward: Forward) -> list[MicroBatch]:
+        """Micro-batches with all views of their images."""
+        chunks = [view.chunk(count) for view in batch.views]
+        parts = [list(views) for views in zip(*chunks, strict=True)]
+        shared = self.share(parts, batch, forward) if len(parts) > 1 else ()
+        return [
+            MicroBatch(views, batch, shared[k] if shared else None, len(parts))
+            for k, views in enumerate(parts)
+        ]
 
-    def metrics(self) -> dict[str, float]:
-        """Metrics of the last step for a training record. Collective."""
-        return {}
+    def part_loss(self, part: MicroBatch, forward: Forward) -> Tensor:
+        """The loss of a micro-batch, divided by their number."""
+        return self.training_step(part.views, part.batch, forward, part.shared) / part.count
 
-    # ---------------------------------------------------------------- evaluation and checkpoints
+    # ------------------------------------------------------------------------------- evaluation
 
     def project(self, h: Tensor) -> Tensor:
         """Unit features `[B, d]` of backbone features `[B, width]`, as the loss sees them."""
@@ -116,27 +180,6 @@ class PretrainTask:
             "alignment": alignment(pair[0], pair[1]),
             "uniformity": uniformity(Z),
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """What only this method has besides the model, for a checkpoint. Collective."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Restore `state_dict()`: its tensors are on the CPU and are used on `device`."""
-
-    def snapshot(self) -> Any:
-        """What `revert` needs to undo a step's changes of this state."""
-        return None
-
-    def revert(self, snapshot: Any, bad: Tensor | None = None) -> None:
-        """Undo the changes since `snapshot`: all, or on the device where `bad` (bool []) is true.
-
-        A step with a NaN or infinite gradient is skipped like this.
-        """
-
-    def growing(self, snapshot: Any) -> bool:
-        """Whether this state still changes its size, so that `revert` needs the host to wait."""
-        return False
 
     # -------------------------------------------------------------------- before and after a run
 

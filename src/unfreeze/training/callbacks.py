@@ -1,16 +1,18 @@
 """Callbacks of the training loop: what happens after a step, besides training.
 
 A callback gets the state and the metrics of the step, and may return an action: to save a
-checkpoint, or to stop. It does not change the trainer. Callbacks run in the order of their list, on
-every process, so that collective operations match.
+checkpoint, to end training, or to stop with an error. It does not change the trainer. Callbacks run
+in the order of their list, on every process, so that collective operations match.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+from unfreeze.data.loading.loader import Batch
 from unfreeze.errors import DivergedError, UnfreezeError
+from unfreeze.runtime.console import Console
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.training.state import TrainState
@@ -20,10 +22,22 @@ Logs = dict[str, Any]  # metrics of a step; callbacks add theirs for those after
 
 @dataclass(frozen=True)
 class SaveCheckpoint:
-    """Save the state as `name` in checkpoints/ (if given), and as the last checkpoint."""
+    """Save the state as `name` in checkpoints/ (if given), and as the last checkpoint.
+
+    `deferred`: keep `name` in memory and write it before the next last checkpoint; the entries of
+    the model that are named here do not change until then. `interval`: skip it if the last
+    checkpoint was saved less than this many seconds ago.
+    """
 
     name: str = ""
     last: bool = True
+    deferred: Collection[str] | None = None
+    interval: float = 0.0
+
+
+@dataclass(frozen=True)
+class EndTraining:
+    """Save the last checkpoint and end the training loop, as after the last step."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,15 @@ class StopTraining:
     error: UnfreezeError
 
 
-Action = SaveCheckpoint | StopTraining
+Action = SaveCheckpoint | EndTraining | StopTraining
+
+
+class BatchSource(Protocol):
+    """Yields the batches of a range of global steps, as `Loader` does."""
+
+    def stream(self, start: int, stop: int) -> Generator[Batch]:
+        """The batches of the global steps from `start` to `stop` (exclusive)."""
+        ...
 
 
 class Callback:
@@ -41,9 +63,21 @@ class Callback:
 
     key: ClassVar[str] = ""  # of its state in checkpoints; "": it has none
     progress: str = ""  # text for the progress line
+    metrics: Mapping[str, Any] = {}  # of the last evaluation, for checkpoints
 
-    def on_start(self, state: TrainState) -> None:
+    def on_start(self, state: TrainState) -> Action | None:
         """Called before the first step of a run, also after a resume."""
+        return None
+
+    def before_epoch(
+        self, state: TrainState, console: Console, should_stop: Callable[[], bool]
+    ) -> BatchSource | None:
+        """Called before the first step of an epoch, and after a resume within one.
+
+        May return another source of batches than the data loader. Work that takes long ends early
+        when `should_stop()`.
+        """
+        return None
 
     def after_step(self, state: TrainState, logs: Logs) -> Action | None:
         """Called after each step; `logs` has a training record (`loss`, ...) if one was written."""
@@ -65,9 +99,10 @@ class PeriodicCheckpoints(Callback):
     keep: int | None
 
     def after_step(self, state: TrainState, logs: Logs) -> Action | None:
-        """Save if a checkpoint is due."""
+        """Save if a checkpoint is due; its name has the accuracy if this step was validated."""
         if state.step == state.steps or self._due(state, self.every) or self._due(state, self.keep):
-            numbered = f"epoch-{state.epoch:04d}_loss-{state.loss:.3f}.ckpt"
+            accuracy = f"_acc-{logs['val_accuracy']:.3f}" if "val_accuracy" in logs else ""
+            numbered = f"epoch-{state.epoch:04d}_loss-{state.loss:.3f}{accuracy}.ckpt"
             return SaveCheckpoint(numbered if self._due(state, self.keep) else "")
         return None
 
@@ -115,9 +150,9 @@ class EpochCallback(Callback):
     function: OnEpoch
     processes: Distributed
 
-    def on_start(self, state: TrainState) -> None:
+    def on_start(self, state: TrainState) -> Action | None:
         """Call again after a resume: the last call may have been interrupted."""
-        self.after_step(state, {})
+        return self.after_step(state, {})
 
     def after_step(self, state: TrainState, logs: Logs) -> Action | None:
         """Call the function if the step ended an epoch."""

@@ -18,6 +18,7 @@ from unfreeze.runtime.device import autocast
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.runtime.time_limit import TimeLimit
+from unfreeze.tasks.base import PretrainTask
 from unfreeze.training.callbacks import Action, Callback, Logs, SaveCheckpoint
 from unfreeze.training.compute import ComputeContext
 from unfreeze.training.state import TrainState
@@ -78,13 +79,15 @@ class FeatureEvaluation:
 class FeatureEvaluator(Callback):
     """Evaluates every `every` epochs, at the start and the end; saves the best checkpoint.
 
-    `sample`: None on other processes than rank 0, which evaluates for all. `every` 0: never.
+    `task`: the method that is trained. `sample`: None on other processes than rank 0, which
+    evaluates for all. `every` 0: never.
     """
 
     key = "evaluation"
 
     def __init__(
         self,
+        task: PretrainTask,
         sample: EvaluationSample | None,
         every: int,
         compute: ComputeContext,
@@ -93,7 +96,8 @@ class FeatureEvaluator(Callback):
         processes: Distributed,
         time_limit: TimeLimit,
     ) -> None:
-        self.sample, self.every, self.compute, self.run = sample, every, compute, run
+        self.task, self.sample, self.every = task, sample, every
+        self.compute, self.run = compute, run
         self.processes, self.time_limit = processes, time_limit
         self.start: FeatureEvaluation | None = None
         self.last: FeatureEvaluation | None = None
@@ -134,7 +138,7 @@ class FeatureEvaluator(Callback):
         return result
 
     def _evaluate(self, state: TrainState) -> FeatureEvaluation:
-        sample, task = self.sample, state.task
+        sample, task = self.sample, self.task
         if sample is None:
             raise ValueError("only rank 0 evaluates, and it has the sample")
         with evaluating(state.model):
@@ -163,8 +167,8 @@ class FeatureEvaluator(Callback):
     def _features(self, state: TrainState, view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         dtype = next(state.model.parameters()).dtype
         with autocast(self.compute.device, self.compute.precision):
-            h = state.task.backbone(self.compute.network_input(view, dtype))
-            return h, state.task.project(h)
+            h = self.task.backbone(self.compute.network_input(view, dtype))
+            return h, self.task.project(h)
 
     def _knn_counts(
         self, state: TrainState, sample: EvaluationSample, h: torch.Tensor

@@ -1,4 +1,4 @@
-"""Guard against NaN and inf: skips such a step and names the images of its batch."""
+"""Checks against NaN and inf: of the loss, and of gradients with the images of the batch."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,15 +11,55 @@ from unfreeze.errors import DivergedError
 from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
-from unfreeze.tasks.base import PretrainTask
+from unfreeze.tasks.base import Task
 
 IN_A_ROW = 20  # skipped steps before the run ends; fp16 needs a few to find its loss scale
 SHOWN = 3  # images named on the console; log.txt and metrics.jsonl name all
 _BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
 
 
-class NanGuard:
-    """Checks each training step: call `begin` before the forward pass, `update`, then `done`.
+class LossCheck:
+    """Ends a run at the first step with a NaN or inf loss; costs nothing until it is read.
+
+    `over`: reduces the losses over several processes. `remedy`: the next step of the error.
+    """
+
+    def __init__(self, over: Callable[[torch.Tensor], torch.Tensor], remedy: str) -> None:
+        self.over, self.remedy = over, remedy
+        self.console: Console = QuietConsole()
+        self._losses: list[torch.Tensor] = []
+        self._last = 0  # step, counted from 1
+
+    def begin(self) -> None:
+        """Called before a step."""
+
+    def update(self, step: Callable[[], Any]) -> None:
+        """Call the optimizer's `step`."""
+        step()
+
+    def done(self, step: int, loss: torch.Tensor) -> None:
+        """Record step `step` (from 0); does not wait for the device."""
+        self._losses.append(loss.detach())
+        self._last = step + 1
+
+    def read(self) -> None:
+        """Check the steps since the last call; waits for the device. Collective.
+
+        Raises DivergedError for a NaN or inf loss.
+        """
+        if not self._losses:
+            return
+        losses = self.over(torch.stack(self._losses)).tolist()
+        self._losses.clear()
+        for step, loss in enumerate(losses, self._last - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise DivergedError(f"The loss was {loss} at step {step}.", self.remedy)
+
+
+class NanGuard(LossCheck):
+    """Also skips steps with NaN or inf gradients.
+
+    Call `begin` before the forward pass, `update` after the backward pass, then `done`.
 
     With `prompt`, the host checks the gradients at once and skips a bad step. Otherwise it does not
     wait: the device reverts a bad step, and the host learns of it with the next training record.
@@ -27,7 +67,7 @@ class NanGuard:
 
     def __init__(
         self,
-        task: PretrainTask,
+        task: Task,
         optimizer: torch.optim.Optimizer,
         *,
         prompt: bool,
@@ -35,9 +75,9 @@ class NanGuard:
         run: RunFolder,
         processes: Distributed,
     ) -> None:
+        super().__init__(processes.mean, "")
         self.task, self.model, self.optimizer = task, task.model, optimizer
-        self.prompt, self.loader, self.run, self.processes = prompt, loader, run, processes
-        self.console: Console = QuietConsole()
+        self.prompt, self.loader, self.run = prompt, loader, run
         self.skipped = self.in_a_row = 0
         self._pending: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # step, loss, whether bad
 
@@ -84,7 +124,7 @@ class NanGuard:
             return
         steps, losses, flags = zip(*self._pending, strict=True)
         self._pending.clear()
-        means = self.processes.mean(torch.stack(losses)).tolist()
+        means = self.over(torch.stack(losses)).tolist()
         for step, loss, bad in zip(steps, means, torch.stack(flags).tolist(), strict=True):
             if not math.isfinite(loss):
                 self._log(step, f"the loss was {loss}")

@@ -10,17 +10,19 @@ from torch import nn
 from torch.optim import Optimizer
 
 from unfreeze.runtime.distributed import Distributed
-from unfreeze.tasks.base import PretrainTask
+from unfreeze.tasks.base import Task
+from unfreeze.training.ema import WeightAverage
 
 
 @dataclass
 class TrainState:
     """Task, optimizer, gradient scaler and step; `loss`: mean of the last training record.
 
-    It belongs to the run, not to a process: any number of processes can resume it.
+    `average`: EMA of the weights, or None. It belongs to the run, not to a process: any number of
+    processes can resume it.
     """
 
-    task: PretrainTask
+    task: Task
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
@@ -28,6 +30,8 @@ class TrainState:
     steps_per_epoch: int
     step: int = 0  # finished steps
     loss: float = math.nan
+    average: WeightAverage | None = None
+    seconds: float = 0.0  # of training in earlier sessions and before the first step
 
     @property
     def model(self) -> nn.Module:
@@ -50,12 +54,13 @@ class TrainState:
             "step": self.step,
             "epoch": self.epoch,
             "loss": self.loss,
-            "metrics": {"loss": self.loss},
+            "seconds": self.seconds,
             "threads": torch.get_num_threads(),
             "processes": processes.world,
             "rng": processes.gather(torch.get_rng_state()),  # by rank; used by dropout
             "device_rng": device_rng(self.device, processes),
             "model": self.model.state_dict(),
+            **({"average": self.average.state()} if self.average else {}),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "task": self.task.state_dict(),
@@ -66,7 +71,9 @@ class TrainState:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.loss = state["step"], state["loss"]
+        self.step, self.loss, self.seconds = state["step"], state["loss"], state["seconds"]
+        if self.average:
+            self.average.restore(state["average"])
         if state["processes"] == processes.world:
             torch.set_rng_state(state["rng"][processes.rank])
             restore_device_rng(self.device, state["device_rng"], processes.rank)

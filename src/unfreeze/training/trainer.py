@@ -1,32 +1,42 @@
 """The training loop: batches, forward and backward pass, optimizer step, callbacks, checkpoints."""
 
 import contextlib
+import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from unfreeze.checkpoints.state import save_last, save_state
 from unfreeze.data.loading.loader import Batch, Loader, next_batch
 from unfreeze.errors import Interrupted, UnfreezeError
-from unfreeze.optim.optimizer import optimizer_for_network, set_lr
+from unfreeze.optim.optimizer import set_lr
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import autocast
 from unfreeze.runtime.distributed import Distributed, error_of_lost
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.runtime.signals import STOPPED_ELSEWHERE, StopRequest, stop_requests
-from unfreeze.runtime.step_timer import StepMeter, is_record_due
 from unfreeze.runtime.time_limit import TimeLimit
-from unfreeze.tasks.base import PretrainTask, Views
-from unfreeze.training.callbacks import Action, Callback, Logs, SaveCheckpoint, StopTraining
+from unfreeze.tasks.base import PretrainTask, Task, Views
+from unfreeze.training.callbacks import (
+    Action,
+    BatchSource,
+    Callback,
+    Logs,
+    SaveCheckpoint,
+    StopTraining,
+)
 from unfreeze.training.compute import ComputeContext
-from unfreeze.training.nan_guard import NanGuard
+from unfreeze.training.ema import WeightAverage
+from unfreeze.training.nan_guard import LossCheck, NanGuard
 from unfreeze.training.state import TrainState
+from unfreeze.training.step_timer import StepMeter, is_record_due
 
 CHECKPOINT_SECONDS = 300
 C = TypeVar("C", bound=Callback)
@@ -36,16 +46,21 @@ C = TypeVar("C", bound=Callback)
 class TrainingPlan:
     """How a task is trained; `learning_rate` is a function of the global step.
 
-    `describe(step)`: plain values about the run that every checkpoint contains. `resume_command`:
-    the next step of an interrupted run.
+    `optimizer(model)`: the optimizer of a model on its device. `describe(step)`: plain values about
+    the run that every checkpoint contains. `resume_command`: the next step of an interrupted run.
     """
 
+    command: str  # pretrain or finetune
     epochs: int
     steps_per_epoch: int
-    optimizer: str
-    weight_decay: float
+    optimizer: Callable[[nn.Module], Optimizer]
     learning_rate: Callable[[int], float]
     accumulate: int = 1  # micro-batches per step
+    clip_grad: float = 0.0  # largest norm of the gradient; 0: no clipping
+    ema: float = 0.0  # decay of the EMA of the weights; 0: none
+    skip_bad_steps: bool = True  # with NaN or inf gradients; False: only the loss is checked
+    record_epochs: bool = False  # a training record at the end of each epoch
+    remedy: str = ""  # next step after a NaN or inf loss, without `skip_bad_steps`
     describe: Callable[[int], Mapping[str, Any]] = lambda step: {}
     resume_command: str = ""
 
@@ -64,7 +79,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: PretrainTask,
+        task: Task,
         plan: TrainingPlan,
         loader: Loader,
         run: RunFolder,
@@ -80,28 +95,38 @@ class Trainer:
         channels_last = compute.layout == "channels_last" and compute.device.type in ("cpu", "cuda")
         memory_format = torch.channels_last if channels_last else None
         model = task.model.to(compute.device, memory_format=memory_format)  # type: ignore[call-overload]
-        self.network: nn.Module = self.processes.wrapped(model)
+        self.network: nn.Module = model if task.adds_losses else self.processes.wrapped(model)
+        self.over = self.processes.sum if task.adds_losses else self.processes.mean
         scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
-        optimizer = optimizer_for_network(
-            plan.optimizer, model, lr=plan.learning_rate(0), weight_decay=plan.weight_decay
-        )
+        optimizer = plan.optimizer(model)
+        self.parameters = list(model.parameters())
+        average = WeightAverage(model, plan.ema) if plan.ema else None
         self.state = TrainState(
-            task, optimizer, scaler, compute.device, plan.steps, plan.steps_per_epoch
-        )
-        self.meter, self.speed = StepMeter(self.processes.mean), ""
+            task, optimizer, scaler, compute.device, plan.steps, plan.steps_per_epoch,
+            average=average,
+        )  # fmt: skip
+        self.meter, self.speed = StepMeter(self.over), ""
         self.saved = (-1, 0.0)  # step and time of the last checkpoint
-        self.guard = NanGuard(
-            task,
-            optimizer,
+        self.deferred: dict[str, dict[str, Any]] = {}  # checkpoints to write with the next last one
+        self.ended, self.started = False, time.monotonic()
+        self.guard = self._guard()
+
+    def _guard(self) -> LossCheck:
+        state = self.state
+        if not self.plan.skip_bad_steps:
+            return LossCheck(self.over, self.plan.remedy)
+        return NanGuard(
+            state.task,
+            state.optimizer,
             # the fp16 gradient scaler waits for the device at each step anyway
-            prompt=compute.device.type != "cuda" or scaler.is_enabled(),
-            loader=loader,
-            run=run,
+            prompt=state.device.type != "cuda" or state.scaler.is_enabled(),
+            loader=self.loader,
+            run=self.run,
             processes=self.processes,
         )
 
     @property
-    def task(self) -> PretrainTask:
+    def task(self) -> Task:
         """The task that is trained."""
         return self.state.task
 
@@ -125,17 +150,17 @@ class Trainer:
             self.task.begin(self.loader, self.forward)
         else:
             self.save()
+        self.started = time.monotonic()
+        self.saved = (self.saved[0], self.started)
         for callback in self.callbacks:
-            callback.on_start(state)
-        self.saved = (state.step, time.monotonic())
-        batches = self.loader.stream(state.step, state.steps)
+            self.act(callback.on_start(state))
         with (
-            contextlib.closing(batches),  # ends the workers even while the error is referenced
             stop_requests() as stop,
-            console.progress("pretrain", state.steps, state.step) as advance,
+            contextlib.closing(self.batches(console, stop)) as batches,  # ends the workers
+            console.progress(self.plan.command, state.steps, state.step) as advance,
         ):
             self.meter.reset()
-            while state.step < state.steps:
+            while state.step < state.steps and not self.ended:
                 batch = self.next_batch(batches, stop)
                 self.meter.data_ready()
                 loss = self.train_step(batch)
@@ -156,25 +181,51 @@ class Trainer:
         task.begin_step(state.step, batch.epoch)
         self.guard.begin()
         state.optimizer.zero_grad(set_to_none=True)
-        parts = self.micro_batches(batch)
-        shared = task.share(parts, batch, self.forward) if len(parts) > 1 else ()
+        parts = task.split_batch(batch, self.plan.accumulate, self.forward)
         losses, forward = [], partial(self.forward, network=self.network)
-        for k, views in enumerate(parts):
-            with self.processes.no_sync_until_last(self.network, k + 1 == len(parts)):
-                known = shared[k] if shared else None
-                loss = task.training_step(views, batch, forward, known) / len(parts)
+        for k, part in enumerate(parts):
+            last = k + 1 == len(parts) or task.adds_losses  # then nothing is synchronised
+            with self.processes.no_sync_until_last(self.network, last):
+                loss = task.part_loss(part, forward)
                 state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
+        if task.adds_losses:
+            self.processes.all_reduce([p.grad for p in self.parameters if p.grad is not None])
         task.before_update(state.step)
         state.scaler.unscale_(state.optimizer)
+        if self.plan.clip_grad:
+            nn.utils.clip_grad_norm_(self.parameters, self.plan.clip_grad)
         self.guard.update(lambda: state.scaler.step(state.optimizer))
         state.scaler.update()
+        if state.average:
+            state.average.update(state.model, state.step + 1)
         return torch.stack(losses).sum()
 
-    def micro_batches(self, batch: Batch) -> list[Views]:
-        """Split the batch for gradient accumulation; each micro-batch has all views."""
-        split = [view.chunk(self.plan.accumulate) for view in batch.views]
-        return [list(views) for views in zip(*split, strict=True)]
+    def batches(self, console: Console, stop: StopRequest) -> Generator[Batch]:
+        """The remaining batches; before each epoch, callbacks may choose another source of them."""
+        state, source, stream = self.state, None, None
+
+        def should_stop() -> bool:
+            stop.at(self.time_limit, 0.0)
+            return bool(stop)
+
+        try:
+            while state.step < state.steps:
+                chosen: BatchSource = self.loader
+                for callback in self.callbacks:
+                    chosen = callback.before_epoch(state, console, should_stop) or chosen
+                if stop:
+                    return
+                self.meter.skip()  # what callbacks prepare does not count as waiting for data
+                if stream is None or chosen is not source:
+                    if stream is not None:
+                        stream.close()
+                    source, stream = chosen, chosen.stream(state.step, state.steps)
+                for _ in range(state.steps_per_epoch - state.step % state.steps_per_epoch):
+                    yield next(stream)
+        finally:
+            if stream is not None:
+                stream.close()
 
     def forward(self, views: Views, network: nn.Module | None = None) -> Any:
         """The network's output for uint8 views `[B, S, S, 3]`, in the run's precision."""
@@ -189,7 +240,8 @@ class Trainer:
         batch, lost = (None, None) if stop else next_batch(batches, stop)
         late = time.monotonic() - self.saved[1] > CHECKPOINT_SECONDS or self.time_limit.unmeasured
         any_lost, stopped, any_late = self.processes.any([lost is not None, bool(stop), late])
-        if (any_lost or stopped or any_late) and self.step != self.saved[0]:
+        due = any_lost or stopped or (any_late and self.step > 0)
+        if due and self.step != self.saved[0]:
             self.save()
         if batch is not None and not (any_lost or stopped):
             return batch
@@ -211,16 +263,21 @@ class Trainer:
     def act(self, action: Action | None) -> None:
         """Do what a callback asks for."""
         if isinstance(action, SaveCheckpoint):
-            self.save(action.name, last=action.last)
-        elif isinstance(action, StopTraining):
+            age = time.monotonic() - self.saved[1]
+            if not action.interval or self.processes.any([age > action.interval])[0]:
+                self.save(action.name, last=action.last, deferred=action.deferred)
+        elif action is not None:
             if self.saved[0] != self.step:
                 self.save()
-            raise action.error
+            if isinstance(action, StopTraining):
+                raise action.error
+            self.ended = True
 
     @property
     def record_due(self) -> bool:
         """Whether the last step gets a training record."""
-        return is_record_due(self.step) or self.step == self.state.steps
+        epoch_ends = self.plan.record_epochs and self.state.ends_epoch
+        return is_record_due(self.step) or epoch_ends or self.step == self.state.steps
 
     def record(self, epoch: int) -> Logs:
         """Write a training record and return it; raises DivergedError for a NaN or inf loss."""
@@ -248,19 +305,29 @@ class Trainer:
         parts += [callback.progress for callback in self.callbacks]
         return "  ".join(part for part in (*parts, self.speed) if part)
 
-    def save(self, name: str = "", *, last: bool = True) -> None:
+    def save(
+        self, name: str = "", *, last: bool = True, deferred: Collection[str] | None = None
+    ) -> None:
         """Write checkpoints atomically: `name`, and `last.ckpt` with `last`. Collective.
 
-        Raises DivergedError instead of writing one with a non-finite loss.
+        `deferred`: see `SaveCheckpoint`. Raises DivergedError instead of writing one with a
+        non-finite loss.
         """
         self.guard.read()
         with self.time_limit.timing("save"):
             state = self.state_dict()
+            if deferred is not None:
+                self.deferred[name] = _copied(state, deferred)
+                return
+            waiting, self.deferred = ({}, self.deferred) if not last else (self.deferred, {})
             folder = self.run.file("checkpoints")
+            waiting.pop(name, None)
+            self.deferred.pop(name, None)
 
             def write() -> None:
-                if name:
-                    save_state(folder / name, state)
+                # a resume needs the checkpoints that the last one refers to
+                for file, content in {**waiting, **({name: state} if name else {})}.items():
+                    save_state(folder / file, content)
                 if last:
                     save_last(folder, state)
 
@@ -268,15 +335,50 @@ class Trainer:
         if last:
             self.saved = (self.step, time.monotonic())
 
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, earlier sessions included."""
+        return self.state.seconds + time.monotonic() - self.started
+
     def state_dict(self) -> dict[str, Any]:
         """The complete content of a checkpoint. Collective."""
         states = {c.key: c.state_dict() for c in self.callbacks if c.key}
-        described = self.plan.describe(self.step)
-        return {**described, **self.state.state_dict(self.processes), "callbacks": states}
+        metrics = {"loss": self.state.loss}
+        for callback in self.callbacks:
+            metrics |= callback.metrics
+        return {
+            **self.plan.describe(self.step),
+            **self.state.state_dict(self.processes),
+            "seconds": self.seconds,
+            "metrics": metrics,
+            "callbacks": states,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict()`."""
         self.state.load_state_dict(state, self.processes)
+        self.saved = (self.step, time.monotonic())
         for callback in self.callbacks:
             if callback.key in state["callbacks"]:
                 callback.load_state_dict(state["callbacks"][callback.key])
+
+
+class PretrainTrainer(Trainer):
+    """A trainer of a pretraining method."""
+
+    @property
+    def task(self) -> PretrainTask:
+        """The method that is trained."""
+        return self.state.task  # type: ignore[return-value]  # that it was made with
+
+
+def _copied(state: dict[str, Any], unchanged: Collection[str]) -> dict[str, Any]:
+    """A copy of a checkpoint's content that shares the `unchanged` entries of the model."""
+    shared = {"model", "average"} & state.keys()
+    copied = copy.deepcopy({name: value for name, value in state.items() if name not in shared})
+    for name in shared:
+        copied[name] = {
+            entry: value if entry in unchanged else value.clone()
+            for entry, value in state[name].items()
+        }
+    return copied

@@ -3,7 +3,7 @@
 The label must still hold for the view: larger crops, half the colour strength, no blur, no grey.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from unfreeze.data.augment.config import CropSpec, preset
 from unfreeze.data.augment.multicrop import make_crops
 from unfreeze.data.augment.parameters import uniforms
 from unfreeze.data.images.preprocess import Pixels, Preprocess
-from unfreeze.data.loading.loader import Ids, Make
+from unfreeze.data.loading.loader import Ids, MakeViews
 
 SCALES = {"photo": (0.35, 1.0), "mono": (0.35, 1.0), "digits": (0.6, 1.0)}
 POLICIES = {"randaugment": "RandAugment", "trivialaugment": "TrivialAugmentWide"}
@@ -40,10 +40,10 @@ def training_view(augment: str, size: int) -> CropSpec:
     )
 
 
-def view_maker_of(augment: str, preprocess: Preprocess, seed: int) -> Make:
+def view_maker_of(augment: str, preprocess: Preprocess, seed: int) -> MakeViews:
     """The loader's transform: a batch to uint8 [B, S, S, 3]; `none` is evaluation preprocessing."""
     if augment == "none":
-        return _Plain(preprocess.pixels)
+        return _Plain(preprocess)
     crop = _Random(training_view(augment, preprocess.image_size), seed)
     return _Policy(crop, POLICIES[augment], seed) if augment in POLICIES else crop
 
@@ -51,11 +51,11 @@ def view_maker_of(augment: str, preprocess: Preprocess, seed: int) -> Make:
 class _Plain:
     """Evaluation preprocessing: the same input every epoch."""
 
-    def __init__(self, transform: Callable[[Pixels], Pixels]) -> None:
-        self.transform = transform
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
 
     def __call__(self, images: Sequence[Pixels], ids: Ids, epoch: int) -> list[torch.Tensor]:
-        return [torch.from_numpy(np.stack([self.transform(image) for image in images]))]
+        return [self.preprocess.collate([self.preprocess.pixels(image) for image in images])]
 
 
 class _Random:

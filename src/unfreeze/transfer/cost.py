@@ -3,12 +3,13 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.errors import UsageError
 from unfreeze.models.layer_costs import NetworkCost, network_cost
-from unfreeze.models.shape_trace import trace_forward
+from unfreeze.models.shape_trace import example_input, trace_forward
 from unfreeze.transfer.freezing.freeze import FreezeSchedule
 from unfreeze.transfer.freezing.schedule import frozen_phases, is_cached
 
@@ -56,7 +57,7 @@ def training_cost(s: FinetuneSettings, case: CostInput) -> TrainingCost | None:
     side = s.image_size or 0
     training = evaluation = 0.0
     views, works = 0, []
-    for phase in frozen_phases(case.network, case.schedule, s.epochs, case.head):
+    for phase in frozen_phases(case.network, case.schedule, s.epochs or 0, case.head):
         work = network_cost(case.network, phase.frozen, side)
         if work is None:
             return None
@@ -110,12 +111,13 @@ def finetune_memory(
     micro_batch = max(1, (s.batch_size or 1) // processes // s.accumulate)
     divisor = 1 if s.precision == "fp32" else 2  # 16 bits instead of 32
     activations = 0 if solved else micro_batch * work.kept // divisor
+    example = example_input(case.network, (side, side), 1, device=torch.device("meta"))
     evaluated = min(EVALUATED, max(case.images if solved else 0, case.held_out))
     return FinetuneMemory(
         parameters=sum(sizes.values()),
         gradients=0 if solved else trained,
         optimizer=0 if solved else trained * _STATES[s.optimizer],
-        inputs=max(0 if solved else micro_batch, evaluated) * 3 * side**2 * 4,
+        inputs=max(0 if solved else micro_batch, evaluated) * example.nbytes,
         # evaluation stores one layer's input and output at a time
         activations=max(activations, evaluated * 2 * _largest(case.network, side)),
     )

@@ -1,8 +1,11 @@
 """BestEpoch of the best checkpoint, and early stopping."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from unfreeze.tasks.supervised import SupervisedTask
 
 # --select -> key of a validation line
 DECIDES = {
@@ -17,8 +20,8 @@ DECIDES = {
 class BestEpoch:
     """The best validation result so far: the higher score, then the lower loss.
 
-    `accuracy` and `loss` are those of the best epoch, whichever metric selects it. Epochs count
-    from 0, as in metrics.jsonl. `patience` 0 disables early stopping.
+    `accuracy` (the score for tasks without one) and `loss` are those of the best epoch, whichever
+    metric selects it. Epochs count from 0, as in metrics.jsonl. `patience` 0: no early stopping.
     """
 
     patience: int = 0
@@ -49,7 +52,12 @@ class BestEpoch:
         return asdict(self)
 
 
-def score_of(line: Mapping[str, Any], select: str) -> float:
+def score_of(line: Mapping[str, Any], select: str, task: SupervisedTask | None = None) -> float:
     """Score of a validation line by `--select`; higher is better."""
-    value = float(line[DECIDES[select]])
+    if task is not None and select in ("metric", task.metric):
+        metric = float(line[task.metric])
+        if math.isnan(metric):  # such as a kappa of constant predictions: worse than any number
+            return -math.inf
+        return -metric if task.lower_is_better else metric
+    value = float(line["accuracy" if select == "metric" else DECIDES[select]])
     return -value if select == "loss" else value

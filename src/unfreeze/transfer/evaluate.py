@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.nn import functional
 
+from unfreeze.tasks.supervised import SupervisedTask
 from unfreeze.transfer.calibration import CalibrationBin, calibration_bins, calibration_error
 
 Counts = npt.NDArray[np.int64]
@@ -53,9 +54,46 @@ class ClassificationMetrics:
         del values["right"]
         return values
 
+    def record(self) -> dict[str, Any]:
+        """The values of a validation line of metrics.jsonl."""
+        return {
+            "accuracy": self.accuracy,
+            "correct": self.correct,
+            "total": self.n,
+            "loss": self.loss,
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+        }
+
     def accuracy_of(self, some: npt.NDArray[np.bool_]) -> float | None:
         """Accuracy over the images of the mask `some` [N]; None if it is empty."""
         return float(self.right[some].mean()) if some.any() else None
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskMetrics:
+    """Metrics of another task over N images: `values` by name, and the mean loss."""
+
+    n: int
+    loss: float
+    values: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"n": self.n, **self.values, "loss": self.loss}
+
+    def record(self) -> dict[str, Any]:
+        """The values of a validation line of metrics.jsonl."""
+        return {**self.values, "total": self.n, "loss": self.loss}
+
+
+Scores = ClassificationMetrics | TaskMetrics
+
+
+def task_metrics(task: SupervisedTask, outputs: Tensor, targets: Tensor) -> TaskMetrics:
+    """Metrics of a task for what it keeps of outputs [N, ...] and targets [N, ...], N >= 1."""
+    values = {name: float(value) for name, value in task.metrics(outputs, targets).items()}
+    return TaskMetrics(len(outputs), task.mean_loss(outputs, targets), values)
 
 
 def classification_metrics(

@@ -17,6 +17,7 @@ from unfreeze.config.field import flag
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.data.cache.folder import RESERVED_BYTES
 from unfreeze.errors import UsageError
+from unfreeze.models.shape_trace import example_input
 from unfreeze.transfer.feature_cache.store import feature_cache_folder, free_bytes
 from unfreeze.transfer.freezing.split_model import NoSplitPoint, SplitPoint, layer_input
 from unfreeze.transfer.plan import FinetuneRecipe
@@ -82,10 +83,10 @@ def _automatic(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
     if s.cache in ("off", "activations"):
         return "sgd", f"--cache {s.cache}: logistic regression needs the feature cache"
     try:
-        border = find_head_input(case.network, case.head, case.side)
+        split_point = find_head_input(case.network, case.head, case.side)
     except NoSplitPoint as reason:
         return "sgd", str(reason)
-    (width,) = border.shape
+    (width,) = split_point.shape
     size = 4 * width * (case.images * solver_views(s) + case.held_out)
     if size > SOLVED_BYTES:
         return (
@@ -157,7 +158,8 @@ def find_head_input(network: nn.Module, head: Sequence[str], side: int) -> Split
     before = functools.partial(pooled_input, network, layer)
     after = functools.partial(_logits, network, layer)
     device = next(network.parameters()).device
-    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    generator = torch.Generator().manual_seed(0)
+    images = example_input(network, (side, side), 2, device=device, generator=generator)
     with torch.no_grad():
         features = before(images)
         expected, logits = network(images), after(features) if features.dim() == 2 else None

@@ -83,15 +83,15 @@ class LinearHeadSweep:
     """Trains G heads on one feature cache; `network` has the untrained head."""
 
     def __init__(
-        self, network: nn.Module, shortcut: CachedLoader, sweep: SweepPlan, fit: TrainingConfig
+        self, network: nn.Module, cached: CachedLoader, sweep: SweepPlan, fit: TrainingConfig
     ) -> None:
-        border = shortcut.border
-        if border.learner is None or border.approach is None:
+        split_point = cached.split_point
+        if split_point.learner is None or split_point.approach is None:
             raise ValueError("a sweep needs a Linear as the only trainable layer")
-        head = network.get_submodule(border.learner)
+        head = network.get_submodule(split_point.learner)
         if not isinstance(head, nn.Linear):
-            raise TypeError(f"{border.learner} is not a Linear")
-        self.network, self.shortcut, self.approach = network, shortcut, border.approach
+            raise TypeError(f"{split_point.learner} is not a Linear")
+        self.network, self.cached, self.approach = network, cached, split_point.approach
         self.trials, self.device = list(sweep.trials), head.weight.device
         warmup = round(fit.warmup_epochs * sweep.epochs / fit.epochs)
         # in fp16, an overflow in one head would skip the step of all
@@ -111,7 +111,7 @@ class LinearHeadSweep:
 
     def run(self, console: Console, stop: Callable[[], bool]) -> list[SweepTrial] | None:
         """Train and evaluate all trials; None if `stop` returned true before the end."""
-        steps = self.shortcut.loader.steps_per_epoch
+        steps = self.cached.loader.steps_per_epoch
         devices = [self.device] if self.device.type == "cuda" else []
         label = f"sweep of {len(self.trials)} heads"
         with (
@@ -120,10 +120,10 @@ class LinearHeadSweep:
         ):
             for epoch in range(self.fit.epochs):
                 self.network.train()
-                for batch in self.shortcut.epoch(epoch):
+                for batch in self.cached.stream(epoch * steps, (epoch + 1) * steps):
                     if stop():
                         return None
-                    self._step(batch.step, batch.views[0], batch.labels.to(self.device))
+                    self._step(batch.step, batch.views[0], batch.target.to(self.device))
                     advance(1)
                 self._validate(epoch)
                 if all(selection.exhausted for selection in self.selections):
@@ -147,7 +147,7 @@ class LinearHeadSweep:
         return groups
 
     def _step(self, step: int, features: Tensor, labels: Tensor) -> None:
-        fit, steps = self.fit, self.shortcut.loader.steps_per_epoch
+        fit, steps = self.fit, self.cached.loader.steps_per_epoch
         seed_step(fit.seed, step, self.device)
         factor = schedule_lr(
             fit.schedule,
@@ -178,11 +178,11 @@ class LinearHeadSweep:
 
     @torch.inference_mode()
     def _validate(self, epoch: int) -> None:
-        holdout, features = self.shortcut.holdout, self.shortcut.held_out
+        holdout, features = self.cached.holdout, self.cached.held_out
         if holdout is None or features is None:
             raise ValueError("there is no validation set")
         self.network.eval()
-        direct = self.shortcut.border.direct
+        direct = self.cached.split_point.direct
         inputs = (b if direct else self.approach(b) for b in features.blocks(copied=not direct))
         logits = torch.cat([self._logits(block) for block in inputs])
         labels = holdout.labels.to(self.device)[:, None].expand(-1, len(self.trials))

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unfreeze.errors import Interrupted
+from unfreeze.tasks.supervised import SupervisedTask
+
 RANK_STRIDE = 7919  # between the seeds of two ranks
 
 
@@ -26,6 +29,7 @@ class TrainingConfig:
     weight_decay: float = 1e-4
     schedule: str = "cosine"
     warmup_epochs: int = 0
+    warmup_share: float = 0.0  # of all steps, if that is more
     patience: int = 0
     select: str = "accuracy"
     checkpoint_every: int | None = None  # None: 1; with cached features every half minute
@@ -41,21 +45,28 @@ class TrainingConfig:
     clip_grad: float = 0.0
     accumulate: int = 1
     ema: float = 0.0
+    task: SupervisedTask | None = None  # None: classification
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Result of training; seconds and images include earlier sessions, epochs count from 0."""
+    """Result of training; seconds and images include earlier sessions, epochs count from 0.
+
+    `val_metrics`: of the validation line of the best epoch, else of the last one; {} without a
+    validation set. `interrupted`: the error of a run that a signal or the time limit stopped, not
+    raised yet.
+    """
 
     epochs: int  # finished epochs
     best_epoch: int | None
     val_accuracy: float | None
+    val_metrics: dict[str, float]
     images: int
     seconds: float
-    stopped: str  # "end", "early" (early stopping) or "asked" (a signal or time limit)
-    asked_by: str = ""  # a signal, or --time-limit
-    step: int = 0  # finished steps
-    steps: int = 0  # steps of the complete run
+    step: int  # finished steps
+    steps: int  # steps of the complete run
+    ended_early: bool = False  # by early stopping
+    interrupted: Interrupted | None = None
 
 
 def seed_step(seed: int, step: int, device: torch.device, rank: int = 0) -> None:
@@ -113,6 +124,26 @@ class TrainingLoss:
             reduction="sum",
         )
         return summed / total
+
+
+class SupervisedLoss:
+    """The mean loss of a task over the global batch, with the methods of `TrainingLoss`."""
+
+    def __init__(self, task: SupervisedTask) -> None:
+        self.task = task
+
+    def mixed(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(inputs, targets) as they are."""
+        return inputs, targets
+
+    def total(self, targets: Tensor) -> float:
+        """The number of images."""
+        return float(len(targets))
+
+    def loss(self, outputs: Tensor, targets: Tensor, total: float) -> Tensor:
+        """Loss of outputs [B, K], summed and divided by `total`, in at least float32."""
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        return self.task.loss(outputs, targets).sum() / total
 
 
 def class_weights(labels: Sequence[int] | Any, classes: int, kind: str) -> tuple[float, ...]:

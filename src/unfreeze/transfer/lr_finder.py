@@ -7,13 +7,15 @@ to very large, the loss is smoothed, and the test stops when the loss diverges.
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from unfreeze.runtime.console import Console
+from unfreeze.training.trainer import Trainer
+from unfreeze.transfer.callbacks import LayerFreezing
 from unfreeze.transfer.freezing.freeze import apply_freeze
-from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.task import FinetuneTask
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-3, 1e3  # times the planned learning rate
@@ -33,30 +35,36 @@ class RangeTestResult:
 
 
 def find_lr(
-    trainer: FinetuneTrainer, console: Console, stop: Callable[[], bool], *, steps: int = STEPS
+    trainer: Trainer, console: Console, stop: Callable[[], bool], *, steps: int = STEPS
 ) -> RangeTestResult | None:
-    """Run the range test on the first batches of `trainer`, around its learning rate.
+    """Run the range test on the first batches of a fine-tuning trainer, around its learning rate.
 
     The steps are real training steps; afterwards network, optimizer and random state are restored.
     Returns None if `stop` returned true before the end.
     """
-    before = copy.deepcopy(trainer.state())
-    rates, smooth, losses = geometric_rates(trainer.fit.lr, steps), SmoothedLoss(), list[float]()
-    apply_freeze(trainer.network, trainer.freeze.at(0))
-    trainer.network.train()
-    stopped = False
+    task, freezing = trainer.task, trainer.callback(LayerFreezing)
+    if not isinstance(task, FinetuneTask) or freezing is None:
+        raise TypeError("the range test is for fine-tuning")
+    rates, smooth, losses = geometric_rates(task.fit.lr, steps), SmoothedLoss(), list[float]()
+    plan, device, stopped = trainer.plan, trainer.state.device, False
     with (
-        torch.random.fork_rng([trainer.device] if trainer.device.type == "cuda" else []),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
         console.progress("learning rate range test", steps) as advance,
     ):
-        for rate, batch in zip(rates, trainer.loader.stream(0, steps), strict=True):
-            result = trainer.stepper.take(batch.step, batch, rate)
-            losses.append(float(trainer.processes.sum(result.loss)))
+        before = copy.deepcopy(trainer.state_dict())
+        trainer.plan = replace(plan, learning_rate=rates.__getitem__)
+        apply_freeze(task.model, freezing.schedule.at(0))
+        task.model.train()
+        task.begin(trainer.loader, trainer.forward)
+        for batch in trainer.loader.stream(0, steps):
+            losses.append(float(trainer.over(trainer.train_step(batch))))
+            trainer.state.step += 1
             advance(1)
             stopped = trainer.processes.any([stop()])[0]
             if smooth.add(losses[-1]) or stopped:
                 break
-    trainer.restore(before)
+        trainer.plan = plan
+        trainer.load_state_dict(before)
     if stopped:
         return None
     return RangeTestResult(

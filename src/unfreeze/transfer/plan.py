@@ -9,6 +9,7 @@ from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.data.images.intensity import format_intensity, parse_intensity
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.loading.loader import steps_per_epoch
+from unfreeze.data.loading.sample import DatasetSample
 from unfreeze.errors import UsageError
 from unfreeze.models.head import find_head
 from unfreeze.models.shape_trace import Shape, trace_forward
@@ -22,7 +23,10 @@ DELICATE = (
 USUAL = 224  # pixels; default input size of larger images
 SMALLEST_MAP = 2
 DECAY = 1e-4
+TEXT_DECAY = 1e-2
+TEXT_WARMUP = 0.06  # share of the steps
 ENOUGH_TO_CHOOSE = 50  # validation images; with fewer, the best epoch is mostly noise
+ENOUGH_MAPS = 10  # the same for segmentation, where an image holds thousands of labels
 Sides = Callable[[int], tuple[int, int] | None]
 
 # optimizer -> learning rate at batch size 32: (head only, fine-tuning, from scratch)
@@ -31,6 +35,7 @@ RATES = {
     "adamw": (1e-3, 2e-4, 2e-3),
     "lars": (3.0, 3.0, 3.0),  # its trust ratio of 0.001 scales all steps down
 }
+TEXT_RATES = (5e-5, 3e-4)  # of AdamW for text encoders: fine-tuning, from scratch
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class FinetuneFacts:
     head_only: bool  # only the new head is trained
     trained: bool  # the network starts from trained weights
     processes: int = 1  # data-parallel processes
+    texts: bool = False  # the samples are texts
+    lr_scale: float = 1.0  # factor of the task on the default learning rates of SGD
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> F
         raise UsageError(
             "--head-lr needs --lr above 0.", "Raise --lr, or train only the head with --freeze all."
         )
-    if s.warmup_epochs > s.epochs:
+    if s.warmup_epochs > (s.epochs or 0):
         raise UsageError(
             f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.",
             "Lower --warmup-epochs.",
@@ -105,6 +112,13 @@ def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> F
     decay = s.weight_decay
     if decay is None:
         decay, reasons["weight_decay"] = DECAY, "default"
+        if facts.texts and not facts.head_only:
+            decay, reasons["weight_decay"] = TEXT_DECAY, "usual for text encoders"
+    if preprocess.fit == "text":
+        if not facts.head_only:
+            reasons["warmup_epochs"] = f"and {TEXT_WARMUP:.0%} of all steps, usual for transformers"
+        filled = replace(s, arch=facts.arch, batch_size=batch, lr=lr, weight_decay=decay)
+        return FinetuneRecipe(filled, preprocess, reasons)
     rule, channels = parse_intensity(preprocess.intensity)
     filled = replace(
         s,
@@ -122,21 +136,26 @@ def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> F
     return FinetuneRecipe(filled, preprocess, reasons)
 
 
-def with_selection(chosen: FinetuneRecipe, held_out: int) -> FinetuneRecipe:
-    """The plan with --select, which depends on the number of validation images."""
+def with_selection(
+    chosen: FinetuneRecipe,
+    held_out: int,
+    metric: str = "accuracy",
+    enough: int = ENOUGH_TO_CHOOSE,
+) -> FinetuneRecipe:
+    """The plan with --select: `metric`, or the last epoch below `enough` validation images."""
     s = chosen.settings
     if s.select is not None:
         return chosen
     reasons = dict(chosen.reasons)
-    if s.patience or held_out >= ENOUGH_TO_CHOOSE or not held_out:
-        select = "accuracy"
-        if s.patience and held_out < ENOUGH_TO_CHOOSE:
+    if s.patience or held_out >= enough or not held_out:
+        select = metric
+        if s.patience and held_out < enough:
             reasons["select"] = "--patience is given"
     else:
         select = "last"
         reasons["select"] = (
-            f"{held_out} validation images are too few to select an epoch (at least "
-            f"{ENOUGH_TO_CHOOSE}): the last one is used, and they only measure accuracy"
+            f"{held_out} validation images are too few to select an epoch (at least {enough}): the "
+            "last one is used, and they only measure it"
         )
     return replace(chosen, settings=replace(s, select=select), reasons=reasons)
 
@@ -159,6 +178,8 @@ def usual_batch(images: int) -> int:
 def usual_lr(optimizer: str, batch: int, facts: FinetuneFacts) -> tuple[float, str]:
     """(learning rate, reason): by what is trained, scaled with the batch size."""
     head, trained, scratch = RATES[optimizer]
+    if facts.texts and optimizer == "adamw":
+        trained, scratch = TEXT_RATES
     base, what = (head, "a new head") if facts.head_only else (trained, "fine-tuning")
     if not facts.trained:
         base, what = scratch, "training from scratch"
@@ -166,6 +187,8 @@ def usual_lr(optimizer: str, batch: int, facts: FinetuneFacts) -> tuple[float, s
     scaled = base * (ratio**0.5 if optimizer == "adamw" else ratio)
     how = "scaled with the square root of batch / 32" if optimizer == "adamw" else "x batch / 32"
     reason = f"{base:g} for {what} with {optimizer}, {how}"
+    if facts.lr_scale != 1 and optimizer == "sgd":
+        scaled, reason = scaled * facts.lr_scale, f"{reason}, x {facts.lr_scale:g} of the task"
     # the rate of a head alone is adapted to the scale of its features later
     if not facts.head_only and any(name in facts.arch for name in DELICATE):
         scaled, reason = scaled / 10, f"{reason}, / 10 without normalisation layers"
@@ -207,6 +230,47 @@ def choose_preprocess(
         intensity=format_intensity(s.range, s.channels, preprocess.intensity),
     )
     _check_normalisation(preprocess)
+    return preprocess, reasons
+
+
+TILES_FROM = 1024  # pixels of the shorter side; whole images of this size would lose detail
+LARGEST_MAP = 384  # pixels; default of the shorter side of a segmentation network's input
+STRIDE = 32  # of the encoders: sides of their input are multiples of it
+
+
+def preprocess_of_maps(
+    s: FinetuneSettings, sample: DatasetSample, wants: Preprocess | None
+) -> tuple[Preprocess, dict[str, str]]:
+    """Preprocessing for a segmentation network: whole images at their usual aspect ratio.
+
+    `--image-size` is the shorter side. Both sides are rounded to multiples of STRIDE.
+    """
+    shorter, longer = sample.side, sample.longer_side
+    size = s.image_size or min(shorter, LARGEST_MAP)
+    fit = s.fit or ("squash" if s.image_size or shorter < TILES_FROM else "tile")
+    if fit == "tile":
+        longer = shorter  # tiles are square
+    sides = [max(STRIDE, STRIDE * round(side / STRIDE)) for side in (size, size * longer / shorter)]
+    height, width = sides if sample.landscape else reversed(sides)
+    preprocess = replace(
+        wants or _plain(height),
+        image_size=height,
+        resize=height,
+        width=width,
+        fit=fit,
+        mean=s.mean or (wants or _plain(height)).mean,
+        std=s.std or (wants or _plain(height)).std,
+        intensity=format_intensity(s.range, s.channels, (wants or _plain(height)).intensity),
+    )
+    _check_normalisation(preprocess)
+    what = "tiles" if fit == "tile" else "whole images"
+    why = f"{what} of {height}x{width} pixels (multiples of {STRIDE}) from images of "
+    why += f"{shorter}x{sample.longer_side}"
+    reasons = {"image_size": f"{why}, given" if s.image_size else why}
+    if fit == "tile" and s.fit is None:
+        reasons["fit"] = "tiles of large images; --fit squash shrinks each to --image-size"
+    if s.mean is None or s.std is None:
+        reasons["mean"] = "those of the weights" if wants else "ImageNet's"
     return preprocess, reasons
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import islice
 from os import PathLike
@@ -16,8 +16,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from unfreeze.checkpoints.model_file import ModelCard, load_model
-from unfreeze.data.augment.multicrop import normalize
+from unfreeze.checkpoints.model_file import ModelCard, load_model, read_card
 from unfreeze.data.images.decode import decode
 from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.images.in_memory import as_image_list, is_path, pixels_of
@@ -26,11 +25,15 @@ from unfreeze.errors import DataError, WeightsError
 from unfreeze.models.build import build
 from unfreeze.models.head import remove_head
 from unfreeze.models.load_weights import load_strict
+from unfreeze.models.segmentation import EncoderFeatures, is_segmentation_arch
 from unfreeze.runtime.device import autocast
 from unfreeze.runtime.isolation import isolated
+from unfreeze.tasks.registry import task_of_card
+from unfreeze.tasks.segmentation.metrics import predicted_ids
 from unfreeze.text import path_argument
 from unfreeze.transfer.calibration import apply_temperature
-from unfreeze.transfer.initialize import network_from_card
+from unfreeze.transfer.initialize import network_from_card, preprocess_of
+from unfreeze.transfer.tiles import tiled_maps
 
 THREADS = 4  # decoding and resizing release the GIL; more threads only use more memory
 Read = Callable[[], Pixels]
@@ -47,8 +50,9 @@ def read_in_order(
     """Batches uint8 [B, S, S, 3] of `batch_size` images, in the order of `reads`.
 
     For an image that cannot be read, `skip(position, error)` is called and the image is left out;
-    without `skip` its error is raised.
+    without `skip` its error is raised. With tiles, each image is a batch.
     """
+    batch_size = 1 if preprocess.fit == "tile" else batch_size
 
     def load(read: Read) -> Pixels | Failure:
         try:
@@ -72,7 +76,7 @@ def read_in_order(
                     skip(position, result)
             before += len(current)
             if batch:
-                yield torch.from_numpy(np.stack(batch))
+                yield preprocess.collate(batch)
             current = following
 
 
@@ -115,7 +119,7 @@ class InferenceNetwork(nn.Module):
     def prepare(self, batch: Tensor) -> Tensor:
         """Input [B, 3, S, S] on the network's device of uint8 [B, S, S, 3]."""
         device = next(self.network.parameters()).device
-        return normalize(batch.to(device), self.preprocess.mean, self.preprocess.std)
+        return self.preprocess.model_input(batch.to(device))
 
     def outputs(
         self,
@@ -131,7 +135,18 @@ class InferenceNetwork(nn.Module):
         self.eval()
         for batch in read_in_order(reads, self.preprocess, batch_size=batch_size, skip=skip):
             with torch.inference_mode():
-                yield self(self.prepare(batch)).cpu()
+                yield batch_outputs(
+                    lambda pixels: self(self.prepare(pixels)), batch, self.preprocess
+                ).cpu()
+
+
+def batch_outputs(
+    forward: Callable[[Tensor], Tensor], batch: Tensor, preprocess: Preprocess
+) -> Tensor:
+    """Outputs of a batch of `read_in_order`; `forward` maps uint8 [B, h, w, 3] to outputs."""
+    if preprocess.fit == "tile":
+        return tiled_maps(forward, batch[0].numpy(), preprocess.shape)
+    return forward(batch)
 
 
 class ParallelNetworks(nn.Module):
@@ -183,22 +198,94 @@ class Classifier(InferenceNetwork):
 def load_classifier(run: str | Path) -> Classifier:
     """The classifier of a finished run or its `model/` folder; WeightsError for a backbone."""
     tensors, card = load_model(run)
+    if card.kind == "predictor":
+        raise WeightsError(f"{run} is a model of the task {card.task}, not a classifier.", "")
     if card.kind != "classifier" or not card.classes:
         raise WeightsError(
             f"{run} is a backbone without classes.", "Fine-tune it first: use it as --weights."
         )
     network, head = network_from_card(card)
     load_strict(network, tensors)
-    classifier = Classifier(network, card, Preprocess.from_dict(card.preprocess))
+    classifier = Classifier(network, card, preprocess_of(card, run))
     classifier.head = tuple(head)
     return classifier
+
+
+class TaskModel(InferenceNetwork):
+    """A network of a task other than classification, with its preprocessing."""
+
+    def __init__(self, network: nn.Module, card: ModelCard, preprocess: Preprocess) -> None:
+        super().__init__(network, card, preprocess)
+        task = task_of_card(card.task, card.outputs, card.task_state)
+        if task is None:
+            raise WeightsError("This is a classifier.", "Use load_classifier().")
+        self.task = task
+
+    @isolated()
+    def predict(
+        self, images: ImageInput | Iterable[ImageInput], *, batch_size: int = 64
+    ) -> list[dict[str, Any]]:
+        """`path` and the task's prediction for each image; inputs as in `Classifier.predict`.
+
+        Segmentation: `ids`, the class of each pixel as uint8 [H, W], for `classes`.
+        """
+        inputs = as_image_list(images)
+        reads = [partial(_pixels, image, self.preprocess.intensity) for image in inputs]
+        names = [_name(index, image) for index, image in enumerate(inputs)]
+        if self.task.dense:
+            return list(self._maps(names, reads))
+        return self.label(names, torch.cat(list(self.outputs(reads, batch_size=batch_size))))
+
+    def _maps(self, names: Sequence[str], reads: Sequence[Read]) -> Iterator[dict[str, Any]]:
+        for name, read in zip(names, reads, strict=True):
+            image = read()
+            (logits,) = self.outputs([partial(_same, image)], batch_size=1)
+            size = (image.shape[0], image.shape[1])
+            yield {"path": name, "ids": predicted_ids(logits[0], size)}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of segmentation; () for other tasks."""
+        return self.card.classes
+
+    @isolated()
+    def label(self, names: Sequence[str], outputs: Tensor) -> list[dict[str, Any]]:
+        """Predictions of outputs [N, K]."""
+        predicted = zip(names, self.task.predict(outputs), strict=True)
+        return [{"path": name, **values} for name, values in predicted]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the values of a prediction."""
+        return ("path", *self.task.predict(self.task.example_outputs())[0])
+
+
+@isolated()
+def load_task_model(run: str | Path) -> TaskModel:
+    """The model of a finished run of a task other than classification, or its `model/` folder."""
+    tensors, card = load_model(run)
+    network, _ = network_from_card(card)
+    load_strict(network, tensors)
+    return TaskModel(network, card, Preprocess.from_dict(card.preprocess))
+
+
+@isolated()
+def load_fine_tuned(run: str | Path) -> Classifier | TaskModel:
+    """The model of a fine-tuning run or its `model/` folder; WeightsError for a backbone."""
+    return load_task_model(run) if read_card(run).kind == "predictor" else load_classifier(run)
 
 
 @isolated()
 def load_features(run: str | Path) -> InferenceNetwork:
     """The network of a run without its head: `forward` gives features [B, D]."""
     tensors, card = load_model(run)
-    if card.kind == "classifier":
+    preprocess = preprocess_of(card, run)
+    if is_segmentation_arch(card.arch):
+        network, _ = network_from_card(card)
+        load_strict(network, tensors)
+        network = EncoderFeatures(network)
+        preprocess = replace(preprocess, fit="squash")  # features of whole images
+    elif card.kind != "backbone":
         network, _ = network_from_card(card)
         load_strict(network, tensors)
         remove_head(network)
@@ -206,7 +293,11 @@ def load_features(run: str | Path) -> InferenceNetwork:
         network = build(card.arch, stem=card.stem)
         remove_head(network)
         load_strict(network, tensors)
-    return InferenceNetwork(network, card, Preprocess.from_dict(card.preprocess))
+    return InferenceNetwork(network, card, preprocess)
+
+
+def _same(image: Pixels) -> Pixels:
+    return image
 
 
 def _name(index: int, image: Any) -> str:

@@ -47,7 +47,7 @@ def test_the_batches_are_those_of_the_plain_loader(images):
     assert held.steps_per_epoch == plain.steps_per_epoch == 4
     for one, other in zip(plain.stream(2, 7), held.stream(2, 7), strict=True):
         assert (one.step, one.epoch) == (other.step, other.epoch)
-        assert np.array_equal(one.ids, other.ids) and torch.equal(one.labels, other.labels)
+        assert np.array_equal(one.ids, other.ids) and torch.equal(one.target, other.target)
         for a, b in zip(one.views, other.views, strict=True):
             apart = (a.int() - b.int()).abs().float()
             assert a.shape == b.shape and apart.mean() < 0.5 and apart.quantile(0.98) <= 2

@@ -23,7 +23,7 @@ def made_loader(workers):
 def test_batches_of_workers_are_those_of_this_process():
     for one, other in zip(made_loader(0).stream(3, 6), made_loader(2).stream(3, 6), strict=True):
         assert one.step == other.step and (one.ids == other.ids).all()
-        assert torch.equal(one.labels, other.labels) and torch.equal(one.views[0], other.views[0])
+        assert torch.equal(one.target, other.target) and torch.equal(one.views[0], other.views[0])
 
 
 def test_no_room_in_the_shared_memory_is_said(monkeypatch):

@@ -1,7 +1,10 @@
 """Data sets that Hugging Face `datasets` saved: read in place from their Arrow files."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
@@ -137,3 +140,31 @@ def test_the_file_format_of_arrow_is_read_too(made, saved):
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, stretched.schema) as writer:
         writer.write_table(stretched)
     assert open_source(str(folder)).read(1) == made.encoded(made.noise(seed=1))
+
+
+def test_a_file_that_shrinks_later_is_named(made, saved):
+    folder = saved(made.root / "set", [0, 1, 1])
+    file = folder / "data-00000-of-00001.arrow"
+    source = open_source(str(folder))
+    os.truncate(file, 600)
+    found = check_images(build_index(source), workers=1, refuse_above=None)
+    assert {one.reason for one in found.problems} == {"truncated"}
+    file.unlink()
+    assert source.head(0, 4) == b""
+
+
+IMPORTED = """
+import pickle, sys
+source = pickle.load(sys.stdin.buffer)
+print(len(source.read(0)), "pyarrow" in sys.modules)
+"""
+
+
+def test_other_processes_read_without_the_library(made, saved):
+    source = open_source(str(saved(made.root / "set", [0, 1])))
+    told = subprocess.run(
+        [sys.executable, "-c", IMPORTED],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        input=pickle.dumps(source), capture_output=True, check=True,
+    )  # fmt: skip
+    assert told.stdout.decode().split() == [str(source.sizes[0]), "False"]

@@ -4,6 +4,8 @@ import io
 import json
 import pickle
 import sys
+from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ from unfreeze.data.index.index import TEST, TRAIN, build_index
 from unfreeze.data.sources.csv import CsvSource
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate.precheck import check_images
-from unfreeze.errors import DataError, UsageError
+from unfreeze.errors import DataError, ResourceError, UsageError
 
 NAMES = ["cat", "dog"]
 
@@ -107,7 +109,7 @@ def test_images_inside_come_with_their_classes_splits_and_groups(made, inside):
 def test_pickled_where_open_files_have_no_names_it_unpacks_again(made, inside, monkeypatch):
     pq.write_table(inside, made.root / "d.parquet")
     source = open_source(str(made.root / "d.parquet"))
-    monkeypatch.setattr("unfreeze.data.sources.byte_ranges.PositionalFile.alias", None)
+    monkeypatch.setattr("unfreeze.data.sources.source.PositionalFile.alias", None)
     again = pickle.loads(pickle.dumps(source))
     assert again.read(3) == source.read(3) and again._files[0] is not source._files[0]
 
@@ -191,6 +193,26 @@ def test_a_disk_without_room_is_said(made, inside, monkeypatch):
     with pytest.raises(Exception, match="TMPDIR") as raised:
         open_source(str(made.root / "d.parquet"))
     assert raised.value.exit_code == 6
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk without room, by Linux")
+def test_a_disk_whose_room_ends_with_the_last_bytes_is_said(made, inside, monkeypatch):
+    pq.write_table(inside, made.root / "d.parquet")
+    made.tar({"a.png": b"x"}, "d.tar.gz")
+    monkeypatch.setattr("tempfile.TemporaryFile", partial(Path("/dev/full").open, "wb"))
+    for name in ("d.parquet", "d.tar.gz"):
+        with pytest.raises(ResourceError, match=r"No space left on device"):
+            open_source(str(made.root / name))
+
+
+def test_files_without_rows_or_images_are_read(made, inside):
+    plain = inside.drop_columns(["split"])
+    without = plain.slice(2, 1)  # no bytes
+    for name, table in {"train-0": plain.slice(0, 0), "train-1": without, "test-0": plain}.items():
+        pq.write_table(table, made.root / f"{name}.parquet")
+    source = open_source(str(made.root))
+    assert source.sizes.tolist()[2:] == [0, source.sizes[3], 0]
+    assert source.names[3:] == ["test-0/3.png", "train-1/2.png"] and source.read(4) == b""
 
 
 def test_without_pyarrow_the_extra_is_named(made, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from unfreeze.data.index.index import TEST, TRAIN, build_index
 from unfreeze.data.sources.open import open_source
-from unfreeze.data.sources.shards import expand_braces
+from unfreeze.data.sources.tar import expand_braces
 from unfreeze.data.validate.precheck import check_images
 from unfreeze.errors import DataError
 

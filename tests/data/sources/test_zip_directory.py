@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unfreeze.data.sources import zip_directory
-from unfreeze.data.sources.zip_directory import read_directory
+from unfreeze.data.sources import zip as zip_module
+from unfreeze.data.sources.zip import read_directory
 
 
 def theirs(data):
@@ -54,7 +54,7 @@ def packed(names, comment=b"", wide=False, before=b""):
     return before + held.getvalue()
 
 
-LIMIT = zip_directory._MOST
+LIMIT = zip_module._MOST
 NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20)
 
 

@@ -95,6 +95,24 @@ def test_a_process_that_dies_costs_one_task(how, workers):
     assert done == {n: n for n in range(30)}
 
 
+class KilledWhenSent:
+    """Its process is killed while it sends this, as the OOM killer may."""
+
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_when_sent(task):
+    return KilledWhenSent() if task == "killed" else task
+
+
+def test_a_process_that_is_killed_while_it_sends_an_answer_costs_one_task():
+    done = run([*range(12), "killed", *range(12, 30)], work=killed_when_sent)
+    lost = done.pop("killed")
+    assert lost.kind == "crashed" and lost.outside
+    assert done == {n: n for n in range(30)}
+
+
 def test_one_that_hangs_is_ended_in_time_and_costs_one_task():
     began = time.monotonic()
     done = run([*range(5), "hang", *range(5, 20)], seconds=1.0)
@@ -155,6 +173,7 @@ def test_signals_to_the_group_reach_no_process():
     todo, done = deque(range(4)), {}
     for task, answer in run_in_workers(slowly, todo, 2, seconds=20):
         done[task] = answer
+        assert running()
         for process in running():
             for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
                 os.kill(process, getattr(signal, name))
@@ -163,7 +182,7 @@ def test_signals_to_the_group_reach_no_process():
 
 def running():
     """Processes that this one has started to decode."""
-    asked = ["pgrep", "-P", str(os.getpid()), "-f", "serving import serve"]
+    asked = ["pgrep", "-P", str(os.getpid()), "-f", "import worker_main"]
     return [int(n) for n in subprocess.run(asked, capture_output=True, text=True).stdout.split()]
 
 
@@ -258,8 +277,8 @@ def test_work_that_cannot_travel_is_said_at_once():
 
 KILLED = """
 import os
-from tests.data.validate.test_worker_pool import doubtful, supervised
-for task, answer in supervised(doubtful, [1, "hang"], 1, seconds=600):
+from tests.data.validate.test_worker_pool import doubtful, run_in_workers
+for task, answer in run_in_workers(doubtful, [1, "hang"], 1, seconds=600):
     os.kill(os.getpid(), 9)
 """
 
@@ -267,7 +286,8 @@ for task, answer in supervised(doubtful, [1, "hang"], 1, seconds=600):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are asked of Linux")
 def test_a_decoder_that_hangs_does_not_outlive_who_led():
     around = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), MARK: "1"}
-    subprocess.run([sys.executable, "-c", KILLED], env=around, check=False)
+    ended = subprocess.run([sys.executable, "-c", KILLED], env=around, check=False)
+    assert ended.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 30
     while marked() and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -287,5 +307,6 @@ def marked():
 def test_leaving_early_leaves_nothing_behind():
     watched = run_in_workers(doubtful, [1, "hang", "hang", "hang"], 2, seconds=600)
     next(watched)
+    assert running()
     watched.close()
     assert running() == []

@@ -19,11 +19,11 @@ from unfreeze.commands.finetune import finetune
 from unfreeze.errors import Interrupted, UsageError
 from unfreeze.runs.finetuning import build, train
 from unfreeze.runtime.run_folder import read_metrics
-from unfreeze.transfer import checkpoints as saves_module
-from unfreeze.transfer import trainer as trainer_module
+from unfreeze.training import trainer as saves_module
+from unfreeze.transfer import callbacks as trainer_module
 from unfreeze.transfer.feature_cache.store import feature_cache_folder
 from unfreeze.transfer.linear_sweep import LinearHeadSweep
-from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.training_run import FinetuneTrainer
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 COLOURS = {"red": 8, "green": 8, "blue": 8}
@@ -104,7 +104,7 @@ def test_the_run_is_whole_and_says_what_was_kept(tune, begin):
     [
         ({}, 2),
         ({"freeze": "stage:1"}, 2),
-        ({"unfreeze_at": "1:stage3,3:all"}, 4),  # the border moves, then there is none
+        ({"unfreeze_at": "1:stage3,3:all"}, 4),  # the split moves, then there is none
         ({"freeze": "none", "unfreeze_at": "2:-stem,3:-stage1"}, 4),  # frozen after it has learnt
     ],
 )
@@ -112,7 +112,7 @@ def test_cached_equals_uncached(tune, changed, stores):
     plain = weights(tune("plain", **PAIR, **changed, cache="off").run)
     assert not keys()
     kept = weights(tune("kept", **PAIR, **changed, cache="activations").run)
-    assert len(keys()) == stores  # one of train and one of val for each border
+    assert len(keys()) == stores  # one of train and one of val for each split
     assert all(torch.allclose(kept[n], plain[n], atol=1e-4) for n in plain)
 
 
@@ -129,15 +129,16 @@ def test_a_written_model_that_differs_is_seen(tune, monkeypatch):
 
 
 def test_drift_behind_the_features_is_seen_and_not_judged_by_them(tune, monkeypatch):
-    step, scored = FinetuneTrainer._step, []
+    step, scored = FinetuneTrainer.train_step, []
 
     def drifting(self, batch):
-        step(self, batch)
+        loss = step(self, batch)
         with torch.no_grad():
             self.network.stem[1].running_var.mul_(1.01)
+        return loss
 
     score = build.TrainingParts.trainer
-    monkeypatch.setattr(FinetuneTrainer, "_step", drifting)
+    monkeypatch.setattr(FinetuneTrainer, "train_step", drifting)
 
     def noting(self, *args):
         trainer = score(self, *args)

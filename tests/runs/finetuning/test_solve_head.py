@@ -117,6 +117,7 @@ def test_it_is_as_good_as_scikit_learn_on_the_features_of_embed(arch, start, tmp
 
 
 def test_no_activation_bends_the_scores_of_a_new_head():
+    torch.manual_seed(0)
     network = build("torchvision/squeezenet1_1")
     replace_head(network, 3)
     assert removed_activations(network) == ("classifier.2",)

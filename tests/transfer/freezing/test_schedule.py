@@ -66,15 +66,16 @@ def test_what_cannot_be_meant_is_refused(resnet, freeze, spec, said):
 
 def test_lp_ft_moves_the_head_first_and_everything_after(coloured, tmp_path, monkeypatch):
     """Linear probing, then fine-tuning: Kumar et al., arXiv 2202.10054."""
-    from unfreeze.transfer import trainer
+    from unfreeze.transfer.callbacks import Validation
 
-    states, original = [], trainer.FinetuneTrainer._close_epoch
+    states, original = [], Validation.after_step
 
-    def watching(self):
-        states.append({n: t.clone() for n, t in self.network.state_dict().items()})
-        original(self)
+    def watching(self, state, logs):
+        if state.ends_epoch:
+            states.append({n: t.clone() for n, t in state.model.state_dict().items()})
+        return original(self, state, logs)
 
-    monkeypatch.setattr(trainer.FinetuneTrainer, "_close_epoch", watching)
+    monkeypatch.setattr(Validation, "after_step", watching)
     data = coloured("d", {"red": 12, "blue": 12}, 32)
     given = {"arch": "unfreeze/small", "weights": "none", "epochs": 3, "device": "cpu"}
     result = finetune(

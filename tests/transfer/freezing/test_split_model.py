@@ -29,8 +29,8 @@ def cut(arch, spec, side=64, network=None):
     ],
 )
 def test_the_border_is_the_input_of_what_learns_first(arch, spec, name, shape, learner):
-    _, border = cut(arch, spec)
-    assert (border.name, border.shape, border.learner) == (name, shape, learner)
+    _, split_point = cut(arch, spec)
+    assert (split_point.name, split_point.shape, split_point.learner) == (name, shape, learner)
 
 
 FAMILIES = {
@@ -54,22 +54,22 @@ BY_LAYER = {"timm/twins_svt_small", "timm/hrnet_w18_small"}  # their forward can
 def test_every_family_is_cut_before_its_head_and_most_between_stages(arch):
     """`find_split_point` itself proves both halves against the whole."""
     side = FAMILIES[arch]
-    _, border = cut(arch, "all", side=side)
-    assert border.entries
+    _, split_point = cut(arch, "all", side=side)
+    assert split_point.entries
     if arch not in BY_LAYER:
         assert cut(arch, "stage:1", side=side)[1].entries
 
 
 def test_both_halves_make_the_whole_in_either_mode():
-    network, border = cut("mobilenet_v3_small", "all")
+    network, split_point = cut("mobilenet_v3_small", "all")
     images = torch.randn(5, 3, 64, 64)
     for mode in (True, False):
         network.train(mode)
         torch.manual_seed(4)
         whole = network(images)
-        kept = border.before(images)
+        kept = split_point.before(images)
         torch.manual_seed(4)  # the dropout of the head draws the same
-        halves = border.after(kept.clone())
+        halves = split_point.after(kept.clone())
         assert torch.allclose(whole, halves, rtol=1e-5, atol=0)
         assert not kept.requires_grad and halves.requires_grad
         assert whole.abs().max() > 0
@@ -79,12 +79,12 @@ def test_both_halves_make_the_whole_in_either_mode():
 
 
 def test_what_is_fed_to_the_learner_comes_by_the_approach():
-    network, border = cut("mobilenet_v3_small", "all")
+    network, split_point = cut("mobilenet_v3_small", "all")
     network.eval()
-    kept = border.before(torch.randn(4, 3, 64, 64))
-    layer = network.get_submodule(border.learner)
-    assert torch.allclose(layer(border.approach(kept)), border.after(kept))
-    assert border.direct and torch.equal(border.approach(kept), kept)  # no dropout in evaluation
+    kept = split_point.before(torch.randn(4, 3, 64, 64))
+    layer = network.get_submodule(split_point.learner)
+    assert torch.allclose(layer(split_point.approach(kept)), split_point.after(kept))
+    assert split_point.direct and torch.equal(split_point.approach(kept), kept)
     head = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 3))
     bare = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
     stepped = find_split_point(bare, {"0.weight", "0.bias"}, 16)
@@ -112,20 +112,20 @@ def test_finding_it_changes_nothing_but_the_freezing():
 
 
 def test_entries_are_what_the_first_half_reads():
-    network, border = cut("unfreeze/small", "stage:1")
-    assert {name.split(".")[0] for name in border.entries} == {"stem", "stage1"}
+    network, split_point = cut("unfreeze/small", "stage:1")
+    assert {name.split(".")[0] for name in split_point.entries} == {"stem", "stage1"}
     images = torch.randn(2, 3, 32, 32)
-    kept = border.before(images)
+    kept = split_point.before(images)
     with torch.no_grad():
         network.stage2.conv1.weight.add_(1)
-        assert torch.equal(border.before(images), kept)
+        assert torch.equal(split_point.before(images), kept)
         network.stage1.bn1.running_mean.add_(1)
-        assert not torch.equal(border.before(images), kept)
+        assert not torch.equal(split_point.before(images), kept)
 
 
 def test_the_arithmetic_of_both_halves_is_that_of_the_whole():
-    network, border = cut("unfreeze/small", "stage:1", side=32)
-    first, rest = split_flops(network, border, 32)
+    network, split_point = cut("unfreeze/small", "stage:1", side=32)
+    first, rest = split_flops(network, split_point, 32)
     conv = 2 * (3 * 64 * 9 + 2 * 64 * 64 * 9) * 16 * 16  # two operations a multiplication
     assert first == conv and rest > 0
 
@@ -181,16 +181,20 @@ def test_what_cannot_be_cut_is_said(kind):
 
 def test_a_value_that_mixes_images_is_not_kept():
     network, frozen = small(Mixing)
-    border = find_split_point(network, frozen, 16)
-    assert border.name == "mean"  # before the mean over images is taken off
+    split_point = find_split_point(network, frozen, 16)
+    assert split_point.name == "mean"  # before it is subtracted
 
 
 def test_a_network_that_cannot_be_followed_is_cut_at_its_last_layer():
     network, frozen = small(Branching)
-    border = find_split_point(network, frozen, 16)
-    assert border.name == "head_input" and border.shape == (4,) and border.learner == "head"
+    split_point = find_split_point(network, frozen, 16)
+    assert (
+        split_point.name == "head_input"
+        and split_point.shape == (4,)
+        and split_point.learner == "head"
+    )
     images = torch.randn(3, 3, 16, 16)
-    assert torch.allclose(border.after(border.before(images)), network(images))
+    assert torch.allclose(split_point.after(split_point.before(images)), network(images))
     with pytest.raises(NoSplitPoint, match=r"torch\.fx cannot trace the network"):
         find_split_point(network, {"body.bias"}, 16)
 

@@ -46,16 +46,17 @@ def _central(sides: npt.NDArray[np.int64], ratio: tuple[float, float]) -> npt.ND
     return np.maximum(np.stack([h, w], 1).astype(np.int64), 1)
 
 
-def resized_crop(image: Pixels, box: npt.NDArray[np.int64], size: int) -> Pixels:
-    """The box of `image` `[H, W, 3]`, resized to `[size, size, 3]`."""
+def resized_crop(image: Pixels, box: npt.NDArray[np.int64], size: int | tuple[int, int]) -> Pixels:
+    """The box of `image` `[H, W, 3]`, resized to `[size, size, 3]`, or to (height, width)."""
     top, left, height, width = (int(v) for v in box)
+    high, wide = (size, size) if isinstance(size, int) else size
     crop = image[top : top + height, left : left + width]
-    if height <= size and width <= size:
-        return cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+    if height <= high and width <= wide:
+        return cv2.resize(crop, (wide, high), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
     # a contiguous copy lets torch use its channels-last kernel
     pixels = torch.from_numpy(crop.copy())[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(
-        pixels, size=(size, size), mode="bilinear", antialias=True
+        pixels, size=(high, wide), mode="bilinear", antialias=True
     )
     view: Pixels = np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
     return view

@@ -9,16 +9,24 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from unfreeze.data.augment.multicrop import normalize
 from unfreeze.data.images.intensity import parse_intensity
-from unfreeze.errors import WeightsError
+from unfreeze.data.sources.source import Source
+from unfreeze.errors import UsageError, WeightsError
 
 Pixels = npt.NDArray[np.uint8]
+FITS = ("crop", "squash", "tile")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize the shorter side to `resize` (antialiased), centre crop to `image_size`, normalise."""
+    """Resize the shorter side to `resize` (antialiased), centre crop to `image_size`, normalise.
+
+    With `fit="squash"` the whole image is resized to `image_size` x `width` (height, width; `width`
+    0: square), without a crop and without regard to its aspect ratio. With `fit="tile"` the image
+    keeps its size, and the network gets tiles of that shape.
+    """
 
     image_size: int
     resize: int
@@ -28,10 +36,21 @@ class Preprocess:
     intensity: str = (
         "auto"  # rule for high bit depth and (after @) channels, see `format_intensity`
     )
+    fit: str = "crop"
+    width: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the network's input in pixels."""
+        return self.image_size, self.width or self.image_size
 
     def pixels(self, source: Pixels) -> Pixels:
-        """uint8 `[image_size, image_size, 3]` of a uint8 `[H, W, 3]` image."""
+        """uint8 `[S, S, 3]` (or `[*shape, 3]`; tile: the image) of a uint8 `[H, W, 3]` image."""
         height, width = source.shape[:2]
+        if self.fit == "tile":
+            return source
+        if self.fit == "squash":
+            return self._squashed(source)
         shorter = min(height, width)
         target = max(self.resize, self.image_size)
         size = (
@@ -45,8 +64,14 @@ class Preprocess:
         top = round((size[1] - self.image_size) / 2)
         return np.asarray(image.crop((left, top, left + self.image_size, top + self.image_size)))
 
+    def _squashed(self, source: Pixels) -> Pixels:
+        if source.shape[:2] == self.shape:
+            return source
+        image = Image.fromarray(source).resize(self.shape[::-1], _FILTERS[self.interpolation])
+        return np.asarray(image)
+
     def apply(self, image: Pixels) -> torch.Tensor:
-        """float32 `[3, image_size, image_size]` of a uint8 `[H, W, 3]` image."""
+        """float32 `[3, S, S]` (or `[3, *shape]`) of a uint8 `[H, W, 3]` image."""
         planes = torch.from_numpy(self.pixels(image).copy()).permute(2, 0, 1).float()
         shift, scale = (
             torch.tensor(values, device="cpu", dtype=torch.float32)[:, None, None] * 255
@@ -55,8 +80,25 @@ class Preprocess:
         return (planes - shift) / scale
 
     def batch(self, images: Sequence[Pixels]) -> torch.Tensor:
-        """float32 `[B, 3, image_size, image_size]`."""
+        """float32 `[B, 3, S, S]` (or `[B, 3, *shape]`)."""
         return torch.stack([self.apply(image) for image in images])
+
+    def collate(self, samples: Sequence[Pixels]) -> torch.Tensor:
+        """uint8 `[B, S, S, 3]` of what `pixels` returned for some images."""
+        return torch.from_numpy(np.stack(samples))
+
+    def model_input(self, batch: torch.Tensor) -> torch.Tensor:
+        """The network's input, normalised float32 `[B, 3, S, S]`, of uint8 `[B, S, S, 3]`."""
+        return normalize(batch, self.mean, self.std)
+
+    def attach(self, source: Source) -> None:
+        """Make a source decode its images as this preprocessing needs them."""
+        if source.noun != "image":
+            raise UsageError(
+                f"This model is for images, and {source.where} holds {source.noun}s.",
+                "Give images.",
+            )
+        source.intensity = self.intensity
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON-compatible dict."""
@@ -77,6 +119,8 @@ class Preprocess:
         except (ValueError, AttributeError) as error:
             message = f"The model's intensity range {preprocess.intensity!r} is unknown."
             raise WeightsError(message) from error
+        if preprocess.fit not in FITS:
+            raise WeightsError(f"The model's fit {preprocess.fit!r} is unknown.")
         if preprocess.interpolation not in _FILTERS:
             raise WeightsError(
                 f"The model's interpolation {preprocess.interpolation!r} is unknown."

@@ -108,6 +108,21 @@ def build_index(
     return _build(draft, strange_classes)
 
 
+def with_splits_of(index: Index, split_from: str) -> Index:
+    """The images listed in the split file of a run (or the file itself), with its splits."""
+    path = Path(split_from) / SPLIT_FILE if Path(split_from).is_dir() else Path(split_from)
+    listing = read_listing(path, index.paths, needs="split")
+    listed = np.flatnonzero(listing.listed)
+    unlisted = len(index) - len(listed)
+    subject = pluralised(unlisted, "image is", "images are")
+    note = f"{subject} not listed in {path}: ignored."
+    words = [listing.columns["split"][position] for position in listed.tolist()]
+    taken = index.take(listed)
+    splits = split_numbers(listing.where, taken.paths, words)
+    notes = index.notes + listing.notes + ((note,) if unlisted else ())
+    return replace(taken, splits=splits, notes=notes)
+
+
 def _with_labels(draft: DraftIndex, labels: str | None, label_column: str | None) -> DraftIndex:
     """Replaces the labels by `labels`: a label file (with splits, groups), column or pattern.
 

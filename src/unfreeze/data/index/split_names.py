@@ -1,8 +1,10 @@
 """Split names: `train`, `Validation`, `hold-out`, and names that contain them: `seg_test`."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+from unfreeze.errors import DataError
 
 NONE, TRAIN, VAL, TEST = range(4)
 SPLIT_NAMES = ("", "train", "val", "test")
@@ -85,3 +87,25 @@ def splits_of_words(words: Iterable[str]) -> Mapping[str, int]:
     distinct = {*words}
     numbers = {name: split.split for name, split in splits_of_names(distinct).items()}
     return numbers | ({"": NONE} if "" in distinct else {})
+
+
+def splits_of_file_names(names: Sequence[str], where: str) -> list[str]:
+    """The split in the name of each file (`train-00000.tar`, `val/0.tar`); "" if there is none.
+
+    It is the first word of the file name, else a folder. DataError if only some names have one.
+    """
+    splits = [_split_of_file(name) for name in names]
+    if any(splits) and not all(splits):
+        missing = names[splits.index("")]
+        raise DataError(
+            f"{where}: some file names contain a split, but {missing} does not.",
+            "Start the name of every file, or of its folder, with train, val or test, or of none.",
+        )
+    return splits
+
+
+def _split_of_file(name: str) -> str:
+    *folders, last = name.split("/")
+    words = [re.split(r"[^A-Za-z]", last)[0], *reversed(folders)]
+    splits = [split_name(word) for word in words]
+    return next((split.word for split in splits if split is not None and split.pure), "")

@@ -1,4 +1,4 @@
-"""The image dataset: decoded images by position, from the pixel cache if there is one."""
+"""The dataset: decoded images (or texts) by position, from the pixel cache if there is one."""
 
 import time
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from unfreeze.data.cache.memory_map import MappedPixelCache
 from unfreeze.data.cache.policy import MemoryPixelCache
-from unfreeze.data.images.decode import decode, resize_shorter_side
+from unfreeze.data.images.decode import resize_shorter_side
 from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.index.index import Index
 from unfreeze.errors import DataError
@@ -73,5 +73,4 @@ class ImageDataset:
             raise FileLost(self.index.source.names[row], detail) from error
 
     def _decode(self, row: int) -> npt.NDArray[np.uint8]:
-        source = self.index.source
-        return resize_shorter_side(decode(source.read(row), source.intensity), self.resize_to)
+        return resize_shorter_side(self.index.source.sample(row), self.resize_to)

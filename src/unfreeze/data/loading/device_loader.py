@@ -94,7 +94,7 @@ class DeviceLoader(Loader):
         self.held, self.specs = held, tuple(specs)
 
     def _cut(self, requests: Iterable[Request]) -> Generator[Batch]:
-        labels = self.dataset.labels
+        labels = self.dataset.targets
         for step, epoch, ids in requests:
             views = self.held.views(ids, epoch, self.seed, self.specs)
             yield Batch(step, epoch, ids, labels[ids], views)

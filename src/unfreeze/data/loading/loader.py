@@ -28,7 +28,11 @@ from unfreeze.errors import DataError, ResourceError, UnfreezeError, UsageError
 from unfreeze.runtime.signals import SIGNAL_DELAY, StopRequest
 
 Ids = npt.NDArray[np.int64]
-Make = Callable[[Sequence[npt.NDArray[np.uint8]], Ids, int], list[torch.Tensor]]
+Views = list[torch.Tensor]
+# views of images with these ids in an epoch; a task may make targets with them
+MakeViews = Callable[[Sequence[npt.NDArray[np.uint8]], Ids, int], Views]
+MakeTargets = Callable[[Sequence[npt.NDArray[np.uint8]], Ids, int], tuple[Views, torch.Tensor]]
+Make = MakeViews | MakeTargets
 
 
 Order = Callable[[int], Ids]
@@ -41,12 +45,12 @@ class Batch(NamedTuple):
     step: int
     epoch: int
     ids: Ids  # [B] positions in the dataset
-    labels: torch.Tensor  # [B] int64, -1 if unlabelled
-    views: list[torch.Tensor]  # whatever `make` returns
+    target: torch.Tensor  # [B, ...] what the task learns; by default class ids, -1 if unlabelled
+    views: Views
 
 
 class Loader:
-    """Batches of `positions` of `images`; `make(images, ids, epoch)` makes the crops.
+    """Batches of `positions` of `images`; `make(images, ids, epoch)` makes views, maybe targets.
 
     `batch_size` is global; this process gets share `rank` of `world` equal shares. With `drop_last`
     every batch is full. Without, the last batch may be smaller, with shares that differ by one; a
@@ -136,10 +140,11 @@ class Loader:
             generator=torch.Generator(),
         )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, beginning with batch `start`."""
-        first = epoch * self.steps_per_epoch
-        return self.stream(first + start, first + self.steps_per_epoch)
+    def images_until(self, step: int) -> int:
+        """Number of images in the global batches of the steps before `step`."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        per_epoch = min(len(self.positions), self.steps_per_epoch * self.batch_size)
+        return epochs * per_epoch + steps * self.batch_size
 
     def ids(self, step: int) -> Ids:
         """Positions of the images of a global step for this process."""
@@ -165,10 +170,10 @@ def next_batch(
 ) -> tuple[Batch | None, UnfreezeError | None]:
     """(next batch, None), or (None, error) if a file or a worker is lost.
 
-    (None, None) if a stop signal also ended the worker.
+    (None, None) if a stop signal also ended the worker, or the preparation of an epoch.
     """
     try:
-        return next(batches), None
+        return next(batches, None), None
     except DataError as error:
         return None, error
     except ResourceError as error:
@@ -207,7 +212,7 @@ class _BatchDataset(Dataset[Batch]):
 
     def __init__(self, images: ImageDataset, make: Make) -> None:
         self.images, self.make = images, make
-        self.labels = torch.from_numpy(np.asarray(images.index.labels, np.int64))
+        self.targets = torch.from_numpy(np.asarray(images.index.labels, np.int64))
 
     def __getitem__(self, request: tuple[int, int, Ids]) -> Batch:
         step, epoch, ids = request
@@ -216,7 +221,9 @@ class _BatchDataset(Dataset[Batch]):
                 images = [self.images[int(i)] for i in ids]
         except UnfreezeError as error:
             return error  # type: ignore[return-value]  # raised in the main process
-        batch = Batch(step, epoch, ids, self.labels[ids], self.make(images, ids, epoch))
+        made = self.make(images, ids, epoch)
+        views, target = made if isinstance(made, tuple) else (made, self.targets[ids])
+        batch = Batch(step, epoch, ids, target, views)
         return batch if get_worker_info() is None else _to_shared_memory(batch)
 
 
@@ -226,7 +233,7 @@ def _to_shared_memory(batch: Batch) -> Batch:
     If shared memory is full that thread would fail silently, and training would wait forever.
     """
     try:
-        for tensor in (batch.labels, *batch.views):
+        for tensor in (batch.target, *batch.views):
             tensor.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         return ResourceError(  # type: ignore[return-value]  # as above
@@ -240,7 +247,8 @@ def _identity(item: Any) -> Any:
     return item
 
 
-CHOICE, SHUFFLE = -3, -4  # separate random streams
+CHOICE, SHUFFLE, BUCKETS = -3, -4, -5  # separate random streams
+WINDOW = 50  # batches that are sorted by length together
 
 
 def class_balanced_order(labels: npt.NDArray[Any], seed: int) -> Order:
@@ -265,5 +273,27 @@ def class_balanced_order(labels: npt.NDArray[Any], seed: int) -> Order:
         selected = np.concatenate(parts)
         indices = np.arange(len(selected), dtype=np.int64)
         return selected[permutation(seed, epoch, indices, SHUFFLE)]
+
+    return order
+
+
+def length_bucketed_order(lengths: npt.NDArray[Any], seed: int, batch_size: int) -> Order:
+    """An order for `Loader.order` whose batches hold samples of similar `lengths` [N].
+
+    A random permutation is sorted by length within windows of WINDOW batches; the order of the
+    batches is random again. A last batch that is not full stays the last.
+    """
+    positions = np.arange(len(lengths), dtype=np.int64)
+    full = len(lengths) // batch_size * batch_size
+
+    def order(epoch: int) -> Ids:
+        drawn = permutation(seed, epoch, positions)
+        body, window = drawn[:full], WINDOW * batch_size
+        parts = [body[start : start + window] for start in range(0, full, window)]
+        ordered = [part[np.argsort(lengths[part], kind="stable")] for part in parts]
+        batches = np.concatenate([*ordered, body[:0]]).reshape(-1, batch_size)
+        numbers = np.arange(len(batches), dtype=np.int64)
+        shuffled = batches[permutation(seed, epoch, numbers, BUCKETS)] if len(batches) else batches
+        return np.concatenate([shuffled.reshape(-1), drawn[full:]])
 
     return order

@@ -68,6 +68,16 @@ class DatasetSample:
         return int(np.median(np.minimum(self.heights, self.widths)))
 
     @property
+    def longer_side(self) -> int:
+        """The median of the longer sides."""
+        return int(np.median(np.maximum(self.heights, self.widths)))
+
+    @property
+    def landscape(self) -> bool:
+        """Whether most images are at least as wide as high."""
+        return bool(np.median(self.widths - self.heights) >= 0)
+
+    @property
     def cropped(self) -> CroppedImages | None:
         """Images of which a centre crop shows less than half; None if there are none."""
         return cropped_away(self.heights, self.widths, of=self.images)

@@ -66,14 +66,20 @@ class DelimitedTable(NamedTuple):
 
 
 def read_delimited(
-    path: Path, *, exists: Callable[[str], bool] | None = None, strip: bool = True
+    path: Path,
+    *,
+    exists: Callable[[str], bool] | None = None,
+    strip: bool = True,
+    data: bytes | None = None,
 ) -> DelimitedTable:
     """The CSV at `path`; DataError with the line number if it is invalid. `strip`: strip fields.
+
+    `data`: its bytes if it is inside an archive; `path` then only names it.
 
     Text that is not UTF-8 is decoded as Windows-1252, unless `exists` is true for an undecoded
     field: file names can be any bytes. These are then escaped, as in the rest of the package.
     """
-    data = _bytes(path)
+    data = _bytes(path) if data is None else data
     text, certain = _text(path, data)
     notes: tuple[str, ...] = ()
     if not certain:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from unfreeze.data.images.signatures import HEAD, format_of_signature, has_image_suffix
-from unfreeze.data.sources.arrow_dataset import ArrowDatasetSource, is_arrow_dataset
+from unfreeze.data.sources.arrow import ArrowDatasetSource, is_arrow_dataset
 from unfreeze.data.sources.builtin import load_cifar10, load_digits_dataset
 from unfreeze.data.sources.concat import ConcatSource, refuse_overlap
 from unfreeze.data.sources.csv import CsvSource, FileTableSource
@@ -19,9 +19,14 @@ from unfreeze.data.sources.remote import (
     url_file_name,
     without_query,
 )
-from unfreeze.data.sources.shards import WebDatasetSource, expand_braces, is_webdataset_shard
 from unfreeze.data.sources.source import Source
-from unfreeze.data.sources.tar import TarGzSource, TarSource
+from unfreeze.data.sources.tar import (
+    TarGzSource,
+    TarSource,
+    WebDatasetSource,
+    expand_braces,
+    is_webdataset_shard,
+)
 from unfreeze.data.sources.zip import ZipSource
 from unfreeze.errors import DataError
 from unfreeze.runtime.console import Console, QuietConsole

@@ -4,16 +4,16 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.sources import tables
-from unfreeze.data.sources.byte_ranges import ByteRangeSource, PositionalFile, splits_of_file_names
+from unfreeze.data.index.split_names import splits_of_file_names
+from unfreeze.data.sources import arrow as tables
 from unfreeze.data.sources.columns import duplicate_column_error
 from unfreeze.data.sources.csv import FileTableSource
-from unfreeze.data.sources.source import Source
+from unfreeze.data.sources.source import ByteRangeSource, PositionalFile, Source
 from unfreeze.errors import DataError, ResourceError
 
 _BATCH = 16  # images read at once
@@ -61,10 +61,9 @@ class ParquetSource(ByteRangeSource):
         relative = [path.relative_to(root).as_posix() for path in paths]
         splits = splits_of_file_names(relative, where) if len(paths) > 1 else [""]
         parts = [_part(path, split) for path, split in zip(paths, splits, strict=True)]
-        with tempfile.TemporaryFile() as temporary:
-            slices, names = _extract(temporary, paths, relative)
-            file = PositionalFile.of_descriptor(os.dup(temporary.fileno()))
-        self._hold([file], names, slices)
+        file, sizes, names = _extract(paths, relative)
+        ranges = np.stack([np.cumsum(sizes) - sizes, sizes], axis=1)
+        self._hold(names, [file], [ranges])
         self.labels = tables.concat_role(parts, "label")
         self.splits = tables.concat_role(parts, "split")
         self.groups = tables.concat_role(parts, "group")
@@ -78,8 +77,8 @@ class ParquetSource(ByteRangeSource):
         """A column as text, read again from the files."""
         return _column(self._paths, name)
 
-    def _modified(self) -> npt.NDArray[np.int64]:
-        return np.array([path.stat().st_mtime_ns for path in self._paths], np.int64)
+    def _originals(self) -> list[Path]:
+        return self._paths
 
     def __reduce__(self) -> Any:
         file = self._files[0]
@@ -144,26 +143,27 @@ def _image_column(path: Path) -> str:
 
 
 def _extract(
-    file: IO[bytes], paths: Sequence[Path], relative: Sequence[str]
-) -> tuple[list[tuple[int, int, int]], list[str]]:
-    """Writes all images to `file`; returns their (0, offset, size) and names."""
-    slices, names = list[tuple[int, int, int]](), list[str]()
+    paths: Sequence[Path], relative: Sequence[str]
+) -> tuple[PositionalFile, npt.NDArray[np.int64], list[str]]:
+    """Writes all images to an unnamed file; returns it, and their sizes and names."""
+    sizes, names = list[int](), list[str]()
     try:
-        for path, relative_path in zip(paths, relative, strict=True):
-            row_names = list[str]()
-            for data, name in _images(path, _image_column(path)):
-                slices.append((0, file.tell(), len(data)))
-                row_names.append(name)
-                file.write(data)
-            prefix = f"{relative_path.removesuffix('.parquet')}/" if len(paths) > 1 else ""
-            names += [prefix + name for name in named(row_names)]
-        file.flush()
-    except OSError as error:
+        with tempfile.TemporaryFile() as temporary:
+            for path, relative_path in zip(paths, relative, strict=True):
+                row_names = list[str]()
+                for data, name in _images(path, _image_column(path)):
+                    sizes.append(temporary.write(data))
+                    row_names.append(name)
+                prefix = f"{relative_path.removesuffix('.parquet')}/" if len(paths) > 1 else ""
+                names += [prefix + name for name in tables.named(row_names)]
+            temporary.flush()
+            file = PositionalFile.of_descriptor(os.dup(temporary.fileno()))
+    except OSError as error:  # also when the file is closed
         raise ResourceError(
             f"The images cannot be extracted to {tempfile.gettempdir()}: {error}.",
             "Free disk space there, or set TMPDIR to a folder on a larger disk.",
         ) from error
-    return slices, names
+    return file, np.array(sizes, np.int64), names
 
 
 def _images(path: Path, column: str) -> Iterator[tuple[bytes, str]]:
@@ -179,11 +179,3 @@ def _images(path: Path, column: str) -> Iterator[tuple[bytes, str]]:
                     yield image.get("bytes") or b"", str(image.get("path") or "")
     except arrow.ArrowException as error:
         raise tables.table_error(path, error) from error
-
-
-def named(names: Sequence[str]) -> list[str]:
-    """The names if they are unique and complete, else row numbers."""
-    if all(names) and len({*names}) == len(names):
-        return list(names)
-    width = len(str(max(len(names) - 1, 0)))
-    return [f"{row:0{width}}" for row in range(len(names))]

@@ -13,11 +13,16 @@ from torch import Tensor
 from unfreeze import __version__
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import as_dict
-from unfreeze.data.augment.multicrop import normalize
 from unfreeze.data.cache.policy import memory_budget
 from unfreeze.data.images.decode import DECODER
 from unfreeze.data.images.preprocess import Preprocess
-from unfreeze.data.loading.loader import Loader, class_balanced_order
+from unfreeze.data.loading.loader import (
+    Loader,
+    Make,
+    class_balanced_order,
+    length_bucketed_order,
+)
+from unfreeze.data.texts.source import TextSource
 from unfreeze.errors import DataError, Interrupted, resume_command
 from unfreeze.runs.finetuning.data import LabelledDataset
 from unfreeze.runs.finetuning.setup import FinetuneJob
@@ -26,17 +31,18 @@ from unfreeze.runtime.distributed import Distributed
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.runtime.signals import STOPPED_ELSEWHERE, stop_requests
 from unfreeze.runtime.time_limit import TimeLimit
-from unfreeze.transfer.augment import view_maker_of
-from unfreeze.transfer.checkpoints import CheckpointWriter
+from unfreeze.transfer.augment import training_view, view_maker_of
 from unfreeze.transfer.feature_cache.builder import CacheConfig, CacheSource, FeatureCache
 from unfreeze.transfer.feature_cache.shared_rows import SharedCachePool
 from unfreeze.transfer.freezing.schedule import frozen_phases
 from unfreeze.transfer.linear_sweep import LinearHeadSweep, SweepTrial, best_trial
 from unfreeze.transfer.loss import TrainingConfig, class_weights
 from unfreeze.transfer.lr_finder import find_lr
-from unfreeze.transfer.plan import layer_lr_scales
-from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.plan import TEXT_WARMUP, layer_lr_scales
+from unfreeze.transfer.training_run import FinetuneTrainer, Run
 from unfreeze.transfer.validation import ValidationSet
+
+TEXTS_PASS = 512  # texts in a forward pass of the feature cache; the network splits them by length
 
 
 @dataclass
@@ -45,36 +51,43 @@ class TrainingParts:
 
     loader: Loader
     holdout: ValidationSet | None
-    keeper: FeatureCache | None
+    feature_cache: FeatureCache | None
     class_weights: tuple[float, ...] = ()
     processes: Distributed = field(default_factory=Distributed)
     seconds: float = 0.0
 
-    def trainer(self, job: FinetuneJob, run: RunFolder, data: str) -> FinetuneTrainer:
+    def trainer(
+        self, job: FinetuneJob, run: RunFolder, data: str, time_limit: TimeLimit | None = None
+    ) -> FinetuneTrainer:
         """The trainer; `data`: fingerprint of the images."""
-        keep = {
+        s = job.plan.settings
+        content = {
             "kind": "finetune",
-            "settings": as_dict(job.plan.settings),
+            "settings": as_dict(s),
             "asked": dict(job.asked),
             "reasons": job.plan.reasons,
             "card": job.card.as_dict(),
             "frozen": job.hashes,
             "data": data,
-            "threads": torch.get_num_threads(),
             "tried": list(job.tried),
         }
         trainer = FinetuneTrainer(
             job.network,
             self.loader,
             training_config(job, self.class_weights),
+            Run(
+                run,
+                self.processes,
+                time_limit or TimeLimit(),
+                content,
+                resume_command("finetune", s.data, run.path),
+            ),
             prepare=partial(normalised_input, job.plan.preprocess),
             validate=partial(self.holdout.record, job.network) if self.holdout else None,
             freeze=job.schedule,
-            saves=CheckpointWriter(run, self.processes),
-            keep=keep,
-            keeper=self.keeper,
+            cache=self.feature_cache,
         )
-        trainer.seconds = self.seconds
+        trainer.state.seconds = self.seconds
         return trainer
 
 
@@ -90,9 +103,10 @@ def build_training(
     """
     s, preprocess, network = job.plan.settings, job.plan.preprocess, job.network
     prepare, device = partial(normalised_input, preprocess), next(network.parameters()).device
+    targets = dataset.targets(dataset.train)
     loader = Loader(
         dataset.train,
-        view_maker_of(s.augment, preprocess, s.seed),
+        view_maker(job, targets),
         batch_size=_batch_size(job.plan.batch_size, len(dataset.train), processes.world),
         seed=s.seed,
         drop_last=False,
@@ -101,13 +115,25 @@ def build_training(
         world=processes.world,
     )
     loader.pinned = device.type == "cuda"
-    labels = dataset.train.index.labels
+    loader.dataset.targets = targets
+    index = dataset.train.index
+    labels = index.labels
     if s.sampling == "balanced":
         loader.order = class_balanced_order(labels, s.seed)
-    weights = class_weights(labels, len(job.card.classes), s.class_weights)
+    elif isinstance(index.source, TextSource):
+        lengths = index.source.sizes[index.rows]
+        loader.order = length_bucketed_order(lengths, s.seed, loader.batch_size)
+    weights: tuple[float, ...] = ()
+    if job.task is None:
+        weights = class_weights(labels, len(job.card.classes), s.class_weights)
     budget = memory_budget(s.store_budget) // 4
     holdout = ValidationSet(
-        dataset.val, preprocess, prepare=prepare, budget=budget, processes=processes
+        dataset.val,
+        preprocess,
+        prepare=prepare,
+        budget=budget,
+        processes=processes,
+        task=job.task,
     )
     validation = holdout if len(dataset.val) else None
     if s.cache in ("off", "auto"):  # auto: of a run older than the feature cache
@@ -115,18 +141,29 @@ def build_training(
     solved = s.head_solver == "logistic"
     # a solved head uses every view at once
     segments = frozen_phases(
-        network, job.schedule, (s.cache_views or 1) if solved else s.epochs, job.head
+        network, job.schedule, (s.cache_views or 1) if solved else s.epochs or 0, job.head
     )
-    keeper = FeatureCache(
+    feature_cache = FeatureCache(
         network,
         loader,
         validation,
-        keeping=_cache_config(job, dataset, prepare, pool),
-        stretches=segments,
+        config=_cache_config(job, dataset, prepare, pool),
+        phases=segments,
         processes=processes,
-        passing=_cache_source(job, dataset, prepare, pool) if pool else None,
+        source=_cache_source(job, dataset, prepare, pool) if pool else None,
     )
-    return TrainingParts(loader, validation, keeper, weights, processes)
+    return TrainingParts(loader, validation, feature_cache, weights, processes)
+
+
+def view_maker(job: FinetuneJob, targets: Tensor) -> Make:
+    """The transform of training images with these targets: the task's, or one random view."""
+    s, preprocess = job.plan.settings, job.plan.preprocess
+    if job.task is not None:
+        spec = None if s.augment == "none" else training_view(s.augment, preprocess.image_size)
+        make = job.task.view_maker(targets, spec, preprocess, s.seed)
+        if make is not None:
+            return make
+    return view_maker_of(s.augment, preprocess, s.seed)
 
 
 def _cache_source(
@@ -165,14 +202,14 @@ def run_sweep(
     job: FinetuneJob, parts: TrainingParts, run: RunFolder, console: Console, deadline: TimeLimit
 ) -> FinetuneJob:
     """The job with the learning rate and weight decay that are best on validation."""
-    if job.sweep is None or parts.keeper is None:
+    if job.sweep is None or parts.feature_cache is None:
         return job
     trials = None
     with pre_training_phase(job, parts, run, deadline) as should_stop:
-        shortcut = parts.keeper.at(0, console, should_stop)
-        if shortcut is not None and not parts.processes.any([should_stop()])[0]:
+        cached = parts.feature_cache.at(0, console, should_stop)
+        if cached is not None and not parts.processes.any([should_stop()])[0]:
             settings = training_config(job, parts.class_weights)
-            grid = LinearHeadSweep(job.network, shortcut.whole(), job.sweep, settings)
+            grid = LinearHeadSweep(job.network, cached.whole(), job.sweep, settings)
             # on rank 0 alone: heads are small, and all ranks must use the same pair
             trials = parts.processes.on_rank_zero(lambda: grid.run(console, should_stop))
     if trials is None:
@@ -274,13 +311,14 @@ def training_config(job: FinetuneJob, weights: tuple[float, ...]) -> TrainingCon
     """The training settings of a job; `weights`: class weights of the loss, () if all are equal."""
     s = job.plan.settings
     return TrainingConfig(
-        epochs=s.epochs,
+        epochs=s.epochs or 0,
         lr=job.plan.lr,
         optimizer=s.optimizer,
         momentum=s.momentum,
         weight_decay=job.plan.weight_decay,
         schedule=s.schedule,
         warmup_epochs=s.warmup_epochs,
+        warmup_share=TEXT_WARMUP if job.texts and not job.trains_head_alone else 0.0,
         patience=s.patience,
         select=s.select or "accuracy",
         checkpoint_every=s.checkpoint_every,
@@ -298,6 +336,7 @@ def training_config(job: FinetuneJob, weights: tuple[float, ...]) -> TrainingCon
         clip_grad=s.clip_grad,
         accumulate=s.accumulate,
         ema=s.ema,
+        task=job.task,
     )
 
 
@@ -314,6 +353,7 @@ def _cache_config(
         "decoder": DECODER,
         "arch": job.card.arch,
         "stem": job.card.stem,
+        **({"tokens": job.card.task_state["tokens"]} if job.texts else {}),
         "preprocess": job.plan.preprocess.as_dict(),
         "augment": s.augment,
         "seed": None if s.augment == "none" else seed,
@@ -324,6 +364,7 @@ def _cache_config(
         views=s.cache_views or 1,
         prepare=prepare,
         side=job.plan.preprocess.image_size,
+        pass_size=TEXTS_PASS if job.plan.preprocess.fit == "text" else 0,
         precision=s.precision,
         memory=memory_budget(s.store_budget),
         disk=int(s.cache_budget * 2**30),
@@ -335,8 +376,8 @@ def _cache_config(
 
 
 def normalised_input(preprocess: Preprocess, batch: Tensor) -> Tensor:
-    """Normalised input float32 [B, 3, S, S] from uint8 [B, S, S, 3]."""
-    return normalize(batch, preprocess.mean, preprocess.std)
+    """The network's input: normalised float32 [B, 3, S, S] from uint8 [B, S, S, 3]."""
+    return preprocess.model_input(batch)
 
 
 def _workers(s: FinetuneSettings, device: torch.device) -> int:

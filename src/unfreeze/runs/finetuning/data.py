@@ -4,22 +4,39 @@ import functools
 import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from unfreeze.checkpoints.model_file import TRAINED_IMAGES
-from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.checkpoints.state import BEST_CHECKPOINT, has_last
+from unfreeze.config.field import flag
+from unfreeze.config.finetune import (
+    CLASSIFICATION,
+    SEGMENTATION,
+    TEXT_CLASSIFICATION,
+    FinetuneSettings,
+)
 from unfreeze.config.shared import label_arguments
 from unfreeze.data.cache.policy import PixelCachePlan, plan_pixel_cache
 from unfreeze.data.images.intensity import format_intensity
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.class_stats import ClassCounts, class_counts
-from unfreeze.data.index.index import Index, build_index
+from unfreeze.data.index.index import VAL, Index, build_index
 from unfreeze.data.index.splits import read_split_csv, write_split_csv
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.loading.sample import DatasetSample, sample_dataset
 from unfreeze.data.sources.open import open_source
+from unfreeze.data.sources.source import Source
+from unfreeze.data.texts.checks import (
+    check_texts,
+    say_duplicates,
+    similar_texts,
+    texts_digest,
+)
+from unfreeze.data.texts.source import TextSource, open_texts
 from unfreeze.data.validate.duplicates import (
     HEAD,
     SIGNATURE,
@@ -40,10 +57,14 @@ from unfreeze.data.validate.precheck import (
     write_problems_csv,
 )
 from unfreeze.data.validate.warnings import CroppedImages, cropped_away, dataset_warnings
+from unfreeze.errors import UsageError
 from unfreeze.evaluation.checks import cropped_warning
 from unfreeze.evaluation.warnings import RunWarning
+from unfreeze.runs.finetuning.texts import are_texts, check_text_settings, text_columns
 from unfreeze.runtime.console import Console, pluralised
 from unfreeze.runtime.run_folder import RunFolder
+from unfreeze.tasks.registry import supervised_task, task_of_data
+from unfreeze.tasks.supervised import SupervisedTask
 from unfreeze.transfer.train_val_split import (
     Positions,
     SplitOptions,
@@ -57,13 +78,47 @@ from unfreeze.transfer.train_val_split import (
 
 @dataclass(frozen=True)
 class LabelledListing:
-    """The labelled images of train and val before decoding, and a sample of their headers."""
+    """The labelled images of train and val before decoding, and a sample of their headers.
+
+    `task`: what the labels mean; None for classes.
+    """
 
     index: Index
     sample: DatasetSample
     fingerprint: str
     census: ClassCounts  # test included
     doubts: tuple[RunWarning, ...] = ()
+    task: SupervisedTask | None = None
+
+    def split(
+        self, usable: Positions, options: SplitOptions, alike: Groups | None = None
+    ) -> TrainValSplit:
+        """Train and val of the `usable` positions; stratified by class, or as the task says."""
+        index, task = self.index, self.task
+        if task is None:
+            return split_train_val(index, usable, options, alike)
+        strata = task.strata(task.targets(labels_of(index)))
+        # numbered as in train; what occurs in val alone needs no training image
+        known, numbers = np.unique(strata[index.splits != VAL], return_inverse=True)
+        strata = np.zeros(len(index), np.int32)
+        strata[index.splits != VAL] = numbers
+        names = tuple(map(str, range(max(1, len(known)))))
+        portions = split_train_val(
+            replace(index, labels=strata, classes=names), usable, options, alike
+        )
+        return replace(portions, index=index)
+
+    @property
+    def texts(self) -> bool:
+        """Whether the samples are texts."""
+        return isinstance(self.index.source, TextSource)
+
+    @property
+    def task_name(self) -> str:
+        """The task, for model.json."""
+        if self.task is not None:
+            return self.task.name
+        return TEXT_CLASSIFICATION if self.texts else CLASSIFICATION
 
     @property
     def side(self) -> int:
@@ -73,6 +128,8 @@ class LabelledListing:
     @property
     def cropped(self) -> CroppedImages | None:
         """Images whose ends are cropped away, by the headers of the sample."""
+        if self.texts or (self.task is not None and self.task.dense):
+            return None
         return self.sample.cropped
 
 
@@ -92,6 +149,13 @@ class LabelledDataset:
     cropped: CroppedImages | None = None  # images whose ends are cropped away
     signatures: Signatures | None = None
     doubts: tuple[RunWarning, ...] = ()
+    task: SupervisedTask | None = None
+
+    def targets(self, images: ImageDataset) -> torch.Tensor:
+        """Targets [N, ...] of the images of train or val: class ids, or the task's."""
+        if self.task is not None:
+            return self.task.targets(labels_of(images.index))
+        return torch.from_numpy(images.index.labels).long()
 
     def write(self, run: RunFolder) -> None:
         """Write problems.csv (files left out) and split.csv (train and val)."""
@@ -140,6 +204,8 @@ class LabelledDataset:
         (names, sizes and times) is added.
         """
         index = (self.train if part == "train" else self.val).index
+        if isinstance(index.source, TextSource):
+            return texts_digest(index.source, index.rows.tolist())
         digest = hashlib.sha256(self.keys[part].tobytes())
         if (index.source.sizes[index.rows] > HEAD).any():
             digest.update(index.source.fingerprint().encode())
@@ -187,20 +253,113 @@ class LabelledDataset:
 
 def read_labels(s: FinetuneSettings, console: Console) -> LabelledListing:
     """Labels, splits and the typical image size of `s.data`; reads headers, decodes nothing."""
-    source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
-    everything = build_index(source, **label_arguments(s))
+    if s.task != "auto":  # refuse an unknown task before anything is read
+        supervised_task(s.task)
+    for name in ("masks", "mask_classes", "ignore_index", "fit", "loss"):
+        if getattr(s, name) is not None and s.task not in ("auto", SEGMENTATION):
+            raise UsageError(f"{flag(name)} is for --task segmentation.", f"Omit {flag(name)}.")
+    texts = are_texts(s)
+    if texts:
+        check_text_settings(s)
+        source: Source = open_texts(s.data, text_columns(s))
+    else:
+        source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
+    named = "auto" if s.masks is None and s.mask_classes is None else SEGMENTATION
+    if texts or (named == "auto" and (s.labels is not None or s.label_column is not None)):
+        named = CLASSIFICATION  # labels of masks have no names
+    task = supervised_task(task_of_data(named if s.task == "auto" else s.task, source))
+    if task is None and any(v is not None for v in (s.ignore_index, s.fit, s.loss)):
+        raise UsageError(
+            "--ignore-index, --fit and --loss are for segmentation, and no masks were found.",
+            "Give --masks DIR, or --task segmentation.",
+        )
+    if task is None:
+        everything = build_index(source, **label_arguments(s))
+    else:
+        check_task_settings(s, task)
+        task.configure(s)
+        everything = task.index(source, **label_arguments(s))
     index = labelled_images(everything)
     counts = class_counts(everything)
-    for line in (*index.notes, *counts.lines(), *counts.notes()):
+    for line in (*index.notes, *(() if task else (*counts.lines(), *counts.notes()))):
         console.say(line)
-    doubts = tuple(RunWarning(code, message) for code, message in dataset_warnings(everything))
+    doubts = tuple(
+        RunWarning(code, message)
+        for code, message in (() if task else dataset_warnings(everything))
+    )
+    if (unlabelled := int((everything.labels < 0).sum())) and task is not None:
+        console.say(f"{pluralised(unlabelled, 'image is', 'images are')} unlabelled.")
+    if task is not None and not resumes(s):  # a resumed run has the task of its checkpoint
+        task.fit(labels_of(index.take(index.splits != VAL)))
+        task.check(index)
     for doubt in doubts:
         console.warn(doubt.message)
     fingerprint = source.fingerprint()
     if any(line is not None for line in label_arguments(s).values()):
         fingerprint += _said(everything)
-    sample = sample_dataset(index, np.arange(len(index)), format_intensity(None, s.channels))
-    return LabelledListing(index, sample, fingerprint, counts, doubts)
+    if task is not None:
+        fingerprint += task.fingerprint(index)
+    sample = DatasetSample(len(index), NO_SIZES, NO_SIZES, ())
+    if not texts:
+        everyone = np.arange(len(index))
+        sample = sample_dataset(index, everyone, format_intensity(None, s.channels))
+    return LabelledListing(index, sample, fingerprint, counts, doubts, task)
+
+
+NO_SIZES = np.zeros(0, np.int64)
+
+
+def resumes(s: FinetuneSettings) -> bool:
+    """Whether the run resumes from a checkpoint; a dry run plans it from the beginning."""
+    folder = RunFolder(str(s.out), writes=False).file("checkpoints")
+    return bool(s.resume) and not s.dry_run and has_last(folder, (BEST_CHECKPOINT,))
+
+
+def labels_of(index: Index) -> list[str]:
+    """The label of each image, as text."""
+    return [index.classes[label] for label in index.labels.tolist()]
+
+
+# settings that need classes, and the values with which they do nothing
+NEED_CLASSES: dict[str, tuple[Any, ...]] = {
+    "label_smoothing": (0.0,),
+    "class_weights": ("none",),
+    "sampling": ("natural",),
+    "mixup": (0.0,),
+    "cutmix": (0.0,),
+    "labels_per_class": (None,),
+    "folds": (0,),
+    "repeats": (1,),
+    "head_solver": ("auto", "sgd"),
+    "select": (None, "metric", "loss", "last"),
+}
+# settings that networks with maps as outputs do not have, and the values that they have
+NOT_DENSE: dict[str, tuple[Any, ...]] = {
+    "augment": ("photo", "mono", "none"),
+    "cache": ("auto", "off"),
+    "find_lr": (False,),
+    "head": ("replace",),
+    "stem": ("auto", "imagenet"),
+}
+
+
+def check_task_settings(s: FinetuneSettings, task: SupervisedTask) -> None:
+    """UsageError for a setting that the task does not support."""
+    for name, without in NEED_CLASSES.items():
+        value = getattr(s, name)
+        if value in without or name in task.supports or (name == "select" and value == task.metric):
+            continue
+        raise UsageError(
+            f"The task {task.name} has no {flag(name)} {value}.",
+            f"Omit {flag(name)}.",
+        )
+    if task.dense:
+        for name, allowed in NOT_DENSE.items():
+            if getattr(s, name) not in allowed:
+                raise UsageError(
+                    f"The task {task.name} has no {flag(name)} {getattr(s, name)}.",
+                    f"Use {flag(name)} {allowed[0]}.",
+                )
 
 
 def _said(index: Index) -> str:
@@ -212,7 +371,7 @@ def _said(index: Index) -> str:
 
 def split_undecoded(s: FinetuneSettings, data: LabelledListing) -> TrainValSplit:
     """The split if every file can be decoded, for a dry run."""
-    return split_train_val(data.index, np.arange(len(data.index)), split_options(s))
+    return data.split(np.arange(len(data.index)), split_options(s))
 
 
 def number_of_runs(s: FinetuneSettings, portions: TrainValSplit) -> int:
@@ -233,24 +392,33 @@ def decode_and_split(
 ) -> LabelledDataset:
     """Decode every file once (train into the pixel cache) and split into train and val."""
     hold = choose_pixel_cache(s, data, preprocess, processes)
-    scan = check_images(
-        data.index,
-        workers=s.workers,
-        hold=hold,
-        resize_to=_largest(preprocess),
-        console=console,
-        mode=s.scan,  # type: ignore[arg-type]  # its choices are the modes
-        seed=s.seed,
-        sign=True,
+    scan = (
+        check_texts(data.index)
+        if data.texts
+        else check_images(
+            data.index,
+            workers=s.workers,
+            hold=hold,
+            resize_to=_largest(preprocess),
+            console=console,
+            mode=s.scan,  # type: ignore[arg-type]  # its choices are the modes
+            seed=s.seed,
+            sign=True,
+        )
     )
     if scan.problems:
         count_text = pluralised(len(scan.problems), "file was", "files were")
         console.warn(f"{count_text} left out: see problems.csv.")
-    portions = split_train_val(scan.index, scan.usable, split_options(s), _alike(scan))
+    alike = similar_texts(data.index, scan.usable) if data.texts else _alike(scan)
+    if data.texts:
+        say_duplicates(data.index, alike, console)
+    portions = data.split(scan.usable, split_options(s), alike)
     train = ImageDataset(data.index.take(portions.train), scan.store, resize_to=scan.resize_to)
     # val is read from the files at full size, as in `evaluate` and `predict`
     val = ImageDataset(data.index.take(portions.val))
-    cropped = cropped_away(scan.heights, scan.widths) if s.scan == "full" else data.cropped
+    cropped = data.cropped
+    if s.scan == "full" and preprocess.fit == "crop":
+        cropped = cropped_away(scan.heights, scan.widths)
     return LabelledDataset(
         portions,
         train,
@@ -260,6 +428,7 @@ def decode_and_split(
         cropped=cropped,
         signatures=scan.signatures,
         doubts=data.doubts,
+        task=data.task,
     )
 
 
@@ -282,7 +451,9 @@ def choose_pixel_cache(
     s: FinetuneSettings, data: LabelledListing, preprocess: Preprocess, processes: int = 1
 ) -> PixelCachePlan:
     """The pixel cache: where decoded images are kept, and why."""
-    data.index.source.intensity = preprocess.intensity  # known once the weights are loaded
+    preprocess.attach(data.index.source)  # known once the weights are loaded
+    if data.texts:
+        return PixelCachePlan("none", 0, 0, "texts are kept in memory, tokens are made anew")
     return plan_pixel_cache(
         data.index.source,
         data.index.rows,
@@ -294,7 +465,10 @@ def choose_pixel_cache(
     )
 
 
-def _largest(preprocess: Preprocess) -> int:
+def _largest(preprocess: Preprocess) -> int | None:
+    """Largest length of the shorter side that is needed; None: images keep their size."""
+    if preprocess.fit == "tile":
+        return None
     return 2 * max(preprocess.resize, preprocess.image_size)
 
 

@@ -4,15 +4,14 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from unfreeze.checkpoints.model_file import ModelCard
-from unfreeze.checkpoints.state import has_last, load_last
-from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.checkpoints.state import BEST_CHECKPOINT, has_last, load_last
+from unfreeze.config.finetune import TEXT_CLASSIFICATION, FinetuneSettings
 from unfreeze.config.layering import as_dict, build
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.loading.loader import steps_per_epoch
@@ -20,11 +19,13 @@ from unfreeze.errors import UsageError
 from unfreeze.models.build import canonical_arch
 from unfreeze.models.shape_trace import forward_flops
 from unfreeze.runs.finetuning.data import LabelledListing
+from unfreeze.runs.finetuning.resume import check_resumable, merge_settings
+from unfreeze.runs.finetuning.texts import with_defaults
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import pick_precision
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.runtime.threads import ThreadCount
-from unfreeze.transfer.checkpoints import BEST, check_resumable, merge_settings
+from unfreeze.tasks.supervised import SupervisedTask
 from unfreeze.transfer.feature_cache.policy import (
     CacheCase,
     CacheDecision,
@@ -40,16 +41,26 @@ from unfreeze.transfer.freezing.freeze import (
 )
 from unfreeze.transfer.freezing.schedule import freeze_schedule
 from unfreeze.transfer.head_solver import SolverCase, choose_solver, plan_with_solver
-from unfreeze.transfer.initialize import FinetuneStart, build_start, network_from_card
+from unfreeze.transfer.initialize import (
+    FinetuneStart,
+    build_segmentation_start,
+    build_start,
+    network_from_card,
+    preprocess_of,
+)
 from unfreeze.transfer.linear_sweep import SweepPlan, sweep_epochs, sweep_trials
 from unfreeze.transfer.plan import (
+    ENOUGH_MAPS,
+    ENOUGH_TO_CHOOSE,
     FinetuneFacts,
     FinetuneRecipe,
     choose_preprocess,
     last_feature_map_size,
     plan,
+    preprocess_of_maps,
     with_selection,
 )
+from unfreeze.transfer.text_start import build_text_start
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class FinetuneJob:
 
     `hashes`: of every frozen entry of the state dict, at the start. `head`: names of the head's
     parameters. `sweep`: learning rates and weight decays to try before training; `tried`: those
-    that were tried, as text. `asked`: the settings as given.
+    that were tried, as text. `asked`: the settings as given. `task`: None for classification.
     """
 
     network: nn.Module
@@ -70,6 +81,12 @@ class FinetuneJob:
     sweep: SweepPlan | None = None
     tried: tuple[str, ...] = ()
     asked: Mapping[str, Any] = field(default_factory=dict)
+    task: SupervisedTask | None = None
+
+    @property
+    def texts(self) -> bool:
+        """Whether the samples are texts."""
+        return self.card.task == TEXT_CLASSIFICATION
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -102,27 +119,38 @@ class ModelSetup:
 
 def set_up_model(s: FinetuneSettings, data: LabelledListing) -> ModelSetup:
     """Build the network, load its weights, and choose freezing schedule and preprocessing."""
-    network_start = build_start(
-        s.arch,
-        s.weights,
-        s.stem,
-        classes=len(data.index.classes),
-        side=data.side,
-        fetch=not s.dry_run,
-        allow_partial=s.allow_partial,
-        head=s.head,
-    )
-    sides = partial(last_feature_map_size, network_start.network)
-    preprocess, reasons = choose_preprocess(s, data.side, network_start.wants, sides)
-    intensity, why = data.sample.intensity(preprocess.intensity)
-    preprocess = replace(preprocess, intensity=intensity)
-    reasons |= {"range": why} if why else {}
+    s = with_defaults(s, texts=data.texts)
+    load: dict[str, Any] = {"fetch": not s.dry_run, "allow_partial": s.allow_partial}
+    load["outputs"] = data.task.outputs if data.task else len(data.index.classes)
+    reasons: dict[str, str] = {}
+    if data.texts:
+        network_start = build_text_start(
+            s.arch, s.weights, head=s.head, max_length=s.max_length, **load
+        )
+        network_start.task_state["columns"] = {"text": s.text_column, "pair": s.text_pair_column}
+        preprocess = network_start.wants or Preprocess(0, 0)
+    elif data.task is not None and data.task.dense:
+        network_start = build_segmentation_start(s.arch, s.weights, **load)
+        preprocess, reasons = preprocess_of_maps(s, data.sample, network_start.wants)
+    else:
+        network_start = build_start(s.arch, s.weights, s.stem, side=data.side, head=s.head, **load)
+        sides = partial(last_feature_map_size, network_start.network)
+        preprocess, reasons = choose_preprocess(s, data.side, network_start.wants, sides)
+    if not data.texts:
+        intensity, why = data.sample.intensity(preprocess.intensity)
+        preprocess = replace(preprocess, intensity=intensity)
+        reasons |= {"range": why} if why else {}
     schedule = freeze_schedule(
-        network_start.network, s.freeze, s.unfreeze_at, head=network_start.head, epochs=s.epochs
+        network_start.network,
+        s.freeze,
+        s.unfreeze_at,
+        head=network_start.head,
+        epochs=s.epochs or 0,
     )
-    check_cache_settings(
-        s, network_start.network, schedule, network_start.head, preprocess.image_size
-    )
+    if data.task is None or not data.task.dense:
+        check_cache_settings(
+            s, network_start.network, schedule, network_start.head, preprocess.image_size
+        )
     return ModelSetup(network_start, schedule, preprocess, {**network_start.reasons, **reasons})
 
 
@@ -137,16 +165,9 @@ def new_job(
     processes: int = 1,
 ) -> FinetuneJob:
     """A new run on `images` training images and `held_out` validation images."""
+    asked, s = s, with_defaults(s, texts=data.texts)
     network, frozen = network_setup.start.network, network_setup.schedule.always
-    facts = FinetuneFacts(
-        images=images,
-        arch=network_setup.start.arch,
-        stem=network_setup.start.stem,
-        head_only={name for name, _ in network.named_parameters()} - frozen
-        <= set(network_setup.start.head),
-        trained=s.weights != "none",
-        processes=processes,
-    )
+    facts = _facts(s, data, network_setup, images, processes)
     chosen = plan(s, facts, network_setup.preprocess)
     for _, frozen_names in network_setup.schedule.steps:
         _check_batch_norm(network, frozen_names, chosen.batch_size)
@@ -157,33 +178,73 @@ def new_job(
         reasons={**network_setup.reasons, **chosen.reasons, "precision": why},
     )
     head = network_setup.start.head
-    solver = ""
-    if facts.head_only and frozen and len(network_setup.schedule.steps) == 1:
-        case = SolverCase(network, head, network_setup.preprocess.image_size, images, held_out)
-        solver, reason = choose_solver(s, case)
+    alone = facts.head_only and frozen and len(network_setup.schedule.steps) == 1
+    solver, reason = _head_solver(
+        asked, SolverCase(network, head, network_setup.preprocess.image_size, images, held_out),
+        alone=bool(alone), task=data.task,
+    )  # fmt: skip
+    if reason:
         chosen = replace(chosen, reasons={**chosen.reasons, "head_solver": reason})
-    elif s.head_solver == "logistic":
-        raise UsageError(
-            "--head-solver logistic needs a frozen backbone, but other layers train too.",
-            "Add --freeze all.",
-        )
     sweep = None
     if solver == "logistic":
         chosen = plan_with_solver(chosen, chosen.reasons["head_solver"])
     else:
-        chosen = with_selection(chosen, held_out)
-        decision = decide_cache(
-            chosen.settings,
-            CacheCase(network, network_setup.schedule, head, images=images, held_out=held_out),
-        )
+        if data.task is None:
+            chosen = with_selection(chosen, held_out)
+        else:
+            enough = ENOUGH_MAPS if data.task.dense else ENOUGH_TO_CHOOSE
+            chosen = with_selection(chosen, held_out, "metric", enough)
+        case = CacheCase(network, network_setup.schedule, head, images=images, held_out=held_out)
+        if data.task is not None and data.task.dense:
+            decision = CacheDecision("off", reasons={"cache": "a decoder needs maps of all sizes"})
+        else:
+            decision = decide_cache(chosen.settings, case)
         chosen = with_cache_decision(chosen, decision)
         sweep, why = _sweep(s, chosen, decision, network, facts, held_out)
         chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})
     hashes = hash_tensors(network.state_dict(), frozen_entries(network, frozen))
     card = _card(network_setup.start, chosen, data)
     return FinetuneJob(
-        network, chosen, card, network_setup.schedule, hashes, head, sweep, asked=as_dict(s)
+        network,
+        chosen,
+        card,
+        network_setup.schedule,
+        hashes,
+        head,
+        sweep,
+        asked=as_dict(asked),
+        task=data.task,
     )
+
+
+def _facts(
+    s: FinetuneSettings, data: LabelledListing, setup: ModelSetup, images: int, processes: int
+) -> FinetuneFacts:
+    names = {name for name, _ in setup.start.network.named_parameters()}
+    return FinetuneFacts(
+        images=images,
+        arch=setup.start.arch,
+        stem=setup.start.stem,
+        head_only=names - setup.schedule.always <= set(setup.start.head),
+        trained=s.weights != "none",
+        processes=processes,
+        lr_scale=data.task.lr_scale if data.task else 1.0,
+        texts=data.texts,
+    )
+
+
+def _head_solver(
+    s: FinetuneSettings, case: SolverCase, *, alone: bool, task: SupervisedTask | None
+) -> tuple[str, str]:
+    """(`logistic`, `sgd` or "", the reason); `alone`: only the head is trained in all epochs."""
+    if alone:
+        return choose_solver(s, case) if task is None else ("sgd", "")
+    if s.head_solver == "logistic":
+        raise UsageError(
+            "--head-solver logistic needs a frozen backbone, but other layers train too.",
+            "Add --freeze all.",
+        )
+    return "", ""
 
 
 def _sweep(
@@ -197,6 +258,8 @@ def _sweep(
     """(the sweep, its reason); (None, reason) if there is none, as without a feature cache."""
     if decision.mode == "off" or s.sweep == "off":
         return None, ""
+    if chosen.settings.select in ("metric", "miou"):
+        return None, "none: it compares accuracy"
     if s.head_lr is not None:
         return None, "none: --head-lr is given"
     if chosen.settings.select == "last" and s.select is None:
@@ -218,7 +281,7 @@ def _sweep(
         free_decay=s.weight_decay is None,
     )
     epochs = sweep_epochs(
-        s.epochs,
+        chosen.settings.epochs or 0,
         steps_per_epoch(facts.images, chosen.batch_size, drop_last=False, world=facts.processes),
         images=facts.images,
         weights=sum(p.numel() for p in network.get_submodule(decision.learner).parameters()),
@@ -236,7 +299,7 @@ def load_checkpoint(
     folder = RunFolder(str(s.out)).file("checkpoints")
     if not s.resume:
         return None
-    best = (Path(BEST).name,)  # written before the last one, so it may be the only one
+    best = (BEST_CHECKPOINT,)  # written before the last one, so it may be the only one
     if not has_last(folder, best):
         console.say(f"No checkpoint in {s.out} yet: starting from the beginning.")
         return None
@@ -264,16 +327,29 @@ def choose_threads(
     return threads.for_batches(flops)
 
 
-def resumed_job(s: FinetuneSettings, state: Mapping[str, Any]) -> FinetuneJob:
-    """The job of a checkpoint, with the settings that may change taken from `s`."""
+def resumed_job(
+    s: FinetuneSettings, state: Mapping[str, Any], task: SupervisedTask | None
+) -> FinetuneJob:
+    """The job of a checkpoint, with the settings that may change taken from `s`.
+
+    `task`: that of the data; it gets the state of the checkpoint.
+    """
     card = ModelCard.from_dict(state["card"])
+    if task is not None:
+        task.outputs = card.outputs
+        task.load_state_dict(card.task_state)
     network, head = network_from_card(card)
     settings = build(FinetuneSettings, merge_settings(state, as_dict(s)))
-    chosen = FinetuneRecipe(settings, Preprocess.from_dict(card.preprocess), dict(state["reasons"]))
+    preprocess = preprocess_of(card, str(settings.out))
+    chosen = FinetuneRecipe(settings, preprocess, dict(state["reasons"]))
     schedule = freeze_schedule(
-        network, settings.freeze, settings.unfreeze_at, head=head, epochs=settings.epochs
+        network, settings.freeze, settings.unfreeze_at, head=head, epochs=settings.epochs or 0
     )
-    notes = {"tried": tuple(state.get("tried", ())), "asked": state.get("asked", {})}
+    notes: dict[str, Any] = {
+        "tried": tuple(state.get("tried", ())),
+        "asked": state.get("asked", {}),
+        "task": task,
+    }
     return FinetuneJob(network, chosen, card, schedule, dict(state["frozen"]), head, **notes)
 
 
@@ -294,11 +370,14 @@ def _check_batch_norm(network: nn.Module, frozen: frozenset[str], batch_size: in
 def _card(network_start: FinetuneStart, chosen: FinetuneRecipe, data: LabelledListing) -> ModelCard:
     loaded, s = network_start.loaded, chosen.settings
     return ModelCard(
-        kind="classifier",
+        kind="predictor" if data.task else "classifier",
         arch=network_start.arch,
         stem=network_start.stem,
         head=s.head,
-        classes=data.index.classes,
+        classes=data.task.classes if data.task else data.index.classes,
+        task=data.task_name,
+        outputs=data.task.outputs if data.task else 0,
+        task_state=data.task.state_dict() if data.task else network_start.task_state,
         preprocess=chosen.preprocess.as_dict(),
         provenance={
             "verb": "finetune",

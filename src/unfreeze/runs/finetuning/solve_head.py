@@ -26,7 +26,7 @@ class SolvedHead:
     """The metrics of a training line, and the cached features that were used."""
 
     line: dict[str, float]
-    shortcut: CachedLoader
+    cached: CachedLoader
 
 
 def solve_head(
@@ -45,11 +45,11 @@ def solve_head(
     """
     s, result, began = job.plan.settings, None, time.monotonic()
     with pre_training_phase(job, parts, run, deadline) as should_stop:
-        shortcut = parts.keeper.at(0, console, should_stop) if parts.keeper else None
-        if shortcut is None:
+        cached = parts.feature_cache.at(0, console, should_stop) if parts.feature_cache else None
+        if cached is None:
             return job, None  # stopped: `pre_training_phase` raises Interrupted
         features_ready = time.monotonic()
-        features, labels, images = _training_set(shortcut)
+        features, labels, images = _training_set(cached)
         if not bool(torch.isfinite(features).all()):
             raise DataError(
                 "The features of the frozen backbone are NaN or infinite.",
@@ -82,16 +82,16 @@ def solve_head(
             }
             rate = len(labels) / max(sum(times.values()), 1e-9)
             line = {**_metrics(solution, features, labels), "images_per_second": rate, **times}
-            result = SolvedHead(line, shortcut)
+            result = SolvedHead(line, cached)
     return job, result
 
 
-def _training_set(shortcut: CachedLoader) -> tuple[Tensor, Tensor, Positions]:
+def _training_set(cached: CachedLoader) -> tuple[Tensor, Tensor, Positions]:
     """Features [V * N, D] and labels [V * N] of all views, view by view; positions [N]."""
-    labels = shortcut.loader.dataset.labels
+    labels = cached.loader.dataset.targets
     views = [
         torch.cat(list(view_features.blocks(copied=False)))
-        for view_features in shortcut.views.values()
+        for view_features in cached.views.values()
     ]
     features = torch.cat([view.float() for view in views])
     return features, labels.repeat(len(views)).long(), np.arange(len(labels))
@@ -174,6 +174,8 @@ def scale_head(job: FinetuneJob, parts: TrainingParts) -> FinetuneJob:
     not grow with the gradient: its rate scales with 1 / norm; LARS needs no change.
     """
     s, plan = job.plan.settings, job.plan
+    if job.task is not None and job.task.dense:
+        return job
     norm = parts.processes.on_rank_zero(lambda: feature_norm(job, parts.loader))
     if not norm:
         return job

@@ -15,15 +15,22 @@ from unfreeze.checkpoints.model_file import save_model
 from unfreeze.config.field import inputs_of
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import as_dict, to_toml
-from unfreeze.data.augment.multicrop import normalize
 from unfreeze.data.cache.policy import PixelCachePlan
 from unfreeze.data.images.preprocess import Preprocess
-from unfreeze.errors import Interrupted, resume_command
+from unfreeze.data.texts.preprocess import TextPreprocess
+from unfreeze.errors import Interrupted
 from unfreeze.evaluation.checks import FeatureStatistics
 from unfreeze.evaluation.features import FeatureMeter, feature_meter
 from unfreeze.models.norm import convert_sync_batchnorm
-from unfreeze.runs.finetuning.build import TrainingParts, build_training, run_lr_finder, run_sweep
-from unfreeze.runs.finetuning.data import LabelledDataset, LabelledListing
+from unfreeze.runs.after_run import warn_on_failure
+from unfreeze.runs.finetuning.build import (
+    TrainingParts,
+    build_training,
+    run_lr_finder,
+    run_sweep,
+    view_maker,
+)
+from unfreeze.runs.finetuning.data import LabelledDataset, LabelledListing, labels_of
 from unfreeze.runs.finetuning.setup import (
     FinetuneJob,
     choose_threads,
@@ -33,9 +40,10 @@ from unfreeze.runs.finetuning.setup import (
     set_up_model,
 )
 from unfreeze.runs.finetuning.solve_head import scale_head, solve_head
-from unfreeze.runs.prediction_files import predictions_of
+from unfreeze.runs.mask_examples import write_mask_examples
+from unfreeze.runs.prediction_files import predictions_of, write_predictions
 from unfreeze.runs.readback import check_names_read_back, check_same_images
-from unfreeze.runtime.after_run import warn_on_failure
+from unfreeze.runs.task_evaluation import bootstrap_intervals
 from unfreeze.runtime.atomic import replacing, write_json, write_text
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.distributed import Distributed
@@ -44,11 +52,12 @@ from unfreeze.runtime.run_lock import RunFolderLocks
 from unfreeze.runtime.threads import ThreadCount, set_threads
 from unfreeze.runtime.time_limit import TimeLimit
 from unfreeze.runtime.trackers import logging_to
-from unfreeze.transfer.augment import view_maker_of
-from unfreeze.transfer.evaluate import ClassificationMetrics
+from unfreeze.tasks.segmentation.task import SegmentationTask
+from unfreeze.transfer.evaluate import Scores, TaskMetrics
 from unfreeze.transfer.feature_cache.shared_rows import SharedCachePool
 from unfreeze.transfer.loss import TrainingResult
-from unfreeze.transfer.trainer import FinetuneTrainer
+from unfreeze.transfer.predictor import InferenceNetwork
+from unfreeze.transfer.training_run import FinetuneTrainer
 from unfreeze.transfer.validation import BATCH, ValidationSet
 
 SHOWN = 8  # training images shown in the report, half as many augmented views of each
@@ -90,18 +99,18 @@ class TrainedRun:
 
     job: FinetuneJob
     outcome: TrainingResult
-    scores: ClassificationMetrics | None
+    scores: Scores | None
     features: FeatureStatistics | None
 
 
 def open_run(
-    scene: RunContext, s: FinetuneSettings, ready_for: ReadyFor, console: Console
+    context: RunContext, s: FinetuneSettings, ready_for: ReadyFor, console: Console
 ) -> OpenedRun:
     """Open the run of `s`, new or resumed; `ready_for` decodes and splits the images.
 
     Collective. The folder is created, or emptied by `--overwrite`, after everything else succeeded.
     """
-    processes, data = scene.processes, scene.found
+    processes, data = context.processes, context.found
     torch.manual_seed(s.seed)
     state = processes.on_rank_zero(lambda: load_checkpoint(s, data, console))
     network_setup = (
@@ -110,38 +119,38 @@ def open_run(
 
     def prepared() -> tuple[FinetuneJob, LabelledDataset]:
         if state is not None or network_setup is None:
-            job = resumed_job(s, state or {})
+            job = resumed_job(s, state or {}, data.task)
             ready = ready_for(job.plan.settings, job.plan.preprocess)
             return job, ready.recorded(RunFolder(str(s.out), writes=False))
         ready = ready_for(s, network_setup.preprocess)
         counts = {"images": len(ready.train), "held_out": len(ready.val)}
         return new_job(
-            s, data, network_setup, scene.device, **counts, processes=processes.world
+            s, data, network_setup, context.device, **counts, processes=processes.world
         ), ready
 
     job, ready = processes.rank_zero_first(prepared)
     check_same_images(processes, ready.train.index, ready.val.index)
     # only now: an error above neither creates nor deletes a folder
     folder_options: dict[str, Any] = {"resume": s.resume, "overwrite": s.overwrite}
-    folder_options |= {"inputs": inputs_of(s), "hold": scene.locks.take}
+    folder_options |= {"inputs": inputs_of(s), "hold": context.locks.take}
     processes.on_rank_zero(lambda: RunFolder.create(str(s.out), **folder_options))
     run = RunFolder(str(s.out), writes=processes.is_rank_zero)
     if state is None:
         # a run stopped before its first checkpoint starts again with the same settings
         processes.on_rank_zero(lambda: write_text(run.file("config.toml"), to_toml(as_dict(s), {})))
     console.into(run)  # type: ignore[attr-defined]  # a Logged one
-    job = _set_threads(scene, job, state, console)
-    job = replace(job, network=_on_device(job.network, scene.device, processes))
+    job = _set_threads(context, job, state, console)
+    job = replace(job, network=_on_device(job.network, context.device, processes))
     return OpenedRun(run, with_cache_reason(job, ready.hold), ready, state)
 
 
 def _set_threads(
-    scene: RunContext, job: FinetuneJob, state: dict[str, Any] | None, console: Console
+    context: RunContext, job: FinetuneJob, state: dict[str, Any] | None, console: Console
 ) -> FinetuneJob:
     """Set the number of CPU threads; the job with the reason for it."""
-    threads, world = scene.threads, scene.processes.world
+    threads, world = context.threads, context.processes.world
     if state is None:
-        count, why = choose_threads(job, threads, scene.device, world)
+        count, why = choose_threads(job, threads, context.device, world)
         return with_threads(job, count, why)
     previous = int(state["threads"])
     count = threads.to_resume(previous) if world == 1 else threads.most
@@ -154,10 +163,10 @@ def _set_threads(
 
 
 def train_run(
-    scene: RunContext, this_run: OpenedRun, console: Console, pool: SharedCachePool | None = None
+    context: RunContext, this_run: OpenedRun, console: Console, pool: SharedCachePool | None = None
 ) -> TrainedRun:
     """Train the job and write its model; `pool`: images of a shared feature cache."""
-    processes, run, ready, job = scene.processes, this_run.run, this_run.ready, this_run.job
+    processes, run, ready, job = context.processes, this_run.run, this_run.ready, this_run.job
     parts = processes.on_all_ranks(lambda: build_training(job, ready, processes, pool))
     parts.loader.warn = console.warn
     solution = None
@@ -169,29 +178,29 @@ def train_run(
             parts,
             run,
             console,
-            scene.deadline,
+            context.deadline,
             groups=ready.groups(job.plan.settings.group_by),
         )
     elif this_run.state is None:
         job = scale_head(job, parts)
-        job = run_sweep(job, parts, run, console, scene.deadline)
-        job = run_lr_finder(job, parts, run, scene.found.fingerprint, console, scene.deadline)
-    trainer = parts.trainer(job, run, scene.found.fingerprint)
+        job = run_sweep(job, parts, run, console, context.deadline)
+        job = run_lr_finder(job, parts, run, context.found.fingerprint, console, context.deadline)
+    trainer = parts.trainer(job, run, context.found.fingerprint, context.deadline)
     if this_run.state is not None:
-        trainer.restore(this_run.state)
+        trainer.load_state_dict(this_run.state)
         run.rewind_metrics(trainer.step)
-    trainer.deadline = scene.deadline
-    processes.on_rank_zero(lambda: _write_start(run, job, ready, trainer))
+    processes.on_rank_zero(lambda: _write_start(run, job, ready, parts, trainer))
     if solution is not None:
-        trainer.conclude(solution.line, solution.shortcut)
+        trainer.save_solved(solution.line, solution.cached)
     s = job.plan.settings
     with logging_to(s.logger, run, as_dict(s), trainer.step, console):
-        outcome = trainer.run(console)
+        outcome = trainer.train_to_best(console)
     # the model first: a failure in the steps below must not lose it
     processes.on_rank_zero(lambda: _write_model(run, job, ready, outcome, console))
-    with feature_meter(job.network, job.head) as meter:
+    dense = job.task is not None and job.task.dense  # its head gets maps, not features
+    with feature_meter(job.network, [] if dense else job.head) as meter:
         scores = _scores(job, parts, trainer, outcome)
-        if outcome.stopped != "asked":
+        if outcome.interrupted is None:
             # on rank 0: other ranks may have no validation images
             processes.on_rank_zero(
                 lambda: _measure_features(meter, job, ready, trainer, run, console)
@@ -230,7 +239,11 @@ def _on_device(network: nn.Module, device: torch.device, processes: Distributed)
 
 
 def _write_start(
-    run: RunFolder, job: FinetuneJob, dataset: LabelledDataset, trainer: FinetuneTrainer
+    run: RunFolder,
+    job: FinetuneJob,
+    dataset: LabelledDataset,
+    parts: TrainingParts,
+    trainer: FinetuneTrainer,
 ) -> None:
     s, device = job.plan.settings, next(job.network.parameters()).device
     trainable, frozen = job.counts
@@ -246,32 +259,36 @@ def _write_start(
         "validation_images": len(dataset.val),
         "validation": dataset.portions.reason,
         "fingerprint": job.card.provenance["fingerprint"],
-        "steps": trainer.total,
+        "steps": trainer.state.steps,
         "steps_per_epoch": trainer.loader.steps_per_epoch,
         "parameters_trainable": trainable,
         "parameters_frozen": frozen,
         **({"tried": list(job.tried)} if job.tried else {}),
-        **({"class_weights": list(trainer.fit.class_weights)} if trainer.fit.class_weights else {}),
+        **({"class_weights": list(parts.class_weights)} if parts.class_weights else {}),
     }
     tables: dict[str, dict[str, Any]] = {"reasons": dict(job.plan.reasons), "facts": facts}
     write_text(run.file("config.toml"), to_toml(as_dict(s), tables))
     dataset.write(run)
     check_names_read_back(run, as_dict(s), dataset.portions.rows(), dataset.problems, job.card)
+    if isinstance(job.plan.preprocess, TextPreprocess):
+        job.plan.preprocess.save(run.file("model"))  # to resume without the encoder's folder
+        return
     positions = np.arange(min(SHOWN, len(dataset.train)))
     images = [dataset.train[int(i)] for i in positions]
-    augment = view_maker_of(s.augment, job.plan.preprocess, s.seed)
-    views = [
-        augment(images, positions, epoch)[0].numpy() for epoch in range(min(SHOWN // 2, s.epochs))
-    ]
+    augment = view_maker(job, dataset.targets(dataset.train))
+    views = []
+    for epoch in range(min(SHOWN // 2, s.epochs or 0)):
+        made = augment(images, positions, epoch)
+        views.append((made[0] if isinstance(made, tuple) else made)[0].numpy())
     with replacing(run.file("views.npz")) as path, path.open("wb") as stream:
         np.savez_compressed(stream, views=np.stack(views, 1))
 
 
 def _scores(
     job: FinetuneJob, parts: TrainingParts, trainer: FinetuneTrainer, outcome: TrainingResult
-) -> ClassificationMetrics | None:
+) -> Scores | None:
     """Scores of the selected weights on val; None after a stop request, which must end soon."""
-    if parts.holdout is None or outcome.stopped == "asked":
+    if parts.holdout is None or outcome.interrupted is not None:
         return None
     return trainer.scores(partial(parts.holdout.score, job.network))
 
@@ -285,7 +302,7 @@ def _measure_features(
     console: Console,
 ) -> None:
     """Measure features of some images if validation measured none."""
-    if meter.images:
+    if meter.images or (job.task is not None and job.task.dense):
         return
     failed = "The features could not be checked"
     with warn_on_failure(failed, run, console), torch.inference_mode():
@@ -295,20 +312,20 @@ def _measure_features(
 def _feed_meter(
     meter: FeatureMeter, job: FinetuneJob, dataset: LabelledDataset, trainer: FinetuneTrainer
 ) -> None:
-    shortcut = trainer.shortcut
+    cached = trainer.cached
     job.network.eval()
-    if shortcut is not None and shortcut.border.learner is not None:
-        cached = shortcut.held_out or next(iter(shortcut.views.values()))
-        activations = cached.take(torch.from_numpy(_spread_positions(len(cached))))
-        approach = shortcut.border.approach  # None: the cache holds the head's input
+    if cached is not None and cached.split_point.learner is not None:
+        view = cached.held_out or next(iter(cached.views.values()))
+        activations = view.take(torch.from_numpy(_spread_positions(len(view))))
+        approach = cached.split_point.approach  # None: the cache holds the head's input
         meter.take(activations if approach is None else approach(activations))
         return
     images = dataset.val if len(dataset.val) else dataset.train
     device, preprocess = next(job.network.parameters()).device, job.plan.preprocess
     positions = _spread_positions(len(images)).tolist()
     for start in range(0, len(positions), BATCH):
-        pixels = np.stack([preprocess.pixels(images[p]) for p in positions[start : start + BATCH]])
-        job.network(normalize(torch.from_numpy(pixels).to(device), preprocess.mean, preprocess.std))
+        some = [preprocess.pixels(images[p]) for p in positions[start : start + BATCH]]
+        job.network(preprocess.model_input(preprocess.collate(some).to(device)))
 
 
 def _spread_positions(count: int) -> np.ndarray:
@@ -329,6 +346,7 @@ def _write_model(
         "epochs": outcome.epochs,
         "best_epoch": outcome.best_epoch,
         "val_accuracy": outcome.val_accuracy,
+        **({"val_metrics": outcome.val_metrics} if job.task else {}),
     }
     card = replace(job.card, provenance={**job.card.provenance, **results})
     save_model(run.file("model"), job.network.state_dict(), card)
@@ -342,7 +360,7 @@ def _write_scores(
     job: FinetuneJob,
     dataset: LabelledDataset,
     outcome: TrainingResult,
-    scores: ClassificationMetrics,
+    scores: Scores,
     holdout: ValidationSet,
     console: Console,
 ) -> None:
@@ -350,18 +368,35 @@ def _write_scores(
     classes = list(job.card.classes)
     chose = outcome.best_epoch is not None
     about = {"split": "val", "used_for_choosing": chose, "seen_in_training": dataset.copies}
-    leaked = {
-        "leaked": int(dataset.leaked.sum()),
-        "accuracy_unleaked": scores.accuracy_of(~dataset.leaked),
-    }
-    evaluation = {**about, **leaked, "classes": classes, **scores.as_dict()}
+    leaked: dict[str, Any] = {"leaked": int(dataset.leaked.sum())}
+    if isinstance(scores, TaskMetrics):
+        evaluation = {**about, **leaked, "task": job.card.task, "metrics": scores.values}
+        if job.task is not None and holdout.logits is not None:
+            intervals = bootstrap_intervals(job.task, holdout.logits, holdout.labels)
+            evaluation["intervals"] = intervals
+            evaluation |= job.task.details(holdout.logits, holdout.labels)
+        evaluation |= {"n": scores.n, "loss": scores.loss}
+    else:
+        leaked["accuracy_unleaked"] = scores.accuracy_of(~dataset.leaked)
+        evaluation = {**about, **leaked, "classes": classes, **scores.as_dict()}
     again = f"unfreeze evaluate {shlex.quote(str(run.path))} {_words(job.plan.settings.data)}"
     with warn_on_failure("The predictions could not be written", run, console, again=again):
         write_json(run.file("evaluation.json"), evaluation)
         if holdout.logits is None:
             return
         index, images = dataset.val.index, dataset.val
-        reads = [partial(images.__getitem__, position) for position in range(len(index))]
+        if job.task is not None:
+            predicted = job.task.predict(holdout.logits)
+            write_predictions(run.file("predictions.csv"), index.paths, labels_of(index), predicted)
+            if isinstance(job.task, SegmentationTask):
+                network = InferenceNetwork(job.network, job.card, job.plan.preprocess)
+                reads = [partial(images.__getitem__, position) for position in range(len(index))]
+                miou = [row["miou"] for row in predicted]
+                rows = holdout.labels.tolist()
+                write_mask_examples(run.path, network, job.task, index.paths, reads, rows, miou)
+            return
+        count = 0 if job.texts else len(index)  # the report shows images
+        reads = [partial(images.__getitem__, position) for position in range(count)]
         labels = index.labels.astype(np.int64)
         predictions_of(index.paths, reads, classes, labels, holdout.logits).write(run.path)
 
@@ -370,11 +405,11 @@ def _words(data: str | Sequence[str]) -> str:
     return shlex.join([data] if isinstance(data, str) else data)
 
 
-def interrupted_error(run: RunFolder, job: FinetuneJob, outcome: TrainingResult) -> Interrupted:
+def interrupted_error(job: FinetuneJob, outcome: TrainingResult) -> Interrupted:
     """The error of a run that a signal or time limit stopped."""
-    s = job.plan.settings
+    error, epochs = outcome.interrupted or Interrupted(""), job.plan.settings.epochs
     return Interrupted(
-        f"Stopped by {outcome.asked_by} after step {outcome.step} of {outcome.steps} "
-        f"({outcome.epochs} of {s.epochs} epochs); model/ holds the best weights so far.",
-        resume_command("finetune", s.data, run.path),
+        f"{error.sentence.removesuffix('.')} ({outcome.epochs} of {epochs} epochs); model/ holds "
+        "the best weights so far.",
+        error.next_step,
     )

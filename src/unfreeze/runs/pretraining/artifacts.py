@@ -14,9 +14,9 @@ from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.data.augment.multicrop import MultiCropTransform
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.models.load_weights import LoadedWeights
+from unfreeze.runs.after_run import warn_on_failure
 from unfreeze.runs.pretraining.data import UnlabelledDataset
 from unfreeze.runs.readback import check_names_read_back
-from unfreeze.runtime.after_run import warn_on_failure
 from unfreeze.runtime.atomic import replacing, write_text
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.run_folder import RESULT, RunFolder
@@ -26,12 +26,14 @@ from unfreeze.swav.dataset_stats import evaluation_preprocess
 from unfreeze.swav.model import SwAV
 from unfreeze.swav.prototype_images import make_gallery, save_gallery
 from unfreeze.training.feature_evaluation import FeatureEvaluator
-from unfreeze.training.trainer import Trainer
+from unfreeze.training.trainer import PretrainTrainer
 
 GALLERY_IMAGES = 4_000
 
 
-def facts_of(trainer: Trainer, plan: PretrainRecipe, dataset: UnlabelledDataset) -> dict[str, Any]:
+def facts_of(
+    trainer: PretrainTrainer, plan: PretrainRecipe, dataset: UnlabelledDataset
+) -> dict[str, Any]:
     """The table `facts` of config.toml: versions, device, sizes."""
     compute = trainer.compute
     return {
@@ -61,7 +63,7 @@ def write_initial_config(run: RunFolder, settings: PretrainSettings) -> None:
 
 
 def write_start(
-    trainer: Trainer,
+    trainer: PretrainTrainer,
     plan: PretrainRecipe,
     dataset: UnlabelledDataset,
     reasons: dict[str, str],
@@ -87,7 +89,7 @@ def write_start(
 
 
 def write_model(
-    trainer: Trainer,
+    trainer: PretrainTrainer,
     s: PretrainSettings,
     dataset: UnlabelledDataset,
     loaded: LoadedWeights | None,

@@ -38,9 +38,9 @@ from unfreeze.swav.throughput import (
     probe_ways,
 )
 from unfreeze.training.compute import ComputeContext
-from unfreeze.training.trainer import Trainer
+from unfreeze.training.trainer import PretrainTrainer
 
-Make = Callable[[StepConfig], Trainer]
+Make = Callable[[StepConfig], PretrainTrainer]
 GIVEN = "given"
 _BATCHES = 100  # more than the probe takes from one stream
 
@@ -228,7 +228,7 @@ class ProbeSteps:
     def __init__(self, make: Make, clock: Callable[[], float] = time.perf_counter) -> None:
         self.make, self.clock = make, clock
         self.until = math.inf
-        self._trainers: dict[tuple[str, str], Trainer] = {}
+        self._trainers: dict[tuple[str, str], PretrainTrainer] = {}
         self._streams: dict[tuple[StepConfig, int], Iterator[Batch]] = {}
         self._cut: dict[int, float] = {}  # rows -> seconds of data loading in the main process
 
@@ -268,7 +268,7 @@ class ProbeSteps:
         self._trainers.clear()
         gc.collect()
 
-    def _trainer(self, way: StepConfig) -> Trainer:
+    def _trainer(self, way: StepConfig) -> PretrainTrainer:
         key = way.precision, way.layout
         if key not in self._trainers:
             trainer = self.make(way)
@@ -280,7 +280,7 @@ class ProbeSteps:
             self._trainers[key] = trainer
         return self._trainers[key]
 
-    def _stream(self, way: StepConfig, trainer: Trainer, rows: int) -> Iterator[Batch]:
+    def _stream(self, way: StepConfig, trainer: PretrainTrainer, rows: int) -> Iterator[Batch]:
         if (way, rows) not in self._streams:
             trainer.loader.workers = way.workers
             batches = [trainer.loader.batch(0)[:rows]] * _BATCHES

@@ -1,6 +1,6 @@
 """The unlabelled dataset of a pretraining run: opened, decoded, and its data loader."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from unfreeze.data.augment.multicrop import MultiCropTransform
 from unfreeze.data.cache.policy import PixelCachePlan, plan_pixel_cache
 from unfreeze.data.images.intensity import format_intensity
 from unfreeze.data.index.index import TRAIN, Index, build_index
+from unfreeze.data.index.mask_pairs import has_masks, mask_rows
 from unfreeze.data.index.splits import subset, write_split_csv
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.loading.device_loader import DeviceImages, DeviceLoader
@@ -131,10 +132,19 @@ class UnlabelledDataset:
             yield paths[i], names[label], "train"
 
 
+def without_rows(index: Index, left_out: Collection[int]) -> Index:
+    """The index without these rows of its source; folders of images are no classes."""
+    kept = index.take(np.array([row not in left_out for row in index.rows.tolist()], np.bool_))
+    return replace(kept, labels=np.full(len(kept), -1, np.int32), classes=(), doubt=None)
+
+
 def list_images(s: PretrainSettings, console: Console) -> UnlabelledDataset:
     """The images of `s.data`; only `train` if there are splits."""
     source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
     index = build_index(source, strange_classes=True, **label_arguments(s))
+    if has_masks(source) and (masks := set(mask_rows(source))):
+        index = without_rows(index, masks)
+        console.say(f"{len(masks):,} masks beside the images are not used.")
     for note in index.notes:
         console.say(note)
     doubts = tuple(RunWarning(code, message) for code, message in dataset_warnings(index))

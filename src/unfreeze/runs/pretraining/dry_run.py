@@ -35,7 +35,7 @@ from unfreeze.swav.cost import (
 )
 from unfreeze.swav.dataset_stats import DatasetStats
 from unfreeze.swav.throughput import StepTime
-from unfreeze.training.trainer import Trainer
+from unfreeze.training.trainer import PretrainTrainer
 
 BUDGET = 4.0  # about the seconds for measuring steps in a dry run
 NEAR = 4  # a step of 1 / NEAR of the batch is extrapolated to the whole batch
@@ -62,7 +62,9 @@ class Forecast:
     warnings: list[str]
 
 
-Make = Callable[[ImageDataset, Any], Trainer]  # images and the positions of one batch of them
+Make = Callable[
+    [ImageDataset, Any], PretrainTrainer
+]  # images and the positions of one batch of them
 
 
 def forecast(plan: PretrainRecipe, facts: DatasetStats, make: Make) -> Forecast:
@@ -90,7 +92,7 @@ def forecast(plan: PretrainRecipe, facts: DatasetStats, make: Make) -> Forecast:
 def pretrain_cost(
     plan: PretrainRecipe,
     facts: DatasetStats,
-    trainer: Trainer,
+    trainer: PretrainTrainer,
     make: Make,
     *,
     done: int = 0,
@@ -147,18 +149,18 @@ def epoch_seconds(
     return None if seconds is None else float(seconds)
 
 
-def _device_type(trainer: Trainer) -> str:
+def _device_type(trainer: PretrainTrainer) -> str:
     return trainer.compute.device.type
 
 
-def _trainer_on_noise(plan: PretrainRecipe, facts: DatasetStats, make: Make) -> Trainer:
+def _trainer_on_noise(plan: PretrainRecipe, facts: DatasetStats, make: Make) -> PretrainTrainer:
     s = plan.settings
     side = min(facts.side, 2 * max(s.size_crops or (facts.side,)))
     return make(_images(side), np.arange(s.batch_size or 0) % DIFFERENT)
 
 
 def _memory_of(
-    trainer: Trainer, plan: PretrainRecipe, share: int, processes: int
+    trainer: PretrainTrainer, plan: PretrainRecipe, share: int, processes: int
 ) -> tuple[MicroBatchCost | None, dict[str, Any]]:
     """(FLOPs and activations of a part of the batch, bytes by purpose); None if unknown."""
     compute, rows = trainer.compute, share // plan.settings.accumulate
@@ -190,7 +192,7 @@ class _Timing:
 
 
 def _time_of(
-    trainer: Trainer,
+    trainer: PretrainTrainer,
     plan: PretrainRecipe,
     share: int,
     work: MicroBatchCost | None,
@@ -222,7 +224,7 @@ def _time_of(
 
 
 def _timing_by_speed(
-    trainer: Trainer, s: PretrainSettings, share: int, work: MicroBatchCost
+    trainer: PretrainTrainer, s: PretrainSettings, share: int, work: MicroBatchCost
 ) -> _Timing | None:
     """Timing of a step that is too slow to measure, by its FLOPs and the speed of a part of it."""
     accumulate, rows = trainer.plan.accumulate, min(FEW, share)
@@ -243,7 +245,7 @@ def _timing_by_speed(
 
 
 def _measure(
-    trainer: Trainer, share: int, work: MicroBatchCost | None, budget: float = BUDGET
+    trainer: PretrainTrainer, share: int, work: MicroBatchCost | None, budget: float = BUDGET
 ) -> tuple[_Timing | None, str]:
     """(timing of a step of `share` images, or None and why).
 
@@ -286,7 +288,7 @@ def _seconds_at_most(work: MicroBatchCost, parts: float) -> float:
     return 3 * work.operations * parts / (matmul_flops_per_second() / 8)
 
 
-def _step(trainer: Trainer, rows: int) -> tuple[float, float]:
+def _step(trainer: PretrainTrainer, rows: int) -> tuple[float, float]:
     """Seconds for the crops and for the network of one step over `rows` random images."""
     began = time.perf_counter()
     ids = trainer.loader.positions[:rows]

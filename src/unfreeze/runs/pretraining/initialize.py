@@ -13,6 +13,7 @@ from unfreeze.models.build import build, canonical_arch
 from unfreeze.models.head import remove_head
 from unfreeze.models.identify_file import arch_of_weights
 from unfreeze.models.load_weights import LoadedWeights, load_weights
+from unfreeze.models.segmentation import backbone_arch, is_segmentation_arch
 from unfreeze.models.stem import apply_small_stem, choose_stem
 from unfreeze.runtime.console import Console
 from unfreeze.swav.auto_recipe import choose_arch
@@ -44,6 +45,12 @@ def initial_network(settings: PretrainSettings, side: int, device: torch.device)
         arch, why = known.arch, "architecture of the weights"
     reasons = {} if settings.arch else {"arch": why}
     arch, wanted_stem = canonical_arch(arch), settings.stem
+    if is_segmentation_arch(arch):
+        raise UsageError(
+            f"{arch} is a segmentation network; pretrain trains its encoder alone.",
+            f"Use --arch {backbone_arch(arch) or 'torchvision/resnet34'}, then finetune "
+            f"--arch {arch} --weights RUN.",
+        )
     network = build(arch, stem="imagenet" if wanted_stem == "auto" else wanted_stem)
     size = settings.image_size or max(settings.size_crops or (side,))
     stem, why = choose_stem(

@@ -14,7 +14,7 @@ from unfreeze.errors import DataError, UsageError
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.swav.dataset_stats import evaluation_preprocess
-from unfreeze.training.trainer import Trainer
+from unfreeze.training.trainer import PretrainTrainer
 
 MAY_CHANGE = (
     "data",
@@ -63,7 +63,7 @@ def checkpoint_threads(s: PretrainSettings, run: RunFolder) -> int | None:
 
 
 def resume_trainer(
-    trainer: Trainer, s: PretrainSettings, fingerprint: str, console: Console
+    trainer: PretrainTrainer, s: PretrainSettings, fingerprint: str, console: Console
 ) -> None:
     """Load the last checkpoint with `--resume`, and cut the metrics to its step. Collective.
 

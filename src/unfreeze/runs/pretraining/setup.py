@@ -17,6 +17,7 @@ from unfreeze.data.loading.sample import DatasetSample
 from unfreeze.errors import UsageError, resume_command
 from unfreeze.models.norm import batchnorm_process_group, convert_sync_batchnorm
 from unfreeze.models.shape_trace import forward_flops, trace_forward
+from unfreeze.optim.optimizer import optimizer_for_network
 from unfreeze.runs.pretraining.autotune import plan_line
 from unfreeze.runs.pretraining.data import UnlabelledDataset, list_images
 from unfreeze.runs.pretraining.dry_run import show_plan
@@ -43,7 +44,7 @@ from unfreeze.training.callbacks import (
 )
 from unfreeze.training.compute import ComputeContext
 from unfreeze.training.feature_evaluation import EvaluationSample, FeatureEvaluator
-from unfreeze.training.trainer import Trainer, TrainingPlan
+from unfreeze.training.trainer import PretrainTrainer, TrainingPlan
 
 _NOWHERE = RunFolder("", writes=False)
 
@@ -121,7 +122,7 @@ class PreparedPretraining:
         held: DeviceImages | None,
         run: RunFolder = _NOWHERE,
         options: "CallbackOptions | None" = None,
-    ) -> Trainer:
+    ) -> PretrainTrainer:
         """A trainer with the settings of `way`; without `options` it measures steps only."""
         s = chosen.settings
         compute = replace(self.compute, precision=way.precision, layout=way.layout)
@@ -163,6 +164,7 @@ class CallbackOptions:
         ignore = s.on_collapse == "ignore"
         callbacks: list[Callback] = [
             FeatureEvaluator(
+                task,
                 self.sample,
                 (s.watch_every or 0) if self.evaluates else 0,
                 compute,
@@ -187,7 +189,7 @@ def build_trainer(
     *,
     processes: Distributed | None = None,
     options: CallbackOptions | None = None,
-) -> Trainer:
+) -> PretrainTrainer:
     """The trainer of a task; without `options` it has no callbacks."""
     s, processes = recipe.settings, processes or Distributed()
     steps, images = recipe.steps_per_epoch, len(loader.positions)
@@ -196,17 +198,18 @@ def build_trainer(
     if options is not None:
         fingerprint = options.fingerprint
         callbacks = options.callbacks(s, task, compute, run, processes, steps)
+    name, decay, rate = s.optimizer or "larc", s.wd or 0.0, recipe.learning_rate
     plan = TrainingPlan(
+        command="pretrain",
         epochs=s.epochs or 0,
         steps_per_epoch=steps,
-        optimizer=s.optimizer or "larc",
-        weight_decay=s.wd or 0.0,
-        learning_rate=recipe.learning_rate,
+        optimizer=lambda model: optimizer_for_network(name, model, lr=rate(0), weight_decay=decay),
+        learning_rate=rate,
         accumulate=s.accumulate,
         describe=lambda step: describe_run(s, fingerprint, images, step),
         resume_command=resume_command("pretrain", s.data, run.path),
     )
-    return Trainer(
+    return PretrainTrainer(
         task,
         plan,
         loader,

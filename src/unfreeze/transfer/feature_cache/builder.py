@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unfreeze.data.cache.chunk_store import cache_key, evict
 from unfreeze.data.cache.folder import FEATURE_CACHE
 from unfreeze.data.loading.loader import Loader
+from unfreeze.models.shape_trace import example_input
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import autocast
 from unfreeze.runtime.distributed import Distributed
@@ -69,6 +70,7 @@ class CacheConfig:
     about: Mapping[str, Any]
     train: Callable[[], str]
     val: Callable[[], str]
+    pass_size: int = 0  # samples in a forward pass; 0: by `side`
     head: tuple[str, ...] = ()  # cache the pooled input of this head; (): split anywhere
 
 
@@ -81,15 +83,15 @@ class FeatureCache:
         loader: Loader,
         holdout: ValidationSet | None,
         *,
-        keeping: CacheConfig,
-        stretches: Sequence[FrozenPhase],
+        config: CacheConfig,
+        phases: Sequence[FrozenPhase],
         processes: Distributed | None = None,
-        passing: CacheSource | None = None,
+        source: CacheSource | None = None,
     ) -> None:
         self.network, self.loader, self.holdout = network, loader, holdout
-        self.keeping, self.stretches = keeping, list(stretches)
+        self.config, self.phases = config, list(phases)
         self.processes = processes or Distributed()
-        self.passing = passing or CacheSource(loader, holdout)
+        self.source = source or CacheSource(loader, holdout)
         self.device = next(network.parameters()).device
         self._held: tuple[FrozenPhase, CachedLoader | None] | None = None
 
@@ -98,33 +100,33 @@ class FeatureCache:
 
         None if the epoch trains on images, or if `stop` returned true before the end.
         """
-        stretch = next(s for s in self.stretches if s.first <= epoch < s.last)
-        if self._held is None or self._held[0] != stretch:
+        phase = next(s for s in self.phases if s.first <= epoch < s.last)
+        if self._held is None or self._held[0] != phase:
             self._held = None  # free the memory of the previous phase first
-            shortcut = self._shortcut(stretch, console, stop)
-            if shortcut is None and self.processes.any([stop()])[0]:
+            cached = self._cached(phase, console, stop)
+            if cached is None and self.processes.any([stop()])[0]:
                 return None
-            self._held = stretch, shortcut
+            self._held = phase, cached
         return self._held[1]
 
-    def _shortcut(
-        self, stretch: FrozenPhase, console: Console, stop: Callable[[], bool]
+    def _cached(
+        self, phase: FrozenPhase, console: Console, stop: Callable[[], bool]
     ) -> CachedLoader | None:
-        if not is_cached(self.keeping.mode, stretch):
+        if not is_cached(self.config.mode, phase):
             return None
         try:
-            border = self._border(stretch)
+            split_point = self._split_point(phase)
             self.network.eval()  # the trainer sets train mode
         except NoSplitPoint as reason:
-            console.say(f"No feature cache from epoch {stretch.first} on: {reason}.")
+            console.say(f"No feature cache from epoch {phase.first} on: {reason}.")
             return None
-        return _PhaseCache(self, stretch, border, console, stop).shortcut()
+        return _PhaseCache(self, phase, split_point, console, stop).cached()
 
-    def _border(self, stretch: FrozenPhase) -> SplitPoint:
-        if self.keeping.head:
-            apply_freeze(self.network, stretch.frozen)
-            return find_head_input(self.network, self.keeping.head, self.keeping.side)
-        return find_split_point(self.network, stretch.frozen, self.keeping.side)
+    def _split_point(self, phase: FrozenPhase) -> SplitPoint:
+        if self.config.head:
+            apply_freeze(self.network, phase.frozen)
+            return find_head_input(self.network, self.config.head, self.config.side)
+        return find_split_point(self.network, phase.frozen, self.config.side)
 
 
 class _PhaseCache:
@@ -132,60 +134,60 @@ class _PhaseCache:
 
     def __init__(
         self,
-        keeper: FeatureCache,
-        stretch: FrozenPhase,
-        border: SplitPoint,
+        feature_cache: FeatureCache,
+        phase: FrozenPhase,
+        split_point: SplitPoint,
         console: Console,
         stop: Callable[[], bool],
     ) -> None:
-        self.keeper, self.stretch, self.border = keeper, stretch, border
+        self.feature_cache, self.phase, self.split_point = feature_cache, phase, split_point
         self.console, self.stop = console, stop
-        self.keeping, self.device = keeper.keeping, keeper.device
-        self.passing = keeper.passing
-        self.hashes = hash_tensors(keeper.network.state_dict(), border.entries)
-        self.probes = {name: self._probe(name) for name in {self.keeping.precision, "fp32"}}
+        self.config, self.device = feature_cache.config, feature_cache.device
+        self.source = feature_cache.source
+        self.hashes = hash_tensors(feature_cache.network.state_dict(), split_point.entries)
+        self.probes = {name: self._probe(name) for name in {self.config.precision, "fp32"}}
         self.channels_last = self.probes["fp32"][0]
 
-    def shortcut(self) -> CachedLoader | None:
-        keeper = self.keeper
-        count = len(self.passing.loader.dataset.images)
-        views = self.stretch.views(self.keeping.views)
+    def cached(self) -> CachedLoader | None:
+        feature_cache = self.feature_cache
+        count = len(self.source.loader.dataset.images)
+        views = self.phase.views(self.config.views)
         keys = [self._key("train", view, count) for view in views]
-        if self.passing.holdout is not None:
-            keys.append(self._key("val", 0, len(self.passing.holdout.images)))
-        keeper.processes.on_rank_zero(lambda: self._make_room(keys))
+        if self.source.holdout is not None:
+            keys.append(self._key("val", 0, len(self.source.holdout.images)))
+        feature_cache.processes.on_rank_zero(lambda: self._make_room(keys))
         caches = []
         for index, key in enumerate(keys):
             produce = self._view(views[index]) if index < len(views) else self._validation
-            cache = cache_features(key, produce, self.console, self.stop, keeper.processes)
+            cache = cache_features(key, produce, self.console, self.stop, feature_cache.processes)
             if cache is None:
                 return None
             caches.append(cache)
-        rows = [*[self.passing.train] * len(views), self.passing.val]
+        rows = [*[self.source.train] * len(views), self.source.val]
         features = [
             CachedView(cache, channels_last=self.channels_last, device=self.device, places=places)
             for cache, places in zip(self._in_memory(caches), rows, strict=False)
         ]
         return CachedLoader(
-            self.border,
+            self.split_point,
             dict(zip(views, features, strict=False)),
-            features[-1] if keeper.holdout is not None else None,
-            count=self.keeping.views,
-            loader=keeper.loader,
-            holdout=keeper.holdout,
+            features[-1] if feature_cache.holdout is not None else None,
+            count=self.config.views,
+            loader=feature_cache.loader,
+            holdout=feature_cache.holdout,
             hashes=self.hashes,
         )
 
     def _make_room(self, keys: list[CacheKey]) -> None:
         needed = sum(key.store.missing_bytes(key.rows * key.row_bytes) for key in keys)
         spared = [key.key for key in keys]
-        removed = evict(FEATURE_CACHE, self.keeping.disk, needed, spared=spared)
+        removed = evict(FEATURE_CACHE, self.config.disk, needed, spared=spared)
         if removed:
             self.console.say(f"Removed {len(removed)} older feature caches to free disk space.")
         check_disk_space(needed)
 
     def _in_memory(self, caches: list[CachedFeatures]) -> list[CachedFeatures]:
-        limit = self.keeping.memory
+        limit = self.config.memory
         if self.device.type == "cuda":
             limit = torch.cuda.mem_get_info(self.device)[0] // 4
         if sum(cache.nbytes for cache in caches) > limit:
@@ -193,37 +195,41 @@ class _PhaseCache:
         return [cache.held(self.device) for cache in caches]
 
     def _key(self, part: str, view: int, rows: int) -> CacheKey:
-        precision = self.keeping.precision if part == "train" else "fp32"
+        precision = self.config.precision if part == "train" else "fp32"
         _, shape, dtype = self.probes[precision]
         batch = self._pass_size() if part == "train" else held_out.BATCH
         about = {
-            **self.keeping.about,
+            **self.config.about,
             "torch": torch.__version__,
             "device": self.device.type,
             "precision": precision,
-            "border": self.border.name,
-            "text": self.border.text,
+            "split_point": self.split_point.name,
+            "text": self.split_point.text,
             "weights": self.hashes,
             "channels_last": self.channels_last,
             "part": part,
             "view": view,
-            "images": self.keeping.train() if part == "train" else self.keeping.val(),
+            "images": self.config.train() if part == "train" else self.config.val(),
             "batch": batch,
         }
         if part == "val":
             about |= {"augment": None, "seed": None, "shrunk": None}  # not random, full size
         key = cache_key(json.dumps(about, sort_keys=True).encode())
         name = f"view {view}" if part == "train" else "validation"
-        return CacheKey(key, rows, shape, dtype, batch, f"{self.border.name}, {name}")
+        return CacheKey(key, rows, shape, dtype, batch, f"{self.split_point.name}, {name}")
 
     def _pass_size(self) -> int:
+        if self.config.pass_size:
+            return self.config.pass_size
         pixels = PASS_PIXELS.get(self.device.type, PASS_PIXELS_DEVICE)
-        return min(PASS_MOST, max(16, pixels // self.keeping.side**2))
+        return min(PASS_MOST, max(16, pixels // self.config.side**2))
 
     def _probe(self, precision: str) -> tuple[bool, tuple[int, ...], torch.dtype]:
         """(whether channels are last in memory, shape of one image's row on disk, dtype)."""
-        blank = torch.zeros(2, self.keeping.side, self.keeping.side, 3, dtype=torch.uint8)
-        features = self._features(blank, precision)
+        side, network = self.config.side, self.feature_cache.network
+        example = example_input(network, (side, side), 2, device=self.device)
+        with torch.inference_mode(), autocast(self.device, precision):
+            features = self.split_point.before(example)
         last = features.dim() == 4 and features.is_contiguous(memory_format=torch.channels_last)
         last = last and not features.is_contiguous()
         shape = features.permute(0, 2, 3, 1).shape if last else features.shape
@@ -231,8 +237,8 @@ class _PhaseCache:
 
     def _features(self, images: Tensor, precision: str) -> Tensor:
         with torch.inference_mode(), autocast(self.device, precision):
-            prepared = self.keeping.prepare(images.to(self.device, non_blocking=True))
-            return self.border.before(prepared)
+            prepared = self.config.prepare(images.to(self.device, non_blocking=True))
+            return self.split_point.before(prepared)
 
     def _rows(self, images: Tensor, precision: str) -> Tensor:
         features = self._features(images, precision)
@@ -241,17 +247,17 @@ class _PhaseCache:
 
     def _view(self, view: int) -> Callable[[int], Iterator[Tensor]]:
         def produce(start: int) -> Iterator[Tensor]:
-            positions = np.arange(start, len(self.passing.loader.dataset.images))
+            positions = np.arange(start, len(self.source.loader.dataset.images))
             size = self._pass_size()
             batches = [positions[first : first + size] for first in range(0, len(positions), size)]
-            for batch in _prefetched(self.passing.loader.these(batches, view)):
-                yield self._rows(batch.views[0], self.keeping.precision)
+            for batch in _prefetched(self.source.loader.these(batches, view)):
+                yield self._rows(batch.views[0], self.config.precision)
 
         return produce
 
     def _validation(self, start: int) -> Iterator[Tensor]:
-        if self.passing.holdout is not None:
-            for batch in self.passing.holdout.batches(start):
+        if self.source.holdout is not None:
+            for batch in self.source.holdout.batches(start):
                 yield self._rows(batch, "fp32")
 
 

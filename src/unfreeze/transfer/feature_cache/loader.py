@@ -1,17 +1,17 @@
 """Training on cached features instead of images and frozen layers."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unfreeze.data.loading.loader import Batch, Loader
-from unfreeze.transfer.evaluate import ClassificationMetrics
+from unfreeze.transfer.evaluate import Scores
 from unfreeze.transfer.feature_cache.store import CachedFeatures
 from unfreeze.transfer.freezing.split_model import SplitPoint
-from unfreeze.transfer.validation import ValidationSet, validation_record
+from unfreeze.transfer.validation import ValidationSet
 
 BLOCK_BYTES = 32 * 2**20  # of features per forward pass of evaluation
 
@@ -61,7 +61,7 @@ class CachedLoader:
 
     def __init__(
         self,
-        border: SplitPoint,
+        split_point: SplitPoint,
         views: Mapping[int, CachedView],
         held_out: CachedView | None,
         *,
@@ -70,7 +70,7 @@ class CachedLoader:
         holdout: ValidationSet | None,
         hashes: dict[str, str],
     ) -> None:
-        self.border, self.views, self.held_out = border, dict(views), held_out
+        self.split_point, self.views, self.held_out = split_point, dict(views), held_out
         self.count = count
         self.loader, self.holdout, self.hashes = loader, holdout, hashes
 
@@ -81,34 +81,34 @@ class CachedLoader:
         clone.loader.rank, clone.loader.world = 0, 1
         return clone
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of `loader.epoch`, with features instead of images."""
-        view = self.views[epoch % self.count]
-        first = epoch * self.loader.steps_per_epoch
-        for step in range(first + start, first + self.loader.steps_per_epoch):
+    def stream(self, start: int, stop: int) -> Generator[Batch]:
+        """The batches of `loader.stream`, with features instead of images."""
+        for step in range(start, stop):
+            epoch = step // self.loader.steps_per_epoch
             ids = self.loader.ids(step)
             rows = torch.from_numpy(ids)
-            yield Batch(step, epoch, ids, self.loader.dataset.labels[rows], [view.take(rows)])
+            features = self.views[epoch % self.count].take(rows)
+            yield Batch(step, epoch, ids, self.loader.dataset.targets[rows], [features])
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits [B, C] of a batch."""
-        return self.border.after(batch.views[0])
+        return self.split_point.after(batch.views[0])
 
     @torch.inference_mode()
-    def scores(self, network: nn.Module) -> ClassificationMetrics:
+    def scores(self, network: nn.Module) -> Scores:
         """Same as `holdout.score(network)`, from cached features."""
         if self.holdout is None or self.held_out is None:
             raise ValueError("there is no validation set")
         training = network.training
         network.eval()
-        after, learner = self.border.after, self.border.learner
-        if learner is not None and self.border.direct:
+        after, learner = self.split_point.after, self.split_point.learner
+        if learner is not None and self.split_point.direct:
             after = network.get_submodule(learner)
-        blocks = self.held_out.blocks(copied=not self.border.direct)
+        blocks = self.held_out.blocks(copied=not self.split_point.direct)
         logits = [after(block) for block in blocks]
         network.train(training)
-        return self.holdout.judged(torch.cat(logits))
+        return self.holdout.scores_of(torch.cat(logits))
 
     def record(self, network: nn.Module) -> dict[str, Any]:
         """Numbers for a validation line of metrics.jsonl."""
-        return validation_record(self.scores(network))
+        return self.scores(network).record()

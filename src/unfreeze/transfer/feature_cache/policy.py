@@ -9,6 +9,7 @@ from torch import nn
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.data.cache.folder import RESERVED_BYTES
 from unfreeze.errors import UsageError
+from unfreeze.models.shape_trace import example_input
 from unfreeze.runtime.console import pluralised
 from unfreeze.runtime.device import autocast
 from unfreeze.transfer.feature_cache.store import feature_cache_folder, free_bytes
@@ -40,8 +41,8 @@ class CacheEstimate:
     `ratio`: FLOPs of the phase without the cache, divided by those with it.
     """
 
-    stretch: FrozenPhase
-    border: SplitPoint
+    phase: FrozenPhase
+    split_point: SplitPoint
     passes: int
     image_bytes: int
     bytes: int
@@ -51,12 +52,12 @@ class CacheEstimate:
     @property
     def text(self) -> str:
         """Tensor, size and speed-up, for people."""
-        shape = "x".join(map(str, self.border.shape))
+        shape = "x".join(map(str, self.split_point.shape))
         return (
-            f"{self.border.name} ({shape}), {self.image_bytes / 1024:,.1f} KiB per image and "
+            f"{self.split_point.name} ({shape}), {self.image_bytes / 1024:,.1f} KiB per image and "
             f"view, {self.bytes / 2**30:.2f} GiB in {feature_cache_folder()}; the frozen "
             "layers compute "
-            f"{pluralised(self.passes, 'pass', 'passes')} instead of {self.stretch.epochs}, "
+            f"{pluralised(self.passes, 'pass', 'passes')} instead of {self.phase.epochs}, "
             "which is "
             f"{self.ratio:.1f} times less work"
         )
@@ -101,7 +102,9 @@ def check_cache_settings(
         return
     if s.mixup or s.cutmix:
         raise UsageError(f"--cache {s.cache}: {_MIXED}.", _INSTEAD)
-    phases = [p for p in frozen_phases(network, schedule, s.epochs, head) if is_cached(s.cache, p)]
+    phases = [
+        p for p in frozen_phases(network, schedule, s.epochs or 0, head) if is_cached(s.cache, p)
+    ]
     if not phases:
         raise UsageError(f"--cache {s.cache}: {_NOTHING[s.cache]}.", _INSTEAD)
     try:
@@ -117,7 +120,7 @@ def decide_cache(s: FinetuneSettings, case: CacheCase) -> CacheDecision:
         return CacheDecision("off", reasons={"cache": "given"})
     if s.mixup or s.cutmix:
         return CacheDecision("off", reasons={"cache": _MIXED})
-    phases = frozen_phases(case.network, case.schedule, s.epochs, case.head)
+    phases = frozen_phases(case.network, case.schedule, s.epochs or 0, case.head)
     # if only the head is trained, both modes cache its input
     modes = (FEATURES, ACTIVATIONS) if s.cache == "auto" else (s.cache,)
     mode = next((m for m in modes if any(is_cached(m, phase) for phase in phases)), modes[-1])
@@ -163,8 +166,8 @@ def _with_mode(
             f"random views per image, used in turn, instead of {s.epochs} different ones; "
             "--cache-views N changes the number, --cache off draws a new view each epoch"
         )
-    all_epochs = len(stored) == 1 and stored[0].stretch.epochs == s.epochs
-    learner = stored[0].border.learner if all_epochs else None
+    all_epochs = len(stored) == 1 and stored[0].phase.epochs == s.epochs
+    learner = stored[0].split_point.learner if all_epochs else None
     return CacheDecision(mode, views, reasons, learner, sum(part.work for part in stored))
 
 
@@ -173,7 +176,7 @@ def _objection(
 ) -> str:
     """Why `--cache auto` caches nothing; "" if it does."""
     needed = sum(part.bytes for part in stored)
-    if all(part.passes >= part.stretch.epochs for part in stored):
+    if all(part.passes >= part.phase.epochs for part in stored):
         return f"with {s.epochs} epochs it would save no passes through the frozen layers"
     if needed > s.cache_budget * 2**30:
         return f"{needed / 2**30:.1f} GiB exceed --cache-budget {s.cache_budget:g}"
@@ -191,23 +194,25 @@ def _objection(
 
 def _stored(s: FinetuneSettings, case: CacheCase, phase: FrozenPhase, views: int) -> CacheEstimate:
     side = s.image_size or 0
-    border = find_split_point(case.network, phase.frozen, side)
-    before, after = split_flops(case.network, border, side)
+    split_point = find_split_point(case.network, phase.frozen, side)
+    before, after = split_flops(case.network, split_point, side)
     passes = len(phase.views(views))
-    image = _image_bytes(case.network, border, side, s.precision)
-    full = _image_bytes(case.network, border, side, "fp32")  # validation uses full precision
+    image = _image_bytes(case.network, split_point, side, s.precision)
+    full = _image_bytes(case.network, split_point, side, "fp32")  # validation uses full precision
     epoch = before + (1 + BACKWARD) * after
     ratio = phase.epochs * epoch / (passes * before + phase.epochs * (1 + BACKWARD) * after)
     total = image * passes * case.images + full * case.held_out
-    return CacheEstimate(phase, border, passes, image, total, passes * before * case.images, ratio)
+    return CacheEstimate(
+        phase, split_point, passes, image, total, passes * before * case.images, ratio
+    )
 
 
-def _image_bytes(network: nn.Module, border: SplitPoint, side: int, precision: str) -> int:
+def _image_bytes(network: nn.Module, split_point: SplitPoint, side: int, precision: str) -> int:
     device = next(network.parameters()).device
-    images = torch.zeros(2, 3, side, side, device=device)
+    images = example_input(network, (side, side), 2, device=device)
     precision = "bf16" if precision == "fp16" and device.type == "cpu" else precision
     with torch.no_grad(), autocast(device, precision):
-        return border.before(images)[0].nbytes
+        return split_point.before(images)[0].nbytes
 
 
 def with_cache_decision(chosen: FinetuneRecipe, decision: CacheDecision) -> FinetuneRecipe:

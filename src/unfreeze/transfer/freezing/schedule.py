@@ -119,6 +119,6 @@ def frozen_phases(
     return phases
 
 
-def is_cached(mode: str, stretch: FrozenPhase) -> bool:
+def is_cached(mode: str, phase: FrozenPhase) -> bool:
     """Whether `--cache MODE` caches anything in this phase."""
-    return stretch.kind == FEATURES or (mode == ACTIVATIONS and stretch.kind == ACTIVATIONS)
+    return phase.kind == FEATURES or (mode == ACTIVATIONS and phase.kind == ACTIVATIONS)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from unfreeze.models.shape_trace import example_input
+from unfreeze.runtime.signals import signals_deferred
 from unfreeze.transfer.freezing.freeze import apply_freeze
 from unfreeze.transfer.freezing.fx_partition import (
     GraphSplit,
@@ -56,15 +58,20 @@ class SplitPoint:
     direct: bool = False
 
 
-def split_flops(network: nn.Module, border: SplitPoint, side: int) -> tuple[float, float]:
+def split_flops(network: nn.Module, split_point: SplitPoint, side: int) -> tuple[float, float]:
     """FLOPs of one image: (before the split, after it)."""
     device = next(network.parameters()).device
-    images = torch.zeros(2, 3, side, side, device=device)
-    with _restored(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    images = example_input(network, (side, side), 2, device=device)
+    with (
+        signals_deferred(),
+        _restored(network),
+        torch.no_grad(),
+        FlopCounterMode(display=False) as counter,
+    ):
         network.eval()
-        features = border.before(images)
+        features = split_point.before(images)
         first = counter.get_total_flops()
-        border.after(features.clone())
+        split_point.after(features.clone())
     return first / 2, (counter.get_total_flops() - first) / 2
 
 
@@ -77,28 +84,32 @@ def find_split_point(network: nn.Module, frozen: Collection[str], side: int) -> 
     """
     device = next(network.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, side, side, generator=generator).to(device)
+    images = example_input(network, (side, side), 2, device=device, generator=generator)
     with _restored(network), torch.no_grad():
         apply_freeze(network, frozen)
         network.train()
         try:
-            border = _find(network, images)
+            split_point = _find(network, images)
         except FAILURES as error:
             raise NoSplitPoint(f"the forward pass fails on a random image: {error}") from error
     apply_freeze(network, frozen)  # frozen modules stay in eval mode
-    return border
+    return split_point
 
 
 def _find(network: nn.Module, images: Tensor) -> SplitPoint:
     try:
-        border = _by_graph(network, images)
+        if not images.is_floating_point():  # tokens: their number differs, and code follows it
+            raise NoSplitPoint("only its last layer has inputs of a fixed size")
+        split_point = _by_graph(network, images)
     except NoSplitPoint as reason:
-        border = _by_hook(network, images, reason)
-    _verify(network, border, images)
+        split_point = _by_hook(network, images, reason)
+    _verify(network, split_point, images)
     network.eval()
-    features = border.before(images)
-    same = border.approach is not None and torch.equal(border.approach(features.clone()), features)
-    return replace(border, direct=same)
+    features = split_point.before(images)
+    same = split_point.approach is not None and torch.equal(
+        split_point.approach(features.clone()), features
+    )
+    return replace(split_point, direct=same)
 
 
 def _by_graph(network: nn.Module, images: Tensor) -> SplitPoint:
@@ -248,14 +259,14 @@ def _text(root: ImageOnlyModule, before: Any) -> str:
     return f"{before.code}\n{digest}"
 
 
-def _verify(network: nn.Module, border: SplitPoint, images: Tensor) -> None:
+def _verify(network: nn.Module, split_point: SplitPoint, images: Tensor) -> None:
     for training in (True, False):
         network.train(training)
         expected = _seeded(network, images, 1)
-        features = _seeded(border.before, images, 2)
-        if not torch.equal(features, _seeded(border.before, images, 3)):
+        features = _seeded(split_point.before, images, 2)
+        if not torch.equal(features, _seeded(split_point.before, images, 3)):
             raise NoSplitPoint("the frozen part draws random numbers")
-        logits = _seeded(border.after, features, 1)
+        logits = _seeded(split_point.after, features, 1)
         if expected.shape != logits.shape or not _close(expected, logits):
             raise NoSplitPoint("its two halves do not return what the network returns")
 

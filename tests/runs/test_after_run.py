@@ -3,7 +3,7 @@
 import pytest
 
 from unfreeze.errors import Interrupted
-from unfreeze.runtime.after_run import warn_on_failure
+from unfreeze.runs.after_run import warn_on_failure
 from unfreeze.runtime.console import QuietConsole
 from unfreeze.runtime.run_folder import RunFolder
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from unfreeze.runtime.bottleneck import ThroughputSettings, bottleneck, data_and_step_seconds
+from unfreeze.reports.bottleneck import ThroughputSettings, bottleneck, data_and_step_seconds
 
 HERE = ThroughputSettings("cpu", "bf16", workers=0, processors=4, store="memory", views="host")
 

@@ -1,0 +1,1 @@
+"""Texts as samples: reading tables and folders, tokens, duplicates."""
