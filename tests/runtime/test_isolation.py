@@ -100,17 +100,26 @@ def plain(colours, tmp_path_factory):
     data = str(colours(folder / "pics", {"red": 12, "blue": 12}))
     unfreeze.pretrain(data, out=str(folder / "pretrain"), **PRETRAIN)
     unfreeze.finetune(data, out=str(folder / "finetune"), **FINETUNE)
+    unfreeze.finetune(data, out=str(folder / "finetune-bf16"), **FINETUNE, precision="bf16")
     return data, folder
 
 
-@pytest.mark.parametrize("verb, given", [("pretrain", PRETRAIN), ("finetune", FINETUNE)])
-def test_training_is_the_same_in_any_process(plain, odd, tmp_path, verb, given):
+@pytest.mark.parametrize(
+    "verb, given, same",
+    [
+        ("pretrain", PRETRAIN, "pretrain"),
+        ("finetune", FINETUNE, "finetune"),
+        # within the caller's autocast torch would keep the first step's weights, cast to bf16
+        ("finetune", {**FINETUNE, "precision": "bf16"}, "finetune-bf16"),
+    ],
+)
+def test_training_is_the_same_in_any_process(plain, odd, tmp_path, verb, given, same):
     data, folder = plain
     before = state()
     getattr(unfreeze, verb)(data, out=str(tmp_path / "run"), **given)
     assert state() == before
     with isolated():
-        (ours, _), (theirs, _) = load_model(tmp_path / "run"), load_model(folder / verb)
+        (ours, _), (theirs, _) = load_model(tmp_path / "run"), load_model(folder / same)
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

@@ -28,6 +28,26 @@ def isolated() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _outermost_autocast() -> Iterator[None]:
+    """Within the block an autocast context clears torch's cache of cast weights when it ends.
+
+    torch clears it only where the outermost context ends: within one of the caller's, each training
+    step would compute with the first step's weights.
+    """
+    import torch
+
+    depth = torch.autocast_increment_nesting() - 1
+    for _ in range(depth + 1):
+        torch.autocast_decrement_nesting()
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        for _ in range(depth):
+            torch.autocast_increment_nesting()
+
+
 def _torch(stack: contextlib.ExitStack) -> None:
     import torch
 
@@ -40,6 +60,7 @@ def _torch(stack: contextlib.ExitStack) -> None:
     for kind in ("cpu", "cuda") if cuda else ("cpu",):
         if torch.is_autocast_enabled(kind):
             stack.enter_context(torch.autocast(kind, enabled=False))
+    stack.enter_context(_outermost_autocast())
     if torch.get_default_dtype() != torch.float32:
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.float32)
