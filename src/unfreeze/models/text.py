@@ -64,9 +64,10 @@ class TextClassifier(nn.Module):
             "token_type_ids" in inspect.signature(encoder.forward).parameters
             and (getattr(config, "type_vocab_size", 0) or 0) > 1
         )
-        self.head: nn.Module = nn.Linear(width, classes)
-        nn.init.normal_(self.head.weight, std=0.01)  # type: ignore[arg-type]
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        head = nn.Linear(width, classes)
+        nn.init.normal_(head.weight, std=0.01)
+        nn.init.zeros_(head.bias)
+        self.head: nn.Module = head
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [B, classes] of tokens [B, L, 2]."""
@@ -83,7 +84,8 @@ class TextClassifier(nn.Module):
         lengths = (tokens[..., 0] >= 0).sum(1)
         order = torch.argsort(lengths, stable=True)
         parts = [
-            self._pooled(tokens[rows, : int(lengths[rows].max())]) for rows in order.split(ROWS)
+            self._pooled(tokens[rows, : int(lengths[rows].max())])
+            for rows in torch.split(order, ROWS)
         ]
         return torch.cat(parts)[torch.argsort(order)]
 
@@ -178,9 +180,10 @@ def transformers_library() -> Any:
         import transformers
     except ImportError as error:
         raise UsageError("Text classification needs the package transformers.", INSTALL) from error
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    return transformers
+    library: Any = transformers
+    library.logging.set_verbosity_error()
+    library.logging.disable_progress_bar()
+    return library
 
 
 def load_encoder_of(name: str, *, trained: bool = True, fetch: bool = True) -> LoadedEncoder:

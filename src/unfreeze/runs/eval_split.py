@@ -18,7 +18,7 @@ from unfreeze.data.validate.duplicates import (
     load_trained_images,
 )
 from unfreeze.errors import DataError
-from unfreeze.runs.finetuning.texts import open_samples
+from unfreeze.runs.finetuning.task_settings import open_samples
 from unfreeze.tasks.supervised import SupervisedTask
 from unfreeze.transfer.initialize import preprocess_of
 

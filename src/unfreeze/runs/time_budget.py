@@ -18,6 +18,7 @@ from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import UsageError
 from unfreeze.runs.finetuning.data import LabelledListing, number_of_runs, split_undecoded
 from unfreeze.runs.finetuning.setup import new_job, set_up_model
+from unfreeze.runs.finetuning.task_settings import EPOCHS
 from unfreeze.runs.pretraining.data import list_images
 from unfreeze.runs.pretraining.dry_run import epoch_seconds
 from unfreeze.runs.pretraining.setup import PreparedPretraining, prepared_for
@@ -262,19 +263,17 @@ def _finetune_option(
         job = new_job(s, data, set_up_model(s, data), device, **counts, processes=processes)
     except UsageError:  # size not supported
         return
-    default = next(entry.default for entry in fields(s) if entry.name == "epochs")
     planned = job.plan.settings
+    most = s.epochs or EPOCHS
     # epochs over cached features cost little: only a smaller image size shortens such a run
     cached = planned.cache not in ("off", "auto")
-    least, most = min(s.epochs, FEW["finetune"]), s.epochs
+    epochs = 1 if cached else most
+    least = min(most, FEW["finetune"]) if s.epochs is None else most
     if cached:
-        values, least, most = {**values, "epochs": s.epochs}, 1, 1
-    elif s.epochs != default:
-        least = s.epochs
+        values, least, most = {**values, "epochs": most}, 1, 1
     case = CostInput(
         job.network, job.schedule, job.head, **counts, runs=number_of_runs(s, portions)
     )
-    epochs = 1 if cached else s.epochs
 
     def seconds(enough: float) -> float | None:
         most_seconds = enough * epochs

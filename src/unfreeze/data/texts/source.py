@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class TextSource(Source):
     noun = "text"
     listed = True
 
-    def __init__(self, where: str, tables: Sequence["TextTable"]) -> None:
+    def __init__(self, where: str, tables: Sequence["TextsOfFile"]) -> None:
         self.where = where
         self.names = [name for table in tables for name in table.names]
         self.texts = [text for table in tables for text in table.texts]
@@ -129,7 +129,7 @@ def normalized(text: str, pair: str | None = None) -> str:
 
 
 @dataclass(frozen=True)
-class TextTable:
+class TextsOfFile:
     """The texts of one file or folder, one entry each; None: the table has no such column."""
 
     names: list[str]
@@ -138,11 +138,11 @@ class TextTable:
     labels: list[str] | None = None
     splits: list[str] | None = None
     groups: list[str] | None = None
-    columns: Mapping[str, list[str]] | None = None  # all columns by name
+    columns: Mapping[str, list[str]] = field(default_factory=dict)  # all, by name
     notes: tuple[str, ...] = ()
 
 
-def _joined(columns: Sequence[Any], tables: Sequence[TextTable]) -> Any:
+def _joined(columns: Sequence[Any], tables: Sequence[TextsOfFile]) -> Any:
     """One column of all tables; "" where a table has none; None if no table has it."""
     if all(column is None for column in columns):
         return None
@@ -207,7 +207,7 @@ def open_texts(data: str | Sequence[str], columns: TextColumns = TextColumns()) 
     return TextSource(", ".join(names), tables)
 
 
-def _open(path: Path, columns: TextColumns, *, several: int) -> list[TextTable]:
+def _open(path: Path, columns: TextColumns, *, several: int) -> list[TextsOfFile]:
     if not path.exists():
         raise DataError(f"There is no folder or file '{path}'.", "Check the path.")
     if path.is_file():
@@ -274,7 +274,7 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _table(path: Path, wanted: TextColumns, *, prefix: str, split: str) -> TextTable:
+def _table(path: Path, wanted: TextColumns, *, prefix: str, split: str) -> TextsOfFile:
     columns, notes = _columns_of(path)
     text = _named(columns, wanted.text, "--text-column", path, wanted) or _usual(columns, TEXTS)
     if text is None:
@@ -296,7 +296,7 @@ def _table(path: Path, wanted: TextColumns, *, prefix: str, split: str) -> TextT
         notes = (*notes, f"Texts are read from the column {text!r} of {path}.")
     if label is not None and normalize_column_name(label) not in LABELS and not wanted.label:
         notes = (*notes, f"Labels are read from the column {label!r} of {path}.")
-    return TextTable(
+    return TextsOfFile(
         names=[f"{prefix}{number}" for number in range(1, count + 1)],
         texts=columns[text],
         pairs=None if pair is None else columns[pair],
@@ -333,7 +333,7 @@ def _usual(columns: Mapping[str, list[str]], usual: Sequence[str]) -> str | None
     return next((by_name[name] for name in usual if name in by_name), None)
 
 
-def _text_files(folder: Path) -> TextTable:
+def _text_files(folder: Path) -> TextsOfFile:
     """The .txt files below a folder, with labels and splits of its folders."""
     source = FolderSource(folder)
     rows = [row for row, name in enumerate(source.names) if name.lower().endswith(TEXT_FILE)]
@@ -347,12 +347,11 @@ def _text_files(folder: Path) -> TextTable:
     if len(inside) < len(names):
         notes += (f"{len(names) - len(inside):,} .txt files outside the class folders: ignored.",)
     texts = [_text_of(source, rows[number], names[number]) for number in inside]
-    return TextTable(
+    return TextsOfFile(
         names=[names[number] for number in inside],
         texts=texts,
         labels=[(place.label if place else None) or "" for place in places],
         splits=[SPLIT_NAMES[place.split] if place else "" for place in places],
-        columns={},
         notes=notes,
     )
 

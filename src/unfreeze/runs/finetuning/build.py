@@ -16,6 +16,7 @@ from unfreeze.config.layering import as_dict
 from unfreeze.data.cache.policy import memory_budget
 from unfreeze.data.images.decode import DECODER
 from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.index.index import Index
 from unfreeze.data.loading.loader import (
     Loader,
     Make,
@@ -117,15 +118,10 @@ def build_training(
     loader.pinned = device.type == "cuda"
     loader.dataset.targets = targets
     index = dataset.train.index
-    labels = index.labels
-    if s.sampling == "balanced":
-        loader.order = class_balanced_order(labels, s.seed)
-    elif isinstance(index.source, TextSource):
-        lengths = index.source.sizes[index.rows]
-        loader.order = length_bucketed_order(lengths, s.seed, loader.batch_size)
+    _set_order(loader, index, s)
     weights: tuple[float, ...] = ()
     if job.task is None:
-        weights = class_weights(labels, len(job.card.classes), s.class_weights)
+        weights = class_weights(index.labels, len(job.card.classes), s.class_weights)
     budget = memory_budget(s.store_budget) // 4
     holdout = ValidationSet(
         dataset.val,
@@ -153,6 +149,15 @@ def build_training(
         source=_cache_source(job, dataset, prepare, pool) if pool else None,
     )
     return TrainingParts(loader, validation, feature_cache, weights, processes)
+
+
+def _set_order(loader: Loader, index: Index, s: FinetuneSettings) -> None:
+    """Draw balanced classes, or batches of texts of similar length, if that is wanted."""
+    if s.sampling == "balanced":
+        loader.order = class_balanced_order(index.labels, s.seed)
+    elif isinstance(index.source, TextSource):
+        lengths = index.source.sizes[index.rows]
+        loader.order = length_bucketed_order(lengths, s.seed, loader.batch_size)
 
 
 def view_maker(job: FinetuneJob, targets: Tensor) -> Make:

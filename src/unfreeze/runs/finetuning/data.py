@@ -4,7 +4,6 @@ import functools
 import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +59,12 @@ from unfreeze.data.validate.warnings import CroppedImages, cropped_away, dataset
 from unfreeze.errors import UsageError
 from unfreeze.evaluation.checks import cropped_warning
 from unfreeze.evaluation.warnings import RunWarning
-from unfreeze.runs.finetuning.texts import are_texts, check_text_settings, text_columns
+from unfreeze.runs.finetuning.task_settings import (
+    are_texts,
+    check_task_settings,
+    check_text_settings,
+    text_columns,
+)
 from unfreeze.runtime.console import Console, pluralised
 from unfreeze.runtime.run_folder import RunFolder
 from unfreeze.tasks.registry import supervised_task, task_of_data
@@ -318,48 +322,6 @@ def resumes(s: FinetuneSettings) -> bool:
 def labels_of(index: Index) -> list[str]:
     """The label of each image, as text."""
     return [index.classes[label] for label in index.labels.tolist()]
-
-
-# settings that need classes, and the values with which they do nothing
-NEED_CLASSES: dict[str, tuple[Any, ...]] = {
-    "label_smoothing": (0.0,),
-    "class_weights": ("none",),
-    "sampling": ("natural",),
-    "mixup": (0.0,),
-    "cutmix": (0.0,),
-    "labels_per_class": (None,),
-    "folds": (0,),
-    "repeats": (1,),
-    "head_solver": ("auto", "sgd"),
-    "select": (None, "metric", "loss", "last"),
-}
-# settings that networks with maps as outputs do not have, and the values that they have
-NOT_DENSE: dict[str, tuple[Any, ...]] = {
-    "augment": ("photo", "mono", "none"),
-    "cache": ("auto", "off"),
-    "find_lr": (False,),
-    "head": ("replace",),
-    "stem": ("auto", "imagenet"),
-}
-
-
-def check_task_settings(s: FinetuneSettings, task: SupervisedTask) -> None:
-    """UsageError for a setting that the task does not support."""
-    for name, without in NEED_CLASSES.items():
-        value = getattr(s, name)
-        if value in without or name in task.supports or (name == "select" and value == task.metric):
-            continue
-        raise UsageError(
-            f"The task {task.name} has no {flag(name)} {value}.",
-            f"Omit {flag(name)}.",
-        )
-    if task.dense:
-        for name, allowed in NOT_DENSE.items():
-            if getattr(s, name) not in allowed:
-                raise UsageError(
-                    f"The task {task.name} has no {flag(name)} {getattr(s, name)}.",
-                    f"Use {flag(name)} {allowed[0]}.",
-                )
 
 
 def _said(index: Index) -> str:

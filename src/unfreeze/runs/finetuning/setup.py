@@ -20,7 +20,7 @@ from unfreeze.models.build import canonical_arch
 from unfreeze.models.shape_trace import forward_flops
 from unfreeze.runs.finetuning.data import LabelledListing
 from unfreeze.runs.finetuning.resume import check_resumable, merge_settings
-from unfreeze.runs.finetuning.texts import with_defaults
+from unfreeze.runs.finetuning.task_settings import with_defaults
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import pick_precision
 from unfreeze.runtime.run_folder import RunFolder
@@ -154,6 +154,9 @@ def set_up_model(s: FinetuneSettings, data: LabelledListing) -> ModelSetup:
     return ModelSetup(network_start, schedule, preprocess, {**network_start.reasons, **reasons})
 
 
+NO_CACHE = CacheDecision("off", reasons={"cache": "a decoder needs maps of all sizes"})
+
+
 def new_job(
     s: FinetuneSettings,
     data: LabelledListing,
@@ -195,10 +198,8 @@ def new_job(
             enough = ENOUGH_MAPS if data.task.dense else ENOUGH_TO_CHOOSE
             chosen = with_selection(chosen, held_out, "metric", enough)
         case = CacheCase(network, network_setup.schedule, head, images=images, held_out=held_out)
-        if data.task is not None and data.task.dense:
-            decision = CacheDecision("off", reasons={"cache": "a decoder needs maps of all sizes"})
-        else:
-            decision = decide_cache(chosen.settings, case)
+        dense = data.task is not None and data.task.dense
+        decision = NO_CACHE if dense else decide_cache(chosen.settings, case)
         chosen = with_cache_decision(chosen, decision)
         sweep, why = _sweep(s, chosen, decision, network, facts, held_out)
         chosen = replace(chosen, reasons={**chosen.reasons, **({"sweep": why} if why else {})})

@@ -1,4 +1,4 @@
-"""Settings of fine-tuning on texts: detection, defaults, and what texts do not have."""
+"""Settings that depend on the task: defaults, and which settings a task does not have."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,6 +10,7 @@ from unfreeze.data.sources.open import open_source
 from unfreeze.data.sources.source import Source
 from unfreeze.data.texts.source import TextColumns, holds_texts, open_texts
 from unfreeze.errors import UsageError
+from unfreeze.tasks.supervised import SupervisedTask
 
 EPOCHS, TEXT_EPOCHS = 30, 4
 # settings of images, and the values with which they do nothing
@@ -25,6 +26,7 @@ OF_IMAGES: dict[str, tuple[Any, ...]] = {
     "mixup": (0.0,),
     "cutmix": (0.0,),
     "labels": (None,),
+    "time_budget": (None,),
 }
 OF_TEXTS = ("text_column", "text_pair_column", "max_length")
 
@@ -38,6 +40,48 @@ def are_texts(s: FinetuneSettings) -> bool:
                     raise UsageError(f"{flag(name)} is for texts.", f"Omit {flag(name)}.")
         return s.task == TEXT_CLASSIFICATION
     return any(getattr(s, name) is not None for name in OF_TEXTS) or holds_texts(s.data)
+
+
+# settings that need classes, and the values with which they do nothing
+NEED_CLASSES: dict[str, tuple[Any, ...]] = {
+    "label_smoothing": (0.0,),
+    "class_weights": ("none",),
+    "sampling": ("natural",),
+    "mixup": (0.0,),
+    "cutmix": (0.0,),
+    "labels_per_class": (None,),
+    "folds": (0,),
+    "repeats": (1,),
+    "head_solver": ("auto", "sgd"),
+    "select": (None, "metric", "loss", "last"),
+}
+# settings that networks with maps as outputs do not have, and the values that they have
+NOT_DENSE: dict[str, tuple[Any, ...]] = {
+    "augment": ("photo", "mono", "none"),
+    "cache": ("auto", "off"),
+    "find_lr": (False,),
+    "head": ("replace",),
+    "stem": ("auto", "imagenet"),
+}
+
+
+def check_task_settings(s: FinetuneSettings, task: SupervisedTask) -> None:
+    """UsageError for a setting that the task does not support."""
+    for name, without in NEED_CLASSES.items():
+        value = getattr(s, name)
+        if value in without or name in task.supports or (name == "select" and value == task.metric):
+            continue
+        raise UsageError(
+            f"The task {task.name} has no {flag(name)} {value}.",
+            f"Omit {flag(name)}.",
+        )
+    if task.dense:
+        for name, allowed in NOT_DENSE.items():
+            if getattr(s, name) not in allowed:
+                raise UsageError(
+                    f"The task {task.name} has no {flag(name)} {getattr(s, name)}.",
+                    f"Use {flag(name)} {allowed[0]}.",
+                )
 
 
 def check_text_settings(s: FinetuneSettings) -> None:
