@@ -20,8 +20,10 @@ from unfreeze.models.build import canonical_arch
 from unfreeze.models.head import remove_head
 from unfreeze.models.identify_file import arch_of_weights
 from unfreeze.models.load_weights import load_weights
+from unfreeze.models.text import is_text_arch
 from unfreeze.reports.results_models import embed_display
 from unfreeze.runs.eval_split import positions_of_split
+from unfreeze.runs.finetuning.task_settings import open_samples
 from unfreeze.runs.inference import on_device, readers_of, run_inference
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.atomic import replacing
@@ -89,8 +91,11 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
     # check before the work, not after
     out = check_output_file(s.out, ours=is_npz_with(*ARRAYS), inputs=inputs_of(s))
     network = on_device(_network(s, console), s.device, s.precision)
-    source = open_source(s.data, data_root=s.data_root, console=console)
-    source.intensity = network.preprocess.intensity
+    if is_text_arch(network.card.arch):
+        source = open_samples(s.data, network.card, data_root=s.data_root)
+    else:
+        source = open_source(s.data, data_root=s.data_root, console=console)
+    network.preprocess.attach(source)
     index = build_index(
         source,
         strange_classes=True,

@@ -16,13 +16,16 @@ from unfreeze.config.layering import load_settings
 from unfreeze.data.images.preprocess import Pixels, Preprocess
 from unfreeze.data.index.index import build_index
 from unfreeze.data.sources.open import open_source
+from unfreeze.data.texts.preprocess import TextPreprocess
 from unfreeze.errors import DataError, WeightsError
-from unfreeze.exports.exported_model import load_exported_model
+from unfreeze.exports.exported_model import ExportedModel, load_exported_model
 from unfreeze.exports.format import export_format
 from unfreeze.exports.readme import write_about, write_prepare, write_readme
 from unfreeze.exports.verify import ExportVerification, verify_export
 from unfreeze.exports.write import check_output_folder, replacing_folder
+from unfreeze.models.text import TextClassifier
 from unfreeze.reports.results_models import export_display
+from unfreeze.runs.finetuning.task_settings import open_samples
 from unfreeze.runs.inference import readers_of
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.console import Console
@@ -83,14 +86,18 @@ def run_export(settings: ExportSettings, console: Console) -> ExportResult:
     out = check_output_folder(s.out, overwrite=s.overwrite, inputs=inputs_of(s))
     subject = load_exported_model(s.run)
     exporter.check(subject)
-    images, compared_on = _images(s, subject.preprocess)
-    inputs = _inputs(images, subject.preprocess)
+    if isinstance(subject.preprocess, TextPreprocess):
+        inputs, compared_on = _texts(s, subject, subject.preprocess)
+    else:
+        images, compared_on = _images(s, subject.preprocess)
+        inputs = _inputs(images, subject.preprocess)
     with replacing_folder(out) as folder:
         exporter.write(subject, folder)
         comparison = verify_export(exporter, subject, folder, inputs)
         if not comparison.matched:
             raise _mismatch(str(s.to), subject.card.arch, comparison)
-        write_prepare(folder)
+        if not subject.texts:
+            write_prepare(folder)
         write_readme(folder, subject, exporter, comparison, compared_on=compared_on)
         about = write_about(folder, subject, str(s.to), comparison, compared_on=compared_on)
     console.say(f"{out}/README.md shows how to load the model.")
@@ -138,6 +145,22 @@ def _images(s: ExportSettings, preprocess: Preprocess) -> tuple[list[Pixels], st
     rng, side = np.random.default_rng(0), preprocess.image_size
     noise = rng.integers(0, 256, (IMAGES, side, side, 3), np.uint8)
     return list(noise), f"{IMAGES} images of random noise (use --data for real ones)"
+
+
+def _texts(
+    s: ExportSettings, subject: ExportedModel, preprocess: TextPreprocess
+) -> tuple[Tensor, str]:
+    """(tokens [B, L, 2], their description): of `--data`, else random tokens."""
+    if s.data:
+        source = open_samples(s.data, subject.card, data_root=s.data_root)
+        preprocess.attach(source)
+        rows = np.unique(np.linspace(0, len(source) - 1, IMAGES).astype(np.int64))
+        tokens = preprocess.collate([source.sample(row) for row in rows.tolist()])
+        return tokens, f"{len(rows)} texts of {Path(s.data).name}"
+    if not isinstance(subject.network, TextClassifier):
+        raise TypeError(f"{subject.card.arch} is no text network")
+    tokens = subject.network.example_input(IMAGES, torch.device("cpu"))
+    return tokens, f"{IMAGES} texts of random tokens (use --data for real ones)"
 
 
 def _inputs(images: Sequence[Pixels], preprocess: Preprocess) -> Tensor:

@@ -1,6 +1,7 @@
 """`predict` and `load`: the most likely class of each image, and the model itself."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unfreeze.checkpoints.model_file import model_folder, read_card
+from unfreeze.checkpoints.model_file import ModelCard, model_folder, read_card
 from unfreeze.config.commands import PredictSettings
 from unfreeze.config.field import inputs_of
 from unfreeze.config.layering import load_settings
@@ -20,12 +21,14 @@ from unfreeze.data.index.rows import image_rows
 from unfreeze.data.sources.csv import FileTableSource
 from unfreeze.data.sources.open import builtin_name, is_archive_or_table, open_source
 from unfreeze.data.sources.source import Source
+from unfreeze.data.texts.preprocess import TextPreprocess
 from unfreeze.errors import UsageError
 from unfreeze.reports.results_models import (
     predict_display,
     predictions_file_display,
     task_predictions_display,
 )
+from unfreeze.runs.finetuning.task_settings import open_samples
 from unfreeze.runs.inference import on_device, reader_of_row, run_inference
 from unfreeze.runs.mask_prediction import predict_masks
 from unfreeze.runs.python_call import python_call
@@ -110,11 +113,12 @@ def predict(
     progress: bool | None = None,
     **settings: Any,
 ) -> Predictions | TaskPredictions:
-    """Predict the most likely class of each image.
+    """Predict the most likely class of each image, or of each text.
 
     `images`: one image or an iterable of paths (files, folders, archives), Pillow images, arrays
-    [H, W, 3] or encoded bytes; images in memory are named by their position. Unreadable files are
-    left out; DataError if none can be read, UsageError for other types and without images.
+    [H, W, 3] or encoded bytes; for a model of texts, texts and files of texts. What has no path is
+    named by its position. Unreadable files are left out; DataError if none can be read, UsageError
+    for other types and without images.
     """
     inputs = as_image_list(images)
     paths = [os.fsdecode(image) for image in inputs if is_path(image)]
@@ -156,15 +160,18 @@ def _predictions(
         out = check_output_file(s.out, ours=is_csv_with(columns), inputs=inputs_of(s))
     network = on_device(other or load_classifier(s.run), s.device, s.precision)
     intensity = network.preprocess.intensity
-    inputs = [
-        item
-        for position, image in enumerate(images)
-        for item in (
-            _inputs(image, s.data_root, intensity, console, masked=dense)
-            if isinstance(image, str)
-            else [_Input(str(position), partial(pixels_of, image, intensity))]
-        )
-    ]
+    if isinstance(network.preprocess, TextPreprocess):
+        inputs = list(_text_inputs(images, network.preprocess, network.card))
+    else:
+        inputs = [
+            item
+            for position, image in enumerate(images)
+            for item in (
+                _inputs(image, s.data_root, intensity, console, masked=dense)
+                if isinstance(image, str)
+                else [_Input(str(position), partial(pixels_of, image, intensity))]
+            )
+        ]
     names = [item.path for item in inputs]
     reads = (item.read for item in inputs)
     if isinstance(network, TaskModel) and dense:
@@ -186,6 +193,37 @@ def _predictions(
         )
         write_csv(out, COLUMNS, rows)
     return Predictions(predictions)
+
+
+def _text_inputs(
+    items: Sequence[Any], preprocess: TextPreprocess, card: ModelCard
+) -> Iterator[_Input]:
+    """Texts: those of tables, .txt files and folders; `-`: lines of stdin; else the item itself.
+
+    A text that is given is named by its position among the items, a line by its number.
+    """
+    for position, item in enumerate(items):
+        if not isinstance(item, str):
+            raise UsageError("This model is for texts.", "Give texts, files or folders.")
+        if item == "-":
+            for number, line in enumerate(sys.stdin, 1):
+                yield _Input(f"-:{number}", partial(preprocess.encode, line.rstrip("\r\n")))
+        elif _exists(item):
+            path, source = Path(item), open_samples(item, card, data_root=None)
+            preprocess.attach(source)
+            # tables name their rows by the file's name
+            prefix = f"{path.parent if path.is_file() else path}/".removeprefix("./")
+            for row, name in enumerate(source.names):
+                yield _Input(as_text(prefix + name), reader_of_row(source, row))
+        else:
+            yield _Input(str(position), partial(preprocess.encode, item))
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a name, or with characters that names cannot have
+        return False
 
 
 def _inputs(

@@ -15,6 +15,7 @@ from unfreeze.models.head import remove_head, removed_activations, removed_heads
 from unfreeze.models.position_embeddings import native_size
 from unfreeze.models.segmentation import is_segmentation_arch
 from unfreeze.models.stem import first_convolution
+from unfreeze.models.text import is_text_arch
 from unfreeze.transfer.predictor import (
     InferenceNetwork,
     load_classifier,
@@ -67,6 +68,11 @@ class ExportedModel:
         return "features" if self.missing else "scores"
 
     @property
+    def texts(self) -> bool:
+        """Whether its inputs are texts."""
+        return is_text_arch(self.card.arch)
+
+    @property
     def identities(self) -> tuple[str, ...]:
         """Dotted names of layers of the library's network that are Identity in this one."""
         return (*self.missing, *removed_activations(self.network))
@@ -78,7 +84,7 @@ class ExportedModel:
     @property
     def resized(self) -> bool:
         """Whether it is a vision transformer with another image size than its library's."""
-        if self.gives == "maps":
+        if self.gives == "maps" or self.texts:
             return False
         return native_size(self.network) not in (None, self.preprocess.image_size)
 

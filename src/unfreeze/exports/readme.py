@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze import __version__
+from unfreeze.data.texts.preprocess import TOKENIZER
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import ExportFormat
 from unfreeze.exports.verify import ExportVerification
@@ -14,7 +15,7 @@ from unfreeze.runtime.atomic import write_json, write_text
 
 
 def write_prepare(folder: Path) -> None:
-    """Write prepare.py, the preprocessing without unfreeze: a copy of standalone.py."""
+    """Write prepare.py, the preprocessing of images without unfreeze: a copy of standalone.py."""
     source = files(__package__).joinpath("standalone.py").read_text(encoding="utf-8")
     write_text(folder / PREPARE, source)
 
@@ -79,14 +80,25 @@ def write_readme(
         *code,
         "```",
         "",
-        f"`{PREPARE}` needs only numpy and Pillow and preprocesses an image as `unfreeze predict` "
-        "does: EXIF rotation applied, transparent parts white, 16-bit greyscale scaled by the "
-        "range used in training. It refuses 16-bit colour and selected channels.",
+        _input_of(subject),
         "",
         f"`{ABOUT}` contains classes, preprocessing, the origin of the weights, and a SHA-256 of "
         "each file.",
     ]
     write_text(folder / README, "\n".join(lines) + "\n")
+
+
+def _input_of(subject: ExportedModel) -> str:
+    if subject.texts:
+        return (
+            f"`{TOKENIZER}` is read by the package tokenizers and cuts texts after "
+            f"{subject.preprocess.image_size} tokens, as in training."
+        )
+    return (
+        f"`{PREPARE}` needs only numpy and Pillow and preprocesses an image as `unfreeze predict` "
+        "does: EXIF rotation applied, transparent parts white, 16-bit greyscale scaled by the "
+        "range used in training. It refuses 16-bit colour and selected channels."
+    )
 
 
 def _what(subject: ExportedModel) -> str:
@@ -104,7 +116,8 @@ def _what(subject: ExportedModel) -> str:
             f"scores of each pixel.{tiles * (subject.preprocess.fit == 'tile')}"
         )
     return (
-        f"A classifier with {len(subject.card.classes)} classes: {', '.join(subject.card.classes)}."
+        f"A classifier{' of texts' * subject.texts} with {len(subject.card.classes)} classes: "
+        f"{', '.join(subject.card.classes)}."
     )
 
 

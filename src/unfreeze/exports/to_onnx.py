@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unfreeze import __version__
+from unfreeze.data.texts.preprocess import TOKENIZER, TextPreprocess
 from unfreeze.errors import UsageError, WeightsError
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import LoadedExport
-from unfreeze.exports.write import numpy_lines
+from unfreeze.exports.write import numpy_lines, probability_lines
+from unfreeze.models.text import TEXT_INPUTS, TextClassifier, TextInputs, text_inputs
 from unfreeze.runtime.utf8_path import utf8_path
 
 FILE, INPUT = "model.onnx", "images"
@@ -22,7 +24,11 @@ NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Onnx:
-    """`model.onnx` with the input `images` and the output `scores`, `features` or `maps`."""
+    """`model.onnx` with the input `images` and the output `scores`, `features` or `maps`.
+
+    Of texts: the inputs `input_ids`, `attention_mask` and, of encoders that have it,
+    `token_type_ids`, with tokenizer.json beside it.
+    """
 
     def check(self, subject: ExportedModel) -> None:
         """UsageError if a required package is not installed."""
@@ -36,17 +42,18 @@ class Onnx:
 
     def write(self, subject: ExportedModel, folder: Path) -> None:
         """Export with torch.export and a dynamic batch size; WeightsError if that fails."""
-        network = subject.recorded()
+        program_inputs = _text_program(subject) if subject.texts else _image_program(subject)
+        network, example, names, shapes = program_inputs
         try:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
                 warnings.simplefilter("ignore")  # internal warnings of the exporter
                 program: Any = torch.onnx.export(
                     network,
-                    (subject.example(),),
+                    example,
                     dynamo=True,
-                    input_names=[INPUT],
+                    input_names=names,
                     output_names=[subject.gives],
-                    dynamic_shapes=({0: torch.export.Dim("batch")},),
+                    dynamic_shapes=shapes,
                     verbose=False,
                 )
         except torch.onnx.OnnxExporterError as error:
@@ -56,6 +63,8 @@ class Onnx:
             ) from error
         program.model.metadata_props.update(_metadata(subject))
         program.save(str(folder / FILE))
+        if isinstance(subject.preprocess, TextPreprocess):
+            subject.preprocess.save(folder)
 
     def read(self, subject: ExportedModel, folder: Path) -> LoadedExport:
         """Load it in ONNX Runtime, on the CPU."""
@@ -64,20 +73,64 @@ class Onnx:
         with utf8_path(folder / FILE) as path:
             session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
+        names = [entry.name for entry in session.get_inputs()]
+
         def forward(images: Tensor) -> Tensor:
-            inputs = {INPUT: images.contiguous().numpy()}
+            given = text_inputs(images) if subject.texts else (images,)
+            inputs = {
+                name: tensor.contiguous().numpy()
+                for name, tensor in zip(names, given, strict=False)
+            }
             return torch.from_numpy(session.run([subject.gives], inputs)[0])
 
         return LoadedExport(forward)
 
     def snippet(self, subject: ExportedModel) -> list[str]:
         """Lines with onnxruntime and numpy, without PyTorch."""
+        if subject.texts:
+            return _text_lines(subject)
         return [
             "import numpy, onnxruntime",
             f'session = onnxruntime.InferenceSession("{FILE}")',
             f'outputs = lambda x: session.run(None, {{"{INPUT}": x}})[0]',
             *numpy_lines(subject),
         ]
+
+
+Program = tuple[nn.Module, tuple[Tensor, ...], list[str], tuple[dict[int, Any], ...]]
+
+
+def _image_program(subject: ExportedModel) -> Program:
+    """(network, example inputs, their names, dynamic axes)."""
+    shapes = ({0: torch.export.Dim("batch")},)
+    return subject.recorded(), (subject.example(),), [INPUT], shapes
+
+
+def _text_program(subject: ExportedModel) -> Program:
+    """The same with the inputs that other tools give text encoders."""
+    network = subject.network
+    if not isinstance(network, TextClassifier):
+        raise TypeError(f"{subject.card.arch} is no text network")
+    names = list(TEXT_INPUTS) if network.segments else list(TEXT_INPUTS[:2])
+    example = text_inputs(network.example_input(2, torch.device("cpu")))[: len(names)]
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    return TextInputs(network).eval(), example, names, tuple({0: batch, 1: length} for _ in names)
+
+
+def _text_lines(subject: ExportedModel) -> list[str]:
+    network = subject.network
+    segments = isinstance(network, TextClassifier) and network.segments
+    arrays = ("ids", "attention_mask", "type_ids")[: 3 if segments else 2]
+    pairs = [f'"{name}": of("{array}")' for name, array in zip(TEXT_INPUTS, arrays, strict=False)]
+    return [
+        "import numpy, onnxruntime, tokenizers",
+        f'session = onnxruntime.InferenceSession("{FILE}")',
+        f'tokenizer = tokenizers.Tokenizer.from_file("{TOKENIZER}")',
+        'encoded = tokenizer.encode("a text")',
+        "of = lambda name: numpy.array([getattr(encoded, name)], numpy.int64)",
+        f"scores = session.run(None, {{{', '.join(pairs)}}})[0]",
+        *probability_lines(subject),
+    ]
 
 
 def _metadata(subject: ExportedModel) -> dict[str, str]:

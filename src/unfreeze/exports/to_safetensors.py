@@ -6,6 +6,7 @@ from typing import cast
 from torch import nn
 
 from unfreeze.checkpoints.model_file import TENSORS, TRAINED_IMAGES, load_model, save_model
+from unfreeze.data.texts.preprocess import TextPreprocess
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import LoadedExport
 from unfreeze.exports.to_torchvision import network_lines
@@ -23,6 +24,8 @@ class Safetensors:
 
     def write(self, subject: ExportedModel, folder: Path) -> None:
         """Write both files, and the hashes of the training images if the run has them."""
+        if isinstance(subject.preprocess, TextPreprocess):
+            subject.preprocess.save(folder)
         save_model(folder, subject.tensors(), subject.card)
         hashes = subject.folder / TRAINED_IMAGES
         if hashes.is_file():
@@ -38,6 +41,8 @@ class Safetensors:
 
     def snippet(self, subject: ExportedModel) -> list[str]:
         """Lines with torchvision or timm if they have the network, else with unfreeze."""
+        if subject.texts:
+            return ["import unfreeze", 'print(unfreeze.load(".").predict(["a text"]))']
         plain = subject.card.head in ("replace", "none")
         if subject.library == "torchvision" and plain and not subject.resized:
             lines = ["import torch, torchvision", *network_lines(subject), *_stem_lines(subject)]

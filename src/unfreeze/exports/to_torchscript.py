@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from unfreeze.errors import UsageError
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import LoadedExport
 from unfreeze.exports.write import torch_lines
@@ -21,7 +22,11 @@ class Torchscript:
     """`model.ts`, traced from one forward pass, for any batch size."""
 
     def check(self, subject: ExportedModel) -> None:
-        """No check: tracing itself shows whether it is possible."""
+        """UsageError for texts; otherwise tracing itself shows whether it is possible."""
+        if subject.texts:
+            raise UsageError(
+                "Text encoders cannot be traced for texts of any length.", "Use --to onnx."
+            )
 
     def write(self, subject: ExportedModel, folder: Path) -> None:
         """Trace with a batch of two, so that a batch size of 1 is not treated as constant."""

@@ -111,8 +111,12 @@ def numpy_lines(subject: ExportedModel) -> list[str]:
         return [*lines, "print(features.shape)"]
     if subject.gives == "maps":
         return [*lines, *_MASK_LINES]
+    return [*lines, *probability_lines(subject)]
+
+
+def probability_lines(subject: ExportedModel) -> list[str]:
+    """Python lines that print the most likely class of `scores`, a NumPy array [1, C]."""
     return [
-        *lines,
         f"powers = numpy.exp({_scaled_scores(subject, 'scores - scores.max()')})[0]",
         "probabilities = powers / powers.sum()",
         *_print_lines(),

@@ -19,6 +19,7 @@ from unfreeze.errors import UsageError, WeightsError
 
 LIBRARY = "hf"
 INSTALL = "Install it: pip install 'unfreeze[text]'."
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 POOLINGS = ("mean", "cls", "last")
 LONGEST = 512  # tokens; default limit of the length of a text
 ROWS = 32  # texts of similar length in a forward pass without gradients
@@ -90,15 +91,15 @@ class TextClassifier(nn.Module):
         return torch.cat(parts)[torch.argsort(order)]
 
     def _pooled(self, tokens: Tensor) -> Tensor:
-        ids, mask = tokens[..., 0].long(), tokens[..., 0] >= 0
-        inputs: dict[str, Tensor] = {
-            "input_ids": ids.masked_fill(~mask, self.pad),
-            "attention_mask": mask.long(),
-        }
-        if self.segments:
-            inputs["token_type_ids"] = tokens[..., 1].long().masked_fill(~mask, 0)
+        return self.encode(*text_inputs(tokens, self.pad))
+
+    def encode(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
+        """The pooled output [B, D] of ids int64 [B, L], mask [B, L] of tokens, and segments."""
+        inputs = {TEXT_INPUTS[0]: ids, TEXT_INPUTS[1]: mask}
+        if self.segments and segments is not None:
+            inputs[TEXT_INPUTS[2]] = segments
         hidden: Tensor = self.encoder(**inputs).last_hidden_state
-        return pooled(hidden, mask, self.pooling)
+        return pooled(hidden, mask.bool(), self.pooling)
 
     def example_input(self, count: int, device: torch.device) -> Tensor:
         """Random tokens [count, EXAMPLE, 2] on a device, the same at each call."""
@@ -107,6 +108,26 @@ class TextClassifier(nn.Module):
         ids = torch.randint(0, int(config.vocab_size), (count, EXAMPLE), generator=draw)
         tokens = torch.stack([ids, torch.zeros_like(ids)], 2).int()
         return tokens.to(device)
+
+
+class TextInputs(nn.Module):
+    """A classifier with the inputs that other tools give text encoders, for exports."""
+
+    def __init__(self, network: TextClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Logits [B, classes] of ids, mask and segments, int64 [B, L]."""
+        logits: Tensor = self.network.head(self.network.encode(ids, mask, segments))
+        return logits
+
+
+def text_inputs(tokens: Tensor, pad: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, mask, segments), int64 [B, L], of tokens int32 [B, L, 2]."""
+    mask = tokens[..., 0] >= 0
+    ids = tokens[..., 0].long().masked_fill(~mask, pad)
+    return ids, mask.long(), tokens[..., 1].long().masked_fill(~mask, 0)
 
 
 def pooled(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

@@ -21,7 +21,8 @@ from unfreeze.data.images.decode import decode
 from unfreeze.data.images.errors import Undecodable
 from unfreeze.data.images.in_memory import as_image_list, is_path, pixels_of
 from unfreeze.data.images.preprocess import Pixels, Preprocess
-from unfreeze.errors import DataError, WeightsError
+from unfreeze.data.texts.preprocess import TextPreprocess
+from unfreeze.errors import DataError, UsageError, WeightsError
 from unfreeze.models.build import build
 from unfreeze.models.head import remove_head
 from unfreeze.models.load_weights import load_strict
@@ -36,7 +37,7 @@ from unfreeze.transfer.initialize import network_from_card, preprocess_of
 from unfreeze.transfer.tiles import tiled_maps
 
 THREADS = 4  # decoding and resizing release the GIL; more threads only use more memory
-Read = Callable[[], Pixels]
+Read = Callable[[], npt.NDArray[Any]]  # pixels of an image, or tokens of a text
 Failure = OSError | Undecodable
 
 
@@ -180,10 +181,32 @@ class Classifier(InferenceNetwork):
         `images`: one image or an iterable. Images without a path are named by their position.
         Decoding and preprocessing are those of training. Raises UsageError for objects that are not
         images or an empty input, DataError for a file that cannot be read.
+
+        A model of texts takes texts, or pairs of texts as tuples.
         """
+        if isinstance(self.preprocess, TextPreprocess):
+            given: Any = images
+            texts = [given] if isinstance(given, str) else list(given)
+            return self._predict_texts(self.preprocess, texts, batch_size)
         inputs = as_image_list(images)
         names = [_name(index, image) for index, image in enumerate(inputs)]
         reads = [partial(_pixels, image, self.preprocess.intensity) for image in inputs]
+        return self.label(names, torch.cat(list(self.outputs(reads, batch_size=batch_size))))
+
+    def _predict_texts(
+        self, preprocess: TextPreprocess, texts: Sequence[Any], batch_size: int
+    ) -> list[Prediction]:
+        reads = list[Read]()
+        for number, text in enumerate(texts):
+            parts = (text,) if isinstance(text, str) else text
+            if not isinstance(parts, tuple) or not all(isinstance(part, str) for part in parts):
+                raise UsageError(
+                    f"Input {number} is a {type(text).__name__}.", "Give texts, or pairs of texts."
+                )
+            reads.append(partial(preprocess.encode, *parts))
+        if not reads:
+            raise UsageError("No texts to predict.", "Give texts, or pairs of texts.")
+        names = [str(number) for number in range(len(reads))]
         return self.label(names, torch.cat(list(self.outputs(reads, batch_size=batch_size))))
 
     @isolated()
