@@ -17,7 +17,6 @@ from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import as_dict, load_settings, read_run_config, to_toml
 from unfreeze.config.shared import Data, data_name
 from unfreeze.data.index.mask_pairs import has_masks
-from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError, UsageError, resume_command
 from unfreeze.evaluation.warnings import merge_latest
 from unfreeze.experiments.compare import (
@@ -37,6 +36,7 @@ from unfreeze.experiments.compare_starts import (
 from unfreeze.experiments.run_table import changed_settings, run_all, stored_result
 from unfreeze.reports.comparison import write_table
 from unfreeze.reports.results_runs import compare_plan_display, plan_rows
+from unfreeze.runs.finetuning.task_settings import open_training_source
 from unfreeze.runs.python_call import python_call
 from unfreeze.runs.run_warnings import show_result_warnings
 from unfreeze.runtime.atomic import write_json, write_text
@@ -103,7 +103,7 @@ def run_compare(
             locks.take_existing(str(s.out))
         if s.rates and s.lr is not None:
             raise UsageError("--lr and --rates exclude each other.", "Give only one of them.")
-        if has_masks(open_source(s.data, data_root=s.data_root)):
+        if has_masks(open_training_source(s)):
             raise UsageError(
                 "compare supports classification only, and this data has masks.",
                 "Run finetune with each of the --weights, then evaluate both runs.",

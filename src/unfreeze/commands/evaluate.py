@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unfreeze.checkpoints.model_file import ModelCard, model_folder, read_card, write_card
-from unfreeze.checkpoints.state import load_state
+from unfreeze.checkpoints.model_file import model_folder, read_card, write_card
 from unfreeze.commands.report import write_report_or_warn
 from unfreeze.config.commands import EvaluateSettings
+from unfreeze.config.finetune import CLASSIFICATION
 from unfreeze.config.layering import load_settings
 from unfreeze.config.shared import Data, data_name
+from unfreeze.data.texts.preprocess import truncated_share
 from unfreeze.data.validate.duplicates import Signatures
 from unfreeze.data.validate.warnings import CroppedImages, dataset_warnings
 from unfreeze.errors import DataError, UsageError
@@ -28,6 +29,7 @@ from unfreeze.reports.examples import FILE as EXAMPLES
 from unfreeze.reports.intervals import balanced, wilson_interval
 from unfreeze.reports.results_models import evaluate_display
 from unfreeze.runs.eval_split import EvaluationSet, Positions, choose_evaluation_set
+from unfreeze.runs.evaluated_weights import classifiers_to_evaluate, last_epoch
 from unfreeze.runs.inference import Signed, on_device, readers_of, run_inference
 from unfreeze.runs.prediction_files import (
     COLUMNS,
@@ -45,7 +47,6 @@ from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.output_files import is_csv_with, is_json_with, is_npz_with, refuse_foreign
-from unfreeze.training.ema import weights_to_serve
 from unfreeze.transfer.calibration import (
     COLDEST,
     HOTTEST,
@@ -58,53 +59,7 @@ from unfreeze.transfer.predictor import (
     Classifier,
     InferenceNetwork,
     ParallelNetworks,
-    load_classifier,
 )
-
-LAST = "checkpoints/last.ckpt"
-
-
-def classifiers_to_evaluate(
-    run: str, folder: Path | None, which: str
-) -> tuple[Classifier, Classifier | None]:
-    """(the classifier to evaluate, that of the last epoch for comparison).
-
-    `which`: best, last or both. The second is None unless `which` is both, a checkpoint exists,
-    and the last epoch is not the selected one.
-    """
-    best = load_classifier(run)
-    if which == "best":
-        return best, None
-    path = folder / LAST if folder is not None else None
-    exists = path is not None and path.is_file()
-    if which == "last":
-        if path is None or not exists:
-            raise UsageError(
-                f"{run} has no {LAST} with the weights of the last epoch.",
-                "Give the run folder, or omit --weights-of.",
-            )
-        return _last_epoch(best, path), None
-    selected = best.card.provenance.get("best_epoch")
-    if path is None or not exists or selected in (None, last_epoch(best.card)):
-        return best, None
-    last = _last_epoch(best, path)
-    return best, None if last_epoch(last.card) == selected else last
-
-
-def last_epoch(card: ModelCard) -> int | None:
-    """The last epoch of a run, from 0; None if unknown or if no epoch was completed."""
-    epochs = card.provenance.get("epochs")
-    return epochs - 1 if isinstance(epochs, int) and epochs else None
-
-
-def _last_epoch(best: Classifier, path: Path) -> Classifier:
-    state = load_state(path)
-    last = load_classifier(path.parent.parent)
-    last.network.load_state_dict(weights_to_serve(state))
-    about = {**best.card.provenance, "best_epoch": None, "epochs": int(state["epoch"])}
-    last.card = replace(best.card, provenance=about)
-    return last
-
 
 # files that an evaluation writes into the run folder, with checks before they are overwritten
 WRITTEN = {
@@ -154,7 +109,8 @@ class Evaluation(Displayed):
     images, this one included; None without a run folder. `epoch`: of the weights, from 0; None if
     unknown. `calibration_error`: expected calibration error over the bins of `calibration`.
     `mistakes`: those with the highest confidence. `warnings`: see `RunWarning`. `run`: the run
-    folder with predictions.csv and the other files; None for a model alone.
+    folder with predictions.csv and the other files; None for a model alone. `truncated`: share of
+    the texts that were cut; None for images.
     """
 
     n: int
@@ -182,6 +138,8 @@ class Evaluation(Displayed):
     mistakes: list[PredictedImage]
     warnings: list[RunWarning]
     run: str | None = None
+    task: str = CLASSIFICATION
+    truncated: float | None = None
 
     def display(self) -> Display:
         """The content to display on a console or in a notebook."""
@@ -319,7 +277,14 @@ def _warnings(
         *checks.constant_features_warning(outputs.features),
         *checks.nothing_learned(len(classes), None, table, scores.loss),
         *checks.prediction_warnings(table, classes),
-        *checks.leakage_warning(count, scores.n, eval_set.split, scores.accuracy, clean),
+        *checks.leakage_warning(
+            count,
+            scores.n,
+            eval_set.split,
+            scores.accuracy,
+            clean,
+            texts=network.preprocess.fit == "text",
+        ),
         *(
             checks.few_validation_images(scores.n, choose=True)
             if eval_set.used_for_choosing
@@ -365,6 +330,8 @@ def _evaluation(
         per_class=scores.per_class,
         mistakes=[],
         warnings=_warnings(eval_set, network, scores, outputs, leaked),
+        task=network.card.task,
+        truncated=truncated_share(eval_set.index.take(eval_set.positions), network.preprocess),
     )
 
 

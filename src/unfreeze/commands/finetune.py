@@ -10,11 +10,12 @@ import torch
 from unfreeze.checkpoints.model_file import load_model
 from unfreeze.commands.report import write_report_or_warn
 from unfreeze.config.field import inputs_of
-from unfreeze.config.finetune import CLASSIFICATION, FinetuneSettings
+from unfreeze.config.finetune import CLASSIFICATION, TEXT_CLASSIFICATION, FinetuneSettings
 from unfreeze.config.layering import as_dict, load_settings
 from unfreeze.config.shared import Data
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.loading.loader import steps_per_epoch
+from unfreeze.data.texts.preprocess import truncated_share
 from unfreeze.errors import UsageError
 from unfreeze.evaluation.checks import cropped_warning
 from unfreeze.evaluation.warnings import RunWarning
@@ -85,7 +86,8 @@ class FinetuneResult(Displayed):
     training set; `val_metrics`: the validation line of metrics.jsonl;
     `accuracy_unleaked`: on the others, None if there are none. `frozen_unchanged`:
     whether the frozen entries of the written model equal the initial ones by hash; None if nothing
-    is frozen. `repeated`: result of `--folds` and `--repeats`. `warnings`: see `RunWarning`.
+    is frozen. `repeated`: result of `--folds` and `--repeats`. `truncated`: share of the training
+    texts that were cut; None for images. `warnings`: see `RunWarning`.
     """
 
     run: str
@@ -110,6 +112,7 @@ class FinetuneResult(Displayed):
     repeated: CrossValidationResult | None = None
     task: str = CLASSIFICATION
     val_metrics: dict[str, float] = field(default_factory=dict)
+    truncated: float | None = None
 
     def display(self) -> Display:
         """The content to display on a console or in a notebook."""
@@ -121,7 +124,8 @@ class FinetuneResult(Displayed):
 
     def more_fields(self) -> Mapping[str, Any]:
         """`val_NAME` of the metrics of another task, such as `val_miou`."""
-        other = () if self.task == CLASSIFICATION else self.val_metrics
+        plain = self.task in (CLASSIFICATION, TEXT_CLASSIFICATION)
+        other = () if plain else self.val_metrics
         return {f"val_{name}": self.val_metrics[name] for name in other if name != "total"}
 
 
@@ -306,6 +310,7 @@ def _result(
         accuracy_unleaked=None if scores is None else scores.accuracy_of(~this_run.ready.leaked),
         warnings=run_warnings,
         repeated=repeats,
+        truncated=truncated_share(this_run.ready.train.index, job.plan.preprocess),
     )
     write_json(run.file(RESULT), asdict(result))
     return result
@@ -398,7 +403,8 @@ def _with_reasons(job: FinetuneJob, reasons_of_budget: dict[str, str]) -> Finetu
 def _show_plan(job: FinetuneJob, images: int, validation: str, console: Console) -> None:
     trainable, frozen = job.counts
     classes = f" of {len(job.card.classes)} classes" if job.task is None else ""
-    console.say(f"{images:,} training images{classes}.")
+    samples = "texts" if job.plan.preprocess.fit == "text" else "images"
+    console.say(f"{images:,} training {samples}{classes}.")
     console.say(f"Validation: {validation}.")
     console.table(settings_table(job.plan.reasons, asdict(job.plan.settings)))
     console.say(f"{trainable:,} trainable parameters, {frozen:,} frozen.")

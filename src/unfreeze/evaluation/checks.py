@@ -289,7 +289,13 @@ def few_validation_images(n: int, *, choose: bool, classes: bool = True) -> list
 
 
 def leakage_warning(
-    leaked: int | None, n: int, split: str, accuracy: float | None, unleaked: float | None
+    leaked: int | None,
+    n: int,
+    split: str,
+    accuracy: float | None,
+    unleaked: float | None,
+    *,
+    texts: bool = False,
 ) -> list[RunWarning]:
     """`leakage`: `leaked` of the `n` images of `split` have a near-duplicate in the training set.
 
@@ -297,19 +303,23 @@ def leakage_warning(
     """
     if not leaked:
         return []
-    subject = (
-        f"{leaked:,} of {n:,} images of {split}" if leaked < n else f"All {n:,} images of {split}"
+    samples = "texts" if texts else "images"
+    subject = f"{leaked:,} of {n:,}" if leaked < n else f"All {n:,}"
+    text = (
+        f"{subject} {samples} of {split} are duplicates or near-duplicates of training {samples} "
+        "(data leakage)"
     )
-    text = f"{subject} are duplicates or near-duplicates of training images (data leakage)"
     if leaked == n:
-        text += ": accuracy on new images is not measured. "
+        text += f": accuracy on new {samples} is not measured. "
     elif accuracy is not None and unleaked is not None:
         text += f": accuracy is {accuracy:.3f} with them and {unleaked:.3f} without. "
     else:
         text += ": the accuracy on them is too high. "
     text += (
-        "`unfreeze scan DATA` lists each pair (across splits): remove one image of each from its "
-        "split."
+        "Remove one text of each pair from its split."
+        if texts
+        else "`unfreeze scan DATA` lists each pair (across splits): remove one image of each from "
+        "its split."
     )
     return [RunWarning("leakage", text)]
 

@@ -13,11 +13,11 @@ from unfreeze.config.shared import data_name, label_arguments
 from unfreeze.data.images.intensity import parse_intensity
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.index import TEST, build_index
-from unfreeze.data.sources.open import open_source
 from unfreeze.errors import DataError, UsageError
 from unfreeze.experiments.run_table import RunSpec
 from unfreeze.models.identify_file import arch_of_weights
 from unfreeze.runs.finetuning.data import read_labels, split_undecoded
+from unfreeze.runs.finetuning.task_settings import open_training_source
 from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.transfer.initialize import build_start
 
@@ -161,7 +161,7 @@ def evaluation_data(s: CompareSettings, finetune_settings: FinetuneSettings) -> 
     if s.test:
         return {"data": (s.test,), "split": None}
     labels = label_arguments(s)
-    index = build_index(open_source(s.data, data_root=s.data_root), **labels)
+    index = build_index(open_training_source(s), **labels)
     if len(index.where(TEST)):
         return {"data": s.data, "split": "test", **labels}
     listing = read_labels(finetune_settings, QuietConsole())

@@ -23,7 +23,7 @@ TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 POOLINGS = ("mean", "cls", "last")
 LONGEST = 512  # tokens; default limit of the length of a text
 ROWS = 32  # texts of similar length in a forward pass without gradients
-EXAMPLE = 32  # tokens of example inputs
+EXAMPLE = 32  # tokens of example inputs, until the texts are known
 
 
 def is_text_arch(arch: str) -> bool:
@@ -55,7 +55,7 @@ class TextClassifier(nn.Module):
             raise WeightsError(f"The model's pooling {pooling!r} is unknown.")
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # type: ignore[assignment]  # unused: it would get no gradient
-        self.encoder, self.pooling = encoder, pooling
+        self.encoder, self.pooling, self.example_tokens = encoder, pooling, EXAMPLE
         config: Any = encoder.config
         width = getattr(config, "hidden_size", None) or getattr(config, "dim", None)
         if not isinstance(width, int):
@@ -95,17 +95,18 @@ class TextClassifier(nn.Module):
 
     def encode(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """The pooled output [B, D] of ids int64 [B, L], mask [B, L] of tokens, and segments."""
-        inputs = {TEXT_INPUTS[0]: ids, TEXT_INPUTS[1]: mask}
+        # on the meta device a mask has no values, and encoders ask whether it is needed at all
+        inputs = {TEXT_INPUTS[0]: ids, TEXT_INPUTS[1]: None if mask.is_meta else mask}
         if self.segments and segments is not None:
             inputs[TEXT_INPUTS[2]] = segments
         hidden: Tensor = self.encoder(**inputs).last_hidden_state
         return pooled(hidden, mask.bool(), self.pooling)
 
     def example_input(self, count: int, device: torch.device) -> Tensor:
-        """Random tokens [count, EXAMPLE, 2] on a device, the same at each call."""
+        """Random tokens [count, example_tokens, 2] on a device, the same at each call."""
         draw = torch.Generator().manual_seed(0)
         config: Any = self.encoder.config
-        ids = torch.randint(0, int(config.vocab_size), (count, EXAMPLE), generator=draw)
+        ids = torch.randint(0, int(config.vocab_size), (count, self.example_tokens), generator=draw)
         tokens = torch.stack([ids, torch.zeros_like(ids)], 2).int()
         return tokens.to(device)
 

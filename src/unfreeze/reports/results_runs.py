@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from unfreeze.config.finetune import CLASSIFICATION
+from unfreeze.config.finetune import CLASSIFICATION, TEXT_CLASSIFICATION
 from unfreeze.reports.glossary import METRICS, format_metric, metric_name
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.verdict import (
@@ -15,6 +15,7 @@ from unfreeze.reports.verdict import (
     percent,
     pretraining_sentence,
     read_settings,
+    samples_of,
     short_number,
 )
 from unfreeze.runtime.display import Display
@@ -51,19 +52,25 @@ def finetune_display(r: Any) -> Display:
 
 
 def _validated(r: Any) -> str:
-    if r.task != CLASSIFICATION and r.val_metrics:
+    if r.task not in (CLASSIFICATION, TEXT_CLASSIFICATION) and r.val_metrics:
         chosen = " The best epoch was selected on them." if r.best_epoch is not None else ""
         return f"On {on_images(r.val_images, 'val')}: {metrics_text(r.val_metrics)}.{chosen}"
     if r.val_accuracy is None:
-        return "Trained on all images: there was no validation set, so the accuracy is not known."
+        return (
+            f"Trained on all {samples_of(r.task)}: there was no validation set, so the accuracy is "
+            "not known."
+        )
     low, high = (percent(bound) for bound in r.val_interval)
     accuracy = (
-        f"{percent(r.val_accuracy)} of {on_images(r.val_images, 'val')} are classified correctly "
+        f"{percent(r.val_accuracy)} of {on_images(r.val_images, 'val', r.task)} are classified "
+        "correctly "
         f"(95 % interval {low} to {high})"
     )
     if r.best_epoch is None:
         return f"{accuracy}."
-    return f"{accuracy}. The best epoch was selected on them: expect less on new images."
+    return (
+        f"{accuracy}. The best epoch was selected on them: expect less on new {samples_of(r.task)}."
+    )
 
 
 def metrics_text(values: Mapping[str, Any]) -> str:
@@ -94,11 +101,12 @@ def _trained(r: Any) -> str:
 
 def _epochs(r: Any) -> str:
     best = "" if r.best_epoch is None else f"; the best is {r.best_epoch} (counted from 0)"
-    return f"{r.epochs:,} over {r.images:,} images{best}"
+    return f"{r.epochs:,} over {r.images:,} {samples_of(r.task)}{best}"
 
 
 def _time(r: Any) -> str:
-    rate = f", {r.images_per_second:,.0f} images/s" if r.images_per_second else ""
+    samples = samples_of(getattr(r, "task", None))
+    rate = f", {r.images_per_second:,.0f} {samples}/s" if r.images_per_second else ""
     return f"{format_duration(r.seconds)}{rate}"
 
 

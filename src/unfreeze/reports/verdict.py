@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unfreeze.config.finetune import TEXT_CLASSIFICATION
 from unfreeze.reports.glossary import metric_name
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.run_reader import RunData
@@ -76,7 +77,8 @@ def next_commands(run: str | Path) -> list[str]:
         if settings.get(name)
     )
     evaluate = f"unfreeze evaluate {run_path} {data}{options}"
-    return [evaluate, f"unfreeze predict {run_path} IMAGE..."]
+    sample = "TEXT..." if str(settings.get("arch")).startswith("hf/") else "IMAGE..."
+    return [evaluate, f"unfreeze predict {run_path} {sample}"]
 
 
 def _labelled(path: Path) -> bool:
@@ -98,9 +100,15 @@ SPLITS = {
 LOSS_AT_CHANCE, UNIFORM_CODE_ENTROPY = 0.995, 0.99
 
 
-def on_images(n: int, split: str | None) -> str:
-    """`274 validation images`."""
-    return f"{n:,} {SPLITS.get(split or 'all', f'images of {split}')}"
+def on_images(n: int, split: str | None, task: str | None = None) -> str:
+    """`274 validation images`, or texts if the task is on texts."""
+    words = SPLITS.get(split or "all", f"images of {split}")
+    return f"{n:,} {words.replace('images', samples_of(task))}"
+
+
+def samples_of(task: str | None) -> str:
+    """`images`, or `texts` for a task on texts."""
+    return "texts" if task == TEXT_CLASSIFICATION else "images"
 
 
 def accuracy_sentence(evaluation: Mapping[str, Any] | None) -> str:
@@ -109,8 +117,9 @@ def accuracy_sentence(evaluation: Mapping[str, Any] | None) -> str:
         return ""
     n, accuracy = evaluation["n"], evaluation["accuracy"]
     low, high = wilson_interval(round(accuracy * n), n)
+    samples = on_images(n, evaluation.get("split"), evaluation.get("task"))
     result = (
-        f"{percent(accuracy)} of {on_images(n, evaluation.get('split'))} are classified correctly "
+        f"{percent(accuracy)} of {samples} are classified correctly "
         f"(95 % interval {percent(low)} to {percent(high)})"
     )
     most = majority_class_accuracy(evaluation)
@@ -129,7 +138,7 @@ def _short(evaluation: Mapping[str, Any] | None) -> str:
     if not evaluation or evaluation.get("accuracy") is None or not evaluation.get("n"):
         return ""
     n, accuracy, most = evaluation["n"], evaluation["accuracy"], majority_class_accuracy(evaluation)
-    images = on_images(n, evaluation.get("split"))
+    images = on_images(n, evaluation.get("split"), evaluation.get("task"))
     if most is None:
         return f"The model classifies {percent(accuracy, 0)} of {images} correctly."
     low, high = wilson_interval(round(accuracy * n), n)

@@ -30,7 +30,7 @@ def data_warnings(dataset: LabelledDataset, *, choose: bool) -> list[RunWarning]
     leaked, validation_images = int(dataset.leaked.sum()), len(dataset.val)
     return [
         *dataset.data_warnings,
-        *checks.leakage_warning(leaked, validation_images, "val", None, None),
+        *checks.leakage_warning(leaked, validation_images, "val", None, None, texts=dataset.texts),
         *checks.few_validation_images(
             validation_images, choose=choose, classes=dataset.task is None
         ),
@@ -71,7 +71,7 @@ def finetune_warnings(
     warnings += checks.prediction_warnings(table, classes)
     clean = scores.accuracy_of(~dataset.leaked)
     leak = checks.leakage_warning(
-        int(dataset.leaked.sum()), scores.n, "val", scores.accuracy, clean
+        int(dataset.leaked.sum()), scores.n, "val", scores.accuracy, clean, texts=dataset.texts
     )
     return merge_latest(warnings, data_warnings(dataset, choose=chosen is not None), leak)
 

@@ -61,7 +61,7 @@ def build_text_start(
     network = TextClassifier(loaded.encoder, loaded.pooling, outputs)
     longest = _limited(max_length, loaded)
     preprocess = text_preprocess(loaded.tokenizer, longest)
-    reasons = {"pooling": loaded.why, "max_length": _why(max_length, longest)}
+    reasons = {"pooling": loaded.why, "max_length": _why(max_length)}
     report = None
     if weights != "none":
         report = _report(network, loaded, source, preprocess)
@@ -124,7 +124,7 @@ def _from_run(
         "arch": "that of the weights",
         "weights": "encoder of the run, 100.0% matched",
         "pooling": f"{network.pooling}: as in the run",
-        "max_length": _why(max_length, longest),
+        "max_length": _why(max_length),
     }
     names = replace_head(network, outputs, kind=head)
     return FinetuneStart(
@@ -148,8 +148,8 @@ def _limited(given: int | None, loaded: LoadedEncoder) -> int:
     return given or loaded.max_length
 
 
-def _why(given: int | None, longest: int) -> str:
-    return f"{longest} tokens: {'given' if given else 'the most that the encoder takes'}"
+def _why(given: int | None) -> str:
+    return "given" if given else "tokens, the most that the encoder takes"
 
 
 def _report(

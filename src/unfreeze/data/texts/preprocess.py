@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.index.index import Index
 from unfreeze.data.sources.source import Source
 from unfreeze.data.texts.source import TextSource, Tokens
 from unfreeze.errors import UsageError, WeightsError
@@ -101,22 +102,20 @@ def load_text_preprocess(folder: Path, values: dict[str, Any]) -> TextPreprocess
     return text_preprocess(tokenizer, int(values["max_length"]))
 
 
-def truncated_share(preprocess: TextPreprocess, source: TextSource, rows: Iterable[int]) -> float:
-    """The share of these texts that have more tokens than `max_length`."""
-    texts = _texts(source, rows)
-    if not texts:
-        return 0.0
-    encoded = preprocess.tokenizer.encode_batch(texts)
-    return sum(bool(one.overflowing) for one in encoded) / len(texts)
+def truncated_share(index: Index, preprocess: Preprocess) -> float | None:
+    """The share of the texts of an index that are truncated; None for images."""
+    if not isinstance(preprocess, TextPreprocess) or not isinstance(index.source, TextSource):
+        return None
+    return token_counts(preprocess, index.source, index.rows.tolist())[1]
 
 
-def token_lengths(preprocess: TextPreprocess, source: TextSource, rows: Iterable[int]) -> Any:
-    """Number of tokens [N] of these texts, truncated ones counted as `max_length`."""
-    encoded = preprocess.tokenizer.encode_batch(_texts(source, rows))
-    return np.array([len(one.ids) for one in encoded], np.int64)
-
-
-def _texts(source: TextSource, rows: Iterable[int]) -> list[Any]:
-    """Texts or pairs of texts, as tokenizers takes them."""
+def token_counts(
+    preprocess: TextPreprocess, source: TextSource, rows: Iterable[int]
+) -> tuple[float, float]:
+    """(mean number of tokens, share of truncated texts) of some rows."""
     pairs = source.pairs
-    return [(source.texts[row], pairs[row]) if pairs else source.texts[row] for row in rows]
+    texts = [(source.texts[row], pairs[row]) if pairs else source.texts[row] for row in rows]
+    encoded = preprocess.tokenizer.encode_batch(texts)
+    tokens = np.array([len(one.ids) for one in encoded], np.float64)
+    cut = np.array([bool(one.overflowing) for one in encoded], np.float64)
+    return (float(tokens.mean()), float(cut.mean())) if texts else (0.0, 0.0)

@@ -27,15 +27,13 @@ from unfreeze.data.index.index import VAL, Index, build_index
 from unfreeze.data.index.splits import read_split_csv, write_split_csv
 from unfreeze.data.loading.dataset import ImageDataset
 from unfreeze.data.loading.sample import DatasetSample, sample_dataset
-from unfreeze.data.sources.open import open_source
-from unfreeze.data.sources.source import Source
 from unfreeze.data.texts.checks import (
     check_texts,
     say_duplicates,
     similar_texts,
     texts_digest,
 )
-from unfreeze.data.texts.source import TextSource, open_texts
+from unfreeze.data.texts.source import TextSource
 from unfreeze.data.validate.duplicates import (
     HEAD,
     SIGNATURE,
@@ -60,10 +58,8 @@ from unfreeze.errors import UsageError
 from unfreeze.evaluation.checks import cropped_warning
 from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.runs.finetuning.task_settings import (
-    are_texts,
     check_task_settings,
-    check_text_settings,
-    text_columns,
+    open_training_source,
 )
 from unfreeze.runtime.console import Console, pluralised
 from unfreeze.runtime.run_folder import RunFolder
@@ -154,6 +150,11 @@ class LabelledDataset:
     signatures: Signatures | None = None
     doubts: tuple[RunWarning, ...] = ()
     task: SupervisedTask | None = None
+
+    @property
+    def texts(self) -> bool:
+        """Whether the samples are texts."""
+        return isinstance(self.portions.index.source, TextSource)
 
     def targets(self, images: ImageDataset) -> torch.Tensor:
         """Targets [N, ...] of the images of train or val: class ids, or the task's."""
@@ -257,17 +258,13 @@ class LabelledDataset:
 
 def read_labels(s: FinetuneSettings, console: Console) -> LabelledListing:
     """Labels, splits and the typical image size of `s.data`; reads headers, decodes nothing."""
-    if s.task != "auto":  # refuse an unknown task before anything is read
-        supervised_task(s.task)
+    if s.task != "auto":
+        supervised_task(s.task)  # refuse an unknown task before anything is read
     for name in ("masks", "mask_classes", "ignore_index", "fit", "loss"):
         if getattr(s, name) is not None and s.task not in ("auto", SEGMENTATION):
             raise UsageError(f"{flag(name)} is for --task segmentation.", f"Omit {flag(name)}.")
-    texts = are_texts(s)
-    if texts:
-        check_text_settings(s)
-        source: Source = open_texts(s.data, text_columns(s))
-    else:
-        source = open_source(s.data, data_root=s.data_root, fetch=not s.dry_run, console=console)
+    source = open_training_source(s, s.task, fetch=not s.dry_run, console=console)
+    texts = isinstance(source, TextSource)
     named = "auto" if s.masks is None and s.mask_classes is None else SEGMENTATION
     if texts or (named == "auto" and (s.labels is not None or s.label_column is not None)):
         named = CLASSIFICATION  # labels of masks have no names
@@ -305,8 +302,7 @@ def read_labels(s: FinetuneSettings, console: Console) -> LabelledListing:
         fingerprint += task.fingerprint(index)
     sample = DatasetSample(len(index), NO_SIZES, NO_SIZES, ())
     if not texts:
-        everyone = np.arange(len(index))
-        sample = sample_dataset(index, everyone, format_intensity(None, s.channels))
+        sample = sample_dataset(index, np.arange(len(index)), format_intensity(None, s.channels))
     return LabelledListing(index, sample, fingerprint, counts, doubts, task)
 
 

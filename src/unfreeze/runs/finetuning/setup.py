@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,9 +16,12 @@ from unfreeze.config.finetune import TEXT_CLASSIFICATION, FinetuneSettings
 from unfreeze.config.layering import as_dict, build
 from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.loading.loader import steps_per_epoch
+from unfreeze.data.texts.preprocess import TextPreprocess, token_counts
+from unfreeze.data.texts.source import TextSource
 from unfreeze.errors import UsageError
 from unfreeze.models.build import canonical_arch
 from unfreeze.models.shape_trace import forward_flops
+from unfreeze.models.text import TextClassifier
 from unfreeze.runs.finetuning.data import LabelledListing
 from unfreeze.runs.finetuning.resume import check_resumable, merge_settings
 from unfreeze.runs.finetuning.task_settings import with_defaults
@@ -129,6 +133,7 @@ def set_up_model(s: FinetuneSettings, data: LabelledListing) -> ModelSetup:
         )
         network_start.task_state["columns"] = {"text": s.text_column, "pair": s.text_pair_column}
         preprocess = network_start.wants or Preprocess(0, 0)
+        reasons = {"max_length": _lengths(data, network_start, preprocess)}
     elif data.task is not None and data.task.dense:
         network_start = build_segmentation_start(s.arch, s.weights, **load)
         preprocess, reasons = preprocess_of_maps(s, data.sample, network_start.wants)
@@ -154,6 +159,21 @@ def set_up_model(s: FinetuneSettings, data: LabelledListing) -> ModelSetup:
     return ModelSetup(network_start, schedule, preprocess, {**network_start.reasons, **reasons})
 
 
+def _lengths(data: LabelledListing, start: FinetuneStart, preprocess: Preprocess) -> str:
+    """Tell the network how long the texts are; the reason for their limit, with what it cuts."""
+    source = data.index.source
+    if not isinstance(preprocess, TextPreprocess) or not isinstance(source, TextSource):
+        raise TypeError("texts need a tokenizer")
+    rows = np.unique(np.linspace(0, len(data.index) - 1, LENGTHS).astype(np.int64))
+    mean, cut = token_counts(preprocess, source, data.index.rows[rows].tolist())
+    if isinstance(start.network, TextClassifier):
+        start.network.example_tokens = max(2, round(mean))
+    of = "texts" if len(rows) == len(data.index) else f"{len(rows):,} texts"
+    why = start.reasons["max_length"]
+    return f"{why}; {cut:.1%} of {of} are longer, {mean:.0f} tokens on average"
+
+
+LENGTHS = 1000  # texts to count tokens of
 NO_CACHE = CacheDecision("off", reasons={"cache": "a decoder needs maps of all sizes"})
 
 

@@ -10,6 +10,7 @@ from unfreeze.data.sources.open import open_source
 from unfreeze.data.sources.source import Source
 from unfreeze.data.texts.source import TextColumns, holds_texts, open_texts
 from unfreeze.errors import UsageError
+from unfreeze.runtime.console import Console
 from unfreeze.tasks.supervised import SupervisedTask
 
 EPOCHS, TEXT_EPOCHS = 30, 4
@@ -31,14 +32,24 @@ OF_IMAGES: dict[str, tuple[Any, ...]] = {
 OF_TEXTS = ("text_column", "text_pair_column", "max_length")
 
 
-def are_texts(s: FinetuneSettings) -> bool:
+def open_training_source(
+    s: FinetuneOptions, task: str = "auto", *, fetch: bool = True, console: Console | None = None
+) -> Source:
+    """The texts or images of the training data; `task`: of --task."""
+    if are_texts(s, task):
+        check_text_settings(s)
+        return open_texts(s.data, text_columns(s))
+    return open_source(s.data, data_root=s.data_root, fetch=fetch, console=console)
+
+
+def are_texts(s: FinetuneOptions, task: str) -> bool:
     """Whether the samples are texts: by --task, --text-column, or what DATA holds."""
-    if s.task != "auto":
-        if s.task != TEXT_CLASSIFICATION:
+    if task != "auto":
+        if task != TEXT_CLASSIFICATION:
             for name in OF_TEXTS:
                 if getattr(s, name) is not None:
                     raise UsageError(f"{flag(name)} is for texts.", f"Omit {flag(name)}.")
-        return s.task == TEXT_CLASSIFICATION
+        return task == TEXT_CLASSIFICATION
     return any(getattr(s, name) is not None for name in OF_TEXTS) or holds_texts(s.data)
 
 
@@ -84,7 +95,7 @@ def check_task_settings(s: FinetuneSettings, task: SupervisedTask) -> None:
                 )
 
 
-def check_text_settings(s: FinetuneSettings) -> None:
+def check_text_settings(s: FinetuneOptions) -> None:
     """UsageError for a setting that only images have."""
     for name, nothing in OF_IMAGES.items():
         if getattr(s, name) not in nothing:
