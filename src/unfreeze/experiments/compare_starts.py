@@ -16,10 +16,12 @@ from unfreeze.data.index.index import TEST, build_index
 from unfreeze.errors import DataError, UsageError
 from unfreeze.experiments.run_table import RunSpec
 from unfreeze.models.identify_file import arch_of_weights
+from unfreeze.models.text import is_text_arch
 from unfreeze.runs.finetuning.data import read_labels, split_undecoded
 from unfreeze.runs.finetuning.task_settings import open_training_source
 from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.transfer.initialize import build_start
+from unfreeze.transfer.text_start import build_text_start
 
 INHERITED = ("arch", "stem", "image_size", "mean", "std")
 PlanOf = Callable[[FinetuneSettings], Any]  # the `FinetunePlan` of a run with these settings
@@ -70,8 +72,11 @@ def all_starts(s: CompareSettings, plan_of: PlanOf) -> list[CompareStart]:
         unfreeze_runs = [w for w in by_weights if arch_of_weights(w, arch) is not None]
         model = next(iter(unfreeze_runs or by_weights))
         reference = by_weights[model].plan.settings
-        filled = {n: reference[n] for n in INHERITED if getattr(s, n) in (None, "auto")}
-        filled |= {n: v for n, v in _decoding_of(model).items() if getattr(s, n) is None}
+        texts = is_text_arch(str(reference["arch"]))
+        names = ("arch",) if texts else INHERITED
+        filled = {n: reference[n] for n in names if getattr(s, n) in (None, "auto")}
+        if not texts:
+            filled |= {n: v for n, v in _decoding_of(model).items() if getattr(s, n) is None}
         by_weights["none"] = _start(s, "none", filled, plan_of)
     return [by_weights[weights] for weights in s.weights]
 
@@ -138,14 +143,18 @@ def check_weights(start: CompareStart, s: CompareSettings, console: Console) -> 
     """Load the weights once before training; WeightsError if they are missing or do not fit."""
     if start.weights == "none":
         return
-    settings = start.settings
-    loaded = build_start(
-        str(start.plan.settings["arch"]),
-        start.weights,
-        settings.stem,
-        outputs=len(start.plan.classes),
-        side=read_labels(settings, QuietConsole()).side,
-        allow_partial=s.allow_partial,
+    settings, arch = start.settings, str(start.plan.settings["arch"])
+    options: dict[str, Any] = {"outputs": len(start.plan.classes), "allow_partial": s.allow_partial}
+    loaded = (
+        build_text_start(arch, start.weights, **options)
+        if is_text_arch(arch)
+        else build_start(
+            arch,
+            start.weights,
+            settings.stem,
+            side=read_labels(settings, QuietConsole()).side,
+            **options,
+        )
     ).loaded
     if loaded is not None:
         console.say(f"{start.name}: {loaded.account}")

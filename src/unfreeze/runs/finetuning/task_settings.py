@@ -98,7 +98,7 @@ def check_task_settings(s: FinetuneSettings, task: SupervisedTask) -> None:
 def check_text_settings(s: FinetuneOptions) -> None:
     """UsageError for a setting that only images have."""
     for name, nothing in OF_IMAGES.items():
-        if getattr(s, name) not in nothing:
+        if getattr(s, name, nothing[0]) not in nothing:
             step = "Use --label-column." if name == "labels" else f"Omit {flag(name)}."
             raise UsageError(f"Texts have no {flag(name)}.", step)
 
