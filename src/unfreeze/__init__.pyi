@@ -119,12 +119,12 @@ def compare(
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
-    epochs: int = 30,
+    epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     find_lr: bool = False,
     head_lr: float | None = None,
-    optimizer: Literal["sgd", "adamw", "lars"] = "sgd",
+    optimizer: Literal["auto", "sgd", "adamw", "lars"] = "auto",
     momentum: float = 0.9,
     weight_decay: float | None = None,
     head_solver: Literal["auto", "logistic", "sgd"] = "auto",
@@ -140,6 +140,9 @@ def compare(
     cache_budget: float = 16.0,
     select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
@@ -178,7 +181,7 @@ def compare(
         label_column: column of the labels in the file of labels, or in DATA if that is a list.
         split_from: source of the splits: a run, or a CSV like its split.csv; images that it does not list are not used.
         out: run folder (new or empty).
-        resume: resume from the last checkpoint; if there is none, start from the beginning. One of: 'auto', True.
+        resume: resume from the last checkpoint, if any. One of: 'auto', True.
         overwrite: delete the previous run in that folder first.
         dry_run: print the plan with its reasons; write nothing.
         seed: random seed.
@@ -187,7 +190,7 @@ def compare(
         time_limit: save and stop (exit code 130) before this wall-clock time: 30m, 2h, 1-12:00:00, or minutes; with resume='auto' the same command starts and resumes.
         logger: experiment trackers for the metrics, one or more, each an extra (unfreeze[wandb]); a tracker that fails does not stop the run. One of: 'none', 'tensorboard', 'wandb', 'mlflow'.
         config: read settings from a TOML file.
-        arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: the run's, or resnet50).
+        arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: the run's, or resnet50); for texts hf/NAME or hf/FOLDER.
         weights: two or more initial weights, as in finetune: none, imagenet, swav, NAME, URL, FILE, RUN.
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
         freeze: layers to freeze: none, all (but the head), norms, stage:N (stem and first N stages) or regex:PATTERN.
@@ -196,14 +199,14 @@ def compare(
         head: new head: replace, append (after the original outputs) or mlp:WIDTH.
         stem: stem (first layers): small keeps the resolution of small images. One of: 'auto', 'imagenet', 'small'.
         image_size: input image size in pixels.
-        epochs: training epochs.
+        epochs: training epochs (None: 30; 4 for texts).
         batch_size: images per step, over all processes.
         lr: peak learning rate, after the warm-up.
         find_lr: learning rate finder: run an LR range test and use the rate of the steepest descent.
         head_lr: learning rate of the new head.
-        optimizer: optimizer. One of: 'sgd', 'adamw', 'lars'.
+        optimizer: optimizer; auto is sgd, and adamw for texts. One of: 'auto', 'sgd', 'adamw', 'lars'.
         momentum: momentum of SGD and LARS.
-        weight_decay: weight decay (None: 0.0001, or the sweep's).
+        weight_decay: weight decay (None: 0.0001, or the sweep's; 0.01 for texts).
         head_solver: solver of a linear head when everything else is frozen: auto solves it (logistic regression on the features), sgd trains it. One of: 'auto', 'logistic', 'sgd'.
         sweep: hyperparameter sweep when a linear head is trained on cached features: try learning rates and weight decays that are not given, and use the best on validation. One of: 'auto', 'off'.
         schedule: learning rate schedule. One of: 'cosine', 'constant', 'step'.
@@ -217,6 +220,9 @@ def compare(
         cache_budget: disk space of all feature caches in GiB; the least recently used are removed first.
         select: validation metric that selects the best checkpoint; balanced and macro-f1 weight all classes equally, metric is that of another task, last uses the last epoch. One of: 'accuracy', 'balanced', 'macro-f1', 'miou', 'metric', 'loss', 'last'.
         val: fraction of train held out as validation set if the data has none.
+        text_column: column of the texts in a table.
+        text_pair_column: column of the second text, if the samples are pairs of texts.
+        max_length: largest number of tokens of a text; the rest is cut.
         labels_per_class: use at most N training images of each class.
         label_fraction: use this fraction of the training images.
         group_by: keep images of one group in the same split: a CSV column, or a regular expression whose first group names the group (default: the CSV's column `group`, if any).
@@ -269,12 +275,12 @@ def compare(
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
-    epochs: int = 30,
+    epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     find_lr: bool = False,
     head_lr: float | None = None,
-    optimizer: Literal["sgd", "adamw", "lars"] = "sgd",
+    optimizer: Literal["auto", "sgd", "adamw", "lars"] = "auto",
     momentum: float = 0.9,
     weight_decay: float | None = None,
     head_solver: Literal["auto", "logistic", "sgd"] = "auto",
@@ -290,6 +296,9 @@ def compare(
     cache_budget: float = 16.0,
     select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
@@ -342,12 +351,12 @@ def compare(
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
-    epochs: int = 30,
+    epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     find_lr: bool = False,
     head_lr: float | None = None,
-    optimizer: Literal["sgd", "adamw", "lars"] = "sgd",
+    optimizer: Literal["auto", "sgd", "adamw", "lars"] = "auto",
     momentum: float = 0.9,
     weight_decay: float | None = None,
     head_solver: Literal["auto", "logistic", "sgd"] = "auto",
@@ -363,6 +372,9 @@ def compare(
     cache_budget: float = 16.0,
     select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
@@ -580,12 +592,12 @@ def finetune(
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
-    epochs: int = 30,
+    epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     find_lr: bool = False,
     head_lr: float | None = None,
-    optimizer: Literal["sgd", "adamw", "lars"] = "sgd",
+    optimizer: Literal["auto", "sgd", "adamw", "lars"] = "auto",
     momentum: float = 0.9,
     weight_decay: float | None = None,
     head_solver: Literal["auto", "logistic", "sgd"] = "auto",
@@ -601,6 +613,9 @@ def finetune(
     cache_budget: float = 16.0,
     select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
@@ -643,7 +658,7 @@ def finetune(
         label_column: column of the labels in the file of labels, or in DATA if that is a list.
         split_from: source of the splits: a run, or a CSV like its split.csv; images that it does not list are not used.
         out: run folder (new or empty).
-        resume: resume from the last checkpoint; if there is none, start from the beginning. One of: 'auto', True.
+        resume: resume from the last checkpoint, if any. One of: 'auto', True.
         overwrite: delete the previous run in that folder first.
         dry_run: print the plan with its reasons; write nothing.
         seed: random seed.
@@ -652,7 +667,7 @@ def finetune(
         time_limit: save and stop (exit code 130) before this wall-clock time: 30m, 2h, 1-12:00:00, or minutes; with resume='auto' the same command starts and resumes.
         logger: experiment trackers for the metrics, one or more, each an extra (unfreeze[wandb]); a tracker that fails does not stop the run. One of: 'none', 'tensorboard', 'wandb', 'mlflow'.
         config: read settings from a TOML file.
-        arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: the run's, or resnet50).
+        arch: architecture: torchvision/NAME, timm/NAME or unfreeze/NAME (None: the run's, or resnet50); for texts hf/NAME or hf/FOLDER.
         weights: initial weights: none, imagenet, swav, NAME, URL, FILE or RUN.
         allow_partial: accept weights that match less than 90 % of the backbone; the rest starts at random.
         freeze: layers to freeze: none, all (but the head), norms, stage:N (stem and first N stages) or regex:PATTERN.
@@ -661,14 +676,14 @@ def finetune(
         head: new head: replace, append (after the original outputs) or mlp:WIDTH.
         stem: stem (first layers): small keeps the resolution of small images. One of: 'auto', 'imagenet', 'small'.
         image_size: input image size in pixels.
-        epochs: training epochs.
+        epochs: training epochs (None: 30; 4 for texts).
         batch_size: images per step, over all processes.
         lr: peak learning rate, after the warm-up.
         find_lr: learning rate finder: run an LR range test and use the rate of the steepest descent.
         head_lr: learning rate of the new head.
-        optimizer: optimizer. One of: 'sgd', 'adamw', 'lars'.
+        optimizer: optimizer; auto is sgd, and adamw for texts. One of: 'auto', 'sgd', 'adamw', 'lars'.
         momentum: momentum of SGD and LARS.
-        weight_decay: weight decay (None: 0.0001, or the sweep's).
+        weight_decay: weight decay (None: 0.0001, or the sweep's; 0.01 for texts).
         head_solver: solver of a linear head when everything else is frozen: auto solves it (logistic regression on the features), sgd trains it. One of: 'auto', 'logistic', 'sgd'.
         sweep: hyperparameter sweep when a linear head is trained on cached features: try learning rates and weight decays that are not given, and use the best on validation. One of: 'auto', 'off'.
         schedule: learning rate schedule. One of: 'cosine', 'constant', 'step'.
@@ -682,10 +697,13 @@ def finetune(
         cache_budget: disk space of all feature caches in GiB; the least recently used are removed first.
         select: validation metric that selects the best checkpoint; balanced and macro-f1 weight all classes equally, metric is that of another task, last uses the last epoch. One of: 'accuracy', 'balanced', 'macro-f1', 'miou', 'metric', 'loss', 'last'.
         val: fraction of train held out as validation set if the data has none.
+        text_column: column of the texts in a table.
+        text_pair_column: column of the second text, if the samples are pairs of texts.
+        max_length: largest number of tokens of a text; the rest is cut.
         labels_per_class: use at most N training images of each class.
         label_fraction: use this fraction of the training images.
         group_by: keep images of one group in the same split: a CSV column, or a regular expression whose first group names the group (default: the CSV's column `group`, if any).
-        task: what is learned: classification, segmentation, or a task that another package registers; auto is segmentation if masks lie beside the images. One of: 'auto', 'classification', 'segmentation'.
+        task: what is learned: classification, segmentation, text-classification, or a task that another package registers; auto is segmentation if masks lie beside the images, and text-classification for a table with a column of texts. One of: 'auto', 'classification', 'segmentation', 'text-classification'.
         masks: folder or archive with the masks, under the names of the images.
         mask_classes: CSV that names the classes of mask values or colours: id,name or r,g,b,name.
         ignore_index: mask value that counts neither in the loss nor in metrics.
@@ -740,12 +758,12 @@ def finetune(
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
-    epochs: int = 30,
+    epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     find_lr: bool = False,
     head_lr: float | None = None,
-    optimizer: Literal["sgd", "adamw", "lars"] = "sgd",
+    optimizer: Literal["auto", "sgd", "adamw", "lars"] = "auto",
     momentum: float = 0.9,
     weight_decay: float | None = None,
     head_solver: Literal["auto", "logistic", "sgd"] = "auto",
@@ -761,6 +779,9 @@ def finetune(
     cache_budget: float = 16.0,
     select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
@@ -819,12 +840,12 @@ def finetune(
     head: str = "replace",
     stem: Literal["auto", "imagenet", "small"] = "auto",
     image_size: int | None = None,
-    epochs: int = 30,
+    epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
     find_lr: bool = False,
     head_lr: float | None = None,
-    optimizer: Literal["sgd", "adamw", "lars"] = "sgd",
+    optimizer: Literal["auto", "sgd", "adamw", "lars"] = "auto",
     momentum: float = 0.9,
     weight_decay: float | None = None,
     head_solver: Literal["auto", "logistic", "sgd"] = "auto",
@@ -840,6 +861,9 @@ def finetune(
     cache_budget: float = 16.0,
     select: Literal["accuracy", "balanced", "macro-f1", "miou", "metric", "loss", "last"] | None = None,
     val: float = 0.2,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
@@ -867,11 +891,12 @@ def predict(
     overlay: bool = False,
     progress: bool | None = None,
 ) -> Predictions | TaskPredictions:
-    """Predict the most likely class of each image.
+    """Predict the most likely class of each image, or of each text.
 
     `images`: one image or an iterable of paths (files, folders, archives), Pillow images, arrays
-    [H, W, 3] or encoded bytes; images in memory are named by their position. Unreadable files are
-    left out; DataError if none can be read, UsageError for other types and without images.
+    [H, W, 3] or encoded bytes; for a model of texts, texts and files of texts. What has no path is
+    named by its position. Unreadable files are left out; DataError if none can be read, UsageError
+    for other types and without images.
 
     Parameters:
         run: a run folder, or its model/ folder.
@@ -977,7 +1002,7 @@ def pretrain(
         label_column: column of the labels in the file of labels, or in DATA if that is a list.
         split_from: source of the splits: a run, or a CSV like its split.csv; images that it does not list are not used.
         out: run folder (new or empty).
-        resume: resume from the last checkpoint; if there is none, start from the beginning. One of: 'auto', True.
+        resume: resume from the last checkpoint, if any. One of: 'auto', True.
         overwrite: delete the previous run in that folder first.
         dry_run: print the plan with its reasons; write nothing.
         seed: random seed.

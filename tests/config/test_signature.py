@@ -43,7 +43,7 @@ def test_help_is_in_the_words_of_python():
 
 def test_choices_are_literals_and_flags_are_bools():
     known = inspect.signature(unfreeze.finetune).parameters
-    assert str(known["optimizer"].annotation) == "typing.Literal['sgd', 'adamw', 'lars']"
+    assert str(known["optimizer"].annotation) == "typing.Literal['auto', 'sgd', 'adamw', 'lars']"
     assert known["overwrite"].annotation is bool
     assert "bool" in str(known["resume"].annotation) and "auto" in str(known["resume"].annotation)
     assert "PathLike" in str(known["out"].annotation)

@@ -11,7 +11,14 @@ from unfreeze.transfer.cost import CostInput, finetune_memory, training_cost
 from unfreeze.transfer.freezing.freeze import FreezeSchedule, constant_schedule
 
 S = FinetuneSettings(
-    data=("x",), image_size=8, epochs=10, batch_size=4, cache="off", precision="fp32", lr=0.1
+    data=("x",),
+    image_size=8,
+    epochs=10,
+    batch_size=4,
+    optimizer="sgd",
+    cache="off",
+    precision="fp32",
+    lr=0.1,
 )
 HEAD = ["3.weight", "3.bias"]
 

@@ -143,7 +143,7 @@ class FinetuneOptions(
     )
     optimizer: str = setting(
         "auto",
-        "optimizer (auto: sgd; adamw for texts)",
+        "optimizer; auto is sgd, and adamw for texts",
         choices=("auto", "sgd", "adamw", "lars"),
         group="training",
     )

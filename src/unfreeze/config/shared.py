@@ -168,7 +168,7 @@ class RunOptions:
     )
     resume: str | None = setting(
         None,
-        "resume from the last checkpoint; if there is none, start from the beginning",
+        "resume from the last checkpoint, if any",
         bare="yes",
         choices=("yes", "auto"),
         group="run",

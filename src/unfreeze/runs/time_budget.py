@@ -18,7 +18,6 @@ from unfreeze.config.pretrain import PretrainSettings
 from unfreeze.errors import UsageError
 from unfreeze.runs.finetuning.data import LabelledListing, number_of_runs, split_undecoded
 from unfreeze.runs.finetuning.setup import new_job, set_up_model
-from unfreeze.runs.finetuning.task_settings import EPOCHS
 from unfreeze.runs.pretraining.data import list_images
 from unfreeze.runs.pretraining.dry_run import epoch_seconds
 from unfreeze.runs.pretraining.setup import PreparedPretraining, prepared_for
@@ -30,6 +29,7 @@ from unfreeze.swav.auto_recipe import choose_arch
 from unfreeze.swav.presets import with_recipe
 from unfreeze.transfer.cost import CostInput
 from unfreeze.transfer.initialize import DEFAULT
+from unfreeze.transfer.plan import EPOCHS
 
 SPARE = 0.75  # share of the budget for training; the rest is for decoding, evaluation and saving
 

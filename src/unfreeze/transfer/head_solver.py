@@ -18,9 +18,10 @@ from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.data.cache.folder import RESERVED_BYTES
 from unfreeze.errors import UsageError
 from unfreeze.models.shape_trace import example_input
+from unfreeze.models.text import is_text_network
 from unfreeze.transfer.feature_cache.store import feature_cache_folder, free_bytes
 from unfreeze.transfer.freezing.split_model import NoSplitPoint, SplitPoint, layer_input
-from unfreeze.transfer.plan import FinetuneRecipe
+from unfreeze.transfer.plan import FinetuneRecipe, with_defaults
 
 TOLERANCE = 1e-4  # of the largest logit
 RANDOM_VIEWS = 4  # per image, if --augment is given
@@ -77,8 +78,11 @@ def choose_solver(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
 def _automatic(s: FinetuneSettings, case: SolverCase) -> tuple[str, str]:
     if s.head != "replace":
         return "sgd", f"--head {s.head} has more than one linear layer"
+    # as in a finished run's config.toml
+    filled = with_defaults(replace(s, optimizer="auto"), texts=is_text_network(case.network))
     for name in TRAINING_OPTIONS:
-        if getattr(s, name) not in (DEFAULTS[name], "last"):
+        usual = (DEFAULTS[name], filled.optimizer) if name == "optimizer" else (DEFAULTS[name],)
+        if getattr(s, name) not in (*usual, "last"):
             return "sgd", f"{flag(name)} is given, which applies to SGD only"
     if s.cache in ("off", "activations"):
         return "sgd", f"--cache {s.cache}: logistic regression needs the feature cache"

@@ -35,6 +35,7 @@ RATES = {
     "adamw": (1e-3, 2e-4, 2e-3),
     "lars": (3.0, 3.0, 3.0),  # its trust ratio of 0.001 scales all steps down
 }
+EPOCHS, TEXT_EPOCHS = 30, 4
 TEXT_RATES = (5e-5, 3e-4)  # of AdamW for text encoders: fine-tuning, from scratch
 
 
@@ -82,8 +83,17 @@ class FinetuneRecipe:
         return self.settings.weight_decay or 0.0
 
 
+def with_defaults(s: FinetuneSettings, *, texts: bool) -> FinetuneSettings:
+    """The settings with the defaults that depend on the samples."""
+    epochs = s.epochs or (TEXT_EPOCHS if texts else EPOCHS)
+    optimizer = ("adamw" if texts else "sgd") if s.optimizer == "auto" else s.optimizer
+    augment = "none" if texts else s.augment
+    return replace(s, epochs=epochs, optimizer=optimizer, augment=augment)
+
+
 def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> FinetuneRecipe:
     """Fill in batch size, learning rate and preprocessing; UsageError for contradictions."""
+    s = with_defaults(s, texts=facts.texts)
     reasons: dict[str, str] = {}
     batch = s.batch_size
     if batch is None:

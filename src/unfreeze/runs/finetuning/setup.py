@@ -24,7 +24,6 @@ from unfreeze.models.shape_trace import forward_flops
 from unfreeze.models.text import TextClassifier
 from unfreeze.runs.finetuning.data import LabelledListing
 from unfreeze.runs.finetuning.resume import check_resumable, merge_settings
-from unfreeze.runs.finetuning.task_settings import with_defaults
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import pick_precision
 from unfreeze.runtime.run_folder import RunFolder
@@ -62,6 +61,7 @@ from unfreeze.transfer.plan import (
     last_feature_map_size,
     plan,
     preprocess_of_maps,
+    with_defaults,
     with_selection,
 )
 from unfreeze.transfer.text_start import build_text_start

@@ -1,6 +1,5 @@
 """Settings that depend on the task: defaults, and which settings a task does not have."""
 
-from dataclasses import replace
 from typing import Any
 
 from unfreeze.checkpoints.model_file import ModelCard
@@ -13,7 +12,6 @@ from unfreeze.errors import UsageError
 from unfreeze.runtime.console import Console
 from unfreeze.tasks.supervised import SupervisedTask
 
-EPOCHS, TEXT_EPOCHS = 30, 4
 # settings of images, and the values with which they do nothing
 OF_IMAGES: dict[str, tuple[Any, ...]] = {
     "image_size": (None,),
@@ -106,14 +104,6 @@ def check_text_settings(s: FinetuneOptions) -> None:
 def text_columns(s: FinetuneOptions) -> TextColumns:
     """The columns that the settings name."""
     return TextColumns(s.text_column, s.text_pair_column, s.label_column)
-
-
-def with_defaults(s: FinetuneSettings, *, texts: bool) -> FinetuneSettings:
-    """The settings with the defaults that depend on the samples."""
-    epochs = s.epochs or (TEXT_EPOCHS if texts else EPOCHS)
-    optimizer = ("adamw" if texts else "sgd") if s.optimizer == "auto" else s.optimizer
-    augment = "none" if texts else s.augment
-    return replace(s, epochs=epochs, optimizer=optimizer, augment=augment)
 
 
 def open_samples(data: str | tuple[str, ...], card: ModelCard, *, data_root: str | None) -> Source:
