@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 from unfreeze.commands.evaluate import evaluate_with_predictions
 from unfreeze.commands.finetune import FinetunePlan, FinetuneResult, run_finetune
 from unfreeze.commands.report import report
-from unfreeze.config.commands import CompareSettings, EvaluateSettings
+from unfreeze.config.commands import TFIDF, CompareSettings, EvaluateSettings
 from unfreeze.config.field import flag, inputs_of
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import as_dict, load_settings, read_run_config, to_toml
@@ -34,6 +34,8 @@ from unfreeze.experiments.compare_starts import (
     evaluation_data,
 )
 from unfreeze.experiments.run_table import changed_settings, run_all, stored_result
+from unfreeze.experiments.tfidf_run import train_tfidf
+from unfreeze.models.text import is_text_arch
 from unfreeze.reports.comparison import write_table
 from unfreeze.reports.results_runs import compare_plan_display, plan_rows
 from unfreeze.runs.finetuning.task_settings import open_training_source
@@ -175,6 +177,8 @@ def train_and_evaluate(
 
     `eval_data`: data and split for `evaluate`.
     """
+    if spec.start.weights == TFIDF:
+        return train_tfidf(spec, eval_data)
     runs = []
     for variant in spec.variants:
         resume = "auto" if Path(str(variant.out)).exists() else None
@@ -190,7 +194,7 @@ def train_and_evaluate(
     values |= {"weights": spec.start.weights, "seed": s.seed, "lr": resolved.get("lr")}
     # a head may sweep by itself
     tried = len(runs) * max(1, len(resolved["facts"].get("tried", ())))
-    values |= {"image_size": int(resolved["image_size"]), "tried": tried}
+    values |= {"image_size": resolved.get("image_size"), "tried": tried}
     values |= {"warnings": merge_latest(finetuned.warnings, evaluation.warnings)}
     outcome = CompareRunResult(**{f.name: values[f.name] for f in fields(CompareRunResult)})
     report(finetuned.run)
@@ -220,15 +224,20 @@ def _show_plan(
     candidates: list[CompareStart], eval_data: dict[str, Any], s: CompareSettings, console: Console
 ) -> None:
     first = candidates[0].plan
+    samples = "texts" if is_text_arch(str(first.settings["arch"])) else "images"
     console.say(
-        f"{first.images:,} training images of {len(first.classes)} classes, "
+        f"{first.images:,} training {samples} of {len(first.classes)} classes, "
         f"{s.seeds} seeds, {len(candidates) * s.seeds} runs; evaluated on {_describe(eval_data)}."
     )
     rates = f"best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""
     rows = []
     for start in candidates:
+        if start.weights == TFIDF:
+            grams = "n-grams of words and characters"
+            rows.append((TFIDF, grams, "", "", "", "", "logistic regression"))
+            continue
         planned = start.plan.settings
-        sizes = (str(planned[name]) for name in ("image_size", "epochs", "batch_size"))
+        sizes = (str(planned[name] or "") for name in ("image_size", "epochs", "batch_size"))
         solved = planned["head_solver"] == "logistic"
         rate = "solved" if solved else rates or f"{planned['lr']:g}"
         rows.append((start.name, planned["arch"], planned["stem"], *sizes, rate))

@@ -199,6 +199,7 @@ def evaluate_with_predictions(
             refuse_foreign("evaluate:", folder / name, check)
     best, last = classifiers_to_evaluate(s.run, folder, s.weights_of)
     eval_set = choose_evaluation_set(s, best.card)
+    best.preprocess.attach(eval_set.index.source)
     outputs = _outputs(s, eval_set, eval_set.positions, [best, *([last] if last else [])], console)
     readable, logits = outputs.kept, apply_temperature(outputs.logits[0], best.card.temperature)
     labels = torch.from_numpy(eval_set.labels[eval_set.positions[readable]])

@@ -7,6 +7,8 @@ from unfreeze.config.finetune import FinetuneOptions
 from unfreeze.config.pretrain import AUGMENTS
 from unfreeze.config.shared import SEEDS, CallOptions, LabelOptions, MachineOptions, data_setting
 
+TFIDF = "tfidf"  # of --weights: the baseline of texts, no network
+
 
 @dataclass(frozen=True)
 class CompareSettings(FinetuneOptions):
@@ -14,7 +16,8 @@ class CompareSettings(FinetuneOptions):
 
     weights: tuple[str, ...] = setting(  # type: ignore[assignment]  # several, where finetune has one
         ("none", "imagenet"),
-        "two or more initial weights, as in finetune: none, imagenet, swav, NAME, URL, FILE, RUN",
+        "two or more initial weights, as in finetune: none, imagenet, swav, NAME, URL, FILE, RUN; "
+        "tfidf: word counts, for texts",
         path="input",
     )
     seeds: int = setting(

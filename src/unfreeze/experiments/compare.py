@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.config.commands import CompareSettings
+from unfreeze.config.commands import TFIDF, CompareSettings
 from unfreeze.config.shared import data_name
 from unfreeze.data.index.splits import read_split_csv
 from unfreeze.errors import DataError
@@ -32,7 +32,7 @@ class CompareRunResult:
     seed: int
     run: str
     arch: str
-    image_size: int
+    image_size: int | None  # None: of texts
     lr: float | None  # None: the head was solved, not trained
     tried: int
     epochs: int
@@ -84,7 +84,7 @@ class WeightsResult:
     deviation: float | None
     accuracies: list[float]
     balanced_accuracy: float
-    image_size: int
+    image_size: int | None  # None: of texts
     rates: list[float | None]
 
 
@@ -234,8 +234,9 @@ def _start_result(start: CompareStart, runs: list[EvaluatedRun]) -> WeightsResul
 
 
 def _differences(by_start: dict[str, list[EvaluatedRun]], shared: bool) -> list[AccuracyDifference]:
-    """The difference of each pair of starts: to `none`, then to the earlier ones."""
-    order = sorted(by_start, key=lambda weights: weights != "none")
+    """The difference of each pair of starts: to `none`, to `tfidf`, then to the earlier ones."""
+    first = ("none", TFIDF)
+    order = sorted(by_start, key=lambda w: first.index(w) if w in first else len(first))
     differences = []
     for than, start in combinations(order, 2):
         (right, images), (right_other, _) = (_correct(by_start[name]) for name in (start, than))

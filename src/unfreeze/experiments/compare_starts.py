@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.checkpoints.model_file import model_folder, read_card
-from unfreeze.config.commands import CompareSettings
+from unfreeze.config.commands import TFIDF, CompareSettings
 from unfreeze.config.finetune import FinetuneOptions, FinetuneSettings
 from unfreeze.config.shared import data_name, label_arguments
 from unfreeze.data.images.intensity import parse_intensity
@@ -67,10 +67,15 @@ def all_starts(s: CompareSettings, plan_of: PlanOf) -> list[CompareStart]:
             "compare needs two or more different --weights.", "For example: --weights none RUN."
         )
     arch = s.arch or _common_arch(s.weights)
-    by_weights = {w: _start(s, w, {"arch": arch}, plan_of) for w in s.weights if w != "none"}
+    networks = [w for w in s.weights if w not in ("none", TFIDF)]
+    by_weights = {w: _start(s, w, {"arch": arch}, plan_of) for w in networks}
     if "none" in s.weights:
         unfreeze_runs = [w for w in by_weights if arch_of_weights(w, arch) is not None]
-        model = next(iter(unfreeze_runs or by_weights))
+        model = next(iter(unfreeze_runs or by_weights), None)
+        if model is None:
+            raise UsageError(
+                f"compare needs other --weights beside none and {TFIDF}.", "Add those of a network."
+            )
         reference = by_weights[model].plan.settings
         texts = is_text_arch(str(reference["arch"]))
         names = ("arch",) if texts else INHERITED
@@ -78,6 +83,11 @@ def all_starts(s: CompareSettings, plan_of: PlanOf) -> list[CompareStart]:
         if not texts:
             filled |= {n: v for n, v in _decoding_of(model).items() if getattr(s, n) is None}
         by_weights["none"] = _start(s, "none", filled, plan_of)
+    if TFIDF in s.weights:
+        # the texts, splits and seeds of the others
+        other = next(iter(by_weights.values()))
+        settings = replace(other.settings, weights=TFIDF)
+        by_weights[TFIDF] = CompareStart(TFIDF, settings, other.plan)
     return [by_weights[weights] for weights in s.weights]
 
 
@@ -106,7 +116,9 @@ def _start(
 def _common_arch(weights: tuple[str, ...]) -> str | None:
     """The architecture of the checkpoints among the weights; None if none of them names one."""
     arch_of = {
-        w: known.arch for w in weights if w != "none" and (known := arch_of_weights(w)) is not None
+        w: known.arch
+        for w in weights
+        if w not in ("none", TFIDF) and (known := arch_of_weights(w)) is not None
     }
     if len(set(arch_of.values())) > 1:
         list_of = ", ".join(f"{name} is a {arch}" for name, arch in arch_of.items())
@@ -141,7 +153,7 @@ def compare_runs(s: CompareSettings, starts: list[CompareStart], folder: Path) -
 
 def check_weights(start: CompareStart, s: CompareSettings, console: Console) -> None:
     """Load the weights once before training; WeightsError if they are missing or do not fit."""
-    if start.weights == "none":
+    if start.weights in ("none", TFIDF):
         return
     settings, arch = start.settings, str(start.plan.settings["arch"])
     options: dict[str, Any] = {"outputs": len(start.plan.classes), "allow_partial": s.allow_partial}

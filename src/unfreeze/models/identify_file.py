@@ -10,6 +10,7 @@ from unfreeze.checkpoints.read import CheckpointContents, read_checkpoint
 from unfreeze.errors import WeightsError
 from unfreeze.models.identify import ArchitectureMatch, identify_arch, match_arch
 from unfreeze.models.load_weights import MIN_MATCHED_SHARE
+from unfreeze.models.text import LIBRARY, is_encoder_folder
 from unfreeze.models.weight_sources import PUBLISHED
 
 # Keys under which programs store the architecture, in the file or in `config.json` beside it.
@@ -41,6 +42,8 @@ def arch_of_weights(spec: str, arch: str | None = None) -> KnownArchitecture | N
     if folder is not None:
         card = read_card(folder)
         return KnownArchitecture(card.arch, card.stem)
+    if is_encoder_folder(path):
+        return KnownArchitecture(f"{LIBRARY}/{spec}", "imagenet")
     contents = read_checkpoint(path)
     if contents.card is not None:
         return KnownArchitecture(contents.card.arch, contents.card.stem)

@@ -42,6 +42,11 @@ def encoder_name(arch: str) -> str:
     return name
 
 
+def is_encoder_folder(folder: Path) -> bool:
+    """Whether a folder holds a text encoder of transformers: config.json and tokenizer.json."""
+    return all((folder / name).is_file() for name in ("config.json", "tokenizer.json"))
+
+
 class TextClassifier(nn.Module):
     """Maps tokens int32 [B, L, 2] to logits [B, classes].
 

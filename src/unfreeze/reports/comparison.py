@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unfreeze.config.commands import TFIDF
 from unfreeze.runtime.text_layout import write_csv
 
 WIDTH = 300  # units of a scale, left to right
@@ -78,12 +79,13 @@ def _sentences(
 ) -> list[str]:
     base = differences[0]["than"]
     untrained = "a frozen random network" if about.get("frozen") else "training from scratch"
-    scratch = untrained if base == "none" else ""
     failed, explained, sentences = about.get("failed") or {}, set[str](), list[str]()
     for d in differences:
-        if d["than"] != base:
+        if d["than"] not in (base, TFIDF):
             continue
-        failing = [start for start in (d["start"], base) if start in failed]
+        # TF-IDF is no pretraining
+        scratch = untrained if d["than"] == "none" and d["start"] != TFIDF else ""
+        failing = [start for start in (d["start"], d["than"]) if start in failed]
         why = [
             _failure(start, failed[start], names, about["seeds"])
             for start in failing

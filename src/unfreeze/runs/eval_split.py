@@ -20,7 +20,6 @@ from unfreeze.data.validate.duplicates import (
 from unfreeze.errors import DataError
 from unfreeze.runs.finetuning.task_settings import open_samples
 from unfreeze.tasks.supervised import SupervisedTask
-from unfreeze.transfer.initialize import preprocess_of
 
 Positions = npt.NDArray[np.int64]
 
@@ -73,7 +72,6 @@ def choose_evaluation_set(
     DataError without labels, or for a class that the model does not know.
     """
     source = open_samples(s.data, card, data_root=s.data_root)
-    preprocess_of(card, s.run).attach(source)
     index = (
         build_index(source, **label_arguments(s))
         if task is None

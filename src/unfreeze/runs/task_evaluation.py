@@ -82,6 +82,7 @@ def evaluate_task(s: EvaluateSettings, console: Console) -> TaskEvaluation:
     model = on_device(model, s.device, s.precision)
     model.task.configure(s)
     eval_set = choose_evaluation_set(s, model.card, model.task)
+    model.preprocess.attach(eval_set.index.source)
     evaluation, predictions = _evaluate(model, eval_set, s.batch_size, console)
     if folder is None:
         return evaluation
