@@ -86,6 +86,8 @@ def all_starts(s: CompareSettings, plan_of: PlanOf) -> list[CompareStart]:
     if TFIDF in s.weights:
         # the texts, splits and seeds of the others
         other = next(iter(by_weights.values()))
+        if not is_text_arch(str(other.plan.settings["arch"])):
+            raise UsageError(f"--weights {TFIDF} is for texts.", "Omit it.")
         settings = replace(other.settings, weights=TFIDF)
         by_weights[TFIDF] = CompareStart(TFIDF, settings, other.plan)
     return [by_weights[weights] for weights in s.weights]

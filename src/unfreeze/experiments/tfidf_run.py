@@ -14,7 +14,6 @@ from unfreeze.config.finetune import TEXT_CLASSIFICATION
 from unfreeze.data.index.index import VAL, Index
 from unfreeze.data.index.splits import write_split_csv
 from unfreeze.data.texts.checks import check_texts, similar_texts, texts_of
-from unfreeze.errors import UsageError
 from unfreeze.evaluation import checks
 from unfreeze.experiments.compare import CompareRunResult, EvaluatedRun
 from unfreeze.experiments.compare_starts import CompareRun
@@ -32,12 +31,10 @@ from unfreeze.transfer.train_val_split import TrainValSplit
 def train_tfidf(spec: CompareRun, eval_data: dict[str, Any]) -> EvaluatedRun:
     """Fit on the training texts of a run's split and evaluate.
 
-    `eval_data`: data and split for `evaluate`. UsageError if the samples are images.
+    `eval_data`: data and split for `evaluate`.
     """
     began, s = time.monotonic(), spec.settings
     listing = read_labels(s, QuietConsole())
-    if not listing.texts:
-        raise UsageError(f"--weights {TFIDF} is for texts.", "Omit it.")
     checked = check_texts(listing.index)
     alike = similar_texts(listing.index, checked.usable)
     portions = listing.split(checked.usable, split_options(s), alike)

@@ -19,6 +19,9 @@ LABELS = (
     *("categoryname", "target", "targets", "breed", "species", "diagnosis", "dx", "classid"),
     *("classidx", "labelid", "categoryid"),
 )
+TEXTS = (
+    *("text", "sentence", "review", "content", "body", "message", "sentence1", "text1", "premise"),
+)
 SPLITS = ("split",)
 # columns of splits if all values are names of splits
 MAYBE_SPLITS = ("set", "subset", "dataset", "datasplit", "partition", "usage", "phase")
@@ -104,11 +107,21 @@ def missing_column_error(
     existing = ", ".join(columns) or "none"
     if role == "label":
         step = "Name the column of labels `label`, or give its name with --label-column."
+    elif role == "path" and _usual_text(columns):
+        return DataError(
+            f"{where} holds texts, not images.",
+            "finetune, compare, evaluate, predict, embed and export read texts, the others do not.",
+        )
     elif role == "path":
         step = "Name the column of image paths `path`."
     else:
         step = f"Add a column named `{role}`."
     return DataError(f"{where} has no column `{role}`; its columns are {existing}.", step)
+
+
+def _usual_text(columns: Mapping[str, list[str]]) -> bool:
+    """Whether a column has a usual name of texts."""
+    return any(normalize_column_name(name) in TEXTS for name in columns)
 
 
 def duplicate_column_error(where: Path | str, one: str, other: str) -> DataError:

@@ -19,6 +19,7 @@ from unfreeze.data.index.split_names import splits_of_file_names
 from unfreeze.data.sources.columns import (
     LABELS,
     PATHS,
+    TEXTS,
     find_column,
     find_columns,
     normalize_column_name,
@@ -31,19 +32,9 @@ from unfreeze.data.sources.source import Source, hash_names
 from unfreeze.errors import DataError
 from unfreeze.text import as_text, decode_text
 
-# usual column names, without case, spaces and punctuation, in order of preference
-TEXTS = (
-    "text",
-    "sentence",
-    "review",
-    "content",
-    "body",
-    "message",
-    "sentence1",
-    "text1",
-    "premise",
-)
 PAIRS = ("textpair", "sentence2", "text2", "hypothesis")
+UNSURE = ("id", "name")  # columns that name images in some tables
+FEW = 100  # rows to tell images from texts
 JSON_LINES = (".jsonl", ".ndjson")
 TABLES = (*SUFFIXES, *JSON_LINES, ".parquet")
 TEXT_FILE = ".txt"
@@ -174,8 +165,11 @@ def _holds_texts(path: Path) -> bool:
         columns = _columns_of(path)[0]
     except DataError:
         return False  # opened as a table of images, which says what is wrong
-    usual = {normalize_column_name(column) for column in columns}
-    return bool(usual & {*TEXTS}) and not usual & {*PATHS}
+    by_name = {normalize_column_name(column): values for column, values in columns.items()}
+    # an id or a name may be that of a text
+    images = by_name.keys() & {*PATHS} - {*UNSURE}
+    named = any(has_image_suffix(v) for name in UNSURE for v in by_name.get(name, ())[:FEW])
+    return bool(by_name.keys() & {*TEXTS}) and not images and not named
 
 
 def _folder_files(folder: Path) -> list[str]:
