@@ -147,12 +147,13 @@ def _is_text(kind: Any) -> bool:
     return any(is_type(kind) for is_type in strings_and_numbers)
 
 
-def column_as_text(column: Any, names: Sequence[str] | None) -> list[str]:
+def column_as_text(column: Any, names: Sequence[str] | None, *, strip: bool = True) -> list[str]:
     """The values of a column as text; `names`: its class names, if it has class indices.
 
     Null becomes "", lists are joined by `;`. IndexError for an index without a class name.
     """
-    return [intern(_text(value, names)) for value in column.to_pylist()]
+    texts = (_text(value, names) for value in column.to_pylist())
+    return [intern(text.strip() if strip else text) for text in texts]
 
 
 def _text(value: Any, names: Sequence[str] | None) -> str:
@@ -166,15 +167,18 @@ def _text(value: Any, names: Sequence[str] | None) -> str:
         return ""
     if names is not None and isinstance(value, int):
         return "" if value < 0 else names[value]
-    return str(value).strip()
+    return str(value)
 
 
-def columns_as_text(table: Any, wanted: Mapping[str, str], where: Path) -> dict[str, list[str]]:
+def columns_as_text(
+    table: Any, wanted: Mapping[str, str], where: Path, *, strip: bool = True
+) -> dict[str, list[str]]:
     """Columns as text: `wanted` maps the keys of the result to column names."""
     names = class_names(table.schema)
     try:
         return {
-            key: column_as_text(table[column], names.get(column)) for key, column in wanted.items()
+            key: column_as_text(table[column], names.get(column), strip=strip)
+            for key, column in wanted.items()
         }
     except IndexError as error:
         raise DataError(

@@ -17,7 +17,7 @@ PATHS = (
 LABELS = (
     *("label", "labels", "classname", "class", "classes", "classlabel", "labelname", "category"),
     *("categoryname", "target", "targets", "breed", "species", "diagnosis", "dx", "classid"),
-    *("classidx", "labelid", "categoryid"),
+    *("classidx", "labelid", "categoryid", "sentiment", "intent", "topic"),
 )
 TEXTS = (
     *("text", "sentence", "review", "content", "body", "message", "sentence1", "text1", "premise"),

@@ -38,13 +38,13 @@ class ParquetListSource(FileTableSource):
         return _column([self._table], name)
 
 
-def read_columns(path: Path) -> dict[str, list[str]]:
-    """All columns as text, by name; DataError if two have the same name."""
+def read_columns(path: Path, *, strip: bool = True) -> dict[str, list[str]]:
+    """All columns as text, by name; DataError if two have the same name. `strip`: strip values."""
     names = tables.text_columns(_schema(path))
     repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if repeated is not None:
         raise duplicate_column_error(path, repeated, repeated)
-    return _read(path, {name: name for name in names})
+    return _read(path, {name: name for name in names}, strip=strip)
 
 
 class ParquetSource(ByteRangeSource):
@@ -110,13 +110,13 @@ def _schema(path: Path) -> Any:
         raise tables.table_error(path, error) from error
 
 
-def _read(path: Path, wanted: dict[str, str]) -> dict[str, list[str]]:
+def _read(path: Path, wanted: dict[str, str], *, strip: bool = True) -> dict[str, list[str]]:
     arrow = tables.import_pyarrow()
     try:
         table = arrow.parquet.read_table(path, columns=sorted({*wanted.values()}))
     except (arrow.ArrowException, OSError) as error:
         raise tables.table_error(path, error) from error
-    return tables.columns_as_text(table, wanted, path)
+    return tables.columns_as_text(table, wanted, path, strip=strip)
 
 
 def _column(paths: Sequence[Path], name: str) -> list[str] | None:

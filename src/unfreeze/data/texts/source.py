@@ -229,7 +229,7 @@ def _columns_of(path: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     if name.endswith(JSON_LINES):
         return _json_lines(path), ()
     if name.endswith(".parquet"):
-        return read_columns(path), ()
+        return read_columns(path, strip=False), ()
     table = read_delimited(path, strip=False)
     return table.columns, table.notes
 

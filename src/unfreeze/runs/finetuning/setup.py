@@ -361,7 +361,7 @@ def resumed_job(
         task.load_state_dict(card.task_state)
     network, head = network_from_card(card)
     settings = build(FinetuneSettings, merge_settings(state, as_dict(s)))
-    preprocess = preprocess_of(card, str(settings.out))
+    preprocess = preprocess_of(card, str(s.out))
     chosen = FinetuneRecipe(settings, preprocess, dict(state["reasons"]))
     schedule = freeze_schedule(
         network, settings.freeze, settings.unfreeze_at, head=head, epochs=settings.epochs or 0
