@@ -1,5 +1,6 @@
 """Text classification through the command line: train, evaluate, predict, embed, export."""
 
+import csv
 import io
 import json
 import shutil
@@ -53,6 +54,14 @@ def test_predictions_of_arguments_files_and_stdin_agree(run, reviews, run_json, 
         assert loaded.probability == pytest.approx(ours["probability"], abs=1e-6)
     table = run_json("predict", run, reviews)
     assert len(table) == 160 and table[0]["path"].endswith("reviews.csv:1")
+
+
+def test_a_text_file_is_one_text(run, tmp_path, run_json, fails):
+    (tmp_path / "one.txt").write_text("we saw\na lovely end\n")
+    (row,) = run_json("predict", run, tmp_path / "one.txt")
+    assert row["label"] == "positive" and row["path"].endswith("one.txt")
+    (tmp_path / "picture.png").write_bytes(b"no text")
+    assert ".csv" in fails(3, "predict", run, tmp_path / "picture.png")
 
 
 def test_a_text_too_long_for_a_file_name_is_a_text(run, run_json):
@@ -164,6 +173,30 @@ def test_truncated_texts_are_counted(encoder, reviews, tmp_path, run_json):
         *("--out", tmp_path / "run", *FEW),
     )
     assert result["truncated"] == pytest.approx(expected)
+
+
+def test_groups_stay_on_one_side(encoder, tmp_path, run_json):
+    draw, lines = np.random.default_rng(0), ["text,label,group"]
+    for number in range(80):
+        text = sentence(draw, GOOD if number % 2 else BAD, 6)
+        lines.append(f"{text},{'good' if number % 2 else 'bad'},{number // 8}")
+    (tmp_path / "data.csv").write_text("\n".join(lines) + "\n")
+    words = ["--arch", f"hf/{encoder}", "--freeze", "all", "--group-by", "group"]
+    run_json("finetune", tmp_path / "data.csv", *words, "--out", tmp_path / "run", *FEW)
+    splits = {}
+    for row in csv.DictReader((tmp_path / "run" / "split.csv").read_text().splitlines()):
+        group = (int(row["path"].rpartition(":")[2]) - 1) // 8
+        splits.setdefault(group, set()).add(row["split"])
+    assert len(splits) == 10 and all(len(names) == 1 for names in splits.values())
+
+
+def test_folds_repeats_and_layer_decay(encoder, reviews, tmp_path, run_json):
+    words = ["finetune", reviews, "--arch", f"hf/{encoder}", "--labels-per-class", 12, *FEW]
+    folds = run_json(*words, "--freeze", "all", "--folds", 3, "--out", tmp_path / "folds")
+    assert folds["repeated"]["folds"] == 3
+    more = ["--epochs", 1, "--layer-decay", 0.8, "--repeats", 2]
+    repeats = run_json(*words, *more, "--out", tmp_path / "repeats")
+    assert len(repeats["repeated"]["seeds"]) == 2
 
 
 def test_a_run_on_texts_starts_the_next(run, reviews, tmp_path, run_json):

@@ -204,6 +204,12 @@ def open_texts(data: str | Sequence[str], columns: TextColumns = TextColumns()) 
 def _open(path: Path, columns: TextColumns, *, several: int) -> list[TextsOfFile]:
     if not path.exists():
         raise DataError(f"There is no folder or file '{path}'.", "Check the path.")
+    if path.is_file() and path.name.lower().endswith(TEXT_FILE):
+        return [TextsOfFile(names=[path.name], texts=[_decoded(path.read_bytes())])]
+    if path.is_file() and not path.name.lower().endswith(TABLES):
+        raise DataError(
+            f"{path} is no table and no .txt file.", f"Give one of: {', '.join(TABLES)}."
+        )
     if path.is_file():
         return [_table(path, columns, prefix=f"{path.name}:", split="")]
     found = sorted(
@@ -356,6 +362,10 @@ def _text_of(source: FolderSource, row: int, name: str) -> str:
         data = source.read(row)
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror or error}.") from error
+    return _decoded(data)
+
+
+def _decoded(data: bytes) -> str:
     try:
         return decode_text(data)
     except UnicodeDecodeError:
