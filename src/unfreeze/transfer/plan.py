@@ -127,7 +127,14 @@ def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> F
     if preprocess.fit == "text":
         if not facts.head_only:
             reasons["warmup_epochs"] = f"and {TEXT_WARMUP:.0%} of all steps, usual for transformers"
-        filled = replace(s, arch=facts.arch, batch_size=batch, lr=lr, weight_decay=decay)
+        filled = replace(
+            s,
+            arch=facts.arch,
+            max_length=preprocess.image_size,
+            batch_size=batch,
+            lr=lr,
+            weight_decay=decay,
+        )
         return FinetuneRecipe(filled, preprocess, reasons)
     rule, channels = parse_intensity(preprocess.intensity)
     filled = replace(

@@ -149,7 +149,7 @@ def _limited(given: int | None, loaded: LoadedEncoder) -> int:
 
 
 def _why(given: int | None) -> str:
-    return "given" if given else "tokens, the most that the encoder takes"
+    return "given" if given else "the most that the encoder takes"
 
 
 def _report(
