@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unfreeze.config.finetune import CLASSIFICATION
+from unfreeze.config.finetune import CLASSIFICATION, TEXT_CLASSIFICATION
 from unfreeze.reports.glossary import METRICS
 from unfreeze.reports.run_reader import RunData
 
@@ -94,7 +94,7 @@ def _loss(findings: RunData) -> PlotPanel:
 def other_task(findings: RunData) -> str:
     """The name of a task other than classification; "" for classification."""
     task = findings.settings.get("task", CLASSIFICATION)
-    return "" if task in ("auto", CLASSIFICATION) else str(task)
+    return "" if task in ("auto", CLASSIFICATION, TEXT_CLASSIFICATION) else str(task)
 
 
 # values of a validation line that are no metrics of the task

@@ -16,7 +16,7 @@ from unfreeze.reports.examples import (
 from unfreeze.reports.glossary import METRICS, format_metric, metric_name
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.results_models import TOP5
-from unfreeze.reports.verdict import percent, short_number
+from unfreeze.reports.verdict import percent, samples_of, short_number
 
 KEYS = ("balanced_accuracy", "macro_f1", "top5", "loss", "calibration_error")
 SIDE_BY_SIDE = "Image, label and prediction; pixels without colour are ignored."
@@ -57,7 +57,7 @@ def metric_rows(evaluation: Mapping[str, Any] | None) -> list[MetricRow]:
         limits = values.get("balanced_interval") if key == "balanced_accuracy" else None
         # another task has its own loss
         term = METRICS[key]
-        name, meaning = (key, "") if "task" in values else (term.name, term.meaning)
+        name, meaning = (key, "") if "metrics" in values else (term.name, term.meaning)
         rows.append(MetricRow(name, format_metric(key, values[key]), _range(limits), meaning))
     return rows
 
@@ -70,17 +70,18 @@ def _bounds(values: Mapping[str, Any], name: str) -> str:
 def caveats(evaluation: Mapping[str, Any] | None) -> list[str]:
     """Caveats: selection on these images, leakage, the epoch, temperature scaling."""
     values, sentences = evaluation or {}, []
+    samples = samples_of(values.get("task"))
     if values.get("used_for_choosing"):
-        expect = "worse values" if "task" in values else "less"
+        expect = "worse values" if "metrics" in values else "less"
         sentences.append(
-            f"The best epoch was selected on these images: expect {expect} on new images."
+            f"The best epoch was selected on these {samples}: expect {expect} on new {samples}."
         )
     if overlap := values.get("seen_in_training"):
-        sentences.append(f"{overlap:,} of these images were in the training set.")
+        sentences.append(f"{overlap:,} of these {samples} were in the training set.")
     if values.get("test_uses"):
         uses = values["test_uses"]
         times = "once" if uses == 1 else f"{uses} times; choices made since then bias the result"
-        sentences.append(f"The test images were evaluated {times}.")
+        sentences.append(f"The test {samples} were evaluated {times}.")
     if values.get("last"):
         last = values["last"]
         sentences.append(

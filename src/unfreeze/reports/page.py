@@ -92,20 +92,23 @@ def header_facts(findings: RunData) -> list[tuple[str, str]]:
     """(name, value) of the facts at the top of the page."""
     train = [r for r in findings.metrics if r.get("split") == "train"]
     facts, rows = findings.facts, list[tuple[str, str]]()
+    samples = verdict.samples_of((findings.result or {}).get("task"))
     arch = (findings.comparison or findings.settings).get("arch")
     if arch:
         rows.append(("network", str(arch)))
     if findings.settings.get("data"):
         rows.append(("data", data_name(findings.settings["data"])))
     if facts.get("images"):
-        rows.append(("training images", format_number(facts["images"])))
+        rows.append((f"training {samples}", format_number(facts["images"])))
     if train and facts.get("steps_per_epoch"):
         epochs = train[-1]["step"] / facts["steps_per_epoch"]
         rows.append(("epochs", f"{epochs:.3g} of {format_number(findings.settings.get('epochs'))}"))
     if train:
         rates = sorted(r["images_per_second"] for r in train if r.get("images_per_second"))
         rows += (
-            [("images per second", format_number(round(rates[len(rates) // 2])))] if rates else []
+            [(f"{samples} per second", format_number(round(rates[len(rates) // 2])))]
+            if rates
+            else []
         )
     seconds = (findings.demo or findings.result or {}).get("seconds")
     if seconds:

@@ -10,6 +10,7 @@ from unfreeze.reports.verdict import (
     next_commands,
     on_images,
     percent,
+    samples_of,
     short_number,
 )
 from unfreeze.runtime.display import Display
@@ -57,7 +58,7 @@ def _temperature(t: Any) -> str:
 
 def caveats(r: Any) -> list[str]:
     """Which weights were evaluated, and what biases the accuracy."""
-    lines = []
+    lines, samples = [], samples_of(getattr(r, "task", None))
     if r.last:
         low, high = (percent(bound) for bound in r.last.interval)
         lines.append(
@@ -65,16 +66,18 @@ def caveats(r: Any) -> list[str]:
             f"epoch, {r.last.epoch}, give {percent(r.last.accuracy)} (95 %: {low} to {high})."
         )
     if r.used_for_choosing:
-        lines.append("The best epoch was selected on these images: expect less on new images.")
+        lines.append(
+            f"The best epoch was selected on these {samples}: expect less on new {samples}."
+        )
     if r.seen_in_training:
-        lines.append(f"{r.seen_in_training:,} of these images were in the training set.")
+        lines.append(f"{r.seen_in_training:,} of these {samples} were in the training set.")
     if r.test_uses and r.test_uses > 1:
         lines.append(
-            f"The test images were evaluated {r.test_uses} times with this run: choices made "
+            f"The test {samples} were evaluated {r.test_uses} times with this run: choices made "
             "since the first time bias the accuracy upwards."
         )
     elif r.test_uses:
-        lines.append("The test images were evaluated once with this run.")
+        lines.append(f"The test {samples} were evaluated once with this run.")
     return lines
 
 

@@ -257,7 +257,7 @@ def headline(findings: RunData, compared: Sequence[str] = ()) -> list[str]:
 
 def task_sentence(evaluation: Mapping[str, Any] | None) -> str:
     """The metrics of a task other than classification; "" without them."""
-    if not evaluation or "task" not in evaluation or not evaluation.get("n"):
+    if not evaluation or "metrics" not in evaluation or not evaluation.get("n"):
         return ""
     limits = evaluation.get("intervals") or {}
     texts = []
@@ -302,7 +302,7 @@ def headline_number(findings: RunData) -> Headline | None:
     e = findings.evaluation
     if e and e.get("accuracy") is not None and e.get("n"):
         most = majority_class_accuracy(e)
-        label = f"accuracy on {on_images(e['n'], e.get('split'))}"
+        label = f"accuracy on {on_images(e['n'], e.get('split'), e.get('task'))}"
         return _hero(
             e["accuracy"], e["n"], label, most, "always predicting the most frequent class"
         )
