@@ -330,6 +330,7 @@ def tuned(rank, site, data, out):
     freeze = "regex:^(stem|stage1|stage2|stage3)"  # batch norms would be synchronised in float32
     given = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "freeze": freeze}
     given |= {"task": "regression", "batch_size": 16, "epochs": 2, "device": "cpu"}
+    given |= {"precision": "fp32"}
     result = unfreeze.finetune(str(data), out=str(out), **given)
     return world.world, result.val_metrics["mae"]
 
