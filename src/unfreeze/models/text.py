@@ -221,7 +221,7 @@ def load_encoder_of(name: str, *, trained: bool = True, fetch: bool = True) -> L
     library = transformers_library()
     local = Path(name).is_dir()
     options: dict[str, Any] = {"local_files_only": local or not fetch}
-    with _readable(name, local=local):
+    with _readable(name, local=local, fetch=fetch):
         config = library.AutoConfig.from_pretrained(name, **options)
         tokenizer = library.AutoTokenizer.from_pretrained(name, **options)
         share, missing = 1.0, list[str]()
@@ -247,7 +247,7 @@ def load_encoder_of(name: str, *, trained: bool = True, fetch: bool = True) -> L
 
 
 @contextlib.contextmanager
-def _readable(name: str, *, local: bool) -> Iterator[None]:
+def _readable(name: str, *, local: bool, fetch: bool) -> Iterator[None]:
     """Errors of transformers as ours."""
     try:
         yield
@@ -257,6 +257,11 @@ def _readable(name: str, *, local: bool) -> Iterator[None]:
             raise WeightsError(
                 f"The encoder in {name} cannot be read: {reason}.",
                 "Give a folder with config.json, tokenizer.json and model.safetensors.",
+            ) from error
+        if not fetch:
+            raise WeightsError(
+                f"{name} is not on this machine yet, and a dry run downloads nothing.",
+                "Check the name, or run without --dry-run.",
             ) from error
         raise WeightsError(
             f"There is no folder {name!r}, and the hub's model of that name cannot be read: "
