@@ -65,7 +65,7 @@ def test_a_start_from_nothing_that_did_not_learn_still_shows_that_another_pays()
             {"split": "val", "chose": ["learning rates"]},
             "The learning rates were also selected on them, so",
         ),
-        ({"same": False}, "did not train on the same images"),
+        ({"same": False}, "did not train on the same data"),
         ({"rates": "own"}, "--rates tries several"),
     ],
 )

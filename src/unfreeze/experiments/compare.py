@@ -154,7 +154,7 @@ def compare_results(
     result = Comparison(
         out=str(out),
         data=data_name(s.data),
-        arch=runs[0].arch,
+        arch=next((run.arch for run in runs if run.arch != TFIDF), TFIDF),
         split=runs[0].split,
         n=runs[0].n,
         seeds=list(range(s.seed, s.seed + s.seeds)),

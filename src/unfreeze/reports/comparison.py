@@ -64,12 +64,18 @@ def comparison_verdict(results: Mapping[str, Any]) -> str:
     return comparison_sentence(results["differences"], *_names_and_facts(results))
 
 
+def samples_of_arch(arch: str | None) -> str:
+    """`texts` for a text encoder, else `images`."""
+    return "texts" if str(arch).startswith("hf/") else "images"
+
+
 def _names_and_facts(results: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """`names` and `about` of `comparison_sentence`, from the fields of compare.json."""
     names = {start["weights"]: start["name"] for start in results["starts"]}
     about = {"n": results["n"], "split": results["split"], "seeds": len(results["seeds"])}
     about |= {"same": results["same_images"], "rates": results["rates"]}
     about |= {"frozen": results.get("frozen"), "failed": results.get("failed")}
+    about["samples"] = samples_of_arch(results.get("arch"))
     about["chose"] = selected_on_validation(results["runs"], results["rates"])
     return names, about
 
@@ -149,7 +155,10 @@ def caveats(about: Mapping[str, Any]) -> list[str]:
         if about["seeds"] == 1
         else (f"{about['seeds']} seeds")
     )
-    sentences = [f"{seeds[:1].upper()}{seeds[1:]}, {about['n']:,} {about['split']} images."]
+    sentences = [
+        f"{seeds[:1].upper()}{seeds[1:]}, {about['n']:,} {about['split']} "
+        f"{about.get('samples', 'images')}."
+    ]
     chose = [name for name in ("epochs", "learning rates") if name in about.get("chose", ())]
     if about["split"] == "val" and chose:
         selected = " and ".join(chose)
@@ -161,7 +170,7 @@ def caveats(about: Mapping[str, Any]) -> list[str]:
             "Learning rates are the defaults for each set of weights; --rates tries several."
         )
     if not about["same"]:
-        sentences.append("The runs did not train on the same images: this comparison is not valid.")
+        sentences.append("The runs did not train on the same data: this comparison is not valid.")
     return sentences
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unfreeze.config.finetune import CLASSIFICATION, TEXT_CLASSIFICATION
+from unfreeze.reports.comparison import samples_of_arch
 from unfreeze.reports.glossary import METRICS, format_metric, metric_name
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.verdict import (
@@ -198,9 +199,10 @@ def compare_display(r: Any) -> Display:
         )
         for start in r.starts
     ]
-    where = f"Accuracy on {on_images(r.n, r.split)}"
+    samples = samples_of_arch(getattr(r, "arch", None))
+    where = f"Accuracy on {on_images(r.n, r.split).replace('images', samples)}"
     if r.split == "val" and any(run.best_epoch is not None for run in r.runs):
-        where += ", on which the best epoch was selected: expect less on new images"
+        where += f", on which the best epoch was selected: expect less on new {samples}"
     best = max(r.starts, key=lambda start: start.accuracy)
     run = next((trial.run for trial in r.runs if trial.weights == best.weights), r.out)
     return Display(
