@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -181,11 +182,11 @@ def _folder_files(folder: Path) -> list[str]:
     tables = [name for name in tables if _holds_texts(folder / name)]
     if tables:
         return tables
-    source = FolderSource(folder)
-    found = [name for name in source.names if name.lower().endswith(TEXT_FILE)]
-    images = any(has_image_suffix(name) for name in source.names)
-    # notes beside images are no data; texts in class folders are
-    return [] if images or not any("/" in name for name in found) else found
+    # notes beside images are no data; a folder of a million images is not listed twice
+    if any(has_image_suffix(name) for _, _, files in os.walk(folder) for name in files):
+        return []
+    found = [name for name in FolderSource(folder).names if name.lower().endswith(TEXT_FILE)]
+    return found if any("/" in name for name in found) else []
 
 
 def open_texts(data: str | Sequence[str], columns: TextColumns = TextColumns()) -> TextSource:
