@@ -13,7 +13,7 @@ from torch import Tensor
 from unfreeze.checkpoints.model_file import model_folder, read_card, write_card
 from unfreeze.commands.report import write_report_or_warn
 from unfreeze.config.commands import EvaluateSettings
-from unfreeze.config.finetune import CLASSIFICATION
+from unfreeze.config.finetune import TEXT_CLASSIFICATION
 from unfreeze.config.layering import load_settings
 from unfreeze.config.shared import Data, data_name
 from unfreeze.data.texts.preprocess import truncated_share
@@ -109,8 +109,7 @@ class Evaluation(Displayed):
     images, this one included; None without a run folder. `epoch`: of the weights, from 0; None if
     unknown. `calibration_error`: expected calibration error over the bins of `calibration`.
     `mistakes`: those with the highest confidence. `warnings`: see `RunWarning`. `run`: the run
-    folder with predictions.csv and the other files; None for a model alone. `truncated`: share of
-    the texts that were cut; None for images.
+    folder with predictions.csv and the other files; None for a model alone.
     """
 
     n: int
@@ -138,8 +137,6 @@ class Evaluation(Displayed):
     mistakes: list[PredictedImage]
     warnings: list[RunWarning]
     run: str | None = None
-    task: str = CLASSIFICATION
-    truncated: float | None = None
 
     def display(self) -> Display:
         """The content to display on a console or in a notebook."""
@@ -154,6 +151,14 @@ class Evaluation(Displayed):
             }
             for classification_metrics, row in zip(self.per_class, self.confusion, strict=True)
         ]
+
+
+@dataclass(frozen=True, repr=False)
+class TextEvaluation(Evaluation):
+    """Scores on texts; `truncated`: share of them that were cut."""
+
+    task: str = TEXT_CLASSIFICATION
+    truncated: float = 0.0
 
 
 @python_call(EvaluateSettings)
@@ -306,7 +311,7 @@ def _evaluation(
     leak_mask = eval_set.leaked(outputs.kept, outputs.signatures)
     leaked = np.zeros(scores.n, bool) if leak_mask is None else leak_mask
     hits = [(row[index], sum(row)) for index, row in enumerate(scores.confusion)]
-    return Evaluation(
+    evaluation = Evaluation(
         n=scores.n,
         split=eval_set.split,
         seen_in_training=eval_set.seen(outputs.kept),
@@ -331,9 +336,11 @@ def _evaluation(
         per_class=scores.per_class,
         mistakes=[],
         warnings=_warnings(eval_set, network, scores, outputs, leaked),
-        task=network.card.task,
-        truncated=truncated_share(eval_set.index.take(eval_set.positions), network.preprocess),
     )
+    texts = eval_set.index.take(eval_set.positions)
+    if (share := truncated_share(texts, network.preprocess)) is not None:
+        return TextEvaluation(**vars(evaluation), truncated=share)
+    return evaluation
 
 
 def _last_scores(network: Classifier, scores: ClassificationMetrics) -> LastEpochScores:

@@ -86,8 +86,7 @@ class FinetuneResult(Displayed):
     training set; `val_metrics`: the validation line of metrics.jsonl;
     `accuracy_unleaked`: on the others, None if there are none. `frozen_unchanged`:
     whether the frozen entries of the written model equal the initial ones by hash; None if nothing
-    is frozen. `repeated`: result of `--folds` and `--repeats`. `truncated`: share of the training
-    texts that were cut; None for images. `warnings`: see `RunWarning`.
+    is frozen. `repeated`: result of `--folds` and `--repeats`. `warnings`: see `RunWarning`.
     """
 
     run: str
@@ -112,7 +111,6 @@ class FinetuneResult(Displayed):
     repeated: CrossValidationResult | None = None
     task: str = CLASSIFICATION
     val_metrics: dict[str, float] = field(default_factory=dict)
-    truncated: float | None = None
 
     def display(self) -> Display:
         """The content to display on a console or in a notebook."""
@@ -127,6 +125,13 @@ class FinetuneResult(Displayed):
         plain = self.task in (CLASSIFICATION, TEXT_CLASSIFICATION)
         other = () if plain else self.val_metrics
         return {f"val_{name}": self.val_metrics[name] for name in other if name != "total"}
+
+
+@dataclass(frozen=True, repr=False)
+class TextFinetuneResult(FinetuneResult):
+    """The result of a run on texts; `truncated`: share of the training texts that were cut."""
+
+    truncated: float = 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -310,8 +315,9 @@ def _result(
         accuracy_unleaked=None if scores is None else scores.accuracy_of(~this_run.ready.leaked),
         warnings=run_warnings,
         repeated=repeats,
-        truncated=truncated_share(this_run.ready.train.index, job.plan.preprocess),
     )
+    if (share := truncated_share(this_run.ready.train.index, job.plan.preprocess)) is not None:
+        result = TextFinetuneResult(**vars(result), truncated=share)
     write_json(run.file(RESULT), asdict(result))
     return result
 
