@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from unfreeze.errors import WeightsError
 from unfreeze.models.text import TextClassifier, choose_pooling, layers_of, pooled
 from unfreeze.transfer.freezing.freeze import select_frozen
 
@@ -87,6 +88,29 @@ def test_stage_n_freezes_embeddings_and_the_first_n_layers(family):
     assert first <= set(frozen) and not last & set(frozen)
     assert {f"encoder.{name}" for name in before} <= set(frozen)
     assert not {f"encoder.{name}" for name in after} & set(frozen)
+
+
+@pytest.mark.parametrize(
+    "text, pooling, why",
+    [
+        ('{"pooling_mode_cls_token": true}', "cls", "sentence encoder"),
+        ('{"pooling_mode_mean_tokens": true, "word_embedding_dimension": 8}', "mean", "sentence"),
+        ('{"pooling_mode_max_tokens": true}', "mean", "(max_tokens) is not built"),
+    ],
+)
+def test_pooling_is_read_from_the_files_of_a_sentence_encoder(tmp_path, text, pooling, why):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(text)
+    config = transformers.AutoConfig.for_model("bert")
+    chosen, reason = choose_pooling(config, tmp_path)
+    assert chosen == pooling and why in reason
+
+
+def test_a_damaged_file_of_pooling_is_no_reason_to_guess(tmp_path):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls')
+    with pytest.raises(WeightsError, match="1_Pooling"):
+        choose_pooling(transformers.AutoConfig.for_model("bert"), tmp_path)
 
 
 def test_the_unused_pooler_is_no_parameter():

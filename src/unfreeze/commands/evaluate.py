@@ -28,8 +28,13 @@ from unfreeze.reports.examples import ARRAYS
 from unfreeze.reports.examples import FILE as EXAMPLES
 from unfreeze.reports.intervals import balanced, wilson_interval
 from unfreeze.reports.results_models import evaluate_display
-from unfreeze.runs.eval_split import EvaluationSet, Positions, choose_evaluation_set
-from unfreeze.runs.evaluated_weights import classifiers_to_evaluate, last_epoch
+from unfreeze.runs.eval_split import (
+    EvaluationSet,
+    Positions,
+    choose_evaluation_set,
+    classifiers_to_evaluate,
+    last_epoch,
+)
 from unfreeze.runs.inference import Signed, on_device, readers_of, run_inference
 from unfreeze.runs.prediction_files import (
     COLUMNS,

@@ -21,6 +21,8 @@ LIBRARY = "hf"
 INSTALL = "Install it: pip install 'unfreeze[text]'."
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 POOLINGS = ("mean", "cls", "last")
+_MODE = "pooling_mode_"  # of sentence-transformers
+_MODES = {f"{_MODE}cls_token": "cls", f"{_MODE}mean_tokens": "mean", f"{_MODE}lasttoken": "last"}
 LONGEST = 512  # tokens; default limit of the length of a text
 ROWS = 32  # texts of similar length in a forward pass without gradients
 EXAMPLE = 32  # tokens of example inputs, until the texts are known
@@ -299,8 +301,8 @@ def config_of(model: TextClassifier) -> dict[str, Any]:
 
 def choose_pooling(config: Any, folder: Path | None) -> tuple[str, str]:
     """(pooling, reason): what the weights were trained for, if their files say it."""
-    if folder is not None and (found := _sentence_pooling(folder)) is not None:
-        return found, f"{found}: a sentence encoder"
+    if folder is not None and (known := _sentence_pooling(folder)) is not None:
+        return known
     named = getattr(config, "classifier_pooling", None)
     if named in POOLINGS:
         return named, f"{named}: config.json names it"
@@ -309,17 +311,28 @@ def choose_pooling(config: Any, folder: Path | None) -> tuple[str, str]:
     return "mean", "mean of the tokens: no other was trained with these weights"
 
 
-def _sentence_pooling(folder: Path) -> str | None:
-    """The pooling of a folder of sentence-transformers; None for another."""
+def _sentence_pooling(folder: Path) -> tuple[str, str] | None:
+    """(pooling, reason) of a folder of sentence-transformers; None for another.
+
+    WeightsError if its file cannot be read.
+    """
     path = folder / "1_Pooling" / "config.json"
     if path.is_file():
-        with contextlib.suppress(OSError, ValueError):
+        try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            if values.get("pooling_mode_cls_token"):
-                return "cls"
-            return "last" if values.get("pooling_mode_lasttoken") else "mean"
+            modes = [name for name, on in values.items() if name.startswith(_MODE) and on is True]
+        except (OSError, ValueError, AttributeError) as error:
+            raise WeightsError(
+                f"{path} cannot be read: {error}.", "Download the encoder again."
+            ) from error
+        if len(modes) == 1 and modes[0] in _MODES:
+            return _MODES[modes[0]], f"{_MODES[modes[0]]}: a sentence encoder"
+        own = ", ".join(name.removeprefix(_MODE) for name in modes) or "none"
+        return "mean", f"mean of the tokens: the encoder's own ({own}) is not built"
     names = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
-    return "mean" if any((folder / name).is_file() for name in names) else None
+    if any((folder / name).is_file() for name in names):
+        return "mean", "mean: a sentence encoder"
+    return None
 
 
 def _is_causal(config: Any) -> bool:

@@ -1,11 +1,13 @@
-"""Selects the evaluation split, and how the run used each of its images."""
+"""What `evaluate` runs: the weights, the split, and how the run used each of its images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from unfreeze.checkpoints.model_file import TRAINED_IMAGES, ModelCard, model_folder
+from unfreeze.checkpoints.state import load_state
 from unfreeze.config.commands import EvaluateSettings
 from unfreeze.config.shared import label_arguments
 from unfreeze.data.index.folder_layout import SPLIT_NAMES
@@ -17,9 +19,11 @@ from unfreeze.data.validate.duplicates import (
     content_keys,
     load_trained_images,
 )
-from unfreeze.errors import DataError
+from unfreeze.errors import DataError, UsageError
 from unfreeze.runs.finetuning.task_settings import open_samples
 from unfreeze.tasks.supervised import SupervisedTask
+from unfreeze.training.ema import weights_to_serve
+from unfreeze.transfer.predictor import Classifier, load_classifier
 
 Positions = npt.NDArray[np.int64]
 
@@ -186,3 +190,48 @@ def positions_of_split(index: Index, split: str | None) -> npt.NDArray[np.int64]
             f"Splits: {', '.join(filter(None, names)) or 'none'}; --split all uses all images.",
         )
     return positions
+
+
+LAST = "checkpoints/last.ckpt"
+
+
+def classifiers_to_evaluate(
+    run: str, folder: Path | None, which: str
+) -> tuple[Classifier, Classifier | None]:
+    """(the classifier to evaluate, that of the last epoch for comparison).
+
+    `which`: best, last or both. The second is None unless `which` is both, a checkpoint exists,
+    and the last epoch is not the selected one.
+    """
+    best = load_classifier(run)
+    if which == "best":
+        return best, None
+    path = folder / LAST if folder is not None else None
+    exists = path is not None and path.is_file()
+    if which == "last":
+        if path is None or not exists:
+            raise UsageError(
+                f"{run} has no {LAST} with the weights of the last epoch.",
+                "Give the run folder, or omit --weights-of.",
+            )
+        return _last_epoch(best, path), None
+    selected = best.card.provenance.get("best_epoch")
+    if path is None or not exists or selected in (None, last_epoch(best.card)):
+        return best, None
+    last = _last_epoch(best, path)
+    return best, None if last_epoch(last.card) == selected else last
+
+
+def last_epoch(card: ModelCard) -> int | None:
+    """The last epoch of a run, from 0; None if unknown or if no epoch was completed."""
+    epochs = card.provenance.get("epochs")
+    return epochs - 1 if isinstance(epochs, int) and epochs else None
+
+
+def _last_epoch(best: Classifier, path: Path) -> Classifier:
+    state = load_state(path)
+    last = load_classifier(path.parent.parent)
+    last.network.load_state_dict(weights_to_serve(state))
+    about = {**best.card.provenance, "best_epoch": None, "epochs": int(state["epoch"])}
+    last.card = replace(best.card, provenance=about)
+    return last

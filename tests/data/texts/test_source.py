@@ -81,6 +81,15 @@ def test_text_files_have_the_labels_of_their_folders(tmp_path):
     assert index.paths[0] == "test/neg/0.txt"
 
 
+def test_text_files_that_are_not_utf_8_are_named(tmp_path):
+    for label, text in (("a", "café"), ("b", "tea")):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.txt").write_bytes(text.encode("cp1252"))
+    source = open_texts(str(tmp_path))
+    assert source.texts == ["café", "tea"]
+    assert any("1 .txt files" in note and "1252" in note for note in source.notes)
+
+
 def test_one_table_for_each_split(tmp_path):
     for split in ("train", "validation", "test"):
         (tmp_path / f"{split}.csv").write_text(f"text,label\nof {split},a\nand {split},b\n")

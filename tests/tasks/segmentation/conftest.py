@@ -1,14 +1,11 @@
 """Scenes with known masks: a disc and a square on a noisy ground."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from unfreeze.cli.main import main
 
 CLASSES = ("ground", "disc", "square")
 COLOURS = {0: (90, 90, 90), 1: (200, 60, 60), 2: (60, 60, 200)}
@@ -44,32 +41,6 @@ def scenes(tmp_path_factory):
     lines = ["id,name", *(f"{number},{name}" for number, name in enumerate(CLASSES))]
     (folder / "classes.csv").write_text("\n".join(lines) + "\n")
     return folder
-
-
-@pytest.fixture
-def run_json(capsys):
-    """`run_json(*words)`: the JSON document of a command that must succeed."""
-
-    def run(*words):
-        capsys.readouterr()
-        code = main([*map(str, words), "--json"])
-        captured = capsys.readouterr()
-        assert code == 0, captured.err
-        return json.loads(captured.out)
-
-    return run
-
-
-@pytest.fixture
-def fails(capsys):
-    """`fails(code, *words)`: the error of a command that must fail with that exit code."""
-
-    def run(code, *words):
-        capsys.readouterr()
-        assert main([*map(str, words)]) == code
-        return capsys.readouterr().err
-
-    return run
 
 
 def weights(run):

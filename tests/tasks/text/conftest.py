@@ -1,12 +1,8 @@
 """A tiny BERT with a vocabulary of words, and texts that a few words decide."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-
-from unfreeze.cli.main import main
 
 GOOD, BAD = ("good", "great", "lovely"), ("bad", "awful", "dull")
 PLAIN = ("the", "film", "was", "a", "plot", "and", "its", "end", "we", "saw", "it", "in", "may")
@@ -66,29 +62,3 @@ def reviews(tmp_path_factory):
                 lines.append(f'"{text}",{label},{split}')
     (folder / "reviews.csv").write_text("\n".join(lines) + "\n")
     return folder / "reviews.csv"
-
-
-@pytest.fixture
-def run_json(capsys):
-    """`run_json(*words)`: the JSON document of a command that must succeed."""
-
-    def run(*words):
-        capsys.readouterr()
-        code = main([*map(str, words), "--json"])
-        captured = capsys.readouterr()
-        assert code == 0, captured.err
-        return json.loads(captured.out)
-
-    return run
-
-
-@pytest.fixture
-def fails(capsys):
-    """`fails(code, *words)`: the error of a command that must fail with that exit code."""
-
-    def run(code, *words):
-        capsys.readouterr()
-        assert main([*map(str, words)]) == code
-        return capsys.readouterr().err
-
-    return run

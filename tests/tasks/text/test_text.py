@@ -234,6 +234,7 @@ def test_a_baseline_of_texts_is_no_baseline_of_images(coloured, tmp_path, fails)
     [
         (["--image-size", "64"], 2, "--image-size"),
         (["--mixup", "0.2"], 2, "--mixup"),
+        (["--scan", "off"], 2, "--scan"),
         (["--max-length", "64"], 2, "--max-length"),
         (["--text-column", "nowhere"], 3, "nowhere"),
         (["--head", "append"], 2, "--head"),

@@ -206,7 +206,8 @@ def _open(path: Path, columns: TextColumns, *, several: int) -> list[TextsOfFile
     if not path.exists():
         raise DataError(f"There is no folder or file '{path}'.", "Check the path.")
     if path.is_file() and path.name.lower().endswith(TEXT_FILE):
-        return [TextsOfFile(names=[path.name], texts=[_decoded(path.read_bytes())])]
+        text, old = _decoded(path.read_bytes())
+        return [TextsOfFile(names=[path.name], texts=[text], notes=_old_notes(int(old)))]
     if path.is_file() and not path.name.lower().endswith(TABLES):
         raise DataError(
             f"{path} is no table and no .txt file.", f"Give one of: {', '.join(TABLES)}."
@@ -347,7 +348,9 @@ def _text_files(folder: Path) -> TextsOfFile:
     notes = layout.notes
     if len(inside) < len(names):
         notes += (f"{len(names) - len(inside):,} .txt files outside the class folders: ignored.",)
-    texts = [_text_of(source, rows[number], names[number]) for number in inside]
+    read = [_text_of(source, rows[number], names[number]) for number in inside]
+    texts = [text for text, _ in read]
+    notes += _old_notes(sum(old for _, old in read))
     return TextsOfFile(
         names=[names[number] for number in inside],
         texts=texts,
@@ -357,8 +360,8 @@ def _text_files(folder: Path) -> TextsOfFile:
     )
 
 
-def _text_of(source: FolderSource, row: int, name: str) -> str:
-    """The contents of a .txt file: UTF-8, else Windows-1252."""
+def _text_of(source: FolderSource, row: int, name: str) -> tuple[str, bool]:
+    """The contents of a .txt file, as `_decoded`."""
     try:
         data = source.read(row)
     except OSError as error:
@@ -366,8 +369,13 @@ def _text_of(source: FolderSource, row: int, name: str) -> str:
     return _decoded(data)
 
 
-def _decoded(data: bytes) -> str:
+def _decoded(data: bytes) -> tuple[str, bool]:
+    """(text, whether it is not UTF-8 and was read as Windows-1252)."""
     try:
-        return decode_text(data)
+        return decode_text(data), False
     except UnicodeDecodeError:
-        return as_text(data.decode("cp1252", "replace"))
+        return as_text(data.decode("cp1252", "replace")), True
+
+
+def _old_notes(count: int) -> tuple[str, ...]:
+    return (f"{count:,} .txt files are not UTF-8: read as Windows-1252.",) if count else ()

@@ -26,6 +26,8 @@ OF_IMAGES: dict[str, tuple[Any, ...]] = {
     "cutmix": (0.0,),
     "labels": (None,),
     "time_budget": (None,),
+    "scan": ("full",),
+    "store": ("auto",),
 }
 OF_TEXTS = ("text_column", "text_pair_column", "max_length")
 
