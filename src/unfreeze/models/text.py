@@ -220,6 +220,11 @@ def load_encoder_of(name: str, *, trained: bool = True, fetch: bool = True) -> L
 
     `trained`: with its weights, else at random. `fetch`: False reads local files only.
     """
+    if Path(name).is_file():
+        raise WeightsError(
+            f"{name} is a file, and a text encoder is a folder.",
+            "Give a folder with config.json, tokenizer.json and model.safetensors.",
+        )
     library = transformers_library()
     local = Path(name).is_dir()
     options: dict[str, Any] = {"local_files_only": local or not fetch}

@@ -258,6 +258,13 @@ def test_an_encoder_is_needed_and_named(reviews, tmp_path, fails):
     assert "gone" in error
 
 
+def test_a_checkpoint_of_images_is_no_encoder(reviews, tmp_path, fails):
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    words = ["--weights", tmp_path / "other.pth", "--out", tmp_path / "run"]
+    assert "folder" in fails(4, "finetune", reviews, *words)
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_that_do_not_fit_are_no_silent_start(encoder, reviews, tmp_path, fails):
     """`strict=False` would load nothing: half of the encoder is missing here."""
     from safetensors.torch import load_file, save_file
