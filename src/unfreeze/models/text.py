@@ -7,12 +7,14 @@ others, and decoders such as GPT-2 or Qwen.
 import contextlib
 import inspect
 import json
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unfreeze.errors import UsageError, WeightsError
@@ -253,12 +255,19 @@ def load_encoder_of(name: str, *, trained: bool = True, fetch: bool = True) -> L
     return LoadedEncoder(encoder, backend, most, pooling, why, share, tuple(missing))
 
 
+# what transformers, tokenizers and safetensors raise for files that are damaged or of another kind
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError, TypeError),
+    *(EOFError, pickle.UnpicklingError, SafetensorError),
+)
+
+
 @contextlib.contextmanager
 def _readable(name: str, *, local: bool, fetch: bool) -> Iterator[None]:
     """Errors of transformers as ours."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         if local:
             raise WeightsError(

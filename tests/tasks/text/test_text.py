@@ -265,6 +265,15 @@ def test_a_checkpoint_of_images_is_no_encoder(reviews, tmp_path, fails):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_encoder_is_no_bug_of_ours(encoder, reviews, tmp_path, fails, name):
+    folder = shutil.copytree(encoder, tmp_path / "cut")
+    (folder / name).write_bytes((folder / name).read_bytes()[:100])
+    error = fails(4, "finetune", reviews, "--weights", folder, "--out", tmp_path / "run")
+    assert "cannot be read" in error and str(folder) in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_that_do_not_fit_are_no_silent_start(encoder, reviews, tmp_path, fails):
     """`strict=False` would load nothing: half of the encoder is missing here."""
     from safetensors.torch import load_file, save_file
