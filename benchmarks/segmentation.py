@@ -168,7 +168,7 @@ def ours(way: str, seed: int, s: argparse.Namespace, data: str, out: Path) -> An
         select="last",
         mean=s.mean,
         std=s.std,
-        precision="fp32",
+        precision=s.precision,
         progress=False,
     )
 
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--mean", type=float, nargs=3, default=(0.5, 0.5, 0.5))
     parser.add_argument("--std", type=float, nargs=3, default=(0.5, 0.5, 0.5))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", default="auto", help="of ours; the plain loop: float32")
     parser.add_argument("--json")
     s = parser.parse_args()
     torch.set_num_threads(s.threads)

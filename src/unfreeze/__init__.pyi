@@ -146,6 +146,12 @@ def compare(
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
+    task: str = "auto",
+    masks: str | PathLike[str] | None = None,
+    mask_classes: str | PathLike[str] | None = None,
+    ignore_index: int | None = None,
+    fit: Literal["squash", "tile"] | None = None,
+    loss: str | None = None,
     seeds: int = 3,
     rates: float | Sequence[float] | None = None,
     test: str | PathLike[str] | None = None,
@@ -226,6 +232,12 @@ def compare(
         labels_per_class: use at most N training images of each class.
         label_fraction: use this fraction of the training images.
         group_by: keep images of one group in the same split: a CSV column, or a regular expression whose first group names the group (default: the CSV's column `group`, if any).
+        task: what is learned: classification, segmentation, text-classification, or a task that another package registers; auto is segmentation if masks lie beside the images, and text-classification for a table with a column of texts. One of: 'auto', 'classification', 'segmentation', 'text-classification'.
+        masks: folder or archive with the masks, under the names of the images.
+        mask_classes: CSV that names the classes of mask values or colours: id,name or r,g,b,name.
+        ignore_index: mask value that counts neither in the loss nor in metrics.
+        fit: how an image comes to the network: resized whole (squash), or in tiles at its own size (tile), which overlap in evaluate and predict. One of: 'squash', 'tile'.
+        loss: loss: ce (cross-entropy), dice, focal, jaccard, lovasz or tversky, or a sum such as ce+dice.
         seeds: runs for each of the weights; the seed sets labels, validation split, new layers and data order.
         rates: learning rates to try for each of the weights and seeds; the best on validation is evaluated (None: lr, else the usual one of the weights).
         test: test set, evaluated once at the end of each run (None: test of DATA, else val).
@@ -302,6 +314,12 @@ def compare(
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
+    task: str = "auto",
+    masks: str | PathLike[str] | None = None,
+    mask_classes: str | PathLike[str] | None = None,
+    ignore_index: int | None = None,
+    fit: Literal["squash", "tile"] | None = None,
+    loss: str | None = None,
     seeds: int = 3,
     rates: float | Sequence[float] | None = None,
     test: str | PathLike[str] | None = None,
@@ -378,6 +396,12 @@ def compare(
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
     group_by: str | None = None,
+    task: str = "auto",
+    masks: str | PathLike[str] | None = None,
+    mask_classes: str | PathLike[str] | None = None,
+    ignore_index: int | None = None,
+    fit: Literal["squash", "tile"] | None = None,
+    loss: str | None = None,
     seeds: int = 3,
     rates: float | Sequence[float] | None = None,
     test: str | PathLike[str] | None = None,

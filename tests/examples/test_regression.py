@@ -202,11 +202,32 @@ def test_a_file_of_somebody_else_is_not_written_over(installed, discs, tmp_path,
     assert (run / "predictions.csv").read_text() == "path,age\na.png,3\n"
 
 
+def test_folds_and_compare_know_that_a_smaller_error_is_better(installed, discs, tmp_path, capsys):
+    at = TINY.index("--weights")
+    tiny, good_at_it = [*TINY[:at], *TINY[at + 2 :]], ["--optimizer", "adamw", "--epochs", "25"]
+    result = run_json(
+        capsys, "finetune", discs, *TINY, "--folds", "3", *good_at_it, "--out", tmp_path / "good"
+    )
+    repeated = result["repeated"]
+    assert (repeated["metric"], repeated["n"], len(repeated["values"])) == ("mae", 90, 3)
+    assert repeated["interval"][0] < repeated["value"] < repeated["interval"][1]
+    words = ["--weights", "none", tmp_path / "good", "--epochs", "6", "--freeze", "all"]
+    found = run_json(
+        capsys, "compare", discs, *tiny, *words, "--seeds", "3", "--out", tmp_path / "c"
+    )
+    none, good = found["starts"]
+    assert (found["metric"], found["lower_is_better"], found["n"]) == ("mae", True, 30)
+    assert good["value"] < none["value"]
+    (apart,) = found["differences"]
+    assert apart["verdict"] == "better" and apart["interval"][1] < 0
+    assert "good has a mae that is" in found["verdict"] and "lower than" in found["verdict"]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--mixup", "0.2"], "The task regression has no --mixup 0.2."),
-        (["--folds", "3"], "has no --folds 3"),
+        (["--sampling", "balanced"], "has no --sampling balanced"),
         (["--labels-per-class", "3"], "has no --labels-per-class 3"),
         (["--select", "macro-f1"], "has no --select macro-f1"),
         (["--head-solver", "logistic"], "has no --head-solver logistic"),

@@ -8,15 +8,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from unfreeze.commands.evaluate import evaluate_with_predictions
+from unfreeze.commands.evaluate import Evaluation, evaluate_with_predictions
 from unfreeze.commands.finetune import FinetunePlan, FinetuneResult, run_finetune
 from unfreeze.commands.report import report
 from unfreeze.config.commands import TFIDF, CompareSettings, EvaluateSettings
 from unfreeze.config.field import flag, inputs_of
-from unfreeze.config.finetune import FinetuneSettings
+from unfreeze.config.finetune import SEGMENTATION, FinetuneSettings
 from unfreeze.config.layering import as_dict, load_settings, read_run_config, to_toml
 from unfreeze.config.shared import Data, data_name
-from unfreeze.data.index.mask_pairs import has_masks
 from unfreeze.errors import DataError, UsageError, resume_command
 from unfreeze.evaluation.warnings import merge_latest
 from unfreeze.experiments.compare import (
@@ -33,14 +32,22 @@ from unfreeze.experiments.compare_starts import (
     compare_runs,
     evaluation_data,
 )
+from unfreeze.experiments.compare_task import (
+    EvaluatedTaskRun,
+    TaskRunResult,
+    compare_task_results,
+    write_evaluated,
+)
 from unfreeze.experiments.run_table import changed_settings, run_all, stored_result
 from unfreeze.experiments.tfidf_run import train_tfidf
 from unfreeze.models.text import is_text_arch
 from unfreeze.reports.comparison import write_table
 from unfreeze.reports.results_runs import compare_plan_display, plan_rows
+from unfreeze.runs.finetuning.data import read_labels
 from unfreeze.runs.finetuning.task_settings import open_training_source
 from unfreeze.runs.python_call import python_call
 from unfreeze.runs.run_warnings import show_result_warnings
+from unfreeze.runs.task_evaluation import TaskEvaluation, evaluate_task_with_predictions
 from unfreeze.runtime.atomic import write_json, write_text
 from unfreeze.runtime.console import Console, ProgressOnlyConsole, QuietConsole
 from unfreeze.runtime.display import Display, Displayed
@@ -49,6 +56,7 @@ from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.run_folder import RunFolder, check_run_folder
 from unfreeze.runtime.run_lock import RunFolderLocks
 from unfreeze.runtime.text_layout import TextTable
+from unfreeze.tasks.registry import supervised_task, task_of_data
 
 FREE = {"device", "workers", "store", "store_budget", "data_root", "data", "logger", "scan"}
 
@@ -105,13 +113,10 @@ def run_compare(
             locks.take_existing(str(s.out))
         if s.rates and s.lr is not None:
             raise UsageError("--lr and --rates exclude each other.", "Give only one of them.")
-        if has_masks(open_training_source(s)):
-            raise UsageError(
-                "compare supports classification only, and this data has masks.",
-                "Run finetune with each of the --weights, then evaluate both runs.",
-            )
-        starts = all_starts(s, plan_run)
-        eval_data = evaluation_data(s, starts[0].settings)
+        source = open_training_source(s, s.task)
+        starts = all_starts(s, plan_run, dense=task_of_data(s.task, source) == SEGMENTATION)
+        listing = read_labels(starts[0].settings, QuietConsole())
+        eval_data = evaluation_data(s, listing)
         _show_plan(starts, eval_data, s, console)
         if s.dry_run:
             names = [spec.run_name for spec in compare_runs(s, starts, Path())]
@@ -120,7 +125,9 @@ def run_compare(
         folder_options |= {"inputs": inputs_of(s), "hold": locks.take}
         run = RunFolder.create(str(s.out), **folder_options)
         specs = compare_runs(s, starts, run.path)
-        read = EvaluatedRun.from_record
+        of_task = listing.task is not None
+        read: Any = EvaluatedTaskRun.from_record if of_task else EvaluatedRun.from_record
+        evaluate: Any = train_and_evaluate_task if of_task else train_and_evaluate
         todo = {spec.start.weights for spec in specs if stored_result(spec, read) is None}
         for start in starts:
             if start.weights in todo:
@@ -128,17 +135,16 @@ def run_compare(
         write_text(run.file("config.toml"), to_toml(as_dict(s), {"reasons": {}}))
         results = run_all(
             specs,
-            lambda spec: train_and_evaluate(
-                spec, eval_data, ProgressOnlyConsole(console), began=began
-            ),
+            lambda spec: evaluate(spec, eval_data, ProgressOnlyConsole(console), began=began),
             read,
             console,
-            summary=lambda one: f"accuracy {one.outcome.accuracy:.3f} on {one.outcome.split}",
+            summary=lambda one: _summary(one.outcome),
             stopped=lambda number, _: f"Stopped in run {number} of {len(specs)}.",
             resume=resume_command("compare", s.data, run.path),
             finished=" (already finished)",
         )
-        result = compare_results(s, starts, results, time.monotonic() - began)
+        summarize: Any = compare_task_results if of_task else compare_results
+        result: Comparison = summarize(s, starts, results, time.monotonic() - began)
         write_json(run.file("compare.json"), asdict(result))
         write_table(run.file("compare.csv"), [asdict(outcome) for outcome in result.runs])
         report(str(run.path))
@@ -179,34 +185,84 @@ def train_and_evaluate(
     """
     if spec.start.weights == TFIDF:
         return train_tfidf(spec, eval_data)
-    runs = []
-    for variant in spec.variants:
-        resume = "auto" if Path(str(variant.out)).exists() else None
-        settings = replace(variant, resume=resume)
-        runs.append(run_finetune(settings, console, began=began, draw=False))
-    finetuned = best_on_validation(cast(list[FinetuneResult], runs))
-    s, run = spec.settings, Path(finetuned.run)
-    serving = {name: getattr(s, name) for name in ("device", "data_root", "workers")}
-    eval_settings = EvaluateSettings(run=finetuned.run, weights_of="best", **eval_data, **serving)
-    evaluation, predictions = evaluate_with_predictions(eval_settings, console)
-    resolved = tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
-    values = {**vars(finetuned), **vars(evaluation), "run": finetuned.run}
-    values |= {"weights": spec.start.weights, "seed": s.seed, "lr": resolved.get("lr")}
-    # a head may sweep by itself
-    tried = len(runs) * max(1, len(resolved["facts"].get("tried", ())))
-    values |= {"image_size": resolved.get("image_size"), "tried": tried}
-    values |= {"warnings": merge_latest(finetuned.warnings, evaluation.warnings)}
+    finetuned = _train(spec, console, began)
+    evaluation, predictions = evaluate_with_predictions(
+        _eval_settings(spec, finetuned, eval_data), console
+    )
+    values = _values(spec, finetuned, evaluation)
     outcome = CompareRunResult(**{f.name: values[f.name] for f in fields(CompareRunResult)})
     report(finetuned.run)
     each = predictions.each
     return EvaluatedRun(outcome, [one.path for one in each], [one.right for one in each])
 
 
+def train_and_evaluate_task(
+    spec: CompareRun, eval_data: dict[str, Any], console: Console, *, began: float
+) -> EvaluatedTaskRun:
+    """The same for another task; `eval_data`: as above."""
+    finetuned = _train(spec, console, began)
+    evaluation, predictions = evaluate_task_with_predictions(
+        replace(_eval_settings(spec, finetuned, eval_data), weights_of="both"), console
+    )
+    write_evaluated(finetuned.run, predictions)
+    values, task = _values(spec, finetuned, evaluation), supervised_task(finetuned.task)
+    name = task.metric if task else ""
+    values |= {"metric": name, "value": evaluation.metrics[name]}
+    values["interval"] = evaluation.intervals[name]
+    outcome = TaskRunResult(**{f.name: values[f.name] for f in fields(TaskRunResult)})
+    report(finetuned.run)
+    return EvaluatedTaskRun(outcome, predictions.paths)
+
+
+def _train(spec: CompareRun, console: Console, began: float) -> FinetuneResult:
+    """Train with each of the learning rates; the best run on validation."""
+    runs = []
+    for variant in spec.variants:
+        resume = "auto" if Path(str(variant.out)).exists() else None
+        settings = replace(variant, resume=resume)
+        runs.append(run_finetune(settings, console, began=began, draw=False))
+    return best_on_validation(cast(list[FinetuneResult], runs))
+
+
+def _eval_settings(
+    spec: CompareRun, finetuned: FinetuneResult, eval_data: dict[str, Any]
+) -> EvaluateSettings:
+    serving = {name: getattr(spec.settings, name) for name in ("device", "data_root", "workers")}
+    return EvaluateSettings(run=finetuned.run, weights_of="best", **eval_data, **serving)
+
+
+def _values(
+    spec: CompareRun, finetuned: FinetuneResult, evaluation: Evaluation | TaskEvaluation
+) -> dict[str, Any]:
+    """What a run's result is made of, by name."""
+    config = (Path(finetuned.run) / "config.toml").read_text(encoding="utf-8")
+    resolved = tomllib.loads(config)
+    # a head may sweep by itself
+    tried = len(spec.variants) * max(1, len(resolved["facts"].get("tried", ())))
+    return {
+        **vars(finetuned),
+        **vars(evaluation),
+        "run": finetuned.run,
+        "weights": spec.start.weights,
+        "seed": spec.settings.seed,
+        "lr": resolved.get("lr"),
+        "image_size": resolved.get("image_size"),
+        "tried": tried,
+        "warnings": merge_latest(finetuned.warnings, evaluation.warnings),
+    }
+
+
+def _summary(outcome: CompareRunResult | TaskRunResult) -> str:
+    if isinstance(outcome, TaskRunResult):
+        return f"{outcome.metric} {outcome.value:.3f} on {outcome.split}"
+    return f"accuracy {outcome.accuracy:.3f} on {outcome.split}"
+
+
 def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
-    """The run with the best validation accuracy, then loss; the test set is not used."""
+    """The run with the best validation accuracy (or metric of its task), then loss."""
     if len(runs) == 1:
         return runs[0]
-    if any(run.val_accuracy is None for run in runs):
+    if any(not run.val_images for run in runs):
         raise DataError(
             "--rates needs a validation set, but no images are held out.",
             "Use one --lr instead of --rates, or add images of each class.",
@@ -215,7 +271,12 @@ def best_on_validation(runs: list[FinetuneResult]) -> FinetuneResult:
     def quality(run: FinetuneResult) -> tuple[float, float]:
         lines = [m for m in run.rows() if m.get("split") == "val"]
         epoch = lines[-1]["epoch"] if run.best_epoch is None else run.best_epoch
-        return run.val_accuracy or 0.0, -next(m["loss"] for m in lines if m["epoch"] == epoch)
+        line = next(m for m in lines if m["epoch"] == epoch)
+        task = supervised_task(run.task)
+        if task is None:
+            return run.val_accuracy or 0.0, -line["loss"]
+        value = float(line[task.metric])
+        return (-value if task.lower_is_better else value), -line["loss"]
 
     return max(runs, key=quality)
 
@@ -225,8 +286,9 @@ def _show_plan(
 ) -> None:
     first = candidates[0].plan
     samples = "texts" if is_text_arch(str(first.settings["arch"])) else "images"
+    of_classes = f" of {len(first.classes)} classes" if first.classes else ""
     console.say(
-        f"{first.images:,} training {samples} of {len(first.classes)} classes, "
+        f"{first.images:,} training {samples}{of_classes}, "
         f"{s.seeds} seeds, {len(candidates) * s.seeds} runs; evaluated on {_describe(eval_data)}."
     )
     rates = f"best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""

@@ -19,7 +19,11 @@ from unfreeze.data.texts.preprocess import truncated_share
 from unfreeze.errors import UsageError
 from unfreeze.evaluation.checks import cropped_warning
 from unfreeze.evaluation.warnings import RunWarning
-from unfreeze.experiments.cross_validation import CrossValidationResult, cross_validate
+from unfreeze.experiments.cross_validation import (
+    CrossValidationResult,
+    TaskCrossValidation,
+    cross_validate,
+)
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.results_runs import (
     finetune_display,
@@ -108,7 +112,7 @@ class FinetuneResult(Displayed):
     leaked: int | None
     accuracy_unleaked: float | None
     warnings: list[RunWarning]
-    repeated: CrossValidationResult | None = None
+    repeated: CrossValidationResult | TaskCrossValidation | None = None
     task: str = CLASSIFICATION
     val_metrics: dict[str, float] = field(default_factory=dict)
 
@@ -269,7 +273,7 @@ def _plan_run(settings: FinetuneSettings, console: Console) -> FinetunePlan:
     job = new_job(settings, data, network, device, **counts, processes=processes)
     job = with_cache_reason(job, choose_pixel_cache(settings, data, network.preprocess, processes))
     job = with_threads(job, *choose_threads(job, ThreadCount.now(), device, processes))
-    if repeats := number_of_runs(job.plan.settings, portions) - 1:
+    if repeats := number_of_runs(job.plan.settings, portions, job.task) - 1:
         why = {"folds": f"{repeats} runs before this one", **why}
     job = _with_reasons(job, why)
     return _show_and_plan(job, data, portions, console, processes, device, given)
@@ -278,7 +282,7 @@ def _plan_run(settings: FinetuneSettings, console: Console) -> FinetunePlan:
 def _result(
     this_run: OpenedRun,
     trained: TrainedRun,
-    repeats: CrossValidationResult | None,
+    repeats: CrossValidationResult | TaskCrossValidation | None,
     console: Console,
     given: FinetuneSettings,
 ) -> FinetuneResult:
@@ -370,7 +374,7 @@ def _warn_of_data(this_run: OpenedRun, console: Console) -> None:
 
 def _case(job: FinetuneJob, portions: TrainValSplit) -> CostInput:
     counts = {"images": len(portions.train), "held_out": len(portions.val)}
-    runs = number_of_runs(job.plan.settings, portions)
+    runs = number_of_runs(job.plan.settings, portions, job.task)
     return CostInput(job.network, job.schedule, job.head, **counts, runs=runs)
 
 

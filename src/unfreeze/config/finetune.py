@@ -265,12 +265,6 @@ class FinetuneOptions(
         group="data",
         unset="",  # no word for None: a column `group` is used in any case
     )
-
-
-@dataclass(frozen=True)
-class FinetuneSettings(FinetuneOptions, TimeBudgetOptions):
-    """Transfer learning: replaces the head, freezes layers, keeps the best checkpoint."""
-
     task: str = setting(
         "auto",
         "what is learned: classification, segmentation, text-classification, or a task that "
@@ -318,6 +312,12 @@ class FinetuneSettings(FinetuneOptions, TimeBudgetOptions):
         group=SEGMENTATION,
         unset="ce+dice",
     )
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(FinetuneOptions, TimeBudgetOptions):
+    """Transfer learning: replaces the head, freezes layers, keeps the best checkpoint."""
+
     folds: int = setting(
         0,
         "k-fold cross-validation before the run itself: number of folds (0: off)",

@@ -1,5 +1,6 @@
 """Accuracy by initial weights: intervals, differences paired by seed and image, and a verdict."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +16,7 @@ from unfreeze.errors import DataError
 from unfreeze.evaluation.warnings import NO_LEARNING, RunWarning, merge_over_runs
 from unfreeze.experiments.compare_starts import CompareStart
 from unfreeze.reports.comparison import comparison_verdict
-from unfreeze.reports.intervals import accuracy_over_seeds, paired_difference
+from unfreeze.reports.intervals import IntervalEstimate, accuracy_over_seeds, paired_difference
 from unfreeze.reports.results_runs import compare_display
 from unfreeze.runtime.display import Display, Displayed
 
@@ -90,7 +91,7 @@ class WeightsResult:
 
 @dataclass(frozen=True)
 class AccuracyDifference:
-    """Accuracy of `start` minus that of `than`, paired by seed and image.
+    """Accuracy of `start` (or a task's metric) minus that of `than`, paired by seed and image.
 
     `verdict`: "better", "worse", or "open" if the 95 % interval contains 0.
     """
@@ -122,11 +123,11 @@ class Comparison(Displayed):
     same_images: bool
     frozen: bool
     rates: str
-    starts: list[WeightsResult]
+    starts: list[Any]  # of `WeightsResult`, or what another task has
     differences: list[AccuracyDifference]
     failed: dict[str, int]
     verdict: str
-    runs: list[CompareRunResult]
+    runs: list[Any]  # of `CompareRunResult`, or what another task has
     seconds: float
     table: str
     report: str
@@ -149,43 +150,62 @@ def compare_results(
         start.weights: [run for run in results if run.outcome.weights == start.weights]
         for start in starts
     }
-    shared, runs = _paired(by_start), [run.outcome for run in results]
-    out = Path(str(s.out))
+    shared = same_in_all_seeds(by_start)
+
+    def estimate(start: str, than: str) -> IntervalEstimate:
+        (right, images), (other, _) = (_correct(by_start[name]) for name in (start, than))
+        return paired_difference(right, other, images, shared=shared)
+
     result = Comparison(
-        out=str(out),
-        data=data_name(s.data),
-        arch=next((run.arch for run in runs if run.arch != TFIDF), TFIDF),
-        split=runs[0].split,
-        n=runs[0].n,
-        seeds=list(range(s.seed, s.seed + s.seeds)),
-        same_images=len({_split_of(run) for run in runs}) == s.seeds,
-        frozen=s.freeze == "all" and s.unfreeze_at is None,
-        rates=_rates(s, runs),
+        **common_fields(s, starts, by_start, seconds),
         starts=[_start_result(start, by_start[start.weights]) for start in starts],
-        differences=_differences(by_start, shared),
-        failed=_failed(by_start),
-        verdict="",
-        runs=runs,
-        seconds=seconds,
-        table=str(out / "compare.csv"),
-        report=str(out / "report.html"),
-        warnings=merge_over_runs(
+        differences=differences_of(list(by_start), estimate),
+    )
+    return replace(result, verdict=comparison_verdict(asdict(result)))
+
+
+def common_fields(
+    s: CompareSettings,
+    starts: list[CompareStart],
+    by_start: Mapping[str, Sequence[Any]],
+    seconds: float,
+) -> dict[str, Any]:
+    """The fields of a comparison that do not depend on the metric; `by_start`: its runs."""
+    runs = [run.outcome for start in starts for run in by_start[start.weights]]
+    runs.sort(key=lambda run: run.seed)
+    out = Path(str(s.out))
+    return {
+        "out": str(out),
+        "data": data_name(s.data),
+        "arch": next((run.arch for run in runs if run.arch != TFIDF), TFIDF),
+        "split": runs[0].split,
+        "n": runs[0].n,
+        "seeds": list(range(s.seed, s.seed + s.seeds)),
+        "same_images": len({_split_of(run) for run in runs}) == s.seeds,
+        "frozen": s.freeze == "all" and s.unfreeze_at is None,
+        "rates": _rates(s, runs),
+        "failed": _failed(by_start),
+        "verdict": "",
+        "runs": runs,
+        "seconds": seconds,
+        "table": str(out / "compare.csv"),
+        "report": str(out / "report.html"),
+        "warnings": merge_over_runs(
             {
                 start.name: [run.outcome.warnings for run in by_start[start.weights]]
                 for start in starts
             }
         ),
-    )
-    return replace(result, verdict=comparison_verdict(asdict(result)))
+    }
 
 
-def _split_of(run: CompareRunResult) -> tuple[int, frozenset[tuple[str, str]]]:
+def _split_of(run: Any) -> tuple[int, frozenset[tuple[str, str]]]:
     """(seed, (path, split) of all images of train and val by split.csv)."""
     rows = read_split_csv(Path(run.run) / "split.csv")
     return run.seed, frozenset((row.path, row.split) for row in rows)
 
 
-def _rates(s: CompareSettings, runs: list[CompareRunResult]) -> str:
+def _rates(s: CompareSettings, runs: Sequence[Any]) -> str:
     """How learning rates were selected; see `Comparison`."""
     if all(run.lr is None for run in runs):
         return "none"
@@ -194,13 +214,13 @@ def _rates(s: CompareSettings, runs: list[CompareRunResult]) -> str:
     return "several" if s.rates or all(run.tried > 1 for run in runs) else "own"
 
 
-def _failed(by_start: dict[str, list[EvaluatedRun]]) -> dict[str, int]:
+def _failed(by_start: Mapping[str, Sequence[Any]]) -> dict[str, int]:
     """Start -> number of runs that learned nothing, if that is half of its runs or more."""
     failures = {w: sum(not run.outcome.learned for run in runs) for w, runs in by_start.items()}
     return {w: count for w, count in failures.items() if count and 2 * count >= len(by_start[w])}
 
 
-def _paired(by_start: dict[str, list[EvaluatedRun]]) -> bool:
+def same_in_all_seeds(by_start: Mapping[str, Sequence[Any]]) -> bool:
     """Whether all seeds have the same evaluation images; DataError if starts of a seed differ."""
     for results in zip(*by_start.values(), strict=True):
         if len({tuple(result.paths) for result in results}) > 1:
@@ -233,16 +253,20 @@ def _start_result(start: CompareStart, runs: list[EvaluatedRun]) -> WeightsResul
     )
 
 
-def _differences(by_start: dict[str, list[EvaluatedRun]], shared: bool) -> list[AccuracyDifference]:
+def differences_of(
+    weights: Sequence[str],
+    estimate: Callable[[str, str], IntervalEstimate],
+    *,
+    lower_is_better: bool = False,
+) -> list[AccuracyDifference]:
     """The difference of each pair of starts: to `none`, to `tfidf`, then to the earlier ones."""
     first = ("none", TFIDF)
-    order = sorted(by_start, key=lambda w: first.index(w) if w in first else len(first))
+    order = sorted(weights, key=lambda w: first.index(w) if w in first else len(first))
     differences = []
     for than, start in combinations(order, 2):
-        (right, images), (right_other, _) = (_correct(by_start[name]) for name in (start, than))
-        estimate = paired_difference(right, right_other, images, shared=shared)
-        verdict = "better" if estimate.low > 0 else "worse" if estimate.high < 0 else "open"
-        differences.append(
-            AccuracyDifference(start, than, estimate.mean, (estimate.low, estimate.high), verdict)
-        )
+        d = estimate(start, than)
+        verdict = "better" if d.low > 0 else "worse" if d.high < 0 else "open"
+        if lower_is_better:
+            verdict = {"better": "worse", "worse": "better"}.get(verdict, verdict)
+        differences.append(AccuracyDifference(start, than, d.mean, (d.low, d.high), verdict))
     return differences

@@ -1,10 +1,12 @@
 """The initial weights of a comparison, the runs from each, and what they are evaluated on."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from unfreeze.checkpoints.model_file import model_folder, read_card
 from unfreeze.config.commands import TFIDF, CompareSettings
@@ -12,15 +14,14 @@ from unfreeze.config.finetune import FinetuneOptions, FinetuneSettings
 from unfreeze.config.shared import data_name, label_arguments
 from unfreeze.data.images.intensity import parse_intensity
 from unfreeze.data.images.preprocess import Preprocess
-from unfreeze.data.index.index import TEST, build_index
 from unfreeze.errors import DataError, UsageError
 from unfreeze.experiments.run_table import RunSpec
 from unfreeze.models.identify_file import arch_of_weights
+from unfreeze.models.segmentation import is_segmentation_arch
 from unfreeze.models.text import is_text_arch
-from unfreeze.runs.finetuning.data import read_labels, split_undecoded
-from unfreeze.runs.finetuning.task_settings import open_training_source
+from unfreeze.runs.finetuning.data import LabelledListing, read_labels, split_options
 from unfreeze.runtime.console import Console, QuietConsole
-from unfreeze.transfer.initialize import build_start
+from unfreeze.transfer.initialize import build_segmentation_start, build_start
 from unfreeze.transfer.text_start import build_text_start
 
 INHERITED = ("arch", "stem", "image_size", "mean", "std")
@@ -55,8 +56,10 @@ class CompareRun(RunSpec):
     variants: tuple[FinetuneSettings, ...]
 
 
-def all_starts(s: CompareSettings, plan_of: PlanOf) -> list[CompareStart]:
+def all_starts(s: CompareSettings, plan_of: PlanOf, *, dense: bool = False) -> list[CompareStart]:
     """All starts, in the order of `--weights`; trains and downloads nothing.
+
+    `dense`: for segmentation, whose networks are chosen by the encoder of the weights.
 
     Values of `--arch`, `--stem`, `--image-size`, `--mean`, `--std`, `--range` and `--channels`
     that are not given are for `none` those of the first pretrained start (runs before others), so
@@ -66,11 +69,14 @@ def all_starts(s: CompareSettings, plan_of: PlanOf) -> list[CompareStart]:
         raise UsageError(
             "compare needs two or more different --weights.", "For example: --weights none RUN."
         )
-    arch = s.arch or _common_arch(s.weights)
+    arch = s.arch or (None if dense else _common_arch(s.weights))
     networks = [w for w in s.weights if w not in ("none", TFIDF)]
     by_weights = {w: _start(s, w, {"arch": arch}, plan_of) for w in networks}
+    if dense:
+        _check_one_arch({w: str(by_weights[w].plan.settings["arch"]) for w in networks})
     if "none" in s.weights:
-        unfreeze_runs = [w for w in by_weights if arch_of_weights(w, arch) is not None]
+        known = None if dense else arch
+        unfreeze_runs = [w for w in by_weights if arch_of_weights(w, known) is not None]
         model = next(iter(unfreeze_runs or by_weights), None)
         if model is None:
             raise UsageError(
@@ -122,13 +128,18 @@ def _common_arch(weights: tuple[str, ...]) -> str | None:
         for w in weights
         if w not in ("none", TFIDF) and (known := arch_of_weights(w)) is not None
     }
+    _check_one_arch(arch_of)
+    return next(iter(arch_of.values()), None)
+
+
+def _check_one_arch(arch_of: Mapping[str, str]) -> None:
+    """UsageError if the architectures of the weights differ."""
     if len(set(arch_of.values())) > 1:
         list_of = ", ".join(f"{name} is a {arch}" for name, arch in arch_of.items())
         raise UsageError(
             f"The weights are of different architectures: {list_of}.",
             "Compare weights of one architecture.",
         )
-    return next(iter(arch_of.values()), None)
 
 
 def compare_runs(s: CompareSettings, starts: list[CompareStart], folder: Path) -> list[CompareRun]:
@@ -158,37 +169,37 @@ def check_weights(start: CompareStart, s: CompareSettings, console: Console) -> 
     if start.weights in ("none", TFIDF):
         return
     settings, arch = start.settings, str(start.plan.settings["arch"])
-    options: dict[str, Any] = {"outputs": len(start.plan.classes), "allow_partial": s.allow_partial}
-    loaded = (
-        build_text_start(arch, start.weights, **options)
-        if is_text_arch(arch)
-        else build_start(
-            arch,
-            start.weights,
-            settings.stem,
-            side=read_labels(settings, QuietConsole()).side,
-            **options,
-        )
-    ).loaded
+    # tasks of other packages have no classes
+    options: dict[str, Any] = {"outputs": max(1, len(start.plan.classes))}
+    options["allow_partial"] = s.allow_partial
+    if is_text_arch(arch):
+        loaded = build_text_start(arch, start.weights, **options).loaded
+    elif is_segmentation_arch(arch):
+        loaded = build_segmentation_start(arch, start.weights, **options).loaded
+    else:
+        side = read_labels(settings, QuietConsole()).side
+        loaded = build_start(arch, start.weights, settings.stem, side=side, **options).loaded
     if loaded is not None:
         console.say(f"{start.name}: {loaded.account}")
         if loaded.licence:
             console.say(loaded.licence)
 
 
-def evaluation_data(s: CompareSettings, finetune_settings: FinetuneSettings) -> dict[str, Any]:
+def evaluation_data(s: CompareSettings, listing: LabelledListing) -> dict[str, Any]:
     """Settings for `evaluate`: the data of `--test`, else test of DATA, else the validation set.
+
+    `listing`: labels of DATA.
 
     DataError if there is no validation set either.
     """
     if s.test:
         return {"data": (s.test,), "split": None}
-    labels = label_arguments(s)
-    index = build_index(open_training_source(s), **labels)
-    if len(index.where(TEST)):
+    labels: dict[str, Any] = label_arguments(s)
+    if s.masks is not None:
+        labels["masks"] = s.masks
+    if listing.census.splits.get("test"):
         return {"data": s.data, "split": "test", **labels}
-    listing = read_labels(finetune_settings, QuietConsole())
-    if not len(split_undecoded(finetune_settings, listing).val):
+    if not len(listing.split(np.arange(len(listing.index)), split_options(s)).val):
         raise DataError(
             f"Nothing to evaluate on: {data_name(s.data)} has no test split, and no validation "
             "images are held out.",

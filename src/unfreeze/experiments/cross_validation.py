@@ -1,6 +1,8 @@
 """Cross-validation and repeats: the same training with other validation splits and seeds."""
 
+import math
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -8,8 +10,8 @@ from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import as_dict, build
 from unfreeze.errors import resume_command
 from unfreeze.experiments.run_table import RunSpec, run_all
-from unfreeze.reports.intervals import accuracy_over_seeds
-from unfreeze.runs.finetuning.data import LabelledDataset, split_options
+from unfreeze.reports.intervals import accuracy_over_seeds, mean_over_runs
+from unfreeze.runs.finetuning.data import LabelledDataset, runs_of_splits
 from unfreeze.runs.finetuning.resume import FREE
 from unfreeze.runs.finetuning.train import (
     OpenedRun,
@@ -21,9 +23,10 @@ from unfreeze.runs.finetuning.train import (
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, LoggingConsole, ProgressOnlyConsole
 from unfreeze.runtime.run_folder import read_metrics
+from unfreeze.tasks.supervised import SupervisedTask
 from unfreeze.transfer.evaluate import ClassificationMetrics
 from unfreeze.transfer.feature_cache.shared_rows import SharedCachePool
-from unfreeze.transfer.train_val_split import TrainValSplit, repeated_splits
+from unfreeze.transfer.train_val_split import TrainValSplit
 
 
 @dataclass(frozen=True)
@@ -71,26 +74,62 @@ class CrossValidationResult:
     runs: list[FoldResult]
 
 
+@dataclass(frozen=True)
+class TaskFoldResult:
+    """One run of another task and its metric on `n` held-out images.
+
+    `value`: in the epoch selected on these images; `value_last`: in the last one. `images`: number
+    of training images.
+    """
+
+    run: str
+    seed: int
+    fold: int | None
+    n: int
+    images: int
+    value: float
+    value_last: float
+
+
+@dataclass(frozen=True)
+class TaskCrossValidation:
+    """Cross-validated `metric` of a task: the mean over runs, with its 95 % interval.
+
+    `value`: of the last epochs; `values`: of each run; `selected`: of the epochs that the held-out
+    images selected. The other fields: as in `CrossValidationResult`.
+    """
+
+    folds: int
+    seeds: list[int]
+    n: int
+    metric: str
+    value: float
+    interval: tuple[float, float]
+    deviation: float | None
+    values: list[float]
+    selected: float
+    chose: str
+    runs: list[TaskFoldResult]
+
+
 def cross_validate(
     context: RunContext, s: FinetuneSettings, main: OpenedRun, console: Console
-) -> CrossValidationResult | None:
+) -> CrossValidationResult | TaskCrossValidation | None:
     """Train all runs of `--folds` and `--repeats`, each in its own folder; None without them.
 
     Collective. Finished runs are read, not trained again.
     """
     if not s.folds and s.repeats == 1:
         return None
-    specs = _fold_runs(s, main)
+    specs, task = _fold_runs(s, main), main.job.task
+    read: Any = FoldResult if task is None else TaskFoldResult
     pool = shared_cache_pool(main.ready, s.seed)
     parts = run_all(
         specs,
         lambda spec: _run_one(context, spec, main.ready, pool, ProgressOnlyConsole(console)),
-        lambda record: FoldResult(**record),
+        lambda record: read(**record),
         console,
-        summary=lambda part: (
-            f"accuracy on {part.n} held-out images {part.correct_last / part.n:.3f} in the last "
-            f"epoch, {part.correct / part.n:.3f} in the selected one"
-        ),
+        summary=lambda part: _fold_summary(part, task),
         stopped=lambda number, error: f"Stopped in {specs[number - 1].name}. {error.sentence}",
         resume=resume_command("finetune", s.data, main.run.path),
         processes=context.processes,
@@ -99,7 +138,12 @@ def cross_validate(
     if main.job.plan.settings.select == "last":
         chose = "nothing"
     images = len(np.unique(np.concatenate([spec.portions.val for spec in specs])))
-    result = combine(parts, chose, folds=s.folds, images=images)
+    if task is None:
+        result: CrossValidationResult | TaskCrossValidation = combine(
+            parts, chose, folds=s.folds, images=images
+        )
+    else:
+        result = combine_task(parts, chose, task, folds=s.folds, images=images)
     context.processes.on_rank_zero(lambda: write_json(main.run.file("folds.json"), asdict(result)))
     console.say(summary_line(result))
     return result
@@ -134,15 +178,53 @@ def combine(
     )
 
 
-def summary_line(result: CrossValidationResult) -> str:
+def combine_task(
+    parts: list[TaskFoldResult], chose: str, task: SupervisedTask, *, folds: int, images: int
+) -> TaskCrossValidation:
+    """The combined result of another task; `images`: number of distinct held-out images."""
+    last = [part.value_last for part in parts]
+    held_out = sum(part.n for part in parts) / sum(part.images for part in parts)
+    estimate, limits = mean_over_runs(last, held_out), task.limits or (-math.inf, math.inf)
+    return TaskCrossValidation(
+        folds=folds,
+        seeds=sorted({part.seed for part in parts}),
+        n=images,
+        metric=task.metric,
+        value=estimate.mean,
+        interval=(max(limits[0], estimate.low), min(limits[1], estimate.high)),
+        deviation=estimate.deviation,
+        values=last,
+        selected=sum(part.value for part in parts) / len(parts),
+        chose=chose,
+        runs=parts,
+    )
+
+
+def _fold_summary(part: FoldResult | TaskFoldResult, task: SupervisedTask | None) -> str:
+    if isinstance(part, FoldResult):
+        name, last, selected = "accuracy", part.correct_last / part.n, part.correct / part.n
+    else:
+        name, last, selected = task.metric if task else "", part.value_last, part.value
+    return (
+        f"{name} on {part.n} held-out images {last:.3f} in the last epoch, {selected:.3f} in the "
+        "selected one"
+    )
+
+
+def summary_line(result: CrossValidationResult | TaskCrossValidation) -> str:
     """One line with the result."""
     low, high = result.interval
+    name, value = "accuracy", 0.0
+    if isinstance(result, TaskCrossValidation):
+        name, value = result.metric, result.value
+    else:
+        value = result.accuracy
     same_images = all(part.n == result.n for part in result.runs)  # as the data's own val is
     how = "the same validation images" if same_images else "different validation splits"
     how = f"{result.folds} folds" if result.folds else how
     seeds = f", {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
     text = (
-        f"Cross-validation ({how}{seeds}): accuracy {result.accuracy:.3f} on {result.n:,} images "
+        f"Cross-validation ({how}{seeds}): {name} {value:.3f} on {result.n:,} images "
         f"[{low:.3f}, {high:.3f}]"
     )
     if result.chose == "nothing":
@@ -167,10 +249,8 @@ def _fold_runs(s: FinetuneSettings, main: OpenedRun) -> list[FoldRun]:
     """
     free = {name: value for name, value in as_dict(s).items() if name in FREE}
     given = build(FinetuneSettings, {**as_dict(s), **main.job.asked, **free})
-    options, specs = split_options(given), []
-    for seed, fold, portions in repeated_splits(
-        main.ready.portions, options, folds=given.folds, repeats=given.repeats
-    ):
+    specs = []
+    for seed, fold, portions in runs_of_splits(given, main.ready.portions, main.job.task):
         name = f"seed-{seed}" + ("" if fold is None else f"-fold-{fold + 1}")
         folder = main.run.file(f"folds/{name}")
         settings = replace(given, seed=seed, out=str(folder), resume="auto")
@@ -184,19 +264,18 @@ def _run_one(
     dataset: LabelledDataset,
     pool: SharedCachePool,
     console: Console,
-) -> FoldResult:
+) -> FoldResult | TaskFoldResult:
     quiet = LoggingConsole(console)
     this_run = open_run(context, spec.settings, lambda *_: dataset.chosen(spec.portions), quiet)
     trained = train_run(context, this_run, quiet, pool)
     scores = trained.scores
-    if trained.outcome.interrupted is not None or not isinstance(scores, ClassificationMetrics):
+    if trained.outcome.interrupted is not None or scores is None:
         raise interrupted_error(trained.job, trained.outcome)
     last = [line for line in read_metrics(spec.folder) if line["split"] == "val"][-1]
-    return FoldResult(
-        run=str(spec.folder),
-        seed=spec.settings.seed,
-        fold=spec.fold,
-        n=scores.n,
-        correct=scores.correct,
-        correct_last=int(last["correct"]),
-    )
+    name, task = str(spec.folder), trained.job.task
+    about = (name, spec.settings.seed, spec.fold, scores.n)
+    if isinstance(scores, ClassificationMetrics):
+        return FoldResult(*about, correct=scores.correct, correct_last=int(last["correct"]))
+    metric = task.metric if task else ""
+    images, value = len(spec.portions.train), scores.values[metric]
+    return TaskFoldResult(*about, images=images, value=value, value_last=float(last[metric]))

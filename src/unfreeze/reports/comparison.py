@@ -38,6 +38,7 @@ class ComparisonRow:
 class ComparisonView:
     """A comparison, formatted for the page."""
 
+    metric: str
     verdict: list[str]
     starts: list[ComparisonRow]
     ends: tuple[str, str]
@@ -47,14 +48,56 @@ class ComparisonView:
     runs: list[Mapping[str, Any]]
 
 
+@dataclass(frozen=True)
+class Score:
+    """How a score is written: accuracy in percent, the metric of another task as it is."""
+
+    metric: str = "accuracy"
+    lower_is_better: bool = False
+    bounded: bool = True
+
+    @classmethod
+    def of(cls, results: Mapping[str, Any]) -> "Score":
+        """Of the fields of compare.json."""
+        metric = results.get("metric") or cls.metric
+        bounded = metric == cls.metric or results.get("limits") is not None
+        return cls(metric, bool(results.get("lower_is_better")), bounded)
+
+    @property
+    def percent(self) -> bool:
+        """Whether values are shares of the samples."""
+        return self.metric == "accuracy"
+
+    def value(self, value: float) -> str:
+        """A value."""
+        if self.percent:
+            return f"{100 * value:.1f} %"
+        return f"{value:.3f}" if self.bounded else f"{value:.4g}"
+
+    def difference(self, value: float) -> str:
+        """A difference with its sign."""
+        if self.percent:
+            return f"{100 * value:+.1f}"
+        return f"{value:+.3f}" if self.bounded else f"{value:+.3g}"
+
+    def apart(self, value: float, than: str) -> str:
+        """How much higher or lower a value is than that of `than`."""
+        if self.percent:
+            better = "better" if value > 0 else "worse"
+            return f"is {abs(100 * value):.1f} points {better} than {than}"
+        higher = "higher" if value > 0 else "lower"
+        return f"has a {self.metric} that is {self.difference(abs(value))[1:]} {higher} than {than}"
+
+
 def comparison_sentence(
     differences: Sequence[Mapping[str, Any]], names: Mapping[str, str], about: Mapping[str, Any]
 ) -> str:
     """Did pretraining pay: a sentence for each start against the baseline (`none`, if included).
 
     `about`: n, split, seeds, rates, what was selected on validation (`chose`), and whether all
-    runs used the `same` images; `frozen`: only heads are trained, so that the baseline is a frozen
-    random network; `failed`: runs in which a start learned nothing, if at least half of them.
+    runs used the `same` images; `score`: the `Score`; `frozen`: only heads are trained, so that the
+    baseline is a frozen random network; `failed`: runs in which a start learned nothing, if at
+    least half of them.
     """
     return " ".join([*_sentences(differences, names, about), *caveats(about)])
 
@@ -76,6 +119,7 @@ def _names_and_facts(results: Mapping[str, Any]) -> tuple[dict[str, str], dict[s
     about |= {"same": results["same_images"], "rates": results["rates"]}
     about |= {"frozen": results.get("frozen"), "failed": results.get("failed")}
     about["samples"] = samples_of_arch(results.get("arch"))
+    about["score"] = Score.of(results)
     about["chose"] = selected_on_validation(results["runs"], results["rates"])
     return names, about
 
@@ -83,7 +127,7 @@ def _names_and_facts(results: Mapping[str, Any]) -> tuple[dict[str, str], dict[s
 def _sentences(
     differences: Sequence[Mapping[str, Any]], names: Mapping[str, str], about: Mapping[str, Any]
 ) -> list[str]:
-    base = differences[0]["than"]
+    base, score = differences[0]["than"], about.get("score") or Score()
     untrained = "a frozen random network" if about.get("frozen") else "training from scratch"
     failed, explained, sentences = about.get("failed") or {}, set[str](), list[str]()
     for d in differences:
@@ -100,9 +144,9 @@ def _sentences(
         explained |= {*failing}
         # failed runs are no evidence about the initial weights
         if d["start"] in failing or (failing and d["verdict"] == "open"):
-            sentences += [*why, _inconclusive(d, names, scratch)]
+            sentences += [*why, _inconclusive(d, names, scratch, score)]
         else:
-            sentences += [_conclusion(d, names, scratch), *why]
+            sentences += [_conclusion(d, names, scratch, score), *why]
     return sentences
 
 
@@ -115,31 +159,36 @@ def _named(start: str, names: Mapping[str, str]) -> str:
     return "Training from scratch" if start == "none" else names[start]
 
 
-def _inconclusive(d: Mapping[str, Any], names: Mapping[str, str], scratch: str) -> str:
+def _inconclusive(
+    d: Mapping[str, Any], names: Mapping[str, str], scratch: str, score: Score
+) -> str:
     start, against = names[d["start"]], scratch or names[d["than"]]
-    points, (low, high) = 100 * d["difference"], (100 * v for v in d["interval"])
     question = f"whether {start} pays" if scratch else f"whether {start} is better than {against}"
     return (
-        f"So this does not show {question}: the {points:+.1f} points against {against} (95 %: "
-        f"{low:+.1f} to {high:+.1f}) include failed runs. See their warnings, and compare again."
+        f"So this does not show {question}: the {_amount(d, score)} against {against} "
+        f"{_range(d, score)} include failed runs. See their warnings, and compare again."
     )
 
 
-def _conclusion(d: Mapping[str, Any], names: Mapping[str, str], scratch: str) -> str:
+def _amount(d: Mapping[str, Any], score: Score) -> str:
+    of = "points" if score.percent else f"of {score.metric}"
+    return f"{score.difference(d['difference'])} {of}"
+
+
+def _range(d: Mapping[str, Any], score: Score) -> str:
+    low, high = (score.difference(value) for value in d["interval"])
+    return f"(95 %: {low} to {high})"
+
+
+def _conclusion(d: Mapping[str, Any], names: Mapping[str, str], scratch: str, score: Score) -> str:
     start, base = names[d["start"]], names[d["than"]]
-    points, (low, high) = 100 * d["difference"], (100 * v for v in d["interval"])
     against = scratch or base
-    range_ = f"(95 %: {low:+.1f} to {high:+.1f})"
     if d["verdict"] == "open":
         question = f"whether {start} pays" if scratch else f"whether {start} is better than {base}"
-        return f"Can't tell {question}: {points:+.1f} points against {against} {range_}."
-    paid = d["verdict"] == "better"
-    if scratch:
-        return (
-            f"Pretraining {'paid' if paid else 'did not pay'}: {start} is {abs(points):.1f} points "
-            f"{'better' if paid else 'worse'} than {against} {range_}."
-        )
-    return f"{start} is {abs(points):.1f} points {d['verdict']} than {base} {range_}."
+        return f"Can't tell {question}: {_amount(d, score)} against {against} {_range(d, score)}."
+    apart = f"{start} {score.apart(d['difference'], against)} {_range(d, score)}."
+    paid = "paid" if d["verdict"] == "better" else "did not pay"
+    return f"Pretraining {paid}: {apart}" if scratch else apart
 
 
 def selected_on_validation(runs: Sequence[Mapping[str, Any]], rates: str) -> list[str]:
@@ -162,8 +211,9 @@ def caveats(about: Mapping[str, Any]) -> list[str]:
     chose = [name for name in ("epochs", "learning rates") if name in about.get("chose", ())]
     if about["split"] == "val" and chose:
         selected = " and ".join(chose)
+        values = "accuracies" if (about.get("score") or Score()).percent else "values"
         sentences.append(
-            f"The {selected} were also selected on them, so the accuracies are slightly too good."
+            f"The {selected} were also selected on them, so the {values} are slightly too good."
         )
     if about["rates"] == "own":
         sentences.append(
@@ -177,8 +227,9 @@ def caveats(about: Mapping[str, Any]) -> list[str]:
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a CSV with one row per run; an interval becomes two columns."""
     flat = [
-        {k: v for k, v in row.items() if k not in ("interval", "warnings")}
-        | {"low": row["interval"][0], "high": row["interval"][1]}
+        {k: v for k, v in row.items() if k not in ("interval", "warnings", "metrics")}
+        | (row.get("metrics") or {})
+        | dict(zip(("low", "high"), row["interval"] or ("", ""), strict=True))
         | {"warnings": " ".join(warning["code"] for warning in row["warnings"])}
         for row in rows
     ]
@@ -191,39 +242,50 @@ def comparison_view(results: Mapping[str, Any] | None) -> ComparisonView | None:
         return None
     starts, differences = results["starts"], results["differences"]
     names, about = _names_and_facts(results)
-    limits = _axis([v for s in starts for v in (*s["interval"], *s["accuracies"])])
+    score = Score.of(results)
+    limits = _axis([v for s in starts for v in (*s["interval"], *_values(s)[1])])
     difference_limits = _axis([0.0, *(v for d in differences for v in d["interval"])])
     return ComparisonView(
+        metric=score.metric,
         verdict=_sentences(differences, names, about),
-        starts=[_start_line(start, limits) for start in starts],
-        ends=_ends(limits, "{:.0f} %"),
-        differences=[_difference_line(d, names, difference_limits) for d in differences],
-        difference_ends=_ends(difference_limits, "{:+.0f}"),
+        starts=[_start_line(start, limits, score) for start in starts],
+        ends=_ends(limits, "{:.0f} %" if score.percent else "{:.4g}", score),
+        differences=[_difference_line(d, names, difference_limits, score) for d in differences],
+        difference_ends=_ends(difference_limits, "{:+.0f}" if score.percent else "{:+.3g}", score),
         notes=caveats(about),
         runs=results["runs"],
     )
 
 
-def _start_line(start: Mapping[str, Any], limits: tuple[float, float]) -> ComparisonRow:
-    low, high = start["interval"]
-    deviation = start["deviation"]
+def _values(start: Mapping[str, Any]) -> tuple[float, list[float]]:
+    """(mean, values by seed): accuracies, or those of a task's metric."""
+    if "accuracy" in start:
+        return start["accuracy"], start["accuracies"]
+    return start["value"], start["values"]
+
+
+def _start_line(
+    start: Mapping[str, Any], limits: tuple[float, float], score: Score
+) -> ComparisonRow:
+    low, high = (score.value(bound) for bound in start["interval"])
+    deviation, (mean, values) = start["deviation"], _values(start)
     return ComparisonRow(
         name=start["name"],
-        value=f"{100 * start['accuracy']:.1f} %",
-        interval=f"{100 * low:.1f} % to {100 * high:.1f} %",
-        aside="" if deviation is None else f"± {100 * deviation:.1f}",
-        scale=_scale(start["interval"], start["accuracy"], start["accuracies"], limits, False),
+        value=score.value(mean),
+        interval=f"{low} to {high}",
+        aside="" if deviation is None else f"± {score.difference(deviation)[1:]}",
+        scale=_scale(start["interval"], mean, values, limits, False),
     )
 
 
 def _difference_line(
-    d: Mapping[str, Any], names: Mapping[str, str], limits: tuple[float, float]
+    d: Mapping[str, Any], names: Mapping[str, str], limits: tuple[float, float], score: Score
 ) -> ComparisonRow:
-    low, high = d["interval"]
+    low, high = (score.difference(bound) for bound in d["interval"])
     return ComparisonRow(
         name=f"{names[d['start']]} against {names[d['than']]}",
-        value=f"{100 * d['difference']:+.1f}",
-        interval=f"{100 * low:+.1f} to {100 * high:+.1f}",
+        value=score.difference(d["difference"]),
+        interval=f"{low} to {high}",
         aside={"better": "better", "worse": "worse", "open": "can't tell"}[d["verdict"]],
         scale=_scale(d["interval"], d["difference"], [], limits, True),
     )
@@ -251,5 +313,6 @@ def _axis(values: Sequence[float]) -> tuple[float, float]:
     return math.floor(100 * (low - margin)) / 100, math.ceil(100 * (high + margin)) / 100
 
 
-def _ends(limits: tuple[float, float], form: str) -> tuple[str, str]:
-    return form.format(100 * limits[0]), form.format(100 * limits[1])
+def _ends(limits: tuple[float, float], form: str, score: Score) -> tuple[str, str]:
+    factor = 100 if score.percent else 1
+    return form.format(factor * limits[0]), form.format(factor * limits[1])

@@ -114,6 +114,39 @@ def paired_difference(
     )
 
 
+def metric_over_seeds(
+    values: Sequence[float], resampled: npt.NDArray[np.float64]
+) -> IntervalEstimate:
+    """Mean over seeds of any metric, or of its paired differences.
+
+    `values`: one for each seed; `resampled` [R]: their mean in each bootstrap resample of the
+    images. Percentiles for the images, Student's t for the seeds (none with a single seed).
+    """
+    mean, width = sum(values) / len(values), _seed_interval(values)
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return IntervalEstimate(
+        mean,
+        mean - math.hypot(max(0.0, mean - float(low)), width),
+        mean + math.hypot(max(0.0, float(high) - mean), width),
+        _deviation(values),
+    )
+
+
+def mean_over_runs(values: Sequence[float], held_out: float) -> IntervalEstimate:
+    """Mean of a metric over runs whose training sets overlap, such as cross-validation folds.
+
+    `held_out`: images held out by training images. Student's t with the variance of Nadeau and
+    Bengio (2003), because runs that share images vary too little.
+    """
+    from scipy.stats import t
+
+    mean, spread, count = sum(values) / len(values), _deviation(values), len(values)
+    if spread is None:
+        return IntervalEstimate(mean, -math.inf, math.inf, None)
+    width = float(t.ppf(0.975, count - 1)) * spread * math.sqrt(1 / count + held_out)
+    return IntervalEstimate(mean, mean - width, mean + width, spread)
+
+
 def wilson_of_share(share: float, n: int) -> tuple[float, float]:
     """Wilson's interval for a mean proportion, for which `share * n` may be fractional."""
     low, high = (

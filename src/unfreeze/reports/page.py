@@ -137,14 +137,17 @@ def _feature_evaluation(metrics: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _repeated(results: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """Cross-validation accuracy over folds and seeds, in the last epoch."""
+    """Cross-validation accuracy or metric over folds and seeds, in the last epoch."""
     if results is None:
         return []
     folds = f"{results['folds']} folds, " if results["folds"] else ""
     seeds = f"{len(results['seeds'])} seeds, " if len(results["seeds"]) > 1 else ""
-    low, high = (format_percent(bound) for bound in results["interval"])
+    metric = results.get("metric")
+    form = (lambda value: f"{value:.3f}") if metric else format_percent
+    low, high = (form(bound) for bound in results["interval"])
     name = f"cross-validation ({folds}{seeds}{format_number(results['n'])} images, 95 %)"
-    return [(name, f"{format_percent(results['accuracy'])} [{low}, {high}]")]
+    value = f"{metric} {form(results['value'])}" if metric else form(results["accuracy"])
+    return [(name, f"{value} [{low}, {high}]")]
 
 
 def _demo(demo: dict[str, Any] | None) -> dict[str, Any] | None:

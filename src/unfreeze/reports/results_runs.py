@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unfreeze.config.finetune import CLASSIFICATION, TEXT_CLASSIFICATION
-from unfreeze.reports.comparison import samples_of_arch
+from unfreeze.reports.comparison import Score, samples_of_arch
 from unfreeze.reports.glossary import METRICS, format_metric, metric_name
 from unfreeze.reports.intervals import wilson_interval
 from unfreeze.reports.verdict import (
@@ -119,9 +119,12 @@ def format_duration(seconds: float) -> str:
 
 
 def _repeated(r: Any) -> str:
-    low, high = (percent(bound) for bound in r.interval)
+    metric = getattr(r, "metric", "")
+    low, high = (f"{v:.3f}" if metric else percent(v) for v in r.interval)
     folds = f"{r.folds} folds" if r.folds else "repeated validation splits"
     seeds = f", {len(r.seeds)} seeds" if len(r.seeds) > 1 else ""
+    if metric:
+        return f"{metric} {r.value:.3f} (95 % interval {low} to {high}; {folds}{seeds})"
     return (
         f"{percent(r.accuracy)} of {r.n:,} images (95 % interval {low} to {high}; {folds}{seeds})"
     )
@@ -188,27 +191,35 @@ def _figures(metrics: list[dict[str, Any]], last: Mapping[str, float]) -> TextTa
     return TextTable(("feature evaluation", "untrained", "now"), rows)
 
 
+def _of_seeds(start: Any) -> list[float]:
+    values: list[float] = start.accuracies if hasattr(start, "accuracies") else start.values
+    return values
+
+
 def compare_display(r: Any) -> Display:
     """Display of a `Comparison`."""
+    score = Score.of(vars(r))
+    means = [start.accuracy if score.percent else start.value for start in r.starts]
     rows = [
         (
             start.name,
-            percent(start.accuracy),
-            "{} to {}".format(*(percent(bound) for bound in start.interval)),
-            " ".join(f"{100 * accuracy:.1f}" for accuracy in start.accuracies),
+            score.value(mean),
+            "{} to {}".format(*(score.value(bound) for bound in start.interval)),
+            " ".join(score.value(value).removesuffix(" %") for value in _of_seeds(start)),
         )
-        for start in r.starts
+        for start, mean in zip(r.starts, means, strict=True)
     ]
     samples = samples_of_arch(getattr(r, "arch", None))
-    where = f"Accuracy on {on_images(r.n, r.split).replace('images', samples)}"
+    where = f"{score.metric.capitalize()} on {on_images(r.n, r.split).replace('images', samples)}"
     if r.split == "val" and any(run.best_epoch is not None for run in r.runs):
         where += f", on which the best epoch was selected: expect less on new {samples}"
-    best = max(r.starts, key=lambda start: start.accuracy)
+    best = r.starts[means.index((min if score.lower_is_better else max)(means))]
     run = next((trial.run for trial in r.runs if trial.weights == best.weights), r.out)
+    each = "each seed, %" if score.percent else "each seed"
     return Display(
         lead=[r.verdict],
         warnings=warning_messages(r),
-        tables=[TextTable(("weights", "accuracy", "95 % interval", "each seed, %"), rows)],
+        tables=[TextTable(("weights", score.metric, "95 % interval", each), rows)],
         notes=[f"{where}."],
         files=existing_files(r.out, "report.html", "compare.csv"),
         next=[command for command in next_commands(run) if " predict " in command],

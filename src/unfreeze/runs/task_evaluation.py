@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -68,8 +69,28 @@ class TaskEvaluation(Displayed):
         return task_evaluation_display(self)
 
 
+class EvaluatedOutputs(NamedTuple):
+    """The images that could be read: paths, labels, positions, and what the metrics need.
+
+    `outputs`, `targets`: as in the task's `metrics`.
+    """
+
+    paths: list[str]
+    labels: list[str]
+    kept: Positions
+    outputs: Tensor
+    targets: Tensor
+
+
 def evaluate_task(s: EvaluateSettings, console: Console) -> TaskEvaluation:
     """Evaluate the model of `s.run`; writes evaluation.json and predictions.csv into its folder."""
+    return evaluate_task_with_predictions(s, console)[0]
+
+
+def evaluate_task_with_predictions(
+    s: EvaluateSettings, console: Console
+) -> tuple[TaskEvaluation, EvaluatedOutputs]:
+    """The same, with what the metrics are computed from."""
     if s.temperature != "off":
         raise UsageError("--temperature is for classification.", "Omit it.")
     if s.weights_of == "last":
@@ -85,7 +106,7 @@ def evaluate_task(s: EvaluateSettings, console: Console) -> TaskEvaluation:
     model.preprocess.attach(eval_set.index.source)
     evaluation, predictions = _evaluate(model, eval_set, s.batch_size, console)
     if folder is None:
-        return evaluation
+        return evaluation, predictions
     evaluation = replace(evaluation, test_uses=count_test_uses(folder), run=str(s.run))
     try:
         if eval_set.is_test:
@@ -94,7 +115,8 @@ def evaluate_task(s: EvaluateSettings, console: Console) -> TaskEvaluation:
             )
             evaluation = replace(evaluation, test_uses=uses)
         write_json(folder / "evaluation.json", {**asdict(evaluation), **evaluation.more_fields()})
-        write_predictions(folder / "predictions.csv", *predictions[:3])
+        rows = model.task.predict(predictions.outputs)
+        write_predictions(folder / "predictions.csv", predictions.paths, predictions.labels, rows)
         if isinstance(model.task, SegmentationTask):
             index = eval_set.index.take(eval_set.positions[predictions.kept])
             write_mask_examples(
@@ -104,25 +126,16 @@ def evaluate_task(s: EvaluateSettings, console: Console) -> TaskEvaluation:
                 predictions.paths,
                 readers_of(index),
                 model.task.targets(predictions.labels).tolist(),
-                [row["miou"] for row in predictions.predicted],
+                [row["miou"] for row in rows],
             )
     except OSError as error:  # the run may be read-only: the result is still returned
         console.warn(f"evaluation.json could not be written to {folder}: {error.strerror}.")
-    return evaluation
-
-
-class _Predictions(NamedTuple):
-    """Paths, labels and predictions of the images that could be read."""
-
-    paths: list[str]
-    labels: list[str]
-    predicted: list[dict[str, Any]]
-    kept: Positions
+    return evaluation, predictions
 
 
 def _evaluate(
     model: TaskModel, eval_set: EvaluationSet, batch_size: int, console: Console
-) -> tuple[TaskEvaluation, _Predictions]:
+) -> tuple[TaskEvaluation, EvaluatedOutputs]:
     task, index = model.task, eval_set.index.take(eval_set.positions)
     signed = Signed(readers_of(index))
     labels = [index.classes[label] for label in index.labels.tolist()]
@@ -165,7 +178,7 @@ def _evaluate(
     )
     paths = index.take(kept).paths
     known_labels = [labels[position] for position in kept.tolist()]
-    return evaluation, _Predictions(paths, known_labels, task.predict(outputs.values), kept)
+    return evaluation, EvaluatedOutputs(paths, known_labels, kept, outputs.values, targets)
 
 
 def undefined_metrics(values: Mapping[str, float]) -> list[RunWarning]:
@@ -180,9 +193,21 @@ def undefined_metrics(values: Mapping[str, float]) -> list[RunWarning]:
 
 
 def bootstrap_intervals(
-    task: SupervisedTask, outputs: Tensor, targets: Tensor, *, seed: int = 0
+    task: SupervisedTask, outputs: Tensor, targets: Tensor
 ) -> dict[str, tuple[float, float] | None]:
     """95 % interval of each metric: percentiles over resamples of the images."""
+    resampled = resampled_metrics(task, outputs, targets)
+    return {name: _interval(values) for name, values in resampled.items()}
+
+
+def resampled_metrics(
+    task: SupervisedTask, outputs: Tensor, targets: Tensor, *, seed: int = 0
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Each metric in RESAMPLES bootstrap resamples of the images.
+
+    The resamples depend on `seed` and the number of images alone: those of two models on the same
+    images are paired.
+    """
     draw, values = np.random.default_rng(seed), dict[str, list[float]]()
     for _ in range(RESAMPLES // CHUNK):
         drawn = draw.multinomial(len(outputs), [1 / len(outputs)] * len(outputs), CHUNK)
@@ -192,14 +217,13 @@ def bootstrap_intervals(
         for row in sums:
             for name, value in task.metrics(row[None], targets[:1]).items():
                 values.setdefault(name, []).append(float(value))
-    if values:
-        return {name: _interval(np.array(resampled)) for name, resampled in values.items()}
-    draw = np.random.default_rng(seed)
-    for _ in range(RESAMPLES):
-        rows = torch.from_numpy(draw.integers(0, len(outputs), len(outputs)))
-        for name, value in task.metrics(outputs[rows], targets[rows]).items():
-            values.setdefault(name, []).append(float(value))
-    return {name: _interval(np.array(drawn)) for name, drawn in values.items()}
+    if not values:
+        draw = np.random.default_rng(seed)
+        for _ in range(RESAMPLES):
+            rows = torch.from_numpy(draw.integers(0, len(outputs), len(outputs)))
+            for name, value in task.metrics(outputs[rows], targets[rows]).items():
+                values.setdefault(name, []).append(float(value))
+    return {name: np.array(drawn) for name, drawn in values.items()}
 
 
 def _interval(values: Any) -> tuple[float, float] | None:

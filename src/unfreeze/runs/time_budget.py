@@ -272,7 +272,7 @@ def _finetune_option(
     if cached:
         values, least, most = {**values, "epochs": most}, 1, 1
     case = CostInput(
-        job.network, job.schedule, job.head, **counts, runs=number_of_runs(s, portions)
+        job.network, job.schedule, job.head, **counts, runs=number_of_runs(s, portions, job.task)
     )
 
     def seconds(enough: float) -> float | None:

@@ -20,7 +20,7 @@ ENTRIES = {
     *("config.toml", "metrics.jsonl", "log.txt", "problems.csv", "split.csv", "checkpoints"),
     *("model", "views.npz", "prototypes.npz", "prototypes.png", "curves.png", "report.html"),
     *("evaluation.json", "predictions.csv", "mistakes.csv", "examples.npz", "test_uses.json"),
-    *("folds", "folds.json", "experiment.json", "compare.json", "compare.csv"),
+    *("folds", "folds.json", "experiment.json", "evaluated.npz", "compare.json", "compare.csv"),
     *(
         "warnings.json",
         "result.json",

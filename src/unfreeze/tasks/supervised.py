@@ -36,6 +36,7 @@ class SupervisedTask:
 
     metric: ClassVar[str]  # of `metrics`: selects the best epoch
     lower_is_better: ClassVar[bool] = False
+    limits: ClassVar[tuple[float, float] | None] = None  # of the metric, such as (0, 1)
     # factor on SGD's default learning rates, which suit cross-entropy; squared errors need less
     lr_scale: ClassVar[float] = 1.0
     # whether outputs are maps [B, outputs, h, w] of a network `smp/DECODER/ENCODER`

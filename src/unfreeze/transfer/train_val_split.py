@@ -122,13 +122,26 @@ def _duplicate_groups(alike: Groups, positions: Positions) -> int:
     return sum(len(members.intersection(group)) > 1 for group in alike)
 
 
+Strata = npt.NDArray[np.int32]  # a group of similar images for each image of an index
+
+
+def stratified_by(index: Index, used: npt.NDArray[np.bool_], strata: Strata) -> Index:
+    """The index with `strata` as its classes, numbered as in the images of the mask `used`."""
+    # what occurs in the others alone needs no training image
+    known, numbers = np.unique(strata[used], return_inverse=True)
+    labels = np.zeros(len(index), np.int32)
+    labels[used] = numbers
+    return replace(index, labels=labels, classes=tuple(map(str, range(max(1, len(known))))))
+
+
 def cross_validation_folds(
-    whole: TrainValSplit, wanted: SplitOptions, count: int
+    whole: TrainValSplit, wanted: SplitOptions, count: int, *, strata: bool = False
 ) -> list[TrainValSplit]:
     """Stratified k-fold cross-validation with `count` folds; each image is held out once.
 
-    Groups and near-duplicates stay in one fold. The dataset's own val split is not used. Raises
-    DataError if a class has too few images or groups.
+    Groups and near-duplicates stay in one fold. The dataset's own val split is not used. `strata`:
+    the classes are groups of similar images, which are mixed if one is too small. Raises DataError
+    if a class has too few images or groups.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -140,10 +153,13 @@ def cross_validation_folds(
     names = [position if groups is None else groups[position] for position in used.tolist()]
     group_ids = np.unique(names, return_inverse=True)[1].astype(np.int64)
     name, fewest = _fewest(index, labels, group_ids)
+    if strata and fewest < count:
+        labels, fewest = np.zeros_like(labels), len(np.unique(group_ids))
     if count < 2 or fewest < count:
         unit = "groups" if groups is not None else "images"
+        has = "there are" if strata else f"the class {name!r} has"
         raise DataError(
-            f"--folds {count} is not possible: the class {name!r} has only {fewest} {unit}.",
+            f"--folds {count} is not possible: {has} only {fewest} {unit}.",
             f"Use 2 to {fewest} folds, or add images."
             if fewest > 1
             else "Add images of this class.",
@@ -158,23 +174,35 @@ def cross_validation_folds(
             splitter.split(used, labels, None if groups is None else group_ids), 1
         )
     ]
-    for fold in result:
+    for fold in result if not strata else ():
         _check_classes(index, fold.train)
     return result
 
 
 def repeated_splits(
-    whole: TrainValSplit, wanted: SplitOptions, *, folds: int, repeats: int
+    whole: TrainValSplit,
+    wanted: SplitOptions,
+    *,
+    folds: int,
+    repeats: int,
+    strata: Strata | None = None,
 ) -> Iterator[tuple[int, int | None, TrainValSplit]]:
     """(seed, fold, split) of each run of `--folds` and `--repeats`, seed by seed; none without.
 
-    `fold` counts from 0, None without folds. DataError if there is too little data.
+    `fold` counts from 0, None without folds. `strata`: of a task without classes. DataError if
+    there is too little data.
     """
+    index, grouped = whole.index, strata is not None
+    if strata is not None:
+        used = np.zeros(len(index), bool)
+        used[np.concatenate([whole.train, whole.val])] = True
+        whole = replace(whole, index=stratified_by(index, used, strata))
     for seed in range(wanted.seed, wanted.seed + repeats) if folds or repeats > 1 else ():
         seeded = replace(wanted, seed=seed)
         if folds:
-            splits = cross_validation_folds(whole, seeded, folds)
-            yield from ((seed, number, split) for number, split in enumerate(splits))
+            splits = cross_validation_folds(whole, seeded, folds, strata=grouped)
+            for number, split in enumerate(splits):
+                yield seed, number, replace(split, index=index)
             continue
         positions = np.sort(np.concatenate([whole.train, whole.val]))
         # the same images as the run's own, split by another seed
@@ -185,7 +213,7 @@ def repeated_splits(
                 "--repeats needs a validation set, but no images are held out.",
                 "Add images of each class, or omit --repeats.",
             )
-        yield seed, None, split
+        yield seed, None, replace(split, index=index)
 
 
 def split_groups(

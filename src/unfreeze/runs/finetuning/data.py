@@ -16,6 +16,7 @@ from unfreeze.config.finetune import (
     CLASSIFICATION,
     SEGMENTATION,
     TEXT_CLASSIFICATION,
+    FinetuneOptions,
     FinetuneSettings,
 )
 from unfreeze.config.shared import label_arguments
@@ -73,6 +74,7 @@ from unfreeze.transfer.train_val_split import (
     repeated_splits,
     split_groups,
     split_train_val,
+    stratified_by,
 )
 
 
@@ -98,15 +100,8 @@ class LabelledListing:
         if task is None:
             return split_train_val(index, usable, options, alike)
         strata = task.strata(task.targets(labels_of(index)))
-        # numbered as in train; what occurs in val alone needs no training image
-        known, numbers = np.unique(strata[index.splits != VAL], return_inverse=True)
-        strata = np.zeros(len(index), np.int32)
-        strata[index.splits != VAL] = numbers
-        names = tuple(map(str, range(max(1, len(known)))))
-        portions = split_train_val(
-            replace(index, labels=strata, classes=names), usable, options, alike
-        )
-        return replace(portions, index=index)
+        grouped = stratified_by(index, index.splits != VAL, strata)
+        return replace(split_train_val(grouped, usable, options, alike), index=index)
 
     @property
     def texts(self) -> bool:
@@ -332,13 +327,25 @@ def split_undecoded(s: FinetuneSettings, data: LabelledListing) -> TrainValSplit
     return data.split(np.arange(len(data.index)), split_options(s))
 
 
-def number_of_runs(s: FinetuneSettings, portions: TrainValSplit) -> int:
+def runs_of_splits(
+    s: FinetuneSettings, portions: TrainValSplit, task: SupervisedTask | None
+) -> list[tuple[int, int | None, TrainValSplit]]:
+    """(seed, fold, split) of each run of `--folds` and `--repeats`, as in `repeated_splits`."""
+    strata = None
+    if task is not None and (s.folds or s.repeats > 1):
+        strata = task.strata(task.targets(labels_of(portions.index)))
+    options = split_options(s)
+    return [*repeated_splits(portions, options, folds=s.folds, repeats=s.repeats, strata=strata)]
+
+
+def number_of_runs(
+    s: FinetuneSettings, portions: TrainValSplit, task: SupervisedTask | None
+) -> int:
     """The number of training runs: the run itself, and those of `--folds` and `--repeats`.
 
     DataError if there is too little data for them.
     """
-    splits = repeated_splits(portions, split_options(s), folds=s.folds, repeats=s.repeats)
-    return 1 + len(list(splits))
+    return 1 + len(runs_of_splits(s, portions, task))
 
 
 def decode_and_split(
@@ -430,7 +437,7 @@ def _largest(preprocess: Preprocess) -> int | None:
     return 2 * max(preprocess.resize, preprocess.image_size)
 
 
-def split_options(s: FinetuneSettings) -> SplitOptions:
+def split_options(s: FinetuneOptions) -> SplitOptions:
     """The settings that select and split the images."""
     return SplitOptions(
         s.seed,

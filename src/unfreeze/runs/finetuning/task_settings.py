@@ -61,8 +61,6 @@ NEED_CLASSES: dict[str, tuple[Any, ...]] = {
     "mixup": (0.0,),
     "cutmix": (0.0,),
     "labels_per_class": (None,),
-    "folds": (0,),
-    "repeats": (1,),
     "head_solver": ("auto", "sgd"),
     "select": (None, "metric", "loss", "last"),
 }

@@ -69,6 +69,7 @@ class SegmentationTask(SupervisedTask):
     """A label is the name of an image's mask; its target is a row of `names`."""
 
     metric = "miou"
+    limits = (0.0, 1.0)
     dense = True
     supports: ClassVar[frozenset[str]] = frozenset({"class_weights"})
 
