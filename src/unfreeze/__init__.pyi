@@ -912,6 +912,9 @@ def predict(
     data_root: str | PathLike[str] = "data",
     config: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
+    top: int = 1,
+    probabilities: bool = False,
+    sort_into: str | PathLike[str] | None = None,
     overlay: bool = False,
     progress: bool | None = None,
 ) -> Predictions | TaskPredictions:
@@ -932,6 +935,9 @@ def predict(
         data_root: folder for built-in datasets.
         config: read settings from a TOML file.
         out: write the CSV to this file instead of stdout; segmentation: the masks into this folder.
+        top: also give the K most likely classes of each image.
+        probabilities: also give the probability of every class.
+        sort_into: copy each image into the folder of its predicted class in DIR (new or empty).
         overlay: segmentation: also write the images with their classes in colour.
         progress: show progress (None: if in a notebook or a terminal).
     """

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unfreeze.cli.main import main
 from unfreeze.cli.output import plain
 from unfreeze.commands.finetune import finetune
 from unfreeze.commands.predict import WrittenPredictions, load, predict, run_predict
 from unfreeze.config.commands import PredictSettings
 from unfreeze.config.layering import build
 from unfreeze.errors import DataError, UsageError
+from unfreeze.runs.predictions_out import sort_into
 from unfreeze.runtime.console import QuietConsole
 
 TINY = {"arch": "unfreeze/tiny", "weights": "none", "augment": "none", "precision": "fp32"}
@@ -113,8 +115,11 @@ def test_arrays_are_predicted_by_position(run):
 
 
 def test_a_folder_in_the_way_of_the_csv_is_said_before_the_work(run, tmp_path):
-    with pytest.raises(UsageError, match="is a folder"):
-        predict("no such run", str(run[0]), out=str(tmp_path))
+    for setting in ("out", "sort_into"):
+        (tmp_path / "file").write_text("of somebody")
+        target = tmp_path if setting == "out" else tmp_path / "file"
+        with pytest.raises(UsageError, match="is a folder|is a file|not an empty folder"):
+            predict(run[1], "no such image", **{setting: str(target)})
 
 
 def test_the_paths_of_a_list_are_those_of_its_files(run, tmp_path):
@@ -139,3 +144,66 @@ def test_a_prediction_reads_as_json_shows_it(run):
     assert dict(one) == plain(one) and one["label"] == one.label == "red"
     with pytest.raises(KeyError):
         one["class"]
+
+
+def test_the_most_likely_classes_and_every_probability(run, tmp_path):
+    data, model = run
+    files = sorted(map(str, data.rglob("*.png")))[6:10]
+    plain_ones = predict(model, files)
+    found = predict(model, files, top=2, probabilities=True)
+    for one, with_more in zip(plain_ones, found, strict=True):
+        assert set(dict(one)) == {"path", "label", "probability"}
+        assert (with_more.label, with_more.probability) == (one.label, one.probability)
+        first, second = with_more["top"]
+        assert first == {"label": one.label, "probability": one.probability}
+        assert second["probability"] == pytest.approx(1 - one.probability, abs=1e-6)
+        assert set(with_more.probabilities) == {"green", "red"}
+        assert sum(with_more.probabilities.values()) == pytest.approx(1, abs=1e-6)
+        assert plain(with_more) == dict(with_more)
+    # more than there are: all
+    assert [len(p["top"]) for p in load(model).predict(files, top=9)] == [2] * 4
+    out = tmp_path / "p.csv"
+    words = ["--top", "5", "--probabilities", "--out", str(out)]
+    assert main(["predict", str(model), *files, *words]) == 0
+    with out.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    columns = ["path", "label", "probability", "label_2", "probability_2"]
+    assert list(rows[0]) == [*columns, "probability:green", "probability:red"]
+    for row, one in zip(rows, found, strict=True):
+        assert row["label_2"] == one.top[1]["label"] != row["label"]
+        assert float(row["probability:red"]) == pytest.approx(one.probabilities["red"], abs=1e-6)
+    # written again over the table of an earlier prediction
+    assert main(["predict", str(model), *files, *words]) == 0
+
+
+def test_images_are_copied_into_the_folders_of_their_classes(run, tmp_path, capsys):
+    data, model = run
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for colour in ("red", "green"):
+            archive.write(data / colour / "000.png", f"{colour}/000.png")
+            archive.write(data / colour / "001.png", f"more/{colour}/000.PNG")
+        archive.writestr("broken.png", b"no image")
+    out = tmp_path / "sorted"
+    assert main(["predict", str(model), str(packed), "--sort-into", str(out)]) == 0
+    found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.*")}
+    assert set(found) == {
+        f"{colour}/{name}" for colour in ("red", "green") for name in ("000.png", "000-2.PNG")
+    }
+    assert found["red/000-2.PNG"] == (data / "red/001.png").read_bytes()
+    # never into what is there
+    for target in (out, data / "new"):
+        assert main(["predict", str(model), str(data), "--sort-into", str(target)]) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
+    assert not (data / "new").exists()
+    with pytest.raises(UsageError, match="arrays have none"):
+        predict(model, np.zeros((8, 8, 3), np.uint8), sort_into=str(tmp_path / "arrays"))
+
+
+def test_names_of_classes_become_names_of_folders(tmp_path):
+    labels = ["a/b", "a_b", "..", "A_B", "con: x"]
+    copies = [lambda: b"1"] * len(labels)
+    sort_into(tmp_path / "out", ["x.png"] * len(labels), copies, labels)
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert folders == ["A_B-3", "_", "a_b", "a_b-2", "con_ x"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from unfreeze.checkpoints.model_file import ModelCard, model_folder, read_card
+from unfreeze.checkpoints.model_file import ModelCard
 from unfreeze.config.commands import PredictSettings
-from unfreeze.config.field import inputs_of
+from unfreeze.config.field import flag, inputs_of
 from unfreeze.config.layering import load_settings
 from unfreeze.data.images.decode import decode
 from unfreeze.data.images.in_memory import as_image_list, is_path, pixels_of
 from unfreeze.data.images.preprocess import Pixels
 from unfreeze.data.index.mask_pairs import has_masks, mask_rows
 from unfreeze.data.index.rows import image_rows
+from unfreeze.data.sources.builtin import ArraySource
 from unfreeze.data.sources.csv import FileTableSource
 from unfreeze.data.sources.open import builtin_name, is_archive_or_table, open_source
 from unfreeze.data.sources.source import Source
@@ -31,6 +32,13 @@ from unfreeze.reports.results_models import (
 from unfreeze.runs.finetuning.task_settings import open_samples
 from unfreeze.runs.inference import on_device, reader_of_row, run_inference
 from unfreeze.runs.mask_prediction import predict_masks
+from unfreeze.runs.predictions_out import (
+    Copy,
+    check_sort_folder,
+    prediction_columns,
+    prediction_row,
+    sort_into,
+)
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.runtime.display import Display, Displayed
@@ -45,12 +53,8 @@ from unfreeze.transfer.predictor import (
     Prediction,
     Read,
     TaskModel,
-    load_classifier,
     load_fine_tuned,
-    load_task_model,
 )
-
-COLUMNS = ("path", "label", "probability")
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,6 +106,7 @@ def load(run: str | Path) -> Classifier | TaskModel:
 class _Input(NamedTuple):
     path: str
     read: Read
+    copy: Copy | None = None  # the bytes of the file; None if there is no file
 
 
 @python_call(PredictSettings)
@@ -146,19 +151,20 @@ def _predictions(
 ) -> Predictions | TaskPredictions:
     if not images:
         raise UsageError("predict needs images.", "Give files, folders or archives after RUN.")
-    columns: tuple[str, ...] = COLUMNS
-    other: TaskModel | None = None
-    if model_folder(s.run) is not None and read_card(s.run).kind == "predictor":
-        other = load_task_model(s.run)
-        columns = other.columns
-    dense = other is not None and other.task.dense
-    if s.overlay and not dense:
-        raise UsageError("--overlay is for segmentation.", "Omit it.")
+    network = load_fine_tuned(s.run)
+    dense = isinstance(network, TaskModel) and network.task.dense
+    _check_task(s, network)
+    columns = (
+        network.columns
+        if isinstance(network, TaskModel)
+        else prediction_columns(network.classes, s.top, probabilities=s.probabilities)
+    )
+    folder = check_sort_folder(s.sort_into, inputs_of(s)) if s.sort_into is not None else None
     # check before the work, not after
     out = None
     if s.out and not dense:
         out = check_output_file(s.out, ours=is_csv_with(columns), inputs=inputs_of(s))
-    network = on_device(other or load_classifier(s.run), s.device, s.precision)
+    network = on_device(network, s.device, s.precision)
     intensity = network.preprocess.intensity
     if isinstance(network.preprocess, TextPreprocess):
         inputs = list(_text_inputs(images, network.preprocess, network.card))
@@ -185,14 +191,27 @@ def _predictions(
         if out:
             write_csv(out, columns, ([str(v) for v in value.values()] for value in values))
         return TaskPredictions(values)
-    predictions = network.label(readable, outputs.values)
+    predictions = network.label(readable, outputs.values, top=s.top, probabilities=s.probabilities)
     if out:
-        rows = (
-            (prediction.path, prediction.label, f"{prediction.probability:.6f}")
-            for prediction in predictions
-        )
-        write_csv(out, COLUMNS, rows)
+        write_csv(out, columns, map(prediction_row, predictions))
+    if folder is not None:
+        labels = [prediction.label for prediction in predictions]
+        kept = [inputs[position] for position in outputs.kept.tolist()]
+        sort_into(folder, readable, [item.copy for item in kept], labels)
     return Predictions(predictions)
+
+
+def _check_task(s: PredictSettings, network: Classifier | TaskModel) -> None:
+    """UsageError for settings that the model's task does not have."""
+    other = isinstance(network, TaskModel)
+    if s.overlay and not (isinstance(network, TaskModel) and network.task.dense):
+        raise UsageError("--overlay is for segmentation.", "Omit it.")
+    classes = {"top": s.top > 1, "probabilities": s.probabilities, "sort_into": bool(s.sort_into)}
+    for name, given in classes.items():
+        if given and other:
+            raise UsageError(f"{flag(name)} is for classification.", f"Omit {flag(name)}.")
+    if s.sort_into and isinstance(network.preprocess, TextPreprocess):
+        raise UsageError("--sort-into copies images; this model is for texts.", "Omit it.")
 
 
 def _text_inputs(
@@ -237,7 +256,7 @@ def _inputs(
     """The images of a file, folder or archive; `masked`: without masks beside them."""
     path = Path(name)
     if path.is_file() and not is_archive_or_table(path.name):
-        yield _Input(name, partial(_decode_file, path, intensity))
+        yield _Input(name, partial(_decode_file, path, intensity), path.read_bytes)
         return
     source = open_source(name, data_root=data_root)
     source.intensity = intensity
@@ -250,7 +269,10 @@ def _inputs(
         if row in masks:
             continue
         inner = source.names[row]
-        yield _Input(("" if builtin_name(name) else prefix) + inner, reader_of_row(source, row))
+        shown = ("" if builtin_name(name) else prefix) + inner
+        # built-in data has pixels, no files
+        copy = None if isinstance(source, ArraySource) else partial(source.read, row)
+        yield _Input(shown, reader_of_row(source, row), cast(Copy | None, copy))
 
 
 def _rows(source: Source) -> Iterable[int]:

@@ -166,6 +166,15 @@ class PredictSettings(CallOptions, _InferenceOptions):
         metavar="FILE|DIR",
         path="output",
     )
+    top: int = setting(1, "also give the K most likely classes of each image", low=1, metavar="K")
+    probabilities: bool = setting(False, "also give the probability of every class")
+    sort_into: str | None = setting(
+        None,
+        "copy each image into the folder of its predicted class in DIR (new or empty)",
+        unset="",
+        metavar="DIR",
+        path="output",
+    )
     overlay: bool = setting(
         False, "segmentation: also write the images with their classes in colour"
     )

@@ -135,11 +135,18 @@ def predict_display(r: list[Any]) -> Display:
     most = sorted(counts, key=lambda label: -counts[label])
     labels = ", ".join(f"{label} {counts[label]:,}" for label in most[:8])
     more = f" and {len(most) - 8:,} other labels" if len(most) > 8 else ""
-    rows = [(p.path, p.label, percent(p.probability)) for p in r]
+    ranked = bool(r) and r[0].top is not None
+    rows = [
+        (p.path, p.label, percent(p.probability), *([_others(p.top)] if ranked else [])) for p in r
+    ]
     return Display(
         lead=[f"{len(r):,} images: {labels}{more}." if r else "No images."],
-        tables=[TextTable(("path", "label", "probability"), rows)],
+        tables=[TextTable(("path", "label", "probability", *(["then"] if ranked else [])), rows)],
     )
+
+
+def _others(top: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{entry['label']} {percent(entry['probability'])}" for entry in top[1:])
 
 
 def task_predictions_display(r: list[dict[str, Any]]) -> Display:

@@ -86,15 +86,22 @@ ImageInput = str | PathLike[str] | bytes | npt.NDArray[Any] | Image
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's most likely label and its probability; read as `x.label` or `x["label"]`."""
+    """One image's most likely label and its probability; read as `x.label` or `x["label"]`.
+
+    `top`: the most likely labels with their probabilities, the first included; `probabilities`: of
+    every class. None if they were not asked for.
+    """
 
     path: str
     label: str
     probability: float
+    top: list[dict[str, Any]] | None = None
+    probabilities: dict[str, float] | None = None
 
     def keys(self) -> tuple[str, ...]:
-        """Field names, so that `dict(prediction)` is the output of `--json`."""
-        return tuple(field.name for field in fields(self))
+        """Names of the fields that have a value: `dict(prediction)` is the output of `--json`."""
+        names = (field.name for field in fields(self))
+        return tuple(name for name in names if getattr(self, name) is not None)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.keys():
@@ -174,9 +181,16 @@ class Classifier(InferenceNetwork):
 
     @isolated()
     def predict(
-        self, images: ImageInput | Iterable[ImageInput], *, batch_size: int = 64
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        batch_size: int = 64,
+        top: int = 1,
+        probabilities: bool = False,
     ) -> list[Prediction]:
         """The most likely class of each image: paths, Pillow images, arrays [H, W, 3] or bytes.
+
+        `top`: number of classes in the predictions' `top`; `probabilities`: of every class, too.
 
         `images`: one image or an iterable. Images without a path are named by their position.
         Decoding and preprocessing are those of training. Raises UsageError for objects that are not
@@ -187,15 +201,18 @@ class Classifier(InferenceNetwork):
         if isinstance(self.preprocess, TextPreprocess):
             given: Any = images
             texts = [given] if isinstance(given, str) else list(given)
-            return self._predict_texts(self.preprocess, texts, batch_size)
+            names, reads = self._read_texts(self.preprocess, texts)
+            logits = torch.cat(list(self.outputs(reads, batch_size=batch_size)))
+            return self.label(names, logits, top=top, probabilities=probabilities)
         inputs = as_image_list(images)
         names = [_name(index, image) for index, image in enumerate(inputs)]
         reads = [partial(_pixels, image, self.preprocess.intensity) for image in inputs]
-        return self.label(names, torch.cat(list(self.outputs(reads, batch_size=batch_size))))
+        logits = torch.cat(list(self.outputs(reads, batch_size=batch_size)))
+        return self.label(names, logits, top=top, probabilities=probabilities)
 
-    def _predict_texts(
-        self, preprocess: TextPreprocess, texts: Sequence[Any], batch_size: int
-    ) -> list[Prediction]:
+    def _read_texts(
+        self, preprocess: TextPreprocess, texts: Sequence[Any]
+    ) -> tuple[list[str], list[Read]]:
         reads = list[Read]()
         for number, text in enumerate(texts):
             parts = (text,) if isinstance(text, str) else text
@@ -206,15 +223,30 @@ class Classifier(InferenceNetwork):
             reads.append(partial(preprocess.encode, *parts))
         if not reads:
             raise UsageError("No texts to predict.", "Give texts, or pairs of texts.")
-        names = [str(number) for number in range(len(reads))]
-        return self.label(names, torch.cat(list(self.outputs(reads, batch_size=batch_size))))
+        return [str(number) for number in range(len(reads))], reads
 
     @isolated()
-    def label(self, names: Sequence[str], logits: Tensor) -> list[Prediction]:
-        """Predictions of logits [N, C]."""
-        top = apply_temperature(logits, self.card.temperature).softmax(dim=1).max(dim=1)
-        rows = zip(names, top.indices.tolist(), top.values.tolist(), strict=True)
-        return [Prediction(name, self.classes[index], p) for name, index, p in rows]
+    def label(
+        self, names: Sequence[str], logits: Tensor, *, top: int = 1, probabilities: bool = False
+    ) -> list[Prediction]:
+        """Predictions of logits [N, C]; `top`, `probabilities`: as in `predict`."""
+        shares = apply_temperature(logits, self.card.temperature).softmax(dim=1)
+        # equal probabilities: the first class, as argmax
+        order = shares.argsort(dim=1, descending=True, stable=True)[:, :top]
+        predictions = []
+        for name, row, best in zip(names, shares.tolist(), order.tolist(), strict=True):
+            ranked = [{"label": self.classes[i], "probability": row[i]} for i in best]
+            predictions.append(
+                Prediction(
+                    name,
+                    **ranked[0],
+                    top=ranked if top > 1 else None,
+                    probabilities=dict(zip(self.classes, row, strict=True))
+                    if probabilities
+                    else None,
+                )
+            )
+        return predictions
 
 
 @isolated()
