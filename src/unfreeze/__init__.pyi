@@ -142,6 +142,7 @@ def compare(
     val: float = 0.2,
     text_column: str | None = None,
     text_pair_column: str | None = None,
+    fit: Literal["crop", "squash", "pad", "tile"] | None = None,
     max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
@@ -150,7 +151,6 @@ def compare(
     masks: str | PathLike[str] | None = None,
     mask_classes: str | PathLike[str] | None = None,
     ignore_index: int | None = None,
-    fit: Literal["squash", "tile"] | None = None,
     loss: str | None = None,
     seeds: int = 3,
     rates: float | Sequence[float] | None = None,
@@ -228,6 +228,7 @@ def compare(
         val: fraction of train held out as validation set if the data has none.
         text_column: column of the texts in a table.
         text_pair_column: column of the second text, if the samples are pairs of texts.
+        fit: how an image comes to the network's shape: its centre (crop), resized whole (squash), whole with bars (pad); segmentation: squash, or tiles at its own size (tile). One of: 'crop', 'squash', 'pad', 'tile'.
         max_length: largest number of tokens of a text; the rest is cut.
         labels_per_class: use at most N training images of each class.
         label_fraction: use this fraction of the training images.
@@ -236,7 +237,6 @@ def compare(
         masks: folder or archive with the masks, under the names of the images.
         mask_classes: CSV that names the classes of mask values or colours: id,name or r,g,b,name.
         ignore_index: mask value that counts neither in the loss nor in metrics.
-        fit: how an image comes to the network: resized whole (squash), or in tiles at its own size (tile), which overlap in evaluate and predict. One of: 'squash', 'tile'.
         loss: loss: ce (cross-entropy), dice, focal, jaccard, lovasz or tversky, or a sum such as ce+dice.
         seeds: runs for each of the weights; the seed sets labels, validation split, new layers and data order.
         rates: learning rates to try for each of the weights and seeds; the best on validation is evaluated (None: lr, else the usual one of the weights).
@@ -310,6 +310,7 @@ def compare(
     val: float = 0.2,
     text_column: str | None = None,
     text_pair_column: str | None = None,
+    fit: Literal["crop", "squash", "pad", "tile"] | None = None,
     max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
@@ -318,7 +319,6 @@ def compare(
     masks: str | PathLike[str] | None = None,
     mask_classes: str | PathLike[str] | None = None,
     ignore_index: int | None = None,
-    fit: Literal["squash", "tile"] | None = None,
     loss: str | None = None,
     seeds: int = 3,
     rates: float | Sequence[float] | None = None,
@@ -392,6 +392,7 @@ def compare(
     val: float = 0.2,
     text_column: str | None = None,
     text_pair_column: str | None = None,
+    fit: Literal["crop", "squash", "pad", "tile"] | None = None,
     max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
@@ -400,7 +401,6 @@ def compare(
     masks: str | PathLike[str] | None = None,
     mask_classes: str | PathLike[str] | None = None,
     ignore_index: int | None = None,
-    fit: Literal["squash", "tile"] | None = None,
     loss: str | None = None,
     seeds: int = 3,
     rates: float | Sequence[float] | None = None,
@@ -639,6 +639,7 @@ def finetune(
     val: float = 0.2,
     text_column: str | None = None,
     text_pair_column: str | None = None,
+    fit: Literal["crop", "squash", "pad", "tile"] | None = None,
     max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
@@ -647,7 +648,6 @@ def finetune(
     masks: str | PathLike[str] | None = None,
     mask_classes: str | PathLike[str] | None = None,
     ignore_index: int | None = None,
-    fit: Literal["squash", "tile"] | None = None,
     loss: str | None = None,
     folds: int = 0,
     repeats: int = 1,
@@ -723,6 +723,7 @@ def finetune(
         val: fraction of train held out as validation set if the data has none.
         text_column: column of the texts in a table.
         text_pair_column: column of the second text, if the samples are pairs of texts.
+        fit: how an image comes to the network's shape: its centre (crop), resized whole (squash), whole with bars (pad); segmentation: squash, or tiles at its own size (tile). One of: 'crop', 'squash', 'pad', 'tile'.
         max_length: largest number of tokens of a text; the rest is cut.
         labels_per_class: use at most N training images of each class.
         label_fraction: use this fraction of the training images.
@@ -731,7 +732,6 @@ def finetune(
         masks: folder or archive with the masks, under the names of the images.
         mask_classes: CSV that names the classes of mask values or colours: id,name or r,g,b,name.
         ignore_index: mask value that counts neither in the loss nor in metrics.
-        fit: how an image comes to the network: resized whole (squash), or in tiles at its own size (tile), which overlap in evaluate and predict. One of: 'squash', 'tile'.
         loss: loss: ce (cross-entropy), dice, focal, jaccard, lovasz or tversky, or a sum such as ce+dice.
         folds: k-fold cross-validation before the run itself: number of folds (0: off).
         repeats: repeat cross-validation with N seeds; without folds, N validation splits.
@@ -805,6 +805,7 @@ def finetune(
     val: float = 0.2,
     text_column: str | None = None,
     text_pair_column: str | None = None,
+    fit: Literal["crop", "squash", "pad", "tile"] | None = None,
     max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
@@ -813,7 +814,6 @@ def finetune(
     masks: str | PathLike[str] | None = None,
     mask_classes: str | PathLike[str] | None = None,
     ignore_index: int | None = None,
-    fit: Literal["squash", "tile"] | None = None,
     loss: str | None = None,
     folds: int = 0,
     repeats: int = 1,
@@ -887,6 +887,7 @@ def finetune(
     val: float = 0.2,
     text_column: str | None = None,
     text_pair_column: str | None = None,
+    fit: Literal["crop", "squash", "pad", "tile"] | None = None,
     max_length: int | None = None,
     labels_per_class: int | None = None,
     label_fraction: float | None = None,
@@ -895,7 +896,6 @@ def finetune(
     masks: str | PathLike[str] | None = None,
     mask_classes: str | PathLike[str] | None = None,
     ignore_index: int | None = None,
-    fit: Literal["squash", "tile"] | None = None,
     loss: str | None = None,
     folds: int = 0,
     repeats: int = 1,

@@ -118,7 +118,7 @@ def test_a_folder_in_the_way_of_the_csv_is_said_before_the_work(run, tmp_path):
     for setting in ("out", "sort_into"):
         (tmp_path / "file").write_text("of somebody")
         target = tmp_path if setting == "out" else tmp_path / "file"
-        with pytest.raises(UsageError, match="is a folder|is a file|not an empty folder"):
+        with pytest.raises(UsageError, match=r"is a folder|is a file|not an empty folder"):
             predict(run[1], "no such image", **{setting: str(target)})
 
 

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from unfreeze.commands.finetune import finetune
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import build as settings
 from unfreeze.data.index.splits import read_split_csv
+from unfreeze.data.loading.sample import DatasetSample
 from unfreeze.data.sources.folder import FolderSource
 from unfreeze.errors import DataError, Interrupted, UsageError, WeightsError
 from unfreeze.models.build import build
@@ -121,14 +123,15 @@ def test_trap_03_a_last_map_of_one_pixel_is_seen_and_not_chosen():
     sides = partial(last_feature_map_size, network)
     assert sides(32) == (1, 1)
     auto = settings(FinetuneSettings, {"data": "x"})
-    chosen, reasons = choose_preprocess(auto, 32, None, sides)
+    square = lambda side: DatasetSample(1, np.array([side]), np.array([side]), ())  # noqa: E731
+    chosen, reasons = choose_preprocess(auto, square(32), None, sides)
     assert min(sides(chosen.image_size)) >= 2 and "enlarged" in reasons["image_size"]
-    small, _ = choose_preprocess(auto, 32, chosen.__class__(224, 232), sides)
+    small, _ = choose_preprocess(auto, square(32), chosen.__class__(224, 232), sides)
     assert small.image_size == 224  # pretrained weights get the images they know
     with pytest.raises(UsageError, match="1x1"):
-        choose_preprocess(auto, 32, chosen.__class__(32, 32), sides)
+        choose_preprocess(auto, square(32), chosen.__class__(32, 32), sides)
     asked = settings(FinetuneSettings, {"data": "x", "image_size": 32})
-    chosen, reasons = choose_preprocess(asked, 32, None, sides)
+    chosen, reasons = choose_preprocess(asked, square(32), None, sides)
     assert chosen.image_size == 32 and "only 1x1" in reasons["image_size"]
 
 

@@ -5,6 +5,7 @@ import torch
 from unfreeze.config.finetune import FinetuneSettings
 from unfreeze.config.layering import build
 from unfreeze.data.images.preprocess import Preprocess
+from unfreeze.data.loading.sample import DatasetSample
 from unfreeze.errors import UsageError
 from unfreeze.models.build import build as network
 from unfreeze.models.stem import choose_stem, supports_small_stem
@@ -13,6 +14,16 @@ from unfreeze.transfer.initialize import build_start
 from unfreeze.transfer.plan import FinetuneFacts, choose_preprocess, plan, usual_batch, usual_lr
 
 USUAL = Preprocess(224, 256)
+
+
+def sized(*sides):
+    """A sample of images of these (height, width)."""
+    heights, widths = np.array(sides, np.int64).T
+    return DatasetSample(len(sides), heights, widths, ())
+
+
+def square(side):
+    return sized((side, side))
 
 
 def made(**given):
@@ -59,17 +70,29 @@ def test_a_warm_up_longer_than_the_run_is_refused():
 
 def test_sizes_follow_the_weights_or_the_images():
     wide = lambda size: (size // 8, size // 8)  # noqa: E731
-    assert choose_preprocess(made(), 500, USUAL, wide)[0] == USUAL
-    assert choose_preprocess(made(), 32, None, wide)[0].image_size == 32
-    assert choose_preprocess(made(), 900, None, wide)[0] == USUAL
-    assert choose_preprocess(made(), 12, None, wide)[0].image_size == 16
-    asked, _ = choose_preprocess(made(image_size=112), 500, USUAL, wide)
+    assert choose_preprocess(made(), square(500), USUAL, wide)[0] == USUAL
+    assert choose_preprocess(made(), square(32), None, wide)[0].image_size == 32
+    assert choose_preprocess(made(), square(900), None, wide)[0] == USUAL
+    assert choose_preprocess(made(), square(12), None, wide)[0].image_size == 16
+    asked, _ = choose_preprocess(made(image_size=112), square(500), USUAL, wide)
     assert (asked.image_size, asked.resize) == (112, 128)
-    own, reasons = choose_preprocess(made(mean="0.5 0.5 0.5", std="1 1 1"), 32, None, wide)
+    own, reasons = choose_preprocess(made(mean="0.5 0.5 0.5", std="1 1 1"), square(32), None, wide)
     assert own.std == (1, 1, 1) and "mean" not in reasons
     for wrong in ({"mean": "0.5"}, {"std": "1 1 0"}):
         with pytest.raises(UsageError):
-            choose_preprocess(made(**wrong), 32, None, wide)
+            choose_preprocess(made(**wrong), square(32), None, wide)
+
+
+def test_long_images_are_not_cropped_by_default():
+    wide = lambda size: (size // 8, size // 8)  # noqa: E731
+    long, some = sized((100, 300), (100, 210), (100, 100)), sized((100, 300), *[(100, 120)] * 9)
+    found, reasons = choose_preprocess(made(), long, USUAL, wide)
+    assert found.fit == "squash" and "half and more of 67 % of them" in reasons["fit"]
+    assert plan(made(), facts(), found).settings.fit == "squash"
+    found, reasons = choose_preprocess(made(), some, USUAL, wide)
+    assert found.fit == "crop" and "fit" not in reasons
+    assert choose_preprocess(made(fit="crop"), long, USUAL, wide)[0].fit == "crop"
+    assert choose_preprocess(made(fit="pad"), some, USUAL, wide)[0].fit == "pad"
 
 
 def test_a_loaded_stem_is_never_changed():

@@ -343,7 +343,8 @@ def _show_and_plan(
 ) -> FinetunePlan:
     images, validation = len(portions.train), portions.reason
     _show_plan(job, images, validation, console)
-    show_warnings(cropped_warning(data.cropped), console)
+    if job.plan.preprocess.fit == "crop":
+        show_warnings(cropped_warning(data.cropped), console)
     s = job.plan.settings
     trainable, frozen = job.counts
     costs = finetune_cost(job, _case(job, portions), device, processes)

@@ -245,6 +245,14 @@ class FinetuneOptions(
         metavar="NAME",
         unset="text_pair, sentence2, hypothesis, if there is one",
     )
+    fit: str | None = setting(
+        None,
+        "how an image comes to the network's shape: its centre (crop), resized whole (squash), "
+        "whole with bars (pad); segmentation: squash, or tiles at its own size (tile)",
+        choices=("crop", "squash", "pad", "tile"),
+        group="data",
+        unset="crop, squash for long images; segmentation: squash, tile from 1,024 pixels on",
+    )
     max_length: int | None = setting(
         None,
         "largest number of tokens of a text; the rest is cut",
@@ -296,14 +304,6 @@ class FinetuneOptions(
         low=0,
         group=SEGMENTATION,
         unset="255 and classes called void, unless 255 is a class",
-    )
-    fit: str | None = setting(
-        None,
-        "how an image comes to the network: resized whole (squash), or in tiles at its own size "
-        "(tile), which overlap in evaluate and predict",
-        choices=("squash", "tile"),
-        group=SEGMENTATION,
-        unset="tile for images of 1,024 pixels and more",
     )
     loss: str | None = setting(
         None,

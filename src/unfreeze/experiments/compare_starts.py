@@ -24,7 +24,7 @@ from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.transfer.initialize import build_segmentation_start, build_start
 from unfreeze.transfer.text_start import build_text_start
 
-INHERITED = ("arch", "stem", "image_size", "mean", "std")
+INHERITED = ("arch", "stem", "image_size", "fit", "mean", "std")
 PlanOf = Callable[[FinetuneSettings], Any]  # the `FinetunePlan` of a run with these settings
 
 

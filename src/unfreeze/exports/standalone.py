@@ -23,12 +23,15 @@ _BITS = 258  # the TIFF tag BitsPerSample
 def prepare(path: str | Path, how: dict[str, Any] | None = None) -> npt.NDArray[np.float32]:
     """float32 [3, S, S]: shorter side resized, centre crop, normalised.
 
-    For segmentation [3, H, W]: the whole image resized.
+    With a `fit` other than crop the whole image: resized, or with bars that make it square. For
+    segmentation [3, H, W].
 
     `how`: the preprocessing; by default from export.json beside this file.
     """
     p = how or json.loads((HERE / "export.json").read_text(encoding="utf-8"))["preprocess"]
     image, side = open_image(path, p["intensity"]), p["image_size"]
+    if p.get("fit", "crop") == "pad":
+        return _normalised(_padded(image, p), p)
     if p.get("fit", "crop") != "crop":
         image = image.resize((p["width"] or side, side), _FILTERS[p["interpolation"]])
         return _normalised(image, p)
@@ -38,6 +41,19 @@ def prepare(path: str | Path, how: dict[str, Any] | None = None) -> npt.NDArray[
         image = image.resize((width, height), _FILTERS[p["interpolation"]])
     left, top = round((width - side) / 2), round((height - side) / 2)
     return _normalised(image.crop((left, top, left + side, top + side)), p)
+
+
+def _padded(image: Image.Image, p: dict[str, Any]) -> Image.Image:
+    """The longer side resized, and bars in the mean colour that make the image square."""
+    side = p["image_size"]
+    scale = side / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    if size != image.size:
+        image = image.resize(size, _FILTERS[p["interpolation"]])
+    mean = tuple(int(np.rint(255 * value).clip(0, 255)) for value in p["mean"])
+    square = Image.new("RGB", (side, side), mean)
+    square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return square
 
 
 def _normalised(image: Image.Image, p: dict[str, Any]) -> npt.NDArray[np.float32]:

@@ -44,6 +44,9 @@ class Timm:
         ]
 
 
+CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}  # timm's names
+
+
 def _config(subject: ExportedModel) -> dict[str, Any]:
     model: Any = from_timm(subject)
     cfg, p, count = model.pretrained_cfg, subject.preprocess, len(subject.card.classes)
@@ -51,8 +54,8 @@ def _config(subject: ExportedModel) -> dict[str, Any]:
         "input_size": [3, p.image_size, p.image_size],
         "fixed_input_size": bool(cfg.get("fixed_input_size", False)),
         "interpolation": p.interpolation,
-        "crop_pct": timm_crop_pct(p),
-        "crop_mode": "center",
+        "crop_pct": timm_crop_pct(p) if p.fit == "crop" else 1.0,
+        "crop_mode": CROP_MODES[p.fit],
         "mean": list(p.mean),
         "std": list(p.std),
         "num_classes": count,

@@ -44,7 +44,7 @@ def view_maker_of(augment: str, preprocess: Preprocess, seed: int) -> MakeViews:
     """The loader's transform: a batch to uint8 [B, S, S, 3]; `none` is evaluation preprocessing."""
     if augment == "none":
         return _Plain(preprocess)
-    crop = _Random(training_view(augment, preprocess.image_size), seed)
+    crop = _Random(training_view(augment, preprocess.image_size), preprocess, seed)
     return _Policy(crop, POLICIES[augment], seed) if augment in POLICIES else crop
 
 
@@ -61,11 +61,12 @@ class _Plain:
 class _Random:
     """One random view, determined by (seed, epoch, image)."""
 
-    def __init__(self, spec: CropSpec, seed: int) -> None:
-        self.spec, self.seed = spec, seed
+    def __init__(self, spec: CropSpec, preprocess: Preprocess, seed: int) -> None:
+        self.spec, self.preprocess, self.seed = spec, preprocess, seed
 
     def __call__(self, images: Sequence[Pixels], ids: Ids, epoch: int) -> list[torch.Tensor]:
-        return make_crops(images, ids, epoch, self.seed, [self.spec])
+        whole = [self.preprocess.whole(image) for image in images]
+        return make_crops(whole, ids, epoch, self.seed, [self.spec])
 
 
 class _Policy:

@@ -109,15 +109,7 @@ def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> F
         lr, reasons["lr"] = usual_lr(s.optimizer, batch, facts)
     elif s.find_lr:
         raise UsageError("--find-lr and --lr exclude each other.", "Leave out one of them.")
-    if s.head_lr is not None and not lr:
-        raise UsageError(
-            "--head-lr needs --lr above 0.", "Raise --lr, or train only the head with --freeze all."
-        )
-    if s.warmup_epochs > (s.epochs or 0):
-        raise UsageError(
-            f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.",
-            "Lower --warmup-epochs.",
-        )
+    _check_rates(s, lr)
     _check_balancing(s)
     decay = s.weight_decay
     if decay is None:
@@ -144,6 +136,7 @@ def plan(s: FinetuneSettings, facts: FinetuneFacts, preprocess: Preprocess) -> F
         arch=facts.arch,
         stem=facts.stem,
         image_size=preprocess.image_size,
+        fit=preprocess.fit,
         mean=tuple(preprocess.mean),
         std=tuple(preprocess.std),
         batch_size=batch,
@@ -175,6 +168,18 @@ def with_selection(
             "last one is used, and they only measure it"
         )
     return replace(chosen, settings=replace(s, select=select), reasons=reasons)
+
+
+def _check_rates(s: FinetuneSettings, lr: float) -> None:
+    if s.head_lr is not None and not lr:
+        raise UsageError(
+            "--head-lr needs --lr above 0.", "Raise --lr, or train only the head with --freeze all."
+        )
+    if s.warmup_epochs > (s.epochs or 0):
+        raise UsageError(
+            f"--warmup-epochs {s.warmup_epochs} is more than --epochs {s.epochs}.",
+            "Lower --warmup-epochs.",
+        )
 
 
 def _check_balancing(s: FinetuneSettings) -> None:
@@ -213,14 +218,15 @@ def usual_lr(optimizer: str, batch: int, facts: FinetuneFacts) -> tuple[float, s
 
 
 def choose_preprocess(
-    s: FinetuneSettings, side: int, wants: Preprocess | None, sides: Sides
+    s: FinetuneSettings, sample: DatasetSample, wants: Preprocess | None, sides: Sides
 ) -> tuple[Preprocess, dict[str, str]]:
-    """Preprocessing of `side`-pixel images; `sides(size)`: the network's last feature map.
+    """Preprocessing of images such as `sample`; `sides(size)`: the network's last feature map.
 
     Pretrained weights get the input size they were trained with (small images are enlarged). From
     scratch, images keep their size if the last feature map has at least 2x2 positions. A smaller
     map is a UsageError unless `--image-size` is given.
     """
+    side = sample.side
     if s.image_size is not None:
         preprocess, why = _sized(s.image_size, wants), "given"
     elif wants is not None:
@@ -240,14 +246,31 @@ def choose_preprocess(
     reasons = {"image_size": why, "last_map": f"{last} before pooling"}
     if s.mean is None or s.std is None:
         reasons["mean"] = "those of the weights" if wants else "ImageNet's"
+    fit, reason = _fit(s, sample, preprocess)
+    reasons |= {"fit": reason} if reason else {}
     preprocess = replace(
         preprocess,
+        fit=fit,
         mean=s.mean or preprocess.mean,
         std=s.std or preprocess.std,
         intensity=format_intensity(s.range, s.channels, preprocess.intensity),
     )
     _check_normalisation(preprocess)
     return preprocess, reasons
+
+
+LONG_SHARE = 0.5  # of the images; from it on, images are not cropped
+
+
+def _fit(s: FinetuneSettings, sample: DatasetSample, preprocess: Preprocess) -> tuple[str, str]:
+    """(how images come to a square, reason): whole if many are much longer than wide."""
+    if s.fit is not None:
+        return s.fit, ""
+    long = sample.cropped
+    if preprocess.fit != "crop" or long is None or long.count < LONG_SHARE * long.images:
+        return preprocess.fit, ""
+    share = f"{100 * long.count / long.images:.0f} %"
+    return "squash", f"the whole image: a crop would leave out half and more of {share} of them"
 
 
 TILES_FROM = 1024  # pixels of the shorter side; whole images of this size would lose detail

@@ -15,7 +15,7 @@ from unfreeze.data.sources.source import Source
 from unfreeze.errors import UsageError, WeightsError
 
 Pixels = npt.NDArray[np.uint8]
-FITS = ("crop", "squash", "tile")
+FITS = ("crop", "squash", "pad", "tile")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -24,8 +24,9 @@ class Preprocess:
     """Resize the shorter side to `resize` (antialiased), centre crop to `image_size`, normalise.
 
     With `fit="squash"` the whole image is resized to `image_size` x `width` (height, width; `width`
-    0: square), without a crop and without regard to its aspect ratio. With `fit="tile"` the image
-    keeps its size, and the network gets tiles of that shape.
+    0: square), without a crop and without regard to its aspect ratio. With `fit="pad"` the longer
+    side is resized to `image_size`, and bars in the mean colour make the image square. With
+    `fit="tile"` the image keeps its size, and the network gets tiles of that shape.
     """
 
     image_size: int
@@ -51,6 +52,8 @@ class Preprocess:
             return source
         if self.fit == "squash":
             return self._squashed(source)
+        if self.fit == "pad":
+            return self._squashed(self._padded(self._shrunk(source)))
         shorter = min(height, width)
         target = max(self.resize, self.image_size)
         size = (
@@ -63,6 +66,36 @@ class Preprocess:
         left = round((size[0] - self.image_size) / 2)
         top = round((size[1] - self.image_size) / 2)
         return np.asarray(image.crop((left, top, left + self.image_size, top + self.image_size)))
+
+    def whole(self, source: Pixels) -> Pixels:
+        """The image from which training crops are cut: as it is, or square with `fit`."""
+        height, width = source.shape[:2]
+        if height == width or self.fit not in ("squash", "pad"):
+            return source
+        if self.fit == "pad":
+            return self._padded(source)
+        side = min(max(height, width), max(min(height, width), 2 * self.image_size))
+        image = Image.fromarray(source).resize((side, side), _FILTERS[self.interpolation])
+        return np.asarray(image)
+
+    def _shrunk(self, source: Pixels) -> Pixels:
+        """With `image_size` as the longer side."""
+        height, width = source.shape[:2]
+        scale = self.image_size / max(height, width)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        if size == (width, height):
+            return source
+        return np.asarray(Image.fromarray(source).resize(size, _FILTERS[self.interpolation]))
+
+    def _padded(self, source: Pixels) -> Pixels:
+        """Square, with bars in the mean colour."""
+        height, width = source.shape[:2]
+        side = max(height, width)
+        padded = np.empty((side, side, 3), np.uint8)
+        padded[:] = np.rint(255 * np.array(self.mean)).clip(0, 255)
+        top, left = (side - height) // 2, (side - width) // 2
+        padded[top : top + height, left : left + width] = source
+        return padded
 
     def _squashed(self, source: Pixels) -> Pixels:
         if source.shape[:2] == self.shape:

@@ -80,6 +80,6 @@ def cropped_away(
         count,
         images,
         f"{subject} much {shapes} than a square (up to {ratio:.1f} to 1): the network sees "
-        "only the centre crop, less than half of such an image. If the borders matter, split or "
-        "pad these images.",
+        "only the centre crop, less than half of such an image. If the borders matter, train with "
+        "finetune --fit squash or pad.",
     )

@@ -59,6 +59,7 @@ from unfreeze.errors import UsageError
 from unfreeze.evaluation.checks import cropped_warning
 from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.runs.finetuning.task_settings import (
+    check_classification_settings,
     check_task_settings,
     open_training_source,
 )
@@ -255,7 +256,7 @@ def read_labels(s: FinetuneSettings, console: Console) -> LabelledListing:
     """Labels, splits and the typical image size of `s.data`; reads headers, decodes nothing."""
     if s.task != "auto":
         supervised_task(s.task)  # refuse an unknown task before anything is read
-    for name in ("masks", "mask_classes", "ignore_index", "fit", "loss"):
+    for name in ("masks", "mask_classes", "ignore_index", "loss"):
         if getattr(s, name) is not None and s.task not in ("auto", SEGMENTATION):
             raise UsageError(f"{flag(name)} is for --task segmentation.", f"Omit {flag(name)}.")
     source = open_training_source(s, s.task, fetch=not s.dry_run, console=console)
@@ -264,12 +265,8 @@ def read_labels(s: FinetuneSettings, console: Console) -> LabelledListing:
     if texts or (named == "auto" and (s.labels is not None or s.label_column is not None)):
         named = CLASSIFICATION  # labels of masks have no names
     task = supervised_task(task_of_data(named if s.task == "auto" else s.task, source))
-    if task is None and any(v is not None for v in (s.ignore_index, s.fit, s.loss)):
-        raise UsageError(
-            "--ignore-index, --fit and --loss are for segmentation, and no masks were found.",
-            "Give --masks DIR, or --task segmentation.",
-        )
     if task is None:
+        check_classification_settings(s)
         everything = build_index(source, **label_arguments(s))
     else:
         check_task_settings(s, task)
@@ -381,8 +378,8 @@ def decode_and_split(
     train = ImageDataset(data.index.take(portions.train), scan.store, resize_to=scan.resize_to)
     # val is read from the files at full size, as in `evaluate` and `predict`
     val = ImageDataset(data.index.take(portions.val))
-    cropped = data.cropped
-    if s.scan == "full" and preprocess.fit == "crop":
+    cropped = data.cropped if preprocess.fit == "crop" else None
+    if cropped is not None and s.scan == "full":
         cropped = cropped_away(scan.heights, scan.widths)
     return LabelledDataset(
         portions,

@@ -140,7 +140,7 @@ def set_up_model(s: FinetuneSettings, data: LabelledListing) -> ModelSetup:
     else:
         network_start = build_start(s.arch, s.weights, s.stem, side=data.side, head=s.head, **load)
         sides = partial(last_feature_map_size, network_start.network)
-        preprocess, reasons = choose_preprocess(s, data.side, network_start.wants, sides)
+        preprocess, reasons = choose_preprocess(s, data.sample, network_start.wants, sides)
     if not data.texts:
         intensity, why = data.sample.intensity(preprocess.intensity)
         preprocess = replace(preprocess, intensity=intensity)

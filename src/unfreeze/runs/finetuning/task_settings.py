@@ -16,6 +16,7 @@ from unfreeze.tasks.supervised import SupervisedTask
 OF_IMAGES: dict[str, tuple[Any, ...]] = {
     "image_size": (None,),
     "stem": ("auto", "imagenet"),
+    "fit": (None,),
     "mean": (None,),
     "std": (None,),
     "range": (None, "auto"),
@@ -71,6 +72,7 @@ NOT_DENSE: dict[str, tuple[Any, ...]] = {
     "find_lr": (False,),
     "head": ("replace",),
     "stem": ("auto", "imagenet"),
+    "fit": ("squash", "tile", None),
 }
 
 
@@ -84,13 +86,30 @@ def check_task_settings(s: FinetuneSettings, task: SupervisedTask) -> None:
             f"The task {task.name} has no {flag(name)} {value}.",
             f"Omit {flag(name)}.",
         )
-    if task.dense:
+    if not task.dense:
+        _refuse_tiles(s)
+    else:
         for name, allowed in NOT_DENSE.items():
             if getattr(s, name) not in allowed:
                 raise UsageError(
                     f"The task {task.name} has no {flag(name)} {getattr(s, name)}.",
                     f"Use {flag(name)} {allowed[0]}.",
                 )
+
+
+def check_classification_settings(s: FinetuneOptions) -> None:
+    """UsageError for settings of masks where no masks were found."""
+    if s.ignore_index is not None or s.loss is not None:
+        raise UsageError(
+            "--ignore-index and --loss are for segmentation, and no masks were found.",
+            "Give --masks DIR, or --task segmentation.",
+        )
+    _refuse_tiles(s)
+
+
+def _refuse_tiles(s: FinetuneOptions) -> None:
+    if s.fit == "tile":
+        raise UsageError("--fit tile is for segmentation.", "Use --fit crop, squash or pad.")
 
 
 def check_text_settings(s: FinetuneOptions) -> None:
