@@ -90,8 +90,8 @@ def main() -> None:
                 found = {f"CPU, {name}": cpu_seconds(trees, COMMANDS[name]) for name in COMMANDS}
             else:
                 found = reported(trees, benchmark, extra)
-            for figure, times in found.items():
-                pairs.setdefault(f"{benchmark}: {figure}", []).append(times)
+            for figure, pair in found.items():
+                pairs.setdefault(f"{benchmark}: {figure}", []).append(pair)
         for figure, times in pairs.items():
             ratios = [new / old for old, new in times]
             low, high = min(ratios), max(ratios)

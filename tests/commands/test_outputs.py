@@ -28,6 +28,7 @@ COMMANDS = {
     ("finetune", "out"): ["finetune", "d.zip", *SCRATCH, "--out"],
     ("compare", "out"): ["compare", "d", "--weights", "none", "run", *TINY, "--out"],
     ("swav", "dump_path"): ["swav", "--data_path", "d", "--arch", "unfreeze/tiny", "--dump_path"],
+    ("predict", "sort_into"): ["predict", "run", "d", "--sort-into"],
     ("demo", "out"): ["demo", "--epochs", "1", "--out"],
 }
 PLACES = [

@@ -282,6 +282,19 @@ class ReportSettings(CallOptions):
 
 
 @dataclass(frozen=True)
+class RunsSettings(CallOptions):
+    """Lists the runs in a folder: task, network, data, result with interval, date."""
+
+    folder: str = setting(
+        "",
+        "a folder that holds run folders, at any depth",
+        positional=True,
+        path="input",
+        metavar="DIR",
+    )
+
+
+@dataclass(frozen=True)
 class CacheSettings(CallOptions):
     """Lists the caches shared between runs, with path and size, or removes them."""
 

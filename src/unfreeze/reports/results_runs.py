@@ -226,6 +226,36 @@ def compare_display(r: Any) -> Display:
     )
 
 
+def runs_display(r: Any) -> Display:
+    """Display of a `RunTable`."""
+    rows = [
+        (
+            run.path,
+            run.task if run.kind == "finetune" and run.task else run.kind,
+            run.arch or "",
+            run.data or "",
+            _run_score(run),
+            run.date if run.state == "finished" else f"{run.date}, {run.state}",
+        )
+        for run in r.runs
+    ]
+    table = TextTable(("run", "task", "network", "data", "result", "date"), rows)
+    return Display(
+        lead=[f"{len(r.runs):,} runs in {r.folder}." if rows else f"No runs in {r.folder}."],
+        tables=[table] if rows else [],
+    )
+
+
+def _run_score(run: Any) -> str:
+    if run.value is None:
+        return ""
+    score = Score(run.metric if run.metric != "k-NN accuracy" else "accuracy")
+    bounds = [score.value(bound) for bound in run.interval or ()]
+    interval = f" [{bounds[0]}, {bounds[1]}]" if bounds else ""
+    where = f" on {run.split}" if run.split else ""
+    return f"{run.metric} {score.value(run.value)}{interval}{where}"
+
+
 def demo_display(r: Any) -> Display:
     """Display of a `DemoResult`: accuracy by method and number of labels, mean and deviation."""
     counts = list(next(iter(r.results.values()), {}))
