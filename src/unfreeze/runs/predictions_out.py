@@ -46,7 +46,7 @@ def check_sort_folder(path: str, inputs: Iterable[str]) -> Path:
                 "time.",
                 "Name a folder elsewhere.",
             )
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(
             f"--sort-into {folder} exists and is not an empty folder.", "Name a new folder."
         )
