@@ -37,7 +37,7 @@ def prediction_row(prediction: Prediction) -> list[str]:
 def check_sort_folder(path: str, inputs: Iterable[str]) -> Path:
     """The folder of `--sort-into`; UsageError if it is not new or empty, or inside an input."""
     folder = Path(path)
-    check_writable("--sort-into", folder.absolute().parent, folder)
+    check_writable("--sort-into", folder)
     for name in inputs:
         given = os.path.realpath(name)
         if Path(given).is_dir() and os.path.commonpath([given, os.path.realpath(folder)]) == given:
