@@ -142,6 +142,9 @@ def test_a_prediction_reads_as_json_shows_it(run):
     data, model = run
     (one,) = predict(model, [str(sorted(data.rglob("red/*.png"))[0])])
     assert dict(one) == plain(one) and one["label"] == one.label == "red"
+    assert repr(one) == (
+        f"Prediction(path={one.path!r}, label='red', probability={one.probability!r})"
+    )
     with pytest.raises(KeyError):
         one["class"]
 

@@ -84,7 +84,7 @@ def read_in_order(
 ImageInput = str | PathLike[str] | bytes | npt.NDArray[Any] | Image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """One image's most likely label and its probability; read as `x.label` or `x["label"]`.
 
@@ -102,6 +102,9 @@ class Prediction:
         """Names of the fields that have a value: `dict(prediction)` is the output of `--json`."""
         names = (field.name for field in fields(self))
         return tuple(name for name in names if getattr(self, name) is not None)
+
+    def __repr__(self) -> str:
+        return f"Prediction({', '.join(f'{name}={self[name]!r}' for name in self.keys())})"
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.keys():
