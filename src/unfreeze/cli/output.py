@@ -17,8 +17,9 @@ def plain(value: Any) -> Any:
     """`value` for JSON: dataclasses as objects, arrays as lists, non-finite numbers as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
-        if hasattr(value, "keys"):  # fields that were asked for
-            names = list(value.keys())
+        keys = getattr(value, "keys", None)
+        if callable(keys):  # only fields that were asked for
+            names = list(keys())
         fields = {name: plain(getattr(value, name)) for name in names}
         more = value.more_fields() if isinstance(value, Displayed) else {}
         return fields | {name: plain(item) for name, item in more.items()}

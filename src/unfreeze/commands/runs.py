@@ -18,6 +18,7 @@ from unfreeze.reports.results_runs import runs_display
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
+from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.run_folder import RESULT
 
@@ -69,6 +70,7 @@ def runs(folder: str | PathLike[str], *, progress: bool | None = None, **setting
     return run_runs(given, python_console(progress))
 
 
+@isolated()
 def run_runs(settings: RunsSettings, console: Console) -> RunTable:
     """The same from a settings object."""
     folder = Path(settings.folder)
