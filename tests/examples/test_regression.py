@@ -220,7 +220,7 @@ def test_folds_and_compare_know_that_a_smaller_error_is_better(installed, discs,
     assert good["value"] < none["value"]
     (apart,) = found["differences"]
     assert apart["verdict"] == "better" and apart["interval"][1] < 0
-    assert "good has a mae that is" in found["verdict"] and "lower than" in found["verdict"]
+    assert "good's mae is" in found["verdict"] and "lower than that of" in found["verdict"]
 
 
 @pytest.mark.parametrize(

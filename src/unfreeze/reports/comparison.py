@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unfreeze.config.commands import TFIDF
+from unfreeze.reports.glossary import metric_name
 from unfreeze.runtime.text_layout import write_csv
 
 WIDTH = 300  # units of a scale, left to right
@@ -80,13 +81,18 @@ class Score:
             return f"{100 * value:+.1f}"
         return f"{value:+.3f}" if self.bounded else f"{value:+.3g}"
 
-    def apart(self, value: float, than: str) -> str:
-        """How much higher or lower a value is than that of `than`."""
+    @property
+    def name(self) -> str:
+        """The metric's name for people."""
+        return metric_name(self.metric)
+
+    def apart(self, start: str, value: float, than: str) -> str:
+        """How much higher or lower the value of `start` is than that of `than`."""
         if self.percent:
             better = "better" if value > 0 else "worse"
-            return f"is {abs(100 * value):.1f} points {better} than {than}"
-        higher = "higher" if value > 0 else "lower"
-        return f"has a {self.metric} that is {self.difference(abs(value))[1:]} {higher} than {than}"
+            return f"{start} is {abs(100 * value):.1f} points {better} than {than}"
+        amount, higher = self.difference(abs(value))[1:], "higher" if value > 0 else "lower"
+        return f"{start}'s {self.name} is {amount} {higher} than that of {than}"
 
 
 def comparison_sentence(
@@ -171,7 +177,7 @@ def _inconclusive(
 
 
 def _amount(d: Mapping[str, Any], score: Score) -> str:
-    of = "points" if score.percent else f"of {score.metric}"
+    of = "points" if score.percent else f"of {score.name}"
     return f"{score.difference(d['difference'])} {of}"
 
 
@@ -186,7 +192,7 @@ def _conclusion(d: Mapping[str, Any], names: Mapping[str, str], scratch: str, sc
     if d["verdict"] == "open":
         question = f"whether {start} pays" if scratch else f"whether {start} is better than {base}"
         return f"Can't tell {question}: {_amount(d, score)} against {against} {_range(d, score)}."
-    apart = f"{start} {score.apart(d['difference'], against)} {_range(d, score)}."
+    apart = f"{score.apart(start, d['difference'], against)} {_range(d, score)}."
     paid = "paid" if d["verdict"] == "better" else "did not pay"
     return f"Pretraining {paid}: {apart}" if scratch else apart
 
@@ -246,7 +252,7 @@ def comparison_view(results: Mapping[str, Any] | None) -> ComparisonView | None:
     limits = _axis([v for s in starts for v in (*s["interval"], *_values(s)[1])])
     difference_limits = _axis([0.0, *(v for d in differences for v in d["interval"])])
     return ComparisonView(
-        metric=score.metric,
+        metric=score.name,
         verdict=_sentences(differences, names, about),
         starts=[_start_line(start, limits, score) for start in starts],
         ends=_ends(limits, "{:.0f} %" if score.percent else "{:.4g}", score),

@@ -210,7 +210,9 @@ def compare_display(r: Any) -> Display:
         for start, mean in zip(r.starts, means, strict=True)
     ]
     samples = samples_of_arch(getattr(r, "arch", None))
-    where = f"{score.metric.capitalize()} on {on_images(r.n, r.split).replace('images', samples)}"
+    name = score.name
+    subject = "Accuracy" if score.percent else name
+    where = f"{subject} on {on_images(r.n, r.split).replace('images', samples)}"
     if r.split == "val" and any(run.best_epoch is not None for run in r.runs):
         where += f", on which the best epoch was selected: expect less on new {samples}"
     best = r.starts[means.index((min if score.lower_is_better else max)(means))]
@@ -219,7 +221,7 @@ def compare_display(r: Any) -> Display:
     return Display(
         lead=[r.verdict],
         warnings=warning_messages(r),
-        tables=[TextTable(("weights", score.metric, "95 % interval", each), rows)],
+        tables=[TextTable(("weights", name, "95 % interval", each), rows)],
         notes=[f"{where}."],
         files=existing_files(r.out, "report.html", "compare.csv"),
         next=[command for command in next_commands(run) if " predict " in command],

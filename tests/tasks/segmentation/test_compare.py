@@ -66,9 +66,9 @@ def test_it_says_that_pretraining_paid(compared):
     (apart,) = result["differences"]
     assert apart["difference"] == pytest.approx(ours["value"] - none["value"])
     assert apart["verdict"] == "better"
-    assert result["verdict"].startswith("Pretraining paid: knows-scenes has a miou that is 0.")
+    assert result["verdict"].startswith("Pretraining paid: knows-scenes's mIoU is 0.")
     page = (out / "report.html").read_text()
-    assert "Miou by initial weights" in page and "difference in miou" in page
+    assert "mIoU by initial weights" in page and "difference in mIoU" in page
 
 
 def test_values_are_those_of_the_runs(compared):
@@ -146,8 +146,8 @@ def test_what_cannot_be_compared_is_refused(scenes, good, tmp_path, fails):
 @pytest.mark.parametrize(
     ("lower", "verdict", "sentence"),
     [
-        (False, "better", "Pretraining paid: swav has a miou that is 0.050 higher than"),
-        (True, "worse", "Pretraining did not pay: swav has a mae that is 0.050 higher than"),
+        (False, "better", "Pretraining paid: swav's mIoU is 0.050 higher than that of training"),
+        (True, "worse", "Pretraining did not pay: swav's mae is 0.050 higher than that of"),
     ],
 )
 def test_a_smaller_error_is_better(lower, verdict, sentence):
