@@ -71,6 +71,22 @@ def test_every_command_sees_the_same_image(strips, tmp_path, fit):
         assert np.allclose(prepare(one.path, how), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_timm_prepares_an_export_as_we_do(strips, tmp_path, fit):
+    import timm
+
+    run, out = tmp_path / "run", tmp_path / "timm"
+    options = {**TINY, "arch": "timm/mobilenetv3_small_050", "epochs": 1, "limit": 8}
+    unfreeze.finetune(strips, out=str(run), fit=fit, **options)
+    unfreeze.export(str(run), to="timm", out=str(out))
+    model = timm.create_model(f"local-dir:{out}", pretrained=True)
+    how = timm.data.resolve_data_config({}, model=model)
+    image = Image.fromarray(strip(np.random.default_rng(5), "left"))
+    theirs = timm.data.create_transform(**how)(image).numpy()
+    ours = unfreeze.load(str(run)).preprocess.apply(np.asarray(image)).numpy()
+    assert theirs.shape == ours.shape and np.abs(theirs - ours).max() < 0.05
+
+
 def test_padding_keeps_the_aspect_ratio_between_bars_in_the_mean_colour():
     how = Preprocess(30, 30, fit="pad", mean=(0.5, 0.25, 0.75))
     image = np.full((20, 60, 3), 255, np.uint8)

@@ -53,7 +53,13 @@ def test_what_is_unfinished_or_damaged_is_named(folder, tmp_path, capsys):
     (tmp_path / "damaged/evaluation.json").write_text("{")
     states = {run.path.rsplit("/", 1)[1]: run.state for run in runs(tmp_path).runs}
     assert states == {"stopped": "unfinished", "damaged": "evaluation.json cannot be read"}
-    (tmp_path / "empty").mkdir()
+    # a project of somebody else, with a run in it
+    shutil.copytree(folder / "deep/er/tuned", tmp_path / "empty/project/trained")
+    (tmp_path / "empty/project/config.toml").write_text('title = "My site"\n')
+    (tmp_path / "empty/project/result.json").write_text("[1, 2]")
+    (alone,) = runs(tmp_path / "empty").runs
+    assert alone.path.endswith("project/trained")
+    shutil.rmtree(tmp_path / "empty/project")
     assert main(["runs", str(tmp_path / "empty")]) == 0
     assert "No runs in" in capsys.readouterr().out
     assert main(["runs", str(tmp_path / "nowhere")]) == 2

@@ -202,7 +202,7 @@ def train_and_evaluate_task(
     """The same for another task; `eval_data`: as above."""
     finetuned = _train(spec, console, began)
     evaluation, predictions = evaluate_task_with_predictions(
-        replace(_eval_settings(spec, finetuned, eval_data), weights_of="both"), console
+        _eval_settings(spec, finetuned, eval_data), console
     )
     write_evaluated(finetuned.run, predictions)
     values, task = _values(spec, finetuned, evaluation), supervised_task(finetuned.task)

@@ -37,6 +37,7 @@ from unfreeze.runs.predictions_out import (
     check_sort_folder,
     prediction_columns,
     prediction_row,
+    refuse_without_files,
     sort_into,
 )
 from unfreeze.runs.python_call import python_call
@@ -178,6 +179,8 @@ def _predictions(
                 else [_Input(str(position), partial(pixels_of, image, intensity))]
             )
         ]
+    if folder is not None:
+        refuse_without_files([item.copy for item in inputs])
     names = [item.path for item in inputs]
     reads = (item.read for item in inputs)
     if isinstance(network, TaskModel) and dense:

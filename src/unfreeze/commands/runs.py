@@ -20,9 +20,9 @@ from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
-from unfreeze.runtime.run_folder import RESULT
+from unfreeze.runtime.run_folder import RESULT, is_run_folder
 
-# a folder with one of these is a run; what lies inside (folds, compared runs) is a part of it
+# their date is that of the run; what lies inside a run (folds, compared runs) is a part of it
 RESULTS = ("compare.json", "demo.json", RESULT, "config.toml")
 
 
@@ -81,9 +81,12 @@ def run_runs(settings: RunsSettings, console: Console) -> RunTable:
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
-    """Run folders in alphabetical order, without those inside another run."""
+    """Run folders in alphabetical order, without those inside another run.
+
+    Other programs write a config.toml and a result.json, too.
+    """
     for name, inner, files in os.walk(folder):
-        if any(mark in files for mark in RESULTS):
+        if any(mark in files for mark in RESULTS) and is_run_folder(name):
             inner.clear()
             yield Path(name)
         inner.sort()

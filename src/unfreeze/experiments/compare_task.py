@@ -182,9 +182,20 @@ def _resampled(runs: Sequence[EvaluatedTaskRun], shared: bool) -> npt.NDArray[np
     for number, run in enumerate(runs):
         task = run.task()
         resampled = resampled_metrics(task, *run.arrays(), seed=0 if shared else number)
-        of_seeds.append(resampled[task.metric])
+        of_seeds.append(_defined(run.outcome, resampled[task.metric]))
     mean: npt.NDArray[np.float64] = np.mean(of_seeds, axis=0)
     return mean
+
+
+def _defined(outcome: TaskRunResult, resampled: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The resamples, if the metric has a value in all of them: else no interval can be given."""
+    if not (math.isfinite(outcome.value) and np.isfinite(resampled).all()):
+        raise DataError(
+            f"{outcome.metric} of {outcome.run} has no value on some resamples of its "
+            f"{outcome.n:,} {outcome.split} images, so there is no interval to compare by.",
+            "Evaluate on more images, or on images whose labels differ more.",
+        )
+    return resampled
 
 
 def _start_result(

@@ -53,15 +53,17 @@ def check_sort_folder(path: str, inputs: Iterable[str]) -> Path:
     return folder
 
 
+def refuse_without_files(copies: Sequence[Copy | None]) -> None:
+    """UsageError for images that are no files, such as arrays and built-in data."""
+    if None in copies:
+        raise UsageError("--sort-into copies files; arrays have none.", "Give paths of images.")
+
+
 def sort_into(
     folder: Path, paths: Sequence[str], copies: Sequence[Copy | None], labels: Sequence[str]
 ) -> None:
-    """Copy each image to `folder/LABEL/NAME`; equal names get a number.
-
-    UsageError for an image that is no file, such as an array.
-    """
-    if None in copies:
-        raise UsageError("--sort-into copies files; arrays have none.", "Give paths of images.")
+    """Copy each image to `folder/LABEL/NAME`; equal names get a number."""
+    refuse_without_files(copies)
     taken, folders = set[str](), dict[str, str]()
     for path, copy, label in zip(paths, copies, labels, strict=True):
         if copy is None:

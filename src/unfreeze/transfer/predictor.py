@@ -235,19 +235,23 @@ class Classifier(InferenceNetwork):
         """Predictions of logits [N, C]; `top`, `probabilities`: as in `predict`."""
         shares = apply_temperature(logits, self.card.temperature).softmax(dim=1)
         # equal probabilities: the first class, as argmax
-        order = shares.argsort(dim=1, descending=True, stable=True)[:, :top]
+        order = (
+            shares.argmax(dim=1, keepdim=True)
+            if top <= 1
+            else shares.argsort(dim=1, descending=True, stable=True)[:, :top]
+        )
+        best = zip(order.tolist(), shares.gather(1, order).tolist(), strict=True)
         predictions = []
-        for name, row, best in zip(names, shares.tolist(), order.tolist(), strict=True):
-            ranked = [{"label": self.classes[i], "probability": row[i]} for i in best]
+        for position, (name, (indices, values)) in enumerate(zip(names, best, strict=True)):
+            ranked = [
+                {"label": self.classes[index], "probability": value}
+                for index, value in zip(indices, values, strict=True)
+            ]
+            every = None
+            if probabilities:
+                every = dict(zip(self.classes, shares[position].tolist(), strict=True))
             predictions.append(
-                Prediction(
-                    name,
-                    **ranked[0],
-                    top=ranked if top > 1 else None,
-                    probabilities=dict(zip(self.classes, row, strict=True))
-                    if probabilities
-                    else None,
-                )
+                Prediction(name, **ranked[0], top=ranked if top > 1 else None, probabilities=every)
             )
         return predictions
 

@@ -11,6 +11,7 @@ from tests.tasks.segmentation.test_segmentation import TINY
 from unfreeze.cli.main import main
 from unfreeze.commands import compare as command
 from unfreeze.data.index.splits import read_split_csv
+from unfreeze.errors import DataError
 from unfreeze.reports.comparison import comparison_view
 from unfreeze.reports.intervals import mean_over_runs
 from unfreeze.runs.task_evaluation import resampled_metrics
@@ -141,6 +142,16 @@ def test_what_cannot_be_compared_is_refused(scenes, good, tmp_path, fails):
     other = ["--weights", "none", good, "--arch", "smp/unet/resnet34"]
     assert "is not that of smp/unet/resnet34" in fails(4, "compare", scenes, *other, *out)
     assert not any(path.is_dir() for path in (tmp_path / "c").glob("0*"))
+
+
+def test_a_metric_without_a_value_gives_no_interval(compared):
+    from unfreeze.experiments.compare_task import EvaluatedTaskRun, _defined
+
+    _, result = compared
+    run = EvaluatedTaskRun.from_record({"outcome": result["runs"][0], "paths": []}).outcome
+    assert _defined(run, np.array([0.1, 0.2])).tolist() == [0.1, 0.2]
+    with pytest.raises(DataError, match="has no value on some resamples of its 8 test images"):
+        _defined(run, np.array([0.1, np.nan]))
 
 
 @pytest.mark.parametrize(
