@@ -12,7 +12,7 @@ from unfreeze.commands.finetune import finetune
 from unfreeze.commands.predict import WrittenPredictions, load, predict, run_predict
 from unfreeze.config.commands import PredictSettings
 from unfreeze.config.layering import build
-from unfreeze.errors import DataError, UsageError
+from unfreeze.errors import DataError, ResourceError, UsageError
 from unfreeze.runs.predictions_out import sort_into
 from unfreeze.runtime.console import QuietConsole
 
@@ -210,3 +210,13 @@ def test_names_of_classes_become_names_of_folders(tmp_path):
     folders = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert folders == ["A_B-3", "_", "a_b", "a_b-2", "con_ x"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_full_disk_while_sorting_is_said(tmp_path, monkeypatch):
+    def full(place, data):
+        raise ResourceError("The disk is full: x could not be written.", "continue with --resume")
+
+    monkeypatch.setattr("unfreeze.runs.predictions_out.write_bytes", full)
+    with pytest.raises(ResourceError, match="disk is full") as error:
+        sort_into(tmp_path / "out", ["x.png"], [lambda: b"1"], ["a"])
+    assert error.value.next_step == "Free some space, and name a new folder."

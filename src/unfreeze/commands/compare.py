@@ -49,7 +49,7 @@ from unfreeze.runs.python_call import python_call
 from unfreeze.runs.run_warnings import show_result_warnings
 from unfreeze.runs.task_evaluation import TaskEvaluation, evaluate_task_with_predictions
 from unfreeze.runtime.atomic import write_json, write_text
-from unfreeze.runtime.console import Console, ProgressOnlyConsole, QuietConsole
+from unfreeze.runtime.console import Console, ProgressOnlyConsole, QuietConsole, pluralised
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
@@ -289,7 +289,8 @@ def _show_plan(
     of_classes = f" of {len(first.classes)} classes" if first.classes else ""
     console.say(
         f"{first.images:,} training {samples}{of_classes}, "
-        f"{s.seeds} seeds, {len(candidates) * s.seeds} runs; evaluated on {_describe(eval_data)}."
+        f"{pluralised(s.seeds, 'seed', 'seeds')}, {len(candidates) * s.seeds} runs; "
+        f"evaluated on {_describe(eval_data)}."
     )
     rates = f"best on val of {' '.join(f'{r:g}' for r in s.rates)}" if s.rates else ""
     rows = []

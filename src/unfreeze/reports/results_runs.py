@@ -19,6 +19,7 @@ from unfreeze.reports.verdict import (
     samples_of,
     short_number,
 )
+from unfreeze.runtime.console import pluralised
 from unfreeze.runtime.display import Display
 from unfreeze.runtime.run_folder import read_metrics
 from unfreeze.runtime.text_layout import TextTable
@@ -242,8 +243,9 @@ def runs_display(r: Any) -> Display:
         for run in r.runs
     ]
     table = TextTable(("run", "task", "network", "data", "result", "date"), rows)
+    nothing = f"No runs in {r.folder}."
     return Display(
-        lead=[f"{len(r.runs):,} runs in {r.folder}." if rows else f"No runs in {r.folder}."],
+        lead=[f"{pluralised(len(rows), 'run', 'runs')} in {r.folder}." if rows else nothing],
         tables=[table] if rows else [],
     )
 

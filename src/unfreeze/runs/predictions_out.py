@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from unfreeze.errors import UsageError
-from unfreeze.runtime.atomic import replacing
+from unfreeze.errors import ResourceError, UsageError
+from unfreeze.runtime.atomic import write_bytes
 from unfreeze.runtime.output_files import check_writable
 from unfreeze.text import as_text
 from unfreeze.transfer.predictor import Prediction
@@ -72,8 +72,13 @@ def sort_into(
             folders[label] = _new_name(_file_name(label), "", taken)
         name = PurePosixPath(path)
         stem = f"{folders[label]}/{_file_name(name.stem)}"
-        with replacing(folder / _new_name(stem, _file_name(name.suffix), taken)) as target:
-            target.write_bytes(copy())
+        place = folder / _new_name(stem, _file_name(name.suffix), taken)
+        try:
+            write_bytes(place, copy())
+        except ResourceError as error:
+            raise ResourceError(
+                error.sentence, "Free some space, and name a new folder."
+            ) from error
 
 
 def _new_name(stem: str, suffix: str, taken: set[str]) -> str:
