@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--arch", default="smp/unet/tu-tf_efficientnet_lite0")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -205,7 +205,7 @@ def main() -> None:
         wants = {"mean": s.mean, "std": s.std}
         test = Scenes(folder, "test", table, transforms(s.size, s.mean, s.std)[1])
         images = s.epochs * len(list((folder / "images" / "train").iterdir()))
-        for seed in range(s.seeds):
+        for seed in s.seeds:
             for way in s.ways:
                 run = Path(scratch) / f"{way}-{seed}"
                 found = ours(way, seed, s, str(folder), run)

@@ -520,6 +520,7 @@ def evaluate(
     split: Literal["train", "val", "test", "all"] | None = None,
     weights_of: Literal["both", "best", "last"] = "both",
     temperature: Literal["off", "fit", "keep"] = "off",
+    unknown: float = 0.95,
     progress: bool | None = None,
 ) -> Evaluation | TaskEvaluation:
     """Evaluate a run's model on `data`: on test, else val, else held-out images, else all.
@@ -543,6 +544,7 @@ def evaluate(
         split: split to evaluate (None: test, else val, else what the run held out, else everything). One of: 'train', 'val', 'test', 'all'.
         weights_of: weights to evaluate: of the best epoch, of the last, or both. One of: 'both', 'best', 'last'.
         temperature: temperature scaling of the probabilities, fitted on the validation images: fit shows the effect, keep also stores it with the model for predict. One of: 'off', 'fit', 'keep'.
+        unknown: share of images whose set of labels should hold the true one, as in predict: also gives how many images the model answers, and how many of these it gets right.
         progress: show progress (None: if in a notebook or a terminal).
     """
 def export(
@@ -914,6 +916,8 @@ def predict(
     out: str | PathLike[str] | None = None,
     top: int = 1,
     probabilities: bool = False,
+    unknown: float | None = None,
+    format: Literal["csv", "jsonl", "label-studio"] | None = None,
     sort_into: str | PathLike[str] | None = None,
     overlay: bool = False,
     progress: bool | None = None,
@@ -934,9 +938,11 @@ def predict(
         batch_size: images per batch.
         data_root: folder for built-in datasets.
         config: read settings from a TOML file.
-        out: write the CSV to this file instead of stdout; segmentation: the masks into this folder.
+        out: write the predictions to this file instead of stdout; segmentation: the masks into this folder.
         top: also give the K most likely classes of each image.
         probabilities: also give the probability of every class.
+        unknown: no label for images that look unknown or doubtful; also give the labels that hold the true one this often (0.95: 95 times in 100), and how odd the image is.
+        format: format of out; label-studio: pre-annotations for that labelling tool (None: jsonl for a file named .jsonl, else csv). One of: 'csv', 'jsonl', 'label-studio'.
         sort_into: copy each image into the folder of its predicted class in DIR (new or empty).
         overlay: segmentation: also write the images with their classes in colour.
         progress: show progress (None: if in a notebook or a terminal).

@@ -156,6 +156,10 @@ def test_a_derived_run_takes_about_its_budget(verb, tmp_path):
         del given["epochs"]
     else:
         given["on_collapse"] = "ignore"  # not what is tested
-    began = time.perf_counter()
-    getattr(unfreeze, verb)("digits", out=out, **given)
-    assert budget / 3 <= time.perf_counter() - began <= 1.3 * budget
+    seconds = []
+    # a shared machine may slow down while a run lasts; a wrong estimate is wrong every time
+    while len(seconds) < 3 and not any(budget / 3 <= run <= 1.3 * budget for run in seconds):
+        began = time.perf_counter()
+        getattr(unfreeze, verb)("digits", out=f"{out}-{len(seconds)}", **given)
+        seconds.append(time.perf_counter() - began)
+    assert budget / 3 <= seconds[-1] <= 1.3 * budget, seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from unfreeze import __version__
@@ -105,11 +105,28 @@ def write_card(folder: str | Path, card: ModelCard) -> None:
     write_json(Path(folder) / CARD, {**values, "checksum": _checksum(values)})
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a safetensors file atomically, with a digest of its tensors in the header."""
+def save_tensors(
+    path: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file atomically; its header has `metadata` and a digest of tensors."""
     contiguous = _unshared(tensors)
     with replacing(path) as temporary:
-        _save(contiguous, temporary, tensors_sha256(contiguous))
+        _save(contiguous, temporary, tensors_sha256(contiguous), metadata)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """(tensors, metadata) of a file of `save_tensors`; WeightsError if it is damaged."""
+    try:
+        with utf8_path(path) as readable, safe_open(readable, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dictionary
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is damaged: {error}.", _COPY) from error
+    if tensors_sha256(tensors) != metadata.get(DIGEST):
+        raise WeightsError(f"{path} is damaged: its checksum does not match.", _COPY)
+    return tensors, metadata
 
 
 def load_model(path: str | Path) -> tuple[dict[str, torch.Tensor], ModelCard]:
@@ -160,9 +177,14 @@ def _no_model_error(path: str | Path) -> WeightsError:
     )
 
 
-def _save(tensors: dict[str, torch.Tensor], path: Path, sha256: str) -> None:
+def _save(
+    tensors: dict[str, torch.Tensor],
+    path: Path,
+    sha256: str,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     try:
-        save_file(tensors, path, metadata={"format": "pt", DIGEST: sha256})
+        save_file(tensors, path, metadata={"format": "pt", DIGEST: sha256, **(metadata or {})})
     except SafetensorError as error:
         # safetensors wraps OS errors, such as a full disk
         match = re.search(r"os error (\d+)", str(error))

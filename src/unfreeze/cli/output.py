@@ -59,13 +59,13 @@ def command_after_dry_run(
     return text(Display(next=[command]), width, colour=colour)
 
 
-def _predictions(result: Sequence[Any]) -> str:
-    """CSV: path, label, probability; or the values of another task."""
+def _predictions(result: Any) -> str:
+    """CSV: path, label, probability and what was asked for; or the values of another task."""
     if result and isinstance(result[0], dict):
         values = ([_shown(value) for value in row.values()] for row in result)
         return csv_text([tuple(result[0]), *values]).rstrip("\n")
-    rows = [(row["path"], row["label"], f"{row['probability']:.4f}") for row in result]
-    return csv_text([("path", "label", "probability"), *rows]).rstrip("\n")
+    columns, rows = result.cells()
+    return csv_text([columns, *rows]).rstrip("\n")
 
 
 def _shown(value: Any) -> str:

@@ -17,12 +17,9 @@ from unfreeze.config.finetune import TEXT_CLASSIFICATION
 from unfreeze.config.layering import load_settings
 from unfreeze.config.shared import Data, data_name
 from unfreeze.data.texts.preprocess import truncated_share
-from unfreeze.data.validate.duplicates import Signatures
-from unfreeze.data.validate.warnings import CroppedImages, dataset_warnings
+from unfreeze.data.validate.warnings import dataset_warnings
 from unfreeze.errors import DataError, UsageError
 from unfreeze.evaluation import checks
-from unfreeze.evaluation.checks import FeatureStatistics
-from unfreeze.evaluation.features import feature_meter
 from unfreeze.evaluation.warnings import RunWarning
 from unfreeze.reports.examples import ARRAYS
 from unfreeze.reports.examples import FILE as EXAMPLES
@@ -30,12 +27,12 @@ from unfreeze.reports.intervals import balanced, wilson_interval
 from unfreeze.reports.results_models import evaluate_display
 from unfreeze.runs.eval_split import (
     EvaluationSet,
-    Positions,
     choose_evaluation_set,
     classifiers_to_evaluate,
     last_epoch,
 )
-from unfreeze.runs.inference import Signed, on_device, readers_of, run_inference
+from unfreeze.runs.inference import readers_of
+from unfreeze.runs.model_outputs import ModelOutputs, model_outputs
 from unfreeze.runs.prediction_files import (
     COLUMNS,
     EvaluatedPredictions,
@@ -46,6 +43,11 @@ from unfreeze.runs.python_call import python_call
 from unfreeze.runs.run_warnings import show_result_warnings
 from unfreeze.runs.task_evaluation import TaskEvaluation, evaluate_task
 from unfreeze.runs.test_set_usage import count_test_uses, record_test_use, run_folder
+from unfreeze.runs.unknown_evaluation import (
+    UnknownEvaluation,
+    evaluate_unknown,
+    stored_known_images,
+)
 from unfreeze.runtime.atomic import write_json
 from unfreeze.runtime.console import Console, printable
 from unfreeze.runtime.display import Display, Displayed
@@ -62,8 +64,6 @@ from unfreeze.transfer.calibration import (
 from unfreeze.transfer.evaluate import ClassificationMetrics, ClassMetrics, classification_metrics
 from unfreeze.transfer.predictor import (
     Classifier,
-    InferenceNetwork,
-    ParallelNetworks,
 )
 
 # files that an evaluation writes into the run folder, with checks before they are overwritten
@@ -114,7 +114,9 @@ class Evaluation(Displayed):
     images, this one included; None without a run folder. `epoch`: of the weights, from 0; None if
     unknown. `calibration_error`: expected calibration error over the bins of `calibration`.
     `mistakes`: those with the highest confidence. `warnings`: see `RunWarning`. `run`: the run
-    folder with predictions.csv and the other files; None for a model alone.
+    folder with predictions.csv and the other files; None for a model alone. `answered`: share of
+    images that `predict --unknown` answers; `accuracy_answered`: on these; `coverage`: share of
+    images whose set holds the label; `set_size`: mean size of a set; see `UnknownEvaluation`.
     """
 
     n: int
@@ -142,6 +144,11 @@ class Evaluation(Displayed):
     mistakes: list[PredictedImage]
     warnings: list[RunWarning]
     run: str | None = None
+    answered: float | None = None
+    accuracy_answered: float | None = None
+    coverage: float | None = None
+    set_size: float | None = None
+    unknown: UnknownEvaluation | None = None
 
     def display(self) -> Display:
         """The content to display on a console or in a notebook."""
@@ -210,12 +217,24 @@ def evaluate_with_predictions(
     best, last = classifiers_to_evaluate(s.run, folder, s.weights_of)
     eval_set = choose_evaluation_set(s, best.card)
     best.preprocess.attach(eval_set.index.source)
-    outputs = _outputs(s, eval_set, eval_set.positions, [best, *([last] if last else [])], console)
+    known = stored_known_images(s.run, best.card, last_epoch=s.weights_of == "last")
+    networks = [best, *([last] if last else [])]
+    outputs = model_outputs(s, eval_set, eval_set.positions, networks, console, known)
     readable, logits = outputs.kept, apply_temperature(outputs.logits[0], best.card.temperature)
     labels = torch.from_numpy(eval_set.labels[eval_set.positions[readable]])
     evaluation = _evaluation(
         eval_set, best, classification_metrics(logits, labels, best.classes), outputs
     )
+    unknown = evaluate_unknown(
+        known,
+        outputs.logits[0],
+        outputs.scores,
+        labels.numpy(),
+        eval_set.parts[eval_set.positions[readable]],
+        temperature=best.card.temperature,
+        level=s.unknown,
+    )
+    evaluation = replace(evaluation, unknown=unknown, **unknown.figures())
     if s.temperature != "off":
         fitted = _temperature(s, eval_set, best, outputs.logits[0], labels, console)
         evaluation = replace(evaluation, temperature=fitted)
@@ -235,51 +254,11 @@ def evaluate_with_predictions(
     ), predictions
 
 
-@dataclass(frozen=True)
-class _ModelOutputs:
-    """Logits [N, C] of each network for the readable images; `kept`: their positions."""
-
-    logits: list[Tensor]
-    kept: Positions
-    signatures: Signatures
-    features: FeatureStatistics | None  # of the first network
-    cropped: CroppedImages | None
-
-
-def _outputs(
-    s: EvaluateSettings,
-    eval_set: EvaluationSet,
-    positions: Positions,
-    networks: list[Classifier],
-    console: Console,
-) -> _ModelOutputs:
-    """Read every image once and run each network on it."""
-    index, first = eval_set.index.take(positions), networks[0]
-    ensemble = InferenceNetwork(
-        ParallelNetworks([n.network for n in networks]), first.card, first.preprocess
-    )
-    ensemble = on_device(ensemble, s.device, s.precision)
-    texts = index.source.noun == "text"  # compared by their content alone
-    signed = Signed([] if texts else readers_of(index), len(index))
-    with feature_meter(first.network, first.head) as meter:
-        outputs = run_inference(
-            ensemble,
-            index.paths,
-            readers_of(index) if texts else signed.reads,
-            batch_size=s.batch_size,
-            console=console,
-        )
-    values = list(outputs.values.chunk(len(networks), dim=1))
-    return _ModelOutputs(
-        values, outputs.kept, signed.signatures[outputs.kept], meter.statistics(), outputs.cropped
-    )
-
-
 def _warnings(
     eval_set: EvaluationSet,
     network: Classifier,
     scores: ClassificationMetrics,
-    outputs: _ModelOutputs,
+    outputs: ModelOutputs,
     leaked: npt.NDArray[np.bool_],
 ) -> list[RunWarning]:
     table, count = np.array(scores.confusion), int(leaked.sum())
@@ -310,7 +289,7 @@ def _evaluation(
     eval_set: EvaluationSet,
     network: Classifier,
     scores: ClassificationMetrics,
-    outputs: _ModelOutputs,
+    outputs: ModelOutputs,
 ) -> Evaluation:
     selected = network.card.provenance.get("best_epoch")
     leak_mask = eval_set.leaked(outputs.kept, outputs.signatures)
@@ -377,7 +356,7 @@ def _temperature(
             f"{data_name(s.data)} has no validation images to fit the temperature on.",
             "Give the training data, or omit --temperature.",
         )
-    outputs = _outputs(s, eval_set, eval_set.held_out, [network], console)
+    outputs = model_outputs(s, eval_set, eval_set.held_out, [network], console)
     labelled = torch.from_numpy(eval_set.labels[eval_set.held_out[outputs.kept]])
     value = fit_temperature(outputs.logits[0], labelled)
     after = classification_metrics(apply_temperature(logits, value), labels, network.classes)

@@ -247,7 +247,7 @@ def _trained(
             lambda: _show_cost(this_run.job, this_run.ready.portions, context, console, given)
         )
     repeats = cross_validate(context, settings, this_run, console)
-    trained = train_run(context, this_run, console)
+    trained = train_run(context, this_run, console, known=True)
     ended = trained.outcome.interrupted is None
     result = (
         processes.on_rank_zero(lambda: _result(this_run, trained, repeats, console, settings))

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -30,27 +30,38 @@ from unfreeze.reports.results_models import (
     task_predictions_display,
 )
 from unfreeze.runs.finetuning.task_settings import open_samples
-from unfreeze.runs.inference import on_device, reader_of_row, run_inference
+from unfreeze.runs.inference import Outputs, on_device, reader_of_row, run_inference
 from unfreeze.runs.mask_prediction import predict_masks
 from unfreeze.runs.predictions_out import (
     Copy,
     check_sort_folder,
+    format_of,
+    is_our_output,
     prediction_columns,
     prediction_row,
     refuse_without_files,
     sort_into,
+    write_json_lines,
+    write_predictions_as,
 )
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.console import Console, QuietConsole
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
-from unfreeze.runtime.output_files import check_output_file, is_csv_with
+from unfreeze.runtime.output_files import check_output_file
 from unfreeze.runtime.text_layout import write_csv
 from unfreeze.text import as_text
+from unfreeze.transfer.known_images import (
+    Decisions,
+    KnownImages,
+    LogitsAndFeatures,
+    load_known_images,
+)
 from unfreeze.transfer.predictor import (
     Classifier,
     ImageInput,
+    InferenceNetwork,
     Prediction,
     Read,
     TaskModel,
@@ -78,8 +89,21 @@ class Predictions(Displayed, list[Prediction]):
         return predict_display(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per image: `path, label, probability`."""
+        """One row per image: `path, label, probability`, and what else was asked for."""
         return [dict(prediction) for prediction in self]
+
+    def cells(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """(columns, rows) of the table on stdout."""
+        if not self:
+            return prediction_columns(()), []
+        first = self[0]
+        columns = prediction_columns(
+            tuple(map(str, first.probabilities or first.top or ())),  # names, or as many places
+            len(first.top or ()),
+            probabilities=first.probabilities is not None,
+            unknown=first.set is not None,
+        )
+        return columns, [prediction_row(prediction, 4) for prediction in self]
 
 
 class TaskPredictions(Displayed, list[dict[str, Any]]):
@@ -155,16 +179,24 @@ def _predictions(
     network = load_fine_tuned(s.run)
     dense = isinstance(network, TaskModel) and network.task.dense
     _check_task(s, network)
+    form = format_of(s.format, s.out)
+    known = None
+    if isinstance(network, Classifier) and s.unknown is not None:
+        known = load_known_images(s.run, network.card)
+        known.check(s.unknown)  # before the work, as the outputs are
     columns = (
         network.columns
         if isinstance(network, TaskModel)
-        else prediction_columns(network.classes, s.top, probabilities=s.probabilities)
+        else prediction_columns(
+            network.classes, s.top, probabilities=s.probabilities, unknown=known is not None
+        )
     )
     folder = check_sort_folder(s.sort_into, inputs_of(s)) if s.sort_into is not None else None
     # check before the work, not after
     out = None
     if s.out and not dense:
-        out = check_output_file(s.out, ours=is_csv_with(columns), inputs=inputs_of(s))
+        ours = is_our_output(form, columns)
+        out = check_output_file(s.out, ours=ours, inputs=inputs_of(s))
     network = on_device(network, s.device, s.precision)
     intensity = network.preprocess.intensity
     if isinstance(network.preprocess, TextPreprocess):
@@ -185,18 +217,20 @@ def _predictions(
     reads = (item.read for item in inputs)
     if isinstance(network, TaskModel) and dense:
         return TaskPredictions(predict_masks(network, names, reads, s, console))
-    outputs = run_inference(network, names, reads, batch_size=s.batch_size, console=console)
-    if outputs.cropped is not None and outputs.cropped.warning is not None:
-        console.warn(outputs.cropped.warning)
-    readable = [names[position] for position in outputs.kept.tolist()]
     if isinstance(network, TaskModel):
-        values = network.label(readable, outputs.values)
+        outputs = run_inference(network, names, reads, batch_size=s.batch_size, console=console)
+        _warn_cropped(outputs, console)
+        values = network.label([names[row] for row in outputs.kept.tolist()], outputs.values)
         if out:
-            write_csv(out, columns, ([str(v) for v in value.values()] for value in values))
+            _write_values(form, out, columns, values)
         return TaskPredictions(values)
-    predictions = network.label(readable, outputs.values, top=s.top, probabilities=s.probabilities)
+    outputs, decisions = _classified(network, known, names, reads, s, console)
+    _warn_cropped(outputs, console)
+    readable = [names[position] for position in outputs.kept.tolist()]
+    options: dict[str, Any] = {"top": s.top, "probabilities": s.probabilities}
+    predictions = network.label(readable, outputs.values, **options, decisions=decisions)
     if out:
-        write_csv(out, columns, map(prediction_row, predictions))
+        write_predictions_as(form, out, columns, predictions, Path(s.run).name)
     if folder is not None:
         labels = [prediction.label for prediction in predictions]
         kept = [inputs[position] for position in outputs.kept.tolist()]
@@ -204,16 +238,62 @@ def _predictions(
     return Predictions(predictions)
 
 
+def _classified(
+    network: Classifier,
+    known: KnownImages | None,
+    names: Sequence[str],
+    reads: Iterable[Read],
+    s: PredictSettings,
+    console: Console,
+) -> tuple[Outputs, Decisions | None]:
+    """Logits [N, C]; with `known` also which images to answer."""
+    options: dict[str, Any] = {"batch_size": s.batch_size, "console": console}
+    if known is None or s.unknown is None:
+        return run_inference(network, names, reads, **options), None
+    both = InferenceNetwork(
+        LogitsAndFeatures(network.network, network.head), network.card, network.preprocess
+    )
+    both.precision = network.precision
+    outputs = run_inference(both, names, reads, keep=lambda o, _: known.scored(o), **options)
+    logits, scores = outputs.values[:, :-1], outputs.values[:, -1].double().numpy()
+    decisions = known.decide(logits, scores, network.card.temperature, s.unknown)
+    return replace(outputs, values=logits), decisions
+
+
+def _warn_cropped(outputs: Outputs, console: Console) -> None:
+    if outputs.cropped is not None and outputs.cropped.warning is not None:
+        console.warn(outputs.cropped.warning)
+
+
+def _write_values(
+    form: str, out: Path, columns: Sequence[str], values: list[dict[str, Any]]
+) -> None:
+    if form == "jsonl":
+        write_json_lines(out, values)
+    else:
+        write_csv(out, columns, ([str(v) for v in value.values()] for value in values))
+
+
 def _check_task(s: PredictSettings, network: Classifier | TaskModel) -> None:
     """UsageError for settings that the model's task does not have."""
     other = isinstance(network, TaskModel)
     if s.overlay and not (isinstance(network, TaskModel) and network.task.dense):
         raise UsageError("--overlay is for segmentation.", "Omit it.")
-    classes = {"top": s.top > 1, "probabilities": s.probabilities, "sort_into": bool(s.sort_into)}
+    classes = {
+        "top": s.top > 1,
+        "probabilities": s.probabilities,
+        "sort_into": bool(s.sort_into),
+        "unknown": s.unknown is not None,
+    }
     for name, given in classes.items():
         if given and other:
             raise UsageError(f"{flag(name)} is for classification.", f"Omit {flag(name)}.")
-    if s.sort_into and isinstance(network.preprocess, TextPreprocess):
+    if s.format is not None and isinstance(network, TaskModel) and network.task.dense:
+        raise UsageError("--format is that of a file; segmentation writes masks.", "Omit it.")
+    texts = isinstance(network.preprocess, TextPreprocess)
+    if s.format == "label-studio" and (other or texts):
+        raise UsageError("--format label-studio is for classes of images.", "Use jsonl or csv.")
+    if s.sort_into and texts:
         raise UsageError("--sort-into copies images; this model is for texts.", "Omit it.")
 
 

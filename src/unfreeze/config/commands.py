@@ -150,6 +150,14 @@ class EvaluateSettings(CallOptions, LabelOptions, _InferenceOptions):
         "effect, keep also stores it with the model for predict",
         choices=("off", "fit", "keep"),
     )
+    unknown: float = setting(
+        0.95,
+        "share of images whose set of labels should hold the true one, as in predict: also gives "
+        "how many images the model answers, and how many of these it gets right",
+        low=0.5,
+        high=0.999,
+        metavar="SHARE",
+    )
 
 
 @dataclass(frozen=True)
@@ -162,12 +170,27 @@ class PredictSettings(CallOptions, _InferenceOptions):
     )
     out: str | None = setting(
         None,
-        "write the CSV to this file instead of stdout; segmentation: the masks into this folder",
+        "write the predictions to this file instead of stdout; segmentation: the masks into this "
+        "folder",
         metavar="FILE|DIR",
         path="output",
     )
     top: int = setting(1, "also give the K most likely classes of each image", low=1, metavar="K")
     probabilities: bool = setting(False, "also give the probability of every class")
+    unknown: float | None = setting(
+        None,
+        "no label for images that look unknown or doubtful; also give the labels that hold the "
+        "true one this often (0.95: 95 times in 100), and how odd the image is",
+        low=0.5,
+        high=0.999,
+        metavar="SHARE",
+    )
+    format: str | None = setting(
+        None,
+        "format of --out; label-studio: pre-annotations for that labelling tool "
+        "(auto: jsonl for a file named .jsonl, else csv)",
+        choices=("csv", "jsonl", "label-studio"),
+    )
     sort_into: str | None = setting(
         None,
         "copy each image into the folder of its predicted class in DIR (new or empty)",

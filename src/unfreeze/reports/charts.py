@@ -55,6 +55,7 @@ def panels(findings: RunData) -> list[PlotPanel]:
         _prototypes(findings),
         _learning_rate(findings),
         _calibration(findings.evaluation),
+        _risk_coverage(findings.evaluation),
     )
     x = "epoch" if findings.facts.get("steps_per_epoch") else "step"
     curves = [p for p in candidates if p is not None and any(len(line.x) > 1 for line in p.lines)]
@@ -179,6 +180,27 @@ def _calibration(evaluation: Mapping[str, Any] | None) -> PlotPanel | None:
         shows=(0.0, 1.0),
         note="Accuracy of the images in each confidence bin. Below the diagonal the model is "
         "overconfident.",
+    )
+
+
+def _risk_coverage(evaluation: Mapping[str, Any] | None) -> PlotPanel | None:
+    values = (evaluation or {}).get("unknown")
+    if not values or not evaluation or not values.get("curve"):
+        return None
+    coverage, risk = zip(*values["curve"], strict=True)
+    lines = [Curve(str(evaluation.get("split", "model")), list(coverage), list(risk))]
+    return PlotPanel(
+        "Errors by share of answered images",
+        lines,
+        x_name="answered",
+        share=True,
+        x_share=True,
+        span=0.1,
+        shows=(0.0,),
+        low=0.0,
+        high=1.0,
+        note="Share of errors if only the most confident images are answered (risk-coverage "
+        "curve). A model that knows what it does not know starts at 0 and rises late.",
     )
 
 

@@ -59,7 +59,32 @@ def metric_rows(evaluation: Mapping[str, Any] | None) -> list[MetricRow]:
         term = METRICS[key]
         name, meaning = (key, "") if "metrics" in values else (term.name, term.meaning)
         rows.append(MetricRow(name, format_metric(key, values[key]), _range(limits), meaning))
-    return rows
+    return rows + _unknown_rows(values.get("unknown"))
+
+
+def _unknown_rows(values: Mapping[str, Any] | None) -> list[MetricRow]:
+    """What the model answers with `predict --unknown`; [] without values."""
+    if not values or values.get("reason") or values.get("answered") is None:
+        return []
+    level, rows = percent(values["level"], 0), []
+    named = {
+        "answered": (
+            "answered",
+            f"share of images with one label in the set, and not odder than {level} of validation",
+        ),
+        "accuracy_answered": ("accuracy of the answered", "share of these that are right"),
+        "coverage": (
+            "coverage",
+            f"share of images whose set of labels holds the true one; set to {level}",
+        ),
+    }
+    for key, (name, meaning) in named.items():
+        if values.get(key) is not None:
+            bounds = _range(values.get(f"{key}_interval"))
+            rows.append(MetricRow(name, percent(values[key]), bounds, meaning))
+    size = MetricRow("set size", f"{values['set_size']:.2f}", "", "mean number of labels in a set")
+    area = "mean share of errors over all numbers of answered images; 0 is the best"
+    return [*rows, size, MetricRow("area under risk-coverage", f"{values['aurc']:.4f}", "", area)]
 
 
 def _bounds(values: Mapping[str, Any], name: str) -> str:

@@ -17,6 +17,7 @@ from unfreeze.runtime.display import Display
 from unfreeze.runtime.text_layout import TextTable
 
 CLASSES = 40  # rows of a table on the terminal
+NO_ANSWER = "(no answer)"
 TOP5 = 20  # classes from which on top-5 accuracy is informative
 SECONDARY_METRICS = ("macro_f1", "top5", "loss", "calibration_error")
 
@@ -31,6 +32,7 @@ def evaluate_display(r: Any, run: str | None) -> Display:
         if key != "top5" or len(r.classes) >= TOP5
     ]
     facts += [("temperature", _temperature(r.temperature))] if r.temperature else []
+    facts += _unknown(r.unknown) if r.unknown else []
     return Display(
         lead=[accuracy_sentence(vars(r))],
         warnings=warning_messages(r),
@@ -40,6 +42,22 @@ def evaluate_display(r: Any, run: str | None) -> Display:
         files=existing_files(run, *_WRITTEN) if run else [],
         next=[command for command in next_commands(run) if " predict " in command] if run else [],
     )
+
+
+def _unknown(u: Any) -> list[tuple[str, str]]:
+    """What `predict --unknown` would say of the images."""
+    if u.reason:
+        return [("unknown images", f"not evaluated. {u.reason}")]
+    low, high = (percent(bound) for bound in u.coverage_interval)
+    answered = f"{percent(u.answered)} of {u.n:,} images"
+    if u.accuracy_answered is not None:
+        bounds = " to ".join(percent(bound) for bound in u.accuracy_answered_interval)
+        answered += f", {percent(u.accuracy_answered)} of them correctly (95 %: {bounds})"
+    sets = (
+        f"{u.set_size:.1f} labels, with the true one for {percent(u.coverage)} (95 %: {low} to "
+        f"{high}; set to {percent(u.level, 0)})"
+    )
+    return [("answered", answered), ("set of labels", sets)]
 
 
 _WRITTEN = ("report.html", "predictions.csv", "mistakes.csv", "evaluation.json")
@@ -131,17 +149,26 @@ def predict_display(r: list[Any]) -> Display:
     """Display of `Predictions`: counts of labels, then each image."""
     counts: dict[str, int] = {}
     for prediction in r:
-        counts[prediction.label] = counts.get(prediction.label, 0) + 1
+        label = NO_ANSWER if prediction.label is None else prediction.label
+        counts[label] = counts.get(label, 0) + 1
     most = sorted(counts, key=lambda label: -counts[label])
     labels = ", ".join(f"{label} {counts[label]:,}" for label in most[:8])
     more = f" and {len(most) - 8:,} other labels" if len(most) > 8 else ""
-    ranked = bool(r) and r[0].top is not None
+    ranked, sets = bool(r) and r[0].top is not None, bool(r) and r[0].set is not None
     rows = [
-        (p.path, p.label, percent(p.probability), *([_others(p.top)] if ranked else [])) for p in r
+        (
+            p.path,
+            NO_ANSWER if p.label is None else p.label,
+            percent(p.probability),
+            *([_others(p.top)] if ranked else []),
+            *([", ".join(p.set) or "none", percent(p.ood)] if sets else []),
+        )
+        for p in r
     ]
+    columns = ("path", "label", "probability", *(["then"] if ranked else []))
     return Display(
         lead=[f"{len(r):,} images: {labels}{more}." if r else "No images."],
-        tables=[TextTable(("path", "label", "probability", *(["then"] if ranked else [])), rows)],
+        tables=[TextTable((*columns, *(["set", "odder than"] if sets else [])), rows)],
     )
 
 

@@ -176,11 +176,15 @@ class Validation(Callback):
 
     def scores(self, model: nn.Module, plain: Callable[[], Scores]) -> Scores:
         """Scores from cached features if they fit the current weights, else from `plain`."""
+        cached = self.cached_for(model)
+        return plain() if cached is None else cached.scores(model)
+
+    def cached_for(self, model: nn.Module) -> CachedLoader | None:
+        """The cached features, if they were computed with the current weights of `model`."""
         cached = self.freezing.cached
-        if cached is None:
-            return plain()
-        current = hash_tensors(model.state_dict(), cached.hashes)
-        return cached.scores(model) if current == cached.hashes else plain()
+        if cached is None or hash_tensors(model.state_dict(), cached.hashes) != cached.hashes:
+            return None
+        return cached
 
     def state_dict(self) -> dict[str, Any]:
         """The best epoch so far, and the validation lines."""

@@ -34,6 +34,7 @@ from unfreeze.tasks.segmentation.metrics import predicted_ids
 from unfreeze.text import path_argument
 from unfreeze.transfer.calibration import apply_temperature
 from unfreeze.transfer.initialize import network_from_card, preprocess_of
+from unfreeze.transfer.known_images import Decisions
 from unfreeze.transfer.tiles import tiled_maps
 
 THREADS = 4  # decoding and resizing release the GIL; more threads only use more memory
@@ -89,19 +90,23 @@ class Prediction:
     """One image's most likely label and its probability; read as `x.label` or `x["label"]`.
 
     `top`: the most likely labels with their probabilities, the first included; `probabilities`: of
-    every class. None if they were not asked for.
+    every class; `set`, `ood`: with `unknown`, the labels that hold the true one at that level, and
+    the share of validation images that are less odd. None if they were not asked for. `label`: None
+    where the model should not answer.
     """
 
     path: str
-    label: str
+    label: str | None
     probability: float
     top: list[dict[str, Any]] | None = None
     probabilities: dict[str, float] | None = None
+    set: list[str] | None = None
+    ood: float | None = None
 
     def keys(self) -> tuple[str, ...]:
-        """Names of the fields that have a value: `dict(prediction)` is the output of `--json`."""
+        """Names of the fields asked for: `dict(prediction)` is the output of `--json`."""
         names = (field.name for field in fields(self))
-        return tuple(name for name in names if getattr(self, name) is not None)
+        return tuple(name for name in names if name == "label" or getattr(self, name) is not None)
 
     def __repr__(self) -> str:
         return f"Prediction({', '.join(f'{name}={self[name]!r}' for name in self.keys())})"
@@ -230,9 +235,18 @@ class Classifier(InferenceNetwork):
 
     @isolated()
     def label(
-        self, names: Sequence[str], logits: Tensor, *, top: int = 1, probabilities: bool = False
+        self,
+        names: Sequence[str],
+        logits: Tensor,
+        *,
+        top: int = 1,
+        probabilities: bool = False,
+        decisions: Decisions | None = None,
     ) -> list[Prediction]:
-        """Predictions of logits [N, C]; `top`, `probabilities`: as in `predict`."""
+        """Predictions of logits [N, C]; `top`, `probabilities`: as in `predict`.
+
+        `decisions`: which images to answer, with their sets of labels.
+        """
         shares = apply_temperature(logits, self.card.temperature).softmax(dim=1)
         # equal probabilities: the first class, as argmax
         order = (
@@ -250,10 +264,26 @@ class Classifier(InferenceNetwork):
             every = None
             if probabilities:
                 every = dict(zip(self.classes, shares[position].tolist(), strict=True))
-            predictions.append(
-                Prediction(name, **ranked[0], top=ranked if top > 1 else None, probabilities=every)
+            prediction = Prediction(
+                name, **ranked[0], top=ranked if top > 1 else None, probabilities=every
             )
+            if decisions is not None:
+                prediction = _decided(prediction, decisions, position, self.classes)
+            predictions.append(prediction)
         return predictions
+
+
+def _decided(
+    prediction: Prediction, decisions: Decisions, position: int, classes: Sequence[str]
+) -> Prediction:
+    """The prediction with its set, most likely label first, and no label if not answered."""
+    likely = np.argsort(-decisions.probabilities[position], kind="stable").tolist()
+    return replace(
+        prediction,
+        label=prediction.label if decisions.answered[position] else None,
+        set=[classes[index] for index in likely if decisions.sets[position, index]],
+        ood=float(decisions.ood[position]),
+    )
 
 
 @isolated()

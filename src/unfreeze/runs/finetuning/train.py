@@ -31,6 +31,7 @@ from unfreeze.runs.finetuning.build import (
     view_maker,
 )
 from unfreeze.runs.finetuning.data import LabelledDataset, LabelledListing, labels_of
+from unfreeze.runs.finetuning.known_images import write_known_images
 from unfreeze.runs.finetuning.setup import (
     FinetuneJob,
     choose_threads,
@@ -163,9 +164,17 @@ def _set_threads(
 
 
 def train_run(
-    context: RunContext, this_run: OpenedRun, console: Console, pool: SharedCachePool | None = None
+    context: RunContext,
+    this_run: OpenedRun,
+    console: Console,
+    pool: SharedCachePool | None = None,
+    *,
+    known: bool = False,
 ) -> TrainedRun:
-    """Train the job and write its model; `pool`: images of a shared feature cache."""
+    """Train the job and write its model; `pool`: images of a shared feature cache.
+
+    `known`: also store what the model needs to say "I don't know" (see `KnownImages`).
+    """
     processes, run, ready, job = context.processes, this_run.run, this_run.ready, this_run.job
     parts = processes.on_all_ranks(lambda: build_training(job, ready, processes, pool))
     parts.loader.warn = console.warn
@@ -210,6 +219,9 @@ def train_run(
         processes.on_rank_zero(
             lambda: _write_scores(run, job, ready, outcome, scores, holdout, console)
         )
+        if known and job.task is None:
+            cached = trainer.validation.cached_for(job.network)
+            processes.on_rank_zero(lambda: write_known_images(job, ready, cached, run, console))
     return TrainedRun(job, outcome, scores, meter.statistics())
 
 
