@@ -198,19 +198,7 @@ def _predictions(
         ours = is_our_output(form, columns)
         out = check_output_file(s.out, ours=ours, inputs=inputs_of(s))
     network = on_device(network, s.device, s.precision)
-    intensity = network.preprocess.intensity
-    if isinstance(network.preprocess, TextPreprocess):
-        inputs = list(_text_inputs(images, network.preprocess, network.card))
-    else:
-        inputs = [
-            item
-            for position, image in enumerate(images)
-            for item in (
-                _inputs(image, s.data_root, intensity, console, masked=dense)
-                if isinstance(image, str)
-                else [_Input(str(position), partial(pixels_of, image, intensity))]
-            )
-        ]
+    inputs = _all_inputs(images, network, s, console)
     if folder is not None:
         refuse_without_files([item.copy for item in inputs])
     names = [item.path for item in inputs]
@@ -236,6 +224,25 @@ def _predictions(
         kept = [inputs[position] for position in outputs.kept.tolist()]
         sort_into(folder, readable, [item.copy for item in kept], labels)
     return Predictions(predictions)
+
+
+def _all_inputs(
+    images: Sequence[Any], network: Classifier | TaskModel, s: PredictSettings, console: Console
+) -> list[_Input]:
+    """Every image or text of the files, folders, archives and objects given."""
+    if isinstance(network.preprocess, TextPreprocess):
+        return list(_text_inputs(images, network.preprocess, network.card))
+    intensity = network.preprocess.intensity
+    dense = isinstance(network, TaskModel) and network.task.dense
+    return [
+        item
+        for position, image in enumerate(images)
+        for item in (
+            _inputs(image, s.data_root, intensity, console, masked=dense)
+            if isinstance(image, str)
+            else [_Input(str(position), partial(pixels_of, image, intensity))]
+        )
+    ]
 
 
 def _classified(
