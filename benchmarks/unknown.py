@@ -78,7 +78,7 @@ def measured(
     )  # fmt: skip
     result = unfreeze.evaluate(str(run), str(data), split="test", unknown=LEVEL, progress=False)
     inside = unfreeze.predict(str(run), str(data / "test"), unknown=LEVEL, progress=False)
-    unknown = result.unknown
+    unknown: Any = result.unknown
     row: dict[str, Any] = {
         "left_out": left_out, "accuracy": result.accuracy, "coverage": result.coverage,
         "coverage_interval": unknown.coverage_interval, "set_size": result.set_size,
