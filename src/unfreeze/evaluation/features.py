@@ -22,7 +22,7 @@ class FeatureMeter:
         """Add a batch of the layer's inputs; maps and tokens are averaged over positions."""
         if not len(inputs):
             return
-        h = self._pooled(inputs.detach().double()).cpu()
+        h = pooled_features(inputs.detach().double(), self.layer).cpu()
         unit = h / h.norm(dim=1, keepdim=True).clamp_min(1e-300)
         low, high = h.amin(dim=0), h.amax(dim=0)
         if self.images:
@@ -45,11 +45,13 @@ class FeatureMeter:
             dead=int((self.low == self.high).sum()),
         )
 
-    def _pooled(self, inputs: Tensor) -> Tensor:
-        if inputs.dim() < 3:
-            return inputs.reshape(len(inputs), -1)
-        channels = 1 if isinstance(self.layer, nn.Conv2d) else inputs.dim() - 1
-        return inputs.mean(dim=[d for d in range(1, inputs.dim()) if d != channels])
+
+def pooled_features(inputs: Tensor, layer: nn.Module | None) -> Tensor:
+    """Inputs of `layer` as features [B, D]; maps and tokens are averaged over positions."""
+    if inputs.dim() < 3:
+        return inputs.reshape(len(inputs), -1)
+    channels = 1 if isinstance(layer, nn.Conv2d) else inputs.dim() - 1
+    return inputs.mean(dim=[d for d in range(1, inputs.dim()) if d != channels])
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from unfreeze.data.images.in_memory import as_image_list, is_path, pixels_of
 from unfreeze.data.images.preprocess import Pixels, Preprocess
 from unfreeze.data.texts.preprocess import TextPreprocess
 from unfreeze.errors import DataError, UsageError, WeightsError
+from unfreeze.evaluation.features import pooled_features
 from unfreeze.models.build import build
 from unfreeze.models.head import remove_head
 from unfreeze.models.load_weights import load_strict
@@ -254,6 +255,27 @@ class Classifier(InferenceNetwork):
                 Prediction(name, **ranked[0], top=ranked if top > 1 else None, probabilities=every)
             )
         return predictions
+
+
+class FeaturesAndLogits(nn.Module):
+    """Forward gives the head's inputs and the logits side by side, [B, D + C].
+
+    `head`: names of the head's parameters, those of its first layer first.
+    """
+
+    def __init__(self, network: nn.Module, head: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.features = network, torch.zeros(0)
+        self.layer = network.get_submodule(head[0].rpartition(".")[0])
+        self.layer.register_forward_pre_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.features = pooled_features(inputs[0], module)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features and logits [B, D + C], float32, of normalised images [B, 3, S, S]."""
+        logits: Tensor = self.network(images)
+        return torch.cat([self.features.float(), logits.float()], dim=1)
 
 
 @isolated()
