@@ -162,18 +162,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", nargs="*", default=[], metavar="NAME=FILE")
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--labels", type=int, nargs="*", default=[10, 20, 40, 80, 160, 320])
     parser.add_argument("--json")
     parser.add_argument("--plot")
     args = parser.parse_args()
     sources = {"digits, pixels": None} | dict(item.split("=", 1) for item in args.features)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
     results, started = dict[str, Any](), time.perf_counter()
     for name, path in sources.items():
         features, labels = read(path)
         curves = {
-            way: np.array(
-                [accuracies(features, labels, way, args.labels, seed) for seed in range(args.seeds)]
-            )
+            way: np.array([accuracies(features, labels, way, args.labels, seed) for seed in seeds])
             for way in WAYS
         }
         results[name] = {
@@ -187,7 +187,7 @@ def main() -> None:
             cells = zip(curve["accuracy"], curve["difference"], curve["half_interval"], strict=True)
             print(f"  {way:10}", "  ".join(f"{a:.3f} ({d:+.3f} ± {h:.3f})" for a, d, h in cells))
     record = {
-        "seeds": args.seeds,
+        "seeds": [*seeds],
         "per_class": PER_CLASS,
         "seconds": round(time.perf_counter() - started, 1),
         "python": platform.python_version(),

@@ -1349,7 +1349,7 @@ def suggest(
         config: read settings from a TOML file.
         budget: number of images to label.
         out: the CSV file to write: path, label (empty, to fill in) and split.
-        by: how to choose: typical images of each cluster, uncertain and diverse ones (needs a fine-tuned run), or random; auto: typical, and uncertain from about 8 labels for each class on. One of: 'auto', 'typical', 'uncertain', 'random'.
+        by: how to choose: typical images of each cluster, uncertain and diverse ones (needs a fine-tuned run), or random; auto: typical, and uncertain from 4 labels for each class on. One of: 'auto', 'typical', 'uncertain', 'random'.
         arch: architecture, if the checkpoint does not name it.
         seed: random seed of the test set and the clusters.
         progress: show progress (None: if in a notebook or a terminal).

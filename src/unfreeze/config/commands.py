@@ -216,7 +216,7 @@ class SuggestSettings(CallOptions, LabelOptions, _InferenceOptions):
     by: str = setting(
         "auto",
         "how to choose: typical images of each cluster, uncertain and diverse ones (needs a "
-        "fine-tuned run), or random; auto: typical, and uncertain from about 8 labels for each "
+        "fine-tuned run), or random; auto: typical, and uncertain from 4 labels for each "
         "class on",
         choices=("auto", "typical", "uncertain", "random"),
     )
