@@ -199,6 +199,11 @@ def test_auto_takes_uncertain_images_once_there_are_labels(flat, suggested, run,
     few = suggest(young, flat, tmp_path / "o.csv", budget=10)
     assert few.by == "typical"
     assert few.reason == "11 labels for 3 classes, fewer than 4 for each"
+    shutil.copytree(Path(young) / "model", tmp_path / "model")
+    (tmp_path / "model/seen_images.npz").unlink()
+    foreign = suggest(tmp_path / "model", flat, tmp_path / "o.csv", budget=10)
+    assert (foreign.by, foreign.labelled) == ("uncertain", 0)
+    assert foreign.reason.endswith("has 3 classes, of how many labels is not known")
 
 
 def test_images_beside_class_folders_are_unlabelled(backbone, coloured, tmp_path):

@@ -162,6 +162,8 @@ def _method(s: SuggestSettings, pool: LabelPool, classes: int) -> tuple[str, str
         )
     if s.by != "auto":
         return s.by, "as given"
+    if not pool.known and classes:  # a model folder without the record of its training images
+        return "uncertain", f"{s.run} has {classes:,} classes, of how many labels is not known"
     if not pool.known:
         return "typical", "no image has a label yet"
     labels = pluralised(pool.known, "label", "labels")

@@ -79,7 +79,7 @@ def label_pool(source: Source, s: SuggestSettings) -> LabelPool:
         )
     index = build_index(source, strange_classes=True, whole=True, **label_arguments(s))
     # in a list the order of the lines is the user's; the choice must not depend on it
-    index = index.take(np.argsort(np.array(index.paths, np.str_), kind="stable"))
+    index = index.take(sorted(range(len(index)), key=index.paths.__getitem__))
     keys, labelled, known = content_keys(index), _labelled(index, s), 0
     folder = model_folder(s.run)
     record = load_trained_images(folder / TRAINED_IMAGES) if folder is not None else None
