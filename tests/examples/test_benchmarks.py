@@ -104,7 +104,7 @@ def test_the_ways_to_choose_labels_are_compared_seed_by_seed(benchmark, tmp_path
     owner = draw.integers(0, 8, 400)
     features = draw.normal(size=(8, 5))[owner] * 6 + draw.normal(size=(400, 5))
     np.savez(tmp_path / "f.npz", features=features.astype(np.float32), labels=owner)
-    words = ["suggest.py", "--seeds", "3", "--labels", "8", "16", "--features"]
+    words = ["suggest.py", "--seeds", "2", "--labels", "8", "16", "--features"]
     words += [f"blobs={tmp_path / 'f.npz'}", "--json", str(record)]
     monkeypatch.setattr(sys, "argv", [*words, "--plot", str(tmp_path / "plot.png")])
     suggest.main()
