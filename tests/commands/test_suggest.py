@@ -190,10 +190,17 @@ def test_a_run_knows_the_images_that_it_was_trained_on(flat, labelled, run, tmp_
         suggest(run, flat, tmp_path / "o.csv", budget=43)
 
 
-def test_auto_takes_uncertain_images_once_there_are_labels(flat, suggested, run, tmp_path):
+def test_auto_takes_uncertain_images_once_there_are_labels(
+    flat, suggested, run, tmp_path, monkeypatch
+):
     many = suggest(run, flat, tmp_path / "o.csv", budget=10)
     assert many.by == "uncertain"
     assert many.reason == "18 labels for 3 classes, at least 4 for each"
+    with monkeypatch.context() as patch:
+        patch.setattr("unfreeze.commands.suggest.LITTLE_GAIN", 6)
+        more = suggest(run, flat, tmp_path / "o.csv", budget=10)
+    assert more.reason.endswith("; from 6 on, expect about a point more than at random")
+    assert more.suggestions == many.suggestions
     some = fill(suggested[0], tmp_path / "some.csv", 12)
     young = finetune(str(flat), labels=str(some), out=str(tmp_path / "run"), epochs=1, **TINY).run
     few = suggest(young, flat, tmp_path / "o.csv", budget=10)

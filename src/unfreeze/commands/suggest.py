@@ -11,7 +11,7 @@ from unfreeze.config.layering import load_settings
 from unfreeze.config.shared import Data, data_name
 from unfreeze.data.sources.open import open_source
 from unfreeze.errors import UsageError
-from unfreeze.evaluation.label_selection import PER_CLASS, margin_uncertainty
+from unfreeze.evaluation.label_selection import LITTLE_GAIN, PER_CLASS, margin_uncertainty
 from unfreeze.models.text import is_text_arch
 from unfreeze.reports.results_data import suggest_display
 from unfreeze.runs.inference import Signed, feature_network, on_device, readers_of, run_inference
@@ -171,4 +171,7 @@ def _method(s: SuggestSettings, pool: LabelPool, classes: int) -> tuple[str, str
         return "typical", f"{labels}, but no fine-tuned model that could be uncertain"
     few = pool.known < PER_CLASS * classes
     share = f"{labels} for {classes:,} classes, {'fewer than' if few else 'at least'} {PER_CLASS}"
+    if pool.known >= LITTLE_GAIN * classes:
+        share += f" for each; from {LITTLE_GAIN} on, expect about a point more than at random"
+        return "uncertain", share
     return ("typical" if few else "uncertain"), f"{share} for each"

@@ -18,6 +18,7 @@ NEIGHBOURS = 20  # nearest neighbours that typicality is measured by
 SMALL_CLUSTER = 5  # images below which a cluster comes last: outliers
 POOL = 10  # uncertain images to choose from, as a multiple of the budget
 PER_CLASS = 4  # labels of each class from which on `pick_uncertain` is as good (docs/RESULTS.md)
+LITTLE_GAIN = 25  # labels of each class from which on random images are about as good (the same)
 _LLOYD = 4 * 10**8  # multiplications of one pass over the data, from which mini-batches are used
 
 Floats = npt.NDArray[np.floating]
