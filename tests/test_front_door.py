@@ -24,6 +24,7 @@ VERBS = [
     "report",
     "scan",
     "show",
+    "suggest",
     "summary",
 ]
 MODULES = {"load": "predict"}  # each other verb has a module of its name

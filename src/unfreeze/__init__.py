@@ -45,6 +45,7 @@ __all__ = [
     "report",
     "scan",
     "show",
+    "suggest",
     "summary",
     "swav",
 ]

@@ -24,6 +24,7 @@ from unfreeze.commands.pretrain import PretrainResult as PretrainResult
 from unfreeze.commands.report import ReportResult as ReportResult
 from unfreeze.commands.scan import ScanResult as ScanResult
 from unfreeze.commands.show import ShowResult as ShowResult
+from unfreeze.commands.suggest import SuggestResult as SuggestResult
 from unfreeze.commands.summary import Summary as Summary
 from unfreeze.errors import DataError as DataError
 from unfreeze.errors import DivergedError as DivergedError
@@ -58,6 +59,7 @@ __all__ = [
     "report",
     "scan",
     "show",
+    "suggest",
     "summary",
     "swav",
 ]
@@ -1311,6 +1313,51 @@ def show(
         seed: random seed of the samples and views.
         workers: decoding processes.
         data_root: folder for built-in datasets.
+        progress: show progress (None: if in a notebook or a terminal).
+    """
+def suggest(
+    run: str | PathLike[str],
+    data: str | PathLike[str] | Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    *,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    workers: int | None = None,
+    batch_size: int = 64,
+    data_root: str | PathLike[str] = "data",
+    labels: str | PathLike[str] | None = None,
+    label_column: str | None = None,
+    split_from: str | PathLike[str] | None = None,
+    config: str | PathLike[str] | None = None,
+    budget: int | None = None,
+    by: Literal["auto", "typical", "uncertain", "random"] = "auto",
+    arch: str | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> SuggestResult:
+    """Write the images of `data` to label next to the CSV file `out`, the most useful first.
+
+    Columns: `path`, `label` (empty, to be filled in) and `split`: `test` for a random tenth, which
+    makes an honest test set, and `train`. UsageError if the budget exceeds the unlabelled images,
+    or if `out` holds labels; DataError if all images are labelled.
+
+    Parameters:
+        run: a run folder, a model/ folder or a checkpoint file.
+        data: one or more: folder, archive, CSV or Parquet file, shards, URL or built-in name.
+        device: compute device. One of: 'auto', 'cpu', 'cuda', 'mps'.
+        precision: numerical precision (mixed precision for bf16 and fp16): auto uses bf16 if the hardware supports it. One of: 'auto', 'fp32', 'bf16', 'fp16'.
+        workers: data loading workers (0: load in the main process).
+        batch_size: images per batch.
+        data_root: folder for built-in datasets.
+        labels: source of the labels: a CSV or Parquet file (path, label, optional split and group) matched by file name, another column of the list itself, or a regular expression whose first group in an image's path is its label.
+        label_column: column of the labels in the file of labels, or in DATA if that is a list.
+        split_from: source of the splits: a run, or a CSV like its split.csv; images that it does not list are not used.
+        config: read settings from a TOML file.
+        budget: number of images to label.
+        out: the CSV file to write: path, label (empty, to fill in) and split.
+        by: how to choose: typical images of each cluster, uncertain and diverse ones (needs a fine-tuned run), or random; auto: typical, and uncertain from 4 labels for each class on. One of: 'auto', 'typical', 'uncertain', 'random'.
+        arch: architecture, if the checkpoint does not name it.
+        seed: random seed of the test set and the clusters.
         progress: show progress (None: if in a notebook or a terminal).
     """
 def summary(

@@ -87,6 +87,32 @@ def test_the_cpu_computes_what_float64_does(benchmark):
     assert check.waits(device) is None
 
 
+def test_the_ways_to_choose_labels_are_compared_seed_by_seed(benchmark, tmp_path, monkeypatch):
+    import numpy as np
+    from scipy.stats import ttest_rel
+
+    suggest, record = benchmark("suggest"), tmp_path / "told.json"
+    draw = np.random.default_rng(0)
+    curves = {way: draw.random((6, 2)) for way in ("random", "typical")}
+    table = suggest.compared(curves)
+    bounds = ttest_rel(curves["typical"], curves["random"]).confidence_interval(0.95)
+    half = (bounds.high - bounds.low) / 2
+    assert np.allclose(table["typical"]["half_interval"], half, atol=1e-4)
+    assert np.allclose(table["typical"]["difference"], bounds.high - half, atol=1e-4)
+    assert table["random"]["difference"] == table["random"]["half_interval"] == [0, 0]
+    # blobs: typical images find every class at once, random ones do not
+    owner = draw.integers(0, 8, 400)
+    features = draw.normal(size=(8, 5))[owner] * 6 + draw.normal(size=(400, 5))
+    np.savez(tmp_path / "f.npz", features=features.astype(np.float32), labels=owner)
+    words = ["suggest.py", "--seeds", "2", "--labels", "8", "16", "--features"]
+    words += [f"blobs={tmp_path / 'f.npz'}", "--json", str(record)]
+    monkeypatch.setattr(sys, "argv", [*words, "--plot", str(tmp_path / "plot.png")])
+    suggest.main()
+    ways = json.loads(record.read_text())["results"]["blobs"]["ways"]
+    assert ways["typical"]["accuracy"][0] > 0.95 > ways["random"]["accuracy"][0]
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
 def test_no_damaged_checkpoint_is_taken_as_whole(benchmark, tmp_path, monkeypatch):
     damage, told = benchmark("damage"), tmp_path / "damage.json"
     monkeypatch.setattr(sys, "argv", ["damage.py", "--files", "48", "--json", str(told)])

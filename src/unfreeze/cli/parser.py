@@ -98,7 +98,7 @@ def command_parser(verb: str, width: int | None = None) -> argparse.ArgumentPars
     """
     parser = _Parser(
         prog=f"unfreeze {verb}",
-        usage=usage(verb),
+        usage="\n       ".join(wrapped(usage(verb), min(WIDEST, width or USUAL) - len("usage: "))),
         description=description(verb),
         epilog="[auto]: derived from the images or the weights; --dry-run shows the reason.",
         formatter_class=_format(width),  # type: ignore[arg-type]  # it is only called

@@ -16,6 +16,7 @@ SETTINGS = {
     "evaluate": ("commands", "EvaluateSettings"),
     "predict": ("commands", "PredictSettings"),
     "embed": ("commands", "EmbedSettings"),
+    "suggest": ("commands", "SuggestSettings"),
     "inspect": ("commands", "InspectSettings"),
     "summary": ("commands", "SummarySettings"),
     "export": ("commands", "ExportSettings"),
@@ -46,6 +47,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "predict runs/frozen new --out predictions.csv",
     ),
     "embed": ("embed runs/pretrain photos --out features.npz",),
+    "suggest": (
+        "suggest runs/pretrain photos --budget 50 --out labels.csv",
+        "suggest runs/frozen photos --labels labels.csv --budget 50 --out more.csv",
+    ),
     "inspect": ("inspect checkpoint.pth",),
     "summary": ("summary resnet18 --freeze stage:2", "summary runs/frozen"),
     "export": ("export runs/frozen --to onnx --out exported",),

@@ -6,25 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from unfreeze.checkpoints.model_file import ModelCard, model_folder
 from unfreeze.config.commands import EmbedSettings
 from unfreeze.config.field import inputs_of
 from unfreeze.config.layering import load_settings
 from unfreeze.config.shared import Data, label_arguments
-from unfreeze.data.images.preprocess import Preprocess
 from unfreeze.data.index.index import build_index
 from unfreeze.data.sources.open import open_source
 from unfreeze.errors import UsageError
-from unfreeze.models.build import build as build_network
-from unfreeze.models.build import canonical_arch
-from unfreeze.models.head import remove_head
-from unfreeze.models.identify_file import arch_of_weights
-from unfreeze.models.load_weights import load_weights
 from unfreeze.models.text import is_text_arch
 from unfreeze.reports.results_models import embed_display
 from unfreeze.runs.eval_split import positions_of_split
 from unfreeze.runs.finetuning.task_settings import open_samples
-from unfreeze.runs.inference import on_device, readers_of, run_inference
+from unfreeze.runs.inference import feature_network, on_device, readers_of, run_inference
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.atomic import replacing
 from unfreeze.runtime.console import Console
@@ -32,10 +25,8 @@ from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
 from unfreeze.runtime.output_files import check_output_file, is_npz_with
-from unfreeze.transfer.predictor import InferenceNetwork, load_features
 
 ARRAYS = ("features", "paths", "labels", "classes")
-PLAIN = Preprocess(224, 256)  # for weights without preprocessing of their own
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,7 +81,8 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
         raise UsageError("embed needs an output file.", "Add --out FEATURES.npz.")
     # check before the work, not after
     out = check_output_file(s.out, ours=is_npz_with(*ARRAYS), inputs=inputs_of(s))
-    network = on_device(_network(s, console), s.device, s.precision)
+    network = feature_network(s.weights, s.arch, console)
+    network = on_device(network, s.device, s.precision)
     if is_text_arch(network.card.arch):
         source = open_samples(s.data, network.card, data_root=s.data_root)
     else:
@@ -118,27 +110,3 @@ def run_embed(settings: EmbedSettings, console: Console) -> EmbedResult:
     return EmbedResult(
         s.out, network.card.arch, len(readable), features.shape[1], list(readable.classes)
     )
-
-
-def _network(s: EmbedSettings, console: Console) -> InferenceNetwork:
-    if model_folder(s.weights) is not None:
-        return load_features(s.weights)
-    known = arch_of_weights(s.weights, s.arch)
-    if s.arch is None and known is None:
-        raise UsageError(
-            f"{s.weights} does not name its architecture.",
-            "Add --arch NAME; `unfreeze inspect` may recognise it.",
-        )
-    arch, stem = (
-        canonical_arch(s.arch or (known.arch if known else "")),
-        known.stem if known else "imagenet",
-    )
-    network = build_network(arch, stem=stem)
-    loaded = load_weights(network, s.weights, arch=arch)
-    console.say(loaded.account)
-    if loaded.licence:
-        console.say(loaded.licence)
-    remove_head(network)
-    preprocess = loaded.preprocess or PLAIN
-    card = ModelCard("backbone", arch, stem, preprocess=preprocess.as_dict())
-    return InferenceNetwork(network, card, preprocess)

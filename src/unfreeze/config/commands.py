@@ -219,6 +219,35 @@ class EmbedSettings(CallOptions, LabelOptions, _InferenceOptions):
 
 
 @dataclass(frozen=True)
+class SuggestSettings(CallOptions, LabelOptions, _InferenceOptions):
+    """Suggests which images to label next, and keeps a random tenth apart as a test set."""
+
+    run: str = setting(
+        "", "a run folder, a model/ folder or a checkpoint file", positional=True, path="input"
+    )
+    data: tuple[str, ...] = data_setting()
+    budget: int | None = setting(
+        None, "number of images to label", low=1, metavar="N", needed=True, unset=""
+    )
+    out: str | None = setting(
+        None,
+        "the CSV file to write: path, label (empty, to fill in) and split",
+        metavar="CSV",
+        needed=True,
+        path="output",
+    )
+    by: str = setting(
+        "auto",
+        "how to choose: typical images of each cluster, uncertain and diverse ones (needs a "
+        "fine-tuned run), or random; auto: typical, and uncertain from 4 labels for each "
+        "class on",
+        choices=("auto", "typical", "uncertain", "random"),
+    )
+    arch: str | None = setting(None, "architecture, if the checkpoint does not name it")
+    seed: int = setting(0, "random seed of the test set and the clusters", low=0, high=SEEDS)
+
+
+@dataclass(frozen=True)
 class ShowSettings(CallOptions, LabelOptions):
     """Draws a page about a dataset: samples, sizes, class counts, augmented views, problems."""
 

@@ -1,4 +1,4 @@
-"""What `cache`, `scan` and `show` print at the end, from the fields of their results."""
+"""What `cache`, `scan`, `show` and `suggest` print at the end, from the fields of their results."""
 
 import shlex
 from collections import Counter
@@ -124,6 +124,23 @@ def shown(r: Any) -> Display:
         notes=r.notes,
         files=[("page", r.out)],
         next=[f"unfreeze pretrain {data} --dry-run", *([labelled] if r.classes else [])],
+    )
+
+
+def suggest_display(r: Any) -> Display:
+    """Display of a `SuggestResult`."""
+    shown = [("labelled", r.labelled), ("unreadable", r.unreadable)]
+    shown.append(("near-duplicates left out", r.near_duplicates))
+    data, out = _quoted(r.data), shlex.quote(r.out)
+    return Display(
+        lead=[
+            f"{r.train + r.test:,} of {r.images:,} images to label: {r.train:,} for training, "
+            f"chosen as {r.by} ({r.reason}), and {r.test:,} at random for the test set."
+        ],
+        facts=[(name, f"{count:,}") for name, count in shown if count],
+        notes=["Fill in the column `label`; rows without a label are ignored."],
+        files=[("table", r.out)],
+        next=[f"unfreeze finetune {data} --labels {out} --freeze all --out RUN"],
     )
 
 

@@ -10,19 +10,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unfreeze.checkpoints.model_file import ModelCard, model_folder
 from unfreeze.data.images.errors import Undecodable
-from unfreeze.data.images.preprocess import Pixels
+from unfreeze.data.images.preprocess import Pixels, Preprocess
 from unfreeze.data.index.index import Index
 from unfreeze.data.sources.source import Source
 from unfreeze.data.validate.duplicates import SIGNATURE, Signatures, signature
 from unfreeze.data.validate.warnings import CroppedImages, cropped_away
-from unfreeze.errors import DataError, WeightsError
+from unfreeze.errors import DataError, UsageError, WeightsError
+from unfreeze.models.build import build, canonical_arch
+from unfreeze.models.head import remove_head
+from unfreeze.models.identify_file import arch_of_weights
+from unfreeze.models.load_weights import load_weights
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.device import pick_device, pick_precision
-from unfreeze.transfer.predictor import Failure, InferenceNetwork, Read
+from unfreeze.transfer.predictor import Failure, InferenceNetwork, Read, load_features
 
 N = TypeVar("N", bound=InferenceNetwork)
 Keep = Callable[[Tensor, list[int]], Tensor]
+PLAIN = Preprocess(224, 256)  # for weights without preprocessing of their own
 REPORTED_FAILURES = 5  # unreadable files shown by name
 
 
@@ -36,6 +42,32 @@ class Outputs:
     kept: npt.NDArray[np.int64]
     values: Tensor
     cropped: CroppedImages | None = None
+
+
+def feature_network(weights: str, arch: str | None, console: Console) -> InferenceNetwork:
+    """The network of a run or of weights of any origin without its head: features [B, D].
+
+    `arch`: its architecture, where the weights do not name it; UsageError if neither does.
+    """
+    if model_folder(weights) is not None:
+        return load_features(weights)
+    known = arch_of_weights(weights, arch)
+    if arch is None and known is None:
+        raise UsageError(
+            f"{weights} does not name its architecture.",
+            "Add --arch NAME; `unfreeze inspect` may recognise it.",
+        )
+    name = canonical_arch(arch or (known.arch if known else ""))
+    stem = known.stem if known else "imagenet"
+    network = build(name, stem=stem)
+    loaded = load_weights(network, weights, arch=name)
+    console.say(loaded.account)
+    if loaded.licence:
+        console.say(loaded.licence)
+    remove_head(network)
+    preprocess = loaded.preprocess or PLAIN
+    card = ModelCard("backbone", name, stem, preprocess=preprocess.as_dict())
+    return InferenceNetwork(network, card, preprocess)
 
 
 def on_device(network: N, device: str, precision: str) -> N:

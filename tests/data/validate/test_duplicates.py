@@ -12,6 +12,7 @@ from unfreeze.data.validate import duplicates
 from unfreeze.data.validate.duplicates import (
     SIGNATURE,
     duplicates_across_splits,
+    duplicates_of,
     near_duplicates_across_splits,
     signature,
 )
@@ -126,6 +127,28 @@ def test_across_is_each_with_each_of_a_lower_side(seed):
     assert [one >= 0 for one in found] == [bool(some) for some in lower]
     assert all(one < 0 or one in some for one, some in zip(found.tolist(), lower, strict=True))
     assert any(lower) and not all(lower)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_duplicates_of_one_image_are_its_pairs(seed):
+    looks, thumbs = some_alike(seed)
+    keys = np.random.default_rng(seed).integers(0, 40, len(looks))
+    table = table_of(looks, thumbs, flat=[3, 20])
+    table["known"][5] = False
+    near = {frozenset(pair) for pair in itertools.combinations(range(len(looks)), 2)}
+    rows = thumbs.astype(float) - thumbs.mean(axis=1, keepdims=True)
+
+    def same(a, b):
+        alike = int(looks[a] ^ looks[b]).bit_count() <= duplicates.MAX_HAMMING
+        alike = alike and np.corrcoef(rows[a], rows[b])[0, 1] >= duplicates.MIN_CORRELATION
+        return keys[a] == keys[b] or (alike and not {a, b} & {3, 5, 20})
+
+    near = [pair for pair in near if same(*pair)]
+    for image in range(len(looks)):
+        others = {image}.union(*(pair for pair in near if image in pair))
+        found = duplicates_of(image, keys, table)
+        assert set(np.flatnonzero(found).tolist()) == others
+    assert len(near) > 10
 
 
 def test_a_chain_of_pairs_is_no_pair():

@@ -85,6 +85,7 @@ def build_index(
     source: Source,
     *,
     strange_classes: bool = False,
+    whole: bool = False,
     labels: str | None = None,
     split_from: str | None = None,
     label_column: str | None = None,
@@ -98,9 +99,10 @@ def build_index(
     `label_column`: the column of that file. `split_from`: a run or its split.csv, which sets the
     splits; images that it does not list are left out. DataError if there are no images, if val or
     test have a class that is missing in train, or if the folders cannot be classes;
-    `strange_classes` accepts both (for commands that do not train on labels).
+    `strange_classes` accepts both (for commands that do not train on labels). `whole`: images
+    outside the class folders are unlabelled instead of left out.
     """
-    draft = find_images(source, whole=labels is not None)
+    draft = find_images(source, whole=whole or labels is not None)
     if labels is not None or label_column is not None:
         draft = _with_labels(draft, labels, label_column)
     if split_from is not None:

@@ -130,6 +130,23 @@ def near_duplicates_across_splits(
     return partners
 
 
+def duplicates_of(
+    position: int, keys: npt.NDArray[np.generic], table: Signatures
+) -> npt.NDArray[np.bool_]:
+    """Mask `[N]`: exact and near-duplicates of the image at `position`, itself included.
+
+    `keys` `[N]` and `table` `[N]` as in `duplicates_across_splits`.
+    """
+    mask: npt.NDArray[np.bool_] = keys == keys[position]
+    usable = comparable(table)
+    if usable[position]:
+        distances = np.bitwise_count(table["hash"] ^ table["hash"][position])
+        close = np.flatnonzero(usable & (distances <= MAX_HAMMING))
+        itself = np.full(len(close), position)
+        mask[close[_thumbs_match(itself, close, table["thumb"])]] = True
+    return mask
+
+
 def _exact_across(sides: Positions, keys: npt.NDArray[np.generic]) -> Positions:
     """`across` for equal keys only."""
     partners = np.full(len(keys), -1, np.int64)
