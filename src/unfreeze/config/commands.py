@@ -59,10 +59,15 @@ class ExportSettings(CallOptions):
         needed=True,
         path="output",
     )
+    with_preprocessing: bool = setting(
+        False,
+        "onnx and torchscript: resizing, normalisation and softmax inside the file, which takes an "
+        "image uint8 [H, W, 3] of any size and gives the probabilities of predict",
+    )
     data: str | None = setting(
         None,
-        "images to compare outputs on: folder, archive, list or built-in name "
-        "(auto: views of the run's training images)",
+        "images to compare outputs on: folder, archive, list or built-in name (auto: views of the "
+        "run's training images; with --with-preprocessing the run's images, if they are there)",
         group="data",
         path="input",
     )

@@ -5,6 +5,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import PIL
+
 from unfreeze import __version__
 from unfreeze.data.texts.preprocess import TOKENIZER
 from unfreeze.exports.exported_model import ExportedModel
@@ -42,6 +44,7 @@ def write_about(
         "gives": subject.gives,
         "classes": list(card.classes),
         "temperature": card.temperature,
+        "with_preprocessing": subject.with_preprocessing,
         "preprocess": subject.preprocess.as_dict(),
         "provenance": {"run": subject.run, **card.provenance},
         "matched": agreement.matched,
@@ -72,7 +75,8 @@ def write_readme(
         "",
         _what(subject),
         f"Exported by unfreeze {__version__}. Verified by loading these files and comparing "
-        f"outputs on {compared_on}: they differ by {agreement.max_difference:.2g} at most "
+        f"{'outputs' if subject.gives != 'probabilities' else 'probabilities'} on {compared_on}: "
+        f"they differ by {agreement.max_difference:.2g} at most "
         f"(tolerance {agreement.tolerance:.2g}).",
         *(["", f"**{licence}**"] if licence else []),
         "",
@@ -94,10 +98,24 @@ def _input_of(subject: ExportedModel) -> str:
             f"`{TOKENIZER}` is read by the package tokenizers and cuts texts after "
             f"{subject.preprocess.image_size} tokens, as in training."
         )
+    if subject.with_preprocessing:
+        return _input_with_preprocessing(subject)
     return (
         f"`{PREPARE}` needs only numpy and Pillow and preprocesses an image as `unfreeze predict` "
         "does: EXIF rotation applied, transparent parts white, 16-bit greyscale scaled by the "
         "range used in training. It refuses 16-bit colour and selected channels."
+    )
+
+
+def _input_with_preprocessing(subject: ExportedModel) -> str:
+    result = "features" if subject.missing else "the probabilities of `unfreeze predict`"
+    return (
+        "The file takes one image as uint8 [height, width, 3] of any size, resizes it exactly as "
+        f"Pillow {PIL.__version__} does, normalises it and gives {result}. Yours is what comes "
+        "before: decoding, EXIF rotation and conversion to RGB, the line with `exif_transpose` "
+        "above. That line makes transparent parts opaque and clips greyscale of more than 8 bits; "
+        f"`from prepare import open_image` and `open_image(path, {subject.preprocess.intensity!r})"
+        f"` read such files as in training ({PREPARE} needs only numpy and Pillow)."
     )
 
 

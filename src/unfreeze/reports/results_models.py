@@ -106,12 +106,18 @@ def embed_display(r: Any) -> Display:
     )
 
 
+_PREPROCESSING = " with preprocessing"
+_OUTPUTS = ("outputs", "probabilities")
+
+
 def export_display(r: Any) -> Display:
     """Display of an `ExportResult`."""
     return Display(
         lead=[
-            f"{r.arch} for {r.to}: its outputs equal the run's on {r.compared_on} (largest "
-            f"difference {r.max_difference:.2g}, allowed {r.tolerance:.2g})."
+            f"{r.arch} for {r.to}{_PREPROCESSING * r.with_preprocessing}: its "
+            f"{_OUTPUTS[r.with_preprocessing and bool(r.classes)]} equal the run's on "
+            f"{r.compared_on} (largest difference {r.max_difference:.2g}, allowed "
+            f"{r.tolerance:.2g})."
         ],
         facts=[("classes", named_classes(r.classes))] if r.classes else [],
         files=[("folder", r.out), ("contents", ", ".join(r.files))],
