@@ -1,6 +1,6 @@
 """`export`: a run's model in another tool's format, verified by comparing outputs."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
 
@@ -12,11 +12,13 @@ from unfreeze.config.layering import load_settings
 from unfreeze.errors import UsageError, WeightsError
 from unfreeze.exports.exported_model import load_exported_model
 from unfreeze.exports.format import export_format
+from unfreeze.exports.int8 import check_int8
 from unfreeze.exports.readme import write_about, write_prepare, write_readme
 from unfreeze.exports.verify import ExportVerification, verify_export, verify_on_images
 from unfreeze.exports.write import check_output_folder, replacing_folder
 from unfreeze.reports.results_models import export_display
 from unfreeze.runs.export_inputs import inputs_to_compare
+from unfreeze.runs.export_int8 import Int8Comparison, labelled_images, write_int8
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
@@ -32,6 +34,7 @@ class ExportResult(Displayed):
 
     `matched`, `max_difference`: of the files as the other tool loads them; `compared_on`: on which
     images. `with_preprocessing`: the program takes images uint8 [H, W, 3] of any size.
+    `int8`: the quantised file beside it, and its accuracy.
     """
 
     out: str
@@ -45,6 +48,7 @@ class ExportResult(Displayed):
     tolerance: float
     compared_on: str
     with_preprocessing: bool
+    int8: Int8Comparison | None = None
 
     def display(self) -> Display:
         """The content to display on a console or in a notebook."""
@@ -81,6 +85,10 @@ def run_export(settings: ExportSettings, console: Console) -> ExportResult:
     out = check_output_folder(s.out, overwrite=s.overwrite, inputs=inputs_of(s))
     subject = load_exported_model(s.run, with_preprocessing=s.with_preprocessing)
     exporter.check(subject)
+    labelled = None
+    if s.int8:
+        check_int8(subject, str(s.to))
+        labelled = labelled_images(s, subject)
     inputs, compared_on = inputs_to_compare(s, subject)
     with replacing_folder(out) as folder:
         exporter.write(subject, folder)
@@ -90,10 +98,13 @@ def run_export(settings: ExportSettings, console: Console) -> ExportResult:
             comparison = verify_on_images(exporter, subject, folder, inputs)
         if not comparison.matched:
             raise _mismatch(str(s.to), subject.card.arch, comparison)
+        int8 = write_int8(subject, labelled, folder, console) if labelled else None
         if not subject.texts:
             write_prepare(folder)
-        write_readme(folder, subject, exporter, comparison, compared_on=compared_on)
-        about = write_about(folder, subject, str(s.to), comparison, compared_on=compared_on)
+        measured = asdict(int8) if int8 else None
+        verified = (comparison, compared_on, measured)
+        write_readme(folder, subject, exporter, *verified)
+        about = write_about(folder, subject, str(s.to), *verified)
     console.say(f"{out}/README.md shows how to load the model.")
     return ExportResult(
         out=str(out),
@@ -107,6 +118,7 @@ def run_export(settings: ExportSettings, console: Console) -> ExportResult:
         tolerance=comparison.tolerance,
         compared_on=compared_on,
         with_preprocessing=s.with_preprocessing,
+        int8=int8,
     )
 
 

@@ -27,12 +27,13 @@ def write_about(
     subject: ExportedModel,
     to: str,
     agreement: ExportVerification,
-    *,
     compared_on: str,
+    int8: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write and return export.json: the model, its provenance and how it was verified.
 
-    `to`: the format; `compared_on`: the images of the verification, in words.
+    `to`: the format; `compared_on`: the images of the verification, in words; `int8`: what was
+    measured of the quantised file.
     """
     card = subject.card
     about = {
@@ -51,6 +52,7 @@ def write_about(
         "max_difference": agreement.max_difference,
         "tolerance": agreement.tolerance,
         "compared_on": compared_on,
+        "int8": int8,
         "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
     }
     write_json(folder / ABOUT, about)
@@ -62,8 +64,8 @@ def write_readme(
     subject: ExportedModel,
     target: ExportFormat,
     agreement: ExportVerification,
-    *,
     compared_on: str,
+    int8: dict[str, Any] | None = None,
 ) -> None:
     """Write README.md: how to load the model, and what it is."""
     card = subject.card
@@ -86,6 +88,7 @@ def write_readme(
         "",
         _input_of(subject),
         "",
+        *(_int8_lines(int8) if int8 else ()),
         f"`{ABOUT}` contains classes, preprocessing, the origin of the weights, and a SHA-256 of "
         "each file.",
     ]
@@ -117,6 +120,30 @@ def _input_with_preprocessing(subject: ExportedModel) -> str:
         f"`from prepare import open_image` and `open_image(path, {subject.preprocess.intensity!r})"
         f"` read such files as in training ({PREPARE} needs only numpy and Pillow)."
     )
+
+
+def _int8_lines(q: dict[str, Any]) -> list[str]:
+    """A section about the quantised file."""
+    rows = [
+        "| {} | {:.1%} ({:.1%} to {:.1%}) | {:.1f} ms | {:.2f} MB |".format(
+            name,
+            q[f"{of}accuracy"],
+            *q[f"{of}interval"],
+            q[f"{of}milliseconds"],
+            q[f"{of}megabytes"],
+        )
+        for name, of in (("float", "float_"), (f"int8, `{q['file']}`", ""))
+    ]
+    return [
+        f"`{q['file']}` takes and gives the same in int8. On {q['n']:,} images (split "
+        f"{q['split']}) both give the same class for {q['agreement']:.1%}; the ranges of its "
+        f"activations are from {q['calibrated_on']:,} other images:",
+        "",
+        "| file | accuracy (95 %) | one image, on the exporting machine | size |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _what(subject: ExportedModel) -> str:

@@ -68,6 +68,8 @@ class Onnx:
                 f"PyTorch cannot export {subject.card.arch} to ONNX: {_first_line(error)}",
                 "Use --to torchscript or --to safetensors.",
             ) from error
+        for node in program.model.graph.all_nodes():  # paths on this machine are nobody's business
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
         program.model.metadata_props.update(_metadata(subject))
         program.save(str(folder / FILE))
         if isinstance(subject.preprocess, TextPreprocess):

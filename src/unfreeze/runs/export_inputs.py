@@ -13,7 +13,7 @@ from unfreeze.config.layering import is_run_config, read_run_config
 from unfreeze.config.shared import data_name
 from unfreeze.data.images.preprocess import Pixels, Preprocess
 from unfreeze.data.index.index import build_index
-from unfreeze.data.sources.open import open_source
+from unfreeze.data.sources.open import builtin_name, open_source
 from unfreeze.data.texts.preprocess import TextPreprocess
 from unfreeze.errors import DataError
 from unfreeze.exports.exported_model import ExportedModel
@@ -71,14 +71,15 @@ def _images(s: ExportSettings, subject: ExportedModel) -> tuple[list[Pixels], st
     return list(noise), f"{COUNT} images of random noise (use --data for real ones)"
 
 
-def data_of_run(run: str) -> str | tuple[str, ...] | None:
+def data_of_run(run: str) -> tuple[str, ...] | None:
     """DATA of a run folder; None for a model alone, or if the files are no longer there."""
     config = Path(run) / "config.toml"
     if not is_run_config(config):
         return None
     data = read_run_config(config).get("data")
     names = (data,) if isinstance(data, str) else tuple(data or ())
-    return names if names and all(Path(name).exists() for name in names) else None
+    there = all(Path(name).exists() or builtin_name(name) is not None for name in names)
+    return names if names and there else None
 
 
 def _name(data: str | tuple[str, ...]) -> str:
