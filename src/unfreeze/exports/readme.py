@@ -118,9 +118,10 @@ def _input_with_preprocessing(subject: ExportedModel) -> str:
         "before: decoding, EXIF rotation and conversion to RGB, the line with `exif_transpose` "
         "above. That line makes transparent parts opaque and clips greyscale of more than 8 bits; "
         f"`from prepare import open_image` and `open_image(path, {subject.preprocess.intensity!r})"
-        f"` read such files as in training ({PREPARE} needs only numpy and Pillow). Run the "
-        "file in float32: what computes in bfloat16 or TF32 by default (OpenVINO on some CPUs: set "
-        "INFERENCE_PRECISION_HINT to f32) resizes otherwise."
+        f"` read such files as in training ({PREPARE} needs only numpy and Pillow, and refuses "
+        "16-bit colour and selected channels). Run the file in float32: what computes in bfloat16 "
+        "or TF32 by default (OpenVINO on some CPUs: set INFERENCE_PRECISION_HINT to f32) resizes "
+        "otherwise."
     )
 
 

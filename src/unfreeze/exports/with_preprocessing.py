@@ -21,9 +21,9 @@ _is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]
 class ImagePreprocessing(nn.Module):
     """`Preprocess` as tensor operations on one image: uint8 [H, W, 3] to float32 [1, 3, S, S].
 
-    Equal to the bit as long as no pixel is the sum of more than 64 others in a row (images 32
-    times as long as the input, 16 times if bicubic); above, float32 may round a rare pixel off by
-    one. Not for `fit="tile"`, which makes many inputs of one image.
+    Equal to the bit as long as no pixel is the sum of more than 40 others in a row (resized to a
+    20th, if bicubic to a 10th); beyond, float32 may round a rare pixel off by one. Not for
+    `fit="tile"`, which makes many inputs of one image.
     """
 
     shift: Tensor
