@@ -555,6 +555,8 @@ def export(
     out: str | PathLike[str],
     *,
     config: str | PathLike[str] | None = None,
+    with_preprocessing: bool = False,
+    int8: bool = False,
     data: str | PathLike[str] | None = None,
     data_root: str | PathLike[str] = "data",
     overwrite: bool = False,
@@ -570,7 +572,9 @@ def export(
         config: read settings from a TOML file.
         to: export format. One of: 'torchvision', 'timm', 'safetensors', 'torchscript', 'onnx'.
         out: output folder (new or empty).
-        data: images to compare outputs on: folder, archive, list or built-in name (None: views of the run's training images).
+        with_preprocessing: onnx and torchscript: resizing, normalisation and softmax inside the file, which takes an image uint8 [H, W, 3] of any size and gives the probabilities of predict.
+        int8: onnx: also a file quantised to int8, calibrated on training images and compared with the float file: accuracy with interval, milliseconds; refused if accuracy falls below the interval.
+        data: images to compare outputs on: folder, archive, list or built-in name (None: views of the run's training images; with with_preprocessing=True or int8=True the run's images).
         data_root: folder for built-in datasets.
         overwrite: replace an earlier export in that folder.
         progress: show progress (None: if in a notebook or a terminal).

@@ -18,8 +18,8 @@ def untrained(tmp_path_factory):
     """`untrained(arch, stem=..., head=True)`: a model folder, made once; all entries are random."""
     made = {}
 
-    def make(arch, *, stem="imagenet", head=True, size=32, resize=36, **card):
-        key = (arch, stem, head, size, resize, str(card))
+    def make(arch, *, stem="imagenet", head=True, size=32, resize=36, how=None, **card):
+        key = (arch, stem, head, size, resize, str(how), str(card))
         if key not in made:
             torch.manual_seed(0)
             network = build(arch)
@@ -34,7 +34,8 @@ def untrained(tmp_path_factory):
             about = {"kind": "classifier", "head": "replace", "classes": CLASSES}
             if not head:
                 about = {"kind": "backbone"}
-            wants = Preprocess(size, resize, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+            colours = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
+            wants = Preprocess(size, resize, **colours, **(how or {}))
             provenance = {"verb": "finetune", "seed": 0, "licence": "For these tests alone."}
             about |= {"arch": arch, "stem": stem, "provenance": provenance, **card}
             full = ModelCard(preprocess=wants.as_dict(), **about)

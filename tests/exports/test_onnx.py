@@ -76,6 +76,7 @@ def test_classes_preprocessing_and_version_stand_in_the_file(untrained, tmp_path
     assert json.loads(held["preprocess"]) == load_classifier(run).preprocess.as_dict()
     assert json.loads(held["temperature"]) == 1.5
     assert (held["unfreeze"], held["arch"]) == (unfreeze.__version__, "unfreeze/tiny")
+    assert b".py" not in (tmp_path / "out" / "model.onnx").read_bytes()  # no paths of this machine
 
 
 @pytest.mark.parametrize("size", [48, pytest.param(224, marks=pytest.mark.slow)])

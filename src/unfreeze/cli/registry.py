@@ -53,7 +53,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "inspect": ("inspect checkpoint.pth",),
     "summary": ("summary resnet18 --freeze stage:2", "summary runs/frozen"),
-    "export": ("export runs/frozen --to onnx --out exported",),
+    "export": (
+        "export runs/frozen --to torchvision --out exported",
+        "export runs/frozen --to onnx --with-preprocessing --out exported",
+    ),
     "report": ("report runs/frozen",),
     "runs": ("runs runs",),
     "cache": ("cache", "cache --clear"),

@@ -1,40 +1,31 @@
 """`export`: a run's model in another tool's format, verified by comparing outputs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from unfreeze.config.commands import ExportSettings
 from unfreeze.config.field import inputs_of
 from unfreeze.config.layering import load_settings
-from unfreeze.data.images.preprocess import Pixels, Preprocess
-from unfreeze.data.index.index import build_index
-from unfreeze.data.sources.open import open_source
-from unfreeze.data.texts.preprocess import TextPreprocess
-from unfreeze.errors import DataError, WeightsError
-from unfreeze.exports.exported_model import ExportedModel, load_exported_model
+from unfreeze.errors import UsageError, WeightsError
+from unfreeze.exports.exported_model import load_exported_model
 from unfreeze.exports.format import export_format
+from unfreeze.exports.int8 import check_int8
 from unfreeze.exports.readme import write_about, write_prepare, write_readme
-from unfreeze.exports.verify import ExportVerification, verify_export
+from unfreeze.exports.verify import ExportVerification, verify_export, verify_on_images
 from unfreeze.exports.write import check_output_folder, replacing_folder
-from unfreeze.models.text import TextClassifier
 from unfreeze.reports.results_models import export_display
-from unfreeze.runs.finetuning.task_settings import open_samples
-from unfreeze.runs.inference import readers_of
+from unfreeze.runs.export_inputs import inputs_to_compare
+from unfreeze.runs.export_int8 import Int8Comparison, labelled_images, write_int8
 from unfreeze.runs.python_call import python_call
 from unfreeze.runtime.console import Console
 from unfreeze.runtime.display import Display, Displayed
 from unfreeze.runtime.isolation import isolated
 from unfreeze.runtime.notebook import python_console
-from unfreeze.tasks.segmentation.crops import mirrored
 
-IMAGES = 16  # number of images to compare outputs on
+WITH_PREPROCESSING = ("onnx", "torchscript")  # formats that hold a program
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,7 +33,8 @@ class ExportResult(Displayed):
     """The exported files, and how much their outputs differ from the run's model.
 
     `matched`, `max_difference`: of the files as the other tool loads them; `compared_on`: on which
-    images.
+    images. `with_preprocessing`: the program takes images uint8 [H, W, 3] of any size.
+    `int8`: the quantised file beside it, and its accuracy.
     """
 
     out: str
@@ -55,6 +47,8 @@ class ExportResult(Displayed):
     max_difference: float
     tolerance: float
     compared_on: str
+    with_preprocessing: bool
+    int8: Int8Comparison | None = None
 
     def display(self) -> Display:
         """The content to display on a console or in a notebook."""
@@ -83,23 +77,34 @@ def export(
 def run_export(settings: ExportSettings, console: Console) -> ExportResult:
     """The same from a settings object."""
     s, exporter = settings, export_format(settings.to)
+    if s.with_preprocessing and s.to not in WITH_PREPROCESSING:
+        raise UsageError(
+            f"--to {s.to} stores weights without a program, so it cannot hold the preprocessing.",
+            f"Use --to {' or '.join(WITH_PREPROCESSING)}, or omit --with-preprocessing.",
+        )
     out = check_output_folder(s.out, overwrite=s.overwrite, inputs=inputs_of(s))
-    subject = load_exported_model(s.run)
+    subject = load_exported_model(s.run, with_preprocessing=s.with_preprocessing)
     exporter.check(subject)
-    if isinstance(subject.preprocess, TextPreprocess):
-        inputs, compared_on = _texts(s, subject, subject.preprocess)
-    else:
-        images, compared_on = _images(s, subject.preprocess)
-        inputs = _inputs(images, subject.preprocess)
+    labelled = None
+    if s.int8:
+        check_int8(subject, str(s.to))
+        labelled = labelled_images(s, subject)
+    inputs, compared_on = inputs_to_compare(s, subject)
     with replacing_folder(out) as folder:
         exporter.write(subject, folder)
-        comparison = verify_export(exporter, subject, folder, inputs)
+        if isinstance(inputs, Tensor):
+            comparison = verify_export(exporter, subject, folder, inputs)
+        else:
+            comparison = verify_on_images(exporter, subject, folder, inputs)
         if not comparison.matched:
             raise _mismatch(str(s.to), subject.card.arch, comparison)
+        int8 = write_int8(subject, labelled, folder, console) if labelled else None
         if not subject.texts:
             write_prepare(folder)
-        write_readme(folder, subject, exporter, comparison, compared_on=compared_on)
-        about = write_about(folder, subject, str(s.to), comparison, compared_on=compared_on)
+        measured = asdict(int8) if int8 else None
+        verified = (comparison, compared_on, measured)
+        write_readme(folder, subject, exporter, *verified)
+        about = write_about(folder, subject, str(s.to), *verified)
     console.say(f"{out}/README.md shows how to load the model.")
     return ExportResult(
         out=str(out),
@@ -112,6 +117,8 @@ def run_export(settings: ExportSettings, console: Console) -> ExportResult:
         max_difference=comparison.max_difference,
         tolerance=comparison.tolerance,
         compared_on=compared_on,
+        with_preprocessing=s.with_preprocessing,
+        int8=int8,
     )
 
 
@@ -123,48 +130,3 @@ def _mismatch(to: str, arch: str, comparison: ExportVerification) -> WeightsErro
         f"{arch} exported to {to} differs from the run's model {what}; nothing was written.",
         "Use --to safetensors, and please report this.",
     )
-
-
-def _images(s: ExportSettings, preprocess: Preprocess) -> tuple[list[Pixels], str]:
-    """(images, their description): from `--data`, else the run's views, else random noise."""
-    if s.data:
-        source = open_source(s.data, data_root=s.data_root)
-        source.intensity = preprocess.intensity
-        index = build_index(source, strange_classes=True)
-        if not len(index):
-            raise DataError(f"No images in {s.data}.", "Give other images with --data.")
-        positions = np.unique(np.linspace(0, len(index) - 1, IMAGES).astype(np.int64))
-        images = [read() for read in readers_of(index.take(positions))]
-        return images, f"{len(images)} images of {Path(s.data).name}"
-    views = Path(s.run) / "views.npz"
-    if views.is_file():
-        with np.load(views, allow_pickle=False) as arrays:
-            flat = arrays["views"].reshape(-1, *arrays["views"].shape[-3:])
-        chosen = flat[np.unique(np.linspace(0, len(flat) - 1, IMAGES).astype(np.int64))]
-        return list(chosen), f"{len(chosen)} views of the run's training images"
-    rng, side = np.random.default_rng(0), preprocess.image_size
-    noise = rng.integers(0, 256, (IMAGES, side, side, 3), np.uint8)
-    return list(noise), f"{IMAGES} images of random noise (use --data for real ones)"
-
-
-def _texts(
-    s: ExportSettings, subject: ExportedModel, preprocess: TextPreprocess
-) -> tuple[Tensor, str]:
-    """(tokens [B, L, 2], their description): of `--data`, else random tokens."""
-    if s.data:
-        source = open_samples(s.data, subject.card, data_root=s.data_root)
-        preprocess.attach(source)
-        rows = np.unique(np.linspace(0, len(source) - 1, IMAGES).astype(np.int64))
-        tokens = preprocess.collate([source.sample(row) for row in rows.tolist()])
-        return tokens, f"{len(rows)} texts of {Path(s.data).name}"
-    if not isinstance(subject.network, TextClassifier):
-        raise TypeError(f"{subject.card.arch} is no text network")
-    tokens = subject.network.example_input(IMAGES, torch.device("cpu"))
-    return tokens, f"{IMAGES} texts of random tokens (use --data for real ones)"
-
-
-def _inputs(images: Sequence[Pixels], preprocess: Preprocess) -> Tensor:
-    if preprocess.fit == "tile":  # the first tile of each image
-        height, width = preprocess.shape
-        images = [mirrored(image, preprocess.shape)[:height, :width] for image in images]
-    return torch.stack([preprocess.apply(image) for image in images])

@@ -59,10 +59,21 @@ class ExportSettings(CallOptions):
         needed=True,
         path="output",
     )
+    with_preprocessing: bool = setting(
+        False,
+        "onnx and torchscript: resizing, normalisation and softmax inside the file, which takes an "
+        "image uint8 [H, W, 3] of any size and gives the probabilities of predict",
+    )
+    int8: bool = setting(
+        False,
+        "onnx: also a file quantised to int8, calibrated on training images and compared with the "
+        "float file: accuracy with interval, milliseconds; refused if accuracy falls below the "
+        "interval",
+    )
     data: str | None = setting(
         None,
-        "images to compare outputs on: folder, archive, list or built-in name "
-        "(auto: views of the run's training images)",
+        "images to compare outputs on: folder, archive, list or built-in name (auto: views of the "
+        "run's training images; with --with-preprocessing or --int8 the run's images)",
         group="data",
         path="input",
     )

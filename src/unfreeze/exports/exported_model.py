@@ -30,7 +30,8 @@ class ExportedModel:
 
     Maps [B, C, h, w] are the scores of each pixel of a segmentation network. `run`: name of the
     run's folder; `folder`: the model's folder; `missing`: dotted names of a backbone's removed
-    head, () for a classifier.
+    head, () for a classifier. `with_preprocessing`: the exported program takes one image, uint8
+    [H, W, 3] of any size, and gives probabilities [C] or features [D].
     """
 
     run: str
@@ -39,6 +40,7 @@ class ExportedModel:
     card: ModelCard
     preprocess: Preprocess
     missing: tuple[str, ...]
+    with_preprocessing: bool = False
 
     @property
     def library(self) -> str:
@@ -62,10 +64,12 @@ class ExportedModel:
 
     @property
     def gives(self) -> str:
-        """The output: `scores`, `features` or `maps`."""
+        """The output: `scores`, `probabilities`, `features` or `maps`."""
         if is_segmentation_arch(self.card.arch):
             return "maps"
-        return "features" if self.missing else "scores"
+        if self.missing:
+            return "features"
+        return "probabilities" if self.with_preprocessing else "scores"
 
     @property
     def texts(self) -> bool:
@@ -116,14 +120,23 @@ class ExportedModel:
         return dict(self.network.state_dict())
 
 
-def load_exported_model(run: str | Path) -> ExportedModel:
-    """The model of a finished run or its `model/` folder; WeightsError for anything else."""
+def load_exported_model(run: str | Path, *, with_preprocessing: bool = False) -> ExportedModel:
+    """The model of a finished run or its `model/` folder; WeightsError for anything else.
+
+    UsageError for a model that `with_preprocessing` does not support.
+    """
     card = read_card(run)
     dense = is_segmentation_arch(card.arch)
     if card.kind == "predictor" and not dense:
         raise UsageError(
             f"Models of the task {card.task} cannot be exported.",
             "unfreeze.load(RUN) returns it as an nn.Module; the model/ folder alone is enough.",
+        )
+    if with_preprocessing and (dense or is_text_arch(card.arch)):
+        kind = "segmentation" if dense else "text"
+        raise UsageError(
+            f"--with-preprocessing is for images with one result each, and this is a {kind} model.",
+            "Omit it: the README of the export shows how to preprocess.",
         )
     model: InferenceNetwork
     if dense:
@@ -139,4 +152,5 @@ def load_exported_model(run: str | Path) -> ExportedModel:
         card=model.card,
         preprocess=model.preprocess,
         missing=() if dense else removed_heads(model.network),
+        with_preprocessing=with_preprocessing,
     )

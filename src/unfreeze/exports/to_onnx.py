@@ -15,17 +15,25 @@ from unfreeze.data.texts.preprocess import TOKENIZER, TextPreprocess
 from unfreeze.errors import UsageError, WeightsError
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import LoadedExport
-from unfreeze.exports.write import numpy_lines, probability_lines
+from unfreeze.exports.with_preprocessing import EXAMPLE, with_preprocessing
+from unfreeze.exports.write import (
+    PILLOW_LINE,
+    UPRIGHT_LINE,
+    numpy_lines,
+    probability_lines,
+    result_lines,
+)
 from unfreeze.models.text import TEXT_INPUTS, TextClassifier, TextInputs, text_inputs
 from unfreeze.runtime.utf8_path import utf8_path
 
-FILE, INPUT = "model.onnx", "images"
+FILE, INPUT, IMAGE_INPUT = "model.onnx", "images", "image"
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Onnx:
     """`model.onnx` with the input `images` and the output `scores`, `features` or `maps`.
 
+    With preprocessing: the input `image` and the output `probabilities` or `features`.
     Of texts: the inputs `input_ids`, `attention_mask` and, of encoders that have it,
     `token_type_ids`, with tokenizer.json beside it.
     """
@@ -42,8 +50,7 @@ class Onnx:
 
     def write(self, subject: ExportedModel, folder: Path) -> None:
         """Export with torch.export and a dynamic batch size; WeightsError if that fails."""
-        program_inputs = _text_program(subject) if subject.texts else _image_program(subject)
-        network, example, names, shapes = program_inputs
+        network, example, names, shapes = _program(subject)
         try:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
                 warnings.simplefilter("ignore")  # internal warnings of the exporter
@@ -61,6 +68,8 @@ class Onnx:
                 f"PyTorch cannot export {subject.card.arch} to ONNX: {_first_line(error)}",
                 "Use --to torchscript or --to safetensors.",
             ) from error
+        for node in program.model.graph.all_nodes():  # paths on this machine are nobody's business
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
         program.model.metadata_props.update(_metadata(subject))
         program.save(str(folder / FILE))
         if isinstance(subject.preprocess, TextPreprocess):
@@ -89,6 +98,16 @@ class Onnx:
         """Lines with onnxruntime and numpy, without PyTorch."""
         if subject.texts:
             return _text_lines(subject)
+        if subject.with_preprocessing:
+            return [
+                "import numpy, onnxruntime",
+                PILLOW_LINE,
+                f'session = onnxruntime.InferenceSession("{FILE}")',
+                UPRIGHT_LINE,
+                f'inputs = {{"{IMAGE_INPUT}": numpy.asarray(image)}}',
+                f"{subject.gives} = session.run(None, inputs)[0]",
+                *result_lines(subject),
+            ]
         return [
             "import numpy, onnxruntime",
             f'session = onnxruntime.InferenceSession("{FILE}")',
@@ -100,8 +119,13 @@ class Onnx:
 Program = tuple[nn.Module, tuple[Tensor, ...], list[str], tuple[dict[int, Any], ...]]
 
 
-def _image_program(subject: ExportedModel) -> Program:
+def _program(subject: ExportedModel) -> Program:
     """(network, example inputs, their names, dynamic axes)."""
+    if subject.texts:
+        return _text_program(subject)
+    if subject.with_preprocessing:
+        sides = {0: torch.export.Dim("height"), 1: torch.export.Dim("width")}
+        return with_preprocessing(subject), (EXAMPLE,), [IMAGE_INPUT], (sides,)
     shapes = ({0: torch.export.Dim("batch")},)
     return subject.recorded(), (subject.example(),), [INPUT], shapes
 

@@ -11,7 +11,8 @@ import torch
 from unfreeze.errors import UsageError
 from unfreeze.exports.exported_model import ExportedModel
 from unfreeze.exports.format import LoadedExport
-from unfreeze.exports.write import torch_lines
+from unfreeze.exports.with_preprocessing import with_preprocessing
+from unfreeze.exports.write import PILLOW_LINE, UPRIGHT_LINE, result_lines, torch_lines
 from unfreeze.runtime.atomic import write_bytes
 from unfreeze.runtime.utf8_path import utf8_path
 
@@ -19,7 +20,10 @@ FILE = "model.ts"
 
 
 class Torchscript:
-    """`model.ts`, traced from one forward pass, for any batch size."""
+    """`model.ts`, traced from one forward pass, for any batch size.
+
+    With preprocessing: for one image of any size.
+    """
 
     def check(self, subject: ExportedModel) -> None:
         """UsageError for texts; otherwise tracing itself shows whether it is possible."""
@@ -35,6 +39,9 @@ class Torchscript:
             program = torch.jit.trace(  # type: ignore[no-untyped-call]
                 subject.recorded(), subject.example()
             )
+            if subject.with_preprocessing:  # its steps depend on the image's size: compiled
+                whole = with_preprocessing(subject, program)
+                program = torch.jit.script(whole)
             torch.jit.save(program, buffer)
         write_bytes(folder / FILE, buffer.getvalue())
 
@@ -46,11 +53,18 @@ class Torchscript:
 
     def snippet(self, subject: ExportedModel) -> list[str]:
         """Lines with `torch.jit.load`."""
-        return [
-            "import torch",
-            f'model = torch.jit.load("{FILE}")',
-            *torch_lines(subject),
-        ]
+        load = f'model = torch.jit.load("{FILE}")'
+        if subject.with_preprocessing:
+            return [
+                "import numpy, torch",
+                PILLOW_LINE,
+                load,
+                UPRIGHT_LINE,
+                "with torch.inference_mode():",
+                f"    {subject.gives} = model(torch.from_numpy(numpy.array(image))).numpy()",
+                *result_lines(subject),
+            ]
+        return ["import torch", load, *torch_lines(subject)]
 
 
 @contextmanager

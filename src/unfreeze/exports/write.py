@@ -123,6 +123,16 @@ def probability_lines(subject: ExportedModel) -> list[str]:
     ]
 
 
+# opens `image`, which a program with preprocessing takes as an array
+PILLOW_LINE = "from PIL import Image, ImageOps"
+UPRIGHT_LINE = f'image = ImageOps.exif_transpose(Image.open("{IMAGE}")).convert("RGB")'
+
+
+def result_lines(subject: ExportedModel) -> list[str]:
+    """Python lines that print the result of a program with preprocessing."""
+    return ["print(features.shape)"] if subject.gives == "features" else _print_lines()
+
+
 def _scaled_scores(subject: ExportedModel, scores: str = "scores") -> str:
     """The expression of scores divided by the calibration temperature."""
     temperature = subject.card.temperature

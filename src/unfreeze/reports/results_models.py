@@ -124,14 +124,32 @@ def embed_display(r: Any) -> Display:
     )
 
 
+_PREPROCESSING = " with preprocessing"
+_OUTPUTS = ("outputs", "probabilities")
+
+
+def _int8(q: Any) -> str:
+    low, high = (percent(bound) for bound in q.interval)
+    return (
+        f"accuracy {percent(q.accuracy)} (95 %: {low} to {high}) where float has "
+        f"{percent(q.float_accuracy)}, on {on_images(q.n, q.split)}; {q.milliseconds:.1f} ms an "
+        f"image where float takes {q.float_milliseconds:.1f}"
+    )
+
+
 def export_display(r: Any) -> Display:
     """Display of an `ExportResult`."""
     return Display(
         lead=[
-            f"{r.arch} for {r.to}: its outputs equal the run's on {r.compared_on} (largest "
-            f"difference {r.max_difference:.2g}, allowed {r.tolerance:.2g})."
+            f"{r.arch} for {r.to}{_PREPROCESSING * r.with_preprocessing}: its "
+            f"{_OUTPUTS[r.with_preprocessing and bool(r.classes)]} equal the run's on "
+            f"{r.compared_on} (largest difference {r.max_difference:.2g}, allowed "
+            f"{r.tolerance:.2g})."
         ],
-        facts=[("classes", named_classes(r.classes))] if r.classes else [],
+        facts=[
+            *([("classes", named_classes(r.classes))] if r.classes else []),
+            *([("int8", _int8(r.int8))] if r.int8 else []),
+        ],
         files=[("folder", r.out), ("contents", ", ".join(r.files))],
         next=[f"cat {r.out}/README.md"],
     )
