@@ -15,6 +15,7 @@ from unfreeze.config.field import inputs_of
 from unfreeze.config.layering import load_settings
 from unfreeze.config.shared import Data, data_name
 from unfreeze.data.index.folder_layout import SPLIT_NAMES
+from unfreeze.data.index.index import Index
 from unfreeze.data.sources.open import open_source
 from unfreeze.data.validate.report import thumbnails
 from unfreeze.data.validate.warnings import dataset_warnings
@@ -31,6 +32,7 @@ from unfreeze.runs.label_audit import (
     LabelAudit,
     audit_labels,
     backbone_for,
+    compute_features,
     labelled_by_path,
 )
 from unfreeze.runs.python_call import python_call
@@ -105,15 +107,18 @@ def run_audit(settings: AuditSettings, console: Console) -> AuditResult:
     s = settings
     out = check_audit_folder(s.out, inputs_of(s))  # check before the work, not after
     source = open_source(s.data, data_root=s.data_root, console=console)
-    index = labelled_by_path(s, source)
-    for note in index.notes:
+    labelled = labelled_by_path(s, source)
+    for note in labelled.notes:
         console.say(note)
-    network = on_device(backbone_for(s, index, console), s.device, s.precision)
-    found = audit_labels(s, index, network, console)
-    result = _result(s, found, network.card.arch, out)
+    network = on_device(backbone_for(s, labelled, console), s.device, s.precision)
+    computed = compute_features(s, labelled, network, console)
+    with console.progress("cross-validation", 1) as advance:
+        found = audit_labels(s, computed)
+        advance(1)
+    result = _result(s, found, network.card.arch, out, computed.left_out)
     for warning in result.warnings:
         console.warn(warning.message)
-    _write(result, found, out)
+    _write(result, found, labelled, out)
     return result
 
 
@@ -153,7 +158,9 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _result(s: AuditSettings, found: LabelAudit, arch: str, out: Path) -> AuditResult:
+def _result(
+    s: AuditSettings, found: LabelAudit, arch: str, out: Path, left_out: int
+) -> AuditResult:
     index = found.index
     suspects = [
         {
@@ -171,7 +178,7 @@ def _result(s: AuditSettings, found: LabelAudit, arch: str, out: Path) -> AuditR
         images=len(index),
         suspects=suspects,
         conflicts=[[printable(index.paths[p]) for p in group] for group in found.conflicts],
-        left_out=found.left_out,
+        left_out=left_out,
         classes=list(index.classes),
         accuracy=found.accuracy,
         arch=arch,
@@ -211,7 +218,7 @@ def audit_warnings(s: AuditSettings, found: LabelAudit) -> list[RunWarning]:
     return warnings
 
 
-def _write(result: AuditResult, found: LabelAudit, out: Path) -> None:
+def _write(result: AuditResult, found: LabelAudit, labelled: Index, out: Path) -> None:
     """Write the four files; the folder is replaced when all are complete."""
     page = audit_page(_page(result, found))
     with replacing_folder(out) as folder:
@@ -219,23 +226,24 @@ def _write(result: AuditResult, found: LabelAudit, out: Path) -> None:
         write_csv(
             folder / SUSPECTS, COLUMNS, ([row[c] for c in COLUMNS] for row in result.suspects)
         )
-        _write_labels(folder / LABELS, result, found)
+        _write_labels(folder / LABELS, labelled, found, result.suspects)
         write_json(folder / RESULT, {**asdict(result), DIGEST: _digest(folder / LABELS)})
 
 
-def _write_labels(path: Path, result: AuditResult, found: LabelAudit) -> None:
-    """Write all labelled images with their present labels, suspects first, for `--labels`."""
-    index = found.labelled
+def _write_labels(
+    path: Path, index: Index, found: LabelAudit, suspects: Sequence[dict[str, Any]]
+) -> None:
+    """Write the labels of `index`, all labelled images, for `--labels`; suspects first."""
     position_of = {name: position for position, name in enumerate(index.paths)}
     positions = [position_of[found.index.paths[one.position]] for one in found.suspects]
-    suspects = dict(zip(positions, result.suspects, strict=True))
-    others = [position for position in range(len(index)) if position not in suspects]
+    row_of = dict(zip(positions, suspects, strict=True))
+    others = [position for position in range(len(index)) if position not in row_of]
     columns = ["path", "label", "suggested", "probability", "score"]
     columns += ["split"] if index.splits.any() else []
     columns += ["group"] if index.groups is not None else []
     lines = []
-    for position in [*suspects, *others]:
-        row = dict(suspects.get(position, {}))
+    for position in [*row_of, *others]:
+        row = dict(row_of.get(position, {}))
         row |= {"path": index.paths[position], "label": index.classes[index.labels[position]]}
         row["split"] = SPLIT_NAMES[index.splits[position]]
         row["group"] = index.groups[position] if index.groups is not None else ""

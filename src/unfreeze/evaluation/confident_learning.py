@@ -1,9 +1,10 @@
 """Confident learning: which labels are probably wrong, from out-of-fold probabilities.
 
 Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels" (JAIR
-2021, arXiv 1911.00068); `benchmarks/audit.py` compares its rankings. `probabilities` [N, K] must come from models that were not trained on the
-image they judge; `labels` [N] are the given labels, which may be wrong. The paper's letters: i is
-the given label, j the true one, t the thresholds, C the confident joint, Q its calibrated form.
+2021, arXiv 1911.00068); `benchmarks/audit.py` compares its rankings. `probabilities` [N, K] must
+come from models that were not trained on the image they judge; `labels` [N] are the given labels,
+which may be wrong. The paper's letters: i is the given label, j the true one, t the thresholds, C
+the confident joint, Q its calibrated form.
 """
 
 import numpy as np

@@ -27,7 +27,7 @@ from unfreeze.data.validate.duplicates import (
 )
 from unfreeze.errors import DataError, WeightsError
 from unfreeze.evaluation.confident_learning import prune_by_class, self_confidence
-from unfreeze.evaluation.logistic_regression import out_of_fold_probabilities
+from unfreeze.evaluation.logistic_regression import Folds, Positions, out_of_fold_probabilities
 from unfreeze.models.head import remove_head
 from unfreeze.runs.eval_split import positions_of_split
 from unfreeze.runs.finetuning.data import LabelledListing
@@ -63,19 +63,29 @@ class SuspectLabel:
 
 
 @dataclass(frozen=True)
-class LabelAudit:
-    """The audited images `index`, with out-of-fold `probabilities` [N, K] of its classes.
+class ImageFeatures:
+    """The readable images `index`, their `features` float32 [N, D] and groups of near-duplicates.
 
-    `labelled`: all labelled images, those of other splits and unreadable ones included. `conflicts`: groups of copies of one image under two or more labels. `left_out`: images that
-    cannot be read.
+    `left_out`: number of images that cannot be read.
     """
 
     index: Index
-    labelled: Index
+    features: torch.Tensor
+    alike: Groups
+    left_out: int
+
+
+@dataclass(frozen=True)
+class LabelAudit:
+    """The audited images `index`, with out-of-fold `probabilities` [N, K] of its classes.
+
+    `conflicts`: groups of copies of one image under two or more labels.
+    """
+
+    index: Index
     probabilities: Probabilities
     suspects: list[SuspectLabel]
     conflicts: Groups
-    left_out: int
 
     @property
     def accuracy(self) -> float:
@@ -84,7 +94,7 @@ class LabelAudit:
 
 
 def labelled_by_path(s: AuditSettings, source: Source) -> Index:
-    """The labelled images of all splits, sorted by path, so that the order of a list changes nothing.
+    """The labelled images of all splits, by path: the order of a list changes nothing.
 
     DataError for data without classes, with one class, or with masks.
     """
@@ -150,48 +160,37 @@ def check_weights(weights: str, index: Index) -> None:
         folder = model_folder(source) if isinstance(source, str) and Path(source).exists() else None
 
 
-def audit_labels(
+def compute_features(
     s: AuditSettings, labelled: Index, network: InferenceNetwork, console: Console
-) -> LabelAudit:
-    """Compute features once, probabilities fold by fold, and the suspects among `--split`.
+) -> ImageFeatures:
+    """Features of the readable images of `--split`, in one pass.
 
-    DataError if no image can be read, or a class has fewer images (or groups) than `--folds`.
+    DataError if none can be read, or if a class has fewer images (or groups) than `--folds`.
     """
     index = labelled.take(positions_of_split(labelled, s.split))
-    _folds(s, index, [])  # refuse what cannot be split before the features are computed
+    folds_of(s, index, [])  # refuse before the work, not after
     signed = Signed(readers_of(index))
     outputs = run_inference(
         network, index.paths, signed.reads, batch_size=s.batch_size, console=console
     )
-    kept = outputs.kept
-    readable = index.take(kept)
-    everything = np.arange(len(readable))
-    alike = similar_images(readable, everything, signed.signatures[kept])
-    folds, groups = _folds(s, readable, alike)
-    with console.progress("cross-validation", 1) as advance:
-        probabilities = out_of_fold_probabilities(
-            outputs.values,
-            torch.from_numpy(readable.labels.astype(np.int64)),
-            len(readable.classes),
-            folds,
-            groups,
-        )
-        advance(1)
-    labels = readable.labels.astype(np.int64)
-    conflicts = [group for group in alike if len(np.unique(labels[group])) > 1]
-    return LabelAudit(
-        readable,
-        labelled,
-        probabilities,
-        suspects_of(probabilities, labels, conflicts),
-        conflicts,
-        len(index) - len(readable),
+    readable = index.take(outputs.kept)
+    alike = similar_images(readable, np.arange(len(readable)), signed.signatures[outputs.kept])
+    return ImageFeatures(readable, outputs.values, alike, len(index) - len(readable))
+
+
+def audit_labels(s: AuditSettings, computed: ImageFeatures) -> LabelAudit:
+    """Out-of-fold probabilities and suspects, from features; DataError as above."""
+    index, labels = computed.index, computed.index.labels.astype(np.int64)
+    folds, groups = folds_of(s, index, computed.alike)
+    probabilities = out_of_fold_probabilities(
+        computed.features, torch.from_numpy(labels), len(index.classes), folds, groups
     )
+    conflicts = [group for group in computed.alike if len(np.unique(labels[group])) > 1]
+    suspects = suspects_of(probabilities, labels, conflicts)
+    return LabelAudit(index, probabilities, suspects, conflicts)
 
 
-def _folds(
-    s: AuditSettings, index: Index, alike: Groups
-) -> tuple[list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]], npt.NDArray[np.int64]]:
+def folds_of(s: AuditSettings, index: Index, alike: Groups) -> tuple[Folds, Positions]:
     """((training, held-out) positions of each fold, group number of each image)."""
     everything = np.arange(len(index))
     whole = TrainValSplit(index, everything, everything[:0], "", alike)
@@ -203,7 +202,7 @@ def _folds(
 
 
 def suspects_of(
-    probabilities: Probabilities, labels: npt.NDArray[np.int64], conflicts: Groups
+    probabilities: Probabilities, labels: Positions, conflicts: Groups
 ) -> list[SuspectLabel]:
     """Copies with another label than most of their copies, then the others; worst score first."""
     scores = 1 - self_confidence(probabilities, labels)
@@ -227,9 +226,7 @@ def suspects_of(
     return sorted(found, key=lambda one: (one.reason != DUPLICATE, -one.score, one.position))
 
 
-def agreed_label(
-    probabilities: Probabilities, labels: npt.NDArray[np.int64], group: Sequence[int]
-) -> int:
+def agreed_label(probabilities: Probabilities, labels: Positions, group: Sequence[int]) -> int:
     """The label that most copies of an image have; of equally frequent ones the most probable."""
     counts = Counter[int](labels[group].tolist())
     total = probabilities[group].sum(axis=0)
