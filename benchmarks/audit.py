@@ -1,4 +1,4 @@
-"""How many flipped labels does `unfreeze audit` find? Beside two rankings of the literature.
+"""How many flipped labels does `unfreeze audit` find? Beside three rankings of the literature.
 
     python benchmarks/audit.py DATA ... --arch timm/tf_efficientnet_lite0 --weights lite0.pth
 
@@ -6,9 +6,10 @@ In each data set `--share` of the labels are changed to another class, chosen un
 for each repetition; the folds have the same seed. Features are computed once per data set. All
 rankings get the same out-of-fold probabilities:
 
-- `audit`: what the command lists (copies under several labels, then "prune by class" of confident
-  learning by self-confidence);
+- `audit`: what the command lists (copies under several labels, then by self-confidence as many as
+  confident learning estimates to be wrong);
 - `self_confidence`: all images by the probability of their label;
+- `class`: confident learning's "prune by class", by self-confidence;
 - `noise_rate`: confident learning's "prune by noise rate", by normalised margin (arXiv 1911.00068).
 
 `precision` and `recall` are of the first k images of a ranking, where k is the number of flipped
@@ -70,6 +71,19 @@ def prune_by_noise_rate(probabilities: Any, labels: Any) -> Any:
     return positions[order]
 
 
+def prune_by_class(probabilities: Any, labels: Any) -> Any:
+    """Positions by the same section: of each class i the n Q_ij (j != i) least self-confident."""
+    noise = calibrated_joint(confident_joint(probabilities, labels), labels)
+    confidence = self_confidence(probabilities, labels)
+    chosen = np.zeros(len(labels), np.bool_)
+    for given, row in enumerate(noise):
+        members = np.flatnonzero(labels == given)
+        worst = members[np.argsort(confidence[members], kind="stable")]
+        chosen[worst[: round(float(row.sum() - row[given]))]] = True
+    positions = np.flatnonzero(chosen)
+    return positions[np.argsort(confidence[positions], kind="stable")]
+
+
 def flipped(labels: Any, classes: int, share: float, seed: int) -> tuple[Any, Any]:
     """(labels with `share` of them changed to another class, mask of those)."""
     rng = np.random.default_rng(seed)
@@ -98,6 +112,7 @@ def rankings(audited: LabelAudit, labels: Any) -> dict[str, Any]:
     return {
         "audit": [one.position for one in audited.suspects],
         "self_confidence": np.argsort(self_confidence(probabilities, labels), kind="stable"),
+        "class": prune_by_class(probabilities, labels),
         "noise_rate": prune_by_noise_rate(probabilities, labels),
     }
 
@@ -110,8 +125,8 @@ def measure(data: str, args: argparse.Namespace) -> dict[str, Any]:
     )
     index = labelled_by_path(s, open_source(s.data, data_root=s.data_root, console=console))
     if args.per_class:
-        ranks = [int((index.labels[:i] == index.labels[i]).sum()) for i in range(len(index))]
-        index = index.take(np.array(ranks) < args.per_class)
+        first = [np.flatnonzero(index.labels == c)[: args.per_class] for c in set(index.labels)]
+        index = index.take(np.sort(np.concatenate(first)))
     computed = compute_features(s, index, backbone_for(s, index, console), console)
     index, seconds = computed.index, time.perf_counter() - began
     truth, classes = index.labels.astype(np.int64), len(index.classes)

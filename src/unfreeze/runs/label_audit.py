@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from unfreeze.data.validate.duplicates import (
     similar_images,
 )
 from unfreeze.errors import DataError, WeightsError
-from unfreeze.evaluation.confident_learning import prune_by_class, self_confidence
+from unfreeze.evaluation.confident_learning import self_confidence, suspicious_labels
 from unfreeze.evaluation.logistic_regression import Folds, Positions, out_of_fold_probabilities
 from unfreeze.models.head import remove_head
 from unfreeze.runs.eval_split import positions_of_split
@@ -156,8 +155,8 @@ def check_weights(weights: str, index: Index) -> None:
                 )
         if learned:
             return
-        source = about.get("weights")
-        folder = model_folder(source) if isinstance(source, str) and Path(source).exists() else None
+        start = str(about.get("weights", "")).rpartition(" (")[0]  # "RUN (arch)", of a frozen run
+        folder = model_folder(start) if start else None
 
 
 def compute_features(
@@ -208,7 +207,7 @@ def suspects_of(
     scores = 1 - self_confidence(probabilities, labels)
     suggested = {
         position: (int(probabilities[position].argmax()), DISAGREES)
-        for position in prune_by_class(probabilities, labels).tolist()
+        for position in suspicious_labels(probabilities, labels).tolist()
     }
     for group in conflicts:
         agreed = agreed_label(probabilities, labels, group)
