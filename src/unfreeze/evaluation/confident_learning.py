@@ -75,8 +75,8 @@ def suspicious_labels(probabilities: Probabilities, labels: Labels) -> Integers:
     """Positions of the images whose labels look wrong, lowest self-confidence first.
 
     As many images as `estimated_errors`, without those whose label is the most probable class; of
-    equals the first. The paper prunes within each class or each pair of classes (section 3.2): on
-    flipped labels one order over all classes finds as many or more of them (docs/RESULTS.md).
+    equals the first. The paper prunes within each class or each pair of classes (section 3.2): with
+    one order over all classes the first suspects held as many flipped labels or more (benchmark).
     """
     confidence = self_confidence(probabilities, labels)
     worst = np.argsort(confidence, kind="stable")[: estimated_errors(probabilities, labels)]
