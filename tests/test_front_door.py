@@ -10,6 +10,7 @@ import pytest
 import unfreeze
 
 VERBS = [
+    "audit",
     "cache",
     "compare",
     "demo",

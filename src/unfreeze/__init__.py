@@ -31,6 +31,7 @@ __all__ = [
     "UnfreezeError",
     "UsageError",
     "WeightsError",
+    "audit",
     "cache",
     "compare",
     "demo",

@@ -7,6 +7,7 @@ from numpy import ndarray
 from PIL.Image import Image
 
 from unfreeze import swav as swav
+from unfreeze.commands.audit import AuditResult as AuditResult
 from unfreeze.commands.cache import CacheResult as CacheResult
 from unfreeze.commands.compare import ComparePlan as ComparePlan
 from unfreeze.commands.demo import DemoResult as DemoResult
@@ -45,6 +46,7 @@ __all__ = [
     "UnfreezeError",
     "UsageError",
     "WeightsError",
+    "audit",
     "cache",
     "compare",
     "demo",
@@ -64,6 +66,56 @@ __all__ = [
     "swav",
 ]
 
+def audit(
+    data: str | PathLike[str] | Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    *,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    workers: int | None = None,
+    batch_size: int = 64,
+    data_root: str | PathLike[str] = "data",
+    labels: str | PathLike[str] | None = None,
+    label_column: str | None = None,
+    split_from: str | PathLike[str] | None = None,
+    config: str | PathLike[str] | None = None,
+    arch: str | None = None,
+    weights: str | PathLike[str] = "imagenet",
+    folds: int = 5,
+    split: Literal["train", "val", "test", "all"] | None = None,
+    group_by: str | None = None,
+    image_size: int | None = None,
+    fit: Literal["crop", "squash", "pad"] | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> AuditResult:
+    """Find labels of `data` that look wrong, and write them to the folder `out`.
+
+    DataError if a class has fewer images than `folds`; WeightsError for weights that were trained
+    on these labels.
+
+    Parameters:
+        data: one or more: folder, archive, CSV or Parquet file, shards, URL or built-in name.
+        device: compute device. One of: 'auto', 'cpu', 'cuda', 'mps'.
+        precision: numerical precision (mixed precision for bf16 and fp16): auto uses bf16 if the hardware supports it. One of: 'auto', 'fp32', 'bf16', 'fp16'.
+        workers: data loading workers (0: load in the main process).
+        batch_size: images per batch.
+        data_root: folder for built-in datasets.
+        labels: source of the labels: a CSV or Parquet file (path, label, optional split and group) matched by file name, another column of the list itself, or a regular expression whose first group in an image's path is its label.
+        label_column: column of the labels in the file of labels, or in DATA if that is a list.
+        split_from: source of the splits: a run, or a CSV like its split.csv; images that it does not list are not used.
+        config: read settings from a TOML file.
+        out: folder for the list, the labels to edit and the page with thumbnails (new, empty or an earlier audit's).
+        arch: architecture, as in finetune (None: that of the weights, or resnet50).
+        weights: weights of the frozen backbone: none, imagenet, swav, NAME, URL, FILE or RUN.
+        folds: parts of the data; each is judged by a classifier trained on the others.
+        split: split to audit (None: all labelled images). One of: 'train', 'val', 'test', 'all'.
+        group_by: keep images of one group in the same fold: a CSV column, or a regular expression whose first group names the group (default: the CSV's column `group`, if any).
+        image_size: input image size in pixels.
+        fit: how an image comes to the network's shape: its centre (crop), resized whole (squash), whole with bars (pad). One of: 'crop', 'squash', 'pad'.
+        seed: random seed of the folds.
+        progress: show progress (None: if in a notebook or a terminal).
+    """
 def cache(
     *,
     config: str | PathLike[str] | None = None,

@@ -15,12 +15,14 @@ from unfreeze.config.field import settings_of
 from unfreeze.runtime.terminal import Environment
 
 TINY = ["--arch", "unfreeze/tiny", "--image-size", "16", "--epochs", "1", "--device", "cpu"]
+LABEL_AUDIT = ["--arch", "unfreeze/tiny", "--weights", "none", "--image-size", "16"]
 SCRATCH = [*TINY, "--weights", "none"]
 # command line of every verb with a place to write to, which comes last
 COMMANDS = {
     ("scan", "out"): ["scan", "d.zip", "--out"],
     ("scan", "quarantine"): ["scan", "d", "--quarantine"],
     ("show", "out"): ["show", "d.zip", "--out"],
+    ("audit", "out"): ["audit", "d.zip", "--labels", "list.csv", *LABEL_AUDIT, "--out"],
     ("predict", "out"): ["predict", "run", "d.zip", "d/red/000.png", "--out"],
     ("embed", "out"): ["embed", "run", "d.zip", "--labels", "list.csv", "--out"],
     ("suggest", "out"): [

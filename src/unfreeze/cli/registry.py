@@ -10,6 +10,7 @@ from unfreeze.config.shared import CallOptions
 SETTINGS = {
     "scan": ("commands", "ScanSettings"),
     "show": ("commands", "ShowSettings"),
+    "audit": ("commands", "AuditSettings"),
     "pretrain": ("pretrain", "PretrainSettings"),
     "finetune": ("finetune", "FinetuneSettings"),
     "compare": ("commands", "CompareSettings"),
@@ -30,6 +31,7 @@ SETTINGS = {
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "scan": ("scan photos --out scan", "scan photos --quarantine broken"),
     "show": ("show photos", "show photos --run runs/pretrain"),
+    "audit": ("audit photos --weights runs/pretrain --out audit",),
     "pretrain": (
         "pretrain photos --dry-run",
         "pretrain photos --out runs/pretrain",

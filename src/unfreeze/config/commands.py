@@ -259,6 +259,59 @@ class SuggestSettings(CallOptions, LabelOptions, _InferenceOptions):
 
 
 @dataclass(frozen=True)
+class AuditSettings(CallOptions, LabelOptions, _InferenceOptions):
+    """Finds labels that look wrong, by classifiers not trained on the image they judge."""
+
+    data: tuple[str, ...] = data_setting()
+    out: str | None = setting(
+        None,
+        "folder for the list, the labels to edit and the page with thumbnails (new, empty or an "
+        "earlier audit's)",
+        cli_only=True,
+        metavar="DIR",
+        needed=True,
+        path="output",
+        basic=1,
+    )
+    arch: str | None = setting(
+        None, "architecture, as in finetune (auto: that of the weights, or resnet50)", basic=2
+    )
+    weights: str = setting(
+        "imagenet",
+        "weights of the frozen backbone: none, imagenet, swav, NAME, URL, FILE or RUN",
+        path="input",
+        basic=3,
+    )
+    folds: int = setting(
+        5,
+        "parts of the data; each is judged by a classifier trained on the others",
+        low=2,
+        group="data",
+        basic=4,
+    )
+    split: str | None = setting(
+        None, "split to audit (auto: all labelled images)", choices=SPLITS, group="data"
+    )
+    group_by: str | None = setting(
+        None,
+        "keep images of one group in the same fold: a CSV column, or a regular expression whose "
+        "first group names the group (default: the CSV's column `group`, if any)",
+        group="data",
+        unset="",
+    )
+    image_size: int | None = setting(None, "input image size in pixels", low=8)
+    fit: str | None = setting(
+        None,
+        "how an image comes to the network's shape: its centre (crop), resized whole (squash), "
+        "whole with bars (pad)",
+        choices=("crop", "squash", "pad"),
+        group="data",
+        unset="crop, squash for long images",
+    )
+    seed: int = setting(0, "random seed of the folds", low=0, high=SEEDS)
+
+
+@dataclass(frozen=True)
 class ShowSettings(CallOptions, LabelOptions):
     """Draws a page about a dataset: samples, sizes, class counts, augmented views, problems."""
 

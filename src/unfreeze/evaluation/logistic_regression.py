@@ -348,6 +348,41 @@ def split_folds(
     return folds
 
 
+def out_of_fold_probabilities(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    folds: Folds,
+    groups: Positions,
+    *,
+    scaling: str = DEFAULT[0],
+    strength: float = DEFAULT[1],
+) -> npt.NDArray[np.float64]:
+    """Probabilities [N, C] of each sample, by a layer that was not fitted on it or on its group.
+
+    `features` [N, D], `labels` [N] int64; `folds`: (training, held-out) positions. `scaling` and
+    `strength` are not chosen by the labels, so that no label has a part in its own sample's
+    probabilities. ValueError unless each sample is held out once, and each group of `groups` [N]
+    is on one side of every fold.
+    """
+    held_out = np.sort(np.concatenate([test for _, test in folds]))
+    if not np.array_equal(held_out, np.arange(len(labels))):
+        raise ValueError("every sample must be held out once")
+    if any(np.isin(groups[test], groups[training]).any() for training, test in folds):
+        raise ValueError("a group is on both sides of a fold")
+    option = next(option for option in SCALINGS if option.name == scaling)
+    probabilities = np.zeros((len(labels), classes))
+    with one_thread(features.numel() * classes < THREADS_FROM):
+        for training, test in folds:
+            at = torch.from_numpy(training)
+            scaled = scale_features(features[at], option)
+            problem = LogisticProblem.of(scaled, labels[at], torch.ones(classes), 0.0)
+            weight, bias = scaled.layer(*problem.solve(strength))
+            scores = functional.linear(features[torch.from_numpy(test)].float(), weight, bias)
+            probabilities[test] = scores.double().softmax(dim=1).numpy()
+    return probabilities
+
+
 Array = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 

@@ -12,6 +12,7 @@ from unfreeze.runtime.text_layout import TextTable
 
 FOREIGN = 5  # files of others that `cache` lists
 CLASSES = 40  # rows of a table on the terminal
+SUSPECTS = 20  # of an audit, the same
 
 
 def cache_display(r: Any) -> Display:
@@ -157,3 +158,44 @@ def show_lead(r: Any) -> str:
 def _quoted(data: str) -> str:
     """DATA, quoted for a shell; `DATA` itself for several sources."""
     return "DATA" if ", " in data and not Path(data).exists() else shlex.quote(data)
+
+
+def audit_display(r: Any) -> Display:
+    """Display of an `AuditResult`: the most suspicious labels."""
+    rows: list[tuple[str, ...]] = [
+        (one["path"], one["label"], one["suggested"], f"{100 * one['probability']:.0f} %",
+         f"{one['score']:.3f}", "duplicate" if one["reason"] == "duplicate" else "")
+        for one in r.suspects[:SUSPECTS]
+    ]  # fmt: skip
+    if (more := len(r.suspects) - SUSPECTS) > 0:
+        rows.append((f"and {more:,} more", *[""] * 5))
+    head = ("path", "label", "suggested", "probability", "score", "")
+    data = _quoted(r.data)
+    return Display(
+        lead=[audit_lead(r)],
+        warnings=warning_messages(r),
+        tables=[TextTable(head, rows)] if rows else [],
+        notes=[audit_method(r)],
+        files=[("page", r.page), ("table", r.table), ("labels to edit", r.labels)],
+        next=[f"unfreeze finetune {data} --labels {shlex.quote(r.labels)} --out RUN"],
+    )
+
+
+def audit_lead(r: Any) -> str:
+    """A sentence: how many labels look wrong."""
+    count = len(r.suspects)
+    lead = f"{count:,} of {r.images:,} labels {'is' if count == 1 else 'are'} suspect"
+    if r.conflicts:
+        several = pluralised(len(r.conflicts), "image has", "images have")
+        lead += f"; {several} copies under other labels"
+    unread = pluralised(r.left_out, "image", "images")
+    return f"{lead}; {unread} cannot be read." if r.left_out else f"{lead}."
+
+
+def audit_method(r: Any) -> str:
+    """A sentence: where the probabilities come from."""
+    return (
+        f"Classifiers on frozen features of {r.arch} ({r.folds} folds, none judges an image it was "
+        f"trained on) predict {100 * r.accuracy:.1f} % of the labels. A suspect is not proof: look "
+        "at the image."
+    )

@@ -52,10 +52,11 @@ class TrainValSplit:
         ]
 
 
-def labelled_images(index: Index) -> Index:
+def labelled_images(index: Index, *, every_split: bool = False) -> Index:
     """Labelled images of train and val (of all if there are no splits); never those of test.
 
-    Raises DataError for a dataset without labels or with fewer than two classes.
+    `every_split`: of all splits, for what trains no model that is evaluated. Raises DataError for a
+    dataset without labels or with fewer than two classes.
     """
     if index.layout == "flat" or not index.classes:
         raise DataError(
@@ -67,7 +68,7 @@ def labelled_images(index: Index) -> Index:
             f"There is only one class in {index.source.where}: {index.classes[0]!r}.",
             "Add images of at least one other class.",
         )
-    split = index.layout == "splits"
+    split = index.layout == "splits" and not every_split
     if split and not len(index.where(TRAIN)):
         raise DataError(
             f"{index.source.where} has splits but no train split.", "Name one folder `train`."

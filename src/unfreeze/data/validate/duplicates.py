@@ -274,6 +274,20 @@ def _full_content(source: Source, row: int) -> bytes:
     return data if isinstance(data, bytes) else data.tobytes()
 
 
+def similar_images(index: Index, usable: Positions, table: Signatures) -> Groups:
+    """Groups of duplicates and near-duplicates among the `usable` positions.
+
+    `table` [N] of SIGNATURE, by position in `index`.
+    """
+    signed = table[usable]
+    comparable_images = usable[comparable(signed)]
+    groups = near_groups(table["hash"][comparable_images], table["thumb"][comparable_images])
+    # flat images (one colour) have equal signatures: grouped only if their bytes are equal
+    flat = usable[signed["known"] & signed["flat"]]
+    same = exact_groups(content_keys(index, flat.tolist()))
+    return [comparable_images[g].tolist() for g in groups] + [flat[g].tolist() for g in same]
+
+
 @dataclass(frozen=True)
 class TrainedImages:
     """Content keys of the training and validation images of a run, stored with its model.

@@ -42,14 +42,11 @@ from unfreeze.data.validate.duplicates import (
     Keys,
     Signatures,
     TrainedImages,
-    comparable,
     content_keys,
-    exact_groups,
-    near_groups,
     save_trained_images,
+    similar_images,
 )
 from unfreeze.data.validate.precheck import (
-    DatasetCheck,
     ImageProblem,
     check_images,
     write_problems_csv,
@@ -371,7 +368,12 @@ def decode_and_split(
     if scan.problems:
         count_text = pluralised(len(scan.problems), "file was", "files were")
         console.warn(f"{count_text} left out: see problems.csv.")
-    alike = similar_texts(data.index, scan.usable) if data.texts else _alike(scan)
+    if data.texts:
+        alike = similar_texts(data.index, scan.usable)
+    elif scan.signatures is None:
+        alike = []
+    else:
+        alike = similar_images(data.index, scan.usable, scan.signatures)
     if data.texts:
         say_duplicates(data.index, alike, console)
     portions = data.split(scan.usable, split_options(s), alike)
@@ -392,21 +394,6 @@ def decode_and_split(
         doubts=data.doubts,
         task=data.task,
     )
-
-
-def _alike(scan: DatasetCheck) -> Groups:
-    """Groups of duplicates and near-duplicates, as positions."""
-    if scan.signatures is None:
-        return []
-    usable, table = scan.usable, scan.signatures[scan.usable]
-    comparable_images = usable[comparable(table)]
-    groups = near_groups(
-        scan.signatures["hash"][comparable_images], scan.signatures["thumb"][comparable_images]
-    )
-    # flat images (one colour) have equal signatures: grouped only if their bytes are equal
-    flat = usable[table["known"] & table["flat"]]
-    same = exact_groups(content_keys(scan.index, flat.tolist()))
-    return [comparable_images[g].tolist() for g in groups] + [flat[g].tolist() for g in same]
 
 
 def choose_pixel_cache(
