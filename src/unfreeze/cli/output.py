@@ -62,8 +62,9 @@ def command_after_dry_run(
 def _predictions(result: Sequence[Any]) -> str:
     """CSV: path, label, probability; or the values of another task."""
     if result and isinstance(result[0], dict):
-        values = ([_shown(value) for value in row.values()] for row in result)
-        return csv_text([tuple(result[0]), *values]).rstrip("\n")
+        cells = getattr(result, "cells", result)
+        values = ([_shown(value) for value in row.values()] for row in cells)
+        return csv_text([tuple(cells[0]), *values]).rstrip("\n")
     rows = [(row["path"], row["label"], f"{row['probability']:.4f}") for row in result]
     return csv_text([("path", "label", "probability"), *rows]).rstrip("\n")
 

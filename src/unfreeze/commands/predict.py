@@ -83,11 +83,20 @@ class Predictions(Displayed, list[Prediction]):
 
 
 class TaskPredictions(Displayed, list[dict[str, Any]]):
-    """The predictions of another task than classification, in the order of the images."""
+    """The predictions of another task than classification, in the order of the images.
+
+    `cells`: each as texts and numbers, for a table.
+    """
+
+    def __init__(
+        self, predictions: Iterable[dict[str, Any]], cells: Sequence[dict[str, Any]] | None = None
+    ) -> None:
+        super().__init__(predictions)
+        self.cells: Sequence[dict[str, Any]] = self if cells is None else cells
 
     def display(self) -> Display:
         """The content to display on a console or in a notebook."""
-        return task_predictions_display(self)
+        return task_predictions_display(self.cells)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per image: `path` and the task's values."""
@@ -155,6 +164,8 @@ def _predictions(
     network = load_fine_tuned(s.run)
     dense = isinstance(network, TaskModel) and network.task.dense
     _check_task(s, network)
+    if isinstance(network, TaskModel):
+        network.task.configure(s)
     columns = (
         network.columns
         if isinstance(network, TaskModel)
@@ -191,9 +202,10 @@ def _predictions(
     readable = [names[position] for position in outputs.kept.tolist()]
     if isinstance(network, TaskModel):
         values = network.label(readable, outputs.values)
+        cells = [network.cells(value) for value in values]
         if out:
-            write_csv(out, columns, ([str(v) for v in value.values()] for value in values))
-        return TaskPredictions(values)
+            write_csv(out, columns, ([str(v) for v in row.values()] for row in cells))
+        return TaskPredictions(values, cells)
     predictions = network.label(readable, outputs.values, top=s.top, probabilities=s.probabilities)
     if out:
         write_csv(out, columns, map(prediction_row, predictions))
@@ -206,12 +218,11 @@ def _predictions(
 
 def _check_task(s: PredictSettings, network: Classifier | TaskModel) -> None:
     """UsageError for settings that the model's task does not have."""
-    other = isinstance(network, TaskModel)
     if s.overlay and not (isinstance(network, TaskModel) and network.task.dense):
         raise UsageError("--overlay is for segmentation.", "Omit it.")
     classes = {"top": s.top > 1, "probabilities": s.probabilities, "sort_into": bool(s.sort_into)}
     for name, given in classes.items():
-        if given and other:
+        if given and isinstance(network, TaskModel) and name not in network.task.supports:
             raise UsageError(f"{flag(name)} is for classification.", f"Omit {flag(name)}.")
     if s.sort_into and isinstance(network.preprocess, TextPreprocess):
         raise UsageError("--sort-into copies images; this model is for texts.", "Omit it.")

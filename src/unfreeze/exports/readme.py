@@ -42,6 +42,7 @@ def write_about(
         "gives": subject.gives,
         "classes": list(card.classes),
         "temperature": card.temperature,
+        **({"thresholds": subject.thresholds} if subject.thresholds is not None else {}),
         "preprocess": subject.preprocess.as_dict(),
         "provenance": {"run": subject.run, **card.provenance},
         "matched": agreement.matched,
@@ -114,6 +115,12 @@ def _what(subject: ExportedModel) -> str:
             f"A segmentation network with {len(subject.card.classes)} classes: "
             f"{', '.join(subject.card.classes)}. It maps images of {height}x{width} pixels to the "
             f"scores of each pixel.{tiles * (subject.preprocess.fit == 'tile')}"
+        )
+    if subject.thresholds is not None:
+        return (
+            f"A network with {len(subject.card.classes)} classes, of which an image may have "
+            f"several: {', '.join(subject.card.classes)}. A label is predicted from the threshold "
+            f"of its class on, which is in `{ABOUT}`."
         )
     return (
         f"A classifier{' of texts' * subject.texts} with {len(subject.card.classes)} classes: "
