@@ -209,7 +209,8 @@ def train_run(
     if scores is not None and parts.holdout is not None:
         holdout = parts.holdout
         if job.task is not None:
-            job, scores = processes.on_rank_zero(lambda: _calibrated(run, job, holdout, console))
+            state, scores = processes.on_rank_zero(lambda: _calibrate(run, job, holdout, console))
+            job = _with_task_state(job, state)
         processes.on_rank_zero(
             lambda: _write_scores(run, job, ready, outcome, scores, holdout, console)
         )
@@ -405,19 +406,26 @@ def _write_scores(
         predictions_of(index.paths, reads, classes, labels, holdout.logits).write(run.path)
 
 
-def _calibrated(
+def _calibrate(
     run: RunFolder, job: FinetuneJob, holdout: ValidationSet, console: Console
-) -> tuple[FinetuneJob, Scores]:
-    """The job with what its task chooses on val, written to model.json, and the scores with it."""
+) -> tuple[dict[str, Any], TaskMetrics]:
+    """(what the task chooses on val, also written to model.json, {} if nothing; scores with it)."""
     if job.task is None or holdout.logits is None:
         raise RuntimeError("val was not scored")
-    task = copy.copy(job.task)  # other runs of this process have the same one
+    task, state = copy.copy(job.task), dict[str, Any]()
     if sentence := task.calibrate(holdout.logits, holdout.labels):
         console.say(sentence)
-        card = replace(read_card(run.path), task_state=task.state_dict())
-        write_card(run.file("model"), card)
-        job = replace(job, task=task, card=replace(job.card, task_state=task.state_dict()))
-    return job, task_metrics(task, holdout.logits, holdout.labels)
+        state = task.state_dict()
+        write_card(run.file("model"), replace(read_card(run.path), task_state=state))
+    return state, task_metrics(task, holdout.logits, holdout.labels)
+
+
+def _with_task_state(job: FinetuneJob, state: dict[str, Any]) -> FinetuneJob:
+    if job.task is None or not state:
+        return job
+    task = copy.copy(job.task)  # other runs of this process have the same one
+    task.load_state_dict(state)
+    return replace(job, task=task, card=replace(job.card, task_state=state))
 
 
 def _words(data: str | Sequence[str]) -> str:

@@ -135,7 +135,8 @@ class MultilabelTask(SupervisedTask):
                         raise self._unknown_label(name, label)
                     row[numbers[name]] = value
             rows[label] = row
-        return torch.from_numpy(np.stack([rows[label] for label in labels]))
+        table = [rows[label] for label in labels]
+        return torch.from_numpy(np.array(table, np.float32).reshape(-1, len(self.classes)))
 
     def _unknown_label(self, name: str, label: str) -> DataError:
         similar = similar_name(name, self.classes)
@@ -266,6 +267,7 @@ class MultilabelTask(SupervisedTask):
         self.loss_name, self.weights = str(state["loss"]), [float(w) for w in state["weights"]]
         self.thresholds = [Threshold(float(v), str(origin)) for v, origin in state["thresholds"]]
         self.calibrated = bool(self.thresholds)
+        self.training = self.training and not self.calibrated
 
 
 def _probabilities(outputs: Tensor) -> Floats:
